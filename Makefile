@@ -1,0 +1,60 @@
+# make demo and make test are all that a newcomer needs; every target may be run again and does only what is left.
+PYTHON ?= python3
+RECIPE ?= cpu
+DATA ?=
+VENV := .venv
+BASE_VENV := .venv-base
+NAME := $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA)))-)$(RECIPE)
+RUN := runs/$(NAME)
+BUNDLE := bundles/$(NAME)
+EDGE := $(VENV)/bin/logo-edge
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo setup data train compress bench test lint clean
+.DEFAULT_GOAL := help
+
+help:  ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .stamps/base  ## Classify the sample logos with the embedded bundle (base install only)
+	@$(BASE_VENV)/bin/logo-edge classify runtime/logo_edge/samples
+
+setup: .stamps/full  ## Create the full environment in .venv
+
+data: .stamps/data  ## Fetch and render the project's logos into the cache
+
+train: .stamps/full  ## Train the teachers: make train [DATA=folder] [RECIPE=smoke|cpu|full]
+	$(EDGE) train --recipe $(RECIPE) --out $(RUN) $(if $(DATA),--data $(DATA))
+
+compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was trained
+	$(EDGE) compress $(RUN) --out $(BUNDLE)
+
+bench: .stamps/data  ## Measure the default bundle: accuracy, latency, start-up and install size
+	$(EDGE) bench --manifest train/logo_edge_train/data/labels.csv \
+	  --images "$$($(EDGE) data where)" --install-size --out benchmarks/results/default_bundle.json
+	$(VENV)/bin/python benchmarks/tables.py
+
+test: .stamps/full  ## Run the whole test suite
+	$(VENV)/bin/python -m pytest
+
+lint: .stamps/full  ## Check style, and that the documents' tables are those of the committed results
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python benchmarks/tables.py --check
+
+clean:  ## Remove the environments and stamps; runs and bundles stay
+	rm -rf $(VENV) $(BASE_VENV) .stamps
+
+.stamps/base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BASE_VENV)
+	$(BASE_VENV)/bin/python $(PIP_INSTALL) -e .
+	@mkdir -p .stamps && touch $@
+
+.stamps/full: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP_INSTALL) -e '.[dev]'
+	@mkdir -p .stamps && touch $@
+
+.stamps/data: .stamps/full train/logo_edge_train/data/labels.csv train/logo_edge_train/data/unlabelled.csv
+	$(EDGE) data fetch
+	@touch $@

@@ -1,0 +1,1 @@
+"""Accuracy and latency of a bundle together; needs only the runtime."""

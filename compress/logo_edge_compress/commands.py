@@ -1,0 +1,45 @@
+"""The verb `logo-edge compress`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from logo_edge.errors import MissingExtraError
+
+compress = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@compress.command(
+    help="Distil, export, quantize, verify, calibrate and pack a run of `logo-edge train` into a bundle. "
+    "Interrupted, run it again."
+)
+def compress_command(
+    run: Path = typer.Argument(..., metavar="RUN", help="The folder of a finished run."),
+    out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The bundle; left out: bundles/NAME."),
+    name: str | None = typer.Option(None, "--name", help="The bundle's name; left out: that of the run's folder."),
+    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
+) -> None:
+    from logo_edge_train.commands import need_torch
+
+    need_torch()
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("compress", error.name or "onnx") from error
+    from logo_edge_compress.compress import compress as compress_run
+    from logo_edge_compress.table import print_stages
+    from logo_edge_train.progress import FitProgress
+    from logo_edge_train.train import pick_device
+
+    name = name or run.resolve().name
+    folder = out or Path("bundles") / name
+    with FitProgress() as progress:
+        bundle, record = compress_run(
+            run, folder, name=name, device=pick_device(device), report=progress,
+            say=lambda text: progress.console.print(text, highlight=False),
+        )  # fmt: skip
+    print_stages(record)
+    typer.echo(f"{folder}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {folder} IMAGE.png")

@@ -1,0 +1,258 @@
+"""A run -> the best verified, calibrated bundle (`logo-edge compress`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from logo_edge.bundle import Bundle, Calibration, ModelEntry
+from logo_edge.errors import VerificationError
+from logo_edge.manifest import Manifest, read_manifest
+from logo_edge.metrics import softmax, summarize
+from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.timing import Latency, measure_latency
+from logo_edge_compress.calibrate import fit_calibration
+from logo_edge_compress.distill import Candidate, Student, distill
+from logo_edge_compress.export import LOGITS, PIXELS, export_body, export_onnx
+from logo_edge_compress.pack import pack_bundle
+from logo_edge_compress.quantize import quantize_body
+from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, run_onnx, verify
+from logo_edge_train.dataset import load_images, stratified_sample
+from logo_edge_train.fetch import renders_folder
+from logo_edge_train.recipe import QuantizeConfig
+from logo_edge_train.runs import Run, read_run, versions, write_json
+from logo_edge_train.train import ensemble_logits, short_metrics
+
+SPLITS = ("val", "calib", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The labelled logos of one split: targets (N,), sure (N,)."""
+
+    targets: np.ndarray
+    sure: np.ndarray
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the compression: its logits on every split, its size and single-image latency on one thread."""
+
+    name: str
+    logits: dict[str, np.ndarray]
+    size_bytes: int
+    latency: Latency | None
+    temperature: float = 1.0
+    parity: Parity | None = None
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The chosen INT8 artifact of one student, beside its FP32 parent; `rejected` names methods that did not verify."""
+
+    student: Student
+    fp32: Stage
+    int8: Stage
+    path: Path
+    method: str
+    rejected: dict[str, str]
+
+
+def compress(
+    run_folder: Path, out: Path, *, name: str, device: torch.device, report: Callable[[dict], None],
+    say: Callable[[str], None],
+) -> tuple[Bundle, dict]:  # fmt: skip
+    """The packed bundle at `out` and the report that is also written to RUN/compress/report.json.
+
+    Every student of the recipe is distilled, exported, verified, quantized and verified again; the best INT8 artifact
+    on val that fits `max_size_mb` is calibrated on calib and packed. test is only reported.
+    """
+    run = read_run(run_folder)
+    manifest, recipe = read_manifest(run.manifest_path), run.recipe
+    splits = {name: _split(run, manifest, name) for name in SPLITS if manifest.split(name)}
+    work = run.folder / "compress"
+    tried: list[Quantized] = []
+    for text in recipe.distill.students:
+        candidate = Candidate.parse(text)
+        folder = work / text.replace("@", "-")
+        student = distill(run, manifest, recipe.distill, candidate, folder, device=device, report=report)
+        say(f"export and quantize {candidate}")
+        tried.append(_quantize_student(run, manifest, student, folder, recipe.quantize, splits, say))
+    chosen = choose(tried, splits["val"], recipe.distill.max_size_mb)
+    say(f"chosen on val: {chosen.student.candidate}, {chosen.method}")
+    calib = splits["calib"]
+    calibration = fit_calibration(chosen.int8.logits["calib"], calib.targets, target_risk=recipe.calibrate.target_risk)
+    calibrated = Stage("INT8, calibrated", chosen.int8.logits, chosen.int8.size_bytes, chosen.int8.latency,
+                       calibration.temperature, chosen.int8.parity)  # fmt: skip
+    stages = [_ensemble_stage(run, splits), _torch_stage(chosen.student, chosen.fp32), chosen.fp32, chosen.int8,
+              calibrated]  # fmt: skip
+    summary = _summarize(stages, splits, run.classes)
+    bundle = pack_bundle(_describe(run, chosen, calibration, summary, name), chosen.path, out)
+    record = {
+        "run": run.folder.name, "recipe": recipe.name, "chosen": str(chosen.student.candidate), "method": chosen.method,
+        "bundle_bytes": bundle.size_bytes, "stages": summary, "candidates": _candidates(tried, splits["val"]),
+        "abstention": _abstention(calibrated, splits, calibration), "versions": versions(),
+    }  # fmt: skip
+    write_json(work / "report.json", record)
+    return bundle, record
+
+
+def choose(tried: list[Quantized], val: Split, max_size_mb: float) -> Quantized:
+    """The student whose INT8 artifact is most accurate on val, the lower NLL first among equals.
+
+    Raises VerificationError where none fits `max_size_mb`.
+    """
+    fitting = [entry for entry in tried if entry.int8.size_bytes <= max_size_mb * 1e6]
+    if not fitting:
+        sizes = ", ".join(f"{entry.student.candidate} {entry.int8.size_bytes / 1e6:.2f} MB" for entry in tried)
+        raise VerificationError(f"no student fits distill.max_size_mb = {max_size_mb}: {sizes}; raise it, or add one")
+
+    def order(entry: Quantized) -> tuple[float, float]:
+        metrics = short_metrics(entry.int8.logits["val"], val.targets, val.sure)
+        return metrics["accuracy"], -metrics["nll"]
+
+    return max(fitting, key=order)
+
+
+def _quantize_student(
+    run: Run, manifest: Manifest, student: Student, folder: Path, config: QuantizeConfig, splits: dict[str, Split], say
+) -> Quantized:
+    size_px = student.candidate.size_px
+    pixels = {name: _pixels(manifest.split(name), manifest, size_px) for name in splits}
+    rows = stratified_sample(manifest.split("train"), config.calibration_images, seed=1)
+    calibration_pixels = _pixels(rows, manifest, size_px)
+    body = folder / "body.onnx"
+    export_body(student.network, size_px, body)
+    exported = export_onnx(student.network, size_px, folder / "student-fp32.onnx")
+    with torch.no_grad():
+        parent = {
+            name: np.concatenate([student.network(torch.from_numpy(part)).numpy() for part in np.array_split(images, 8)])
+            for name, images in pixels.items()
+        }
+    fp32 = _onnx_stage("FP32 ONNX", exported, pixels, parent["val"], EXPORTED)
+    made, rejected = {}, {}
+    for method in config.methods:
+        path = folder / f"student-int8-{method}.onnx"
+        quantize_body(body, calibration_pixels, size_px, path, method=method, reduce_range=config.reduce_range)
+        try:
+            made[method] = path, _onnx_stage("INT8 ONNX", path, pixels, fp32.logits["val"], QUANTIZED)
+        except VerificationError as error:
+            rejected[method] = str(error)
+            say(f"  {method}: rejected, {error}")
+            continue
+        parity = made[method][1].parity
+        say(f"  {method}: top-1 agreement {parity.top1_agreement:.1%}, KL {parity.kl_nats:.4f} nats on val")
+    if not made:
+        raise VerificationError(f"no INT8 artifact of {student.candidate} verifies: {'; '.join(rejected.values())}")
+    method = min(made, key=lambda entry: made[entry][1].parity.kl_nats)
+    return Quantized(student, fp32, made[method][1], made[method][0], method, rejected)
+
+
+def _onnx_stage(name: str, path: Path, pixels: dict[str, np.ndarray], parent: np.ndarray, tolerance) -> Stage:
+    logits = {split: run_onnx(path, images) for split, images in pixels.items()}
+    parity = verify(parent, logits["val"], tolerance, path.name)
+    return Stage(name, logits, path.stat().st_size, _onnx_latency(path, pixels["val"][:1]), parity=parity)
+
+
+def _onnx_latency(path: Path, pixels: np.ndarray) -> Latency:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return measure_latency(lambda: session.run(None, {PIXELS: pixels}))
+
+
+def _ensemble_stage(run: Run, splits: dict[str, Split]) -> Stage:
+    logits = {name: ensemble_logits(run.member_logits(name)) for name in splits}
+    count, size_px = len(run.record["members"]), run.recipe.train.fit.size_px
+    networks = [run.load_member(index) for index in range(count)]
+    size = sum(_float32_bytes(network) for network in networks)
+    return Stage(f"{count} teachers, PyTorch", logits, size, _torch_latency(networks, size_px))
+
+
+def _torch_stage(student: Student, fp32: Stage) -> Stage:
+    latency = _torch_latency([student.network], student.candidate.size_px)
+    return Stage("student, PyTorch", fp32.logits, _float32_bytes(student.network), latency)
+
+
+def _torch_latency(networks: list[torch.nn.Module], size_px: int) -> Latency:
+    pixels, threads = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8), torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        latency = measure_latency(lambda: [network(pixels) for network in networks], runs=50)
+    torch.set_num_threads(threads)
+    return latency
+
+
+def _float32_bytes(network: torch.nn.Module) -> int:
+    return 4 * sum(parameter.numel() for parameter in network.parameters())
+
+
+def _split(run: Run, manifest: Manifest, name: str) -> Split:
+    rows = manifest.split(name)
+    targets = np.array([run.classes.index(row.label) for row in rows])
+    return Split(targets, np.array([row.sure for row in rows], bool))
+
+
+def _pixels(rows, manifest: Manifest, size_px: int) -> np.ndarray:
+    images = load_images(manifest, rows, renders_folder())
+    return np.stack([preprocess(image, InputContract(size_px)) for image in images])
+
+
+def _summarize(stages: list[Stage], splits: dict[str, Split], labels: tuple[str, ...]) -> list[dict]:
+    return [
+        {
+            "stage": stage.name, "size_bytes": stage.size_bytes, "temperature": stage.temperature,
+            "latency": asdict(stage.latency) if stage.latency else None,
+            "parity": asdict(stage.parity) if stage.parity else None,
+            **{
+                name: summarize(stage.logits[name], split.targets, split.sure, stage.temperature, labels)
+                for name, split in splits.items() if name != "calib"
+            },
+        }
+        for stage in stages
+    ]  # fmt: skip
+
+
+def _candidates(tried: list[Quantized], val: Split) -> list[dict]:
+    return [
+        {
+            "student": str(entry.student.candidate), "method": entry.method, "size_bytes": entry.int8.size_bytes,
+            "latency_int8": asdict(entry.int8.latency), "latency_fp32": asdict(entry.fp32.latency),
+            "val_fp32": short_metrics(entry.fp32.logits["val"], val.targets, val.sure),
+            "val_int8": short_metrics(entry.int8.logits["val"], val.targets, val.sure),
+            "parity": asdict(entry.int8.parity), "rejected": entry.rejected,
+        }
+        for entry in tried
+    ]  # fmt: skip
+
+
+def _abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration) -> dict:
+    """Coverage and error among the answered on each split, at the packed threshold."""
+    found = {}
+    for name, split in splits.items():
+        probabilities = softmax(stage.logits[name], calibration.temperature)
+        answered = probabilities.max(1) >= calibration.abstain_below
+        wrong = probabilities.argmax(1) != split.targets
+        found[name] = {"coverage": float(answered.mean()), "risk": float(wrong[answered].mean()) if answered.any() else 0.0}
+    return {"threshold": calibration.abstain_below, **found}
+
+
+def _describe(run: Run, chosen: Quantized, calibration: Calibration, summary: list[dict], name: str) -> Bundle:
+    candidate = chosen.student.candidate
+    final = {split: figures for split, figures in summary[-1].items() if split in ("val", "test")}
+    return Bundle(
+        name=name, labels=run.classes, model=ModelEntry("model.onnx", "int8", PIXELS, LOGITS),
+        input=InputContract(candidate.size_px), calibration=calibration, files={},
+        provenance={
+            "student": candidate.model, "recipe": run.recipe.name, "quantization": chosen.method,
+            "reduce_range": run.recipe.quantize.reduce_range, "data_hash": run.record["identity"]["data_hash"],
+            "teachers": [member["model"] for member in run.record["members"]], "versions": versions(),
+        },
+        metrics=final,
+    )  # fmt: skip

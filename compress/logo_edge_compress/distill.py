@@ -1,0 +1,180 @@
+"""An ensemble of teachers -> one small student, on labelled and unlabelled logos."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.utils.data import default_collate
+
+from logo_edge.errors import RecipeError, RunError
+from logo_edge.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.dataset import LogoDataset, stratified_sample
+from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
+from logo_edge_train.fit import Objective, fit
+from logo_edge_train.models import LogoNetwork
+from logo_edge_train.parallel import count_cores
+from logo_edge_train.recipe import DistillConfig
+from logo_edge_train.runs import Run, file_hash, load_network, save_member, write_json
+from logo_edge_train.train import accuracy_on, evaluation_sets
+
+PRETRAINED_PREFIX = "tf_efficientnet_lite"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One student to try: a timm name and its input size."""
+
+    model: str
+    size_px: int
+
+    @classmethod
+    def parse(cls, text: str) -> Candidate:
+        model, _, size = text.partition("@")
+        if not size.isdigit() or not model:
+            raise RecipeError(f"distill.students has {text!r}; expected name@size_px, such as mobilenetv4_conv_small@128")
+        return cls(model, int(size))
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.size_px}"
+
+
+@dataclass(frozen=True)
+class Student:
+    """A distilled network and where it is kept."""
+
+    candidate: Candidate
+    network: LogoNetwork
+    checkpoint: Path
+    history: list[dict]
+
+
+def distill(
+    run: Run, manifest: Manifest, config: DistillConfig, candidate: Candidate, folder: Path, *,
+    device: torch.device, report: Callable[[dict], None],
+) -> Student:  # fmt: skip
+    """The student, fitted or, where `folder` holds it already for the same teachers and settings, read back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key = _cache_key(run, config, candidate)
+    checkpoint, record_path = folder / "student.safetensors", folder / "student.json"
+    if record_path.exists():
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        if record["key"] == key and checkpoint.exists() and file_hash(checkpoint) == record["sha256"]:
+            return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint,
+                           record["history"])  # fmt: skip
+    teachers = [run.load_member(index).to(device) for index in range(len(run.record["members"]))]
+    lesson = Lesson(teachers, run.recipe.train.fit.size_px, candidate.size_px, config)
+    settings = replace(config.fit, size_px=max(lesson.teacher_px, candidate.size_px))
+    rows = transfer_rows(run, manifest, config)
+    dataset = LogoDataset(
+        manifest, rows, run.classes, renders_folder(), size_px=settings.size_px, augment=config.augment,
+        use_votes=settings.use_votes, seed=config.seed,
+    )  # fmt: skip
+    name = f"student {candidate}"
+    report({"kind": "start", "name": name, "note": f"from {len(teachers)} teachers on {len(rows)} logos"})
+    val = evaluation_sets(manifest, run.classes, candidate.size_px, ("val",))["val"]
+    gpu = device.type == "cuda"
+    network, history = fit(
+        _start_student(run, candidate, config), dataset, distillation_objective(config, lesson if gpu else None),
+        settings, state=folder / "student.state", seed=config.seed, device=device, evaluate=accuracy_on(val, device),
+        report=lambda item: report({"name": name, **item}), collate=default_collate if gpu else lesson.collate,
+        loaders=count_cores() if gpu else max(1, count_cores() - 1),
+    )  # fmt: skip
+    sha256 = save_member(checkpoint, network)
+    write_json(record_path, {"key": key, "student": str(candidate), "sha256": sha256, "history": history})
+    (folder / "student.state").unlink()
+    return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint, history)
+
+
+def transfer_rows(run: Run, manifest: Manifest, config: DistillConfig) -> list[LogoRow]:
+    """The train split and, if wanted, every logo that may be used without a label."""
+    rows = manifest.split("train")
+    if config.use_unlabelled:
+        rows = rows + manifest.unlabelled
+        if run.manifest_path.name == LABELS.name and file_hash(run.manifest_path) == file_hash(LABELS):
+            rows = rows + list(read_manifest(UNLABELLED).rows)
+    return stratified_sample(rows, config.fit.max_images)
+
+
+class Lesson:
+    """What the teachers say about a batch of views: mixes the views, then asks every teacher about the same ones.
+
+    Function matching: teachers and student see the very same pixels (Beyer et al. 2022, arXiv:2106.05237).
+    """
+
+    def __init__(self, teachers: list[LogoNetwork], teacher_px: int, student_px: int, config: DistillConfig):
+        self.teachers, self.teacher_px, self.student_px, self.config = teachers, teacher_px, student_px, config
+
+    def collate(self, items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The lesson on a list of dataset items; runs in the processes that make batches."""
+        return self.teach(*default_collate(items))
+
+    @torch.no_grad()
+    def teach(self, pixels, targets, _weights, positions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(views (B, s, s, 3) float, softened ensemble prediction (B, K), votes (B, K), 0 where unlabelled)."""
+        views = pixels.float()
+        random = np.random.default_rng((self.config.seed, int(positions[0])))
+        if random.random() < self.config.p_mixup:  # Zhang et al. 2018, arXiv:1710.09412
+            share = float(random.random())
+            order = torch.from_numpy(random.permutation(len(views))).to(views.device)
+            views = share * views + (1 - share) * views[order]
+            targets = share * targets + (1 - share) * targets[order]
+        seen, heat = resize_views(views, self.teacher_px), self.config.temperature
+        soft = sum((teacher(seen).float() / heat).softmax(1) for teacher in self.teachers) / len(self.teachers)
+        return resize_views(views, self.student_px), soft, targets
+
+
+def distillation_objective(config: DistillConfig, lesson: Lesson | None) -> Objective:
+    """KL to the ensemble's mean softened prediction, and cross-entropy on the annotators' votes.
+
+    Losses: `distillation` is T^2 KL(teachers || student) at temperature T (Hinton et al. 2015, arXiv:1503.02531),
+    `votes` the cross-entropy on labelled logos. With a `lesson`, the batch is raw and the teachers are asked here.
+    """
+    heat = config.temperature
+
+    def objective(network, *batch):
+        views, soft, targets = lesson.teach(*batch) if lesson else batch
+        logits = network(views).float()  # (B, K)
+        divergence = functional.kl_div((logits / heat).log_softmax(1), soft, reduction="batchmean")
+        labelled = targets.sum()
+        hard = -(targets * logits.log_softmax(1)).sum() / labelled.clamp(min=1)
+        return {
+            "distillation": (1 - config.hard_weight) * heat * heat * divergence,
+            "votes": config.hard_weight * hard,
+        }
+
+    return objective
+
+
+def resize_views(views: torch.Tensor, size_px: int) -> torch.Tensor:
+    """(B, S, S, 3) float -> (B, size_px, size_px, 3), antialiased; unchanged at its own size."""
+    if views.shape[1] == size_px:
+        return views
+    planes = views.permute(0, 3, 1, 2)
+    resized = functional.interpolate(planes, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
+    return resized.permute(0, 2, 3, 1)
+
+
+def _start_student(run: Run, candidate: Candidate, config: DistillConfig) -> LogoNetwork:
+    torch.manual_seed(config.seed)
+    for index, member in enumerate(run.record["members"]):
+        if config.start_from_teacher and member["model"] == candidate.model:
+            return run.load_member(index)
+    pretrained = config.pretrained and candidate.model.startswith(PRETRAINED_PREFIX)
+    return LogoNetwork(candidate.model, len(run.classes), dropout=config.fit.dropout, pretrained=pretrained)
+
+
+def _cache_key(run: Run, config: DistillConfig, candidate: Candidate) -> str:
+    teachers = [member["sha256"] for member in run.record["members"]]
+    settings = {key: value for key, value in asdict(config).items() if key not in ("students", "max_size_mb")}
+    parts = {"data": run.record["identity"]["data_hash"], "teachers": teachers, "config": settings,
+             "student": str(candidate)}  # fmt: skip
+    if not teachers:
+        raise RunError(f"{run.folder} has no teachers")
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,94 @@
+"""A verified, calibrated artifact -> a bundle's folder, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import logo_edge
+from logo_edge.bundle import VECTORS, Bundle, list_files, read_bundle, write_bundle_record
+from logo_edge.classifier import Classifier
+from logo_edge.errors import BundleError
+
+SAMPLES = Path(logo_edge.__file__).parent / "samples"
+
+
+def pack_bundle(bundle: Bundle, model: Path, folder: Path) -> Bundle:
+    """Writes `model` and what `bundle` says of it to `folder`, with golden vectors and a card, and reads it back.
+
+    The vectors are the project's own drawings with the logits of this very artifact. A bundle that is there already
+    is replaced in one step; any other folder is refused with BundleError.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "bundle.json").exists():
+        raise BundleError(f"{folder} exists and is no bundle; give --out another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        part = Path(temporary) / "bundle"
+        part.mkdir()
+        shutil.copyfile(model, part / bundle.model.file)
+        bundle = replace(bundle, folder=part)
+        _write_vectors(bundle)
+        (part / "card.md").write_text(model_card(bundle), encoding="utf-8")
+        write_bundle_record(replace(bundle, files=list_files(part)))
+        Classifier.load(part).run_vectors()
+        if folder.exists():
+            folder.rename(Path(temporary) / "replaced")
+        part.rename(folder)
+    return read_bundle(folder)
+
+
+def _write_vectors(bundle: Bundle) -> None:
+    (bundle.folder / VECTORS).parent.mkdir()
+    classifier = Classifier(bundle)
+    vectors = []
+    for sample in sorted(SAMPLES.glob("*.png")):
+        image = f"vectors/{sample.name}"
+        shutil.copyfile(sample, bundle.folder / image)
+        logits = classifier.logits(classifier.read_pixels(sample)[None])
+        decision = classifier.decide(logits)[0]
+        vectors.append(
+            {"image": image, "logits": [round(float(value), 5) for value in logits[0]], "label": decision.label,
+             "best_guess": decision.best_guess, "confidence": round(decision.confidence, 6)}
+        )  # fmt: skip
+    (bundle.folder / VECTORS).write_text(json.dumps({"vectors": vectors}, indent=1) + "\n", encoding="utf-8")
+
+
+def model_card(bundle: Bundle) -> str:
+    """The bundle's card.md: what it is for, how it was made, what it reaches, where it fails."""
+    provenance, lines = bundle.provenance, []
+    for split, figures in bundle.metrics.items():
+        recalls = ", ".join(f"{label} {_percent(recall)}" for label, recall in figures["recall"].items())
+        lines += [
+            f"### On the {split} split ({figures['count']} logos, {figures['count_sure']} of them sure)", "",
+            f"- accuracy: {_percent(figures['accuracy'])} on all, {_percent(figures['accuracy_sure'])} on sure ones",
+            f"- recall: {recalls}",
+            f"- calibration error, bias-corrected (RMS, Kumar et al. 2019): "
+            f"{_percent(figures['calibration_error_debiased'])}; ECE less its bias: {_percent(figures['ece_debiased'])}; "
+            f"plain 15-bin ECE: {figures['ece']:.1%}",
+            f"- NLL {figures['nll']:.3f}, Brier {figures['brier']:.3f}", "",
+        ]  # fmt: skip
+    return "\n".join(
+        [
+            f"# {bundle.name}", "",
+            f"Tells {', '.join(bundle.labels)} apart. {provenance.get('student', '?')}, {bundle.model.precision}, "
+            f"{bundle.input.size_px} px, temperature {bundle.calibration.temperature:.3f}; gives no label below "
+            f"{bundle.calibration.abstain_below:.1%} confidence.", "",
+            "## Made from", "",
+            f"- recipe `{provenance.get('recipe', '?')}`; teachers: {', '.join(provenance.get('teachers', ())) or '?'}",
+            f"- labelled logos: manifest with sha256 `{str(provenance.get('data_hash', '?'))[:16]}...`; temperature and "
+            "threshold from its calib split, every choice from val, the figures below from splits that no choice saw, "
+            "where not named val", "",
+            "## Figures, with 95 % intervals", "", *lines,
+            "## Limits", "",
+            "It sorts what is a logo already; it does not say whether a picture is one. Confidence is calibrated on "
+            "logos like those of its manifest: on photographs, screenshots or damaged images it may be confidently "
+            "wrong. The marks that it was trained on belong to their owners and are not part of the bundle.", "",
+        ]  # fmt: skip
+    )
+
+
+def _percent(figure: dict) -> str:
+    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"

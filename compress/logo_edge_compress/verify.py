@@ -1,0 +1,75 @@
+"""Does an artifact still compute what it was made from? Compared on real logos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from logo_edge.errors import VerificationError
+from logo_edge.metrics import softmax
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Logits of an artifact against those of its parent. `kl_nats` is the mean KL(parent || artifact)."""
+
+    max_difference: float
+    mean_difference: float
+    top1_agreement: float
+    kl_nats: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What is still the same model. Rounding may move FP32 logits a little, INT8 ones more."""
+
+    mean_difference: float
+    top1_agreement: float
+    kl_nats: float
+
+
+EXPORTED = Tolerance(mean_difference=1e-3, top1_agreement=0.999, kl_nats=1e-4)
+QUANTIZED = Tolerance(mean_difference=0.5, top1_agreement=0.96, kl_nats=0.05)
+
+
+def compare_logits(parent: np.ndarray, artifact: np.ndarray) -> Parity:
+    """parent, artifact: (N, K) float32."""
+    difference = np.abs(parent - artifact)
+    before, after = softmax(parent), softmax(artifact)
+    divergence = (before * (np.log(np.maximum(before, 1e-12)) - np.log(np.maximum(after, 1e-12)))).sum(1)
+    agreement = (parent.argmax(1) == artifact.argmax(1)).mean()
+    return Parity(float(difference.max()), float(difference.mean()), float(agreement), float(divergence.mean()), len(parent))
+
+
+def verify(parent: np.ndarray, artifact: np.ndarray, tolerance: Tolerance, name: str) -> Parity:
+    """The parity of the two; raises VerificationError where it is out of tolerance or not finite."""
+    parity = compare_logits(parent, artifact)
+    fits = (
+        parity.mean_difference <= tolerance.mean_difference
+        and parity.top1_agreement >= tolerance.top1_agreement
+        and parity.kl_nats <= tolerance.kl_nats
+    )
+    if not fits:  # also where a figure is NaN
+        raise VerificationError(
+            f"{name} differs from its parent on {parity.images} real logos: mean difference of logits "
+            f"{parity.mean_difference:.3g} (at most {tolerance.mean_difference}), top-1 agreement "
+            f"{parity.top1_agreement:.1%} (at least {tolerance.top1_agreement:.1%}), KL {parity.kl_nats:.3g} nats "
+            f"(at most {tolerance.kl_nats}). It is not packed; try more calibration images or another method"
+        )
+    return parity
+
+
+def run_onnx(path: Path, pixels: np.ndarray, *, threads: int = 2, batch_size: int = 32) -> np.ndarray:
+    """(N, K) float32 logits of an ONNX file of this project on (N, S, S, 3) uint8 pixels."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    batches = [pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size)]
+    return np.concatenate([session.run(None, {name: batch})[0] for batch in batches])

@@ -1,0 +1,22 @@
+"""Classifies logos on edge devices, with calibrated confidence. See `Classifier`."""
+
+from logo_edge.bundle import Bundle, read_bundle
+from logo_edge.classifier import Classification, Classifier, Rejection
+from logo_edge.errors import BundleError, ImageError, LogoEdgeError
+from logo_edge.images import load_image
+from logo_edge.preprocess import InputContract, preprocess
+
+__version__ = "0.1.0"
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "Classification",
+    "Classifier",
+    "ImageError",
+    "InputContract",
+    "LogoEdgeError",
+    "Rejection",
+    "load_image",
+    "preprocess",
+    "read_bundle",
+]

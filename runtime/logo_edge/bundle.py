@@ -1,0 +1,226 @@
+"""The bundle: a folder that carries a model, its input contract, its calibration and its own test vectors.
+
+    bundle.json      the schema below
+    model.onnx       uint8 (B, S, S, 3) -> float32 logits (B, K)
+    vectors/         images and vectors.json: the logits that this very artifact must give on them
+    card.md          the model card
+
+Every file but bundle.json is listed there with its size and sha256. Writer and reader share this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from logo_edge.errors import BundleError
+from logo_edge.preprocess import InputContract
+
+FORMAT = "logo-edge-bundle"
+FORMAT_VERSION = 1
+RECORD = "bundle.json"
+VECTORS = "vectors/vectors.json"
+DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
+KINDS = {"str": str, "int": int, "float": (int, float)}  # what JSON must hold for a field annotated so
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a bundle."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """The model file and how its graph is called. `precision` is fp32 or int8."""
+
+    file: str
+    precision: str
+    input_name: str = "pixels"
+    output_name: str = "logits"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fitted on the artifact's own logits on the calib split: temperature > 0; below `abstain_below` no label is given."""
+
+    temperature: float
+    abstain_below: float
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The content of bundle.json; `folder` is where it was read."""
+
+    name: str
+    labels: tuple[str, ...]
+    model: ModelEntry
+    input: InputContract
+    calibration: Calibration
+    files: dict[str, FileEntry]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @property
+    def model_path(self) -> Path:
+        return self.folder / self.model.file
+
+    @property
+    def size_bytes(self) -> int:
+        """Everything on disk: the listed files and bundle.json."""
+        return sum(entry.size_bytes for entry in self.files.values()) + (self.folder / RECORD).stat().st_size
+
+
+def read_bundle(folder: str | os.PathLike) -> Bundle:
+    """The bundle in `folder`, every file's hash checked.
+
+    Raises BundleError where bundle.json is missing, malformed or of another format version, a path leaves the folder,
+    or a file is missing or not the one that was packed.
+    """
+    folder = Path(folder)
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BundleError(
+            f"{path}: {error.strerror}; expected a bundle's folder, made by `logo-edge compress`"
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"{path}: not JSON ({error}); the bundle is damaged, copy or pack it anew") from error
+    bundle = parse_bundle(record, folder)
+    for name, entry in bundle.files.items():
+        _check_file(folder, name, entry)
+    return bundle
+
+
+def parse_bundle(record: Any, folder: Path) -> Bundle:
+    """The checked content of bundle.json. Raises BundleError, naming the field, for anything that does not fit."""
+    where = folder / RECORD
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise BundleError(f'{where}: no logo-edge bundle; expected "format": "{FORMAT}"')
+    if record.get("format_version") != FORMAT_VERSION:
+        raise BundleError(
+            f"{where}: format_version {record.get('format_version')!r}; this runtime reads {FORMAT_VERSION}. "
+            "Repack it with `logo-edge compress`, or install the logo-edge that wrote it"
+        )
+    try:
+        bundle = Bundle(
+            name=_typed(record, "name", str),
+            labels=tuple(_typed(record, "labels", list)),
+            model=_entry(ModelEntry, "model", _typed(record, "model", dict)),
+            input=_input_contract(_typed(record, "input", dict)),
+            calibration=_entry(Calibration, "calibration", _typed(record, "calibration", dict)),
+            files={
+                name: _entry(FileEntry, f"files[{name!r}]", entry)
+                for name, entry in _typed(record, "files", dict).items()
+            },
+            provenance=_typed(record, "provenance", dict),
+            metrics=_typed(record, "metrics", dict),
+            folder=folder,
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise BundleError(f"{where}: {error}; the bundle is damaged, copy or pack it anew") from error
+    _check_content(bundle, where)
+    return bundle
+
+
+def write_bundle_record(bundle: Bundle) -> None:
+    """Writes bundle.json into the bundle's folder; the listed files are there already."""
+    contract = asdict(bundle.input)
+    record = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "name": bundle.name, "labels": list(bundle.labels),
+        "model": asdict(bundle.model), "input": {"layout": "NHWC", "dtype": "uint8", "colour": "RGB", **contract},
+        "calibration": asdict(bundle.calibration),
+        "files": {name: asdict(entry) for name, entry in sorted(bundle.files.items())},
+        "provenance": bundle.provenance, "metrics": bundle.metrics,
+    }  # fmt: skip
+    part = bundle.folder / f"{RECORD}.part"
+    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, bundle.folder / RECORD)
+
+
+def list_files(folder: Path) -> dict[str, FileEntry]:
+    """Every file under `folder` but bundle.json, by its POSIX path."""
+    entries = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != RECORD:
+            entries[name] = FileEntry(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+    return entries
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+    path = folder / name
+    try:
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+            raise BundleError(f"{folder}: {name!r} leads out of the bundle; refuse it and get the bundle anew")
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}; bundle.json lists it. Copy or pack the bundle anew") from error
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleError(
+            f"{path}: not the file that was packed (sha256 {hashlib.sha256(data).hexdigest()[:12]}..., expected "
+            f"{entry.sha256[:12]}...). Copy or pack the bundle anew"
+        )
+
+
+def _check_content(bundle: Bundle, where: Path) -> None:
+    calibration = bundle.calibration
+    problems = {
+        "labels: expected at least two different names": not all(
+            isinstance(label, str) and label for label in bundle.labels
+        )
+        or len(set(bundle.labels)) != len(bundle.labels)
+        or len(bundle.labels) < 2,
+        "calibration: expected a temperature above 0 and a threshold from 0 to 1": not (
+            0 < calibration.temperature < float("inf") and 0 <= calibration.abstain_below <= 1
+        ),
+        "input: expected size_px from 8 to 4096": not 8 <= bundle.input.size_px <= 4096,
+        f"files: expected {bundle.model.file!r} among them": bundle.model.file not in bundle.files,
+        "files: a path is absolute or leads upwards": any(
+            PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or "\0" in name
+            for name in bundle.files
+        ),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise BundleError(f"{where}: {problem}; the bundle is damaged, copy or pack it anew")
+
+
+def _input_contract(table: dict) -> InputContract:
+    fixed = {"layout": "NHWC", "dtype": "uint8", "colour": "RGB"}
+    for key, expected in fixed.items():
+        if table.get(key) != expected:
+            raise ValueError(f"input.{key} is {table.get(key)!r}; this runtime reads {expected}")
+    values = {key: value for key, value in table.items() if key not in fixed}
+    for key in ("light_background", "dark_background"):
+        values[key] = tuple(int(value) for value in values[key])
+        if len(values[key]) != 3 or not all(0 <= value <= 255 for value in values[key]):
+            raise ValueError(f"input.{key} is {values[key]}; expected three numbers from 0 to 255")
+    return _entry(InputContract, "input", values)
+
+
+def _entry(kind: type, where: str, table: Any) -> Any:
+    """The dataclass `kind` of a JSON table, its plain fields checked. Raises TypeError or ValueError."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{where} is {type(table).__name__}; expected a table")
+    entry = kind(**table)
+    for key in fields(kind):
+        value, expected = getattr(entry, key.name), KINDS.get(key.type, object)
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise ValueError(f"{where}.{key.name} is {value!r}; expected {key.type}")
+    return entry
+
+
+def _typed(record: dict, key: str, kind: type) -> Any:
+    value = record.get(key)
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is {type(value).__name__}; expected {kind.__name__}")
+    return value

@@ -1,0 +1,68 @@
+"""`logo-edge`: one command whose verbs are entry points, loaded only when called."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, entry_points
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from logo_edge.errors import LogoEdgeError
+
+VERBS = "logo_edge.commands"
+EXIT_USAGE = 2
+
+
+class LazyVerbs(TyperGroup):
+    """A group that finds its verbs among the installed entry points."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        return sorted(point.name for point in entry_points(group=VERBS))
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | TyperGroup | None:
+        points = list(entry_points(group=VERBS, name=cmd_name))
+        return _load_verb(points[0]) if points else None
+
+
+def _load_verb(point: EntryPoint) -> TyperCommand | TyperGroup:
+    app: typer.Typer = point.load()
+    command = get_command(app)
+    command.name = point.name
+    return command
+
+
+app = typer.Typer(
+    cls=LazyVerbs,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, compress and run small, calibrated logo classifiers.\n\n"
+    "Start with: logo-edge classify IMAGE.png",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        from logo_edge import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command; a LogoEdgeError becomes one line on stderr and exit status 2."""
+    try:
+        app()
+    except LogoEdgeError as error:
+        typer.echo(f"logo-edge: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+    except KeyboardInterrupt:
+        typer.echo("logo-edge: interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

@@ -1,0 +1,187 @@
+"""Anything that a user calls an image -> one upright PIL image, RGB or RGBA, 8 bits a channel."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from logo_edge.errors import ImageError
+
+try:
+    import pyspng
+except ImportError:
+    pyspng = None
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+ImageSource = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image
+
+MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES = 256 * 1024 * 1024
+EXIF_ORIENTATION = 0x0112
+PNG_ROTATIONS = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # where a PNG may hold one, before or after pixels
+
+
+def load_image(source: ImageSource, *, fast: bool = True) -> Image.Image:
+    """The upright image behind a path, encoded bytes, an array or a PIL image, mode RGB or RGBA.
+
+    Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA with straight alpha; bool, uint8, uint16 or
+    floats in 0 to 1. Of several frames or pages the first is taken. With `fast`, the decoders of the extra `fast`
+    are used where they give the very same pixels.
+
+    Raises ImageError when the source is no image, is damaged, or has more than MAX_PIXELS pixels.
+    """
+    if isinstance(source, Image.Image):
+        name, image = "the PIL image", source
+        _check_pixel_count(image.size, name)
+    elif isinstance(source, np.ndarray):
+        return _from_array(source)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(bytes(source), "the bytes", fast)
+    elif isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        return _decode(_read_file(path), path, fast)
+    else:
+        raise ImageError(f"found {type(source).__name__}; expected a path, bytes, a NumPy array or a PIL image")
+    try:
+        return _to_rgb_or_rgba(ImageOps.exif_transpose(image))
+    except Exception as error:  # a lazily opened image is decoded here; see the end of _decode
+        raise ImageError(f"{name} cannot be decoded: {error}") from error
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes > MAX_FILE_BYTES:
+                raise ImageError(f"{path}: {size_bytes:,} bytes; an image file may have up to {MAX_FILE_BYTES:,}")
+            return file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: {reason}; expected an image file") from error
+
+
+def _decode(data: bytes, name: str, fast: bool) -> Image.Image:
+    if not data:
+        raise ImageError(f"{name}: empty (0 bytes); expected an encoded image")
+    try:
+        image = Image.open(io.BytesIO(data))
+        _check_pixel_count(image.size, name)
+        if fast and (pixels := _decode_fast(image, data)) is not None:
+            return pixels
+        image.load()
+        return _to_rgb_or_rgba(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{name}: not an image that can be read (starts with {data[:8]!r}); expected PNG, JPEG, WebP, GIF, BMP, "
+            "TIFF or another raster format that Pillow reads"
+        ) from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels; scale it down first") from None
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError(f"{name}: not enough memory to decode it; scale it down first") from None
+    # Pillow's decoders raise what the damaged file makes them raise: struct.error, KeyError, IndexError, ...
+    except Exception as error:
+        raise ImageError(f"{name}: damaged or truncated image ({type(error).__name__}: {error})") from error
+
+
+def _decode_fast(image: Image.Image, data: bytes) -> Image.Image | None:
+    """The image decoded by pyspng or simplejpeg, or None where those could give other pixels than Pillow."""
+    try:
+        if image.format == "PNG" and pyspng is not None and _is_plain_png(image, data):
+            return Image.fromarray(pyspng.load(data))
+        if image.format == "JPEG" and simplejpeg is not None and image.mode == "RGB" and not _is_rotated(image):
+            return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False))
+    except (RuntimeError, ValueError):  # a flaw in the file: whether it can be read all the same is Pillow's to say
+        return None
+    return None
+
+
+def _is_plain_png(image: Image.Image, data: bytes) -> bool:
+    depth = data[24]
+    if depth != 8 or image.mode not in ("RGB", "RGBA") or "transparency" in image.info or image.is_animated:
+        return False
+    return not any(mark in data for mark in PNG_ROTATIONS) and _checksums_hold(data)
+
+
+def _checksums_hold(png: bytes) -> bool:
+    """Whether every chunk is the one that was written; pyspng does not look, and gives wrong pixels."""
+    view, start = memoryview(png), 8
+    while start + 12 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, start)
+        end = start + 8 + length
+        if zlib.crc32(view[start + 4 : end]).to_bytes(4, "big") != png[end : end + 4]:
+            return False
+        if kind == b"IEND":
+            return True
+        start = end + 4
+    return False
+
+
+def _is_rotated(image: Image.Image) -> bool:
+    return image.getexif().get(EXIF_ORIENTATION, 1) != 1
+
+
+def _check_pixel_count(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: {width} x {height} pixels; at most {MAX_PIXELS:,} are read. Scale it down first")
+    if width == 0 or height == 0:
+        raise ImageError(f"{name}: {width} x {height} pixels; expected at least 1 x 1")
+
+
+def _to_rgb_or_rgba(image: Image.Image) -> Image.Image:
+    mode, clear = image.mode, image.has_transparency_data
+    if mode == "RGBA" or (mode == "RGB" and not clear):
+        return image
+    if mode.startswith("I;16"):
+        values = np.asarray(image)
+        grey = Image.fromarray((values >> 8).astype(np.uint8))
+        if clear:
+            grey.putalpha(Image.fromarray(values != image.info["transparency"]).convert("L"))
+        return grey.convert("RGBA" if clear else "RGB")
+    if mode in ("I", "F"):
+        return _from_wide_range(np.asarray(image))
+    if mode == "La":
+        image = image.convert("LA")  # the only way out that Pillow has
+    return image.convert("RGBA" if clear else "RGB")
+
+
+def _from_wide_range(values: np.ndarray) -> Image.Image:
+    """32-bit integers hold 16-bit samples in Pillow (PNG, TIFF); floats are 0 to 1 or 0 to 255."""
+    top = float(np.nanmax(values, initial=0.0))
+    full_scale = 1.0 if top <= 1.0 and values.dtype.kind == "f" else 255.0 if top <= 255.0 else 65535.0
+    scaled = np.clip(np.nan_to_num(values.astype(np.float64)) * (255.0 / full_scale), 0, 255)
+    return Image.fromarray((scaled + 0.5).astype(np.uint8)).convert("RGB")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ImageError(
+            f"found an array of shape {array.shape}; expected (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA"
+        )
+    _check_pixel_count((array.shape[1], array.shape[0]), "the array")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype.newbyteorder("=") == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    elif array.dtype.kind == "f":
+        low, high = float(np.min(array)), float(np.max(array))
+        if not (low >= 0.0 and high <= 1.0):
+            raise ImageError(f"found floats from {low:.3g} to {high:.3g}; expected 0 to 1 (or uint8 from 0 to 255)")
+        array = (array * 255.0 + 0.5).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ImageError(f"found an array of {array.dtype}; expected bool, uint8, uint16 or floats in 0 to 1")
+    image = Image.fromarray(np.ascontiguousarray(array))
+    return image.convert("RGB") if image.mode == "L" else image

@@ -1,0 +1,96 @@
+"""The one preprocessing: image -> the square uint8 tensor that a model of a bundle reads.
+
+Defined here for every room and every backend. Normalisation is not part of it: the models read uint8 and normalise
+inside their graph, so that the contract is exact to the bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """What a model expects: RGB, uint8, NHWC, (B, size_px, size_px, 3), letterboxed.
+
+    An image with transparency is laid on `light_background`, or on `dark_background` where the mean luminance of its
+    ink, weighted by alpha, is above `dark_above_luminance` of 255. An opaque image is letterboxed in its own
+    background: the median colour of its border.
+    """
+
+    size_px: int = 128
+    light_background: tuple[int, int, int] = (255, 255, 255)
+    dark_background: tuple[int, int, int] = (60, 60, 60)
+    dark_above_luminance: float = 225.0
+
+
+def preprocess(image: Image.Image, contract: InputContract) -> np.ndarray:
+    """The letterboxed image, (size_px, size_px, 3) uint8 RGB.
+
+    `image` is RGB or RGBA (see `images.load_image`). The aspect ratio is kept; the resampling is Pillow's antialiased
+    bilinear (a triangle filter whose support grows with the reduction), on premultiplied colours.
+    """
+    size = contract.size_px
+    width, height = letterboxed_size(image.size, size)
+    if image.mode == "RGBA" and image.getextrema()[3][0] == 255:
+        image = image.convert("RGB")
+    if image.mode == "RGBA":
+        small = np.asarray(image.convert("RGBa").resize((width, height), Image.Resampling.BILINEAR))
+        ink, background = composite(small, contract)
+    else:
+        ink = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+        if width == height:
+            return ink
+        background = _border_colour(ink)
+    if width == height:
+        return ink
+    square = np.empty((size, size, 3), np.uint8)
+    square[:] = background
+    left, top = (size - width) // 2, (size - height) // 2
+    square[top : top + height, left : left + width] = ink
+    return square
+
+
+def letterboxed_size(size: tuple[int, int], square_px: int) -> tuple[int, int]:
+    """(width, height) in pixels after scaling the longer side to `square_px`; at least 1 each."""
+    width, height = size
+    if width >= height:
+        return square_px, max(1, round(height * square_px / width))
+    return max(1, round(width * square_px / height)), square_px
+
+
+def composite(premultiplied: np.ndarray, contract: InputContract) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """(H, W, 3) uint8 on the background that the contract's rule picks, and that background.
+
+    `premultiplied` is (H, W, 4) uint8 RGBA with premultiplied colours.
+    """
+    background = pick_background(premultiplied, contract)
+    shine = np.take(_shine_table(background), premultiplied[:, :, 3], axis=0)  # (H, W, 1) or (H, W, 3) uint8
+    return premultiplied[:, :, :3] + shine, background  # no overflow: premultiplied colours are at most alpha
+
+
+@lru_cache(maxsize=4096)
+def _shine_table(background: tuple[int, int, int]) -> np.ndarray:
+    """(256, 1) for a grey background, else (256, 3), uint8: how much of it shines through at each alpha."""
+    colour = background[:1] if len(set(background)) == 1 else background
+    clear = 255 - np.arange(256, dtype=np.uint16)[:, None]
+    return ((clear * np.array(colour, np.uint16) + 127) // 255).astype(np.uint8)
+
+
+def pick_background(premultiplied: np.ndarray, contract: InputContract) -> tuple[int, int, int]:
+    """The dark background where the ink is nearly white, else the light one (LABELING.md)."""
+    red, green, blue, alpha = premultiplied.sum(axis=0, dtype=np.uint32).sum(axis=0).tolist()
+    if alpha == 0:
+        return contract.light_background
+    luminance = 255.0 * (0.299 * red + 0.587 * green + 0.114 * blue) / alpha
+    return contract.dark_background if luminance > contract.dark_above_luminance else contract.light_background
+
+
+def _border_colour(pixels: np.ndarray) -> np.ndarray:
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])  # (2W + 2H, 3)
+    return np.median(border, axis=0).astype(np.uint8)

@@ -1,0 +1,109 @@
+"""Fixtures of every room: a fake bundle that tells colours apart, so that runtime tests are quick and torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from logo_edge.bundle import VECTORS, Bundle, Calibration, ModelEntry, list_files, write_bundle_record
+from logo_edge.preprocess import InputContract
+
+LABELS = ("red", "green", "blue")  # three, and not the project's four: nothing may assume four
+GAIN = 6.0  # logit of a class whose channel is full
+
+
+def channel_weights(classes: int) -> np.ndarray:
+    """(3, K) float32: class k reads channel k modulo 3; those from the fourth on read it at half the gain."""
+    weights = np.zeros((3, classes), np.float32)
+    for index in range(classes):
+        weights[index % 3, index] = GAIN / 255 / (1 if index < 3 else 2)
+    return weights
+
+
+def build_model(
+    *,
+    size_px: int = 16,
+    classes: int = len(LABELS),
+    batch: str | int = "batch",
+    input_name: str = "pixels",
+    input_type: str = "UINT8",
+    output_name: str = "logits",
+    output_type: str = "FLOAT",
+) -> bytes:
+    """A serialized ONNX graph, pixels (batch, S, S, 3) -> mean colour (batch, 3) -> logits (batch, K)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    kind = TensorProto.DataType.Value
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", [input_name], ["planes"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["planes"], ["colour"], axes=[1, 2], keepdims=0),
+            helper.make_node("MatMul", ["colour", "weights"], ["product"]),
+            helper.make_node("Cast", ["product"], [output_name], to=kind(output_type)),
+        ],
+        "mean-colour",
+        [helper.make_tensor_value_info(input_name, kind(input_type), [batch, size_px, size_px, 3])],
+        [helper.make_tensor_value_info(output_name, kind(output_type), [batch, classes])],
+        [numpy_helper.from_array(channel_weights(classes), "weights")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    labels: tuple[str, ...] = LABELS,
+    temperature: float = 1.0,
+    abstain_below: float = 0.5,
+    size_px: int = 16,
+    model: bytes | None = None,
+) -> Path:
+    """A proper bundle in the new folder `folder`; its vectors are one full-coloured image for each label."""
+    (folder / VECTORS).parent.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(model or build_model(size_px=size_px, classes=len(labels)))
+    vectors = []
+    for index, label in enumerate(labels[:3]):
+        colour = np.eye(3, dtype=int)[index] * 255
+        name = f"vectors/{index}.png"
+        Image.new("RGB", (20, 10), tuple(colour.tolist())).save(folder / name)
+        logits = colour @ channel_weights(len(labels))
+        vectors.append({"image": name, "logits": logits.tolist(), "best_guess": label})
+    (folder / VECTORS).write_text(json.dumps({"vectors": vectors}), encoding="utf-8")
+    (folder / "card.md").write_text("# A fake\n", encoding="utf-8")
+    write_bundle_record(
+        Bundle(
+            name="fake",
+            labels=labels,
+            model=ModelEntry("model.onnx", "fp32"),
+            input=InputContract(size_px=size_px),
+            calibration=Calibration(temperature, abstain_below),
+            files=list_files(folder),
+            provenance={"student": "mean-colour"},
+            folder=folder,
+        )
+    )
+    return folder
+
+
+@pytest.fixture
+def fake_model() -> Callable[..., bytes]:
+    """`build_model`: the fake bundle's ONNX graph, or one that does not fit it."""
+    return build_model
+
+
+@pytest.fixture
+def fake_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """A factory: the folder of a new fake bundle, told by the arguments of `write_bundle`."""
+    made = 0
+
+    def make(**options) -> Path:
+        nonlocal made
+        made += 1
+        return write_bundle(tmp_path / f"bundle-{made}", **options)
+
+    return make

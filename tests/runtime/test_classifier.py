@@ -1,0 +1,163 @@
+"""One image in, one calibrated decision out; many in, as many out, in order."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from logo_edge import Classification, Classifier, ImageError, Rejection
+
+RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
+
+
+@pytest.fixture
+def classifier(fake_bundle) -> Classifier:
+    return Classifier.load(fake_bundle())
+
+
+def solid(colour: tuple[int, int, int], size: tuple[int, int] = (12, 9)) -> Image.Image:
+    return Image.new("RGB", size, colour)
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def noise(count: int) -> list[np.ndarray]:
+    """Images of different sizes, mean colours and modes."""
+    generator = np.random.default_rng(7)
+    shapes = [(int(height), int(width), 3 + index % 2) for index, (height, width) in
+              enumerate(generator.integers(1, 60, (count, 2)))]  # fmt: skip
+    return [(generator.random(shape) * generator.random(shape[2]) * 255).astype(np.uint8) for shape in shapes]
+
+
+def test_a_path_its_bytes_an_array_and_a_pil_image_get_the_same_classification(classifier, tmp_path):
+    image = Image.fromarray(noise(1)[0])
+    path = tmp_path / "logo.png"
+    image.save(path)
+    sources = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), memoryview(path.read_bytes()),
+               np.asarray(image), image, Image.open(path)]  # fmt: skip
+    results = [classifier.classify(source) for source in sources]
+    assert len(results) == 8
+    assert all(result == results[0] for result in results)
+
+
+def test_the_probabilities_sum_to_one_and_the_confidence_is_the_greatest(classifier):
+    results = [classifier.classify(source) for source in noise(12)]
+    assert len({result.best_guess for result in results}) > 1
+    for result in results:
+        assert tuple(result.probabilities) == classifier.labels
+        assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-6)
+        assert result.confidence == max(result.probabilities.values()) == result.probabilities[result.best_guess]
+
+
+def test_a_clear_image_gets_its_label_and_no_reason(classifier):
+    for colour, label in zip((RED, GREEN, BLUE), classifier.labels, strict=True):
+        result = classifier.classify(solid(colour))
+        assert (result.label, result.best_guess, result.reason) == (label, label, None)
+        assert result.confidence == pytest.approx(np.exp(6) / (np.exp(6) + 2), abs=1e-6)
+
+
+def test_an_unclear_image_gets_no_label_and_keeps_its_best_guess(classifier):
+    result = classifier.classify(solid((140, 128, 128)))
+    assert (result.label, result.best_guess, result.reason) == (None, "red", Rejection.LOW_CONFIDENCE)
+    assert 1 / 3 < result.confidence < classifier.bundle.calibration.abstain_below
+
+
+@pytest.mark.parametrize(("step", "label"), [(-1e-4, "red"), (0.0, "red"), (1e-4, None)])
+def test_the_label_is_withheld_only_below_the_threshold(fake_bundle, step, label):
+    confidence = Classifier.load(fake_bundle()).classify(solid((200, 90, 90))).confidence
+    bundle = fake_bundle(abstain_below=confidence + step)
+    result = Classifier.load(bundle).classify(solid((200, 90, 90)))
+    assert (result.label, result.best_guess) == (label, "red")
+
+
+def test_the_temperature_changes_the_confidence_and_not_the_guess(fake_bundle):
+    sharp, plain, flat = (Classifier.load(fake_bundle(temperature=value)) for value in (0.5, 1.0, 3.0))
+    for source in noise(10):
+        results = [classifier.classify(source) for classifier in (sharp, plain, flat)]
+        assert len({result.best_guess for result in results}) == 1
+        confidences = [result.confidence for result in results]
+        assert confidences == sorted(confidences, reverse=True)
+        assert len(set(confidences)) == 3
+
+
+def test_logits_that_are_no_numbers_get_no_label(classifier):
+    assert classifier.decide(np.full((1, 3), np.nan, np.float32))[0].label is None
+
+
+def test_any_number_of_labels_is_served(fake_bundle):
+    for labels in (("a", "b"), tuple("abcdefg")):
+        classifier = Classifier.load(fake_bundle(labels=labels), self_test=True)
+        assert classifier.labels == labels
+        assert classifier.classify(solid(GREEN)).label == "b"
+
+
+def test_many_images_keep_their_order_over_several_batches(classifier):
+    colours = [RED, GREEN, BLUE, BLUE, RED, GREEN, GREEN]
+    results = list(classifier.classify_many([solid(colour) for colour in colours], batch_size=3))
+    assert [result.label for result in results] == ["red", "green", "blue", "blue", "red", "green", "green"]
+
+
+def test_many_images_are_read_no_further_than_a_batch_ahead(classifier):
+    taken = []
+
+    def sources():
+        for index in range(100):
+            taken.append(index)
+            yield solid(RED)
+
+    results = classifier.classify_many(sources(), batch_size=4)
+    assert taken == []
+    next(results)
+    assert taken == [0, 1, 2, 3]
+    for _ in range(4):
+        next(results)
+    assert taken == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_bad_image_gives_its_error_in_its_place_only(classifier, tmp_path):
+    sources = [solid(RED), b"no image", solid(GREEN), tmp_path / "absent.png", None, "nul\0.png", solid(BLUE)]
+    for batch_size in (1, 3, 8):
+        results = list(classifier.classify_many(sources, batch_size=batch_size))
+        assert [getattr(result, "label", type(result)) for result in results] == [
+            "red", ImageError, "green", ImageError, ImageError, ImageError, "blue"
+        ]  # fmt: skip
+        assert "no image" in str(results[1])
+        assert "absent.png" in str(results[3])
+
+
+def test_a_batch_of_bad_images_alone_gives_only_errors(classifier):
+    results = list(classifier.classify_many([b"x", b"y", b"z"], batch_size=2))
+    assert [type(result) for result in results] == [ImageError] * 3
+
+
+def test_a_batch_gives_what_single_images_give(classifier):
+    sources = noise(13)
+    together = list(classifier.classify_many(sources, batch_size=8))
+    assert len(together) == 13
+    for source, result in zip(sources, together, strict=True):
+        alone = classifier.classify(source)
+        assert (result.label, result.best_guess) == (alone.label, alone.best_guess)
+        assert list(result.probabilities.values()) == pytest.approx(list(alone.probabilities.values()), abs=1e-6)
+
+
+def test_eight_threads_that_share_a_classifier_get_what_one_gets(classifier):
+    sources = [png(Image.fromarray(array)) for array in noise(25)] * 8
+    expected = [classifier.classify(source) for source in sources]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(classifier.classify, sources))
+    assert len(found) == 200
+    assert all(isinstance(result, Classification) for result in found)
+    assert found == expected
+
+
+def test_the_golden_vectors_are_counted(classifier):
+    assert classifier.run_vectors() == 3
+    assert classifier.run_vectors(limit=1) == 1

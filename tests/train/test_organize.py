@@ -1,0 +1,387 @@
+"""What `logo-edge data organize` makes of a user's own folder: labels, near-duplicate groups, balance and splits."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from logo_edge.errors import DatasetError
+from logo_edge.images import load_image
+from logo_edge.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train import measure
+from logo_edge_train.measure import LogoMeasurements
+from logo_edge_train.organize import (
+    group_near_duplicates,
+    measure_logo,
+    measure_proposal_accuracy,
+    organize_folder,
+    perceptual_hash,
+    propose_label,
+    split_by_group,
+)
+from logo_edge_train.propose import fit_proposer, load_proposer, wilson_interval, write_proposer
+from PIL import Image, ImageDraw, ImageFont
+
+SAMPLES = Path(__file__).parents[2] / "runtime" / "logo_edge" / "samples"
+GUIDE_CLASSES = ("complex", "gradient", "simple", "text")
+WORDS = ("lumora", "ondrel", "pavitek", "seldwyn", "brantor", "quimet")
+
+
+def draw_mark(seed: int, *, size_px: int = 120) -> Image.Image:
+    """A flat mark of three random polygons on transparency; other seeds give plainly other marks."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGBA", (size_px, size_px))
+    pen = ImageDraw.Draw(image)
+    for _ in range(3):
+        corners = [tuple(corner) for corner in rng.uniform(0.02, 0.98, (4, 2)) * size_px]
+        pen.polygon(corners, fill=(*(int(c) for c in rng.integers(0, 200, 3)), 255))
+    return image
+
+
+def draw_disc(at: int) -> Image.Image:
+    image = Image.new("RGBA", (160, 160))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((4, 4, 156, 156), fill="#1F6FE5")
+    pen.polygon([(30 + 12 * at, 40), (120, 40 + 15 * at), (60, 126 - 8 * at)], fill="white")
+    return image
+
+
+def draw_word(word: str) -> Image.Image:
+    font = ImageFont.load_default(size=64)
+    image = Image.new("RGBA", (int(font.getlength(word)) + 20, 90))
+    ImageDraw.Draw(image).text((10, 4), word, font=font, fill="#1D2A5B")
+    return image
+
+
+def draw_fade(at: int) -> Image.Image:
+    """A shape with a colour transition over all of it; the shape and the fade's direction depend on `at`."""
+    steep = np.linspace(0, 1, 160)
+    ramp = [steep[:, None] + 0 * steep, steep + 0 * steep[:, None], (steep[:, None] + steep) / 2][at % 3]
+    pixels = np.stack([250 - 120 * ramp, 60 + 80 * ramp, 90 + 150 * ramp], 2).astype(np.uint8)
+    mask = Image.new("L", (160, 160))
+    pen = ImageDraw.Draw(mask)
+    if at % 2:
+        pen.polygon([(80, 2), (158, 40 + 10 * at), (100, 158), (10, 110)], fill=255)
+    else:
+        pen.pieslice((2, 2, 158, 158), 40 * at, 40 * at + 290, fill=255)
+    image = Image.fromarray(pixels).convert("RGBA")
+    image.putalpha(mask)
+    return image
+
+
+def draw_figure(seed: int) -> Image.Image:
+    """An intricate drawing: forty outlined blobs in many flat colours."""
+    rng = np.random.default_rng(1000 + seed)
+    image = Image.new("RGBA", (200, 200))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((5, 5, 195, 195), fill="#3B2A4A")
+    for _ in range(40):
+        x, y = rng.uniform(25, 150, 2)
+        width, height = rng.uniform(10, 30, 2)
+        colour = tuple(int(c) * 50 for c in rng.integers(0, 6, 3))
+        pen.ellipse((x, y, x + width, y + height), fill=colour, outline="#1B1524", width=2)
+    return image
+
+
+def save(image: Image.Image, path: Path, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def fill_classes(folder: Path, sizes: dict[str, int]) -> None:
+    for k, (name, count) in enumerate(sizes.items()):
+        for at in range(count):
+            save(draw_mark(1000 * k + at), folder / name / f"{at:02}.png")
+
+
+def fill_unlabelled(folder: Path, per_class: int = 6) -> dict[str, str]:
+    """Images of each class of the guide, directly in the folder; their names and what they are."""
+    drawings = {
+        "simple": [draw_disc(at) for at in range(per_class)],
+        "text": [draw_word(word) for word in WORDS[:per_class]],
+        "gradient": [draw_fade(at) for at in range(per_class)],
+        "complex": [draw_figure(at) for at in range(per_class)],
+    }
+    truth = {}
+    for label, images in drawings.items():
+        for at, image in enumerate(images):
+            truth[save(image, folder / f"{label[0]}{at}.png").name] = label
+    return truth
+
+
+def groups_by_split(rows) -> dict[str, set[str]]:
+    found = defaultdict(set)
+    for row in rows:
+        found[row.group].add(row.split)
+    return found
+
+
+def test_class_folders_of_any_name_become_a_split_manifest_with_every_image_once(tmp_path):
+    fill_classes(tmp_path / "logos", {"cat": 20, "dog": 12, "owl": 7})
+    report = organize_folder(tmp_path / "logos", tmp_path / "out" / "mine.csv", target_per_class=None, seed=3)
+    manifest = read_manifest(tmp_path / "out" / "mine.csv")
+    assert manifest.classes == ("cat", "dog", "owl")
+    assert sorted(row.icon for row in manifest.rows) == sorted(
+        f"../logos/{name}/{at:02}.png" for name, count in (("cat", 20), ("dog", 12), ("owl", 7)) for at in range(count)
+    )
+    for row in manifest.rows:
+        assert manifest.image_path(row, tmp_path).is_file()
+        assert row.label in row.icon
+        assert (row.votes, row.sure, row.package, row.version) == ((row.label,), True, "files", "")
+    assert report.counts["train"] == {"cat": 14, "dog": 9, "owl": 4}
+    assert all(count > 0 for cells in report.counts.values() for count in cells.values())
+    assert (report.labelled, report.proposed, report.unlabelled, report.left_out) == (39, 0, (), 0)
+
+
+def test_resized_recompressed_and_padded_copies_share_a_group_that_no_split_cuts(tmp_path):
+    marks = 12
+    for at in range(marks):
+        mark = draw_mark(at, size_px=160)
+        folder = tmp_path / "logos" / ("a" if at % 2 else "b")
+        save(mark, folder / f"{at}-original.png")
+        save(mark.resize((90, 90)), folder / f"{at}-small.png")
+        paper = Image.new("RGB", mark.size, "white")
+        paper.paste(mark, mask=mark)
+        save(paper, folder / f"{at}-paper.jpg", quality=80)
+        padded = Image.new("RGBA", (240, 220))
+        padded.paste(mark, (50, 20))
+        save(padded, folder / "deeper" / f"{at}-padded.webp", lossless=True)
+    report = organize_folder(tmp_path / "logos", tmp_path / "logos" / "manifest.csv", target_per_class=None, seed=0)
+    rows = read_manifest(tmp_path / "logos" / "manifest.csv").rows
+    drawings_of_group = defaultdict(set)
+    for row in rows:
+        drawings_of_group[row.group].add(Path(row.icon).name.split("-")[0])
+    assert len(rows) == 4 * marks
+    assert sorted(map(sorted, drawings_of_group.values())) == sorted([str(at)] for at in range(marks))
+    assert all(len(splits) == 1 for splits in groups_by_split(rows).values())
+    assert (report.groups, report.near_duplicates, report.mixed_groups) == (marks, 3 * marks, ())
+
+
+def test_a_drawing_under_two_labels_is_reported_as_a_mixed_group(tmp_path):
+    fill_classes(tmp_path, {"a": 5, "b": 5})
+    save(draw_mark(0), tmp_path / "b" / "again.png")
+    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+    assert report.mixed_groups == ("a/00.png",)
+
+
+def test_damaged_and_foreign_files_are_reported_and_skipped_and_hidden_ones_ignored(tmp_path):
+    fill_classes(tmp_path, {"a": 5, "b": 5})
+    whole = (tmp_path / "a" / "00.png").read_bytes()
+    (tmp_path / "a" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "b" / "notes.txt").write_text("no image")
+    (tmp_path / "b" / "empty.jpg").write_bytes(b"")
+    (tmp_path / "b" / ".hidden.png").write_bytes(whole)
+    save(draw_mark(99), tmp_path / ".cache" / "thumbnail.png")
+    for _ in range(2):  # the second time beside the manifest of the first
+        report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+        assert [skipped.path.name for skipped in report.skipped] == ["cut.png", "empty.jpg", "notes.txt"]
+        assert all(str(skipped.path) in skipped.reason for skipped in report.skipped)
+        assert len(read_manifest(tmp_path / "m.csv").rows) == 10
+
+
+def test_a_loop_of_links_ends(tmp_path):
+    fill_classes(tmp_path, {"a": 4, "b": 4})
+    try:
+        os.symlink(tmp_path, tmp_path / "a" / "loop", target_is_directory=True)
+        os.symlink(tmp_path / "gone", tmp_path / "a" / "dangling.png")
+    except OSError:
+        pytest.skip("this system lets the user make no links")
+    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+    assert report.labelled == 8
+    assert [skipped.path.name for skipped in report.skipped] == ["dangling.png"]
+
+
+def test_balancing_drops_near_duplicates_first_and_reports_small_classes(tmp_path):
+    fill_classes(tmp_path, {"many": 9, "few": 5})
+    for at in range(9):
+        save(draw_mark(at).resize((100, 100)), tmp_path / "many" / f"copy{at}.png")
+    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=8, seed=1)
+    many = [row for row in read_manifest(tmp_path / "m.csv").rows if row.label == "many"]
+    assert len(many) == len({row.group for row in many}) == 8
+    assert report.below_target == {"few": 5}
+    assert report.left_out == 10
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_other_splits(tmp_path):
+    fill_classes(tmp_path / "logos", {"a": 12, "b": 12})
+    written = []
+    for seed in (5, 5, 6):
+        organize_folder(tmp_path / "logos", tmp_path / "m.csv", target_per_class=10, seed=seed)
+        written.append((tmp_path / "m.csv").read_bytes())
+    assert written[0] == written[1] != written[2]
+
+
+def test_several_processes_write_what_one_does(tmp_path, monkeypatch):
+    fill_classes(tmp_path / "logos", {"a": 6, "b": 6})
+    organize_folder(tmp_path / "logos", tmp_path / "one.csv", target_per_class=None, seed=0)
+    monkeypatch.setattr(measure, "FEW_IMAGES", 1)
+    organize_folder(tmp_path / "logos", tmp_path / "many.csv", target_per_class=None, seed=0)
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "many.csv").read_bytes()
+
+
+def test_images_without_a_class_folder_get_proposed_labels(tmp_path):
+    truth = fill_unlabelled(tmp_path)
+    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+    rows = read_manifest(tmp_path / "m.csv").rows
+    right = [row.label == truth[row.icon] for row in rows]
+    assert (len(rows), report.labelled, report.proposed) == (24, 0, 24)
+    assert sum(right) >= 21
+    assert report.proposed_sure == sum(row.sure for row in rows) > 0
+    assert all(row.votes == (row.label,) for row in rows)
+
+
+def test_given_and_proposed_labels_mix_and_the_given_ones_are_sure(tmp_path):
+    truth = fill_unlabelled(tmp_path)
+    given = [name for at, name in enumerate(sorted(truth)) if at % 2]
+    for name in given:
+        label = truth[name]
+        (tmp_path / label).mkdir(exist_ok=True)
+        (tmp_path / name).rename(tmp_path / label / name)
+    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+    rows = {row.icon: row for row in read_manifest(tmp_path / "m.csv").rows}
+    assert (report.labelled, report.proposed) == (12, 12)
+    checked = [rows[f"{truth[name]}/{name}"] for name in given]
+    assert len(checked) == 12
+    assert all(row.sure and row.label == truth[Path(row.icon).name] for row in checked)
+
+
+def test_beside_other_classes_unlabelled_images_are_reported_and_left_out(tmp_path):
+    fill_classes(tmp_path, {"cat": 5, "dog": 5})
+    save(draw_word("ondrel"), tmp_path / "loose.png")
+    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+    assert [path.name for path in report.unlabelled] == ["loose.png"]
+    assert {row.label for row in read_manifest(tmp_path / "m.csv").rows} == {"cat", "dog"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "target", "message"),
+    [
+        ({}, None, "0 files, none of them an image"),
+        ({"a": 6}, None, "all 6 images are of one class, 'a'"),
+        ({"a": 6, "b": 3}, None, "class 'b' has 3 different images"),
+        ({"a": 6, "b": 6}, 3, "target_per_class is 3; expected at least 4"),
+    ],
+)
+def test_a_folder_that_cannot_be_split_says_why_and_writes_nothing(tmp_path, sizes, target, message):
+    folder = tmp_path / "logos"
+    folder.mkdir()
+    fill_classes(folder, sizes)
+    with pytest.raises(DatasetError, match=message):
+        organize_folder(folder, tmp_path / "m.csv", target_per_class=target, seed=0)
+    assert not (tmp_path / "m.csv").exists()
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(DatasetError, match="nowhere: no such folder"):
+        organize_folder(tmp_path / "nowhere", tmp_path / "m.csv", target_per_class=None, seed=0)
+
+
+def test_splits_hold_the_shares_in_every_class_and_keep_groups_whole():
+    rng = np.random.default_rng(0)
+    groups = [f"g{at}" for at in np.repeat(np.arange(400), rng.integers(1, 5, 400))]
+    labels = ["rare" if int(group[1:]) % 8 == 0 else "common" for group in groups]
+    splits = split_by_group(labels, groups, seed=4)
+    cells = Counter(zip(labels, splits, strict=True))
+    for label in ("rare", "common"):
+        total = labels.count(label)
+        for split, share in (("train", 0.7), ("val", 0.1), ("calib", 0.1), ("test", 0.1)):
+            assert cells[label, split] / total == pytest.approx(share, abs=0.02)
+    assert len(set(zip(groups, splits, strict=True))) == 400
+
+
+def test_four_groups_reach_all_four_splits_and_the_largest_is_for_training():
+    groups = ["big"] * 9 + ["x", "y", "z"]
+    splits = split_by_group(["a"] * 12, groups, seed=0)
+    assert splits[:9] == ["train"] * 9
+    assert sorted(splits[9:]) == ["calib", "test", "val"]
+
+
+def test_near_duplicates_chain_but_another_aspect_ratio_stays_apart():
+    hashes = [0, 0xFF, 0xFFFF, 0, (1 << 64) - 1]
+    assert group_near_duplicates(hashes, [1.0, 1.0, 1.05, 3.0, 1.0]) == [0, 0, 0, 3, 4]
+    assert group_near_duplicates([], []) == []
+
+
+def test_different_wordmarks_of_one_shape_have_distant_hashes():
+    hashes = [perceptual_hash(draw_word(word).resize((300, 80))) for word in WORDS]
+    distances = [(a ^ b).bit_count() for at, a in enumerate(hashes) for b in hashes[:at]]
+    assert len(distances) == 15
+    assert min(distances) > 8
+    assert all(0 <= value < 1 << 64 for value in hashes)
+
+
+def test_measurements_tell_what_they_are_named_after():
+    disc, word, fade, figure = (
+        measure_logo(i) for i in (draw_disc(1), draw_word("lumora"), draw_fade(0), draw_figure(0))
+    )
+    assert (disc.n_colours, disc.gradient_share) == (2, 0)
+    assert word.letters == 6
+    assert word.row_width > 0.9
+    assert word.text_likeness > 2 * max(disc.text_likeness, fade.text_likeness)
+    assert fade.gradient_share > 0.6
+    assert figure.complexity > 30 > 3 * disc.complexity
+    assert word.aspect_ratio > 3 > 1.1 > disc.aspect_ratio > 0.9
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (40, 2)])
+@pytest.mark.parametrize(("mode", "colour"), [("RGBA", (0, 0, 0, 0)), ("RGB", "white"), ("RGB", "red")])
+def test_blank_and_degenerate_images_are_measured_too(size, mode, colour):
+    proposal = propose_label(measure_logo(Image.new(mode, size, colour)))
+    assert sum(proposal.probabilities.values()) == pytest.approx(1)
+
+
+def test_the_samples_of_the_project_are_proposed_as_what_they_are_and_the_border_cases_less_surely():
+    found = [propose_label(measure_logo(load_image(path))) for path in sorted(SAMPLES.glob("*.png"))]
+    assert len(found) == 8
+    assert [proposal.label for proposal in found[:4]] == ["simple", "text", "gradient", "complex"]
+    assert max(found[5].confidence, found[6].confidence) < 0.9 < min(proposal.confidence for proposal in found[:4])
+
+
+def test_the_committed_curves_cover_all_measurements_and_the_classes_of_the_guide():
+    proposer = load_proposer()
+    assert proposer.classes == GUIDE_CLASSES
+    assert sorted(proposer.curves) == sorted(LogoMeasurements.__dataclass_fields__)
+    assert all((np.diff(knots) > 0).all() for knots, _ in proposer.curves.values())
+
+
+def make_set(folder: Path) -> Manifest:
+    """A manifest of the drawings above: three of each class to train, one each to validate and to test."""
+    truth = fill_unlabelled(folder, per_class=5)
+    split_of = {"0": "val", "1": "test"}
+    rows = [
+        LogoRow("files", "", name, name, label, split=split_of.get(name[1], "train")) for name, label in truth.items()
+    ]
+    return Manifest(tuple(rows), folder)
+
+
+def test_fitting_is_reproducible_and_learns_its_images(tmp_path):
+    manifest = make_set(tmp_path)
+    document = fit_proposer(manifest, tmp_path)
+    assert fit_proposer(manifest, tmp_path) == document
+    write_proposer(document, tmp_path / "proposal.json")
+    proposer = load_proposer(tmp_path / "proposal.json")
+    rows = manifest.split("train")
+    found = [propose_label(measure_logo(load_image(tmp_path / row.icon)), proposer).label for row in rows]
+    assert len(found) == 12
+    assert found == [row.label for row in rows]
+
+
+def test_proposal_accuracy_is_reported_with_its_uncertainty(tmp_path):
+    report = measure_proposal_accuracy(make_set(tmp_path), tmp_path)
+    assert list(report) == ["val", "test"]
+    for split in report.values():
+        assert split["images"] == 4
+        low, high = split["interval_95"]
+        assert low <= split["accuracy"] <= high
+        assert list(split["recall"]) == list(GUIDE_CLASSES)
+        assert sum(cell["images"] for cell in split["recall"].values()) == 4
+
+
+def test_the_wilson_interval_matches_published_values():
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, table I
+    assert wilson_interval(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
+    assert wilson_interval(0, 0) == (0.0, 1.0)

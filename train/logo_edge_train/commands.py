@@ -1,0 +1,123 @@
+"""The training verbs: `logo-edge data fetch|organize|describe` and `logo-edge train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from logo_edge.errors import MissingExtraError
+
+data = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True, help="Fetch, organize and describe labelled logos.")
+train = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+def need_torch() -> None:
+    """Raises MissingExtraError where the training stack is not installed."""
+    try:
+        import albumentations  # noqa: F401
+        import timm  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("train", error.name or "torch") from error
+
+
+@data.command(help="Fetch the pinned icon sets and render every logo that labels.csv and unlabelled.csv name.")
+def fetch() -> None:
+    from rich.progress import Progress
+
+    from logo_edge_train.fetch import fetch_logos
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("render logos", total=None)
+        result = fetch_logos(progress=lambda done, total: bar.update(task, completed=done, total=total))
+    typer.echo(f"{result.wanted:,} logos in {result.folder} ({result.rendered:,} rendered now)")
+
+
+@data.command(help="Print the folder that `fetch` renders to.")
+def where() -> None:
+    from logo_edge_train.fetch import renders_folder
+
+    typer.echo(renders_folder())
+
+
+@data.command(help="Sort a folder of images into a manifest: measure, propose labels, group near-duplicates, split.")
+def organize(
+    folder: Path = typer.Argument(..., metavar="DIR", help="Class folders of images, or unlabelled images."),
+    out: Path | None = typer.Option(None, "--out", help="The manifest to write; left out: DIR/manifest.csv."),
+    target_per_class: int | None = typer.Option(None, "--target-per-class", min=1, help="At most N logos per class."),
+    seed: int = typer.Option(0, "--seed", help="Of the split and the balancing."),
+) -> None:
+    from logo_edge_train.organize import organize_folder, print_report
+
+    manifest = out or folder / "manifest.csv"
+    print_report(organize_folder(folder, manifest, target_per_class=target_per_class, seed=seed))
+
+
+@data.command(help="Print, and plot, what is in a manifest.")
+def describe(
+    manifest: Path | None = typer.Argument(None, metavar="[MANIFEST]", help="Left out: the project's own labels.csv."),
+    plot: Path | None = typer.Option(None, "--plot", help="Write bars of splits and classes to this PNG."),
+    samples: Path | None = typer.Option(None, "--samples", help="Write a sheet of sample logos to this PNG."),
+    proposals: Path | None = typer.Option(
+        None, "--proposals", help="Measure `organize`'s label proposals against the labels; write JSON here."
+    ),
+) -> None:
+    from logo_edge.manifest import read_manifest
+    from logo_edge_train import describe as stage
+    from logo_edge_train.fetch import LABELS, renders_folder
+
+    rows = read_manifest(manifest or LABELS)
+    description = stage.describe_manifest(rows)
+    stage.print_description(description)
+    if plot:
+        stage.plot_description(description, plot)
+        typer.echo(f"wrote {plot}")
+    if samples:
+        stage.plot_samples(rows, renders_folder(), samples)
+        typer.echo(f"wrote {samples}")
+    if proposals:
+        from logo_edge_train.organize import measure_proposal_accuracy
+        from logo_edge_train.runs import write_json
+
+        figures = measure_proposal_accuracy(rows, renders_folder())
+        write_json(proposals, figures)
+        typer.echo(f"wrote {proposals}")
+
+
+@train.command(help="Train an ensemble of teachers on a manifest or a folder of logos. Interrupted, run it again.")
+def train_command(
+    source: Path | None = typer.Option(
+        None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
+    ),
+    recipe: str = typer.Option("cpu", "--recipe", help="smoke, cpu, full, or the path of a TOML file."),
+    out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The run's folder; left out: runs/RECIPE."),
+    override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. train.fit.epochs=5."),
+    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
+) -> None:
+    need_torch()
+    from logo_edge_train.fetch import LABELS, fetch_logos
+    from logo_edge_train.progress import FitProgress
+    from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.train import pick_device, train_ensemble
+
+    chosen = load_recipe(recipe, tuple(override))
+    if source is None:
+        fetch_logos()
+        source = LABELS
+    elif source.is_dir():
+        from logo_edge_train.organize import organize_folder, print_report
+
+        manifest = source / "manifest.csv"
+        if not manifest.exists():
+            print_report(organize_folder(source, manifest, target_per_class=None, seed=0))
+        source = manifest
+    folder = out or Path("runs") / chosen.name
+    with FitProgress() as progress:
+        run = train_ensemble(source, chosen, folder, device=pick_device(device), report=progress)
+    metrics = run.record["metrics"]["val"]
+    typer.echo(
+        f"{folder}: {len(run.record['members'])} teachers, together {metrics['accuracy']:.1%} on val "
+        f"({metrics['accuracy_sure']:.1%} on sure, worst class {metrics['worst_recall']:.1%}). "
+        f"Next: logo-edge compress {folder}"
+    )

@@ -1,0 +1,126 @@
+"""Labelled logos of a manifest -> tensors: uint8 views, soft labels, weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from logo_edge.errors import DatasetError
+from logo_edge.images import load_image
+from logo_edge.manifest import LogoRow, Manifest
+from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
+from logo_edge_train.augment import LogoAugmentation
+from logo_edge_train.recipe import AugmentConfig
+
+KEPT_SCALE = 1.5  # longer side of the images held in memory, in input sizes
+
+
+class LogoDataset(Dataset):
+    """Logos as (pixels, target, weight, position).
+
+    pixels: (S, S, 3) uint8; target: (K,) float32 summing to 1, or all 0 without a label; weight: float32 scalar.
+
+    With `augment`, item `epoch * len(rows) + i` is a random view of logo i that depends on (seed, epoch, i) alone, so
+    that an interrupted run sees the same views again; without, item i has the exact preprocessing of the runtime.
+    """
+
+    def __init__(
+        self, manifest: Manifest, rows: list[LogoRow], classes: tuple[str, ...], renders: Path, *, size_px: int,
+        augment: AugmentConfig | None = None, use_votes: bool = False, class_weight_power: float = 0.0, seed: int = 0,
+    ):  # fmt: skip
+        self.rows, self.classes, self.seed = rows, classes, seed
+        self.contract = InputContract(size_px)
+        self.augmentation = LogoAugmentation(augment, self.contract) if augment else None
+        self.targets = np.stack([soft_label(row, classes, use_votes) for row in rows]).astype(np.float32)  # (N, K)
+        self.weights = self.targets @ class_weights(rows, classes, class_weight_power) + (self.targets.sum(1) == 0)
+        kept_px = round(size_px * KEPT_SCALE) if augment else 0
+        self.images = load_images(manifest, rows, renders, kept_px=kept_px)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        epoch, index = divmod(position, len(self.rows))
+        image = self.images[index]
+        if self.augmentation:
+            seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]
+            pixels = self.augmentation(image.convert("RGBa") if image.mode != "RGBa" else image, int(seed))
+        else:
+            pixels = preprocess(image, self.contract)
+        return (
+            torch.from_numpy(np.array(pixels)),
+            torch.from_numpy(self.targets[index]),
+            torch.tensor(self.weights[index], dtype=torch.float32),
+            position,
+        )
+
+    @property
+    def hard_targets(self) -> np.ndarray:
+        """(N,) integers: the index of each row's label."""
+        return np.array([self.classes.index(row.label) for row in self.rows])
+
+    @property
+    def sure(self) -> np.ndarray:
+        return np.array([row.sure for row in self.rows], bool)
+
+
+def soft_label(row: LogoRow, classes: tuple[str, ...], use_votes: bool) -> np.ndarray:
+    """(K,) float64: the annotators' votes as shares, or the label alone; zeros where there is no label."""
+    target = np.zeros(len(classes))
+    votes = row.votes if use_votes and row.votes else (row.label,) if row.label else ()
+    for vote in votes:
+        if vote in classes:
+            target[classes.index(vote)] += 1 / len(votes)
+    return target / target.sum() if target.sum() else target
+
+
+def class_weights(rows: list[LogoRow], classes: tuple[str, ...], power: float) -> np.ndarray:
+    """(K,) float64: each class's count to the power -p, scaled so that the mean over the rows is 1."""
+    counts = Counter(row.label for row in rows if row.label)
+    if not counts:
+        return np.ones(len(classes))
+    weights = np.array([max(1, counts[name]) ** -power for name in classes])
+    return weights * sum(counts.values()) / sum(counts[name] * weight for name, weight in zip(classes, weights, strict=True))
+
+
+def check_classes(rows: list[LogoRow], classes: tuple[str, ...], split: str) -> None:
+    """Raises DatasetError where a split is empty or lacks a class."""
+    if not rows:
+        raise DatasetError(f"split {split!r} is empty; every one of train, val, calib and test needs logos of each class")
+    missing = sorted(set(classes) - {row.label for row in rows})
+    if missing:
+        raise DatasetError(f"split {split!r} has no logo of class {', '.join(missing)}; expected all of {', '.join(classes)}")
+
+
+def stratified_sample(rows: list[LogoRow], count: int, seed: int = 0) -> list[LogoRow]:
+    """About `count` rows, at least one per label, in equal shares of every label, order kept; all when count is 0."""
+    if not count or count >= len(rows):
+        return rows
+    order = np.random.default_rng(seed).permutation(len(rows))
+    share, kept = count / len(rows), set()
+    for label in sorted({row.label for row in rows}):
+        members = [index for index in order if rows[index].label == label]
+        kept.update(members[: max(1, round(len(members) * share))])
+    return [row for index, row in enumerate(rows) if index in kept]
+
+
+def load_images(manifest: Manifest, rows: list[LogoRow], renders: Path, *, kept_px: int = 0) -> list[Image.Image]:
+    """Each row's image in memory, as it is or, with `kept_px`, its longer side at most that."""
+
+    def load(row: LogoRow) -> Image.Image:
+        path = manifest.image_path(row, renders)
+        if not path.exists():
+            raise DatasetError(f"{path} is missing; run `logo-edge data fetch` (or mend the manifest's row {row.icon!r})")
+        image = load_image(path)
+        if kept_px and max(image.size) > kept_px:
+            image = image.resize(letterboxed_size(image.size, kept_px), Image.Resampling.BILINEAR, reducing_gap=3.0)
+        return image
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(load, rows))

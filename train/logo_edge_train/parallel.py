@@ -1,0 +1,61 @@
+"""Runs jobs side by side in processes of their own, their reports gathered in this one."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+PR_SET_PDEATHSIG = 1
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_side_by_side(function: Callable, jobs: list[tuple], report: Callable[[dict], None], *, workers: int) -> None:
+    """Calls `function(*job, report)` for each job; with several workers, each in a process with its share of the cores.
+
+    The first error of a job is raised here once the running ones have ended.
+    """
+    workers = min(workers, len(jobs), count_cores())
+    if workers <= 1:
+        for job in jobs:
+            function(*job, report)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        reports = manager.Queue()
+        listener = threading.Thread(target=_forward, args=(reports, report), daemon=True)
+        listener.start()
+        try:
+            with ProcessPoolExecutor(workers, context, _start_worker, (count_cores() // workers,)) as pool:
+                futures = [pool.submit(_call, function, job, reports) for job in jobs]
+                for future in as_completed(futures):
+                    future.result()
+        finally:
+            reports.put(None)
+            listener.join()
+
+
+def _forward(reports, report: Callable[[dict], None]) -> None:
+    while (item := reports.get()) is not None:
+        report(item)
+
+
+def _start_worker(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, threads))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a killed run leaves no worker behind
+
+
+def _call(function: Callable, job: tuple, reports) -> None:
+    function(*job, reports.put)

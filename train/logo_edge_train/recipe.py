@@ -1,0 +1,190 @@
+"""The recipe: one frozen dataclass per stage, read from one TOML file; the command line overrides single fields."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from logo_edge.errors import RecipeError
+
+BUILT_IN = Path(str(files("logo_edge_train") / "recipes"))
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How one network is fitted. Learning rates are per step of `batch_size` images, decayed by a cosine to 0."""
+
+    size_px: int = 128
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.05
+    class_weight_power: float = 0.5  # weight of a class: its count to the power -p, mean 1
+    use_votes: bool = True  # the annotators' votes as soft labels
+    ema_decay: float = 0.995
+    gradient_clip: float = 1.0
+    dropout: float = 0.2
+    frozen_blocks: int = -1  # stages after the stem that keep their ImageNet weights; -1: nothing is frozen
+    max_images: int = 0  # 0: all; else a stratified sample, for smoke runs
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Strengths of the class-preserving augmentation; every p is a probability."""
+
+    scale_min: float = 0.75
+    rotate_degrees: float = 8.0
+    p_rotate: float = 0.25
+    p_background: float = 0.15
+    p_colour: float = 0.5
+    hue_degrees: float = 180.0
+    p_low_resolution: float = 0.08
+    p_blur: float = 0.08
+    p_jpeg: float = 0.15
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The teachers: one member of the ensemble per entry of `models`, each with its own seed."""
+
+    models: tuple[str, ...] = ("tf_efficientnet_lite0", "tf_efficientnet_lite0")
+    pretrained: bool = True
+    seed: int = 0
+    fit: FitConfig = FitConfig()
+    augment: AugmentConfig = AugmentConfig()
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The students and how they learn from the ensemble (Hinton et al. 2015; Beyer et al. 2022 for long, matched views).
+
+    `students` are candidates, timm name @ input size in px; the best on val, after quantization and within
+    `max_size_mb`, is packed. `temperature` softens the teachers' targets; `hard_weight` is the share of the
+    annotators' labels in the loss on labelled logos; `p_mixup` the share of batches that are mixed before teachers and
+    student see them. With `start_from_teacher`, a student starts from the teacher of its own architecture, if any.
+    """
+
+    students: tuple[str, ...] = ("tf_efficientnet_lite0@128",)
+    max_size_mb: float = 4.0
+    pretrained: bool = True
+    temperature: float = 2.0
+    hard_weight: float = 0.1
+    p_mixup: float = 0.3
+    use_unlabelled: bool = True
+    start_from_teacher: bool = True
+    seed: int = 100
+    fit: FitConfig = FitConfig(epochs=6, batch_size=64)
+    augment: AugmentConfig = AugmentConfig()
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """Static INT8: which calibration methods are tried (the best on val wins) and on how many train images.
+
+    Weights are S8 per channel, activations U8. `reduce_range` keeps weights to 7 bits, so that CPUs without VNNI, whose
+    16-bit accumulation of U8 x S8 pairs saturates, compute the same logits as all others.
+    """
+
+    methods: tuple[str, ...] = ("minmax", "percentile", "entropy")
+    calibration_images: int = 512
+    reduce_range: bool = True
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Abstention: the least confidence at which the calib set's error among the answered is at most `target_risk`."""
+
+    target_risk: float = 0.03
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run depends on besides the data and the seed."""
+
+    name: str = "cpu"
+    description: str = ""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
+
+
+def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe of that name (smoke, cpu, full) or TOML file, with `section.key=value` overrides applied.
+
+    Raises RecipeError, naming the key, for an unknown key, a value of the wrong type or a missing file.
+    """
+    path = BUILT_IN / f"{name_or_path}.toml"
+    if not path.exists():
+        path = Path(name_or_path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(sorted(entry.stem for entry in BUILT_IN.glob("*.toml")))
+        raise RecipeError(f"no recipe {name_or_path!r}: expected one of {known}, or the path of a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    table.setdefault("name", path.stem)
+    for override in overrides:
+        _apply_override(table, override)
+    return recipe_from_dict(table)
+
+
+def recipe_from_dict(table: dict[str, Any]) -> Recipe:
+    """The recipe of a nested dict, as `dataclasses.asdict` gives it. Raises RecipeError naming the key."""
+    recipe = _build(Recipe, table, "")
+    for stage, config in (("train", recipe.train.fit), ("distill", recipe.distill.fit)):
+        for key in ("size_px", "epochs", "batch_size"):
+            if getattr(config, key) < 1:
+                raise RecipeError(f"{stage}.fit.{key} is {getattr(config, key)}; expected at least 1")
+    if not recipe.train.models:
+        raise RecipeError("train.models is empty; expected at least one timm model name")
+    return recipe
+
+
+def _build(kind: type, table: dict[str, Any], where: str):
+    if not isinstance(table, dict):
+        raise RecipeError(f"{where.rstrip('.') or 'recipe'} is {table!r}; expected a table")
+    hints = get_type_hints(kind)
+    known = {entry.name for entry in fields(kind)}
+    for key in table:
+        if key not in known:
+            raise RecipeError(f"unknown key {where}{key}; expected one of {', '.join(sorted(known))}")
+    values = {}
+    for key, value in table.items():
+        hint = hints[key]
+        values[key] = _build(hint, value, f"{where}{key}.") if is_dataclass(hint) else _check(hint, value, where + key)
+    return replace(kind(), **values)
+
+
+def _check(hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError(f"{where} is {value!r}; expected a list")
+        return tuple(_check(get_args(hint)[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise RecipeError(f"{where} is {value!r}; expected {hint.__name__}")
+    return value
+
+
+def _apply_override(table: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise RecipeError(f"override {override!r}; expected section.key=value, such as train.fit.epochs=5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"override {override!r}: {parent} is no table")
+    table[last] = value

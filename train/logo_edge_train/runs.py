@@ -1,0 +1,146 @@
+"""A run folder: run.json, the members' checkpoints and their logits on every labelled logo."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+
+from logo_edge.errors import RunError
+from logo_edge.manifest import Manifest
+from logo_edge_train.models import LogoNetwork
+from logo_edge_train.recipe import Recipe, recipe_from_dict
+
+FORMAT_VERSION = 1
+VERSIONED = ("logo-edge", "torch", "torchvision", "timm", "albumentations", "numpy", "pillow", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `train` leaves behind; `record` is run.json."""
+
+    folder: Path
+    record: dict
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.record["classes"])
+
+    @property
+    def recipe(self) -> Recipe:
+        return recipe_from_dict(self.record["recipe"])
+
+    @property
+    def manifest_path(self) -> Path:
+        return Path(self.record["manifest"])
+
+    def load_member(self, index: int) -> LogoNetwork:
+        """One teacher in evaluation mode. Raises RunError where its checkpoint is missing or changed."""
+        member = self.record["members"][index]
+        path = self.folder / member["file"]
+        if not path.exists() or file_hash(path) != member["sha256"]:
+            raise RunError(f"{path} is missing or not the file that run.json lists; train again with `logo-edge train`")
+        return load_network(path, member["model"], len(self.classes))
+
+    def member_logits(self, split: str) -> np.ndarray:
+        """(M, N, K) float32: each member's logits on the split's rows, in manifest order."""
+        return np.stack([load_arrays(self.folder / member["logits"])[split] for member in self.record["members"]])
+
+
+def read_run(folder: Path) -> Run:
+    """The finished run in `folder`. Raises RunError where there is none, or it is unfinished or of another format."""
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: {error}; expected the folder of a run, made by `logo-edge train`") from error
+    if record.get("format_version") != FORMAT_VERSION:
+        raise RunError(f"{path}: format_version {record.get('format_version')}; expected {FORMAT_VERSION}. Train again")
+    if record.get("status") != "finished":
+        raise RunError(f"{path}: the run is {record.get('status')}; finish it with `logo-edge train --out {folder}`")
+    return Run(folder, record)
+
+
+def write_run_record(folder: Path, record: dict) -> None:
+    """Writes run.json, whole or not at all."""
+    write_json(folder / "run.json", {"format_version": FORMAT_VERSION, **record})
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Writes indented JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def save_member(path: Path, network: torch.nn.Module) -> str:
+    """Writes the network's weights as float16 safetensors and gives the file's sha256.
+
+    Batch-norm statistics stay float32: their range may exceed that of float16.
+    """
+    tensors = {
+        key: (value.half() if value.ndim > 1 else value).detach().cpu().contiguous()
+        for key, value in network.state_dict().items()
+    }
+    part = path.with_suffix(".part")
+    save_file(tensors, part)
+    os.replace(part, path)
+    return file_hash(path)
+
+
+def load_network(path: Path, model: str, classes: int) -> LogoNetwork:
+    """The network of a checkpoint that `save_member` wrote, in evaluation mode, float32."""
+    network = LogoNetwork(model, classes)
+    tensors = load_file(path)
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    return network.eval()
+
+
+def save_logits(path: Path, logits: dict[str, np.ndarray]) -> None:
+    """Writes {split: (N, K) float32} as safetensors, whole or not at all."""
+    part = path.with_suffix(".part")
+    save_arrays({split: np.ascontiguousarray(array) for split, array in logits.items()}, part)
+    os.replace(part, path)
+
+
+def run_identity(recipe: Recipe, manifest: Manifest) -> dict:
+    """What must be equal for a run to be resumed: the training half of the recipe, and the data."""
+    identity = {"train": asdict(recipe.train), "data_hash": data_hash(manifest)}
+    return json.loads(json.dumps(identity))  # tuples as lists, as run.json has them
+
+
+def data_hash(manifest: Manifest) -> str:
+    """sha256 over the manifest's rows; for `files` rows the files' contents count as well."""
+    digest = hashlib.sha256()
+    for row in manifest.rows:
+        digest.update(repr(row).encode())
+        path = manifest.image_path(row, Path("/nonexistent"))
+        if path.exists():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every package that shapes a result."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

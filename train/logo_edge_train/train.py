@@ -1,0 +1,165 @@
+"""Labelled logos -> an ensemble of teachers in a run folder (`logo-edge train`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from logo_edge.errors import RunError
+from logo_edge.manifest import Manifest, read_manifest
+from logo_edge.metrics import softmax
+from logo_edge_train.dataset import LogoDataset, check_classes, stratified_sample
+from logo_edge_train.fetch import renders_folder
+from logo_edge_train.fit import fit, predict_logits, supervised_objective
+from logo_edge_train.models import LogoNetwork
+from logo_edge_train.parallel import count_cores, run_side_by_side
+from logo_edge_train.recipe import Recipe, TrainConfig
+from logo_edge_train.runs import (
+    Run,
+    file_hash,
+    read_run,
+    run_identity,
+    save_logits,
+    save_member,
+    versions,
+    write_json,
+    write_run_record,
+)
+
+
+def train_ensemble(
+    manifest_path: Path, recipe: Recipe, folder: Path, *, device: torch.device, report: Callable[[dict], None]
+) -> Run:
+    """Fits every member of the recipe that is not there yet and writes the run.
+
+    On CPUs the members are fitted side by side, each in a process of its own. Raises RunError where `folder` holds a
+    run of another recipe or other data, DatasetError where a split is empty or lacks a class.
+    """
+    manifest = read_manifest(manifest_path)
+    classes = manifest.classes
+    for split in ("train", "val", "calib"):
+        check_classes(manifest.split(split), classes, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = run_identity(recipe, manifest)
+    _refuse_other_run(folder, identity)
+    record = {
+        "status": "training", "identity": identity, "classes": list(classes), "manifest": str(manifest_path.resolve()),
+        "recipe": asdict(recipe), "versions": versions(), "device": _device_name(device),
+    }  # fmt: skip
+    write_run_record(folder, record)
+    jobs = [
+        (manifest_path, recipe.train, index, folder, str(device))
+        for index in range(len(recipe.train.models))
+        if not (folder / f"member-{index}.json").exists()
+    ]
+    run_side_by_side(fit_member, jobs, report, workers=len(jobs) if device.type == "cpu" else 1)
+    record["members"] = [
+        json.loads((folder / f"member-{index}.json").read_text()) for index in range(len(recipe.train.models))
+    ]
+    run = Run(folder, {**record, "status": "finished"})
+    write_run_record(folder, {**run.record, "metrics": {"val": ensemble_metrics(run, manifest, "val")}})
+    return read_run(folder)
+
+
+def fit_member(
+    manifest_path: Path, config: TrainConfig, index: int, folder: Path, device_name: str, report: Callable[[dict], None]
+) -> None:
+    """Fits teacher `index` and writes its checkpoint, its logits on every labelled split and its record."""
+    manifest, device = read_manifest(manifest_path), torch.device(device_name)
+    classes, model, seed = manifest.classes, config.models[index], config.seed + index
+    name = f"teacher {index + 1}/{len(config.models)} {model}"
+    report({"kind": "start", "name": name})
+    dataset = LogoDataset(
+        manifest, stratified_sample(manifest.split("train"), config.fit.max_images), classes, renders_folder(),
+        size_px=config.fit.size_px, augment=config.augment, use_votes=config.fit.use_votes,
+        class_weight_power=config.fit.class_weight_power, seed=seed,
+    )  # fmt: skip
+    evaluation = evaluation_sets(manifest, classes, config.fit.size_px)
+    torch.manual_seed(seed)
+    network = LogoNetwork(model, len(classes), dropout=config.fit.dropout, pretrained=config.pretrained)
+    checkpoint, logits, state = (folder / f"member-{index}.{kind}" for kind in ("safetensors", "logits", "state"))
+    network, history = fit(
+        network, dataset, supervised_objective(config.fit.label_smoothing), config.fit, state=state, seed=seed,
+        device=device, evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
+        loaders=count_cores() if device.type == "cuda" else 0,
+    )  # fmt: skip
+    sha256 = save_member(checkpoint, network)
+    save_logits(logits, {split: predict_logits(network, data, device) for split, data in evaluation.items()})
+    record = {"model": model, "seed": seed, "file": checkpoint.name, "sha256": sha256, "logits": logits.name,
+              "logits_sha256": file_hash(logits), "history": history}  # fmt: skip
+    write_json(folder / f"member-{index}.json", record)
+    state.unlink()
+
+
+def evaluation_sets(
+    manifest: Manifest, classes: tuple[str, ...], size_px: int, splits: tuple[str, ...] = ("val", "calib", "test")
+) -> dict[str, LogoDataset]:
+    """The splits as the runtime would see them; one without rows is left out."""
+    sets = {}
+    for split in splits:
+        if rows := manifest.split(split):
+            sets[split] = LogoDataset(manifest, rows, classes, renders_folder(), size_px=size_px)
+    return sets
+
+
+def accuracy_on(dataset: LogoDataset, device: torch.device) -> Callable[[torch.nn.Module], dict]:
+    """A function network -> {accuracy, accuracy_sure, worst_recall, nll} on the dataset, fractions of 1."""
+    targets, sure = dataset.hard_targets, dataset.sure
+
+    def evaluate(network: torch.nn.Module) -> dict:
+        return short_metrics(predict_logits(network, dataset, device), targets, sure)
+
+    return evaluate
+
+
+def short_metrics(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray) -> dict[str, float]:
+    """accuracy, accuracy_sure, worst_recall (fractions of 1) and nll (nats) of (N, K) logits."""
+    probabilities = softmax(logits)
+    correct = logits.argmax(1) == targets
+    return {
+        "accuracy": float(correct.mean()),
+        "accuracy_sure": float(correct[sure].mean()) if sure.any() else float("nan"),
+        "worst_recall": float(min(correct[targets == k].mean() for k in np.unique(targets))),
+        "nll": float(-np.log(np.maximum(probabilities[np.arange(len(targets)), targets], 1e-12)).mean()),
+    }
+
+
+def ensemble_logits(member_logits: np.ndarray) -> np.ndarray:
+    """(N, K): log of the members' mean probability. member_logits: (M, N, K). Lakshminarayanan 2017."""
+    return np.log(np.maximum(softmax(member_logits).mean(0), 1e-12)).astype(np.float32)
+
+
+def ensemble_metrics(run: Run, manifest: Manifest, split: str) -> dict[str, float]:
+    """The short metrics of the whole ensemble on one split."""
+    rows = manifest.split(split)
+    targets = np.array([run.classes.index(row.label) for row in rows])
+    return short_metrics(ensemble_logits(run.member_logits(split)), targets, np.array([row.sure for row in rows]))
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The named torch device, or the GPU where there is one. Raises RunError where it cannot be had."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise RunError(f"device {name!r} cannot be used: {error}; expected auto, cpu or cuda") from error
+    return torch.device(name)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _refuse_other_run(folder: Path, identity: dict) -> None:
+    path = folder / "run.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("identity") != identity:
+        raise RunError(
+            f"{folder} holds a run of another recipe or other data; give this one another folder (--out), "
+            "or remove that one"
+        )
