@@ -39,7 +39,9 @@ def bench_bundle(folder: Path | None, manifest: Manifest, images: Path, *, split
         raise DatasetError(f"split {split!r} has no labelled logos; expected a manifest with that split")
     unknown = sorted({row.label for row in rows} - set(classifier.labels))
     if unknown:
-        raise DatasetError(f"the manifest's classes {', '.join(unknown)} are not the bundle's: {', '.join(classifier.labels)}")
+        raise DatasetError(
+            f"the manifest's classes {', '.join(unknown)} are not the bundle's: {', '.join(classifier.labels)}"
+        )
     paths = [manifest.image_path(row, images) for row in rows]
     logits = np.concatenate([classifier.logits(classifier.read_pixels(path)[None]) for path in paths])
     targets = np.array([classifier.labels.index(row.label) for row in rows])

@@ -41,12 +41,16 @@ def _print_figures(figures: dict) -> None:
     rows = {"all": accuracy["accuracy"], "sure": accuracy["accuracy_sure"], **accuracy["recall"],
             "calibration error (bias-corrected)": accuracy["calibration_error_debiased"],
             "ECE less its bias": accuracy["ece_debiased"]}  # fmt: skip
-    typer.echo(f"{figures['bundle']}: {figures['size_bytes'] / 1e6:.2f} MB, {accuracy['count']} logos of {figures['split']}")
+    typer.echo(
+        f"{figures['bundle']}: {figures['size_bytes'] / 1e6:.2f} MB, {accuracy['count']} logos of {figures['split']}"
+    )
     for name, figure in rows.items():
         typer.echo(f"{name:>40}  {figure['value']:6.1%}  ({figure['low']:.1%} to {figure['high']:.1%})")
     for name, latency in figures["latency"].items():
         typer.echo(f"{name:>40}  {latency['p50_ms']:6.2f} ms  (p90 {latency['p90_ms']:.2f})")
     process = figures["process"]
-    typer.echo(f"{'logo-edge classify one.png':>40}  {process['classify_one_png_s']:6.2f} s   ({process['ratio']:.2f} x bare import)")
+    typer.echo(
+        f"{'logo-edge classify one.png':>40}  {process['classify_one_png_s']:6.2f} s   ({process['ratio']:.2f} x bare import)"
+    )
     if "install" in figures:
         typer.echo(f"{'base install':>40}  {figures['install']['megabytes']:6.0f} MB")

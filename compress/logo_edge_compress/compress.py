@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from logo_edge.bundle import Bundle, Calibration, ModelEntry
-from logo_edge.errors import VerificationError
+from logo_edge.bundle import Bundle, Calibration, ModelEntry, read_bundle
+from logo_edge.errors import BundleError, VerificationError
 from logo_edge.manifest import Manifest, read_manifest
 from logo_edge.metrics import softmax, summarize
 from logo_edge.preprocess import InputContract, preprocess
@@ -72,6 +74,10 @@ def compress(
     on val that fits `max_size_mb` is calibrated on calib and packed. test is only reported.
     """
     run = read_run(run_folder)
+    key = _cache_key(run, name)
+    if (packed := _packed_before(run.folder / "compress" / "report.json", key, out)) is not None:
+        say(f"{out} is up to date")
+        return packed
     manifest, recipe = read_manifest(run.manifest_path), run.recipe
     splits = {name: _split(run, manifest, name) for name in SPLITS if manifest.split(name)}
     work = run.folder / "compress"
@@ -93,7 +99,7 @@ def compress(
     summary = _summarize(stages, splits, run.classes)
     bundle = pack_bundle(_describe(run, chosen, calibration, summary, name), chosen.path, out)
     record = {
-        "run": run.folder.name, "recipe": recipe.name, "chosen": str(chosen.student.candidate), "method": chosen.method,
+        "key": key, "run": run.folder.name, "recipe": recipe.name, "chosen": str(chosen.student.candidate), "method": chosen.method,
         "bundle_bytes": bundle.size_bytes, "stages": summary, "candidates": _candidates(tried, splits["val"]),
         "abstention": _abstention(calibrated, splits, calibration), "versions": versions(),
     }  # fmt: skip
@@ -118,6 +124,26 @@ def choose(tried: list[Quantized], val: Split, max_size_mb: float) -> Quantized:
     return max(fitting, key=order)
 
 
+def _cache_key(run: Run, name: str) -> str:
+    """What a finished compression depends on: the teachers, the recipe, the name and every version."""
+    parts = {
+        "members": run.record["members"], "recipe": run.record["recipe"], "identity": run.record["identity"],
+        "name": name, "versions": versions(),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _packed_before(report: Path, key: str, out: Path) -> tuple[Bundle, dict] | None:
+    """The bundle at `out` and its report, where both are of this very key and the bundle is whole."""
+    if not report.exists() or (record := json.loads(report.read_text(encoding="utf-8"))).get("key") != key:
+        return None
+    try:
+        bundle = read_bundle(out)
+    except BundleError:
+        return None
+    return (bundle, record) if bundle.provenance.get("key") == key else None
+
+
 def _quantize_student(
     run: Run, manifest: Manifest, student: Student, folder: Path, config: QuantizeConfig, splits: dict[str, Split], say
 ) -> Quantized:
@@ -130,7 +156,9 @@ def _quantize_student(
     exported = export_onnx(student.network, size_px, folder / "student-fp32.onnx")
     with torch.no_grad():
         parent = {
-            name: np.concatenate([student.network(torch.from_numpy(part)).numpy() for part in np.array_split(images, 8)])
+            name: np.concatenate(
+                [student.network(torch.from_numpy(part)).numpy() for part in np.array_split(images, 8)]
+            )
             for name, images in pixels.items()
         }
     fp32 = _onnx_stage("FP32 ONNX", exported, pixels, parent["val"], EXPORTED)
@@ -239,7 +267,10 @@ def _abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration
         probabilities = softmax(stage.logits[name], calibration.temperature)
         answered = probabilities.max(1) >= calibration.abstain_below
         wrong = probabilities.argmax(1) != split.targets
-        found[name] = {"coverage": float(answered.mean()), "risk": float(wrong[answered].mean()) if answered.any() else 0.0}
+        found[name] = {
+            "coverage": float(answered.mean()),
+            "risk": float(wrong[answered].mean()) if answered.any() else 0.0,
+        }
     return {"threshold": calibration.abstain_below, **found}
 
 
@@ -250,7 +281,7 @@ def _describe(run: Run, chosen: Quantized, calibration: Calibration, summary: li
         name=name, labels=run.classes, model=ModelEntry("model.onnx", "int8", PIXELS, LOGITS),
         input=InputContract(candidate.size_px), calibration=calibration, files={},
         provenance={
-            "student": candidate.model, "recipe": run.recipe.name, "quantization": chosen.method,
+            "key": _cache_key(run, name), "student": candidate.model, "recipe": run.recipe.name, "quantization": chosen.method,
             "reduce_range": run.recipe.quantize.reduce_range, "data_hash": run.record["identity"]["data_hash"],
             "teachers": [member["model"] for member in run.record["members"]], "versions": versions(),
         },

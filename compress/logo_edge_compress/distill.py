@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from logo_edge.errors import RecipeError, RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
-from logo_edge_train.dataset import LogoDataset, stratified_sample
+from logo_edge_train.dataset import LogoDataset, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
 from logo_edge_train.fit import Objective, fit
 from logo_edge_train.models import LogoNetwork
@@ -38,7 +38,9 @@ class Candidate:
     def parse(cls, text: str) -> Candidate:
         model, _, size = text.partition("@")
         if not size.isdigit() or not model:
-            raise RecipeError(f"distill.students has {text!r}; expected name@size_px, such as mobilenetv4_conv_small@128")
+            raise RecipeError(
+                f"distill.students has {text!r}; expected name@size_px, such as mobilenetv4_conv_small@128"
+            )
         return cls(model, int(size))
 
     def __str__(self) -> str:
@@ -93,13 +95,14 @@ def distill(
 
 
 def transfer_rows(run: Run, manifest: Manifest, config: DistillConfig) -> list[LogoRow]:
-    """The train split and, if wanted, every logo that may be used without a label."""
+    """The train split and, if wanted, every logo that may be used without a label; no look-alike of a held-out logo."""
     rows = manifest.split("train")
     if config.use_unlabelled:
         rows = rows + manifest.unlabelled
         if run.manifest_path.name == LABELS.name and file_hash(run.manifest_path) == file_hash(LABELS):
             rows = rows + list(read_manifest(UNLABELLED).rows)
-    return stratified_sample(rows, config.fit.max_images)
+    left_out = find_lookalikes(manifest, rows, renders_folder())
+    return stratified_sample([row for row in rows if row not in left_out], config.fit.max_images)
 
 
 class Lesson:

@@ -72,21 +72,29 @@ def model_card(bundle: Bundle) -> str:
         ]  # fmt: skip
     return "\n".join(
         [
-            f"# {bundle.name}", "",
+            f"# {bundle.name}",
+            "",
             f"Tells {', '.join(bundle.labels)} apart. {provenance.get('student', '?')}, {bundle.model.precision}, "
             f"{bundle.input.size_px} px, temperature {bundle.calibration.temperature:.3f}; gives no label below "
-            f"{bundle.calibration.abstain_below:.1%} confidence.", "",
-            "## Made from", "",
+            f"{bundle.calibration.abstain_below:.1%} confidence.",
+            "",
+            "## Made from",
+            "",
             f"- recipe `{provenance.get('recipe', '?')}`; teachers: {', '.join(provenance.get('teachers', ())) or '?'}",
             f"- labelled logos: manifest with sha256 `{str(provenance.get('data_hash', '?'))[:16]}...`; temperature and "
             "threshold from its calib split, every choice from val, the figures below from splits that no choice saw, "
-            "where not named val", "",
-            "## Figures, with 95 % intervals", "", *lines,
-            "## Limits", "",
+            "where not named val",
+            "",
+            "## Figures, with 95 % intervals",
+            "",
+            *lines,
+            "## Limits",
+            "",
             "It sorts what is a logo already; it does not say whether a picture is one. Confidence is calibrated on "
             "logos like those of its manifest: on photographs, screenshots or damaged images it may be confidently "
-            "wrong. The marks that it was trained on belong to their owners and are not part of the bundle.", "",
-        ]  # fmt: skip
+            "wrong. The marks that it was trained on belong to their owners and are not part of the bundle.",
+            "",
+        ]
     )
 
 

@@ -27,7 +27,15 @@ def quantize_body(body: Path, pixels: np.ndarray, size_px: int, path: Path, *, m
     with `reduce_range` (see QuantizeConfig). ONNX Runtime, "Quantize ONNX models".
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns about its own defaults
-    overrides = {PLANES: [{"scale": np.array(1 / SCALE, np.float32), "zero_point": np.array(MEAN, np.uint8), "quant_type": QuantType.QUInt8}]}
+    overrides = {
+        PLANES: [
+            {
+                "scale": np.array(1 / SCALE, np.float32),
+                "zero_point": np.array(MEAN, np.uint8),
+                "quant_type": QuantType.QUInt8,
+            }
+        ]
+    }
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "quantized.onnx"
         quantize_static(

@@ -9,13 +9,15 @@ from rich.table import Table
 def print_stages(record: dict, console: Console | None = None) -> None:
     """Prints `compress`'s report, one table per split."""
     console = console or Console()
+    if not console.is_terminal:
+        console = Console(width=140)
     for split in ("val", "test"):
         if split not in record["stages"][0]:
             continue
         count = record["stages"][0][split]["count"]
         table = Table(title=f"{split}: {count} logos" + (" (for reports only)" if split == "test" else ""))
         labels = list(record["stages"][0][split]["recall"])
-        table.add_column("stage")
+        table.add_column("stage", no_wrap=True)
         for heading in ("all", "sure", *labels, "calib. error", "size MB", "p50 ms"):
             table.add_column(heading, justify="right")
         for stage in record["stages"]:

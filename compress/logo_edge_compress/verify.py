@@ -41,7 +41,9 @@ def compare_logits(parent: np.ndarray, artifact: np.ndarray) -> Parity:
     before, after = softmax(parent), softmax(artifact)
     divergence = (before * (np.log(np.maximum(before, 1e-12)) - np.log(np.maximum(after, 1e-12)))).sum(1)
     agreement = (parent.argmax(1) == artifact.argmax(1)).mean()
-    return Parity(float(difference.max()), float(difference.mean()), float(agreement), float(divergence.mean()), len(parent))
+    return Parity(
+        float(difference.max()), float(difference.mean()), float(agreement), float(divergence.mean()), len(parent)
+    )
 
 
 def verify(parent: np.ndarray, artifact: np.ndarray, tolerance: Tolerance, name: str) -> Parity:

@@ -158,9 +158,7 @@ def _open_session(bundle: Bundle, threads: int):
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # no core is burnt while idle
     try:
-        session = onnxruntime.InferenceSession(
-            str(bundle.model_path), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(str(bundle.model_path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
         raise BundleError(f"{bundle.model_path}: ONNX Runtime cannot load it: {error}") from error
     inputs = {entry.name: (entry.type, _any_batch(entry.shape)) for entry in session.get_inputs()}

@@ -39,8 +39,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train, compress and run small, calibrated logo classifiers.\n\n"
-    "Start with: logo-edge classify IMAGE.png",
+    help="Train, compress and run small, calibrated logo classifiers.\n\nStart with: logo-edge classify IMAGE.png",
 )
 
 

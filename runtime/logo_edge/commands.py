@@ -16,7 +16,29 @@ from logo_edge.errors import ImageError
 
 STDIN = "-"
 SUFFIXES = frozenset(
-    ".apng .avif .bmp .dib .gif .ico .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp".split()
+    [
+        ".apng",
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".ico",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".qoi",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
 )
 MAX_STDIN_BYTES = 256 * 1024 * 1024
 
@@ -47,7 +69,9 @@ def classify_command(
         names.append(name)
         sources.append(source)
     if not names and not missing:
-        typer.echo(f"logo-edge: no image found in {', '.join(paths)}; expected files such as .png, .jpg, .webp", err=True)
+        typer.echo(
+            f"logo-edge: no image found in {', '.join(paths)}; expected files such as .png, .jpg, .webp", err=True
+        )
         raise typer.Exit(1)
     failed = len(missing)
     results = zip(names, classifier.classify_many(sources, batch_size=1 if len(names) == 1 else 8), strict=True)
@@ -87,7 +111,9 @@ def info_command(
         "abstains below": f"{content.calibration.abstain_below:.3f} confidence",
     }
     if test := content.metrics.get("test"):
-        rows["test accuracy"] = f"{_share(test['accuracy'])} on all {test['count']}, {_share(test['accuracy_sure'])} on sure"
+        rows["test accuracy"] = (
+            f"{_share(test['accuracy'])} on all {test['count']}, {_share(test['accuracy_sure'])} on sure"
+        )
         rows["test recall"] = ", ".join(f"{label} {_share(recall)}" for label, recall in test["recall"].items())
         rows["calibration error"] = f"{_share(test['calibration_error_debiased'])} (bias-corrected)"
     if checked:

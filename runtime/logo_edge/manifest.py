@@ -73,7 +73,9 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
                 raise DatasetError(f"{path}: no column {', '.join(sorted(missing))}; expected {_columns()}")
             rows = tuple(_parse_row(path, reader.line_num, raw) for raw in reader)
     except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}; expected a manifest CSV with the columns {_columns()}") from error
+        raise DatasetError(
+            f"{path}: {error.strerror}; expected a manifest CSV with the columns {_columns()}"
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path}: not a UTF-8 CSV file ({error}); expected the columns {_columns()}") from error
     return Manifest(rows, path.parent)

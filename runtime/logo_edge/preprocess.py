@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 
-
 @dataclass(frozen=True)
 class InputContract:
     """What a model expects: RGB, uint8, NHWC, (B, size_px, size_px, 3), letterboxed.
@@ -85,10 +84,9 @@ def _shine_table(background: tuple[int, int, int]) -> np.ndarray:
 def pick_background(premultiplied: np.ndarray, contract: InputContract) -> tuple[int, int, int]:
     """The dark background where the ink is nearly white, else the light one (LABELING.md)."""
     red, green, blue, alpha = premultiplied.sum(axis=0, dtype=np.uint32).sum(axis=0).tolist()
-    if alpha == 0:
-        return contract.light_background
-    luminance = 255.0 * (0.299 * red + 0.587 * green + 0.114 * blue) / alpha
-    return contract.dark_background if luminance > contract.dark_above_luminance else contract.light_background
+    weighted = 255 * (299 * red + 587 * green + 114 * blue)  # integers: at the threshold, too, every machine agrees
+    is_light = weighted > 1000 * alpha * contract.dark_above_luminance
+    return contract.dark_background if is_light else contract.light_background
 
 
 def _border_colour(pixels: np.ndarray) -> np.ndarray:

@@ -49,7 +49,25 @@ def pixel(source, place=(1, 1)) -> tuple[int, ...]:
     return load_image(source).getpixel(place)
 
 
-MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16", "I", "F"]
+MODES = [
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "HSV",
+    "LAB",
+    "I;16",
+    "I",
+    "F",
+]
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 
 

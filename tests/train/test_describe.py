@@ -6,6 +6,9 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
+
 from logo_edge.errors import DatasetError
 from logo_edge.manifest import LogoRow, Manifest
 from logo_edge_train.describe import (
@@ -16,8 +19,6 @@ from logo_edge_train.describe import (
     plot_samples,
     print_description,
 )
-from PIL import Image
-from rich.console import Console
 
 
 def make_row(at: int, label: str, split: str, **changes) -> LogoRow:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
+
 from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
@@ -23,7 +25,6 @@ from logo_edge_train.organize import (
     split_by_group,
 )
 from logo_edge_train.propose import fit_proposer, load_proposer, wilson_interval, write_proposer
-from PIL import Image, ImageDraw, ImageFont
 
 SAMPLES = Path(__file__).parents[2] / "runtime" / "logo_edge" / "samples"
 GUIDE_CLASSES = ("complex", "gradient", "simple", "text")

@@ -21,7 +21,9 @@ class LogoAugmentation:
 
     def __init__(self, config: AugmentConfig, contract: InputContract):
         self.config, self.contract = config, contract
-        rotate = A.Rotate(limit=(-config.rotate_degrees, config.rotate_degrees), border_mode=0, fill=0, p=config.p_rotate)
+        rotate = A.Rotate(
+            limit=(-config.rotate_degrees, config.rotate_degrees), border_mode=0, fill=0, p=config.p_rotate
+        )
         hue = int(config.hue_degrees / 2)  # OpenCV's hue has 180 steps
         self.on_ink = A.Compose([rotate])
         self.on_colours = A.Compose(
@@ -76,7 +78,9 @@ class LogoAugmentation:
             solid = ink[ink[:, :, 3] > 250][:, :3].astype(np.int16)  # (N, 3)
             for _ in range(4):
                 colour = tuple(int(value) for value in random.integers(0, 256, 3))
-                close = (np.abs(solid - np.array(colour, np.int16)).sum(axis=1) < CLOSE_COLOUR).mean() if len(solid) else 0
+                close = (
+                    (np.abs(solid - np.array(colour, np.int16)).sum(axis=1) < CLOSE_COLOUR).mean() if len(solid) else 0
+                )
                 if close < MAX_HIDDEN_INK:
                     background = colour
                     break

@@ -8,7 +8,12 @@ import typer
 
 from logo_edge.errors import MissingExtraError
 
-data = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True, help="Fetch, organize and describe labelled logos.")
+data = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    help="Fetch, organize and describe labelled logos.",
+)
 train = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 

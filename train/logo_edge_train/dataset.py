@@ -18,6 +18,7 @@ from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
 from logo_edge_train.augment import LogoAugmentation
 from logo_edge_train.recipe import AugmentConfig
 
+LOOKALIKE = 0.97
 KEPT_SCALE = 1.5  # longer side of the images held in memory, in input sizes
 
 
@@ -86,16 +87,24 @@ def class_weights(rows: list[LogoRow], classes: tuple[str, ...], power: float) -
     if not counts:
         return np.ones(len(classes))
     weights = np.array([max(1, counts[name]) ** -power for name in classes])
-    return weights * sum(counts.values()) / sum(counts[name] * weight for name, weight in zip(classes, weights, strict=True))
+    return (
+        weights
+        * sum(counts.values())
+        / sum(counts[name] * weight for name, weight in zip(classes, weights, strict=True))
+    )
 
 
 def check_classes(rows: list[LogoRow], classes: tuple[str, ...], split: str) -> None:
     """Raises DatasetError where a split is empty or lacks a class."""
     if not rows:
-        raise DatasetError(f"split {split!r} is empty; every one of train, val, calib and test needs logos of each class")
+        raise DatasetError(
+            f"split {split!r} is empty; every one of train, val, calib and test needs logos of each class"
+        )
     missing = sorted(set(classes) - {row.label for row in rows})
     if missing:
-        raise DatasetError(f"split {split!r} has no logo of class {', '.join(missing)}; expected all of {', '.join(classes)}")
+        raise DatasetError(
+            f"split {split!r} has no logo of class {', '.join(missing)}; expected all of {', '.join(classes)}"
+        )
 
 
 def stratified_sample(rows: list[LogoRow], count: int, seed: int = 0) -> list[LogoRow]:
@@ -110,13 +119,35 @@ def stratified_sample(rows: list[LogoRow], count: int, seed: int = 0) -> list[Lo
     return [row for index, row in enumerate(rows) if index in kept]
 
 
+def find_lookalikes(manifest: Manifest, rows: list[LogoRow], renders: Path) -> set[LogoRow]:
+    """The rows whose drawing is nearly that of a val, calib or test logo; whoever learns from `rows` must leave them out.
+
+    Nearly: the correlation of their 32 px thumbnails, as the runtime would letterbox them, is above LOOKALIKE.
+    """
+    held_out = manifest.split("val", "calib", "test")
+    if not rows or not held_out:
+        return set()
+    close = thumbnails(manifest, rows, renders) @ thumbnails(manifest, held_out, renders).T > LOOKALIKE
+    return {row for row, found in zip(rows, close.any(axis=1), strict=True) if found}
+
+
+def thumbnails(manifest: Manifest, rows: list[LogoRow], renders: Path) -> np.ndarray:
+    """(N, 32 * 32 * 3) float32 of mean 0 and length 1: their dot products are correlations."""
+    pixels = [preprocess(image, InputContract(32)) for image in load_images(manifest, rows, renders)]
+    flat = np.stack(pixels).reshape(len(rows), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
 def load_images(manifest: Manifest, rows: list[LogoRow], renders: Path, *, kept_px: int = 0) -> list[Image.Image]:
     """Each row's image in memory, as it is or, with `kept_px`, its longer side at most that."""
 
     def load(row: LogoRow) -> Image.Image:
         path = manifest.image_path(row, renders)
         if not path.exists():
-            raise DatasetError(f"{path} is missing; run `logo-edge data fetch` (or mend the manifest's row {row.icon!r})")
+            raise DatasetError(
+                f"{path} is missing; run `logo-edge data fetch` (or mend the manifest's row {row.icon!r})"
+            )
         image = load_image(path)
         if kept_px and max(image.size) > kept_px:
             image = image.resize(letterboxed_size(image.size, kept_px), Image.Resampling.BILINEAR, reducing_gap=3.0)

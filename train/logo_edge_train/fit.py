@@ -62,7 +62,9 @@ def fit(
             loss = sum(losses.values())
             if not torch.isfinite(loss):
                 named = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
-                raise RunError(f"loss is not finite at epoch {epoch + 1}, step {step + 1} ({named}); lower learning_rate")
+                raise RunError(
+                    f"loss is not finite at epoch {epoch + 1}, step {step + 1} ({named}); lower learning_rate"
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
@@ -116,7 +118,9 @@ class _EpochSampler(Sampler):
         return self.kept * len(self.epochs)
 
 
-def _training_loader(dataset, config: FitConfig, steps: int, first: int, seed: int, collate, loaders: int) -> DataLoader:
+def _training_loader(
+    dataset, config: FitConfig, steps: int, first: int, seed: int, collate, loaders: int
+) -> DataLoader:
     kept = steps * config.batch_size if len(dataset) >= config.batch_size else len(dataset)
     sampler = _EpochSampler(len(dataset), kept, range(first, config.epochs), seed)
     return DataLoader(

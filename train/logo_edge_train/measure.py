@@ -11,8 +11,9 @@ from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
-from logo_edge.preprocess import InputContract, composite, letterboxed_size
 from PIL import Image
+
+from logo_edge.preprocess import InputContract, composite, letterboxed_size
 
 LONG_SIDE_PX = 160
 PAPER_LUMINANCE = 225.0  # an opaque image with a plain border lighter than this is a logo on paper

@@ -72,7 +72,9 @@ def load_imagenet_weights(backbone: nn.Module, name: str) -> None:
     target = backbone.state_dict()
     skipped = {"classifier.weight", "classifier.bias"}
     if len(source) != len(target):
-        raise RecipeError(f"{folder} holds {len(source)} tensors, timm's {name} {len(target)}; expected the same number")
+        raise RecipeError(
+            f"{folder} holds {len(source)} tensors, timm's {name} {len(target)}; expected the same number"
+        )
     loaded = {}
     for (source_key, tensor), (key, existing) in zip(source, target.items(), strict=True):
         if key in skipped:

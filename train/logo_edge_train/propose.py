@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest
-from PIL import Image
-
 from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_logo
 
 PROPOSER_FILE = Path(__file__).parent / "data" / "proposal.json"

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from logo_edge.errors import RunError
-from logo_edge.manifest import Manifest, read_manifest
+from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.metrics import softmax
-from logo_edge_train.dataset import LogoDataset, check_classes, stratified_sample
+from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
 from logo_edge_train.models import LogoNetwork
@@ -52,8 +52,10 @@ def train_ensemble(
         "recipe": asdict(recipe), "versions": versions(), "device": _device_name(device),
     }  # fmt: skip
     write_run_record(folder, record)
+    left_out = find_lookalikes(manifest, manifest.split("train"), renders_folder())
+    record["left_out"] = sorted(f"{row.package}/{row.icon}" for row in left_out)
     jobs = [
-        (manifest_path, recipe.train, index, folder, str(device))
+        (manifest_path, recipe.train, index, folder, str(device), left_out)
         for index in range(len(recipe.train.models))
         if not (folder / f"member-{index}.json").exists()
     ]
@@ -67,15 +69,26 @@ def train_ensemble(
 
 
 def fit_member(
-    manifest_path: Path, config: TrainConfig, index: int, folder: Path, device_name: str, report: Callable[[dict], None]
+    manifest_path: Path,
+    config: TrainConfig,
+    index: int,
+    folder: Path,
+    device_name: str,
+    left_out: set[LogoRow],
+    report: Callable[[dict], None],
 ) -> None:
-    """Fits teacher `index` and writes its checkpoint, its logits on every labelled split and its record."""
+    """Fits teacher `index` and writes its checkpoint, its logits on every labelled split and its record.
+
+    Rows of the train split that are in `left_out` are not learned from.
+    """
     manifest, device = read_manifest(manifest_path), torch.device(device_name)
     classes, model, seed = manifest.classes, config.models[index], config.seed + index
     name = f"teacher {index + 1}/{len(config.models)} {model}"
     report({"kind": "start", "name": name})
+    rows = [row for row in manifest.split("train") if row not in left_out]
+    rows = stratified_sample(rows, config.fit.max_images)
     dataset = LogoDataset(
-        manifest, stratified_sample(manifest.split("train"), config.fit.max_images), classes, renders_folder(),
+        manifest, rows, classes, renders_folder(),
         size_px=config.fit.size_px, augment=config.augment, use_votes=config.fit.use_votes,
         class_weight_power=config.fit.class_weight_power, seed=seed,
     )  # fmt: skip

@@ -1,0 +1,195 @@
+"""The one preprocessing: aspect kept, background by rule, within 1.5 levels of a slow reference in floats."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from logo_edge import InputContract, preprocess
+from logo_edge.preprocess import composite, letterboxed_size, pick_background
+
+CONTRACT = InputContract(size_px=64)
+WHITE, DARK = CONTRACT.light_background, CONTRACT.dark_background
+
+
+def drawing(width: int, height: int, seed: int, *, alpha: bool) -> Image.Image:
+    """A smooth random picture, with soft-edged holes where `alpha`."""
+    generator = np.random.default_rng(seed)
+    small = generator.integers(0, 256, (5, 6, 4), dtype=np.uint8)
+    image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+    if not alpha:
+        return image.convert("RGB")
+    levels = np.asarray(image.getchannel("A")).astype(int)
+    image.putalpha(Image.fromarray(np.clip(levels * 3 - 250, 0, 255).astype(np.uint8)))
+    return image
+
+
+def ink(colour: tuple[int, int, int], alpha: int = 255, size: tuple[int, int] = (40, 40)) -> Image.Image:
+    """A transparent image with a filled square in its middle."""
+    image = Image.new("RGBA", size, (0, 0, 0, 0))
+    width, height = size
+    image.paste((*colour, alpha), (width // 4, height // 4, width - width // 4, height - height // 4))
+    return image
+
+
+def triangle_weights(length: int, scaled: int) -> np.ndarray:
+    """(scaled, length) float64: the antialiased triangle filter, its support grown by the reduction."""
+    scale = length / scaled
+    support = max(scale, 1.0)
+    centres = (np.arange(scaled)[:, None] + 0.5) * scale
+    weights = np.maximum(0.0, 1 - np.abs(np.arange(length)[None] + 0.5 - centres) / support)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def reference(image: Image.Image, contract: InputContract, background: tuple[int, int, int] | None) -> np.ndarray:
+    """(S, S, 3) float64 of the same contract, in floats from end to end; the background is given, or the border's."""
+    size, (width, height) = contract.size_px, image.size
+    scaled = (
+        (size, max(1, round(height * size / width)))
+        if width >= height
+        else (max(1, round(width * size / height)), size)
+    )
+    pixels = np.asarray(image.convert("RGBA")).astype(np.float64) / 255  # (H, W, 4)
+    pixels[:, :, :3] *= pixels[:, :, 3:]
+    columns, rows = triangle_weights(width, scaled[0]), triangle_weights(height, scaled[1])
+    small = np.stack([rows @ pixels[:, :, band] @ columns.T for band in range(4)], axis=2)  # (h, w, 4)
+    if background is None:
+        edge = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])[:, :3]
+        background = tuple(np.median(edge, axis=0) * 255)
+    square = np.tile(np.array(background, np.float64), (size, size, 1))
+    left, top = (size - scaled[0]) // 2, (size - scaled[1]) // 2
+    inside = small[:, :, :3] * 255 + (1 - small[:, :, 3:]) * np.array(background)
+    square[top : top + scaled[1], left : left + scaled[0]] = inside
+    return square
+
+
+SIZES = [(64, 64), (200, 200), (31, 31), (150, 60), (60, 150), (300, 17), (7, 5), (64, 63), (1, 9)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_opaque_image_agrees_with_a_slow_reference_in_floats(size):
+    for seed in range(3):
+        image = drawing(*size, seed, alpha=False)
+        assert np.abs(preprocess(image, CONTRACT) - reference(image, CONTRACT, None)).max() <= 1.5
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_transparent_image_agrees_with_a_slow_reference_in_floats(size):
+    for seed in range(3):
+        image = drawing(*size, seed, alpha=True)
+        for light, dark in ((WHITE, DARK), ((250, 200, 10), (10, 60, 90))):
+            contract = InputContract(64, light, dark)
+            found = preprocess(image, contract)
+            off = min((np.abs(found - reference(image, contract, ground)) for ground in (light, dark)), key=np.max)
+            assert off.max() <= 2.5  # the bytes of colour and of alpha are both rounded on each of the two passes
+            assert (off > 1.5).mean() <= 0.005
+
+
+def test_the_composition_agrees_with_straight_alpha_in_floats():
+    for seed in range(5):
+        image = drawing(90, 70, seed, alpha=True)
+        found, background = composite(np.asarray(image.convert("RGBa")), CONTRACT)
+        straight = np.asarray(image).astype(np.float64)
+        alpha = straight[:, :, 3:] / 255
+        assert alpha.min() < 0.1 < 0.9 < alpha.max()
+        assert np.abs(found - (straight[:, :, :3] * alpha + (1 - alpha) * np.array(background))).max() <= 1.5
+
+
+@pytest.mark.parametrize("size_px", [8, 96, 128])
+@pytest.mark.parametrize("size", [(128, 128), (1, 1), (20000, 10), (10, 20000), (3, 2)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_every_image_becomes_a_square_of_bytes(size_px, size, mode):
+    pixels = preprocess(Image.new(mode, size, (200, 30, 60, 128)[: len(mode)]), InputContract(size_px))
+    assert (pixels.shape, pixels.dtype) == ((size_px, size_px, 3), np.uint8)
+    assert tuple(pixels[(size_px - 1) // 2, (size_px - 1) // 2]) == (
+        (200, 30, 60) if mode == "RGB" else (227, 142, 157)
+    )
+
+
+@pytest.mark.parametrize("size", [(200, 100), (100, 200), (90, 30), (30, 90), (641, 480), (20000, 10), (1, 3)])
+def test_letterboxing_keeps_the_aspect_and_centres_the_ink(size):
+    pixels = preprocess(Image.new("RGBA", size, (0, 0, 0, 254)), CONTRACT)
+    rows, columns = np.nonzero((pixels < 128).all(axis=2))
+    box = (int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+    assert max(box) == 64
+    assert min(box) == pytest.approx(max(1, 64 * min(size) / max(size)), abs=0.5)
+    assert abs((rows.min() + rows.max()) - 63) <= 1
+    assert abs((columns.min() + columns.max()) - 63) <= 1
+
+
+def test_the_longer_side_fills_the_square_and_no_side_vanishes():
+    cases = {(10, 10): (64, 64), (20, 10): (64, 32), (10, 20): (32, 64), (9999, 1): (64, 1), (1, 9999): (1, 64),
+             (1, 1): (64, 64), (3, 2): (64, 43)}  # fmt: skip
+    assert {size: letterboxed_size(size, 64) for size in cases} == cases
+
+
+@pytest.mark.parametrize(("grey", "background"), [(0, WHITE), (224, WHITE), (226, DARK), (255, DARK)])
+@pytest.mark.parametrize("alpha", [255, 120])
+def test_nearly_white_ink_is_laid_on_the_dark_background(grey, background, alpha):
+    pixels = preprocess(ink((grey, grey, grey), alpha), CONTRACT)
+    assert tuple(pixels[0, 0]) == background
+
+
+def test_the_threshold_itself_belongs_to_the_light_background():
+    contract = InputContract(64, dark_above_luminance=200.0)
+    assert tuple(preprocess(ink((200, 200, 200)), contract)[0, 0]) == contract.light_background
+    assert tuple(preprocess(ink((201, 201, 201)), contract)[0, 0]) == contract.dark_background
+
+
+def test_the_luminance_weighs_green_most_and_blue_least():
+    premultiplied = {name: np.full((2, 2, 4), (*colour, 255), np.uint8) for name, colour in
+                     {"yellow": (255, 255, 0), "cyan": (0, 255, 255), "magenta": (255, 0, 255)}.items()}  # fmt: skip
+    picked = {name: pick_background(pixels, CONTRACT) for name, pixels in premultiplied.items()}
+    assert picked == {"yellow": DARK, "cyan": WHITE, "magenta": WHITE}  # luminance 226, 179 and 105
+
+
+def test_the_ink_is_weighed_by_its_alpha_and_the_clear_part_not_at_all():
+    image = ink((255, 255, 255), 20)  # faint white ...
+    image.paste((0, 0, 0, 255), (18, 18, 22, 22))  # ... around a little solid black
+    assert tuple(preprocess(image, CONTRACT)[0, 0]) == WHITE
+    assert tuple(preprocess(ink((255, 255, 255), 20), CONTRACT)[0, 0]) == DARK
+
+
+def test_a_fully_transparent_image_is_the_light_background_whatever_its_hidden_colours():
+    for hidden in ((0, 0, 0, 0), (255, 255, 255, 0), (255, 0, 0, 0)):
+        assert (preprocess(Image.new("RGBA", (30, 12), hidden), CONTRACT) == WHITE).all()
+
+
+def test_the_colours_under_clear_pixels_do_not_bleed_into_the_ink():
+    images = [Image.new("RGBA", (90, 90), (*hidden, 0)) for hidden in ((0, 255, 0), (255, 0, 255))]
+    for image in images:
+        image.paste((30, 40, 50, 255), (20, 20, 71, 71))
+    first, second = (preprocess(image, CONTRACT) for image in images)
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("colour", [(255, 255, 255), (12, 80, 200), (0, 0, 0)])
+def test_an_opaque_image_is_letterboxed_in_the_colour_of_its_border(mode, colour):
+    image = Image.new(mode, (120, 40), colour)
+    image.paste((250, 120, 0), (40, 10, 80, 30))
+    pixels = preprocess(image, CONTRACT)
+    assert (pixels[:20] == colour).all()
+    assert (pixels[-20:] == colour).all()
+    assert tuple(pixels[32, 32]) == (250, 120, 0)
+
+
+def test_a_mark_that_touches_the_border_does_not_set_its_colour():
+    image = Image.new("RGB", (120, 40), (240, 240, 230))
+    image.paste((200, 0, 0), (30, 0, 60, 40))
+    assert (preprocess(image, CONTRACT)[:20] == (240, 240, 230)).all()
+
+
+def test_an_opaque_rgba_image_gives_what_its_rgb_gives():
+    for seed, size in enumerate(SIZES):
+        image = drawing(*size, seed, alpha=False)
+        assert np.array_equal(preprocess(image.convert("RGBA"), CONTRACT), preprocess(image, CONTRACT))
+
+
+def test_the_input_image_is_not_changed():
+    for alpha in (True, False):
+        image = drawing(64, 64, 1, alpha=alpha)
+        before = image.tobytes()
+        preprocess(image, CONTRACT)
+        assert image.tobytes() == before

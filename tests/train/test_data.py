@@ -1,0 +1,104 @@
+"""The project's own logos: complete, rendered, and no brand or near-duplicate on two sides."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from logo_edge.errors import DatasetError
+from logo_edge.manifest import read_manifest
+from logo_edge_train.dataset import LOOKALIKE, find_lookalikes, thumbnails
+from logo_edge_train.fetch import DATA, LABELS, UNLABELLED, fetch_logos, icon_svg, install_icon_sets, render_svg
+from logo_edge_train.runs import file_hash
+
+
+@pytest.fixture(scope="module")
+def renders():
+    return fetch_logos().folder
+
+
+def test_the_manifests_hold_every_logo_and_nothing_twice():
+    labelled, unlabelled = read_manifest(LABELS), read_manifest(UNLABELLED)
+    assert Counter(row.split for row in labelled.rows) == {"train": 2466, "val": 361, "calib": 345, "test": 531}
+    assert labelled.classes == ("complex", "gradient", "simple", "text")
+    assert len(unlabelled.rows) == 6369
+    names = [(row.package, row.icon) for row in labelled.rows + unlabelled.rows]
+    assert len(set(names)) == len(names) == 10072
+
+
+def test_no_group_stands_on_two_sides():
+    sides = defaultdict(set)
+    for row in read_manifest(LABELS).rows:
+        sides[row.group].add(row.split)
+    assert len(sides) > 1000
+    assert [group for group, splits in sides.items() if len(splits) > 1] == []
+
+
+@pytest.mark.slow
+def test_no_near_duplicate_drawing_stands_on_two_sides_of_what_is_learned_and_measured(renders):
+    manifest = read_manifest(LABELS)
+    left_out = find_lookalikes(manifest, manifest.split("train"), renders)
+    rows = [row for row in manifest.rows if row not in left_out]
+    flat, splits = thumbnails(manifest, rows, renders), np.array([row.split for row in rows])
+    close = np.argwhere(np.triu(flat @ flat.T > LOOKALIKE, k=1))
+    across = [(rows[a].icon, rows[b].icon) for a, b in close if splits[a] != splits[b]]
+    assert len(close) > 100, "the search itself must find the near-duplicates inside a split"
+    assert across == []
+    assert 1 <= len(left_out) <= 8, "labels.csv holds a few; many more would mean that the search is broken"
+
+
+@pytest.mark.slow
+def test_no_unlabelled_logo_looks_like_a_held_out_one(renders):
+    manifest, unlabelled = read_manifest(LABELS), read_manifest(UNLABELLED)
+    left_out = find_lookalikes(manifest, list(unlabelled.rows), renders)
+    assert len(left_out) <= 30, sorted(row.icon for row in left_out)
+
+
+def test_every_render_is_256_px_on_its_longer_side_with_alpha(renders):
+    manifest = read_manifest(LABELS)
+    checked = 0
+    for row in manifest.rows[::20]:
+        with Image.open(manifest.image_path(row, renders)) as image:
+            assert max(image.size) == 256
+            assert image.mode == "RGBA"
+            checked += 1
+    assert checked > 180
+
+
+def test_the_lock_file_pins_every_package_by_hash_and_names_no_host():
+    lock = json.loads((DATA / "package-lock.json").read_text())
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    assert len(packages) == 6
+    assert all(entry["integrity"].startswith("sha512-") for entry in packages.values())
+    assert "http" not in json.dumps(packages)
+
+
+def test_a_manifest_of_another_version_is_refused_by_name():
+    with pytest.raises(DatasetError, match=r"wants @iconify-json/logos 9\.9\.9, the lock file has 1\.2\.19"):
+        install_icon_sets([("@iconify-json/logos", "9.9.9")])
+
+
+def test_an_unknown_icon_is_refused_by_name():
+    with pytest.raises(DatasetError, match="no icon 'nobody'"):
+        icon_svg({"prefix": "logos", "icons": {}}, "nobody")
+
+
+def test_an_icon_keeps_its_own_box_and_gets_a_current_colour():
+    icon_set = {
+        "prefix": "x",
+        "height": 10,
+        "icons": {"a": {"body": '<path fill="currentColor"/>', "width": 40, "left": 3}},
+    }
+    svg = icon_svg(icon_set, "a")
+    assert 'viewBox="3 0 40 10"' in svg
+    assert "#111111" in svg
+    assert render_svg(svg)[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_packed_manifests_are_the_labelled_ground_truth():
+    assert file_hash(LABELS).startswith("8511cd3577229e15")
+    assert file_hash(UNLABELLED).startswith("9794141c2af7832f")
