@@ -48,7 +48,7 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Fitted on the artifact's own logits on the calib split: temperature > 0; below `abstain_below` no label is given."""
+    """Fitted on the artifact's own logits on the calib split: temperature > 0; no label below `abstain_below`."""
 
     temperature: float
     abstain_below: float
@@ -201,8 +201,8 @@ def _input_contract(table: dict) -> InputContract:
             raise ValueError(f"input.{key} is {table.get(key)!r}; this runtime reads {expected}")
     values = {key: value for key, value in table.items() if key not in fixed}
     for key in ("light_background", "dark_background"):
-        values[key] = tuple(int(value) for value in values[key])
-        if len(values[key]) != 3 or not all(0 <= value <= 255 for value in values[key]):
+        values[key] = tuple(_typed(values, key, list))
+        if len(values[key]) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in values[key]):
             raise ValueError(f"input.{key} is {values[key]}; expected three numbers from 0 to 255")
     return _entry(InputContract, "input", values)
 

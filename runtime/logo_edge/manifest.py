@@ -9,8 +9,8 @@ for images beside the manifest), `icon` (the key in the set, or the image's path
 from __future__ import annotations
 
 import csv
+import io
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -84,15 +84,15 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
 def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
     """Writes the rows as CSV, whole or not at all."""
     path = Path(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(LogoRow)], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**asdict(row), "votes": "|".join(row.votes), "sure": int(row.sure)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", newline="", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
-    ) as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(LogoRow)], lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({**asdict(row), "votes": "|".join(row.votes), "sure": int(row.sure)})
-    os.replace(file.name, path)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text.getvalue(), encoding="utf-8", newline="")
+    os.replace(part, path)
 
 
 def _parse_row(path: Path, line: int, raw: dict[str, str | None]) -> LogoRow:

@@ -53,7 +53,7 @@ def reference(image: Image.Image, contract: InputContract, background: tuple[int
     pixels = np.asarray(image.convert("RGBA")).astype(np.float64) / 255  # (H, W, 4)
     pixels[:, :, :3] *= pixels[:, :, 3:]
     columns, rows = triangle_weights(width, scaled[0]), triangle_weights(height, scaled[1])
-    small = np.stack([rows @ pixels[:, :, band] @ columns.T for band in range(4)], axis=2)  # (h, w, 4)
+    small = np.einsum("yh,hxc->yxc", rows, np.einsum("xw,hwc->hxc", columns, pixels))
     if background is None:
         edge = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])[:, :3]
         background = tuple(np.median(edge, axis=0) * 255)
@@ -131,10 +131,12 @@ def test_nearly_white_ink_is_laid_on_the_dark_background(grey, background, alpha
     assert tuple(pixels[0, 0]) == background
 
 
-def test_the_threshold_itself_belongs_to_the_light_background():
-    contract = InputContract(64, dark_above_luminance=200.0)
-    assert tuple(preprocess(ink((200, 200, 200)), contract)[0, 0]) == contract.light_background
-    assert tuple(preprocess(ink((201, 201, 201)), contract)[0, 0]) == contract.dark_background
+@pytest.mark.parametrize("threshold", [200.0, 225.0, 255.0])
+def test_the_threshold_itself_belongs_to_the_light_background(threshold):
+    contract = InputContract(64, dark_above_luminance=threshold)
+    grey = np.full((64, 64, 4), (threshold, threshold, threshold, 255), np.uint8)
+    assert pick_background(grey, contract) == WHITE
+    assert pick_background(grey, InputContract(64, dark_above_luminance=threshold - 0.01)) == DARK
 
 
 def test_the_luminance_weighs_green_most_and_blue_least():

@@ -27,6 +27,7 @@ __all__ = [
     "measure_proposal_accuracy",
     "organize_folder",
     "perceptual_hash",
+    "print_report",
     "propose_label",
     "split_by_group",
 ]
@@ -138,6 +139,36 @@ def organize_folder(
         near_duplicates=len(rows) - len(labels_of),
         mixed_groups=tuple(group for group, labels in labels_of.items() if len(labels) > 1),
     )
+
+
+def print_report(report: OrganizeReport) -> None:
+    """Prints what was found, what was left out and why, and what deserves a look."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, table = Console(highlight=False), Table(title=str(report.manifest))
+    labels = sorted({label for cells in report.counts.values() for label in cells})
+    for heading in ("split", *labels):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for split in (name for name in SPLITS if name in report.counts):
+        table.add_row(split, *(str(report.counts[split].get(label, 0)) for label in labels))
+    console.print(table)
+    console.print(
+        f"{report.labelled} labelled by their folders, {report.proposed} by proposal ({report.proposed_sure} sure)"
+    )
+    console.print(f"{report.groups} groups; {report.near_duplicates} near-duplicates kept on one side each")
+    remarks = {
+        "left out by balancing": report.left_out,
+        "skipped, no image": [f"{skipped.path}: {skipped.reason}" for skipped in report.skipped],
+        "without a label, left out": [str(path) for path in report.unlabelled],
+        "near-duplicates of different labels, have a look": list(report.mixed_groups),
+        "classes below the target": [f"{label}: {count}" for label, count in report.below_target.items()],
+    }
+    for remark, found in remarks.items():
+        if isinstance(found, int) and found:
+            console.print(f"{found} {remark}")
+        elif found:
+            console.print(f"{len(found)} {remark}:", *[f"  {line}" for line in found[:10]], sep="\n")
 
 
 def find_files(root: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from PIL import Image
 from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest
+from logo_edge.metrics import wilson_interval
 from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_logo
 
 PROPOSER_FILE = Path(__file__).parent / "data" / "proposal.json"
@@ -86,10 +87,10 @@ def measure_proposal_accuracy(manifest: Manifest, renders_dir: Path) -> dict:
         confidence = np.array([proposal.confidence for proposal in found])
         labels = np.array([row.label for row in rows])
         report[split] = {
-            **_share(right, "accuracy"),
+            "accuracy": _share(right),
             "mean_confidence": round(float(confidence.mean()), 4),
-            "recall": {name: _share(right[labels == name], "recall") for name in manifest.classes},
-            "confident": _share(right[confidence >= SURE_CONFIDENCE], "accuracy"),
+            "recall": {name: _share(right[labels == name]) for name in manifest.classes},
+            "confident": _share(right[confidence >= SURE_CONFIDENCE]),
         }
     return report
 
@@ -135,20 +136,8 @@ def _labelled(manifest: Manifest, split: str) -> list[LogoRow]:
     return rows
 
 
-def _share(right: np.ndarray, name: str) -> dict:
-    low, high = wilson_interval(int(right.sum()), len(right))
-    share = round(float(right.mean()), 4) if len(right) else None
-    return {"images": len(right), name: share, "interval_95": [round(low, 4), round(high, 4)]}
-
-
-def wilson_interval(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share; (0, 1) without trials. Wilson 1927."""
-    if trials == 0:
-        return 0.0, 1.0
-    share, weight = hits / trials, z * z / trials
-    centre = (share + weight / 2) / (1 + weight)
-    half = z * np.sqrt(share * (1 - share) / trials + weight / (4 * trials)) / (1 + weight)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+def _share(right: np.ndarray) -> dict:
+    return {**vars(wilson_interval(int(right.sum()), len(right))), "count": len(right)}
 
 
 def _measure_file(path: Path) -> LogoMeasurements:

@@ -1,0 +1,74 @@
+"""Runs `make train compress` in a clean clone and writes what it cost: seconds of each half, peak memory.
+
+    python benchmarks/measure_pipeline.py --recipe cpu --out benchmarks/results/cpu_pipeline.json
+
+Set-up, the fetch and the rendering of the logos are part of it: the clone has its own environment and cache. Memory is
+the sum of the resident sets of all its processes, sampled every 5 seconds; pages that they share count for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE_S = 5.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="cpu")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        environment = {**os.environ, "LOGO_EDGE_CACHE": str(Path(folder) / "cache")}
+        seconds, peak = {}, [0]
+        for target in ("train", "compress"):
+            start = time.perf_counter()
+            process = subprocess.Popen(["make", target, f"RECIPE={arguments.recipe}"], cwd=clone, env=environment)
+            watcher = threading.Thread(target=_watch, args=(process, peak))
+            watcher.start()
+            if process.wait():
+                raise SystemExit(f"make {target} ended with {process.returncode}")
+            watcher.join()
+            seconds[target] = time.perf_counter() - start
+        report = json.loads((clone / "runs" / arguments.recipe / "compress" / "report.json").read_text())
+    result = {
+        "recipe": arguments.recipe, "seconds": seconds, "minutes": sum(seconds.values()) / 60,
+        "peak_memory_gb": peak[0] / 1e9, "cores": os.cpu_count(), "test": report["stages"][-1]["test"],
+    }  # fmt: skip
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{result['minutes']:.0f} minutes, {result['peak_memory_gb']:.1f} GB")
+
+
+def _watch(process: subprocess.Popen, peak: list[int]) -> None:
+    while process.poll() is None:
+        peak[0] = max(peak[0], _resident_bytes(process.pid))
+        time.sleep(SAMPLE_S)
+
+
+def _resident_bytes(root: int) -> int:
+    """The summed resident sets of a process and all its descendants (Linux)."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,rss="], capture_output=True, text=True, check=True).stdout
+    parents, resident = {}, {}
+    for line in listing.splitlines():
+        pid, parent, rss = map(int, line.split())
+        parents[pid], resident[pid] = parent, rss * 1024
+    family, grown = {root}, True
+    while grown:
+        children = {pid for pid, parent in parents.items() if parent in family} - family
+        family |= children
+        grown = bool(children)
+    return sum(resident.get(pid, 0) for pid in family)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Writes the documents' tables from the committed results, or checks that they are those (`--check`).
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->` in README.md and docs/*.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    check, stale = "--check" in sys.argv[1:], []
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = document.read_text(encoding="utf-8")
+        fresh = TABLE.sub(lambda match: match[1] + TABLES[match[2]]() + "\n" + match[3], text)
+        if fresh != text and check:
+            stale.append(document.name)
+        elif fresh != text:
+            document.write_text(fresh, encoding="utf-8")
+    if stale:
+        sys.exit(f"{', '.join(stale)}: tables are not those of benchmarks/results; run python benchmarks/tables.py")
+
+
+def default_bundle() -> str:
+    """The default bundle's figures on the test split, against what it must reach."""
+    figures = read("default_bundle")
+    accuracy = figures["accuracy"]
+    rows = [
+        ["accuracy, all", share(accuracy["accuracy"]), ">= 93 %"],
+        ["accuracy, sure", share(accuracy["accuracy_sure"]), ">= 98 %"],
+        *([f"recall of `{label}`", share(recall), ">= 80 %"] for label, recall in accuracy["recall"].items()),
+        ["calibration error (RMS, bias-corrected)", share(accuracy["calibration_error_debiased"]), "<= 2 %"],
+        ["calibration error (ECE less its bias)", share(accuracy["ece_debiased"]), ""],
+        ["size on disk", f"{figures['size_bytes'] / 1e6:.2f} MB", "<= 4 MB"],
+    ]
+    return markdown(["test split", "measured (95 % interval)", "must reach"], rows)
+
+
+def default_latency() -> str:
+    """Latency, start-up and install size of the default bundle."""
+    figures = read("default_bundle")
+    latency, process = figures["latency"], figures["process"]
+    names = {
+        "inference": ("forward pass", ""),
+        "png_256px_end_to_end_pillow": ("256 px PNG, end to end, base install", "<= 2.5 ms"),
+        "png_256px_end_to_end_fast": ("256 px PNG, end to end, extra `fast`", "<= 1.5 ms"),
+        "jpeg_256px_end_to_end_pillow": ("256 px JPEG, end to end, base install", ""),
+        "jpeg_256px_end_to_end_fast": ("256 px JPEG, end to end, extra `fast`", ""),
+    }
+    rows = [[text, f"{latency[key]['p50_ms']:.2f} ms", goal] for key, (text, goal) in names.items() if key in latency]
+    rows.append(["`logo-edge classify one.png`, whole process", f"{process['classify_one_png_s']:.2f} s", "<= 0.30 s"])
+    rows.append(["bare `import numpy, onnxruntime`, same run", f"{process['bare_import_s']:.2f} s", "(0.10 to 0.15 s)"])
+    if "install" in figures:
+        rows.append(["base install, site-packages", f"{figures['install']['megabytes']:.0f} MB", "<= 220 MB"])
+    machine = figures["machine"]
+    note = f"\n\nMedians on one thread; {machine['cpu']} ({', '.join(machine['isa'])}), onnxruntime {machine['onnxruntime']}."
+    return markdown(["one thread", "median", "must reach"], rows) + note
+
+
+def stages() -> str:
+    """Every stage of the run that made the default bundle."""
+    rows = []
+    for stage in read("default_report")["stages"]:
+        figures = stage["test"]
+        rows.append(
+            [stage["stage"], short(figures["accuracy"]), short(figures["accuracy_sure"]),
+             *(short(recall) for recall in figures["recall"].values()),
+             short(figures["calibration_error_debiased"]), f"{stage['size_bytes'] / 1e6:.2f}",
+             f"{stage['latency']['p50_ms']:.2f}"]
+        )  # fmt: skip
+    labels = list(read("default_report")["stages"][0]["test"]["recall"])
+    return markdown(["stage (test split)", "all", "sure", *labels, "calib. error", "MB", "p50 ms"], rows)
+
+
+def proposals() -> str:
+    """How often `data organize` proposes the label that the annotators gave."""
+    figures = read("proposal_accuracy")
+    rows = []
+    for split in ("val", "test"):
+        if split in figures:
+            entry = figures[split]
+            rows.append([split, share(entry["accuracy"]), *(share(recall) for recall in entry["recall"].values())])
+    labels = list(figures["test"]["recall"])
+    return markdown(["split", "accuracy", *(f"recall of `{label}`" for label in labels)], rows)
+
+
+def demo() -> str:
+    """What `make demo` prints, from the vectors of the default bundle."""
+    bundle = ROOT / "runtime" / "logo_edge" / "default_bundle" / "vectors" / "vectors.json"
+    rows = [
+        [Path(vector["image"]).stem, vector["label"] or f"(unsure, best guess {vector['best_guess']})",
+         f"{vector['confidence']:.1%}"]
+        for vector in json.loads(bundle.read_text(encoding="utf-8"))["vectors"]
+    ]  # fmt: skip
+    return markdown(["drawing", "label", "confidence"], rows)
+
+
+TABLES = {
+    "demo": demo,
+    "default_bundle": default_bundle,
+    "default_latency": default_latency,
+    "stages": stages,
+    "proposals": proposals,
+}
+
+
+def read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def share(figure: dict) -> str:
+    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
+
+
+def short(figure: dict) -> str:
+    return f"{figure['value']:.1%}"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

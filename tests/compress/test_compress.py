@@ -1,0 +1,162 @@
+"""From a folder of drawings to a packed bundle, as a user runs it: organize, train, compress, classify."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from logo_edge import Classifier
+from logo_edge.errors import BundleError, RecipeError, VerificationError
+from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge_compress.compress import compress
+from logo_edge_compress.distill import Candidate, Lesson, resize_views
+from logo_edge_compress.table import print_stages
+from logo_edge_train.models import LogoNetwork
+from logo_edge_train.recipe import DistillConfig, recipe_from_dict
+from logo_edge_train.train import train_ensemble
+
+CPU = torch.device("cpu")
+MODEL = "mobilenetv3_small_050"
+RECIPE = {
+    "name": "tiny",
+    "train": {"models": [MODEL, MODEL], "pretrained": False,
+              "fit": {"size_px": 48, "epochs": 6, "batch_size": 8, "learning_rate": 3e-3}},
+    "distill": {"students": [f"{MODEL}@48"], "pretrained": False,
+                "fit": {"epochs": 4, "batch_size": 8, "learning_rate": 2e-3}},
+    "quantize": {"methods": ["minmax"], "calibration_images": 24},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Discs and bars, 20 of each for learning, and a trained and compressed run of them."""
+    folder, random, rows = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0), []
+    for label in ("disc", "bars"):
+        for index, split in enumerate(["train"] * 20 + ["val"] * 8 + ["calib"] * 8 + ["test"] * 8):
+            image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+            draw, colour = ImageDraw.Draw(image), (*random.integers(0, 200, 3).tolist(), 255)
+            if label == "disc":
+                left, top, size = random.integers((4, 4, 24), (20, 20, 40))
+                draw.ellipse((left, top, left + size, top + size), fill=colour)
+            else:
+                for left in range(int(random.integers(2, 8)), 60, 12):
+                    draw.rectangle((left, 6, left + 4, 58), fill=colour)
+            name = f"{label}-{index}.png"
+            image.save(folder / name)
+            rows.append(LogoRow(FILES, "", name, name, label, (label,), True, split))
+    rows += [LogoRow(FILES, "", f"disc-{index}.png") for index in range(4)]
+    write_manifest(folder / "manifest.csv", rows)
+    train_ensemble(folder / "manifest.csv", recipe_from_dict(RECIPE), folder / "run", device=CPU, report=lambda _: None)
+    compress_run(folder, folder / "bundle")
+    return folder
+
+
+def compress_run(folder, out, say=lambda _: None):
+    return compress(folder / "run", out, name="shapes", device=CPU, report=lambda _: None, say=say)
+
+
+def test_the_bundle_classifies_the_shapes_that_it_was_made_for(folder):
+    classifier = Classifier.load(folder / "bundle", self_test=True)
+    rows = read_manifest(folder / "manifest.csv").split("test")
+    right = sum(classifier.classify(folder / row.icon).best_guess == row.label for row in rows)
+    assert classifier.labels == ("bars", "disc")
+    assert len(rows) == 16
+    assert right >= 12
+
+
+def test_every_golden_vector_runs(folder):
+    assert Classifier.load(folder / "bundle").run_vectors() >= 8
+
+
+def test_the_report_has_every_stage_with_its_figures(folder, capsys):
+    record = json.loads((folder / "run" / "compress" / "report.json").read_text())
+    assert [stage["stage"] for stage in record["stages"]] == [
+        "2 teachers, PyTorch", "student, PyTorch", "FP32 ONNX", "INT8 ONNX", "INT8, calibrated",
+    ]  # fmt: skip
+    for stage in record["stages"]:
+        for split in ("val", "test"):
+            assert stage[split]["count"] == 16
+            assert 0 <= stage[split]["accuracy"]["low"] <= stage[split]["accuracy"]["high"] <= 1
+            assert set(stage[split]["recall"]) == {"bars", "disc"}
+        assert stage["size_bytes"] > 0
+        assert stage["latency"]["p50_ms"] > 0
+    assert record["candidates"][0]["student"] == f"{MODEL}@48"
+    print_stages(record)
+    assert "INT8, calibrated" in capsys.readouterr().out
+
+
+def test_the_temperature_comes_from_the_artifact_that_is_packed(folder):
+    bundle = Classifier.load(folder / "bundle").bundle
+    record = json.loads((folder / "run" / "compress" / "report.json").read_text())
+    assert bundle.calibration.temperature == record["stages"][-1]["temperature"] > 0
+    assert bundle.metrics["test"] == record["stages"][-1]["test"]
+    assert (bundle.folder / "card.md").read_text().startswith("# shapes")
+
+
+def test_a_finished_compression_is_not_done_again(folder):
+    said: list[str] = []
+    before = (folder / "bundle" / "bundle.json").stat().st_mtime_ns
+    compress_run(folder, folder / "bundle", said.append)
+    assert said == [f"{folder / 'bundle'} is up to date"]
+    assert (folder / "bundle" / "bundle.json").stat().st_mtime_ns == before
+
+
+def test_a_damaged_bundle_is_packed_again_from_the_same_student(folder):
+    damaged = folder / "bundle" / "model.onnx"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(BundleError):
+        Classifier.load(folder / "bundle")
+    compress_run(folder, folder / "bundle")
+    assert Classifier.load(folder / "bundle").run_vectors() >= 8
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(folder):
+    (folder / "mine").mkdir(exist_ok=True)
+    (folder / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BundleError, match="is no bundle"):
+        compress_run(folder, folder / "mine")
+    assert (folder / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_student_that_is_too_large_is_refused_with_its_size(folder, tmp_path):
+    record = json.loads((folder / "run" / "run.json").read_text())
+    record["recipe"]["distill"]["max_size_mb"] = 0.01
+    changed = tmp_path / "run"
+    changed.mkdir()
+    for path in (folder / "run").iterdir():
+        if path.is_file():
+            (changed / path.name).write_bytes(path.read_bytes())
+    (changed / "run.json").write_text(json.dumps(record))
+    with pytest.raises(VerificationError, match=r"no student fits distill\.max_size_mb = 0\.01"):
+        compress(changed, tmp_path / "out", name="x", device=CPU, report=lambda _: None, say=lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_candidate_without_a_size_is_refused():
+    with pytest.raises(RecipeError, match="expected name@size_px"):
+        Candidate.parse("mobilenetv4_conv_small")
+
+
+def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice_is_the_same_lesson():
+    torch.manual_seed(0)
+    teachers = [LogoNetwork(MODEL, 3).eval() for _ in range(2)]
+    lesson = Lesson(teachers, 48, 32, DistillConfig(p_mixup=1.0, temperature=2.0))
+    pixels = torch.randint(0, 256, (4, 48, 48, 3), dtype=torch.uint8)
+    batch = (pixels, torch.eye(3)[[0, 1, 2, 0]], torch.ones(4), torch.tensor([7, 8, 9, 10]))
+    views, soft, votes = lesson.teach(*batch)
+    again = lesson.teach(*batch)
+    assert views.shape == (4, 32, 32, 3)
+    assert torch.allclose(soft.sum(1), torch.ones(4), atol=1e-5)
+    assert torch.allclose(votes.sum(1), torch.ones(4), atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip((views, soft, votes), again, strict=True))
+
+
+def test_views_are_resized_with_antialiasing():
+    board = torch.zeros(1, 64, 64, 3)
+    board[:, ::2] = 255.0
+    assert (resize_views(board, 16)[:, 2:-2] - 127.5).abs().max() < 20
+    assert resize_views(board, 64) is board

@@ -1,0 +1,280 @@
+"""A bundle reads back as it was written; one that is damaged, foreign or tampered with stops at load, with the reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from logo_edge import BundleError, Classifier, read_bundle
+from logo_edge.bundle import RECORD, VECTORS, list_files, write_bundle_record
+
+FILES = ["card.md", "model.onnx", "vectors/0.png", "vectors/1.png", "vectors/2.png", "vectors/vectors.json"]
+MISSING = object()
+
+
+def read_record(folder: Path) -> dict:
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+
+
+def change_record(folder: Path, *keys: str, value) -> None:
+    """Sets, or with MISSING removes, one field of bundle.json, named by its path of keys."""
+    record = table = read_record(folder)
+    for key in keys[:-1]:
+        table = table[key]
+    if value is MISSING:
+        del table[keys[-1]]
+    else:
+        table[keys[-1]] = value
+    (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
+
+
+def relist(folder: Path) -> None:
+    """Brings the hashes in bundle.json up to date, as someone would who packs a wrong file."""
+    files = {
+        name: {"sha256": entry.sha256, "size_bytes": entry.size_bytes} for name, entry in list_files(folder).items()
+    }
+    change_record(folder, "files", value=files)
+
+
+def test_a_bundle_reads_back_as_it_was_written(fake_bundle):
+    folder = fake_bundle(labels=("été", "b"), temperature=1.25, abstain_below=0.4, size_px=24)
+    bundle = read_bundle(folder)
+    text = (folder / RECORD).read_text(encoding="utf-8")
+    assert (bundle.labels, bundle.input.size_px, bundle.folder) == (("été", "b"), 24, folder)
+    assert (bundle.calibration.temperature, bundle.calibration.abstain_below) == (1.25, 0.4)
+    assert sorted(bundle.files) == [name for name in FILES if name != "vectors/2.png"]
+    assert bundle.size_bytes == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    write_bundle_record(bundle)
+    assert (folder / RECORD).read_text(encoding="utf-8") == text
+    assert read_bundle(str(folder)).files == bundle.files
+
+
+def test_the_listed_files_carry_their_size_and_hash(fake_bundle):
+    folder = fake_bundle()
+    listed = read_bundle(folder).files
+    assert sorted(listed) == FILES
+    for name, entry in listed.items():
+        data = (folder / name).read_bytes()
+        assert (entry.size_bytes, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_changed_byte_in_any_file_is_refused(fake_bundle, name, place):
+    folder = fake_bundle()
+    data = bytearray((folder / name).read_bytes())
+    data[place] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name}: not the file that was packed"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_or_truncated_file_is_refused(fake_bundle, name):
+    folder = fake_bundle()
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[:-1])
+    with pytest.raises(BundleError, match=f"{name}: not the file that was packed"):
+        read_bundle(folder)
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=f"{name}: No such file"):
+        read_bundle(folder)
+
+
+def test_no_bundle_at_all_is_refused_with_what_was_expected(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "absent", tmp_path / "file"):
+        with pytest.raises(BundleError, match="expected a bundle's folder, made by `logo-edge compress`"):
+            read_bundle(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": ', "no json", "\ud800"])
+def test_a_record_that_is_no_json_is_refused(fake_bundle, text):
+    folder = fake_bundle()
+    (folder / RECORD).write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(BundleError, match=r"bundle.json: not JSON"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("record", [None, 3, "text", [], {}, {"format": "other"}, {"format": ["logo-edge-bundle"]}])
+def test_json_of_another_kind_is_refused(fake_bundle, record):
+    folder = fake_bundle()
+    (folder / RECORD).write_text(json.dumps(record))
+    with pytest.raises(BundleError, match="no logo-edge bundle; expected"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("version", [2, 99, 0, "1", None, [1], MISSING])
+def test_another_format_version_is_refused_with_what_to_do(fake_bundle, version):
+    folder = fake_bundle()
+    change_record(folder, "format_version", value=version)
+    with pytest.raises(BundleError, match=r"format_version .*this runtime reads 1. Repack it"):
+        read_bundle(folder)
+
+
+COLOURS = (("input", "light_background"), ("input", "dark_background"))
+FIXED = (("input", "layout"), ("input", "dtype"), ("input", "colour"))
+TEXTS = (("name",), ("model", "file"), ("model", "precision"))
+DEFAULTED = (("model", "input_name"), ("model", "output_name"))  # what an older writer may have left out
+NUMBERS = (("calibration", "temperature"), ("calibration", "abstain_below"))
+TABLES = (("model",), ("input",), ("calibration",), ("files",), ("provenance",), ("metrics",))
+ENTRY = ("files", "card.md")
+REQUIRED = [*TABLES, *TEXTS, *NUMBERS, *COLOURS, *FIXED, ("labels",), (*ENTRY, "sha256"), (*ENTRY, "size_bytes")]
+WRONG = [
+    *((keys, value) for keys in (*TEXTS, *DEFAULTED, (*ENTRY, "sha256")) for value in (None, 5, True, ["a"], {"a": 1})),
+    *((keys, value) for keys in (*NUMBERS, ("input", "dark_above_luminance")) for value in (None, "1", True, [1], {})),
+    *((keys, value) for keys in (("input", "size_px"), (*ENTRY, "size_bytes")) for value in (None, "8", True, 8.5, [])),
+    *((keys, value) for keys in TABLES for value in (None, 5, "text", [], [["file", "model.onnx"]])),
+    *((keys, value) for keys in COLOURS for value in (None, 5, "123", [1, 2], [1, 2, 256], [-1, 0, 0], [1, 2, 0.5], {})),
+    *((keys, value) for keys in FIXED for value in (None, "NCHW", "float32", "BGR")),
+    *((("labels",), value) for value in (None, "ab", 5, {"a": 1}, [], ["a"], [1, 2, 3], [["a"], "b", "c"], ["", "b", "c"])),
+    *((ENTRY, value) for value in (None, 5, "text", [])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", REQUIRED, ids=".".join)
+def test_a_record_without_a_field_is_refused_with_its_name(fake_bundle, keys):
+    folder = fake_bundle()
+    change_record(folder, *keys, value=MISSING)
+    with pytest.raises(BundleError, match=rf"bundle.json: .*{keys[-1]}"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"), WRONG, ids=lambda part: ".".join(part) if isinstance(part, tuple) else repr(part)
+)
+def test_a_field_of_the_wrong_type_is_refused_with_its_name(fake_bundle, keys, value):
+    folder = fake_bundle()
+    change_record(folder, *keys, value=value)
+    with pytest.raises(BundleError, match=rf"bundle.json: .*{keys[-1]}"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("table", ["model", "input", "calibration"])
+def test_a_field_that_no_reader_knows_is_refused_with_its_name(fake_bundle, table):
+    folder = fake_bundle()
+    change_record(folder, table, "surprise", value=1)
+    with pytest.raises(BundleError, match="surprise"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("labels", [["a", "a", "b"], ["a"], []])
+def test_labels_must_be_at_least_two_different_names(fake_bundle, labels):
+    folder = fake_bundle()
+    change_record(folder, "labels", value=labels)
+    with pytest.raises(BundleError, match="labels: expected at least two different names"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("temperature", 0), ("temperature", -1.0), ("temperature", float("nan")), ("temperature", float("inf")),
+     ("abstain_below", -0.1), ("abstain_below", 1.1), ("abstain_below", float("nan"))],
+)  # fmt: skip
+def test_an_impossible_calibration_is_refused(fake_bundle, key, value):
+    folder = fake_bundle()
+    change_record(folder, "calibration", key, value=value)
+    with pytest.raises(BundleError, match="calibration: expected a temperature above 0 and a threshold from 0 to 1"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("size_px", [7, 4097, -128, 0])
+def test_an_impossible_input_size_is_refused(fake_bundle, size_px):
+    folder = fake_bundle()
+    change_record(folder, "input", "size_px", value=size_px)
+    with pytest.raises(BundleError, match="size_px from 8 to 4096"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["../card.md", "/etc/hostname", "vectors/../../card.md", "..\\card.md", "nul\0", ".."])
+def test_a_path_that_leaves_the_bundle_is_refused_unread(fake_bundle, name):
+    folder = fake_bundle()
+    (folder.parent / "card.md").write_bytes((folder / "card.md").read_bytes())
+    change_record(folder, "files", name, value=read_record(folder)["files"]["card.md"])
+    with pytest.raises(BundleError, match="a path is absolute or leads upwards"):
+        read_bundle(folder)
+
+
+def test_a_link_out_of_the_bundle_or_to_itself_is_refused(fake_bundle):
+    folder = fake_bundle()
+    card = folder / "card.md"
+    card.rename(folder.parent / "card.md")
+    card.symlink_to(folder.parent / "card.md")
+    with pytest.raises(BundleError, match="'card.md' leads out of the bundle"):
+        read_bundle(folder)
+    card.unlink()
+    card.symlink_to(card)
+    with pytest.raises(BundleError, match="card.md"):
+        read_bundle(folder)
+
+
+def test_a_bundle_may_itself_be_reached_through_a_link(fake_bundle, tmp_path):
+    (tmp_path / "link").symlink_to(fake_bundle())
+    assert Classifier.load(tmp_path / "link", self_test=True).labels
+
+
+def test_a_model_that_is_not_listed_is_refused(fake_bundle):
+    folder = fake_bundle()
+    change_record(folder, "model", "file", value="other.onnx")
+    with pytest.raises(BundleError, match="expected 'other.onnx' among them"):
+        read_bundle(folder)
+
+
+MISFITS = {
+    "input size": ({"size_px": 17}, "reads .*17.*bundle.json says 'pixels', uint8"),
+    "input name": ({"input_name": "image"}, "reads .*image"),
+    "input type": ({"input_type": "FLOAT"}, r"reads .*tensor\(float\)"),
+    "fixed batch": ({"batch": 1}, r"reads .*\[1, 16, 16, 3\]"),
+    "number of classes": ({"classes": 4}, r"gives .*\[4\].*3 classes"),
+    "output name": ({"output_name": "scores"}, "gives .*scores.*'logits'"),
+    "output type": ({"output_type": "INT64"}, r"gives .*tensor\(int64\).*float32"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_model_that_does_not_fit_its_record_stops_at_load(fake_bundle, fake_model, misfit):
+    options, message = MISFITS[misfit]
+    folder = fake_bundle(model=fake_model(**options))
+    with pytest.raises(BundleError, match=f"model.onnx: {message}.*Pack the bundle anew"):
+        Classifier.load(folder)
+
+
+@pytest.mark.parametrize("data", [b"no model", b"", bytes(1000)])
+def test_a_model_that_is_no_onnx_stops_at_load(fake_bundle, data):
+    folder = fake_bundle()
+    (folder / "model.onnx").write_bytes(data)
+    relist(folder)
+    with pytest.raises(BundleError, match="model.onnx: ONNX Runtime cannot load it"):
+        Classifier.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"logits": [0.0, 0.0, 6.0]}, "golden vector 0.png gives red with logits off by 6; expected red"),
+     ({"logits": [6.06, 0.0, 0.0]}, "off by 0.06"), ({"best_guess": "blue"}, "gives red .*expected blue"),
+     ({"logits": [6.0, 0.0]}, "off by nan"), ({"logits": [float("nan"), 0.0, 0.0]}, "off by nan"),
+     ({"logits": "x"}, "vectors.json: cannot be read"), ({"image": None}, "vectors.json: cannot be read")],
+)  # fmt: skip
+def test_golden_vectors_that_disagree_are_refused(fake_bundle, change, message):
+    folder = fake_bundle()
+    vectors = json.loads((folder / VECTORS).read_text())["vectors"]
+    vectors[0] |= change
+    (folder / VECTORS).write_text(json.dumps({"vectors": vectors}))
+    relist(folder)
+    assert Classifier.load(folder).labels  # they are looked at only when asked for
+    with pytest.raises(BundleError, match=message):
+        Classifier.load(folder, self_test=True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"vectors": []}', '{"vectors": [{}]}', '{"vectors": 5}', None])
+def test_a_bundle_without_golden_vectors_fails_its_self_test(fake_bundle, text):
+    folder = fake_bundle()
+    (folder / VECTORS).unlink()
+    if text is not None:
+        (folder / VECTORS).write_text(text)
+    relist(folder)
+    with pytest.raises(BundleError, match=r"vectors.json: .*pack the bundle anew"):
+        Classifier.load(folder, self_test=True)

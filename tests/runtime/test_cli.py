@@ -1,0 +1,228 @@
+"""`logo-edge classify` and `logo-edge info`: what they print, where, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from logo_edge import commands
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
+SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
+
+
+@pytest.fixture
+def bundle(fake_bundle) -> Path:
+    return fake_bundle()
+
+
+@pytest.fixture
+def logos(tmp_path) -> Path:
+    """A folder with one image of each colour, one of them in a folder below and with a capital suffix."""
+    folder = tmp_path / "logos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("red.png", "green.webp", "more/BLUE.PNG", "more/grey.png"):
+        Image.new("RGB", (30, 20), COLOURS[Path(name).stem.lower()]).save(folder / name, lossless=True)
+    return folder
+
+
+def classify(bundle: Path, *arguments, stdin: bytes | None = None) -> Result:
+    """The verb run within this process."""
+    return CliRunner().invoke(commands.classify, ["--bundle", str(bundle), *map(str, arguments)], input=stdin)
+
+
+def run(*arguments, stdin: bytes = b"", code: str = SHELL) -> subprocess.CompletedProcess:
+    """The command as a shell runs it."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
+
+
+def test_the_table_has_one_line_for_each_image(bundle, logos):
+    result = classify(bundle, logos / "red.png", logos / "more" / "grey.png")
+    header, red, grey = result.stdout.splitlines()
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert header.split() == ["image", "label", "confidence"]
+    assert red.split() == [str(logos / "red.png"), "red", "99.5%"]
+    assert "(unsure)" in grey
+    assert "best guess: red" in grey
+
+
+def test_json_is_one_array_in_the_order_of_the_arguments(bundle, logos):
+    result = classify(bundle, "--json", logos / "more" / "grey.png", logos / "green.webp")
+    grey, green = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert green == {
+        "path": str(logos / "green.webp"), "label": "green", "best_guess": "green", "confidence": green["confidence"],
+        "probabilities": {"red": green["probabilities"]["red"], "green": green["confidence"],
+                          "blue": green["probabilities"]["blue"]},
+        "reason": None,
+    }  # fmt: skip
+    assert sum(green["probabilities"].values()) == pytest.approx(1, abs=2e-6)
+    assert (grey["label"], grey["reason"]) == (None, "low_confidence")
+
+
+def test_jsonl_is_one_object_a_line(bundle, logos):
+    result = classify(bundle, "--jsonl", logos)
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert [record["label"] for record in records] == ["green", "red", "blue", None]
+
+
+def test_folders_are_searched_to_the_bottom_and_hidden_files_left_out(bundle, logos):
+    for hidden in (".hidden.png", "more/.hidden.png", ".cache/red.png", "more/.git/deep/red.png"):
+        (logos / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (logos / hidden).write_bytes((logos / "red.png").read_bytes())
+    (logos / "notes.txt").write_text("not asked for")
+    records = json.loads(classify(bundle, "--json", logos).stdout)
+    assert [Path(record["path"]).relative_to(logos).as_posix() for record in records] == [
+        "green.webp", "red.png", "more/BLUE.PNG", "more/grey.png"
+    ]  # fmt: skip
+    assert json.loads(classify(bundle, "--json", logos / ".hidden.png").stdout)[0]["label"] == "red"  # asked for by name
+
+
+def test_a_dash_reads_one_image_from_stdin(bundle, logos):
+    result = classify(bundle, "--json", "-", logos / "green.webp", stdin=(logos / "red.png").read_bytes())
+    assert [(record["path"], record["label"]) for record in json.loads(result.stdout)] == [
+        ("stdin", "red"), (str(logos / "green.webp"), "green")
+    ]  # fmt: skip
+
+
+def test_an_empty_stdin_fails_with_what_was_expected(bundle):
+    result = classify(bundle, "-", stdin=b"")
+    assert result.exit_code == 1
+    assert "0 bytes" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("logo.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "starts with b'<svg xml'); expected PNG"),
+     ("notes.txt", b"hello", "starts with b'hello'); expected PNG"), ("cut.png", None, "damaged or truncated image"),
+     ("empty.png", b"", "0 bytes")],
+)  # fmt: skip
+def test_a_file_that_is_no_image_fails_alone(bundle, logos, name, content, message):
+    noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(logos / "whole.png")
+    (logos / name).write_bytes((logos / "whole.png").read_bytes()[:3000] if content is None else content)
+    result = classify(bundle, logos / "red.png", logos / name, logos / "green.webp")
+    assert result.exit_code == 1
+    assert [line.split()[1] for line in result.stdout.splitlines()] == ["label", "red", "green"]
+    assert len(result.stderr.splitlines()) == 1
+    assert name in result.stderr
+    assert message in result.stderr
+
+
+def test_in_json_a_failed_input_is_a_record_with_its_error(bundle, logos):
+    (logos / "notes.png").write_bytes(b"hello")
+    for option in ("--json", "--jsonl"):
+        result = classify(bundle, option, logos / "red.png", logos / "notes.png")
+        records = json.loads(result.stdout) if option == "--json" else list(map(json.loads, result.stdout.splitlines()))
+        assert result.exit_code == 1
+        assert [sorted(record) for record in records[1:]] == [["error", "path"]]
+        assert records[0]["label"] == "red"
+        assert "expected PNG" in records[1]["error"]
+
+
+def test_a_missing_path_is_told_on_stderr_and_the_others_are_classified(bundle, logos):
+    result = classify(bundle, "--json", logos / "absent.png", logos / "red.png")
+    assert result.exit_code == 1
+    assert result.stderr == f"logo-edge: {logos / 'absent.png'}: no such file or folder\n"
+    assert [record["label"] for record in json.loads(result.stdout)] == ["red"]
+    assert json.loads(classify(bundle, "--json", logos / "absent.png").stdout) == []
+
+
+def test_a_folder_without_images_fails_with_what_was_expected(bundle, tmp_path):
+    (tmp_path / "bare").mkdir()
+    result = classify(bundle, tmp_path / "bare")
+    assert result.exit_code == 1
+    assert "no image found" in result.stderr
+    assert "expected files such as .png" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json", "--jsonl", "x.png"], ["--threads", "0", "x.png"], ["--frobnicate"]])
+def test_wrong_usage_exits_with_two(bundle, arguments):
+    result = classify(bundle, *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage" in result.stderr
+
+
+def test_info_says_what_the_bundle_is(bundle):
+    result = CliRunner().invoke(commands.info, ["--bundle", str(bundle)])
+    rows = dict(line.strip().split("  ", 1) for line in result.stdout.splitlines())
+    assert result.exit_code == 0
+    assert rows["classes"] == "red, green, blue"
+    assert rows["model"] == "mean-colour, fp32"
+    assert rows["input"].startswith("16 x 16 px")
+    assert "self-test" not in rows
+
+
+def test_info_counts_the_golden_vectors_of_its_self_test(bundle):
+    result = CliRunner().invoke(commands.info, ["--bundle", str(bundle), "--self-test"])
+    assert result.exit_code == 0
+    assert "3 golden vectors agree" in result.stdout
+
+
+def test_info_gives_the_record_as_json(bundle):
+    result = CliRunner().invoke(commands.info, ["--bundle", str(bundle), "--json", "--self-test"])
+    assert json.loads(result.stdout) == json.loads((bundle / "bundle.json").read_text())
+
+
+def test_info_shows_the_measured_accuracy(bundle):
+    share = {"value": 0.9, "low": 0.85, "high": 0.94}
+    record = json.loads((bundle / "bundle.json").read_text())
+    record["metrics"] = {"test": {"count": 200, "accuracy": share, "accuracy_sure": share,
+                                  "recall": {"red": share}, "calibration_error_debiased": share}}  # fmt: skip
+    (bundle / "bundle.json").write_text(json.dumps(record))
+    output = CliRunner().invoke(commands.info, ["--bundle", str(bundle)]).stdout
+    assert "90.0% (85.0% to 94.0%) on all 200" in output
+    assert "red 90.0% (85.0% to 94.0%)" in output
+
+
+def test_the_command_lists_its_verbs_and_refuses_unknown_ones():
+    listed, unknown = run("--help"), run("frobnicate")
+    assert listed.returncode == 0
+    verbs = [line.split()[0] for line in listed.stdout.decode().partition("Commands:")[2].splitlines() if line.strip()]
+    assert {"bench", "classify", "compress", "data", "info", "train"} <= set(verbs)
+    assert unknown.returncode == 2
+    assert b"frobnicate" in unknown.stderr
+
+
+def test_a_missing_bundle_is_one_line_on_stderr_and_exits_with_two(logos, tmp_path):
+    for verb in (["classify", logos / "red.png"], ["info"]):
+        result = run(*verb, "--bundle", tmp_path / "absent")
+        assert (result.returncode, result.stdout) == (2, b"")
+        assert result.stderr.startswith(b"logo-edge: ")
+        assert b"expected a bundle's folder" in result.stderr
+        assert result.stderr.count(b"\n") == 1
+
+
+def test_the_command_classifies_without_loading_what_only_training_needs(bundle, logos):
+    heavy = ["torch", "torchvision", "timm", "cv2", "onnx", "pandas", "matplotlib", "scipy", "logo_edge_train"]
+    code = f"""import sys
+from logo_edge.cli import main
+sys.argv[0] = "logo-edge"
+try:
+    main()
+finally:
+    print("loaded:", sorted(set({heavy}) & set(sys.modules)), "onnxruntime" in sys.modules, file=sys.stderr)
+"""
+    result = run("classify", "--jsonl", "--bundle", bundle, logos / "red.png", "-", code=code,
+                 stdin=(logos / "green.webp").read_bytes())  # fmt: skip
+    assert result.returncode == 0
+    assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == ["red", "green"]
+    assert result.stderr.decode() == "loaded: [] True\n"
+
+
+def test_what_pillow_warns_of_is_kept_off_stderr(bundle, logos):
+    broken = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
+    Image.new("RGB", (30, 20), COLOURS["red"]).save(logos / "broken-exif.png", exif=broken)
+    result = run("classify", "--bundle", bundle, logos / "broken-exif.png")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"red" in result.stdout

@@ -1,0 +1,123 @@
+"""A manifest reads back as it was written; a row that does not fit is named by file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from logo_edge.errors import DatasetError
+from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+
+ROWS = (
+    LogoRow("simple-icons", "15.0.0", "acme", "acme", "simple", ("simple", "text"), False, "calib"),
+    LogoRow(FILES, "", "pictures/été, \"x\".png", "été", "text", (), True, "train"),
+    LogoRow(FILES, "", "two\nlines.png", "two", "complex", ("complex",), True, "test"),
+    LogoRow("logos", "1.2.3", "unknown", "unknown", "", (), True, "val"),
+)  # fmt: skip
+
+
+def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / "labels.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_rows_read_back_as_they_were_written(tmp_path):
+    path = tmp_path / "new" / "labels.csv"
+    write_manifest(path, ROWS)
+    manifest = read_manifest(path)
+    assert manifest == Manifest(ROWS, path.parent)
+    first = path.read_bytes()
+    write_manifest(str(path), manifest.rows)
+    assert path.read_bytes() == first
+    assert [entry.name for entry in path.parent.iterdir()] == ["labels.csv"]
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "labels.csv"
+    write_manifest(path, ROWS)
+    before = path.read_bytes()
+
+    def broken():
+        yield ROWS[0]
+        raise RuntimeError("no more rows")
+
+    with pytest.raises(RuntimeError, match="no more rows"):
+        write_manifest(path, broken())
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["labels.csv"]
+
+
+def test_a_manifest_is_readable_by_those_who_may_read_any_new_file(tmp_path):
+    (tmp_path / "plain").write_text("x")
+    write_manifest(tmp_path / "labels.csv", ROWS)
+    assert (tmp_path / "labels.csv").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_columns_left_out_get_their_defaults(tmp_path):
+    manifest = read_manifest(write(tmp_path, "icon,package\nacme,logos\nb.png,files\n"))
+    assert manifest.rows == (LogoRow("logos", "", "acme", "acme"), LogoRow(FILES, "", "b.png", "b.png"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_what_a_spreadsheet_saves_is_read(tmp_path, encoding, line_end):
+    text = line_end.join(["package,icon,label,a note", "files,été.png,text,hello", ""])
+    assert read_manifest(write(tmp_path, text, encoding)).rows == (LogoRow(FILES, "", "été.png", "été.png", "text"),)
+
+
+def test_classes_splits_and_unlabelled_rows_are_told_apart(tmp_path):
+    manifest = Manifest(ROWS, tmp_path)
+    assert manifest.classes == ("complex", "simple", "text")
+    assert [row.label for row in manifest.split("train", "calib")] == ["simple", "text"]
+    assert manifest.split("val") == []
+    assert [row.icon for row in manifest.unlabelled] == ["unknown"]
+
+
+def test_an_image_lies_beside_the_manifest_or_among_the_renders(tmp_path):
+    manifest, renders = Manifest(ROWS, tmp_path / "set"), tmp_path / "renders"
+    paths = [manifest.image_path(row, renders) for row in manifest.rows]
+    assert paths[0] == renders / "simple-icons" / "15.0.0" / "acme.png"
+    assert paths[1] == tmp_path / "set" / 'pictures/été, "x".png'
+    assert len(paths) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (",acme,,1,train", "package or icon is empty"), ("logos,,,1,train", "package or icon is empty"),
+        ("logos", "package or icon is empty"), ("logos,acme,,yes,train", "sure is 'yes'; expected 0 or 1"),
+        ("logos,acme,,2,train", "sure is '2'"), ("logos,acme,,,train", "sure is ''"),
+        ("logos,acme,,1,holdout", "split is 'holdout'; expected one of train, val, calib, test"),
+        ("logos,acme,,1,", "split is ''"),
+    ],
+)  # fmt: skip
+def test_a_row_that_does_not_fit_is_named_by_file_and_line(tmp_path, row, message):
+    path = write(tmp_path, f"package,icon,label,sure,split\nlogos,fine,,1,train\n{row}\n")
+    with pytest.raises(DatasetError, match=f"labels.csv, line 3: {message}"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "no column icon, package; expected package, version, icon"), ("package,label\n", "no column icon; expected"),
+     ("package;icon\nlogos;acme\n", "no column icon, package")],
+)  # fmt: skip
+def test_a_manifest_without_its_columns_is_refused_by_name(tmp_path, text, message):
+    with pytest.raises(DatasetError, match=f"labels.csv: {message}"):
+        read_manifest(write(tmp_path, text))
+
+
+def test_a_file_that_is_no_csv_is_refused_by_name(tmp_path):
+    with pytest.raises(DatasetError, match=r"labels.csv: not a UTF-8 CSV file .*expected the columns package"):
+        read_manifest(write(tmp_path, "package,icon\nfiles,été.png\n", "latin-1"))
+    with pytest.raises(DatasetError, match=r"labels.csv: not a UTF-8 CSV file"):
+        read_manifest(write(tmp_path, f"package,icon\nfiles,{'x' * 200_000}\n"))
+
+
+def test_a_missing_manifest_and_a_folder_are_refused_by_name(tmp_path):
+    with pytest.raises(DatasetError, match=r"absent.csv: No such file .*expected a manifest CSV"):
+        read_manifest(tmp_path / "absent.csv")
+    with pytest.raises(DatasetError, match="Is a directory"):
+        read_manifest(tmp_path)

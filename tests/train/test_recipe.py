@@ -1,0 +1,58 @@
+"""Recipes: read whole, overridden by single fields, refused by the name of the key."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from logo_edge.errors import RecipeError
+from logo_edge_train.recipe import BUILT_IN, load_recipe, recipe_from_dict
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BUILT_IN.glob("*.toml")))
+def test_every_built_in_recipe_is_read_and_survives_a_round_trip(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe_from_dict(asdict(recipe)) == recipe
+
+
+def test_the_three_sizes_are_there():
+    assert {path.stem for path in BUILT_IN.glob("*.toml")} >= {"smoke", "cpu", "full"}
+
+
+def test_the_command_line_overrides_single_fields():
+    recipe = load_recipe("smoke", ("train.fit.epochs=7", "train.models=['a', 'b']", "distill.students=['c@96']"))
+    assert recipe.train.fit.epochs == 7
+    assert recipe.train.fit.size_px == load_recipe("smoke").train.fit.size_px
+    assert recipe.train.models == ("a", "b")
+    assert recipe.distill.students == ("c@96",)
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ({"trian": {}}, "unknown key trian"),
+        ({"train": {"fit": {"epoch": 3}}}, "unknown key train.fit.epoch"),
+        ({"train": {"fit": {"epochs": "three"}}}, "train.fit.epochs is 'three'; expected int"),
+        ({"train": {"fit": {"epochs": 0}}}, "train.fit.epochs is 0"),
+        ({"train": {"fit": 3}}, "train.fit is 3; expected a table"),
+        ({"train": {"models": []}}, "train.models is empty"),
+        ({"train": {"models": "lite0"}}, "train.models is 'lite0'; expected a list"),
+        ({"distill": {"p_mixup": True}}, "distill.p_mixup is True; expected float"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_dict(table)
+    assert named in str(caught.value)
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones():
+    with pytest.raises(RecipeError, match="expected one of cpu, full, smoke"):
+        load_recipe("quick")
+
+
+def test_an_override_without_a_value_is_refused():
+    with pytest.raises(RecipeError, match=r"expected section\.key=value"):
+        load_recipe("smoke", ("train.fit.epochs",))
