@@ -20,7 +20,7 @@ from logo_edge.timing import Latency, measure_latency
 from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.distill import Candidate, Student, distill
 from logo_edge_compress.export import LOGITS, PIXELS, export_body, export_onnx
-from logo_edge_compress.pack import pack_bundle
+from logo_edge_compress.pack import pack_bundle, refuse_other_folder
 from logo_edge_compress.quantize import quantize_body
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, run_onnx, verify
 from logo_edge_train.dataset import load_images, stratified_sample
@@ -73,6 +73,7 @@ def compress(
     Every student of the recipe is distilled, exported, verified, quantized and verified again; the best INT8 artifact
     on val that fits `max_size_mb` is calibrated on calib and packed. test is only reported.
     """
+    refuse_other_folder(out)  # before the work, not after it
     run = read_run(run_folder)
     key = _cache_key(run, name)
     if (packed := _packed_before(run.folder / "compress" / "report.json", key, out)) is not None:

@@ -22,8 +22,7 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path) -> Bundle:
     The vectors are the project's own drawings with the logits of this very artifact. A bundle that is there already
     is replaced in one step; any other folder is refused with BundleError.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "bundle.json").exists():
-        raise BundleError(f"{folder} exists and is no bundle; give --out another folder")
+    refuse_other_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         part = Path(temporary) / "bundle"
@@ -38,6 +37,12 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path) -> Bundle:
             folder.rename(Path(temporary) / "replaced")
         part.rename(folder)
     return read_bundle(folder)
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Raises BundleError where `folder` holds something that is no bundle."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "bundle.json").exists():
+        raise BundleError(f"{folder} exists and is no bundle; give --out another folder")
 
 
 def _write_vectors(bundle: Bundle) -> None:

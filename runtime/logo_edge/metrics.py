@@ -37,7 +37,8 @@ def wilson_interval(hits: int, total: int) -> Figure:
     z, share = 1.959964, hits / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * np.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return Figure(share, min(share, float(centre - half)), max(share, float(centre + half)))
+    low, high = float(centre - half), float(centre + half)
+    return Figure(share, max(0.0, min(share, low)), min(1.0, max(share, high)))  # rounding may leave it by 1e-17
 
 
 def negative_log_likelihood(probabilities: np.ndarray, targets: np.ndarray) -> float:

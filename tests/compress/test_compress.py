@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,21 +13,21 @@ from PIL import Image, ImageDraw
 from logo_edge import Classifier
 from logo_edge.errors import BundleError, RecipeError, VerificationError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
-from logo_edge_compress.compress import compress
-from logo_edge_compress.distill import Candidate, Lesson, resize_views
+from logo_edge_compress.compress import Quantized, Split, Stage, choose, compress
+from logo_edge_compress.distill import Candidate, Lesson, Student, resize_views
 from logo_edge_compress.table import print_stages
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import DistillConfig, recipe_from_dict
 from logo_edge_train.train import train_ensemble
 
 CPU = torch.device("cpu")
-MODEL = "mobilenetv3_small_050"
+MODEL = "mobilenetv4_conv_small_050"  # ReLU: it quantizes well
 RECIPE = {
     "name": "tiny",
     "train": {"models": [MODEL, MODEL], "pretrained": False,
-              "fit": {"size_px": 48, "epochs": 6, "batch_size": 8, "learning_rate": 3e-3}},
+              "fit": {"size_px": 48, "epochs": 12, "batch_size": 8, "learning_rate": 3e-3, "ema_decay": 0.9}},
     "distill": {"students": [f"{MODEL}@48"], "pretrained": False,
-                "fit": {"epochs": 4, "batch_size": 8, "learning_rate": 2e-3}},
+                "fit": {"epochs": 12, "batch_size": 8, "learning_rate": 3e-3, "ema_decay": 0.9}},
     "quantize": {"methods": ["minmax"], "calibration_images": 24},
 }  # fmt: skip
 
@@ -122,18 +123,17 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(folder):
     assert (folder / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_student_that_is_too_large_is_refused_with_its_size(folder, tmp_path):
-    record = json.loads((folder / "run" / "run.json").read_text())
-    record["recipe"]["distill"]["max_size_mb"] = 0.01
-    changed = tmp_path / "run"
-    changed.mkdir()
-    for path in (folder / "run").iterdir():
-        if path.is_file():
-            (changed / path.name).write_bytes(path.read_bytes())
-    (changed / "run.json").write_text(json.dumps(record))
-    with pytest.raises(VerificationError, match=r"no student fits distill\.max_size_mb = 0\.01"):
-        compress(changed, tmp_path / "out", name="x", device=CPU, report=lambda _: None, say=lambda _: None)
-    assert not (tmp_path / "out").exists()
+def test_the_most_accurate_student_that_fits_is_chosen_on_val():
+    val = Split(np.array([0, 1, 1, 0]), np.ones(4, bool))
+    good, poor = np.eye(2)[[0, 1, 1, 0]] * 3, np.eye(2)[[0, 1, 0, 0]] * 3
+    large, small, weak = (
+        Quantized(Student(Candidate(name, 96), None, Path(), []), None, Stage("INT8", {"val": logits}, size, None),
+                  Path(), "minmax", {})
+        for name, logits, size in (("large", good, 5_000_000), ("small", good, 900_000), ("weak", poor, 100_000))
+    )  # fmt: skip
+    assert choose([weak, small, large], val, 4.0) is small
+    with pytest.raises(VerificationError, match=r"no student fits distill\.max_size_mb = 0\.01: weak@96 0\.10 MB"):
+        choose([weak, small, large], val, 0.01)
 
 
 def test_a_candidate_without_a_size_is_refused():

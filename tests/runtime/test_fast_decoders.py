@@ -1,4 +1,4 @@
-"""pyspng and simplejpeg, where they are installed, give the very pixels that Pillow gives, and refuse what it refuses."""
+"""pyspng and simplejpeg, of the extra `fast`, give the very pixels that Pillow gives, and refuse what it refuses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import zlib
 from itertools import product
 
 import numpy as np
+import pyspng
 import pytest
+import simplejpeg
 from PIL import Image, PngImagePlugin
 
 from logo_edge import ImageError, images, load_image
-
-pyspng = pytest.importorskip("pyspng")
-simplejpeg = pytest.importorskip("simplejpeg")
 
 ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]  # x, y, step
 PNG_TYPES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> channels

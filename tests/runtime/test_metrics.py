@@ -65,9 +65,14 @@ def test_at_the_ends_of_the_wilson_interval_the_share_is_just_plausible(hits, to
     assert figure.high - figure.low > 0.01
 
 
-def test_the_share_of_nothing_is_no_number():
-    figure = wilson_interval(0, 0)
-    assert [math.isnan(value) for value in (figure.value, figure.low, figure.high)] == [True] * 3
+def test_the_share_of_nothing_may_be_anything():
+    assert wilson_interval(0, 0) == Figure(0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("total", [1, 3, 7, 19, 333])
+def test_a_share_never_lies_outside_its_interval(total):
+    figures = [wilson_interval(hits, total) for hits in range(total + 1)]
+    assert all(0 <= figure.low <= figure.value <= figure.high <= 1 for figure in figures)
 
 
 def test_the_wilson_interval_holds_the_truth_in_most_draws():

@@ -161,8 +161,8 @@ def test_a_checkpoint_gives_its_network_back(tmp_path):
 def test_imagenet_weights_land_in_the_layers_of_their_own_names():
     network = LogoNetwork("tf_efficientnet_lite0", 4, pretrained=True)
     stem = network.backbone.conv_stem.weight
-    assert 0.05 < float(stem.std()) < 1.5
-    assert float(network.backbone.bn1.running_var.min()) > 0
+    assert 0.05 < float(stem.detach().std()) < 1.5
+    assert float(network.backbone.bn1.running_var.max()) > 10, "statistics of ImageNet, not of a fresh network"
     assert float(network.backbone.get_classifier().weight.abs().sum()) == 0
     assert not torch.equal(stem, LogoNetwork("tf_efficientnet_lite0", 4).backbone.conv_stem.weight)
 

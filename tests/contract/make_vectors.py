@@ -1,0 +1,107 @@
+"""Writes the vectors that every backend and language must agree on: `python tests/contract/make_vectors.py`.
+
+Decisions are calculated here, by the math module alone. The preprocessed images are what `logo_edge.preprocess` gave
+when they were committed: run this again only where the contract is meant to change.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+SIZES_PX = (128, 96)
+STEP = 1e-4  # of confidence; just below and just above a threshold
+LABELS = ("simple", "text", "gradient", "complex", "badge", "mark", "seal")
+# Sixteenths, so that float32 holds them exactly: (logits, temperature).
+CASES = (
+    ((2.5, -1.25), 1.0), ((-0.5, 0.75), 0.5), ((1.0, 3.0, 0.25), 1.0), ((4.5, 4.25, -2.0), 1.75),
+    ((0.5, -0.25, 0.125, 1.9375), 0.75), ((-3.0, 6.0, 1.5, 0.0), 2.5), ((1.0, 0.5, 0.25, 0.125, 2.0, -1.0, 3.5), 1.25),
+)  # fmt: skip
+# The confidence is a float exactly: equal logits, or one far above the rest: (logits, temperature, confidence).
+EXACT = (
+    ((1.5, 1.5), 1.0, 0.5), ((0.0, 0.0), 0.3, 0.5), ((-2.0, -2.0, -2.0, -2.0), 1.7, 0.25),
+    ((7.0, 7.0, -900.0, -900.0), 1.0, 0.5), ((500.0, 0.0, 0.0), 1.0, 1.0), ((-800.0, -800.0, -1.0, -800.0), 2.0, 1.0),
+)  # fmt: skip
+
+
+def softmax(logits: tuple[float, ...], temperature: float) -> list[float]:
+    """Class probabilities in double precision, their sum exact."""
+    top = max(logits)
+    exponentials = [math.exp((logit - top) / temperature) for logit in logits]
+    total = math.fsum(exponentials)
+    return [exponential / total for exponential in exponentials]
+
+
+def decision_vector(side: str, logits: tuple[float, ...], temperature: float, abstain_below: float) -> dict:
+    """One row: what is put in, on which side of the threshold the confidence lies, and what must come out."""
+    probabilities = softmax(logits, temperature)
+    confidence = max(probabilities)
+    best_guess = LABELS[probabilities.index(confidence)]  # of equal ones the first
+    abstains = confidence < abstain_below
+    return {
+        "side": side, "labels": list(LABELS[: len(logits)]), "logits": list(logits), "temperature": temperature,
+        "abstain_below": abstain_below, "label": None if abstains else best_guess, "best_guess": best_guess,
+        "confidence": confidence, "reason": "low_confidence" if abstains else None,
+    }  # fmt: skip
+
+
+def decision_vectors() -> list[dict]:
+    """Every case just below and just above its threshold, the exact ones at it too, and the two extreme thresholds."""
+    rows = []
+    for logits, temperature in CASES:
+        confidence = max(softmax(logits, temperature))
+        rows.append(decision_vector("below", logits, temperature, confidence + STEP))
+        rows.append(decision_vector("above", logits, temperature, confidence - STEP))
+    for logits, temperature, confidence in EXACT:
+        rows.append(decision_vector("at", logits, temperature, confidence))
+        rows.append(decision_vector("above", logits, temperature, confidence - STEP))
+        if confidence < 1:
+            rows.append(decision_vector("below", logits, temperature, confidence + STEP))
+    rows.append(decision_vector("above", CASES[0][0], 5.0, 0.0))
+    rows.append(decision_vector("below", CASES[0][0], 5.0, 1.0))
+    return rows
+
+
+def write_inputs() -> list[Path]:
+    """The images to preprocess: the project's drawings, and two that those do not stand for."""
+    from PIL import Image, ImageDraw
+
+    opaque = Image.new("RGB", (230, 75), (20, 40, 90))
+    ImageDraw.Draw(opaque).ellipse((85, 8, 145, 68), (250, 210, 40), (255, 255, 255), 5)
+    palette = Image.linear_gradient("L").resize((60, 133)).quantize(9)
+    for name, image, options in (("opaque-wide", opaque, {}),
+                                 ("palette-alpha", palette, {"transparency": bytes(range(0, 252, 28))})):  # fmt: skip
+        image.save(HERE / "preprocess" / f"{name}.png", **options)
+    own = [HERE / "preprocess" / "opaque-wide.png", HERE / "preprocess" / "palette-alpha.png"]
+    return [*sorted((ROOT / "runtime/logo_edge/samples").glob("*.png")), *own]
+
+
+def write_preprocess_vectors() -> list[dict]:
+    """One row for each image and size, the expected pixels written beside as a PNG."""
+    from PIL import Image
+
+    from logo_edge import InputContract, load_image, preprocess
+
+    (HERE / "preprocess").mkdir(exist_ok=True)
+    rows = []
+    for path in write_inputs():
+        for size_px in SIZES_PX:
+            expected = HERE / "preprocess" / f"{path.stem}-{size_px}.png"
+            pixels = preprocess(load_image(path, fast=False), InputContract(size_px))
+            Image.fromarray(pixels).save(expected, optimize=True)
+            rows.append({"image": path.relative_to(ROOT).as_posix(), "size_px": size_px,
+                         "expected": expected.relative_to(ROOT).as_posix()})  # fmt: skip
+    return rows
+
+
+def write_vectors(path: Path, rows: list[dict]) -> None:
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text(f'{{"vectors": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_vectors(HERE / "decision_vectors.json", decision_vectors())
+    write_vectors(HERE / "preprocess_vectors.json", write_preprocess_vectors())

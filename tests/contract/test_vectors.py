@@ -1,0 +1,74 @@
+"""What every backend and language must agree on: preprocessing, decisions, and the default bundle from end to end."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from logo_edge import Classifier, InputContract, load_image, preprocess
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def load_vectors(name: str, *, at_least: int) -> list[dict]:
+    """The rows of a committed file of vectors, which must hold that many."""
+    rows = json.loads((HERE / name).read_text(encoding="utf-8"))["vectors"]
+    assert len(rows) >= at_least, f"{name} holds {len(rows)} vectors; expected {at_least} or more"
+    return rows
+
+
+PREPROCESS = load_vectors("preprocess_vectors.json", at_least=20)
+DECISIONS = load_vectors("decision_vectors.json", at_least=30)
+
+
+@pytest.mark.parametrize("vector", PREPROCESS, ids=lambda vector: Path(vector["expected"]).stem)
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "pillow"])
+def test_an_image_is_preprocessed_to_the_byte(vector, fast):
+    expected = np.asarray(Image.open(ROOT / vector["expected"]))
+    found = preprocess(load_image(ROOT / vector["image"], fast=fast), InputContract(vector["size_px"]))
+    assert found.shape == expected.shape == (vector["size_px"], vector["size_px"], 3)
+    assert np.array_equal(found, expected)
+
+
+def test_the_preprocessing_vectors_cover_every_drawing_size_and_background():
+    assert {(ROOT / vector["image"]).name for vector in PREPROCESS} >= {
+        path.name for path in (ROOT / "runtime/logo_edge/samples").glob("*.png")
+    }
+    assert Counter(vector["size_px"] for vector in PREPROCESS) == {128: 10, 96: 10}
+    corners = {Image.open(ROOT / vector["expected"]).getpixel((0, 0)) for vector in PREPROCESS}
+    assert {(255, 255, 255), (60, 60, 60), (20, 40, 90)} <= corners
+
+
+@pytest.mark.parametrize("vector", DECISIONS, ids=lambda vector: f"{vector['side']}-{vector['logits']}")
+def test_logits_give_the_decision(fake_bundle, vector):
+    folder = fake_bundle(
+        labels=tuple(vector["labels"]), temperature=vector["temperature"], abstain_below=vector["abstain_below"]
+    )
+    (decision,) = Classifier.load(folder).decide(np.array([vector["logits"]], np.float32))
+    assert (decision.label, decision.best_guess, decision.reason) == (
+        vector["label"], vector["best_guess"], vector["reason"]
+    )  # fmt: skip
+    assert decision.confidence == pytest.approx(vector["confidence"], abs=1e-6)
+
+
+def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
+    sides = Counter(vector["side"] for vector in DECISIONS)
+    assert min(sides["below"], sides["at"], sides["above"]) >= 6
+    assert all((vector["label"] is None) == (vector["side"] == "below") for vector in DECISIONS)
+    assert {len(vector["labels"]) for vector in DECISIONS} >= {2, 3, 4, 7}
+
+
+def test_the_committed_decisions_are_those_of_the_independent_calculation():
+    made = runpy.run_path(str(HERE / "make_vectors.py"))["decision_vectors"]()
+    assert [vector | {"confidence": pytest.approx(vector["confidence"], abs=1e-12)} for vector in made] == DECISIONS
+
+
+def test_the_default_bundle_gives_its_golden_vectors_from_end_to_end():
+    assert Classifier.load().run_vectors() >= 8
