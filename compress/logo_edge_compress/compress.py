@@ -163,22 +163,28 @@ def _quantize_student(
             for name, images in pixels.items()
         }
     fp32 = _onnx_stage("FP32 ONNX", exported, pixels, parent["val"], EXPORTED)
-    made, rejected = {}, {}
-    for method in config.methods:
-        path = folder / f"student-int8-{method}.onnx"
-        quantize_body(body, calibration_pixels, size_px, path, method=method, reduce_range=config.reduce_range)
-        try:
-            made[method] = path, _onnx_stage("INT8 ONNX", path, pixels, fp32.logits["val"], QUANTIZED)
-        except VerificationError as error:
-            rejected[method] = str(error)
-            say(f"  {method}: rejected, {error}")
-            continue
-        parity = made[method][1].parity
-        say(f"  {method}: top-1 agreement {parity.top1_agreement:.1%}, KL {parity.kl_nats:.4f} nats on val")
-    if not made:
-        raise VerificationError(f"no INT8 artifact of {student.candidate} verifies: {'; '.join(rejected.values())}")
-    method = min(made, key=lambda entry: made[entry][1].parity.kl_nats)
-    return Quantized(student, fp32, made[method][1], made[method][0], method, rejected)
+    rejected: dict[str, str] = {}
+    for float_convs in config.float_convs:
+        made: dict[str, tuple[Stage, Path]] = {}
+        for method in config.methods:
+            name = f"{method}, {float_convs} convolutions in FP32"
+            path = folder / f"student-int8-{method}-{float_convs}.onnx"
+            quantize_body(
+                body, calibration_pixels, size_px, path, method=method, reduce_range=config.reduce_range,
+                float_convs=float_convs,
+            )  # fmt: skip
+            try:
+                made[name] = _onnx_stage("INT8 ONNX", path, pixels, fp32.logits["val"], QUANTIZED), path
+            except VerificationError as error:
+                rejected[name] = str(error)
+                say(f"  {name}: rejected, {error}")
+                continue
+            parity = made[name][0].parity
+            say(f"  {name}: top-1 agreement {parity.top1_agreement:.1%}, KL {parity.kl_nats:.4f} nats on val")
+        if made:
+            best = min(made, key=lambda entry: made[entry][0].parity.kl_nats)
+            return Quantized(student, fp32, *made[best], best, rejected)
+    raise VerificationError(f"no INT8 artifact of {student.candidate} verifies: {'; '.join(rejected.values())}")
 
 
 def _onnx_stage(name: str, path: Path, pixels: dict[str, np.ndarray], parent: np.ndarray, tolerance) -> Stage:
