@@ -98,7 +98,7 @@ def compress(
     stages = [_ensemble_stage(run, splits), _torch_stage(chosen.student, chosen.fp32), chosen.fp32, chosen.int8,
               calibrated]  # fmt: skip
     summary = _summarize(stages, splits, run.classes)
-    bundle = pack_bundle(_describe(run, chosen, calibration, summary, name), chosen.path, out)
+    bundle = pack_bundle(_describe(run, chosen, calibration, summary, name, key), chosen.path, out)
     record = {
         "key": key, "run": run.folder.name, "recipe": recipe.name, "chosen": str(chosen.student.candidate), "method": chosen.method,
         "bundle_bytes": bundle.size_bytes, "stages": summary, "candidates": _candidates(tried, splits["val"]),
@@ -156,13 +156,10 @@ def _quantize_student(
     export_body(student.network, size_px, body)
     exported = export_onnx(student.network, size_px, folder / "student-fp32.onnx")
     with torch.no_grad():
-        parent = {
-            name: np.concatenate(
-                [student.network(torch.from_numpy(part)).numpy() for part in np.array_split(images, 8)]
-            )
-            for name, images in pixels.items()
-        }
-    fp32 = _onnx_stage("FP32 ONNX", exported, pixels, parent["val"], EXPORTED)
+        parent = np.concatenate(
+            [student.network(torch.from_numpy(part)).numpy() for part in np.array_split(pixels["val"], 8)]
+        )
+    fp32 = _onnx_stage("FP32 ONNX", exported, pixels, parent, EXPORTED)
     rejected: dict[str, str] = {}
     for float_convs in config.float_convs:
         made: dict[str, tuple[Stage, Path]] = {}
@@ -281,14 +278,16 @@ def _abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration
     return {"threshold": calibration.abstain_below, **found}
 
 
-def _describe(run: Run, chosen: Quantized, calibration: Calibration, summary: list[dict], name: str) -> Bundle:
+def _describe(
+    run: Run, chosen: Quantized, calibration: Calibration, summary: list[dict], name: str, key: str
+) -> Bundle:
     candidate = chosen.student.candidate
     final = {split: figures for split, figures in summary[-1].items() if split in ("val", "test")}
     return Bundle(
         name=name, labels=run.classes, model=ModelEntry("model.onnx", "int8", PIXELS, LOGITS),
         input=InputContract(candidate.size_px), calibration=calibration, files={},
         provenance={
-            "key": _cache_key(run, name), "student": candidate.model, "recipe": run.recipe.name, "quantization": chosen.method,
+            "key": key, "student": candidate.model, "recipe": run.recipe.name, "quantization": chosen.method,
             "reduce_range": run.recipe.quantize.reduce_range, "data_hash": run.record["identity"]["data_hash"],
             "teachers": [member["model"] for member in run.record["members"]], "versions": versions(),
         },

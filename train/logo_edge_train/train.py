@@ -12,7 +12,7 @@ import torch
 
 from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
-from logo_edge.metrics import softmax
+from logo_edge.metrics import negative_log_likelihood, softmax
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
@@ -132,13 +132,12 @@ def accuracy_on(dataset: LogoDataset, device: torch.device) -> Callable[[torch.n
 
 def short_metrics(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray) -> dict[str, float]:
     """accuracy, accuracy_sure, worst_recall (fractions of 1) and nll (nats) of (N, K) logits."""
-    probabilities = softmax(logits)
     correct = logits.argmax(1) == targets
     return {
         "accuracy": float(correct.mean()),
         "accuracy_sure": float(correct[sure].mean()) if sure.any() else float("nan"),
         "worst_recall": float(min(correct[targets == k].mean() for k in np.unique(targets))),
-        "nll": float(-np.log(np.maximum(probabilities[np.arange(len(targets)), targets], 1e-12)).mean()),
+        "nll": negative_log_likelihood(softmax(logits), targets),
     }
 
 
