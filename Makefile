@@ -23,7 +23,7 @@ setup: .stamps/full  ## Create the full environment in .venv
 
 data: .stamps/data  ## Fetch and render the project's logos into the cache
 
-train: .stamps/full  ## Train the teachers: make train [DATA=folder] [RECIPE=smoke|cpu|full]
+train: .stamps/full  ## Train the teachers: make train [DATA=folder] [RECIPE=smoke|cpu|default|full]
 	$(EDGE) train --recipe $(RECIPE) --out $(RUN) $(if $(DATA),--data $(DATA))
 
 compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was trained

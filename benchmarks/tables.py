@@ -79,6 +79,18 @@ def stages() -> str:
     return markdown(["stage (test split)", "all", "sure", *labels, "calib. error", "MB", "p50 ms"], rows)
 
 
+def rounding() -> str:
+    """INT8 variants of the default student against its FP32 parent, on val."""
+    figures = read("rounding")
+    rows = [
+        [f"{entry['activations']}, weights {entry['weights']}", f"{entry['top1_agreement']:.1%}",
+         f"{entry['kl_nats']:.4f}", f"{entry['accuracy']:.1%}"]
+        for entry in figures["variants"]
+    ]  # fmt: skip
+    rows.append(["FP32 parent", "", "", f"{figures['accuracy_fp32']:.1%}"])
+    return markdown([f"{figures['student']}, val", "top-1 agreement", "KL, nats", "accuracy"], rows)
+
+
 def proposals() -> str:
     """How often `data organize` proposes the label that the annotators gave."""
     figures = read("proposal_accuracy")
@@ -108,6 +120,7 @@ TABLES = {
     "default_latency": default_latency,
     "stages": stages,
     "proposals": proposals,
+    "rounding": rounding,
 }
 
 

@@ -13,19 +13,19 @@ import torch
 
 from logo_edge.bundle import Bundle, Calibration, ModelEntry, read_bundle
 from logo_edge.errors import BundleError, VerificationError
-from logo_edge.manifest import Manifest, read_manifest
+from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.metrics import softmax, summarize
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.timing import Latency, measure_latency
 from logo_edge_compress.calibrate import fit_calibration
-from logo_edge_compress.distill import Candidate, Student, distill
+from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import LOGITS, PIXELS, export_body, export_onnx
 from logo_edge_compress.pack import pack_bundle, refuse_other_folder
-from logo_edge_compress.quantize import quantize_body
+from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, run_onnx, verify
 from logo_edge_train.dataset import load_images, stratified_sample
 from logo_edge_train.fetch import renders_folder
-from logo_edge_train.recipe import QuantizeConfig
+from logo_edge_train.recipe import Architecture, QuantizeConfig
 from logo_edge_train.runs import Run, read_run, versions, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
 
@@ -84,7 +84,7 @@ def compress(
     work = run.folder / "compress"
     tried: list[Quantized] = []
     for text in recipe.distill.students:
-        candidate = Candidate.parse(text)
+        candidate = Architecture.parse(text)
         folder = work / text.replace("@", "-")
         student = distill(run, manifest, recipe.distill, candidate, folder, device=device, report=report)
         say(f"export and quantize {candidate}")
@@ -149,9 +149,9 @@ def _quantize_student(
     run: Run, manifest: Manifest, student: Student, folder: Path, config: QuantizeConfig, splits: dict[str, Split], say
 ) -> Quantized:
     size_px = student.candidate.size_px
-    pixels = {name: _pixels(manifest.split(name), manifest, size_px) for name in splits}
+    pixels = {name: pixels_of(manifest.split(name), manifest, size_px) for name in splits}
     rows = stratified_sample(manifest.split("train"), config.calibration_images, seed=1)
-    calibration_pixels = _pixels(rows, manifest, size_px)
+    calibration_pixels = pixels_of(rows, manifest, size_px)
     body = folder / "body.onnx"
     export_body(student.network, size_px, body)
     exported = export_onnx(student.network, size_px, folder / "student-fp32.onnx")
@@ -160,28 +160,24 @@ def _quantize_student(
             [student.network(torch.from_numpy(part)).numpy() for part in np.array_split(pixels["val"], 8)]
         )
     fp32 = _onnx_stage("FP32 ONNX", exported, pixels, parent, EXPORTED)
+    rounded = round_body(body, calibration_pixels, folder / "body-rounded.onnx", reduce_range=config.reduce_range)
     rejected: dict[str, str] = {}
-    for float_convs in config.float_convs:
-        made: dict[str, tuple[Stage, Path]] = {}
-        for method in config.methods:
-            name = f"{method}, {float_convs} convolutions in FP32"
-            path = folder / f"student-int8-{method}-{float_convs}.onnx"
-            quantize_body(
-                body, calibration_pixels, size_px, path, method=method, reduce_range=config.reduce_range,
-                float_convs=float_convs,
-            )  # fmt: skip
-            try:
-                made[name] = _onnx_stage("INT8 ONNX", path, pixels, fp32.logits["val"], QUANTIZED), path
-            except VerificationError as error:
-                rejected[name] = str(error)
-                say(f"  {name}: rejected, {error}")
-                continue
-            parity = made[name][0].parity
-            say(f"  {name}: top-1 agreement {parity.top1_agreement:.1%}, KL {parity.kl_nats:.4f} nats on val")
-        if made:
-            best = min(made, key=lambda entry: made[entry][0].parity.kl_nats)
-            return Quantized(student, fp32, *made[best], best, rejected)
-    raise VerificationError(f"no INT8 artifact of {student.candidate} verifies: {'; '.join(rejected.values())}")
+    made: dict[str, tuple[Stage, Path]] = {}
+    for method in config.methods:
+        path = folder / f"student-int8-{method}.onnx"
+        quantize_body(body, rounded, calibration_pixels, size_px, path, method=method, reduce_range=config.reduce_range)
+        try:
+            made[method] = _onnx_stage("INT8 ONNX", path, pixels, fp32.logits["val"], QUANTIZED), path
+        except VerificationError as error:
+            rejected[method] = str(error)
+            say(f"  {method}: rejected, {error}")
+            continue
+        parity = made[method][0].parity
+        say(f"  {method}: top-1 agreement {parity.top1_agreement:.1%}, KL {parity.kl_nats:.4f} nats on val")
+    if not made:
+        raise VerificationError(f"no INT8 artifact of {student.candidate} verifies: {'; '.join(rejected.values())}")
+    best = min(made, key=lambda method: made[method][0].parity.kl_nats)
+    return Quantized(student, fp32, *made[best], best, rejected)
 
 
 def _onnx_stage(name: str, path: Path, pixels: dict[str, np.ndarray], parent: np.ndarray, tolerance) -> Stage:
@@ -201,22 +197,26 @@ def _onnx_latency(path: Path, pixels: np.ndarray) -> Latency:
 
 def _ensemble_stage(run: Run, splits: dict[str, Split]) -> Stage:
     logits = {name: ensemble_logits(run.member_logits(name)) for name in splits}
-    count, size_px = len(run.record["members"]), run.recipe.train.fit.size_px
-    networks = [run.load_member(index) for index in range(count)]
-    size = sum(_float32_bytes(network) for network in networks)
-    return Stage(f"{count} teachers, PyTorch", logits, size, _torch_latency(networks, size_px))
+    count = len(run.record["members"])
+    networks = [(run.load_member(index), run.architecture(index).size_px) for index in range(count)]
+    size = sum(_float32_bytes(network) for network, _ in networks)
+    return Stage(f"{count} teachers, PyTorch", logits, size, _torch_latency(networks))
 
 
 def _torch_stage(student: Student, fp32: Stage) -> Stage:
-    latency = _torch_latency([student.network], student.candidate.size_px)
+    latency = _torch_latency([(student.network, student.candidate.size_px)])
     return Stage("student, PyTorch", fp32.logits, _float32_bytes(student.network), latency)
 
 
-def _torch_latency(networks: list[torch.nn.Module], size_px: int) -> Latency:
-    pixels, threads = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8), torch.get_num_threads()
+def _torch_latency(networks: list[tuple[torch.nn.Module, int]]) -> Latency:
+    """One image through every (network, size_px) in turn, on one thread."""
+    pixels = [torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8) for _, size_px in networks]
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.inference_mode():
-        latency = measure_latency(lambda: [network(pixels) for network in networks], runs=50)
+        latency = measure_latency(
+            lambda: [network(image) for (network, _), image in zip(networks, pixels, strict=True)], runs=50
+        )
     torch.set_num_threads(threads)
     return latency
 
@@ -231,7 +231,8 @@ def _split(run: Run, manifest: Manifest, name: str) -> Split:
     return Split(targets, np.array([row.sure for row in rows], bool))
 
 
-def _pixels(rows, manifest: Manifest, size_px: int) -> np.ndarray:
+def pixels_of(rows: list[LogoRow], manifest: Manifest, size_px: int) -> np.ndarray:
+    """(N, S, S, 3) uint8: the rows as the runtime would preprocess them."""
     images = load_images(manifest, rows, renders_folder())
     return np.stack([preprocess(image, InputContract(size_px)) for image in images])
 
@@ -289,7 +290,7 @@ def _describe(
         provenance={
             "key": key, "student": candidate.model, "recipe": run.recipe.name, "quantization": chosen.method,
             "reduce_range": run.recipe.quantize.reduce_range, "data_hash": run.record["identity"]["data_hash"],
-            "teachers": [member["model"] for member in run.record["members"]], "versions": versions(),
+            "teachers": [member["architecture"] for member in run.record["members"]], "versions": versions(),
         },
         metrics=final,
     )  # fmt: skip

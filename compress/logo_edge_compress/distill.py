@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,14 @@ import torch
 from torch.nn import functional
 from torch.utils.data import default_collate
 
-from logo_edge.errors import RecipeError, RunError
+from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
-from logo_edge_train.fit import Objective, fit
+from logo_edge_train.fit import Objective, fit, mix_pairs
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.parallel import count_cores
-from logo_edge_train.recipe import DistillConfig
+from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.runs import Run, file_hash, load_network, save_member, write_json
 from logo_edge_train.train import accuracy_on, evaluation_sets
 
@@ -28,37 +28,17 @@ PRETRAINED_PREFIX = "tf_efficientnet_lite"
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One student to try: a timm name and its input size."""
-
-    model: str
-    size_px: int
-
-    @classmethod
-    def parse(cls, text: str) -> Candidate:
-        model, _, size = text.partition("@")
-        if not size.isdigit() or not model:
-            raise RecipeError(
-                f"distill.students has {text!r}; expected name@size_px, such as mobilenetv4_conv_small@128"
-            )
-        return cls(model, int(size))
-
-    def __str__(self) -> str:
-        return f"{self.model}@{self.size_px}"
-
-
-@dataclass(frozen=True)
 class Student:
     """A distilled network and where it is kept."""
 
-    candidate: Candidate
+    candidate: Architecture
     network: LogoNetwork
     checkpoint: Path
     history: list[dict]
 
 
 def distill(
-    run: Run, manifest: Manifest, config: DistillConfig, candidate: Candidate, folder: Path, *,
+    run: Run, manifest: Manifest, config: DistillConfig, candidate: Architecture, folder: Path, *,
     device: torch.device, report: Callable[[dict], None],
 ) -> Student:  # fmt: skip
     """The student, fitted or, where `folder` holds it already for the same teachers and settings, read back."""
@@ -71,23 +51,27 @@ def distill(
             return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint,
                            record["history"])  # fmt: skip
     teachers = [run.load_member(index).to(device) for index in range(len(run.record["members"]))]
-    lesson = Lesson(teachers, run.recipe.train.fit.size_px, candidate.size_px, config)
-    settings = replace(config.fit, size_px=max(lesson.teacher_px, candidate.size_px))
+    sizes = [run.architecture(index).size_px for index in range(len(teachers))]
+    lesson = Lesson(teachers, sizes, candidate.size_px, config)
     rows = transfer_rows(run, manifest, config)
     dataset = LogoDataset(
-        manifest, rows, run.classes, renders_folder(), size_px=settings.size_px, augment=config.augment,
-        use_votes=settings.use_votes, seed=config.seed,
+        manifest, rows, run.classes, renders_folder(), size_px=max(*sizes, candidate.size_px),
+        augment=config.augment, use_votes=config.fit.use_votes, seed=config.seed,
     )  # fmt: skip
     name = f"student {candidate}"
     report({"kind": "start", "name": name, "note": f"from {len(teachers)} teachers on {len(rows)} logos"})
     val = evaluation_sets(manifest, run.classes, candidate.size_px, ("val",))["val"]
-    gpu = device.type == "cuda"
+    gpu, cores = device.type == "cuda", count_cores()
+    loaders = cores if gpu else max(1, cores // 2)  # on CPUs the teachers are asked there
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores - loaders))
     network, history = fit(
         _start_student(run, candidate, config), dataset, distillation_objective(config, lesson if gpu else None),
-        settings, state=folder / "student.state", seed=config.seed, device=device, evaluate=accuracy_on(val, device),
+        config.fit, state=folder / "student.state", seed=config.seed, device=device, evaluate=accuracy_on(val, device),
         report=lambda item: report({"name": name, **item}), collate=default_collate if gpu else lesson.collate,
-        loaders=count_cores() if gpu else max(1, count_cores() - 1),
+        loaders=loaders,
     )  # fmt: skip
+    torch.set_num_threads(threads)
     sha256 = save_member(checkpoint, network)
     write_json(record_path, {"key": key, "student": str(candidate), "sha256": sha256, "history": history})
     (folder / "student.state").unlink()
@@ -106,13 +90,15 @@ def transfer_rows(run: Run, manifest: Manifest, config: DistillConfig) -> list[L
 
 
 class Lesson:
-    """What the teachers say about a batch of views: mixes the views, then asks every teacher about the same ones.
+    """What the teachers say about a batch of views: mixes the views, then asks teachers about the same ones.
 
-    Function matching: teachers and student see the very same pixels (Beyer et al. 2022, arXiv:2106.05237).
+    Function matching: teachers and student see the very same pixels (Beyer et al. 2022, arXiv:2106.05237). With
+    `teachers_per_batch`, each batch asks so many teachers, drawn anew: the loss is linear in the target, so its
+    gradient is, in the mean, that of the whole ensemble at a fraction of the cost.
     """
 
-    def __init__(self, teachers: list[LogoNetwork], teacher_px: int, student_px: int, config: DistillConfig):
-        self.teachers, self.teacher_px, self.student_px, self.config = teachers, teacher_px, student_px, config
+    def __init__(self, teachers: list[LogoNetwork], sizes_px: list[int], student_px: int, config: DistillConfig):
+        self.teachers, self.sizes_px, self.student_px, self.config = teachers, sizes_px, student_px, config
 
     def collate(self, items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The lesson on a list of dataset items; runs in the processes that make batches."""
@@ -121,16 +107,20 @@ class Lesson:
     @torch.no_grad()
     def teach(self, pixels, targets, _weights, positions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(views (B, s, s, 3) float, softened ensemble prediction (B, K), votes (B, K), 0 where unlabelled)."""
-        views = pixels.float()
-        random = np.random.default_rng((self.config.seed, int(positions[0])))
-        if random.random() < self.config.p_mixup:  # Zhang et al. 2018, arXiv:1710.09412
-            share = float(random.random())
-            order = torch.from_numpy(random.permutation(len(views))).to(views.device)
-            views = share * views + (1 - share) * views[order]
-            targets = share * targets + (1 - share) * targets[order]
-        seen, heat = resize_views(views, self.teacher_px), self.config.temperature
-        soft = sum((teacher(seen).float() / heat).softmax(1) for teacher in self.teachers) / len(self.teachers)
+        seed = (self.config.seed, int(positions[0]))
+        views, targets = mix_pairs(pixels, targets, self.config.fit.p_mixup, seed)
+        asked = self._draw_teachers(int(positions[0]))
+        soft = sum(self._ask(index, views) for index in asked) / len(asked)
         return resize_views(views, self.student_px), soft, targets
+
+    def _draw_teachers(self, position: int) -> list[int]:
+        count = len(self.teachers)
+        random = np.random.default_rng((self.config.seed, position, count))
+        return random.permutation(count)[: self.config.teachers_per_batch or count].tolist()
+
+    def _ask(self, index: int, views: torch.Tensor) -> torch.Tensor:
+        seen = resize_views(views, self.sizes_px[index])
+        return (self.teachers[index](seen).float() / self.config.temperature).softmax(1)
 
 
 def distillation_objective(config: DistillConfig, lesson: Lesson | None) -> Objective:
@@ -164,16 +154,16 @@ def resize_views(views: torch.Tensor, size_px: int) -> torch.Tensor:
     return resized.permute(0, 2, 3, 1)
 
 
-def _start_student(run: Run, candidate: Candidate, config: DistillConfig) -> LogoNetwork:
+def _start_student(run: Run, candidate: Architecture, config: DistillConfig) -> LogoNetwork:
     torch.manual_seed(config.seed)
-    for index, member in enumerate(run.record["members"]):
-        if config.start_from_teacher and member["model"] == candidate.model:
-            return run.load_member(index)
+    alike = [i for i in range(len(run.record["members"])) if run.architecture(i).model == candidate.model]
+    if config.start_from_teacher and alike:
+        return run.load_member(min(alike, key=lambda i: abs(run.architecture(i).size_px - candidate.size_px)))
     pretrained = config.pretrained and candidate.model.startswith(PRETRAINED_PREFIX)
     return LogoNetwork(candidate.model, len(run.classes), dropout=config.fit.dropout, pretrained=pretrained)
 
 
-def _cache_key(run: Run, config: DistillConfig, candidate: Candidate) -> str:
+def _cache_key(run: Run, config: DistillConfig, candidate: Architecture) -> str:
     teachers = [member["sha256"] for member in run.record["members"]]
     settings = {key: value for key, value in asdict(config).items() if key not in ("students", "max_size_mb")}
     parts = {"data": run.record["identity"]["data_hash"], "teachers": teachers, "config": settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from logo_edge_compress.export import PLANES, add_uint8_front, save_model
+from logo_edge_compress.rounding import correct_biases, kernel_scales, round_weights
 from logo_edge_train.models import MEAN, SCALE
 
 STRIDE = 16  # images whose activations are in memory at a time
+PROBES = 64  # calibration images on which rounding and biases are fitted
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
@@ -22,37 +25,59 @@ METHODS = {
 
 
 def quantize_body(
-    body: Path, pixels: np.ndarray, size_px: int, path: Path, *, method: str, reduce_range: bool, float_convs: int = 0
+    body: Path, rounded: Path, pixels: np.ndarray, size_px: int, path: Path, *, method: str, reduce_range: bool
 ) -> Path:
-    """The body of `export_body` as INT8 QDQ with a uint8 front, at `path`.
+    """The body of `export_body`, whose `round_body` is `rounded`, as INT8 QDQ with a uint8 front, at `path`.
 
-    pixels: (N, S, S, 3) uint8, the calibration images. Activations are U8, weights S8 per output channel, 7 bits of it
-    with `reduce_range`; the first `float_convs` convolutions stay FP32 (see QuantizeConfig). ONNX Runtime, "Quantize ONNX models".
+    pixels: (N, S, S, 3) uint8, the calibration images. Activations are U8, weights S8 per output channel (see
+    QuantizeConfig). ONNX Runtime, "Quantize ONNX models".
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns about its own defaults
-    nodes = [node.name for node in onnx.load(body).graph.node if node.op_type == "Conv"][:float_convs]
     exact = {
         "scale": np.array(1 / SCALE, np.float32),
         "zero_point": np.array(MEAN, np.uint8),
         "quant_type": QuantType.QUInt8,
     }
-    options = {"CalibStridedMinMax": min(STRIDE, len(pixels)), "QuantizeBias": True}
-    if not nodes:
-        options["TensorQuantOverrides"] = {PLANES: [exact]}
-    stride = options["CalibStridedMinMax"]
-    pixels = pixels[: len(pixels) // stride * stride]  # onnxruntime asks for whole strides
-    with tempfile.TemporaryDirectory() as folder:
+    model = onnx.load(body)
+    weights = {
+        name: [
+            {"quant_type": QuantType.QInt8, "axis": 0, "scale": np.array(step), "zero_point": np.array(0, np.int8)}
+            for step in steps
+        ]
+        for name, steps in kernel_scales(model, reduce_range=reduce_range).items()
+    }
+    stride = min(STRIDE, len(pixels))
+    options = {
+        "CalibStridedMinMax": stride, "QuantizeBias": True, "TensorQuantOverrides": {PLANES: [exact], **weights}
+    }  # fmt: skip
+    whole_strides = pixels[: len(pixels) // stride * stride]  # onnxruntime asks for them
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
         raw = Path(folder) / "quantized.onnx"
         quantize_static(
-            str(body), str(raw), _Pixels(pixels), quant_format=QuantFormat.QDQ, per_channel=True,
+            str(rounded), str(raw), _Pixels(whole_strides), quant_format=QuantFormat.QDQ, per_channel=True,
             reduce_range=reduce_range, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            calibrate_method=METHODS[method],
-            nodes_to_exclude=nodes, extra_options=options,
+            calibrate_method=METHODS[method], extra_options=options,
         )  # fmt: skip
-        model = onnx.load(raw)
-    add_uint8_front(model, size_px)
-    save_model(model, path)
+        quantized = onnx.load(raw)
+    quantized = correct_biases(quantized, model, _probes(pixels))
+    add_uint8_front(quantized, size_px)
+    save_model(quantized, path)
     return path
+
+
+def round_body(body: Path, pixels: np.ndarray, path: Path, *, reduce_range: bool) -> Path:
+    """The body with its convolutions' weights on their INT8 grid, at `path`; see `rounding.round_weights`."""
+    save_model(round_weights(onnx.load(body), _probes(pixels), reduce_range=reduce_range), path)
+    return path
+
+
+def to_planes(pixels: np.ndarray) -> np.ndarray:
+    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32, normalised as the body reads it."""
+    return np.ascontiguousarray(((pixels.astype(np.float32) - MEAN) / SCALE).transpose(0, 3, 1, 2))
+
+
+def _probes(pixels: np.ndarray) -> np.ndarray:
+    return to_planes(pixels[:: -(-len(pixels) // PROBES)])
 
 
 class _Pixels(CalibrationDataReader):
@@ -71,4 +96,4 @@ class _Pixels(CalibrationDataReader):
         image = next(self.remaining, None)
         if image is None:
             return None
-        return {PLANES: ((image.astype(np.float32) - MEAN) / SCALE).transpose(2, 0, 1)[None]}
+        return {PLANES: to_planes(image[None])}

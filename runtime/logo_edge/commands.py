@@ -16,29 +16,8 @@ from logo_edge.errors import ImageError
 
 STDIN = "-"
 SUFFIXES = frozenset(
-    [
-        ".apng",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".ico",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".qoi",
-        ".tga",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
+    ".apng .avif .bmp .dib .gif .ico .jfif .jp2 .jpe .jpeg .jpg "
+    ".pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp".split()
 )
 MAX_STDIN_BYTES = 256 * 1024 * 1024
 

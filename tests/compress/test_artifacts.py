@@ -9,7 +9,8 @@ import torch
 
 from logo_edge.errors import VerificationError
 from logo_edge_compress.export import IR_VERSION, PIXELS, export_body, export_onnx
-from logo_edge_compress.quantize import METHODS, quantize_body
+from logo_edge_compress.quantize import METHODS, quantize_body, round_body
+from logo_edge_compress.rounding import round_rows
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, Tolerance, compare_logits, run_onnx, verify
 from logo_edge_train.models import LogoNetwork
 
@@ -50,13 +51,17 @@ def test_the_graph_is_pinned_for_old_runtimes_and_reads_uint8_pixels(student):
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
+def quantize(folder, pixels, out, method, reduce_range):
+    body = folder / "body.onnx"
+    rounded = round_body(body, pixels, out / "rounded.onnx", reduce_range=reduce_range)
+    return quantize_body(body, rounded, pixels, SIZE, out / "int8.onnx", method=method, reduce_range=reduce_range)
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("reduce_range", [True, False])
 def test_int8_keeps_most_of_the_signal_and_shrinks_the_file(student, tmp_path, method, reduce_range):
     _, pixels, logits, folder = student
-    path = quantize_body(
-        folder / "body.onnx", pixels, SIZE, tmp_path / "int8.onnx", method=method, reduce_range=reduce_range
-    )
+    path = quantize(folder, pixels, tmp_path, method, reduce_range)
     parity = compare_logits(logits, run_onnx(path, pixels))
     assert parity.mean_difference < 0.5 * float(np.abs(logits - logits.mean(0)).mean() + logits.std())
     assert path.stat().st_size < 0.45 * (folder / "fp32.onnx").stat().st_size
@@ -64,7 +69,7 @@ def test_int8_keeps_most_of_the_signal_and_shrinks_the_file(student, tmp_path, m
 
 def test_the_int8_graph_takes_the_pixels_as_they_are_quantized_already(student, tmp_path):
     _, pixels, _, folder = student
-    path = quantize_body(folder / "body.onnx", pixels, SIZE, tmp_path / "int8.onnx", method="minmax", reduce_range=True)
+    path = quantize(folder, pixels, tmp_path, "minmax", True)
     graph = onnx.load(path).graph
     transposed = next(node for node in graph.node if node.op_type == "Transpose").output[0]
     assert [node.op_type for node in graph.node if transposed in node.input] == ["DequantizeLinear"]
@@ -73,7 +78,39 @@ def test_the_int8_graph_takes_the_pixels_as_they_are_quantized_already(student, 
     ]
     kernels = [array for array in weights if array.ndim == 4]
     assert len(kernels) > 10
-    assert max(int(np.abs(array.astype(int)).max()) for array in kernels) <= 64, "7 bits with reduce_range"
+    wide = [array for array in kernels if array.shape[1] > 1]
+    assert max(int(np.abs(array.astype(int)).max()) for array in wide) <= 64, "7 bits with reduce_range"
+
+
+def test_weights_are_rounded_such_that_flat_regions_keep_their_value():
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(16, 27))
+    rows[:, 0] *= 20  # one tap takes the whole range
+    flat = np.ones((27, 200)) + random.normal(0, 0.05, (27, 200))
+    scale = np.abs(rows).max(axis=1, keepdims=True) / 64
+    rounded = round_rows(rows, scale[:, 0], 64, flat @ flat.T)
+    nearest = np.round(rows / scale) * scale
+    assert np.allclose(rounded / scale, np.round(rounded / scale), atol=1e-6), "on the grid"
+    assert np.abs((rounded - rows) @ flat).mean() < 0.25 * np.abs((nearest - rows) @ flat).mean()
+
+
+def test_rounded_weights_survive_the_quantizer_unchanged(student, tmp_path):
+    _, pixels, _, folder = student
+    path = quantize(folder, pixels, tmp_path, "minmax", True)
+    model, rounded = onnx.load(path), onnx.load(tmp_path / "rounded.onnx")
+    kernels = {conv.name: conv.input[1] for conv in rounded.graph.node if conv.op_type == "Conv"}
+    constants = {entry.name: onnx.numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    wanted = {entry.name: onnx.numpy_helper.to_array(entry) for entry in rounded.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node}
+    for conv in (node for node in model.graph.node if node.op_type == "Conv"):
+        integers, scale = (constants[name] for name in makers[conv.input[1]].input[:2])
+        assert np.allclose(integers * scale.reshape(-1, 1, 1, 1), wanted[kernels[conv.name]], atol=1e-5)
+
+
+def test_corrected_biases_keep_the_mean_of_the_logits(student, tmp_path):
+    _, pixels, logits, folder = student
+    found = run_onnx(quantize(folder, pixels, tmp_path, "minmax", True), pixels)
+    assert np.abs(found.mean(0) - logits.mean(0)).max() < 0.2 * logits.std()
 
 
 def test_an_artifact_that_computes_something_else_is_refused():

@@ -11,23 +11,22 @@ import torch
 from PIL import Image, ImageDraw
 
 from logo_edge import Classifier
-from logo_edge.errors import BundleError, RecipeError, VerificationError
+from logo_edge.errors import BundleError, VerificationError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_compress.compress import Quantized, Split, Stage, choose, compress
-from logo_edge_compress.distill import Candidate, Lesson, Student, resize_views
+from logo_edge_compress.distill import Lesson, Student, resize_views
 from logo_edge_compress.table import print_stages
-from logo_edge_compress.verify import Tolerance
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import DistillConfig, recipe_from_dict
+from logo_edge_train.recipe import Architecture, DistillConfig, FitConfig, recipe_from_dict
 from logo_edge_train.train import train_ensemble
 
 CPU = torch.device("cpu")
-MODEL = "mobilenetv4_conv_small_050"  # ReLU: it quantizes well
+MODEL = "resnet10t"  # learns from 40 drawings in 8 epochs
 RECIPE = {
     "name": "tiny",
-    "train": {"models": [MODEL, MODEL], "pretrained": False,
-              "fit": {"size_px": 48, "epochs": 8, "batch_size": 8, "learning_rate": 1e-3, "ema_decay": 0.9}},
-    "distill": {"students": [f"{MODEL}@48"], "pretrained": False,
+    "train": {"teachers": [f"{MODEL}@32", f"{MODEL}@32"], "pretrained": False,
+              "fit": {"epochs": 8, "batch_size": 8, "learning_rate": 1e-3, "ema_decay": 0.9}},
+    "distill": {"students": [f"{MODEL}@32"], "pretrained": False, "max_size_mb": 8.0,
                 "fit": {"epochs": 8, "batch_size": 8, "learning_rate": 1e-3, "ema_decay": 0.9}},
     "quantize": {"methods": ["minmax"], "calibration_images": 24},
 }  # fmt: skip
@@ -58,10 +57,7 @@ def folder(tmp_path_factory):
 
 
 def compress_run(folder, out, say=lambda _: None):
-    """Compresses with a wider tolerance: a network fitted on 40 drawings has logits that INT8 moves by more than 1."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("logo_edge_compress.compress.QUANTIZED", Tolerance(5.0, 0.8, 0.5))
-        return compress(folder / "run", out, name="shapes", device=CPU, report=lambda _: None, say=say)
+    return compress(folder / "run", out, name="shapes", device=CPU, report=lambda _: None, say=say)
 
 
 def test_the_bundle_is_as_accurate_from_files_as_its_report_says(folder):
@@ -71,6 +67,7 @@ def test_the_bundle_is_as_accurate_from_files_as_its_report_says(folder):
     assert classifier.labels == ("bars", "disc")
     assert len(rows) == 16
     assert right == round(16 * classifier.bundle.metrics["test"]["accuracy"]["value"])
+    assert right >= 12, "it has learned discs from bars"
 
 
 def test_every_golden_vector_runs(folder):
@@ -89,7 +86,7 @@ def test_the_report_has_every_stage_with_its_figures(folder, capsys):
             assert set(stage[split]["recall"]) == {"bars", "disc"}
         assert stage["size_bytes"] > 0
         assert stage["latency"]["p50_ms"] > 0
-    assert record["candidates"][0]["student"] == f"{MODEL}@48"
+    assert record["candidates"][0]["student"] == f"{MODEL}@32"
     print_stages(record)
     assert "INT8, calibrated" in capsys.readouterr().out
 
@@ -131,7 +128,7 @@ def test_the_most_accurate_student_that_fits_is_chosen_on_val():
     val = Split(np.array([0, 1, 1, 0]), np.ones(4, bool))
     good, poor = np.eye(2)[[0, 1, 1, 0]] * 3, np.eye(2)[[0, 1, 0, 0]] * 3
     large, small, weak = (
-        Quantized(Student(Candidate(name, 96), None, Path(), []), None, Stage("INT8", {"val": logits}, size, None),
+        Quantized(Student(Architecture(name, 96), None, Path(), []), None, Stage("INT8", {"val": logits}, size, None),
                   Path(), "minmax", {})
         for name, logits, size in (("large", good, 5_000_000), ("small", good, 900_000), ("weak", poor, 100_000))
     )  # fmt: skip
@@ -140,15 +137,10 @@ def test_the_most_accurate_student_that_fits_is_chosen_on_val():
         choose([weak, small, large], val, 0.01)
 
 
-def test_a_candidate_without_a_size_is_refused():
-    with pytest.raises(RecipeError, match="expected name@size_px"):
-        Candidate.parse("mobilenetv4_conv_small")
-
-
 def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice_is_the_same_lesson():
     torch.manual_seed(0)
     teachers = [LogoNetwork(MODEL, 3).eval() for _ in range(2)]
-    lesson = Lesson(teachers, 48, 32, DistillConfig(p_mixup=1.0, temperature=2.0))
+    lesson = Lesson(teachers, [48, 40], 32, DistillConfig(temperature=2.0, fit=FitConfig(p_mixup=1.0)))
     pixels = torch.randint(0, 256, (4, 48, 48, 3), dtype=torch.uint8)
     batch = (pixels, torch.eye(3)[[0, 1, 2, 0]], torch.ones(4), torch.tensor([7, 8, 9, 10]))
     views, soft, votes = lesson.teach(*batch)
@@ -157,6 +149,21 @@ def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice
     assert torch.allclose(soft.sum(1), torch.ones(4), atol=1e-5)
     assert torch.allclose(votes.sum(1), torch.ones(4), atol=1e-5)
     assert all(torch.equal(a, b) for a, b in zip((views, soft, votes), again, strict=True))
+
+
+def test_teachers_that_are_asked_in_turn_say_in_the_mean_what_all_of_them_say():
+    torch.manual_seed(0)
+    teachers = [LogoNetwork(MODEL, 3).eval() for _ in range(3)]
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+
+    def ask(teachers_per_batch, position):
+        config = DistillConfig(teachers_per_batch=teachers_per_batch, fit=FitConfig(p_mixup=0.0))
+        lesson = Lesson(teachers, [32, 32, 32], 32, config)
+        return lesson.teach(pixels, torch.eye(3)[:2], torch.ones(2), torch.tensor([position, 0]))[1]
+
+    alone = [ask(1, position) for position in range(60)]
+    assert len({tuple(soft.flatten().tolist()) for soft in alone}) == 3, "each teacher is asked at some time"
+    assert (torch.stack(alone).mean(0) - ask(0, 0)).abs().max() < 0.1 * torch.stack(alone).std(0).max() + 0.02
 
 
 def test_views_are_resized_with_antialiasing():

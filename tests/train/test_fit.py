@@ -19,8 +19,9 @@ from logo_edge_train.runs import load_network, read_run, save_member
 from logo_edge_train.train import ensemble_logits, train_ensemble
 
 CPU = torch.device("cpu")
-CONFIG = FitConfig(size_px=32, epochs=3, batch_size=4, warmup_epochs=1.0)
+CONFIG = FitConfig(epochs=3, batch_size=4, warmup_epochs=1.0)
 MODEL = "mobilenetv3_small_050"
+TEACHER = f"{MODEL}@32"
 
 
 class Interrupted(Exception):
@@ -51,7 +52,7 @@ def fit_logos(manifest: Manifest, state, *, stop_after: int | None = None):
             raise Interrupted
 
     return fit(
-        LogoNetwork(MODEL, 3, dropout=0.2), dataset, supervised_objective(0.1), CONFIG, state=state, seed=3, device=CPU,
+        LogoNetwork(MODEL, 3, dropout=0.2), dataset, supervised_objective(CONFIG, 3), CONFIG, state=state, seed=3, device=CPU,
         evaluate=lambda network: {"accuracy": 0.0}, report=report,
     )  # fmt: skip
 
@@ -74,7 +75,7 @@ def test_a_state_of_another_configuration_is_not_resumed(logos, tmp_path):
         fit_logos(logos, tmp_path / "a.state", stop_after=1)
     dataset = LogoDataset(logos, logos.split("train"), logos.classes, tmp_path, size_px=32)
     with pytest.raises(RunError, match="another configuration"):
-        fit(LogoNetwork(MODEL, 3), dataset, supervised_objective(0.1), replace(CONFIG, learning_rate=0.1),
+        fit(LogoNetwork(MODEL, 3), dataset, supervised_objective(CONFIG, 3), replace(CONFIG, learning_rate=0.1),
             state=tmp_path / "a.state", seed=3, device=CPU, evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def test_frozen_stages_keep_weights_and_statistics_and_the_others_learn(logos, t
     torch.manual_seed(0)
     network = LogoNetwork(MODEL, 3)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    after, _ = fit(network, dataset, supervised_objective(0.1), replace(CONFIG, epochs=1, frozen_blocks=2),
+    after, _ = fit(network, dataset, supervised_objective(CONFIG, 3), replace(CONFIG, epochs=1, frozen_blocks=2),
                    state=tmp_path / "c.state", seed=0, device=CPU, evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
     frozen = ("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0", "backbone.blocks.1")
     changed = {key for key, value in after.state_dict().items() if not torch.equal(value, before[key])}
@@ -104,7 +105,7 @@ def test_frozen_stages_keep_weights_and_statistics_and_the_others_learn(logos, t
 
 def test_an_ensemble_is_trained_once_and_read_back(logos, tmp_path):
     recipe = recipe_from_dict(
-        {"train": {"models": [MODEL, MODEL], "pretrained": False, "fit": {"size_px": 32, "epochs": 1, "batch_size": 8}}}
+        {"train": {"teachers": [TEACHER, TEACHER], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}}}
     )
     reports: list[dict] = []
     manifest_path = tmp_path / "manifest.csv"
@@ -122,7 +123,7 @@ def test_an_ensemble_is_trained_once_and_read_back(logos, tmp_path):
 
 
 def test_a_run_of_another_recipe_is_not_overwritten(logos, tmp_path):
-    recipe = {"train": {"models": [MODEL], "pretrained": False, "fit": {"size_px": 32, "epochs": 1, "batch_size": 8}}}
+    recipe = {"train": {"teachers": [TEACHER], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}}}
     train_ensemble(
         tmp_path / "manifest.csv", recipe_from_dict(recipe), tmp_path / "run", device=CPU, report=lambda _: None
     )
@@ -134,7 +135,7 @@ def test_a_run_of_another_recipe_is_not_overwritten(logos, tmp_path):
 
 
 def test_a_changed_checkpoint_is_refused(logos, tmp_path):
-    recipe = {"train": {"models": [MODEL], "pretrained": False, "fit": {"size_px": 32, "epochs": 1, "batch_size": 8}}}
+    recipe = {"train": {"teachers": [TEACHER], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}}}
     run = train_ensemble(
         tmp_path / "manifest.csv", recipe_from_dict(recipe), tmp_path / "run", device=CPU, report=lambda _: None
     )

@@ -17,15 +17,17 @@ def test_every_built_in_recipe_is_read_and_survives_a_round_trip(name):
     assert recipe_from_dict(asdict(recipe)) == recipe
 
 
-def test_the_three_sizes_are_there():
-    assert {path.stem for path in BUILT_IN.glob("*.toml")} >= {"smoke", "cpu", "full"}
+def test_a_recipe_for_each_need_is_there():
+    assert {path.stem for path in BUILT_IN.glob("*.toml")} >= {"smoke", "cpu", "default", "full"}
 
 
 def test_the_command_line_overrides_single_fields():
-    recipe = load_recipe("smoke", ("train.fit.epochs=7", "train.models=['a', 'b']", "distill.students=['c@96']"))
+    recipe = load_recipe(
+        "smoke", ("train.fit.epochs=7", "train.teachers=['a@64', 'b@96']", "distill.students=['c@96']")
+    )
     assert recipe.train.fit.epochs == 7
-    assert recipe.train.fit.size_px == load_recipe("smoke").train.fit.size_px
-    assert recipe.train.models == ("a", "b")
+    assert recipe.train.fit.batch_size == load_recipe("smoke").train.fit.batch_size
+    assert recipe.train.teachers == ("a@64", "b@96")
     assert recipe.distill.students == ("c@96",)
 
 
@@ -37,9 +39,11 @@ def test_the_command_line_overrides_single_fields():
         ({"train": {"fit": {"epochs": "three"}}}, "train.fit.epochs is 'three'; expected int"),
         ({"train": {"fit": {"epochs": 0}}}, "train.fit.epochs is 0"),
         ({"train": {"fit": 3}}, "train.fit is 3; expected a table"),
-        ({"train": {"models": []}}, "train.models is empty"),
-        ({"train": {"models": "lite0"}}, "train.models is 'lite0'; expected a list"),
-        ({"distill": {"p_mixup": True}}, "distill.p_mixup is True; expected float"),
+        ({"train": {"teachers": []}}, "train.teachers is empty"),
+        ({"train": {"teachers": "lite0"}}, "train.teachers is 'lite0'; expected a list"),
+        ({"train": {"teachers": ["lite0"]}}, "network 'lite0'; expected name@size_px"),
+        ({"distill": {"students": ["lite0@0"]}}, "network 'lite0@0'; expected name@size_px"),
+        ({"distill": {"hard_weight": True}}, "distill.hard_weight is True; expected float"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
@@ -49,7 +53,7 @@ def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
-    with pytest.raises(RecipeError, match="expected one of cpu, full, smoke"):
+    with pytest.raises(RecipeError, match="expected one of cpu, default, full, smoke"):
         load_recipe("quick")
 
 

@@ -95,7 +95,7 @@ def train_command(
     source: Path | None = typer.Option(
         None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
     ),
-    recipe: str = typer.Option("cpu", "--recipe", help="smoke, cpu, full, or the path of a TOML file."),
+    recipe: str = typer.Option("cpu", "--recipe", help="smoke, cpu, default, full, or the path of a TOML file."),
     out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The run's folder; left out: runs/RECIPE."),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. train.fit.epochs=5."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
@@ -111,11 +111,16 @@ def train_command(
         fetch_logos()
         source = LABELS
     elif source.is_dir():
-        from logo_edge_train.organize import organize_folder, print_report
+        from logo_edge_train.organize import find_files, organize_folder, print_report
 
         manifest = source / "manifest.csv"
         if not manifest.exists():
             print_report(organize_folder(source, manifest, target_per_class=None, seed=0))
+        elif newer := sum(path.stat().st_mtime > manifest.stat().st_mtime for path in find_files(source)):
+            typer.echo(
+                f"{newer} files in {source} are newer than {manifest}, which is used as it stands; "
+                f"`logo-edge data organize {source}` writes it anew"
+            )
         source = manifest
     folder = out or Path("runs") / chosen.name
     with FitProgress() as progress:

@@ -14,16 +14,35 @@ BUILT_IN = Path(str(files("logo_edge_train") / "recipes"))
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """A network and its input size: a timm name and the side of the square it sees, in px."""
+
+    model: str
+    size_px: int
+
+    @classmethod
+    def parse(cls, text: str) -> Architecture:
+        """`name@size_px`. Raises RecipeError for any other form."""
+        model, _, size = text.partition("@")
+        if not model or not size.isdigit() or int(size) < 1:
+            raise RecipeError(f"network {text!r}; expected name@size_px, such as tf_efficientnet_lite0@128")
+        return cls(model, int(size))
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.size_px}"
+
+
+@dataclass(frozen=True)
 class FitConfig:
     """How one network is fitted. Learning rates are per step of `batch_size` images, decayed by a cosine to 0."""
 
-    size_px: int = 128
     epochs: int = 20
     batch_size: int = 32
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.05
+    p_mixup: float = 0.3  # share of batches whose views are mixed in pairs (Zhang et al. 2018, arXiv:1710.09412)
     class_weight_power: float = 0.5  # weight of a class: its count to the power -p, mean 1
     use_votes: bool = True  # the annotators' votes as soft labels
     ema_decay: float = 0.995
@@ -50,9 +69,9 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The teachers: one member of the ensemble per entry of `models`, each with its own seed."""
+    """The teachers, timm name @ input size in px: one member of the ensemble each, equal ones with other seeds."""
 
-    models: tuple[str, ...] = ("tf_efficientnet_lite0", "tf_efficientnet_lite0")
+    teachers: tuple[str, ...] = ("tf_efficientnet_lite0@128", "tf_efficientnet_lite0@192")
     pretrained: bool = True
     seed: int = 0
     fit: FitConfig = FitConfig()
@@ -65,8 +84,9 @@ class DistillConfig:
 
     `students` are candidates, timm name @ input size in px; the best on val, after quantization and within
     `max_size_mb`, is packed. `temperature` softens the teachers' targets; `hard_weight` is the share of the
-    annotators' labels in the loss on labelled logos; `p_mixup` the share of batches that are mixed before teachers and
-    student see them. With `start_from_teacher`, a student starts from the teacher of its own architecture, if any.
+    annotators' labels in the loss on labelled logos. Batches are mixed before teachers and student see them. With
+    `start_from_teacher`, a student starts from the teacher of its own network, of the closest size, if any.
+    `teachers_per_batch` teachers, drawn anew for each batch, are asked about it; 0: all.
     """
 
     students: tuple[str, ...] = ("tf_efficientnet_lite0@128",)
@@ -74,7 +94,7 @@ class DistillConfig:
     pretrained: bool = True
     temperature: float = 2.0
     hard_weight: float = 0.1
-    p_mixup: float = 0.3
+    teachers_per_batch: int = 0
     use_unlabelled: bool = True
     start_from_teacher: bool = True
     seed: int = 100
@@ -86,14 +106,11 @@ class DistillConfig:
 class QuantizeConfig:
     """Static INT8: which calibration methods are tried (the best on val wins) and on how many train images.
 
-    Weights are S8 per channel, activations U8. `reduce_range` keeps weights to 7 bits, so that CPUs without VNNI, whose
-    16-bit accumulation of U8 x S8 pairs saturates, compute the same logits as all others. `float_convs` are the numbers
-    of first convolutions to keep in FP32, tried in order until an artifact verifies: those few see the whole contrast
-    of a logo at few channels and cost little in size.
+    Weights are S8 per channel, activations U8. `reduce_range` keeps weights to 7 bits (but for depthwise ones), so that
+    CPUs without VNNI, whose 16-bit sums of U8 x S8 pairs saturate, compute the same logits as all others.
     """
 
     methods: tuple[str, ...] = ("minmax", "percentile")
-    float_convs: tuple[int, ...] = (0, 6)
     calibration_images: int = 256
     reduce_range: bool = True
 
@@ -118,7 +135,7 @@ class Recipe:
 
 
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The recipe of that name (smoke, cpu, full) or TOML file, with `section.key=value` overrides applied.
+    """The recipe of that name (smoke, cpu, default, full) or TOML file, with `section.key=value` overrides applied.
 
     Raises RecipeError, naming the key, for an unknown key, a value of the wrong type or a missing file.
     """
@@ -142,11 +159,14 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
     """The recipe of a nested dict, as `dataclasses.asdict` gives it. Raises RecipeError naming the key."""
     recipe = _build(Recipe, table, "")
     for stage, config in (("train", recipe.train.fit), ("distill", recipe.distill.fit)):
-        for key in ("size_px", "epochs", "batch_size"):
+        for key in ("epochs", "batch_size"):
             if getattr(config, key) < 1:
                 raise RecipeError(f"{stage}.fit.{key} is {getattr(config, key)}; expected at least 1")
-    if not recipe.train.models:
-        raise RecipeError("train.models is empty; expected at least one timm model name")
+    for key, networks in (("train.teachers", recipe.train.teachers), ("distill.students", recipe.distill.students)):
+        if not networks:
+            raise RecipeError(f"{key} is empty; expected at least one network, name@size_px")
+        for text in networks:
+            Architecture.parse(text)
     return recipe
 
 

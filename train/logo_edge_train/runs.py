@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from logo_edge.errors import RunError
 from logo_edge.manifest import Manifest
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import Recipe, recipe_from_dict
+from logo_edge_train.recipe import Architecture, Recipe, recipe_from_dict
 
 FORMAT_VERSION = 1
 VERSIONED = ("logo-edge", "torch", "torchvision", "timm", "albumentations", "numpy", "pillow", "onnxruntime")
@@ -50,7 +50,11 @@ class Run:
         path = self.folder / member["file"]
         if not path.exists() or file_hash(path) != member["sha256"]:
             raise RunError(f"{path} is missing or not the file that run.json lists; train again with `logo-edge train`")
-        return load_network(path, member["model"], len(self.classes))
+        return load_network(path, self.architecture(index).model, len(self.classes))
+
+    def architecture(self, index: int) -> Architecture:
+        """What teacher `index` is."""
+        return Architecture.parse(self.record["members"][index]["architecture"])
 
     def member_logits(self, split: str) -> np.ndarray:
         """(M, N, K) float32: each member's logits on the split's rows, in manifest order."""

@@ -18,7 +18,7 @@ from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.parallel import count_cores, run_side_by_side
-from logo_edge_train.recipe import Recipe, TrainConfig
+from logo_edge_train.recipe import Architecture, Recipe, TrainConfig
 from logo_edge_train.runs import (
     Run,
     file_hash,
@@ -56,12 +56,12 @@ def train_ensemble(
     record["left_out"] = sorted(f"{row.package}/{row.icon}" for row in left_out)
     jobs = [
         (manifest_path, recipe.train, index, folder, str(device), left_out)
-        for index in range(len(recipe.train.models))
+        for index in range(len(recipe.train.teachers))
         if not (folder / f"member-{index}.json").exists()
     ]
     run_side_by_side(fit_member, jobs, report, workers=len(jobs) if device.type == "cpu" else 1)
     record["members"] = [
-        json.loads((folder / f"member-{index}.json").read_text()) for index in range(len(recipe.train.models))
+        json.loads((folder / f"member-{index}.json").read_text()) for index in range(len(recipe.train.teachers))
     ]
     run = Run(folder, {**record, "status": "finished"})
     write_run_record(folder, {**run.record, "metrics": {"val": ensemble_metrics(run, manifest, "val")}})
@@ -82,28 +82,29 @@ def fit_member(
     Rows of the train split that are in `left_out` are not learned from.
     """
     manifest, device = read_manifest(manifest_path), torch.device(device_name)
-    classes, model, seed = manifest.classes, config.models[index], config.seed + index
-    name = f"teacher {index + 1}/{len(config.models)} {model}"
+    classes, text = manifest.classes, config.teachers[index]
+    architecture, seed = Architecture.parse(text), config.seed + config.teachers[:index].count(text)
+    name = f"teacher {index + 1}/{len(config.teachers)} {architecture}"
     report({"kind": "start", "name": name})
     rows = [row for row in manifest.split("train") if row not in left_out]
     rows = stratified_sample(rows, config.fit.max_images)
     dataset = LogoDataset(
         manifest, rows, classes, renders_folder(),
-        size_px=config.fit.size_px, augment=config.augment, use_votes=config.fit.use_votes,
+        size_px=architecture.size_px, augment=config.augment, use_votes=config.fit.use_votes,
         class_weight_power=config.fit.class_weight_power, seed=seed,
     )  # fmt: skip
-    evaluation = evaluation_sets(manifest, classes, config.fit.size_px)
+    evaluation = evaluation_sets(manifest, classes, architecture.size_px)
     torch.manual_seed(seed)
-    network = LogoNetwork(model, len(classes), dropout=config.fit.dropout, pretrained=config.pretrained)
+    network = LogoNetwork(architecture.model, len(classes), dropout=config.fit.dropout, pretrained=config.pretrained)
     checkpoint, logits, state = (folder / f"member-{index}.{kind}" for kind in ("safetensors", "logits", "state"))
     network, history = fit(
-        network, dataset, supervised_objective(config.fit.label_smoothing), config.fit, state=state, seed=seed,
+        network, dataset, supervised_objective(config.fit, seed), config.fit, state=state, seed=seed,
         device=device, evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
         loaders=count_cores() if device.type == "cuda" else 0,
     )  # fmt: skip
     sha256 = save_member(checkpoint, network)
     save_logits(logits, {split: predict_logits(network, data, device) for split, data in evaluation.items()})
-    record = {"model": model, "seed": seed, "file": checkpoint.name, "sha256": sha256, "logits": logits.name,
+    record = {"architecture": text, "seed": seed, "file": checkpoint.name, "sha256": sha256, "logits": logits.name,
               "logits_sha256": file_hash(logits), "history": history}  # fmt: skip
     write_json(folder / f"member-{index}.json", record)
     state.unlink()
