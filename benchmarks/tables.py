@@ -79,6 +79,17 @@ def stages() -> str:
     return markdown(["stage (test split)", "all", "sure", *labels, "calib. error", "MB", "p50 ms"], rows)
 
 
+def teachers() -> str:
+    """Single teachers on val."""
+    rows = [
+        [entry["network"], str(entry["epochs"]), "stem and 2 stages" if entry["frozen_blocks"] == 2 else "nothing",
+         f"{entry['p_mixup']:g}", f"{entry['augment_scale_min']:g}", f"{entry['accuracy']:.1%}",
+         f"{entry['accuracy_sure']:.1%}", f"{entry['worst_recall']:.1%}", f"{entry['nll']:.3f}"]
+        for entry in read("teachers")["teachers"]
+    ]  # fmt: skip
+    return markdown(["network", "epochs", "frozen", "mixup", "least scale", "all", "sure", "worst class", "NLL"], rows)
+
+
 def rounding() -> str:
     """INT8 variants of the default student against its FP32 parent, on val."""
     figures = read("rounding")
@@ -121,6 +132,7 @@ TABLES = {
     "stages": stages,
     "proposals": proposals,
     "rounding": rounding,
+    "teachers": teachers,
 }
 
 

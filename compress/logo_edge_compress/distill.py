@@ -17,7 +17,7 @@ from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
-from logo_edge_train.fit import Objective, fit, mix_pairs
+from logo_edge_train.fit import Objective, fit
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
@@ -25,6 +25,7 @@ from logo_edge_train.runs import Run, file_hash, load_network, save_member, writ
 from logo_edge_train.train import accuracy_on, evaluation_sets
 
 PRETRAINED_PREFIX = "tf_efficientnet_lite"
+CPU_BATCH = 16  # views that a teacher sees at a time: a batch of large ones takes a gigabyte
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,13 @@ class Lesson:
 
     @torch.no_grad()
     def teach(self, pixels, targets, _weights, positions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(views (B, s, s, 3) float, softened ensemble prediction (B, K), votes (B, K), 0 where unlabelled)."""
-        seed = (self.config.seed, int(positions[0]))
-        views, targets = mix_pairs(pixels, targets, self.config.fit.p_mixup, seed)
+        """(views (B, s, s, 3) float, softened prediction of those asked (B, K), votes (B, K), 0 where there are none)."""
+        views = pixels.float()
+        random = np.random.default_rng((self.config.seed, int(positions[0])))
+        if random.random() < self.config.p_mixup:  # Zhang et al. 2018, arXiv:1710.09412
+            share, order = float(random.random()), torch.from_numpy(random.permutation(len(views))).to(views.device)
+            views = share * views + (1 - share) * views[order]
+            targets = torch.zeros_like(targets)  # two simple logos, one upon the other, look complex: no vote holds
         asked = self._draw_teachers(int(positions[0]))
         soft = sum(self._ask(index, views) for index in asked) / len(asked)
         return resize_views(views, self.student_px), soft, targets
@@ -120,7 +125,9 @@ class Lesson:
 
     def _ask(self, index: int, views: torch.Tensor) -> torch.Tensor:
         seen = resize_views(views, self.sizes_px[index])
-        return (self.teachers[index](seen).float() / self.config.temperature).softmax(1)
+        parts = seen.split(CPU_BATCH if seen.device.type == "cpu" else len(seen))
+        logits = torch.cat([self.teachers[index](part) for part in parts]).float()
+        return (logits / self.config.temperature).softmax(1)
 
 
 def distillation_objective(config: DistillConfig, lesson: Lesson | None) -> Objective:

@@ -132,11 +132,7 @@ def _run(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> Iterat
 
     source = model.graph.input[0].name
     asked = [name for name in dict.fromkeys(names) if name != source]
-    probe = _copy(model)
-    known = {output.name for output in probe.graph.output}
-    probe.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in asked if name not in known
-    )
+    probe = _upstream(model, asked)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -144,6 +140,19 @@ def _run(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> Iterat
     for start in range(0, len(planes), BATCH):
         batch = planes[start : start + BATCH]
         yield {source: batch, **dict(zip(asked, session.run(asked, {source: batch}), strict=True))}
+
+
+def _upstream(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """The part of the model that the named tensors depend on, with those as its outputs."""
+    needed, nodes = set(names), []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    graph = helper.make_graph(nodes[::-1], "upstream", model.graph.input, outputs, constants)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def _taps(tensor: np.ndarray, conv: onnx.NodeProto, shape) -> np.ndarray:

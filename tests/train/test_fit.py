@@ -52,7 +52,7 @@ def fit_logos(manifest: Manifest, state, *, stop_after: int | None = None):
             raise Interrupted
 
     return fit(
-        LogoNetwork(MODEL, 3, dropout=0.2), dataset, supervised_objective(CONFIG, 3), CONFIG, state=state, seed=3, device=CPU,
+        LogoNetwork(MODEL, 3, dropout=0.2), dataset, supervised_objective(0.1), CONFIG, state=state, seed=3, device=CPU,
         evaluate=lambda network: {"accuracy": 0.0}, report=report,
     )  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_a_state_of_another_configuration_is_not_resumed(logos, tmp_path):
         fit_logos(logos, tmp_path / "a.state", stop_after=1)
     dataset = LogoDataset(logos, logos.split("train"), logos.classes, tmp_path, size_px=32)
     with pytest.raises(RunError, match="another configuration"):
-        fit(LogoNetwork(MODEL, 3), dataset, supervised_objective(CONFIG, 3), replace(CONFIG, learning_rate=0.1),
+        fit(LogoNetwork(MODEL, 3), dataset, supervised_objective(0.1), replace(CONFIG, learning_rate=0.1),
             state=tmp_path / "a.state", seed=3, device=CPU, evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_frozen_stages_keep_weights_and_statistics_and_the_others_learn(logos, t
     torch.manual_seed(0)
     network = LogoNetwork(MODEL, 3)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    after, _ = fit(network, dataset, supervised_objective(CONFIG, 3), replace(CONFIG, epochs=1, frozen_blocks=2),
+    after, _ = fit(network, dataset, supervised_objective(0.1), replace(CONFIG, epochs=1, frozen_blocks=2),
                    state=tmp_path / "c.state", seed=0, device=CPU, evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
     frozen = ("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0", "backbone.blocks.1")
     changed = {key for key, value in after.state_dict().items() if not torch.equal(value, before[key])}

@@ -92,30 +92,15 @@ def predict_logits(network: nn.Module, dataset: LogoDataset, device: torch.devic
     return np.concatenate(batches)
 
 
-def supervised_objective(config: FitConfig, seed: int) -> Objective:
-    """Cross-entropy on mixed and smoothed soft labels, weighted per logo."""
+def supervised_objective(label_smoothing: float) -> Objective:
+    """Cross-entropy on smoothed soft labels, weighted per logo."""
 
-    def objective(network, pixels, targets, weights, positions):
-        weighted = targets * weights[:, None]  # (B, K)
-        views, weighted = mix_pairs(pixels, weighted, config.p_mixup, (seed, int(positions[0])))
-        smoothing = config.label_smoothing
-        smoothed = weighted * (1 - smoothing) + weighted.sum(1, keepdim=True) * smoothing / targets.shape[1]
-        return {"cross_entropy": -(smoothed * network(views).float().log_softmax(1)).sum(1).mean()}
+    def objective(network, pixels, targets, weights, _positions):
+        smoothed = targets * (1 - label_smoothing) + label_smoothing / targets.shape[1]  # (B, K)
+        losses = -(smoothed * network(pixels).float().log_softmax(1)).sum(1)  # (B,)
+        return {"cross_entropy": (losses * weights).mean()}
 
     return objective
-
-
-def mix_pairs(pixels: torch.Tensor, targets: torch.Tensor, p: float, seed: tuple[int, int]):
-    """The views (B, S, S, 3), float, and targets (B, K), with probability p mixed in random pairs, all at one share.
-
-    Mixup: Zhang et al. 2018, arXiv:1710.09412.
-    """
-    random = np.random.default_rng(seed)
-    views = pixels.float()
-    if random.random() >= p:
-        return views, targets
-    share, order = float(random.random()), torch.from_numpy(random.permutation(len(views))).to(views.device)
-    return share * views + (1 - share) * views[order], share * targets + (1 - share) * targets[order]
 
 
 class _EpochSampler(Sampler):

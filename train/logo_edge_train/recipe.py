@@ -42,7 +42,6 @@ class FitConfig:
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.05
-    p_mixup: float = 0.3  # share of batches whose views are mixed in pairs (Zhang et al. 2018, arXiv:1710.09412)
     class_weight_power: float = 0.5  # weight of a class: its count to the power -p, mean 1
     use_votes: bool = True  # the annotators' votes as soft labels
     ema_decay: float = 0.995
@@ -84,8 +83,8 @@ class DistillConfig:
 
     `students` are candidates, timm name @ input size in px; the best on val, after quantization and within
     `max_size_mb`, is packed. `temperature` softens the teachers' targets; `hard_weight` is the share of the
-    annotators' labels in the loss on labelled logos. Batches are mixed before teachers and student see them. With
-    `start_from_teacher`, a student starts from the teacher of its own network, of the closest size, if any.
+    annotators' labels in the loss on labelled logos; `p_mixup` the share of batches whose views are mixed in pairs before
+    teachers and student see them. With `start_from_teacher`, a student starts from the teacher of its own network, of the closest size, if any.
     `teachers_per_batch` teachers, drawn anew for each batch, are asked about it; 0: all.
     """
 
@@ -94,6 +93,7 @@ class DistillConfig:
     pretrained: bool = True
     temperature: float = 2.0
     hard_weight: float = 0.1
+    p_mixup: float = 0.3
     teachers_per_batch: int = 0
     use_unlabelled: bool = True
     start_from_teacher: bool = True

@@ -98,7 +98,7 @@ def fit_member(
     network = LogoNetwork(architecture.model, len(classes), dropout=config.fit.dropout, pretrained=config.pretrained)
     checkpoint, logits, state = (folder / f"member-{index}.{kind}" for kind in ("safetensors", "logits", "state"))
     network, history = fit(
-        network, dataset, supervised_objective(config.fit, seed), config.fit, state=state, seed=seed,
+        network, dataset, supervised_objective(config.fit.label_smoothing), config.fit, state=state, seed=seed,
         device=device, evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
         loaders=count_cores() if device.type == "cuda" else 0,
     )  # fmt: skip

@@ -1,0 +1,62 @@
+"""What rounding and bias correction are worth: INT8 variants of a run's student against its FP32 parent, on val.
+
+python benchmarks/measure_rounding.py runs/default  ->  benchmarks/results/rounding.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from rich.progress import track
+
+from logo_edge.manifest import read_manifest
+from logo_edge_compress.compress import pixels_of
+from logo_edge_compress.quantize import quantize_body, round_body
+from logo_edge_compress.rounding import correct_biases
+from logo_edge_compress.verify import compare_logits, run_onnx
+from logo_edge_train.dataset import stratified_sample
+from logo_edge_train.recipe import Architecture
+from logo_edge_train.runs import read_run, versions
+
+RESULT = Path(__file__).parent / "results" / "rounding.json"
+METHODS = ("minmax", "percentile")
+VARIANTS = {"nearest": (False, False), "rounded": (True, False), "rounded, biases corrected": (True, True)}
+
+
+def main() -> None:
+    run = read_run(Path(sys.argv[1]))
+    chosen = Architecture.parse(json.loads((run.folder / "compress" / "report.json").read_text())["chosen"])
+    folder = run.folder / "compress" / str(chosen).replace("@", "-")
+    manifest, config = read_manifest(run.manifest_path), run.recipe.quantize
+    rows = stratified_sample(manifest.split("train"), config.calibration_images, seed=1)
+    calibration = pixels_of(rows, manifest, chosen.size_px)
+    val = pixels_of(manifest.split("val"), manifest, chosen.size_px)
+    targets = np.array([run.classes.index(row.label) for row in manifest.split("val")])
+    parent = run_onnx(folder / "student-fp32.onnx", val)
+    found = []
+    with tempfile.TemporaryDirectory() as work:
+        body = folder / "body.onnx"
+        rounded = round_body(body, calibration, Path(work) / "rounded.onnx", reduce_range=config.reduce_range)
+        for method, (name, (rounds, corrects)) in track([(m, v) for m in METHODS for v in VARIANTS.items()]):
+            correct = correct_biases if corrects else lambda quantized, *_: quantized
+            with patch("logo_edge_compress.quantize.correct_biases", correct):
+                path = quantize_body(
+                    body, rounded if rounds else body, calibration, chosen.size_px, Path(work) / "int8.onnx",
+                    method=method, reduce_range=config.reduce_range,
+                )  # fmt: skip
+            logits = run_onnx(path, val)
+            found.append({"activations": method, "weights": name, **asdict(compare_logits(parent, logits)),
+                          "accuracy": float((logits.argmax(1) == targets).mean())})  # fmt: skip
+    record = {"student": str(chosen), "split": "val", "accuracy_fp32": float((parent.argmax(1) == targets).mean()),
+              "variants": found, "versions": versions()}  # fmt: skip
+    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
