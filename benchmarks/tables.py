@@ -83,11 +83,27 @@ def teachers() -> str:
     """Single teachers on val."""
     rows = [
         [entry["network"], str(entry["epochs"]), "stem and 2 stages" if entry["frozen_blocks"] == 2 else "nothing",
-         f"{entry['p_mixup']:g}", f"{entry['augment_scale_min']:g}", f"{entry['accuracy']:.1%}",
+         f"{entry['p_mixup']:g}", f"{entry['class_weight_power']:g}", f"{entry['unsure_smoothing']:g}",
+         f"{entry['augment_scale_min']:g}", f"{entry['accuracy']:.1%}",
          f"{entry['accuracy_sure']:.1%}", f"{entry['worst_recall']:.1%}", f"{entry['nll']:.3f}"]
         for entry in read("teachers")["teachers"]
     ]  # fmt: skip
-    return markdown(["network", "epochs", "frozen", "mixup", "least scale", "all", "sure", "worst class", "NLL"], rows)
+    return markdown(
+        [
+            "network",
+            "epochs",
+            "frozen",
+            "mixup",
+            "class weights",
+            "unsure smoothing",
+            "least scale",
+            "all",
+            "sure",
+            "worst class",
+            "NLL",
+        ],
+        rows,
+    )
 
 
 def rounding() -> str:
