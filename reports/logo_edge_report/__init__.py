@@ -1,0 +1,1 @@
+"""What a person looks at: figures, comparisons and reports of bundles, runs and checkpoints."""

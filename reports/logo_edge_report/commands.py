@@ -1,0 +1,69 @@
+"""The verb `logo-edge evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+evaluate = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@evaluate.command(
+    help="Evaluate a bundle, a run, an .onnx file or a checkpoint: accuracy with intervals, calibration, selection, "
+    "prediction sets, sizes, backgrounds, JPEG. Two subjects are compared on the same logos."
+)
+def evaluate_command(
+    subjects: list[Path] = typer.Argument(
+        None, metavar="[SUBJECT]...", help="One or two; left out: the embedded default bundle."
+    ),
+    manifest: Path | None = typer.Option(None, "--manifest", help="CSV of labelled logos; left out: labels.csv."),
+    split: str = typer.Option("val", "--split", help="val to choose by, test to report."),
+    slices: bool = typer.Option(True, "--slices/--no-slices", help="Accuracy by size, background and JPEG quality."),
+    out: Path | None = typer.Option(None, "--out", help="Write the figures to this JSON file."),
+) -> None:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from logo_edge.bundle import DEFAULT_BUNDLE
+    from logo_edge.manifest import read_manifest
+    from logo_edge_report import evaluate as stage
+    from logo_edge_report.subjects import load_subject
+    from logo_edge_report.table import print_evaluation
+    from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
+    from logo_edge_train.runs import write_json
+
+    if len(subjects or []) > 2:
+        raise typer.BadParameter(f"{len(subjects)} subjects; expected one, or two to compare")
+    if manifest is None:
+        fetch_logos()
+    rows = read_manifest(manifest or LABELS)
+    loaded = [load_subject(path) for path in subjects or [DEFAULT_BUNDLE]]
+    for subject in loaded:
+        stage.check_labels(subject, rows, split)
+    found, console = {"split": split, "subjects": []}, Console(stderr=True)
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task("reading logos")
+        images = {name: stage.load_split(rows, name, renders_folder()) for name in {split, "calib"}}
+        targets = stage.targets_of(rows.split(split), loaded[0].labels)
+        predicted = []
+        for subject in loaded:
+            bar.update(task, description=subject.name)
+            logits = {name: subject.predict(part) for name, part in images.items() if part}
+            predicted.append(logits[split])
+            figures = stage.evaluate_predictions(subject, logits, rows, split)
+            if slices:
+                figures["slices"] = stage.evaluate_slices(
+                    subject, images[split], targets,
+                    lambda text, name=subject.name: bar.update(task, description=f"{name}: {text}"),
+                )  # fmt: skip
+            found["subjects"].append({"name": subject.name, "kind": subject.kind, "size_bytes": subject.size_bytes,
+                                      **figures})  # fmt: skip
+    if len(loaded) == 2:
+        found["comparison"] = stage.compare_subjects((loaded[0], predicted[0]), (loaded[1], predicted[1]), targets)
+    print_evaluation(found)
+    if out:
+        write_json(out, found)
+        typer.echo(f"wrote {out}")

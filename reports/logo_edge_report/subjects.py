@@ -1,0 +1,133 @@
+"""Anything that can be evaluated: a packed bundle, an ONNX file, one checkpoint, or the ensemble of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from logo_edge.bundle import RECORD, read_bundle
+from logo_edge.errors import RunError
+from logo_edge.preprocess import InputContract, preprocess
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`predict` gives (N, K) float32 logits before temperature for images as `images.load_image` returns them."""
+
+    name: str
+    kind: str  # bundle, onnx, checkpoint or run
+    labels: tuple[str, ...]
+    predict: Callable[[Sequence[Image.Image]], np.ndarray]
+    temperature: float = 1.0
+    abstain_below: float = 0.0
+    size_bytes: int = 0
+
+
+def load_subject(path: Path) -> Subject:
+    """The subject at `path`: a bundle's or run's folder, an .onnx file or a .safetensors checkpoint inside a run.
+
+    Raises RunError where it is none of these, BundleError or RunError where it is damaged.
+    """
+    if (path / RECORD).exists():
+        return _bundle_subject(path)
+    if (path / "run.json").exists():
+        return _run_subject(path)
+    if path.suffix == ".onnx" and path.exists():
+        return _onnx_subject(path)
+    if path.suffix == ".safetensors" and path.exists():
+        return _checkpoint_subject(path)
+    raise RunError(
+        f"{path}: neither a bundle (with {RECORD}), nor a run (with run.json), nor an .onnx or .safetensors file of a run"
+    )
+
+
+def _bundle_subject(folder: Path) -> Subject:
+    from logo_edge.classifier import Classifier
+
+    bundle = read_bundle(folder)
+    classifier = Classifier(bundle)
+
+    def predict(images: Sequence[Image.Image]) -> np.ndarray:
+        return _in_batches(images, bundle.input.size_px, classifier.logits)
+
+    return Subject(bundle.name, "bundle", bundle.labels, predict, bundle.calibration.temperature,
+                   bundle.calibration.abstain_below, bundle.size_bytes)  # fmt: skip
+
+
+def _onnx_subject(path: Path) -> Subject:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+
+    def predict(images: Sequence[Image.Image]) -> np.ndarray:
+        return _in_batches(images, entry.shape[1], lambda pixels: session.run(None, {entry.name: pixels})[0])
+
+    return Subject(path.name, "onnx", _run_of(path).classes, predict, size_bytes=path.stat().st_size)
+
+
+def _run_subject(folder: Path) -> Subject:
+    from logo_edge_train.runs import read_run
+    from logo_edge_train.train import ensemble_logits
+
+    run = read_run(folder)
+    count = len(run.record["members"])
+    members = [(run.load_member(index), run.architecture(index).size_px) for index in range(count)]
+
+    def predict(images: Sequence[Image.Image]) -> np.ndarray:
+        return ensemble_logits(np.stack([_torch_logits(network, size, images) for network, size in members]))
+
+    size = sum(4 * sum(tensor.numel() for tensor in network.parameters()) for network, _ in members)
+    return Subject(f"{folder.name} ({count} teachers)", "run", run.classes, predict, size_bytes=size)
+
+
+def _checkpoint_subject(path: Path) -> Subject:
+    from logo_edge_train.recipe import Architecture
+    from logo_edge_train.runs import load_network
+
+    run = _run_of(path)
+    record = path.with_suffix(".json")
+    try:
+        entry = json.loads(record.read_text(encoding="utf-8"))
+        architecture = Architecture.parse(entry.get("architecture") or entry["student"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{record}: {error!r}; expected the record that `logo-edge train` writes beside it") from error
+    network = load_network(path, architecture.model, len(run.classes))
+    size = 4 * sum(tensor.numel() for tensor in network.parameters())
+    return Subject(f"{path.stem} {architecture}", "checkpoint", run.classes,
+                   lambda images: _torch_logits(network, architecture.size_px, images), size_bytes=size)  # fmt: skip
+
+
+def _torch_logits(network, size_px: int, images: Sequence[Image.Image]) -> np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        return _in_batches(images, size_px, lambda pixels: network(torch.from_numpy(pixels)).numpy())
+
+
+def _in_batches(images: Sequence[Image.Image], size_px: int, forward: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    contract = InputContract(size_px)
+    parts = []
+    for start in range(0, len(images), BATCH):
+        pixels = np.stack([preprocess(image, contract) for image in images[start : start + BATCH]])
+        parts.append(forward(pixels))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _run_of(path: Path):
+    from logo_edge_train.runs import read_run
+
+    for folder in path.resolve().parents:
+        if (folder / "run.json").exists():
+            return read_run(folder)
+    raise RunError(f"{path}: in no run's folder; its class names are in the run.json of the run that it belongs to")

@@ -1,0 +1,62 @@
+"""The evaluation, printed."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_evaluation(found: dict, console: Console | None = None) -> None:
+    """One table of the subjects' figures, one of their conditions, and the comparison of two."""
+    console, subjects = console or Console(highlight=False), found["subjects"]
+    table = Table(title=f"{subjects[0]['count']} logos of {found['split']}, 95 % intervals")
+    table.add_column("")
+    for subject in subjects:
+        table.add_column(f"{subject['name']}\n{subject['size_bytes'] / 1e6:.2f} MB", justify="right")
+
+    def row(name: str, pick) -> None:
+        table.add_row(name, *(_share(pick(subject)) for subject in subjects))
+
+    row("accuracy, all", lambda s: s["accuracy"])
+    row("accuracy, sure", lambda s: s["accuracy_sure"])
+    for label in subjects[0]["recall"]:
+        row(f"recall {label}", lambda s, label=label: s["recall"][label])
+    for label in subjects[0]["precision"]:
+        row(f"precision {label}", lambda s, label=label: s["precision"][label])
+    row("calibration error, corrected", lambda s: s["calibration_error_debiased"])
+    table.add_row("plain ECE", *(f"{subject['ece']:.1%}" for subject in subjects))
+    table.add_row("NLL, nats", *(f"{subject['nll']:.3f}" for subject in subjects))
+    table.add_row("Brier", *(f"{subject['brier']:.3f}" for subject in subjects))
+    row("area under risk-coverage", lambda s: s["area_under_risk_coverage"])
+    table.add_row("share above 90 % confidence", *(f"{subject['confident']['share']:.1%}" for subject in subjects))
+    row("accuracy above 90 % confidence", lambda s: s["confident"]["accuracy"])
+    table.add_row("answered", *(f"{subject['answered']['share']:.1%}" for subject in subjects))
+    row("accuracy of the answered", lambda s: s["answered"]["accuracy"])
+    for level in subjects[0]["prediction_sets"]:
+        table.add_row(
+            f"sets at {float(level):.0%}: coverage, mean size",
+            *(f"{s['prediction_sets'][level]['coverage']:.1%}, {s['prediction_sets'][level]['mean_size']:.2f}"
+              for s in subjects),
+        )  # fmt: skip
+    if agreement := subjects[0]["annotator_agreement"]:
+        table.add_row("two annotators agree", _share(agreement), *[""] * (len(subjects) - 1))
+    console.print(table)
+    for kind in subjects[0].get("slices", {}):
+        names = subjects[0]["slices"][kind]
+        slices = Table(title=f"accuracy by {kind}")
+        slices.add_column("")
+        for subject in subjects:
+            slices.add_column(subject["name"], justify="right")
+        for name in names:
+            slices.add_row(name, *(_share(subject["slices"][kind][name]) for subject in subjects))
+        console.print(slices)
+    if comparison := found.get("comparison"):
+        console.print(
+            f"{comparison['second']} less {comparison['first']}: {_share(comparison['difference'])}; alone right "
+            f"{comparison['only_second_right']} against {comparison['only_first_right']}, "
+            f"McNemar p = {comparison['mcnemar_p_value']:.3f}"
+        )
+
+
+def _share(figure: dict) -> str:
+    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"

@@ -1,0 +1,130 @@
+"""`logo-edge evaluate`: the same figures for a bundle, its ONNX file, a checkpoint and a run, through one path."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from logo_edge.errors import DatasetError, RunError
+from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge_compress.export import export_onnx
+from logo_edge_report.commands import evaluate
+from logo_edge_report.conditions import SIZES_PX, corruptions, flatten, scale_to
+from logo_edge_report.evaluate import check_labels, evaluate_corruptions, load_split, targets_of
+from logo_edge_report.subjects import load_subject
+from logo_edge_train.recipe import recipe_from_dict
+from logo_edge_train.train import train_ensemble
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A manifest of 10 images of each colour on each split; two of val carry a wrong label."""
+    random, rows = np.random.default_rng(0), []
+    for label, colour in COLOURS.items():
+        for split in ("train", "val", "calib"):
+            for index in range(10):
+                shade = np.kron(random.choice([0.1, 1.0], (6, 6, 1)), np.ones((8, 8, 1)))  # no two look alike
+                pixels = (np.array(colour) * shade).astype(np.uint8)
+                name = f"{label}-{split}-{index}.png"
+                Image.fromarray(pixels).save(tmp_path / name)
+                wrong = label == "red" and split == "val" and index < 2
+                said = "blue" if wrong else label
+                rows.append(LogoRow(FILES, "", name, name, said, (said, label), not wrong, split))
+    write_manifest(tmp_path / "manifest.csv", rows)
+    return tmp_path / "manifest.csv"
+
+
+def run_evaluate(*arguments):
+    return CliRunner().invoke(evaluate, [str(argument) for argument in arguments])
+
+
+def test_a_bundle_is_evaluated_with_every_figure(colours, fake_bundle, tmp_path):
+    out = tmp_path / "figures.json"
+    result = run_evaluate(fake_bundle(), "--manifest", colours, "--out", out)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())["subjects"][0]
+    assert figures["accuracy"]["value"] == pytest.approx(28 / 30)
+    assert figures["recall"]["blue"]["value"] == pytest.approx(10 / 12)
+    assert figures["precision"]["red"]["value"] == pytest.approx(8 / 10)
+    assert figures["annotator_agreement"]["value"] == pytest.approx(28 / 30)
+    assert sum(figures["confidence_histogram"]) == 30
+    assert set(figures["slices"]) == {"size", "background", "jpeg"}
+    assert len(figures["slices"]["size"]) == len(SIZES_PX)
+    assert 0.6 <= figures["prediction_sets"]["0.80"]["coverage"] <= 1
+    assert "accuracy, all" in result.output
+
+
+def test_two_subjects_are_compared_on_the_same_logos(colours, fake_bundle, tmp_path):
+    out = tmp_path / "figures.json"
+    bundle = fake_bundle()
+    assert run_evaluate(bundle, bundle, "--manifest", colours, "--no-slices", "--out", out).exit_code == 0
+    comparison = json.loads(out.read_text())["comparison"]
+    assert comparison["difference"]["value"] == 0
+    assert comparison["mcnemar_p_value"] == 1
+
+
+def test_a_run_a_checkpoint_and_an_onnx_file_of_one_network_agree(colours, tmp_path):
+    recipe = recipe_from_dict({"train": {"teachers": ["mobilenetv3_small_050@32"], "pretrained": False,
+                                         "fit": {"epochs": 1, "batch_size": 8}}})  # fmt: skip
+    run = train_ensemble(colours, recipe, tmp_path / "run", device=torch.device("cpu"), report=lambda _: None)
+    export_onnx(run.load_member(0), 32, tmp_path / "run" / "student.onnx")
+    manifest = read_manifest(colours)
+    images = load_split(manifest, "val", tmp_path)
+    subjects = [load_subject(tmp_path / "run" / name) for name in ("", "member-0.safetensors", "student.onnx")]
+    assert [subject.kind for subject in subjects] == ["run", "checkpoint", "onnx"]
+    ensemble, checkpoint, onnx = (subject.predict(images) for subject in subjects)
+    assert checkpoint.shape == (30, 3)
+    assert np.abs(checkpoint - onnx).max() < 1e-3
+    assert (ensemble.argmax(1) == checkpoint.argmax(1)).all()
+
+
+def test_what_is_no_subject_is_refused(tmp_path):
+    with pytest.raises(RunError, match="neither a bundle"):
+        load_subject(tmp_path)
+
+
+def test_classes_that_the_subject_does_not_know_are_refused(fake_bundle, colours):
+    manifest = read_manifest(colours)
+    subject = load_subject(fake_bundle(labels=("red", "green", "yellow")))
+    with pytest.raises(DatasetError, match="classes blue are not those of"):
+        check_labels(subject, manifest, "val")
+    with pytest.raises(DatasetError, match="no labelled logos"):
+        check_labels(subject, manifest, "test")
+
+
+def test_every_corruption_changes_the_picture_more_at_a_higher_severity_and_keeps_its_seed():
+    image = Image.new("RGBA", (120, 90), (0, 0, 0, 0))
+    image.paste((200, 40, 90, 255), (20, 20, 70, 70))
+    image.paste((30, 120, 200, 255), (60, 10, 100, 60))
+    names = list(corruptions())
+    assert len(names) == 7
+    for name, make in corruptions().items():
+        mild, strong = make(1)(image, 3), make(5)(image, 3)
+        assert mild.tobytes() == make(1)(image, 3).tobytes(), name
+        if strong.size == flatten(image).size:
+            clean = np.asarray(flatten(image), float)
+            change = [np.abs(np.asarray(picture, float) - clean).mean() for picture in (mild, strong)]
+            assert change[0] < change[1], name
+
+
+def test_corruptions_are_averaged_at_each_severity(colours, fake_bundle, tmp_path):
+    manifest, subject = read_manifest(colours), load_subject(fake_bundle())
+    images, said = load_split(manifest, "val", tmp_path), []
+    targets = targets_of(manifest.split("val"), subject.labels)
+    found = evaluate_corruptions(subject, images, targets, (1,), said.append)
+    values = [entry["1"]["value"] for entry in found["by_corruption"].values()]
+    assert found["mean"]["1"] == pytest.approx(np.mean(values))
+    assert len(said) == 7
+
+
+def test_a_small_image_is_never_enlarged():
+    image = Image.new("RGB", (40, 20))
+    assert scale_to(image, 256) is image
+    assert scale_to(image, 10).size == (10, 5)

@@ -1,0 +1,89 @@
+"""The report's statistics against well-kept libraries and against what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from logo_edge_report.statistics import (
+    area_under_risk_coverage,
+    auroc,
+    compare_paired,
+    conformal_threshold,
+    coverage_interval,
+    mcnemar_p_value,
+    precision,
+    prediction_sets,
+    reliability_bins,
+    risk_coverage,
+)
+
+
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_auroc_is_that_of_scikit_learn_with_ties_and_without(decimals):
+    random = np.random.default_rng(0)
+    inside, outside = random.normal(0.5, 1, 90).round(decimals), random.normal(0, 1, 140).round(decimals)
+    expected = roc_auc_score([1] * 90 + [0] * 140, np.concatenate([inside, outside]))
+    assert auroc(inside, outside) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (3, 9), (12, 4), (5, 5)])
+def test_mcnemar_is_the_exact_binomial_test(first, second):
+    expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar_p_value(first, second) == pytest.approx(expected)
+
+
+def test_the_coverage_interval_is_that_of_the_beta_binomial():
+    rank = int(np.ceil(346 * 0.9))
+    found = coverage_interval(345, 531, 0.9)
+    expected = stats.betabinom(531, rank, 346 - rank).interval(0.95)
+    assert np.allclose(np.array(found) * 531, expected, atol=1)
+
+
+def test_prediction_sets_cover_as_promised_over_many_draws():
+    random, covered = np.random.default_rng(0), []
+    for _ in range(300):
+        logits = random.normal(0, 2, (150, 4))
+        probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        targets = np.array([random.choice(4, p=row) for row in probabilities])
+        threshold = conformal_threshold(probabilities[:50], targets[:50], 0.8)
+        sets = prediction_sets(probabilities[50:], threshold)
+        covered.append(sets[np.arange(100), targets[50:]].mean())
+    assert 0.8 <= np.mean(covered) <= 0.8 + 1 / 51 + 0.01
+
+
+def test_a_level_that_the_calib_set_is_too_small_for_takes_every_label():
+    probabilities = np.full((5, 2), 0.5)
+    assert conformal_threshold(probabilities, np.zeros(5, int), 0.99) == 0.0
+
+
+def test_risk_falls_with_coverage_where_confidence_is_informative():
+    confidence = np.linspace(0, 1, 100)
+    correct = confidence > 0.3
+    coverage, risk = risk_coverage(confidence, correct)
+    assert coverage[-1] == 1
+    assert risk[0] == 0
+    assert risk[-1] == pytest.approx(1 - correct.mean())
+    assert area_under_risk_coverage(confidence, correct) < area_under_risk_coverage(-confidence, correct)
+
+
+def test_a_paired_comparison_counts_who_alone_was_right():
+    first, second = np.array([1, 1, 0, 0, 1] * 20, bool), np.array([1, 0, 1, 1, 1] * 20, bool)
+    paired = compare_paired(first, second)
+    assert (paired.only_first_right, paired.only_second_right) == (20, 40)
+    assert paired.difference.value == pytest.approx(0.2)
+    assert paired.difference.low < 0.2 < paired.difference.high
+
+
+def test_precision_of_a_label_that_was_never_predicted_is_unknown():
+    assert np.isnan(precision(np.zeros(3, int), np.zeros(3, int), 1))
+    assert precision(np.array([1, 1, 0]), np.array([1, 0, 0]), 1) == 0.5
+
+
+def test_reliability_bins_hold_every_prediction_once():
+    random = np.random.default_rng(0)
+    bins = reliability_bins(random.random(57), random.random(57) < 0.5)
+    assert sum(entry["count"] for entry in bins) == 57
+    assert [entry["confidence"] for entry in bins] == sorted(entry["confidence"] for entry in bins)
