@@ -22,7 +22,7 @@ from logo_edge_compress.rounding import correct_biases
 from logo_edge_compress.verify import compare_logits, run_onnx
 from logo_edge_train.dataset import stratified_sample
 from logo_edge_train.recipe import Architecture
-from logo_edge_train.runs import read_run, versions
+from logo_edge_train.runs import read_run, versions, write_json
 
 RESULT = Path(__file__).parent / "results" / "rounding.json"
 METHODS = ("minmax", "percentile")
@@ -55,7 +55,7 @@ def main() -> None:
                           "accuracy": float((logits.argmax(1) == targets).mean())})  # fmt: skip
     record = {"student": str(chosen), "split": "val", "accuracy_fp32": float((parent.argmax(1) == targets).mean()),
               "variants": found, "versions": versions()}  # fmt: skip
-    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(RESULT, record)
 
 
 if __name__ == "__main__":

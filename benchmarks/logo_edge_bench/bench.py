@@ -20,7 +20,7 @@ from logo_edge.bundle import DEFAULT_BUNDLE
 from logo_edge.classifier import Classifier
 from logo_edge.errors import DatasetError
 from logo_edge.images import pyspng, simplejpeg
-from logo_edge.manifest import Manifest
+from logo_edge.manifest import Manifest, labelled_rows
 from logo_edge.metrics import summarize
 from logo_edge.timing import measure_latency
 
@@ -34,14 +34,7 @@ def bench_bundle(folder: Path | None, manifest: Manifest, images: Path, *, split
     `images` holds the renders of a manifest of icon sets. Raises DatasetError where the split has no labelled logos.
     """
     classifier = Classifier.load(folder)
-    rows = manifest.split(split)
-    if not rows:
-        raise DatasetError(f"split {split!r} has no labelled logos; expected a manifest with that split")
-    unknown = sorted({row.label for row in rows} - set(classifier.labels))
-    if unknown:
-        raise DatasetError(
-            f"the manifest's classes {', '.join(unknown)} are not the bundle's: {', '.join(classifier.labels)}"
-        )
+    rows = labelled_rows(manifest, split, classifier.labels, "the bundle's")
     paths = [manifest.image_path(row, images) for row in rows]
     logits = np.concatenate([classifier.logits(classifier.read_pixels(path)[None]) for path in paths])
     targets = np.array([classifier.labels.index(row.label) for row in rows])

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from logo_edge.errors import DatasetError
-from logo_edge.images import load_image
-from logo_edge.manifest import LogoRow, Manifest
+from logo_edge.manifest import LogoRow, Manifest, labelled_rows
 from logo_edge.metrics import Figure, bootstrap, softmax, summarize, wilson_interval
 from logo_edge_report.conditions import (
     Condition,
@@ -30,6 +28,7 @@ from logo_edge_report.statistics import (
     risk_coverage,
 )
 from logo_edge_report.subjects import Subject
+from logo_edge_train.dataset import load_images
 
 LEVELS = (0.80, 0.90, 0.95, 0.99)
 CONFIDENT = 0.9
@@ -125,7 +124,7 @@ def compare_subjects(
 
 
 def load_split(manifest: Manifest, split: str, renders: Path) -> list[Image.Image]:
-    return [load_image(manifest.image_path(row, renders)) for row in manifest.split(split)]
+    return load_images(manifest, manifest.split(split), renders)
 
 
 def targets_of(rows: list[LogoRow], labels: tuple[str, ...]) -> np.ndarray:
@@ -135,14 +134,7 @@ def targets_of(rows: list[LogoRow], labels: tuple[str, ...]) -> np.ndarray:
 
 def check_labels(subject: Subject, manifest: Manifest, split: str) -> None:
     """Raises DatasetError where the split is empty or has classes that the subject does not know."""
-    rows = manifest.split(split)
-    if not rows:
-        raise DatasetError(f"split {split!r} has no labelled logos; expected a manifest with that split")
-    unknown = sorted({row.label for row in rows} - set(subject.labels))
-    if unknown:
-        raise DatasetError(
-            f"the manifest's classes {', '.join(unknown)} are not those of {subject.name}: {', '.join(subject.labels)}"
-        )
+    labelled_rows(manifest, split, subject.labels, f"those of {subject.name}")
 
 
 def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:

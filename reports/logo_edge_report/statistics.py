@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from logo_edge.metrics import Figure
+from logo_edge.metrics import Figure, bootstrap
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,6 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
 def compare_paired(first: np.ndarray, second: np.ndarray, *, rounds: int = 2000, seed: int = 0) -> Paired:
     """Two (B,) bool arrays of who was right on the same logos: paired bootstrap interval and McNemar's test."""
     gain = second.astype(float) - first.astype(float)
-    draws = gain[np.random.default_rng(seed).integers(0, len(gain), (rounds, len(gain)))].mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    difference = Figure(float(gain.mean()), float(low), float(high))
+    difference = bootstrap(lambda drawn: float(drawn.mean()), gain, rounds=rounds, seed=seed)
     return Paired(difference, only_first, only_second, mcnemar_p_value(only_first, only_second))

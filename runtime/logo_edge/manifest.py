@@ -81,6 +81,20 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
     return Manifest(rows, path.parent)
 
 
+def labelled_rows(manifest: Manifest, split: str, labels: tuple[str, ...], whose: str) -> list[LogoRow]:
+    """The labelled rows of the split. Raises DatasetError where there is none, or a class is not among `labels`.
+
+    `whose` labels they are stands in the message: "the bundle's".
+    """
+    rows = manifest.split(split)
+    if not rows:
+        raise DatasetError(f"split {split!r} has no labelled logos; expected a manifest with that split")
+    unknown = sorted({row.label for row in rows} - set(labels))
+    if unknown:
+        raise DatasetError(f"the manifest's classes {', '.join(unknown)} are not {whose}: {', '.join(labels)}")
+    return rows
+
+
 def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
     """Writes the rows as CSV, whole or not at all."""
     path = Path(path)
