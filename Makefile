@@ -7,6 +7,8 @@ BASE_VENV := .venv-base
 NAME := $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA)))-)$(RECIPE)
 RUN := runs/$(NAME)
 BUNDLE := bundles/$(NAME)
+GATES ?= $(if $(DATA),,$(wildcard benchmarks/gates/$(RECIPE).toml))
+MANIFEST := $(if $(DATA),$(if $(filter %.csv,$(DATA)),$(DATA),$(patsubst %/,%,$(DATA))/manifest.csv),train/logo_edge_train/data/labels.csv)
 EDGE := $(VENV)/bin/logo-edge
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -26,8 +28,9 @@ data: .stamps/data  ## Fetch and render the project's logos into the cache
 train: .stamps/full  ## Train the teachers: make train [DATA=folder] [RECIPE=smoke|cpu|default|full]
 	$(EDGE) train --recipe $(RECIPE) --out $(RUN) $(if $(DATA),--data $(DATA))
 
-compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was trained
+compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was trained; hold it against its gates
 	$(EDGE) compress $(RUN) --out $(BUNDLE)
+	$(if $(GATES),$(EDGE) check $(BUNDLE) --gates $(GATES) --manifest $(MANIFEST) --images "$$($(EDGE) data where)")
 
 bench: .stamps/data  ## Measure the default bundle: accuracy, latency, start-up and install size
 	$(EDGE) bench --manifest train/logo_edge_train/data/labels.csv \

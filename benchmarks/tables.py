@@ -114,6 +114,10 @@ def rounding() -> str:
          f"{entry['kl_nats']:.4f}", f"{entry['accuracy']:.1%}"]
         for entry in figures["variants"]
     ]  # fmt: skip
+    chosen = next(entry for entry in read("default_report")["candidates"] if entry["student"] == figures["student"])
+    if tuned := chosen["tried"].get("fine-tuned"):
+        rows.append(["the closest of them, fine-tuned", f"{tuned['top1_agreement']:.1%}", f"{tuned['kl_nats']:.4f}",
+                     f"{chosen['val_int8']['accuracy']:.1%}"])  # fmt: skip
     rows.append(["FP32 parent", "", "", f"{figures['accuracy_fp32']:.1%}"])
     return markdown([f"{figures['student']}, val", "top-1 agreement", "KL, nats", "accuracy"], rows)
 

@@ -29,10 +29,21 @@ BARE_IMPORT = "import numpy, onnxruntime"
 
 
 def bench_bundle(folder: Path | None, manifest: Manifest, images: Path, *, split: str, runs: int) -> dict:
-    """Figures of one bundle: accuracy and calibration on the split, size, and latencies on one thread.
+    """Every figure of one bundle: those of `measure_bundle`, and start-up and machine.
 
     `images` holds the renders of a manifest of icon sets. Raises DatasetError where the split has no labelled logos.
     """
+    figures = measure_bundle(folder, manifest, images, split=split, runs=runs)
+    rows = manifest.split(split)
+    return {
+        **figures,
+        "process": measure_process_start(folder or DEFAULT_BUNDLE, manifest.image_path(rows[0], images)),
+        "machine": describe_machine(),
+    }
+
+
+def measure_bundle(folder: Path | None, manifest: Manifest, images: Path, *, split: str, runs: int) -> dict:
+    """Accuracy and calibration on the split, size, and latencies on one thread. Raises as `bench_bundle` does."""
     classifier = Classifier.load(folder)
     rows = labelled_rows(manifest, split, classifier.labels, "the bundle's")
     paths = [manifest.image_path(row, images) for row in rows]
@@ -46,8 +57,6 @@ def bench_bundle(folder: Path | None, manifest: Manifest, images: Path, *, split
         "split": split,
         "accuracy": summarize(logits, targets, sure, bundle.calibration.temperature, classifier.labels),
         "latency": measure_bundle_latency(classifier, paths, runs),
-        "process": measure_process_start(folder or DEFAULT_BUNDLE, paths[0]),
-        "machine": describe_machine(),
     }
 
 

@@ -15,17 +15,19 @@ from logo_edge.bundle import Bundle, Calibration, ModelEntry, read_bundle
 from logo_edge.errors import BundleError, VerificationError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.metrics import softmax, summarize
+from logo_edge.monitor import reference_of
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.timing import Latency, measure_latency
 from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import LOGITS, PIXELS, export_body, export_onnx
+from logo_edge_compress.finetune import finetune
 from logo_edge_compress.pack import pack_bundle, refuse_other_folder
 from logo_edge_compress.quantize import quantize_body, round_body
-from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, run_onnx, verify
+from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, compare_logits, run_onnx, verify
 from logo_edge_train.dataset import load_images, stratified_sample
 from logo_edge_train.fetch import renders_folder
-from logo_edge_train.recipe import Architecture, QuantizeConfig
+from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, read_run, versions, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
 
@@ -54,14 +56,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Quantized:
-    """The chosen INT8 artifact of one student, beside its FP32 parent; `rejected` names methods that did not verify."""
+    """The chosen INT8 artifact of one student, beside its FP32 parent; `tried` has the parity of each method on val."""
 
     student: Student
     fp32: Stage
     int8: Stage
     path: Path
     method: str
-    rejected: dict[str, str]
+    tried: dict[str, Parity]
 
 
 def compress(
@@ -88,7 +90,7 @@ def compress(
         folder = work / text.replace("@", "-")
         student = distill(run, manifest, recipe.distill, candidate, folder, device=device, report=report)
         say(f"export and quantize {candidate}")
-        tried.append(_quantize_student(run, manifest, student, folder, recipe.quantize, splits, say))
+        tried.append(_quantize_student(run, manifest, student, folder, splits, report, say))
     chosen = choose(tried, splits["val"], recipe.distill.max_size_mb)
     say(f"chosen on val: {chosen.student.candidate}, {chosen.method}")
     calib = splits["calib"]
@@ -146,9 +148,10 @@ def _packed_before(report: Path, key: str, out: Path) -> tuple[Bundle, dict] | N
 
 
 def _quantize_student(
-    run: Run, manifest: Manifest, student: Student, folder: Path, config: QuantizeConfig, splits: dict[str, Split], say
-) -> Quantized:
-    size_px = student.candidate.size_px
+    run: Run, manifest: Manifest, student: Student, folder: Path, splits: dict[str, Split],
+    report: Callable[[dict], None], say: Callable[[str], None],
+) -> Quantized:  # fmt: skip
+    size_px, config = student.candidate.size_px, run.recipe.quantize
     pixels = {name: pixels_of(manifest.split(name), manifest, size_px) for name in splits}
     rows = stratified_sample(manifest.split("train"), config.calibration_images, seed=1)
     calibration_pixels = pixels_of(rows, manifest, size_px)
@@ -161,23 +164,26 @@ def _quantize_student(
         )
     fp32 = _onnx_stage("FP32 ONNX", exported, pixels, parent, EXPORTED)
     rounded = round_body(body, calibration_pixels, folder / "body-rounded.onnx", reduce_range=config.reduce_range)
-    rejected: dict[str, str] = {}
-    made: dict[str, tuple[Stage, Path]] = {}
+    made: dict[str, tuple[Path, Parity]] = {}
     for method in config.methods:
         path = folder / f"student-int8-{method}.onnx"
         quantize_body(body, rounded, calibration_pixels, size_px, path, method=method, reduce_range=config.reduce_range)
-        try:
-            made[method] = _onnx_stage("INT8 ONNX", path, pixels, fp32.logits["val"], QUANTIZED), path
-        except VerificationError as error:
-            rejected[method] = str(error)
-            say(f"  {method}: rejected, {error}")
-            continue
-        parity = made[method][0].parity
-        say(f"  {method}: top-1 agreement {parity.top1_agreement:.1%}, KL {parity.kl_nats:.4f} nats on val")
-    if not made:
-        raise VerificationError(f"no INT8 artifact of {student.candidate} verifies: {'; '.join(rejected.values())}")
-    best = min(made, key=lambda method: made[method][0].parity.kl_nats)
-    return Quantized(student, fp32, *made[best], best, rejected)
+        made[method] = path, compare_logits(fp32.logits["val"], run_onnx(path, pixels["val"]))
+        say(f"  {method}: {_parity(made[method][1])}")
+    best = min(made, key=lambda method: made[method][1].kl_nats)
+    path, parity = made[best]
+    if config.finetune.epochs:
+        tuned = finetune(path, student, run, manifest, folder / "student-int8-tuned.onnx", report=report)
+        made["fine-tuned"] = tuned, compare_logits(fp32.logits["val"], run_onnx(tuned, pixels["val"]))
+        say(f"  fine-tuned: {_parity(made['fine-tuned'][1])}")
+        if made["fine-tuned"][1].kl_nats < parity.kl_nats:
+            path, best = tuned, f"{best}, fine-tuned"
+    int8 = _onnx_stage("INT8 ONNX", path, pixels, fp32.logits["val"], QUANTIZED)
+    return Quantized(student, fp32, int8, path, best, {method: parity for method, (_, parity) in made.items()})
+
+
+def _parity(parity: Parity) -> str:
+    return f"top-1 agreement {parity.top1_agreement:.1%}, KL {parity.kl_nats:.4f} nats on val"
 
 
 def _onnx_stage(name: str, path: Path, pixels: dict[str, np.ndarray], parent: np.ndarray, tolerance) -> Stage:
@@ -259,7 +265,7 @@ def _candidates(tried: list[Quantized], val: Split) -> list[dict]:
             "latency_int8": asdict(entry.int8.latency), "latency_fp32": asdict(entry.fp32.latency),
             "val_fp32": short_metrics(entry.fp32.logits["val"], val.targets, val.sure),
             "val_int8": short_metrics(entry.int8.logits["val"], val.targets, val.sure),
-            "parity": asdict(entry.int8.parity), "rejected": entry.rejected,
+            "parity": asdict(entry.int8.parity), "tried": {method: asdict(parity) for method, parity in entry.tried.items()},
         }
         for entry in tried
     ]  # fmt: skip
@@ -283,6 +289,7 @@ def _describe(
     run: Run, chosen: Quantized, calibration: Calibration, summary: list[dict], name: str, key: str
 ) -> Bundle:
     candidate = chosen.student.candidate
+    probabilities = softmax(chosen.int8.logits["calib"], calibration.temperature)
     final = {split: figures for split, figures in summary[-1].items() if split in ("val", "test")}
     return Bundle(
         name=name, labels=run.classes, model=ModelEntry("model.onnx", "int8", PIXELS, LOGITS),
@@ -293,4 +300,7 @@ def _describe(
             "teachers": [member["architecture"] for member in run.record["members"]], "versions": versions(),
         },
         metrics=final,
+        reference=reference_of(
+            probabilities.max(1), probabilities.argmax(1), run.classes, calibration.abstain_below
+        ),
     )  # fmt: skip

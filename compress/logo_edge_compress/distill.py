@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import default_collate
 
@@ -51,32 +52,47 @@ def distill(
         if record["key"] == key and checkpoint.exists() and file_hash(checkpoint) == record["sha256"]:
             return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint,
                            record["history"])  # fmt: skip
-    teachers = [run.load_member(index).to(device) for index in range(len(run.record["members"]))]
+    teachers = [run.load_member(index) for index in range(len(run.record["members"]))]
     sizes = [run.architecture(index).size_px for index in range(len(teachers))]
-    lesson = Lesson(teachers, sizes, candidate.size_px, config)
-    rows = transfer_rows(run, manifest, config)
-    dataset = LogoDataset(
-        manifest, rows, run.classes, renders_folder(), size_px=max(*sizes, candidate.size_px),
-        augment=config.augment, use_votes=config.fit.use_votes, seed=config.seed,
+    network, history = follow_teachers(
+        _start_student(run, candidate, config), f"student {candidate}", list(zip(teachers, sizes, strict=True)), run,
+        manifest, config, candidate.size_px, state=folder / "student.state", device=device, report=report,
     )  # fmt: skip
-    name = f"student {candidate}"
-    report({"kind": "start", "name": name, "note": f"from {len(teachers)} teachers on {len(rows)} logos"})
-    val = evaluation_sets(manifest, run.classes, candidate.size_px, ("val",))["val"]
-    gpu, cores = device.type == "cuda", count_cores()
-    loaders = cores if gpu else max(1, cores // 2)  # on CPUs the teachers are asked there
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, cores - loaders))
-    network, history = fit(
-        _start_student(run, candidate, config), dataset, distillation_objective(config, lesson if gpu else None),
-        config.fit, state=folder / "student.state", seed=config.seed, device=device, evaluate=accuracy_on(val, device),
-        report=lambda item: report({"name": name, **item}), collate=default_collate if gpu else lesson.collate,
-        loaders=loaders,
-    )  # fmt: skip
-    torch.set_num_threads(threads)
     sha256 = save_member(checkpoint, network)
     write_json(record_path, {"key": key, "student": str(candidate), "sha256": sha256, "history": history})
     (folder / "student.state").unlink()
     return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint, history)
+
+
+def follow_teachers(
+    network: nn.Module, name: str, teachers: list[tuple[LogoNetwork, int]], run: Run, manifest: Manifest,
+    config: DistillConfig, size_px: int, *, state: Path, device: torch.device, report: Callable[[dict], None],
+) -> tuple[nn.Module, list[dict]]:  # fmt: skip
+    """The network, which sees `size_px` pixels, after learning what the (network, size_px) teachers say; and its history.
+
+    Interrupted, it goes on from `state`. On CPUs half of the cores ask the teachers.
+    """
+    rows = transfer_rows(run, manifest, config)
+    report({"kind": "start", "name": name, "note": f"from {len(teachers)} teachers on {len(rows)} logos"})
+    sizes = [size for _, size in teachers]
+    lesson = Lesson([teacher.to(device) for teacher, _ in teachers], sizes, size_px, config)
+    dataset = LogoDataset(
+        manifest, rows, run.classes, renders_folder(), size_px=max(*sizes, size_px), augment=config.augment,
+        use_votes=config.fit.use_votes, seed=config.seed,
+    )  # fmt: skip
+    val = evaluation_sets(manifest, run.classes, size_px, ("val",))["val"]
+    gpu, cores = device.type == "cuda", count_cores()
+    loaders = cores if gpu else max(1, cores // 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores - loaders))
+    learned = fit(
+        network, dataset, distillation_objective(config, lesson if gpu else None), config.fit, state=state,
+        seed=config.seed, device=device, evaluate=accuracy_on(val, device),
+        report=lambda item: report({"name": name, **item}), collate=default_collate if gpu else lesson.collate,
+        loaders=loaders,
+    )  # fmt: skip
+    torch.set_num_threads(threads)
+    return learned
 
 
 def transfer_rows(run: Run, manifest: Manifest, config: DistillConfig) -> list[LogoRow]:

@@ -56,7 +56,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The content of bundle.json; `folder` is where it was read."""
+    """The content of bundle.json; `reference` is `monitor.reference_of`, `folder` is where it was read."""
 
     name: str
     labels: tuple[str, ...]
@@ -66,6 +66,7 @@ class Bundle:
     files: dict[str, FileEntry]
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
     folder: Path = Path()
 
     @property
@@ -123,6 +124,7 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
             },
             provenance=_typed(record, "provenance", dict),
             metrics=_typed(record, "metrics", dict),
+            reference=_typed(record, "reference", dict),
             folder=folder,
         )
     except (TypeError, ValueError, KeyError) as error:
@@ -139,7 +141,7 @@ def write_bundle_record(bundle: Bundle) -> None:
         "model": asdict(bundle.model), "input": {"layout": "NHWC", "dtype": "uint8", "colour": "RGB", **contract},
         "calibration": asdict(bundle.calibration),
         "files": {name: asdict(entry) for name, entry in sorted(bundle.files.items())},
-        "provenance": bundle.provenance, "metrics": bundle.metrics,
+        "provenance": bundle.provenance, "metrics": bundle.metrics, "reference": bundle.reference,
     }  # fmt: skip
     part = bundle.folder / f"{RECORD}.part"
     part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

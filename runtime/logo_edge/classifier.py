@@ -43,23 +43,26 @@ class Classification:
 class Classifier:
     """A bundle in memory, ready to classify; safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1, fast_decoders: bool = True):
+    def __init__(self, bundle: Bundle, *, threads: int = 1, fast_decoders: bool = True,
+                 log: str | os.PathLike | None = None):  # fmt: skip
         """Raises BundleError where the model does not fit its bundle.json."""
         self.bundle = bundle
         self._fast_decoders = fast_decoders
         self._session = _open_session(bundle, threads)
         self._outputs = [bundle.model.output_name]
+        self._log = _open_log(log, bundle.name)
 
     @classmethod
     def load(cls, path: str | os.PathLike | None = None, *, threads: int = 1, self_test: bool = False,
-             fast_decoders: bool = True) -> Classifier:  # fmt: skip
+             fast_decoders: bool = True, log: str | os.PathLike | None = None) -> Classifier:  # fmt: skip
         """The classifier of the bundle in folder `path`, or of the embedded default bundle.
 
         `threads` is the number of CPU threads of one forward pass. With `self_test`, the first golden vector is run.
         `fast_decoders` lets pyspng and simplejpeg decode where they are installed (extra `fast`); the pixels are the
-        same either way. Raises BundleError for a bundle that is damaged, of another format, or fails its vector.
+        same either way. `log` names a file to which every classification, never the image, is appended as a line of
+        JSON, for `logo-edge monitor`. Raises BundleError for a bundle that is damaged, of another format, or fails its vector.
         """
-        classifier = cls(read_bundle(path or DEFAULT_BUNDLE), threads=threads, fast_decoders=fast_decoders)
+        classifier = cls(read_bundle(path or DEFAULT_BUNDLE), threads=threads, fast_decoders=fast_decoders, log=log)
         if self_test:
             classifier.run_vectors(limit=1)
         return classifier
@@ -73,7 +76,10 @@ class Classifier:
 
         Raises ImageError where it is no readable image.
         """
-        return self.decide(self.logits(self.read_pixels(source)[None]))[0]
+        (decision,) = self.decide(self.logits(self.read_pixels(source)[None]))
+        if self._log:
+            self._log.append(decision)
+        return decision
 
     def classify_many(
         self, sources: Iterable[ImageSource], *, batch_size: int = 8
@@ -90,6 +96,8 @@ class Classifier:
                 decisions = self.decide(self.logits(np.stack([results[index] for index in readable])))
                 for index, decision in zip(readable, decisions, strict=True):
                     results[index] = decision
+                    if self._log:
+                        self._log.append(decision)
             yield from results
 
     def read_pixels(self, source: ImageSource) -> np.ndarray:
@@ -147,6 +155,14 @@ class Classifier:
         if not confidence >= self.bundle.calibration.abstain_below:  # so that NaN gets no label either
             return Classification(None, best_guess, confidence, by_label, Rejection.LOW_CONFIDENCE)
         return Classification(best_guess, best_guess, confidence, by_label)
+
+
+def _open_log(path: str | os.PathLike | None, bundle_name: str):
+    if path is None:
+        return None
+    from logo_edge.monitor import PredictionLog
+
+    return PredictionLog(path, bundle_name)
 
 
 def _open_session(bundle: Bundle, threads: int):

@@ -1,4 +1,4 @@
-"""The runtime's verbs: `logo-edge classify` and `logo-edge info`."""
+"""The runtime's verbs: `logo-edge classify`, `logo-edge info` and `logo-edge monitor`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ MAX_STDIN_BYTES = 256 * 1024 * 1024
 
 classify = typer.Typer(rich_markup_mode=None, add_completion=False)
 info = typer.Typer(rich_markup_mode=None, add_completion=False)
+monitor = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 BUNDLE_OPTION = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default.")  # fmt: skip
 
@@ -34,6 +35,9 @@ def classify_command(
     as_json: bool = typer.Option(False, "--json", help="One JSON array."),
     as_jsonl: bool = typer.Option(False, "--jsonl", help="One JSON object a line, as soon as it is known."),
     threads: int = typer.Option(1, "--threads", min=1, help="CPU threads of one forward pass."),
+    log: Path | None = typer.Option(
+        None, "--log", metavar="FILE", help="Append each result, no image, for `logo-edge monitor`."
+    ),
 ) -> None:
     """Exit status: 0 all classified, 1 some inputs failed, 2 wrong usage."""
     if as_json and as_jsonl:
@@ -42,7 +46,7 @@ def classify_command(
     for path in missing:
         typer.echo(f"logo-edge: {path}: no such file or folder", err=True)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a bad image comes as its ImageError
-    classifier = Classifier.load(bundle, threads=threads)
+    classifier = Classifier.load(bundle, threads=threads, log=log)
     names, sources = [], []
     for name, source in _find_images([path for path in paths if path not in missing]):
         names.append(name)
@@ -99,6 +103,39 @@ def info_command(
         rows["self-test"] = f"{checked} golden vectors agree"
     for key, value in rows.items():
         typer.echo(f"{key:>18}  {value}")
+
+
+@monitor.command(
+    help="Say whether the predictions of a log have drifted from those that the bundle was measured on. "
+    "Write the log with `logo-edge classify --log FILE` or Classifier.load(log=FILE)."
+)
+def monitor_command(
+    log: Path = typer.Argument(..., metavar="LOG", help="A log of predictions, JSON lines."),
+    bundle: Path | None = BUNDLE_OPTION,
+    last: int | None = typer.Option(None, "--last", min=1, help="Only the last N predictions."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object."),
+) -> None:
+    """Exit status: 0 stable or drifting, 1 drifted, 2 wrong usage or too few predictions."""
+    from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
+    from logo_edge.monitor import measure_drift, read_log
+
+    content = read_bundle(bundle or DEFAULT_BUNDLE)
+    entries = list(read_log(log, content.name))[-(last or 0) :]
+    drifts = measure_drift(content.reference, entries)
+    if as_json:
+        records = [{**vars(drift), "verdict": drift.verdict} for drift in drifts]
+        typer.echo(json.dumps({"bundle": content.name, "count": len(entries), "drift": records}, ensure_ascii=False))
+    else:
+        typer.echo(f"{content.name}: {len(entries)} predictions against {content.reference['count']} of the reference")
+        for drift in drifts:
+            typer.echo(
+                f"{drift.name:>12}  {drift.verdict:<8}  index {drift.index:.3f}, by chance up to {drift.by_chance:.3f}"
+            )
+            if drift.verdict != "stable":
+                for name, share in drift.found.items():
+                    typer.echo(f"{'':>14}{name:<24} {drift.reference[name]:6.1%} -> {share:6.1%}")
+    if any(drift.verdict == "drifted" for drift in drifts):
+        raise typer.Exit(1)
 
 
 def _share(figure: dict) -> str:

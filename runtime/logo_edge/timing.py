@@ -15,6 +15,7 @@ class Latency:
 
     p50_ms: float
     p90_ms: float
+    p99_ms: float
     runs: int
 
 
@@ -28,5 +29,5 @@ def measure_latency(call: Callable[[], object], *, runs: int = 200, warmup_s: fl
         start = time.perf_counter()
         call()
         times[index] = time.perf_counter() - start
-    p50, p90 = np.percentile(times * 1e3, [50, 90])
-    return Latency(float(p50), float(p90), runs)
+    p50, p90, p99 = np.percentile(times * 1e3, [50, 90, 99]).tolist()
+    return Latency(p50, p90, p99, runs)

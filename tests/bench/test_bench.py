@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge import Classifier
@@ -19,21 +17,6 @@ from logo_edge_bench.bench import bench_bundle, measure_bundle_latency
 from logo_edge_bench.commands import bench
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def labelled(tmp_path, fake_bundle):
-    """A bundle and a manifest of 12 images whose labels are the bundle's own guesses, but for two."""
-    bundle = fake_bundle()
-    classifier, random, rows = Classifier.load(bundle), np.random.default_rng(0), []
-    for index in range(12):
-        Image.fromarray(random.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(tmp_path / f"{index}.png")
-        guess = classifier.classify(tmp_path / f"{index}.png").best_guess
-        wrong = next(label for label in classifier.labels if label != guess)
-        label = wrong if index < 2 else guess
-        rows.append(LogoRow(FILES, "", f"{index}.png", str(index), label, (label,), index % 2 == 0, "test"))
-    write_manifest(tmp_path / "manifest.csv", rows)
-    return bundle, tmp_path / "manifest.csv"
 
 
 def test_accuracy_and_latency_come_from_the_same_run(labelled, tmp_path):

@@ -28,7 +28,8 @@ RECIPE = {
               "fit": {"epochs": 24, "batch_size": 8, "learning_rate": 2e-3, "ema_decay": 0.9}},
     "distill": {"students": [f"{MODEL}@32"], "pretrained": False,
                 "fit": {"epochs": 24, "batch_size": 8, "learning_rate": 2e-3, "ema_decay": 0.9}},
-    "quantize": {"methods": ["minmax"], "calibration_images": 24},
+    "quantize": {"methods": ["minmax", "percentile"], "calibration_images": 24,
+                 "finetune": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-4, "weight_decay": 0.0}},
 }  # fmt: skip
 
 
@@ -86,7 +87,11 @@ def test_the_report_has_every_stage_with_its_figures(folder, capsys):
             assert set(stage[split]["recall"]) == {"bars", "disc"}
         assert stage["size_bytes"] > 0
         assert stage["latency"]["p50_ms"] > 0
-    assert record["candidates"][0]["student"] == f"{MODEL}@32"
+    (candidate,) = record["candidates"]
+    assert candidate["student"] == f"{MODEL}@32"
+    assert list(candidate["tried"]) == ["minmax", "percentile", "fine-tuned"]
+    divergences = [parity["kl_nats"] for parity in candidate["tried"].values()]
+    assert candidate["parity"]["kl_nats"] == pytest.approx(min(divergences), rel=1e-6), "the closest is packed"
     print_stages(record)
     assert "INT8, calibrated" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RunError
-from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge.manifest import read_manifest
 from logo_edge_compress.export import export_onnx
 from logo_edge_report.commands import evaluate
 from logo_edge_report.conditions import SIZES_PX, corruptions, flatten, scale_to
@@ -19,26 +19,6 @@ from logo_edge_report.evaluate import check_labels, evaluate_corruptions, load_s
 from logo_edge_report.subjects import load_subject
 from logo_edge_train.recipe import recipe_from_dict
 from logo_edge_train.train import train_ensemble
-
-COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
-
-
-@pytest.fixture
-def colours(tmp_path):
-    """A manifest of 10 images of each colour on each split; two of val carry a wrong label."""
-    random, rows = np.random.default_rng(0), []
-    for label, colour in COLOURS.items():
-        for split in ("train", "val", "calib"):
-            for index in range(10):
-                shade = np.kron(random.choice([0.1, 1.0], (6, 6, 1)), np.ones((8, 8, 1)))  # no two look alike
-                pixels = (np.array(colour) * shade).astype(np.uint8)
-                name = f"{label}-{split}-{index}.png"
-                Image.fromarray(pixels).save(tmp_path / name)
-                wrong = label == "red" and split == "val" and index < 2
-                said = "blue" if wrong else label
-                rows.append(LogoRow(FILES, "", name, name, said, (said, label), not wrong, split))
-    write_manifest(tmp_path / "manifest.csv", rows)
-    return tmp_path / "manifest.csv"
 
 
 def run_evaluate(*arguments):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from logo_edge.errors import RecipeError
-from logo_edge_train.recipe import BUILT_IN, load_recipe, recipe_from_dict
+from logo_edge_train.recipe import BUILT_IN, QuantizeConfig, load_recipe, recipe_from_dict
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BUILT_IN.glob("*.toml")))
@@ -60,3 +60,10 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones():
 def test_an_override_without_a_value_is_refused():
     with pytest.raises(RecipeError, match=r"expected section\.key=value"):
         load_recipe("smoke", ("train.fit.epochs",))
+
+
+def test_what_a_table_leaves_out_keeps_the_default_of_its_own_stage():
+    tuned = recipe_from_dict({"quantize": {"finetune": {"max_images": 7}}}).quantize.finetune
+    assert tuned == replace(QuantizeConfig().finetune, max_images=7)
+    assert tuned.epochs == 1
+    assert recipe_from_dict({"quantize": {"finetune": {"epochs": 0}}}).quantize.finetune.epochs == 0

@@ -1,0 +1,219 @@
+"""Quantization-aware fine-tuning of the very graph that ships: its weights learn what its FP32 parent says.
+
+The INT8 QDQ file is read as a PyTorch network that computes what ONNX Runtime will, learned with straight-through
+gradients (Bengio et al. 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877), and its integers are written back.
+Scales and zero points stay as they were calibrated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import nn
+from torch.nn import functional
+
+from logo_edge.errors import VerificationError
+from logo_edge.manifest import Manifest
+from logo_edge_compress.distill import Student, follow_teachers
+from logo_edge_compress.export import save_model
+from logo_edge_compress.rounding import weight_levels
+from logo_edge_train.runs import Run, write_json
+
+
+def finetune(
+    artifact: Path, student: Student, run: Run, manifest: Manifest, path: Path, *, report: Callable[[dict], None]
+) -> Path:
+    """The INT8 artifact with its weights and biases fine-tuned, at `path`; read back where it is there already.
+
+    The one teacher is the FP32 student that it was made from, on the transfer set of the distillation. It learns on the
+    CPU, in float32, in which fake quantization is exact.
+    """
+    recipe, size_px = run.recipe, student.candidate.size_px
+    key = hashlib.sha256(artifact.read_bytes() + repr(recipe.quantize.finetune).encode()).hexdigest()
+    record = path.with_suffix(".json")
+    if path.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] == key:
+        return path
+    model = onnx.load(artifact)
+    network = QuantizedNetwork(model, reduce_range=recipe.quantize.reduce_range)
+    config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, teachers_per_batch=0)
+    state = path.with_suffix(".state")
+    network, history = follow_teachers(
+        network, f"INT8 {student.candidate}", [(student.network, size_px)], run, manifest, config, size_px,
+        state=state, device=torch.device("cpu"), report=report,
+    )  # fmt: skip
+    network.write_integers(model)
+    save_model(model, path)
+    write_json(record, {"key": key, "history": history})
+    state.unlink()
+    return path
+
+
+class QuantizedNetwork(nn.Module):
+    """(B, S, S, 3) pixels of 0 to 255 -> (B, K) logits, as an INT8 QDQ model of this project computes them."""
+
+    def __init__(self, model: onnx.ModelProto, *, reduce_range: bool):
+        """Raises VerificationError where the model has an operator that is not known here."""
+        super().__init__()
+        self.nodes = list(model.graph.node)
+        unknown = {node.op_type for node in self.nodes} - OPERATORS.keys() - {"QuantizeLinear", "DequantizeLinear"}
+        if unknown:
+            raise VerificationError(
+                f"the INT8 graph has the operators {', '.join(sorted(unknown))}, which fine-tuning does not know; set "
+                "quantize.finetune.epochs = 0, or take another student"
+            )
+        self.source, self.target = model.graph.input[0].name, model.graph.output[0].name
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        self.constants = {name: torch.from_numpy(np.array(array)) for name, array in constants.items()}
+        self.learned, self.grids = nn.ParameterDict(), {}
+        layers = {name: node for node in self.nodes for name in node.input if node.op_type in ("Conv", "Gemm")}
+        for node in self.nodes:
+            if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+                self._learn(node, constants, layers[node.output[0]], reduce_range)
+            elif node.op_type == "Gemm" and len(node.input) == 3 and node.input[2] in constants:
+                self.learned[_key(node.input[2])] = nn.Parameter(self.constants.pop(node.input[2]))
+        self.quantized = {name for node in self.nodes if node.op_type == "QuantizeLinear" for name in node.output}
+
+    def _learn(self, node: onnx.NodeProto, constants: dict, layer: onnx.NodeProto, reduce_range: bool) -> None:
+        """The dequantized integers of `node` become a parameter; weights keep their grid, biases are free."""
+        integers, scale, _ = (constants[name] for name in node.input)
+        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1) if scale.ndim else 0
+        shape = [-1 if index == axis else 1 for index in range(integers.ndim)] if scale.ndim else []
+        real = integers.astype(np.float32) * scale.reshape(shape)
+        self.learned[_key(node.output[0])] = nn.Parameter(torch.from_numpy(real))
+        if integers.dtype == np.int8:
+            levels = weight_levels(layer, reduce_range=reduce_range)
+            steps = torch.from_numpy(np.broadcast_to(scale, integers.shape[axis : axis + 1]).astype(np.float32).copy())
+            self.grids[node.output[0]] = steps, torch.zeros(len(steps), dtype=torch.int32), axis, levels
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        values: dict[str, torch.Tensor] = {self.source: pixels.float(), **self.constants}
+        for node in self.nodes:
+            if node.op_type == "DequantizeLinear":
+                values[node.output[0]] = self._dequantize(node, values)
+            elif node.op_type == "QuantizeLinear":
+                scale, zero = (self.constants[name] for name in node.input[1:3])
+                low, high = (0, 255) if zero.dtype == torch.uint8 else (-128, 127)
+                values[node.output[0]] = torch.fake_quantize_per_tensor_affine(
+                    values[node.input[0]], float(scale), int(zero), low, high
+                )
+            else:
+                inputs = [self._value(name, values) for name in node.input]
+                values[node.output[0]] = OPERATORS[node.op_type](_attributes(node), *inputs)
+        return values[self.target]
+
+    def _value(self, name: str, values: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        if not name:
+            return None
+        return values[name] if name in values else self.learned[_key(name)]
+
+    def _dequantize(self, node: onnx.NodeProto, values: dict[str, torch.Tensor]) -> torch.Tensor:
+        name = node.output[0]
+        if name in self.grids:
+            steps, zeros, axis, levels = self.grids[name]
+            return torch.fake_quantize_per_channel_affine(self.learned[_key(name)], steps, zeros, axis, -levels, levels)
+        if _key(name) in self.learned:
+            return self.learned[_key(name)]
+        if node.input[0] in self.quantized:  # a fake-quantized value is real already
+            return values[node.input[0]]
+        scale, zero = (float(self.constants[part]) for part in node.input[1:3])
+        return (values[node.input[0]] - zero) * scale  # the pixels
+
+    def write_integers(self, model: onnx.ModelProto) -> None:
+        """Puts the learned weights and biases, on their grids, into the model that the network was read from."""
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "DequantizeLinear" and _key(node.output[0]) in self.learned:
+                real = self.learned[_key(node.output[0])].detach()
+                if node.output[0] in self.grids:
+                    steps, _, axis, levels = self.grids[node.output[0]]
+                    shape = [-1 if index == axis else 1 for index in range(real.ndim)]
+                    integers = (real / steps.reshape(shape)).round().clamp(-levels, levels).to(torch.int8)
+                else:
+                    integers = (real.double() / self.constants[node.input[1]].double()).round().to(torch.int32)
+                tensors[node.input[0]].CopyFrom(numpy_helper.from_array(integers.numpy(), node.input[0]))
+            elif node.op_type == "Gemm" and len(node.input) == 3 and node.input[2] in tensors:
+                real = self.learned[_key(node.input[2])].detach().numpy()
+                tensors[node.input[2]].CopyFrom(numpy_helper.from_array(real, node.input[2]))
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # a parameter's name has no dots
+
+
+def _attributes(node: onnx.NodeProto) -> dict:
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+
+
+def _conv(attributes: dict, inputs, weight, bias=None) -> torch.Tensor:
+    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
+    if (top, left) != (bottom, right):
+        inputs, top, left = functional.pad(inputs, (left, right, top, bottom)), 0, 0
+    return functional.conv2d(
+        inputs, weight, bias, attributes.get("strides", [1, 1]), (top, left), attributes.get("dilations", [1, 1]),
+        attributes.get("group", 1),
+    )  # fmt: skip
+
+
+def _gemm(attributes: dict, inputs, weight, bias=None) -> torch.Tensor:
+    return functional.linear(inputs, weight if attributes.get("transB", 0) else weight.T, bias)
+
+
+def _max_pool(attributes: dict, inputs) -> torch.Tensor:
+    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
+    padded = functional.pad(inputs, (left, right, top, bottom), value=float("-inf"))
+    return functional.max_pool2d(padded, attributes["kernel_shape"], attributes.get("strides", [1, 1]))
+
+
+def _average_pool(attributes: dict, inputs) -> torch.Tensor:
+    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
+    if (top, left) != (bottom, right):
+        raise VerificationError(f"AveragePool with pads {top, left, bottom, right}; fine-tuning knows even ones only")
+    return functional.avg_pool2d(
+        inputs, attributes["kernel_shape"], attributes.get("strides", [1, 1]), (top, left),
+        bool(attributes.get("ceil_mode", 0)), bool(attributes.get("count_include_pad", 0)),
+    )  # fmt: skip
+
+
+def _clip(_, inputs, low=None, high=None) -> torch.Tensor:
+    return torch.clamp(inputs, low, high)
+
+
+def _mean(attributes: dict, inputs, axes=None) -> torch.Tensor:
+    return inputs.mean(axes.tolist(), keepdim=bool(attributes.get("keepdims", 1)))
+
+
+def _reshape(_, inputs, shape) -> torch.Tensor:
+    return inputs.reshape([size or inputs.shape[index] for index, size in enumerate(shape.tolist())])
+
+
+def _hard_sigmoid(attributes: dict, inputs) -> torch.Tensor:
+    return torch.clamp(attributes.get("alpha", 0.2) * inputs + attributes.get("beta", 0.5), 0, 1)
+
+
+OPERATORS: dict[str, Callable[..., torch.Tensor]] = {
+    "Transpose": lambda attributes, inputs: inputs.permute(attributes["perm"]),
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "Clip": _clip,
+    "Relu": lambda _, inputs: inputs.relu(),
+    "HardSwish": lambda _, inputs: functional.hardswish(inputs),
+    "HardSigmoid": _hard_sigmoid,
+    "Sigmoid": lambda _, inputs: inputs.sigmoid(),
+    "Add": lambda _, first, second: first + second,
+    "Mul": lambda _, first, second: first * second,
+    "ReduceMean": _mean,
+    "GlobalAveragePool": lambda _, inputs: inputs.mean((2, 3), keepdim=True),
+    "Flatten": lambda _, inputs: inputs.flatten(1),
+    "Reshape": _reshape,
+}
+"""What a student's graph may hold besides QuantizeLinear and DequantizeLinear: f(attributes, inputs...)."""

@@ -1,0 +1,162 @@
+"""The opt-in prediction log, and whether its predictions have drifted from those that the bundle was measured on.
+
+The log is JSON lines, one prediction each, and never holds an image or its name. Drift is the population stability
+index of confidence, best guess and abstention against the reference in the bundle: the shares of the artifact's own
+predictions on the calib split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logo_edge.errors import BundleError, LogoEdgeError
+
+if TYPE_CHECKING:
+    from logo_edge.classifier import Classification
+
+BINS = 10
+STABLE, DRIFTED = 0.1, 0.25  # the customary limits of the index (Siddiqi 2006, "Credit Risk Scorecards")
+LEAST = 100  # predictions, below which nothing is said
+LEAST_SHARE = 1e-3  # of a bin, so that an empty one does not make the index infinite
+Z_99 = 2.3263  # of the normal distribution: one false alarm in a hundred
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One quantity's population stability index, its shares in the reference and in the log, and what chance allows."""
+
+    name: str
+    index: float
+    by_chance: float
+    reference: dict[str, float]
+    found: dict[str, float]
+
+    @property
+    def verdict(self) -> str:
+        """stable, drifting or drifted: beyond a customary limit, and beyond what samples of these sizes do by chance."""
+        if self.index < max(STABLE, self.by_chance):
+            return "stable"
+        return "drifting" if self.index < DRIFTED else "drifted"
+
+
+class PredictionLog:
+    """Appends one line per prediction to a file; safe to share between threads, and between processes on POSIX."""
+
+    def __init__(self, path: str | os.PathLike, bundle_name: str):
+        """Raises LogoEdgeError where the file cannot be written."""
+        self._bundle, self._lock = bundle_name, threading.Lock()
+        try:
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (it stays open as long as the log)
+        except OSError as error:
+            raise LogoEdgeError(f"{path}: {error.strerror}; expected a file that can be written") from error
+
+    def append(self, result: Classification) -> None:
+        line = {"time": round(time.time(), 3), "bundle": self._bundle, "label": result.label,
+                "best_guess": result.best_guess, "confidence": round(result.confidence, 6)}  # fmt: skip
+        with self._lock:
+            self._file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+
+
+def reference_of(confidence: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...], abstain_below: float) -> dict:
+    """What a bundle keeps of its own predictions: shares by decile of confidence, of best guesses and of abstention.
+
+    confidence: (N,), predicted: (N,) integers.
+    """
+    edges = np.unique(np.quantile(confidence, np.linspace(0, 1, BINS + 1)[1:-1]).round(6))
+    return {
+        "count": len(confidence),
+        "confidence_edges": edges.tolist(),
+        "confidence": _confidence_shares(confidence, edges),
+        "best_guess": {name: float((predicted == k).mean()) for k, name in enumerate(labels)},
+        "abstention": _abstention_shares(confidence < abstain_below),
+    }
+
+
+def read_log(path: str | os.PathLike, bundle_name: str | None = None) -> Iterator[dict]:
+    """The predictions of a log, those of one bundle where it is named.
+
+    Raises LogoEdgeError, naming the line, where one is no prediction.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    entry = json.loads(line)
+                    found = {"best_guess": str(entry["best_guess"]), "confidence": float(entry["confidence"]),
+                             "abstained": entry["label"] is None}  # fmt: skip
+                    bundle = entry["bundle"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise LogoEdgeError(
+                        f"{path}, line {number}: {error!r}; expected a line that `logo-edge classify --log` wrote"
+                    ) from error
+                if bundle_name in (None, bundle):
+                    yield found
+    except (OSError, UnicodeDecodeError) as error:
+        raise LogoEdgeError(f"{path}: {error}; expected a log that `logo-edge classify --log` wrote") from error
+
+
+def measure_drift(reference: dict, entries: Iterable[dict]) -> list[Drift]:
+    """The drift of confidence, best guess and abstention.
+
+    Raises LogoEdgeError on fewer than LEAST predictions, BundleError where bundle and log do not belong together.
+    """
+    entries = list(entries)
+    if not reference:
+        raise BundleError(
+            "the bundle holds no reference of its own predictions; pack it anew with `logo-edge compress`"
+        )
+    if len(entries) < LEAST:
+        raise LogoEdgeError(f"{len(entries)} predictions of this bundle; at least {LEAST} are needed to speak of drift")
+    confidence = np.array([entry["confidence"] for entry in entries])
+    guesses = [entry["best_guess"] for entry in entries]
+    if unknown := sorted(set(guesses) - set(reference["best_guess"])):
+        raise BundleError(
+            f"the log has labels {', '.join(unknown)}, which the bundle does not know; it is another's log"
+        )
+    found = {
+        "confidence": _confidence_shares(confidence, np.array(reference["confidence_edges"])),
+        "best_guess": {name: guesses.count(name) / len(guesses) for name in reference["best_guess"]},
+        "abstention": _abstention_shares(np.array([entry["abstained"] for entry in entries])),
+    }
+    return [
+        Drift(name, population_stability(reference[name], shares),
+              index_by_chance(len(shares), reference["count"], len(entries)), reference[name], shares)
+        for name, shares in found.items()
+    ]  # fmt: skip
+
+
+def population_stability(reference: dict[str, float], found: dict[str, float]) -> float:
+    """Sum over the bins of (found - reference) log(found / reference); 0 where both agree."""
+    before = np.maximum([reference[name] for name in reference], LEAST_SHARE)
+    after = np.maximum([found[name] for name in reference], LEAST_SHARE)
+    return float(((after - before) * np.log(after / before)).sum())
+
+
+def index_by_chance(bins: int, reference_count: int, found_count: int) -> float:
+    """What the index of two samples of one distribution exceeds once in a hundred times.
+
+    It is (1 / n + 1 / m) chi-square with bins - 1 degrees of freedom (Yurdakul 2018, "Statistical properties of the
+    population stability index"); the quantile after Wilson and Hilferty 1931.
+    """
+    freedom = bins - 1
+    quantile = freedom * (1 - 2 / (9 * freedom) + Z_99 * (2 / (9 * freedom)) ** 0.5) ** 3 if freedom else 0.0
+    return quantile * (1 / reference_count + 1 / found_count)
+
+
+def _confidence_shares(confidence: np.ndarray, edges: np.ndarray) -> dict[str, float]:
+    counts = np.bincount(np.searchsorted(edges, confidence, side="right"), minlength=len(edges) + 1)
+    ends = ["0", *(f"{edge:.6g}" for edge in edges), "1"]
+    return {f"{ends[k]} to {ends[k + 1]}": float(count / len(confidence)) for k, count in enumerate(counts)}
+
+
+def _abstention_shares(abstained: np.ndarray) -> dict[str, float]:
+    share = float(abstained.mean())
+    return {"answered": 1 - share, "abstained": share}

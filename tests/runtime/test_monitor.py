@@ -1,0 +1,161 @@
+"""The prediction log holds decisions and no image; `logo-edge monitor` says when they have drifted, and not by chance."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from logo_edge import Classifier
+from logo_edge.bundle import read_bundle, write_bundle_record
+from logo_edge.commands import classify, monitor
+from logo_edge.errors import BundleError, LogoEdgeError
+from logo_edge.monitor import (
+    DRIFTED,
+    LEAST,
+    index_by_chance,
+    measure_drift,
+    population_stability,
+    read_log,
+    reference_of,
+)
+
+LABELS = ("red", "green", "blue")
+
+
+def predictions(count: int, seed: int, *, power: float = 4.0, shares=(0.5, 0.3, 0.2), threshold: float = 0.5):
+    """Entries as `read_log` gives them: a higher power makes for a lower confidence."""
+    random = np.random.default_rng(seed)
+    confidence = 1 - random.random(count) ** 4 * power / 8
+    guesses = random.choice(len(LABELS), count, p=shares)
+    entries = [{"best_guess": LABELS[g], "confidence": float(c), "abstained": bool(c < threshold)}
+               for g, c in zip(guesses, confidence, strict=True)]  # fmt: skip
+    return entries, confidence, guesses
+
+
+@pytest.fixture
+def reference():
+    _, confidence, guesses = predictions(400, seed=0)
+    return reference_of(confidence, guesses, LABELS, 0.5)
+
+
+def verdicts(reference, entries):
+    return {drift.name: drift.verdict for drift in measure_drift(reference, entries)}
+
+
+def test_predictions_of_the_same_kind_are_stable_almost_always_whatever_their_number(reference):
+    alarms = [
+        set(verdicts(reference, predictions(count, seed)[0]).values()) != {"stable"}
+        for count in (LEAST, 300, 3000)
+        for seed in range(1, 41)
+    ]
+    assert len(alarms) == 120
+    assert sum(alarms) <= 6  # three quantities, one chance in a hundred each
+
+
+def test_each_quantity_that_has_changed_is_named(reference):
+    other_classes = predictions(500, seed=1, shares=(0.1, 0.2, 0.7))[0]
+    assert verdicts(reference, other_classes) == {
+        "confidence": "stable",
+        "best_guess": "drifted",
+        "abstention": "stable",
+    }
+    less_sure = predictions(500, seed=1, power=8.0, threshold=0.5)[0]
+    found = verdicts(reference, less_sure)
+    assert found["best_guess"] == "stable"
+    assert found["confidence"] != "stable"
+
+
+def test_the_index_is_nought_on_equal_shares_symmetric_and_finite_on_empty_bins():
+    one, other = {"a": 0.2, "b": 0.8}, {"a": 0.5, "b": 0.5}
+    assert population_stability(one, one) == 0
+    assert population_stability(one, other) == pytest.approx(population_stability(other, one))
+    assert population_stability(one, other) == pytest.approx(0.3 * np.log(2.5) + 0.3 * np.log(1.6))
+    assert DRIFTED < population_stability(one, {"a": 1.0, "b": 0.0}) < np.inf
+
+
+def test_what_chance_does_to_the_index_is_what_resampling_shows():
+    random, shares = np.random.default_rng(0), np.full(8, 1 / 8)
+    drawn = [
+        population_stability(*(dict(enumerate(random.multinomial(n, shares) / n)) for n in (300, 200)))
+        for _ in range(4000)
+    ]
+    assert index_by_chance(8, 300, 200) == pytest.approx(np.quantile(drawn, 0.99), rel=0.12)
+
+
+def test_too_few_predictions_say_nothing(reference):
+    with pytest.raises(LogoEdgeError, match=f"{LEAST - 1} predictions of this bundle; at least {LEAST}"):
+        measure_drift(reference, predictions(LEAST - 1, seed=1)[0])
+
+
+def test_a_log_of_other_labels_and_a_bundle_without_reference_are_refused(reference):
+    entries = predictions(LEAST, seed=1)[0]
+    with pytest.raises(BundleError, match="labels zebra"):
+        measure_drift(reference, [*entries, {**entries[0], "best_guess": "zebra"}])
+    with pytest.raises(BundleError, match="no reference"):
+        measure_drift({}, entries)
+
+
+@pytest.fixture
+def monitored(fake_bundle, tmp_path):
+    """A bundle whose reference is that of 200 noisy pictures, and the folder of as many others."""
+    folder = fake_bundle()
+    random = np.random.default_rng(0)
+    for index in range(2 * LEAST):
+        colour = random.integers(0, 256, 3, dtype=np.uint8)
+        Image.fromarray(np.broadcast_to(colour, (16, 16, 3)).copy()).save(tmp_path / f"{index:03d}.png")
+    classifier = Classifier.load(folder)
+    results = list(classifier.classify_many(sorted(tmp_path.glob("*.png"))[:LEAST]))
+    guesses = np.array([classifier.labels.index(result.best_guess) for result in results])
+    confidence = np.array([result.confidence for result in results])
+    record = read_bundle(folder)
+    content = reference_of(confidence, guesses, record.labels, record.calibration.abstain_below)
+    write_bundle_record(type(record)(**{**vars(record), "reference": content}))
+    return folder, sorted(tmp_path.glob("*.png"))[LEAST:]
+
+
+def test_the_command_line_logs_decisions_and_nothing_of_the_image_and_judges_them(monitored, tmp_path):
+    folder, paths = monitored
+    log = tmp_path / "log.jsonl"
+    options = ["--bundle", str(folder), "--log", str(log), "--jsonl"]
+    assert CliRunner().invoke(classify, [*map(str, paths), *options]).exit_code == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(lines) == len(paths)
+    assert all(set(line) == {"time", "bundle", "label", "best_guess", "confidence"} for line in lines)
+    stable = CliRunner().invoke(monitor, [str(log), "--bundle", str(folder)])
+    assert stable.exit_code == 0, stable.output
+    assert "drifted" not in stable.output
+    Image.new("RGB", (16, 16), (20, 20, 200)).save(tmp_path / "blue.png")
+    assert CliRunner().invoke(classify, [*[str(tmp_path / "blue.png")] * LEAST, *options]).exit_code == 0
+    drifted = CliRunner().invoke(monitor, [str(log), "--bundle", str(folder), "--last", str(LEAST), "--json"])
+    assert drifted.exit_code == 1, drifted.output
+    found = {entry["name"]: entry["verdict"] for entry in json.loads(drifted.stdout)["drift"]}
+    assert found["best_guess"] == "drifted"
+
+
+def test_nothing_is_logged_unless_asked_for_and_a_classifier_appends(fake_bundle, tmp_path):
+    folder, log = fake_bundle(), tmp_path / "log.jsonl"
+    image = Image.new("RGB", (20, 20), (200, 10, 10))
+    Classifier.load(folder, self_test=True).classify(image)
+    assert not log.exists()
+    for _ in range(2):
+        classifier = Classifier.load(folder, log=log, self_test=True)  # the golden vectors are no predictions
+        classifier.classify(image)
+        assert len(list(classifier.classify_many([image, b"no image"]))) == 2
+    entries = list(read_log(log, "fake"))
+    assert [entry["best_guess"] for entry in entries] == ["red"] * 4
+    assert list(read_log(log, "another")) == []
+
+
+def test_a_line_that_is_no_prediction_is_named(fake_bundle, tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"best_guess": "red", "confidence": 0.9, "label": null, "bundle": "a"}\n{"best_guess": "red"}\n')
+    with pytest.raises(LogoEdgeError, match=r"log.jsonl, line 2: KeyError\('confidence'\)"):
+        list(read_log(log))
+    with pytest.raises(LogoEdgeError, match="expected a log"):
+        list(read_log(tmp_path / "missing.jsonl"))
+    with pytest.raises(LogoEdgeError, match="expected a file that can be written"):
+        Classifier.load(fake_bundle(), log=tmp_path / "missing" / "log.jsonl")
