@@ -11,7 +11,8 @@ evaluate = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @evaluate.command(
     help="Evaluate a bundle, a run, an .onnx file or a checkpoint: accuracy with intervals, calibration, selection, "
-    "prediction sets, sizes, backgrounds, JPEG. Two subjects are compared on the same logos."
+    "prediction sets, sizes, backgrounds, JPEG; on request corruptions, pictures that are no logos, and attacks. Two "
+    "subjects are compared on the same logos."
 )
 def evaluate_command(
     subjects: list[Path] = typer.Argument(
@@ -20,6 +21,11 @@ def evaluate_command(
     manifest: Path | None = typer.Option(None, "--manifest", help="CSV of labelled logos; left out: labels.csv."),
     split: str = typer.Option("val", "--split", help="val to choose by, test to report."),
     slices: bool = typer.Option(True, "--slices/--no-slices", help="Accuracy by size, background and JPEG quality."),
+    corruptions: bool = typer.Option(False, "--corruptions", help="Noise, blur and five others at five severities."),
+    outliers: bool = typer.Option(False, "--outliers", help="AUROC against emoji, flags, photographs, charts, noise."),
+    attacks: bool = typer.Option(
+        False, "--attacks", help="FGSM and PGD on the sure logos, against the checkpoint among the subjects; minutes."
+    ),
     out: Path | None = typer.Option(None, "--out", help="Write the figures to this JSON file."),
 ) -> None:
     from rich.console import Console
@@ -27,7 +33,7 @@ def evaluate_command(
 
     from logo_edge.bundle import DEFAULT_BUNDLE
     from logo_edge.manifest import read_manifest
-    from logo_edge_report import evaluate as stage
+    from logo_edge_report.evaluate import evaluate_subjects
     from logo_edge_report.subjects import load_subject
     from logo_edge_report.table import print_evaluation
     from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
@@ -37,32 +43,20 @@ def evaluate_command(
         raise typer.BadParameter(f"{len(subjects)} subjects; expected one, or two to compare")
     if manifest is None:
         fetch_logos()
-    rows = read_manifest(manifest or LABELS)
-    loaded = [load_subject(path) for path in subjects or [DEFAULT_BUNDLE]]
-    for subject in loaded:
-        stage.check_labels(subject, rows, split)
-    found, console = {"split": split, "subjects": []}, Console(stderr=True)
+    asked = {"slices": slices, "corruptions": corruptions, "outliers": outliers, "attacks": attacks}
     with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
     ) as bar:
         task = bar.add_task("reading logos")
-        images = {name: stage.load_split(rows, name, renders_folder()) for name in {split, "calib"}}
-        targets = stage.targets_of(rows.split(split), loaded[0].labels)
-        predicted = []
-        for subject in loaded:
-            bar.update(task, description=subject.name)
-            logits = {name: subject.predict(part) for name, part in images.items() if part}
-            predicted.append(logits[split])
-            figures = stage.evaluate_predictions(subject, logits, rows, split)
-            if slices:
-                figures["slices"] = stage.evaluate_slices(
-                    subject, images[split], targets,
-                    lambda text, name=subject.name: bar.update(task, description=f"{name}: {text}"),
-                )  # fmt: skip
-            found["subjects"].append({"name": subject.name, "kind": subject.kind, "size_bytes": subject.size_bytes,
-                                      **figures})  # fmt: skip
-    if len(loaded) == 2:
-        found["comparison"] = stage.compare_subjects((loaded[0], predicted[0]), (loaded[1], predicted[1]), targets)
+        found = evaluate_subjects(
+            [load_subject(path) for path in subjects or [DEFAULT_BUNDLE]], read_manifest(manifest or LABELS), split,
+            renders_folder(), parts=[part for part, wanted in asked.items() if wanted],
+            say=lambda text: bar.update(task, description=text),
+        )  # fmt: skip
     print_evaluation(found)
     if out:
         write_json(out, found)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows
 from logo_edge.metrics import Figure, bootstrap, softmax, summarize, wilson_interval
+from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_report.attacks import ATTACKS, attack
 from logo_edge_report.conditions import (
+    SEVERITIES,
     Condition,
     background_conditions,
     corruptions,
     jpeg_conditions,
     size_conditions,
 )
+from logo_edge_report.outliers import FAMILIES, NEAR
 from logo_edge_report.statistics import (
     area_under_risk_coverage,
+    auroc,
     compare_paired,
     conformal_threshold,
     coverage_interval,
@@ -26,14 +32,77 @@ from logo_edge_report.statistics import (
     prediction_sets,
     reliability_bins,
     risk_coverage,
+    separating_threshold,
 )
 from logo_edge_report.subjects import Subject
 from logo_edge_train.dataset import load_images
 
+RADII = (1, 2, 4)
+OUTLIERS = 150  # pictures of each family
+CHOOSE_ON = ("emoji", "charts", "noise")
+SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of (N, K) logits before temperature, higher for logos
+    "confidence": lambda logits: softmax(logits).max(1),  # Hendrycks and Gimpel 2017, arXiv:1610.02136
+    "largest logit": lambda logits: logits.max(1),
+    "energy": lambda logits: np.logaddexp.reduce(logits.astype(float), axis=1),  # Liu et al. 2020, arXiv:2010.03759
+}
 LEVELS = (0.80, 0.90, 0.95, 0.99)
 CONFIDENT = 0.9
 HISTOGRAM = 20
 Say = Callable[[str], None]
+
+
+PARTS = ("slices", "corruptions", "outliers", "attacks")
+
+
+def evaluate_subjects(
+    subjects: list[Subject], manifest: Manifest, split: str, renders: Path, *, parts: Collection[str], say: Say
+) -> dict:
+    """Every figure of one or more subjects on one split; two are compared. `parts`: which of PARTS to add.
+
+    Attacks are made on the sure logos, against the one checkpoint among the subjects. Raises DatasetError where the
+    split does not fit a subject, RunError where attacks are asked for and not exactly one subject is a checkpoint.
+    """
+    for subject in subjects:
+        check_labels(subject, manifest, split)
+    white = [subject for subject in subjects if subject.network is not None]
+    if "attacks" in parts and len(white) != 1:
+        raise RunError(
+            f"{len(white)} of the subjects are checkpoints; attacks are made against exactly one: name a .safetensors "
+            "file of a run, and beside it the bundle that was made of it"
+        )
+    images = {name: load_split(manifest, name, renders) for name in sorted({split, "calib"})}
+    rows = manifest.split(split)
+    targets, sure = targets_of(rows, subjects[0].labels), [index for index, row in enumerate(rows) if row.sure]
+    found: dict = {"split": split, "subjects": []}
+    predicted = []
+    for subject in subjects:
+        tell = _teller(say, subject.name)
+        tell("logos")
+        logits = {name: subject.predict(part) for name, part in images.items() if part}
+        figures = evaluate_predictions(subject, logits, manifest, split)
+        if "slices" in parts:
+            figures["slices"] = evaluate_slices(subject, images[split], targets, tell)
+        if "corruptions" in parts:
+            figures["corruptions"] = evaluate_corruptions(subject, images[split], targets, SEVERITIES, tell)
+        if "outliers" in parts:
+            figures["outliers"] = evaluate_outliers(subject, logits, split, OUTLIERS, tell)
+        predicted.append(logits[split])
+        found["subjects"].append(
+            {"name": subject.name, "kind": subject.kind, "size_bytes": subject.size_bytes, **figures}
+        )
+    if "attacks" in parts:
+        attacked = evaluate_attacks(
+            subjects, white[0], [images[split][index] for index in sure], targets[sure], RADII, say
+        )
+        for figures, entry in zip(found["subjects"], attacked, strict=True):
+            figures["attacks"] = entry
+    if len(subjects) == 2:
+        found["comparison"] = compare_subjects((subjects[0], predicted[0]), (subjects[1], predicted[1]), targets)
+    return found
+
+
+def _teller(say: Say, name: str) -> Say:
+    return lambda text: say(f"{name}: {text}")
 
 
 def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:
@@ -111,6 +180,59 @@ def evaluate_corruptions(
     return {"by_corruption": found, "mean": means}
 
 
+def evaluate_outliers(
+    subject: Subject, logits: dict[str, np.ndarray], split: str, count: int, say: Say, seed: int = 0
+) -> dict:
+    """How well the subject's logits tell the logos of `split` from `count` pictures of each family that are none.
+
+    Which function of the logits, and the threshold that rejects, is chosen on calib logos against the families of
+    CHOOSE_ON; everything else is reported. AUROC: 0.5 is chance, 1 perfect.
+    """
+    outside = {}
+    for family, draw in FAMILIES.items():
+        say(f"{family}")
+        outside[family] = subject.predict(list(draw(count, seed)))
+    chosen_on = np.concatenate([outside[family] for family in CHOOSE_ON])
+    held_in = logits["calib"] if "calib" in logits else logits[split]
+    chosen = max(SCORES, key=lambda name: auroc(SCORES[name](held_in), SCORES[name](chosen_on)))
+    score = SCORES[chosen]
+    threshold = separating_threshold(score(held_in), score(chosen_on))
+    return {
+        "auroc": {family: auroc(score(logits[split]), score(found)) for family, found in outside.items()},
+        "auroc_by_score": {
+            name: {family: auroc(other(logits[split]), other(found)) for family, found in outside.items()}
+            for name, other in SCORES.items()
+        },
+        "score": chosen, "threshold": threshold, "chosen_on": list(CHOOSE_ON), "near": list(NEAR),
+        "logos_kept": vars(_share_of(score(logits[split]) >= threshold)),
+        "rejected": {family: vars(_share_of(score(found) < threshold)) for family, found in outside.items()},
+        "count": count,
+    }  # fmt: skip
+
+
+def evaluate_attacks(
+    subjects: list[Subject], white_box: Subject, images: list[Image.Image], targets: np.ndarray, radii: tuple[int, ...],
+    say: Say,
+) -> list[dict]:  # fmt: skip
+    """For each subject, attack -> "radius/255" -> accuracy on pictures that attack `white_box`, a checkpoint.
+
+    `images` and `targets`: those to attack. For the white box itself the attack is white-box; for any other subject it
+    is transferred, and weaker than one on itself.
+    """
+    pixels = np.stack([preprocess(image, InputContract(white_box.size_px)) for image in images])
+    found: list[dict] = [{"from": white_box.name, "count": len(targets)} for _ in subjects]
+    for name in ATTACKS:
+        for radius in radii:
+            attacked = []
+            for batch in attack(name, white_box.network, pixels, targets, radius):
+                attacked += map(Image.fromarray, batch)
+                say(f"{name} {radius}/255: {len(attacked)} of {len(targets)}")
+            for entry, subject in zip(found, subjects, strict=True):
+                correct = subject.predict(attacked).argmax(1) == targets
+                entry.setdefault(name, {})[f"{radius}/255"] = vars(_share_of(correct))
+    return found
+
+
 def compare_subjects(
     first: tuple[Subject, np.ndarray], second: tuple[Subject, np.ndarray], targets: np.ndarray
 ) -> dict:
@@ -157,6 +279,10 @@ def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: 
             "expected_low": low, "expected_high": high, "mean_size": float(sets.sum(1).mean()),
         }  # fmt: skip
     return found
+
+
+def _share_of(hits: np.ndarray) -> Figure:
+    return wilson_interval(int(hits.sum()), len(hits))
 
 
 def _by_package(rows: list[LogoRow], correct: np.ndarray) -> dict[str, dict]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -14,12 +15,18 @@ from logo_edge.bundle import RECORD, read_bundle
 from logo_edge.errors import RunError
 from logo_edge.preprocess import InputContract, preprocess
 
+if TYPE_CHECKING:
+    from logo_edge_train.models import LogoNetwork
+
 BATCH = 32
 
 
 @dataclass(frozen=True)
 class Subject:
-    """`predict` gives (N, K) float32 logits before temperature for images as `images.load_image` returns them."""
+    """`predict` gives (N, K) float32 logits before temperature for images as `images.load_image` returns them.
+
+    Where it is one checkpoint, `network` is there to be differentiated, and sees `size_px` pixels.
+    """
 
     name: str
     kind: str  # bundle, onnx, checkpoint or run
@@ -28,6 +35,8 @@ class Subject:
     temperature: float = 1.0
     abstain_below: float = 0.0
     size_bytes: int = 0
+    network: LogoNetwork | None = None
+    size_px: int = 0
 
 
 def load_subject(path: Path) -> Subject:
@@ -105,7 +114,8 @@ def _checkpoint_subject(path: Path) -> Subject:
     network = load_network(path, architecture.model, len(run.classes))
     size = 4 * sum(tensor.numel() for tensor in network.parameters())
     return Subject(f"{path.stem} {architecture}", "checkpoint", run.classes,
-                   lambda images: _torch_logits(network, architecture.size_px, images), size_bytes=size)  # fmt: skip
+                   lambda images: _torch_logits(network, architecture.size_px, images), size_bytes=size,
+                   network=network, size_px=architecture.size_px)  # fmt: skip
 
 
 def _torch_logits(network, size_px: int, images: Sequence[Image.Image]) -> np.ndarray:

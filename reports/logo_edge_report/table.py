@@ -50,12 +50,60 @@ def print_evaluation(found: dict, console: Console | None = None) -> None:
         for name in names:
             slices.add_row(name, *(_share(subject["slices"][kind][name]) for subject in subjects))
         console.print(slices)
+    _print_corruptions(subjects, console)
+    _print_outliers(subjects, console)
+    _print_attacks(subjects, console)
     if comparison := found.get("comparison"):
         console.print(
             f"{comparison['second']} less {comparison['first']}: {_share(comparison['difference'])}; alone right "
             f"{comparison['only_second_right']} against {comparison['only_first_right']}, "
             f"McNemar p = {comparison['mcnemar_p_value']:.3f}"
         )
+
+
+def _print_corruptions(subjects: list[dict], console: Console) -> None:
+    for subject in subjects:
+        if not (corruptions := subject.get("corruptions")):
+            continue
+        severities = list(corruptions["mean"])
+        table = Table("", *severities, title=f"{subject['name']}: accuracy by corruption and severity")
+        for name, entry in corruptions["by_corruption"].items():
+            table.add_row(name, *(f"{entry[severity]['value']:.1%}" for severity in severities))
+        table.add_row("mean", *(f"{corruptions['mean'][severity]:.1%}" for severity in severities))
+        if clean := subject["accuracy"]["value"]:
+            table.add_row(
+                "share of clean", *(f"{corruptions['mean'][severity] / clean:.1%}" for severity in severities)
+            )
+        console.print(table)
+
+
+def _print_outliers(subjects: list[dict], console: Console) -> None:
+    for subject in subjects:
+        if not (outliers := subject.get("outliers")):
+            continue
+        table = Table("family", "AUROC", "rejected", title=f"{subject['name']}: logos from pictures that are none")
+        for family, value in outliers["auroc"].items():
+            chosen_on = " (threshold chosen on it)" if family in outliers["chosen_on"] else ""
+            table.add_row(f"{family}{chosen_on}", f"{value:.3f}", _share(outliers["rejected"][family]))
+        table.add_row("logos kept", "", _share(outliers["logos_kept"]))
+        table.caption = f"by {outliers['score']}, of {outliers['count']} pictures each"
+        console.print(table)
+
+
+def _print_attacks(subjects: list[dict], console: Console) -> None:
+    for subject in subjects:
+        if not (attacks := subject.get("attacks")):
+            continue
+        names = [name for name, entry in attacks.items() if isinstance(entry, dict)]
+        table = Table(
+            "", *attacks[names[0]], title=f"{subject['name']}: accuracy on {attacks['count']} attacked sure logos"
+        )
+        for name in names:
+            table.add_row(name, *(_share(figure) for figure in attacks[name].values()))
+        table.caption = f"white-box on {attacks['from']}" + (
+            "" if attacks["from"] == subject["name"] else ", transferred"
+        )
+        console.print(table)
 
 
 def _share(figure: dict) -> str:

@@ -69,17 +69,25 @@ def install_icon_sets(wanted: list[tuple[str, str]]) -> dict[str, Path]:
                 f"the manifest wants {package} {version}, the lock file has {locked.get(package, 'no such package')}; "
                 f"expected one of {', '.join(f'{name} {pin}' for name, pin in locked.items())}"
             )
-    target = cache_folder() / "icon-sets"
+    return icon_set_files([package for package, _ in wanted], DATA, "icon-sets")
+
+
+def icon_set_files(packages: list[str], locks: Path, name: str) -> dict[str, Path]:
+    """The icons.json of each package, installed by `npm ci` in the cache's folder `name`, from the lock file in `locks`.
+
+    Raises DatasetError where npm fails.
+    """
+    target = cache_folder() / name
     stamp = target / "package-lock.json"
-    if not stamp.exists() or stamp.read_bytes() != (DATA / "package-lock.json").read_bytes():
+    if not stamp.exists() or stamp.read_bytes() != (locks / "package-lock.json").read_bytes():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix="icon-sets-") as part:
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(DATA / name, part)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{name}-") as part:
+            for file in ("package.json", "package-lock.json"):
+                shutil.copy(locks / file, part)
             _npm_ci(Path(part))
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(part, target)
-    return {package: target / "node_modules" / package / "icons.json" for package, _ in wanted}
+    return {package: target / "node_modules" / package / "icons.json" for package in packages}
 
 
 def _npm_ci(folder: Path) -> None:

@@ -1,0 +1,172 @@
+"""Attacks are those of a maintained library; pictures that are no logos are told from logos by a threshold fixed before."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from logo_edge.errors import DatasetError, RunError
+from logo_edge_report import outliers
+from logo_edge_report.attacks import ATTACKS, attack, fgsm, pgd
+from logo_edge_report.commands import evaluate
+from logo_edge_report.evaluate import CHOOSE_ON, evaluate_attacks, evaluate_outliers
+from logo_edge_report.outliers import FAMILIES
+from logo_edge_report.statistics import auroc, separating_threshold
+from logo_edge_report.subjects import Subject
+from logo_edge_train.models import LogoNetwork
+from logo_edge_train.recipe import recipe_from_dict
+from logo_edge_train.train import train_ensemble
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return LogoNetwork("test_resnet", 4).eval()
+
+
+@pytest.fixture(scope="module")
+def batch(network):
+    pixels = torch.randint(0, 256, (24, 32, 32, 3), generator=torch.Generator().manual_seed(0)).float()
+    with torch.no_grad():
+        return pixels, network(pixels).argmax(1)
+
+
+class ChannelsFirst(nn.Module):
+    """The network as other libraries want it: (B, 3, S, S)."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, planes):
+        return self.network(planes.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(("name", "radius"), [(name, radius) for name in ATTACKS for radius in (1, 2, 4)])
+def test_every_attack_finds_the_same_pictures_as_foolbox(network, batch, name, radius):
+    import foolbox
+
+    pixels, targets = batch
+    model = foolbox.PyTorchModel(ChannelsFirst(network), bounds=(0, 255))
+    if name == "FGSM":
+        theirs = foolbox.attacks.LinfFastGradientAttack(random_start=False)
+    else:
+        theirs = foolbox.attacks.LinfPGD(abs_stepsize=radius / 4, steps=10, random_start=False)
+    _, found, _ = theirs(model, pixels.permute(0, 3, 1, 2), targets, epsilons=float(radius))
+    ours = ATTACKS[name](network, pixels, targets, radius)
+    off = (ours - found.permute(0, 2, 3, 1)).abs()
+    assert (off < 1e-3).float().mean() > 0.995  # the sign of a gradient of nearly nought may differ
+    with torch.no_grad():
+        agree = network(ours).argmax(1) == network(found.permute(0, 2, 3, 1)).argmax(1)
+    assert agree.float().mean() >= 23 / 24
+
+
+def test_attacks_stay_in_the_ball_and_in_the_range_and_more_steps_do_more_harm(network, batch):
+    pixels, targets = batch
+    losses = []
+    for attacked in (pixels, fgsm(network, pixels, targets, 2), pgd(network, pixels, targets, 2)):
+        assert (attacked - pixels).abs().max() <= 2
+        assert attacked.min() >= 0
+        assert attacked.max() <= 255
+        losses.append(nn.functional.cross_entropy(network(attacked), targets).item())
+    assert losses[0] < losses[1] < losses[2]
+
+
+def test_whole_values_are_attacked_to_whole_values_within_the_radius(network, batch):
+    pixels = batch[0].to(torch.uint8).numpy()
+    for name in ATTACKS:
+        parts = list(attack(name, network, pixels, batch[1].numpy(), 2, batch_size=10))
+        attacked = np.concatenate(parts)
+        assert [len(part) for part in parts] == [10, 10, 4]
+        assert attacked.dtype == np.uint8
+        assert np.abs(attacked.astype(int) - pixels).max() == 2
+
+
+def test_the_white_box_suffers_more_than_a_subject_that_the_attack_is_carried_to(network, batch):
+    torch.manual_seed(7)
+    other = LogoNetwork("test_resnet", 4).eval()
+    images = [Image.fromarray(picture) for picture in batch[0].to(torch.uint8).numpy()]
+
+    def subject(name, own):
+        def predict(pictures):
+            with torch.no_grad():
+                return own(torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))).numpy()
+
+        return Subject(name, "checkpoint", ("a", "b", "c", "d"), predict, network=own, size_px=32)
+
+    white, carried = subject("white", network), subject("other", other)
+    targets = white.predict(images).argmax(1)
+    said: list[str] = []
+    found = evaluate_attacks([white, carried], white, images, targets, (40,), said.append)
+    assert [entry["from"] for entry in found] == ["white", "white"]
+    agreement = (carried.predict(images).argmax(1) == targets).mean()
+    assert found[0]["PGD-10"]["40/255"]["value"] < 0.5
+    assert found[1]["PGD-10"]["40/255"]["value"] > agreement - 0.4
+    assert said[-1] == "PGD-10 40/255: 24 of 24"
+
+
+def test_attacks_need_exactly_one_checkpoint(fake_bundle, colours):
+    result = CliRunner().invoke(evaluate, [str(fake_bundle()), "--manifest", str(colours), "--attacks"])
+    assert isinstance(result.exception, RunError)
+    assert "0 of the subjects are checkpoints" in str(result.exception)
+
+
+def test_a_checkpoint_is_evaluated_with_corruptions_and_attacks_on_the_command_line(colours, tmp_path):
+    recipe = recipe_from_dict({"train": {"teachers": ["test_resnet@32"], "pretrained": False,
+                                         "fit": {"epochs": 1, "batch_size": 8}}})  # fmt: skip
+    train_ensemble(colours, recipe, tmp_path / "run", device=torch.device("cpu"), report=lambda _: None)
+    out = tmp_path / "figures.json"
+    arguments = [tmp_path / "run" / "member-0.safetensors", "--manifest", colours, "--no-slices", "--corruptions",
+                 "--attacks", "--out", out]  # fmt: skip
+    result = CliRunner().invoke(evaluate, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    (figures,) = json.loads(out.read_text())["subjects"]
+    assert figures["attacks"]["count"] == 28  # two of the thirty are not sure
+    assert set(figures["attacks"]["PGD-10"]) == {"1/255", "2/255", "4/255"}
+    assert set(figures["corruptions"]["mean"]) == {"1", "2", "3", "4", "5"}
+    assert "white-box on" in result.output
+
+
+def test_a_subject_that_is_sure_of_logos_only_tells_every_family_apart(monkeypatch):
+    families = {name: lambda count, seed: iter([Image.new("RGB", (8, 8), "black")] * count) for name in FAMILIES}
+    monkeypatch.setattr("logo_edge_report.evaluate.FAMILIES", families)
+    random = np.random.default_rng(0)
+    sure = np.eye(3)[random.integers(0, 3, 60)] * random.uniform(4, 8, (60, 1))
+    subject = Subject("s", "onnx", ("a", "b", "c"), lambda images: random.uniform(0, 0.5, (len(images), 3)))
+    found = evaluate_outliers(subject, {"val": sure, "calib": sure}, "val", 20, lambda _: None)
+    assert set(found["auroc"]) == set(FAMILIES)
+    assert all(value == 1.0 for value in found["auroc"].values())
+    assert all(figure["value"] == 1.0 for figure in found["rejected"].values())
+    assert found["logos_kept"]["value"] == 1.0
+    assert set(found["chosen_on"]) == set(CHOOSE_ON) < set(FAMILIES)
+
+
+def test_the_separating_threshold_keeps_the_most_and_auroc_counts_pairs():
+    inside, outside = np.array([0.9, 0.8, 0.7, 0.3]), np.array([0.1, 0.2, 0.6, 0.75])
+    assert separating_threshold(inside, outside) == 0.3  # 4 of 4 kept against 2 of 4
+    pairs = [(a > b) + 0.5 * (a == b) for a in inside for b in outside]
+    assert auroc(inside, outside) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_draws_as_many_different_pictures_as_asked_for_and_the_same_for_a_seed(family):
+    pictures = list(FAMILIES[family](6, 3))
+    assert len({picture.tobytes() for picture in pictures}) == 6
+    assert [picture.tobytes() for picture in FAMILIES[family](6, 3)] == [picture.tobytes() for picture in pictures]
+    assert all(np.asarray(picture.convert("RGB")).std() > 3 for picture in pictures)
+
+
+def test_photographs_come_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(outliers, "DATA", tmp_path)
+    (tmp_path / "photographs.txt").write_text("foolbox==3.3.4 --hash=sha256:" + "0" * 64 + "\n")
+    with pytest.raises(DatasetError, match="pip download ended with 1"):
+        outliers.fetch_photographs()
+    assert [name for name in os.listdir(tmp_path) if name != "photographs.txt"] == []
