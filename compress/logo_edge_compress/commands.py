@@ -19,6 +19,10 @@ def compress_command(
     run: Path = typer.Argument(..., metavar="RUN", help="The folder of a finished run."),
     out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The bundle; left out: bundles/NAME."),
     name: str | None = typer.Option(None, "--name", help="The bundle's name; left out: that of the run's folder."),
+    recipe: str | None = typer.Option(
+        None, "--recipe", help="Distil and quantize by this recipe, such as robust, instead of the run's own."
+    ),
+    override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a field of --recipe."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
 ) -> None:
     from logo_edge_train.commands import need_torch
@@ -32,13 +36,17 @@ def compress_command(
     from logo_edge_compress.compress import compress as compress_run
     from logo_edge_compress.table import print_stages
     from logo_edge_train.progress import FitProgress
+    from logo_edge_train.recipe import load_recipe
     from logo_edge_train.train import pick_device
 
-    name = name or run.resolve().name
+    if override and recipe is None:
+        raise typer.BadParameter("--set changes fields of --recipe; name the recipe too")
+    chosen = load_recipe(recipe, tuple(override)) if recipe else None
+    name = name or "-".join([run.resolve().name, *([chosen.name] if chosen else [])])
     folder = out or Path("bundles") / name
     with FitProgress() as progress:
         bundle, record = compress_run(
-            run, folder, name=name, device=pick_device(device), report=progress,
+            run, folder, name=name, recipe=chosen, device=pick_device(device), report=progress,
             say=lambda text: progress.console.print(text, highlight=False),
         )  # fmt: skip
     print_stages(record)

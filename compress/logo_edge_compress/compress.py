@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, compare_logits, run_onnx, verify
 from logo_edge_train.dataset import load_images, stratified_sample
 from logo_edge_train.fetch import renders_folder
-from logo_edge_train.recipe import Architecture
+from logo_edge_train.recipe import Architecture, Recipe
 from logo_edge_train.runs import Run, read_run, versions, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
 
@@ -67,23 +67,28 @@ class Quantized:
 
 
 def compress(
-    run_folder: Path, out: Path, *, name: str, device: torch.device, report: Callable[[dict], None],
-    say: Callable[[str], None],
+    run_folder: Path, out: Path, *, name: str, recipe: Recipe | None = None, device: torch.device,
+    report: Callable[[dict], None], say: Callable[[str], None],
 ) -> tuple[Bundle, dict]:  # fmt: skip
     """The packed bundle at `out` and the report that is also written to RUN/compress/report.json.
+
+    With a `recipe`, its stages after training stand in for those of the run's own, and all is kept in RUN/compress-NAME.
 
     Every student of the recipe is distilled, exported, verified, quantized and verified again; the best INT8 artifact
     on val that fits `max_size_mb` is calibrated on calib and packed. test is only reported.
     """
     refuse_other_folder(out)  # before the work, not after it
-    run = read_run(run_folder)
+    run, work = read_run(run_folder), run_folder / "compress"
+    if recipe:
+        later = {stage: entry for stage, entry in asdict(recipe).items() if stage != "train"}
+        run = replace(run, record={**run.record, "recipe": {**run.record["recipe"], **later}})
+        work = run_folder / f"compress-{recipe.name}"
     key = _cache_key(run, name)
-    if (packed := _packed_before(run.folder / "compress" / "report.json", key, out)) is not None:
+    if (packed := _packed_before(work / "report.json", key, out)) is not None:
         say(f"{out} is up to date")
         return packed
     manifest, recipe = read_manifest(run.manifest_path), run.recipe
     splits = {name: _split(run, manifest, name) for name in SPLITS if manifest.split(name)}
-    work = run.folder / "compress"
     tried: list[Quantized] = []
     for text in recipe.distill.students:
         candidate = Architecture.parse(text)

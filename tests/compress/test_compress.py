@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from logo_edge import Classifier
 from logo_edge.errors import BundleError, VerificationError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_compress.compress import Quantized, Split, Stage, choose, compress
-from logo_edge_compress.distill import Lesson, Student, resize_views
+from logo_edge_compress.distill import Lesson, Student, attack_views, distill, resize_views
 from logo_edge_compress.table import print_stages
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
+from logo_edge_train.runs import read_run
 from logo_edge_train.train import train_ensemble
 
 CPU = torch.device("cpu")
@@ -169,6 +171,45 @@ def test_teachers_that_are_asked_in_turn_say_in_the_mean_what_all_of_them_say():
     alone = [ask(1, position) for position in range(60)]
     assert len({tuple(soft.flatten().tolist()) for soft in alone}) == 3, "each teacher is asked at some time"
     assert (torch.stack(alone).mean(0) - ask(0, 0)).abs().max() < 0.1 * torch.stack(alone).std(0).max() + 0.02
+
+
+def test_attacked_views_stay_within_the_radius_and_harm_the_student():
+    torch.manual_seed(0)
+    network = LogoNetwork(MODEL, 3).train()
+    views = torch.randint(0, 256, (16, 32, 32, 3), generator=torch.Generator().manual_seed(1)).float()
+    targets = torch.arange(16) % 3
+
+    def loss(logits):
+        return torch.nn.functional.cross_entropy(logits, targets)
+
+    attacked = attack_views(network, views, loss, 8.0)
+    assert (attacked - views).abs().max() <= 8
+    assert attacked.min() >= 0
+    assert attacked.max() <= 255
+    assert not attacked.requires_grad
+    assert all(parameter.grad is None for parameter in network.parameters()), "the attack leaves no gradient behind"
+    noise = (views + 8 * torch.sign(torch.randn(views.shape))).clamp(0, 255)
+    assert loss(network(attacked)) > loss(network(noise)) + 0.01
+
+
+def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder):
+    recipe = recipe_from_dict({**RECIPE, "name": "tough", "distill": {**RECIPE["distill"], "adversarial_radius": 2.0}})
+    before = (folder / "run" / "compress" / "report.json").read_bytes()
+    bundle, record = compress(folder / "run", folder / "tough", name="tough", recipe=recipe, device=CPU,
+                              report=lambda _: None, say=lambda _: None)  # fmt: skip
+    assert record["recipe"] == bundle.provenance["recipe"] == "tough"
+    assert json.loads((folder / "run" / "compress-tough" / "report.json").read_text())["bundle_bytes"] > 0
+    assert (folder / "run" / "compress" / "report.json").read_bytes() == before
+    assert bundle.metrics["test"]["count"] == 16
+
+
+def test_a_setting_that_is_as_by_default_changes_no_key_of_a_finished_student(folder):
+    said: list[dict] = []
+    run = read_run(folder / "run")
+    spelled = replace(run.recipe.distill, adversarial_radius=0.0)
+    distill(run, read_manifest(folder / "manifest.csv"), spelled, Architecture(MODEL, 32),
+            folder / "run" / "compress" / f"{MODEL}-32", device=CPU, report=said.append)  # fmt: skip
+    assert said == [], "it is read back, not learned again"
 
 
 def test_views_are_resized_with_antialiasing():

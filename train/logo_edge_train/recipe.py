@@ -85,7 +85,8 @@ class DistillConfig:
     `max_size_mb`, is packed. `temperature` softens the teachers' targets; `hard_weight` is the share of the
     annotators' labels in the loss on labelled logos; `p_mixup` the share of batches whose views are mixed in pairs before
     teachers and student see them. With `start_from_teacher`, a student starts from the teacher of its own network, of the closest size, if any.
-    `teachers_per_batch` teachers, drawn anew for each batch, are asked about it; 0: all.
+    `teachers_per_batch` teachers, drawn anew for each batch, are asked about it; 0: all. With an `adversarial_radius`, in
+    values of 0 to 255, the student sees views that were moved against it by as much, its teachers the views as they are.
     """
 
     students: tuple[str, ...] = ("tf_efficientnet_lite0@128",)
@@ -95,6 +96,7 @@ class DistillConfig:
     hard_weight: float = 0.1
     p_mixup: float = 0.3
     teachers_per_batch: int = 0
+    adversarial_radius: float = 0.0
     use_unlabelled: bool = True
     start_from_teacher: bool = True
     seed: int = 100
