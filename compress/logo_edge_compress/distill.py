@@ -59,8 +59,9 @@ def distill(
         manifest, rows, run.classes, renders_folder(), size_px=max(*sizes, candidate.size_px),
         augment=config.augment, use_votes=config.fit.use_votes, seed=config.seed,
     )  # fmt: skip
-    name = f"student {candidate}"
-    report({"kind": "start", "name": name, "note": f"from {len(teachers)} teachers on {len(rows)} logos"})
+    name, stem = f"student {candidate}", f"student-{folder.name}"
+    note = f"from {len(teachers)} teachers on {len(rows)} logos"
+    report({"kind": "start", "name": name, "stem": stem, "note": note})
     val = evaluation_sets(manifest, run.classes, candidate.size_px, ("val",))["val"]
     gpu, cores = device.type == "cuda", count_cores()
     loaders = cores if gpu else max(1, cores // 2)  # on CPUs the teachers are asked there
@@ -70,7 +71,7 @@ def distill(
         _start_student(run, candidate, config), dataset, distillation_objective(config, lesson if gpu else None),
         config.fit, state=folder / "student.state", seed=config.seed, device=device, evaluate=accuracy_on(val, device),
         report=lambda item: report({"name": name, **item}), collate=default_collate if gpu else lesson.collate,
-        loaders=loaders,
+        loaders=loaders, snapshots=run.folder / "snapshots" / stem,
     )  # fmt: skip
     torch.set_num_threads(threads)
     sha256 = save_member(checkpoint, network)
