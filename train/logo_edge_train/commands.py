@@ -181,7 +181,9 @@ def compare_command(
 
 
 def _print(found, as_json: bool, print_table: Callable) -> None:
+    from logo_edge_train.tracker import without_nan
+
     if as_json:
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(without_nan(found), indent=1, ensure_ascii=False))
     else:
         print_table(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +17,7 @@ from logo_edge_train.recipe import Recipe
 from logo_edge_train.tracker import flatten, read_metrics
 
 FIGURES = ("accuracy", "accuracy_sure", "worst_recall", "nll")
-EPOCH_FIGURES = (*FIGURES, "calibration_error", "entropy", "attention_entropy", "images_per_s", "seconds")
-NOT_LOSSES = (*EPOCH_FIGURES, "epoch", "kind", "mean_confidence", "learning_rate", "rho", "predicted_share",
-              "true_share", "peak_memory_mb", "peak_gpu_memory_mb")  # fmt: skip
-
-
+HIDDEN = ("epoch", "mean_confidence", "learning_rate", "peak_memory_mb", "peak_gpu_memory_mb")  # in `show`'s tables
 NEEDED = ("status", "identity", "classes", "manifest", "recipe", "versions", "device")
 
 
@@ -43,7 +40,7 @@ def summarize_run(folder: Path) -> dict:
     compression chose, with its own; `date` when run.json was last written (ISO 8601); a field is None where unknown.
     """
     found = {"name": folder.name, "status": "", "recipe": None, "teachers": [], "val": None, "student": None,
-             "date": None, "size_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())}  # fmt: skip
+             "date": None, "size_bytes": _size_bytes(folder)}  # fmt: skip
     try:
         record = read_record(folder)
     except RunError as error:
@@ -214,13 +211,12 @@ def print_run(found: dict) -> None:
     for stem, network in found["networks"].items():
         epochs = network["epochs"]
         state = "" if network["finished"] else ", unfinished" if epochs else ", not begun"
-        title = f"{stem}: {network['network']}, {len(epochs)} epochs{state}"
+        console.print(f"\n{stem}: {network['network']}, {len(epochs)} epochs{state}")
         if not epochs:
-            console.print(title)
             continue
-        losses = [key for key in epochs[0] if key not in NOT_LOSSES]
-        columns = [key for key in (*losses, *EPOCH_FIGURES) if any(key in epoch for epoch in epochs)]
-        table = _table("epoch", *map(_heading, columns), title=title)
+        known = {key: value for epoch in epochs for key, value in epoch.items()}
+        columns = [key for key, value in known.items() if key not in HIDDEN and not isinstance(value, dict)]
+        table = _table("epoch", *map(_heading, columns))
         for epoch in epochs:
             table.add_row(str(epoch["epoch"]), *(_show(key, epoch.get(key)) for key in columns))
         console.print(table)
@@ -230,7 +226,7 @@ def print_comparison(found: dict) -> None:
     """The differing fields, the figures and the differences, a column per run."""
     console, runs = _console(), found["runs"]
     names = [run["name"] for run in runs]
-    table = _table("recipe field", *names, title=None if found["fields"] else "the recipes are the same")
+    table = _table("recipe field" if found["fields"] else "the recipes are the same", *names)
     for field, values in found["fields"].items():
         table.add_row(field, *("-" if value is None else str(value) for value in values))
     if not found["same_data"]:
@@ -264,6 +260,14 @@ def _read_network(folder: Path, path: Path, stem: str, text: str) -> dict:
     epochs = [{key: value for key, value in record.items() if key != "kind"} for record in records
               if record["kind"] == "epoch"]  # fmt: skip
     return {"network": text, "finished": False, "epochs": epochs}
+
+
+def _size_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a run that is being trained replaces its files
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _difference(first: dict, second: dict) -> dict[str, float] | None:
@@ -316,8 +320,8 @@ def _teachers(names: list[str]) -> str:
     )
 
 
-def _table(*headings: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index == 0 else "right")
     return table

@@ -89,7 +89,7 @@ def fit(
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
             images += len(batch[0])
-            pace = {"images_per_s": round(images / (time.perf_counter() - start), 1), **_optimizer_scalars(optimizer)}
+            pace = {"images_per_s": round(images / (time.perf_counter() - start), 1), **optimizer_scalars(optimizer)}
             report({"kind": "step", "epoch": epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps,
                     "losses": list(losses), **{name: value.item() for name, value in losses.items()}, **pace})  # fmt: skip
         record = {name: float(total) / steps for name, total in sums.items()}
@@ -124,6 +124,12 @@ def supervised_objective(label_smoothing: float) -> Objective:
         return {"cross_entropy": (losses * weights).mean()}
 
     return objective
+
+
+def optimizer_scalars(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The learning rate and, where the optimiser has them, its other scalars that change or matter, by name."""
+    group = optimizer.param_groups[0]
+    return {name: float(group[key]) for key, name in OPTIMIZER_SCALARS.items() if key in group}
 
 
 class _EpochSampler(Sampler):
@@ -178,12 +184,6 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, config: FitConfig, epoc
         share = 0.5 * (1 + math.cos(math.pi * (epoch - warm) / max(1e-9, config.epochs - warm)))
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * share
-
-
-def _optimizer_scalars(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The learning rate and, where the optimiser has them, its other scalars that change or matter, by name."""
-    group = optimizer.param_groups[0]
-    return {name: float(group[key]) for key, name in OPTIMIZER_SCALARS.items() if key in group}
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:

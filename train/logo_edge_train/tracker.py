@@ -230,6 +230,15 @@ def flatten(table: dict, separator: str) -> dict:
     return flat
 
 
+def without_nan(value):
+    """The same nested value with None for every number that is not finite: JSON knows none of those."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _record(report: dict) -> dict:
     """A report as it is kept; its step counts from the first of the fit."""
     record = {key: value for key, value in report.items() if key not in ("name", "losses", "epochs", "steps")}
@@ -244,11 +253,4 @@ def _place(record: dict) -> tuple[int, bool, int]:
 
 
 def _line(record: dict) -> str:
-    return json.dumps(_finite(record), ensure_ascii=False) + "\n"
-
-
-def _finite(value):
-    """JSON knows no NaN: what is not finite is null."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(without_nan(record), ensure_ascii=False) + "\n"
