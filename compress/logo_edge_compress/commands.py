@@ -23,7 +23,6 @@ def compress_command(
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
 ) -> None:
-
     need_torch()
     try:
         import onnx  # noqa: F401
