@@ -231,6 +231,7 @@ def test_the_averaged_weights_are_kept_after_every_epoch(logos, tmp_path):
     assert any(not torch.equal(value, last[key]) for key, value in first.items())
 
 
+@pytest.mark.slow
 def test_a_trained_run_keeps_metrics_events_and_snapshots_of_networks_fitted_side_by_side(logos, tmp_path):
     recipe = recipe_from_dict({"train": {"teachers": ["test_resnet@32", "test_resnet@48"], "pretrained": False,
                                          "fit": {"epochs": 2, "batch_size": 12}}})  # fmt: skip

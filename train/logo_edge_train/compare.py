@@ -266,7 +266,7 @@ def _size_bytes(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):  # a run that is being trained replaces its files
-            total += path.stat().st_size if path.is_file() else 0
+            total += path.lstat().st_size if path.is_file() else 0
     return total
 
 

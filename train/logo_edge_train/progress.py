@@ -66,7 +66,7 @@ class FitProgress:
 
     def render(self) -> Group:
         """The bars and, once an epoch has ended, the table of the latest figures."""
-        shown = {name: epochs for name, epochs in self.epochs.items() if epochs}
+        shown = {name: list(epochs) for name, epochs in list(self.epochs.items()) if epochs}  # reports go on meanwhile
         return Group(self.bar, describe_latest(shown)) if shown else Group(self.bar)
 
 
