@@ -64,7 +64,9 @@ def trained(tmp_path_factory):
     train(data / "manifest.csv", folder / "b", epochs=2)
     with pytest.raises(Interrupted):
         train(data / "manifest.csv", folder / "c", epochs=3, stop_after=2)
-    (folder / "a" / "compress").mkdir()
+    (folder / "a" / "compress" / "test_resnet-32").mkdir(parents=True)
+    history = [{"distillation": 0.1, "epoch": 1, "accuracy": 0.75, "seconds": 9.0}]
+    (folder / "a" / "compress" / "test_resnet-32" / "student.json").write_text(json.dumps({"history": history}))
     (folder / "a" / "compress" / "report.json").write_text(json.dumps(STUDENT))
     (folder / "d").mkdir()
     (folder / "d" / "run.json").write_text((folder / "a" / "run.json").read_text()[:100])
@@ -111,6 +113,8 @@ def test_a_run_is_shown_with_its_epochs_and_what_compression_made_of_it(trained)
     assert "train.fit.learning_rate" not in found["changed"], "what is as the defaults have it is not repeated"
     assert found["networks"]["member-0"]["finished"]
     assert [epoch["epoch"] for epoch in found["networks"]["member-0"]["epochs"]] == [1]
+    student = found["networks"]["student-test_resnet-32"]
+    assert (student["network"], student["epochs"][0]["distillation"]) == ("test_resnet@32", 0.1)
     printed = CliRunner().invoke(runs, ["show", str(trained / "a")])
     assert printed.exit_code == 0, printed.output
     for part in ("train.fit.epochs = 1", "torch ", "look-alikes", "minmax, 1.50 MB", "cross entropy", "calib. error"):

@@ -166,7 +166,7 @@ def read_networks(folder: Path, record: dict) -> dict[str, dict]:
         found[f"member-{index}"] = _read_network(folder, folder / f"member-{index}.json", f"member-{index}", text)
     for work in sorted(path for path in (folder / "compress").glob("*") if path.is_dir()):
         stem = f"student-{work.name}"
-        found[stem] = _read_network(folder, work / "student.json", stem, work.name)
+        found[stem] = _read_network(folder, work / "student.json", stem, "@".join(work.name.rsplit("-", 1)))
     return found
 
 
