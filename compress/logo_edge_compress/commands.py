@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from logo_edge.errors import MissingExtraError
+from logo_edge_train.commands import TRACK_HELP, need_torch
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -20,9 +21,8 @@ def compress_command(
     out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The bundle; left out: bundles/NAME."),
     name: str | None = typer.Option(None, "--name", help="The bundle's name; left out: that of the run's folder."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
+    track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
 ) -> None:
-    from logo_edge_train.commands import need_torch
-
     need_torch()
     try:
         import onnx  # noqa: F401
@@ -32,14 +32,21 @@ def compress_command(
     from logo_edge_compress.compress import compress as compress_run
     from logo_edge_compress.table import print_stages
     from logo_edge_train.progress import FitProgress
+    from logo_edge_train.runs import read_run
+    from logo_edge_train.tracker import Tracker
     from logo_edge_train.train import pick_device
 
     name = name or run.resolve().name
     folder = out or Path("bundles") / name
-    with FitProgress() as progress:
+    progress, settings = FitProgress(), read_run(run).record["recipe"]
+    with Tracker(run, settings=settings, services=tuple(track), warn=progress.say) as tracker, progress:
+
+        def report(item: dict) -> None:
+            progress(item)
+            tracker(item)
+
         bundle, record = compress_run(
-            run, folder, name=name, device=pick_device(device), report=progress,
-            say=lambda text: progress.console.print(text, highlight=False),
-        )  # fmt: skip
+            run, folder, name=name, device=pick_device(device), report=report, say=progress.say
+        )
     print_stages(record)
     typer.echo(f"{folder}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {folder} IMAGE.png")

@@ -46,7 +46,7 @@ def finetune(
     config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, teachers_per_batch=0)
     state = path.with_suffix(".state")
     network, history = follow_teachers(
-        network, f"INT8 {student.candidate}", [(student.network, size_px)], run, manifest, config, size_px,
+        network, f"INT8 {student.candidate}", f"int8-{path.parent.name}", [(student.network, size_px)], run, manifest, config, size_px,
         state=state, device=torch.device("cpu"), report=report,
     )  # fmt: skip
     network.write_integers(model)
