@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
 from logo_edge.errors import MissingExtraError
+from logo_edge_train.commands import TRACK_HELP, need_torch
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -24,9 +26,8 @@ def compress_command(
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a field of --recipe."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
+    track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
 ) -> None:
-    from logo_edge_train.commands import need_torch
-
     need_torch()
     try:
         import onnx  # noqa: F401
@@ -37,6 +38,8 @@ def compress_command(
     from logo_edge_compress.table import print_stages
     from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.runs import read_run
+    from logo_edge_train.tracker import Tracker
     from logo_edge_train.train import pick_device
 
     if override and recipe is None:
@@ -44,10 +47,15 @@ def compress_command(
     chosen = load_recipe(recipe, tuple(override)) if recipe else None
     name = name or "-".join([run.resolve().name, *([chosen.name] if chosen else [])])
     folder = out or Path("bundles") / name
-    with FitProgress() as progress:
+    progress, settings = FitProgress(), asdict(chosen) if chosen else read_run(run).record["recipe"]
+    with Tracker(run, settings=settings, services=tuple(track), warn=progress.say) as tracker, progress:
+
+        def report(item: dict) -> None:
+            progress(item)
+            tracker(item)
+
         bundle, record = compress_run(
-            run, folder, name=name, recipe=chosen, device=pick_device(device), report=progress,
-            say=lambda text: progress.console.print(text, highlight=False),
-        )  # fmt: skip
+            run, folder, name=name, recipe=chosen, device=pick_device(device), report=report, say=progress.say
+        )
     print_stages(record)
     typer.echo(f"{folder}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {folder} IMAGE.png")

@@ -55,7 +55,7 @@ def distill(
     teachers = [run.load_member(index) for index in range(len(run.record["members"]))]
     sizes = [run.architecture(index).size_px for index in range(len(teachers))]
     network, history = follow_teachers(
-        _start_student(run, candidate, config), f"student {candidate}", list(zip(teachers, sizes, strict=True)), run,
+        _start_student(run, candidate, config), f"student {candidate}", stem_of("student", folder), list(zip(teachers, sizes, strict=True)), run,
         manifest, config, candidate.size_px, state=folder / "student.state", device=device, report=report,
     )  # fmt: skip
     sha256 = save_member(checkpoint, network)
@@ -64,16 +64,23 @@ def distill(
     return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint, history)
 
 
+def stem_of(kind: str, folder: Path) -> str:
+    """What a network is called in the run's metrics and snapshots: its kind, itself, and the recipe if it is another."""
+    return f"{kind}-{folder.name}{folder.parent.name.removeprefix('compress')}"
+
+
 def follow_teachers(
-    network: nn.Module, name: str, teachers: list[tuple[LogoNetwork, int]], run: Run, manifest: Manifest,
+    network: nn.Module, name: str, stem: str, teachers: list[tuple[LogoNetwork, int]], run: Run, manifest: Manifest,
     config: DistillConfig, size_px: int, *, state: Path, device: torch.device, report: Callable[[dict], None],
 ) -> tuple[nn.Module, list[dict]]:  # fmt: skip
     """The network, which sees `size_px` pixels, after learning what the (network, size_px) teachers say; and its history.
 
-    Interrupted, it goes on from `state`. On CPUs half of the cores ask the teachers.
+    Interrupted, it goes on from `state`; reports and snapshots carry the `stem`. On CPUs half of the cores ask the
+    teachers.
     """
     rows = transfer_rows(run, manifest, config)
-    report({"kind": "start", "name": name, "note": f"from {len(teachers)} teachers on {len(rows)} logos"})
+    note = f"from {len(teachers)} teacher{'s'[: len(teachers) > 1]} on {len(rows)} logos"
+    report({"kind": "start", "name": name, "stem": stem, "note": note})
     sizes = [size for _, size in teachers]
     lesson = Lesson([teacher.to(device) for teacher, _ in teachers], sizes, size_px, config)
     dataset = LogoDataset(
@@ -89,7 +96,7 @@ def follow_teachers(
         network, dataset, distillation_objective(config, lesson if gpu else None), config.fit, state=state,
         seed=config.seed, device=device, evaluate=accuracy_on(val, device),
         report=lambda item: report({"name": name, **item}), collate=default_collate if gpu else lesson.collate,
-        loaders=loaders,
+        loaders=loaders, snapshots=run.folder / "snapshots" / stem if isinstance(network, LogoNetwork) else None,
     )  # fmt: skip
     torch.set_num_threads(threads)
     return learned

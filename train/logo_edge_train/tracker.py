@@ -1,0 +1,256 @@
+"""What fits report, kept: JSON lines and TensorBoard always, Weights & Biases and MLflow where asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from logo_edge.errors import MissingExtraError, RunError
+
+STEPS_APART = 10  # every so many steps, and the last of an epoch, is kept
+PROJECT = "logo-edge"  # of Weights & Biases, and MLflow's experiment, where their variables name no other
+PARAMS_PER_BATCH = 100  # MLflow takes no more at once
+
+
+class Tracker:
+    """A context manager whose call takes the reports of `train_ensemble` and `distill`, and keeps them.
+
+    Each fitted network has RUN/metrics/STEM.jsonl, which holds every epoch once however often the fit was interrupted,
+    and RUN/tensorboard/STEM, which is made from it; each of `services` (wandb, mlflow) gets the same figures as a run
+    of its own, with `settings` beside them. A service that fails is left out from then on, and `warn` is told.
+    Raises MissingExtraError or RunError at once, where a service is not installed, not known or not logged in to.
+    """
+
+    def __init__(
+        self, folder: Path, *, settings: dict, services: tuple[str, ...] = (), warn: Callable[[str], None] = print
+    ):
+        self.folder, self.settings, self.services, self.warn = folder, settings, tuple(dict.fromkeys(services)), warn
+        self.stems: dict[str, str] = {}
+        self.networks: dict[str, NetworkRecord] = {}
+        for service in self.services:
+            if service not in SERVICES:
+                raise RunError(f"no tracker {service!r}; expected one of {', '.join(SERVICES)}")
+            check_service(service)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *error) -> None:
+        for network in self.networks.values():
+            network.close(finished=False)
+        self.networks.clear()
+
+    def __call__(self, report: dict) -> None:
+        name, kind = report["name"], report["kind"]
+        if kind == "start":
+            self.stems[name] = report["stem"]
+            return  # the next report says whether the fit goes on from some epoch
+        if name not in self.networks:
+            self.networks[name] = NetworkRecord(self, name, self.stems[name], report.get("history", []))
+        network, last = self.networks[name], report["epochs"]
+        if kind == "resume":
+            epoch = len(report["history"])
+        else:
+            epoch = report["epoch"] if kind == "epoch" else 0
+            if kind == "epoch" or report["step"] % STEPS_APART == 0 or report["step"] == report["steps"]:
+                network.add(_record(report))
+        if epoch == last:
+            network.close(finished=True)
+            del self.networks[name]
+
+
+class NetworkRecord:
+    """One network's file, event folder and runs at the services, opened so that they hold `history` and no more."""
+
+    def __init__(self, tracker: Tracker, name: str, stem: str, history: list[dict]):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path, self.warn = tracker.folder / "metrics" / f"{stem}.jsonl", tracker.warn
+        before = read_metrics(self.path)
+        anew = not before or (not history and any(record["kind"] == "epoch" for record in before))
+        start = {"kind": "start", "network": name, "key": secrets.token_hex(4)} if anew else before[0]
+        self.sent = set() if anew else {_place(record) for record in before}
+        steps = [record for record in before if record["kind"] == "step" and record["epoch"] <= len(history)]
+        kept = sorted([*steps, *({"kind": "epoch", **epoch} for epoch in history)], key=_place)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text("".join(_line(record) for record in [start, *kept]), encoding="utf-8")
+        os.replace(part, self.path)
+        self.file = self.path.open("a", encoding="utf-8")
+        events = tracker.folder / "tensorboard" / stem
+        shutil.rmtree(events, ignore_errors=True)
+        self.events = SummaryWriter(str(events), flush_secs=10)
+        self.runs: dict[str, WandbRun | MlflowRun] = {}
+        for service in tracker.services:
+            self._try(service, lambda service=service: SERVICES[service](tracker, stem, start["key"]))
+        for record in kept:
+            self._show(record)
+
+    def add(self, record: dict) -> None:
+        """Appends one record and passes it on."""
+        self.file.write(_line(record))
+        self.file.flush()
+        self._show(record)
+
+    def close(self, *, finished: bool) -> None:
+        self.file.close()
+        self.events.close()
+        for service, run in list(self.runs.items()):
+            self._try(service, lambda run=run: run.close(finished=finished))
+
+    def _show(self, record: dict) -> None:
+        position, figures = record[record["kind"]], scalars(record)
+        for name, value in figures.items():
+            self.events.add_scalar(name, value, position)
+        if _place(record) not in self.sent:
+            for service, run in list(self.runs.items()):
+                self._try(service, lambda run=run: run.log(record["kind"], position, figures))
+
+    def _try(self, service: str, action: Callable) -> None:
+        try:
+            made = action()
+        except Exception as error:  # a service that is away must not cost hours of fitting: the file has it all
+            self.runs.pop(service, None)
+            self.warn(f"{service}: {str(error).strip() or type(error).__name__}; it is left out, {self.path} goes on")
+        else:
+            if made is not None:
+                self.runs[service] = made
+
+
+class WandbRun:
+    """One network as a run of Weights & Biases, in the group of the run's folder; WANDB_* variables configure it."""
+
+    def __init__(self, tracker: Tracker, stem: str, key: str):
+        import wandb
+
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT), dir=os.environ.get("WANDB_DIR", str(tracker.folder)),
+            group=tracker.folder.resolve().name, name=f"{tracker.folder.resolve().name} {stem}", id=key,
+            resume="allow", config=tracker.settings, reinit="create_new", settings=wandb.Settings(console="off"),
+        )  # fmt: skip
+        for kind in ("step", "epoch"):
+            self.run.define_metric(f"{kind}/*", step_metric=kind)
+
+    def log(self, kind: str, position: int, figures: dict[str, float]) -> None:
+        self.run.log({kind: position, **figures})
+
+    def close(self, *, finished: bool) -> None:
+        self.run.finish(exit_code=0 if finished else 1)
+
+
+class MlflowRun:
+    """One network as a run of MLflow; MLFLOW_* variables configure it, without them a file store beside the run."""
+
+    def __init__(self, tracker: Tracker, stem: str, key: str):
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 refuses `file:` without it
+        store = os.environ.get("MLFLOW_TRACKING_URI") or (tracker.folder.resolve().parent / "mlruns").as_uri()
+        experiment_name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        self.client = MlflowClient(store)
+        experiment = self.client.get_experiment_by_name(experiment_name)
+        experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(experiment_name)
+        if found := self.client.search_runs([experiment_id], f"tags.key = '{key}'"):
+            self.run_id = found[0].info.run_id
+            self.client.update_run(self.run_id, status="RUNNING")
+            return
+        folder = tracker.folder.resolve().name
+        run = self.client.create_run(experiment_id, tags={"key": key, "folder": folder}, run_name=f"{folder} {stem}")
+        self.run_id = run.info.run_id
+        params = [Param(name, str(value)) for name, value in flatten(tracker.settings, ".").items()]
+        for first in range(0, len(params), PARAMS_PER_BATCH):
+            self.client.log_batch(self.run_id, params=params[first : first + PARAMS_PER_BATCH])
+
+    def log(self, kind: str, position: int, figures: dict[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now_ms = round(time.time() * 1000)
+        metrics = [Metric(name, value, now_ms, position) for name, value in figures.items()]
+        self.client.log_batch(self.run_id, metrics=metrics)
+
+    def close(self, *, finished: bool) -> None:
+        self.client.set_terminated(self.run_id, "FINISHED" if finished else "KILLED")
+
+
+SERVICES = {"wandb": WandbRun, "mlflow": MlflowRun}
+
+
+def check_service(service: str) -> None:
+    """Raises MissingExtraError where the service's package is absent, RunError where nobody is logged in to it."""
+    try:
+        package = importlib.import_module(service)
+    except ImportError as error:
+        raise MissingExtraError("track", error.name or service) from error
+    if service == "wandb":
+        mode = package.setup().settings.mode
+        if mode in ("online", "shared") and not package.login(prompt=False, verify=False):
+            raise RunError("nobody is logged in to Weights & Biases; run `wandb login`, or set WANDB_MODE=offline")
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The records of a metrics file, first the start, then steps and epochs in order; none where there is no file.
+
+    A last line that was cut short, by a kill or a full disk, is left out.
+    """
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def scalars(record: dict) -> dict[str, float]:
+    """The record's finite figures as {"epoch/accuracy": 0.9, "epoch/predicted_share/text": 0.4, ...}."""
+    kind = record["kind"]
+    return {
+        f"{kind}/{name}": float(value)
+        for name, value in flatten(record, "/").items()
+        if name not in ("kind", "epoch", "step") and value is not None and math.isfinite(value)
+    }
+
+
+def flatten(table: dict, separator: str) -> dict:
+    """Nested tables as one, the keys joined."""
+    flat = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}{separator}{inner}": entry for inner, entry in flatten(value, separator).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def without_nan(value):
+    """The same nested value with None for every number that is not finite: JSON knows none of those."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _record(report: dict) -> dict:
+    """A report as it is kept; its step counts from the first of the fit."""
+    record = {key: value for key, value in report.items() if key not in ("name", "losses", "epochs", "steps")}
+    if report["kind"] == "step":
+        record["step"] += (report["epoch"] - 1) * report["steps"]
+    return record
+
+
+def _place(record: dict) -> tuple[int, bool, int]:
+    """Where a record stands among its network's: by epoch, the steps before the epoch's own."""
+    return record.get("epoch", 0), record["kind"] == "epoch", record.get("step", 0)
+
+
+def _line(record: dict) -> str:
+    return json.dumps(without_nan(record), ensure_ascii=False) + "\n"
