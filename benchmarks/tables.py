@@ -122,6 +122,57 @@ def rounding() -> str:
     return markdown([f"{figures['student']}, val", "top-1 agreement", "KL, nats", "accuracy"], rows)
 
 
+ROBUST = {"default": "default_robustness", "robust": "robust_robustness"}  # each: a bundle and its checkpoint, on test
+
+
+def robustness() -> str:
+    """Attacks and corruptions of the committed bundles on test; a bundle first, then the checkpoint it was made of."""
+    header, rows = ["test split"], {}
+
+    def put(name: str, value: str) -> None:
+        rows.setdefault(name, [name]).append(value)
+
+    for recipe, result in ROBUST.items():
+        if not (RESULTS / f"{result}.json").exists():
+            continue
+        for subject in read(result)["subjects"]:
+            header.append(f"`{recipe}`, {'INT8 bundle' if subject['kind'] == 'bundle' else 'FP32 checkpoint'}")
+            clean = subject["accuracy"]["value"]
+            put("accuracy, all", share(subject["accuracy"]))
+            put("accuracy, sure", share(subject["accuracy_sure"]))
+            for attack in ("FGSM", "PGD-10"):
+                for radius, figure in subject["attacks"][attack].items():
+                    put(f"{attack} {radius}, sure", share(figure))
+            for severity in ("1", "3", "5"):
+                mean = subject["corruptions"]["mean"][severity]
+                put(f"corruptions, severity {severity}, of clean", f"{mean / clean:.1%}")
+    return markdown(header, list(rows.values()))
+
+
+def corruptions() -> str:
+    """The default bundle's accuracy under each corruption on test."""
+    subject = read(ROBUST["default"])["subjects"][0]
+    severities = list(subject["corruptions"]["mean"])
+    rows = [
+        [name, *(short(entry[severity]) for severity in severities)]
+        for name, entry in subject["corruptions"]["by_corruption"].items()
+    ]
+    rows.append(["mean", *(f"{subject['corruptions']['mean'][severity]:.1%}" for severity in severities)])
+    return markdown(["accuracy at severity", *severities], rows)
+
+
+def outliers() -> str:
+    """How well the default bundle's logits tell logos from pictures that are none."""
+    figures = read(ROBUST["default"])["subjects"][0]["outliers"]
+    rows = [
+        [family + (" (threshold chosen on it)" if family in figures["chosen_on"] else ""),
+         "near" if family in figures["near"] else "far", f"{auroc:.3f}", share(figures["rejected"][family])]
+        for family, auroc in figures["auroc"].items()
+    ]  # fmt: skip
+    rows.append(["logos of test kept", "", "", share(figures["logos_kept"])])
+    return markdown([f"by {figures['score']}", "", "AUROC", "rejected"], rows)
+
+
 def proposals() -> str:
     """How often `data organize` proposes the label that the annotators gave."""
     figures = read("proposal_accuracy")
@@ -152,6 +203,9 @@ TABLES = {
     "stages": stages,
     "proposals": proposals,
     "rounding": rounding,
+    "robustness": robustness,
+    "corruptions": corruptions,
+    "outliers": outliers,
     "teachers": teachers,
 }
 
