@@ -89,8 +89,8 @@ def confusion_matrix(counts: list[list[int]], labels: list[str]) -> str:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
 
-    side = 2.2 + 0.4 * len(labels)
-    return draw(paint, width=side + 0.4, height=side)
+    side = 1.4 + 0.5 * len(labels)
+    return draw(paint, width=side + 1.2, height=side)
 
 
 def reliability_diagram(bins_by_name: dict[str, list[dict]]) -> str:
@@ -110,7 +110,7 @@ def reliability_diagram(bins_by_name: dict[str, list[dict]]) -> str:
         if len(bins_by_name) > 1:
             axes.legend(loc="upper left")
 
-    return draw(paint, width=3.8, height=3.4)
+    return draw(paint)
 
 
 def risk_coverage_curve(curves: dict[str, dict]) -> str:

@@ -90,12 +90,13 @@ def token_maps(tokens: np.ndarray, prefix: int, grid: tuple[int, int]) -> np.nda
 
 
 def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """(96, 96, 3) uint8: the picture, greyed and light, under the heat."""
+    """(96, 96, 3) uint8: the picture in grey and lighter, under the heat, which hides the more the hotter it is."""
     side = (THUMBNAIL_PX, THUMBNAIL_PX)
-    wide = np.clip(cv2.resize(heat.astype(np.float32), side, interpolation=cv2.INTER_CUBIC), 0, 1)[:, :, None]
-    colour = cv2.applyColorMap((255 * wide[:, :, 0]).astype(np.uint8), HEAT)[:, :, ::-1].astype(np.float32)
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)[:, :, None]
-    return ((1 - 0.62) * grey + 0.62 * colour).round().astype(np.uint8)
+    wide = np.clip(cv2.resize(heat.astype(np.float32), side, interpolation=cv2.INTER_CUBIC), 0, 1)
+    colour = cv2.applyColorMap((80 + 150 * wide).astype(np.uint8), HEAT)[:, :, ::-1].astype(np.float32)
+    grey = 60 + 0.76 * cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)[:, :, None]
+    share = 0.8 * wide[:, :, None] ** 0.7
+    return ((1 - share) * grey + share * colour).round().astype(np.uint8)
 
 
 def heat_on_ink(pictures: np.ndarray, heat: np.ndarray) -> tuple[float, float]:

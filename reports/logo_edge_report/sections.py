@@ -16,6 +16,7 @@ from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import Subject
 
 SHOWN = 24  # logos of a sheet
+WIDE_COLUMNS = 4  # a table with more takes the whole width
 CROWDED = 0.01  # of the logos: a package with fewer is left out of its chart
 
 
@@ -45,6 +46,12 @@ class Exhibit:
     caption: str
     panels: tuple[Panel, ...] = ()
     table: Table | None = None
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it needs the page's whole width: a sheet, many panels or a table of many columns."""
+        wide_table = self.table is not None and len(self.table.head) > WIDE_COLUMNS
+        return wide_table or len(self.panels) > 2 or any(panel.sheet for panel in self.panels)
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def summary_section(subjects: list[Evaluated], stages: list[dict], split: str) -
         "(95 % intervals)."
     )
     if agreement := figures["annotator_agreement"]:
-        caption += f" Two annotators agree on {agreement['value']:.1%}: more cannot be asked of it."
+        caption += f" Two annotators agree on {agreement['value']:.1%}."
     exhibits = [Exhibit("Figures", caption, table=Table(("", *(s.subject.name for s in subjects)), tuple(rows)))]
     if stages:
         exhibits.append(_stages(stages, split))
@@ -128,7 +135,13 @@ def training_section(histories: dict[str, list[dict]]) -> Section | None:
     first = next(iter(best))
     rising = [name for name, history in histories.items() if history[-1]["nll"] > 1.05 * min(e["nll"] for e in history)]
     losses = sorted({name for history in histories.values() for name in _losses(history[0])})
-    verdict = f"{', '.join(rising)} ends above its best: it overfits" if rising else "no network ends above its best"
+    rows = tuple(
+        (name, *(f"{history[-1][key]:.1%}" for key in ("accuracy", "worst_recall")),
+         f"{sum(entry['seconds'] for entry in history) / 60:.0f} min")
+        for name, history in histories.items()
+    )  # fmt: skip
+    leader = max(histories, key=lambda name: histories[name][-1]["accuracy"])
+    verdict = f"{', '.join(rising)} overfits" if rising else "no network ends more than 5 % above its best"
     exhibits = (
         Exhibit(
             "Accuracy", f"Accuracy on val of the averaged weights; {first} is best after epoch {best[first]['epoch']} "
@@ -141,14 +154,17 @@ def training_section(histories: dict[str, list[dict]]) -> Section | None:
                    charts.lines(_by_epoch(histories, "nll"), "epoch", "loss on val, nats", percent=False)),),
         ),
         Exhibit(
-            "Losses on train", "What is minimised, on augmented views and softened labels; teachers and student minimise "
-            "different losses, so that only the slopes compare.",
+            "Losses on train", "What is minimised, on augmented views and softened labels" + (
+                "; teachers and student minimise different losses, so that only the slopes compare."
+                if len(losses) > 1 else ", so that it stays above the loss on val."),
             (Panel("Losses on train by epoch", charts.lines(
                 {(name if len(losses) == 1 else f"{name}, {loss.replace('_', ' ')}"):
                  {entry["epoch"]: entry[loss] for entry in history}
                  for loss in losses for name, history in histories.items() if loss in history[0]},
                 "epoch", "loss on train", percent=False)),),
         ),
+        Exhibit("At the end of training", f"Best at the end: {leader}, {histories[leader][-1]['accuracy']:.1%} on val. "
+                "Worst recall is that of its weakest class.", table=Table(("", "accuracy", "worst recall", "took"), rows)),
     )  # fmt: skip
     return Section("training", "Training", exhibits)
 
