@@ -30,14 +30,14 @@ CONFIDENCE = LinearSegmentedColormap.from_list(
 )  # seen on light and dark
 STYLE = {
     "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
+    "font.size": 9.5, "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
     "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "font.family": "sans-serif",
     "legend.frameon": False, "svg.hashsalt": "logo-edge", "axes.linewidth": 0.6,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "text.parse_math": False,
 }  # fmt: skip
 
 
-def draw(paint: Callable[[Axes], None], *, width: float = 4.6, height: float = 3.2) -> str:
+def draw(paint: Callable[[Axes], None], *, width: float = 4.2, height: float = 3.0) -> str:
     """The SVG element of what `paint` draws on one set of axes, `width` by `height` inches.
 
     The same figures give the same bytes. Text stays text, and ids are unique to the chart, so that several fit a page.
@@ -90,7 +90,7 @@ def confusion_matrix(counts: list[list[int]], labels: list[str]) -> str:
         axes.tick_params(length=0)
 
     side = 1.4 + 0.5 * len(labels)
-    return draw(paint, width=side + 1.2, height=side)
+    return draw(paint, width=side + 0.8, height=side)
 
 
 def reliability_diagram(bins_by_name: dict[str, list[dict]]) -> str:
@@ -167,7 +167,7 @@ def share_bars(shares: dict[str, dict], ideal: float | None = None) -> str:
         axes.set_xlim(0, 1)
         _percent(axes.xaxis)
 
-    return draw(paint, height=0.7 + 0.26 * len(shares))
+    return draw(paint, height=0.7 + 0.27 * len(shares))
 
 
 def lines(series: dict[str, dict[float, float]], x_label: str, y_label: str, *, percent: bool = True) -> str:
@@ -232,7 +232,7 @@ def class_plane(
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncol=min(5, len(labels) + 1), handletextpad=0.1,
                         columnspacing=1)  # fmt: skip
 
-    return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.6, height=4.6)
+    return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.2, height=4.3)
 
 
 def confidence_plane(
@@ -250,7 +250,7 @@ def confidence_plane(
         bar.outline.set_visible(False)
         _percent(bar.ax.yaxis)
 
-    return draw(paint, width=4.6, height=3.9)
+    return draw(paint, width=4.2, height=3.6)
 
 
 def loss_surface(steps: np.ndarray, losses: np.ndarray, top: float, *, small: bool = False) -> str:
@@ -271,7 +271,7 @@ def loss_surface(steps: np.ndarray, losses: np.ndarray, top: float, *, small: bo
         bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, format="%.2f", label="loss, nats")
         bar.outline.set_visible(False)
 
-    return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.6, height=3.7)
+    return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.2, height=3.5)
 
 
 def _percent(*axis) -> None:

@@ -93,7 +93,7 @@ def maps_section(pictured: Pictured, images: list[Image.Image], targets: np.ndar
             [f"is {labels[targets[i]]}" for i in wrong],
         )
         caption = "The errors that it believes most: the logo, what speaks for the label that it said" + (
-            ", and what would have spoken for the true one." if both else "."
+            ", and what would have spoken for the true one (no heat: nothing did)." if both else "."
         )
         exhibits.append(Exhibit(f"{_title(method)}, errors", caption, (Panel(f"{method} of errors", sheet=sheet),)))
     return Section("maps", f"Where {pictured.name} looks", tuple(exhibits))
