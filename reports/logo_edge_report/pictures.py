@@ -12,7 +12,7 @@ from PIL import Image
 from logo_edge.metrics import softmax
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_report import charts, embedding, landscape, maps
-from logo_edge_report.sections import Exhibit, Panel, Section, Table
+from logo_edge_report.sections import Exhibit, Panel, Section
 from logo_edge_report.sheets import make_sheet, thumbnail
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture
@@ -21,10 +21,12 @@ from logo_edge_train.runs import load_network
 PER_CLASS = 3  # logos of each class on the sheet of maps
 MOST_WRONG = 8
 PANELS = 6  # checkpoints shown beside each other
-LANDSCAPE_LOGOS = 48
-LANDSCAPE_POINTS = 15
+LANDSCAPE_LOGOS = 40
+LANDSCAPE_POINTS = 13
 LANDSCAPE_REACH = 0.5  # in norms of each filter
-EVOLUTION_POINTS = 9
+RISE = 0.5  # nats
+EVOLUTION_PANELS = 4
+EVOLUTION_POINTS = 7  # every second of LANDSCAPE_POINTS
 Say = Callable[[str], None]
 
 
@@ -208,38 +210,38 @@ def landscape_section(pictured: Pictured, images: list[Image.Image], targets: np
     )  # fmt: skip
     top = max(2 * np.log(len(pictured.classes)), 1.1 * float(losses.min()))
     centre = losses[len(steps) // 2, len(steps) // 2]
-    radius = _doubling(steps, losses)
     exhibits = [
         Exhibit(
             "Loss landscape", f"The loss on {len(kept)} logos where every filter takes a random step of up to "
             f"{LANDSCAPE_REACH:g} of its norm along two directions (Li et al. 2018): {centre:.2f} nats at the trained weights "
-            f"(cross), and {_where(radius)}. Round contours that widen slowly mean a flat minimum.",
+            f"(cross), {RISE:g} more at a mean distance of {_at(rise_distance(steps, losses))}. Wide, round contours mean a flat "
+            "minimum.",
             (Panel("Loss on a plane through the weights", charts.loss_surface(steps, losses, top)),),
         )
     ]  # fmt: skip
-    chosen = pictured.chosen_snapshots(4)
-    if len(chosen) > 1:
-        panels, rows = [], []
-        for epoch, path in chosen:
-            steps, losses = landscape.loss_plane(
+    if earlier := pictured.chosen_snapshots(EVOLUTION_PANELS)[:-1]:  # the last snapshot is the network itself
+        planes = {}
+        for epoch, path in earlier:
+            planes[f"epoch {epoch}"] = landscape.loss_plane(
                 pictured.load(path), pixels, wanted, points=EVOLUTION_POINTS, reach=LANDSCAPE_REACH, seed=0,
                 say=lambda text, epoch=epoch: say(f"loss after epoch {epoch}: {text}"),
             )  # fmt: skip
-            centre = losses[len(steps) // 2, len(steps) // 2]
-            rows.append((f"epoch {epoch}", f"{centre:.3f}", _radius_text(_doubling(steps, losses))))
-            panels.append(
-                Panel(f"Loss around the weights of epoch {epoch}", charts.loss_surface(steps, losses, top, small=True),
-                      heading=f"epoch {epoch}: {centre:.2f} nats")
-            )  # fmt: skip
+        planes["end"] = steps[::2], losses[::2, ::2]
+        centres = {name: plane[len(plane) // 2, len(plane) // 2] for name, (_, plane) in planes.items()}
+        first = next(iter(planes))
         exhibits.append(
             Exhibit(
                 "The landscape through training",
-                "The same plane around the weights of earlier epochs, with the same "
-                f"colours: the loss at the middle goes from {rows[0][1]} to {rows[-1][1]} nats.",
-                tuple(panels),
-                Table(("", "loss, nats", "doubles after a step of"), tuple(rows)),
+                "The same plane around the weights of earlier epochs, in the same colours: from the first to the last, the "
+                f"loss in the middle goes from {centres[first]:.2f} to {centres['end']:.2f} nats, and is {RISE:g} "
+                f"nats higher at a distance of {_at(rise_distance(*planes[first]))} and {_at(rise_distance(*planes['end']))}.",
+                tuple(
+                    Panel(f"Loss around the weights, {name}", charts.loss_surface(*plane, top, small=True),
+                          heading=f"{name}: {centres[name]:.2f} nats")
+                    for name, plane in planes.items()
+                ),
             )
-        )
+        )  # fmt: skip
     return Section("landscape", f"The loss around {pictured.name}", tuple(exhibits))
 
 
@@ -251,23 +253,21 @@ def _balanced(targets: np.ndarray, count: int) -> np.ndarray:
     return np.array(sorted(kept))
 
 
-def _doubling(steps: np.ndarray, losses: np.ndarray) -> float | None:
-    """The distance at which the mean loss has doubled, by rings around the middle; None where it does not."""
-    distance = np.hypot(*np.meshgrid(steps, steps))
-    width = steps[1] - steps[0]
+def rise_distance(steps: np.ndarray, losses: np.ndarray) -> float | None:
+    """The distance from the middle at which the mean loss is RISE nats above the middle's; None where it never is."""
+    distance, width = np.hypot(*np.meshgrid(steps, steps)), steps[1] - steps[0]
     centre = losses[len(steps) // 2, len(steps) // 2]
+    before = 0.0
     for ring in range(1, len(steps) // 2 + 1):
-        if losses[np.abs(distance - ring * width) < width / 2].mean() > 2 * centre:
-            return float(ring * width)
+        rise = losses[np.abs(distance - ring * width) < width / 2].mean() - centre
+        if rise >= RISE:
+            return float(width * (ring - 1 + (RISE - before) / (rise - before)))
+        before = rise
     return None
 
 
-def _where(radius: float | None) -> str:
-    return "nowhere twice as much on the mean" if radius is None else f"twice as much at a distance of {radius:.2f}"
-
-
-def _radius_text(radius: float | None) -> str:
-    return f"more than {LANDSCAPE_REACH:g}" if radius is None else f"{radius:.2f}"
+def _at(distance: float | None) -> str:
+    return f"more than {LANDSCAPE_REACH:g}" if distance is None else f"{distance:.2f}"
 
 
 def find_snapshots(folder: Path, name: str) -> tuple[tuple[int, Path], ...]:

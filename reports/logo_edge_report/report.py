@@ -51,7 +51,8 @@ class Compressed:
 
     @property
     def int8_path(self) -> Path:
-        return self.folder / f"student-int8-{self.record['method']}.onnx"
+        method = self.record["method"]
+        return self.folder / f"student-int8-{'tuned' if 'fine-tuned' in method else method}.onnx"
 
 
 def make_report(

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from logo_edge_report import charts, embedding, landscape, maps
-from logo_edge_report.pictures import Pictured, _doubling, regions_at
+from logo_edge_report.pictures import Pictured, regions_at, rise_distance
 from logo_edge_report.sheets import THUMBNAIL_PX, make_sheet, thumbnail
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture
@@ -178,11 +178,11 @@ def test_the_middle_of_the_landscape_is_the_networks_loss_and_the_network_is_lef
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_the_loss_doubles_where_a_bowl_says_so():
-    steps = np.linspace(-1, 1, 21)
+def test_the_distance_of_a_rise_is_that_of_a_bowl():
+    steps = np.linspace(-1, 1, 41)
     across, up = np.meshgrid(steps, steps)
-    assert _doubling(steps, 1 + 3 * (across**2 + up**2)) == pytest.approx(0.6)  # 3 r^2 > 1 from 0.58 on
-    assert _doubling(steps, np.ones((21, 21))) is None
+    assert rise_distance(steps, 3 + 2 * (across**2 + up**2)) == pytest.approx(0.5, abs=0.01)
+    assert rise_distance(steps, np.ones((41, 41))) is None
 
 
 CHARTS = {
