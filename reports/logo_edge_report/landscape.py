@@ -33,35 +33,52 @@ def random_direction(network: nn.Module, seed: int) -> Direction:
     return steps
 
 
-@torch.inference_mode()
+class Plane:
+    """Weights on a plane through a network's own, along two random directions; the network itself stays as it is."""
+
+    def __init__(self, network: nn.Module, seed: int):
+        self.directions = [random_direction(network, seed + offset) for offset in range(2)]
+        self.moved = copy.deepcopy(network).eval().requires_grad_(False)
+        self.places = {name: place for name, place in self.moved.named_parameters() if name in self.directions[0]}
+        self.origin = {name: place.clone() for name, place in self.places.items()}
+
+    @torch.no_grad()
+    def loss(self, across: float, up: float, pixels: np.ndarray, targets: np.ndarray) -> float:
+        """Mean cross-entropy in nats at these steps on (N, S, S, 3) uint8; what is not finite counts as 1e9."""
+        for name, place in self.places.items():
+            place.copy_(self.origin[name])
+            for step, direction in zip((across, up), self.directions, strict=True):
+                place.add_(direction[name], alpha=step)
+        images, labels, total = torch.from_numpy(pixels), torch.from_numpy(targets), 0.0
+        for start in range(0, len(images), BATCH):
+            logits = self.moved(images[start : start + BATCH])
+            total += float(cross_entropy(logits, labels[start : start + BATCH], reduction="sum"))
+        return float(np.nan_to_num(total / len(images), nan=1e9, posinf=1e9))
+
+
 def loss_plane(
     network: nn.Module, pixels: np.ndarray, targets: np.ndarray, *, points: int, reach: float, seed: int,
     say: Callable[[str], None],
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Steps (S,) and mean losses (S, S) in nats, [j, i] at step i along the first and j along the second direction.
 
-    pixels: (N, S, S, 3) uint8; `points` is odd, so that the middle is the network itself, which stays as it is.
+    `points` is odd, so that the middle is the network itself.
     """
-    first, second = (random_direction(network, seed + offset) for offset in range(2))
-    moved = copy.deepcopy(network).eval()
-    origin = {name: parameter.detach().clone() for name, parameter in moved.named_parameters() if name in first}
-    places = {name: parameter for name, parameter in moved.named_parameters() if name in first}
-    steps, images, labels = np.linspace(-reach, reach, points), torch.from_numpy(pixels), torch.from_numpy(targets)
-    losses = np.empty((points, points))
+    plane, steps, losses = Plane(network, seed), np.linspace(-reach, reach, points), np.empty((points, points))
     for row, up in enumerate(steps):
         say(f"row {row + 1} of {points}")
-        for column, across in enumerate(steps):
-            for name, parameter in places.items():
-                parameter.copy_(origin[name]).add_(first[name], alpha=across).add_(second[name], alpha=up)
-            losses[row, column] = mean_loss(moved, images, labels)
+        losses[row] = [plane.loss(across, up, pixels, targets) for across in steps]
     return steps, losses
 
 
-@torch.inference_mode()
-def mean_loss(network: nn.Module, pixels: torch.Tensor, targets: torch.Tensor) -> float:
-    """Mean cross-entropy in nats; not finite counts as the largest float32."""
-    total = 0.0
-    for start in range(0, len(pixels), BATCH):
-        logits = network(pixels[start : start + BATCH])
-        total += float(cross_entropy(logits, targets[start : start + BATCH], reduction="sum"))
-    return float(np.nan_to_num(total / len(pixels), nan=3.4e38, posinf=3.4e38))
+def find_reach(network: nn.Module, pixels: np.ndarray, targets: np.ndarray, *, rise: float, seed: int) -> float:
+    """The largest of 1, 1/2, 1/4, ... 1/1024 at which the four ends of the plane's axes are less than `rise` nats
+    above the middle on the mean: how far one can look before the loss leaves the bowl."""
+    plane, reach = Plane(network, seed), 1.0
+    centre = plane.loss(0, 0, pixels, targets)
+    while reach > 1 / 1024:
+        ends = [plane.loss(x * reach, y * reach, pixels, targets) for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1))]
+        if np.mean(ends) < centre + rise:
+            break
+        reach /= 2
+    return reach

@@ -23,7 +23,6 @@ MOST_WRONG = 8
 PANELS = 6  # checkpoints shown beside each other
 LANDSCAPE_LOGOS = 40
 LANDSCAPE_POINTS = 13
-LANDSCAPE_REACH = 0.5  # in norms of each filter
 RISE = 0.5  # nats
 EVOLUTION_PANELS = 4
 EVOLUTION_POINTS = 7  # every second of LANDSCAPE_POINTS
@@ -204,17 +203,19 @@ def landscape_section(pictured: Pictured, images: list[Image.Image], targets: np
     kept = _balanced(targets, LANDSCAPE_LOGOS)
     pixels, wanted = pictured.read([images[i] for i in kept]), targets[kept]
     network = pictured.load()
+    say(f"loss around {pictured.name}")
+    reach = landscape.find_reach(network, pixels, wanted, rise=2 * RISE, seed=0)
     steps, losses = landscape.loss_plane(
-        network, pixels, wanted, points=LANDSCAPE_POINTS, reach=LANDSCAPE_REACH, seed=0,
+        network, pixels, wanted, points=LANDSCAPE_POINTS, reach=reach, seed=0,
         say=lambda text: say(f"loss around {pictured.name}: {text}"),
     )  # fmt: skip
-    top = max(2 * np.log(len(pictured.classes)), 1.1 * float(losses.min()))
+    top = max(float(np.log(len(pictured.classes))) + RISE, 1.1 * float(losses.min()))
     centre = losses[len(steps) // 2, len(steps) // 2]
     exhibits = [
         Exhibit(
             "Loss landscape", f"The loss on {len(kept)} logos where every filter takes a random step of up to "
-            f"{LANDSCAPE_REACH:g} of its norm along two directions (Li et al. 2018): {centre:.2f} nats at the trained weights "
-            f"(cross), {RISE:g} more at a mean distance of {_at(rise_distance(steps, losses))}. Wide, round contours mean a flat "
+            f"{reach:.2g} of its norm along two directions (Li et al. 2018): {centre:.2f} nats at the trained weights "
+            f"(cross), {RISE:g} more at a mean distance of {_at(steps, losses)}. Wide, round contours mean a flat "
             "minimum.",
             (Panel("Loss on a plane through the weights", charts.loss_surface(steps, losses, top)),),
         )
@@ -223,7 +224,7 @@ def landscape_section(pictured: Pictured, images: list[Image.Image], targets: np
         planes = {}
         for epoch, path in earlier:
             planes[f"epoch {epoch}"] = landscape.loss_plane(
-                pictured.load(path), pixels, wanted, points=EVOLUTION_POINTS, reach=LANDSCAPE_REACH, seed=0,
+                pictured.load(path), pixels, wanted, points=EVOLUTION_POINTS, reach=reach, seed=0,
                 say=lambda text, epoch=epoch: say(f"loss after epoch {epoch}: {text}"),
             )  # fmt: skip
         planes["end"] = steps[::2], losses[::2, ::2]
@@ -234,7 +235,7 @@ def landscape_section(pictured: Pictured, images: list[Image.Image], targets: np
                 "The landscape through training",
                 "The same plane around the weights of earlier epochs, in the same colours: from the first to the last, the "
                 f"loss in the middle goes from {centres[first]:.2f} to {centres['end']:.2f} nats, and is {RISE:g} "
-                f"nats higher at a distance of {_at(rise_distance(*planes[first]))} and {_at(rise_distance(*planes['end']))}.",
+                f"nats higher at a distance of {_at(*planes[first])} and {_at(*planes['end'])}.",
                 tuple(
                     Panel(f"Loss around the weights, {name}", charts.loss_surface(*plane, top, small=True),
                           heading=f"{name}: {centres[name]:.2f} nats")
@@ -266,8 +267,9 @@ def rise_distance(steps: np.ndarray, losses: np.ndarray) -> float | None:
     return None
 
 
-def _at(distance: float | None) -> str:
-    return f"more than {LANDSCAPE_REACH:g}" if distance is None else f"{distance:.2f}"
+def _at(steps: np.ndarray, losses: np.ndarray) -> str:
+    distance = rise_distance(steps, losses)
+    return f"more than {steps[-1]:.2g}" if distance is None else f"{distance:.2g}"
 
 
 def find_snapshots(folder: Path, name: str) -> tuple[tuple[int, Path], ...]:

@@ -178,6 +178,24 @@ def test_the_middle_of_the_landscape_is_the_networks_loss_and_the_network_is_lef
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
+class Steep(nn.Module):
+    """Two logits that differ by 10 where its weights are its own, and by the less the further they are from there."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 4))
+
+    def forward(self, pixels):
+        margin = 10 - 40 * (self.weight - 1).norm()
+        return margin * torch.tensor([[0.5, -0.5]]).repeat(len(pixels), 1)
+
+
+def test_the_plane_reaches_as_far_as_the_bowl_does():
+    pixels, targets = noise(2, 4), np.array([0, 0])
+    assert landscape.find_reach(Steep(), pixels, targets, rise=1.0, seed=0) == 1 / 8  # the step's norm is 2 reach
+    assert landscape.find_reach(Steep(), pixels, targets, rise=1e3, seed=0) == 1
+
+
 def test_the_distance_of_a_rise_is_that_of_a_bowl():
     steps = np.linspace(-1, 1, 41)
     across, up = np.meshgrid(steps, steps)
