@@ -158,6 +158,7 @@ def share_bars(shares: dict[str, dict], ideal: float | None = None) -> str:
         known = np.isfinite(values)
         places = np.arange(len(names))
         axes.barh(places, np.where(known, values, 0), color=COLOURS[0], alpha=0.8, height=0.7)
+        known &= high > low
         axes.errorbar(values[known], places[known], xerr=np.abs(np.stack([values - low, high - values])[:, known]),
                       fmt="none", ecolor=INK, linewidth=1, capsize=2)  # fmt: skip
         if ideal is not None:
@@ -246,11 +247,12 @@ def confidence_plane(
             shown = axes.scatter(points[chosen, 0], points[chosen, 1], c=confidence[chosen], s=size, marker=marker,
                                  cmap=CONFIDENCE, vmin=least, vmax=1, linewidths=0)  # fmt: skip
         _bare(axes, window)
-        bar = axes.figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.02, label="confidence (crosses: wrong)")
+        bar = axes.figure.colorbar(shown, ax=axes, location="bottom", shrink=0.7, aspect=40, pad=0.01,
+                                   label="confidence (crosses: wrong)")  # fmt: skip
         bar.outline.set_visible(False)
-        _percent(bar.ax.yaxis)
+        _percent(bar.ax.xaxis)
 
-    return draw(paint, width=4.2, height=3.6)
+    return draw(paint, width=4.2, height=4.3)
 
 
 def loss_surface(steps: np.ndarray, losses: np.ndarray, top: float, *, small: bool = False) -> str:

@@ -18,6 +18,7 @@ except ImportError as error:
 
 BATCH = 32
 NEIGHBOURS = 12
+SHRUNK = 1.0  # spread of a layout from which another starts: the width of the t distribution
 GRID = 160  # cells of the plane along each axis
 Window = tuple[float, float, float, float]  # left, right, bottom, top
 
@@ -37,17 +38,17 @@ def embed(checkpoints: list[np.ndarray], *, seed: int = 0) -> list[np.ndarray]:
     """One (N, 2) layout per checkpoint's (N, D) features of the same logos, in order.
 
     The last checkpoint is laid out by t-SNE (van der Maaten and Hinton 2008) from its principal components; each
-    earlier one starts from the layout of the one after it, so that a logo stays where it is unless its features moved.
-    The exact gradient is used: it is the same on every run.
+    earlier one starts from the layout of the one after it, shrunk, and without early exaggeration: groups keep their
+    places, but are only there where the features have them. The exact gradient is the same on every run.
     """
     layouts: list[np.ndarray] = []
     for features in reversed(checkpoints):
-        count = len(features)
         reduced = PCA(min(50, *features.shape), random_state=seed, svd_solver="full").fit_transform(features)
         first = not layouts
         model = TSNE(
-            perplexity=min(30.0, (count - 1) / 3), init="pca" if first else layouts[-1], random_state=seed,
-            method="exact", early_exaggeration=12.0 if first else 1.0, max_iter=1000 if first else 400,
+            perplexity=min(30.0, (len(features) - 1) / 3), random_state=seed, method="exact",
+            init="pca" if first else layouts[-1] / layouts[-1].std() * SHRUNK,
+            early_exaggeration=12.0 if first else 1.0, max_iter=1000 if first else 700,
         )  # fmt: skip
         layouts.append(model.fit_transform(reduced).astype(np.float32))
     return layouts[::-1]

@@ -16,7 +16,8 @@ from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import Subject
 
 SHOWN = 24  # logos of a sheet
-WIDE_COLUMNS = 4  # a table with more takes the whole width
+SLICES = {"size": "delivered size", "jpeg": "JPEG quality"}
+WIDE_LETTERS = 42  # a table with longer rows takes the whole width
 CROWDED = 0.01  # of the logos: a package with fewer is left out of its chart
 
 
@@ -37,6 +38,11 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    @property
+    def letters(self) -> int:
+        """The length of a row, each column as long as its longest cell."""
+        return sum(max(map(len, column)) for column in zip(self.head, *self.rows, strict=True))
+
 
 @dataclass(frozen=True)
 class Exhibit:
@@ -49,8 +55,8 @@ class Exhibit:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it needs the page's whole width: a sheet, many panels or a table of many columns."""
-        wide_table = self.table is not None and len(self.table.head) > WIDE_COLUMNS
+        """Whether it needs the page's whole width: a sheet, many panels or a table of long rows."""
+        wide_table = self.table is not None and self.table.letters > WIDE_LETTERS
         return wide_table or len(self.panels) > 2 or any(panel.sheet for panel in self.panels)
 
 
@@ -353,14 +359,12 @@ def robustness_section(figures: dict, split: str, whose: str) -> Section | None:
     """Whatever an evaluation holds of slices, corruptions, attacks and foreign images."""
     exhibits: list[Exhibit] = []
     for kind, found in figures.get("slices", {}).items():
+        title = f"Accuracy by {SLICES.get(kind, kind)}"
         worst, best = (pick(found, key=lambda name: found[name]["value"]) for pick in (min, max))
-        exhibits.append(
-            Exhibit(
-                f"Accuracy by {kind}",
-                f"Best: {best} ({share(found[best])}); worst: {worst} ({share(found[worst])}).",
-                (Panel(f"Accuracy by {kind}", charts.share_bars(found)),),
-            )
-        )
+        caption = f"Best: {best}, {share(found[best])}; worst: {worst}, {share(found[worst])}."
+        if found[worst]["value"] == found[best]["value"]:
+            caption = f"The same everywhere: {share(found[best])}."
+        exhibits.append(Exhibit(title, caption, (Panel(title, charts.share_bars(found)),)))
     if corruptions := figures.get("corruptions"):
         exhibits.append(_corruptions(corruptions))
     if attacks := figures.get("attacks"):
@@ -400,8 +404,8 @@ def _corruptions(found: dict) -> Exhibit:
     series = {name: {int(s): entry["value"] for s, entry in by.items()} for name, by in names.items()}
     hardest = min(names, key=lambda name: names[name][worst]["value"])
     caption = (
-        f"At severity {worst} the mean accuracy is {mean[worst]:.1%}; most harmful is {hardest} "
-        f"({share(names[hardest][worst])})."
+        f"At severity {worst} the mean accuracy is {mean[worst]:.1%}; most harmful is {hardest}, "
+        f"{share(names[hardest][worst])}."
     )
     return Exhibit("Corruptions", caption, (
         Panel("Accuracy by corruption and severity", charts.lines(series, "severity", "accuracy")),))  # fmt: skip

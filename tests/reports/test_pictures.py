@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import silhouette_score
 from torch import nn
 
 from logo_edge_report import charts, embedding, landscape, maps
@@ -142,14 +143,22 @@ def test_the_regions_say_what_the_network_says_at_every_logo():
     assert regions[:, -1].min() == 1
 
 
-def test_layouts_of_checkpoints_move_no_further_than_their_features_ask():
+def test_layouts_keep_their_places_and_show_no_groups_that_the_features_lack():
     apart, targets = blobs(0.3)
-    mixed, _ = blobs(4.0)
-    first, same, last = embedding.embed([mixed, apart, apart])
-    reach = np.ptp(last, axis=0).max()
-    assert np.abs(same - last).mean() < 0.1 * reach
-    assert embedding.separation(last, targets) > 0.5 > embedding.separation(first, targets)
-    assert np.array_equal(first, embedding.embed([mixed, apart, apart])[0])
+    noise_alone = np.random.default_rng(1).normal(0, 1, apart.shape).astype(np.float32)
+    moved = apart + np.random.default_rng(2).normal(0, 0.3, apart.shape).astype(np.float32)
+    first, near, last = embedding.embed([noise_alone, moved, apart])
+    centred = (near - near.mean(0)) - (last - last.mean(0))
+    assert np.linalg.norm(centred, axis=1).mean() < 0.15 * np.ptp(last, axis=0).max()
+    assert silhouette_score(last, targets) > 0.6
+    assert silhouette_score(first, targets) < 0.2
+    assert np.array_equal(first, embedding.embed([noise_alone, moved, apart])[0])
+
+
+def test_separation_is_high_where_classes_are_apart_and_nought_where_they_are_not():
+    features, targets = blobs(0.3)
+    assert embedding.separation(features, targets) > 0.9
+    assert abs(embedding.separation(features, np.random.default_rng(0).permutation(targets))) < 0.1
 
 
 def test_every_filter_of_a_direction_has_the_norm_of_the_networks_own():

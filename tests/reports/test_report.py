@@ -121,7 +121,7 @@ def test_the_figures_are_those_of_the_evaluation(whole_report):
     assert f"{int8['accuracy']['value']:.1%}" in markdown
     assert "| 2 teachers, PyTorch |" in markdown
     assert "Robustness of a bundle on test" in markdown
-    assert "most harmful is blur (40.0%" in text
+    assert "most harmful is blur, 40.0%" in text
 
 
 def test_the_same_run_gives_the_same_page(plain_run, tmp_path):
