@@ -268,9 +268,13 @@ def loss_surface(steps: np.ndarray, losses: np.ndarray, top: float, *, small: bo
         if small:
             _bare(axes, None)
             return
-        axes.set_xlabel("step along the first direction")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=5))
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel("step along the first direction, of each filter's norm")
         axes.set_ylabel("along the second")
-        bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, format="%.2f", label="loss, nats")
+        bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="loss, nats",
+                                   ticks=MaxNLocator(nbins=6))  # fmt: skip
         bar.outline.set_visible(False)
 
     return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.2, height=3.5)

@@ -93,9 +93,12 @@ def maps_section(pictured: Pictured, images: list[Image.Image], targets: np.ndar
             [f"{labels[predicted[i]]} {confidence[i]:.0%}" for i in wrong],
             [f"is {labels[targets[i]]}" for i in wrong],
         )
-        caption = "The errors that it believes most: the logo, what speaks for the label that it said" + (
-            ", and what would have spoken for the true one (no heat: nothing did)." if both else "."
-        )
+        caption = "The errors that it believes most: the logo, and what the answer draws on."
+        if both:
+            caption = (
+                "The errors that it believes most: the logo, what speaks for the label that it said, and what would have "
+                "spoken for the true one (no heat: nothing did)."
+            )
         exhibits.append(Exhibit(f"{_title(method)}, errors", caption, (Panel(f"{method} of errors", sheet=sheet),)))
     return Section("maps", f"Where {pictured.name} looks", tuple(exhibits))
 
@@ -214,7 +217,7 @@ def landscape_section(pictured: Pictured, images: list[Image.Image], targets: np
     exhibits = [
         Exhibit(
             "Loss landscape", f"The loss on {len(kept)} logos where every filter takes a random step of up to "
-            f"{reach:.2g} of its norm along two directions (Li et al. 2018): {centre:.2f} nats at the trained weights "
+            f"{100 * reach:.2g} % of its norm along two directions (Li et al. 2018): {centre:.2f} nats at the trained weights "
             f"(cross), {RISE:g} more at a mean distance of {_at(steps, losses)}. Wide, round contours mean a flat "
             "minimum.",
             (Panel("Loss on a plane through the weights", charts.loss_surface(steps, losses, top)),),
@@ -269,7 +272,7 @@ def rise_distance(steps: np.ndarray, losses: np.ndarray) -> float | None:
 
 def _at(steps: np.ndarray, losses: np.ndarray) -> str:
     distance = rise_distance(steps, losses)
-    return f"more than {steps[-1]:.2g}" if distance is None else f"{distance:.2g}"
+    return f"more than {100 * steps[-1]:.2g} %" if distance is None else f"{100 * distance:.2g} %"
 
 
 def find_snapshots(folder: Path, name: str) -> tuple[tuple[int, Path], ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
 from typer.testing import CliRunner
 
-from logo_edge.errors import RunError
+from logo_edge.errors import MissingExtraError, RunError
 from logo_edge_report.commands import report
 from logo_edge_report.report import make_report
 
@@ -153,6 +155,17 @@ def test_a_run_of_other_data_or_without_its_student_is_refused(compressed_run, t
     with pytest.raises(RunError, match="train again"):
         make_report(broken, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "module"),
+    [("jinja2", "report"), ("sklearn.decomposition", "embedding"), ("matplotlib", "charts")],
+)
+def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, package, module):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"logo_edge_report.{module}")
+    with pytest.raises(MissingExtraError, match=r"logo-edge\[report\]"):
+        importlib.import_module(f"logo_edge_report.{module}")
 
 
 def browse(page, tmp_path, *flags) -> subprocess.CompletedProcess:
