@@ -230,8 +230,8 @@ def class_plane(
                       markeredgecolor=INK, markeredgewidth=0.8, label="wrong")  # fmt: skip
         _bare(axes, window)
         if not small:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncol=min(5, len(labels) + 1), handletextpad=0.1,
-                        columnspacing=1)  # fmt: skip
+            axes.figure.legend(loc="outside lower center", ncol=min(5, len(labels) + 1), handletextpad=0.1,
+                               columnspacing=1)  # fmt: skip
 
     return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.2, height=4.3)
 

@@ -169,8 +169,8 @@ def features_section(pictured: Pictured, images: list[Image.Image], targets: np.
         exhibits.append(
             Exhibit(
                 "Feature evolution",
-                f"The same logos through training; each layout starts from that of the next "
-                f"checkpoint. The mean silhouette of the classes goes from {values[0]:.2f} to {values[-1]:.2f}.",
+                f"The same logos and colours through training, with the mean silhouette of the classes, which goes from "
+                f"{values[0]:.2f} to {values[-1]:.2f} (1: every logo is among its own).",
                 tuple(
                     Panel(
                         f"Features at {name}",

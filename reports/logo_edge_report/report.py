@@ -75,7 +75,8 @@ def make_report(
     targets = targets_of(rows, run.classes)
     subjects, before = evaluate_run(run, compressed, manifest, images, split, say)
     shown = subjects[-1]
-    extra, extra_split, whose = read_extra(evaluation) if evaluation else ({}, split, shown.subject.name)
+    own = {key: shown.figures[key] for key in EXTRA_FIGURES if key in shown.figures}
+    extra, extra_split, whose = read_extra(evaluation) if evaluation else (own, split, shown.subject.name)
     if not quick and "slices" not in extra and compressed:
         extra["slices"] = evaluate_slices(shown.subject, images, targets, lambda text: say(f"accuracy at {text}"))
     pictured = find_pictured(run, compressed)
@@ -199,6 +200,7 @@ def read_extra(path: Path) -> tuple[dict, str, str]:
 
 
 def describe(subject: Subject) -> dict:
+    """What the subject is, for JSON, beside its figures."""
     return {"name": subject.name, "kind": subject.kind, "size_bytes": subject.size_bytes,
             "temperature": subject.temperature, "abstain_below": subject.abstain_below}  # fmt: skip
 

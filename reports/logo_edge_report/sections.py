@@ -222,7 +222,11 @@ def errors_section(shown: Evaluated, images: list[Image.Image], rows: list[LogoR
                 (Panel("Logos named wrongly", sheet=sheet),),
             )
         )
-    packages = {name: entry for name, entry in figures["by_package"].items() if entry["count"] >= CROWDED * len(rows)}
+    packages = {
+        name.removeprefix("@iconify-json/"): entry
+        for name, entry in figures["by_package"].items()
+        if entry["count"] >= CROWDED * len(rows)
+    }
     if len(packages) > 1:
         hardest = min(packages, key=lambda name: packages[name]["value"])
         exhibits.append(
