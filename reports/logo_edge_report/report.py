@@ -77,7 +77,7 @@ def make_report(
     shown = subjects[-1]
     own = {key: shown.figures[key] for key in EXTRA_FIGURES if key in shown.figures}
     extra, extra_split, whose = read_extra(evaluation) if evaluation else (own, split, shown.subject.name)
-    if not quick and "slices" not in extra and compressed:
+    if not quick and not evaluation and "slices" not in extra and compressed:
         extra["slices"] = evaluate_slices(shown.subject, images, targets, lambda text: say(f"accuracy at {text}"))
     pictured = find_pictured(run, compressed)
     say(f"maps of {pictured.name}")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge_report.commands import report
-from logo_edge_report.report import make_report
+from logo_edge_report.report import make_report, read_extra
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -52,17 +52,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="session")
 def whole_report(compressed_run, tmp_path_factory):
-    """The folder of a report with everything in it."""
-    out, extra = tmp_path_factory.mktemp("whole"), compressed_run / "evaluation.json"
-    figure = {"value": 0.5, "low": 0.4, "high": 0.6}
-    extra.write_text(json.dumps({"split": "test", "subjects": [{
-        "name": "a bundle",
-        "corruptions": {"by_corruption": {"noise": {"1": figure, "5": figure}, "blur": {"1": figure, "5": {**figure, "value": 0.4}}},
-                        "mean": {"1": 0.5, "5": 0.45}},
-        "attacks": {"FGSM": {"1/255": {"all": figure, "sure": figure}}},
-        "outliers": {"auroc": {"photographs": 0.9, "noise": 0.7}},
-    }]}))  # fmt: skip
-    result = CliRunner().invoke(report, [str(compressed_run), "--out", str(out), "--evaluation", str(extra)])
+    """The folder of a report that leaves nothing out."""
+    out = tmp_path_factory.mktemp("whole")
+    result = CliRunner().invoke(report, [str(compressed_run), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "wrote" in result.output
     return out
@@ -122,8 +114,30 @@ def test_the_figures_are_those_of_the_evaluation(whole_report):
     markdown = (whole_report / "report.md").read_text(encoding="utf-8")
     assert f"{int8['accuracy']['value']:.1%}" in markdown
     assert "| 2 teachers, PyTorch |" in markdown
-    assert "Robustness of a bundle on test" in markdown
+    assert "## Robustness of INT8 student on val" in markdown
+    assert found["slices"]["size"]["256 px"]["value"] == int8["accuracy"]["value"]  # no square is as large
+
+
+def test_the_figures_of_an_evaluation_are_shown_under_its_own_name(compressed_run, tmp_path):
+    figure, evaluation = {"value": 0.5, "low": 0.4, "high": 0.6}, tmp_path / "evaluation.json"
+    evaluation.write_text(json.dumps({"split": "test", "subjects": [{
+        "name": "a bundle",
+        "corruptions": {"by_corruption": {"noise": {"1": figure, "5": figure},
+                                          "blur": {"1": figure, "5": {**figure, "value": 0.4}}},
+                        "mean": {"1": 0.5, "5": 0.45}},
+        "attacks": {"FGSM": {"1/255": {"all": figure, "sure": figure}}},
+        "outliers": {"auroc": {"photographs": 0.9, "noise": 0.7}},
+    }]}))  # fmt: skip
+    options = [str(compressed_run), "--out", str(tmp_path), "--quick", "--evaluation", str(evaluation)]
+    assert CliRunner().invoke(report, options).exit_code == 0
+    text, _, found = read(tmp_path)
+    assert "Robustness of a bundle on test" in text
+    assert list(found["findings"]["robustness"]) == ["Corruptions", "Attacks", "Images that are no logos"]
     assert "most harmful is blur, 40.0%" in text
+    assert "hardest are noise, 0.70" in text
+    evaluation.write_text("{}")
+    with pytest.raises(RunError, match="logo-edge evaluate --out"):
+        read_extra(evaluation)
 
 
 def test_the_same_run_gives_the_same_page(plain_run, tmp_path):
