@@ -55,13 +55,18 @@ def distill(
     teachers = [run.load_member(index) for index in range(len(run.record["members"]))]
     sizes = [run.architecture(index).size_px for index in range(len(teachers))]
     network, history = follow_teachers(
-        _start_student(run, candidate, config), f"student {candidate}", f"student-{folder.name}", list(zip(teachers, sizes, strict=True)), run,
+        _start_student(run, candidate, config), f"student {candidate}", stem_of("student", folder), list(zip(teachers, sizes, strict=True)), run,
         manifest, config, candidate.size_px, state=folder / "student.state", device=device, report=report,
     )  # fmt: skip
     sha256 = save_member(checkpoint, network)
     write_json(record_path, {"key": key, "student": str(candidate), "sha256": sha256, "history": history})
     (folder / "student.state").unlink()
     return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint, history)
+
+
+def stem_of(kind: str, folder: Path) -> str:
+    """What a network is called in the run's metrics and snapshots: its kind, itself, and the recipe if it is another."""
+    return f"{kind}-{folder.name}{folder.parent.name.removeprefix('compress')}"
 
 
 def follow_teachers(

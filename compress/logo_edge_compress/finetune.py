@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from logo_edge.errors import VerificationError
 from logo_edge.manifest import Manifest
-from logo_edge_compress.distill import Student, follow_teachers
+from logo_edge_compress.distill import Student, follow_teachers, stem_of
 from logo_edge_compress.export import save_model
 from logo_edge_compress.rounding import weight_levels
 from logo_edge_train.runs import Run, write_json
@@ -46,7 +46,7 @@ def finetune(
     config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, teachers_per_batch=0)
     state = path.with_suffix(".state")
     network, history = follow_teachers(
-        network, f"INT8 {student.candidate}", f"int8-{path.parent.name}", [(student.network, size_px)], run, manifest, config, size_px,
+        network, f"INT8 {student.candidate}", stem_of("int8", path.parent), [(student.network, size_px)], run, manifest, config, size_px,
         state=state, device=torch.device("cpu"), report=report,
     )  # fmt: skip
     network.write_integers(model)
