@@ -184,7 +184,7 @@ def histories(run: Run, compressed: Compressed | None) -> dict[str, list[dict]]:
     """Network -> one record per epoch of its training."""
     found = {f"teacher {index + 1}": member["history"] for index, member in enumerate(run.record["members"])}
     if compressed:
-        found[STUDENT] = json.loads((compressed.folder / "student.json").read_text(encoding="utf-8"))["history"]
+        found["student"] = json.loads((compressed.folder / "student.json").read_text(encoding="utf-8"))["history"]
     return found
 
 
