@@ -107,7 +107,8 @@ def compress(
     summary = _summarize(stages, splits, run.classes)
     bundle = pack_bundle(_describe(run, chosen, calibration, summary, name, key), chosen.path, out)
     record = {
-        "key": key, "run": run.folder.name, "recipe": recipe.name, "chosen": str(chosen.student.candidate), "method": chosen.method,
+        "key": key, "run": run.folder.name, "recipe": recipe.name, "chosen": str(chosen.student.candidate),
+        "method": chosen.method, "artifact": str(chosen.path.relative_to(work)),
         "bundle_bytes": bundle.size_bytes, "stages": summary, "candidates": _candidates(tried, splits["val"]),
         "abstention": _abstention(calibrated, splits, calibration), "versions": versions(),
     }  # fmt: skip

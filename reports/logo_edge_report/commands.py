@@ -61,3 +61,38 @@ def evaluate_command(
     if out:
         write_json(out, found)
         typer.echo(f"wrote {out}")
+
+
+report = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@report.command(
+    help="Write one HTML page on a run, with its pictures: figures, training, errors, confidence, where the network "
+    "looks, its features, the loss around its weights. Beside it: report.json and report.md."
+)
+def report_command(
+    run: Path = typer.Argument(..., metavar="RUN", help="The folder of a finished run, compressed or not."),
+    out: Path | None = typer.Option(None, "--out", help="Where the report goes; left out: RUN/report."),
+    split: str = typer.Option("val", "--split", help="val to choose by, test to report."),
+    quick: bool = typer.Option(False, "--quick", help="Leave out what takes minutes: slices, t-SNE, loss landscape."),
+    evaluation: Path | None = typer.Option(
+        None,
+        "--evaluation",
+        help="JSON of `logo-edge evaluate --out`: shows its slices, corruptions, attacks, outliers.",
+    ),
+) -> None:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from logo_edge_report.report import SPLITS, make_report
+
+    if split not in SPLITS:
+        raise typer.BadParameter(f"split {split!r}; expected one of {', '.join(SPLITS)}")
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading the run")
+        page, _ = make_report(
+            run, out or run / "report", split=split, quick=quick, evaluation=evaluation,
+            say=lambda text: bar.update(task, description=text),
+        )  # fmt: skip
+    typer.echo(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB), report.json and report.md")

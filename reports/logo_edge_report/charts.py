@@ -1,0 +1,294 @@
+"""Charts as inline SVG: transparent, their ink in the page's own text colour, light or dark."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from logo_edge.errors import MissingExtraError
+
+try:
+    from matplotlib import rc_context
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+except ImportError as error:
+    raise MissingExtraError("report", "matplotlib") from error
+
+INK = "#010203"  # stands for the page's text colour
+COLOURS = ("#3b82c4", "#d9772b", "#2a9d6f", "#b8529a", "#8a6d3b", "#5b6ee1", "#c0453a", "#4a9fb0")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+RIGHT, WRONG = COLOURS[0], COLOURS[6]
+CONFIDENCE = LinearSegmentedColormap.from_list(
+    "confidence", ("#d98a1f", "#9a86a4", "#3577c9")
+)  # seen on light and dark
+STYLE = {
+    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "font.size": 9.5, "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "font.family": "sans-serif",
+    "legend.frameon": False, "svg.hashsalt": "logo-edge", "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "text.parse_math": False,
+}  # fmt: skip
+
+
+def draw(paint: Callable[[Axes], None], *, width: float = 4.2, height: float = 3.0) -> str:
+    """The SVG element of what `paint` draws on one set of axes, `width` by `height` inches.
+
+    The same figures give the same bytes. Text stays text, and ids are unique to the chart, so that several fit a page.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.patch.set_visible(False)
+        axes = figure.add_subplot()
+        axes.patch.set_visible(False)
+        paint(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r'width="[\d.]+pt" height="[\d.]+pt" ', f'style="max-width: {width * 1.5:.4g}in" ', svg, count=1
+    )  # fmt: skip
+    return re.sub(r">\s+<", "><", _own_ids(svg)).strip()
+
+
+def _own_ids(svg: str) -> str:
+    """The SVG with only those ids that something refers to, each beginning with a digest of the whole."""
+    digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    used = set(re.findall(r"[\"(]#([\w-]+)", svg))
+    svg = re.sub(r' id="([\w.-]+)"', lambda found: f' id="{digest}-{found[1]}"' if found[1] in used else "", svg)
+    return re.sub(r"([\"(]#)([\w-]+)", lambda found: f"{found[1]}{digest}-{found[2]}", svg)
+
+
+def confusion_matrix(counts: list[list[int]], labels: list[str]) -> str:
+    """True labels down, predicted ones across; each cell its count, shaded by its share of the row."""
+    table = np.array(counts)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+
+    def paint(axes: Axes) -> None:
+        for row, column in np.ndindex(*table.shape):
+            colour = RIGHT if row == column else WRONG
+            axes.add_patch(
+                Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=colour, alpha=0.06 + 0.6 * shares[row, column],
+                          linewidth=0)
+            )  # fmt: skip
+            axes.text(column, row, str(table[row, column]), ha="center", va="center")
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_xticks(range(len(labels)), labels, rotation=0 if len(labels) < 6 else 60)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+
+    side = 1.4 + 0.5 * len(labels)
+    return draw(paint, width=side + 0.8, height=side)
+
+
+def reliability_diagram(bins_by_name: dict[str, list[dict]]) -> str:
+    """Accuracy against confidence in equal-mass bins; on the diagonal, confidence can be believed."""
+
+    def paint(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--", alpha=0.5)
+        for index, (name, bins) in enumerate(bins_by_name.items()):
+            axes.plot([entry["confidence"] for entry in bins], [entry["accuracy"] for entry in bins],
+                      f"{MARKERS[index]}-", color=COLOURS[index], markersize=4, linewidth=1.2, label=name)  # fmt: skip
+        least = min(min(entry["confidence"], entry["accuracy"]) for bins in bins_by_name.values() for entry in bins)
+        axes.set_xlabel("mean confidence")
+        axes.set_ylabel("accuracy")
+        axes.set_xlim(max(0.0, least - 0.05), 1.02)
+        axes.set_ylim(max(0.0, least - 0.05), 1.02)
+        _percent(axes.xaxis, axes.yaxis)
+        if len(bins_by_name) > 1:
+            axes.legend(loc="upper left")
+
+    return draw(paint)
+
+
+def risk_coverage_curve(curves: dict[str, dict]) -> str:
+    """The error among the most confident share of the logos."""
+
+    def paint(axes: Axes) -> None:
+        for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
+            axes.plot(curve["coverage"], curve["risk"], color=colour, label=name)
+        axes.set_xlabel("share answered, the most confident first")
+        axes.set_ylabel("error among the answered")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+        _percent(axes.xaxis, axes.yaxis)
+        if len(curves) > 1:
+            axes.legend()
+
+    return draw(paint)
+
+
+def confidence_histogram(counts: list[int], wrong: list[int]) -> str:
+    """How many logos, and how many wrong ones among them, have a confidence in each equal part of 0 to 1."""
+
+    def paint(axes: Axes) -> None:
+        edges = np.linspace(0, 1, len(counts) + 1)
+        for values, colour, name in ((counts, RIGHT, "right"), (wrong, WRONG, "wrong")):
+            axes.bar(edges[:-1], values, width=np.diff(edges) * 0.94, align="edge", color=colour, label=name)
+        first = np.flatnonzero(counts)[0]
+        axes.set_xlim(edges[max(0, first - 1)], 1)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("logos")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        _percent(axes.xaxis)
+        axes.legend(loc="upper left")
+
+    return draw(paint)
+
+
+def share_bars(shares: dict[str, dict], ideal: float | None = None) -> str:
+    """Shares with their 95 % intervals, one bar per name; `ideal` draws a line to compare with."""
+
+    def paint(axes: Axes) -> None:
+        names = list(shares)
+        values = np.array([shares[name]["value"] for name in names], float)
+        low, high = (np.array([shares[name][end] for name in names], float) for end in ("low", "high"))
+        known = np.isfinite(values)
+        places = np.arange(len(names))
+        axes.barh(places, np.where(known, values, 0), color=COLOURS[0], alpha=0.8, height=0.7)
+        known &= high > low
+        axes.errorbar(values[known], places[known], xerr=np.abs(np.stack([values - low, high - values])[:, known]),
+                      fmt="none", ecolor=INK, linewidth=1, capsize=2)  # fmt: skip
+        if ideal is not None:
+            axes.axvline(ideal, color=INK, linewidth=0.8, linestyle="--", alpha=0.5)
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        _percent(axes.xaxis)
+
+    return draw(paint, height=0.7 + 0.27 * len(shares))
+
+
+def lines(series: dict[str, dict[float, float]], x_label: str, y_label: str, *, percent: bool = True) -> str:
+    """One line per name through its x -> y points; x are whole numbers such as epochs."""
+
+    def paint(axes: Axes) -> None:
+        for index, (name, points) in enumerate(series.items()):
+            axes.plot(list(points), list(points.values()), marker=MARKERS[index % len(MARKERS)], markersize=3,
+                      linewidth=1.2, color=COLOURS[index % len(COLOURS)], label=name)  # fmt: skip
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if percent:
+            _percent(axes.yaxis)
+        if len(series) > 1:
+            axes.legend()
+
+    return draw(paint)
+
+
+def uncertainty_map(confidence: np.ndarray, disagreement: np.ndarray, correct: np.ndarray) -> str:
+    """Each logo by its confidence and by how much the members disagree, nats; all (N,), the wrong ones on top."""
+
+    def paint(axes: Axes) -> None:
+        for chosen, marker, colour, name in ((correct, "o", RIGHT, "right"), (~correct, "X", WRONG, "wrong")):
+            axes.plot(confidence[chosen], disagreement[chosen], marker, color=colour, markersize=4, alpha=0.75,
+                      markeredgewidth=0, label=name)  # fmt: skip
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("disagreement of the members, nats")
+        axes.set_xlim(right=1.01)
+        axes.set_ylim(bottom=0)
+        _percent(axes.xaxis)
+        axes.legend()
+
+    return draw(paint)
+
+
+def class_plane(
+    points: np.ndarray, targets: np.ndarray, labels: tuple[str, ...], *, regions: np.ndarray | None = None,
+    wrong: np.ndarray | None = None, window: tuple[float, float, float, float] | None = None, small: bool = False,
+) -> str:  # fmt: skip
+    """Points (N, 2) coloured by class; `regions` (H, W) of class indices behind them, row 0 below; `wrong` (N,) ringed.
+
+    `window` is (left, right, bottom, top), which the regions fill too.
+    """
+    colours = np.array([to_rgb(COLOURS[index % len(COLOURS)]) for index in range(len(labels))])
+
+    def paint(axes: Axes) -> None:
+        if regions is not None:
+            ground = np.concatenate([colours[regions], np.full((*regions.shape, 1), 0.22)], axis=2)
+            axes.imshow(ground, extent=window, origin="lower", aspect="auto", interpolation="nearest")
+        for index, label in enumerate(labels):
+            chosen = targets == index
+            axes.plot(points[chosen, 0], points[chosen, 1], MARKERS[index % len(MARKERS)],
+                      color=COLOURS[index % len(COLOURS)], markersize=2.5 if small else 3.5, markeredgewidth=0,
+                      label=label)  # fmt: skip
+        if wrong is not None and wrong.any():
+            axes.plot(points[wrong, 0], points[wrong, 1], "o", markersize=7, markerfacecolor="none",
+                      markeredgecolor=INK, markeredgewidth=0.8, label="wrong")  # fmt: skip
+        _bare(axes, window)
+        if not small:
+            axes.figure.legend(loc="outside lower center", ncol=min(5, len(labels) + 1), handletextpad=0.1,
+                               columnspacing=1)  # fmt: skip
+
+    return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.2, height=4.3)
+
+
+def confidence_plane(
+    points: np.ndarray, confidence: np.ndarray, correct: np.ndarray, window: tuple[float, float, float, float]
+) -> str:
+    """Points (N, 2) coloured by confidence, right ones as dots and wrong ones as crosses."""
+
+    def paint(axes: Axes) -> None:
+        least = float(confidence.min())
+        for chosen, marker, size in ((correct, "o", 14), (~correct, "X", 34)):
+            shown = axes.scatter(points[chosen, 0], points[chosen, 1], c=confidence[chosen], s=size, marker=marker,
+                                 cmap=CONFIDENCE, vmin=least, vmax=1, linewidths=0)  # fmt: skip
+        _bare(axes, window)
+        bar = axes.figure.colorbar(shown, ax=axes, location="bottom", shrink=0.7, aspect=40, pad=0.01,
+                                   label="confidence (crosses: wrong)")  # fmt: skip
+        bar.outline.set_visible(False)
+        _percent(bar.ax.xaxis)
+
+    return draw(paint, width=4.2, height=4.3)
+
+
+def loss_surface(steps: np.ndarray, losses: np.ndarray, top: float, *, small: bool = False) -> str:
+    """The loss (S, S) over a plane through the weights, `steps` (S,) along both directions; above `top` it is capped."""
+
+    def paint(axes: Axes) -> None:
+        bottom = float(min(losses.min(), top * 0.98))
+        levels = np.linspace(bottom, top, 15)
+        shown = axes.contourf(steps, steps, np.minimum(losses, top), levels=levels, cmap="viridis")
+        axes.contour(steps, steps, np.minimum(losses, top), levels=levels, colors="#ffffff", linewidths=0.3, alpha=0.6)
+        axes.plot([0], [0], "+", color="#ffffff", markersize=9, markeredgewidth=1.6)
+        axes.set_aspect("equal")
+        if small:
+            _bare(axes, None)
+            return
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=5))
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel("step along the first direction, of each filter's norm")
+        axes.set_ylabel("along the second")
+        bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="loss, nats",
+                                   ticks=MaxNLocator(nbins=6))  # fmt: skip
+        bar.outline.set_visible(False)
+
+    return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.2, height=3.5)
+
+
+def _percent(*axis) -> None:
+    for each in axis:
+        each.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _bare(axes: Axes, window: tuple[float, float, float, float] | None) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    if window is not None:
+        axes.set_xlim(*window[:2])
+        axes.set_ylim(*window[2:])

@@ -1,0 +1,237 @@
+"""A run -> one HTML page that needs nothing beside it, and the same figures as JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+from PIL import Image
+
+from logo_edge.errors import MissingExtraError, RunError
+from logo_edge.manifest import Manifest, read_manifest
+from logo_edge_compress.distill import stem_of
+from logo_edge_report.evaluate import check_labels, evaluate_predictions, evaluate_slices, load_split, targets_of
+from logo_edge_report.pictures import Pictured, features_section, find_snapshots, landscape_section, maps_section
+from logo_edge_report.sections import (
+    Evaluated,
+    Section,
+    confidence_section,
+    errors_section,
+    robustness_section,
+    summary_section,
+    training_section,
+)
+from logo_edge_report.sheets import THUMBNAIL_PX
+from logo_edge_report.subjects import Subject, load_subject
+from logo_edge_train.fetch import renders_folder
+from logo_edge_train.recipe import Architecture
+from logo_edge_train.runs import Run, data_hash, read_run, write_json
+from logo_edge_train.train import ensemble_logits
+
+try:
+    from jinja2 import Environment, StrictUndefined
+except ImportError as error:
+    raise MissingExtraError("report", "jinja2") from error
+
+SPLITS = ("val", "calib", "test")
+EXTRA_FIGURES = ("slices", "corruptions", "attacks", "outliers")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What `logo-edge compress` left in the run: its report, and the INT8 file that it chose, beside its student."""
+
+    record: dict
+    int8_path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.int8_path.parent
+
+
+def make_report(
+    folder: Path, out: Path, *, split: str, quick: bool, evaluation: Path | None, say: Say
+) -> tuple[Path, dict]:  # fmt: skip
+    """Writes report.html, report.json and report.md into `out`; gives the page's path and what report.json holds.
+
+    The subjects are the teachers together and, where the run was compressed, the INT8 student with its temperature.
+    `quick` leaves out what takes minutes: sizes, backgrounds and JPEG, t-SNE and the loss landscape. `evaluation` is a
+    file of `logo-edge evaluate --out`: its first subject's slices, corruptions, attacks and outliers are shown.
+    Raises RunError where the run is unfinished or of other data.
+    """
+    run = read_run(folder)
+    manifest = read_manifest(run.manifest_path)
+    if data_hash(manifest) != run.record["identity"]["data_hash"]:
+        raise RunError(f"{run.manifest_path} is not what {folder} was trained on any more; train again")
+    compressed = read_compressed(run)
+    say("reading logos")
+    images, rows = load_split(manifest, split, renders_folder()), manifest.split(split)
+    targets = targets_of(rows, run.classes)
+    subjects, before = evaluate_run(run, compressed, manifest, images, split, say)
+    shown = subjects[-1]
+    own = {key: shown.figures[key] for key in EXTRA_FIGURES if key in shown.figures}
+    extra, extra_split, whose = read_extra(evaluation) if evaluation else (own, split, shown.subject.name)
+    if not quick and not evaluation and "slices" not in extra and compressed:
+        extra["slices"] = evaluate_slices(shown.subject, images, targets, lambda text: say(f"accuracy at {text}"))
+    pictured = find_pictured(run, compressed)
+    say(f"maps of {pictured.name}")
+    sections = [
+        summary_section(subjects, compressed.record["stages"] if compressed and split != "calib" else [], split),
+        training_section(histories(run, compressed)),
+        errors_section(shown, images, rows, targets),
+        confidence_section(shown, before, run.member_logits(split), targets, images),
+        robustness_section(extra, extra_split, whose),
+        maps_section(pictured, images, targets),
+    ]
+    if not quick:
+        moving = pictured if pictured.snapshots else with_snapshots(run) or pictured
+        sections.append(features_section(moving, images, targets, say))
+        sections.append(landscape_section(moving, images, targets, say))
+    kept = [section for section in sections if section]
+    found = {
+        "run": folder.resolve().name, "recipe": run.recipe.name, "split": split, "count": len(rows),
+        "subjects": [describe(entry.subject) | entry.figures for entry in subjects],
+        "before_temperature": {key: before[key] for key in ("ece", "nll", "calibration_error_debiased", "reliability")},
+        "stages": compressed.record["stages"] if compressed else [], **extra,
+        "findings": {
+            section.anchor: {exhibit.title: exhibit.caption for exhibit in section.exhibits} for section in kept
+        },
+        "versions": run.record["versions"],
+    }  # fmt: skip
+    found = json.loads(json.dumps(found), parse_constant=lambda _: None)  # NaN is no JSON
+    page = out / "report.html"
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(page, render_html(run, found, kept))
+    write_text(out / "report.md", render_markdown(found, kept))
+    write_json(out / "report.json", found)
+    return page, found
+
+
+def evaluate_run(
+    run: Run, compressed: Compressed | None, manifest: Manifest, images: list[Image.Image], split: str, say: Say
+) -> tuple[list[Evaluated], dict]:
+    """The teachers together, the INT8 student if there is one, and the figures of the last at temperature 1."""
+    teachers = load_subject(run.folder)
+    check_labels(teachers, manifest, split)
+    names = [name for name in dict.fromkeys((split, "calib")) if manifest.split(name)]
+    subjects = [(teachers, {name: ensemble_logits(run.member_logits(name)) for name in names})]
+    if compressed:
+        int8 = load_int8(compressed)
+        say(int8.name)
+        held = {name: images if name == split else load_split(manifest, name, renders_folder()) for name in names}
+        subjects.append((int8, {name: int8.predict(part) for name, part in held.items()}))
+    say("figures")
+    evaluated = [
+        Evaluated(subject, logits[split], evaluate_predictions(subject, logits, manifest, split))
+        for subject, logits in subjects
+    ]
+    subject, logits = subjects[-1]
+    before = evaluate_predictions(replace(subject, temperature=1.0), {split: logits[split]}, manifest, split)
+    return evaluated, before
+
+
+def read_compressed(run: Run) -> Compressed | None:
+    """What the compression of the run left, or None where it was not compressed to the end."""
+    path = run.folder / "compress" / "report.json"
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    found = Compressed(record, path.parent / record["artifact"])
+    for needed in (found.int8_path, found.folder / "student.safetensors"):
+        if not needed.exists():
+            raise RunError(f"{needed} is missing, though {path} names it; compress again with `logo-edge compress`")
+    return found
+
+
+def load_int8(compressed: Compressed) -> Subject:
+    """The INT8 student with the temperature and the threshold that were packed with it."""
+    return replace(
+        load_subject(compressed.int8_path), name="INT8 student",
+        temperature=compressed.record["stages"][-1]["temperature"],
+        abstain_below=compressed.record["abstention"]["threshold"], size_bytes=compressed.record["bundle_bytes"],
+    )  # fmt: skip
+
+
+def find_pictured(run: Run, compressed: Compressed | None) -> Pictured:
+    """The network whose inside is shown: the student where there is one, else the first teacher."""
+    if compressed:
+        return Pictured(
+            "the student", compressed.folder / "student.safetensors", Architecture.parse(compressed.record["chosen"]),
+            run.classes, find_snapshots(run.folder, stem_of("student", compressed.folder)),
+        )  # fmt: skip
+    return _teacher(run, 0)
+
+
+def with_snapshots(run: Run) -> Pictured | None:
+    """The first teacher of whose training snapshots were kept, if there is one."""
+    teachers = (_teacher(run, index) for index in range(len(run.record["members"])))
+    return next((teacher for teacher in teachers if teacher.snapshots), None)
+
+
+def _teacher(run: Run, index: int) -> Pictured:
+    path = run.folder / run.record["members"][index]["file"]
+    return Pictured(
+        f"teacher {index + 1}", path, run.architecture(index), run.classes, find_snapshots(run.folder, path.stem)
+    )
+
+
+def histories(run: Run, compressed: Compressed | None) -> dict[str, list[dict]]:
+    """Network -> one record per epoch of its training."""
+    found = {f"teacher {index + 1}": member["history"] for index, member in enumerate(run.record["members"])}
+    if compressed:
+        found["student"] = json.loads((compressed.folder / "student.json").read_text(encoding="utf-8"))["history"]
+    return found
+
+
+def read_extra(path: Path) -> tuple[dict, str, str]:
+    """The figures beyond accuracy of the first subject of an evaluation, its split and its name."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        subject = found["subjects"][0]
+        return {key: subject[key] for key in EXTRA_FIGURES if key in subject}, found["split"], subject["name"]
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise RunError(f"{path}: {error!r}; expected a file that `logo-edge evaluate --out` wrote") from error
+
+
+def describe(subject: Subject) -> dict:
+    """What the subject is, for JSON, beside its figures."""
+    return {"name": subject.name, "kind": subject.kind, "size_bytes": subject.size_bytes,
+            "temperature": subject.temperature, "abstain_below": subject.abstain_below}  # fmt: skip
+
+
+def render_html(run: Run, found: dict, sections: list[Section]) -> str:
+    """The page; whatever comes from the run is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = files("logo_edge_report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        found=found, sections=sections, tile_px=THUMBNAIL_PX, identity=run.record["identity"]["data_hash"],
+        teachers=[member["architecture"] for member in run.record["members"]],
+        description=run.recipe.description, recipe=json.dumps(run.record["recipe"], indent=1),
+    )  # fmt: skip
+
+
+def render_markdown(found: dict, sections: list[Section]) -> str:
+    """The tables and what each figure says, for a pull request or a terminal."""
+    parts = [f"# {found['run']}: {found['count']} logos of {found['split']}"]
+    for section in sections:
+        parts.append(f"## {section.title}")
+        for exhibit in section.exhibits:
+            parts.append(f"**{exhibit.title}.** {exhibit.caption}")
+            if exhibit.table:
+                lines = [exhibit.table.head, ("---", *["---:"] * (len(exhibit.table.head) - 1)), *exhibit.table.rows]
+                parts.append(
+                    "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+                )
+    return "\n\n".join(parts) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes the file, whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,64 @@
+"""Image sheets: many thumbnails in one WebP data URI, each shown through its own window beside text that stays text."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from logo_edge.preprocess import InputContract, preprocess
+
+THUMBNAIL_PX = 96
+COLUMNS = 8  # of tiles in the sheet's image
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One logo of a sheet: where its tiles stand in the image, (column, row) each, and what is said of it."""
+
+    tiles: tuple[tuple[int, int], ...]
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """`uri` holds columns * rows tiles of THUMBNAIL_PX square pixels."""
+
+    uri: str
+    columns: int
+    rows: int
+    cells: tuple[Cell, ...]
+
+
+def make_sheet(pictures: Sequence[Sequence[np.ndarray]], texts: Sequence[str], notes: Sequence[str]) -> Sheet:
+    """A sheet with one cell per entry of `pictures`: one or more (96, 96, 3) uint8 tiles side by side."""
+    tiles = [tile for cell in pictures for tile in cell]
+    columns = min(COLUMNS, max(1, len(tiles)))
+    rows = -(-len(tiles) // columns)
+    paper = np.full((max(1, rows) * THUMBNAIL_PX, columns * THUMBNAIL_PX, 3), 255, np.uint8)
+    cells, place = [], 0
+    for cell, text, note in zip(pictures, texts, notes, strict=True):
+        where = [divmod(place + offset, columns)[::-1] for offset in range(len(cell))]
+        for (column, row), tile in zip(where, cell, strict=True):
+            top, left = row * THUMBNAIL_PX, column * THUMBNAIL_PX
+            paper[top : top + THUMBNAIL_PX, left : left + THUMBNAIL_PX] = tile
+        cells.append(Cell(tuple(where), text, note))
+        place += len(cell)
+    return Sheet(image_uri(paper), columns, max(1, rows), tuple(cells))
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """(96, 96, 3) uint8: the logo letterboxed on the background that the runtime gives it."""
+    return preprocess(image, InputContract(THUMBNAIL_PX))
+
+
+def image_uri(pixels: np.ndarray) -> str:
+    """The (H, W, 3) uint8 pixels as a WebP data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=82, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

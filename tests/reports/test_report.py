@@ -1,0 +1,215 @@
+"""`logo-edge report`: the page of a tiny run, what it says, and how it looks to a browser."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from typer.testing import CliRunner
+
+from logo_edge.errors import MissingExtraError, RunError
+from logo_edge_report.commands import report
+from logo_edge_report.report import make_report, read_extra
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What tests ask of a page: its tags in order, those left open, and the text of each figcaption."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.open, self.captions = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "figcaption":
+            self.captions.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "figcaption" in self.open:
+            self.captions[-1] += data
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.fixture(scope="session")
+def whole_report(compressed_run, tmp_path_factory):
+    """The folder of a report that leaves nothing out."""
+    out = tmp_path_factory.mktemp("whole")
+    result = CliRunner().invoke(report, [str(compressed_run), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "wrote" in result.output
+    return out
+
+
+def read(folder) -> tuple[str, Page, dict]:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    return text, Page(text), json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_the_page_holds_every_section_and_figure(whole_report):
+    _, page, found = read(whole_report)
+    anchors = [attributes["id"] for attributes in page.all("h2")]
+    assert anchors == [
+        "summary", "training", "errors", "confidence", "robustness", "maps", "features", "landscape", "making"
+    ]  # fmt: skip
+    assert [attributes["href"] for attributes in page.all("a")] == [f"#{anchor}" for anchor in anchors]
+    assert list(found["findings"]) == anchors[:-1]
+    assert len(page.all("figure")) == sum(map(len, found["findings"].values())) >= 22
+    assert all(len(caption) > 20 for caption in page.captions)
+    titles = [title for section in found["findings"].values() for title in section]
+    assert {"Reliability", "Confusion matrix", "Uncertainty map", "Feature evolution", "Loss landscape"} <= set(titles)
+    assert page.open == []
+
+
+def test_every_picture_can_be_read_aloud(whole_report):
+    _, page, _ = read(whole_report)
+    spoken = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
+    assert len(spoken) > 40
+    assert all(attributes["aria-label"] for attributes in spoken)
+    assert len(page.all("svg")) >= 20
+
+
+def test_nothing_is_fetched_and_nothing_of_the_run_is_markup(whole_report):
+    text, page, _ = read(whole_report)
+    assert (whole_report / "report.html").stat().st_size < 5e6
+    assert not page.all("script")
+    links = [value for _, a in page.tags for key in ("src", "href", "xlink:href") if (value := a.get(key)) is not None]
+    assert len(links) > 10
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert not re.findall(r"url\(\s*[\"']?(?!#|data:)", text)
+    assert "blue &amp; &lt;b&gt;" in text
+    assert "<b>" not in text
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_figures_are_those_of_the_evaluation(whole_report):
+    text, _, found = read(whole_report)
+    teachers, int8 = found["subjects"]
+    assert (teachers["kind"], int8["name"], int8["temperature"]) == ("run", "INT8 student", 1.5)
+    confusion = int8["confusion"]
+    right = sum(confusion[k][k] for k in range(3))
+    assert int8["accuracy"]["value"] == pytest.approx(right / 36)
+    assert f"{int8['accuracy']['value']:.1%}" in text
+    assert found["before_temperature"]["nll"] != int8["nll"]
+    markdown = (whole_report / "report.md").read_text(encoding="utf-8")
+    assert f"{int8['accuracy']['value']:.1%}" in markdown
+    assert "| 2 teachers, PyTorch |" in markdown
+    assert "## Robustness of INT8 student on val" in markdown
+    assert found["slices"]["size"]["256 px"]["value"] == int8["accuracy"]["value"]  # no square is as large
+
+
+def test_the_figures_of_an_evaluation_are_shown_under_its_own_name(compressed_run, tmp_path):
+    figure, evaluation = {"value": 0.5, "low": 0.4, "high": 0.6}, tmp_path / "evaluation.json"
+    evaluation.write_text(json.dumps({"split": "test", "subjects": [{
+        "name": "a bundle",
+        "corruptions": {"by_corruption": {"noise": {"1": figure, "5": figure},
+                                          "blur": {"1": figure, "5": {**figure, "value": 0.4}}},
+                        "mean": {"1": 0.5, "5": 0.45}},
+        "attacks": {"FGSM": {"1/255": {"all": figure, "sure": figure}}},
+        "outliers": {"auroc": {"photographs": 0.9, "noise": 0.7}},
+    }]}))  # fmt: skip
+    options = [str(compressed_run), "--out", str(tmp_path), "--quick", "--evaluation", str(evaluation)]
+    assert CliRunner().invoke(report, options).exit_code == 0
+    text, _, found = read(tmp_path)
+    assert "Robustness of a bundle on test" in text
+    assert list(found["findings"]["robustness"]) == ["Corruptions", "Attacks", "Images that are no logos"]
+    assert "most harmful is blur, 40.0%" in text
+    assert "hardest are noise, 0.70" in text
+    evaluation.write_text("{}")
+    with pytest.raises(RunError, match="logo-edge evaluate --out"):
+        read_extra(evaluation)
+
+
+def test_the_same_run_gives_the_same_page(plain_run, tmp_path):
+    options = {"split": "val", "quick": False, "evaluation": None, "say": lambda _: None}
+    pages = [make_report(plain_run, tmp_path / name, **options)[0].read_bytes() for name in ("first", "second")]
+    assert pages[0] == pages[1]
+
+
+def test_a_quick_report_of_a_run_without_a_student_is_whole(plain_run, tmp_path):
+    result = CliRunner().invoke(report, [str(plain_run), "--out", str(tmp_path), "--quick"])
+    assert result.exit_code == 0, result.output
+    _, page, found = read(tmp_path)
+    assert [attributes["id"] for attributes in page.all("h2")] == [
+        "summary", "training", "errors", "confidence", "maps", "making"
+    ]  # fmt: skip
+    assert [subject["kind"] for subject in found["subjects"]] == ["run"]
+    assert found["stages"] == []
+
+
+def test_a_run_of_other_data_or_without_its_student_is_refused(compressed_run, tmp_path):
+    options = {"split": "val", "quick": True, "evaluation": None, "say": lambda _: None}
+    broken = shutil.copytree(compressed_run, tmp_path / "broken")
+    (broken / "compress" / "test_resnet-32" / "student-int8-minmax.onnx").unlink()
+    with pytest.raises(RunError, match="compress again"):
+        make_report(broken, tmp_path / "out", **options)
+    record = json.loads((broken / "run.json").read_text())
+    record["identity"]["data_hash"] = "other"
+    (broken / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match="train again"):
+        make_report(broken, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "module"),
+    [("jinja2", "report"), ("sklearn.decomposition", "embedding"), ("matplotlib", "charts")],
+)
+def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, package, module):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"logo_edge_report.{module}")
+    with pytest.raises(MissingExtraError, match=r"logo-edge\[report\]"):
+        importlib.import_module(f"logo_edge_report.{module}")
+
+
+def browse(page, tmp_path, *flags) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+         "--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}", *flags, page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_complaint_and_without_overflow(whole_report, tmp_path, width):
+    """Inside a frame of the width, since headless windows are never narrower than 500 px; the frame measures itself."""
+    text = (whole_report / "report.html").read_text(encoding="utf-8")
+    measured = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", text)  # it forbids scripts
+    (tmp_path / "inner.html").write_text(measured.replace("</body>", """<script>addEventListener("load", () => {
+      const wide = [...document.querySelectorAll("figure *")].filter(e => !e.closest(".scroll") && !e.closest("svg")
+        && e.getBoundingClientRect().right > innerWidth + 1).length;
+      const small = [...document.querySelectorAll("svg")].filter(e => e.getBoundingClientRect().width < 100).length;
+      parent.postMessage([innerWidth, document.documentElement.scrollWidth, wide, small].join(" "), "*");
+    })</script></body>"""))  # fmt: skip
+    outer = tmp_path / "outer.html"
+    outer.write_text(f"""<!doctype html><script>addEventListener("message", e => document.title = e.data)</script>
+      <iframe src="inner.html" style="width: {width}px; height: 800px; border: 0"></iframe>""")
+    shown = browse(outer, tmp_path, "--virtual-time-budget=4000", "--dump-dom")
+    found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", shown.stdout)
+    assert found, shown.stderr
+    assert [int(part) for part in found.groups()] == [width, width, 0, 0]
+    plain = browse(whole_report / "report.html", tmp_path, "--virtual-time-budget=4000", "--dump-dom")
+    assert plain.stdout.count("<figure") == text.count("<figure") > 0
+    assert "CONSOLE" not in plain.stderr
