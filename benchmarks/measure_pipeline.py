@@ -3,7 +3,7 @@
     python benchmarks/measure_pipeline.py --recipe cpu --out benchmarks/results/cpu_pipeline.json
 
 Set-up, the fetch and the rendering of the logos are part of it: the clone has its own environment and cache. Memory is
-the sum of the resident sets of all its processes, sampled every 5 seconds; pages that they share count for each.
+the sum of the proportional set sizes of all its processes (pages that they share count once), sampled every 5 seconds.
 """
 
 from __future__ import annotations
@@ -30,44 +30,49 @@ def main() -> None:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
         environment = {**os.environ, "LOGO_EDGE_CACHE": str(Path(folder) / "cache")}
-        seconds, peak = {}, [0]
+        seconds, peaks = {}, {}
         for target in ("train", "compress"):
-            start = time.perf_counter()
+            start, peak = time.perf_counter(), [0]
             process = subprocess.Popen(["make", target, f"RECIPE={arguments.recipe}"], cwd=clone, env=environment)
             watcher = threading.Thread(target=_watch, args=(process, peak))
             watcher.start()
             if process.wait():
                 raise SystemExit(f"make {target} ended with {process.returncode}")
             watcher.join()
-            seconds[target] = time.perf_counter() - start
+            seconds[target], peaks[target] = time.perf_counter() - start, peak[0] / 1e9
         report = json.loads((clone / "runs" / arguments.recipe / "compress" / "report.json").read_text())
     result = {
         "recipe": arguments.recipe, "seconds": seconds, "minutes": sum(seconds.values()) / 60,
-        "peak_memory_gb": peak[0] / 1e9, "cores": os.cpu_count(), "test": report["stages"][-1]["test"],
+        "peak_memory_gb": peaks, "cores": os.cpu_count(), "test": report["stages"][-1]["test"],
     }  # fmt: skip
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{result['minutes']:.0f} minutes, {result['peak_memory_gb']:.1f} GB")
+    print(f"{result['minutes']:.0f} minutes, at most {max(peaks.values()):.1f} GB")
 
 
 def _watch(process: subprocess.Popen, peak: list[int]) -> None:
     while process.poll() is None:
-        peak[0] = max(peak[0], _resident_bytes(process.pid))
+        peak[0] = max(peak[0], _memory_bytes(process.pid))
         time.sleep(SAMPLE_S)
 
 
-def _resident_bytes(root: int) -> int:
-    """The summed resident sets of a process and all its descendants (Linux)."""
-    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,rss="], capture_output=True, text=True, check=True).stdout
-    parents, resident = {}, {}
-    for line in listing.splitlines():
-        pid, parent, rss = map(int, line.split())
-        parents[pid], resident[pid] = parent, rss * 1024
+def _memory_bytes(root: int) -> int:
+    """The summed proportional set sizes of a process and all its descendants (Linux)."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = dict(map(int, line.split()) for line in listing.splitlines())
     family, grown = {root}, True
     while grown:
         children = {pid for pid, parent in parents.items() if parent in family} - family
         family |= children
         grown = bool(children)
-    return sum(resident.get(pid, 0) for pid in family)
+    return sum(map(_proportional_bytes, family))
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 if __name__ == "__main__":

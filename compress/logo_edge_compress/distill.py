@@ -18,7 +18,7 @@ from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
-from logo_edge_train.fit import Objective, fit
+from logo_edge_train.fit import Objective, fit, return_memory
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
@@ -99,6 +99,7 @@ def follow_teachers(
         loaders=loaders, snapshots=run.folder / "snapshots" / stem if isinstance(network, LogoNetwork) else None,
     )  # fmt: skip
     torch.set_num_threads(threads)
+    return_memory()
     return learned
 
 

@@ -160,12 +160,23 @@ def _training_loader(
 
 def _keep_memory() -> None:
     """Tells glibc to keep freed memory: giving it back after each layer costs a quarter of a CPU step's time."""
-    try:
-        library = ctypes.CDLL("libc.so.6")
-    except OSError:
+    if not (library := _glibc()):
         return
     for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 * 2**20)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
         library.mallopt(option, value)
+
+
+def return_memory() -> None:
+    """Gives all freed memory back: the stages after a fit would come on top of it."""
+    if library := _glibc():
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
