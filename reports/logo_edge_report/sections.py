@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from PIL import Image
@@ -176,10 +177,8 @@ def training_section(histories: dict[str, list[dict]]) -> Section | None:
 
 
 def _losses(record: dict) -> list[str]:
-    """Every record of an epoch holds the named losses first, and then these."""
-    return [
-        key for key in record if key not in ("epoch", "accuracy", "accuracy_sure", "worst_recall", "nll", "seconds")
-    ]
+    """The named losses: every record of an epoch holds them first, before `epoch`."""
+    return list(takewhile(lambda name: name != "epoch", record))
 
 
 def _by_epoch(histories: dict[str, list[dict]], key: str) -> dict[str, dict[float, float]]:

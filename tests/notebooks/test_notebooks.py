@@ -24,7 +24,8 @@ def test_the_notebook_goes_from_data_to_a_bundle(tmp_path, monkeypatch):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(code) >= 8
     assert all(cell.execution_count for cell in code)
-    printed = "".join(output.get("text", "") for cell in code for output in cell.outputs)
+    outputs = [output for cell in code for output in cell.outputs]
+    printed = "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
     assert "03-gradient" in printed
     assert "accuracy, all" in printed
     assert read_bundle(tmp_path / "bundle").name == "smoke"

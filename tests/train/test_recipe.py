@@ -53,7 +53,7 @@ def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
-    with pytest.raises(RecipeError, match="expected one of cpu, default, full, smoke"):
+    with pytest.raises(RecipeError, match="expected one of cpu, default, full, robust, smoke"):
         load_recipe("quick")
 
 

@@ -102,7 +102,9 @@ def train_command(
     source: Path | None = typer.Option(
         None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
     ),
-    recipe: str = typer.Option("cpu", "--recipe", help="smoke, cpu, default, full, or the path of a TOML file."),
+    recipe: str = typer.Option(
+        "cpu", "--recipe", help="smoke, cpu, default, full, robust, or the path of a TOML file."
+    ),
     out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The run's folder; left out: runs/RECIPE."),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. train.fit.epochs=5."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),

@@ -141,7 +141,7 @@ class Recipe:
 
 
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The recipe of that name (smoke, cpu, default, full) or TOML file, with `section.key=value` overrides applied.
+    """The recipe of that name (smoke, cpu, default, full, robust) or TOML file, with `section.key=value` overrides applied.
 
     Raises RecipeError, naming the key, for an unknown key, a value of the wrong type or a missing file.
     """
