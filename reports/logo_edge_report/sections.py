@@ -11,6 +11,7 @@ from PIL import Image
 from logo_edge.manifest import LogoRow
 from logo_edge.metrics import softmax
 from logo_edge_report import charts
+from logo_edge_report.attacks import ATTACKS
 from logo_edge_report.evaluate import CONFIDENT, HISTOGRAM
 from logo_edge_report.sheets import Sheet, make_sheet, thumbnail
 from logo_edge_report.statistics import auroc
@@ -371,19 +372,14 @@ def robustness_section(figures: dict, split: str, whose: str) -> Section | None:
     if corruptions := figures.get("corruptions"):
         exhibits.append(_corruptions(corruptions))
     if attacks := figures.get("attacks"):
-        rows = tuple(
-            (f"{name}, {size}", share(entry["all"]), share(entry["sure"]))
-            for name, sizes in attacks.items() for size, entry in sizes.items()
-        )  # fmt: skip
-        name, size, value = min(
-            ((name, size, entry["all"]) for name, sizes in attacks.items() for size, entry in sizes.items()),
-            key=lambda item: item[2]["value"],
-        )
+        left = {f"{name}, {size}": entry for name in ATTACKS for size, entry in attacks.get(name, {}).items()}
+        worst = min(left, key=lambda name: left[name]["value"])
         exhibits.append(
             Exhibit(
                 "Attacks",
-                f"Accuracy where every pixel may be changed by so much: {name} at {size} leaves {share(value)}.",
-                table=Table(("attack, strength", "all", "sure"), rows),
+                f"Accuracy on {attacks['count']} sure logos where every pixel may be changed by so much against "
+                f"{attacks['from']}: {worst} leaves {share(left[worst])}.",
+                table=Table(("attack, strength", "sure"), tuple((name, share(entry)) for name, entry in left.items())),
             )
         )
     if areas := figures.get("outliers", {}).get("auroc"):

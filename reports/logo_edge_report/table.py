@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from logo_edge_report.attacks import ATTACKS
+
 
 def print_evaluation(found: dict, console: Console | None = None) -> None:
     """One table of the subjects' figures, one of their conditions, and the comparison of two."""
@@ -94,7 +96,7 @@ def _print_attacks(subjects: list[dict], console: Console) -> None:
     for subject in subjects:
         if not (attacks := subject.get("attacks")):
             continue
-        names = [name for name, entry in attacks.items() if isinstance(entry, dict)]
+        names = [name for name in ATTACKS if name in attacks]
         table = Table(
             "", *attacks[names[0]], title=f"{subject['name']}: accuracy on {attacks['count']} attacked sure logos"
         )

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -16,7 +17,9 @@ from typer.testing import CliRunner
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge_report.commands import report
 from logo_edge_report.report import make_report, read_extra
+from logo_edge_report.sections import robustness_section
 
+ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -125,7 +128,7 @@ def test_the_figures_of_an_evaluation_are_shown_under_its_own_name(compressed_ru
         "corruptions": {"by_corruption": {"noise": {"1": figure, "5": figure},
                                           "blur": {"1": figure, "5": {**figure, "value": 0.4}}},
                         "mean": {"1": 0.5, "5": 0.45}},
-        "attacks": {"FGSM": {"1/255": {"all": figure, "sure": figure}}},
+        "attacks": {"from": "a student", "count": 5, "FGSM": {"1/255": figure}},
         "outliers": {"auroc": {"photographs": 0.9, "noise": 0.7}},
     }]}))  # fmt: skip
     options = [str(compressed_run), "--out", str(tmp_path), "--quick", "--evaluation", str(evaluation)]
@@ -138,6 +141,19 @@ def test_the_figures_of_an_evaluation_are_shown_under_its_own_name(compressed_ru
     evaluation.write_text("{}")
     with pytest.raises(RunError, match="logo-edge evaluate --out"):
         read_extra(evaluation)
+
+
+def test_the_committed_evaluation_of_the_default_bundle_is_shown_whole():
+    figures, split, whose = read_extra(ROOT / "benchmarks" / "results" / "default_robustness.json")
+    section = robustness_section(figures, split, whose)
+    titles = [exhibit.title for exhibit in section.exhibits]
+    assert titles == ["Accuracy by delivered size", "Accuracy by background", "Accuracy by JPEG quality", "Corruptions",
+                      "Attacks", "Images that are no logos"]  # fmt: skip
+    attacks = section.exhibits[titles.index("Attacks")]
+    assert [row[0] for row in attacks.table.rows] == [
+        f"{name}, {size}/255" for name in ("FGSM", "PGD-10") for size in (1, 2, 4)
+    ]
+    assert "376 sure logos" in attacks.caption
 
 
 def test_the_same_run_gives_the_same_page(plain_run, tmp_path):
