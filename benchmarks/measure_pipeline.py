@@ -15,7 +15,10 @@ import subprocess
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_S = 5.0
@@ -57,22 +60,13 @@ def _watch(process: subprocess.Popen, peak: list[int]) -> None:
 
 def _memory_bytes(root: int) -> int:
     """The summed proportional set sizes of a process and all its descendants (Linux)."""
-    listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = dict(map(int, line.split()) for line in listing.splitlines())
-    family, grown = {root}, True
-    while grown:
-        children = {pid for pid, parent in parents.items() if parent in family} - family
-        family |= children
-        grown = bool(children)
-    return sum(map(_proportional_bytes, family))
-
-
-def _proportional_bytes(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has ended
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    total = 0
+    with suppress(psutil.NoSuchProcess):  # the whole pipeline has ended
+        process = psutil.Process(root)
+        for member in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += member.memory_full_info().pss
+    return total
 
 
 if __name__ == "__main__":

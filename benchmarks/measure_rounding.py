@@ -12,10 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 from rich.progress import track
 
-from logo_edge.manifest import read_manifest
+from logo_edge.manifest import read_manifest, targets_of
 from logo_edge_compress.compress import pixels_of
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.rounding import correct_biases
@@ -37,7 +36,7 @@ def main() -> None:
     rows = stratified_sample(manifest.split("train"), config.calibration_images, seed=1)
     calibration = pixels_of(rows, manifest, chosen.size_px)
     val = pixels_of(manifest.split("val"), manifest, chosen.size_px)
-    targets = np.array([run.classes.index(row.label) for row in manifest.split("val")])
+    targets = targets_of(manifest.split("val"), run.classes)
     parent = run_onnx(folder / "student-fp32.onnx", val)
     found = []
     with tempfile.TemporaryDirectory() as work:

@@ -20,7 +20,7 @@ from logo_edge.bundle import DEFAULT_BUNDLE
 from logo_edge.classifier import Classifier
 from logo_edge.errors import DatasetError
 from logo_edge.images import pyspng, simplejpeg
-from logo_edge.manifest import Manifest, labelled_rows
+from logo_edge.manifest import Manifest, labelled_rows, targets_of
 from logo_edge.metrics import summarize
 from logo_edge.timing import measure_latency
 
@@ -48,7 +48,7 @@ def measure_bundle(folder: Path | None, manifest: Manifest, images: Path, *, spl
     rows = labelled_rows(manifest, split, classifier.labels, "the bundle's")
     paths = [manifest.image_path(row, images) for row in rows]
     logits = np.concatenate([classifier.logits(classifier.read_pixels(path)[None]) for path in paths])
-    targets = np.array([classifier.labels.index(row.label) for row in rows])
+    targets = targets_of(rows, classifier.labels)
     sure = np.array([row.sure for row in rows], bool)
     bundle = classifier.bundle
     return {

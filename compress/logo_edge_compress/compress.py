@@ -13,7 +13,7 @@ import torch
 
 from logo_edge.bundle import Bundle, Calibration, ModelEntry, read_bundle
 from logo_edge.errors import BundleError, VerificationError
-from logo_edge.manifest import LogoRow, Manifest, read_manifest
+from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.metrics import softmax, summarize
 from logo_edge.monitor import reference_of
 from logo_edge.preprocess import InputContract, preprocess
@@ -211,13 +211,13 @@ def _ensemble_stage(run: Run, splits: dict[str, Split]) -> Stage:
     logits = {name: ensemble_logits(run.member_logits(name)) for name in splits}
     count = len(run.record["members"])
     networks = [(run.load_member(index), run.architecture(index).size_px) for index in range(count)]
-    size = sum(_float32_bytes(network) for network, _ in networks)
+    size = sum(network.float32_bytes for network, _ in networks)
     return Stage(f"{count} teachers, PyTorch", logits, size, _torch_latency(networks))
 
 
 def _torch_stage(student: Student, fp32: Stage) -> Stage:
     latency = _torch_latency([(student.network, student.candidate.size_px)])
-    return Stage("student, PyTorch", fp32.logits, _float32_bytes(student.network), latency)
+    return Stage("student, PyTorch", fp32.logits, student.network.float32_bytes, latency)
 
 
 def _torch_latency(networks: list[tuple[torch.nn.Module, int]]) -> Latency:
@@ -233,14 +233,9 @@ def _torch_latency(networks: list[tuple[torch.nn.Module, int]]) -> Latency:
     return latency
 
 
-def _float32_bytes(network: torch.nn.Module) -> int:
-    return 4 * sum(parameter.numel() for parameter in network.parameters())
-
-
 def _split(run: Run, manifest: Manifest, name: str) -> Split:
     rows = manifest.split(name)
-    targets = np.array([run.classes.index(row.label) for row in rows])
-    return Split(targets, np.array([row.sure for row in rows], bool))
+    return Split(targets_of(rows, run.classes), np.array([row.sure for row in rows], bool))
 
 
 def pixels_of(rows: list[LogoRow], manifest: Manifest, size_px: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from logo_edge_train.models import LogoNetwork
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.runs import Run, file_hash, load_network, save_member, write_json
+from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import accuracy_on, evaluation_sets
 
 PRETRAINED_PREFIX = "tf_efficientnet_lite"
@@ -62,11 +63,6 @@ def distill(
     write_json(record_path, {"key": key, "student": str(candidate), "sha256": sha256, "history": history})
     (folder / "student.state").unlink()
     return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint, history)
-
-
-def stem_of(kind: str, folder: Path) -> str:
-    """What a network is called in the run's metrics and snapshots: its kind, itself, and the recipe if it is another."""
-    return f"{kind}-{folder.name}{folder.parent.name.removeprefix('compress')}"
 
 
 def follow_teachers(

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.errors import RunError
-from logo_edge.manifest import LogoRow, Manifest, labelled_rows
+from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import Figure, bootstrap, softmax, summarize, wilson_interval
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_report.attacks import ATTACKS, attack
@@ -247,11 +247,6 @@ def compare_subjects(
 
 def load_split(manifest: Manifest, split: str, renders: Path) -> list[Image.Image]:
     return load_images(manifest, manifest.split(split), renders)
-
-
-def targets_of(rows: list[LogoRow], labels: tuple[str, ...]) -> np.ndarray:
-    """(N,) integers: the index of each row's label."""
-    return np.array([labels.index(row.label) for row in rows])
 
 
 def check_labels(subject: Subject, manifest: Manifest, split: str) -> None:

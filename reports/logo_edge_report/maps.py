@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from logo_edge_report.sheets import THUMBNAIL_PX
-from logo_edge_train.models import normalise
+from logo_edge_train.models import attention_layers, each_attention, normalise
 
 GRAD_CAM, ATTENTION, ROLLOUT = "Grad-CAM", "attention of the last block", "attention rollout"
 HEAT = cv2.COLORMAP_INFERNO
@@ -20,7 +20,7 @@ def explain(network: nn.Module, pixels: np.ndarray, classes: np.ndarray) -> dict
 
     Attention is the same for every class. A network with neither spatial features nor tokens gives no method.
     """
-    if _attentions(network):
+    if _has_tokens(network):
         attention = attention_weights(network, pixels)
         prefix, grid = network.backbone.num_prefix_tokens, network.backbone.patch_embed.grid_size
         return {
@@ -51,21 +51,9 @@ def class_activation(network: nn.Module, pixels: np.ndarray, classes: np.ndarray
     return (heat / np.maximum(heat.max((1, 2), keepdims=True), 1e-12)).astype(np.float32)
 
 
-@torch.no_grad()
 def attention_weights(network: nn.Module, pixels: np.ndarray) -> np.ndarray:
     """(L, B, H, N, N) float32: each block's attention, rows sum to 1."""
-    modules, found = _attentions(network), []
-    fused = [module.fused_attn for module in modules]
-    handles = [module.attn_drop.register_forward_hook(lambda _, __, out: found.append(out)) for module in modules]
-    try:
-        for module in modules:
-            module.fused_attn = False  # the fused kernel never shows its weights
-        network(torch.from_numpy(pixels))
-    finally:
-        for module, handle, before in zip(modules, handles, fused, strict=True):
-            module.fused_attn = before
-            handle.remove()
-    return torch.stack(found).numpy()
+    return torch.stack(each_attention(network, torch.from_numpy(pixels), lambda rows: rows)).numpy()
 
 
 def attention_rollout(attention: np.ndarray) -> np.ndarray:
@@ -110,8 +98,7 @@ def heat_on_ink(pictures: np.ndarray, heat: np.ndarray) -> tuple[float, float]:
     return float((wide * ink).sum() / max(wide.sum(), 1e-9)), float(ink.mean())
 
 
-def _attentions(network: nn.Module) -> list[nn.Module]:
-    """The attention modules of a plain vision transformer in timm; none for any other network."""
-    if not all(hasattr(network.backbone, part) for part in ("blocks", "num_prefix_tokens", "patch_embed")):
-        return []
-    return [module for module in network.backbone.modules() if hasattr(module, "fused_attn")]
+def _has_tokens(network: nn.Module) -> bool:
+    """Whether it is a plain vision transformer of timm's, whose patches lie on a grid."""
+    parts = ("blocks", "num_prefix_tokens", "patch_embed")
+    return all(hasattr(network.backbone, part) for part in parts) and bool(attention_layers(network))

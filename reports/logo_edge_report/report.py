@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -12,9 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from logo_edge.errors import MissingExtraError, RunError
-from logo_edge.manifest import Manifest, read_manifest
-from logo_edge_compress.distill import stem_of
-from logo_edge_report.evaluate import check_labels, evaluate_predictions, evaluate_slices, load_split, targets_of
+from logo_edge.manifest import Manifest, read_manifest, targets_of
+from logo_edge_report.evaluate import check_labels, evaluate_predictions, evaluate_slices, load_split
 from logo_edge_report.pictures import Pictured, features_section, find_snapshots, landscape_section, maps_section
 from logo_edge_report.sections import (
     Evaluated,
@@ -29,7 +27,8 @@ from logo_edge_report.sheets import THUMBNAIL_PX
 from logo_edge_report.subjects import Subject, load_subject
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.recipe import Architecture
-from logo_edge_train.runs import Run, data_hash, read_run, write_json
+from logo_edge_train.runs import Run, data_hash, read_run, write_json, write_text
+from logo_edge_train.tracker import stem_of, without_nan
 from logo_edge_train.train import ensemble_logits
 
 try:
@@ -74,9 +73,8 @@ def make_report(
     targets = targets_of(rows, run.classes)
     subjects, before = evaluate_run(run, compressed, manifest, images, split, say)
     shown = subjects[-1]
-    own = {key: shown.figures[key] for key in EXTRA_FIGURES if key in shown.figures}
-    extra, extra_split, whose = read_extra(evaluation) if evaluation else (own, split, shown.subject.name)
-    if not quick and not evaluation and "slices" not in extra and compressed:
+    extra, extra_split, whose = read_extra(evaluation) if evaluation else ({}, split, shown.subject.name)
+    if not quick and not evaluation and compressed:
         extra["slices"] = evaluate_slices(shown.subject, images, targets, lambda text: say(f"accuracy at {text}"))
     pictured = find_pictured(run, compressed)
     say(f"maps of {pictured.name}")
@@ -103,9 +101,8 @@ def make_report(
         },
         "versions": run.record["versions"],
     }  # fmt: skip
-    found = json.loads(json.dumps(found), parse_constant=lambda _: None)  # NaN is no JSON
+    found = without_nan(found)
     page = out / "report.html"
-    out.mkdir(parents=True, exist_ok=True)
     write_text(page, render_html(run, found, kept))
     write_text(out / "report.md", render_markdown(found, kept))
     write_json(out / "report.json", found)
@@ -228,10 +225,3 @@ def render_markdown(found: dict, sections: list[Section]) -> str:
                     "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
                 )
     return "\n\n".join(parts) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes the file, whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -96,7 +96,7 @@ def _run_subject(folder: Path) -> Subject:
     def predict(images: Sequence[Image.Image]) -> np.ndarray:
         return ensemble_logits(np.stack([_torch_logits(network, size, images) for network, size in members]))
 
-    size = sum(4 * sum(tensor.numel() for tensor in network.parameters()) for network, _ in members)
+    size = sum(network.float32_bytes for network, _ in members)
     return Subject(f"{folder.name} ({count} teachers)", "run", run.classes, predict, size_bytes=size)
 
 
@@ -112,9 +112,8 @@ def _checkpoint_subject(path: Path) -> Subject:
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{record}: {error!r}; expected the record that `logo-edge train` writes beside it") from error
     network = load_network(path, architecture.model, len(run.classes))
-    size = 4 * sum(tensor.numel() for tensor in network.parameters())
     return Subject(f"{path.stem} {architecture}", "checkpoint", run.classes,
-                   lambda images: _torch_logits(network, architecture.size_px, images), size_bytes=size,
+                   lambda images: _torch_logits(network, architecture.size_px, images), size_bytes=network.float32_bytes,
                    network=network, size_px=architecture.size_px)  # fmt: skip
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+import numpy as np
 
 from logo_edge.errors import DatasetError
 
@@ -93,6 +95,11 @@ def labelled_rows(manifest: Manifest, split: str, labels: tuple[str, ...], whose
     if unknown:
         raise DatasetError(f"the manifest's classes {', '.join(unknown)} are not {whose}: {', '.join(labels)}")
     return rows
+
+
+def targets_of(rows: Iterable[LogoRow], labels: Sequence[str]) -> np.ndarray:
+    """(N,) integers: the index of each row's label."""
+    return np.array([labels.index(row.label) for row in rows])
 
 
 def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:

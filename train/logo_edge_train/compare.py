@@ -14,7 +14,7 @@ from rich.table import Table
 from logo_edge.errors import LogoEdgeError, RunError
 from logo_edge_train.progress import figure, percent
 from logo_edge_train.recipe import Recipe
-from logo_edge_train.tracker import flatten, read_metrics
+from logo_edge_train.tracker import flatten, read_metrics, stem_of
 
 FIGURES = ("accuracy", "accuracy_sure", "worst_recall", "nll")
 HIDDEN = ("epoch", "mean_confidence", "learning_rate", "peak_memory_mb", "peak_gpu_memory_mb")  # in `show`'s tables
@@ -115,7 +115,7 @@ def pair_runs(first: tuple[Path, dict], second: tuple[Path, dict]) -> dict | Non
 
     Needs the manifest as it was when the runs were trained, and both runs finished.
     """
-    from logo_edge.manifest import read_manifest
+    from logo_edge.manifest import read_manifest, targets_of
     from logo_edge_train.runs import Run, data_hash
     from logo_edge_train.train import ensemble_logits
 
@@ -132,7 +132,7 @@ def pair_runs(first: tuple[Path, dict], second: tuple[Path, dict]) -> dict | Non
         ensemble_logits(Run(path, entry).member_logits("val")).argmax(1)
         for path, entry in ((folder, record), (other_folder, other))
     ]
-    true = [record["classes"].index(row.label) for row in manifest.split("val")]
+    true = targets_of(manifest.split("val"), record["classes"])
     right = [predicted == true for predicted in said]
     alone = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
     return {
@@ -165,7 +165,7 @@ def read_networks(folder: Path, record: dict) -> dict[str, dict]:
     for index, text in enumerate(record["recipe"]["train"]["teachers"]):
         found[f"member-{index}"] = _read_network(folder, folder / f"member-{index}.json", f"member-{index}", text)
     for work in sorted(path for path in (folder / "compress").glob("*") if path.is_dir()):
-        stem = f"student-{work.name}"
+        stem = stem_of("student", work)
         found[stem] = _read_network(folder, work / "student.json", stem, "@".join(work.name.rsplit("-", 1)))
     return found
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
-from logo_edge.manifest import LogoRow, Manifest
+from logo_edge.manifest import LogoRow, Manifest, targets_of
 from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
 from logo_edge_train.augment import LogoAugmentation
 from logo_edge_train.recipe import AugmentConfig
@@ -64,7 +64,7 @@ class LogoDataset(Dataset):
     @property
     def hard_targets(self) -> np.ndarray:
         """(N,) integers: the index of each row's label."""
-        return np.array([self.classes.index(row.label) for row in self.rows])
+        return targets_of(self.rows, self.classes)
 
     @property
     def sure(self) -> np.ndarray:

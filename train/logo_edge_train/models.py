@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -46,6 +47,11 @@ class LogoNetwork(nn.Module):
             module.eval()
         return self
 
+    @property
+    def float32_bytes(self) -> int:
+        """The size of its parameters as float32."""
+        return 4 * sum(parameter.numel() for parameter in self.parameters())
+
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.backbone(normalise(pixels))
 
@@ -64,21 +70,28 @@ def attention_layers(network: nn.Module) -> list[nn.Module]:
     ]
 
 
-@torch.no_grad()
 def attention_entropy(network: nn.Module, pixels: torch.Tensor) -> float:
     """Mean entropy of the rows of attention in nats, over heads, logos and layers: 0 (one token) to log N (all alike).
 
-    pixels: (B, S, S, 3) uint8. The layers compute their weights in the open for this one pass: the fused kernel keeps
-    them to itself.
+    pixels: (B, S, S, 3) uint8.
     """
-    layers, entropies = attention_layers(network), []
+    entropies = each_attention(network, pixels, lambda rows: torch.special.entr(rows.float()).sum(-1).mean())
+    return float(torch.stack(entropies).mean())
+
+
+@torch.no_grad()
+def each_attention(
+    network: nn.Module, pixels: torch.Tensor, take: Callable[[torch.Tensor], torch.Tensor]
+) -> list[torch.Tensor]:
+    """What `take` makes of the weights of each layer of attention, (B, H, N, N), whose rows sum to 1.
+
+    The layers compute them in the open for this one pass: the fused kernel keeps them to itself.
+    """
+    layers, taken = attention_layers(network), []
     assert layers, "a network without attention"
     fused = [layer.fused_attn for layer in layers]
     hooks = [
-        layer.attn_drop.register_forward_pre_hook(
-            lambda _module, rows: entropies.append(torch.special.entr(rows[0].float()).sum(-1).mean())
-        )
-        for layer in layers
+        layer.attn_drop.register_forward_pre_hook(lambda _module, rows: taken.append(take(rows[0]))) for layer in layers
     ]
     try:
         for layer in layers:
@@ -88,7 +101,7 @@ def attention_entropy(network: nn.Module, pixels: torch.Tensor) -> float:
         for layer, hook, was_fused in zip(layers, hooks, fused, strict=True):
             hook.remove()
             layer.fused_attn = was_fused
-    return float(torch.stack(entropies).mean())
+    return taken
 
 
 def load_imagenet_weights(backbone: nn.Module, name: str) -> None:

@@ -209,6 +209,14 @@ def read_metrics(path: Path) -> list[dict]:
     return records
 
 
+def stem_of(kind: str, folder: Path) -> str:
+    """What a network of RUN/compress*/NAME-SIZE is called in the run's metrics and snapshots.
+
+    Its kind (student, int8), itself, and the recipe where that is another than the run's own.
+    """
+    return f"{kind}-{folder.name}{folder.parent.name.removeprefix('compress')}"
+
+
 def scalars(record: dict) -> dict[str, float]:
     """The record's finite figures as {"epoch/accuracy": 0.9, "epoch/predicted_share/text": 0.4, ...}."""
     kind = record["kind"]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from logo_edge.errors import RunError
-from logo_edge.manifest import LogoRow, Manifest, read_manifest
+from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, negative_log_likelihood, softmax
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import renders_folder
@@ -176,7 +176,7 @@ def ensemble_logits(member_logits: np.ndarray) -> np.ndarray:
 def ensemble_metrics(run: Run, manifest: Manifest, split: str) -> dict[str, float]:
     """The short metrics of the whole ensemble on one split."""
     rows = manifest.split(split)
-    targets = np.array([run.classes.index(row.label) for row in rows])
+    targets = targets_of(rows, run.classes)
     return short_metrics(ensemble_logits(run.member_logits(split)), targets, np.array([row.sure for row in rows]))
 
 
