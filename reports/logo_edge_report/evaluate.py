@@ -73,36 +73,32 @@ def evaluate_subjects(
     images = {name: load_split(manifest, name, renders) for name in sorted({split, "calib"})}
     rows = manifest.split(split)
     targets, sure = targets_of(rows, subjects[0].labels), [index for index, row in enumerate(rows) if row.sure]
-    found: dict = {"split": split, "subjects": []}
     predicted = []
     for subject in subjects:
-        tell = _teller(say, subject.name)
-        tell("logos")
-        logits = {name: subject.predict(part) for name, part in images.items() if part}
-        figures = evaluate_predictions(subject, logits, manifest, split)
-        if "slices" in parts:
-            figures["slices"] = evaluate_slices(subject, images[split], targets, tell)
-        if "corruptions" in parts:
-            figures["corruptions"] = evaluate_corruptions(subject, images[split], targets, SEVERITIES, tell)
-        if "outliers" in parts:
-            figures["outliers"] = evaluate_outliers(subject, logits, split, OUTLIERS, tell)
-        predicted.append(logits[split])
-        found["subjects"].append(
-            {"name": subject.name, "kind": subject.kind, "size_bytes": subject.size_bytes, **figures}
-        )
-    if "attacks" in parts:
-        attacked = evaluate_attacks(
+        say(f"logos to {subject.name}")
+        predicted.append({name: subject.predict(part) for name, part in images.items() if part})
+    entries: list[dict] = [
+        {"name": subject.name, "kind": subject.kind, "size_bytes": subject.size_bytes,
+         **evaluate_predictions(subject, logits, manifest, split)}
+        for subject, logits in zip(subjects, predicted, strict=True)
+    ]  # fmt: skip
+    more: dict[str, Callable[[], list[dict]]] = {
+        "slices": lambda: evaluate_slices(subjects, images[split], targets, say),
+        "corruptions": lambda: evaluate_corruptions(subjects, images[split], targets, SEVERITIES, say),
+        "outliers": lambda: evaluate_outliers(subjects, predicted, split, OUTLIERS, say),
+        "attacks": lambda: evaluate_attacks(
             subjects, white[0], [images[split][index] for index in sure], targets[sure], RADII, say
-        )
-        for figures, entry in zip(found["subjects"], attacked, strict=True):
-            figures["attacks"] = entry
+        ),
+    }
+    for part in (part for part in PARTS if part in parts):
+        for entry, figures in zip(entries, more[part](), strict=True):
+            entry[part] = figures
+    found: dict = {"split": split, "subjects": entries}
     if len(subjects) == 2:
-        found["comparison"] = compare_subjects((subjects[0], predicted[0]), (subjects[1], predicted[1]), targets)
+        found["comparison"] = compare_subjects(
+            (subjects[0], predicted[0][split]), (subjects[1], predicted[1][split]), targets
+        )
     return found
-
-
-def _teller(say: Say, name: str) -> Say:
-    return lambda text: say(f"{name}: {text}")
 
 
 def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:
@@ -145,69 +141,62 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
 
 
 def evaluate_conditions(
-    subject: Subject, images: list[Image.Image], targets: np.ndarray, conditions: dict[str, Condition], say: Say
-) -> dict[str, dict]:
-    """Accuracy under each named condition, with its Wilson interval."""
-    found = {}
+    subjects: list[Subject], images: list[Image.Image], targets: np.ndarray, conditions: dict[str, Condition], say: Say
+) -> list[dict[str, dict]]:
+    """For each subject, name of the condition -> accuracy, with its Wilson interval. All see the same pictures."""
+    found: list[dict] = [{} for _ in subjects]
     for name, condition in conditions.items():
         say(name)
-        logits = subject.predict([condition(image, seed) for seed, image in enumerate(images)])
-        found[name] = vars(wilson_interval(int((logits.argmax(1) == targets).sum()), len(targets)))
+        changed = [condition(image, seed) for seed, image in enumerate(images)]
+        for entry, subject in zip(found, subjects, strict=True):
+            entry[name] = vars(_share_of(subject.predict(changed).argmax(1) == targets))
     return found
 
 
-def evaluate_slices(subject: Subject, images: list[Image.Image], targets: np.ndarray, say: Say) -> dict[str, dict]:
-    """Accuracy by delivered size, background and JPEG quality."""
-    return {
-        "size": evaluate_conditions(subject, images, targets, size_conditions(), say),
-        "background": evaluate_conditions(subject, images, targets, background_conditions(), say),
-        "jpeg": evaluate_conditions(subject, images, targets, jpeg_conditions(), say),
-    }
+def evaluate_slices(
+    subjects: list[Subject], images: list[Image.Image], targets: np.ndarray, say: Say
+) -> list[dict[str, dict]]:
+    """For each subject: accuracy by delivered size, background and JPEG quality."""
+    kinds = {"size": size_conditions(), "background": background_conditions(), "jpeg": jpeg_conditions()}
+    by_kind = [evaluate_conditions(subjects, images, targets, conditions, say) for conditions in kinds.values()]
+    return [dict(zip(kinds, figures, strict=True)) for figures in zip(*by_kind, strict=True)]
 
 
 def evaluate_corruptions(
-    subject: Subject, images: list[Image.Image], targets: np.ndarray, severities: tuple[int, ...], say: Say
-) -> dict[str, dict]:
-    """name -> severity -> accuracy, and the mean over all names at each severity under `mean`."""
-    found: dict[str, dict] = {}
+    subjects: list[Subject], images: list[Image.Image], targets: np.ndarray, severities: tuple[int, ...], say: Say
+) -> list[dict[str, dict]]:
+    """For each subject: name -> severity -> accuracy, and the mean over all names at each severity under `mean`."""
+    found: list[dict] = [{} for _ in subjects]
     for name, make in corruptions().items():
         conditions = {str(severity): make(severity) for severity in severities}
-        found[name] = evaluate_conditions(subject, images, targets, conditions, lambda s, name=name: say(f"{name} {s}"))
-    means = {
-        str(severity): float(np.mean([entry[str(severity)]["value"] for entry in found.values()]))
-        for severity in severities
-    }
-    return {"by_corruption": found, "mean": means}
+        figures = evaluate_conditions(subjects, images, targets, conditions, lambda s, name=name: say(f"{name} {s}"))
+        for entry, own in zip(found, figures, strict=True):
+            entry[name] = own
+    return [
+        {"by_corruption": entry, "mean": {
+            str(severity): float(np.mean([own[str(severity)]["value"] for own in entry.values()]))
+            for severity in severities
+        }}
+        for entry in found
+    ]  # fmt: skip
 
 
 def evaluate_outliers(
-    subject: Subject, logits: dict[str, np.ndarray], split: str, count: int, say: Say, seed: int = 0
-) -> dict:
-    """How well the subject's logits tell the logos of `split` from `count` pictures of each family that are none.
+    subjects: list[Subject], logits: list[dict[str, np.ndarray]], split: str, count: int, say: Say, seed: int = 0
+) -> list[dict]:
+    """For each subject, how well its logits tell the logos of `split` from `count` pictures of each family of others.
 
-    Which function of the logits, and the threshold that rejects, is chosen on calib logos against the families of
-    CHOOSE_ON; everything else is reported. AUROC: 0.5 is chance, 1 perfect.
+    `logits`: each subject's of `split`, and of calib if there is one. Which function of the logits, and the threshold
+    that rejects, is chosen on calib logos against the families of CHOOSE_ON; everything else is reported. AUROC: 0.5 is
+    chance, 1 perfect.
     """
-    outside = {}
+    outside: list[dict] = [{} for _ in subjects]
     for family, draw in FAMILIES.items():
-        say(f"{family}")
-        outside[family] = subject.predict(list(draw(count, seed)))
-    chosen_on = np.concatenate([outside[family] for family in CHOOSE_ON])
-    held_in = logits["calib"] if "calib" in logits else logits[split]
-    chosen = max(SCORES, key=lambda name: auroc(SCORES[name](held_in), SCORES[name](chosen_on)))
-    score = SCORES[chosen]
-    threshold = separating_threshold(score(held_in), score(chosen_on))
-    return {
-        "auroc": {family: auroc(score(logits[split]), score(found)) for family, found in outside.items()},
-        "auroc_by_score": {
-            name: {family: auroc(other(logits[split]), other(found)) for family, found in outside.items()}
-            for name, other in SCORES.items()
-        },
-        "score": chosen, "threshold": threshold, "chosen_on": list(CHOOSE_ON), "near": list(NEAR),
-        "logos_kept": vars(_share_of(score(logits[split]) >= threshold)),
-        "rejected": {family: vars(_share_of(score(found) < threshold)) for family, found in outside.items()},
-        "count": count,
-    }  # fmt: skip
+        say(family)
+        pictures = list(draw(count, seed))
+        for entry, subject in zip(outside, subjects, strict=True):
+            entry[family] = subject.predict(pictures)
+    return [_separate(own, others, split) for own, others in zip(logits, outside, strict=True)]
 
 
 def evaluate_attacks(
@@ -252,6 +241,26 @@ def load_split(manifest: Manifest, split: str, renders: Path) -> list[Image.Imag
 def check_labels(subject: Subject, manifest: Manifest, split: str) -> None:
     """Raises DatasetError where the split is empty or has classes that the subject does not know."""
     labelled_rows(manifest, split, subject.labels, f"those of {subject.name}")
+
+
+def _separate(logits: dict[str, np.ndarray], outside: dict[str, np.ndarray], split: str) -> dict:
+    """The logits of logos, by split, against those of other pictures, by family."""
+    chosen_on = np.concatenate([outside[family] for family in CHOOSE_ON])
+    held_in = logits["calib"] if "calib" in logits else logits[split]
+    chosen = max(SCORES, key=lambda name: auroc(SCORES[name](held_in), SCORES[name](chosen_on)))
+    score = SCORES[chosen]
+    threshold = separating_threshold(score(held_in), score(chosen_on))
+    return {
+        "auroc": {family: auroc(score(logits[split]), score(found)) for family, found in outside.items()},
+        "auroc_by_score": {
+            name: {family: auroc(other(logits[split]), other(found)) for family, found in outside.items()}
+            for name, other in SCORES.items()
+        },
+        "score": chosen, "threshold": threshold, "chosen_on": list(CHOOSE_ON), "near": list(NEAR),
+        "logos_kept": vars(_share_of(score(logits[split]) >= threshold)),
+        "rejected": {family: vars(_share_of(score(found) < threshold)) for family, found in outside.items()},
+        "count": len(outside[CHOOSE_ON[0]]),
+    }  # fmt: skip
 
 
 def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:

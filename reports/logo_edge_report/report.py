@@ -75,7 +75,7 @@ def make_report(
     shown = subjects[-1]
     extra, extra_split, whose = read_extra(evaluation) if evaluation else ({}, split, shown.subject.name)
     if not quick and not evaluation and compressed:
-        extra["slices"] = evaluate_slices(shown.subject, images, targets, lambda text: say(f"accuracy at {text}"))
+        (extra["slices"],) = evaluate_slices([shown.subject], images, targets, lambda text: say(f"accuracy at {text}"))
     pictured = find_pictured(run, compressed)
     say(f"maps of {pictured.name}")
     sections = [

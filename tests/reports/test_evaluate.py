@@ -11,11 +11,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RunError
-from logo_edge.manifest import read_manifest
+from logo_edge.manifest import read_manifest, targets_of
 from logo_edge_compress.export import export_onnx
 from logo_edge_report.commands import evaluate
 from logo_edge_report.conditions import SIZES_PX, corruptions, flatten, scale_to
-from logo_edge_report.evaluate import check_labels, evaluate_corruptions, load_split, targets_of
+from logo_edge_report.evaluate import check_labels, evaluate_corruptions, load_split
 from logo_edge_report.subjects import load_subject
 from logo_edge_train.recipe import recipe_from_dict
 from logo_edge_train.train import train_ensemble
@@ -98,7 +98,8 @@ def test_corruptions_are_averaged_at_each_severity(colours, fake_bundle, tmp_pat
     manifest, subject = read_manifest(colours), load_subject(fake_bundle())
     images, said = load_split(manifest, "val", tmp_path), []
     targets = targets_of(manifest.split("val"), subject.labels)
-    found = evaluate_corruptions(subject, images, targets, (1,), said.append)
+    first, found = evaluate_corruptions([subject, subject], images, targets, (1,), said.append)
+    assert first == found
     values = [entry["1"]["value"] for entry in found["by_corruption"].values()]
     assert found["mean"]["1"] == pytest.approx(np.mean(values))
     assert len(said) == 7

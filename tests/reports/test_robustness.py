@@ -140,7 +140,7 @@ def test_a_subject_that_is_sure_of_logos_only_tells_every_family_apart(monkeypat
     random = np.random.default_rng(0)
     sure = np.eye(3)[random.integers(0, 3, 60)] * random.uniform(4, 8, (60, 1))
     subject = Subject("s", "onnx", ("a", "b", "c"), lambda images: random.uniform(0, 0.5, (len(images), 3)))
-    found = evaluate_outliers(subject, {"val": sure, "calib": sure}, "val", 20, lambda _: None)
+    (found,) = evaluate_outliers([subject], [{"val": sure, "calib": sure}], "val", 20, lambda _: None)
     assert set(found["auroc"]) == set(FAMILIES)
     assert all(value == 1.0 for value in found["auroc"].values())
     assert all(figure["value"] == 1.0 for figure in found["rejected"].values())

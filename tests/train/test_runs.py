@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -119,6 +120,17 @@ def test_a_run_is_shown_with_its_epochs_and_what_compression_made_of_it(trained)
     assert printed.exit_code == 0, printed.output
     for part in ("train.fit.epochs = 1", "torch ", "look-alikes", "minmax, 1.50 MB", "cross entropy", "calib. error"):
         assert part in printed.output, part
+
+
+def test_the_students_of_another_recipe_are_shown_beside_the_runs_own(trained):
+    folder = trained / "a"
+    (folder / "compress-robust" / "test_resnet-32").mkdir(parents=True)
+    try:
+        networks = describe_run(folder)["networks"]
+    finally:
+        shutil.rmtree(folder / "compress-robust")
+    assert not networks["student-test_resnet-32-robust"]["finished"]
+    assert networks["student-test_resnet-32"]["finished"]
 
 
 def test_an_unfinished_run_shows_the_epochs_that_its_metrics_file_holds(trained):
