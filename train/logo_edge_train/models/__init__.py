@@ -1,0 +1,23 @@
+"""The networks that can be trained: timm's, and this project's own beside them."""
+
+from logo_edge_train.models.network import (
+    MEAN,
+    SCALE,
+    LogoNetwork,
+    attention_entropy,
+    attention_layers,
+    each_attention,
+    load_imagenet_weights,
+    normalise,
+)
+
+__all__ = [
+    "MEAN",
+    "SCALE",
+    "LogoNetwork",
+    "attention_entropy",
+    "attention_layers",
+    "each_attention",
+    "load_imagenet_weights",
+    "normalise",
+]
