@@ -107,3 +107,12 @@ def fake_bundle(tmp_path: Path) -> Callable[..., Path]:
         return write_bundle(tmp_path / f"bundle-{made}", **options)
 
     return make
+
+
+@pytest.fixture
+def browser():
+    """A headless Chromium, driven by Playwright."""
+    from browser.chromium import open_browser  # tests/ is on the path: see pyproject.toml
+
+    with open_browser() as opened:
+        yield opened

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
-from logo_edge_train.fetch import cache_folder, icon_set_files, icon_svg, render_svg
+from logo_edge_train.fetch import cache_folder, icon_svg, install_packages, render_svg
 
 DATA = Path(__file__).parent / "data"
 ICONS = {"emoji": "@iconify-json/twemoji", "flags": "@iconify-json/circle-flags"}
@@ -138,7 +138,7 @@ def draw_icons(family: str) -> Callable[[int, int], Iterator[Image.Image]]:
     """A family of ICONS: as many of its icons, drawn at random, at 256 px with alpha."""
 
     def draw(count: int, seed: int) -> Iterator[Image.Image]:
-        path = icon_set_files([ICONS[family]], DATA, "outliers")[ICONS[family]]
+        path = install_packages(DATA, "outliers") / ICONS[family] / "icons.json"
         icon_set = json.loads(path.read_text(encoding="utf-8"))
         names = np.random.default_rng(seed).choice(sorted(icon_set["icons"]), count, replace=False)
         for name in names:

@@ -69,11 +69,12 @@ def install_icon_sets(wanted: list[tuple[str, str]]) -> dict[str, Path]:
                 f"the manifest wants {package} {version}, the lock file has {locked.get(package, 'no such package')}; "
                 f"expected one of {', '.join(f'{name} {pin}' for name, pin in locked.items())}"
             )
-    return icon_set_files([package for package, _ in wanted], DATA, "icon-sets")
+    modules = install_packages(DATA, "icon-sets")
+    return {package: modules / package / "icons.json" for package, _ in wanted}
 
 
-def icon_set_files(packages: list[str], locks: Path, name: str) -> dict[str, Path]:
-    """The icons.json of each package, installed by `npm ci` in the cache's folder `name`, from the lock file in `locks`.
+def install_packages(locks: Path, name: str) -> Path:
+    """The node_modules that `npm ci` made of the lock file in `locks`, in the cache's folder `name`; once.
 
     Raises DatasetError where npm fails.
     """
@@ -87,7 +88,7 @@ def icon_set_files(packages: list[str], locks: Path, name: str) -> dict[str, Pat
             _npm_ci(Path(part))
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(part, target)
-    return {package: target / "node_modules" / package / "icons.json" for package in packages}
+    return target / "node_modules"
 
 
 def _npm_ci(folder: Path) -> None:
@@ -96,7 +97,7 @@ def _npm_ci(folder: Path) -> None:
     if done.returncode:
         raise DatasetError(
             f"npm ci ended with {done.returncode}: {done.stderr.strip()[-800:]}. "
-            "It fetches the icon sets from the npm registry: check the network, then run it again"
+            "It fetches packages from the npm registry: check the network, then run it again"
         )
 
 

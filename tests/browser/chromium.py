@@ -1,0 +1,48 @@
+"""A headless Chromium for tests: the one that the lock file in this folder names, and the libraries it needs."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import brotli
+from playwright.sync_api import Browser, sync_playwright
+
+from logo_edge_train.fetch import cache_folder, install_packages
+
+LOCKS = Path(__file__).parent
+FLAGS = ["--no-sandbox", "--no-zygote", "--in-process-gpu", "--disable-gpu"]
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Chromium driven by Playwright, closed at the end."""
+    folder = unpack_chromium()
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder / "lib"), "FONTCONFIG_PATH": str(folder)}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=folder / "chromium", args=FLAGS, env=environment)
+        yield browser
+        browser.close()
+
+
+def unpack_chromium() -> Path:
+    """The folder of the unpacked browser in the cache, fetched by npm the first time (70 MB, Linux on x86-64)."""
+    packed = install_packages(LOCKS, "browser") / "@sparticuz" / "chromium" / "bin"
+    folder = cache_folder() / "chromium"
+    if folder.exists() and folder.stat().st_mtime >= packed.stat().st_mtime:
+        return folder
+    part = folder.with_name(f"chromium-{os.getpid()}")
+    part.mkdir(parents=True)
+    (part / "chromium").write_bytes(brotli.decompress((packed / "chromium.br").read_bytes()))
+    (part / "chromium").chmod(0o755)
+    for name in ("al2023", "fonts", "swiftshader"):
+        with tarfile.open(fileobj=io.BytesIO(brotli.decompress((packed / f"{name}.tar.br").read_bytes()))) as archive:
+            archive.extractall(part, filter="data")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return folder
