@@ -16,6 +16,9 @@ from playwright.sync_api import Browser, sync_playwright
 from logo_edge_train.fetch import cache_folder, install_packages
 
 LOCKS = Path(__file__).parent
+FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/fonts-cache</cachedir></fontconfig>
+"""
 FLAGS = ["--no-sandbox", "--no-zygote", "--in-process-gpu", "--disable-gpu"]
 
 
@@ -43,6 +46,9 @@ def unpack_chromium() -> Path:
     for name in ("al2023", "fonts", "swiftshader"):
         with tarfile.open(fileobj=io.BytesIO(brotli.decompress((packed / f"{name}.tar.br").read_bytes()))) as archive:
             archive.extractall(part, filter="data")
+    (part / "fonts.conf").write_text(
+        FONTS.format(folder=folder), encoding="utf-8"
+    )  # the packed one is of another place
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     return folder

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM_RUNS = sys.platform == "linux" and platform.machine() == "x86_64"
 WIDE = """[...document.querySelectorAll("figure *")].filter(e => !e.closest(".scroll") && !e.closest("svg")
   && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+HEADING = """(() => { const range = document.createRange(); range.selectNodeContents(document.querySelector("h1"));
+  return range.getBoundingClientRect().width })()"""
 SMALL = """[...document.querySelectorAll("svg")].filter(e => e.getBoundingClientRect().width < 100).map(e => e.id)"""
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -214,6 +216,7 @@ def test_a_browser_shows_it_without_complaint_and_without_overflow(browser, whol
     text = (whole_report / "report.html").read_text(encoding="utf-8")
     assert page.locator("figure").count() == text.count("<figure") > 0
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(HEADING) > 10, "letters have a width: the browser has a font"
     assert page.evaluate(WIDE) == []
     assert page.evaluate(SMALL) == []
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
