@@ -79,6 +79,21 @@ def stages() -> str:
     return markdown(["stage (test split)", "all", "sure", *labels, "calib. error", "MB", "p50 ms"], rows)
 
 
+def pipeline() -> str:
+    """What the `cpu` recipe costs from nothing, and how good its bundle is."""
+    figures, default = read("cpu_pipeline"), read("default_bundle")["accuracy"]
+    minutes = {half: seconds / 60 for half, seconds in figures["seconds"].items()}
+    rows = [
+        ["`make train`, with set-up, fetch and rendering", f"{minutes['train']:.0f} minutes", ""],
+        ["`make compress`", f"{minutes['compress']:.0f} minutes", ""],
+        ["together", f"{figures['minutes']:.0f} minutes", "<= 60"],
+        ["peak memory", f"{max(figures['peak_memory_gb'].values()):.1f} GB", "<= 8 GB"],
+        ["its bundle on test, all", share(figures["test"]["accuracy"]), f"{default['accuracy']['value'] - 0.015:.1%}"],
+        ["its bundle on test, sure", share(figures["test"]["accuracy_sure"]), ""],
+    ]
+    return markdown([f"recipe `cpu`, {figures['cores']} cores", "measured", "must reach"], rows)
+
+
 def teachers() -> str:
     """Single teachers on val."""
     rows = [
@@ -202,6 +217,7 @@ TABLES = {
     "default_latency": default_latency,
     "stages": stages,
     "proposals": proposals,
+    "pipeline": pipeline,
     "rounding": rounding,
     "robustness": robustness,
     "corruptions": corruptions,
