@@ -84,6 +84,8 @@ def follow_teachers(
         use_votes=config.fit.use_votes, seed=config.seed,
     )  # fmt: skip
     val = evaluation_sets(manifest, run.classes, size_px, ("val",))["val"]
+    if config.adversarial_radius and isinstance(network, LogoNetwork):
+        network.keep_statistics()  # those of a batch hide an attack that moves all its views alike
     gpu, cores = device.type == "cuda", count_cores()
     loaders = cores if gpu else max(1, cores // 2)
     threads = torch.get_num_threads()
@@ -181,15 +183,15 @@ def distillation_objective(config: DistillConfig, lesson: Lesson | None) -> Obje
 def attack_views(
     network: nn.Module, views: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor], radius: float
 ) -> torch.Tensor:
-    """(B, S, S, 3) views of 0 to 255, each pixel moved by at most `radius` so that the network's loss grows.
+    """(B, S, S, 3) views of 0 to 255, moved so that the network's loss grows: noise of 2 radii, then a step of one.
 
-    One step of 1.25 radius from a random start. Wong et al. 2020, "Fast is better than free", arXiv:2001.03994.
+    The noise is strong and nothing is clipped back to the radius: from weaker noise, a network soon learns to deceive the
+    one step (with 3/255 it withstood that on 93 %, ten smaller steps on 10 % of flat logos). N-FGSM, de Jorge et al.
+    2022, arXiv:2202.01181.
     """
-    moved = torch.empty_like(views).uniform_(-radius, radius)
-    attacked = (views + moved).clamp(0, 255).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(loss(network(attacked).float()), attacked)
-    moved = (moved + 1.25 * radius * gradient.sign()).clamp(-radius, radius)
-    return (views + moved).clamp(0, 255).detach()
+    noisy = (views + torch.empty_like(views).uniform_(-2 * radius, 2 * radius)).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss(network(noisy).float()), noisy)
+    return (noisy + radius * gradient.sign()).clamp(0, 255).detach()
 
 
 def resize_views(views: torch.Tensor, size_px: int) -> torch.Tensor:

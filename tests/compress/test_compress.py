@@ -173,7 +173,7 @@ def test_teachers_that_are_asked_in_turn_say_in_the_mean_what_all_of_them_say():
     assert (torch.stack(alone).mean(0) - ask(0, 0)).abs().max() < 0.1 * torch.stack(alone).std(0).max() + 0.02
 
 
-def test_attacked_views_stay_within_the_radius_and_harm_the_student():
+def test_attacked_views_stay_within_noise_and_step_and_harm_the_student():
     torch.manual_seed(0)
     network = LogoNetwork(MODEL, 3).train()
     views = torch.randint(0, 256, (16, 32, 32, 3), generator=torch.Generator().manual_seed(1)).float()
@@ -183,13 +183,24 @@ def test_attacked_views_stay_within_the_radius_and_harm_the_student():
         return torch.nn.functional.cross_entropy(logits, targets)
 
     attacked = attack_views(network, views, loss, 8.0)
-    assert (attacked - views).abs().max() <= 8
+    assert 16 < (attacked - views).abs().max() <= 24 + 1e-4
     assert attacked.min() >= 0
     assert attacked.max() <= 255
     assert not attacked.requires_grad
     assert all(parameter.grad is None for parameter in network.parameters()), "the attack leaves no gradient behind"
-    noise = (views + 8 * torch.sign(torch.randn(views.shape))).clamp(0, 255)
+    noise = (views + 16 * (2 * torch.rand(views.shape) - 1)).clamp(0, 255)
     assert loss(network(attacked)) > loss(network(noise)) + 0.01
+
+
+def test_a_student_that_learns_on_attacked_views_normalises_by_the_statistics_it_had():
+    network = LogoNetwork(MODEL, 3)
+    network.keep_statistics()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network.train()
+    network(torch.randint(0, 256, (8, 32, 32, 3))).sum().backward()
+    assert len(before) > 4
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+    assert all(parameter.grad is not None for parameter in network.parameters()), "scale and shift are learned"
 
 
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder):

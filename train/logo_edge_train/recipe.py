@@ -86,7 +86,8 @@ class DistillConfig:
     annotators' labels in the loss on labelled logos; `p_mixup` the share of batches whose views are mixed in pairs before
     teachers and student see them. With `start_from_teacher`, a student starts from the teacher of its own network, of the closest size, if any.
     `teachers_per_batch` teachers, drawn anew for each batch, are asked about it; 0: all. With an `adversarial_radius`, in
-    values of 0 to 255, the student sees views that were moved against it by as much, its teachers the views as they are.
+    values of 0 to 255, the student sees views with noise of twice as much that were moved against it by as much, its
+    teachers the views as they are.
     """
 
     students: tuple[str, ...] = ("tf_efficientnet_lite0@128",)

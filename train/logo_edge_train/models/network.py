@@ -41,6 +41,11 @@ class LogoNetwork(nn.Module):
         for module in self.frozen:
             module.eval().requires_grad_(False)
 
+    def keep_statistics(self) -> None:
+        """Normalises by the running statistics as they are, also while it learns, instead of those of each batch."""
+        self.frozen += [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> LogoNetwork:
         super().train(mode)
         for module in self.frozen:
