@@ -295,7 +295,10 @@ def test_two_ranks_of_which_one_is_killed_resume_to_the_same_weights(together, l
 def test_a_batch_that_two_ranks_cannot_share_equally_is_refused_on_both(logos, tmp_path):
     assert 0 not in launch("uneven", logos, tmp_path)
     for rank in range(RANKS):
-        assert "batches of 5 logos for 2 processes" in (tmp_path / f"uneven-{rank}.log").read_text()
+        assert (
+            "5 logos per step cannot be shared out over processes x accumulate = 2 x 1"
+            in (tmp_path / f"uneven-{rank}.log").read_text()
+        )
 
 
 @pytest.mark.slow

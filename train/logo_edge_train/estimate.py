@@ -17,9 +17,10 @@ from logo_edge_train.dataset import stratified_sample
 from logo_edge_train.parallel import run_side_by_side
 from logo_edge_train.progress import percent
 from logo_edge_train.recipe import FitConfig, Recipe
-from logo_edge_train.train import check_splits, count_workers, fit_member
+from logo_edge_train.train import check_splits, count_workers, device_name, fit_member
 
-TRIAL_STEPS = {"cpu": 6, "cuda": 200}  # per epoch; a GPU must outlast what its loaders have made ahead
+TRIAL_STEPS = 6  # per epoch
+GPU_TRIAL_STEPS = 200  # more than its loaders make ahead: else their pace would not show
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def estimate_training(manifest_path: Path, recipe: Recipe, *, device: torch.devi
     manifest, config = read_manifest(manifest_path), recipe.train
     check_splits(manifest)
     rows = len(stratified_sample(manifest.split("train"), config.fit.max_images))
-    images = config.fit.batch_size * TRIAL_STEPS[device.type]
+    images = config.fit.batch_size * (GPU_TRIAL_STEPS if device.type == "cuda" else TRIAL_STEPS)
     trial = replace(config, fit=replace(config.fit, epochs=2, max_images=min(images, rows)))
     workers = count_workers(len(config.teachers), device)
     reports: dict[str, list[tuple[float, dict]]] = {}
@@ -63,7 +64,7 @@ def estimate_training(manifest_path: Path, recipe: Recipe, *, device: torch.devi
         for name, found in reports.items()
     ]
     return {
-        "recipe": recipe.name, "device": str(device), "side_by_side": workers,
+        "recipe": recipe.name, "device": device_name(device), "side_by_side": workers,
         "stages": [asdict(stage) for stage in stages],
         "seconds": finish([stage.seconds for stage in stages], workers),
     }  # fmt: skip

@@ -151,8 +151,8 @@ def _shareable_batch(config: FitConfig, count: int) -> int:
     batch_size, ranks = min(config.batch_size, count), distributed.world_size()
     if batch_size % ranks or batch_size < ranks * config.accumulate:
         raise RunError(
-            f"batches of {batch_size} logos for {ranks} processes that accumulate {config.accumulate} parts each; expected "
-            f"a multiple of {ranks} that is at least {ranks * config.accumulate}. Change batch_size or accumulate"
+            f"{batch_size} logos per step cannot be shared out over processes x accumulate = {ranks} x {config.accumulate}; "
+            f"expected a multiple of {ranks}, at least {ranks * config.accumulate}. Change batch_size or accumulate"
         )
     return batch_size
 
