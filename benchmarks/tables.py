@@ -200,6 +200,21 @@ def proposals() -> str:
     return markdown(["split", "accuracy", *(f"recall of `{label}`" for label in labels)], rows)
 
 
+def memory() -> str:
+    """Peak memory and pace of a few steps, with each switch of a fit."""
+    if not (RESULTS / "memory.json").exists():
+        return "Not measured yet: `python benchmarks/measure_memory.py`."
+    figures = read("memory")
+    on_gpu = "peak_gpu_memory_mb" in figures["measured"][0]
+    rows = []
+    for entry in figures["measured"]:
+        peak = entry["peak_gpu_memory_mb"] if on_gpu else entry["peak_memory_mb"] - entry["before_mb"]
+        rows.append([entry["network"], entry["variant"], f"{peak:,.0f} MB", f"{entry['images_per_s']:.0f}"])
+    what = "GPU memory, peak" if on_gpu else "memory of the steps, peak"
+    note = f"\n\nBatches of {figures['batch_size']} on {figures['device']}, PyTorch {figures['versions']['torch']}."
+    return markdown(["network", "switch", what, "images/s"], rows) + note
+
+
 def demo() -> str:
     """What `make demo` prints, from the vectors of the default bundle."""
     bundle = ROOT / "runtime" / "logo_edge" / "default_bundle" / "vectors" / "vectors.json"
@@ -222,6 +237,7 @@ TABLES = {
     "robustness": robustness,
     "corruptions": corruptions,
     "outliers": outliers,
+    "memory": memory,
     "teachers": teachers,
 }
 

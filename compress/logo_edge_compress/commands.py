@@ -36,12 +36,14 @@ def compress_command(
         raise MissingExtraError("compress", error.name or "onnx") from error
     from logo_edge_compress.compress import compress as compress_run
     from logo_edge_compress.table import print_stages
+    from logo_edge_train import distributed
     from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.runs import read_run
     from logo_edge_train.tracker import Tracker
     from logo_edge_train.train import pick_device
 
+    distributed.refuse("logo-edge compress")
     if override and recipe is None:
         raise typer.BadParameter("--set changes fields of --recipe; name the recipe too")
     chosen = load_recipe(recipe, tuple(override)) if recipe else None

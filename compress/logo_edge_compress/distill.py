@@ -18,10 +18,11 @@ from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
-from logo_edge_train.fit import Objective, fit, return_memory
+from logo_edge_train.fit import Objective, fit
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
+from logo_edge_train.resources import return_memory
 from logo_edge_train.runs import Run, file_hash, load_network, save_member, write_json
 from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import accuracy_on, evaluation_sets
@@ -129,7 +130,11 @@ class Lesson:
 
     @torch.no_grad()
     def teach(self, pixels, targets, _weights, positions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(views (B, s, s, 3) float, softened prediction of those asked (B, K), votes (B, K), 0 where there are none)."""
+        """(views (B, s, s, 3) float, softened prediction of those asked (B, K), votes (B, K)).
+
+        The votes are 0 where there are none, and such a multiple of the shares that their mean over all B is that over
+        the labelled logos.
+        """
         views = pixels.float()
         random = np.random.default_rng((self.config.seed, int(positions[0])))
         if random.random() < self.config.p_mixup:  # Zhang et al. 2018, arXiv:1710.09412
@@ -138,7 +143,7 @@ class Lesson:
             targets = torch.zeros_like(targets)  # two simple logos, one upon the other, look complex: no vote holds
         asked = self._draw_teachers(int(positions[0]))
         soft = sum(self._ask(index, views) for index in asked) / len(asked)
-        return resize_views(views, self.student_px), soft, targets
+        return resize_views(views, self.student_px), soft, targets * len(targets) / targets.sum().clamp(min=1)
 
     def _draw_teachers(self, position: int) -> list[int]:
         count = len(self.teachers)
@@ -165,13 +170,12 @@ def distillation_objective(config: DistillConfig, lesson: Lesson | None) -> Obje
         return functional.kl_div((logits / heat).log_softmax(1), soft, reduction="batchmean")
 
     def objective(network, *batch):
-        views, soft, targets = lesson.teach(*batch) if lesson else batch
+        views, soft, votes = lesson.teach(*batch) if lesson else batch
         if config.adversarial_radius:
             views = attack_views(network, views, lambda logits: diverge(logits, soft), config.adversarial_radius)
         logits = network(views).float()  # (B, K)
         divergence = diverge(logits, soft)
-        labelled = targets.sum()
-        hard = -(targets * logits.log_softmax(1)).sum() / labelled.clamp(min=1)
+        hard = -(votes * logits.log_softmax(1)).sum(1).mean()
         return {
             "distillation": (1 - config.hard_weight) * heat * heat * divergence,
             "votes": config.hard_weight * hard,
@@ -214,13 +218,18 @@ def _start_student(run: Run, candidate: Architecture, config: DistillConfig) -> 
 
 def _cache_key(run: Run, config: DistillConfig, candidate: Architecture) -> str:
     teachers = [member["sha256"] for member in run.record["members"]]
-    plain = asdict(DistillConfig())  # what is as it is by default is left out: a setting yet to come changes no key
-    settings = {
-        name: value for name, value in asdict(config).items()
-        if name not in ("students", "max_size_mb") and value != plain[name]
-    }  # fmt: skip
+    settings = _changed(asdict(config), asdict(DistillConfig()))  # no defaults: a setting yet to come changes no key
+    settings = {name: value for name, value in settings.items() if name not in ("students", "max_size_mb")}
     parts = {"data": run.record["identity"]["data_hash"], "teachers": teachers, "config": settings,
              "student": str(candidate)}  # fmt: skip
     if not teachers:
         raise RunError(f"{run.folder} has no teachers")
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _changed(table: dict, plain: dict) -> dict:
+    """What a nested table has otherwise than the plain one."""
+    return {
+        name: _changed(value, plain[name]) if isinstance(value, dict) else value
+        for name, value in table.items() if value != plain[name]
+    }  # fmt: skip

@@ -15,7 +15,7 @@ from logo_edge import Classifier
 from logo_edge.errors import BundleError, VerificationError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_compress.compress import Quantized, Split, Stage, choose, compress
-from logo_edge_compress.distill import Lesson, Student, attack_views, distill, resize_views
+from logo_edge_compress.distill import Lesson, Student, attack_views, distill, distillation_objective, resize_views
 from logo_edge_compress.table import print_stages
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
@@ -156,6 +156,24 @@ def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice
     assert torch.allclose(soft.sum(1), torch.ones(4), atol=1e-5)
     assert not votes.any(), "of mixed views no vote holds"
     assert all(torch.equal(a, b) for a, b in zip((views, soft, votes), again, strict=True))
+
+
+@torch.no_grad()
+def test_the_votes_weigh_the_same_whether_a_batch_is_learned_from_whole_or_in_parts():
+    torch.manual_seed(0)
+    network, teacher = (LogoNetwork(MODEL, 3).eval() for _ in range(2))
+    config = DistillConfig(p_mixup=0.0, hard_weight=0.5)
+    pixels = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8)
+    targets = torch.zeros(6, 3)
+    targets[[0, 1, 4], [2, 0, 1]] = 1  # half of the logos are labelled, in unequal parts of the batch
+    batch = Lesson([teacher], [32], 32, config).teach(pixels, targets, torch.ones(6), torch.arange(6))
+    objective = distillation_objective(config, None)
+    whole = objective(network, *batch)
+    parts = [objective(network, *part) for part in zip(*(tensor.chunk(3) for tensor in batch), strict=True)]
+    for name, loss in whole.items():
+        assert sum(float(part[name]) for part in parts) / 3 == pytest.approx(float(loss), rel=1e-3), name
+    plain = -(targets * network(pixels).log_softmax(1)).sum() / 3
+    assert float(whole["votes"]) == pytest.approx(0.5 * float(plain), rel=1e-4)
 
 
 def test_teachers_that_are_asked_in_turn_say_in_the_mean_what_all_of_them_say():

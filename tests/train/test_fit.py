@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train import fit as fit_module
+from logo_edge_train import resources
+from logo_edge_train import train as train_module
+from logo_edge_train.commands import train
 from logo_edge_train.dataset import LogoDataset, check_classes, class_weights, soft_label, stratified_sample
+from logo_edge_train.estimate import extrapolate, finish
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
 from logo_edge_train.models import LogoNetwork, load_imagenet_weights, normalise
 from logo_edge_train.recipe import AugmentConfig, FitConfig, recipe_from_dict
@@ -42,37 +51,225 @@ def logos(tmp_path) -> Manifest:
     return read_manifest(tmp_path / "manifest.csv")
 
 
-def fit_logos(manifest: Manifest, state, *, stop_after: int | None = None):
+def fit_logos(manifest: Manifest, state, *, config=CONFIG, stop_at: tuple | None = None):
+    """The average and the history of a fit, which stops at the (kind, epoch, step) of a report."""
     dataset = LogoDataset(manifest, manifest.split("train"), manifest.classes, state.parent, size_px=32,
                           augment=AugmentConfig(), seed=3)  # fmt: skip
     torch.manual_seed(3)
 
     def report(item):
-        if item["kind"] == "epoch" and item["epoch"] == stop_after:
+        if (item["kind"], item.get("epoch"), item.get("step")) == stop_at:
             raise Interrupted
 
     return fit(
-        LogoNetwork(MODEL, 3, dropout=0.2), dataset, supervised_objective(0.1), CONFIG, state=state, seed=3, device=CPU,
+        LogoNetwork(MODEL, 3, dropout=0.2), dataset, supervised_objective(0.1), config, state=state, seed=3, device=CPU,
         evaluate=lambda network: {"accuracy": 0.0}, report=report,
     )  # fmt: skip
 
 
-def test_an_interrupted_fit_resumes_to_the_same_weights(logos, tmp_path):
-    whole, whole_history = fit_logos(logos, tmp_path / "whole.state")
+SWITCHES = {
+    "plain": {},
+    "accumulate": {"accumulate": 2},
+    "grad_checkpointing": {"grad_checkpointing": True},
+    "amp": {"amp": "bf16"},
+    "compile": {"compile": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("switch", "stop_at"), [("plain", ("epoch", 2, None)), *((switch, ("step", 2, 4)) for switch in SWITCHES)]
+)
+def test_an_interrupted_fit_resumes_to_the_same_weights(logos, tmp_path, monkeypatch, switch, stop_at):
+    interpret(monkeypatch)
+    config = replace(CONFIG, **SWITCHES[switch])
+    whole, whole_history = fit_logos(logos, tmp_path / "whole.state", config=config)
     with pytest.raises(Interrupted):
-        fit_logos(logos, tmp_path / "parts.state", stop_after=2)
-    resumed, history = fit_logos(logos, tmp_path / "parts.state")
+        fit_logos(logos, tmp_path / "parts.state", config=config, stop_at=stop_at)
+    resumed, history = fit_logos(logos, tmp_path / "parts.state", config=config)
     assert [record["epoch"] for record in history] == [1, 2, 3]
     assert [record["cross_entropy"] for record in history] == [record["cross_entropy"] for record in whole_history]
     tensors = resumed.state_dict()
     assert len(tensors) > 100
+    assert tensors.keys() == LogoNetwork(MODEL, 3).state_dict().keys(), "no switch changes a name"
     for key, value in whole.state_dict().items():
         assert torch.equal(value, tensors[key]), key
 
 
+class Plain(nn.Module):
+    """(B, S, S, 3) uint8 -> (B, 3) logits; without batch normalisation, which would see each part for itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.GELU(), nn.Flatten(), nn.Linear(392, 3))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.layers(normalise(pixels))
+
+
+def interpret(monkeypatch, backend: str = "eager") -> list[nn.Module]:
+    """What is compiled from now on, by a backend that takes no minute: the graphs are found, and run as they are."""
+    compiled, compile_ = [], torch.compile
+
+    def replacement(network):
+        compiled.append(network)
+        return compile_(network, backend=backend)
+
+    monkeypatch.setattr(torch, "compile", replacement)
+    return compiled
+
+
+def fit_one_step(manifest: Manifest, folder, network: nn.Module, objective=None, *, size_px=32, **settings):
+    """The (gradients, record) of one step on all 24 logos."""
+    dataset = LogoDataset(manifest, manifest.split("train"), manifest.classes, folder, size_px=size_px,
+                          class_weight_power=0.5)  # fmt: skip
+    config = FitConfig(epochs=1, batch_size=24, gradient_clip=1e9, **settings)
+    _, history = fit(
+        network, dataset, objective or supervised_objective(0.1), config, state=folder / f"{len(list(folder.iterdir()))}.state",
+        seed=0, device=CPU, evaluate=lambda _: {}, report=lambda _: None,
+    )  # fmt: skip
+    return {name: parameter.grad for name, parameter in network.named_parameters()}, history[0]
+
+
+def seeded(make) -> nn.Module:
+    torch.manual_seed(4)
+    return make()
+
+
+@pytest.mark.parametrize("accumulate", [2, 5, 24])
+def test_accumulated_parts_have_the_gradient_and_loss_of_the_whole_batch(logos, tmp_path, accumulate):
+    seen = []
+
+    def objective(network, pixels, *rest):
+        seen.append(len(pixels))
+        return supervised_objective(0.1)(network, pixels, *rest)
+
+    whole, whole_record = fit_one_step(logos, tmp_path, seeded(Plain))
+    parts, record = fit_one_step(logos, tmp_path, seeded(Plain), objective, accumulate=accumulate)
+    assert len(seen) == accumulate
+    assert sum(seen) == 24
+    assert record["cross_entropy"] == pytest.approx(whole_record["cross_entropy"], rel=1e-5)
+    assert len(whole) == 4
+    for name, gradient in whole.items():
+        assert torch.allclose(parts[name], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max())), name
+
+
+def test_a_batch_that_cannot_be_cut_into_so_many_parts_is_refused(logos, tmp_path):
+    with pytest.raises(RunError, match="24 logos per step cannot be shared out over processes x accumulate = 1 x 25"):
+        fit_one_step(logos, tmp_path, Plain(), accumulate=25)
+
+
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(logos, tmp_path):
+    kept_bytes = []
+
+    def objective(network, *batch):
+        total = 0
+
+        def pack(tensor):
+            nonlocal total
+            total += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            losses = supervised_objective(0.1)(network, *batch)
+        kept_bytes.append(total)
+        return losses
+
+    def build():
+        return LogoNetwork("test_vit", 3)
+
+    plain, _ = fit_one_step(logos, tmp_path, seeded(build), objective, size_px=160)
+    again, _ = fit_one_step(logos, tmp_path, seeded(build), objective, size_px=160, grad_checkpointing=True)
+    assert kept_bytes[1] < 0.5 * kept_bytes[0]
+    assert len(plain) > 20
+    for name, gradient in plain.items():
+        assert torch.allclose(again[name], gradient, rtol=1e-4, atol=1e-6), name
+
+
+def test_a_network_that_cannot_compute_activations_anew_is_refused_by_name(logos, tmp_path):
+    network = LogoNetwork(MODEL, 3)
+    network.backbone = nn.Identity()
+    with pytest.raises(RecipeError, match=f"{MODEL} cannot compute activations anew; set grad_checkpointing = false"):
+        fit_one_step(logos, tmp_path, network, grad_checkpointing=True)
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("auto", torch.float32), ("off", torch.float32), ("bf16", torch.bfloat16)])
+def test_mixed_precision_computes_in_bfloat16_where_it_is_asked_for_and_keeps_float32_weights(
+    logos, tmp_path, amp, dtype
+):
+    seen = []
+
+    def objective(network, pixels, *rest):
+        seen.append(network(pixels).dtype)
+        return supervised_objective(0.1)(network, pixels, *rest)
+
+    gradients, _ = fit_one_step(logos, tmp_path, seeded(Plain), objective, amp=amp)
+    assert seen == [dtype]
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+
+
+def test_a_compiled_network_learns_the_same_under_the_same_names(logos, tmp_path, monkeypatch):
+    compiled = interpret(monkeypatch)
+    plain, _ = fit_one_step(logos, tmp_path, seeded(Plain))
+    assert compiled == []
+    network = seeded(Plain)
+    gradients, _ = fit_one_step(logos, tmp_path, network, compile=True)
+    assert compiled == [network]
+    assert gradients.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-6), name
+
+
+def test_all_switches_work_together(logos, tmp_path, monkeypatch):
+    interpret(monkeypatch, "aot_eager")  # it knows, as the real one does, what a graph changes in place
+    config = replace(CONFIG, epochs=1, accumulate=2, grad_checkpointing=True, amp="bf16", compile=True)
+    average, history = fit_logos(logos, tmp_path / "all.state", config=config)
+    assert np.isfinite(history[0]["cross_entropy"])
+    assert average.state_dict().keys() == LogoNetwork(MODEL, 3).state_dict().keys()
+
+
+@pytest.mark.slow
+def test_the_real_compiler_gives_the_same_gradients(logos, tmp_path):
+    plain, _ = fit_one_step(logos, tmp_path, seeded(Plain))
+    gradients, _ = fit_one_step(logos, tmp_path, seeded(Plain), compile=True, accumulate=2)
+    for name, gradient in plain.items():
+        assert torch.allclose(gradients[name], gradient, rtol=1e-3, atol=1e-5), name
+
+
+def test_an_epoch_says_which_share_of_it_waited_for_data(logos, tmp_path, monkeypatch):
+    clock_s = [0.0]
+    monkeypatch.setattr(fit_module, "time", SimpleNamespace(perf_counter=lambda: clock_s[0]))
+
+    class Slow(LogoDataset):
+        def __getitem__(self, position):
+            clock_s[0] += 0.1
+            return super().__getitem__(position)
+
+    def objective(network, *batch):
+        clock_s[0] += 0.8
+        return supervised_objective(0.1)(network, *batch)
+
+    dataset = Slow(logos, logos.split("train"), logos.classes, tmp_path, size_px=32)
+    _, history = fit(Plain(), dataset, objective, replace(CONFIG, batch_size=12), state=tmp_path / "s.state", seed=0,
+                     device=CPU, evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
+    assert [record["data_wait"] for record in history] == pytest.approx([0.6] * 3)  # 1.2 s of 2 s
+    assert [record["images_per_s"] for record in history] == pytest.approx([6.0] * 3)
+
+
+def test_how_busy_the_gpu_is_is_told_where_it_can_be_and_stops_nothing_where_not(monkeypatch):
+    assert resources.gpu_utilisation(CPU) == []
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 87)
+    assert resources.gpu_utilisation(torch.device("cuda")) == [0.87]
+
+    def fail(device):
+        raise ModuleNotFoundError("pynvml")
+
+    monkeypatch.setattr(torch.cuda, "utilization", fail)
+    assert resources.gpu_utilisation(torch.device("cuda")) == []
+
+
 def test_a_state_of_another_configuration_is_not_resumed(logos, tmp_path):
     with pytest.raises(Interrupted):
-        fit_logos(logos, tmp_path / "a.state", stop_after=1)
+        fit_logos(logos, tmp_path / "a.state", stop_at=("epoch", 1, None))
     dataset = LogoDataset(logos, logos.split("train"), logos.classes, tmp_path, size_px=32)
     with pytest.raises(RunError, match="another configuration"):
         fit(LogoNetwork(MODEL, 3), dataset, supervised_objective(0.1), replace(CONFIG, learning_rate=0.1),
@@ -88,6 +285,21 @@ def test_a_loss_that_is_not_finite_stops_with_its_epoch_and_step(logos, tmp_path
     with pytest.raises(RunError, match="not finite at epoch 1, step 1"):
         fit(LogoNetwork(MODEL, 3), dataset, broken, CONFIG, state=tmp_path / "b.state", seed=0, device=CPU,
             evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_kept(logos, tmp_path):
+    dataset = LogoDataset(logos, logos.split("train"), logos.classes, tmp_path, size_px=32)
+    calls = []
+
+    def broken(network, pixels, *_):
+        calls.append(len(pixels))
+        logits = network(pixels)
+        return {"cross_entropy": (logits.square().mean() if len(calls) < 8 else (0 * logits).abs().sqrt().mean())}
+
+    with pytest.raises(RunError, match="gradient is not finite at epoch 2, step 2"):  # 6 steps per epoch
+        fit(LogoNetwork(MODEL, 3), dataset, broken, CONFIG, state=tmp_path / "g.state", seed=0, device=CPU,
+            evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
+    assert (tmp_path / "g.state").exists(), "what was whole is there to go on from"
 
 
 def test_frozen_stages_keep_weights_and_statistics_and_the_others_learn(logos, tmp_path):
@@ -132,6 +344,19 @@ def test_a_run_of_another_recipe_is_not_overwritten(logos, tmp_path):
         train_ensemble(
             tmp_path / "manifest.csv", recipe_from_dict(recipe), tmp_path / "run", device=CPU, report=lambda _: None
         )
+
+
+def test_a_run_from_before_a_setting_was_known_is_read_and_not_trained_anew(logos, tmp_path):
+    recipe = recipe_from_dict(
+        {"train": {"teachers": [TEACHER], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}}}
+    )
+    path = tmp_path / "manifest.csv"
+    train_ensemble(path, recipe, tmp_path / "run", device=CPU, report=lambda _: None)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    for settings in (record["identity"]["train"]["fit"], record["recipe"]["train"]["fit"]):
+        del settings["accumulate"], settings["amp"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    train_ensemble(path, recipe, tmp_path / "run", device=CPU, report=lambda _: pytest.fail("trained twice"))
 
 
 def test_a_changed_checkpoint_is_refused(logos, tmp_path):
@@ -196,6 +421,70 @@ def test_an_empty_split_and_a_missing_class_are_named():
         check_classes([], ("simple", "text"), "val")
     with pytest.raises(DatasetError, match="split 'val' has no logo of class simple"):
         check_classes([row], ("simple", "text"), "val")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "calib"])
+@pytest.mark.parametrize("lost", ["red", "all"])
+def test_training_stops_at_a_split_that_is_empty_or_lacks_a_class_and_writes_nothing(logos, tmp_path, split, lost):
+    rows = [row for row in logos.rows if row.split != split or (row.label != lost and lost != "all")]
+    write_manifest(tmp_path / "less.csv", rows)
+    found = "is empty" if lost == "all" else "has no logo of class red"
+    with pytest.raises(DatasetError, match=f"split '{split}' {found}"):
+        train_ensemble(tmp_path / "less.csv", recipe_from_dict({}), tmp_path / "run", device=CPU, report=print)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_stops_where_every_logo_of_a_class_looks_like_a_held_out_one(logos, tmp_path):
+    rows = [row for row in logos.rows if row.split != "train" or row.label != "red"]
+    twin = next(row for row in logos.rows if row.split == "val" and row.label == "red")
+    write_manifest(tmp_path / "twins.csv", [*rows, replace(twin, split="train", group="twin")])
+    with pytest.raises(
+        DatasetError, match="'train', without its 1 look-alikes of held-out logos, has no logo of class red"
+    ):
+        train_ensemble(tmp_path / "twins.csv", recipe_from_dict({}), tmp_path / "run", device=CPU, report=print)
+
+
+@pytest.mark.parametrize(("labels", "found"), [(["red"], "one class, red"), ([], "no labelled logo")])
+def test_training_stops_without_two_classes(logos, tmp_path, labels, found):
+    rows = [row if row.label in labels else replace(row, label="", votes=()) for row in logos.rows]
+    write_manifest(tmp_path / "few.csv", rows)
+    with pytest.raises(DatasetError, match=f"{found}; expected at least two classes"):
+        train_ensemble(tmp_path / "few.csv", recipe_from_dict({}), tmp_path / "run", device=CPU, report=print)
+
+
+def test_an_estimate_is_the_pace_of_the_second_epoch_times_all_steps():
+    """Starting takes 7 s, of which the first epoch's surplus 3; an epoch of 4 steps of 10 logos 2 s at 20 logos/s and 1 s besides."""
+    epoch = {"kind": "epoch", "images_per_s": 20.0, "data_wait": 0.25}
+    reports = [
+        (100.0, {"kind": "start"}),
+        *((100.0, {"kind": "step", "steps": 4}) for _ in range(4)),
+        (110.0, {**epoch, "images_per_s": 9.0}),
+        *((113.0, {"kind": "step", "steps": 4}) for _ in range(4)),
+        (113.0, epoch),
+    ]
+    found = extrapolate("a", reports, FitConfig(epochs=6, batch_size=10), 205, evaluations=3.0)
+    assert (found.steps, found.epochs, found.data_wait) == (20, 6, 0.25)
+    assert found.seconds == pytest.approx(7 + 6 * (200 / 20 + 1) + 3 * 1)
+
+
+def test_jobs_side_by_side_end_with_the_last_of_them():
+    assert finish([3.0, 2.0, 2.0], workers=1) == 7.0
+    assert finish([3.0, 2.0, 2.0], workers=2) == 4.0
+
+
+def test_the_command_estimates_every_teacher_and_leaves_no_run(logos, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "count_cores", lambda: 1)
+    done = CliRunner().invoke(train, [
+        "--data", str(tmp_path / "manifest.csv"), "--out", str(tmp_path / "run"), "--recipe", "smoke", "--estimate",
+        "--json", "--set", f"train.teachers=['{TEACHER}', '{MODEL}@48']", "--set", "train.fit.batch_size=4",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    estimate = json.loads(done.stdout)
+    assert [stage["stage"] for stage in estimate["stages"]] == [f"teacher 1/2 {TEACHER}", f"teacher 2/2 {MODEL}@48"]
+    assert {stage["steps"] for stage in estimate["stages"]} == {6}
+    assert estimate["seconds"] == pytest.approx(sum(stage["seconds"] for stage in estimate["stages"]))
+    assert estimate["seconds"] > 0
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_stratified_sample_keeps_every_class():

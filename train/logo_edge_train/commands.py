@@ -109,45 +109,66 @@ def train_command(
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. train.fit.epochs=5."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
+    estimate: bool = typer.Option(False, "--estimate", help="Do a few steps of each stage and say how long all take."),
+    as_json: bool = typer.Option(False, "--json", help="With --estimate: print JSON."),
 ) -> None:
     need_torch()
-    from logo_edge_train.fetch import LABELS, fetch_logos
+    from rich.console import Console
+
+    from logo_edge_train import distributed
     from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.tracker import Tracker
     from logo_edge_train.train import pick_device, train_ensemble
 
     chosen = load_recipe(recipe, tuple(override))
-    if source is None:
-        fetch_logos()
-        source = LABELS
-    elif source.is_dir():
-        from logo_edge_train.organize import find_files, organize_folder, print_report
+    if estimate:
+        from logo_edge_train.estimate import estimate_training, print_estimate
 
-        manifest = source / "manifest.csv"
-        if not manifest.exists():
-            print_report(organize_folder(source, manifest, target_per_class=None, seed=0))
-        elif newer := sum(path.stat().st_mtime > manifest.stat().st_mtime for path in find_files(source)):
-            typer.echo(
-                f"{newer} files in {source} are newer than {manifest}, which is used as it stands; "
-                f"`logo-edge data organize {source}` writes it anew"
-            )
-        source = manifest
+        distributed.refuse("--estimate")
+        _print(estimate_training(_find_manifest(source), chosen, device=pick_device(device)), as_json, print_estimate)
+        return
+    place = distributed.start(pick_device(device))
+    with distributed.main_first():
+        manifest = _find_manifest(source)
     folder = out or Path("runs") / chosen.name
-    progress = FitProgress()
+    progress = FitProgress(None if distributed.is_main() else Console(quiet=True))
     with Tracker(folder, settings=asdict(chosen), services=tuple(track), warn=progress.say) as tracker, progress:
 
         def report(item: dict) -> None:
             progress(item)
             tracker(item)
 
-        run = train_ensemble(source, chosen, folder, device=pick_device(device), report=report)
+        run = train_ensemble(manifest, chosen, folder, device=place, report=report)
     metrics = run.record["metrics"]["val"]
-    typer.echo(
+    distributed.on_main(typer.echo)(
         f"{folder}: {len(run.record['members'])} teachers, together {metrics['accuracy']:.1%} on val "
         f"({metrics['accuracy_sure']:.1%} on sure, worst class {metrics['worst_recall']:.1%}). "
         f"Next: logo-edge compress {folder}"
     )
+    distributed.stop()
+
+
+def _find_manifest(source: Path | None) -> Path:
+    """The manifest of the source, whose images are there: a folder is sorted first, the project's own logos fetched."""
+    from logo_edge_train.fetch import LABELS, fetch_logos
+
+    if source is None:
+        fetch_logos()
+        return LABELS
+    if not source.is_dir():
+        return source
+    from logo_edge_train.organize import find_files, organize_folder, print_report
+
+    manifest = source / "manifest.csv"
+    if not manifest.exists():
+        print_report(organize_folder(source, manifest, target_per_class=None, seed=0))
+    elif newer := sum(path.stat().st_mtime > manifest.stat().st_mtime for path in find_files(source)):
+        typer.echo(
+            f"{newer} files in {source} are newer than {manifest}, which is used as it stands; "
+            f"`logo-edge data organize {source}` writes it anew"
+        )
+    return manifest
 
 
 @runs.command("list", help="One line per run: state, recipe, teachers, figures on val, student, date, size.")

@@ -17,7 +17,7 @@ from logo_edge_train.recipe import Recipe
 from logo_edge_train.tracker import flatten, read_metrics, stem_of
 
 FIGURES = ("accuracy", "accuracy_sure", "worst_recall", "nll")
-HIDDEN = ("epoch", "mean_confidence", "learning_rate", "peak_memory_mb", "peak_gpu_memory_mb")  # in `show`'s tables
+HIDDEN = ("epoch", "mean_confidence", "learning_rate", "data_wait", "peak_memory_mb", "peak_gpu_memory_mb")  # in `show`
 NEEDED = ("status", "identity", "classes", "manifest", "recipe", "versions", "device")
 
 

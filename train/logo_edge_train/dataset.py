@@ -41,7 +41,8 @@ class LogoDataset(Dataset):
         self.targets = np.stack([soft_label(row, classes, use_votes) for row in rows]).astype(np.float32)  # (N, K)
         self.weights = self.targets @ class_weights(rows, classes, class_weight_power) + (self.targets.sum(1) == 0)
         kept_px = round(size_px * KEPT_SCALE) if augment else 0
-        self.images = load_images(manifest, rows, renders, kept_px=kept_px)
+        images = load_images(manifest, rows, renders, kept_px=kept_px)
+        self.images = images if augment else [preprocess(image, self.contract) for image in images]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,7 +54,7 @@ class LogoDataset(Dataset):
             seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]
             pixels = self.augmentation(image.convert("RGBa") if image.mode != "RGBa" else image, int(seed))
         else:
-            pixels = preprocess(image, self.contract)
+            pixels = image
         return (
             torch.from_numpy(np.array(pixels)),
             torch.from_numpy(self.targets[index]),
@@ -94,16 +95,14 @@ def class_weights(rows: list[LogoRow], classes: tuple[str, ...], power: float) -
     )
 
 
-def check_classes(rows: list[LogoRow], classes: tuple[str, ...], split: str) -> None:
-    """Raises DatasetError where a split is empty or lacks a class."""
+def check_classes(rows: list[LogoRow], classes: tuple[str, ...], split: str, note: str = "") -> None:
+    """Raises DatasetError where a split is empty or lacks a class; `note` says what its rows are without."""
     if not rows:
-        raise DatasetError(
-            f"split {split!r} is empty; every one of train, val, calib and test needs logos of each class"
-        )
+        raise DatasetError(f"split {split!r}{note} is empty; expected logos of each class, {', '.join(classes)}")
     missing = sorted(set(classes) - {row.label for row in rows})
     if missing:
         raise DatasetError(
-            f"split {split!r} has no logo of class {', '.join(missing)}; expected all of {', '.join(classes)}"
+            f"split {split!r}{note} has no logo of class {', '.join(missing)}; expected all of {', '.join(classes)}"
         )
 
 

@@ -1,36 +1,32 @@
-"""Fits one network: AdamW, cosine, EMA, mixed precision on a GPU; interrupted, it resumes to the same result."""
+"""Fits one network: AdamW, cosine, EMA, on one device or several; interrupted, it resumes to the same result."""
 
 from __future__ import annotations
 
 import copy
-import ctypes
-import json
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from logo_edge.errors import RunError
+from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset
 from logo_edge_train.recipe import FitConfig
+from logo_edge_train.resources import gpu_utilisation, keep_memory, peak_memory
 from logo_edge_train.runs import save_member
-
-try:
-    import resource
-except ImportError:  # on Windows
-    resource = None
+from logo_edge_train.state import load_state, save_state
 
 Objective = Callable[..., dict[str, torch.Tensor]]
-"""(network, *batch) -> named losses, whose sum is minimised; the batch is what the collate function makes."""
+"""(network, *batch) -> named losses, whose sum is minimised; the batch is what the collate function makes.
+
+Each loss is a mean over the batch's first dimension: fit may hand the batch over in parts, and takes the parts' mean.
+"""
 
 Report = Callable[[dict], None]
 OPTIMIZER_SCALARS = {"lr": "learning_rate", "rho": "rho"}  # what a parameter group may hold, and its name in a report
@@ -46,73 +42,133 @@ def fit(
     After every epoch all that is needed to go on is written to `state` (safetensors); where that file exists and
     belongs to the same configuration, fitting goes on from there. `report` gets a dict per step and per epoch, and one
     with the epochs so far where fitting goes on. `loaders` is the number of processes that make batches beside this
-    one; 0 makes them in this one. With `snapshots`, the averaged weights after epoch 3 are kept as
-    SNAPSHOTS/epoch-003.safetensors (float16, as `save_member` writes them).
-    Raises RunError where the loss is not finite, naming the epoch and step.
+    one, ahead and for the whole fit; 0 makes them in this one. With `snapshots`, the averaged weights after epoch 3 are
+    kept as SNAPSHOTS/epoch-003.safetensors (float16, as `save_member` writes them).
+
+    Under torchrun every rank calls this, takes its share of each batch and returns the same; the main one alone reports
+    and writes. Raises RunError where a batch cannot be shared equally, or the loss or its gradient is not finite, naming
+    the epoch and step.
     """
     torch.manual_seed(seed)
-    _keep_memory()
-    network.to(device, memory_format=torch.channels_last)
+    keep_memory()
+    report = distributed.on_main(report)
+    network = distributed.share_statistics(network.to(device, memory_format=torch.channels_last))
     if config.frozen_blocks >= 0:
         network.freeze(config.frozen_blocks)
+    replica = distributed.replicate(network)
+    learner = torch.compile(replica) if config.compile else replica  # its weights, under their own names, are network's
     ema = copy.deepcopy(network).eval().requires_grad_(False)
+    if config.grad_checkpointing:
+        network.checkpoint_gradients()
     optimizer = torch.optim.AdamW(_parameter_groups(network, config.weight_decay), lr=config.learning_rate)
-    steps = max(1, len(dataset) // config.batch_size)
-    history = _load_state(state, network, ema, optimizer, config)
+    batch_size = _shareable_batch(config, len(dataset))  # over all ranks
+    steps = len(dataset) // batch_size
+    history = load_state(state, network, ema, optimizer, config)
     if history:
         report({"kind": "resume", "epochs": config.epochs, "steps": steps, "history": history})
     if snapshots:
-        _remove_snapshots(snapshots, after=len(history))
+        distributed.on_main(_remove_snapshots)(snapshots, after=len(history))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    loader = iter(_training_loader(dataset, config, steps, len(history), seed, collate, loaders))
+    batches = _BatchSampler(len(dataset), batch_size, range(len(history), config.epochs), seed)
+    loader = iter(_training_loader(dataset, batches, collate, loaders, device))
     for epoch in range(len(history), config.epochs):
-        torch.manual_seed(seed * 1_000_003 + epoch)  # dropout and mixing, the same after a resume
-        start, sums, images = time.perf_counter(), {}, 0
+        torch.manual_seed(seed * 1_000_003 + epoch + (distributed.rank() << 40))  # dropout, the same after a resume
+        start, waited_s, sums, busy = time.perf_counter(), 0.0, {}, []
         network.train()
         for step in range(steps):
+            asked = time.perf_counter()
             batch = [tensor.to(device, non_blocking=True) for tensor in next(loader)]
+            waited_s += time.perf_counter() - asked
             _set_learning_rate(optimizer, config, epoch + step / steps)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                losses = objective(network, *batch)
-            loss = sum(losses.values())
-            if not torch.isfinite(loss):
-                named = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
-                raise RunError(
-                    f"loss is not finite at epoch {epoch + 1}, step {step + 1} ({named}); lower learning_rate"
-                )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
+            losses = _add_gradients(learner, replica, objective, batch, batch_size, config)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
             optimizer.step()
             _update_ema(ema, network, config.ema_decay, epoch * steps + step)
+            losses = distributed.reduce_mean({name: value.item() for name, value in losses.items()})
+            _check_finite(losses, norm.item(), epoch, step)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
-            images += len(batch[0])
-            pace = {"images_per_s": round(images / (time.perf_counter() - start), 1), **optimizer_scalars(optimizer)}
+                sums[name] = sums.get(name, 0.0) + value
+            busy += gpu_utilisation(device)
+            fitting_s = time.perf_counter() - start
+            pace = {"images_per_s": round((step + 1) * batch_size / fitting_s, 1), **optimizer_scalars(optimizer)}
             report({"kind": "step", "epoch": epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps,
-                    "losses": list(losses), **{name: value.item() for name, value in losses.items()}, **pace})  # fmt: skip
-        record = {name: float(total) / steps for name, total in sums.items()}
+                    "losses": list(losses), **losses, **pace})  # fmt: skip
+        distributed.agree_on_buffers(ema)
+        record = {name: total / steps for name, total in sums.items()}
         record |= {"epoch": epoch + 1, **evaluate(ema), "seconds": round(time.perf_counter() - start, 2)}
-        record |= {**pace, **_peak_memory(device)}
+        record |= {**pace, "data_wait": round(waited_s / fitting_s, 4), **peak_memory(device)}
+        record |= {"gpu_utilisation": round(sum(busy) / len(busy), 3)} if busy else {}
         history.append(record)
         if snapshots:
-            snapshots.mkdir(parents=True, exist_ok=True)
-            save_member(snapshots / f"epoch-{epoch + 1:03}.safetensors", ema)
-        _save_state(state, network, ema, optimizer, history, config)
+            distributed.on_main(_save_snapshot)(snapshots, epoch + 1, ema)
+        distributed.on_main(save_state)(state, network, ema, optimizer, history, config)
         report({"kind": "epoch", "epochs": config.epochs, "losses": list(sums), **record})
     return ema, history
 
 
+def _add_gradients(
+    learner: nn.Module, replica: nn.Module, objective: Objective, batch: list[torch.Tensor], batch_size: int,
+    config: FitConfig,
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """This rank's losses, after their gradients were added to the network's, from `accumulate` parts one by one.
+
+    Each part counts by its share of the rank's batch; the mean over the ranks, of gradients and losses, is then that of
+    the whole batch in one piece.
+    """
+    totals: dict[str, torch.Tensor] = {}
+    parts = list(zip(*(tensor.tensor_split(config.accumulate) for tensor in batch), strict=True))
+    for index, part in enumerate(parts):
+        share = len(part[0]) * distributed.world_size() / batch_size
+        with nullcontext() if index == len(parts) - 1 else distributed.hold_gradients(replica):
+            with _mixed_precision(batch[0].device, config.amp):
+                losses = objective(learner, *part)
+            (share * sum(losses.values())).backward()
+        for name, value in losses.items():
+            totals[name] = totals.get(name, 0.0) + share * value.detach()
+    return totals
+
+
+def _mixed_precision(device: torch.device, amp: str) -> torch.autocast:
+    """bfloat16 where it costs no accuracy; `auto` takes it on a GPU that computes in it."""
+    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16" or (amp == "auto" and has_it))
+
+
+def _check_finite(losses: dict[str, float], gradient_norm: float, epoch: int, step: int) -> None:
+    """Raises RunError, naming the epoch and the step, before a broken network is kept."""
+    place = f"at epoch {epoch + 1}, step {step + 1}"
+    if not all(map(math.isfinite, losses.values())):
+        named = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
+        raise RunError(f"loss is not finite {place} ({named}); lower learning_rate")
+    if not math.isfinite(gradient_norm):
+        raise RunError(f"gradient is not finite {place} (norm {gradient_norm}); lower learning_rate")
+
+
+def _shareable_batch(config: FitConfig, count: int) -> int:
+    """The images of a step, over all ranks: `batch_size`, or all there are. Raises RunError where ranks cannot share them."""
+    batch_size, ranks = min(config.batch_size, count), distributed.world_size()
+    if batch_size % ranks or batch_size < ranks * config.accumulate:
+        raise RunError(
+            f"{batch_size} logos per step cannot be shared out over processes x accumulate = {ranks} x {config.accumulate}; "
+            f"expected a multiple of {ranks}, at least {ranks * config.accumulate}. Change batch_size or accumulate"
+        )
+    return batch_size
+
+
 @torch.no_grad()
 def predict_logits(network: nn.Module, dataset: LogoDataset, device: torch.device, batch_size: int = 32) -> np.ndarray:
-    """(N, K) float32 logits of the dataset's items in order, in evaluation mode, without mixed precision."""
+    """(N, K) float32 logits of the dataset's items in order, in evaluation mode, without mixed precision.
+
+    Each rank predicts its share, and has all of them.
+    """
     network.eval()
-    batches = []
-    for start in range(0, len(dataset), batch_size):
-        pixels = torch.stack([dataset[i][0] for i in range(start, min(start + batch_size, len(dataset)))])
+    batches, mine = [], distributed.share(range(len(dataset)))
+    for start in range(0, len(mine), batch_size):
+        pixels = torch.stack([dataset[i][0] for i in mine[start : start + batch_size]])
         batches.append(network(pixels.to(device)).float().cpu().numpy())
-    return np.concatenate(batches)
+    return np.concatenate(distributed.gather_list(batches))
 
 
 def supervised_objective(label_smoothing: float) -> Objective:
@@ -132,51 +188,30 @@ def optimizer_scalars(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     return {name: float(group[key]) for key, name in OPTIMIZER_SCALARS.items() if key in group}
 
 
-class _EpochSampler(Sampler):
-    """Positions epoch * N + index for every epoch from `first` on, each epoch in its own seeded order."""
+class _BatchSampler(Sampler):
+    """This rank's share of every batch as positions epoch * N + index, each of the epochs in its own seeded order."""
 
-    def __init__(self, count: int, kept: int, epochs: range, seed: int):
-        self.count, self.kept, self.epochs, self.seed = count, kept, epochs, seed
+    def __init__(self, count: int, batch_size: int, epochs: range, seed: int):
+        self.count, self.batch_size, self.epochs, self.seed = count, batch_size, epochs, seed
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         for epoch in self.epochs:
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)[: self.kept]
-            yield from (epoch * self.count + order).tolist()
+            order = epoch * self.count + np.random.default_rng((self.seed, epoch)).permutation(self.count)
+            for start in range(0, self.count - self.batch_size + 1, self.batch_size):
+                yield distributed.share(order[start : start + self.batch_size].tolist())
 
     def __len__(self) -> int:
-        return self.kept * len(self.epochs)
+        return self.count // self.batch_size * len(self.epochs)
 
 
 def _training_loader(
-    dataset, config: FitConfig, steps: int, first: int, seed: int, collate, loaders: int
+    dataset: LogoDataset, batches: Sampler, collate: Callable, loaders: int, device: torch.device
 ) -> DataLoader:
-    kept = steps * config.batch_size if len(dataset) >= config.batch_size else len(dataset)
-    sampler = _EpochSampler(len(dataset), kept, range(first, config.epochs), seed)
+    """The batches of all epochs in one go: the processes that make them live on from epoch to epoch, and stay ahead."""
     return DataLoader(
-        dataset, batch_size=config.batch_size, sampler=sampler, num_workers=loaders, collate_fn=collate,
-        pin_memory=torch.cuda.is_available(), prefetch_factor=4 if loaders else None,
+        dataset, batch_sampler=batches, num_workers=loaders, collate_fn=collate, pin_memory=device.type == "cuda",
+        prefetch_factor=4 if loaders else None,
     )  # fmt: skip
-
-
-def _keep_memory() -> None:
-    """Tells glibc to keep freed memory: giving it back after each layer costs a quarter of a CPU step's time."""
-    if not (library := _glibc()):
-        return
-    for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 * 2**20)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
-        library.mallopt(option, value)
-
-
-def return_memory() -> None:
-    """Gives all freed memory back: the stages after a fit would come on top of it."""
-    if library := _glibc():
-        library.malloc_trim(0)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL("libc.so.6")
-    except OSError:
-        return None
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
@@ -197,15 +232,9 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, config: FitConfig, epoc
         group["lr"] = config.learning_rate * share
 
 
-def _peak_memory(device: torch.device) -> dict[str, float]:
-    """Peak resident memory of this process in MB, without the processes that make batches, and that of the GPU."""
-    found = {}
-    if resource:
-        unit_bytes = 1 if sys.platform == "darwin" else 1024
-        found["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 1e6, 1)
-    if device.type == "cuda":
-        found["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    return found
+def _save_snapshot(folder: Path, epoch: int, network: nn.Module) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_member(folder / f"epoch-{epoch:03}.safetensors", network)
 
 
 def _remove_snapshots(folder: Path, *, after: int) -> None:
@@ -222,35 +251,3 @@ def _update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> 
     averaged = [tensor for tensor in ema.state_dict().values() if tensor.is_floating_point()]
     current = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
     torch._foreach_lerp_(averaged, current, 1 - decay)
-
-
-def _save_state(path: Path, network, ema, optimizer, history: list[dict], config: FitConfig) -> None:
-    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
-    tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {"history": json.dumps(history), "config": repr(config)}
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata)
-    os.replace(part, path)
-
-
-def _load_state(path: Path, network, ema, optimizer, config: FitConfig) -> list[dict]:
-    if not path.exists():
-        return []
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        if metadata["config"] != repr(config):
-            raise RunError(f"{path} was written by another configuration; remove it, or give this run another folder")
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    for prefix, module in (("network.", network), ("ema.", ema)):
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    slots: dict[int, dict] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, slot = key.split(".")
-            slots.setdefault(int(index), {})[slot] = value
-    if slots:
-        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    return json.loads(metadata["history"])

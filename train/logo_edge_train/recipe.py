@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from logo_edge.errors import RecipeError
 
@@ -34,7 +34,12 @@ class Architecture:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How one network is fitted. Learning rates are per step of `batch_size` images, decayed by a cosine to 0."""
+    """How one network is fitted. Learning rates are per step of `batch_size` images, decayed by a cosine to 0.
+
+    `accumulate` cuts each batch into so many parts that pass one after another before the weights move, and
+    `grad_checkpointing` computes activations anew instead of keeping them: both take less memory. `amp` is bfloat16 for
+    what bears it, with "auto" on a GPU that computes in it; `compile` is torch.compile.
+    """
 
     epochs: int = 20
     batch_size: int = 32
@@ -49,6 +54,10 @@ class FitConfig:
     dropout: float = 0.2
     frozen_blocks: int = -1  # stages after the stem that keep their ImageNet weights; -1: nothing is frozen
     max_images: int = 0  # 0: all; else a stratified sample, for smoke runs
+    accumulate: int = 1
+    grad_checkpointing: bool = False
+    amp: Literal["auto", "bf16", "off"] = "auto"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,9 +180,13 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
         "quantize.finetune": recipe.quantize.finetune,
     }
     for stage, config in fits.items():
-        for key, least in (("epochs", int(stage != "quantize.finetune")), ("batch_size", 1)):
+        for key, least in (("epochs", int(stage != "quantize.finetune")), ("batch_size", 1), ("accumulate", 1)):
             if getattr(config, key) < least:
                 raise RecipeError(f"{stage}.{key} is {getattr(config, key)}; expected at least {least}")
+        if config.accumulate > config.batch_size:
+            raise RecipeError(
+                f"{stage}.accumulate is {config.accumulate}; expected at most {stage}.batch_size, {config.batch_size}"
+            )
     for key, networks in (("train.teachers", recipe.train.teachers), ("distill.students", recipe.distill.students)):
         if not networks:
             raise RecipeError(f"{key} is empty; expected at least one network, name@size_px")
@@ -205,6 +218,10 @@ def _check(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise RecipeError(f"{where} is {value!r}; expected a list")
         return tuple(_check(get_args(hint)[0], item, where) for item in value)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise RecipeError(f"{where} is {value!r}; expected {', '.join(get_args(hint))}")
+        return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:

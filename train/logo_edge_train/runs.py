@@ -129,6 +129,12 @@ def run_identity(recipe: Recipe, manifest: Manifest) -> dict:
     return json.loads(json.dumps(identity))  # tuples as lists, as run.json has them
 
 
+def completed_identity(identity: dict) -> dict:
+    """The identity of an earlier run, with the defaults of settings that are newer than it."""
+    train = asdict(recipe_from_dict({"train": identity["train"]}).train)
+    return json.loads(json.dumps({**identity, "train": train}))
+
+
 def data_hash(manifest: Manifest) -> str:
     """sha256 over the manifest's rows; for `files` rows the files' contents count as well."""
     digest = hashlib.sha256()

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from logo_edge.errors import RunError
+from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, negative_log_likelihood, softmax
+from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
@@ -21,6 +22,7 @@ from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig
 from logo_edge_train.runs import (
     Run,
+    completed_identity,
     file_hash,
     read_run,
     run_identity,
@@ -39,35 +41,53 @@ def train_ensemble(
 ) -> Run:
     """Fits every member of the recipe that is not there yet and writes the run.
 
-    On CPUs the members are fitted side by side, each in a process of its own. Raises RunError where `folder` holds a
-    run of another recipe or other data, DatasetError where a split is empty or lacks a class.
+    On CPUs the members are fitted side by side, each in a process of its own; under torchrun one after another, all
+    ranks at each. Raises RunError where `folder` holds a run of another recipe or other data, DatasetError where a split
+    is empty or lacks a class.
     """
-    manifest = read_manifest(manifest_path)
-    classes = manifest.classes
-    for split in ("train", "val", "calib"):
-        check_classes(manifest.split(split), classes, split)
+    manifest, report = read_manifest(manifest_path), distributed.on_main(report)
+    check_splits(manifest)
     folder.mkdir(parents=True, exist_ok=True)
     identity = run_identity(recipe, manifest)
     _refuse_other_run(folder, identity)
     record = {
-        "status": "training", "identity": identity, "classes": list(classes), "manifest": str(manifest_path.resolve()),
-        "recipe": asdict(recipe), "versions": versions(), "device": _device_name(device),
+        "status": "training", "identity": identity, "classes": list(manifest.classes),
+        "manifest": str(manifest_path.resolve()), "recipe": asdict(recipe), "versions": versions(),
+        "device": device_name(device),
     }  # fmt: skip
-    write_run_record(folder, record)
+    distributed.on_main(write_run_record)(folder, record)
     left_out = find_lookalikes(manifest, manifest.split("train"), renders_folder())
+    note = f", without its {len(left_out)} look-alikes of held-out logos,"
+    check_classes([row for row in manifest.split("train") if row not in left_out], manifest.classes, "train", note)
     record["left_out"] = sorted(f"{row.package}/{row.icon}" for row in left_out)
     jobs = [
         (manifest_path, recipe.train, index, folder, str(device), left_out)
         for index in range(len(recipe.train.teachers))
         if not (folder / f"member-{index}.json").exists()
     ]
-    run_side_by_side(fit_member, jobs, report, workers=len(jobs) if device.type == "cpu" else 1)
+    run_side_by_side(fit_member, jobs, report, workers=count_workers(len(jobs), device))
     record["members"] = [
         json.loads((folder / f"member-{index}.json").read_text()) for index in range(len(recipe.train.teachers))
     ]
     run = Run(folder, {**record, "status": "finished"})
-    write_run_record(folder, {**run.record, "metrics": {"val": ensemble_metrics(run, manifest, "val")}})
+    metrics = {"val": ensemble_metrics(run, manifest, "val")}
+    distributed.on_main(write_run_record)(folder, {**run.record, "metrics": metrics})
+    distributed.wait()
     return read_run(folder)
+
+
+def check_splits(manifest: Manifest) -> None:
+    """Raises DatasetError where there are not two classes, or a split that is needed is empty or lacks a class."""
+    if len(manifest.classes) < 2:
+        found = f"one class, {manifest.classes[0]}" if manifest.classes else "no labelled logo"
+        raise DatasetError(f"the manifest has {found}; expected at least two classes")
+    for split in ("train", "val", "calib"):
+        check_classes(manifest.split(split), manifest.classes, split)
+
+
+def count_workers(members: int, device: torch.device) -> int:
+    """How many members are fitted side by side: on CPUs as many as there are cores, if this process is the only one."""
+    return min(members, count_cores()) if device.type == "cpu" and distributed.world_size() == 1 else 1
 
 
 def fit_member(
@@ -81,7 +101,7 @@ def fit_member(
 ) -> None:
     """Fits teacher `index` and writes its checkpoint, its logits on every labelled split and its record.
 
-    Rows of the train split that are in `left_out` are not learned from.
+    Rows of the train split that are in `left_out` are not learned from. Under torchrun every rank calls this.
     """
     manifest, device = read_manifest(manifest_path), torch.device(device_name)
     classes, text = manifest.classes, config.teachers[index]
@@ -98,17 +118,26 @@ def fit_member(
     evaluation = evaluation_sets(manifest, classes, architecture.size_px)
     torch.manual_seed(seed)
     network = LogoNetwork(architecture.model, len(classes), dropout=config.fit.dropout, pretrained=config.pretrained)
-    checkpoint, logits, state = (folder / f"member-{index}.{kind}" for kind in ("safetensors", "logits", "state"))
+    state = folder / f"member-{index}.state"
+    loaders = max(1, count_cores() // distributed.world_size()) if device.type == "cuda" else 0
     network, history = fit(
         network, dataset, supervised_objective(config.fit.label_smoothing), config.fit, state=state, seed=seed,
         device=device, evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
-        loaders=count_cores() if device.type == "cuda" else 0, snapshots=folder / "snapshots" / f"member-{index}",
+        loaders=loaders, snapshots=folder / "snapshots" / f"member-{index}",
     )  # fmt: skip
+    logits = {split: predict_logits(network, data, device) for split, data in evaluation.items()}
+    member = {"architecture": text, "seed": seed, "history": history}
+    distributed.on_main(_write_member)(folder, index, network, logits, member)
+    distributed.wait()
+
+
+def _write_member(folder: Path, index: int, network: LogoNetwork, logits: dict[str, np.ndarray], member: dict) -> None:
+    """Writes a fitted member's checkpoint, logits and, at last, its record; its state is no longer needed."""
+    checkpoint, kept, state = (folder / f"member-{index}.{kind}" for kind in ("safetensors", "logits", "state"))
     sha256 = save_member(checkpoint, network)
-    save_logits(logits, {split: predict_logits(network, data, device) for split, data in evaluation.items()})
-    record = {"architecture": text, "seed": seed, "file": checkpoint.name, "sha256": sha256, "logits": logits.name,
-              "logits_sha256": file_hash(logits), "history": history}  # fmt: skip
-    write_json(folder / f"member-{index}.json", record)
+    save_logits(kept, logits)
+    files = {"file": checkpoint.name, "sha256": sha256, "logits": kept.name, "logits_sha256": file_hash(kept)}
+    write_json(folder / f"member-{index}.json", {**member, **files})
     state.unlink()
 
 
@@ -191,13 +220,21 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def device_name(device: torch.device) -> str:
+    """What a run is fitted on, as a person would say it."""
+    name = torch.cuda.getdevice_name(device) if device.type == "cuda" else "cpu"
+    return f"{distributed.world_size()} x {name}" if distributed.world_size() > 1 else name
 
 
 def _refuse_other_run(folder: Path, identity: dict) -> None:
     path = folder / "run.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("identity") != identity:
+    if not path.exists():
+        return
+    try:
+        same = completed_identity(json.loads(path.read_text(encoding="utf-8"))["identity"]) == identity
+    except (KeyError, RecipeError):  # of settings that are no more
+        same = False
+    if not same:
         raise RunError(
             f"{folder} holds a run of another recipe or other data; give this one another folder (--out), "
             "or remove that one"

@@ -46,6 +46,16 @@ class LogoNetwork(nn.Module):
         self.frozen += [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self.train(self.training)
 
+    def checkpoint_gradients(self) -> None:
+        """Keeps few activations for the backward pass, which computes the others anew. Chen et al. 2016, arXiv:1604.06174.
+
+        Raises RecipeError where the network cannot do that.
+        """
+        try:
+            self.backbone.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:
+            raise RecipeError(f"{self.name} cannot compute activations anew; set grad_checkpointing = false") from error
+
     def train(self, mode: bool = True) -> LogoNetwork:
         super().train(mode)
         for module in self.frozen:

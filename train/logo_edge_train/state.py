@@ -1,0 +1,57 @@
+"""What an interrupted fit goes on from: both networks, the optimizer's moments and the history, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from logo_edge.errors import RunError
+from logo_edge_train.recipe import FitConfig
+
+
+def save_state(
+    path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict],
+    config: FitConfig,
+) -> None:  # fmt: skip
+    """Writes all that a fit needs to go on after its last epoch, whole or not at all."""
+    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
+    tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    metadata = {"history": json.dumps(history), "config": repr(config)}
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata)
+    os.replace(part, path)
+
+
+def load_state(
+    path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig
+) -> list[dict]:
+    """The records of the epochs that are done, their weights and moments put in place; none where there is no file.
+
+    Raises RunError where the file is of another configuration.
+    """
+    if not path.exists():
+        return []
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        if metadata["config"] != repr(config):
+            raise RunError(f"{path} was written by another configuration; remove it, or give this run another folder")
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    for prefix, module in (("network.", network), ("ema.", ema)):
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    slots: dict[int, dict] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, slot = key.split(".")
+            slots.setdefault(int(index), {})[slot] = value
+    if slots:
+        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    return json.loads(metadata["history"])
