@@ -236,6 +236,14 @@ def _save_state(path: Path, network, ema, optimizer, history: list[dict], config
     os.replace(part, path)
 
 
+def read_history(state: Path) -> list[dict]:
+    """The records of the epochs from which a fit would go on; none where it would begin."""
+    if not state.exists():
+        return []
+    with safe_open(state, "pt") as file:
+        return json.loads(file.metadata()["history"])
+
+
 def _load_state(path: Path, network, ema, optimizer, config: FitConfig) -> list[dict]:
     if not path.exists():
         return []

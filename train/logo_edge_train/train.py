@@ -13,11 +13,12 @@ import torch
 from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, negative_log_likelihood, softmax
-from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
+from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, pool_rows, stratified_sample
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers
 from logo_edge_train.parallel import count_cores, run_side_by_side
+from logo_edge_train.pretrain import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig
 from logo_edge_train.runs import (
     Run,
@@ -39,7 +40,7 @@ def train_ensemble(
 ) -> Run:
     """Fits every member of the recipe that is not there yet and writes the run.
 
-    On CPUs the members are fitted side by side, each in a process of its own. Raises RunError where `folder` holds a
+    Where the recipe pretrains, each network of the waiting members is pretrained first, once for all of its seeds. On CPUs the members are fitted side by side, each in a process of its own. Raises RunError where `folder` holds a
     run of another recipe or other data, DatasetError where a split is empty or lacks a class.
     """
     manifest = read_manifest(manifest_path)
@@ -56,10 +57,11 @@ def train_ensemble(
     write_run_record(folder, record)
     left_out = find_lookalikes(manifest, manifest.split("train"), renders_folder())
     record["left_out"] = sorted(f"{row.package}/{row.icon}" for row in left_out)
+    waiting = [index for index in range(len(recipe.train.teachers)) if not (folder / f"member-{index}.json").exists()]
+    starts = pretrain_networks(manifest_path, recipe, folder, waiting, device=device, report=report)
     jobs = [
-        (manifest_path, recipe.train, index, folder, str(device), left_out)
-        for index in range(len(recipe.train.teachers))
-        if not (folder / f"member-{index}.json").exists()
+        (manifest_path, recipe.train, index, folder, str(device), left_out, starts.get(recipe.train.teachers[index]))
+        for index in waiting
     ]
     run_side_by_side(fit_member, jobs, report, workers=len(jobs) if device.type == "cpu" else 1)
     record["members"] = [
@@ -70,6 +72,29 @@ def train_ensemble(
     return read_run(folder)
 
 
+def pretrain_networks(
+    manifest_path: Path, recipe: Recipe, folder: Path, members: list[int], *, device: torch.device,
+    report: Callable[[dict], None],
+) -> dict[str, Path]:  # fmt: skip
+    """{name@size_px: the checkpoint that the members of that network begin at}; empty where the recipe pretrains nothing.
+
+    Pretrains what is not there yet, on CPUs side by side.
+    """
+    config, teachers = recipe.pretrain, recipe.train.teachers
+    if not config.fit.epochs:
+        return {}
+    starts = {teachers[index]: encoder_path(folder, teachers[index]) for index in members}
+    missing = [text for text, path in starts.items() if not path.with_suffix(".json").exists()]
+    if missing:
+        rows = pool_rows(
+            read_manifest(manifest_path), manifest_path, use_unlabelled=config.use_unlabelled,
+            max_images=config.fit.max_images,
+        )  # fmt: skip
+        jobs = [(manifest_path, config, text, recipe.train.pretrained, rows, folder, str(device)) for text in missing]
+        run_side_by_side(pretrain, jobs, report, workers=len(jobs) if device.type == "cpu" else 1)
+    return starts
+
+
 def fit_member(
     manifest_path: Path,
     config: TrainConfig,
@@ -77,11 +102,12 @@ def fit_member(
     folder: Path,
     device_name: str,
     left_out: set[LogoRow],
+    start: Path | None,
     report: Callable[[dict], None],
 ) -> None:
     """Fits teacher `index` and writes its checkpoint, its logits on every labelled split and its record.
 
-    Rows of the train split that are in `left_out` are not learned from.
+    Rows of the train split that are in `left_out` are not learned from. It begins at the weights in `start`, if any.
     """
     manifest, device = read_manifest(manifest_path), torch.device(device_name)
     classes, text = manifest.classes, config.teachers[index]
@@ -98,6 +124,8 @@ def fit_member(
     evaluation = evaluation_sets(manifest, classes, architecture.size_px)
     torch.manual_seed(seed)
     network = LogoNetwork(architecture.model, len(classes), dropout=config.fit.dropout, pretrained=config.pretrained)
+    if start:
+        start_from(start, network)
     checkpoint, logits, state = (folder / f"member-{index}.{kind}" for kind in ("safetensors", "logits", "state"))
     network, history = fit(
         network, dataset, supervised_objective(config.fit.label_smoothing), config.fit, state=state, seed=seed,
