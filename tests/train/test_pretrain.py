@@ -278,8 +278,7 @@ def test_text_views_keep_strokes_and_lose_their_colour_and_place():
     assert count_strokes(logo) == 8
     assert min(rhythm) >= 7
     assert max(rhythm) <= 11
-    red = np.array([60, 48])
-    assert len({tuple(view[tuple(red)]) for view in views}) > 15
+    assert np.mean([(np.abs(view - (200, 40, 40)).sum(-1) <= 30).any() for view in views]) < 0.2, "no red is left"
     assert np.median([overlap(view, logo) for view in views]) < 0.6
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 
 import albumentations as A
 import cv2
@@ -137,9 +138,10 @@ def _recolours(strength: float) -> tuple[A.BasicTransform, ...]:
 
 
 def _apply(transforms: Sequence[A.BasicTransform], image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Each with a seed of its own: albumentations' Compose gives all of them the same, and flips would come in pairs."""
+    """The image after one transform upon the other, drawn from one stream: seeds of their own would be all alike in Compose."""
+    stream = Random(int(random.integers(2**31)))
     for transform in transforms:
-        transform.set_random_seed(int(random.integers(2**31)))
+        transform.set_random_state(random, stream)
         image = transform(image=image)["image"]
     return image
 
