@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -188,6 +189,45 @@ def outliers() -> str:
     return markdown([f"by {figures['score']}", "", "AUROC", "rejected"], rows)
 
 
+def pretraining() -> str:
+    """Frozen features and fits by where a network starts, on val: mean over the seeds and, of several, their spread."""
+    if not (RESULTS / "pretraining.json").exists():
+        return "Not measured yet."
+    rows, starts = [], {}
+    for entry in read("pretraining")["entries"]:
+        starts.setdefault((entry["network"], entry["start"], entry["pretraining_epochs"]), []).append(entry)
+    for (network, start, epochs), entries in starts.items():
+        fits = [entry for entry in entries if "fit" in entry]
+        rows.append([
+            network, f"{start}, {epochs} epochs" if epochs else start, str(len(entries)),
+            spread([entry["linear_probe"] for entry in entries], "{:.1%}"),
+            spread([entry["neighbours"] for entry in entries], "{:.1%}"),
+            *(first_epochs([entry["reached"][level] for entry in fits]) for level in ("80%", "85%")),
+            spread([entry["accuracy"] for entry in fits], "{:.1%}"),
+            spread([entry["pretraining_seconds"] / 60 for entry in entries], "{:.0f}") if epochs else "",
+            spread([entry["fit_seconds"] / 60 for entry in fits], "{:.0f}"),
+        ])  # fmt: skip
+    return markdown(
+        ["network", "starts from", "seeds", "linear probe", "nearest neighbours", "epochs to 80 %", "epochs to 85 %",
+         "after the fit", "pretraining, min", "fit, min"], rows,
+    )  # fmt: skip
+
+
+def first_epochs(epochs: list[int | None]) -> str:
+    """The mean and spread of those that reached it, and how many did where not all."""
+    reached = [epoch for epoch in epochs if epoch is not None]
+    if len(reached) == len(epochs):
+        return spread(reached, "{:.1f}")
+    return f"{spread(reached, '{:.1f}')} ({len(reached)} of {len(epochs)})".strip()
+
+
+def spread(values: list[float], form: str) -> str:
+    """The mean and, of several values, the sample standard deviation."""
+    if len(values) < 2:
+        return "".join(map(form.format, values))
+    return f"{form.format(statistics.mean(values))} ± {form.format(statistics.stdev(values))}"
+
+
 def proposals() -> str:
     """How often `data organize` proposes the label that the annotators gave."""
     figures = read("proposal_accuracy")
@@ -239,6 +279,7 @@ TABLES = {
     "outliers": outliers,
     "memory": memory,
     "teachers": teachers,
+    "pretraining": pretraining,
 }
 
 

@@ -13,10 +13,10 @@ import torch
 
 from logo_edge.bundle import Bundle, Calibration, ModelEntry, read_bundle
 from logo_edge.errors import BundleError, VerificationError
-from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
+from logo_edge.manifest import Manifest, read_manifest, targets_of
 from logo_edge.metrics import softmax, summarize
 from logo_edge.monitor import reference_of
-from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.preprocess import InputContract
 from logo_edge.timing import Latency, measure_latency
 from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.distill import Student, distill
@@ -25,8 +25,7 @@ from logo_edge_compress.finetune import finetune
 from logo_edge_compress.pack import pack_bundle, refuse_other_folder
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, compare_logits, run_onnx, verify
-from logo_edge_train.dataset import load_images, stratified_sample
-from logo_edge_train.fetch import renders_folder
+from logo_edge_train.dataset import pixels_of, stratified_sample
 from logo_edge_train.recipe import Architecture, Recipe
 from logo_edge_train.runs import Run, read_run, versions, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
@@ -236,12 +235,6 @@ def _torch_latency(networks: list[tuple[torch.nn.Module, int]]) -> Latency:
 def _split(run: Run, manifest: Manifest, name: str) -> Split:
     rows = manifest.split(name)
     return Split(targets_of(rows, run.classes), np.array([row.sure for row in rows], bool))
-
-
-def pixels_of(rows: list[LogoRow], manifest: Manifest, size_px: int) -> np.ndarray:
-    """(N, S, S, 3) uint8: the rows as the runtime would preprocess them."""
-    images = load_images(manifest, rows, renders_folder())
-    return np.stack([preprocess(image, InputContract(size_px)) for image in images])
 
 
 def _summarize(stages: list[Stage], splits: dict[str, Split], labels: tuple[str, ...]) -> list[dict]:

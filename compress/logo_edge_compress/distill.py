@@ -15,9 +15,9 @@ from torch.nn import functional
 from torch.utils.data import default_collate
 
 from logo_edge.errors import RunError
-from logo_edge.manifest import LogoRow, Manifest, read_manifest
-from logo_edge_train.dataset import LogoDataset, find_lookalikes, stratified_sample
-from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
+from logo_edge.manifest import Manifest
+from logo_edge_train.dataset import LogoDataset, pool_rows
+from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, fit
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.parallel import count_cores
@@ -75,7 +75,9 @@ def follow_teachers(
     Interrupted, it goes on from `state`; reports and snapshots carry the `stem`. On CPUs half of the cores ask the
     teachers.
     """
-    rows = transfer_rows(run, manifest, config)
+    rows = pool_rows(
+        manifest, run.manifest_path, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
+    )
     note = f"from {len(teachers)} teacher{'s'[: len(teachers) > 1]} on {len(rows)} logos"
     report({"kind": "start", "name": name, "stem": stem, "note": note})
     sizes = [size for _, size in teachers]
@@ -100,17 +102,6 @@ def follow_teachers(
     torch.set_num_threads(threads)
     return_memory()
     return learned
-
-
-def transfer_rows(run: Run, manifest: Manifest, config: DistillConfig) -> list[LogoRow]:
-    """The train split and, if wanted, every logo that may be used without a label; no look-alike of a held-out logo."""
-    rows = manifest.split("train")
-    if config.use_unlabelled:
-        rows = rows + manifest.unlabelled
-        if run.manifest_path.name == LABELS.name and file_hash(run.manifest_path) == file_hash(LABELS):
-            rows = rows + list(read_manifest(UNLABELLED).rows)
-    left_out = find_lookalikes(manifest, rows, renders_folder())
-    return stratified_sample([row for row in rows if row not in left_out], config.fit.max_images)
 
 
 class Lesson:

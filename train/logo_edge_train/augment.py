@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import albumentations as A
 import numpy as np
 from PIL import Image
@@ -47,8 +49,8 @@ class LogoAugmentation:
             stage.set_random_seed(int(random.integers(2**31)))
         ink = self._place(image, random)  # (S, S, 4) uint8, premultiplied
         ink = self.on_ink(image=ink)["image"]
-        ink = self._shift_colours(ink)
-        picture = self._lay_on_background(ink, random)
+        ink = recolour(ink, lambda straight: self.on_colours(image=straight)["image"])
+        picture = lay_on_background(ink, self.contract, random, self.config.p_background)
         return self.on_picture(image=picture)["image"]
 
     def _place(self, image: Image.Image, random: np.random.Generator) -> np.ndarray:
@@ -65,24 +67,27 @@ class LogoAugmentation:
         square[top : top + height, left : left + width] = small
         return square
 
-    def _shift_colours(self, ink: np.ndarray) -> np.ndarray:
-        alpha = ink[:, :, 3:].astype(np.uint16)
-        straight = ink[:, :, :3].astype(np.uint16) * 255 // np.maximum(alpha, 1)
-        shifted = self.on_colours(image=np.minimum(straight, 255).astype(np.uint8))["image"]
-        premultiplied = (shifted.astype(np.uint16) * alpha + 127) // 255
-        return np.concatenate([premultiplied.astype(np.uint8), ink[:, :, 3:]], axis=2)
 
-    def _lay_on_background(self, ink: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        background = pick_background(ink, self.contract)
-        if random.random() < self.config.p_background:
-            solid = ink[ink[:, :, 3] > 250][:, :3].astype(np.int16)  # (N, 3)
-            for _ in range(4):
-                colour = tuple(int(value) for value in random.integers(0, 256, 3))
-                close = (
-                    (np.abs(solid - np.array(colour, np.int16)).sum(axis=1) < CLOSE_COLOUR).mean() if len(solid) else 0
-                )
-                if close < MAX_HIDDEN_INK:
-                    background = colour
-                    break
-        contract = InputContract(self.contract.size_px, background, background)
-        return composite(ink, contract)[0]
+def recolour(ink: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The ink, (S, S, 4) uint8 premultiplied, its straight colours (S, S, 3) changed; its alpha stays."""
+    alpha = ink[:, :, 3:].astype(np.uint16)
+    straight = ink[:, :, :3].astype(np.uint16) * 255 // np.maximum(alpha, 1)
+    shifted = change(np.minimum(straight, 255).astype(np.uint8))
+    premultiplied = (shifted.astype(np.uint16) * alpha + 127) // 255
+    return np.concatenate([premultiplied.astype(np.uint8), ink[:, :, 3:]], axis=2)
+
+
+def lay_on_background(
+    ink: np.ndarray, contract: InputContract, random: np.random.Generator, p_random: float
+) -> np.ndarray:
+    """(S, S, 3) uint8: the premultiplied ink on the contract's background or, so often, on a random colour unlike its own."""
+    background = pick_background(ink, contract)
+    if random.random() < p_random:
+        solid = ink[ink[:, :, 3] > 250][:, :3].astype(np.int16)  # (N, 3)
+        for _ in range(4):
+            colour = tuple(int(value) for value in random.integers(0, 256, 3))
+            close = (np.abs(solid - np.array(colour, np.int16)).sum(axis=1) < CLOSE_COLOUR).mean() if len(solid) else 0
+            if close < MAX_HIDDEN_INK:
+                background = colour
+                break
+    return composite(ink, InputContract(contract.size_px, background, background))[0]

@@ -157,11 +157,16 @@ def read_record(folder: Path) -> dict:
 
 
 def read_networks(folder: Path, record: dict) -> dict[str, dict]:
-    """{stem: {network, finished, epochs}} of the members, in order, and of the students that were fitted from them.
+    """{stem: {network, finished, epochs}} of the pretrained networks, the members, in order, and the students.
 
     The epochs are those of the finished network's record or, while it is being fitted, of its metrics file.
     """
     found = {}
+    if record["recipe"].get("pretrain", {}).get("fit", {}).get("epochs"):
+        for text in dict.fromkeys(record["recipe"]["train"]["teachers"]):
+            stem = text.replace("@", "-")
+            path = folder / "pretrain" / f"{stem}.json"
+            found[f"pretrain-{stem}"] = _read_network(folder, path, f"pretrain-{stem}", text)
     for index, text in enumerate(record["recipe"]["train"]["teachers"]):
         found[f"member-{index}"] = _read_network(folder, folder / f"member-{index}.json", f"member-{index}", text)
     for work in sorted(path for path in folder.glob("compress*/*") if path.is_dir()):

@@ -13,10 +13,12 @@ from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
-from logo_edge.manifest import LogoRow, Manifest, targets_of
+from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
 from logo_edge_train.augment import LogoAugmentation
+from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
 from logo_edge_train.recipe import AugmentConfig
+from logo_edge_train.runs import file_hash
 
 LOOKALIKE = 0.97
 KEPT_SCALE = 1.5  # longer side of the images held in memory, in input sizes
@@ -130,12 +132,32 @@ def find_lookalikes(manifest: Manifest, rows: list[LogoRow], renders: Path) -> s
     return {row for row, found in zip(rows, close.any(axis=1), strict=True) if found}
 
 
+def pool_rows(manifest: Manifest, path: Path, *, use_unlabelled: bool, max_images: int) -> list[LogoRow]:
+    """The train split and, if wanted, every logo that may be used without a label; no look-alike of a held-out logo.
+
+    Without a label: the rows of the manifest at `path` that have none, and unlabelled.csv where it is the project's own.
+    """
+    rows = manifest.split("train")
+    if use_unlabelled:
+        rows = rows + manifest.unlabelled
+        if path.name == LABELS.name and file_hash(path) == file_hash(LABELS):
+            rows = rows + list(read_manifest(UNLABELLED).rows)
+    left_out = find_lookalikes(manifest, rows, renders_folder())
+    return stratified_sample([row for row in rows if row not in left_out], max_images)
+
+
 def thumbnails(manifest: Manifest, rows: list[LogoRow], renders: Path) -> np.ndarray:
     """(N, 32 * 32 * 3) float32 of mean 0 and length 1: their dot products are correlations."""
     pixels = [preprocess(image, InputContract(32)) for image in load_images(manifest, rows, renders)]
     flat = np.stack(pixels).reshape(len(rows), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
+def pixels_of(rows: list[LogoRow], manifest: Manifest, size_px: int) -> np.ndarray:
+    """(N, S, S, 3) uint8: the rows as the runtime would preprocess them."""
+    images = load_images(manifest, rows, renders_folder())
+    return np.stack([preprocess(image, InputContract(size_px)) for image in images])
 
 
 def load_images(manifest: Manifest, rows: list[LogoRow], renders: Path, *, kept_px: int = 0) -> list[Image.Image]:

@@ -55,7 +55,8 @@ def estimate_training(manifest_path: Path, recipe: Recipe, *, device: torch.devi
 
     with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:
         jobs = [
-            (manifest_path, trial, index, Path(folder), str(device), set()) for index in range(len(config.teachers))
+            (manifest_path, trial, index, Path(folder), str(device), set(), None)
+            for index in range(len(config.teachers))
         ]
         run_side_by_side(fit_member, jobs, keep, workers=workers)
     held_out = [len(manifest.split(*splits)) for splits in (("val",), ("val", "calib", "test"))]

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from logo_edge.errors import RunError
 from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset
+from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import FitConfig
 from logo_edge_train.resources import gpu_utilisation, keep_memory, peak_memory
 from logo_edge_train.runs import save_member
@@ -202,6 +203,11 @@ class _BatchSampler(Sampler):
 
     def __len__(self) -> int:
         return self.count // self.batch_size * len(self.epochs)
+
+
+def count_loaders(device: torch.device) -> int:
+    """How many processes make batches for a rank on this device: on a GPU its share of the cores, on CPUs none."""
+    return max(1, count_cores() // distributed.world_size()) if device.type == "cuda" else 0
 
 
 def _training_loader(

@@ -102,12 +102,13 @@ def describe_pace(report: dict) -> str:
 
 
 def describe_epoch(report: dict) -> str:
-    """One line: the network, the epoch, every loss by name, the figures on val, the pace."""
+    """One line: the network, the epoch, every loss by name, the figures on val that there are, the pace."""
     losses = " ".join(f"{name} {report[name]:.3f}" for name in report["losses"])
+    named = {"accuracy_sure": "sure", "worst_recall": "worst class", "calibration_error": "calibration error"}
+    further = ", ".join(f"{name} {report[key]:.1%}" for key, name in named.items() if key in report)
     return (
         f"{report['name']}: epoch {report['epoch']}/{report['epochs']}  {losses}  val accuracy "
-        f"{report['accuracy']:.1%} (sure {report['accuracy_sure']:.1%}, worst class {report['worst_recall']:.1%}, "
-        f"calibration error {report['calibration_error']:.1%})  {report['images_per_s']:.0f} images/s, "
+        f"{report['accuracy']:.1%}{f' ({further})' if further else ''}  {report['images_per_s']:.0f} images/s, "
         f"{report['seconds']:.0f} s"
     )
 

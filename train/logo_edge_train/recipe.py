@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from logo_edge.errors import RecipeError
 
 BUILT_IN = Path(str(files("logo_edge_train") / "recipes"))
+ASPECTS = ("geometric", "colour", "text", "shape")  # of a logo, each with a head of its own in pretraining
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,39 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class AspectConfig:
+    """Where one aspect's head begins: the temperature of its softmax, and how strongly its views are distorted, 0 to 1."""
+
+    temperature: float = 0.15
+    strength: float = 0.5
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How the teachers' networks learn from logos without labels before they are fitted (SimCLR); 0 epochs: not at all.
+
+    `hidden` and `projection` are the widths of the four heads; `learn_temperature` and `uncertainty` switch what their
+    names say. An aspect's strength moves by `strength_step` per batch, up while more than `target_accuracy` of its views
+    find their partner, else down; 0: it stays. A batch holds as many logos of each aspect, so `fit.batch_size` is a
+    multiple of 4.
+    """
+
+    hidden: int = 256
+    projection: int = 64
+    learn_temperature: bool = True
+    uncertainty: bool = True
+    strength_step: float = 0.002
+    target_accuracy: float = 0.8
+    use_unlabelled: bool = True
+    seed: int = 0
+    geometric: AspectConfig = AspectConfig()
+    colour: AspectConfig = AspectConfig()
+    text: AspectConfig = AspectConfig()
+    shape: AspectConfig = AspectConfig()
+    fit: FitConfig = FitConfig(epochs=0, batch_size=256, learning_rate=2e-3, warmup_epochs=2.0, dropout=0.0)
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """The students and how they learn from the ensemble (Hinton et al. 2015; Beyer et al. 2022 for long, matched views).
 
@@ -144,6 +178,7 @@ class Recipe:
 
     name: str = "cpu"
     description: str = ""
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
@@ -175,24 +210,42 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
     """The recipe of a nested dict, as `dataclasses.asdict` gives it. Raises RecipeError naming the key."""
     recipe = _build(Recipe(), table, "")
     fits = {
+        "pretrain.fit": recipe.pretrain.fit,
         "train.fit": recipe.train.fit,
         "distill.fit": recipe.distill.fit,
         "quantize.finetune": recipe.quantize.finetune,
     }
     for stage, config in fits.items():
-        for key, least in (("epochs", int(stage != "quantize.finetune")), ("batch_size", 1), ("accumulate", 1)):
+        optional = stage in ("pretrain.fit", "quantize.finetune")
+        for key, least in (("epochs", int(not optional)), ("batch_size", 1), ("accumulate", 1)):
             if getattr(config, key) < least:
                 raise RecipeError(f"{stage}.{key} is {getattr(config, key)}; expected at least {least}")
         if config.accumulate > config.batch_size:
             raise RecipeError(
                 f"{stage}.accumulate is {config.accumulate}; expected at most {stage}.batch_size, {config.batch_size}"
             )
+    _check_pretraining(recipe.pretrain)
     for key, networks in (("train.teachers", recipe.train.teachers), ("distill.students", recipe.distill.students)):
         if not networks:
             raise RecipeError(f"{key} is empty; expected at least one network, name@size_px")
         for text in networks:
             Architecture.parse(text)
     return recipe
+
+
+def _check_pretraining(config: PretrainConfig) -> None:
+    size, parts = config.fit.batch_size, len(ASPECTS)
+    if size % parts or size < 2 * parts:
+        raise RecipeError(
+            f"pretrain.fit.batch_size is {size}; expected a multiple of {parts}, at least {2 * parts}: each aspect has "
+            "an equal part of a batch, and compares at least two logos"
+        )
+    for aspect in ASPECTS:
+        begin = getattr(config, aspect)
+        if not 0 <= begin.strength <= 1:
+            raise RecipeError(f"pretrain.{aspect}.strength is {begin.strength}; expected 0 to 1")
+        if begin.temperature <= 0:
+            raise RecipeError(f"pretrain.{aspect}.temperature is {begin.temperature}; expected more than 0")
 
 
 def _build(default: Any, table: dict[str, Any], where: str):

@@ -111,9 +111,14 @@ def save_member(path: Path, network: torch.nn.Module) -> str:
 def load_network(path: Path, model: str, classes: int) -> LogoNetwork:
     """The network of a checkpoint that `save_member` wrote, in evaluation mode, float32."""
     network = LogoNetwork(model, classes)
+    load_weights(path, network)
+    return network.eval()
+
+
+def load_weights(path: Path, network: LogoNetwork) -> None:
+    """Gives the network the weights of a checkpoint that `save_member` wrote of its like."""
     tensors = load_file(path)
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    return network.eval()
 
 
 def save_logits(path: Path, logits: dict[str, np.ndarray]) -> None:
@@ -126,6 +131,8 @@ def save_logits(path: Path, logits: dict[str, np.ndarray]) -> None:
 def run_identity(recipe: Recipe, manifest: Manifest) -> dict:
     """What must be equal for a run to be resumed: the training half of the recipe, and the data."""
     identity = {"train": asdict(recipe.train), "data_hash": data_hash(manifest)}
+    if recipe.pretrain.fit.epochs:
+        identity["pretrain"] = asdict(recipe.pretrain)
     return json.loads(json.dumps(identity))  # tuples as lists, as run.json has them
 
 

@@ -31,6 +31,14 @@ def save_state(
     os.replace(part, path)
 
 
+def read_history(path: Path) -> list[dict]:
+    """The records of the epochs from which a fit would go on; none where it would begin."""
+    if not path.exists():
+        return []
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["history"])
+
+
 def load_state(
     path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig
 ) -> list[dict]:

@@ -14,11 +14,12 @@ from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, negative_log_likelihood, softmax
 from logo_edge_train import distributed
-from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
+from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, pool_rows, stratified_sample
 from logo_edge_train.fetch import renders_folder
-from logo_edge_train.fit import fit, predict_logits, supervised_objective
+from logo_edge_train.fit import count_loaders, fit, predict_logits, supervised_objective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers
 from logo_edge_train.parallel import count_cores, run_side_by_side
+from logo_edge_train.pretrain import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig
 from logo_edge_train.runs import (
     Run,
@@ -41,9 +42,10 @@ def train_ensemble(
 ) -> Run:
     """Fits every member of the recipe that is not there yet and writes the run.
 
-    On CPUs the members are fitted side by side, each in a process of its own; under torchrun one after another, all
-    ranks at each. Raises RunError where `folder` holds a run of another recipe or other data, DatasetError where a split
-    is empty or lacks a class.
+    Where the recipe pretrains, each network of the waiting members is pretrained first, once for all of its seeds. On
+    CPUs the members are fitted side by side, each in a process of its own; under torchrun one after another, all ranks
+    at each. Raises RunError where `folder` holds a run of another recipe or other data, DatasetError where a split is
+    empty or lacks a class.
     """
     manifest, report = read_manifest(manifest_path), distributed.on_main(report)
     check_splits(manifest)
@@ -60,10 +62,11 @@ def train_ensemble(
     note = f", without its {len(left_out)} look-alikes of held-out logos,"
     check_classes([row for row in manifest.split("train") if row not in left_out], manifest.classes, "train", note)
     record["left_out"] = sorted(f"{row.package}/{row.icon}" for row in left_out)
+    waiting = [index for index in range(len(recipe.train.teachers)) if not (folder / f"member-{index}.json").exists()]
+    starts = pretrain_networks(manifest_path, recipe, folder, waiting, device=device, report=report)
     jobs = [
-        (manifest_path, recipe.train, index, folder, str(device), left_out)
-        for index in range(len(recipe.train.teachers))
-        if not (folder / f"member-{index}.json").exists()
+        (manifest_path, recipe.train, index, folder, str(device), left_out, starts.get(recipe.train.teachers[index]))
+        for index in waiting
     ]
     run_side_by_side(fit_member, jobs, report, workers=count_workers(len(jobs), device))
     record["members"] = [
@@ -90,6 +93,29 @@ def count_workers(members: int, device: torch.device) -> int:
     return min(members, count_cores()) if device.type == "cpu" and distributed.world_size() == 1 else 1
 
 
+def pretrain_networks(
+    manifest_path: Path, recipe: Recipe, folder: Path, members: list[int], *, device: torch.device,
+    report: Callable[[dict], None],
+) -> dict[str, Path]:  # fmt: skip
+    """{name@size_px: the checkpoint that the members of that network begin at}; empty where the recipe pretrains nothing.
+
+    Pretrains what is not there yet, on CPUs side by side.
+    """
+    config, teachers = recipe.pretrain, recipe.train.teachers
+    if not config.fit.epochs:
+        return {}
+    starts = {teachers[index]: encoder_path(folder, teachers[index]) for index in members}
+    missing = [text for text, path in starts.items() if not path.with_suffix(".json").exists()]
+    if missing:
+        rows = pool_rows(
+            read_manifest(manifest_path), manifest_path, use_unlabelled=config.use_unlabelled,
+            max_images=config.fit.max_images,
+        )  # fmt: skip
+        jobs = [(manifest_path, config, text, recipe.train.pretrained, rows, folder, str(device)) for text in missing]
+        run_side_by_side(pretrain, jobs, report, workers=count_workers(len(jobs), device))
+    return starts
+
+
 def fit_member(
     manifest_path: Path,
     config: TrainConfig,
@@ -97,11 +123,13 @@ def fit_member(
     folder: Path,
     device_name: str,
     left_out: set[LogoRow],
+    start: Path | None,
     report: Callable[[dict], None],
 ) -> None:
     """Fits teacher `index` and writes its checkpoint, its logits on every labelled split and its record.
 
-    Rows of the train split that are in `left_out` are not learned from. Under torchrun every rank calls this.
+    Rows of the train split that are in `left_out` are not learned from. It begins at the weights in `start`, if any.
+    Under torchrun every rank calls this.
     """
     manifest, device = read_manifest(manifest_path), torch.device(device_name)
     classes, text = manifest.classes, config.teachers[index]
@@ -118,12 +146,13 @@ def fit_member(
     evaluation = evaluation_sets(manifest, classes, architecture.size_px)
     torch.manual_seed(seed)
     network = LogoNetwork(architecture.model, len(classes), dropout=config.fit.dropout, pretrained=config.pretrained)
+    if start:
+        start_from(start, network)
     state = folder / f"member-{index}.state"
-    loaders = max(1, count_cores() // distributed.world_size()) if device.type == "cuda" else 0
     network, history = fit(
         network, dataset, supervised_objective(config.fit.label_smoothing), config.fit, state=state, seed=seed,
         device=device, evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
-        loaders=loaders, snapshots=folder / "snapshots" / f"member-{index}",
+        loaders=count_loaders(device), snapshots=folder / "snapshots" / f"member-{index}",
     )  # fmt: skip
     logits = {split: predict_logits(network, data, device) for split, data in evaluation.items()}
     member = {"architecture": text, "seed": seed, "history": history}

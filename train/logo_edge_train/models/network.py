@@ -70,6 +70,10 @@ class LogoNetwork(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.backbone(normalise(pixels))
 
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, F): what the classifier reads of (B, S, S, 3) uint8."""
+        return self.backbone.forward_head(self.backbone.forward_features(normalise(pixels)), pre_logits=True)
+
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """(B, S, S, 3) uint8 or float of 0 to 255 -> (B, 3, S, S) float in about -1 to 1."""

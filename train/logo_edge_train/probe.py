@@ -1,0 +1,50 @@
+"""What frozen features are worth: a linear probe and a vote of nearest neighbours, whose settings the train split chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from logo_edge_train.models import LogoNetwork
+
+FOLDS = 5
+NEIGHBOURS = (1, 3, 5, 10, 20, 40)
+INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # on weights of standardised features
+BATCH = 64
+
+
+@torch.no_grad()
+def features_of(network: LogoNetwork, pixels: np.ndarray, device: torch.device) -> np.ndarray:
+    """(N, F) float32: what the classifier would read of (N, S, S, 3) uint8 pixels, in evaluation mode."""
+    network.eval()
+    parts = (torch.from_numpy(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH))
+    return np.concatenate([network.features(part.to(device)).float().cpu().numpy() for part in parts])
+
+
+def linear_probe(features: np.ndarray, targets: np.ndarray, groups: Sequence[str]) -> GridSearchCV:
+    """A logistic regression on standardised features, its penalty chosen by cross-validation that splits no group."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return _search(model, {"logisticregression__C": INVERSE_PENALTIES}, features, targets, groups)
+
+
+def neighbour_probe(features: np.ndarray, targets: np.ndarray, groups: Sequence[str]) -> GridSearchCV:
+    """The vote of the k logos of the nearest angle (standardised features), k chosen by cross-validation that splits no group."""
+    model = make_pipeline(StandardScaler(), KNeighborsClassifier(metric="cosine", weights="distance"))
+    counts = [count for count in NEIGHBOURS if count <= max(1, len(features) // 3)]
+    return _search(model, {"kneighborsclassifier__n_neighbors": counts}, features, targets, groups)
+
+
+def _search(
+    model: BaseEstimator, grid: dict, features: np.ndarray, targets: np.ndarray, groups: Sequence[str]
+) -> GridSearchCV:
+    folds = min(FOLDS, len(set(groups)), int(np.bincount(targets).max()))
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    return GridSearchCV(model, grid, cv=split).fit(features, targets, groups=groups)

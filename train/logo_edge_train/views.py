@@ -1,0 +1,165 @@
+"""Views of a logo that share one of its aspects and little else: the positive pairs of pretraining.
+
+| aspect | kept | destroyed, the more the greater the strength |
+| --- | --- | --- |
+| geometric | where the ink is: layout, proportions, angle | colours, up to their negative; the background |
+| colour | the colours, their shares and transitions; the background | place, size, angle, handedness, the order of the parts |
+| text | strokes and edges: their widths, rhythm and angle | colours, the background; where parts stand and how many there are |
+| shape | the contour of the ink | what fills it: colours, transitions, inner edges; the background; some of place, size and angle |
+
+Unlike in SimCLR (Chen et al. 2020, arXiv:2002.05709) nothing is cropped: a part of a logo is often of another kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from logo_edge.manifest import LogoRow, Manifest
+from logo_edge.preprocess import InputContract, letterboxed_size
+from logo_edge_train.augment import lay_on_background, recolour
+from logo_edge_train.dataset import load_images
+from logo_edge_train.recipe import ASPECTS
+
+LEVELS = 50  # of strength, that differ: the transforms are made once for each
+
+
+class InkDataset(Dataset):
+    """Logos as (ink, seed): (h, w, 4) uint8 premultiplied, its longer side `size_px`, and what its views are drawn by.
+
+    The seed of item `epoch * len(rows) + i` depends on (seed, epoch, i) alone, so that an interrupted run sees the same
+    views again. No label is read. An opaque image is ink all over.
+    """
+
+    def __init__(self, manifest: Manifest, rows: list[LogoRow], renders: Path, *, size_px: int, seed: int):
+        self.seed = seed
+        self.inks = [
+            np.asarray(image.convert("RGBA").convert("RGBa").resize(letterboxed_size(image.size, size_px)))
+            for image in load_images(manifest, rows, renders, kept_px=size_px)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.inks)
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+        epoch, index = divmod(position, len(self.inks))
+        return self.inks[index], int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
+
+
+class AspectViews:
+    """Draws pairs of views; `strengths` (4,), in the order of ASPECTS, may change while processes make batches."""
+
+    def __init__(self, contract: InputContract, strengths: torch.Tensor):
+        self.contract, self.strengths = contract, strengths
+
+    def collate(self, items: Sequence[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The logos' first and second views, (B, S, S, 3) uint8 each, and (B,) the aspects that they share: 0, 1, 2, 3, 0, ...
+
+        So a logo is drawn for one aspect, and for another in another epoch, which costs what SimCLR costs; all four
+        of each would cost four times that. Every batch, and every part of it, teaches all four heads, and batch
+        normalisation sees the views of all.
+        """
+        aspects = np.arange(len(items)) % len(ASPECTS)
+        first, second = (
+            np.stack([self.draw(ASPECTS[aspect], ink, (seed, which)) for aspect, (ink, seed) in zip(aspects, items, strict=True)])
+            for which in range(2)
+        )  # fmt: skip
+        return torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(aspects)
+
+    def draw(self, aspect: str, ink: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
+        """One view of the aspect, (S, S, 3) uint8, the same for the same seed and strength."""
+        random = np.random.default_rng(seed)
+        policy = make_policy(aspect, round(float(self.strengths[ASPECTS.index(aspect)]) * LEVELS) / LEVELS)
+        square = _apply(policy.on_ink, _centre(ink, self.contract.size_px), random)
+        if policy.fill:
+            square = _fill(square, random.uniform(policy.fill / 2, policy.fill), random)
+        if policy.on_colours:
+            square = recolour(square, lambda straight: _apply(policy.on_colours, straight, random))
+        return lay_on_background(square, self.contract, random, policy.p_background)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What happens to the ink of a view: to all of it, to its colours; the largest share of a random fill; its ground."""
+
+    on_ink: tuple[A.BasicTransform, ...]
+    on_colours: tuple[A.BasicTransform, ...] = ()
+    fill: float = 0.0
+    p_background: float = 0.0
+
+
+@lru_cache(maxsize=len(ASPECTS) * (LEVELS + 1))
+def make_policy(aspect: str, strength: float) -> Policy:
+    """The policy of an aspect at a strength of 0 to 1; see the table above."""
+    much = min(1.0, 2 * strength)
+    if aspect == "geometric":
+        return Policy(_moves(strength, scale=0.1, shift=0.04), _recolours(strength), p_background=0.5 * strength)
+    if aspect == "colour":
+        parts = tuple(A.RandomGridShuffle((n, n), p=0.4 * much) for n in (2, 3))
+        return Policy((A.D4(p=much), *_moves(strength, scale=0.4, shift=0.1, rotate=45, shear=20), *parts))
+    if aspect == "text":
+        rolled = _moves(strength, scale=0.4, shift=0.5, border=cv2.BORDER_WRAP)
+        return Policy(rolled, (A.ToGray(p=much), *_recolours(strength)), p_background=0.5 * strength)
+    moves = _moves(strength, scale=0.3, shift=0.08, rotate=20, shear=10)
+    return Policy(moves, _recolours(strength), fill=much, p_background=0.5 * strength)
+
+
+def _moves(
+    strength: float, *, scale: float, shift: float, rotate: float = 0.0, shear: float = 0.0, border: int = cv2.BORDER_CONSTANT
+) -> tuple[A.BasicTransform, ...]:  # fmt: skip
+    """Shrinks, moves (in parts of the side), turns and shears (degrees) by at most so much at full strength."""
+    shift, rotate, shear = (strength * most for most in (shift, rotate, shear))
+    return (
+        A.Affine(
+            scale=(1 - strength * scale, 1.0), translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
+            rotate=(-rotate, rotate), shear=(-shear, shear), border_mode=border, keep_ratio=True, p=1.0,
+        ),
+    )  # fmt: skip
+
+
+def _recolours(strength: float) -> tuple[A.BasicTransform, ...]:
+    """Turns hues, shifts channels (black and grey have no hue), swaps and inverts them."""
+    shift, hue = (round(strength * most) for most in (120, 90))  # OpenCV's hue has 180 steps
+    return (
+        A.HueSaturationValue((-hue, hue), (-shift // 2, shift // 2), (-shift // 4, shift // 4), p=0.8),
+        A.RGBShift((-shift, shift), (-shift, shift), (-shift, shift), p=0.8),
+        A.ChannelShuffle(p=0.5 * strength),
+        A.InvertImg(p=0.5 * strength),
+    )
+
+
+def _apply(transforms: Sequence[A.BasicTransform], image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The image after one transform upon the other, drawn from one stream: seeds of their own would be all alike in Compose."""
+    stream = Random(int(random.integers(2**31)))
+    for transform in transforms:
+        transform.set_random_state(random, stream)
+        image = transform(image=image)["image"]
+    return image
+
+
+def _centre(ink: np.ndarray, size_px: int) -> np.ndarray:
+    square = np.zeros((size_px, size_px, 4), np.uint8)
+    top, left = (size_px - ink.shape[0]) // 2, (size_px - ink.shape[1]) // 2
+    square[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return square
+
+
+def _fill(ink: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    """The premultiplied ink with so much of its colours replaced by a flat colour or a ramp between two; alpha stays."""
+    one, other = random.uniform(0, 255, (2, 3)).astype(np.float32)
+    if random.random() < 0.5:
+        other = one
+    angle, across = random.uniform(0, 2 * np.pi), np.linspace(-0.5, 0.5, len(ink), dtype=np.float32)
+    place = np.float32(np.cos(angle)) * across[None, :] + np.float32(np.sin(angle)) * across[:, None]  # (S, S)
+    ramp = one + (place + 0.5).clip(0, 1)[:, :, None] * (other - one)  # (S, S, 3)
+    mixed = np.float32(1 - share) * ink[:, :, :3] + np.float32(share / 255) * ramp * ink[:, :, 3:]
+    return np.concatenate([mixed.astype(np.uint8), ink[:, :, 3:]], axis=2)
