@@ -173,6 +173,34 @@ def outliers() -> str:
     return markdown([f"by {figures['score']}", "", "AUROC", "rejected"], rows)
 
 
+def logo_vit() -> str:
+    """LogoViT against a plain ViT of its size, by split."""
+    if not (RESULTS / "logo_vit.json").exists():
+        return "Not measured yet: `python benchmarks/compare_vits.py` writes the figures."
+    figures = read("logo_vit")
+    splits, seeds = list(figures["beside_ink"]), len(figures["seeds"])
+    header = [f"{figures['size_px']} px, {figures['epochs']} epochs, {seeds} seeds", "parameters"]
+    for split in splits:
+        header += [f"accuracy, {split}", f"focus, {split}"]
+    rows = []
+    for entry in figures["subjects"]:
+        row = [f"{entry['subject']}: `{entry['network'].split('@')[0]}`", f"{entry['parameters'] / 1e6:.2f} M"]
+        for split in splits:
+            found = entry[split]
+            focus = sum(found["attention_focus"]) / seeds
+            row += [f"{found['mean']:.1%} ± {found['spread']:.1%}", f"{focus:.1%}"]
+        rows.append([*row, f"{sum(entry['seconds']) / seeds / 60:.0f}"])
+    even = [
+        [
+            "attention without a focus",
+            "",
+            *(cell for split in splits for cell in ("", f"{figures['beside_ink'][split]:.1%}")),
+            "",
+        ]
+    ]
+    return markdown([*header, "minutes a seed"], rows + even)
+
+
 def proposals() -> str:
     """How often `data organize` proposes the label that the annotators gave."""
     figures = read("proposal_accuracy")
@@ -207,6 +235,7 @@ TABLES = {
     "corruptions": corruptions,
     "outliers": outliers,
     "teachers": teachers,
+    "logo_vit": logo_vit,
 }
 
 

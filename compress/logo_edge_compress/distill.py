@@ -19,7 +19,7 @@ from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
 from logo_edge_train.fit import Objective, fit, return_memory
-from logo_edge_train.models import LogoNetwork
+from logo_edge_train.models import LogoNetwork, is_sized
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.runs import Run, file_hash, load_network, save_member, write_json
@@ -51,7 +51,7 @@ def distill(
     if record_path.exists():
         record = json.loads(record_path.read_text(encoding="utf-8"))
         if record["key"] == key and checkpoint.exists() and file_hash(checkpoint) == record["sha256"]:
-            return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint,
+            return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint,
                            record["history"])  # fmt: skip
     teachers = [run.load_member(index) for index in range(len(run.record["members"]))]
     sizes = [run.architecture(index).size_px for index in range(len(teachers))]
@@ -62,7 +62,7 @@ def distill(
     sha256 = save_member(checkpoint, network)
     write_json(record_path, {"key": key, "student": str(candidate), "sha256": sha256, "history": history})
     (folder / "student.state").unlink()
-    return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint, history)
+    return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint, history)
 
 
 def follow_teachers(
@@ -203,11 +203,17 @@ def resize_views(views: torch.Tensor, size_px: int) -> torch.Tensor:
 
 def _start_student(run: Run, candidate: Architecture, config: DistillConfig) -> LogoNetwork:
     torch.manual_seed(config.seed)
-    alike = [i for i in range(len(run.record["members"])) if run.architecture(i).model == candidate.model]
+    alike = [
+        i for i in range(len(run.record["members"]))
+        if run.architecture(i).model == candidate.model
+        and (run.architecture(i) == candidate or not is_sized(candidate.model))
+    ]  # fmt: skip
     if config.start_from_teacher and alike:
         return run.load_member(min(alike, key=lambda i: abs(run.architecture(i).size_px - candidate.size_px)))
     pretrained = config.pretrained and candidate.model.startswith(PRETRAINED_PREFIX)
-    return LogoNetwork(candidate.model, len(run.classes), dropout=config.fit.dropout, pretrained=pretrained)
+    return LogoNetwork(
+        candidate.model, len(run.classes), size_px=candidate.size_px, dropout=config.fit.dropout, pretrained=pretrained
+    )  # fmt: skip
 
 
 def _cache_key(run: Run, config: DistillConfig, candidate: Architecture) -> str:

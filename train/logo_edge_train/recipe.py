@@ -44,6 +44,7 @@ class FitConfig:
     label_smoothing: float = 0.05
     class_weight_power: float = 0.5  # weight of a class: its count to the power -p, mean 1
     use_votes: bool = True  # the annotators' votes as soft labels
+    aleatoric: bool = False  # also learn the variance of each logit: of teachers that have a head for it
     ema_decay: float = 0.995
     gradient_clip: float = 1.0
     dropout: float = 0.2
@@ -173,6 +174,8 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
         for key, least in (("epochs", int(stage != "quantize.finetune")), ("batch_size", 1)):
             if getattr(config, key) < least:
                 raise RecipeError(f"{stage}.{key} is {getattr(config, key)}; expected at least {least}")
+        if config.aleatoric and stage != "train.fit":
+            raise RecipeError(f"{stage}.aleatoric is true; only train.fit, which learns from labels, can be so")
     for key, networks in (("train.teachers", recipe.train.teachers), ("distill.students", recipe.distill.students)):
         if not networks:
             raise RecipeError(f"{key} is empty; expected at least one network, name@size_px")
