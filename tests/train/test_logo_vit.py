@@ -388,6 +388,7 @@ def test_transformers_of_timm_are_built_for_the_size_they_are_asked_for():
         LogoNetwork("logo_vit_tiny", 3, size_px=100)
 
 
+@pytest.mark.slow
 def test_the_exported_graph_gives_the_networks_logits(network, tmp_path):
     pixels = torch.cat([noise(5), torch.from_numpy(np.stack([strokes(SIDE), fading_square(SIDE), drawing(SIDE)]))])
     with torch.no_grad():

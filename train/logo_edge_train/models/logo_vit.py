@@ -21,13 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from logo_edge.errors import RecipeError
 from logo_edge_train.models.attention import attention_maps
-from logo_edge_train.models.extractors import (
-    measure_colour,
-    measure_shape,
-    measure_text,
-    mirror_images,
-    soft_ink,
-)
+from logo_edge_train.models.extractors import measure_colour, measure_shape, measure_text, mirror_images, soft_ink
 from logo_edge_train.models.network import MEAN, SCALE
 
 PATCH_PX = 16
@@ -102,9 +96,6 @@ class LogoViT(nn.Module):
         """Whether the blocks compute anew in the backward pass what they would otherwise keep."""
         self.grad_checkpointing = enable
 
-    def no_weight_decay(self) -> set[str]:
-        return {"cls_token", "pos_embed"}
-
     def forward_features(self, planes: torch.Tensor) -> torch.Tensor:
         """(B, N, C): the class token, those of colour, lettering and contour, then the patches."""
         colours = (planes * SCALE + MEAN) / 255
@@ -119,9 +110,9 @@ class LogoViT(nn.Module):
         empty = 1 - (functional.avg_pool2d(ink, PATCH_PX).flatten(1) / INK_SHARE).clamp(max=1)  # (B, patches)
         for block, bias in zip(self.blocks, self.biases, strict=True):
             if self.grad_checkpointing and self.training:
-                x = checkpoint(block, x, bias(empty), use_reentrant=False)
+                x = checkpoint(_run_block, block, bias, x, empty, use_reentrant=False)
             else:
-                x = block(x, attn_mask=bias(empty))
+                x = _run_block(block, bias, x, empty)
         return self.norm(x)
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -210,6 +201,10 @@ class LogoBias(nn.Module):
         placed = functional.pad(self.geometry(), (PREFIX, 0, PREFIX, 0)) + self.apart  # (H, N, N)
         malus = self.ink[:, None, None] * functional.pad(empty, (PREFIX, 0))[:, None, None]  # (B, H, 1, N)
         return placed - malus
+
+
+def _run_block(block: Block, bias: LogoBias, x: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+    return block(x, attn_mask=bias(empty))
 
 
 def _init_linear(module: nn.Module) -> None:
