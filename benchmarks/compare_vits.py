@@ -16,7 +16,7 @@ import torch
 
 from logo_edge.manifest import Manifest, read_manifest, targets_of
 from logo_edge_train.fetch import LABELS, fetch_logos
-from logo_edge_train.models import attention_focus, beside_ink
+from logo_edge_train.models import attention_focus, near_ink
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import load_recipe
 from logo_edge_train.runs import Run, versions, write_json
@@ -29,6 +29,7 @@ SUBJECTS = {  # name of the run: network, overrides of its own
     "logo-aleatoric": ("logo_vit_tiny", ("train.fit.aleatoric=true",)),
 }
 FIT = ("train.pretrained=false", "train.fit.frozen_blocks=-1", "train.fit.warmup_epochs=3")
+REACHES = {"on_ink": 0, "near_ink": 1}  # patches from ink; at few patches a side nearly all lie within one
 BATCH = 32
 
 
@@ -56,16 +57,16 @@ def main() -> None:
                 LABELS, load_recipe("cpu", chosen), folder / name, device=pick_device(arguments.device), report=progress
             )
             entries.append({"subject": name, "network": teachers[0], **measure(run, manifest, splits)})
-    area = {split: float(np.mean(inked_area(manifest, run, split))) for split in splits}
+    area = {split: measure_area(manifest, run, split) for split in splits}
     write_json(arguments.out, {
         "size_px": arguments.size, "epochs": arguments.epochs, "seeds": list(range(arguments.seeds)),
-        "overrides": [*FIT, *arguments.set], "device": run.record["device"], "beside_ink": area, "subjects": entries,
+        "overrides": [*FIT, *arguments.set], "device": run.record["device"], "area": area, "subjects": entries,
         "versions": versions(),
     })  # fmt: skip
 
 
 def measure(run: Run, manifest: Manifest, splits: tuple[str, ...]) -> dict:
-    """Parameters and seconds, and by split accuracy and attention focus, each with one value for each seed."""
+    """Parameters and seconds, and by split accuracy and the attention on and near ink, one value for each seed."""
     members = [run.load_member(index) for index in range(len(run.record["members"]))]
     found = {
         "parameters": members[0].float32_bytes // 4,
@@ -75,20 +76,25 @@ def measure(run: Run, manifest: Manifest, splits: tuple[str, ...]) -> dict:
         targets = targets_of(manifest.split(split), run.classes)
         pixels = pixels_of(manifest, run, split)
         right = run.member_logits(split).argmax(2) == targets  # (M, N)
-        focus = [[attention_focus(member, batch) * len(batch) for batch in pixels] for member in members]
         found[split] = {
             "accuracy": right.mean(1).tolist(), "mean": float(right.mean()),
             "spread": float(right.mean(1).std(ddof=1)) if len(members) > 1 else 0.0,
-            "attention_focus": (np.sum(focus, 1) / len(targets)).tolist(),
         }  # fmt: skip
+        for name, reach in REACHES.items():
+            masses = [
+                [attention_focus(member, batch, reach=reach) * len(batch) for batch in pixels] for member in members
+            ]
+            found[split][name] = (np.sum(masses, 1) / len(targets)).tolist()
     return found
 
 
-def inked_area(manifest: Manifest, run: Run, split: str) -> np.ndarray:
-    """(N,): the share of each logo's patches that lie on or beside ink, which an attention without a focus would have."""
-    grid = run.load_member(0).backbone.patch_embed.grid_size
-    shares = [beside_ink(batch, grid).float().mean(1) for batch in pixels_of(manifest, run, split)]
-    return torch.cat(shares).numpy()
+def measure_area(manifest: Manifest, run: Run, split: str) -> dict[str, float]:
+    """The share of the patches that lie on and near ink: what attention without a focus would give them."""
+    grid, pixels = run.load_member(0).backbone.patch_embed.grid_size, pixels_of(manifest, run, split)
+    return {
+        name: float(torch.cat([near_ink(batch, grid, reach=reach) for batch in pixels]).float().mean())
+        for name, reach in REACHES.items()
+    }
 
 
 def pixels_of(manifest: Manifest, run: Run, split: str) -> tuple[torch.Tensor, ...]:

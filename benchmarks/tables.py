@@ -178,27 +178,22 @@ def logo_vit() -> str:
     if not (RESULTS / "logo_vit.json").exists():
         return "Not measured yet: `python benchmarks/compare_vits.py` writes the figures."
     figures = read("logo_vit")
-    splits, seeds = list(figures["beside_ink"]), len(figures["seeds"])
-    header = [f"{figures['size_px']} px, {figures['epochs']} epochs, {seeds} seeds", "parameters"]
+    splits, seeds, rows = list(figures["area"]), len(figures["seeds"]), []
+    header = [f"{figures['size_px']} px, {figures['epochs']} epochs, {seeds} seeds", "parameters", "minutes a seed"]
     for split in splits:
-        header += [f"accuracy, {split}", f"focus, {split}"]
-    rows = []
+        header += [f"accuracy, {split}", f"focus, {split}", f"strictly on ink, {split}"]
     for entry in figures["subjects"]:
-        row = [f"{entry['subject']}: `{entry['network'].split('@')[0]}`", f"{entry['parameters'] / 1e6:.2f} M"]
+        minutes = sum(entry["seconds"]) / seeds / 60
+        row = [f"{entry['subject']}: `{entry['network']}`", f"{entry['parameters'] / 1e6:.2f} M", f"{minutes:.0f}"]
         for split in splits:
             found = entry[split]
-            focus = sum(found["attention_focus"]) / seeds
-            row += [f"{found['mean']:.1%} ± {found['spread']:.1%}", f"{focus:.1%}"]
-        rows.append([*row, f"{sum(entry['seconds']) / seeds / 60:.0f}"])
-    even = [
-        [
-            "attention without a focus",
-            "",
-            *(cell for split in splits for cell in ("", f"{figures['beside_ink'][split]:.1%}")),
-            "",
-        ]
-    ]
-    return markdown([*header, "minutes a seed"], rows + even)
+            row += [f"{found['mean']:.1%} ± {found['spread']:.1%}"]
+            row += [f"{sum(found[key]) / seeds:.1%}" for key in ("near_ink", "on_ink")]
+        rows.append(row)
+    even = ["attention without a focus", "", ""]
+    for split in splits:
+        even += ["", *(f"{figures['area'][split][key]:.1%}" for key in ("near_ink", "on_ink"))]
+    return markdown(header, [*rows, even])
 
 
 def proposals() -> str:

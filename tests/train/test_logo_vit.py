@@ -18,8 +18,8 @@ from logo_edge_train.models import (
     attention_focus,
     attention_layers,
     attention_maps,
-    beside_ink,
     find_ink,
+    near_ink,
     normalise,
 )
 from logo_edge_train.models.extractors import (
@@ -228,14 +228,15 @@ def test_a_blank_picture_gives_numbers(network):
         assert torch.isfinite(network(torch.full((1, SIDE, SIDE, 3), 255, dtype=torch.uint8))).all()
 
 
-def test_focus_is_the_share_beside_the_ink(network):
+def test_focus_is_the_share_near_the_ink(network):
     pixels = torch.from_numpy(drawing(SIDE))[None].repeat(2, 1, 1, 1)
     pixels[0, 20:28, 20:28] = 0  # patch (1, 1): itself and eight around it
     pixels[1, 20:28, 20:28] = pixels[1, -3:, 20:28] = 0
-    inside = beside_ink(pixels, (4, 4))
+    inside = near_ink(pixels, (4, 4))
     assert inside[0].view(4, 4).sum(1).tolist() == [3, 3, 3, 0]
     assert inside[1].view(4, 4).sum(1).tolist() == [3, 3, 3, 3]
-    assert 0.95 < attention_focus(network, pixels) <= 1
+    assert near_ink(pixels, (4, 4), reach=0).sum(1).tolist() == [1, 2]
+    assert 0.9 < attention_focus(network, pixels, reach=0) <= attention_focus(network, pixels) <= 1
 
 
 @pytest.mark.parametrize("name", ["logo_vit_tiny", "plain_vit_tiny"])

@@ -60,21 +60,24 @@ def patch_mass(rows: torch.Tensor, prefix: int) -> torch.Tensor:
     return rows[:, 0, prefix:] if prefix else rows.mean(1)
 
 
-def attention_focus(network: nn.Module, pixels: torch.Tensor) -> float:
-    """The share, 0 to 1, of the rollout's mass over the patches that lies on or beside ink; mean over the logos.
+def attention_focus(network: nn.Module, pixels: torch.Tensor, *, reach: int = 1) -> float:
+    """The share, 0 to 1, of the rollout's mass over the patches that lies `near_ink`; mean over the logos.
 
     network: a LogoNetwork whose backbone is a plain vision transformer; pixels: (B, S, S, 3) uint8.
     """
     backbone = network.backbone
     mass = patch_mass(attention_maps(network, pixels)[1], backbone.num_prefix_tokens)  # (B, patches)
-    inside = beside_ink(pixels, backbone.patch_embed.grid_size).to(mass)
+    inside = near_ink(pixels, backbone.patch_embed.grid_size, reach=reach).to(mass)
     return float(((mass * inside).sum(1) / mass.sum(1)).mean())
 
 
-def beside_ink(pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """(B, patches) bool: which patches hold ink or touch, also by a corner, one that does. pixels: (B, S, S, 3) uint8."""
+def near_ink(pixels: torch.Tensor, grid: tuple[int, int], *, reach: int = 1) -> torch.Tensor:
+    """(B, patches) bool: which patches hold ink, or lie within `reach` patches, also across a corner, of one that does.
+
+    pixels: (B, S, S, 3) uint8.
+    """
     inked = functional.adaptive_max_pool2d(find_ink(pixels)[:, None].float(), grid)  # (B, 1, h, w)
-    return functional.max_pool2d(inked, 3, stride=1, padding=1).flatten(1) > 0
+    return functional.max_pool2d(inked, 2 * reach + 1, stride=1, padding=reach).flatten(1) > 0
 
 
 @torch.no_grad()
