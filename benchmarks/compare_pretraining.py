@@ -114,7 +114,9 @@ def probe_start(recipe: Recipe, folder: Path, device: torch.device, report: Call
     starts = pretrain_networks(LABELS, recipe, folder, [0], device=device, report=report)
     architecture = Architecture.parse(text)
     torch.manual_seed(recipe.train.seed)
-    network = LogoNetwork(architecture.model, len(manifest.classes), pretrained=recipe.train.pretrained).to(device)
+    network = LogoNetwork(
+        architecture.model, len(manifest.classes), size_px=architecture.size_px, pretrained=recipe.train.pretrained
+    ).to(device)
     history = []
     if starts:
         start_from(starts[text], network)

@@ -67,7 +67,7 @@ def measure(network: str, variant: str, device: torch.device) -> dict:
     """Peak memory in MB of a few steps on noise, what was there before them, and the pace."""
     architecture = Architecture.parse(network)
     config = replace(PLAIN, **VARIANTS[variant])
-    module = LogoNetwork(architecture.model, CLASSES).to(device)
+    module = LogoNetwork(architecture.model, CLASSES, size_px=architecture.size_px).to(device)
     before = peak_memory(device)
     with tempfile.TemporaryDirectory() as folder:
         _, history = fit(

@@ -228,6 +228,29 @@ def spread(values: list[float], form: str) -> str:
     return f"{form.format(statistics.mean(values))} ± {form.format(statistics.stdev(values))}"
 
 
+def logo_vit() -> str:
+    """LogoViT against a plain ViT of its size, by split."""
+    if not (RESULTS / "logo_vit.json").exists():
+        return "Not measured yet: `python benchmarks/compare_vits.py` writes the figures."
+    figures = read("logo_vit")
+    splits, seeds, rows = list(figures["area"]), len(figures["seeds"]), []
+    header = [f"{figures['size_px']} px, {figures['epochs']} epochs, {seeds} seeds", "parameters", "minutes a seed"]
+    for split in splits:
+        header += [f"accuracy, {split}", f"focus, {split}", f"strictly on ink, {split}"]
+    for entry in figures["subjects"]:
+        minutes = sum(entry["seconds"]) / seeds / 60
+        row = [f"{entry['subject']}: `{entry['network']}`", f"{entry['parameters'] / 1e6:.2f} M", f"{minutes:.0f}"]
+        for split in splits:
+            found = entry[split]
+            row += [f"{found['mean']:.1%} ± {found['spread']:.1%}"]
+            row += [f"{sum(found[key]) / seeds:.1%}" for key in ("near_ink", "on_ink")]
+        rows.append(row)
+    even = ["attention without a focus", "", ""]
+    for split in splits:
+        even += ["", *(f"{figures['area'][split][key]:.1%}" for key in ("near_ink", "on_ink"))]
+    return markdown(header, [*rows, even])
+
+
 def proposals() -> str:
     """How often `data organize` proposes the label that the annotators gave."""
     figures = read("proposal_accuracy")
@@ -280,6 +303,7 @@ TABLES = {
     "memory": memory,
     "teachers": teachers,
     "pretraining": pretraining,
+    "logo_vit": logo_vit,
 }
 
 

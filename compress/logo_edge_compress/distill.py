@@ -19,7 +19,7 @@ from logo_edge.manifest import Manifest
 from logo_edge_train.dataset import LogoDataset, pool_rows
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, fit
-from logo_edge_train.models import LogoNetwork
+from logo_edge_train.models import LogoNetwork, is_sized
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
@@ -52,7 +52,7 @@ def distill(
     if record_path.exists():
         record = json.loads(record_path.read_text(encoding="utf-8"))
         if record["key"] == key and checkpoint.exists() and file_hash(checkpoint) == record["sha256"]:
-            return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint,
+            return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint,
                            record["history"])  # fmt: skip
     teachers = [run.load_member(index) for index in range(len(run.record["members"]))]
     sizes = [run.architecture(index).size_px for index in range(len(teachers))]
@@ -63,7 +63,7 @@ def distill(
     sha256 = save_member(checkpoint, network)
     write_json(record_path, {"key": key, "student": str(candidate), "sha256": sha256, "history": history})
     (folder / "student.state").unlink()
-    return Student(candidate, load_network(checkpoint, candidate.model, len(run.classes)), checkpoint, history)
+    return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint, history)
 
 
 def follow_teachers(
@@ -200,11 +200,17 @@ def resize_views(views: torch.Tensor, size_px: int) -> torch.Tensor:
 
 def _start_student(run: Run, candidate: Architecture, config: DistillConfig) -> LogoNetwork:
     torch.manual_seed(config.seed)
-    alike = [i for i in range(len(run.record["members"])) if run.architecture(i).model == candidate.model]
+    alike = [
+        i for i in range(len(run.record["members"]))
+        if run.architecture(i).model == candidate.model
+        and (run.architecture(i) == candidate or not is_sized(candidate.model))
+    ]  # fmt: skip
     if config.start_from_teacher and alike:
         return run.load_member(min(alike, key=lambda i: abs(run.architecture(i).size_px - candidate.size_px)))
     pretrained = config.pretrained and candidate.model.startswith(PRETRAINED_PREFIX)
-    return LogoNetwork(candidate.model, len(run.classes), dropout=config.fit.dropout, pretrained=pretrained)
+    return LogoNetwork(
+        candidate.model, len(run.classes), size_px=candidate.size_px, dropout=config.fit.dropout, pretrained=pretrained
+    )  # fmt: skip
 
 
 def _cache_key(run: Run, config: DistillConfig, candidate: Architecture) -> str:

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from logo_edge_train.models import MEAN, SCALE, LogoNetwork
+from logo_edge_train.models import MEAN, SCALE, LogoNetwork, open_attention
 
 OPSET = 18
 IR_VERSION = 10  # read by onnxruntime >= 1.20
@@ -32,10 +32,11 @@ def export_onnx(network: LogoNetwork, size_px: int, path: Path) -> Path:
 def export_body(network: LogoNetwork, size_px: int, path: Path) -> None:
     """The backbone alone, `planes` (batch, 3, S, S) normalised float32 -> `logits`, with batch-norm folded."""
     planes = torch.zeros(2, 3, size_px, size_px)
-    program = torch.onnx.export(
-        network.backbone.eval(), (planes,), dynamo=True, input_names=[PLANES], output_names=[LOGITS],
-        opset_version=OPSET, dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), verbose=False,
-    )  # fmt: skip
+    with open_attention(network):  # the exporter cannot take the fused kernel apart
+        program = torch.onnx.export(
+            network.backbone.eval(), (planes,), dynamo=True, input_names=[PLANES], output_names=[LOGITS],
+            opset_version=OPSET, dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), verbose=False,
+        )  # fmt: skip
     raw = path.with_suffix(".raw.onnx")
     program.save(str(raw), include_initializers=True, keep_initializers_as_inputs=False, external_data=False)
     quant_pre_process(str(raw), str(path), skip_symbolic_shape=True)

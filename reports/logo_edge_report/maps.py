@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from logo_edge_report.sheets import THUMBNAIL_PX
-from logo_edge_train.models import attention_layers, each_attention, normalise
+from logo_edge_train.models import attention_layers, attention_maps, find_ink, normalise, patch_mass
 
 GRAD_CAM, ATTENTION, ROLLOUT = "Grad-CAM", "attention of the last block", "attention rollout"
 HEAT = cv2.COLORMAP_INFERNO
-INK_CONTRAST = 24  # of 255: a pixel further from the background than this, in any channel, belongs to the drawing
 
 
 def explain(network: nn.Module, pixels: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
@@ -21,11 +20,11 @@ def explain(network: nn.Module, pixels: np.ndarray, classes: np.ndarray) -> dict
     Attention is the same for every class. A network with neither spatial features nor tokens gives no method.
     """
     if _has_tokens(network):
-        attention = attention_weights(network, pixels)
+        layers, rollout = attention_maps(network, torch.from_numpy(pixels))
         prefix, grid = network.backbone.num_prefix_tokens, network.backbone.patch_embed.grid_size
         return {
-            ATTENTION: token_maps(attention[-1].mean(1), prefix, grid),
-            ROLLOUT: token_maps(attention_rollout(attention), prefix, grid),
+            ATTENTION: token_maps(layers[-1].mean(1), prefix, grid),
+            ROLLOUT: token_maps(rollout, prefix, grid),
         }
     heat = class_activation(network, pixels, classes)
     return {} if heat is None else {GRAD_CAM: heat}
@@ -51,28 +50,9 @@ def class_activation(network: nn.Module, pixels: np.ndarray, classes: np.ndarray
     return (heat / np.maximum(heat.max((1, 2), keepdims=True), 1e-12)).astype(np.float32)
 
 
-def attention_weights(network: nn.Module, pixels: np.ndarray) -> np.ndarray:
-    """(L, B, H, N, N) float32: each block's attention, rows sum to 1."""
-    return torch.stack(each_attention(network, torch.from_numpy(pixels), lambda rows: rows)).numpy()
-
-
-def attention_rollout(attention: np.ndarray) -> np.ndarray:
-    """(B, N, N), rows sum to 1: how much each output token owes each input token, of (L, B, H, N, N).
-
-    Heads are averaged, the residual counts as half. Abnar and Zuidema 2020, arXiv:2005.00928.
-    """
-    identity = np.eye(attention.shape[-1], dtype=attention.dtype)
-    rolled = np.broadcast_to(identity, attention[0, :, 0].shape)
-    for layer in attention.mean(2):  # (B, N, N)
-        mixed = 0.5 * layer + 0.5 * identity
-        rolled = mixed / mixed.sum(-1, keepdims=True) @ rolled
-    return rolled
-
-
-def token_maps(tokens: np.ndarray, prefix: int, grid: tuple[int, int]) -> np.ndarray:
+def token_maps(rows: torch.Tensor, prefix: int, grid: tuple[int, int]) -> np.ndarray:
     """(B, h, w) heat of (B, N, N): what the class token, or without one the mean patch, takes from each patch."""
-    rows = tokens[:, 0] if prefix else tokens.mean(1)
-    heat = rows[:, prefix:].reshape(-1, *grid)
+    heat = patch_mass(rows, prefix).reshape(-1, *grid).numpy()
     low, high = heat.min((1, 2), keepdims=True), heat.max((1, 2), keepdims=True)
     return ((heat - low) / np.maximum(high - low, 1e-12)).astype(np.float32)
 
@@ -90,9 +70,9 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def heat_on_ink(pictures: np.ndarray, heat: np.ndarray) -> tuple[float, float]:
     """The share of the heat that lies on the drawing, and the share of the area that the drawing covers.
 
-    pictures: (B, S, S, 3) uint8, whose first pixel is background; heat: (B, h, w).
+    pictures: (B, S, S, 3) uint8, whose corners are background; heat: (B, h, w).
     """
-    ink = (np.abs(pictures.astype(int) - pictures[:, :1, :1]) > INK_CONTRAST).any(-1)  # (B, S, S)
+    ink = find_ink(torch.from_numpy(pictures)).numpy()  # (B, S, S)
     side = (ink.shape[2], ink.shape[1])
     wide = np.stack([cv2.resize(one.astype(np.float32), side, interpolation=cv2.INTER_LINEAR) for one in heat])
     return float((wide * ink).sum() / max(wide.sum(), 1e-9)), float(ink.mean())

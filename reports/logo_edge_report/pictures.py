@@ -41,7 +41,7 @@ class Pictured:
 
     def load(self, path: Path | None = None) -> LogoNetwork:
         """The network, or one of its snapshots, in evaluation mode."""
-        return load_network(path or self.path, self.architecture.model, len(self.classes))
+        return load_network(path or self.path, self.architecture, len(self.classes))
 
     def read(self, images: list[Image.Image]) -> np.ndarray:
         """(N, S, S, 3) uint8: the images as the network sees them."""

@@ -111,7 +111,7 @@ def _checkpoint_subject(path: Path) -> Subject:
         architecture = Architecture.parse(entry.get("architecture") or entry["student"])
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{record}: {error!r}; expected the record that `logo-edge train` writes beside it") from error
-    network = load_network(path, architecture.model, len(run.classes))
+    network = load_network(path, architecture, len(run.classes))
     return Subject(f"{path.stem} {architecture}", "checkpoint", run.classes,
                    lambda images: _torch_logits(network, architecture.size_px, images), size_bytes=network.float32_bytes,
                    network=network, size_px=architecture.size_px)  # fmt: skip

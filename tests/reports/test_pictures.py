@@ -16,7 +16,7 @@ from torch import nn
 from logo_edge_report import charts, embedding, landscape, maps
 from logo_edge_report.pictures import Pictured, regions_at, rise_distance
 from logo_edge_report.sheets import THUMBNAIL_PX, make_sheet, thumbnail
-from logo_edge_train.models import LogoNetwork
+from logo_edge_train.models import LogoNetwork, attention_maps
 from logo_edge_train.recipe import Architecture
 
 SIDE = 32
@@ -65,26 +65,15 @@ def test_the_weights_of_attention_are_those_of_the_network_and_leave_it_as_it_wa
     pixels = noise(2, 160)
     with torch.no_grad():
         before = transformer(torch.from_numpy(pixels))
-        attention = maps.attention_weights(transformer, pixels)
+        attention, rollout = attention_maps(transformer, torch.from_numpy(pixels))
         after = transformer(torch.from_numpy(pixels))
     tokens = transformer.backbone.patch_embed.num_patches + transformer.backbone.num_prefix_tokens
     blocks = len(transformer.backbone.blocks)
     assert attention.shape[:2] == (blocks, 2)
     assert attention.shape[3:] == (tokens, tokens)
     assert np.allclose(attention.sum(-1), 1, atol=1e-5)
+    assert np.allclose(rollout.sum(-1), 1, atol=1e-5)
     assert torch.equal(before, after)
-
-
-def test_rollout_keeps_rows_of_sum_one_and_identity_stays_identity():
-    random = np.random.default_rng(0)
-    attention = random.random((3, 2, 4, 5, 5))
-    attention /= attention.sum(-1, keepdims=True)
-    rolled = maps.attention_rollout(attention)
-    assert rolled.shape == (2, 5, 5)
-    assert np.allclose(rolled.sum(-1), 1)
-    assert np.allclose(maps.attention_rollout(np.broadcast_to(np.eye(5), attention.shape)), np.eye(5))
-    mixed = [0.5 * layer.mean(1) + 0.5 * np.eye(5) for layer in attention]
-    assert np.allclose(rolled, mixed[2] @ mixed[1] @ mixed[0])  # the first layer is applied first
 
 
 def test_a_transformer_is_explained_by_attention_and_rollout(transformer):

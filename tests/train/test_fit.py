@@ -23,7 +23,7 @@ from logo_edge_train.dataset import LogoDataset, check_classes, class_weights, s
 from logo_edge_train.estimate import extrapolate, finish
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
 from logo_edge_train.models import LogoNetwork, load_imagenet_weights, normalise
-from logo_edge_train.recipe import AugmentConfig, FitConfig, recipe_from_dict
+from logo_edge_train.recipe import Architecture, AugmentConfig, FitConfig, recipe_from_dict
 from logo_edge_train.runs import load_network, read_run, save_member
 from logo_edge_train.train import ensemble_logits, train_ensemble
 
@@ -381,7 +381,9 @@ def test_a_checkpoint_gives_its_network_back(tmp_path):
     save_member(tmp_path / "m.safetensors", network)
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
-        assert torch.allclose(network(pixels), load_network(tmp_path / "m.safetensors", MODEL, 5)(pixels), atol=1e-2)
+        assert torch.allclose(
+            network(pixels), load_network(tmp_path / "m.safetensors", Architecture(MODEL, 32), 5)(pixels), atol=1e-2
+        )
 
 
 def test_imagenet_weights_land_in_the_layers_of_their_own_names():

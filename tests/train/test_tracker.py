@@ -25,7 +25,7 @@ from logo_edge_train.dataset import LogoDataset
 from logo_edge_train.fit import fit, optimizer_scalars, supervised_objective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers
 from logo_edge_train.progress import FitProgress, describe_epoch, sparkline
-from logo_edge_train.recipe import FitConfig, recipe_from_dict
+from logo_edge_train.recipe import Architecture, FitConfig, recipe_from_dict
 from logo_edge_train.runs import load_network
 from logo_edge_train.tracker import Tracker, read_metrics, without_nan
 from logo_edge_train.train import accuracy_on, train_ensemble
@@ -227,7 +227,7 @@ def test_the_averaged_weights_are_kept_after_every_epoch(logos, tmp_path):
     track(logos, tmp_path)
     paths = sorted((tmp_path / "snapshots" / STEM).iterdir())
     assert [path.name for path in paths] == [f"epoch-00{epoch}.safetensors" for epoch in (1, 2, 3)]
-    first, last = (load_network(paths[index], "test_resnet", 3).state_dict() for index in (0, 2))
+    first, last = (load_network(paths[index], Architecture("test_resnet", 32), 3).state_dict() for index in (0, 2))
     assert any(not torch.equal(value, last[key]) for key, value in first.items())
 
 

@@ -30,6 +30,7 @@ Each loss is a mean over the batch's first dimension: fit may hand the batch ove
 """
 
 Report = Callable[[dict], None]
+NOISE_SAMPLES = 16  # of the logits, where their variance is learned
 OPTIMIZER_SCALARS = {"lr": "learning_rate", "rho": "rho"}  # what a parameter group may hold, and its name in a report
 
 
@@ -172,15 +173,31 @@ def predict_logits(network: nn.Module, dataset: LogoDataset, device: torch.devic
     return np.concatenate(distributed.gather_list(batches))
 
 
-def supervised_objective(label_smoothing: float) -> Objective:
-    """Cross-entropy on smoothed soft labels, weighted per logo."""
+def supervised_objective(label_smoothing: float, *, aleatoric: bool = False) -> Objective:
+    """Cross-entropy on smoothed soft labels, weighted per logo; with `aleatoric` over logits of learned variance.
+
+    The latter raises RecipeError for a network that has no head of variances.
+    """
 
     def objective(network, pixels, targets, weights, _positions):
         smoothed = targets * (1 - label_smoothing) + label_smoothing / targets.shape[1]  # (B, K)
-        losses = -(smoothed * network(pixels).float().log_softmax(1)).sum(1)  # (B,)
-        return {"cross_entropy": (losses * weights).mean()}
+        if aleatoric:
+            found = network.predict(pixels)
+            log_probabilities = noisy_log_softmax(found.logits.float(), found.log_variance.float())
+        else:
+            log_probabilities = network(pixels).float().log_softmax(1)
+        return {"cross_entropy": -((smoothed * log_probabilities).sum(1) * weights).mean()}
 
     return objective
+
+
+def noisy_log_softmax(logits: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    """(B, K): log of the mean softmax over NOISE_SAMPLES draws of Gaussian logits, with mean and log variance (B, K).
+
+    Kendall and Gal 2017, arXiv:1703.04977, equation 12.
+    """
+    noise = torch.randn(NOISE_SAMPLES, *logits.shape, device=logits.device) * (log_variance / 2).exp()  # (T, B, K)
+    return (logits + noise).log_softmax(2).logsumexp(0) - math.log(NOISE_SAMPLES)
 
 
 def optimizer_scalars(optimizer: torch.optim.Optimizer) -> dict[str, float]:

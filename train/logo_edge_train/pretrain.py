@@ -56,7 +56,10 @@ def pretrain(
     views = AspectViews(InputContract(architecture.size_px), difficulty.strengths)
     dataset = InkDataset(manifest, rows, renders_folder(), size_px=architecture.size_px, seed=config.seed)
     torch.manual_seed(config.seed)
-    encoder = LogoNetwork(architecture.model, len(manifest.classes), dropout=config.fit.dropout, pretrained=imagenet)
+    encoder = LogoNetwork(
+        architecture.model, len(manifest.classes), size_px=architecture.size_px, dropout=config.fit.dropout,
+        pretrained=imagenet,
+    )  # fmt: skip
     network, history = fit(
         AspectNetwork(encoder, architecture.size_px, config), dataset, contrastive_objective(difficulty), config.fit, state=state,
         seed=config.seed, device=device,

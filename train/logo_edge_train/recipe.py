@@ -50,6 +50,7 @@ class FitConfig:
     label_smoothing: float = 0.05
     class_weight_power: float = 0.5  # weight of a class: its count to the power -p, mean 1
     use_votes: bool = True  # the annotators' votes as soft labels
+    aleatoric: bool = False  # also learn the variance of each logit: of teachers that have a head for it
     ema_decay: float = 0.995
     gradient_clip: float = 1.0
     dropout: float = 0.2
@@ -224,6 +225,8 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
             raise RecipeError(
                 f"{stage}.accumulate is {config.accumulate}; expected at most {stage}.batch_size, {config.batch_size}"
             )
+        if config.aleatoric and stage != "train.fit":
+            raise RecipeError(f"{stage}.aleatoric is true; only train.fit, which learns from labels, can be so")
     _check_pretraining(recipe.pretrain)
     for key, networks in (("train.teachers", recipe.train.teachers), ("distill.students", recipe.distill.students)):
         if not networks:

@@ -50,7 +50,7 @@ class Run:
         path = self.folder / member["file"]
         if not path.exists() or file_hash(path) != member["sha256"]:
             raise RunError(f"{path} is missing or not the file that run.json lists; train again with `logo-edge train`")
-        return load_network(path, self.architecture(index).model, len(self.classes))
+        return load_network(path, self.architecture(index), len(self.classes))
 
     def architecture(self, index: int) -> Architecture:
         """What teacher `index` is."""
@@ -108,9 +108,9 @@ def save_member(path: Path, network: torch.nn.Module) -> str:
     return file_hash(path)
 
 
-def load_network(path: Path, model: str, classes: int) -> LogoNetwork:
+def load_network(path: Path, architecture: Architecture, classes: int) -> LogoNetwork:
     """The network of a checkpoint that `save_member` wrote, in evaluation mode, float32."""
-    network = LogoNetwork(model, classes)
+    network = LogoNetwork(architecture.model, classes, size_px=architecture.size_px)
     load_weights(path, network)
     return network.eval()
 

@@ -145,12 +145,16 @@ def fit_member(
     )  # fmt: skip
     evaluation = evaluation_sets(manifest, classes, architecture.size_px)
     torch.manual_seed(seed)
-    network = LogoNetwork(architecture.model, len(classes), dropout=config.fit.dropout, pretrained=config.pretrained)
+    network = LogoNetwork(
+        architecture.model, len(classes), size_px=architecture.size_px, dropout=config.fit.dropout,
+        pretrained=config.pretrained,
+    )  # fmt: skip
     if start:
         start_from(start, network)
     state = folder / f"member-{index}.state"
     network, history = fit(
-        network, dataset, supervised_objective(config.fit.label_smoothing), config.fit, state=state, seed=seed,
+        network, dataset, supervised_objective(config.fit.label_smoothing, aleatoric=config.fit.aleatoric), config.fit,
+        state=state, seed=seed,
         device=device, evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
         loaders=count_loaders(device), snapshots=folder / "snapshots" / f"member-{index}",
     )  # fmt: skip

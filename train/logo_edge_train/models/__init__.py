@@ -1,23 +1,33 @@
 """The networks that can be trained: timm's, and this project's own beside them."""
 
-from logo_edge_train.models.network import (
-    MEAN,
-    SCALE,
-    LogoNetwork,
+from logo_edge_train.models.attention import (
     attention_entropy,
+    attention_focus,
     attention_layers,
-    each_attention,
-    load_imagenet_weights,
-    normalise,
+    attention_maps,
+    near_ink,
+    open_attention,
+    patch_mass,
 )
+from logo_edge_train.models.extractors import find_ink
+from logo_edge_train.models.logo_vit import LogoViT, Prediction
+from logo_edge_train.models.network import MEAN, SCALE, LogoNetwork, is_sized, load_imagenet_weights, normalise
 
 __all__ = [
     "MEAN",
     "SCALE",
     "LogoNetwork",
+    "LogoViT",
+    "Prediction",
     "attention_entropy",
+    "attention_focus",
     "attention_layers",
-    "each_attention",
+    "attention_maps",
+    "find_ink",
+    "is_sized",
     "load_imagenet_weights",
+    "near_ink",
     "normalise",
+    "open_attention",
+    "patch_mass",
 ]

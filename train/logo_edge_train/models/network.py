@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -13,19 +13,29 @@ from torch import nn
 
 from logo_edge.errors import RecipeError
 
+if TYPE_CHECKING:
+    from logo_edge_train.models.logo_vit import Prediction
+
 MEAN, SCALE = 127.0, 128.0  # of the EfficientNet-Lite checkpoints: (x - 127) / 128
 
 
 class LogoNetwork(nn.Module):
-    """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits, before temperature."""
+    """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits, before temperature.
 
-    def __init__(self, name: str, classes: int, *, dropout: float = 0.0, pretrained: bool = False):
+    `size_px` is S, which a transformer must know beforehand; 0: the size that it is made for. Raises RecipeError for a
+    name that timm does not know.
+    """
+
+    def __init__(
+        self, name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False
+    ):  # fmt: skip
         super().__init__()
         if name not in timm.list_models():
             close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
             raise RecipeError(f"timm has no model {name!r}; close names: {close or 'none'}")
         self.name, self.frozen = name, []
-        self.backbone = timm.create_model(name, num_classes=classes, drop_rate=dropout)
+        size = {"img_size": size_px} if size_px and is_sized(name) else {}
+        self.backbone = timm.create_model(name, num_classes=classes, drop_rate=dropout, **size)
         if pretrained:
             load_imagenet_weights(self.backbone, name)
             nn.init.zeros_(self.backbone.get_classifier().weight)  # no random gradient into the pretrained layers
@@ -74,53 +84,23 @@ class LogoNetwork(nn.Module):
         """(B, F): what the classifier reads of (B, S, S, 3) uint8."""
         return self.backbone.forward_head(self.backbone.forward_features(normalise(pixels)), pre_logits=True)
 
+    def predict(self, pixels: torch.Tensor) -> Prediction:
+        """The logits with the log variance of each. Raises RecipeError for a network without a head for it."""
+        if not hasattr(self.backbone, "predict"):
+            raise RecipeError(
+                f"{self.name} has no head of log variances; take a logo_vit, or set train.fit.aleatoric = false"
+            )
+        return self.backbone.predict(normalise(pixels))
+
+
+def is_sized(name: str) -> bool:
+    """Whether timm's network of that name is built for one size of input."""
+    return timm.get_pretrained_cfg(name).fixed_input_size
+
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """(B, S, S, 3) uint8 or float of 0 to 255 -> (B, 3, S, S) float in about -1 to 1."""
     return (pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE
-
-
-def attention_layers(network: nn.Module) -> list[nn.Module]:
-    """The layers of timm's that weigh tokens by a softmax; none in a convolutional network."""
-    return [
-        module
-        for module in network.modules()
-        if hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
-    ]
-
-
-def attention_entropy(network: nn.Module, pixels: torch.Tensor) -> float:
-    """Mean entropy of the rows of attention in nats, over heads, logos and layers: 0 (one token) to log N (all alike).
-
-    pixels: (B, S, S, 3) uint8.
-    """
-    entropies = each_attention(network, pixels, lambda rows: torch.special.entr(rows.float()).sum(-1).mean())
-    return float(torch.stack(entropies).mean())
-
-
-@torch.no_grad()
-def each_attention(
-    network: nn.Module, pixels: torch.Tensor, take: Callable[[torch.Tensor], torch.Tensor]
-) -> list[torch.Tensor]:
-    """What `take` makes of the weights of each layer of attention, (B, H, N, N), whose rows sum to 1.
-
-    The layers compute them in the open for this one pass: the fused kernel keeps them to itself.
-    """
-    layers, taken = attention_layers(network), []
-    assert layers, "a network without attention"
-    fused = [layer.fused_attn for layer in layers]
-    hooks = [
-        layer.attn_drop.register_forward_pre_hook(lambda _module, rows: taken.append(take(rows[0]))) for layer in layers
-    ]
-    try:
-        for layer in layers:
-            layer.fused_attn = False
-        network.eval()(pixels)
-    finally:
-        for layer, hook, was_fused in zip(layers, hooks, fused, strict=True):
-            hook.remove()
-            layer.fused_attn = was_fused
-    return taken
 
 
 def load_imagenet_weights(backbone: nn.Module, name: str) -> None:

@@ -1,0 +1,194 @@
+"""What ink, colours, lettering and contours a logo has: fixed statistics of its pixels, which gradients pass through.
+
+Everywhere: colours (B, 3, S, S) in 0 to 1, ink (B, 1, S, S) in 0 to 1, S a multiple of 16. The number of statistics
+does not depend on S; lengths are shares of it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+from itertools import pairwise
+
+import torch
+from torch.nn import functional
+
+INK_CONTRAST = 24 / 255  # a pixel further from the background than this, in any channel, belongs to the drawing
+PEAK_CONTRAST = 0.05  # the least that a logo's strongest contrast counts as, so that noise on a blank is not blown up
+ALIKE = 0.08  # colours closer than this, root mean square over R, G and B, are one to the eye
+STRIPS = 16
+LAGS = (2, 3, 4, 6, 8, 12, 16, 24)  # 64ths of S: the limits of seven bands
+DIRECTIONS = 8
+FLATTEST = 1e-3  # slope that is none; no less, for ONNX optimizers take what is near 0 for 0
+TINY = 1e-6
+
+
+def soft_ink(colours: torch.Tensor) -> torch.Tensor:
+    """(B, 1, S, S): 0 on the background, 1 from 1.5 times INK_CONTRAST on, one half at INK_CONTRAST."""
+    return (contrast(colours) / INK_CONTRAST - 0.5).clamp(0, 1)
+
+
+def find_ink(pixels: torch.Tensor) -> torch.Tensor:
+    """(B, S, S) bool: which pixels of (B, S, S, 3) uint8 belong to the drawing."""
+    return soft_ink(pixels.permute(0, 3, 1, 2) / 255)[:, 0] > 0.5
+
+
+def contrast(colours: torch.Tensor) -> torch.Tensor:
+    """(B, 1, S, S): the distance to the background, whose colour is that between the middle two of the four corners."""
+    corners = colours[:, :, :: colours.shape[2] - 1, :: colours.shape[3] - 1].flatten(2)  # (B, 3, 4)
+    background = (corners.sum(2) - corners.amax(2) - corners.amin(2)) / 2
+    return (colours - background[:, :, None, None]).abs().amax(1, keepdim=True)
+
+
+def measure_colour(colours: torch.Tensor, ink: torch.Tensor) -> torch.Tensor:
+    """(B, 20): how much is inked, how many colours there are and how common, how much of the ink fades and how steeply."""
+    size = colours.shape[-1]
+    fades = [measure_ramps(colours, ink, step) for step in (max(1, size // 64), max(1, size // 24))]
+    return torch.cat([ink.mean((1, 2, 3))[:, None], count_colours(colours, ink), *fades], 1)
+
+
+def count_colours(colours: torch.Tensor, ink: torch.Tensor) -> torch.Tensor:
+    """(B, 7): the logarithm of the effective number of colours, then how the ink is shared out by how common its colour is.
+
+    Taken from flat places on a grid of about 16 x 16; the first share is of ink whose colour covers nearly all of it,
+    each next one of half as common colours. The number is the diversity of order 1 that takes near-equal colours as
+    one: Leinster and Cobbold 2012, doi:10.1890/10-2402.1.
+    """
+    flat = 1 - (local_variation(colours) / 0.1).clamp(max=1)  # edges are of mixed colours
+    step = max(1, colours.shape[-1] // 16)
+    sampled = colours[:, :, step // 2 :: step, step // 2 :: step].flatten(2)  # (B, 3, n)
+    weight = (ink * (flat + 0.05))[:, :, step // 2 :: step, step // 2 :: step].flatten(1)  # (B, n)
+    weight = weight / (weight.sum(1, keepdim=True) + TINY)
+    apart = sum((plane[:, :, None] - plane[:, None]).square() for plane in sampled.unbind(1)) / 3  # (B, n, n)
+    common = ((-apart / ALIKE**2).exp() * weight[:, None]).sum(2).clamp(min=1e-3)  # (B, n), the share of alike ink
+    return torch.cat([-(weight * common.log()).sum(1, keepdim=True), soft_histogram(-common.log2(), weight, 6)], 1)
+
+
+def measure_ramps(colours: torch.Tensor, ink: torch.Tensor, step: int) -> torch.Tensor:
+    """(B, 6): the share of the ink where colour is flat, then where it fades, each share of about twice as steep fades.
+
+    A place fades where a channel rises, or falls, along x or y over four steps of `step` px in a row, all of them on
+    ink, by at least 0.5 levels of 255 each (then 1.5, 3.5, 7.5, 15.5): no edge, line or noise does.
+    """
+    reach = 2 * step
+    size = colours.shape[-1] - 2 * reach
+    both = torch.cat([colours, ink], 1)
+    rises, insides = [], []
+    for axis in (2, 3):
+        lines = both.narrow(5 - axis, reach, size)
+        points = [lines.narrow(axis, offset * step, size)[:, :, ::2, ::2] for offset in range(5)]  # (B, 4, s, s) each
+        steps = [after[:, :3] - before[:, :3] for before, after in pairwise(points)]
+        least, most = reduce(torch.minimum, steps), reduce(torch.maximum, steps)
+        insides.append(reduce(torch.minimum, [point[:, 3] for point in points]))  # (B, s, s)
+        rises.append((least.relu() + (-most).relu()).amax(1) * insides[-1])
+    rise, inside = torch.maximum(*rises).flatten(1), torch.maximum(*insides).flatten(1)
+    shares = soft_histogram((255 * rise + 0.5).log2() + 1, inside, 6)
+    return shares / (ink.sum((1, 2, 3))[:, None] / 4 + 1)  # every second place of every second line was looked at
+
+
+def measure_text(colours: torch.Tensor, ink: torch.Tensor) -> torch.Tensor:
+    """(B, 65): how many strokes lie across each row and column, how edges are oriented, and how regularly they return."""
+    peak = contrast(colours).amax((1, 2, 3)).clamp(min=PEAK_CONTRAST)[:, None, None]
+    right, down, falling, rising = (edges / peak for edges in oriented_edges(colours))  # (B, S, S) each
+    strokes = torch.cat([count_strokes(right), count_strokes(down.transpose(1, 2))], 1)
+    energies = torch.stack([edges.sum((1, 2)) for edges in (right, down, falling, rising)], 1)  # (B, 4)
+    total = energies.sum(1, keepdim=True)
+    density = (total / (ink.sum((1, 2, 3))[:, None] + 1)).log1p()
+    regular = torch.cat([measure_regularity(right), measure_regularity(down.transpose(1, 2))], 1)
+    return torch.cat([strokes, energies / (total + TINY), density, regular], 1)
+
+
+def count_strokes(edges: torch.Tensor) -> torch.Tensor:
+    """(B, 16): the logarithm of the number of edges crossed along a line, by strip of lines, the richest strip first."""
+    crossed = functional.avg_pool1d(edges.sum(2), edges.shape[1] // STRIPS)  # (B, 16)
+    return crossed.log1p().sort(1, descending=True).values
+
+
+def measure_regularity(edges: torch.Tensor) -> torch.Tensor:
+    """(B, 14): the highest, then the lowest autocorrelation of the edges along the lines in each band of lags, -1 to 1.
+
+    Taken from eight strips of lines, which weigh by their variance.
+    """
+    size = edges.shape[2]
+    profile = functional.avg_pool2d(edges, (size * 2 // STRIPS, 1))  # (B, 8, S)
+    found = autocorrelation(profile - profile.mean(2, keepdim=True)).sum(1)  # (B, S)
+    found = found / (found[:, :1] + TINY)
+    first = [max(1, size * lag // 64) for lag in LAGS]
+    bands = [found[:, start : max(start + 1, stop)] for start, stop in pairwise(first)]
+    return torch.stack([band.amax(1) for band in bands] + [band.amin(1) for band in bands], 1)
+
+
+def autocorrelation(values: torch.Tensor) -> torch.Tensor:
+    """(..., n) of (..., n): the sum of x[i] x[i + k] for every lag k from 0 to n - 1.
+
+    The power spectrum's transform, written out as products with cosines and sines: ONNX knows no complex numbers.
+    """
+    count = values.shape[-1]
+    places = torch.arange(count, device=values.device)
+    angles = (math.pi / count) * places[:, None] * torch.arange(count + 1, device=values.device)  # (n, n + 1)
+    power = (values @ angles.cos()).square() + (values @ angles.sin()).square()  # (..., n + 1)
+    doubled = torch.ones_like(angles[0]) * 2  # of the frequencies between the first and the last, two each
+    doubled[0] = doubled[-1] = 1
+    return (power * doubled) @ angles.cos().T / (2 * count)
+
+
+def measure_shape(colours: torch.Tensor, ink: torch.Tensor) -> torch.Tensor:
+    """(B, 28): the contour's directions and curvature, detail at four scales, symmetry, fill and compactness."""
+    silhouette = functional.avg_pool2d(ink, 2)[:, 0]  # (B, s, s)
+    size = silhouette.shape[-1]
+    smooth = functional.avg_pool2d(silhouette, 5, stride=1, padding=2)  # steps of pixels are no corners
+    across, along = central_differences(smooth)  # (B, s - 2, s - 2) each
+    slope = (across.square() + along.square() + FLATTEST**2).sqrt()
+    contour = slope - FLATTEST  # (B, s - 2, s - 2), how much of the contour runs through a place
+    perimeter = contour.sum((1, 2))[:, None]
+    angles = [2 * math.pi * k / DIRECTIONS for k in range(DIRECTIONS)]
+    facing = [((across * math.cos(a) + along * math.sin(a)).relu() / slope).pow(8) for a in angles]
+    directions = torch.stack([(share * contour).sum((1, 2)) for share in facing], 1)
+    bend = central_differences(across / slope)[0] + central_differences(along / slope)[1]  # 1 / radius, of s px
+    inner = contour[:, 1:-1, 1:-1].flatten(1)
+    bends = soft_histogram((bend.abs() * size + 1).log2().flatten(1), inner, 7) / (inner.sum(1, keepdim=True) + TINY)
+    scales = [functional.avg_pool2d(colours, scale) for scale in (1, 2, 4, 8)]
+    detail = torch.stack([local_variation(scaled).mean((1, 2, 3)) * scaled.shape[-1] for scaled in scales], 1).log1p()
+    small = functional.avg_pool2d(silhouette, size // 8)  # (B, 8, 8)
+    alike = [(small * image).sum((1, 2)) for image in mirror_images(small)]
+    symmetry = torch.stack(alike, 1) / (small.square().sum((1, 2))[:, None] + TINY)
+    area = silhouette.sum((1, 2))[:, None]
+    compactness = (perimeter.square() / (4 * math.pi * area + 1)).log1p()
+    return torch.cat([directions / (perimeter + TINY), bends, detail, symmetry, area / size**2, compactness], 1)
+
+
+def mirror_images(squares: torch.Tensor) -> list[torch.Tensor]:
+    """The seven other images of (..., s, s) under mirroring and quarter turns about the centre.
+
+    Left-right, up-down, about both diagonals, then turned by one, two and three quarters.
+    """
+    turned = [squares.rot90(quarters, (-2, -1)) for quarters in (1, 2, 3)]
+    diagonal = squares.transpose(-2, -1)
+    return [squares.flip(-1), squares.flip(-2), diagonal, diagonal.flip(-2, -1), *turned]
+
+
+def oriented_edges(colours: torch.Tensor) -> list[torch.Tensor]:
+    """Four times (B, S, S): how much colour changes to the right, down, and along both diagonals; 0 at the far ends."""
+    here, right = colours[:, :, :-1, :-1], colours[:, :, :-1, 1:]
+    below, beyond = colours[:, :, 1:, :-1], colours[:, :, 1:, 1:]
+    pairs = ((right, here, 1), (below, here, 1), (beyond, here, math.sqrt(2)), (right, below, math.sqrt(2)))
+    return [functional.pad((one - other).abs().amax(1) / length, (0, 1, 0, 1)) for one, other, length in pairs]
+
+
+def local_variation(colours: torch.Tensor) -> torch.Tensor:
+    """(B, 1, S, S): the most that any channel changes to the right or down; 0 beyond the last row and column."""
+    right = functional.pad((colours[..., 1:] - colours[..., :-1]).abs(), (0, 1))
+    down = functional.pad((colours[..., 1:, :] - colours[..., :-1, :]).abs(), (0, 0, 0, 1))
+    return torch.maximum(right, down).amax(1, keepdim=True)
+
+
+def central_differences(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Twice (B, s - 2, s - 2) of (B, s, s): half the change from left to right, and from above to below."""
+    across = (values[:, 1:-1, 2:] - values[:, 1:-1, :-2]) / 2
+    return across, (values[:, 2:, 1:-1] - values[:, :-2, 1:-1]) / 2
+
+
+def soft_histogram(places: torch.Tensor, weights: torch.Tensor, bins: int) -> torch.Tensor:
+    """(B, bins): the weights by place, both (B, n); bin k is centred on k, a place between two centres is shared out."""
+    places = places.clamp(0, bins - 1)
+    return torch.stack([((1 - (places - k).abs()).relu() * weights).sum(1) for k in range(bins)], 1)

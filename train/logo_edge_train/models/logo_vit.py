@@ -1,0 +1,252 @@
+"""LogoViT: a vision transformer that is told what a logo is made of. Registered with timm: `logo_vit_tiny@128`.
+
+Beside the patches stand three tokens of colour, lettering and contour (`extractors`); attention knows how patches lie to
+each other, which are mirror images and which are empty; a prior reads the three tokens alone, and a head says how noisy
+each logit is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from timm.layers import PatchEmbed
+from timm.models import VisionTransformer, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import Block
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from logo_edge.errors import RecipeError
+from logo_edge_train.models.attention import attention_maps
+from logo_edge_train.models.extractors import measure_colour, measure_shape, measure_text, mirror_images, soft_ink
+from logo_edge_train.models.network import MEAN, SCALE
+
+PATCH_PX = 16
+ASPECTS = (measure_colour, measure_text, measure_shape)
+PREFIX = 1 + len(ASPECTS)  # the class token and one token of each aspect
+INK_SHARE = 0.02  # a patch with this much of it inked is not at all empty
+INK_BIAS = 8.0  # by which an empty patch's score is lowered at the start: e^-8 of the weight of an inked one
+LAYER_SCALE = 0.1  # at the start; Touvron et al. 2021, arXiv:2103.17239, for shallow networks
+PRIOR_WIDTH = 64
+LOG_VARIANCE = -2.0  # at the start
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All that a LogoViT says, (B, K) each: logits (with their share of the prior's), the prior's, log variances."""
+
+    logits: torch.Tensor
+    prior_logits: torch.Tensor
+    log_variance: torch.Tensor
+
+
+class LogoViT(nn.Module):
+    """(B, 3, S, S) normalised planes -> (B, K) logits, with timm's interface; S is `img_size`, a multiple of 16.
+
+    Raises RecipeError for another size.
+    """
+
+    def __init__(
+        self, img_size: int = 128, in_chans: int = 3, num_classes: int = 1000, embed_dim: int = 192, depth: int = 6,
+        num_heads: int = 3, mlp_ratio: float = 4.0, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
+    ):  # fmt: skip
+        super().__init__()
+        if img_size % PATCH_PX:
+            raise RecipeError(f"LogoViT at {img_size} px; expected a multiple of {PATCH_PX}")
+        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
+        self.num_prefix_tokens, self.grad_checkpointing = PREFIX, False
+        self.patch_embed = ConvPatchEmbed(img_size, PATCH_PX, in_chans, embed_dim)
+        self.aspects = nn.ModuleList(Aspect(measure, embed_dim) for measure in ASPECTS)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, init_values=LAYER_SCALE, attn_drop=attn_drop_rate)
+            for _ in range(depth)
+        )
+        self.biases = nn.ModuleList(LogoBias(num_heads, img_size // PATCH_PX) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.prior_weight = nn.Parameter(torch.zeros(()))
+        self.apply(_init_linear)
+        for embedding in (self.cls_token, self.pos_embed):
+            nn.init.trunc_normal_(embedding, std=0.02)
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """New heads for so many classes; 0: none, the logits are the features of the class token."""
+        width, self.num_classes = self.embed_dim, num_classes
+        if not num_classes:
+            self.head, self.prior, self.log_variance = nn.Identity(), nn.Identity(), nn.Identity()
+            return
+        self.head, self.log_variance = nn.Linear(width, num_classes), nn.Linear(width, num_classes)
+        self.prior = nn.Sequential(
+            nn.Linear(len(ASPECTS) * width, PRIOR_WIDTH), nn.GELU(), nn.Linear(PRIOR_WIDTH, num_classes)
+        )
+        for part in (self.head, self.prior, self.log_variance):
+            part.apply(_init_linear)
+        nn.init.constant_(self.log_variance.bias, LOG_VARIANCE)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether the blocks compute anew in the backward pass what they would otherwise keep."""
+        self.grad_checkpointing = enable
+
+    def forward_features(self, planes: torch.Tensor) -> torch.Tensor:
+        """(B, N, C): the class token, those of colour, lettering and contour, then the patches."""
+        colours = (planes * SCALE + MEAN) / 255
+        ink = soft_ink(colours)  # (B, 1, S, S)
+        patches = self.patch_embed(planes) + self.pos_embed
+        tokens = [
+            self.cls_token.expand(planes.shape[0], -1, -1),
+            *(aspect(colours, ink) for aspect in self.aspects),
+            patches,
+        ]
+        x = torch.cat(tokens, 1)
+        empty = 1 - (functional.avg_pool2d(ink, PATCH_PX).flatten(1) / INK_SHARE).clamp(max=1)  # (B, patches)
+        for block, bias in zip(self.blocks, self.biases, strict=True):
+            if self.grad_checkpointing and self.training:
+                x = checkpoint(_run_block, block, bias, x, empty, use_reentrant=False)
+            else:
+                x = _run_block(block, bias, x, empty)
+        return self.norm(x)
+
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(B, K) logits of `forward_features`' tokens; with `pre_logits` what the classifier reads, (B, C)."""
+        pooled = self.head_drop(features[:, 0])
+        if pre_logits or not self.num_classes:
+            return pooled
+        return self.head(pooled) + self.prior_weight * self.forward_prior(features)
+
+    def forward_prior(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, K): the logits that follow from the colour, lettering and contour tokens, which never see a patch."""
+        return self.prior(features[:, 1:PREFIX].flatten(1))
+
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(planes))
+
+    def predict(self, planes: torch.Tensor) -> Prediction:
+        """The logits of `forward`, with what only training and uncertainty need."""
+        features = self.forward_features(planes)
+        pooled, prior = self.head_drop(features[:, 0]), self.forward_prior(features)
+        return Prediction(self.head(pooled) + self.prior_weight * prior, prior, self.log_variance(pooled))
+
+    def attention_maps(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every layer's weights, (L, B, H, N, N), and their rollout, (B, N, N)."""
+        return attention_maps(self, planes)
+
+
+class ConvPatchEmbed(PatchEmbed):
+    """timm's patch embedding by four 3 x 3 convolutions of stride 2. Xiao et al. 2021, arXiv:2106.14881."""
+
+    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int):
+        super().__init__(img_size, patch_size, in_chans, embed_dim)
+        widths = [in_chans, embed_dim // 8, embed_dim // 4, embed_dim // 2]
+        layers = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        self.proj = nn.Sequential(*layers, nn.Conv2d(widths[-1], embed_dim, 3, 2, 1))
+
+
+class Aspect(nn.Module):
+    """One token, (B, 1, C): the statistics of one aspect, projected."""
+
+    def __init__(self, measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], width: int):
+        super().__init__()
+        self.measure = measure
+        count = measure(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)).shape[1]
+        self.project = nn.Sequential(nn.LayerNorm(count), nn.Linear(count, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, colours: torch.Tensor, ink: torch.Tensor) -> torch.Tensor:
+        return self.project(self.measure(colours, ink))[:, None]
+
+
+class LogoBias(nn.Module):
+    """What is added to one layer's attention scores before the softmax, (B, H, N, N), learned for each head.
+
+    Between patches: a number for each way that one lies to the other, at the start falling with their distance, the
+    first head steepest, the last not at all; and one for each way that one mirrors the other about the centre. On every
+    empty patch: a malus. The tokens of the aspects attend to each other only.
+    """
+
+    def __init__(self, heads: int, side: int):
+        super().__init__()
+        places = torch.arange(side * side)
+        row, column = places // side, places % side
+        span = 2 * side - 1  # of the offsets along one axis
+        offset = (row[:, None] - row + side - 1) * span + column[:, None] - column + side - 1
+        images = [functional.one_hot(image.flatten(), side * side) for image in mirror_images(places.view(side, side))]
+        apart = torch.zeros(PREFIX + side * side, PREFIX + side * side)
+        apart[1:PREFIX] = -torch.inf
+        apart[1:PREFIX, 1:PREFIX] = 0
+        self.register_buffer("offset", offset, persistent=False)  # (P, P), P patches
+        self.register_buffer("images", torch.stack(images).float(), persistent=False)  # (7, P, P)
+        self.register_buffer("apart", apart, persistent=False)  # (N, N)
+        steps = torch.arange(1.0 - side, side)
+        distance = torch.hypot(steps[:, None], steps).flatten()  # (span * span,)
+        self.relative = nn.Parameter(-torch.linspace(1, 0, heads)[:, None] * distance)
+        self.symmetry = nn.Parameter(torch.zeros(heads, len(images)))
+        self.ink = nn.Parameter(torch.full((heads,), INK_BIAS))
+
+    def geometry(self) -> torch.Tensor:
+        """(H, P, P): what the places of two patches alone make of their score."""
+        return self.relative[:, self.offset] + torch.einsum("hi,ipq->hpq", self.symmetry, self.images)
+
+    def forward(self, empty: torch.Tensor) -> torch.Tensor:
+        """empty: (B, P), 1 for a patch without ink, 0 for one with enough of it."""
+        placed = functional.pad(self.geometry(), (PREFIX, 0, PREFIX, 0)) + self.apart  # (H, N, N)
+        malus = self.ink[:, None, None] * functional.pad(empty, (PREFIX, 0))[:, None, None]  # (B, H, 1, N)
+        return placed - malus
+
+
+def _run_block(block: Block, bias: LogoBias, x: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+    return block(x, attn_mask=bias(empty))
+
+
+def _init_linear(module: nn.Module) -> None:
+    """As timm's vision transformers begin."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+SIZES = {
+    "logo_vit_base": {"img_size": 224, "embed_dim": 768, "depth": 12, "num_heads": 12},
+    "logo_vit_small": {"img_size": 128, "embed_dim": 256, "depth": 8, "num_heads": 4},
+    "logo_vit_tiny": {"img_size": 128, "embed_dim": 192, "depth": 6, "num_heads": 3},
+    "plain_vit_tiny": {"img_size": 128, "embed_dim": 192, "depth": 6, "num_heads": 3, "mlp_ratio": 4.5},
+}
+default_cfgs = generate_default_cfgs(
+    {
+        name: {"input_size": (3, size["img_size"], size["img_size"]), "fixed_input_size": True, "classifier": "head"}
+        for name, size in SIZES.items()
+    }
+)
+
+
+@register_model
+def logo_vit_base(pretrained: bool = False, **options) -> LogoViT:
+    """The reference: 12 layers of 768 with 12 heads and MLPs of 3072, made for 224 px."""
+    return build_model_with_cfg(LogoViT, "logo_vit_base", pretrained, **SIZES["logo_vit_base"] | options)
+
+
+@register_model
+def logo_vit_small(pretrained: bool = False, **options) -> LogoViT:
+    """8 layers of 256 with 4 heads, made for 128 px."""
+    return build_model_with_cfg(LogoViT, "logo_vit_small", pretrained, **SIZES["logo_vit_small"] | options)
+
+
+@register_model
+def logo_vit_tiny(pretrained: bool = False, **options) -> LogoViT:
+    """6 layers of 192 with 3 heads, made for 128 px."""
+    return build_model_with_cfg(LogoViT, "logo_vit_tiny", pretrained, **SIZES["logo_vit_tiny"] | options)
+
+
+@register_model
+def plain_vit_tiny(pretrained: bool = False, **options) -> VisionTransformer:
+    """What logo_vit_tiny is compared with: timm's vision transformer of its depth and width, and as many parameters."""
+    return build_model_with_cfg(VisionTransformer, "plain_vit_tiny", pretrained, **SIZES["plain_vit_tiny"] | options)
