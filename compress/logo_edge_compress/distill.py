@@ -19,14 +19,13 @@ from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
 from logo_edge_train.fit import Objective, fit, return_memory
-from logo_edge_train.models import LogoNetwork
+from logo_edge_train.models import PRETRAINED_PREFIX, LogoNetwork
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.runs import Run, file_hash, load_network, save_member, write_json
 from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import accuracy_on, evaluation_sets
 
-PRETRAINED_PREFIX = "tf_efficientnet_lite"
 CPU_BATCH = 16  # views that a teacher sees at a time: a batch of large ones takes a gigabyte
 
 

@@ -34,6 +34,27 @@ def need_torch() -> None:
         raise MissingExtraError("train", error.name or "torch") from error
 
 
+def find_manifest(source: Path | None) -> Path:
+    """The manifest that `--data` means: a file, that of a folder, organized now if need be, or the project's own."""
+    from logo_edge_train.fetch import LABELS, fetch_logos
+    from logo_edge_train.organize import find_files, organize_folder, print_report
+
+    if source is None:
+        fetch_logos()
+        return LABELS
+    if not source.is_dir():
+        return source
+    manifest = source / "manifest.csv"
+    if not manifest.exists():
+        print_report(organize_folder(source, manifest, target_per_class=None, seed=0))
+    elif newer := sum(path.stat().st_mtime > manifest.stat().st_mtime for path in find_files(source)):
+        typer.echo(
+            f"{newer} files in {source} are newer than {manifest}, which is used as it stands; "
+            f"`logo-edge data organize {source}` writes it anew"
+        )
+    return manifest
+
+
 @data.command(help="Fetch the pinned icon sets and render every logo that labels.csv and unlabelled.csv name.")
 def fetch() -> None:
     from rich.progress import Progress
@@ -111,28 +132,13 @@ def train_command(
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
 ) -> None:
     need_torch()
-    from logo_edge_train.fetch import LABELS, fetch_logos
     from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.tracker import Tracker
     from logo_edge_train.train import pick_device, train_ensemble
 
     chosen = load_recipe(recipe, tuple(override))
-    if source is None:
-        fetch_logos()
-        source = LABELS
-    elif source.is_dir():
-        from logo_edge_train.organize import find_files, organize_folder, print_report
-
-        manifest = source / "manifest.csv"
-        if not manifest.exists():
-            print_report(organize_folder(source, manifest, target_per_class=None, seed=0))
-        elif newer := sum(path.stat().st_mtime > manifest.stat().st_mtime for path in find_files(source)):
-            typer.echo(
-                f"{newer} files in {source} are newer than {manifest}, which is used as it stands; "
-                f"`logo-edge data organize {source}` writes it anew"
-            )
-        source = manifest
+    source = find_manifest(source)
     folder = out or Path("runs") / chosen.name
     progress = FitProgress()
     with Tracker(folder, settings=asdict(chosen), services=tuple(track), warn=progress.say) as tracker, progress:

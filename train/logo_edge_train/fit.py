@@ -51,7 +51,7 @@ def fit(
     Raises RunError where the loss is not finite, naming the epoch and step.
     """
     torch.manual_seed(seed)
-    _keep_memory()
+    keep_memory()
     network.to(device, memory_format=torch.channels_last)
     if config.frozen_blocks >= 0:
         network.freeze(config.frozen_blocks)
@@ -158,7 +158,7 @@ def _training_loader(
     )  # fmt: skip
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Tells glibc to keep freed memory: giving it back after each layer costs a quarter of a CPU step's time."""
     if not (library := _glibc()):
         return

@@ -2,10 +2,12 @@
 
 from logo_edge_train.models.network import (
     MEAN,
+    PRETRAINED_PREFIX,
     SCALE,
     LogoNetwork,
     attention_entropy,
     attention_layers,
+    build_body,
     each_attention,
     load_imagenet_weights,
     normalise,
@@ -13,10 +15,12 @@ from logo_edge_train.models.network import (
 
 __all__ = [
     "MEAN",
+    "PRETRAINED_PREFIX",
     "SCALE",
     "LogoNetwork",
     "attention_entropy",
     "attention_layers",
+    "build_body",
     "each_attention",
     "load_imagenet_weights",
     "normalise",

@@ -9,25 +9,27 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.models import is_model_in_modules
 from torch import nn
 
 from logo_edge.errors import RecipeError
+from logo_edge_train.models.composed import ComposedNetwork
 
+PRETRAINED_PREFIX = "tf_efficientnet_lite"  # the networks whose ImageNet weights can be had
 MEAN, SCALE = 127.0, 128.0  # of the EfficientNet-Lite checkpoints: (x - 127) / 128
 
 
 class LogoNetwork(nn.Module):
-    """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits, before temperature."""
+    """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits, before temperature.
+
+    `name` is timm's, or `backbone+attention+head` for one put together (see models/composed.py).
+    """
 
     def __init__(self, name: str, classes: int, *, dropout: float = 0.0, pretrained: bool = False):
         super().__init__()
-        if name not in timm.list_models():
-            close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
-            raise RecipeError(f"timm has no model {name!r}; close names: {close or 'none'}")
         self.name, self.frozen = name, []
-        self.backbone = timm.create_model(name, num_classes=classes, drop_rate=dropout)
+        self.backbone = build_backbone(name, classes, dropout=dropout, pretrained=pretrained)
         if pretrained:
-            load_imagenet_weights(self.backbone, name)
             nn.init.zeros_(self.backbone.get_classifier().weight)  # no random gradient into the pretrained layers
 
     def freeze(self, blocks: int) -> None:
@@ -35,9 +37,10 @@ class LogoNetwork(nn.Module):
 
         Raises RecipeError where the network is not built of stages.
         """
-        if not all(hasattr(self.backbone, part) for part in ("conv_stem", "bn1", "blocks")):
+        body = self.backbone.trunk.body if isinstance(self.backbone, ComposedNetwork) else self.backbone
+        if not all(hasattr(body, part) for part in ("conv_stem", "bn1", "blocks")):
             raise RecipeError(f"{self.name} has no stem and stages that can be frozen; set frozen_blocks = -1")
-        self.frozen = [self.backbone.conv_stem, self.backbone.bn1, *self.backbone.blocks[:blocks]]
+        self.frozen = [body.conv_stem, body.bn1, *body.blocks[:blocks]]
         for module in self.frozen:
             module.eval().requires_grad_(False)
 
@@ -54,6 +57,33 @@ class LogoNetwork(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.backbone(normalise(pixels))
+
+
+def build_backbone(name: str, classes: int, *, dropout: float = 0.0, pretrained: bool = False) -> nn.Module:
+    """(B, 3, S, S) normalised planes -> (B, K) logits: timm's network, or one put together upon it.
+
+    Raises RecipeError for a name that there is not, or without weights where `pretrained` asks for them.
+    """
+    body_name, *blocks = name.split("+")
+    if len(blocks) not in (0, 2):
+        raise RecipeError(f"network {name!r}; expected a timm name, or backbone+attention+head")
+    body = build_body(body_name, classes, dropout=dropout, pretrained=pretrained, any_size=bool(blocks))
+    return ComposedNetwork(body, *blocks, classes, dropout=dropout) if blocks else body
+
+
+def build_body(
+    name: str, classes: int, *, dropout: float = 0.0, pretrained: bool = False, any_size: bool = False
+) -> nn.Module:
+    """timm's network of that name; with `any_size`, a vision transformer too takes every size its patches divide."""
+    if name not in timm.list_models():
+        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        raise RecipeError(f"timm has no model {name!r}; close names: {close or 'none'}")
+    resized = any_size and is_model_in_modules(name, ["vision_transformer", "deit"])
+    options = {"dynamic_img_size": True} if resized else {}
+    body = timm.create_model(name, num_classes=classes, drop_rate=dropout, **options)
+    if pretrained:
+        load_imagenet_weights(body, name)
+    return body
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
@@ -109,7 +139,7 @@ def load_imagenet_weights(backbone: nn.Module, name: str) -> None:
 
     The packages' tensors and timm's come in the same order. Raises RecipeError for a network without such a package.
     """
-    size = name.removeprefix("tf_efficientnet_lite")
+    size = name.removeprefix(PRETRAINED_PREFIX)
     if size not in ("0", "1", "2"):
         raise RecipeError(
             f"no ImageNet weights can be had for {name!r} without a model hub; set pretrained = false, "
