@@ -100,9 +100,13 @@ def search(
     out.mkdir(parents=True, exist_ok=True)
     history = _run_epochs(manifest, recipe, costs, state, identity, device=device, report=report)
     chosen = derive([list(share.values()) for share in history[-1]["shares"].values()], costs, config.target_ms)
-    found = derived_recipe(recipe, architecture_name(config, chosen), table_ms(costs, chosen))
+    ms = table_ms(costs, chosen)
+    found = replace(
+        derived_recipe(recipe, architecture_name(config, chosen)),
+        description=f"Found by `logo-edge search`, {ms:.2f} ms by its table.",
+    )
     record = {
-        "identity": identity, "chosen": found.train.teachers[0], "table_ms": table_ms(costs, chosen),
+        "identity": identity, "chosen": found.train.teachers[0], "table_ms": ms,
         "seconds": sum(epoch["seconds"] for epoch in history), "epochs": history,
     }  # fmt: skip
     write_text(derived, recipe_to_toml(found))
@@ -183,7 +187,7 @@ def table_ms(costs: Sequence[np.ndarray], chosen: tuple[int, int, int]) -> float
     return float(sum(cost[index] for cost, index in zip(costs, chosen, strict=True)))
 
 
-def derived_recipe(recipe: Recipe, name: str, ms: float) -> Recipe:
+def derived_recipe(recipe: Recipe, name: str) -> Recipe:
     """The recipe with this network as its only teacher and only student, at the size of the search.
 
     ImageNet weights and frozen stages stay only where the search had weights for it as well.
@@ -192,7 +196,7 @@ def derived_recipe(recipe: Recipe, name: str, ms: float) -> Recipe:
     fit = recipe.train.fit if pretrained else replace(recipe.train.fit, frozen_blocks=-1)
     networks = (str(Architecture(name, recipe.search.size_px)),)
     return replace(
-        recipe, name=f"{recipe.name}-derived", description=f"Found by `logo-edge search`, {ms:.2f} ms by its table.",
+        recipe, name=f"{recipe.name}-derived", description=f"As {recipe.name}, with {networks[0]}.",
         train=replace(recipe.train, teachers=networks, pretrained=pretrained, fit=fit),
         distill=replace(recipe.distill, students=networks, pretrained=pretrained),
     )  # fmt: skip
