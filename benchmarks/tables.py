@@ -289,6 +289,43 @@ def demo() -> str:
     return markdown(["drawing", "label", "confidence"], rows)
 
 
+def search() -> str:
+    """What both searches found, trained alike."""
+    if not (figures := read_if_there("search")):
+        return missing("search", "python benchmarks/compare_search.py --work runs/compare-search")
+    found_by: dict[str, list[str]] = {}
+    for entry in figures["rounds"]:
+        for method in ("differentiable", "random"):
+            for pick in entry[method]["picks"]:
+                found_by.setdefault(pick["network"], []).append(f"{method}, {pick['target_ms']:g} ms")
+    rows = [
+        [f"`{name}`", "; ".join(counted(found_by[name])), f"{network['measured_ms']:.2f}",
+         mean_and_deviation(network["val"]), mean_and_deviation(network["test"])]
+        for name, network in sorted(figures["networks"].items(), key=lambda item: item[1]["measured_ms"])
+    ]  # fmt: skip
+    settings, machine = figures["settings"], figures["machine"]
+    note = (
+        f"\n\nMean and standard deviation of {settings['final_seeds']} seeds, {settings['final_epochs']} epochs from random "
+        f"weights; median on one thread, FP32; {machine['cpu']}, onnxruntime {machine['onnxruntime']}."
+    )
+    return markdown(["network", "found by, for at most", "p50 ms", "val", "test"], rows) + note
+
+
+def search_fronts() -> str:
+    """Both searches' fronts of latency and accuracy on val, round by round."""
+    if not (figures := read_if_there("search")):
+        return missing("search", "python benchmarks/compare_search.py --work runs/compare-search")
+    rows = []
+    for entry in figures["rounds"]:
+        for method in ("differentiable", "random"):
+            found = entry[method]
+            tried = f"{len(found['tried'])} networks" if "tried" in found else f"{len(found['picks'])} searches"
+            distinct = len({pick["network"] for pick in found["picks"]})
+            rows.append([f"{entry['seed'] + 1}, {method}", tried, f"{found['seconds'] / 60:.0f}", f"{found['hypervolume']:.3f}",
+                         f"{found['dominated']} of {distinct}"])  # fmt: skip
+    return markdown(["round", "tried", "minutes", "hypervolume", "dominated by the other's"], rows)
+
+
 TABLES = {
     "demo": demo,
     "default_bundle": default_bundle,
@@ -301,6 +338,8 @@ TABLES = {
     "corruptions": corruptions,
     "outliers": outliers,
     "memory": memory,
+    "search": search,
+    "search_fronts": search_fronts,
     "teachers": teachers,
     "pretraining": pretraining,
     "logo_vit": logo_vit,
@@ -309,6 +348,23 @@ TABLES = {
 
 def read(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def read_if_there(name: str) -> dict | None:
+    return read(name) if (RESULTS / f"{name}.json").exists() else None
+
+
+def missing(name: str, command: str) -> str:
+    return f"Not measured yet: `{command}` writes benchmarks/results/{name}.json."
+
+
+def counted(names: list[str]) -> list[str]:
+    """Each name once, with how often it is there if more than once."""
+    return [name if (count := names.count(name)) == 1 else f"{name} ({count} times)" for name in dict.fromkeys(names)]
+
+
+def mean_and_deviation(figure: dict) -> str:
+    return f"{figure['mean']:.1%}" + (f" ± {figure['sd']:.1%}" if figure["sd"] is not None else "")
 
 
 def share(figure: dict) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from logo_edge.errors import DatasetError
 from logo_edge.images import pyspng, simplejpeg
 from logo_edge.manifest import Manifest, labelled_rows, targets_of
 from logo_edge.metrics import summarize
-from logo_edge.timing import measure_latency
+from logo_edge.timing import describe_machine, measure_latency
 
 CLASSIFY = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
 BARE_IMPORT = "import numpy, onnxruntime"
@@ -113,24 +111,6 @@ def measure_install_size() -> dict:
         }
     largest = dict(sorted(sizes.items(), key=lambda item: -item[1])[:8])
     return {"megabytes": sum(sizes.values()) / 1e6, "largest": {name: size / 1e6 for name, size in largest.items()}}
-
-
-def describe_machine() -> dict:
-    """What a latency depends on besides the code."""
-    flags, model = set(), platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "flags":
-                flags = set(value.split()) & {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"}
-            elif key.strip() == "model name":
-                model = value.strip()
-    return {
-        "cpu": model, "isa": sorted(flags), "python": platform.python_version(), "system": platform.system(),
-        "machine": platform.machine(), "onnxruntime": version("onnxruntime"), "pillow": version("pillow"),
-        "numpy": version("numpy"),
-    }  # fmt: skip
 
 
 def _cycle(call, sources: list[bytes]):

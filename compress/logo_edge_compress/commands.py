@@ -1,4 +1,4 @@
-"""The verb `logo-edge compress`."""
+"""The verbs that export networks: `logo-edge compress` and `logo-edge search`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from pathlib import Path
 import typer
 
 from logo_edge.errors import MissingExtraError
-from logo_edge_train.commands import TRACK_HELP, need_torch
+from logo_edge_train.commands import TRACK_HELP, find_manifest, need_torch
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
+search = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+def need_onnx() -> None:
+    """Raises MissingExtraError where the training stack, or what exports its networks, is not installed."""
+    need_torch()
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("compress", error.name or "onnx") from error
 
 
 @compress.command(
@@ -28,12 +39,7 @@ def compress_command(
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
 ) -> None:
-    need_torch()
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("compress", error.name or "onnx") from error
+    need_onnx()
     from logo_edge_compress.compress import compress as compress_run
     from logo_edge_compress.table import print_stages
     from logo_edge_train import distributed
@@ -61,3 +67,47 @@ def compress_command(
         )
     print_stages(record)
     typer.echo(f"{folder}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {folder} IMAGE.png")
+
+
+@search.command(
+    help="Choose backbone, attention and head by gradient, within a latency measured here, and write the recipe that "
+    "trains and compresses the choice. Interrupted, run it again."
+)
+def search_command(
+    source: Path | None = typer.Option(
+        None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
+    ),
+    recipe: str = typer.Option("cpu", "--recipe", help="A recipe's name, or the path of a TOML file."),
+    out: Path | None = typer.Option(None, "--out", metavar="DIR", help="Writes DIR/search; left out: runs/RECIPE."),
+    target_ms: float | None = typer.Option(
+        None, "--target-ms", min=0.0, help="The most that one logo may take on one thread, for search.target_ms."
+    ),
+    override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. search.epochs=5."),
+    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; the latency is always that of this CPU."),
+    track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
+) -> None:
+    need_onnx()
+    from logo_edge.manifest import read_manifest
+    from logo_edge_compress.latency import measure_options
+    from logo_edge_train.progress import FitProgress
+    from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.search import search as search_architecture
+    from logo_edge_train.tracker import Tracker
+    from logo_edge_train.train import pick_device
+
+    if target_ms is not None:
+        override = [*override, f"search.target_ms={target_ms}"]
+    chosen = load_recipe(recipe, tuple(override))
+    source, folder = find_manifest(source), out or Path("runs") / chosen.name
+    classes = len(read_manifest(source).classes)
+    table = measure_options(chosen.search, classes, folder / "search" / "latency.json")
+    progress = FitProgress()
+    with Tracker(folder, settings=asdict(chosen), services=tuple(track), warn=progress.say) as tracker, progress:
+
+        def report(item: dict) -> None:
+            progress(item)
+            tracker(item)
+
+        found = search_architecture(source, chosen, table, folder, device=pick_device(device), report=report)
+    derived = folder / "search" / "derived.toml"
+    typer.echo(f"{found.train.teachers[0]}: {found.description} Next: logo-edge train --recipe {derived}")

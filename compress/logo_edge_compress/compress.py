@@ -22,6 +22,7 @@ from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import LOGITS, PIXELS, export_body, export_onnx
 from logo_edge_compress.finetune import finetune
+from logo_edge_compress.latency import onnx_latency
 from logo_edge_compress.pack import pack_bundle, refuse_other_folder
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, compare_logits, run_onnx, verify
@@ -194,16 +195,7 @@ def _parity(parity: Parity) -> str:
 def _onnx_stage(name: str, path: Path, pixels: dict[str, np.ndarray], parent: np.ndarray, tolerance) -> Stage:
     logits = {split: run_onnx(path, images) for split, images in pixels.items()}
     parity = verify(parent, logits["val"], tolerance, path.name)
-    return Stage(name, logits, path.stat().st_size, _onnx_latency(path, pixels["val"][:1]), parity=parity)
-
-
-def _onnx_latency(path: Path, pixels: np.ndarray) -> Latency:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return measure_latency(lambda: session.run(None, {PIXELS: pixels}))
+    return Stage(name, logits, path.stat().st_size, onnx_latency(path, pixels["val"][:1]), parity=parity)
 
 
 def _ensemble_stage(run: Run, splits: dict[str, Split]) -> Stage:

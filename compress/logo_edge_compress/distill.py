@@ -19,7 +19,7 @@ from logo_edge.manifest import Manifest
 from logo_edge_train.dataset import LogoDataset, pool_rows
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, fit
-from logo_edge_train.models import LogoNetwork, is_sized
+from logo_edge_train.models import PRETRAINED_PREFIX, LogoNetwork, is_sized
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
@@ -27,7 +27,6 @@ from logo_edge_train.runs import Run, file_hash, load_network, save_member, writ
 from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import accuracy_on, evaluation_sets
 
-PRETRAINED_PREFIX = "tf_efficientnet_lite"
 CPU_BATCH = 16  # views that a teacher sees at a time: a batch of large ones takes a gigabyte
 
 

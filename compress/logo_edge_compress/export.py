@@ -31,10 +31,14 @@ def export_onnx(network: LogoNetwork, size_px: int, path: Path) -> Path:
 
 def export_body(network: LogoNetwork, size_px: int, path: Path) -> None:
     """The backbone alone, `planes` (batch, 3, S, S) normalised float32 -> `logits`, with batch-norm folded."""
-    planes = torch.zeros(2, 3, size_px, size_px)
-    with open_attention(network):  # the exporter cannot take the fused kernel apart
+    export_module(network.backbone, torch.zeros(2, 3, size_px, size_px), path)
+
+
+def export_module(module: torch.nn.Module, planes: torch.Tensor, path: Path) -> None:
+    """Any part of a network, `planes` (batch, ...) of the given shape -> `logits`, with batch-norm folded."""
+    with open_attention(module):  # the exporter cannot take the fused kernel apart
         program = torch.onnx.export(
-            network.backbone.eval(), (planes,), dynamo=True, input_names=[PLANES], output_names=[LOGITS],
+            module.eval(), (planes,), dynamo=True, input_names=[PLANES], output_names=[LOGITS],
             opset_version=OPSET, dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), verbose=False,
         )  # fmt: skip
     raw = path.with_suffix(".raw.onnx")

@@ -1,10 +1,13 @@
-"""Latency of a call, measured by one method everywhere."""
+"""Latency of a call, measured by one method everywhere, and the machine that it was measured on."""
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -31,3 +34,21 @@ def measure_latency(call: Callable[[], object], *, runs: int = 200, warmup_s: fl
         times[index] = time.perf_counter() - start
     p50, p90, p99 = np.percentile(times * 1e3, [50, 90, 99]).tolist()
     return Latency(p50, p90, p99, runs)
+
+
+def describe_machine() -> dict:
+    """What a latency depends on besides the code."""
+    flags, model = set(), platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "flags":
+                flags = set(value.split()) & {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"}
+            elif key.strip() == "model name":
+                model = value.strip()
+    return {
+        "cpu": model, "isa": sorted(flags), "python": platform.python_version(), "system": platform.system(),
+        "machine": platform.machine(), "onnxruntime": version("onnxruntime"), "pillow": version("pillow"),
+        "numpy": version("numpy"),
+    }  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from logo_edge.errors import RecipeError
-from logo_edge_train.recipe import BUILT_IN, QuantizeConfig, load_recipe, recipe_from_dict
+from logo_edge_train.recipe import BUILT_IN, QuantizeConfig, load_recipe, recipe_from_dict, recipe_to_toml
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BUILT_IN.glob("*.toml")))
@@ -15,6 +15,13 @@ def test_every_built_in_recipe_is_read_and_survives_a_round_trip(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe_from_dict(asdict(recipe)) == recipe
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BUILT_IN.glob("*.toml")))
+def test_a_recipe_that_was_written_is_read_as_it_was(name, tmp_path):
+    recipe = replace(load_recipe(name), description='"quoted" \\ and Zürich 🙂')
+    (tmp_path / "mine.toml").write_text(recipe_to_toml(recipe), encoding="utf-8")
+    assert load_recipe(str(tmp_path / "mine.toml")) == recipe
 
 
 def test_a_recipe_for_each_need_is_there():

@@ -34,6 +34,27 @@ def need_torch() -> None:
         raise MissingExtraError("train", error.name or "torch") from error
 
 
+def find_manifest(source: Path | None) -> Path:
+    """The manifest that `--data` means: a file, that of a folder, organized now if need be, or the project's own."""
+    from logo_edge_train.fetch import LABELS, fetch_logos
+    from logo_edge_train.organize import find_files, organize_folder, print_report
+
+    if source is None:
+        fetch_logos()
+        return LABELS
+    if not source.is_dir():
+        return source
+    manifest = source / "manifest.csv"
+    if not manifest.exists():
+        print_report(organize_folder(source, manifest, target_per_class=None, seed=0))
+    elif newer := sum(path.stat().st_mtime > manifest.stat().st_mtime for path in find_files(source)):
+        typer.echo(
+            f"{newer} files in {source} are newer than {manifest}, which is used as it stands; "
+            f"`logo-edge data organize {source}` writes it anew"
+        )
+    return manifest
+
+
 @data.command(help="Fetch the pinned icon sets and render every logo that labels.csv and unlabelled.csv name.")
 def fetch() -> None:
     from rich.progress import Progress
@@ -126,11 +147,11 @@ def train_command(
         from logo_edge_train.estimate import estimate_training, print_estimate
 
         distributed.refuse("--estimate")
-        _print(estimate_training(_find_manifest(source), chosen, device=pick_device(device)), as_json, print_estimate)
+        _print(estimate_training(find_manifest(source), chosen, device=pick_device(device)), as_json, print_estimate)
         return
     place = distributed.start(pick_device(device))
     with distributed.main_first():
-        manifest = _find_manifest(source)
+        manifest = find_manifest(source)
     folder = out or Path("runs") / chosen.name
     progress = FitProgress(None if distributed.is_main() else Console(quiet=True))
     with Tracker(folder, settings=asdict(chosen), services=tuple(track), warn=progress.say) as tracker, progress:
@@ -147,28 +168,6 @@ def train_command(
         f"Next: logo-edge compress {folder}"
     )
     distributed.stop()
-
-
-def _find_manifest(source: Path | None) -> Path:
-    """The manifest of the source, whose images are there: a folder is sorted first, the project's own logos fetched."""
-    from logo_edge_train.fetch import LABELS, fetch_logos
-
-    if source is None:
-        fetch_logos()
-        return LABELS
-    if not source.is_dir():
-        return source
-    from logo_edge_train.organize import find_files, organize_folder, print_report
-
-    manifest = source / "manifest.csv"
-    if not manifest.exists():
-        print_report(organize_folder(source, manifest, target_per_class=None, seed=0))
-    elif newer := sum(path.stat().st_mtime > manifest.stat().st_mtime for path in find_files(source)):
-        typer.echo(
-            f"{newer} files in {source} are newer than {manifest}, which is used as it stands; "
-            f"`logo-edge data organize {source}` writes it anew"
-        )
-    return manifest
 
 
 @runs.command("list", help="One line per run: state, recipe, teachers, figures on val, student, date, size.")

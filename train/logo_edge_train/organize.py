@@ -231,8 +231,10 @@ def group_near_duplicates(
     return [find_root(at) for at in range(len(hashes))]
 
 
-def split_by_group(labels: Sequence[str], groups: Sequence[str], *, seed: int) -> list[str]:
-    """train, val, calib or test for each image: 70/10/10/10 in each class, no group in two splits.
+def split_by_group(
+    labels: Sequence[str], groups: Sequence[str], *, seed: int, shares: dict[str, float] = SPLIT_SHARES
+) -> list[str]:
+    """train, val, calib or test for each image: 70/10/10/10 in each class, or other `shares`; no group in two splits.
 
     A group counts for its commonest label. Every class with four groups reaches all four splits. The same arguments
     give the same splits, and a class's splits do not depend on the other classes.
@@ -244,10 +246,10 @@ def split_by_group(labels: Sequence[str], groups: Sequence[str], *, seed: int) -
         # the largest first, so that the small ones even out what is missing
         ordered = sorted(shuffled, key=lambda name: -sizes[name])
         total = sum(sizes[name] for name in names)
-        missing = {split: share * total for split, share in SPLIT_SHARES.items()}
-        empty = list(SPLIT_SHARES)
+        missing = {split: share * total for split, share in shares.items()}
+        empty = list(shares)
         for at, name in enumerate(ordered):
-            choices = empty if len(ordered) - at <= len(empty) else SPLIT_SHARES
+            choices = empty if len(ordered) - at <= len(empty) else shares
             split = max(choices, key=missing.__getitem__)
             split_of[name] = split
             missing[split] -= sizes[name]

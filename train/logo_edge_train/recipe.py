@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -16,7 +17,7 @@ ASPECTS = ("geometric", "colour", "text", "shape")  # of a logo, each with a hea
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network and its input size: a timm name and the side of the square it sees, in px."""
+    """A network and its input size: a timm name, or backbone+attention+head, and the side of the square it sees, in px."""
 
     model: str
     size_px: int
@@ -122,6 +123,40 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """What `logo-edge search` chooses from, and how it chooses (Liu et al. 2019, arXiv:1806.09055).
+
+    An architecture is one of `backbones` (timm names), of `attentions` and of `heads` (models/composed.py). The weights
+    of them all learn from one half of the train split at `learning_rate`, and after `warmup_epochs` the architecture
+    parameters from the other at `alpha_rate`. `inner_rate` is that of the virtual step of the weights by which
+    second-order gradients look ahead; 0: first order. With `sample_paths`, a step of the weights evaluates one backbone
+    and one of the architecture two, drawn by their shares (Cai et al. 2019, arXiv:1812.00332); else all of them.
+    `entropy_weight`, reached linearly by the last epoch, presses for a sharp choice, `latency_weight` for one of at most
+    `target_ms` (median of one logo on one thread; 0: no limit). After `patience` epochs of the same choice the search ends.
+    Augmentation, votes, class weights and the seed are those of `train`.
+    """
+
+    backbones: tuple[str, ...] = (
+        "tf_efficientnet_lite0", "mobilenetv3_small_100", "resnet10t", "vit_tiny_patch16_224", "mobilenetv4_conv_small_050",
+    )  # fmt: skip
+    attentions: tuple[str, ...] = ("none", "se", "cbam", "mhsa")
+    heads: tuple[str, ...] = ("linear", "mlp", "attention_pool", "ensemble")
+    size_px: int = 96
+    pretrained: bool = False  # ImageNet weights for those backbones for which they can be had
+    epochs: int = 30
+    warmup_epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    alpha_rate: float = 1e-2
+    inner_rate: float = 0.0
+    sample_paths: bool = True
+    entropy_weight: float = 0.2
+    latency_weight: float = 0.3
+    target_ms: float = 0.0
+    patience: int = 6
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """The students and how they learn from the ensemble (Hinton et al. 2015; Beyer et al. 2022 for long, matched views).
 
@@ -181,6 +216,7 @@ class Recipe:
     description: str = ""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
@@ -233,6 +269,12 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
             raise RecipeError(f"{key} is empty; expected at least one network, name@size_px")
         for text in networks:
             Architecture.parse(text)
+    for key in ("backbones", "attentions", "heads"):
+        if not getattr(recipe.search, key):
+            raise RecipeError(f"search.{key} is empty; expected at least one name")
+    for key in ("size_px", "epochs", "batch_size", "patience"):
+        if getattr(recipe.search, key) < 1:
+            raise RecipeError(f"search.{key} is {getattr(recipe.search, key)}; expected at least 1")
     return recipe
 
 
@@ -249,6 +291,23 @@ def _check_pretraining(config: PretrainConfig) -> None:
             raise RecipeError(f"pretrain.{aspect}.strength is {begin.strength}; expected 0 to 1")
         if begin.temperature <= 0:
             raise RecipeError(f"pretrain.{aspect}.temperature is {begin.temperature}; expected more than 0")
+
+
+def recipe_to_toml(recipe: Recipe) -> str:
+    """The recipe as `load_recipe` reads it, with every field: it stays as it is when a default changes."""
+    return "\n".join(_toml_lines(asdict(recipe), "")) + "\n"
+
+
+def _toml_lines(table: dict[str, Any], where: str) -> list[str]:
+    lines = [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        for key, value in table.items()
+        if not isinstance(value, dict)
+    ]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{where}{key}]", *_toml_lines(value, f"{where}{key}.")]
+    return lines
 
 
 def _build(default: Any, table: dict[str, Any], where: str):

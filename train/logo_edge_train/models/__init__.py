@@ -11,10 +11,20 @@ from logo_edge_train.models.attention import (
 )
 from logo_edge_train.models.extractors import find_ink
 from logo_edge_train.models.logo_vit import LogoViT, Prediction
-from logo_edge_train.models.network import MEAN, SCALE, LogoNetwork, is_sized, load_imagenet_weights, normalise
+from logo_edge_train.models.network import (
+    MEAN,
+    PRETRAINED_PREFIX,
+    SCALE,
+    LogoNetwork,
+    build_body,
+    is_sized,
+    load_imagenet_weights,
+    normalise,
+)
 
 __all__ = [
     "MEAN",
+    "PRETRAINED_PREFIX",
     "SCALE",
     "LogoNetwork",
     "LogoViT",
@@ -23,6 +33,7 @@ __all__ = [
     "attention_focus",
     "attention_layers",
     "attention_maps",
+    "build_body",
     "find_ink",
     "is_sized",
     "load_imagenet_weights",

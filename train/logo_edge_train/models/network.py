@@ -12,32 +12,29 @@ import torch
 from torch import nn
 
 from logo_edge.errors import RecipeError
+from logo_edge_train.models.composed import ComposedNetwork
 
 if TYPE_CHECKING:
     from logo_edge_train.models.logo_vit import Prediction
 
+PRETRAINED_PREFIX = "tf_efficientnet_lite"  # the networks whose ImageNet weights can be had
 MEAN, SCALE = 127.0, 128.0  # of the EfficientNet-Lite checkpoints: (x - 127) / 128
 
 
 class LogoNetwork(nn.Module):
     """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits, before temperature.
 
-    `size_px` is S, which a transformer must know beforehand; 0: the size that it is made for. Raises RecipeError for a
-    name that timm does not know.
+    `name` is timm's, or `backbone+attention+head` for one put together (see models/composed.py). `size_px` is S, which a
+    transformer must know beforehand; 0: the size that it is made for. Raises RecipeError for a name that there is not.
     """
 
     def __init__(
         self, name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False
     ):  # fmt: skip
         super().__init__()
-        if name not in timm.list_models():
-            close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
-            raise RecipeError(f"timm has no model {name!r}; close names: {close or 'none'}")
         self.name, self.frozen = name, []
-        size = {"img_size": size_px} if size_px and is_sized(name) else {}
-        self.backbone = timm.create_model(name, num_classes=classes, drop_rate=dropout, **size)
+        self.backbone = build_backbone(name, classes, size_px=size_px, dropout=dropout, pretrained=pretrained)
         if pretrained:
-            load_imagenet_weights(self.backbone, name)
             nn.init.zeros_(self.backbone.get_classifier().weight)  # no random gradient into the pretrained layers
 
     def freeze(self, blocks: int) -> None:
@@ -45,9 +42,10 @@ class LogoNetwork(nn.Module):
 
         Raises RecipeError where the network is not built of stages.
         """
-        if not all(hasattr(self.backbone, part) for part in ("conv_stem", "bn1", "blocks")):
+        body = self.backbone.trunk.body if isinstance(self.backbone, ComposedNetwork) else self.backbone
+        if not all(hasattr(body, part) for part in ("conv_stem", "bn1", "blocks")):
             raise RecipeError(f"{self.name} has no stem and stages that can be frozen; set frozen_blocks = -1")
-        self.frozen = [self.backbone.conv_stem, self.backbone.bn1, *self.backbone.blocks[:blocks]]
+        self.frozen = [body.conv_stem, body.bn1, *body.blocks[:blocks]]
         for module in self.frozen:
             module.eval().requires_grad_(False)
 
@@ -94,8 +92,36 @@ class LogoNetwork(nn.Module):
 
 
 def is_sized(name: str) -> bool:
-    """Whether timm's network of that name is built for one size of input."""
-    return timm.get_pretrained_cfg(name).fixed_input_size
+    """Whether the network of that name is built for one size of input."""
+    return timm.get_pretrained_cfg(name.split("+")[0]).fixed_input_size
+
+
+def build_backbone(
+    name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False
+) -> nn.Module:
+    """(B, 3, S, S) normalised planes -> (B, K) logits: timm's network, or one put together upon it.
+
+    Raises RecipeError for a name that there is not, or without weights where `pretrained` asks for them.
+    """
+    body_name, *blocks = name.split("+")
+    if len(blocks) not in (0, 2):
+        raise RecipeError(f"network {name!r}; expected a timm name, or backbone+attention+head")
+    body = build_body(body_name, classes, size_px=size_px, dropout=dropout, pretrained=pretrained)
+    return ComposedNetwork(body, *blocks, classes, dropout=dropout) if blocks else body
+
+
+def build_body(
+    name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False
+) -> nn.Module:
+    """timm's network of that name, for planes of `size_px`; 0: of the size that it is made for."""
+    if name not in timm.list_models():
+        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        raise RecipeError(f"timm has no model {name!r}; close names: {close or 'none'}")
+    size = {"img_size": size_px} if size_px and is_sized(name) else {}
+    body = timm.create_model(name, num_classes=classes, drop_rate=dropout, **size)
+    if pretrained:
+        load_imagenet_weights(body, name)
+    return body
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
@@ -108,7 +134,7 @@ def load_imagenet_weights(backbone: nn.Module, name: str) -> None:
 
     The packages' tensors and timm's come in the same order. Raises RecipeError for a network without such a package.
     """
-    size = name.removeprefix("tf_efficientnet_lite")
+    size = name.removeprefix(PRETRAINED_PREFIX)
     if size not in ("0", "1", "2"):
         raise RecipeError(
             f"no ImageNet weights can be had for {name!r} without a model hub; set pretrained = false, "

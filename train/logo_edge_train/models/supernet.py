@@ -1,0 +1,76 @@
+"""Every network of a search space at once, and the architecture parameters that weigh them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from logo_edge_train.models.composed import Head, Trunk, build_attention
+from logo_edge_train.models.network import PRETRAINED_PREFIX, build_body, normalise
+from logo_edge_train.recipe import SearchConfig
+
+
+class Supernet(nn.Module):
+    """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits of the `chosen` architecture; `mix` gives those of several.
+
+    An architecture is (backbone, attention, head), an index into each choice. `alphas` holds the parameters of the
+    three choices; their softmax is how much each option counts (Liu et al. 2019, arXiv:1806.09055).
+    """
+
+    def __init__(self, config: SearchConfig, classes: int):
+        super().__init__()
+        bodies = [
+            build_body(
+                name,
+                classes,
+                size_px=config.size_px,
+                pretrained=config.pretrained and name.startswith(PRETRAINED_PREFIX),
+            )
+            for name in config.backbones
+        ]
+        self.trunks = nn.ModuleList(Trunk(body) for body in bodies)
+        self.attentions = nn.ModuleList(build_attention(name) for name in config.attentions)
+        self.heads = nn.ModuleList(Head(name, classes) for name in config.heads)
+        options = (self.trunks, self.attentions, self.heads)
+        self.alphas = nn.ParameterList(nn.Parameter(torch.zeros(len(choice))) for choice in options)
+        self.chosen = (0, 0, 0)
+
+    def weights(self) -> list[nn.Parameter]:
+        """All parameters but the alphas."""
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith("alphas.")]
+
+    def shares(self) -> list[torch.Tensor]:
+        """The softmax of each choice's alphas."""
+        return [alpha.softmax(0) for alpha in self.alphas]
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        backbone, attention, head = self.chosen
+        return self.heads[head](self.attentions[attention](self.trunks[backbone](normalise(pixels))))
+
+    def mix(self, pixels: torch.Tensor, paths: Sequence[int]) -> torch.Tensor:
+        """(B, K): the logits of the backbones `paths`, weighed by the softmax of their alphas alone.
+
+        After each backbone, every attention block and every head counts by its share: they cost next to nothing. The
+        backbones meet in the logits and not before, where their maps would have to be of one size.
+        """
+        planes, (_, attentions, heads) = normalise(pixels), self.shares()
+        logits = []
+        for path in paths:
+            features = self.trunks[path](planes)
+            features = _weigh(attentions, [block(features) for block in self.attentions])  # (B, WIDTH, H, W)
+            logits.append(_weigh(heads, [head(features) for head in self.heads]))  # (B, K)
+        return _weigh(self.alphas[0][list(paths)].softmax(0), logits)
+
+    @torch.no_grad()
+    def draw_paths(self, count: int) -> list[int]:
+        """`count` different backbones, drawn by their shares; all of them where `count` is 0."""
+        share = self.shares()[0]
+        if not count or count >= len(share):
+            return list(range(len(share)))
+        return torch.multinomial(share.cpu(), count).tolist()
+
+
+def _weigh(shares: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
+    return sum(share * part for share, part in zip(shares, parts, strict=True))

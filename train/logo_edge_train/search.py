@@ -1,0 +1,442 @@
+"""Chooses backbone, attention and head by gradient, within a latency (`logo-edge search`).
+
+Differentiable search by two levels: Liu et al. 2019, arXiv:1806.09055 (DARTS); drawn backbones and the latency in the
+loss: Cai et al. 2019, arXiv:1812.00332 (ProxylessNAS), Wu et al. 2019, arXiv:1812.03443 (FBNet).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial, reduce
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader
+
+from logo_edge.errors import RunError
+from logo_edge.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
+from logo_edge_train.fetch import renders_folder
+from logo_edge_train.fit import predict_logits, supervised_objective
+from logo_edge_train.models import PRETRAINED_PREFIX
+from logo_edge_train.models.supernet import Supernet
+from logo_edge_train.organize import split_by_group
+from logo_edge_train.parallel import count_cores
+from logo_edge_train.recipe import Architecture, Recipe, SearchConfig, load_recipe, recipe_to_toml
+from logo_edge_train.resources import keep_memory
+from logo_edge_train.runs import data_hash, write_json, write_text
+from logo_edge_train.train import short_metrics, uncertainty
+
+CHOICES = ("backbones", "attentions", "heads")
+WEIGHTS_PATHS, ALPHAS_PATHS = 1, 2  # backbones drawn for a step of each; two can be told apart, one cannot
+ALPHAS_BETAS = (0.5, 0.999)  # of Adam, as in DARTS
+PROBE_RADIUS = 0.01  # by which the finite difference moves the weights, over the norm of the direction (DARTS, eq. 8)
+
+Loss = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What each option costs on `machine`: median ms of one logo of `size_px` on one thread.
+
+    A network costs the sum of its three; what a call costs by itself is counted with the backbone.
+    """
+
+    size_px: int
+    machine: dict
+    backbones: dict[str, float]
+    attentions: dict[str, float]
+    heads: dict[str, float]
+
+    def costs(self, config: SearchConfig) -> list[np.ndarray]:
+        """The ms of each option of the three choices. Raises RunError where the table is of another space."""
+        for choice in CHOICES:
+            missing = set(getattr(config, choice)) - set(getattr(self, choice))
+            if missing or self.size_px != config.size_px:
+                raise RunError(
+                    f"the latency table, of {self.size_px} px, lacks {', '.join(sorted(missing)) or 'this size'}; "
+                    f"expected search.{choice} at {config.size_px} px. Remove it, so that it is measured again"
+                )
+        return [np.array([getattr(self, choice)[name] for name in getattr(config, choice)]) for choice in CHOICES]
+
+
+def search(
+    manifest_path: Path, recipe: Recipe, table: LatencyTable, folder: Path, *, device: torch.device,
+    report: Callable[[dict], None],
+) -> Recipe:  # fmt: skip
+    """The recipe with the network that was found as its only teacher and student, also FOLDER/search/derived.toml.
+
+    FOLDER/search/history.json holds every epoch: losses, shares of each option, their entropy, the expected latency,
+    and the figures on val of the architecture that would be taken; search.png shows them. Neither val nor test is
+    learned from. Interrupted, it goes on to the same result; where it is finished, it is read.
+    Raises RunError where the folder holds another search, no architecture is within `target_ms` or a loss is not finite.
+    """
+    config, out = recipe.search, folder / "search"
+    manifest = read_manifest(manifest_path)
+    for split in ("train", "val"):
+        check_classes(manifest.split(split), manifest.classes, split)
+    identity = json.loads(json.dumps({
+        "search": asdict(config), "train": asdict(recipe.train), "data_hash": data_hash(manifest), "table": asdict(table),
+    }))  # fmt: skip
+    history_path, derived, state = out / "history.json", out / "derived.toml", out / "search.state"
+    if history_path.exists():
+        _refuse_other_search(history_path, json.loads(history_path.read_text(encoding="utf-8"))["identity"], identity)
+        return load_recipe(str(derived))
+    costs = table.costs(config)
+    fastest = sum(cost.min() for cost in costs)
+    if config.target_ms and fastest > config.target_ms:
+        raise RunError(
+            f"search.target_ms is {config.target_ms}, the fastest architecture takes {fastest:.2f} ms; "
+            "raise it, or add a faster backbone"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    history = _run_epochs(manifest, recipe, costs, state, identity, device=device, report=report)
+    chosen = derive([list(share.values()) for share in history[-1]["shares"].values()], costs, config.target_ms)
+    ms = table_ms(costs, chosen)
+    found = replace(
+        derived_recipe(recipe, architecture_name(config, chosen)),
+        description=f"Found by `logo-edge search`, {ms:.2f} ms by its table.",
+    )
+    record = {
+        "identity": identity, "chosen": found.train.teachers[0], "table_ms": ms,
+        "seconds": sum(epoch["seconds"] for epoch in history), "epochs": history,
+    }  # fmt: skip
+    write_text(derived, recipe_to_toml(found))
+    plot_search(record, out / "search.png")
+    write_json(history_path, record)
+    state.unlink()
+    return found
+
+
+def architecture_gradient(
+    alphas: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], learn: Loss, judge: Loss, inner_rate: float
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The judging loss and its gradient for the alphas, after one step of the weights at `inner_rate` down `learn`.
+
+    The weights that a step would give depend on the alphas too; the part of the gradient that goes through them is a
+    Hessian-vector product, taken as a finite difference of first gradients (DARTS, eq. 7 and 8). At a rate of 0 the
+    weights stand as they are: first order. The weights are left as they were.
+    """
+    if not inner_rate:
+        loss = judge()
+        return loss.detach(), list(torch.autograd.grad(loss, alphas))
+    before = [weight.detach().clone() for weight in weights]
+    step = torch.autograd.grad(learn(), weights, materialize_grads=True)
+    _place(weights, before, step, -inner_rate)
+    loss = judge()
+    gradients = torch.autograd.grad(loss, [*alphas, *weights], materialize_grads=True)
+    direct, ahead = gradients[: len(alphas)], gradients[len(alphas) :]
+    radius = PROBE_RADIUS / float(nn.utils.get_total_norm(ahead).clamp(min=1e-12))
+    sides = []
+    for sign in (1, -1):
+        _place(weights, before, ahead, sign * radius)
+        sides.append(torch.autograd.grad(learn(), alphas))
+    _place(weights, before, ahead, 0.0)
+    through = [(above - below) / (2 * radius) for above, below in zip(*sides, strict=True)]
+    return loss.detach(), [here - inner_rate * there for here, there in zip(direct, through, strict=True)]
+
+
+def penalties(
+    shares: Sequence[torch.Tensor], costs: Sequence[torch.Tensor], config: SearchConfig, progress: float
+) -> dict[str, torch.Tensor]:
+    """What is added to the judging loss: of the entropy of the shares, and of the latency that they let expect.
+
+    The entropy (mean of the choices, 1 where all options are alike) is pressed down by `progress`, 0 to 1, of its
+    weight. Latency counts by its logarithm (FBNet), and only above the target: below it, faster is no better.
+    """
+    added = {"entropy_penalty": config.entropy_weight * progress * mean_entropy(shares)}
+    if config.target_ms:
+        over = (expected_ms(shares, costs) / config.target_ms).log().clamp(min=0)
+        added["latency_penalty"] = config.latency_weight * over
+    return added
+
+
+def expected_ms(shares: Sequence[torch.Tensor], costs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The latency of an architecture drawn by the shares, in the mean."""
+    return sum((share * cost).sum() for share, cost in zip(shares, costs, strict=True))
+
+
+def mean_entropy(shares: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean over the choices of the entropy of the shares over its greatest value: 0 (decided) to 1 (all alike)."""
+    return sum(torch.special.entr(share).sum() / math.log(max(2, len(share))) for share in shares) / len(shares)
+
+
+def derive(shares: Sequence[Sequence[float]], costs: Sequence[np.ndarray], target_ms: float) -> tuple[int, int, int]:
+    """The likeliest (backbone, attention, head) that costs at most `target_ms`; 0: the likeliest of all."""
+    likelihood = reduce(np.multiply.outer, [np.array(share) for share in shares])  # (backbones, attentions, heads)
+    if target_ms:
+        likelihood = np.where(reduce(np.add.outer, costs) <= target_ms, likelihood, -1.0)
+    return tuple(int(index) for index in np.unravel_index(likelihood.argmax(), likelihood.shape))
+
+
+def architecture_name(config: SearchConfig, chosen: tuple[int, int, int]) -> str:
+    """`backbone+attention+head`."""
+    return "+".join(getattr(config, choice)[index] for choice, index in zip(CHOICES, chosen, strict=True))
+
+
+def table_ms(costs: Sequence[np.ndarray], chosen: tuple[int, int, int]) -> float:
+    """What the table says that the architecture takes."""
+    return float(sum(cost[index] for cost, index in zip(costs, chosen, strict=True)))
+
+
+def derived_recipe(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with this network as its only teacher and only student, at the size of the search.
+
+    ImageNet weights and frozen stages stay only where the search had weights for it as well.
+    """
+    pretrained = recipe.search.pretrained and name.startswith(PRETRAINED_PREFIX)
+    fit = recipe.train.fit if pretrained else replace(recipe.train.fit, frozen_blocks=-1)
+    networks = (str(Architecture(name, recipe.search.size_px)),)
+    return replace(
+        recipe, name=f"{recipe.name}-derived", description=f"As {recipe.name}, with {networks[0]}.",
+        train=replace(recipe.train, teachers=networks, pretrained=pretrained, fit=fit),
+        distill=replace(recipe.distill, students=networks, pretrained=pretrained),
+    )  # fmt: skip
+
+
+def halve(rows: list[LogoRow], seed: int) -> tuple[list[LogoRow], list[LogoRow]]:
+    """The rows in two halves of like classes, no group in both."""
+    sides = split_by_group(
+        [row.label for row in rows], [row.group for row in rows], seed=seed, shares={"first": 0.5, "second": 0.5}
+    )
+    return tuple([row for row, side in zip(rows, sides, strict=True) if side == name] for name in ("first", "second"))
+
+
+def plot_search(record: dict, path: Path) -> None:
+    """Writes a PNG: the shares of each choice's options, the expected latency and the losses, by epoch."""
+    from matplotlib.figure import Figure
+
+    history, target_ms = record["epochs"], record["identity"]["search"]["target_ms"]
+    epochs = [epoch["epoch"] for epoch in history]
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    panels = figure.subplots(2, 3).flat
+    for choice in CHOICES:
+        axes = next(panels)
+        for name in history[0]["shares"][choice]:
+            axes.plot(epochs, [100 * epoch["shares"][choice][name] for epoch in history], label=name)
+        axes.set_title(f"{choice}, share in %", loc="left", fontsize=10)
+        axes.set_ylim(0, 100)
+    for title, names in (
+        ("expected latency, ms", ("expected_ms",)),
+        ("entropy of the shares, of 1", ("choice_entropy",)),
+        ("cross-entropy, nats", ("cross_entropy", "held_cross_entropy")),
+    ):
+        axes = next(panels)
+        for name in names:
+            axes.plot(epochs, [epoch.get(name, math.nan) for epoch in history], label=name)
+        axes.set_title(title, loc="left", fontsize=10)
+        if names == ("expected_ms",):
+            axes.axhline(record["table_ms"], color="0.3", linewidth=0.8, label="chosen")
+            if target_ms:
+                axes.axhline(target_ms, color="0.3", linewidth=0.8, linestyle="--", label="target")
+    for axes in figure.axes:
+        axes.set_xlabel("epoch")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, frameon=False)
+    figure.suptitle(record["chosen"], fontsize=11)
+    part = path.with_suffix(".part")
+    figure.savefig(part, format="png", dpi=144)
+    os.replace(part, path)
+
+
+def _run_epochs(
+    manifest: Manifest, recipe: Recipe, costs: list[np.ndarray], state: Path, identity: dict, *, device: torch.device,
+    report: Callable[[dict], None],
+) -> list[dict]:  # fmt: skip
+    """One record per epoch, until the last or until the choice has stood for `patience` epochs."""
+    config, train, seed, renders = recipe.search, recipe.train, recipe.train.seed, renders_folder()
+    name = f"search {config.size_px} px"
+    report({"kind": "start", "name": name, "stem": "search"})
+    left_out = find_lookalikes(manifest, manifest.split("train"), renders)
+    rows = stratified_sample([row for row in manifest.split("train") if row not in left_out], train.fit.max_images)
+    options = {"use_votes": train.fit.use_votes, "class_weight_power": train.fit.class_weight_power, "seed": seed}
+    learned, judged = (
+        LogoDataset(manifest, half, manifest.classes, renders, size_px=config.size_px, augment=augment, **options)
+        for half, augment in zip(halve(rows, seed), (train.augment, None), strict=True)
+    )
+    val = LogoDataset(manifest, manifest.split("val"), manifest.classes, renders, size_px=config.size_px)
+    torch.manual_seed(seed)
+    keep_memory()
+    supernet = Supernet(config, len(manifest.classes)).to(device, memory_format=torch.channels_last)
+    optimizers = {
+        "weights": torch.optim.AdamW(supernet.weights(), config.learning_rate, weight_decay=train.fit.weight_decay),
+        "alphas": torch.optim.Adam(supernet.alphas, config.alpha_rate, betas=ALPHAS_BETAS),
+    }
+    history = _load_state(state, supernet, optimizers, identity)
+    batch_size = min(config.batch_size, len(learned), len(judged))
+    steps = min(len(learned), len(judged)) // batch_size
+    if history:
+        report({"kind": "resume", "name": name, "epochs": config.epochs, "steps": steps, "history": history})
+    learner = _Learner(supernet, optimizers, costs, recipe, device)
+    for epoch in range(len(history), config.epochs):
+        if history and history[-1]["stable_epochs"] >= config.patience:
+            break
+        torch.manual_seed(seed * 1_000_003 + epoch)  # which backbones are drawn, the same after a resume
+        start, sums = time.perf_counter(), {}
+        lessons, exams = (_batches(half, batch_size, steps, epoch, seed, device) for half in (learned, judged))
+        supernet.train()
+        for step, (lesson, exam) in enumerate(zip(lessons, exams, strict=True)):
+            losses = learner.take_step(lesson, exam, epoch, epoch + step / steps)
+            for key, value in losses.items():
+                sums[key] = sums.get(key, 0.0) + value / steps
+            pace = {"images_per_s": round((step + 1) * batch_size / (time.perf_counter() - start), 1),
+                    "learning_rate": optimizers["weights"].param_groups[0]["lr"]}  # fmt: skip
+            report({"kind": "step", "name": name, "epoch": epoch + 1, "epochs": config.epochs, "step": step + 1,
+                    "steps": steps, "losses": list(losses), **losses, **pace})  # fmt: skip
+        record = {**sums, "epoch": epoch + 1, **_describe_shares(supernet, costs, config, history), **pace}
+        logits = predict_logits(supernet, val, device)
+        record |= short_metrics(logits, val.hard_targets, val.sure) | uncertainty(logits, val.hard_targets, val.classes)
+        record["seconds"] = round(time.perf_counter() - start, 2)
+        history.append(record)
+        _save_state(state, supernet, optimizers, history, identity)
+        last = epoch + 1 if record["stable_epochs"] >= config.patience else config.epochs
+        report({"kind": "epoch", "name": name, "epochs": last, "losses": list(sums), **record})
+    return history
+
+
+class _Learner:
+    """The two levels of the search: a step of the architecture on one half of the logos, one of the weights on the other."""
+
+    def __init__(
+        self, supernet: Supernet, optimizers: dict[str, torch.optim.Optimizer], costs: list[np.ndarray],
+        recipe: Recipe, device: torch.device,
+    ):  # fmt: skip
+        self.supernet, self.optimizers, self.config, self.device = supernet, optimizers, recipe.search, device
+        self.costs = [torch.tensor(cost, dtype=torch.float32, device=device) for cost in costs]
+        self.gradient_clip = recipe.train.fit.gradient_clip
+        self.objective = supervised_objective(recipe.train.fit.label_smoothing)
+
+    def take_step(self, lesson: list, exam: list, epoch: int, place: float) -> dict[str, float]:
+        """The losses of one step, by name; `place`, in epochs, is what the rate and the entropy's weight go by.
+
+        Raises RunError where one is not finite.
+        """
+        losses = {}
+        if epoch >= self.config.warmup_epochs:
+            losses |= self._learn_alphas(lesson, exam, place)
+        rate = 0.5 * self.config.learning_rate * (1 + math.cos(math.pi * place / self.config.epochs))
+        for group in self.optimizers["weights"].param_groups:
+            group["lr"] = rate
+        loss = self._loss(lesson, self.supernet.draw_paths(WEIGHTS_PATHS if self.config.sample_paths else 0))
+        losses = {"cross_entropy": loss.item(), **losses}
+        if not all(math.isfinite(value) for value in losses.values()):
+            named = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
+            raise RunError(
+                f"loss is not finite in the search's epoch {epoch + 1} ({named}); lower search.learning_rate"
+            )
+        self.optimizers["weights"].zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.supernet.weights(), self.gradient_clip)
+        self.optimizers["weights"].step()
+        return losses
+
+    def _learn_alphas(self, lesson: list, exam: list, place: float) -> dict[str, float]:
+        config, alphas = self.config, list(self.supernet.alphas)
+        progress = (place - config.warmup_epochs) / max(1, config.epochs - config.warmup_epochs)
+        paths = self.supernet.draw_paths(ALPHAS_PATHS if config.sample_paths else 0)
+        parts = {}
+
+        def judge() -> torch.Tensor:
+            parts["held_cross_entropy"] = self._loss(exam, paths)
+            parts.update(penalties(self.supernet.shares(), self.costs, config, progress))
+            return sum(parts.values())
+
+        _, gradients = architecture_gradient(
+            alphas, self.supernet.weights(), lambda: self._loss(lesson, paths), judge, config.inner_rate
+        )
+        for alpha, gradient in zip(alphas, gradients, strict=True):
+            alpha.grad = gradient
+        self.optimizers["alphas"].step()
+        return {name: value.item() for name, value in parts.items()}
+
+    def _loss(self, batch: list, paths: list[int]) -> torch.Tensor:
+        # a finite difference of bfloat16 losses would be noise
+        low = self.device.type == "cuda" and not self.config.inner_rate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            return self.objective(partial(self.supernet.mix, paths=paths), *batch)["cross_entropy"]
+
+
+def _describe_shares(supernet: Supernet, costs: list[np.ndarray], config: SearchConfig, history: list[dict]) -> dict:
+    """Where the choice stands after an epoch; the supernet then answers as the architecture that would be taken."""
+    shares = [share.detach().cpu() for share in supernet.shares()]
+    named = {
+        choice: dict(zip(getattr(config, choice), share.tolist(), strict=True))
+        for choice, share in zip(CHOICES, shares, strict=True)
+    }
+    supernet.chosen = derive([share.tolist() for share in shares], costs, config.target_ms)
+    stable = 0
+    if len(history) > config.warmup_epochs:  # the alphas have learned before as well
+        before = derive([list(share.values()) for share in history[-1]["shares"].values()], costs, config.target_ms)
+        stable = history[-1]["stable_epochs"] + 1 if before == supernet.chosen else 0
+    expected = expected_ms(shares, [torch.from_numpy(cost) for cost in costs])
+    return {
+        "shares": named, "choice_entropy": float(mean_entropy(shares)), "expected_ms": float(expected),
+        "chosen_ms": table_ms(costs, supernet.chosen), "stable_epochs": stable,
+    }  # fmt: skip
+
+
+def _batches(dataset: LogoDataset, batch_size: int, steps: int, epoch: int, seed: int, device: torch.device):
+    """`steps` batches on the device, in the epoch's own order."""
+    order = np.random.default_rng((seed, epoch)).permutation(len(dataset))[: steps * batch_size]
+    first = epoch * len(dataset) if dataset.augmentation else 0
+    loader = DataLoader(
+        dataset, batch_size, sampler=(first + order).tolist(), pin_memory=device.type == "cuda",
+        num_workers=count_cores() // 2 if device.type == "cuda" else 0,
+    )  # fmt: skip
+    for batch in loader:
+        yield [tensor.to(device, non_blocking=True) for tensor in batch]
+
+
+def _place(
+    weights: Sequence[torch.Tensor], origin: Sequence[torch.Tensor], direction: Sequence[torch.Tensor], distance: float
+) -> None:
+    """Puts the weights at `origin + distance * direction`."""
+    with torch.no_grad():
+        torch._foreach_copy_(list(weights), torch._foreach_add(list(origin), list(direction), alpha=distance))
+
+
+def _save_state(path: Path, supernet: Supernet, optimizers: dict, history: list[dict], identity: dict) -> None:
+    tensors = {f"network.{key}": value for key, value in supernet.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{index}.{slot}": value for slot, value in slots.items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    part = path.with_suffix(".part")
+    save_file(tensors, part, {"history": json.dumps(history), "identity": json.dumps(identity)})
+    os.replace(part, path)
+
+
+def _load_state(path: Path, supernet: Supernet, optimizers: dict, identity: dict) -> list[dict]:
+    """The epochs so far, everything put back as it was after the last; none where there is no state."""
+    if not path.exists():
+        return []
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        _refuse_other_search(path, json.loads(metadata["identity"]), identity)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    supernet.load_state_dict({key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")})  # fmt: skip
+    for name, optimizer in optimizers.items():
+        slots: dict[int, dict] = {}
+        for key, value in tensors.items():
+            if key.startswith(f"{name}."):
+                _, index, slot = key.split(".")
+                slots.setdefault(int(index), {})[slot] = value
+        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    return json.loads(metadata["history"])
+
+
+def _refuse_other_search(path: Path, found: dict, identity: dict) -> None:
+    if found != identity:
+        other = ", ".join(key for key in identity if found.get(key) != identity[key])
+        raise RunError(
+            f"{path} is of another search (its {other} differ); give this one another folder (--out), or remove that one"
+        )
