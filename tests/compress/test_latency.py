@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge.manifest import FILES, LogoRow, write_manifest
+from logo_edge.timing import Latency
 from logo_edge_compress import latency
 from logo_edge_compress.commands import search
 from logo_edge_compress.export import export_onnx
@@ -51,6 +52,8 @@ def test_every_option_is_timed_and_the_table_is_kept(tmp_path, monkeypatch):
 
 
 def test_a_table_of_another_machine_or_space_is_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "export_module", lambda *_: None)
+    monkeypatch.setattr(latency, "onnx_latency", lambda *_: Latency(2.0, 2.0, 2.0, 1))
     path = tmp_path / "latency.json"
     small = SearchConfig(backbones=("test_resnet",), attentions=("none",), heads=("linear",), size_px=SIZE)
     measure_options(small, 3, path)
@@ -60,6 +63,7 @@ def test_a_table_of_another_machine_or_space_is_measured_again(tmp_path, monkeyp
         assert table.machine["cpu"] != "another"
         assert list(table.backbones) == ["test_resnet"]
         assert table.size_px == SIZE
+        assert (table.backbones["test_resnet"], table.heads["linear"]) == (2.0, 0.0), "a call is counted once"
 
 
 def test_the_command_searches_and_leaves_a_recipe_that_can_be_read(tmp_path):
