@@ -19,7 +19,7 @@ from logo_edge.manifest import Manifest
 from logo_edge_train.dataset import LogoDataset, pool_rows
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, fit
-from logo_edge_train.models import PRETRAINED_PREFIX, LogoNetwork, is_sized
+from logo_edge_train.models import LogoNetwork, has_imagenet_weights, is_sized
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
@@ -206,7 +206,7 @@ def _start_student(run: Run, candidate: Architecture, config: DistillConfig) -> 
     ]  # fmt: skip
     if config.start_from_teacher and alike:
         return run.load_member(min(alike, key=lambda i: abs(run.architecture(i).size_px - candidate.size_px)))
-    pretrained = config.pretrained and candidate.model.startswith(PRETRAINED_PREFIX)
+    pretrained = config.pretrained and has_imagenet_weights(candidate.model)
     return LogoNetwork(
         candidate.model, len(run.classes), size_px=candidate.size_px, dropout=config.fit.dropout, pretrained=pretrained
     )  # fmt: skip

@@ -23,7 +23,7 @@ from logo_edge_train import distributed
 from logo_edge_train.dataset import pixels_of
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, count_loaders, fit
-from logo_edge_train.models import LogoNetwork
+from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.probe import features_of, neighbour_probe
 from logo_edge_train.recipe import ASPECTS, Architecture, PretrainConfig
 from logo_edge_train.runs import file_hash, load_weights, save_member, write_json
@@ -58,7 +58,7 @@ def pretrain(
     torch.manual_seed(config.seed)
     encoder = LogoNetwork(
         architecture.model, len(manifest.classes), size_px=architecture.size_px, dropout=config.fit.dropout,
-        pretrained=imagenet,
+        pretrained=imagenet and has_imagenet_weights(architecture.model),
     )  # fmt: skip
     network, history = fit(
         AspectNetwork(encoder, architecture.size_px, config), dataset, contrastive_objective(difficulty), config.fit, state=state,

@@ -80,7 +80,10 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The teachers, timm name @ input size in px: one member of the ensemble each, equal ones with other seeds."""
+    """The teachers, timm name @ input size in px: one member of the ensemble each, equal ones with other seeds.
+
+    With `pretrained`, those for which ImageNet weights can be had (EfficientNet-Lite) begin at them, all others at random.
+    """
 
     teachers: tuple[str, ...] = ("tf_efficientnet_lite0@128", "tf_efficientnet_lite0@192")
     pretrained: bool = True

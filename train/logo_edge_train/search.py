@@ -27,7 +27,7 @@ from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import predict_logits, supervised_objective
-from logo_edge_train.models import PRETRAINED_PREFIX
+from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.models.supernet import Supernet
 from logo_edge_train.organize import split_by_group
 from logo_edge_train.parallel import count_cores
@@ -193,7 +193,7 @@ def derived_recipe(recipe: Recipe, name: str) -> Recipe:
 
     ImageNet weights and frozen stages stay only where the search had weights for it as well.
     """
-    pretrained = recipe.search.pretrained and name.startswith(PRETRAINED_PREFIX)
+    pretrained = recipe.search.pretrained and has_imagenet_weights(name)
     fit = recipe.train.fit if pretrained else replace(recipe.train.fit, frozen_blocks=-1)
     networks = (str(Architecture(name, recipe.search.size_px)),)
     return replace(

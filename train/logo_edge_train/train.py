@@ -17,7 +17,7 @@ from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, pool_rows, stratified_sample
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import count_loaders, fit, predict_logits, supervised_objective
-from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers
+from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers, has_imagenet_weights
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig
@@ -135,7 +135,9 @@ def fit_member(
     classes, text = manifest.classes, config.teachers[index]
     architecture, seed = Architecture.parse(text), config.seed + config.teachers[:index].count(text)
     name = f"teacher {index + 1}/{len(config.teachers)} {architecture}"
-    report({"kind": "start", "name": name, "stem": f"member-{index}"})
+    imagenet = config.pretrained and has_imagenet_weights(architecture.model)
+    begin = "what it learned without labels" if start else "ImageNet weights" if imagenet else "random weights"
+    report({"kind": "start", "name": name, "stem": f"member-{index}", "note": f"from {begin}"})
     rows = [row for row in manifest.split("train") if row not in left_out]
     rows = stratified_sample(rows, config.fit.max_images)
     dataset = LogoDataset(
@@ -147,7 +149,7 @@ def fit_member(
     torch.manual_seed(seed)
     network = LogoNetwork(
         architecture.model, len(classes), size_px=architecture.size_px, dropout=config.fit.dropout,
-        pretrained=config.pretrained,
+        pretrained=imagenet,
     )  # fmt: skip
     if start:
         start_from(start, network)

@@ -13,10 +13,10 @@ from logo_edge_train.models.extractors import find_ink
 from logo_edge_train.models.logo_vit import LogoViT, Prediction
 from logo_edge_train.models.network import (
     MEAN,
-    PRETRAINED_PREFIX,
     SCALE,
     LogoNetwork,
     build_body,
+    has_imagenet_weights,
     is_sized,
     load_imagenet_weights,
     normalise,
@@ -24,7 +24,6 @@ from logo_edge_train.models.network import (
 
 __all__ = [
     "MEAN",
-    "PRETRAINED_PREFIX",
     "SCALE",
     "LogoNetwork",
     "LogoViT",
@@ -35,6 +34,7 @@ __all__ = [
     "attention_maps",
     "build_body",
     "find_ink",
+    "has_imagenet_weights",
     "is_sized",
     "load_imagenet_weights",
     "near_ink",

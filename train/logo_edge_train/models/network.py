@@ -91,6 +91,11 @@ class LogoNetwork(nn.Module):
         return self.backbone.predict(normalise(pixels))
 
 
+def has_imagenet_weights(name: str) -> bool:
+    """Whether ImageNet weights can be had for the network of that name."""
+    return name.startswith(PRETRAINED_PREFIX)
+
+
 def is_sized(name: str) -> bool:
     """Whether the network of that name is built for one size of input."""
     return timm.get_pretrained_cfg(name.split("+")[0]).fixed_input_size

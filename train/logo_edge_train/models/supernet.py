@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from logo_edge_train.models.composed import Head, Trunk, build_attention
-from logo_edge_train.models.network import PRETRAINED_PREFIX, build_body, normalise
+from logo_edge_train.models.network import build_body, has_imagenet_weights, normalise
 from logo_edge_train.recipe import SearchConfig
 
 
@@ -26,7 +26,7 @@ class Supernet(nn.Module):
                 name,
                 classes,
                 size_px=config.size_px,
-                pretrained=config.pretrained and name.startswith(PRETRAINED_PREFIX),
+                pretrained=config.pretrained and has_imagenet_weights(name),
             )
             for name in config.backbones
         ]
