@@ -32,7 +32,7 @@ from logo_edge_train.pretrain import (
 )
 from logo_edge_train.probe import linear_probe, neighbour_probe
 from logo_edge_train.progress import describe_epoch
-from logo_edge_train.recipe import ASPECTS, AspectConfig, FitConfig, PretrainConfig, recipe_from_dict
+from logo_edge_train.recipe import ASPECTS, Architecture, AspectConfig, FitConfig, PretrainConfig, recipe_from_dict
 from logo_edge_train.runs import load_network, run_identity
 from logo_edge_train.train import train_ensemble
 from logo_edge_train.views import AspectViews
@@ -409,7 +409,7 @@ def test_members_start_from_what_was_pretrained(manifest_path, tmp_path, monkeyp
     reports: list[dict] = []
     train_ensemble(manifest_path, recipe_with(1), tmp_path / "run", device=CPU, report=reports.append)
     assert [item["stem"] for item in reports if item["kind"] == "start"] == ["pretrain-test_resnet-32", "member-0"]
-    learned = load_network(encoder_path(tmp_path / "run", NETWORK), MODEL, 2).state_dict()
+    learned = load_network(encoder_path(tmp_path / "run", NETWORK), Architecture.parse(NETWORK), 2).state_dict()
     (start,) = starts
     classifier = {"backbone.head.fc.weight", "backbone.head.fc.bias", "backbone.fc.weight", "backbone.fc.bias"} & set(
         start
