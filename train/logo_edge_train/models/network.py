@@ -37,9 +37,10 @@ class LogoNetwork(nn.Module):
         """
         if not all(hasattr(self.backbone, part) for part in ("conv_stem", "bn1", "blocks")):
             raise RecipeError(f"{self.name} has no stem and stages that can be frozen; set frozen_blocks = -1")
-        self.frozen = [self.backbone.conv_stem, self.backbone.bn1, *self.backbone.blocks[:blocks]]
-        for module in self.frozen:
+        frozen = [self.backbone.conv_stem, self.backbone.bn1, *self.backbone.blocks[:blocks]]
+        for module in frozen:
             module.eval().requires_grad_(False)
+        self.frozen += frozen
 
     def keep_statistics(self) -> None:
         """Normalises by the running statistics as they are, also while it learns, instead of those of each batch."""
