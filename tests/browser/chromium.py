@@ -46,9 +46,8 @@ def unpack_chromium() -> Path:
     for name in ("al2023", "fonts", "swiftshader"):
         with tarfile.open(fileobj=io.BytesIO(brotli.decompress((packed / f"{name}.tar.br").read_bytes()))) as archive:
             archive.extractall(part, filter="data")
-    (part / "fonts.conf").write_text(
-        FONTS.format(folder=folder), encoding="utf-8"
-    )  # the packed one is of another place
+    # The packed fonts.conf points to another place.
+    (part / "fonts.conf").write_text(FONTS.format(folder=folder), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     return folder

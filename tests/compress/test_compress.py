@@ -221,6 +221,15 @@ def test_a_student_that_learns_on_attacked_views_normalises_by_the_statistics_it
     assert all(parameter.grad is not None for parameter in network.parameters()), "scale and shift are learned"
 
 
+def test_freezing_the_first_blocks_takes_back_no_statistics_that_were_to_be_kept():
+    network = LogoNetwork("mobilenetv4_conv_small_050", 3)
+    network.keep_statistics()
+    network.freeze(1)
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network.train()(torch.randint(0, 256, (8, 32, 32, 3)))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder):
     recipe = recipe_from_dict({**RECIPE, "name": "tough", "distill": {**RECIPE["distill"], "adversarial_radius": 2.0}})
     before = (folder / "run" / "compress" / "report.json").read_bytes()

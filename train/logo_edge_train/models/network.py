@@ -45,9 +45,10 @@ class LogoNetwork(nn.Module):
         body = self.backbone.trunk.body if isinstance(self.backbone, ComposedNetwork) else self.backbone
         if not all(hasattr(body, part) for part in ("conv_stem", "bn1", "blocks")):
             raise RecipeError(f"{self.name} has no stem and stages that can be frozen; set frozen_blocks = -1")
-        self.frozen = [body.conv_stem, body.bn1, *body.blocks[:blocks]]
-        for module in self.frozen:
+        frozen = [body.conv_stem, body.bn1, *body.blocks[:blocks]]
+        for module in frozen:
             module.eval().requires_grad_(False)
+        self.frozen += frozen
 
     def keep_statistics(self) -> None:
         """Normalises by the running statistics as they are, also while it learns, instead of those of each batch."""
