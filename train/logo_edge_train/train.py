@@ -257,7 +257,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def device_name(device: torch.device) -> str:
     """What a run is fitted on, as a person would say it."""
-    name = torch.cuda.getdevice_name(device) if device.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return f"{distributed.world_size()} x {name}" if distributed.world_size() > 1 else name
 
 
