@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from logo_edge.errors import MissingExtraError
-from logo_edge_train.commands import TRACK_HELP, find_manifest, need_torch
+from logo_edge_train.commands import TRACK_HELP, find_manifest, need_torch, print_found
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 search = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -85,6 +85,8 @@ def search_command(
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. search.epochs=5."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; the latency is always that of this CPU."),
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
+    estimate: bool = typer.Option(False, "--estimate", help="Do a few steps and say how long all take, at most."),
+    as_json: bool = typer.Option(False, "--json", help="With --estimate: print JSON."),
 ) -> None:
     need_onnx()
     from logo_edge.manifest import read_manifest
@@ -101,6 +103,11 @@ def search_command(
     source, folder = find_manifest(source), out or Path("runs") / chosen.name
     classes = len(read_manifest(source).classes)
     table = measure_options(chosen.search, classes, folder / "search" / "latency.json")
+    if estimate:
+        from logo_edge_train.estimate import estimate_search, print_estimate
+
+        print_found(estimate_search(source, chosen, table, device=pick_device(device)), as_json, print_estimate)
+        return
     progress = FitProgress()
     with Tracker(folder, settings=asdict(chosen), services=tuple(track), warn=progress.say) as tracker, progress:
 
@@ -110,4 +117,4 @@ def search_command(
 
         found = search_architecture(source, chosen, table, folder, device=pick_device(device), report=report)
     derived = folder / "search" / "derived.toml"
-    typer.echo(f"{found.train.teachers[0]}: {found.description} Next: logo-edge train --recipe {derived}")
+    typer.echo(f"{found.train.teachers[-1]}: {found.description} Next: logo-edge train --recipe {derived}")

@@ -25,7 +25,7 @@ from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
-from logo_edge_train.models import normalise
+from logo_edge_train.models import LogoNetwork, normalise
 from logo_edge_train.recipe import FitConfig
 from logo_edge_train.runs import read_run
 
@@ -127,6 +127,17 @@ def work(folder: Path, out: Path) -> dict:
     reports: list[dict] = []
     _, average, history = fit_logos(folder, EPOCHS, out / "whole.state", reports.append)
     found["history"], found["whole"], found["reports"] = history, average.state_dict(), len(reports)
+    for aleatoric in (False, True):
+        vit = LogoNetwork("logo_vit_tiny", 3, size_px=32)
+        if aleatoric:
+            vit.learn_variance()
+        vit_average, _ = fit(
+            vit, read_logos(folder), supervised_objective(0.1, aleatoric=aleatoric), EPOCHS, state=out / "vit.state",
+            seed=3, device=CPU, evaluate=lambda _: {}, report=lambda _: None,
+        )  # fmt: skip
+        found[f"vit {aleatoric}"] = vit_average.state_dict()
+        distributed.on_main((out / "vit.state").unlink)()
+        distributed.wait()
     found["contrast loss"], found["contrast gradients"] = contrast(make_views())
     found["logits"] = predict_logits(average, read_logos(folder, "val"), CPU)
     found["one logit"] = predict_logits(average, OneLogo(), CPU)
@@ -248,6 +259,12 @@ def test_two_ranks_learn_what_one_process_learns_and_agree_to_the_last_bit(toget
         assert np.allclose(rank["logits"], alone["logits"], atol=1e-2)
     first, second = (rank["whole"] for rank in together)
     assert len(first) >= 8
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("aleatoric", [False, True])
+def test_ranks_agree_on_a_network_whose_loss_may_leave_a_head_alone(together, aleatoric):
+    first, second = (rank[f"vit {aleatoric}"] for rank in together)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 

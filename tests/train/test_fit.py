@@ -467,6 +467,8 @@ def test_an_estimate_is_the_pace_of_the_second_epoch_times_all_steps():
     found = extrapolate("a", reports, FitConfig(epochs=6, batch_size=10), 205, evaluations=3.0)
     assert (found.steps, found.epochs, found.data_wait) == (20, 6, 0.25)
     assert found.seconds == pytest.approx(7 + 6 * (200 / 20 + 1) + 3 * 1)
+    slower = extrapolate("a", reports, FitConfig(epochs=6, batch_size=10), 205, growth=2.0)
+    assert slower.seconds == pytest.approx(7 + 6 * (200 / 20 + 2)), "an evaluation of twice as many logos"
 
 
 def test_jobs_side_by_side_end_with_the_last_of_them():
@@ -474,16 +476,19 @@ def test_jobs_side_by_side_end_with_the_last_of_them():
     assert finish([3.0, 2.0, 2.0], workers=2) == 4.0
 
 
-def test_the_command_estimates_every_teacher_and_leaves_no_run(logos, tmp_path, monkeypatch):
+def test_the_command_estimates_every_network_and_teacher_and_leaves_no_run(logos, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "count_cores", lambda: 1)
     done = CliRunner().invoke(train, [
         "--data", str(tmp_path / "manifest.csv"), "--out", str(tmp_path / "run"), "--recipe", "smoke", "--estimate",
-        "--json", "--set", f"train.teachers=['{TEACHER}', '{MODEL}@48']", "--set", "train.fit.batch_size=4",
+        "--json", "--set", f"train.teachers=['{TEACHER}', '{TEACHER}']", "--set", "train.fit.batch_size=4",
+        "--set", "pretrain.fit.epochs=3", "--set", "pretrain.fit.batch_size=8",
     ])  # fmt: skip
     assert done.exit_code == 0, done.output
     estimate = json.loads(done.stdout)
-    assert [stage["stage"] for stage in estimate["stages"]] == [f"teacher 1/2 {TEACHER}", f"teacher 2/2 {MODEL}@48"]
-    assert {stage["steps"] for stage in estimate["stages"]} == {6}
+    teachers = [f"teacher 1/2 {TEACHER}", f"teacher 2/2 {TEACHER}"]
+    assert [stage["stage"] for stage in estimate["stages"]] == [f"pretraining {TEACHER}", *teachers]
+    assert [stage["steps"] for stage in estimate["stages"]] == [3, 6, 6]
+    assert [stage["epochs"] for stage in estimate["stages"]] == [3, 1, 1]
     assert estimate["seconds"] == pytest.approx(sum(stage["seconds"] for stage in estimate["stages"]))
     assert estimate["seconds"] > 0
     assert not (tmp_path / "run").exists()

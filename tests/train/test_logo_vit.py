@@ -286,9 +286,9 @@ def test_the_prior_counts_for_nothing_at_first_and_by_its_weight_then():
     torch.manual_seed(0)
     network = LogoNetwork("logo_vit_tiny", 4, size_px=SIDE).eval()
     with torch.no_grad():
-        first, logits = network.predict(noise(2)), network(noise(2))
+        first, logits = network(noise(2), whole=True), network(noise(2))
         network.backbone.prior_weight.fill_(2.0)
-        then = network.predict(noise(2))
+        then = network(noise(2), whole=True)
     assert isinstance(first, Prediction)
     assert first.prior_logits.shape == first.log_variance.shape == (2, 4)
     assert torch.allclose(first.logits, logits)
@@ -302,11 +302,8 @@ def test_without_variance_the_aleatoric_loss_is_the_cross_entropy():
     assert torch.allclose(found, logits.log_softmax(1), atol=1e-5)
 
     class Sure(nn.Module):
-        def predict(self, _pixels):
-            return Prediction(logits, logits, torch.full((8, 4), -100.0))
-
-        def forward(self, _pixels):
-            return logits
+        def forward(self, _pixels, whole=False):
+            return Prediction(logits, logits, torch.full((8, 4), -100.0)) if whole else logits
 
     batch = (None, torch.eye(4)[targets], torch.ones(8), None)
     noisy = supervised_objective(0.1, aleatoric=True)(Sure(), *batch)["cross_entropy"]
@@ -323,7 +320,7 @@ def test_variance_makes_a_wrong_and_sure_logit_cheaper():
 
 def test_only_a_network_with_a_head_for_it_learns_variances():
     with pytest.raises(RecipeError, match="test_vit has no head of log variances"):
-        LogoNetwork("test_vit", 3).predict(noise(1, 160))
+        LogoNetwork("test_vit", 3).learn_variance()
     with pytest.raises(RecipeError, match="distill.fit.aleatoric is true"):
         recipe_from_dict({"distill": {"fit": {"aleatoric": True}}})
 
@@ -351,8 +348,9 @@ def test_a_gradient_reaches_every_parameter(checkpointing):
     torch.manual_seed(0)
     network = LogoNetwork("logo_vit_tiny", 4, size_px=SIDE).train()
     network.backbone.set_grad_checkpointing(checkpointing)
+    network.learn_variance()
     pixels = torch.from_numpy(np.stack([strokes(SIDE), square(SIDE), fading_square(SIDE)]))
-    found = network.predict(pixels)
+    found = network(pixels, whole=True)
     loss = cross_entropy(found.logits, torch.tensor([0, 1, 2])) + cross_entropy(
         found.prior_logits, torch.tensor([0, 1, 2])
     )

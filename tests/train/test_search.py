@@ -15,6 +15,7 @@ from PIL import Image
 from logo_edge.errors import RecipeError, RunError
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge_train import search as stage
+from logo_edge_train.estimate import estimate_search
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.models.composed import ATTENTIONS, POOLS, WIDTH
 from logo_edge_train.models.supernet import Supernet
@@ -300,7 +301,6 @@ def test_the_recipe_that_is_found_trains_the_network_that_was_found(logos, tmp_p
     recipe = load_recipe(str(tmp_path / "run" / "search" / "derived.toml"))
     assert recipe.train.teachers == recipe.distill.students == (history["chosen"],)
     assert history["chosen"].endswith(f"@{SIZE}")
-    assert recipe.train.fit.frozen_blocks == -1, "what was not pretrained is not frozen"
     trained = train_ensemble(
         logos.folder / "manifest.csv", recipe, tmp_path / "trained", device=CPU, report=lambda _: None
     )
@@ -308,11 +308,17 @@ def test_the_recipe_that_is_found_trains_the_network_that_was_found(logos, tmp_p
     assert trained.member_logits("val").shape == (1, 12, 3)
 
 
-def test_a_pretrained_choice_keeps_weights_and_frozen_stages():
+def test_a_pretrained_choice_keeps_its_weights():
     recipe = recipe_of(pretrained=True)
-    found = derived_recipe(recipe, "tf_efficientnet_lite0+se+mlp")
-    assert (found.train.pretrained, found.train.fit.frozen_blocks) == (True, 2)
+    assert derived_recipe(recipe, "tf_efficientnet_lite0+se+mlp").train.pretrained
     assert not derived_recipe(recipe, "resnet10t+se+mlp").train.pretrained
+
+
+def test_a_choice_that_joins_stands_beside_all_others():
+    recipe, found = recipe_of(joins=True), f"resnet10t+se+mlp@{SIZE}"
+    derived = derived_recipe(recipe, "resnet10t+se+mlp")
+    assert derived.train == replace(recipe.train, teachers=(*recipe.train.teachers, found))
+    assert derived.distill == replace(recipe.distill, students=(*recipe.distill.students, found))
 
 
 def test_a_target_that_no_architecture_meets_is_refused(logos, tmp_path):
@@ -341,3 +347,11 @@ def test_a_loss_that_is_not_finite_stops_with_its_epoch(logos, tmp_path):
 def test_a_wrong_setting_is_refused_by_the_name_of_the_key(settings, message):
     with pytest.raises(RecipeError, match=message):
         recipe_of(**settings)
+
+
+def test_an_estimate_of_a_search_is_of_all_its_epochs_and_leaves_nothing(logos, tmp_path):
+    found = estimate_search(tmp_path / "manifest.csv", recipe_of(epochs=12), TABLE, device=CPU)
+    (stage_found,) = found["stages"]
+    assert (stage_found["epochs"], stage_found["steps"]) == (12, 3), "of 18 logos in batches of 6"
+    assert found["seconds"] >= 12 * 18 / stage_found["images_per_s"] > 0
+    assert not list(tmp_path.glob("**/search"))

@@ -147,7 +147,9 @@ def train_command(
         from logo_edge_train.estimate import estimate_training, print_estimate
 
         distributed.refuse("--estimate")
-        _print(estimate_training(find_manifest(source), chosen, device=pick_device(device)), as_json, print_estimate)
+        print_found(
+            estimate_training(find_manifest(source), chosen, device=pick_device(device)), as_json, print_estimate
+        )
         return
     place = distributed.start(pick_device(device))
     with distributed.main_first():
@@ -177,7 +179,7 @@ def list_command(
 ) -> None:
     from logo_edge_train import compare
 
-    _print(compare.list_runs(folder), as_json, compare.print_list)
+    print_found(compare.list_runs(folder), as_json, compare.print_list)
 
 
 @runs.command(help="What one run is made of, its epochs, and what compression made of it.")
@@ -187,7 +189,7 @@ def show(
 ) -> None:
     from logo_edge_train import compare
 
-    _print(compare.describe_run(run), as_json, compare.print_run)
+    print_found(compare.describe_run(run), as_json, compare.print_run)
 
 
 @runs.command("compare", help="The recipe fields in which runs differ, and their figures side by side.")
@@ -199,10 +201,10 @@ def compare_command(
 
     if len(folders) < 2:
         raise typer.BadParameter("one run; expected at least two")
-    _print(compare.compare_runs(folders), as_json, compare.print_comparison)
+    print_found(compare.compare_runs(folders), as_json, compare.print_comparison)
 
 
-def _print(found, as_json: bool, print_table: Callable) -> None:
+def print_found(found, as_json: bool, print_table: Callable) -> None:
     from logo_edge_train.tracker import without_nan
 
     if as_json:

@@ -1,10 +1,11 @@
-"""How long `logo-edge train` would take here: a few steps of each of its fits, extrapolated (`--estimate`)."""
+"""How long `logo-edge train`, or `search`, would take here: a few steps of each of its fits, extrapolated (`--estimate`)."""
 
 from __future__ import annotations
 
 import heapq
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,15 +13,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from logo_edge.manifest import read_manifest
-from logo_edge_train.dataset import stratified_sample
+from logo_edge.manifest import Manifest, read_manifest
+from logo_edge_train.dataset import pool_rows, stratified_sample
 from logo_edge_train.parallel import run_side_by_side
+from logo_edge_train.pretrain import pretrain
 from logo_edge_train.progress import percent
-from logo_edge_train.recipe import FitConfig, Recipe
+from logo_edge_train.recipe import FitConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
+from logo_edge_train.search import LatencyTable, search
 from logo_edge_train.train import check_splits, count_workers, device_name, fit_member
 
 TRIAL_STEPS = 6  # per epoch
 GPU_TRIAL_STEPS = 200  # more than its loaders make ahead: else their pace would not show
+
+
+Reports = dict[str, list[tuple[float, dict]]]  # what each fit of a trial reported, and when
 
 
 @dataclass(frozen=True)
@@ -31,64 +37,115 @@ class StageEstimate:
     epochs: int
     steps: int
     images_per_s: float
-    data_wait: float
+    data_wait: float | None
     gpu_utilisation: float | None
     seconds: float
 
 
 def estimate_training(manifest_path: Path, recipe: Recipe, *, device: torch.device) -> dict:
-    """The recipe, the device, a StageEstimate as a dict for each teacher, and the seconds of all together.
+    """The recipe, the device, a StageEstimate as a dict for each network and teacher, and the seconds of all together.
 
-    Every teacher is really fitted for two short epochs, in a folder that is thrown away, side by side where they would
-    be. What is left out: the loading of the images beyond the trial's, and the search for look-alikes.
+    Every network is really pretrained, where the recipe pretrains, and every teacher fitted for two short epochs, in a
+    folder that is thrown away, side by side where they would be. What is left out: the loading of the images beyond the
+    trial's, and the search for look-alikes.
     """
-    manifest, config = read_manifest(manifest_path), recipe.train
+    manifest = read_manifest(manifest_path)
     check_splits(manifest)
-    rows = len(stratified_sample(manifest.split("train"), config.fit.max_images))
-    images = config.fit.batch_size * (GPU_TRIAL_STEPS if device.type == "cuda" else TRIAL_STEPS)
-    trial = replace(config, fit=replace(config.fit, epochs=2, max_images=min(images, rows)))
-    workers = count_workers(len(config.teachers), device)
-    reports: dict[str, list[tuple[float, dict]]] = {}
-
-    def keep(report: dict) -> None:
-        reports.setdefault(report["name"], []).append((time.perf_counter(), report))
-
+    networks = list(dict.fromkeys(recipe.train.teachers)) if recipe.pretrain.fit.epochs else []
+    workers = [count_workers(len(jobs), device) for jobs in (networks, recipe.train.teachers)]
     with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:
-        jobs = [
-            (manifest_path, trial, index, Path(folder), str(device), set(), None)
-            for index in range(len(config.teachers))
-        ]
-        run_side_by_side(fit_member, jobs, keep, workers=workers)
-    held_out = [len(manifest.split(*splits)) for splits in (("val",), ("val", "calib", "test"))]
-    stages = [
-        extrapolate(name, found, config.fit, rows, evaluations=held_out[1] / held_out[0])
-        for name, found in reports.items()
-    ]
+        place = (manifest_path, manifest, Path(folder), device)
+        pretraining = _try_pretraining(recipe.pretrain, networks, recipe.train.pretrained, workers[0], *place)
+        teachers = _try_teachers(recipe.train, workers[1], *place)
+    seconds = [finish([stage.seconds for stage in pretraining], workers[0])] if networks else []
+    seconds.append(finish([stage.seconds for stage in teachers], workers[1]))
     return {
-        "recipe": recipe.name, "device": device_name(device), "side_by_side": workers,
-        "stages": [asdict(stage) for stage in stages],
-        "seconds": finish([stage.seconds for stage in stages], workers),
+        "command": f"logo-edge train --recipe {recipe.name}", "device": device_name(device), "side_by_side": workers[1],
+        "stages": [asdict(stage) for stage in [*pretraining, *teachers]], "seconds": sum(seconds),
     }  # fmt: skip
 
 
+def estimate_search(manifest_path: Path, recipe: Recipe, table: LatencyTable, *, device: torch.device) -> dict:
+    """As `estimate_training`, of `search`: at most so long, for no epoch of the trial is one of the faster, first ones."""
+    config, rows = recipe.search, read_manifest(manifest_path).split("train")
+    rows = stratified_sample(rows, recipe.train.fit.max_images)
+    # a third more than two halves of the trial's steps: the halves are never quite equal
+    images = min(8 * _trial_images(config.batch_size, device) // 3, len(rows))
+    trial = replace(
+        recipe, search=replace(config, epochs=2, warmup_epochs=0),
+        train=replace(recipe.train, fit=replace(recipe.train.fit, max_images=images)),
+    )  # fmt: skip
+    reports: Reports = {}
+    with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:
+        search(manifest_path, trial, table, Path(folder), device=device, report=_keep(reports))
+    stages = [extrapolate(name, found, config, len(rows) // 2) for name, found in reports.items()]
+    return {
+        "command": f"logo-edge search --recipe {recipe.name}", "device": device_name(device), "side_by_side": 1,
+        "stages": [asdict(stage) for stage in stages], "seconds": sum(stage.seconds for stage in stages),
+    }  # fmt: skip
+
+
+def _try_pretraining(
+    config: PretrainConfig, networks: list[str], imagenet: bool, workers: int, manifest_path: Path, manifest: Manifest,
+    folder: Path, device: torch.device,
+) -> list[StageEstimate]:  # fmt: skip
+    rows = pool_rows(
+        manifest, manifest_path, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
+    )  # fmt: skip
+    few = stratified_sample(rows, min(_trial_images(config.fit.batch_size, device), len(rows)))
+    trial, reports = replace(config, fit=replace(config.fit, epochs=2)), {}
+    jobs = [(manifest_path, trial, text, imagenet, few, folder, str(device)) for text in networks]
+    run_side_by_side(pretrain, jobs, _keep(reports), workers=workers)
+    measured = [sum(bool(row.label) for row in part) + len(manifest.split("val")) for part in (rows, few)]
+    return [
+        extrapolate(name, found, config.fit, len(rows), growth=measured[0] / measured[1])
+        for name, found in reports.items()
+    ]
+
+
+def _try_teachers(
+    config: TrainConfig, workers: int, manifest_path: Path, manifest: Manifest, folder: Path, device: torch.device
+) -> list[StageEstimate]:
+    count = len(stratified_sample(manifest.split("train"), config.fit.max_images))
+    images = min(_trial_images(config.fit.batch_size, device), count)
+    trial, reports = replace(config, fit=replace(config.fit, epochs=2, max_images=images)), {}
+    jobs = [(manifest_path, trial, index, folder, str(device), set(), None) for index in range(len(config.teachers))]
+    run_side_by_side(fit_member, jobs, _keep(reports), workers=workers)
+    held_out = [len(manifest.split(*splits)) for splits in (("val",), ("val", "calib", "test"))]
+    return [
+        extrapolate(name, found, config.fit, count, evaluations=held_out[1] / held_out[0])
+        for name, found in reports.items()
+    ]
+
+
+def _trial_images(batch_size: int, device: torch.device) -> int:
+    return batch_size * (GPU_TRIAL_STEPS if device.type == "cuda" else TRIAL_STEPS)
+
+
+def _keep(reports: Reports) -> Callable[[dict], None]:
+    return lambda report: reports.setdefault(report["name"], []).append((time.perf_counter(), report))
+
+
 def extrapolate(
-    name: str, reports: list[tuple[float, dict]], config: FitConfig, images: int, *, evaluations: float
-) -> StageEstimate:
+    name: str, reports: list[tuple[float, dict]], config: FitConfig | SearchConfig, images: int, *,
+    evaluations: float = 0.0, growth: float = 1.0,
+) -> StageEstimate:  # fmt: skip
     """The whole fit, of `config` on so many images, from the (time, report) of a trial of two short epochs.
 
     The second epoch gives the pace, and what an epoch takes besides (evaluating, writing); the first, by what it took
-    longer, the start. `evaluations` is how many evaluations on val the last predictions are worth.
+    longer, the start. `evaluations` is how many evaluations on val the last predictions are worth, `growth` how much
+    longer than in the trial an evaluation takes.
     """
     began = reports[0][0]
     (first_s, _), (second_s, epoch) = [(at, report) for at, report in reports if report["kind"] == "epoch"]
     steps = next(report["steps"] for _, report in reports if report["kind"] == "step")
     seen = steps * min(config.batch_size, images)  # in an epoch of the trial
-    besides_s = second_s - first_s - seen / epoch["images_per_s"]
+    besides_s = growth * (second_s - first_s - seen / epoch["images_per_s"])
     start_s = max(0.0, first_s - began - (second_s - first_s))
     batch_size = min(config.batch_size, images)
     epoch_s = images // batch_size * batch_size / epoch["images_per_s"] + besides_s
     return StageEstimate(
-        name, config.epochs, images // batch_size, epoch["images_per_s"], epoch["data_wait"],
+        name, config.epochs, images // batch_size, epoch["images_per_s"], epoch.get("data_wait"),
         epoch.get("gpu_utilisation"), start_s + config.epochs * epoch_s + evaluations * besides_s,
     )  # fmt: skip
 
@@ -114,6 +171,6 @@ def print_estimate(estimate: dict) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"`logo-edge train --recipe {estimate['recipe']}` on {estimate['device']}, {estimate['side_by_side']} at a time: "
+        f"`{estimate['command']}` on {estimate['device']}, {estimate['side_by_side']} at a time: "
         f"about {estimate['seconds'] / 60:.0f} minutes"
     )

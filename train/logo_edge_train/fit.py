@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def fit(
     ema = copy.deepcopy(network).eval().requires_grad_(False)
     if config.grad_checkpointing:
         network.checkpoint_gradients()
-    optimizer = torch.optim.AdamW(_parameter_groups(network, config.weight_decay), lr=config.learning_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(network.parameters(), config.weight_decay), lr=config.learning_rate)
     batch_size = _shareable_batch(config, len(dataset))  # over all ranks
     steps = len(dataset) // batch_size
     history = load_state(state, network, ema, optimizer, config)
@@ -174,15 +174,12 @@ def predict_logits(network: nn.Module, dataset: LogoDataset, device: torch.devic
 
 
 def supervised_objective(label_smoothing: float, *, aleatoric: bool = False) -> Objective:
-    """Cross-entropy on smoothed soft labels, weighted per logo; with `aleatoric` over logits of learned variance.
-
-    The latter raises RecipeError for a network that has no head of variances.
-    """
+    """Cross-entropy on smoothed soft labels, weighted per logo; with `aleatoric` over logits of learned variance."""
 
     def objective(network, pixels, targets, weights, _positions):
         smoothed = targets * (1 - label_smoothing) + label_smoothing / targets.shape[1]  # (B, K)
         if aleatoric:
-            found = network.predict(pixels)
+            found = network(pixels, whole=True)
             log_probabilities = noisy_log_softmax(found.logits.float(), found.log_variance.float())
         else:
             log_probabilities = network(pixels).float().log_softmax(1)
@@ -237,9 +234,9 @@ def _training_loader(
     )  # fmt: skip
 
 
-def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
     """Weight decay on matrices and kernels only, not on biases and normalisation; what is frozen is left out."""
-    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
     decayed = [parameter for parameter in learned if parameter.ndim > 1]
     plain = [parameter for parameter in learned if parameter.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

@@ -55,7 +55,7 @@ class FitConfig:
     ema_decay: float = 0.995
     gradient_clip: float = 1.0
     dropout: float = 0.2
-    frozen_blocks: int = -1  # stages after the stem that keep their ImageNet weights; -1: nothing is frozen
+    frozen_blocks: int = -1  # stages after the stem that keep their ImageNet weights, where there are any; -1: none
     max_images: int = 0  # 0: all; else a stratified sample, for smoke runs
     accumulate: int = 1
     grad_checkpointing: bool = False
@@ -136,6 +136,8 @@ class SearchConfig:
     and one of the architecture two, drawn by their shares (Cai et al. 2019, arXiv:1812.00332); else all of them.
     `entropy_weight`, reached linearly by the last epoch, presses for a sharp choice, `latency_weight` for one of at most
     `target_ms` (median of one logo on one thread; 0: no limit). After `patience` epochs of the same choice the search ends.
+    In the recipe that it writes, what was found takes the place of all teachers and students or, with `joins`, comes
+    beside them.
     Augmentation, votes, class weights and the seed are those of `train`.
     """
 
@@ -157,6 +159,7 @@ class SearchConfig:
     latency_weight: float = 0.3
     target_ms: float = 0.0
     patience: int = 6
+    joins: bool = False
 
 
 @dataclass(frozen=True)

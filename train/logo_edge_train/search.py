@@ -26,7 +26,7 @@ from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import renders_folder
-from logo_edge_train.fit import predict_logits, supervised_objective
+from logo_edge_train.fit import parameter_groups, predict_logits, supervised_objective
 from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.models.supernet import Supernet
 from logo_edge_train.organize import split_by_group
@@ -73,7 +73,7 @@ def search(
     manifest_path: Path, recipe: Recipe, table: LatencyTable, folder: Path, *, device: torch.device,
     report: Callable[[dict], None],
 ) -> Recipe:  # fmt: skip
-    """The recipe with the network that was found as its only teacher and student, also FOLDER/search/derived.toml.
+    """The `derived_recipe` of the network that was found, also FOLDER/search/derived.toml.
 
     FOLDER/search/history.json holds every epoch: losses, shares of each option, their entropy, the expected latency,
     and the figures on val of the architecture that would be taken; search.png shows them. Neither val nor test is
@@ -107,7 +107,7 @@ def search(
         description=f"Found by `logo-edge search`, {ms:.2f} ms by its table.",
     )
     record = {
-        "identity": identity, "chosen": found.train.teachers[0], "table_ms": ms,
+        "identity": identity, "chosen": found.train.teachers[-1], "table_ms": ms,
         "seconds": sum(epoch["seconds"] for epoch in history), "epochs": history,
     }  # fmt: skip
     write_text(derived, recipe_to_toml(found))
@@ -189,17 +189,22 @@ def table_ms(costs: Sequence[np.ndarray], chosen: tuple[int, int, int]) -> float
 
 
 def derived_recipe(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with this network as its only teacher and only student, at the size of the search.
+    """The recipe with this network, at the size of the search, as its only teacher and only student.
 
-    ImageNet weights and frozen stages stay only where the search had weights for it as well.
+    ImageNet weights stay only where the search had them for it as well. With `search.joins` the network comes beside the
+    recipe's own teachers and students, and nothing else changes.
     """
-    pretrained = recipe.search.pretrained and has_imagenet_weights(name)
-    fit = recipe.train.fit if pretrained else replace(recipe.train.fit, frozen_blocks=-1)
-    networks = (str(Architecture(name, recipe.search.size_px)),)
+    network, train, distill = str(Architecture(name, recipe.search.size_px)), recipe.train, recipe.distill
+    if recipe.search.joins:
+        train = replace(train, teachers=(*train.teachers, network))
+        distill = replace(distill, students=(*distill.students, network))
+    else:
+        pretrained = recipe.search.pretrained and has_imagenet_weights(name)
+        train = replace(train, teachers=(network,), pretrained=pretrained)
+        distill = replace(distill, students=(network,), pretrained=pretrained)
     return replace(
-        recipe, name=f"{recipe.name}-derived", description=f"As {recipe.name}, with {networks[0]}.",
-        train=replace(recipe.train, teachers=networks, pretrained=pretrained, fit=fit),
-        distill=replace(recipe.distill, students=networks, pretrained=pretrained),
+        recipe, name=f"{recipe.name}-derived", description=f"As {recipe.name}, with {network}.", train=train,
+        distill=distill,
     )  # fmt: skip
 
 
@@ -268,7 +273,9 @@ def _run_epochs(
     keep_memory()
     supernet = Supernet(config, len(manifest.classes)).to(device, memory_format=torch.channels_last)
     optimizers = {
-        "weights": torch.optim.AdamW(supernet.weights(), config.learning_rate, weight_decay=train.fit.weight_decay),
+        "weights": torch.optim.AdamW(
+            parameter_groups(supernet.weights(), train.fit.weight_decay), config.learning_rate
+        ),
         "alphas": torch.optim.Adam(supernet.alphas, config.alpha_rate, betas=ALPHAS_BETAS),
     }
     history = _load_state(state, supernet, optimizers, identity)

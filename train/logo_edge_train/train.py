@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -153,9 +153,12 @@ def fit_member(
     )  # fmt: skip
     if start:
         start_from(start, network)
+    if config.fit.aleatoric:
+        network.learn_variance()
+    fit_config = config.fit if imagenet else replace(config.fit, frozen_blocks=-1)  # nothing there is worth keeping
     state = folder / f"member-{index}.state"
     network, history = fit(
-        network, dataset, supervised_objective(config.fit.label_smoothing, aleatoric=config.fit.aleatoric), config.fit,
+        network, dataset, supervised_objective(fit_config.label_smoothing, aleatoric=fit_config.aleatoric), fit_config,
         state=state, seed=seed,
         device=device, evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
         loaders=count_loaders(device), snapshots=folder / "snapshots" / f"member-{index}",

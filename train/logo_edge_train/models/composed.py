@@ -37,6 +37,10 @@ class ComposedNetwork(nn.Module):
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(planes))
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether the backbone computes anew in the backward pass what it would otherwise keep."""
+        self.trunk.body.set_grad_checkpointing(enable)
+
     def get_classifier(self) -> nn.Linear:
         return self.head.classifier
 

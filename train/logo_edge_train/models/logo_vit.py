@@ -88,6 +88,7 @@ class LogoViT(nn.Module):
         for part in (self.head, self.prior, self.log_variance):
             part.apply(_init_linear)
         nn.init.constant_(self.log_variance.bias, LOG_VARIANCE)
+        self.log_variance.requires_grad_(False)  # until a loss asks for it: ranks would wait for its gradient
 
     def get_classifier(self) -> nn.Module:
         return self.head

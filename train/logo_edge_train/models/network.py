@@ -76,20 +76,21 @@ class LogoNetwork(nn.Module):
         """The size of its parameters as float32."""
         return 4 * sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.backbone(normalise(pixels))
-
-    def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, F): what the classifier reads of (B, S, S, 3) uint8."""
-        return self.backbone.forward_head(self.backbone.forward_features(normalise(pixels)), pre_logits=True)
-
-    def predict(self, pixels: torch.Tensor) -> Prediction:
-        """The logits with the log variance of each. Raises RecipeError for a network without a head for it."""
+    def learn_variance(self) -> None:
+        """Lets the head of log variances learn. Raises RecipeError for a network without one."""
         if not hasattr(self.backbone, "predict"):
             raise RecipeError(
                 f"{self.name} has no head of log variances; take a logo_vit, or set train.fit.aleatoric = false"
             )
-        return self.backbone.predict(normalise(pixels))
+        self.backbone.log_variance.requires_grad_(True)
+
+    def forward(self, pixels: torch.Tensor, whole: bool = False) -> torch.Tensor | Prediction:
+        """The logits; with `whole` all that a LogoViT says."""
+        return self.backbone.predict(normalise(pixels)) if whole else self.backbone(normalise(pixels))
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, F): what the classifier reads of (B, S, S, 3) uint8."""
+        return self.backbone.forward_head(self.backbone.forward_features(normalise(pixels)), pre_logits=True)
 
 
 def has_imagenet_weights(name: str) -> bool:
