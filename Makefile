@@ -9,6 +9,8 @@ RUN := runs/$(NAME)
 BUNDLE := bundles/$(NAME)
 GATES ?= $(if $(DATA),,$(wildcard benchmarks/gates/$(RECIPE).toml))
 MANIFEST := $(if $(DATA),$(if $(filter %.csv,$(DATA)),$(DATA),$(patsubst %/,%,$(DATA))/manifest.csv),train/logo_edge_train/data/labels.csv)
+FROM_DATA := $(if $(DATA),--data $(DATA))
+SEARCH := $(filter full,$(RECIPE))
 EDGE := $(VENV)/bin/logo-edge
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -25,8 +27,9 @@ setup: .stamps/full  ## Create the full environment in .venv
 
 data: .stamps/data  ## Fetch and render the project's logos into the cache
 
-train: .stamps/full  ## Train the teachers: make train [DATA=folder] [RECIPE=smoke|cpu|default|full]
-	$(EDGE) train --recipe $(RECIPE) --out $(RUN) $(if $(DATA),--data $(DATA))
+train: .stamps/full  ## Train the teachers, for `full` after a search: make train [DATA=folder] [RECIPE=smoke|cpu|default|full]
+	$(if $(SEARCH),$(EDGE) search --recipe $(RECIPE) --out $(RUN) $(FROM_DATA))
+	$(EDGE) train --recipe $(if $(SEARCH),$(RUN)/search/derived.toml,$(RECIPE)) --out $(RUN) $(FROM_DATA)
 
 compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was trained; hold it against its gates
 	$(EDGE) compress $(RUN) --out $(BUNDLE)

@@ -78,7 +78,7 @@ def main() -> None:
 
 def recipe_of(network: str, start: str, seed: int, epochs: int, fit_epochs: int) -> Recipe:
     """The recipe whose one teacher starts so."""
-    pretraining = PretrainConfig(seed=seed, **SIMCLR.get(start, {}))
+    pretraining = PretrainConfig(seed=seed, from_imagenet=True, **SIMCLR.get(start, {}))
     fit = FitConfig(epochs=fit_epochs, learning_rate=1e-3, warmup_epochs=2.0, class_weight_power=0.7)
     return Recipe(
         name="pretraining",

@@ -37,6 +37,7 @@ from logo_edge_train.runs import load_network, run_identity
 from logo_edge_train.train import train_ensemble
 from logo_edge_train.views import AspectViews
 
+LITE = "tf_efficientnet_lite0@32"
 CPU = torch.device("cpu")
 MODEL = "test_resnet"  # timm's tiny one
 NETWORK = f"{MODEL}@32"
@@ -420,6 +421,20 @@ def test_members_start_from_what_was_pretrained(manifest_path, tmp_path, monkeyp
         assert torch.equal(value, expected), key
     train_ensemble(manifest_path, recipe_with(1), tmp_path / "run", device=CPU,
                    report=lambda item: pytest.fail("trained twice"))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "from_imagenet", "expected"),
+    [(True, False, [NETWORK]), (True, True, [LITE, NETWORK]), (False, False, [LITE, NETWORK])],
+)
+def test_what_imagenet_has_taught_is_left_as_it_is_unless_the_recipe_says_otherwise(
+    pretrained, from_imagenet, expected
+):
+    recipe = recipe_from_dict(
+        {"train": {"teachers": [LITE, NETWORK, NETWORK], "pretrained": pretrained},
+         "pretrain": {"from_imagenet": from_imagenet, "fit": {"epochs": 1}}}
+    )  # fmt: skip
+    assert train.networks_to_pretrain(recipe) == expected
 
 
 def test_a_changed_start_is_refused(manifest_path, tmp_path):

@@ -20,7 +20,7 @@ from logo_edge_train.pretrain import pretrain
 from logo_edge_train.progress import percent
 from logo_edge_train.recipe import FitConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
 from logo_edge_train.search import LatencyTable, search
-from logo_edge_train.train import check_splits, count_workers, device_name, fit_member
+from logo_edge_train.train import check_splits, count_workers, device_name, fit_member, networks_to_pretrain
 
 TRIAL_STEPS = 6  # per epoch
 GPU_TRIAL_STEPS = 200  # more than its loaders make ahead: else their pace would not show
@@ -51,7 +51,7 @@ def estimate_training(manifest_path: Path, recipe: Recipe, *, device: torch.devi
     """
     manifest = read_manifest(manifest_path)
     check_splits(manifest)
-    networks = list(dict.fromkeys(recipe.train.teachers)) if recipe.pretrain.fit.epochs else []
+    networks = networks_to_pretrain(recipe)
     workers = [count_workers(len(jobs), device) for jobs in (networks, recipe.train.teachers)]
     with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:
         place = (manifest_path, manifest, Path(folder), device)

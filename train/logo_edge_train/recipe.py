@@ -107,7 +107,7 @@ class PretrainConfig:
     `hidden` and `projection` are the widths of the four heads; `learn_temperature` and `uncertainty` switch what their
     names say. An aspect's strength moves by `strength_step` per batch, up while more than `target_accuracy` of its views
     find their partner, else down; 0: it stays. A batch holds as many logos of each aspect, so `fit.batch_size` is a
-    multiple of 4.
+    multiple of 4. Networks that have ImageNet weights to begin at are left as they are but with `from_imagenet`.
     """
 
     hidden: int = 256
@@ -117,6 +117,7 @@ class PretrainConfig:
     strength_step: float = 0.002
     target_accuracy: float = 0.8
     use_unlabelled: bool = True
+    from_imagenet: bool = False
     seed: int = 0
     geometric: AspectConfig = AspectConfig()
     colour: AspectConfig = AspectConfig()

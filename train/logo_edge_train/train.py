@@ -97,14 +97,12 @@ def pretrain_networks(
     manifest_path: Path, recipe: Recipe, folder: Path, members: list[int], *, device: torch.device,
     report: Callable[[dict], None],
 ) -> dict[str, Path]:  # fmt: skip
-    """{name@size_px: the checkpoint that the members of that network begin at}; empty where the recipe pretrains nothing.
+    """{name@size_px: the checkpoint that the members of that network begin at}, of all that the recipe pretrains.
 
     Pretrains what is not there yet, on CPUs side by side.
     """
-    config, teachers = recipe.pretrain, recipe.train.teachers
-    if not config.fit.epochs:
-        return {}
-    starts = {teachers[index]: encoder_path(folder, teachers[index]) for index in members}
+    config, waiting = recipe.pretrain, {recipe.train.teachers[index] for index in members}
+    starts = {text: encoder_path(folder, text) for text in networks_to_pretrain(recipe) if text in waiting}
     missing = [text for text, path in starts.items() if not path.with_suffix(".json").exists()]
     if missing:
         rows = pool_rows(
@@ -114,6 +112,14 @@ def pretrain_networks(
         jobs = [(manifest_path, config, text, recipe.train.pretrained, rows, folder, str(device)) for text in missing]
         run_side_by_side(pretrain, jobs, report, workers=count_workers(len(jobs), device))
     return starts
+
+
+def networks_to_pretrain(recipe: Recipe) -> list[str]:
+    """The teachers' networks, name@size_px, that learn without labels first; those with ImageNet weights if it says so."""
+    if not recipe.pretrain.fit.epochs:
+        return []
+    everyone = recipe.pretrain.from_imagenet or not recipe.train.pretrained
+    return [text for text in dict.fromkeys(recipe.train.teachers) if everyone or not has_imagenet_weights(text)]
 
 
 def fit_member(
