@@ -103,12 +103,13 @@ def test_the_repositorys_own_gates_ask_for_accuracy_calibration_latency_and_size
         assert any(getattr(gates, name) is not None for name in LATENCIES), path
 
 
-def test_the_committed_default_bundle_still_holds_on_the_test_split():
+@pytest.mark.parametrize(("bundle", "gates"), [([], "shipped"), ([ROOT / "bundles" / "robust"], "robust")])
+def test_a_committed_bundle_still_holds_on_the_test_split(bundle, gates):
     from logo_edge_train.fetch import LABELS, fetch_logos
 
     images = fetch_logos().folder
-    arguments = ["--manifest", LABELS, "--images", images, "--split", "test", "--runs", "50",
-                 "--gates", ROOT / "benchmarks" / "gates" / "shipped.toml"]  # fmt: skip
+    arguments = [*bundle, "--manifest", LABELS, "--images", images, "--split", "test", "--runs", "50",
+                 "--gates", ROOT / "benchmarks" / "gates" / f"{gates}.toml"]  # fmt: skip
     result = CliRunner().invoke(check, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     assert "6 of 6 gates hold on test" in result.output

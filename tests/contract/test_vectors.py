@@ -70,5 +70,6 @@ def test_the_committed_decisions_are_those_of_the_independent_calculation():
     assert [vector | {"confidence": pytest.approx(vector["confidence"], abs=1e-12)} for vector in made] == DECISIONS
 
 
-def test_the_default_bundle_gives_its_golden_vectors_from_end_to_end():
-    assert Classifier.load().run_vectors() >= 8
+@pytest.mark.parametrize("bundle", [None, HERE.parents[1] / "bundles" / "robust"])
+def test_a_committed_bundle_gives_its_golden_vectors_from_end_to_end(bundle):
+    assert Classifier.load(bundle).run_vectors() >= 8
