@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 
 from logo_edge.bundle import Bundle, Calibration, ModelEntry, read_bundle
@@ -21,7 +22,7 @@ from logo_edge.timing import Latency, measure_latency
 from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import LOGITS, PIXELS, export_body, export_onnx
-from logo_edge_compress.finetune import finetune
+from logo_edge_compress.finetune import finetune, unknown_operators
 from logo_edge_compress.latency import onnx_latency
 from logo_edge_compress.pack import pack_bundle, refuse_other_folder
 from logo_edge_compress.quantize import quantize_body, round_body
@@ -178,7 +179,9 @@ def _quantize_student(
         say(f"  {method}: {_parity(made[method][1])}")
     best = min(made, key=lambda method: made[method][1].kl_nats)
     path, parity = made[best]
-    if config.finetune.epochs:
+    if config.finetune.epochs and (unknown := unknown_operators(onnx.load(path))):
+        say(f"  not fine-tuned: the graph has operators that fine-tuning does not know: {', '.join(unknown)}")
+    elif config.finetune.epochs:
         tuned = finetune(path, student, run, manifest, folder / "student-int8-tuned.onnx", report=report)
         made["fine-tuned"] = tuned, compare_logits(fp32.logits["val"], run_onnx(tuned, pixels["val"]))
         say(f"  fine-tuned: {_parity(made['fine-tuned'][1])}")

@@ -57,6 +57,13 @@ def finetune(
     return path
 
 
+def unknown_operators(model: onnx.ModelProto) -> list[str]:
+    """The operators of the graph that a QuantizedNetwork does not know, such as those of attention."""
+    return sorted(
+        {node.op_type for node in model.graph.node} - OPERATORS.keys() - {"QuantizeLinear", "DequantizeLinear"}
+    )
+
+
 class QuantizedNetwork(nn.Module):
     """(B, S, S, 3) pixels of 0 to 255 -> (B, K) logits, as an INT8 QDQ model of this project computes them."""
 
@@ -64,11 +71,9 @@ class QuantizedNetwork(nn.Module):
         """Raises VerificationError where the model has an operator that is not known here."""
         super().__init__()
         self.nodes = list(model.graph.node)
-        unknown = {node.op_type for node in self.nodes} - OPERATORS.keys() - {"QuantizeLinear", "DequantizeLinear"}
-        if unknown:
+        if unknown := unknown_operators(model):
             raise VerificationError(
-                f"the INT8 graph has the operators {', '.join(sorted(unknown))}, which fine-tuning does not know; set "
-                "quantize.finetune.epochs = 0, or take another student"
+                f"the INT8 graph has operators that fine-tuning does not know: {', '.join(unknown)}"
             )
         self.source, self.target = model.graph.input[0].name, model.graph.output[0].name
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

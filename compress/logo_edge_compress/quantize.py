@@ -17,6 +17,7 @@ from logo_edge_train.models import MEAN, SCALE
 
 STRIDE = 16  # images whose activations are in memory at a time
 PROBES = 64  # calibration images on which rounding and biases are fitted
+LEARNED = ("Conv", "Gemm", "MatMul")  # the operators that hold a network's weights
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
@@ -30,7 +31,7 @@ def quantize_body(
     """The body of `export_body`, whose `round_body` is `rounded`, as INT8 QDQ with a uint8 front, at `path`.
 
     pixels: (N, S, S, 3) uint8, the calibration images. Activations are U8, weights S8 per output channel (see
-    QuantizeConfig). ONNX Runtime, "Quantize ONNX models".
+    QuantizeConfig); with attention only what has weights is quantized. ONNX Runtime, "Quantize ONNX models".
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns about its own defaults
     exact = {
@@ -50,13 +51,16 @@ def quantize_body(
     options = {
         "CalibStridedMinMax": stride, "QuantizeBias": True, "TensorQuantOverrides": {PLANES: [exact], **weights}
     }  # fmt: skip
+    types = None  # all that can be
+    if any(node.op_type == "Softmax" for node in model.graph.node):  # scores of attention reach too far for 8 bits
+        types, options["MatMulConstBOnly"] = list(LEARNED), True
     whole_strides = pixels[: len(pixels) // stride * stride]  # onnxruntime asks for them
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
         raw = Path(folder) / "quantized.onnx"
         quantize_static(
             str(rounded), str(raw), _Pixels(whole_strides), quant_format=QuantFormat.QDQ, per_channel=True,
             reduce_range=reduce_range, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            calibrate_method=METHODS[method], extra_options=options,
+            calibrate_method=METHODS[method], extra_options=options, op_types_to_quantize=types,
         )  # fmt: skip
         quantized = onnx.load(raw)
     quantized = correct_biases(quantized, model, _probes(pixels))

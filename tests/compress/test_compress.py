@@ -230,6 +230,20 @@ def test_freezing_the_first_blocks_takes_back_no_statistics_that_were_to_be_kept
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
 
 
+@pytest.mark.parametrize("network", [f"{MODEL}+mhsa+attention_pool@32", "logo_vit_tiny@32"])
+def test_a_student_with_attention_is_quantized_and_packed_without_fine_tuning(folder, network):
+    name, said = network.partition("+")[0].partition("@")[0], []
+    distilled = {**RECIPE["distill"], "students": [network], "max_size_mb": 20.0}
+    recipe = recipe_from_dict({**RECIPE, "name": name, "distill": distilled})
+    bundle, record = compress(folder / "run", folder / name, name=name, recipe=recipe, device=CPU,
+                              report=lambda _: None, say=said.append)  # fmt: skip
+    (candidate,) = record["candidates"]
+    assert list(candidate["tried"]) == ["minmax", "percentile"]
+    assert any("not fine-tuned" in line and "Softmax" in line for line in said)
+    assert candidate["parity"]["top1_agreement"] >= 0.9
+    assert Classifier.load(bundle.folder).run_vectors() >= 8
+
+
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder):
     recipe = recipe_from_dict({**RECIPE, "name": "tough", "distill": {**RECIPE["distill"], "adversarial_radius": 2.0}})
     before = (folder / "run" / "compress" / "report.json").read_bytes()

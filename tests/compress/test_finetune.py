@@ -108,5 +108,5 @@ def test_an_operator_that_is_not_known_is_named():
         [helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, [1])],
         [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1])],
     )  # fmt: skip
-    with pytest.raises(VerificationError, match=r"operators Softplus.*finetune\.epochs = 0"):
+    with pytest.raises(VerificationError, match="operators that fine-tuning does not know: Softplus"):
         QuantizedNetwork(helper.make_model(graph), reduce_range=True)
