@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -35,29 +36,29 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 CHUNK = 256  # images in memory at their full size
 
 
-def split_rows(manifest: Manifest, path: Path, config: FewShotConfig) -> dict[str, list[LogoRow]]:
-    """{split: rows} of the task: train to learn from, val to choose by, test to report on. No group stands in two.
+def task_rows(manifest: Manifest, path: Path, config: FewShotConfig, split: str) -> list[LogoRow]:
+    """The rows of the task to learn from (`train`), to choose by (`val`) or to report on (`test`).
 
-    train is the train split, for brands with the unlabelled pool, without look-alikes of held-out logos; val and test
-    are the splits of those names. Types are reported on the held-out package, and learned and chosen on all others. An
-    unlabelled drawing is of the brand whose name it has. Raises DatasetError where a group stands in two splits.
+    They are those of the splits of these names; for brands the unlabelled pool is learned from too, an unlabelled drawing
+    being of the brand whose name it has. No look-alike of a held-out logo is learned from. Types are reported on the
+    held-out package, learned and chosen on all others.
     """
     if config.task == "brands":
-        learned = pool_rows(manifest, path, use_unlabelled=True, max_images=0)
-        rows = {"train": learned, **{split: manifest.split(split) for split in ("val", "test")}}
-    else:
-        left_out = find_lookalikes(manifest, manifest.split("train"), renders_folder())
-        held_out = [row for row in manifest.rows if row.package == config.held_out_package]
-        rows = {split: [row for row in manifest.split(split) if row not in held_out] for split in ("train", "val")}
-        rows["train"] = [row for row in rows["train"] if row not in left_out]
-        rows["test"] = [row for row in held_out if row.split == "test" and row.label]
+        return (
+            pool_rows(manifest, path, use_unlabelled=True, max_images=0) if split == "train" else manifest.split(split)
+        )
+    rows = [row for row in manifest.split(split) if (row.package == config.held_out_package) == (split == "test")]
+    left_out = find_lookalikes(manifest, rows, renders_folder()) if split == "train" else set()
+    return [row for row in rows if row not in left_out]
+
+
+def check_disjoint(rows: dict[str, list[LogoRow]]) -> None:
+    """Raises DatasetError where a group stands in two of the splits."""
     groups = {split: {row.group for row in found} for split, found in rows.items()}
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+    for one, other in combinations(groups, 2):
         if shared := groups[one] & groups[other]:
-            raise DatasetError(
-                f"groups {', '.join(sorted(shared)[:5])} stand in {one} and {other}; expected no such group"
-            )
-    return rows
+            names = ", ".join(sorted(shared)[:5])
+            raise DatasetError(f"groups that stand in {one} and in {other}: {names}; expected each group in one split")
 
 
 @dataclass(frozen=True)

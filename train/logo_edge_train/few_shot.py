@@ -1,8 +1,8 @@
 """Learns to tell classes apart from few examples, three ways: MAML, prototypical networks, ridge on frozen features.
 
 MAML: Finn et al. 2017, arXiv:1703.03400, its inner rates learned as in Meta-SGD (Li et al. 2017, arXiv:1707.09835) or
-MAML++ (Antoniou et al. 2019, arXiv:1810.09502), its last layer one row for all classes (Ye and Chao 2022,
-arXiv:2106.16245), so that their order and number do not matter. Prototypes: Snell et al. 2017, arXiv:1703.05175. Ridge:
+MAML++ (Antoniou et al. 2019, arXiv:1810.09502), its last layer zero at first (Kao et al. 2022, arXiv:2106.15367), so that
+the order and number of classes do not matter. Prototypes: Snell et al. 2017, arXiv:1703.05175. Ridge:
 Bertinetto et al. 2019, arXiv:1805.08136, without learning through it. The tasks are told in `episodes`.
 """
 
@@ -23,14 +23,16 @@ from torch import nn
 from torch.func import functional_call, grad
 from torch.nn import functional
 
-from logo_edge.errors import DatasetError, RecipeError, RunError
+from logo_edge.errors import DatasetError, ImageError, RecipeError, RunError
+from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.metrics import bootstrap
 from logo_edge_train import distributed
-from logo_edge_train.episodes import TASKS, VIEWS, Drawings, EpisodeDataset, split_rows
+from logo_edge_train.episodes import TASKS, VIEWS, Drawings, EpisodeDataset, check_disjoint, task_rows
 from logo_edge_train.fit import Objective, count_loaders, fit
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.models.network import normalise
+from logo_edge_train.organize import find_files
 from logo_edge_train.recipe import Architecture, FewShotConfig, Recipe, recipe_from_dict
 from logo_edge_train.runs import data_hash, file_hash, load_weights, save_member, versions, write_json
 
@@ -75,7 +77,7 @@ class FewShotNetwork(nn.Module):
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, ...): what (B, S, S, 3) uint8 pixels are to the method whatever the task; here features (B, F) of length 1."""
-        return functional.normalize(self.rest(self._trunk_maps(pixels)).float(), dim=1)
+        return functional.normalize(self.rest(self._trunk_maps(pixels)), dim=1)
 
     def classify(self, support: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, ways: int) -> torch.Tensor:
         """(M, N) logits of (M, V, ...) embedded queries, by (n, ...) embedded support with labels (n,) of 0 to N - 1."""
@@ -137,18 +139,17 @@ def ridge_logits(
 class Maml(FewShotNetwork):
     """A few gradient steps on the support, from weights and at rates that make them count. What is embedded are the trunk's maps.
 
-    `head` (F,) is the row of the last layer that each class begins with. `rates` are stored as what they differ by, in
-    parts of the rate that they begin at and of RATE_PACE.
+    The last layer begins at zero: what its rows have in common, the softmax does not see. `rates` are stored as what they
+    differ by, in parts of the rate that they begin at and of RATE_PACE.
     """
 
     def __init__(self, network: LogoNetwork, config: FewShotConfig, *, keep_statistics: bool):
         super().__init__(network, config, keep_statistics=keep_statistics)
-        self.head = nn.Parameter(torch.zeros(self.width))
-        learned = self._learned()
+        learned = list(self._learned().values())
         if config.rates == "layer":
             self.rates = nn.Parameter(torch.zeros(config.inner_steps, len(learned) + 1))
         elif config.rates == "element":
-            self.rates = nn.ParameterList(torch.zeros_like(weight) for weight in [*learned.values(), self.head])
+            self.rates = nn.ParameterList(torch.zeros_like(weight) for weight in [*learned, torch.zeros(self.width)])
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         return self._trunk_maps(pixels)
@@ -165,7 +166,7 @@ class Maml(FewShotNetwork):
         def loss(weights: dict[str, torch.Tensor]) -> torch.Tensor:
             return functional.cross_entropy(self._logits(weights, support), labels)
 
-        weights = {**self._learned(), "head": self.head.expand(ways, -1)}
+        weights = {**self._learned(), "head": support.new_zeros(ways, self.width)}
         for step in range(self.config.inner_steps):
             gradients = grad(loss)(weights)
             if not (self.config.second_order and torch.is_grad_enabled()):
@@ -178,7 +179,7 @@ class Maml(FewShotNetwork):
 
     def _logits(self, weights: dict[str, torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
         body = {name: weight for name, weight in weights.items() if name != "head"}
-        features = functional.normalize(functional_call(self.rest, body, (maps,)).float(), dim=1)
+        features = functional.normalize(functional_call(self.rest, body, (maps,)), dim=1)
         return SCALE * features @ weights["head"].T
 
     def _learned(self) -> dict[str, torch.Tensor]:
@@ -354,7 +355,8 @@ def train_few_shot(
         "device": str(device), "versions": versions(),
     }  # fmt: skip
     distributed.on_main(write_json)(folder / RECORD, record)
-    rows = split_rows(manifest, manifest_path, config)
+    rows = {split: task_rows(manifest, manifest_path, config, split) for split in ("train", "val", "test")}
+    check_disjoint(rows)
     examination = Examination(manifest, rows["val"], config)
 
     def accuracy_on_val(network: FewShotNetwork) -> float:
@@ -435,7 +437,7 @@ def evaluate_few_shot(
     if record["identity"]["data_hash"] != data_hash(manifest):
         raise RunError(f"{folder} was made of other data than {manifest_path}; its splits may be others. Train again")
     config, network = network.config, network.to(device)
-    examination = Examination(manifest, split_rows(manifest, manifest_path, config)[split], config)
+    examination = Examination(manifest, task_rows(manifest, manifest_path, config, split), config)
     embedded, began = examination.embed(network, device), time.perf_counter()
     accuracy, by_class = examination.measure(network, embedded, episodes=episodes, seed=config.seed, tick=tick)
     means = np.array([shares.mean() for shares in by_class.values()])
@@ -471,6 +473,8 @@ def classify_images(
     config, size_px = network.config, Architecture.parse(network.config.network).size_px
     shown = range(min(config.shots, len(VIEWS)) if config.task == "brands" else 1)
     asked = range(len(VIEWS) if config.task == "brands" else 1)
+    if not images:
+        return []
     known = Drawings([image for found in support.values() for image in found], size_px)
     labels = torch.tensor([label for label, found in enumerate(support.values()) for _ in found]).to(device)
     embedded = [
@@ -481,3 +485,32 @@ def classify_images(
         queries = embedded[1].unflatten(0, (-1, len(asked)))
         logits = network.classify(embedded[0], labels.repeat_interleave(len(shown)), queries, len(support))
     return [dict(sorted(zip(support, row, strict=True), key=lambda item: -item[1])) for row in logits.double().tolist()]
+
+
+def classify_files(network: FewShotNetwork, support: Path, paths: Sequence[Path], device: torch.device) -> list[dict]:
+    """One record per path, {path, label, runner_up, margin, logits} or {path, error}; `support` has a subfolder for each class.
+
+    The margin is the lead of the best logit over the next. Raises ImageError where an image of the support cannot be
+    read, DatasetError where there are not two classes with images.
+    """
+    folders = [folder for folder in sorted(support.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    shown = {folder.name: [load_image(path) for path in find_files(folder)] for folder in folders}
+    opened = [_open_image(path) for path in paths]
+    images = [image for image in opened if not isinstance(image, ImageError)]
+    answers, records = iter(classify_images(network, shown, images, device)), []
+    for path, image in zip(paths, opened, strict=True):
+        if isinstance(image, ImageError):
+            records.append({"path": str(path), "error": str(image)})
+            continue
+        logits = next(answers)
+        (label, first), (runner_up, second), *_ = logits.items()
+        answer = {"label": label, "runner_up": runner_up, "margin": first - second, "logits": logits}
+        records.append({"path": str(path), **answer})
+    return records
+
+
+def _open_image(path: Path) -> Image.Image | ImageError:
+    try:
+        return load_image(path)
+    except ImageError as error:
+        return error
