@@ -34,7 +34,6 @@ TASKS = {  # 4-way, of types, whatever `ways`
     "types-1": {"task": "types", "shots": 1},
     "types-5": {"task": "types", "shots": 5},
 }
-FROZEN = 5  # stages, of MAML: the rest is passed three times a step, forward and back and back again
 METHODS = {
     "ridge": {"method": "ridge"},
     "prototypes": {"method": "prototypes"},
@@ -68,8 +67,7 @@ def main() -> None:
 def config_of(network: str, task: str, method: str, epochs: int, seed: int) -> FewShotConfig:
     """The settings of one row of the table."""
     config = FewShotConfig(network=network, seed=seed, **TASKS[task], **METHODS[method])
-    frozen = FROZEN if config.method == "maml" else config.fit.frozen_blocks
-    return replace(config, fit=replace(config.fit, epochs=epochs, frozen_blocks=frozen))
+    return replace(config, fit=replace(config.fit, epochs=epochs))
 
 
 def measure(

@@ -220,7 +220,7 @@ class FewShotConfig:
     penalties: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
     seed: int = 0
     fit: FitConfig = FitConfig(
-        epochs=10, batch_size=4, learning_rate=3e-4, dropout=0.0, ema_decay=0.98, frozen_blocks=3, amp="off"
+        epochs=10, batch_size=4, learning_rate=3e-4, dropout=0.0, ema_decay=0.98, frozen_blocks=5, amp="off"
     )
     augment: AugmentConfig = AugmentConfig(p_colour=0.3, hue_degrees=30.0)
 
