@@ -410,7 +410,7 @@ def test_prototypes_learn_brands_that_they_are_then_asked_for(manifest_path, tmp
 def test_ridge_keeps_the_penalty_that_is_best_on_val(manifest_path, tmp_path):
     learn(manifest_path, tmp_path / "begin", replace(CONFIG, fit=replace(CONFIG.fit, epochs=1)))
     record = learn(manifest_path, tmp_path / "ridge", replace(CONFIG, method="ridge"), start=tmp_path / "begin")
-    assert list(record["penalties"]) == ["0.01", "0.1", "1.0", "10.0"]
+    assert list(record["penalties"]) == ["1.0", "0.1", "0.01", "10.0"]
     network, _ = read_few_shot(tmp_path / "ridge")
     assert float(network.penalty) == pytest.approx(float(max(record["penalties"], key=record["penalties"].get)))
     assert record["seconds"] == 0

@@ -217,7 +217,7 @@ class FewShotConfig:
     head_rate: float = 0.5
     rates: Literal["element", "layer", "fixed"] = "layer"
     second_order: bool = True
-    penalties: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
+    penalties: tuple[float, ...] = (1.0, 0.1, 0.01, 10.0)  # the first serves where none was chosen
     seed: int = 0
     fit: FitConfig = FitConfig(
         epochs=10, batch_size=4, learning_rate=3e-4, dropout=0.0, ema_decay=0.98, frozen_blocks=5, amp="off"
