@@ -326,6 +326,23 @@ def search_fronts() -> str:
     return markdown(["round", "tried", "minutes", "hypervolume", "dominated by the other's"], rows)
 
 
+def few_shot() -> str:
+    """Accuracy on unseen brands, and on types of an unseen package, by method."""
+    if not (figures := read_if_there("few_shot")):
+        return missing("few_shot", "python benchmarks/compare_few_shot.py")
+    rows = [
+        [f"{entry['task'].split('-')[0]}, {entry['ways']}-way {entry['shots']}-shot", entry["method"],
+         f"`{entry['network']}`" + (f", after {entry['start']}" if entry["start"] else ""), str(entry["episodes"]),
+         share(entry["accuracy"]),
+         f"{entry['accuracy_by_class']['low']:.1%} to {entry['accuracy_by_class']['high']:.1%}"
+         if entry["task"].startswith("brands") else "",
+         f"{entry['seconds'] / 60:.0f}" if entry["seconds"] else ""]
+        for entry in figures["entries"]
+    ]  # fmt: skip
+    header = ["task", "method", "network", "episodes", "accuracy", "of other brands", "meta-training, min"]
+    return markdown(header, rows)
+
+
 TABLES = {
     "demo": demo,
     "default_bundle": default_bundle,
@@ -342,6 +359,7 @@ TABLES = {
     "search_fronts": search_fronts,
     "teachers": teachers,
     "pretraining": pretraining,
+    "few_shot": few_shot,
     "logo_vit": logo_vit,
 }
 

@@ -1,4 +1,4 @@
-"""The training verbs: `logo-edge data fetch|organize|describe`, `logo-edge train` and `logo-edge runs`."""
+"""The training verbs: `logo-edge data fetch|organize|describe`, `logo-edge train`, `logo-edge few-shot`, `logo-edge runs`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ data = typer.Typer(
 train = typer.Typer(rich_markup_mode=None, add_completion=False)
 runs = typer.Typer(
     rich_markup_mode=None, add_completion=False, no_args_is_help=True, help="List, show and compare training runs."
+)
+few_shot = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    help="Tell classes apart of which only a few examples are at hand, such as brands.\n\n"
+    "Begin with `few-shot classify`, which needs no training: a folder with a subfolder of images for each class, and "
+    "the images to sort. `few-shot train` learns how to learn from few, `few-shot evaluate` measures it on brands, or a "
+    "package, that it has not seen.",
 )
 TRACK_HELP = "Log to wandb or mlflow as well, besides RUN/metrics and RUN/tensorboard; may be given twice."
 
@@ -170,6 +179,130 @@ def train_command(
         f"Next: logo-edge compress {folder}"
     )
     distributed.stop()
+
+
+@few_shot.command(
+    "train",
+    help="Learn on episodes, by the recipe's [few_shot]. Interrupted, run it again.\n\n"
+    "Methods: `prototypes`, `maml`, or `ridge`, which only chooses its penalty. Tasks: `brands` over packages, or `types` "
+    "of a package held out. For example:\n\n"
+    "logo-edge few-shot train --set few_shot.method=maml --set few_shot.shots=1 --out runs/maml-1-shot",
+)
+def few_shot_train(
+    source: Path | None = typer.Option(
+        None, "--data", metavar="PATH", help="A manifest CSV with several packages; left out: the project's own logos."
+    ),
+    recipe: str = typer.Option("cpu", "--recipe", help="smoke, cpu, full, or the path of a TOML file."),
+    override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. few_shot.method=maml."),
+    out: Path | None = typer.Option(
+        None, "--out", metavar="DIR", help="The run's folder; left out: runs/few-shot-METHOD-TASK-SHOTS."
+    ),
+    start: Path | None = typer.Option(
+        None, "--start", metavar="RUN", help="Begin at the weights of this few-shot run; left out: at ImageNet's."
+    ),
+    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
+    as_json: bool = typer.Option(False, "--json", help="Print the run's record as JSON, without progress."),
+) -> None:
+    need_torch()
+    from rich.console import Console
+
+    from logo_edge_train.few_shot import train_few_shot
+    from logo_edge_train.progress import FitProgress
+    from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.train import pick_device
+
+    config = load_recipe(recipe, tuple(override)).few_shot
+    folder = out or Path("runs") / f"few-shot-{config.method}-{config.task}-{config.shots}"
+    with FitProgress(Console(quiet=as_json)) as progress:
+        record = train_few_shot(
+            find_manifest(source), config, folder, device=pick_device(device), report=progress, start=start
+        )
+
+    def print_record(record: dict) -> None:
+        learned = f"learned for {record['seconds'] / 60:.0f} minutes" if record["history"] else "chose its penalty"
+        typer.echo(f"{folder}: {config.method} {learned}. Next: logo-edge few-shot evaluate {folder}")
+
+    print_found(record, as_json, print_record)
+
+
+@few_shot.command(
+    "evaluate", help="Accuracy on episodes of brands, or of a package, that the run has not seen, with 95 % intervals."
+)
+def few_shot_evaluate(
+    run: Path = typer.Argument(..., metavar="RUN", help="The folder of a finished few-shot run."),
+    source: Path | None = typer.Option(
+        None, "--data", metavar="PATH", help="The manifest that it was trained on; left out: the project's own logos."
+    ),
+    split: str = typer.Option("test", "--split", help="test to report, val to choose settings."),
+    episodes: int = typer.Option(600, "--episodes", min=1),
+    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    need_torch()
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from logo_edge_train.few_shot import evaluate_few_shot
+    from logo_edge_train.train import pick_device
+
+    if split not in ("val", "test"):
+        raise typer.BadParameter(f"--split {split}; expected val or test")
+    with Progress(transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"{episodes} episodes", total=episodes)
+        found = evaluate_few_shot(
+            find_manifest(source), run, split=split, episodes=episodes, device=pick_device(device),
+            tick=lambda: bar.advance(task),
+        )  # fmt: skip
+
+    def print_figures(found: dict) -> None:
+        whole, classes = (
+            f"{found[key]['value']:.1%} ({found[key]['low']:.1%} to {found[key]['high']:.1%})"
+            for key in ("accuracy", "accuracy_by_class")
+        )
+        typer.echo(f"{found['ways']}-way {found['shots']}-shot on {split}, {episodes} episodes: {whole}")
+        typer.echo(f"over the {found['classes']} classes as a sample of all: {classes}")
+
+    print_found(found, as_json, print_figures)
+
+
+@few_shot.command(
+    "classify",
+    help="Sort images into classes of which SUPPORT has a subfolder each, with one image or more.\n\n"
+    "logo-edge few-shot classify brands/ unknown.png, where brands/acme/logo.png, brands/bolt/a.png, ...\n\n"
+    "Nothing is trained and nothing written. The answer is always one of the classes: a small margin, the lead of the best "
+    "logit over the next, says that the choice was close. Exit status: 0 all sorted, 1 some images failed.",
+)
+def few_shot_classify(
+    support: Path = typer.Argument(..., metavar="SUPPORT", help="A folder with a subfolder of images for each class."),
+    images: list[Path] = typer.Argument(..., metavar="IMAGE...", help="Images, or folders of them."),
+    run: Path | None = typer.Option(
+        None, "--run", metavar="RUN", help="Use this few-shot run; left out: ridge on ImageNet features."
+    ),
+    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    need_torch()
+    from logo_edge_train.few_shot import classify_files, frozen_network, read_few_shot
+    from logo_edge_train.organize import find_files
+    from logo_edge_train.train import pick_device
+
+    if not support.is_dir():
+        raise typer.BadParameter(f"{support} is no folder; expected one with a subfolder of images for each class")
+    paths = [file for path in images for file in (find_files(path) if path.is_dir() else [path])]
+    place = pick_device(device)
+    network = (read_few_shot(run)[0] if run else frozen_network()).to(place)
+    records = classify_files(network, support, paths, place)
+    print_found(records, as_json, print_sorted)
+    if any("error" in record for record in records):
+        raise typer.Exit(1)
+
+
+def print_sorted(records: list[dict]) -> None:
+    for record in records:
+        if "error" in record:
+            typer.echo(f"{record['path']}  error: {record['error']}", err=True)
+        else:
+            typer.echo(f"{record['path']}  {record['label']}  margin {record['margin']:.2f} over {record['runner_up']}")
 
 
 @runs.command("list", help="One line per run: state, recipe, teachers, figures on val, student, date, size.")

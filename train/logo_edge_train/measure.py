@@ -103,7 +103,7 @@ def lay_out(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
 
     Empty margins are cut off down to MARGIN_SHARE, and the longer side is LONG_SIDE_PX.
     """
-    pixels, ink = _lay_on_background(image)
+    pixels, ink = lay_on_paper(image)
     rows, columns = ink_box(ink)
     scale = max(image.size) / LONG_SIDE_PX
     margin = MARGIN_SHARE * max(rows.stop - rows.start, columns.stop - columns.start) + 1
@@ -115,7 +115,7 @@ def lay_out(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     )
     if cut == (0, 0, *image.size):
         return pixels, ink
-    return _lay_on_background(image.crop(cut))
+    return lay_on_paper(image.crop(cut))
 
 
 def ink_box(ink: np.ndarray) -> tuple[slice, slice]:
@@ -155,8 +155,9 @@ class _Row(NamedTuple):
     likeness: float = 0.0
 
 
-def _lay_on_background(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    size = letterboxed_size(image.size, LONG_SIDE_PX)
+def lay_on_paper(image: Image.Image, long_side_px: int = LONG_SIDE_PX) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 RGB on the background of the preprocessing, or its own, and the (H, W) bool mask of the ink."""
+    size = letterboxed_size(image.size, long_side_px)
     if image.mode == "RGBA" and image.getextrema()[3][0] < 128:
         small = np.asarray(image.convert("RGBa").resize(size, Image.Resampling.BILINEAR))
         return composite(small, InputContract())[0], small[:, :, 3] > 127

@@ -108,11 +108,7 @@ class AspectNetwork(nn.Module):
     def __init__(self, encoder: LogoNetwork, size_px: int, config: PretrainConfig):
         super().__init__()
         self.encoder = encoder
-        features = encoder.eval().features(torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8))  # (1, F)
-        features.sum().backward()
-        for parameter in encoder.parameters():
-            parameter.requires_grad_(parameter.grad is not None).grad = None
-        width = features.shape[1]
+        width = encoder.learn_features(size_px)
         self.heads = nn.ModuleDict(
             {aspect: AspectHead(width, getattr(config, aspect).temperature, config) for aspect in ASPECTS}
         )

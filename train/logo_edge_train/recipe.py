@@ -192,6 +192,40 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class FewShotConfig:
+    """What `logo-edge few-shot` learns: to tell classes apart of which it is shown `shots` views or logos each.
+
+    The tasks are `brands`, `ways` of them, over packages, or `types`, all kinds of logo of a package; `held_out_package`
+    is the one whose types are reported on. An epoch has `episodes` of them, a step `fit.batch_size`, and after each
+    epoch `val_episodes` measure. `ridge` learns nothing beforehand: of `penalties` the best on val is kept. MAML takes
+    `inner_steps` steps on the support, at rates that begin at `inner_rate` (`head_rate` of the last layer) and are then
+    learned by `rates`: one for each `element` of the weights (Meta-SGD), for each `layer` and step (MAML++), or `fixed`.
+    A `network` without ImageNet weights begins at random, and keeps no block frozen.
+    """
+
+    network: str = "tf_efficientnet_lite0@96"
+    method: Literal["maml", "prototypes", "ridge"] = "prototypes"
+    task: Literal["brands", "types"] = "brands"
+    held_out_package: str = "@iconify-json/devicon"
+    ways: int = 5
+    shots: int = 5
+    queries: int = 2  # of each class
+    episodes: int = 200
+    val_episodes: int = 200
+    inner_steps: int = 3
+    inner_rate: float = 0.01
+    head_rate: float = 0.5
+    rates: Literal["element", "layer", "fixed"] = "layer"
+    second_order: bool = True
+    penalties: tuple[float, ...] = (1.0, 0.1, 0.01, 10.0)  # the first serves where none was chosen
+    seed: int = 0
+    fit: FitConfig = FitConfig(
+        epochs=10, batch_size=4, learning_rate=3e-4, dropout=0.0, ema_decay=0.98, frozen_blocks=5, amp="off"
+    )
+    augment: AugmentConfig = AugmentConfig(p_colour=0.3, hue_degrees=30.0)
+
+
+@dataclass(frozen=True)
 class QuantizeConfig:
     """Static INT8: which calibration methods are tried (the best on val wins) and on how many train images.
 
@@ -225,6 +259,7 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
 
@@ -257,6 +292,7 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
         "pretrain.fit": recipe.pretrain.fit,
         "train.fit": recipe.train.fit,
         "distill.fit": recipe.distill.fit,
+        "few_shot.fit": recipe.few_shot.fit,
         "quantize.finetune": recipe.quantize.finetune,
     }
     for stage, config in fits.items():
@@ -271,6 +307,7 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
         if config.aleatoric and stage != "train.fit":
             raise RecipeError(f"{stage}.aleatoric is true; only train.fit, which learns from labels, can be so")
     _check_pretraining(recipe.pretrain)
+    _check_few_shot(recipe.few_shot)
     for key, networks in (("train.teachers", recipe.train.teachers), ("distill.students", recipe.distill.students)):
         if not networks:
             raise RecipeError(f"{key} is empty; expected at least one network, name@size_px")
@@ -298,6 +335,23 @@ def _check_pretraining(config: PretrainConfig) -> None:
             raise RecipeError(f"pretrain.{aspect}.strength is {begin.strength}; expected 0 to 1")
         if begin.temperature <= 0:
             raise RecipeError(f"pretrain.{aspect}.temperature is {begin.temperature}; expected more than 0")
+
+
+def _check_few_shot(config: FewShotConfig) -> None:
+    Architecture.parse(config.network)
+    least = {"ways": 2, "shots": 1, "queries": 1, "episodes": 1, "val_episodes": 1, "inner_steps": 1}
+    for key, bound in least.items():
+        if getattr(config, key) < bound:
+            raise RecipeError(f"few_shot.{key} is {getattr(config, key)}; expected at least {bound}")
+    if config.fit.batch_size > config.episodes:
+        raise RecipeError(
+            f"few_shot.fit.batch_size is {config.fit.batch_size}; expected at most few_shot.episodes, {config.episodes}"
+        )
+    if not config.penalties or min(config.penalties) <= 0:
+        raise RecipeError(f"few_shot.penalties is {list(config.penalties)}; expected one or more above 0")
+    for key in ("compile", "grad_checkpointing"):
+        if getattr(config.fit, key):
+            raise RecipeError(f"few_shot.fit.{key} is true; expected false: gradients of gradients do not bear it")
 
 
 def recipe_to_toml(recipe: Recipe) -> str:

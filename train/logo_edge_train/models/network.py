@@ -71,6 +71,14 @@ class LogoNetwork(nn.Module):
             module.eval()
         return self
 
+    def learn_features(self, size_px: int) -> int:
+        """F, the width of its features; what makes none of them, such as the classifier, is not learned from now on."""
+        features = self.eval().features(torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8))  # (1, F)
+        features.sum().backward()
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter.grad is not None).grad = None
+        return features.shape[1]
+
     @property
     def float32_bytes(self) -> int:
         """The size of its parameters as float32."""
