@@ -100,7 +100,7 @@ def sample_logits(
         draws = []
         with drawing(network), torch.random.fork_rng([device] if device.type == "cuda" else []):
             for sample in range(samples):
-                torch.manual_seed((seed << 32) + sample)
+                torch.manual_seed(seed * 1_000_003 + sample)  # of a CPU's seed only 32 bits count
                 draws.append(network.backbone.forward_head(features).float())
         parts.append(torch.stack(draws).cpu().numpy())
     return np.concatenate(parts, 1)
