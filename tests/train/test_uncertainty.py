@@ -23,6 +23,7 @@ from logo_edge_compress.export import export_onnx
 from logo_edge_train.dataset import LogoDataset, pixels_of
 from logo_edge_train.fit import fit, parameter_groups, supervised_objective
 from logo_edge_train.models import BayesianLinear, LogoNetwork, bayesian_layers
+from logo_edge_train.models.bayesian import RHO_SCALE
 from logo_edge_train.recipe import AugmentConfig, BayesConfig, FitConfig, recipe_from_dict
 from logo_edge_train.runs import read_run, run_identity
 from logo_edge_train.train import ensemble_logits, train_ensemble
@@ -74,7 +75,7 @@ def pair_of_layers(deviation: float = 0.3) -> tuple[BayesianLinear, BayesLinear]
     with torch.no_grad():
         for name in ("weight", "bias"):
             getattr(theirs, f"{name}_mu").copy_(getattr(ours, name))
-            getattr(theirs, f"{name}_sigma").copy_(getattr(ours, f"{name}_rho"))
+            getattr(theirs, f"{name}_sigma").copy_(RHO_SCALE * getattr(ours, f"{name}_rho"))
     return ours, theirs
 
 
@@ -151,7 +152,9 @@ def test_the_kl_in_closed_form_is_the_mean_of_torch_uncertainty_s_estimate():
         torch.manual_seed(seed)
         theirs(torch.zeros(1, 6))
         estimates.append(float(theirs.log_variational_posterior - theirs.log_prior))
-    estimates = np.array(estimates) + 0.5 * 21  # its log posterior lacks that much of a Gaussian's, for each of 21 weights
+    estimates = (
+        np.array(estimates) + 0.5 * 21
+    )  # its log posterior lacks that much of a Gaussian's, for each of 21 weights
     error = estimates.std() / np.sqrt(len(estimates))
     assert error < 0.1
     assert float(ours.kl_divergence()) == pytest.approx(estimates.mean(), abs=4 * error)
@@ -165,7 +168,11 @@ def test_step_by_step_the_mean_of_many_draws_learns_as_with_torch_uncertainty_s_
     objective = bayesian_objective(supervised_objective(0.0), config, logos=12)
     batch = [features, nn.functional.one_hot(targets, 3).float(), torch.ones(12), torch.arange(12)]
     elbo = ELBOLoss(theirs, nn.CrossEntropyLoss(), kl_weight=1 / 12, num_samples=400)
-    optimizers = [torch.optim.SGD(layer.parameters(), 0.1) for layer in (ours, theirs)]
+    rhos = {"params": [ours.weight_rho, ours.bias_rho], "lr": 0.1 / RHO_SCALE**2}  # they and their gradients are scaled
+    optimizers = [
+        torch.optim.SGD([{"params": [ours.weight, ours.bias]}, rhos], 0.1),
+        torch.optim.SGD(theirs.parameters(), 0.1),
+    ]
     for step in range(4):
         torch.manual_seed(step)
         losses = [objective(ours, *batch) for _ in range(400)]
@@ -179,7 +186,8 @@ def test_step_by_step_the_mean_of_many_draws_learns_as_with_torch_uncertainty_s_
             optimizer.step()
         for name in ("weight", "bias"):
             assert torch.allclose(getattr(ours, name), getattr(theirs, f"{name}_mu"), atol=0.01), (step, name)
-            assert torch.allclose(getattr(ours, f"{name}_rho"), getattr(theirs, f"{name}_sigma"), atol=0.01), (step, name)
+            rho = RHO_SCALE * getattr(ours, f"{name}_rho")
+            assert torch.allclose(rho, getattr(theirs, f"{name}_sigma"), atol=0.01), (step, name)
     assert set(losses[0]) == {"cross_entropy", "kl"}
 
 
@@ -212,7 +220,8 @@ def test_a_network_without_a_linear_classifier_cannot_be_bayesian():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("prior_deviation", 0.0), ("first_deviation", -0.1), ("kl_weight", -1.0), ("kl_warmup_epochs", -1)]
+    ("key", "value"),
+    [("prior_deviation", 0.0), ("first_deviation", -0.1), ("kl_weight", -1.0), ("kl_warmup_epochs", -1)],
 )
 def test_a_bad_value_is_refused_by_its_key(key, value):
     with pytest.raises(RecipeError, match=f"train.bayes.{key} is {value}; expected"):
@@ -223,7 +232,9 @@ def test_defaults_change_no_identity(logos, tmp_path):
     recipe = recipe_from_dict({"train": {"teachers": [f"{MODEL}@32"], "pretrained": False}})
     before = run_identity(recipe, logos)
     assert before["train"]["bayes"] == asdict(BayesConfig())
-    changed = recipe_from_dict({"train": {"teachers": [f"{MODEL}@32"], "pretrained": False, "bayes": {"enabled": True}}})
+    changed = recipe_from_dict(
+        {"train": {"teachers": [f"{MODEL}@32"], "pretrained": False, "bayes": {"enabled": True}}}
+    )
     assert run_identity(changed, logos) != before
 
 
@@ -313,7 +324,9 @@ def test_a_bayesian_run_is_read_back_to_draw_from_and_exported_as_its_mean_netwo
     assert np.array_equal(logits, same), "in evaluation mode, a Bayesian network is its mean network"
     assert np.abs(logits - run.member_logits("val")[0]).max() < 0.05
     draws = sample_logits(drawn, pixels, CPU, samples=400)
-    assert np.abs(draws.mean(0) - logits).max() < 5 * draws.std(0).max() / np.sqrt(400), "logits of means, mean of logits"
+    assert np.abs(draws.mean(0) - logits).max() < 5 * draws.std(0).max() / np.sqrt(400), (
+        "logits of means, mean of logits"
+    )
     assert decompose(draws).epistemic.min() > 0
     path = export_onnx(mean, 32, tmp_path / "mean.onnx")
     exported = onnxruntime.InferenceSession(str(path)).run(None, {"pixels": pixels})[0]

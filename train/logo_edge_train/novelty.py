@@ -57,9 +57,7 @@ def nearest_neighbours(features: np.ndarray, _targets: np.ndarray, *, k: int = 1
     return lambda others: -index.kneighbors(direct(others))[0][:, -1]
 
 
-def virtual_logit(
-    features: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, dimensions: int = 512
-) -> Familiarity:
+def virtual_logit(features: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, dimensions: int = 512) -> Familiarity:
     """ViM: the energy of the logits less the length of what lies outside the features' first principal dimensions.
 
     That length is scaled so that over the logos its mean is that of the largest logit; the features are seen from where
@@ -76,3 +74,9 @@ def virtual_logit(
         return logsumexp(logits, axis=1) - scale * np.linalg.norm((others - origin) @ rest, axis=1)
 
     return familiarity
+
+
+def on_one_scale(familiarity: Familiarity, held_out: np.ndarray) -> Familiarity:
+    """The familiarity less its median over held-out logos, in their interquartile ranges: so several can be added up."""
+    low, middle, high = np.percentile(familiarity(held_out), [25, 50, 75])
+    return lambda others: (familiarity(others) - middle) / (high - low)

@@ -88,8 +88,8 @@ class BayesConfig:
     """
 
     enabled: bool = False
-    prior_deviation: float = 0.1
-    first_deviation: float = 0.02
+    prior_deviation: float = 0.02
+    first_deviation: float = 0.005
     kl_weight: float = 1.0
     kl_warmup_epochs: int = 4
 
