@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -220,7 +221,7 @@ def measure(method: Method, pictures: Pictures, splits: tuple[str, ...]) -> dict
     for split in splits:
         targets, probabilities = pictures.targets(split), softmax(pooled[split], temperature)
         confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
-        kept = np.argsort(-confidence, kind="stable")[: round(COVERAGE * len(targets))]
+        kept = np.argsort(-confidence, kind="stable")[: math.ceil(COVERAGE * len(targets))]
         found[split] = {
             "accuracy": vars(wilson_interval(int(correct.sum()), len(targets))),
             "nll": vars(bootstrap(negative_log_likelihood, probabilities, targets)),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import cdist
 from scipy.spatial.distance import mahalanobis as scipy_mahalanobis
 from sklearn.covariance import LedoitWolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from logo_edge.errors import RecipeError
+from logo_edge_train.models import LogoNetwork, normalise
 from logo_edge_train.novelty import (
     background,
     mahalanobis,
@@ -17,8 +20,29 @@ from logo_edge_train.novelty import (
     relative_mahalanobis,
     virtual_logit,
 )
+from logo_edge_train.probe import features_of
 
 FEATURES, CLASSES = 6, 3
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_efficientnet", "test_vit", "test_resnet+none+mlp"])
+def test_the_stages_features_are_moments_of_timm_s_maps(model):
+    torch.manual_seed(0)
+    network, pixels = LogoNetwork(model, 3, size_px=32).eval(), torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    body = network.backbone.trunk.body if "+" in model else network.backbone
+    with torch.no_grad():
+        maps = body.forward_intermediates(normalise(pixels))[1]
+    found = features_of(network, pixels.numpy(), torch.device("cpu"), LogoNetwork.stage_features)
+    assert found.shape == (5, 2 * sum(part.shape[1] for part in maps))
+    first = maps[0].flatten(2)
+    assert found[:, : first.shape[1]] == pytest.approx(first.mean(2).numpy(), abs=1e-5)
+    last = maps[-1].flatten(2)
+    assert found[:, -last.shape[1] :] == pytest.approx(last.std(2, correction=0).numpy(), abs=1e-5)
+
+
+def test_a_network_that_does_not_give_its_stages_is_refused():
+    with pytest.raises(RecipeError, match="logo_vit_tiny does not give its stages; expected a network of timm"):
+        LogoNetwork("logo_vit_tiny", 3, size_px=32).stage_features(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
 
 
 @pytest.fixture(scope="module")

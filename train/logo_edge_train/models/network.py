@@ -110,9 +110,9 @@ class LogoNetwork(nn.Module):
         """
         body = self.backbone.trunk.body if isinstance(self.backbone, ComposedNetwork) else self.backbone
         if not hasattr(body, "forward_intermediates"):
-            raise RecipeError(f"{self.name} does not give its stages; take a convolutional network of timm")
+            raise RecipeError(f"{self.name} does not give its stages; expected a network of timm")
         maps = body.forward_intermediates(normalise(pixels), intermediates_only=True)  # each (B, C, H, W)
-        return torch.cat([moment for part in maps for moment in (part.mean((2, 3)), part.std((2, 3)))], 1)
+        return torch.cat([moment for part in maps for moment in (part.mean((2, 3)), part.std((2, 3), correction=0))], 1)
 
 
 def has_imagenet_weights(name: str) -> bool:
