@@ -41,7 +41,7 @@ def pictures():
 def logits(pictures) -> dict[str, np.ndarray]:
     """Three members' logits: mostly right on logos, of large disagreement on noise, flat on all other pictures."""
     random, right = np.random.default_rng(0), 2 * np.eye(CLASSES)[pictures.targets("val")]
-    found = {split: right + random.normal(0, 1, (3, LOGOS, CLASSES)) for split in ("calib", "val")}
+    found = {split: right + random.normal(0, 2, (3, LOGOS, CLASSES)) for split in ("calib", "val")}
     found |= {family: random.normal(0, 0.1, (3, 60, CLASSES)) for family in FAMILIES}
     return {**found, "noise": random.normal(0, 9, (3, 60, CLASSES))}
 
