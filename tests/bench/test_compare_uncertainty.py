@@ -71,7 +71,7 @@ def test_the_parts_of_the_uncertainty_tell_pictures_apart_and_the_best_on_the_na
 ):
     found = comparison.measure(comparison.Method(logits), pictures, ("val",))
     apart = {name: entry["auroc"] for name, entry in found["val"]["uncertainty"].items()}
-    assert apart["epistemic"]["noise"] > 0.9 > 0.5 > apart["aleatoric"]["noise"]
+    assert apart["epistemic"]["noise"] > 0.8 > 0.5 > apart["aleatoric"]["noise"]
     assert apart["aleatoric"]["flags"] > 0.9
     means = {name: np.mean([by_family[family] for family in CHOOSE_ON]) for name, by_family in apart.items()}
     assert found["chosen"] == max(means, key=means.get)

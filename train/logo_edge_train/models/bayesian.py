@@ -32,7 +32,7 @@ class BayesianLinear(nn.Linear):
     def posterior(self) -> tuple[Normal, Normal]:
         """The distributions of the weights, (K, F), and of the biases, (K,)."""
         return tuple(
-            Normal(mean, functional.softplus(RHO_SCALE * rho))
+            Normal(mean, functional.softplus(RHO_SCALE * rho), validate_args=False)  # a check waits for the GPU
             for mean, rho in ((self.weight, self.weight_rho), (self.bias, self.bias_rho))
         )
 
