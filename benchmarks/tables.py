@@ -251,6 +251,53 @@ def logo_vit() -> str:
     return markdown(header, [*rows, even])
 
 
+def uncertainty() -> str:
+    """One network, draws and ensembles: what they predict and how well they know what they do not."""
+    if not (figures := read_if_there("uncertainty")):
+        return missing("uncertainty", "python benchmarks/compare_uncertainty.py runs/default --report-test")
+    rows, near = [], figures["near"]
+    for split in splits_of(figures["methods"]):
+        for name, entry in figures["methods"].items():
+            found, measure = entry[split], entry["chosen"]
+            apart = found["uncertainty"][measure]["auroc"]
+            rows.append([
+                f"{name}, {split}", short(found["accuracy"]), f"{found['nll']['value']:.3f}", f"{found['brier']['value']:.3f}",
+                short(found["ece_debiased"]), f"{found['area_under_risk_coverage']['value']:.4f}",
+                short(found["selective_error"]), measure, f"{mean_of(apart, near):.3f}",
+                f"{mean_of(apart, [family for family in apart if family not in near]):.3f}",
+                f"{found['uncertainty']['total']['spearman']['value']:.2f}",
+                f"{found['uncertainty']['epistemic']['spearman']['value']:.2f}",
+            ])  # fmt: skip
+    header = ["", "accuracy", "NLL", "Brier", "ECE less its bias", "AURC", f"error at {figures['coverage']:.0%} coverage",
+              "outliers by", "near", "far", "votes, total", "votes, epistemic"]  # fmt: skip
+    return markdown(header, rows)
+
+
+def detectors() -> str:
+    """How well each detector tells other pictures from logos: AUROC by family."""
+    if not (figures := read_if_there("uncertainty")):
+        return missing("uncertainty", "python benchmarks/compare_uncertainty.py runs/default --report-test")
+    found, rows = figures["detectors"], []
+    near, families = figures["near"], list(figures["detectors"]["val"]["ViM"])
+    far = [family for family in families if family not in near]
+    for split in splits_of({"": found}):
+        for name, apart in found[split].items():
+            label = f"**{name}**, {split}" if name == found["chosen"] else f"{name}, {split}"
+            rows.append([label, *(f"{apart[family]:.3f}" for family in families),
+                         f"{mean_of(apart, near):.3f}", f"{mean_of(apart, far):.3f}"])  # fmt: skip
+    named = [f"{family}{' *' if family in figures['chosen_on'] else ''}" for family in families]
+    return markdown(["", *named, "near", "far"], rows) + "\n\nBold: the chosen one. * chosen on it."
+
+
+def splits_of(entries: dict[str, dict]) -> list[str]:
+    """Those of val and test that were measured."""
+    return [split for split in ("val", "test") if all(split in entry for entry in entries.values())]
+
+
+def mean_of(by_family: dict[str, float], families: list[str]) -> float:
+    return statistics.mean(by_family[family] for family in families)
+
+
 def proposals() -> str:
     """How often `data organize` proposes the label that the annotators gave."""
     figures = read("proposal_accuracy")
@@ -361,6 +408,8 @@ TABLES = {
     "pretraining": pretraining,
     "few_shot": few_shot,
     "logo_vit": logo_vit,
+    "uncertainty": uncertainty,
+    "detectors": detectors,
 }
 
 

@@ -206,7 +206,7 @@ def _ensemble_stage(run: Run, splits: dict[str, Split]) -> Stage:
     count = len(run.record["members"])
     networks = [(run.load_member(index), run.architecture(index).size_px) for index in range(count)]
     size = sum(network.float32_bytes for network, _ in networks)
-    return Stage(f"{count} teachers, PyTorch", logits, size, _torch_latency(networks))
+    return Stage(f"{count} teachers, PyTorch", logits, size, _torch_latency(networks), run.temperature)
 
 
 def _torch_stage(student: Student, fp32: Stage) -> Stage:

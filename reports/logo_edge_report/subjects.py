@@ -97,7 +97,7 @@ def _run_subject(folder: Path) -> Subject:
         return ensemble_logits(np.stack([_torch_logits(network, size, images) for network, size in members]))
 
     size = sum(network.float32_bytes for network, _ in members)
-    return Subject(f"{folder.name} ({count} teachers)", "run", run.classes, predict, size_bytes=size)
+    return Subject(f"{folder.name} ({count} teachers)", "run", run.classes, predict, run.temperature, size_bytes=size)
 
 
 def _checkpoint_subject(path: Path) -> Subject:

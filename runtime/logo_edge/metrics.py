@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 BINS = 15
+LOG_TEMPERATURE = (-3.0, 3.0)  # 0.05 to 20
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,30 @@ def wilson_interval(hits: int, total: int) -> Figure:
 def negative_log_likelihood(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Mean of -log p(target) in nats. probabilities: (B, K), targets: (B,) integers."""
     return float(-np.log(np.maximum(probabilities[np.arange(len(targets)), targets], 1e-12)).mean())
+
+
+def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The temperature of least NLL, positive by construction: a golden-section search over its logarithm.
+
+    Guo et al. 2017, arXiv:1706.04599. NLL is unimodal in 1 / T, hence in log T.
+    """
+    low, high = LOG_TEMPERATURE
+
+    def loss(log_temperature: float) -> float:
+        return negative_log_likelihood(softmax(logits, float(np.exp(log_temperature))), targets)
+
+    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+    loss_left, loss_right = loss(left), loss(right)
+    while high - low > 1e-5:
+        if loss_left < loss_right:
+            high, right, loss_right = right, left, loss_left
+            left = high - GOLDEN * (high - low)
+            loss_left = loss(left)
+        else:
+            low, left, loss_left = left, right, loss_right
+            right = low + GOLDEN * (high - low)
+            loss_right = loss(right)
+    return float(np.exp((low + high) / 2))
 
 
 def brier_score(probabilities: np.ndarray, targets: np.ndarray) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from logo_edge.metrics import negative_log_likelihood, softmax
-from logo_edge_compress.calibrate import abstention_threshold, fit_calibration, fit_temperature
+from logo_edge.metrics import fit_temperature, negative_log_likelihood, softmax
+from logo_edge_compress.calibrate import abstention_threshold, fit_calibration
 
 
 def overconfident_logits(temperature: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:

@@ -235,10 +235,13 @@ def _training_loader(
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
-    """Weight decay on matrices and kernels only, not on biases and normalisation; what is frozen is left out."""
+    """Weight decay on matrices and kernels only, not on biases, normalisation and what has a prior of its own.
+
+    What is frozen is left out.
+    """
     learned = [parameter for parameter in parameters if parameter.requires_grad]
-    decayed = [parameter for parameter in learned if parameter.ndim > 1]
-    plain = [parameter for parameter in learned if parameter.ndim <= 1]
+    decayed = [parameter for parameter in learned if parameter.ndim > 1 and not hasattr(parameter, "has_prior")]
+    plain = [parameter for parameter in learned if parameter.ndim <= 1 or hasattr(parameter, "has_prior")]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,11 +22,16 @@ BATCH = 64
 
 
 @torch.no_grad()
-def features_of(network: LogoNetwork, pixels: np.ndarray, device: torch.device) -> np.ndarray:
-    """(N, F) float32: what the classifier would read of (N, S, S, 3) uint8 pixels, in evaluation mode."""
+def features_of(
+    network: LogoNetwork, pixels: np.ndarray, device: torch.device, read: Callable = LogoNetwork.features
+) -> np.ndarray:
+    """(N, F) float32: what the classifier would read of (N, S, S, 3) uint8 pixels, in evaluation mode.
+
+    Or what `read` takes from the network and a batch of pixels, such as LogoNetwork.stage_features.
+    """
     network.eval()
     parts = (torch.from_numpy(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH))
-    return np.concatenate([network.features(part.to(device)).float().cpu().numpy() for part in parts])
+    return np.concatenate([read(network, part.to(device)).float().cpu().numpy() for part in parts])
 
 
 def linear_probe(features: np.ndarray, targets: np.ndarray, groups: Sequence[str]) -> GridSearchCV:

@@ -79,6 +79,22 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
+class BayesConfig:
+    """Bayes by backprop: whether the teachers' classifiers learn a distribution over each weight (models/bayesian.py).
+
+    A priori the weights are Gaussian of `prior_deviation`; their deviations begin at `first_deviation`. The KL of the
+    weights counts `kl_weight` times as much as the logos' likelihood has it, 1 being Bayes' rule, in full from epoch
+    `kl_warmup_epochs` on and before that in proportion to the epoch (annealed: Sønderby et al. 2016, arXiv:1602.02282).
+    """
+
+    enabled: bool = False
+    prior_deviation: float = 0.02
+    first_deviation: float = 0.005
+    kl_weight: float = 1.0
+    kl_warmup_epochs: int = 4
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The teachers, timm name @ input size in px: one member of the ensemble each, equal ones with other seeds.
 
@@ -90,6 +106,7 @@ class TrainConfig:
     seed: int = 0
     fit: FitConfig = FitConfig()
     augment: AugmentConfig = AugmentConfig()
+    bayes: BayesConfig = BayesConfig()
 
 
 @dataclass(frozen=True)
@@ -308,6 +325,7 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
             raise RecipeError(f"{stage}.aleatoric is true; only train.fit, which learns from labels, can be so")
     _check_pretraining(recipe.pretrain)
     _check_few_shot(recipe.few_shot)
+    _check_bayes(recipe.train.bayes)
     for key, networks in (("train.teachers", recipe.train.teachers), ("distill.students", recipe.distill.students)):
         if not networks:
             raise RecipeError(f"{key} is empty; expected at least one network, name@size_px")
@@ -352,6 +370,15 @@ def _check_few_shot(config: FewShotConfig) -> None:
     for key in ("compile", "grad_checkpointing"):
         if getattr(config.fit, key):
             raise RecipeError(f"few_shot.fit.{key} is true; expected false: gradients of gradients do not bear it")
+
+
+def _check_bayes(config: BayesConfig) -> None:
+    for key in ("prior_deviation", "first_deviation"):
+        if getattr(config, key) <= 0:
+            raise RecipeError(f"train.bayes.{key} is {getattr(config, key)}; expected more than 0")
+    for key in ("kl_weight", "kl_warmup_epochs"):
+        if getattr(config, key) < 0:
+            raise RecipeError(f"train.bayes.{key} is {getattr(config, key)}; expected at least 0")
 
 
 def recipe_to_toml(recipe: Recipe) -> str:

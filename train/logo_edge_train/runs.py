@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from logo_edge.errors import RunError
 from logo_edge.manifest import Manifest
-from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import Architecture, Recipe, recipe_from_dict
+from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights
+from logo_edge_train.recipe import Architecture, Recipe, TrainConfig, recipe_from_dict
 
 FORMAT_VERSION = 1
 VERSIONED = ("logo-edge", "torch", "torchvision", "timm", "albumentations", "numpy", "pillow", "onnxruntime")
@@ -44,13 +44,24 @@ class Run:
     def manifest_path(self) -> Path:
         return Path(self.record["manifest"])
 
-    def load_member(self, index: int) -> LogoNetwork:
-        """One teacher in evaluation mode. Raises RunError where its checkpoint is missing or changed."""
+    @property
+    def temperature(self) -> float:
+        """That of the ensemble's mean probability, fitted on calib; 1 in a run of a version that did not fit it."""
+        return self.record.get("temperature", 1.0)
+
+    def load_member(self, index: int, *, drawing: bool = False) -> LogoNetwork:
+        """One teacher in evaluation mode; a Bayesian one as the network of its mean weights.
+
+        With `drawing`, one that `uncertainty.sample_logits` can draw from: with its dropout and its weights'
+        distributions. Raises RunError where its checkpoint is missing or changed.
+        """
         member = self.record["members"][index]
         path = self.folder / member["file"]
         if not path.exists() or file_hash(path) != member["sha256"]:
             raise RunError(f"{path} is missing or not the file that run.json lists; train again with `logo-edge train`")
-        return load_network(path, self.architecture(index), len(self.classes))
+        if not drawing:
+            return load_network(path, self.architecture(index), len(self.classes))
+        return load_network(path, self.architecture(index), len(self.classes), drawing=self.recipe.train)
 
     def architecture(self, index: int) -> Architecture:
         """What teacher `index` is."""
@@ -108,16 +119,27 @@ def save_member(path: Path, network: torch.nn.Module) -> str:
     return file_hash(path)
 
 
-def load_network(path: Path, architecture: Architecture, classes: int) -> LogoNetwork:
-    """The network of a checkpoint that `save_member` wrote, in evaluation mode, float32."""
-    network = LogoNetwork(architecture.model, classes, size_px=architecture.size_px)
+def load_network(
+    path: Path, architecture: Architecture, classes: int, *, drawing: TrainConfig | None = None
+) -> LogoNetwork:
+    """The network of a checkpoint that `save_member` wrote, in evaluation mode, float32.
+
+    With `drawing`, what it was fitted by, it keeps its dropout and its weights' distributions; else it is the network of
+    its mean weights, a plain one.
+    """
+    dropout = drawing.fit.dropout if drawing else 0.0
+    network = LogoNetwork(architecture.model, classes, size_px=architecture.size_px, dropout=dropout)
+    if drawing and drawing.bayes.enabled:
+        network.learn_deviations(drawing.bayes)
     load_weights(path, network)
     return network.eval()
 
 
 def load_weights(path: Path, network: LogoNetwork) -> None:
-    """Gives the network the weights of a checkpoint that `save_member` wrote of its like."""
+    """Gives the network the weights of a checkpoint that `save_member` wrote of its like; a plain one the mean weights."""
     tensors = load_file(path)
+    if not bayesian_layers(network):
+        tensors = mean_weights(tensors)
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
 
 

@@ -12,7 +12,7 @@ import torch
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
-from logo_edge.metrics import debiased_calibration_error, negative_log_likelihood, softmax
+from logo_edge.metrics import debiased_calibration_error, fit_temperature, negative_log_likelihood, softmax
 from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, pool_rows, stratified_sample
 from logo_edge_train.fetch import renders_folder
@@ -33,6 +33,7 @@ from logo_edge_train.runs import (
     write_json,
     write_run_record,
 )
+from logo_edge_train.uncertainty import bayesian_objective
 
 ATTENTION_LOGOS = 16  # of val, on which the entropy of attention is measured after each epoch
 
@@ -74,7 +75,8 @@ def train_ensemble(
     ]
     run = Run(folder, {**record, "status": "finished"})
     metrics = {"val": ensemble_metrics(run, manifest, "val")}
-    distributed.on_main(write_run_record)(folder, {**run.record, "metrics": metrics})
+    temperature = ensemble_temperature(run, manifest)
+    distributed.on_main(write_run_record)(folder, {**run.record, "metrics": metrics, "temperature": temperature})
     distributed.wait()
     return read_run(folder)
 
@@ -161,11 +163,15 @@ def fit_member(
         start_from(start, network)
     if config.fit.aleatoric:
         network.learn_variance()
+    if config.bayes.enabled:
+        network.learn_deviations(config.bayes)
     fit_config = config.fit if imagenet else replace(config.fit, frozen_blocks=-1)  # nothing there is worth keeping
     state = folder / f"member-{index}.state"
+    objective = supervised_objective(fit_config.label_smoothing, aleatoric=fit_config.aleatoric)
+    if config.bayes.enabled:
+        objective = bayesian_objective(objective, config.bayes, len(dataset))
     network, history = fit(
-        network, dataset, supervised_objective(fit_config.label_smoothing, aleatoric=fit_config.aleatoric), fit_config,
-        state=state, seed=seed,
+        network, dataset, objective, fit_config, state=state, seed=seed,
         device=device, evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
         loaders=count_loaders(device), snapshots=folder / "snapshots" / f"member-{index}",
     )  # fmt: skip
@@ -251,6 +257,17 @@ def ensemble_metrics(run: Run, manifest: Manifest, split: str) -> dict[str, floa
     rows = manifest.split(split)
     targets = targets_of(rows, run.classes)
     return short_metrics(ensemble_logits(run.member_logits(split)), targets, np.array([row.sure for row in rows]))
+
+
+def ensemble_temperature(run: Run, manifest: Manifest) -> float:
+    """That of the ensemble's mean probability, of least NLL on calib.
+
+    Members are pooled first and calibrated then: the mean of calibrated ones is not. Rahaman and Thiery 2021,
+    arXiv:2007.08792.
+    """
+    return fit_temperature(
+        ensemble_logits(run.member_logits("calib")), targets_of(manifest.split("calib"), run.classes)
+    )
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -9,6 +9,7 @@ from logo_edge_train.models.attention import (
     open_attention,
     patch_mass,
 )
+from logo_edge_train.models.bayesian import BayesianLinear, bayesian_layers, mean_weights
 from logo_edge_train.models.extractors import find_ink
 from logo_edge_train.models.logo_vit import LogoViT, Prediction
 from logo_edge_train.models.network import (
@@ -25,6 +26,7 @@ from logo_edge_train.models.network import (
 __all__ = [
     "MEAN",
     "SCALE",
+    "BayesianLinear",
     "LogoNetwork",
     "LogoViT",
     "Prediction",
@@ -32,11 +34,13 @@ __all__ = [
     "attention_focus",
     "attention_layers",
     "attention_maps",
+    "bayesian_layers",
     "build_body",
     "find_ink",
     "has_imagenet_weights",
     "is_sized",
     "load_imagenet_weights",
+    "mean_weights",
     "near_ink",
     "normalise",
     "open_attention",

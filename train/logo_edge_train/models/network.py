@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from logo_edge.errors import RecipeError
+from logo_edge_train.models.bayesian import BayesianLinear
 from logo_edge_train.models.composed import ComposedNetwork
 
 if TYPE_CHECKING:
     from logo_edge_train.models.logo_vit import Prediction
+    from logo_edge_train.recipe import BayesConfig
 
 PRETRAINED_PREFIX = "tf_efficientnet_lite"  # the networks whose ImageNet weights can be had
 MEAN, SCALE = 127.0, 128.0  # of the EfficientNet-Lite checkpoints: (x - 127) / 128
@@ -92,6 +94,15 @@ class LogoNetwork(nn.Module):
             )
         self.backbone.log_variance.requires_grad_(True)
 
+    def learn_deviations(self, config: BayesConfig) -> None:
+        """Makes the classifier a BayesianLinear around its weights. Raises RecipeError where it is not linear."""
+        classifier = self.backbone.get_classifier()
+        if not isinstance(classifier, nn.Linear) or classifier.bias is None:
+            raise RecipeError(f"{self.name} has no linear classifier with a bias; set train.bayes.enabled = false")
+        name = next(name for name, module in self.backbone.named_modules() if module is classifier)
+        layer = BayesianLinear(classifier, config.prior_deviation, config.first_deviation)
+        self.backbone.set_submodule(name, layer)
+
     def forward(self, pixels: torch.Tensor, whole: bool = False) -> torch.Tensor | Prediction:
         """The logits; with `whole` all that a LogoViT says."""
         return self.backbone.predict(normalise(pixels)) if whole else self.backbone(normalise(pixels))
@@ -99,6 +110,17 @@ class LogoNetwork(nn.Module):
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, F): what the classifier reads of (B, S, S, 3) uint8."""
         return self.backbone.forward_head(self.backbone.forward_features(normalise(pixels)), pre_logits=True)
+
+    def stage_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, G): the mean and deviation over the places of every channel of every stage, first to last, of (B, S, S, 3).
+
+        Raises RecipeError for a network whose stages timm does not give.
+        """
+        body = self.backbone.trunk.body if isinstance(self.backbone, ComposedNetwork) else self.backbone
+        if not hasattr(body, "forward_intermediates"):
+            raise RecipeError(f"{self.name} does not give its stages; expected a network of timm")
+        maps = body.forward_intermediates(normalise(pixels), intermediates_only=True)  # each (B, C, H, W)
+        return torch.cat([moment for part in maps for moment in (part.mean((2, 3)), part.std((2, 3), correction=0))], 1)
 
 
 def has_imagenet_weights(name: str) -> bool:
