@@ -21,6 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import logo_edge_train  # noqa: F401 (before torch)
+
+# isort: split
 import torch
 from scipy.stats import t as student_t
 from sklearn.model_selection import StratifiedGroupKFold
