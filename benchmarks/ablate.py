@@ -17,6 +17,7 @@ import json
 import math
 import shutil
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import FitConfig, Recipe, load_recipe, recipe_from_dict
 from logo_edge_train.runs import file_hash, versions, write_json
 from logo_edge_train.schedule import plan_phases
+from logo_edge_train.state import read_history
 from logo_edge_train.train import fit_member
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +87,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--network", default="tf_efficientnet_lite0@96", metavar="NAME@SIZE")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--hours", type=float, default=10.0, help="of one core, in all: then no other fit begins")
+    parser.add_argument("--hours", type=float, default=10.0, help="of CPU time, in all: then no other fit begins")
     parser.add_argument("--workers", type=int, default=count_cores(), help="fits side by side")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the plain recipe")
     parser.add_argument("--estimate", action="store_true", help="say how long it would take, and stop")
@@ -98,8 +100,7 @@ def main(words: Sequence[str] | None = None) -> None:
     plain = (f"train.teachers=['{arguments.network}']", f"train.fit.epochs={arguments.epochs}", *arguments.set)
     recipes = {name: load_recipe("cpu", (*plain, *variants[name].overrides)) for name in arguments.variants}
     folds = write_folds(arguments.manifest, arguments.work, arguments.folds)
-    threads = max(1, count_cores() // arguments.workers)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, count_cores() // arguments.workers))
     record = read_result(arguments.out)
     todo = [
         (name, index) for index, fold in enumerate(folds) for name, recipe in recipes.items()
@@ -157,8 +158,8 @@ def write_folds(manifest_path: Path, work: Path, count: int) -> list[Path]:
 
 
 def fit_fold(
-    variant: str, index: int, recipe: Recipe, fold: Path, left_out: set[LogoRow], threads: int, work: Path, out: Path,
-    hours: float, report: Callable[[dict], None],
+    variant: str, index: int, recipe: Recipe, fold: Path, left_out: set[LogoRow], work: Path, out: Path, hours: float,
+    report: Callable[[dict], None],
 ) -> None:  # fmt: skip
     """Fits the variant on the fold's train rows and reports the entry of its figures on the others, unless time is up."""
     if spent_hours(read_result(out)) >= hours:
@@ -167,15 +168,16 @@ def fit_fold(
     key = hashlib.sha256(json.dumps([settings, file_hash(fold)]).encode()).hexdigest()[:12]
     folder = work / key
     folder.mkdir(parents=True, exist_ok=True)
+    before, began_s = len(read_history(folder / "member-0.state")), time.process_time()
     if not (folder / "member-0.json").exists():
         name = f"{variant}, fold {index + 1}"
         fit_member(fold, recipe.train, 0, folder, "cpu", left_out, None, lambda item: report({**item, "name": name}))
     shutil.rmtree(folder / "snapshots", ignore_errors=True)
     history = json.loads((folder / "member-0.json").read_text(encoding="utf-8"))["history"]
-    seconds = sum(epoch["seconds"] for epoch in history)
+    cpu_seconds = (time.process_time() - began_s) * len(history) / (len(history) - before)  # as if all were fitted here
     report({"kind": "entry", "entry": {
-        "variant": variant, "fold": index + 1, **{name: history[-1][name] for name in METRICS}, "seconds": seconds,
-        "cpu_seconds": threads * seconds, "curve": [epoch["accuracy"] for epoch in history], "settings": settings,
+        "variant": variant, "fold": index + 1, **{name: history[-1][name] for name in METRICS}, "seconds": sum(epoch["seconds"] for epoch in history),
+        "cpu_seconds": cpu_seconds, "curve": [epoch["accuracy"] for epoch in history], "settings": settings,
         "fold_sha256": file_hash(fold), "folder": key,
     }})  # fmt: skip
 
@@ -185,7 +187,7 @@ def read_result(path: Path) -> dict:
 
 
 def spent_hours(record: dict) -> float:
-    """Hours of one core."""
+    """Hours of CPU time."""
     return sum(entry["cpu_seconds"] for entry in record["entries"]) / 3600
 
 
@@ -244,14 +246,16 @@ def print_estimate(
 ) -> None:
     """How many fits are left, and the hours that they take: of a plain one's trial, sharpness-aware epochs counted twice."""
     spent = spent_hours(record)
-    print(f"{len(fits)} fits to do, {len(record['entries'])} done in {spent:.2f} hours of a core")
+    print(f"{len(fits)} fits to do, {len(record['entries'])} done in {spent:.2f} hours of CPU time")
     if not fits:
         return
-    once = estimate_training(fold, plain, device=torch.device("cpu"))["seconds"] * torch.get_num_threads() / 3600
-    hours = sum(once * passes(fit) for fit in fits)
+    clock_s, cpu_s = time.perf_counter(), time.process_time()
+    once_s = estimate_training(fold, plain, device=torch.device("cpu"))["seconds"]
+    share = (time.process_time() - cpu_s) / (time.perf_counter() - clock_s)  # what others left of the machine
+    hours = sum(once_s * passes(fit) for fit in fits) / 3600
     print(
-        f"about {hours:.1f} more hours of a core, {hours / min(arguments.workers, count_cores()):.1f} by the clock; no fit "
-        f"begins once {arguments.hours:g} are spent"
+        f"about {share * hours:.1f} more hours of CPU time, {hours / min(arguments.workers, count_cores()):.1f} by the clock "
+        f"if the machine stays as busy; no fit begins once {arguments.hours:g} of CPU time are spent"
     )
 
 
