@@ -4,7 +4,7 @@
     python benchmarks/ablate.py --estimate                              # how long it would take
     python benchmarks/ablate.py --variants plain "plain + SAM" --hours 1
 
-Cross-validation inside train + val, stratified by class, no group split; calib and test are not touched. Adds to
+Cross-validation inside train + val, stratified by class, no group split; nothing is measured on calib or test. Adds to
 benchmarks/results/ablation.json what is not in it yet, an entry per variant and fold, fold by fold, so that a budget
 that ends early leaves as many folds of each variant. Interrupted, it goes on from the fits in runs/ablation/.
 """
@@ -114,17 +114,7 @@ def main(words: Sequence[str] | None = None) -> None:
     manifests = [read_manifest(fold) for fold in folds]
     left_out = [find_lookalikes(manifest, manifest.split("train"), renders_folder()) for manifest in manifests]
     jobs = [
-        (
-            name,
-            index,
-            recipes[name],
-            folds[index],
-            left_out[index],
-            threads,
-            arguments.work,
-            arguments.out,
-            arguments.hours,
-        )
+        (name, index, recipes[name], folds[index], left_out[index], arguments.work, arguments.out, arguments.hours)
         for name, index in todo
     ]
     with FitProgress() as progress:
@@ -168,15 +158,17 @@ def fit_fold(
     key = hashlib.sha256(json.dumps([settings, file_hash(fold)]).encode()).hexdigest()[:12]
     folder = work / key
     folder.mkdir(parents=True, exist_ok=True)
-    before, began_s = len(read_history(folder / "member-0.state")), time.process_time()
-    if not (folder / "member-0.json").exists():
+    before, began_s = read_history(folder / "member-0.state"), time.process_time()
+    if not (fitted := (folder / "member-0.json").exists()):
         name = f"{variant}, fold {index + 1}"
         fit_member(fold, recipe.train, 0, folder, "cpu", left_out, None, lambda item: report({**item, "name": name}))
     shutil.rmtree(folder / "snapshots", ignore_errors=True)
     history = json.loads((folder / "member-0.json").read_text(encoding="utf-8"))["history"]
-    cpu_seconds = (time.process_time() - began_s) * len(history) / (len(history) - before)  # as if all were fitted here
+    seconds = cpu_seconds = sum(epoch["seconds"] for epoch in history)
+    if not fitted and len(before) < len(history):  # else nothing was left to do here, and the clock has to serve
+        cpu_seconds = (time.process_time() - began_s) * len(history) / (len(history) - len(before))
     report({"kind": "entry", "entry": {
-        "variant": variant, "fold": index + 1, **{name: history[-1][name] for name in METRICS}, "seconds": sum(epoch["seconds"] for epoch in history),
+        "variant": variant, "fold": index + 1, **{name: history[-1][name] for name in METRICS}, "seconds": seconds,
         "cpu_seconds": cpu_seconds, "curve": [epoch["accuracy"] for epoch in history], "settings": settings,
         "fold_sha256": file_hash(fold), "folder": key,
     }})  # fmt: skip
