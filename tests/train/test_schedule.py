@@ -17,7 +17,7 @@ from logo_edge_train.fit import fit
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.progress import describe_epoch, describe_pace
 from logo_edge_train.recipe import FitConfig, PhasesConfig, SamConfig
-from logo_edge_train.schedule import Schedule, plan_phases
+from logo_edge_train.schedule import Schedule, cosine_share, plan_phases
 from logo_edge_train.tracker import scalars
 
 CPU = torch.device("cpu")
@@ -142,6 +142,11 @@ def test_warm_restarts_are_those_of_pytorch():
     found = rates(config)
     assert found == pytest.approx(expected, rel=1e-6)
     assert [index for index, rate in enumerate(found) if rate == 0.1] == [0, STEPS, 3 * STEPS]
+
+
+def test_a_restart_is_at_its_step_however_its_place_is_rounded():
+    assert 2 / 3 - 0.5 < 0.5 / 3
+    assert cosine_share(2 / 3 - 0.5, 0.5, restarts=1) == pytest.approx(1)
 
 
 def test_each_phase_begins_at_its_own_rate_with_its_own_optimizer():

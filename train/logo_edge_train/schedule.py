@@ -71,7 +71,7 @@ def cosine_share(done: float, length: float, restarts: int = 0, growth: float = 
     Hutter 2017, arXiv:1608.03983, who choose the first cycle instead of the number of restarts.
     """
     cycle = length / sum(growth**index for index in range(restarts + 1))
-    while restarts and done >= cycle:
+    while restarts and done > cycle - 1e-9:  # places are rounded: a step at the end of a cycle is the next one's first
         done, cycle, restarts = done - cycle, cycle * growth, restarts - 1
     return 0.5 * (1 + math.cos(math.pi * done / cycle))
 
