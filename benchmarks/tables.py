@@ -213,6 +213,31 @@ def pretraining() -> str:
     )  # fmt: skip
 
 
+def ablation() -> str:
+    """Each technique of a fit alone on the plain recipe and missing from the full one, by cross-validation."""
+    if not (figures := read_if_there("ablation")):
+        return missing("ablation", "python benchmarks/ablate.py")
+    rows = []
+    for entry in figures["summary"]:
+        found = entry["difference"]
+        rows.append([
+            entry["variant"], str(entry["folds"]), *(f"{entry[key]:.1%}" for key in ("accuracy", "accuracy_sure", "worst_recall")),
+            f"{entry['nll']:.3f}", entry["baseline"] if found else "",
+            *(change(found[key], form) if found else "" for key, form in (("accuracy", "{:+.1%}"), ("nll", "{:+.3f}"))),
+            f"{entry['seconds'] / 60:.1f}",
+        ])  # fmt: skip
+    return markdown(
+        ["recipe", "folds", "all", "sure", "worst class", "NLL", "less that of", "all (95 %)", "NLL (95 %)", "minutes a fit"],
+        rows,
+    )  # fmt: skip
+
+
+def change(figure: dict, form: str) -> str:
+    """A mean difference and, of several folds, its interval."""
+    text = form.format(figure["mean"])
+    return text if figure["low"] is None else f"{text} ({form.format(figure['low'])} to {form.format(figure['high'])})"
+
+
 def first_epochs(epochs: list[int | None]) -> str:
     """The mean and spread of those that reached it, and how many did where not all."""
     reached = [epoch for epoch in epochs if epoch is not None]
@@ -407,6 +432,7 @@ TABLES = {
     "teachers": teachers,
     "pretraining": pretraining,
     "few_shot": few_shot,
+    "ablation": ablation,
     "logo_vit": logo_vit,
     "uncertainty": uncertainty,
     "detectors": detectors,

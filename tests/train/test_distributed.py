@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,19 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import default_collate
 
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
 from logo_edge_train.models import LogoNetwork, normalise
-from logo_edge_train.recipe import FitConfig
+from logo_edge_train.recipe import FitConfig, SamConfig
 from logo_edge_train.runs import read_run
 
 CPU = torch.device("cpu")
 RANKS, TIMEOUT_S = 2, 240
+SHARP = SamConfig("asam", rho=0.5, adapt=1.0)
 ONE_STEP = FitConfig(epochs=1, batch_size=24, gradient_clip=1e9)  # of 24 logos: the gradients stay behind it
 EPOCHS = FitConfig(epochs=3, batch_size=8, accumulate=2)  # 3 steps per epoch
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
@@ -90,6 +93,29 @@ def gradients(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
 
 
+def halves_by_hand(folder: Path) -> tuple[dict[str, torch.Tensor], float]:
+    """The mean of both halves' ASAM gradients, each at weights that its own gradient perturbed, and of their norms |w| g."""
+    dataset, order = read_logos(folder), np.random.default_rng((3, 0)).permutation(24)
+    found, norms = [], []
+    for half in (order[:12], order[12:]):
+        batch = default_collate([dataset[int(index)] for index in half])
+        network = build_network()
+        weights = list(network.parameters())
+
+        def gradient(network=network, batch=batch, weights=weights):
+            return torch.autograd.grad(supervised_objective(0.1)(network, *batch)["cross_entropy"], weights)
+
+        first = gradient()
+        norms.append(torch.sqrt(sum((w * g).square().sum() for w, g in zip(weights, first, strict=True))).item())
+        with torch.no_grad():
+            for weight, part in zip(weights, first, strict=True):
+                weight += SHARP.rho * weight.square() * part / norms[-1]
+        found.append(gradient())
+    names = [name for name, _ in network.named_parameters()]
+    mean = [(first + second) / 2 for first, second in zip(*found, strict=True)]
+    return dict(zip(names, mean, strict=True)), sum(norms) / 2
+
+
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.5) -> torch.Tensor:
     """This rank's views against those of all ranks. Chen et al. 2020, arXiv:2002.05709."""
     mine = functional.normalize(torch.cat([first, second]), dim=1)  # (2 n, D)
@@ -124,6 +150,13 @@ def work(folder: Path, out: Path) -> dict:
         config = FitConfig(**{**vars(ONE_STEP), "accumulate": accumulate})
         network, _, history = fit_logos(folder, config, out / f"one-{accumulate}.state")
         found[f"gradients {accumulate}"], found[f"loss {accumulate}"] = gradients(network), history[0]["cross_entropy"]
+        for scope in ("batch", "process"):
+            sharp = replace(config, warmup_epochs=0.0, sam=replace(SHARP, scope=scope))
+            network, _, history = fit_logos(folder, sharp, out / f"{scope}-{accumulate}.state")
+            found[f"sharp gradients {scope} {accumulate}"] = gradients(network)
+            found[f"sharp record {scope} {accumulate}"] = history[0]
+    sharp = replace(EPOCHS, warmup_epochs=0.0, sam=replace(SHARP, scope="process"))
+    found["sharp whole"] = fit_logos(folder, sharp, out / "sharp.state")[1].state_dict()
     reports: list[dict] = []
     _, average, history = fit_logos(folder, EPOCHS, out / "whole.state", reports.append)
     found["history"], found["whole"], found["reports"] = history, average.state_dict(), len(reports)
@@ -243,6 +276,32 @@ def test_two_ranks_have_the_gradients_of_one_process_with_the_whole_batch(togeth
     for rank in together:
         assert_close(rank[f"gradients {accumulate}"], alone["gradients 1"])
         assert rank[f"loss {accumulate}"] == pytest.approx(alone["loss 1"], rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_two_ranks_perturb_by_the_gradient_of_the_whole_batch(together, alone, accumulate):
+    for rank in together:
+        assert_close(rank[f"sharp gradients batch {accumulate}"], alone["sharp gradients batch 1"])
+        found, expected = (side[f"sharp record batch {accumulate}"] for side in (rank, alone))
+        assert found["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-5)
+        assert found["cross_entropy"] == pytest.approx(expected["cross_entropy"], rel=1e-5)
+        assert found["rho"] == SHARP.rho
+    unaware = alone["gradients 1"]
+    assert not torch.allclose(
+        alone["sharp gradients batch 1"]["layers.0.weight"], unaware["layers.0.weight"], rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_with_the_scope_of_a_process_each_rank_perturbs_by_its_own_gradient(together, alone, logos, accumulate):
+    expected, norm = halves_by_hand(logos)
+    for rank in together:
+        assert_close(rank[f"sharp gradients process {accumulate}"], expected)
+        assert rank[f"sharp record process {accumulate}"]["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    whole = alone["sharp gradients process 1"]["layers.0.weight"]
+    assert not torch.allclose(expected["layers.0.weight"], whole, rtol=1e-2), "one process has one neighbourhood"
+    first, second = (rank["sharp whole"] for rank in together)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items()), "no rank keeps its perturbation"
 
 
 def test_a_contrastive_loss_over_gathered_views_has_the_gradients_of_one_process(together, alone):

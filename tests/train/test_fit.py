@@ -23,7 +23,7 @@ from logo_edge_train.dataset import LogoDataset, check_classes, class_weights, s
 from logo_edge_train.estimate import extrapolate, finish
 from logo_edge_train.fit import fit, predict_logits, supervised_objective
 from logo_edge_train.models import LogoNetwork, load_imagenet_weights, normalise
-from logo_edge_train.recipe import Architecture, AugmentConfig, FitConfig, recipe_from_dict
+from logo_edge_train.recipe import Architecture, AugmentConfig, FitConfig, SamConfig, recipe_from_dict
 from logo_edge_train.runs import load_network, read_run, save_member
 from logo_edge_train.train import ensemble_logits, train_ensemble
 
@@ -73,6 +73,7 @@ SWITCHES = {
     "grad_checkpointing": {"grad_checkpointing": True},
     "amp": {"amp": "bf16"},
     "compile": {"compile": True},
+    "sam": {"sam": SamConfig("sam"), "accumulate": 2},
 }
 
 
@@ -221,7 +222,8 @@ def test_a_compiled_network_learns_the_same_under_the_same_names(logos, tmp_path
 
 def test_all_switches_work_together(logos, tmp_path, monkeypatch):
     interpret(monkeypatch, "aot_eager")  # it knows, as the real one does, what a graph changes in place
-    config = replace(CONFIG, epochs=1, accumulate=2, grad_checkpointing=True, amp="bf16", compile=True)
+    config = replace(CONFIG, epochs=1, accumulate=2, grad_checkpointing=True, amp="bf16", compile=True,
+                     sam=SamConfig("asam"))  # fmt: skip
     average, history = fit_logos(logos, tmp_path / "all.state", config=config)
     assert np.isfinite(history[0]["cross_entropy"])
     assert average.state_dict().keys() == LogoNetwork(MODEL, 3).state_dict().keys()
@@ -354,7 +356,7 @@ def test_a_run_from_before_a_setting_was_known_is_read_and_not_trained_anew(logo
     train_ensemble(path, recipe, tmp_path / "run", device=CPU, report=lambda _: None)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     for settings in (record["identity"]["train"]["fit"], record["recipe"]["train"]["fit"]):
-        del settings["accumulate"], settings["amp"]
+        del settings["accumulate"], settings["amp"], settings["sam"], settings["phases"]
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     train_ensemble(path, recipe, tmp_path / "run", device=CPU, report=lambda _: pytest.fail("trained twice"))
 
@@ -481,7 +483,7 @@ def test_the_command_estimates_every_network_and_teacher_and_leaves_no_run(logos
     done = CliRunner().invoke(train, [
         "--data", str(tmp_path / "manifest.csv"), "--out", str(tmp_path / "run"), "--recipe", "smoke", "--estimate",
         "--json", "--set", f"train.teachers=['{TEACHER}', '{TEACHER}']", "--set", "train.fit.batch_size=4",
-        "--set", "pretrain.fit.epochs=3", "--set", "pretrain.fit.batch_size=8",
+        "--set", "pretrain.fit.epochs=3", "--set", "pretrain.fit.batch_size=8", "--set", "pretrain.fit.phases.ranger_epochs=2",
     ])  # fmt: skip
     assert done.exit_code == 0, done.output
     estimate = json.loads(done.stdout)

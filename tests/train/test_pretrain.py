@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
@@ -19,6 +20,7 @@ from logo_edge_train import distributed, train
 from logo_edge_train.augment import lay_on_background
 from logo_edge_train.dataset import pool_rows
 from logo_edge_train.models import LogoNetwork
+from logo_edge_train.optim import SharpnessAware
 from logo_edge_train.pretrain import (
     AspectHead,
     AspectNetwork,
@@ -32,7 +34,15 @@ from logo_edge_train.pretrain import (
 )
 from logo_edge_train.probe import linear_probe, neighbour_probe
 from logo_edge_train.progress import describe_epoch
-from logo_edge_train.recipe import ASPECTS, Architecture, AspectConfig, FitConfig, PretrainConfig, recipe_from_dict
+from logo_edge_train.recipe import (
+    ASPECTS,
+    Architecture,
+    AspectConfig,
+    FitConfig,
+    PretrainConfig,
+    SamConfig,
+    recipe_from_dict,
+)
 from logo_edge_train.runs import load_network, run_identity
 from logo_edge_train.train import train_ensemble
 from logo_edge_train.views import AspectViews
@@ -329,6 +339,24 @@ def test_difficulty_rises_where_partners_are_found_and_falls_where_not():
     still = Difficulty(replace(CONFIG, strength_step=0.0), [])
     still.adapt(torch.ones(4))
     assert still.strengths.tolist() == [0.5] * 4
+
+
+def test_the_second_pass_of_a_sharpness_aware_step_moves_no_strength():
+    difficulty, seen = Difficulty(CONFIG, []), []
+    objective, rows = contrastive_objective(difficulty), nn.Parameter(unit_rows(8, 4, 0))
+    pairs = Pairs(rows, rows.detach(), torch.zeros(8), torch.tensor(0.5))
+
+    def add(hold: bool = False) -> dict[str, torch.Tensor]:
+        losses = objective(lambda *_: dict.fromkeys(ASPECTS, pairs), None, None, None)
+        sum(losses.values()).backward()
+        seen.append(difficulty.strengths.tolist())
+        return losses
+
+    before = difficulty.strengths.tolist()
+    network = nn.ParameterList([rows])
+    SharpnessAware(network, SamConfig("sam"), []).add_gradients(torch.optim.SGD([rows], 0.1), add)
+    assert len(seen) == 2
+    assert seen[0] == seen[1] != before
 
 
 def test_pretraining_learns_and_tells_its_history(manifest_path, tmp_path):

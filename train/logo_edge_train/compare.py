@@ -312,7 +312,9 @@ def _heading(key: str) -> str:
     return HEADINGS.get(key, key.replace("_", " "))
 
 
-def _show(key: str, value: float | None, *, signed: bool = False) -> str:
+def _show(key: str, value: float | str | None, *, signed: bool = False) -> str:
+    if isinstance(value, str):
+        return value
     if key in ("images_per_s", "seconds") and value is not None:
         return f"{value:.0f}"
     text = (percent if key in (*FIGURES[:3], "calibration_error") else figure)(value)

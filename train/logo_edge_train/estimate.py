@@ -18,7 +18,7 @@ from logo_edge_train.dataset import pool_rows, stratified_sample
 from logo_edge_train.parallel import run_side_by_side
 from logo_edge_train.pretrain import pretrain
 from logo_edge_train.progress import percent
-from logo_edge_train.recipe import FitConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
+from logo_edge_train.recipe import FitConfig, PhasesConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
 from logo_edge_train.search import LatencyTable, search
 from logo_edge_train.train import check_splits, count_workers, device_name, fit_member, networks_to_pretrain
 
@@ -93,7 +93,7 @@ def _try_pretraining(
         manifest, manifest_path, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
     )  # fmt: skip
     few = stratified_sample(rows, min(_trial_images(config.fit.batch_size, device), len(rows)))
-    trial, reports = replace(config, fit=replace(config.fit, epochs=2)), {}
+    trial, reports = replace(config, fit=_trial_fit(config.fit)), {}
     jobs = [(manifest_path, trial, text, imagenet, few, folder, str(device)) for text in networks]
     run_side_by_side(pretrain, jobs, _keep(reports), workers=workers)
     measured = [sum(bool(row.label) for row in part) + len(manifest.split("val")) for part in (rows, few)]
@@ -108,7 +108,7 @@ def _try_teachers(
 ) -> list[StageEstimate]:
     count = len(stratified_sample(manifest.split("train"), config.fit.max_images))
     images = min(_trial_images(config.fit.batch_size, device), count)
-    trial, reports = replace(config, fit=replace(config.fit, epochs=2, max_images=images)), {}
+    trial, reports = replace(config, fit=replace(_trial_fit(config.fit), max_images=images)), {}
     jobs = [(manifest_path, trial, index, folder, str(device), set(), None) for index in range(len(config.teachers))]
     run_side_by_side(fit_member, jobs, _keep(reports), workers=workers)
     held_out = [len(manifest.split(*splits)) for splits in (("val",), ("val", "calib", "test"))]
@@ -116,6 +116,11 @@ def _try_teachers(
         extrapolate(name, found, config.fit, count, evaluations=held_out[1] / held_out[0])
         for name, found in reports.items()
     ]
+
+
+def _trial_fit(config: FitConfig) -> FitConfig:
+    """Two epochs, the second of the main phase, the slowest where it is sharpness-aware: the estimate is then an upper one."""
+    return replace(config, epochs=2, phases=PhasesConfig())
 
 
 def _trial_images(batch_size: int, device: torch.device) -> int:

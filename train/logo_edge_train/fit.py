@@ -1,12 +1,13 @@
-"""Fits one network: AdamW, cosine, EMA, on one device or several; interrupted, it resumes to the same result."""
+"""Fits one network: a schedule of optimizers, EMA, on one device or several; interrupted, it resumes to the same result."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,23 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from logo_edge.errors import RunError
 from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset
+from logo_edge_train.optim import SharpnessAware, optimizer_scalars
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import FitConfig
 from logo_edge_train.resources import gpu_utilisation, keep_memory, peak_memory
 from logo_edge_train.runs import save_member
-from logo_edge_train.state import load_state, save_state
+from logo_edge_train.schedule import Schedule
+from logo_edge_train.state import load_state, read_history, save_state
 
 Objective = Callable[..., dict[str, torch.Tensor]]
 """(network, *batch) -> named losses, whose sum is minimised; the batch is what the collate function makes.
 
-Each loss is a mean over the batch's first dimension: fit may hand the batch over in parts, and takes the parts' mean.
+Each loss is a mean over the batch's first dimension: fit may hand the batch over in parts, and takes the parts' mean. It
+may hand it over twice, the second time to perturbed weights: what adapts to the batches asks `optim.is_perturbed`.
 """
 
 Report = Callable[[dict], None]
 NOISE_SAMPLES = 16  # of the logits, where their variance is learned
-OPTIMIZER_SCALARS = {"lr": "learning_rate", "rho": "rho"}  # what a parameter group may hold, and its name in a report
 
 
 def fit(
@@ -62,10 +65,12 @@ def fit(
     ema = copy.deepcopy(network).eval().requires_grad_(False)
     if config.grad_checkpointing:
         network.checkpoint_gradients()
-    optimizer = torch.optim.AdamW(parameter_groups(network.parameters(), config.weight_decay), lr=config.learning_rate)
     batch_size = _shareable_batch(config, len(dataset))  # over all ranks
     steps = len(dataset) // batch_size
-    history = load_state(state, network, ema, optimizer, config)
+    schedule = Schedule(network, config, steps, len(read_history(state)))
+    history = load_state(state, network, ema, schedule.optimizer, config)
+    sharpness = SharpnessAware(network, config.sam, history)
+    add_gradients = partial(_add_gradients, learner, replica, objective, batch_size, config)
     if history:
         report({"kind": "resume", "epochs": config.epochs, "steps": steps, "history": history})
     if snapshots:
@@ -82,9 +87,10 @@ def fit(
             asked = time.perf_counter()
             batch = [tensor.to(device, non_blocking=True) for tensor in next(loader)]
             waited_s += time.perf_counter() - asked
-            _set_learning_rate(optimizer, config, epoch + step / steps)
+            optimizer = schedule.move_to(epoch + step / steps)
             optimizer.zero_grad(set_to_none=True)
-            losses = _add_gradients(learner, replica, objective, batch, batch_size, config)
+            add = partial(add_gradients, batch)
+            losses = sharpness.add_gradients(optimizer, add) if schedule.phase.sharp else add()
             norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
             optimizer.step()
             _update_ema(ema, network, config.ema_decay, epoch * steps + step)
@@ -94,7 +100,8 @@ def fit(
                 sums[name] = sums.get(name, 0.0) + value
             busy += gpu_utilisation(device)
             fitting_s = time.perf_counter() - start
-            pace = {"images_per_s": round((step + 1) * batch_size / fitting_s, 1), **optimizer_scalars(optimizer)}
+            pace = {"images_per_s": round((step + 1) * batch_size / fitting_s, 1), "phase": schedule.phase.name}
+            pace |= optimizer_scalars(optimizer)
             report({"kind": "step", "epoch": epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps,
                     "losses": list(losses), **losses, **pace})  # fmt: skip
         distributed.agree_on_buffers(ema)
@@ -105,25 +112,26 @@ def fit(
         history.append(record)
         if snapshots:
             distributed.on_main(_save_snapshot)(snapshots, epoch + 1, ema)
-        distributed.on_main(save_state)(state, network, ema, optimizer, history, config)
+        distributed.on_main(save_state)(state, network, ema, schedule.optimizer, history, config)
         report({"kind": "epoch", "epochs": config.epochs, "losses": list(sums), **record})
     return ema, history
 
 
 def _add_gradients(
-    learner: nn.Module, replica: nn.Module, objective: Objective, batch: list[torch.Tensor], batch_size: int,
-    config: FitConfig,
+    learner: nn.Module, replica: nn.Module, objective: Objective, batch_size: int, config: FitConfig,
+    batch: list[torch.Tensor], hold: bool = False,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """This rank's losses, after their gradients were added to the network's, from `accumulate` parts one by one.
 
     Each part counts by its share of the rank's batch; the mean over the ranks, of gradients and losses, is then that of
-    the whole batch in one piece.
+    the whole batch in one piece. With `hold` the gradients are this rank's own.
     """
     totals: dict[str, torch.Tensor] = {}
     parts = list(zip(*(tensor.tensor_split(config.accumulate) for tensor in batch), strict=True))
     for index, part in enumerate(parts):
         share = len(part[0]) * distributed.world_size() / batch_size
-        with nullcontext() if index == len(parts) - 1 else distributed.hold_gradients(replica):
+        last = index == len(parts) - 1 and not hold
+        with nullcontext() if last else distributed.hold_gradients(replica):
             with _mixed_precision(batch[0].device, config.amp):
                 losses = objective(learner, *part)
             (share * sum(losses.values())).backward()
@@ -197,12 +205,6 @@ def noisy_log_softmax(logits: torch.Tensor, log_variance: torch.Tensor) -> torch
     return (logits + noise).log_softmax(2).logsumexp(0) - math.log(NOISE_SAMPLES)
 
 
-def optimizer_scalars(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The learning rate and, where the optimiser has them, its other scalars that change or matter, by name."""
-    group = optimizer.param_groups[0]
-    return {name: float(group[key]) for key, name in OPTIMIZER_SCALARS.items() if key in group}
-
-
 class _BatchSampler(Sampler):
     """This rank's share of every batch as positions epoch * N + index, each of the epochs in its own seeded order."""
 
@@ -232,27 +234,6 @@ def _training_loader(
         dataset, batch_sampler=batches, num_workers=loaders, collate_fn=collate, pin_memory=device.type == "cuda",
         prefetch_factor=4 if loaders else None,
     )  # fmt: skip
-
-
-def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
-    """Weight decay on matrices and kernels only, not on biases, normalisation and what has a prior of its own.
-
-    What is frozen is left out.
-    """
-    learned = [parameter for parameter in parameters if parameter.requires_grad]
-    decayed = [parameter for parameter in learned if parameter.ndim > 1 and not hasattr(parameter, "has_prior")]
-    plain = [parameter for parameter in learned if parameter.ndim <= 1 or hasattr(parameter, "has_prior")]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, config: FitConfig, epoch: float) -> None:
-    warm = min(config.warmup_epochs, config.epochs / 2)
-    if epoch < warm:
-        share = (epoch + 1e-3) / warm
-    else:
-        share = 0.5 * (1 + math.cos(math.pi * (epoch - warm) / max(1e-9, config.epochs - warm)))
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * share
 
 
 def _save_snapshot(folder: Path, epoch: int, network: nn.Module) -> None:

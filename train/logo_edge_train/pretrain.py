@@ -24,6 +24,7 @@ from logo_edge_train.dataset import pixels_of
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, count_loaders, fit
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
+from logo_edge_train.optim import is_perturbed
 from logo_edge_train.probe import features_of, neighbour_probe
 from logo_edge_train.recipe import ASPECTS, Architecture, PretrainConfig
 from logo_edge_train.runs import file_hash, load_weights, save_member, write_json
@@ -189,7 +190,8 @@ def contrastive_objective(difficulty: Difficulty) -> Objective:
             losses[aspect] = (plain * (-pairs.log_variance).exp() + pairs.log_variance / 2).mean()
             found.append(share)
         shares = distributed.gather(torch.stack(found)[None])  # (R, 4)
-        difficulty.adapt(shares.mean(0))
+        if not is_perturbed():
+            difficulty.adapt(shares.mean(0))
         return losses
 
     return objective

@@ -96,20 +96,26 @@ def sparkline(values: list[float]) -> str:
 
 
 def describe_pace(report: dict) -> str:
-    """Total loss, learning rate and images per second of a step."""
+    """Total loss, phase, learning rate and images per second of a step."""
     loss = sum(report[name] for name in report["losses"])
-    return f"loss {loss:.3f}, rate {report['learning_rate']:.1e}, {report['images_per_s']:.0f} images/s"
+    return f"loss {loss:.3f}, {describe_phase(report)}, {report['images_per_s']:.0f} images/s"
+
+
+def describe_phase(report: dict) -> str:
+    """The phase, the learning rate and rho, those of them that there are."""
+    forms = {"phase": "{}", "learning_rate": "rate {:.1e}", "rho": "rho {:.2g}"}
+    return ", ".join(form.format(report[key]) for key, form in forms.items() if key in report)
 
 
 def describe_epoch(report: dict) -> str:
-    """One line: the network, the epoch, every loss by name, the figures on val that there are, the pace."""
+    """One line: the network, the epoch, every loss by name, the figures on val that there are, the phase, the pace."""
     losses = " ".join(f"{name} {report[name]:.3f}" for name in report["losses"])
     named = {"accuracy_sure": "sure", "worst_recall": "worst class", "calibration_error": "calibration error"}
     further = ", ".join(f"{name} {report[key]:.1%}" for key, name in named.items() if key in report)
     return (
         f"{report['name']}: epoch {report['epoch']}/{report['epochs']}  {losses}  val accuracy "
-        f"{report['accuracy']:.1%}{f' ({further})' if further else ''}  {report['images_per_s']:.0f} images/s, "
-        f"{report['seconds']:.0f} s"
+        f"{report['accuracy']:.1%}{f' ({further})' if further else ''}  {describe_phase(report)}, "
+        f"{report['images_per_s']:.0f} images/s, {report['seconds']:.0f} s"
     )
 
 

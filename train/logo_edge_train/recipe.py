@@ -35,6 +35,40 @@ class Architecture:
 
 
 @dataclass(frozen=True)
+class SamConfig:
+    """Whether the main phase learns by the gradient at the worst weights near the present ones, which costs two passes.
+
+    Near: within `rho` of them, as they are ("sam") or in units of each weight's own size ("asam"). Biases and normalisation
+    move by `plain_scale` of rho, the first convolution by `stem_scale`. With `adapt`, rho follows the norm of the
+    gradient over its running mean, to that power. `scope` is whose gradient perturbs: that of the whole batch, or under
+    torchrun each process's own (m-sharpness).
+    """
+
+    kind: Literal["off", "sam", "asam"] = "off"
+    rho: float = 0.05
+    plain_scale: float = 1.0
+    stem_scale: float = 1.0
+    adapt: float = 0.0
+    scope: Literal["batch", "process"] = "batch"
+
+
+@dataclass(frozen=True)
+class PhasesConfig:
+    """What a fit does besides the warm-up and the main phase, which has the epochs that are left.
+
+    Last but one come `ranger_epochs` of RAdam with Lookahead, last `finetune_epochs` of AdamW, each with a cosine from its
+    own rate to 0. The cosine of the main phase restarts so often, each cycle `restart_growth` times as long as the last.
+    """
+
+    ranger_epochs: int = 0
+    ranger_rate: float = 5e-4
+    finetune_epochs: int = 0
+    finetune_rate: float = 5e-5
+    restarts: int = 0
+    restart_growth: float = 2.0
+
+
+@dataclass(frozen=True)
 class FitConfig:
     """How one network is fitted. Learning rates are per step of `batch_size` images, decayed by a cosine to 0.
 
@@ -61,6 +95,8 @@ class FitConfig:
     grad_checkpointing: bool = False
     amp: Literal["auto", "bf16", "off"] = "auto"
     compile: bool = False
+    sam: SamConfig = SamConfig()
+    phases: PhasesConfig = PhasesConfig()
 
 
 @dataclass(frozen=True)
@@ -323,6 +359,7 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
             )
         if config.aleatoric and stage != "train.fit":
             raise RecipeError(f"{stage}.aleatoric is true; only train.fit, which learns from labels, can be so")
+        _check_optimization(stage, config)
     _check_pretraining(recipe.pretrain)
     _check_few_shot(recipe.few_shot)
     _check_bayes(recipe.train.bayes)
@@ -338,6 +375,26 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
         if getattr(recipe.search, key) < 1:
             raise RecipeError(f"search.{key} is {getattr(recipe.search, key)}; expected at least 1")
     return recipe
+
+
+def _check_optimization(stage: str, config: FitConfig) -> None:
+    sam, phases = config.sam, config.phases
+    if sam.rho <= 0:
+        raise RecipeError(f"{stage}.sam.rho is {sam.rho}; expected more than 0")
+    for part, least in (
+        ("sam.plain_scale", 0), ("sam.stem_scale", 0), ("sam.adapt", 0), ("phases.ranger_epochs", 0),
+        ("phases.finetune_epochs", 0), ("phases.restarts", 0), ("phases.restart_growth", 1),
+        ("phases.ranger_rate", 0), ("phases.finetune_rate", 0),
+    ):  # fmt: skip
+        section, key = part.split(".")
+        if not (value := getattr(getattr(config, section), key)) >= least:
+            raise RecipeError(f"{stage}.{part} is {value}; expected at least {least}")
+    late = phases.ranger_epochs + phases.finetune_epochs
+    if late and late >= config.epochs:
+        raise RecipeError(
+            f"{stage}.phases.ranger_epochs + finetune_epochs is {late}; expected less than {stage}.epochs, "
+            f"{config.epochs}: warm-up and main phase come before them"
+        )
 
 
 def _check_pretraining(config: PretrainConfig) -> None:

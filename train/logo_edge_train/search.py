@@ -26,9 +26,10 @@ from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import renders_folder
-from logo_edge_train.fit import parameter_groups, predict_logits, supervised_objective
+from logo_edge_train.fit import predict_logits, supervised_objective
 from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.models.supernet import Supernet
+from logo_edge_train.optim import parameter_groups
 from logo_edge_train.organize import split_by_group
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, Recipe, SearchConfig, load_recipe, recipe_to_toml

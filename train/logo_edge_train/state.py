@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def save_state(
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {"history": json.dumps(history), "config": repr(config)}
+    metadata = {"history": json.dumps(history), "config": json.dumps(asdict(config))}
     part = path.with_suffix(".part")
     save_file(tensors, part, metadata)
     os.replace(part, path)
@@ -50,7 +51,7 @@ def load_state(
         return []
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-        if metadata["config"] != repr(config):
+        if not _describes(metadata["config"], config):
             raise RunError(f"{path} was written by another configuration; remove it, or give this run another folder")
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
     for prefix, module in (("network.", network), ("ema.", ema)):
@@ -63,3 +64,12 @@ def load_state(
     if slots:
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     return json.loads(metadata["history"])
+
+
+def _describes(text: str, config: FitConfig) -> bool:
+    """Whether a state's text is that of this configuration; a setting that is newer than the state counts as its default."""
+    try:
+        found = {**asdict(FitConfig()), **json.loads(text)}
+    except ValueError:  # of before there were such texts
+        return False
+    return found == json.loads(json.dumps(asdict(config)))

@@ -223,7 +223,7 @@ def scalars(record: dict) -> dict[str, float]:
     return {
         f"{kind}/{name}": float(value)
         for name, value in flatten(record, "/").items()
-        if name not in ("kind", "epoch", "step") and value is not None and math.isfinite(value)
+        if name not in ("kind", "epoch", "step") and isinstance(value, (int, float)) and math.isfinite(value)
     }
 
 

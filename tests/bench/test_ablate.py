@@ -1,0 +1,107 @@
+"""The ablation: its variants, its folds, the intervals, and that it goes on and stops as it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge_train.recipe import FitConfig, SamConfig, load_recipe
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ablate.py"
+TINY = ["--network", "test_resnet@32", "--epochs", "4", "--folds", "2", "--workers", "1", "--set",
+        "train.pretrained=false", "train.fit.batch_size=8", "train.fit.frozen_blocks=-1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ablate():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("ablate", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ablate"] = module  # where dataclasses look for their module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def manifest(tmp_path) -> Path:
+    """Two classes by colour; two logos of each brand."""
+    random, rows = np.random.default_rng(0), []
+    for label, colour in (("red", (220, 30, 30)), ("blue", (30, 30, 220))):
+        for index, split in enumerate(["train"] * 16 + ["val"] * 8 + ["calib"] * 4 + ["test"] * 4):
+            shade = np.kron(random.choice([0.1, 1.0], (5, 5, 1)), np.ones((8, 8, 1)))  # no two look alike
+            name = f"{label}-{index}.png"
+            Image.fromarray((np.array(colour) * shade).astype(np.uint8)).save(tmp_path / name)
+            rows.append(LogoRow(FILES, "", name, f"{label}-{index // 2}", label, (label,), True, split))
+    write_manifest(tmp_path / "manifest.csv", rows)
+    return tmp_path / "manifest.csv"
+
+
+def test_each_technique_is_tried_alone_and_left_out_once(ablate):
+    variants = ablate.list_variants()
+    recipes = {name: load_recipe("cpu", ("train.fit.epochs=8", *variant.overrides)).train
+               for name, variant in variants.items()}  # fmt: skip
+    assert len(variants) == 2 + 2 * len(ablate.SWITCHES) + len(ablate.ALTERNATIVES)
+    assert len({repr(recipe) for recipe in recipes.values()}) == len(variants), "no two are the same"
+    for name in ablate.SWITCHES:
+        assert variants[f"plain + {name}"].baseline == "plain"
+        assert variants[f"full - {name}"].baseline == "full"
+    assert recipes["full - SAM"].fit.sam.kind == "off"
+    assert recipes["full - SAM"].fit.phases == recipes["full"].fit.phases
+
+
+def test_folds_hold_every_logo_of_train_and_val_out_once_and_split_no_group(ablate, manifest, tmp_path):
+    folds = [read_manifest(path) for path in ablate.write_folds(manifest, tmp_path / "work", 3)]
+    held_out = [row.icon for fold in folds for row in fold.split("val")]
+    assert len(held_out) == len(set(held_out)) == 48
+    for fold in folds:
+        assert not {row.group for row in fold.split("val")} & {row.group for row in fold.split("train")}
+        assert {row.label for row in fold.split("val")} == {"red", "blue"}
+        assert not fold.split("test")
+
+
+def test_an_interval_is_that_of_students_t(ablate):
+    found = ablate.paired_interval([0.01, 0.02, 0.03])
+    assert found["mean"] == pytest.approx(0.02)
+    assert found["high"] - found["mean"] == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-5)
+    assert ablate.paired_interval([0.01]) == {"mean": 0.01, "low": None, "high": None}
+
+
+def test_sharpness_aware_epochs_count_twice(ablate):
+    assert ablate.passes(FitConfig(epochs=8)) == 1
+    assert ablate.passes(FitConfig(epochs=8, warmup_epochs=2.0, sam=SamConfig("sam"))) == 1.75
+
+
+def test_what_is_measured_is_not_fitted_anew_and_no_fit_begins_beyond_the_budget(
+    ablate, manifest, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "ablation.json"
+    common = ["--manifest", str(manifest), "--work", str(tmp_path / "work"), "--out", str(out), *TINY]
+    ablate.main([*common, "--variants", "plain", "--hours", "0"])
+    assert "2 fits to do" in capsys.readouterr().out
+    assert not out.exists()
+    ablate.main([*common, "--variants", "plain"])
+    first = json.loads(out.read_text())["entries"]
+    assert [(entry["variant"], entry["fold"]) for entry in first] == [("plain", 1), ("plain", 2)]
+    fitted, fit_member = [], ablate.fit_member
+    monkeypatch.setattr(ablate, "fit_member", lambda *job: (fitted.append(job[1].fit.sam.kind), fit_member(*job)))
+    ablate.main([*common, "--variants", "plain", "plain + SAM"])
+    assert fitted == ["sam", "sam"]
+    record = json.loads(out.read_text())
+    assert record["entries"][:2] == first
+    plain, sam = record["summary"]
+    assert (plain["folds"], plain["difference"], sam["baseline"]) == (2, {}, "plain")
+    entries = {(entry["variant"], entry["fold"]): entry for entry in record["entries"]}
+    differences = [entries["plain + SAM", fold]["nll"] - entries["plain", fold]["nll"] for fold in (1, 2)]
+    assert sam["difference"]["nll"]["mean"] == pytest.approx(sum(differences) / 2)
+    assert sam["difference"]["nll"]["low"] < sam["difference"]["nll"]["mean"]
+    capsys.readouterr()
+    ablate.main([*common, "--variants", "plain", "plain + SAM"])
+    assert "0 fits to do, 4 done" in capsys.readouterr().out
+    assert len(fitted) == 2
