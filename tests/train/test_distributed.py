@@ -24,7 +24,8 @@ from torch.nn import functional
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset
-from logo_edge_train.fit import fit, predict_logits, supervised_objective
+from logo_edge_train.fit import fit, predict_logits
+from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, normalise
 from logo_edge_train.recipe import FitConfig
 from logo_edge_train.runs import read_run
