@@ -18,7 +18,7 @@ class EpochOrder:
 
     With `classes`, (N,) integers, every run of K positions has one logo of each of the K classes: so does each batch of a
     multiple of K, each rank's share and each part of it; of a common class not all logos are seen in an epoch, of a rare
-    one some again, in other views. With `difficulty`, (N,) in 0 to 1, an epoch takes those up to a limit that rises
+    one some again, in other views. With `difficulty`, (N,) places of 0 to 1 within a class, an epoch takes those up to a limit that rises
     from CURRICULUM_START to 1 over `curriculum_epochs` (linear pacing; Hacohen and Weinshall 2019, arXiv:1904.03626).
     """
 
