@@ -45,7 +45,7 @@ def test_balanced_batches_hold_all_classes_equally_in_each_rank_s_share_and_each
 def test_over_the_seeds_every_logo_of_a_class_is_seen_as_often():
     seen = sum(np.bincount(EpochOrder(100, seed, classes=CLASSES)(0) % 100, minlength=100) for seed in range(200)) / 200
     for label, count in enumerate(np.bincount(CLASSES)):
-        assert seen[CLASSES == label] == pytest.approx(np.full(count, 25 / count), abs=0.15)
+        assert seen[label == CLASSES] == pytest.approx(np.full(count, 25 / count), abs=0.15)
 
 
 def test_a_logo_that_comes_again_within_an_epoch_comes_in_another_view(tmp_path):
@@ -55,7 +55,9 @@ def test_a_logo_that_comes_again_within_an_epoch_comes_in_another_view(tmp_path)
     assert len(again) >= 8
     rows = [LogoRow(FILES, "", "a.png", f"{i}", "a" if i < 99 else "b", (), True, "train") for i in range(100)]
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
-    views = LogoDataset(Manifest(tuple(rows), tmp_path), rows, ("a", "b"), tmp_path, size_px=32, augment=AugmentConfig())
+    views = LogoDataset(
+        Manifest(tuple(rows), tmp_path), rows, ("a", "b"), tmp_path, size_px=32, augment=AugmentConfig()
+    )
     assert len({views[int(position)][0].numpy().tobytes() for position in again}) == len(again)
 
 

@@ -113,59 +113,62 @@ def operate(
 def shear(ink: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
     """Slanted to the side by at most 15 degrees."""
     slant = np.tan(np.radians(15 * magnitude * random.uniform(-1, 1)))
-    return _move_corners(ink, lambda unit: unit + slant * np.float32([[0.5, 0], [0.5, 0], [-0.5, 0], [-0.5, 0]]))
+    return _move_corners(ink, lambda width, height: slant * height / 2 * np.float32([[1, 0], [1, 0], [-1, 0], [-1, 0]]))
 
 
 def perspective(ink: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
     """Seen at an angle: each corner of the mark's box is moved inwards by at most 12 % of the box."""
-    shifts = (0.12 * magnitude * random.uniform(0, 1, (4, 2))).astype(np.float32)
-    return _move_corners(ink, lambda unit: unit + shifts * np.float32([[1, 1], [-1, 1], [-1, -1], [1, -1]]))
+    inwards = 0.12 * magnitude * random.uniform(0, 1, (4, 2)) * [[1, 1], [-1, 1], [-1, -1], [1, -1]]
+    return _move_corners(ink, lambda width, height: inwards * [width, height])
 
 
-def _move_corners(ink: np.ndarray, move: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """The ink with the corners of its box, in units of the box from 0 to 1, moved; shrunk where it would leave the canvas."""
+def _move_corners(ink: np.ndarray, shift: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """The ink with the corners of its box shifted by (4, 2) px of (width, height); shrunk where it would leave the canvas.
+
+    The corners are the upper left, upper right, lower right and lower left.
+    """
     size = len(ink)
     rows, columns = ink_box(ink[:, :, 3] > 0)
-    unit = np.float32([[0, 0], [1, 0], [1, 1], [0, 1]])
-    start = np.float32([columns.start, rows.start])
-    sides = np.float32([columns.stop - columns.start, rows.stop - rows.start])
-    corners = move(unit) * sides + start
+    before = np.array([(x, y) for y in (rows.start, rows.stop) for x in (columns.start, columns.stop)])[[0, 1, 3, 2]]
+    corners = before + shift(columns.stop - columns.start, rows.stop - rows.start)
     corners = corners.mean(0) + (corners - corners.mean(0)) * min(1.0, size / np.ptp(corners, axis=0).max())
     corners += np.maximum(0, -corners.min(0)) - np.maximum(0, corners.max(0) - size)
-    half = np.float32(0.5)  # OpenCV's coordinates are those of the pixels' centres
-    matrix = cv2.getPerspectiveTransform(unit * sides + start - half, (corners - half).astype(np.float32))
-    return cv2.warpPerspective(ink, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    # OpenCV's coordinates are those of the pixels' centres
+    matrix = cv2.getPerspectiveTransform(np.float32(before - 0.5), np.float32(corners - 0.5))
+    opaque = ink[:, :, 3].min() == 255  # a picture with a ground of its own, which goes on beyond its edges
+    border = cv2.BORDER_REPLICATE if opaque else cv2.BORDER_CONSTANT
+    return cv2.warpPerspective(ink, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
 
 
 def tint(colours: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """All colours drawn towards a random one, by at most 40 %: a straight mixture, which flattens nothing."""
-    return _mix(colours, random.uniform(0, 255, 3), 0.4 * magnitude * random.uniform())
+    """All colours drawn towards a random one, by at most 30 %: a straight mixture, which flattens nothing."""
+    return _mix(colours, random.uniform(0, 255, 3), 0.3 * magnitude * random.uniform())
 
 
 def fade(colours: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """All colours drawn towards black, white or a grey between, by at most 50 %."""
-    return _mix(colours, np.full(3, random.uniform(0, 255)), 0.5 * magnitude * random.uniform())
+    """All colours drawn towards black, white or a grey between, by at most 35 %."""
+    return _mix(colours, np.full(3, random.uniform(0, 255)), 0.35 * magnitude * random.uniform())
 
 
 def change_gamma(colours: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """Levels to the power of at most 1.7, or its inverse."""
-    power = 1.7 ** (magnitude * random.uniform(-1, 1))
+    """Levels to the power of at most 1.4, or its inverse."""
+    power = 1.4 ** (magnitude * random.uniform(-1, 1))
     return cv2.LUT(colours, np.rint(255 * (np.arange(256) / 255) ** power).astype(np.uint8))
 
 
 def desaturate(colours: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """Colours drawn towards their own grey, by at most 60 %: what only their hue tells apart must stay apart."""
+    """Colours drawn towards their own grey, by at most 50 %: what only their hue tells apart must stay apart."""
     grey = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)[:, :, None]
-    return _mix(colours, grey, 0.6 * magnitude * random.uniform())
-
-
-def invert(colours: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """The negative, whatever the magnitude."""
-    return 255 - colours
+    return _mix(colours, grey, 0.5 * magnitude * random.uniform())
 
 
 def _mix(colours: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
     return np.rint(colours * (1 - share) + other * share).astype(np.uint8)
+
+
+def invert(picture: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
+    """The negative of mark and ground, whatever the magnitude: of the mark alone, black letters would vanish on white."""
+    return 255 - picture
 
 
 def add_noise(picture: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
@@ -185,10 +188,10 @@ ON_INK: dict[str, Change] = {"shear": shear, "perspective": perspective}
 ON_COLOURS: dict[str, Change] = {
     name: lambda ink, magnitude, random, change=change: recolour(ink, lambda straight: change(straight, magnitude, random))
     for name, change in {
-        "tint": tint, "fade": fade, "gamma": change_gamma, "desaturate": desaturate, "invert": invert,
+        "tint": tint, "fade": fade, "gamma": change_gamma, "desaturate": desaturate,
     }.items()
 }  # fmt: skip
-ON_PICTURE: dict[str, Change] = {"noise": add_noise, "sharpen": sharpen}
+ON_PICTURE: dict[str, Change] = {"invert": invert, "noise": add_noise, "sharpen": sharpen}
 
 
 class Mixing:

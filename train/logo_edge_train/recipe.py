@@ -131,7 +131,7 @@ class AugmentConfig:
     p_cutmix: float = 0.0
     mix_alpha: float = 1.0
     mixup_pairs: tuple[str, ...] = ("gradient+gradient", "complex+complex", "complex+gradient")
-    cutmix_pairs: tuple[str, ...] = ("gradient+gradient", "complex+complex", "simple+simple")
+    cutmix_pairs: tuple[str, ...] = ("gradient+gradient", "complex+complex")
     adapt_intensity: float = 0.0
 
 
