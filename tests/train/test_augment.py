@@ -130,7 +130,7 @@ def test_an_operation_keeps_lettering_whole(name):
 @pytest.mark.parametrize("name", ["shear", "perspective"])
 def test_nothing_is_pushed_off_the_canvas(name):
     for view in views_under(name, corners()):
-        for channel in np.eye(3, dtype=int).tolist() + [[1, 0, 1]]:
+        for channel in [*np.eye(3, dtype=int).tolist(), [1, 0, 1]]:
             strong = np.where(np.array(channel) == 1, view > 120, view < 60).all(2)
             assert strong.sum() > 40, channel
 
@@ -157,7 +157,8 @@ def test_weakened_to_nothing_a_view_is_the_logo_itself_and_half_as_strong_half_a
 
 
 @pytest.mark.parametrize(
-    "text", ["", "mirror 0.5 0.5", "shear 0.5", "shear 0.5 1.5", "shear -0.1 0.5", "shear a b", "shear 0.1 0.1 0.1"]
+    "text",
+    ["", "0.5 0.5", "mirror 0.5 0.5", "shear 0.5", "shear 0.5 1.5", "shear -0.1 0.5", "shear a b", "shear 0.1 0.1 0.1"],
 )
 def test_a_policy_of_another_form_is_refused_by_name(text):
     with pytest.raises(RecipeError, match=f"operation '{text}'; expected name, probability and magnitude"):
@@ -189,7 +190,7 @@ def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
 
 def test_mixup_mixes_as_timm_does():
     views = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    np.random.seed(4)
+    np.random.seed(5)
     planes = torch.from_numpy(views).permute(0, 3, 1, 2).float()
     expected, targets = Mixup(1.0, 0.0, label_smoothing=0.0, num_classes=2, mode="batch")(planes, torch.tensor([0, 1]))
     mixed, share = mix_views("mixup", *views, float(targets[0, 0]), np.random.default_rng(0))

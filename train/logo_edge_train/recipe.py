@@ -49,11 +49,11 @@ class Operation:
     @classmethod
     def parse(cls, text: str) -> Operation:
         """`name probability magnitude`. Raises RecipeError for any other form, name or range."""
-        name, *numbers = text.split()
         try:
+            name, *numbers = text.split()
             probability, magnitude = map(float, numbers)
         except ValueError:
-            probability = magnitude = -1.0
+            name, probability, magnitude = "", -1.0, -1.0
         if name not in OPERATIONS or not (0 <= probability <= 1 and 0 <= magnitude <= 1):
             raise RecipeError(
                 f"operation {text!r}; expected name, probability and magnitude, 0 to 1 each, such as 'shear 0.3 0.5', "
