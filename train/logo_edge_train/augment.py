@@ -63,8 +63,9 @@ class LogoAugmentation:
         ink = self._place(image, random)  # (S, S, 4) uint8, premultiplied
         ink = self.on_ink(image=ink)["image"]
         ink = operate(ON_INK, drawn, ink, policy_random)
-        ink = recolour(ink, lambda straight: self.on_colours(image=straight)["image"])
-        ink = operate(ON_COLOURS, drawn, ink, policy_random)
+        ink = recolour(
+            ink, lambda straight: operate(ON_COLOURS, drawn, self.on_colours(image=straight)["image"], policy_random)
+        )
         picture = lay_on_background(ink, self.contract, random, self.config.p_background)
         picture = operate(ON_PICTURE, drawn, picture, policy_random)
         return self.on_picture(image=picture)["image"]
@@ -179,18 +180,12 @@ def add_noise(picture: np.ndarray, magnitude: float, random: np.random.Generator
 
 def sharpen(picture: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
     """Unsharp masking by at most its whole difference to a blur of 1 px."""
-    return cv2.addWeighted(
-        picture, 1 + (amount := magnitude * random.uniform()), cv2.GaussianBlur(picture, (0, 0), 1), -amount, 0
-    )
+    amount = magnitude * random.uniform()
+    return cv2.addWeighted(picture, 1 + amount, cv2.GaussianBlur(picture, (0, 0), 1), -amount, 0)
 
 
 ON_INK: dict[str, Change] = {"shear": shear, "perspective": perspective}
-ON_COLOURS: dict[str, Change] = {
-    name: lambda ink, magnitude, random, change=change: recolour(ink, lambda straight: change(straight, magnitude, random))
-    for name, change in {
-        "tint": tint, "fade": fade, "gamma": change_gamma, "desaturate": desaturate,
-    }.items()
-}  # fmt: skip
+ON_COLOURS: dict[str, Change] = {"tint": tint, "fade": fade, "gamma": change_gamma, "desaturate": desaturate}
 ON_PICTURE: dict[str, Change] = {"invert": invert, "noise": add_noise, "sharpen": sharpen}
 
 

@@ -64,12 +64,13 @@ class LogoDataset(Dataset):
         epoch, index = divmod(position, len(self.rows))
         pixels = self._view(epoch, index) if self.augmentation else self.images[index]
         target, weight = self.targets[index], self.weights[index]
-        random = np.random.default_rng((self.seed, epoch, index, 1))
-        if self.mixing and (drawn := self.mixing.draw(index, random)):
-            kind, partner, share = drawn
-            pixels, share = mix_views(kind, pixels, self._view(epoch, partner), share, random)
-            target = (share * target + (1 - share) * self.targets[partner]).astype(np.float32)
-            weight = share * weight + (1 - share) * self.weights[partner]
+        if self.mixing:
+            random = np.random.default_rng((self.seed, epoch, index, 1))
+            if drawn := self.mixing.draw(index, random):
+                kind, partner, share = drawn
+                pixels, share = mix_views(kind, pixels, self._view(epoch, partner), share, random)
+                target = (share * target + (1 - share) * self.targets[partner]).astype(np.float32)
+                weight = share * weight + (1 - share) * self.weights[partner]
         return (
             torch.from_numpy(np.array(pixels)), torch.from_numpy(target), torch.tensor(weight, dtype=torch.float32), position,
         )  # fmt: skip
