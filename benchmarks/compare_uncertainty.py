@@ -38,7 +38,8 @@ from logo_edge_report.outliers import FAMILIES, NEAR
 from logo_edge_report.statistics import area_under_risk_coverage, auroc
 from logo_edge_train.dataset import LogoDataset, pixels_of, soft_label
 from logo_edge_train.fetch import fetch_logos, renders_folder
-from logo_edge_train.fit import count_loaders, fit, supervised_objective
+from logo_edge_train.fit import count_loaders, fit
+from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.novelty import (
     Familiarity,
@@ -55,7 +56,7 @@ from logo_edge_train.recipe import BayesConfig
 from logo_edge_train.runs import Run, load_weights, read_run, save_logits, save_member, versions, write_json
 from logo_edge_train.train import accuracy_on, ensemble_logits, evaluation_sets, pick_device
 from logo_edge_train.uncertainty import (
-    bayesian_objective,
+    BayesianObjective,
     decompose,
     entropy,
     sample_logits,
@@ -200,7 +201,7 @@ def fit_bayesian(
             use_votes=settings.use_votes, class_weight_power=settings.class_weight_power, seed=member["seed"],
         )  # fmt: skip
         val = evaluation_sets(pictures.manifest, run.classes, size_px, ("val",))["val"]
-        objective = bayesian_objective(supervised_objective(settings.label_smoothing), config, len(dataset))
+        objective = BayesianObjective(supervised_objective(settings.label_smoothing), config, len(dataset))
         with FitProgress() as progress:
             fitted, _ = fit(
                 network, dataset, objective, settings, state=place / "network.state", seed=member["seed"], device=device,

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from logo_edge_train.fit import fit, supervised_objective
+from logo_edge_train.fit import fit
+from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, FitConfig
 from logo_edge_train.resources import peak_memory

@@ -415,6 +415,25 @@ def few_shot() -> str:
     return markdown(header, rows)
 
 
+def augmentation() -> str:
+    """What each operation costs on held-out logos of train, and how often the policy has it."""
+    if not (figures := read_if_there("augmentation")):
+        return missing("augmentation", "python benchmarks/search_augmentation.py")
+    policy = {text.split()[0]: text.split()[1:] for text in figures["policy"]}
+    rows = []
+    for name, cost in figures["costs"].items():
+        operation, magnitude = name.split()
+        probability, chosen = policy.get(operation, ("0", ""))
+        worst = max(cost["by_class"], key=cost["by_class"].get)
+        rows.append([operation, magnitude, f"{cost['cost']:+.3f} ± {1.96 * cost['standard_error']:.3f}",
+                     f"{cost['by_class'][worst]:+.3f} (`{worst}`)", probability if magnitude == chosen else ""])  # fmt: skip
+    settings = figures["settings"]
+    note = (
+        f"\n\n{settings['network']}, {settings['epochs']} epochs, {settings['folds']} folds of train; 95 % intervals."
+    )
+    return markdown(["operation", "magnitude", "cost, nats", "in the worst class", "probability"], rows) + note
+
+
 TABLES = {
     "demo": demo,
     "default_bundle": default_bundle,
@@ -436,6 +455,7 @@ TABLES = {
     "logo_vit": logo_vit,
     "uncertainty": uncertainty,
     "detectors": detectors,
+    "augmentation": augmentation,
 }
 
 

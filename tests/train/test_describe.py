@@ -15,10 +15,12 @@ from logo_edge_train.describe import (
     UNLABELLED,
     cohen_kappa,
     describe_manifest,
+    plot_augmented,
     plot_description,
     plot_samples,
     print_description,
 )
+from logo_edge_train.recipe import OPERATIONS, AugmentConfig
 
 
 def make_row(at: int, label: str, split: str, **changes) -> LogoRow:
@@ -109,6 +111,24 @@ def test_a_contact_sheet_of_missing_renders_says_what_to_do(tmp_path):
     with pytest.raises(DatasetError, match="logo-edge data fetch"):
         plot_samples(make_manifest(tmp_path), tmp_path, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_the_augmented_sheet_shows_every_operation_and_mix_line_by_line(tmp_path):
+    manifest = make_manifest(tmp_path)
+    for row in manifest.rows:
+        Image.new("RGB", (40, 40), "red" if row.label == "cat" else "blue").save(tmp_path / row.icon)
+    config = AugmentConfig(mixup_pairs=("cat+dog",), cutmix_pairs=("cat+cat",))
+    plot_augmented(manifest, tmp_path, config, tmp_path / "sheet.png", per_class=2)
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
+    lines = np.array_split(pixels, 2 + 2 * len(OPERATIONS) + 2)
+    assert all(len(line) == pytest.approx(104, abs=1) for line in lines)
+    assert ((lines[0] == (255, 0, 0)).all(2).sum(), (lines[0] == (0, 0, 255)).all(2).sum()) == pytest.approx(
+        (2 * 96 * 96, 2 * 96 * 96), rel=0.05
+    )
+    inverted = lines[2 + 2 * OPERATIONS.index("invert")]
+    assert (inverted == (0, 255, 255)).all(2).sum() == pytest.approx(2 * 96 * 96, rel=0.05)
+    assert (lines[-2] == (153, 0, 102)).all(2).sum() == pytest.approx(2 * 96 * 96, rel=0.05), "three fifths of the cat"
+    assert (lines[-1] == (0, 0, 255)).all(2).sum() == 0, "no dog is in a pair of cats"
 
 
 def printed(description) -> str:

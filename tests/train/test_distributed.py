@@ -25,8 +25,10 @@ from torch.utils.data import default_collate
 
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train import distributed
+from logo_edge_train.augment import Intensity
 from logo_edge_train.dataset import LogoDataset
-from logo_edge_train.fit import fit, predict_logits, supervised_objective
+from logo_edge_train.fit import fit, predict_logits
+from logo_edge_train.losses import SupervisedObjective, supervised_objective
 from logo_edge_train.models import LogoNetwork, normalise
 from logo_edge_train.recipe import FitConfig, SamConfig
 from logo_edge_train.runs import read_run
@@ -87,6 +89,16 @@ def fit_logos(folder: Path, config: FitConfig, state: Path, report=lambda _: Non
         report=report,
     )  # fmt: skip
     return network, average, history
+
+
+def fit_adaptively(folder: Path, state: Path) -> dict[str, torch.Tensor]:
+    """What the objective has learned of classes and logos after a fit."""
+    logos = read_logos(folder)
+    config = FitConfig(**{**vars(EPOCHS), "focal_gamma": 2.0, "adaptive_focal": True})
+    objective = SupervisedObjective(config, logos.classes, Intensity(len(logos), 0.5))
+    fit(build_network(), logos, objective, config, state=state, seed=3, device=CPU, evaluate=lambda _: {},
+        report=lambda _: None)  # fmt: skip
+    return objective.state_dict()
 
 
 def gradients(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -171,6 +183,7 @@ def work(folder: Path, out: Path) -> dict:
         found[f"vit {aleatoric}"] = vit_average.state_dict()
         distributed.on_main((out / "vit.state").unlink)()
         distributed.wait()
+    found["objective"] = fit_adaptively(folder, out / "adaptive.state")
     found["contrast loss"], found["contrast gradients"] = contrast(make_views())
     found["logits"] = predict_logits(average, read_logos(folder, "val"), CPU)
     found["one logit"] = predict_logits(average, OneLogo(), CPU)
@@ -325,6 +338,16 @@ def test_two_ranks_learn_what_one_process_learns_and_agree_to_the_last_bit(toget
 def test_ranks_agree_on_a_network_whose_loss_may_leave_a_head_alone(together, aleatoric):
     first, second = (rank[f"vit {aleatoric}"] for rank in together)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_ranks_learn_the_same_recalls_and_losses_as_one_process(together, alone):
+    first, second = (rank["objective"] for rank in together)
+    assert alone["objective"].keys() == {"seen", "hit", "intensity.losses", "intensity.strengths"}
+    for name, tensor in alone["objective"].items():
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(first[name], tensor, atol=0.05 if "strengths" in name else 1e-3), name
+    assert alone["objective"]["seen"].min() > 0
+    assert alone["objective"]["intensity.losses"].isfinite().all()
 
 
 def test_every_rank_has_all_predictions_in_order(together, logos):

@@ -21,7 +21,8 @@ from logo_edge_train import train as train_module
 from logo_edge_train.commands import train
 from logo_edge_train.dataset import LogoDataset, check_classes, class_weights, soft_label, stratified_sample
 from logo_edge_train.estimate import extrapolate, finish
-from logo_edge_train.fit import fit, predict_logits, supervised_objective
+from logo_edge_train.fit import fit, predict_logits
+from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, load_imagenet_weights, normalise
 from logo_edge_train.recipe import Architecture, AugmentConfig, FitConfig, SamConfig, recipe_from_dict
 from logo_edge_train.runs import load_network, read_run, save_member

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from logo_edge.errors import RecipeError
 from logo_edge_compress.export import export_onnx
 from logo_edge_compress.verify import EXPORTED, run_onnx, verify
-from logo_edge_train.fit import noisy_log_softmax, supervised_objective
+from logo_edge_train.losses import noisy_log_softmax, supervised_objective
 from logo_edge_train.models import (
     LogoNetwork,
     attention_focus,

@@ -22,7 +22,8 @@ from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_ma
 from logo_edge_train import parallel, tracker
 from logo_edge_train.commands import train
 from logo_edge_train.dataset import LogoDataset
-from logo_edge_train.fit import fit, supervised_objective
+from logo_edge_train.fit import fit
+from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers
 from logo_edge_train.optim import optimizer_scalars
 from logo_edge_train.progress import FitProgress, describe_epoch, sparkline

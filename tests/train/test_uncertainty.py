@@ -21,14 +21,16 @@ from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, targets_
 from logo_edge.metrics import fit_temperature, negative_log_likelihood, softmax
 from logo_edge_compress.export import export_onnx
 from logo_edge_train.dataset import LogoDataset, pixels_of
-from logo_edge_train.fit import fit, parameter_groups, supervised_objective
+from logo_edge_train.fit import fit
+from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import BayesianLinear, LogoNetwork, bayesian_layers
 from logo_edge_train.models.bayesian import RHO_SCALE
+from logo_edge_train.optim import parameter_groups
 from logo_edge_train.recipe import AugmentConfig, BayesConfig, FitConfig, recipe_from_dict
 from logo_edge_train.runs import read_run, run_identity
 from logo_edge_train.train import ensemble_logits, train_ensemble
 from logo_edge_train.uncertainty import (
-    bayesian_objective,
+    BayesianObjective,
     decompose,
     sample_logits,
     weigh_members,
@@ -165,7 +167,7 @@ def test_step_by_step_the_mean_of_many_draws_learns_as_with_torch_uncertainty_s_
     torch.manual_seed(1)
     features, targets = torch.randn(12, 6), torch.randint(0, 3, (12,))
     config = BayesConfig(enabled=True, kl_warmup_epochs=0)
-    objective = bayesian_objective(supervised_objective(0.0), config, logos=12)
+    objective = BayesianObjective(supervised_objective(0.0), config, logos=12)
     batch = [features, nn.functional.one_hot(targets, 3).float(), torch.ones(12), torch.arange(12)]
     elbo = ELBOLoss(theirs, nn.CrossEntropyLoss(), kl_weight=1 / 12, num_samples=400)
     rhos = {"params": [ours.weight_rho, ours.bias_rho], "lr": 0.1 / RHO_SCALE**2}  # they and their gradients are scaled
@@ -195,9 +197,13 @@ def test_the_kl_grows_by_the_epoch_until_it_counts_in_full():
     network = seeded()
     network.learn_deviations(BAYES)
     (layer,) = bayesian_layers(network)
-    objective = bayesian_objective(lambda *_: {}, replace(BAYES, kl_weight=0.5, kl_warmup_epochs=4), logos=10)
-    whole = 0.5 * float(layer.kl_divergence().detach()) / 10
-    shares = [float(objective(network, torch.tensor([10 * epoch + 7]))["kl"]) / whole for epoch in range(6)]
+    config = replace(BAYES, kl_weight=0.5, kl_warmup_epochs=4)
+    batch = (torch.zeros(1, 32, 32, 3, dtype=torch.uint8), torch.eye(3)[:1], torch.ones(1), torch.arange(1))
+    objective = BayesianObjective(supervised_objective(0.1), config, logos=10)
+    whole, shares = 0.5 * float(layer.kl_divergence().detach()) / 10, []
+    for epoch in range(6):
+        shares.append(float(objective(network, *batch)["kl"]) / whole)
+        objective.end_epoch(epoch)
     assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
 
 
@@ -288,7 +294,7 @@ def fit_bayesian(manifest: Manifest, state, *, stop_after: int | None = None):
             raise Interrupted
 
     return fit(
-        network, dataset, bayesian_objective(supervised_objective(0.1), BAYES, len(dataset)),
+        network, dataset, BayesianObjective(supervised_objective(0.1), BAYES, len(dataset)),
         FitConfig(epochs=3, batch_size=8, accumulate=2), state=state, seed=3, device=CPU, evaluate=lambda _: {}, report=report,
     )  # fmt: skip
 

@@ -101,6 +101,10 @@ def describe(
     manifest: Path | None = typer.Argument(None, metavar="[MANIFEST]", help="Left out: the project's own labels.csv."),
     plot: Path | None = typer.Option(None, "--plot", help="Write bars of splits and classes to this PNG."),
     samples: Path | None = typer.Option(None, "--samples", help="Write a sheet of sample logos to this PNG."),
+    augmented: Path | None = typer.Option(
+        None, "--augmented", help="Write a sheet of what augmentation makes of logos of each class to this PNG."
+    ),
+    recipe: str = typer.Option("cpu", "--recipe", help="Whose train.augment the sheet of --augmented shows as well."),
     proposals: Path | None = typer.Option(
         None, "--proposals", help="Measure `organize`'s label proposals against the labels; write JSON here."
     ),
@@ -118,6 +122,12 @@ def describe(
     if samples:
         stage.plot_samples(rows, renders_folder(), samples)
         typer.echo(f"wrote {samples}")
+    if augmented:
+        need_torch()
+        from logo_edge_train.recipe import load_recipe
+
+        stage.plot_augmented(rows, renders_folder(), load_recipe(recipe).train.augment, augmented)
+        typer.echo(f"wrote {augmented}")
     if proposals:
         from logo_edge_train.organize import measure_proposal_accuracy
         from logo_edge_train.runs import write_json

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
-from logo_edge_train.augment import LogoAugmentation
+from logo_edge_train.augment import INTENSITIES, Intensity, LogoAugmentation, Mixing, mix_views, weaken
 from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
+from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_file
 from logo_edge_train.recipe import AugmentConfig
-from logo_edge_train.runs import file_hash
+from logo_edge_train.runs import file_hash, write_json
 
 LOOKALIKE = 0.97
 KEPT_SCALE = 1.5  # longer side of the images held in memory, in input sizes
@@ -30,16 +33,24 @@ class LogoDataset(Dataset):
     pixels: (S, S, 3) uint8; target: (K,) float32 summing to 1, or all 0 without a label; weight: float32 scalar.
 
     With `augment`, item `epoch * len(rows) + i` is a random view of logo i that depends on (seed, epoch, i) alone, so
-    that an interrupted run sees the same views again; without, item i has the exact preprocessing of the runtime.
+    that an interrupted run sees the same views again; without, item i has the exact preprocessing of the runtime. With
+    an `intensity` the views of a logo are as strong as it says. A view that `augment` mixes with another logo's has the
+    mixture of both targets and weights.
     """
 
     def __init__(
         self, manifest: Manifest, rows: list[LogoRow], classes: tuple[str, ...], renders: Path, *, size_px: int,
         augment: AugmentConfig | None = None, use_votes: bool = False, class_weight_power: float = 0.0, seed: int = 0,
+        intensity: Intensity | None = None,
     ):  # fmt: skip
-        self.rows, self.classes, self.seed = rows, classes, seed
+        self.rows, self.classes, self.seed, self.intensity = rows, classes, seed, intensity
         self.contract = InputContract(size_px)
         self.augmentation = LogoAugmentation(augment, self.contract) if augment else None
+        self.weakened = [
+            LogoAugmentation(weaken(augment, level / INTENSITIES), self.contract) for level in range(INTENSITIES)
+        ] if intensity else []  # fmt: skip
+        mixes = augment and augment.p_mixup + augment.p_cutmix
+        self.mixing = Mixing(augment, [row.label for row in rows]) if mixes else None
         self.targets = np.stack([soft_label(row, classes, use_votes) for row in rows]).astype(np.float32)  # (N, K)
         self.weights = self.targets @ class_weights(rows, classes, class_weight_power) + (self.targets.sum(1) == 0)
         kept_px = round(size_px * KEPT_SCALE) if augment else 0
@@ -51,18 +62,27 @@ class LogoDataset(Dataset):
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
         epoch, index = divmod(position, len(self.rows))
-        image = self.images[index]
-        if self.augmentation:
-            seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]
-            pixels = self.augmentation(image.convert("RGBa") if image.mode != "RGBa" else image, int(seed))
-        else:
-            pixels = image
+        pixels = self._view(epoch, index) if self.augmentation else self.images[index]
+        target, weight = self.targets[index], self.weights[index]
+        if self.mixing:
+            random = np.random.default_rng((self.seed, epoch, index, 1))
+            if drawn := self.mixing.draw(index, random):
+                kind, partner, share = drawn
+                pixels, share = mix_views(kind, pixels, self._view(epoch, partner), share, random)
+                target = (share * target + (1 - share) * self.targets[partner]).astype(np.float32)
+                weight = share * weight + (1 - share) * self.weights[partner]
         return (
-            torch.from_numpy(np.array(pixels)),
-            torch.from_numpy(self.targets[index]),
-            torch.tensor(self.weights[index], dtype=torch.float32),
-            position,
-        )
+            torch.from_numpy(np.array(pixels)), torch.from_numpy(target), torch.tensor(weight, dtype=torch.float32), position,
+        )  # fmt: skip
+
+    def _view(self, epoch: int, index: int) -> np.ndarray:
+        """The random view of logo `index` in an epoch, (S, S, 3) uint8."""
+        image = self.images[index]
+        strength = self.intensity.strength(epoch, index) if self.intensity else 1.0
+        level = round(strength * INTENSITIES)
+        draw = self.weakened[level] if level < INTENSITIES else self.augmentation
+        seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]
+        return draw(image.convert("RGBa") if image.mode != "RGBa" else image, int(seed))
 
     @property
     def hard_targets(self) -> np.ndarray:
@@ -106,6 +126,18 @@ def check_classes(rows: list[LogoRow], classes: tuple[str, ...], split: str, not
         raise DatasetError(
             f"split {split!r}{note} has no logo of class {', '.join(missing)}; expected all of {', '.join(classes)}"
         )
+
+
+def measure_rows(manifest: Manifest, rows: list[LogoRow], renders: Path, cache: Path) -> list[LogoMeasurements]:
+    """Each row's measurements: read from the JSON file `cache`, or taken now, and written there, if they are not all in it."""
+    names = [f"{row.package}/{row.icon}" for row in rows]
+    known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
+    if not known.keys() >= set(names):
+        paths = [manifest.image_path(row, renders) for row in rows]
+        measured = map_over_images(measure_file, paths, title="Measuring train")
+        known |= {name: asdict(found) for name, found in zip(names, measured, strict=True)}
+        write_json(cache, known)
+    return [LogoMeasurements(**known[name]) for name in names]
 
 
 def stratified_sample(rows: list[LogoRow], count: int, seed: int = 0) -> list[LogoRow]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from logo_edge.errors import DatasetError, ImageError
 from logo_edge.images import load_image
 from logo_edge.manifest import SPLITS, LogoRow, Manifest
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_train.recipe import OPERATIONS, AugmentConfig
 
 UNLABELLED = "(no label)"
 THUMBNAIL_PX = 96
@@ -144,29 +145,83 @@ def plot_samples(
     The same seed picks the same logos. Raises DatasetError where an image cannot be read.
     """
     import numpy as np
-    from matplotlib.figure import Figure
 
     if not manifest.classes:
         raise DatasetError(f"the manifest in {manifest.folder} has no labels; a contact sheet shows logos by class")
     rng = np.random.default_rng(seed)
     contract = InputContract(size_px=THUMBNAIL_PX)
-    rows_high, gap_px = len(manifest.classes), 8
-    step_px = THUMBNAIL_PX + gap_px
-    sheet = np.full((rows_high * step_px, per_class * step_px, 3), 255, np.uint8)
-    for at, name in enumerate(manifest.classes):
+    lines = {}
+    for name in manifest.classes:
         own = [row for row in manifest.rows if row.label == name]
         picked = [own[i] for i in rng.permutation(len(own))[:per_class]]
-        for column, row in enumerate(picked):
+        lines[name] = [_load(manifest, row, renders_dir, contract) for row in picked]
+    _write_sheet(lines, path)
+
+
+def plot_augmented(
+    manifest: Manifest, renders_dir: Path, config: AugmentConfig, path: str | os.PathLike, *, per_class: int = 3, seed: int = 0
+) -> None:  # fmt: skip
+    """Writes a sheet for a person to check: what augmentation makes of logos of each class of the train split.
+
+    The same logos, `per_class` of each class in order, line after line: as they are, as `config` makes them, under
+    each operation of a policy at half and full magnitude, and mixed with a logo of the class that the line names.
+    Raises DatasetError where a class has no logo in train.
+    """
+    import numpy as np
+
+    from logo_edge_train.augment import LogoAugmentation, find_partners, mix_views, weaken
+    from logo_edge_train.dataset import check_classes, load_images
+
+    contract, rng, rows = InputContract(size_px=THUMBNAIL_PX), np.random.default_rng(seed), manifest.split("train")
+    check_classes(rows, manifest.classes, "train")
+    picked = []
+    for name in manifest.classes:
+        own = [row for row in rows if row.label == name]
+        picked += [own[i] for i in rng.permutation(len(own))[:per_class]]
+    images = [image.convert("RGBA").convert("RGBa") for image in load_images(manifest, picked, renders_dir)]
+    labels = [row.label for row in picked]
+
+    def draw(config: AugmentConfig) -> list[np.ndarray]:
+        augmentation = LogoAugmentation(config, contract)
+        return [augmentation(image, seed + index) for index, image in enumerate(images)]
+
+    still = weaken(config, 0.0)
+    plain = draw(still)
+    lines = {"as they are": plain, "as the recipe has them": draw(config)}
+    for name in OPERATIONS:
+        for magnitude in (0.5, 1.0):
+            lines[f"{name} {magnitude:g}"] = draw(replace(still, policy=(f"{name} 1 {magnitude}",)))
+    for kind, pairs in (("mixup", config.mixup_pairs), ("cutmix", config.cutmix_pairs)):
+        for pair in pairs:
+            partners, mixed = find_partners([pair], labels), []
+            for index, label in enumerate(labels):
+                others = [other for other in partners.get(label, ()) if other != index]
+                view = np.full_like(plain[0], 255)
+                if others:
+                    view, _ = mix_views(kind, plain[index], plain[int(rng.choice(others))], 0.6, rng)
+                mixed.append(view)
+            lines[f"{kind} {pair}"] = mixed
+    _write_sheet(lines, path)
+
+
+def _write_sheet(lines: dict[str, list], path: str | os.PathLike) -> None:
+    """Writes thumbnails line by line, each line under its name."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    step_px = THUMBNAIL_PX + 8
+    sheet = np.full((len(lines) * step_px, max(map(len, lines.values())) * step_px, 3), 255, np.uint8)
+    for at, thumbnails in enumerate(lines.values()):
+        for column, thumbnail in enumerate(thumbnails):
             top, left = at * step_px, column * step_px
-            thumbnail = _load(manifest, row, renders_dir, contract)
             sheet[top : top + THUMBNAIL_PX, left : left + THUMBNAIL_PX] = thumbnail
-    label_inches, dots_per_inch = 1.2, 100
+    label_inches, dots_per_inch = 0.3 + 0.09 * max(map(len, lines)), 100
     width, height = sheet.shape[1] / dots_per_inch + label_inches, sheet.shape[0] / dots_per_inch
     figure = Figure(figsize=(width, height), dpi=dots_per_inch)
     axes = figure.add_axes((label_inches / width, 0, 1 - label_inches / width, 1))
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-    for at, name in enumerate(manifest.classes):
+    for at, name in enumerate(lines):
         middle = 1 - (at * step_px + THUMBNAIL_PX / 2) / sheet.shape[0]
         figure.text(0.1 / width, middle, name, va="center", fontsize=11)
     _write_whole(path, lambda part: figure.savefig(part, format="png", dpi=dots_per_inch))

@@ -108,7 +108,9 @@ def _try_teachers(
 ) -> list[StageEstimate]:
     count = len(stratified_sample(manifest.split("train"), config.fit.max_images))
     images = min(_trial_images(config.fit.batch_size, device), count)
-    trial, reports = replace(config, fit=replace(_trial_fit(config.fit), max_images=images)), {}
+    # a curriculum takes as long as none, and what it goes by would be measured in each process
+    fit = replace(_trial_fit(config.fit), max_images=images, curriculum_epochs=0.0)
+    trial, reports = replace(config, fit=fit), {}
     jobs = [(manifest_path, trial, index, folder, str(device), set(), None) for index in range(len(config.teachers))]
     run_side_by_side(fit_member, jobs, _keep(reports), workers=workers)
     held_out = [len(manifest.split(*splits)) for splits in (("val",), ("val", "calib", "test"))]

@@ -23,6 +23,7 @@ from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import FitConfig
 from logo_edge_train.resources import gpu_utilisation, keep_memory, peak_memory
 from logo_edge_train.runs import save_member
+from logo_edge_train.sampling import EpochOrder
 from logo_edge_train.schedule import Schedule
 from logo_edge_train.state import load_state, read_history, save_state
 
@@ -31,16 +32,16 @@ Objective = Callable[..., dict[str, torch.Tensor]]
 
 Each loss is a mean over the batch's first dimension: fit may hand the batch over in parts, and takes the parts' mean. It
 may hand it over twice, the second time to perturbed weights: what adapts to the batches asks `optim.is_perturbed`.
+One that is an nn.Module is told when a step and an epoch end, and its buffers are kept in the state: see losses.py.
 """
 
 Report = Callable[[dict], None]
-NOISE_SAMPLES = 16  # of the logits, where their variance is learned
 
 
 def fit(
     network: nn.Module, dataset: LogoDataset, objective: Objective, config: FitConfig, *, state: Path, seed: int,
     device: torch.device, evaluate: Callable[[nn.Module], dict], report: Report, collate: Callable = default_collate,
-    loaders: int = 0, snapshots: Path | None = None,
+    loaders: int = 0, snapshots: Path | None = None, order: EpochOrder | None = None,
 ) -> tuple[nn.Module, list[dict]]:  # fmt: skip
     """The network's exponential moving average after the last epoch, and one record per epoch.
 
@@ -48,7 +49,8 @@ def fit(
     belongs to the same configuration, fitting goes on from there. `report` gets a dict per step and per epoch, and one
     with the epochs so far where fitting goes on. `loaders` is the number of processes that make batches beside this
     one, ahead and for the whole fit; 0 makes them in this one. With `snapshots`, the averaged weights after epoch 3 are
-    kept as SNAPSHOTS/epoch-003.safetensors (float16, as `save_member` writes them).
+    kept as SNAPSHOTS/epoch-003.safetensors (float16, as `save_member` writes them). `order` is that of the items in each
+    epoch; left out, they are shuffled.
 
     Under torchrun every rank calls this, takes its share of each batch and returns the same; the main one alone reports
     and writes. Raises RunError where a batch cannot be shared equally, or the loss or its gradient is not finite, naming
@@ -68,7 +70,8 @@ def fit(
     batch_size = _shareable_batch(config, len(dataset))  # over all ranks
     steps = len(dataset) // batch_size
     schedule = Schedule(network, config, steps, len(read_history(state)))
-    history = load_state(state, network, ema, schedule.optimizer, config)
+    adaptive = objective if isinstance(objective, nn.Module) else None
+    history = load_state(state, network, ema, schedule.optimizer, config, adaptive)
     sharpness = SharpnessAware(network, config.sam, history)
     add_gradients = partial(_add_gradients, learner, replica, objective, batch_size, config)
     if history:
@@ -77,10 +80,11 @@ def fit(
         distributed.on_main(_remove_snapshots)(snapshots, after=len(history))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    batches = _BatchSampler(len(dataset), batch_size, range(len(history), config.epochs), seed)
-    loader = iter(_training_loader(dataset, batches, collate, loaders, device))
+    order = order or EpochOrder(len(dataset), seed)
+    batches = _BatchSampler(len(dataset), batch_size, range(len(history), config.epochs), order)
+    loader = iter(_training_loader(dataset, batches, collate, min(loaders, steps), steps, device))
     for epoch in range(len(history), config.epochs):
-        torch.manual_seed(seed * 1_000_003 + epoch + (distributed.rank() << 40))  # dropout, the same after a resume
+        torch.manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 500_009)  # dropout, the same after a resume
         start, waited_s, sums, busy = time.perf_counter(), 0.0, {}, []
         network.train()
         for step in range(steps):
@@ -93,6 +97,8 @@ def fit(
             losses = sharpness.add_gradients(optimizer, add) if schedule.phase.sharp else add()
             norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
             optimizer.step()
+            if adaptive:
+                adaptive.end_step()
             _update_ema(ema, network, config.ema_decay, epoch * steps + step)
             losses = distributed.reduce_mean({name: value.item() for name, value in losses.items()})
             _check_finite(losses, norm.item(), epoch, step)
@@ -109,10 +115,11 @@ def fit(
         record |= {"epoch": epoch + 1, **evaluate(ema), "seconds": round(time.perf_counter() - start, 2)}
         record |= {**pace, "data_wait": round(waited_s / fitting_s, 4), **peak_memory(device)}
         record |= {"gpu_utilisation": round(sum(busy) / len(busy), 3)} if busy else {}
+        record |= adaptive.end_epoch(epoch) if adaptive else {}
         history.append(record)
         if snapshots:
             distributed.on_main(_save_snapshot)(snapshots, epoch + 1, ema)
-        distributed.on_main(save_state)(state, network, ema, schedule.optimizer, history, config)
+        distributed.on_main(save_state)(state, network, ema, schedule.optimizer, history, config, adaptive)
         report({"kind": "epoch", "epochs": config.epochs, "losses": list(sums), **record})
     return ema, history
 
@@ -181,41 +188,17 @@ def predict_logits(network: nn.Module, dataset: LogoDataset, device: torch.devic
     return np.concatenate(distributed.gather_list(batches))
 
 
-def supervised_objective(label_smoothing: float, *, aleatoric: bool = False) -> Objective:
-    """Cross-entropy on smoothed soft labels, weighted per logo; with `aleatoric` over logits of learned variance."""
-
-    def objective(network, pixels, targets, weights, _positions):
-        smoothed = targets * (1 - label_smoothing) + label_smoothing / targets.shape[1]  # (B, K)
-        if aleatoric:
-            found = network(pixels, whole=True)
-            log_probabilities = noisy_log_softmax(found.logits.float(), found.log_variance.float())
-        else:
-            log_probabilities = network(pixels).float().log_softmax(1)
-        return {"cross_entropy": -((smoothed * log_probabilities).sum(1) * weights).mean()}
-
-    return objective
-
-
-def noisy_log_softmax(logits: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """(B, K): log of the mean softmax over NOISE_SAMPLES draws of Gaussian logits, with mean and log variance (B, K).
-
-    Kendall and Gal 2017, arXiv:1703.04977, equation 12.
-    """
-    noise = torch.randn(NOISE_SAMPLES, *logits.shape, device=logits.device) * (log_variance / 2).exp()  # (T, B, K)
-    return (logits + noise).log_softmax(2).logsumexp(0) - math.log(NOISE_SAMPLES)
-
-
 class _BatchSampler(Sampler):
-    """This rank's share of every batch as positions epoch * N + index, each of the epochs in its own seeded order."""
+    """This rank's share of every batch as positions epoch * N + index, each of the epochs in its own order."""
 
-    def __init__(self, count: int, batch_size: int, epochs: range, seed: int):
-        self.count, self.batch_size, self.epochs, self.seed = count, batch_size, epochs, seed
+    def __init__(self, count: int, batch_size: int, epochs: range, order: EpochOrder):
+        self.count, self.batch_size, self.epochs, self.order = count, batch_size, epochs, order
 
     def __iter__(self) -> Iterator[list[int]]:
         for epoch in self.epochs:
-            order = epoch * self.count + np.random.default_rng((self.seed, epoch)).permutation(self.count)
+            positions = self.order(epoch)
             for start in range(0, self.count - self.batch_size + 1, self.batch_size):
-                yield distributed.share(order[start : start + self.batch_size].tolist())
+                yield distributed.share(positions[start : start + self.batch_size].tolist())
 
     def __len__(self) -> int:
         return self.count // self.batch_size * len(self.epochs)
@@ -227,12 +210,15 @@ def count_loaders(device: torch.device) -> int:
 
 
 def _training_loader(
-    dataset: LogoDataset, batches: Sampler, collate: Callable, loaders: int, device: torch.device
+    dataset: LogoDataset, batches: Sampler, collate: Callable, loaders: int, steps: int, device: torch.device
 ) -> DataLoader:
-    """The batches of all epochs in one go: the processes that make them live on from epoch to epoch, and stay ahead."""
+    """The batches of all epochs in one go: the processes that make them live on from epoch to epoch, and stay ahead.
+
+    By an epoch at most: what a view of the next epoch but one goes by (see augment.Intensity) is not known before.
+    """
     return DataLoader(
         dataset, batch_sampler=batches, num_workers=loaders, collate_fn=collate, pin_memory=device.type == "cuda",
-        prefetch_factor=4 if loaders else None,
+        prefetch_factor=min(4, steps // loaders) if loaders else None,
     )  # fmt: skip
 
 

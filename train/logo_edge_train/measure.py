@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from logo_edge.images import load_image
 from logo_edge.preprocess import InputContract, composite, letterboxed_size
 
 LONG_SIDE_PX = 160
@@ -96,6 +98,11 @@ def measure_logo(image: Image.Image) -> LogoMeasurements:
         runs_down=runs_down,
         symmetry=float((ink[box] & ink[box][:, ::-1]).sum() / ink_area),
     )
+
+
+def measure_file(path: Path) -> LogoMeasurements:
+    """The measurements of an image file. Raises ImageError where it is none."""
+    return measure_logo(load_image(path))
 
 
 def lay_out(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest
 from logo_edge.metrics import wilson_interval
-from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_logo
+from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_file, measure_logo
 
 PROPOSER_FILE = Path(__file__).parent / "data" / "proposal.json"
 SURE_CONFIDENCE = 0.9  # from here on a proposal is right about as often as the annotators agree
@@ -82,7 +82,7 @@ def measure_proposal_accuracy(manifest: Manifest, renders_dir: Path) -> dict:
     for split in ("val", "test"):
         rows = _labelled(manifest, split)
         paths = [manifest.image_path(row, renders_dir) for row in rows]
-        found = [propose_label(m) for m in map_over_images(_measure_file, paths, title=f"Measuring {split}")]
+        found = [propose_label(m) for m in map_over_images(measure_file, paths, title=f"Measuring {split}")]
         right = np.array([proposal.label == row.label for proposal, row in zip(found, rows, strict=True)])
         confidence = np.array([proposal.confidence for proposal in found])
         labels = np.array([row.label for row in rows])
@@ -138,10 +138,6 @@ def _labelled(manifest: Manifest, split: str) -> list[LogoRow]:
 
 def _share(right: np.ndarray) -> dict:
     return {**vars(wilson_interval(int(right.sum()), len(right))), "count": len(right)}
-
-
-def _measure_file(path: Path) -> LogoMeasurements:
-    return measure_logo(load_image(path))
 
 
 def _as_rendered(image: Image.Image) -> Image.Image:

@@ -13,6 +13,10 @@ from logo_edge.errors import RecipeError
 
 BUILT_IN = Path(str(files("logo_edge_train") / "recipes"))
 ASPECTS = ("geometric", "colour", "text", "shape")  # of a logo, each with a head of its own in pretraining
+OPERATIONS = (  # of an augmentation policy: see augment.py
+    "shear", "perspective", "tint", "fade", "gamma", "desaturate", "invert", "noise", "sharpen",
+)  # fmt: skip
+PRIOR_PREFIX = "logo_vit"  # the networks that have a logo-type prior
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,37 @@ class PhasesConfig:
 
 
 @dataclass(frozen=True)
+class Operation:
+    """One operation of an augmentation policy: how often a view undergoes it, and how strongly, both 0 to 1."""
+
+    name: str
+    probability: float
+    magnitude: float
+
+    @classmethod
+    def parse(cls, text: str) -> Operation:
+        """`name probability magnitude`. Raises RecipeError for any other form, name or range."""
+        try:
+            name, *numbers = text.split()
+            probability, magnitude = map(float, numbers)
+        except ValueError:
+            name, probability, magnitude = "", -1.0, -1.0
+        if name not in OPERATIONS or not (0 <= probability <= 1 and 0 <= magnitude <= 1):
+            raise RecipeError(
+                f"operation {text!r}; expected name, probability and magnitude, 0 to 1 each, such as 'shear 0.3 0.5', "
+                f"with one of {', '.join(OPERATIONS)}"
+            )
+        return cls(name, probability, magnitude)
+
+
+@dataclass(frozen=True)
 class FitConfig:
     """How one network is fitted. Learning rates are per step of `batch_size` images, decayed by a cosine to 0.
+
+    What follows `aleatoric` down to `curriculum_epochs` is for labelled logos, in losses.py and sampling.py: the focal
+    loss, with `adaptive_focal` its gamma and class weights after each class's running recall; the weights of the
+    penalty on confident errors and of the consistency with the logo-type prior, which logo_vit has; batches that hold
+    all classes equally; and the epochs in which the logos grow from the easier half to all.
 
     `accumulate` cuts each batch into so many parts that pass one after another before the weights move, and
     `grad_checkpointing` computes activations anew instead of keeping them: both take less memory. `amp` is bfloat16 for
@@ -86,6 +119,12 @@ class FitConfig:
     class_weight_power: float = 0.5  # weight of a class: its count to the power -p, mean 1
     use_votes: bool = True  # the annotators' votes as soft labels
     aleatoric: bool = False  # also learn the variance of each logit: of teachers that have a head for it
+    focal_gamma: float = 0.0  # 0: cross-entropy
+    adaptive_focal: bool = False
+    confident_errors: float = 0.0
+    prior_consistency: float = 0.0
+    balanced_batches: bool = False
+    curriculum_epochs: float = 0.0
     ema_decay: float = 0.995
     gradient_clip: float = 1.0
     dropout: float = 0.2
@@ -99,9 +138,20 @@ class FitConfig:
     phases: PhasesConfig = PhasesConfig()
 
 
+LABEL_SWITCHES = (
+    "aleatoric", "focal_gamma", "adaptive_focal", "confident_errors", "prior_consistency", "balanced_batches",
+    "curriculum_epochs",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strengths of the class-preserving augmentation; every p is a probability."""
+    """Strengths of the class-preserving augmentation; every p is a probability.
+
+    `policy` is applied besides, each operation (`Operation.parse`) for itself. MixUp and CutMix join logos of the pairs
+    of classes that are named, whose mix keeps a meaning, with a share of Beta(`mix_alpha`, `mix_alpha`). The logo of the
+    highest running loss gets all strengths times 1 - `adapt_intensity`, that of the lowest gets them in full.
+    """
 
     scale_min: float = 0.75
     rotate_degrees: float = 8.0
@@ -112,6 +162,13 @@ class AugmentConfig:
     p_low_resolution: float = 0.08
     p_blur: float = 0.08
     p_jpeg: float = 0.15
+    policy: tuple[str, ...] = ()
+    p_mixup: float = 0.0
+    p_cutmix: float = 0.0
+    mix_alpha: float = 1.0
+    mixup_pairs: tuple[str, ...] = ("gradient+gradient", "complex+complex", "complex+gradient")
+    cutmix_pairs: tuple[str, ...] = ("gradient+gradient", "complex+complex")
+    adapt_intensity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -357,12 +414,17 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
             raise RecipeError(
                 f"{stage}.accumulate is {config.accumulate}; expected at most {stage}.batch_size, {config.batch_size}"
             )
-        if config.aleatoric and stage != "train.fit":
-            raise RecipeError(f"{stage}.aleatoric is true; only train.fit, which learns from labels, can be so")
+        for key in LABEL_SWITCHES if stage != "train.fit" else ():
+            if value := getattr(config, key):
+                found = "true" if value is True else value
+                raise RecipeError(f"{stage}.{key} is {found}; only train.fit, which learns from labels, can be so")
         _check_optimization(stage, config)
     _check_pretraining(recipe.pretrain)
     _check_few_shot(recipe.few_shot)
     _check_bayes(recipe.train.bayes)
+    _check_label_switches(recipe.train)
+    for stage, augment in (("train", recipe.train.augment), ("distill", recipe.distill.augment)):
+        _check_augmentation(augment, f"{stage}.augment", learns_labels=stage == "train")
     for key, networks in (("train.teachers", recipe.train.teachers), ("distill.students", recipe.distill.students)):
         if not networks:
             raise RecipeError(f"{key} is empty; expected at least one network, name@size_px")
@@ -395,6 +457,42 @@ def _check_optimization(stage: str, config: FitConfig) -> None:
             f"{stage}.phases.ranger_epochs + finetune_epochs is {late}; expected less than {stage}.epochs, "
             f"{config.epochs}: warm-up and main phase come before them"
         )
+
+
+def _check_label_switches(config: TrainConfig) -> None:
+    fit = config.fit
+    for key in ("focal_gamma", "confident_errors", "prior_consistency", "curriculum_epochs"):
+        if getattr(fit, key) < 0:
+            raise RecipeError(f"train.fit.{key} is {getattr(fit, key)}; expected at least 0")
+    if fit.adaptive_focal and not fit.focal_gamma:
+        raise RecipeError("train.fit.adaptive_focal is true, train.fit.focal_gamma 0; expected a gamma above 0")
+    without = [text for text in config.teachers if not text.startswith(PRIOR_PREFIX)]
+    if fit.prior_consistency and without:
+        raise RecipeError(
+            f"train.fit.prior_consistency is {fit.prior_consistency}; {without[0]} has no logo-type prior: expected 0, or "
+            f"only {PRIOR_PREFIX} among train.teachers"
+        )
+
+
+def _check_augmentation(config: AugmentConfig, where: str, *, learns_labels: bool) -> None:
+    for text in config.policy:
+        Operation.parse(text)
+    for key in ("p_mixup", "p_cutmix", "adapt_intensity"):
+        value = getattr(config, key)
+        if not 0 <= value <= 1:
+            raise RecipeError(f"{where}.{key} is {value}; expected 0 to 1")
+        if value and not learns_labels:
+            raise RecipeError(f"{where}.{key} is {value}; only train.augment, whose views have labels, can be so")
+    if config.p_mixup + config.p_cutmix > 1:
+        raise RecipeError(
+            f"{where}.p_mixup and p_cutmix are {config.p_mixup} and {config.p_cutmix}; expected at most 1 together"
+        )
+    if config.mix_alpha <= 0:
+        raise RecipeError(f"{where}.mix_alpha is {config.mix_alpha}; expected more than 0")
+    for key in ("mixup_pairs", "cutmix_pairs"):
+        for pair in getattr(config, key):
+            if len(pair.split("+")) != 2:
+                raise RecipeError(f"{where}.{key} has {pair!r}; expected two classes, such as 'complex+gradient'")
 
 
 def _check_pretraining(config: PretrainConfig) -> None:

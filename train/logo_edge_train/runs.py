@@ -160,8 +160,9 @@ def run_identity(recipe: Recipe, manifest: Manifest) -> dict:
 
 def completed_identity(identity: dict) -> dict:
     """The identity of an earlier run, with the defaults of settings that are newer than it."""
-    train = asdict(recipe_from_dict({"train": identity["train"]}).train)
-    return json.loads(json.dumps({**identity, "train": train}))
+    settings = {stage: identity[stage] for stage in ("train", "pretrain") if stage in identity}
+    recipe = asdict(recipe_from_dict(settings))
+    return json.loads(json.dumps({**identity, **{stage: recipe[stage] for stage in settings}}))
 
 
 def data_hash(manifest: Manifest) -> str:

@@ -26,7 +26,8 @@ from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import renders_folder
-from logo_edge_train.fit import predict_logits, supervised_objective
+from logo_edge_train.fit import predict_logits
+from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.models.supernet import Supernet
 from logo_edge_train.optim import parameter_groups
@@ -34,7 +35,7 @@ from logo_edge_train.organize import split_by_group
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, Recipe, SearchConfig, load_recipe, recipe_to_toml
 from logo_edge_train.resources import keep_memory
-from logo_edge_train.runs import data_hash, write_json, write_text
+from logo_edge_train.runs import completed_identity, data_hash, write_json, write_text
 from logo_edge_train.train import short_metrics, uncertainty
 
 CHOICES = ("backbones", "attentions", "heads")
@@ -443,6 +444,7 @@ def _load_state(path: Path, supernet: Supernet, optimizers: dict, identity: dict
 
 
 def _refuse_other_search(path: Path, found: dict, identity: dict) -> None:
+    found = completed_identity(found)
     if found != identity:
         other = ", ".join(key for key in identity if found.get(key) != identity[key])
         raise RunError(

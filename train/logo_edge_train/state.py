@@ -1,4 +1,5 @@
-"""What an interrupted fit goes on from: both networks, the optimizer's moments and the history, in one safetensors file."""
+"""What an interrupted fit goes on from: both networks, the optimizer's moments, the buffers of an objective that has any,
+and the history, in one safetensors file."""
 
 from __future__ import annotations
 
@@ -18,13 +19,14 @@ from logo_edge_train.recipe import FitConfig
 
 def save_state(
     path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict],
-    config: FitConfig,
+    config: FitConfig, objective: nn.Module | None = None,
 ) -> None:  # fmt: skip
     """Writes all that a fit needs to go on after its last epoch, whole or not at all."""
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
     tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    tensors |= {f"objective.{key}": value for key, value in (objective.state_dict() if objective else {}).items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     metadata = {"history": json.dumps(history), "config": json.dumps(asdict(config))}
     part = path.with_suffix(".part")
@@ -41,8 +43,9 @@ def read_history(path: Path) -> list[dict]:
 
 
 def load_state(
-    path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig
-) -> list[dict]:
+    path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig,
+    objective: nn.Module | None = None,
+) -> list[dict]:  # fmt: skip
     """The records of the epochs that are done, their weights and moments put in place; none where there is no file.
 
     Raises RunError where the file is of another configuration.
@@ -54,7 +57,8 @@ def load_state(
         if not _describes(metadata["config"], config):
             raise RunError(f"{path} was written by another configuration; remove it, or give this run another folder")
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    for prefix, module in (("network.", network), ("ema.", ema)):
+    modules = {"network.": network, "ema.": ema} | ({"objective.": objective} if objective else {})
+    for prefix, module in modules.items():
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     slots: dict[int, dict] = {}
     for key, value in tensors.items():

@@ -14,13 +14,22 @@ from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, fit_temperature, negative_log_likelihood, softmax
 from logo_edge_train import distributed
-from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, pool_rows, stratified_sample
+from logo_edge_train.augment import Intensity
+from logo_edge_train.dataset import (
+    LogoDataset,
+    check_classes,
+    find_lookalikes,
+    measure_rows,
+    pool_rows,
+    stratified_sample,
+)
 from logo_edge_train.fetch import renders_folder
-from logo_edge_train.fit import count_loaders, fit, predict_logits, supervised_objective
+from logo_edge_train.fit import count_loaders, fit, predict_logits
+from logo_edge_train.losses import SupervisedObjective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers, has_imagenet_weights
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain import encoder_path, pretrain, start_from
-from logo_edge_train.recipe import Architecture, Recipe, TrainConfig
+from logo_edge_train.recipe import Architecture, FitConfig, Recipe, TrainConfig
 from logo_edge_train.runs import (
     Run,
     completed_identity,
@@ -33,8 +42,10 @@ from logo_edge_train.runs import (
     write_json,
     write_run_record,
 )
-from logo_edge_train.uncertainty import bayesian_objective
+from logo_edge_train.sampling import EpochOrder, rank_difficulty
+from logo_edge_train.uncertainty import BayesianObjective
 
+MEASUREMENTS = "measurements.json"  # of the logos that a curriculum orders
 ATTENTION_LOGOS = 16  # of val, on which the entropy of attention is measured after each epoch
 
 
@@ -64,6 +75,9 @@ def train_ensemble(
     check_classes([row for row in manifest.split("train") if row not in left_out], manifest.classes, "train", note)
     record["left_out"] = sorted(f"{row.package}/{row.icon}" for row in left_out)
     waiting = [index for index in range(len(recipe.train.teachers)) if not (folder / f"member-{index}.json").exists()]
+    if recipe.train.fit.curriculum_epochs:  # before the members' processes would all measure the same
+        learned = [row for row in manifest.split("train") if row not in left_out]
+        distributed.on_main(measure_rows)(manifest, learned, renders_folder(), folder / MEASUREMENTS)
     starts = pretrain_networks(manifest_path, recipe, folder, waiting, device=device, report=report)
     jobs = [
         (manifest_path, recipe.train, index, folder, str(device), left_out, starts.get(recipe.train.teachers[index]))
@@ -148,10 +162,12 @@ def fit_member(
     report({"kind": "start", "name": name, "stem": f"member-{index}", "note": f"from {begin}"})
     rows = [row for row in manifest.split("train") if row not in left_out]
     rows = stratified_sample(rows, config.fit.max_images)
+    depth = config.augment.adapt_intensity
+    intensity = Intensity(len(rows), depth) if depth else None
     dataset = LogoDataset(
         manifest, rows, classes, renders_folder(),
         size_px=architecture.size_px, augment=config.augment, use_votes=config.fit.use_votes,
-        class_weight_power=config.fit.class_weight_power, seed=seed,
+        class_weight_power=config.fit.class_weight_power, seed=seed, intensity=intensity,
     )  # fmt: skip
     evaluation = evaluation_sets(manifest, classes, architecture.size_px)
     torch.manual_seed(seed)
@@ -167,18 +183,32 @@ def fit_member(
         network.learn_deviations(config.bayes)
     fit_config = config.fit if imagenet else replace(config.fit, frozen_blocks=-1)  # nothing there is worth keeping
     state = folder / f"member-{index}.state"
-    objective = supervised_objective(fit_config.label_smoothing, aleatoric=fit_config.aleatoric)
+    objective = SupervisedObjective(fit_config, classes, intensity)
     if config.bayes.enabled:
-        objective = bayesian_objective(objective, config.bayes, len(dataset))
+        objective = BayesianObjective(objective, config.bayes, len(dataset))
     network, history = fit(
         network, dataset, objective, fit_config, state=state, seed=seed,
-        device=device, evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
+        order=draw_order(manifest, dataset, fit_config, folder, seed), device=device,
+        evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
         loaders=count_loaders(device), snapshots=folder / "snapshots" / f"member-{index}",
     )  # fmt: skip
     logits = {split: predict_logits(network, data, device) for split, data in evaluation.items()}
     member = {"architecture": text, "seed": seed, "history": history}
     distributed.on_main(_write_member)(folder, index, network, logits, member)
     distributed.wait()
+
+
+def draw_order(manifest: Manifest, dataset: LogoDataset, config: FitConfig, folder: Path, seed: int) -> EpochOrder:
+    """The order of the logos in each epoch; what a curriculum goes by is measured once and kept in the run's folder."""
+    targets, difficulty = dataset.hard_targets, None
+    if config.curriculum_epochs:
+        with distributed.main_first():
+            measurements = measure_rows(manifest, dataset.rows, renders_folder(), folder / MEASUREMENTS)
+        difficulty = rank_difficulty(measurements, targets)
+    return EpochOrder(
+        len(dataset), seed, classes=targets if config.balanced_batches else None, difficulty=difficulty,
+        curriculum_epochs=config.curriculum_epochs,
+    )  # fmt: skip
 
 
 def _write_member(folder: Path, index: int, network: LogoNetwork, logits: dict[str, np.ndarray], member: dict) -> None:

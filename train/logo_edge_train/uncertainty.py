@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from logo_edge.metrics import softmax
-from logo_edge_train.fit import Objective
+from logo_edge_train.losses import SupervisedObjective
 from logo_edge_train.models import BayesianLinear, LogoNetwork, bayesian_layers, normalise
 from logo_edge_train.recipe import BayesConfig
 
@@ -106,18 +106,28 @@ def sample_logits(
     return np.concatenate(parts, 1)
 
 
-def bayesian_objective(objective: Objective, config: BayesConfig, logos: int) -> Objective:
+class BayesianObjective(nn.Module):
     """The objective and, as `kl`, what its Bayesian layers have moved from their prior, in nats per logo.
 
     Together they are the negative evidence lower bound per logo of `logos`, where the KL counts in full (Blundell et al.
-    2015, equation 2). The epoch that anneals it is read from the batch's positions, so that a resumed fit goes on alike.
+    2015, equation 2). The epoch that anneals it is a buffer, so that a resumed fit goes on alike.
     """
 
-    def extended(network, *batch):
-        *_, positions = batch
-        epoch = int(positions[0]) // logos + 1
-        annealed = config.kl_weight * min(1.0, epoch / max(1, config.kl_warmup_epochs))
-        divergence = sum(layer.kl_divergence() for layer in bayesian_layers(network))
-        return {**objective(network, *batch), "kl": annealed * divergence / logos}
+    def __init__(self, objective: SupervisedObjective, config: BayesConfig, logos: int):
+        super().__init__()
+        self.objective, self.config, self.logos = objective, config, logos
+        self.register_buffer("epoch", torch.tensor(1))
 
-    return extended
+    def forward(self, network: nn.Module, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        annealed = self.config.kl_weight * min(1.0, int(self.epoch) / max(1, self.config.kl_warmup_epochs))
+        divergence = sum(layer.kl_divergence() for layer in bayesian_layers(network))
+        return {**self.objective(network, *batch), "kl": annealed * divergence / self.logos}
+
+    def end_step(self) -> None:
+        """As SupervisedObjective.end_step."""
+        self.objective.end_step()
+
+    def end_epoch(self, epoch: int) -> dict:
+        """As SupervisedObjective.end_epoch."""
+        self.epoch.fill_(epoch + 2)
+        return self.objective.end_epoch(epoch)

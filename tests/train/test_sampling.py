@@ -1,0 +1,184 @@
+"""The order of logos in an epoch: as it always was, balanced over the classes, the easy ones first, the same on resuming."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from logo_edge.errors import RunError
+from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train import dataset as dataset_module
+from logo_edge_train import distributed, fit, search, train
+from logo_edge_train.dataset import LogoDataset, measure_rows
+from logo_edge_train.measure import measure_file
+from logo_edge_train.recipe import AugmentConfig, recipe_from_dict
+from logo_edge_train.runs import completed_identity, run_identity
+from logo_edge_train.sampling import CURRICULUM_START, EpochOrder, rank_difficulty, rank_shares
+
+CLASSES = np.array([0] * 60 + [1] * 25 + [2] * 12 + [3] * 3)
+
+
+def test_without_a_switch_the_order_is_the_shuffle_that_it_always_was():
+    order = EpochOrder(100, 7)
+    for epoch in (0, 3):
+        assert order(epoch).tolist() == (epoch * 100 + np.random.default_rng((7, epoch)).permutation(100)).tolist()
+
+
+@pytest.mark.parametrize("batch_size", [8, 10])
+def test_balanced_batches_hold_all_classes_equally_in_each_rank_s_share_and_each_part(batch_size, monkeypatch):
+    order = EpochOrder(100, 7, classes=CLASSES)
+    checked = 0
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        for batch in fit._BatchSampler(100, batch_size, range(3), order):
+            counts = np.bincount(CLASSES[np.array(batch) % 100], minlength=4)
+            assert len(batch) == batch_size // 2
+            assert np.ptp(counts) <= (0 if batch_size == 8 else 1)
+            checked += 1
+    assert checked == 2 * 3 * (100 // batch_size)
+
+
+def test_over_the_seeds_every_logo_of_a_class_is_seen_as_often():
+    seen = sum(np.bincount(EpochOrder(100, seed, classes=CLASSES)(0) % 100, minlength=100) for seed in range(200)) / 200
+    for label, count in enumerate(np.bincount(CLASSES)):
+        assert seen[label == CLASSES] == pytest.approx(np.full(count, 25 / count), abs=0.15)
+
+
+def test_a_logo_that_comes_again_within_an_epoch_comes_in_another_view(tmp_path):
+    positions = EpochOrder(100, 7, classes=CLASSES)(2)
+    assert len(set(positions.tolist())) == 100
+    again = positions[positions % 100 == 99]
+    assert len(again) >= 8
+    rows = [LogoRow(FILES, "", "a.png", f"{i}", "a" if i < 99 else "b", (), True, "train") for i in range(100)]
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
+    views = LogoDataset(
+        Manifest(tuple(rows), tmp_path), rows, ("a", "b"), tmp_path, size_px=32, augment=AugmentConfig()
+    )
+    assert len({views[int(position)][0].numpy().tobytes() for position in again}) == len(again)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    one, other = (EpochOrder(100, 7, classes=CLASSES) for _ in range(2))
+    first = [one(epoch) for epoch in range(3)]
+    assert np.array_equal(other(2), first[2])
+    assert not np.array_equal(first[1] % 100, first[2] % 100)
+    assert not np.array_equal(EpochOrder(100, 8, classes=CLASSES)(2), first[2])
+
+
+def test_a_curriculum_begins_with_the_easier_half_of_each_class_and_ends_with_all():
+    difficulty = np.concatenate([rank_shares(np.arange(count)[::-1]) for count in np.bincount(CLASSES)])
+    order = EpochOrder(100, 7, difficulty=difficulty, curriculum_epochs=4.0)
+    for epoch, limit in enumerate((0.5, 0.625, 0.75, 0.875, 1.0, 1.0)):
+        seen = order(epoch) % 100
+        assert difficulty[seen].max() <= limit == order.limit(epoch)
+        assert set(CLASSES[seen]) == {0, 1, 2, 3}
+    assert sorted(seen.tolist()) == list(range(100))
+    assert CURRICULUM_START == 0.5
+    plain = EpochOrder(100, 7)
+    assert np.array_equal(order(4), plain(4)), "afterwards it is the plain order"
+
+
+def test_rank_shares_are_those_of_the_other_values_below():
+    assert rank_shares(np.array([3.0, 1.0, 2.0])).tolist() == [1.0, 0.0, 0.5]
+    assert rank_shares(np.array([1.0, 1.0, 1.0])).tolist() == [0.5] * 3
+    assert rank_shares(np.array([5.0])).tolist() == [0.0]
+
+
+@pytest.fixture
+def logos(tmp_path) -> Manifest:
+    """Plain discs, and discs with rings and spots of many colours, of two classes."""
+    random, rows = np.random.default_rng(5), []
+    for label in ("disc", "other"):
+        for index, split in enumerate(["train"] * 8 + ["val"] * 2 + ["calib"] * 2 + ["test"] * 2):
+            image = Image.new("RGBA", (96, 96), (0, 0, 0, 0))
+            pen = ImageDraw.Draw(image)
+            left, top = random.integers(2, 20, 2).tolist()
+            pen.ellipse((left, top, left + 70, top + 70), fill=(*random.integers(0, 200, 3).tolist(), 255))
+            for _ in range(0 if index % 2 == 0 else 12):
+                x, y = random.integers(20, 70, 2).tolist()
+                pen.ellipse((x, y, x + 9, y + 9), fill=(*random.integers(0, 255, 3).tolist(), 255))
+            name = f"{label}-{index}.png"
+            image.save(tmp_path / name)
+            rows.append(LogoRow(FILES, "", name, name, label, (label,), True, split))
+    write_manifest(tmp_path / "manifest.csv", rows)
+    return read_manifest(tmp_path / "manifest.csv")
+
+
+def test_intricate_logos_are_the_hard_ones_of_their_class(logos, tmp_path):
+    rows = logos.split("train")
+    measurements = measure_rows(logos, rows, tmp_path, tmp_path / "m.json")
+    found = rank_difficulty(measurements, np.array([row.label == "disc" for row in rows]))
+    spotted = np.array([int(row.icon.split("-")[1].split(".")[0]) % 2 == 1 for row in rows])
+    assert found[spotted].min() > found[~spotted].max()
+    assert found.min() == 0.0
+    assert found.max() == 1.0
+
+
+def test_measurements_are_taken_once(logos, tmp_path, monkeypatch):
+    rows, taken = logos.split("train"), []
+    monkeypatch.setattr(dataset_module, "measure_file", lambda path: taken.append(path) or measure_file(path))
+    first = measure_rows(logos, rows, tmp_path, tmp_path / "m.json")
+    assert len(taken) == len(rows) == 16
+    assert measure_rows(logos, rows[:5], tmp_path, tmp_path / "m.json") == first[:5]
+    assert len(taken) == 16
+    assert first[0] == measure_file(logos.image_path(rows[0], tmp_path))
+
+
+RECIPE = {
+    "train": {
+        "teachers": ["test_resnet@32", "test_resnet@32"], "pretrained": False,
+        "fit": {"epochs": 2, "batch_size": 8, "focal_gamma": 2.0, "adaptive_focal": True, "balanced_batches": True,
+                "class_weight_power": 0.0, "curriculum_epochs": 2.0, "confident_errors": 0.1},
+        "augment": {"adapt_intensity": 0.5, "p_mixup": 0.5, "mixup_pairs": ["disc+other"], "policy": ["tint 0.5 1.0"]},
+    }
+}  # fmt: skip
+
+
+def test_a_recipe_with_every_switch_trains_its_teachers(logos, tmp_path):
+    recipe = recipe_from_dict(RECIPE)
+    run = train.train_ensemble(
+        tmp_path / "manifest.csv", recipe, tmp_path / "run", device=torch.device("cpu"), report=lambda _: None
+    )
+    assert (tmp_path / "run" / train.MEASUREMENTS).exists()
+    for member in run.record["members"]:
+        for record in member["history"]:
+            assert {"focal", "confident_errors", "intensity"} <= record.keys()
+            assert record["running_recall"].keys() == {"disc", "other"}
+    assert run.recipe == recipe
+
+
+def test_a_recipe_without_a_switch_leaves_no_trace_in_a_run(logos, tmp_path):
+    plain = recipe_from_dict({"train": {**RECIPE["train"], "fit": {"epochs": 1, "batch_size": 8}, "augment": {}}})
+    run = train.train_ensemble(
+        tmp_path / "manifest.csv", plain, tmp_path / "run", device=torch.device("cpu"), report=lambda _: None
+    )
+    (record,) = run.record["members"][0]["history"]
+    assert not {"intensity", "running_recall", "focal"} & record.keys()
+    assert not (tmp_path / "run" / train.MEASUREMENTS).exists()
+
+
+def test_the_identity_of_an_earlier_run_is_that_of_the_defaults(logos):
+    recipe = recipe_from_dict({"pretrain": {"fit": {"epochs": 3}}})
+    identity = run_identity(recipe, logos)
+    earlier = {**identity, "train": {**identity["train"]}, "pretrain": {**identity["pretrain"]}}
+    new = {
+        "fit": ("focal_gamma", "adaptive_focal", "confident_errors", "prior_consistency", "balanced_batches", "curriculum_epochs"),
+        "augment": ("policy", "p_mixup", "p_cutmix", "mix_alpha", "mixup_pairs", "cutmix_pairs", "adapt_intensity"),
+    }  # fmt: skip
+    for part, keys in new.items():
+        earlier["train"][part] = {key: value for key, value in identity["train"][part].items() if key not in keys}
+        assert len(earlier["train"][part]) == len(identity["train"][part]) - len(keys)
+    earlier["pretrain"]["fit"] = {
+        key: value for key, value in identity["pretrain"]["fit"].items() if key not in new["fit"]
+    }  # fmt: skip
+    assert completed_identity(earlier) == identity
+    search._refuse_other_search(logos.folder, earlier, identity)
+    with pytest.raises(RunError, match="is of another search"):
+        search._refuse_other_search(logos.folder, {**earlier, "data_hash": "other"}, identity)
+    other = replace(recipe, train=replace(recipe.train, fit=replace(recipe.train.fit, focal_gamma=1.0)))
+    assert completed_identity(earlier) != run_identity(other, logos)
