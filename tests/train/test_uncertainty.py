@@ -198,7 +198,7 @@ def test_the_kl_grows_by_the_epoch_until_it_counts_in_full():
     network.learn_deviations(BAYES)
     (layer,) = bayesian_layers(network)
     config = replace(BAYES, kl_weight=0.5, kl_warmup_epochs=4)
-    batch = (torch.zeros(1, 32, 32, 3, dtype=torch.uint8), torch.eye(3)[:1], torch.ones(1), torch.arange(1))
+    batch = (torch.zeros(2, 32, 32, 3, dtype=torch.uint8), torch.eye(3)[:2], torch.ones(2), torch.arange(2))
     objective = BayesianObjective(supervised_objective(0.1), config, logos=10)
     whole, shares = 0.5 * float(layer.kl_divergence().detach()) / 10, []
     for epoch in range(6):

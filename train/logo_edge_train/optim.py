@@ -97,7 +97,7 @@ class SharpnessAware:
         for group in optimizer.param_groups:
             group |= {"rho": rho, "gradient_norm": self.mean_norm}
         optimizer.zero_grad(set_to_none=True)
-        with _perturbing():
+        with perturbing():
             add()
         with torch.no_grad():
             for tensor, before in zip((*weights, *self.network.buffers()), kept, strict=True):
@@ -126,7 +126,8 @@ class SharpnessAware:
 
 
 @contextmanager
-def _perturbing() -> Iterator[None]:
+def perturbing() -> Iterator[None]:
+    """A context in which `is_perturbed`."""
     token = _perturbed.set(True)
     try:
         yield
