@@ -11,6 +11,8 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.nn import functional
 from torch_uncertainty.losses import ConfidencePenaltyLoss, FocalLoss
 
