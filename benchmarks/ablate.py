@@ -50,6 +50,14 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "SAM": ("train.fit.sam.kind=sam",),
     "phases": ("train.fit.phases.ranger_epochs=2", "train.fit.phases.finetune_epochs=1"),
     "restarts": ("train.fit.phases.restarts=1",),
+    "adaptive focal loss": (
+        "train.fit.focal_gamma=2.0",
+        "train.fit.adaptive_focal=true",
+        "train.fit.class_weight_power=0.0",
+    ),
+    "confident errors": ("train.fit.confident_errors=0.1",),
+    "balanced batches": ("train.fit.balanced_batches=true", "train.fit.class_weight_power=0.0"),
+    "intensity": ("train.augment.adapt_intensity=0.5",),
 }
 """Technique -> recipe overrides. The full recipe has all of them: each is tried alone on the plain one, and left out of it."""
 
@@ -57,6 +65,11 @@ ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "ASAM": ("train.fit.sam.kind=asam", "train.fit.sam.rho=0.5"),
     "SAM, scaled": ("train.fit.sam.kind=sam", "train.fit.sam.plain_scale=0.1", "train.fit.sam.stem_scale=0.5"),
     "SAM, adapted": ("train.fit.sam.kind=sam", "train.fit.sam.adapt=1.0"),
+    "focal loss": ("train.fit.focal_gamma=2.0",),
+    "hard labels": ("train.fit.use_votes=false",),
+    "MixUp": ("train.augment.p_mixup=0.3",),
+    "CutMix": ("train.augment.p_cutmix=0.3",),
+    "curriculum": ("train.fit.curriculum_epochs=4.0",),
 }
 """Techniques that are tried alone on the plain recipe only: others of the same kind are in the full one."""
 
