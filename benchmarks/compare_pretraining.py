@@ -26,7 +26,7 @@ import torch
 from logo_edge.manifest import read_manifest, targets_of
 from logo_edge_train.dataset import find_lookalikes, pixels_of
 from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
-from logo_edge_train.models import LogoNetwork
+from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.pretrain import start_from
 from logo_edge_train.probe import features_of, linear_probe, neighbour_probe
 from logo_edge_train.progress import FitProgress
@@ -36,7 +36,6 @@ from logo_edge_train.train import pick_device, pretrain_networks, train_ensemble
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, RUNS = ROOT / "benchmarks" / "results" / "pretraining.json", ROOT / "runs" / "pretraining"
-IMAGENET = "tf_efficientnet_lite"  # the networks that have ImageNet weights
 LEVELS = (0.8, 0.85, 0.9)  # of val accuracy, whose first epoch is told
 SIMCLR = {
     "SimCLR": {},
@@ -64,7 +63,7 @@ def main() -> None:
     with FitProgress() as progress:
         for seed in arguments.seeds:
             for network in arguments.networks:
-                usual = ["random", "SimCLR", *(["ImageNet"] if network.startswith(IMAGENET) else [])]
+                usual = ["random", "SimCLR", *(["ImageNet"] if has_imagenet_weights(network) else [])]
                 for start in arguments.starts or usual:
                     epochs = arguments.epochs if "SimCLR" in start else 0
                     recipe = recipe_of(network, start, seed, epochs, arguments.fit_epochs)

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from logo_edge.errors import MissingExtraError
-from logo_edge_train.commands import TRACK_HELP, find_manifest, need_torch, print_found
+from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_torch, print_found
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 search = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -43,10 +43,8 @@ def compress_command(
     from logo_edge_compress.compress import compress as compress_run
     from logo_edge_compress.table import print_stages
     from logo_edge_train import distributed
-    from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.runs import read_run
-    from logo_edge_train.tracker import Tracker
     from logo_edge_train.train import pick_device
 
     distributed.refuse("logo-edge compress")
@@ -55,15 +53,10 @@ def compress_command(
     chosen = load_recipe(recipe, tuple(override)) if recipe else None
     name = name or "-".join([run.resolve().name, *([chosen.name] if chosen else [])])
     folder = out or Path("bundles") / name
-    progress, settings = FitProgress(), asdict(chosen) if chosen else read_run(run).record["recipe"]
-    with Tracker(run, settings=settings, services=tuple(track), warn=progress.say) as tracker, progress:
-
-        def report(item: dict) -> None:
-            progress(item)
-            tracker(item)
-
+    settings = asdict(chosen) if chosen else read_run(run).record["recipe"]
+    with follow(run, settings, track) as (report, say):
         bundle, record = compress_run(
-            run, folder, name=name, recipe=chosen, device=pick_device(device), report=report, say=progress.say
+            run, folder, name=name, recipe=chosen, device=pick_device(device), report=report, say=say
         )
     print_stages(record)
     typer.echo(f"{folder}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {folder} IMAGE.png")
@@ -91,10 +84,8 @@ def search_command(
     need_onnx()
     from logo_edge.manifest import read_manifest
     from logo_edge_compress.latency import measure_options
-    from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.search import search as search_architecture
-    from logo_edge_train.tracker import Tracker
     from logo_edge_train.train import pick_device
 
     if target_ms is not None:
@@ -108,13 +99,7 @@ def search_command(
 
         print_found(estimate_search(source, chosen, table, device=pick_device(device)), as_json, print_estimate)
         return
-    progress = FitProgress()
-    with Tracker(folder, settings=asdict(chosen), services=tuple(track), warn=progress.say) as tracker, progress:
-
-        def report(item: dict) -> None:
-            progress(item)
-            tracker(item)
-
+    with follow(folder, asdict(chosen), track) as (report, _):
         found = search_architecture(source, chosen, table, folder, device=pick_device(device), report=report)
     derived = folder / "search" / "derived.toml"
     typer.echo(f"{found.train.teachers[-1]}: {found.description} Next: logo-edge train --recipe {derived}")

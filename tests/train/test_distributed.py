@@ -384,7 +384,7 @@ def test_two_ranks_of_which_one_is_killed_resume_to_the_same_weights(together, l
     assert (tmp_path / "parts.state").exists()
     assert launch("resumed", logos, tmp_path) == [0, 0], (tmp_path / "resumed-0.log").read_text()
     for rank in range(RANKS):
-        resumed = torch.load(tmp_path / f"resumed-{rank}.pt", weights_only=False)
+        resumed = torch.load(tmp_path / f"resumed-{rank}.pt", weights_only=True)
         assert [record["epoch"] for record in resumed["history"]] == [1, 2, 3]
         assert resumed["average"].keys() == together[rank]["whole"].keys()
         assert all(torch.equal(tensor, together[rank]["whole"][name]) for name, tensor in resumed["average"].items())

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from logo_edge.errors import RunError
 from logo_edge.manifest import FILES, LogoRow, write_manifest
 from logo_edge_train.commands import runs
-from logo_edge_train.compare import compare_runs, describe_run, list_runs, summarize_run
+from logo_edge_train.compare import compare_runs, describe_run, list_runs, read_networks, summarize_run
 from logo_edge_train.recipe import recipe_from_dict
 from logo_edge_train.runs import read_run
 from logo_edge_train.tracker import Tracker
@@ -138,6 +138,17 @@ def test_an_unfinished_run_shows_the_epochs_that_its_metrics_file_holds(trained)
     assert not network["finished"]
     assert [epoch["epoch"] for epoch in network["epochs"]] == [1, 2]
     assert "2 epochs, unfinished" in CliRunner().invoke(runs, ["show", str(trained / "c")]).output
+
+
+def test_a_network_that_was_pretrained_is_shown_and_one_that_was_not_is_left_out(tmp_path):
+    record = {"recipe": {"train": {"teachers": ["a@32", "b@32", "b@32"]}, "pretrain": {"fit": {"epochs": 1}}}}
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "b-32.json").write_text(json.dumps({"history": [{"epoch": 1, "accuracy": 0.5}]}))
+    found = read_networks(tmp_path, record)
+    assert list(found) == ["pretrain-b-32", "member-0", "member-1", "member-2"]
+    assert found["pretrain-b-32"] == {
+        "network": "b@32", "finished": True, "epochs": [{"epoch": 1, "accuracy": 0.5}],
+    }  # fmt: skip
 
 
 def test_two_runs_are_compared_by_recipe_figures_and_logos(trained):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from logo_edge.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 data = typer.Typer(
     rich_markup_mode=None,
@@ -62,6 +67,24 @@ def find_manifest(source: Path | None) -> Path:
             f"`logo-edge data organize {source}` writes it anew"
         )
     return manifest
+
+
+@contextmanager
+def follow(
+    folder: Path, settings: dict, services: list[str], console: Console | None = None
+) -> Iterator[tuple[Callable[[dict], None], Callable[[str], None]]]:
+    """A context with what takes the reports of fits, to show them and keep them in `folder`, and what prints a line."""
+    from logo_edge_train.progress import FitProgress
+    from logo_edge_train.tracker import Tracker
+
+    progress = FitProgress(console)
+    with Tracker(folder, settings=settings, services=tuple(services), warn=progress.say) as tracker, progress:
+
+        def report(item: dict) -> None:
+            progress(item)
+            tracker(item)
+
+        yield report, progress.say
 
 
 @data.command(help="Fetch the pinned icon sets and render every logo that labels.csv and unlabelled.csv name.")
@@ -156,9 +179,7 @@ def train_command(
     from rich.console import Console
 
     from logo_edge_train import distributed
-    from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
-    from logo_edge_train.tracker import Tracker
     from logo_edge_train.train import pick_device, train_ensemble
 
     chosen = load_recipe(recipe, tuple(override))
@@ -174,13 +195,8 @@ def train_command(
     with distributed.main_first():
         manifest = find_manifest(source)
     folder = out or Path("runs") / chosen.name
-    progress = FitProgress(None if distributed.is_main() else Console(quiet=True))
-    with Tracker(folder, settings=asdict(chosen), services=tuple(track), warn=progress.say) as tracker, progress:
-
-        def report(item: dict) -> None:
-            progress(item)
-            tracker(item)
-
+    console = None if distributed.is_main() else Console(quiet=True)
+    with follow(folder, asdict(chosen), track, console) as (report, _):
         run = train_ensemble(manifest, chosen, folder, device=place, report=report)
     metrics = run.record["metrics"]["val"]
     distributed.on_main(typer.echo)(

@@ -162,11 +162,11 @@ def read_networks(folder: Path, record: dict) -> dict[str, dict]:
     The epochs are those of the finished network's record or, while it is being fitted, of its metrics file.
     """
     found = {}
-    if record["recipe"].get("pretrain", {}).get("fit", {}).get("epochs"):
-        for text in dict.fromkeys(record["recipe"]["train"]["teachers"]):
-            stem = text.replace("@", "-")
-            path = folder / "pretrain" / f"{stem}.json"
-            found[f"pretrain-{stem}"] = _read_network(folder, path, f"pretrain-{stem}", text)
+    for text in dict.fromkeys(record["recipe"]["train"]["teachers"]):
+        stem = text.replace("@", "-")
+        network = _read_network(folder, folder / "pretrain" / f"{stem}.json", f"pretrain-{stem}", text)
+        if network["epochs"]:  # those that begin at ImageNet weights are not pretrained
+            found[f"pretrain-{stem}"] = network
     for index, text in enumerate(record["recipe"]["train"]["teachers"]):
         found[f"member-{index}"] = _read_network(folder, folder / f"member-{index}.json", f"member-{index}", text)
     for work in sorted(path for path in folder.glob("compress*/*") if path.is_dir()):

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -36,6 +34,7 @@ from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, Recipe, SearchConfig, load_recipe, recipe_to_toml
 from logo_edge_train.resources import keep_memory
 from logo_edge_train.runs import completed_identity, data_hash, write_json, write_text
+from logo_edge_train.state import load_modules, read_metadata, save_modules
 from logo_edge_train.train import short_metrics, uncertainty
 
 CHOICES = ("backbones", "attentions", "heads")
@@ -306,7 +305,8 @@ def _run_epochs(
         record |= short_metrics(logits, val.hard_targets, val.sure) | uncertainty(logits, val.hard_targets, val.classes)
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
-        _save_state(state, supernet, optimizers, history, identity)
+        metadata = {"history": json.dumps(history), "identity": json.dumps(identity)}
+        save_modules(state, {"network": supernet}, optimizers, metadata)
         last = epoch + 1 if record["stable_epochs"] >= config.patience else config.epochs
         report({"kind": "epoch", "name": name, "epochs": last, "losses": list(sums), **record})
     return history
@@ -413,33 +413,13 @@ def _place(
         torch._foreach_copy_(list(weights), torch._foreach_add(list(origin), list(direction), alpha=distance))
 
 
-def _save_state(path: Path, supernet: Supernet, optimizers: dict, history: list[dict], identity: dict) -> None:
-    tensors = {f"network.{key}": value for key, value in supernet.state_dict().items()}
-    for name, optimizer in optimizers.items():
-        for index, slots in optimizer.state_dict()["state"].items():
-            tensors |= {f"{name}.{index}.{slot}": value for slot, value in slots.items()}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    part = path.with_suffix(".part")
-    save_file(tensors, part, {"history": json.dumps(history), "identity": json.dumps(identity)})
-    os.replace(part, path)
-
-
 def _load_state(path: Path, supernet: Supernet, optimizers: dict, identity: dict) -> list[dict]:
     """The epochs so far, everything put back as it was after the last; none where there is no state."""
     if not path.exists():
         return []
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        _refuse_other_search(path, json.loads(metadata["identity"]), identity)
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    supernet.load_state_dict({key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")})  # fmt: skip
-    for name, optimizer in optimizers.items():
-        slots: dict[int, dict] = {}
-        for key, value in tensors.items():
-            if key.startswith(f"{name}."):
-                _, index, slot = key.split(".")
-                slots.setdefault(int(index), {})[slot] = value
-        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    metadata = read_metadata(path)
+    _refuse_other_search(path, json.loads(metadata["identity"]), identity)
+    load_modules(path, {"network": supernet}, optimizers)
     return json.loads(metadata["history"])
 
 

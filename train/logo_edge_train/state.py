@@ -1,5 +1,7 @@
-"""What an interrupted fit goes on from: both networks, the optimizer's moments, the buffers of an objective that has any,
-and the history, in one safetensors file."""
+"""What an interrupted fit, or search, goes on from: networks, optimizers' moments, buffers of an objective that has any, history.
+
+All in one safetensors file, written whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from logo_edge.errors import RunError
@@ -22,24 +24,8 @@ def save_state(
     config: FitConfig, objective: nn.Module | None = None,
 ) -> None:  # fmt: skip
     """Writes all that a fit needs to go on after its last epoch, whole or not at all."""
-    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
-    tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
-    tensors |= {f"objective.{key}": value for key, value in (objective.state_dict() if objective else {}).items()}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     metadata = {"history": json.dumps(history), "config": json.dumps(asdict(config))}
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata)
-    os.replace(part, path)
-
-
-def read_history(path: Path) -> list[dict]:
-    """The records of the epochs from which a fit would go on; none where it would begin."""
-    if not path.exists():
-        return []
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["history"])
+    save_modules(path, _modules(network, ema, objective), {"optimizer": optimizer}, metadata)
 
 
 def load_state(
@@ -52,22 +38,54 @@ def load_state(
     """
     if not path.exists():
         return []
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        if not _describes(metadata["config"], config):
-            raise RunError(f"{path} was written by another configuration; remove it, or give this run another folder")
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    modules = {"network.": network, "ema.": ema} | ({"objective.": objective} if objective else {})
-    for prefix, module in modules.items():
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    slots: dict[int, dict] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, slot = key.split(".")
-            slots.setdefault(int(index), {})[slot] = value
-    if slots:
-        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    metadata = read_metadata(path)
+    if not _describes(metadata["config"], config):
+        raise RunError(f"{path} was written by another configuration; remove it, or give this run another folder")
+    load_modules(path, _modules(network, ema, objective), {"optimizer": optimizer})
     return json.loads(metadata["history"])
+
+
+def read_history(path: Path) -> list[dict]:
+    """The records of the epochs from which a fit would go on; none where it would begin."""
+    return json.loads(read_metadata(path)["history"]) if path.exists() else []
+
+
+def save_modules(
+    path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], metadata: dict[str, str]
+) -> None:
+    """Writes the modules' tensors and the optimizers' moments, each under its name, whole or not at all."""
+    tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{index}.{slot}": value for slot, value in slots.items()}
+    part = path.with_suffix(".part")
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, metadata)
+    os.replace(part, path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `save_modules` was told besides."""
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def load_modules(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]) -> None:
+    """Puts back in place what `save_modules` wrote."""
+    tensors = load_file(path)
+    for name, module in modules.items():
+        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+    for name, optimizer in optimizers.items():
+        slots: dict[int, dict] = {}
+        for key, value in tensors.items():
+            if key.startswith(f"{name}."):
+                _, index, slot = key.split(".")
+                slots.setdefault(int(index), {})[slot] = value
+        if slots:
+            optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _modules(network: nn.Module, ema: nn.Module, objective: nn.Module | None) -> dict[str, nn.Module]:
+    return {"network": network, "ema": ema} | ({"objective": objective} if objective else {})
 
 
 def _describes(text: str, config: FitConfig) -> bool:
