@@ -45,7 +45,7 @@ from logo_edge_train.recipe import (
 )
 from logo_edge_train.runs import load_network, run_identity
 from logo_edge_train.train import train_ensemble
-from logo_edge_train.views import AspectViews
+from logo_edge_train.views import MEASURED_PX, AspectViews, InkDataset, Pair, find_neighbours
 
 LITE = "tf_efficientnet_lite0@32"
 CPU = torch.device("cpu")
@@ -55,6 +55,8 @@ CONFIG = PretrainConfig(
     hidden=32,
     projection=16,
     strength_step=0.02,
+    uncertainty=True,
+    **dict.fromkeys(ASPECTS, AspectConfig(strength=0.5)),
     fit=FitConfig(epochs=6, batch_size=16, learning_rate=5e-3, dropout=0.0),
 )
 SIZE_PX = 96
@@ -316,11 +318,61 @@ def test_shape_views_keep_the_contour_and_blur_what_is_inside():
 
 def test_a_batch_holds_as_many_logos_of_each_aspect_in_every_part_of_it():
     views = AspectViews(InputContract(SIZE_PX), torch.full((4,), 0.5))
-    first, second, aspects = views.collate([(badge(), seed) for seed in range(16)])
+    first, second, aspects = views.collate([Pair(badge(), (badge(),) * 4, seed) for seed in range(16)])
     assert first.shape == second.shape == (16, SIZE_PX, SIZE_PX, 3)
     assert first.dtype == torch.uint8
     assert aspects.tolist() == [0, 1, 2, 3] * 4
     assert not torch.equal(first, second)
+
+
+def test_the_second_view_is_of_the_partner_in_the_aspect():
+    views = AspectViews(InputContract(SIZE_PX), torch.zeros(4))
+    blank = np.zeros_like(badge())
+    pair = Pair(badge(), (badge(), stripes(), badge(), blank), 0)
+    first, second, _ = views.collate([pair] * 4)
+    for index, partner in enumerate(pair.partners):
+        assert np.abs(first[index].numpy().astype(int) - plain(badge())).mean() < 3
+        assert np.abs(second[index].numpy().astype(int) - plain(partner)).mean() < 3
+
+
+def test_neighbours_are_those_of_the_aspect():
+    flat, fading = (np.full((2, MEASURED_PX, MEASURED_PX, 3), 255, np.uint8) for _ in range(2))
+    ramp = np.linspace(40, 200, 48).astype(np.uint8)
+    for place, half in enumerate(
+        (slice(0, 48), slice(48, 96))
+    ):  # each colouring once on the left and once on the right
+        flat[place, 24:72, half] = (200, 40, 40)
+        fading[place, 24:72, half] = ramp[None, :, None]
+    near = find_neighbours(np.concatenate([flat, fading]), 1)  # flat left, flat right, fading left, fading right
+    assert near.shape == (4, 4, 1)
+    assert near[ASPECTS.index("colour"), :, 0].tolist() == [1, 0, 3, 2]
+    assert near[ASPECTS.index("geometric"), :, 0].tolist() == [2, 3, 0, 1]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 0), (2, 2), (9, 3)])
+def test_there_are_at_most_as_many_neighbours_as_other_logos(count, expected):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, MEASURED_PX, MEASURED_PX, 3), dtype=np.uint8)
+    near = find_neighbours(pixels, count)
+    assert near.shape == (4, 4, expected)
+    assert all(index not in near[:, index] for index in range(4)), "no logo is a neighbour of itself"
+
+
+def test_partners_are_the_neighbours_and_the_logo_itself_the_same_for_the_same_seed(manifest_path):
+    manifest, rows = read_manifest(manifest_path), pool_of(manifest_path)
+    near = np.stack([np.arange(len(rows))[:, None] * 0 + aspect for aspect in range(4)])  # logo 0 for geometric, ...
+    dataset, again, other = (
+        InkDataset(manifest, rows, Path(), size_px=32, seed=seed, neighbours=near) for seed in (5, 5, 6)
+    )
+    seen = set()
+    for epoch in range(20):
+        pair = dataset[epoch * len(rows) + 9]
+        for aspect, partner in enumerate(pair.partners):
+            which = next(index for index in (9, aspect) if partner is dataset.inks[index])
+            seen.add((aspect, which))
+    assert seen == {(aspect, which) for aspect in range(4) for which in (9, aspect)}
+    position = 3 * len(rows) + 9
+    assert dataset[position].seed == again[position].seed != other[position].seed
+    assert all(np.array_equal(*both) for both in zip(dataset[position].partners, again[position].partners, strict=True))
 
 
 def test_difficulty_rises_where_partners_are_found_and_falls_where_not():
@@ -360,7 +412,7 @@ def test_the_second_pass_of_a_sharpness_aware_step_moves_no_strength():
 
 
 def test_pretraining_learns_and_tells_its_history(manifest_path, tmp_path):
-    record = pretrain_logos(manifest_path, tmp_path / "run")
+    record = pretrain_logos(manifest_path, tmp_path / "run", config=replace(CONFIG, neighbours=0))
     history = record["history"]
     totals = [sum(epoch[aspect] for aspect in ASPECTS) for epoch in history]
     assert len(history) == 6

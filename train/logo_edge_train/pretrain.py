@@ -29,7 +29,7 @@ from logo_edge_train.probe import features_of, neighbour_probe
 from logo_edge_train.recipe import ASPECTS, Architecture, PretrainConfig
 from logo_edge_train.runs import file_hash, load_weights, save_member, write_json
 from logo_edge_train.state import read_history
-from logo_edge_train.views import AspectViews, InkDataset
+from logo_edge_train.views import MEASURED_PX, AspectViews, InkDataset, find_neighbours
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 1.0  # where a learned one stops
 FIRST_DOUBT = -3.0  # softplus(-3) = 0.05: at first every pair counts nearly in full
@@ -55,7 +55,10 @@ def pretrain(
     report({"kind": "start", "name": name, "stem": f"pretrain-{path.stem}", "note": note})
     difficulty = Difficulty(config, read_history(state))
     views = AspectViews(InputContract(architecture.size_px), difficulty.strengths)
-    dataset = InkDataset(manifest, rows, renders_folder(), size_px=architecture.size_px, seed=config.seed)
+    neighbours = find_neighbours(pixels_of(rows, manifest, MEASURED_PX), config.neighbours)
+    dataset = InkDataset(
+        manifest, rows, renders_folder(), size_px=architecture.size_px, seed=config.seed, neighbours=neighbours
+    )
     torch.manual_seed(config.seed)
     encoder = LogoNetwork(
         architecture.model, len(manifest.classes), size_px=architecture.size_px, dropout=config.fit.dropout,

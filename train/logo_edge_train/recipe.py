@@ -207,7 +207,7 @@ class AspectConfig:
     """Where one aspect's head begins: the temperature of its softmax, and how strongly its views are distorted, 0 to 1."""
 
     temperature: float = 0.15
-    strength: float = 0.5
+    strength: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class PretrainConfig:
     """How the teachers' networks learn from logos without labels before they are fitted (SimCLR); 0 epochs: not at all.
 
     `hidden` and `projection` are the widths of the four heads; `learn_temperature` and `uncertainty` switch what their
-    names say. An aspect's strength moves by `strength_step` per batch, up while more than `target_accuracy` of its views
+    names say. The second view of a logo is of itself or one of its `neighbours` nearest in the aspect. An aspect's strength moves by `strength_step` per batch, up while more than `target_accuracy` of its views
     find their partner, else down; 0: it stays. A batch holds as many logos of each aspect, so `fit.batch_size` is a
     multiple of 4. Networks that have ImageNet weights to begin at are left as they are but with `from_imagenet`.
     """
@@ -223,9 +223,10 @@ class PretrainConfig:
     hidden: int = 256
     projection: int = 64
     learn_temperature: bool = True
-    uncertainty: bool = True
+    uncertainty: bool = False
     strength_step: float = 0.002
-    target_accuracy: float = 0.8
+    target_accuracy: float = 0.3
+    neighbours: int = 5
     use_unlabelled: bool = True
     from_imagenet: bool = False
     seed: int = 0
@@ -233,7 +234,7 @@ class PretrainConfig:
     colour: AspectConfig = AspectConfig()
     text: AspectConfig = AspectConfig()
     shape: AspectConfig = AspectConfig()
-    fit: FitConfig = FitConfig(epochs=0, batch_size=256, learning_rate=2e-3, warmup_epochs=2.0, dropout=0.0)
+    fit: FitConfig = FitConfig(epochs=0, batch_size=64, learning_rate=2e-3, warmup_epochs=1.0, dropout=0.0)
 
 
 @dataclass(frozen=True)

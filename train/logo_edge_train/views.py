@@ -7,7 +7,9 @@
 | text | strokes and edges: their widths, rhythm and angle | colours, the background; where parts stand and how many there are |
 | shape | the contour of the ink | what fills it: colours, transitions, inner edges; the background; some of place, size and angle |
 
-Unlike in SimCLR (Chen et al. 2020, arXiv:2002.05709) nothing is cropped: a part of a logo is often of another kind.
+Unlike in SimCLR (Chen et al. 2020, arXiv:2002.05709) nothing is cropped: a part of a logo is often of another kind. And
+the second view may be of another logo, one of those whose statistics of the aspect are nearest: that keeps the aspect and
+destroys all else better than any distortion (Dwibedi et al. 2021, arXiv:2104.14548, whose neighbours are of learned features).
 """
 
 from __future__ import annotations
@@ -17,31 +19,51 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import albumentations as A
 import cv2
 import numpy as np
 import torch
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from logo_edge.manifest import LogoRow, Manifest
 from logo_edge.preprocess import InputContract, letterboxed_size
 from logo_edge_train.augment import lay_on_background, recolour
 from logo_edge_train.dataset import load_images
+from logo_edge_train.models.extractors import measure_colour, measure_shape, measure_text, soft_ink
 from logo_edge_train.recipe import ASPECTS
 
 LEVELS = 50  # of strength, that differ: the transforms are made once for each
+MEASURED_PX = 96  # the size at which neighbours are found, whatever the network sees
+LAYOUT = 16  # cells a side
+FAR = 3.0  # standard deviations, beyond which a statistic moves a logo no further from others
+BATCH = 64
+
+
+class Pair(NamedTuple):
+    """What the two views of a logo are drawn from: (h, w, 4) uint8 premultiplied each, and a seed."""
+
+    ink: np.ndarray
+    partners: tuple[np.ndarray, ...]  # for each of ASPECTS, itself or a neighbour
+    seed: int
 
 
 class InkDataset(Dataset):
-    """Logos as (ink, seed): (h, w, 4) uint8 premultiplied, its longer side `size_px`, and what its views are drawn by.
+    """Logos as Pairs, longer side `size_px`.
 
-    The seed of item `epoch * len(rows) + i` depends on (seed, epoch, i) alone, so that an interrupted run sees the same
-    views again. No label is read. An opaque image is ink all over.
+    The partners and the seed of item `epoch * len(rows) + i` depend on (seed, epoch, i) alone, so that an interrupted run
+    sees the same views again. No label is read. An opaque image is ink all over. `neighbours` (4, N, k): for each of
+    ASPECTS and each row the indices of those that may stand in for it in its second view, with itself; k may be 0.
     """
 
-    def __init__(self, manifest: Manifest, rows: list[LogoRow], renders: Path, *, size_px: int, seed: int):
-        self.seed = seed
+    def __init__(
+        self, manifest: Manifest, rows: list[LogoRow], renders: Path, *, size_px: int, seed: int, neighbours: np.ndarray
+    ):
+        self.seed, self.neighbours = seed, neighbours
         self.inks = [
             np.asarray(image.convert("RGBA").convert("RGBa").resize(letterboxed_size(image.size, size_px)))
             for image in load_images(manifest, rows, renders, kept_px=size_px)
@@ -50,9 +72,44 @@ class InkDataset(Dataset):
     def __len__(self) -> int:
         return len(self.inks)
 
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
+    def __getitem__(self, position: int) -> Pair:
         epoch, index = divmod(position, len(self.inks))
-        return self.inks[index], int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
+        seed, *drawn = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1 + len(ASPECTS))
+        candidates = (np.append(near[index], index) for near in self.neighbours)
+        partners = (near[int(draw) % len(near)] for near, draw in zip(candidates, drawn, strict=True))
+        return Pair(self.inks[index], tuple(self.inks[partner] for partner in partners), int(seed))
+
+
+def find_neighbours(pixels: np.ndarray, count: int) -> np.ndarray:
+    """(4, N, k) int: for each of ASPECTS the indices of the logos nearest to each of N in that aspect, the nearest first.
+
+    pixels: (N, MEASURED_PX, MEASURED_PX, 3) uint8; k is `count`, or N - 1 where there are no more. Nearest by the Euclidean
+    distance of standardised statistics (models/extractors.py), for geometry of where the ink is.
+    """
+    count = min(count, len(pixels) - 1)
+    if count < 1:
+        return np.empty((len(ASPECTS), len(pixels), 0), np.int64)
+    batches = [_measure(torch.from_numpy(pixels[start : start + BATCH])) for start in range(0, len(pixels), BATCH)]
+    found = []
+    for aspect in ASPECTS:
+        statistics = (
+            StandardScaler().fit_transform(np.concatenate([batch[aspect] for batch in batches])).clip(-FAR, FAR)
+        )
+        search = NearestNeighbors(n_neighbors=count).fit(statistics)
+        found.append(search.kneighbors(return_distance=False))  # without the logos themselves
+    return np.stack(found)
+
+
+@torch.no_grad()
+def _measure(pixels: torch.Tensor) -> dict[str, np.ndarray]:
+    """The statistics (B, F) of each aspect, of (B, S, S, 3) uint8."""
+    colours = pixels.permute(0, 3, 1, 2) / 255
+    ink = soft_ink(colours)
+    measured = {
+        "geometric": functional.adaptive_avg_pool2d(ink, LAYOUT).flatten(1), "colour": measure_colour(colours, ink),
+        "text": measure_text(colours, ink), "shape": measure_shape(colours, ink),
+    }  # fmt: skip
+    return {aspect: statistics.numpy() for aspect, statistics in measured.items()}
 
 
 class AspectViews:
@@ -61,7 +118,7 @@ class AspectViews:
     def __init__(self, contract: InputContract, strengths: torch.Tensor):
         self.contract, self.strengths = contract, strengths
 
-    def collate(self, items: Sequence[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def collate(self, items: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The logos' first and second views, (B, S, S, 3) uint8 each, and (B,) the aspects that they share: 0, 1, 2, 3, 0, ...
 
         So a logo is drawn for one aspect, and for another in another epoch, which costs what SimCLR costs; all four
@@ -69,11 +126,12 @@ class AspectViews:
         normalisation sees the views of all.
         """
         aspects = np.arange(len(items)) % len(ASPECTS)
-        first, second = (
-            np.stack([self.draw(ASPECTS[aspect], ink, (seed, which)) for aspect, (ink, seed) in zip(aspects, items, strict=True)])
-            for which in range(2)
-        )  # fmt: skip
-        return torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(aspects)
+        views = [
+            [self.draw(ASPECTS[aspect], ink, (pair.seed, which)) for which, ink in enumerate((pair.ink, pair.partners[aspect]))]
+            for aspect, pair in zip(aspects, items, strict=True)
+        ]  # fmt: skip
+        first, second = torch.from_numpy(np.array(views)).unbind(1)  # (B, 2, S, S, 3)
+        return first, second, torch.from_numpy(aspects)
 
     def draw(self, aspect: str, ink: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
         """One view of the aspect, (S, S, 3) uint8, the same for the same seed and strength."""
