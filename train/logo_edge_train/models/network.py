@@ -14,6 +14,7 @@ from torch import nn
 from logo_edge.errors import RecipeError
 from logo_edge_train.models.bayesian import BayesianLinear
 from logo_edge_train.models.composed import ComposedNetwork
+from logo_edge_train.models.measured import MeasuredNetwork
 
 if TYPE_CHECKING:
     from logo_edge_train.models.logo_vit import Prediction
@@ -26,7 +27,8 @@ MEAN, SCALE = 127.0, 128.0  # of the EfficientNet-Lite checkpoints: (x - 127) / 
 class LogoNetwork(nn.Module):
     """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits, before temperature.
 
-    `name` is timm's, or `backbone+attention+head` for one put together (see models/composed.py). `size_px` is S, which a
+    `name` is timm's, `backbone+measures` for one that is told what can be measured (models/measured.py), or
+    `backbone+attention+head` for one put together (models/composed.py). `size_px` is S, which a
     transformer must know beforehand; 0: the size that it is made for. Raises RecipeError for a name that there is not.
     """
 
@@ -44,7 +46,7 @@ class LogoNetwork(nn.Module):
 
         Raises RecipeError where the network is not built of stages.
         """
-        body = self.backbone.trunk.body if isinstance(self.backbone, ComposedNetwork) else self.backbone
+        body = _body(self.backbone)
         if not all(hasattr(body, part) for part in ("conv_stem", "bn1", "blocks")):
             raise RecipeError(f"{self.name} has no stem and stages that can be frozen; set frozen_blocks = -1")
         frozen = [body.conv_stem, body.bn1, *body.blocks[:blocks]]
@@ -116,7 +118,7 @@ class LogoNetwork(nn.Module):
 
         Raises RecipeError for a network whose stages timm does not give.
         """
-        body = self.backbone.trunk.body if isinstance(self.backbone, ComposedNetwork) else self.backbone
+        body = _body(self.backbone)
         if not hasattr(body, "forward_intermediates"):
             raise RecipeError(f"{self.name} does not give its stages; expected a network of timm")
         maps = body.forward_intermediates(normalise(pixels), intermediates_only=True)  # each (B, C, H, W)
@@ -141,10 +143,19 @@ def build_backbone(
     Raises RecipeError for a name that there is not, or without weights where `pretrained` asks for them.
     """
     body_name, *blocks = name.split("+")
-    if len(blocks) not in (0, 2):
-        raise RecipeError(f"network {name!r}; expected a timm name, or backbone+attention+head")
+    if len(blocks) not in (0, 2) and blocks != ["measures"]:
+        raise RecipeError(f"network {name!r}; expected a timm name, backbone+measures, or backbone+attention+head")
     body = build_body(body_name, classes, size_px=size_px, dropout=dropout, pretrained=pretrained)
+    if blocks == ["measures"]:
+        return MeasuredNetwork(body, classes, mean=MEAN, scale=SCALE, dropout=dropout)
     return ComposedNetwork(body, *blocks, classes, dropout=dropout) if blocks else body
+
+
+def _body(backbone: nn.Module) -> nn.Module:
+    """timm's network in one that is put together upon it, or itself."""
+    if isinstance(backbone, ComposedNetwork):
+        return backbone.trunk.body
+    return backbone.body if isinstance(backbone, MeasuredNetwork) else backbone
 
 
 def build_body(
