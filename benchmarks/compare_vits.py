@@ -1,6 +1,6 @@
 """Trains the plain ViT tiny and LogoViT tiny, with and without aleatoric variance, on equal budget, and compares them.
 
-    python benchmarks/compare_vits.py --size 96 --epochs 40 --seeds 3 [--set train.fit.learning_rate=1e-3] [--report-test]
+    python benchmarks/compare_vits.py --size 96 --epochs 20 --seeds 3 [--set train.fit.learning_rate=1e-3] [--report-test]
 
 Runs go to runs/vits-SIZEpx-EPOCHSep/ and are resumed where they were interrupted. Writes
 benchmarks/results/logo_vit.json: every choice is made on val; test is looked at with --report-test only.
@@ -36,8 +36,9 @@ BATCH = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=96, help="input size in px")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, ...")
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the recipe, of all"
     )
@@ -50,7 +51,8 @@ def main() -> None:
     splits = ("val", "test") if arguments.report_test else ("val",)
     entries = []
     with FitProgress() as progress:
-        for name, (model, own) in SUBJECTS.items():
+        for name in arguments.subjects:
+            model, own = SUBJECTS[name]
             teachers = [f"{model}@{arguments.size}"] * arguments.seeds
             chosen = (f"train.teachers={teachers}", f"train.fit.epochs={arguments.epochs}", *FIT, *own, *arguments.set)
             run = train_ensemble(
