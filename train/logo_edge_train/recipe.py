@@ -354,9 +354,15 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """Abstention: the least confidence at which the calib set's error among the answered is at most `target_risk`."""
+    """Abstention: the least confidence at which the calib set's error among the answered is at most the risk.
+
+    `target_risk` is that of mode balanced, `strict_risk` of strict, some 3 %: on as much two annotators disagree, so that
+    less cannot be measured. `false_positive_rate`: the share of logos that may be called unfamiliar.
+    """
 
     target_risk: float = 0.05
+    strict_risk: float = 0.03
+    false_positive_rate: float = 0.05
 
 
 @dataclass(frozen=True)
