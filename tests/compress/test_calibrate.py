@@ -9,6 +9,7 @@ from logo_edge.decision import Calibration, Conformal, Mode, Scaling, calibrated
 from logo_edge.errors import BundleError
 from logo_edge.metrics import fit_temperature, negative_log_likelihood, softmax
 from logo_edge_compress.calibrate import (
+    Candidate,
     abstention_threshold,
     choose_method,
     compare_methods,
@@ -85,12 +86,26 @@ def test_calibration_keeps_the_risk_of_each_mode_on_its_own_split():
     assert calibration.abstain_below[Mode.BEST_GUESS] == 0
 
 
-def test_where_a_temperature_is_right_no_scaling_wins():
-    logits, targets = overconfident_logits(1.7, 600)
-    candidates = compare_methods(logits, targets)
-    assert [entry.method for entry in candidates[::3]] == ["temperature", "vector", "dirichlet"]
-    assert choose_method(candidates).method == "temperature"
-    assert fit_calibration(logits, targets, LABELS, risks=RISKS).scaling is None
+def test_a_scaling_is_chosen_only_where_its_gain_exceeds_one_standard_error():
+    plain = Candidate("temperature", None, 0.300)
+    doubtful, clear = Candidate("dirichlet", 0.1, 0.280, 0.020, 0.021), Candidate("vector", 0.1, 0.290, 0.010, 0.009)
+    assert choose_method([plain, doubtful]) == plain
+    assert choose_method([plain, doubtful, clear]) == clear
+    assert choose_method([plain, clear, Candidate("vector", 1.0, 0.285, 0.015, 0.009)]).penalty == 1.0
+
+
+def test_where_a_temperature_is_right_whatever_is_chosen_costs_next_to_nothing():
+    logits, targets = overconfident_logits(1.7)
+    kept, held = slice(0, 400), slice(400, None)
+    assert [entry.method for entry in compare_methods(logits[kept], targets[kept])[::3]] == [
+        "temperature", "vector", "dirichlet"
+    ]  # fmt: skip
+    found = fit_calibration(logits[kept], targets[kept], LABELS, risks=RISKS)
+    plain, chosen = (
+        negative_log_likelihood(softmax(calibrated_logits(logits[held], found.temperature, scaling)), targets[held])
+        for scaling in (None, found.scaling)
+    )
+    assert chosen <= plain + 0.01
 
 
 def test_where_classes_are_skewed_a_scaling_wins_and_is_better_on_logos_it_has_not_seen():
