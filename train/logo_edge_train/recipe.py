@@ -442,6 +442,14 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
     for key in ("size_px", "epochs", "batch_size", "patience"):
         if getattr(recipe.search, key) < 1:
             raise RecipeError(f"search.{key} is {getattr(recipe.search, key)}; expected at least 1")
+    for key in ("target_risk", "strict_risk", "false_positive_rate"):
+        if not 0 <= getattr(recipe.calibrate, key) < 1:
+            raise RecipeError(f"calibrate.{key} is {getattr(recipe.calibrate, key)}; expected 0 or more, below 1")
+    if recipe.calibrate.strict_risk > recipe.calibrate.target_risk:
+        raise RecipeError(
+            f"calibrate.strict_risk is {recipe.calibrate.strict_risk}; expected at most target_risk, "
+            f"{recipe.calibrate.target_risk}: strict may not be wrong more often than balanced"
+        )
     return recipe
 
 
