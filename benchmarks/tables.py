@@ -434,6 +434,71 @@ def augmentation() -> str:
     return markdown(["operation", "magnitude", "cost, nats", "in the worst class", "probability"], rows) + note
 
 
+CALIBRATED = {"default": "default_calibration", "robust": "robust_calibration"}
+
+
+def methods() -> str:
+    """Ways to calibrate each committed bundle, by cross-validation within calib."""
+    found = {name: read(result) for name, result in CALIBRATED.items()}
+    rows = []
+    for entries in zip(*(record["methods"] for record in found.values()), strict=True):
+        first = entries[0]
+        rows.append([first["method"] + (f", penalty {first['penalty']:g}" if first["penalty"] else "")])
+        for entry in entries:
+            rows[-1] += [
+                f"{entry['nll']:.4f}",
+                f"{entry['gain']:+.4f} ± {entry['gain_error']:.4f}" if entry["penalty"] else "",
+            ]
+    header = ["held-out NLL within calib"]
+    for name in found:
+        header += [f"`{name}`", "gain ± standard error"]
+    return markdown(header, rows)
+
+
+def coverage() -> str:
+    """Coverage on test of the committed bundles' prediction sets."""
+    rows = []
+    for name, result in CALIBRATED.items():
+        entries = read(result)["coverage"]
+        for entry in (entry for entry in entries if entry["of"] == "all"):
+            classes = [other for other in entries if other["level"] == entry["level"] and other["of"] != "all"]
+            rows.append([
+                f"`{name}`, {entry['level']:.0%}", f"{entry['threshold']:.3f}",
+                f"{entry['coverage']:.1%} ({entry['expected_low']:.1%} to {entry['expected_high']:.1%})",
+                f"{entry['mean_size']:.2f}", ", ".join(f"{other['of']} {other['coverage']:.0%}" for other in classes) or "refused",
+            ])  # fmt: skip
+    return markdown(
+        ["bundle, level", "threshold", "coverage on test (95 % of such)", "labels in a set", "sets by class"], rows
+    )
+
+
+def modes() -> str:
+    """What each mode of the committed bundles answers on test, and how much of it is right."""
+    rows = [
+        [f"`{name}`, {mode}", f"{entry['threshold']:.3f}", short(entry["calib"]["answered"]), short(entry["calib"]["accuracy"]),
+         short(entry["test"]["answered"]), share(entry["test"]["accuracy"])]
+        for name, result in CALIBRATED.items() for mode, entry in read(result)["modes"].items()
+    ]  # fmt: skip
+    return markdown(
+        ["bundle, mode", "label from", "calib, answered", "calib, right", "test, answered", "test, right"], rows
+    )
+
+
+def familiarity() -> str:
+    """What falls below the packed energy: logos of test, and pictures that are none."""
+    found = [read(result)["familiarity"] for result in CALIBRATED.values()]
+    rows = [
+        [family, "near" if family in found[0]["near"] else "far"]
+        + [cell for entry in found for cell in (f"{entry['families'][family]['auroc']:.3f}", short(entry["families"][family]["unfamiliar"]))]
+        for family in found[0]["families"]
+    ]  # fmt: skip
+    rows.append(["logos of test", "", *(cell for entry in found for cell in ("", short(entry["logos"])))])
+    header = ["called unfamiliar", ""]
+    for name in CALIBRATED:
+        header += [f"`{name}`, AUROC", "share"]
+    return markdown(header, rows)
+
+
 TABLES = {
     "demo": demo,
     "default_bundle": default_bundle,
@@ -445,6 +510,10 @@ TABLES = {
     "robustness": robustness,
     "corruptions": corruptions,
     "outliers": outliers,
+    "methods": methods,
+    "coverage": coverage,
+    "modes": modes,
+    "familiarity": familiarity,
     "memory": memory,
     "search": search,
     "search_fronts": search_fronts,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from logo_edge.bundle import VECTORS, Bundle, Calibration, ModelEntry, list_files, write_bundle_record
+from logo_edge.bundle import VECTORS, Bundle, ModelEntry, list_files, write_bundle_record
+from logo_edge.decision import Calibration, Mode
 from logo_edge.preprocess import InputContract
 
 LABELS = ("red", "green", "blue")  # three, and not the project's four: nothing may assume four
@@ -60,10 +61,16 @@ def write_bundle(
     labels: tuple[str, ...] = LABELS,
     temperature: float = 1.0,
     abstain_below: float = 0.5,
+    strict_below: float | None = None,
     size_px: int = 16,
     model: bytes | None = None,
+    **calibration,
 ) -> Path:
-    """A proper bundle in the new folder `folder`; its vectors are one full-coloured image for each label."""
+    """A proper bundle in the new folder `folder`; its vectors are one full-coloured image for each label.
+
+    `abstain_below` is that of balanced; `calibration` holds further fields of a Calibration.
+    """
+    thresholds = {Mode.BEST_GUESS: 0.0, Mode.BALANCED: abstain_below, Mode.STRICT: strict_below or abstain_below}
     (folder / VECTORS).parent.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(model or build_model(size_px=size_px, classes=len(labels)))
     vectors = []
@@ -81,7 +88,7 @@ def write_bundle(
             labels=labels,
             model=ModelEntry("model.onnx", "fp32"),
             input=InputContract(size_px=size_px),
-            calibration=Calibration(temperature, abstain_below),
+            calibration=Calibration(temperature, thresholds, **calibration),
             files=list_files(folder),
             provenance={"student": "mean-colour"},
             folder=folder,

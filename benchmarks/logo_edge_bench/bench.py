@@ -16,6 +16,7 @@ from PIL import Image
 
 from logo_edge.bundle import DEFAULT_BUNDLE
 from logo_edge.classifier import Classifier
+from logo_edge.decision import calibrated_logits
 from logo_edge.errors import DatasetError
 from logo_edge.images import pyspng, simplejpeg
 from logo_edge.manifest import Manifest, labelled_rows, targets_of
@@ -40,20 +41,23 @@ def bench_bundle(folder: Path | None, manifest: Manifest, images: Path, *, split
     }
 
 
-def measure_bundle(folder: Path | None, manifest: Manifest, images: Path, *, split: str, runs: int) -> dict:
+def measure_bundle(
+    folder: Path | None, manifest: Manifest, images: Path, *, split: str, runs: int, public_key: Path | None = None
+) -> dict:
     """Accuracy and calibration on the split, size, and latencies on one thread. Raises as `bench_bundle` does."""
-    classifier = Classifier.load(folder)
+    classifier = Classifier.load(folder, public_key=public_key)
     rows = labelled_rows(manifest, split, classifier.labels, "the bundle's")
     paths = [manifest.image_path(row, images) for row in rows]
     logits = np.concatenate([classifier.logits(classifier.read_pixels(path)[None]) for path in paths])
     targets = targets_of(rows, classifier.labels)
     sure = np.array([row.sure for row in rows], bool)
-    bundle = classifier.bundle
+    bundle, calibration = classifier.bundle, classifier.bundle.calibration
+    calibrated = calibrated_logits(logits, calibration.temperature, calibration.scaling)
     return {
         "bundle": bundle.name,
         "size_bytes": bundle.size_bytes,
         "split": split,
-        "accuracy": summarize(logits, targets, sure, bundle.calibration.temperature, classifier.labels),
+        "accuracy": summarize(calibrated, targets, sure, 1.0, classifier.labels),
         "latency": measure_bundle_latency(classifier, paths, runs),
     }
 

@@ -52,6 +52,9 @@ def check_command(
     images: Path = IMAGES,
     split: str = typer.Option("val", "--split", help="val to decide by; test only to guard what has shipped."),
     runs: int = typer.Option(200, "--runs", min=10, help="Counted calls per latency."),
+    public_key: Path | None = typer.Option(
+        None, "--public-key", metavar="PEM", help="Check the bundle only if this key's owner signed it (extra sign)."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
     from logo_edge.manifest import read_manifest
@@ -59,7 +62,7 @@ def check_command(
     from logo_edge_bench.gates import check_gates, read_gates
 
     limits = read_gates(gates)
-    figures = measure_bundle(bundle, read_manifest(manifest), images, split=split, runs=runs)
+    figures = measure_bundle(bundle, read_manifest(manifest), images, split=split, runs=runs, public_key=public_key)
     checks = check_gates(limits, figures)
     failed = [entry for entry in checks if not entry.holds]
     if as_json:

@@ -1,4 +1,4 @@
-"""The verbs that export networks: `logo-edge compress` and `logo-edge search`."""
+"""The verbs that make bundles: `logo-edge compress`, `logo-edge calibrate` and `logo-edge search`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from logo_edge.errors import MissingExtraError
 from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_torch, print_found
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
+calibrate = typer.Typer(rich_markup_mode=None, add_completion=False)
 search = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -60,6 +61,38 @@ def compress_command(
         )
     print_stages(record)
     typer.echo(f"{folder}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {folder} IMAGE.png")
+
+
+@calibrate.command(
+    help="Calibrate a packed bundle anew, on its own logits of a manifest's calib split, and pack it again. Its model "
+    "stays as it is; a signature is dropped."
+)
+def calibrate_command(
+    bundle: Path = typer.Argument(..., metavar="BUNDLE", help="A bundle's folder, replaced in one step."),
+    source: Path | None = typer.Option(
+        None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
+    ),
+    override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="E.g. calibrate.strict_risk=0.02."),
+) -> None:
+    need_onnx()
+    from logo_edge.decision import Mode
+    from logo_edge.manifest import read_manifest
+    from logo_edge_compress.compress import risks_of
+    from logo_edge_compress.pack import recalibrate
+    from logo_edge_train.fetch import renders_folder
+    from logo_edge_train.recipe import load_recipe
+
+    config = load_recipe("cpu", tuple(override)).calibrate
+    found = recalibrate(bundle, read_manifest(find_manifest(source)), renders_folder(), risks=risks_of(config),
+                        false_positive_rate=config.false_positive_rate).calibration  # fmt: skip
+    scaling = f"{found.scaling.method} scaling" if found.scaling else "no scaling"
+    typer.echo(
+        f"{bundle}: temperature {found.temperature:.3f}, {scaling}; labels from "
+        f"{found.abstain_below[Mode.BALANCED]:.3f} confidence on, strict from {found.abstain_below[Mode.STRICT]:.3f}"
+    )
+    for entry in found.conformal:
+        if entry.refused:
+            typer.echo(f"no prediction sets by class at {entry.level:.0%}: {entry.refused}")
 
 
 @search.command(

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import torch
 
-from logo_edge.bundle import Bundle, Calibration, ModelEntry, read_bundle
+from logo_edge.bundle import Bundle, ModelEntry, read_bundle
+from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits
 from logo_edge.errors import BundleError, VerificationError
 from logo_edge.manifest import Manifest, read_manifest, targets_of
 from logo_edge.metrics import softmax, summarize
-from logo_edge.monitor import reference_of
 from logo_edge.preprocess import InputContract
 from logo_edge.timing import Latency, measure_latency
 from logo_edge_compress.calibrate import fit_calibration
@@ -24,11 +24,11 @@ from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import LOGITS, PIXELS, export_body, export_onnx
 from logo_edge_compress.finetune import finetune, unknown_operators
 from logo_edge_compress.latency import onnx_latency
-from logo_edge_compress.pack import pack_bundle, refuse_other_folder
+from logo_edge_compress.pack import pack_bundle, reference, refuse_other_folder
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, compare_logits, run_onnx, verify
 from logo_edge_train.dataset import pixels_of, stratified_sample
-from logo_edge_train.recipe import Architecture, Recipe
+from logo_edge_train.recipe import Architecture, CalibrateConfig, Recipe
 from logo_edge_train.runs import Run, read_run, versions, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
 
@@ -53,6 +53,11 @@ class Stage:
     latency: Latency | None
     temperature: float = 1.0
     parity: Parity | None = None
+    scaling: Scaling | None = None
+
+    def calibrated(self, split: str) -> np.ndarray:
+        """The (N, K) logits whose softmax are the stage's probabilities."""
+        return calibrated_logits(self.logits[split], self.temperature, self.scaling)
 
 
 @dataclass(frozen=True)
@@ -100,13 +105,16 @@ def compress(
     chosen = choose(tried, splits["val"], recipe.distill.max_size_mb)
     say(f"chosen on val: {chosen.student.candidate}, {chosen.method}")
     calib = splits["calib"]
-    calibration = fit_calibration(chosen.int8.logits["calib"], calib.targets, target_risk=recipe.calibrate.target_risk)
+    calibration = fit_calibration(
+        chosen.int8.logits["calib"], calib.targets, run.classes, risks=risks_of(recipe.calibrate),
+        false_positive_rate=recipe.calibrate.false_positive_rate,
+    )  # fmt: skip
     calibrated = Stage("INT8, calibrated", chosen.int8.logits, chosen.int8.size_bytes, chosen.int8.latency,
-                       calibration.temperature, chosen.int8.parity)  # fmt: skip
+                       calibration.temperature, chosen.int8.parity, calibration.scaling)  # fmt: skip
     stages = [_ensemble_stage(run, splits), _torch_stage(chosen.student, chosen.fp32), chosen.fp32, chosen.int8,
               calibrated]  # fmt: skip
     summary = _summarize(stages, splits, run.classes)
-    bundle = pack_bundle(_describe(run, chosen, calibration, summary, name, key), chosen.path, out)
+    bundle = pack_bundle(_describe(run, chosen, calibrated, calibration, summary, name, key), chosen.path, out)
     record = {
         "key": key, "run": run.folder.name, "recipe": recipe.name, "chosen": str(chosen.student.candidate),
         "method": chosen.method, "artifact": str(chosen.path.relative_to(work)),
@@ -115,6 +123,11 @@ def compress(
     }  # fmt: skip
     write_json(work / "report.json", record)
     return bundle, record
+
+
+def risks_of(config: CalibrateConfig) -> dict[Mode, float]:
+    """The share of wrong answers that each mode allows itself on calib; best-guess answers always."""
+    return {Mode.BALANCED: config.target_risk, Mode.STRICT: config.strict_risk}
 
 
 def choose(tried: list[Quantized], val: Split, max_size_mb: float) -> Quantized:
@@ -236,10 +249,11 @@ def _summarize(stages: list[Stage], splits: dict[str, Split], labels: tuple[str,
     return [
         {
             "stage": stage.name, "size_bytes": stage.size_bytes, "temperature": stage.temperature,
+            "scaling": asdict(stage.scaling) if stage.scaling else None,
             "latency": asdict(stage.latency) if stage.latency else None,
             "parity": asdict(stage.parity) if stage.parity else None,
             **{
-                name: summarize(stage.logits[name], split.targets, split.sure, stage.temperature, labels)
+                name: summarize(stage.calibrated(name), split.targets, split.sure, 1.0, labels)
                 for name, split in splits.items() if name != "calib"
             },
         }
@@ -261,24 +275,28 @@ def _candidates(tried: list[Quantized], val: Split) -> list[dict]:
 
 
 def _abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration) -> dict:
-    """Coverage and error among the answered on each split, at the packed threshold."""
-    found = {}
-    for name, split in splits.items():
-        probabilities = softmax(stage.logits[name], calibration.temperature)
-        answered = probabilities.max(1) >= calibration.abstain_below
-        wrong = probabilities.argmax(1) != split.targets
-        found[name] = {
-            "coverage": float(answered.mean()),
-            "risk": float(wrong[answered].mean()) if answered.any() else 0.0,
-        }
-    return {"threshold": calibration.abstain_below, **found}
+    """Coverage and error among the answered on each split, at the packed threshold; those of strict under its name."""
+
+    def selection(threshold: float) -> dict:
+        found = {}
+        for name, split in splits.items():
+            probabilities = softmax(stage.calibrated(name))
+            answered = probabilities.max(1) >= threshold
+            wrong = probabilities.argmax(1) != split.targets
+            found[name] = {
+                "coverage": float(answered.mean()),
+                "risk": float(wrong[answered].mean()) if answered.any() else 0.0,
+            }
+        return {"threshold": threshold, **found}
+
+    thresholds = calibration.abstain_below
+    return {**selection(thresholds[Mode.BALANCED]), Mode.STRICT.value: selection(thresholds[Mode.STRICT])}
 
 
 def _describe(
-    run: Run, chosen: Quantized, calibration: Calibration, summary: list[dict], name: str, key: str
+    run: Run, chosen: Quantized, calibrated: Stage, calibration: Calibration, summary: list[dict], name: str, key: str
 ) -> Bundle:
     candidate = chosen.student.candidate
-    probabilities = softmax(chosen.int8.logits["calib"], calibration.temperature)
     final = {split: figures for split, figures in summary[-1].items() if split in ("val", "test")}
     return Bundle(
         name=name, labels=run.classes, model=ModelEntry("model.onnx", "int8", PIXELS, LOGITS),
@@ -289,7 +307,5 @@ def _describe(
             "teachers": [member["architecture"] for member in run.record["members"]], "versions": versions(),
         },
         metrics=final,
-        reference=reference_of(
-            probabilities.max(1), probabilities.argmax(1), run.classes, calibration.abstain_below
-        ),
+        reference=reference(calibrated.calibrated("calib"), run.classes, calibration),
     )  # fmt: skip

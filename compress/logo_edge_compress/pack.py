@@ -8,10 +8,17 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 import logo_edge
 from logo_edge.bundle import VECTORS, Bundle, list_files, read_bundle, write_bundle_record
 from logo_edge.classifier import Classifier
-from logo_edge.errors import BundleError
+from logo_edge.decision import Calibration, Mode, calibrated_logits
+from logo_edge.errors import BundleError, DatasetError
+from logo_edge.manifest import Manifest, labelled_rows, targets_of
+from logo_edge.metrics import softmax, summarize
+from logo_edge.monitor import reference_of
+from logo_edge_compress.calibrate import fit_calibration
 
 SAMPLES = Path(logo_edge.__file__).parent / "samples"
 
@@ -39,6 +46,52 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path) -> Bundle:
     return read_bundle(folder)
 
 
+def recalibrate(folder: Path, manifest: Manifest, renders: Path, *, risks: dict[Mode, float],
+                false_positive_rate: float) -> Bundle:  # fmt: skip
+    """The bundle in `folder`, packed anew with a calibration fitted on its own logits of the manifest's calib split.
+
+    Its figures on val and test, where the manifest has them, and its reference are brought up to date; a signature is
+    not kept. Raises DatasetError where calib is empty or has labels that the bundle does not know, or lacks one.
+    """
+    classifier = Classifier.load(folder)
+    bundle, labels = classifier.bundle, classifier.labels
+    rows = {"calib": labelled_rows(manifest, "calib", labels, "the bundle's")}
+    if missing := sorted(set(labels) - {row.label for row in rows["calib"]}):
+        raise DatasetError(
+            f"split 'calib' has no logo of class {', '.join(missing)}; the calibration needs some of each"
+        )
+    rows |= {
+        name: labelled_rows(manifest, name, labels, "the bundle's") for name in ("val", "test") if manifest.split(name)
+    }
+    logits = {
+        name: np.concatenate([
+            classifier.logits(classifier.read_pixels(manifest.image_path(row, renders))[None]) for row in part
+        ])
+        for name, part in rows.items()
+    }  # fmt: skip
+    targets = {name: targets_of(part, labels) for name, part in rows.items()}
+    calibration = fit_calibration(
+        logits["calib"], targets["calib"], labels, risks=risks, false_positive_rate=false_positive_rate
+    )
+    calibrated = {
+        name: calibrated_logits(part, calibration.temperature, calibration.scaling) for name, part in logits.items()
+    }
+    metrics = {
+        name: summarize(calibrated[name], targets[name], np.array([row.sure for row in rows[name]], bool), 1.0, labels)
+        for name in rows if name != "calib"
+    }  # fmt: skip
+    return pack_bundle(
+        replace(bundle, calibration=calibration, metrics=metrics, reference=reference(calibrated["calib"], labels, calibration)),
+        bundle.model_path, folder,
+    )  # fmt: skip
+
+
+def reference(calibrated: np.ndarray, labels: tuple[str, ...], calibration: Calibration) -> dict:
+    """`monitor.reference_of` the (N, K) calibrated logits of calib, by the threshold of balanced."""
+    probabilities = softmax(calibrated)
+    return reference_of(probabilities.max(1), probabilities.argmax(1), labels, calibration.abstain_below[Mode.BALANCED])
+
+
 def refuse_other_folder(folder: Path) -> None:
     """Raises BundleError where `folder` holds something that is no bundle."""
     if folder.exists() and any(folder.iterdir()) and not (folder / "bundle.json").exists():
@@ -63,7 +116,8 @@ def _write_vectors(bundle: Bundle) -> None:
 
 def model_card(bundle: Bundle) -> str:
     """The bundle's card.md: what it is for, how it was made, what it reaches, where it fails."""
-    provenance, lines = bundle.provenance, []
+    provenance, calibration, lines = bundle.provenance, bundle.calibration, []
+    scaling = f", {calibration.scaling.method} scaling" if calibration.scaling else ""
     for split, figures in bundle.metrics.items():
         recalls = ", ".join(f"{label} {_percent(recall)}" for label, recall in figures["recall"].items())
         lines += [
@@ -80,14 +134,15 @@ def model_card(bundle: Bundle) -> str:
             f"# {bundle.name}",
             "",
             f"Tells {', '.join(bundle.labels)} apart. {provenance.get('student', '?')}, {bundle.model.precision}, "
-            f"{bundle.input.size_px} px, temperature {bundle.calibration.temperature:.3f}; gives no label below "
-            f"{bundle.calibration.abstain_below:.1%} confidence.",
+            f"{bundle.input.size_px} px, temperature {calibration.temperature:.3f}{scaling}; gives no label below "
+            f"{calibration.abstain_below[Mode.BALANCED]:.1%} confidence, in mode strict below "
+            f"{calibration.abstain_below[Mode.STRICT]:.1%}.",
             "",
             "## Made from",
             "",
             f"- recipe `{provenance.get('recipe', '?')}`; teachers: {', '.join(provenance.get('teachers', ())) or '?'}",
             f"- labelled logos: manifest with sha256 `{str(provenance.get('data_hash', '?'))[:16]}...`; temperature and "
-            "threshold from its calib split, every choice from val, the figures below from splits that no choice saw, "
+            "thresholds from its calib split, every choice from val, the figures below from splits that no choice saw, "
             "where not named val",
             "",
             "## Figures, with 95 % intervals",

@@ -12,6 +12,7 @@ from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import Figure, bootstrap, softmax, summarize, wilson_interval
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_compress.calibrate import LEVELS, conformal_threshold
 from logo_edge_report.attacks import ATTACKS, attack
 from logo_edge_report.conditions import (
     SEVERITIES,
@@ -26,7 +27,6 @@ from logo_edge_report.statistics import (
     area_under_risk_coverage,
     auroc,
     compare_paired,
-    conformal_threshold,
     coverage_interval,
     precision,
     prediction_sets,
@@ -45,7 +45,6 @@ SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of (N, K) logits be
     "largest logit": lambda logits: logits.max(1),
     "energy": lambda logits: np.logaddexp.reduce(logits.astype(float), axis=1),  # Liu et al. 2020, arXiv:2010.03759
 }
-LEVELS = (0.80, 0.90, 0.95, 0.99)
 CONFIDENT = 0.9
 HISTOGRAM = 20
 Say = Callable[[str], None]
@@ -105,7 +104,7 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
     """Figures that need no further picture: from the (N, K) logits of `split` and of calib, for prediction sets."""
     rows = manifest.split(split)
     targets, sure = targets_of(rows, subject.labels), np.array([row.sure for row in rows], bool)
-    probabilities = softmax(logits[split], subject.temperature)
+    probabilities = softmax(subject.calibrated(logits[split]))
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predicted == targets
     shares = {
@@ -116,7 +115,7 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
     kept = np.unique(np.linspace(0, len(coverage) - 1, 101).round().astype(int))
     confident, answered = confidence >= CONFIDENT, confidence >= subject.abstain_below
     return {
-        **summarize(logits[split], targets, sure, subject.temperature, subject.labels),
+        **summarize(subject.calibrated(logits[split]), targets, sure, 1.0, subject.labels),
         "precision": {
             name: vars(bootstrap(lambda p, t, k=k: precision(p, t, k), predicted, targets))
             for k, name in enumerate(subject.labels)
@@ -149,7 +148,7 @@ def evaluate_conditions(
         say(name)
         changed = [condition(image, seed) for seed, image in enumerate(images)]
         for entry, subject in zip(found, subjects, strict=True):
-            entry[name] = vars(_share_of(subject.predict(changed).argmax(1) == targets))
+            entry[name] = vars(_share_of(subject.guesses(changed) == targets))
     return found
 
 
@@ -217,7 +216,7 @@ def evaluate_attacks(
                 attacked += map(Image.fromarray, batch)
                 say(f"{name} {radius}/255: {len(attacked)} of {len(targets)}")
             for entry, subject in zip(found, subjects, strict=True):
-                correct = subject.predict(attacked).argmax(1) == targets
+                correct = subject.guesses(attacked) == targets
                 entry.setdefault(name, {})[f"{radius}/255"] = vars(_share_of(correct))
     return found
 
@@ -226,7 +225,7 @@ def compare_subjects(
     first: tuple[Subject, np.ndarray], second: tuple[Subject, np.ndarray], targets: np.ndarray
 ) -> dict:
     """McNemar's test and the paired bootstrap of two subjects' (N, K) logits on the same logos."""
-    paired = compare_paired(first[1].argmax(1) == targets, second[1].argmax(1) == targets)
+    paired = compare_paired(*(subject.calibrated(logits).argmax(1) == targets for subject, logits in (first, second)))
     return {
         "first": first[0].name, "second": second[0].name, "difference": vars(paired.difference),
         "only_first_right": paired.only_first_right, "only_second_right": paired.only_second_right,
@@ -268,14 +267,11 @@ def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: 
     calib = manifest.split("calib")
     if not calib or "calib" not in logits:
         return {}
-    held_out = softmax(logits["calib"], subject.temperature)
-    probabilities, targets = (
-        softmax(logits[split], subject.temperature),
-        targets_of(manifest.split(split), subject.labels),
-    )
+    held_out, probabilities = softmax(subject.calibrated(logits["calib"])), softmax(subject.calibrated(logits[split]))
+    targets = targets_of(manifest.split(split), subject.labels)
     found = {}
     for level in LEVELS:
-        threshold = conformal_threshold(held_out, targets_of(calib, subject.labels), level)
+        threshold = conformal_threshold(held_out, targets_of(calib, subject.labels), level) or 0.0  # all labels join
         sets = prediction_sets(probabilities, threshold)
         low, high = coverage_interval(len(calib), len(targets), level)
         found[f"{level:.2f}"] = {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from logo_edge.decision import Scaling
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.manifest import Manifest, read_manifest, targets_of
 from logo_edge_report.evaluate import check_labels, evaluate_predictions, evaluate_slices, load_split
@@ -128,7 +129,9 @@ def evaluate_run(
         for subject, logits in subjects
     ]
     subject, logits = subjects[-1]
-    before = evaluate_predictions(replace(subject, temperature=1.0), {split: logits[split]}, manifest, split)
+    before = evaluate_predictions(
+        replace(subject, temperature=1.0, scaling=None), {split: logits[split]}, manifest, split
+    )
     return evaluated, before
 
 
@@ -146,10 +149,12 @@ def read_compressed(run: Run) -> Compressed | None:
 
 
 def load_int8(compressed: Compressed) -> Subject:
-    """The INT8 student with the temperature and the threshold that were packed with it."""
+    """The INT8 student with the calibration and the threshold that were packed with it."""
+    calibrated = compressed.record["stages"][-1]
     return replace(
         load_subject(compressed.int8_path), name="INT8 student",
-        temperature=compressed.record["stages"][-1]["temperature"],
+        temperature=calibrated["temperature"],
+        scaling=Scaling(**calibrated["scaling"]) if calibrated.get("scaling") else None,
         abstain_below=compressed.record["abstention"]["threshold"], size_bytes=compressed.record["bundle_bytes"],
     )  # fmt: skip
 

@@ -79,7 +79,7 @@ class Evaluated:
 
     @property
     def probabilities(self) -> np.ndarray:
-        return softmax(self.logits, self.subject.temperature)
+        return softmax(self.subject.calibrated(self.logits))
 
 
 def summary_section(subjects: list[Evaluated], stages: list[dict], split: str) -> Section:
@@ -299,10 +299,11 @@ def _reliability(subject: Subject, before: dict, after: dict) -> Exhibit:
     error = after["calibration_error_debiased"]
     gap = after["mean_confidence"] - after["accuracy"]["value"]
     caption = "On the dashed line, confidence is what it says. "
-    if subject.temperature != 1:
+    if subject.temperature != 1 or subject.scaling:
+        scaling = f" with {subject.scaling.method} scaling" if subject.scaling else ""
         curves[f"T = {subject.temperature:.2f}"] = after["reliability"]
         caption += (
-            f"Temperature {subject.temperature:.2f} takes plain ECE from {before['ece']:.1%} to {after['ece']:.1%}, NLL "
+            f"Temperature {subject.temperature:.2f}{scaling} takes plain ECE from {before['ece']:.1%} to {after['ece']:.1%}, NLL "
             f"from {before['nll']:.3f} to {after['nll']:.3f}; "
         )
     caption += (

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from logo_edge.metrics import Figure, bootstrap
+from logo_edge_compress.calibrate import conformal_rank
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,6 @@ def separating_threshold(inside: np.ndarray, outside: np.ndarray) -> float:
     return float(candidates[np.argmax(kept - passed)])
 
 
-def conformal_threshold(probabilities: np.ndarray, targets: np.ndarray, level: float) -> float:
-    """The least probability that a label needs to join a prediction set which holds the target with P >= level.
-
-    Split conformal with the score 1 - p(target) and the finite-sample rank ceil((n + 1) level). Vovk et al. 2005;
-    Sadinle et al. 2019, arXiv:1609.00451. 0 (all labels join) where n is too small for the level.
-    """
-    scores = np.sort(1 - probabilities[np.arange(len(targets)), targets])
-    rank = math.ceil((len(scores) + 1) * level)
-    return float(1 - scores[rank - 1]) if rank <= len(scores) else 0.0
-
-
 def prediction_sets(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """(B, K) bool: which labels are in each set."""
     return probabilities >= threshold
@@ -89,7 +79,7 @@ def coverage_interval(calibrated: int, tested: int, level: float, confidence: fl
 
     Beta-binomial: given n calibration items, coverage is Beta(k, n + 1 - k), k = ceil((n + 1) level) (Vovk 2012).
     """
-    rank = min(math.ceil((calibrated + 1) * level), calibrated)
+    rank = min(conformal_rank(calibrated, level), calibrated)
     first, second = rank, calibrated + 1 - rank
     hits = np.arange(tested + 1)
     log_mass = np.array([

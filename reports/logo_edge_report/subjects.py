@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.bundle import RECORD, read_bundle
+from logo_edge.decision import Mode, Scaling, calibrated_logits
 from logo_edge.errors import RunError
 from logo_edge.preprocess import InputContract, preprocess
 
@@ -33,10 +34,19 @@ class Subject:
     labels: tuple[str, ...]
     predict: Callable[[Sequence[Image.Image]], np.ndarray]
     temperature: float = 1.0
+    scaling: Scaling | None = None
     abstain_below: float = 0.0
     size_bytes: int = 0
     network: LogoNetwork | None = None
     size_px: int = 0
+
+    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+        """The (N, K) logits whose softmax are the subject's probabilities, from those of `predict`."""
+        return calibrated_logits(logits, self.temperature, self.scaling)
+
+    def guesses(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """(N,) integers: the likeliest label of each image."""
+        return self.calibrated(self.predict(images)).argmax(1)
 
 
 def load_subject(path: Path) -> Subject:
@@ -66,8 +76,9 @@ def _bundle_subject(folder: Path) -> Subject:
     def predict(images: Sequence[Image.Image]) -> np.ndarray:
         return _in_batches(images, bundle.input.size_px, classifier.logits)
 
-    return Subject(bundle.name, "bundle", bundle.labels, predict, bundle.calibration.temperature,
-                   bundle.calibration.abstain_below, bundle.size_bytes)  # fmt: skip
+    calibration = bundle.calibration
+    return Subject(bundle.name, "bundle", bundle.labels, predict, calibration.temperature, calibration.scaling,
+                   calibration.abstain_below[Mode.BALANCED], bundle.size_bytes)  # fmt: skip
 
 
 def _onnx_subject(path: Path) -> Subject:

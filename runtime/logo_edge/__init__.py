@@ -2,6 +2,7 @@
 
 from logo_edge.bundle import Bundle, read_bundle
 from logo_edge.classifier import Classification, Classifier, Rejection
+from logo_edge.decision import Mode
 from logo_edge.errors import BundleError, ImageError, LogoEdgeError
 from logo_edge.images import load_image
 from logo_edge.preprocess import InputContract, preprocess
@@ -15,6 +16,7 @@ __all__ = [
     "ImageError",
     "InputContract",
     "LogoEdgeError",
+    "Mode",
     "Rejection",
     "load_image",
     "preprocess",

@@ -4,24 +4,28 @@
     model.onnx       uint8 (B, S, S, 3) -> float32 logits (B, K)
     vectors/         images and vectors.json: the logits that this very artifact must give on them
     card.md          the model card
+    signature.json   optional: `logo_edge.signing`
 
-Every file but bundle.json is listed there with its size and sha256. Writer and reader share this module.
+Every file but bundle.json and its signature is listed there with its size and sha256. Writer and reader share this module.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from logo_edge.decision import Calibration, Conformal, Familiarity, Mode, Scaling
 from logo_edge.errors import BundleError
 from logo_edge.preprocess import InputContract
+from logo_edge.signing import SIGNATURE, verify_record
 
 FORMAT = "logo-edge-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD = "bundle.json"
 VECTORS = "vectors/vectors.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
@@ -47,14 +51,6 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Fitted on the artifact's own logits on the calib split: temperature > 0; no label below `abstain_below`."""
-
-    temperature: float
-    abstain_below: float
-
-
-@dataclass(frozen=True)
 class Bundle:
     """The content of bundle.json; `reference` is `monitor.reference_of`, `folder` is where it was read."""
 
@@ -75,20 +71,23 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """Everything on disk: the listed files and bundle.json."""
+        """What was packed: the listed files and bundle.json."""
         return sum(entry.size_bytes for entry in self.files.values()) + (self.folder / RECORD).stat().st_size
 
 
-def read_bundle(folder: str | os.PathLike) -> Bundle:
-    """The bundle in `folder`, every file's hash checked.
+def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | None = None) -> Bundle:
+    """The bundle in `folder`, every file's hash checked, and with `public_key`, a PEM file, who signed it.
 
     Raises BundleError where bundle.json is missing, malformed or of another format version, a path leaves the folder,
-    or a file is missing or not the one that was packed.
+    a file is missing or not the one that was packed, or the key's signature is not there or does not fit.
     """
     folder = Path(folder)
     path = folder / RECORD
     try:
-        record = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        if public_key is not None:
+            verify_record(folder, data, public_key)
+        record = json.loads(data)
     except OSError as error:
         raise BundleError(
             f"{path}: {error.strerror}; expected a bundle's folder, made by `logo-edge compress`"
@@ -117,7 +116,7 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
             labels=tuple(_typed(record, "labels", list)),
             model=_entry(ModelEntry, "model", _typed(record, "model", dict)),
             input=_input_contract(_typed(record, "input", dict)),
-            calibration=_entry(Calibration, "calibration", _typed(record, "calibration", dict)),
+            calibration=_calibration(_typed(record, "calibration", dict)),
             files={
                 name: _entry(FileEntry, f"files[{name!r}]", entry)
                 for name, entry in _typed(record, "files", dict).items()
@@ -149,11 +148,11 @@ def write_bundle_record(bundle: Bundle) -> None:
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
-    """Every file under `folder` but bundle.json, by its POSIX path."""
+    """Every file under `folder` but bundle.json and its signature, by its POSIX path."""
     entries = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != RECORD:
+        if path.is_file() and name not in (RECORD, SIGNATURE):
             entries[name] = FileEntry(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
     return entries
 
@@ -181,8 +180,17 @@ def _check_content(bundle: Bundle, where: Path) -> None:
         )
         or len(set(bundle.labels)) != len(bundle.labels)
         or len(bundle.labels) < 2,
-        "calibration: expected a temperature above 0 and a threshold from 0 to 1": not (
-            0 < calibration.temperature < float("inf") and 0 <= calibration.abstain_below <= 1
+        "calibration: expected a temperature above 0": not 0 < calibration.temperature < float("inf"),
+        "calibration.abstain_below: expected 0 for best-guess, and from 0 to 1 for each mode after it, none below the "
+        "one before": not 0
+        == calibration.abstain_below[Mode.BEST_GUESS]
+        <= calibration.abstain_below[Mode.BALANCED]
+        <= calibration.abstain_below[Mode.STRICT]
+        <= 1,
+        f"calibration.scaling: expected a weight of {len(bundle.labels)} x {len(bundle.labels)} finite numbers and a bias "
+        f"of {len(bundle.labels)}": not _fits_scaling(calibration.scaling, len(bundle.labels)),
+        "calibration.conformal: expected levels between 0 and 1 and thresholds from 0 to 1, by class for each label": not all(
+            _fits_conformal(entry, bundle.labels) for entry in calibration.conformal
         ),
         "input: expected size_px from 8 to 4096": not 8 <= bundle.input.size_px <= 4096,
         f"files: expected {bundle.model.file!r} among them": bundle.model.file not in bundle.files,
@@ -194,6 +202,50 @@ def _check_content(bundle: Bundle, where: Path) -> None:
     for problem, found in problems.items():
         if found:
             raise BundleError(f"{where}: {problem}; the bundle is damaged, copy or pack it anew")
+
+
+def _calibration(table: dict) -> Calibration:
+    """The calibration of a JSON table, its parts checked for their types. Raises TypeError, ValueError or KeyError."""
+    modes = _typed(table, "abstain_below", dict)
+    if set(modes) != set(Mode) or not all(map(_is_number, modes.values())):
+        raise ValueError(f"calibration.abstain_below is {modes}; expected a number for each of {', '.join(Mode)}")
+    scaling, familiarity = table.get("scaling"), table.get("familiarity")
+    parts = {
+        "abstain_below": {mode: modes[mode] for mode in Mode},
+        "scaling": None if scaling is None else _scaling(scaling),
+        "conformal": tuple(
+            _entry(Conformal, "calibration.conformal", entry) for entry in _typed(table, "conformal", list)
+        ),
+        "familiarity": None if familiarity is None else _entry(Familiarity, "calibration.familiarity", familiarity),
+    }
+    return _entry(Calibration, "calibration", {**table, **parts})
+
+
+def _scaling(table: Any) -> Scaling:
+    found = _entry(Scaling, "calibration.scaling", table)
+    rows = [*found.weight, found.bias] if isinstance(found.weight, list) else [None]
+    if not all(isinstance(row, list) and all(map(_is_number, row)) for row in rows):
+        raise ValueError("calibration.scaling: expected a weight, rows of numbers, and a bias of numbers")
+    return Scaling(found.method, tuple(map(tuple, found.weight)), tuple(found.bias))
+
+
+def _fits_scaling(scaling: Scaling | None, classes: int) -> bool:
+    if scaling is None:
+        return True
+    rows = [*scaling.weight, scaling.bias]
+    return len(rows) == classes + 1 and all(len(row) == classes and all(map(math.isfinite, row)) for row in rows)
+
+
+def _fits_conformal(entry: Conformal, labels: tuple[str, ...]) -> bool:
+    by_class = {} if entry.by_class is None else entry.by_class
+    if not isinstance(by_class, dict) or (by_class and set(by_class) != set(labels)):
+        return False
+    thresholds = [value for value in (entry.threshold, *by_class.values()) if value is not None]
+    return 0 < entry.level < 1 and all(_is_number(value) and 0 <= value <= 1 for value in thresholds)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _input_contract(table: dict) -> InputContract:
@@ -213,7 +265,10 @@ def _entry(kind: type, where: str, table: Any) -> Any:
     """The dataclass `kind` of a JSON table, its plain fields checked. Raises TypeError or ValueError."""
     if not isinstance(table, dict):
         raise ValueError(f"{where} is {type(table).__name__}; expected a table")
-    entry = kind(**table)
+    try:
+        entry = kind(**table)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
     for key in fields(kind):
         value, expected = getattr(entry, key.name), KINDS.get(key.type, object)
         if not isinstance(value, expected) or isinstance(value, bool):

@@ -12,8 +12,10 @@ from itertools import islice
 import numpy as np
 
 from logo_edge.bundle import DEFAULT_BUNDLE, VECTORS, Bundle, read_bundle
+from logo_edge.decision import Mode, calibrated_logits, energy, prediction_set
 from logo_edge.errors import BundleError, ImageError
 from logo_edge.images import ImageSource, load_image
+from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess
 
 VECTOR_TOLERANCE = 0.05  # of a logit; backends and CPUs differ by the order of their sums
@@ -31,6 +33,8 @@ class Classification:
 
     `label` is None when the classifier abstains (`reason` says why); `best_guess` is there all the same.
     `confidence` is the calibrated probability of the best guess, 0 to 1; `probabilities` holds every class's.
+    `familiar` is False where the energy of the logits is as low as that of few logos: the image may be none. It
+    withholds no label; docs/bundle.md says what escapes it.
     """
 
     label: str | None
@@ -38,15 +42,17 @@ class Classification:
     confidence: float
     probabilities: dict[str, float]
     reason: Rejection | None = None
+    familiar: bool = True
 
 
 class Classifier:
     """A bundle in memory, ready to classify; safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1, fast_decoders: bool = True,
-                 log: str | os.PathLike | None = None):  # fmt: skip
-        """Raises BundleError where the model does not fit its bundle.json."""
+    def __init__(self, bundle: Bundle, *, mode: Mode | str = Mode.BALANCED, threads: int = 1,
+                 fast_decoders: bool = True, log: str | os.PathLike | None = None):  # fmt: skip
+        """Raises BundleError where the model does not fit its bundle.json, ValueError for a mode that there is not."""
         self.bundle = bundle
+        self.mode = Mode(mode)
         self._fast_decoders = fast_decoders
         self._session = _open_session(bundle, threads)
         self._outputs = [bundle.model.output_name]
@@ -54,15 +60,19 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | os.PathLike | None = None, *, threads: int = 1, self_test: bool = False,
+             mode: Mode | str = Mode.BALANCED, public_key: str | os.PathLike | None = None,
              fast_decoders: bool = True, log: str | os.PathLike | None = None) -> Classifier:  # fmt: skip
         """The classifier of the bundle in folder `path`, or of the embedded default bundle.
 
         `threads` is the number of CPU threads of one forward pass. With `self_test`, the first golden vector is run.
-        `fast_decoders` lets pyspng and simplejpeg decode where they are installed (extra `fast`); the pixels are the
+        `mode` says how sure it must be to give a label: best-guess, balanced or strict. `public_key` names a PEM file:
+        only a bundle that its private half signed is loaded (extra `sign`). `fast_decoders` lets pyspng and simplejpeg decode where they are installed (extra `fast`); the pixels are the
         same either way. `log` names a file to which every classification, never the image, is appended as a line of
-        JSON, for `logo-edge monitor`. Raises BundleError for a bundle that is damaged, of another format, or fails its vector.
+        JSON, for `logo-edge monitor`. Raises BundleError for a bundle that is damaged, of another format, not signed by
+        the key, or fails its vector.
         """
-        classifier = cls(read_bundle(path or DEFAULT_BUNDLE), threads=threads, fast_decoders=fast_decoders, log=log)
+        bundle = read_bundle(path or DEFAULT_BUNDLE, public_key=public_key)
+        classifier = cls(bundle, mode=mode, threads=threads, fast_decoders=fast_decoders, log=log)
         if self_test:
             classifier.run_vectors(limit=1)
         return classifier
@@ -110,10 +120,17 @@ class Classifier:
 
     def decide(self, logits: np.ndarray) -> list[Classification]:
         """The calibrated decision for each row of (B, K) logits."""
-        scaled = logits * (1.0 / self.bundle.calibration.temperature)
-        exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return [self._decide_one(row) for row in probabilities.tolist()]
+        calibration = self.bundle.calibration
+        probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
+        if calibration.familiarity is None:
+            familiar = [True] * len(logits)
+        else:
+            familiar = (energy(logits) >= calibration.familiarity.threshold).tolist()
+        return [self._decide_one(*row) for row in zip(probabilities.tolist(), familiar, strict=True)]
+
+    def prediction_set(self, result: Classification, level: float, *, by_class: bool = False) -> tuple[str, ...]:
+        """The labels that hold the true one with P >= `level`: `decision.prediction_set`. Raises BundleError."""
+        return prediction_set(self.bundle.calibration, result.probabilities, level, by_class=by_class)
 
     def run_vectors(self, limit: int | None = None) -> int:
         """Checks the bundle's golden vectors and gives how many were run.
@@ -133,7 +150,7 @@ class Classifier:
         for image, logits, best_guess in vectors:
             found = self.logits(self.read_pixels(image)[None])[0]
             off = float(np.abs(found - logits).max()) if found.shape == logits.shape else float("nan")
-            guess = self.labels[int(found.argmax())]
+            guess = self.decide(found[None])[0].best_guess
             if not off <= VECTOR_TOLERANCE or guess != best_guess:
                 raise BundleError(
                     f"{self.bundle.folder}: golden vector {image.name} gives {guess} with logits off by "
@@ -148,13 +165,13 @@ class Classifier:
         except ImageError as error:
             return error
 
-    def _decide_one(self, probabilities: list[float]) -> Classification:
+    def _decide_one(self, probabilities: list[float], familiar: bool) -> Classification:
         confidence = max(probabilities)
         best_guess = self.labels[probabilities.index(confidence)]
         by_label = dict(zip(self.labels, probabilities, strict=True))
-        if not confidence >= self.bundle.calibration.abstain_below:  # so that NaN gets no label either
-            return Classification(None, best_guess, confidence, by_label, Rejection.LOW_CONFIDENCE)
-        return Classification(best_guess, best_guess, confidence, by_label)
+        if not confidence >= self.bundle.calibration.abstain_below[self.mode]:  # so that NaN gets no label either
+            return Classification(None, best_guess, confidence, by_label, Rejection.LOW_CONFIDENCE, familiar)
+        return Classification(best_guess, best_guess, confidence, by_label, None, familiar)
 
 
 def _open_log(path: str | os.PathLike | None, bundle_name: str):

@@ -12,7 +12,13 @@ from typer.main import get_command
 from logo_edge.errors import LogoEdgeError
 
 VERBS = "logo_edge.commands"  # the group of entry points; the runtime's own verbs stand in the module of that name
-OWN_VERBS = ("classify", "info", "monitor")  # loaded without a search of the installed packages, which takes 30 ms
+OWN_VERBS = (
+    "classify",
+    "info",
+    "monitor",
+    "keygen",
+    "sign",
+)  # loaded without a search of the installed packages, which takes 30 ms
 EXIT_USAGE = 2
 
 

@@ -1,4 +1,4 @@
-"""The runtime's verbs: `logo-edge classify`, `logo-edge info` and `logo-edge monitor`."""
+"""The runtime's verbs: `logo-edge classify`, `info`, `monitor`, `keygen` and `sign`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ MAX_STDIN_BYTES = 256 * 1024 * 1024
 classify = typer.Typer(rich_markup_mode=None, add_completion=False)
 info = typer.Typer(rich_markup_mode=None, add_completion=False)
 monitor = typer.Typer(rich_markup_mode=None, add_completion=False)
+keygen = typer.Typer(rich_markup_mode=None, add_completion=False)
+sign = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 BUNDLE_OPTION = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default.")  # fmt: skip
+PUBLIC_KEY_OPTION = typer.Option(None, "--public-key", metavar="PEM", help="Load the bundle only if this key's owner signed it (extra sign).")  # fmt: skip
 
 
 @classify.command(help="Classify logos: files, folders (searched recursively), or `-` for one image's bytes on stdin.")
@@ -35,6 +38,7 @@ def classify_command(
     as_json: bool = typer.Option(False, "--json", help="One JSON array."),
     as_jsonl: bool = typer.Option(False, "--jsonl", help="One JSON object a line, as soon as it is known."),
     threads: int = typer.Option(1, "--threads", min=1, help="CPU threads of one forward pass."),
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     log: Path | None = typer.Option(
         None, "--log", metavar="FILE", help="Append each result, no image, for `logo-edge monitor`."
     ),
@@ -46,7 +50,7 @@ def classify_command(
     for path in missing:
         typer.echo(f"logo-edge: {path}: no such file or folder", err=True)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a bad image comes as its ImageError
-    classifier = Classifier.load(bundle, threads=threads, log=log)
+    classifier = Classifier.load(bundle, threads=threads, public_key=public_key, log=log)
     names, sources = [], []
     for name, source in _find_images([path for path in paths if path not in missing]):
         names.append(name)
@@ -77,8 +81,9 @@ def info_command(
     bundle: Path | None = BUNDLE_OPTION,
     as_json: bool = typer.Option(False, "--json", help="bundle.json as it is."),
     self_test: bool = typer.Option(False, "--self-test", help="Run every golden vector of the bundle."),
+    public_key: Path | None = PUBLIC_KEY_OPTION,
 ) -> None:
-    classifier = Classifier.load(bundle)
+    classifier = Classifier.load(bundle, public_key=public_key)
     content = classifier.bundle
     checked = classifier.run_vectors() if self_test else 0
     if as_json:
@@ -91,7 +96,10 @@ def info_command(
         "input": f"{content.input.size_px} x {content.input.size_px} px, letterboxed",
         "size": f"{content.size_bytes / 1e6:.2f} MB on disk",
         "temperature": f"{content.calibration.temperature:.3f}",
-        "abstains below": f"{content.calibration.abstain_below:.3f} confidence",
+        "scaling": content.calibration.scaling.method if content.calibration.scaling else "temperature alone",
+        "abstains below": ", ".join(
+            f"{value:.3f} ({mode})" for mode, value in content.calibration.abstain_below.items() if value
+        ),
     }
     if test := content.metrics.get("test"):
         rows["test accuracy"] = (
@@ -99,6 +107,8 @@ def info_command(
         )
         rows["test recall"] = ", ".join(f"{label} {_share(recall)}" for label, recall in test["recall"].items())
         rows["calibration error"] = f"{_share(test['calibration_error_debiased'])} (bias-corrected)"
+    if public_key:
+        rows["signed by"] = f"the owner of {public_key}"
     if checked:
         rows["self-test"] = f"{checked} golden vectors agree"
     for key, value in rows.items():
@@ -138,6 +148,30 @@ def monitor_command(
         raise typer.Exit(1)
 
 
+@keygen.command(help="Make a pair of keys for `logo-edge sign`: NAME.private.pem and NAME.public.pem.")
+def keygen_command(
+    name: Path = typer.Argument(..., metavar="NAME", help="Where to write them, such as keys/release."),
+) -> None:
+    from logo_edge.signing import make_keys
+
+    private, public = make_keys(name)
+    typer.echo(f"{private}: keep it to yourself, with it anybody signs in your name\n{public}: give it to your users")
+
+
+@sign.command(help="Sign a bundle: who has the public key can tell that it is yours and unchanged.")
+def sign_command(
+    bundle: Path = typer.Argument(
+        ..., metavar="BUNDLE", help="A bundle's folder; its signature is put beside bundle.json."
+    ),
+    key: Path = typer.Option(..., "--key", metavar="PEM", help="The private key, as `logo-edge keygen` writes it."),
+) -> None:
+    from logo_edge.bundle import RECORD, read_bundle
+    from logo_edge.signing import sign_record
+
+    read_bundle(bundle)  # what is damaged is not signed
+    typer.echo(f"{sign_record(bundle / RECORD, key)}: check it with logo-edge info --bundle {bundle} --public-key PEM")
+
+
 def _share(figure: dict) -> str:
     return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
 
@@ -168,6 +202,7 @@ def _record(name: str, result: Classification | ImageError) -> dict:
         "confidence": round(result.confidence, 6),
         "probabilities": {label: round(value, 6) for label, value in result.probabilities.items()},
         "reason": result.reason,
+        "familiar": result.familiar,
     }
 
 

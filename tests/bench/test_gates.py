@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from logo_edge.errors import RecipeError
+from logo_edge.errors import BundleError, RecipeError
+from logo_edge.signing import make_keys, sign_record
 from logo_edge_bench.commands import check
 from logo_edge_bench.gates import AT_LEAST, LATENCIES, Gates, check_gates, read_gates
 
@@ -89,6 +90,15 @@ def test_the_command_fails_with_the_failing_rows_and_passes_without(labelled, ga
     found = json.loads(failed.stdout)
     assert not found["holds"]
     assert [row["name"] for row in found["gates"] if not row["holds"]] == ["accuracy"]
+
+
+def test_a_bundle_that_is_not_signed_by_the_given_key_is_not_checked(labelled, gates_file, tmp_path):
+    bundle, manifest = labelled
+    private, public = make_keys(tmp_path / "ours")
+    gates = gates_file("accuracy = 0.8")
+    assert isinstance(run_check(bundle, manifest, gates, "--public-key", str(public)).exception, BundleError)
+    sign_record(bundle / "bundle.json", private)
+    assert run_check(bundle, manifest, gates, "--public-key", str(public)).exit_code == 0
 
 
 def test_the_repositorys_own_gates_ask_for_accuracy_calibration_latency_and_size_together():

@@ -35,15 +35,38 @@ def softmax(logits: tuple[float, ...], temperature: float) -> list[float]:
     return [exponential / total for exponential in exponentials]
 
 
-def decision_vector(side: str, logits: tuple[float, ...], temperature: float, abstain_below: float) -> dict:
-    """One row: what is put in, on which side of the threshold the confidence lies, and what must come out."""
-    probabilities = softmax(logits, temperature)
+def scale(logits: tuple[float, ...], temperature: float, scaling: dict) -> list[float]:
+    """Class probabilities after the affine map of the log-probabilities."""
+    logarithms = [math.log(value) for value in softmax(logits, temperature)]
+    return softmax(
+        tuple(
+            math.fsum(map(math.prod, zip(row, logarithms, strict=True))) + offset
+            for row, offset in zip(scaling["weight"], scaling["bias"], strict=True)
+        ),
+        1.0,
+    )
+
+
+def energy(logits: tuple[float, ...]) -> float:
+    """The logarithm of the sum of the logits' exponentials, before temperature."""
+    return max(logits) + math.log(math.fsum(math.exp(logit - max(logits)) for logit in logits))
+
+
+def decision_vector(side: str, logits: tuple[float, ...], temperature: float, abstain_below: float, *,
+                    mode: str = "balanced", scaling: dict | None = None, energy_below: float | None = None) -> dict:  # fmt: skip
+    """One row: what is put in, on which side of the threshold the confidence lies, and what must come out.
+
+    `abstain_below` is the threshold of balanced; that of strict lies halfway from it to 1.
+    """
+    probabilities = scale(logits, temperature, scaling) if scaling else softmax(logits, temperature)
     confidence = max(probabilities)
     best_guess = LABELS[probabilities.index(confidence)]  # of equal ones the first
-    abstains = confidence < abstain_below
+    strict_below = (1 + abstain_below) / 2
+    abstains = confidence < {"best-guess": 0.0, "balanced": abstain_below, "strict": strict_below}[mode]
     return {
-        "side": side, "labels": list(LABELS[: len(logits)]), "logits": list(logits), "temperature": temperature,
-        "abstain_below": abstain_below, "label": None if abstains else best_guess, "best_guess": best_guess,
+        "side": side, "mode": mode, "labels": list(LABELS[: len(logits)]), "logits": list(logits),
+        "temperature": temperature, "scaling": scaling, "abstain_below": abstain_below, "strict_below": strict_below,
+        "energy_below": energy_below, "familiar": energy_below is None or energy(logits) >= energy_below, "label": None if abstains else best_guess, "best_guess": best_guess,
         "confidence": confidence, "reason": "low_confidence" if abstains else None,
     }  # fmt: skip
 
@@ -62,7 +85,28 @@ def decision_vectors() -> list[dict]:
             rows.append(decision_vector("below", logits, temperature, confidence + STEP))
     rows.append(decision_vector("above", CASES[0][0], 5.0, 0.0))
     rows.append(decision_vector("below", CASES[0][0], 5.0, 1.0))
+    for logits, temperature in CASES:
+        confidence = max(softmax(logits, temperature))
+        rows.append(decision_vector("above", logits, temperature, confidence + STEP, mode="best-guess"))
+        rows.append(decision_vector("below", logits, temperature, confidence - STEP, mode="strict"))
+        rows.append(decision_vector("above", logits, temperature, max(0.0, 2 * confidence - 1 - STEP), mode="strict"))
+    for index, (logits, temperature) in enumerate(CASES):
+        scaling = make_scaling(len(logits), whole=index % 2 == 1)
+        confidence = max(scale(logits, temperature, scaling))
+        for side, step in (("below", STEP), ("above", -STEP)):
+            rows.append(decision_vector(side, logits, temperature, confidence + step, scaling=scaling,
+                                        energy_below=energy(logits) + step))  # fmt: skip
     return rows
+
+
+def make_scaling(classes: int, *, whole: bool) -> dict:
+    """A map that changes some best guesses: of the diagonal alone, or of the `whole` matrix."""
+    weight = [
+        [0.75 + row / 8 if row == column else (row - column) / 16 if whole else 0.0 for column in range(classes)]
+        for row in range(classes)
+    ]
+    bias = [0.5 - row / 4 for row in range(classes)]
+    return {"method": "dirichlet" if whole else "vector", "weight": weight, "bias": bias}
 
 
 def write_inputs() -> list[Path]:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from logo_edge import Classifier, InputContract, load_image, preprocess
+from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
+from logo_edge.decision import Familiarity, Scaling
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -49,17 +50,28 @@ def test_the_preprocessing_vectors_cover_every_drawing_size_and_background():
 @pytest.mark.parametrize("vector", DECISIONS, ids=lambda vector: f"{vector['side']}-{vector['logits']}")
 def test_logits_give_the_decision(fake_bundle, vector):
     folder = fake_bundle(
-        labels=tuple(vector["labels"]), temperature=vector["temperature"], abstain_below=vector["abstain_below"]
-    )
-    (decision,) = Classifier.load(folder).decide(np.array([vector["logits"]], np.float32))
-    assert (decision.label, decision.best_guess, decision.reason) == (
-        vector["label"], vector["best_guess"], vector["reason"]
+        labels=tuple(vector["labels"]), temperature=vector["temperature"], abstain_below=vector["abstain_below"],
+        strict_below=vector["strict_below"], scaling=vector["scaling"] and Scaling(**vector["scaling"]),
+        familiarity=None if vector["energy_below"] is None else Familiarity(vector["energy_below"], 0.05),
+    )  # fmt: skip
+    (decision,) = Classifier.load(folder, mode=vector["mode"]).decide(np.array([vector["logits"]], np.float32))
+    assert (decision.label, decision.best_guess, decision.reason, decision.familiar) == (
+        vector["label"], vector["best_guess"], vector["reason"], vector["familiar"]
     )  # fmt: skip
     assert decision.confidence == pytest.approx(vector["confidence"], abs=1e-6)
 
 
 def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
     sides = Counter(vector["side"] for vector in DECISIONS)
+    assert Counter(vector["mode"] for vector in DECISIONS).keys() == set(Mode)
+    assert Counter(vector["scaling"] and vector["scaling"]["method"] for vector in DECISIONS).keys() == {
+        None, "vector", "dirichlet"
+    }  # fmt: skip
+    assert any(
+        vector["labels"][int(np.argmax(vector["logits"]))] != vector["best_guess"]
+        for vector in DECISIONS
+        if vector["scaling"]
+    )
     assert min(sides["below"], sides["at"], sides["above"]) >= 6
     assert all((vector["label"] is None) == (vector["side"] == "below") for vector in DECISIONS)
     assert {len(vector["labels"]) for vector in DECISIONS} >= {2, 3, 4, 7}

@@ -7,11 +7,11 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from logo_edge_compress.calibrate import conformal_threshold
 from logo_edge_report.statistics import (
     area_under_risk_coverage,
     auroc,
     compare_paired,
-    conformal_threshold,
     coverage_interval,
     mcnemar_p_value,
     precision,
@@ -52,11 +52,6 @@ def test_prediction_sets_cover_as_promised_over_many_draws():
         sets = prediction_sets(probabilities[50:], threshold)
         covered.append(sets[np.arange(100), targets[50:]].mean())
     assert 0.8 <= np.mean(covered) <= 0.8 + 1 / 51 + 0.01
-
-
-def test_a_level_that_the_calib_set_is_too_small_for_takes_every_label():
-    probabilities = np.full((5, 2), 0.5)
-    assert conformal_threshold(probabilities, np.zeros(5, int), 0.99) == 0.0
 
 
 def test_risk_falls_with_coverage_where_confidence_is_informative():

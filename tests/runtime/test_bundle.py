@@ -10,9 +10,18 @@ import pytest
 
 from logo_edge import BundleError, Classifier, read_bundle
 from logo_edge.bundle import RECORD, VECTORS, list_files, write_bundle_record
+from logo_edge.decision import Calibration, Conformal, Familiarity, Mode, Scaling
 
 FILES = ["card.md", "model.onnx", "vectors/0.png", "vectors/1.png", "vectors/2.png", "vectors/vectors.json"]
 MISSING = object()
+FITTED = {
+    "scaling": Scaling("dirichlet", ((1.1, -0.2), (0.0, 0.9)), (0.1, -0.1)),
+    "conformal": (
+        Conformal(0.9, 0.31, {"été": 0.2, "b": 0.4}),
+        Conformal(0.99, 0.02, None, "b: 40 logos of calib, 99 needed"),
+    ),
+    "familiarity": Familiarity(1.5, 0.05),
+}  # what a calibration holds beyond temperature and thresholds, for the labels été and b
 
 
 def read_record(folder: Path) -> dict:
@@ -40,11 +49,15 @@ def relist(folder: Path) -> None:
 
 
 def test_a_bundle_reads_back_as_it_was_written(fake_bundle):
-    folder = fake_bundle(labels=("été", "b"), temperature=1.25, abstain_below=0.4, size_px=24)
+    folder = fake_bundle(
+        labels=("été", "b"), temperature=1.25, abstain_below=0.4, strict_below=0.8, size_px=24, **FITTED
+    )
     bundle = read_bundle(folder)
     text = (folder / RECORD).read_text(encoding="utf-8")
     assert (bundle.labels, bundle.input.size_px, bundle.folder) == (("été", "b"), 24, folder)
-    assert (bundle.calibration.temperature, bundle.calibration.abstain_below) == (1.25, 0.4)
+    assert bundle.calibration == Calibration(
+        1.25, {Mode.BEST_GUESS: 0.0, Mode.BALANCED: 0.4, Mode.STRICT: 0.8}, *FITTED.values()
+    )
     assert sorted(bundle.files) == [name for name in FILES if name != "vectors/2.png"]
     assert bundle.size_bytes == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     write_bundle_record(bundle)
@@ -107,11 +120,11 @@ def test_json_of_another_kind_is_refused(fake_bundle, record):
         read_bundle(folder)
 
 
-@pytest.mark.parametrize("version", [2, 99, 0, "1", None, [1], MISSING])
+@pytest.mark.parametrize("version", [1, 99, 0, "2", None, [2], MISSING])
 def test_another_format_version_is_refused_with_what_to_do(fake_bundle, version):
     folder = fake_bundle()
     change_record(folder, "format_version", value=version)
-    with pytest.raises(BundleError, match=r"format_version .*this runtime reads 1. Repack it"):
+    with pytest.raises(BundleError, match=r"format_version .*this runtime reads 2. Repack it"):
         read_bundle(folder)
 
 
@@ -119,8 +132,17 @@ COLOURS = (("input", "light_background"), ("input", "dark_background"))
 FIXED = (("input", "layout"), ("input", "dtype"), ("input", "colour"))
 TEXTS = (("name",), ("model", "file"), ("model", "precision"))
 DEFAULTED = (("model", "input_name"), ("model", "output_name"))  # what an older writer may have left out
-NUMBERS = (("calibration", "temperature"), ("calibration", "abstain_below"))
-TABLES = (("model",), ("input",), ("calibration",), ("files",), ("provenance",), ("metrics",))
+MODES = tuple(("calibration", "abstain_below", mode) for mode in Mode)
+NUMBERS = (("calibration", "temperature"), *MODES)
+TABLES = (
+    ("model",),
+    ("input",),
+    ("calibration",),
+    ("calibration", "abstain_below"),
+    ("files",),
+    ("provenance",),
+    ("metrics",),
+)
 ENTRY = ("files", "card.md")
 REQUIRED = [*TABLES, *TEXTS, *NUMBERS, *COLOURS, *FIXED, ("labels",), (*ENTRY, "sha256"), (*ENTRY, "size_bytes")]
 WRONG = [
@@ -132,6 +154,8 @@ WRONG = [
     *((keys, value) for keys in FIXED for value in (None, "NCHW", "float32", "BGR")),
     *((("labels",), value) for value in (None, "ab", 5, {"a": 1}, [], ["a"], [1, 2, 3], [["a"], "b", "c"], ["", "b", "c"])),
     *((ENTRY, value) for value in (None, 5, "text", [])),
+    *((("calibration", "conformal"), value) for value in (None, 5, "text", {}, [5], [{"level": "0.9"}])),
+    *((("calibration", key), value) for key in ("scaling", "familiarity") for value in (5, "text", [], {}, {"weight": 1})),
 ]  # fmt: skip
 
 
@@ -169,15 +193,35 @@ def test_labels_must_be_at_least_two_different_names(fake_bundle, labels):
         read_bundle(folder)
 
 
+EYE = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+NAN, INFINITY = float("nan"), float("inf")
+IMPOSSIBLE = {
+    "calibration: expected a temperature above 0": [(("temperature",), value) for value in (0, -1.0, NAN, INFINITY)],
+    "calibration.abstain_below: expected 0 for best-guess": [
+        *((("abstain_below", mode), value) for mode in Mode for value in (-0.1, 1.1, NAN)),
+        (("abstain_below", "best-guess"), 0.2), (("abstain_below", "strict"), 0.4),
+    ],
+    "calibration.scaling: expected a weight of 3 x 3 finite numbers": [
+        (("scaling",), {"method": "vector", "weight": weight, "bias": bias})
+        for weight, bias in ((EYE[:2], [0, 0, 0]), (EYE, [0, 0]), ([[1, 0]] * 3, [0, 0, 0]), (EYE, [0, 0, NAN]))
+    ],
+    "calibration.conformal: expected levels between 0 and 1": [
+        (("conformal",), [{"level": level, "threshold": threshold, "by_class": by_class}])
+        for level, threshold, by_class in (
+            (1.0, 0.5, None), (0.0, 0.5, None), (0.9, 1.2, None), (0.9, "0.5", None), (0.9, 0.5, {"red": 0.5}),
+            (0.9, 0.5, {"red": 0.5, "green": 0.5, "blue": -1}), (0.9, 0.5, [0.5]),
+        )
+    ],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("temperature", 0), ("temperature", -1.0), ("temperature", float("nan")), ("temperature", float("inf")),
-     ("abstain_below", -0.1), ("abstain_below", 1.1), ("abstain_below", float("nan"))],
-)  # fmt: skip
-def test_an_impossible_calibration_is_refused(fake_bundle, key, value):
+    ("message", "keys", "value"), [(message, *case) for message, cases in IMPOSSIBLE.items() for case in cases]
+)
+def test_an_impossible_calibration_is_refused(fake_bundle, message, keys, value):
     folder = fake_bundle()
-    change_record(folder, "calibration", key, value=value)
-    with pytest.raises(BundleError, match="calibration: expected a temperature above 0 and a threshold from 0 to 1"):
+    change_record(folder, "calibration", *keys, value=value)
+    with pytest.raises(BundleError, match=message):
         read_bundle(folder)
 
 

@@ -67,7 +67,7 @@ def test_a_clear_image_gets_its_label_and_no_reason(classifier):
 def test_an_unclear_image_gets_no_label_and_keeps_its_best_guess(classifier):
     result = classifier.classify(solid((140, 128, 128)))
     assert (result.label, result.best_guess, result.reason) == (None, "red", Rejection.LOW_CONFIDENCE)
-    assert 1 / 3 < result.confidence < classifier.bundle.calibration.abstain_below
+    assert 1 / 3 < result.confidence < classifier.bundle.calibration.abstain_below["balanced"]
 
 
 @pytest.mark.parametrize(("step", "label"), [(-1e-4, "red"), (0.0, "red"), (1e-4, None)])

@@ -62,7 +62,7 @@ def test_json_is_one_array_in_the_order_of_the_arguments(bundle, logos):
         "path": str(logos / "green.webp"), "label": "green", "best_guess": "green", "confidence": green["confidence"],
         "probabilities": {"red": green["probabilities"]["red"], "green": green["confidence"],
                           "blue": green["probabilities"]["blue"]},
-        "reason": None,
+        "reason": None, "familiar": True,
     }  # fmt: skip
     assert sum(green["probabilities"].values()) == pytest.approx(1, abs=2e-6)
     assert (grey["label"], grey["reason"]) == (None, "low_confidence")

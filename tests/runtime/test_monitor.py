@@ -112,7 +112,7 @@ def monitored(fake_bundle, tmp_path):
     guesses = np.array([classifier.labels.index(result.best_guess) for result in results])
     confidence = np.array([result.confidence for result in results])
     record = read_bundle(folder)
-    content = reference_of(confidence, guesses, record.labels, record.calibration.abstain_below)
+    content = reference_of(confidence, guesses, record.labels, record.calibration.abstain_below["balanced"])
     write_bundle_record(type(record)(**{**vars(record), "reference": content}))
     return folder, sorted(tmp_path.glob("*.png"))[LEAST:]
 

@@ -69,6 +69,8 @@ def test_the_command_line_overrides_single_fields():
         ({"train": {"teachers": ["lite0"]}}, "network 'lite0'; expected name@size_px"),
         ({"distill": {"students": ["lite0@0"]}}, "network 'lite0@0'; expected name@size_px"),
         ({"distill": {"hard_weight": True}}, "distill.hard_weight is True; expected float"),
+        ({"calibrate": {"target_risk": 1.0}}, "calibrate.target_risk is 1.0; expected 0 or more, below 1"),
+        ({"calibrate": {"target_risk": 0.02}}, "calibrate.strict_risk is 0.03; expected at most target_risk, 0.02"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):

@@ -355,9 +355,15 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """Abstention: the least confidence at which the calib set's error among the answered is at most `target_risk`."""
+    """Abstention: the least confidence at which the calib set's error among the answered is at most the risk.
+
+    `target_risk` is that of mode balanced, `strict_risk` of strict, some 3 %: on as much two annotators disagree, so that
+    less cannot be measured. `false_positive_rate`: the share of logos that may be called unfamiliar.
+    """
 
     target_risk: float = 0.05
+    strict_risk: float = 0.03
+    false_positive_rate: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -437,6 +443,14 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
     for key in ("size_px", "epochs", "batch_size", "patience"):
         if getattr(recipe.search, key) < 1:
             raise RecipeError(f"search.{key} is {getattr(recipe.search, key)}; expected at least 1")
+    for key in ("target_risk", "strict_risk", "false_positive_rate"):
+        if not 0 <= getattr(recipe.calibrate, key) < 1:
+            raise RecipeError(f"calibrate.{key} is {getattr(recipe.calibrate, key)}; expected 0 or more, below 1")
+    if recipe.calibrate.strict_risk > recipe.calibrate.target_risk:
+        raise RecipeError(
+            f"calibrate.strict_risk is {recipe.calibrate.strict_risk}; expected at most target_risk, "
+            f"{recipe.calibrate.target_risk}: strict may not be wrong more often than balanced"
+        )
     return recipe
 
 

@@ -1,0 +1,115 @@
+"""From logits to a decision: what a bundle's calibration holds, and the few lines of NumPy that apply it.
+
+Fitted by `logo_edge_compress.calibrate`, on the artifact's own logits on the calib split.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+from logo_edge.errors import BundleError
+
+
+class Mode(enum.StrEnum):
+    """How much a classifier must be sure of before it gives a label."""
+
+    BEST_GUESS = "best-guess"  # always
+    BALANCED = "balanced"
+    STRICT = "strict"
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """An affine map of log-probabilities: `weight` (K, K), `bias` (K,). `method` is vector or dirichlet.
+
+    Kull et al. 2019, arXiv:1910.12656.
+    """
+
+    method: str
+    weight: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Conformal:
+    """Prediction sets that hold the true label with P >= `level`: all labels at least as probable as a threshold.
+
+    `threshold` is marginal, over all logos; `by_class` has one for each label, which holds for the logos of each class
+    by themselves. What the calib set was too small for is None, and `refused` says of what there was too little.
+    Vovk et al. 2005; Sadinle et al. 2019, arXiv:1609.00451.
+    """
+
+    level: float
+    threshold: float | None
+    by_class: dict[str, float] | None
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """Below the energy `threshold` an input is unlike the logos: so are at most `false_positive_rate` of logos."""
+
+    threshold: float
+    false_positive_rate: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fitted on the artifact's own logits on the calib split.
+
+    temperature > 0; `abstain_below` is the least confidence, 0 to 1, at which a mode gives a label; `scaling` is there
+    where it won over temperature alone; `conformal` is in order of the levels.
+    """
+
+    temperature: float
+    abstain_below: dict[Mode, float]
+    scaling: Scaling | None = None
+    conformal: tuple[Conformal, ...] = ()
+    familiarity: Familiarity | None = None
+
+
+def calibrated_logits(logits: np.ndarray, temperature: float, scaling: Scaling | None = None) -> np.ndarray:
+    """(B, K) float64 whose softmax are the calibrated probabilities, from an artifact's own (B, K) logits."""
+    scaled = logits.astype(np.float64) / temperature
+    if scaling is None:
+        return scaled
+    return log_softmax(scaled) @ np.array(scaling.weight).T + np.array(scaling.bias)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """(B, K) logarithms of the class probabilities, without underflow."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def energy(logits: np.ndarray) -> np.ndarray:
+    """(B,) logarithm of the sum of the exponentials of an artifact's own (B, K) logits: low for what it has not seen.
+
+    The negative of the free energy of Liu et al. 2020, arXiv:2010.03759.
+    """
+    return np.logaddexp.reduce(logits.astype(np.float64), axis=-1)
+
+
+def prediction_set(
+    calibration: Calibration, probabilities: dict[str, float], level: float, *, by_class: bool = False
+) -> tuple[str, ...]:
+    """The labels that hold the true one with P >= `level`, the likeliest first; it may be empty, or hold all.
+
+    `probabilities`: those of a `Classification`. With `by_class` the promise holds for the logos of every class by
+    themselves, and the set is larger. Raises BundleError where the bundle has no threshold at the level, with the reason.
+    """
+    entry = next((entry for entry in calibration.conformal if entry.level == level), None)
+    if entry is None:
+        levels = ", ".join(f"{entry.level:g}" for entry in calibration.conformal) or "none"
+        raise BundleError(f"no prediction sets at level {level:g}; the bundle holds these: {levels}")
+    if (entry.by_class if by_class else entry.threshold) is None:
+        raise BundleError(
+            f"no prediction sets{' by class' if by_class else ''} at level {level:g}: {entry.refused}. Ask for a lower level"
+            f"{', or for sets over all classes,' if by_class and entry.threshold is not None else ''} or calibrate on more logos"
+        )
+    thresholds = entry.by_class if by_class else dict.fromkeys(probabilities, entry.threshold)
+    ordered = sorted(probabilities, key=probabilities.get, reverse=True)
+    return tuple(label for label in ordered if probabilities[label] >= thresholds[label])

@@ -1,0 +1,135 @@
+"""A detached signature of a bundle: who packed it, beside the hashes that say it is whole.
+
+    signature.json   {"algorithm": "ed25519", "key": fingerprint of the public key, "signature": base64}
+
+It signs the bytes of bundle.json, which list every other file with its sha256 (RFC 8032). Keys are PEM files; the
+package `cryptography` (extra `sign`) is imported only here, and only when a key is given.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError
+
+SIGNATURE = "signature.json"
+ALGORITHM = "ed25519"
+
+
+def make_keys(name: Path) -> tuple[Path, Path]:
+    """Writes a new pair, NAME.private.pem, which only its owner may read, and NAME.public.pem; gives both paths.
+
+    Raises LogoEdgeError where one is there already.
+    """
+    serialization, ed25519 = _cryptography()
+    private, public = (name.with_name(f"{name.name}.{half}.pem") for half in ("private", "public"))
+    for path in (private, public):
+        if path.exists():
+            raise LogoEdgeError(f"{path} is there already; a key is never overwritten. Name another, or move it away")
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    try:
+        private.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(pem)
+        public.write_bytes(
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+    except OSError as error:
+        raise LogoEdgeError(f"{error.filename}: {error.strerror}; expected a folder that can be written") from error
+    return private, public
+
+
+def sign_record(record: Path, private_key: str | os.PathLike) -> Path:
+    """Writes the signature of the file `record`, a bundle.json, beside it, and gives its path.
+
+    The caller has read the bundle, so that nothing damaged is signed. Raises LogoEdgeError for a key that is none.
+    """
+    key = _read_key(private_key, "private")
+    content = {"algorithm": ALGORITHM, "key": fingerprint(key.public_key()),
+               "signature": base64.b64encode(key.sign(record.read_bytes())).decode()}  # fmt: skip
+    path = record.with_name(SIGNATURE)
+    part = path.with_name(f"{SIGNATURE}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def verify_record(folder: Path, record: bytes, public_key: str | os.PathLike) -> None:
+    """Raises BundleError unless `folder` holds a signature of `record`, its bundle.json, by the key in that PEM file.
+
+    Missing, unreadable, by another key, and of another content each have their message. LogoEdgeError for a key that
+    is none.
+    """
+    key, path = _read_key(public_key, "public"), folder / SIGNATURE
+    try:
+        content = json.loads(path.read_bytes())
+        algorithm, signer = content["algorithm"], content["key"]
+        signature = base64.b64decode(content["signature"], validate=True)
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{folder}: not signed, there is no {SIGNATURE}; a public key was given. Get the signed bundle, or sign it "
+            "with `logo-edge sign`"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise BundleError(f"{path}: cannot be read ({error!r}); get the bundle anew, or sign it again") from error
+    if algorithm != ALGORITHM:
+        raise BundleError(f"{path}: signed by {algorithm!r}; this runtime verifies {ALGORITHM}")
+    if signer != fingerprint(key):
+        raise BundleError(
+            f"{path}: signed by another key ({str(signer)[:16]}...); {public_key} is {fingerprint(key)[:16]}.... Give the "
+            "signer's public key, or refuse the bundle"
+        )
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(signature, record)
+    except InvalidSignature as error:
+        raise BundleError(
+            f"{folder}: bundle.json is not what was signed; it or {SIGNATURE} was changed afterwards. Get the bundle "
+            "anew, or sign it again if the change was yours"
+        ) from error
+
+
+def fingerprint(public_key: Any) -> str:
+    """sha256 of the raw 32 bytes of the public key, in hexadecimal."""
+    return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()
+
+
+def _read_key(path: str | os.PathLike, half: str) -> Any:
+    """The private or public half in a PEM file. Raises LogoEdgeError where it is not there, or no Ed25519 key."""
+    serialization, ed25519 = _cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    expected = f"expected the PEM file of an Ed25519 {half} key, such as `logo-edge keygen` writes"
+    try:
+        data = Path(path).read_bytes()
+        if half == "private":
+            key = serialization.load_pem_private_key(data, password=None)
+        else:
+            key = serialization.load_pem_public_key(data)
+    except OSError as error:
+        raise LogoEdgeError(f"{path}: {error.strerror}; {expected}") from error
+    except TypeError as error:
+        raise LogoEdgeError(f"{path}: the key is encrypted; decrypt it first, with `openssl pkey -in ...`") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise LogoEdgeError(f"{path}: no {half} key ({str(error).split(' (', 1)[0]}); {expected}") from error
+    kind = ed25519.Ed25519PrivateKey if half == "private" else ed25519.Ed25519PublicKey
+    if not isinstance(key, kind):
+        raise LogoEdgeError(f"{path}: a key of another kind, {type(key).__name__}; {expected}")
+    return key
+
+
+def _cryptography() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise MissingExtraError("sign", "cryptography") from error
+    return serialization, ed25519

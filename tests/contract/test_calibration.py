@@ -1,0 +1,102 @@
+"""What the committed bundles promise of themselves: fitted on calib alone, and kept on test, which no choice has seen.
+
+The artifact's own logits are committed beside the figures, so that this needs neither the pictures nor the model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from logo_edge import Mode, read_bundle
+from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge.decision import calibrated_logits, energy
+from logo_edge.manifest import read_manifest, targets_of
+from logo_edge.metrics import softmax
+from logo_edge_compress.calibrate import LEVELS, fit_calibration
+from logo_edge_report.statistics import coverage_interval
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "bundles" / "robust"}
+RISKS = {Mode.BALANCED: 0.05, Mode.STRICT: 0.03}
+
+
+@pytest.fixture(scope="module", params=BUNDLES)
+def measured(request):
+    """A bundle with its (N, K) logits and (N,) targets by split; logits of another artifact would prove nothing."""
+    bundle = read_bundle(BUNDLES[request.param])
+    record = json.loads((ROOT / "benchmarks" / "results" / f"{request.param}_calibration.json").read_text())
+    assert record["model_sha256"] == bundle.files["model.onnx"].sha256, "run python benchmarks/measure_calibration.py"
+    manifest = read_manifest(ROOT / "train" / "logo_edge_train" / "data" / "labels.csv")
+    targets = {split: targets_of(manifest.split(split), bundle.labels) for split in ("calib", "test")}
+    logits = {
+        split: np.array([list(map(float, row.split())) for row in rows], np.float32)
+        for split, rows in record["logits"].items()
+    }
+    assert {split: len(part) for split, part in logits.items()} == {"calib": 345, "test": 531}
+    assert {split: len(part) for split, part in targets.items()} == {"calib": 345, "test": 531}
+    return bundle, logits, targets
+
+
+def test_the_packed_calibration_is_the_one_that_the_calib_logits_give(measured):
+    bundle, logits, targets = measured
+    packed = bundle.calibration
+    found = fit_calibration(logits["calib"], targets["calib"], bundle.labels, risks=RISKS)
+    assert found.temperature == pytest.approx(packed.temperature, abs=1e-4)
+    assert found.abstain_below == pytest.approx(packed.abstain_below, abs=1e-4)
+    assert (found.scaling and found.scaling.method) == (packed.scaling and packed.scaling.method)
+    if packed.scaling:
+        assert np.allclose(found.scaling.weight, packed.scaling.weight, atol=1e-4)
+    assert found.familiarity.threshold == pytest.approx(packed.familiarity.threshold, abs=1e-4)
+    assert [entry.level for entry in packed.conformal] == list(LEVELS)
+    for fresh, kept in zip(found.conformal, packed.conformal, strict=True):
+        assert (fresh.level, fresh.refused) == (kept.level, kept.refused)
+        assert fresh.threshold == pytest.approx(kept.threshold, abs=1e-4)
+        assert (fresh.by_class or {}) == pytest.approx(kept.by_class or {}, abs=1e-4)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_prediction_sets_cover_test_within_what_both_sizes_imply(measured, level):
+    bundle, logits, targets = measured
+    (entry,) = (entry for entry in bundle.calibration.conformal if entry.level == level)
+    hits = own_probabilities(bundle, logits["test"], targets["test"]) >= entry.threshold
+    low, high = coverage_interval(len(targets["calib"]), len(targets["test"]), level)
+    assert low < level < high
+    assert low <= hits.mean() <= high
+
+
+@pytest.mark.parametrize("level", LEVELS[:3])
+def test_prediction_sets_by_class_cover_each_class_of_test(measured, level):
+    bundle, logits, targets = measured
+    (entry,) = (entry for entry in bundle.calibration.conformal if entry.level == level)
+    own = own_probabilities(bundle, logits["test"], targets["test"])
+    assert len(entry.by_class) == len(bundle.labels) == 4
+    for k, label in enumerate(bundle.labels):
+        calib, test = (targets[split] == k for split in ("calib", "test"))
+        low, high = coverage_interval(int(calib.sum()), int(test.sum()), level)
+        assert low <= (own[test] >= entry.by_class[label]).mean() <= high, label
+
+
+def test_the_level_that_two_classes_are_too_small_for_is_refused(measured):
+    refused = {entry.level: entry.refused for entry in measured[0].calibration.conformal}
+    assert refused == {
+        0.8: "", 0.9: "", 0.95: "",
+        0.99: "complex: 48 logos of calib, 99 needed, gradient: 39 logos of calib, 99 needed",
+    }  # fmt: skip
+
+
+def test_no_more_logos_of_test_are_unfamiliar_than_the_rate_and_both_sizes_allow(measured):
+    bundle, logits, targets = measured
+    found = bundle.calibration.familiarity
+    low, high = coverage_interval(len(targets["calib"]), len(targets["test"]), 1 - found.false_positive_rate)
+    assert low <= (energy(logits["test"]) >= found.threshold).mean() <= high
+
+
+def own_probabilities(bundle, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(N,) calibrated probability of each logo's own label."""
+    calibration = bundle.calibration
+    probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
+    return probabilities[np.arange(len(targets)), targets]

@@ -1,0 +1,160 @@
+"""A signed bundle loads with its signer's key; every way in which it can be another's or changed has its own message."""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+import subprocess
+import sys
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from typer.testing import CliRunner
+
+from logo_edge import BundleError, Classifier, LogoEdgeError, read_bundle
+from logo_edge.bundle import RECORD, list_files
+from logo_edge.commands import classify, info, keygen, sign
+from logo_edge.signing import SIGNATURE, make_keys, sign_record
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """A pair of keys, the private one first."""
+    return make_keys(tmp_path / "keys" / "ours")
+
+
+@pytest.fixture
+def signed(fake_bundle, keys):
+    folder = fake_bundle()
+    sign_record(folder / RECORD, keys[0])
+    return folder
+
+
+def test_a_signed_bundle_loads_with_its_key_and_without(signed, keys):
+    assert Classifier.load(signed, public_key=keys[1], self_test=True).labels
+    assert read_bundle(signed) == read_bundle(signed, public_key=str(keys[1]))
+    assert SIGNATURE not in list_files(signed)
+
+
+def test_an_unsigned_bundle_is_refused_only_where_a_key_is_given(fake_bundle, keys):
+    folder = fake_bundle()
+    assert read_bundle(folder).labels
+    with pytest.raises(BundleError, match=r"not signed, there is no signature.json; .*`logo-edge sign`"):
+        read_bundle(folder, public_key=keys[1])
+
+
+def test_the_key_of_another_is_refused(signed, tmp_path):
+    _, theirs = make_keys(tmp_path / "theirs")
+    with pytest.raises(BundleError, match="signed by another key .*theirs.public.pem is"):
+        read_bundle(signed, public_key=theirs)
+
+
+def test_a_forged_fingerprint_does_not_pass(signed, keys, tmp_path):
+    ours = json.loads((signed / SIGNATURE).read_text())
+    private, _ = make_keys(tmp_path / "theirs")
+    forged = json.loads(sign_record(signed / RECORD, private).read_text())
+    (signed / SIGNATURE).write_text(json.dumps(forged | {"key": ours["key"]}))
+    with pytest.raises(BundleError, match="is not what was signed"):
+        read_bundle(signed, public_key=keys[1])
+
+
+@pytest.mark.parametrize("place", [0, 1, 400, -1])
+def test_a_changed_byte_of_the_record_is_refused_before_it_is_read(signed, keys, place):
+    data = bytearray((signed / RECORD).read_bytes())
+    data[place] ^= 1
+    (signed / RECORD).write_bytes(data)
+    with pytest.raises(BundleError, match="bundle.json is not what was signed; .*changed afterwards"):
+        read_bundle(signed, public_key=keys[1])
+
+
+def test_a_changed_byte_of_a_listed_file_is_refused_even_where_its_hash_is_brought_up_to_date(signed, keys):
+    model = signed / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    with pytest.raises(BundleError, match="model.onnx: not the file that was packed"):
+        read_bundle(signed, public_key=keys[1])
+    record = json.loads((signed / RECORD).read_text())
+    record["files"]["model.onnx"] = vars(list_files(signed)["model.onnx"])
+    (signed / RECORD).write_text(json.dumps(record))
+    assert read_bundle(signed).labels
+    with pytest.raises(BundleError, match="bundle.json is not what was signed"):
+        read_bundle(signed, public_key=keys[1])
+
+
+@pytest.mark.parametrize("change", [{"signature": base64.b64encode(bytes(64)).decode()}, {"signature": ""}])
+def test_a_changed_signature_is_refused(signed, keys, change):
+    (signed / SIGNATURE).write_text(json.dumps(json.loads((signed / SIGNATURE).read_text()) | change))
+    with pytest.raises(BundleError, match="is not what was signed"):
+        read_bundle(signed, public_key=keys[1])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "5", '{"algorithm": "ed25519", "key": "", "signature": 5}',
+                                  '{"algorithm": "ed25519", "key": "", "signature": "no base64!"}'])  # fmt: skip
+def test_a_signature_that_cannot_be_read_is_refused(signed, keys, text):
+    (signed / SIGNATURE).write_text(text)
+    with pytest.raises(BundleError, match=r"signature.json: cannot be read .*sign it again"):
+        read_bundle(signed, public_key=keys[1])
+
+
+def test_another_algorithm_is_refused(signed, keys):
+    (signed / SIGNATURE).write_text('{"algorithm": "none", "key": "", "signature": ""}')
+    with pytest.raises(BundleError, match="signed by 'none'; this runtime verifies ed25519"):
+        read_bundle(signed, public_key=keys[1])
+
+
+def test_files_that_are_no_such_key_are_refused(signed, keys, tmp_path):
+    private, public = keys
+    other = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "ec.pem").write_bytes(
+        other.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    locked = serialization.load_pem_private_key(private.read_bytes(), None).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
+    )
+    (tmp_path / "locked.pem").write_bytes(locked)
+    (tmp_path / "text.pem").write_text("no key")
+    for name, message in {
+        "ec.pem": "a key of another kind", "locked.pem": "encrypted; decrypt it first", "text.pem": "no private key",
+        "absent.pem": "No such file",
+    }.items():  # fmt: skip
+        with pytest.raises(LogoEdgeError, match=f"{name}: .*{message}"):
+            sign_record(signed / RECORD, tmp_path / name)
+    with pytest.raises(LogoEdgeError, match="ours.public.pem: no private key"):
+        sign_record(signed / RECORD, public)
+    with pytest.raises(LogoEdgeError, match="ours.private.pem: no public key"):
+        read_bundle(signed, public_key=private)
+
+
+def test_keys_are_for_their_owner_and_never_overwritten(keys, tmp_path):
+    assert stat.S_IMODE(keys[0].stat().st_mode) == 0o600
+    before = keys[0].read_bytes()
+    with pytest.raises(LogoEdgeError, match=r"ours.private.pem is there already"):
+        make_keys(tmp_path / "keys" / "ours")
+    assert keys[0].read_bytes() == before
+
+
+def test_the_command_line_makes_keys_signs_and_verifies(fake_bundle, tmp_path):
+    folder, name, run = fake_bundle(), tmp_path / "release", CliRunner().invoke
+    assert run(keygen, [str(name)]).exit_code == 0
+    public = str(tmp_path / "release.public.pem")
+    unsigned = run(info, ["--bundle", str(folder), "--public-key", public])
+    assert isinstance(unsigned.exception, BundleError)
+    assert run(sign, [str(folder), "--key", f"{name}.private.pem"]).exit_code == 0
+    shown = run(info, ["--bundle", str(folder), "--public-key", public])
+    assert shown.exit_code == 0, shown.output
+    assert "signed by" in shown.output
+    image = str(folder / "vectors" / "0.png")
+    assert run(classify, [image, "--bundle", str(folder), "--public-key", public]).exit_code == 0
+    (folder / "card.md").write_text("changed")
+    assert isinstance(run(sign, [str(folder), "--key", f"{name}.private.pem"]).exception, BundleError)
+
+
+def test_cryptography_is_imported_only_for_a_key(signed, keys):
+    code = (
+        f"import sys, logo_edge; logo_edge.Classifier.load({str(signed)!r}); assert 'cryptography' not in sys.modules; "
+        f"sys.modules['cryptography'] = None; logo_edge.Classifier.load({str(signed)!r}, public_key={str(keys[1])!r})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "MissingExtraError" in found.stderr
+    assert "pip install 'logo-edge[sign]'" in found.stderr
