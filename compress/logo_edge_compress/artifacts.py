@@ -25,7 +25,7 @@ from logo_edge.errors import DatasetError, ExportError, MissingExtraError, Verif
 from logo_edge.images import load_image
 from logo_edge.manifest import read_manifest
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_compress.engine import build_engine, open_engine, trtexec_line, unsupported_operators
+from logo_edge_compress.engine import build_engine, open_engine, trtexec_line, unsupported_operators, why_no_engine
 from logo_edge_compress.graph import PIXELS, fix_batch, save_model, to_float16, to_tensorrt
 from logo_edge_compress.verify import (
     EXPORTED,
@@ -232,11 +232,10 @@ def _tensorrt(model, graph, parent, precision, batch, path, images, say) -> dict
 def _engine(path: Path, folder: Path, parent, precision: str, batch, images: Images, say) -> dict:
     """Builds the engine and holds it against the parent, or says why there is none; one that fails is deleted."""
     say(f"without Python: {trtexec_line(onnx.load(path), path, path.stem + '.engine')}")
-    try:
-        engine = build_engine(path, folder)
-    except MissingExtraError as error:
-        say(f"not done: no engine was built or run here, for {error}. Copy the ONNX to the device and build it there")
-        return {"engine": None, "not_done": f"no engine was built or run: {error}"}
+    if reason := why_no_engine():
+        say(f"not done: no engine was built or run here. {reason}. Build it from the ONNX on the device")
+        return {"engine": None, "not_done": f"no engine was built or run: {reason}"}
+    engine = build_engine(path, folder)
     tolerance = QUANTIZED if precision == "int8" else ROUNDED  # on GPUs FP32 is TF32
     try:
         made = _verified(open_engine(engine), parent, tolerance, engine.name, batch, images, "tensorrt")

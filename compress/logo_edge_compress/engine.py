@@ -155,6 +155,16 @@ def open_engine(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return forward
 
 
+def why_no_engine() -> str:
+    """Why no engine can be built on this machine: a library or a GPU that it has not; empty where it can."""
+    try:
+        _need_tensorrt()
+        gpu_name()
+    except (MissingExtraError, ExportError) as error:
+        return str(error)
+    return ""
+
+
 def gpu_name() -> str:
     """The name of the first GPU. Raises MissingExtraError without CUDA's bindings, ExportError without a GPU."""
     name = _checked(_load_cuda().cudaGetDeviceProperties(0)).name
@@ -163,7 +173,7 @@ def gpu_name() -> str:
 
 def _need_tensorrt() -> None:
     try:
-        import tensorrt  # noqa: F401
+        from tensorrt import Builder  # noqa: F401  # installed stubs alone make an empty package
     except ImportError as error:
         raise MissingExtraError("tensorrt", "tensorrt") from error
 
@@ -172,7 +182,7 @@ def _load_cuda() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise MissingExtraError("tensorrt", "cuda-python") from error
+        raise MissingExtraError("tensorrt", "cuda-bindings") from error
     return runtime
 
 
