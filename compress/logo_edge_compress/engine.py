@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,8 @@ def build_engine(path: Path, folder: Path) -> Path:
     config.set_timing_cache(cache, ignore_mismatch=False)
     pixels = network.get_input(0)
     if pixels.shape[0] == -1:
-        profile, image = builder.create_optimization_profile(), tuple(pixels.shape)[1:]
-        smallest, usual, largest = (trt.Dims((batch, *image)) for batch in BATCHES)
+        profile, image = builder.create_optimization_profile(), _sizes(pixels.shape)[1:]
+        smallest, usual, largest = (trt.Dims([batch, *image]) for batch in BATCHES)
         profile.set_shape(PIXELS, smallest, usual, largest)
         config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
@@ -133,7 +134,7 @@ def open_engine(path: Path) -> Callable[[np.ndarray], np.ndarray]:
             raise ExportError(
                 f"{path.name} takes no batch of {len(pixels)}; it was built for {BATCHES[0]} to {BATCHES[-1]}"
             )
-        logits = np.empty(tuple(context.get_tensor_shape(LOGITS)), np.float32)
+        logits = np.empty(_sizes(context.get_tensor_shape(LOGITS)), np.float32)
         taken: list[int] = []
         try:
             for name, array in ((PIXELS, pixels), (LOGITS, logits)):
@@ -180,10 +181,9 @@ def _need_tensorrt() -> None:
 
 def _load_cuda() -> Any:
     try:
-        from cuda.bindings import runtime
+        return import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise MissingExtraError("tensorrt", "cuda-bindings") from error
-    return runtime
 
 
 def _checked(result: tuple) -> Any:
@@ -194,6 +194,11 @@ def _checked(result: tuple) -> Any:
             f"CUDA says {status.name}; a TensorRT engine is built and run on a machine with an NVIDIA GPU"
         )
     return values[0] if values else None
+
+
+def _sizes(shape: Any) -> list[int]:
+    """TensorRT's Dims, which has a length and entries but is no sequence, as a list."""
+    return [shape[axis] for axis in range(len(shape))]
 
 
 def _slug(name: str) -> str:

@@ -47,10 +47,9 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """The FP32 model with weights and arithmetic in float16; it still reads uint8 pixels and gives float32 logits."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = copy_model(model)
-    return convert_float_to_float16(
-        model, keep_io_types=True, disable_shape_infer=False, op_block_list=["DequantizeLinear"]
-    )
+    model = convert_float_to_float16(copy_model(model), keep_io_types=True, op_block_list=["DequantizeLinear"])
+    _sort_nodes(model.graph)  # the converter appends its casts
+    return model
 
 
 def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelProto:
@@ -94,6 +93,20 @@ def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     twin = onnx.ModelProto()
     twin.CopyFrom(model)
     return twin
+
+
+def _sort_nodes(graph: onnx.GraphProto) -> None:
+    """Puts each node after those whose outputs it reads."""
+    waiting, nodes = list(graph.node), []
+    made = {entry.name for entry in [*graph.input, *graph.initializer]} | {""}
+    while waiting:
+        ready = [node for node in waiting if made.issuperset(node.input)]
+        assert ready, "the graph has a cycle"
+        nodes += ready
+        made.update(name for node in ready for name in node.output)
+        waiting = [node for node in waiting if not made.issuperset(node.output)]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _make_symmetric(
