@@ -59,6 +59,7 @@ clean:  ## Remove the environments and stamps; runs and bundles stay
 .stamps/full: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP_INSTALL) -e '.[dev]'
+	$(VENV)/bin/python $(PIP_INSTALL) --no-deps tensorrt-stubs  # whose dependency needs an NVIDIA GPU; for a test of types
 	@mkdir -p .stamps && touch $@
 
 .stamps/data: .stamps/full train/logo_edge_train/data/labels.csv train/logo_edge_train/data/unlabelled.csv

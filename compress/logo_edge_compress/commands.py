@@ -1,4 +1,4 @@
-"""The verbs that make bundles: `logo-edge compress`, `logo-edge calibrate` and `logo-edge search`."""
+"""The verbs that make bundles and artifacts: `logo-edge compress`, `calibrate`, `export` and `search`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_tor
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 calibrate = typer.Typer(rich_markup_mode=None, add_completion=False)
+export = typer.Typer(rich_markup_mode=None, add_completion=False)
 search = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -93,6 +94,78 @@ def calibrate_command(
     for entry in found.conformal:
         if entry.refused:
             typer.echo(f"no prediction sets by class at {entry.level:.0%}: {entry.refused}")
+
+
+@export.command(
+    help="""Make a verified artifact for another runtime out of a bundle, or of the run that it was compressed from.
+
+    A bundle holds INT8 only; a run also gives fp32, fp16 and TorchScript. Every artifact reads what the bundle reads,
+    `pixels` (batch, S, S, 3) uint8 RGB, and gives `logits` before temperature. It is compared with its parent on real
+    images and written, with a JSON of hashes and figures beside it, only where it agrees.
+
+    \b
+    onnx         ONNX Runtime, anywhere
+    openvino     Intel CPUs, GPUs and NPUs; needs logo-edge[openvino]
+    tensorrt     NVIDIA: ONNX that TensorRT 10 (Jetson) and 11 take and, on the device itself, the engine
+    torchscript  programs built on libtorch; RUN only
+
+    \b
+    logo-edge export bundles/mine --format openvino
+    logo-edge export runs/mine --format tensorrt --precision fp16 --batch 1
+    logo-edge export bundles/mine --format tensorrt --data photos/    (on the Jetson)
+    """
+)
+def export_command(
+    source: Path = typer.Argument(..., metavar="BUNDLE|RUN", help="What `logo-edge compress` wrote, or its run."),
+    kind: str = typer.Option(..., "--format", metavar="FORMAT", help="onnx, openvino, tensorrt or torchscript."),
+    out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="Artifacts and engines are kept here."),
+    precision: str | None = typer.Option(
+        None, "--precision", help="fp32, fp16 or int8; left out: int8 where the source has it, fp32 for torchscript."
+    ),
+    batch: str = typer.Option("dynamic", "--batch", help="dynamic, or a number for just that size, such as 1."),
+    data: Path | None = typer.Option(
+        None, "--data", metavar="PATH",
+        help="A folder of logos, or a manifest CSV (train fits, val verifies); left out: the run's, or the project's own.",
+    ),
+) -> None:  # fmt: skip
+    """Exit status: 0 made and verified, 2 refused or wrong usage."""
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("compress", "onnx") from error
+    from logo_edge_compress.artifacts import (
+        FORMATS,
+        PRECISIONS,
+        check_request,
+        export_artifact,
+        read_images,
+        read_source,
+    )
+
+    if kind not in FORMATS:
+        raise typer.BadParameter(f"--format {kind}: expected one of {', '.join(FORMATS)}")
+    if precision not in (None, *PRECISIONS):
+        raise typer.BadParameter(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}")
+    if batch != "dynamic" and not (batch.isdigit() and int(batch)):
+        raise typer.BadParameter(f"--batch {batch}: expected dynamic, or a number from 1")
+    found, size = read_source(source), None if batch == "dynamic" else int(batch)
+    if precision is None:
+        precision = "fp32" if kind == "torchscript" else "int8" if "int8" in found.graphs else "fp32"
+    check_request(found, kind, precision, size)
+    if kind == "torchscript":
+        need_torch()
+    images = read_images(data or found.manifest or find_manifest(None), found.input)
+    record = export_artifact(found, kind, precision, size, out, images, say=typer.echo)
+    parity = record["parity"]
+    for name, entry in record["files"].items():
+        typer.echo(f"{out / name}: {entry['size_bytes'] / 1e6:.2f} MB")
+    typer.echo(
+        f"verified on {parity['images']} images against {record['parent']['file']}: top-1 agreement "
+        f"{parity['top1_agreement']:.1%}, KL {parity['kl_nats']:.5f} nats, logits differ by {parity['mean_difference']:.4f} "
+        f"in the mean, {parity['max_difference']:.4f} at most ({record['verified_by']})"
+    )
+    if record.get("engine"):
+        typer.echo(f"engine {out / record['engine']['file']}, verified on the GPU")
 
 
 @search.command(

@@ -21,8 +21,9 @@ from logo_edge.preprocess import InputContract
 from logo_edge.timing import Latency, measure_latency
 from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.distill import Student, distill
-from logo_edge_compress.export import LOGITS, PIXELS, export_body, export_onnx
+from logo_edge_compress.export import export_body, export_onnx
 from logo_edge_compress.finetune import finetune, unknown_operators
+from logo_edge_compress.graph import LOGITS, PIXELS
 from logo_edge_compress.latency import onnx_latency
 from logo_edge_compress.pack import pack_bundle, reference, refuse_other_folder
 from logo_edge_compress.quantize import quantize_body, round_body

@@ -23,7 +23,7 @@ from torch.nn import functional
 from logo_edge.errors import VerificationError
 from logo_edge.manifest import Manifest
 from logo_edge_compress.distill import Student, follow_teachers
-from logo_edge_compress.export import save_model
+from logo_edge_compress.graph import save_model
 from logo_edge_compress.rounding import weight_levels
 from logo_edge_train.runs import Run, write_json
 from logo_edge_train.tracker import stem_of

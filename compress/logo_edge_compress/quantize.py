@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from logo_edge_compress.export import PLANES, add_uint8_front, save_model
+from logo_edge_compress.export import add_uint8_front
+from logo_edge_compress.graph import PLANES, save_model
 from logo_edge_compress.rounding import correct_biases, kernel_scales, round_weights
 from logo_edge_train.models import MEAN, SCALE
 

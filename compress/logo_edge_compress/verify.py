@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from logo_edge.errors import VerificationError
+from logo_edge.errors import MissingExtraError, VerificationError
 from logo_edge.metrics import softmax
+
+BATCH = 32
+Forward = Callable[[np.ndarray], np.ndarray]  # any artifact: (B, S, S, 3) uint8 -> (B, K) float32
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Tolerance:
 
 
 EXPORTED = Tolerance(mean_difference=1e-3, top1_agreement=0.999, kl_nats=1e-4)
+ROUNDED = Tolerance(mean_difference=0.1, top1_agreement=0.99, kl_nats=2e-3)  # float16, or another runtime's INT8
 QUANTIZED = Tolerance(mean_difference=0.5, top1_agreement=0.96, kl_nats=0.05)
 
 
@@ -65,8 +70,22 @@ def verify(parent: np.ndarray, artifact: np.ndarray, tolerance: Tolerance, name:
     return parity
 
 
-def run_onnx(path: Path, pixels: np.ndarray, *, threads: int = 2, batch_size: int = 32) -> np.ndarray:
+def run_onnx(path: Path, pixels: np.ndarray, *, threads: int = 2, batch_size: int = BATCH) -> np.ndarray:
     """(N, K) float32 logits of an ONNX file of this project on (N, S, S, 3) uint8 pixels."""
+    forward = open_onnx(path, threads=threads)
+    return np.concatenate([forward(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)])
+
+
+def run_artifact(forward: Forward, pixels: np.ndarray, batch: int | None) -> np.ndarray:
+    """(N, K) logits in batches of `batch`; where that is free (None), of one image and then of many."""
+    bounds = range(0, len(pixels), batch) if batch else [0, *range(1, len(pixels), BATCH)]
+    return np.concatenate(
+        [forward(pixels[start:stop]) for start, stop in zip(bounds, [*bounds[1:], len(pixels)], strict=True)]
+    )
+
+
+def open_onnx(path: Path, *, threads: int = 2) -> Forward:
+    """What runs an ONNX file in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -74,5 +93,27 @@ def run_onnx(path: Path, pixels: np.ndarray, *, threads: int = 2, batch_size: in
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    batches = [pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size)]
-    return np.concatenate([session.run(None, {name: batch})[0] for batch in batches])
+    return lambda pixels: session.run(None, {name: pixels})[0]
+
+
+def open_openvino(path: Path) -> Forward:
+    """What runs OpenVINO IR on the CPU, in float32 where it is not INT8. Raises MissingExtraError without OpenVINO."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "openvino") from error
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda pixels: compiled(pixels)[0].copy()
+
+
+def open_torchscript(path: Path) -> Forward:
+    """What runs a TorchScript module on the CPU."""
+    import torch
+
+    module = torch.jit.load(str(path))
+
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return module(torch.from_numpy(pixels)).numpy()
+
+    return forward

@@ -29,6 +29,10 @@ class VerificationError(LogoEdgeError):
     """An exported or quantized artifact disagrees with the model that it was made from."""
 
 
+class ExportError(LogoEdgeError):
+    """A model cannot be had in the format, precision or place that was asked for."""
+
+
 class MissingExtraError(LogoEdgeError):
     """An optional dependency is not installed."""
 

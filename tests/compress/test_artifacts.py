@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from logo_edge.errors import VerificationError
-from logo_edge_compress.export import IR_VERSION, PIXELS, export_body, export_onnx
+from logo_edge_compress.export import export_body, export_onnx
+from logo_edge_compress.graph import IR_VERSION, PIXELS
 from logo_edge_compress.quantize import METHODS, quantize_body, round_body
 from logo_edge_compress.rounding import round_rows
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, Tolerance, compare_logits, run_onnx, verify

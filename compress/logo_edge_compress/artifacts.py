@@ -1,0 +1,283 @@
+"""A bundle, or the run it was made from -> a verified artifact for another runtime (`logo-edge export`).
+
+Every format keeps the bundle's contract: `pixels` (batch, S, S, 3) uint8 RGB -> `logits` (batch, K) float32 before
+temperature, normalisation inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from logo_edge.bundle import RECORD, read_bundle
+from logo_edge.classifier import Classifier
+from logo_edge.commands import SUFFIXES
+from logo_edge.errors import DatasetError, ExportError, MissingExtraError, VerificationError
+from logo_edge.images import load_image
+from logo_edge.manifest import read_manifest
+from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_compress.engine import build_engine, open_engine, trtexec_line, unsupported_operators, why_no_engine
+from logo_edge_compress.graph import PIXELS, fix_batch, save_model, to_float16, to_tensorrt
+from logo_edge_compress.verify import (
+    EXPORTED,
+    QUANTIZED,
+    ROUNDED,
+    Forward,
+    Tolerance,
+    compare_logits,
+    open_onnx,
+    open_openvino,
+    open_torchscript,
+    run_artifact,
+    run_onnx,
+    verify,
+)  # fmt: skip
+
+FORMATS = ("onnx", "openvino", "tensorrt", "torchscript")
+PRECISIONS = ("fp32", "fp16", "int8")
+LEAST_IMAGES = 8  # fewer say nothing of an artifact
+FITTING_IMAGES = 32
+SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt")
+KEPT_RANGES = (1.0, 0.98, 0.96, 0.94, 0.92)  # tried for TensorRT's S8 activations
+VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "torch")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What can be exported: ONNX graphs by precision and, of a run, the student's checkpoint, its folder and manifest."""
+
+    name: str
+    input: InputContract
+    graphs: dict[str, Path]
+    student: Path | None = None
+    run: Path | None = None
+    manifest: Path | None = None
+
+
+@dataclass(frozen=True)
+class Images:
+    """(N, S, S, 3) uint8 each: `fitting` to choose by, `verifying` to hold the artifact against its parent."""
+
+    fitting: np.ndarray
+    verifying: np.ndarray
+
+
+def read_source(path: Path) -> Source:
+    """The bundle in folder `path`, or what `logo-edge compress` left in the run's folder `path`.
+
+    Raises BundleError where the bundle is damaged, ExportError where `path` is neither, or a run not compressed yet.
+    """
+    if (path / RECORD).exists():
+        bundle = read_bundle(path)
+        Classifier(bundle).run_vectors(limit=1)
+        return Source(bundle.name, bundle.input, {bundle.model.precision: bundle.model_path})
+    work = path / "compress" if (path / "run.json").exists() else path
+    run = path if work != path else path.parent
+    try:
+        report = json.loads((work / "report.json").read_text(encoding="utf-8"))
+        manifest = Path(json.loads((run / "run.json").read_text(encoding="utf-8"))["manifest"])
+        size_px, artifact = int(report["chosen"].rpartition("@")[2]), work / report["artifact"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ExportError(
+            f"{path}: found neither a bundle ({RECORD}) nor a compressed run ({error!r}); expected a folder that "
+            "`logo-edge compress` wrote, or RUN/compress-RECIPE. Compress the run first: logo-edge compress RUN"
+        ) from error
+    graphs = {"fp32": artifact.parent / "student-fp32.onnx", "int8": artifact}
+    name = run.resolve().name + work.name.removeprefix("compress")
+    return Source(name, InputContract(size_px), graphs, artifact.parent / "student.safetensors", run, manifest)
+
+
+def read_images(data: Path, contract: InputContract) -> Images:
+    """The train and val logos of the manifest CSV at `data`, or the images of a folder, every other one for fitting.
+
+    Raises DatasetError where fewer than LEAST_IMAGES are left to verify on.
+    """
+    if data.is_dir() and not (data / "manifest.csv").exists():
+        paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES)
+        fitting, verifying = paths[::2], paths[1::2]
+    else:
+        from logo_edge_train.fetch import renders_folder
+
+        manifest = read_manifest(data / "manifest.csv" if data.is_dir() else data)
+        fitting, verifying = (
+            [manifest.image_path(row, renders_folder()) for row in manifest.split(split)] for split in ("train", "val")
+        )
+    if len(verifying) < LEAST_IMAGES or not fitting:
+        raise DatasetError(
+            f"{data}: {len(verifying)} images to verify on and {len(fitting)} to fit on; expected at least "
+            f"{LEAST_IMAGES} and 1. Give --data a folder of {2 * LEAST_IMAGES} logos or more, or a manifest whose "
+            "splits train and val have logos"
+        )
+    fitting = fitting[:: -(-len(fitting) // FITTING_IMAGES)]
+    return Images(
+        *(np.stack([preprocess(load_image(path), contract) for path in part]) for part in (fitting, verifying))
+    )
+
+
+def export_artifact(
+    source: Source, kind: str, precision: str, batch: int | None, out: Path, images: Images,
+    *, say: Callable[[str], None],
+) -> dict:  # fmt: skip
+    """The record of the artifact in folder `out`, also written beside it as JSON: hashes, parity, versions.
+
+    It is made and verified in a temporary folder and moved to `out` only where it holds. `batch` None leaves the batch
+    free. Raises VerificationError where the artifact disagrees with its parent, ExportError where the source has no
+    such precision or TensorRT would refuse it, MissingExtraError where the format's library is missing.
+    """
+    check_request(source, kind, precision, batch)
+    out.mkdir(parents=True, exist_ok=True)
+    stem = "-".join([source.name, precision, *([f"batch{batch}"] if batch else []), kind])
+    with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as temporary:
+        path = Path(temporary) / stem
+        if kind == "torchscript":
+            made = _torchscript(source, path, images)
+        else:
+            graph = source.graphs[_stored(precision)]
+            parent = run_onnx(graph, images.verifying)
+            model = onnx.load(graph)
+            if precision == "fp16":
+                model = to_float16(model)
+            make = {"onnx": _onnx, "openvino": _openvino, "tensorrt": _tensorrt}[kind]
+            made = make(model, graph, parent, precision, batch, path, images, say)
+            made["parent"] = {"file": graph.name, "sha256": _hash(graph)}
+        if kind == "tensorrt":
+            made |= _engine(path.with_suffix(".onnx"), out / "engines", parent, precision, batch, images, say)
+        files = sorted(file for file in Path(temporary).iterdir() if file.suffix in SUFFIX_OF_FILES)
+        record = {
+            "format": kind, "precision": precision, "batch": batch or "dynamic", "source": source.name,
+            "input": {"name": PIXELS, "layout": "NHWC", "dtype": "uint8", "colour": "RGB", **asdict(source.input)},
+            "files": {file.name: {"sha256": _hash(file), "size_bytes": file.stat().st_size} for file in files},
+            **made, "versions": _versions(),
+        }  # fmt: skip
+        for file in files:
+            os.replace(file, out / file.name)
+    part = out / f"{stem}.json.part"
+    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, out / f"{stem}.json")
+    return record
+
+
+def check_request(source: Source, kind: str, precision: str, batch: int | None) -> None:
+    """Raises ExportError where the source cannot give this format, precision or batch."""
+    if kind == "torchscript":
+        if source.student is None:
+            raise ExportError(
+                f"{source.name} is a bundle, which holds no PyTorch network; TorchScript is made of a run: "
+                "logo-edge export RUN --format torchscript"
+            )
+        if precision != "fp32" or batch:
+            raise ExportError("TorchScript modules are FP32 and take any batch; leave out --precision and --batch")
+    elif _stored(precision) not in source.graphs:
+        raise ExportError(
+            f"{source.name} holds its model in {', '.join(source.graphs)} only, and {precision} is made of "
+            f"{_stored(precision)}; give the run that the bundle was compressed from: logo-edge export RUN"
+        )
+
+
+def _stored(precision: str) -> str:
+    """The precision of the graph that one of `precision` is made of."""
+    return "fp32" if precision == "fp16" else precision
+
+
+def _onnx(model, graph, parent, precision, batch, path, images, say) -> dict:
+    path = path.with_suffix(".onnx")
+    save_model(fix_batch(model, batch) if batch else model, path)
+    tolerance = ROUNDED if precision == "fp16" else EXPORTED
+    return _verified(open_onnx(path), parent, tolerance, path.name, batch, images, "onnxruntime")
+
+
+def _openvino(model, graph, parent, precision, batch, path, images, say) -> dict:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "openvino") from error
+    path = path.with_suffix(".xml")
+    converted = openvino.convert_model(graph)  # of FP16 the weights only: devices choose the type they compute in
+    if batch:
+        converted.reshape({PIXELS: [batch, *converted.input(PIXELS).partial_shape[1:]]})
+    openvino.save_model(converted, path, compress_to_fp16=precision == "fp16")
+    tolerance = EXPORTED if precision == "fp32" else ROUNDED
+    return _verified(open_openvino(path), parent, tolerance, path.name, batch, images, "openvino")
+
+
+def _tensorrt(model, graph, parent, precision, batch, path, images, say) -> dict:
+    """Writes the ONNX that TensorRT 10 and 11 parse; its numbers are those of ONNX Runtime on the CPU."""
+    path, made = path.with_suffix(".onnx"), {}
+    if precision == "int8":
+        say(f"choosing the range of S8 activations on {len(images.fitting)} images")
+        wanted, tried = run_onnx(graph, images.fitting), {}
+        for share in KEPT_RANGES:
+            save_model(to_tensorrt(model, share), path)
+            tried[share] = compare_logits(wanted, run_onnx(path, images.fitting)).kl_nats
+        made["kept_range"] = min(tried, key=tried.__getitem__)
+        model = to_tensorrt(model, made["kept_range"])
+    else:
+        model = to_tensorrt(model)
+    save_model(fix_batch(model, batch) if batch else model, path)
+    if problems := unsupported_operators(model):
+        raise ExportError(f"TensorRT would refuse {path.name}: {'; '.join(problems)}; take --format onnx or openvino")
+    tolerance = {"fp32": EXPORTED, "fp16": ROUNDED, "int8": QUANTIZED}[precision]
+    return made | _verified(open_onnx(path), parent, tolerance, path.name, batch, images, "onnxruntime")
+
+
+def _engine(path: Path, folder: Path, parent, precision: str, batch, images: Images, say) -> dict:
+    """Builds the engine and holds it against the parent, or says why there is none; one that fails is deleted."""
+    say(f"without Python: {trtexec_line(onnx.load(path), path, path.stem + '.engine')}")
+    if reason := why_no_engine():
+        say(f"not done: no engine was built or run here. {reason}. Build it from the ONNX on the device")
+        return {"engine": None, "not_done": f"no engine was built or run: {reason}"}
+    engine = build_engine(path, folder)
+    tolerance = QUANTIZED if precision == "int8" else ROUNDED  # on GPUs FP32 is TF32
+    try:
+        made = _verified(open_engine(engine), parent, tolerance, engine.name, batch, images, "tensorrt")
+    except VerificationError:
+        engine.unlink()
+        raise
+    return {"engine": {"file": f"{folder.name}/{engine.name}", "sha256": _hash(engine), **made}}
+
+
+def _torchscript(source: Source, path: Path, images: Images) -> dict:
+    import torch
+
+    from logo_edge_compress.export import export_torchscript
+    from logo_edge_train.recipe import Architecture
+    from logo_edge_train.runs import load_network, read_run
+
+    run = read_run(source.run)
+    record = json.loads(source.student.with_suffix(".json").read_text(encoding="utf-8"))
+    network = load_network(source.student, Architecture.parse(record["student"]), len(run.classes))
+    with torch.no_grad():
+        parent = run_artifact(lambda pixels: network(torch.from_numpy(pixels)).numpy(), images.verifying, None)
+    path = export_torchscript(network, source.input.size_px, path.with_suffix(".pt"))
+    made = _verified(open_torchscript(path), parent, EXPORTED, path.name, None, images, "torch")
+    return made | {"parent": {"file": source.student.name, "sha256": _hash(source.student)}}
+
+
+def _verified(
+    forward: Forward, parent: np.ndarray, tolerance: Tolerance, name: str, batch: int | None, images: Images, by: str
+) -> dict:
+    parity = verify(parent, run_artifact(forward, images.verifying, batch), tolerance, name)
+    return {"verified_by": by, "parity": asdict(parity), "tolerance": asdict(tolerance)}
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

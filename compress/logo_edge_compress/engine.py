@@ -1,0 +1,211 @@
+"""A TensorRT engine: built from ONNX on the device that will run it, kept for next time, and run.
+
+TensorRT 10 (Jetson) and 11 alike: the network is strongly typed, so that precision is what the graph says, and neither
+calibrators nor precision flags, which 11 has removed, are needed. Type-checked against tensorrt-stubs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from logo_edge.errors import ExportError, MissingExtraError
+from logo_edge_compress.graph import LOGITS, PIXELS
+
+BATCHES = 1, 8, 32  # smallest, tuned for, largest; of a graph whose batch is free
+OPSETS = range(9, 21)  # what TensorRT 10.3 reads, the oldest that JetPack 6 has
+
+# The operators up to opset 18 that docs/operators.md of onnx-tensorrt 10.15 marks as supported.
+OPERATORS = frozenset(
+    "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu "
+    "Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout "
+    "Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gemm GlobalAveragePool "
+    "GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample GRU HardSigmoid HardSwish Hardmax Identity If "
+    "InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop LRN LSTM "
+    "LpNormalization LpPool MatMul Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonMaxSuppression "
+    "NonZero Not OneHot Or Pad Pow PRelu QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum "
+    "ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize "
+    "ReverseSequence RNN RoiAlign Round Scan ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size "
+    "Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu "
+    "Unsqueeze Upsample Where Xor".split()
+)
+
+
+def unsupported_operators(model: onnx.ModelProto) -> list[str]:
+    """What TensorRT's ONNX parser would refuse, one line each; empty where its documented support covers the graph."""
+    graph, found = model.graph, []
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    zeros = {tensor.name: not onnx.numpy_helper.to_array(tensor).any() for tensor in graph.initializer}
+    bytes_in = {entry.name for entry in graph.input if entry.type.tensor_type.elem_type == TensorProto.UINT8}
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx") and entry.version not in OPSETS:
+            found.append(f"opset {entry.version}; TensorRT 10.3 reads {OPSETS.start} to {OPSETS.stop - 1}")
+    for node in graph.node:
+        where = f"{node.op_type} {node.name!r}"
+        if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
+            found.append(f"{where}: TensorRT has no such operator")
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero_point = node.input[2] if len(node.input) > 2 else ""
+            if types.get(zero_point) != TensorProto.INT8 or not zeros[zero_point]:
+                found.append(f"{where}: TensorRT quantizes to S8 with a zero point of 0 only")
+        elif node.op_type != "Cast" and bytes_in.intersection(node.input):
+            found.append(f"{where}: TensorRT can only cast uint8 pixels")
+    return found
+
+
+def engine_name(gpu: str, version: str, model: bytes) -> str:
+    """The file of an engine: it serves this GPU, this TensorRT and this model, batch sizes included, and no other."""
+    digest = hashlib.sha256(repr(BATCHES).encode() + model).hexdigest()
+    return f"{_slug(gpu)}-trt{version}-{digest[:16]}.engine"
+
+
+def trtexec_line(model: onnx.ModelProto, path: Path, engine: str) -> str:
+    """The command that builds the same engine without Python."""
+    words = ["trtexec", f"--onnx={path.name}", "--stronglyTyped", f"--saveEngine={engine}", "--timingCacheFile=timing.cache"]  # fmt: skip
+    shape = [dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim]
+    if not shape[0]:
+        for name, batch in zip(("min", "opt", "max"), BATCHES, strict=True):
+            words.append(f"--{name}Shapes={PIXELS}:{'x'.join(map(str, [batch, *shape[1:]]))}")
+    return " ".join(words)
+
+
+def build_engine(path: Path, folder: Path) -> Path:
+    """The engine of the ONNX file at `path` for this machine's GPU, in `folder`; built unless it is there already.
+
+    Timings of kernels are kept beside it, so that the next model is built faster. Raises MissingExtraError where
+    TensorRT or CUDA's bindings are missing, ExportError where there is no GPU or TensorRT refuses the model.
+    """
+    _need_tensorrt()
+    import tensorrt as trt
+
+    gpu, data = gpu_name(), path.read_bytes()
+    engine = folder / engine_name(gpu, trt.__version__, data)
+    if engine.exists():
+        return engine
+    folder.mkdir(parents=True, exist_ok=True)
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(data):
+        errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+        raise ExportError(f"TensorRT {trt.__version__} refuses {path.name}: {errors}; report it with this message")
+    config = builder.create_builder_config()
+    timings = folder / f"{_slug(gpu)}-trt{trt.__version__}.timing"
+    cache = config.create_timing_cache(timings.read_bytes() if timings.exists() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    pixels = network.get_input(0)
+    if pixels.shape[0] == -1:
+        profile, image = builder.create_optimization_profile(), _sizes(pixels.shape)[1:]
+        smallest, usual, largest = (trt.Dims([batch, *image]) for batch in BATCHES)
+        profile.set_shape(PIXELS, smallest, usual, largest)
+        config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise ExportError(f"TensorRT {trt.__version__} built no engine of {path.name} on {gpu}; its messages are above")
+    _write(engine, plan)
+    _write(timings, cache.serialize())
+    return engine
+
+
+def open_engine(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What runs the engine: (B, S, S, 3) uint8 -> (B, K) float32. Raises ExportError where it is not this machine's."""
+    _need_tensorrt()
+    import tensorrt as trt
+
+    cuda = _load_cuda()
+    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        raise ExportError(f"{path} is no engine of this GPU and TensorRT {trt.__version__}; delete it and export again")
+    context = engine.create_execution_context()
+
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        pixels = np.ascontiguousarray(pixels)
+        if not context.set_input_shape(PIXELS, pixels.shape):
+            raise ExportError(
+                f"{path.name} takes no batch of {len(pixels)}; it was built for {BATCHES[0]} to {BATCHES[-1]}"
+            )
+        logits = np.empty(_sizes(context.get_tensor_shape(LOGITS)), np.float32)
+        taken: list[int] = []
+        try:
+            for name, array in ((PIXELS, pixels), (LOGITS, logits)):
+                taken.append(_checked(cuda.cudaMalloc(array.nbytes)))
+                context.set_tensor_address(name, int(taken[-1]))
+            kinds = cuda.cudaMemcpyKind
+            _checked(cuda.cudaMemcpy(taken[0], pixels.ctypes.data, pixels.nbytes, kinds.cudaMemcpyHostToDevice))
+            stream = _checked(cuda.cudaStreamCreate())
+            if not context.execute_async_v3(int(stream)):
+                raise ExportError(f"{path.name} failed to run; TensorRT's messages are above")
+            _checked(cuda.cudaStreamSynchronize(stream))
+            _checked(cuda.cudaStreamDestroy(stream))
+            _checked(cuda.cudaMemcpy(logits.ctypes.data, taken[1], logits.nbytes, kinds.cudaMemcpyDeviceToHost))
+        finally:
+            for address in taken:
+                cuda.cudaFree(address)
+        return logits
+
+    return forward
+
+
+def why_no_engine() -> str:
+    """Why no engine can be built on this machine: a library or a GPU that it has not; empty where it can."""
+    try:
+        _need_tensorrt()
+        gpu_name()
+    except (MissingExtraError, ExportError) as error:
+        return str(error)
+    return ""
+
+
+def gpu_name() -> str:
+    """The name of the first GPU. Raises MissingExtraError without CUDA's bindings, ExportError without a GPU."""
+    name = _checked(_load_cuda().cudaGetDeviceProperties(0)).name
+    return (name.decode() if isinstance(name, bytes) else name).rstrip("\0")
+
+
+def _need_tensorrt() -> None:
+    try:
+        from tensorrt import Builder  # noqa: F401  # installed stubs alone make an empty package
+    except ImportError as error:
+        raise MissingExtraError("tensorrt", "tensorrt") from error
+
+
+def _load_cuda() -> Any:
+    try:
+        return import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        raise MissingExtraError("tensorrt", "cuda-bindings") from error
+
+
+def _checked(result: tuple) -> Any:
+    """The value of a call to CUDA, whose first entry is its status. Raises ExportError where it failed."""
+    status, *values = result
+    if int(status):
+        raise ExportError(
+            f"CUDA says {status.name}; a TensorRT engine is built and run on a machine with an NVIDIA GPU"
+        )
+    return values[0] if values else None
+
+
+def _sizes(shape: Any) -> list[int]:
+    """TensorRT's Dims, which has a length and entries but is no sequence, as a list."""
+    return [shape[axis] for axis in range(len(shape))]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _write(path: Path, data: Any) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(data)
+    os.replace(part, path)

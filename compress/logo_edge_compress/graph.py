@@ -1,0 +1,143 @@
+"""What every ONNX graph of this project is: its names, its versions, how it is written, how it becomes another one.
+
+Needs onnx and numpy, not torch, so that a device can convert what it was given.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 18
+IR_VERSION = 10  # read by onnxruntime >= 1.20
+PIXELS, PLANES, LOGITS = "pixels", "planes", "logits"
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Checks and writes the model, whole or not at all, without what only debugging needs."""
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    model.doc_string = ""
+    del model.metadata_props[:]
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    used = {"", *(node.domain for node in model.graph.node)}
+    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
+        model.opset_import.remove(entry)
+    onnx.checker.check_model(model, full_check=True)
+    part = path.with_suffix(".part")
+    onnx.save(model, part)
+    os.replace(part, path)
+
+
+def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """The model for batches of just this size; its inputs and outputs have a free first dimension before."""
+    model = copy_model(model)
+    for entry in [*model.graph.input, *model.graph.output]:
+        entry.type.tensor_type.shape.dim[0].dim_value = batch
+    return model
+
+
+def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The FP32 model with weights and arithmetic in float16; it still reads uint8 pixels and gives float32 logits."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(copy_model(model), keep_io_types=True, op_block_list=["DequantizeLinear"])
+    _sort_nodes(model.graph)  # the converter appends its casts
+    return model
+
+
+def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelProto:
+    """The model in TensorRT's terms: the same weights, on grids and types that its parser takes.
+
+    TensorRT reads uint8 only to cast it, and quantizes to S8 with a zero point of 0. So pixels are cast and then
+    normalised; U8 activations become S8 with the larger half of their range on 127 steps; biases become float. A Relu
+    that ran as the lower end of a U8 range is written out again. onnx-tensorrt, docs/operators.md, 10.15.
+
+    Activations lose up to one bit; `kept_range` is the share of their range that the steps cover, for finer ones.
+    """
+    model = copy_model(model)
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] == PIXELS:
+            nodes += [helper.make_node("Cast", [PIXELS], ["pixels_float"], name="cast_pixels", to=TensorProto.FLOAT)]
+            node.input[0] = "pixels_float"
+        elif node.op_type == "DequantizeLinear" and _is_int32(constants.get(node.input[0])):
+            integers, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
+            bias = (integers * scale.astype(np.float64)).astype(np.float32)
+            graph.initializer.append(numpy_helper.from_array(bias, node.output[0]))
+            continue
+        elif node.op_type == "DequantizeLinear" and node.input[0] == "pixels_nchw":
+            scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+            _add_constant(graph, "pixel_mean", np.float32(zero_point))
+            _add_constant(graph, "pixel_step", np.float32(scale))
+            nodes.append(helper.make_node("Sub", ["pixels_nchw", "pixel_mean"], ["pixels_centred"], name="centre"))
+            node = helper.make_node("Mul", ["pixels_centred", "pixel_step"], [node.output[0]], name="scale")
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            nodes += _make_symmetric(graph, node, constants, kept_range)
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _drop_unused(graph)
+    return model
+
+
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    twin = onnx.ModelProto()
+    twin.CopyFrom(model)
+    return twin
+
+
+def _sort_nodes(graph: onnx.GraphProto) -> None:
+    """Puts each node after those whose outputs it reads."""
+    waiting, nodes = list(graph.node), []
+    made = {entry.name for entry in [*graph.input, *graph.initializer]} | {""}
+    while waiting:
+        ready = [node for node in waiting if made.issuperset(node.input)]
+        assert ready, "the graph has a cycle"
+        nodes += ready
+        made.update(name for node in ready for name in node.output)
+        waiting = [node for node in waiting if not made.issuperset(node.output)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _make_symmetric(
+    graph: onnx.GraphProto, node: onnx.NodeProto, constants: dict, kept_range: float
+) -> list[onnx.NodeProto]:
+    """Moves one Q or DQ node from U8 to S8 about 0, in place, and gives what has to run before it."""
+    scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+    if zero_point.dtype != np.uint8:
+        return []
+    below, above = float(zero_point) * float(scale), (255 - float(zero_point)) * float(scale)
+    names = f"{node.input[1]}_s8", f"{node.input[2]}_s8"
+    _add_constant(graph, names[0], np.float32(kept_range * max(below, above) / 127))
+    _add_constant(graph, names[1], np.int8(0))
+    node.input[1:3] = names
+    if node.op_type == "DequantizeLinear" or below > 0:
+        return []
+    relu = helper.make_node("Relu", [node.input[0]], [f"{node.output[0]}_relu"], name=f"{node.name}_relu")
+    node.input[0] = relu.output[0]
+    return [relu]
+
+
+def _is_int32(tensor: onnx.TensorProto | None) -> bool:
+    return tensor is not None and tensor.data_type == TensorProto.INT32
+
+
+def _add_constant(graph: onnx.GraphProto, name: str, value: np.generic) -> None:
+    if all(tensor.name != name for tensor in graph.initializer):
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)

@@ -1,0 +1,346 @@
+"""`logo-edge export`: every format gives what its parent gives, or is not written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from PIL import Image
+from typer.testing import CliRunner
+
+import logo_edge
+from logo_edge.errors import BundleError, DatasetError, ExportError, MissingExtraError, VerificationError
+from logo_edge.manifest import FILES, LogoRow, write_manifest
+from logo_edge_compress import artifacts, engine
+from logo_edge_compress.artifacts import Images, Source, export_artifact, read_images, read_source
+from logo_edge_compress.commands import export
+from logo_edge_compress.export import export_body, export_module, export_onnx
+from logo_edge_compress.graph import OPSET, to_tensorrt
+from logo_edge_compress.quantize import quantize_body, round_body
+from logo_edge_compress.verify import open_onnx, run_artifact, run_onnx
+from logo_edge_train.models import LogoNetwork
+from logo_edge_train.recipe import recipe_from_dict
+from logo_edge_train.runs import save_member, write_json, write_run_record
+
+MODEL, SIZE, CLASSES = "test_resnet", 32, ("bars", "disc", "word")
+LOGOS = 24
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run as `logo-edge compress` leaves it, of a network that tells its logos well apart."""
+    folder = tmp_path_factory.mktemp("exported") / "run"
+    student = folder / "compress" / f"{MODEL}-{SIZE}"
+    student.mkdir(parents=True)
+    torch.manual_seed(0)
+    network = LogoNetwork(MODEL, len(CLASSES)).eval()
+    rows, random = [], np.random.default_rng(0)
+    for index in range(2 * LOGOS):
+        picture = np.full((40, 40, 3), 255, np.uint8)
+        left, top = random.integers(2, 14, 2)
+        picture[top : top + 20, left : left + 22] = random.integers(0, 256, 3)
+        Image.fromarray(picture).save(folder / f"{index}.png")
+        split = "val" if index % 2 else "train"
+        rows.append(LogoRow(FILES, "", f"{index}.png", str(index), CLASSES[index % 3], (), True, split))
+    write_manifest(folder / "manifest.csv", rows)
+    pixels = read_images(folder / "manifest.csv", artifacts.InputContract(SIZE)).fitting
+    with torch.no_grad():
+        spread = network(torch.from_numpy(pixels)).std(0)
+        network.backbone.get_classifier().weight /= spread[:, None]
+    sha256 = save_member(student / "student.safetensors", network)
+    network.load_state_dict({key: value.half().float() if value.ndim > 1 else value for key, value in network.state_dict().items()})  # fmt: skip
+    write_json(student / "student.json", {"student": f"{MODEL}@{SIZE}", "sha256": sha256})
+    export_body(network, SIZE, student / "body.onnx")
+    export_onnx(network, SIZE, student / "student-fp32.onnx")
+    rounded = round_body(student / "body.onnx", pixels, student / "rounded.onnx", reduce_range=True)
+    int8 = student / "student-int8-minmax.onnx"
+    quantize_body(student / "body.onnx", rounded, pixels, SIZE, int8, method="minmax", reduce_range=True)
+    report = {"chosen": f"{MODEL}@{SIZE}", "artifact": str(int8.relative_to(folder / "compress"))}
+    write_json(folder / "compress" / "report.json", report)
+    recipe = recipe_from_dict({"name": "tiny", "train": {"teachers": [f"{MODEL}@{SIZE}"], "pretrained": False}})
+    write_run_record(folder, {"status": "finished", "classes": list(CLASSES), "recipe": asdict(recipe),
+                              "manifest": str(folder / "manifest.csv"), "members": []})  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(run) -> Source:
+    return read_source(run)
+
+
+@pytest.fixture(scope="module")
+def images(run, source) -> Images:
+    return read_images(source.manifest, source.input)
+
+
+def make(source, kind, precision, batch, out, images, said=None):
+    return export_artifact(source, kind, precision, batch, out, images, say=(said if said is not None else []).append)
+
+
+@pytest.mark.parametrize("batch", [None, 1])
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [(kind, precision) for kind in ("onnx", "openvino", "tensorrt") for precision in ("fp32", "fp16", "int8")],
+)
+def test_every_format_agrees_with_its_parent_and_leaves_a_record(source, images, tmp_path, kind, precision, batch):
+    record = make(source, kind, precision, batch, tmp_path, images)
+    assert record["parity"]["images"] == LOGOS
+    assert record["parity"]["top1_agreement"] >= 0.95
+    stem = f"run-{precision}-{'batch1-' if batch else ''}{kind}"
+    assert json.loads((tmp_path / f"{stem}.json").read_text()) == json.loads(json.dumps(record))
+    assert (record["format"], record["precision"], record["batch"]) == (kind, precision, batch or "dynamic")
+    assert set(record["files"]) == ({f"{stem}.xml", f"{stem}.bin"} if kind == "openvino" else {f"{stem}.onnx"})
+    for name, entry in record["files"].items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == entry["sha256"]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*record["files"], f"{stem}.json"}, "nothing temporary is left"
+
+
+def test_a_torchscript_module_gives_the_students_logits_at_any_batch(source, images, tmp_path):
+    record = make(source, "torchscript", "fp32", None, tmp_path, images)
+    module = torch.jit.load(tmp_path / "run-fp32-torchscript.pt")
+    expected = run_onnx(source.graphs["fp32"], images.verifying[:5])
+    assert record["verified_by"] == "torch"
+    for count in (1, 5):
+        found = module(torch.from_numpy(images.verifying[:count])).numpy()
+        assert np.abs(found - expected[:count]).max() < 1e-3
+
+
+def test_a_fixed_batch_is_in_the_graph_and_half_precision_halves_the_file(source, images, tmp_path):
+    for precision, batch in (("fp32", 1), ("fp16", None)):
+        make(source, "onnx", precision, batch, tmp_path, images)
+    fixed, half = onnx.load(tmp_path / "run-fp32-batch1-onnx.onnx"), tmp_path / "run-fp16-onnx.onnx"
+    assert [dim.dim_value for dim in fixed.graph.input[0].type.tensor_type.shape.dim] == [1, SIZE, SIZE, 3]
+    assert [dim.dim_value for dim in fixed.graph.output[0].type.tensor_type.shape.dim] == [1, len(CLASSES)]
+    assert half.stat().st_size < 0.62 * source.graphs["fp32"].stat().st_size
+    assert open_onnx(half)(images.verifying).dtype == np.float32
+
+
+def test_an_artifact_that_disagrees_is_not_written(source, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "to_float16", lambda model: negated(model))
+    with pytest.raises(VerificationError, match=r"run-fp16-onnx\.onnx differs from its parent on 24 real logos"):
+        make(source, "onnx", "fp16", None, tmp_path, images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def negated(model):
+    (last,) = [node for node in model.graph.node if "logits" in node.output]
+    last.output[0] = "upside_down"
+    model.graph.node.append(helper.make_node("Neg", ["upside_down"], ["logits"], name="negate"))
+    return model
+
+
+def test_the_graph_for_tensorrt_quantizes_to_s8_about_zero_and_needs_nothing_that_tensorrt_lacks(source, images):
+    parent = onnx.load(source.graphs["int8"])
+    assert any("zero point of 0" in line for line in engine.unsupported_operators(parent)), "the bundle's own is U8"
+    model = to_tensorrt(parent)
+    assert engine.unsupported_operators(model) == []
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    points = [kinds[node.input[2]] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]  # fmt: skip
+    assert len(points) > 10
+    assert set(points) == {TensorProto.INT8}
+    kernels = {tensor.name for tensor in parent.graph.initializer if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 4}  # fmt: skip
+    assert kernels
+    assert kernels <= set(kinds), "the weights are the very integers of the bundle"
+    assert parent == onnx.load(source.graphs["int8"]), "the parent is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda graph: setattr(graph.node[-1], "op_type", "NonsenseOp"), "NonsenseOp .*no such operator"),
+        (lambda graph: setattr(graph.node[-1], "domain", "com.microsoft"), "no such operator"),
+        (lambda graph: graph.node.remove(graph.node[0]) or graph.node[0].input.__setitem__(0, "pixels"), "only cast uint8"),
+    ],
+)  # fmt: skip
+def test_what_tensorrt_would_refuse_is_named(source, change, complaint):
+    model = to_tensorrt(onnx.load(source.graphs["fp32"]))
+    assert engine.unsupported_operators(model) == []
+    change(model.graph)
+    assert any(re.search(complaint, line) for line in engine.unsupported_operators(model))
+    model.opset_import[0].version = 25
+    assert any("opset 25" in line for line in engine.unsupported_operators(model))
+    assert OPSET in engine.OPSETS
+
+
+def test_an_engine_serves_one_gpu_one_tensorrt_and_one_model():
+    names = {
+        engine.engine_name(gpu, version, model)
+        for gpu in ("NVIDIA Jetson Orin Nano", "Orin (nvgpu)")
+        for version in ("10.3.0", "11.4.0")
+        for model in (b"one", b"two")
+    }
+    assert len(names) == 8
+    name = engine.engine_name("Orin (nvgpu)", "10.3.0", b"one")
+    assert name == engine.engine_name("Orin (nvgpu)", "10.3.0", b"one")
+    assert name.startswith("orin-nvgpu-trt10.3.0-")
+
+
+def test_the_trtexec_line_names_shapes_only_where_the_batch_is_free(source):
+    free = onnx.load(source.graphs["fp32"])
+    line = engine.trtexec_line(free, Path("there/model.onnx"), "model.engine")
+    assert line.startswith("trtexec --onnx=model.onnx --stronglyTyped --saveEngine=model.engine --timingCacheFile=")
+    assert f"--minShapes=pixels:1x{SIZE}x{SIZE}x3" in line
+    assert f"--maxShapes=pixels:32x{SIZE}x{SIZE}x3" in line
+    fixed = artifacts.fix_batch(free, 1)
+    assert "Shapes" not in engine.trtexec_line(fixed, Path("model.onnx"), "model.engine")
+
+
+def test_without_tensorrt_the_graph_is_written_and_the_command_says_what_it_could_not_do(source, images, tmp_path, monkeypatch):  # fmt: skip
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    said: list[str] = []
+    record = make(source, "tensorrt", "int8", None, tmp_path, images, said)
+    assert record["engine"] is None
+    assert "tensorrt" in record["not_done"]
+    assert record["kept_range"] in artifacts.KEPT_RANGES
+    assert any(line.startswith("not done: no engine was built or run here") for line in said)
+    assert any("trtexec --onnx=run-int8-tensorrt.onnx" in line for line in said)
+
+
+def test_an_engine_that_disagrees_is_deleted_with_its_graph(source, images, tmp_path, monkeypatch):
+    def build(path, folder):
+        folder.mkdir(parents=True)
+        (folder / "made.engine").write_bytes(b"plan")
+        return folder / "made.engine"
+
+    monkeypatch.setattr(artifacts, "why_no_engine", str)
+    monkeypatch.setattr(artifacts, "build_engine", build)
+    monkeypatch.setattr(artifacts, "open_engine", lambda path: lambda pixels: np.zeros((len(pixels), 3), np.float32))
+    with pytest.raises(VerificationError, match=r"made\.engine differs"):
+        make(source, "tensorrt", "fp32", None, tmp_path, images)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    parent = open_onnx(source.graphs["fp32"])
+    (tmp_path / "engines").rmdir()
+    monkeypatch.setattr(artifacts, "open_engine", lambda path: parent)
+    record = make(source, "tensorrt", "fp32", None, tmp_path, images)
+    assert record["engine"]["file"] == "engines/made.engine"
+    assert record["engine"]["parity"]["images"] == LOGOS
+
+
+def test_missing_libraries_are_named_with_their_extra(source, images, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"logo-edge\[openvino\]"):
+        make(source, "openvino", "int8", None, tmp_path, images)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingExtraError, match=r"logo-edge\[tensorrt\]"):
+        engine.build_engine(source.graphs["fp32"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tensorrt_code_fits_the_stubs_of_its_library(tmp_path):
+    assert find_spec("tensorrt_stubs"), "pip install -c constraints.txt --no-deps tensorrt-stubs, as the Makefile does"
+    own = tmp_path / "engine.py"
+    own.write_text(Path(engine.__file__).read_text())
+    assert type_errors(own) == []
+    for right, wrong in (("builder.create_network(", "builder.make_network("), ("STRONGLY_TYPED", "LOOSELY_TYPED")):
+        own.write_text(Path(engine.__file__).read_text().replace(right, wrong))
+        (error,) = type_errors(own)
+        assert "is unknown" in error, wrong
+
+
+def type_errors(path: Path) -> list[str]:
+    """basedpyright's errors of one file; mypy cannot read the stubs, which have flaws of syntax."""
+    rooms = [str(Path(module.__file__).resolve().parents[1]) for module in (logo_edge, artifacts)]
+    settings = {"include": [path.name], "extraPaths": rooms, "typeCheckingMode": "standard", "reportMissingModuleSource": False}  # fmt: skip
+    (path.parent / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [
+        sys.executable,
+        "-m",
+        "basedpyright",
+        "--outputjson",
+        "--pythonpath",
+        sys.executable,
+        "-p",
+        str(path.parent),
+    ]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+    assert found["summary"]["filesAnalyzed"] == 1
+    return [entry["message"] for entry in found["generalDiagnostics"] if entry["severity"] == "error"]
+
+
+def test_a_bundle_gives_what_it_holds_and_says_where_the_rest_is(fake_bundle, tmp_path):
+    source = read_source(fake_bundle())
+    assert list(source.graphs) == ["fp32"]
+    images = Images(*(np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8) for _ in range(2)))
+    assert make(source, "onnx", "fp32", None, tmp_path, images)["parity"]["images"] == 9
+    with pytest.raises(ExportError, match=r"holds its model in fp32 only.*logo-edge export RUN"):
+        make(source, "onnx", "int8", None, tmp_path, images)
+    with pytest.raises(ExportError, match="TorchScript is made of a run"):
+        make(source, "torchscript", "fp32", None, tmp_path, images)
+    with pytest.raises(ExportError, match="neither a bundle"):
+        read_source(tmp_path)
+    damaged = fake_bundle()
+    (damaged / "model.onnx").write_bytes(b"")
+    with pytest.raises(BundleError):
+        read_source(damaged)
+
+
+def test_a_folder_of_images_is_split_and_too_few_are_refused(tmp_path):
+    contract = artifacts.InputContract(16)
+    for index in range(20):
+        Image.new("RGB", (20, 20), (index, 0, 0)).save(tmp_path / f"{index:02}.png")
+    found = read_images(tmp_path, contract)
+    assert (found.fitting[:, 0, 0, 0].tolist(), found.verifying[:, 0, 0, 0].tolist()) == (
+        list(range(0, 20, 2)), list(range(1, 20, 2)),
+    )  # fmt: skip
+    for index in range(10):
+        (tmp_path / f"{index:02}.png").unlink()
+    with pytest.raises(DatasetError, match="5 images to verify on"):
+        read_images(tmp_path, contract)
+
+
+def test_a_free_batch_is_verified_with_one_image_and_with_many():
+    seen: list[int] = []
+
+    def forward(pixels):
+        seen.append(len(pixels))
+        return np.zeros((len(pixels), 2), np.float32)
+
+    assert run_artifact(forward, np.zeros((40, 4, 4, 3), np.uint8), None).shape == (40, 2)
+    assert seen == [1, 32, 7]
+    seen.clear()
+    run_artifact(forward, np.zeros((3, 4, 4, 3), np.uint8), 1)
+    assert seen == [1, 1, 1]
+
+
+def test_what_the_new_exporter_cannot_do_is_traced_by_the_old_one(tmp_path, monkeypatch):
+    whole = torch.onnx.export
+
+    def failing(*args, dynamo, **options):
+        if dynamo:
+            raise torch.onnx.errors.OnnxExporterError("no such operator")
+        return whole(*args, dynamo=dynamo, **options)
+
+    torch.manual_seed(0)
+    network, planes = LogoNetwork(MODEL, 3).eval(), torch.rand(2, 3, SIZE, SIZE)
+    monkeypatch.setattr(torch.onnx, "export", failing)
+    with pytest.warns(UserWarning, match="the new exporter failed: no such operator"):
+        export_module(network.backbone, planes, tmp_path / "traced.onnx")
+    with torch.no_grad():
+        expected = network.backbone(planes).numpy()
+    assert np.abs(open_onnx(tmp_path / "traced.onnx")(planes.numpy()) - expected).max() < 1e-4
+    assert open_onnx(tmp_path / "traced.onnx")(planes.numpy()[:1]).shape == (1, 3)
+
+
+def test_the_command_says_what_was_written_and_verified(run, tmp_path):
+    result = CliRunner().invoke(export, [str(run), "--format", "onnx", "--batch", "1", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "run-int8-batch1-onnx.onnx" in result.output
+    assert f"verified on {LOGOS} images against student-int8-minmax.onnx: top-1 agreement 100.0%" in result.output
+    for arguments, complaint in ((["--format", "tflite"], "expected one of onnx, openvino"),
+                                 (["--format", "onnx", "--precision", "int4"], "expected one of fp32"),
+                                 (["--format", "onnx", "--batch", "0"], "expected dynamic, or a number")):  # fmt: skip
+        result = CliRunner().invoke(export, [str(run), *arguments, "--out", str(tmp_path)])
+        assert result.exit_code == 2
+        assert complaint in " ".join(result.output.replace("│", " ").split())
