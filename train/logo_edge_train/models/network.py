@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import timm
 import torch
+from timm.models import EfficientNet
 from torch import nn
 
 from logo_edge.errors import RecipeError
@@ -27,9 +29,10 @@ MEAN, SCALE = 127.0, 128.0  # of the EfficientNet-Lite checkpoints: (x - 127) / 
 class LogoNetwork(nn.Module):
     """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits, before temperature.
 
-    `name` is timm's, `backbone+measures` for one that is told what can be measured (models/measured.py), or
-    `backbone+attention+head` for one put together (models/composed.py). `size_px` is S, which a
-    transformer must know beforehand; 0: the size that it is made for. Raises RecipeError for a name that there is not.
+    `name` is timm's, `backbone:5` for the first five stages of an EfficientNet, `backbone+measures` for one that is told
+    what can be measured (models/measured.py), or `backbone+attention+head` for one put together (models/composed.py).
+    `size_px` is S, which a transformer must know beforehand; 0: the size that it is made for. Raises RecipeError for a
+    name that there is not.
     """
 
     def __init__(
@@ -132,7 +135,7 @@ def has_imagenet_weights(name: str) -> bool:
 
 def is_sized(name: str) -> bool:
     """Whether the network of that name is built for one size of input."""
-    return timm.get_pretrained_cfg(name.split("+")[0]).fixed_input_size
+    return timm.get_pretrained_cfg(re.split("[:+]", name)[0]).fixed_input_size
 
 
 def build_backbone(
@@ -161,7 +164,8 @@ def _body(backbone: nn.Module) -> nn.Module:
 def build_body(
     name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False
 ) -> nn.Module:
-    """timm's network of that name, for planes of `size_px`; 0: of the size that it is made for."""
+    """timm's network of that name, or its first stages, for planes of `size_px`; 0: of the size that it is made for."""
+    name, cut, stages = name.partition(":")
     if name not in timm.list_models():
         close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
         raise RecipeError(f"timm has no model {name!r}; close names: {close or 'none'}")
@@ -169,7 +173,31 @@ def build_body(
     body = timm.create_model(name, num_classes=classes, drop_rate=dropout, **size)
     if pretrained:
         load_imagenet_weights(body, name)
+    if cut:
+        keep_stages(body, name, stages)
     return body
+
+
+def keep_stages(body: nn.Module, name: str, stages: str) -> None:
+    """Cuts an EfficientNet after that many stages, where its classifier then reads: late ones are most of its weights.
+
+    Raises RecipeError for another network, or a number of stages that it has not.
+    """
+    if not isinstance(body, EfficientNet):
+        raise RecipeError(
+            f"{name}:{stages}: found {type(body).__name__}; only an EfficientNet can be cut after a stage"
+        )
+    if not stages.isdigit() or not 1 <= int(stages) < len(body.blocks):
+        raise RecipeError(f"{name}:{stages}: expected 1 to {len(body.blocks) - 1} stages, as in {name}:1")
+    body.blocks = body.blocks[: int(stages)]
+    last = body.blocks[-1][-1]
+    body.num_features = body.head_hidden_size = (
+        last.conv_pwl if hasattr(last, "conv_pwl") else last.conv_pw
+    ).out_channels
+    body.conv_head, body.bn2 = nn.Identity(), nn.Identity()
+    body.stage_ends = [end for end in body.stage_ends if end <= int(stages)]
+    body.feature_info = body.feature_info[: len(body.stage_ends)]
+    body.reset_classifier(body.num_classes)
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
