@@ -22,7 +22,7 @@ def test_the_first_stages_are_those_of_the_whole_network():
     assert cut.stage_features(PIXELS).shape == (2, 2 * (16 + 24 + 40 + 112))
 
 
-@pytest.mark.parametrize("name, reason", [
+@pytest.mark.parametrize(("name", "reason"), [
     ("tf_efficientnet_lite0:7", "expected 1 to 6 stages"),
     ("tf_efficientnet_lite0:", "expected 1 to 6 stages"),
     ("tf_efficientnet_lite0:all", "expected 1 to 6 stages"),
