@@ -35,7 +35,7 @@ compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was
 	$(EDGE) compress $(RUN) --out $(BUNDLE)
 	$(if $(GATES),$(EDGE) check $(BUNDLE) --gates $(GATES) --manifest $(MANIFEST) --images "$$($(EDGE) data where)")
 
-bench: .stamps/data  ## Measure the default bundle, half an hour on an idle machine: accuracy, latency, scaling, install size
+bench: .stamps/data  ## Measure the default bundle, an hour on an idle machine: accuracy, latency, scaling, install size
 	$(EDGE) bench --full --scaling --install-size --threads 1,2 --batches 1,8 --manifest train/logo_edge_train/data/labels.csv \
 	  --images "$$($(EDGE) data where)" --out benchmarks/results/bench.json --report runs/bench
 	$(VENV)/bin/python benchmarks/tables.py

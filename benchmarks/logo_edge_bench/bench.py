@@ -67,7 +67,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("quick", rounds=7, window_s=0.4, settle_s=15, starts=7, offline=100),
-        Preset("full", rounds=20, window_s=3, settle_s=60, starts=20, offline=1000),
+        Preset("full", rounds=20, window_s=3, settle_s=60, starts=20, offline=300),
         Preset("ratios", rounds=25, window_s=0.15, settle_s=0, starts=0, offline=0, settle_within=None),
     )
 }

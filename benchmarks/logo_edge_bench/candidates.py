@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,28 +55,49 @@ def bundle_candidates(
 
     None is the default bundle. An artifact is run with the first bundle's preprocessing and calibration.
     """
-    folders = [folder or DEFAULT_BUNDLE for folder in bundles]
-    runs = [(folder, {} if backend == DEFAULT_BACKEND else {"backend": backend}, backend)
-            for folder in folders for backend in backends]  # fmt: skip
+    runs = [
+        (folder or DEFAULT_BUNDLE, {} if backend == DEFAULT_BACKEND else {"backend": backend}, backend)
+        for folder in bundles
+        for backend in backends
+    ]
     runs += [
-        (folders[0], {"backend": _backend_of(path), "artifact": str(path)}, f"{_backend_of(path)} {path.stem}")
+        (
+            runs[0][0],
+            {"backend": _backend_of(path), "artifact": str(path.absolute())},
+            f"{_backend_of(path)} {path.name}",
+        )
         for path in artifacts
     ]
     found = []
     for folder, options, label in runs:
         bundle = read_bundle(folder)
         title = bundle.name if folder == DEFAULT_BUNDLE else f"{bundle.name} ({folder.name})"
-        options = {"bundle": str(folder), **({"spinning": True} if spinning else {}), **options}
-        arguments = [f"--{name}={options[name]}" for name in ("backend", "artifact") if name in options]
+        precision = precision_of(options["artifact"]) if "artifact" in options else bundle.model.precision
+        arguments = [f"--{name}={value}" for name, value in options.items()]
         command = (sys.executable, "-c", CLASSIFY, "classify", "--bundle", str(folder), *arguments)
+        options = {"bundle": str(folder), **({"spinning": True} if spinning else {}), **options}
         found += [
             Candidate(
-                f"{title}, {label}, {bundle.model.precision}, {count} thread{'s' * (count > 1)}, batch {batch}",
+                f"{title}, {label}, {precision}, {count} thread{'s' * (count > 1)}, batch {batch}",
                 "logo_edge_bench.subject", {**options, "threads": count}, count, batch, command=command,
             )
             for count in threads for batch in batches
         ]  # fmt: skip
     return found
+
+
+def precision_of(artifact: str) -> str:
+    """What the record of `logo-edge export` says of one of its files; it lies beside it, of an engine a folder above."""
+    path = Path(artifact)
+    for record in sorted([*path.parent.glob("*.json"), *path.parent.parent.glob("*.json")]):
+        with suppress(OSError, ValueError, AttributeError):
+            found = json.loads(record.read_bytes())
+            if (
+                path.name in found.get("files", {})
+                or Path((found.get("engine") or {}).get("file", "")).name == path.name
+            ):
+                return str(found["precision"])
+    return "not told"
 
 
 def reference_candidate(bundle: Path | None) -> Candidate:
@@ -104,7 +125,8 @@ class Worker:
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:

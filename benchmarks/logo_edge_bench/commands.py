@@ -56,8 +56,9 @@ def bench_command(
         help="Measure nothing: report on results of --out, several are put side by side.",
     ),
 ) -> None:
+    from logo_edge.errors import BenchError
     from logo_edge_bench.bench import read_result, write_result
-    from logo_edge_bench.compare import compare_ratios
+    from logo_edge_bench.compare import compare_milliseconds, compare_ratios
     from logo_edge_bench.page import markdown_of, write_report
 
     earlier = read_result(against) if against else None  # before the minutes that follow
@@ -81,7 +82,12 @@ def bench_command(
         typer.echo(f"wrote {write_report(results, report)}")
     typer.echo("\n\n".join(map(markdown_of, results)))
     if earlier:
-        raise typer.Exit(_print_changes(compare_ratios(earlier, results[-1], tolerance), tolerance))
+        status = _print_changes(compare_ratios(earlier, results[-1], tolerance), tolerance)
+        try:
+            _print_changes(compare_milliseconds(earlier, results[-1]))
+        except BenchError as error:
+            typer.echo(f"milliseconds: {error}")
+        raise typer.Exit(status)
 
 
 @check.command(
@@ -153,7 +159,7 @@ def _measure(
     return result
 
 
-def _print_changes(changes: list, tolerance: float) -> int:
+def _print_changes(changes: list, tolerance: float | None = None) -> int:
     """Prints every figure against the earlier one, the worst first, and gives the exit status."""
     order = ["worse", "undecided", "ok"]
     for change in sorted(changes, key=lambda change: order.index(change.verdict)):
@@ -162,7 +168,8 @@ def _print_changes(changes: list, tolerance: float) -> int:
             f" ({change.low:.4g} to {change.high:.4g}), {change.ratio:.3f} of what it was"
         )
     verdicts = {change.verdict for change in changes}
-    typer.echo(f"tolerance {tolerance:.0%}: {'worse' if 'worse' in verdicts else 'undecided' if 'undecided' in verdicts else 'holds'}")  # fmt: skip
+    found = "worse" if "worse" in verdicts else "undecided" if "undecided" in verdicts else "holds"
+    typer.echo(f"{'milliseconds, by their intervals' if tolerance is None else f'tolerance {tolerance:.0%}'}: {found}")
     return 1 if "worse" in verdicts else 3 if "undecided" in verdicts else 0
 
 

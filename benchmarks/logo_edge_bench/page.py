@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 64, 220, 16, 44
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")  # Okabe and Ito
+COLOURS = (  # Okabe and Ito's, then Tol's
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255", "#44aa99", "#999933", "#332288", "#7f7f7f",
+)  # fmt: skip
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}"
     "table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.2rem .6rem;text-align:right;"
@@ -175,7 +177,7 @@ def draw_pareto(result: dict) -> str:
     largest = max(row["size_bytes"] for _, _, row in points)
     marks = []
     for index, (across, up, row) in enumerate(points):
-        radius = 4 + 22 * math.sqrt(row["size_bytes"] / largest)
+        radius = max(3, 26 * math.sqrt(row["size_bytes"] / largest))
         colour, name = COLOURS[index % len(COLOURS)], html.escape(row["name"])
         ring = ' stroke="#111" stroke-width="2.5"' if index in best else ""
         marks.append(f'<circle cx="{x(across):.1f}" cy="{y(up):.1f}" r="{radius:.1f}" fill="{colour}" fill-opacity=".55"{ring}>'
@@ -239,7 +241,7 @@ def _spread(figure: dict | None, unit: float = 1, digits: int = 2) -> str:
 
 def _as_markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
 
 
 def _as_html(header: list[str], rows: list[list[str]]) -> str:

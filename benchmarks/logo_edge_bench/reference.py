@@ -31,7 +31,7 @@ class HandWritten:
         size_bytes = self.bundle.files[self.bundle.model.file].size_bytes
         return {
             "size_bytes": size_bytes, "precision": self.bundle.model.precision, "backend": "onnxruntime",
-            "input_px": self.bundle.input.size_px,
+            "input_px": self.bundle.input.size_px, "spinning": True,
         }  # fmt: skip
 
     def read(self, path: str) -> np.ndarray:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from logo_edge.errors import BenchError
 from logo_edge.images import load_image
 from logo_edge_bench import machine
 from logo_edge_bench.bench import Images, Preset, Say
-from logo_edge_bench.candidates import CLASSIFY, Candidate, Worker, median_ms
+from logo_edge_bench.candidates import CLASSIFY, Candidate, Worker, median_ms, on_cpus
 from logo_edge_bench.percentiles import median_interval
 
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -46,7 +47,7 @@ def measure_scaling(candidate: Candidate, images: Images, preset: Preset, *, say
 
 
 def measure_cores(candidate: Candidate, images: Images, preset: Preset) -> list[dict]:
-    """Images per second over 1, 2, 4, ... cores and all: processes, one on each core, and threads of one process.
+    """Images per second over 1, 2, 4, ... cores and all: processes, one on each core, and threads that share a classifier.
 
     `of_one` is the ratio to one core, by rounds in which every number of cores had its turn.
     """
@@ -64,19 +65,16 @@ def measure_cores(candidate: Candidate, images: Images, preset: Preset) -> list[
         for _ in range(preset.rounds):
             for count in counts:
                 per_s[count].append(_together(workers[:count], preset.window_s * 2))
-    before, classifier = (os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None), Classifier.load(candidate.options["bundle"])  # fmt: skip
-    sources = list(images.timed) * max(1, preset.offline // len(images.timed))
-    try:
-        for _ in range(preset.rounds):
-            for count in counts:
-                if before:
-                    os.sched_setaffinity(0, cpus[:count])
+    classifier, sources = (
+        Classifier.load(candidate.options["bundle"]),
+        list(images.timed) * max(1, preset.offline // 100),
+    )
+    for _ in range(preset.rounds):
+        for count in counts:
+            with on_cpus(cpus[:count]), ThreadPoolExecutor(count) as pool:
                 start = time.perf_counter()
-                done = sum(1 for _ in classifier.classify_many(sources, workers=count))
+                done = sum(1 for _ in pool.map(classifier.classify, sources))
                 pooled[count].append(done / (time.perf_counter() - start))
-    finally:
-        if before:
-            os.sched_setaffinity(0, before)
     return [
         {"cores": count, "processes": _scaled(per_s[count], per_s[1]), "threads": _scaled(pooled[count], pooled[1])}
         for count in counts

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from logo_edge import Classifier, ImageError
+from logo_edge_bench.candidates import DEFAULT_BACKEND, precision_of
 
 
 def load(labels: list[str], bundle: str | None = None, **options) -> BundleSubject:
@@ -19,10 +21,14 @@ class BundleSubject:
         self._classifier, self._labels, self._options = classifier, labels, options
 
     def describe(self) -> dict:
-        bundle = self._classifier.bundle
+        bundle, size_bytes, precision = self._classifier.bundle, self._classifier.bundle.size_bytes, None
+        if artifact := self._options.get("artifact"):  # stands in for the bundle's model
+            weights = [Path(artifact), *([Path(artifact).with_suffix(".bin")] if artifact.endswith(".xml") else [])]
+            size_bytes += sum(path.stat().st_size for path in weights) - bundle.files[bundle.model.file].size_bytes
+            precision = precision_of(artifact)
         return {
-            "bundle": bundle.name, "size_bytes": bundle.size_bytes, "precision": bundle.model.precision,
-            "input_px": bundle.input.size_px, "backend": self._options.get("backend", "onnxruntime"),
+            "bundle": bundle.name, "size_bytes": size_bytes, "precision": precision or bundle.model.precision,
+            "input_px": bundle.input.size_px, "backend": self._options.get("backend", DEFAULT_BACKEND),
             "student": bundle.provenance.get("student", ""),
         }  # fmt: skip
 

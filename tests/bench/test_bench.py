@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from logo_edge.errors import BenchError, DatasetError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_bench.bench import PRESETS, STAGES, Preset, read_images, read_result, run_bench, write_result
-from logo_edge_bench.candidates import Candidate, bundle_candidates, reference_candidate, settle
+from logo_edge_bench.candidates import Candidate, bundle_candidates, precision_of, reference_candidate, settle
 from logo_edge_bench.commands import bench
 from logo_edge_bench.scaling import measure_folders, measure_scaling
 
@@ -91,6 +91,29 @@ def test_every_combination_is_a_row_and_a_query_of_several_is_multi_stream(label
     ]  # fmt: skip
     assert {row["latency"]["end_to_end"]["early_stopping"]["percentile"] for row in result["rows"]} == {90, 99}
     assert len({row["accuracy"]["nll"] for row in result["rows"]}) == 1
+
+
+def test_an_artifact_is_a_row_with_the_precision_that_its_record_tells(labelled, tmp_path):
+    (engines := tmp_path / "out" / "engines").mkdir(parents=True)
+    (tmp_path / "out" / "mine-int8-openvino.xml").touch()
+    (engines / "orin.engine").touch()
+    (tmp_path / "out" / "mine-int8-openvino.json").write_text(
+        '{"precision": "int8", "files": {"mine-int8-openvino.xml": {}}}'
+    )
+    (tmp_path / "out" / "mine-fp16-tensorrt.json").write_text(
+        '{"precision": "fp16", "engine": {"file": "engines/orin.engine"}}'
+    )
+    (tmp_path / "out" / "other.json").write_text("[]")
+    artifacts = [tmp_path / "out" / "mine-int8-openvino.xml", engines / "orin.engine"]
+    plain, openvino, engine = bundle_candidates([labelled[0]], artifacts=artifacts)
+    assert "artifact" not in plain.options
+    assert (openvino.options["backend"], engine.options["backend"]) == ("openvino", "tensorrt")
+    assert ", int8, " in openvino.name
+    assert ", fp16, " in engine.name
+    assert f"--artifact={engines / 'orin.engine'}" in engine.command
+    assert precision_of(str(tmp_path / "unknown.onnx")) == "not told"
+    with pytest.raises(BenchError, match=r"found '.txt'; expected an artifact"):
+        bundle_candidates([labelled[0]], artifacts=[tmp_path / "a.txt"])
 
 
 def test_a_slower_candidate_is_as_much_slower_as_it_is(fake, images):
