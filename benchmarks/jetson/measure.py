@@ -4,7 +4,7 @@ Run it on the device, as README.md beside it says. It writes the JSON of `logo-e
 
     python benchmarks/jetson/measure.py --run runs/mine --manifest labels.csv --images renders --out jetson.json
 
-NOT RUN SO FAR: this project has had no Jetson. What does not need one is tested in tests/bench/test_jetson.py.
+NOT RUN SO FAR: this project has had no Jetson. What does not need one is tested in tests/bench/test_peers.py.
 """
 
 from __future__ import annotations

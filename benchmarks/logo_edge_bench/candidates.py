@@ -8,17 +8,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from logo_edge.backends import OWN_GRAPH, READS, on_cores
 from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
 from logo_edge.errors import BenchError
 
 WORKER = Path(__file__).with_name("worker.py")
-CLASSIFY = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
-DEFAULT_BACKEND = "onnxruntime"
+CLASSIFY = "from logo_edge.cli import main; main()"
+DEFAULT_BACKEND = OWN_GRAPH[0]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 SINGLE_STREAM, MULTI_STREAM = "SingleStream", "MultiStream"
 PERCENTILE = {SINGLE_STREAM: 90, MULTI_STREAM: 99}  # that MLPerf reports of each
@@ -193,24 +194,14 @@ def median_ms(reply: dict) -> float:
     return statistics.median(reply["ns"]) / 1e6
 
 
-@contextmanager
-def on_cpus(cpus: list[int]) -> Iterator[None]:
-    """Keeps on these CPUs what is started meanwhile; anywhere, where there are none or the system cannot do it."""
-    if not cpus or not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+def on_cpus(cpus: list[int]) -> AbstractContextManager[None]:
+    """Keeps on these CPUs what is started meanwhile; anywhere, where the system cannot do it."""
+    return on_cores(cpus if hasattr(os, "sched_setaffinity") else None)
 
 
 def _backend_of(artifact: Path) -> str:
-    kinds = {".onnx": "onnxruntime", ".xml": "openvino", ".engine": "tensorrt", ".pt": "torchscript"}
-    if artifact.suffix not in kinds:
+    if artifact.suffix not in READS:
         raise BenchError(
-            f"{artifact}: found {artifact.suffix!r}; expected an artifact of `logo-edge export`: {', '.join(kinds)}"
+            f"{artifact}: found {artifact.suffix!r}; expected an artifact of `logo-edge export`: {', '.join(READS)}"
         )
-    return kinds[artifact.suffix]
+    return READS[artifact.suffix][0]

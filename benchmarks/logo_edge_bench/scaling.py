@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def measure_scaling(candidate: Candidate, images: Images, preset: Preset, *, say
 
 
 def measure_cores(candidate: Candidate, images: Images, preset: Preset) -> list[dict]:
-    """Images per second over 1, 2, 4, ... cores and all: processes, one on each core, and threads that share a classifier.
+    """Images per second over 1, 2, 4, ... cores and all: processes, one on each core, and the runtime's own threads.
 
     `of_one` is the ratio to one core, by rounds in which every number of cores had its turn.
     """
@@ -71,9 +70,9 @@ def measure_cores(candidate: Candidate, images: Images, preset: Preset) -> list[
     )
     for _ in range(preset.rounds):
         for count in counts:
-            with on_cpus(cpus[:count]), ThreadPoolExecutor(count) as pool:
+            with on_cpus(cpus[:count]):
                 start = time.perf_counter()
-                done = sum(1 for _ in pool.map(classifier.classify, sources))
+                done = sum(1 for _ in classifier.classify_many(sources, workers=count))
                 pooled[count].append(done / (time.perf_counter() - start))
     return [
         {"cores": count, "processes": _scaled(per_s[count], per_s[1]), "threads": _scaled(pooled[count], pooled[1])}

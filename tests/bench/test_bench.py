@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from logo_edge.errors import BenchError, DatasetError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge_bench import scaling
 from logo_edge_bench.bench import PRESETS, STAGES, Preset, read_images, read_result, run_bench, write_result
 from logo_edge_bench.candidates import Candidate, bundle_candidates, precision_of, reference_candidate, settle
 from logo_edge_bench.commands import bench
-from logo_edge_bench.scaling import measure_folders, measure_scaling
+from logo_edge_bench.scaling import measure_folders
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = Preset("short", rounds=3, window_s=0.01, settle_s=5, starts=1, offline=24, settle_within=1000.0, size_px=48)
@@ -216,15 +217,33 @@ def test_a_file_that_is_no_result_is_named(tmp_path):
         read_result(tmp_path / "old.json")
 
 
+def test_backends_are_rows_side_by_side(labelled, images):
+    pytest.importorskip("openvino")
+    candidates = bundle_candidates([labelled[0]], backends=["onnxruntime", "openvino"], spinning=True)
+    result = run_bench(candidates, images, replace(SHORT, starts=0))
+    assert [row["backend"] for row in result["rows"]] == ["onnxruntime", "openvino"]
+    assert all(row["spinning"] for row in result["rows"])
+    accuracies = [row["accuracy"]["accuracy"]["value"] for row in result["rows"]]
+    assert accuracies[0] == accuracies[1] == pytest.approx(10 / 12)
+
+
 @pytest.mark.slow
-def test_scaling_is_measured_over_cores_batches_sizes_and_folders(labelled, images):
+def test_scaling_is_measured_over_cores_batches_sizes_and_folders(labelled, images, monkeypatch):
+    monkeypatch.setattr(scaling, "BATCHES", (1, 4))
+    monkeypatch.setattr(scaling, "SIZES_PX", (32, 1024))
+    monkeypatch.setattr(scaling, "FOLDERS_QUICK", (10, 20))
     (candidate,) = bundle_candidates([labelled[0]])
-    scaling = measure_scaling(candidate, images, replace(SHORT, rounds=2))
-    assert scaling["cores"][0]["processes"]["of_one"]["value"] == 1
-    assert [entry["batch"] for entry in scaling["batches"]] == [1, 2, 4, 8, 16, 32]
-    assert {entry["size_px"] for entry in scaling["sizes"]} == {32, 64, 128, 256, 512, 1024, 2048, 4096}
-    assert {entry["format"] for entry in scaling["sizes"]} == {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"}
-    assert all(entry["ms"]["value"] > 0 for entry in scaling["sizes"])
+    found = scaling.measure_scaling(candidate, images, replace(SHORT, rounds=2))
+    assert found["cores"][0]["processes"]["of_one"]["value"] == found["cores"][0]["threads"]["of_one"]["value"] == 1
+    assert [entry["batch"] for entry in found["batches"]] == [1, 4]
+    cost = {(entry["format"], entry["size_px"]): entry["ms"]["value"] for entry in found["sizes"]}
+    assert {kind for kind, _ in cost} == {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"}
+    assert all(cost[kind, 1024] > cost[kind, 32] > 0 for kind, _ in cost)
+    assert [entry["files"] for entry in found["folders"]] == [10, 20]
+
+
+def test_scaling_covers_what_a_user_may_have():
+    assert (scaling.SIZES_PX[0], scaling.SIZES_PX[-1], scaling.FOLDERS) == (32, 4096, (10, 1_000, 100_000))
 
 
 def test_a_folders_memory_and_pace_are_those_of_the_command(labelled, images):

@@ -152,6 +152,13 @@ def test_yolo_stays_outside_this_environment():
     assert "import ultralytics" not in (PEERS / "yolo.py").read_text().split('TRAIN = """')[0]
 
 
+def test_cuda_that_is_not_there_is_refused_and_not_run_on_the_cpu(labelled, monkeypatch):
+    monkeypatch.syspath_prepend(str(PEERS.parent / "jetson"))
+    cuda_subject = importlib.import_module("cuda_subject")
+    with pytest.raises(BenchError, match="expected CUDA first"):
+        cuda_subject.load(["red", "green", "blue"], str(labelled[0]))
+
+
 def test_a_jetsons_clocks_are_read_and_loose_ones_named(monkeypatch):
     monkeypatch.syspath_prepend(str(PEERS.parent / "jetson"))
     measure = importlib.import_module("measure")
