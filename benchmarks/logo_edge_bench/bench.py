@@ -49,7 +49,7 @@ class Preset:
     """How long a run takes: `rounds` windows of `window_s` for each stage, after a warm-up.
 
     The warm-up ends with three windows that agree within `settle_within`, and fails after `settle_s`; where that is None
-    it is two windows, and the figures are good for ratios alone. `starts` is the number of process starts, `offline` of
+    it is two windows, and the result holds ratios alone. `starts` is the number of process starts, `offline` of
     images in an Offline pass. `size_px` is the longer side of the PNG files that are timed.
     """
 
@@ -133,6 +133,8 @@ def run_bench(
     began = _measure_starts(candidates, starts or {}, images.timed[0], preset, say)
     after, described = machine.conditions(), machine.describe()
     rows = [entry.row(began.get(entry.candidate.name)) for entry in measured]
+    if preset.settle_within is None:
+        rows = [_without_milliseconds(row) for row in rows]
     return {
         "format": FORMAT, "format_version": FORMAT_VERSION, "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "method": asdict(preset), "split": images.split, "seconds": round(time.perf_counter() - started, 1),
@@ -214,6 +216,12 @@ class _Measured:
                 "spread": max(medians) / min(medians) - 1, "involuntary_switches": self.switches,
             },
         }  # fmt: skip
+
+
+def _without_milliseconds(row: dict) -> dict:
+    """The row of a run that did not wait until the latency had settled."""
+    noise = {key: row["noise"][key] for key in ("spread", "involuntary_switches")}
+    return {key: value for key, value in row.items() if key not in ("latency", "load_s")} | {"noise": noise}
 
 
 def _summarize(probabilities: np.ndarray, images: Images) -> dict:

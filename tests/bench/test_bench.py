@@ -170,6 +170,8 @@ def test_the_command_writes_json_a_page_and_tables(labelled, tmp_path):
     assert done.exit_code == 0, done.output
     result = read_result(out)
     assert result["method"]["name"] == "ratios"
+    assert not any("_ms" in key for row in result["rows"] for key in (*row, *row["noise"]))
+    assert not any("latency" in row for row in result["rows"])
     assert "milliseconds of such a run mean nothing" in (report / "report.md").read_text()
     for ratio in result["ratios"]["of"].values():
         ratio |= {"low": ratio["value"], "high": ratio["value"]}  # as on a quiet machine
