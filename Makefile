@@ -14,7 +14,7 @@ SEARCH := $(filter full,$(RECIPE))
 EDGE := $(VENV)/bin/logo-edge
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo setup data train compress bench test lint clean
+.PHONY: help demo setup data train compress bench peers test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -35,9 +35,14 @@ compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was
 	$(EDGE) compress $(RUN) --out $(BUNDLE)
 	$(if $(GATES),$(EDGE) check $(BUNDLE) --gates $(GATES) --manifest $(MANIFEST) --images "$$($(EDGE) data where)")
 
-bench: .stamps/data  ## Measure the default bundle: accuracy, latency, start-up and install size
-	$(EDGE) bench --manifest train/logo_edge_train/data/labels.csv \
-	  --images "$$($(EDGE) data where)" --install-size --out benchmarks/results/default_bundle.json
+bench: .stamps/data  ## Measure the default bundle, an hour on an idle machine: accuracy, latency, scaling, install size
+	$(EDGE) bench --full --scaling --install-size --threads 1,2 --batches 1,8 --manifest train/logo_edge_train/data/labels.csv \
+	  --images "$$($(EDGE) data where)" --out benchmarks/results/bench.json --report runs/bench
+	$(VENV)/bin/python benchmarks/tables.py
+
+peers: .stamps/data  ## Train, where not done yet, and measure what people would use instead; hours
+	$(VENV)/bin/python benchmarks/peers/run.py train
+	$(VENV)/bin/python benchmarks/peers/run.py measure --preset full --out benchmarks/results/peers.json --report runs/peers/report
 	$(VENV)/bin/python benchmarks/tables.py
 
 test: .stamps/full  ## Run the whole test suite

@@ -1,101 +1,290 @@
-"""One bundle, measured: its accuracy on a labelled split and its latency, in the same run, from the same artifact."""
+"""Accuracy and latency of candidates, measured side by side in one run, each from the same artifact.
+
+The method is MLPerf's (docs/benchmarks.md says where it departs): SingleStream sends one image after the other and
+reports p90, MultiStream queries of several and p99, Offline all of them and images per second. A warm-up ends when the
+latency has settled; then the candidates take turns, window by window, so that what disturbs the machine disturbs all.
+"""
 
 from __future__ import annotations
 
-import io
+import contextlib
+import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from logo_edge.bundle import DEFAULT_BUNDLE
 from logo_edge.classifier import Classifier
 from logo_edge.decision import calibrated_logits
-from logo_edge.errors import DatasetError
-from logo_edge.images import pyspng, simplejpeg
-from logo_edge.manifest import Manifest, labelled_rows, targets_of
+from logo_edge.errors import BenchError, DatasetError
+from logo_edge.images import load_image
+from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import summarize
-from logo_edge.timing import describe_machine, measure_latency
+from logo_edge.timing import measure_latency
+from logo_edge_bench import machine
+from logo_edge_bench.candidates import PERCENTILE, Candidate, Worker, measure_starts, median_ms, settle
+from logo_edge_bench.energy import open_meter
+from logo_edge_bench.percentiles import median_interval, summarize_latencies
 
-CLASSIFY = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
+FORMAT, FORMAT_VERSION = "logo-edge-bench", 1
+STAGES = ("preprocess", "inference", "end_to_end")
+LATENCY_IMAGES = 100
 BARE_IMPORT = "import numpy, onnxruntime"
+SPREAD = 0.1  # of the rounds' medians; beyond it a row is called noisy
+
+Say = Callable[[str], None]
 
 
-def bench_bundle(folder: Path | None, manifest: Manifest, images: Path, *, split: str, runs: int) -> dict:
-    """Every figure of one bundle: those of `measure_bundle`, and start-up and machine.
+@dataclass(frozen=True)
+class Preset:
+    """How long a run takes: `rounds` windows of `window_s` for each stage, after a warm-up.
 
-    `images` holds the renders of a manifest of icon sets. Raises DatasetError where the split has no labelled logos.
+    The warm-up ends with three windows that agree within `settle_within`, and fails after `settle_s`; where that is None
+    it is two windows, and the result holds ratios alone. `starts` is the number of process starts, `offline` of
+    images in an Offline pass. `size_px` is the longer side of the PNG files that are timed.
     """
-    figures = measure_bundle(folder, manifest, images, split=split, runs=runs)
-    rows = manifest.split(split)
+
+    name: str
+    rounds: int
+    window_s: float
+    settle_s: float
+    starts: int
+    offline: int
+    settle_within: float | None = 0.1
+    size_px: int = 192
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("quick", rounds=7, window_s=0.4, settle_s=15, starts=7, offline=100),
+        Preset("full", rounds=20, window_s=3, settle_s=60, starts=20, offline=300),
+        Preset("ratios", rounds=25, window_s=0.15, settle_s=0, starts=0, offline=0, settle_within=None),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled logos of one split: for the accuracy as they are, for the latency some of them as PNG files of one size."""
+
+    split: str
+    labels: tuple[str, ...]
+    rows: tuple[LogoRow, ...]
+    paths: tuple[str, ...]
+    timed: tuple[str, ...]
+
+
+def read_images(
+    manifest: Manifest, renders: Path, split: str, labels: tuple[str, ...], folder: Path, size_px: int
+) -> Images:
+    """The split's logos; those to be timed are written into `folder`. Raises as `labelled_rows`, and ImageError."""
+    rows = labelled_rows(manifest, split, labels, "the bundle's")
+    paths = [manifest.image_path(row, renders) for row in rows]
+    every = max(1, len(paths) // LATENCY_IMAGES)
+    timed = []
+    for index, path in enumerate(paths[::every][:LATENCY_IMAGES]):
+        image = load_image(path)
+        scale = size_px / max(image.size)
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+        timed.append(folder / f"{index:03d}.png")
+        image.save(timed[-1])
+    return Images(split, labels, tuple(rows), tuple(map(str, paths)), tuple(map(str, timed)))
+
+
+def run_bench(
+    candidates: list[Candidate], images: Images, preset: Preset, *, starts: dict[str, tuple[str, ...]] | None = None,
+    say: Say = lambda line: None,
+) -> dict:  # fmt: skip
+    """The result of one run, ready for JSON: a row for each candidate, ratios to the first, the machine, its doubts.
+
+    `starts` are further commands, by name, whose process starts are timed by turns with those of the candidates.
+    Raises BenchError where a candidate fails, is not unique by name, or does not settle.
+    """
+    if len({candidate.name for candidate in candidates}) < len(candidates):
+        raise BenchError(f"two candidates have one name: {', '.join(candidate.name for candidate in candidates)}")
+    cpus, before, started = machine.usable_cpus(), machine.conditions(), time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        meter = open_meter()
+        if meter:
+            stack.callback(meter.close)
+        measured = []
+        for candidate in candidates:
+            worker = stack.enter_context(Worker(candidate, cpus[: candidate.threads], list(images.labels)))
+            measured.append(_Measured(candidate, worker))
+            measured[-1].prepare(images, preset, say)
+        for entry in measured:
+            entry.warm_up(preset, say)
+        for number in range(preset.rounds):
+            say(f"round {number + 1} of {preset.rounds}")
+            for entry in measured:
+                entry.measure_round(preset, meter)
+        for entry in measured:
+            entry.described |= entry.worker.ask("memory")
+    began = _measure_starts(candidates, starts or {}, images.timed[0], preset, say)
+    after, described = machine.conditions(), machine.describe()
+    rows = [entry.row(began.get(entry.candidate.name)) for entry in measured]
+    if preset.settle_within is None:
+        rows = [_without_milliseconds(row) for row in rows]
     return {
-        **figures,
-        "process": measure_process_start(folder or DEFAULT_BUNDLE, manifest.image_path(rows[0], images)),
-        "machine": describe_machine(),
+        "format": FORMAT, "format_version": FORMAT_VERSION, "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "method": asdict(preset), "split": images.split, "seconds": round(time.perf_counter() - started, 1),
+        "machine": described, "conditions": {"before": before, "after": after}, "energy_by": meter and meter.name,
+        "warnings": machine.warnings_of(before, after, len(cpus)) + [
+            f"{row['name']}: its rounds' medians lie {row['noise']['spread']:.0%} apart"
+            for row in rows if row["noise"]["spread"] > SPREAD
+        ],
+        "process_starts_s": {name: began[name] for name in began if name not in {row["name"] for row in rows}},
+        "rows": rows,
+        "ratios": {"to": candidates[0].name, "of": _ratios(measured)},
+    }  # fmt: skip
+
+
+class _Measured:
+    """A candidate, its process and what was measured of it so far."""
+
+    def __init__(self, candidate: Candidate, worker: Worker):
+        self.candidate, self.worker = candidate, worker
+        self.described: dict = {}
+        self.times: dict[str, list[np.ndarray]] = {}
+        self.per_s: list[float] = []
+        self.joules: list[float] = []
+        self.settled_ms: list[float] = []
+        self.switches = 0
+
+    def prepare(self, images: Images, preset: Preset, say: Say) -> None:
+        say(f"{self.candidate.name}: loading, and {len(images.paths)} logos for its accuracy")
+        self.described = self.worker.ask("load")
+        probabilities = np.array(self.worker.ask("predict", paths=images.paths)["probabilities"])
+        self.accuracy = _summarize(probabilities, images)
+        stages = self.worker.ask("prepare", paths=images.timed, batch=self.candidate.batch)["stages"]
+        self.times = {stage: [] for stage in stages}
+
+    def warm_up(self, preset: Preset, say: Say) -> None:
+        def window() -> float:
+            return median_ms(self.worker.ask("time", stage="end_to_end", seconds=preset.window_s, least=3)) / 1e3
+
+        if preset.settle_within is None:
+            self.settled_ms = [window() * 1e3 for _ in range(2)]
+            return
+        say(f"{self.candidate.name}: warming up")
+        try:
+            self.settled_ms = [median * 1e3 for median in settle(window, preset.settle_within, preset.settle_s)]
+        except BenchError as error:
+            raise BenchError(f"{self.candidate.name}: {error}") from error
+
+    def measure_round(self, preset: Preset, meter) -> None:
+        for stage, times in self.times.items():
+            reply = self.worker.ask("time", stage=stage, seconds=preset.window_s, least=3)
+            times.append(np.array(reply["ns"]) / 1e6)
+            self.switches += reply["involuntary_switches"]
+        if preset.offline:
+            queries = -(-preset.offline // self.candidate.batch)
+            joules = meter.joules() if meter else 0.0
+            wall_s = self.worker.ask("time", stage="end_to_end", least=queries)["wall_ns"] / 1e9
+            self.per_s.append(queries * self.candidate.batch / wall_s)
+            if meter:
+                self.joules.append((meter.joules() - joules) / (queries * self.candidate.batch))
+
+    def row(self, start: dict | None) -> dict:
+        percentile = PERCENTILE[self.candidate.scenario]
+        medians = [statistics.median(times.tolist()) for times in self.times["end_to_end"]]
+        worst = min(self.accuracy["recall"].items(), key=lambda item: item[1]["value"])
+        return {
+            "name": self.candidate.name, "kind": self.candidate.kind, "note": self.candidate.note,
+            "threads": self.candidate.threads, "batch": self.candidate.batch, "scenario": self.candidate.scenario,
+            "cpus": self.worker.cpus, "spinning": self.candidate.options.get("spinning", False), **self.described,
+            "accuracy": self.accuracy, "worst_class": {"label": worst[0], **worst[1]},
+            "latency": {
+                stage: summarize_latencies(np.concatenate(times), percentile) for stage, times in self.times.items()
+            },
+            "images_per_s": median_interval(self.per_s) if self.per_s else None,
+            "joules_per_image": median_interval(self.joules) if self.joules else None,
+            "process_start_s": start,
+            "noise": {
+                "settled_ms": [round(value, 4) for value in self.settled_ms],
+                "round_medians_ms": [round(value, 4) for value in medians],
+                "spread": max(medians) / min(medians) - 1, "involuntary_switches": self.switches,
+            },
+        }  # fmt: skip
+
+
+def _without_milliseconds(row: dict) -> dict:
+    """The row of a run that did not wait until the latency had settled."""
+    noise = {key: row["noise"][key] for key in ("spread", "involuntary_switches")}
+    return {key: value for key, value in row.items() if key not in ("latency", "load_s")} | {"noise": noise}
+
+
+def _summarize(probabilities: np.ndarray, images: Images) -> dict:
+    """`metrics.summarize` of (N, K) calibrated probabilities."""
+    if probabilities.shape != (len(images.paths), len(images.labels)) or not np.isfinite(probabilities).all():
+        raise BenchError(f"found probabilities of shape {probabilities.shape}; expected {len(images.paths)} rows of "
+                         f"{len(images.labels)} finite numbers")  # fmt: skip
+    sure = np.array([row.sure for row in images.rows], bool)
+    logits = np.log(np.maximum(probabilities, 1e-12))
+    return summarize(logits, targets_of(images.rows, images.labels), sure, 1.0, images.labels)
+
+
+def _ratios(measured: list[_Measured]) -> dict[str, dict]:
+    """Of each candidate but the first: the median over the rounds of its end-to-end median by that of the first.
+
+    Per image, so that queries of several are comparable.
+    """
+
+    def medians(entry: _Measured) -> np.ndarray:
+        return np.array([np.median(times) for times in entry.times["end_to_end"]]) / entry.candidate.batch
+
+    first = medians(measured[0])
+    return {entry.candidate.name: median_interval((medians(entry) / first).tolist()) for entry in measured[1:]}
+
+
+def _measure_starts(
+    candidates: list[Candidate], others: dict[str, tuple[str, ...]], image: str, preset: Preset, say: Say
+) -> dict[str, dict]:
+    commands = {candidate.name: candidate.command for candidate in candidates if candidate.command} | others
+    if not commands or not preset.starts:
+        return {}
+    say(f"{preset.starts} process starts of {len(commands)} commands")
+    commands[BARE_IMPORT] = (sys.executable, "-c", BARE_IMPORT)
+    return {
+        name: median_interval(times)
+        for name, times in measure_starts(
+            {name: (*command, image) for name, command in commands.items()}, preset.starts
+        ).items()
     }
 
 
 def measure_bundle(
     folder: Path | None, manifest: Manifest, images: Path, *, split: str, runs: int, public_key: Path | None = None
 ) -> dict:
-    """Accuracy and calibration on the split, size, and latencies on one thread. Raises as `bench_bundle` does."""
+    """What gates ask of a bundle, in this process and seconds: accuracy, calibration, size, one forward pass.
+
+    Raises DatasetError where the split has no labelled logos.
+    """
     classifier = Classifier.load(folder, public_key=public_key)
     rows = labelled_rows(manifest, split, classifier.labels, "the bundle's")
-    paths = [manifest.image_path(row, images) for row in rows]
-    logits = np.concatenate([classifier.logits(classifier.read_pixels(path)[None]) for path in paths])
-    targets = targets_of(rows, classifier.labels)
-    sure = np.array([row.sure for row in rows], bool)
+    pixels = [classifier.read_pixels(manifest.image_path(row, images))[None] for row in rows]
+    logits = np.concatenate([classifier.logits(one) for one in pixels])
     bundle, calibration = classifier.bundle, classifier.bundle.calibration
     calibrated = calibrated_logits(logits, calibration.temperature, calibration.scaling)
+    sure = np.array([row.sure for row in rows], bool)
+    latency = measure_latency(lambda: classifier.logits(pixels[0]), runs=runs)
     return {
         "bundle": bundle.name,
         "size_bytes": bundle.size_bytes,
         "split": split,
-        "accuracy": summarize(calibrated, targets, sure, 1.0, classifier.labels),
-        "latency": measure_bundle_latency(classifier, paths, runs),
+        "accuracy": summarize(calibrated, targets_of(rows, classifier.labels), sure, 1.0, classifier.labels),
+        "latency": {"inference": asdict(latency)},
     }
-
-
-def measure_bundle_latency(classifier: Classifier, paths: list[Path], runs: int) -> dict:
-    """Steady-state milliseconds on one thread, over PNG and JPEG files in memory of 256 px, and their parts."""
-    pngs = [path.read_bytes() for path in paths[: min(len(paths), 100)]]
-    jpegs = [_as_jpeg(data) for data in pngs]
-    pixels = classifier.read_pixels(pngs[0])[None]
-    plain = Classifier(classifier.bundle, fast_decoders=False)
-    calls = {
-        "inference": lambda: classifier.logits(pixels),
-        "png_256px_end_to_end_pillow": _cycle(plain.classify, pngs),
-        "jpeg_256px_end_to_end_pillow": _cycle(plain.classify, jpegs),
-        "png_256px_decode_and_preprocess_pillow": _cycle(plain.read_pixels, pngs),
-    }
-    if pyspng and simplejpeg:
-        calls |= {
-            "png_256px_end_to_end_fast": _cycle(classifier.classify, pngs),
-            "jpeg_256px_end_to_end_fast": _cycle(classifier.classify, jpegs),
-        }
-    return {name: asdict(measure_latency(call, runs=runs)) for name, call in calls.items()}
-
-
-def measure_process_start(bundle: Path, image: Path, runs: int = 9) -> dict:
-    """Median wall seconds of `logo-edge classify one.png` and of a bare import of NumPy and ONNX Runtime, by turns."""
-    commands = {
-        "classify_one_png": [sys.executable, "-c", CLASSIFY, "classify", str(image), "--bundle", str(bundle)],
-        "bare_import": [sys.executable, "-c", BARE_IMPORT],
-    }
-    times: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(runs + 1):  # the first round warms the file cache and is dropped
-        for name, command in commands.items():
-            start = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            times[name].append(time.perf_counter() - start)
-    medians = {f"{name}_s": statistics.median(values[1:]) for name, values in times.items()}
-    return {**medians, "ratio": medians["classify_one_png_s"] / medians["bare_import_s"], "runs": runs}
 
 
 def measure_install_size() -> dict:
@@ -117,21 +306,21 @@ def measure_install_size() -> dict:
     return {"megabytes": sum(sizes.values()) / 1e6, "largest": {name: size / 1e6 for name, size in largest.items()}}
 
 
-def _cycle(call, sources: list[bytes]):
-    position = 0
-
-    def once() -> None:
-        nonlocal position
-        call(sources[position % len(sources)])
-        position += 1
-
-    return once
+def write_result(result: dict, path: Path) -> None:
+    """Writes a result as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
 
 
-def _as_jpeg(png: bytes) -> bytes:
-    image = Image.open(io.BytesIO(png)).convert("RGBA")
-    flat = Image.new("RGB", image.size, "white")
-    flat.paste(image, mask=image)
-    out = io.BytesIO()
-    flat.save(out, "JPEG", quality=90)
-    return out.getvalue()
+def read_result(path: Path) -> dict:
+    """A result as `write_result` left it. Raises BenchError where it is none, or of another format version."""
+    try:
+        result = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: {error}; expected a result of `logo-edge bench --out`") from error
+    found = (result.get("format"), result.get("format_version")) if isinstance(result, dict) else None
+    if found != (FORMAT, FORMAT_VERSION):
+        raise BenchError(f"{path}: found {found}; expected {(FORMAT, FORMAT_VERSION)}. Measure it anew")
+    return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import typer
@@ -16,29 +15,79 @@ MANIFEST = typer.Option(..., "--manifest", help="CSV of labelled logos, columns 
 IMAGES = typer.Option(Path(), "--images", help="Folder of renders, where the manifest names icon sets.")
 
 
-@bench.command(help="Measure a bundle's accuracy and latency together, in one run.")
+@bench.command(
+    help="Measure accuracy and latency of bundles side by side, in one run and from the same artifacts. A yardstick, the "
+    "same model in a few hand-written lines, always runs along. Exit status: 0 done, 1 --against found a row worse, 2 wrong "
+    "usage, unsettled or not comparable, 3 --against could not decide.\n\n"
+    "logo-edge bench bundles/mine --manifest labels.csv --images renders --threads 1,2 --batches 1,8 --report out"
+)
 def bench_command(
-    bundle: Path | None = BUNDLE,
-    manifest: Path = MANIFEST,
+    bundles: list[Path] | None = typer.Argument(None, metavar="[BUNDLE...]", help="Left out: the embedded default."),
+    manifest: Path | None = typer.Option(None, "--manifest", help="CSV of labelled logos, columns as in labels.csv."),
     images: Path = IMAGES,
     split: str = typer.Option("test", "--split", help="Which split to report on."),
-    runs: int = typer.Option(500, "--runs", min=10, help="Counted calls per latency."),
+    backends: str = typer.Option("onnxruntime", "--backends", metavar="NAME,...", help="Such as onnxruntime,openvino."),
+    artifacts: list[Path] | None = typer.Option(
+        None,
+        "--artifact",
+        metavar="FILE",
+        help="Also run a file of `logo-edge export`, with the first bundle's labels.",
+    ),
+    threads: str = typer.Option("1", "--threads", metavar="N,...", help="Threads of one forward pass."),
+    batches: str = typer.Option("1", "--batches", metavar="N,...", help="1 is SingleStream, 8 MLPerf's MultiStream."),
+    spinning: bool = typer.Option(False, "--spinning", help="Let idle threads spin: faster, and burns their cores."),
+    full: bool = typer.Option(False, "--full", help="Minutes for each row, for figures to publish."),
+    quick: bool = typer.Option(False, "--quick", help="Seconds for each row (the default)."),
+    ratios: bool = typer.Option(
+        False, "--ratios", help="Many short turns and no wait until the latency settles: for ratios on busy machines."
+    ),
+    scaling: bool = typer.Option(False, "--scaling", help="Also over cores, batches, sizes, formats and folders."),
     install_size: bool = typer.Option(False, "--install-size", help="Also install the wheel bare and weigh it."),
-    out: Path | None = typer.Option(None, "--out", help="Write the figures to this JSON file."),
+    against: Path | None = typer.Option(
+        None, "--against", metavar="FILE", help="Compare by ratios to the yardstick with an earlier result."
+    ),
+    tolerance: float = typer.Option(0.1, "--tolerance", min=0.0, help="How much worse a ratio of --against may be."),
+    out: Path | None = typer.Option(None, "--out", help="Write the result to this JSON file."),
+    report: Path | None = typer.Option(None, "--report", metavar="DIR", help="Write report.html and report.md there."),
+    read_from: list[Path] | None = typer.Option(
+        None,
+        "--from",
+        metavar="FILE",
+        help="Measure nothing: report on results of --out, several are put side by side.",
+    ),
 ) -> None:
-    from logo_edge.manifest import read_manifest
-    from logo_edge_bench.bench import bench_bundle, measure_install_size
+    from logo_edge.errors import BenchError
+    from logo_edge_bench.bench import read_result, write_result
+    from logo_edge_bench.compare import compare_milliseconds, compare_ratios
+    from logo_edge_bench.page import markdown_of, write_report
 
-    figures = bench_bundle(bundle, read_manifest(manifest), images, split=split, runs=runs)
-    if install_size:
-        figures["install"] = measure_install_size()
-    _print_figures(figures)
+    earlier = read_result(against) if against else None  # before the minutes that follow
+    if read_from:
+        results = [read_result(path) for path in read_from]
+    else:
+        if manifest is None:
+            raise typer.BadParameter("expected --manifest, a CSV of labelled logos, or --from, an earlier result")
+        if full + quick + ratios > 1:
+            raise typer.BadParameter("--quick, --full and --ratios exclude each other")
+        preset = "full" if full else "ratios" if ratios else "quick"
+        if preset == "ratios" and scaling:
+            raise typer.BadParameter("--scaling needs --quick or --full")
+        rows = {"backends": _names(backends), "threads": _numbers("--threads", threads),
+                "batches": _numbers("--batches", batches), "spinning": spinning, "artifacts": artifacts or []}  # fmt: skip
+        results = [_measure(bundles or [None], manifest, images, split, preset, rows, scaling, install_size)]
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_suffix(".part")
-        part.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, out)
+        write_result(results[-1], out)
         typer.echo(f"wrote {out}")
+    if report:
+        typer.echo(f"wrote {write_report(results, report)}")
+    typer.echo("\n\n".join(map(markdown_of, results)))
+    if earlier:
+        status = _print_changes(compare_ratios(earlier, results[-1], tolerance), tolerance)
+        try:
+            _print_changes(compare_milliseconds(earlier, results[-1]))
+        except BenchError as error:
+            typer.echo(f"milliseconds: {error}")
+        raise typer.Exit(status)
 
 
 @check.command(
@@ -79,23 +128,56 @@ def check_command(
         raise typer.Exit(1)
 
 
-def _print_figures(figures: dict) -> None:
-    accuracy = figures["accuracy"]
-    rows = {"all": accuracy["accuracy"], "sure": accuracy["accuracy_sure"], **accuracy["recall"],
-            "calibration error (bias-corrected)": accuracy["calibration_error_debiased"],
-            "ECE less its bias": accuracy["ece_debiased"]}  # fmt: skip
-    typer.echo(
-        f"{figures['bundle']}: {figures['size_bytes'] / 1e6:.2f} MB, {accuracy['count']} logos of {figures['split']}"
-    )
-    for name, figure in rows.items():
-        typer.echo(f"{name:>40}  {figure['value']:6.1%}  ({figure['low']:.1%} to {figure['high']:.1%})")
-    for name, latency in figures["latency"].items():
+def _measure(
+    bundles: list[Path | None], manifest: Path, images: Path, split: str, preset: str, rows: dict, scaling: bool, install_size: bool
+) -> dict:  # fmt: skip
+    from tempfile import TemporaryDirectory
+
+    from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
+    from logo_edge.errors import BenchError
+    from logo_edge.manifest import read_manifest
+    from logo_edge_bench.bench import PRESETS, measure_install_size, read_images, run_bench
+    from logo_edge_bench.candidates import bundle_candidates, reference_candidate
+    from logo_edge_bench.scaling import measure_scaling
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    labels = [read_bundle(folder or DEFAULT_BUNDLE).labels for folder in bundles]
+    if any(set(other) != set(labels[0]) for other in labels):
+        raise BenchError(f"the bundles' classes differ: {labels}; measure in one run what does the same")
+    candidates = [reference_candidate(bundles[0]), *bundle_candidates(bundles, **rows)]
+    with TemporaryDirectory() as folder:
+        chosen = PRESETS[preset]
+        logos = read_images(read_manifest(manifest), images, split, labels[0], Path(folder), chosen.size_px)
+        result = run_bench(candidates, logos, chosen, say=say)
+        if scaling:
+            result["scaling"] = measure_scaling(candidates[1], logos, chosen, say=say)
+    if install_size:
+        say("installing the wheel bare")
+        result["install"] = measure_install_size()
+    return result
+
+
+def _print_changes(changes: list, tolerance: float | None = None) -> int:
+    """Prints every figure against the earlier one, the worst first, and gives the exit status."""
+    order = ["worse", "undecided", "ok"]
+    for change in sorted(changes, key=lambda change: order.index(change.verdict)):
         typer.echo(
-            f"{name:>40}  {latency['p50_ms']:6.2f} ms  (p90 {latency['p90_ms']:.2f}, p99 {latency['p99_ms']:.2f})"
+            f"{change.verdict:>9}  {change.row}: {change.figure} {change.then:.4g} -> {change.now:.4g}"
+            f" ({change.low:.4g} to {change.high:.4g}), {change.ratio:.3f} of what it was"
         )
-    process = figures["process"]
-    typer.echo(
-        f"{'logo-edge classify one.png':>40}  {process['classify_one_png_s']:6.2f} s   ({process['ratio']:.2f} x bare import)"
-    )
-    if "install" in figures:
-        typer.echo(f"{'base install':>40}  {figures['install']['megabytes']:6.0f} MB")
+    verdicts = {change.verdict for change in changes}
+    found = "worse" if "worse" in verdicts else "undecided" if "undecided" in verdicts else "holds"
+    typer.echo(f"{'milliseconds, by their intervals' if tolerance is None else f'tolerance {tolerance:.0%}'}: {found}")
+    return 1 if "worse" in verdicts else 3 if "undecided" in verdicts else 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    if not all(name.isdigit() and int(name) for name in _names(text)) or not _names(text):
+        raise typer.BadParameter(f"{option} {text!r}; expected numbers from 1, such as 1,2,4")
+    return [int(name) for name in _names(text)]

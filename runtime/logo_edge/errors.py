@@ -33,6 +33,10 @@ class ExportError(LogoEdgeError):
     """A model cannot be had in the format, precision or place that was asked for."""
 
 
+class BenchError(LogoEdgeError):
+    """A candidate cannot be measured, or results cannot be compared."""
+
+
 class MissingExtraError(LogoEdgeError):
     """An optional dependency is not installed."""
 

@@ -2,52 +2,257 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from logo_edge import Classifier
-from logo_edge.errors import DatasetError
+from logo_edge.errors import BenchError, DatasetError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
-from logo_edge_bench.bench import bench_bundle, measure_bundle_latency
+from logo_edge_bench import scaling
+from logo_edge_bench.bench import PRESETS, STAGES, Preset, read_images, read_result, run_bench, write_result
+from logo_edge_bench.candidates import Candidate, bundle_candidates, precision_of, reference_candidate, settle
 from logo_edge_bench.commands import bench
+from logo_edge_bench.scaling import measure_folders
 
 ROOT = Path(__file__).resolve().parents[2]
+SHORT = Preset("short", rounds=3, window_s=0.01, settle_s=5, starts=1, offline=24, settle_within=1000.0, size_px=48)
+SUBJECT = """
+import time
+
+def load(labels, ms=0, fail=""):
+    if fail == "load":
+        raise ValueError("no such weights")
+    return Fake(labels, ms, fail)
+
+class Fake:
+    def __init__(self, labels, ms, fail):
+        self.labels, self.ms, self.fail = labels, ms, fail
+    def describe(self):
+        print("what a library prints")
+        return {"size_bytes": 1000, "precision": "fp32", "backend": "sleep"}
+    def probabilities(self, paths):
+        return [[1.0] + [0.0] * (len(self.labels) - 1) for _ in paths]
+    def stages(self, paths, batch):
+        return {"end_to_end": self.call}
+    def call(self, index):
+        if self.fail == "die":
+            import os
+            os._exit(7)
+        time.sleep(self.ms / 1e3)
+"""
 
 
-def test_accuracy_and_latency_come_from_the_same_run(labelled, tmp_path):
+@pytest.fixture
+def images(labelled, tmp_path):
+    return read_images(read_manifest(labelled[1]), tmp_path, "test", ("red", "green", "blue"), tmp_path, 48)
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """A candidate that sleeps and always answers with the first class; or fails."""
+    (tmp_path / "fake_subject.py").write_text(SUBJECT)
+
+    def make(name: str, **options) -> Candidate:
+        return Candidate(name, str(tmp_path / "fake_subject.py"), options, kind="peer")
+
+    return make
+
+
+def test_a_row_holds_accuracy_and_latency_of_the_same_artifact(labelled, images):
+    result = run_bench([reference_candidate(labelled[0]), *bundle_candidates([labelled[0]])], images, SHORT)
+    reference, row = result["rows"]
+    assert (row["kind"], reference["kind"]) == ("bundle", "reference")
+    assert row["accuracy"]["count"] == 12
+    assert row["accuracy"]["accuracy"]["value"] == pytest.approx(10 / 12)
+    assert row["accuracy"]["accuracy_sure"]["value"] == pytest.approx(5 / 6)
+    assert row["worst_class"]["value"] == min(recall["value"] for recall in row["accuracy"]["recall"].values())
+    assert set(row["latency"]) == set(STAGES)
+    assert all(stage["count"] >= 9 for stage in row["latency"].values())
+    whole = row["latency"]["end_to_end"]
+    assert 0 < whole["p50_ms"]["low"] <= whole["p50_ms"]["value"] <= whole["p50_ms"]["high"]
+    assert (row["scenario"], whole["early_stopping"]["percentile"]) == ("SingleStream", 90)
+    assert row["images_per_s"]["value"] > 0
+    assert row["peak_rss_bytes"] > 10_000_000
+    assert row["process_start_s"]["value"] > result["process_starts_s"]["import numpy, onnxruntime"]["value"] / 4
+    assert row["size_bytes"] > 0
+    assert len(row["cpus"]) == row["threads"] == 1
+    assert result["machine"]["versions"]["onnxruntime"]
+    assert result["ratios"]["of"][row["name"]]["value"] > 0
+
+
+def test_every_combination_is_a_row_and_a_query_of_several_is_multi_stream(labelled, images):
+    candidates = bundle_candidates([labelled[0]], threads=[1, 2], batches=[1, 8])
+    result = run_bench(candidates, images, replace(SHORT, starts=0))
+    assert [(row["threads"], row["batch"], row["scenario"]) for row in result["rows"]] == [
+        (1, 1, "SingleStream"), (1, 8, "MultiStream"), (2, 1, "SingleStream"), (2, 8, "MultiStream")
+    ]  # fmt: skip
+    assert {row["latency"]["end_to_end"]["early_stopping"]["percentile"] for row in result["rows"]} == {90, 99}
+    assert len({row["accuracy"]["nll"] for row in result["rows"]}) == 1
+
+
+def test_an_artifact_is_a_row_with_the_precision_that_its_record_tells(labelled, tmp_path):
+    (engines := tmp_path / "out" / "engines").mkdir(parents=True)
+    (tmp_path / "out" / "mine-int8-openvino.xml").touch()
+    (engines / "orin.engine").touch()
+    (tmp_path / "out" / "mine-int8-openvino.json").write_text(
+        '{"precision": "int8", "files": {"mine-int8-openvino.xml": {}}}'
+    )
+    (tmp_path / "out" / "mine-fp16-tensorrt.json").write_text(
+        '{"precision": "fp16", "engine": {"file": "engines/orin.engine"}}'
+    )
+    (tmp_path / "out" / "other.json").write_text("[]")
+    artifacts = [tmp_path / "out" / "mine-int8-openvino.xml", engines / "orin.engine"]
+    plain, openvino, engine = bundle_candidates([labelled[0]], artifacts=artifacts)
+    assert "artifact" not in plain.options
+    assert (openvino.options["backend"], engine.options["backend"]) == ("openvino", "tensorrt")
+    assert ", int8, " in openvino.name
+    assert ", fp16, " in engine.name
+    assert f"--artifact={engines / 'orin.engine'}" in engine.command
+    assert precision_of(str(tmp_path / "unknown.onnx")) == "not told"
+    with pytest.raises(BenchError, match=r"found '.txt'; expected an artifact"):
+        bundle_candidates([labelled[0]], artifacts=[tmp_path / "a.txt"])
+
+
+def test_a_slower_candidate_is_as_much_slower_as_it_is(fake, images):
+    preset = replace(SHORT, window_s=0.05, settle_within=1000.0)
+    result = run_bench([fake("quick", ms=2), fake("slow", ms=8)], images, preset)
+    assert 2 < result["ratios"]["of"]["slow"]["value"] < 6
+    medians = [row["latency"]["end_to_end"]["p50_ms"]["value"] for row in result["rows"]]
+    assert medians[0] >= 2
+    assert medians[1] >= 8
+    assert result["rows"][1]["images_per_s"]["value"] <= 1000 / 8
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [("load", "broken: load failed: ValueError: no such weights"), ("die", "broken: its process ended with status 7")],
+)
+def test_a_candidate_that_fails_is_named(fake, images, fail, message):
+    with pytest.raises(BenchError, match=message):
+        run_bench([fake("broken", fail=fail)], images, SHORT)
+
+
+def test_two_candidates_of_one_name_are_refused(fake, images):
+    with pytest.raises(BenchError, match="two candidates have one name"):
+        run_bench([fake("same"), fake("same", ms=1)], images, SHORT)
+
+
+def test_a_warm_up_ends_when_three_windows_agree():
+    windows = iter([10.0, 5.0, 4.0, 3.0, 2.9, 2.8, 1.0])
+    assert settle(lambda: next(windows), 0.1, 60) == [10.0, 5.0, 4.0, 3.0, 2.9, 2.8]
+
+
+def test_a_warm_up_that_never_settles_is_an_error():
+    windows = iter(range(1, 100))
+    with pytest.raises(BenchError, match=r"did not settle in 0 s.*1000.00 ms.*within 10%"):
+        settle(lambda: float(next(windows)), 0.1, 0)
+
+
+def test_published_figures_are_only_of_settled_runs():
+    assert {name: preset.settle_within for name, preset in PRESETS.items()} == {
+        "quick": 0.1,
+        "full": 0.1,
+        "ratios": None,
+    }
+    full = PRESETS["full"]
+    assert full.rounds * full.window_s >= 60
+
+
+def test_the_command_writes_json_a_page_and_tables(labelled, tmp_path):
     bundle, manifest = labelled
-    out = tmp_path / "result.json"
-    result = CliRunner().invoke(bench, [str(bundle), "--manifest", str(manifest), "--runs", "10", "--out", str(out)])
-    assert result.exit_code == 0, result.output
-    figures = json.loads(out.read_text())
-    assert figures["accuracy"]["count"] == 12
-    assert figures["accuracy"]["accuracy"]["value"] == pytest.approx(10 / 12)
-    assert figures["accuracy"]["accuracy_sure"]["value"] == pytest.approx(5 / 6)
-    assert figures["latency"]["inference"]["runs"] == 10
-    assert 0 < figures["latency"]["inference"]["p50_ms"] <= figures["latency"]["inference"]["p90_ms"]
-    assert figures["process"]["classify_one_png_s"] > 0
-    assert figures["machine"]["onnxruntime"]
+    out, report = tmp_path / "result.json", tmp_path / "report"
+    options = ["--manifest", manifest, "--ratios", "--out", out, "--report", report]
+    done = CliRunner().invoke(bench, [str(word) for word in (bundle, *options)])
+    assert done.exit_code == 0, done.output
+    result = read_result(out)
+    assert result["method"]["name"] == "ratios"
+    assert not any("_ms" in key for row in result["rows"] for key in (*row, *row["noise"]))
+    assert not any("latency" in row for row in result["rows"])
+    assert "milliseconds of such a run mean nothing" in (report / "report.md").read_text()
+    for ratio in result["ratios"]["of"].values():
+        ratio |= {"low": ratio["value"], "high": ratio["value"]}  # as on a quiet machine
+    write_result(result, out)
+    again = CliRunner().invoke(bench, ["--from", str(out), "--against", str(out)])
+    assert again.exit_code == 0, again.output
+    assert "tolerance 10%: holds" in again.output
+    for ratio in result["ratios"]["of"].values():
+        ratio["value"] /= 2
+    write_result(result, tmp_path / "faster.json")
+    slower = CliRunner().invoke(bench, ["--from", str(out), "--against", str(tmp_path / "faster.json")])
+    assert slower.exit_code == 1, slower.output
+    assert "2.000 of what it was" in slower.output
 
 
-def test_both_decoders_are_measured_where_both_are_installed(labelled, tmp_path):
-    latency = measure_bundle_latency(Classifier.load(labelled[0]), [tmp_path / "0.png"], runs=10)
-    assert {"png_256px_end_to_end_pillow", "png_256px_end_to_end_fast", "jpeg_256px_end_to_end_fast"} <= set(latency)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "expected --manifest"),
+        (["--full", "--ratios"], "exclude each other"),
+        (["--threads", "0"], "expected numbers from 1"),
+    ],
+)
+def test_wrong_usage_is_named(labelled, options, message):
+    manifest = ["--manifest", str(labelled[1])] if options else []
+    done = CliRunner().invoke(bench, [*manifest, *options])
+    assert done.exit_code == 2
+    assert message in done.output.replace("\n", " ")
 
 
 def test_classes_that_are_not_the_bundles_are_named(labelled, tmp_path):
     write_manifest(tmp_path / "other.csv", [LogoRow(FILES, "", "0.png", "0", "zebra", (), True, "test")])
     with pytest.raises(DatasetError, match="classes zebra are not the bundle's"):
-        bench_bundle(labelled[0], read_manifest(tmp_path / "other.csv"), tmp_path, split="test", runs=10)
+        read_images(read_manifest(tmp_path / "other.csv"), tmp_path, "test", ("red",), tmp_path, 48)
 
 
 def test_an_empty_split_is_named(labelled, tmp_path):
     with pytest.raises(DatasetError, match="split 'val' has no labelled logos"):
-        bench_bundle(labelled[0], read_manifest(labelled[1]), tmp_path, split="val", runs=10)
+        read_images(read_manifest(labelled[1]), tmp_path, "val", ("red",), tmp_path, 48)
+
+
+def test_a_file_that_is_no_result_is_named(tmp_path):
+    (tmp_path / "old.json").write_text('{"bundle": "logo-kinds"}')
+    with pytest.raises(BenchError, match="Measure it anew"):
+        read_result(tmp_path / "old.json")
+
+
+def test_backends_are_rows_side_by_side(labelled, images):
+    pytest.importorskip("openvino")
+    candidates = bundle_candidates([labelled[0]], backends=["onnxruntime", "openvino"], spinning=True)
+    result = run_bench(candidates, images, replace(SHORT, starts=0))
+    assert [row["backend"] for row in result["rows"]] == ["onnxruntime", "openvino"]
+    assert all(row["spinning"] for row in result["rows"])
+    accuracies = [row["accuracy"]["accuracy"]["value"] for row in result["rows"]]
+    assert accuracies[0] == accuracies[1] == pytest.approx(10 / 12)
+
+
+@pytest.mark.slow
+def test_scaling_is_measured_over_cores_batches_sizes_and_folders(labelled, images, monkeypatch):
+    monkeypatch.setattr(scaling, "BATCHES", (1, 4))
+    monkeypatch.setattr(scaling, "SIZES_PX", (32, 1024))
+    monkeypatch.setattr(scaling, "FOLDERS_QUICK", (10, 20))
+    (candidate,) = bundle_candidates([labelled[0]])
+    found = scaling.measure_scaling(candidate, images, replace(SHORT, rounds=2))
+    assert found["cores"][0]["processes"]["of_one"]["value"] == found["cores"][0]["threads"]["of_one"]["value"] == 1
+    assert [entry["batch"] for entry in found["batches"]] == [1, 4]
+    cost = {(entry["format"], entry["size_px"]): entry["ms"]["value"] for entry in found["sizes"]}
+    assert {kind for kind, _ in cost} == {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"}
+    assert all(cost[kind, 1024] > cost[kind, 32] > 0 for kind, _ in cost)
+    assert [entry["files"] for entry in found["folders"]] == [10, 20]
+
+
+def test_scaling_covers_what_a_user_may_have():
+    assert (scaling.SIZES_PX[0], scaling.SIZES_PX[-1], scaling.FOLDERS) == (32, 4096, (10, 1_000, 100_000))
+
+
+def test_a_folders_memory_and_pace_are_those_of_the_command(labelled, images):
+    (small,) = measure_folders(str(labelled[0]), images.timed, (30,))
+    assert small["files"] == 30
+    assert small["peak_rss_bytes"] > 10_000_000
+    assert small["images_per_s"] > 1
 
 
 def test_the_documents_tables_are_those_of_the_committed_results():
@@ -58,6 +263,15 @@ def test_the_documents_tables_are_those_of_the_committed_results():
 
 
 def test_the_bench_room_needs_only_the_runtime():
-    code = "import sys, logo_edge_bench.bench, logo_edge_bench.commands; print([m for m in ('torch', 'onnx', 'cv2') if m in sys.modules])"
+    modules = ", ".join(
+        f"logo_edge_bench.{path.stem}" for path in (ROOT / "benchmarks/logo_edge_bench").glob("[a-z]*.py")
+    )
+    code = f"import sys, {modules}; print([m for m in ('torch', 'onnx', 'cv2', 'psutil') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_worker_needs_only_the_standard_library():
+    code = f"import runpy, sys; runpy.run_path({str(ROOT / 'benchmarks/logo_edge_bench/worker.py')!r}); print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,140 @@
+"""Measures bundles on a Jetson: TensorRT FP16 and INT8 beside ONNX Runtime on the CPU and, where it is built in, CUDA.
+
+Run it on the device, as README.md beside it says. It writes the JSON of `logo-edge bench`, so that its rows join the tables:
+
+    python benchmarks/jetson/measure.py --run runs/mine --manifest labels.csv --images renders --out jetson.json
+
+NOT RUN SO FAR: this project has had no Jetson. What does not need one is tested in tests/bench/test_peers.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
+from logo_edge.errors import BenchError, LogoEdgeError
+from logo_edge.manifest import read_manifest
+from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
+from logo_edge_bench.candidates import Candidate, bundle_candidates, reference_candidate
+from logo_edge_bench.page import markdown_of
+
+SUBJECTS = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=None, help="left out: the embedded default")
+    parser.add_argument(
+        "--engines", type=Path, default=None, help="folder of engines that logo-edge export wrote on this device"
+    )
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--images", type=Path, default=Path())
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--preset", choices=list(PRESETS), default="full")
+    parser.add_argument(
+        "--any-clocks", action="store_true", help="measure although clocks are not pinned; the result says so"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        clocks = read_clocks()
+        loose = unpinned(clocks)
+        if loose and not arguments.any_clocks:
+            raise BenchError(f"clocks may change: {', '.join(loose)}. Run first: sudo jetson_clocks (see README.md)")
+        preset, labels = PRESETS[arguments.preset], read_bundle(arguments.bundle or DEFAULT_BUNDLE).labels
+        candidates = [
+            reference_candidate(arguments.bundle),
+            *bundle_candidates(
+                [arguments.bundle], batches=arguments.batches, artifacts=find_engines(arguments.engines)
+            ),
+            *cuda_candidates(arguments.bundle, arguments.batches),
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            images = read_images(
+                read_manifest(arguments.manifest),
+                arguments.images,
+                arguments.split,
+                labels,
+                Path(folder),
+                preset.size_px,
+            )
+            result = run_bench(candidates, images, preset, say=lambda line: print(line, file=sys.stderr))
+        result["clocks"] = {"before": clocks, "after": read_clocks()}
+        result["warnings"] += [f"clocks may have changed: {entry}" for entry in loose]
+        write_result(result, arguments.out)
+        print(markdown_of(result))
+    except LogoEdgeError as error:
+        sys.exit(f"measure.py: {error}")
+
+
+def read_clocks() -> dict[str, dict[str, int]]:
+    """What `jetson_clocks --show` says: {unit: {MinFreq, MaxFreq, CurrentFreq}} in its own units. Raises BenchError."""
+    if shutil.which("jetson_clocks") is None:
+        raise BenchError("jetson_clocks is not here; expected a Jetson with JetPack 6. Elsewhere use: logo-edge bench")
+    done = subprocess.run(["sudo", "-n", "jetson_clocks", "--show"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(
+            f"sudo jetson_clocks --show gave status {done.returncode}: {done.stderr.strip()}; run `sudo -v` first"
+        )
+    return parse_clocks(done.stdout)
+
+
+def parse_clocks(text: str) -> dict[str, dict[str, int]]:
+    """The lines of `jetson_clocks --show` that name frequencies, such as `cpu0: Online=1 ... MinFreq=729600 ...`."""
+    units = {}
+    for line in text.splitlines():
+        figures = {name: int(value) for name, value in re.findall(r"(MinFreq|MaxFreq|CurrentFreq)=(\d+)", line)}
+        if len(figures) == 3:
+            units[line.partition("MinFreq")[0].split(":")[0].split()[0]] = figures
+    if not units:
+        raise BenchError(f"jetson_clocks --show names no frequencies: {text[:300]!r}")
+    return units
+
+
+def unpinned(clocks: dict[str, dict[str, int]]) -> list[str]:
+    """The units whose least frequency is not their largest: their clock follows the load."""
+    return [
+        f"{name} {entry['MinFreq']} to {entry['MaxFreq']}"
+        for name, entry in clocks.items()
+        if entry["MinFreq"] < entry["MaxFreq"]
+    ]
+
+
+def find_engines(folder: Path | None) -> list[Path]:
+    """The engines of `logo-edge export --format tensorrt`, whose files name precision and batch."""
+    if folder is None:
+        return []
+    engines = sorted(folder.rglob("*.engine"))
+    if not engines:
+        raise BenchError(f"{folder}: no .engine; make them here: logo-edge export BUNDLE --format tensorrt")
+    return engines
+
+
+def cuda_candidates(bundle: Path | None, batches: list[int]) -> list[Candidate]:
+    """ONNX Runtime on the GPU, where its build has CUDA (JetPack's; not the one of the base install)."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        print(
+            "not measured: ONNX Runtime has no CUDA here; install the onnxruntime-gpu wheel for JetPack",
+            file=sys.stderr,
+        )
+        return []
+    folder = str(bundle or DEFAULT_BUNDLE)
+    return [
+        Candidate(
+            f"ONNX Runtime CUDA, batch {batch}", str(SUBJECTS / "cuda_subject.py"), {"bundle": folder}, batch=batch
+        )
+        for batch in batches
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""A bundle, run by the project's own runtime, as a subject of `worker.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from logo_edge import Classifier, ImageError
+from logo_edge_bench.candidates import DEFAULT_BACKEND, precision_of
+
+
+def load(labels: list[str], bundle: str | None = None, **options) -> BundleSubject:
+    """`options` are those of `Classifier.load`."""
+    return BundleSubject(Classifier.load(bundle, **options), labels, options)
+
+
+class BundleSubject:
+    def __init__(self, classifier: Classifier, labels: list[str], options: dict):
+        self._classifier, self._labels, self._options = classifier, labels, options
+
+    def describe(self) -> dict:
+        bundle, size_bytes, precision = self._classifier.bundle, self._classifier.bundle.size_bytes, None
+        if artifact := self._options.get("artifact"):  # stands in for the bundle's model
+            weights = [Path(artifact), *([Path(artifact).with_suffix(".bin")] if artifact.endswith(".xml") else [])]
+            size_bytes += sum(path.stat().st_size for path in weights) - bundle.files[bundle.model.file].size_bytes
+            precision = precision_of(artifact)
+        return {
+            "bundle": bundle.name, "size_bytes": size_bytes, "precision": precision or bundle.model.precision,
+            "input_px": bundle.input.size_px, "backend": self._options.get("backend", DEFAULT_BACKEND),
+            "student": bundle.provenance.get("student", ""),
+        }  # fmt: skip
+
+    def probabilities(self, paths: list[str]) -> list[list[float]]:
+        results = [self._checked(result) for result in self._classifier.classify_many(paths)]
+        return [[result.probabilities[label] for label in self._labels] for result in results]
+
+    def stages(self, paths: list[str], batch: int) -> dict[str, Callable[[int], object]]:
+        classifier = self._classifier
+        pixels = np.stack([classifier.read_pixels(path) for path in paths])
+        count = len(paths)
+
+        def query(index: int) -> list[int]:
+            return [(index * batch + offset) % count for offset in range(batch)]
+
+        def preprocess(index: int) -> object:
+            return [classifier.read_pixels(paths[position]) for position in query(index)]
+
+        def inference(index: int) -> object:
+            return classifier.logits(pixels[query(index)])
+
+        def end_to_end(index: int) -> object:
+            if batch == 1:
+                return classifier.classify(paths[index % count])
+            chosen = [paths[position] for position in query(index)]
+            return [self._checked(result) for result in classifier.classify_many(chosen, batch_size=batch)]
+
+        return {"preprocess": preprocess, "inference": inference, "end_to_end": end_to_end}
+
+    @staticmethod
+    def _checked(result):
+        if isinstance(result, ImageError):
+            raise result
+        return result

@@ -1,0 +1,113 @@
+"""One candidate in a process of its own, timed on request; `bench.py` talks to it in lines of JSON.
+
+The standard library only, so that every peer runs it in its own environment:
+
+    python worker.py SUBJECT OPTIONS
+
+SUBJECT is a module, or the path of a .py file, with `load(**options) -> Subject`; OPTIONS is a JSON object. Processes of
+their own keep candidates from sharing thread pools, allocators and caches, and make peak memory that of one candidate.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+
+class Subject(Protocol):
+    """What is measured: a classifier as its users call it."""
+
+    def describe(self) -> dict:
+        """At least size_bytes, precision and backend; further entries, such as versions, are recorded."""
+        ...
+
+    def probabilities(self, paths: list[str]) -> list[list[float]]:
+        """Of each image file, in the order of the labels that `load` was given."""
+        ...
+
+    def stages(self, paths: list[str], batch: int) -> dict[str, Callable[[int], object]]:
+        """Calls by stage, each of query i, which are `batch` of the files: end_to_end (file to decision) at least."""
+        ...
+
+
+def main() -> None:
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print goes to stderr
+    server = Server(sys.argv[1], json.loads(sys.argv[2]))
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            reply = getattr(server, request.pop("do"))(**request)
+        except Exception as error:  # whatever a peer raises is reported by the one who asked
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+class Server:
+    """Its methods are the requests."""
+
+    def __init__(self, subject: str, options: dict):
+        self._name, self._options = subject, options
+
+    def load(self) -> dict:
+        """Seconds from nothing to a model that has answered nothing yet, imports included, and what it says of itself."""
+        start = time.perf_counter()
+        self._subject = _import(self._name).load(**self._options)
+        return {"load_s": time.perf_counter() - start, **self._subject.describe()}
+
+    def predict(self, paths: list[str]) -> dict:
+        return {"probabilities": self._subject.probabilities(paths)}
+
+    def prepare(self, paths: list[str], batch: int) -> dict:
+        self._stages = self._subject.stages(paths, batch)
+        self._positions = dict.fromkeys(self._stages, 0)
+        return {"stages": list(self._stages)}
+
+    def time(self, stage: str, seconds: float = 0.0, least: int = 1) -> dict:
+        """Nanoseconds of single calls, one after the other, for `seconds` and at least `least` of them."""
+        call, position, times = self._stages[stage], self._positions[stage], []
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        clock = time.perf_counter_ns
+        start = clock()
+        end = start + int(seconds * 1e9)
+        while True:
+            began = clock()
+            call(position)
+            now = clock()
+            times.append(now - began)
+            position += 1
+            if now >= end and len(times) >= least:
+                break
+        self._positions[stage] = position
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
+        return {"ns": times, "wall_ns": now - start, "involuntary_switches": switches}
+
+    def memory(self) -> dict:
+        """Peak resident bytes of this process so far."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {"peak_rss_bytes": peak * (1 if sys.platform == "darwin" else 1024)}
+
+
+def _import(name: str):
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    sys.path.insert(0, str(Path(name).parent))
+    specification = importlib.util.spec_from_file_location(Path(name).stem, name)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this file's folder: its neighbours are no top-level modules
+    main()

@@ -1,0 +1,69 @@
+"""Peer: no network at all: features measured with OpenCV and gradient boosting, the number of trees chosen on val.
+
+python benchmarks/peers/classical.py train
+python benchmarks/peers/classical.py measure
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import peer
+
+from logo_edge_bench.candidates import Candidate
+
+NAME = "classical"
+TREES = (50, 100, 200, 400)
+
+
+def train(data: peer.Data, work: Path, epochs: int | None) -> None:
+    """Features are kept between calls; --epochs is the one number of trees to try."""
+    import joblib
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    sys.path.insert(0, str(peer.SUBJECTS))
+    from classical_subject import features
+
+    key = {"trees": [epochs] if epochs else list(TREES), "images": len(data.files("train")[0])}
+    if peer.finished(work, key):
+        print(f"{NAME}: done before")
+        return
+    rows, targets = {}, {}
+    for split in peer.SPLITS:
+        paths, targets[split] = data.files(split)
+        kept = work / f"{split}-{len(paths)}.npy"
+        if not kept.exists():
+            np.save(kept, np.stack([features(str(path)) for path in paths]))
+        rows[split] = np.load(kept)
+    best = -1.0
+    for trees in key["trees"]:
+        model = HistGradientBoostingClassifier(
+            max_iter=trees, learning_rate=0.08, l2_regularization=1.0, random_state=0
+        )
+        accuracy = model.fit(rows["train"], targets["train"]).score(rows["val"], targets["val"])
+        print(f"{NAME}: {trees} trees, val {accuracy:.1%}")
+        if accuracy > best:
+            best = accuracy
+            joblib.dump({"model": model, "labels": list(data.labels)}, work / "model.part")
+            os.replace(work / "model.part", work / "model.joblib")
+    peer.finish(work, key)
+
+
+def candidates(work: Path, threads: int) -> list[Candidate]:
+    options = {"model": peer.need(work / "model.joblib", NAME), "threads": threads}
+    return [
+        Candidate(
+            "OpenCV features, gradient boosting",
+            str(peer.SUBJECTS / "classical_subject.py"),
+            options,
+            threads,
+            kind="peer",
+        )
+    ]
+
+
+if __name__ == "__main__":
+    peer.main(sys.modules[__name__])

@@ -1,0 +1,37 @@
+"""Reference for a lean ONNX command: the process start of Google's Magika (its Python command) on one file.
+
+It tells file types, not logos: it has no accuracy here and stands with the process starts alone.
+
+    python benchmarks/peers/magika_start.py train      # installs it into its own environment
+    python benchmarks/peers/magika_start.py measure
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import peer
+
+from logo_edge_bench.candidates import Candidate
+
+NAME = "magika"
+CALL = "import sys; from magika import Magika; print(Magika().identify_path(sys.argv[1]).output.label)"
+
+
+def train(data: peer.Data, work: Path, epochs: int | None) -> None:
+    print(f"{NAME}: {peer.own_python(work, ['magika'], share=False)}")
+
+
+def candidates(work: Path, threads: int) -> list[Candidate]:
+    return []
+
+
+def starts(work: Path) -> dict[str, tuple[str, ...]]:
+    """Its Python API in a process that ends: its newer `magika` command is a Rust program, which would be another thing."""
+    python = peer.need(work / "environment" / "bin" / "python", "magika_start")
+    return {"Magika, Python, one file": (python, "-c", CALL)}
+
+
+if __name__ == "__main__":
+    peer.main(sys.modules[__name__])

@@ -1,0 +1,20 @@
+"""All peers: trains what is not trained yet, or measures them with the default bundle in one run.
+
+python benchmarks/peers/run.py train
+python benchmarks/peers/run.py measure --preset full --out benchmarks/results/peers.json
+"""
+
+from __future__ import annotations
+
+import classical
+import magika_start
+import opencv_loop
+import openvino_app
+import peer
+import timm_finetune
+import yolo
+
+PEERS = (timm_finetune, yolo, classical, opencv_loop, magika_start, openvino_app)
+
+if __name__ == "__main__":
+    peer.main(*PEERS, about=__doc__)

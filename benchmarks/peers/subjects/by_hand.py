@@ -1,0 +1,44 @@
+"""What the hand-written subjects share: the interface of logo_edge_bench/worker.py over `read` and `classify`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class ByHand:
+    """Of a file, `read(path)` makes the network's input, (1, ...); `classify(input)` gives (B, K) probabilities.
+
+    `labels` are those of the run, `own` those of the model, in its order.
+    """
+
+    def __init__(self, labels: list[str], own: list[str]):
+        self.order = [own.index(label) for label in labels]
+
+    def probabilities(self, paths: list[str]) -> list[list[float]]:
+        return [np.asarray(self.classify(self.read(path)))[0][self.order].tolist() for path in paths]
+
+    def stages(self, paths: list[str], batch: int):
+        inputs = [self.read(path) for path in paths]
+
+        def query(index: int) -> range:
+            return range(index * batch, (index + 1) * batch)
+
+        def joined(index: int, read) -> object:
+            parts = [read(position % len(paths)) for position in query(index)]
+            return parts[0] if batch == 1 else self.join(parts)
+
+        return {
+            "preprocess": lambda index: joined(index, lambda position: self.read(paths[position])),
+            "inference": lambda index: self.classify(joined(index, lambda position: inputs[position])),
+            "end_to_end": lambda index: self.classify(
+                joined(index, lambda position: self.read(paths[position]))
+            ).argmax(1),
+        }
+
+    def join(self, parts: list) -> object:
+        return np.concatenate(parts)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)

@@ -1,0 +1,38 @@
+"""An exported timm network in ONNX Runtime, by hand: Pillow and NumPy before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from by_hand import ByHand, softmax
+from PIL import Image
+
+
+def load(labels: list[str], model: str, about: str, threads: int) -> Onnx:
+    return Onnx(labels, Path(model), json.loads(Path(about).read_text()), threads)
+
+
+class Onnx(ByHand):
+    def __init__(self, labels: list[str], path: Path, about: dict, threads: int):
+        super().__init__(labels, about["labels"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        self.path, self.size = path, about["size_px"]
+
+    def describe(self) -> dict:
+        return {"size_bytes": self.path.stat().st_size, "precision": self.path.stem, "spinning": True, "input_px": self.size,
+                "backend": f"onnxruntime {onnxruntime.__version__}"}  # fmt: skip
+
+    def read(self, path: str) -> np.ndarray:
+        image = Image.open(path).convert("RGBA")
+        image.thumbnail((self.size, self.size))
+        square = Image.new("RGB", (self.size, self.size), "white")
+        square.paste(image, ((self.size - image.width) // 2, (self.size - image.height) // 2), image)
+        return ((np.asarray(square, np.float32) - 127.0) / 128.0).transpose(2, 0, 1)[None]
+
+    def classify(self, planes: np.ndarray) -> np.ndarray:
+        return softmax(self.session.run(None, {"planes": planes})[0])

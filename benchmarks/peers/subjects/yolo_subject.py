@@ -1,0 +1,66 @@
+"""Ultralytics' classifier as its users call it: `YOLO(weights).predict(path)`; in its own environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ultralytics
+from ultralytics import YOLO
+
+
+def load(labels: list[str], model: str, size_px: int, threads: int) -> Yolo:
+    if model.endswith(".pt"):
+        import torch
+
+        torch.set_num_threads(threads)
+    return Yolo(labels, Path(model), size_px)
+
+
+class Yolo:
+    """Its files have no transparency: they are flattened before it sees them, which is not timed, to its advantage."""
+
+    def __init__(self, labels: list[str], path: Path, size_px: int):
+        self.path, self.size, self.labels = path, size_px, labels
+        self.model = YOLO(str(path), task="classify")
+
+    def describe(self) -> dict:
+        kind = "onnxruntime" if self.path.suffix == ".onnx" else "torch"
+        return {"size_bytes": self.path.stat().st_size, "precision": "fp32", "input_px": self.size,
+                "backend": f"ultralytics {ultralytics.__version__}, {kind}"}  # fmt: skip
+
+    def predict(self, path: str):
+        return self.model.predict(path, imgsz=self.size, device="cpu", verbose=False)[0]
+
+    def probabilities(self, paths: list[str]) -> list[list[float]]:
+        found = []
+        for path in self.flat(paths):
+            result = self.predict(path)
+            by_label = {result.names[index]: value for index, value in enumerate(result.probs.data.tolist())}
+            found.append([by_label[label] for label in self.labels])
+        return found
+
+    def stages(self, paths: list[str], batch: int):
+        files = self.flat(paths)
+
+        def end_to_end(index: int) -> object:
+            chosen = [files[position % len(files)] for position in range(index * batch, (index + 1) * batch)]
+            return [self.predict(path).probs.top1 for path in chosen]
+
+        return {"end_to_end": end_to_end}
+
+    @staticmethod
+    def flat(paths: list[str]) -> list[str]:
+        """Copies on white in a temporary folder that ends with the process."""
+        import tempfile
+
+        from PIL import Image
+
+        folder = Path(tempfile.mkdtemp(prefix="yolo-flat-"))
+        found = []
+        for index, path in enumerate(paths):
+            image = Image.open(path).convert("RGBA")
+            square = Image.new("RGB", image.size, "white")
+            square.paste(image, mask=image)
+            square.save(folder / f"{index:05d}.png")
+            found.append(str(folder / f"{index:05d}.png"))
+        return found

@@ -1,0 +1,82 @@
+"""Peer: Ultralytics YOLO11n-cls, trained, exported and run by its own package, as its users do.
+
+Its licence is AGPL-3.0: it is installed into an environment of its own, runs as a process of its own, and nothing of it
+enters this project. Its pretrained weights come from a hub that cannot be reached here, so it is trained from scratch,
+which the tables say.
+
+    python benchmarks/peers/yolo.py train        # 60 epochs; resumes
+    python benchmarks/peers/yolo.py measure
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import peer
+
+from logo_edge.errors import LogoEdgeError
+from logo_edge_bench.candidates import Candidate
+
+NAME = "yolo"
+EPOCHS, SIZE_PX = 60, 128
+PACKAGES = ["ultralytics-opencv-headless"]
+TRAIN = """
+import json, sys
+from pathlib import Path
+from ultralytics import YOLO
+data, work, epochs, size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+last = work / "fit" / "weights" / "last.pt"
+if last.exists() and not (work / "fit" / "fitted").exists():
+    YOLO(str(last)).train(resume=True)
+elif not last.exists():
+    YOLO("yolo11n-cls.yaml").train(data=data, epochs=epochs, imgsz=size, project=str(work), name="fit", exist_ok=True,
+                                   device="cpu", workers=0, plots=False, seed=0, verbose=False, pretrained=False)
+(work / "fit" / "fitted").touch()
+YOLO(str(work / "fit" / "weights" / "best.pt")).export(format="onnx", imgsz=size, device="cpu")
+"""
+
+
+def train(data: peer.Data, work: Path, epochs: int | None) -> None:
+    """Trains from scratch, goes on with last.pt where it was interrupted, and exports the best epoch to ONNX."""
+    key = {"epochs": epochs or EPOCHS, "images": len(data.files("train")[0]), "size_px": SIZE_PX}
+    if peer.finished(work, key):
+        print(f"{NAME}: done before")
+        return
+    python = peer.own_python(work, PACKAGES, share=True)
+    arguments = [str(data.root.absolute()), str(work.absolute()), str(key["epochs"]), str(SIZE_PX)]
+    done = subprocess.run([python, "-c", TRAIN, *arguments], env=_environment(work), check=False)
+    if done.returncode:
+        raise LogoEdgeError(f"{NAME}: training ended with status {done.returncode}; run it again to go on")
+    peer.finish(work, key)
+
+
+def candidates(work: Path, threads: int) -> list[Candidate]:
+    """Its default predict on the PyTorch weights, and predict on the exported ONNX."""
+    python = peer.need(work / "environment" / "bin" / "python", "yolo")
+    peer.need(work / "done.json", "yolo")
+    return [
+        Candidate(
+            f"YOLO11n-cls, predict, {label}", str(peer.SUBJECTS / "yolo_subject.py"),
+            {"model": peer.need(work / "fit" / "weights" / file, "yolo"), "size_px": SIZE_PX, "threads": threads},
+            threads, kind="peer", python=python, note="from scratch, its weights cannot be had here",
+        )
+        for label, file in [("PyTorch", "best.pt"), ("ONNX", "best.onnx")]
+    ]  # fmt: skip
+
+
+def _environment(work: Path) -> dict[str, str]:
+    """No look for updates, no accounts, its settings inside the work folder."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return kept | {
+        "YOLO_CONFIG_DIR": str(work.absolute()),
+        "YOLO_OFFLINE": "True",
+        "YOLO_AUTOINSTALL": "False",
+        "WANDB_MODE": "disabled",
+    }
+
+
+if __name__ == "__main__":
+    peer.main(sys.modules[__name__])

@@ -1,0 +1,53 @@
+"""The runtime on an emulated ARM core: the contract vectors to the byte, golden vectors, and the command."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EDGE = runpy.run_path(str(ROOT / "benchmarks" / "edge" / "emulate.py"))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(bool(EDGE["why_not"]()), reason=f"no emulated aarch64 here: {EDGE['why_not']()}"),
+]
+
+
+@pytest.fixture(scope="module")
+def emulated():
+    """Runs the guest's Python; what it prints."""
+    try:
+        EDGE["build"]()
+    except SystemExit as error:
+        pytest.skip(f"no emulated aarch64 here: the emulator or its packages cannot be fetched: {error}")
+
+    def run(*arguments: str) -> str:
+        done = EDGE["run"](*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, done.stdout[-3000:]
+        return done.stdout
+
+    return run
+
+
+def test_the_contract_vectors_hold_on_arm(emulated):
+    text = emulated("-m", "pytest", "-q", "-p", "no:cacheprovider", *EDGE["TESTS"])
+    passed = int(text.rpartition(" passed")[0].split()[-1])
+    assert passed >= 80, text
+
+
+def test_the_command_classifies_on_arm_as_its_golden_vectors_say(emulated):
+    folder = ROOT / "runtime/logo_edge/default_bundle/vectors"
+    vectors = json.loads((folder / "vectors.json").read_text(encoding="utf-8"))["vectors"]
+    code = "import platform, sys; assert platform.machine() == 'aarch64'; from logo_edge.cli import main; main()"
+    records = json.loads(emulated("-c", code, "classify", "--json", str(folder)))
+    found = {Path(record["path"]).name: record for record in records}
+    assert len(vectors) >= 8
+    for vector in vectors:
+        record = found[Path(vector["image"]).name]
+        assert (record["label"], record["best_guess"]) == (vector["label"], vector["best_guess"])
+        assert record["confidence"] == pytest.approx(vector["confidence"], abs=0.02)
