@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 import shutil
@@ -11,11 +10,9 @@ import uuid
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
-from PIL import Image, PngImagePlugin
-from PIL.ImageCms import ImageCmsProfile, createProfile
+from contract.cases import RED_EPISTEMIC, encode, encoded_images, write_epistemic_bundle
+from PIL import Image
 from web.serving import node
 
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
@@ -56,64 +53,6 @@ LOAD_ERROR = """async (bundle) => {
 
 def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def encode(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def every_alpha() -> Image.Image:
-    """256 x 256: each colour of red, green and blue under each alpha."""
-    ramp, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
-    return Image.fromarray(np.dstack([ramp, 255 - ramp, ramp // 2, alpha]))
-
-
-def noise(width: int, height: int, channels: int) -> Image.Image:
-    values = np.random.default_rng(width * height).integers(0, 256, (height, width, channels), np.uint8)
-    return Image.fromarray(values)
-
-
-def encoded_images() -> dict[str, bytes]:
-    """What decoders and canvases are known to differ in: alpha, palettes, depths, colour management, orientation."""
-    logo = Image.open(SAMPLES[3]).convert("RGBA")
-    opaque = Image.alpha_composite(Image.new("RGBA", logo.size, (250, 240, 200)), logo).convert("RGB")
-    wide = opaque.crop((0, 40, opaque.width, 180))
-    gamma, orientation = PngImagePlugin.PngInfo(), Image.Exif()
-    gamma.add(b"gAMA", (100_000).to_bytes(4, "big"))
-    orientation[0x0112] = 6
-    profile = ImageCmsProfile(createProfile("LAB")).tobytes()
-    deep = Image.fromarray(np.arange(65536, dtype=np.uint16).reshape(256, 256))
-    return {
-        "png-rgba": encode(logo, "PNG"),
-        "png-every-alpha": encode(every_alpha(), "PNG"),
-        "png-rgb": encode(wide, "PNG"),
-        "png-palette": encode(wide.quantize(40), "PNG"),
-        "png-palette-transparency": (CONTRACT / "preprocess" / "palette-alpha.png").read_bytes(),
-        "png-grey": encode(wide.convert("L"), "PNG"),
-        "png-grey-alpha": encode(logo.convert("LA"), "PNG"),
-        "png-one-bit": encode(wide.convert("1"), "PNG"),
-        "png-16-bit": encode(deep, "PNG"),
-        "png-gamma": encode(wide, "PNG", pnginfo=gamma),
-        "png-profile": encode(wide, "PNG", icc_profile=profile),
-        "jpeg-420": encode(wide, "JPEG", quality=75),
-        "jpeg-444": encode(wide, "JPEG", quality=95, subsampling=0),
-        "jpeg-progressive": encode(wide, "JPEG", quality=60, progressive=True),
-        "jpeg-grey": encode(wide.convert("L"), "JPEG"),
-        "jpeg-cmyk": encode(wide.convert("CMYK"), "JPEG"),
-        "jpeg-rotated": encode(wide, "JPEG", exif=orientation),
-        "webp-alpha": encode(logo, "WEBP", quality=80),
-        "webp-every-alpha": encode(every_alpha(), "WEBP", lossless=True, exact=True),
-        "gif-transparency": encode(logo.quantize(64), "GIF"),
-        "bmp": encode(wide, "BMP"),
-        "tall": encode(noise(7, 301, 3), "PNG"),
-        "wide": encode(noise(301, 2, 4), "PNG"),
-        "half-pixel": encode(noise(256, 129, 4), "PNG"),
-        "one-pixel": encode(noise(1, 1, 4), "PNG"),
-        "clear": encode(Image.new("RGBA", (40, 30)), "PNG"),
-        "large": encode(noise(1201, 803, 3), "PNG"),
-    }  # fmt: skip
 
 
 IMAGES = encoded_images()
@@ -189,19 +128,11 @@ def test_the_golden_vectors_of_a_committed_bundle_hold(page, bundle):
 
 
 def test_an_epistemic_output_is_told_apart_from_the_rest(page, site, fake_bundle, fake_model):
-    model = onnx.load_from_string(fake_model())
-    model.graph.node.append(helper.make_node("ReduceMean", ["colour"], ["mean"], axes=[1], keepdims=0))
-    model.graph.node.append(helper.make_node("Sub", ["mean", "offset"], ["epistemic"]))
-    model.graph.initializer.append(helper.make_tensor("offset", TensorProto.FLOAT, [], [84.9]))
-    model.graph.output.append(helper.make_tensor_value_info("epistemic", TensorProto.FLOAT, ["batch"]))
-    folder = fake_bundle(model=model.SerializeToString(), temperature=4.0)
-    record = json.loads((folder / RECORD).read_text())
-    record["model"]["optional_outputs"] = ["epistemic"]
-    (folder / RECORD).write_text(json.dumps(record))
+    folder = write_epistemic_bundle(fake_bundle, fake_model)
     shutil.copytree(folder, site / "epistemic", dirs_exist_ok=True)
     images = [encode(Image.new("RGB", (20, 10), colour), "PNG") for colour in ("red", "black")]
     red, black = page.evaluate(CLASSIFY, ["epistemic", list(map(base64_of, images)), {}])
-    assert red["epistemic"] == pytest.approx(255 / 3 - 84.9, abs=1e-4)
+    assert red["epistemic"] == pytest.approx(RED_EPISTEMIC, abs=1e-4)
     entropy = -sum(share * np.log(share) for share in red["probabilities"].values())
     assert red["aleatoric"] == pytest.approx(entropy - red["epistemic"], abs=1e-6)
     assert black["epistemic"] == 0, "an estimate below 0 is none"
