@@ -14,7 +14,7 @@ SEARCH := $(filter full,$(RECIPE))
 EDGE := $(VENV)/bin/logo-edge
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo setup data train compress bench peers test lint clean
+.PHONY: help demo web setup data train compress bench peers test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -22,6 +22,11 @@ help:  ## Show the targets
 
 demo: .stamps/base  ## Classify the sample logos with the embedded bundle (base install only)
 	@$(BASE_VENV)/bin/logo-edge classify runtime/logo_edge/samples
+
+web:  ## Build the browser demo and serve it on http://127.0.0.1:8000 (needs Node.js 20)
+	npm ci --prefix runtime/web --omit=dev --ignore-scripts --no-audit --no-fund
+	node runtime/web/build.js
+	$(PYTHON) -m http.server 8000 --bind 127.0.0.1 --directory runtime/web/dist
 
 setup: .stamps/full  ## Create the full environment in .venv
 

@@ -1,0 +1,210 @@
+#include "image_file.hpp"
+
+#include <png.h>
+
+#include <algorithm>
+#include <csetjmp>
+#include <cstdio>  // jpeglib.h uses FILE without including it
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <utility>
+
+#include <jpeglib.h>
+
+namespace logo_edge {
+namespace {
+
+constexpr std::uint64_t kMaxPixels = 100'000'000;
+constexpr std::streamoff kMaxFileBytes = 256 * 1024 * 1024;
+using Bytes = std::vector<std::uint8_t>;
+
+void allocate(Image& image, std::uint64_t width, std::uint64_t height) {
+  if (width == 0 || height == 0 || width * height > kMaxPixels) {
+    throw ImageError(std::to_string(width) + " x " + std::to_string(height) + " pixels; expected 1 to 100000000");
+  }
+  image.width = static_cast<int>(width);
+  image.height = static_cast<int>(height);
+  image.rgba.resize(width * height * 4);
+}
+
+/// The orientation, 1 to 8, in a TIFF block of EXIF; 1 where it holds none. CIPA DC-008.
+int orientation_in(const Bytes& exif) {
+  const bool little = exif.size() > 8 && exif[0] == 'I';
+  const auto read = [&](std::size_t at, int count) {
+    std::uint32_t value = 0;
+    for (int i = 0; i < count; ++i) value |= exif[at + i] << 8 * (little ? i : count - 1 - i);
+    return value;
+  };
+  if (exif.size() < 14 || read(2, 2) != 42) return 1;
+  const std::size_t directory = read(4, 4);
+  if (directory > exif.size() - 2) return 1;
+  for (std::size_t at = directory + 2, left = read(directory, 2); left > 0 && at + 12 <= exif.size(); at += 12, --left) {
+    if (read(at, 2) == 0x0112) return std::clamp<int>(read(at + 8, 2), 1, 8);
+  }
+  return 1;
+}
+
+/// The image as it is meant to be seen, of one that is stored with an EXIF orientation.
+Image turn_upright(Image image, int orientation) {
+  if (orientation == 1) return image;
+  const bool on_its_side = orientation >= 5;
+  const bool flip_x = orientation == 2 || orientation == 3 || orientation >= 7;
+  const bool flip_y = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+  Image upright;
+  allocate(upright, on_its_side ? image.height : image.width, on_its_side ? image.width : image.height);
+  for (int y = 0; y < upright.height; ++y) {
+    for (int x = 0; x < upright.width; ++x) {
+      const int column = on_its_side ? y : x, row = on_its_side ? x : y;
+      const int from_x = flip_x ? image.width - 1 - column : column;
+      const int from_y = flip_y ? image.height - 1 - row : row;
+      std::memcpy(&upright.rgba[(std::size_t(y) * upright.width + x) * 4],
+                  &image.rgba[(std::size_t(from_y) * image.width + from_x) * 4], 4);
+    }
+  }
+  return upright;
+}
+
+/// Where libpng and libjpeg, being C, jump to when they give up, and why they did.
+struct Failure {
+  std::jmp_buf jump;
+  char message[JMSG_LENGTH_MAX];
+};
+
+/// Whether `body` came to its end. It may own nothing with a destructor, as a jump runs none.
+template <typename Body>
+bool succeeds(Failure& failure, const Body& body) {
+  if (setjmp(failure.jump) != 0) return false;
+  body();
+  return true;
+}
+
+struct PngSource {
+  const Bytes& data;
+  std::size_t at;
+};
+
+void read_png_bytes(png_structp png, png_bytep to, png_size_t count) {
+  auto* source = static_cast<PngSource*>(png_get_io_ptr(png));
+  if (count > source->data.size() - source->at) png_error(png, "truncated");
+  std::memcpy(to, source->data.data() + source->at, count);
+  source->at += count;
+}
+
+void fail_png(png_structp png, png_const_charp message) {
+  auto* failure = static_cast<Failure*>(png_get_error_ptr(png));
+  std::snprintf(failure->message, sizeof failure->message, "%s", message);
+  std::longjmp(failure->jump, 1);
+}
+
+void ignore_warning(png_structp, png_const_charp) {}
+
+Image decode_png(const Bytes& data) {
+  Image image;
+  std::vector<png_bytep> rows;
+  PngSource source{data, 0};
+  Failure failure{};
+  png_uint_32 exif_size = 0;
+  png_bytep exif = nullptr;
+  png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &failure, fail_png, ignore_warning);
+  png_infop info = png == nullptr ? nullptr : png_create_info_struct(png);
+  const auto release = [&](void*) { png_destroy_read_struct(&png, &info, nullptr); };
+  const std::unique_ptr<void, decltype(release)> guard(&png, release);
+  const bool is_read = info != nullptr && succeeds(failure, [&] {
+    png_set_read_fn(png, &source, read_png_bytes);
+    png_read_info(png, info);
+    png_set_expand(png);  // palettes, 1 to 4 bits, and transparent colours
+    png_set_strip_16(png);
+    png_set_gray_to_rgb(png);
+    png_set_add_alpha(png, 255, PNG_FILLER_AFTER);
+    png_set_interlace_handling(png);
+    png_read_update_info(png, info);
+  });
+  if (is_read) {
+    allocate(image, png_get_image_width(png, info), png_get_image_height(png, info));
+    for (int y = 0; y < image.height; ++y) rows.push_back(&image.rgba[std::size_t(y) * image.width * 4]);
+  }
+  const bool is_decoded = is_read && succeeds(failure, [&] {
+    png_read_image(png, rows.data());
+    png_read_end(png, info);
+    png_get_eXIf_1(png, info, &exif_size, &exif);
+  });
+  if (!is_decoded) throw ImageError(std::string("damaged PNG (") + failure.message + ")");
+  return turn_upright(std::move(image), orientation_in(Bytes(exif, exif + exif_size)));
+}
+
+struct JpegErrors {
+  jpeg_error_mgr manager;  // first, as libjpeg knows only this
+  Failure failure;
+};
+
+void fail_jpeg(j_common_ptr jpeg) {
+  auto* errors = reinterpret_cast<JpegErrors*>(jpeg->err);
+  errors->manager.format_message(jpeg, errors->failure.message);
+  std::longjmp(errors->failure.jump, 1);
+}
+
+/// Warnings stand for damage: data that ends too early, or is corrupt.
+void fail_on_warning(j_common_ptr jpeg, int level) {
+  if (level < 0) fail_jpeg(jpeg);
+}
+
+Image decode_jpeg(const Bytes& data) {
+  Image image;
+  Bytes row, exif;
+  JpegErrors errors{};
+  jpeg_decompress_struct jpeg{};
+  jpeg.err = jpeg_std_error(&errors.manager);
+  errors.manager.error_exit = fail_jpeg;
+  errors.manager.emit_message = fail_on_warning;
+  const auto release = [](jpeg_decompress_struct* used) { jpeg_destroy_decompress(used); };
+  const std::unique_ptr<jpeg_decompress_struct, decltype(release)> guard(&jpeg, release);
+  const bool is_read = succeeds(errors.failure, [&] {
+    jpeg_create_decompress(&jpeg);
+    jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xffff);
+    jpeg_mem_src(&jpeg, data.data(), data.size());
+    jpeg_read_header(&jpeg, TRUE);
+  });
+  if (is_read) {
+    if (jpeg.num_components == 4) throw ImageError("a CMYK JPEG; convert it to RGB");
+    allocate(image, jpeg.image_width, jpeg.image_height);
+    row.resize(image.width * 3UL);
+    for (auto marker = jpeg.marker_list; marker != nullptr && exif.empty(); marker = marker->next) {
+      if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0) {
+        exif.assign(marker->data + 6, marker->data + marker->data_length);
+      }
+    }
+  }
+  const bool is_decoded = is_read && succeeds(errors.failure, [&] {
+    jpeg.out_color_space = JCS_RGB;
+    jpeg_start_decompress(&jpeg);
+    while (jpeg.output_scanline < jpeg.output_height) {
+      std::uint8_t* to = &image.rgba[std::size_t(jpeg.output_scanline) * image.width * 4];
+      JSAMPROW rows[] = {row.data()};
+      jpeg_read_scanlines(&jpeg, rows, 1);
+      for (int x = 0; x < image.width; ++x, to += 4) {
+        std::memcpy(to, &row[x * 3UL], 3);
+        to[3] = 255;
+      }
+    }
+    jpeg_finish_decompress(&jpeg);
+  });
+  if (!is_decoded) throw ImageError(std::string("damaged JPEG (") + errors.failure.message + ")");
+  return turn_upright(std::move(image), orientation_in(exif));
+}
+
+}  // namespace
+
+Image read_image(const std::string& path) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const std::streamoff size = file.is_open() ? static_cast<std::streamoff>(file.tellg()) : -1;
+  if (size < 0 || size > kMaxFileBytes) throw ImageError("cannot be read; expected an image file of up to 256 MiB");
+  Bytes data(static_cast<std::size_t>(size));
+  file.seekg(0);
+  if (!file.read(reinterpret_cast<char*>(data.data()), size)) throw ImageError("cannot be read; expected an image file");
+  if (data.size() > 8 && png_sig_cmp(data.data(), 0, 8) == 0) return decode_png(data);
+  if (data.size() > 3 && data[0] == 0xff && data[1] == 0xd8) return decode_jpeg(data);
+  throw ImageError("neither PNG nor JPEG");
+}
+
+}  // namespace logo_edge

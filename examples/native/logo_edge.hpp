@@ -1,0 +1,109 @@
+// A logo-edge bundle in C++17: the same files, preprocessing and decisions as the Python runtime. See docs/native.md.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace logo_edge {
+
+/// A bundle is missing, damaged, of another format, or lacks what was asked for.
+struct BundleError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// One input is no readable image.
+struct ImageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Upright pixels, (height, width, 4) RGBA with straight alpha.
+struct Image {
+  int width = 0;
+  int height = 0;
+  std::vector<std::uint8_t> rgba;
+};
+
+/// What a model expects: see `logo_edge.preprocess.InputContract`.
+struct InputContract {
+  int size_px = 0;
+  std::array<std::uint8_t, 3> light_background{};
+  std::array<std::uint8_t, 3> dark_background{};
+  double dark_above_luminance = 0;
+};
+
+/// Split conformal prediction sets at one level; what calib was too small for is absent, and `refused` says why.
+struct Conformal {
+  double level = 0;
+  std::optional<double> threshold;
+  std::string refused;
+};
+
+/// An affine map of log-probabilities: weight (K, K), bias (K).
+struct Scaling {
+  std::vector<std::vector<double>> weight;
+  std::vector<double> bias;
+};
+
+/// See `logo_edge.decision.Calibration`. `abstain_below` is by mode: best-guess, balanced, strict.
+struct Calibration {
+  double temperature = 1;
+  std::map<std::string, double> abstain_below;
+  std::optional<Scaling> scaling;
+  std::vector<Conformal> conformal;
+  std::optional<double> familiar_above;  // energy
+};
+
+/// How sure a label must be, and of which level a prediction set is.
+struct Options {
+  std::string mode = "balanced";
+  std::optional<double> threshold;  // confidence, instead of the mode's
+  std::optional<double> coverage;   // left out: 0.95, where the bundle can promise it
+};
+
+/// What is known of one image. Entropies are in nats.
+struct Classification {
+  std::optional<std::string> label;  // empty where it abstains; `reason` says why
+  std::string best_guess;
+  double confidence = 0;  // calibrated probability of the best guess
+  std::vector<std::pair<std::string, double>> probabilities;
+  double aleatoric = 0;
+  std::optional<double> epistemic;
+  std::optional<std::vector<std::string>> prediction_set;
+  double energy = 0;
+  bool is_logo = true;
+  bool high_confidence = false;
+  bool low_confidence = false;
+  std::optional<std::string> reason;
+};
+
+/// The letterboxed image, (size_px, size_px, 3) uint8 RGB; equal to `logo_edge.preprocess` to the byte.
+std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& contract);
+
+/// The decision on (K) logits before temperature; `epistemic` in nats, where the graph estimates it.
+Classification decide(const std::vector<std::string>& labels, const Calibration& calibration,
+                      const std::vector<float>& logits, std::optional<float> epistemic, const Options& options);
+
+/// A bundle in memory, every file's hash checked; may be shared by threads.
+class Classifier {
+ public:
+  /// Throws BundleError where the folder holds no whole bundle of format 2, or not what `options` ask for.
+  explicit Classifier(const std::string& folder, Options options = {}, int threads = 1);
+  ~Classifier();
+
+  Classification classify(const Image& image) const;
+  const std::vector<std::string>& labels() const;
+
+ private:
+  struct Loaded;
+  std::unique_ptr<Loaded> loaded_;
+  Options options_;
+};
+
+}  // namespace logo_edge

@@ -1,0 +1,70 @@
+/**
+ * Writes the demo as a folder that any static web server can serve: `node build.js [--bundle FOLDER] [--out FOLDER]`.
+ *
+ * Nothing is bundled or minified: the package's modules, onnxruntime-web's two modules and its WASM, one bundle, the
+ * page, and a service worker that knows all of them by their common hash.
+ */
+
+import { createHash } from "node:crypto";
+import { cp, mkdir, readFile, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+import { readBundle } from "./src/bundle.js";
+
+const HERE = path.dirname(fileURLToPath(import.meta.url));
+const ORT_FILES = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
+
+/** The folder `out`, made anew. Throws BundleError where `bundle` is not whole. */
+async function build(bundle, out) {
+  await readBundle((name) => readFile(path.join(bundle, name)));
+  const part = `${out}.part`;
+  await rm(part, { recursive: true, force: true });
+  await mkdir(path.join(part, "ort"), { recursive: true });
+  await cp(path.join(HERE, "demo"), part, { recursive: true });
+  await cp(path.join(HERE, "src"), path.join(part, "lib"), { recursive: true, filter: (name) => !name.endsWith(".d.ts") });
+  await cp(bundle, path.join(part, "bundle"), { recursive: true, dereference: true });
+  const ort = path.dirname(createRequire(import.meta.url).resolve("onnxruntime-web/wasm"));
+  for (const name of ORT_FILES) await cp(path.join(ort, name), path.join(part, "ort", name));
+  // A page without a bundler finds modules by their address alone.
+  await replace(path.join(part, "lib", "classifier.js"), '"onnxruntime-web/wasm"', '"../ort/ort.wasm.min.mjs"');
+  const files = (await readdir(part, { recursive: true, withFileTypes: true }))
+    .filter((entry) => entry.isFile() && entry.name !== "sw.js")
+    .map((entry) => path.relative(part, path.join(entry.parentPath, entry.name)).split(path.sep).join("/"))
+    .sort();
+  const hash = createHash("sha256");
+  for (const name of files) hash.update(`${name}\0`).update(await readFile(path.join(part, name)));
+  const version = hash.digest("hex").slice(0, 16);
+  await replace(path.join(part, "sw.js"), '"VERSION"', JSON.stringify(version));
+  await replace(path.join(part, "sw.js"), "[/* FILES */]", JSON.stringify(["./", ...files]));
+  await rm(out, { recursive: true, force: true });
+  await rename(part, out);
+  return files.length + 1;
+}
+
+async function replace(file, found, replacement) {
+  const text = await readFile(file, "utf-8");
+  if (!text.includes(found)) throw new Error(`${file}: expected ${found} in it`);
+  await writeFile(file, text.replace(found, () => replacement));
+}
+
+const { values } = parseArgs({
+  options: {
+    bundle: { type: "string", default: path.join(HERE, "..", "logo_edge", "default_bundle") },
+    out: { type: "string", default: path.join(HERE, "dist") },
+    help: { type: "boolean", short: "h" },
+  },
+});
+if (values.help) {
+  console.log("node build.js [--bundle FOLDER] [--out FOLDER]\n\nWrites the demo page, with the bundle in it, to a folder.");
+} else {
+  try {
+    const count = await build(values.bundle, values.out);
+    console.log(`${count} files in ${values.out}; serve them with: python3 -m http.server --bind 127.0.0.1 --directory ${values.out}`);
+  } catch (error) {
+    console.error(error.name === "BundleError" ? `${values.bundle}: ${error.message}` : error);
+    process.exitCode = 1;
+  }
+}

@@ -1,0 +1,151 @@
+/** The bundle: reads the folder that `logo-edge compress` packs, and refuses one that is not whole. See docs/bundle.md. */
+
+import { MODES } from "./decision.js";
+import { BundleError } from "./errors.js";
+
+const FORMAT = "logo-edge-bundle";
+const FORMAT_VERSION = 2;
+const RECORD = "bundle.json";
+
+/**
+ * The record of the bundle at `source`, and `files`, a Map of the bytes of every file that it lists, by its name.
+ *
+ * `source` is the address of the folder, or a function from a file's name to its bytes (or a promise of them). Throws
+ * BundleError where bundle.json is missing, malformed or of another format version, a path leaves the folder, or a
+ * file is missing or not the one that was packed.
+ */
+export async function readBundle(source) {
+  const read = typeof source === "function" ? source : fetcher(source);
+  const record = parseBundle(await readFile(read, RECORD));
+  const names = Object.keys(record.files);
+  const contents = await Promise.all(names.map((name) => readFile(read, name)));
+  await Promise.all(names.map((name, index) => checkFile(name, contents[index], record.files[name])));
+  return { ...record, contents: new Map(names.map((name, index) => [name, contents[index]])) };
+}
+
+/** The checked content of bundle.json. Throws BundleError, naming the field, for anything that does not fit. */
+export function parseBundle(bytes) {
+  let record;
+  try {
+    record = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (error) {
+    throw new BundleError(`${RECORD}: not JSON (${error.message}); the bundle is damaged, copy or pack it anew`);
+  }
+  if (record?.format !== FORMAT) {
+    throw new BundleError(`${RECORD}: no logo-edge bundle; expected "format": "${FORMAT}"`);
+  }
+  if (record.format_version !== FORMAT_VERSION) {
+    throw new BundleError(
+      `${RECORD}: format_version ${record.format_version}; this package reads ${FORMAT_VERSION}. Repack it with ` +
+        "`logo-edge compress`, or install the logo-edge-web that fits it",
+    );
+  }
+  const problem = findProblem(record);
+  if (problem) throw new BundleError(`${RECORD}: ${problem}; the bundle is damaged, copy or pack it anew`);
+  return record;
+}
+
+/** What is wrong with a record, or undefined. */
+function findProblem({ name, labels, model, input, calibration, files }) {
+  const checks = [
+    ["name: expected a string", () => isString(name)],
+    [
+      "labels: expected at least two different names",
+      () => labels.length >= 2 && labels.every((label) => isString(label) && label) && new Set(labels).size === labels.length,
+    ],
+    [
+      "model: expected the names of a file, an input, an output and, if any, of optional outputs",
+      () => [model.file, model.input_name, model.output_name, ...(model.optional_outputs ?? [])].every(isString),
+    ],
+    ["input: expected NHWC, uint8, RGB", () => input.layout === "NHWC" && input.dtype === "uint8" && input.colour === "RGB"],
+    ["input: expected size_px from 8 to 4096", () => Number.isInteger(input.size_px) && isWithin(input.size_px, 8, 4096)],
+    [
+      "input: expected two backgrounds of three numbers from 0 to 255, and a luminance",
+      () => isColour(input.light_background) && isColour(input.dark_background) && isNumber(input.dark_above_luminance),
+    ],
+    ["calibration: expected a temperature above 0", () => isNumber(calibration.temperature) && calibration.temperature > 0],
+    ["calibration.abstain_below: expected 0 for best-guess, and from 0 to 1 for each mode after it, none below the one " +
+      "before", () => fitsModes(calibration.abstain_below)],
+    [
+      "calibration.scaling: expected a square weight and a bias of finite numbers, one row for each label",
+      () => calibration.scaling === null || fitsScaling(calibration.scaling, labels.length),
+    ],
+    [
+      "calibration.conformal: expected levels between 0 and 1 and thresholds from 0 to 1, by class for each label",
+      () => calibration.conformal.every((entry) => fitsConformal(entry, labels)),
+    ],
+    [
+      "calibration.familiarity: expected null or a threshold",
+      () => calibration.familiarity === null || isNumber(calibration.familiarity.threshold),
+    ],
+    ["files: expected a sha256 and a size for each", () => Object.values(files).every(isEntry)],
+    [`files: expected ${model?.file} among them`, () => Object.hasOwn(files, model.file)],
+    ["files: a path is absolute or leads upwards", () => Object.keys(files).every(staysInside)],
+  ];
+  return checks.find(([, holds]) => !succeeds(holds))?.[0];
+}
+
+/** A field that is missing, or of another kind than the check presumes, fails it. */
+function succeeds(check) {
+  try {
+    return check();
+  } catch {
+    return false;
+  }
+}
+
+const isString = (value) => typeof value === "string";
+const isNumber = (value) => Number.isFinite(value);
+const isWithin = (value, low, high) => isNumber(value) && low <= value && value <= high;
+const isColour = (value) => value.length === 3 && value.every((part) => Number.isInteger(part) && isWithin(part, 0, 255));
+const isEntry = ({ sha256, size_bytes }) => /^[0-9a-f]{64}$/.test(sha256) && Number.isInteger(size_bytes) && size_bytes >= 0;
+const staysInside = (name) => !name.startsWith("/") && !/[\\\0]/.test(name) && !name.split("/").includes("..");
+
+function fitsModes(thresholds) {
+  const values = MODES.map((mode) => thresholds[mode]);
+  const ordered = values.every((value, index) => isWithin(value, index ? values[index - 1] : 0, 1));
+  return ordered && values[0] === 0 && Object.keys(thresholds).length === MODES.length;
+}
+
+function fitsScaling({ weight, bias }, classes) {
+  const rows = [...weight, bias];
+  return rows.length === classes + 1 && rows.every((row) => row.length === classes && row.every(isNumber));
+}
+
+function fitsConformal({ level, threshold, by_class: byClass }, labels) {
+  const thresholds = [threshold, ...(byClass === null ? [] : labels.map((label) => byClass[label] ?? NaN))];
+  return level > 0 && level < 1 && thresholds.every((value) => value === null || isWithin(value, 0, 1));
+}
+
+function fetcher(folder) {
+  const base = new URL(`${folder}`.replace(/\/?$/, "/"), globalThis.document?.baseURI ?? globalThis.location?.href);
+  return async (name) => {
+    const address = new URL(name.split("/").map(encodeURIComponent).join("/"), base);
+    const response = await fetch(address, { cache: "no-cache" }); // lest files of two releases of a bundle be mixed
+    if (!response.ok) throw new Error(`HTTP status ${response.status} from ${response.url}`);
+    return response.arrayBuffer();
+  };
+}
+
+async function readFile(read, name) {
+  try {
+    return new Uint8Array(await read(name));
+  } catch (error) {
+    const expected = name === RECORD ? "expected a bundle's folder, made by `logo-edge compress`" : `${RECORD} lists it`;
+    throw new BundleError(`${name}: cannot be read (${error.message}); ${expected}`, { cause: error });
+  }
+}
+
+async function checkFile(name, bytes, { sha256, size_bytes: sizeBytes }) {
+  if (!globalThis.crypto?.subtle) {
+    throw new BundleError("this page cannot verify a bundle: WebCrypto needs https or localhost. Serve the page so");
+  }
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (found !== sha256 || bytes.length !== sizeBytes) {
+    throw new BundleError(
+      `${name}: not the file that was packed (sha256 ${found.slice(0, 12)}..., expected ${sha256.slice(0, 12)}...). ` +
+        "Copy or pack the bundle anew",
+    );
+  }
+}

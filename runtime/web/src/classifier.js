@@ -1,0 +1,170 @@
+/** The front door: a bundle loaded once, then images in and classifications out. */
+
+import * as ort from "onnxruntime-web/wasm";
+
+import { readBundle } from "./bundle.js";
+import { MODES, decide, predictionSet } from "./decision.js";
+import { BundleError, ImageError } from "./errors.js";
+import { loadImage } from "./images.js";
+import { preprocess } from "./preprocess.js";
+
+const COVERAGE = 0.95; // of prediction sets, where the bundle can promise it
+const EPISTEMIC = "epistemic";
+const VECTORS = "vectors/vectors.json";
+const VECTOR_TOLERANCE = 0.1; // of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
+
+/** A bundle in memory, ready to classify. Made by `Classifier.load`. */
+export class Classifier {
+  #session;
+  #options;
+  #queue = Promise.resolve();
+
+  /** See `load`. */
+  constructor(bundle, session, options) {
+    this.bundle = bundle;
+    this.#session = session;
+    this.#options = options;
+  }
+
+  /**
+   * The classifier of the bundle at `source`: the address of its folder, or a function from a file's name to its bytes.
+   *
+   * `mode` says how sure it must be to give a label, and `threshold`, a confidence, replaces what the mode asks for.
+   * `coverage` is the level of the prediction sets, null for none; left out: 0.95, where the bundle can promise it.
+   * `threads` is how many a forward pass may use (more than one only in a cross-origin isolated page), `wasm` where
+   * onnxruntime-web's own files are, if not beside its module. With `selfTest` the golden vectors are run. Throws
+   * BundleError for a bundle that is damaged, of another format, holds no such level, or fails its vectors; RangeError
+   * for a mode or threshold that there is not.
+   */
+  static async load(source, { threads = 1, wasm, selfTest = false, ...options } = {}) {
+    ort.env.wasm.numThreads = threads;
+    if (wasm !== undefined) ort.env.wasm.wasmPaths = wasm;
+    const bundle = await readBundle(source);
+    resolveOptions(bundle, options);
+    const classifier = new Classifier(bundle, await openSession(bundle), options);
+    if (selfTest) await classifier.runVectors();
+    return classifier;
+  }
+
+  get labels() {
+    return this.bundle.labels;
+  }
+
+  /** The classification of one image: see `loadImage` for what may be one. Throws ImageError where none is readable. */
+  async classify(image, options = {}) {
+    return this.decide(await this.infer(image), options);
+  }
+
+  /** One classification for each image, in order; a bad one gives its ImageError in its place and spoils no other. */
+  async *classifyMany(images, options = {}) {
+    for await (const image of images) {
+      try {
+        yield await this.classify(image, options);
+      } catch (error) {
+        if (!(error instanceof ImageError)) throw error;
+        yield error;
+      }
+    }
+  }
+
+  /** The image as the model sees it, (S, S, 3) uint8. */
+  async readPixels(image) {
+    return preprocess(await loadImage(image), this.bundle.input);
+  }
+
+  /** What the graph gives for one image: `logits`, before temperature, and `epistemic`, in nats, or null. */
+  async infer(image) {
+    return this.run(await this.readPixels(image));
+  }
+
+  /** `infer`, of (S, S, 3) uint8 pixels. Calls may overlap; they are run one after the other. */
+  run(pixels) {
+    const { size_px: size } = this.bundle.input;
+    const feeds = { [this.bundle.model.input_name]: new ort.Tensor("uint8", pixels, [1, size, size, 3]) };
+    const { output_name: logits, optional_outputs: optional = [] } = this.bundle.model;
+    const outputs = [logits, ...optional.filter((name) => name === EPISTEMIC)];
+    const result = this.#queue.then(() => this.#session.run(feeds, outputs));
+    this.#queue = result.catch(() => {});
+    return result.then((found) => ({ logits: found[logits].data, epistemic: found[EPISTEMIC]?.data[0] ?? null }));
+  }
+
+  /** The calibrated decision on what `infer` gave; the options may differ from those that were loaded with. */
+  decide(output, options = {}) {
+    return decide(this.bundle, output, resolveOptions(this.bundle, { ...this.#options, ...options }));
+  }
+
+  /** The labels that hold the true one with P >= `level`; with `byClass` for the logos of each class by themselves. */
+  predictionSet(result, level, options) {
+    return predictionSet(this.bundle.calibration, result.probabilities, level, options);
+  }
+
+  /**
+   * Checks the bundle's golden vectors and gives how many were run.
+   *
+   * Throws BundleError where a logit is off by more than 0.1 or a best guess differs.
+   */
+  async runVectors() {
+    const { vectors } = JSON.parse(new TextDecoder().decode(this.#file(VECTORS)));
+    if (!vectors?.length) throw new BundleError(`${VECTORS}: no vectors; pack the bundle anew`);
+    for (const { image, logits, best_guess: expected } of vectors) {
+      const output = await this.infer(new Blob([this.#file(image)]));
+      const off = Math.max(...logits.map((logit, index) => Math.abs(logit - output.logits[index])));
+      const { bestGuess } = this.decide(output);
+      if (!(off <= VECTOR_TOLERANCE) || bestGuess !== expected) {
+        throw new BundleError(
+          `golden vector ${image} gives ${bestGuess} with logits off by ${off.toPrecision(3)}; expected ${expected} ` +
+            `within ${VECTOR_TOLERANCE}. This browser does not compute the model as it was verified; report it`,
+        );
+      }
+    }
+    return vectors.length;
+  }
+
+  /** Frees the memory of the model; nothing can be classified afterwards. */
+  async release() {
+    await this.#queue;
+    await this.#session.release();
+  }
+
+  #file(name) {
+    const bytes = this.bundle.contents.get(name);
+    if (bytes === undefined) throw new BundleError(`${name}: not in the bundle; pack the bundle anew`);
+    return bytes;
+  }
+}
+
+/** The threshold and the coverage that the options mean. Throws RangeError or BundleError. */
+function resolveOptions({ calibration }, { mode = "balanced", threshold, coverage }) {
+  if (!MODES.includes(mode)) throw new RangeError(`mode is ${mode}; expected one of ${MODES.join(", ")}`);
+  const least = threshold ?? calibration.abstain_below[mode];
+  if (!(least >= 0 && least <= 1)) throw new RangeError(`threshold ${threshold}; expected a confidence from 0 to 1`);
+  if (coverage === undefined) {
+    const promised = calibration.conformal.some(({ level, threshold: found }) => level === COVERAGE && found !== null);
+    return { threshold: least, coverage: promised ? COVERAGE : null };
+  }
+  if (coverage !== null) predictionSet(calibration, {}, coverage);
+  return { threshold: least, coverage };
+}
+
+async function openSession(bundle) {
+  const { file, input_name: inputName, output_name: outputName } = bundle.model;
+  let session;
+  try {
+    session = await ort.InferenceSession.create(bundle.contents.get(file), {
+      executionProviders: ["wasm"],
+      logSeverityLevel: 3,
+    });
+  } catch (error) {
+    throw new BundleError(`${file}: onnxruntime-web cannot load it: ${error.message ?? error}`, { cause: error });
+  }
+  const { size_px: size } = bundle.input;
+  const input = session.inputMetadata.map(({ name, type, shape }) => `${name}, ${type}, ${shape?.slice(1)}`).join("; ");
+  const output = session.outputMetadata.find(({ name }) => name === outputName);
+  if (input !== `${inputName}, uint8, ${[size, size, 3]}`) {
+    throw new BundleError(`${file}: reads ${input}; bundle.json says ${inputName}, uint8, ${[size, size, 3]}`);
+  }
+  if (output?.type !== "float32" || `${output.shape.slice(1)}` !== `${bundle.labels.length}`) {
+    throw new BundleError(`${file}: gives no ${outputName} of ${bundle.labels.length} classes, which bundle.json names`);
+  }
+  return session;
+}

@@ -1,0 +1,86 @@
+/** From logits to a decision, as `logo_edge.decision` defines it. */
+
+import { BundleError } from "./errors.js";
+
+/** How much a classifier must be sure of before it gives a label; best-guess always gives one. */
+export const MODES = Object.freeze(["best-guess", "balanced", "strict"]);
+
+/**
+ * The calibrated decision on one image.
+ *
+ * `output` holds its (K,) `logits` before temperature and `epistemic` in nats, or null. `threshold` is the least
+ * confidence for a label, `coverage` the level of the prediction set, or null.
+ */
+export function decide({ calibration, labels }, output, { threshold, coverage }) {
+  const logits = Array.from(output.logits);
+  const values = softmax(calibratedLogits(logits, calibration));
+  const best = values.reduce((top, value, index) => (value > values[top] ? index : top), 0); // of equal ones the first
+  const confidence = values[best];
+  const probabilities = Object.fromEntries(labels.map((label, index) => [label, values[index]]));
+  const answers = confidence >= threshold; // false for NaN too
+  const entropy = -values.reduce((sum, value) => sum + (value > 0 ? value * Math.log(value) : 0), 0);
+  const epistemic = output.epistemic === null ? null : Math.max(0, output.epistemic);
+  const logitEnergy = energy(logits);
+  return {
+    label: answers ? labels[best] : null,
+    bestGuess: labels[best],
+    confidence,
+    probabilities,
+    aleatoric: Math.max(0, entropy - (epistemic ?? 0)),
+    epistemic,
+    predictionSet: coverage === null ? null : predictionSet(calibration, probabilities, coverage),
+    energy: logitEnergy,
+    isLogo: calibration.familiarity === null || logitEnergy >= calibration.familiarity.threshold,
+    highConfidence: confidence >= calibration.abstain_below.strict,
+    lowConfidence: !(confidence >= calibration.abstain_below.balanced),
+    reason: answers ? null : "low_confidence",
+  };
+}
+
+/** (K,) numbers whose softmax are the calibrated probabilities. Guo et al. 2017; Kull et al. 2019. */
+export function calibratedLogits(logits, { temperature, scaling }) {
+  const scaled = logits.map((logit) => logit / temperature);
+  if (scaling === null) return scaled;
+  const total = energy(scaled);
+  const logarithms = scaled.map((logit) => logit - total);
+  return scaling.weight.map((row, index) =>
+    row.reduce((sum, weight, column) => sum + weight * logarithms[column], scaling.bias[index]),
+  );
+}
+
+/** (K,) probabilities of sum 1. */
+export function softmax(logits) {
+  const top = Math.max(...logits);
+  const exponentials = logits.map((logit) => Math.exp(logit - top));
+  const total = exponentials.reduce((sum, value) => sum + value, 0);
+  return exponentials.map((value) => value / total);
+}
+
+/** The logarithm of the sum of the exponentials: low for what the network has not seen. Liu et al. 2020. */
+export function energy(logits) {
+  const top = Math.max(...logits);
+  return top + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - top), 0));
+}
+
+/**
+ * The labels that hold the true one with P >= `level`, the likeliest first; it may be empty, or hold all.
+ *
+ * With `byClass` the promise holds for the logos of every class by themselves, and the set is larger. Throws
+ * BundleError where the bundle has no threshold at the level, with the reason.
+ */
+export function predictionSet(calibration, probabilities, level, { byClass = false } = {}) {
+  const entry = calibration.conformal.find((candidate) => candidate.level === level);
+  if (entry === undefined) {
+    const levels = calibration.conformal.map((candidate) => candidate.level).join(", ") || "none";
+    throw new BundleError(`no prediction sets at level ${level}; the bundle holds these: ${levels}`);
+  }
+  if ((byClass ? entry.by_class : entry.threshold) === null) {
+    throw new BundleError(
+      `no prediction sets${byClass ? " by class" : ""} at level ${level}: ${entry.refused}. Ask for a lower level` +
+        `${byClass && entry.threshold !== null ? ", or for sets over all classes," : ""} or calibrate on more logos`,
+    );
+  }
+  return Object.keys(probabilities)
+    .sort((one, other) => probabilities[other] - probabilities[one])
+    .filter((label) => probabilities[label] >= (byClass ? entry.by_class[label] : entry.threshold));
+}

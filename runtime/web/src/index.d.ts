@@ -1,0 +1,134 @@
+/** Classifies logos in the browser with a logo-edge bundle. See docs/web.md. */
+
+export type Mode = "best-guess" | "balanced" | "strict";
+export const MODES: readonly Mode[];
+
+/** What is known of one image. */
+export interface Classification {
+  /** null where the classifier abstains; `reason` says why. */
+  label: string | null;
+  bestGuess: string;
+  /** The calibrated probability of the best guess, 0 to 1. */
+  confidence: number;
+  probabilities: Record<string, number>;
+  /** The entropy of the probabilities less `epistemic`, not below 0, in nats. */
+  aleatoric: number;
+  /** The network's own estimate of its epistemic uncertainty, in nats; null where the graph gives none. */
+  epistemic: number | null;
+  /** The labels that hold the true one with P >= coverage, the likeliest first; null where coverage is. */
+  predictionSet: string[] | null;
+  /** log sum exp(logits). */
+  energy: number;
+  /** False where the energy is as low as that of few logos: the image may be none. It withholds no label. */
+  isLogo: boolean;
+  /** Whether strict would give the label. */
+  highConfidence: boolean;
+  /** Whether balanced would give none. */
+  lowConfidence: boolean;
+  reason: "low_confidence" | null;
+}
+
+/** What the graph gives for one image: (K,) logits before temperature. */
+export interface Output {
+  logits: Float32Array;
+  epistemic: number | null;
+}
+
+/** The table `input` of bundle.json. */
+export interface InputContract {
+  size_px: number;
+  light_background: [number, number, number];
+  dark_background: [number, number, number];
+  dark_above_luminance: number;
+}
+
+export interface Conformal {
+  level: number;
+  threshold: number | null;
+  by_class: Record<string, number> | null;
+  refused: string;
+}
+
+export interface Calibration {
+  temperature: number;
+  abstain_below: Record<Mode, number>;
+  scaling: { method: string; weight: number[][]; bias: number[] } | null;
+  conformal: Conformal[];
+  familiarity: { threshold: number; false_positive_rate: number } | null;
+}
+
+/** The content of bundle.json. */
+export interface BundleRecord {
+  format: "logo-edge-bundle";
+  format_version: 2;
+  name: string;
+  labels: string[];
+  model: { file: string; precision: string; input_name: string; output_name: string; optional_outputs?: string[] };
+  input: InputContract & { layout: "NHWC"; dtype: "uint8"; colour: "RGB" };
+  calibration: Calibration;
+  files: Record<string, { sha256: string; size_bytes: number }>;
+  provenance: Record<string, unknown>;
+  metrics: Record<string, unknown>;
+  reference: Record<string, unknown>;
+}
+
+/** A verified bundle: its record, and the bytes of every file that it lists. */
+export interface Bundle extends BundleRecord {
+  contents: Map<string, Uint8Array>;
+}
+
+/** The address of a bundle's folder, or a function from a file's name to its bytes. */
+export type BundleSource = string | URL | ((name: string) => BytesLike | Promise<BytesLike>);
+type BytesLike = ArrayBuffer | Uint8Array<ArrayBuffer>;
+
+/** A File or Blob, encoded bytes, pixels, or what a canvas can draw. */
+export type ImageSource = Blob | BytesLike | ImageData | ImageBitmapSource;
+
+export interface DecisionOptions {
+  mode?: Mode;
+  /** The least confidence for a label, 0 to 1, instead of the mode's. */
+  threshold?: number;
+  /** The level of the prediction sets, one that the bundle holds; null for none. Left out: 0.95, where promised. */
+  coverage?: number | null;
+}
+
+export interface LoadOptions extends DecisionOptions {
+  /** Of one forward pass; more than one only in a cross-origin isolated page. Default 1. */
+  threads?: number;
+  /** Where onnxruntime-web's own .mjs and .wasm are, if not beside its module. */
+  wasm?: string | { mjs?: string | URL; wasm?: string | URL };
+  /** Runs the bundle's golden vectors. Default false. */
+  selfTest?: boolean;
+}
+
+/** A bundle in memory, ready to classify. */
+export class Classifier {
+  private constructor();
+  static load(source: BundleSource, options?: LoadOptions): Promise<Classifier>;
+  readonly bundle: Bundle;
+  readonly labels: string[];
+  classify(image: ImageSource, options?: DecisionOptions): Promise<Classification>;
+  classifyMany(
+    images: Iterable<ImageSource> | AsyncIterable<ImageSource>,
+    options?: DecisionOptions,
+  ): AsyncGenerator<Classification | ImageError>;
+  readPixels(image: ImageSource): Promise<Uint8Array>;
+  infer(image: ImageSource): Promise<Output>;
+  run(pixels: Uint8Array): Promise<Output>;
+  decide(output: Output, options?: DecisionOptions): Classification;
+  predictionSet(result: Classification, level: number, options?: { byClass?: boolean }): string[];
+  runVectors(): Promise<number>;
+  release(): Promise<void>;
+}
+
+export function readBundle(source: BundleSource): Promise<Bundle>;
+export function parseBundle(bytes: Uint8Array): BundleRecord;
+export function loadImage(source: ImageSource): Promise<ImageData>;
+export function preprocess(
+  image: { width: number; height: number; data: Uint8ClampedArray | Uint8Array },
+  contract: InputContract,
+): Uint8Array;
+
+export class LogoEdgeError extends Error {}
+export class BundleError extends LogoEdgeError {}
+export class ImageError extends LogoEdgeError {}

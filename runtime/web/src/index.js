@@ -1,0 +1,8 @@
+/** Classifies logos in the browser with a logo-edge bundle. See docs/web.md. */
+
+export { parseBundle, readBundle } from "./bundle.js";
+export { Classifier } from "./classifier.js";
+export { MODES } from "./decision.js";
+export { BundleError, ImageError, LogoEdgeError } from "./errors.js";
+export { loadImage } from "./images.js";
+export { preprocess } from "./preprocess.js";

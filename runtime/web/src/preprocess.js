@@ -1,0 +1,175 @@
+/**
+ * The one preprocessing, image -> square uint8 tensor, as `logo_edge.preprocess` defines it; equal to it to the byte.
+ *
+ * The resampling is that of Pillow 13: a triangle filter whose support grows with the reduction, in fixed point of 22
+ * bits, along one axis after the other, each pass rounded to 8 bits.
+ */
+
+const PRECISION_BITS = 22;
+
+/**
+ * The letterboxed image, (size_px, size_px, 3) uint8 RGB.
+ *
+ * `image` is an ImageData or anything with its width, height and data: RGBA, straight alpha, 8 bits a channel.
+ * `contract` is the table `input` of bundle.json.
+ */
+export function preprocess(image, contract) {
+  const size = contract.size_px;
+  const [width, height] = letterboxedSize(image.width, image.height, size);
+  const opaque = isOpaque(image.data);
+  const source = opaque ? image.data : premultiply(image.data);
+  const ink = resample(source, image.width, image.height, width, height);
+  let background;
+  if (opaque) {
+    background = width === height ? contract.light_background : borderColour(ink, width, height);
+  } else {
+    background = pickBackground(ink, contract);
+    layOn(ink, background);
+  }
+  const square = new Uint8Array(size * size * 3);
+  for (let index = 0; index < square.length; index++) square[index] = background[index % 3];
+  const left = (size - width) >> 1;
+  const top = (size - height) >> 1;
+  for (let y = 0; y < height; y++) {
+    let to = ((top + y) * size + left) * 3;
+    for (let x = 0, from = y * width * 4; x < width; x++, from += 4, to += 3) {
+      square[to] = ink[from];
+      square[to + 1] = ink[from + 1];
+      square[to + 2] = ink[from + 2];
+    }
+  }
+  return square;
+}
+
+/** [width, height] in pixels after scaling the longer side to `squarePx`; at least 1 each. */
+export function letterboxedSize(width, height, squarePx) {
+  return width >= height
+    ? [squarePx, Math.max(1, roundHalfEven((height * squarePx) / width))]
+    : [Math.max(1, roundHalfEven((width * squarePx) / height)), squarePx];
+}
+
+/** To the nearest integer and, halfway between two, to the even one: Python's round. */
+function roundHalfEven(value) {
+  const low = Math.floor(value);
+  const above = value - low;
+  return above > 0.5 || (above === 0.5 && low % 2 === 1) ? low + 1 : low;
+}
+
+function isOpaque(rgba) {
+  for (let index = 3; index < rgba.length; index += 4) if (rgba[index] !== 255) return false;
+  return true;
+}
+
+function premultiply(rgba) {
+  const result = new Uint8ClampedArray(rgba.length);
+  for (let index = 0; index < rgba.length; index += 4) {
+    const alpha = rgba[index + 3];
+    for (let channel = index; channel < index + 3; channel++) {
+      const product = rgba[channel] * alpha + 128;
+      result[channel] = ((product >> 8) + product) >> 8; // round(colour * alpha / 255)
+    }
+    result[index + 3] = alpha;
+  }
+  return result;
+}
+
+/**
+ * (height, width, 4) of (fromHeight, fromWidth, 4), both uint8.
+ *
+ * Pillow scales rows first, but for pictures that lose more than twice as much height as width.
+ */
+function resample(pixels, fromWidth, fromHeight, width, height) {
+  const columnsFirst = fromHeight > height && fromHeight - height > 2 * (fromWidth - width);
+  const rows = (source, lines) =>
+    fromWidth === width ? source : scaleAxis(source, fromWidth, width, lines, 4, fromWidth * 4, width * 4);
+  const columns = (source, lines) =>
+    fromHeight === height ? source : scaleAxis(source, fromHeight, height, lines, lines * 4, 4, 4);
+  const scaled = columnsFirst ? rows(columns(pixels, fromWidth), height) : columns(rows(pixels, fromHeight), width);
+  return scaled === pixels ? Uint8ClampedArray.from(pixels) : scaled;
+}
+
+/**
+ * One pass over `lines` lines of `from` pixels, which become `to` pixels long. Neighbours on a line lie `step` bytes
+ * apart; neighbouring lines `fromPitch` bytes apart in the source and `toPitch` in the result.
+ */
+function scaleAxis(pixels, from, to, lines, step, fromPitch, toPitch) {
+  const result = new Uint8ClampedArray(to * lines * 4);
+  const taps = filterTaps(from, to);
+  for (let line = 0; line < lines; line++) {
+    for (let index = 0; index < to; index++) {
+      const { first, weights } = taps[index];
+      let red = 1 << (PRECISION_BITS - 1);
+      let green = red;
+      let blue = red;
+      let alpha = red;
+      let at = line * fromPitch + first * step;
+      for (let tap = 0; tap < weights.length; tap++, at += step) {
+        const weight = weights[tap];
+        red += pixels[at] * weight;
+        green += pixels[at + 1] * weight;
+        blue += pixels[at + 2] * weight;
+        alpha += pixels[at + 3] * weight;
+      }
+      const put = line * toPitch + index * step;
+      result[put] = red >> PRECISION_BITS;
+      result[put + 1] = green >> PRECISION_BITS;
+      result[put + 2] = blue >> PRECISION_BITS;
+      result[put + 3] = alpha >> PRECISION_BITS;
+    }
+  }
+  return result;
+}
+
+/** For each of `to` pixels the `first` of `from` that it reads and the integer `weights`, of sum 2 ** 22. */
+function filterTaps(from, to) {
+  const scale = from / to;
+  const support = Math.max(scale, 1);
+  return Array.from({ length: to }, (_, index) => {
+    const centre = (index + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - support + 0.5));
+    const last = Math.min(from, Math.trunc(centre + support + 0.5));
+    const weights = new Float64Array(last - first);
+    let total = 0;
+    for (let tap = 0; tap < weights.length; tap++) {
+      weights[tap] = Math.max(0, 1 - Math.abs((tap + first - centre + 0.5) * (1 / support)));
+      total += weights[tap];
+    }
+    return { first, weights: Int32Array.from(weights, (weight) => 0.5 + (weight / total) * 2 ** PRECISION_BITS) };
+  });
+}
+
+/** The dark background where the ink is nearly white, else the light one. `rgba` is premultiplied. */
+function pickBackground(rgba, contract) {
+  let red = 0;
+  let green = 0;
+  let blue = 0;
+  let alpha = 0;
+  for (let index = 0; index < rgba.length; index += 4) {
+    red += rgba[index];
+    green += rgba[index + 1];
+    blue += rgba[index + 2];
+    alpha += rgba[index + 3];
+  }
+  const weighted = 255 * (299 * red + 587 * green + 114 * blue);
+  return weighted > 1000 * alpha * contract.dark_above_luminance ? contract.dark_background : contract.light_background;
+}
+
+function layOn(premultiplied, background) {
+  for (let index = 0; index < premultiplied.length; index += 4) {
+    const clear = 255 - premultiplied[index + 3];
+    for (let channel = 0; channel < 3; channel++) {
+      premultiplied[index + channel] += Math.floor((clear * background[channel] + 127) / 255);
+    }
+  }
+}
+
+/** The median colour of an opaque picture's border; each corner counts twice. */
+function borderColour(rgba, width, height) {
+  const border = [];
+  for (let x = 0; x < width; x++) border.push(x, (height - 1) * width + x);
+  for (let y = 0; y < height; y++) border.push(y * width, y * width + width - 1);
+  return [0, 1, 2].map((channel) => {
+    const values = Uint8Array.from(border, (pixel) => rgba[pixel * 4 + channel]).sort();
+    return (values[values.length / 2 - 1] + values[values.length / 2]) >> 1;
+  });
+}

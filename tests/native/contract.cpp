@@ -1,0 +1,49 @@
+// contract preprocess SIZE_PX IMAGE...: their pixels, one after the other. contract decide VECTORS: a JSON array of decisions.
+
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "image_file.hpp"
+#include "logo_edge.hpp"
+
+namespace {
+
+nlohmann::json decide(const nlohmann::json& vector) {
+  logo_edge::Calibration calibration;
+  calibration.temperature = vector.at("temperature");
+  calibration.abstain_below = {{"best-guess", 0}, {"balanced", vector.at("abstain_below")}, {"strict", vector.at("strict_below")}};
+  if (const auto& scaling = vector.at("scaling"); !scaling.is_null()) {
+    calibration.scaling = logo_edge::Scaling{scaling.at("weight"), scaling.at("bias")};
+  }
+  if (!vector.at("energy_below").is_null()) calibration.familiar_above = vector.at("energy_below").get<double>();
+  logo_edge::Options options;
+  options.mode = vector.at("mode");
+  const auto found = logo_edge::decide(vector.at("labels"), calibration, vector.at("logits"), std::nullopt, options);
+  return {{"label", found.label ? nlohmann::json(*found.label) : nlohmann::json()},
+          {"best_guess", found.best_guess},
+          {"reason", found.reason ? nlohmann::json(*found.reason) : nlohmann::json()},
+          {"confidence", found.confidence},
+          {"is_logo", found.is_logo},
+          {"high_confidence", found.high_confidence},
+          {"low_confidence", found.low_confidence},
+          {"has_set", found.prediction_set.has_value()}};
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  if (std::string(arguments[1]) == "decide") {
+    std::ifstream file(arguments[2]);
+    auto decisions = nlohmann::json::array();
+    const auto record = nlohmann::json::parse(file);
+    for (const auto& vector : record.at("vectors")) decisions.push_back(decide(vector));
+    std::cout << decisions;
+    return 0;
+  }
+  const logo_edge::InputContract contract{std::stoi(arguments[2]), {255, 255, 255}, {60, 60, 60}, 225};
+  for (char** path = arguments + 3; *path != nullptr; ++path) {
+    const auto pixels = logo_edge::preprocess(logo_edge::read_image(*path), contract);
+    std::cout.write(reinterpret_cast<const char*>(pixels.data()), static_cast<std::streamsize>(pixels.size()));
+  }
+}

@@ -1,0 +1,225 @@
+"""The C++ example: the same pixels, probabilities and decisions as Python, and the same refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contract.cases import RED_EPISTEMIC, encode, encoded_images, write_epistemic_bundle
+from PIL import Image
+
+from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
+from logo_edge.bundle import DEFAULT_BUNDLE, RECORD, list_files
+from logo_edge.decision import energy
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = ROOT / "tests" / "contract"
+SAMPLES = sorted((ROOT / "runtime" / "logo_edge" / "samples").glob("*.png"))
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "bundles" / "robust"}
+OTHERS = ("jpeg-cmyk", "webp-alpha", "webp-every-alpha", "gif-transparency", "bmp")
+pytestmark = pytest.mark.slow
+
+
+def oriented_images() -> dict[str, bytes]:
+    """A JPEG and a PNG in each orientation that EXIF knows."""
+    image, made = Image.open(SAMPLES[3]).convert("RGB").crop((0, 0, 170, 120)), {}
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        made[f"turned-{orientation}.jpg"] = encode(image, "JPEG", exif=exif)
+        made[f"turned-{orientation}.png"] = encode(image, "PNG", exif=exif)
+    return made
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> list[Path]:
+    """Files of every encoding that the example reads."""
+    folder = tmp_path_factory.mktemp("images")
+    chosen = {name: data for name, data in encoded_images().items() if name not in OTHERS} | oriented_images()
+    for name, data in chosen.items():
+        (folder / name).write_bytes(data)
+    paths = sorted(folder.iterdir())
+    assert len(paths) >= 38
+    return paths
+
+
+def records(output: str) -> list[dict]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.mark.parametrize("size_px", [16, 96, 128, 160])
+def test_an_image_is_decoded_and_preprocessed_to_the_byte(programs, images, size_px):
+    found = np.frombuffer(programs.show("preprocess", str(size_px), *images), np.uint8)
+    found = found.reshape(len(images), size_px, size_px, 3)
+    for path, pixels in zip(images, found, strict=True):
+        assert np.array_equal(pixels, preprocess(load_image(path, fast=False), InputContract(size_px))), path.name
+
+
+def test_the_contract_s_images_are_preprocessed_to_the_byte(programs):
+    vectors = json.loads((CONTRACT / "preprocess_vectors.json").read_text())["vectors"]
+    assert len(vectors) >= 20
+    for vector in vectors:
+        found = programs.show("preprocess", str(vector["size_px"]), ROOT / vector["image"])
+        assert found == np.asarray(Image.open(ROOT / vector["expected"])).tobytes(), vector["expected"]
+
+
+def test_the_contract_s_logits_give_its_decisions(programs):
+    vectors = json.loads((CONTRACT / "decision_vectors.json").read_text())["vectors"]
+    decisions = json.loads(programs.show("decide", CONTRACT / "decision_vectors.json"))
+    assert len(vectors) == len(decisions) >= 60
+    for vector, found in zip(vectors, decisions, strict=True):
+        below, threshold = vector["energy_below"], vector["confidence"]
+        assert (found["label"], found["best_guess"], found["reason"]) == (
+            vector["label"], vector["best_guess"], vector["reason"]
+        )  # fmt: skip
+        assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
+        assert found["is_logo"] == (below is None or energy(np.array(vector["logits"])) >= below)
+        assert found["high_confidence"] == (threshold >= vector["strict_below"])
+        assert found["low_confidence"] == (threshold < vector["abstain_below"])
+        assert not found["has_set"]
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_committed_bundle_decides_as_in_python_from_file_to_prediction_set(programs, images, bundle, mode):
+    paths = [*SAMPLES, *images]
+    classifier = Classifier.load(BUNDLES[bundle], mode=mode)
+    done = programs.classify("--mode", mode, BUNDLES[bundle], *paths)
+    assert done.returncode == 0, done.stderr
+    for path, result, expected in zip(paths, records(done.stdout), classifier.classify_many(paths), strict=True):
+        assert result["path"] == str(path)
+        assert result["probabilities"] == pytest.approx(expected.probabilities, abs=1e-3)
+        assert (result["label"], result["best_guess"]) == (expected.label, expected.best_guess)
+        assert result["reason"] == expected.reason
+        assert tuple(result["prediction_set"]) == classifier.prediction_set(expected, 0.95)
+
+
+def test_a_threshold_and_a_coverage_may_be_asked_for(programs):
+    badge = SAMPLES[6]
+    (result,) = records(programs.classify("--threshold", "0.5", "--coverage", "0.99", DEFAULT_BUNDLE, badge).stdout)
+    assert result["label"] == "complex"
+    assert result["prediction_set"] == ["complex", "simple", "text"]
+
+
+def test_an_epistemic_output_is_told_apart_from_the_rest(programs, tmp_path, fake_bundle, fake_model):
+    for colour in ("red", "black"):
+        (tmp_path / f"{colour}.png").write_bytes(encode(Image.new("RGB", (20, 10), colour), "PNG"))
+    folder = write_epistemic_bundle(fake_bundle, fake_model)
+    red, black = records(programs.classify(folder, tmp_path / "red.png", tmp_path / "black.png").stdout)
+    assert red["epistemic"] == pytest.approx(RED_EPISTEMIC, abs=1e-4)
+    entropy = -sum(share * np.log(share) for share in red["probabilities"].values())
+    assert red["aleatoric"] == pytest.approx(entropy - red["epistemic"], abs=1e-6)
+    assert black["epistemic"] == 0
+    assert black["prediction_set"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a bundle and at least one image"),
+        (["--mode", "lenient"], "mode lenient; expected best-guess, balanced or strict"),
+        (["--threshold", "2"], "2; expected a number from 0 to 1"),
+        (["--coverage", "0.7"], "no prediction sets at level 0.7; it is none of the bundle's levels"),
+        (["--colour", "red"], "--colour: no such option"),
+    ],
+)
+def test_usage_that_does_not_fit_is_refused(programs, arguments, message):
+    done = programs.classify(*arguments, *([DEFAULT_BUNDLE, SAMPLES[0]] if arguments else []))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_what_is_no_image_is_told_and_the_others_are_classified(programs, tmp_path):
+    png, jpeg = SAMPLES[0].read_bytes(), encode(Image.open(SAMPLES[0]).convert("RGB"), "JPEG")
+    bad = {
+        "empty": b"", "text": b"no image", "cut.png": png[:900], "cut.jpg": jpeg[:900],
+        "cmyk.jpg": encoded_images()["jpeg-cmyk"], "bomb.png": png[:16] + b"\0\0\xff\xff" * 2 + png[24:],
+    }  # fmt: skip
+    for name, data in bad.items():
+        (tmp_path / name).write_bytes(data)
+    done = programs.classify(
+        DEFAULT_BUNDLE, *(tmp_path / name for name in bad), tmp_path / "none", tmp_path, SAMPLES[0]
+    )
+    assert done.returncode == 1
+    *failed, good = records(done.stdout)
+    assert len(failed) == len(bad) + 2
+    assert all(set(record) == {"path", "error"} for record in failed)
+    assert "CMYK" in failed[4]["error"]
+    assert good["label"] == "simple"
+
+
+def test_no_mutated_file_brings_it_down(programs, tmp_path, images):
+    generator, paths = np.random.default_rng(0), []
+    seeds = [path for path in images if path.stat().st_size < 20_000]
+    for index in range(400):
+        data = bytearray(seeds[index % len(seeds)].read_bytes())
+        for _ in range(int(generator.integers(1, 8))):
+            data[int(generator.integers(len(data)))] = int(generator.integers(256))
+        paths.append(tmp_path / f"{index}")
+        paths[-1].write_bytes(data[: int(generator.integers(8, len(data) + 1))] if index % 3 == 0 else data)
+    done = programs.classify(DEFAULT_BUNDLE, *paths)
+    assert done.returncode == 1
+    found = records(done.stdout)
+    assert len(found) == len(paths)
+    assert 100 < sum("error" in record for record in found) < 400
+
+
+def flip(name):
+    def damage(folder, _):
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / name).write_bytes(data)
+
+    return damage
+
+
+def change(*path, value):
+    def damage(_, record):
+        for key in path[:-1]:
+            record = record[key]
+        record[path[-1]] = value
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip("model.onnx"), "model.onnx: not the file that was packed"),
+        (flip("card.md"), "card.md: not the file that was packed"),
+        (flip("vectors/0.png"), "vectors/0.png: not the file that was packed"),
+        (lambda folder, _: (folder / "card.md").unlink(), "card.md: cannot be read"),
+        (change("files", "../secret", value={"sha256": "0" * 64, "size_bytes": 1}), "../secret leads out of the bundle"),
+        (change("files", "/etc/passwd", value={"sha256": "0" * 64, "size_bytes": 1}), "/etc/passwd leads out of the bundle"),
+        (change("format_version", value=3), 'this program reads "logo-edge-bundle", version 2'),
+        (change("labels", value=["a", "b"]), "the model gives another number of classes"),
+        (change("input", "size_px", value=17), "the model reads another size"),
+        (change("calibration", "temperature", value=0), "expected a temperature above 0"),
+        (change("calibration", "abstain_below", value={"best-guess": 0}), "calibration.abstain_below: a mode is missing"),
+        (change("calibration", "scaling", value={"weight": [[1]], "bias": [0]}), "calibration.scaling"),
+        (change("calibration", value=None), "the bundle is damaged"),
+        (change("model", "output_name", value="other"), "the model gives another number of classes"),
+    ],
+)  # fmt: skip
+def test_a_bundle_that_is_not_whole_is_refused(programs, fake_bundle, damage, message):
+    folder = fake_bundle()
+    record = json.loads((folder / RECORD).read_text())
+    assert {"card.md", "model.onnx", "vectors/0.png"} <= set(list_files(folder))
+    damage(folder, record)
+    (folder / RECORD).write_text(json.dumps(record))
+    done = programs.classify(folder, SAMPLES[0])
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_bundle_that_is_not_there_or_no_json_is_refused(programs, tmp_path, fake_bundle):
+    missing = programs.classify(tmp_path, SAMPLES[0])
+    shutil.copy(SAMPLES[0], fake_bundle() / RECORD)
+    damaged = programs.classify(tmp_path / "bundle-1", SAMPLES[0])
+    assert missing.returncode == damaged.returncode == 2
+    assert "bundle.json: cannot be read" in missing.stderr
+    assert "bundle.json: not JSON (byte 1); the bundle is damaged" in damaged.stderr

