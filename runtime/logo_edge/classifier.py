@@ -8,10 +8,11 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
-from logo_edge.bundle import DEFAULT_BUNDLE, VECTORS, Bundle, read_bundle
+from logo_edge.bundle import DEFAULT_BUNDLE, EPISTEMIC, VECTORS, Bundle, read_bundle
 from logo_edge.decision import Mode, calibrated_logits, energy, prediction_set
 from logo_edge.errors import BundleError, ImageError
 from logo_edge.images import ImageSource, load_image
@@ -34,7 +35,8 @@ class Classification:
     `label` is None when the classifier abstains (`reason` says why); `best_guess` is there all the same.
     `confidence` is the calibrated probability of the best guess, 0 to 1; `probabilities` holds every class's.
     `familiar` is False where the energy of the logits is as low as that of few logos: the image may be none. It
-    withholds no label; docs/bundle.md says what escapes it.
+    withholds no label; docs/bundle.md says what escapes it. `epistemic` is what the members of an ensemble disagree on,
+    or the network's own estimate of it, in nats; None where the bundle has neither.
     """
 
     label: str | None
@@ -43,6 +45,7 @@ class Classification:
     probabilities: dict[str, float]
     reason: Rejection | None = None
     familiar: bool = True
+    epistemic: float | None = None
 
 
 class Classifier:
@@ -54,8 +57,10 @@ class Classifier:
         self.bundle = bundle
         self.mode = Mode(mode)
         self._fast_decoders = fast_decoders
-        self._session = _open_session(bundle, threads)
+        self._backend = _open_backend(bundle, threads)
         self._outputs = [bundle.model.output_name]
+        if EPISTEMIC in bundle.model.optional_outputs:
+            self._outputs.append(EPISTEMIC)
         self._log = _open_log(log, bundle.name)
 
     @classmethod
@@ -86,7 +91,7 @@ class Classifier:
 
         Raises ImageError where it is no readable image.
         """
-        (decision,) = self.decide(self.logits(self.read_pixels(source)[None]))
+        (decision,) = self._forward(self.read_pixels(source)[None])
         if self._log:
             self._log.append(decision)
         return decision
@@ -103,7 +108,7 @@ class Classifier:
             results: list[Classification | ImageError] = [self._read_or_error(source) for source in batch]
             readable = [index for index, result in enumerate(results) if isinstance(result, np.ndarray)]
             if readable:
-                decisions = self.decide(self.logits(np.stack([results[index] for index in readable])))
+                decisions = self._forward(np.stack([results[index] for index in readable]))
                 for index, decision in zip(readable, decisions, strict=True):
                     results[index] = decision
                     if self._log:
@@ -116,17 +121,18 @@ class Classifier:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """(B, K) float32 before temperature, of (B, S, S, 3) uint8 pixels."""
-        return self._session.run(self._outputs, {self.bundle.model.input_name: pixels})[0]
+        return self._backend.run(pixels, self._outputs[:1])[0]
 
-    def decide(self, logits: np.ndarray) -> list[Classification]:
-        """The calibrated decision for each row of (B, K) logits."""
+    def decide(self, logits: np.ndarray, epistemic: np.ndarray | None = None) -> list[Classification]:
+        """The calibrated decision for each row of (B, K) logits and, of a bundle that has it, (B,) epistemic."""
         calibration = self.bundle.calibration
         probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
         if calibration.familiarity is None:
             familiar = [True] * len(logits)
         else:
             familiar = (energy(logits) >= calibration.familiarity.threshold).tolist()
-        return [self._decide_one(*row) for row in zip(probabilities.tolist(), familiar, strict=True)]
+        known = [None] * len(logits) if epistemic is None else epistemic.tolist()
+        return [self._decide_one(*row) for row in zip(probabilities.tolist(), familiar, known, strict=True)]
 
     def prediction_set(self, result: Classification, level: float, *, by_class: bool = False) -> tuple[str, ...]:
         """The labels that hold the true one with P >= `level`: `decision.prediction_set`. Raises BundleError."""
@@ -159,19 +165,22 @@ class Classifier:
                 )
         return len(vectors)
 
+    def _forward(self, pixels: np.ndarray) -> list[Classification]:
+        return self.decide(*self._backend.run(pixels, self._outputs))
+
     def _read_or_error(self, source: ImageSource) -> np.ndarray | ImageError:
         try:
             return self.read_pixels(source)
         except ImageError as error:
             return error
 
-    def _decide_one(self, probabilities: list[float], familiar: bool) -> Classification:
+    def _decide_one(self, probabilities: list[float], familiar: bool, epistemic: float | None) -> Classification:
         confidence = max(probabilities)
         best_guess = self.labels[probabilities.index(confidence)]
         by_label = dict(zip(self.labels, probabilities, strict=True))
         if not confidence >= self.bundle.calibration.abstain_below[self.mode]:  # so that NaN gets no label either
-            return Classification(None, best_guess, confidence, by_label, Rejection.LOW_CONFIDENCE, familiar)
-        return Classification(best_guess, best_guess, confidence, by_label, None, familiar)
+            return Classification(None, best_guess, confidence, by_label, Rejection.LOW_CONFIDENCE, familiar, epistemic)
+        return Classification(best_guess, best_guess, confidence, by_label, None, familiar, epistemic)
 
 
 def _open_log(path: str | os.PathLike | None, bundle_name: str):
@@ -182,32 +191,49 @@ def _open_log(path: str | os.PathLike | None, bundle_name: str):
     return PredictionLog(path, bundle_name)
 
 
-def _open_session(bundle: Bundle, threads: int):
-    import onnxruntime
+def _open_backend(bundle: Bundle, threads: int):
+    """What runs the bundle's model or, of an ensemble, all its members."""
+    if not bundle.members:
+        return _Session(bundle, bundle.model_path, bundle.input.size_px, threads)
+    from logo_edge.members import Ensemble
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # no core is burnt while idle
-    try:
-        session = onnxruntime.InferenceSession(str(bundle.model_path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        raise BundleError(f"{bundle.model_path}: ONNX Runtime cannot load it: {error}") from error
-    inputs = {entry.name: (entry.type, _any_batch(entry.shape)) for entry in session.get_inputs()}
-    outputs = {entry.name: (entry.type, entry.shape[1:]) for entry in session.get_outputs()}
-    size = bundle.input.size_px
-    if inputs != {bundle.model.input_name: ("tensor(uint8)", ["B", size, size, 3])}:
-        raise BundleError(
-            f"{bundle.model_path}: reads {inputs}; bundle.json says {bundle.model.input_name!r}, uint8, "
-            f"(B, {size}, {size}, 3). Pack the bundle anew"
-        )
-    if outputs.get(bundle.model.output_name) != ("tensor(float)", [len(bundle.labels)]):
-        raise BundleError(
-            f"{bundle.model_path}: gives {outputs}; bundle.json says {bundle.model.output_name!r}, float32, of "
-            f"{len(bundle.labels)} classes. Pack the bundle anew"
-        )
-    return session
+    backends = [_Session(bundle, bundle.folder / member.file, member.size_px, threads) for member in bundle.members]
+    return Ensemble(bundle.members, backends, bundle.model.output_name)
+
+
+class _Session:
+    """One ONNX graph of the bundle in ONNX Runtime."""
+
+    def __init__(self, bundle: Bundle, path: Path, size_px: int, threads: int):
+        """Raises BundleError where the graph does not fit bundle.json."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # no core is burnt while idle
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        self.input_name = bundle.model.input_name
+        inputs = {entry.name: (entry.type, _any_batch(entry.shape)) for entry in self.session.get_inputs()}
+        outputs = {entry.name: (entry.type, entry.shape[1:]) for entry in self.session.get_outputs()}
+        if inputs != {self.input_name: ("tensor(uint8)", ["B", size_px, size_px, 3])}:
+            raise BundleError(
+                f"{path}: reads {inputs}; bundle.json says {self.input_name!r}, uint8, "
+                f"(B, {size_px}, {size_px}, 3). Pack the bundle anew"
+            )
+        if outputs.get(bundle.model.output_name) != ("tensor(float)", [len(bundle.labels)]):
+            raise BundleError(
+                f"{path}: gives {outputs}; bundle.json says {bundle.model.output_name!r}, float32, of "
+                f"{len(bundle.labels)} classes. Pack the bundle anew"
+            )
+
+    def run(self, pixels: np.ndarray, names: list[str]) -> list[np.ndarray]:
+        """The outputs of these names of (B, S, S, 3) uint8 pixels."""
+        return self.session.run(names, {self.input_name: pixels})
 
 
 def _any_batch(shape: list) -> list:
