@@ -96,13 +96,15 @@ def open_onnx(path: Path, *, threads: int = 2) -> Forward:
     return lambda pixels: session.run(None, {name: pixels})[0]
 
 
-def open_openvino(path: Path) -> Forward:
+def open_openvino(path: Path, *, threads: int = 2) -> Forward:
     """What runs OpenVINO IR on the CPU, in float32 where it is not INT8. Raises MissingExtraError without OpenVINO."""
     try:
         import openvino
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino") from error
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.Core().compile_model(
+        path, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    )
     return lambda pixels: compiled(pixels)[0].copy()
 
 
