@@ -292,7 +292,7 @@ def _measure(candidates: list[Candidate], folder: Path, say: Say) -> dict[str, C
         }
     measured = {title: opened for title, opened in artifacts.items() if isinstance(opened, Opened)}
     say(f"measuring {len(measured)} candidates by turns")
-    costs = {**artifacts, **measure_side_by_side(measured, folder / "logs")}
+    costs = {**artifacts, **measure_side_by_side(measured, folder)}
     for title, cost in costs.items():
         if isinstance(cost, str):
             say(f"  {title} was not measured: {cost}")
