@@ -84,15 +84,16 @@ def read_source(path: Path) -> Source:
     try:
         report = json.loads((work / "report.json").read_text(encoding="utf-8"))
         manifest = Path(json.loads((run / "run.json").read_text(encoding="utf-8"))["manifest"])
-        size_px, artifact = int(report["chosen"].rpartition("@")[2]), work / report["artifact"]
+        size_px = int(report["chosen"].rpartition("@")[2])
+        graphs = {precision: work / path for precision, path in report["graphs"].items()}
     except (OSError, ValueError, KeyError) as error:
         raise ExportError(
             f"{path}: found neither a bundle ({RECORD}) nor a compressed run ({error!r}); expected a folder that "
             "`logo-edge compress` wrote, or RUN/compress-RECIPE. Compress the run first: logo-edge compress RUN"
         ) from error
-    graphs = {"fp32": artifact.parent / "student-fp32.onnx", "int8": artifact}
     name = run.resolve().name + work.name.removeprefix("compress")
-    return Source(name, InputContract(size_px), graphs, artifact.parent / "student.safetensors", run, manifest)
+    student = next(iter(graphs.values())).parent / "student.safetensors"
+    return Source(name, InputContract(size_px), graphs, student, run, manifest)
 
 
 def read_images(data: Path, contract: InputContract) -> Images:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from logo_edge.errors import MissingExtraError
+from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_torch, print_found
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -27,23 +27,66 @@ def need_onnx() -> None:
 
 
 @compress.command(
-    help="Distil, export, quantize, verify, calibrate and pack a run of `logo-edge train` into a bundle. "
-    "Interrupted, run it again."
+    help="""Make the best verified, calibrated bundle of a run of `logo-edge train`, for each place where it is to run.
+
+    Every student of the recipe is distilled, and made in FP32, FP16 and INT8 for the target's backend. Each of these
+    candidates is verified on real logos, calibrated on its own logits, measured here and held against your limits; val
+    decides, and compress_report.html in the run's folder shows why. Interrupted or killed, run it again: it goes on.
+
+    \b
+    cpu          ONNX Runtime on any CPU: the fastest
+    openvino     Intel CPUs, GPUs, NPUs: model.xml beside model.onnx; needs logo-edge[openvino]
+    jetson       NVIDIA: an ONNX that TensorRT reads; timed where there is a GPU
+    web          ONNX for a browser: the smallest
+    torchscript  programs built on libtorch: model.pt beside model.onnx
+    server       the teachers together, in one bundle: the most accurate, and sure of what it does not know
+    all          one bundle for each
+
+    \b
+    logo-edge compress runs/cpu
+    logo-edge compress runs/cpu --max-size-mb 1.2 --max-latency-ms 0.5 --max-accuracy-drop 1
+    logo-edge compress runs/cpu --target openvino --target web --budget-minutes 20
+    """
 )
 def compress_command(
     run: Path = typer.Argument(..., metavar="RUN", help="The folder of a finished run."),
-    out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The bundle; left out: bundles/NAME."),
+    out: Path | None = typer.Option(
+        None, "--out", metavar="DIR", help="The bundle; left out: bundles/NAME. Of several targets, those but cpu: DIR-TARGET."
+    ),
     name: str | None = typer.Option(None, "--name", help="The bundle's name; left out: that of the run's folder."),
+    target: list[str] = typer.Option(
+        ["cpu"], "--target", metavar="TARGET", help="cpu, openvino, jetson, web, torchscript, server or all; may be repeated."
+    ),
+    size_mb: float | None = typer.Option(
+        None, "--max-size-mb", min=0.0, help="Of the model's files; left out: the recipe's distill.max_size_mb for cpu and web."
+    ),
+    latency_ms: float | None = typer.Option(
+        None, "--max-latency-ms", min=0.0, help="Median of one forward pass on one thread of this machine."
+    ),
+    accuracy_drop: float | None = typer.Option(
+        None, "--max-accuracy-drop", metavar="POINTS", help="How far it may be below the teachers on val: 1 is 1 % of the logos."
+    ),
+    ece: float | None = typer.Option(
+        None, "--max-ece", metavar="PERCENT", min=0.0, help="Calibration error on val, less what chance adds to it."
+    ),
+    members: int = typer.Option(0, "--members", min=0, help="For server: the first so many teachers; 0: all."),
+    budget: float | None = typer.Option(
+        None, "--budget-minutes", min=0.0, help="Try nothing more after so long and choose; run it again to go on."
+    ),
     recipe: str | None = typer.Option(
         None, "--recipe", help="Distil and quantize by this recipe, such as robust, instead of the run's own."
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a field of --recipe."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
-) -> None:
+) -> None:  # fmt: skip
+    """Exit status: 0 every bundle packed, 2 no candidate meets the limits, or wrong usage."""
     need_onnx()
+    from logo_edge_compress.compress import TARGETS, check_targets, work_folder
     from logo_edge_compress.compress import compress as compress_run
-    from logo_edge_compress.table import print_stages
+    from logo_edge_compress.select import Limits
+    from logo_edge_compress.table import print_candidates, print_stages
+    from logo_edge_report.outliers import DRAWN
     from logo_edge_train import distributed
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.runs import read_run
@@ -52,16 +95,52 @@ def compress_command(
     distributed.refuse("logo-edge compress")
     if override and recipe is None:
         raise typer.BadParameter("--set changes fields of --recipe; name the recipe too")
+    if unknown := [entry for entry in target if entry not in (*TARGETS, "all")]:
+        raise typer.BadParameter(f"--target {unknown[0]}: expected one of {', '.join([*TARGETS, 'all'])}")
+    targets = tuple(TARGETS) if "all" in target else tuple(dict.fromkeys(target))
+    limits = Limits(size_mb, latency_ms, accuracy_drop, ece)
+    check_targets(targets, limits)
+    if members and "server" not in targets:
+        raise typer.BadParameter("--members is of the server's bundle; add --target server")
+    if members == 1 or members > len(read_run(run).record["members"]):
+        raise typer.BadParameter(
+            f"--members {members}: expected from 2 to the {len(read_run(run).record['members'])} teachers of {run}"
+        )
     chosen = load_recipe(recipe, tuple(override)) if recipe else None
     name = name or "-".join([run.resolve().name, *([chosen.name] if chosen else [])])
-    folder = out or Path("bundles") / name
+    folder = out or Path("bundles") / (name if len(targets) > 1 or targets == ("cpu",) else f"{name}-{targets[0]}")
     settings = asdict(chosen) if chosen else read_run(run).record["recipe"]
-    with follow(run, settings, track) as (report, say):
-        bundle, record = compress_run(
-            run, folder, name=name, recipe=chosen, device=pick_device(device), report=report, say=say
+    try:
+        with follow(run, settings, track) as (report, say):
+            bundles, record = compress_run(
+                run, folder, name=name, recipe=chosen, device=pick_device(device), report=report, say=say, targets=targets,
+                limits=limits, members=members, budget_minutes=budget, outliers=DRAWN,
+            )  # fmt: skip
+    except SelectionError:
+        write_page(work_folder(run, chosen))
+        raise
+    print_candidates(record)
+    for place in targets:
+        print_stages(record["targets"][place])
+    write_page(work_folder(run, chosen))
+    for place, bundle in bundles.items():
+        found = record["targets"][place]
+        typer.echo(f"{place}: {found['sentence']}")
+        typer.echo(
+            f"{found['bundle']}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {found['bundle']} IMAGE.png"
         )
-    print_stages(record)
-    typer.echo(f"{folder}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {folder} IMAGE.png")
+    if not record["complete"]:
+        typer.echo("Some candidates were not tried in the budget; run the same command again to go on.")
+
+
+def write_page(folder: Path) -> None:
+    """Writes compress_report.html from the JSON beside it, or says what it would need."""
+    try:
+        from logo_edge_report.compression import make_page
+    except MissingExtraError as error:
+        typer.echo(f"no compress_report.html: {error}")
+        return
+    typer.echo(f"wrote {make_page(folder)}")
 
 
 @calibrate.command(

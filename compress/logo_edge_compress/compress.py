@@ -1,9 +1,10 @@
-"""A run -> the best verified, calibrated bundle (`logo-edge compress`)."""
+"""A run -> the best verified, calibrated bundle for each target (`logo-edge compress`)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,29 +12,64 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from sklearn.metrics import roc_auc_score
 
-from logo_edge.bundle import Bundle, ModelEntry, read_bundle
-from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits
-from logo_edge.errors import BundleError, VerificationError
+from logo_edge.bundle import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, read_bundle
+from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits, energy
+from logo_edge.errors import BundleError, SelectionError
 from logo_edge.manifest import Manifest, read_manifest, targets_of
-from logo_edge.metrics import softmax, summarize
+from logo_edge.metrics import debiased_calibration_error, debiased_ece, softmax, summarize
 from logo_edge.preprocess import InputContract
-from logo_edge.timing import Latency, measure_latency
+from logo_edge.timing import Latency, describe_machine, measure_latency
+from logo_edge_compress.apart import OutOfTimeError
 from logo_edge_compress.calibrate import fit_calibration
-from logo_edge_compress.distill import Student, distill
-from logo_edge_compress.export import export_body, export_onnx
-from logo_edge_compress.finetune import finetune, unknown_operators
+from logo_edge_compress.candidates import (
+    SPLITS,
+    Budget,
+    Candidate,
+    Draw,
+    Task,
+    join_members,
+    make_candidate,
+    plan_candidates,
+    plan_members,
+    read_student,
+    save_pixels,
+)
+from logo_edge_compress.distill import distill
+from logo_edge_compress.engine import why_no_engine
 from logo_edge_compress.graph import LOGITS, PIXELS
-from logo_edge_compress.latency import onnx_latency
+from logo_edge_compress.measure import Cost, Opened, measure_side_by_side
 from logo_edge_compress.pack import pack_bundle, reference, refuse_other_folder
-from logo_edge_compress.quantize import quantize_body, round_body
-from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, compare_logits, run_onnx, verify
-from logo_edge_train.dataset import pixels_of, stratified_sample
+from logo_edge_compress.select import Choice, Limits, Row, choose, find_dominators, find_slow_int8
+from logo_edge_compress.verify import Parity
+from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, CalibrateConfig, Recipe
 from logo_edge_train.runs import Run, read_run, versions, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
 
-SPLITS = ("val", "calib", "test")
+REPORT, PAGE = "compress_report.json", "compress_report.html"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a bundle is to run: its backend, whether this command can measure it, and what counts most."""
+
+    backend: str
+    by_size: bool = False  # the smallest file, not the fastest
+    small: bool = False  # the recipe's `max_size_mb` holds where no other limit is given
+
+
+TARGETS = {
+    "cpu": Target("onnxruntime", small=True),
+    "openvino": Target("openvino"),
+    "jetson": Target("tensorrt"),
+    "web": Target("onnxruntime", by_size=True, small=True),
+    "torchscript": Target("torchscript"),
+    "server": Target("members"),
+}
+TITLES = {"onnxruntime": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torchscript": "TorchScript"}
 
 
 @dataclass(frozen=True)
@@ -62,68 +98,98 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """The chosen INT8 artifact of one student, beside its FP32 parent; `tried` has the parity of each method on val."""
+class Work:
+    """What a compression is about, from beginning to end."""
 
-    student: Student
-    fp32: Stage
-    int8: Stage
-    path: Path
-    method: str
-    tried: dict[str, Parity]
+    run: Run
+    manifest: Manifest
+    folder: Path
+    splits: dict[str, Split]
+    outliers: dict[str, Draw]
+    budget: Budget
+    report: Callable[[dict], None]
+    say: Say
+
+    def pixels(self, size_px: int) -> Path:
+        """The folder of `save_pixels` at one input size."""
+        return save_pixels(
+            self.run, self.manifest, size_px, self.outliers, self.folder / "pixels" / f"{size_px}px"
+        )  # fmt: skip
 
 
 def compress(
-    run_folder: Path, out: Path, *, name: str, recipe: Recipe | None = None, device: torch.device,
-    report: Callable[[dict], None], say: Callable[[str], None],
-) -> tuple[Bundle, dict]:  # fmt: skip
-    """The packed bundle at `out` and the report that is also written to RUN/compress/report.json.
+    run_folder: Path, out: Path, *, name: str, device: torch.device, report: Callable[[dict], None], say: Say,
+    targets: tuple[str, ...] = ("cpu",), limits: Limits = Limits(), members: int = 0, budget_minutes: float | None = None,
+    recipe: Recipe | None = None, outliers: dict[str, Draw] | None = None,
+) -> tuple[dict[str, Bundle], dict]:  # fmt: skip
+    """The packed bundle of each target, and the record that is also written to RUN/compress/compress_report.json.
 
     With a `recipe`, its stages after training stand in for those of the run's own, and all is kept in RUN/compress-NAME.
+    `out` is the folder of the one target's bundle; of several, those but `cpu` go to OUT-TARGET. `members` is how many
+    teachers a server's bundle holds; 0: all. `outliers` draw pictures that are no logos, by family.
 
-    Every student of the recipe is distilled, exported, verified, quantized and verified again; the best INT8 artifact
-    on val that fits `max_size_mb` is calibrated on calib and packed. test is only reported.
+    Every student of the recipe is distilled; every candidate of it made, verified, calibrated on calib and measured here;
+    val decides (`select.choose`), test is only reported. Where the budget ends, what is made by then is chosen from, and
+    the next call goes on. Raises SelectionError, once the report is written, where a target has no candidate that may ship.
     """
-    refuse_other_folder(out)  # before the work, not after it
-    run, work = read_run(run_folder), run_folder / "compress"
+    outs = {
+        target: out if len(targets) == 1 or target == "cpu" else out.with_name(f"{out.name}-{target}")
+        for target in targets
+    }
+    for folder in outs.values():
+        refuse_other_folder(folder)  # before the work, not after it
+    run, folder = read_run(run_folder), work_folder(run_folder, recipe)
     if recipe:
         later = {stage: entry for stage, entry in asdict(recipe).items() if stage != "train"}
         run = replace(run, record={**run.record, "recipe": {**run.record["recipe"], **later}})
-        work = run_folder / f"compress-{recipe.name}"
-    key = _cache_key(run, name)
-    if (packed := _packed_before(work / "report.json", key, out)) is not None:
-        say(f"{out} is up to date")
+    key = _cache_key(run, name, targets, limits, members, sorted(outliers or {}))
+    if (packed := _packed_before(folder / REPORT, key, outs)) is not None:
+        say(f"{', '.join(map(str, outs.values()))} {'is' if len(outs) == 1 else 'are'} up to date")
         return packed
-    manifest, recipe = read_manifest(run.manifest_path), run.recipe
-    splits = {name: _split(run, manifest, name) for name in SPLITS if manifest.split(name)}
-    tried: list[Quantized] = []
-    for text in recipe.distill.students:
-        candidate = Architecture.parse(text)
-        folder = work / text.replace("@", "-")
-        student = distill(run, manifest, recipe.distill, candidate, folder, device=device, report=report)
-        say(f"export and quantize {candidate}")
-        tried.append(_quantize_student(run, manifest, student, folder, splits, report, say))
-    chosen = choose(tried, splits["val"], recipe.distill.max_size_mb)
-    say(f"chosen on val: {chosen.student.candidate}, {chosen.method}")
-    calib = splits["calib"]
-    calibration = fit_calibration(
-        chosen.int8.logits["calib"], calib.targets, run.classes, risks=risks_of(recipe.calibrate),
-        false_positive_rate=recipe.calibrate.false_positive_rate,
-    )  # fmt: skip
-    calibrated = Stage("INT8, calibrated", chosen.int8.logits, chosen.int8.size_bytes, chosen.int8.latency,
-                       calibration.temperature, chosen.int8.parity, calibration.scaling)  # fmt: skip
-    stages = [_ensemble_stage(run, splits), _torch_stage(chosen.student, chosen.fp32), chosen.fp32, chosen.int8,
-              calibrated]  # fmt: skip
-    summary = _summarize(stages, splits, run.classes)
-    bundle = pack_bundle(_describe(run, chosen, calibrated, calibration, summary, name, key), chosen.path, out)
+    manifest = read_manifest(run.manifest_path)
+    splits = {split: _split(run, manifest, split) for split in SPLITS if manifest.split(split)}
+    work = Work(run, manifest, folder, splits, outliers or {}, Budget(budget_minutes), report, say)
+    shutil.rmtree(folder / "pixels", ignore_errors=True)  # of an earlier call that was killed
+    candidates, complete = _make_all(work, targets, members, device)
+    shutil.rmtree(folder / "pixels", ignore_errors=True)
+    made = [entry for entry in candidates if entry.status == "made" and entry.backend != "member"]
+    costs = _measure(made, folder, say)
+    say(f"calibrating {len(made)} candidates")
+    calibrations = {entry.title: _calibrate(work, entry) for entry in made}
+    rows = [_row(work, entry, calibrations[entry.title], costs[entry.title]) for entry in made]
+    teachers = short_metrics(ensemble_logits(run.member_logits("val")), splits["val"].targets, splits["val"].sure)
     record = {
-        "key": key, "run": run.folder.name, "recipe": recipe.name, "chosen": str(chosen.student.candidate),
-        "method": chosen.method, "artifact": str(chosen.path.relative_to(work)),
-        "bundle_bytes": bundle.size_bytes, "stages": summary, "candidates": _candidates(tried, splits["val"]),
-        "abstention": _abstention(calibrated, splits, calibration), "versions": versions(),
+        "key": key, "run": run.folder.resolve().name, "recipe": run.recipe.name, "complete": complete,
+        "budget_minutes": budget_minutes, "limits": asdict(limits), "machine": describe_machine(), "versions": versions(),
+        "val": len(splits["val"].targets), "teachers": {"networks": _teachers(run), "val": teachers},
+        "outliers": sorted(work.outliers), "candidates": [_describe_candidate(entry, rows, costs) for entry in candidates],
+        "targets": {},
     }  # fmt: skip
-    write_json(work / "report.json", record)
-    return bundle, record
+    bundles, failures = {}, []
+    for target in targets:
+        choice, found = _choose(run, target, rows, limits)
+        record["targets"][target] = found
+        if choice.row is None:
+            found["sentence"] = _why_none(choice, candidates, target)
+            failures.append(f"{target}: {found['sentence']}")
+            continue
+        candidate = next(entry for entry in made if entry.title == choice.row.title)
+        bundles[target] = _pack(work, target, candidate, made, calibrations, costs, name, key, outs[target], found)
+        say(f"packed {outs[target]}")
+        if target == "cpu":
+            write_json(folder / "report.json", found)
+    write_json(folder / REPORT, record)
+    if failures:
+        raise SelectionError(
+            "\n".join(failures)
+            + f"\nLoosen a limit, or add students to distill.students; all figures: {folder / REPORT}"
+        )
+    return bundles, record
+
+
+def work_folder(run_folder: Path, recipe: Recipe | None) -> Path:
+    """Where a compression keeps its work and its report."""
+    return run_folder / (f"compress-{recipe.name}" if recipe else "compress")
 
 
 def risks_of(config: CalibrateConfig) -> dict[Mode, float]:
@@ -131,88 +197,280 @@ def risks_of(config: CalibrateConfig) -> dict[Mode, float]:
     return {Mode.BALANCED: config.target_risk, Mode.STRICT: config.strict_risk}
 
 
-def choose(tried: list[Quantized], val: Split, max_size_mb: float) -> Quantized:
-    """The student whose INT8 artifact is most accurate on val, the lower NLL first among equals.
-
-    Raises VerificationError where none fits `max_size_mb`.
-    """
-    fitting = [entry for entry in tried if entry.int8.size_bytes <= max_size_mb * 1e6]
-    if not fitting:
-        sizes = ", ".join(f"{entry.student.candidate} {entry.int8.size_bytes / 1e6:.2f} MB" for entry in tried)
-        raise VerificationError(f"no student fits distill.max_size_mb = {max_size_mb}: {sizes}; raise it, or add one")
-
-    def order(entry: Quantized) -> tuple[float, float]:
-        metrics = short_metrics(entry.int8.logits["val"], val.targets, val.sure)
-        return metrics["accuracy"], -metrics["nll"]
-
-    return max(fitting, key=order)
+def check_targets(targets: tuple[str, ...], limits: Limits) -> None:
+    """Raises SelectionError where a limit of latency is asked of targets none of which can be measured here."""
+    unmeasured = [target for target in targets if not _is_measured(target)]
+    if limits.latency_ms is not None and len(unmeasured) == len(targets):
+        reasons = {"web": "a browser runs it", "jetson": why_no_engine()}
+        told = "; ".join(f"{target}: {reasons[target]}" for target in unmeasured)
+        raise SelectionError(
+            f"--max-latency-ms {limits.latency_ms:g} cannot be held here ({told}); leave it out and measure on the device"
+        )
 
 
-def _cache_key(run: Run, name: str) -> str:
-    """What a finished compression depends on: the teachers, the recipe, the name and every version."""
-    parts = {
-        "members": run.record["members"], "recipe": run.record["recipe"], "identity": run.record["identity"],
-        "name": name, "versions": versions(),
+def _is_measured(target: str) -> bool:
+    """Whether the latencies that are measured here are the target's own."""
+    return target != "web" and not (target == "jetson" and why_no_engine())
+
+
+def _make_all(
+    work: Work, targets: tuple[str, ...], members: int, device: torch.device
+) -> tuple[list[Candidate], bool]:  # fmt: skip
+    """Every candidate of the targets, and whether none is left to try (again). A student's come before the next is distilled."""
+    recipe, budget, found = work.run.recipe, work.budget, []
+    backends = {TARGETS[target].backend for target in targets}
+    if "members" in backends:
+        found += _make_members(work, members)
+        backends.remove("members")
+    for text in recipe.distill.students if backends else ():
+        student = Architecture.parse(text)
+        folder = work.folder / text.replace("@", "-")
+        try:
+            distill(work.run, work.manifest, recipe.distill, student, folder, device=device,
+                    report=budget.watch(work.report))  # fmt: skip
+        except OutOfTimeError as error:
+            found.append(
+                Candidate(text, "student", "fp32", "torch", folder, "not tried", f"{error}; it is not distilled")
+            )
+            work.say(f"{text}: {error}; run the same command again to go on")
+            continue
+        work.say(f"candidates of {text}")
+        task = Task(work.run, student, folder, work.pixels(student.size_px), text)
+        plans = plan_candidates(task, folder / "student.safetensors", backends)
+        made = None
+        while (plan := _next(plans, made)) is not None:
+            made = make_candidate(task, plan, budget, report=work.report, say=work.say)
+            found.append(made)
+    return found, all(entry.status in ("made", "refused") for entry in found)
+
+
+def _choose(run: Run, target: str, rows: list[Row], limits: Limits) -> tuple[Choice, dict]:
+    """The choice among the rows of the target's backend, and the record of it."""
+    place = TARGETS[target]
+    rows = [row for row in rows if row.backend == place.backend]
+    if place.small and limits.size_mb is None:
+        limits = replace(limits, size_mb=run.recipe.distill.max_size_mb)
+    slow = find_slow_int8(rows) if _is_measured(target) else {}
+    shown = [row if _is_measured(target) else replace(row, cost=None) for row in rows]
+    choice = choose(shown, limits, slow, by_size=place.by_size)
+    return choice, {
+        "limits": asdict(limits), "refused": slow, "dominated": find_dominators(rows), "sentence": choice.sentence,
+        "misses": {title: [miss.text for miss in missed] for title, missed in choice.misses.items() if missed},
     }  # fmt: skip
+
+
+def _next(plans, made: Candidate | None):
+    try:
+        return plans.send(made)
+    except StopIteration:
+        return None
+
+
+def _make_members(work: Work, count: int) -> list[Candidate]:
+    """The first `count` teachers as ONNX and, where all are, the candidate that they are together."""
+    run = work.run
+    count = count or len(run.record["members"])
+    work.say(f"{count} members")
+    largest = max((run.architecture(index) for index in range(count)), key=lambda entry: entry.size_px)
+    task = Task(run, largest, work.folder / "server", work.pixels(largest.size_px), f"{count} members")
+    made = [
+        make_candidate(task, plan, work.budget, report=work.report, say=work.say) for plan in plan_members(task, count)
+    ]
+    return [*made, join_members(task, made)] if all(entry.status == "made" for entry in made) else made
+
+
+def _measure(candidates: list[Candidate], folder: Path, say: Say) -> dict[str, Cost | str]:
+    """Title -> its cost on this machine, or why there is none; kept, and read where it is of these files and this machine."""
+    artifacts = {entry.title: _open(entry) for entry in candidates}
+    machine = describe_machine()
+    key = _digest({title: entry.files for title, entry in zip(artifacts, candidates, strict=True)}, machine)
+    path = folder / "latency.json"
+    if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["key"] == key:
+        return {
+            title: Cost(**{**cost, "rounds_ms": tuple(cost["rounds_ms"])}) if isinstance(cost, dict) else cost
+            for title, cost in kept["costs"].items()
+        }
+    measured = {title: opened for title, opened in artifacts.items() if isinstance(opened, Opened)}
+    say(f"measuring {len(measured)} candidates by turns")
+    costs = {**artifacts, **measure_side_by_side(measured, folder)}
+    for title, cost in costs.items():
+        if isinstance(cost, str):
+            say(f"  {title} was not measured: {cost}")
+    kept = {title: asdict(cost) if isinstance(cost, Cost) else cost for title, cost in costs.items()}
+    write_json(path, {"key": key, "machine": machine, "costs": kept})
+    return costs
+
+
+def _open(candidate: Candidate) -> Opened | str:
+    """How to open the candidate here, or why it cannot be."""
+    size_px = candidate.record["size_px"]
+    if candidate.backend != "tensorrt":
+        return Opened(candidate.backend, tuple(candidate.paths), size_px, tuple(candidate.record.get("members", ())))
+    engine = candidate.record["engine"]
+    return Opened("tensorrt", (candidate.folder / engine,), size_px) if engine else candidate.record["not_done"]
+
+
+def _calibrate(work: Work, candidate: Candidate) -> Calibration:
+    """Fitted on the candidate's own logits on calib."""
+    config = work.run.recipe.calibrate
+    return fit_calibration(
+        candidate.logits()["calib"], work.splits["calib"].targets, work.run.classes, risks=risks_of(config),
+        false_positive_rate=config.false_positive_rate,
+    )  # fmt: skip
+
+
+def _row(work: Work, candidate: Candidate, calibration: Calibration, cost: Cost | str) -> Row:
+    val, logits = work.splits["val"], candidate.logits()
+    calibrated = calibrated_logits(logits["val"], calibration.temperature, calibration.scaling)
+    probabilities = softmax(calibrated)
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == val.targets
+    figures = short_metrics(calibrated, val.targets, val.sure)
+    teachers = ensemble_logits(work.run.member_logits("val")).argmax(1) == val.targets
+    inside = energy(logits["val"])
+    ood = {
+        name.removeprefix("outliers-"): float(roc_auc_score(
+            np.repeat([1, 0], [len(inside), len(part)]), np.concatenate([inside, energy(part)])
+        ))
+        for name, part in sorted(logits.items()) if name.startswith("outliers-")
+    }  # fmt: skip
+    return Row(
+        candidate.student, candidate.name, candidate.precision, candidate.backend, candidate.size_bytes, **figures,
+        accuracy_drop=float(teachers.mean() - correct.mean()), ece=debiased_ece(confidence, correct),
+        calibration_error=debiased_calibration_error(confidence, correct), ood=ood, correct=correct,
+        cost=cost if isinstance(cost, Cost) else None,
+    )  # fmt: skip
+
+
+def _why_none(choice: Choice, candidates: list[Candidate], target: str) -> str:
+    """The choice's sentence, with what was not made at all."""
+    lost = [
+        entry for entry in candidates if entry.status != "made" and entry.backend in (TARGETS[target].backend, "torch")
+    ]
+    lines = [f"  {entry.title}: {entry.status}, {entry.reason}" for entry in lost]
+    return "\n".join([choice.sentence, *lines])
+
+
+def _pack(
+    work: Work, target: str, candidate: Candidate, made: list[Candidate], calibrations: dict[str, Calibration],
+    costs: dict[str, Cost | str], name: str, key: str, out: Path, found: dict,
+) -> Bundle:  # fmt: skip
+    """Packs the candidate for the target and completes the record that `found` is of it."""
+    run, splits, calibration = work.run, work.splits, calibrations[candidate.title]
+    latency, parity = _latency(costs[candidate.title]), Parity(**candidate.record["parity"])
+    fp32 = next(
+        (
+            entry
+            for entry in made
+            if (entry.student, entry.name, entry.backend) == (candidate.student, "fp32", "onnxruntime")
+        ),
+        None,
+    )
+    form = f"{candidate.precision.upper()} {TITLES.get(candidate.backend, 'ONNX')}"
+    chosen = Stage(form, candidate.logits(), candidate.size_bytes, latency, parity=parity)
+    calibrated = replace(
+        chosen, name=f"{candidate.precision.upper()}, calibrated", temperature=calibration.temperature,
+        scaling=calibration.scaling,
+    )  # fmt: skip
+    stages = [_ensemble_stage(run, splits)]
+    if fp32:
+        plain = Stage("FP32 ONNX", fp32.logits(), fp32.size_bytes, _latency(costs[fp32.title]),
+                      parity=Parity(**fp32.record["parity"]))  # fmt: skip
+        task = Task(run, Architecture.parse(candidate.student), candidate.folder, Path(), candidate.student)
+        stages += [_torch_stage(read_student(task).network, task.student.size_px, plain)]
+        stages += [plain] if fp32 is not candidate else []
+    stages += [chosen, calibrated]
+    summary = _summarize(stages, splits, run.classes)
+    graph = candidate
+    if candidate.backend in ("openvino", "torchscript"):  # beside the graph that it was made of, which runs anywhere
+        graph = next(
+            entry
+            for entry in made
+            if entry.student == candidate.student and entry.path.name == candidate.record["parent"]
+        )
+    outputs = {entry.name for entry in onnx.load(graph.path, load_external_data=False).graph.output}
+    outputs |= {EPISTEMIC} if candidate.backend == "members" else set()
+    extra = {} if graph is candidate else {f"model{path.suffix}": path for path in candidate.paths}
+    members = tuple(MemberEntry(*member) for member in candidate.record.get("members", ()))
+    extra |= {path.name: path for path in candidate.paths} if members else {}
+    final = {split: figures for split, figures in summary[-1].items() if split in ("val", "test")}
+    bundle = pack_bundle(
+        Bundle(
+            name=name if target == "cpu" else f"{name}-{target}", labels=run.classes, members=members,
+            model=ModelEntry(members[0].file if members else "model.onnx", graph.precision, PIXELS, LOGITS,
+                             tuple(sorted(outputs & {EPISTEMIC, EMBEDDING}))),
+            input=InputContract(candidate.record["size_px"]), calibration=calibration, files={}, metrics=final,
+            provenance={
+                "key": key, "target": target, "student": candidate.student.rpartition("@")[0], "recipe": run.recipe.name,
+                "quantization": candidate.name, "reduce_range": run.recipe.quantize.reduce_range,
+                "data_hash": run.record["identity"]["data_hash"], "teachers": _teachers(run), "versions": versions(),
+            },
+            reference=reference(calibrated.calibrated("calib"), run.classes, calibration),
+        ),
+        graph.path, out, extra,
+    )  # fmt: skip
+    graphs = {
+        entry.precision: str(entry.path.relative_to(work.folder))
+        for entry in made if entry.student == candidate.student and entry.name == "fp32"
+    }  # fmt: skip
+    if graph.precision == "int8":
+        graphs["int8"] = str(graph.path.relative_to(work.folder))
+    found |= {
+        "run": run.folder.name, "recipe": run.recipe.name, "chosen": candidate.student, "method": candidate.name,
+        "precision": candidate.precision, "artifact": str(candidate.path.relative_to(work.folder)), "graphs": graphs,
+        "bundle": str(out), "bundle_bytes": bundle.size_bytes, "stages": summary,
+        "abstention": _abstention(calibrated, splits, calibration), "versions": versions(),
+    }  # fmt: skip
+    return bundle
+
+
+def _describe_candidate(candidate: Candidate, rows: list[Row], costs: dict[str, Cost | str]) -> dict:
+    """The candidate for JSON: what it is, what became of it and, where it was made, its figures on val."""
+    told = {
+        "title": candidate.title, "student": candidate.student, "name": candidate.name, "precision": candidate.precision,
+        "backend": candidate.backend, "status": candidate.status, "reason": candidate.reason, "seconds": candidate.seconds,
+        "files": candidate.files, **{key: candidate.record.get(key) for key in ("parity", "verified_by", "not_done")},
+    }  # fmt: skip
+    row = next((row for row in rows if row.title == candidate.title), None)
+    if row is not None:
+        cost = costs[candidate.title]
+        figures = {name: value for name, value in vars(row).items() if name not in ("correct", "cost", *told)}
+        told |= {**figures, "cost": asdict(cost) if isinstance(cost, Cost) else None,
+                 "not_measured": cost if isinstance(cost, str) else ""}  # fmt: skip
+    return told
+
+
+def _cache_key(run: Run, name: str, targets: tuple[str, ...], limits: Limits, members: int, outliers: list[str]) -> str:
+    """What a finished compression depends on: the teachers, the recipe, what was asked for and every version."""
+    return _digest(
+        run.record["members"], run.record["recipe"], run.record["identity"], name, targets, asdict(limits), members,
+        outliers, versions(),
+    )  # fmt: skip
+
+
+def _digest(*parts) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _packed_before(report: Path, key: str, out: Path) -> tuple[Bundle, dict] | None:
-    """The bundle at `out` and its report, where both are of this very key and the bundle is whole."""
-    if not report.exists() or (record := json.loads(report.read_text(encoding="utf-8"))).get("key") != key:
+def _packed_before(report: Path, key: str, outs: dict[str, Path]) -> tuple[dict[str, Bundle], dict] | None:
+    """The bundles and their report, where all are of this very key, nothing is left to try and every bundle is whole."""
+    if not report.exists():
+        return None
+    record = json.loads(report.read_text(encoding="utf-8"))
+    if record["key"] != key or not record["complete"]:
         return None
     try:
-        bundle = read_bundle(out)
+        bundles = {target: read_bundle(out) for target, out in outs.items()}
     except BundleError:
         return None
-    return (bundle, record) if bundle.provenance.get("key") == key else None
+    return (bundles, record) if all(bundle.provenance.get("key") == key for bundle in bundles.values()) else None
 
 
-def _quantize_student(
-    run: Run, manifest: Manifest, student: Student, folder: Path, splits: dict[str, Split],
-    report: Callable[[dict], None], say: Callable[[str], None],
-) -> Quantized:  # fmt: skip
-    size_px, config = student.candidate.size_px, run.recipe.quantize
-    pixels = {name: pixels_of(manifest.split(name), manifest, size_px) for name in splits}
-    rows = stratified_sample(manifest.split("train"), config.calibration_images, seed=1)
-    calibration_pixels = pixels_of(rows, manifest, size_px)
-    body = folder / "body.onnx"
-    export_body(student.network, size_px, body)
-    exported = export_onnx(student.network, size_px, folder / "student-fp32.onnx")
-    with torch.no_grad():
-        parent = np.concatenate(
-            [student.network(torch.from_numpy(part)).numpy() for part in np.array_split(pixels["val"], 8)]
-        )
-    fp32 = _onnx_stage("FP32 ONNX", exported, pixels, parent, EXPORTED)
-    rounded = round_body(body, calibration_pixels, folder / "body-rounded.onnx", reduce_range=config.reduce_range)
-    made: dict[str, tuple[Path, Parity]] = {}
-    for method in config.methods:
-        path = folder / f"student-int8-{method}.onnx"
-        quantize_body(body, rounded, calibration_pixels, size_px, path, method=method, reduce_range=config.reduce_range)
-        made[method] = path, compare_logits(fp32.logits["val"], run_onnx(path, pixels["val"]))
-        say(f"  {method}: {_parity(made[method][1])}")
-    best = min(made, key=lambda method: made[method][1].kl_nats)
-    path, parity = made[best]
-    if config.finetune.epochs and (unknown := unknown_operators(onnx.load(path))):
-        say(f"  not fine-tuned: the graph has operators that fine-tuning does not know: {', '.join(unknown)}")
-    elif config.finetune.epochs:
-        tuned = finetune(path, student, run, manifest, folder / "student-int8-tuned.onnx", report=report)
-        made["fine-tuned"] = tuned, compare_logits(fp32.logits["val"], run_onnx(tuned, pixels["val"]))
-        say(f"  fine-tuned: {_parity(made['fine-tuned'][1])}")
-        if made["fine-tuned"][1].kl_nats < parity.kl_nats:
-            path, best = tuned, f"{best}, fine-tuned"
-    int8 = _onnx_stage("INT8 ONNX", path, pixels, fp32.logits["val"], QUANTIZED)
-    return Quantized(student, fp32, int8, path, best, {method: parity for method, (_, parity) in made.items()})
+def _teachers(run: Run) -> list[str]:
+    return [member["architecture"] for member in run.record["members"]]
 
 
-def _parity(parity: Parity) -> str:
-    return f"top-1 agreement {parity.top1_agreement:.1%}, KL {parity.kl_nats:.4f} nats on val"
-
-
-def _onnx_stage(name: str, path: Path, pixels: dict[str, np.ndarray], parent: np.ndarray, tolerance) -> Stage:
-    logits = {split: run_onnx(path, images) for split, images in pixels.items()}
-    parity = verify(parent, logits["val"], tolerance, path.name)
-    return Stage(name, logits, path.stat().st_size, onnx_latency(path, pixels["val"][:1]), parity=parity)
+def _latency(cost: Cost | str) -> Latency | None:
+    return Latency(cost.p50_ms, cost.p90_ms, cost.p99_ms, cost.runs) if isinstance(cost, Cost) else None
 
 
 def _ensemble_stage(run: Run, splits: dict[str, Split]) -> Stage:
@@ -223,9 +481,10 @@ def _ensemble_stage(run: Run, splits: dict[str, Split]) -> Stage:
     return Stage(f"{count} teachers, PyTorch", logits, size, _torch_latency(networks), run.temperature)
 
 
-def _torch_stage(student: Student, fp32: Stage) -> Stage:
-    latency = _torch_latency([(student.network, student.candidate.size_px)])
-    return Stage("student, PyTorch", fp32.logits, student.network.float32_bytes, latency)
+def _torch_stage(network: LogoNetwork, size_px: int, fp32: Stage) -> Stage:
+    return Stage(
+        "student, PyTorch", fp32.logits, network.float32_bytes, _torch_latency([(network, size_px)])
+    )  # fmt: skip
 
 
 def _torch_latency(networks: list[tuple[torch.nn.Module, int]]) -> Latency:
@@ -262,19 +521,6 @@ def _summarize(stages: list[Stage], splits: dict[str, Split], labels: tuple[str,
     ]  # fmt: skip
 
 
-def _candidates(tried: list[Quantized], val: Split) -> list[dict]:
-    return [
-        {
-            "student": str(entry.student.candidate), "method": entry.method, "size_bytes": entry.int8.size_bytes,
-            "latency_int8": asdict(entry.int8.latency), "latency_fp32": asdict(entry.fp32.latency),
-            "val_fp32": short_metrics(entry.fp32.logits["val"], val.targets, val.sure),
-            "val_int8": short_metrics(entry.int8.logits["val"], val.targets, val.sure),
-            "parity": asdict(entry.int8.parity), "tried": {method: asdict(parity) for method, parity in entry.tried.items()},
-        }
-        for entry in tried
-    ]  # fmt: skip
-
-
 def _abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration) -> dict:
     """Coverage and error among the answered on each split, at the packed threshold; those of strict under its name."""
 
@@ -292,21 +538,3 @@ def _abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration
 
     thresholds = calibration.abstain_below
     return {**selection(thresholds[Mode.BALANCED]), Mode.STRICT.value: selection(thresholds[Mode.STRICT])}
-
-
-def _describe(
-    run: Run, chosen: Quantized, calibrated: Stage, calibration: Calibration, summary: list[dict], name: str, key: str
-) -> Bundle:
-    candidate = chosen.student.candidate
-    final = {split: figures for split, figures in summary[-1].items() if split in ("val", "test")}
-    return Bundle(
-        name=name, labels=run.classes, model=ModelEntry("model.onnx", "int8", PIXELS, LOGITS),
-        input=InputContract(candidate.size_px), calibration=calibration, files={},
-        provenance={
-            "key": key, "student": candidate.model, "recipe": run.recipe.name, "quantization": chosen.method,
-            "reduce_range": run.recipe.quantize.reduce_range, "data_hash": run.record["identity"]["data_hash"],
-            "teachers": [member["architecture"] for member in run.record["members"]], "versions": versions(),
-        },
-        metrics=final,
-        reference=reference(calibrated.calibrated("calib"), run.classes, calibration),
-    )  # fmt: skip

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 18
 IR_VERSION = 10  # read by onnxruntime >= 1.20
+LEAST_STORED = 64  # values; casting fewer saves nothing
 PIXELS, PLANES, LOGITS = "pixels", "planes", "logits"
 
 
@@ -49,6 +50,22 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
     model = convert_float_to_float16(copy_model(model), keep_io_types=True, op_block_list=["DequantizeLinear"])
     _sort_nodes(model.graph)  # the converter appends its casts
+    return model
+
+
+def store_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The FP32 model with its weights stored in float16 and cast back where a runtime loads it: half the bytes, no slower."""
+    model = copy_model(model)
+    graph, casts = model.graph, []
+    for tensor in [tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT]:
+        values = numpy_helper.to_array(tensor)
+        if values.size < LEAST_STORED or not np.isfinite(values.astype(np.float16)).all():
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_float16"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
+    for index, node in enumerate(casts):
+        graph.node.insert(index, node)
     return model
 
 

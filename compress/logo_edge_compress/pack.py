@@ -23,10 +23,11 @@ from logo_edge_compress.calibrate import fit_calibration
 SAMPLES = Path(logo_edge.__file__).parent / "samples"
 
 
-def pack_bundle(bundle: Bundle, model: Path, folder: Path) -> Bundle:
+def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path] | None = None) -> Bundle:
     """Writes `model` and what `bundle` says of it to `folder`, with golden vectors and a card, and reads it back.
 
-    The vectors are the project's own drawings with the logits of this very artifact. A bundle that is there already
+    `extra` are further files by their names in the bundle: the members of an ensemble, or the artifact for another
+    backend. The vectors are the project's own drawings with the logits of this very artifact. A bundle that is there already
     is replaced in one step; any other folder is refused with BundleError.
     """
     refuse_other_folder(folder)
@@ -34,7 +35,8 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path) -> Bundle:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         part = Path(temporary) / "bundle"
         part.mkdir()
-        shutil.copyfile(model, part / bundle.model.file)
+        for name, path in {bundle.model.file: model, **(extra or {})}.items():
+            shutil.copyfile(path, part / name)
         bundle = replace(bundle, folder=part)
         _write_vectors(bundle)
         (part / "card.md").write_text(model_card(bundle), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The one table at the end of a compression: every stage's accuracy, recall, calibration, size and latency."""
+"""The tables at the end of a compression: every candidate on val, and every stage of what was packed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,47 @@ from rich.console import Console
 from rich.table import Table
 
 
+def print_candidates(record: dict, console: Console | None = None) -> None:
+    """Prints the candidates that were made, those that nothing dominates marked, and what became of the others."""
+    console = _console(console)
+    dominated = {title for found in record["targets"].values() for title in found["dominated"]}
+    chosen = {(found.get("chosen"), found.get("method")) for found in record["targets"].values()}
+    table = Table(title=f"candidates on val: {record['val']} logos")
+    table.add_column("candidate", no_wrap=True)
+    for heading in ("all", "worst class", "ECE", "OOD", "p50 ms", "p95 ms", "size MB", "memory MB", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    for entry in record["candidates"]:
+        if "accuracy" not in entry:
+            continue
+        cost, ood = entry["cost"], list(entry["ood"].values())
+        mark = (
+            "chosen"
+            if (entry["student"], entry["name"]) in chosen
+            else "dominated"
+            if entry["title"] in dominated
+            else ""
+        )
+        table.add_row(
+            entry["title"], f"{entry['accuracy']:.1%}", f"{entry['worst_recall']:.1%}", f"{entry['ece']:.1%}",
+            f"{sum(ood) / len(ood):.3f}" if ood else "-", *(f"{cost[key]:.2f}" if cost else "-" for key in ("p50_ms", "p95_ms")),
+            f"{entry['size_bytes'] / 1e6:.2f}", f"{cost['peak_memory_mb']:.0f}" if cost else "-", mark,
+        )  # fmt: skip
+    console.print(table)
+    for entry in record["candidates"]:
+        if entry["status"] != "made":
+            console.print(f"{entry['title']}: {entry['status']}, {entry['reason']}", markup=False, highlight=False)
+
+
 def print_stages(record: dict, console: Console | None = None) -> None:
-    """Prints `compress`'s report, one table per split."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    """Prints the stages of what was packed for a target, one table per split."""
+    console = _console(console)
     for split in ("val", "test"):
         if split not in record["stages"][0]:
             continue
         count = record["stages"][0][split]["count"]
-        table = Table(title=f"{split}: {count} logos" + (" (for reports only)" if split == "test" else ""))
+        table = Table(
+            title=f"{record['bundle']}, {split}: {count} logos" + (" (for reports only)" if split == "test" else "")
+        )
         labels = list(record["stages"][0][split]["recall"])
         table.add_column("stage", no_wrap=True)
         for heading in ("all", "sure", *labels, "calib. error", "size MB", "p50 ms"):
@@ -29,6 +60,11 @@ def print_stages(record: dict, console: Console | None = None) -> None:
                 f"{latency['p50_ms']:.2f}" if latency else "-",
             )  # fmt: skip
         console.print(table)
+
+
+def _console(console: Console | None) -> Console:
+    console = console or Console()
+    return console if console.is_terminal else Console(width=140)
 
 
 def _percent(figure: dict) -> str:

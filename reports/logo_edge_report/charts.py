@@ -189,6 +189,53 @@ def lines(series: dict[str, dict[float, float]], x_label: str, y_label: str, *, 
     return draw(paint)
 
 
+def pareto_plane(points: list[dict], x_label: str) -> str:
+    """Candidates by cost `x` and accuracy `y`; colour is the `student`, shape the `precision`, a ring the `chosen`.
+
+    `dominated` ones are hollow. The line is the front: nothing is both cheaper and more accurate than what lies on it.
+    """
+    colours = dict(zip(dict.fromkeys(point["student"] for point in points), COLOURS * len(points), strict=False))
+    shapes = dict(zip(dict.fromkeys(point["precision"] for point in points), MARKERS, strict=False))
+
+    def paint(axes: Axes) -> None:
+        front, best = [], -1.0
+        for point in sorted(points, key=lambda point: (point["x"], -point["y"])):
+            if point["y"] > best:
+                best = point["y"]
+                front.append(point)
+        axes.step([point["x"] for point in front], [point["y"] for point in front], where="post", color=INK,
+                  linewidth=0.8, alpha=0.5)  # fmt: skip
+        for point in points:
+            colour, hollow = colours[point["student"]], point["dominated"]
+            axes.plot([point["x"]], [point["y"]], shapes[point["precision"]], color=colour, markersize=6,
+                      alpha=0.6 if hollow else 1, markerfacecolor="none" if hollow else colour)  # fmt: skip
+            if point["chosen"]:
+                axes.plot([point["x"]], [point["y"]], "o", markersize=14, markerfacecolor="none", markeredgecolor=INK)
+        for name, colour in colours.items():
+            axes.plot([], [], "s", color=colour, markersize=6, label=name)
+        for name, shape in shapes.items():
+            axes.plot([], [], shape, color=INK, markerfacecolor="none", markersize=6, label=name)
+        axes.set_xscale("log")
+        axes.margins(0.12, 0.15)
+        ticks = _log_ticks(*axes.get_xlim())
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_ylim(top=min(axes.get_ylim()[1], 1.004))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel("accuracy on val")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        axes.figure.legend(loc="outside lower center", ncol=2, columnspacing=1, handletextpad=0.3)
+
+    return draw(paint, height=3.2 + 0.2 * ((len(colours) + len(shapes) + 1) // 2))
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten between the two; the ends where there is no such number."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    found = [digit * 10.0**power for power in powers for digit in (1, 2, 5) if low <= digit * 10.0**power <= high]
+    return found if len(found) > 1 else [float(f"{low:.2g}"), float(f"{high:.2g}")]
+
+
 def uncertainty_map(confidence: np.ndarray, disagreement: np.ndarray, correct: np.ndarray) -> str:
     """Each logo by its confidence and by how much the members disagree, nats; all (N,), the wrong ones on top."""
 

@@ -203,3 +203,6 @@ FAMILIES: dict[str, Callable[[int, int], Iterator[Image.Image]]] = {
     "program windows": draw_windows,
     "noise": draw_noise,
 }
+DRAWN = {
+    family: draw for family, draw in FAMILIES.items() if family not in (*ICONS, "photographs")
+}  # nothing is fetched

@@ -44,14 +44,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Compressed:
-    """What `logo-edge compress` left in the run: its report, and the INT8 file that it chose, beside its student."""
+    """What `logo-edge compress` left in the run: its report, and the ONNX file that it chose, beside its student."""
 
     record: dict
-    int8_path: Path
+    path: Path
 
     @property
     def folder(self) -> Path:
-        return self.int8_path.parent
+        return self.path.parent
 
 
 def make_report(
@@ -59,7 +59,7 @@ def make_report(
 ) -> tuple[Path, dict]:  # fmt: skip
     """Writes report.html, report.json and report.md into `out`; gives the page's path and what report.json holds.
 
-    The subjects are the teachers together and, where the run was compressed, the INT8 student with its temperature.
+    The subjects are the teachers together and, where the run was compressed, the student that was packed with its temperature.
     `quick` leaves out what takes minutes: sizes, backgrounds and JPEG, t-SNE and the loss landscape. `evaluation` is a
     file of `logo-edge evaluate --out`: its first subject's slices, corruptions, attacks and outliers are shown.
     Raises RunError where the run is unfinished or of other data.
@@ -113,16 +113,16 @@ def make_report(
 def evaluate_run(
     run: Run, compressed: Compressed | None, manifest: Manifest, images: list[Image.Image], split: str, say: Say
 ) -> tuple[list[Evaluated], dict]:
-    """The teachers together, the INT8 student if there is one, and the figures of the last at temperature 1."""
+    """The teachers together, the packed student if there is one, and the figures of the last at temperature 1."""
     teachers = load_subject(run.folder)
     check_labels(teachers, manifest, split)
     names = [name for name in dict.fromkeys((split, "calib")) if manifest.split(name)]
     subjects = [(teachers, {name: ensemble_logits(run.member_logits(name)) for name in names})]
     if compressed:
-        int8 = load_int8(compressed)
-        say(int8.name)
+        chosen = load_chosen(compressed)
+        say(chosen.name)
         held = {name: images if name == split else load_split(manifest, name, renders_folder()) for name in names}
-        subjects.append((int8, {name: int8.predict(part) for name, part in held.items()}))
+        subjects.append((chosen, {name: chosen.predict(part) for name, part in held.items()}))
     say("figures")
     evaluated = [
         Evaluated(subject, logits[split], evaluate_predictions(subject, logits, manifest, split))
@@ -142,17 +142,17 @@ def read_compressed(run: Run) -> Compressed | None:
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
     found = Compressed(record, path.parent / record["artifact"])
-    for needed in (found.int8_path, found.folder / "student.safetensors"):
+    for needed in (found.path, found.folder / "student.safetensors"):
         if not needed.exists():
             raise RunError(f"{needed} is missing, though {path} names it; compress again with `logo-edge compress`")
     return found
 
 
-def load_int8(compressed: Compressed) -> Subject:
-    """The INT8 student with the calibration and the threshold that were packed with it."""
+def load_chosen(compressed: Compressed) -> Subject:
+    """The student with the calibration and the threshold that were packed with it."""
     calibrated = compressed.record["stages"][-1]
     return replace(
-        load_subject(compressed.int8_path), name="INT8 student",
+        load_subject(compressed.path), name=f"{compressed.record['precision'].upper()} student",
         temperature=calibrated["temperature"],
         scaling=Scaling(**calibrated["scaling"]) if calibrated.get("scaling") else None,
         abstain_below=compressed.record["abstention"]["threshold"], size_bytes=compressed.record["bundle_bytes"],
@@ -207,14 +207,25 @@ def describe(subject: Subject) -> dict:
 
 
 def render_html(run: Run, found: dict, sections: list[Section]) -> str:
-    """The page; whatever comes from the run is escaped."""
+    """The page of a run."""
+    teachers = ", ".join(member["architecture"] for member in run.record["members"])
+    return render_page(
+        sections, title=found["run"], about=f"report on {found['split']}",
+        lead=f"{found['count']} logos of the split {found['split']}; recipe {found['recipe']}, teachers {teachers}.",
+        description=run.recipe.description, recipe=json.dumps(run.record["recipe"], indent=1), command="logo-edge report",
+        making={"data": f"sha256 {run.record['identity']['data_hash'][:16]}", **found["versions"]},
+        files="report.json, report.md",
+    )  # fmt: skip
+
+
+def render_page(sections: list[Section], **words) -> str:
+    """A page of these sections that needs nothing beside it; whatever comes from the run is escaped.
+
+    `words`: title, about, lead, description, making (name -> value), recipe, command, files.
+    """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("logo_edge_report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
-        found=found, sections=sections, tile_px=THUMBNAIL_PX, identity=run.record["identity"]["data_hash"],
-        teachers=[member["architecture"] for member in run.record["members"]],
-        description=run.recipe.description, recipe=json.dumps(run.record["recipe"], indent=1),
-    )  # fmt: skip
+    return environment.from_string(template).render(sections=sections, tile_px=THUMBNAIL_PX, **words)
 
 
 def render_markdown(found: dict, sections: list[Section]) -> str:

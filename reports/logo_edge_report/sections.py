@@ -107,11 +107,12 @@ def summary_section(subjects: list[Evaluated], stages: list[dict], split: str) -
         caption += f" Two annotators agree on {agreement['value']:.1%}."
     exhibits = [Exhibit("Figures", caption, table=Table(("", *(s.subject.name for s in subjects)), tuple(rows)))]
     if stages:
-        exhibits.append(_stages(stages, split))
+        exhibits.append(stages_exhibit(stages, split))
     return Section("summary", "Summary", tuple(exhibits))
 
 
-def _stages(stages: list[dict], split: str) -> Exhibit:
+def stages_exhibit(stages: list[dict], split: str) -> Exhibit:
+    """A row for every stage of a compression, from the teachers to what is packed."""
     labels = list(stages[0][split]["recall"])
     rows = tuple(
         (

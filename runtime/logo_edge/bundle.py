@@ -43,7 +43,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """The model file and how its graph is called. `precision` is fp32 or int8; `optional_outputs` lists which of
+    """The model file and how its graph is called. `precision` is fp32, fp16 or int8; `optional_outputs` lists which of
     EPISTEMIC and EMBEDDING the graph has."""
 
     file: str
@@ -54,8 +54,21 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
+class MemberEntry:
+    """One model of an ensemble: its file, the size of the images that it sees, and how much it counts."""
+
+    file: str
+    size_px: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """The content of bundle.json; `reference` is `monitor.reference_of`, `folder` is where it was read."""
+    """The content of bundle.json; `reference` is `monitor.reference_of`, `folder` is where it was read.
+
+    `members` is empty, or holds the two or more models of an ensemble, the first of them `model`'s; all are called as
+    `model` says and know the same labels.
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -67,6 +80,7 @@ class Bundle:
     metrics: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, Any] = field(default_factory=dict)
     folder: Path = Path()
+    members: tuple[MemberEntry, ...] = ()
 
     @property
     def model_path(self) -> Path:
@@ -128,6 +142,7 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
             metrics=_typed(record, "metrics", dict),
             reference=_typed(record, "reference", dict),
             folder=folder,
+            members=_members(record.get("members", [])),
         )
     except (TypeError, ValueError, KeyError) as error:
         raise BundleError(f"{where}: {error}; the bundle is damaged, copy or pack it anew") from error
@@ -145,6 +160,8 @@ def write_bundle_record(bundle: Bundle) -> None:
         "files": {name: asdict(entry) for name, entry in sorted(bundle.files.items())},
         "provenance": bundle.provenance, "metrics": bundle.metrics, "reference": bundle.reference,
     }  # fmt: skip
+    if bundle.members:
+        record["members"] = [asdict(member) for member in bundle.members]
     part = bundle.folder / f"{RECORD}.part"
     part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, bundle.folder / RECORD)
@@ -197,6 +214,8 @@ def _check_content(bundle: Bundle, where: Path) -> None:
         ),
         "input: expected size_px from 8 to 4096": not 8 <= bundle.input.size_px <= 4096,
         f"files: expected {bundle.model.file!r} among them": bundle.model.file not in bundle.files,
+        f"members: expected none, or two or more listed files, the first {bundle.model.file!r}, of 8 px up to the input's "
+        "and one of just that, weights above 0 that sum to 1": not _fits_members(bundle),
         "files: a path is absolute or leads upwards": any(
             PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or "\0" in name
             for name in bundle.files
@@ -205,6 +224,27 @@ def _check_content(bundle: Bundle, where: Path) -> None:
     for problem, found in problems.items():
         if found:
             raise BundleError(f"{where}: {problem}; the bundle is damaged, copy or pack it anew")
+
+
+def _fits_members(bundle: Bundle) -> bool:
+    members, sizes = bundle.members, [member.size_px for member in bundle.members]
+    if not members:
+        return True
+    return (
+        len(members) >= 2
+        and members[0].file == bundle.model.file
+        and len({member.file for member in members} & set(bundle.files)) == len(members)
+        and min(sizes) >= 8
+        and max(sizes) == bundle.input.size_px
+        and all(member.weight > 0 for member in members)
+        and abs(sum(member.weight for member in members) - 1) < 1e-6
+    )
+
+
+def _members(entries: Any) -> tuple[MemberEntry, ...]:
+    if not isinstance(entries, list):
+        raise ValueError(f"members is {type(entries).__name__}; expected list")
+    return tuple(_entry(MemberEntry, f"members[{index}]", entry) for index, entry in enumerate(entries))
 
 
 def _model(table: dict) -> ModelEntry:

@@ -50,8 +50,8 @@ class Classification:
 
     `label` is None when the classifier abstains (`reason` says why); `best_guess` is there all the same.
     `confidence` is the calibrated probability of the best guess, 0 to 1; `probabilities` holds every class's.
-    `epistemic` is the network's own estimate of what more training data would tell it, in nats, None where the bundle
-    has none; `aleatoric` is the rest of the entropy of the probabilities, in nats. `prediction_set` holds the true label
+    `epistemic` is what the members of an ensemble disagree on, or the network's own estimate of it, in nats, None where
+    the bundle has neither; `aleatoric` is the rest of the entropy of the probabilities, in nats. `prediction_set` holds the true label
     with the classifier's `coverage`, the likeliest first; None where the bundle cannot promise that.
     `energy` is log sum exp(logits); `is_logo` is False where it is as low as that of few logos: the image may be none.
     That withholds no label; docs/bundle.md says what escapes it. Whatever the mode, `high_confidence` says that strict
@@ -95,8 +95,7 @@ class Classifier:
         artifact = Path(artifact) if artifact else None
         resources = Resources(threads, None if cores is None else tuple(cores), spinning)
         self.backend = _fastest_backend(bundle, artifact, resources) if backend == AUTO else backend
-        self._backend = open_backend(self.backend, bundle.model_path, artifact, resources)
-        _check_fit(self._backend, bundle, artifact or bundle.model_path)
+        self._backend = _open_backend(self.backend, bundle, artifact, resources)
         self._outputs = [bundle.model.output_name]
         if EPISTEMIC in bundle.model.optional_outputs:
             self._outputs.append(EPISTEMIC)
@@ -342,9 +341,30 @@ def _fastest_backend(bundle: Bundle, artifact: Path | None, resources: Resources
                              "versions": installed_versions(), **machine}, measure)  # fmt: skip
 
 
-def _check_fit(backend: Backend, bundle: Bundle, path: Path) -> None:
+def _open_backend(name: str, bundle: Bundle, artifact: Path | None, resources: Resources) -> Backend:
+    """What runs the bundle's model or, of an ensemble, all its members."""
+    if not bundle.members:
+        opened = open_backend(name, bundle.model_path, artifact, resources)
+        _check_fit(opened, bundle, artifact or bundle.model_path, bundle.input.size_px, bundle.model.optional_outputs)
+        return opened
+    if artifact:
+        raise BundleError(
+            f"{artifact} holds one model, {bundle.folder} an ensemble of {len(bundle.members)}; leave out the artifact, or "
+            "take a bundle of one model"
+        )
+    from logo_edge.members import Ensemble
+
+    opened = []
+    for member in bundle.members:
+        path = bundle.folder / member.file
+        opened.append(open_backend(name, path, None, resources))
+        _check_fit(opened[-1], bundle, path, member.size_px, ())
+    return Ensemble(bundle.members, opened, bundle.model.output_name)
+
+
+def _check_fit(backend: Backend, bundle: Bundle, path: Path, size: int, optional_outputs: Sequence[str]) -> None:
     """Raises BundleError where the model does not read and give what bundle.json says."""
-    size, model, classes = bundle.input.size_px, bundle.model, len(bundle.labels)
+    model, classes = bundle.model, len(bundle.labels)
     if isinstance(backend, OnnxRuntime):  # which tells without a run, and what of: at every start
         inputs = {entry.name: (entry.type, _any_batch(entry.shape)) for entry in backend.session.get_inputs()}
         outputs = {entry.name: (entry.type, entry.shape[1:]) for entry in backend.session.get_outputs()}
@@ -358,7 +378,7 @@ def _check_fit(backend: Backend, bundle: Bundle, path: Path) -> None:
                 f"{path}: gives {outputs}; bundle.json says {model.output_name!r}, float32, of "
                 f"{classes} classes. Pack the bundle anew"
             )
-        if missing := [name for name in model.optional_outputs if name not in outputs]:
+        if missing := [name for name in optional_outputs if name not in outputs]:
             raise BundleError(f"{path}: gives {outputs}; bundle.json promises {missing} too. Pack the bundle anew")
         return
     try:

@@ -29,6 +29,10 @@ class VerificationError(LogoEdgeError):
     """An exported or quantized artifact disagrees with the model that it was made from."""
 
 
+class SelectionError(LogoEdgeError):
+    """No candidate of a compression meets the limits that were asked for."""
+
+
 class ExportError(LogoEdgeError):
     """A model cannot be had in the format, precision or place that was asked for."""
 

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
-from pathlib import Path
 
+import faulty_converters
 import numpy as np
+import onnx
+import psutil
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.numpy import load_file as load_arrays
 
 from logo_edge import Classifier
-from logo_edge.errors import BundleError, VerificationError
+from logo_edge.errors import BundleError, SelectionError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
-from logo_edge_compress.compress import Quantized, Split, Stage, choose, compress
-from logo_edge_compress.distill import Lesson, Student, attack_views, distill, distillation_objective, resize_views
-from logo_edge_compress.table import print_stages
+from logo_edge_compress import candidates
+from logo_edge_compress.compress import compress
+from logo_edge_compress.distill import Lesson, attack_views, distill, distillation_objective, resize_views
+from logo_edge_compress.engine import unsupported_operators
+from logo_edge_compress.select import Limits
+from logo_edge_compress.table import print_candidates, print_stages
+from logo_edge_report.outliers import DRAWN
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
-from logo_edge_train.runs import read_run
+from logo_edge_train.runs import file_hash, read_run
 from logo_edge_train.train import train_ensemble
+from logo_edge_train.uncertainty import decompose
 
 CPU = torch.device("cpu")
 MODEL = "test_resnet"  # timm's tiny one: learns from 40 drawings in seconds
@@ -59,8 +71,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-def compress_run(folder, out, say=lambda _: None):
-    return compress(folder / "run", out, name="shapes", device=CPU, report=lambda _: None, say=say)
+def compress_run(folder, out, say=lambda _: None, **options):
+    """The record of the compression; what is drawn as no logo is noise."""
+    bundles, record = compress(folder / "run", out, name="shapes", device=CPU, report=lambda _: None, say=say,
+                               outliers={"noise": DRAWN["noise"]}, **options)  # fmt: skip
+    assert set(bundles) == set(record["targets"])
+    return record
 
 
 def test_the_bundle_is_as_accurate_from_files_as_its_report_says(folder):
@@ -79,8 +95,10 @@ def test_every_golden_vector_runs(folder):
 
 def test_the_report_has_every_stage_with_its_figures(folder, capsys):
     record = json.loads((folder / "run" / "compress" / "report.json").read_text())
+    form = record["precision"].upper()
+    plain = ["FP32 ONNX"] if form != "FP32" else []
     assert [stage["stage"] for stage in record["stages"]] == [
-        "2 teachers, PyTorch", "student, PyTorch", "FP32 ONNX", "INT8 ONNX", "INT8, calibrated",
+        "2 teachers, PyTorch", "student, PyTorch", *plain, f"{form} ONNX", f"{form}, calibrated",
     ]  # fmt: skip
     for stage in record["stages"]:
         for split in ("val", "test"):
@@ -89,13 +107,36 @@ def test_the_report_has_every_stage_with_its_figures(folder, capsys):
             assert set(stage[split]["recall"]) == {"bars", "disc"}
         assert stage["size_bytes"] > 0
         assert stage["latency"]["p50_ms"] > 0
-    (candidate,) = record["candidates"]
-    assert candidate["student"] == f"{MODEL}@32"
-    assert list(candidate["tried"]) == ["minmax", "percentile", "fine-tuned"]
-    divergences = [parity["kl_nats"] for parity in candidate["tried"].values()]
-    assert candidate["parity"]["kl_nats"] == pytest.approx(min(divergences), rel=1e-6), "the closest is packed"
     print_stages(record)
-    assert "INT8, calibrated" in capsys.readouterr().out
+    assert f"{form}, calibrated" in capsys.readouterr().out
+
+
+def test_every_candidate_is_verified_measured_and_compared_on_val(folder, capsys):
+    record = json.loads((folder / "run" / "compress" / "compress_report.json").read_text())
+    assert [entry["name"] for entry in record["candidates"]] == [
+        "fp32",
+        "fp16",
+        "int8-minmax",
+        "int8-percentile",
+        "int8-tuned",
+    ]
+    assert (record["val"], record["complete"]) == (16, True)
+    for entry in record["candidates"]:
+        assert entry["status"] == "made"
+        assert entry["parity"]["images"] == 16
+        assert entry["parity"]["top1_agreement"] >= 0.95
+        assert 0 <= entry["ece"] <= 1
+        assert 0 <= entry["ood"]["noise"] <= 1
+        assert 0 < entry["cost"]["p50_ms"] <= entry["cost"]["p95_ms"]
+        assert len(entry["cost"]["rounds_ms"]) == 11
+        assert 20 < entry["cost"]["peak_memory_mb"] < 400, "of a process without PyTorch"
+    sizes = {entry["name"]: entry["size_bytes"] for entry in record["candidates"]}
+    assert sizes["int8-tuned"] < sizes["fp16"] < 0.6 * sizes["fp32"]
+    found = record["targets"]["cpu"]
+    assert found["sentence"].startswith(f"{found['chosen']}, {found['method']}: ")
+    assert found["limits"]["size_mb"] == 4.0, "the recipe's, as no other was given"
+    print_candidates(record)
+    assert "int8-percentile" in capsys.readouterr().out
 
 
 def test_the_temperature_comes_from_the_artifact_that_is_packed(folder):
@@ -103,6 +144,7 @@ def test_the_temperature_comes_from_the_artifact_that_is_packed(folder):
     record = json.loads((folder / "run" / "compress" / "report.json").read_text())
     assert bundle.calibration.temperature == record["stages"][-1]["temperature"] > 0
     assert bundle.metrics["test"] == record["stages"][-1]["test"]
+    assert bundle.files["model.onnx"].sha256 == file_hash(folder / "run" / "compress" / record["artifact"])
     assert (bundle.folder / "card.md").read_text().startswith("# shapes")
 
 
@@ -131,17 +173,107 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(folder):
     assert (folder / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_the_most_accurate_student_that_fits_is_chosen_on_val():
-    val = Split(np.array([0, 1, 1, 0]), np.ones(4, bool))
-    good, poor = np.eye(2)[[0, 1, 1, 0]] * 3, np.eye(2)[[0, 1, 0, 0]] * 3
-    large, small, weak = (
-        Quantized(Student(Architecture(name, 96), None, Path(), []), None, Stage("INT8", {"val": logits}, size, None),
-                  Path(), "minmax", {})
-        for name, logits, size in (("large", good, 5_000_000), ("small", good, 900_000), ("weak", poor, 100_000))
-    )  # fmt: skip
-    assert choose([weak, small, large], val, 4.0) is small
-    with pytest.raises(VerificationError, match=r"no student fits distill\.max_size_mb = 0\.01: weak@96 0\.10 MB"):
-        choose([weak, small, large], val, 0.01)
+def test_where_no_candidate_meets_the_limits_nothing_is_packed_and_the_report_says_why(folder):
+    with pytest.raises(
+        SelectionError, match=r"cpu: no candidate meets the limits \(at most 0.01 MB\). Nearest: "
+    ) as error:
+        compress_run(folder, folder / "none", limits=Limits(size_mb=0.01))
+    assert str(error.value).count("(limit 0.01 MB)") == 5, "each with its size"
+    assert not (folder / "none").exists()
+    record = json.loads((folder / "run" / "compress" / "compress_report.json").read_text())
+    assert len(record["targets"]["cpu"]["misses"]) == 5
+
+
+def test_a_limit_of_size_leaves_the_candidates_that_fit(folder):
+    sizes = {entry["name"]: entry["size_bytes"] for entry in compress_run(folder, folder / "bundle")["candidates"]}
+    limit = (sizes["fp16"] + sizes["fp32"]) / 2 / 1e6
+    record = compress_run(folder, folder / "small", limits=Limits(size_mb=limit))
+    assert list(record["targets"]["cpu"]["misses"]) == [f"{MODEL}@32, fp32"]
+    assert record["targets"]["cpu"]["method"] != "fp32"
+
+
+def test_a_crashed_and_a_killed_converter_spoil_their_own_candidates_only(folder, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(candidates, "make_int8", faulty_converters.abort)
+    monkeypatch.setattr(candidates, "make_fp16", faulty_converters.get_killed)
+    record = compress_run(folder, folder / "survived", said.append, limits=Limits(size_mb=5.0))
+    outcome = {entry["name"]: (entry["status"], entry["reason"]) for entry in record["candidates"]}
+    assert outcome["fp32"] == ("made", "")
+    assert outcome["fp16"][0] == outcome["int8-minmax"][0] == outcome["int8-percentile"][0] == "failed"
+    assert "ended by SIGKILL" in outcome["fp16"][1]
+    assert "ended by SIGABRT; its last words" in outcome["int8-minmax"][1]
+    assert "free(): invalid pointer" in outcome["int8-minmax"][1]
+    assert "int8-tuned" not in outcome, "there is nothing to tune"
+    assert record["targets"]["cpu"]["method"] == "fp32"
+    assert Classifier.load(folder / "survived").run_vectors() >= 8
+    assert any("fp16: failed" in line for line in said)
+    monkeypatch.undo()
+    again = compress_run(folder, folder / "survived", limits=Limits(size_mb=5.0, ece=99.0))
+    assert {entry["status"] for entry in again["candidates"]} == {"made"}, "a crash is not kept: it may go better"
+
+
+def test_a_budget_that_is_over_leaves_the_rest_for_the_next_call(folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run, ignore=shutil.ignore_patterns("compress*"))
+
+    def call(minutes):
+        return compress(run, tmp_path / "bundle", name="shapes", device=CPU, report=lambda _: None, say=lambda _: None,
+                        budget_minutes=minutes, outliers={"noise": DRAWN["noise"]})  # fmt: skip
+
+    with pytest.raises(SelectionError, match=r"no candidate may ship\n.*not tried, the budget of 0 minutes is over"):
+        call(0)
+    assert not (tmp_path / "bundle").exists()
+    report = json.loads((run / "compress" / "compress_report.json").read_text())
+    assert not report["complete"]
+    shutil.copytree(folder / "run" / "compress", run / "compress", dirs_exist_ok=True)
+    (run / "compress" / f"{MODEL}-32" / "int8-tuned.candidate.json").unlink()
+    _, record = call(0)  # what is there already is chosen from, however little time there is
+    assert {entry["name"]: entry["status"] for entry in record["candidates"]}["int8-tuned"] == "not tried"
+    assert not record["complete"]
+    _, record = call(None)
+    assert record["complete"]
+    assert {entry["status"] for entry in record["candidates"]} == {"made"}
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_result(folder, tmp_path):
+    run, killed_after = tmp_path / "run", ["epoch 5/24", "fp32:", "int8-minmax:", "int8-percentile:", "measuring"]
+    shutil.copytree(folder / "run", run, ignore=shutil.ignore_patterns("compress*"))
+    limit = 0.9 * (folder / "run" / "compress" / f"{MODEL}-32" / "student-fp32.onnx").stat().st_size / 1e6
+    command = [sys.executable, "-c", "from logo_edge.cli import main; main()", "compress", str(run), "--out",
+               str(tmp_path / "bundle"), "--name", "shapes", "--max-size-mb", str(limit)]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = 0
+    for moment in [*killed_after, None]:
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if moment and moment in line:
+                children = psutil.Process(process.pid).children(recursive=True)
+                process.kill()
+                killed += 1
+                break
+        process.stdout.close()
+        assert (process.wait() == 0) == (moment is None), "".join(lines)
+        if moment:
+            assert psutil.wait_procs(children, timeout=60)[1] == [], "nothing goes on alone"
+    assert killed == len(killed_after)
+    whole, resumed = (read_candidates(place / "compress") for place in (folder / "run", run))
+    assert len(whole) == 5
+    assert resumed == whole, "every artifact and every logit, to the byte"
+
+
+def read_candidates(work) -> dict[str, tuple]:
+    """Name -> the hashes of each candidate's files and of its logits of the three splits."""
+    found = {}
+    for path in sorted((work / f"{MODEL}-32").glob("*.candidate.json")):
+        name, kept = path.name.partition(".")[0], json.loads(path.read_text())
+        logits = load_arrays(path.with_name(f"{name}.logits"))
+        found[name] = kept["files"], {split: logits[split].tobytes() for split in ("val", "calib", "test")}
+    return found
 
 
 def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice_is_the_same_lesson():
@@ -232,27 +364,56 @@ def test_freezing_the_first_blocks_takes_back_no_statistics_that_were_to_be_kept
 
 @pytest.mark.parametrize("network", [f"{MODEL}+mhsa+attention_pool@32", "logo_vit_tiny@32"])
 def test_a_student_with_attention_is_quantized_and_packed_without_fine_tuning(folder, network):
-    name, said = network.partition("+")[0].partition("@")[0], []
-    distilled = {**RECIPE["distill"], "students": [network], "max_size_mb": 20.0}
+    name = network.partition("+")[0].partition("@")[0]
+    distilled = {**RECIPE["distill"], "students": [network], "max_size_mb": 50.0}
     recipe = recipe_from_dict({**RECIPE, "name": name, "distill": distilled})
-    bundle, record = compress(folder / "run", folder / name, name=name, recipe=recipe, device=CPU,
-                              report=lambda _: None, say=said.append)  # fmt: skip
-    (candidate,) = record["candidates"]
-    assert list(candidate["tried"]) == ["minmax", "percentile"]
-    assert any("not fine-tuned" in line and "Softmax" in line for line in said)
-    assert candidate["parity"]["top1_agreement"] >= 0.9
-    assert Classifier.load(bundle.folder).run_vectors() >= 8
+    record = compress_run(folder, folder / name, recipe=recipe)
+    entries = {entry["name"]: entry for entry in record["candidates"]}
+    assert list(entries) == ["fp32", "fp16", "int8-minmax", "int8-percentile"]
+    assert min(entry["parity"]["top1_agreement"] for entry in entries.values()) >= 0.9
+    assert Classifier.load(folder / name).run_vectors() >= 8
 
 
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder):
     recipe = recipe_from_dict({**RECIPE, "name": "tough", "distill": {**RECIPE["distill"], "adversarial_radius": 2.0}})
     before = (folder / "run" / "compress" / "report.json").read_bytes()
-    bundle, record = compress(folder / "run", folder / "tough", name="tough", recipe=recipe, device=CPU,
-                              report=lambda _: None, say=lambda _: None)  # fmt: skip
+    record = compress_run(folder, folder / "tough", recipe=recipe)
+    bundle = Classifier.load(folder / "tough").bundle
     assert record["recipe"] == bundle.provenance["recipe"] == "tough"
     assert json.loads((folder / "run" / "compress-tough" / "report.json").read_text())["bundle_bytes"] > 0
     assert (folder / "run" / "compress" / "report.json").read_bytes() == before
     assert bundle.metrics["test"]["count"] == 16
+
+
+def test_a_servers_bundle_holds_the_teachers_and_says_what_they_disagree_on(folder):
+    record = compress_run(folder, folder / "server", targets=("server",))
+    classifier = Classifier.load(folder / "server", self_test=True)
+    assert [member.size_px for member in classifier.bundle.members] == [32, 32]
+    assert (classifier.bundle.name, record["targets"]["server"]["method"]) == ("shapes-server", "fp32")
+    rows = read_manifest(folder / "manifest.csv").split("test")
+    results = [classifier.classify(folder / row.icon) for row in rows]
+    right = sum(result.best_guess == row.label for result, row in zip(results, rows, strict=True))
+    assert right == round(16 * classifier.bundle.metrics["test"]["accuracy"]["value"])
+    wanted = decompose(read_run(folder / "run").member_logits("test")).epistemic
+    assert [result.epistemic for result in results] == pytest.approx(wanted.tolist(), abs=1e-3)
+    assert (folder / "server" / "member-1.onnx").exists()
+
+
+def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):
+    record = compress_run(folder, folder / "bundle", targets=("cpu", "openvino", "jetson", "web", "torchscript"))
+    for target, suffix in (("openvino", ".xml"), ("torchscript", ".pt")):
+        bundle = Classifier.load(folder / f"bundle-{target}").bundle
+        assert f"model{suffix}" in bundle.files, "beside the graph that it was made of"
+        assert bundle.provenance["target"] == target
+    entries = {entry["title"]: entry for entry in record["candidates"]}
+    jetson = entries[f"{MODEL}@32, {record['targets']['jetson']['method']}"]
+    assert (jetson["backend"], jetson["cost"]) == ("tensorrt", None)
+    assert "no engine was built or run" in jetson["not_measured"]
+    made = {entry["backend"] for entry in entries.values() if entry["status"] == "made"}
+    assert made == {"onnxruntime", "openvino", "tensorrt", "torchscript"}
+    web = record["targets"]["web"]
+    assert web["method"].startswith("int8"), "the smallest"
+    assert unsupported_operators(onnx.load(folder / "bundle-jetson" / "model.onnx")) == []
 
 
 def test_a_setting_that_is_as_by_default_changes_no_key_of_a_finished_student(folder):

@@ -67,7 +67,11 @@ def run(tmp_path_factory):
     rounded = round_body(student / "body.onnx", pixels, student / "rounded.onnx", reduce_range=True)
     int8 = student / "student-int8-minmax.onnx"
     quantize_body(student / "body.onnx", rounded, pixels, SIZE, int8, method="minmax", reduce_range=True)
-    report = {"chosen": f"{MODEL}@{SIZE}", "artifact": str(int8.relative_to(folder / "compress"))}
+    graphs = {
+        "fp32": str((student / "student-fp32.onnx").relative_to(folder / "compress")),
+        "int8": str(int8.relative_to(folder / "compress")),
+    }
+    report = {"chosen": f"{MODEL}@{SIZE}", "graphs": graphs}
     write_json(folder / "compress" / "report.json", report)
     recipe = recipe_from_dict({"name": "tiny", "train": {"teachers": [f"{MODEL}@{SIZE}"], "pretrained": False}})
     write_run_record(folder, {"status": "finished", "classes": list(CLASSES), "recipe": asdict(recipe),

@@ -114,6 +114,29 @@ def make_scaling(classes: int, *, whole: bool) -> dict:
     return {"method": "dirichlet" if whole else "vector", "weight": weight, "bias": bias}
 
 
+# Sixteenths again: the logits of two or three members, and how much each counts.
+MEMBERS = (
+    (((2.5, -1.25), (2.5, -1.25)), (0.5, 0.5)), (((4.0, -4.0), (-4.0, 4.0)), (0.5, 0.5)),
+    (((1.0, 3.0, 0.25), (3.0, 1.0, 0.25)), (0.25, 0.75)),
+    (((0.0, 0.0, 0.0, 0.0), (9.0, 0.0, 0.0, 0.0), (0.0, 9.0, 0.0, 0.0)), (0.5, 0.25, 0.25)),
+    (((-3.0, 6.0, 1.5, 0.0), (5.5, -0.5, 1.0, 0.25)), (0.875, 0.125)),
+    (((1.0, 0.5, 0.25, 0.125, 2.0, -1.0, 3.5), (-1.0, 3.5, 0.5, 0.25, 0.125, 2.0, 1.0)), (0.625, 0.375)),
+)  # fmt: skip
+
+
+def member_vectors() -> list[dict]:
+    """What the members say, and what they say together: logits, probabilities and epistemic uncertainty."""
+    rows = []
+    for logits, weights in MEMBERS:
+        each = [softmax(row, 1.0) for row in logits]
+        mean = [math.fsum(w * p[k] for w, p in zip(weights, each, strict=True)) for k in range(len(logits[0]))]
+        height = math.fsum(w * energy(row) for w, row in zip(weights, logits, strict=True))
+        between = entropy(mean) - math.fsum(w * entropy(p) for w, p in zip(weights, each, strict=True))
+        rows.append({"members": [list(row) for row in logits], "weights": list(weights), "probabilities": mean,
+                     "logits": [math.log(p) + height for p in mean], "epistemic": max(0.0, between)})  # fmt: skip
+    return rows
+
+
 def write_inputs() -> list[Path]:
     """The images to preprocess: the project's drawings, and two that those do not stand for."""
     from PIL import Image, ImageDraw
@@ -153,4 +176,5 @@ def write_vectors(path: Path, rows: list[dict]) -> None:
 
 if __name__ == "__main__":
     write_vectors(HERE / "decision_vectors.json", decision_vectors())
+    write_vectors(HERE / "member_vectors.json", member_vectors())
     write_vectors(HERE / "preprocess_vectors.json", write_preprocess_vectors())

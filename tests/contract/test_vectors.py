@@ -14,6 +14,8 @@ from PIL import Image
 
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
 from logo_edge.decision import Familiarity, Scaling
+from logo_edge.members import mutual_information, pool_logits
+from logo_edge.metrics import softmax
 from logo_edge_train.fetch import renders_folder
 
 HERE = Path(__file__).parent
@@ -29,6 +31,7 @@ def load_vectors(name: str, *, at_least: int) -> list[dict]:
 
 PREPROCESS = load_vectors("preprocess_vectors.json", at_least=20)
 DECISIONS = load_vectors("decision_vectors.json", at_least=30)
+MEMBERS = load_vectors("member_vectors.json", at_least=6)
 
 
 @pytest.mark.parametrize("vector", PREPROCESS, ids=lambda vector: Path(vector["expected"]).stem)
@@ -89,6 +92,23 @@ def test_the_committed_decisions_are_those_of_the_independent_calculation():
         for vector in made
     ]
     assert close == DECISIONS
+
+
+@pytest.mark.parametrize("vector", MEMBERS, ids=lambda vector: str(vector["weights"]))
+def test_members_are_pooled_to_one_prediction(vector):
+    logits, weights = np.array(vector["members"], np.float32)[:, None], np.array(vector["weights"])
+    pooled = pool_logits(logits, weights)
+    assert pooled[0] == pytest.approx(vector["logits"], abs=1e-5)
+    assert softmax(pooled)[0] == pytest.approx(vector["probabilities"], abs=1e-6)
+    assert mutual_information(logits, weights)[0] == pytest.approx(vector["epistemic"], abs=1e-6)
+
+
+def test_the_committed_member_vectors_are_those_of_the_independent_calculation():
+    made = runpy.run_path(str(HERE / "make_vectors.py"))["member_vectors"]()
+    assert json.loads(json.dumps(made)) == MEMBERS
+    found = [vector["epistemic"] for vector in MEMBERS]
+    assert found[0] == 0, "members that agree"
+    assert found[1] > 0.68, "members that contradict each other: nearly log 2"
 
 
 @pytest.mark.parametrize("bundle", [None, HERE.parents[1] / "bundles" / "robust"])

@@ -85,7 +85,7 @@ def compressed_run(plain_run, tmp_path_factory):
         )
     ]  # fmt: skip
     write_json(copied / "compress" / "report.json", {
-        "chosen": "test_resnet@32", "artifact": "test_resnet-32/student-int8-minmax.onnx", "bundle_bytes": size, "stages": stages,
+        "chosen": "test_resnet@32", "precision": "int8", "artifact": "test_resnet-32/student-int8-minmax.onnx", "bundle_bytes": size, "stages": stages,
         "abstention": {"threshold": 0.6},
     })  # fmt: skip
     snapshots = copied / "snapshots" / "student-test_resnet-32"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import platform
 import re
 import shutil
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
 from typer.testing import CliRunner
 
 from logo_edge.errors import MissingExtraError, RunError
@@ -20,42 +19,6 @@ from logo_edge_report.report import make_report, read_extra
 from logo_edge_report.sections import robustness_section
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM_RUNS = sys.platform == "linux" and platform.machine() == "x86_64"
-WIDE = """[...document.querySelectorAll("figure *")].filter(e => !e.closest(".scroll") && !e.closest("svg")
-  && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
-HEADING = """(() => { const range = document.createRange(); range.selectNodeContents(document.querySelector("h1"));
-  return range.getBoundingClientRect().width })()"""
-SMALL = """[...document.querySelectorAll("svg")].filter(e => e.getBoundingClientRect().width < 100).map(e => e.id)"""
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """What tests ask of a page: its tags in order, those left open, and the text of each figcaption."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.open, self.captions = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag == "figcaption":
-            self.captions.append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "figcaption" in self.open:
-            self.captions[-1] += data
-
-    def all(self, name):
-        return [attributes for tag, attributes in self.tags if tag == name]
 
 
 @pytest.fixture(scope="session")

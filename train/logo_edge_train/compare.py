@@ -169,7 +169,7 @@ def read_networks(folder: Path, record: dict) -> dict[str, dict]:
             found[f"pretrain-{stem}"] = network
     for index, text in enumerate(record["recipe"]["train"]["teachers"]):
         found[f"member-{index}"] = _read_network(folder, folder / f"member-{index}.json", f"member-{index}", text)
-    for work in sorted(path for path in folder.glob("compress*/*") if path.is_dir()):
+    for work in sorted(path for path in folder.glob("compress*/*-[0-9]*") if path.is_dir()):
         stem = stem_of("student", work)
         found[stem] = _read_network(folder, work / "student.json", stem, "@".join(work.name.rsplit("-", 1)))
     return found

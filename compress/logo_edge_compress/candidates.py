@@ -1,0 +1,443 @@
+"""One candidate of a compression: a student in one precision for one backend, made, verified and run on real logos.
+
+Each is made in a process of its own and kept by the hash of what it was made from. What can go wrong with one, from a
+refusal to a crash, is a line of the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from PIL import Image
+from safetensors.numpy import load_file as load_arrays
+
+from logo_edge.errors import LogoEdgeError, VerificationError
+from logo_edge.manifest import Manifest, read_manifest
+from logo_edge.members import pool_logits, reduce_pixels
+from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_compress.apart import ApartError, OutOfTimeError, run_apart
+from logo_edge_compress.artifacts import FITTING_IMAGES, Images, Source, export_artifact
+from logo_edge_compress.distill import Student, distill
+from logo_edge_compress.export import export_body, export_onnx
+from logo_edge_compress.finetune import finetune, unknown_operators
+from logo_edge_compress.graph import save_model, store_float16
+from logo_edge_compress.quantize import quantize_body, round_body
+from logo_edge_compress.verify import (
+    EXPORTED,
+    QUANTIZED,
+    ROUNDED,
+    Forward,
+    Tolerance,
+    compare_logits,
+    open_artifact,
+    open_onnx,
+    run_artifact,
+    verify,
+)
+from logo_edge_train.dataset import pixels_of, stratified_sample
+from logo_edge_train.recipe import Architecture
+from logo_edge_train.runs import Run, file_hash, save_logits, versions, write_json
+from logo_edge_train.train import ensemble_logits
+
+SPLITS = ("val", "calib", "test")
+OUTLIERS = 50  # pictures of each family
+REVISION = 1  # of what is done here; another one makes every candidate anew
+Draw = Callable[[int, int], Iterator[Image.Image]]  # (count, seed) -> pictures that are no logos
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the candidates of one student have in common; `pixels` is the folder of `save_pixels`.
+
+    Of an ensemble, the `student` stands for the largest of its members.
+    """
+
+    run: Run
+    student: Architecture
+    folder: Path
+    pixels: Path
+    title: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a candidate is to be made: `make(task, plan, pixels, report)` gives a Made, out of `inputs` and `settings`."""
+
+    name: str  # also that of its files: int8-percentile
+    precision: str  # fp32, fp16 or int8
+    backend: str  # onnxruntime, openvino, tensorrt or torchscript
+    make: Callable
+    inputs: tuple[Path, ...]
+    settings: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact: its files, the one that the backend opens first, and how it runs.
+
+    It is held against the `parent`'s (N, K) logits on val, unless its record has its parity already.
+    """
+
+    files: tuple[Path, ...]
+    forward: Forward
+    tolerance: Tolerance
+    parent: np.ndarray | None = None
+    record: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What became of a plan. `status` is made, refused (it disagrees with its parent), failed or not tried."""
+
+    student: str
+    name: str
+    precision: str
+    backend: str
+    folder: Path
+    status: str
+    reason: str = ""
+    files: dict[str, str] = field(default_factory=dict)  # name -> sha256
+    record: dict = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def title(self) -> str:
+        return f"{self.student}, {self.name}"
+
+    @property
+    def path(self) -> Path:
+        """The file that the backend opens."""
+        return self.folder / next(iter(self.files))
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.folder / name for name in self.files]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.paths)
+
+    @property
+    def kl_nats(self) -> float:
+        return self.record["parity"]["kl_nats"]
+
+    def logits(self) -> dict[str, np.ndarray]:
+        """(N, K) float32 by split, and by `outliers-FAMILY`."""
+        return load_arrays(self.folder / f"{self.name}.logits")
+
+
+class Budget:
+    """The time that a compression may take; none: as long as it needs."""
+
+    def __init__(self, minutes: float | None):
+        self.minutes = minutes
+        self.deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+    def watch(self, report: Callable[[dict], None]) -> Callable[[dict], None]:
+        """The report, which raises OutOfTimeError once the budget is over: a fit then stops where it can go on later."""
+
+        def watched(item: dict) -> None:
+            report(item)
+            if self.is_over:
+                raise OutOfTimeError(f"the budget of {self.minutes:g} minutes is over")
+
+        return watched
+
+
+def save_pixels(
+    run: Run, manifest: Manifest, size_px: int, outliers: dict[str, Draw], folder: Path
+) -> Path:  # fmt: skip
+    """The folder with what every candidate of one input size is run on, as (N, S, S, 3) uint8 .npy files.
+
+    val, calib, test, the logos of train that quantization is `fitting` on, and `outliers-FAMILY`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "complete").exists():
+        return folder
+    for name in SPLITS:
+        if rows := manifest.split(name):
+            np.save(folder / f"{name}.npy", pixels_of(rows, manifest, size_px))
+    rows = stratified_sample(manifest.split("train"), run.recipe.quantize.calibration_images, seed=1)
+    np.save(folder / "fitting.npy", pixels_of(rows, manifest, size_px))
+    for family, draw in outliers.items():
+        pictures = [preprocess(image, InputContract(size_px)) for image in draw(OUTLIERS, 0)]
+        np.save(folder / f"outliers-{family.replace(' ', '-')}.npy", np.stack(pictures))
+    (folder / "complete").touch()
+    return folder
+
+
+def load_pixels(folder: Path) -> dict[str, np.ndarray]:
+    return {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
+
+
+def make_candidate(
+    task: Task, plan: Plan, budget: Budget, *, report: Callable[[dict], None], say: Callable[[str], None]
+) -> Candidate:
+    """The plan's candidate, made in a process of its own, or read back where it was made of the very same before."""
+    place = (task.title, plan.name, plan.precision, plan.backend, task.folder)
+    record_path, key = task.folder / f"{plan.name}.candidate.json", _key_of(task, plan)
+    if (found := _read_candidate(record_path, key, place)) is not None:
+        return found
+    if budget.is_over:
+        return Candidate(*place, "not tried", f"the budget of {budget.minutes:g} minutes was over")
+    record_path.unlink(missing_ok=True)
+    started = time.monotonic()
+    try:
+        made = run_apart(
+            _make_apart, (task, plan), task.folder / f"{plan.name}.log", report=report, deadline=budget.deadline
+        )
+    except OutOfTimeError:
+        found = Candidate(*place, "not tried", f"stopped when the budget of {budget.minutes:g} minutes was over")
+    except ApartError as error:  # it may go better next time: not kept
+        found = Candidate(*place, "failed", str(error))
+    else:
+        found = Candidate(*place, **made, seconds=time.monotonic() - started)
+        kept = {
+            "key": key,
+            **{name: getattr(found, name) for name in ("status", "reason", "files", "record", "seconds")},
+        }
+        write_json(record_path, kept)
+    say(f"  {found.name}: {describe(found)}")
+    return found
+
+
+def describe(candidate: Candidate) -> str:
+    """What became of it, in a line."""
+    if not candidate.files:
+        return f"{candidate.status}: {candidate.reason}"
+    parity = candidate.record["parity"]
+    told = (
+        f"{candidate.size_bytes / 1e6:.2f} MB, top-1 agreement {parity['top1_agreement']:.1%}, KL "
+        f"{parity['kl_nats']:.4f} nats on val, {candidate.seconds:.0f} s"
+    )
+    return told if candidate.status == "made" else f"{candidate.status}: {told}"
+
+
+def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterator[Plan]:
+    """The plans of one student, each yielded once what it is made of has been tried; send() it the Candidate.
+
+    The graphs for ONNX Runtime come first, as all others are made of them: FP32, its weights stored in FP16, INT8 by each
+    method, and the closest INT8 fine-tuned.
+    """
+    folder, config = task.folder, task.run.recipe.quantize
+    settings = {"calibration_images": config.calibration_images, "reduce_range": config.reduce_range}
+    fp32 = yield Plan("fp32", "fp32", "onnxruntime", make_fp32, (checkpoint,))
+    if fp32.status != "made":
+        return
+    graphs = {"fp32": fp32}
+    graphs["fp16"] = yield Plan("fp16", "fp16", "onnxruntime", make_fp16, (fp32.path,))
+    rounded = []
+    for method in config.methods:
+        rounded.append((yield Plan(
+            f"int8-{method}", "int8", "onnxruntime", make_int8, (folder / "body.onnx", fp32.path), {**settings, "method": method},
+        )))  # fmt: skip
+    tried = [entry for entry in rounded if entry.files]
+    if tried and config.finetune.epochs and not unknown_operators(onnx.load(closest(tried).path)):
+        told = {
+            "finetune": asdict(config.finetune),
+            "distill": asdict(task.run.recipe.distill),
+            "reduce_range": config.reduce_range,
+        }
+        tried.append((yield Plan(
+            "int8-tuned", "int8", "onnxruntime", make_tuned, (closest(tried).path, checkpoint, fp32.path), told,
+        )))  # fmt: skip
+    if verified := [entry for entry in tried if entry.status == "made"]:
+        graphs["int8"] = closest(verified)
+    for backend in sorted(backends - {"onnxruntime"}):
+        precisions = ("fp32",) if backend == "torchscript" else ("fp32", "fp16", "int8")
+        for precision in precisions:
+            parent = graphs.get("fp32" if precision == "fp16" else precision)
+            if parent is not None:
+                yield Plan(
+                    f"{precision}-{backend}", precision, backend, make_export, (parent.path, checkpoint), {"kind": backend}
+                )  # fmt: skip
+
+
+def plan_members(task: Task, count: int) -> Iterator[Plan]:
+    """The first `count` teachers of the run, each as FP32 ONNX."""
+    for index in range(count):
+        member = task.run.record["members"][index]
+        checkpoint = task.run.folder / member["file"]
+        yield Plan(f"member-{index}", "fp32", "member", make_member, (checkpoint,), {"index": index})
+
+
+def join_members(task: Task, made: list[Candidate]) -> Candidate:
+    """The candidate that the members are together, each counting as much: their logits as the runtime pools them."""
+    weights = np.full(len(made), 1 / len(made))
+    apart = [entry.logits() for entry in made]
+    pooled = {name: pool_logits(np.stack([logits[name] for logits in apart]), weights) for name in apart[0]}
+    save_logits(task.folder / "fp32.logits", pooled)
+    files = {name: sha256 for entry in made for name, sha256 in entry.files.items()}
+    members = [
+        (entry.path.name, task.run.architecture(index).size_px, 1 / len(made)) for index, entry in enumerate(made)
+    ]
+    parity = asdict(compare_logits(ensemble_logits(task.run.member_logits("val")), pooled["val"]))
+    record = {"members": members, "size_px": task.student.size_px, "parity": parity}
+    return Candidate(
+        task.title, "fp32", "fp32", "members", task.folder, "made", "", files, record, sum(entry.seconds for entry in made)
+    )  # fmt: skip
+
+
+def closest(candidates: list[Candidate]) -> Candidate:
+    """The one whose predictions on val are the nearest to its parent's."""
+    return min(candidates, key=lambda entry: entry.kl_nats)
+
+
+def make_fp32(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
+    """The student as ONNX, and `body.onnx`, which quantization begins with."""
+    network, size_px = read_student(task).network, task.student.size_px
+    export_body(network, size_px, task.folder / "body.onnx")
+    path = export_onnx(network, size_px, task.folder / "student-fp32.onnx")
+    with torch.no_grad():
+        parent = run_artifact(lambda part: network(torch.from_numpy(part)).numpy(), pixels["val"], None)
+    return Made((path,), open_onnx(path), EXPORTED, parent)
+
+
+def make_fp16(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
+    """FP32 whose weights are stored in half the bytes."""
+    path = task.folder / "student-fp16.onnx"
+    save_model(store_float16(onnx.load(plan.inputs[0])), path)
+    return Made((path,), open_onnx(path), ROUNDED, _val_logits(task, "fp32"))
+
+
+def make_int8(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
+    """INT8 by one calibration method; the rounded weights are shared with the other methods."""
+    body, reduce_range, method = plan.inputs[0], plan.settings["reduce_range"], plan.settings["method"]
+    rounded, record = task.folder / "body-rounded.onnx", task.folder / "body-rounded.json"
+    key = _digest(REVISION, file_hash(body), _hash_array(pixels["fitting"]), reduce_range)
+    if not (rounded.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] == key):
+        round_body(body, pixels["fitting"], rounded, reduce_range=reduce_range)
+        write_json(record, {"key": key})
+    path = task.folder / f"student-int8-{method}.onnx"
+    quantize_body(
+        body, rounded, pixels["fitting"], task.student.size_px, path, method=method, reduce_range=reduce_range
+    )
+    return Made((path,), open_onnx(path), QUANTIZED, _val_logits(task, "fp32"))
+
+
+def make_tuned(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
+    """The INT8 graph after it has learned from the FP32 student."""
+    manifest, path = read_manifest(task.run.manifest_path), task.folder / "student-int8-tuned.onnx"
+    begun, state, key = path.with_suffix(".begun"), path.with_suffix(".state"), file_hash(plan.inputs[0])
+    if state.exists() and not (begun.exists() and begun.read_text(encoding="utf-8") == key):
+        state.unlink()  # of another graph
+    begun.write_text(key, encoding="utf-8")
+    finetune(plan.inputs[0], read_student(task), task.run, manifest, path, report=report)
+    return Made((path,), open_onnx(path), QUANTIZED, _val_logits(task, "fp32"))
+
+
+def make_member(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
+    """A teacher as ONNX; where it sees fewer pixels than the largest, what all are given is reduced for it."""
+    index = plan.settings["index"]
+    network, size_px = task.run.load_member(index), task.run.architecture(index).size_px
+    path = export_onnx(network, size_px, task.folder / f"{plan.name}.onnx")
+    with torch.no_grad():
+        parent = run_artifact(
+            lambda part: network(torch.from_numpy(reduce_pixels(part, size_px).copy())).numpy(), pixels["val"], None
+        )
+    forward = open_onnx(path)
+    return Made((path,), lambda part: forward(reduce_pixels(part, size_px)), EXPORTED, parent)
+
+
+def make_export(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
+    """What `logo-edge export` makes of a graph for another backend; it has verified it in the backend itself."""
+    source = Source(
+        "student", InputContract(task.student.size_px), {"int8" if plan.precision == "int8" else "fp32": plan.inputs[0]},
+        plan.inputs[1], task.run.folder, task.run.manifest_path,
+    )  # fmt: skip
+    few = pixels["fitting"][:: -(-len(pixels["fitting"]) // FITTING_IMAGES)]
+    images, said = Images(few, pixels["val"]), []
+    record = export_artifact(
+        source, plan.backend, plan.precision, None, task.folder, images, say=lambda text: said.append(text)
+    )
+    files = sorted((task.folder / name for name in record["files"]), key=lambda path: path.suffix == ".bin")
+    tolerance, engine = Tolerance(**record["tolerance"]), record.get("engine")
+    if engine:
+        tolerance, record["parity"] = Tolerance(**engine["tolerance"]), engine["parity"]
+    if engine:
+        forward = open_artifact(plan.backend, task.folder / engine["file"])
+    else:  # TensorRT's graph where there is no engine
+        forward = open_artifact("onnxruntime" if plan.backend == "tensorrt" else plan.backend, files[0])
+    kept = {name: record[name] for name in ("parity", "verified_by", "kept_range", "not_done") if name in record}
+    kept |= {"engine": engine and engine["file"], "said": said, "parent": plan.inputs[0].name}
+    return Made(tuple(files), forward, tolerance, record=kept)
+
+
+def read_student(task: Task) -> Student:
+    """The distilled student, which is there already."""
+
+    def refuse(_: dict) -> None:
+        raise AssertionError("a candidate is made of a student that is distilled already")
+
+    manifest, config = read_manifest(task.run.manifest_path), task.run.recipe.distill
+    return distill(
+        task.run, manifest, config, task.student, task.folder, device=torch.device("cpu"), report=refuse
+    )  # fmt: skip
+
+
+def _make_apart(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
+    """What `make_candidate` keeps of a candidate, but for its place; runs in a process of its own."""
+    pixels = load_pixels(task.pixels)
+    try:
+        made = plan.make(task, plan, pixels, report)
+    except VerificationError as error:
+        return {"status": "refused", "reason": str(error)}
+    except LogoEdgeError as error:  # such as a library that is not installed
+        raise ApartError(str(error)) from error
+    logits = {
+        name: run_artifact(made.forward, images, None).astype(np.float32)
+        for name, images in pixels.items() if name != "fitting"
+    }  # fmt: skip
+    record, status, reason = {**made.record, "size_px": task.student.size_px}, "made", ""
+    if made.parent is not None:
+        record["parity"] = asdict(compare_logits(made.parent, logits["val"]))
+        try:
+            verify(made.parent, logits["val"], made.tolerance, made.files[0].name)
+        except VerificationError as error:
+            status, reason = "refused", str(error)
+    save_logits(task.folder / f"{plan.name}.logits", logits)
+    files = {path.name: file_hash(path) for path in made.files}
+    return {"status": status, "reason": reason, "files": files, "record": record}
+
+
+def _read_candidate(path: Path, key: str, place: tuple) -> Candidate | None:
+    """The candidate of an earlier run, where it was made of the same and its files are what they were."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept.pop("key") != key:
+            return None
+        found = Candidate(*place, **kept)
+        found.files and found.logits()
+        return found if all(file_hash(found.folder / name) == sha256 for name, sha256 in found.files.items()) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _key_of(task: Task, plan: Plan) -> str:
+    inputs = {path.name: file_hash(path) for path in plan.inputs}
+    pixels = {path.name: file_hash(path) for path in sorted(task.pixels.glob("*.npy"))}
+    return _digest(REVISION, plan.name, plan.make.__qualname__, inputs, plan.settings, pixels, versions())
+
+
+def _val_logits(task: Task, name: str) -> np.ndarray:
+    return load_arrays(task.folder / f"{name}.logits")["val"]
+
+
+def _digest(*parts) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _hash_array(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()

@@ -1,0 +1,144 @@
+"""What artifacts cost on this machine, side by side: latency by turns, so that a slow moment slows them all, and memory.
+
+Each is opened in a process of its own that loads nothing but its runtime: no torch, unless that is the runtime.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from logo_edge_compress.apart import Apart, ApartError
+from logo_edge_compress.graph import LOGITS
+from logo_edge_compress.verify import Forward, open_artifact
+
+ROUNDS = 11
+ROUND_S = 0.2  # of each artifact in each round
+RUNS = (5, 50)  # in a round, at least and at most
+WARMUP_S = 0.3
+START_S = 300.0  # until an artifact is open
+SURE = 2  # rounds of 11 that may say otherwise: the median is then above 1 with 97 % (a sign test)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One image on one thread, ms; the p50 of every round; the peak memory of the process, MB of 10^6 bytes."""
+
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    runs: int
+    rounds_ms: tuple[float, ...]
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True)
+class Opened:
+    """How to open an artifact: the backend, the files it is made of, and the size of its images."""
+
+    backend: str
+    paths: tuple[Path, ...]
+    size_px: int
+    members: tuple[tuple[str, int, float], ...] = ()  # of an ensemble: MemberEntry's fields
+
+
+def measure_side_by_side(artifacts: dict[str, Opened], logs: Path) -> dict[str, Cost | str]:
+    """The cost of each artifact, or why it has none: what its process died of."""
+    found: dict[str, Cost | str] = {}
+    open_now: dict[str, Apart] = {}
+    times: dict[str, list[np.ndarray]] = {}
+    runs: dict[str, int] = {}
+    try:
+        for name, artifact in artifacts.items():  # one after the other, so that none is warmed up while another loads
+            apart = open_now[name] = Apart(serve, (artifact,), logs / f"measure-{len(open_now)}.log", bare=True)
+            try:
+                usual_ms = apart.receive(time.monotonic() + START_S)
+                runs[name], times[name] = int(np.clip(1e3 * ROUND_S / usual_ms, *RUNS)), []
+            except ApartError as error:
+                found[name] = str(error)
+        for _ in range(ROUNDS):
+            for name in [name for name in times if name not in found]:
+                try:
+                    open_now[name].send(runs[name])
+                    times[name].append(open_now[name].receive(time.monotonic() + START_S))
+                except ApartError as error:
+                    found[name] = str(error)
+        for name in [name for name in times if name not in found]:
+            try:
+                open_now[name].send(0)
+                found[name] = _cost(times[name], open_now[name].receive(time.monotonic() + START_S))
+            except ApartError as error:
+                found[name] = str(error)
+    finally:
+        for apart in open_now.values():
+            apart.close()
+    return {name: found[name] for name in artifacts}
+
+
+def is_slower(cost: Cost, other: Cost) -> bool:
+    """Whether the median of the rounds' ratios is above 1 by more than measuring leaves open (a sign test, 97 %)."""
+    slower = sum(mine > theirs for mine, theirs in zip(cost.rounds_ms, other.rounds_ms, strict=True))
+    return slower >= len(cost.rounds_ms) - SURE
+
+
+def serve(artifact: Opened, connection) -> None:
+    """Opens the artifact, says its usual latency in ms, then, for each number that comes, the ms of so many runs.
+
+    At 0 it says the peak memory of this process, MB.
+    """
+    forward = open_single(artifact)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, artifact.size_px, artifact.size_px, 3), dtype=np.uint8)
+    end, taken = time.perf_counter() + WARMUP_S, []
+    while time.perf_counter() < end or len(taken) < 3:
+        taken.append(_time(forward, pixels))
+    connection.send(float(np.median(taken)))
+    while runs := connection.receive():
+        connection.send(np.array([_time(forward, pixels) for _ in range(runs)]))
+    connection.send(peak_memory_mb())
+
+
+def open_single(artifact: Opened) -> Forward:
+    """What runs the artifact on one thread."""
+    if artifact.backend == "members":
+        return open_members(artifact, threads=1)
+    return open_artifact(artifact.backend, artifact.paths[0], threads=1)
+
+
+def open_members(artifact: Opened, *, threads: int) -> Forward:
+    """What runs the members of an ensemble and pools their logits, as the runtime does."""
+    from logo_edge.backends import Resources, open_backend
+    from logo_edge.bundle import MemberEntry
+    from logo_edge.members import Ensemble
+
+    members = [MemberEntry(*member) for member in artifact.members]
+    backends = [open_backend("onnxruntime", path, None, Resources(threads)) for path in artifact.paths]
+    ensemble = Ensemble(members, backends, LOGITS)
+    return lambda pixels: ensemble.run(pixels, [LOGITS])[0]
+
+
+def peak_memory_mb() -> float:
+    """The peak resident set of this process, MB; that of its parent before it began is not counted."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _time(forward: Forward, pixels: np.ndarray) -> float:
+    start = time.perf_counter()
+    forward(pixels)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _cost(rounds: list[np.ndarray], memory_mb: float) -> Cost:
+    p50, p90, p95, p99 = np.percentile(np.concatenate(rounds), [50, 90, 95, 99]).tolist()
+    medians = tuple(float(np.median(part)) for part in rounds)
+    return Cost(p50, p90, p95, p99, sum(map(len, rounds)), medians, memory_mb)

@@ -1,0 +1,188 @@
+"""What `logo-edge compress` tried and chose -> one HTML page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from logo_edge_compress.compress import PAGE, REPORT, TARGETS
+from logo_edge_report import charts
+from logo_edge_report.report import render_page
+from logo_edge_report.sections import Exhibit, Panel, Section, Table, stages_exhibit
+from logo_edge_train.runs import write_text
+
+BACKENDS = {
+    "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torchscript": "TorchScript",
+    "members": "Several members",
+}  # fmt: skip
+
+
+def make_page(folder: Path) -> Path:
+    """Writes compress_report.html beside the compress_report.json in `folder`."""
+    record = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    sections = [choice_section(record), *(section for name in BACKENDS if (section := backend_section(record, name)))]
+    if lost := lost_section(record):
+        sections.append(lost)
+    sections += [
+        Section(f"stages-{target}", f"Packed for {target}", (stages_exhibit(found["stages"], "val"),))
+        for target, found in record["targets"].items() if "stages" in found
+    ]  # fmt: skip
+    machine = record["machine"]
+    page = render_page(
+        sections, title=record["run"], about="what was compressed, and chosen", description="", recipe="",
+        lead=f"{len(record['candidates'])} candidates, compared on {record['val']} logos of val; recipe {record['recipe']}, "
+        f"teachers {', '.join(record['teachers']['networks'])}.",
+        making={"measured on": f"{machine['cpu']} ({', '.join(machine['isa'])})", "onnxruntime": machine["onnxruntime"],
+                **record["versions"]},
+        command="logo-edge compress", files=REPORT,
+    )  # fmt: skip
+    write_text(folder / PAGE, page)
+    return folder / PAGE
+
+
+def choice_section(record: dict) -> Section:
+    """What was chosen for each target, against which limits, and why."""
+    rows = [("the teachers", "-", "-", f"{record['teachers']['val']['accuracy']:.1%}", "-", "-")]
+    reasons = []
+    for target, found in record["targets"].items():
+        entry = _chosen(record, found)
+        rows.append((
+            target, entry["title"] if entry else "nothing", _limits(found["limits"]), *((
+                f"{entry['accuracy']:.1%}", _milliseconds(entry, "p50_ms"), f"{entry['size_bytes'] / 1e6:.2f}",
+            ) if entry else ("-", "-", "-")),
+        ))  # fmt: skip
+        reasons.append(f"For {target}, {_one_line(found['sentence'])}")
+    head = ("for", "chosen", "limits", "accuracy", "p50 ms", "MB")
+    return Section(
+        "choice", "What was chosen", (Exhibit("By target", " ".join(reasons), table=Table(head, tuple(rows))),)
+    )
+
+
+def backend_section(record: dict, backend: str) -> Section | None:
+    """Every candidate that one backend runs: two planes and a table; None where there is none."""
+    entries = [entry for entry in record["candidates"] if entry["backend"] == backend and "accuracy" in entry]
+    if not entries:
+        return None
+    targets = {name: found for name, found in record["targets"].items() if TARGETS[name].backend == backend}
+    dominated = {title: by for found in targets.values() for title, by in found["dominated"].items()}
+    refused = {title: why for found in targets.values() for title, why in found["refused"].items()}
+    chosen = {entry["title"] for found in targets.values() if (entry := _chosen(record, found))}
+    exhibits = [
+        _plane(entries, dominated, chosen, *plane)
+        for plane in (
+            ("Accuracy against latency", "median latency, ms, one thread", lambda entry: entry["cost"] and entry["cost"]["p50_ms"]),
+            ("Accuracy against size", "size, MB", lambda entry: entry["size_bytes"] / 1e6),
+        )
+        if sum(plane[2](entry) is not None for entry in entries) > 1
+    ]  # fmt: skip
+    rows = tuple(
+        (
+            entry["title"], _mark(entry["title"], chosen, refused, dominated), f"{entry['accuracy']:.1%}",
+            f"{entry['worst_recall']:.1%}", f"{entry['ece']:.1%}", _mean(entry["ood"]), _milliseconds(entry, "p50_ms"),
+            _milliseconds(entry, "p95_ms"), f"{entry['size_bytes'] / 1e6:.2f}",
+            f"{entry['cost']['peak_memory_mb']:.0f}" if entry["cost"] else "-",
+            f"{entry['parity']['top1_agreement']:.1%}", f"{entry['parity']['kl_nats']:.4f}",
+        )
+        for entry in entries
+    )  # fmt: skip
+    head = (
+        "candidate",
+        "",
+        "accuracy",
+        "worst class",
+        "ECE",
+        "OOD",
+        "p50 ms",
+        "p95 ms",
+        "MB",
+        "memory MB",
+        "agreement",
+        "KL",
+    )
+    exhibits.append(
+        Exhibit("Candidates", _describe_table(entries, dominated, refused, record), table=Table(head, rows))
+    )
+    if missed := {title: texts for found in targets.values() for title, texts in found["misses"].items()}:
+        table = Table(("candidate", "misses"), tuple((title, "; ".join(texts)) for title, texts in missed.items()))
+        exhibits.append(
+            Exhibit("Limits that are not met", f"{len(missed)} of {len(entries)} candidates miss one.", table=table)
+        )
+    return Section(backend, BACKENDS[backend], tuple(exhibits))
+
+
+def _plane(entries: list[dict], dominated: dict, chosen: set[str], title: str, label: str, cost: Callable) -> Exhibit:
+    points = [
+        {"x": cost(entry), "y": entry["accuracy"], "student": entry["student"], "precision": entry["precision"].upper(),
+         "dominated": entry["title"] in dominated, "chosen": entry["title"] in chosen}
+        for entry in entries if cost(entry) is not None
+    ]  # fmt: skip
+    told = f"{len(points)} candidates by {label} and accuracy on val; chosen: {', '.join(sorted(chosen)) or 'none'}"
+    return Exhibit(
+        title,
+        "The line is the front: nothing is both cheaper and more accurate. Hollow is dominated, in accuracy, latency and "
+        "size together; the ring is what was chosen. Differences below some three points may be chance.",
+        (Panel(told, charts.pareto_plane(points, label)),),
+    )
+
+
+def lost_section(record: dict) -> Section | None:
+    """What was refused, failed or was not tried, and why; None where all was made."""
+    lost = [entry for entry in record["candidates"] if entry["status"] != "made"]
+    if not lost:
+        return None
+    rows = tuple((entry["title"], entry["status"], _one_line(entry["reason"])) for entry in lost)
+    caption = (
+        "Refused: the artifact disagrees with its parent on real logos. Failed: its converter raised, crashed or was "
+        "killed. Not tried: the budget was over; run the same command again."
+    )
+    return Section(
+        "lost",
+        "Not made",
+        (Exhibit("Candidates without figures", caption, table=Table(("candidate", "", "why"), rows)),),
+    )
+
+
+def _describe_table(entries: list[dict], dominated: dict, refused: dict, record: dict) -> str:
+    told = [
+        "All on val, calibrated on calib. ECE: calibration error less what chance adds. OOD: AUROC of the energy against "
+        f"pictures that are no logos ({', '.join(record['outliers']) or 'none were drawn'}); 50 % is chance. Latencies by turns, "
+        "one image, one thread. Memory: the peak of a process that loads the model and runs it. Agreement and KL are with "
+        "the parent of each.",
+        f"{len(dominated)} of {len(entries)} are dominated.",
+        *(f"Refused: {title} is {why}." for title, why in refused.items()),
+        *sorted({entry["not_measured"] for entry in entries if entry["not_measured"]}),
+    ]
+    return " ".join(told)
+
+
+def _chosen(record: dict, found: dict) -> dict | None:
+    return next(
+        (entry for entry in record["candidates"]
+         if "chosen" in found and (entry["student"], entry["name"]) == (found["chosen"], found["method"])), None,
+    )  # fmt: skip
+
+
+def _mark(title: str, chosen: set[str], refused: dict, dominated: dict) -> str:
+    if title in chosen:
+        return "chosen"
+    if title in refused:
+        return "refused"
+    return "dominated" if title in dominated else "on the front"
+
+
+def _limits(limits: dict) -> str:
+    forms = {"size_mb": "{:g} MB", "latency_ms": "{:g} ms", "accuracy_drop": "{:g} points", "ece": "ECE {:g} %"}
+    return ", ".join(form.format(limits[name]) for name, form in forms.items() if limits[name] is not None) or "none"
+
+
+def _milliseconds(entry: dict, key: str) -> str:
+    return f"{entry['cost'][key]:.2f}" if entry["cost"] else "-"
+
+
+def _mean(ood: dict[str, float]) -> str:
+    return f"{sum(ood.values()) / len(ood):.3f}" if ood else "-"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,65 @@
+"""An ensemble in one bundle: several models see the same image and give one prediction, and how far they disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from logo_edge.backends import Backend
+from logo_edge.bundle import EPISTEMIC, MemberEntry
+from logo_edge.decision import energy, entropy
+from logo_edge.metrics import softmax
+
+
+class Ensemble:
+    """The members of a bundle as one model, a Backend itself; `epistemic` is what they disagree on."""
+
+    def __init__(self, members: Sequence[MemberEntry], backends: Sequence[Backend], output_name: str):
+        self.members, self.backends, self.output_name = members, backends, output_name
+        self.weights = np.array([member.weight for member in members])
+
+    def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        by_size: dict[int, np.ndarray] = {}
+        for member in self.members:
+            if member.size_px not in by_size:
+                by_size[member.size_px] = reduce_pixels(pixels, member.size_px)
+        logits = np.stack([
+            backend.run(by_size[member.size_px], [self.output_name])[0]
+            for member, backend in zip(self.members, self.backends, strict=True)
+        ])  # fmt: skip
+        made = {self.output_name: pool_logits(logits, self.weights)}
+        if EPISTEMIC in names:
+            made[EPISTEMIC] = mutual_information(logits, self.weights)
+        return [made[name] for name in names]
+
+
+def reduce_pixels(pixels: np.ndarray, size_px: int) -> np.ndarray:
+    """(B, S, S, 3) uint8 -> (B, size_px, size_px, 3) by Pillow's antialiased bilinear filter; itself at its own size."""
+    if pixels.shape[1] == size_px:
+        return pixels
+    size = (size_px, size_px)
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in pixels])
+
+
+def pool_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(B, K) float32 whose softmax is the weighted mean of the members', and whose energy that of their energies.
+
+    logits: (M, B, K); weights: (M,), summing to 1. Lakshminarayanan et al. 2017, arXiv:1612.01474. A temperature is
+    fitted to what is pooled, not to the members: Rahaman and Thiery 2021, arXiv:2007.08792.
+    """
+    mean = np.tensordot(weights, softmax(logits), 1)  # (B, K)
+    energies = weights @ energy(logits)  # (B,); a constant of each row changes no probability
+    return (np.log(np.maximum(mean, 1e-12)) + energies[:, None]).astype(np.float32)
+
+
+def mutual_information(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(B,) float32 nats, 0 to log K: the entropy of the members' mean probability less their mean entropy.
+
+    Of the members' own probabilities, before temperature. Depeweg et al. 2018, arXiv:1710.07283.
+    """
+    probabilities = softmax(logits)  # (M, B, K)
+    mean = np.tensordot(weights, probabilities, 1)
+    found = entropy(mean) - weights @ entropy(probabilities)
+    return np.maximum(found, 0.0).astype(np.float32)  # rounding may leave it at -1e-17

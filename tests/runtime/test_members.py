@@ -1,0 +1,129 @@
+"""A bundle of several members: read and checked, run as one model, and sure of what they agree on only."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from logo_edge import BundleError, Classifier, read_bundle
+from logo_edge.bundle import EPISTEMIC, list_files
+from logo_edge.members import Ensemble, reduce_pixels
+
+SIZES = (16, 8)
+
+
+def turned(model: bytes, by: int) -> bytes:
+    """The fake model with its classes moved by so many places: it calls red green."""
+    graph = onnx.load_from_string(model)
+    (weights,) = [tensor for tensor in graph.graph.initializer if tensor.name == "weights"]
+    weights.CopyFrom(onnx.numpy_helper.from_array(np.roll(onnx.numpy_helper.to_array(weights), by, 1), weights.name))
+    return graph.SerializeToString()
+
+
+@pytest.fixture
+def ensemble(fake_bundle, fake_model):
+    """A factory: the folder of a bundle of two members, the second of which sees 8 px; `change` edits its record."""
+
+    def make(*, by: int = 0, weights=(0.5, 0.5), change=lambda record: None):
+        folder = fake_bundle()
+        (folder / "second.onnx").write_bytes(turned(fake_model(size_px=SIZES[1]), by))
+        record = json.loads((folder / "bundle.json").read_text())
+        record["members"] = [
+            {"file": name, "size_px": size_px, "weight": weight}
+            for name, size_px, weight in zip(("model.onnx", "second.onnx"), SIZES, weights, strict=True)
+        ]
+        record["model"]["optional_outputs"] = [EPISTEMIC]
+        record["files"] = {name: vars(entry) for name, entry in list_files(folder).items()}
+        change(record)
+        (folder / "bundle.json").write_text(json.dumps(record))
+        return folder
+
+    return make
+
+
+def test_members_that_agree_give_what_one_gives_and_disagree_on_nothing(ensemble, fake_bundle):
+    red = Image.new("RGB", (20, 20), (255, 0, 0))
+    together, alone = Classifier.load(ensemble()).classify(red), Classifier.load(fake_bundle()).classify(red)
+    assert together.label == "red"
+    assert together.confidence == pytest.approx(alone.confidence, abs=1e-6)
+    assert together.epistemic == pytest.approx(0, abs=1e-6)
+    assert alone.epistemic is None, "a single network without such an output"
+
+
+def test_members_that_contradict_each_other_are_unsure_and_say_so(ensemble):
+    red = Image.new("RGB", (20, 20), (255, 0, 0))
+    result = Classifier.load(ensemble(by=1)).classify(red)
+    assert result.label is None
+    assert result.probabilities["red"] == pytest.approx(result.probabilities["green"], abs=1e-4)
+    assert result.epistemic == pytest.approx(np.log(2), abs=0.05)
+    weighted = Classifier.load(ensemble(by=1, weights=(0.9, 0.1))).classify(red)
+    assert weighted.best_guess == "red"
+    assert weighted.probabilities["red"] == pytest.approx(0.9, abs=0.01)
+
+
+def test_one_image_or_many_at_once_give_the_same(ensemble):
+    classifier = Classifier.load(ensemble(by=1))
+    images = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue", "gray")]
+    alone = [classifier.classify(image) for image in images]
+    assert [result.probabilities for result in classifier.classify_many(images, batch_size=3)] == [
+        pytest.approx(result.probabilities, abs=1e-5) for result in alone
+    ]
+
+
+def test_the_logits_of_an_ensemble_have_the_energy_of_its_members(ensemble):
+    classifier = Classifier.load(ensemble())
+    pixels = np.full((1, 16, 16, 3), 200, np.uint8)
+    alone = Classifier.load(ensemble()).bundle
+    (single,) = classifier._backend.backends[0].run(pixels, [alone.model.output_name])
+    assert np.logaddexp.reduce(classifier.logits(pixels)[0]) == pytest.approx(np.logaddexp.reduce(single[0]), abs=1e-4)
+
+
+def test_members_of_one_size_are_given_the_very_pixels_and_smaller_ones_a_reduced_copy():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    assert reduce_pixels(pixels, 16) is pixels
+    small = reduce_pixels(pixels, 8)
+    assert (small.shape, small.dtype) == ((2, 8, 8, 3), np.uint8)
+    expected = Image.fromarray(pixels[1]).resize((8, 8), Image.Resampling.BILINEAR)
+    assert np.array_equal(small[1], np.asarray(expected))
+
+
+def test_a_single_model_pays_for_no_ensemble(fake_bundle):
+    classifier = Classifier.load(fake_bundle())
+    assert not isinstance(classifier._backend, Ensemble)
+    assert classifier._outputs == ["logits"], "and is asked for nothing else"
+    assert read_bundle(classifier.bundle.folder).members == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record["members"].pop(),
+        lambda record: record["members"].reverse(),
+        lambda record: record["members"][1].update(file="third.onnx"),
+        lambda record: record["members"][1].update(file="model.onnx"),
+        lambda record: record["members"][1].update(weight=0.6),
+        lambda record: [member.update(weight=weight) for member, weight in zip(record["members"], (1.5, -0.5), strict=True)],
+        lambda record: record["members"][0].update(size_px=12),
+        lambda record: record["members"][1].update(size_px=32),
+    ],
+    ids=["one alone", "not the model first", "not listed", "twice the same", "more than 1", "negative", "none of full size", "larger"],
+)  # fmt: skip
+def test_members_that_do_not_fit_are_refused(ensemble, change):
+    with pytest.raises(BundleError, match="members: expected none, or two or more listed files"):
+        read_bundle(ensemble(change=change))
+
+
+@pytest.mark.parametrize("value", ["member.onnx", [3], [{"file": "model.onnx"}], {"file": "model.onnx"}])
+def test_members_of_another_form_are_refused_by_name(ensemble, value):
+    with pytest.raises(BundleError, match="members"):
+        read_bundle(ensemble(change=lambda record: record.update(members=value)))
+
+
+def test_a_member_whose_graph_does_not_fit_is_refused_at_load(ensemble):
+    folder = ensemble(change=lambda record: record["members"][1].update(size_px=9))
+    with pytest.raises(BundleError, match=r"second\.onnx: reads .* bundle\.json says 'pixels', uint8, \(B, 9, 9, 3\)"):
+        Classifier.load(folder)
