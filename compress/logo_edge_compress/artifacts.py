@@ -20,8 +20,8 @@ import onnx
 
 from logo_edge.bundle import RECORD, read_bundle
 from logo_edge.classifier import Classifier
-from logo_edge.commands import SUFFIXES
 from logo_edge.errors import DatasetError, ExportError, MissingExtraError, VerificationError
+from logo_edge.folders import RASTER
 from logo_edge.images import load_image
 from logo_edge.manifest import read_manifest
 from logo_edge.preprocess import InputContract, preprocess
@@ -102,7 +102,7 @@ def read_images(data: Path, contract: InputContract) -> Images:
     Raises DatasetError where fewer than LEAST_IMAGES are left to verify on.
     """
     if data.is_dir() and not (data / "manifest.csv").exists():
-        paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES)
+        paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in RASTER)
         fitting, verifying = paths[::2], paths[1::2]
     else:
         from logo_edge_train.fetch import renders_folder

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
-from logo_edge.bundle import DEFAULT_BUNDLE, VECTORS, Bundle, read_bundle
-from logo_edge.decision import Mode, calibrated_logits, energy, prediction_set
-from logo_edge.errors import BundleError, ImageError
-from logo_edge.images import ImageSource, load_image
+from logo_edge.backends import (
+    AUTO,
+    Backend,
+    OnnxRuntime,
+    Resources,
+    candidates,
+    installed_versions,
+    open_backend,
+    remember_fastest,
+)
+from logo_edge.bundle import DEFAULT_BUNDLE, EPISTEMIC, VECTORS, Bundle, read_bundle
+from logo_edge.decision import Mode, calibrated_logits, energy, entropy, may_change, prediction_set
+from logo_edge.errors import BundleError, ImageError, LogoEdgeError
+from logo_edge.images import ImageSource, load_image, load_reduced
 from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess
 
-VECTOR_TOLERANCE = 0.05  # of a logit; backends and CPUs differ by the order of their sums
+VECTOR_TOLERANCE = 0.1  # of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
+ARTIFACT_TOLERANCE = 0.5  # of one in another precision, as `logo-edge export` verified it on real logos
+REDUCED_SIDES = 2  # a JPEG is decoded at a scale that leaves it at least so many times the model's side
+REDUCED_SHIFT = 0.5  # of a logit, by which that might move it: three times the most of 120 logos (docs/runtime.md)
+DEFAULT_COVERAGE = 0.95  # of prediction sets, where the bundle can promise it
 
 
 class Rejection(enum.StrEnum):
@@ -33,46 +50,85 @@ class Classification:
 
     `label` is None when the classifier abstains (`reason` says why); `best_guess` is there all the same.
     `confidence` is the calibrated probability of the best guess, 0 to 1; `probabilities` holds every class's.
-    `familiar` is False where the energy of the logits is as low as that of few logos: the image may be none. It
-    withholds no label; docs/bundle.md says what escapes it.
+    `epistemic` is the network's own estimate of what more training data would tell it, in nats, None where the bundle
+    has none; `aleatoric` is the rest of the entropy of the probabilities, in nats. `prediction_set` holds the true label
+    with the classifier's `coverage`, the likeliest first; None where the bundle cannot promise that.
+    `energy` is log sum exp(logits); `is_logo` is False where it is as low as that of few logos: the image may be none.
+    That withholds no label; docs/bundle.md says what escapes it. Whatever the mode, `high_confidence` says that strict
+    would give the label, and `low_confidence` that balanced would not.
     """
 
     label: str | None
     best_guess: str
     confidence: float
     probabilities: dict[str, float]
-    reason: Rejection | None = None
-    familiar: bool = True
+    aleatoric: float
+    epistemic: float | None
+    prediction_set: tuple[str, ...] | None
+    energy: float
+    is_logo: bool
+    high_confidence: bool
+    low_confidence: bool
+    reason: Rejection | None
+
+    def top(self, count: int) -> dict[str, float]:
+        """The probabilities of the `count` likeliest classes, in order."""
+        ordered = sorted(self.probabilities.items(), key=lambda item: -item[1])
+        return dict(ordered[:count])
 
 
 class Classifier:
     """A bundle in memory, ready to classify; safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, *, mode: Mode | str = Mode.BALANCED, threads: int = 1,
+    def __init__(self, bundle: Bundle, *, mode: Mode | str = Mode.BALANCED, threshold: float | None = None,
+                 coverage: float | None = None, backend: str = "onnxruntime", artifact: str | os.PathLike | None = None,
+                 threads: int = 1, cores: Sequence[int] | None = None, spinning: bool = False,
                  fast_decoders: bool = True, log: str | os.PathLike | None = None):  # fmt: skip
-        """Raises BundleError where the model does not fit its bundle.json, ValueError for a mode that there is not."""
+        """As `load`, of a bundle that has been read."""
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {threshold}; expected a confidence from 0 to 1")
         self.bundle = bundle
         self.mode = Mode(mode)
+        self.threshold = bundle.calibration.abstain_below[self.mode] if threshold is None else threshold
+        self.coverage = _pick_coverage(bundle, coverage)
         self._fast_decoders = fast_decoders
-        self._session = _open_session(bundle, threads)
+        artifact = Path(artifact) if artifact else None
+        resources = Resources(threads, None if cores is None else tuple(cores), spinning)
+        self.backend = _fastest_backend(bundle, artifact, resources) if backend == AUTO else backend
+        self._backend = open_backend(self.backend, bundle.model_path, artifact, resources)
+        _check_fit(self._backend, bundle, artifact or bundle.model_path)
         self._outputs = [bundle.model.output_name]
+        if EPISTEMIC in bundle.model.optional_outputs:
+            self._outputs.append(EPISTEMIC)
         self._log = _open_log(log, bundle.name)
+        self._tolerance = VECTOR_TOLERANCE if artifact is None else ARTIFACT_TOLERANCE
+        if artifact or self.backend != "onnxruntime":
+            self.run_vectors()
 
     @classmethod
-    def load(cls, path: str | os.PathLike | None = None, *, threads: int = 1, self_test: bool = False,
-             mode: Mode | str = Mode.BALANCED, public_key: str | os.PathLike | None = None,
-             fast_decoders: bool = True, log: str | os.PathLike | None = None) -> Classifier:  # fmt: skip
+    def load(cls, path: str | os.PathLike | None = None, *, self_test: bool = False,
+             public_key: str | os.PathLike | None = None, **options) -> Classifier:  # fmt: skip
         """The classifier of the bundle in folder `path`, or of the embedded default bundle.
 
-        `threads` is the number of CPU threads of one forward pass. With `self_test`, the first golden vector is run.
-        `mode` says how sure it must be to give a label: best-guess, balanced or strict. `public_key` names a PEM file:
-        only a bundle that its private half signed is loaded (extra `sign`). `fast_decoders` lets pyspng and simplejpeg decode where they are installed (extra `fast`); the pixels are the
-        same either way. `log` names a file to which every classification, never the image, is appended as a line of
-        JSON, for `logo-edge monitor`. Raises BundleError for a bundle that is damaged, of another format, not signed by
-        the key, or fails its vector.
+        With `self_test`, the first golden vector is run. `public_key` names a PEM file: only a bundle that its private
+        half signed is loaded (extra `sign`). Options:
+
+        mode: how sure it must be to give a label: best-guess, balanced or strict.
+        threshold: the least confidence for a label, 0 to 1, instead of the mode's.
+        coverage: of prediction sets, one of the bundle's levels; left out: 0.95, where the bundle can promise it.
+        backend: onnxruntime, openvino, tensorrt, torchscript (each an extra), or auto: the fastest of those here, which
+            is measured once and remembered. All but onnxruntime must give the bundle's golden vectors first.
+        artifact: a file of `logo-edge export` to run instead of the bundle's own graph.
+        threads: CPU threads of one forward pass. cores: the CPU cores for those threads (Linux). spinning: whether they
+            spin while they wait, a little faster and at the price of busy cores.
+        fast_decoders: let pyspng and simplejpeg decode where they are installed (extra `fast`); pixels are the same.
+        log: a file to which every classification, never the image, is appended for `logo-edge monitor`.
+
+        Raises BundleError for a bundle that is damaged, of another format, not signed by the key, without such a
+        coverage, or one whose vectors fail; ValueError for a mode or threshold that there is not; LogoEdgeError for a
+        backend that cannot run here, MissingExtraError where its library is missing.
         """
-        bundle = read_bundle(path or DEFAULT_BUNDLE, public_key=public_key)
-        classifier = cls(bundle, mode=mode, threads=threads, fast_decoders=fast_decoders, log=log)
+        classifier = cls(read_bundle(path or DEFAULT_BUNDLE, public_key=public_key), **options)
         if self_test:
             classifier.run_vectors(limit=1)
         return classifier
@@ -86,47 +142,55 @@ class Classifier:
 
         Raises ImageError where it is no readable image.
         """
-        (decision,) = self.decide(self.logits(self.read_pixels(source)[None]))
-        if self._log:
-            self._log.append(decision)
-        return decision
+        (result,) = self._classify_batch([source])
+        if isinstance(result, ImageError):
+            raise result
+        return result
 
     def classify_many(
-        self, sources: Iterable[ImageSource], *, batch_size: int = 8
+        self, sources: Iterable[ImageSource], *, batch_size: int = 8, workers: int = 1
     ) -> Iterator[Classification | ImageError]:
         """One result per source, in order; a bad image gives its ImageError in its place and spoils no other.
 
-        Sources are read lazily, `batch_size` at a time.
+        Sources are read lazily, `batch_size` at a time. With several `workers`, so many threads decode and classify a
+        batch each, two batches apiece ahead of what is taken: as many as there are cores keep all of them busy.
         """
         remaining = iter(sources)
-        while batch := list(islice(remaining, batch_size)):
-            results: list[Classification | ImageError] = [self._read_or_error(source) for source in batch]
-            readable = [index for index, result in enumerate(results) if isinstance(result, np.ndarray)]
-            if readable:
-                decisions = self.decide(self.logits(np.stack([results[index] for index in readable])))
-                for index, decision in zip(readable, decisions, strict=True):
-                    results[index] = decision
-                    if self._log:
-                        self._log.append(decision)
-            yield from results
+        batches = iter(lambda: list(islice(remaining, batch_size)), [])
+        if workers == 1:
+            for batch in batches:
+                yield from self._classify_batch(batch)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(workers) as pool:
+            pending = deque(pool.submit(self._classify_batch, batch) for batch in islice(batches, 2 * workers))
+            try:
+                while pending:
+                    yield from pending.popleft().result()
+                    pending.extend(pool.submit(self._classify_batch, batch) for batch in islice(batches, 1))
+            finally:
+                for future in pending:
+                    future.cancel()
 
     def read_pixels(self, source: ImageSource) -> np.ndarray:
-        """The source as the model sees it, (S, S, 3) uint8. Raises ImageError."""
+        """The source as the model sees it, (S, S, 3) uint8, of the whole image. Raises ImageError."""
         return preprocess(load_image(source, fast=self._fast_decoders), self.bundle.input)
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """(B, K) float32 before temperature, of (B, S, S, 3) uint8 pixels."""
-        return self._session.run(self._outputs, {self.bundle.model.input_name: pixels})[0]
+        return self._backend.run(pixels, self._outputs[:1])[0]
 
-    def decide(self, logits: np.ndarray) -> list[Classification]:
-        """The calibrated decision for each row of (B, K) logits."""
-        calibration = self.bundle.calibration
-        probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
-        if calibration.familiarity is None:
-            familiar = [True] * len(logits)
-        else:
-            familiar = (energy(logits) >= calibration.familiarity.threshold).tolist()
-        return [self._decide_one(*row) for row in zip(probabilities.tolist(), familiar, strict=True)]
+    def decide(self, logits: np.ndarray, epistemic: np.ndarray | None = None) -> list[Classification]:
+        """The calibrated decision for each row of (B, K) logits and, of a bundle that has it, (B,) epistemic."""
+        probabilities, energies = self.calibrated(logits), energy(logits)
+        entropies = entropy(probabilities)
+        known = [None] * len(logits) if epistemic is None else np.maximum(epistemic, 0.0).tolist()
+        aleatoric = entropies if epistemic is None else np.maximum(entropies - np.maximum(epistemic, 0.0), 0.0)
+        return [
+            self._decide_one(*row)
+            for row in zip(probabilities.tolist(), aleatoric.tolist(), known, energies.tolist(), strict=True)
+        ]
 
     def prediction_set(self, result: Classification, level: float, *, by_class: bool = False) -> tuple[str, ...]:
         """The labels that hold the true one with P >= `level`: `decision.prediction_set`. Raises BundleError."""
@@ -135,7 +199,7 @@ class Classifier:
     def run_vectors(self, limit: int | None = None) -> int:
         """Checks the bundle's golden vectors and gives how many were run.
 
-        Raises BundleError where a logit is off by more than VECTOR_TOLERANCE or a decision differs.
+        Raises BundleError where a logit is off by more than the tolerance above, or a best guess differs.
         """
         path = self.bundle.folder / VECTORS
         try:
@@ -151,27 +215,81 @@ class Classifier:
             found = self.logits(self.read_pixels(image)[None])[0]
             off = float(np.abs(found - logits).max()) if found.shape == logits.shape else float("nan")
             guess = self.decide(found[None])[0].best_guess
-            if not off <= VECTOR_TOLERANCE or guess != best_guess:
+            if not off <= self._tolerance or guess != best_guess:
                 raise BundleError(
                     f"{self.bundle.folder}: golden vector {image.name} gives {guess} with logits off by "
-                    f"{off:.3g}; expected {best_guess} within {VECTOR_TOLERANCE}. This ONNX Runtime or CPU "
-                    "does not compute the model as it was verified; report it, or try another onnxruntime release"
+                    f"{off:.3g}; expected {best_guess} within {self._tolerance}. This {self.backend} or CPU "
+                    "does not compute the model as it was verified; report it, or try another release or backend"
                 )
         return len(vectors)
 
-    def _read_or_error(self, source: ImageSource) -> np.ndarray | ImageError:
-        try:
-            return self.read_pixels(source)
-        except ImageError as error:
-            return error
+    def _classify_batch(self, sources: list[ImageSource]) -> list[Classification | ImageError]:
+        read = [self._read_reduced(source) for source in sources]
+        results: list = [pixels if isinstance(pixels, ImageError) else None for pixels, _ in read]
+        readable = [index for index, result in enumerate(results) if result is None]
+        if readable:
+            outputs = self._run(np.stack([read[index][0] for index in readable]))
+            if any(reduced for _, reduced in read):
+                self._run_again(outputs, [sources[index] if read[index][1] else None for index in readable])
+            for index, decision in zip(readable, self.decide(*outputs), strict=True):
+                results[index] = decision
+                if self._log:
+                    self._log.append(decision)
+        return results
 
-    def _decide_one(self, probabilities: list[float], familiar: bool) -> Classification:
+    def _run_again(self, outputs: list[np.ndarray], reduced: list[ImageSource | None]) -> None:
+        """Puts in the outputs of the whole image where one at a lower scale might have been decided otherwise."""
+        logits, calibration = outputs[0], self.bundle.calibration
+        close = may_change(
+            calibration, self.calibrated(logits), energy(logits), self.threshold, self.coverage, REDUCED_SHIFT
+        )
+        for row, source in enumerate(reduced):
+            if source is not None and close[row]:
+                for output, whole in zip(outputs, self._run(self.read_pixels(source)[None]), strict=True):
+                    output[row] = whole[0]
+
+    def _run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        return self._backend.run(pixels, self._outputs)
+
+    def _read_reduced(self, source: ImageSource) -> tuple[np.ndarray | ImageError, bool]:
+        """The source as the model sees it, or why it cannot be read, and whether it was decoded at a lower scale."""
+        try:
+            image, size_px = load_reduced(source, REDUCED_SIDES * self.bundle.input.size_px, fast=self._fast_decoders)
+        except ImageError as error:
+            return error, False
+        return preprocess(image, self.bundle.input, size_px), size_px is not None
+
+    def classify_pixels(self, pixels: np.ndarray) -> list[Classification]:
+        """The decision for each of (B, S, S, 3) uint8 pixels, as `read_pixels` gives them; they are not logged."""
+        return self.decide(*self._run(pixels))
+
+    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+        """(B, K) probabilities."""
+        calibration = self.bundle.calibration
+        return softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
+
+    def _decide_one(
+        self, probabilities: list[float], aleatoric: float, epistemic: float | None, energy: float
+    ) -> Classification:
+        calibration = self.bundle.calibration
         confidence = max(probabilities)
         best_guess = self.labels[probabilities.index(confidence)]
         by_label = dict(zip(self.labels, probabilities, strict=True))
-        if not confidence >= self.bundle.calibration.abstain_below[self.mode]:  # so that NaN gets no label either
-            return Classification(None, best_guess, confidence, by_label, Rejection.LOW_CONFIDENCE, familiar)
-        return Classification(best_guess, best_guess, confidence, by_label, None, familiar)
+        answered = confidence >= self.threshold  # False, so that NaN gets no label either
+        return Classification(
+            label=best_guess if answered else None,
+            best_guess=best_guess,
+            confidence=confidence,
+            probabilities=by_label,
+            aleatoric=aleatoric,
+            epistemic=epistemic,
+            prediction_set=None if self.coverage is None else prediction_set(calibration, by_label, self.coverage),
+            energy=energy,
+            is_logo=calibration.familiarity is None or energy >= calibration.familiarity.threshold,
+            high_confidence=confidence >= calibration.abstain_below[Mode.STRICT],
+            low_confidence=not confidence >= calibration.abstain_below[Mode.BALANCED],
+            reason=None if answered else Rejection.LOW_CONFIDENCE,
+        )
 
 
 def _open_log(path: str | os.PathLike | None, bundle_name: str):
@@ -182,32 +300,81 @@ def _open_log(path: str | os.PathLike | None, bundle_name: str):
     return PredictionLog(path, bundle_name)
 
 
-def _open_session(bundle: Bundle, threads: int):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # no core is burnt while idle
+def _pick_coverage(bundle: Bundle, coverage: float | None) -> float | None:
+    """The level of prediction sets; raises BundleError where the bundle has none at the one that was asked for."""
+    evenly = dict.fromkeys(bundle.labels, 1 / len(bundle.labels))
     try:
-        session = onnxruntime.InferenceSession(str(bundle.model_path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        raise BundleError(f"{bundle.model_path}: ONNX Runtime cannot load it: {error}") from error
-    inputs = {entry.name: (entry.type, _any_batch(entry.shape)) for entry in session.get_inputs()}
-    outputs = {entry.name: (entry.type, entry.shape[1:]) for entry in session.get_outputs()}
-    size = bundle.input.size_px
-    if inputs != {bundle.model.input_name: ("tensor(uint8)", ["B", size, size, 3])}:
+        prediction_set(bundle.calibration, evenly, DEFAULT_COVERAGE if coverage is None else coverage)
+    except BundleError:
+        if coverage is None:
+            return None
+        raise
+    return DEFAULT_COVERAGE if coverage is None else coverage
+
+
+def _fastest_backend(bundle: Bundle, artifact: Path | None, resources: Resources) -> str:
+    """The fastest backend that runs here and gives the golden vectors, of one image at a time."""
+    from logo_edge.timing import describe_machine, measure_latency
+
+    names = candidates(artifact)
+    if len(names) == 1:
+        return names[0]
+
+    def measure() -> dict[str, float]:
+        times_ms, refusals = {}, []
+        pixels = np.zeros((1, bundle.input.size_px, bundle.input.size_px, 3), np.uint8)
+        for name in names:
+            try:
+                classifier = Classifier(bundle, backend=name, artifact=artifact, threads=resources.threads,
+                                        cores=resources.cores, spinning=resources.spinning)  # fmt: skip
+                classifier.run_vectors()
+            except LogoEdgeError as error:
+                refusals.append(f"{name}: {error}")
+                continue
+            times_ms[name] = measure_latency(lambda run=classifier.logits: run(pixels), runs=50).p50_ms
+        if not times_ms:
+            raise BundleError(f"{bundle.folder}: no backend runs it here. {'; '.join(refusals) or 'None is installed'}")
+        return times_ms
+
+    machine = {key: describe_machine()[key] for key in ("cpu", "isa", "system", "machine")}
+    model = (
+        bundle.files[bundle.model.file].sha256
+        if artifact is None
+        else hashlib.sha256(artifact.read_bytes()).hexdigest()
+    )
+    return remember_fastest({"model": model, "backends": names, "threads": resources.threads, "spinning": resources.spinning,
+                             "versions": installed_versions(), **machine}, measure)  # fmt: skip
+
+
+def _check_fit(backend: Backend, bundle: Bundle, path: Path) -> None:
+    """Raises BundleError where the model does not read and give what bundle.json says."""
+    size, model, classes = bundle.input.size_px, bundle.model, len(bundle.labels)
+    if isinstance(backend, OnnxRuntime):  # which tells without a run, and what of: at every start
+        inputs = {entry.name: (entry.type, _any_batch(entry.shape)) for entry in backend.session.get_inputs()}
+        outputs = {entry.name: (entry.type, entry.shape[1:]) for entry in backend.session.get_outputs()}
+        if inputs != {model.input_name: ("tensor(uint8)", ["B", size, size, 3])}:
+            raise BundleError(
+                f"{path}: reads {inputs}; bundle.json says {model.input_name!r}, uint8, "
+                f"(B, {size}, {size}, 3). Pack the bundle anew"
+            )
+        if outputs.get(model.output_name) != ("tensor(float)", [classes]):
+            raise BundleError(
+                f"{path}: gives {outputs}; bundle.json says {model.output_name!r}, float32, of "
+                f"{classes} classes. Pack the bundle anew"
+            )
+        if missing := [name for name in model.optional_outputs if name not in outputs]:
+            raise BundleError(f"{path}: gives {outputs}; bundle.json promises {missing} too. Pack the bundle anew")
+        return
+    try:
+        (logits,) = backend.run(np.zeros((1, size, size, 3), np.uint8), [model.output_name])
+        found = f"{logits.dtype} {logits.shape}"
+    except (RuntimeError, ValueError, KeyError) as error:
+        found = str(error)
+    if found != f"float32 (1, {classes})":
         raise BundleError(
-            f"{bundle.model_path}: reads {inputs}; bundle.json says {bundle.model.input_name!r}, uint8, "
-            f"(B, {size}, {size}, 3). Pack the bundle anew"
+            f"{path}: on one image of {size} x {size} px gives {found}; expected {model.output_name!r}, float32 "
+            f"(1, {classes}). It is not an artifact of this bundle; export it anew"
         )
-    if outputs.get(bundle.model.output_name) != ("tensor(float)", [len(bundle.labels)]):
-        raise BundleError(
-            f"{bundle.model_path}: gives {outputs}; bundle.json says {bundle.model.output_name!r}, float32, of "
-            f"{len(bundle.labels)} classes. Pack the bundle anew"
-        )
-    return session
 
 
 def _any_batch(shape: list) -> list:

@@ -1,81 +1,53 @@
-"""`logo-edge`: one command whose verbs are entry points, loaded only when called."""
+"""`logo-edge`: runs the verb that the command line names. A plain `logo-edge classify` does not wait for Typer."""
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-
-import typer
-from typer.core import TyperGroup
-from typer.main import get_command
 
 from logo_edge.errors import LogoEdgeError
 
-VERBS = "logo_edge.commands"  # the group of entry points; the runtime's own verbs stand in the module of that name
-OWN_VERBS = (
-    "classify",
-    "info",
-    "monitor",
-    "keygen",
-    "sign",
-)  # loaded without a search of the installed packages, which takes 30 ms
 EXIT_USAGE = 2
-
-
-class LazyVerbs(TyperGroup):
-    """A group that finds its verbs among the installed entry points."""
-
-    def list_commands(self, ctx: typer.Context) -> list[str]:
-        return sorted(_entry_points())
-
-    def get_command(self, ctx: typer.Context, cmd_name: str):
-        if cmd_name in OWN_VERBS:
-            verb = getattr(import_module(VERBS), cmd_name)
-        elif point := _entry_points().get(cmd_name):
-            verb = point.load()
-        else:
-            return None
-        command = get_command(verb)
-        command.name = cmd_name
-        return command
-
-
-def _entry_points() -> dict:
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group=VERBS)}
-
-
-app = typer.Typer(
-    cls=LazyVerbs,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train, compress and run small, calibrated logo classifiers.\n\nStart with: logo-edge classify IMAGE.png",
-)
-
-
-@app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
-    if version:
-        from logo_edge import __version__
-
-        typer.echo(__version__)
-        raise typer.Exit
+FLAGS = {"--json": "json", "--jsonl": "jsonl"}
+VALUES = {"--bundle": "bundle", "-b": "bundle"}
 
 
 def main() -> None:
     """Runs the command; a LogoEdgeError becomes one line on stderr and exit status 2."""
     try:
+        if options := plain_options(sys.argv[1:]):
+            from logo_edge.classify import Options, run
+
+            sys.exit(run(Options(**options)))
+        from logo_edge.verbs import app
+
         app()
     except LogoEdgeError as error:
-        typer.echo(f"logo-edge: {error}", err=True)
+        print(f"logo-edge: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
-        typer.echo("logo-edge: interrupted; run the same command again to go on", err=True)
+        print("logo-edge: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+def plain_options(arguments: list[str]) -> dict | None:
+    """The options of a `classify` with paths and the commonest options alone; None where Typer has to read or refuse it."""
+    if arguments[:1] != ["classify"]:
+        return None
+    paths: list[str] = []
+    options: dict = {}
+    remaining = iter(arguments[1:])
+    for argument in remaining:
+        if argument == "-" or not argument.startswith("-"):
+            paths.append(argument)
+        elif argument in FLAGS and not options.keys() & set(FLAGS.values()):
+            options[FLAGS[argument]] = True
+        elif argument in VALUES and VALUES[argument] not in options:
+            options[VALUES[argument]] = next(remaining, "-")
+            if options[VALUES[argument]].startswith("-"):
+                return None
+        else:
+            return None
+    return {"paths": tuple(paths), **options} if paths else None

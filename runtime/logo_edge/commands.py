@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import typer
 
-from logo_edge.classifier import Classification, Classifier
-from logo_edge.errors import ImageError
-
-STDIN = "-"
-SUFFIXES = frozenset(
-    ".apng .avif .bmp .dib .gif .ico .jfif .jp2 .jpe .jpeg .jpg "
-    ".pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp".split()
-)
-MAX_STDIN_BYTES = 256 * 1024 * 1024
+from logo_edge.classifier import Classifier
+from logo_edge.classify import Options, run
+from logo_edge.decision import Mode
 
 classify = typer.Typer(rich_markup_mode=None, add_completion=False)
 info = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -31,49 +21,72 @@ BUNDLE_OPTION = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bund
 PUBLIC_KEY_OPTION = typer.Option(None, "--public-key", metavar="PEM", help="Load the bundle only if this key's owner signed it (extra sign).")  # fmt: skip
 
 
-@classify.command(help="Classify logos: files, folders (searched recursively), or `-` for one image's bytes on stdin.")
+@classify.command(
+    help="""Classify logos: files, folders (searched recursively), globs in quotes, or - for one image's bytes on stdin.
+
+    Prints a table, or JSON; where the classifier is not sure enough there is a best guess but no label. --out makes a
+    table of any number of images; interrupted, run it again.
+
+    \b
+    logo-edge classify logo.png
+    logo-edge classify --jsonl 'logos/**/*.svg' | jq .label
+    logo-edge classify logos/ --out results.parquet
+    logo-edge classify --mode strict --coverage 0.9 --top-k 2 --explain logo.png
+    """
+)
 def classify_command(
-    paths: list[str] = typer.Argument(..., metavar="PATH...", help="Image files, folders, or - for stdin."),
+    paths: list[str] = typer.Argument(..., metavar="PATH...", help="Image files, folders, globs, or - for stdin."),
     bundle: Path | None = BUNDLE_OPTION,
     as_json: bool = typer.Option(False, "--json", help="One JSON array."),
     as_jsonl: bool = typer.Option(False, "--jsonl", help="One JSON object a line, as soon as it is known."),
+    out: Path | None = typer.Option(
+        None, "--out", "-o", metavar="FILE",
+        help="Write a table: .csv, .jsonl or .parquet (extra parquet), with progress. FILE.part holds what is done.",
+    ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace an --out that is there."),
+    mode: Mode = typer.Option(Mode.BALANCED, "--mode", help="How sure it must be to give a label."),
+    threshold: float | None = typer.Option(
+        None, "--threshold", min=0, max=1, help="The least confidence for a label, instead of the mode's."
+    ),
+    coverage: float | None = typer.Option(
+        None, "--coverage", help="P that a prediction set holds the true label, a level of the bundle; left out: 0.95."
+    ),
+    top_k: int | None = typer.Option(None, "--top-k", min=1, help="Show only the K likeliest classes, those in order."),
+    explain: bool = typer.Option(
+        False, "--explain", help="Leave beside each image a heat map, IMAGE.explain.png: red speaks for the best guess."
+    ),
+    backend: str = typer.Option(
+        "onnxruntime", "--backend",
+        help="onnxruntime, openvino, tensorrt, torchscript, or auto: the fastest here, measured once and remembered.",
+    ),
+    artifact: Path | None = typer.Option(
+        None, "--artifact", metavar="FILE", help="Run this file of `logo-edge export` instead of the bundle's own graph."
+    ),
     threads: int = typer.Option(1, "--threads", min=1, help="CPU threads of one forward pass."),
+    workers: int | None = typer.Option(
+        None, "--workers", min=1, help="Threads that decode and classify a batch each; left out: one a core for many images."
+    ),
+    cores: str | None = typer.Option(None, "--cores", metavar="0,2-3", help="The CPU cores to run on (Linux)."),
+    spinning: bool = typer.Option(
+        False, "--spinning", help="Let threads spin while they wait: a little faster, and they burn their cores."
+    ),
     public_key: Path | None = PUBLIC_KEY_OPTION,
     log: Path | None = typer.Option(
         None, "--log", metavar="FILE", help="Append each result, no image, for `logo-edge monitor`."
     ),
-) -> None:
+) -> None:  # fmt: skip
     """Exit status: 0 all classified, 1 some inputs failed, 2 wrong usage."""
-    if as_json and as_jsonl:
-        raise typer.BadParameter("--json and --jsonl exclude each other")
-    missing = [path for path in paths if path != STDIN and not os.path.exists(path)]
-    for path in missing:
-        typer.echo(f"logo-edge: {path}: no such file or folder", err=True)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a bad image comes as its ImageError
-    classifier = Classifier.load(bundle, threads=threads, public_key=public_key, log=log)
-    names, sources = [], []
-    for name, source in _find_images([path for path in paths if path not in missing]):
-        names.append(name)
-        sources.append(source)
-    if not names and not missing:
-        typer.echo(
-            f"logo-edge: no image found in {', '.join(paths)}; expected files such as .png, .jpg, .webp", err=True
-        )
-        raise typer.Exit(1)
-    failed = len(missing)
-    results = zip(names, classifier.classify_many(sources, batch_size=1 if len(names) == 1 else 8), strict=True)
-    if as_json:
-        records = [_record(name, result) for name, result in results]
-        failed += sum("error" in record for record in records)
-        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
-    elif as_jsonl:
-        for name, result in results:
-            failed += isinstance(result, ImageError)
-            typer.echo(json.dumps(_record(name, result), ensure_ascii=False))
-    else:
-        failed += _print_table(results, width=max(map(len, names), default=0))
-    if failed:
-        raise typer.Exit(1)
+    if as_json + as_jsonl + (out is not None) > 1:
+        raise typer.BadParameter("--json, --jsonl and --out exclude each other")
+    if out and (explain or "-" in paths):
+        raise typer.BadParameter("--out takes files and folders, without stdin and --explain")
+    options = Options(
+        tuple(paths), bundle=bundle, json=as_json, jsonl=as_jsonl, mode=mode, threshold=threshold, coverage=coverage,
+        top_k=top_k, explain=explain, out=out, overwrite=overwrite, backend=backend, artifact=artifact, threads=threads,
+        cores=_cores(cores), spinning=spinning, workers=workers, public_key=public_key, log=log,
+    )  # fmt: skip
+    if failed := run(options):
+        raise typer.Exit(failed)
 
 
 @info.command(help="Show what a bundle is: its classes, size, calibration, origin and measured accuracy.")
@@ -81,9 +94,13 @@ def info_command(
     bundle: Path | None = BUNDLE_OPTION,
     as_json: bool = typer.Option(False, "--json", help="bundle.json as it is."),
     self_test: bool = typer.Option(False, "--self-test", help="Run every golden vector of the bundle."),
+    backend: str = typer.Option("onnxruntime", "--backend", help="The one to test: as in `logo-edge classify`."),
+    artifact: Path | None = typer.Option(
+        None, "--artifact", metavar="FILE", help="A file of `logo-edge export` to test."
+    ),
     public_key: Path | None = PUBLIC_KEY_OPTION,
 ) -> None:
-    classifier = Classifier.load(bundle, public_key=public_key)
+    classifier = Classifier.load(bundle, public_key=public_key, backend=backend, artifact=artifact)
     content = classifier.bundle
     checked = classifier.run_vectors() if self_test else 0
     if as_json:
@@ -110,7 +127,7 @@ def info_command(
     if public_key:
         rows["signed by"] = f"the owner of {public_key}"
     if checked:
-        rows["self-test"] = f"{checked} golden vectors agree"
+        rows["self-test"] = f"{checked} golden vectors agree on {classifier.backend}"
     for key, value in rows.items():
         typer.echo(f"{key:>18}  {value}")
 
@@ -176,47 +193,17 @@ def _share(figure: dict) -> str:
     return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
 
 
-def _find_images(paths: list[str]) -> Iterator[tuple[str, str | bytes]]:
-    """(name, source) of every input; folders are searched in order for files with an image's suffix."""
-    for path in paths:
-        if path == STDIN:
-            yield "stdin", sys.stdin.buffer.read(MAX_STDIN_BYTES)
-        elif os.path.isdir(path):
-            for folder, folders, files in os.walk(path):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                for file in sorted(files):
-                    if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith("."):
-                        found = os.path.join(folder, file)
-                        yield found, found
-        else:
-            yield path, path
-
-
-def _record(name: str, result: Classification | ImageError) -> dict:
-    if isinstance(result, ImageError):
-        return {"path": name, "error": str(result)}
-    return {
-        "path": name,
-        "label": result.label,
-        "best_guess": result.best_guess,
-        "confidence": round(result.confidence, 6),
-        "probabilities": {label: round(value, 6) for label, value in result.probabilities.items()},
-        "reason": result.reason,
-        "familiar": result.familiar,
-    }
-
-
-def _print_table(results, width: int) -> int:
-    """Prints one line per input and gives the number of failures; errors go to stderr."""
-    width = min(max(width, 4), 60)
-    failed = 0
-    typer.echo(f"{'image':{width}}  {'label':12}  confidence")
-    for name, result in results:
-        if isinstance(result, ImageError):
-            failed += 1
-            typer.echo(f"{name:{width}}  {'-':12}  error: {result}", err=True)
-        elif result.label is None:
-            typer.echo(f"{name:{width}}  {'(unsure)':12}  {result.confidence:6.1%}  best guess: {result.best_guess}")
-        else:
-            typer.echo(f"{name:{width}}  {result.label:12}  {result.confidence:6.1%}")
-    return failed
+def _cores(text: str | None) -> tuple[int, ...] | None:
+    """The numbers of `0,2-3`. Raises typer.BadParameter."""
+    if text is None:
+        return None
+    cores: set[int] = set()
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            cores.update(range(int(first), int(last or first) + 1))
+    except ValueError:
+        cores.clear()
+    if not cores:
+        raise typer.BadParameter(f"--cores {text!r}; expected numbers and ranges such as 0,2-3")
+    return tuple(sorted(cores))

@@ -90,7 +90,43 @@ def energy(logits: np.ndarray) -> np.ndarray:
 
     The negative of the free energy of Liu et al. 2020, arXiv:2010.03759.
     """
-    return np.logaddexp.reduce(logits.astype(np.float64), axis=-1)
+    with np.errstate(invalid="ignore"):
+        return np.logaddexp.reduce(logits.astype(np.float64), axis=-1)
+
+
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """(B,) entropy in nats of (B, K) probabilities."""
+    return -(probabilities * np.log(np.maximum(probabilities, np.finfo(float).tiny))).sum(axis=-1)
+
+
+def log_odds(probability: np.ndarray | float) -> np.ndarray:
+    """log(p / (1 - p)), finite at 0 and 1 too."""
+    tiny = np.finfo(float).tiny
+    return np.log(np.maximum(probability, tiny)) - np.log(np.maximum(1 - np.asarray(probability), tiny))
+
+
+def may_change(
+    calibration: Calibration, probabilities: np.ndarray, energies: np.ndarray, threshold: float, coverage: float | None,
+    shift: float,
+) -> np.ndarray:  # fmt: skip
+    """(B,) whether any decision could be another if each logit were up to `shift` greater or less.
+
+    `probabilities` (B, K) are the calibrated ones, `energies` (B,) those of the logits. A softmax's log-odds move by at
+    most twice what its logits do, so that distances to the thresholds are taken there.
+    """
+    reach = 2 * shift / calibration.temperature
+    if calibration.scaling is not None:
+        reach *= 2 * np.abs(calibration.scaling.weight).sum(axis=1).max()
+    odds, ordered = log_odds(probabilities), np.sort(probabilities, axis=1)
+    limits = log_odds(np.array([threshold, *calibration.abstain_below.values()]))
+    close = (np.abs(odds.max(axis=1, keepdims=True) - limits) <= reach).any(axis=1)
+    close |= np.log(ordered[:, -1]) - np.log(np.maximum(ordered[:, -2], np.finfo(float).tiny)) <= reach
+    for entry in calibration.conformal:
+        if entry.level == coverage and entry.threshold is not None:
+            close |= (np.abs(odds - log_odds(entry.threshold)) <= reach).any(axis=1)
+    if calibration.familiarity is not None:
+        close |= np.abs(energies - calibration.familiarity.threshold) <= shift
+    return close
 
 
 def prediction_set(

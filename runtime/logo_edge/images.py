@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import zlib
+from importlib import import_module
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from logo_edge.errors import ImageError
+from logo_edge.svg import is_svg, render_svg
 
 try:
     import pyspng
@@ -23,6 +26,10 @@ except ImportError:
 
 ImageSource = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image
 
+URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+OPENERS = {b"\x89PNG\r\n\x1a\n": ("PIL.PngImagePlugin", "PngImageFile"),
+           b"\xff\xd8\xff": ("PIL.JpegImagePlugin", "jpeg_factory")}  # fmt: skip
+DOCUMENTS = {b"%PDF-": "PDF", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostScript"}  # the latter are programs
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 * 1024 * 1024
 EXIF_ORIENTATION = 0x0112
@@ -33,25 +40,36 @@ def load_image(source: ImageSource, *, fast: bool = True) -> Image.Image:
     """The upright image behind a path, encoded bytes, an array or a PIL image, mode RGB or RGBA.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA with straight alpha; bool, uint8, uint16 or
-    floats in 0 to 1. Of several frames or pages the first is taken. With `fast`, the decoders of the extra `fast`
-    are used where they give the very same pixels.
+    floats in 0 to 1. Of several frames or pages the first is taken; SVG is rendered (extra `svg`, see `svg`). With
+    `fast`, the decoders of the extra `fast` are used where they give the very same pixels. Nothing is fetched.
 
     Raises ImageError when the source is no image, is damaged, or has more than MAX_PIXELS pixels.
+    """
+    return load_reduced(source, None, fast=fast)[0]
+
+
+def load_reduced(
+    source: ImageSource, least_px: int | None, *, fast: bool = True
+) -> tuple[Image.Image, tuple[float, float] | None]:
+    """`load_image`, but a large JPEG at 1/2, 1/4 or 1/8, and then its (width, height) in such pixels, else None.
+
+    It is decoded, straight from its cosine coefficients, at the smallest scale whose longer side has at least `least_px`
+    pixels. The last column or row then stands for less than a whole pixel, which the size tells.
     """
     if isinstance(source, Image.Image):
         name, image = "the PIL image", source
         _check_pixel_count(image.size, name)
     elif isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source), None
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(bytes(source), "the bytes", fast)
+        return _decode(bytes(source), "the bytes", fast, least_px)
     elif isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
-        return _decode(_read_file(path), path, fast)
+        return _decode(_read_file(path), path, fast, least_px)
     else:
         raise ImageError(f"found {type(source).__name__}; expected a path, bytes, a NumPy array or a PIL image")
     try:
-        return _to_rgb_or_rgba(ImageOps.exif_transpose(image))
+        return _to_rgb_or_rgba(ImageOps.exif_transpose(image)), None
     except Exception as error:  # a lazily opened image is decoded here; see the end of _decode
         raise ImageError(f"{name} cannot be decoded: {error}") from error
 
@@ -64,24 +82,40 @@ def _read_file(path: str) -> bytes:
                 raise ImageError(f"{path}: {size_bytes:,} bytes; an image file may have up to {MAX_FILE_BYTES:,}")
             return file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if URL.match(path):
+            raise ImageError(f"{path}: an address; nothing is fetched. Download it first") from error
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path}: {reason}; expected an image file") from error
 
 
-def _decode(data: bytes, name: str, fast: bool) -> Image.Image:
+def _decode(data: bytes, name: str, fast: bool, least_px: int | None) -> tuple[Image.Image, tuple[float, float] | None]:
     if not data:
         raise ImageError(f"{name}: empty (0 bytes); expected an encoded image")
+    for magic, kind in DOCUMENTS.items():
+        if data.startswith(magic):
+            raise ImageError(f"{name}: a {kind} document, which is not read; export its page as PNG or SVG")
     try:
-        image = Image.open(io.BytesIO(data))
+        if is_svg(data):
+            data = render_svg(data, name)
+        image = _open(data)
         _check_pixel_count(image.size, name)
-        if fast and (pixels := _decode_fast(image, data)) is not None:
-            return pixels
+        width, height = image.size
+        denominator = _denominator(image, least_px)
+        if fast and (pixels := _decode_fast(image, data, denominator)) is not None:
+            return pixels, None if denominator == 1 else (width / denominator, height / denominator)
+        if denominator > 1:
+            image.draft(None, (width // denominator, height // denominator))
         image.load()
-        return _to_rgb_or_rgba(ImageOps.exif_transpose(image))
+        upright = _to_rgb_or_rgba(ImageOps.exif_transpose(image))
+        if denominator == 1:
+            return upright, None
+        if _orientation(image) >= 5:  # lying on its side
+            width, height = height, width
+        return upright, (width / denominator, height / denominator)
     except UnidentifiedImageError:
         raise ImageError(
             f"{name}: not an image that can be read (starts with {data[:8]!r}); expected PNG, JPEG, WebP, GIF, BMP, "
-            "TIFF or another raster format that Pillow reads"
+            "TIFF or another raster format that Pillow reads, or SVG"
         ) from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels; scale it down first") from None
@@ -94,13 +128,33 @@ def _decode(data: bytes, name: str, fast: bool) -> Image.Image:
         raise ImageError(f"{name}: damaged or truncated image ({type(error).__name__}: {error})") from error
 
 
-def _decode_fast(image: Image.Image, data: bytes) -> Image.Image | None:
+def _open(data: bytes) -> Image.Image:
+    """The image, not decoded yet; of PNG and JPEG, no other format's plugin is imported, which takes time at start."""
+    for magic, (module, opener) in OPENERS.items():
+        if data.startswith(magic):
+            try:
+                return getattr(import_module(module), opener)(io.BytesIO(data))
+            except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open does
+                raise UnidentifiedImageError from None
+    return Image.open(io.BytesIO(data))
+
+
+def _denominator(image: Image.Image, least_px: int | None) -> int:
+    """1, or of a JPEG the largest of 2, 4 and 8 that leaves its longer side at least `least_px` pixels."""
+    if least_px is None or image.format != "JPEG":
+        return 1
+    shorter, longer = sorted(image.size)
+    return next((scale for scale in (8, 4, 2) if longer >= least_px * scale and shorter >= scale), 1)
+
+
+def _decode_fast(image: Image.Image, data: bytes, denominator: int) -> Image.Image | None:
     """The image decoded by pyspng or simplejpeg, or None where those could give other pixels than Pillow."""
     try:
         if image.format == "PNG" and pyspng is not None and _is_plain_png(image, data):
             return Image.fromarray(pyspng.load(data))
-        if image.format == "JPEG" and simplejpeg is not None and image.mode == "RGB" and not _is_rotated(image):
-            return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False))
+        if image.format == "JPEG" and simplejpeg is not None and image.mode == "RGB" and _orientation(image) == 1:
+            least = {} if denominator == 1 else {"min_width": image.size[0] // denominator, "min_factor": denominator}
+            return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, **least))
     except (RuntimeError, ValueError):  # a flaw in the file: whether it can be read all the same is Pillow's to say
         return None
     return None
@@ -127,8 +181,9 @@ def _checksums_hold(png: bytes) -> bool:
     return False
 
 
-def _is_rotated(image: Image.Image) -> bool:
-    return image.getexif().get(EXIF_ORIENTATION, 1) != 1
+def _orientation(image: Image.Image) -> int:
+    """1 upright to 8, as EXIF numbers them."""
+    return image.getexif().get(EXIF_ORIENTATION, 1)
 
 
 def _check_pixel_count(size: tuple[int, int], name: str) -> None:

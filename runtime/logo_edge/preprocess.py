@@ -28,24 +28,26 @@ class InputContract:
     dark_above_luminance: float = 225.0
 
 
-def preprocess(image: Image.Image, contract: InputContract) -> np.ndarray:
+def preprocess(image: Image.Image, contract: InputContract, size_px: tuple[float, float] | None = None) -> np.ndarray:
     """The letterboxed image, (size_px, size_px, 3) uint8 RGB.
 
     `image` is RGB or RGBA (see `images.load_image`). The aspect ratio is kept; the resampling is Pillow's antialiased
-    bilinear (a triangle filter whose support grows with the reduction), on premultiplied colours.
+    bilinear (a triangle filter whose support grows with the reduction), on premultiplied colours. `size_px` is that of
+    the picture within the image, where its last column or row is not wholly covered (`images.load_reduced`).
     """
     size = contract.size_px
-    width, height = letterboxed_size(image.size, size)
+    width, height = letterboxed_size(size_px or image.size, size)
+    box = None if size_px is None else (0, 0, *size_px)
     if image.mode == "RGBA" and image.getchannel("A").getextrema()[0] == 255:
         image = image.convert("RGB")
     if image.mode == "RGBA":
-        small = np.asarray(image.convert("RGBa").resize((width, height), Image.Resampling.BILINEAR))
+        small = np.asarray(image.convert("RGBa").resize((width, height), Image.Resampling.BILINEAR, box))
         ink, background = composite(small, contract)
     else:
-        ink = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+        ink = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box))
         if width == height:
             return ink
-        background = _border_colour(ink)
+        background = border_colour(ink)
     if width == height:
         return ink
     square = np.empty((size, size, 3), np.uint8)
@@ -55,7 +57,7 @@ def preprocess(image: Image.Image, contract: InputContract) -> np.ndarray:
     return square
 
 
-def letterboxed_size(size: tuple[int, int], square_px: int) -> tuple[int, int]:
+def letterboxed_size(size: tuple[float, float], square_px: int) -> tuple[int, int]:
     """(width, height) in pixels after scaling the longer side to `square_px`; at least 1 each."""
     width, height = size
     if width >= height:
@@ -90,6 +92,7 @@ def pick_background(premultiplied: np.ndarray, contract: InputContract) -> tuple
     return contract.dark_background if is_light else contract.light_background
 
 
-def _border_colour(pixels: np.ndarray) -> np.ndarray:
+def border_colour(pixels: np.ndarray) -> np.ndarray:
+    """(3,) uint8 median colour of the border of (H, W, 3) pixels."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])  # (2W + 2H, 3)
     return np.median(border, axis=0).astype(np.uint8)

@@ -36,6 +36,10 @@ def serve_command(
     host: str = typer.Option("127.0.0.1", "--host", help="The address to listen on; 0.0.0.0 for all networks."),
     port: int = typer.Option(8000, "--port", min=0, max=65535, help="0 for any that is free; it is printed."),
     mode: Mode = typer.Option(Mode.BALANCED, "--mode", help="How sure it must be to give a label."),
+    threshold: float | None = typer.Option(None, "--threshold", min=0, max=1, help="The least confidence for a label, instead of the mode's."),
+    coverage: float | None = typer.Option(None, "--coverage", help="P that a prediction set holds the true label, a level of the bundle; left out: 0.95."),
+    backend: str = typer.Option("onnxruntime", "--backend", help="As in `logo-edge classify`."),
+    artifact: Path | None = typer.Option(None, "--artifact", metavar="FILE", help="Run this file of `logo-edge export` instead of the bundle's own graph."),
     token_file: Path | None = typer.Option(None, "--token-file", metavar="FILE", help="A file with the bearer token, instead of LOGO_EDGE_TOKEN."),
     max_mb: float = typer.Option(16.0, "--max-mb", min=0.001, help="The largest body of a request, in MiB."),
     max_pixels: int = typer.Option(25_000_000, "--max-pixels", min=1, help="The most pixels of an image."),
@@ -55,7 +59,10 @@ def serve_command(
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a bad image comes as its ImageError
     token = read_token(token_file)
-    classifier = Classifier.load(bundle, mode=mode, threads=threads, public_key=public_key, self_test=True)
+    classifier = Classifier.load(
+        bundle, mode=mode, threshold=threshold, coverage=coverage, backend=backend, artifact=artifact, threads=threads,
+        public_key=public_key, self_test=True,
+    )  # fmt: skip
     chosen = {"workers": workers} if workers else {}
     limits = Limits(body_bytes=int(max_mb * 2**20), pixels=max_pixels, images=max_images, requests=max_requests,
                     timeout_s=timeout_s, batch=batch, batch_delay_ms=batch_delay_ms, **chosen)  # fmt: skip

@@ -90,7 +90,8 @@ class Info:
     precision: str
     size_px: int
     mode: str
-    abstain_below: float
+    threshold: float
+    coverage: float | None
     limits: Limits
 
 
@@ -191,7 +192,7 @@ def create_app(
     def forward(pixels: np.ndarray) -> list[Classification]:
         metrics.batches.observe(len(pixels))
         with metrics.forward.time():
-            results = classifier.decide(classifier.logits(pixels))
+            results = classifier.classify_pixels(pixels)
         for result in results:
             metrics.images.labels(result.label or "abstained").inc()
             if predictions:
@@ -270,9 +271,8 @@ def create_app(
 
     @app.get("/v1/info", dependencies=guard, responses=problems(*refusals), summary="The bundle and the limits")
     async def info() -> Info:
-        threshold = bundle.calibration.abstain_below[classifier.mode]
         return Info(__version__, bundle.name, classifier.labels, bundle.model.precision, bundle.input.size_px,
-                    classifier.mode, threshold, limits)  # fmt: skip
+                    classifier.mode, classifier.threshold, classifier.coverage, limits)  # fmt: skip
 
     @app.get("/healthz", summary="Whether the service runs")
     async def healthz() -> Health:

@@ -94,6 +94,7 @@ def export_triton_command(
     out: Path = typer.Option(Path("models"), "--out", metavar="DIR", help="The model repository; others' models in it stay."),
     name: str = typer.Option("logo_edge", "--name", help="The ensemble's name: letters, digits, _ and -."),
     mode: Mode = typer.Option(Mode.BALANCED, "--mode", help="How sure it must be to give a label."),
+    threshold: float | None = typer.Option(None, "--threshold", min=0, max=1, help="The least confidence for a label, instead of the mode's."),
     max_batch: int = typer.Option(32, "--max-batch", min=1, help="The most images of one pass."),
     queue_delay_us: int = typer.Option(500, "--queue-delay-us", min=0, help="How long a request waits for others, in microseconds."),
     instances: int = typer.Option(1, "--instances", min=1, help="Copies of each model that run at once."),
@@ -103,7 +104,7 @@ def export_triton_command(
     """Exit status: 0 written and verified, 2 refused or wrong usage."""
     if device not in ("cpu", "gpu"):
         raise typer.BadParameter(f"--device {device}: expected cpu or gpu")
-    classifier = Classifier.load(bundle, mode=mode)
+    classifier = Classifier.load(bundle, mode=mode, threshold=threshold)
     checked = write_repository(classifier, out, name, Serving(max_batch, queue_delay_us, instances, threads, device))
     typer.echo(f"{out}: models {', '.join(f'{name}_{part}' for part in PARTS)} and the ensemble {name}")
     typer.echo(f"run in ONNX Runtime on {checked} vectors: pixels to the byte and decisions as this runtime's")
@@ -152,7 +153,7 @@ def decision_graph(classifier: Classifier):
         "labels": np.array([*bundle.labels, ""], object),
         "no_label": np.array(len(bundle.labels), np.int64),
         "temperature": np.array(calibration.temperature, np.float64),
-        "abstain_below": np.array(calibration.abstain_below[classifier.mode], np.float64),
+        "abstain_below": np.array(classifier.threshold, np.float64),
         "least_energy": np.array(-np.inf if familiarity is None else familiarity.threshold, np.float64),
     }
     if scaling:
@@ -244,7 +245,7 @@ def _verify(classifier: Classifier, graphs: list[bytes]) -> int:
         off = float(np.abs(probabilities[0] - list(expected.probabilities.values())).max())
         if (
             not np.array_equal(pixels[0], classifier.read_pixels(path))
-            or found != (expected.label, expected.best_guess, expected.familiar)
+            or found != (expected.label, expected.best_guess, expected.is_logo)
             or not off <= TOLERANCE
         ):
             raise ExportError(

@@ -52,6 +52,11 @@ def energy(logits: tuple[float, ...]) -> float:
     return max(logits) + math.log(math.fsum(math.exp(logit - max(logits)) for logit in logits))
 
 
+def entropy(probabilities: list[float]) -> float:
+    """In nats."""
+    return -math.fsum(value * math.log(value) for value in probabilities if value > 0)
+
+
 def decision_vector(side: str, logits: tuple[float, ...], temperature: float, abstain_below: float, *,
                     mode: str = "balanced", scaling: dict | None = None, energy_below: float | None = None) -> dict:  # fmt: skip
     """One row: what is put in, on which side of the threshold the confidence lies, and what must come out.
@@ -66,7 +71,7 @@ def decision_vector(side: str, logits: tuple[float, ...], temperature: float, ab
     return {
         "side": side, "mode": mode, "labels": list(LABELS[: len(logits)]), "logits": list(logits),
         "temperature": temperature, "scaling": scaling, "abstain_below": abstain_below, "strict_below": strict_below,
-        "energy_below": energy_below, "familiar": energy_below is None or energy(logits) >= energy_below, "label": None if abstains else best_guess, "best_guess": best_guess,
+        "energy": energy(logits), "entropy": entropy(probabilities), "energy_below": energy_below, "familiar": energy_below is None or energy(logits) >= energy_below, "label": None if abstains else best_guess, "best_guess": best_guess,
         "confidence": confidence, "reason": "low_confidence" if abstains else None,
     }  # fmt: skip
 

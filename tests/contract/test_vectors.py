@@ -55,10 +55,13 @@ def test_logits_give_the_decision(fake_bundle, vector):
         familiarity=None if vector["energy_below"] is None else Familiarity(vector["energy_below"], 0.05),
     )  # fmt: skip
     (decision,) = Classifier.load(folder, mode=vector["mode"]).decide(np.array([vector["logits"]], np.float32))
-    assert (decision.label, decision.best_guess, decision.reason, decision.familiar) == (
+    assert (decision.label, decision.best_guess, decision.reason, decision.is_logo) == (
         vector["label"], vector["best_guess"], vector["reason"], vector["familiar"]
     )  # fmt: skip
     assert decision.confidence == pytest.approx(vector["confidence"], abs=1e-6)
+    assert (decision.aleatoric, decision.energy) == pytest.approx((vector["entropy"], vector["energy"]), abs=1e-6)
+    assert decision.high_confidence == (decision.confidence >= vector["strict_below"])
+    assert decision.low_confidence == (decision.confidence < vector["abstain_below"])
 
 
 def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
@@ -79,7 +82,11 @@ def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
 
 def test_the_committed_decisions_are_those_of_the_independent_calculation():
     made = runpy.run_path(str(HERE / "make_vectors.py"))["decision_vectors"]()
-    assert [vector | {"confidence": pytest.approx(vector["confidence"], abs=1e-12)} for vector in made] == DECISIONS
+    close = [
+        vector | {name: pytest.approx(vector[name], abs=1e-12) for name in ("confidence", "energy", "entropy")}
+        for vector in made
+    ]
+    assert close == DECISIONS
 
 
 @pytest.mark.parametrize("bundle", [None, HERE.parents[1] / "bundles" / "robust"])

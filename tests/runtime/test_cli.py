@@ -62,7 +62,8 @@ def test_json_is_one_array_in_the_order_of_the_arguments(bundle, logos):
         "path": str(logos / "green.webp"), "label": "green", "best_guess": "green", "confidence": green["confidence"],
         "probabilities": {"red": green["probabilities"]["red"], "green": green["confidence"],
                           "blue": green["probabilities"]["blue"]},
-        "reason": None, "familiar": True,
+        "prediction_set": None, "aleatoric": green["aleatoric"], "epistemic": None, "energy": green["energy"],
+        "is_logo": True, "high_confidence": True, "low_confidence": False, "reason": None,
     }  # fmt: skip
     assert sum(green["probabilities"].values()) == pytest.approx(1, abs=2e-6)
     assert (grey["label"], grey["reason"]) == (None, "low_confidence")
@@ -104,7 +105,8 @@ def test_an_empty_stdin_fails_with_what_was_expected(bundle):
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("logo.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "starts with b'<svg xml'); expected PNG"),
+    [("logo.svg", b'<svg xmlns="http://www.w3.org/2000/svg">', "a damaged SVG drawing"),
+     ("page.pdf", b"%PDF-1.7", "a PDF document, which is not read"),
      ("notes.txt", b"hello", "starts with b'hello'); expected PNG"), ("cut.png", None, "damaged or truncated image"),
      ("empty.png", b"", "0 bytes")],
 )  # fmt: skip

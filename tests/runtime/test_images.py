@@ -229,7 +229,9 @@ def test_a_header_that_promises_too_many_pixels_is_refused_undecoded(kind):
 NO_IMAGES = {
     "empty": (b"", "0 bytes.*expected an encoded image"),
     "text": (b"hello, world", r"starts with b'hello.*expected PNG"),
-    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', r"starts with b'<svg.*expected PNG"),
+    "pdf": (b"%PDF-1.7\n1 0 obj", "a PDF document, which is not read; export its page"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a PostScript document, which is not read"),
+    "html": (b"<html><svg/></html>", "starts with <html>; expected <svg>"),
     "zeros": (bytes(4000), r"not an image.*expected PNG"),
     "half a png": (encode(quadrants(), "PNG")[:70], "damaged or truncated"),
     "half a jpeg": (encode(quadrants(), "JPEG")[:-150], "damaged or truncated"),

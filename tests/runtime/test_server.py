@@ -277,8 +277,8 @@ def test_metrics_count_what_was_answered(client):
 
 
 def test_images_that_arrive_while_the_network_is_busy_are_classified_together(classifier, monkeypatch):
-    gate, sizes = Gate(classifier.logits), []
-    monkeypatch.setattr(classifier, "logits", lambda pixels: sizes.append(len(pixels)) or gate(pixels))
+    gate, sizes = Gate(classifier.classify_pixels), []
+    monkeypatch.setattr(classifier, "classify_pixels", lambda pixels: sizes.append(len(pixels)) or gate(pixels))
     colours = [list(COLOURS)[index % 3] for index in range(20)]
     with (
         running(create_app(classifier, Limits(workers=1, batch=8, timeout_s=60))) as client,
@@ -299,24 +299,25 @@ def test_images_that_arrive_while_the_network_is_busy_are_classified_together(cl
 
 
 def test_with_a_delay_a_batch_waits_for_more(classifier, monkeypatch):
-    sizes, logits = [], classifier.logits
-    monkeypatch.setattr(classifier, "logits", lambda pixels: sizes.append(len(pixels)) or logits(pixels))
+    sizes, classify = [], classifier.classify_pixels
+    monkeypatch.setattr(classifier, "classify_pixels", lambda pixels: sizes.append(len(pixels)) or classify(pixels))
     with running(create_app(classifier, Limits(workers=1, batch=4, batch_delay_ms=20_000, timeout_s=60))) as client:
         assert post_files(client, *[("x", png_of("blue"))] * 4).status_code == 200
     assert sizes == [4]
 
 
 def test_a_mistake_of_the_service_is_no_mistake_of_the_client(classifier, monkeypatch):
-    fail = {"logits": True}
-    logits = classifier.logits
-    monkeypatch.setattr(classifier, "logits", lambda pixels: 1 / 0 if fail["logits"] else logits(pixels))
+    broken, classify = threading.Event(), classifier.classify_pixels
+    broken.set()
+    monkeypatch.setattr(classifier, "classify_pixels", lambda pixels: 1 / 0 if broken.is_set() else classify(pixels))
     with running(create_app(classifier)) as client:
         response = post(client, png_of("red"))
         assert (response.status_code, response.headers["content-type"]) == (500, "application/problem+json")
         assert "division" not in response.text
-        fail["logits"] = False
-        assert post(client, png_of("red")).status_code == 200
-        assert metric(client, "logo_edge_requests_total", status="500") == 1
+        broken.clear()
+        with httpx.Client(base_url=client.base_url) as anew:  # uvicorn has closed the connection
+            assert post(anew, png_of("red")).status_code == 200
+            assert metric(anew, "logo_edge_requests_total", status="500") == 1
 
 
 def test_predictions_are_logged_without_images(classifier, tmp_path):

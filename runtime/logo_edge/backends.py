@@ -1,0 +1,310 @@
+"""What runs a bundle's model: ONNX Runtime, or OpenVINO, TensorRT and TorchScript behind the same small protocol.
+
+ONNX Runtime and OpenVINO read the bundle's own graph; TensorRT runs an engine and TorchScript a module that
+`logo-edge export` made of it. No library but ONNX Runtime is needed, and each is loaded only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from logo_edge.errors import BundleError, ExportError, LogoEdgeError, MissingExtraError
+
+AUTO = "auto"
+PIXELS = "pixels"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a backend may use: threads of one forward pass, the CPU `cores` that those may run on (None: any), and
+    whether its threads spin while they wait, which is a little faster and burns their cores while idle.
+    """
+
+    threads: int = 1
+    cores: tuple[int, ...] | None = None
+    spinning: bool = False
+
+
+class Backend(Protocol):
+    """A model in memory; safe to share between threads."""
+
+    def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        """The outputs of these names, float32, first axis B, of (B, S, S, 3) uint8 pixels."""
+        ...
+
+
+class OnnxRuntime:
+    """An ONNX graph on the CPU."""
+
+    def __init__(self, path: Path, resources: Resources):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = resources.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(resources.spinning)))
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        self._input = self.session.get_inputs()[0].name
+
+    def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        return self.session.run(names, {self._input: pixels})
+
+
+class OpenVino:
+    """An ONNX graph or OpenVINO IR on the CPU, in float32 where it is not INT8. It has no threads that spin."""
+
+    def __init__(self, path: Path, resources: Resources):
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtraError("openvino", "openvino") from error
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": resources.threads,
+                    "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}  # fmt: skip
+        try:
+            self._compiled = openvino.Core().compile_model(path, "CPU", settings)
+        except RuntimeError as error:
+            raise BundleError(f"{path}: OpenVINO cannot load it: {error}") from error
+        self._local = threading.local()  # a request serves one thread at a time
+
+    def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        request.infer([np.ascontiguousarray(pixels)])
+        return [request.get_tensor(name).data.copy() for name in names]
+
+
+class TorchScript:
+    """A module of `logo-edge export --format torchscript`, on the CPU; it gives logits alone.
+
+    Its threads are those of PyTorch, which the whole process shares.
+    """
+
+    def __init__(self, path: Path, resources: Resources):
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingExtraError("torchscript", "torch") from error
+        torch.set_num_threads(resources.threads)
+        try:
+            self._module = torch.jit.load(str(path)).eval()
+        except RuntimeError as error:
+            raise BundleError(f"{path}: PyTorch cannot load it: {error}") from error
+        self._torch = torch
+
+    def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        if len(names) != 1:
+            raise BundleError(f"a TorchScript module gives logits alone, not {', '.join(names)}; take another backend")
+        with self._torch.inference_mode():
+            return [self._module(self._torch.from_numpy(np.ascontiguousarray(pixels))).numpy()]
+
+
+class TensorRT:
+    """An engine that `logo-edge export --format tensorrt` built on this machine, run on its first GPU.
+
+    Raises ExportError where the engine is not this machine's.
+    """
+
+    def __init__(self, path: Path, resources: Resources):
+        need_tensorrt()
+        import tensorrt as trt
+
+        cuda = load_cuda()
+        if not resources.spinning:
+            checked(cuda.cudaSetDeviceFlags(cuda.cudaDeviceScheduleBlockingSync))
+        engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise ExportError(
+                f"{path} is no engine of this GPU and TensorRT {trt.__version__}; delete it and export again"
+            )
+        self._engine, self._context, self._cuda = engine, engine.create_execution_context(), cuda
+        self._name, self._lock = path.name, threading.Lock()  # a context serves one thread at a time
+        self._outputs = [
+            name
+            for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
+            if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT
+        ]
+
+    def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        pixels = np.ascontiguousarray(pixels)
+        with self._lock:
+            if not self._context.set_input_shape(PIXELS, pixels.shape):
+                raise ExportError(f"{self._name} takes no batch of {len(pixels)}; export it again for such batches")
+            made = {name: np.empty(sizes(self._context.get_tensor_shape(name)), np.float32) for name in self._outputs}
+            self._execute({PIXELS: pixels}, made)
+        return [made[name] for name in names]
+
+    def _execute(self, given: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> None:
+        cuda, kinds, taken = self._cuda, self._cuda.cudaMemcpyKind, {}
+        try:
+            for name, array in (given | made).items():
+                taken[name] = checked(cuda.cudaMalloc(array.nbytes))
+                self._context.set_tensor_address(name, int(taken[name]))
+            for name, array in given.items():
+                checked(cuda.cudaMemcpy(taken[name], array.ctypes.data, array.nbytes, kinds.cudaMemcpyHostToDevice))
+            stream = checked(cuda.cudaStreamCreate())
+            if not self._context.execute_async_v3(int(stream)):
+                raise ExportError(f"{self._name} failed to run; TensorRT's messages are above")
+            checked(cuda.cudaStreamSynchronize(stream))
+            checked(cuda.cudaStreamDestroy(stream))
+            for name, array in made.items():
+                checked(cuda.cudaMemcpy(array.ctypes.data, taken[name], array.nbytes, kinds.cudaMemcpyDeviceToHost))
+        finally:
+            for address in taken.values():
+                cuda.cudaFree(address)
+
+
+BACKENDS: dict[str, Callable[[Path, Resources], Backend]] = {
+    "onnxruntime": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRT, "torchscript": TorchScript,
+}  # fmt: skip
+OWN_GRAPH = ("onnxruntime", "openvino")  # those that read the bundle's own model file
+READS = {".onnx": OWN_GRAPH, ".xml": ("openvino",), ".engine": ("tensorrt",), ".pt": ("torchscript",)}  # artifacts
+
+
+def open_backend(name: str, model: Path, artifact: Path | None, resources: Resources) -> Backend:
+    """The backend `name` with the artifact, or without one with the bundle's own `model`.
+
+    Raises LogoEdgeError where there is no such backend or it cannot read the file, MissingExtraError where its library
+    is not installed.
+    """
+    if name not in BACKENDS:
+        raise LogoEdgeError(f"found backend {name!r}; expected one of {', '.join([AUTO, *BACKENDS])}")
+    path = artifact or model
+    if artifact is None and name not in OWN_GRAPH:
+        raise LogoEdgeError(
+            f"{name} runs no ONNX graph; make its artifact with `logo-edge export BUNDLE --format {name}` and name the "
+            "file by --artifact"
+        )
+    if name not in READS.get(path.suffix, ()):
+        kinds = ", ".join(suffix for suffix, readers in READS.items() if name in readers)
+        raise LogoEdgeError(f"{path}: {name} reads {kinds}; give it an artifact of `logo-edge export`")
+    if not path.exists():
+        raise LogoEdgeError(f"{path}: no such file; expected an artifact of `logo-edge export`")
+    with on_cores(resources.cores):
+        return BACKENDS[name](path, resources)
+
+
+def candidates(artifact: Path | None) -> list[str]:
+    """The backends that could run here: with an artifact those that read it, ONNX Runtime first."""
+    libraries = {"openvino": "openvino", "tensorrt": "tensorrt", "torchscript": "torch"}
+    names = OWN_GRAPH if artifact is None else READS.get(artifact.suffix, ())
+    return [name for name in names if name not in libraries or find_spec(libraries[name])]
+
+
+def remember_fastest(key: dict, measure: Callable[[], dict[str, float]]) -> str:
+    """The name of the least of `measure()`, in milliseconds by name; what it gave for the same key is kept in a file.
+
+    The file is `backends.json` in LOGO_EDGE_CACHE, or in the user's cache folder; where it cannot be written, every
+    process measures anew.
+    """
+    path = cache_folder() / "backends.json"
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    known = _remembered(path)
+    if digest not in known:
+        known[digest] = {**key, "p50_ms": measure()}
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.part{os.getpid()}")
+            part.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+            os.replace(part, path)
+    times_ms = known[digest]["p50_ms"]
+    return min(times_ms, key=times_ms.__getitem__)
+
+
+def installed_versions() -> dict[str, str]:
+    """Of the libraries that a backend may use, those that are here."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to load, and of no use to a plain start
+
+    found = {}
+    for name in ("onnxruntime", "openvino", "tensorrt", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def cache_folder() -> Path:
+    """Where logo-edge keeps what it found out about this machine."""
+    if own := os.environ.get("LOGO_EDGE_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "logo-edge"
+
+
+@contextmanager
+def on_cores(cores: Sequence[int] | None) -> Iterator[None]:
+    """Keeps the calling thread on these cores, and for good all threads that are started meanwhile.
+
+    Raises LogoEdgeError where the machine has no such cores or the system cannot do it.
+    """
+    if cores is None:
+        yield
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise LogoEdgeError("threads can be kept on CPU cores on Linux only; leave the cores out here")
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cores)
+    except (OSError, ValueError) as error:
+        found = ",".join(map(str, cores)) or "no core"
+        raise LogoEdgeError(f"cores {found}: {error}; this process may use {sorted(before)}") from error
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def need_tensorrt() -> None:
+    """Raises MissingExtraError where TensorRT is not installed."""
+    try:
+        from tensorrt import Builder  # noqa: F401  # installed stubs alone make an empty package
+    except ImportError as error:
+        raise MissingExtraError("tensorrt", "tensorrt") from error
+
+
+def load_cuda() -> Any:
+    """The bindings of CUDA's runtime. Raises MissingExtraError."""
+    try:
+        return import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        raise MissingExtraError("tensorrt", "cuda-bindings") from error
+
+
+def checked(result: tuple) -> Any:
+    """The value of a call to CUDA, whose first entry is its status. Raises ExportError where it failed."""
+    status, *values = result
+    if int(status):
+        raise ExportError(
+            f"CUDA says {status.name}; a TensorRT engine is built and run on a machine with an NVIDIA GPU"
+        )
+    return values[0] if values else None
+
+
+def sizes(shape: Any) -> list[int]:
+    """TensorRT's Dims, which has a length and entries but is no sequence, as a list."""
+    return [shape[axis] for axis in range(len(shape))]
+
+
+def _remembered(path: Path) -> dict:
+    """The measurements of the file that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+        return {key: entry for key, entry in found.items() if set(entry["p50_ms"]) <= set(BACKENDS) and entry["p50_ms"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

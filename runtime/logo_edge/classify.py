@@ -1,0 +1,182 @@
+"""`logo-edge classify`, from its options to its exit status. The command line is read in `commands` or `cli`."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+from logo_edge.backends import on_cores
+from logo_edge.classifier import Classification, Classifier
+from logo_edge.errors import ImageError, LogoEdgeError
+from logo_edge.folders import (
+    EXPLAINED,
+    MAX_STDIN_BYTES,
+    STDIN,
+    Journal,
+    Progress,
+    classify_folder,
+    classify_named,
+    describe_settings,
+    find_images,
+    record_of,
+    shown,
+    usable_cores,
+)
+from logo_edge.images import URL
+
+BATCH = 8
+NAME_WIDTH = 60  # of the table's first column, at most
+PEEKED = 256  # paths that are looked for before the first is classified
+STDIN_NAME = "stdin"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `logo-edge classify --help` lists."""
+
+    paths: tuple[str, ...]
+    bundle: Path | str | None = None
+    json: bool = False
+    jsonl: bool = False
+    mode: str = "balanced"
+    threshold: float | None = None
+    coverage: float | None = None
+    top_k: int | None = None
+    explain: bool = False
+    out: Path | str | None = None
+    overwrite: bool = False
+    backend: str = "onnxruntime"
+    artifact: Path | str | None = None
+    threads: int = 1
+    cores: tuple[int, ...] | None = None
+    spinning: bool = False
+    workers: int | None = None
+    public_key: Path | str | None = None
+    log: Path | str | None = None
+
+
+def run(options: Options) -> int:
+    """Classifies and prints; 0 where all could be classified, 1 where some failed. Raises LogoEdgeError."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a bad image comes as its ImageError
+    paths = [path for path in options.paths if _is_there(path)]
+    with on_cores(options.cores):
+        classifier = Classifier.load(
+            options.bundle, mode=options.mode, threshold=options.threshold, coverage=options.coverage,
+            backend=options.backend, artifact=options.artifact, threads=options.threads, cores=options.cores,
+            spinning=options.spinning, public_key=options.public_key, log=options.log,
+        )  # fmt: skip
+        images = find_images(paths)
+        first = list(islice(images, PEEKED))
+        if not first and len(paths) == len(options.paths):
+            found = ", ".join(paths)
+            print(f"logo-edge: no image found in {found}; expected files such as .png, .jpg, .webp", file=sys.stderr)
+            return 1
+        workers = options.workers or (usable_cores() if len(first) > 2 * BATCH else 1)
+        if options.out:
+            failed = _make_table(classifier, paths, options, workers)
+        else:
+            named = ((name, _source(name)) for name in chain(first, images))
+            named = ((STDIN_NAME if name == STDIN else name, source) for name, source in named)
+            if options.explain:
+                records = _explained(classifier, named, options)
+            else:
+                batch_size = 1 if len(first) == 1 else BATCH
+                results = classify_named(classifier, named, workers=workers, batch_size=batch_size)
+                records = (_record(name, result, options) for name, result in results)
+            failed = _print(records, options, max(map(len, first), default=0))
+    return 1 if failed or len(paths) < len(options.paths) else 0
+
+
+def _is_there(path: str) -> bool:
+    if path == STDIN or os.path.lexists(path) or (glob.has_magic(path) and any(glob.iglob(path, recursive=True))):
+        return True
+    kind = "an address; nothing is fetched. Download it first" if URL.match(path) else "no such file or folder"
+    print(f"logo-edge: {shown(path)}: {kind}", file=sys.stderr)
+    return False
+
+
+def _source(name: str) -> str | bytes:
+    return sys.stdin.buffer.read(MAX_STDIN_BYTES) if name == STDIN else name
+
+
+def _make_table(classifier: Classifier, paths: list[str], options: Options, workers: int) -> int:
+    """Writes --out and gives the number of failures."""
+    assert options.out is not None
+    out, settings = Path(options.out), describe_settings(classifier)
+    with Journal(out, classifier.labels, settings, overwrite=options.overwrite) as journal:
+        progress = Progress(sum(1 for _ in find_images(paths)), journal.rows)
+        try:
+            classify_folder(
+                classifier, find_images(paths), journal, workers=workers, batch_size=BATCH, progress=progress
+            )
+        finally:
+            progress.close()
+    print(f"{out}: {journal.rows:,} images, {journal.failed:,} of them failed")
+    return journal.failed
+
+
+def _explained(classifier: Classifier, named: Iterable[tuple[str, str | bytes]], options: Options) -> Iterator[dict]:
+    """The record of each image, with a heat map left beside it."""
+    from logo_edge.explain import explain
+
+    for name, source in named:
+        try:
+            result = classifier.classify(source)
+        except ImageError as error:
+            yield _record(name, error, options)
+            continue
+        path = name + EXPLAINED
+        try:
+            explain(classifier, source, result).save(path, "PNG")
+        except OSError as error:
+            raise LogoEdgeError(f"{path}: {error.strerror}; --explain needs a folder that can be written") from error
+        yield _record(name, result, options) | {"explanation": shown(path)}
+
+
+def _record(name: str, result: Classification | ImageError, options: Options) -> dict:
+    record = record_of(name, result)
+    if options.top_k and isinstance(result, Classification):
+        record["probabilities"] = {label: round(value, 6) for label, value in result.top(options.top_k).items()}
+    return record
+
+
+def _print(records: Iterator[dict], options: Options, width: int) -> int:
+    """Prints every record and gives the number of failures."""
+    failed = 0
+    if options.json:
+        whole = list(records)
+        print(json.dumps(whole, indent=1, ensure_ascii=False))
+        return sum("error" in record for record in whole)
+    width = min(max(width, 4), NAME_WIDTH)
+    if not options.jsonl:
+        print(f"{'image':{width}}  {'label':12}  confidence")
+    for record in records:
+        failed += "error" in record
+        if options.jsonl:
+            print(json.dumps(record, ensure_ascii=False), flush=True)
+        elif "error" in record:
+            print(f"{record['path']:{width}}  {'-':12}  error: {record['error']}", file=sys.stderr)
+        else:
+            print(f"{record['path']:{width}}  {_describe(record, options)}")
+    return failed
+
+
+def _describe(record: dict, options: Options) -> str:
+    """Label, confidence and what else was asked for, as the table shows it."""
+    parts = [f"{record['label'] or '(unsure)':12}  {record['confidence']:6.1%}"]
+    if record["label"] is None:
+        parts.append(f"best guess: {record['best_guess']}")
+    if options.top_k:
+        parts.append(", ".join(f"{label} {value:.1%}" for label, value in record["probabilities"].items()))
+    if options.coverage is not None:
+        parts.append(f"{options.coverage:g}: {{{', '.join(record['prediction_set'])}}}")
+    if "explanation" in record:
+        parts.append(record["explanation"])
+    return "  ".join(parts)

@@ -1,0 +1,138 @@
+"""SVG -> pixels (extra `svg`), by resvg, in a process of its own that hostile drawings cannot get out of.
+
+A drawing is refused that names another file or address to load. What is left is rendered by a child that has little
+memory and time and, unless text needs the system's fonts, cannot open a file: some drawings of a few bytes make resvg
+abort the process that it runs in.
+"""
+
+from __future__ import annotations
+
+import atexit
+import re
+import struct
+import subprocess
+import sys
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from xml.parsers import expat
+
+from logo_edge.errors import ImageError
+
+RENDER_PX = 512  # of the longer side: the size at which the project's own logos were rendered
+LIMIT_S = 2.0
+EMBEDDED = re.compile(r"\s*data:image/(png|jpe?g|gif|webp)[;,]", re.IGNORECASE)
+LOADING = ("image", "feImage")  # the elements whose href resvg follows
+TEXT = ("text", "tspan", "textPath")
+
+
+def is_svg(data: bytes) -> bool:
+    """Whether the bytes look like an SVG document."""
+    start = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
+    return start.startswith(b"<") and b"<svg" in start
+
+
+def render_svg(data: bytes, name: str) -> bytes:
+    """PNG bytes, RGBA, the longer side RENDER_PX.
+
+    Raises ImageError where the document is none, loads something from outside, needs more than LIMIT_S seconds or too
+    much memory, or the extra `svg` is not installed.
+    """
+    if find_spec("resvg_py") is None:
+        raise ImageError(f"{name}: an SVG drawing; to read those: pip install 'logo-edge[svg]'")
+    has_text = _inspect(data, name)
+    try:
+        data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ImageError(f"{name}: an SVG drawing that is not UTF-8 ({error}); save it as UTF-8") from error
+    return _RENDERER.render(data, has_text, name)
+
+
+def _inspect(data: bytes, name: str) -> bool:
+    """Whether the document has text. Raises ImageError where it is not well-formed, or loads from outside."""
+    root, has_text = "", False
+
+    def refuse(what: str) -> None:
+        raise ImageError(f"{name}: an SVG drawing that loads {what}; embed it, or convert the drawing to PNG")
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal root, has_text
+        local = tag.rpartition(":")[2]
+        root = root or local
+        if root != "svg":
+            raise ImageError(f"{name}: starts with <{tag}>; expected <svg>")
+        has_text |= local in TEXT
+        if local in LOADING:
+            for key, value in attributes.items():
+                if key.rpartition(":")[2] == "href" and not value.startswith("#") and not EMBEDDED.match(value):
+                    refuse(f"{value[:80]!r}")
+
+    def entity(entity_name, is_parameter, value, base, system_id, public_id, notation) -> None:
+        if system_id is not None or is_parameter:
+            refuse(f"the external entity {entity_name!r}")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EntityDeclHandler = start, entity
+    try:
+        parser.Parse(data, True)
+    except expat.ExpatError as error:
+        raise ImageError(f"{name}: a damaged SVG drawing ({error})") from error
+    return has_text
+
+
+class _Renderer:
+    """The child process, started when it is first needed, and anew when it has died."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen | None = None
+        atexit.register(self.close)
+
+    def render(self, data: bytes, has_text: bool, name: str) -> bytes:
+        with self._lock:
+            if self._child is None or self._child.poll() is not None:
+                program = Path(__file__).with_name("svg_child.py")
+                self._child = subprocess.Popen(
+                    [sys.executable, "-P", str(program), str(RENDER_PX)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+                self._exchange(b"", False)  # which says that it has started: the time of that is not the drawing's
+            answer = self._exchange(data, has_text)
+            if answer is None:
+                self.close()
+                raise ImageError(
+                    f"{name}: an SVG drawing that takes more than {LIMIT_S:g} s or too much memory to render; "
+                    "simplify it, or convert it to PNG"
+                )
+        if answer[:1] != b"\1":
+            raise ImageError(f"{name}: an SVG drawing that resvg cannot render: {answer[1:].decode(errors='replace')}")
+        return answer[1:]
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self._child.stdin.close()
+            self._child.stdout.close()
+            self._child = None
+
+    def _exchange(self, data: bytes, has_text: bool) -> bytes | None:
+        """The child's answer, or None where it died or was killed for its slowness."""
+        child = self._child
+        assert child is not None
+        limit = threading.Timer(LIMIT_S if data else 10 * LIMIT_S, child.kill)
+        limit.start()
+        try:
+            child.stdin.write(struct.pack("<?I", has_text, len(data)) + data)
+            child.stdin.flush()
+            header = child.stdout.read(4)
+            size = struct.unpack("<I", header)[0] if len(header) == 4 else 0
+            answer = child.stdout.read(size)
+            return answer if size and len(answer) == size else None
+        except OSError:
+            return None
+        finally:
+            limit.cancel()
+
+
+_RENDERER = _Renderer()

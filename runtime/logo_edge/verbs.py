@@ -1,0 +1,62 @@
+"""The verbs of `logo-edge`, which are entry points, loaded only when called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+VERBS = "logo_edge.commands"  # the group of entry points; the runtime's own verbs stand in the module of that name
+OWN_VERBS = (
+    "classify",
+    "info",
+    "monitor",
+    "keygen",
+    "sign",
+)  # loaded without a search of the installed packages, which takes 30 ms
+
+
+class LazyVerbs(TyperGroup):
+    """A group that finds its verbs among the installed entry points."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        return sorted(_entry_points())
+
+    def get_command(self, ctx: typer.Context, cmd_name: str):
+        if cmd_name in OWN_VERBS:
+            verb = getattr(import_module(VERBS), cmd_name)
+        elif point := _entry_points().get(cmd_name):
+            verb = point.load()
+        else:
+            return None
+        command = get_command(verb)
+        command.name = cmd_name
+        return command
+
+
+def _entry_points() -> dict:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=VERBS)}
+
+
+app = typer.Typer(
+    cls=LazyVerbs,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, compress and run small, calibrated logo classifiers.\n\nStart with: logo-edge classify IMAGE.png",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        from logo_edge import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
