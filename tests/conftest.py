@@ -35,22 +35,38 @@ def build_model(
     input_type: str = "UINT8",
     output_name: str = "logits",
     output_type: str = "FLOAT",
+    epistemic: bool = False,
 ) -> bytes:
-    """A serialized ONNX graph, pixels (batch, S, S, 3) -> mean colour (batch, 3) -> logits (batch, K)."""
+    """A serialized ONNX graph, pixels (batch, S, S, 3) -> mean colour (batch, 3) -> logits (batch, K).
+
+    With `epistemic` it also gives the mean of the pixels / 255, (batch,).
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     kind = TensorProto.DataType.Value
+    further = [
+        helper.make_node("ReduceMean", ["colour"], ["brightness"], axes=[1], keepdims=0),
+        helper.make_node("Mul", ["brightness", "share"], ["epistemic"]),
+    ]
+    given = [helper.make_tensor_value_info("epistemic", TensorProto.FLOAT, [batch])]
     graph = helper.make_graph(
         [
             helper.make_node("Cast", [input_name], ["planes"], to=TensorProto.FLOAT),
             helper.make_node("ReduceMean", ["planes"], ["colour"], axes=[1, 2], keepdims=0),
             helper.make_node("MatMul", ["colour", "weights"], ["product"]),
             helper.make_node("Cast", ["product"], [output_name], to=kind(output_type)),
+            *(further if epistemic else []),
         ],
         "mean-colour",
         [helper.make_tensor_value_info(input_name, kind(input_type), [batch, size_px, size_px, 3])],
-        [helper.make_tensor_value_info(output_name, kind(output_type), [batch, classes])],
-        [numpy_helper.from_array(channel_weights(classes), "weights")],
+        [
+            helper.make_tensor_value_info(output_name, kind(output_type), [batch, classes]),
+            *(given if epistemic else []),
+        ],
+        [
+            numpy_helper.from_array(channel_weights(classes), "weights"),
+            numpy_helper.from_array(np.float32(1 / 255), "share"),
+        ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
@@ -64,6 +80,7 @@ def write_bundle(
     strict_below: float | None = None,
     size_px: int = 16,
     model: bytes | None = None,
+    optional_outputs: tuple[str, ...] = (),
     **calibration,
 ) -> Path:
     """A proper bundle in the new folder `folder`; its vectors are one full-coloured image for each label.
@@ -86,7 +103,7 @@ def write_bundle(
         Bundle(
             name="fake",
             labels=labels,
-            model=ModelEntry("model.onnx", "fp32"),
+            model=ModelEntry("model.onnx", "fp32", optional_outputs=optional_outputs),
             input=InputContract(size_px=size_px),
             calibration=Calibration(temperature, thresholds, **calibration),
             files=list_files(folder),

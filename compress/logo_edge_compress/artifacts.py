@@ -25,7 +25,7 @@ from logo_edge.folders import RASTER
 from logo_edge.images import load_image
 from logo_edge.manifest import read_manifest
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_compress.engine import build_engine, open_engine, trtexec_line, unsupported_operators, why_no_engine
+from logo_edge_compress.engine import build_engine, trtexec_line, unsupported_operators, why_no_engine
 from logo_edge_compress.graph import PIXELS, fix_batch, save_model, to_float16, to_tensorrt
 from logo_edge_compress.verify import (
     EXPORTED,
@@ -34,9 +34,8 @@ from logo_edge_compress.verify import (
     Forward,
     Tolerance,
     compare_logits,
+    open_artifact,
     open_onnx,
-    open_openvino,
-    open_torchscript,
     run_artifact,
     run_onnx,
     verify,
@@ -206,7 +205,7 @@ def _openvino(model, graph, parent, precision, batch, path, images, say) -> dict
         converted.reshape({PIXELS: [batch, *converted.input(PIXELS).partial_shape[1:]]})
     openvino.save_model(converted, path, compress_to_fp16=precision == "fp16")
     tolerance = EXPORTED if precision == "fp32" else ROUNDED
-    return _verified(open_openvino(path), parent, tolerance, path.name, batch, images, "openvino")
+    return _verified(open_artifact("openvino", path), parent, tolerance, path.name, batch, images, "openvino")
 
 
 def _tensorrt(model, graph, parent, precision, batch, path, images, say) -> dict:
@@ -238,7 +237,7 @@ def _engine(path: Path, folder: Path, parent, precision: str, batch, images: Ima
     engine = build_engine(path, folder)
     tolerance = QUANTIZED if precision == "int8" else ROUNDED  # on GPUs FP32 is TF32
     try:
-        made = _verified(open_engine(engine), parent, tolerance, engine.name, batch, images, "tensorrt")
+        made = _verified(open_artifact("tensorrt", engine), parent, tolerance, engine.name, batch, images, "tensorrt")
     except VerificationError:
         engine.unlink()
         raise
@@ -258,7 +257,7 @@ def _torchscript(source: Source, path: Path, images: Images) -> dict:
     with torch.no_grad():
         parent = run_artifact(lambda pixels: network(torch.from_numpy(pixels)).numpy(), images.verifying, None)
     path = export_torchscript(network, source.input.size_px, path.with_suffix(".pt"))
-    made = _verified(open_torchscript(path), parent, EXPORTED, path.name, None, images, "torch")
+    made = _verified(open_artifact("torchscript", path), parent, EXPORTED, path.name, None, images, "torch")
     return made | {"parent": {"file": source.student.name, "sha256": _hash(source.student)}}
 
 

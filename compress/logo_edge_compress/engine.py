@@ -1,4 +1,4 @@
-"""A TensorRT engine: built from ONNX on the device that will run it, kept for next time, and run.
+"""A TensorRT engine: built from ONNX on the device that will run it, and kept for next time.
 
 TensorRT 10 (Jetson) and 11 alike: the network is strongly typed, so that precision is what the graph says, and neither
 calibrators nor precision flags, which 11 has removed, are needed. Type-checked against tensorrt-stubs.
@@ -9,17 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
+from logo_edge.backends import checked, load_cuda, need_tensorrt, sizes
 from logo_edge.errors import ExportError, MissingExtraError
-from logo_edge_compress.graph import LOGITS, PIXELS
+from logo_edge_compress.graph import PIXELS
 
 BATCHES = 1, 8, 32  # smallest, tuned for, largest; of a graph whose batch is free
 OPSETS = range(9, 21)  # what TensorRT 10.3 reads, the oldest that JetPack 6 has
@@ -84,7 +82,7 @@ def build_engine(path: Path, folder: Path) -> Path:
     Timings of kernels are kept beside it, so that the next model is built faster. Raises MissingExtraError where
     TensorRT or CUDA's bindings are missing, ExportError where there is no GPU or TensorRT refuses the model.
     """
-    _need_tensorrt()
+    need_tensorrt()
     import tensorrt as trt
 
     gpu, data = gpu_name(), path.read_bytes()
@@ -105,7 +103,7 @@ def build_engine(path: Path, folder: Path) -> Path:
     config.set_timing_cache(cache, ignore_mismatch=False)
     pixels = network.get_input(0)
     if pixels.shape[0] == -1:
-        profile, image = builder.create_optimization_profile(), _sizes(pixels.shape)[1:]
+        profile, image = builder.create_optimization_profile(), sizes(pixels.shape)[1:]
         smallest, usual, largest = (trt.Dims([batch, *image]) for batch in BATCHES)
         profile.set_shape(PIXELS, smallest, usual, largest)
         config.add_optimization_profile(profile)
@@ -117,49 +115,10 @@ def build_engine(path: Path, folder: Path) -> Path:
     return engine
 
 
-def open_engine(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What runs the engine: (B, S, S, 3) uint8 -> (B, K) float32. Raises ExportError where it is not this machine's."""
-    _need_tensorrt()
-    import tensorrt as trt
-
-    cuda = _load_cuda()
-    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
-    if engine is None:
-        raise ExportError(f"{path} is no engine of this GPU and TensorRT {trt.__version__}; delete it and export again")
-    context = engine.create_execution_context()
-
-    def forward(pixels: np.ndarray) -> np.ndarray:
-        pixels = np.ascontiguousarray(pixels)
-        if not context.set_input_shape(PIXELS, pixels.shape):
-            raise ExportError(
-                f"{path.name} takes no batch of {len(pixels)}; it was built for {BATCHES[0]} to {BATCHES[-1]}"
-            )
-        logits = np.empty(_sizes(context.get_tensor_shape(LOGITS)), np.float32)
-        taken: list[int] = []
-        try:
-            for name, array in ((PIXELS, pixels), (LOGITS, logits)):
-                taken.append(_checked(cuda.cudaMalloc(array.nbytes)))
-                context.set_tensor_address(name, int(taken[-1]))
-            kinds = cuda.cudaMemcpyKind
-            _checked(cuda.cudaMemcpy(taken[0], pixels.ctypes.data, pixels.nbytes, kinds.cudaMemcpyHostToDevice))
-            stream = _checked(cuda.cudaStreamCreate())
-            if not context.execute_async_v3(int(stream)):
-                raise ExportError(f"{path.name} failed to run; TensorRT's messages are above")
-            _checked(cuda.cudaStreamSynchronize(stream))
-            _checked(cuda.cudaStreamDestroy(stream))
-            _checked(cuda.cudaMemcpy(logits.ctypes.data, taken[1], logits.nbytes, kinds.cudaMemcpyDeviceToHost))
-        finally:
-            for address in taken:
-                cuda.cudaFree(address)
-        return logits
-
-    return forward
-
-
 def why_no_engine() -> str:
     """Why no engine can be built on this machine: a library or a GPU that it has not; empty where it can."""
     try:
-        _need_tensorrt()
+        need_tensorrt()
         gpu_name()
     except (MissingExtraError, ExportError) as error:
         return str(error)
@@ -168,37 +127,8 @@ def why_no_engine() -> str:
 
 def gpu_name() -> str:
     """The name of the first GPU. Raises MissingExtraError without CUDA's bindings, ExportError without a GPU."""
-    name = _checked(_load_cuda().cudaGetDeviceProperties(0)).name
+    name = checked(load_cuda().cudaGetDeviceProperties(0)).name
     return (name.decode() if isinstance(name, bytes) else name).rstrip("\0")
-
-
-def _need_tensorrt() -> None:
-    try:
-        from tensorrt import Builder  # noqa: F401  # installed stubs alone make an empty package
-    except ImportError as error:
-        raise MissingExtraError("tensorrt", "tensorrt") from error
-
-
-def _load_cuda() -> Any:
-    try:
-        return import_module("cuda.bindings.runtime")
-    except ImportError as error:
-        raise MissingExtraError("tensorrt", "cuda-bindings") from error
-
-
-def _checked(result: tuple) -> Any:
-    """The value of a call to CUDA, whose first entry is its status. Raises ExportError where it failed."""
-    status, *values = result
-    if int(status):
-        raise ExportError(
-            f"CUDA says {status.name}; a TensorRT engine is built and run on a machine with an NVIDIA GPU"
-        )
-    return values[0] if values else None
-
-
-def _sizes(shape: Any) -> list[int]:
-    """TensorRT's Dims, which has a length and entries but is no sequence, as a list."""
-    return [shape[axis] for axis in range(len(shape))]
 
 
 def _slug(name: str) -> str:

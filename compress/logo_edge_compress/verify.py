@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.errors import MissingExtraError, VerificationError
+from logo_edge.backends import Resources, open_backend
+from logo_edge.errors import VerificationError
 from logo_edge.metrics import softmax
+from logo_edge_compress.graph import LOGITS
 
 BATCH = 32
 Forward = Callable[[np.ndarray], np.ndarray]  # any artifact: (B, S, S, 3) uint8 -> (B, K) float32
@@ -86,34 +88,10 @@ def run_artifact(forward: Forward, pixels: np.ndarray, batch: int | None) -> np.
 
 def open_onnx(path: Path, *, threads: int = 2) -> Forward:
     """What runs an ONNX file in ONNX Runtime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda pixels: session.run(None, {name: pixels})[0]
+    return open_artifact("onnxruntime", path, threads=threads)
 
 
-def open_openvino(path: Path) -> Forward:
-    """What runs OpenVINO IR on the CPU, in float32 where it is not INT8. Raises MissingExtraError without OpenVINO."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("openvino", "openvino") from error
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda pixels: compiled(pixels)[0].copy()
-
-
-def open_torchscript(path: Path) -> Forward:
-    """What runs a TorchScript module on the CPU."""
-    import torch
-
-    module = torch.jit.load(str(path))
-
-    def forward(pixels: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return module(torch.from_numpy(pixels)).numpy()
-
-    return forward
+def open_artifact(backend: str, path: Path, *, threads: int = 2) -> Forward:
+    """What gives the logits of the artifact at `path`, in the runtime's backend. Raises as `backends.open_backend`."""
+    opened = open_backend(backend, path, path, Resources(threads))
+    return lambda pixels: opened.run(pixels, [LOGITS])[0]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class OnnxRuntime:
         self._input = self.session.get_inputs()[0].name
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
-        return self.session.run(names, {self._input: pixels})
+        return cast("list[np.ndarray]", self.session.run(names, {self._input: pixels}))  # graphs of tensors alone
 
 
 class OpenVino:

@@ -34,7 +34,7 @@ from logo_edge.preprocess import preprocess
 VECTOR_TOLERANCE = 0.1  # of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
 ARTIFACT_TOLERANCE = 0.5  # of one in another precision, as `logo-edge export` verified it on real logos
 REDUCED_SIDES = 2  # a JPEG is decoded at a scale that leaves it at least so many times the model's side
-REDUCED_SHIFT = 0.5  # of a logit, by which that might move it: three times the most of 120 logos (docs/runtime.md)
+REDUCED_SHIFT = 0.25  # of a logit, by which that might move it: half more than the most seen (docs/runtime.md)
 DEFAULT_COVERAGE = 0.95  # of prediction sets, where the bundle can promise it
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import json
 import os
@@ -74,6 +75,7 @@ def run(options: Options) -> int:
             backend=options.backend, artifact=options.artifact, threads=options.threads, cores=options.cores,
             spinning=options.spinning, public_key=options.public_key, log=options.log,
         )  # fmt: skip
+        gc.enable()
         images = find_images(paths)
         first = list(islice(images, PEEKED))
         if not first and len(paths) == len(options.paths):

@@ -109,7 +109,8 @@ def may_change(
     calibration: Calibration, probabilities: np.ndarray, energies: np.ndarray, threshold: float, coverage: float | None,
     shift: float,
 ) -> np.ndarray:  # fmt: skip
-    """(B,) whether any decision could be another if each logit were up to `shift` greater or less.
+    """(B,) whether label, best guess, prediction set or familiarity could be others if each logit were up to `shift`
+    greater or less.
 
     `probabilities` (B, K) are the calibrated ones, `energies` (B,) those of the logits. A softmax's log-odds move by at
     most twice what its logits do, so that distances to the thresholds are taken there.
@@ -118,8 +119,7 @@ def may_change(
     if calibration.scaling is not None:
         reach *= 2 * np.abs(calibration.scaling.weight).sum(axis=1).max()
     odds, ordered = log_odds(probabilities), np.sort(probabilities, axis=1)
-    limits = log_odds(np.array([threshold, *calibration.abstain_below.values()]))
-    close = (np.abs(odds.max(axis=1, keepdims=True) - limits) <= reach).any(axis=1)
+    close = np.abs(odds.max(axis=1) - log_odds(threshold)) <= reach
     close |= np.log(ordered[:, -1]) - np.log(np.maximum(ordered[:, -2], np.finfo(float).tiny)) <= reach
     for entry in calibration.conformal:
         if entry.level == coverage and entry.threshold is not None:

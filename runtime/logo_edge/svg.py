@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from xml.parsers import expat
@@ -112,7 +113,8 @@ class _Renderer:
         if self._child is not None:
             self._child.kill()
             self._child.wait()
-            self._child.stdin.close()
+            with suppress(OSError):  # what was not sent is lost with the child
+                self._child.stdin.close()
             self._child.stdout.close()
             self._child = None
 

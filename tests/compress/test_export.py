@@ -20,6 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import logo_edge
+from logo_edge import backends
 from logo_edge.errors import BundleError, DatasetError, ExportError, MissingExtraError, VerificationError
 from logo_edge.manifest import FILES, LogoRow, write_manifest
 from logo_edge_compress import artifacts, engine
@@ -216,13 +217,13 @@ def test_an_engine_that_disagrees_is_deleted_with_its_graph(source, images, tmp_
 
     monkeypatch.setattr(artifacts, "why_no_engine", str)
     monkeypatch.setattr(artifacts, "build_engine", build)
-    monkeypatch.setattr(artifacts, "open_engine", lambda path: lambda pixels: np.zeros((len(pixels), 3), np.float32))
+    monkeypatch.setattr(artifacts, "open_artifact", lambda *_: lambda pixels: np.zeros((len(pixels), 3), np.float32))
     with pytest.raises(VerificationError, match=r"made\.engine differs"):
         make(source, "tensorrt", "fp32", None, tmp_path, images)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     parent = open_onnx(source.graphs["fp32"])
     (tmp_path / "engines").rmdir()
-    monkeypatch.setattr(artifacts, "open_engine", lambda path: parent)
+    monkeypatch.setattr(artifacts, "open_artifact", lambda *_: parent)
     record = make(source, "tensorrt", "fp32", None, tmp_path, images)
     assert record["engine"]["file"] == "engines/made.engine"
     assert record["engine"]["parity"]["images"] == LOGOS
@@ -240,13 +241,19 @@ def test_missing_libraries_are_named_with_their_extra(source, images, tmp_path, 
 
 def test_the_tensorrt_code_fits_the_stubs_of_its_library(tmp_path):
     assert find_spec("tensorrt_stubs"), "pip install -c constraints.txt --no-deps tensorrt-stubs, as the Makefile does"
-    own = tmp_path / "engine.py"
-    own.write_text(Path(engine.__file__).read_text())
-    assert type_errors(own) == []
-    for right, wrong in (("builder.create_network(", "builder.make_network("), ("STRONGLY_TYPED", "LOOSELY_TYPED")):
-        own.write_text(Path(engine.__file__).read_text().replace(right, wrong))
-        (error,) = type_errors(own)
-        assert "is unknown" in error, wrong
+    wrong = {
+        engine: (("builder.create_network(", "builder.make_network("), ("STRONGLY_TYPED", "LOOSELY_TYPED")),
+        backends: (("engine.num_io_tensors", "engine.num_tensors"), ("TensorIOMode.OUTPUT", "TensorIOMode.OUT")),
+    }
+    own = tmp_path / "own.py"
+    for module, replacements in wrong.items():
+        source = Path(module.__file__).read_text()
+        own.write_text(source)
+        assert type_errors(own) == []
+        for right, mistaken in replacements:
+            own.write_text(source.replace(right, mistaken))
+            (error,) = type_errors(own)
+            assert "is unknown" in error, mistaken
 
 
 def type_errors(path: Path) -> list[str]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from logo_edge import Classification, Classifier, ImageError, Rejection
+from logo_edge import BundleError, Classification, Classifier, ImageError, Rejection
+from logo_edge.decision import Conformal
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
 
@@ -92,6 +93,59 @@ def test_logits_that_are_no_numbers_get_no_label(classifier):
     assert classifier.decide(np.full((1, 3), np.nan, np.float32))[0].label is None
 
 
+def test_the_threshold_may_be_set_and_the_confidence_is_told_from_the_modes_all_the_same(fake_bundle):
+    bundle = fake_bundle(abstain_below=0.5, strict_below=0.9)
+    source = solid((200, 120, 120))
+    confidence = Classifier.load(bundle).classify(source).confidence
+    assert 0.5 < confidence < 0.9
+    for threshold, label in ((confidence - 1e-4, "red"), (confidence + 1e-4, None), (0.0, "red"), (1.0, None)):
+        result = Classifier.load(bundle, threshold=threshold).classify(source)
+        assert (result.label, result.high_confidence, result.low_confidence) == (label, False, False)
+    assert Classifier.load(bundle, mode="strict").classify(source).label is None
+    assert Classifier.load(bundle).classify(solid(RED)).high_confidence
+    assert Classifier.load(bundle, mode="best-guess").classify(solid(GREY)).low_confidence
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="expected a confidence from 0 to 1"):
+            Classifier.load(bundle, threshold=threshold)
+
+
+def test_prediction_sets_are_those_of_the_coverage_that_was_asked_for(fake_bundle):
+    levels = (Conformal(0.8, 0.6, None), Conformal(0.95, 0.2, None), Conformal(0.99, None, None, "too few logos"))
+    bundle, source = fake_bundle(conformal=levels), solid((150, 140, 20))
+    sets = {
+        level: Classifier.load(bundle, coverage=level).classify(source).prediction_set for level in (0.8, 0.95, None)
+    }
+    assert sets == {0.8: (), 0.95: ("red", "green"), None: ("red", "green")}
+    for level, reason in ((0.5, "holds these: 0.8, 0.95, 0.99"), (0.99, "too few logos")):
+        with pytest.raises(BundleError, match=reason):
+            Classifier.load(bundle, coverage=level)
+    assert Classifier.load(fake_bundle()).classify(source).prediction_set is None
+
+
+def test_epistemic_is_the_graphs_own_and_aleatoric_the_rest_of_the_entropy(fake_bundle, fake_model):
+    plain = Classifier.load(fake_bundle())
+    both = Classifier.load(fake_bundle(model=fake_model(epistemic=True), optional_outputs=("epistemic",)))
+    for colour in ((40, 20, 30), GREY, RED):
+        whole, parts = plain.classify(solid(colour)), both.classify(solid(colour))
+        probabilities = np.array(list(whole.probabilities.values()))
+        assert whole.epistemic is None
+        assert whole.aleatoric == pytest.approx(-(probabilities * np.log(probabilities)).sum(), abs=1e-6)
+        assert parts.epistemic == pytest.approx(np.mean(colour) / 255, abs=1e-6)
+        assert parts.aleatoric == pytest.approx(max(0.0, whole.aleatoric - parts.epistemic), abs=1e-6)
+    assert both.classify(solid(RED)).aleatoric == 0.0
+
+
+def test_an_output_that_the_bundle_promises_and_the_graph_has_not_is_refused(fake_bundle):
+    with pytest.raises(BundleError, match=r"promises \['epistemic'\] too"):
+        Classifier.load(fake_bundle(optional_outputs=("epistemic",)))
+
+
+def test_the_likeliest_classes_come_in_order(classifier):
+    result = classifier.classify(solid((20, 200, 90)))
+    assert list(result.top(2)) == ["green", "blue"]
+    assert result.top(9) == dict(sorted(result.probabilities.items(), key=lambda item: -item[1]))
+
+
 def test_any_number_of_labels_is_served(fake_bundle):
     for labels in (("a", "b"), tuple("abcdefg")):
         classifier = Classifier.load(fake_bundle(labels=labels), self_test=True)
@@ -120,6 +174,32 @@ def test_many_images_are_read_no_further_than_a_batch_ahead(classifier):
     for _ in range(4):
         next(results)
     assert taken == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_several_workers_give_what_one_gives_in_order_with_errors_in_place(classifier, workers):
+    sources = [b"no image" if index % 7 == 3 else array for index, array in enumerate(noise(60))]
+    expected = [None if isinstance(source, bytes) else classifier.classify(source) for source in sources]
+    found = list(classifier.classify_many(sources, batch_size=4, workers=workers))
+    assert [None if isinstance(result, ImageError) else result.best_guess for result in found] == [
+        result and result.best_guess for result in expected
+    ]
+    assert sum(isinstance(result, ImageError) for result in found) == 9
+
+
+def test_several_workers_read_a_few_batches_ahead_and_stop_when_no_more_is_taken(classifier):
+    taken = []
+
+    def sources():
+        for index in range(1000):
+            taken.append(index)
+            yield solid(RED)
+
+    results = classifier.classify_many(sources(), batch_size=4, workers=2)
+    next(results)
+    assert len(taken) <= 4 * 2 * 2
+    results.close()
+    assert len(taken) <= 4 * 2 * 2
 
 
 def test_a_bad_image_gives_its_error_in_its_place_only(classifier, tmp_path):
@@ -161,3 +241,11 @@ def test_eight_threads_that_share_a_classifier_get_what_one_gets(classifier):
 def test_the_golden_vectors_are_counted(classifier):
     assert classifier.run_vectors() == 3
     assert classifier.run_vectors(limit=1) == 1
+
+
+def test_eight_threads_that_share_the_default_bundle_get_what_one_gets():
+    classifier = Classifier.load()
+    sources = [png(Image.fromarray(array)) for array in noise(16)]
+    expected = [classifier.classify(source) for source in sources]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(classifier.classify, sources * 2)) == expected * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from logo_edge import commands
+from logo_edge import BundleError, commands
+from logo_edge.cli import plain_options
+from logo_edge.decision import Conformal
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
@@ -150,13 +153,74 @@ def test_a_folder_without_images_fails_with_what_was_expected(bundle, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--json", "--jsonl", "x.png"], ["--threads", "0", "x.png"], ["--frobnicate"]]
-)
+    "arguments",
+    [[], ["--json", "--jsonl", "x.png"], ["--threads", "0", "x.png"], ["--frobnicate"], ["--mode", "sure", "x.png"],
+     ["--threshold", "1.5", "x.png"], ["--top-k", "0", "x.png"], ["--cores", "a-b", "x.png"],
+     ["--json", "--out", "x.csv", "x.png"], ["--out", "x.csv", "-"]],
+)  # fmt: skip
 def test_wrong_usage_exits_with_two(bundle, arguments):
     result = classify(bundle, *arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "Usage" in result.stderr
+
+
+def test_the_options_of_a_decision_reach_it(fake_bundle, logos):
+    bundle = fake_bundle(strict_below=0.999, conformal=(Conformal(0.8, 0.3, None), Conformal(0.95, 0.001, None)))
+
+    def one(*options) -> dict:
+        return json.loads(classify(bundle, "--jsonl", *options, logos / "red.png").stdout)
+
+    assert [one(*mode)["label"] for mode in ([], ["--mode", "strict"], ["--mode", "best-guess"])] == [
+        "red",
+        None,
+        "red",
+    ]
+    assert one("--threshold", "0.999")["label"] is None
+    assert (one("--coverage", "0.8")["prediction_set"], one()["prediction_set"]) == (["red"], ["red", "green", "blue"])
+    assert list(one("--top-k", "2")["probabilities"]) == ["red", "green"]
+    table = classify(bundle, "--top-k", "1", "--coverage", "0.8", logos / "red.png").stdout
+    assert "red 99.5%" in table
+    assert "0.8: {red}" in table
+    refused = classify(bundle, "--coverage", "0.5", logos / "red.png")
+    assert isinstance(refused.exception, BundleError)
+
+
+def test_backends_threads_and_cores_are_taken_from_the_command_line(bundle, logos):
+    core = str(min(os.sched_getaffinity(0)))
+    for options in (["--backend", "openvino"], ["--threads", "2", "--cores", core, "--spinning"], ["--workers", "3"]):
+        records = json.loads(classify(bundle, "--json", *options, logos).stdout)
+        assert [record["label"] for record in records] == ["green", "red", "blue", None], options
+    assert "golden vectors agree on openvino" in CliRunner().invoke(
+        commands.info, ["--bundle", str(bundle), "--self-test", "--backend", "openvino"]
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "plain"),
+    [("classify a.png", True), ("classify a.png b - --jsonl", True), ("classify -b x --json a.png", True),
+     ("classify", False), ("classify --help", False), ("classify a.png --help", False), ("classify a.png --bundle", False),
+     ("classify --json --jsonl a.png", False), ("classify --mode strict a.png", False), ("classify -- -a.png", False),
+     ("classify --bundle --json a.png", False), ("info", False), ("", False), ("--version", False)],
+)  # fmt: skip
+def test_only_a_plain_command_line_is_read_without_typer(arguments, plain):
+    assert (plain_options(arguments.split()) is not None) == plain
+
+
+def test_a_plain_command_prints_what_typer_would_and_does_not_load_it(bundle, logos):
+    arguments = ["--bundle", bundle, "--jsonl", logos, logos / "absent.png"]
+    plain, typers = run("classify", *arguments), run("classify", *arguments, "--threads", "1")
+    assert plain.stdout.count(b"\n") == 4
+    assert (plain.returncode, plain.stdout, plain.stderr) == (typers.returncode, typers.stdout, typers.stderr)
+    code = "import sys; from logo_edge.cli import plain_options; from logo_edge.classify import Options, run; " \
+           "run(Options(**plain_options(sys.argv[1:]))); print('typer' in sys.modules, file=sys.stderr)"  # fmt: skip
+    assert run("classify", *arguments[:-1], code=code).stderr == b"False\n"
+
+
+def test_an_address_is_not_fetched(bundle, logos):
+    result = classify(bundle, "http://127.0.0.1:9/logo.png", logos / "red.png")
+    assert result.exit_code == 1
+    assert "an address; nothing is fetched. Download it first" in result.stderr
 
 
 def test_info_says_what_the_bundle_is(bundle):
@@ -211,9 +275,10 @@ def test_a_missing_bundle_is_one_line_on_stderr_and_exits_with_two(logos, tmp_pa
 
 def test_the_command_classifies_without_loading_what_only_training_needs(bundle, logos):
     heavy = ["torch", "torchvision", "timm", "cv2", "onnx", "pandas", "matplotlib", "scipy", "logo_edge_train"]
-    code = f"""import sys
+    code = f"""import os, sys
 from logo_edge.cli import main
 sys.argv[0] = "logo-edge"
+os._exit = sys.exit  # so that there is an end to print at
 try:
     main()
 finally:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from logo_edge import ImageError, load_image
-from logo_edge.images import MAX_PIXELS
+from logo_edge.images import MAX_PIXELS, load_reduced
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 ORIENTATION = 0x0112
@@ -276,3 +276,33 @@ def test_threads_leave_the_warning_filters_of_the_process_alone():
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(load_some, range(8))) == 1200
     assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 6, 7])
+@pytest.mark.parametrize("size", [(1600, 901), (413, 1999), (640, 640), (2000, 9)])
+def test_a_large_jpeg_is_decoded_smaller_and_covers_the_same_picture(size, orientation):
+    image = quadrants().resize(size, Image.Resampling.NEAREST)
+    data = encode(image, "JPEG", quality=95, exif=exif(orientation))
+    upright = load_image(data)
+    for fast in (False, True):
+        found, covered = load_reduced(data, 320, fast=fast)
+        scale = upright.width / covered[0]
+        assert scale in (2, 4, 8)
+        assert 320 <= max(covered) < 640 or scale == 8
+        assert (upright.width / scale, upright.height / scale) == covered
+        assert found.size == (-(-upright.width // int(scale)), -(-upright.height // int(scale)))
+        assert load_reduced(data, 320, fast=True)[0].tobytes() == found.tobytes()
+
+
+def test_small_jpegs_and_other_formats_are_decoded_whole():
+    image = Image.new("RGB", (1000, 1000), RED)
+    for data in (encode(image, "PNG"), encode(image.resize((639, 400)), "JPEG"), encode(image, "WEBP")):
+        found, covered = load_reduced(data, 320)
+        assert covered is None
+        assert found.size == load_image(data).size
+
+
+@pytest.mark.parametrize("source", ["https://example.org/logo.png", "s3://bucket/logo.png"])
+def test_an_address_is_refused_as_one(source):
+    with pytest.raises(ImageError, match="an address; nothing is fetched"):
+        load_image(source)

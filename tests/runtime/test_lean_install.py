@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAX_SITE_PACKAGES_BYTES = 220_000_000
 OF_THE_ENVIRONMENT = ("pip", "setuptools", "_distutils_hack", "distutils-precedence", "wheel")
-ABSENT = ("torch", "cv2", "onnx")
+ABSENT = ("torch", "torchvision", "timm", "cv2", "onnx")
+EXTRAS = ("", "fast", "svg", "parquet", "sign", "fast,svg,parquet,sign")
 
 
 def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess:
@@ -38,14 +39,54 @@ def size_bytes(site_packages: Path) -> int:
     return sum(path.stat().st_size for entry in entries for path in (entry, *entry.rglob("*")) if path.is_file())
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    must_run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder)
+    (found,) = folder.glob("logo_edge-*.whl")
+    return found
+
+
+def install(wheel: Path, extras: str, folder: Path) -> Path:
+    """The programs of a new environment with the wheel and these extras."""
+    venv.create(folder, with_pip=True)
+    wanted = f"logo-edge[{extras}] @ {wheel.as_uri()}" if extras else str(wheel)
+    must_run(folder / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "-c",
+             ROOT / "constraints.txt", wanted, folder=folder)  # fmt: skip
+    return folder / "bin"
+
+
 @pytest.mark.slow
-def test_the_bare_wheel_classifies_and_stays_small(tmp_path):
-    must_run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, folder=tmp_path)
-    (wheel,) = tmp_path.glob("logo_edge-*.whl")
-    venv.create(tmp_path / "bare", with_pip=True)
-    binaries = tmp_path / "bare" / "bin"
-    must_run(binaries / "python", "-m", "pip", "install", "--disable-pip-version-check", "-c", ROOT / "constraints.txt",
-             wheel, folder=tmp_path)  # fmt: skip
+@pytest.mark.parametrize("extras", EXTRAS, ids=lambda extras: extras or "bare")
+def test_with_any_of_its_extras_the_runtime_classifies_without_torch(wheel, extras, tmp_path):
+    binaries, chosen = install(wheel, extras, tmp_path / "own"), set(extras.split(","))
+    look = f"import json, importlib.util as u; print(json.dumps([n for n in {ABSENT} if u.find_spec(n)]))"
+    assert json.loads(must_run(binaries / "python", "-c", look, folder=tmp_path)) == []
+    where = "import logo_edge; print(logo_edge.__path__[0])"
+    samples = Path(must_run(binaries / "python", "-c", where, folder=tmp_path).strip()) / "samples"
+    classify = [binaries / "logo-edge", "classify", "--json"]
+    (record,) = json.loads(must_run(*classify, samples / "01-simple.png", folder=tmp_path))
+    assert record["label"] == "simple"
+    drawn = run(*classify, samples / "01-simple.svg", folder=tmp_path)
+    (record,) = json.loads(drawn.stdout)
+    assert record.get("label") == "simple" if "svg" in chosen else "logo-edge[svg]" in record["error"]
+    counted = len(json.loads(must_run(*classify, samples, folder=tmp_path)))
+    assert counted == (16 if "svg" in chosen else 8)
+    table = run(*classify[:-1], samples, "--out", tmp_path / "results.parquet", folder=tmp_path)
+    assert table.returncode == 0 if "parquet" in chosen else "logo-edge[parquet]" in table.stderr
+    for backend, extra in (("openvino", "openvino"), ("torchscript", "torchscript")):
+        artifact = tmp_path / {"openvino": "a.xml", "torchscript": "a.pt"}[backend]
+        artifact.write_bytes(b"")
+        refused = run(
+            *classify, samples / "01-simple.png", "--backend", backend, "--artifact", artifact, folder=tmp_path
+        )
+        assert refused.returncode == 2
+        assert f"logo-edge[{extra}]" in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_bare_wheel_classifies_and_stays_small(wheel, tmp_path):
+    binaries = install(wheel, "", tmp_path / "bare")
 
     look = f"import json, importlib.util as u; print(json.dumps([n for n in {ABSENT} if u.find_spec(n)]))"
     assert json.loads(must_run(binaries / "python", "-c", look, folder=tmp_path)) == []

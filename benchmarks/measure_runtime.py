@@ -1,0 +1,152 @@
+"""Speed and memory of the runtime: `python benchmarks/measure_runtime.py [--out FILE] [--images 100000] [--rounds 40]`.
+
+Speed is told as ratios of what was measured by turns in this one run, and as CPU seconds too, which a busy machine
+disturbs less: end to end against the fast decoder and a bare session run on the same 512 px images, and the whole
+process of `logo-edge classify one.png` against a bare import of NumPy and ONNX Runtime. Memory is the resident set
+after ever more images, which `tests/runtime/test_memory.py` holds to 2 % on fewer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import psutil
+import pyspng
+import simplejpeg
+from PIL import Image
+
+from logo_edge import Classifier, images
+from logo_edge.timing import describe_machine
+
+SIDE_PX = 512
+SAMPLES = Path(images.__file__).parent / "samples"
+CLASSIFY = "from logo_edge.cli import main; main()"
+BARE = "import numpy, onnxruntime"
+WARM_SHARE = 0.1  # of the images, after which memory is compared with what it is at the end
+
+
+def encode(kind: str) -> list[bytes]:
+    """The sample drawings as PNG with transparency, or as JPEG on white."""
+    made = []
+    for path in sorted(SAMPLES.glob("*.png")):
+        image = Image.open(path).convert("RGBA").resize((SIDE_PX, SIDE_PX))
+        if kind == "JPEG":
+            flat = Image.new("RGBA", image.size, "white")
+            flat.alpha_composite(image)
+            image = flat.convert("RGB")
+        file = io.BytesIO()
+        image.save(file, kind, **({"quality": 90} if kind == "JPEG" else {}))
+        made.append(file.getvalue())
+    return made
+
+
+def bare_session(classifier: Classifier) -> Callable[[], object]:
+    """One forward pass of the bundle's graph, in a session of ONNX Runtime opened the shortest way on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(classifier.bundle.model_path), options)
+    pixels = {"pixels": classifier.read_pixels(next(SAMPLES.glob("*.png")))[None]}
+    return lambda: session.run(None, pixels)
+
+
+def measure_steady_state(classifier: Classifier, rounds: int) -> dict:
+    """Medians over `rounds` of every drawing, in milliseconds, by turns: wall and CPU."""
+    run, figures = bare_session(classifier), {}
+    for kind, decode in (("PNG", pyspng.load), ("JPEG", simplejpeg.decode_jpeg)):
+        files = encode(kind)
+        calls = {"bare": lambda data, decode=decode: (decode(data), run()), "classify": classifier.classify}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+        for turn in range(rounds + 2):
+            for data in files:
+                for name, call in calls.items() if turn % 2 else reversed(calls.items()):
+                    wall, cpu = time.perf_counter(), time.thread_time()
+                    call(data)
+                    times[name].append((time.perf_counter() - wall, time.thread_time() - cpu))
+        kept = {name: np.array(values[2 * len(files) :]) * 1e3 for name, values in times.items()}
+        medians = {name: np.median(values, axis=0).tolist() for name, values in kept.items()}
+        figures[kind.lower()] = {
+            **{f"{name}_{clock}_ms": medians[name][index] for name in calls for index, clock in enumerate(("wall", "cpu"))},
+            **{f"ratio_{clock}": medians["classify"][index] / medians["bare"][index] for index, clock in enumerate(("wall", "cpu"))},
+            "calls": len(kept["bare"]),
+        }  # fmt: skip
+    return figures
+
+
+def measure_start(rounds: int) -> dict:
+    """Medians of whole processes, by turns, in seconds; modules are compiled beforehand, as pip leaves them."""
+    commands = {"bare": [BARE], "classify": [CLASSIFY, "classify", str(SAMPLES / "01-simple.png")]}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for turn in range(rounds + 1):
+        for name, arguments in commands.items():
+            before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            subprocess.run([sys.executable, "-c", *arguments], check=True, capture_output=True, env=environment)
+            wall, after = time.perf_counter() - wall, resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            if turn:
+                times[name].append((wall, cpu))
+    figures = {}
+    for index, clock in enumerate(("wall", "cpu")):
+        medians = {name: statistics.median(values[index] for values in times[name]) for name in commands}
+        figures |= {f"{name}_{clock}_s": median for name, median in medians.items()}
+        figures[f"ratio_{clock}"] = medians["classify"] / medians["bare"]
+    return figures | {"rounds": rounds}
+
+
+def measure_memory(count: int, workers: int) -> dict:
+    """The resident set in bytes after a tenth of `count` images and after all, in PNG and JPEG of many sizes."""
+    classifier, process = Classifier.load(), psutil.Process()
+    generator = np.random.default_rng(0)
+    files = [*encode("PNG"), *encode("JPEG")]
+    for _ in range(48):
+        width, height = generator.integers(16, 1200, 2).tolist()
+        file = io.BytesIO()
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(file, "JPEG")
+        files.append(file.getvalue())
+
+    def sources() -> Iterator[bytes]:
+        for index in range(count):
+            yield files[index % len(files)]
+
+    warm = 0
+    for index, _ in enumerate(classifier.classify_many(sources(), workers=workers), start=1):
+        if index == int(count * WARM_SHARE):
+            warm = process.memory_info().rss
+    end = process.memory_info().rss
+    return {"images": count, "workers": workers, "warm_bytes": warm, "end_bytes": end, "growth": end / warm - 1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--images", type=int, default=0, help="measure memory over so many images, such as 100000")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=40)
+    arguments = parser.parse_args()
+    figures = {
+        "steady_state_512px": measure_steady_state(Classifier.load(), arguments.rounds),
+        "start": measure_start(max(9, arguments.rounds // 2)),
+        "load_average": os.getloadavg()[0],
+        "machine": describe_machine(),
+    }
+    if arguments.images:
+        figures["memory"] = measure_memory(arguments.images, arguments.workers)
+    print(json.dumps(figures, indent=1))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

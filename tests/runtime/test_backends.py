@@ -1,0 +1,183 @@
+"""Every backend gives the contract's vectors; one that is missing names its extra; no idle core is burnt."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from logo_edge import BundleError, Classifier, LogoEdgeError, backends
+from logo_edge.backends import Resources, open_backend
+from logo_edge.errors import MissingExtraError
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = [None, ROOT / "bundles" / "robust"]
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def module(tmp_path) -> Path:
+    """A TorchScript module that computes what the fake bundle's graph does."""
+    import torch
+
+    class MeanColour(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return pixels.float().mean(dim=(1, 2)) * 6.0 / 255
+
+    path = tmp_path / "model.pt"
+    torch.jit.script(MeanColour()).save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("bundle", COMMITTED)
+@pytest.mark.parametrize("backend", backends.OWN_GRAPH)
+def test_a_committed_bundle_gives_its_golden_vectors_on_every_backend_that_reads_its_graph(bundle, backend):
+    classifier = Classifier.load(bundle, backend=backend)
+    assert classifier.backend == backend
+    assert classifier.run_vectors() >= 8
+
+
+@pytest.mark.parametrize("bundle", COMMITTED)
+def test_openvino_decides_on_the_drawings_as_onnx_runtime_does(bundle):
+    samples = sorted((ROOT / "runtime/logo_edge/samples").glob("*.png"))
+    assert len(samples) >= 8
+    first, second = (Classifier.load(bundle, backend=backend) for backend in backends.OWN_GRAPH)
+    for path in samples:
+        one, other = first.classify(path), second.classify(path)
+        assert (one.label, one.best_guess, one.is_logo) == (other.label, other.best_guess, other.is_logo)
+        assert one.confidence == pytest.approx(other.confidence, abs=0.03)  # INT8 rounds in steps of 0.03 of a logit
+
+
+def test_a_torchscript_module_gives_the_vectors_and_is_shared_by_threads(fake_bundle, module, pixels):
+    bundle = fake_bundle()
+    classifier = Classifier.load(bundle, backend="torchscript", artifact=module)
+    assert classifier.run_vectors() == 3
+    expected = Classifier.load(bundle).logits(pixels)
+    with ThreadPoolExecutor(8) as pool:
+        for logits in pool.map(classifier.logits, [pixels] * 40):
+            assert np.allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", backends.OWN_GRAPH)
+def test_eight_threads_that_share_a_backend_get_what_one_gets(fake_bundle, backend):
+    run = Classifier.load(fake_bundle(), backend=backend).logits
+    batches = [np.random.default_rng(seed).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8) for seed in range(60)]
+    expected = [run(batch) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(run, batches))
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("backend", "package", "extra"),
+    [
+        ("openvino", "openvino", "openvino"),
+        ("torchscript", "torch", "torchscript"),
+        ("tensorrt", "tensorrt", "tensorrt"),
+    ],
+)
+def test_a_backend_that_is_not_installed_names_its_extra(
+    fake_bundle, module, tmp_path, monkeypatch, backend, package, extra
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    engine = tmp_path / "made.engine"
+    engine.write_bytes(b"plan")
+    artifact = {"openvino": None, "torchscript": module, "tensorrt": engine}[backend]
+    with pytest.raises(MissingExtraError, match=rf"logo-edge\[{extra}\]"):
+        Classifier.load(fake_bundle(), backend=backend, artifact=artifact)
+
+
+def test_wrong_backends_and_artifacts_are_refused_with_what_to_do(fake_bundle, fake_model, tmp_path, module):
+    bundle, other = fake_bundle(), tmp_path / "other.onnx"
+    other.write_bytes(fake_model(classes=5))
+    broken = tmp_path / "broken.xml"
+    broken.write_text("<net/>")
+    for options, message in (
+        ({"backend": "tflite"}, "expected one of auto, onnxruntime"),
+        ({"backend": "tensorrt"}, "logo-edge export BUNDLE --format tensorrt"),
+        ({"backend": "torchscript"}, "logo-edge export BUNDLE --format torchscript"),
+        ({"backend": "onnxruntime", "artifact": module}, r"onnxruntime reads \.onnx"),
+        ({"backend": "openvino", "artifact": tmp_path / "absent.xml"}, "no such file"),
+        ({"backend": "openvino", "artifact": broken}, "OpenVINO cannot load it"),
+        ({"backend": "onnxruntime", "artifact": other}, "of 3 classes"),
+        ({"backend": "openvino", "artifact": other}, r"gives float32 \(1, 5\)"),
+    ):
+        with pytest.raises(LogoEdgeError, match=message):
+            Classifier.load(bundle, **options)
+
+
+def test_an_artifact_that_is_not_the_bundles_fails_its_vectors(fake_bundle, tmp_path, fake_model):
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load_from_string(fake_model())
+    weights = model.graph.initializer[0]
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights)[:, ::-1].copy(), weights.name))
+    onnx.save(model, tmp_path / "swapped.onnx")
+    with pytest.raises(BundleError, match="golden vector"):
+        Classifier.load(fake_bundle(), artifact=tmp_path / "swapped.onnx")
+
+
+def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, tmp_path, monkeypatch):
+    from logo_edge import timing
+
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    times, measured = iter([3.0, 2.0]), []
+
+    def measure(call, **_):
+        measured.append(call())
+        return timing.Latency(next(times), 0, 0, 1)
+
+    monkeypatch.setattr(timing, "measure_latency", measure)
+    bundle = fake_bundle()
+    assert [Classifier.load(bundle, backend="auto").backend for _ in range(3)] == ["openvino"] * 3
+    assert len(measured) == 2
+    (kept,) = json.loads((tmp_path / "cache" / "backends.json").read_text()).values()
+    assert kept["p50_ms"] == {"onnxruntime": 3.0, "openvino": 2.0}
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    (tmp_path / "cache" / "backends.json").write_text("damaged")
+    times = iter([1.0])
+    assert Classifier.load(bundle, backend="auto").backend == "onnxruntime"
+
+
+def test_cores_are_kept_to_and_the_caller_is_left_alone(fake_bundle):
+    before = os.sched_getaffinity(0)
+    core = min(before)
+    model = fake_bundle() / "model.onnx"
+    threads = set(os.listdir("/proc/self/task"))
+    backend = open_backend("onnxruntime", model, None, Resources(threads=3, cores=(core,)))
+    started = set(os.listdir("/proc/self/task")) - threads
+    assert len(started) == 2  # the third is the caller's
+    assert all(os.sched_getaffinity(int(thread)) == {core} for thread in started)
+    assert os.sched_getaffinity(0) == before
+    del backend
+    with pytest.raises(LogoEdgeError, match="cores 4711"):
+        open_backend("onnxruntime", model, None, Resources(cores=(4711,)))
+
+
+@pytest.mark.parametrize("backend", backends.OWN_GRAPH)
+def test_no_core_is_burnt_while_a_classifier_with_several_threads_is_idle(fake_bundle, backend, pixels):
+    classifier = Classifier.load(fake_bundle(), backend=backend, threads=4)
+    for _ in range(20):
+        classifier.logits(pixels)
+    time.sleep(0.3)
+    start = time.process_time()
+    time.sleep(1.0)
+    assert time.process_time() - start < 0.1
+
+
+def test_the_runtime_imports_no_other_backend_until_it_is_asked_for():
+    code = "import sys; from logo_edge import Classifier; Classifier.load(); " \
+           "print([name for name in ('torch', 'openvino', 'tensorrt') if name in sys.modules])"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
