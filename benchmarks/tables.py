@@ -582,6 +582,43 @@ def familiarity() -> str:
     return markdown(header, rows)
 
 
+def server() -> str:
+    """The service under load on loopback, its clients on the same machine."""
+    if not (figures := read_if_there("server")):
+        return missing("server", "python benchmarks/measure_server.py")
+    rows = []
+    for entry in figures["entries"]:
+        rows.append([
+            str(entry["clients"]), str(entry["images_per_request"]), " ".join(entry["options"]), f"{entry['images_per_s']:.0f}",
+            f"{entry['p50_ms']:.0f} ms", f"{entry['p99_ms']:.0f} ms", f"{1e3 * entry['cpu_s_per_image']:.1f} ms",
+            f"{entry['mean_batch']:.1f}", str(entry["statuses"].get("503", 0)), f"{entry['resident_mb']:.0f} MB",
+        ])  # fmt: skip
+    direct, load = figures["direct"], (figures["load_before"], figures["load_after"])
+    busy = (
+        f"on which other work ran all the time: a load of {load[0]:.0f} before and {load[1]:.0f} after"
+        if load[0] > 1
+        else "otherwise idle"
+    )
+    note = (
+        f"\n\nIn Python, without the service: {direct['p50_ms']:.0f} ms at the median, {1e3 * direct['cpu_s_per_image']:.1f} ms "
+        f"of CPU. {figures['machine']['cpu']}, {figures['cores']} cores, {busy}. "
+        "The latencies grow with that load, the CPU times hardly do."
+    )
+    header = [
+        "clients",
+        "images a request",
+        "options",
+        "images/s",
+        "median",
+        "99 %",
+        "CPU an image",
+        "batch",
+        "503",
+        "memory",
+    ]
+    return markdown(header, rows) + note
+
+
 TABLES = {
     "demo": demo,
     "default_bundle": default_bundle,
@@ -610,6 +647,7 @@ TABLES = {
     "uncertainty": uncertainty,
     "detectors": detectors,
     "augmentation": augmentation,
+    "server": server,
 }
 
 

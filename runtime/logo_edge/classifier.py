@@ -258,6 +258,10 @@ class Classifier:
             return error, False
         return preprocess(image, self.bundle.input, size_px), size_px is not None
 
+    def classify_pixels(self, pixels: np.ndarray) -> list[Classification]:
+        """The decision for each of (B, S, S, 3) uint8 pixels, as `read_pixels` gives them; they are not logged."""
+        return self.decide(*self._run(pixels))
+
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
         """(B, K) probabilities."""
         calibration = self.bundle.calibration

@@ -36,6 +36,7 @@ BATCH = 8
 NAME_WIDTH = 60  # of the table's first column, at most
 PEEKED = 256  # paths that are looked for before the first is classified
 STDIN_NAME = "stdin"
+ENGINES = LOCAL, RAY = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Options:
     cores: tuple[int, ...] | None = None
     spinning: bool = False
     workers: int | None = None
+    engine: str = LOCAL
     public_key: Path | str | None = None
     log: Path | str | None = None
 
@@ -115,9 +117,18 @@ def _make_table(classifier: Classifier, paths: list[str], options: Options, work
     with Journal(out, classifier.labels, settings, overwrite=options.overwrite) as journal:
         progress = Progress(sum(1 for _ in find_images(paths)), journal.rows)
         try:
-            classify_folder(
-                classifier, find_images(paths), journal, workers=workers, batch_size=BATCH, progress=progress
-            )
+            if options.engine == RAY:
+                from logo_edge.scale import classify_on_cluster
+
+                chosen = {"mode": options.mode, "threshold": options.threshold, "coverage": options.coverage,
+                          "backend": options.backend, "threads": options.threads, "spinning": options.spinning}  # fmt: skip
+                classify_on_cluster(
+                    classifier.bundle, chosen, find_images(paths), journal, workers=options.workers, progress=progress
+                )
+            else:
+                classify_folder(
+                    classifier, find_images(paths), journal, workers=workers, batch_size=BATCH, progress=progress
+                )
         finally:
             progress.close()
     print(f"{out}: {journal.rows:,} images, {journal.failed:,} of them failed")

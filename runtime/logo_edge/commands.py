@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from logo_edge.classifier import Classifier
-from logo_edge.classify import Options, run
+from logo_edge.classify import ENGINES, LOCAL, Options, run
 from logo_edge.decision import Mode
 
 classify = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -66,6 +66,10 @@ def classify_command(
     workers: int | None = typer.Option(
         None, "--workers", min=1, help="Threads that decode and classify a batch each; left out: one a core for many images."
     ),
+    engine: str = typer.Option(
+        LOCAL, "--engine",
+        help="local, or ray: --out by a Ray cluster (extra scale), that of RAY_ADDRESS or one started here.",
+    ),
     cores: str | None = typer.Option(None, "--cores", metavar="0,2-3", help="The CPU cores to run on (Linux)."),
     spinning: bool = typer.Option(
         False, "--spinning", help="Let threads spin while they wait: a little faster, and they burn their cores."
@@ -80,10 +84,14 @@ def classify_command(
         raise typer.BadParameter("--json, --jsonl and --out exclude each other")
     if out and (explain or "-" in paths):
         raise typer.BadParameter("--out takes files and folders, without stdin and --explain")
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"--engine {engine}: expected {' or '.join(ENGINES)}")
+    if engine != LOCAL and (out is None or artifact or cores or log):
+        raise typer.BadParameter(f"--engine {engine} goes with --out, without --artifact, --cores and --log")
     options = Options(
         tuple(paths), bundle=bundle, json=as_json, jsonl=as_jsonl, mode=mode, threshold=threshold, coverage=coverage,
         top_k=top_k, explain=explain, out=out, overwrite=overwrite, backend=backend, artifact=artifact, threads=threads,
-        cores=_cores(cores), spinning=spinning, workers=workers, public_key=public_key, log=log,
+        cores=_cores(cores), spinning=spinning, workers=workers, engine=engine, public_key=public_key, log=log,
     )  # fmt: skip
     if failed := run(options):
         raise typer.Exit(failed)

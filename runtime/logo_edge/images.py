@@ -29,6 +29,7 @@ ImageSource = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 OPENERS = {b"\x89PNG\r\n\x1a\n": ("PIL.PngImagePlugin", "PngImageFile"),
            b"\xff\xd8\xff": ("PIL.JpegImagePlugin", "jpeg_factory")}  # fmt: skip
+DOCUMENTS = {b"%PDF-": "PDF", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostScript"}  # the latter are programs
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 * 1024 * 1024
 EXIF_ORIENTATION = 0x0112
@@ -90,8 +91,9 @@ def _read_file(path: str) -> bytes:
 def _decode(data: bytes, name: str, fast: bool, least_px: int | None) -> tuple[Image.Image, tuple[float, float] | None]:
     if not data:
         raise ImageError(f"{name}: empty (0 bytes); expected an encoded image")
-    if data.startswith(b"%PDF-"):
-        raise ImageError(f"{name}: a PDF document, which is not read; export its page as PNG or SVG")
+    for magic, kind in DOCUMENTS.items():
+        if data.startswith(magic):
+            raise ImageError(f"{name}: a {kind} document, which is not read; export its page as PNG or SVG")
     try:
         if is_svg(data):
             data = render_svg(data, name)

@@ -230,6 +230,7 @@ NO_IMAGES = {
     "empty": (b"", "0 bytes.*expected an encoded image"),
     "text": (b"hello, world", r"starts with b'hello.*expected PNG"),
     "pdf": (b"%PDF-1.7\n1 0 obj", "a PDF document, which is not read; export its page"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a PostScript document, which is not read"),
     "html": (b"<html><svg/></html>", "starts with <html>; expected <svg>"),
     "zeros": (bytes(4000), r"not an image.*expected PNG"),
     "half a png": (encode(quadrants(), "PNG")[:70], "damaged or truncated"),

@@ -1,0 +1,103 @@
+"""`logo-edge classify DIR --out FILE --engine ray`: the same table, classified by the workers of a Ray cluster.
+
+Paths go out and rows come back; the images must lie under the same paths on every machine. Rows are kept in the same
+`folders.Journal`, here, so that an interrupted run goes on, with either engine. A worker that dies loses what it had not
+delivered, and Ray Data has another do that again; what comes twice is dropped, and what never comes is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from logo_edge.bundle import RECORD, Bundle
+from logo_edge.classifier import Classifier
+from logo_edge.errors import LogoEdgeError, MissingExtraError
+from logo_edge.folders import Journal, Progress, classify_named, record_of
+
+BATCH = 32  # images that a worker classifies at once
+MOST_IN_BLOCK = 4096  # images that a worker takes on, and whose rows come back together
+ADDRESS = "RAY_ADDRESS"  # the environment variable that names a cluster; without it, one is started on this machine
+
+
+class Worker:
+    """Classifies batches of paths on a worker of the cluster; the bundle comes as the content of its files."""
+
+    def __init__(self, files: dict[str, bytes], options: dict):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._classifier = Classifier.load(folder, **options)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [os.fsdecode(name) for name in batch["name"]]
+        results = classify_named(self._classifier, ((name, name) for name in names))
+        records = [json.dumps(record_of(name, result)) for name, result in results]
+        return {"index": batch["index"], "record": np.array(records, object)}
+
+
+def classify_on_cluster(
+    bundle: Bundle, options: dict, names: Iterable[str], journal: Journal, *, workers: int | None = None,
+    progress: Progress | None = None,
+) -> None:  # fmt: skip
+    """As `folders.classify_folder`, by `workers` processes of a Ray cluster, as many as it has cores where left out.
+
+    `options` are those of `Classifier.load` there. The paths that the journal does not hold are all in memory here, the
+    images never. Raises LogoEdgeError where the cluster cannot be had or rows do not come, MissingExtraError without Ray.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import pyarrow
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext, from_arrow
+    except ImportError as error:
+        raise MissingExtraError("scale", error.name or "ray") from error
+    missing = [os.fsencode(name) for name in names if not journal.done(name)]
+    if not missing:
+        journal.finish()
+        return
+    local = {} if ADDRESS in os.environ else {"num_cpus": workers, "include_dashboard": False}
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise LogoEdgeError(f"{os.environ.get(ADDRESS, 'this machine')}: no Ray cluster there ({error}); start it with `ray start`, or unset {ADDRESS}") from error  # fmt: skip
+    try:
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        table = pyarrow.table({"index": np.arange(len(missing)), "name": pyarrow.array(missing, pyarrow.binary())})
+        block = min(max(len(missing) // (8 * size), BATCH), MOST_IN_BLOCK)
+        blocks = [table.slice(start, block) for start in range(0, len(missing), block)]
+        # Not a repartition by Ray: it would wait for a core, which the workers have.
+        rows = from_arrow(blocks).map_batches(
+            Worker, batch_size=BATCH, compute=ActorPoolStrategy(size=size), num_cpus=1,
+            fn_constructor_args=(_files(bundle), options),
+        )  # fmt: skip
+        seen = np.zeros(len(missing), bool)
+        for batch in rows.iter_batches(batch_size=None):
+            fresh = ~seen[batch["index"]]
+            seen[batch["index"]] = True
+            journal.append(json.loads(record) for record in batch["record"][fresh])
+            if progress:
+                progress.show(journal.rows, journal.failed)
+    except ray.exceptions.RayError as error:
+        raise LogoEdgeError(f"the Ray cluster gave up: {error}; run the same again to go on") from error
+    finally:
+        ray.shutdown()
+    if not seen.all():
+        raise LogoEdgeError(
+            f"{int((~seen).sum()):,} of {len(missing):,} rows did not come back; run the same again to go on"
+        )
+    journal.finish()
+
+
+def _files(bundle: Bundle) -> dict[str, bytes]:
+    return {name: (bundle.folder / name).read_bytes() for name in (RECORD, *bundle.files)}

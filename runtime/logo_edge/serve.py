@@ -1,0 +1,93 @@
+"""`logo-edge serve`: the verb that starts the HTTP service of `server`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import warnings
+from pathlib import Path
+
+import typer
+
+from logo_edge.classifier import Classifier
+from logo_edge.decision import Mode
+from logo_edge.errors import LogoEdgeError
+
+TOKEN_VARIABLE = "LOGO_EDGE_TOKEN"
+
+serve = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@serve.command(
+    help="""Answer over HTTP: POST /v1/classify, GET /v1/info, /healthz, /metrics (Prometheus), /docs.
+
+    \b
+    logo-edge serve
+    curl --data-binary @logo.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/classify
+    curl -F files=@a.png -F files=@b.jpg http://127.0.0.1:8000/v1/classify
+
+    It listens on this machine only, unless --host says otherwise, and needs the extra serve. A token in the environment
+    variable LOGO_EDGE_TOKEN, or in a file, is then asked of every client: Authorization: Bearer TOKEN. SIGTERM and Ctrl-C
+    let the requests at hand finish.
+    """
+)
+def serve_command(
+    bundle: Path | None = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."),
+    host: str = typer.Option("127.0.0.1", "--host", help="The address to listen on; 0.0.0.0 for all networks."),
+    port: int = typer.Option(8000, "--port", min=0, max=65535, help="0 for any that is free; it is printed."),
+    mode: Mode = typer.Option(Mode.BALANCED, "--mode", help="How sure it must be to give a label."),
+    threshold: float | None = typer.Option(None, "--threshold", min=0, max=1, help="The least confidence for a label, instead of the mode's."),
+    coverage: float | None = typer.Option(None, "--coverage", help="P that a prediction set holds the true label, a level of the bundle; left out: 0.95."),
+    backend: str = typer.Option("onnxruntime", "--backend", help="As in `logo-edge classify`."),
+    artifact: Path | None = typer.Option(None, "--artifact", metavar="FILE", help="Run this file of `logo-edge export` instead of the bundle's own graph."),
+    token_file: Path | None = typer.Option(None, "--token-file", metavar="FILE", help="A file with the bearer token, instead of LOGO_EDGE_TOKEN."),
+    max_mb: float = typer.Option(16.0, "--max-mb", min=0.001, help="The largest body of a request, in MiB."),
+    max_pixels: int = typer.Option(25_000_000, "--max-pixels", min=1, help="The most pixels of an image."),
+    max_images: int = typer.Option(64, "--max-images", min=1, help="The most files of a request."),
+    max_requests: int = typer.Option(32, "--max-requests", min=1, help="Requests answered at once; more get 503 and Retry-After."),
+    timeout_s: float = typer.Option(10.0, "--timeout", min=0.001, help="Seconds for a body to arrive, and again to be classified."),
+    workers: int | None = typer.Option(None, "--workers", min=1, help="Threads that decode, and as many that classify; left out: one a core."),
+    threads: int = typer.Option(1, "--threads", min=1, help="CPU threads of one forward pass."),
+    batch: int = typer.Option(16, "--batch", min=1, help="The most images of a forward pass."),
+    batch_delay_ms: float = typer.Option(0.0, "--batch-delay-ms", min=0.0, help="How long a forward pass waits for more images; busy, it never needs to."),
+    public_key: Path | None = typer.Option(None, "--public-key", metavar="PEM", help="Load the bundle only if this key's owner signed it (extra sign)."),
+    log: Path | None = typer.Option(None, "--log", metavar="FILE", help="Append each result, no image, for `logo-edge monitor`."),
+    access_log: bool = typer.Option(False, "--access-log", help="Print a line for each request."),
+) -> None:  # fmt: skip
+    """Exit status: 0 stopped, 2 refused or wrong usage."""
+    from logo_edge.server import Limits, create_app, run_server
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a bad image comes as its ImageError
+    token = read_token(token_file)
+    classifier = Classifier.load(
+        bundle, mode=mode, threshold=threshold, coverage=coverage, backend=backend, artifact=artifact, threads=threads,
+        public_key=public_key, self_test=True,
+    )  # fmt: skip
+    chosen = {"workers": workers} if workers else {}
+    limits = Limits(body_bytes=int(max_mb * 2**20), pixels=max_pixels, images=max_images, requests=max_requests,
+                    timeout_s=timeout_s, batch=batch, batch_delay_ms=batch_delay_ms, **chosen)  # fmt: skip
+    app = create_app(classifier, limits, token=token, log=log)
+    if not token and not is_loopback(host):
+        typer.echo(f"logo-edge: listening on {host} without a token: whoever reaches it may use it. Set {TOKEN_VARIABLE}", err=True)  # fmt: skip
+    typer.echo(
+        f"logo-edge: {classifier.bundle.name} ({', '.join(classifier.labels)}), mode {classifier.mode}", err=True
+    )
+    run_server(app, host, port, drain_s=2 * timeout_s, access_log=access_log)
+
+
+def read_token(path: Path | None) -> str | None:
+    """The bearer token of the file or of the environment, None where there is neither. Raises LogoEdgeError."""
+    try:
+        token = path.read_text(encoding="utf-8").strip() if path else os.environ.get(TOKEN_VARIABLE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise LogoEdgeError(f"{path}: {error}; expected a text file that holds the token") from error
+    if token is not None and (not token.isascii() or not token or any(letter.isspace() for letter in token)):
+        raise LogoEdgeError(f"{path or TOKEN_VARIABLE}: found an empty token, or one with blanks or letters beyond ASCII; expected one such as `openssl rand -hex 32` prints")  # fmt: skip
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

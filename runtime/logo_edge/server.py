@@ -1,0 +1,438 @@
+"""The HTTP service over one `Classifier`: what it answers, what it refuses, how it batches and what it counts.
+
+Bodies are read to a limit, decoded in threads and classified in whatever batches form while the network is busy. What
+is over a limit is refused at once: a client can tell "too much" (413), "not this" (415, 422), "too slow" (408, 504)
+and "not now" (503 with Retry-After). Errors are problem details (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import io
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import numpy as np
+from PIL import Image
+
+from logo_edge import __version__
+from logo_edge.classifier import Classification, Classifier
+from logo_edge.errors import ImageError, MissingExtraError
+from logo_edge.monitor import PredictionLog
+
+try:
+    import uvicorn
+    from fastapi import Depends, FastAPI, HTTPException, Request
+    from fastapi.responses import JSONResponse, Response
+    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+    from python_multipart.exceptions import FormParserError
+    from starlette.datastructures import UploadFile
+    from starlette.exceptions import HTTPException as StarletteHTTPException
+    from starlette.requests import ClientDisconnect
+except ImportError as error:
+    raise MissingExtraError("serve", error.name or "fastapi") from error
+
+RETRY_AFTER_S = 1
+PROBLEM = "application/problem+json"
+BINARY = {"type": "string", "format": "binary"}
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # bounds of the histograms
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the service takes on. At most `requests` x `body_bytes` and `workers` decoded images are in memory.
+
+    `timeout_s` holds once for the arrival of a body and once for its classification. `workers` threads decode and as
+    many classify. A batch has up to `batch` images and waits `batch_delay_ms` for more of them.
+    """
+
+    body_bytes: int = 16 * 1024 * 1024
+    pixels: int = 25_000_000
+    images: int = 64
+    requests: int = 32
+    timeout_s: float = 10.0
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    batch: int = 16
+    batch_delay_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class NamedResult:
+    """One image of a multipart request: its file name and either its classification or why there is none."""
+
+    name: str
+    classification: Classification | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """One result for each file of a multipart request, in order."""
+
+    results: list[NamedResult]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What answers here: the bundle, how it decides, and what is refused."""
+
+    version: str
+    bundle: str
+    labels: tuple[str, ...]
+    precision: str
+    size_px: int
+    mode: str
+    threshold: float
+    coverage: float | None
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Health:
+    """`status` is "ok"."""
+
+    status: str
+
+
+class Metrics:
+    """What /metrics tells."""
+
+    def __init__(self, bundle: str, labels: tuple[str, ...]):
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter("logo_edge_requests", "Answered requests.", ["path", "status"], registry=registry)
+        self.seconds = Histogram(
+            "logo_edge_request_seconds", "From a request's head to the end of its answer.", ["path"], buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self.in_flight = Gauge("logo_edge_requests_in_flight", "Classify requests being answered.", registry=registry)
+        self.images = Counter("logo_edge_images", "Images by outcome: a label, abstained, unreadable.", ["outcome"], registry=registry)  # fmt: skip
+        self.batches = Histogram("logo_edge_batch_size", "Images of a forward pass.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry)  # fmt: skip
+        self.decode = Histogram("logo_edge_decode_seconds", "Decoding and preprocessing of an image.", buckets=SECONDS, registry=registry)  # fmt: skip
+        self.forward = Histogram("logo_edge_forward_seconds", "A forward pass and its decisions.", buckets=SECONDS, registry=registry)  # fmt: skip
+        Gauge("logo_edge_bundle", "The bundle that answers.", ["name", "version"], registry=registry).labels(bundle, __version__).set(1)  # fmt: skip
+        for outcome in (*labels, "abstained", "unreadable"):
+            self.images.labels(outcome)
+
+
+class Batcher:
+    """Classifies single images in the batches that form while all passes are taken. Lives in one event loop."""
+
+    def __init__(self, forward: Callable[[np.ndarray], list[Classification]], limits: Limits):
+        self._forward, self._limits = forward, limits
+        self._waiting: asyncio.Queue[tuple[np.ndarray, asyncio.Future]] = asyncio.Queue()
+        self._free = asyncio.Semaphore(limits.workers)
+        self._pool = ThreadPoolExecutor(limits.workers, "forward")
+        self._passes: set[asyncio.Task] = set()
+        self._task = asyncio.create_task(self._gather())
+
+    async def classify(self, pixels: np.ndarray) -> Classification:
+        """The classification of (S, S, 3) uint8 pixels."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.put_nowait((pixels, future))
+        return await future
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, *self._passes, return_exceptions=True)
+        self._pool.shutdown()
+
+    async def _gather(self) -> None:
+        while True:
+            await self._free.acquire()
+            batch = [await self._waiting.get()]
+            end = asyncio.get_running_loop().time() + self._limits.batch_delay_ms / 1e3
+            while len(batch) < self._limits.batch:
+                try:
+                    async with asyncio.timeout_at(end if self._waiting.empty() else None):
+                        batch.append(await self._waiting.get())
+                except TimeoutError:
+                    break
+            running = asyncio.create_task(self._pass(batch))
+            self._passes.add(running)
+            running.add_done_callback(self._passes.discard)
+
+    async def _pass(self, batch: list[tuple[np.ndarray, asyncio.Future]]) -> None:
+        try:
+            if wanted := [entry for entry in batch if not entry[1].done()]:  # the others' clients have given up
+                pixels = np.stack([pixels for pixels, _ in wanted])
+                results = await asyncio.get_running_loop().run_in_executor(self._pool, self._forward, pixels)
+                for (_, future), result in zip(wanted, results, strict=True):
+                    if not future.done():
+                        future.set_result(result)
+        except Exception as error:  # each request fails with it, and the service goes on
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        finally:
+            self._free.release()
+
+
+def create_app(
+    classifier: Classifier, limits: Limits | None = None, *, token: str | None = None, log: str | os.PathLike | None = None
+) -> FastAPI:  # fmt: skip
+    """The ASGI application. With `token`, all but /healthz and the documentation ask for it as a bearer token.
+
+    `log` names a file to which every classification, never the image, is appended for `logo-edge monitor`.
+    """
+    limits = limits or Limits()
+    bundle = classifier.bundle
+    metrics = Metrics(bundle.name, classifier.labels)
+    predictions = PredictionLog(log, bundle.name) if log else None
+    decoders = ThreadPoolExecutor(limits.workers, "decode")
+    in_flight = 0
+
+    def forward(pixels: np.ndarray) -> list[Classification]:
+        metrics.batches.observe(len(pixels))
+        with metrics.forward.time():
+            results = classifier.classify_pixels(pixels)
+        for result in results:
+            metrics.images.labels(result.label or "abstained").inc()
+            if predictions:
+                predictions.append(result)
+        return results
+
+    def decode(data: bytes) -> np.ndarray:
+        try:
+            with metrics.decode.time():
+                check_pixel_count(data, limits.pixels)
+                return classifier.read_pixels(data)
+        except ImageError:
+            metrics.images.labels("unreadable").inc()
+            raise
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI):
+        app.state.batcher = Batcher(forward, limits)
+        yield
+        await app.state.batcher.close()
+        decoders.shutdown()
+
+    app = FastAPI(title="logo-edge", version=__version__, lifespan=lifespan, description=DESCRIPTION)
+    app.add_middleware(Meter, metrics=metrics)
+    app.add_exception_handler(StarletteHTTPException, answer_problem)
+    app.add_exception_handler(ClientDisconnect, answer_disconnect)
+    app.add_exception_handler(Exception, answer_mistake)
+    guard = [Depends(bearer_guard(token))] if token else []
+    refusals = (401,) if token else ()
+
+    @app.post(
+        "/v1/classify", response_model=Classification | Results, openapi_extra={"requestBody": REQUEST_BODY},
+        responses=problems(400, 408, 413, 415, 422, 503, 504, *refusals), dependencies=guard, summary="Classify images",
+    )  # fmt: skip
+    async def classify(request: Request):
+        nonlocal in_flight
+        if in_flight >= limits.requests:
+            raise problem(503, f"{in_flight} requests are being answered, as many as may be; try again", RETRY_AFTER_S)
+        in_flight += 1
+        metrics.in_flight.set(in_flight)
+        try:
+            try:
+                async with asyncio.timeout(limits.timeout_s):
+                    images = await read_body(request, limits)
+            except TimeoutError:
+                raise problem(408, f"the body did not arrive within {limits.timeout_s:g} s") from None
+            try:
+                async with asyncio.timeout(limits.timeout_s):
+                    return await classify_images(images)
+            except TimeoutError:
+                raise problem(
+                    504, f"not classified within {limits.timeout_s:g} s; send less, or try again", RETRY_AFTER_S
+                ) from None
+        finally:
+            in_flight -= 1
+            metrics.in_flight.set(in_flight)
+
+    async def classify_images(images: bytes | list[tuple[str, bytes]]) -> Classification | Results:
+        if isinstance(images, bytes):
+            try:
+                return await classify_one(images)
+            except ImageError as error:
+                raise problem(422, str(error)) from None
+        found = await asyncio.gather(*(named_result(name, data) for name, data in images))
+        return Results(list(found))
+
+    async def named_result(name: str, data: bytes) -> NamedResult:
+        try:
+            return NamedResult(name, classification=await classify_one(data))
+        except ImageError as error:
+            return NamedResult(name, error=str(error))
+
+    async def classify_one(data: bytes) -> Classification:
+        pixels = await asyncio.get_running_loop().run_in_executor(decoders, decode, data)
+        return await app.state.batcher.classify(pixels)
+
+    @app.get("/v1/info", dependencies=guard, responses=problems(*refusals), summary="The bundle and the limits")
+    async def info() -> Info:
+        return Info(__version__, bundle.name, classifier.labels, bundle.model.precision, bundle.input.size_px,
+                    classifier.mode, classifier.threshold, classifier.coverage, limits)  # fmt: skip
+
+    @app.get("/healthz", summary="Whether the service runs")
+    async def healthz() -> Health:
+        return Health("ok")
+
+    @app.get("/metrics", dependencies=guard, summary="Prometheus metrics", response_class=Response, responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(*refusals)})  # fmt: skip
+    async def show_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app
+
+
+def run_server(app: FastAPI, host: str, port: int, *, drain_s: float, access_log: bool = False) -> None:
+    """Serves until SIGTERM or Ctrl-C; requests at hand then have `drain_s` seconds to finish."""
+    uvicorn.run(app, host=host, port=port, access_log=access_log, server_header=False,
+                timeout_graceful_shutdown=math.ceil(drain_s))  # fmt: skip
+
+
+async def read_body(request: Request, limits: Limits) -> bytes | list[tuple[str, bytes]]:
+    """The image of a raw body, or (name, content) of each file of a multipart one, read up to the limits."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_form = kind == "multipart/form-data"
+    if not is_form and not kind.startswith("image/") and kind != "application/octet-stream":
+        raise problem(
+            415, f"found content type {kind or 'none'!r}; expected multipart/form-data with files, or an image as the body "
+            "with image/png or the like or application/octet-stream",
+        )  # fmt: skip
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > limits.body_bytes:
+        raise too_large(limits)
+    limited = Request(request.scope, limit_body(request.receive, limits))
+    if not is_form:
+        if data := await limited.body():
+            return data
+        raise problem(400, "the body is empty; expected an image")
+    try:
+        form = await limited.form(max_files=limits.images, max_fields=limits.images)
+    except StarletteHTTPException as error:
+        if error.status_code != 400:
+            raise
+        if "Too many" in error.detail:
+            raise problem(413, f"more than {limits.images} parts in the form; send fewer at once") from None
+        raise problem(400, f"the multipart body cannot be read: {error.detail}") from None
+    except FormParserError as error:
+        raise problem(400, f"the multipart body cannot be read: {error}") from None
+    try:
+        files = [upload for _, upload in form.multi_items() if isinstance(upload, UploadFile)]
+        if not files:
+            raise problem(400, "no files in the form; send each image as a file, such as curl -F files=@logo.png")
+        return [(upload.filename or "", await upload.read()) for upload in files]
+    finally:
+        await form.close()
+
+
+def limit_body(receive, limits: Limits):
+    """An ASGI `receive` that refuses to go on after the limit of bytes."""
+    received = 0
+
+    async def limited():
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > limits.body_bytes:
+            raise too_large(limits)
+        return message
+
+    return limited
+
+
+def check_pixel_count(data: bytes, most: int) -> None:
+    """Raises ImageError where the image's head promises more pixels; what is no image, decoding will say."""
+    try:
+        width, height = Image.open(io.BytesIO(data)).size
+    except Exception:  # damaged heads make Pillow raise anything
+        return
+    if width * height > most:
+        raise ImageError(f"{width} x {height} pixels; this service reads up to {most:,}. Scale it down first")
+
+
+def bearer_guard(token: str):
+    """A dependency that refuses requests without the token; compared in constant time."""
+
+    def guard(found: HTTPAuthorizationCredentials | None = Depends(HTTPBearer(auto_error=False))) -> None:
+        if found is None or not hmac.compare_digest(found.credentials.encode(), token.encode()):
+            raise HTTPException(401, "expected the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+
+    return guard
+
+
+def problem(status: int, detail: str, retry_after_s: int | None = None) -> HTTPException:
+    headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return HTTPException(status, detail, headers)
+
+
+def too_large(limits: Limits) -> HTTPException:
+    return problem(413, f"the body is larger than {limits.body_bytes:,} bytes; scale the image down, or send fewer")
+
+
+def problems(*statuses: int) -> dict:
+    """The OpenAPI description of these answers."""
+    schema = {"type": "object", "required": ["title", "status", "detail"], "properties": {
+        "title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"}}}  # fmt: skip
+    return {status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM: {"schema": schema}}} for status in statuses}  # fmt: skip
+
+
+async def answer_problem(_request: Request, error: StarletteHTTPException) -> JSONResponse:
+    content = {"title": HTTPStatus(error.status_code).phrase, "status": error.status_code, "detail": str(error.detail)}
+    return JSONResponse(content, error.status_code, error.headers, PROBLEM)
+
+
+async def answer_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
+    return Response(status_code=400)  # which nobody reads
+
+
+async def answer_mistake(request: Request, _error: Exception) -> JSONResponse:
+    return await answer_problem(
+        request, StarletteHTTPException(500, "a mistake of the service; its log has the details")
+    )
+
+
+class Meter:
+    """ASGI middleware: counts answers and times them, by route."""
+
+    def __init__(self, app, metrics: Metrics):
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        start, status = time.perf_counter(), 500
+
+        async def watched(message):
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")  # never the client's own text
+            self._metrics.requests.labels(path, status).inc()
+            self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
+
+
+DESCRIPTION = (
+    "Classifies logos, with calibrated confidence; `label` is null where it abstains. Send one image as the body, or "
+    "several as files of a form, where a bad image gives its error in its place and spoils no other."
+)
+REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["files"],
+                "properties": {"files": {"type": "array", "items": BINARY, "minItems": 1}},
+            }
+        },
+        **{kind: {"schema": BINARY} for kind in ("image/png", "image/jpeg", "image/webp", "application/octet-stream")},
+    },
+}

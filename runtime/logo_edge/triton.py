@@ -1,0 +1,255 @@
+"""A bundle as a model repository for NVIDIA Triton: `logo-edge export-triton`.
+
+    NAME_preprocess/   `preprocess` as a graph: one image (H, W, 4) uint8 RGBA -> pixels
+    NAME_network/      the bundle's own graph, batched dynamically -> logits
+    NAME_decision/     the bundle's calibration and thresholds as a graph -> label, confidence, ...
+    NAME/              the ensemble of the three, which clients call
+
+All run in Triton's ONNX Runtime backend; no Python. Configuration after Triton's "Model Configuration" and
+model_config.proto.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from logo_edge.bundle import VECTORS, Bundle
+from logo_edge.classifier import Classifier
+from logo_edge.decision import Mode
+from logo_edge.errors import ExportError
+from logo_edge.images import load_image
+from logo_edge.preprocess_graph import parse_graph, preprocess_graph
+
+PARTS = ("preprocess", "network", "decision")
+TOLERANCE = 1e-6  # of a probability: the decision graph computes in float64 and gives float32
+
+DECISION = """
+<ir_version: IR_VERSION, opset_import: ["" : OPSET]>
+decide (float[batch, CLASSES] logits) => (
+  string[batch, 1] label, string[batch, 1] best_guess, float[batch, 1] confidence, float[batch, CLASSES] probabilities,
+  bool[batch, 1] is_logo
+)
+<int64[1] classes = {1}>
+{
+  exact = Cast <to = 11> (logits)
+  tempered = Div (exact, temperature)
+  SCALE
+  shares = Softmax <axis = 1> (calibrated)
+  highest = ReduceMax <keepdims = 1> (shares, classes)
+  best = ArgMax <axis = 1, keepdims = 1> (shares)
+  best_guess = Gather (labels, best)
+  is_sure = GreaterOrEqual (highest, abstain_below)
+  given = Where (is_sure, best, no_label)
+  label = Gather (labels, given)
+  energy = ReduceLogSumExp <keepdims = 1> (exact, classes)
+  is_logo = GreaterOrEqual (energy, least_energy)
+  confidence = Cast <to = 1> (highest)
+  probabilities = Cast <to = 1> (shares)
+}
+"""
+TEMPERATURE_ALONE = "calibrated = Identity (tempered)"
+SCALING = (
+    "logarithms = LogSoftmax <axis = 1> (tempered) mapped = MatMul (logarithms, weight) calibrated = Add (mapped, bias)"
+)
+
+export_triton = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How Triton shall run the network: on `device` cpu or gpu, `instances` at once of `threads` CPU threads each.
+
+    Requests wait up to `queue_delay_us` microseconds for others, up to `max_batch` images in a pass.
+    """
+
+    max_batch: int = 32
+    queue_delay_us: int = 500
+    instances: int = 1
+    threads: int = 1
+    device: str = "cpu"
+
+
+@export_triton.command(
+    help="""Write a bundle as a model repository for the NVIDIA Triton inference server.
+
+    Clients send one decoded image, (H, W, 4) uint8 RGBA, to the ensemble NAME and get label (empty where it abstains),
+    best_guess, confidence, probabilities and is_logo. Preprocessing, network and decision are ONNX graphs, which are
+    run here on the bundle's own vectors first and written only where they agree with this runtime.
+
+    \b
+    logo-edge export-triton --out models
+    logo-edge export-triton --bundle bundles/mine --out models --name marks --mode strict
+    tritonserver --model-repository=models
+    """
+)
+def export_triton_command(
+    bundle: Path | None = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."),
+    out: Path = typer.Option(Path("models"), "--out", metavar="DIR", help="The model repository; others' models in it stay."),
+    name: str = typer.Option("logo_edge", "--name", help="The ensemble's name: letters, digits, _ and -."),
+    mode: Mode = typer.Option(Mode.BALANCED, "--mode", help="How sure it must be to give a label."),
+    threshold: float | None = typer.Option(None, "--threshold", min=0, max=1, help="The least confidence for a label, instead of the mode's."),
+    max_batch: int = typer.Option(32, "--max-batch", min=1, help="The most images of one pass."),
+    queue_delay_us: int = typer.Option(500, "--queue-delay-us", min=0, help="How long a request waits for others, in microseconds."),
+    instances: int = typer.Option(1, "--instances", min=1, help="Copies of each model that run at once."),
+    threads: int = typer.Option(1, "--threads", min=1, help="CPU threads of one pass."),
+    device: str = typer.Option("cpu", "--device", help="cpu, or gpu for the network alone."),
+) -> None:  # fmt: skip
+    """Exit status: 0 written and verified, 2 refused or wrong usage."""
+    if device not in ("cpu", "gpu"):
+        raise typer.BadParameter(f"--device {device}: expected cpu or gpu")
+    classifier = Classifier.load(bundle, mode=mode, threshold=threshold)
+    checked = write_repository(classifier, out, name, Serving(max_batch, queue_delay_us, instances, threads, device))
+    typer.echo(f"{out}: models {', '.join(f'{name}_{part}' for part in PARTS)} and the ensemble {name}")
+    typer.echo(f"run in ONNX Runtime on {checked} vectors: pixels to the byte and decisions as this runtime's")
+    typer.echo(f"serve it with: tritonserver --model-repository={out.resolve()}")
+
+
+def write_repository(classifier: Classifier, out: Path, name: str, serving: Serving) -> int:
+    """Writes the classifier's bundle, deciding in its mode, as models of repository `out`; gives how many vectors agree.
+
+    Nothing is written where one does not. Raises ExportError where it does not, the name cannot be one or is taken;
+    MissingExtraError without the package onnx.
+    """
+    bundle = classifier.bundle
+    if not name or not all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in name):
+        raise ExportError(f"--name {name!r}: expected letters, digits, _ and -")
+    folders = [out / f"{name}_{part}" for part in PARTS] + [out / name]
+    if taken := [str(folder) for folder in folders if folder.exists()]:
+        raise ExportError(f"{', '.join(taken)}: there already; delete it, or choose another --name or --out")
+    graphs = {
+        f"{name}_preprocess": preprocess_graph(bundle.input).SerializeToString(),
+        f"{name}_network": bundle.model_path.read_bytes(),
+        f"{name}_decision": decision_graph(classifier).SerializeToString(),
+    }
+    checked = _verify(classifier, list(graphs.values()))
+    out.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.part")  # beside the repository, which a server may be looking at
+    shutil.rmtree(part, ignore_errors=True)
+    for model, config in configurations(bundle, name, serving).items():
+        (part / model / "1").mkdir(parents=True)
+        (part / model / "config.pbtxt").write_text(config, encoding="utf-8")
+        if model in graphs:
+            (part / model / "1" / "model.onnx").write_bytes(graphs[model])
+        else:
+            (part / model / "1" / ".keep").touch()  # an ensemble's version is an empty folder, which Git would drop
+    for folder in folders:  # the ensemble last, so that a server that polls finds its parts
+        os.rename(part / folder.name, folder)
+    part.rmdir()
+    return checked
+
+
+def decision_graph(classifier: Classifier):
+    """An ONNX model: logits (B, K) float32 -> what `Classifier.decide` makes of them; `label` is "" where it abstains."""
+    bundle, calibration = classifier.bundle, classifier.bundle.calibration
+    familiarity, scaling = calibration.familiarity, calibration.scaling
+    constants = {
+        "labels": np.array([*bundle.labels, ""], object),
+        "no_label": np.array(len(bundle.labels), np.int64),
+        "temperature": np.array(calibration.temperature, np.float64),
+        "abstain_below": np.array(classifier.threshold, np.float64),
+        "least_energy": np.array(-np.inf if familiarity is None else familiarity.threshold, np.float64),
+    }
+    if scaling:
+        constants |= {
+            "weight": np.array(scaling.weight, np.float64).T.copy(),
+            "bias": np.array(scaling.bias, np.float64),
+        }
+    text = DECISION.replace("SCALE", SCALING if scaling else TEMPERATURE_ALONE)
+    return parse_graph(text.replace("CLASSES", str(len(bundle.labels))), constants)
+
+
+def configurations(bundle: Bundle, name: str, serving: Serving) -> dict[str, str]:
+    """The config.pbtxt of every model of the repository, by its name; the ensemble's stands last."""
+    size, classes, model = bundle.input.size_px, len(bundle.labels), bundle.model
+    decision = [("label", "STRING", [1]), ("best_guess", "STRING", [1]), ("confidence", "FP32", [1]),
+                ("probabilities", "FP32", [classes]), ("is_logo", "BOOL", [1])]  # fmt: skip
+    batching = [f"dynamic_batching {{ max_queue_delay_microseconds: {serving.queue_delay_us} }}"]
+    names = {part: f"{name}_{part}" for part in PARTS}
+    steps = [
+        _step(names["preprocess"], {"image": "image"}, {"pixels": "pixels"}),
+        _step(names["network"], {model.input_name: "pixels"}, {model.output_name: "logits"}),
+        _step(names["decision"], {"logits": "logits"}, {output: output for output, *_ in decision}),
+    ]
+    image = [("image", "UINT8", [-1, -1, 4])]
+    return {
+        names["preprocess"]: _config(
+            names["preprocess"], 0, image, [("pixels", "UINT8", [1, size, size, 3])], _on_cpu(serving)
+        ),
+        names["network"]: _config(
+            names["network"], serving.max_batch, [(model.input_name, "UINT8", [size, size, 3])],
+            [(model.output_name, "FP32", [classes])], batching + _on_device(serving),
+        ),
+        names["decision"]: _config(
+            names["decision"], serving.max_batch, [("logits", "FP32", [classes])], decision, _on_cpu(serving)
+        ),
+        name: _config(
+            name, 0, image, [(output, kind, [1, *dims]) for output, kind, dims in decision],
+            [f"ensemble_scheduling {{ step [ {', '.join(steps)} ] }}"], platform='platform: "ensemble"',
+        ),
+    }  # fmt: skip
+
+
+def _config(name: str, max_batch: int, inputs: list, outputs: list, more: list[str], platform='backend: "onnxruntime"') -> str:  # fmt: skip
+    tensors = [
+        f'{{ name: {json.dumps(tensor)} data_type: TYPE_{kind} dims: {dims} }}' for tensor, kind, dims in inputs + outputs
+    ]  # fmt: skip
+    lines = [
+        f'name: "{name}"', platform, f"max_batch_size: {max_batch}", f"input [ {', '.join(tensors[: len(inputs)])} ]",
+        f"output [ {', '.join(tensors[len(inputs) :])} ]", *more,
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
+    maps = [f"input_map {{ key: {json.dumps(key)} value: {json.dumps(value)} }}" for key, value in inputs.items()]
+    maps += [f"output_map {{ key: {json.dumps(key)} value: {json.dumps(value)} }}" for key, value in outputs.items()]
+    return f'{{ model_name: "{model}" model_version: -1 {" ".join(maps)} }}'
+
+
+def _on_cpu(serving: Serving) -> list[str]:
+    return [f"instance_group [ {{ count: {serving.instances} kind: KIND_CPU }} ]", *_threads(serving)]
+
+
+def _on_device(serving: Serving) -> list[str]:
+    return [
+        f"instance_group [ {{ count: {serving.instances} kind: KIND_{serving.device.upper()} }} ]",
+        *_threads(serving),
+    ]
+
+
+def _threads(serving: Serving) -> list[str]:
+    return [f'parameters {{ key: "intra_op_thread_count" value: {{ string_value: "{serving.threads}" }} }}']
+
+
+def _verify(classifier: Classifier, graphs: list[bytes]) -> int:
+    """Runs the three graphs after one another on the bundle's vectors. Raises ExportError where they disagree."""
+    import onnxruntime
+
+    bundle = classifier.bundle
+    sessions = [onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]) for graph in graphs]
+    vectors = json.loads((bundle.folder / VECTORS).read_bytes())["vectors"]
+    for vector in vectors:
+        path = bundle.folder / vector["image"]
+        (pixels,) = sessions[0].run(None, {"image": np.asarray(load_image(path).convert("RGBA"))})
+        (logits,) = sessions[1].run([bundle.model.output_name], {bundle.model.input_name: pixels})
+        label, best_guess, _, probabilities, is_logo = sessions[2].run(None, {"logits": logits})
+        expected = classifier.classify(path)
+        found = (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]))
+        off = float(np.abs(probabilities[0] - list(expected.probabilities.values())).max())
+        if (
+            not np.array_equal(pixels[0], classifier.read_pixels(path))
+            or found != (expected.label, expected.best_guess, expected.is_logo)
+            or not off <= TOLERANCE
+        ):
+            raise ExportError(
+                f"{path}: the graphs give {found}, probabilities off by {off:.3g}; expected {expected}. Pillow before "
+                "release 13 resizes tall images in another order; update it, or report this"
+            )
+    return len(vectors)

@@ -1,0 +1,122 @@
+"""`--engine ray` on a cluster of two workers on this machine: the table of the local engine, also where a worker dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from logo_edge import Classifier, commands
+from logo_edge.folders import Journal, describe_settings, find_images, record_of
+
+pytest.importorskip("ray")
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+IMAGES, BEGUN = 1000, 300
+SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
+WORKER = "MapWorker"  # in the title of the processes that classify
+
+
+@pytest.fixture(scope="module")
+def logos(tmp_path_factory) -> Path:
+    """A folder of IMAGES logos, named by their colours, and an image that is none."""
+    folder = tmp_path_factory.mktemp("logos")
+    for index in range(IMAGES):
+        colour = list(COLOURS)[index % 3]
+        Image.new("RGB", (8, 8), COLOURS[colour]).save(folder / f"{index:05}-{colour}.png")
+    (folder / "zbad.png").write_bytes(b"no image")
+    return folder
+
+
+def begin_table(bundle: Path, logos: Path, out: Path) -> None:
+    """Leaves the journal of a local run that was interrupted after BEGUN images."""
+    classifier = Classifier.load(bundle)
+    with Journal(out, classifier.labels, describe_settings(classifier)) as journal:
+        for name in islice(find_images([str(logos)]), BEGUN):
+            journal.append([record_of(name, classifier.classify(name))])
+
+
+def rows_in(journal: Path) -> int:
+    try:
+        return journal.read_bytes().count(b"\n") - 1
+    except FileNotFoundError:  # done
+        return IMAGES + 1
+
+
+def classifying(process: psutil.Process) -> list[psutil.Process]:
+    """The processes of the cluster that classify."""
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            if WORKER in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.Error:  # gone meanwhile
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)  # a cluster takes seconds to start, and minutes where the machine is busy
+def test_it_goes_on_after_an_interruption_and_a_killed_worker_loses_no_row_and_doubles_none(
+    fake_bundle, logos, tmp_path
+):
+    bundle, out = fake_bundle(), tmp_path / "table.jsonl"
+    begin_table(bundle, logos, out)
+    journal = tmp_path / "table.jsonl.part"
+    arguments = ["--bundle", str(bundle), "--out", str(out), "--engine", "ray", "--workers", "2", str(logos)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHELL, "classify", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+    )  # fmt: skip
+    held = []
+
+    def kill_a_worker() -> None:
+        while process.poll() is None and rows_in(journal) < BEGUN + 20:
+            time.sleep(0.02)
+        for worker in classifying(psutil.Process(process.pid))[:1]:
+            worker.send_signal(signal.SIGKILL)
+            held.append(rows_in(journal))
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    output, _ = process.communicate(timeout=2300)
+    killer.join()
+    assert process.returncode == 1, output  # one image is none
+    assert BEGUN < held[0] < IMAGES
+    assert f"goes on after {BEGUN:,} of {IMAGES + 1:,} images" in output
+    assert f"{IMAGES + 1:,} images, 1 of them failed" in output
+    assert not journal.exists()
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert Counter(row["path"] for row in rows) == Counter(str(image) for image in logos.iterdir())
+    assert len(rows) == IMAGES + 1
+    assert sum("error" in row for row in rows) == 1
+    assert all("error" in row or row["label"] == Path(row["path"]).stem.split("-")[1] for row in rows)
+
+
+@pytest.mark.parametrize("more", [[], ["--out", "x.csv", "--log", "y"], ["--out", "x.csv", "--cores", "0"]])
+def test_the_engine_makes_tables_only(fake_bundle, logos, more):
+    result = CliRunner().invoke(commands.classify, [str(logos), "--engine", "ray", *more])
+    assert result.exit_code == 2
+    assert "goes with --out" in result.stderr
+    assert "expected local or ray" in CliRunner().invoke(commands.classify, [str(logos), "--engine", "x"]).stderr
+
+
+def test_without_the_extra_it_says_what_to_install(fake_bundle, logos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = CliRunner().invoke(
+        commands.classify,
+        ["--bundle", str(fake_bundle()), str(logos), "--engine", "ray", "--out", str(tmp_path / "x.csv")],
+    )
+    assert "pip install 'logo-edge[scale]'" in str(result.exception)
+    assert os.path.exists(tmp_path / "x.csv.part")

@@ -1,0 +1,179 @@
+"""`logo-edge export-triton`: the graphs agree with the runtime, and Triton's own schema reads the configuration.
+
+Triton itself is not run. `infer` does what its ensemble scheduler does: follows the steps of config.pbtxt.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from google.protobuf import text_format
+from PIL import Image
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
+from typer.testing import CliRunner
+
+from logo_edge import Classifier, InputContract, load_image, preprocess, triton
+from logo_edge.decision import Familiarity, Scaling
+from logo_edge.preprocess_graph import preprocess_graph
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = ROOT / "tests" / "contract"
+NUMPY = {DataType.TYPE_UINT8: "tensor(uint8)", DataType.TYPE_FP32: "tensor(float)", DataType.TYPE_STRING: "tensor(string)",
+         DataType.TYPE_BOOL: "tensor(bool)"}  # fmt: skip
+
+
+def export(bundle: Path, out: Path, *more: str):
+    return CliRunner().invoke(triton.export_triton, ["--bundle", str(bundle), "--out", str(out), *more])
+
+
+def read_config(repository: Path, model: str) -> ModelConfig:
+    return text_format.Parse((repository / model / "config.pbtxt").read_text(encoding="utf-8"), ModelConfig())
+
+
+def open_graph(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def infer(repository: Path, ensemble: str, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of the ensemble, its steps run as its configuration says."""
+    config, tensors = read_config(repository, ensemble), {"image": image}
+    for step in config.ensemble_scheduling.step:
+        session = open_graph(repository / step.model_name / "1" / "model.onnx")
+        outputs = list(step.output_map)
+        found = session.run(outputs, {key: tensors[value] for key, value in step.input_map.items()})
+        tensors |= {step.output_map[key]: value for key, value in zip(outputs, found, strict=True)}
+    return {output.name: tensors[output.name] for output in config.output}
+
+
+def rgba(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGBA"))
+
+
+@pytest.mark.parametrize("size_px", [96, 128])
+def test_the_graph_preprocesses_the_golden_images_to_the_byte(size_px):
+    vectors = json.loads((CONTRACT / "preprocess_vectors.json").read_text())["vectors"]
+    vectors = [vector for vector in vectors if vector["size_px"] == size_px]
+    assert len(vectors) >= 10
+    graph = onnxruntime.InferenceSession(preprocess_graph(InputContract(size_px)).SerializeToString())
+    for vector in vectors:
+        (pixels,) = graph.run(None, {"image": rgba(load_image(ROOT / vector["image"]))})
+        assert np.array_equal(pixels[0], np.asarray(Image.open(ROOT / vector["expected"]))), vector["image"]
+
+
+def test_the_graph_preprocesses_noise_of_any_shape_to_the_byte():
+    contract = InputContract(64, dark_above_luminance=200.5, dark_background=(10, 20, 30))
+    graph = onnxruntime.InferenceSession(preprocess_graph(contract).SerializeToString())
+    rng = np.random.default_rng(0)
+    shapes = [(1, 1), (1, 900), (900, 1), (64, 64), (63, 64), (64, 63), (65, 2), (3, 5), (640, 200)]
+    shapes += [(row, 96) for row in range(150, 200)]  # about where Pillow begins with the vertical pass
+    shapes += [tuple(shape) for shape in rng.integers(1, 400, (60, 2))]
+    backgrounds = set()
+    for index, (height, width) in enumerate(shapes):
+        image = rng.integers(0, 256, (height, width, 4), np.uint8)
+        if index % 3 == 0:
+            image[..., 3] = 255
+        if index % 3 == 1:
+            image[..., :3] = np.maximum(image[..., :3], 240)
+        expected = preprocess(Image.fromarray(image), contract)
+        assert np.array_equal(graph.run(None, {"image": image})[0][0], expected), (height, width)
+        backgrounds.add(tuple(expected[0, 0]))
+    assert {(10, 20, 30), (255, 255, 255)} <= backgrounds
+    assert len(backgrounds) > 10  # of opaque images: their own
+
+
+def test_the_decision_graph_gives_the_decision_vectors(fake_bundle):
+    vectors = json.loads((CONTRACT / "decision_vectors.json").read_text())["vectors"]
+    assert len(vectors) >= 30
+    for vector in vectors:
+        folder = fake_bundle(
+            labels=tuple(vector["labels"]), temperature=vector["temperature"], abstain_below=vector["abstain_below"],
+            strict_below=vector["strict_below"], scaling=vector["scaling"] and Scaling(**vector["scaling"]),
+            familiarity=None if vector["energy_below"] is None else Familiarity(vector["energy_below"], 0.05),
+        )  # fmt: skip
+        graph = triton.decision_graph(Classifier.load(folder, mode=vector["mode"])).SerializeToString()
+        label, best_guess, confidence, _, is_logo = onnxruntime.InferenceSession(graph).run(
+            None, {"logits": np.array([vector["logits"]], np.float32)}
+        )
+        assert (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0])) == (
+            vector["label"], vector["best_guess"], vector["familiar"]
+        )  # fmt: skip
+        assert confidence[0, 0] == pytest.approx(vector["confidence"], abs=1e-6)
+
+
+@pytest.mark.parametrize("bundle", ["runtime/logo_edge/default_bundle", "bundles/robust"])
+def test_the_ensemble_decides_as_the_runtime_does(bundle, tmp_path):
+    result = export(ROOT / bundle, tmp_path / "models", "--name", "marks", "--mode", "strict")
+    assert result.exit_code == 0, result.output
+    classifier = Classifier.load(ROOT / bundle, mode="strict")
+    samples = sorted((ROOT / "runtime/logo_edge/samples").glob("*.png"))
+    assert len(samples) >= 8
+    labels = set()
+    for path in samples:
+        expected, found = classifier.classify(path), infer(tmp_path / "models", "marks", rgba(load_image(path)))
+        assert (found["label"].item() or None, found["best_guess"].item()) == (expected.label, expected.best_guess)
+        assert found["confidence"].item() == pytest.approx(expected.confidence, abs=1e-6)
+        assert found["probabilities"][0] == pytest.approx(list(expected.probabilities.values()), abs=1e-6)
+        labels.add(expected.label)
+    assert None in labels
+    assert len(labels) >= 3
+
+
+def test_the_configuration_is_what_triton_reads_and_fits_the_graphs(fake_bundle, tmp_path):
+    result = export(
+        fake_bundle(), tmp_path / "models", "--name", "colours", "--max-batch", "16", "--queue-delay-us", "250",
+        "--instances", "2", "--threads", "3", "--device", "gpu",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    models = {folder.name: read_config(tmp_path / "models", folder.name) for folder in (tmp_path / "models").iterdir()}
+    assert set(models) == {"colours", "colours_preprocess", "colours_network", "colours_decision"}
+    ensemble = models.pop("colours")
+    for name, config in models.items():
+        assert (config.name, config.backend) == (name, "onnxruntime")
+        assert config.parameters["intra_op_thread_count"].string_value == "3"
+        session = open_graph(tmp_path / "models" / name / "1" / "model.onnx")
+        for told, got in [(config.input, session.get_inputs()), (config.output, session.get_outputs())]:
+            shapes = {entry.name: (entry.type, entry.shape[config.max_batch_size > 0 :]) for entry in got}
+            assert {tensor.name for tensor in told} <= set(shapes)
+            for tensor in told:
+                kind, shape = shapes[tensor.name]
+                assert kind == NUMPY[tensor.data_type]
+                assert [side if isinstance(side, int) else -1 for side in shape] == list(tensor.dims)
+    network = models["colours_network"]
+    assert (network.max_batch_size, network.dynamic_batching.max_queue_delay_microseconds) == (16, 250)
+    kinds = {name: (config.instance_group[0].count, config.instance_group[0].kind) for name, config in models.items()}
+    assert kinds == {
+        "colours_preprocess": (2, ModelInstanceGroup.KIND_CPU),
+        "colours_network": (2, ModelInstanceGroup.KIND_GPU),
+        "colours_decision": (2, ModelInstanceGroup.KIND_CPU),
+    }
+    assert (ensemble.platform, ensemble.max_batch_size) == ("ensemble", 0)
+    for step in ensemble.ensemble_scheduling.step:
+        config = models[step.model_name]
+        assert set(step.input_map) == {tensor.name for tensor in config.input}
+        assert set(step.output_map) == {tensor.name for tensor in config.output}
+    assert (tmp_path / "models" / "colours" / "1").is_dir()
+
+
+def test_nothing_is_written_over_a_model_or_under_a_name_that_cannot_be_one(fake_bundle, tmp_path):
+    bundle = fake_bundle()
+    assert export(bundle, tmp_path / "models").exit_code == 0
+    again = export(bundle, tmp_path / "models")
+    assert "there already" in str(again.exception)
+    assert "expected letters" in str(export(bundle, tmp_path / "models", "--name", "../x").exception)
+    assert export(bundle, tmp_path / "models", "--name", "other").exit_code == 0
+    assert len(list((tmp_path / "models").iterdir())) == 8
+
+
+def test_nothing_is_written_where_a_graph_disagrees(fake_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        triton, "preprocess_graph", lambda contract: preprocess_graph(InputContract(contract.size_px, (0, 0, 0)))
+    )
+    classifier = Classifier.load(fake_bundle())
+    Image.new("RGBA", (20, 10), (255, 0, 0, 0)).save(classifier.bundle.folder / "vectors" / "0.png")
+    with pytest.raises(triton.ExportError, match="the graphs give"):
+        triton.write_repository(classifier, tmp_path / "models", "colours", triton.Serving())
+    assert not (tmp_path / "models").exists()
