@@ -619,7 +619,30 @@ def server() -> str:
     return markdown(header, rows) + note
 
 
+def runtime() -> str:
+    """Speed of the runtime as ratios measured by turns in one run, and memory over many images."""
+    figures = read("runtime")
+    rows = [
+        [f"512 px {kind.upper()}: classify / (decode + bare session run), one thread", f"{part['bare_cpu_ms']:.1f} ms",
+         f"{part['classify_cpu_ms']:.1f} ms", f"{part['ratio_cpu']:.2f}", f"{part['ratio_wall']:.2f}", "1.25"]
+        for kind, part in figures["steady_state_512px"].items()
+    ]  # fmt: skip
+    start = figures["start"]
+    rows.append(["`logo-edge classify one.png` / `import numpy, onnxruntime`", f"{start['bare_cpu_s'] * 1e3:.0f} ms",
+                 f"{start['classify_cpu_s'] * 1e3:.0f} ms", f"{start['ratio_cpu']:.2f}", f"{start['ratio_wall']:.2f}", "1.5"])  # fmt: skip
+    header = ["medians, extra `fast`", "bare, CPU time", "ours, CPU time", "ratio, CPU", "ratio, wall", "at most"]
+    text = markdown(header, rows)
+    text += f"\n\nBy turns in one run; {figures['machine']['cpu']} with other work on it (load average {figures['load_average']:.0f} on two cores)."
+    if memory := figures.get("memory"):
+        text += (
+            f" Resident set over {memory['images']:,} images with {memory['workers']} workers, from the first tenth to the "
+            f"end: {memory['growth']:+.2%} of {memory['warm_bytes'] / 1e6:.0f} MB."
+        )
+    return text
+
+
 TABLES = {
+    "runtime": runtime,
     "demo": demo,
     "default_bundle": default_bundle,
     "default_latency": default_latency,

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 
@@ -80,7 +81,10 @@ def run(options: Options) -> int:
         first = list(islice(images, PEEKED))
         if not first and len(paths) == len(options.paths):
             found = ", ".join(paths)
-            print(f"logo-edge: no image found in {found}; expected files such as .png, .jpg, .webp", file=sys.stderr)
+            svg = "" if find_spec("resvg_py") else "; SVG needs pip install 'logo-edge[svg]'"
+            print(
+                f"logo-edge: no image found in {found}; expected files such as .png, .jpg, .webp{svg}", file=sys.stderr
+            )
             return 1
         workers = options.workers or (usable_cores() if len(first) > 2 * BATCH else 1)
         if options.out:
