@@ -21,6 +21,7 @@ from logo_edge.preprocess import InputContract
 from logo_edge.timing import Latency, measure_latency
 from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.distill import Student, distill
+from logo_edge_compress.embed import embed_bundle
 from logo_edge_compress.export import export_body, export_onnx
 from logo_edge_compress.finetune import finetune, unknown_operators
 from logo_edge_compress.graph import LOGITS, PIXELS
@@ -29,6 +30,7 @@ from logo_edge_compress.pack import pack_bundle, reference, refuse_other_folder
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, compare_logits, run_onnx, verify
 from logo_edge_train.dataset import pixels_of, stratified_sample
+from logo_edge_train.fetch import renders_folder
 from logo_edge_train.recipe import Architecture, CalibrateConfig, Recipe
 from logo_edge_train.runs import Run, read_run, versions, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
@@ -115,7 +117,9 @@ def compress(
     stages = [_ensemble_stage(run, splits), _torch_stage(chosen.student, chosen.fp32), chosen.fp32, chosen.int8,
               calibrated]  # fmt: skip
     summary = _summarize(stages, splits, run.classes)
-    bundle = pack_bundle(_describe(run, chosen, calibrated, calibration, summary, name, key), chosen.path, out)
+    described = _describe(run, chosen, calibrated, calibration, summary, name, key)
+    described, model, extra = embed_bundle(described, chosen.path, chosen.path.parent, manifest, renders_folder())
+    bundle = pack_bundle(described, model, out, extra)
     record = {
         "key": key, "run": run.folder.name, "recipe": recipe.name, "chosen": str(chosen.student.candidate),
         "method": chosen.method, "artifact": str(chosen.path.relative_to(work)),

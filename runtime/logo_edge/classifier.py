@@ -6,17 +6,21 @@ import enum
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logo_edge.bundle import DEFAULT_BUNDLE, VECTORS, Bundle, read_bundle
+from logo_edge.bundle import DEFAULT_BUNDLE, EMBEDDING, VECTORS, Bundle, read_bundle
 from logo_edge.decision import Mode, calibrated_logits, energy, prediction_set
 from logo_edge.errors import BundleError, ImageError
 from logo_edge.images import ImageSource, load_image
 from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess
+
+if TYPE_CHECKING:
+    from logo_edge.enroll import Enrolment, Match
 
 VECTOR_TOLERANCE = 0.05  # of a logit; backends and CPUs differ by the order of their sums
 
@@ -34,7 +38,8 @@ class Classification:
     `label` is None when the classifier abstains (`reason` says why); `best_guess` is there all the same.
     `confidence` is the calibrated probability of the best guess, 0 to 1; `probabilities` holds every class's.
     `familiar` is False where the energy of the logits is as low as that of few logos: the image may be none. It
-    withholds no label; docs/bundle.md says what escapes it.
+    withholds no label; docs/bundle.md says what escapes it. `enrolled` is what a classifier with an enrolment says of
+    its classes, apart from the bundle's own.
     """
 
     label: str | None
@@ -43,13 +48,15 @@ class Classification:
     probabilities: dict[str, float]
     reason: Rejection | None = None
     familiar: bool = True
+    enrolled: Match | None = None
 
 
 class Classifier:
     """A bundle in memory, ready to classify; safe to share between threads."""
 
     def __init__(self, bundle: Bundle, *, mode: Mode | str = Mode.BALANCED, threads: int = 1,
-                 fast_decoders: bool = True, log: str | os.PathLike | None = None):  # fmt: skip
+                 fast_decoders: bool = True, log: str | os.PathLike | None = None,
+                 enrolled: str | os.PathLike | None = None):  # fmt: skip
         """Raises BundleError where the model does not fit its bundle.json, ValueError for a mode that there is not."""
         self.bundle = bundle
         self.mode = Mode(mode)
@@ -57,22 +64,25 @@ class Classifier:
         self._session = _open_session(bundle, threads)
         self._outputs = [bundle.model.output_name]
         self._log = _open_log(log, bundle.name)
+        self._enrolment = _read_enrolment(enrolled, bundle)
 
     @classmethod
     def load(cls, path: str | os.PathLike | None = None, *, threads: int = 1, self_test: bool = False,
              mode: Mode | str = Mode.BALANCED, public_key: str | os.PathLike | None = None,
-             fast_decoders: bool = True, log: str | os.PathLike | None = None) -> Classifier:  # fmt: skip
+             fast_decoders: bool = True, log: str | os.PathLike | None = None,
+             enrolled: str | os.PathLike | None = None) -> Classifier:  # fmt: skip
         """The classifier of the bundle in folder `path`, or of the embedded default bundle.
 
         `threads` is the number of CPU threads of one forward pass. With `self_test`, the first golden vector is run.
         `mode` says how sure it must be to give a label: best-guess, balanced or strict. `public_key` names a PEM file:
         only a bundle that its private half signed is loaded (extra `sign`). `fast_decoders` lets pyspng and simplejpeg decode where they are installed (extra `fast`); the pixels are the
         same either way. `log` names a file to which every classification, never the image, is appended as a line of
-        JSON, for `logo-edge monitor`. Raises BundleError for a bundle that is damaged, of another format, not signed by
-        the key, or fails its vector.
+        JSON, for `logo-edge monitor`. `enrolled` names a file of `logo-edge enroll`, whose classes each image is compared
+        with too. Raises BundleError for a bundle that is damaged, of another format, not signed by the key, or fails its
+        vector, EnrolmentError for a file that is damaged or of another bundle.
         """
         bundle = read_bundle(path or DEFAULT_BUNDLE, public_key=public_key)
-        classifier = cls(bundle, mode=mode, threads=threads, fast_decoders=fast_decoders, log=log)
+        classifier = cls(bundle, mode=mode, threads=threads, fast_decoders=fast_decoders, log=log, enrolled=enrolled)
         if self_test:
             classifier.run_vectors(limit=1)
         return classifier
@@ -86,7 +96,7 @@ class Classifier:
 
         Raises ImageError where it is no readable image.
         """
-        (decision,) = self.decide(self.logits(self.read_pixels(source)[None]))
+        (decision,) = self._classify_pixels(self.read_pixels(source)[None])
         if self._log:
             self._log.append(decision)
         return decision
@@ -103,7 +113,7 @@ class Classifier:
             results: list[Classification | ImageError] = [self._read_or_error(source) for source in batch]
             readable = [index for index, result in enumerate(results) if isinstance(result, np.ndarray)]
             if readable:
-                decisions = self.decide(self.logits(np.stack([results[index] for index in readable])))
+                decisions = self._classify_pixels(np.stack([results[index] for index in readable]))
                 for index, decision in zip(readable, decisions, strict=True):
                     results[index] = decision
                     if self._log:
@@ -117,6 +127,17 @@ class Classifier:
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """(B, K) float32 before temperature, of (B, S, S, 3) uint8 pixels."""
         return self._session.run(self._outputs, {self.bundle.model.input_name: pixels})[0]
+
+    def embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, D) float32 features before the network's last layer, of (B, S, S, 3) uint8 pixels.
+
+        Raises BundleError where the bundle has none.
+        """
+        if EMBEDDING not in self.bundle.model.optional_outputs:
+            raise BundleError(
+                f"{self.bundle.folder}: its model gives no {EMBEDDING}; pack it anew with `logo-edge calibrate`"
+            )
+        return self._session.run([EMBEDDING], {self.bundle.model.input_name: pixels})[0]
 
     def decide(self, logits: np.ndarray) -> list[Classification]:
         """The calibrated decision for each row of (B, K) logits."""
@@ -159,6 +180,13 @@ class Classifier:
                 )
         return len(vectors)
 
+    def _classify_pixels(self, pixels: np.ndarray) -> list[Classification]:
+        if self._enrolment is None:
+            return self.decide(self.logits(pixels))
+        logits, embeddings = self._session.run([*self._outputs, EMBEDDING], {self.bundle.model.input_name: pixels})
+        matches = self._enrolment.match(embeddings)
+        return [replace(found, enrolled=match) for found, match in zip(self.decide(logits), matches, strict=True)]
+
     def _read_or_error(self, source: ImageSource) -> np.ndarray | ImageError:
         try:
             return self.read_pixels(source)
@@ -180,6 +208,14 @@ def _open_log(path: str | os.PathLike | None, bundle_name: str):
     from logo_edge.monitor import PredictionLog
 
     return PredictionLog(path, bundle_name)
+
+
+def _read_enrolment(path: str | os.PathLike | None, bundle: Bundle) -> Enrolment | None:
+    if path is None:
+        return None
+    from logo_edge.enroll import read_enrolment
+
+    return read_enrolment(path, bundle)
 
 
 def _open_session(bundle: Bundle, threads: int):
@@ -206,6 +242,10 @@ def _open_session(bundle: Bundle, threads: int):
         raise BundleError(
             f"{bundle.model_path}: gives {outputs}; bundle.json says {bundle.model.output_name!r}, float32, of "
             f"{len(bundle.labels)} classes. Pack the bundle anew"
+        )
+    if missing := [name for name in bundle.model.optional_outputs if name not in outputs]:
+        raise BundleError(
+            f"{bundle.model_path}: gives {outputs}; bundle.json promises {missing} too. Pack the bundle anew"
         )
     return session
 

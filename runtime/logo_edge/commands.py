@@ -42,6 +42,9 @@ def classify_command(
     log: Path | None = typer.Option(
         None, "--log", metavar="FILE", help="Append each result, no image, for `logo-edge monitor`."
     ),
+    enrolled: Path | None = typer.Option(
+        None, "--enrolled", metavar="FILE", help="Name the classes of `logo-edge enroll` too, beside the bundle's own."
+    ),
 ) -> None:
     """Exit status: 0 all classified, 1 some inputs failed, 2 wrong usage."""
     if as_json and as_jsonl:
@@ -50,7 +53,7 @@ def classify_command(
     for path in missing:
         typer.echo(f"logo-edge: {path}: no such file or folder", err=True)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a bad image comes as its ImageError
-    classifier = Classifier.load(bundle, threads=threads, public_key=public_key, log=log)
+    classifier = Classifier.load(bundle, threads=threads, public_key=public_key, log=log, enrolled=enrolled)
     names, sources = [], []
     for name, source in _find_images([path for path in paths if path not in missing]):
         names.append(name)
@@ -195,6 +198,7 @@ def _find_images(paths: list[str]) -> Iterator[tuple[str, str | bytes]]:
 def _record(name: str, result: Classification | ImageError) -> dict:
     if isinstance(result, ImageError):
         return {"path": name, "error": str(result)}
+    enrolled = {} if result.enrolled is None else {"enrolled": {**vars(result.enrolled)}}
     return {
         "path": name,
         "label": result.label,
@@ -203,6 +207,7 @@ def _record(name: str, result: Classification | ImageError) -> dict:
         "probabilities": {label: round(value, 6) for label, value in result.probabilities.items()},
         "reason": result.reason,
         "familiar": result.familiar,
+        **enrolled,
     }
 
 
@@ -215,8 +220,13 @@ def _print_table(results, width: int) -> int:
         if isinstance(result, ImageError):
             failed += 1
             typer.echo(f"{name:{width}}  {'-':12}  error: {result}", err=True)
-        elif result.label is None:
-            typer.echo(f"{name:{width}}  {'(unsure)':12}  {result.confidence:6.1%}  best guess: {result.best_guess}")
+            continue
+        match = result.enrolled
+        known = f"  enrolled: {match.label}, {match.confidence:.1%}" if match and match.label else ""
+        if result.label is None:
+            typer.echo(
+                f"{name:{width}}  {'(unsure)':12}  {result.confidence:6.1%}  best guess: {result.best_guess}{known}"
+            )
         else:
-            typer.echo(f"{name:{width}}  {result.label:12}  {result.confidence:6.1%}")
+            typer.echo(f"{name:{width}}  {result.label:12}  {result.confidence:6.1%}{known}")
     return failed
