@@ -161,7 +161,11 @@ class Classifier:
         path = self.bundle.folder / VECTORS
         try:
             vectors = [
-                (self.bundle.folder / vector["image"], np.array(vector["logits"], np.float32), vector["best_guess"])
+                (
+                    self.bundle.files[vector["image"]] and self.bundle.folder / vector["image"],
+                    np.array(vector["logits"], np.float32),
+                    vector["best_guess"],
+                )
                 for vector in json.loads(path.read_bytes())["vectors"][:limit]
             ]
         except (OSError, ValueError, KeyError, TypeError) as error:

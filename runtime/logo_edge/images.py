@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import zlib
 
@@ -23,7 +24,13 @@ except ImportError:
 
 ImageSource = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image
 
-MAX_PIXELS = 100_000_000
+FORMATS = frozenset(
+    "AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PNG PPM QOI TGA TIFF WEBP".split()
+)  # others that Pillow reads run programs (EPS), or are no pictures to show
+MAX_PIXELS = 36_000_000  # so that no image takes two seconds
+MAX_SCANNED = (
+    20 * MAX_PIXELS
+)  # pixels times scans of a progressive JPEG, which may say to go over all of them again and again
 MAX_FILE_BYTES = 256 * 1024 * 1024
 EXIF_ORIENTATION = 0x0112
 PNG_ROTATIONS = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # where a PNG may hold one, before or after pixels
@@ -58,14 +65,21 @@ def load_image(source: ImageSource, *, fast: bool = True) -> Image.Image:
 
 def _read_file(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            if size_bytes > MAX_FILE_BYTES:
-                raise ImageError(f"{path}: {size_bytes:,} bytes; an image file may have up to {MAX_FILE_BYTES:,}")
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(f"{path}: no regular file; expected an image file. Give what a pipe says as `-`")
+            if status.st_size > MAX_FILE_BYTES:
+                raise ImageError(f"{path}: {status.st_size:,} bytes; an image file may have up to {MAX_FILE_BYTES:,}")
             return file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path}: {reason}; expected an image file") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """The file's descriptor, without waiting for anybody who might write to a named pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _decode(data: bytes, name: str, fast: bool) -> Image.Image:
@@ -74,6 +88,13 @@ def _decode(data: bytes, name: str, fast: bool) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         _check_pixel_count(image.size, name)
+        if image.format not in FORMATS:
+            raise UnidentifiedImageError
+        scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+        if scans * image.size[0] * image.size[1] > MAX_SCANNED:
+            raise ImageError(
+                f"{name}: {scans} scans of {image.size[0]} x {image.size[1]} pixels; save it anew, with a few"
+            )
         if fast and (pixels := _decode_fast(image, data)) is not None:
             return pixels
         image.load()
