@@ -498,6 +498,50 @@ def few_shot() -> str:
     return markdown(header, rows)
 
 
+def enroll() -> str:
+    """Accuracy on brands across packages, by how embeddings are compared and what tells classes apart."""
+    if not (figures := read_if_there("enroll")):
+        return missing("enroll", "python benchmarks/compare_enroll.py --report-test")
+    header, columns = ["5-way"], []
+    for name, entry in figures["bundles"].items():
+        for split in splits_of({"": entry}):
+            header.append(f"`{name}`, {split}")
+            columns.append(entry[split]["heads"])
+    rows = [[key, *(share(column[key]["accuracy"]) for column in columns)] for key in columns[0]]
+    return markdown(header, rows)
+
+
+def enroll_open() -> str:
+    """Of five enrolled brands: what is found, mistaken, and taken for one of them of all other logos."""
+    if not (figures := read_if_there("enroll")):
+        return missing("enroll", "python benchmarks/compare_enroll.py --report-test")
+    rows = [
+        [f"`{name}`, {split}", f"{float(promised):.0%}", *(share(found[key]) for key in ("others_taken", "found", "wrong"))]
+        for name, entry in figures["bundles"].items() for split in splits_of({"": entry})
+        for promised, found in entry[split]["open_set"]["by_false_accepts"].items()
+    ]  # fmt: skip
+    return markdown(
+        ["", "promised at most", "other logos taken for one", "found", "taken for another of the five"], rows
+    )
+
+
+def enroll_use() -> str:
+    """Confidence, ranking and grouping at what val chose."""
+    if not (figures := read_if_there("enroll")):
+        return missing("enroll", "python benchmarks/compare_enroll.py --report-test")
+    sharpness, same = (str(figures["chosen"][key]) for key in ("sharpness", "same"))
+    rows = []
+    for name, entry in figures["bundles"].items():
+        for split in splits_of({"": entry}):
+            found = entry[split]
+            group = found["groups"][same]
+            rows.append([f"`{name}`, {split}", f"{found['open_set']['calibration_error'][sharpness]:.1%}",
+                         *(f"{found['nearest'][k]:.1%}" for k in ("1", "5", "10")), str(found["nearest"]["among"]),
+                         f"{group['precision']:.1%}", f"{group['recall']:.1%}", f"{group['b_cubed_f1']:.3f}"])  # fmt: skip
+    header = ["", "calibration error", "first", "in 5", "in 10", "of", "precision", "recall", "B-cubed F1"]
+    return markdown(header, rows)
+
+
 def augmentation() -> str:
     """What each operation costs on held-out logos of train, and how often the policy has it."""
     if not (figures := read_if_there("augmentation")):
@@ -665,6 +709,9 @@ TABLES = {
     "teachers": teachers,
     "pretraining": pretraining,
     "few_shot": few_shot,
+    "enroll": enroll,
+    "enroll_open": enroll_open,
+    "enroll_use": enroll_use,
     "ablation": ablation,
     "logo_vit": logo_vit,
     "uncertainty": uncertainty,

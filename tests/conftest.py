@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from logo_edge.bundle import VECTORS, Bundle, ModelEntry, list_files, write_bundle_record
+from logo_edge.bundle import EMBEDDING, VECTORS, Bundle, ModelEntry, list_files, write_bundle_record
 from logo_edge.decision import Calibration, Mode
+from logo_edge.embedding import SPACE, fit_space, write_space
 from logo_edge.preprocess import InputContract
 
 LABELS = ("red", "green", "blue")  # three, and not the project's four: nothing may assume four
@@ -36,33 +37,32 @@ def build_model(
     output_name: str = "logits",
     output_type: str = "FLOAT",
     epistemic: bool = False,
+    embedding: bool = False,
 ) -> bytes:
     """A serialized ONNX graph, pixels (batch, S, S, 3) -> mean colour (batch, 3) -> logits (batch, K).
 
-    With `epistemic` it also gives the mean of the pixels / 255, (batch,).
+    With `epistemic` it also gives the mean of the pixels / 255, (batch,); with `embedding` the mean colour.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    kind = TensorProto.DataType.Value
+    kind, colour = TensorProto.DataType.Value, "embedding" if embedding else "colour"
     further = [
-        helper.make_node("ReduceMean", ["colour"], ["brightness"], axes=[1], keepdims=0),
+        helper.make_node("ReduceMean", [colour], ["brightness"], axes=[1], keepdims=0),
         helper.make_node("Mul", ["brightness", "share"], ["epistemic"]),
     ]
-    given = [helper.make_tensor_value_info("epistemic", TensorProto.FLOAT, [batch])]
+    given = [helper.make_tensor_value_info("epistemic", TensorProto.FLOAT, [batch])] if epistemic else []
+    given += [helper.make_tensor_value_info(colour, TensorProto.FLOAT, [batch, 3])] if embedding else []
     graph = helper.make_graph(
         [
             helper.make_node("Cast", [input_name], ["planes"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["planes"], ["colour"], axes=[1, 2], keepdims=0),
-            helper.make_node("MatMul", ["colour", "weights"], ["product"]),
+            helper.make_node("ReduceMean", ["planes"], [colour], axes=[1, 2], keepdims=0),
+            helper.make_node("MatMul", [colour, "weights"], ["product"]),
             helper.make_node("Cast", ["product"], [output_name], to=kind(output_type)),
             *(further if epistemic else []),
         ],
         "mean-colour",
         [helper.make_tensor_value_info(input_name, kind(input_type), [batch, size_px, size_px, 3])],
-        [
-            helper.make_tensor_value_info(output_name, kind(output_type), [batch, classes]),
-            *(given if epistemic else []),
-        ],
+        [helper.make_tensor_value_info(output_name, kind(output_type), [batch, classes]), *given],
         [
             numpy_helper.from_array(channel_weights(classes), "weights"),
             numpy_helper.from_array(np.float32(1 / 255), "share"),
@@ -81,15 +81,20 @@ def write_bundle(
     size_px: int = 16,
     model: bytes | None = None,
     optional_outputs: tuple[str, ...] = (),
+    embedding: bool = False,
     **calibration,
 ) -> Path:
     """A proper bundle in the new folder `folder`; its vectors are one full-coloured image for each label.
 
-    `abstain_below` is that of balanced; `calibration` holds further fields of a Calibration.
+    `abstain_below` is that of balanced. With `embedding`, which is the mean colour, images of all colours are the space
+    and its background. `calibration` holds further fields of a Calibration.
     """
     thresholds = {Mode.BEST_GUESS: 0.0, Mode.BALANCED: abstain_below, Mode.STRICT: strict_below or abstain_below}
     (folder / VECTORS).parent.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(model or build_model(size_px=size_px, classes=len(labels)))
+    (folder / "model.onnx").write_bytes(model or build_model(size_px=size_px, classes=len(labels), embedding=embedding))
+    if embedding:
+        colours = np.random.default_rng(0).uniform(0, 255, (500, 3)).astype(np.float32)
+        write_space(fit_space(colours[:300], colours[300:]), folder / SPACE)
     vectors = []
     for index, label in enumerate(labels[:3]):
         colour = np.eye(3, dtype=int)[index] * 255
@@ -103,7 +108,9 @@ def write_bundle(
         Bundle(
             name="fake",
             labels=labels,
-            model=ModelEntry("model.onnx", "fp32", optional_outputs=optional_outputs),
+            model=ModelEntry(
+                "model.onnx", "fp32", optional_outputs=(*optional_outputs, *((EMBEDDING,) if embedding else ()))
+            ),
             input=InputContract(size_px=size_px),
             calibration=Calibration(temperature, thresholds, **calibration),
             files=list_files(folder),

@@ -37,12 +37,14 @@ from logo_edge_compress.candidates import (
     save_pixels,
 )
 from logo_edge_compress.distill import distill
+from logo_edge_compress.embed import embed_bundle
 from logo_edge_compress.engine import why_no_engine
 from logo_edge_compress.graph import LOGITS, PIXELS
 from logo_edge_compress.measure import Cost, Opened, measure_side_by_side
 from logo_edge_compress.pack import pack_bundle, reference, refuse_other_folder
 from logo_edge_compress.select import Choice, Limits, Row, choose, find_dominators, find_slow_int8
 from logo_edge_compress.verify import Parity
+from logo_edge_train.fetch import renders_folder
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, CalibrateConfig, Recipe
 from logo_edge_train.runs import Run, read_run, versions, write_json
@@ -393,21 +395,23 @@ def _pack(
     members = tuple(MemberEntry(*member) for member in candidate.record.get("members", ()))
     extra |= {path.name: path for path in candidate.paths} if members else {}
     final = {split: figures for split, figures in summary[-1].items() if split in ("val", "test")}
-    bundle = pack_bundle(
-        Bundle(
-            name=name if target == "cpu" else f"{name}-{target}", labels=run.classes, members=members,
-            model=ModelEntry(members[0].file if members else "model.onnx", graph.precision, PIXELS, LOGITS,
-                             tuple(sorted(outputs & {EPISTEMIC, EMBEDDING}))),
-            input=InputContract(candidate.record["size_px"]), calibration=calibration, files={}, metrics=final,
-            provenance={
-                "key": key, "target": target, "student": candidate.student.rpartition("@")[0], "recipe": run.recipe.name,
-                "quantization": candidate.name, "reduce_range": run.recipe.quantize.reduce_range,
-                "data_hash": run.record["identity"]["data_hash"], "teachers": _teachers(run), "versions": versions(),
-            },
-            reference=reference(calibrated.calibrated("calib"), run.classes, calibration),
-        ),
-        graph.path, out, extra,
+    described = Bundle(
+        name=name if target == "cpu" else f"{name}-{target}", labels=run.classes, members=members,
+        model=ModelEntry(members[0].file if members else "model.onnx", graph.precision, PIXELS, LOGITS,
+                         tuple(sorted(outputs & {EPISTEMIC, EMBEDDING}))),
+        input=InputContract(candidate.record["size_px"]), calibration=calibration, files={}, metrics=final,
+        provenance={
+            "key": key, "target": target, "student": candidate.student.rpartition("@")[0], "recipe": run.recipe.name,
+            "quantization": candidate.name, "reduce_range": run.recipe.quantize.reduce_range,
+            "data_hash": run.record["identity"]["data_hash"], "teachers": _teachers(run), "versions": versions(),
+        },
+        reference=reference(calibrated.calibrated("calib"), run.classes, calibration),
     )  # fmt: skip
+    model = graph.path
+    if not members:
+        described, model, space = embed_bundle(described, model, model.parent, work.manifest, renders_folder())
+        extra |= space
+    bundle = pack_bundle(described, model, out, extra)
     graphs = {
         entry.precision: str(entry.path.relative_to(work.folder))
         for entry in made if entry.student == candidate.student and entry.name == "fp32"

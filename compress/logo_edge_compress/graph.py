@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from logo_edge.bundle import EMBEDDING
+
 OPSET = 18
 IR_VERSION = 10  # read by onnxruntime >= 1.20
 LEAST_STORED = 64  # values; casting fewer saves nothing
@@ -42,6 +44,35 @@ def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     for entry in [*model.graph.input, *model.graph.output]:
         entry.type.tensor_type.shape.dim[0].dim_value = batch
     return model
+
+
+def add_embedding(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with an output `embedding` (batch, D) float32: what its last layer reads, before it is quantized.
+
+    Nothing is computed that was not before. None where the logits are not those of a layer of rank 2.
+    """
+    model = copy_model(model)
+    graph = model.graph
+    if any(entry.name == EMBEDDING for entry in graph.output):
+        return model
+    makers = {output: node for node in graph.node for output in node.output}
+    name = LOGITS
+    while name in makers and makers[name].op_type not in ("Gemm", "MatMul"):
+        name = makers[name].input[0]
+    if name not in makers:
+        return None
+    name = makers[name].input[0]
+    while name in makers and makers[name].op_type in ("QuantizeLinear", "DequantizeLinear", "Identity", "Dropout"):
+        name = makers[name].input[0]
+    shapes = {entry.name: entry.type.tensor_type for entry in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    if name not in shapes or len(shapes[name].shape.dim) != 2 or shapes[name].elem_type != TensorProto.FLOAT:
+        return None
+    width = shapes[name].shape.dim[1].dim_value
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [EMBEDDING if other == name else other for other in names]
+    graph.output.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["batch", width]))
+    return model if width else None
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:

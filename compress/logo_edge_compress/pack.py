@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-import logo_edge
 from logo_edge.bundle import VECTORS, Bundle, list_files, read_bundle, write_bundle_record
 from logo_edge.classifier import Classifier
 from logo_edge.decision import Calibration, Mode, calibrated_logits
@@ -19,15 +18,14 @@ from logo_edge.manifest import Manifest, labelled_rows, targets_of
 from logo_edge.metrics import softmax, summarize
 from logo_edge.monitor import reference_of
 from logo_edge_compress.calibrate import fit_calibration
-
-SAMPLES = Path(logo_edge.__file__).parent / "samples"
+from logo_edge_compress.embed import SAMPLES, embed_bundle
 
 
 def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path] | None = None) -> Bundle:
     """Writes `model` and what `bundle` says of it to `folder`, with golden vectors and a card, and reads it back.
 
-    `extra` are further files by their names in the bundle: the members of an ensemble, or the artifact for another
-    backend. The vectors are the project's own drawings with the logits of this very artifact. A bundle that is there already
+    `extra` are further files by their names in the bundle: the members of an ensemble, the artifact for another
+    backend, the space of `embed_bundle`. The vectors are the project's own drawings with the logits of this very artifact. A bundle that is there already
     is replaced in one step; any other folder is refused with BundleError.
     """
     refuse_other_folder(folder)
@@ -52,8 +50,8 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, *, risks: dict[
                 false_positive_rate: float) -> Bundle:  # fmt: skip
     """The bundle in `folder`, packed anew with a calibration fitted on its own logits of the manifest's calib split.
 
-    Its figures on val and test, where the manifest has them, and its reference are brought up to date; a signature is
-    not kept. Raises DatasetError where calib is empty or has labels that the bundle does not know, or lacks one.
+    Its figures on val and test, where the manifest has them, its reference and, of a manifest with a train split, its
+    embedding are brought up to date; a signature is not kept. Raises DatasetError where calib is empty or has labels that the bundle does not know, or lacks one.
     """
     classifier = Classifier.load(folder)
     bundle, labels = classifier.bundle, classifier.labels
@@ -82,10 +80,10 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, *, risks: dict[
         name: summarize(calibrated[name], targets[name], np.array([row.sure for row in rows[name]], bool), 1.0, labels)
         for name in rows if name != "calib"
     }  # fmt: skip
-    return pack_bundle(
-        replace(bundle, calibration=calibration, metrics=metrics, reference=reference(calibrated["calib"], labels, calibration)),
-        bundle.model_path, folder,
-    )  # fmt: skip
+    bundle = replace(bundle, calibration=calibration, metrics=metrics, reference=reference(calibrated["calib"], labels, calibration))  # fmt: skip
+    with tempfile.TemporaryDirectory() as work:
+        bundle, model, extra = embed_bundle(bundle, bundle.model_path, Path(work), manifest, renders)
+        return pack_bundle(bundle, model, folder, extra)
 
 
 def reference(calibrated: np.ndarray, labels: tuple[str, ...], calibration: Calibration) -> dict:

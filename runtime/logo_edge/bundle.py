@@ -109,7 +109,7 @@ def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | No
         raise BundleError(
             f"{path}: {error.strerror}; expected a bundle's folder, made by `logo-edge compress`"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not JSON ({error}); the bundle is damaged, copy or pack it anew") from error
     bundle = parse_bundle(record, folder)
     for name, entry in bundle.files.items():

@@ -8,9 +8,10 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,12 +25,15 @@ from logo_edge.backends import (
     open_backend,
     remember_fastest,
 )
-from logo_edge.bundle import DEFAULT_BUNDLE, EPISTEMIC, VECTORS, Bundle, read_bundle
+from logo_edge.bundle import DEFAULT_BUNDLE, EMBEDDING, EPISTEMIC, VECTORS, Bundle, read_bundle
 from logo_edge.decision import Mode, calibrated_logits, energy, entropy, may_change, prediction_set
 from logo_edge.errors import BundleError, ImageError, LogoEdgeError
 from logo_edge.images import ImageSource, load_image, load_reduced
 from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess
+
+if TYPE_CHECKING:
+    from logo_edge.enroll import Enrolment, Match
 
 VECTOR_TOLERANCE = 0.1  # of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
 ARTIFACT_TOLERANCE = 0.5  # of one in another precision, as `logo-edge export` verified it on real logos
@@ -55,7 +59,8 @@ class Classification:
     with the classifier's `coverage`, the likeliest first; None where the bundle cannot promise that.
     `energy` is log sum exp(logits); `is_logo` is False where it is as low as that of few logos: the image may be none.
     That withholds no label; docs/bundle.md says what escapes it. Whatever the mode, `high_confidence` says that strict
-    would give the label, and `low_confidence` that balanced would not.
+    would give the label, and `low_confidence` that balanced would not. `enrolled` is what a classifier with an enrolment
+    says of its classes, apart from the bundle's own.
     """
 
     label: str | None
@@ -70,6 +75,7 @@ class Classification:
     high_confidence: bool
     low_confidence: bool
     reason: Rejection | None
+    enrolled: Match | None = None
 
     def top(self, count: int) -> dict[str, float]:
         """The probabilities of the `count` likeliest classes, in order."""
@@ -83,7 +89,8 @@ class Classifier:
     def __init__(self, bundle: Bundle, *, mode: Mode | str = Mode.BALANCED, threshold: float | None = None,
                  coverage: float | None = None, backend: str = "onnxruntime", artifact: str | os.PathLike | None = None,
                  threads: int = 1, cores: Sequence[int] | None = None, spinning: bool = False,
-                 fast_decoders: bool = True, log: str | os.PathLike | None = None):  # fmt: skip
+                 fast_decoders: bool = True, log: str | os.PathLike | None = None,
+                 enrolled: str | os.PathLike | None = None):  # fmt: skip
         """As `load`, of a bundle that has been read."""
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold {threshold}; expected a confidence from 0 to 1")
@@ -99,6 +106,9 @@ class Classifier:
         self._outputs = [bundle.model.output_name]
         if EPISTEMIC in bundle.model.optional_outputs:
             self._outputs.append(EPISTEMIC)
+        self._enrolment = _read_enrolment(enrolled, bundle)
+        if self._enrolment:
+            self._outputs.append(EMBEDDING)
         self._log = _open_log(log, bundle.name)
         self._tolerance = VECTOR_TOLERANCE if artifact is None else ARTIFACT_TOLERANCE
         if artifact or self.backend != "onnxruntime":
@@ -203,7 +213,11 @@ class Classifier:
         path = self.bundle.folder / VECTORS
         try:
             vectors = [
-                (self.bundle.folder / vector["image"], np.array(vector["logits"], np.float32), vector["best_guess"])
+                (
+                    self.bundle.files[vector["image"]] and self.bundle.folder / vector["image"],
+                    np.array(vector["logits"], np.float32),
+                    vector["best_guess"],
+                )
                 for vector in json.loads(path.read_bytes())["vectors"][:limit]
             ]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -230,7 +244,7 @@ class Classifier:
             outputs = self._run(np.stack([read[index][0] for index in readable]))
             if any(reduced for _, reduced in read):
                 self._run_again(outputs, [sources[index] if read[index][1] else None for index in readable])
-            for index, decision in zip(readable, self.decide(*outputs), strict=True):
+            for index, decision in zip(readable, self._decide_outputs(outputs), strict=True):
                 results[index] = decision
                 if self._log:
                     self._log.append(decision)
@@ -247,6 +261,14 @@ class Classifier:
                 for output, whole in zip(outputs, self._run(self.read_pixels(source)[None]), strict=True):
                     output[row] = whole[0]
 
+    def _decide_outputs(self, outputs: list[np.ndarray]) -> list[Classification]:
+        """The decisions on what `_run` gave."""
+        if self._enrolment is None:
+            return self.decide(*outputs)
+        *outputs, embeddings = outputs
+        matches = self._enrolment.match(embeddings)
+        return [replace(found, enrolled=match) for found, match in zip(self.decide(*outputs), matches, strict=True)]
+
     def _run(self, pixels: np.ndarray) -> list[np.ndarray]:
         return self._backend.run(pixels, self._outputs)
 
@@ -260,7 +282,18 @@ class Classifier:
 
     def classify_pixels(self, pixels: np.ndarray) -> list[Classification]:
         """The decision for each of (B, S, S, 3) uint8 pixels, as `read_pixels` gives them; they are not logged."""
-        return self.decide(*self._run(pixels))
+        return self._decide_outputs(self._run(pixels))
+
+    def embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, D) float32 features before the network's last layer, of (B, S, S, 3) uint8 pixels.
+
+        Raises BundleError where the bundle has none.
+        """
+        if EMBEDDING not in self.bundle.model.optional_outputs:
+            raise BundleError(
+                f"{self.bundle.folder}: its model gives no {EMBEDDING}; pack it anew with `logo-edge calibrate`"
+            )
+        return self._backend.run(pixels, [EMBEDDING])[0]
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
         """(B, K) probabilities."""
@@ -297,6 +330,14 @@ def _open_log(path: str | os.PathLike | None, bundle_name: str):
     from logo_edge.monitor import PredictionLog
 
     return PredictionLog(path, bundle_name)
+
+
+def _read_enrolment(path: str | os.PathLike | None, bundle: Bundle) -> Enrolment | None:
+    if path is None:
+        return None
+    from logo_edge.enroll import read_enrolment
+
+    return read_enrolment(path, bundle)
 
 
 def _pick_coverage(bundle: Bundle, coverage: float | None) -> float | None:

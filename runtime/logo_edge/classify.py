@@ -64,6 +64,7 @@ class Options:
     engine: str = LOCAL
     public_key: Path | str | None = None
     log: Path | str | None = None
+    enrolled: Path | str | None = None
 
 
 def run(options: Options) -> int:
@@ -74,7 +75,7 @@ def run(options: Options) -> int:
         classifier = Classifier.load(
             options.bundle, mode=options.mode, threshold=options.threshold, coverage=options.coverage,
             backend=options.backend, artifact=options.artifact, threads=options.threads, cores=options.cores,
-            spinning=options.spinning, public_key=options.public_key, log=options.log,
+            spinning=options.spinning, public_key=options.public_key, log=options.log, enrolled=options.enrolled,
         )  # fmt: skip
         gc.enable()
         images = find_images(paths)
@@ -194,6 +195,8 @@ def _describe(record: dict, options: Options) -> str:
         parts.append(", ".join(f"{label} {value:.1%}" for label, value in record["probabilities"].items()))
     if options.coverage is not None:
         parts.append(f"{options.coverage:g}: {{{', '.join(record['prediction_set'])}}}")
+    if record.get("enrolled", {}).get("label"):
+        parts.append(f"enrolled: {record['enrolled']['label']}, {record['enrolled']['confidence']:.1%}")
     if "explanation" in record:
         parts.append(record["explanation"])
     return "  ".join(parts)

@@ -78,12 +78,15 @@ def classify_command(
     log: Path | None = typer.Option(
         None, "--log", metavar="FILE", help="Append each result, no image, for `logo-edge monitor`."
     ),
+    enrolled: Path | None = typer.Option(
+        None, "--enrolled", metavar="FILE", help="Name the classes of `logo-edge enroll` too, beside the bundle's own."
+    ),
 ) -> None:  # fmt: skip
     """Exit status: 0 all classified, 1 some inputs failed, 2 wrong usage."""
     if as_json + as_jsonl + (out is not None) > 1:
         raise typer.BadParameter("--json, --jsonl and --out exclude each other")
-    if out and (explain or "-" in paths):
-        raise typer.BadParameter("--out takes files and folders, without stdin and --explain")
+    if out and (explain or enrolled or "-" in paths):
+        raise typer.BadParameter("--out takes files and folders, without stdin, --explain and --enrolled; try --jsonl")
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine {engine}: expected {' or '.join(ENGINES)}")
     if engine != LOCAL and (out is None or artifact or cores or log):
@@ -92,6 +95,7 @@ def classify_command(
         tuple(paths), bundle=bundle, json=as_json, jsonl=as_jsonl, mode=mode, threshold=threshold, coverage=coverage,
         top_k=top_k, explain=explain, out=out, overwrite=overwrite, backend=backend, artifact=artifact, threads=threads,
         cores=_cores(cores), spinning=spinning, workers=workers, engine=engine, public_key=public_key, log=log,
+        enrolled=enrolled,
     )  # fmt: skip
     if failed := run(options):
         raise typer.Exit(failed)

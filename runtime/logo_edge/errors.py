@@ -13,6 +13,10 @@ class ImageError(LogoEdgeError):
     """One input is no readable image; other inputs are not concerned."""
 
 
+class EnrolmentError(LogoEdgeError):
+    """A file of enrolled classes is missing, damaged, of another bundle, or has no such class."""
+
+
 class DatasetError(LogoEdgeError):
     """A manifest, an icon package or a folder of logos does not fit."""
 

@@ -73,6 +73,7 @@ def record_of(name: str, result: Classification | ImageError) -> dict:
         "high_confidence": result.high_confidence,
         "low_confidence": result.low_confidence,
         "reason": result.reason,
+        **({} if result.enrolled is None else {"enrolled": vars(result.enrolled)}),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 import struct
 import zlib
 from importlib import import_module
@@ -30,7 +31,9 @@ URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 OPENERS = {b"\x89PNG\r\n\x1a\n": ("PIL.PngImagePlugin", "PngImageFile"),
            b"\xff\xd8\xff": ("PIL.JpegImagePlugin", "jpeg_factory")}  # fmt: skip
 DOCUMENTS = {b"%PDF-": "PDF", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostScript"}  # the latter are programs
-MAX_PIXELS = 100_000_000
+FORMATS = frozenset("AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PNG PPM QOI TGA TIFF WEBP".split())
+MAX_PIXELS = 36_000_000  # so that no image takes two seconds
+MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a progressive JPEG, which may go over all of them again and again
 MAX_FILE_BYTES = 256 * 1024 * 1024
 EXIF_ORIENTATION = 0x0112
 PNG_ROTATIONS = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # where a PNG may hold one, before or after pixels
@@ -76,16 +79,23 @@ def load_reduced(
 
 def _read_file(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            if size_bytes > MAX_FILE_BYTES:
-                raise ImageError(f"{path}: {size_bytes:,} bytes; an image file may have up to {MAX_FILE_BYTES:,}")
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(f"{path}: no regular file; expected an image file. Give what a pipe says as `-`")
+            if status.st_size > MAX_FILE_BYTES:
+                raise ImageError(f"{path}: {status.st_size:,} bytes; an image file may have up to {MAX_FILE_BYTES:,}")
             return file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if URL.match(path):
             raise ImageError(f"{path}: an address; nothing is fetched. Download it first") from error
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path}: {reason}; expected an image file") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """The file's descriptor, without waiting for anybody who might write to a named pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _decode(data: bytes, name: str, fast: bool, least_px: int | None) -> tuple[Image.Image, tuple[float, float] | None]:
@@ -99,7 +109,12 @@ def _decode(data: bytes, name: str, fast: bool, least_px: int | None) -> tuple[I
             data = render_svg(data, name)
         image = _open(data)
         _check_pixel_count(image.size, name)
+        if image.format not in FORMATS:
+            raise UnidentifiedImageError
         width, height = image.size
+        scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+        if scans * width * height > MAX_SCANNED:
+            raise ImageError(f"{name}: {scans} scans of {width} x {height} pixels; save it anew, with a few")
         denominator = _denominator(image, least_px)
         if fast and (pixels := _decode_fast(image, data, denominator)) is not None:
             return pixels, None if denominator == 1 else (width / denominator, height / denominator)

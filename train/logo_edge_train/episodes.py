@@ -22,16 +22,15 @@ from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
 from logo_edge.manifest import LogoRow, Manifest
+from logo_edge.parts import split_drawing
 from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
 from logo_edge_train.augment import LogoAugmentation
 from logo_edge_train.dataset import KEPT_SCALE, find_lookalikes, load_images, pool_rows
 from logo_edge_train.fetch import renders_folder
-from logo_edge_train.measure import ink_box, lay_on_paper
 from logo_edge_train.recipe import Architecture, FewShotConfig
 
 PARTS = 3  # of a drawing: the whole, and what lies before and behind its widest gap
 VIEWS = tuple((part, grey) for grey in (False, True) for part in range(PARTS))  # in the order in which shots take them
-MIN_GAP = 0.02  # of the longer side; what is closer together is one thing
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 CHUNK = 256  # images in memory at their full size
 
@@ -186,33 +185,6 @@ class Drawings:
         if not grey:
             return pixels
         return np.repeat((pixels @ LUMINANCE).round().astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def split_drawing(image: Image.Image) -> tuple[Image.Image, Image.Image, Image.Image]:
-    """The whole, and what lies left of and right of, or above and below, its widest gap; the whole where there is none.
-
-    A gap is an empty band across the ink's box, at least MIN_GAP of the box's longer side.
-    """
-    _, ink = lay_on_paper(image, max(image.size))
-    down, across = ink_box(ink)
-    ink, best = ink[down, across], (MIN_GAP * max(ink[down, across].shape), 0, 0, 0)
-    for axis in range(2):
-        used = np.flatnonzero(ink.any(1 - axis))
-        gaps = np.diff(used) - 1
-        if len(gaps) and gaps.max() >= best[0]:
-            at = int(gaps.argmax())
-            best = (gaps[at], axis, int(used[at]) + 1, int(used[at + 1]))
-    _, axis, end, start = best
-    if not end:
-        return image, image, image
-    parts = []
-    for band in (slice(0, end), slice(start, None)):
-        rows, columns = ink_box(ink[band] if axis == 0 else ink[:, band])
-        top, left = down.start + rows.start, across.start + columns.start
-        if band.start:
-            top, left = (top + start, left) if axis == 0 else (top, left + start)
-        parts.append(image.crop((left, top, left + columns.stop - columns.start, top + rows.stop - rows.start)))
-    return image, *parts
 
 
 def _shrink(image: Image.Image, longest_px: int) -> Image.Image:

@@ -15,11 +15,8 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.images import load_image
-from logo_edge.preprocess import InputContract, composite, letterboxed_size
+from logo_edge.parts import LONG_SIDE_PX, SAME_COLOUR, ink_box, lay_on_paper
 
-LONG_SIDE_PX = 160
-PAPER_LUMINANCE = 225.0  # an opaque image with a plain border lighter than this is a logo on paper
-SAME_COLOUR = 30.0  # largest distance in RGB levels between pixels of one flat colour
 EDGE_LEVELS = 24  # smallest step between neighbours that counts as an edge
 MAX_COLOURS = 12
 MIN_REGION_SHARE = 0.0006  # of the square canvas; smaller specks are resampling noise
@@ -125,14 +122,6 @@ def lay_out(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     return lay_on_paper(image.crop(cut))
 
 
-def ink_box(ink: np.ndarray) -> tuple[slice, slice]:
-    """The rows and columns that the ink reaches; the whole canvas where there is none."""
-    if not ink.any():
-        return slice(0, ink.shape[0]), slice(0, ink.shape[1])
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
 def map_over_images(function: Callable[[Job], Found], jobs: Sequence[Job], *, title: str) -> list[Found]:
     """`function` of every job, in order, with a progress bar; over all cores where there are many jobs.
 
@@ -160,21 +149,6 @@ class _Row(NamedTuple):
     stroke: float = 0.0
     stroke_spread: float = 1.0
     likeness: float = 0.0
-
-
-def lay_on_paper(image: Image.Image, long_side_px: int = LONG_SIDE_PX) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) uint8 RGB on the background of the preprocessing, or its own, and the (H, W) bool mask of the ink."""
-    size = letterboxed_size(image.size, long_side_px)
-    if image.mode == "RGBA" and image.getextrema()[3][0] < 128:
-        small = np.asarray(image.convert("RGBa").resize(size, Image.Resampling.BILINEAR))
-        return composite(small, InputContract())[0], small[:, :, 3] > 127
-    pixels = np.array(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.float32)  # (2W + 2H, 3)
-    paper = np.median(border, axis=0)
-    on_paper = paper.mean() > PAPER_LUMINANCE and (np.abs(border - paper).max(1) < SAME_COLOUR).mean() > 0.7
-    if not on_paper:
-        return pixels, np.ones(pixels.shape[:2], bool)
-    return pixels, np.abs(pixels - paper).max(2) > SAME_COLOUR
 
 
 def _erode(mask: np.ndarray, side_px: int) -> np.ndarray:

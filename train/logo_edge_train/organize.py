@@ -16,7 +16,8 @@ from PIL import Image
 from logo_edge.errors import DatasetError, ImageError
 from logo_edge.images import load_image
 from logo_edge.manifest import FILES, SPLITS, LogoRow, write_manifest
-from logo_edge_train.measure import LogoMeasurements, ink_box, lay_out, map_over_images, measure_logo
+from logo_edge.parts import ink_box
+from logo_edge_train.measure import LogoMeasurements, lay_out, map_over_images, measure_logo
 from logo_edge_train.propose import SURE_CONFIDENCE, measure_proposal_accuracy, proposal_classes, propose_label
 
 __all__ = [

@@ -1,0 +1,140 @@
+"""Where embeddings are compared: the space that a bundle carries beside its model, in embedding.npz.
+
+Features of a classifier are narrow where its classes are decided and say little of which logo it is. Centred, and scaled
+to variance 1 along the main directions of its logos (whitened), the cosine of two of them tells one logo from another;
+docs/enroll.md has the figures. Fitted by `fit_space` when a bundle is packed.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from logo_edge.bundle import EMBEDDING, Bundle
+from logo_edge.classifier import Classifier
+from logo_edge.errors import BundleError, ImageError
+from logo_edge.images import ImageSource
+from logo_edge.parts import split_drawing
+from logo_edge.preprocess import letterboxed_size, preprocess
+
+SPACE = "embedding.npz"
+DIRECTIONS = 96  # of a space
+BACKGROUND = 512  # logos that it keeps, at most
+STEPS = 31  # either side of zero to which a direction is rounded: 6 bits of a value lose nothing on val
+BATCH = 8
+MAX_SIDE_PX = 1024  # to which an image is brought before it is taken apart
+
+
+@dataclass(frozen=True)
+class EmbeddingSpace:
+    """`mean` (D,), `directions` (d, D) and `background` (n, d), logos that the network did not learn from, of length 1."""
+
+    mean: np.ndarray
+    directions: np.ndarray
+    background: np.ndarray
+
+    def project(self, embeddings: np.ndarray) -> np.ndarray:
+        """(N, d) float32 of length 1, of (N, D) embeddings; their products are their similarities, -1 to 1."""
+        return unit((embeddings - self.mean) @ self.directions.T)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """The vectors of the last axis at length 1; those of length 0 stay."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def fit_space(learned: np.ndarray, background: np.ndarray) -> EmbeddingSpace:
+    """The space of (N, D) embeddings of the logos that a network learned from; `background` are (n, D) of others."""
+    mean = learned.mean(0, dtype=np.float64)
+    variances, vectors = np.linalg.eigh(np.cov(learned.T.astype(np.float64)))
+    count = min(DIRECTIONS, len(learned) - 1, len(variances))
+    scale = np.sqrt(np.maximum(variances[::-1][:count], 1e-6 * variances[-1]))
+    whole = EmbeddingSpace(
+        mean.astype(np.float32),
+        _rounded((vectors[:, ::-1][:, :count] / scale).T, STEPS),
+        np.zeros((0, count), np.float32),
+    )
+    kept = background[:: -(-len(background) // BACKGROUND)]
+    return EmbeddingSpace(whole.mean, whole.directions, _rounded(whole.project(kept), 127))
+
+
+def write_space(space: EmbeddingSpace, path: Path) -> None:
+    """Writes the space as an .npz of float32 and int8, each row of which has a scale; it is the same for the same space."""
+    arrays = {"mean": space.mean}
+    for name, rows, steps in (("directions", space.directions, STEPS), ("background", space.background, 127)):
+        scale = _scale(rows, steps)
+        arrays[name], arrays[f"{name}_scale"] = np.round(rows / scale).astype(np.int8), scale.astype(np.float32)
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_space(bundle: Bundle) -> EmbeddingSpace:
+    """The space of a bundle that was read, and its files thereby checked. Raises BundleError where it has none that fits."""
+    if SPACE not in bundle.files or EMBEDDING not in bundle.model.optional_outputs:
+        raise BundleError(
+            f"{bundle.folder}: has no embeddings to compare logos by; pack it anew with `logo-edge calibrate "
+            f"{bundle.folder}` (extra compress), or take the default bundle"
+        )
+    path = bundle.folder / SPACE
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mean = arrays["mean"]
+            directions, background = (arrays[name] * arrays[f"{name}_scale"] for name in ("directions", "background"))
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, TypeError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path}: cannot be read ({error!r}); copy or pack the bundle anew") from error
+    shapes = mean.shape, directions.shape, background.shape
+    fits = mean.ndim == 1 and directions.ndim == background.ndim == 2 and directions.shape[1:] == mean.shape
+    if not fits or background.shape[1] != len(directions) or not len(background):
+        raise BundleError(f"{path}: shapes {shapes}; expected (D,), (d, D) and (n, d). Copy or pack the bundle anew")
+    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in (mean, directions, background)):
+        raise BundleError(f"{path}: expected finite float32 numbers; copy or pack the bundle anew")
+    return EmbeddingSpace(mean, directions, background)
+
+
+def embed_many(
+    classifier: Classifier, space: EmbeddingSpace, sources: Iterable[ImageSource]
+) -> Iterator[np.ndarray | ImageError]:
+    """(d,) float32 of length 1 for each source, in order; a bad image gives its ImageError in its place."""
+    remaining = iter(sources)
+    while batch := list(islice(remaining, BATCH)):
+        found = [_pixels_or_error(classifier, source) for source in batch]
+        readable = [pixels for pixels in found if isinstance(pixels, np.ndarray)]
+        vectors = iter(space.project(classifier.embeddings(np.stack(readable))) if readable else ())
+        yield from (next(vectors) if isinstance(pixels, np.ndarray) else pixels for pixels in found)
+
+
+def embed_parts(classifier: Classifier, space: EmbeddingSpace, image: Image.Image) -> np.ndarray:
+    """(1 or 3, d) float32 of length 1: the image whole and, where it has a gap, in its two parts.
+
+    Packages draw a brand as a mark, a name or both; what is known by all three is found as any of them.
+    """
+    if max(image.size) > MAX_SIDE_PX:
+        image = image.resize(letterboxed_size(image.size, MAX_SIDE_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    parts = split_drawing(image)
+    seen = parts[:1] if parts[1] is image else parts
+    pixels = np.stack([preprocess(part, classifier.bundle.input) for part in seen])
+    return space.project(classifier.embeddings(pixels))
+
+
+def _pixels_or_error(classifier: Classifier, source: ImageSource) -> np.ndarray | ImageError:
+    try:
+        return classifier.read_pixels(source)
+    except ImageError as error:
+        return error
+
+
+def _scale(rows: np.ndarray, steps: int) -> np.ndarray:
+    """(N, 1): the step of each row, so that its largest value is `steps` of them."""
+    return np.maximum(np.abs(rows).max(1, keepdims=True, initial=0) / steps, 1e-12).astype(np.float32)
+
+
+def _rounded(rows: np.ndarray, steps: int) -> np.ndarray:
+    """(N, D) float32, to the values that are written and read."""
+    scale = _scale(rows, steps)
+    return np.round(rows / scale).astype(np.int8) * scale

@@ -1,0 +1,80 @@
+"""A model gets the output `embedding` without any other of its figures changing, and its bundle the space to compare by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+
+from logo_edge import Classifier, read_bundle
+from logo_edge.bundle import DEFAULT_BUNDLE, EMBEDDING
+from logo_edge.embedding import SPACE, read_space
+from logo_edge.manifest import LogoRow, Manifest
+from logo_edge_compress.embed import SAMPLES, embed_bundle
+from logo_edge_compress.graph import LOGITS, PIXELS, add_embedding
+from logo_edge_compress.pack import pack_bundle
+
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": Path(__file__).parents[2] / "bundles" / "robust"}
+
+
+def run(model: onnx.ModelProto, pixels: np.ndarray, name: str) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run([name], {PIXELS: pixels})[0]
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_the_committed_models_give_the_very_logits_that_they_give_without_an_embedding(name):
+    classifier = Classifier.load(BUNDLES[name])
+    model = onnx.load(classifier.bundle.model_path)
+    bare = onnx.load(classifier.bundle.model_path)
+    del bare.graph.output[1:]
+    assert [entry.name for entry in model.graph.output] == [LOGITS, EMBEDDING]
+    samples = sorted(SAMPLES.glob("*.png"))
+    assert len(samples) == 8
+    for sample in samples:
+        pixels = classifier.read_pixels(sample)[None]
+        np.testing.assert_array_equal(run(model, pixels, LOGITS), run(bare, pixels, LOGITS))
+    found = add_embedding(bare)  # the name is there, of what is no output any more
+    assert [entry.name for entry in found.graph.output] == [LOGITS, EMBEDDING]
+    assert len(found.graph.node) == len(model.graph.node)
+    np.testing.assert_array_equal(run(found, pixels, EMBEDDING), classifier.embeddings(pixels))
+
+
+def test_the_embedding_is_what_the_last_layer_reads(fake_model):
+    model = add_embedding(onnx.load_from_string(fake_model()))
+    pixels = np.full((2, 16, 16, 3), (10, 20, 30), np.uint8)
+    np.testing.assert_allclose(run(model, pixels, EMBEDDING), [[10, 20, 30]] * 2)
+    assert add_embedding(model).SerializeToString() == model.SerializeToString()
+
+
+def test_a_graph_without_a_last_layer_has_no_embedding(fake_model):
+    model = onnx.load_from_string(fake_model())
+    layer = next(node for node in model.graph.node if node.op_type == "MatMul")
+    layer.op_type = "Add"
+    assert add_embedding(model) is None
+
+
+def logos(folder: Path, splits: dict[str, int]) -> Manifest:
+    random, rows = np.random.default_rng(0), []
+    for split, count in splits.items():
+        for index in range(count):
+            name = f"{split}-{index}.png"
+            Image.new("RGB", (9, 9), tuple(random.integers(0, 256, 3).tolist())).save(folder / name)
+            rows.append(LogoRow("files", "", name, name, "red", split=split))
+    return Manifest(tuple(rows), folder)
+
+
+def test_a_bundle_is_packed_with_its_space(fake_bundle, tmp_path):
+    plain = read_bundle(fake_bundle())
+    manifest = logos(tmp_path, {"train": 30, "calib": 25})
+    described, model, extra = embed_bundle(plain, plain.model_path, tmp_path, manifest, tmp_path)
+    packed = pack_bundle(described, model, tmp_path / "packed", extra)
+    assert packed.model.optional_outputs == (EMBEDDING,)
+    space = read_space(packed)
+    assert (space.mean.shape, space.background.shape) == ((3,), (25, 3))
+    again, model, extra = embed_bundle(packed, packed.model_path, tmp_path, logos(tmp_path, {"calib": 3}), tmp_path)
+    assert (again, model, extra) == (packed, packed.model_path, {SPACE: packed.folder / SPACE})  # kept
