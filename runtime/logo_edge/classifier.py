@@ -33,7 +33,7 @@ from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess
 
 if TYPE_CHECKING:
-    from logo_edge.enroll import Enrolment, Match
+    from logo_edge.enroll import Enrolment
 
 VECTOR_TOLERANCE = 0.1  # of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
 ARTIFACT_TOLERANCE = 0.5  # of one in another precision, as `logo-edge export` verified it on real logos
@@ -46,6 +46,20 @@ class Rejection(enum.StrEnum):
     """Why no label was given."""
 
     LOW_CONFIDENCE = "low_confidence"
+
+
+@dataclass(frozen=True)
+class Match:
+    """What an enrolment says of one image.
+
+    `label` is None where the image is of no enrolled class; `best_guess` is the most similar one all the same, and
+    `similarity` how similar it is, -1 to 1. `confidence`, 0 to 1, weighs it against the other classes and against none.
+    """
+
+    label: str | None
+    best_guess: str
+    similarity: float
+    confidence: float
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from logo_edge.bundle import Bundle
-from logo_edge.classifier import Classifier
+from logo_edge.classifier import Classifier, Match
 from logo_edge.embedding import SPACE, EmbeddingSpace, embed_parts, read_space, unit
 from logo_edge.errors import EnrolmentError
 from logo_edge.images import ImageSource, load_image
@@ -35,20 +35,6 @@ FALSE_ACCEPTS = 0.05
 SHARPNESS = 6.0  # of confidence by similarity; of least NLL on val (benchmarks/compare_enroll.py)
 MAX_BYTES = 256 * 1024 * 1024
 MAX_NAME = 200
-
-
-@dataclass(frozen=True)
-class Match:
-    """What an enrolment says of one image.
-
-    `label` is None where the image is of no enrolled class; `best_guess` is the most similar one all the same, and
-    `similarity` how similar it is, -1 to 1. `confidence`, 0 to 1, weighs it against the other classes and against none.
-    """
-
-    label: str | None
-    best_guess: str
-    similarity: float
-    confidence: float
 
 
 @dataclass(frozen=True)
