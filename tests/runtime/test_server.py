@@ -472,7 +472,7 @@ def test_asked_to_stop_it_finishes_the_requests_at_hand(fake_bundle):
                 time.sleep(0.02)
             assert process.poll() is None
             half.sendall(data[20:])
-            answer = half.recv(65536)
+            answer = b"".join(iter(lambda: half.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b'"label":"green"' in answer
         process.wait(60)
