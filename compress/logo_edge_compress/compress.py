@@ -23,11 +23,20 @@ from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import export_body, export_onnx
 from logo_edge_compress.finetune import finetune, unknown_operators
-from logo_edge_compress.graph import LOGITS, PIXELS
+from logo_edge_compress.graph import EPISTEMIC, LOGITS, PIXELS
 from logo_edge_compress.latency import onnx_latency
 from logo_edge_compress.pack import pack_bundle, reference, refuse_other_folder
 from logo_edge_compress.quantize import quantize_body, round_body
-from logo_edge_compress.verify import EXPORTED, QUANTIZED, Parity, compare_logits, run_onnx, verify
+from logo_edge_compress.verify import (
+    EXPORTED,
+    LEAST_RANK_CORRELATION,
+    QUANTIZED,
+    Parity,
+    compare_logits,
+    run_onnx,
+    verify,
+    verify_epistemic,
+)
 from logo_edge_train.dataset import pixels_of, stratified_sample
 from logo_edge_train.recipe import Architecture, CalibrateConfig, Recipe
 from logo_edge_train.runs import Run, read_run, versions, write_json
@@ -202,6 +211,9 @@ def _quantize_student(
         if made["fine-tuned"][1].kl_nats < parity.kl_nats:
             path, best = tuned, f"{best}, fine-tuned"
     int8 = _onnx_stage("INT8 ONNX", path, pixels, fp32.logits["val"], QUANTIZED)
+    if student.network.epistemic:
+        wanted, found = (run_onnx(file, pixels["val"], output=EPISTEMIC) for file in (exported, path))
+        verify_epistemic(wanted, found, LEAST_RANK_CORRELATION, path.name)
     return Quantized(student, fp32, int8, path, best, {method: parity for method, (_, parity) in made.items()})
 
 
@@ -297,10 +309,10 @@ def _abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration
 def _describe(
     run: Run, chosen: Quantized, calibrated: Stage, calibration: Calibration, summary: list[dict], name: str, key: str
 ) -> Bundle:
-    candidate = chosen.student.candidate
+    candidate, outputs = chosen.student.candidate, (EPISTEMIC,) if chosen.student.network.epistemic else ()
     final = {split: figures for split, figures in summary[-1].items() if split in ("val", "test")}
     return Bundle(
-        name=name, labels=run.classes, model=ModelEntry("model.onnx", "int8", PIXELS, LOGITS),
+        name=name, labels=run.classes, model=ModelEntry("model.onnx", "int8", PIXELS, LOGITS, outputs),
         input=InputContract(candidate.size_px), calibration=calibration, files={},
         provenance={
             "key": key, "student": candidate.model, "recipe": run.recipe.name, "quantization": chosen.method,

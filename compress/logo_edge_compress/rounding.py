@@ -94,7 +94,10 @@ def correct_biases(quantized: onnx.ModelProto, body: onnx.ModelProto, planes: np
     constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
     makers = {name: node for node in quantized.graph.node for name in node.output}
     outputs = {node.name: node.output[0] for node in body.graph.node}
-    layers = [node for node in quantized.graph.node if node.op_type in LAYERS and len(node.input) == 3]
+    layers = [
+        node for node in quantized.graph.node
+        if node.op_type in LAYERS and len(node.input) == 3 and node.input[2] in makers  # a float bias is exact
+    ]  # fmt: skip
     wanted = _channel_means(body, planes, [outputs[layer.name] for layer in layers])
     for layer, mean in zip(layers, wanted, strict=True):
         (now,) = _channel_means(quantized, planes, [layer.output[0]])

@@ -1,7 +1,7 @@
 """The bundle: a folder that carries a model, its input contract, its calibration and its own test vectors.
 
     bundle.json      the schema below
-    model.onnx       uint8 (B, S, S, 3) -> float32 logits (B, K)
+    model.onnx       uint8 (B, S, S, 3) -> float32 logits (B, K) and, where the manifest says so, epistemic and embedding
     vectors/         images and vectors.json: the logits that this very artifact must give on them
     card.md          the model card
     signature.json   optional: `logo_edge.signing`
@@ -29,6 +29,7 @@ FORMAT_VERSION = 2
 RECORD = "bundle.json"
 VECTORS = "vectors/vectors.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
+EPISTEMIC, EMBEDDING = "epistemic", "embedding"  # what a graph may give besides logits: (B,) nats and (B, D) features
 KINDS = {"str": str, "int": int, "float": (int, float)}  # what JSON must hold for a field annotated so
 
 
@@ -42,12 +43,14 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """The model file and how its graph is called. `precision` is fp32 or int8."""
+    """The model file and how its graph is called. `precision` is fp32 or int8; `optional_outputs` lists which of
+    EPISTEMIC and EMBEDDING the graph has."""
 
     file: str
     precision: str
     input_name: str = "pixels"
     output_name: str = "logits"
+    optional_outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
         bundle = Bundle(
             name=_typed(record, "name", str),
             labels=tuple(_typed(record, "labels", list)),
-            model=_entry(ModelEntry, "model", _typed(record, "model", dict)),
+            model=_model(_typed(record, "model", dict)),
             input=_input_contract(_typed(record, "input", dict)),
             calibration=_calibration(_typed(record, "calibration", dict)),
             files={
@@ -202,6 +205,13 @@ def _check_content(bundle: Bundle, where: Path) -> None:
     for problem, found in problems.items():
         if found:
             raise BundleError(f"{where}: {problem}; the bundle is damaged, copy or pack it anew")
+
+
+def _model(table: dict) -> ModelEntry:
+    outputs = table.get("optional_outputs", [])
+    if not isinstance(outputs, list) or any(name not in (EPISTEMIC, EMBEDDING) for name in outputs):
+        raise ValueError(f"model.optional_outputs is {outputs!r}; expected a list of {EPISTEMIC} and {EMBEDDING}")
+    return _entry(ModelEntry, "model", {**table, "optional_outputs": tuple(outputs)})
 
 
 def _calibration(table: dict) -> Calibration:

@@ -16,7 +16,9 @@ from logo_edge.errors import BundleError, VerificationError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_compress.compress import Quantized, Split, Stage, choose, compress
 from logo_edge_compress.distill import Lesson, Student, attack_views, distill, distillation_objective, resize_views
+from logo_edge_compress.graph import EPISTEMIC
 from logo_edge_compress.table import print_stages
+from logo_edge_compress.verify import run_onnx
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
 from logo_edge_train.runs import read_run
@@ -150,12 +152,12 @@ def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice
     lesson = Lesson(teachers, [48, 40], 32, DistillConfig(p_mixup=1.0, temperature=2.0))
     pixels = torch.randint(0, 256, (4, 48, 48, 3), dtype=torch.uint8)
     batch = (pixels, torch.eye(3)[[0, 1, 2, 0]], torch.ones(4), torch.tensor([7, 8, 9, 10]))
-    views, soft, votes = lesson.teach(*batch)
+    views, said, votes = lesson.teach(*batch)
     again = lesson.teach(*batch)
     assert views.shape == (4, 32, 32, 3)
-    assert torch.allclose(soft.sum(1), torch.ones(4), atol=1e-5)
+    assert said.shape == (4, 2, 3)
     assert not votes.any(), "of mixed views no vote holds"
-    assert all(torch.equal(a, b) for a, b in zip((views, soft, votes), again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((views, said, votes), again, strict=True))
 
 
 @torch.no_grad()
@@ -184,7 +186,8 @@ def test_teachers_that_are_asked_in_turn_say_in_the_mean_what_all_of_them_say():
     def ask(teachers_per_batch, position):
         config = DistillConfig(teachers_per_batch=teachers_per_batch, p_mixup=0.0)
         lesson = Lesson(teachers, [32, 32, 32], 32, config)
-        return lesson.teach(pixels, torch.eye(3)[:2], torch.ones(2), torch.tensor([position, 0]))[1]
+        said = lesson.teach(pixels, torch.eye(3)[:2], torch.ones(2), torch.tensor([position, 0]))[1]
+        return (said / config.temperature).softmax(2).mean(1)
 
     alone = [ask(1, position) for position in range(60)]
     assert len({tuple(soft.flatten().tolist()) for soft in alone}) == 3, "each teacher is asked at some time"
@@ -242,6 +245,26 @@ def test_a_student_with_attention_is_quantized_and_packed_without_fine_tuning(fo
     assert any("not fine-tuned" in line and "Softmax" in line for line in said)
     assert candidate["parity"]["top1_agreement"] >= 0.9
     assert Classifier.load(bundle.folder).run_vectors() >= 8
+
+
+def test_a_pruned_student_with_doubts_of_its_own_is_packed_with_them(folder):
+    slim = {"epistemic": "dirichlet", "foreign_share": 0.2, "prune": {"share": 0.4, "fit": RECIPE["distill"]["fit"]}}
+    recipe = recipe_from_dict({**RECIPE, "name": "slim", "distill": {**RECIPE["distill"], **slim}})
+    bundle, record = compress(folder / "run", folder / "slim", name="slim", recipe=recipe, device=CPU,
+                              report=lambda _: None, say=lambda _: None)  # fmt: skip
+    assert bundle.model.optional_outputs == (EPISTEMIC,)
+    plain = json.loads((folder / "run" / "compress" / "report.json").read_text())
+    assert bundle.size_bytes < 0.8 * plain["bundle_bytes"]
+    val = read_manifest(folder / "manifest.csv").split("val")
+    pixels = np.stack([Classifier.load(folder / "slim").read_pixels(folder / row.icon) for row in val])
+    nats = run_onnx(bundle.model_path, pixels, output=EPISTEMIC)
+    assert nats.shape == (16,)
+    assert 0 <= nats.min() < nats.max() < np.log(2)
+    assert record["stages"][-1]["test"]["accuracy"]["value"] >= 0.7
+    student = json.loads((folder / "run" / "compress-slim" / f"{MODEL}-32" / "student.json").read_text())
+    epochs = RECIPE["distill"]["fit"]["epochs"]
+    assert [entry["epoch"] for entry in student["history"]] == [*range(1, epochs + 1)] * 2, "pruned, it learned on"
+    assert all(np.isfinite(entry["epistemic"]) for entry in student["history"])
 
 
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder):
