@@ -17,12 +17,15 @@ from logo_edge_train.models import Body, LogoNetwork, normalise
 from logo_edge_train.recipe import PruneConfig
 
 BATCH = 32
+STEPS = 60  # of equal numbers of channels, at most
+MOST = 0.9  # of the channels of a layer, or of all
 
 
 def prune_channels(
     network: LogoNetwork, config: PruneConfig, manifest: Manifest, classes: tuple[str, ...], size_px: int
 ) -> LogoNetwork:
-    """A copy of the network without `config.share` of its channels, those over all layers that matter least.
+    """A copy of the network with channels taken out, those over all layers that matter least, until `config.share` of its
+    multiplications are gone.
 
     Taylor's importance is that of the cross-entropy on labelled logos of the train split. Inputs and outputs stay as they
     are. It is worse than before until it has learned again. A checkpoint of it is read like that of the whole network:
@@ -42,9 +45,9 @@ def prune_channels(
     importance = torch_pruning.importance
     taylor = config.importance == "taylor"
     pruner = torch_pruning.pruner.BasePruner(
-        body, torch.zeros(2, 3, size_px, size_px), global_pruning=True, pruning_ratio=config.share,
+        body, torch.zeros(2, 3, size_px, size_px), global_pruning=True, pruning_ratio=MOST, iterative_steps=STEPS,
         importance=(importance.GroupTaylorImportance if taylor else importance.GroupMagnitudeImportance)(),
-        round_to=config.round_to, max_pruning_ratio=0.9,
+        round_to=config.round_to, max_pruning_ratio=MOST,
         ignored_layers=[pruned.backbone.get_classifier(), *([pruned.epistemic] if pruned.epistemic else [])],
     )  # fmt: skip
     if taylor:
@@ -52,7 +55,13 @@ def prune_channels(
         pixels, targets = torch.from_numpy(pixels_of(rows, manifest, size_px)), targets_of(rows, classes)
         for part, wanted in zip(pixels.split(BATCH), torch.from_numpy(targets).split(BATCH), strict=True):
             functional.cross_entropy(body(normalise(part))[0], wanted).backward()
-    pruner.step()
+        for parameter in body.parameters():  # the epistemic head has no part in that loss
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    wanted = (1 - config.share) * count_macs(network, size_px)
+    for _ in range(STEPS):
+        if count_macs(pruned, size_px) <= wanted:
+            break
+        pruner.step()
     pruned.zero_grad()
     return pruned
 

@@ -135,6 +135,9 @@ def _run(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> Iterat
 
     source = model.graph.input[0].name
     asked = [name for name in dict.fromkeys(names) if name != source]
+    if not asked:  # a graph without nodes cannot be run
+        yield from ({source: planes[start : start + BATCH]} for start in range(0, len(planes), BATCH))
+        return
     probe = _upstream(model, asked)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -278,14 +278,14 @@ class SearchConfig:
 class PruneConfig:
     """How a distilled student loses channels, whole ones, and then learns on from its teachers; 0: it loses none.
 
-    `share` of all channels goes, those that matter least by `importance`: by the size of their weights, or by how much
-    the loss would change to first order (taylor). Every layer keeps a multiple of `round_to`, at least as many.
+    They go until `share` of the multiplications are gone, those first that matter least by `importance`: by the size of
+    their weights, or by how much the loss would change to first order (taylor). Every layer keeps a multiple of `round_to`.
     """
 
     share: float = 0.0
     importance: Literal["taylor", "magnitude"] = "taylor"
     round_to: int = 8
-    images: int = 128  # of the transfer set, by which taylor judges
+    images: int = 128  # labelled ones, by which taylor judges
     fit: FitConfig = FitConfig(epochs=3, batch_size=64, learning_rate=3e-4, warmup_epochs=0.3)
 
 
