@@ -82,7 +82,7 @@ class Subject:
         return self.folder / "rounded.onnx"
 
 
-Maker = Callable[[Subject, Path, argparse.Namespace], dict | None]
+Maker = Callable[[Subject, Path, argparse.Namespace], object]  # writes the artifact; a dict that it gives joins the row
 
 
 def main() -> None:
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="for NNCF's accuracy-aware restore")
     parser.add_argument("--rows", nargs="+", choices=MAKERS, default=list(MAKERS), help="left out: all")
     parser.add_argument("--sensitivity", action="store_true", help="quantize every layer alone, and mix precisions")
+    parser.add_argument("--no-latency", action="store_true", help="on a machine that is busy with other things")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     fetch_logos()
@@ -110,7 +111,8 @@ def main() -> None:
             if name not in entry["rows"]:
                 entry["rows"][name] = measure_row(subject, name, make, arguments)
                 write_json(arguments.out, record)
-        time_rows(subject, entry["rows"])
+        if not arguments.no_latency:
+            time_rows(subject, entry["rows"])
         record |= {"images": arguments.images, "max_drop": MAX_DROP, "goal": asdict(GOAL), "versions": versions(),
                    "machine": describe_machine()}  # fmt: skip
         write_json(arguments.out, record)
@@ -153,7 +155,7 @@ def measure_row(subject: Subject, name: str, make: Maker, arguments: argparse.Na
     print(f"{subject.name}: {name}", flush=True)
     path, start = artifact(subject, name), time.perf_counter()
     try:
-        further = make(subject, path, arguments) or {}
+        further = make(subject, path, arguments)
     except LogoEdgeError as error:
         return {"refused": str(error)}
     except Exception as error:  # of a quantizer, whose failure is a result: the others go on
@@ -164,7 +166,7 @@ def measure_row(subject: Subject, name: str, make: Maker, arguments: argparse.Na
     right = int((logits.argmax(1) == subject.targets).sum())
     return {
         "size_bytes": path.stat().st_size, "seconds": round(seconds, 1),
-        "accuracy": vars(wilson_interval(right, len(logits))), **asdict(compare_logits(parent, logits)), **further,
+        "accuracy": vars(wilson_interval(right, len(logits))), **asdict(compare_logits(parent, logits)), **(further if isinstance(further, dict) else {}),
     }  # fmt: skip
 
 
@@ -192,7 +194,7 @@ def half(subject: Subject, path: Path, _) -> None:
 def dynamic(*operators: str) -> Maker:
     return lambda subject, path, _: quantize_dynamically(
         subject.body, subject.architecture.size_px, path, operators=operators, reduce_range=True
-    ) and None  # fmt: skip
+    )  # fmt: skip
 
 
 def static(method: str, *, rounds: bool = True, reduce_range: bool = True) -> Maker:
@@ -256,8 +258,8 @@ STATIC = {method: f"static INT8, {method}" for method in METHODS}
 MAKERS: dict[str, Maker] = {
     "FP32": plain,
     "FP16": half,
-    "weights INT8, computes in FP32": lambda subject, path, _: store_int8(subject.body, subject.architecture.size_px, path) and None,
-    "weights INT4, matrices": lambda subject, path, _: store_int4(subject.body, subject.architecture.size_px, path) and None,
+    "weights INT8, computes in FP32": lambda subject, path, _: store_int8(subject.body, subject.architecture.size_px, path),
+    "weights INT4, matrices": lambda subject, path, _: store_int4(subject.body, subject.architecture.size_px, path),
     "dynamic INT8, matrices": dynamic("MatMul", "Gemm"),
     "dynamic INT8, convolutions too": dynamic("MatMul", "Gemm", "Conv"),
     **{STATIC[method]: static(method) for method in METHODS},

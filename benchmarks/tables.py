@@ -543,7 +543,7 @@ def quantizers() -> str:
             missed = f" (not held in {row['minutes']:g} min)" if row.get("held") is False else ""
             rows.append([
                 name + restored + missed, f"{row['size_bytes'] / 1e6:.2f}", f"{row['size_bytes'] / whole['size_bytes']:.0%}",
-                f"{row['p50_ms']:.2f} ({row['p50_ms'] / whole['p50_ms']:.2f}x)",
+                f"{row['p50_ms']:.2f} ({row['p50_ms'] / whole['p50_ms']:.2f}x)" if "p50_ms" in row else "not measured",
                 f"{row['accuracy']['value']:.1%} ({100 * (row['accuracy']['value'] - whole['accuracy']['value']):+.1f})",
                 f"{row['top1_agreement']:.1%}", f"{row['kl_nats']:.4f}",
             ])  # fmt: skip

@@ -168,7 +168,7 @@ class Lesson:
     def _draw_teachers(self, position: int) -> list[int]:
         count = len(self.teachers)
         random = np.random.default_rng((self.config.seed, position, count))
-        return random.permutation(count)[: self.config.teachers_per_batch or count].tolist()
+        return sorted(random.permutation(count)[: self.config.teachers_per_batch or count].tolist())
 
     def _ask(self, index: int, views: torch.Tensor) -> Answer:
         """What a teacher says of the views, in float32; only what the losses need is kept."""

@@ -51,19 +51,22 @@ def restore_with_nncf(
     import onnxruntime
 
     nncf, model = _import_nncf(), onnx.load(body)
-    tried: list[tuple[float, onnx.ModelProto]] = []
+    whole, tried = [], []  # accuracies of the FP32 model; (accuracy, model) of quantized ones
     end = time.monotonic() + 60 * minutes
 
     def validate(candidate: onnx.ModelProto, items) -> tuple[float, list[float]]:
-        if len(tried) > 1 and time.monotonic() > end:  # the first is the FP32 model itself
+        if tried and time.monotonic() > end:
             raise _TimeUp
         session = onnxruntime.InferenceSession(candidate.SerializeToString(), providers=["CPUExecutionProvider"])
         right = []
         for feed, targets in items:
             right += (session.run([LOGITS], {PLANES: feed})[0].argmax(1) == targets).tolist()
-        if len(right) == len(val_targets):  # else it is ranking layers, on a part
-            tried.append((float(np.mean(right)), copy_model(candidate)))
-        return float(np.mean(right)), [float(hit) for hit in right]
+        accuracy = float(np.mean(right))
+        if not any(node.op_type == "QuantizeLinear" for node in candidate.graph.node):
+            whole.append(accuracy)
+        elif len(right) == len(val_targets):  # else it is ranking layers, on a part
+            tried.append((accuracy, copy_model(candidate)))
+        return accuracy, [float(hit) for hit in right]
 
     batches = [
         (to_planes(val_pixels[start : start + BATCH]), val_targets[start : start + BATCH])
@@ -79,10 +82,12 @@ def restore_with_nncf(
                 advanced_accuracy_restorer_parameters=advanced, **_options(nncf, model, len(pixels)),
             )  # fmt: skip
     except _TimeUp:
-        quantized = max(tried[1:], key=lambda entry: entry[0])[1]
+        from nncf.onnx.quantization.quantize_model import compress_quantize_weights_transformation
+
+        quantized = max(tried, key=lambda entry: entry[0])[1]
+        compress_quantize_weights_transformation(quantized)  # what NNCF does last: weights become integers
     finish(quantized, size_px, path)
-    reached = max((accuracy for accuracy, _ in tried[1:]), default=0.0)
-    return path, bool(tried) and reached >= tried[0][0] - max_drop
+    return path, max(accuracy for accuracy, _ in tried) >= whole[0] - max_drop
 
 
 def _planes(nncf: ModuleType, pixels: np.ndarray):

@@ -40,7 +40,9 @@ def prune_channels(
         raise RunError(
             f"{network.name} cannot lose channels; expected one of timm's convolutional networks, or share = 0"
         )
-    pruned = copy.deepcopy(network).cpu().eval()
+    pruned = (
+        copy.deepcopy(network).cpu().eval().requires_grad_(True)
+    )  # an average of weights, such as `fit` gives, learns not
     body = Body(pruned)
     importance = torch_pruning.importance
     taylor = config.importance == "taylor"

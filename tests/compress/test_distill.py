@@ -151,6 +151,16 @@ def test_every_loss_that_the_recipe_weighs_is_there_and_moves_the_student(episte
         assert moved, name
 
 
+def test_the_teachers_features_stand_side_by_side_in_the_same_order_in_every_batch(pixels):
+    torch.manual_seed(0)
+    teachers = [LogoNetwork(MODEL, CLASSES).eval() for _ in range(3)]
+    lesson = Lesson(teachers, [SIZE] * 3, SIZE, DistillConfig(p_mixup=0.0, feature_weight=1.0))
+    batch = torch.from_numpy(pixels[:4]), torch.eye(CLASSES), torch.ones(4)
+    taught = [lesson.teach(*batch, torch.full((4,), position)) for position in range(8)]
+    assert all(torch.equal(other[3], taught[0][3]) for other in taught)
+    assert taught[0][3].shape == (4, 3 * teachers[0].count_features())
+
+
 def test_relations_are_the_same_whatever_the_scale_and_the_turn_of_the_features():
     features = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     turn, _ = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1)))

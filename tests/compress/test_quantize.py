@@ -142,7 +142,7 @@ def test_every_layer_is_measured_once_and_the_most_sensitive_stay_in_fp32(cnn, t
         node.name: node.input[1] for node in onnx.load(tmp_path / "mixed.onnx").graph.node if node.op_type == "Conv"
     }
     assert sum("Dequantize" not in read[name] for name in restored if name in read) == len(read.keys() & set(restored))
-    assert mix(nothing, len(layers))[1].kl_nats < min(1e-3, parity.kl_nats)
+    assert mix(nothing, len(layers))[1].kl_nats < parity.kl_nats, "only sums and pools are left in INT8"
     picture = plot_sensitivity(layers, tmp_path / "plot.svg", restored=restored).read_text()
     assert picture.count("<svg") == 1
 
@@ -155,4 +155,5 @@ def test_nncf_s_int8_says_the_same_and_its_restore_keeps_to_its_time(cnn, tmp_pa
                                    minutes=0.0, reduce_range=True)  # fmt: skip
     accuracy = (run_onnx(path, PIXELS).argmax(1) == logits.argmax(1)).mean()
     assert held == (accuracy == 1)
+    assert path.stat().st_size < 0.5 * cnn[1].stat().st_size, "its weights are integers, also when time is up"
     assert accuracy >= 0.8
