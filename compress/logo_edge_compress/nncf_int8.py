@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +18,7 @@ import onnx
 from logo_edge.errors import MissingExtraError
 from logo_edge_compress.graph import LOGITS, PLANES, copy_model
 from logo_edge_compress.quantize import evidence_nodes, finish, to_planes
-
-BATCH = 32
+from logo_edge_compress.verify import run_onnx
 
 
 class _TimeUp(Exception):
@@ -54,13 +54,14 @@ def restore_with_nncf(
     whole, tried = [], []  # accuracies of the FP32 model; (accuracy, model) of quantized ones
     end = time.monotonic() + 60 * minutes
 
-    def validate(candidate: onnx.ModelProto, items) -> tuple[float, list[float]]:
+    def validate(candidate: onnx.ModelProto, items: Iterable[int]) -> tuple[float, list[float]]:
         if tried and time.monotonic() > end:
             raise _TimeUp
         session = onnxruntime.InferenceSession(candidate.SerializeToString(), providers=["CPUExecutionProvider"])
-        right = []
-        for feed, targets in items:
-            right += (session.run([LOGITS], {PLANES: feed})[0].argmax(1) == targets).tolist()
+        right = [
+            session.run([LOGITS], {PLANES: to_planes(val_pixels[index : index + 1])})[0].argmax() == val_targets[index]
+            for index in items
+        ]
         accuracy = float(np.mean(right))
         if not any(node.op_type == "QuantizeLinear" for node in candidate.graph.node):
             whole.append(accuracy)
@@ -68,15 +69,11 @@ def restore_with_nncf(
             tried.append((accuracy, copy_model(candidate)))
         return accuracy, [float(hit) for hit in right]
 
-    batches = [
-        (to_planes(val_pixels[start : start + BATCH]), val_targets[start : start + BATCH])
-        for start in range(0, len(val_pixels), BATCH)
-    ]
     advanced = nncf.quantization.advanced_parameters.AdvancedAccuracyRestorerParameters(num_ranking_workers=1)
     try:
         with redirect_stdout(None):
             quantized = nncf.quantize_with_accuracy_control(
-                model, _planes(nncf, pixels), nncf.Dataset(batches), validate, max_drop=max_drop,
+                model, _planes(nncf, pixels), _planes(nncf, val_pixels), validate, max_drop=max_drop,
                 drop_type=nncf.DropType.ABSOLUTE, fast_bias_correction=False,
                 advanced_quantization_parameters=_advanced(nncf, reduce_range),
                 advanced_accuracy_restorer_parameters=advanced, **_options(nncf, model, len(pixels)),
@@ -87,7 +84,7 @@ def restore_with_nncf(
         quantized = max(tried, key=lambda entry: entry[0])[1]
         compress_quantize_weights_transformation(quantized)  # what NNCF does last: weights become integers
     finish(quantized, size_px, path)
-    return path, max(accuracy for accuracy, _ in tried) >= whole[0] - max_drop
+    return path, bool((run_onnx(path, val_pixels).argmax(1) == val_targets).mean() >= whole[0] - max_drop)
 
 
 def _planes(nncf: ModuleType, pixels: np.ndarray):

@@ -151,9 +151,12 @@ def test_nncf_s_int8_says_the_same_and_its_restore_keeps_to_its_time(cnn, tmp_pa
     body, _, logits, _ = cnn
     path = quantize_with_nncf(body, PIXELS, SIZE, tmp_path / "nncf.onnx", reduce_range=True)
     assert compare_logits(logits, run_onnx(path, PIXELS)).top1_agreement >= 0.8
-    path, held = restore_with_nncf(body, PIXELS, PIXELS, logits.argmax(1), SIZE, tmp_path / "restored.onnx", max_drop=0.0,
-                                   minutes=0.0, reduce_range=True)  # fmt: skip
-    accuracy = (run_onnx(path, PIXELS).argmax(1) == logits.argmax(1)).mean()
-    assert held == (accuracy == 1)
-    assert path.stat().st_size < 0.5 * cnn[1].stat().st_size, "its weights are integers, also when time is up"
-    assert accuracy >= 0.8
+    for minutes in (0.0, 5.0):  # at once out of time; time enough to rank layers and put them back, if need be all
+        path, held = restore_with_nncf(body, PIXELS, PIXELS, logits.argmax(1), SIZE, tmp_path / "restored.onnx", max_drop=0.0,
+                                       minutes=minutes, reduce_range=True)  # fmt: skip
+        accuracy = (run_onnx(path, PIXELS).argmax(1) == logits.argmax(1)).mean()
+        assert held == (accuracy == 1)
+        assert accuracy >= 0.8
+        if not minutes:
+            assert path.stat().st_size < 0.5 * cnn[1].stat().st_size, "its weights are integers, also when time is up"
+    assert held
