@@ -217,8 +217,15 @@ def measure(method: Method, pictures: Pictures, splits: tuple[str, ...]) -> dict
     """The method's figures by split, at the temperature that fits it on calib, and its uncertainty about other pictures."""
     pooled = {name: method.pool(logits) for name, logits in method.logits.items()}
     doubts = {name: vars(decompose(logits, method.weigh(logits))) for name, logits in method.logits.items()}
+    return describe(pooled, doubts, pictures, splits) | {"draws": len(method.logits["calib"])}
+
+
+def describe(
+    pooled: dict[str, np.ndarray], doubts: dict[str, dict[str, np.ndarray]], pictures: Pictures, splits: tuple[str, ...]
+) -> dict:
+    """The figures of (N, K) logits by set, and of what is not known of them by set and measure, (N,) nats each."""
     temperature = fit_temperature(pooled["calib"], pictures.targets("calib"))
-    found = {"temperature": temperature, "draws": len(method.logits["calib"])}
+    found = {"temperature": temperature}
     for split in splits:
         targets, probabilities = pictures.targets(split), softmax(pooled[split], temperature)
         confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets

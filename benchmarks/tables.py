@@ -685,8 +685,67 @@ def runtime() -> str:
     return text
 
 
+def distillation() -> str:
+    """One pass of a student beside the ensemble that it was distilled from, by how its doubts were."""
+    if not (figures := read_if_there("distillation")):
+        return missing("distillation", "python benchmarks/compare_distillation.py runs/default --report-test")
+    rows, near = [], figures["near"]
+    ensemble = next(iter(figures["methods"].values()))
+    for split in splits_of(figures["methods"]):
+        for name, entry in figures["methods"].items():
+            found, measure = entry[split], entry["chosen"]
+            apart, whole = (one[split]["uncertainty"][one["chosen"]]["auroc"] for one in (entry, ensemble))
+            far = [family for family in apart if family not in near]
+            risks = [one[split]["area_under_risk_coverage"]["value"] for one in (entry, ensemble)]
+            rows.append([
+                f"{name}, {split}", short(found["accuracy"]), f"{found['nll']['value']:.3f}",
+                f"{risks[0]:.4f} ({risks[0] / risks[1] - 1:+.0%})", measure,
+                *(f"{mean_of(apart, part):.3f} ({mean_of(apart, part) / mean_of(whole, part) - 1:+.0%})" if part else ""
+                  for part in ([family for family in near if family in apart], far)),
+                f"{entry['forward_ms']:.2f}" if entry["forward_ms"] else "",
+            ])  # fmt: skip
+    header = ["(less the ensemble's)", "accuracy", "NLL", "AURC", "outliers by", "near", "far", "forward pass, ms"]
+    machine = figures["machine"]
+    note = (
+        f"\n\n{figures['student']} from {', '.join(figures['members'])}, {figures['epochs']} epochs each; {figures['pictures']} "
+        f"pictures of each family; medians on one thread, {machine['cpu']}."
+    )
+    return markdown(header, rows) + note
+
+
+def quantizers() -> str:
+    """Every way to quantize each subject: size, latency and what it costs on val."""
+    if not (figures := read_if_there("quantizers")):
+        return missing("quantizers", "python benchmarks/compare_quantizers.py runs/default --sensitivity")
+    rows = []
+    for checkpoint, subject in figures["subjects"].items():
+        whole = subject["rows"]["FP32"]
+        rows.append([f"**{subject['network']}** ({checkpoint}), {subject['logos']} logos of val", *[""] * 6])
+        for name, row in subject["rows"].items():
+            if "refused" in row:
+                rows.append([name, f"refused: {row['refused']}", *[""] * 5])
+                continue
+            restored = f" ({len(row['restored'])} layers)" if "restored" in row else ""
+            missed = f" (not held in {row['minutes']:g} min)" if row.get("held") is False else ""
+            rows.append([
+                name + restored + missed, f"{row['size_bytes'] / 1e6:.2f}", f"{row['size_bytes'] / whole['size_bytes']:.0%}",
+                f"{row['p50_ms']:.2f} ({row['p50_ms'] / whole['p50_ms']:.2f}x)" if "p50_ms" in row else "not measured",
+                f"{row['accuracy']['value']:.1%} ({100 * (row['accuracy']['value'] - whole['accuracy']['value']):+.1f})",
+                f"{row['top1_agreement']:.1%}", f"{row['kl_nats']:.4f}",
+            ])  # fmt: skip
+    machine = figures["machine"]
+    note = (
+        f"\n\nCalibrated on {figures['images']} train logos; medians on one thread, {machine['cpu']} "
+        f"({', '.join(machine['isa'])}), onnxruntime {machine['onnxruntime']}."
+    )
+    header = ["", "MB", "of FP32", "p50 ms", "accuracy (points)", "top-1 agreement", "KL, nats"]
+    return markdown(header, rows) + note
+
+
 TABLES = {
     "runtime": runtime,
+    "distillation": distillation,
+    "quantizers": quantizers,
     "demo": demo,
     "default_bundle": default_bundle,
     "default_latency": default_latency,

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file as load_arrays
 
+from logo_edge.bundle import EPISTEMIC
 from logo_edge.errors import LogoEdgeError, VerificationError
 from logo_edge.manifest import Manifest, read_manifest
 from logo_edge.members import pool_logits, reduce_pixels
@@ -32,15 +33,19 @@ from logo_edge_compress.graph import save_model, store_float16
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import (
     EXPORTED,
+    LEAST_RANK_CORRELATION,
     QUANTIZED,
     ROUNDED,
     Forward,
     Tolerance,
     compare_logits,
+    has_epistemic,
     open_artifact,
     open_onnx,
     run_artifact,
+    run_onnx,
     verify,
+    verify_epistemic,
 )
 from logo_edge_train.dataset import pixels_of, stratified_sample
 from logo_edge_train.recipe import Architecture
@@ -83,13 +88,15 @@ class Plan:
 class Made:
     """An artifact: its files, the one that the backend opens first, and how it runs.
 
-    It is held against the `parent`'s (N, K) logits on val, unless its record has its parity already.
+    It is held against the `parent`'s (N, K) logits on val, unless its record has its parity already; where it says
+    what is epistemic too, against the (N,) `epistemic` of its parent.
     """
 
     files: tuple[Path, ...]
     forward: Forward
     tolerance: Tolerance
     parent: np.ndarray | None = None
+    epistemic: np.ndarray | None = None
     record: dict = field(default_factory=dict)
 
 
@@ -302,14 +309,17 @@ def make_fp32(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> 
     path = export_onnx(network, size_px, task.folder / "student-fp32.onnx")
     with torch.no_grad():
         parent = run_artifact(lambda part: network(torch.from_numpy(part)).numpy(), pixels["val"], None)
-    return Made((path,), open_onnx(path), EXPORTED, parent)
+        epistemic = network.epistemic and run_artifact(
+            lambda part: network.epistemic_nats(torch.from_numpy(part)).numpy(), pixels["val"], None
+        )
+    return Made((path,), open_onnx(path), EXPORTED, parent, epistemic)
 
 
 def make_fp16(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
     """FP32 whose weights are stored in half the bytes."""
     path = task.folder / "student-fp16.onnx"
     save_model(store_float16(onnx.load(plan.inputs[0])), path)
-    return Made((path,), open_onnx(path), ROUNDED, _val_logits(task, "fp32"))
+    return Made((path,), open_onnx(path), ROUNDED, *_parent(task, pixels))
 
 
 def make_int8(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
@@ -324,7 +334,7 @@ def make_int8(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> 
     quantize_body(
         body, rounded, pixels["fitting"], task.student.size_px, path, method=method, reduce_range=reduce_range
     )
-    return Made((path,), open_onnx(path), QUANTIZED, _val_logits(task, "fp32"))
+    return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels))
 
 
 def make_tuned(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
@@ -335,7 +345,7 @@ def make_tuned(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) ->
         state.unlink()  # of another graph
     begun.write_text(key, encoding="utf-8")
     finetune(plan.inputs[0], read_student(task), task.run, manifest, path, report=report)
-    return Made((path,), open_onnx(path), QUANTIZED, _val_logits(task, "fp32"))
+    return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels))
 
 
 def make_member(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
@@ -405,6 +415,11 @@ def _make_apart(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
         record["parity"] = asdict(compare_logits(made.parent, logits["val"]))
         try:
             verify(made.parent, logits["val"], made.tolerance, made.files[0].name)
+            if made.epistemic is not None:
+                found = run_onnx(made.files[0], pixels["val"], output=EPISTEMIC)
+                record["epistemic_rank_correlation"] = verify_epistemic(
+                    made.epistemic, found, LEAST_RANK_CORRELATION, made.files[0].name
+                )
         except VerificationError as error:
             status, reason = "refused", str(error)
     save_logits(task.folder / f"{plan.name}.logits", logits)
@@ -431,8 +446,11 @@ def _key_of(task: Task, plan: Plan) -> str:
     return _digest(REVISION, plan.name, plan.make.__qualname__, inputs, plan.settings, pixels, versions())
 
 
-def _val_logits(task: Task, name: str) -> np.ndarray:
-    return load_arrays(task.folder / f"{name}.logits")["val"]
+def _parent(task: Task, pixels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the FP32 graph gives on val: logits and, where it says so, what is epistemic."""
+    path = task.folder / "student-fp32.onnx"
+    epistemic = run_onnx(path, pixels["val"], output=EPISTEMIC) if has_epistemic(path) else None
+    return load_arrays(task.folder / "fp32.logits")["val"], epistemic
 
 
 def _digest(*parts) -> str:

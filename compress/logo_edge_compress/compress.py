@@ -432,7 +432,7 @@ def _describe_candidate(candidate: Candidate, rows: list[Row], costs: dict[str, 
     told = {
         "title": candidate.title, "student": candidate.student, "name": candidate.name, "precision": candidate.precision,
         "backend": candidate.backend, "status": candidate.status, "reason": candidate.reason, "seconds": candidate.seconds,
-        "files": candidate.files, **{key: candidate.record.get(key) for key in ("parity", "verified_by", "not_done")},
+        "files": candidate.files, **{key: candidate.record.get(key) for key in ("parity", "epistemic_rank_correlation", "verified_by", "not_done")},
     }  # fmt: skip
     row = next((row for row in rows if row.title == candidate.title), None)
     if row is not None:

@@ -1,11 +1,12 @@
-"""An ensemble of teachers -> one small student, on labelled and unlabelled logos."""
+"""An ensemble of teachers -> one small student, on labelled and unlabelled logos, mixtures of them and what is none."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from torch.utils.data import default_collate
 
 from logo_edge.errors import RunError
 from logo_edge.manifest import Manifest
+from logo_edge_compress.prune import prune_channels
+from logo_edge_compress.transfer import estrange_views, mix_views
 from logo_edge_train.dataset import LogoDataset, pool_rows
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, fit
-from logo_edge_train.models import LogoNetwork, has_imagenet_weights, is_sized
+from logo_edge_train.models import Answer, LogoNetwork, epistemic_loss, has_imagenet_weights, is_sized
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
@@ -28,6 +31,8 @@ from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import accuracy_on, evaluation_sets
 
 CPU_BATCH = 16  # views that a teacher sees at a time: a batch of large ones takes a gigabyte
+GRID = 4  # a side, of the attention that is matched
+ANGLES = 2.0  # the weight of angles beside that of distances, as Park et al. have it
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,30 @@ def distill(
                            record["history"])  # fmt: skip
     teachers = [run.load_member(index) for index in range(len(run.record["members"]))]
     sizes = [run.architecture(index).size_px for index in range(len(teachers))]
-    network, history = follow_teachers(
-        _start_student(run, candidate, config), f"student {candidate}", stem_of("student", folder), list(zip(teachers, sizes, strict=True)), run,
-        manifest, config, candidate.size_px, state=folder / "student.state", device=device, report=report,
-    )  # fmt: skip
+    if config.epistemic != "off" and len(teachers) < 2:
+        raise RunError(
+            f"distill.epistemic is {config.epistemic!r}, and {run.folder} has one teacher, which disagrees with nobody; "
+            "expected two or more, or epistemic = 'off'"
+        )
+    network = _start_student(run, candidate, config)
+    if config.epistemic != "off":
+        network.learn_epistemic(config.epistemic)
+
+    def learn(network: LogoNetwork, config: DistillConfig, kind: str) -> tuple[LogoNetwork, list[dict]]:
+        return follow_teachers(
+            network, f"{kind} {candidate}", stem_of(kind, folder), list(zip(teachers, sizes, strict=True)), run, manifest,
+            config, candidate.size_px, state=folder / f"{kind}.state", device=device, report=report,
+        )  # fmt: skip
+
+    network, history = learn(network, config, "student")
+    if config.prune.share:
+        network = prune_channels(network, config.prune, manifest, run.classes, candidate.size_px)
+        network, later = learn(network, replace(config, fit=config.prune.fit), "pruned")
+        history = history + later
     sha256 = save_member(checkpoint, network)
     write_json(record_path, {"key": key, "student": str(candidate), "sha256": sha256, "history": history})
-    (folder / "student.state").unlink()
+    for state in folder.glob("*.state"):
+        state.unlink()
     return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint, history)
 
 
@@ -88,6 +110,9 @@ def follow_teachers(
     val = evaluation_sets(manifest, run.classes, size_px, ("val",))["val"]
     if config.adversarial_radius and isinstance(network, LogoNetwork):
         network.keep_statistics()  # those of a batch hide an attack that moves all its views alike
+    if config.feature_weight:
+        torch.manual_seed(config.seed)
+        network.match = nn.Linear(network.count_features(), sum(teacher.count_features() for teacher, _ in teachers))
     gpu, cores = device.type == "cuda", count_cores()
     loaders = cores if gpu else max(1, cores // 2)
     threads = torch.get_num_threads()
@@ -100,59 +125,93 @@ def follow_teachers(
     )  # fmt: skip
     torch.set_num_threads(threads)
     return_memory()
+    if config.feature_weight:
+        del learned[0].match  # the student is done with it
     return learned
 
 
 class Lesson:
-    """What the teachers say about a batch of views: mixes the views, then asks teachers about the same ones.
+    """What the teachers say about a batch of views: mixes and estranges the views, then asks teachers about the same ones.
 
     Function matching: teachers and student see the very same pixels (Beyer et al. 2022, arXiv:2106.05237). With
-    `teachers_per_batch`, each batch asks so many teachers, drawn anew: the loss is linear in the target, so its
-    gradient is, in the mean, that of the whole ensemble at a fraction of the cost.
+    `teachers_per_batch`, each batch asks so many teachers, drawn anew: the losses are linear in what they say (but for
+    that of a dispersion), so their gradient is, in the mean, that of the whole ensemble at a fraction of the cost.
     """
 
     def __init__(self, teachers: list[LogoNetwork], sizes_px: list[int], student_px: int, config: DistillConfig):
         self.teachers, self.sizes_px, self.student_px, self.config = teachers, sizes_px, student_px, config
 
-    def collate(self, items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def collate(self, items: list) -> tuple[torch.Tensor, ...]:
         """The lesson on a list of dataset items; runs in the processes that make batches."""
         return self.teach(*default_collate(items))
 
     @torch.no_grad()
-    def teach(self, pixels, targets, _weights, positions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(views (B, s, s, 3) float, softened prediction of those asked (B, K), votes (B, K)).
+    def teach(self, pixels, targets, _weights, positions) -> tuple[torch.Tensor, ...]:
+        """(views (B, s, s, 3) float, logits of the M asked (B, M, K), votes (B, K)), and what `collect` adds.
 
         The votes are 0 where there are none, and such a multiple of the shares that their mean over all B is that over
         the labelled logos.
         """
-        views = pixels.float()
-        random = np.random.default_rng((self.config.seed, int(positions[0])))
-        if random.random() < self.config.p_mixup:  # Zhang et al. 2018, arXiv:1710.09412
-            share, order = float(random.random()), torch.from_numpy(random.permutation(len(views))).to(views.device)
-            views = share * views + (1 - share) * views[order]
+        views, config = pixels.float(), self.config
+        random = np.random.default_rng((config.seed, int(positions[0])))
+        if random.random() < config.p_mixup:
+            views = mix_views(views, random)
             targets = torch.zeros_like(targets)  # two simple logos, one upon the other, look complex: no vote holds
-        asked = self._draw_teachers(int(positions[0]))
-        soft = sum(self._ask(index, views) for index in asked) / len(asked)
-        return resize_views(views, self.student_px), soft, targets * len(targets) / targets.sum().clamp(min=1)
+        if config.foreign_share:
+            views, strange = estrange_views(views, config.foreign_share, random)
+            targets = targets * ~strange[:, None]
+        said = [self._ask(index, views) for index in self._draw_teachers(int(positions[0]))]
+        votes = targets * len(targets) / targets.sum().clamp(min=1)
+        logits = torch.stack([answer.logits for answer in said], 1)
+        return resize_views(views, self.student_px), logits, votes, *collect(said, config)
 
     def _draw_teachers(self, position: int) -> list[int]:
         count = len(self.teachers)
         random = np.random.default_rng((self.config.seed, position, count))
-        return random.permutation(count)[: self.config.teachers_per_batch or count].tolist()
+        return sorted(random.permutation(count)[: self.config.teachers_per_batch or count].tolist())
 
-    def _ask(self, index: int, views: torch.Tensor) -> torch.Tensor:
-        seen = resize_views(views, self.sizes_px[index])
+    def _ask(self, index: int, views: torch.Tensor) -> Answer:
+        """What a teacher says of the views, in float32; only what the losses need is kept."""
+        seen, teacher = resize_views(views, self.sizes_px[index]), self.teachers[index]
         parts = seen.split(CPU_BATCH if seen.device.type == "cpu" else len(seen))
-        logits = torch.cat([self.teachers[index](part) for part in parts]).float()
-        return (logits / self.config.temperature).softmax(1)
+        if not matches(self.config) and teacher.epistemic is None:
+            return Answer(torch.cat([teacher(part) for part in parts]).float(), None, None, None)
+        said = [teacher.answer(part) for part in parts]
+        return Answer(
+            torch.cat([answer.logits for answer in said]).float(),
+            torch.cat([answer.features for answer in said]).float(),
+            torch.cat([attention_map(answer.maps, teacher) for answer in said]),
+            torch.cat([answer.evidence for answer in said]).float() if teacher.epistemic else None,
+        )
+
+
+def matches(config: DistillConfig) -> bool:
+    """Whether more than predictions is matched."""
+    return bool(config.feature_weight or config.attention_weight or config.relation_weight)
+
+
+def collect(said: list[Answer], config: DistillConfig) -> tuple[torch.Tensor, ...]:
+    """The further targets of a lesson: features (B, F) and attention (B, GRID * GRID), or a lone teacher's evidence (B, 1).
+
+    Features are those of all teachers asked, each teacher's of length 1, side by side; attention is their mean.
+    """
+    if matches(config):
+        features = torch.cat([functional.normalize(answer.features, dim=1) for answer in said], 1)
+        return features, torch.stack([answer.maps for answer in said]).mean(0)
+    return (said[0].evidence,) if config.epistemic != "off" and said[0].evidence is not None else ()
 
 
 def distillation_objective(config: DistillConfig, lesson: Lesson | None) -> Objective:
-    """KL to the ensemble's mean softened prediction, and cross-entropy on the annotators' votes.
+    """The losses of a student, combined by the recipe. With a `lesson`, the batch is raw and the teachers are asked here.
 
-    Losses: `distillation` is T^2 KL(teachers || student) at temperature T (Hinton et al. 2015, arXiv:1503.02531),
-    `votes` the cross-entropy on labelled logos. With a `lesson`, the batch is raw and the teachers are asked here.
-    With `adversarial_radius` the student learns on attacked views (Goldblum et al. 2020, arXiv:1905.09747).
+    `distillation` is T^2 KL(teachers || student) at temperature T, to the ensemble's mean softened prediction (Hinton et
+    al. 2015, arXiv:1503.02531); `votes` the cross-entropy on the annotators' votes of labelled logos; `features` one
+    less the cosine to the teachers' pooled features, from a linear map of the student's (Romero et al. 2015,
+    arXiv:1412.6550); `attention` the distance of the last maps' energies (Zagoruyko and Komodakis 2017,
+    arXiv:1612.03928); `relations` that of the distances and angles between the logos of a batch, or of a part of it
+    (Park et al. 2019, arXiv:1904.05068); `epistemic` that of models/epistemic.py, or the squared difference from a lone
+    teacher's own evidence. With `adversarial_radius` the student learns on attacked views (Goldblum et al. 2020,
+    arXiv:1905.09747).
     """
     heat = config.temperature
 
@@ -160,18 +219,74 @@ def distillation_objective(config: DistillConfig, lesson: Lesson | None) -> Obje
         return functional.kl_div((logits / heat).log_softmax(1), soft, reduction="batchmean")
 
     def objective(network, *batch):
-        views, soft, votes = lesson.teach(*batch) if lesson else batch
+        views, said, votes, *further = lesson.teach(*batch) if lesson else batch
+        soft = (said / heat).softmax(2).mean(1)  # (B, K)
         if config.adversarial_radius:
             views = attack_views(network, views, lambda logits: diverge(logits, soft), config.adversarial_radius)
-        logits = network(views).float()  # (B, K)
-        divergence = diverge(logits, soft)
-        hard = -(votes * logits.log_softmax(1)).sum(1).mean()
-        return {
-            "distillation": (1 - config.hard_weight) * heat * heat * divergence,
-            "votes": config.hard_weight * hard,
+        whole = matches(config) or config.epistemic != "off"
+        answer = network.answer(views) if whole else Answer(network(views), None, None, None)
+        logits = answer.logits.float()  # (B, K)
+        losses = {
+            "distillation": (1 - config.hard_weight) * heat * heat * diverge(logits, soft),
+            "votes": config.hard_weight * -(votes * logits.log_softmax(1)).sum(1).mean(),
         }
+        if matches(config):
+            losses |= _match(network, answer, *further, config)
+        if config.epistemic != "off":
+            evidence = answer.evidence.float()
+            alone = further and not matches(config)
+            loss = functional.mse_loss(evidence, further[0]) if alone else epistemic_loss(
+                config.epistemic, logits, evidence, said
+            )  # fmt: skip
+            losses["epistemic"] = config.epistemic_weight * loss
+        return losses
 
     return objective
+
+
+def _match(
+    network: LogoNetwork, answer: Answer, features: torch.Tensor, attention: torch.Tensor, config: DistillConfig
+) -> dict[str, torch.Tensor]:
+    losses, own = {}, answer.features.float()
+    if config.feature_weight:
+        apart = 1 - functional.cosine_similarity(network.match(own), features)
+        losses["features"] = config.feature_weight * apart.mean()
+    if config.attention_weight:
+        apart = (attention_map(answer.maps, network) - attention).square().sum(1)
+        losses["attention"] = config.attention_weight * apart.mean()
+    if config.relation_weight:
+        losses["relations"] = config.relation_weight * relation_loss(own, features)
+    return losses
+
+
+def attention_map(maps: torch.Tensor, network: LogoNetwork) -> torch.Tensor:
+    """(B, GRID * GRID) of length 1: where maps (B, C, H, W), or tokens (B, N, C), are strong, on one grid for all sizes."""
+    maps = maps.float()
+    if maps.ndim == 3:
+        patches = maps[:, network.backbone.num_prefix_tokens :].transpose(1, 2)
+        maps = patches.unflatten(2, (isqrt(patches.shape[2]), -1))
+    strength = functional.adaptive_avg_pool2d(maps.square().mean(1, keepdim=True), GRID)
+    return functional.normalize(strength.flatten(1), dim=1)
+
+
+def relation_loss(own: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """How far the distances and angles between a batch's features (B, F) are from those of others (B, G); 0 for one logo."""
+    distances, angles = (functional.smooth_l1_loss(measure(own), measure(wanted)) for measure in (_distances, _angles))
+    return distances + ANGLES * angles
+
+
+def _distances(features: torch.Tensor) -> torch.Tensor:
+    """(B, B) over their mean."""
+    squares = features.square().sum(1)
+    distances = (squares[:, None] + squares - 2 * features @ features.T).clamp(min=1e-12).sqrt()
+    distances = distances * (1 - torch.eye(len(features), device=features.device))
+    return distances / distances.sum().clamp(min=1e-6) * max(1, len(features) * (len(features) - 1))
+
+
+def _angles(features: torch.Tensor) -> torch.Tensor:
+    """(B, B, B) cosines of the angle at the first logo between the second and the third."""
+    directions = functional.normalize(features[None] - features[:, None], dim=2)
+    return directions @ directions.transpose(1, 2)
 
 
 def attack_views(

@@ -12,16 +12,22 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from logo_edge_compress.graph import LOGITS, OPSET, PIXELS, PLANES, save_model
-from logo_edge_train.models import MEAN, SCALE, LogoNetwork, open_attention
+from logo_edge.bundle import EPISTEMIC
+from logo_edge_compress.graph import EVIDENCE, LOGITS, OPSET, PIXELS, PLANES, save_model
+from logo_edge_train.models import MEAN, SCALE, Body, LogoNetwork, open_attention
+from logo_edge_train.models.epistemic import EVIDENCE_RANGE
 
 
 def export_onnx(network: LogoNetwork, size_px: int, path: Path) -> Path:
-    """The network at `path` as FP32 ONNX, `pixels` (batch, S, S, 3) uint8 -> `logits` (batch, K) float32."""
+    """The network at `path` as FP32 ONNX, `pixels` (batch, S, S, 3) uint8 -> `logits` (batch, K) float32.
+
+    One with an epistemic head gives `epistemic` (batch,) float32 besides, in nats.
+    """
     body = path.with_suffix(".body.onnx")
     export_body(network, size_px, body)
     model = onnx.load(body)
     add_uint8_front(model, size_px)
+    add_epistemic(model)
     save_model(model, path)
     body.unlink()
     return path
@@ -45,12 +51,19 @@ def export_torchscript(network: LogoNetwork, size_px: int, path: Path) -> Path:
 
 
 def export_body(network: LogoNetwork, size_px: int, path: Path) -> None:
-    """The backbone alone, `planes` (batch, 3, S, S) normalised float32 -> `logits`, with batch-norm folded."""
-    export_module(network.backbone, torch.zeros(2, 3, size_px, size_px), path)
+    """The backbone alone, `planes` (batch, 3, S, S) normalised float32 -> `logits`, with batch-norm folded.
+
+    With an epistemic head it gives EVIDENCE too; what follows has no place in a quantized graph, so that
+    `add_epistemic` adds it last.
+    """
+    outputs = (LOGITS, *([EVIDENCE[network.epistemic.kind]] if network.epistemic else []))
+    export_module(Body(network), torch.zeros(2, 3, size_px, size_px), path, outputs)
 
 
-def export_module(module: torch.nn.Module, planes: torch.Tensor, path: Path) -> None:
-    """Any part of a network, `planes` (batch, ...) of the given shape -> `logits`, with batch-norm folded.
+def export_module(
+    module: torch.nn.Module, planes: torch.Tensor, path: Path, outputs: tuple[str, ...] = (LOGITS,)
+) -> None:
+    """Any part of a network, `planes` (batch, ...) of the given shape -> `outputs`, with batch-norm folded.
 
     What PyTorch's exporter cannot take apart is traced by its predecessor, with a warning.
     """
@@ -58,15 +71,15 @@ def export_module(module: torch.nn.Module, planes: torch.Tensor, path: Path) -> 
     with open_attention(module):  # the exporter cannot take the fused kernel apart
         try:
             program = torch.onnx.export(
-                module.eval(), (planes,), dynamo=True, input_names=[PLANES], output_names=[LOGITS],
+                module.eval(), (planes,), dynamo=True, input_names=[PLANES], output_names=list(outputs),
                 opset_version=OPSET, dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), verbose=False,
             )  # fmt: skip
             program.save(str(raw), include_initializers=True, keep_initializers_as_inputs=False, external_data=False)
         except torch.onnx.errors.OnnxExporterError as error:
             warnings.warn(f"exported by tracing, since the new exporter failed: {error}", stacklevel=2)
             torch.onnx.export(
-                module, (planes,), str(raw), dynamo=False, input_names=[PLANES], output_names=[LOGITS],
-                opset_version=OPSET, dynamic_axes={PLANES: {0: "batch"}, LOGITS: {0: "batch"}},
+                module, (planes,), str(raw), dynamo=False, input_names=[PLANES], output_names=list(outputs),
+                opset_version=OPSET, dynamic_axes={name: {0: "batch"} for name in (PLANES, *outputs)},
             )  # fmt: skip
     quant_pre_process(str(raw), str(path), skip_symbolic_shape=True)
     raw.unlink()
@@ -75,10 +88,13 @@ def export_module(module: torch.nn.Module, planes: torch.Tensor, path: Path) -> 
 def add_uint8_front(model: onnx.ModelProto, size_px: int) -> None:
     """Replaces the float input by uint8 pixels; (x - 127) / 128 becomes a DequantizeLinear, exact in both precisions.
 
-    In a quantized graph the first QuantizeLinear goes: the pixels are the quantized values already.
+    In a quantized graph the first QuantizeLinear goes where it has these very figures: the pixels are its values already.
     """
     graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     first = next((node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == PLANES), None)
+    if first and [float(numpy_helper.to_array(constants[name])) for name in first.input[1:3]] != [1 / SCALE, MEAN]:
+        first = None
     nodes = [helper.make_node("Transpose", [PIXELS], ["pixels_nchw"], name="to_planes", perm=[0, 3, 1, 2])]
     if first is None:
         graph.initializer.append(numpy_helper.from_array(np.float32(1 / SCALE), "pixel_scale"))
@@ -93,3 +109,55 @@ def add_uint8_front(model: onnx.ModelProto, size_px: int) -> None:
         graph.node.insert(index, node)
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["batch", size_px, size_px, 3]))
+
+
+def add_epistemic(model: onnx.ModelProto) -> None:
+    """Replaces the output EVIDENCE (batch, 1), if there is one, by `epistemic` (batch,), in nats, always in float32.
+
+    ONNX's operators have no digamma; its asymptotic series from a + 2 on, and two steps of the recurrence, are within
+    1e-4 nats of `models.epistemic_nats`.
+    """
+    graph, nodes = model.graph, []
+    found = [(kind, entry) for entry in graph.output for kind, name in EVIDENCE.items() if entry.name == name]
+    if not found:
+        return
+    ((kind, evidence),) = found
+
+    def constant(value) -> str:
+        array = np.asarray(value)
+        name = f"{EPISTEMIC}/{array.dtype}_{array.ravel()[0]:g}"
+        if all(tensor.name != name for tensor in graph.initializer):
+            graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    def add(operator: str, *inputs: str, out: str | None = None, **attributes) -> str:
+        name = f"{EPISTEMIC}/{len(nodes)}_{operator}"
+        nodes.append(helper.make_node(operator, list(inputs), [out or name], name=name, **attributes))
+        return out or name
+
+    def number(value: float) -> str:
+        return constant(np.float32(value))
+
+    axis = constant(np.array([1], np.int64))
+    if kind == "dispersion":
+        logits = next(entry for entry in graph.output if entry.name == LOGITS)
+        most = np.log(logits.type.tensor_type.shape.dim[1].dim_value)
+        column = add("Mul", add("Sigmoid", evidence.name), number(most))  # (B, 1)
+    else:
+        precision = add("Exp", add("Clip", evidence.name, *map(number, EVIDENCE_RANGE)))  # (B, 1)
+        alphas = add("Max", add("Mul", add("Softmax", LOGITS, axis=1), precision), number(1e-12))  # (B, K)
+        a = add("Concat", alphas, precision, axis=1)  # (B, K + 1)
+        z = add("Add", a, number(2))
+        r = add("Reciprocal", z)
+        square = add("Mul", r, r)
+        # digamma(a + 1) - log a = log(z / a) - 1 / (a + 1) - r / 2 - r^2 / 12 + r^4 / 120, where z = a + 2, r = 1 / z
+        tail = add("Mul", square, add("Sub", add("Mul", square, number(1 / 120)), number(1 / 12)))
+        tail = add("Sub", tail, add("Mul", r, number(1 / 2)))
+        tail = add("Sub", tail, add("Reciprocal", add("Add", a, number(1))))
+        excess = add("Add", add("Log", add("Div", z, a)), tail)
+        weighted = add("Mul", excess, add("Concat", alphas, add("Neg", precision), axis=1))
+        column = add("Div", add("ReduceSum", weighted, axis, keepdims=1), precision)
+    add("Squeeze", add("Max", column, number(0)), axis, out=EPISTEMIC)
+    graph.node.extend(nodes)
+    graph.output.remove(evidence)
+    graph.output.append(helper.make_tensor_value_info(EPISTEMIC, TensorProto.FLOAT, ["batch"]))

@@ -20,11 +20,13 @@ from onnx import helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
+from logo_edge.bundle import EPISTEMIC
 from logo_edge.errors import VerificationError
 from logo_edge.manifest import Manifest
 from logo_edge_compress.distill import Student, follow_teachers
-from logo_edge_compress.graph import save_model
+from logo_edge_compress.graph import EVIDENCE, LOGITS, save_model
 from logo_edge_compress.rounding import weight_levels
+from logo_edge_train.models import Answer
 from logo_edge_train.runs import Run, write_json
 from logo_edge_train.tracker import stem_of
 
@@ -44,7 +46,8 @@ def finetune(
         return path
     model = onnx.load(artifact)
     network = QuantizedNetwork(model, reduce_range=recipe.quantize.reduce_range)
-    config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, teachers_per_batch=0)
+    config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, teachers_per_batch=0,
+                     feature_weight=0.0, attention_weight=0.0, relation_weight=0.0)  # fmt: skip
     state = path.with_suffix(".state")
     network, history = follow_teachers(
         network, f"INT8 {student.candidate}", stem_of("int8", path.parent), [(student.network, size_px)], run, manifest, config, size_px,
@@ -60,8 +63,13 @@ def finetune(
 def unknown_operators(model: onnx.ModelProto) -> list[str]:
     """The operators of the graph that a QuantizedNetwork does not know, such as those of attention."""
     return sorted(
-        {node.op_type for node in model.graph.node} - OPERATORS.keys() - {"QuantizeLinear", "DequantizeLinear"}
+        {node.op_type for node in _learned_nodes(model)} - OPERATORS.keys() - {"QuantizeLinear", "DequantizeLinear"}
     )
+
+
+def _learned_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """All nodes but those that make evidence into nats, which have nothing to learn."""
+    return [node for node in model.graph.node if not node.name.startswith(f"{EPISTEMIC}/")]
 
 
 class QuantizedNetwork(nn.Module):
@@ -70,12 +78,14 @@ class QuantizedNetwork(nn.Module):
     def __init__(self, model: onnx.ModelProto, *, reduce_range: bool):
         """Raises VerificationError where the model has an operator that is not known here."""
         super().__init__()
-        self.nodes = list(model.graph.node)
+        self.nodes = _learned_nodes(model)
         if unknown := unknown_operators(model):
             raise VerificationError(
                 f"the INT8 graph has operators that fine-tuning does not know: {', '.join(unknown)}"
             )
-        self.source, self.target = model.graph.input[0].name, model.graph.output[0].name
+        self.source, self.target = model.graph.input[0].name, LOGITS
+        given = {name for node in self.nodes for name in node.output}
+        self.evidence = next((name for name in EVIDENCE.values() if name in given), None)
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self.constants = {name: torch.from_numpy(np.array(array)) for name, array in constants.items()}
         self.learned, self.grids = nn.ParameterDict(), {}
@@ -83,8 +93,11 @@ class QuantizedNetwork(nn.Module):
         for node in self.nodes:
             if node.op_type == "DequantizeLinear" and node.input[0] in constants:
                 self._learn(node, constants, layers[node.output[0]], reduce_range)
-            elif node.op_type == "Gemm" and len(node.input) == 3 and node.input[2] in constants:
-                self.learned[_key(node.input[2])] = nn.Parameter(self.constants.pop(node.input[2]))
+            elif node.op_type == "Gemm":
+                for name in (
+                    set(node.input[1:]) & self.constants.keys()
+                ):  # what is not quantized: biases, the epistemic head
+                    self.learned[_key(name)] = nn.Parameter(self.constants.pop(name))
         self.quantized = {name for node in self.nodes if node.op_type == "QuantizeLinear" for name in node.output}
 
     def _learn(self, node: onnx.NodeProto, constants: dict, layer: onnx.NodeProto, reduce_range: bool) -> None:
@@ -100,6 +113,10 @@ class QuantizedNetwork(nn.Module):
             self.grids[node.output[0]] = steps, torch.zeros(len(steps), dtype=torch.int32), axis, levels
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.answer(pixels).logits
+
+    def answer(self, pixels: torch.Tensor) -> Answer:
+        """The logits and, of a student with an epistemic head, its evidence."""
         values: dict[str, torch.Tensor] = {self.source: pixels.float(), **self.constants}
         for node in self.nodes:
             if node.op_type == "DequantizeLinear":
@@ -113,7 +130,7 @@ class QuantizedNetwork(nn.Module):
             else:
                 inputs = [self._value(name, values) for name in node.input]
                 values[node.output[0]] = OPERATORS[node.op_type](_attributes(node), *inputs)
-        return values[self.target]
+        return Answer(values[self.target], None, None, values[self.evidence] if self.evidence else None)
 
     def _value(self, name: str, values: dict[str, torch.Tensor]) -> torch.Tensor | None:
         if not name:
@@ -145,9 +162,9 @@ class QuantizedNetwork(nn.Module):
                 else:
                     integers = (real.double() / self.constants[node.input[1]].double()).round().to(torch.int32)
                 tensors[node.input[0]].CopyFrom(numpy_helper.from_array(integers.numpy(), node.input[0]))
-            elif node.op_type == "Gemm" and len(node.input) == 3 and node.input[2] in tensors:
-                real = self.learned[_key(node.input[2])].detach().numpy()
-                tensors[node.input[2]].CopyFrom(numpy_helper.from_array(real, node.input[2]))
+            elif node.op_type == "Gemm":
+                for name in set(node.input[1:]) & tensors.keys():
+                    tensors[name].CopyFrom(numpy_helper.from_array(self.learned[_key(name)].detach().numpy(), name))
 
 
 def _key(name: str) -> str:

@@ -12,12 +12,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from logo_edge.bundle import EMBEDDING
+from logo_edge.bundle import EMBEDDING, EPISTEMIC
 
 OPSET = 18
 IR_VERSION = 10  # read by onnxruntime >= 1.20
 LEAST_STORED = 64  # values; casting fewer saves nothing
 PIXELS, PLANES, LOGITS = "pixels", "planes", "logits"
+EVIDENCE = {
+    "dirichlet": "log_precision",
+    "dispersion": "dispersion_logit",
+}  # by kind of head, what `epistemic` is made of
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
@@ -76,10 +80,16 @@ def add_embedding(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The FP32 model with weights and arithmetic in float16; it still reads uint8 pixels and gives float32 logits."""
+    """The FP32 model with weights and arithmetic in float16; it still reads uint8 pixels and gives float32 outputs.
+
+    What makes evidence into nats stays in float32, which it needs.
+    """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = convert_float_to_float16(copy_model(model), keep_io_types=True, op_block_list=["DequantizeLinear"])
+    exact = [node.name for node in model.graph.node if node.name.startswith(f"{EPISTEMIC}/")]
+    model = convert_float_to_float16(
+        copy_model(model), keep_io_types=True, op_block_list=["DequantizeLinear"], node_block_list=exact
+    )
     _sort_nodes(model.graph)  # the converter appends its casts
     return model
 

@@ -1,4 +1,4 @@
-"""An FP32 ONNX body -> static INT8 in QDQ form, calibrated on logos of the train split."""
+"""An FP32 ONNX body -> static INT8 in QDQ form, calibrated on logos of the train split; dynamic INT8; fewer bits to store."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 
-from logo_edge_compress.export import add_uint8_front
-from logo_edge_compress.graph import PLANES, save_model
-from logo_edge_compress.rounding import correct_biases, kernel_scales, round_weights
+from logo_edge.errors import VerificationError
+from logo_edge_compress.export import add_epistemic, add_uint8_front
+from logo_edge_compress.graph import EVIDENCE, PLANES, save_model
+from logo_edge_compress.rounding import INT8_LEVELS, correct_biases, kernel_scales, round_weights
 from logo_edge_train.models import MEAN, SCALE
 
 STRIDE = 16  # images whose activations are in memory at a time
@@ -27,12 +36,37 @@ METHODS = {
 
 
 def quantize_body(
-    body: Path, rounded: Path, pixels: np.ndarray, size_px: int, path: Path, *, method: str, reduce_range: bool
-) -> Path:
+    body: Path, rounded: Path, pixels: np.ndarray, size_px: int, path: Path, *, method: str, reduce_range: bool,
+    restored: tuple[str, ...] = (), ranges: Path | None = None,
+) -> Path:  # fmt: skip
     """The body of `export_body`, whose `round_body` is `rounded`, as INT8 QDQ with a uint8 front, at `path`.
 
     pixels: (N, S, S, 3) uint8, the calibration images. Activations are U8, weights S8 per output channel (see
-    QuantizeConfig); with attention only what has weights is quantized. ONNX Runtime, "Quantize ONNX models".
+    QuantizeConfig); with attention only what has weights is quantized. Layers that `restored` names stay in FP32, and so
+    does the head of epistemic uncertainty, which is next to nothing. Where activations reach is kept in the JSON file
+    `ranges`, and read where it is there. ONNX Runtime, "Quantize ONNX models".
+    """
+    model, base = onnx.load(body), onnx.load(rounded)
+    kernels = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in base.graph.node:
+        if node.name in restored:
+            for tensor in base.graph.initializer:
+                if tensor.name == node.input[1]:
+                    tensor.CopyFrom(kernels[tensor.name])
+    quantized = insert_qdq(base, kernel_scales(model, reduce_range=reduce_range), pixels, method=method,
+                           reduce_range=reduce_range, restored=restored, ranges=ranges)  # fmt: skip
+    quantized = correct_biases(quantized, model, _probes(pixels))
+    finish(quantized, size_px, path)
+    return path
+
+
+def insert_qdq(
+    model: onnx.ModelProto, scales: dict[str, np.ndarray], pixels: np.ndarray, *, method: str, reduce_range: bool,
+    only: tuple[str, ...] = (), restored: tuple[str, ...] = (), ranges: Path | None = None,
+) -> onnx.ModelProto:  # fmt: skip
+    """The body as QDQ, weights on the grids `scales` (C,) of each kernel's name; further arguments as `quantize_body`'s.
+
+    `only` names the layers to quantize, left out all. Images are streamed: STRIDE of them are in memory at a time.
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns about its own defaults
     exact = {
@@ -40,14 +74,15 @@ def quantize_body(
         "zero_point": np.array(MEAN, np.uint8),
         "quant_type": QuantType.QUInt8,
     }
-    model = onnx.load(body)
+    excluded = (*restored, *evidence_nodes(model))
+    names = {node.input[1] for node in model.graph.node if len(node.input) > 1 and node.name not in excluded}
     weights = {
         name: [
             {"quant_type": QuantType.QInt8, "axis": 0, "scale": np.array(step), "zero_point": np.array(0, np.int8)}
             for step in steps
         ]
-        for name, steps in kernel_scales(model, reduce_range=reduce_range).items()
-    }
+        for name, steps in scales.items() if name in names
+    }  # fmt: skip
     stride = min(STRIDE, len(pixels))
     options = {
         "CalibStridedMinMax": stride, "QuantizeBias": True, "TensorQuantOverrides": {PLANES: [exact], **weights}
@@ -57,17 +92,100 @@ def quantize_body(
         types, options["MatMulConstBOnly"] = list(LEARNED), True
     whole_strides = pixels[: len(pixels) // stride * stride]  # onnxruntime asks for them
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
-        raw = Path(folder) / "quantized.onnx"
+        source, raw = Path(folder) / "body.onnx", Path(folder) / "quantized.onnx"
+        onnx.save(model, source)
         quantize_static(
-            str(rounded), str(raw), _Pixels(whole_strides), quant_format=QuantFormat.QDQ, per_channel=True,
+            str(source), str(raw), _Pixels(whole_strides), quant_format=QuantFormat.QDQ, per_channel=True,
             reduce_range=reduce_range, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             calibrate_method=METHODS[method], extra_options=options, op_types_to_quantize=types,
+            nodes_to_quantize=list(only), nodes_to_exclude=list(excluded), calibration_cache_path=ranges,
         )  # fmt: skip
-        quantized = onnx.load(raw)
-    quantized = correct_biases(quantized, model, _probes(pixels))
-    add_uint8_front(quantized, size_px)
-    save_model(quantized, path)
+        return onnx.load(raw)
+
+
+def quantize_dynamically(
+    body: Path, size_px: int, path: Path, *, operators: tuple[str, ...] = ("MatMul", "Gemm"), reduce_range: bool
+) -> Path:
+    """The body with INT8 weights of those operators, whose inputs are quantized as they come: nothing is calibrated.
+
+    Made for matrices. ONNX Runtime has slow kernels for convolutions so quantized, and one range for all channels of
+    an input; take static INT8 for those.
+    """
+    logging.getLogger().setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
+        raw = Path(folder) / "quantized.onnx"
+        quantize_dynamic(
+            str(body), str(raw), op_types_to_quantize=list(operators), per_channel=True, reduce_range=reduce_range,
+            weight_type=QuantType.QInt8, nodes_to_exclude=list(evidence_nodes(onnx.load(body))),
+            extra_options={"MatMulConstBOnly": True},
+        )  # fmt: skip
+        model = onnx.load(raw)
+    finish(model, size_px, path)
     return path
+
+
+def store_int8(body: Path, size_px: int, path: Path) -> Path:
+    """The body with S8 weights per output channel and all arithmetic in FP32: a quarter of the size, any operator."""
+    model = onnx.load(body)
+    _store_int8(model)
+    finish(model, size_px, path)
+    return path
+
+
+def store_int4(body: Path, size_px: int, path: Path, *, block: int = 32) -> Path:
+    """As `store_int8`, but the weights of its matrix products in 4 bits, a scale for every `block` of them.
+
+    Only ONNX Runtime reads that. Raises VerificationError where there is no such product: convolutions have no such form.
+    """
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    logging.getLogger().setLevel(logging.ERROR)
+    model = onnx.load(body)
+    excluded = list(evidence_nodes(model))
+    quantizer = MatMulNBitsQuantizer(
+        model, block_size=block, is_symmetric=True, accuracy_level=4, nodes_to_exclude=excluded
+    )
+    quantizer.process()
+    model = quantizer.model.model
+    if all(node.op_type != "MatMulNBits" for node in model.graph.node):
+        raise VerificationError(
+            f"{body.name} has no matrix product that 4 bits are for; take store_int8 or static INT8"
+        )
+    _store_int8(model)
+    finish(model, size_px, path)
+    return path
+
+
+def _store_int8(model: onnx.ModelProto) -> None:
+    """Makes each FP32 weight of a layer S8, read through a DequantizeLinear."""
+    graph, spared = model.graph, evidence_nodes(model)
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    layers = [node for node in graph.node if node.op_type in LEARNED and node.name not in spared]
+    for index, (name, node) in enumerate({node.input[1]: node for node in layers if node.input[1] in tensors}.items()):
+        kernel = numpy_helper.to_array(tensors[name])
+        transposed = node.op_type == "Gemm" and any(entry.name == "transB" and entry.i for entry in node.attribute)
+        axis = 0 if node.op_type == "Conv" or transposed else kernel.ndim - 1
+        others = tuple(other for other in range(kernel.ndim) if other != axis)
+        steps = np.maximum(np.abs(kernel).max(others), 1e-12).astype(np.float32) / INT8_LEVELS
+        shape = [-1 if dim == axis else 1 for dim in range(kernel.ndim)]
+        integers = np.round(kernel / steps.reshape(shape)).astype(np.int8)
+        graph.initializer.remove(tensors[name])
+        graph.initializer.append(numpy_helper.from_array(integers, f"{name}_s8"))
+        graph.initializer.append(numpy_helper.from_array(steps, f"{name}_scale"))
+        inputs = [f"{name}_s8", f"{name}_scale"]
+        graph.node.insert(0, helper.make_node("DequantizeLinear", inputs, [name], name=f"read_{index}", axis=axis))
+
+
+def finish(model: onnx.ModelProto, size_px: int, path: Path) -> None:
+    """Gives a body, in any precision, its uint8 front and its epistemic output, and writes it."""
+    add_uint8_front(model, size_px)
+    add_epistemic(model)
+    save_model(model, path)
+
+
+def evidence_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The names of the nodes that give the evidence of a body: at most one."""
+    return tuple(node.name for node in model.graph.node if set(node.output) & set(EVIDENCE.values()))
 
 
 def round_body(body: Path, pixels: np.ndarray, path: Path, *, reduce_range: bool) -> Path:

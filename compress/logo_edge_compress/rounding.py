@@ -94,7 +94,10 @@ def correct_biases(quantized: onnx.ModelProto, body: onnx.ModelProto, planes: np
     constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
     makers = {name: node for node in quantized.graph.node for name in node.output}
     outputs = {node.name: node.output[0] for node in body.graph.node}
-    layers = [node for node in quantized.graph.node if node.op_type in LAYERS and len(node.input) == 3]
+    layers = [
+        node for node in quantized.graph.node
+        if node.op_type in LAYERS and len(node.input) == 3 and node.input[2] in makers  # a float bias is exact
+    ]  # fmt: skip
     wanted = _channel_means(body, planes, [outputs[layer.name] for layer in layers])
     for layer, mean in zip(layers, wanted, strict=True):
         (now,) = _channel_means(quantized, planes, [layer.output[0]])
@@ -132,6 +135,9 @@ def _run(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> Iterat
 
     source = model.graph.input[0].name
     asked = [name for name in dict.fromkeys(names) if name != source]
+    if not asked:  # a graph without nodes cannot be run
+        yield from ({source: planes[start : start + BATCH]} for start in range(0, len(planes), BATCH))
+        return
     probe = _upstream(model, asked)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from logo_edge.backends import Resources, open_backend
+from logo_edge.bundle import EPISTEMIC
 from logo_edge.errors import VerificationError
 from logo_edge.metrics import softmax
 from logo_edge_compress.graph import LOGITS
@@ -40,6 +41,7 @@ class Tolerance:
 EXPORTED = Tolerance(mean_difference=1e-3, top1_agreement=0.999, kl_nats=1e-4)
 ROUNDED = Tolerance(mean_difference=0.1, top1_agreement=0.99, kl_nats=2e-3)  # float16, or another runtime's INT8
 QUANTIZED = Tolerance(mean_difference=0.5, top1_agreement=0.96, kl_nats=0.05)
+LEAST_RANK_CORRELATION = 0.9  # of an INT8 artifact's epistemic uncertainty
 
 
 def compare_logits(parent: np.ndarray, artifact: np.ndarray) -> Parity:
@@ -72,9 +74,35 @@ def verify(parent: np.ndarray, artifact: np.ndarray, tolerance: Tolerance, name:
     return parity
 
 
-def run_onnx(path: Path, pixels: np.ndarray, *, threads: int = 2, batch_size: int = BATCH) -> np.ndarray:
-    """(N, K) float32 logits of an ONNX file of this project on (N, S, S, 3) uint8 pixels."""
-    forward = open_onnx(path, threads=threads)
+def verify_epistemic(parent: np.ndarray, artifact: np.ndarray, least: float, name: str) -> float:
+    """Spearman's correlation of both (N,) outputs `epistemic`; raises VerificationError below `least`.
+
+    What it is used for is the order of logos, and its threshold is fitted to the artifact's own.
+    """
+    if np.ptp(parent) == 0 and np.ptp(artifact) == 0:
+        return 1.0
+    ranks = [np.unique(values, return_inverse=True)[1].astype(float) for values in (parent, artifact)]
+    found = float(np.corrcoef(*ranks)[0, 1]) if np.ptp(parent) and np.ptp(artifact) else 0.0
+    if not (found >= least and np.isfinite(artifact).all()):
+        raise VerificationError(
+            f"{name}: its `epistemic` orders {len(parent)} real logos otherwise than its parent's: rank correlation "
+            f"{found:.3f}; expected at least {least}. It is not packed; try more calibration images or another method"
+        )
+    return found
+
+
+def has_epistemic(path: Path) -> bool:
+    """Whether an ONNX file has the output `epistemic`."""
+    import onnx
+
+    return any(entry.name == EPISTEMIC for entry in onnx.load(path, load_external_data=False).graph.output)
+
+
+def run_onnx(
+    path: Path, pixels: np.ndarray, *, output: str = LOGITS, threads: int = 2, batch_size: int = BATCH
+) -> np.ndarray:
+    """(N, K) float32 logits of an ONNX file of this project on (N, S, S, 3) uint8 pixels, or another output of it."""
+    forward = open_onnx(path, output=output, threads=threads)
     return np.concatenate([forward(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)])
 
 
@@ -86,12 +114,12 @@ def run_artifact(forward: Forward, pixels: np.ndarray, batch: int | None) -> np.
     )
 
 
-def open_onnx(path: Path, *, threads: int = 2) -> Forward:
-    """What runs an ONNX file in ONNX Runtime."""
-    return open_artifact("onnxruntime", path, threads=threads)
+def open_onnx(path: Path, *, output: str = LOGITS, threads: int = 2) -> Forward:
+    """What runs an ONNX file in ONNX Runtime, for one of its outputs."""
+    return open_artifact("onnxruntime", path, output=output, threads=threads)
 
 
-def open_artifact(backend: str, path: Path, *, threads: int = 2) -> Forward:
-    """What gives the logits of the artifact at `path`, in the runtime's backend. Raises as `backends.open_backend`."""
+def open_artifact(backend: str, path: Path, *, output: str = LOGITS, threads: int = 2) -> Forward:
+    """What gives one output of the artifact at `path`, in the runtime's backend. Raises as `backends.open_backend`."""
     opened = open_backend(backend, path, path, Resources(threads))
-    return lambda pixels: opened.run(pixels, [LOGITS])[0]
+    return lambda pixels: opened.run(pixels, [output])[0]

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import load_file as load_arrays
 
 from logo_edge import Classifier
+from logo_edge.bundle import EMBEDDING, EPISTEMIC, read_bundle
 from logo_edge.errors import BundleError, SelectionError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_compress import candidates
@@ -27,6 +28,7 @@ from logo_edge_compress.distill import Lesson, attack_views, distill, distillati
 from logo_edge_compress.engine import unsupported_operators
 from logo_edge_compress.select import Limits
 from logo_edge_compress.table import print_candidates, print_stages
+from logo_edge_compress.verify import run_onnx
 from logo_edge_report.outliers import DRAWN
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
@@ -282,12 +284,12 @@ def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice
     lesson = Lesson(teachers, [48, 40], 32, DistillConfig(p_mixup=1.0, temperature=2.0))
     pixels = torch.randint(0, 256, (4, 48, 48, 3), dtype=torch.uint8)
     batch = (pixels, torch.eye(3)[[0, 1, 2, 0]], torch.ones(4), torch.tensor([7, 8, 9, 10]))
-    views, soft, votes = lesson.teach(*batch)
+    views, said, votes = lesson.teach(*batch)
     again = lesson.teach(*batch)
     assert views.shape == (4, 32, 32, 3)
-    assert torch.allclose(soft.sum(1), torch.ones(4), atol=1e-5)
+    assert said.shape == (4, 2, 3)
     assert not votes.any(), "of mixed views no vote holds"
-    assert all(torch.equal(a, b) for a, b in zip((views, soft, votes), again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((views, said, votes), again, strict=True))
 
 
 @torch.no_grad()
@@ -316,7 +318,8 @@ def test_teachers_that_are_asked_in_turn_say_in_the_mean_what_all_of_them_say():
     def ask(teachers_per_batch, position):
         config = DistillConfig(teachers_per_batch=teachers_per_batch, p_mixup=0.0)
         lesson = Lesson(teachers, [32, 32, 32], 32, config)
-        return lesson.teach(pixels, torch.eye(3)[:2], torch.ones(2), torch.tensor([position, 0]))[1]
+        said = lesson.teach(pixels, torch.eye(3)[:2], torch.ones(2), torch.tensor([position, 0]))[1]
+        return (said / config.temperature).softmax(2).mean(1)
 
     alone = [ask(1, position) for position in range(60)]
     assert len({tuple(soft.flatten().tolist()) for soft in alone}) == 3, "each teacher is asked at some time"
@@ -372,6 +375,28 @@ def test_a_student_with_attention_is_quantized_and_packed_without_fine_tuning(fo
     assert list(entries) == ["fp32", "fp16", "int8-minmax", "int8-percentile"]
     assert min(entry["parity"]["top1_agreement"] for entry in entries.values()) >= 0.9
     assert Classifier.load(folder / name).run_vectors() >= 8
+
+
+def test_a_pruned_student_with_doubts_of_its_own_is_packed_with_them(folder):
+    slim = {"epistemic": "dirichlet", "foreign_share": 0.2, "prune": {"share": 0.4, "fit": RECIPE["distill"]["fit"]}}
+    recipe = recipe_from_dict({**RECIPE, "name": "slim", "distill": {**RECIPE["distill"], **slim}})
+    record = compress_run(folder, folder / "slim", recipe=recipe)
+    bundle = read_bundle(folder / "slim")
+    assert set(bundle.model.optional_outputs) == {EMBEDDING, EPISTEMIC}
+    assert bundle.size_bytes < 0.8 * read_bundle(folder / "bundle").size_bytes
+    val = read_manifest(folder / "manifest.csv").split("val")
+    pixels = np.stack([Classifier.load(folder / "slim").read_pixels(folder / row.icon) for row in val])
+    nats = run_onnx(bundle.model_path, pixels, output=EPISTEMIC)
+    assert nats.shape == (16,)
+    assert 0 <= nats.min() < nats.max() < np.log(2)
+    correlations = [entry["epistemic_rank_correlation"] for entry in record["candidates"]]
+    assert len(correlations) >= 3
+    assert min(correlations) >= 0.9
+    assert record["targets"]["cpu"]["stages"][-1]["test"]["accuracy"]["value"] >= 0.7
+    student = json.loads((folder / "run" / "compress-slim" / f"{MODEL}-32" / "student.json").read_text())
+    epochs = RECIPE["distill"]["fit"]["epochs"]
+    assert [entry["epoch"] for entry in student["history"]] == [*range(1, epochs + 1)] * 2, "pruned, it learned on"
+    assert all(np.isfinite(entry["epistemic"]) for entry in student["history"])
 
 
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder):

@@ -275,6 +275,21 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class PruneConfig:
+    """How a distilled student loses channels, whole ones, and then learns on from its teachers; 0: it loses none.
+
+    They go until `share` of the multiplications are gone, those first that matter least by `importance`: by the size of
+    their weights, or by how much the loss would change to first order (taylor). Every layer keeps a multiple of `round_to`.
+    """
+
+    share: float = 0.0
+    importance: Literal["taylor", "magnitude"] = "taylor"
+    round_to: int = 8
+    images: int = 128  # labelled ones, by which taylor judges
+    fit: FitConfig = FitConfig(epochs=3, batch_size=64, learning_rate=3e-4, warmup_epochs=0.3)
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """The students and how they learn from the ensemble (Hinton et al. 2015; Beyer et al. 2022 for long, matched views).
 
@@ -285,6 +300,11 @@ class DistillConfig:
     `teachers_per_batch` teachers, drawn anew for each batch, are asked about it; 0: all. With an `adversarial_radius`, in
     values of 0 to 255, the student sees views with noise of twice as much that were moved against it by as much, its
     teachers the views as they are.
+
+    What is matched besides, by weight (distill.py): the pooled features (`feature_weight`), where the last maps are
+    strong (`attention_weight`), how the logos of a batch lie to each other (`relation_weight`). `foreign_share` of each
+    batch are pictures that are no logos (transfer.py). With `epistemic`, the student learns a further output, what the
+    teachers disagree on, as a Dirichlet distribution or as a figure, by `epistemic_weight`.
     """
 
     students: tuple[str, ...] = ("tf_efficientnet_lite0@128",)
@@ -295,11 +315,18 @@ class DistillConfig:
     p_mixup: float = 0.3
     teachers_per_batch: int = 0
     adversarial_radius: float = 0.0
+    feature_weight: float = 0.0
+    attention_weight: float = 0.0
+    relation_weight: float = 0.0
+    foreign_share: float = 0.0
+    epistemic: Literal["off", "dirichlet", "dispersion"] = "off"
+    epistemic_weight: float = 0.1
     use_unlabelled: bool = True
     start_from_teacher: bool = True
     seed: int = 100
     fit: FitConfig = FitConfig(epochs=6, batch_size=64)
     augment: AugmentConfig = AugmentConfig()
+    prune: PruneConfig = PruneConfig()
 
 
 @dataclass(frozen=True)
@@ -409,6 +436,7 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
         "pretrain.fit": recipe.pretrain.fit,
         "train.fit": recipe.train.fit,
         "distill.fit": recipe.distill.fit,
+        "distill.prune.fit": recipe.distill.prune.fit,
         "few_shot.fit": recipe.few_shot.fit,
         "quantize.finetune": recipe.quantize.finetune,
     }
@@ -428,6 +456,7 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
         _check_optimization(stage, config)
     _check_pretraining(recipe.pretrain)
     _check_few_shot(recipe.few_shot)
+    _check_distillation(recipe.distill)
     _check_bayes(recipe.train.bayes)
     _check_label_switches(recipe.train)
     for stage, augment in (("train", recipe.train.augment), ("distill", recipe.distill.augment)):
@@ -540,6 +569,22 @@ def _check_few_shot(config: FewShotConfig) -> None:
     for key in ("compile", "grad_checkpointing"):
         if getattr(config.fit, key):
             raise RecipeError(f"few_shot.fit.{key} is true; expected false: gradients of gradients do not bear it")
+
+
+def _check_distillation(config: DistillConfig) -> None:
+    for key in ("feature_weight", "attention_weight", "relation_weight", "epistemic_weight"):
+        if getattr(config, key) < 0:
+            raise RecipeError(f"distill.{key} is {getattr(config, key)}; expected at least 0")
+    for key, value in (("foreign_share", config.foreign_share), ("prune.share", config.prune.share)):
+        if not 0 <= value < 1:
+            raise RecipeError(f"distill.{key} is {value}; expected 0 or more, below 1")
+    if config.prune.round_to < 1 or config.prune.images < 1:
+        raise RecipeError("distill.prune.round_to and distill.prune.images; expected at least 1 each")
+    if config.teachers_per_batch and (config.feature_weight or config.epistemic == "dispersion"):
+        what = "feature_weight" if config.feature_weight else "epistemic = 'dispersion'"
+        raise RecipeError(
+            f"distill.teachers_per_batch is {config.teachers_per_batch}; expected 0: distill.{what} needs all teachers"
+        )
 
 
 def _check_bayes(config: BayesConfig) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from logo_edge.errors import RunError
 from logo_edge.manifest import Manifest
-from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights
+from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights, resize_layers
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig, recipe_from_dict
 
 FORMAT_VERSION = 1
@@ -137,9 +137,14 @@ def load_network(
 
 def load_weights(path: Path, network: LogoNetwork) -> None:
     """Gives the network the weights of a checkpoint that `save_member` wrote of its like; a plain one the mean weights."""
-    tensors = load_file(path)
+    tensors = {
+        key: tensor for key, tensor in load_file(path).items() if not key.startswith("match.")
+    }  # of distillation
     if not bayesian_layers(network):
         tensors = mean_weights(tensors)
+    if kinds := {key.split(".")[1] for key in tensors if key.startswith("epistemic.")}:
+        network.learn_epistemic(*kinds)
+    resize_layers(network, tensors)
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
 
 

@@ -10,23 +10,30 @@ from logo_edge_train.models.attention import (
     patch_mass,
 )
 from logo_edge_train.models.bayesian import BayesianLinear, bayesian_layers, mean_weights
+from logo_edge_train.models.epistemic import EpistemicHead, epistemic_loss, epistemic_nats, mutual_information
 from logo_edge_train.models.extractors import find_ink
 from logo_edge_train.models.logo_vit import LogoViT, Prediction
 from logo_edge_train.models.network import (
     MEAN,
     SCALE,
+    Answer,
+    Body,
     LogoNetwork,
     build_body,
     has_imagenet_weights,
     is_sized,
     load_imagenet_weights,
     normalise,
+    resize_layers,
 )
 
 __all__ = [
     "MEAN",
     "SCALE",
+    "Answer",
     "BayesianLinear",
+    "Body",
+    "EpistemicHead",
     "LogoNetwork",
     "LogoViT",
     "Prediction",
@@ -36,13 +43,17 @@ __all__ = [
     "attention_maps",
     "bayesian_layers",
     "build_body",
+    "epistemic_loss",
+    "epistemic_nats",
     "find_ink",
     "has_imagenet_weights",
     "is_sized",
     "load_imagenet_weights",
     "mean_weights",
+    "mutual_information",
     "near_ink",
     "normalise",
     "open_attention",
     "patch_mass",
+    "resize_layers",
 ]

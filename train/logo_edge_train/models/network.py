@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ import torch
 from timm.models import EfficientNet
 from torch import nn
 
-from logo_edge.errors import RecipeError
+from logo_edge.errors import RecipeError, RunError
 from logo_edge_train.models.bayesian import BayesianLinear
 from logo_edge_train.models.composed import ComposedNetwork
+from logo_edge_train.models.epistemic import EpistemicHead, epistemic_nats
 from logo_edge_train.models.measured import MeasuredNetwork
 
 if TYPE_CHECKING:
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
 
 PRETRAINED_PREFIX = "tf_efficientnet_lite"  # the networks whose ImageNet weights can be had
 MEAN, SCALE = 127.0, 128.0  # of the EfficientNet-Lite checkpoints: (x - 127) / 128
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that a network says: logits (B, K), pooled features (B, F), the last maps or tokens, evidence (B, 1) or None."""
+
+    logits: torch.Tensor
+    features: torch.Tensor
+    maps: torch.Tensor
+    evidence: torch.Tensor | None
 
 
 class LogoNetwork(nn.Module):
@@ -40,6 +52,7 @@ class LogoNetwork(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.name, self.frozen = name, []
+        self.epistemic: EpistemicHead | None = None
         self.backbone = build_backbone(name, classes, size_px=size_px, dropout=dropout, pretrained=pretrained)
         if pretrained:
             nn.init.zeros_(self.backbone.get_classifier().weight)  # no random gradient into the pretrained layers
@@ -99,6 +112,19 @@ class LogoNetwork(nn.Module):
             )
         self.backbone.log_variance.requires_grad_(True)
 
+    @torch.no_grad()
+    def count_features(self) -> int:
+        """F, the width of its features."""
+        mode, patches = self.training, getattr(_body(self.backbone), "patch_embed", None)
+        side = patches.img_size[0] if patches is not None else 64
+        features = self.eval().features(torch.zeros(1, side, side, 3, dtype=torch.uint8))  # (1, F)
+        self.train(mode)
+        return features.shape[1]
+
+    def learn_epistemic(self, kind: str) -> None:
+        """Adds the head of that kind (models/epistemic.py), which knows nothing until it has learned."""
+        self.epistemic = EpistemicHead(kind, self.count_features())
+
     def learn_deviations(self, config: BayesConfig) -> None:
         """Makes the classifier a BayesianLinear around its weights. Raises RecipeError where it is not linear."""
         classifier = self.backbone.get_classifier()
@@ -111,6 +137,18 @@ class LogoNetwork(nn.Module):
     def forward(self, pixels: torch.Tensor, whole: bool = False) -> torch.Tensor | Prediction:
         """The logits; with `whole` all that a LogoViT says."""
         return self.backbone.predict(normalise(pixels)) if whole else self.backbone(normalise(pixels))
+
+    def answer(self, pixels: torch.Tensor) -> Answer:
+        """All that it says of (B, S, S, 3) uint8 pixels."""
+        maps = self.backbone.forward_features(normalise(pixels))
+        features = self.backbone.forward_head(maps, pre_logits=True)
+        evidence = self.epistemic(features) if self.epistemic else None
+        return Answer(self.backbone.forward_head(maps), features, maps, evidence)
+
+    def epistemic_nats(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B,) 0 to log K, of (B, S, S, 3) uint8, by a network that has an epistemic head."""
+        answer = self.answer(pixels)
+        return epistemic_nats(self.epistemic.kind, answer.logits, answer.evidence)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, F): what the classifier reads of (B, S, S, 3) uint8."""
@@ -126,6 +164,53 @@ class LogoNetwork(nn.Module):
             raise RecipeError(f"{self.name} does not give its stages; expected a network of timm")
         maps = body.forward_intermediates(normalise(pixels), intermediates_only=True)  # each (B, C, H, W)
         return torch.cat([moment for part in maps for moment in (part.mean((2, 3)), part.std((2, 3), correction=0))], 1)
+
+
+class Body(nn.Module):
+    """A network without its normalisation: (B, 3, S, S) planes -> its logits and, where it has the head, its evidence."""
+
+    def __init__(self, network: LogoNetwork):
+        super().__init__()
+        self.backbone, self.epistemic = network.backbone, network.epistemic
+
+    def forward(self, planes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.epistemic is None:
+            return (self.backbone(planes),)
+        maps = self.backbone.forward_features(planes)
+        return self.backbone.forward_head(maps), self.epistemic(self.backbone.forward_head(maps, pre_logits=True))
+
+
+def resize_layers(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Makes the layers as narrow as their tensors in a checkpoint of the network with fewer channels (compress/prune.py).
+
+    Raises RunError where a tensor is larger than its layer, so that a checkpoint of another network is not taken.
+    """
+    for name, module in network.named_modules():
+        own = {**module._parameters, **module._buffers}
+        shapes = {key: tensors[f"{name}.{key}"].shape for key, tensor in own.items()
+                  if tensor is not None and f"{name}.{key}" in tensors and tensors[f"{name}.{key}"].shape != tensor.shape}  # fmt: skip
+        for key, shape in shapes.items():
+            before = own[key].shape
+            if len(shape) != len(before) or any(now > then for now, then in zip(shape, before, strict=True)):
+                raise RunError(
+                    f"the checkpoint's {name}.{key} is {tuple(shape)}, the network's {tuple(before)}; expected the same "
+                    "network, or one with fewer channels"
+                )
+            if key in module._parameters:
+                module._parameters[key] = nn.Parameter(own[key].new_empty(shape))
+            else:
+                module._buffers[key] = own[key].new_empty(shape)
+        if not shapes:
+            continue
+        if isinstance(module, nn.Conv2d):
+            depthwise = 1 < module.groups == module.in_channels
+            module.out_channels, width = module.weight.shape[:2]
+            module.groups = module.out_channels if depthwise else module.groups
+            module.in_channels = width * module.groups
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.num_features = len(module.weight)
 
 
 def has_imagenet_weights(name: str) -> bool:

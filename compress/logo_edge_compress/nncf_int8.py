@@ -1,0 +1,117 @@
+"""Static INT8 by NNCF: with its bias correction, and with layers put back to FP32 until the accuracy holds, within a time.
+
+A second opinion beside `quantize.quantize_body`, for graphs on which that loses too much.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+
+from logo_edge.errors import MissingExtraError
+from logo_edge_compress.graph import LOGITS, PLANES, copy_model
+from logo_edge_compress.quantize import evidence_nodes, finish, to_planes
+from logo_edge_compress.verify import run_onnx
+
+
+class _TimeUp(Exception):
+    """The accuracy-aware search has used its minutes."""
+
+
+def quantize_with_nncf(body: Path, pixels: np.ndarray, size_px: int, path: Path, *, reduce_range: bool) -> Path:
+    """The body as INT8 QDQ by NNCF with its accurate bias correction, at `path`; pixels: (N, S, S, 3) uint8, of train.
+
+    Raises MissingExtraError without NNCF.
+    """
+    nncf, model = _import_nncf(), onnx.load(body)
+    with redirect_stdout(None):
+        quantized = nncf.quantize(
+            model, _planes(nncf, pixels), fast_bias_correction=False,
+            advanced_parameters=_advanced(nncf, reduce_range), **_options(nncf, model, len(pixels)),
+        )  # fmt: skip
+    finish(quantized, size_px, path)
+    return path
+
+
+def restore_with_nncf(
+    body: Path, pixels: np.ndarray, val_pixels: np.ndarray, val_targets: np.ndarray, size_px: int, path: Path, *,
+    max_drop: float, minutes: float, reduce_range: bool,
+) -> tuple[Path, bool]:  # fmt: skip
+    """The same with layers put back to FP32 until accuracy on val is at most `max_drop` below; and whether it is by then.
+
+    After `minutes` the most accurate of those tried so far is taken. val_pixels: (N, S, S, 3) uint8, val_targets: (N,).
+    """
+    import onnxruntime
+
+    nncf, model = _import_nncf(), onnx.load(body)
+    whole, tried = [], []  # accuracies of the FP32 model; (accuracy, model) of quantized ones
+    end = time.monotonic() + 60 * minutes
+
+    def validate(candidate: onnx.ModelProto, items: Iterable[int]) -> tuple[float, list[float]]:
+        if tried and time.monotonic() > end:
+            raise _TimeUp
+        session = onnxruntime.InferenceSession(candidate.SerializeToString(), providers=["CPUExecutionProvider"])
+        right = [
+            session.run([LOGITS], {PLANES: to_planes(val_pixels[index : index + 1])})[0].argmax() == val_targets[index]
+            for index in items
+        ]
+        accuracy = float(np.mean(right))
+        if not any(node.op_type == "QuantizeLinear" for node in candidate.graph.node):
+            whole.append(accuracy)
+        elif len(right) == len(val_targets):  # else it is ranking layers, on a part
+            tried.append((accuracy, copy_model(candidate)))
+        return accuracy, [float(hit) for hit in right]
+
+    advanced = nncf.quantization.advanced_parameters.AdvancedAccuracyRestorerParameters(num_ranking_workers=1)
+    try:
+        with redirect_stdout(None):
+            quantized = nncf.quantize_with_accuracy_control(
+                model, _planes(nncf, pixels), _planes(nncf, val_pixels), validate, max_drop=max_drop,
+                drop_type=nncf.DropType.ABSOLUTE, fast_bias_correction=False,
+                advanced_quantization_parameters=_advanced(nncf, reduce_range),
+                advanced_accuracy_restorer_parameters=advanced, **_options(nncf, model, len(pixels)),
+            )  # fmt: skip
+    except _TimeUp:
+        from nncf.onnx.quantization.quantize_model import compress_quantize_weights_transformation
+
+        quantized = max(tried, key=lambda entry: entry[0])[1]
+        compress_quantize_weights_transformation(quantized)  # what NNCF does last: weights become integers
+    finish(quantized, size_px, path)
+    return path, bool((run_onnx(path, val_pixels).argmax(1) == val_targets).mean() >= whole[0] - max_drop)
+
+
+def _planes(nncf: ModuleType, pixels: np.ndarray):
+    """One image at a time, normalised as it is asked for."""
+    return nncf.Dataset(list(range(len(pixels))), lambda index: {PLANES: to_planes(pixels[index : index + 1])})
+
+
+def _options(nncf: ModuleType, model: onnx.ModelProto, images: int) -> dict:
+    attends = any(node.op_type == "Softmax" for node in model.graph.node)
+    return {
+        "subset_size": images, "target_device": nncf.TargetDevice.CPU, "preset": nncf.QuantizationPreset.MIXED,
+        "model_type": nncf.ModelType.TRANSFORMER if attends else None,
+        "ignored_scope": nncf.IgnoredScope(names=list(evidence_nodes(model))),
+    }  # fmt: skip
+
+
+def _advanced(nncf: ModuleType, reduce_range: bool):
+    advanced = nncf.quantization.advanced_parameters
+    fix = advanced.OverflowFix.ENABLE if reduce_range else advanced.OverflowFix.DISABLE
+    return advanced.AdvancedQuantizationParameters(overflow_fix=fix)
+
+
+def _import_nncf() -> ModuleType:
+    try:
+        import nncf
+        import nncf.quantization.advanced_parameters
+    except ImportError as error:
+        raise MissingExtraError("compress", "nncf") from error
+    nncf.set_log_level(logging.ERROR)
+    return nncf

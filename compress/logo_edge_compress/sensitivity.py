@@ -1,0 +1,119 @@
+"""What INT8 costs layer by layer, and which layers to leave in FP32."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from logo_edge_compress.quantize import LEARNED, evidence_nodes, finish, insert_qdq, quantize_body
+from logo_edge_compress.rounding import kernel_scales
+from logo_edge_compress.verify import Parity, Tolerance, compare_logits, run_onnx
+from logo_edge_train.runs import write_json
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer quantized alone, all others in FP32: KL(FP32 || so) of the logits in nats, and the accuracy, on val."""
+
+    name: str
+    operator: str
+    weights: int
+    kl_nats: float
+    accuracy: float
+
+
+def measure_sensitivity(
+    body: Path, rounded: Path, pixels: np.ndarray, val_pixels: np.ndarray, val_targets: np.ndarray, size_px: int,
+    record: Path, *, method: str, reduce_range: bool, say: Callable[[str], None] = lambda text: None,
+) -> list[Layer]:  # fmt: skip
+    """Every layer that has weights, in the order of the graph; its weights as in `rounded`, its inputs in U8.
+
+    Each is written to the JSON file `record` as soon as it is measured, and read from there. pixels: (N, S, S, 3) uint8 of
+    train, val_pixels and val_targets (N,) those to measure on.
+    """
+    model, grid = onnx.load(body), onnx.load(rounded)
+    kernels = {tensor.name: tensor for tensor in grid.graph.initializer}
+    names = {tensor.name for tensor in model.graph.initializer}
+    layers = [
+        node for node in model.graph.node
+        if node.op_type in LEARNED and node.input[1] in names and node.name not in evidence_nodes(model)
+    ]  # fmt: skip
+    done = (
+        {entry["name"]: Layer(**entry) for entry in json.loads(record.read_text())["layers"]} if record.exists() else {}
+    )
+    if done.keys() >= {layer.name for layer in layers}:
+        return [done[layer.name] for layer in layers]
+    scratch, ranges = record.with_suffix(".onnx"), record.with_suffix(".ranges.json")
+    finish(onnx.load(body), size_px, scratch)
+    parent = run_onnx(scratch, val_pixels)
+    for layer in layers:
+        if layer.name in done:
+            continue
+        alone = onnx.load(body)
+        weight = next(tensor for tensor in alone.graph.initializer if tensor.name == layer.input[1])
+        weight.CopyFrom(kernels[weight.name])
+        quantized = insert_qdq(alone, kernel_scales(model, reduce_range=reduce_range), pixels, method=method,
+                               reduce_range=reduce_range, only=(layer.name,), ranges=ranges)  # fmt: skip
+        finish(quantized, size_px, scratch)
+        logits = run_onnx(scratch, val_pixels)
+        found = Layer(layer.name, layer.op_type, int(np.prod(weight.dims)), compare_logits(parent, logits).kl_nats,
+                      float((logits.argmax(1) == val_targets).mean()))  # fmt: skip
+        done[layer.name] = found
+        say(f"  {found.name}: KL {found.kl_nats:.5f} nats, {found.accuracy:.1%}")
+        write_json(record, {"layers": [asdict(entry) for entry in done.values()]})
+    scratch.unlink()
+    ranges.unlink(missing_ok=True)
+    return [done[layer.name] for layer in layers]
+
+
+def mix_precision(
+    layers: list[Layer], body: Path, rounded: Path, pixels: np.ndarray, val_pixels: np.ndarray, size_px: int, path: Path, *,
+    method: str, reduce_range: bool, tolerance: Tolerance, most: int,
+) -> tuple[tuple[str, ...], Parity]:  # fmt: skip
+    """The INT8 body at `path` with as few of the most sensitive layers in FP32 as `tolerance` takes, their names, its parity.
+
+    Their number is doubled, from none on, until the tolerance on val holds, or there are `most` of them.
+    """
+    order = [layer.name for layer in sorted(layers, key=lambda layer: -layer.kl_nats)]
+    whole, ranges = path.with_suffix(".whole.onnx"), path.with_suffix(".ranges.json")
+    finish(onnx.load(body), size_px, whole)
+    parent = run_onnx(whole, val_pixels)
+    counts = [0, *(2**power for power in range(most.bit_length()) if 2**power < most), most]
+    for count in counts:
+        restored = tuple(order[:count])
+        quantize_body(body, rounded, pixels, size_px, path, method=method, reduce_range=reduce_range, restored=restored,
+                      ranges=ranges)  # fmt: skip
+        parity = compare_logits(parent, run_onnx(path, val_pixels))
+        if (parity.kl_nats <= tolerance.kl_nats and parity.top1_agreement >= tolerance.top1_agreement
+                and parity.mean_difference <= tolerance.mean_difference):  # fmt: skip
+            break
+    whole.unlink()
+    ranges.unlink(missing_ok=True)
+    return restored, parity
+
+
+def plot_sensitivity(layers: list[Layer], path: Path, *, restored: tuple[str, ...] = ()) -> Path:
+    """The layers' KL on a logarithmic axis in the order of the graph, as SVG at `path`; those restored are hatched."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(max(6.0, 0.2 * len(layers)), 4.0), layout="constrained")
+    bars = axes.bar(range(len(layers)), [max(layer.kl_nats, 1e-7) for layer in layers], color="#4c78a8")
+    for bar, layer in zip(bars, layers, strict=True):
+        if layer.name in restored:
+            bar.set(hatch="//", facecolor="none", edgecolor="#4c78a8")
+    axes.set_yscale("log")
+    axes.set_ylabel("KL of the logits, nats")
+    axes.set_title("each layer in INT8 alone" + ("; hatched: left in FP32" if restored else ""))
+    axes.set_xticks(range(len(layers)), [layer.name.removeprefix("node_") for layer in layers], rotation=90, fontsize=6)
+    with matplotlib.rc_context({"svg.hashsalt": "logo-edge"}):
+        figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+    return path

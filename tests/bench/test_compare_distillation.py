@@ -1,0 +1,84 @@
+"""The comparison of distillations: one pass is measured as an ensemble is, and only what was asked for is overridden."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from logo_edge.metrics import softmax
+from logo_edge_report.outliers import FAMILIES
+from logo_edge_train.recipe import DistillConfig, FitConfig
+from logo_edge_train.uncertainty import decompose, entropy
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
+LOGOS, CLASSES = 120, 4
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    """The script as a module."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        for name in ("compare_uncertainty", "compare_distillation"):
+            spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+            module = sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+@pytest.fixture(scope="module")
+def members() -> dict[str, np.ndarray]:
+    """Three members' logits: they agree on logos and not on noise."""
+    random, right = np.random.default_rng(0), 3 * np.eye(CLASSES)[np.arange(LOGOS) % CLASSES]
+    found = {split: right + random.normal(0, 1, (3, LOGOS, CLASSES)) for split in ("calib", "val")}
+    return {**found, **{family: random.normal(0, 4, (3, 40, CLASSES)) for family in FAMILIES}}
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    targets = np.arange(LOGOS) % CLASSES
+    return SimpleNamespace(targets=lambda split: targets, disagreement=lambda split: np.arange(LOGOS, dtype=float))
+
+
+def test_a_student_that_says_what_the_ensemble_does_has_the_ensemble_s_figures(comparison, members, pictures):
+    ensemble = comparison.measure(comparison.Method(members), pictures, ("val",))
+    said = {
+        name: {"logits": np.log(softmax(part).mean(0)), "epistemic": decompose(part).epistemic}
+        for name, part in members.items()
+    }
+    student = comparison.measure_one_pass(said, pictures, ("val",))
+    assert student["chosen"] == ensemble["chosen"]
+    for name in ("total", "aleatoric", "epistemic"):
+        found, wanted = (entry["val"]["uncertainty"][name]["auroc"] for entry in (student, ensemble))
+        assert found == pytest.approx(wanted, abs=1e-6), name
+    assert student["val"]["nll"]["value"] == pytest.approx(ensemble["val"]["nll"]["value"], abs=1e-6)
+    assert ensemble["val"]["uncertainty"]["epistemic"]["auroc"]["noise"] > 0.7
+
+
+def test_a_student_without_the_output_has_nothing_epistemic(comparison, members, pictures):
+    said = {name: {"logits": part[0]} for name, part in members.items()}
+    found = comparison.measure_one_pass(said, pictures, ("val",))["val"]["uncertainty"]
+    assert set(found["epistemic"]["auroc"].values()) == {0.5}
+    assert found["total"]["mean"] == pytest.approx(entropy(softmax(members["val"][0])).mean())
+    assert found["total"]["mean"] == pytest.approx(found["aleatoric"]["mean"])
+
+
+def test_only_what_is_asked_for_is_overridden(comparison):
+    mine = DistillConfig(p_mixup=0.7, fit=FitConfig(epochs=9, batch_size=24))
+    changed = comparison.override(mine, ("distill.epistemic_weight=0.3", "distill.fit.batch_size=16"))
+    assert changed == replace(mine, epistemic_weight=0.3, fit=replace(mine.fit, batch_size=16))
+    assert comparison.override(mine, ()) == mine
+
+
+def test_every_variant_says_what_it_changes_and_nothing_else(comparison):
+    keys = {key for settings in comparison.VARIANTS.values() for key in settings}
+    assert keys == {"epistemic", "foreign_share"}
+    assert {settings.get("epistemic") for settings in comparison.VARIANTS.values()} == {None, "dirichlet", "dispersion"}

@@ -1,0 +1,210 @@
+"""What a student learns besides predictions, from whom, and that what it says of its doubts reaches the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from logo_edge.bundle import EPISTEMIC
+from logo_edge.errors import RecipeError
+from logo_edge_compress.distill import (
+    Lesson,
+    attention_map,
+    distillation_objective,
+    relation_loss,
+)
+from logo_edge_compress.export import export_body, export_onnx
+from logo_edge_compress.finetune import QuantizedNetwork, unknown_operators
+from logo_edge_compress.graph import save_model, to_float16
+from logo_edge_compress.quantize import quantize_body
+from logo_edge_compress.transfer import estrange_views, scramble_phases, shuffle_tiles
+from logo_edge_compress.verify import has_epistemic, run_onnx
+from logo_edge_train.models import LogoNetwork, epistemic_loss, epistemic_nats, mutual_information
+from logo_edge_train.models.epistemic import KINDS
+from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
+from logo_edge_train.runs import load_network, save_member
+from logo_edge_train.uncertainty import decompose
+
+MODEL, SIZE, CLASSES = "test_resnet", 32, 4
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (24, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(params=KINDS)
+def student(request, pixels) -> LogoNetwork:
+    """A network whose head of that kind says something else of every picture."""
+    torch.manual_seed(0)
+    network = LogoNetwork(MODEL, CLASSES).eval()
+    network.learn_epistemic(request.param)
+    head = network.epistemic.get_submodule(request.param)
+    torch.nn.init.normal_(head.weight)
+    with torch.no_grad():
+        said = network.answer(torch.from_numpy(pixels))
+        head.weight *= 2 / said.evidence.std()
+        head.bias += 1 - network.answer(torch.from_numpy(pixels)).evidence.mean()
+        network.backbone.get_classifier().weight *= 2 / said.logits.std()
+    return network
+
+
+def nats(network: LogoNetwork, pixels: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return network.epistemic_nats(torch.from_numpy(pixels)).numpy()
+
+
+@pytest.mark.parametrize("precision", [0.1, 2.0, 40.0, 3000.0])
+def test_the_epistemic_part_of_a_dirichlet_is_what_its_draws_disagree_on(precision):
+    mean = torch.tensor([[0.7, 0.2, 0.1], [0.98, 0.01, 0.01]])
+    found = epistemic_nats("dirichlet", mean.log(), torch.full((2, 1), np.log(precision)))
+    draws = np.random.default_rng(0)
+    for row, expected in zip(mean.numpy(), found.tolist(), strict=True):
+        drawn = draws.dirichlet(row * precision, 200_000)[:, None]  # (M, 1, K)
+        assert decompose(np.log(np.maximum(drawn, 1e-300))).epistemic[0] == pytest.approx(expected, rel=0.05, abs=2e-5)
+
+
+def test_mutual_information_is_that_of_the_ensemble_s_decomposition():
+    logits = np.random.default_rng(0).normal(0, 2, (3, 10, CLASSES)).astype(np.float32)
+    found = mutual_information(torch.from_numpy(logits).softmax(2).transpose(0, 1))
+    assert found.numpy() == pytest.approx(decompose(logits).epistemic, abs=1e-5)
+
+
+def test_a_head_learns_what_its_members_disagree_on():
+    random = torch.Generator().manual_seed(0)
+    mean = torch.tensor([3.0, 0.0, 0.0, 0.0]).expand(64, 1, CLASSES)
+    spread = torch.tensor([0.05] * 32 + [2.0] * 32)[:, None, None]
+    members = mean + spread * torch.randn(64, 5, CLASSES, generator=random)
+    logits = members.softmax(2).mean(1).log()
+    wanted = mutual_information(members.softmax(2))
+    for kind in KINDS:
+        evidence = torch.zeros(64, 1, requires_grad=True)
+        optimizer = torch.optim.Adam([evidence], lr=0.2)
+        for _ in range(150):
+            optimizer.zero_grad()
+            epistemic_loss(kind, logits, evidence, members).backward()
+            optimizer.step()
+        found = epistemic_nats(kind, logits, evidence.detach())
+        assert found[:32].max() < found[32:].median(), kind
+        assert found.mean().item() == pytest.approx(wanted.mean().item(), rel=0.5), kind
+
+
+def test_the_head_reaches_the_device_in_every_precision_within_what_rounding_moves(student, pixels, tmp_path):
+    wanted, kind = nats(student, pixels), student.epistemic.kind
+    assert np.ptp(wanted) > 0.05
+    exported = export_onnx(student, SIZE, tmp_path / "fp32.onnx")
+    assert [entry.name for entry in onnx.load(exported).graph.output] == ["logits", EPISTEMIC]
+    assert has_epistemic(exported)
+    assert run_onnx(exported, pixels, output=EPISTEMIC) == pytest.approx(wanted, abs=2e-4), kind
+    save_model(to_float16(onnx.load(exported)), tmp_path / "fp16.onnx")
+    assert run_onnx(tmp_path / "fp16.onnx", pixels, output=EPISTEMIC) == pytest.approx(wanted, abs=0.02)
+    body = tmp_path / "body.onnx"
+    export_body(student, SIZE, body)
+    int8 = quantize_body(body, body, pixels, SIZE, tmp_path / "int8.onnx", method="minmax", reduce_range=True)
+    found = run_onnx(int8, pixels, output=EPISTEMIC)
+    assert np.corrcoef(found, wanted)[0, 1] > 0.9
+    assert unknown_operators(onnx.load(int8)) == [], "it can be fine-tuned"
+    network = QuantizedNetwork(onnx.load(int8), reduce_range=True)
+    with torch.no_grad():
+        answer = network.answer(torch.from_numpy(pixels))
+    assert np.corrcoef(epistemic_nats(kind, answer.logits, answer.evidence).numpy(), found)[0, 1] > 0.98
+    model = onnx.load(int8)
+    network.write_integers(model)
+    assert model.SerializeToString() == onnx.load(int8).SerializeToString()
+
+
+def test_a_graph_without_the_head_has_one_output(pixels, tmp_path):
+    exported = export_onnx(LogoNetwork(MODEL, CLASSES).eval(), SIZE, tmp_path / "plain.onnx")
+    assert [entry.name for entry in onnx.load(exported).graph.output] == ["logits"]
+    assert not has_epistemic(exported)
+
+
+def test_a_checkpoint_tells_the_kind_of_its_head(student, pixels, tmp_path):
+    save_member(tmp_path / "student.safetensors", student)
+    again = load_network(tmp_path / "student.safetensors", Architecture(MODEL, SIZE), CLASSES)
+    assert again.epistemic.kind == student.epistemic.kind
+    assert nats(again, pixels) == pytest.approx(nats(student, pixels), abs=0.02)
+
+
+@pytest.mark.parametrize("epistemic", ["off", *KINDS])
+def test_every_loss_that_the_recipe_weighs_is_there_and_moves_the_student(epistemic, pixels):
+    torch.manual_seed(0)
+    config = DistillConfig(p_mixup=0.0, foreign_share=0.3, feature_weight=1.0, attention_weight=1.0, relation_weight=1.0,
+                           epistemic=epistemic)  # fmt: skip
+    teachers, network = [LogoNetwork(MODEL, CLASSES).eval() for _ in range(2)], LogoNetwork(MODEL, CLASSES)
+    if epistemic != "off":
+        network.learn_epistemic(epistemic)
+    network.match = torch.nn.Linear(network.count_features(), 2 * teachers[0].count_features())
+    lesson = Lesson(teachers, [48, 40], SIZE, config)
+    views = torch.from_numpy(np.repeat(np.repeat(pixels[:8], 2, 1), 2, 2)[:, :48, :48])
+    batch = lesson.teach(views, torch.eye(CLASSES).repeat(2, 1), torch.ones(8), torch.arange(8))
+    losses = distillation_objective(config, None)(network, *batch)
+    names = ["distillation", "votes", "features", "attention", "relations", "epistemic"]
+    assert list(losses) == names[: 5 + (epistemic != "off")]
+    for name, loss in losses.items():
+        network.zero_grad()
+        loss.backward(retain_graph=True)
+        moved = [
+            key for key, parameter in network.named_parameters() if parameter.grad is not None and parameter.grad.any()
+        ]
+        assert moved, name
+
+
+def test_the_teachers_features_stand_side_by_side_in_the_same_order_in_every_batch(pixels):
+    torch.manual_seed(0)
+    teachers = [LogoNetwork(MODEL, CLASSES).eval() for _ in range(3)]
+    lesson = Lesson(teachers, [SIZE] * 3, SIZE, DistillConfig(p_mixup=0.0, feature_weight=1.0))
+    batch = torch.from_numpy(pixels[:4]), torch.eye(CLASSES), torch.ones(4)
+    taught = [lesson.teach(*batch, torch.full((4,), position)) for position in range(8)]
+    assert all(torch.equal(other[3], taught[0][3]) for other in taught)
+    assert taught[0][3].shape == (4, 3 * teachers[0].count_features())
+
+
+def test_relations_are_the_same_whatever_the_scale_and_the_turn_of_the_features():
+    features = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    turn, _ = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1)))
+    assert relation_loss(features, 3 * features @ turn) < 1e-6
+    assert relation_loss(features, features.flip(0) ** 2) > 1e-2
+    assert relation_loss(features[:1], features[:1]) == 0
+
+
+def test_attention_says_where_maps_are_strong_on_one_grid():
+    network = LogoNetwork(MODEL, CLASSES)
+    maps = torch.zeros(1, 3, 8, 8)
+    maps[0, :, :2, :2] = 5.0
+    strength = attention_map(maps, network)
+    assert strength.shape == (1, 16)
+    assert strength[0, 0] == 1
+    assert torch.equal(attention_map(maps.repeat(1, 2, 1, 1), network), strength)
+
+
+def test_strange_pictures_are_no_logos_any_more_and_have_no_vote(pixels):
+    random = np.random.default_rng(0)
+    view = torch.from_numpy(pixels[0]).float()
+    tiles, texture = shuffle_tiles(view, random), scramble_phases(view, random)
+    assert torch.equal(tiles.flatten().sort()[0], view.flatten().sort()[0])
+    assert not torch.equal(tiles, view)
+    assert texture.mean().item() == pytest.approx(view.mean().item(), abs=4)
+    views = torch.from_numpy(pixels).float()
+    made, strange = estrange_views(views, 0.5, np.random.default_rng(1))
+    assert 4 <= strange.sum() <= 20
+    assert torch.equal((made != views).flatten(1).any(1), strange)
+    lesson = Lesson([LogoNetwork(MODEL, CLASSES).eval()], [SIZE], SIZE, DistillConfig(p_mixup=0.0, foreign_share=0.5))
+    seen, _, votes = lesson.teach(
+        torch.from_numpy(pixels), torch.eye(CLASSES).repeat(6, 1), torch.ones(24), torch.arange(24)
+    )
+    kept = (seen == views).flatten(1).all(1)
+    assert 4 <= kept.sum() <= 20
+    assert torch.equal(votes.any(1), kept)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"epistemic": "dispersion", "teachers_per_batch": 1}, "needs all teachers"), ({"foreign_share": 1.0}, "below 1"),
+     ({"feature_weight": -1.0}, "at least 0"), ({"prune": {"share": 1.5}}, "prune.share")],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_with_its_name(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        recipe_from_dict({"distill": settings})

@@ -1,0 +1,80 @@
+"""The head by which one network says what an ensemble would disagree on, in nats, and what it learns by.
+
+Two kinds. A Dirichlet distribution over the ensemble's predictions (Malinin et al. 2020, arXiv:1905.00076): the logits
+give its mean and the head its precision, and what is epistemic follows, the mutual information of label and prediction.
+Or a dispersion: the head gives that figure itself.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+KINDS = ("dirichlet", "dispersion")
+EVIDENCE_RANGE = (-3.0, 10.0)  # of the log precision: from "anything" to members that all say the same
+SMOOTHING = 1e-3  # of the members' probabilities, whose logarithms a Dirichlet likelihood reads
+FIRST = {"dirichlet": math.log(30.0), "dispersion": -4.0}  # evidence before anything is learned
+
+
+class EpistemicHead(nn.Module):
+    """(B, F) features -> (B, 1) evidence; its one layer bears the name of its kind, so that a checkpoint tells it."""
+
+    def __init__(self, kind: str, features: int):
+        super().__init__()
+        self.kind = kind
+        layer = nn.Linear(features, 1)
+        nn.init.zeros_(layer.weight)
+        nn.init.constant_(layer.bias, FIRST[kind])
+        self.add_module(kind, layer)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.get_submodule(self.kind)(features)
+
+
+def epistemic_nats(kind: str, logits: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
+    """(B,) 0 to log K: what (B, K) logits and (B, 1) evidence say is epistemic. `export.add_epistemic` in PyTorch."""
+    if kind == "dispersion":
+        return math.log(logits.shape[1]) * evidence.sigmoid().squeeze(1)
+    precision = evidence.clamp(*EVIDENCE_RANGE).exp()  # (B, 1)
+    mean = logits.softmax(1)
+    alphas = (mean * precision).clamp(min=1e-12)
+    return ((mean * _excess(alphas)).sum(1) - _excess(precision).squeeze(1)).clamp(min=0)
+
+
+def epistemic_loss(
+    kind: str, logits: torch.Tensor, evidence: torch.Tensor, member_logits: torch.Tensor
+) -> torch.Tensor:
+    """The loss of the head, from (B, K) logits, (B, 1) evidence and what the members say, (B, M, K).
+
+    Of a Dirichlet, the negative log-likelihood of the members' probabilities, which teaches the precision alone: the
+    mean is held, since the likelihood counts its error times the precision, up to e^10, and would drown the divergence
+    that teaches it. Of a dispersion, the cross-entropy of its share of log K with that of the members' mutual information,
+    whose minimiser is the conditional mean (Papke and Wooldridge 1996).
+    """
+    probabilities, classes = member_logits.softmax(2), logits.shape[1]
+    if kind == "dispersion":
+        share = mutual_information(probabilities) / math.log(classes)
+        return functional.binary_cross_entropy_with_logits(evidence.squeeze(1), share)
+    precision = evidence.clamp(*EVIDENCE_RANGE).exp()
+    alphas = logits.detach().softmax(1) * (1 - SMOOTHING) * precision + SMOOTHING / classes * precision  # (B, K)
+    smoothed = (1 - SMOOTHING) * probabilities + SMOOTHING / classes
+    likelihood = precision.lgamma().squeeze(1) - alphas.lgamma().sum(1)
+    likelihood = likelihood + ((alphas - 1) * smoothed.log().mean(1)).sum(1)
+    return -likelihood.mean()
+
+
+def mutual_information(probabilities: torch.Tensor) -> torch.Tensor:
+    """(B,) nats, at least 0: of label and member, from (B, M, K) probabilities; uncertainty.decompose in PyTorch."""
+    return (_entropy(probabilities.mean(1)) - _entropy(probabilities).mean(1)).clamp(min=0)
+
+
+def _entropy(probabilities: torch.Tensor) -> torch.Tensor:
+    return -torch.special.xlogy(probabilities, probabilities).sum(-1)
+
+
+def _excess(a: torch.Tensor) -> torch.Tensor:
+    """digamma(a + 1) - log a: about 1 / 2a of large a, so that no large terms cancel."""
+    return torch.digamma(a + 1) - a.log()
