@@ -338,6 +338,10 @@ Classifier::Classifier(const std::string& folder, Options options, int threads)
       throw BundleError("format " + record.at("format").dump() + ", version " + record.at("format_version").dump() +
                         "; this program reads \"logo-edge-bundle\", version 2");
     }
+    if (const std::size_t members = record.value("members", json::array()).size()) {
+      throw BundleError("an ensemble of " + std::to_string(members) +
+                        " models, which is for servers; this program runs one. Load a bundle of `logo-edge compress --target cpu`");
+    }
     Loaded& loaded = *loaded_;
     record.at("labels").get_to(loaded.labels);
     require(loaded.labels.size() >= 2, "labels: expected at least two");

@@ -196,6 +196,7 @@ def change(*path, value):
         (change("files", "../secret", value={"sha256": "0" * 64, "size_bytes": 1}), "../secret leads out of the bundle"),
         (change("files", "/etc/passwd", value={"sha256": "0" * 64, "size_bytes": 1}), "/etc/passwd leads out of the bundle"),
         (change("format_version", value=3), 'this program reads "logo-edge-bundle", version 2'),
+        (change("members", value=[{}, {}]), "an ensemble of 2 models, which is for servers"),
         (change("labels", value=["a", "b"]), "the model gives another number of classes"),
         (change("input", "size_px", value=17), "the model reads another size"),
         (change("calibration", "temperature", value=0), "expected a temperature above 0"),

@@ -263,6 +263,7 @@ def change(*path, value):
     [
         (change("format_version", value=3), "format_version 3; this package reads 2. Repack it"),
         (change("format", value="zip"), "no logo-edge bundle"),
+        (change("members", value=[{}, {}]), "an ensemble of 2 models, which is for servers"),
         (change("files", "../secret", value={"sha256": "0" * 64, "size_bytes": 1}), "a path is absolute or leads upwards"),
         (change("files", "/etc/passwd", value={"sha256": "0" * 64, "size_bytes": 1}), "a path is absolute or leads upwards"),
         (change("files", "a.txt", value={"sha256": "0" * 64, "size_bytes": 1}), "a.txt: cannot be read (HTTP status 404"),

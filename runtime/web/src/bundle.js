@@ -40,6 +40,12 @@ export function parseBundle(bytes) {
         "`logo-edge compress`, or install the logo-edge-web that fits it",
     );
   }
+  if (record.members?.length) {
+    throw new BundleError(
+      `${RECORD}: an ensemble of ${record.members.length} models, which is for servers; this package runs one. Load a ` +
+        "bundle of `logo-edge compress --target web`",
+    );
+  }
   const problem = findProblem(record);
   if (problem) throw new BundleError(`${RECORD}: ${problem}; the bundle is damaged, copy or pack it anew`);
   return record;
