@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import runpy
 from collections import Counter
@@ -16,7 +15,6 @@ from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
 from logo_edge.decision import Familiarity, Scaling
 from logo_edge.members import mutual_information, pool_logits
 from logo_edge.metrics import softmax
-from logo_edge_train.fetch import renders_folder
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -114,26 +112,3 @@ def test_the_committed_member_vectors_are_those_of_the_independent_calculation()
 @pytest.mark.parametrize("bundle", [None, HERE.parents[1] / "bundles" / "robust"])
 def test_a_committed_bundle_gives_its_golden_vectors_from_end_to_end(bundle):
     assert Classifier.load(bundle).run_vectors() >= 8
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bundle", [None, HERE.parents[1] / "bundles" / "robust"])
-def test_decoding_a_jpeg_at_a_lower_scale_changes_no_decision(bundle):
-    renders = sorted(path for path in renders_folder().rglob("*.png"))[11::200]
-    assert len(renders) >= 25
-    classifier, generator = Classifier.load(bundle), np.random.default_rng(0)
-    reduced = 0
-    for index, path in enumerate(renders):
-        image = Image.open(path).convert("RGBA")
-        flat = Image.new("RGBA", image.size, "white")
-        flat.alpha_composite(image)
-        longer = int(generator.integers(700, 2400))
-        flat = flat.convert("RGB").resize((longer, longer * (3 + index % 4) // 6))
-        file = io.BytesIO()
-        flat.save(file, "JPEG", quality=(50, 75, 90)[index % 3], subsampling=index % 3, progressive=index % 2 == 0)
-        whole = classifier.decide(classifier.logits(classifier.read_pixels(file.getvalue())[None]))[0]
-        found = classifier.classify(file.getvalue())
-        reduced += found != whole
-        for name in ("label", "best_guess", "reason", "prediction_set", "is_logo"):
-            assert getattr(found, name) == getattr(whole, name), (path, name)
-    assert reduced >= len(renders) // 5  # the others were near a threshold, and decoded whole

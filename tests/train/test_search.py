@@ -115,7 +115,10 @@ def test_each_attention_block_and_head_is_reached_by_a_test_above():
         ("test_resnet+cbm+linear", "no attention block 'cbm'; expected one of none, se, cbam, mhsa"),
         ("test_resnet+se+linaer", "no head 'linaer'; expected one of linear, mlp, attention_pool, ensemble"),
         ("test_resnett+se+linear", "timm has no model 'test_resnett'"),
-        ("test_resnet+se", r"network 'test_resnet\+se'; expected a timm name, backbone\+measures, or backbone\+attention\+head"),
+        (
+            "test_resnet+se",
+            r"network 'test_resnet\+se'; expected a timm name, backbone\+measures, or backbone\+attention\+head",
+        ),
     ],
 )
 def test_a_part_that_there_is_not_is_refused_by_name(name, message):
