@@ -91,8 +91,7 @@ def measure(recipe: Recipe, start: str, device: torch.device, report: Callable[[
     """Adds the start's probes and, where asked for, its fit to the results, unless they are there of the same recipe."""
     (network,), seed, epochs = recipe.train.teachers, recipe.train.seed, recipe.pretrain.fit.epochs
     place = {"network": network, "start": start, "seed": seed, "pretraining_epochs": epochs}
-    record = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"split": "val", "entries": []}
-    before = [entry for entry in record["entries"] if place.items() <= entry.items()]
+    before = [entry for entry in read_results()["entries"] if place.items() <= entry.items()]
     settings, fit = (json.loads(json.dumps(asdict(part))) for part in (recipe.pretrain, recipe.train.fit))
     entry = before[0] if before and before[0]["settings"] == settings else {**place, "settings": settings}
     key = hashlib.sha256(json.dumps([settings, recipe.train.pretrained]).encode()).hexdigest()[:8]
@@ -101,11 +100,16 @@ def measure(recipe: Recipe, start: str, device: torch.device, report: Callable[[
         entry |= {"device": str(device), **probe_start(recipe, folder, device, report)}
     if fits and entry.get("fit") != fit:
         entry |= {"fit": fit, **fit_start(recipe, folder, device, report)}
-    entries = [*(other for other in record["entries"] if other not in before), entry]
+    record = read_results()  # anew: another process may have added its own meanwhile
+    entries = [*(other for other in record["entries"] if not place.items() <= other.items()), entry]
     entries.sort(
         key=lambda entry: (entry["network"], STARTS.index(entry["start"]), entry["pretraining_epochs"], entry["seed"])
     )
     write_json(RESULT, {**record, "entries": entries, "versions": versions()})
+
+
+def read_results() -> dict:
+    return json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"split": "val", "entries": []}
 
 
 def probe_start(recipe: Recipe, folder: Path, device: torch.device, report: Callable[[dict], None]) -> dict:
