@@ -281,18 +281,23 @@ def pretraining() -> str:
         starts.setdefault((entry["network"], entry["start"], entry["pretraining_epochs"]), []).append(entry)
     for (network, start, epochs), entries in starts.items():
         fits = [entry for entry in entries if "fit" in entry]
+        random = {entry["seed"]: entry["accuracy"] for entry in starts.get((network, "random", 0), []) if "fit" in entry}
+        overtaken = [
+            next((index + 1 for index, accuracy in enumerate(entry["curve"]) if accuracy >= random[entry["seed"]]), None)
+            for entry in fits if entry["seed"] in random
+        ]  # fmt: skip
         rows.append([
             network, f"{start}, {epochs} epochs" if epochs else start, str(len(entries)),
             spread([entry["linear_probe"] for entry in entries], "{:.1%}"),
             spread([entry["neighbours"] for entry in entries], "{:.1%}"),
-            *(first_epochs([entry["reached"][level] for entry in fits]) for level in ("80%", "85%")),
+            *(first_epochs([entry["reached"][level] for entry in fits]) for level in ("80%", "85%")), first_epochs(overtaken),
             spread([entry["accuracy"] for entry in fits], "{:.1%}"),
             spread([entry["pretraining_seconds"] / 60 for entry in entries], "{:.0f}") if epochs else "",
             spread([entry["fit_seconds"] / 60 for entry in fits], "{:.0f}"),
         ])  # fmt: skip
     return markdown(
-        ["network", "starts from", "seeds", "linear probe", "nearest neighbours", "epochs to 80 %", "epochs to 85 %",
-         "after the fit", "pretraining, min", "fit, min"], rows,
+        ["network", "starts from", "seeds", "linear probe", "nearest neighbours", "epochs to 80 %", "to 85 %",
+         "to where random ends", "after the fit", "pretraining, min", "fit, min"], rows,
     )  # fmt: skip
 
 
