@@ -319,7 +319,8 @@ def read_result(path: Path) -> dict:
     try:
         result = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise BenchError(f"{path}: {error}; expected a result of `logo-edge bench --out`") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BenchError(f"{path}: {reason}; expected a result of `logo-edge bench --out`") from error
     found = (result.get("format"), result.get("format_version")) if isinstance(result, dict) else None
     if found != (FORMAT, FORMAT_VERSION):
         raise BenchError(f"{path}: found {found}; expected {(FORMAT, FORMAT_VERSION)}. Measure it anew")

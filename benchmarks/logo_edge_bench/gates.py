@@ -55,7 +55,8 @@ def read_gates(path: Path) -> Gates:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: {error}; expected a TOML file of gates, such as accuracy = 0.93") from error
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"{path}: {reason}; expected a TOML file of gates, such as accuracy = 0.93") from error
     known = ", ".join(sorted(field.name for field in fields(Gates)))
     if not table:
         raise RecipeError(f"{path}: no gates; expected at least one of {known}")

@@ -326,7 +326,7 @@ def make_int8(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> 
     """INT8 by one calibration method; the rounded weights are shared with the other methods."""
     body, reduce_range, method = plan.inputs[0], plan.settings["reduce_range"], plan.settings["method"]
     rounded, record = task.folder / "body-rounded.onnx", task.folder / "body-rounded.json"
-    key = _digest(REVISION, file_hash(body), _hash_array(pixels["fitting"]), reduce_range)
+    key = digest_of(REVISION, file_hash(body), _hash_array(pixels["fitting"]), reduce_range)
     if not (rounded.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] == key):
         round_body(body, pixels["fitting"], rounded, reduce_range=reduce_range)
         write_json(record, {"key": key})
@@ -443,7 +443,7 @@ def _read_candidate(path: Path, key: str, place: tuple) -> Candidate | None:
 def _key_of(task: Task, plan: Plan) -> str:
     inputs = {path.name: file_hash(path) for path in plan.inputs}
     pixels = {path.name: file_hash(path) for path in sorted(task.pixels.glob("*.npy"))}
-    return _digest(REVISION, plan.name, plan.make.__qualname__, inputs, plan.settings, pixels, versions())
+    return digest_of(REVISION, plan.name, plan.make.__qualname__, inputs, plan.settings, pixels, versions())
 
 
 def _parent(task: Task, pixels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -453,7 +453,8 @@ def _parent(task: Task, pixels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.n
     return load_arrays(task.folder / "fp32.logits")["val"], epistemic
 
 
-def _digest(*parts) -> str:
+def digest_of(*parts) -> str:
+    """sha256 of the parts as JSON, in hexadecimal."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

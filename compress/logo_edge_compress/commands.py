@@ -178,7 +178,7 @@ def calibrate_command(
 @export.command(
     help="""Make a verified artifact for another runtime out of a bundle, or of the run that it was compressed from.
 
-    A bundle holds INT8 only; a run also gives fp32, fp16 and TorchScript. Every artifact reads what the bundle reads,
+    A bundle holds one precision, mostly INT8; its run gives fp32, fp16, int8 and TorchScript. Every artifact reads what the bundle reads,
     `pixels` (batch, S, S, 3) uint8 RGB, and gives `logits` before temperature. It is compared with its parent on real
     images and written, with a JSON of hashes and figures beside it, only where it agrees.
 

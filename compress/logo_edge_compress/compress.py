@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from logo_edge_compress.candidates import (
     Candidate,
     Draw,
     Task,
+    digest_of,
     join_members,
     make_candidate,
     plan_candidates,
@@ -285,7 +285,7 @@ def _measure(candidates: list[Candidate], folder: Path, say: Say) -> dict[str, C
     """Title -> its cost on this machine, or why there is none; kept, and read where it is of these files and this machine."""
     artifacts = {entry.title: _open(entry) for entry in candidates}
     machine = describe_machine()
-    key = _digest({title: entry.files for title, entry in zip(artifacts, candidates, strict=True)}, machine)
+    key = digest_of({title: entry.files for title, entry in zip(artifacts, candidates, strict=True)}, machine)
     path = folder / "latency.json"
     if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["key"] == key:
         return {
@@ -445,14 +445,10 @@ def _describe_candidate(candidate: Candidate, rows: list[Row], costs: dict[str, 
 
 def _cache_key(run: Run, name: str, targets: tuple[str, ...], limits: Limits, members: int, outliers: list[str]) -> str:
     """What a finished compression depends on: the teachers, the recipe, what was asked for and every version."""
-    return _digest(
+    return digest_of(
         run.record["members"], run.record["recipe"], run.record["identity"], name, targets, asdict(limits), members,
         outliers, versions(),
     )  # fmt: skip
-
-
-def _digest(*parts) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _packed_before(report: Path, key: str, outs: dict[str, Path]) -> tuple[dict[str, Bundle], dict] | None:

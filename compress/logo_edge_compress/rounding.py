@@ -13,6 +13,8 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import TensorProto, helper, numpy_helper
 
+from logo_edge_compress.graph import copy_model
+
 BATCH = 8
 LAYERS = ("Conv", "Gemm")
 DAMPING = 0.01  # of the mean diagonal of H, added to it
@@ -49,7 +51,7 @@ def round_weights(body: onnx.ModelProto, planes: np.ndarray, *, reduce_range: bo
     float32, the inputs whose outputs are to be kept. Layers without a bias get one of 0, for `correct_biases`.
     """
     scales = kernel_scales(body, reduce_range=reduce_range)
-    body = _copy(body)
+    body = copy_model(body)
     _add_missing_biases(body.graph)
     weights = {tensor.name: tensor for tensor in body.graph.initializer}
     convs = [node for node in body.graph.node if node.op_type == "Conv"]
@@ -90,7 +92,7 @@ def correct_biases(quantized: onnx.ModelProto, body: onnx.ModelProto, planes: np
 
     Nagel et al. 2019, arXiv:1906.04721, with measured means. planes: (N, 3, S, S) float32, read by both graphs.
     """
-    quantized = _copy(quantized)
+    quantized = copy_model(quantized)
     constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
     makers = {name: node for node in quantized.graph.node for name in node.output}
     outputs = {node.name: node.output[0] for node in body.graph.node}
@@ -175,9 +177,3 @@ def _taps(tensor: np.ndarray, conv: onnx.NodeProto, shape) -> np.ndarray:
 
 def _attribute(node: onnx.NodeProto, name: str, default):
     return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    twin = onnx.ModelProto()
-    twin.CopyFrom(model)
-    return twin

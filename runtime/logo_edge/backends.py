@@ -187,8 +187,9 @@ def open_backend(name: str, model: Path, artifact: Path | None, resources: Resou
         raise LogoEdgeError(f"found backend {name!r}; expected one of {', '.join([AUTO, *BACKENDS])}")
     path = artifact or model
     if artifact is None and name not in OWN_GRAPH:
+        source = "RUN" if name == "torchscript" else "BUNDLE"  # a module is made of a run alone
         raise LogoEdgeError(
-            f"{name} runs no ONNX graph; make its artifact with `logo-edge export BUNDLE --format {name}` and name the "
+            f"{name} runs no ONNX graph; make its artifact with `logo-edge export {source} --format {name}` and name the "
             "file by --artifact"
         )
     if name not in READS.get(path.suffix, ()):
@@ -263,7 +264,9 @@ def on_cores(cores: Sequence[int] | None) -> Iterator[None]:
         os.sched_setaffinity(0, cores)
     except (OSError, ValueError) as error:
         found = ",".join(map(str, cores)) or "no core"
-        raise LogoEdgeError(f"cores {found}: {error}; this process may use {sorted(before)}") from error
+        raise LogoEdgeError(
+            f"cores {found}: not to be had here; choose among {', '.join(map(str, sorted(before)))}"
+        ) from error
     try:
         yield
     finally:

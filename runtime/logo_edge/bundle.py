@@ -121,7 +121,9 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
     """The checked content of bundle.json. Raises BundleError, naming the field, for anything that does not fit."""
     where = folder / RECORD
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise BundleError(f'{where}: no logo-edge bundle; expected "format": "{FORMAT}"')
+        raise BundleError(
+            f'{where}: no logo-edge bundle; expected "format": "{FORMAT}", as `logo-edge compress` writes it'
+        )
     if record.get("format_version") != FORMAT_VERSION:
         raise BundleError(
             f"{where}: format_version {record.get('format_version')!r}; this runtime reads {FORMAT_VERSION}. "

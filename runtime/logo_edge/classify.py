@@ -172,8 +172,8 @@ def _print(records: Iterator[dict], options: Options, width: int) -> int:
         whole = list(records)
         print(json.dumps(whole, indent=1, ensure_ascii=False))
         return sum("error" in record for record in whole)
-    width = min(max(width, 4), NAME_WIDTH)
-    if not options.jsonl:
+    some, width = width > 0, min(max(width, 4), NAME_WIDTH)
+    if not options.jsonl and some:
         print(f"{'image':{width}}  {'label':12}  confidence")
     for record in records:
         failed += "error" in record

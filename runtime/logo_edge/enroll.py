@@ -217,8 +217,8 @@ def open_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:
     fresh = new_enrolment(bundle)
     if record.get("bundle") != fresh.identity:
         raise EnrolmentError(
-            f"{path}: enrolled with another bundle ({record.get('bundle')}); this one is {fresh.identity}. Give that "
-            "bundle, or enroll the classes anew with this one"
+            f"{path}: enrolled with another bundle ({_short(record.get('bundle'))}); this one is "
+            f"{_short(fresh.identity)}. Give that bundle, or enroll the classes anew with this one"
         )
     try:
         return _parse_classes(record, fresh, bundle.labels)
@@ -262,6 +262,12 @@ def _identity(bundle: Bundle) -> dict[str, str]:
         "name": bundle.name,
         **{key: bundle.files[name].sha256 for key, name in files.items() if name in bundle.files},
     }
+
+
+def _short(identity: Any) -> str:
+    """A bundle's name and the head of its model's hash, as a message names it."""
+    found = identity if isinstance(identity, dict) else {}
+    return f"{found.get('name')}, model {str(found.get('model'))[:12]}"
 
 
 def _digest(record: Any) -> str:

@@ -75,7 +75,7 @@ def enroll_command(
         enrolment, fresh = add_class(enrolment, classifier, name, paths)
         if not as_json:
             known = f", {len(paths) - fresh} known already" if fresh < len(paths) else ""
-            typer.echo(f"{file}: {fresh} new images of {name}{known}")
+            typer.echo(f"{file}: {fresh} new image{'s' * (fresh != 1)} of {name}{known}")
     elif remove is not None:
         enrolment = enrolment.without(remove)
     rows = [
@@ -98,7 +98,9 @@ def enroll_command(
     if threshold is None:
         typer.echo(f"{file}: no class is enrolled")
     else:
-        typer.echo(f"similar from {threshold:.3f} on; of {enrolment.false_accepts:.1%} of other logos at most")
+        typer.echo(
+            f"named from similarity {threshold:.3f} on; at most {enrolment.false_accepts:.1%} of other logos reach it"
+        )
 
 
 @similar.command(
@@ -108,7 +110,8 @@ def enroll_command(
     logo-edge similar logo.png downloads/ --top-k 20
     logo-edge similar logo.png downloads/ --csv > ranked.csv
 
-    Similarity is a cosine, -1 to 1: near 0 for unrelated logos, 1 for the same picture.
+    Similarity is a cosine, -1 to 1: near 0 for unrelated logos. QUERY stands for its whole and its parts together, so
+    that a drawing with a gap is below 1 to itself.
     """
 )
 def similar_command(

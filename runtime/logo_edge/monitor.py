@@ -100,7 +100,8 @@ def read_log(path: str | os.PathLike, bundle_name: str | None = None) -> Iterato
                 if bundle_name in (None, bundle):
                     yield found
     except (OSError, UnicodeDecodeError) as error:
-        raise LogoEdgeError(f"{path}: {error}; expected a log that `logo-edge classify --log` wrote") from error
+        reason = getattr(error, "strerror", None) or error
+        raise LogoEdgeError(f"{path}: {reason}; expected a log that `logo-edge classify --log` wrote") from error
 
 
 def measure_drift(reference: dict, entries: Iterable[dict]) -> list[Drift]:

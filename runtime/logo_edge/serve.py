@@ -80,7 +80,8 @@ def read_token(path: Path | None) -> str | None:
     try:
         token = path.read_text(encoding="utf-8").strip() if path else os.environ.get(TOKEN_VARIABLE)
     except (OSError, UnicodeDecodeError) as error:
-        raise LogoEdgeError(f"{path}: {error}; expected a text file that holds the token") from error
+        reason = getattr(error, "strerror", None) or error
+        raise LogoEdgeError(f"{path}: {reason}; expected a text file that holds the token") from error
     if token is not None and (not token.isascii() or not token or any(letter.isspace() for letter in token)):
         raise LogoEdgeError(f"{path or TOKEN_VARIABLE}: found an empty token, or one with blanks or letters beyond ASCII; expected one such as `openssl rand -hex 32` prints")  # fmt: skip
     return token

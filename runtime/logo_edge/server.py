@@ -24,7 +24,7 @@ from PIL import Image
 
 from logo_edge import __version__
 from logo_edge.classifier import Classification, Classifier
-from logo_edge.errors import ImageError, MissingExtraError
+from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
 from logo_edge.monitor import PredictionLog
 
 try:
@@ -287,9 +287,20 @@ def create_app(
 
 
 def run_server(app: FastAPI, host: str, port: int, *, drain_s: float, access_log: bool = False) -> None:
-    """Serves until SIGTERM or Ctrl-C; requests at hand then have `drain_s` seconds to finish."""
-    uvicorn.run(app, host=host, port=port, access_log=access_log, server_header=False,
-                timeout_graceful_shutdown=math.ceil(drain_s))  # fmt: skip
+    """Serves until SIGTERM or Ctrl-C; requests at hand then have `drain_s` seconds to finish.
+
+    Raises LogoEdgeError where it cannot listen there; uvicorn has then said why on stderr.
+    """
+    try:
+        uvicorn.run(app, host=host, port=port, access_log=access_log, server_header=False,
+                    timeout_graceful_shutdown=math.ceil(drain_s))  # fmt: skip
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise LogoEdgeError(
+            f"{host}, port {port}: cannot be listened on, see above; give an address of this machine by --host, and a "
+            "free port by --port (0: any)"
+        ) from error
 
 
 async def read_body(request: Request, limits: Limits) -> bytes | list[tuple[str, bytes]]:

@@ -71,8 +71,10 @@ def decision_vector(side: str, logits: tuple[float, ...], temperature: float, ab
     return {
         "side": side, "mode": mode, "labels": list(LABELS[: len(logits)]), "logits": list(logits),
         "temperature": temperature, "scaling": scaling, "abstain_below": abstain_below, "strict_below": strict_below,
-        "energy": energy(logits), "entropy": entropy(probabilities), "energy_below": energy_below, "familiar": energy_below is None or energy(logits) >= energy_below, "label": None if abstains else best_guess, "best_guess": best_guess,
-        "confidence": confidence, "reason": "low_confidence" if abstains else None,
+        "energy": energy(logits), "entropy": entropy(probabilities), "energy_below": energy_below,
+        "is_logo": energy_below is None or energy(logits) >= energy_below,
+        "label": None if abstains else best_guess, "best_guess": best_guess, "confidence": confidence,
+        "reason": "low_confidence" if abstains else None,
     }  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def test_logits_give_the_decision(fake_bundle, vector):
     )  # fmt: skip
     (decision,) = Classifier.load(folder, mode=vector["mode"]).decide(np.array([vector["logits"]], np.float32))
     assert (decision.label, decision.best_guess, decision.reason, decision.is_logo) == (
-        vector["label"], vector["best_guess"], vector["reason"], vector["familiar"]
+        vector["label"], vector["best_guess"], vector["reason"], vector["is_logo"]
     )  # fmt: skip
     assert decision.confidence == pytest.approx(vector["confidence"], abs=1e-6)
     assert (decision.aleatoric, decision.energy) == pytest.approx((vector["entropy"], vector["energy"]), abs=1e-6)

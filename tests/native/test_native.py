@@ -13,7 +13,6 @@ from PIL import Image
 
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
 from logo_edge.bundle import DEFAULT_BUNDLE, RECORD, list_files
-from logo_edge.decision import energy
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "tests" / "contract"
@@ -71,12 +70,12 @@ def test_the_contract_s_logits_give_its_decisions(programs):
     decisions = json.loads(programs.show("decide", CONTRACT / "decision_vectors.json"))
     assert len(vectors) == len(decisions) >= 60
     for vector, found in zip(vectors, decisions, strict=True):
-        below, threshold = vector["energy_below"], vector["confidence"]
+        threshold = vector["confidence"]
         assert (found["label"], found["best_guess"], found["reason"]) == (
             vector["label"], vector["best_guess"], vector["reason"]
         )  # fmt: skip
         assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
-        assert found["is_logo"] == (below is None or energy(np.array(vector["logits"])) >= below)
+        assert found["is_logo"] == vector["is_logo"]
         assert found["high_confidence"] == (threshold >= vector["strict_below"])
         assert found["low_confidence"] == (threshold < vector["abstain_below"])
         assert not found["has_set"]

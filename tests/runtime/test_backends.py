@@ -106,7 +106,7 @@ def test_wrong_backends_and_artifacts_are_refused_with_what_to_do(fake_bundle, f
     for options, message in (
         ({"backend": "tflite"}, "expected one of auto, onnxruntime"),
         ({"backend": "tensorrt"}, "logo-edge export BUNDLE --format tensorrt"),
-        ({"backend": "torchscript"}, "logo-edge export BUNDLE --format torchscript"),
+        ({"backend": "torchscript"}, "logo-edge export RUN --format torchscript"),
         ({"backend": "onnxruntime", "artifact": module}, r"onnxruntime reads \.onnx"),
         ({"backend": "openvino", "artifact": tmp_path / "absent.xml"}, "no such file"),
         ({"backend": "openvino", "artifact": broken}, "OpenVINO cannot load it"),

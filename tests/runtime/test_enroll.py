@@ -333,7 +333,7 @@ def test_the_command_enrolls_lists_classifies_and_forgets(bundle, tmp_path):
     common = ("--file", file, "--bundle", bundle)
     made = run(enroll_commands.enroll, "acme", image, *common)
     assert made.exit_code == 0, made.output
-    assert "1 new images of acme" in made.stdout
+    assert "1 new image of acme" in made.stdout
     listed = json.loads(run(enroll_commands.enroll, "--list", "--json", *common).stdout)
     assert listed["classes"] == [{"class": "acme", "images": 1, "found_when_left_out": None}]
     assert listed["false_accepts"] == 0.05

@@ -99,7 +99,7 @@ def test_the_decision_graph_gives_the_decision_vectors(fake_bundle):
             None, {"logits": np.array([vector["logits"]], np.float32)}
         )
         assert (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0])) == (
-            vector["label"], vector["best_guess"], vector["familiar"]
+            vector["label"], vector["best_guess"], vector["is_logo"]
         )  # fmt: skip
         assert confidence[0, 0] == pytest.approx(vector["confidence"], abs=1e-6)
 

@@ -94,3 +94,11 @@ def test_what_a_table_leaves_out_keeps_the_default_of_its_own_stage():
     assert tuned == replace(QuantizeConfig().finetune, max_images=7)
     assert tuned.epochs == 1
     assert recipe_from_dict({"quantize": {"finetune": {"epochs": 0}}}).quantize.finetune.epochs == 0
+
+
+@pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_that_is_no_toml_is_refused_by_its_path(content, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"mine\.toml.*expected a recipe, a TOML file"):
+        load_recipe(str(path))

@@ -147,7 +147,8 @@ def read_record(folder: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: {error}; expected the folder of a run, made by `logo-edge train`") from error
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path}: {reason}; expected the folder of a run, made by `logo-edge train`") from error
     lacking = [key for key in NEEDED if key not in record]
     if "teachers" not in record.get("recipe", {}).get("train", {}):
         lacking.append("recipe.train.teachers")

@@ -421,8 +421,8 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
     except OSError as error:
         known = ", ".join(sorted(entry.stem for entry in BUILT_IN.glob("*.toml")))
         raise RecipeError(f"no recipe {name_or_path!r}: expected one of {known}, or the path of a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: {error}") from error
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise RecipeError(f"{path}: {error}; expected a recipe, a TOML file") from error
     table.setdefault("name", path.stem)
     for override in overrides:
         _apply_override(table, override)

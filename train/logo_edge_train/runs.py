@@ -78,7 +78,8 @@ def read_run(folder: Path) -> Run:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: {error}; expected the folder of a run, made by `logo-edge train`") from error
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path}: {reason}; expected the folder of a run, made by `logo-edge train`") from error
     if record.get("format_version") != FORMAT_VERSION:
         raise RunError(f"{path}: format_version {record.get('format_version')}; expected {FORMAT_VERSION}. Train again")
     if record.get("status") != "finished":
