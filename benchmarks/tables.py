@@ -281,7 +281,9 @@ def pretraining() -> str:
         starts.setdefault((entry["network"], entry["start"], entry["pretraining_epochs"]), []).append(entry)
     for (network, start, epochs), entries in starts.items():
         fits = [entry for entry in entries if "fit" in entry]
-        random = {entry["seed"]: entry["accuracy"] for entry in starts.get((network, "random", 0), []) if "fit" in entry}
+        random = {
+            entry["seed"]: entry["accuracy"] for entry in starts.get((network, "random", 0), []) if "fit" in entry
+        }
         overtaken = [
             next((index + 1 for index, accuracy in enumerate(entry["curve"]) if accuracy >= random[entry["seed"]]), None)
             for entry in fits if entry["seed"] in random

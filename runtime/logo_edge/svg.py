@@ -21,7 +21,8 @@ from xml.parsers import expat
 from logo_edge.errors import ImageError
 
 RENDER_PX = 512  # of the longer side: the size at which the project's own logos were rendered
-LIMIT_S = 2.0
+LIMIT_S = 2.0  # of CPU time
+PATIENCE = 5  # times as long by the clock: other work on the machine is not the drawing's fault
 EMBEDDED = re.compile(r"\s*data:image/(png|jpe?g|gif|webp)[;,]", re.IGNORECASE)
 LOADING = ("image", "feImage")  # the elements whose href resvg follows
 TEXT = ("text", "tspan", "textPath")
@@ -36,8 +37,8 @@ def is_svg(data: bytes) -> bool:
 def render_svg(data: bytes, name: str) -> bytes:
     """PNG bytes, RGBA, the longer side RENDER_PX.
 
-    Raises ImageError where the document is none, loads something from outside, needs more than LIMIT_S seconds or too
-    much memory, or the extra `svg` is not installed.
+    Raises ImageError where the document is none, loads something from outside, needs more than LIMIT_S seconds of CPU time
+    or too much memory, or the extra `svg` is not installed.
     """
     if find_spec("resvg_py") is None:
         raise ImageError(f"{name}: an SVG drawing; to read those: pip install 'logo-edge[svg]'")
@@ -94,7 +95,7 @@ class _Renderer:
             if self._child is None or self._child.poll() is not None:
                 program = Path(__file__).with_name("svg_child.py")
                 self._child = subprocess.Popen(
-                    [sys.executable, "-P", str(program), str(RENDER_PX)],
+                    [sys.executable, "-P", str(program), str(RENDER_PX), str(LIMIT_S)],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
                 self._exchange(b"", False)  # which says that it has started: the time of that is not the drawing's
@@ -122,7 +123,7 @@ class _Renderer:
         """The child's answer, or None where it died or was killed for its slowness."""
         child = self._child
         assert child is not None
-        limit = threading.Timer(LIMIT_S if data else 10 * LIMIT_S, child.kill)
+        limit = threading.Timer(PATIENCE * (LIMIT_S if data else 10), child.kill)
         limit.start()
         try:
             child.stdin.write(struct.pack("<?I", has_text, len(data)) + data)

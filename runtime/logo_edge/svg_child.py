@@ -1,9 +1,11 @@
 """The program of `svg`'s child process: reads SVG documents from stdin and answers each with a PNG or an error.
 
 A document comes as (has text: bool, length: uint32) and its bytes; an answer goes as its length and, after one byte
-that is 1 where it worked, the PNG or the message. An empty document is answered at once.
+that is 1 where it worked, the PNG or the message. An empty document is answered at once. Its arguments are the pixels of
+the longer side and the seconds of CPU time after which a document ends the process.
 """
 
+import signal
 import struct
 import sys
 
@@ -18,7 +20,7 @@ except ImportError:  # Windows
 def main() -> None:
     from resvg_py import svg_to_bytes
 
-    px = int(sys.argv[1])
+    px, limit_s = int(sys.argv[1]), float(sys.argv[2])
     if resource:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -30,6 +32,7 @@ def main() -> None:
             document = sys.stdin.buffer.read(size).decode("utf-8-sig")
             if resource:  # without text no file is opened any more
                 resource.setrlimit(resource.RLIMIT_NOFILE, (files if has_text else 0, most))
+            _limit_time(limit_s)
             try:
                 picture = svg_to_bytes(
                     svg_string=document, width=px, height=px, dpi=96.0, skip_system_fonts=not has_text
@@ -37,8 +40,15 @@ def main() -> None:
                 answer += bytes(picture)
             except Exception as error:
                 answer = b"\0" + str(error).encode()
+            _limit_time(0)
         sys.stdout.buffer.write(struct.pack("<I", len(answer)) + answer)
         sys.stdout.buffer.flush()
+
+
+def _limit_time(seconds: float) -> None:
+    """Ends this process after so much CPU time, which others on the machine do not shorten; 0: never."""
+    if hasattr(signal, "setitimer"):  # not on Windows, where the parent's clock alone counts
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 if __name__ == "__main__":
