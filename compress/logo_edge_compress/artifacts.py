@@ -78,7 +78,8 @@ def read_source(path: Path) -> Source:
     if (path / RECORD).exists():
         bundle = read_bundle(path)
         Classifier(bundle).run_vectors(limit=1)
-        return Source(bundle.name, bundle.input, {bundle.model.precision: bundle.model_path})
+        precision = bundle.model.precision.replace("fp16", "fp32")  # it stores half the bits, and computes in all
+        return Source(bundle.name, bundle.input, {precision: bundle.model_path})
     work = path / "compress" if (path / "run.json").exists() else path
     run = path if work != path else path.parent
     try:

@@ -27,7 +27,7 @@ from logo_edge_compress import artifacts, engine
 from logo_edge_compress.artifacts import Images, Source, export_artifact, read_images, read_source
 from logo_edge_compress.commands import export
 from logo_edge_compress.export import export_body, export_module, export_onnx
-from logo_edge_compress.graph import OPSET, to_tensorrt
+from logo_edge_compress.graph import OPSET, save_model, store_float16, to_tensorrt
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import open_onnx, run_artifact, run_onnx
 from logo_edge_train.models import LogoNetwork
@@ -278,6 +278,20 @@ def type_errors(path: Path) -> list[str]:
     found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
     assert found["summary"]["filesAnalyzed"] == 1
     return [entry["message"] for entry in found["generalDiagnostics"] if entry["severity"] == "error"]
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("onnx", "fp16"), ("openvino", "fp32"), ("tensorrt", "fp16")])
+def test_a_bundle_in_fp16_which_computes_in_fp32_is_exported_as_one(fake_bundle, tmp_path, kind, precision):
+    folder = fake_bundle()
+    record = json.loads((folder / "bundle.json").read_text())
+    path = folder / record["model"]["file"]
+    save_model(store_float16(onnx.load(path)), path)
+    record["model"]["precision"] = "fp16"
+    data = path.read_bytes()
+    record["files"][path.name] = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    (folder / "bundle.json").write_text(json.dumps(record))
+    images = Images(*(np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8) for _ in range(2)))
+    assert make(read_source(folder), kind, precision, None, tmp_path, images)["parity"]["top1_agreement"] == 1
 
 
 def test_a_bundle_gives_what_it_holds_and_says_where_the_rest_is(fake_bundle, tmp_path):
