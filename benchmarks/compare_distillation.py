@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from safetensors.numpy import load_file
 
@@ -25,7 +24,7 @@ from logo_edge.metrics import softmax
 from logo_edge.timing import describe_machine
 from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import export_body, export_onnx
-from logo_edge_compress.latency import onnx_latency
+from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import compare_logits, has_epistemic, run_onnx
 from logo_edge_report.evaluate import CHOOSE_ON, OUTLIERS
@@ -92,7 +91,7 @@ def main() -> None:
             said = ask_graph(path, candidate.size_px, pictures, sets, folder)
             methods[f"{name}, {precision}"] = measure_one_pass(said, pictures, splits)
             graphs[f"{name}, {precision}"] = path
-    times = time_graphs(graphs)
+    times = latencies_by_turns(graphs, ROUNDS)
     for name in methods:
         methods[name]["forward_ms"] = times.get(name)
     methods[ensemble]["forward_ms"] = sum(times[name] for name in times if name.startswith("teacher "))
@@ -191,15 +190,6 @@ def measure_one_pass(said: dict[str, dict[str, np.ndarray]], pictures: Pictures,
         epistemic = arrays.get(EPISTEMIC, np.zeros(len(total)))
         doubts[name] = dict(zip(MEASURES, (total, np.maximum(total - epistemic, 0.0), epistemic), strict=True))
     return describe(pooled, doubts, pictures, splits)
-
-
-def time_graphs(graphs: dict[str, Path]) -> dict[str, float]:
-    """Median milliseconds of one image on one thread, all graphs in turn."""
-    found: dict[str, list[float]] = {name: [] for name in graphs}
-    for name, path in list(graphs.items()) * ROUNDS:
-        side = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1].dim_value
-        found[name].append(onnx_latency(path, np.zeros((1, side, side, 3), np.uint8)).p50_ms)
-    return {name: float(np.median(times)) for name, times in found.items()}
 
 
 if __name__ == "__main__":

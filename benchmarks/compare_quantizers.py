@@ -30,7 +30,7 @@ from logo_edge_compress.distill import Student
 from logo_edge_compress.export import export_body
 from logo_edge_compress.finetune import finetune, unknown_operators
 from logo_edge_compress.graph import save_model, to_float16
-from logo_edge_compress.latency import onnx_latency
+from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.nncf_int8 import quantize_with_nncf, restore_with_nncf
 from logo_edge_compress.quantize import (
     METHODS,
@@ -176,11 +176,9 @@ def artifact(subject: Subject, name: str) -> Path:
 
 def time_rows(subject: Subject, rows: dict[str, dict]) -> None:
     """Adds the median milliseconds of one logo on one thread to every row, all artifacts in turn."""
-    found: dict[str, list[float]] = {name: [] for name, row in rows.items() if "refused" not in row}
-    for name in list(found) * ROUNDS:
-        found[name].append(onnx_latency(artifact(subject, name), subject.val[:1]).p50_ms)
-    for name, times in found.items():
-        rows[name]["p50_ms"] = float(np.median(times))
+    made = {name: artifact(subject, name) for name, row in rows.items() if "refused" not in row}
+    for name, p50_ms in latencies_by_turns(made, ROUNDS).items():
+        rows[name]["p50_ms"] = p50_ms
 
 
 def plain(subject: Subject, path: Path, _) -> None:

@@ -721,6 +721,34 @@ def distillation() -> str:
     return markdown(header, rows) + note
 
 
+def students() -> str:
+    """What students cost by their network, input size and share of channels, in milliseconds and megabytes."""
+    if not (figures := read_if_there("students")):
+        return missing("students", "python benchmarks/compare_students.py")
+    first = next(iter(figures["students"].values()))["INT8"]["p50_ms"]
+    rows = [
+        [f"`{name}`", f"{row['million_macs']:.0f}",
+         *(f"{row[precision][figure]:.2f}" for precision in ("FP32", "INT8") for figure in ("size_mb", "p50_ms")),
+         f"{row['INT8']['p50_ms'] / first:.2f}"]
+        for name, row in figures["students"].items()
+    ]  # fmt: skip
+    header = [
+        "network @ px / pruned / multiple",
+        "million MACs",
+        "FP32 MB",
+        "ms",
+        "INT8 MB",
+        "ms",
+        "INT8 of the first's",
+    ]
+    machine = figures["machine"]
+    note = (
+        f"\n\nMedians on one thread, by turns; {machine['cpu']} ({', '.join(machine['isa'])}), "
+        f"onnxruntime {machine['onnxruntime']}."
+    )
+    return markdown(header, rows) + note
+
+
 def quantizers() -> str:
     """Every way to quantize each subject: size, latency and what it costs on val."""
     if not (figures := read_if_there("quantizers")):
@@ -753,6 +781,7 @@ def quantizers() -> str:
 TABLES = {
     "runtime": runtime,
     "distillation": distillation,
+    "students": students,
     "quantizers": quantizers,
     "demo": demo,
     "default_bundle": default_bundle,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from rich.progress import track
 from torch import nn
@@ -76,3 +77,12 @@ def onnx_latency(path: Path, values: np.ndarray) -> Latency:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return measure_latency(lambda: session.run(None, {name: values}))
+
+
+def latencies_by_turns(graphs: dict[Hashable, Path], rounds: int) -> dict[Hashable, float]:
+    """Key -> median milliseconds of one image on one thread, of ONNX files that take uint8 images, all in turn."""
+    found: dict[Hashable, list[float]] = {key: [] for key in graphs}
+    for key, path in list(graphs.items()) * rounds:
+        side = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1].dim_value
+        found[key].append(onnx_latency(path, np.zeros((1, side, side, 3), np.uint8)).p50_ms)
+    return {key: float(np.median(times)) for key, times in found.items()}

@@ -284,7 +284,7 @@ class PruneConfig:
 
     share: float = 0.0
     importance: Literal["taylor", "magnitude"] = "taylor"
-    round_to: int = 8
+    round_to: int = 16
     images: int = 128  # labelled ones, by which taylor judges
     fit: FitConfig = FitConfig(epochs=3, batch_size=64, learning_rate=3e-4, warmup_epochs=0.3)
 

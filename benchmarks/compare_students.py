@@ -1,0 +1,100 @@
+"""What students of other networks, input sizes and shares of channels cost: size and latency, FP32 and INT8, by turns.
+
+    python benchmarks/compare_students.py [--students NAME@SIZE[/SHARE[/ROUND_TO]] ...]
+
+Latency and size do not depend on what the weights say, so nothing is trained: channels go by the size of ImageNet's or
+random weights, and INT8 is calibrated on noise. Run it on an idle machine. Writes benchmarks/results/students.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import logo_edge_train  # noqa: F401 (before torch)
+
+# isort: split
+import numpy as np
+import torch
+
+from logo_edge.manifest import read_manifest
+from logo_edge.timing import describe_machine
+from logo_edge_compress.export import export_body, export_onnx
+from logo_edge_compress.latency import latencies_by_turns
+from logo_edge_compress.prune import count_macs, prune_channels
+from logo_edge_compress.quantize import quantize_body, round_body
+from logo_edge_train.fetch import LABELS
+from logo_edge_train.models import LogoNetwork, has_imagenet_weights
+from logo_edge_train.recipe import Architecture, PruneConfig
+from logo_edge_train.runs import versions, write_json
+
+RESULT = Path(__file__).resolve().parent / "results" / "students.json"
+LITE = "tf_efficientnet_lite0"
+STUDENTS = (
+    f"{LITE}@128", f"{LITE}:5@128", f"{LITE}:5@112", f"{LITE}:5@96", f"{LITE}:4@128",
+    f"{LITE}:5@128/0.5/8", f"{LITE}:5@128/0.5/16", f"{LITE}:5@128/0.5/32", f"{LITE}:5@128/0.55", f"{LITE}:5@128/0.6",
+    f"{LITE}:5@112/0.5", f"{LITE}:5@160/0.65", "mobilenetv4_conv_small_050@128", "mobilenetv3_small_050@128",
+    "resnet10t@128",
+)  # fmt: skip
+ROUNDS = 7  # of all graphs in turn: what slows the machine for a while slows them all
+PROBES = 16  # pictures of noise that INT8 is calibrated on
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network and the share of its multiplications that pruning takes."""
+
+    candidate: Architecture
+    prune: PruneConfig
+
+    @classmethod
+    def parse(cls, text: str) -> Student:
+        """From NAME@SIZE[/SHARE[/ROUND_TO]]."""
+        name, *numbers = text.split("/")
+        given = dict(zip(("share", "round_to"), (float, int), strict=True))
+        settings = {key: kind(value) for (key, kind), value in zip(given.items(), numbers, strict=False)}
+        return cls(Architecture.parse(name), PruneConfig(importance="magnitude", **settings))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS), metavar="STUDENT")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, graphs = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for text in arguments.students:
+            print(text, flush=True)
+            paths, macs = make_graphs(Student.parse(text), Path(folder) / text.replace("/", "-"))
+            graphs |= {(text, precision): path for precision, path in paths.items()}
+            rows[text] = {"million_macs": macs / 1e6}
+        times = latencies_by_turns(graphs, arguments.rounds)
+        for (text, precision), path in graphs.items():
+            rows[text][precision] = {"size_mb": path.stat().st_size / 1e6, "p50_ms": times[text, precision]}
+    write_json(arguments.out, {"students": rows, "machine": describe_machine(), "versions": versions()})
+
+
+def make_graphs(student: Student, folder: Path) -> tuple[dict[str, Path], int]:
+    """The student as FP32 and INT8, and its multiplications."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    name, size_px = student.candidate.model, student.candidate.size_px
+    manifest = read_manifest(LABELS)
+    network = LogoNetwork(name, len(manifest.classes), size_px=size_px, pretrained=has_imagenet_weights(name)).eval()
+    if student.prune.share:
+        network = prune_channels(network, student.prune, manifest, manifest.classes, size_px)
+    noise = np.random.default_rng(0).integers(0, 256, (PROBES, size_px, size_px, 3), dtype=np.uint8)
+    body, fp32 = folder / "body.onnx", folder / "fp32.onnx"
+    export_body(network, size_px, body)
+    export_onnx(network, size_px, fp32)
+    rounded = round_body(body, noise, folder / "rounded.onnx", reduce_range=False)
+    int8 = quantize_body(body, rounded, noise, size_px, folder / "int8.onnx", method="minmax", reduce_range=False)
+    return {"FP32": fp32, "INT8": int8}, count_macs(network, size_px)
+
+
+if __name__ == "__main__":
+    main()
