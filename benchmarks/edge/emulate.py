@@ -17,8 +17,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from logo_edge.backends import cache_folder
+
 HERE = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("LOGO_EDGE_CACHE") or Path.home() / ".cache" / "logo-edge") / "aarch64"
+CACHE = cache_folder() / "aarch64"
 GUEST_PACKAGES = ["python3", "libstdc++6", "libgomp1"]
 WHEELS = ["numpy", "onnxruntime", "pillow", "typer", "opencv-python-headless", "onnx", "pytest", "pytest-timeout"]
 PLATFORMS = ["manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"]

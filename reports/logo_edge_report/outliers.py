@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from logo_edge.backends import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
-from logo_edge_train.fetch import cache_folder, icon_svg, install_packages, render_svg
+from logo_edge_train.fetch import icon_svg, install_packages, render_svg
 
 DATA = Path(__file__).parent / "data"
 ICONS = {"emoji": "@iconify-json/twemoji", "flags": "@iconify-json/circle-flags"}

@@ -242,7 +242,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def cache_folder() -> Path:
-    """Where logo-edge keeps what it found out about this machine."""
+    """Where logo-edge keeps what it fetched, and what it found out about this machine: $LOGO_EDGE_CACHE, else ~/.cache/logo-edge."""
     if own := os.environ.get("LOGO_EDGE_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "logo-edge"

@@ -13,7 +13,8 @@ from pathlib import Path
 import brotli
 from playwright.sync_api import Browser, sync_playwright
 
-from logo_edge_train.fetch import cache_folder, install_packages
+from logo_edge.backends import cache_folder
+from logo_edge_train.fetch import install_packages
 
 LOCKS = Path(__file__).parent
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from logo_edge.backends import cache_folder
 from logo_edge.errors import DatasetError, MissingExtraError
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest
 
@@ -20,11 +21,6 @@ RENDER_PX = 256
 CURRENT_COLOUR = "#111111"
 DATA = Path(str(files("logo_edge_train") / "data"))
 LABELS, UNLABELLED = DATA / "labels.csv", DATA / "unlabelled.csv"
-
-
-def cache_folder() -> Path:
-    """Where icon sets and renders are kept: $LOGO_EDGE_CACHE, else ~/.cache/logo-edge."""
-    return Path(os.environ.get("LOGO_EDGE_CACHE") or Path.home() / ".cache" / "logo-edge")
 
 
 def renders_folder() -> Path:
