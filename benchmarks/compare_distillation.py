@@ -40,13 +40,14 @@ from logo_edge_train.uncertainty import entropy
 
 RESULT = Path(__file__).resolve().parent / "results" / "distillation.json"
 FOREIGN_SHARE = 0.25  # of the views of every variant that is named so
+DISPERSION = {"epistemic": "dispersion", "teachers_per_batch": 0}  # which needs all teachers
 VARIANTS: dict[str, dict] = {
-    "plain": {},
-    "plain, strange pictures": {"foreign_share": FOREIGN_SHARE},
+    "plain": {"epistemic": "off"},
+    "plain, strange pictures": {"epistemic": "off", "foreign_share": FOREIGN_SHARE},
     "Dirichlet": {"epistemic": "dirichlet"},
     "Dirichlet, strange pictures": {"epistemic": "dirichlet", "foreign_share": FOREIGN_SHARE},
-    "dispersion": {"epistemic": "dispersion"},
-    "dispersion, strange pictures": {"epistemic": "dispersion", "foreign_share": FOREIGN_SHARE},
+    "dispersion": DISPERSION,
+    "dispersion, strange pictures": {**DISPERSION, "foreign_share": FOREIGN_SHARE},
 }
 ROUNDS = 3  # of all graphs in turn: what slows the machine for a while slows them all
 
@@ -70,7 +71,7 @@ def main() -> None:
     run, device = read_run(arguments.run), pick_device(arguments.device)
     recipe = recipe_from_dict(run.record["recipe"])
     base = override(recipe.distill, tuple(arguments.set))
-    base = replace(base, fit=replace(base.fit, epochs=arguments.epochs or base.fit.epochs), teachers_per_batch=0)
+    base = replace(base, fit=replace(base.fit, epochs=arguments.epochs or base.fit.epochs))
     candidate = Architecture.parse(arguments.student or base.students[0])
     pictures = Pictures(run, arguments.pictures)
     splits = ("val", "test") if arguments.report_test else ("val",)
