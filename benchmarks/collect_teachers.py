@@ -1,4 +1,4 @@
-"""Collects the teachers of some runs, with the settings that told them apart, as they stood on val after their last epoch.
+"""Adds the teachers of some runs, with the settings that told them apart, as they stood on val after their last epoch.
 
 python benchmarks/collect_teachers.py runs/a runs/b ...  ->  benchmarks/results/teachers.json
 """
@@ -16,8 +16,10 @@ NOTE = "Single seeds of 361 logos: differences under 3 points are noise. Seconds
 
 
 def main() -> None:
-    folders = [Path(argument) for argument in sys.argv[1:]]
-    write_json(RESULT, {"split": "val", "note": NOTE, "teachers": [entry for f in folders for entry in teachers_of(f)]})
+    kept = json.loads(RESULT.read_text(encoding="utf-8"))["teachers"] if RESULT.exists() else []
+    found = [entry for argument in sys.argv[1:] for entry in teachers_of(Path(argument))]
+    new = [entry for entry in found if entry not in kept]
+    write_json(RESULT, {"split": "val", "note": NOTE, "teachers": kept + new})
 
 
 def teachers_of(folder: Path) -> list[dict]:
@@ -28,8 +30,8 @@ def teachers_of(folder: Path) -> list[dict]:
         member = json.loads(path.read_text(encoding="utf-8"))
         last, seconds = member["history"][-1], [epoch["seconds"] for epoch in member["history"]]
         entries.append({
-            "network": member.get("architecture") or f"{member['model']}@{fit['size_px']}", "epochs": fit["epochs"],
-            "frozen_blocks": fit.get("frozen_blocks", -1), "p_mixup": fit.get("p_mixup", 0.0),
+            "network": member["architecture"], "epochs": fit["epochs"],
+            "frozen_blocks": fit["frozen_blocks"], "p_mixup": augment["p_mixup"],
             "unsure_smoothing": fit.get("unsure_smoothing", 0.0), "class_weight_power": fit["class_weight_power"],
             "augment_scale_min": augment["scale_min"], "seed": member["seed"],
             **{key: round(last[key], 4) for key in ("accuracy", "accuracy_sure", "worst_recall", "nll")},
