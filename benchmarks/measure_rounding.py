@@ -1,4 +1,4 @@
-"""What rounding and bias correction are worth: INT8 variants of a run's student against its FP32 parent, on val.
+"""What rounding, bias correction and fine-tuning are worth: INT8 variants of a run's student against its FP32 parent, on val.
 
 python benchmarks/measure_rounding.py runs/default  ->  benchmarks/results/rounding.json
 """
@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 from rich.progress import track
 
 from logo_edge.manifest import read_manifest, targets_of
@@ -48,12 +49,18 @@ def main() -> None:
                     body, rounded if rounds else body, calibration, chosen.size_px, Path(work) / "int8.onnx",
                     method=method, reduce_range=config.reduce_range,
                 )  # fmt: skip
-            logits = run_onnx(path, val)
-            found.append({"activations": method, "weights": name, **asdict(compare_logits(parent, logits)),
-                          "accuracy": float((logits.argmax(1) == targets).mean())})  # fmt: skip
+            found.append({"name": f"{method}, weights {name}", **compare(path, val, parent, targets)})
+    if (tuned := folder / "student-int8-tuned.onnx").exists():
+        found.append({"name": "the closest of them, fine-tuned", **compare(tuned, val, parent, targets)})
     record = {"student": str(chosen), "split": "val", "accuracy_fp32": float((parent.argmax(1) == targets).mean()),
               "variants": found, "versions": versions()}  # fmt: skip
     write_json(RESULT, record)
+
+
+def compare(path: Path, pixels: np.ndarray, parent: np.ndarray, targets: np.ndarray) -> dict:
+    """How far a graph's logits are from its parent's, and its accuracy."""
+    logits = run_onnx(path, pixels)
+    return {**asdict(compare_logits(parent, logits)), "accuracy": float((logits.argmax(1) == targets).mean())}
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from logo_edge.images import ImageSource, load_image
 FORMAT = "logo-edge-enrolment"
 FORMAT_VERSION = 1
 FALSE_ACCEPTS = 0.05
-SHARPNESS = 6.0  # of confidence by similarity; of least NLL on val (benchmarks/compare_enroll.py)
+SHARPNESS = 7.0  # of confidence by similarity; of least NLL on val (benchmarks/compare_enroll.py)
 MAX_BYTES = 256 * 1024 * 1024
 MAX_NAME = 200
 

@@ -147,10 +147,13 @@ def test_the_options_of_a_call_take_the_place_of_those_that_were_loaded(page):
         return Promise.all(options.map((option) => classifier.classify(bytes(image), option)));
     }"""
     )  # fmt: skip
-    options = [{}, {"mode": "best-guess"}, {"threshold": 0.5}, {"threshold": 1}, {"coverage": None}, {"coverage": 0.99}]
-    found = page.evaluate(script, [badge, options])
-    assert [result["label"] for result in found] == [None, "complex", "complex", None, None, None]
-    assert [result["predictionSet"] for result in found][-2:] == [None, ["complex", "simple", "text"]]
+    choices = [{}, {"mode": "best-guess"}, {"threshold": 0.5}, {"threshold": 1}]
+    found = page.evaluate(script, [badge, [*choices, {"coverage": None}, {"coverage": 0.99}]])
+    results = [Classifier.load(**options).classify(SAMPLES[6]) for options in [*choices, {}, {}]]
+    assert [result["label"] for result in found] == [result.label for result in results]
+    assert {result.label is None for result in results} == {True, False}
+    wanted = Classifier.load().prediction_set(results[0], 0.99)
+    assert [result["predictionSet"] for result in found][-2:] == [None, list(wanted)]
 
 
 def test_prediction_sets_by_class_are_those_of_python(page):
