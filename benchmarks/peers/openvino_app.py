@@ -23,8 +23,9 @@ from logo_edge_bench.bench import Preset
 from logo_edge_bench.candidates import Candidate
 
 NAME = "openvino-app"
-FIGURES = {"median_ms": r"Median:\s+([\d.]+) ms", "average_ms": r"Average:\s+([\d.]+) ms", "max_ms": r"Max:\s+([\d.]+) ms",
-           "count": r"Count:\s+(\d+) iterations", "per_s": r"Throughput:\s+([\d.]+) FPS"}  # fmt: skip
+TIMES = {"median_ms": "Median", "average_ms": "Average", "max_ms": "Max"}
+UNITS = {"us": 1e-3, "ms": 1.0}  # in milliseconds; below a millisecond it prints microseconds
+FIGURES = {"count": r"Count:\s+(\d+) iterations", "per_s": r"Throughput:\s+([\d.]+) FPS"}
 
 
 def train(data: peer.Data, work: Path, epochs: int | None) -> None:
@@ -61,11 +62,14 @@ def run_app(path: Path, threads: int, seconds: int) -> dict:
 
 
 def parse(text: str) -> dict[str, float]:
-    """The figures of benchmark_app's report. Raises LogoEdgeError where one is not there."""
-    found = {name: re.search(pattern, text) for name, pattern in FIGURES.items()}
-    if missing := [name for name, match in found.items() if match is None]:
+    """The figures of benchmark_app's report, times in milliseconds. Raises LogoEdgeError where one is not there."""
+    times = {name: re.search(rf"{label}:\s+([\d.]+) (us|ms)", text) for name, label in TIMES.items()}
+    counts = {name: re.search(pattern, text) for name, pattern in FIGURES.items()}
+    if missing := [name for name, match in (times | counts).items() if match is None]:
         raise LogoEdgeError(f"benchmark_app printed no {', '.join(missing)}: {text[-600:]}")
-    return {name: float(match[1]) for name, match in found.items()}
+    return {name: float(match[1]) * UNITS[match[2]] for name, match in times.items()} | {
+        name: float(match[1]) for name, match in counts.items()
+    }
 
 
 if __name__ == "__main__":

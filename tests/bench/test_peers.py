@@ -129,6 +129,7 @@ def test_what_benchmark_app_prints_is_read_and_what_it_does_not_print_is_named()
 
     text = "[ INFO ] Count:            1234 iterations\n[ INFO ]    Median:     1.10 ms\n[ INFO ]    Average:    1.20 ms\n[ INFO ]    Max:   9.00 ms\n[ INFO ] Throughput:   833.33 FPS\n"
     assert parse(text) == {"median_ms": 1.1, "average_ms": 1.2, "max_ms": 9.0, "count": 1234.0, "per_s": 833.33}
+    assert parse(text.replace("1.10 ms", "840.00 us"))["median_ms"] == pytest.approx(0.84)  # below a millisecond
     with pytest.raises(LogoEdgeError, match="printed no median_ms"):
         parse("[ INFO ] Throughput: 1 FPS")
 
