@@ -54,7 +54,7 @@ from logo_edge_train.train import ensemble_logits
 
 SPLITS = ("val", "calib", "test")
 OUTLIERS = 50  # pictures of each family
-REVISION = 1  # of what is done here; another one makes every candidate anew
+REVISION = 2  # of what is done here; another one makes every candidate anew
 Draw = Callable[[int, int], Iterator[Image.Image]]  # (count, seed) -> pictures that are no logos
 
 
@@ -89,7 +89,7 @@ class Made:
     """An artifact: its files, the one that the backend opens first, and how it runs.
 
     It is held against the `parent`'s (N, K) logits on val, unless its record has its parity already; where it says
-    what is epistemic too, against the (N,) `epistemic` of its parent.
+    what is epistemic too, against the (N,) `epistemic` of its parent on val and what is no logo.
     """
 
     files: tuple[Path, ...]
@@ -310,7 +310,7 @@ def make_fp32(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> 
     with torch.no_grad():
         parent = run_artifact(lambda part: network(torch.from_numpy(part)).numpy(), pixels["val"], None)
         epistemic = network.epistemic and run_artifact(
-            lambda part: network.epistemic_nats(torch.from_numpy(part)).numpy(), pixels["val"], None
+            lambda part: network.epistemic_nats(torch.from_numpy(part)).numpy(), _doubted(pixels), None
         )
     return Made((path,), open_onnx(path), EXPORTED, parent, epistemic)
 
@@ -416,7 +416,7 @@ def _make_apart(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
         try:
             verify(made.parent, logits["val"], made.tolerance, made.files[0].name)
             if made.epistemic is not None:
-                found = run_onnx(made.files[0], pixels["val"], output=EPISTEMIC)
+                found = run_onnx(made.files[0], _doubted(pixels), output=EPISTEMIC)
                 record["epistemic_rank_correlation"] = verify_epistemic(
                     made.epistemic, found, LEAST_RANK_CORRELATION, made.files[0].name
                 )
@@ -447,10 +447,15 @@ def _key_of(task: Task, plan: Plan) -> str:
 
 
 def _parent(task: Task, pixels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-    """What the FP32 graph gives on val: logits and, where it says so, what is epistemic."""
+    """What the FP32 graph gives: logits of val and, where it says so, what is epistemic in `_doubted`."""
     path = task.folder / "student-fp32.onnx"
-    epistemic = run_onnx(path, pixels["val"], output=EPISTEMIC) if has_epistemic(path) else None
+    epistemic = run_onnx(path, _doubted(pixels), output=EPISTEMIC) if has_epistemic(path) else None
     return load_arrays(task.folder / "fp32.logits")["val"], epistemic
+
+
+def _doubted(pixels: dict[str, np.ndarray]) -> np.ndarray:
+    """What the order of `epistemic` is compared on: val and what is no logo. Of easy logos alone, all doubts are alike."""
+    return np.concatenate([images for name, images in pixels.items() if name == "val" or name.startswith("outliers-")])
 
 
 def digest_of(*parts) -> str:

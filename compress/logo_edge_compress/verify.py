@@ -77,7 +77,7 @@ def verify(parent: np.ndarray, artifact: np.ndarray, tolerance: Tolerance, name:
 def verify_epistemic(parent: np.ndarray, artifact: np.ndarray, least: float, name: str) -> float:
     """Spearman's correlation of both (N,) outputs `epistemic`; raises VerificationError below `least`.
 
-    What it is used for is the order of logos, and its threshold is fitted to the artifact's own.
+    What it is used for is the order of pictures, and its threshold is fitted to the artifact's own.
     """
     if np.ptp(parent) == 0 and np.ptp(artifact) == 0:
         return 1.0
@@ -85,7 +85,7 @@ def verify_epistemic(parent: np.ndarray, artifact: np.ndarray, least: float, nam
     found = float(np.corrcoef(*ranks)[0, 1]) if np.ptp(parent) and np.ptp(artifact) else 0.0
     if not (found >= least and np.isfinite(artifact).all()):
         raise VerificationError(
-            f"{name}: its `epistemic` orders {len(parent)} real logos otherwise than its parent's: rank correlation "
+            f"{name}: its `epistemic` orders {len(parent)} pictures otherwise than its parent's: rank correlation "
             f"{found:.3f}; expected at least {least}. It is not packed; try more calibration images or another method"
         )
     return found

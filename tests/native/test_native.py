@@ -97,10 +97,14 @@ def test_a_committed_bundle_decides_as_in_python_from_file_to_prediction_set(pro
 
 
 def test_a_threshold_and_a_coverage_may_be_asked_for(programs):
-    badge = SAMPLES[6]
-    (result,) = records(programs.classify("--threshold", "0.5", "--coverage", "0.99", DEFAULT_BUNDLE, badge).stdout)
-    assert result["label"] == "complex"
-    assert result["prediction_set"] == ["complex", "simple", "text"]
+    done = programs.classify("--threshold", "0.9", "--coverage", "0.99", DEFAULT_BUNDLE, *SAMPLES)
+    strict, usual = Classifier.load(DEFAULT_BUNDLE, threshold=0.9), Classifier.load(DEFAULT_BUNDLE)
+    expected = list(strict.classify_many(SAMPLES))
+    sets = [strict.prediction_set(entry, 0.99) for entry in expected]
+    assert [result["label"] for result in records(done.stdout)] == [entry.label for entry in expected]
+    assert [tuple(result["prediction_set"]) for result in records(done.stdout)] == sets
+    assert [entry.label for entry in expected] != [entry.label for entry in usual.classify_many(SAMPLES)]
+    assert sets != [strict.prediction_set(entry, 0.9) for entry in expected]
 
 
 def test_an_epistemic_output_is_told_apart_from_the_rest(programs, tmp_path, fake_bundle, fake_model):
