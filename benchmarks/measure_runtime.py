@@ -34,7 +34,9 @@ SIDE_PX = 512
 SAMPLES = Path(images.__file__).parent / "samples"
 CLASSIFY = "from logo_edge.cli import main; main()"
 BARE = "import numpy, onnxruntime"
-WARM_SHARE = 0.1  # of the images, after which memory is compared with what it is at the end
+WARM_IMAGES = (
+    1000  # after so many, memory is compared with what it is at the end: by then every file was read some ten times
+)
 
 
 def encode(kind: str) -> list[bytes]:
@@ -106,7 +108,7 @@ def measure_start(rounds: int) -> dict:
 
 
 def measure_memory(count: int, workers: int) -> dict:
-    """The resident set in bytes after a tenth of `count` images and after all, in PNG and JPEG of many sizes."""
+    """The resident set in bytes after WARM_IMAGES of `count` and after all, in PNG and JPEG of many sizes."""
     classifier, process = Classifier.load(), psutil.Process()
     generator = np.random.default_rng(0)
     files = [*encode("PNG"), *encode("JPEG")]
@@ -122,7 +124,7 @@ def measure_memory(count: int, workers: int) -> dict:
 
     warm = 0
     for index, _ in enumerate(classifier.classify_many(sources(), workers=workers), start=1):
-        if index == int(count * WARM_SHARE):
+        if index == WARM_IMAGES:
             warm = process.memory_info().rss
     end = process.memory_info().rss
     return {"images": count, "workers": workers, "warm_bytes": warm, "end_bytes": end, "growth": end / warm - 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import default_collate
+from torch.utils.data import Dataset, default_collate
 
 from logo_edge.errors import RunError
 from logo_edge.manifest import Manifest
@@ -27,6 +29,7 @@ from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
 from logo_edge_train.runs import Run, file_hash, load_network, save_member, write_json
+from logo_edge_train.sampling import EpochOrder
 from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import accuracy_on, evaluation_sets
 
@@ -115,16 +118,24 @@ def follow_teachers(
         network.match = nn.Linear(network.count_features(), sum(teacher.count_features() for teacher, _ in teachers))
     gpu, cores = device.type == "cuda", count_cores()
     loaders = cores if gpu else max(1, cores // 2)
+    repeats = 0 < config.views < config.fit.epochs
+    order = EpochOrder(len(dataset), config.seed)
+    folder = state.with_name(f"{state.stem}-{_cache_key(run, config, name)[:12]}.lessons")
+    kept = KeptLessons(dataset, lesson, folder) if repeats and not gpu else None
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, cores - loaders))
+    torch.set_num_threads(cores if kept else max(1, cores - loaders))  # the teachers rest, once lessons repeat
     learned = fit(
-        network, dataset, distillation_objective(config, lesson if gpu else None), config.fit, state=state,
+        network, kept or dataset, distillation_objective(config, lesson if gpu else None), config.fit, state=state,
         seed=config.seed, device=device, evaluate=accuracy_on(val, device),
-        report=lambda item: report({"name": name, **item}), collate=default_collate if gpu else lesson.collate,
-        loaders=loaders, snapshots=run.folder / "snapshots" / stem if isinstance(network, LogoNetwork) else None,
+        report=lambda item: report({"name": name, **item}),
+        collate=default_collate if gpu else (kept or lesson).collate, loaders=loaders,
+        snapshots=run.folder / "snapshots" / stem if isinstance(network, LogoNetwork) else None,
+        order=RepeatedOrder(order, config.views, config.fit.batch_size) if repeats else order,
     )  # fmt: skip
     torch.set_num_threads(threads)
     return_memory()
+    if kept:
+        shutil.rmtree(folder)
     if config.feature_weight:
         del learned[0].match  # the student is done with it
     return learned
@@ -183,6 +194,52 @@ class Lesson:
             torch.cat([attention_map(answer.maps, teacher) for answer in said]),
             torch.cat([answer.evidence for answer in said]).float() if teacher.epistemic else None,
         )
+
+
+class RepeatedOrder:
+    """The batches of the first `views` epochs, over and over; repeated, they come in an order of their own."""
+
+    def __init__(self, order: EpochOrder, views: int, batch_size: int):
+        self.order, self.views, self.batch_size = order, views, batch_size
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        positions = self.order(epoch % self.views)
+        if epoch < self.views:
+            return positions
+        batches = positions[: len(positions) // self.batch_size * self.batch_size].reshape(-1, self.batch_size)
+        return np.random.default_rng((self.order.seed, epoch)).permutation(batches).ravel()
+
+
+class KeptLessons(Dataset):
+    """Lessons of whole batches, given once and then read from files in `folder`, views rounded to uint8.
+
+    A long schedule at a part of its cost: teachers take most of an epoch's time on CPUs.
+    """
+
+    def __init__(self, dataset: LogoDataset, lesson: Lesson, folder: Path):
+        self.dataset, self.lesson, self.folder = dataset, lesson, folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> int:
+        return position
+
+    def collate(self, positions: list[int]) -> tuple[torch.Tensor, ...]:
+        """The lesson on the logos at those positions, which no other batch begins with."""
+        path = self.folder / f"{positions[0]}.safetensors"
+        if not path.exists():
+            views, *said = self.lesson.collate([self.dataset[position] for position in positions])
+            kept = {
+                "views": views.round().clamp(0, 255).byte(),
+                **{str(index): item for index, item in enumerate(said)},
+            }
+            part = path.with_suffix(".part")
+            save_file({name: item.contiguous() for name, item in kept.items()}, part)
+            part.replace(path)
+        kept = load_file(path)
+        return kept.pop("views").float(), *(kept[str(index)] for index in range(len(kept)))
 
 
 def matches(config: DistillConfig) -> bool:
@@ -326,7 +383,7 @@ def _start_student(run: Run, candidate: Architecture, config: DistillConfig) -> 
     )  # fmt: skip
 
 
-def _cache_key(run: Run, config: DistillConfig, candidate: Architecture) -> str:
+def _cache_key(run: Run, config: DistillConfig, candidate: Architecture | str) -> str:
     teachers = [member["sha256"] for member in run.record["members"]]
     settings = _changed(asdict(config), asdict(DistillConfig()))  # no defaults: a setting yet to come changes no key
     settings = {name: value for name, value in settings.items() if name not in ("students", "max_size_mb")}

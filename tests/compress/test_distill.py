@@ -10,7 +10,9 @@ import torch
 from logo_edge.bundle import EPISTEMIC
 from logo_edge.errors import RecipeError
 from logo_edge_compress.distill import (
+    KeptLessons,
     Lesson,
+    RepeatedOrder,
     attention_map,
     distillation_objective,
     relation_loss,
@@ -25,6 +27,7 @@ from logo_edge_train.models import LogoNetwork, epistemic_loss, epistemic_nats, 
 from logo_edge_train.models.epistemic import KINDS
 from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
 from logo_edge_train.runs import load_network, save_member
+from logo_edge_train.sampling import EpochOrder
 from logo_edge_train.uncertainty import decompose
 
 MODEL, SIZE, CLASSES = "test_resnet", 32, 4
@@ -200,9 +203,41 @@ def test_strange_pictures_are_no_logos_any_more_and_have_no_vote(pixels):
     assert torch.equal(votes.any(1), kept)
 
 
+def test_a_lesson_that_is_kept_is_given_once(pixels, tmp_path):
+    teacher = LogoNetwork(MODEL, CLASSES).eval()
+    asked = []
+    teacher.register_forward_hook(lambda *_: asked.append(1))
+    items = [
+        (torch.from_numpy(picture), torch.eye(CLASSES)[index % CLASSES], torch.tensor(1.0), index)
+        for index, picture in enumerate(pixels)
+    ]
+    lesson = Lesson([teacher], [SIZE], SIZE, DistillConfig(p_mixup=1.0))
+    kept = KeptLessons(items, lesson, tmp_path / "lessons")
+    first = kept.collate([kept[position] for position in (5, 2, 7)])
+    assert len(asked) == 1
+    again = KeptLessons(items, lesson, tmp_path / "lessons").collate([5, 2, 7])
+    assert len(asked) == 1
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    views, *said = lesson.collate([items[position] for position in (5, 2, 7)])
+    assert (first[0] - views).abs().max() <= 0.5
+    assert all(torch.equal(one, other) for one, other in zip(first[1:], said, strict=True))
+
+
+def test_later_epochs_repeat_whole_batches_of_the_first_ones():
+    order = RepeatedOrder(EpochOrder(23, seed=3), views=2, batch_size=5)
+
+    def batches(epoch):
+        return [tuple(batch) for batch in order(epoch)[:20].reshape(4, 5).tolist()]
+
+    for epoch in (2, 3, 4, 5):
+        assert sorted(batches(epoch)) == sorted(batches(epoch % 2))
+    assert batches(0) != batches(2) != batches(4)
+    assert order(0)[:23].tolist() == EpochOrder(23, seed=3)(0).tolist()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"epistemic": "dispersion", "teachers_per_batch": 1}, "needs all teachers"), ({"foreign_share": 1.0}, "below 1"),
+    [({"views": -1}, "distill.views"), ({"epistemic": "dispersion", "teachers_per_batch": 1}, "needs all teachers"), ({"foreign_share": 1.0}, "below 1"),
      ({"feature_weight": -1.0}, "at least 0"), ({"prune": {"share": 1.5}}, "prune.share")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_its_name(settings, message):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-IMAGES = 1500
+IMAGES = 3000
 
 
 @pytest.mark.slow

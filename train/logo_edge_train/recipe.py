@@ -297,7 +297,8 @@ class DistillConfig:
     `max_size_mb`, is packed. `temperature` softens the teachers' targets; `hard_weight` is the share of the
     annotators' labels in the loss on labelled logos; `p_mixup` the share of batches whose views are mixed in pairs before
     teachers and student see them. With `start_from_teacher`, a student starts from the teacher of its own network, of the closest size, if any.
-    `teachers_per_batch` teachers, drawn anew for each batch, are asked about it; 0: all. With an `adversarial_radius`, in
+    `teachers_per_batch` teachers, drawn anew for each batch, are asked about it; 0: all. Teachers are asked in the first
+    `views` epochs only, whose batches the later ones repeat; 0: in all. With an `adversarial_radius`, in
     values of 0 to 255, the student sees views with noise of twice as much that were moved against it by as much, its
     teachers the views as they are.
 
@@ -314,6 +315,7 @@ class DistillConfig:
     hard_weight: float = 0.1
     p_mixup: float = 0.3
     teachers_per_batch: int = 0
+    views: int = 0
     adversarial_radius: float = 0.0
     feature_weight: float = 0.0
     attention_weight: float = 0.0
@@ -572,7 +574,7 @@ def _check_few_shot(config: FewShotConfig) -> None:
 
 
 def _check_distillation(config: DistillConfig) -> None:
-    for key in ("feature_weight", "attention_weight", "relation_weight", "epistemic_weight"):
+    for key in ("views", "feature_weight", "attention_weight", "relation_weight", "epistemic_weight"):
         if getattr(config, key) < 0:
             raise RecipeError(f"distill.{key} is {getattr(config, key)}; expected at least 0")
     for key, value in (("foreign_share", config.foreign_share), ("prune.share", config.prune.share)):
