@@ -44,6 +44,7 @@ from logo_edge_train.train import fit_member
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, WORK = ROOT / "benchmarks" / "results" / "ablation.json", ROOT / "runs" / "ablation"
+POLICY = RESULT.with_name("augmentation.json")  # of search_augmentation.py
 METRICS = ("accuracy", "accuracy_sure", "worst_recall", "nll", "calibration_error")
 
 SWITCHES: dict[str, tuple[str, ...]] = {
@@ -68,10 +69,7 @@ ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "focal loss": ("train.fit.focal_gamma=2.0",),
     "hard labels": ("train.fit.use_votes=false",),
     "MixUp": ("train.augment.p_mixup=0.3",),
-    "learned policy": (  # of search_augmentation.py
-        "train.augment.policy=['shear 0.20 1.00', 'perspective 0.15 1.00', 'tint 0.21 0.67', 'fade 0.18 0.67', "
-        "'gamma 0.25 1.00', 'desaturate 0.22 1.00', 'noise 0.12 1.00', 'sharpen 0.22 1.00']",
-    ),
+    "learned policy": (f"train.augment.policy={json.dumps(json.loads(POLICY.read_text(encoding='utf-8'))['policy'])}",),
     "CutMix": ("train.augment.p_cutmix=0.3",),
     "curriculum": ("train.fit.curriculum_epochs=4.0",),
 }

@@ -34,9 +34,7 @@ SIDE_PX = 512
 SAMPLES = Path(images.__file__).parent / "samples"
 CLASSIFY = "from logo_edge.cli import main; main()"
 BARE = "import numpy, onnxruntime"
-WARM_IMAGES = (
-    1000  # after so many, memory is compared with what it is at the end: by then every file was read some ten times
-)
+WARM_IMAGES = 1000  # each file some fifteen times, after which memory is compared with what it is at the end
 
 
 def encode(kind: str) -> list[bytes]:
@@ -108,7 +106,12 @@ def measure_start(rounds: int) -> dict:
 
 
 def measure_memory(count: int, workers: int) -> dict:
-    """The resident set in bytes after WARM_IMAGES of `count` and after all, in PNG and JPEG of many sizes."""
+    """The resident set in bytes after WARM_IMAGES of `count` and after all, in PNG and JPEG of many sizes.
+
+    Raises ValueError for a count that is not above WARM_IMAGES.
+    """
+    if count <= WARM_IMAGES:
+        raise ValueError(f"{count} images; expected more than the {WARM_IMAGES} after which memory is first read")
     classifier, process = Classifier.load(), psutil.Process()
     generator = np.random.default_rng(0)
     files = [*encode("PNG"), *encode("JPEG")]

@@ -46,7 +46,7 @@ def finetune(
         return path
     model = onnx.load(artifact)
     network = QuantizedNetwork(model, reduce_range=recipe.quantize.reduce_range)
-    config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, teachers_per_batch=0,
+    config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, teachers_per_batch=0, views=0,
                      feature_weight=0.0, attention_weight=0.0, relation_weight=0.0)  # fmt: skip
     state = path.with_suffix(".state")
     network, history = follow_teachers(

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from logo_edge.bundle import EPISTEMIC
-from logo_edge.errors import RecipeError
+from logo_edge.errors import RecipeError, VerificationError
+from logo_edge_compress import distill
 from logo_edge_compress.distill import (
     KeptLessons,
     Lesson,
+    OnnxTeacher,
     RepeatedOrder,
     attention_map,
     distillation_objective,
@@ -67,6 +69,35 @@ def test_the_epistemic_part_of_a_dirichlet_is_what_its_draws_disagree_on(precisi
     for row, expected in zip(mean.numpy(), found.tolist(), strict=True):
         drawn = draws.dirichlet(row * precision, 200_000)[:, None]  # (M, 1, K)
         assert decompose(np.log(np.maximum(drawn, 1e-300))).epistemic[0] == pytest.approx(expected, rel=0.05, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", [MODEL, "test_efficientnet+measures"])
+def test_a_teacher_says_the_same_by_onnx_runtime(name, pixels):
+    torch.manual_seed(0)
+    network = LogoNetwork(name, CLASSES).eval()
+    teacher, views = OnnxTeacher(network, SIZE), torch.from_numpy(pixels).float()
+    with torch.no_grad():
+        wanted = network(views)
+    assert wanted.std() > 0.001
+    said = teacher.answer(views)
+    assert said.logits.numpy() == pytest.approx(wanted.numpy(), abs=1e-3)
+    assert said.evidence is None
+
+
+def test_a_parent_with_a_head_gives_its_evidence_by_onnx_runtime(student, pixels):
+    said = OnnxTeacher(student, SIZE).answer(torch.from_numpy(pixels).float())
+    with torch.no_grad():
+        wanted = student.answer(torch.from_numpy(pixels))
+    assert said.logits.numpy() == pytest.approx(wanted.logits.numpy(), abs=1e-3)
+    assert said.evidence.numpy() == pytest.approx(wanted.evidence.numpy(), abs=1e-3)
+
+
+def test_a_teacher_that_says_something_else_as_onnx_is_refused(student, monkeypatch):
+    other = LogoNetwork(MODEL, CLASSES).eval()
+    torch.nn.init.normal_(other.backbone.get_classifier().weight)
+    monkeypatch.setattr(distill, "export_body", lambda _, *rest: export_body(other, *rest))
+    with pytest.raises(VerificationError, match=f"teacher {MODEL}@{SIZE} as ONNX says logits that lie"):
+        OnnxTeacher(student, SIZE)
 
 
 def test_mutual_information_is_that_of_the_ensemble_s_decomposition():
@@ -206,7 +237,7 @@ def test_strange_pictures_are_no_logos_any_more_and_have_no_vote(pixels):
 def test_a_lesson_that_is_kept_is_given_once(pixels, tmp_path):
     teacher = LogoNetwork(MODEL, CLASSES).eval()
     asked = []
-    teacher.register_forward_hook(lambda *_: asked.append(1))
+    teacher.backbone.get_classifier().register_forward_hook(lambda *_: asked.append(1))
     items = [
         (torch.from_numpy(picture), torch.eye(CLASSES)[index % CLASSES], torch.tensor(1.0), index)
         for index, picture in enumerate(pixels)

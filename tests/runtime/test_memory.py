@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +26,9 @@ def test_the_resident_set_grows_by_less_than_two_percent(workers):
     assert found["images"] == IMAGES
     assert 30_000_000 < found["warm_bytes"] < 600_000_000
     assert found["growth"] < 0.02
+
+
+def test_too_few_images_to_be_warm_are_refused():
+    measure_memory = runpy.run_path(str(BENCHMARKS / "measure_runtime.py"))["measure_memory"]
+    with pytest.raises(ValueError, match="1000 images; expected more than"):
+        measure_memory(1000, 1)
