@@ -48,15 +48,16 @@ def load_image(source: ImageSource, *, fast: bool = True) -> Image.Image:
 
     Raises ImageError when the source is no image, is damaged, or has more than MAX_PIXELS pixels.
     """
-    return load_reduced(source, None, fast=fast)[0]
+    decoded = load_reduced(source, None, fast=fast)[0]
+    return Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
 
 
 def load_reduced(
     source: ImageSource, least_px: int | None, *, fast: bool = True
-) -> tuple[Image.Image, tuple[float, float] | None]:
+) -> tuple[Image.Image | np.ndarray, tuple[float, float] | None]:
     """`load_image`, but a large JPEG at 1/2, 1/4 or 1/8, and then its (width, height) in such pixels, else None.
 
-    It is decoded, straight from its cosine coefficients, at the smallest scale whose longer side has at least `least_px`
+    What a fast decoder gave is still its (H, W, 3 or 4) uint8 array, which belongs to the caller. The JPEG is decoded, straight from its cosine coefficients, at the smallest scale whose longer side has at least `least_px`
     pixels. The last column or row then stands for less than a whole pixel, which the size tells.
     """
     if isinstance(source, Image.Image):
@@ -98,7 +99,9 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _decode(data: bytes, name: str, fast: bool, least_px: int | None) -> tuple[Image.Image, tuple[float, float] | None]:
+def _decode(
+    data: bytes, name: str, fast: bool, least_px: int | None
+) -> tuple[Image.Image | np.ndarray, tuple[float, float] | None]:
     if not data:
         raise ImageError(f"{name}: empty (0 bytes); expected an encoded image")
     for magic, kind in DOCUMENTS.items():
@@ -162,14 +165,14 @@ def _denominator(image: Image.Image, least_px: int | None) -> int:
     return next((scale for scale in (8, 4, 2) if longer >= least_px * scale and shorter >= scale), 1)
 
 
-def _decode_fast(image: Image.Image, data: bytes, denominator: int) -> Image.Image | None:
-    """The image decoded by pyspng or simplejpeg, or None where those could give other pixels than Pillow."""
+def _decode_fast(image: Image.Image, data: bytes, denominator: int) -> np.ndarray | None:
+    """The pixels decoded by pyspng or simplejpeg, or None where those could give other pixels than Pillow."""
     try:
         if image.format == "PNG" and pyspng is not None and _is_plain_png(image, data):
-            return Image.fromarray(pyspng.load(data))
+            return pyspng.load(data)
         if image.format == "JPEG" and simplejpeg is not None and image.mode == "RGB" and _orientation(image) == 1:
             least = {} if denominator == 1 else {"min_width": image.size[0] // denominator, "min_factor": denominator}
-            return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, **least))
+            return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, **least)
     except (RuntimeError, ValueError):  # a flaw in the file: whether it can be read all the same is Pillow's to say
         return None
     return None

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from logo_edge import InputContract, preprocess
-from logo_edge.preprocess import composite, letterboxed_size, pick_background
+from logo_edge.preprocess import composite, letterboxed_size, pick_background, premultiply
 
 CONTRACT = InputContract(size_px=64)
 WHITE, DARK = CONTRACT.light_background, CONTRACT.dark_background
@@ -31,6 +31,29 @@ def ink(colour: tuple[int, int, int], alpha: int = 255, size: tuple[int, int] = 
     width, height = size
     image.paste((*colour, alpha), (width // 4, height // 4, width - width // 4, height - height // 4))
     return image
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.2, 0.9])
+def test_premultiplied_colours_are_pillow_s_to_the_bit(share):
+    random = np.random.default_rng(7)
+    pixels = random.integers(0, 256, (300, 220, 4), dtype=np.uint8)  # hidden colours where it is clear, too
+    solid = random.random((300, 220)) >= share
+    pixels[:, :, 3][solid] = random.choice(np.array([0, 255], np.uint8), int(solid.sum()))
+    expected = np.asarray(Image.fromarray(pixels).convert("RGBa"))
+    assert np.array_equal(np.asarray(premultiply(pixels.copy())), expected)
+    levels = np.stack(np.meshgrid(*2 * [np.arange(256, dtype=np.uint8)]), 2)  # every colour at every alpha
+    every = np.dstack([levels[:, :, :1], levels[:, ::-1, :1], 255 - levels[:, :, :1], levels[:, :, 1:]])
+    spread = np.concatenate([every, *5 * [np.zeros_like(every)]])  # few enough of them to be done one by one
+    assert np.array_equal(np.asarray(premultiply(spread.copy())), np.asarray(Image.fromarray(spread).convert("RGBa")))
+
+
+def test_an_opaque_image_is_rgb_and_what_a_caller_gave_stays_as_it_was():
+    pixels = np.full((8, 8, 4), 255, np.uint8)
+    assert premultiply(pixels.copy()).mode == "RGB"
+    image = drawing(90, 60, 3, alpha=True)
+    before = image.tobytes()
+    preprocess(image, CONTRACT)
+    assert image.tobytes() == before
 
 
 def triangle_weights(length: int, scaled: int) -> np.ndarray:
