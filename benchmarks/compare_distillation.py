@@ -24,6 +24,7 @@ from logo_edge.metrics import softmax
 from logo_edge.timing import describe_machine
 from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import export_body, export_onnx
+from logo_edge_compress.finetune import finetune
 from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import compare_logits, has_epistemic, run_onnx
@@ -146,7 +147,7 @@ def export_teachers(run: Run, work: Path) -> dict[str, Path]:
 
 
 def make_graphs(student: Student, run: Run, pictures: Pictures, folder: Path) -> dict[str, Path]:
-    """The student as FP32 and, by the method that is closest on val, INT8; made anew where it has changed."""
+    """The student as FP32 and, as bundles have it, INT8: the method that is closest on val, fine-tuned."""
     config, size_px = run.recipe.quantize, student.candidate.size_px
     key = file_hash(student.checkpoint)[:12]
     fp32, int8 = (folder / f"{precision}-{key}.onnx" for precision in ("fp32", "int8"))
@@ -162,7 +163,8 @@ def make_graphs(student: Student, run: Run, pictures: Pictures, folder: Path) ->
             path = quantize_body(body, rounded, pixels, size_px, folder / f"int8-{method}.onnx", method=method,
                                  reduce_range=config.reduce_range)  # fmt: skip
             tried[path] = compare_logits(parent, run_onnx(path, val)).kl_nats
-        min(tried, key=tried.__getitem__).rename(int8)
+        with FitProgress() as progress:
+            finetune(min(tried, key=tried.__getitem__), student, run, pictures.manifest, int8, report=progress)
     return {"FP32": fp32, "INT8": int8}
 
 

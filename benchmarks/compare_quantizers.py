@@ -41,14 +41,15 @@ from logo_edge_compress.quantize import (
     store_int4,
     store_int8,
 )
-from logo_edge_compress.sensitivity import measure_sensitivity, mix_precision, plot_sensitivity
+from logo_edge_compress.sensitivity import measure_sensitivity, mix_precision
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
+from logo_edge_report.charts import layer_bars
 from logo_edge_train.dataset import pixels_of, stratified_sample
 from logo_edge_train.fetch import LABELS, fetch_logos
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture
-from logo_edge_train.runs import Run, file_hash, load_network, read_run, versions, write_json
+from logo_edge_train.runs import Run, file_hash, load_network, read_run, versions, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, WORK = ROOT / "benchmarks" / "results" / "quantizers.json", ROOT / "runs" / "quantizers"
@@ -248,8 +249,9 @@ def mixed(subject: Subject, path: Path, _) -> dict:
         layers, subject.body, subject.rounded, subject.calibration, subject.val, size_px, path, method="percentile",
         reduce_range=True, tolerance=GOAL, most=MOST_RESTORED,
     )  # fmt: skip
-    plot_sensitivity(layers, ROOT / "docs" / f"sensitivity-{subject.name}.svg", restored=restored)
-    return {"restored": list(restored), "layers": [asdict(layer) for layer in layers]}
+    found = {"restored": list(restored), "layers": [asdict(layer) for layer in layers]}
+    write_text(ROOT / "docs" / f"sensitivity-{subject.name}.svg", layer_bars(**found))
+    return found
 
 
 STATIC = {method: f"static INT8, {method}" for method in METHODS}

@@ -45,6 +45,7 @@ FORMATS = ("onnx", "openvino", "tensorrt", "torchscript")
 PRECISIONS = ("fp32", "fp16", "int8")
 LEAST_IMAGES = 8  # fewer say nothing of an artifact
 FITTING_IMAGES = 32
+COMPUTED_IN = {"fp16": "fp32", "int8-weights": "fp32"}  # of what is only stored in fewer bits
 SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt")
 KEPT_RANGES = (1.0, 0.98, 0.96, 0.94, 0.92)  # tried for TensorRT's S8 activations
 VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "torch")
@@ -78,7 +79,7 @@ def read_source(path: Path) -> Source:
     if (path / RECORD).exists():
         bundle = read_bundle(path)
         Classifier(bundle).run_vectors(limit=1)
-        precision = bundle.model.precision.replace("fp16", "fp32")  # it stores half the bits, and computes in all
+        precision = COMPUTED_IN.get(bundle.model.precision, bundle.model.precision)
         return Source(bundle.name, bundle.input, {precision: bundle.model_path})
     work = path / "compress" if (path / "run.json").exists() else path
     run = path if work != path else path.parent

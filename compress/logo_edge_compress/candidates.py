@@ -21,7 +21,7 @@ from safetensors.numpy import load_file as load_arrays
 
 from logo_edge.bundle import EPISTEMIC
 from logo_edge.errors import LogoEdgeError, VerificationError
-from logo_edge.manifest import Manifest, read_manifest
+from logo_edge.manifest import Manifest, read_manifest, targets_of
 from logo_edge.members import pool_logits, reduce_pixels
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.apart import ApartError, OutOfTimeError, run_apart
@@ -30,7 +30,16 @@ from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import export_body, export_onnx
 from logo_edge_compress.finetune import finetune, unknown_operators
 from logo_edge_compress.graph import save_model, store_float16
-from logo_edge_compress.quantize import quantize_body, round_body
+from logo_edge_compress.nncf_int8 import restore_with_nncf
+from logo_edge_compress.quantize import (
+    METHODS,
+    quantize_body,
+    quantize_dynamically,
+    round_body,
+    store_int4,
+    store_int8,
+)
+from logo_edge_compress.sensitivity import measure_sensitivity, mix_precision
 from logo_edge_compress.verify import (
     EXPORTED,
     LEAST_RANK_CORRELATION,
@@ -54,6 +63,7 @@ from logo_edge_train.train import ensemble_logits
 
 SPLITS = ("val", "calib", "test")
 OUTLIERS = 50  # pictures of each family
+NNCF_DROP = 0.005  # of accuracy on val
 REVISION = 2  # of what is done here; another one makes every candidate anew
 Draw = Callable[[int, int], Iterator[Image.Image]]  # (count, seed) -> pictures that are no logos
 
@@ -77,7 +87,7 @@ class Plan:
     """How a candidate is to be made: `make(task, plan, pixels, report)` gives a Made, out of `inputs` and `settings`."""
 
     name: str  # also that of its files: int8-percentile
-    precision: str  # fp32, fp16 or int8
+    precision: str  # fp32, fp16, int8, or what is only stored in fewer bits: int8-weights, int4-weights
     backend: str  # onnxruntime, openvino, tensorrt or torchscript
     make: Callable
     inputs: tuple[Path, ...]
@@ -235,22 +245,31 @@ def describe(candidate: Candidate) -> str:
 def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterator[Plan]:
     """The plans of one student, each yielded once what it is made of has been tried; send() it the Candidate.
 
-    The graphs for ONNX Runtime come first, as all others are made of them: FP32, its weights stored in FP16, INT8 by each
-    method, and the closest INT8 fine-tuned.
+    The graphs for ONNX Runtime come first, as all others are made of them: FP32, its weights stored in FP16, then by each
+    of the recipe's methods, the closest static INT8 fine-tuned and, by `quantize.mixed`, one with sensitive layers in FP32.
     """
     folder, config = task.folder, task.run.recipe.quantize
     settings = {"calibration_images": config.calibration_images, "reduce_range": config.reduce_range}
+    body = folder / "body.onnx"
     fp32 = yield Plan("fp32", "fp32", "onnxruntime", make_fp32, (checkpoint,))
     if fp32.status != "made":
         return
     graphs = {"fp32": fp32}
     graphs["fp16"] = yield Plan("fp16", "fp16", "onnxruntime", make_fp16, (fp32.path,))
-    rounded = []
+    static, others = [], []
     for method in config.methods:
-        rounded.append((yield Plan(
-            f"int8-{method}", "int8", "onnxruntime", make_int8, (folder / "body.onnx", fp32.path), {**settings, "method": method},
-        )))  # fmt: skip
-    tried = [entry for entry in rounded if entry.files]
+        told = {**settings, "method": method}
+        if method in METHODS:
+            static.append((yield Plan(f"int8-{method}", "int8", "onnxruntime", make_int8, (body, fp32.path), told)))
+        elif method == "nncf":
+            told["minutes"] = config.nncf_minutes
+            others.append((yield Plan("int8-nncf", "int8", "onnxruntime", make_nncf, (body, fp32.path), told)))
+        elif method == "dynamic":
+            others.append((yield Plan("int8-dynamic", "int8", "onnxruntime", make_dynamic, (body, fp32.path), told)))
+        else:
+            precision = f"{method.removeprefix('weights-')}-weights"
+            yield Plan(precision, precision, "onnxruntime", make_stored, (body, fp32.path), {"method": method})
+    tried = [entry for entry in static if entry.files]
     if tried and config.finetune.epochs and not unknown_operators(onnx.load(closest(tried).path)):
         told = {
             "finetune": asdict(config.finetune),
@@ -260,7 +279,13 @@ def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterato
         tried.append((yield Plan(
             "int8-tuned", "int8", "onnxruntime", make_tuned, (closest(tried).path, checkpoint, fp32.path), told,
         )))  # fmt: skip
-    if verified := [entry for entry in tried if entry.status == "made"]:
+    verified = [entry for entry in (*tried, *others) if entry.status == "made"]
+    if config.mixed == "always" or (config.mixed == "needed" and static and not verified):
+        told = {**settings, "method": next((name for name in config.methods if name in METHODS), "minmax"),
+                "most": config.most_restored}  # fmt: skip
+        mixed = yield Plan("int8-mixed", "int8", "onnxruntime", make_mixed, (body, fp32.path), told)
+        verified += [mixed] if mixed.status == "made" else []
+    if verified:
         graphs["int8"] = closest(verified)
     for backend in sorted(backends - {"onnxruntime"}):
         precisions = ("fp32",) if backend == "torchscript" else ("fp32", "fp16", "int8")
@@ -325,15 +350,52 @@ def make_fp16(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> 
 def make_int8(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
     """INT8 by one calibration method; the rounded weights are shared with the other methods."""
     body, reduce_range, method = plan.inputs[0], plan.settings["reduce_range"], plan.settings["method"]
-    rounded, record = task.folder / "body-rounded.onnx", task.folder / "body-rounded.json"
-    key = digest_of(REVISION, file_hash(body), _hash_array(pixels["fitting"]), reduce_range)
-    if not (rounded.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] == key):
-        round_body(body, pixels["fitting"], rounded, reduce_range=reduce_range)
-        write_json(record, {"key": key})
     path = task.folder / f"student-int8-{method}.onnx"
     quantize_body(
-        body, rounded, pixels["fitting"], task.student.size_px, path, method=method, reduce_range=reduce_range
+        body, _rounded(task, plan, pixels), pixels["fitting"], task.student.size_px, path, method=method,
+        reduce_range=reduce_range,
+    )  # fmt: skip
+    return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels))
+
+
+def make_mixed(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
+    """INT8 with as few of the most sensitive layers in FP32 as hold the parent; the record has every layer's sensitivity."""
+    body, size_px, path = plan.inputs[0], task.student.size_px, task.folder / "student-int8-mixed.onnx"
+    rounded, how = _rounded(task, plan, pixels), {name: plan.settings[name] for name in ("method", "reduce_range")}
+    kept = task.folder / f"sensitivity-{digest_of(file_hash(rounded), how)[:12]}.json"
+    layers = measure_sensitivity(
+        body, rounded, pixels["fitting"], pixels["val"], _val_targets(task), size_px, kept, **how
     )
+    restored, _ = mix_precision(
+        layers, body, rounded, pixels["fitting"], pixels["val"], size_px, path, **how, tolerance=QUANTIZED,
+        most=plan.settings["most"],
+    )  # fmt: skip
+    sensitivity = {"layers": [asdict(layer) for layer in layers], "restored": list(restored)}
+    return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels), {"sensitivity": sensitivity})
+
+
+def make_nncf(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
+    """INT8 by NNCF, with layers put back to FP32 until accuracy on val is half a point below at most, or time is over."""
+    path = task.folder / "student-int8-nncf.onnx"
+    _, held = restore_with_nncf(
+        plan.inputs[0], pixels["fitting"], pixels["val"], _val_targets(task), task.student.size_px, path,
+        max_drop=NNCF_DROP, minutes=plan.settings["minutes"], reduce_range=plan.settings["reduce_range"],
+    )  # fmt: skip
+    return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels), {"held": held})
+
+
+def make_dynamic(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
+    """INT8 matrices whose inputs are quantized as they come."""
+    path = task.folder / "student-int8-dynamic.onnx"
+    quantize_dynamically(plan.inputs[0], task.student.size_px, path, reduce_range=plan.settings["reduce_range"])
+    return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels))
+
+
+def make_stored(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
+    """FP32 arithmetic on weights that are stored in 8 or 4 bits."""
+    path = task.folder / f"student-{plan.name}.onnx"
+    store = {"weights-int8": store_int8, "weights-int4": store_int4}[plan.settings["method"]]
+    store(plan.inputs[0], task.student.size_px, path)
     return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels))
 
 
@@ -395,6 +457,21 @@ def read_student(task: Task) -> Student:
     return distill(
         task.run, manifest, config, task.student, task.folder, device=torch.device("cpu"), report=refuse
     )  # fmt: skip
+
+
+def _rounded(task: Task, plan: Plan, pixels: dict[str, np.ndarray]) -> Path:
+    """The body with its weights on the INT8 grid, which the methods share."""
+    body, reduce_range = plan.inputs[0], plan.settings["reduce_range"]
+    rounded, record = task.folder / "body-rounded.onnx", task.folder / "body-rounded.json"
+    key = digest_of(REVISION, file_hash(body), _hash_array(pixels["fitting"]), reduce_range)
+    if not (rounded.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] == key):
+        round_body(body, pixels["fitting"], rounded, reduce_range=reduce_range)
+        write_json(record, {"key": key})
+    return rounded
+
+
+def _val_targets(task: Task) -> np.ndarray:
+    return targets_of(read_manifest(task.run.manifest_path).split("val"), task.run.classes)
 
 
 def _make_apart(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:

@@ -130,7 +130,9 @@ def compress_command(
             f"{found['bundle']}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {found['bundle']} IMAGE.png"
         )
     if not record["complete"]:
-        typer.echo("Some candidates were not tried in the budget; run the same command again to go on.")
+        lost = [entry["status"] for entry in record["candidates"] if entry["status"] in ("failed", "not tried")]
+        typer.echo(f"{lost.count('failed')} candidates failed, {lost.count('not tried')} were not tried in the budget; the "
+                   "same command tries them again.")  # fmt: skip
 
 
 def write_page(folder: Path) -> None:

@@ -42,6 +42,7 @@ from logo_edge_compress.engine import why_no_engine
 from logo_edge_compress.graph import LOGITS, PIXELS
 from logo_edge_compress.measure import Cost, Opened, measure_side_by_side
 from logo_edge_compress.pack import pack_bundle, reference, refuse_other_folder
+from logo_edge_compress.quantize import explain_range
 from logo_edge_compress.select import Choice, Limits, Row, choose, find_dominators, find_slow_int8
 from logo_edge_compress.verify import Parity
 from logo_edge_train.fetch import renders_folder
@@ -163,6 +164,7 @@ def compress(
     record = {
         "key": key, "run": run.folder.resolve().name, "recipe": run.recipe.name, "complete": complete,
         "budget_minutes": budget_minutes, "limits": asdict(limits), "machine": describe_machine(), "versions": versions(),
+        "int8_range": explain_range(run.recipe.quantize.reduce_range, describe_machine()["isa"]),
         "val": len(splits["val"].targets), "teachers": {"networks": _teachers(run), "val": teachers},
         "outliers": sorted(work.outliers), "candidates": [_describe_candidate(entry, rows, costs) for entry in candidates],
         "targets": {},
@@ -178,8 +180,8 @@ def compress(
         candidate = next(entry for entry in made if entry.title == choice.row.title)
         bundles[target] = _pack(work, target, candidate, made, calibrations, costs, name, key, outs[target], found)
         say(f"packed {outs[target]}")
-        if target == "cpu":
-            write_json(folder / "report.json", found)
+        if target == next((place for place in ("cpu", *targets) if place in bundles and place != "server"), None):
+            write_json(folder / "report.json", found)  # what `logo-edge export RUN` reads
     write_json(folder / REPORT, record)
     if failures:
         raise SelectionError(
@@ -253,10 +255,15 @@ def _choose(run: Run, target: str, rows: list[Row], limits: Limits) -> tuple[Cho
     if place.small and limits.size_mb is None:
         limits = replace(limits, size_mb=run.recipe.distill.max_size_mb)
     slow = find_slow_int8(rows) if _is_measured(target) else {}
-    shown = [row if _is_measured(target) else replace(row, cost=None) for row in rows]
+    shown, note = rows, ""
+    if not _is_measured(target):
+        shown = [replace(row, cost=None) for row in rows]
+        if limits.latency_ms is not None:
+            note = f" The limit of {limits.latency_ms:g} ms is not held for {target}: nothing here measures it."
+            limits = replace(limits, latency_ms=None)
     choice = choose(shown, limits, slow, by_size=place.by_size)
     return choice, {
-        "limits": asdict(limits), "refused": slow, "dominated": find_dominators(rows), "sentence": choice.sentence,
+        "limits": asdict(limits), "refused": slow, "dominated": find_dominators(rows), "sentence": choice.sentence + note,
         "misses": {title: [miss.text for miss in missed] for title, missed in choice.misses.items() if missed},
     }  # fmt: skip
 
@@ -432,7 +439,8 @@ def _describe_candidate(candidate: Candidate, rows: list[Row], costs: dict[str, 
     told = {
         "title": candidate.title, "student": candidate.student, "name": candidate.name, "precision": candidate.precision,
         "backend": candidate.backend, "status": candidate.status, "reason": candidate.reason, "seconds": candidate.seconds,
-        "files": candidate.files, **{key: candidate.record.get(key) for key in ("parity", "epistemic_rank_correlation", "verified_by", "not_done")},
+        "files": candidate.files, **{key: candidate.record.get(key) for key in (
+            "parity", "epistemic_rank_correlation", "verified_by", "not_done", "sensitivity")},
     }  # fmt: skip
     row = next((row for row in rows if row.title == candidate.title), None)
     if row is not None:

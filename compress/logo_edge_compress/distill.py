@@ -110,12 +110,12 @@ def follow_teachers(
     rows = pool_rows(
         manifest, run.manifest_path, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
     )
-    note = f"from {len(teachers)} teacher{'s'[: len(teachers) > 1]} on {len(rows)} logos"
-    report({"kind": "start", "name": name, "stem": stem, "note": note})
     gpu, cores = device.type == "cuda", count_cores()
     sizes, asked = [size for _, size in teachers], [teacher.to(device) for teacher, _ in teachers]
+    notes = [f"from {len(teachers)} teacher{'s'[: len(teachers) > 1]} on {len(rows)} logos"]
     if not gpu and not matches(config):
-        asked = [OnnxTeacher(teacher, size) for teacher, size in teachers]
+        asked = [_open_teacher(teacher, size, notes) for teacher, size in teachers]
+    report({"kind": "start", "name": name, "stem": stem, "note": "; ".join(notes)})
     lesson = Lesson(asked, sizes, size_px, config)
     dataset = LogoDataset(
         manifest, rows, run.classes, renders_folder(), size_px=max(*sizes, size_px), augment=config.augment,
@@ -185,6 +185,15 @@ class OnnxTeacher:
         planes = normalise(pixels).contiguous().numpy()  # (B, 3, S, S)
         logits, *evidence = map(torch.from_numpy, self.session.run(None, {PLANES: planes}))
         return Answer(logits, None, None, evidence[0] if evidence else None)
+
+
+def _open_teacher(network: LogoNetwork, size_px: int, notes: list[str]) -> OnnxTeacher | LogoNetwork:
+    """The teacher by ONNX Runtime or, where it is not the same there, as it is, with a note of that."""
+    try:
+        return OnnxTeacher(network, size_px)
+    except (VerificationError, torch.onnx.errors.OnnxExporterError) as error:
+        notes.append(f"{error}; asked by PyTorch, which takes longer")
+        return network
 
 
 class Lesson:

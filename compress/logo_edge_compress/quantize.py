@@ -188,6 +188,16 @@ def evidence_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(node.name for node in model.graph.node if set(node.output) & set(EVIDENCE.values()))
 
 
+def explain_range(reduce_range: bool, isa: list[str]) -> str:
+    """Why INT8 weights have the bits that they have, in a sentence about a CPU with these instruction sets."""
+    has_vnni = any("vnni" in name for name in isa)
+    if reduce_range:
+        here = "this CPU has VNNI and would bear 8" if has_vnni else "this CPU has none"
+        return f"INT8 weights keep to 7 bits, as sums of 8-bit ones saturate on CPUs without VNNI; {here}."
+    here = "this CPU has VNNI" if has_vnni else "this CPU has none, so that these figures are of saturated sums"
+    return f"INT8 weights have 8 bits, whose sums saturate on CPUs without VNNI; {here}."
+
+
 def round_body(body: Path, pixels: np.ndarray, path: Path, *, reduce_range: bool) -> Path:
     """The body with its convolutions' weights on their INT8 grid, at `path`; see `rounding.round_weights`."""
     save_model(round_weights(onnx.load(body), _probes(pixels), reduce_range=reduce_range), path)

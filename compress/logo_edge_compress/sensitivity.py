@@ -95,25 +95,3 @@ def mix_precision(
     whole.unlink()
     ranges.unlink(missing_ok=True)
     return restored, parity
-
-
-def plot_sensitivity(layers: list[Layer], path: Path, *, restored: tuple[str, ...] = ()) -> Path:
-    """The layers' KL on a logarithmic axis in the order of the graph, as SVG at `path`; those restored are hatched."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(max(6.0, 0.2 * len(layers)), 4.0), layout="constrained")
-    bars = axes.bar(range(len(layers)), [max(layer.kl_nats, 1e-7) for layer in layers], color="#4c78a8")
-    for bar, layer in zip(bars, layers, strict=True):
-        if layer.name in restored:
-            bar.set(hatch="//", facecolor="none", edgecolor="#4c78a8")
-    axes.set_yscale("log")
-    axes.set_ylabel("KL of the logits, nats")
-    axes.set_title("each layer in INT8 alone" + ("; hatched: left in FP32" if restored else ""))
-    axes.set_xticks(range(len(layers)), [layer.name.removeprefix("node_") for layer in layers], rotation=90, fontsize=6)
-    with matplotlib.rc_context({"svg.hashsalt": "logo-edge"}):
-        figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
-    return path

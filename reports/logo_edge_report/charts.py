@@ -229,6 +229,22 @@ def pareto_plane(points: list[dict], x_label: str) -> str:
     return draw(paint, height=3.2 + 0.2 * ((len(colours) + len(shapes) + 1) // 2))
 
 
+def layer_bars(layers: list[dict], restored: list[str]) -> str:
+    """What each layer costs in INT8, `kl_nats` by `name`, on a logarithmic axis; hollow ones are left in FP32."""
+
+    def paint(axes: Axes) -> None:
+        heights = [max(layer["kl_nats"], 1e-7) for layer in layers]
+        faces = ["none" if layer["name"] in restored else COLOURS[0] for layer in layers]
+        axes.bar(range(len(layers)), heights, color=faces, edgecolor=COLOURS[0])
+        axes.set_yscale("log")
+        axes.set_ylabel("KL, nats")
+        axes.set_xticks(
+            range(len(layers)), [layer["name"].removeprefix("node_") for layer in layers], rotation=90, fontsize=5
+        )
+
+    return draw(paint, height=3.6)
+
+
 def _log_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times the powers of ten between the two; the ends where there is no such number."""
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)

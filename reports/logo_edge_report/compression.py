@@ -103,6 +103,15 @@ def backend_section(record: dict, backend: str) -> Section | None:
     exhibits.append(
         Exhibit("Candidates", _describe_table(entries, dominated, refused, record), table=Table(head, rows))
     )
+    exhibits += [
+        Exhibit(
+            f"Layer by layer, {entry['student']}",
+            "Each layer in INT8 alone, all others in FP32: the KL of the logits on val. "
+            f"Left in FP32 by {entry['name']}: {', '.join(found['restored']) or 'none'}.",
+            (Panel("KL in nats by layer, in the order of the graph", charts.layer_bars(found["layers"], found["restored"])),),
+        )
+        for entry in entries if (found := entry.get("sensitivity"))
+    ]  # fmt: skip
     if missed := {title: texts for found in targets.values() for title, texts in found["misses"].items()}:
         table = Table(("candidate", "misses"), tuple((title, "; ".join(texts)) for title, texts in missed.items()))
         exhibits.append(
@@ -150,6 +159,7 @@ def _describe_table(entries: list[dict], dominated: dict, refused: dict, record:
         "one image, one thread. Memory: the peak of a process that loads the model and runs it. Agreement and KL are with "
         "the parent of each.",
         f"{len(dominated)} of {len(entries)} are dominated.",
+        record["int8_range"],
         *(f"Refused: {title} is {why}." for title, why in refused.items()),
         *sorted({entry["not_measured"] for entry in entries if entry["not_measured"]}),
     ]

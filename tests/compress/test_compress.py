@@ -23,12 +23,15 @@ from logo_edge.bundle import EMBEDDING, EPISTEMIC, read_bundle
 from logo_edge.errors import BundleError, SelectionError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_compress import candidates
-from logo_edge_compress.compress import compress
+from logo_edge_compress.artifacts import read_source
+from logo_edge_compress.candidates import Candidate, Task, plan_candidates
+from logo_edge_compress.compress import _next, compress
 from logo_edge_compress.distill import Lesson, attack_views, distill, distillation_objective, resize_views
 from logo_edge_compress.engine import unsupported_operators
 from logo_edge_compress.select import Limits
 from logo_edge_compress.table import print_candidates, print_stages
 from logo_edge_compress.verify import run_onnx
+from logo_edge_report.compression import make_page
 from logo_edge_report.outliers import DRAWN
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
@@ -403,6 +406,44 @@ def test_a_pruned_student_with_doubts_of_its_own_is_packed_with_them(folder):
     assert all(np.isfinite(entry["epistemic"]) for entry in student["history"])
 
 
+def test_every_way_to_quantize_is_a_candidate_of_its_own(folder):
+    ways = {
+        "methods": ["minmax", "nncf", "dynamic", "weights-int8", "weights-int4"],
+        "mixed": "always",
+        "nncf_minutes": 0.0,
+    }
+    recipe = recipe_from_dict({**RECIPE, "name": "ways", "quantize": {**RECIPE["quantize"], **ways}})
+    record = compress_run(folder, folder / "ways", recipe=recipe)
+    entries = {entry["name"]: entry for entry in record["candidates"]}
+    assert list(entries) == [
+        "fp32", "fp16", "int8-minmax", "int8-nncf", "int8-dynamic", "int8-weights", "int4-weights", "int8-tuned", "int8-mixed",
+    ]  # fmt: skip
+    assert entries["int4-weights"]["status"] == "refused"
+    assert "no matrix product that 4 bits are for" in entries["int4-weights"]["reason"]
+    for name in ("int8-nncf", "int8-dynamic", "int8-weights", "int8-mixed"):
+        assert entries[name]["status"] == "made", entries[name]["reason"]
+        assert entries[name]["parity"]["images"] == 16
+    assert entries["int8-weights"]["size_bytes"] < 0.4 * entries["fp32"]["size_bytes"]
+    found = entries["int8-mixed"]["sensitivity"]
+    assert len(found["layers"]) > 8
+    assert found["restored"] == [], "quantized whole, it holds its parent"
+    page = make_page(folder / "run" / "compress-ways").read_text()
+    assert f"Layer by layer, {MODEL}@32" in page
+    assert record["int8_range"] in page
+
+
+def test_layers_go_back_to_fp32_where_no_int8_holds_its_parent(folder, tmp_path):
+    plans = plan_candidates(
+        Task(read_run(folder / "run"), Architecture(MODEL, 32), tmp_path, tmp_path, "it"), tmp_path, set()
+    )
+    names, made = [], None
+    while (plan := _next(plans, made)) is not None:
+        names.append(plan.name)
+        status = "made" if plan.precision != "int8" else "refused"
+        made = Candidate("it", plan.name, plan.precision, plan.backend, tmp_path, status, files={})
+    assert names == ["fp32", "fp16", "int8-minmax", "int8-percentile", "int8-mixed"]
+
+
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder):
     recipe = recipe_from_dict({**RECIPE, "name": "tough", "distill": {**RECIPE["distill"], "adversarial_radius": 2.0}})
     before = (folder / "run" / "compress" / "report.json").read_bytes()
@@ -426,6 +467,14 @@ def test_a_servers_bundle_holds_the_teachers_and_says_what_they_disagree_on(fold
     wanted = decompose(read_run(folder / "run").member_logits("test")).epistemic
     assert [result.epistemic for result in results] == pytest.approx(wanted.tolist(), abs=1e-3)
     assert (folder / "server" / "member-1.onnx").exists()
+
+
+def test_what_is_not_measured_here_is_not_held_to_a_latency_and_can_be_exported(folder):
+    record = compress_run(folder, folder / "page", targets=("web", "torchscript"), limits=Limits(latency_ms=1000.0))
+    assert "The limit of 1000 ms is not held for web: nothing here measures it." in record["targets"]["web"]["sentence"]
+    assert record["targets"]["web"]["limits"]["latency_ms"] is None
+    assert record["targets"]["torchscript"]["limits"]["latency_ms"] == 1000.0
+    assert set(read_source(folder / "run").graphs) >= {"fp32"}
 
 
 def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):

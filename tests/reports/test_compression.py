@@ -46,6 +46,7 @@ def folder(tmp_path):
     found = {"limits": {"size_mb": 4.0, "latency_ms": None, "accuracy_drop": 2.0, "ece": None}, "stages": stages}
     record = {
         "run": "mine <&>", "recipe": "cpu", "val": 361, "outliers": ["charts", "noise"], "versions": {"python": "3.11"},
+        "int8_range": "INT8 weights keep to 7 bits.",
         "machine": {"cpu": "A CPU", "isa": ["avx2"], "onnxruntime": "1.32"},
         "teachers": {"networks": ["large@192"], "val": {"accuracy": 0.92}},
         "candidates": [

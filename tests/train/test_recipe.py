@@ -102,3 +102,8 @@ def test_a_file_that_is_no_toml_is_refused_by_its_path(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(RecipeError, match=r"mine\.toml.*expected a recipe, a TOML file"):
         load_recipe(str(path))
+
+
+def test_an_unknown_way_to_quantize_is_refused():
+    with pytest.raises(RecipeError, match=r"quantize.methods has 'magic'; expected some of minmax, percentile"):
+        recipe_from_dict({"quantize": {"methods": ["minmax", "magic"]}})

@@ -16,6 +16,7 @@ ASPECTS = ("geometric", "colour", "text", "shape")  # of a logo, each with a hea
 OPERATIONS = (  # of an augmentation policy: see augment.py
     "shear", "perspective", "tint", "fade", "gamma", "desaturate", "invert", "noise", "sharpen",
 )  # fmt: skip
+QUANTIZERS = ("minmax", "percentile", "entropy", "nncf", "dynamic", "weights-int8", "weights-int4")
 PRIOR_PREFIX = "logo_vit"  # the networks that have a logo-type prior
 
 
@@ -367,15 +368,22 @@ class FewShotConfig:
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Static INT8: which calibration methods are tried (the best on val wins) and on how many train images.
+    """Which ways to quantize are tried (QUANTIZERS), and on how many train images they are calibrated.
 
-    Weights are S8 per channel, activations U8. `reduce_range` keeps weights to 7 bits (but for depthwise ones), so that
+    Static INT8, whose ranges are by minmax, percentile or entropy: weights S8 per channel, activations U8. `nncf` is
+    NNCF's, with layers put back to FP32 for up to `nncf_minutes` until val's accuracy holds; `dynamic` is INT8 matrices
+    for transformers; `weights-int8` and `weights-int4` only store less. `mixed` measures every layer's sensitivity and
+    leaves the most sensitive ones in FP32, at most `most_restored`: where no INT8 holds its parent ("needed"), or always.
+    `reduce_range` keeps weights to 7 bits (but for depthwise ones), so that
     CPUs without VNNI, whose 16-bit sums of U8 x S8 pairs saturate, compute the same logits as all others. `finetune`
     is how the quantized graph then learns from its FP32 parent; 0 epochs: not at all.
     """
 
     methods: tuple[str, ...] = ("minmax", "percentile")
     calibration_images: int = 256
+    nncf_minutes: float = 5.0
+    mixed: Literal["off", "needed", "always"] = "needed"
+    most_restored: int = 8
     reduce_range: bool = True
     finetune: FitConfig = FitConfig(
         epochs=1, learning_rate=1e-4, weight_decay=0.0, warmup_epochs=0.1, ema_decay=0.98, max_images=4800
@@ -474,6 +482,8 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
     for key in ("size_px", "epochs", "batch_size", "patience"):
         if getattr(recipe.search, key) < 1:
             raise RecipeError(f"search.{key} is {getattr(recipe.search, key)}; expected at least 1")
+    if unknown := [name for name in recipe.quantize.methods if name not in QUANTIZERS]:
+        raise RecipeError(f"quantize.methods has {unknown[0]!r}; expected some of {', '.join(QUANTIZERS)}")
     for key in ("target_risk", "strict_risk", "false_positive_rate"):
         if not 0 <= getattr(recipe.calibrate, key) < 1:
             raise RecipeError(f"calibrate.{key} is {getattr(recipe.calibrate, key)}; expected 0 or more, below 1")
