@@ -663,11 +663,13 @@ def runtime() -> str:
                  f"{start['classify_cpu_s'] * 1e3:.0f} ms", f"{start['ratio_cpu']:.2f}", f"{start['ratio_wall']:.2f}", "1.5"])  # fmt: skip
     header = ["medians, extra `fast`", "bare, CPU time", "ours, CPU time", "ratio, CPU", "ratio, wall", "at most"]
     text = markdown(header, rows)
-    text += f"\n\nBy turns in one run; {figures['machine']['cpu']} with other work on it (load average {figures['load_average']:.0f} on two cores)."
+    load = figures["load_average"]
+    beside = "nothing else" if load < 2 else "other work"
+    text += f"\n\nBy turns in one run; {figures['machine']['cpu']} with {beside} on it (load average {load:.1f} on two cores)."
     if memory := figures.get("memory"):
         text += (
-            f" Resident set over {memory['images']:,} images with {memory['workers']} workers, from the first tenth to the "
-            f"end: {memory['growth']:+.2%} of {memory['warm_bytes'] / 1e6:.0f} MB."
+            f" Resident set over {memory['images']:,} images with {memory['workers']} workers, from the thousandth to the "
+            f"last: {memory['growth']:+.2%} of {memory['warm_bytes'] / 1e6:.0f} MB."
         )
     return text
 
