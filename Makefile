@@ -1,6 +1,7 @@
 # make demo and make test are all that a newcomer needs; every target may be run again and does only what is left.
 PYTHON ?= python3
 RECIPE ?= cpu
+PRESET ?= full
 DATA ?=
 VENV := .venv
 BASE_VENV := .venv-base
@@ -40,14 +41,14 @@ compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was
 	$(EDGE) compress $(RUN) --out $(BUNDLE)
 	$(if $(GATES),$(EDGE) check $(BUNDLE) --gates $(GATES) --manifest $(MANIFEST) --images "$$($(EDGE) data where)")
 
-bench: .stamps/data  ## Measure the default bundle, an hour on an idle machine: accuracy, latency, scaling, install size
-	$(EDGE) bench --full --scaling --install-size --threads 1,2 --batches 1,8 --manifest train/logo_edge_train/data/labels.csv \
+bench: .stamps/data  ## Measure the default bundle, an hour on an idle machine: make bench [PRESET=quick]
+	$(EDGE) bench --$(PRESET) --scaling --install-size --threads 1,2 --batches 1,8 --manifest train/logo_edge_train/data/labels.csv \
 	  --images "$$($(EDGE) data where)" --out benchmarks/results/bench.json --report runs/bench
 	$(VENV)/bin/python benchmarks/tables.py
 
-peers: .stamps/data  ## Train, where not done yet, and measure what people would use instead; hours
+peers: .stamps/data  ## Train, where not done yet, and measure what people would use instead, hours: make peers [PRESET=quick]
 	$(VENV)/bin/python benchmarks/peers/run.py train
-	$(VENV)/bin/python benchmarks/peers/run.py measure --preset full --out benchmarks/results/peers.json --report runs/peers/report
+	$(VENV)/bin/python benchmarks/peers/run.py measure --preset $(PRESET) --out benchmarks/results/peers.json --report runs/peers/report
 	$(VENV)/bin/python benchmarks/tables.py
 
 test: .stamps/full  ## Run the whole test suite

@@ -54,7 +54,7 @@ def default_latency() -> str:
 
 def measured_latency(row: dict, result: dict) -> str:
     """The default bundle's latency of a run of `logo-edge bench`."""
-    latency, starts = row["latency"], result["process_starts_s"]
+    latency, start, starts = row["latency"], row["process_start_s"], result["process_starts_s"]
     rows = [
         ["decode and preprocess", milliseconds(latency["preprocess"]["p50_ms"]), ""],
         ["forward pass", milliseconds(latency["inference"]["p50_ms"]), ""],
@@ -62,7 +62,7 @@ def measured_latency(row: dict, result: dict) -> str:
         ["end to end, p90 (SingleStream)", milliseconds(latency["end_to_end"].get("p90_ms")), ""],
         ["images a second (Offline)", f"{row['images_per_s']['value']:.0f}", ""],
         ["peak memory", f"{row['peak_rss_bytes'] / 1e6:.0f} MB", ""],
-        ["`logo-edge classify one.png`, whole process", f"{row['process_start_s']['value']:.2f} s", "<= 0.30 s"],
+        ["`logo-edge classify one.png`, whole process", f"{start['value']:.2f} s" if start else "not measured", "<= 0.30 s"],
         ["bare `import numpy, onnxruntime`, same run", f"{starts['import numpy, onnxruntime']['value']:.2f} s", "(0.10 to 0.15 s)"],
     ]  # fmt: skip
     if "install" in result:
@@ -76,15 +76,26 @@ def peers() -> str:
     """What people would use instead, in one run with the default bundle."""
     if not (result := read_if_there("peers")):
         return missing("peers", "make peers")
-    rows = []
+    rows, bundle = [], single_row(result)
     for row in result["rows"]:
         latency, accuracy = row["latency"], row["accuracy"]
         rows.append([
             row["name"] + (f" ({row['note']})" if row["note"] else ""), share(accuracy["accuracy"]), f"{accuracy['ece']:.1%}",
             f"{row['size_bytes'] / 1e6:.2f}", milliseconds(latency["inference"]["p50_ms"]) if "inference" in latency else "",
-            milliseconds(latency["end_to_end"]["p50_ms"]), f"{row['images_per_s']['value']:.0f}", f"{row['peak_rss_bytes'] / 1e6:.0f}",
+            milliseconds(latency["end_to_end"]["p50_ms"]), f"{median_ms(row) / median_ms(bundle):.2f}",
+            f"{row['images_per_s']['value']:.0f}", f"{row['peak_rss_bytes'] / 1e6:.0f}",
         ])  # fmt: skip
-    header = ["", "test, all", "ECE", "MB", "inference", "end to end, median", "images/s", "peak MB"]
+    header = [
+        "",
+        "test, all",
+        "ECE",
+        "MB",
+        "inference",
+        "end to end, median",
+        "times the bundle's",
+        "images/s",
+        "peak MB",
+    ]
     starts = [[name, f"{figure['value']:.2f} s ({figure['low']:.2f} to {figure['high']:.2f})"]
               for name, figure in result["process_starts_s"].items()]  # fmt: skip
     starts += [
@@ -97,7 +108,80 @@ def peers() -> str:
     parts = [markdown(header, rows) + measured_on(result)]
     parts += [markdown(["whole process", "median"], starts)] if starts else []
     parts += [markdown(["OpenVINO benchmark_app, graph alone", "median", "a second"], app)] if app else []
+    parts += [f"Not measured: {name}: {' '.join(why.split())}." for name, why in result["not_measured"].items()]
     return "\n\n".join(parts)
+
+
+def goals() -> str:
+    """What the default bundle must reach against its peers, and what it does."""
+    result, bench = read_if_there("peers"), read_if_there("bench")
+    found = against_peers({row["name"]: row for row in result["rows"]}, single_row(result)) if result else {}
+    for entry in (bench or {}).get("scaling", {}).get("cores", []):
+        if entry["cores"] == 2:
+            ratios = {how: entry[how]["of_one"]["value"] for how in ("processes", "threads")}
+            found[TWO_CORES] = ", ".join(f"{ratio:.2f} by {how}" for how, ratio in ratios.items())
+    rows = [[goal, found.get(goal, "not measured yet"), limit] for goal, limit in GOALS.items()]
+    return markdown(["goal", "measured", "must reach"], rows)
+
+
+YOLO_PT, YOLO_ONNX = "YOLO11n-cls, predict, PyTorch", "YOLO11n-cls, predict, ONNX"
+EAGER, FP32 = "timm tf_efficientnet_lite0, eager PyTorch", "timm tf_efficientnet_lite0, ONNX Runtime FP32"
+OPENCV = "by hand: OpenCV and ONNX Runtime"
+TWO_CORES = "throughput on 2 cores by that on one"
+SPEED = {  # goal: the peer, the stage, how many times the bundle's latency its own must be
+    "latency of Ultralytics' predict on PyTorch, end to end": (YOLO_PT, "end_to_end", 4),
+    "latency of Ultralytics' predict on ONNX, end to end": (YOLO_ONNX, "end_to_end", 2),
+    "latency of a hand-written eager loop over timm's Lite0, end to end": (EAGER, "end_to_end", 5),
+    "latency of a hand-written loop of OpenCV and ONNX Runtime over the same model, end to end": (
+        OPENCV,
+        "end_to_end",
+        1,
+    ),
+    "latency of Lite0 in ONNX Runtime FP32, end to end": (FP32, "end_to_end", 5),
+    "latency of Lite0 in ONNX Runtime FP32, the forward pass": (FP32, "inference", 5),
+}
+SIZE = {  # goal: the peer, the share of its size that the bundle's may be
+    "size by Lite0's FP32 ONNX": (FP32, 0.1),
+    "size by YOLO11n-cls's ONNX (FP32)": (YOLO_ONNX, 0.2),
+    "size by YOLO11n-cls's .pt (stored as FP16)": (YOLO_PT, 0.2),
+}
+ACCURACY = {  # goal: the peer, the points that the bundle must be ahead
+    "accuracy on test, points over Lite0": (FP32, 1),
+    "accuracy on test, points over YOLO11n-cls": (YOLO_PT, 0),
+}
+CALIBRATION = "ECE by Lite0's"
+GOALS = {
+    **{goal: f">= {times}" if times > 1 else "> 1" for goal, (_, _, times) in SPEED.items()},
+    **{goal: f">= {points}" if points else "> 0" for goal, (_, points) in ACCURACY.items()},
+    CALIBRATION: "<= 0.50",
+    **{goal: f"<= {part:.2f}" for goal, (_, part) in SIZE.items()},
+    TWO_CORES: ">= 1.90",
+}
+
+
+def against_peers(rows: dict[str, dict], bundle: dict) -> dict[str, str]:
+    """{goal: what was measured}, without goals whose peer is not among the rows."""
+    found = {}
+    for goal, (name, stage, _) in SPEED.items():
+        if name in rows:
+            theirs, ours = median_ms(rows[name], stage), median_ms(bundle, stage)
+            found[goal] = f"{theirs / ours:.2f} ({theirs:.2f} / {ours:.2f} ms)"
+    for goal, (name, _) in SIZE.items():
+        if name in rows:
+            theirs, ours = (row["size_bytes"] for row in (rows[name], bundle))
+            found[goal] = f"{ours / theirs:.2f} ({ours / 1e6:.2f} / {theirs / 1e6:.2f} MB)"
+    for goal, (name, _) in ACCURACY.items():
+        if name in rows:
+            theirs, ours = (row["accuracy"]["accuracy"]["value"] for row in (rows[name], bundle))
+            found[goal] = f"{100 * (ours - theirs):+.1f} ({ours:.1%} / {theirs:.1%})"
+    if FP32 in rows:
+        theirs, ours = (row["accuracy"]["ece"] for row in (rows[FP32], bundle))
+        found[CALIBRATION] = f"{ours / theirs:.2f} ({ours:.1%} / {theirs:.1%})"
+    return found
+
+
+def median_ms(row: dict, stage: str = "end_to_end") -> float:
+    return row["latency"][stage]["p50_ms"]["value"]
 
 
 def scaling(part: str) -> str:
@@ -115,15 +199,21 @@ SCALING = ("cores", "batches", "sizes", "folders")
 
 def default_row() -> dict | None:
     """The default bundle on one thread, image by image, of the committed run."""
-    rows = (read_if_there("bench") or {"rows": []})["rows"]
-    return next((row for row in rows if (row["kind"], row["threads"], row["batch"]) == ("bundle", 1, 1)), None)
+    return single_row(result) if (result := read_if_there("bench")) else None
+
+
+def single_row(result: dict) -> dict | None:
+    """The default bundle on one thread, image by image, of one run."""
+    return next(
+        (row for row in result["rows"] if (row["kind"], row["threads"], row["batch"]) == ("bundle", 1, 1)), None
+    )
 
 
 def measured_on(result: dict) -> str:
     machine = result["machine"]
     doubts = "".join(f" Doubtful: {line}." for line in result["warnings"])
     return (
-        f"\n\n95 % intervals in brackets; one run, by turns; {machine['cpu']} ({', '.join(machine['isa'])}), onnxruntime "
+        f"\n\n95 % intervals in brackets; one run, by turns, preset `{result['method']['name']}`; {machine['cpu']} ({', '.join(machine['isa'])}), onnxruntime "
         f"{machine['versions']['onnxruntime']}, {result['made'][:10]}.{doubts}"
     )
 
@@ -768,6 +858,7 @@ TABLES = {
     "default_bundle": default_bundle,
     "default_latency": default_latency,
     "peers": peers,
+    "goals": goals,
     **{f"scaling_{part}": partial(scaling, part) for part in SCALING},
     "stages": stages,
     "proposals": proposals,

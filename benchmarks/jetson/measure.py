@@ -2,7 +2,10 @@
 
 Run it on the device, as README.md beside it says. It writes the JSON of `logo-edge bench`, so that its rows join the tables:
 
-    python benchmarks/jetson/measure.py --run runs/mine --manifest labels.csv --images renders --out jetson.json
+    python benchmarks/jetson/measure.py --bundle bundles/mine --engines jetson/mine --manifest labels.csv \\
+      --images images --out jetson.json
+
+An engine that is of another bundle, or that takes no single images, is left out, and the result says why.
 
 NOT RUN SO FAR: this project has had no Jetson. What does not need one is tested in tests/bench/test_peers.py.
 """
@@ -10,18 +13,20 @@ NOT RUN SO FAR: this project has had no Jetson. What does not need one is tested
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
+from logo_edge.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from logo_edge.errors import BenchError, LogoEdgeError
 from logo_edge.manifest import read_manifest
 from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
-from logo_edge_bench.candidates import Candidate, bundle_candidates, reference_candidate
+from logo_edge_bench.candidates import Candidate, bundle_candidates, record_of, reference_candidate
 from logo_edge_bench.page import markdown_of
 
 SUBJECTS = Path(__file__).parent
@@ -49,11 +54,11 @@ def main() -> None:
         if loose and not arguments.any_clocks:
             raise BenchError(f"clocks may change: {', '.join(loose)}. Run first: sudo jetson_clocks (see README.md)")
         preset, labels = PRESETS[arguments.preset], read_bundle(arguments.bundle or DEFAULT_BUNDLE).labels
+        engines, left_out = engine_candidates(arguments.bundle, find_engines(arguments.engines), arguments.batches)
         candidates = [
             reference_candidate(arguments.bundle),
-            *bundle_candidates(
-                [arguments.bundle], batches=arguments.batches, artifacts=find_engines(arguments.engines)
-            ),
+            *bundle_candidates([arguments.bundle], batches=arguments.batches),
+            *engines,
             *cuda_candidates(arguments.bundle, arguments.batches),
         ]
         with tempfile.TemporaryDirectory() as folder:
@@ -67,6 +72,7 @@ def main() -> None:
             )
             result = run_bench(candidates, images, preset, say=lambda line: print(line, file=sys.stderr))
         result["clocks"] = {"before": clocks, "after": read_clocks()}
+        result["not_measured"] |= left_out
         result["warnings"] += [f"clocks may have changed: {entry}" for entry in loose]
         write_result(result, arguments.out)
         print(markdown_of(result))
@@ -108,13 +114,58 @@ def unpinned(clocks: dict[str, dict[str, int]]) -> list[str]:
 
 
 def find_engines(folder: Path | None) -> list[Path]:
-    """The engines of `logo-edge export --format tensorrt`, whose files name precision and batch."""
+    """The engines of `logo-edge export --format tensorrt` in the folder and those below it."""
     if folder is None:
         return []
     engines = sorted(folder.rglob("*.engine"))
     if not engines:
         raise BenchError(f"{folder}: no .engine; make them here: logo-edge export BUNDLE --format tensorrt")
     return engines
+
+
+def engine_candidates(
+    folder: Path | None, engines: list[Path], batches: list[int]
+) -> tuple[list[Candidate], dict[str, str]]:
+    """A row for each engine of the bundle and each batch that it takes; and {what is left out: why}, also printed."""
+    bundle, found, left_out = read_bundle(folder or DEFAULT_BUNDLE), [], {}
+    for engine in engines:
+        record = record_of(str(engine)) or {}
+        if reason := why_not(record, bundle, batches):
+            left_out[str(engine)] = reason
+            continue
+        fixed = record["batch"] != "dynamic"
+        if fixed and batches != [1]:
+            left_out[f"{engine}, batches beyond 1"] = "it was exported with --batch 1"
+        rows = bundle_candidates([folder], batches=[1] if fixed else batches, artifacts=[engine])
+        found += [
+            replace(row, options={**row.options, "batch_size": 1} if fixed else row.options)
+            for row in rows if "artifact" in row.options
+        ]  # fmt: skip
+    for name, reason in left_out.items():
+        print(f"not measured: {name}: {reason}", file=sys.stderr)
+    return found, left_out
+
+
+def why_not(record: dict, bundle: Bundle, batches: list[int]) -> str:
+    """Why an engine with this record of `logo-edge export` cannot be measured with the bundle; empty where it can."""
+    if not record:
+        return "no record names it; expected the .json that `logo-edge export` wrote in the folder above engines/"
+    expected = json.loads(json.dumps(asdict(bundle.input)))
+    read = {name: record["input"].get(name) for name in expected}
+    run = bundle.name.removesuffix(
+        f"-{bundle.provenance.get('target', '')}"
+    )  # engines may be made of a bundle or its run
+    if record["source"] not in (bundle.name, run) or read != expected:
+        return (
+            f"it is of {record['source']!r} and reads {read}; expected {bundle.name!r} and {expected}. "
+            "Give --bundle the bundle that it was exported with, and keep each bundle's engines in a folder of their own"
+        )
+    if record["batch"] not in ("dynamic", 1) or (record["batch"] == 1 and 1 not in batches):
+        return (
+            f"it takes batches of {record['batch']} only, and --batches has {batches}; golden vectors are run one at a "
+            "time, so export without --batch, or with --batch 1 and measure with --batches 1"
+        )
+    return ""
 
 
 def cuda_candidates(bundle: Path | None, batches: list[int]) -> list[Candidate]:

@@ -107,8 +107,8 @@ def run_bench(
 ) -> dict:  # fmt: skip
     """The result of one run, ready for JSON: a row for each candidate, ratios to the first, the machine, its doubts.
 
-    `starts` are further commands, by name, whose process starts are timed by turns with those of the candidates.
-    Raises BenchError where a candidate fails, is not unique by name, or does not settle.
+    `starts` are further commands, by name, whose process starts are timed by turns with those of the candidates; one that
+    fails stands in `not_measured` with its reason. Raises BenchError where a candidate fails, is not unique by name, or does not settle.
     """
     if len({candidate.name for candidate in candidates}) < len(candidates):
         raise BenchError(f"two candidates have one name: {', '.join(candidate.name for candidate in candidates)}")
@@ -130,7 +130,7 @@ def run_bench(
                 entry.measure_round(preset, meter)
         for entry in measured:
             entry.described |= entry.worker.ask("memory")
-    began = _measure_starts(candidates, starts or {}, images.timed[0], preset, say)
+    began, failed = _measure_starts(candidates, starts or {}, images.timed[0], preset, say)
     after, described = machine.conditions(), machine.describe()
     rows = [entry.row(began.get(entry.candidate.name)) for entry in measured]
     if preset.settle_within is None:
@@ -144,6 +144,7 @@ def run_bench(
             for row in rows if row["noise"]["spread"] > SPREAD
         ],
         "process_starts_s": {name: began[name] for name in began if name not in {row["name"] for row in rows}},
+        "not_measured": {f"process start of {name}": reason for name, reason in failed.items()},
         "rows": rows,
         "ratios": {"to": candidates[0].name, "of": _ratios(measured)},
     }  # fmt: skip
@@ -249,18 +250,15 @@ def _ratios(measured: list[_Measured]) -> dict[str, dict]:
 
 def _measure_starts(
     candidates: list[Candidate], others: dict[str, tuple[str, ...]], image: str, preset: Preset, say: Say
-) -> dict[str, dict]:
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """The medians of whole processes, and why there are none of a command that failed, both by name."""
     commands = {candidate.name: candidate.command for candidate in candidates if candidate.command} | others
     if not commands or not preset.starts:
-        return {}
+        return {}, {}
     say(f"{preset.starts} process starts of {len(commands)} commands")
     commands[BARE_IMPORT] = (sys.executable, "-c", BARE_IMPORT)
-    return {
-        name: median_interval(times)
-        for name, times in measure_starts(
-            {name: (*command, image) for name, command in commands.items()}, preset.starts
-        ).items()
-    }
+    times, failed = measure_starts({name: (*command, image) for name, command in commands.items()}, preset.starts)
+    return {name: median_interval(values) for name, values in times.items()}, failed
 
 
 def measure_bundle(

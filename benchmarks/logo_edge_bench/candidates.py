@@ -30,7 +30,8 @@ class Candidate:
     """One row: a subject with its options, on so many threads, asked for `batch` images at a time.
 
     `subject` is a module or a .py file with `load(labels, **options)` (see worker.py), run by `python`. `command` is
-    what its users type for one image, whose path is appended; it is timed from process start to exit.
+    what its users type for one image, whose path is appended; it is timed from process start to exit. `environment` is
+    added to the process's variables.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Candidate:
     python: str = sys.executable
     command: tuple[str, ...] = ()
     note: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def scenario(self) -> str:
@@ -88,7 +90,12 @@ def bundle_candidates(
 
 
 def precision_of(artifact: str) -> str:
-    """What the record of `logo-edge export` says of one of its files; it lies beside it, of an engine a folder above."""
+    """What the record of `logo-edge export` says of one of its files."""
+    return str((record_of(artifact) or {}).get("precision", "not told"))
+
+
+def record_of(artifact: str) -> dict | None:
+    """The record of `logo-edge export` that names this file of its; it lies beside it, of an engine a folder above."""
     path = Path(artifact)
     for record in sorted([*path.parent.glob("*.json"), *path.parent.parent.glob("*.json")]):
         with suppress(OSError, ValueError, AttributeError):
@@ -97,8 +104,8 @@ def precision_of(artifact: str) -> str:
                 path.name in found.get("files", {})
                 or Path((found.get("engine") or {}).get("file", "")).name == path.name
             ):
-                return str(found["precision"])
-    return "not told"
+                return found
+    return None
 
 
 def reference_candidate(bundle: Path | None) -> Candidate:
@@ -112,7 +119,7 @@ class Worker:
 
     def __init__(self, candidate: Candidate, cpus: list[int], labels: list[str]):
         self.candidate, self.cpus = candidate, cpus
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(candidate.threads))
+        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(candidate.threads)) | candidate.environment
         if candidate.python != sys.executable:
             environment.pop("PYTHONPATH", None)  # a peer's environment is its own
         options = json.dumps({"labels": labels, **candidate.options})
@@ -154,20 +161,30 @@ class Worker:
         return reply
 
 
-def measure_starts(commands: dict[str, tuple[str, ...]], starts: int) -> dict[str, list[float]]:
-    """Wall seconds of whole processes, by turns; the first round warms the file cache and is dropped.
+def measure_starts(commands: dict[str, tuple[str, ...]], starts: int) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Wall seconds of whole processes, by turns, and why there are none of a command that failed, both by name.
 
-    Raises BenchError, with what it printed, where a command fails.
+    The first round warms the file cache and is dropped.
     """
     times: dict[str, list[float]] = {name: [] for name in commands}
+    failed: dict[str, str] = {}
     for _ in range(starts + 1):
-        for name, command in commands.items():
+        for name in [name for name in commands if name not in failed]:
             start = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            reason = _why_it_failed(commands[name])
             times[name].append(time.perf_counter() - start)
-            if done.returncode:
-                raise BenchError(f"{name}: {' '.join(command)} gave status {done.returncode}: {done.stderr[-500:]}")
-    return {name: values[1:] for name, values in times.items()}
+            if reason:
+                failed[name] = reason
+    return {name: values[1:] for name, values in times.items() if name not in failed}, failed
+
+
+def _why_it_failed(command: tuple[str, ...]) -> str:
+    """Runs the command; empty where it succeeds."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return str(error)
+    return f"{' '.join(command)} gave status {done.returncode}: {done.stderr[-500:]}" if done.returncode else ""
 
 
 def settle(measure: Callable[[], float], within: float, limit_s: float) -> list[float]:

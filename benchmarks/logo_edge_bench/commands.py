@@ -18,7 +18,7 @@ IMAGES = typer.Option(Path(), "--images", help="Folder of renders, where the man
 @bench.command(
     help="Measure accuracy and latency of bundles side by side, in one run and from the same artifacts. A yardstick, the "
     "same model in a few hand-written lines, always runs along. Exit status: 0 done, 1 --against found a row worse, 2 wrong "
-    "usage, unsettled or not comparable, 3 --against could not decide.\n\n"
+    "usage, unsettled, not comparable or in part not measured, 3 --against could not decide.\n\n"
     "logo-edge bench bundles/mine --manifest labels.csv --images renders --threads 1,2 --batches 1,8 --report out"
 )
 def bench_command(
@@ -74,7 +74,7 @@ def bench_command(
             raise typer.BadParameter("--scaling needs --quick or --full")
         rows = {"backends": _names(backends), "threads": _numbers("--threads", threads),
                 "batches": _numbers("--batches", batches), "spinning": spinning, "artifacts": artifacts or []}  # fmt: skip
-        results = [_measure(bundles or [None], manifest, images, split, preset, rows, scaling, install_size)]
+        results = [_measure(bundles or [None], manifest, images, split, preset, rows, scaling, install_size, out)]
     if out:
         write_result(results[-1], out)
         typer.echo(f"wrote {out}")
@@ -88,6 +88,8 @@ def bench_command(
         except BenchError as error:
             typer.echo(f"milliseconds: {error}")
         raise typer.Exit(status)
+    if not read_from and (failed := results[-1]["not_measured"]):
+        raise BenchError(f"all but this was measured: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
 
 
 @check.command(
@@ -129,14 +131,16 @@ def check_command(
 
 
 def _measure(
-    bundles: list[Path | None], manifest: Path, images: Path, split: str, preset: str, rows: dict, scaling: bool, install_size: bool
+    bundles: list[Path | None], manifest: Path, images: Path, split: str, preset: str, rows: dict, scaling: bool, install_size: bool,
+    out: Path | None,
 ) -> dict:  # fmt: skip
+    """The result of `run_bench` and what else was asked for; `out` holds what is measured even where the rest fails."""
     from tempfile import TemporaryDirectory
 
     from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
     from logo_edge.errors import BenchError
     from logo_edge.manifest import read_manifest
-    from logo_edge_bench.bench import PRESETS, measure_install_size, read_images, run_bench
+    from logo_edge_bench.bench import PRESETS, measure_install_size, read_images, run_bench, write_result
     from logo_edge_bench.candidates import bundle_candidates, reference_candidate
     from logo_edge_bench.scaling import measure_scaling
 
@@ -151,8 +155,12 @@ def _measure(
         chosen = PRESETS[preset]
         logos = read_images(read_manifest(manifest), images, split, labels[0], Path(folder), chosen.size_px)
         result = run_bench(candidates, logos, chosen, say=say)
+        if out:
+            write_result(result, out)
         if scaling:
             result["scaling"] = measure_scaling(candidates[1], logos, chosen, say=say)
+            if out:
+                write_result(result, out)
     if install_size:
         say("installing the wheel bare")
         result["install"] = measure_install_size()

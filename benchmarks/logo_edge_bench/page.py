@@ -35,7 +35,7 @@ def write_report(results: list[dict], folder: Path) -> Path:
 
 def markdown_of(result: dict) -> str:
     """The tables of one result, its machine, and what makes it doubtful."""
-    parts = [f"## {title_of(result)}", *(f"Doubtful: {line}." for line in result["warnings"])]
+    parts = [f"## {title_of(result)}", *doubts_of(result)]
     if result["method"]["settle_within"] is None:
         parts.append("Only ratios to the yardstick were measured; milliseconds of such a run mean nothing.")
     else:
@@ -51,7 +51,7 @@ def html_of(results: list[dict]) -> str:
     body = []
     for result in results:
         body.append(f"<h2>{html.escape(title_of(result))}</h2>")
-        body += [f"<p><strong>Doubtful:</strong> {html.escape(line)}.</p>" for line in result["warnings"]]
+        body += [f"<p><strong>{html.escape(line)}</strong></p>" for line in doubts_of(result)]
         if result["method"]["settle_within"] is not None:
             body += [
                 "<h3>Accuracy and latency</h3><p>End to end, median; the area of a disc is its size on disk.</p>",
@@ -68,6 +68,12 @@ def html_of(results: list[dict]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>logo-edge bench</title><style>{STYLE}</style></head><body><h1>logo-edge bench</h1>{''.join(body)}</body></html>\n"
     )
+
+
+def doubts_of(result: dict) -> list[str]:
+    """What made the run doubtful, and what failed in it, a sentence each."""
+    doubts = [f"Doubtful: {line}." for line in result["warnings"]]
+    return doubts + [f"Not measured: {name}: {why}." for name, why in result.get("not_measured", {}).items()]
 
 
 def title_of(result: dict) -> str:

@@ -11,14 +11,15 @@ from logo_edge import Classifier, ImageError
 from logo_edge_bench.candidates import DEFAULT_BACKEND, precision_of
 
 
-def load(labels: list[str], bundle: str | None = None, **options) -> BundleSubject:
-    """`options` are those of `Classifier.load`."""
-    return BundleSubject(Classifier.load(bundle, **options), labels, options)
+def load(labels: list[str], bundle: str | None = None, batch_size: int = 8, **options) -> BundleSubject:
+    """`batch_size` is that of the pass for the accuracy; `options` are those of `Classifier.load`."""
+    return BundleSubject(Classifier.load(bundle, **options), labels, options, batch_size)
 
 
 class BundleSubject:
-    def __init__(self, classifier: Classifier, labels: list[str], options: dict):
+    def __init__(self, classifier: Classifier, labels: list[str], options: dict, batch_size: int = 8):
         self._classifier, self._labels, self._options = classifier, labels, options
+        self._batch_size = batch_size
 
     def describe(self) -> dict:
         bundle, size_bytes, precision = self._classifier.bundle, self._classifier.bundle.size_bytes, None
@@ -33,7 +34,8 @@ class BundleSubject:
         }  # fmt: skip
 
     def probabilities(self, paths: list[str]) -> list[list[float]]:
-        results = [self._checked(result) for result in self._classifier.classify_many(paths)]
+        found = self._classifier.classify_many(paths, batch_size=self._batch_size)
+        results = [self._checked(result) for result in found]
         return [[result.probabilities[label] for label in self._labels] for result in results]
 
     def stages(self, paths: list[str], batch: int) -> dict[str, Callable[[int], object]]:

@@ -27,14 +27,14 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
     sys.path.insert(0, str(peer.SUBJECTS))
     from classical_subject import features
 
-    key = {"trees": [epochs] if epochs else list(TREES), "images": len(data.files("train")[0])}
+    key = {"trees": [epochs] if epochs else list(TREES), "images": len(data.files("train")[0]), "labels": data.digest}
     if peer.finished(work, key):
         print(f"{NAME}: done before")
         return
     rows, targets = {}, {}
     for split in peer.SPLITS:
         paths, targets[split] = data.files(split)
-        kept = work / f"{split}-{len(paths)}.npy"
+        kept = work / f"{split}-{len(paths)}-{data.digest}.npy"
         if not kept.exists():
             np.save(kept, np.stack([features(str(path)) for path in paths]))
         rows[split] = np.load(kept)
@@ -53,6 +53,7 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
 
 
 def candidates(work: Path, threads: int) -> list[Candidate]:
+    peer.need(work / "done.json", NAME)
     options = {"model": peer.need(work / "model.joblib", NAME), "threads": threads}
     return [
         Candidate(

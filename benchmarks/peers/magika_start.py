@@ -16,11 +16,12 @@ import peer
 from logo_edge_bench.candidates import Candidate
 
 NAME = "magika"
+PACKAGES = ["magika==1.0.3"]
 CALL = "import sys; from magika import Magika; print(Magika().identify_path(sys.argv[1]).output.label)"
 
 
 def train(data: peer.Data, work: Path, epochs: int | None) -> None:
-    print(f"{NAME}: {peer.own_python(work, ['magika'], share=False)}")
+    print(f"{NAME}: {peer.own_python(work, PACKAGES, share=False)}")
 
 
 def candidates(work: Path, threads: int) -> list[Candidate]:

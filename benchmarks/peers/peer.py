@@ -1,13 +1,16 @@
 """What every peer has in common: the logos as its users would have them, its own environment, its command line.
 
-A peer is a script with `NAME`, `train(data, work, epochs)`, `candidates(work, threads)` and, where it has one, `starts(work)`:
-commands whose process start is timed. Its subjects lie in subjects/, run by the peer's own Python.
+A peer is a script with `NAME`, `train(data, work, epochs)`, `candidates(work, threads)` and, where it has them, `starts(work)`:
+commands whose process start is timed, and `extra(work, preset, threads)`: what cannot take turns and is measured after the
+others. Its subjects lie in subjects/, run by the peer's own Python.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,10 +35,14 @@ SIDE_PX = 192
 
 @dataclass(frozen=True)
 class Data:
-    """Class folders `root/SPLIT/LABEL/*.png` of logos on white, SIDE_PX in the longer side, and the labels in order."""
+    """Class folders `root/SPLIT/LABEL/*.png` of logos on white, SIDE_PX in the longer side, and the labels in order.
+
+    `digest` tells manifests apart: what was learnt from another one is not done.
+    """
 
     root: Path
     labels: tuple[str, ...]
+    digest: str = ""
 
     def files(self, split: str) -> tuple[list[Path], list[int]]:
         """The files of a split and their labels' indices."""
@@ -44,15 +51,21 @@ class Data:
 
 
 def read_data(limit: int | None = None, manifest: Path = LABELS, work: Path = WORK) -> Data:
-    """The project's train and val logos, written once; with `limit`, so many of each class, in a folder of their own."""
-    logos = read_manifest(manifest)
+    """The project's train and val logos, written once for a manifest; with `limit`, so many of each class, in a folder
+    of their own."""
+    logos, digest = read_manifest(manifest), hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
     root, renders = work / ("data" if limit is None else f"data-{limit}"), renders_folder()
-    if not (root / "done").exists():
+    if not _says(root / "done", digest):
+        shutil.rmtree(root, ignore_errors=True)
         for split in SPLITS:
             for index, row in enumerate(chosen_rows(logos, split, limit)):
                 write_flat(logos.image_path(row, renders), root / split / row.label / f"{index:05d}.png")
-        (root / "done").touch()
-    return Data(root, logos.classes)
+        (root / "done").write_text(digest, encoding="utf-8")
+    return Data(root, logos.classes, digest)
+
+
+def _says(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
 
 
 def chosen_rows(logos: Manifest, split: str, limit: int | None) -> list[LogoRow]:
@@ -74,15 +87,15 @@ def write_flat(source: Path | str, target: Path) -> None:
 
 
 def own_python(work: Path, packages: list[str], *, share: bool) -> str:
-    """The Python of a peer's own environment, made on the first call.
+    """The Python of a peer's own environment, made on the first call and anew for other packages.
 
     With `share`, packages of this environment that it lacks (PyTorch, NumPy) are seen in it, so that gigabytes are not
     installed twice; what it installs is never seen here.
     """
     folder = work / "environment"
     python = folder / "bin" / "python"
-    if not (folder / "done").exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    if not _says(folder / "done", " ".join(packages)):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         if share:
             site = next(folder.glob("lib/python*/site-packages"))
             ours = next(path for path in sys.path if path.endswith("site-packages"))
@@ -90,14 +103,20 @@ def own_python(work: Path, packages: list[str], *, share: bool) -> str:
         subprocess.run(
             [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True
         )
-        (folder / "done").touch()
+        (folder / "done").write_text(" ".join(packages), encoding="utf-8")
     return str(python.absolute())
 
 
 def finished(work: Path, key: dict) -> bool:
-    """Whether `finish` was called in this folder with the same key; another key means other settings: train anew."""
+    """Whether `finish` was called in this folder with the same key.
+
+    Another key means other settings, train anew: the folder counts as not trained until that is finished.
+    """
     path = work / "done.json"
-    return path.exists() and json.loads(path.read_text(encoding="utf-8")) == key
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) == key:
+        return True
+    path.unlink(missing_ok=True)
+    return False
 
 
 def finish(work: Path, key: dict) -> None:
@@ -138,8 +157,6 @@ def main(*peers: ModuleType, about: str | None = None) -> None:
         else:
             result = measure(peers, arguments)
             print(markdown_of(result))
-            if arguments.out:
-                write_result(result, arguments.out)
             if arguments.report:
                 print(f"wrote {write_report([result], arguments.report)}")
     except LogoEdgeError as error:
@@ -147,7 +164,10 @@ def main(*peers: ModuleType, about: str | None = None) -> None:
 
 
 def measure(peers: tuple[ModuleType, ...], arguments: argparse.Namespace) -> dict:
-    """One run of the yardstick, the default bundle and the peers, all by turns."""
+    """One run of the yardstick, the default bundle and the peers, all by turns, then what the peers have besides.
+
+    It is written to --out before the latter and after each of them; one that fails stands in `not_measured`.
+    """
     candidates: list[Candidate] = [reference_candidate(None), *bundle_candidates([None], threads=[arguments.threads])]
     starts: dict[str, tuple[str, ...]] = {}
     for entry in peers:
@@ -158,10 +178,20 @@ def measure(peers: tuple[ModuleType, ...], arguments: argparse.Namespace) -> dic
     with tempfile.TemporaryDirectory() as folder:
         images = read_images(logos, renders_folder(), arguments.split, logos.classes, Path(folder), preset.size_px)
         result = run_bench(candidates, images, preset, starts=starts, say=lambda line: print(line, file=sys.stderr))
-        for entry in peers:
-            if hasattr(entry, "extra"):
+    _keep(result, arguments.out)
+    for entry in peers:
+        if hasattr(entry, "extra"):
+            try:
                 result |= entry.extra(_folder(entry, arguments), preset, arguments.threads)
+            except LogoEdgeError as error:
+                result["not_measured"][entry.NAME] = str(error)
+            _keep(result, arguments.out)
     return result
+
+
+def _keep(result: dict, out: Path | None) -> None:
+    if out:
+        write_result(result, out)
 
 
 def _folder(entry: ModuleType, arguments: argparse.Namespace) -> Path:

@@ -36,7 +36,10 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
     images = {split: _read(data.files(split)[0]) for split in peer.SPLITS}
     labels = {split: torch.tensor(data.files(split)[1]) for split in peer.SPLITS}
     for name in NETWORKS:
-        folder, key = work / name, {"epochs": epochs, "images": len(labels["train"]), "size_px": SIZE_PX}
+        folder, key = (
+            work / name,
+            {"epochs": epochs, "images": len(labels["train"]), "labels": data.digest, "size_px": SIZE_PX},
+        )
         folder.mkdir(exist_ok=True)
         if peer.finished(folder, key):
             print(f"{name}: done before")

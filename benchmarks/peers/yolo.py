@@ -10,7 +10,9 @@ which the tables say.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,32 +24,42 @@ from logo_edge_bench.candidates import Candidate
 
 NAME = "yolo"
 EPOCHS, SIZE_PX = 60, 128
-PACKAGES = ["ultralytics-opencv-headless"]
+PACKAGES = ["ultralytics-opencv-headless==8.4.190", "onnxslim==0.1.98"]  # the latter for its export's simplify step
 TRAIN = """
 import json, sys
 from pathlib import Path
 from ultralytics import YOLO
+from ultralytics.utils.torch_utils import strip_optimizer
 data, work, epochs, size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-last = work / "fit" / "weights" / "last.pt"
-if last.exists() and not (work / "fit" / "fitted").exists():
-    YOLO(str(last)).train(resume=True)
-elif not last.exists():
+last, best = (work / "fit" / "weights" / name for name in ("last.pt", "best.pt"))
+if last.exists():
+    model = YOLO(str(last))
+    if 0 <= model.ckpt["epoch"] < epochs - 1:  # -1: finished and stripped; the last epoch: only stripping is left
+        model.train(resume=True)
+else:
     YOLO("yolo11n-cls.yaml").train(data=data, epochs=epochs, imgsz=size, project=str(work), name="fit", exist_ok=True,
                                    device="cpu", workers=0, plots=False, seed=0, verbose=False, pretrained=False)
-(work / "fit" / "fitted").touch()
-YOLO(str(work / "fit" / "weights" / "best.pt")).export(format="onnx", imgsz=size, device="cpu")
+strip_optimizer(best)  # which train does at its end; once more changes nothing
+YOLO(str(best)).export(format="onnx", imgsz=size, device="cpu")
 """
 
 
 def train(data: peer.Data, work: Path, epochs: int | None) -> None:
-    """Trains from scratch, goes on with last.pt where it was interrupted, and exports the best epoch to ONNX."""
-    key = {"epochs": epochs or EPOCHS, "images": len(data.files("train")[0]), "size_px": SIZE_PX}
+    """Trains from scratch, goes on with last.pt where it was interrupted, and exports the best epoch to ONNX.
+
+    What was trained with other settings is deleted.
+    """
+    key = {"epochs": epochs or EPOCHS, "images": len(data.files("train")[0]), "labels": data.digest, "size_px": SIZE_PX}
     if peer.finished(work, key):
         print(f"{NAME}: done before")
         return
+    begun = work / "begun.json"
+    if not begun.exists() or json.loads(begun.read_text(encoding="utf-8")) != key:
+        shutil.rmtree(work / "fit", ignore_errors=True)
+        begun.write_text(json.dumps(key) + "\n", encoding="utf-8")
     python = peer.own_python(work, PACKAGES, share=True)
     arguments = [str(data.root.absolute()), str(work.absolute()), str(key["epochs"]), str(SIZE_PX)]
-    done = subprocess.run([python, "-c", TRAIN, *arguments], env=_environment(work), check=False)
+    done = subprocess.run([python, "-c", TRAIN, *arguments], env=_training_environment(work), check=False)
     if done.returncode:
         raise LogoEdgeError(f"{NAME}: training ended with status {done.returncode}; run it again to go on")
     peer.finish(work, key)
@@ -62,15 +74,19 @@ def candidates(work: Path, threads: int) -> list[Candidate]:
             f"YOLO11n-cls, predict, {label}", str(peer.SUBJECTS / "yolo_subject.py"),
             {"model": peer.need(work / "fit" / "weights" / file, "yolo"), "size_px": SIZE_PX, "threads": threads},
             threads, kind="peer", python=python, note="from scratch, its weights cannot be had here",
+            environment=_settings(work),
         )
         for label, file in [("PyTorch", "best.pt"), ("ONNX", "best.onnx")]
     ]  # fmt: skip
 
 
-def _environment(work: Path) -> dict[str, str]:
-    """No look for updates, no accounts, its settings inside the work folder."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return kept | {
+def _training_environment(work: Path) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | _settings(work)
+
+
+def _settings(work: Path) -> dict[str, str]:
+    """No look for updates, no pip, no accounts, its settings inside the work folder."""
+    return {
         "YOLO_CONFIG_DIR": str(work.absolute()),
         "YOLO_OFFLINE": "True",
         "YOLO_AUTOINSTALL": "False",

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from logo_edge.classifier import Classifier
 from logo_edge.errors import BenchError, DatasetError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
-from logo_edge_bench import scaling
+from logo_edge_bench import candidates as candidates_module
+from logo_edge_bench import scaling, subject
 from logo_edge_bench.bench import PRESETS, STAGES, Preset, read_images, read_result, run_bench, write_result
 from logo_edge_bench.candidates import Candidate, bundle_candidates, precision_of, reference_candidate, settle
 from logo_edge_bench.commands import bench
@@ -134,6 +136,54 @@ def test_a_slower_candidate_is_as_much_slower_as_it_is(fake, images):
 def test_a_candidate_that_fails_is_named(fake, images, fail, message):
     with pytest.raises(BenchError, match=message):
         run_bench([fake("broken", fail=fail)], images, SHORT)
+
+
+def test_a_candidate_has_its_own_environment(fake, images, tmp_path):
+    candidate = replace(fake("own"), environment={"OWN": "kept"})
+    told = SUBJECT.replace('"backend": "sleep"', '"backend": __import__("os").environ["OWN"]')
+    (tmp_path / "fake_subject.py").write_text(told)
+    assert run_bench([candidate], images, replace(SHORT, starts=0))["rows"][0]["backend"] == "kept"
+
+
+def test_what_follows_the_rounds_may_fail_without_losing_them(labelled, tmp_path, monkeypatch):
+    from logo_edge_bench import bench as module
+
+    def fail():
+        raise DatasetError("no network")
+
+    monkeypatch.setattr(module, "measure_install_size", fail)
+    monkeypatch.setitem(PRESETS, "ratios", replace(PRESETS["ratios"], rounds=1, window_s=0.01))
+    out = tmp_path / "result.json"
+    options = [labelled[0], "--manifest", labelled[1], "--ratios", "--install-size", "--out", out]
+    done = CliRunner().invoke(bench, list(map(str, options)))
+    assert "no network" in str(done.exception)
+    assert len(read_result(out)["rows"]) == 2
+
+
+def test_a_process_start_that_fails_is_named_and_the_rest_is_kept(labelled, tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates_module, "CLASSIFY", "raise SystemExit(3)")
+    monkeypatch.setitem(PRESETS, "quick", SHORT)
+    out = tmp_path / "result.json"
+    done = CliRunner().invoke(bench, [*map(str, (labelled[0], "--manifest", labelled[1], "--out", out))])
+    assert isinstance(done.exception, BenchError)
+    assert "gave status 3" in str(done.exception)
+    assert "Not measured: process start of" in done.output
+    assert [row["process_start_s"] for row in read_result(out)["rows"]] == [None, None]
+
+
+def test_an_artifact_of_single_images_is_asked_for_single_images(labelled, images, monkeypatch):
+    asked = []
+
+    def classify_many(classifier, sources, *, run=Classifier.classify_many, **options):
+        asked.append(options["batch_size"])
+        return run(classifier, sources, **options)
+
+    monkeypatch.setattr(Classifier, "classify_many", classify_many)
+    labels, files = ["red", "green", "blue"], list(images.paths)
+    one = subject.load(labels, str(labelled[0]), batch_size=1).probabilities(files)
+    several = subject.load(labels, str(labelled[0])).probabilities(files)
+    assert one == [pytest.approx(row, abs=1e-5) for row in several]
+    assert asked == [1, 8]
 
 
 def test_two_candidates_of_one_name_are_refused(fake, images):

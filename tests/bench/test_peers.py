@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
 import subprocess
 import sys
+import types
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +149,188 @@ def test_benchmark_app_runs_on_the_default_bundle():
     assert found["median_ms"] > 0
 
 
+@pytest.fixture
+def measured(monkeypatch, tmp_path, labelled):
+    """`peer.measure` of a fake peer on the fake bundle; it gets the peer's `extra` and gives result and file."""
+    import peer
+
+    from logo_edge_bench.bench import PRESETS, Preset
+
+    short = Preset("short", rounds=1, window_s=0.01, settle_s=5, starts=1, offline=1, settle_within=1000.0, size_px=48)
+    bundle, manifest = labelled
+    monkeypatch.setitem(PRESETS, "short", short)
+    monkeypatch.setattr(peer, "LABELS", manifest)
+    monkeypatch.setattr(peer, "renders_folder", lambda: tmp_path)
+    monkeypatch.setattr(peer, "reference_candidate", lambda _, made=peer.reference_candidate: made(bundle))
+    monkeypatch.setattr(peer, "bundle_candidates", lambda _, made=peer.bundle_candidates, **how: made([bundle], **how))
+
+    def measure(extra, starts):
+        module = types.SimpleNamespace(NAME="fake", candidates=lambda *_: [], starts=lambda _: starts, extra=extra)
+        out = tmp_path / "peers.json"
+        arguments = argparse.Namespace(work=tmp_path, threads=1, preset="short", split="test", limit=None, out=out)
+        return lambda: peer.measure((module,), arguments), out
+
+    return measure
+
+
+def test_an_extra_or_a_start_that_fails_is_told_and_loses_nothing(measured):
+    seen = []
+
+    def extra(work, preset, threads):
+        seen.append(json.loads(out.read_text())["rows"])
+        raise LogoEdgeError("benchmark_app is not installed")
+
+    measure, out = measured(
+        extra, {"Magika": ("/nowhere/python",), "two": (sys.executable, "-c", "raise SystemExit(2)")}
+    )
+    result = measure()
+    assert len(seen[0]) == len(result["rows"]) == 2
+    assert result == json.loads(out.read_text())
+    assert "/nowhere/python" in result["not_measured"]["process start of Magika"]
+    assert "gave status 2" in result["not_measured"]["process start of two"]
+    assert result["not_measured"]["fake"] == "benchmark_app is not installed"
+    assert result["rows"][1]["process_start_s"]["value"] > 0
+
+
+def test_an_extra_that_breaks_leaves_what_was_measured(measured):
+    def extra(work, preset, threads):
+        raise RuntimeError("whatever")
+
+    measure, out = measured(extra, {})
+    with pytest.raises(RuntimeError, match="whatever"):
+        measure()
+    assert len(json.loads(out.read_text())["rows"]) == 2
+
+
+def test_other_labels_are_written_and_learnt_anew(labelled, tmp_path, monkeypatch):
+    import peer
+
+    from logo_edge.manifest import FILES, LogoRow, write_manifest
+
+    def rows(labels):
+        return [LogoRow(FILES, "", f"{index}.png", str(index), label, (label,), True, split)
+                for index, (label, split) in enumerate(zip(labels, ("train", "val"), strict=True))]  # fmt: skip
+
+    monkeypatch.setattr(peer, "renders_folder", lambda: tmp_path)
+    found = []
+    for labels in (("red", "blue"), ("blue", "red"), ("blue", "red")):
+        write_manifest(tmp_path / "labels.csv", rows(labels))
+        data = peer.read_data(manifest=tmp_path / "labels.csv", work=tmp_path / "work")
+        (kept,) = data.files("train")[0]
+        found.append((kept.parent.name, data.digest, kept.stat().st_mtime_ns))
+    assert [label for label, _, _ in found] == ["red", "blue", "blue"]
+    assert found[0][1] != found[1][1]
+    assert found[1] == found[2]
+
+
+def test_what_was_finished_with_other_settings_counts_as_not_trained(tmp_path):
+    import peer
+
+    peer.finish(tmp_path, {"epochs": 1})
+    assert peer.finished(tmp_path, {"epochs": 1})
+    assert not peer.finished(tmp_path, {"epochs": 60})
+    with pytest.raises(LogoEdgeError, match="not there yet"):
+        peer.need(tmp_path / "done.json", "yolo")
+
+
+ULTRALYTICS = """
+import json, sys
+from pathlib import Path
+import onnxruntime
+
+__version__ = "0"
+
+def say(*words):
+    with open(LOG, "a") as log:
+        log.write(" ".join(map(str, words)) + "\\n")
+
+class YOLO:
+    def __init__(self, path, task=None):
+        self.path = Path(path)
+        if self.path.suffix == ".onnx":
+            self.session = onnxruntime.InferenceSession(path, None, providers=["CPUExecutionProvider"])
+        elif self.path.exists():
+            self.ckpt = json.loads(self.path.read_text())
+    def train(self, resume=False, epochs=None, project="", name="", **settings):
+        say("resume" if resume else f"train {epochs}")
+        folder = self.path.parent if resume else Path(project) / name / "weights"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in ("last.pt", "best.pt"):
+            (folder / file).write_text('{"epoch": -1}')
+    def export(self, **settings):
+        say("export", self.path.name)
+"""
+
+
+@pytest.fixture
+def ultralytics(tmp_path, monkeypatch):
+    """A package of that name which only writes down what is asked of it; its log."""
+    (package := tmp_path / "packages" / "ultralytics").mkdir(parents=True)
+    (package / "utils").mkdir()
+    log = tmp_path / "log"
+    (package / "__init__.py").write_text(f"LOG = {str(log)!r}\n{ULTRALYTICS}")
+    (package / "utils" / "__init__.py").touch()
+    (package / "utils" / "torch_utils.py").write_text(
+        "from ultralytics import say\nNUM_THREADS = 9\ndef strip_optimizer(path):\n    say('strip', path.name)\n"
+    )
+    monkeypatch.syspath_prepend(str(package.parent))
+    yield log
+    for name in [name for name in sys.modules if name.startswith(("ultralytics", "yolo_subject"))]:
+        del sys.modules[name]
+
+
+def test_yolo_goes_on_where_it_stopped_and_begins_anew_for_other_epochs(data, tmp_path, monkeypatch, ultralytics):
+    import peer
+    import yolo
+
+    monkeypatch.setattr(peer, "own_python", lambda *_, **__: sys.executable)
+    environment = {**yolo._training_environment(tmp_path), "PYTHONPATH": str(tmp_path / "packages")}
+    monkeypatch.setattr(yolo, "_training_environment", lambda work: environment)
+    (work := tmp_path / "work").mkdir()
+
+    def trained(epochs, stopped_after=None):
+        if stopped_after is not None:
+            (work / "done.json").unlink()
+            (work / "fit" / "weights" / "last.pt").write_text(json.dumps({"epoch": stopped_after}))
+        ultralytics.write_text("")
+        yolo.train(data, work, epochs)
+        return ultralytics.read_text().splitlines()
+
+    finishing = ["strip best.pt", "export best.pt"]
+    assert trained(1) == ["train 1", *finishing]
+    assert trained(1) == []
+    assert trained(5) == ["train 5", *finishing]
+    assert trained(5, stopped_after=2) == ["resume", *finishing]
+    assert trained(5, stopped_after=4) == finishing
+    assert trained(5, stopped_after=-1) == finishing
+
+
+def test_yolo_runs_on_as_many_threads_as_it_says_and_in_its_own_settings(labelled, tmp_path, monkeypatch, ultralytics):
+    import onnxruntime
+    import yolo
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", onnxruntime.InferenceSession)
+    subject = importlib.import_module("yolo_subject").load(["red"], str(labelled[0] / "model.onnx"), 128, 1)
+    assert subject.model.session.get_session_options().intra_op_num_threads == 1
+    assert sys.modules["ultralytics.utils.torch_utils"].NUM_THREADS == 1
+    assert {"threads": 1, "spinning": True}.items() <= subject.describe().items()
+    work = tmp_path / "work"
+    for path in ("environment/bin/python", "done.json", "fit/weights/best.pt", "fit/weights/best.onnx"):
+        (work / path).parent.mkdir(parents=True, exist_ok=True)
+        (work / path).touch()
+    for candidate in yolo.candidates(work, 1):
+        assert candidate.environment["YOLO_OFFLINE"] == "True"
+        assert candidate.environment["YOLO_AUTOINSTALL"] == "False"
+        assert candidate.environment["YOLO_CONFIG_DIR"] == str(work)
+
+
+def test_what_peers_install_is_pinned():
+    import magika_start
+    import yolo
+
+    assert all("==" in package for package in [*yolo.PACKAGES, *magika_start.PACKAGES])
+
+
 def test_yolo_stays_outside_this_environment():
     import importlib.util
 
@@ -176,3 +362,37 @@ def test_a_jetsons_clocks_are_read_and_loose_ones_named(monkeypatch):
         measure.parse_clocks("nothing")
     with pytest.raises(BenchError, match="no .engine"):
         measure.find_engines(PEERS)
+
+
+def test_an_engine_is_measured_with_its_own_bundle_and_the_batches_that_it_takes_or_left_out(
+    labelled, tmp_path, monkeypatch, capsys
+):
+    from logo_edge.bundle import read_bundle
+
+    monkeypatch.syspath_prepend(str(PEERS.parent / "jetson"))
+    measure = importlib.import_module("measure")
+    bundle = read_bundle(labelled[0])
+    own = {"precision": "int8", "source": bundle.name, "batch": "dynamic", "input": asdict(bundle.input)}
+    for name, changes in {
+        "any": {}, "single": {"batch": 1}, "eight": {"batch": 8}, "other": {"source": "another"},
+        "larger": {"input": own["input"] | {"size_px": 999}}, "lost": None,
+    }.items():  # fmt: skip
+        (folder := tmp_path / "jetson" / name / "engines").mkdir(parents=True)
+        (folder / f"{name}.engine").touch()
+        if changes is not None:
+            record = {**own, **changes, "engine": {"file": f"engines/{name}.engine"}}
+            (folder.parent / "record.json").write_text(json.dumps(record))
+    rows, left_out = measure.engine_candidates(labelled[0], measure.find_engines(tmp_path / "jetson"), [1, 8])
+    taken = [(Path(row.options["artifact"]).stem, row.batch, row.options.get("batch_size")) for row in rows]
+    assert taken == [("any", 1, None), ("any", 8, None), ("single", 1, 1)]
+    assert len(left_out) == 5
+    told = capsys.readouterr().err
+    for reason in (
+        "exported with --batch 1",
+        "batches of 8 only",
+        "it is of 'another'",
+        "999",
+        "no record names it",
+    ):
+        assert reason in told
+    assert "--run" not in measure.__doc__

@@ -4,29 +4,47 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnxruntime
+import torch
 import ultralytics
 from ultralytics import YOLO
+from ultralytics.utils import torch_utils
 
 
 def load(labels: list[str], model: str, size_px: int, threads: int) -> Yolo:
-    if model.endswith(".pt"):
-        import torch
+    torch_utils.NUM_THREADS = threads  # which Ultralytics sets for PyTorch when it first predicts: the cores less one
+    torch.set_num_threads(threads)
+    limit_sessions(threads)
+    return Yolo(labels, Path(model), size_px, threads)
 
-        torch.set_num_threads(threads)
-    return Yolo(labels, Path(model), size_px)
+
+def limit_sessions(threads: int) -> None:
+    """Makes ONNX Runtime's sessions from here on run on so many threads.
+
+    Ultralytics opens its own without options, which makes as many threads as the machine has cores.
+    """
+    opened = onnxruntime.InferenceSession
+
+    def limited(model, options=None, **settings):
+        options = options or onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return opened(model, options, **settings)
+
+    onnxruntime.InferenceSession = limited
 
 
 class Yolo:
     """Its files have no transparency: they are flattened before it sees them, which is not timed, to its advantage."""
 
-    def __init__(self, labels: list[str], path: Path, size_px: int):
-        self.path, self.size, self.labels = path, size_px, labels
+    def __init__(self, labels: list[str], path: Path, size_px: int, threads: int):
+        self.path, self.size, self.labels, self.threads = path, size_px, labels, threads
         self.model = YOLO(str(path), task="classify")
 
     def describe(self) -> dict:
-        kind = "onnxruntime" if self.path.suffix == ".onnx" else "torch"
-        return {"size_bytes": self.path.stat().st_size, "precision": "fp32", "input_px": self.size,
-                "backend": f"ultralytics {ultralytics.__version__}, {kind}"}  # fmt: skip
+        onnx = self.path.suffix == ".onnx"
+        kind = f"onnxruntime {onnxruntime.__version__}" if onnx else f"torch {torch.__version__}"
+        return {"size_bytes": self.path.stat().st_size, "precision": "fp32", "input_px": self.size, "threads": self.threads,
+                "spinning": onnx, "backend": f"ultralytics {ultralytics.__version__}, {kind}"}  # fmt: skip
 
     def predict(self, path: str):
         return self.model.predict(path, imgsz=self.size, device="cpu", verbose=False)[0]

@@ -1,0 +1,86 @@
+"""The tables of peers and goals, from results that are made up."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+TABLES = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "tables.py"))
+
+
+def row(name, ms, accuracy, ece, size_bytes, kind="peer"):
+    def figure(value):
+        return {"value": value, "low": value, "high": value}
+
+    return {
+        "name": name, "kind": kind, "note": "", "threads": 1, "batch": 1, "size_bytes": size_bytes, "peak_rss_bytes": 9e7,
+        "accuracy": {"accuracy": figure(accuracy), "ece": ece}, "images_per_s": figure(1000 / ms), "process_start_s": None,
+        "latency": {stage: {"p50_ms": figure(ms / part)} for stage, part in (("end_to_end", 1), ("inference", 2))},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def results(monkeypatch):
+    """What the tables read: {name of the file: result}."""
+    kept = {}
+    for table in ("peers", "goals"):
+        monkeypatch.setitem(TABLES[table].__globals__, "read_if_there", kept.get)
+    return kept
+
+
+@pytest.fixture
+def peers():
+    rows = [
+        row("default", 1, 0.92, 0.02, 1_000_000, "bundle"),
+        row("YOLO11n-cls, predict, PyTorch", 4.5, 0.76, 0.1, 3_200_000),
+        row("timm tf_efficientnet_lite0, ONNX Runtime FP32", 5, 0.9, 0.05, 13_400_000),
+    ]
+    machine = {"cpu": "A", "isa": ["avx2"], "versions": {"onnxruntime": "1"}}
+    return {
+        "rows": rows, "machine": machine, "warnings": [], "made": "2026-01-02", "method": {"name": "quick"},
+        "process_starts_s": {}, "not_measured": {"openvino-app": "not installed"},
+    }  # fmt: skip
+
+
+def cells(table):
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")
+    ]
+    return {name: rest for name, *rest in lines[2:]}
+
+
+def test_goals_are_told_before_and_after_they_are_measured(results, peers):
+    before = cells(TABLES["goals"]())
+    assert len(before) == 13
+    assert {measured for measured, _ in before.values()} == {"not measured yet"}
+    results["peers"] = peers
+    results["bench"] = {"scaling": {"cores": [
+        {"cores": count, **{how: {"of_one": {"value": count * share}} for how, share in (("processes", 0.98), ("threads", 0.9))}}
+        for count in (1, 2)
+    ]}}  # fmt: skip
+    after = cells(TABLES["goals"]())
+    assert after["latency of Ultralytics' predict on PyTorch, end to end"] == ["4.50 (4.50 / 1.00 ms)", ">= 4"]
+    assert after["latency of Ultralytics' predict on ONNX, end to end"] == ["not measured yet", ">= 2"]
+    assert after["latency of Lite0 in ONNX Runtime FP32, the forward pass"][0] == "5.00 (2.50 / 0.50 ms)"
+    assert after["accuracy on test, points over Lite0"] == ["+2.0 (92.0% / 90.0%)", ">= 1"]
+    assert after["ECE by Lite0's"] == ["0.40 (2.0% / 5.0%)", "<= 0.50"]
+    assert after["size by Lite0's FP32 ONNX"] == ["0.07 (1.00 / 13.40 MB)", "<= 0.10"]
+    assert after["throughput on 2 cores by that on one"] == ["1.96 by processes, 1.80 by threads", ">= 1.90"]
+
+
+def test_the_peers_table_tells_how_many_times_the_bundles_latency_and_what_failed(results, peers):
+    results["peers"] = peers
+    table = TABLES["peers"]()
+    assert cells(table)["YOLO11n-cls, predict, PyTorch"][5] == "4.50"
+    assert "preset `quick`" in table
+    assert "Not measured: openvino-app: not installed." in table
+
+
+def test_every_goal_names_a_candidate_that_there_is(monkeypatch):
+    scripts = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
+    text = "".join(path.read_text() for path in scripts.glob("*.py"))
+    for name in ("YOLO_PT", "YOLO_ONNX", "EAGER", "FP32", "OPENCV"):
+        words = TABLES[name].replace("timm tf_efficientnet_lite0, ", "").replace("YOLO11n-cls, predict, ", "")
+        assert f'"{words}"' in text
