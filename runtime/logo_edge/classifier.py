@@ -118,10 +118,12 @@ class Classifier:
         self.backend = _fastest_backend(bundle, artifact, resources) if backend == AUTO else backend
         self._backend = _open_backend(self.backend, bundle, artifact, resources)
         self._outputs = [bundle.model.output_name]
-        if EPISTEMIC in bundle.model.optional_outputs:
+        if EPISTEMIC in bundle.model.optional_outputs and EPISTEMIC in self._backend.outputs:
             self._outputs.append(EPISTEMIC)
+        self._artifact = artifact
         self._enrolment = _read_enrolment(enrolled, bundle)
         if self._enrolment:
+            self._need_embedding()
             self._outputs.append(EMBEDDING)
         self._log = _open_log(log, bundle.name)
         self._tolerance = VECTOR_TOLERANCE if artifact is None else ARTIFACT_TOLERANCE
@@ -141,7 +143,8 @@ class Classifier:
         coverage: of prediction sets, one of the bundle's levels; left out: 0.95, where the bundle can promise it.
         backend: onnxruntime, openvino, tensorrt, torchscript (each an extra), or auto: the fastest of those here, which
             is measured once and remembered. All but onnxruntime must give the bundle's golden vectors first.
-        artifact: a file of `logo-edge export` to run instead of the bundle's own graph.
+        artifact: a file of `logo-edge export` to run instead of the bundle's own graph; where it gives no epistemic
+            uncertainty, results have none.
         threads: CPU threads of one forward pass. cores: the CPU cores for those threads (Linux). spinning: whether they
             spin while they wait, a little faster and at the price of busy cores.
         fast_decoders: let pyspng and simplejpeg decode where they are installed (extra `fast`); pixels are the same.
@@ -301,13 +304,22 @@ class Classifier:
     def embeddings(self, pixels: np.ndarray) -> np.ndarray:
         """(B, D) float32 features before the network's last layer, of (B, S, S, 3) uint8 pixels.
 
-        Raises BundleError where the bundle has none.
+        Raises BundleError where the bundle or artifact has none.
         """
+        self._need_embedding()
+        return self._backend.run(pixels, [EMBEDDING])[0]
+
+    def _need_embedding(self) -> None:
+        """Raises BundleError where the model gives no embedding."""
         if EMBEDDING not in self.bundle.model.optional_outputs:
             raise BundleError(
                 f"{self.bundle.folder}: its model gives no {EMBEDDING}; pack it anew with `logo-edge calibrate`"
             )
-        return self._backend.run(pixels, [EMBEDDING])[0]
+        if EMBEDDING not in self._backend.outputs:
+            raise BundleError(
+                f"{self._artifact or self.bundle.folder}: gives no {EMBEDDING}, which enrolled classes and likeness need. "
+                "Leave out the artifact, or make one of the bundle with `logo-edge export BUNDLE`, since a run's has none"
+            )
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
         """(B, K) probabilities."""
@@ -404,7 +416,8 @@ def _open_backend(name: str, bundle: Bundle, artifact: Path | None, resources: R
     """What runs the bundle's model or, of an ensemble, all its members."""
     if not bundle.members:
         opened = open_backend(name, bundle.model_path, artifact, resources)
-        _check_fit(opened, bundle, artifact or bundle.model_path, bundle.input.size_px, bundle.model.optional_outputs)
+        promised = () if artifact else bundle.model.optional_outputs
+        _check_fit(opened, bundle, artifact or bundle.model_path, bundle.input.size_px, promised)
         return opened
     if artifact:
         raise BundleError(
@@ -421,9 +434,12 @@ def _open_backend(name: str, bundle: Bundle, artifact: Path | None, resources: R
     return Ensemble(bundle.members, opened, bundle.model.output_name)
 
 
-def _check_fit(backend: Backend, bundle: Bundle, path: Path, size: int, optional_outputs: Sequence[str]) -> None:
-    """Raises BundleError where the model does not read and give what bundle.json says."""
+def _check_fit(backend: Backend, bundle: Bundle, path: Path, size: int, promised: Sequence[str]) -> None:
+    """Raises BundleError where the model does not read and give what bundle.json says, `promised` outputs among it."""
     model, classes = bundle.model, len(bundle.labels)
+    if missing := [name for name in promised if name not in backend.outputs]:
+        found = ", ".join(sorted(backend.outputs))
+        raise BundleError(f"{path}: gives {found}; bundle.json promises {missing} too. Pack the bundle anew")
     if isinstance(backend, OnnxRuntime):  # which tells without a run, and what of: at every start
         inputs = {entry.name: (entry.type, _any_batch(entry.shape)) for entry in backend.session.get_inputs()}
         outputs = {entry.name: (entry.type, entry.shape[1:]) for entry in backend.session.get_outputs()}
@@ -437,8 +453,6 @@ def _check_fit(backend: Backend, bundle: Bundle, path: Path, size: int, optional
                 f"{path}: gives {outputs}; bundle.json says {model.output_name!r}, float32, of "
                 f"{classes} classes. Pack the bundle anew"
             )
-        if missing := [name for name in optional_outputs if name not in outputs]:
-            raise BundleError(f"{path}: gives {outputs}; bundle.json promises {missing} too. Pack the bundle anew")
         return
     try:
         (logits,) = backend.run(np.zeros((1, size, size, 3), np.uint8), [model.output_name])

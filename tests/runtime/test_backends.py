@@ -117,6 +117,41 @@ def test_wrong_backends_and_artifacts_are_refused_with_what_to_do(fake_bundle, f
             Classifier.load(bundle, **options)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torchscript"])
+def test_an_artifact_of_a_run_lacks_what_packing_added_and_results_say_so_by_none(
+    fake_bundle, fake_model, module, tmp_path, backend
+):
+    both = fake_model(epistemic=True, embedding=True)
+    folder = fake_bundle(model=both, embedding=True, optional_outputs=("epistemic",))
+    artifact = tmp_path / "run.onnx"
+    artifact.write_bytes(fake_model())
+    artifact = module if backend == "torchscript" else artifact
+    grey = np.full((9, 9, 3), 90, np.uint8)
+    classifier = Classifier.load(folder, backend=backend, artifact=artifact)
+    whole = Classifier.load(folder).classify(grey)
+    found = classifier.classify(grey)
+    assert whole.epistemic == pytest.approx(90 / 255, abs=1e-4)
+    assert found.epistemic is None
+    assert found.probabilities == pytest.approx(whole.probabilities, abs=1e-4)
+    with pytest.raises(BundleError, match=rf"{artifact.name}: gives no embedding.*Leave out the artifact"):
+        classifier.embeddings(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def test_an_artifact_that_has_what_the_bundle_promises_is_asked_for_it(fake_bundle, fake_model, tmp_path):
+    both = fake_model(epistemic=True, embedding=True)
+    folder = fake_bundle(model=both, embedding=True, optional_outputs=("epistemic",))
+    (tmp_path / "whole.onnx").write_bytes(both)
+    classifier = Classifier.load(folder, artifact=tmp_path / "whole.onnx")
+    assert classifier.classify(np.full((9, 9, 3), 51, np.uint8)).epistemic == pytest.approx(0.2, abs=1e-4)
+    assert classifier.embeddings(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("backend", backends.OWN_GRAPH)
+def test_a_bundles_own_graph_must_give_all_that_is_promised_on_every_backend(fake_bundle, backend):
+    with pytest.raises(BundleError, match=r"promises \['epistemic'\] too"):
+        Classifier.load(fake_bundle(optional_outputs=("epistemic",)), backend=backend)
+
+
 def test_an_artifact_that_is_not_the_bundles_fails_its_vectors(fake_bundle, tmp_path, fake_model):
     import onnx
     from onnx import numpy_helper

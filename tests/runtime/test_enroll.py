@@ -58,6 +58,12 @@ def enrolled(bundle, tmp_path) -> Path:
     return tmp_path / "enrolled.json"
 
 
+def test_classes_are_not_asked_of_an_artifact_without_embeddings(bundle, enrolled, fake_model, tmp_path):
+    (tmp_path / "run.onnx").write_bytes(fake_model())
+    with pytest.raises(BundleError, match=r"run\.onnx: gives no embedding.*Leave out the artifact"):
+        Classifier.load(bundle, artifact=tmp_path / "run.onnx", enrolled=enrolled)
+
+
 def test_an_enrolled_class_is_found_beside_the_bundles_own(bundle, enrolled, tmp_path):
     classifier, plain = Classifier.load(bundle, enrolled=enrolled), Classifier.load(bundle)
     checked = 0
