@@ -258,25 +258,36 @@ class Classifier:
         results: list = [pixels if isinstance(pixels, ImageError) else None for pixels, _ in read]
         readable = [index for index, result in enumerate(results) if result is None]
         if readable:
-            outputs = self._run(np.stack([read[index][0] for index in readable]))
+            outputs, errors = self._run(np.stack([read[index][0] for index in readable])), {}
             if any(reduced for _, reduced in read):
-                self._run_again(outputs, [sources[index] if read[index][1] else None for index in readable])
-            for index, decision in zip(readable, self._decide_outputs(outputs), strict=True):
-                results[index] = decision
-                if self._log:
+                errors = self._run_again(outputs, [sources[index] if read[index][1] else None for index in readable])
+            for row, (index, decision) in enumerate(zip(readable, self._decide_outputs(outputs), strict=True)):
+                results[index] = errors.get(row, decision)
+                if self._log and row not in errors:
                     self._log.append(decision)
         return results
 
-    def _run_again(self, outputs: list[np.ndarray], reduced: list[ImageSource | None]) -> None:
-        """Puts in the outputs of the whole image where one at a lower scale might have been decided otherwise."""
+    def _run_again(self, outputs: list[np.ndarray], reduced: list[ImageSource | None]) -> dict[int, ImageError]:
+        """Puts in the outputs of the whole image where one at a lower scale might have been decided otherwise.
+
+        What comes back is, by row, why an image could not be read a second time.
+        """
         logits, calibration = outputs[0], self.bundle.calibration
         close = may_change(
             calibration, self.calibrated(logits), energy(logits), self.threshold, self.coverage, REDUCED_SHIFT
         )
+        errors: dict[int, ImageError] = {}
         for row, source in enumerate(reduced):
-            if source is not None and close[row]:
-                for output, whole in zip(outputs, self._run(self.read_pixels(source)[None]), strict=True):
-                    output[row] = whole[0]
+            if source is None or not close[row]:
+                continue
+            try:
+                pixels = self.read_pixels(source)
+            except ImageError as error:
+                errors[row] = error
+                continue
+            for output, whole in zip(outputs, self._run(pixels[None]), strict=True):
+                output[row] = whole[0]
+        return errors
 
     def _decide_outputs(self, outputs: list[np.ndarray]) -> list[Classification]:
         """The decisions on what `_run` gave."""
