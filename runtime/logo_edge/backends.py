@@ -180,6 +180,7 @@ BACKENDS: dict[str, Callable[[Path, Resources], Backend]] = {
     "onnxruntime": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRT, "torchscript": TorchScript,
 }  # fmt: skip
 OWN_GRAPH = ("onnxruntime", "openvino")  # those that read the bundle's own model file
+LIBRARIES = {"openvino": "openvino", "tensorrt": "tensorrt", "torchscript": "torch"}  # the others' packages, by extra
 READS = {".onnx": OWN_GRAPH, ".xml": ("openvino",), ".engine": ("tensorrt",), ".pt": ("torchscript",)}  # artifacts
 
 
@@ -208,10 +209,22 @@ def open_backend(name: str, model: Path, artifact: Path | None, resources: Resou
 
 
 def candidates(artifact: Path | None) -> list[str]:
-    """The backends that could run here: with an artifact those that read it, ONNX Runtime first."""
-    libraries = {"openvino": "openvino", "tensorrt": "tensorrt", "torchscript": "torch"}
-    names = OWN_GRAPH if artifact is None else READS.get(artifact.suffix, ())
-    return [name for name in names if name not in libraries or find_spec(libraries[name])]
+    """The backends that could run here: with an artifact those that read it, ONNX Runtime first.
+
+    Raises LogoEdgeError where there is no such file or none reads its kind, MissingExtraError where what reads it is not
+    installed.
+    """
+    if artifact and artifact.suffix not in READS:
+        raise LogoEdgeError(
+            f"{artifact}: found suffix {artifact.suffix!r}; expected one of {', '.join(READS)}, an artifact of `logo-edge export`"
+        )
+    if artifact and not artifact.exists():
+        raise LogoEdgeError(f"{artifact}: no such file; expected an artifact of `logo-edge export`")
+    names = READS[artifact.suffix] if artifact else OWN_GRAPH
+    installed = [name for name in names if name not in LIBRARIES or find_spec(LIBRARIES[name])]
+    if not installed:
+        raise MissingExtraError(names[0], LIBRARIES[names[0]])
+    return installed
 
 
 def remember_fastest(key: dict, measure: Callable[[], dict[str, float]]) -> str:

@@ -410,7 +410,7 @@ def _fastest_backend(bundle: Bundle, artifact: Path | None, resources: Resources
                 continue
             times_ms[name] = measure_latency(lambda run=classifier.logits: run(pixels), runs=50).p50_ms
         if not times_ms:
-            raise BundleError(f"{bundle.folder}: no backend runs it here. {'; '.join(refusals) or 'None is installed'}")
+            raise BundleError(f"{bundle.folder}: no backend runs it here. {'; '.join(refusals)}")
         return times_ms
 
     machine = {key: describe_machine()[key] for key in ("cpu", "isa", "system", "machine")}

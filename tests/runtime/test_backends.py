@@ -186,6 +186,21 @@ def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, tmp_path, mon
     assert Classifier.load(bundle, backend="auto").backend == "onnxruntime"
 
 
+def test_auto_says_what_is_wrong_with_an_artifact_that_nothing_here_can_run(fake_bundle, tmp_path, monkeypatch):
+    found = backends.find_spec
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "tensorrt" else found(name))
+    (tmp_path / "made.engine").write_bytes(b"plan")
+    (tmp_path / "made.tflite").write_bytes(b"model")
+    for name, error, message in (
+        ("absent.onnx", LogoEdgeError, r"absent\.onnx: no such file; expected an artifact"),
+        ("absent.xml", LogoEdgeError, r"absent\.xml: no such file; expected an artifact"),
+        ("made.tflite", LogoEdgeError, r"found suffix '\.tflite'; expected one of \.onnx, \.xml, \.engine, \.pt"),
+        ("made.engine", MissingExtraError, r"logo-edge\[tensorrt\]"),
+    ):
+        with pytest.raises(error, match=message):
+            Classifier.load(fake_bundle(), backend="auto", artifact=tmp_path / name)
+
+
 def test_cores_are_kept_to_and_the_caller_is_left_alone(fake_bundle):
     before = os.sched_getaffinity(0)
     core = min(before)
