@@ -87,6 +87,14 @@ class Bundle:
         return self.folder / self.model.file
 
     @property
+    def model_sha256(self) -> str:
+        """The sha256 of the model file or, of an ensemble, of what its members are: files, sizes and weights."""
+        if not self.members:
+            return self.files[self.model.file].sha256
+        members = [[self.files[member.file].sha256, member.size_px, member.weight] for member in self.members]
+        return hashlib.sha256(json.dumps(members).encode()).hexdigest()
+
+    @property
     def size_bytes(self) -> int:
         """What was packed: the listed files and bundle.json."""
         return sum(entry.size_bytes for entry in self.files.values()) + (self.folder / RECORD).stat().st_size

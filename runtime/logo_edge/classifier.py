@@ -8,7 +8,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -414,13 +414,10 @@ def _fastest_backend(bundle: Bundle, artifact: Path | None, resources: Resources
         return times_ms
 
     machine = {key: describe_machine()[key] for key in ("cpu", "isa", "system", "machine")}
-    model = (
-        bundle.files[bundle.model.file].sha256
-        if artifact is None
-        else hashlib.sha256(artifact.read_bytes()).hexdigest()
+    model = hashlib.sha256(artifact.read_bytes()).hexdigest() if artifact else bundle.model_sha256
+    return remember_fastest(
+        {"model": model, "backends": names, **asdict(resources), "versions": installed_versions(), **machine}, measure
     )
-    return remember_fastest({"model": model, "backends": names, "threads": resources.threads, "spinning": resources.spinning,
-                             "versions": installed_versions(), **machine}, measure)  # fmt: skip
 
 
 def _open_backend(name: str, bundle: Bundle, artifact: Path | None, resources: Resources) -> Backend:

@@ -85,7 +85,7 @@ def shown(name: str) -> str:
 def describe_settings(classifier: Classifier) -> dict:
     """What the rows of one table have in common: which model decided, and how."""
     bundle = classifier.bundle
-    return {"bundle": bundle.name, "model_sha256": bundle.files[bundle.model.file].sha256,
+    return {"bundle": bundle.name, "model_sha256": bundle.model_sha256,
             "calibration_sha256": hashlib.sha256(repr(bundle.calibration).encode()).hexdigest(),
             "mode": classifier.mode, "threshold": classifier.threshold, "coverage": classifier.coverage}  # fmt: skip
 

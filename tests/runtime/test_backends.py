@@ -180,6 +180,9 @@ def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, tmp_path, mon
     assert len(measured) == 2
     (kept,) = json.loads((tmp_path / "cache" / "backends.json").read_text()).values()
     assert kept["p50_ms"] == {"onnxruntime": 3.0, "openvino": 2.0}
+    times = iter([2.0, 3.0])
+    cores = (min(os.sched_getaffinity(0)),)
+    assert Classifier.load(bundle, backend="auto", cores=cores).backend == "onnxruntime", "measured anew on other cores"
     monkeypatch.setitem(sys.modules, "openvino", None)
     (tmp_path / "cache" / "backends.json").write_text("damaged")
     times = iter([1.0])

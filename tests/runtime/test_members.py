@@ -11,6 +11,7 @@ from PIL import Image
 
 from logo_edge import BundleError, Classifier, read_bundle
 from logo_edge.bundle import EPISTEMIC, list_files
+from logo_edge.folders import describe_settings
 from logo_edge.members import Ensemble, reduce_pixels
 
 SIZES = (16, 8)
@@ -96,6 +97,14 @@ def test_a_single_model_pays_for_no_ensemble(fake_bundle):
     assert not isinstance(classifier._backend, Ensemble)
     assert classifier._outputs == ["logits"], "and is asked for nothing else"
     assert read_bundle(classifier.bundle.folder).members == ()
+
+
+def test_every_member_tells_one_ensemble_from_another(ensemble, fake_bundle):
+    assert read_bundle(fake_bundle()).model_sha256 == read_bundle(fake_bundle()).files["model.onnx"].sha256
+    bundles = [read_bundle(folder) for folder in (ensemble(), ensemble(by=1), ensemble(weights=(0.9, 0.1)))]
+    assert len({bundle.files["model.onnx"].sha256 for bundle in bundles}) == 1
+    assert len({describe_settings(Classifier(bundle))["model_sha256"] for bundle in bundles}) == 3
+    assert read_bundle(ensemble()).model_sha256 == bundles[0].model_sha256
 
 
 @pytest.mark.parametrize(
