@@ -9,8 +9,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from logo_edge import BundleError, Classifier, read_bundle
+from logo_edge import BundleError, Classifier, read_bundle, triton
 from logo_edge.bundle import EPISTEMIC, list_files
+from logo_edge.errors import ExportError
 from logo_edge.folders import describe_settings
 from logo_edge.members import Ensemble, reduce_pixels
 
@@ -136,3 +137,10 @@ def test_a_member_whose_graph_does_not_fit_is_refused_at_load(ensemble):
     folder = ensemble(change=lambda record: record["members"][1].update(size_px=9))
     with pytest.raises(BundleError, match=r"second\.onnx: reads .* bundle\.json says 'pixels', uint8, \(B, 9, 9, 3\)"):
         Classifier.load(folder)
+
+
+def test_an_ensemble_is_not_exported_for_triton_with_one_member_alone(ensemble, tmp_path):
+    serving = triton.Serving()
+    with pytest.raises(ExportError, match=r"an ensemble of 2 models; these graphs hold one\. Export a bundle of one"):
+        triton.write_repository(Classifier.load(ensemble()), tmp_path / "models", "logo", serving)
+    assert not (tmp_path / "models").exists()
