@@ -1,6 +1,6 @@
 """Folders of any size: finding their images, and classifying them into one table that an interruption does not lose.
 
-Rows go to a journal beside the table, `OUT.part`, as lines of JSON, a batch at a time. When all are there the table is
+Rows go to a journal beside the table, `OUT.part`, as lines of JSON after a digest of the name, a batch at a time. When all are there the table is
 written of it and put in place in one step. Run again, what the journal holds is not classified again. An engine that
 classifies elsewhere needs `find_images`, `record_of` and `Journal` alone.
 """
@@ -98,7 +98,7 @@ class Journal:
 
     def __init__(self, out: Path, labels: tuple[str, ...], settings: dict, *, overwrite: bool = False):
         """Raises LogoEdgeError where `out` is there already (unless `overwrite`), is of no known kind, or was begun with
-        other settings; MissingExtraError for Parquet without pyarrow."""
+        other settings or is damaged; MissingExtraError for Parquet without pyarrow."""
         if out.suffix.lower() not in FORMATS:
             raise LogoEdgeError(f"{out}: found suffix {out.suffix!r}; expected one of {', '.join(FORMATS)}")
         if out.suffix.lower() == ".parquet":
@@ -114,6 +114,9 @@ class Journal:
             self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 (closed by __exit__)
             _lock(self._file, self.path)
             self._digests = self._read_rows(settings)
+        except LogoEdgeError:
+            self._file.close()
+            raise
         except OSError as error:
             raise LogoEdgeError(f"{self.path}: {error.strerror}; expected a folder that can be written") from error
 
@@ -125,17 +128,17 @@ class Journal:
 
     def done(self, name: str) -> bool:
         """Whether the journal held the image's row when it was opened."""
-        digest = _digest(shown(name))
+        digest = np.uint64(int(_digest(name), 16))
         index = int(np.searchsorted(self._digests, digest))
         return index < len(self._digests) and self._digests[index] == digest
 
-    def append(self, records: Iterable[dict]) -> None:
-        """Adds rows of `record_of`; they are in the file when it returns."""
-        records = list(records)
-        self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+    def append(self, named: Iterable[tuple[str, dict]]) -> None:
+        """Adds rows of `record_of`, each after the name that it is of; they are in the file when it returns."""
+        named = list(named)
+        self._file.write(b"".join(json.dumps([_digest(name), record]).encode() + b"\n" for name, record in named))
         self._file.flush()
-        self.rows += len(records)
-        self.failed += sum("error" in record for record in records)
+        self.rows += len(named)
+        self.failed += sum("error" in record for _, record in named)
 
     def finish(self) -> None:
         """Writes the table of all rows, puts it in place and drops the journal."""
@@ -151,7 +154,8 @@ class Journal:
         """Every row of the journal, one at a time."""
         with open(self.path, "rb") as file:
             next(file)  # the settings
-            yield from map(json.loads, file)
+            for line in file:
+                yield json.loads(line)[1]
 
     def _read_rows(self, settings: dict) -> np.ndarray:
         """The sorted digests of the rows that are there; writes the settings into a new journal."""
@@ -171,13 +175,26 @@ class Journal:
         end = self._file.tell()
         while lines := list(islice(self._file, 65536)):
             whole = [line for line in lines if line.endswith(b"\n")]
-            records = list(map(json.loads, whole))
-            digests.append(np.array([_digest(record["path"]) for record in records], np.uint64))
-            self.rows += len(records)
-            self.failed += sum("error" in record for record in records)
+            rows = [self._read_row(line, number) for number, line in enumerate(whole, self.rows + 2)]
+            digests.append(np.array([digest for digest, _ in rows], np.uint64))
+            self.rows += len(rows)
+            self.failed += sum("error" in record for _, record in rows)
             end += sum(map(len, whole))
         self._file.truncate(end)
         return np.sort(np.concatenate(digests)) if digests else np.empty(0, np.uint64)
+
+    def _read_row(self, line: bytes, number: int) -> tuple[np.uint64, dict]:
+        """The digest of the image's name and its record. Raises LogoEdgeError for a line that `append` did not write."""
+        try:
+            digest, record = json.loads(line)
+            if not isinstance(record["path"], str):
+                raise ValueError(f"path is {record['path']!r}")
+            return np.uint64(int(digest, 16)), record
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise LogoEdgeError(
+                f"{self.path}: line {number} cannot be read ({error!r}); expected a row that `--out` wrote. Delete that line "
+                "to have its image classified again, or the file to start anew"
+            ) from error
 
 
 def classify_folder(
@@ -188,7 +205,7 @@ def classify_folder(
     missing = (name for name in names if not journal.done(name))
     pairs = iter(classify_named(classifier, ((name, name) for name in missing), workers=workers, batch_size=batch_size))
     while some := list(islice(pairs, batch_size)):
-        journal.append(record_of(name, result) for name, result in some)
+        journal.append((name, record_of(name, result)) for name, result in some)
         if progress:
             progress.show(journal.rows, journal.failed)
     journal.finish()
@@ -264,8 +281,9 @@ def _lock(file: IO[bytes], path: Path) -> None:
         ) from error
 
 
-def _digest(name: str) -> np.uint64:
-    return np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+def _digest(name: str) -> str:
+    """64 bits, in hexadecimal, of a file's name as the system knows it: what is `shown` of two may be the same."""
+    return hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
 
 
 def _settings(header: bytes) -> dict | None:

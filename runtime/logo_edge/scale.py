@@ -85,7 +85,8 @@ def classify_on_cluster(
         for batch in rows.iter_batches(batch_size=None):
             fresh = ~seen[batch["index"]]
             seen[batch["index"]] = True
-            journal.append(json.loads(record) for record in batch["record"][fresh])
+            names = [os.fsdecode(missing[index]) for index in batch["index"][fresh]]
+            journal.append(zip(names, map(json.loads, batch["record"][fresh]), strict=True))
             if progress:
                 progress.show(journal.rows, journal.failed)
     except ray.exceptions.RayError as error:

@@ -44,7 +44,7 @@ def begin_table(bundle: Path, logos: Path, out: Path) -> None:
     classifier = Classifier.load(bundle)
     with Journal(out, classifier.labels, describe_settings(classifier)) as journal:
         for name in islice(find_images([str(logos)]), BEGUN):
-            journal.append([record_of(name, classifier.classify(name))])
+            journal.append([(name, record_of(name, classifier.classify(name)))])
 
 
 def rows_in(journal: Path) -> int:
