@@ -121,8 +121,8 @@ class Classifier:
         if EPISTEMIC in bundle.model.optional_outputs and EPISTEMIC in self._backend.outputs:
             self._outputs.append(EPISTEMIC)
         self._artifact = artifact
-        self._enrolment = _read_enrolment(enrolled, bundle)
-        if self._enrolment:
+        self.enrolment = _read_enrolment(enrolled, bundle)
+        if self.enrolment:
             self._need_embedding()
             self._outputs.append(EMBEDDING)
         self._log = _open_log(log, bundle.name)
@@ -291,10 +291,10 @@ class Classifier:
 
     def _decide_outputs(self, outputs: list[np.ndarray]) -> list[Classification]:
         """The decisions on what `_run` gave."""
-        if self._enrolment is None:
+        if self.enrolment is None:
             return self.decide(*outputs)
         *outputs, embeddings = outputs
-        matches = self._enrolment.match(embeddings)
+        matches = self.enrolment.match(embeddings)
         return [replace(found, enrolled=match) for found, match in zip(self.decide(*outputs), matches, strict=True)]
 
     def _run(self, pixels: np.ndarray) -> list[np.ndarray]:

@@ -34,6 +34,7 @@ RASTER = frozenset(
 EXPLAINED = ".explain.png"  # what --explain leaves beside an image is none to classify
 FORMATS = (".csv", ".jsonl", ".parquet")
 MAX_STDIN_BYTES = 256 * 1024 * 1024
+ENROLLED = "enrolment_sha256"  # of the settings: which enrolment, if any
 ROW_GROUP = 10_000  # rows of a Parquet file that are in memory at a time
 
 
@@ -87,7 +88,8 @@ def describe_settings(classifier: Classifier) -> dict:
     bundle = classifier.bundle
     return {"bundle": bundle.name, "model_sha256": bundle.model_sha256,
             "calibration_sha256": hashlib.sha256(repr(bundle.calibration).encode()).hexdigest(),
-            "mode": classifier.mode, "threshold": classifier.threshold, "coverage": classifier.coverage}  # fmt: skip
+            "mode": classifier.mode, "threshold": classifier.threshold, "coverage": classifier.coverage,
+            ENROLLED: classifier.enrolment.sha256 if classifier.enrolment else None}  # fmt: skip
 
 
 class Journal:
@@ -97,7 +99,7 @@ class Journal:
     """
 
     def __init__(self, out: Path, labels: tuple[str, ...], settings: dict, *, overwrite: bool = False):
-        """Raises LogoEdgeError where `out` is there already (unless `overwrite`), is of no known kind, or was begun with
+        """`settings`: those of `describe_settings`. Raises LogoEdgeError where `out` is there already (unless `overwrite`), is of no known kind, or was begun with
         other settings or is damaged; MissingExtraError for Parquet without pyarrow."""
         if out.suffix.lower() not in FORMATS:
             raise LogoEdgeError(f"{out}: found suffix {out.suffix!r}; expected one of {', '.join(FORMATS)}")
@@ -105,7 +107,7 @@ class Journal:
             _pyarrow()
         if out.exists() and not overwrite:
             raise LogoEdgeError(f"{out}: there already; name another --out, or replace it with --overwrite")
-        self.out, self.labels = out, labels
+        self.out, self.columns = out, columns_of(labels, enrolled=settings.get(ENROLLED) is not None)
         self.path = out.with_name(f"{out.name}.part")
         self.rows = self.failed = 0
         settings = json.loads(json.dumps(settings))
@@ -145,7 +147,7 @@ class Journal:
         os.fsync(self._file.fileno())
         part = self.out.with_name(f".{self.out.name}.new")
         write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[self.out.suffix.lower()]
-        write(self.records(), self.labels, part)
+        write(self.records(), self.columns, part)
         os.replace(part, self.out)
         self._file.close()
         self.path.unlink()
@@ -293,52 +295,61 @@ def _settings(header: bytes) -> dict | None:
         return None
 
 
-def _flat(record: dict, labels: tuple[str, ...]) -> dict:
-    """The row with one column for each probability, and nothing missing."""
-    probabilities = record.get("probabilities", {})
-    row = {name: record.get(name) for name in COLUMNS}
-    return row | {f"probability_{label}": probabilities.get(label) for label in labels}
+def columns_of(labels: tuple[str, ...], *, enrolled: bool = False) -> list[str]:
+    """The columns of a table, with those of a `Match` where there are `enrolled` classes."""
+    return [*COLUMNS, *(MATCH if enrolled else ()), *(f"probability_{label}" for label in labels)]
+
+
+def _flat(record: dict, columns: list[str]) -> dict:
+    """The row with one column for each probability and field of a match, and nothing missing."""
+    match = record.get("enrolled", {})
+    row = record | {column: match.get(key) for column, key in MATCH.items()}
+    row |= {f"probability_{label}": value for label, value in record.get("probabilities", {}).items()}
+    return {name: row.get(name) for name in columns}
 
 
 COLUMNS = ("path", "label", "best_guess", "confidence", "prediction_set", "aleatoric", "epistemic", "energy", "is_logo",
            "high_confidence", "low_confidence", "reason", "error")  # fmt: skip
+MATCH = {"enrolled": "label", "enrolled_best_guess": "best_guess", "enrolled_similarity": "similarity",
+         "enrolled_confidence": "confidence"}  # fmt: skip
+NUMBERS = frozenset(("confidence", "aleatoric", "epistemic", "energy", "enrolled_similarity", "enrolled_confidence"))
 
 
-def _write_jsonl(records: Iterator[dict], labels: tuple[str, ...], path: Path) -> None:
+def _write_jsonl(records: Iterator[dict], columns: list[str], path: Path) -> None:
     with open(path, "w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _write_csv(records: Iterator[dict], labels: tuple[str, ...], path: Path) -> None:
+def _write_csv(records: Iterator[dict], columns: list[str], path: Path) -> None:
     """`prediction_set` is joined by `|`, truth is 1 or 0, what there is not is empty."""
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, *(f"probability_{label}" for label in labels)], lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         for record in records:
-            row = _flat(record, labels)
+            row = _flat(record, columns)
             row["prediction_set"] = None if row["prediction_set"] is None else "|".join(row["prediction_set"])
             writer.writerow({key: int(value) if isinstance(value, bool) else value for key, value in row.items()})
 
 
-def _write_parquet(records: Iterator[dict], labels: tuple[str, ...], path: Path) -> None:
+def _write_parquet(records: Iterator[dict], columns: list[str], path: Path) -> None:
     pyarrow = _pyarrow()
-    schema = table_schema(labels)
+    schema = table_schema(columns)
     from pyarrow import parquet
 
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while some := list(islice(records, ROW_GROUP)):
-            writer.write_table(pyarrow.Table.from_pylist([_flat(record, labels) for record in some], schema=schema))
+            writer.write_table(pyarrow.Table.from_pylist([_flat(record, columns) for record in some], schema=schema))
 
 
-def table_schema(labels: tuple[str, ...]):
-    """The Arrow schema of a table's columns."""
+def table_schema(columns: list[str]):
+    """The Arrow schema of a table's `columns_of`."""
     pyarrow = _pyarrow()
     text, number, truth = pyarrow.string(), pyarrow.float32(), pyarrow.bool_()
-    kinds = dict.fromkeys(COLUMNS, text) | dict.fromkeys(("confidence", "aleatoric", "epistemic", "energy"), number)
-    kinds |= dict.fromkeys(("is_logo", "high_confidence", "low_confidence"), truth)
-    kinds |= {"prediction_set": pyarrow.list_(text)} | {f"probability_{label}": number for label in labels}
-    return pyarrow.schema(list(kinds.items()))
+    kinds = dict.fromkeys(("is_logo", "high_confidence", "low_confidence"), truth) | dict.fromkeys(NUMBERS, number)
+    kinds |= {"prediction_set": pyarrow.list_(text)}
+    kinds |= {name: number for name in columns if name.startswith("probability_")}
+    return pyarrow.schema([(name, kinds.get(name, text)) for name in columns])
 
 
 def _pyarrow():

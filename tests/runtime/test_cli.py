@@ -156,7 +156,8 @@ def test_a_folder_without_images_fails_with_what_was_expected(bundle, tmp_path):
     "arguments",
     [[], ["--json", "--jsonl", "x.png"], ["--threads", "0", "x.png"], ["--frobnicate"], ["--mode", "sure", "x.png"],
      ["--threshold", "1.5", "x.png"], ["--top-k", "0", "x.png"], ["--cores", "a-b", "x.png"],
-     ["--json", "--out", "x.csv", "x.png"], ["--out", "x.csv", "-"]],
+     ["--json", "--out", "x.csv", "x.png"], ["--out", "x.csv", "-"], ["--out", "x.csv", "--top-k", "2", "x.png"],
+     ["--out", "x.csv", "--explain", "x.png"]],
 )  # fmt: skip
 def test_wrong_usage_exits_with_two(bundle, arguments):
     result = classify(bundle, *arguments)
