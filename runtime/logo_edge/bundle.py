@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -210,7 +210,7 @@ def _check_content(bundle: Bundle, where: Path) -> None:
         )
         or len(set(bundle.labels)) != len(bundle.labels)
         or len(bundle.labels) < 2,
-        "calibration: expected a temperature above 0": not 0 < calibration.temperature < float("inf"),
+        "calibration: expected a temperature above 0": not calibration.temperature > 0,
         "calibration.abstain_below: expected 0 for best-guess, and from 0 to 1 for each mode after it, none below the "
         "one before": not 0
         == calibration.abstain_below[Mode.BEST_GUESS]
@@ -293,7 +293,7 @@ def _fits_scaling(scaling: Scaling | None, classes: int) -> bool:
     if scaling is None:
         return True
     rows = [*scaling.weight, scaling.bias]
-    return len(rows) == classes + 1 and all(len(row) == classes and all(map(math.isfinite, row)) for row in rows)
+    return len(rows) == classes + 1 and all(len(row) == classes and all(map(_is_finite, row)) for row in rows)
 
 
 def _fits_conformal(entry: Conformal, labels: tuple[str, ...]) -> bool:
@@ -306,6 +306,11 @@ def _fits_conformal(entry: Conformal, labels: tuple[str, ...]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_finite(value: float) -> bool:
+    """Whether it is neither NaN nor beyond float64, as an integer of JSON may be."""
+    return abs(value) <= sys.float_info.max
 
 
 def _input_contract(table: dict) -> InputContract:
@@ -333,6 +338,8 @@ def _entry(kind: type, where: str, table: Any) -> Any:
         value, expected = getattr(entry, key.name), KINDS.get(key.type, object)
         if not isinstance(value, expected) or isinstance(value, bool):
             raise ValueError(f"{where}.{key.name} is {value!r}; expected {key.type}")
+        if key.type == "float" and not _is_finite(value):
+            raise ValueError(f"{where}.{key.name} is not finite; expected a number that a float64 holds")
     return entry
 
 

@@ -194,16 +194,16 @@ def test_labels_must_be_at_least_two_different_names(fake_bundle, labels):
 
 
 EYE = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
-NAN, INFINITY = float("nan"), float("inf")
+NAN, INFINITY, HUGE = float("nan"), float("inf"), 10**400
 IMPOSSIBLE = {
-    "calibration: expected a temperature above 0": [(("temperature",), value) for value in (0, -1.0, NAN, INFINITY)],
+    "calibration: expected a temperature above 0": [(("temperature",), value) for value in (0, -1.0)],
     "calibration.abstain_below: expected 0 for best-guess": [
         *((("abstain_below", mode), value) for mode in Mode for value in (-0.1, 1.1, NAN)),
         (("abstain_below", "best-guess"), 0.2), (("abstain_below", "strict"), 0.4),
     ],
     "calibration.scaling: expected a weight of 3 x 3 finite numbers": [
         (("scaling",), {"method": "vector", "weight": weight, "bias": bias})
-        for weight, bias in ((EYE[:2], [0, 0, 0]), (EYE, [0, 0]), ([[1, 0]] * 3, [0, 0, 0]), (EYE, [0, 0, NAN]))
+        for weight, bias in ((EYE[:2], [0, 0, 0]), (EYE, [0, 0]), ([[1, 0]] * 3, [0, 0, 0]), (EYE, [0, 0, NAN]), (EYE, [0, 0, HUGE]))
     ],
     "calibration.conformal: expected levels between 0 and 1": [
         (("conformal",), [{"level": level, "threshold": threshold, "by_class": by_class}])
@@ -222,6 +222,26 @@ def test_an_impossible_calibration_is_refused(fake_bundle, message, keys, value)
     folder = fake_bundle()
     change_record(folder, "calibration", *keys, value=value)
     with pytest.raises(BundleError, match=message):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY, HUGE], ids=["nan", "inf", "-inf", "huge"])
+@pytest.mark.parametrize(
+    ("table", "key", "field"),
+    [
+        ("calibration", "temperature", "temperature"),
+        ("input", "dark_above_luminance", "dark_above_luminance"),
+        ("calibration", "familiarity", "threshold"),
+        ("calibration", "familiarity", "false_positive_rate"),
+        ("calibration", "conformal", "level"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_with_its_name(fake_bundle, table, key, field, value):
+    folder = fake_bundle()
+    whole = {"familiarity": {"threshold": 1.0, "false_positive_rate": 0.05, field: value},
+             "conformal": [{"level": value, "threshold": 0.5, "by_class": None}]}  # fmt: skip
+    change_record(folder, table, key, value=whole.get(key, value))
+    with pytest.raises(BundleError, match=rf"{table}\.({key}\.)?{field} is not finite"):
         read_bundle(folder)
 
 
