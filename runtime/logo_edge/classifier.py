@@ -301,9 +301,13 @@ class Classifier:
         return self._backend.run(pixels, self._outputs)
 
     def _read_reduced(self, source: ImageSource) -> tuple[np.ndarray | ImageError, bool]:
-        """The source as the model sees it, or why it cannot be read, and whether it was decoded at a lower scale."""
+        """The source as the model sees it, or why it cannot be read, and whether it was decoded at a lower scale.
+
+        With an enrolment it never is: nothing says how far a similarity might move.
+        """
+        least_px = None if self.enrolment else REDUCED_SIDES * self.bundle.input.size_px
         try:
-            image, size_px = load_reduced(source, REDUCED_SIDES * self.bundle.input.size_px, fast=self._fast_decoders)
+            image, size_px = load_reduced(source, least_px, fast=self._fast_decoders)
         except ImageError as error:
             return error, False
         return preprocess(image, self.bundle.input, size_px), size_px is not None

@@ -86,6 +86,17 @@ def test_an_enrolled_class_is_found_beside_the_bundles_own(bundle, enrolled, tmp
     assert plain.classify(image).enrolled is None
 
 
+def test_with_an_enrolment_a_large_jpeg_is_decoded_whole(bundle, enrolled, tmp_path):
+    path = tmp_path / "large.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (330, 410, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    classifier = Classifier.load(bundle, enrolled=enrolled)
+    (whole,) = classifier.classify_pixels(classifier.read_pixels(path)[None])
+    assert Classifier.load(bundle)._read_reduced(path)[1]
+    assert not classifier._read_reduced(path)[1]
+    assert classifier.classify(path) == whole
+
+
 def test_an_unknown_image_is_of_no_enrolled_class(bundle, enrolled, tmp_path):
     classifier = Classifier.load(bundle, enrolled=enrolled)
     for colour in ((5, 250, 120), (250, 250, 250), (128, 128, 128)):
