@@ -96,7 +96,7 @@ def classify_command(
     options = Options(
         tuple(paths), bundle=bundle, json=as_json, jsonl=as_jsonl, mode=mode, threshold=threshold, coverage=coverage,
         top_k=top_k, explain=explain, out=out, overwrite=overwrite, backend=backend, artifact=artifact, threads=threads,
-        cores=_cores(cores), spinning=spinning, workers=workers, engine=engine, public_key=public_key, log=log,
+        cores=parse_cores(cores), spinning=spinning, workers=workers, engine=engine, public_key=public_key, log=log,
         enrolled=enrolled,
     )  # fmt: skip
     if failed := run(options):
@@ -207,7 +207,7 @@ def _share(figure: dict) -> str:
     return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
 
 
-def _cores(text: str | None) -> tuple[int, ...] | None:
+def parse_cores(text: str | None) -> tuple[int, ...] | None:
     """The numbers of `0,2-3`. Raises typer.BadParameter."""
     if text is None:
         return None
