@@ -1,12 +1,13 @@
 """The bundle: a folder that carries a model, its input contract, its calibration and its own test vectors.
 
     bundle.json      the schema below
+    bundle.sha256    the sha256 of bundle.json, as `sha256sum` writes it
     model.onnx       uint8 (B, S, S, 3) -> float32 logits (B, K) and, where the manifest says so, epistemic and embedding
     vectors/         images and vectors.json: the logits that this very artifact must give on them
     card.md          the model card
     signature.json   optional: `logo_edge.signing`
 
-Every file but bundle.json and its signature is listed there with its size and sha256. Writer and reader share this module.
+Every file but bundle.json, its digest and its signature is listed there with its size and sha256. Writer and reader share this module.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from logo_edge.signing import SIGNATURE, verify_record
 FORMAT = "logo-edge-bundle"
 FORMAT_VERSION = 2
 RECORD = "bundle.json"
+DIGEST = "bundle.sha256"
 VECTORS = "vectors/vectors.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
 EPISTEMIC, EMBEDDING = "epistemic", "embedding"  # what a graph may give besides logits: (B,) nats and (B, D) features
@@ -96,15 +98,16 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """What was packed: the listed files and bundle.json."""
-        return sum(entry.size_bytes for entry in self.files.values()) + (self.folder / RECORD).stat().st_size
+        """What was packed: the listed files, bundle.json and its digest."""
+        own = sum((self.folder / name).stat().st_size for name in (RECORD, DIGEST))
+        return own + sum(entry.size_bytes for entry in self.files.values())
 
 
 def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | None = None) -> Bundle:
     """The bundle in `folder`, every file's hash checked, and with `public_key`, a PEM file, who signed it.
 
-    Raises BundleError where bundle.json is missing, malformed or of another format version, a path leaves the folder,
-    a file is missing or not the one that was packed, or the key's signature is not there or does not fit.
+    Raises BundleError where bundle.json is missing, changed, malformed or of another format version, a path leaves the
+    folder, a file is missing or not the one that was packed, or the key's signature is not there or does not fit.
     """
     folder = Path(folder)
     path = folder / RECORD
@@ -112,11 +115,13 @@ def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | No
         data = path.read_bytes()
         if public_key is not None:
             verify_record(folder, data, public_key)
-        record = json.loads(data)
     except OSError as error:
         raise BundleError(
             f"{path}: {error.strerror}; expected a bundle's folder, made by `logo-edge compress`"
         ) from error
+    _check_digest(folder, data)
+    try:
+        record = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not JSON ({error}); the bundle is damaged, copy or pack it anew") from error
     bundle = parse_bundle(record, folder)
@@ -161,7 +166,7 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
 
 
 def write_bundle_record(bundle: Bundle) -> None:
-    """Writes bundle.json into the bundle's folder; the listed files are there already."""
+    """Writes bundle.json and its digest into the bundle's folder; the listed files are there already."""
     contract = asdict(bundle.input)
     record = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "name": bundle.name, "labels": list(bundle.labels),
@@ -172,19 +177,47 @@ def write_bundle_record(bundle: Bundle) -> None:
     }  # fmt: skip
     if bundle.members:
         record["members"] = [asdict(member) for member in bundle.members]
-    part = bundle.folder / f"{RECORD}.part"
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, bundle.folder / RECORD)
+    write_record(bundle.folder, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_record(folder: Path, data: bytes) -> None:
+    """Writes `data` as bundle.json and, last, its digest, each in one step."""
+    for name, content in ((RECORD, data), (DIGEST, _digest_line(data))):
+        part = folder / f"{name}.part"
+        part.write_bytes(content)
+        os.replace(part, folder / name)
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
-    """Every file under `folder` but bundle.json and its signature, by its POSIX path."""
+    """Every file under `folder` but bundle.json, its digest and its signature, by its POSIX path."""
     entries = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (RECORD, SIGNATURE):
+        if path.is_file() and name not in (RECORD, DIGEST, SIGNATURE):
             entries[name] = FileEntry(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
     return entries
+
+
+def _digest_line(data: bytes) -> bytes:
+    """The content of bundle.sha256, of that of bundle.json."""
+    return f"{hashlib.sha256(data).hexdigest()}  {RECORD}\n".encode()
+
+
+def _check_digest(folder: Path, data: bytes) -> None:
+    """Raises BundleError where bundle.sha256 is missing or not that of `data`, the content of bundle.json."""
+    path, expected = folder / DIGEST, _digest_line(data)
+    try:
+        found = path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{path}: {error.strerror}; expected the sha256 of {RECORD}, which this release packs. Copy or pack the bundle "
+            "anew"
+        ) from error
+    if found != expected:
+        raise BundleError(
+            f"{folder / RECORD}: not the file that was packed (sha256 {expected[:12].decode()}..., which is not what "
+            f"{DIGEST} says). Copy or pack the bundle anew"
+        )
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry) -> None:

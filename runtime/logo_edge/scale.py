@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.bundle import RECORD, Bundle
+from logo_edge.bundle import DIGEST, RECORD, Bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import LogoEdgeError, MissingExtraError
 from logo_edge.folders import Journal, Progress, classify_named, record_of
@@ -101,4 +101,4 @@ def classify_on_cluster(
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
-    return {name: (bundle.folder / name).read_bytes() for name in (RECORD, *bundle.files)}
+    return {name: (bundle.folder / name).read_bytes() for name in (RECORD, DIGEST, *bundle.files)}

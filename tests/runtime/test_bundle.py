@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from logo_edge import BundleError, Classifier, read_bundle
-from logo_edge.bundle import RECORD, VECTORS, list_files, write_bundle_record
+from logo_edge.bundle import DIGEST, RECORD, VECTORS, list_files, write_bundle_record, write_record
 from logo_edge.decision import Calibration, Conformal, Familiarity, Mode, Scaling
 
 FILES = ["card.md", "model.onnx", "vectors/0.png", "vectors/1.png", "vectors/2.png", "vectors/vectors.json"]
@@ -37,7 +37,7 @@ def change_record(folder: Path, *keys: str, value) -> None:
         del table[keys[-1]]
     else:
         table[keys[-1]] = value
-    (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    write_record(folder, json.dumps(record).encode())
 
 
 def relist(folder: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_listed_files_carry_their_size_and_hash(fake_bundle):
         assert (entry.size_bytes, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, RECORD])
 @pytest.mark.parametrize("place", [0, -1])
 def test_a_changed_byte_in_any_file_is_refused(fake_bundle, name, place):
     folder = fake_bundle()
@@ -82,6 +82,32 @@ def test_a_changed_byte_in_any_file_is_refused(fake_bundle, name, place):
     data[place] ^= 1
     (folder / name).write_bytes(data)
     with pytest.raises(BundleError, match=f"{name}: not the file that was packed"):
+        read_bundle(folder)
+
+
+def test_a_changed_digit_of_the_calibration_is_refused(fake_bundle):
+    folder = fake_bundle(temperature=1.25)
+    text = (folder / RECORD).read_text(encoding="utf-8")
+    (folder / RECORD).write_text(text.replace("1.25", "1.35"), encoding="utf-8")
+    with pytest.raises(
+        BundleError, match=r"bundle\.json: not the file that was packed .*bundle\.sha256 says.* pack .* anew"
+    ):
+        read_bundle(folder)
+
+
+def test_the_digest_of_the_record_is_that_of_sha256sum_and_must_be_there_whole(fake_bundle):
+    folder = fake_bundle()
+    whole = (folder / DIGEST).read_bytes()
+    assert whole.decode() == f"{hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()}  bundle.json\n"
+    assert DIGEST not in read_bundle(folder).files
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        (folder / DIGEST).write_bytes(changed)
+        with pytest.raises(BundleError, match="not what bundle.sha256 says"):
+            read_bundle(folder)
+    (folder / DIGEST).unlink()
+    with pytest.raises(BundleError, match=r"bundle\.sha256: No such file.*Copy or pack the bundle anew"):
         read_bundle(folder)
 
 
@@ -107,7 +133,7 @@ def test_no_bundle_at_all_is_refused_with_what_was_expected(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", '{"format": ', "no json", "\ud800"])
 def test_a_record_that_is_no_json_is_refused(fake_bundle, text):
     folder = fake_bundle()
-    (folder / RECORD).write_bytes(text.encode("utf-8", "surrogatepass"))
+    write_record(folder, text.encode("utf-8", "surrogatepass"))
     with pytest.raises(BundleError, match=r"bundle.json: not JSON"):
         read_bundle(folder)
 
@@ -115,7 +141,7 @@ def test_a_record_that_is_no_json_is_refused(fake_bundle, text):
 @pytest.mark.parametrize("record", [None, 3, "text", [], {}, {"format": "other"}, {"format": ["logo-edge-bundle"]}])
 def test_json_of_another_kind_is_refused(fake_bundle, record):
     folder = fake_bundle()
-    (folder / RECORD).write_text(json.dumps(record))
+    write_record(folder, json.dumps(record).encode())
     with pytest.raises(BundleError, match="no logo-edge bundle; expected"):
         read_bundle(folder)
 

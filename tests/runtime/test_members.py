@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from logo_edge import BundleError, Classifier, read_bundle, triton
-from logo_edge.bundle import EPISTEMIC, list_files
+from logo_edge.bundle import EPISTEMIC, list_files, write_record
 from logo_edge.errors import ExportError
 from logo_edge.folders import describe_settings
 from logo_edge.members import Ensemble, reduce_pixels
@@ -41,7 +41,7 @@ def ensemble(fake_bundle, fake_model):
         record["model"]["optional_outputs"] = [EPISTEMIC]
         record["files"] = {name: vars(entry) for name, entry in list_files(folder).items()}
         change(record)
-        (folder / "bundle.json").write_text(json.dumps(record))
+        write_record(folder, json.dumps(record).encode())
         return folder
 
     return make
