@@ -15,13 +15,13 @@
 namespace logo_edge {
 namespace {
 
-constexpr std::uint64_t kMaxPixels = 100'000'000;
+constexpr std::uint64_t kMaxPixels = 36'000'000;
 constexpr std::streamoff kMaxFileBytes = 256 * 1024 * 1024;
 using Bytes = std::vector<std::uint8_t>;
 
 void allocate(Image& image, std::uint64_t width, std::uint64_t height) {
   if (width == 0 || height == 0 || width * height > kMaxPixels) {
-    throw ImageError(std::to_string(width) + " x " + std::to_string(height) + " pixels; expected 1 to 100000000");
+    throw ImageError(std::to_string(width) + " x " + std::to_string(height) + " pixels; expected 1 to " + std::to_string(kMaxPixels));
   }
   image.width = static_cast<int>(width);
   image.height = static_cast<int>(height);

@@ -297,6 +297,15 @@ std::string read_verified(const fs::path& folder, const std::string& name, const
   return data;
 }
 
+/// The content of bundle.json, once bundle.sha256 says that it is what was packed.
+std::string read_record(const fs::path& folder) {
+  std::string data = read_file(folder / "bundle.json");
+  if (read_file(folder / "bundle.sha256") != sha256(data.data(), data.size()) + "  bundle.json\n") {
+    throw BundleError("not what bundle.sha256 says. Copy or pack the bundle anew");
+  }
+  return data;
+}
+
 Ort::SessionOptions session_options(int threads) {
   Ort::SessionOptions options;
   options.SetIntraOpNumThreads(threads);
@@ -333,7 +342,7 @@ Classifier::Classifier(const std::string& folder, Options options, int threads)
   const fs::path root(folder);
   const std::string where = (root / "bundle.json").string() + ": ";
   try {
-    const json record = json::parse(read_file(root / "bundle.json"));
+    const json record = json::parse(read_record(root));
     if (record.at("format") != "logo-edge-bundle" || record.at("format_version") != 2) {
       throw BundleError("format " + record.at("format").dump() + ", version " + record.at("format_version").dump() +
                         "; this program reads \"logo-edge-bundle\", version 2");

@@ -38,7 +38,9 @@ class Resources:
 
 
 class Backend(Protocol):
-    """A model in memory; safe to share between threads."""
+    """A model in memory; safe to share between threads. `outputs` names all that it gives, where they have names."""
+
+    outputs: frozenset[str]
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         """The outputs of these names, float32, first axis B, of (B, S, S, 3) uint8 pixels."""
@@ -61,6 +63,7 @@ class OnnxRuntime:
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from error
         self._input = self.session.get_inputs()[0].name
+        self.outputs = frozenset(output.name for output in self.session.get_outputs())
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         return cast("list[np.ndarray]", self.session.run(names, {self._input: pixels}))  # graphs of tensors alone
@@ -80,6 +83,7 @@ class OpenVino:
             self._compiled = openvino.Core().compile_model(path, "CPU", settings)
         except RuntimeError as error:
             raise BundleError(f"{path}: OpenVINO cannot load it: {error}") from error
+        self.outputs = frozenset().union(*(output.names for output in self._compiled.outputs))
         self._local = threading.local()  # a request serves one thread at a time
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
@@ -95,6 +99,8 @@ class TorchScript:
 
     Its threads are those of PyTorch, which the whole process shares.
     """
+
+    outputs: frozenset[str] = frozenset()
 
     def __init__(self, path: Path, resources: Resources):
         try:
@@ -135,18 +141,18 @@ class TensorRT:
             )
         self._engine, self._context, self._cuda = engine, engine.create_execution_context(), cuda
         self._name, self._lock = path.name, threading.Lock()  # a context serves one thread at a time
-        self._outputs = [
+        self.outputs = frozenset(
             name
             for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
             if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT
-        ]
+        )
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         pixels = np.ascontiguousarray(pixels)
         with self._lock:
             if not self._context.set_input_shape(PIXELS, pixels.shape):
                 raise ExportError(f"{self._name} takes no batch of {len(pixels)}; export it again for such batches")
-            made = {name: np.empty(sizes(self._context.get_tensor_shape(name)), np.float32) for name in self._outputs}
+            made = {name: np.empty(sizes(self._context.get_tensor_shape(name)), np.float32) for name in self.outputs}
             self._execute({PIXELS: pixels}, made)
         return [made[name] for name in names]
 
@@ -174,6 +180,7 @@ BACKENDS: dict[str, Callable[[Path, Resources], Backend]] = {
     "onnxruntime": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRT, "torchscript": TorchScript,
 }  # fmt: skip
 OWN_GRAPH = ("onnxruntime", "openvino")  # those that read the bundle's own model file
+LIBRARIES = {"openvino": "openvino", "tensorrt": "tensorrt", "torchscript": "torch"}  # the others' packages, by extra
 READS = {".onnx": OWN_GRAPH, ".xml": ("openvino",), ".engine": ("tensorrt",), ".pt": ("torchscript",)}  # artifacts
 
 
@@ -202,10 +209,22 @@ def open_backend(name: str, model: Path, artifact: Path | None, resources: Resou
 
 
 def candidates(artifact: Path | None) -> list[str]:
-    """The backends that could run here: with an artifact those that read it, ONNX Runtime first."""
-    libraries = {"openvino": "openvino", "tensorrt": "tensorrt", "torchscript": "torch"}
-    names = OWN_GRAPH if artifact is None else READS.get(artifact.suffix, ())
-    return [name for name in names if name not in libraries or find_spec(libraries[name])]
+    """The backends that could run here: with an artifact those that read it, ONNX Runtime first.
+
+    Raises LogoEdgeError where there is no such file or none reads its kind, MissingExtraError where what reads it is not
+    installed.
+    """
+    if artifact and artifact.suffix not in READS:
+        raise LogoEdgeError(
+            f"{artifact}: found suffix {artifact.suffix!r}; expected one of {', '.join(READS)}, an artifact of `logo-edge export`"
+        )
+    if artifact and not artifact.exists():
+        raise LogoEdgeError(f"{artifact}: no such file; expected an artifact of `logo-edge export`")
+    names = READS[artifact.suffix] if artifact else OWN_GRAPH
+    installed = [name for name in names if name not in LIBRARIES or find_spec(LIBRARIES[name])]
+    if not installed:
+        raise MissingExtraError(names[0], LIBRARIES[names[0]])
+    return installed
 
 
 def remember_fastest(key: dict, measure: Callable[[], dict[str, float]]) -> str:

@@ -1,20 +1,21 @@
 """The bundle: a folder that carries a model, its input contract, its calibration and its own test vectors.
 
     bundle.json      the schema below
+    bundle.sha256    the sha256 of bundle.json, as `sha256sum` writes it
     model.onnx       uint8 (B, S, S, 3) -> float32 logits (B, K) and, where the manifest says so, epistemic and embedding
     vectors/         images and vectors.json: the logits that this very artifact must give on them
     card.md          the model card
     signature.json   optional: `logo_edge.signing`
 
-Every file but bundle.json and its signature is listed there with its size and sha256. Writer and reader share this module.
+Every file but bundle.json, its digest and its signature is listed there with its size and sha256. Writer and reader share this module.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +28,7 @@ from logo_edge.signing import SIGNATURE, verify_record
 FORMAT = "logo-edge-bundle"
 FORMAT_VERSION = 2
 RECORD = "bundle.json"
+DIGEST = "bundle.sha256"
 VECTORS = "vectors/vectors.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
 EPISTEMIC, EMBEDDING = "epistemic", "embedding"  # what a graph may give besides logits: (B,) nats and (B, D) features
@@ -87,16 +89,25 @@ class Bundle:
         return self.folder / self.model.file
 
     @property
+    def model_sha256(self) -> str:
+        """The sha256 of the model file or, of an ensemble, of what its members are: files, sizes and weights."""
+        if not self.members:
+            return self.files[self.model.file].sha256
+        members = [[self.files[member.file].sha256, member.size_px, member.weight] for member in self.members]
+        return hashlib.sha256(json.dumps(members).encode()).hexdigest()
+
+    @property
     def size_bytes(self) -> int:
-        """What was packed: the listed files and bundle.json."""
-        return sum(entry.size_bytes for entry in self.files.values()) + (self.folder / RECORD).stat().st_size
+        """What was packed: the listed files, bundle.json and its digest."""
+        own = sum((self.folder / name).stat().st_size for name in (RECORD, DIGEST))
+        return own + sum(entry.size_bytes for entry in self.files.values())
 
 
 def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | None = None) -> Bundle:
     """The bundle in `folder`, every file's hash checked, and with `public_key`, a PEM file, who signed it.
 
-    Raises BundleError where bundle.json is missing, malformed or of another format version, a path leaves the folder,
-    a file is missing or not the one that was packed, or the key's signature is not there or does not fit.
+    Raises BundleError where bundle.json is missing, changed, malformed or of another format version, a path leaves the
+    folder, a file is missing or not the one that was packed, or the key's signature is not there or does not fit.
     """
     folder = Path(folder)
     path = folder / RECORD
@@ -104,11 +115,13 @@ def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | No
         data = path.read_bytes()
         if public_key is not None:
             verify_record(folder, data, public_key)
-        record = json.loads(data)
     except OSError as error:
         raise BundleError(
             f"{path}: {error.strerror}; expected a bundle's folder, made by `logo-edge compress`"
         ) from error
+    _check_digest(folder, data)
+    try:
+        record = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not JSON ({error}); the bundle is damaged, copy or pack it anew") from error
     bundle = parse_bundle(record, folder)
@@ -153,7 +166,7 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
 
 
 def write_bundle_record(bundle: Bundle) -> None:
-    """Writes bundle.json into the bundle's folder; the listed files are there already."""
+    """Writes bundle.json and its digest into the bundle's folder; the listed files are there already."""
     contract = asdict(bundle.input)
     record = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "name": bundle.name, "labels": list(bundle.labels),
@@ -164,19 +177,47 @@ def write_bundle_record(bundle: Bundle) -> None:
     }  # fmt: skip
     if bundle.members:
         record["members"] = [asdict(member) for member in bundle.members]
-    part = bundle.folder / f"{RECORD}.part"
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, bundle.folder / RECORD)
+    write_record(bundle.folder, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_record(folder: Path, data: bytes) -> None:
+    """Writes `data` as bundle.json and, last, its digest, each in one step."""
+    for name, content in ((RECORD, data), (DIGEST, _digest_line(data))):
+        part = folder / f"{name}.part"
+        part.write_bytes(content)
+        os.replace(part, folder / name)
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
-    """Every file under `folder` but bundle.json and its signature, by its POSIX path."""
+    """Every file under `folder` but bundle.json, its digest and its signature, by its POSIX path."""
     entries = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (RECORD, SIGNATURE):
+        if path.is_file() and name not in (RECORD, DIGEST, SIGNATURE):
             entries[name] = FileEntry(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
     return entries
+
+
+def _digest_line(data: bytes) -> bytes:
+    """The content of bundle.sha256, of that of bundle.json."""
+    return f"{hashlib.sha256(data).hexdigest()}  {RECORD}\n".encode()
+
+
+def _check_digest(folder: Path, data: bytes) -> None:
+    """Raises BundleError where bundle.sha256 is missing or not that of `data`, the content of bundle.json."""
+    path, expected = folder / DIGEST, _digest_line(data)
+    try:
+        found = path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{path}: {error.strerror}; expected the sha256 of {RECORD}, which this release packs. Copy or pack the bundle "
+            "anew"
+        ) from error
+    if found != expected:
+        raise BundleError(
+            f"{folder / RECORD}: not the file that was packed (sha256 {expected[:12].decode()}..., which is not what "
+            f"{DIGEST} says). Copy or pack the bundle anew"
+        )
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
@@ -202,7 +243,7 @@ def _check_content(bundle: Bundle, where: Path) -> None:
         )
         or len(set(bundle.labels)) != len(bundle.labels)
         or len(bundle.labels) < 2,
-        "calibration: expected a temperature above 0": not 0 < calibration.temperature < float("inf"),
+        "calibration: expected a temperature above 0": not calibration.temperature > 0,
         "calibration.abstain_below: expected 0 for best-guess, and from 0 to 1 for each mode after it, none below the "
         "one before": not 0
         == calibration.abstain_below[Mode.BEST_GUESS]
@@ -285,7 +326,7 @@ def _fits_scaling(scaling: Scaling | None, classes: int) -> bool:
     if scaling is None:
         return True
     rows = [*scaling.weight, scaling.bias]
-    return len(rows) == classes + 1 and all(len(row) == classes and all(map(math.isfinite, row)) for row in rows)
+    return len(rows) == classes + 1 and all(len(row) == classes and all(map(_is_finite, row)) for row in rows)
 
 
 def _fits_conformal(entry: Conformal, labels: tuple[str, ...]) -> bool:
@@ -298,6 +339,11 @@ def _fits_conformal(entry: Conformal, labels: tuple[str, ...]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_finite(value: float) -> bool:
+    """Whether it is neither NaN nor beyond float64, as an integer of JSON may be."""
+    return abs(value) <= sys.float_info.max
 
 
 def _input_contract(table: dict) -> InputContract:
@@ -325,6 +371,8 @@ def _entry(kind: type, where: str, table: Any) -> Any:
         value, expected = getattr(entry, key.name), KINDS.get(key.type, object)
         if not isinstance(value, expected) or isinstance(value, bool):
             raise ValueError(f"{where}.{key.name} is {value!r}; expected {key.type}")
+        if key.type == "float" and not _is_finite(value):
+            raise ValueError(f"{where}.{key.name} is not finite; expected a number that a float64 holds")
     return entry
 
 

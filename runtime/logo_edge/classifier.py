@@ -8,7 +8,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,10 +118,12 @@ class Classifier:
         self.backend = _fastest_backend(bundle, artifact, resources) if backend == AUTO else backend
         self._backend = _open_backend(self.backend, bundle, artifact, resources)
         self._outputs = [bundle.model.output_name]
-        if EPISTEMIC in bundle.model.optional_outputs:
+        if EPISTEMIC in bundle.model.optional_outputs and EPISTEMIC in self._backend.outputs:
             self._outputs.append(EPISTEMIC)
-        self._enrolment = _read_enrolment(enrolled, bundle)
-        if self._enrolment:
+        self._artifact = artifact
+        self.enrolment = _read_enrolment(enrolled, bundle)
+        if self.enrolment:
+            self._need_embedding()
             self._outputs.append(EMBEDDING)
         self._log = _open_log(log, bundle.name)
         self._tolerance = VECTOR_TOLERANCE if artifact is None else ARTIFACT_TOLERANCE
@@ -141,7 +143,8 @@ class Classifier:
         coverage: of prediction sets, one of the bundle's levels; left out: 0.95, where the bundle can promise it.
         backend: onnxruntime, openvino, tensorrt, torchscript (each an extra), or auto: the fastest of those here, which
             is measured once and remembered. All but onnxruntime must give the bundle's golden vectors first.
-        artifact: a file of `logo-edge export` to run instead of the bundle's own graph.
+        artifact: a file of `logo-edge export` to run instead of the bundle's own graph; where it gives no epistemic
+            uncertainty, results have none.
         threads: CPU threads of one forward pass. cores: the CPU cores for those threads (Linux). spinning: whether they
             spin while they wait, a little faster and at the price of busy cores.
         fast_decoders: let pyspng and simplejpeg decode where they are installed (extra `fast`); pixels are the same.
@@ -255,41 +258,56 @@ class Classifier:
         results: list = [pixels if isinstance(pixels, ImageError) else None for pixels, _ in read]
         readable = [index for index, result in enumerate(results) if result is None]
         if readable:
-            outputs = self._run(np.stack([read[index][0] for index in readable]))
+            outputs, errors = self._run(np.stack([read[index][0] for index in readable])), {}
             if any(reduced for _, reduced in read):
-                self._run_again(outputs, [sources[index] if read[index][1] else None for index in readable])
-            for index, decision in zip(readable, self._decide_outputs(outputs), strict=True):
-                results[index] = decision
-                if self._log:
+                errors = self._run_again(outputs, [sources[index] if read[index][1] else None for index in readable])
+            for row, (index, decision) in enumerate(zip(readable, self._decide_outputs(outputs), strict=True)):
+                results[index] = errors.get(row, decision)
+                if self._log and row not in errors:
                     self._log.append(decision)
         return results
 
-    def _run_again(self, outputs: list[np.ndarray], reduced: list[ImageSource | None]) -> None:
-        """Puts in the outputs of the whole image where one at a lower scale might have been decided otherwise."""
+    def _run_again(self, outputs: list[np.ndarray], reduced: list[ImageSource | None]) -> dict[int, ImageError]:
+        """Puts in the outputs of the whole image where one at a lower scale might have been decided otherwise.
+
+        What comes back is, by row, why an image could not be read a second time.
+        """
         logits, calibration = outputs[0], self.bundle.calibration
         close = may_change(
             calibration, self.calibrated(logits), energy(logits), self.threshold, self.coverage, REDUCED_SHIFT
         )
+        errors: dict[int, ImageError] = {}
         for row, source in enumerate(reduced):
-            if source is not None and close[row]:
-                for output, whole in zip(outputs, self._run(self.read_pixels(source)[None]), strict=True):
-                    output[row] = whole[0]
+            if source is None or not close[row]:
+                continue
+            try:
+                pixels = self.read_pixels(source)
+            except ImageError as error:
+                errors[row] = error
+                continue
+            for output, whole in zip(outputs, self._run(pixels[None]), strict=True):
+                output[row] = whole[0]
+        return errors
 
     def _decide_outputs(self, outputs: list[np.ndarray]) -> list[Classification]:
         """The decisions on what `_run` gave."""
-        if self._enrolment is None:
+        if self.enrolment is None:
             return self.decide(*outputs)
         *outputs, embeddings = outputs
-        matches = self._enrolment.match(embeddings)
+        matches = self.enrolment.match(embeddings)
         return [replace(found, enrolled=match) for found, match in zip(self.decide(*outputs), matches, strict=True)]
 
     def _run(self, pixels: np.ndarray) -> list[np.ndarray]:
         return self._backend.run(pixels, self._outputs)
 
     def _read_reduced(self, source: ImageSource) -> tuple[np.ndarray | ImageError, bool]:
-        """The source as the model sees it, or why it cannot be read, and whether it was decoded at a lower scale."""
+        """The source as the model sees it, or why it cannot be read, and whether it was decoded at a lower scale.
+
+        With an enrolment it never is: nothing says how far a similarity might move.
+        """
+        least_px = None if self.enrolment else REDUCED_SIDES * self.bundle.input.size_px
         try:
-            image, size_px = load_reduced(source, REDUCED_SIDES * self.bundle.input.size_px, fast=self._fast_decoders)
+            image, size_px = load_reduced(source, least_px, fast=self._fast_decoders)
         except ImageError as error:
             return error, False
         return preprocess(image, self.bundle.input, size_px), size_px is not None
@@ -301,13 +319,22 @@ class Classifier:
     def embeddings(self, pixels: np.ndarray) -> np.ndarray:
         """(B, D) float32 features before the network's last layer, of (B, S, S, 3) uint8 pixels.
 
-        Raises BundleError where the bundle has none.
+        Raises BundleError where the bundle or artifact has none.
         """
+        self._need_embedding()
+        return self._backend.run(pixels, [EMBEDDING])[0]
+
+    def _need_embedding(self) -> None:
+        """Raises BundleError where the model gives no embedding."""
         if EMBEDDING not in self.bundle.model.optional_outputs:
             raise BundleError(
                 f"{self.bundle.folder}: its model gives no {EMBEDDING}; pack it anew with `logo-edge calibrate`"
             )
-        return self._backend.run(pixels, [EMBEDDING])[0]
+        if EMBEDDING not in self._backend.outputs:
+            raise BundleError(
+                f"{self._artifact or self.bundle.folder}: gives no {EMBEDDING}, which enrolled classes and likeness need. "
+                "Leave out the artifact, or make one of the bundle with `logo-edge export BUNDLE`, since a run's has none"
+            )
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
         """(B, K) probabilities."""
@@ -387,24 +414,22 @@ def _fastest_backend(bundle: Bundle, artifact: Path | None, resources: Resources
                 continue
             times_ms[name] = measure_latency(lambda run=classifier.logits: run(pixels), runs=50).p50_ms
         if not times_ms:
-            raise BundleError(f"{bundle.folder}: no backend runs it here. {'; '.join(refusals) or 'None is installed'}")
+            raise BundleError(f"{bundle.folder}: no backend runs it here. {'; '.join(refusals)}")
         return times_ms
 
     machine = {key: describe_machine()[key] for key in ("cpu", "isa", "system", "machine")}
-    model = (
-        bundle.files[bundle.model.file].sha256
-        if artifact is None
-        else hashlib.sha256(artifact.read_bytes()).hexdigest()
+    model = hashlib.sha256(artifact.read_bytes()).hexdigest() if artifact else bundle.model_sha256
+    return remember_fastest(
+        {"model": model, "backends": names, **asdict(resources), "versions": installed_versions(), **machine}, measure
     )
-    return remember_fastest({"model": model, "backends": names, "threads": resources.threads, "spinning": resources.spinning,
-                             "versions": installed_versions(), **machine}, measure)  # fmt: skip
 
 
 def _open_backend(name: str, bundle: Bundle, artifact: Path | None, resources: Resources) -> Backend:
     """What runs the bundle's model or, of an ensemble, all its members."""
     if not bundle.members:
         opened = open_backend(name, bundle.model_path, artifact, resources)
-        _check_fit(opened, bundle, artifact or bundle.model_path, bundle.input.size_px, bundle.model.optional_outputs)
+        promised = () if artifact else bundle.model.optional_outputs
+        _check_fit(opened, bundle, artifact or bundle.model_path, bundle.input.size_px, promised)
         return opened
     if artifact:
         raise BundleError(
@@ -421,9 +446,12 @@ def _open_backend(name: str, bundle: Bundle, artifact: Path | None, resources: R
     return Ensemble(bundle.members, opened, bundle.model.output_name)
 
 
-def _check_fit(backend: Backend, bundle: Bundle, path: Path, size: int, optional_outputs: Sequence[str]) -> None:
-    """Raises BundleError where the model does not read and give what bundle.json says."""
+def _check_fit(backend: Backend, bundle: Bundle, path: Path, size: int, promised: Sequence[str]) -> None:
+    """Raises BundleError where the model does not read and give what bundle.json says, `promised` outputs among it."""
     model, classes = bundle.model, len(bundle.labels)
+    if missing := [name for name in promised if name not in backend.outputs]:
+        found = ", ".join(sorted(backend.outputs))
+        raise BundleError(f"{path}: gives {found}; bundle.json promises {missing} too. Pack the bundle anew")
     if isinstance(backend, OnnxRuntime):  # which tells without a run, and what of: at every start
         inputs = {entry.name: (entry.type, _any_batch(entry.shape)) for entry in backend.session.get_inputs()}
         outputs = {entry.name: (entry.type, entry.shape[1:]) for entry in backend.session.get_outputs()}
@@ -437,8 +465,6 @@ def _check_fit(backend: Backend, bundle: Bundle, path: Path, size: int, optional
                 f"{path}: gives {outputs}; bundle.json says {model.output_name!r}, float32, of "
                 f"{classes} classes. Pack the bundle anew"
             )
-        if missing := [name for name in optional_outputs if name not in outputs]:
-            raise BundleError(f"{path}: gives {outputs}; bundle.json promises {missing} too. Pack the bundle anew")
         return
     try:
         (logits,) = backend.run(np.zeros((1, size, size, 3), np.uint8), [model.output_name])

@@ -147,12 +147,13 @@ def _explained(classifier: Classifier, named: Iterable[tuple[str, str | bytes]],
     for name, source in named:
         try:
             result = classifier.classify(source)
+            picture = explain(classifier, source, result)
         except ImageError as error:
             yield _record(name, error, options)
             continue
         path = name + EXPLAINED
         try:
-            explain(classifier, source, result).save(path, "PNG")
+            picture.save(path, "PNG")
         except OSError as error:
             raise LogoEdgeError(f"{path}: {error.strerror}; --explain needs a folder that can be written") from error
         yield _record(name, result, options) | {"explanation": shown(path)}

@@ -85,16 +85,18 @@ def classify_command(
     """Exit status: 0 all classified, 1 some inputs failed, 2 wrong usage."""
     if as_json + as_jsonl + (out is not None) > 1:
         raise typer.BadParameter("--json, --jsonl and --out exclude each other")
-    if out and (explain or enrolled or "-" in paths):
-        raise typer.BadParameter("--out takes files and folders, without stdin, --explain and --enrolled; try --jsonl")
+    if out and (explain or top_k or "-" in paths):
+        raise typer.BadParameter("--out takes files and folders, without stdin, --explain and --top-k; try --jsonl")
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine {engine}: expected {' or '.join(ENGINES)}")
-    if engine != LOCAL and (out is None or artifact or cores or log):
-        raise typer.BadParameter(f"--engine {engine} goes with --out, without --artifact, --cores and --log")
+    if engine != LOCAL and (out is None or artifact or cores or log or enrolled):
+        raise typer.BadParameter(
+            f"--engine {engine} goes with --out, without --artifact, --cores, --log and --enrolled"
+        )
     options = Options(
         tuple(paths), bundle=bundle, json=as_json, jsonl=as_jsonl, mode=mode, threshold=threshold, coverage=coverage,
         top_k=top_k, explain=explain, out=out, overwrite=overwrite, backend=backend, artifact=artifact, threads=threads,
-        cores=_cores(cores), spinning=spinning, workers=workers, engine=engine, public_key=public_key, log=log,
+        cores=parse_cores(cores), spinning=spinning, workers=workers, engine=engine, public_key=public_key, log=log,
         enrolled=enrolled,
     )  # fmt: skip
     if failed := run(options):
@@ -205,7 +207,7 @@ def _share(figure: dict) -> str:
     return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
 
 
-def _cores(text: str | None) -> tuple[int, ...] | None:
+def parse_cores(text: str | None) -> tuple[int, ...] | None:
     """The numbers of `0,2-3`. Raises typer.BadParameter."""
     if text is None:
         return None

@@ -109,17 +109,19 @@ def may_change(
     calibration: Calibration, probabilities: np.ndarray, energies: np.ndarray, threshold: float, coverage: float | None,
     shift: float,
 ) -> np.ndarray:  # fmt: skip
-    """(B,) whether label, best guess, prediction set or familiarity could be others if each logit were up to `shift`
-    greater or less.
+    """(B,) whether label, best guess, what the modes say, the labels of the prediction set or familiarity could be others if
+    each logit were up to `shift` greater or less.
 
     `probabilities` (B, K) are the calibrated ones, `energies` (B,) those of the logits. A softmax's log-odds move by at
-    most twice what its logits do, so that distances to the thresholds are taken there.
+    most what two of its logits move apart, so that distances to the thresholds are taken there.
     """
-    reach = 2 * shift / calibration.temperature
-    if calibration.scaling is not None:
-        reach *= 2 * np.abs(calibration.scaling.weight).sum(axis=1).max()
+    classes = probabilities.shape[1]
+    weight = np.eye(classes) if calibration.scaling is None else np.array(calibration.scaling.weight)
+    apart = weight[:, None] - weight  # (K, K, K); what it weighs moves by a logit's shift and by log sum exp's
+    reach = shift / calibration.temperature * (np.abs(apart).sum(axis=2) + np.abs(apart.sum(axis=2))).max()
     odds, ordered = log_odds(probabilities), np.sort(probabilities, axis=1)
-    close = np.abs(odds.max(axis=1) - log_odds(threshold)) <= reach
+    thresholds = log_odds(np.array([threshold, *calibration.abstain_below.values()]))
+    close = (np.abs(odds.max(axis=1)[:, None] - thresholds) <= reach).any(axis=1)
     close |= np.log(ordered[:, -1]) - np.log(np.maximum(ordered[:, -2], np.finfo(float).tiny)) <= reach
     for entry in calibration.conformal:
         if entry.level == coverage and entry.threshold is not None:

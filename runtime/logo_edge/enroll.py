@@ -65,6 +65,11 @@ class Enrolment:
         """The least similarity to a prototype that counts, of all classes together."""
         return background_threshold(self.space.background, self.prototypes, self.false_accepts)
 
+    @cached_property
+    def sha256(self) -> str:
+        """What tells it from another, and is kept in its file."""
+        return _digest(_record(self))
+
     def match(self, embeddings: np.ndarray) -> list[Match]:
         """What is enrolled of each of (B, D) embeddings, as the model gives them."""
         names, similarities = list(self.classes), self.space.project(embeddings) @ self.prototypes.T  # (B, K)
@@ -163,21 +168,12 @@ def add_class(
 
 def write_enrolment(enrolment: Enrolment, path: str | os.PathLike) -> None:
     """Writes the file, whole or not at all."""
-    record = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "bundle": enrolment.identity,
-        "false_accepts": enrolment.false_accepts,
-        "classes": {
-            name: [{"sha256": sample.sha256, "whole": _encode(sample.whole), "shown": _encode(sample.shown)} for sample in samples]
-            for name, samples in enrolment.classes.items()
-        },
-    }  # fmt: skip
+    record = {**_record(enrolment), "sha256": enrolment.sha256}
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(
-            json.dumps({**record, "sha256": _digest(record)}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
         raise EnrolmentError(f"{path}: {error.strerror}; expected a file that can be written") from error
@@ -224,6 +220,18 @@ def open_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:
         return _parse_classes(record, fresh, bundle.labels)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise EnrolmentError(f"{path}: {error!r}; the file is damaged. {again}") from error
+
+
+def _record(enrolment: Enrolment) -> dict:
+    """The content of the file, but for its own hash."""
+    return {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "bundle": enrolment.identity,
+        "false_accepts": enrolment.false_accepts,
+        "classes": {
+            name: [{"sha256": sample.sha256, "whole": _encode(sample.whole), "shown": _encode(sample.shown)} for sample in samples]
+            for name, samples in enrolment.classes.items()
+        },
+    }  # fmt: skip
 
 
 def _parse_classes(record: dict, fresh: Enrolment, labels: Sequence[str]) -> Enrolment:

@@ -1,6 +1,6 @@
 """Folders of any size: finding their images, and classifying them into one table that an interruption does not lose.
 
-Rows go to a journal beside the table, `OUT.part`, as lines of JSON, a batch at a time. When all are there the table is
+Rows go to a journal beside the table, `OUT.part`, as lines of JSON after a digest of the name, a batch at a time. When all are there the table is
 written of it and put in place in one step. Run again, what the journal holds is not classified again. An engine that
 classifies elsewhere needs `find_images`, `record_of` and `Journal` alone.
 """
@@ -34,6 +34,7 @@ RASTER = frozenset(
 EXPLAINED = ".explain.png"  # what --explain leaves beside an image is none to classify
 FORMATS = (".csv", ".jsonl", ".parquet")
 MAX_STDIN_BYTES = 256 * 1024 * 1024
+ENROLLED = "enrolment_sha256"  # of the settings: which enrolment, if any
 ROW_GROUP = 10_000  # rows of a Parquet file that are in memory at a time
 
 
@@ -85,9 +86,10 @@ def shown(name: str) -> str:
 def describe_settings(classifier: Classifier) -> dict:
     """What the rows of one table have in common: which model decided, and how."""
     bundle = classifier.bundle
-    return {"bundle": bundle.name, "model_sha256": bundle.files[bundle.model.file].sha256,
+    return {"bundle": bundle.name, "model_sha256": bundle.model_sha256,
             "calibration_sha256": hashlib.sha256(repr(bundle.calibration).encode()).hexdigest(),
-            "mode": classifier.mode, "threshold": classifier.threshold, "coverage": classifier.coverage}  # fmt: skip
+            "mode": classifier.mode, "threshold": classifier.threshold, "coverage": classifier.coverage,
+            ENROLLED: classifier.enrolment.sha256 if classifier.enrolment else None}  # fmt: skip
 
 
 class Journal:
@@ -97,15 +99,15 @@ class Journal:
     """
 
     def __init__(self, out: Path, labels: tuple[str, ...], settings: dict, *, overwrite: bool = False):
-        """Raises LogoEdgeError where `out` is there already (unless `overwrite`), is of no known kind, or was begun with
-        other settings; MissingExtraError for Parquet without pyarrow."""
+        """`settings`: those of `describe_settings`. Raises LogoEdgeError where `out` is there already (unless `overwrite`), is of no known kind, or was begun with
+        other settings or is damaged; MissingExtraError for Parquet without pyarrow."""
         if out.suffix.lower() not in FORMATS:
             raise LogoEdgeError(f"{out}: found suffix {out.suffix!r}; expected one of {', '.join(FORMATS)}")
         if out.suffix.lower() == ".parquet":
             _pyarrow()
         if out.exists() and not overwrite:
             raise LogoEdgeError(f"{out}: there already; name another --out, or replace it with --overwrite")
-        self.out, self.labels = out, labels
+        self.out, self.columns = out, columns_of(labels, enrolled=settings.get(ENROLLED) is not None)
         self.path = out.with_name(f"{out.name}.part")
         self.rows = self.failed = 0
         settings = json.loads(json.dumps(settings))
@@ -114,6 +116,9 @@ class Journal:
             self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 (closed by __exit__)
             _lock(self._file, self.path)
             self._digests = self._read_rows(settings)
+        except LogoEdgeError:
+            self._file.close()
+            raise
         except OSError as error:
             raise LogoEdgeError(f"{self.path}: {error.strerror}; expected a folder that can be written") from error
 
@@ -125,24 +130,24 @@ class Journal:
 
     def done(self, name: str) -> bool:
         """Whether the journal held the image's row when it was opened."""
-        digest = _digest(shown(name))
+        digest = np.uint64(int(_digest(name), 16))
         index = int(np.searchsorted(self._digests, digest))
         return index < len(self._digests) and self._digests[index] == digest
 
-    def append(self, records: Iterable[dict]) -> None:
-        """Adds rows of `record_of`; they are in the file when it returns."""
-        records = list(records)
-        self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+    def append(self, named: Iterable[tuple[str, dict]]) -> None:
+        """Adds rows of `record_of`, each after the name that it is of; they are in the file when it returns."""
+        named = list(named)
+        self._file.write(b"".join(json.dumps([_digest(name), record]).encode() + b"\n" for name, record in named))
         self._file.flush()
-        self.rows += len(records)
-        self.failed += sum("error" in record for record in records)
+        self.rows += len(named)
+        self.failed += sum("error" in record for _, record in named)
 
     def finish(self) -> None:
         """Writes the table of all rows, puts it in place and drops the journal."""
         os.fsync(self._file.fileno())
         part = self.out.with_name(f".{self.out.name}.new")
         write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[self.out.suffix.lower()]
-        write(self.records(), self.labels, part)
+        write(self.records(), self.columns, part)
         os.replace(part, self.out)
         self._file.close()
         self.path.unlink()
@@ -151,7 +156,8 @@ class Journal:
         """Every row of the journal, one at a time."""
         with open(self.path, "rb") as file:
             next(file)  # the settings
-            yield from map(json.loads, file)
+            for line in file:
+                yield json.loads(line)[1]
 
     def _read_rows(self, settings: dict) -> np.ndarray:
         """The sorted digests of the rows that are there; writes the settings into a new journal."""
@@ -171,13 +177,26 @@ class Journal:
         end = self._file.tell()
         while lines := list(islice(self._file, 65536)):
             whole = [line for line in lines if line.endswith(b"\n")]
-            records = list(map(json.loads, whole))
-            digests.append(np.array([_digest(record["path"]) for record in records], np.uint64))
-            self.rows += len(records)
-            self.failed += sum("error" in record for record in records)
+            rows = [self._read_row(line, number) for number, line in enumerate(whole, self.rows + 2)]
+            digests.append(np.array([digest for digest, _ in rows], np.uint64))
+            self.rows += len(rows)
+            self.failed += sum("error" in record for _, record in rows)
             end += sum(map(len, whole))
         self._file.truncate(end)
         return np.sort(np.concatenate(digests)) if digests else np.empty(0, np.uint64)
+
+    def _read_row(self, line: bytes, number: int) -> tuple[np.uint64, dict]:
+        """The digest of the image's name and its record. Raises LogoEdgeError for a line that `append` did not write."""
+        try:
+            digest, record = json.loads(line)
+            if not isinstance(record["path"], str):
+                raise ValueError(f"path is {record['path']!r}")
+            return np.uint64(int(digest, 16)), record
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise LogoEdgeError(
+                f"{self.path}: line {number} cannot be read ({error!r}); expected a row that `--out` wrote. Delete that line "
+                "to have its image classified again, or the file to start anew"
+            ) from error
 
 
 def classify_folder(
@@ -188,7 +207,7 @@ def classify_folder(
     missing = (name for name in names if not journal.done(name))
     pairs = iter(classify_named(classifier, ((name, name) for name in missing), workers=workers, batch_size=batch_size))
     while some := list(islice(pairs, batch_size)):
-        journal.append(record_of(name, result) for name, result in some)
+        journal.append((name, record_of(name, result)) for name, result in some)
         if progress:
             progress.show(journal.rows, journal.failed)
     journal.finish()
@@ -264,8 +283,9 @@ def _lock(file: IO[bytes], path: Path) -> None:
         ) from error
 
 
-def _digest(name: str) -> np.uint64:
-    return np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+def _digest(name: str) -> str:
+    """64 bits, in hexadecimal, of a file's name as the system knows it: what is `shown` of two may be the same."""
+    return hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
 
 
 def _settings(header: bytes) -> dict | None:
@@ -275,52 +295,61 @@ def _settings(header: bytes) -> dict | None:
         return None
 
 
-def _flat(record: dict, labels: tuple[str, ...]) -> dict:
-    """The row with one column for each probability, and nothing missing."""
-    probabilities = record.get("probabilities", {})
-    row = {name: record.get(name) for name in COLUMNS}
-    return row | {f"probability_{label}": probabilities.get(label) for label in labels}
+def columns_of(labels: tuple[str, ...], *, enrolled: bool = False) -> list[str]:
+    """The columns of a table, with those of a `Match` where there are `enrolled` classes."""
+    return [*COLUMNS, *(MATCH if enrolled else ()), *(f"probability_{label}" for label in labels)]
+
+
+def _flat(record: dict, columns: list[str]) -> dict:
+    """The row with one column for each probability and field of a match, and nothing missing."""
+    match = record.get("enrolled", {})
+    row = record | {column: match.get(key) for column, key in MATCH.items()}
+    row |= {f"probability_{label}": value for label, value in record.get("probabilities", {}).items()}
+    return {name: row.get(name) for name in columns}
 
 
 COLUMNS = ("path", "label", "best_guess", "confidence", "prediction_set", "aleatoric", "epistemic", "energy", "is_logo",
            "high_confidence", "low_confidence", "reason", "error")  # fmt: skip
+MATCH = {"enrolled": "label", "enrolled_best_guess": "best_guess", "enrolled_similarity": "similarity",
+         "enrolled_confidence": "confidence"}  # fmt: skip
+NUMBERS = frozenset(("confidence", "aleatoric", "epistemic", "energy", "enrolled_similarity", "enrolled_confidence"))
 
 
-def _write_jsonl(records: Iterator[dict], labels: tuple[str, ...], path: Path) -> None:
+def _write_jsonl(records: Iterator[dict], columns: list[str], path: Path) -> None:
     with open(path, "w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _write_csv(records: Iterator[dict], labels: tuple[str, ...], path: Path) -> None:
+def _write_csv(records: Iterator[dict], columns: list[str], path: Path) -> None:
     """`prediction_set` is joined by `|`, truth is 1 or 0, what there is not is empty."""
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, *(f"probability_{label}" for label in labels)], lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         for record in records:
-            row = _flat(record, labels)
+            row = _flat(record, columns)
             row["prediction_set"] = None if row["prediction_set"] is None else "|".join(row["prediction_set"])
             writer.writerow({key: int(value) if isinstance(value, bool) else value for key, value in row.items()})
 
 
-def _write_parquet(records: Iterator[dict], labels: tuple[str, ...], path: Path) -> None:
+def _write_parquet(records: Iterator[dict], columns: list[str], path: Path) -> None:
     pyarrow = _pyarrow()
-    schema = table_schema(labels)
+    schema = table_schema(columns)
     from pyarrow import parquet
 
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while some := list(islice(records, ROW_GROUP)):
-            writer.write_table(pyarrow.Table.from_pylist([_flat(record, labels) for record in some], schema=schema))
+            writer.write_table(pyarrow.Table.from_pylist([_flat(record, columns) for record in some], schema=schema))
 
 
-def table_schema(labels: tuple[str, ...]):
-    """The Arrow schema of a table's columns."""
+def table_schema(columns: list[str]):
+    """The Arrow schema of a table's `columns_of`."""
     pyarrow = _pyarrow()
     text, number, truth = pyarrow.string(), pyarrow.float32(), pyarrow.bool_()
-    kinds = dict.fromkeys(COLUMNS, text) | dict.fromkeys(("confidence", "aleatoric", "epistemic", "energy"), number)
-    kinds |= dict.fromkeys(("is_logo", "high_confidence", "low_confidence"), truth)
-    kinds |= {"prediction_set": pyarrow.list_(text)} | {f"probability_{label}": number for label in labels}
-    return pyarrow.schema(list(kinds.items()))
+    kinds = dict.fromkeys(("is_logo", "high_confidence", "low_confidence"), truth) | dict.fromkeys(NUMBERS, number)
+    kinds |= {"prediction_set": pyarrow.list_(text)}
+    kinds |= {name: number for name in columns if name.startswith("probability_")}
+    return pyarrow.schema([(name, kinds.get(name, text)) for name in columns])
 
 
 def _pyarrow():

@@ -18,6 +18,7 @@ class Ensemble:
 
     def __init__(self, members: Sequence[MemberEntry], backends: Sequence[Backend], output_name: str):
         self.members, self.backends, self.output_name = members, backends, output_name
+        self.outputs = frozenset((output_name, EPISTEMIC))
         self.weights = np.array([member.weight for member in members])
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.bundle import RECORD, Bundle
+from logo_edge.bundle import DIGEST, RECORD, Bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import LogoEdgeError, MissingExtraError
 from logo_edge.folders import Journal, Progress, classify_named, record_of
@@ -85,7 +85,8 @@ def classify_on_cluster(
         for batch in rows.iter_batches(batch_size=None):
             fresh = ~seen[batch["index"]]
             seen[batch["index"]] = True
-            journal.append(json.loads(record) for record in batch["record"][fresh])
+            names = [os.fsdecode(missing[index]) for index in batch["index"][fresh]]
+            journal.append(zip(names, map(json.loads, batch["record"][fresh]), strict=True))
             if progress:
                 progress.show(journal.rows, journal.failed)
     except ray.exceptions.RayError as error:
@@ -100,4 +101,4 @@ def classify_on_cluster(
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
-    return {name: (bundle.folder / name).read_bytes() for name in (RECORD, *bundle.files)}
+    return {name: (bundle.folder / name).read_bytes() for name in (RECORD, DIGEST, *bundle.files)}

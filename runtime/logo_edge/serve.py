@@ -9,9 +9,12 @@ from pathlib import Path
 
 import typer
 
+from logo_edge.backends import on_cores
 from logo_edge.classifier import Classifier
+from logo_edge.commands import parse_cores
 from logo_edge.decision import Mode
 from logo_edge.errors import LogoEdgeError
+from logo_edge.folders import usable_cores
 
 TOKEN_VARIABLE = "LOGO_EDGE_TOKEN"
 
@@ -48,6 +51,8 @@ def serve_command(
     timeout_s: float = typer.Option(10.0, "--timeout", min=0.001, help="Seconds for a body to arrive, and again to be classified."),
     workers: int | None = typer.Option(None, "--workers", min=1, help="Threads that decode, and as many that classify; left out: one a core."),
     threads: int = typer.Option(1, "--threads", min=1, help="CPU threads of one forward pass."),
+    cores: str | None = typer.Option(None, "--cores", metavar="0,2-3", help="The CPU cores to run on (Linux)."),
+    spinning: bool = typer.Option(False, "--spinning", help="Let threads spin while they wait: a little faster, and they burn their cores."),
     batch: int = typer.Option(16, "--batch", min=1, help="The most images of a forward pass."),
     batch_delay_ms: float = typer.Option(0.0, "--batch-delay-ms", min=0.0, help="How long a forward pass waits for more images; busy, it never needs to."),
     public_key: Path | None = typer.Option(None, "--public-key", metavar="PEM", help="Load the bundle only if this key's owner signed it (extra sign)."),
@@ -58,21 +63,21 @@ def serve_command(
     from logo_edge.server import Limits, create_app, run_server
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a bad image comes as its ImageError
-    token = read_token(token_file)
-    classifier = Classifier.load(
-        bundle, mode=mode, threshold=threshold, coverage=coverage, backend=backend, artifact=artifact, threads=threads,
-        public_key=public_key, self_test=True,
-    )  # fmt: skip
-    chosen = {"workers": workers} if workers else {}
-    limits = Limits(body_bytes=int(max_mb * 2**20), pixels=max_pixels, images=max_images, requests=max_requests,
-                    timeout_s=timeout_s, batch=batch, batch_delay_ms=batch_delay_ms, **chosen)  # fmt: skip
-    app = create_app(classifier, limits, token=token, log=log)
-    if not token and not is_loopback(host):
-        typer.echo(f"logo-edge: listening on {host} without a token: whoever reaches it may use it. Set {TOKEN_VARIABLE}", err=True)  # fmt: skip
-    typer.echo(
-        f"logo-edge: {classifier.bundle.name} ({', '.join(classifier.labels)}), mode {classifier.mode}", err=True
-    )
-    run_server(app, host, port, drain_s=2 * timeout_s, access_log=access_log)
+    token, kept = read_token(token_file), parse_cores(cores)
+    with on_cores(kept):
+        classifier = Classifier.load(
+            bundle, mode=mode, threshold=threshold, coverage=coverage, backend=backend, artifact=artifact, threads=threads,
+            cores=kept, spinning=spinning, public_key=public_key, self_test=True,
+        )  # fmt: skip
+        limits = Limits(body_bytes=int(max_mb * 2**20), pixels=max_pixels, images=max_images, requests=max_requests,
+                        timeout_s=timeout_s, batch=batch, batch_delay_ms=batch_delay_ms, workers=workers or usable_cores())  # fmt: skip
+        app = create_app(classifier, limits, token=token, log=log)
+        if not token and not is_loopback(host):
+            typer.echo(f"logo-edge: listening on {host} without a token: whoever reaches it may use it. Set {TOKEN_VARIABLE}", err=True)  # fmt: skip
+        typer.echo(
+            f"logo-edge: {classifier.bundle.name} ({', '.join(classifier.labels)}), mode {classifier.mode}", err=True
+        )
+        run_server(app, host, port, drain_s=2 * timeout_s, access_log=access_log)
 
 
 def read_token(path: Path | None) -> str | None:

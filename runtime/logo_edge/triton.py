@@ -114,10 +114,15 @@ def export_triton_command(
 def write_repository(classifier: Classifier, out: Path, name: str, serving: Serving) -> int:
     """Writes the classifier's bundle, deciding in its mode, as models of repository `out`; gives how many vectors agree.
 
-    Nothing is written where one does not. Raises ExportError where it does not, the name cannot be one or is taken;
-    MissingExtraError without the package onnx.
+    Nothing is written where one does not. Raises ExportError where it does not, the bundle is an ensemble, the name
+    cannot be one or is taken; MissingExtraError without the package onnx.
     """
     bundle = classifier.bundle
+    if bundle.members:
+        raise ExportError(
+            f"{bundle.folder}: an ensemble of {len(bundle.members)} models; these graphs hold one. Export a bundle of one "
+            "model, such as `logo-edge compress --target cpu` packs, or serve this one with `logo-edge serve`"
+        )
     if not name or not all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in name):
         raise ExportError(f"--name {name!r}: expected letters, digits, _ and -")
     folders = [out / f"{name}_{part}" for part in PARTS] + [out / name]

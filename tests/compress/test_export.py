@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import logo_edge
 from logo_edge import backends
+from logo_edge.bundle import write_record
 from logo_edge.errors import BundleError, DatasetError, ExportError, MissingExtraError, VerificationError
 from logo_edge.manifest import FILES, LogoRow, write_manifest
 from logo_edge_compress import artifacts, engine
@@ -289,7 +290,7 @@ def test_a_bundle_in_fp16_which_computes_in_fp32_is_exported_as_one(fake_bundle,
     record["model"]["precision"] = "fp16"
     data = path.read_bytes()
     record["files"][path.name] = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
-    (folder / "bundle.json").write_text(json.dumps(record))
+    write_record(folder, json.dumps(record).encode())
     images = Images(*(np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8) for _ in range(2)))
     assert make(read_source(folder), kind, precision, None, tmp_path, images)["parity"]["top1_agreement"] == 1
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from PIL import Image, PngImagePlugin
 from PIL.ImageCms import ImageCmsProfile, createProfile
 
-from logo_edge.bundle import RECORD
+from logo_edge.bundle import RECORD, write_record
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -89,5 +89,5 @@ def write_epistemic_bundle(fake_bundle: Callable[..., Path], fake_model: Callabl
     folder = fake_bundle(model=model.SerializeToString(), temperature=4.0)
     record = json.loads((folder / RECORD).read_text())
     record["model"]["optional_outputs"] = ["epistemic"]
-    (folder / RECORD).write_text(json.dumps(record))
+    write_record(folder, json.dumps(record).encode())
     return folder

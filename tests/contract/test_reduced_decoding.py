@@ -9,10 +9,43 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from logo_edge import Classifier
+from logo_edge import Classification, Classifier
+from logo_edge.classifier import REDUCED_SHIFT
+from logo_edge.decision import Calibration, Mode, energy, may_change
 from logo_edge_train.fetch import fetch_logos, renders_folder
 
 ROOT = Path(__file__).resolve().parents[2]
+GUARDED = ("label", "best_guess", "reason", "prediction_set", "is_logo", "high_confidence", "low_confidence")
+
+
+def said(result: Classification) -> dict:
+    """What is guarded, but for the order of the prediction set."""
+    return {name: getattr(result, name) for name in GUARDED} | {"prediction_set": frozenset(result.prediction_set)}
+
+
+@pytest.mark.parametrize(
+    ("confidence", "close"), [(0.5, True), (0.7, False), (0.9, True), (0.98, False), (0.999, True)]
+)
+def test_images_near_any_threshold_of_the_modes_or_the_chosen_one_are_decoded_whole(confidence, close):
+    calibration = Calibration(1.0, {Mode.BEST_GUESS: 0.0, Mode.BALANCED: 0.5, Mode.STRICT: 0.9})
+    probabilities = np.array([[confidence, (1 - confidence) / 2, (1 - confidence) / 2]])
+    assert may_change(calibration, probabilities, np.zeros(1), 0.999, None, REDUCED_SHIFT).tolist() == [close]
+
+
+@pytest.mark.parametrize("bundle", [None, ROOT / "bundles" / "robust"])
+def test_where_nothing_may_change_no_shift_of_the_logits_changes_anything_and_elsewhere_some_do(bundle):
+    classifier, generator = Classifier.load(bundle), np.random.default_rng(0)
+    logits = generator.normal(size=(20_000, len(classifier.labels))) * 3
+    shifted = logits + generator.choice([-REDUCED_SHIFT, REDUCED_SHIFT], logits.shape)
+    close = may_change(
+        classifier.bundle.calibration, classifier.calibrated(logits), energy(logits), classifier.threshold,
+        classifier.coverage, REDUCED_SHIFT,
+    )  # fmt: skip
+    before, after = map(classifier.decide, (logits, shifted))
+    same = [said(one) == said(other) for one, other in zip(before, after, strict=True)]
+    assert not close.all()
+    assert all(np.array(same) | close)
+    assert not all(same)
 
 
 @pytest.mark.slow
@@ -34,6 +67,6 @@ def test_decoding_a_jpeg_at_a_lower_scale_changes_no_decision(bundle):
         whole = classifier.decide(classifier.logits(classifier.read_pixels(file.getvalue())[None]))[0]
         found = classifier.classify(file.getvalue())
         reduced += found != whole
-        for name in ("label", "best_guess", "reason", "prediction_set", "is_logo"):
+        for name in GUARDED:
             assert getattr(found, name) == getattr(whole, name), (path, name)
     assert reduced >= len(renders) // 5  # the others were near a threshold, and decoded whole

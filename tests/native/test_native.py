@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from contract.cases import RED_EPISTEMIC, encode, encoded_images, write_epistemi
 from PIL import Image
 
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
-from logo_edge.bundle import DEFAULT_BUNDLE, RECORD, list_files
+from logo_edge.bundle import DEFAULT_BUNDLE, DIGEST, RECORD, list_files, write_record
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "tests" / "contract"
@@ -196,6 +195,8 @@ def change(*path, value):
         (flip("card.md"), "card.md: not the file that was packed"),
         (flip("vectors/0.png"), "vectors/0.png: not the file that was packed"),
         (lambda folder, _: (folder / "card.md").unlink(), "card.md: cannot be read"),
+        (lambda folder, _: (folder / DIGEST).unlink() or True, "bundle.sha256: cannot be read"),
+        (lambda folder, record: (folder / RECORD).write_text(json.dumps(record)), "bundle.json: not what bundle.sha256 says"),
         (change("files", "../secret", value={"sha256": "0" * 64, "size_bytes": 1}), "../secret leads out of the bundle"),
         (change("files", "/etc/passwd", value={"sha256": "0" * 64, "size_bytes": 1}), "/etc/passwd leads out of the bundle"),
         (change("format_version", value=3), 'this program reads "logo-edge-bundle", version 2'),
@@ -213,8 +214,8 @@ def test_a_bundle_that_is_not_whole_is_refused(programs, fake_bundle, damage, me
     folder = fake_bundle()
     record = json.loads((folder / RECORD).read_text())
     assert {"card.md", "model.onnx", "vectors/0.png"} <= set(list_files(folder))
-    damage(folder, record)
-    (folder / RECORD).write_text(json.dumps(record))
+    if damage(folder, record) is None:
+        write_record(folder, json.dumps(record).encode())
     done = programs.classify(folder, SAMPLES[0])
     assert done.returncode == 2
     assert message in done.stderr
@@ -222,7 +223,7 @@ def test_a_bundle_that_is_not_whole_is_refused(programs, fake_bundle, damage, me
 
 def test_a_bundle_that_is_not_there_or_no_json_is_refused(programs, tmp_path, fake_bundle):
     missing = programs.classify(tmp_path, SAMPLES[0])
-    shutil.copy(SAMPLES[0], fake_bundle() / RECORD)
+    write_record(fake_bundle(), SAMPLES[0].read_bytes())
     damaged = programs.classify(tmp_path / "bundle-1", SAMPLES[0])
     assert missing.returncode == damaged.returncode == 2
     assert "bundle.json: cannot be read" in missing.stderr

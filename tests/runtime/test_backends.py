@@ -117,6 +117,41 @@ def test_wrong_backends_and_artifacts_are_refused_with_what_to_do(fake_bundle, f
             Classifier.load(bundle, **options)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torchscript"])
+def test_an_artifact_of_a_run_lacks_what_packing_added_and_results_say_so_by_none(
+    fake_bundle, fake_model, module, tmp_path, backend
+):
+    both = fake_model(epistemic=True, embedding=True)
+    folder = fake_bundle(model=both, embedding=True, optional_outputs=("epistemic",))
+    artifact = tmp_path / "run.onnx"
+    artifact.write_bytes(fake_model())
+    artifact = module if backend == "torchscript" else artifact
+    grey = np.full((9, 9, 3), 90, np.uint8)
+    classifier = Classifier.load(folder, backend=backend, artifact=artifact)
+    whole = Classifier.load(folder).classify(grey)
+    found = classifier.classify(grey)
+    assert whole.epistemic == pytest.approx(90 / 255, abs=1e-4)
+    assert found.epistemic is None
+    assert found.probabilities == pytest.approx(whole.probabilities, abs=1e-4)
+    with pytest.raises(BundleError, match=rf"{artifact.name}: gives no embedding.*Leave out the artifact"):
+        classifier.embeddings(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def test_an_artifact_that_has_what_the_bundle_promises_is_asked_for_it(fake_bundle, fake_model, tmp_path):
+    both = fake_model(epistemic=True, embedding=True)
+    folder = fake_bundle(model=both, embedding=True, optional_outputs=("epistemic",))
+    (tmp_path / "whole.onnx").write_bytes(both)
+    classifier = Classifier.load(folder, artifact=tmp_path / "whole.onnx")
+    assert classifier.classify(np.full((9, 9, 3), 51, np.uint8)).epistemic == pytest.approx(0.2, abs=1e-4)
+    assert classifier.embeddings(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("backend", backends.OWN_GRAPH)
+def test_a_bundles_own_graph_must_give_all_that_is_promised_on_every_backend(fake_bundle, backend):
+    with pytest.raises(BundleError, match=r"promises \['epistemic'\] too"):
+        Classifier.load(fake_bundle(optional_outputs=("epistemic",)), backend=backend)
+
+
 def test_an_artifact_that_is_not_the_bundles_fails_its_vectors(fake_bundle, tmp_path, fake_model):
     import onnx
     from onnx import numpy_helper
@@ -145,10 +180,28 @@ def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, tmp_path, mon
     assert len(measured) == 2
     (kept,) = json.loads((tmp_path / "cache" / "backends.json").read_text()).values()
     assert kept["p50_ms"] == {"onnxruntime": 3.0, "openvino": 2.0}
+    times = iter([2.0, 3.0])
+    cores = (min(os.sched_getaffinity(0)),)
+    assert Classifier.load(bundle, backend="auto", cores=cores).backend == "onnxruntime", "measured anew on other cores"
     monkeypatch.setitem(sys.modules, "openvino", None)
     (tmp_path / "cache" / "backends.json").write_text("damaged")
     times = iter([1.0])
     assert Classifier.load(bundle, backend="auto").backend == "onnxruntime"
+
+
+def test_auto_says_what_is_wrong_with_an_artifact_that_nothing_here_can_run(fake_bundle, tmp_path, monkeypatch):
+    found = backends.find_spec
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "tensorrt" else found(name))
+    (tmp_path / "made.engine").write_bytes(b"plan")
+    (tmp_path / "made.tflite").write_bytes(b"model")
+    for name, error, message in (
+        ("absent.onnx", LogoEdgeError, r"absent\.onnx: no such file; expected an artifact"),
+        ("absent.xml", LogoEdgeError, r"absent\.xml: no such file; expected an artifact"),
+        ("made.tflite", LogoEdgeError, r"found suffix '\.tflite'; expected one of \.onnx, \.xml, \.engine, \.pt"),
+        ("made.engine", MissingExtraError, r"logo-edge\[tensorrt\]"),
+    ):
+        with pytest.raises(error, match=message):
+            Classifier.load(fake_bundle(), backend="auto", artifact=tmp_path / name)
 
 
 def test_cores_are_kept_to_and_the_caller_is_left_alone(fake_bundle):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from logo_edge import BundleError, Classifier, read_bundle
-from logo_edge.bundle import RECORD, VECTORS, list_files, write_bundle_record
+from logo_edge.bundle import DIGEST, RECORD, VECTORS, list_files, write_bundle_record, write_record
 from logo_edge.decision import Calibration, Conformal, Familiarity, Mode, Scaling
 
 FILES = ["card.md", "model.onnx", "vectors/0.png", "vectors/1.png", "vectors/2.png", "vectors/vectors.json"]
@@ -37,7 +37,7 @@ def change_record(folder: Path, *keys: str, value) -> None:
         del table[keys[-1]]
     else:
         table[keys[-1]] = value
-    (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    write_record(folder, json.dumps(record).encode())
 
 
 def relist(folder: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_listed_files_carry_their_size_and_hash(fake_bundle):
         assert (entry.size_bytes, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, RECORD])
 @pytest.mark.parametrize("place", [0, -1])
 def test_a_changed_byte_in_any_file_is_refused(fake_bundle, name, place):
     folder = fake_bundle()
@@ -82,6 +82,32 @@ def test_a_changed_byte_in_any_file_is_refused(fake_bundle, name, place):
     data[place] ^= 1
     (folder / name).write_bytes(data)
     with pytest.raises(BundleError, match=f"{name}: not the file that was packed"):
+        read_bundle(folder)
+
+
+def test_a_changed_digit_of_the_calibration_is_refused(fake_bundle):
+    folder = fake_bundle(temperature=1.25)
+    text = (folder / RECORD).read_text(encoding="utf-8")
+    (folder / RECORD).write_text(text.replace("1.25", "1.35"), encoding="utf-8")
+    with pytest.raises(
+        BundleError, match=r"bundle\.json: not the file that was packed .*bundle\.sha256 says.* pack .* anew"
+    ):
+        read_bundle(folder)
+
+
+def test_the_digest_of_the_record_is_that_of_sha256sum_and_must_be_there_whole(fake_bundle):
+    folder = fake_bundle()
+    whole = (folder / DIGEST).read_bytes()
+    assert whole.decode() == f"{hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()}  bundle.json\n"
+    assert DIGEST not in read_bundle(folder).files
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        (folder / DIGEST).write_bytes(changed)
+        with pytest.raises(BundleError, match="not what bundle.sha256 says"):
+            read_bundle(folder)
+    (folder / DIGEST).unlink()
+    with pytest.raises(BundleError, match=r"bundle\.sha256: No such file.*Copy or pack the bundle anew"):
         read_bundle(folder)
 
 
@@ -107,7 +133,7 @@ def test_no_bundle_at_all_is_refused_with_what_was_expected(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", '{"format": ', "no json", "\ud800"])
 def test_a_record_that_is_no_json_is_refused(fake_bundle, text):
     folder = fake_bundle()
-    (folder / RECORD).write_bytes(text.encode("utf-8", "surrogatepass"))
+    write_record(folder, text.encode("utf-8", "surrogatepass"))
     with pytest.raises(BundleError, match=r"bundle.json: not JSON"):
         read_bundle(folder)
 
@@ -115,7 +141,7 @@ def test_a_record_that_is_no_json_is_refused(fake_bundle, text):
 @pytest.mark.parametrize("record", [None, 3, "text", [], {}, {"format": "other"}, {"format": ["logo-edge-bundle"]}])
 def test_json_of_another_kind_is_refused(fake_bundle, record):
     folder = fake_bundle()
-    (folder / RECORD).write_text(json.dumps(record))
+    write_record(folder, json.dumps(record).encode())
     with pytest.raises(BundleError, match="no logo-edge bundle; expected"):
         read_bundle(folder)
 
@@ -194,16 +220,16 @@ def test_labels_must_be_at_least_two_different_names(fake_bundle, labels):
 
 
 EYE = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
-NAN, INFINITY = float("nan"), float("inf")
+NAN, INFINITY, HUGE = float("nan"), float("inf"), 10**400
 IMPOSSIBLE = {
-    "calibration: expected a temperature above 0": [(("temperature",), value) for value in (0, -1.0, NAN, INFINITY)],
+    "calibration: expected a temperature above 0": [(("temperature",), value) for value in (0, -1.0)],
     "calibration.abstain_below: expected 0 for best-guess": [
         *((("abstain_below", mode), value) for mode in Mode for value in (-0.1, 1.1, NAN)),
         (("abstain_below", "best-guess"), 0.2), (("abstain_below", "strict"), 0.4),
     ],
     "calibration.scaling: expected a weight of 3 x 3 finite numbers": [
         (("scaling",), {"method": "vector", "weight": weight, "bias": bias})
-        for weight, bias in ((EYE[:2], [0, 0, 0]), (EYE, [0, 0]), ([[1, 0]] * 3, [0, 0, 0]), (EYE, [0, 0, NAN]))
+        for weight, bias in ((EYE[:2], [0, 0, 0]), (EYE, [0, 0]), ([[1, 0]] * 3, [0, 0, 0]), (EYE, [0, 0, NAN]), (EYE, [0, 0, HUGE]))
     ],
     "calibration.conformal: expected levels between 0 and 1": [
         (("conformal",), [{"level": level, "threshold": threshold, "by_class": by_class}])
@@ -222,6 +248,26 @@ def test_an_impossible_calibration_is_refused(fake_bundle, message, keys, value)
     folder = fake_bundle()
     change_record(folder, "calibration", *keys, value=value)
     with pytest.raises(BundleError, match=message):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY, HUGE], ids=["nan", "inf", "-inf", "huge"])
+@pytest.mark.parametrize(
+    ("table", "key", "field"),
+    [
+        ("calibration", "temperature", "temperature"),
+        ("input", "dark_above_luminance", "dark_above_luminance"),
+        ("calibration", "familiarity", "threshold"),
+        ("calibration", "familiarity", "false_positive_rate"),
+        ("calibration", "conformal", "level"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_with_its_name(fake_bundle, table, key, field, value):
+    folder = fake_bundle()
+    whole = {"familiarity": {"threshold": 1.0, "false_positive_rate": 0.05, field: value},
+             "conformal": [{"level": value, "threshold": 0.5, "by_class": None}]}  # fmt: skip
+    change_record(folder, table, key, value=whole.get(key, value))
+    with pytest.raises(BundleError, match=rf"{table}\.({key}\.)?{field} is not finite"):
         read_bundle(folder)
 
 

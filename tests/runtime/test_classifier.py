@@ -213,6 +213,23 @@ def test_a_bad_image_gives_its_error_in_its_place_only(classifier, tmp_path):
         assert "absent.png" in str(results[3])
 
 
+def test_an_image_that_is_gone_when_it_is_decoded_whole_spoils_its_own_result_only(fake_bundle, tmp_path, monkeypatch):
+    classifier = Classifier.load(fake_bundle(), log=tmp_path / "log.jsonl")
+    path = tmp_path / "large.jpg"
+    solid((140, 128, 128), (400, 300)).save(path)  # near red's threshold, so that it is read again
+    whole = Classifier.read_pixels
+
+    def replaced(self, source):
+        path.write_bytes(b"no image")
+        return whole(self, source)
+
+    monkeypatch.setattr(Classifier, "read_pixels", replaced)
+    first, second, third = classifier.classify_many([solid(RED), path, solid(BLUE)])
+    assert (first.label, third.label) == ("red", "blue")
+    assert isinstance(second, ImageError)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_batch_of_bad_images_alone_gives_only_errors(classifier):
     results = list(classifier.classify_many([b"x", b"y", b"z"], batch_size=2))
     assert [type(result) for result in results] == [ImageError] * 3

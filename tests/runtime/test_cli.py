@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from logo_edge import BundleError, commands
+from logo_edge.bundle import write_record
 from logo_edge.cli import plain_options
 from logo_edge.decision import Conformal
 
@@ -156,7 +157,8 @@ def test_a_folder_without_images_fails_with_what_was_expected(bundle, tmp_path):
     "arguments",
     [[], ["--json", "--jsonl", "x.png"], ["--threads", "0", "x.png"], ["--frobnicate"], ["--mode", "sure", "x.png"],
      ["--threshold", "1.5", "x.png"], ["--top-k", "0", "x.png"], ["--cores", "a-b", "x.png"],
-     ["--json", "--out", "x.csv", "x.png"], ["--out", "x.csv", "-"]],
+     ["--json", "--out", "x.csv", "x.png"], ["--out", "x.csv", "-"], ["--out", "x.csv", "--top-k", "2", "x.png"],
+     ["--out", "x.csv", "--explain", "x.png"]],
 )  # fmt: skip
 def test_wrong_usage_exits_with_two(bundle, arguments):
     result = classify(bundle, *arguments)
@@ -249,7 +251,7 @@ def test_info_shows_the_measured_accuracy(bundle):
     record = json.loads((bundle / "bundle.json").read_text())
     record["metrics"] = {"test": {"count": 200, "accuracy": share, "accuracy_sure": share,
                                   "recall": {"red": share}, "calibration_error_debiased": share}}  # fmt: skip
-    (bundle / "bundle.json").write_text(json.dumps(record))
+    write_record(bundle, json.dumps(record).encode())
     output = CliRunner().invoke(commands.info, ["--bundle", str(bundle)]).stdout
     assert "90.0% (85.0% to 94.0%) on all 200" in output
     assert "red 90.0% (85.0% to 94.0%)" in output

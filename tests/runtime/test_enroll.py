@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from logo_edge import BundleError, Classifier, ImageError, commands, enroll_commands, read_bundle
@@ -24,6 +26,7 @@ from logo_edge.enroll import (
     write_enrolment,
 )
 from logo_edge.errors import EnrolmentError, LogoEdgeError
+from logo_edge.folders import FORMATS, Journal, describe_settings
 from logo_edge.similar import MAX_CLUSTERED, SAME_LOGO, centre_of, cluster, rank
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +61,12 @@ def enrolled(bundle, tmp_path) -> Path:
     return tmp_path / "enrolled.json"
 
 
+def test_classes_are_not_asked_of_an_artifact_without_embeddings(bundle, enrolled, fake_model, tmp_path):
+    (tmp_path / "run.onnx").write_bytes(fake_model())
+    with pytest.raises(BundleError, match=r"run\.onnx: gives no embedding.*Leave out the artifact"):
+        Classifier.load(bundle, artifact=tmp_path / "run.onnx", enrolled=enrolled)
+
+
 def test_an_enrolled_class_is_found_beside_the_bundles_own(bundle, enrolled, tmp_path):
     classifier, plain = Classifier.load(bundle, enrolled=enrolled), Classifier.load(bundle)
     checked = 0
@@ -75,6 +84,17 @@ def test_an_enrolled_class_is_found_beside_the_bundles_own(bundle, enrolled, tmp
         checked += 1
     assert checked == 2
     assert plain.classify(image).enrolled is None
+
+
+def test_with_an_enrolment_a_large_jpeg_is_decoded_whole(bundle, enrolled, tmp_path):
+    path = tmp_path / "large.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (330, 410, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    classifier = Classifier.load(bundle, enrolled=enrolled)
+    (whole,) = classifier.classify_pixels(classifier.read_pixels(path)[None])
+    assert Classifier.load(bundle)._read_reduced(path)[1]
+    assert not classifier._read_reduced(path)[1]
+    assert classifier.classify(path) == whole
 
 
 def test_an_unknown_image_is_of_no_enrolled_class(bundle, enrolled, tmp_path):
@@ -144,6 +164,7 @@ def test_the_file_reads_back_as_it_was_written(bundle, enrolled, tmp_path):
     first = read_enrolment(enrolled, read_bundle(bundle))
     write_enrolment(first, tmp_path / "twin.json")
     assert (tmp_path / "twin.json").read_bytes() == enrolled.read_bytes()
+    assert first.sha256 == json.loads(enrolled.read_text())["sha256"]
     assert list(first.classes) == list(TINTS)
     assert first.prototypes.shape == (2, 3)
 
@@ -345,6 +366,37 @@ def test_the_command_enrolls_lists_classifies_and_forgets(bundle, tmp_path):
     assert run(enroll_commands.enroll, "--remove", "acme", *common).exit_code == 0
     assert json.loads(run(enroll_commands.enroll, "--list", "--json", *common).stdout)["classes"] == []
     assert isinstance(run(enroll_commands.enroll, "--remove", "acme", *common).exception, EnrolmentError)
+
+
+def test_a_table_has_the_enrolled_classes_and_goes_on_with_the_same_enrolment_only(bundle, enrolled, tmp_path):
+    folder = tmp_path / "logos"
+    folder.mkdir()
+    paint(folder / "a.png", TINTS["orange"])
+    paint(folder / "b.png", (0, 0, 0))
+    (folder / "c.png").write_bytes(b"no image")
+    tables = {}
+    for suffix in FORMATS:
+        out = tmp_path / f"table{suffix}"
+        done = run(commands.classify, "--bundle", bundle, "--enrolled", enrolled, "--out", out, folder)
+        assert "3 images, 1 of them failed" in done.stdout, done.exception
+        tables[suffix] = out
+    rows = parquet.read_table(tables[".parquet"]).to_pylist()
+    lines = [json.loads(line) for line in tables[".jsonl"].read_text().splitlines()]
+    commas = list(csv.DictReader(tables[".csv"].read_text().splitlines()))
+    assert [row["enrolled"] for row in rows] == ["orange", None, None]
+    assert [row["enrolled"] for row in commas] == ["orange", "", ""]
+    assert rows[1]["enrolled_best_guess"] == commas[1]["enrolled_best_guess"] == lines[1]["enrolled"]["best_guess"]
+    for key in ("similarity", "confidence"):
+        found = lines[0]["enrolled"][key]
+        assert rows[0][f"enrolled_{key}"] == pytest.approx(found, abs=1e-6)
+        assert float(commas[0][f"enrolled_{key}"]) == found
+    classifier = Classifier.load(bundle, enrolled=enrolled)
+    with Journal(tmp_path / "other.csv", classifier.labels, describe_settings(classifier)):
+        pass
+    run(enroll_commands.enroll, "--bundle", bundle, "--file", enrolled, "third", folder / "b.png")
+    for more in ((), ("--enrolled", enrolled)):
+        done = run(commands.classify, "--bundle", bundle, *more, "--out", tmp_path / "other.csv", folder)
+        assert "begun with another enrolment_sha256" in str(done.exception)
 
 
 def test_the_command_changes_nothing_where_an_image_cannot_be_read(bundle, tmp_path):

@@ -68,3 +68,17 @@ def test_an_unreadable_image_is_told_and_gets_no_map(bundle, logo):
     assert result.exit_code == 1
     assert "bad.png" in result.stderr
     assert sorted(path.name for path in logo.parent.glob("*.explain.png")) == ["logo.png.explain.png"]
+
+
+def test_an_image_that_is_replaced_before_its_map_is_told_too(bundle, logo, monkeypatch):
+    classified = Classifier.classify
+
+    def replaced(self, source):
+        result = classified(self, source)
+        logo.write_bytes(b"no image")
+        return result
+
+    monkeypatch.setattr(Classifier, "classify", replaced)
+    result = CliRunner().invoke(commands.classify, ["--bundle", str(bundle), "--jsonl", "--explain", str(logo)])
+    assert result.exit_code == 1
+    assert '"error"' in result.stdout

@@ -121,7 +121,7 @@ def test_an_interrupted_run_goes_on_where_it_was_and_loses_and_repeats_nothing(b
     kept = part.read_bytes().splitlines()
     assert len(kept) == 1 + 24
     assert not out.exists()
-    part.write_bytes(part.read_bytes() + b'{"path": "cut o')  # as a power failure leaves it
+    part.write_bytes(part.read_bytes() + b'["00", {"path": "cut o')  # as a power failure leaves it
     first, seen[:] = len(seen), []
     run()
     assert len(seen) == 60 - 24
@@ -216,6 +216,43 @@ def test_a_name_that_is_no_unicode_is_kept_as_well_as_it_can_be(bundle, tmp_path
         (row,) = rows_of(tmp_path / f"odd{suffix}")
         assert row["path"].endswith("r\ufffd.png")
     assert classify(bundle, "--json", folder).exit_code == 0
+
+
+def test_names_that_differ_in_undecodable_bytes_alone_are_two_images(bundle, tmp_path):
+    folder = os.fsencode(tmp_path / "odd")
+    os.mkdir(folder)
+    for name, colour in ((b"r\xfe.png", (255, 0, 0)), (b"r\xff.png", (0, 0, 255))):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "plain.png")
+        os.rename(tmp_path / "plain.png", folder + b"/" + name)
+    classifier, out = Classifier.load(bundle), tmp_path / "odd.jsonl"
+    first, second = find_images([str(tmp_path / "odd")])
+    with Journal(out, classifier.labels, describe_settings(classifier)) as journal:
+        journal.append([(first, folders.record_of(first, classifier.classify(first)))])
+    with Journal(out, classifier.labels, describe_settings(classifier)) as journal:
+        assert (journal.done(first), journal.done(second)) == (True, False)
+        classify_folder(classifier, [first, second], journal, workers=1)
+    assert sorted(row["label"] for row in rows_of(out)) == ["blue", "red"]
+
+
+@pytest.mark.parametrize("line", [b"{", b'["x", {"path": "a.png"}]', b'["1f", {"label": "red"}]', b'["1f", 3]', b"3",
+                                  b'{"path": "a.png", "label": null}', b'["1f", {"path": null}]', b'["%s", {"path": "a.png"}]' % (b"f" * 17), b"\xff"])  # fmt: skip
+def test_a_damaged_row_of_the_journal_is_named_by_its_line(bundle, logos, tmp_path, line):
+    classifier, out = Classifier.load(bundle), tmp_path / "results.csv"
+    with Journal(out, classifier.labels, describe_settings(classifier)) as journal:
+        for name in list(find_images([str(logos / "0")]))[:3]:
+            journal.append([(name, folders.record_of(name, classifier.classify(name)))])
+    part = tmp_path / "results.csv.part"
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join([*lines[:2], line + b"\n", *lines[2:]]))
+    damaged = part.read_bytes()
+    result = classify(bundle, logos, "--out", out)
+    assert isinstance(result.exception, LogoEdgeError)
+    assert "results.csv.part: line 3 cannot be read" in str(result.exception)
+    assert "Delete that line" in str(result.exception)
+    assert part.read_bytes() == damaged
+    part.write_bytes(b"".join(lines))
+    assert classify(bundle, logos, "--out", out).exit_code == 1
+    assert len(rows_of(out)) == 60
 
 
 def test_links_that_lead_in_a_circle_are_walked_once(logos):

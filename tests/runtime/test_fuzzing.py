@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from logo_edge import BundleError, Classifier, ImageError, load_image, read_bundle
-from logo_edge.bundle import RECORD, Bundle, parse_bundle
+from logo_edge.bundle import RECORD, Bundle, parse_bundle, write_record
 from logo_edge.enroll import Enrolment, _digest, add_class, new_enrolment, open_enrolment, write_enrolment
 from logo_edge.errors import DatasetError, EnrolmentError
 from logo_edge.images import MAX_PIXELS, MAX_SCANNED
@@ -137,7 +137,7 @@ def test_any_json_is_a_bundle_or_a_clear_error(value):
 @pytest.mark.parametrize("data", [b"[" * 200_000, b'{"a":' * 100_000, b"1" * 5000, b"\xff\xfe\x00", b'"\\ud800"'])
 def test_a_record_that_no_parser_likes_is_refused(fake_bundle, data):
     folder = fake_bundle()
-    (folder / RECORD).write_bytes(data)
+    write_record(folder, data)
     with pytest.raises(BundleError, match=RECORD):
         read_bundle(folder)
 

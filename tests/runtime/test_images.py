@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
+import math
+import re
 import struct
 import threading
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from logo_edge import ImageError, load_image
-from logo_edge.images import MAX_PIXELS, load_reduced
+from logo_edge.images import MAX_FILE_BYTES, MAX_PIXELS, load_reduced
 
+ROOT = Path(__file__).parents[2]
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 ORIENTATION = 0x0112
 # What EXIF 2.32 stores for an upright image of that orientation: the transposition that the viewer has to undo.
@@ -312,3 +316,16 @@ def test_small_jpegs_and_other_formats_are_decoded_whole():
 def test_an_address_is_refused_as_one(source):
     with pytest.raises(ImageError, match="an address; nothing is fetched"):
         load_image(source)
+
+
+@pytest.mark.parametrize(
+    ("file", "pixels", "size"),
+    [("runtime/web/src/images.js", "MAX_PIXELS", "MAX_FILE_BYTES"),
+     ("examples/native/image_file.cpp", "kMaxPixels", "kMaxFileBytes")],
+)  # fmt: skip
+def test_runtimes_in_other_languages_have_the_same_limits(file, pixels, size):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    digits = re.search(rf"{pixels} = ([\d_']+);", text)[1]
+    factors = re.search(rf"{size} = ([\d *]+);", text)[1]
+    assert int(re.sub("[_']", "", digits)) == MAX_PIXELS
+    assert math.prod(map(int, factors.split("*"))) == MAX_FILE_BYTES

@@ -9,8 +9,10 @@ import onnx
 import pytest
 from PIL import Image
 
-from logo_edge import BundleError, Classifier, read_bundle
-from logo_edge.bundle import EPISTEMIC, list_files
+from logo_edge import BundleError, Classifier, read_bundle, triton
+from logo_edge.bundle import EPISTEMIC, list_files, write_record
+from logo_edge.errors import ExportError
+from logo_edge.folders import describe_settings
 from logo_edge.members import Ensemble, reduce_pixels
 
 SIZES = (16, 8)
@@ -39,7 +41,7 @@ def ensemble(fake_bundle, fake_model):
         record["model"]["optional_outputs"] = [EPISTEMIC]
         record["files"] = {name: vars(entry) for name, entry in list_files(folder).items()}
         change(record)
-        (folder / "bundle.json").write_text(json.dumps(record))
+        write_record(folder, json.dumps(record).encode())
         return folder
 
     return make
@@ -98,6 +100,14 @@ def test_a_single_model_pays_for_no_ensemble(fake_bundle):
     assert read_bundle(classifier.bundle.folder).members == ()
 
 
+def test_every_member_tells_one_ensemble_from_another(ensemble, fake_bundle):
+    assert read_bundle(fake_bundle()).model_sha256 == read_bundle(fake_bundle()).files["model.onnx"].sha256
+    bundles = [read_bundle(folder) for folder in (ensemble(), ensemble(by=1), ensemble(weights=(0.9, 0.1)))]
+    assert len({bundle.files["model.onnx"].sha256 for bundle in bundles}) == 1
+    assert len({describe_settings(Classifier(bundle))["model_sha256"] for bundle in bundles}) == 3
+    assert read_bundle(ensemble()).model_sha256 == bundles[0].model_sha256
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -127,3 +137,10 @@ def test_a_member_whose_graph_does_not_fit_is_refused_at_load(ensemble):
     folder = ensemble(change=lambda record: record["members"][1].update(size_px=9))
     with pytest.raises(BundleError, match=r"second\.onnx: reads .* bundle\.json says 'pixels', uint8, \(B, 9, 9, 3\)"):
         Classifier.load(folder)
+
+
+def test_an_ensemble_is_not_exported_for_triton_with_one_member_alone(ensemble, tmp_path):
+    serving = triton.Serving()
+    with pytest.raises(ExportError, match=r"an ensemble of 2 models; these graphs hold one\. Export a bundle of one"):
+        triton.write_repository(Classifier.load(ensemble()), tmp_path / "models", "logo", serving)
+    assert not (tmp_path / "models").exists()

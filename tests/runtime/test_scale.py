@@ -44,7 +44,7 @@ def begin_table(bundle: Path, logos: Path, out: Path) -> None:
     classifier = Classifier.load(bundle)
     with Journal(out, classifier.labels, describe_settings(classifier)) as journal:
         for name in islice(find_images([str(logos)]), BEGUN):
-            journal.append([record_of(name, classifier.classify(name))])
+            journal.append([(name, record_of(name, classifier.classify(name)))])
 
 
 def rows_in(journal: Path) -> int:
@@ -104,7 +104,8 @@ def test_it_goes_on_after_an_interruption_and_a_killed_worker_loses_no_row_and_d
     assert all("error" in row or row["label"] == Path(row["path"]).stem.split("-")[1] for row in rows)
 
 
-@pytest.mark.parametrize("more", [[], ["--out", "x.csv", "--log", "y"], ["--out", "x.csv", "--cores", "0"]])
+@pytest.mark.parametrize("more", [[], ["--out", "x.csv", "--log", "y"], ["--out", "x.csv", "--cores", "0"],
+                                  ["--out", "x.csv", "--enrolled", "z.json"]])  # fmt: skip
 def test_the_engine_makes_tables_only(fake_bundle, logos, more):
     result = CliRunner().invoke(commands.classify, [str(logos), "--engine", "ray", *more])
     assert result.exit_code == 2

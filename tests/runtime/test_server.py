@@ -430,6 +430,26 @@ def test_without_the_extra_the_verb_says_what_to_install(monkeypatch):
     assert "pip install 'logo-edge[serve]'" in str(result.exception)
 
 
+def test_the_service_keeps_to_its_cores_and_spins_if_told_to(fake_bundle, monkeypatch):
+    cores, kept = {min(os.sched_getaffinity(0))}, []
+    loaded = Classifier.load
+
+    def load(bundle, **options):
+        kept.append((set(options["cores"] or ()), options["spinning"]))
+        return loaded(bundle, **options)
+
+    monkeypatch.setattr(Classifier, "load", load)
+    monkeypatch.setattr("logo_edge.server.run_server", lambda *_, **__: kept.append(os.sched_getaffinity(0)))
+    before, told = os.sched_getaffinity(0), ["--bundle", str(fake_bundle())]
+    done = CliRunner().invoke(serve, [*told, "--cores", str(min(cores)), "--spinning"])
+    assert done.exit_code == 0, done.exception
+    assert kept == [(cores, True), cores]
+    assert os.sched_getaffinity(0) == before
+    assert CliRunner().invoke(serve, told).exit_code == 0
+    assert kept[2:] == [(set(), False), before]
+    assert CliRunner().invoke(serve, ["--cores", "x", *told]).exit_code == 2
+
+
 @contextmanager
 def served(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
     """The command as a shell runs it, and a client of it."""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
 from logo_edge import BundleError, Classifier, LogoEdgeError, read_bundle
-from logo_edge.bundle import RECORD, list_files
+from logo_edge.bundle import RECORD, list_files, write_record
 from logo_edge.commands import classify, info, keygen, sign
 from logo_edge.signing import SIGNATURE, make_keys, sign_record
 
@@ -76,7 +76,7 @@ def test_a_changed_byte_of_a_listed_file_is_refused_even_where_its_hash_is_broug
         read_bundle(signed, public_key=keys[1])
     record = json.loads((signed / RECORD).read_text())
     record["files"]["model.onnx"] = vars(list_files(signed)["model.onnx"])
-    (signed / RECORD).write_text(json.dumps(record))
+    write_record(signed, json.dumps(record).encode())
     assert read_bundle(signed).labels
     with pytest.raises(BundleError, match="bundle.json is not what was signed"):
         read_bundle(signed, public_key=keys[1])

@@ -16,7 +16,7 @@ from PIL import Image
 from web.serving import node
 
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
-from logo_edge.bundle import DEFAULT_BUNDLE, RECORD, VECTORS, list_files
+from logo_edge.bundle import DEFAULT_BUNDLE, DIGEST, RECORD, VECTORS, list_files, write_record
 from logo_edge.decision import Conformal
 
 ROOT = Path(__file__).parents[2]
@@ -226,7 +226,7 @@ def damaged(site, fake_bundle):
         shutil.copytree(fake_bundle(conformal=(Conformal(0.9, 0.1, None),)), folder)
         record = json.loads((folder / RECORD).read_text())
         if damage(folder, record) is None:
-            (folder / RECORD).write_text(json.dumps(record))
+            write_record(folder, json.dumps(record).encode())
         return folder.name
 
     return make
@@ -283,7 +283,9 @@ def change(*path, value):
         (change("calibration", "familiarity", value={}), "calibration.familiarity"),
         (change("calibration", value=None), "calibration"),
         (change("model", "file", value="other.onnx"), "expected other.onnx among them"),
-        (lambda folder, _: (folder / RECORD).write_text("{"), "bundle.json: not JSON"),
+        (lambda folder, _: write_record(folder, b"{") or True, "bundle.json: not JSON"),
+        (lambda folder, _: (folder / DIGEST).unlink() or True, "bundle.sha256: cannot be read (HTTP status 404"),
+        (lambda folder, record: (folder / RECORD).write_text(json.dumps(record)), "bundle.json: not the file that was packed"),
         (lambda folder, _: (folder / RECORD).unlink() or True, "bundle.json: cannot be read (HTTP status 404"),
     ],
     ids=lambda value: None if callable(value) else value[:30],

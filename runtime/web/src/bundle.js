@@ -6,17 +6,20 @@ import { BundleError } from "./errors.js";
 const FORMAT = "logo-edge-bundle";
 const FORMAT_VERSION = 2;
 const RECORD = "bundle.json";
+const DIGEST = "bundle.sha256";
 
 /**
  * The record of the bundle at `source`, and `files`, a Map of the bytes of every file that it lists, by its name.
  *
  * `source` is the address of the folder, or a function from a file's name to its bytes (or a promise of them). Throws
- * BundleError where bundle.json is missing, malformed or of another format version, a path leaves the folder, or a
+ * BundleError where bundle.json is missing, changed, malformed or of another format version, a path leaves the folder, or a
  * file is missing or not the one that was packed.
  */
 export async function readBundle(source) {
   const read = typeof source === "function" ? source : fetcher(source);
-  const record = parseBundle(await readFile(read, RECORD));
+  const bytes = await readFile(read, RECORD);
+  await checkDigest(bytes, new TextDecoder().decode(await readFile(read, DIGEST)));
+  const record = parseBundle(bytes);
   const names = Object.keys(record.files);
   const contents = await Promise.all(names.map((name) => readFile(read, name)));
   await Promise.all(names.map((name, index) => checkFile(name, contents[index], record.files[name])));
@@ -137,17 +140,32 @@ async function readFile(read, name) {
   try {
     return new Uint8Array(await read(name));
   } catch (error) {
-    const expected = name === RECORD ? "expected a bundle's folder, made by `logo-edge compress`" : `${RECORD} lists it`;
+    const isListed = name !== RECORD && name !== DIGEST;
+    const expected = isListed ? `${RECORD} lists it` : "expected a bundle's folder, made by `logo-edge compress`";
     throw new BundleError(`${name}: cannot be read (${error.message}); ${expected}`, { cause: error });
   }
 }
 
-async function checkFile(name, bytes, { sha256, size_bytes: sizeBytes }) {
+async function sha256Of(bytes) {
   if (!globalThis.crypto?.subtle) {
     throw new BundleError("this page cannot verify a bundle: WebCrypto needs https or localhost. Serve the page so");
   }
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+async function checkDigest(bytes, line) {
+  const found = await sha256Of(bytes);
+  if (line !== `${found}  ${RECORD}\n`) {
+    throw new BundleError(
+      `${RECORD}: not the file that was packed (sha256 ${found.slice(0, 12)}..., which is not what ${DIGEST} says). Copy ` +
+        "or pack the bundle anew",
+    );
+  }
+}
+
+async function checkFile(name, bytes, { sha256, size_bytes: sizeBytes }) {
+  const found = await sha256Of(bytes);
   if (found !== sha256 || bytes.length !== sizeBytes) {
     throw new BundleError(
       `${name}: not the file that was packed (sha256 ${found.slice(0, 12)}..., expected ${sha256.slice(0, 12)}...). ` +

@@ -3,7 +3,7 @@
 import { ImageError } from "./errors.js";
 
 const MAX_FILE_BYTES = 256 * 1024 * 1024;
-const MAX_PIXELS = 100_000_000;
+const MAX_PIXELS = 36_000_000;
 const SVG_PX = 512; // of the longer side; a drawing has no pixels of its own
 const DECODING = { premultiplyAlpha: "none", colorSpaceConversion: "none", imageOrientation: "from-image" };
 
@@ -12,7 +12,7 @@ const DECODING = { premultiplyAlpha: "none", colorSpaceConversion: "none", image
  *
  * Of an animation it is the first frame. A canvas keeps premultiplied colours, so that straight ones come back rounded;
  * `preprocess` multiplies them again, and that gives the very bytes that were drawn. Throws ImageError when it is no
- * image, is damaged, or has more than 100 million pixels.
+ * image, is damaged, or has more than 36 million pixels.
  */
 export async function loadImage(source) {
   if (source instanceof ImageData) return source;
