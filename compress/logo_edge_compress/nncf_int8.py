@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -32,10 +33,10 @@ def quantize_with_nncf(body: Path, pixels: np.ndarray, size_px: int, path: Path,
     """
     nncf, model = _import_nncf(), onnx.load(body)
     with redirect_stdout(None):
-        quantized = nncf.quantize(
-            model, _planes(nncf, pixels), fast_bias_correction=False,
-            advanced_parameters=_advanced(nncf, reduce_range), **_options(nncf, model, len(pixels)),
-        )  # fmt: skip
+        quantized = _correct_biases(partial(
+            nncf.quantize, model, _planes(nncf, pixels), advanced_parameters=_advanced(nncf, reduce_range),
+            **_options(nncf, model, len(pixels)),
+        ))  # fmt: skip
     finish(quantized, size_px, path)
     return path
 
@@ -72,12 +73,12 @@ def restore_with_nncf(
     advanced = nncf.quantization.advanced_parameters.AdvancedAccuracyRestorerParameters(num_ranking_workers=1)
     try:
         with redirect_stdout(None):
-            quantized = nncf.quantize_with_accuracy_control(
-                model, _planes(nncf, pixels), _planes(nncf, val_pixels), validate, max_drop=max_drop,
-                drop_type=nncf.DropType.ABSOLUTE, fast_bias_correction=False,
+            quantized = _correct_biases(partial(
+                nncf.quantize_with_accuracy_control, model, _planes(nncf, pixels), _planes(nncf, val_pixels), validate,
+                max_drop=max_drop, drop_type=nncf.DropType.ABSOLUTE,
                 advanced_quantization_parameters=_advanced(nncf, reduce_range),
                 advanced_accuracy_restorer_parameters=advanced, **_options(nncf, model, len(pixels)),
-            )  # fmt: skip
+            ))  # fmt: skip
     except _TimeUp:
         from nncf.onnx.quantization.quantize_model import compress_quantize_weights_transformation
 
@@ -85,6 +86,14 @@ def restore_with_nncf(
         compress_quantize_weights_transformation(quantized)  # what NNCF does last: weights become integers
     finish(quantized, size_px, path)
     return path, bool((run_onnx(path, val_pixels).argmax(1) == val_targets).mean() >= whole[0] - max_drop)
+
+
+def _correct_biases(quantize: Callable[..., onnx.ModelProto]) -> onnx.ModelProto:
+    """What `quantize` gives with accurate bias correction or, where NNCF cuts a graph so that it does not load, the fast one."""
+    try:
+        return quantize(fast_bias_correction=False)
+    except RuntimeError:  # of ONNX Runtime, on the cut graph
+        return quantize(fast_bias_correction=True)
 
 
 def _planes(nncf: ModuleType, pixels: np.ndarray):
