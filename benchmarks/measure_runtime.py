@@ -28,12 +28,21 @@ import simplejpeg
 from PIL import Image
 
 from logo_edge import Classifier, images
+from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge.classifier import REDUCED_SHIFT, REDUCED_SIDES
+from logo_edge.decision import energy, may_change
+from logo_edge.images import load_reduced
+from logo_edge.manifest import read_manifest
+from logo_edge.preprocess import preprocess
 from logo_edge.timing import describe_machine
+from logo_edge_train.fetch import LABELS, renders_folder
 
 SIDE_PX = 512
 SAMPLES = Path(images.__file__).parent / "samples"
 CLASSIFY = "from logo_edge.cli import main; main()"
 BARE = "import numpy, onnxruntime"
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": Path(__file__).resolve().parents[1] / "bundles" / "robust"}
+VAL_STEP = 4  # of val's logos every so many is made a large JPEG
 WARM_IMAGES = 1000  # each file some fifteen times, after which memory is compared with what it is at the end
 
 
@@ -133,6 +142,35 @@ def measure_memory(count: int, workers: int) -> dict:
     return {"images": count, "workers": workers, "warm_bytes": warm, "end_bytes": end, "growth": end / warm - 1}
 
 
+def measure_reduced(bundle: Path) -> dict:
+    """How far decoding at a lower scale moves the logits of val's logos as large JPEGs, and the share decoded again."""
+    classifier, random = Classifier.load(bundle), np.random.default_rng(0)
+    manifest, shifts, again = read_manifest(LABELS), [], []
+    for index, row in enumerate(manifest.split("val")[::VAL_STEP]):
+        image = Image.open(manifest.image_path(row, renders_folder())).convert("RGBA")
+        flat = Image.new("RGBA", image.size, "white")
+        flat.alpha_composite(image)
+        longer = int(random.integers(700, 2400))
+        size = (longer, max(1, longer * flat.height // flat.width))
+        file = io.BytesIO()
+        flat.convert("RGB").resize(size).save(file, "JPEG", quality=(50, 75, 90)[index % 3], subsampling=index % 3)
+        decoded, size_px = load_reduced(file.getvalue(), REDUCED_SIDES * classifier.bundle.input.size_px)
+        small = preprocess(decoded, classifier.bundle.input, size_px)[None]
+        if size_px is None:
+            continue
+        logits = classifier.logits(small)
+        whole = classifier.logits(classifier.read_pixels(file.getvalue())[None])
+        shifts.append(float(np.abs(logits - whole).max()))
+        again.append(bool(may_change(classifier.bundle.calibration, classifier.calibrated(logits), energy(logits),
+                                     classifier.threshold, classifier.coverage, REDUCED_SHIFT)[0]))  # fmt: skip
+    return {
+        "images": len(shifts),
+        "largest_shift": max(shifts),
+        "bound": REDUCED_SHIFT,
+        "decoded_again": float(np.mean(again)),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
@@ -144,6 +182,7 @@ def main() -> None:
         "steady_state_512px": measure_steady_state(Classifier.load(), arguments.rounds),
         "start": measure_start(max(9, arguments.rounds // 2)),
         "load_average": os.getloadavg()[0],
+        "reduced_jpeg": {name: measure_reduced(folder) for name, folder in BUNDLES.items()},
         "machine": describe_machine(),
     }
     if arguments.images:

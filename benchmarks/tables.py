@@ -756,6 +756,11 @@ def runtime() -> str:
     load = figures["load_average"]
     beside = "nothing else" if load < 2 else "other work"
     text += f"\n\nBy turns in one run; {figures['machine']['cpu']} with {beside} on it (load average {load:.1f} on two cores)."
+    for name, part in figures.get("reduced_jpeg", {}).items():
+        text += (
+            f" {name}: {part['images']} logos of val as JPEGs of 700 to 2400 px, decoded at a lower scale, move no logit by more "
+            f"than {part['largest_shift']:.2f}; {part['decoded_again']:.0%} are decoded again."
+        )
     if memory := figures.get("memory"):
         text += (
             f" Resident set over {memory['images']:,} images with {memory['workers']} workers, from the thousandth to the "

@@ -7,7 +7,6 @@ classifies elsewhere needs `find_images`, `record_of` and `Journal` alone.
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
 import json
@@ -323,6 +322,8 @@ def _write_jsonl(records: Iterator[dict], columns: list[str], path: Path) -> Non
 
 def _write_csv(records: Iterator[dict], columns: list[str], path: Path) -> None:
     """`prediction_set` is joined by `|`, truth is 1 or 0, what there is not is empty."""
+    import csv
+
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

@@ -10,15 +10,18 @@ from __future__ import annotations
 import atexit
 import re
 import struct
-import subprocess
 import sys
 import threading
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.parsers import expat
 
 from logo_edge.errors import ImageError
+
+if TYPE_CHECKING:
+    import subprocess
 
 RENDER_PX = 512  # of the longer side: the size at which the project's own logos were rendered
 LIMIT_S = 2.0  # of CPU time
@@ -91,6 +94,8 @@ class _Renderer:
         atexit.register(self.close)
 
     def render(self, data: bytes, has_text: bool, name: str) -> bytes:
+        import subprocess  # its six modules would be a tenth of what every start of the runtime imports
+
         with self._lock:
             if self._child is None or self._child.poll() is not None:
                 program = Path(__file__).with_name("svg_child.py")
