@@ -1,8 +1,9 @@
-"""Image files that are wrong in every way that we know, the same for the same seed; and what the command makes of them.
+"""Image files that are wrong in every way that we know, the same for the same seed; and what is made of them.
 
-    python tests/fuzz/mutants.py --count 20000      # prints one line of JSON; exit status 1 where something broke
+    python tests/fuzz/mutants.py --count 20000 [--server]    # prints JSON; exit status 1 where something broke
 
-`logo-edge classify FOLDER --jsonl` runs over them in another process. CPU time is counted, not the clock, since machines
+`logo-edge classify FOLDER --jsonl` runs over them in another process or, with --server, each is posted to `logo-edge
+serve`. CPU time is counted, not the clock, since machines
 are busy; only one that says nothing for a minute is called hung by the clock.
 """
 
@@ -14,6 +15,7 @@ import json
 import os
 import queue
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -43,6 +45,7 @@ WRONG_TYPES = {
 MUST_FAIL = ("empty", "wrong_type", "bomb", "scans", "link_to_itself", "dangling_link", "pipe", "unreadable")
 CONTROL_EVERY = 20
 HUNG_S, SLOW_CPU_S = 60.0, 2.0
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
 RUN = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
 
 
@@ -56,6 +59,23 @@ class Findings:
     slowest_cpu_s: float = 0.0
     peak_memory_mb: float = 0.0
     broken: list[str] = field(default_factory=list)
+
+    def add_cost(self, path: str, cpu_s: float, memory_bytes: int) -> None:
+        """Counts what a file took; more than SLOW_CPU_S is broken."""
+        self.slowest_cpu_s = max(self.slowest_cpu_s, cpu_s)
+        self.peak_memory_mb = max(self.peak_memory_mb, memory_bytes / 1e6)
+        if cpu_s > SLOW_CPU_S:
+            self.broken.append(f"{cpu_s:.1f} s of CPU before {path} was answered")
+
+    def add_answer(self, path: str, kind: str, error: str | None) -> None:
+        """Counts what was said of a file, an error or none, and holds it against its kind."""
+        (self.classified if error is None else self.errors)[kind] += 1
+        if error is not None and len(error) < 20:
+            self.broken.append(f"{path}: says only {error!r}")
+        if kind == "control" and error is not None:
+            self.broken.append(f"{path} is whole, and failed: {error}")
+        if kind in MUST_FAIL and error is None:
+            self.broken.append(f"{path}: was classified")
 
 
 def drawing(choose: random.Random) -> Image.Image:
@@ -247,23 +267,11 @@ def classify_mutants(folder: Path, written: list[tuple[str, str]], bundle: Path 
         watched, before, started = psutil.Process(process.pid), None, time.monotonic()
         seen: list[str] = []
         for line, cpu_s, memory in _watch(said, watched, process, found):
-            if before is not None:
-                if cpu_s - before > found.slowest_cpu_s:
-                    found.slowest_cpu_s = cpu_s - before
-                if cpu_s - before > SLOW_CPU_S:
-                    found.broken.append(f"{cpu_s - before:.1f} s of CPU before {line[:200]!r}")
-            before = cpu_s
-            found.peak_memory_mb = max(found.peak_memory_mb, memory / 1e6)
             record = json.loads(line)
+            found.add_cost(record["path"], 0.0 if before is None else cpu_s - before, memory)
+            before = cpu_s
             seen.append(record["path"])
-            kind = kinds.get(record["path"], "?")
-            (found.errors if "error" in record else found.classified)[kind] += 1
-            if "error" in record and len(record["error"]) < 20:
-                found.broken.append(f"{record['path']}: says only {record['error']!r}")
-            if kind == "control" and record.get("best_guess") is None:
-                found.broken.append(f"{record['path']} is whole, and failed: {record}")
-            if kind in MUST_FAIL and "error" not in record:
-                found.broken.append(f"{record['path']}: was classified: {line[:200]}")
+            found.add_answer(record["path"], kinds.get(record["path"], "?"), record.get("error"))
         status = process.wait(timeout=HUNG_S)
         stderr.seek(0)
         complaints = stderr.read().decode(errors="replace")
@@ -276,6 +284,48 @@ def classify_mutants(folder: Path, written: list[tuple[str, str]], bundle: Path 
     if len(seen) != len(set(seen)):
         found.broken.append("a file has two results")
     return found
+
+
+def post_mutants(written: list[tuple[str, str]], bundle: Path | None) -> Findings:
+    """Posts every file that can be read to `logo-edge serve` on this machine and holds the answers against what was written."""
+    import httpx
+    import psutil
+
+    posted = [(path, kind) for path, kind in written if kind != "unreadable" and Path(path).is_file()]
+    found = Findings(files=len(posted))
+    options = ["--port", "0", *(["--bundle", str(bundle)] if bundle else [])]
+    command = [sys.executable, "-c", RUN, "serve", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    said: list[str] = []
+    try:
+        address = next(match[0] for line in _kept(process.stderr, said) if (match := ADDRESS.search(line)))
+        threading.Thread(target=lambda: list(_kept(process.stderr, said)), daemon=True).start()
+        watched = psutil.Process(process.pid)
+        with httpx.Client(base_url=address, timeout=HUNG_S) as client:
+            for path, kind in posted:
+                before = sum(watched.cpu_times()[:2])
+                answer = client.post(
+                    "/v1/classify",
+                    content=Path(path).read_bytes(),
+                    headers={"content-type": "application/octet-stream"},
+                )
+                found.add_cost(path, sum(watched.cpu_times()[:2]) - before, watched.memory_info().rss)
+                if answer.status_code not in (200, 400, 413, 422):
+                    found.broken.append(f"{path}: {answer.status_code} {answer.text[:200]}")
+                found.add_answer(path, kind, None if answer.status_code == 200 else answer.json()["detail"])
+    finally:
+        process.terminate()
+        process.wait(timeout=HUNG_S)
+    if complaints := "".join(line for line in said if "Traceback" in line or "ERROR" in line):
+        found.broken.append(complaints[-2000:])
+    return found
+
+
+def _kept(stream, said: list[str]) -> Iterator[str]:
+    """The lines, each of which `said` gets too."""
+    for line in stream:
+        said.append(line)
+        yield line
 
 
 def _pass_on(stream, said: queue.Queue) -> None:
@@ -315,10 +365,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--server", action="store_true", help="post them to `logo-edge serve` (extra serve, and httpx)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         written = write_mutants(Path(folder), arguments.count, arguments.seed)
-        found = classify_mutants(Path(folder), written, arguments.bundle)
+        if arguments.server:
+            found = post_mutants(written, arguments.bundle)
+        else:
+            found = classify_mutants(Path(folder), written, arguments.bundle)
     print(json.dumps(vars(found), indent=1))
     sys.exit(bool(found.broken))
 

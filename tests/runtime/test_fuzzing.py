@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz.mutants import CONTENT, PLACES, classify_mutants, write_mutants
+from fuzz.mutants import CONTENT, PLACES, classify_mutants, post_mutants, write_mutants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +38,17 @@ def test_every_wrong_image_fails_by_itself_and_the_others_are_classified(fake_bu
     assert sum(found.errors.values()) + sum(found.classified.values()) == len(written)
     assert found.classified["control"] == -(-MUTANTS // 20)
     assert found.errors.keys() | found.classified.keys() >= (set(CONTENT) | set(PLACES)) - {"folder", "link_to_folder"}
+    assert found.slowest_cpu_s < 2
+    assert found.peak_memory_mb < 1000
+
+
+def test_every_wrong_image_that_is_posted_is_answered_and_the_service_goes_on(fake_bundle, tmp_path):
+    (tmp_path / "images").mkdir()
+    found = post_mutants(write_mutants(tmp_path / "images", MUTANTS), fake_bundle())
+    assert found.broken == []
+    assert sum(found.errors.values()) + sum(found.classified.values()) == found.files > 0.8 * MUTANTS
+    assert found.classified["control"] == -(-MUTANTS // 20)
+    assert found.errors.keys() | found.classified.keys() >= set(CONTENT)
     assert found.slowest_cpu_s < 2
     assert found.peak_memory_mb < 1000
 
