@@ -280,7 +280,8 @@ def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterato
             "int8-tuned", "int8", "onnxruntime", make_tuned, (closest(tried).path, checkpoint, fp32.path), told,
         )))  # fmt: skip
     verified = [entry for entry in (*tried, *others) if entry.status == "made"]
-    if config.mixed == "always" or (config.mixed == "needed" and static and not verified):
+    refused = any(entry.status == "refused" for entry in static)
+    if config.mixed == "always" or (config.mixed == "needed" and refused and not verified):
         told = {**settings, "method": next((name for name in config.methods if name in METHODS), "minmax"),
                 "most": config.most_restored}  # fmt: skip
         mixed = yield Plan("int8-mixed", "int8", "onnxruntime", make_mixed, (body, fp32.path), told)
