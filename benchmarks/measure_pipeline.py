@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--note", default="", help="a sentence on what else the machine did meanwhile")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:
         clone = Path(folder) / "clone"
@@ -46,7 +47,7 @@ def main() -> None:
         report = json.loads((clone / "runs" / arguments.recipe / "compress" / "report.json").read_text())
     result = {
         "recipe": arguments.recipe, "seconds": seconds, "minutes": sum(seconds.values()) / 60,
-        "peak_memory_gb": peaks, "cores": os.cpu_count(), "test": report["stages"][-1]["test"],
+        "peak_memory_gb": peaks, "cores": os.cpu_count(), "test": report["stages"][-1]["test"], "note": arguments.note,
     }  # fmt: skip
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{result['minutes']:.0f} minutes, at most {max(peaks.values()):.1f} GB")

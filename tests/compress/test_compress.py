@@ -439,8 +439,8 @@ def test_layers_go_back_to_fp32_where_no_int8_holds_its_parent(folder, tmp_path)
     names, made = [], None
     while (plan := _next(plans, made)) is not None:
         names.append(plan.name)
-        status = "made" if plan.precision != "int8" else "refused"
-        made = Candidate("it", plan.name, plan.precision, plan.backend, tmp_path, status, files={})
+        status, files = ("refused", {}) if plan.precision == "int8" else ("made", {"it.onnx": ""})
+        made = Candidate("it", plan.name, plan.precision, plan.backend, tmp_path, status, files=files)
     assert names == ["fp32", "fp16", "int8-minmax", "int8-percentile", "int8-mixed"]
 
 
