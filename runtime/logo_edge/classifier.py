@@ -163,6 +163,11 @@ class Classifier:
     def labels(self) -> tuple[str, ...]:
         return self.bundle.labels
 
+    @property
+    def model_sha256(self) -> str:
+        """Of what it runs: the artifact, or the bundle's own graph or graphs."""
+        return _model_sha256(self.bundle, self._artifact)
+
     def classify(self, source: ImageSource) -> Classification:
         """The classification of one path, bytes, array or PIL image.
 
@@ -418,10 +423,14 @@ def _fastest_backend(bundle: Bundle, artifact: Path | None, resources: Resources
         return times_ms
 
     machine = {key: describe_machine()[key] for key in ("cpu", "isa", "system", "machine")}
-    model = hashlib.sha256(artifact.read_bytes()).hexdigest() if artifact else bundle.model_sha256
+    model = _model_sha256(bundle, artifact)
     return remember_fastest(
         {"model": model, "backends": names, **asdict(resources), "versions": installed_versions(), **machine}, measure
     )
+
+
+def _model_sha256(bundle: Bundle, artifact: Path | None) -> str:
+    return hashlib.sha256(artifact.read_bytes()).hexdigest() if artifact else bundle.model_sha256
 
 
 def _open_backend(name: str, bundle: Bundle, artifact: Path | None, resources: Resources) -> Backend:

@@ -83,9 +83,9 @@ def shown(name: str) -> str:
 
 
 def describe_settings(classifier: Classifier) -> dict:
-    """What the rows of one table have in common: which model decided, and how."""
+    """What the rows of one table have in common: which model decided, on which backend, and how."""
     bundle = classifier.bundle
-    return {"bundle": bundle.name, "model_sha256": bundle.model_sha256,
+    return {"bundle": bundle.name, "model_sha256": classifier.model_sha256, "backend": classifier.backend,
             "calibration_sha256": hashlib.sha256(repr(bundle.calibration).encode()).hexdigest(),
             "mode": classifier.mode, "threshold": classifier.threshold, "coverage": classifier.coverage,
             ENROLLED: classifier.enrolment.sha256 if classifier.enrolment else None}  # fmt: skip

@@ -173,6 +173,15 @@ def test_a_table_that_is_there_or_was_begun_otherwise_is_not_touched(bundle, log
     assert "begun with another mode, threshold" in str(result.exception)
 
 
+def test_an_artifact_and_a_backend_are_settings_of_a_table(bundle, tmp_path):
+    own = Classifier.load(bundle)
+    artifact = tmp_path / "same.onnx"
+    artifact.write_bytes(own.bundle.model_path.read_bytes() + b"\x2a\x00")  # an empty, unknown field
+    settings = [describe_settings(found) for found in (own, Classifier.load(bundle, artifact=artifact))]
+    assert {name for name in settings[0] if settings[0][name] != settings[1][name]} == {"model_sha256"}
+    assert settings[0]["backend"] == "onnxruntime"
+
+
 @pytest.mark.parametrize(("name", "message"), [("results.xlsx", "expected one of .csv, .jsonl, .parquet"),
                                                ("absent.png/results.csv", "expected a folder that can be written")])  # fmt: skip
 def test_where_no_table_can_be_written_it_says_so(bundle, logos, tmp_path, name, message):
