@@ -150,7 +150,7 @@ def measure_reduced(bundle: Path) -> dict:
         image = Image.open(manifest.image_path(row, renders_folder())).convert("RGBA")
         flat = Image.new("RGBA", image.size, "white")
         flat.alpha_composite(image)
-        longer = int(random.integers(700, 2400))
+        longer = int(random.integers(1300, 3000))
         size = (longer, max(1, longer * flat.height // flat.width))
         file = io.BytesIO()
         flat.convert("RGB").resize(size).save(file, "JPEG", quality=(50, 75, 90)[index % 3], subsampling=index % 3)

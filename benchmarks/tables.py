@@ -759,7 +759,7 @@ def runtime() -> str:
     text += f"\n\nBy turns in one run; {figures['machine']['cpu']} with {beside} on it (load average {load:.1f} on two cores)."
     for name, part in figures.get("reduced_jpeg", {}).items():
         text += (
-            f" {name}: {part['images']} logos of val as JPEGs of 700 to 2400 px, decoded at a lower scale, move no logit by more "
+            f" {name}: {part['images']} logos of val as JPEGs of 1300 to 3000 px, decoded at a lower scale, move no logit by more "
             f"than {part['largest_shift']:.2f}; {part['decoded_again']:.0%} are decoded again."
         )
     if memory := figures.get("memory"):

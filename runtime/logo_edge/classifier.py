@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 VECTOR_TOLERANCE = 0.1  # of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
 ARTIFACT_TOLERANCE = 0.5  # of one in another precision, as `logo-edge export` verified it on real logos
 REDUCED_SIDES = 2  # a JPEG is decoded at a scale that leaves it at least so many times the model's side
+REDUCED_PIXELS = 1_500_000  # fewer are decoded whole in less time than those near a threshold take twice
 REDUCED_SHIFT = 0.25  # of a logit, by which that might move it: half more than the most seen (docs/runtime.md)
 DEFAULT_COVERAGE = 0.95  # of prediction sets, where the bundle can promise it
 
@@ -312,7 +313,7 @@ class Classifier:
         """
         least_px = None if self.enrolment else REDUCED_SIDES * self.bundle.input.size_px
         try:
-            image, size_px = load_reduced(source, least_px, fast=self._fast_decoders)
+            image, size_px = load_reduced(source, least_px, fast=self._fast_decoders, least_pixels=REDUCED_PIXELS)
         except ImageError as error:
             return error, False
         return preprocess(image, self.bundle.input, size_px), size_px is not None

@@ -53,9 +53,9 @@ def load_image(source: ImageSource, *, fast: bool = True) -> Image.Image:
 
 
 def load_reduced(
-    source: ImageSource, least_px: int | None, *, fast: bool = True
+    source: ImageSource, least_px: int | None, *, fast: bool = True, least_pixels: int = 0
 ) -> tuple[Image.Image | np.ndarray, tuple[float, float] | None]:
-    """`load_image`, but a large JPEG at 1/2, 1/4 or 1/8, and then its (width, height) in such pixels, else None.
+    """`load_image`, but a JPEG of `least_pixels` at 1/2, 1/4 or 1/8, and then its (width, height) in such pixels, else None.
 
     What a fast decoder gave is still its (H, W, 3 or 4) uint8 array, which belongs to the caller. The JPEG is decoded, straight from its cosine coefficients, at the smallest scale whose longer side has at least `least_px`
     pixels. The last column or row then stands for less than a whole pixel, which the size tells.
@@ -66,10 +66,10 @@ def load_reduced(
     elif isinstance(source, np.ndarray):
         return _from_array(source), None
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(bytes(source), "the bytes", fast, least_px)
+        return _decode(bytes(source), "the bytes", fast, least_px, least_pixels)
     elif isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
-        return _decode(_read_file(path), path, fast, least_px)
+        return _decode(_read_file(path), path, fast, least_px, least_pixels)
     else:
         raise ImageError(f"found {type(source).__name__}; expected a path, bytes, a NumPy array or a PIL image")
     try:
@@ -100,7 +100,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _decode(
-    data: bytes, name: str, fast: bool, least_px: int | None
+    data: bytes, name: str, fast: bool, least_px: int | None, least_pixels: int
 ) -> tuple[Image.Image | np.ndarray, tuple[float, float] | None]:
     if not data:
         raise ImageError(f"{name}: empty (0 bytes); expected an encoded image")
@@ -118,7 +118,7 @@ def _decode(
         scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
         if scans * width * height > MAX_SCANNED:
             raise ImageError(f"{name}: {scans} scans of {width} x {height} pixels; save it anew, with a few")
-        denominator = _denominator(image, least_px)
+        denominator = _denominator(image, least_px) if width * height >= least_pixels else 1
         if fast and (pixels := _decode_fast(image, data, denominator)) is not None:
             return pixels, None if denominator == 1 else (width / denominator, height / denominator)
         if denominator > 1:

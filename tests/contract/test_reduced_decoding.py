@@ -60,7 +60,7 @@ def test_decoding_a_jpeg_at_a_lower_scale_changes_no_decision(bundle):
         image = Image.open(path).convert("RGBA")
         flat = Image.new("RGBA", image.size, "white")
         flat.alpha_composite(image)
-        longer = int(generator.integers(700, 2400))
+        longer = int(generator.integers(1500, 3200))
         flat = flat.convert("RGB").resize((longer, longer * (3 + index % 4) // 6))
         file = io.BytesIO()
         flat.save(file, "JPEG", quality=(50, 75, 90)[index % 3], subsampling=index % 3, progressive=index % 2 == 0)

@@ -216,7 +216,7 @@ def test_a_bad_image_gives_its_error_in_its_place_only(classifier, tmp_path):
 def test_an_image_that_is_gone_when_it_is_decoded_whole_spoils_its_own_result_only(fake_bundle, tmp_path, monkeypatch):
     classifier = Classifier.load(fake_bundle(), log=tmp_path / "log.jsonl")
     path = tmp_path / "large.jpg"
-    solid((140, 128, 128), (400, 300)).save(path)  # near red's threshold, so that it is read again
+    solid((140, 128, 128), (1600, 1200)).save(path)  # near red's threshold, so that it is read again
     whole = Classifier.read_pixels
 
     def replaced(self, source):

@@ -306,6 +306,8 @@ def test_a_large_jpeg_is_decoded_smaller_and_covers_the_same_picture(size, orien
 
 def test_small_jpegs_and_other_formats_are_decoded_whole():
     image = Image.new("RGB", (1000, 1000), RED)
+    data = encode(image, "JPEG")
+    assert [load_reduced(data, 320, least_pixels=count)[1] for count in (1_000_000, 1_000_001)] == [(500, 500), None]
     for data in (encode(image, "PNG"), encode(image.resize((639, 400)), "JPEG"), encode(image, "WEBP")):
         found, covered = decode_reduced(data)
         assert covered is None
