@@ -160,11 +160,12 @@ def compress(
     say(f"calibrating {len(made)} candidates")
     calibrations = {entry.title: _calibrate(work, entry) for entry in made}
     rows = [_row(work, entry, calibrations[entry.title], costs[entry.title]) for entry in made]
+    machine = describe_machine()
     teachers = short_metrics(ensemble_logits(run.member_logits("val")), splits["val"].targets, splits["val"].sure)
     record = {
         "key": key, "run": run.folder.resolve().name, "recipe": run.recipe.name, "complete": complete,
-        "budget_minutes": budget_minutes, "limits": asdict(limits), "machine": describe_machine(), "versions": versions(),
-        "int8_range": explain_range(run.recipe.quantize.reduce_range, describe_machine()["isa"]),
+        "budget_minutes": budget_minutes, "limits": asdict(limits), "machine": machine, "versions": versions(),
+        "int8_range": explain_range(run.recipe.quantize.reduce_range, machine["isa"]),
         "val": len(splits["val"].targets), "teachers": {"networks": _teachers(run), "val": teachers},
         "outliers": sorted(work.outliers), "candidates": [_describe_candidate(entry, rows, costs) for entry in candidates],
         "targets": {},
