@@ -88,7 +88,7 @@ def test_an_enrolled_class_is_found_beside_the_bundles_own(bundle, enrolled, tmp
 
 def test_with_an_enrolment_a_large_jpeg_is_decoded_whole(bundle, enrolled, tmp_path):
     path = tmp_path / "large.jpg"
-    noise = np.random.default_rng(0).integers(0, 256, (330, 410, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), np.uint8)
     Image.fromarray(noise).save(path)
     classifier = Classifier.load(bundle, enrolled=enrolled)
     (whole,) = classifier.classify_pixels(classifier.read_pixels(path)[None])
