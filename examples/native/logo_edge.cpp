@@ -8,154 +8,32 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
-#include <numeric>
+#include <new>
 
+#include "preprocess.h"
 #include "sha256.hpp"
 
 namespace logo_edge {
 namespace fs = std::filesystem;
 using nlohmann::json;
-using Bytes = std::vector<std::uint8_t>;
-
-// Preprocessing: Pillow 13's triangle filter in fixed point, along one axis after the other, each pass rounded to 8 bits.
-
-namespace {
-
-constexpr int kPrecisionBits = 22;
-constexpr double kDefaultCoverage = 0.95;
-const char* const kModes[] = {"best-guess", "balanced", "strict"};
-
-/// (width, height) after scaling the longer side to `square`; at least 1 each. Halves go to the even number.
-std::pair<int, int> letterboxed_size(int width, int height, int square) {
-  const auto scale = [square](int side, int longest) {
-    return std::max(1, static_cast<int>(std::nearbyint(static_cast<double>(side) * square / longest)));
-  };
-  if (width >= height) return {square, scale(height, width)};
-  return {scale(width, height), square};
-}
-
-Bytes premultiply(const Bytes& rgba) {
-  Bytes result(rgba);
-  for (std::size_t i = 0; i < rgba.size(); i += 4) {
-    for (int channel = 0; channel < 3; ++channel) {
-      const int product = rgba[i + channel] * rgba[i + 3] + 128;
-      result[i + channel] = static_cast<std::uint8_t>(((product >> 8) + product) >> 8);
-    }
-  }
-  return result;
-}
-
-struct Taps {
-  int first;
-  std::vector<int> weights;  // of sum 2 ** 22
-};
-
-std::vector<Taps> filter_taps(int from, int to) {
-  const double scale = static_cast<double>(from) / to;
-  const double support = std::max(scale, 1.0);
-  std::vector<Taps> taps(to);
-  for (int i = 0; i < to; ++i) {
-    const double centre = (i + 0.5) * scale;
-    const int first = std::max(0, static_cast<int>(centre - support + 0.5));
-    const int last = std::min(from, static_cast<int>(centre + support + 0.5));
-    std::vector<double> weights;
-    for (int x = first; x < last; ++x) weights.push_back(std::max(0.0, 1 - std::abs((x - centre + 0.5) * (1 / support))));
-    const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
-    taps[i].first = first;
-    for (const double weight : weights) taps[i].weights.push_back(static_cast<int>(0.5 + weight / total * (1 << kPrecisionBits)));
-  }
-  return taps;
-}
-
-/// One pass over `lines` lines of `from` pixels, which become `to` pixels long; `step` and the pitches are in bytes.
-Bytes scale_axis(const Bytes& pixels, int from, int to, int lines, std::size_t step, std::size_t from_pitch,
-                 std::size_t to_pitch) {
-  Bytes result(static_cast<std::size_t>(to) * lines * 4);
-  const auto taps = filter_taps(from, to);
-  for (int line = 0; line < lines; ++line) {
-    for (int i = 0; i < to; ++i) {
-      int sums[4] = {1 << (kPrecisionBits - 1), 1 << (kPrecisionBits - 1), 1 << (kPrecisionBits - 1), 1 << (kPrecisionBits - 1)};
-      const std::uint8_t* source = &pixels[line * from_pitch + taps[i].first * step];
-      for (const int weight : taps[i].weights) {
-        for (int channel = 0; channel < 4; ++channel) sums[channel] += source[channel] * weight;
-        source += step;
-      }
-      for (int channel = 0; channel < 4; ++channel) {
-        result[line * to_pitch + i * step + channel] = static_cast<std::uint8_t>(std::clamp(sums[channel] >> kPrecisionBits, 0, 255));
-      }
-    }
-  }
-  return result;
-}
-
-/// (height, width, 4). Rows come first, but for pictures that lose more than twice as much height as width.
-Bytes resample(Bytes pixels, int from_width, int from_height, int width, int height) {
-  const auto rows = [&](int lines) {
-    if (from_width != width) pixels = scale_axis(pixels, from_width, width, lines, 4, from_width * 4UL, width * 4UL);
-  };
-  const auto columns = [&](int lines) {
-    if (from_height != height) pixels = scale_axis(pixels, from_height, height, lines, lines * 4UL, 4, 4);
-  };
-  if (from_height > height && from_height - height > 2 * (from_width - width)) {
-    columns(from_width);
-    rows(height);
-  } else {
-    rows(from_height);
-    columns(width);
-  }
-  return pixels;
-}
-
-/// The dark background where the ink is nearly white, else the light one.
-std::array<std::uint8_t, 3> pick_background(const Bytes& premultiplied, const InputContract& contract) {
-  std::array<std::int64_t, 4> sums{};
-  for (std::size_t i = 0; i < premultiplied.size(); ++i) sums[i % 4] += premultiplied[i];
-  const auto weighted = static_cast<double>(255 * (299 * sums[0] + 587 * sums[1] + 114 * sums[2]));
-  const bool is_light = weighted > static_cast<double>(1000 * sums[3]) * contract.dark_above_luminance;
-  return is_light ? contract.dark_background : contract.light_background;
-}
-
-/// The median colour of an opaque picture's border; each corner counts twice.
-std::array<std::uint8_t, 3> border_colour(const Bytes& rgba, int width, int height) {
-  std::array<std::uint8_t, 3> colour{};
-  for (int channel = 0; channel < 3; ++channel) {
-    std::vector<int> values;
-    const auto add = [&](int x, int y) { values.push_back(rgba[(static_cast<std::size_t>(y) * width + x) * 4 + channel]); };
-    for (int x = 0; x < width; ++x) add(x, 0), add(x, height - 1);
-    for (int y = 0; y < height; ++y) add(0, y), add(width - 1, y);
-    std::sort(values.begin(), values.end());
-    colour[channel] = static_cast<std::uint8_t>((values[values.size() / 2 - 1] + values[values.size() / 2]) / 2);
-  }
-  return colour;
-}
-
-}  // namespace
 
 std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& contract) {
   const int size = contract.size_px;
-  const auto [width, height] = letterboxed_size(image.width, image.height, size);
-  bool opaque = true;
-  for (std::size_t i = 3; i < image.rgba.size() && opaque; i += 4) opaque = image.rgba[i] == 255;
-  Bytes ink = resample(opaque ? image.rgba : premultiply(image.rgba), image.width, image.height, width, height);
-  const auto background = opaque ? border_colour(ink, width, height) : pick_background(ink, contract);
-  Bytes square(static_cast<std::size_t>(size) * size * 3);
-  for (std::size_t i = 0; i < square.size(); ++i) square[i] = background[i % 3];
-  const int left = (size - width) / 2, top = (size - height) / 2;
-  for (int y = 0; y < height; ++y) {
-    for (int x = 0; x < width; ++x) {
-      const std::uint8_t* pixel = &ink[(static_cast<std::size_t>(y) * width + x) * 4];
-      for (int channel = 0; channel < 3; ++channel) {
-        const int shine = opaque ? 0 : ((255 - pixel[3]) * background[channel] + 127) / 255;
-        square[(static_cast<std::size_t>(top + y) * size + left + x) * 3 + channel] = static_cast<std::uint8_t>(pixel[channel] + shine);
-      }
-    }
-  }
+  std::vector<std::uint8_t> square(static_cast<std::size_t>(size) * size * 3);
+  const int failed = logo_edge_preprocess(image.rgba.data(), 4, image.width, image.height, image.width, image.height, size,
+                                          contract.light_background.data(), contract.dark_background.data(),
+                                          contract.dark_above_luminance, square.data());
+  if (failed < 0) throw std::bad_alloc();
+  if (failed > 0) throw ImageError("a side of more than " + std::to_string(LOGO_EDGE_LONGEST_PX) + " pixels; scale it down first");
   return square;
 }
 
 // Decisions: see logo_edge.decision.
 
 namespace {
+
+constexpr double kDefaultCoverage = 0.95;
+const char* const kModes[] = {"best-guess", "balanced", "strict"};
 
 double log_sum_exp(const std::vector<double>& logits) {
   const double top = *std::max_element(logits.begin(), logits.end());

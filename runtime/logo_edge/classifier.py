@@ -264,7 +264,8 @@ class Classifier:
         results: list = [pixels if isinstance(pixels, ImageError) else None for pixels, _ in read]
         readable = [index for index, result in enumerate(results) if result is None]
         if readable:
-            outputs, errors = self._run(np.stack([read[index][0] for index in readable])), {}
+            pixels = [read[index][0] for index in readable]
+            outputs, errors = self._run(np.stack(pixels) if len(pixels) > 1 else pixels[0][None]), {}
             if any(reduced for _, reduced in read):
                 errors = self._run_again(outputs, [sources[index] if read[index][1] else None for index in readable])
             for row, (index, decision) in enumerate(zip(readable, self._decide_outputs(outputs), strict=True)):

@@ -34,9 +34,14 @@ DOCUMENTS = {b"%PDF-": "PDF", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostS
 FORMATS = frozenset("AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PNG PPM QOI TGA TIFF WEBP".split())
 MAX_PIXELS = 36_000_000  # so that no image takes two seconds
 MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a progressive JPEG, which may go over all of them again and again
+SCAN_BYTES = 10  # of the header of one, at least
 MAX_FILE_BYTES = 256 * 1024 * 1024
 EXIF_ORIENTATION = 0x0112
-PNG_ROTATIONS = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # where a PNG may hold one, before or after pixels
+CHUNK_HEAD = struct.Struct(">I4s")  # of PNG
+PNG_TEXTS, PNG_ROTATIONS = (
+    (b"tEXt", b"zTXt", b"iTXt"),
+    (b"XML:com.adobe.xmp", b"Raw profile type"),
+)  # may tell one, as may eXIf
 
 
 def load_image(source: ImageSource, *, fast: bool = True) -> Image.Image:
@@ -115,8 +120,11 @@ def _decode(
         if image.format not in FORMATS:
             raise UnidentifiedImageError
         width, height = image.size
-        scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
-        if scans * width * height > MAX_SCANNED:
+        may_hold = len(data) // SCAN_BYTES if image.format in ("JPEG", "MPO") else 0
+        if (
+            may_hold * width * height > MAX_SCANNED
+            and (scans := data.count(b"\xff\xda")) * width * height > MAX_SCANNED
+        ):
             raise ImageError(f"{name}: {scans} scans of {width} x {height} pixels; save it anew, with a few")
         denominator = _denominator(image, least_px) if width * height >= least_pixels else 1
         if fast and (pixels := _decode_fast(image, data, denominator)) is not None:
@@ -179,19 +187,19 @@ def _decode_fast(image: Image.Image, data: bytes, denominator: int) -> np.ndarra
 
 
 def _is_plain_png(image: Image.Image, data: bytes) -> bool:
-    depth = data[24]
-    if depth != 8 or image.mode not in ("RGB", "RGBA") or "transparency" in image.info or image.is_animated:
+    """Whether pyspng gives Pillow's pixels: 8 bits, no colour key, upright, and every chunk the one that was written.
+
+    pyspng looks at no checksum, and gives wrong pixels.
+    """
+    if data[24] != 8 or image.mode not in ("RGB", "RGBA") or "transparency" in image.info or image.is_animated:
         return False
-    return not any(mark in data for mark in PNG_ROTATIONS) and _checksums_hold(data)
-
-
-def _checksums_hold(png: bytes) -> bool:
-    """Whether every chunk is the one that was written; pyspng does not look, and gives wrong pixels."""
-    view, start = memoryview(png), 8
-    while start + 12 <= len(png):
-        length, kind = struct.unpack_from(">I4s", png, start)
+    view, start = memoryview(data), 8
+    while start + 12 <= len(data):
+        length, kind = CHUNK_HEAD.unpack_from(data, start)
         end = start + 8 + length
-        if zlib.crc32(view[start + 4 : end]).to_bytes(4, "big") != png[end : end + 4]:
+        if kind == b"eXIf" or (kind in PNG_TEXTS and data.startswith(PNG_ROTATIONS, start + 8)):
+            return False
+        if zlib.crc32(view[start + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:
             return False
         if kind == b"IEND":
             return True

@@ -1,13 +1,17 @@
 """The one preprocessing: image -> the square uint8 tensor that a model of a bundle reads.
 
-Defined here for every room and every backend. Normalisation is not part of it: the models read uint8 and normalise
+Defined here for every room and every backend, on Pillow; preprocess.c gives the same bytes in a fourth of the time, where the
+package was built with a C compiler. Normalisation is not part of it: the models read uint8 and normalise
 inside their graph, so that the contract is exact to the bit.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -31,15 +35,55 @@ class InputContract:
     dark_above_luminance: float = 225.0
 
 
+def _load_library() -> ctypes.CDLL | None:
+    path = Path(__file__).with_name("_preprocess.so")
+    if sys.byteorder != "little" or not path.exists():
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # of another platform: a copied folder
+        return None
+    whole, real, address = ctypes.c_int, ctypes.c_double, ctypes.c_void_p
+    library.logo_edge_preprocess.argtypes = [
+        address, whole, whole, whole, real, real, whole, ctypes.c_char_p, ctypes.c_char_p, real, address,
+    ]  # fmt: skip
+    return library
+
+
+LIBRARY = _load_library()  # None: by Pillow
+
+
 def preprocess(
     image: Image.Image | np.ndarray, contract: InputContract, size_px: tuple[float, float] | None = None
 ) -> np.ndarray:
     """The letterboxed image, (size_px, size_px, 3) uint8 RGB.
 
-    `image` is RGB or RGBA (see `images.load_image`), or (H, W, 3 or 4) uint8 of the same, which may be changed. The aspect ratio is kept; the resampling is Pillow's antialiased
-    bilinear (a triangle filter whose support grows with the reduction), on premultiplied colours. `size_px` is that of
-    the picture within the image, where its last column or row is not wholly covered (`images.load_reduced`).
+    `image` is RGB or RGBA (see `images.load_image`), or (H, W, 3 or 4) uint8 of the same, which may be changed. The
+    aspect ratio is kept; the resampling is Pillow's antialiased bilinear (a triangle filter whose support grows with the
+    reduction), on premultiplied colours. `size_px` is that of the picture within the image, where its last column or row
+    is not wholly covered (`images.load_reduced`). Raises MemoryError.
     """
+    if LIBRARY is None:
+        return preprocess_by_pillow(image, contract, size_px)
+    pixels, size = np.ascontiguousarray(image), contract.size_px
+    height, width, channels = pixels.shape
+    square = np.empty((size, size, 3), np.uint8)
+    failed = LIBRARY.logo_edge_preprocess(
+        pixels.ctypes.data, channels, width, height, *(size_px or (width, height)), size,
+        bytes(contract.light_background), bytes(contract.dark_background), contract.dark_above_luminance,
+        square.ctypes.data,
+    )  # fmt: skip
+    if failed > 0:  # a side of more than 65,536 pixels
+        return preprocess_by_pillow(pixels, contract, size_px)
+    if failed < 0:
+        raise MemoryError(f"not enough memory to scale {width} x {height} pixels")
+    return square
+
+
+def preprocess_by_pillow(
+    image: Image.Image | np.ndarray, contract: InputContract, size_px: tuple[float, float] | None = None
+) -> np.ndarray:
+    """What `preprocess` gives, without the library."""
     size = contract.size_px
     if isinstance(image, np.ndarray):
         image = premultiply(image) if image.shape[2] == 4 else Image.fromarray(image)

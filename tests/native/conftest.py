@@ -43,7 +43,7 @@ def programs(tmp_path_factory) -> Programs:
     build = folder / "build"
     configured = subprocess.run(
         ["cmake", "-S", HERE, "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
-         "-DCMAKE_CXX_FLAGS=-Werror", f"-DONNXRUNTIME_ROOT={lay_out_onnxruntime(folder / 'onnxruntime')}",
+         "-DCMAKE_CXX_FLAGS=-Werror", "-DCMAKE_C_FLAGS=-Werror", f"-DONNXRUNTIME_ROOT={lay_out_onnxruntime(folder / 'onnxruntime')}",
          f"-DJSON_INCLUDE={json_headers()}"], capture_output=True, text=True, check=False,
     )  # fmt: skip
     for package, needed in (("PNG", "libpng-dev"), ("JPEG", "libjpeg-dev")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -18,17 +19,17 @@ ABSENT = ("torch", "torchvision", "timm", "cv2", "onnx")
 EXTRAS = ("", "fast", "svg", "parquet", "sign", "fast,svg,parquet,sign")
 
 
-def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess:
+def run(*command: str | Path, folder: Path, **settings: str) -> subprocess.CompletedProcess:
     """A command run outside the repository, so that only what is installed can be imported."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | settings
     return subprocess.run(
         list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
 
 
-def must_run(*command: str | Path, folder: Path) -> str:
+def must_run(*command: str | Path, folder: Path, **settings: str) -> str:
     """The command's stdout, once it has succeeded."""
-    result = run(*command, folder=folder)
+    result = run(*command, folder=folder, **settings)
     assert result.returncode == 0, f"{command}: {result.stdout[-2000:]}\n{result.stderr[-2000:]}"
     return result.stdout
 
@@ -39,12 +40,40 @@ def size_bytes(site_packages: Path) -> int:
     return sum(path.stat().st_size for entry in entries for path in (entry, *entry.rglob("*")) if path.is_file())
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    must_run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder)
+def build_wheel(folder: Path, **settings: str) -> Path:
+    must_run(
+        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder, **settings
+    )
     (found,) = folder.glob("logo_edge-*.whl")
     return found
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler_the_wheel_is_of_any_platform_and_pillow_preprocesses(compiler, tmp_path):
+    wheel = build_wheel(tmp_path, CC=compiler)
+    assert wheel.name.endswith("-py3-none-any.whl")
+    binaries, sample = (
+        install(wheel, "", tmp_path / "own"),
+        ROOT / "runtime" / "logo_edge" / "samples" / "01-simple.png",
+    )
+    assert "Pillow" in must_run(binaries / "logo-edge", "info", folder=tmp_path)
+    (record,) = json.loads(must_run(binaries / "logo-edge", "classify", "--json", sample, folder=tmp_path))
+    assert record["label"] == "simple"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+def test_with_a_compiler_the_wheel_is_of_this_platform_and_has_the_library(wheel, tmp_path):
+    assert "-py3-none-linux_" in wheel.name
+    binaries = install(wheel, "", tmp_path / "own")
+    found = must_run(binaries / "logo-edge", "info", folder=tmp_path)
+    assert "preprocess.c" in found
 
 
 def install(wheel: Path, extras: str, folder: Path) -> Path:

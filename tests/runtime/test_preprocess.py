@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from logo_edge import InputContract, preprocess
-from logo_edge.preprocess import composite, letterboxed_size, pick_background, premultiply
+from logo_edge.preprocess import (
+    LIBRARY,
+    composite,
+    letterboxed_size,
+    pick_background,
+    premultiply,
+    preprocess_by_pillow,
+)
 
 CONTRACT = InputContract(size_px=64)
 WHITE, DARK = CONTRACT.light_background, CONTRACT.dark_background
@@ -54,6 +67,75 @@ def test_an_opaque_image_is_rgb_and_what_a_caller_gave_stays_as_it_was():
     before = image.tobytes()
     preprocess(image, CONTRACT)
     assert image.tobytes() == before
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+
+
+@needs_compiler
+def test_where_there_is_a_compiler_the_package_has_its_preprocessing_in_c():
+    assert LIBRARY is not None, "run `make setup` again: pip compiles runtime/logo_edge/preprocess.c"
+
+
+def random_pixels(random: np.random.Generator) -> np.ndarray:
+    """(H, W, 3 or 4) of any shape; noise or one colour; opaque, with holes, or of any alpha."""
+    width, height = np.exp(random.uniform(0, np.log(700), 2)).astype(int).tolist()
+    pixels = random.integers(0, 256, (height, width, int(random.choice([3, 4]))), np.uint8)
+    if random.random() < 0.25:
+        pixels[...] = random.integers(0, 256, (1, 1, pixels.shape[2]), np.uint8)
+    if pixels.shape[2] == 4 and random.random() < 0.5:
+        pixels[:, :, 3] = random.choice(np.array([0, 255], np.uint8), (height, width)) if random.random() < 0.5 else 255
+    return pixels
+
+
+@needs_compiler
+@pytest.mark.parametrize("size_px", [8, 32, 96, 128, 160])
+def test_the_library_gives_pillow_s_pixels_to_the_bit(size_px):
+    random, contract = np.random.default_rng(size_px), InputContract(size_px)
+    for _ in range(200):
+        pixels = random_pixels(random)
+        height, width = pixels.shape[:2]
+        box = (
+            None
+            if random.random() < 0.7
+            else (width - random.choice([0, 0.125, 0.5]), height - random.choice([0, 0.25, 0.5]))
+        )
+        before = pixels.copy()
+        found = preprocess(pixels, contract, box)
+        assert np.array_equal(pixels, before)
+        assert np.array_equal(found, preprocess_by_pillow(before, contract, box)), (pixels.shape, box)
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(40_000, 3), (3, 40_000), (65_537, 2), (2, 65_537), (4000, 3000)])
+def test_long_and_large_images_are_those_of_pillow_too(size):
+    pixels = np.random.default_rng(1).integers(0, 256, (*size[::-1], 4), np.uint8)
+    assert np.array_equal(preprocess(pixels, CONTRACT), preprocess_by_pillow(pixels.copy(), CONTRACT))
+
+
+def test_an_array_need_not_be_contiguous():
+    pixels = np.asarray(drawing(80, 50, 2, alpha=True))
+    assert np.array_equal(preprocess(pixels[:, ::-1], CONTRACT), preprocess(pixels[:, ::-1].copy(), CONTRACT))
+
+
+@pytest.mark.parametrize("copied", ["nothing", "what is of another platform"])
+def test_without_the_library_pillow_gives_the_same(copied, tmp_path):
+    import logo_edge
+
+    package = Path(logo_edge.__file__).parent
+    shutil.copytree(package, tmp_path / "logo_edge", ignore=shutil.ignore_patterns("_preprocess.so", "__pycache__"))
+    if copied != "nothing":
+        (tmp_path / "logo_edge" / "_preprocess.so").write_bytes(b"MZ")
+    code = (
+        "import sys; from logo_edge import Classifier; assert sys.modules['logo_edge.preprocess'].LIBRARY is None; "
+        "sys.stdout.buffer.write(Classifier.load().read_pixels(sys.argv[1]).tobytes())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for image in sorted((package / "samples").glob("*.png"))[:3]:
+        found = subprocess.run(
+            [sys.executable, "-c", code, image], env=environment, capture_output=True, check=True
+        ).stdout
+        assert found == logo_edge.Classifier.load().read_pixels(image).tobytes()
 
 
 def triangle_weights(length: int, scaled: int) -> np.ndarray:
