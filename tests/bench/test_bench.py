@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -62,6 +63,13 @@ def fake(tmp_path):
         return Candidate(name, str(tmp_path / "fake_subject.py"), options, kind="peer")
 
     return make
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_peak_memory_is_the_candidate_s_and_not_what_its_parent_held(fake, images):
+    held = np.ones(50_000_000)  # 400 MB, touched
+    row = run_bench([fake("light")], images, SHORT)["rows"][0]
+    assert 5_000_000 < row["peak_rss_bytes"] < 200_000_000 < held.nbytes
 
 
 def test_a_row_holds_accuracy_and_latency_of_the_same_artifact(labelled, images):
