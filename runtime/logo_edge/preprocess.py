@@ -61,15 +61,22 @@ def preprocess(
     `image` is RGB or RGBA (see `images.load_image`), or (H, W, 3 or 4) uint8 of the same, which may be changed. The
     aspect ratio is kept; the resampling is Pillow's antialiased bilinear (a triangle filter whose support grows with the
     reduction), on premultiplied colours. `size_px` is that of the picture within the image, where its last column or row
-    is not wholly covered (`images.load_reduced`). Raises MemoryError.
+    is not wholly covered (`images.load_reduced`). Raises ValueError for anything else, and MemoryError.
     """
     if LIBRARY is None:
         return preprocess_by_pillow(image, contract, size_px)
     pixels, size = np.ascontiguousarray(image), contract.size_px
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or not pixels.size:
+        raise ValueError(
+            f"found {pixels.dtype} of shape {pixels.shape}; expected uint8 (H, W, 3) RGB or (H, W, 4) RGBA"
+        )
     height, width, channels = pixels.shape
+    box_width, box_height = size_px or (width, height)
+    if not (0 < box_width <= width and 0 < box_height <= height):
+        raise ValueError(f"found a picture of {box_width} x {box_height} within {width} x {height} pixels")
     square = np.empty((size, size, 3), np.uint8)
     failed = LIBRARY.logo_edge_preprocess(
-        pixels.ctypes.data, channels, width, height, *(size_px or (width, height)), size,
+        pixels.ctypes.data, channels, width, height, box_width, box_height, size,
         bytes(contract.light_background), bytes(contract.dark_background), contract.dark_above_luminance,
         square.ctypes.data,
     )  # fmt: skip

@@ -113,6 +113,23 @@ def test_long_and_large_images_are_those_of_pillow_too(size):
     assert np.array_equal(preprocess(pixels, CONTRACT), preprocess_by_pillow(pixels.copy(), CONTRACT))
 
 
+@needs_compiler
+@pytest.mark.parametrize("pixels", [
+    np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 2), np.uint8),
+    np.zeros((8, 8, 5), np.uint8), np.zeros((0, 8, 3), np.uint8), np.zeros((8, 0, 4), np.uint8),
+], ids=lambda pixels: f"{pixels.dtype}-{pixels.shape}")  # fmt: skip
+def test_what_is_no_picture_never_reaches_the_library(pixels):
+    with pytest.raises(ValueError, match="expected uint8"):
+        preprocess(pixels, CONTRACT)
+
+
+@needs_compiler
+@pytest.mark.parametrize("box", [(0, 8), (8.5, 8), (8, -1), (float("nan"), 8)])
+def test_a_picture_beyond_its_image_never_reaches_the_library(box):
+    with pytest.raises(ValueError, match="within 8 x 8"):
+        preprocess(np.zeros((8, 8, 3), np.uint8), CONTRACT, box)
+
+
 def test_an_array_need_not_be_contiguous():
     pixels = np.asarray(drawing(80, 50, 2, alpha=True))
     assert np.array_equal(preprocess(pixels[:, ::-1], CONTRACT), preprocess(pixels[:, ::-1].copy(), CONTRACT))
