@@ -44,7 +44,7 @@ class CompilePreprocessing(BuildHookInterface):
     def _compile(self, library: Path) -> Path | None:
         compiler = shlex.split(os.environ.get("CC", "cc"))
         if os.name != "posix" or shutil.which(compiler[0]) is None:
-            self.app.display_warning(f"no C compiler ({compiler[0]}): Pillow will preprocess, in four times the time")
+            self.app.display_warning(f"no C compiler ({compiler[0]}): Pillow will preprocess, which takes longer")
             return None
         command = [*compiler, *FLAGS, str(Path(self.root, SOURCE)), "-o", str(library), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

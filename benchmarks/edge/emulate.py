@@ -5,7 +5,8 @@
 
 Debian's arm64 Python and qemu-user-static are downloaded with apt and unpacked, not installed: no root, no chroot and
 nothing changed on the system. The aarch64 wheels of the versions in constraints.txt come from the Python registry by
-platform tag, and so does Zig's C compiler, which compiles the preprocessing for ARM. Needs Linux on x86-64 with apt-get and dpkg-deb. No latency is quoted from emulation.
+platform tag, and so does Zig's C compiler, which compiles the preprocessing for ARM. Needs Linux on x86-64 with apt-get
+and dpkg-deb. No latency is quoted from emulation.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -109,9 +111,11 @@ def compile_preprocessing(cache: Path = CACHE) -> Path:
             install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", folder]
             _quietly(sys.executable, "-m", "pip", *install, "-c", str(HERE / "constraints.txt"), COMPILER)
             zig = str(Path(folder) / COMPILER / "zig")
-            _quietly(zig, "cc", "-target", "aarch64-linux-gnu.2.31", f"-mcpu={CPU.replace('-', '_')}", "-std=c11", "-O3",
-                     "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", str(SOURCE), "-o", f"{folder}/made.so",
-                     "-lm")  # fmt: skip
+            flags = runpy.run_path(str(HERE / "hatch_build.py"))["FLAGS"]
+            target = ["-target", "aarch64-linux-gnu.2.31", f"-mcpu={CPU.replace('-', '_')}"]
+            _quietly(
+                zig, "cc", *target, *flags, "-Wall", "-Wextra", "-Werror", str(SOURCE), "-o", f"{folder}/made.so", "-lm"
+            )
             shutil.copyfile(f"{folder}/made.so", library)
     return library
 

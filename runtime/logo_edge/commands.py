@@ -127,7 +127,7 @@ def info_command(
         "model": f"{content.provenance.get('student', '?')}, {content.model.precision}",
         "input": f"{content.input.size_px} x {content.input.size_px} px, letterboxed",
         "size": f"{content.size_bytes / 1e6:.2f} MB on disk",
-        "preprocessing": "preprocess.c" if LIBRARY else "Pillow; four times quicker where built with a C compiler",
+        "preprocessing": "preprocess.c" if LIBRARY else "Pillow; quicker where built with a C compiler",
         "temperature": f"{content.calibration.temperature:.3f}",
         "scaling": content.calibration.scaling.method if content.calibration.scaling else "temperature alone",
         "abstains below": ", ".join(

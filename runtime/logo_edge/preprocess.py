@@ -1,6 +1,6 @@
 """The one preprocessing: image -> the square uint8 tensor that a model of a bundle reads.
 
-Defined here for every room and every backend, on Pillow; preprocess.c gives the same bytes in a fourth of the time, where the
+Defined here for every room and every backend, on Pillow; preprocess.c gives the same bytes several times quicker, where the
 package was built with a C compiler. Normalisation is not part of it: the models read uint8 and normalise
 inside their graph, so that the contract is exact to the bit.
 """
@@ -61,7 +61,8 @@ def preprocess(
     `image` is RGB or RGBA (see `images.load_image`), or (H, W, 3 or 4) uint8 of the same, which may be changed. The
     aspect ratio is kept; the resampling is Pillow's antialiased bilinear (a triangle filter whose support grows with the
     reduction), on premultiplied colours. `size_px` is that of the picture within the image, where its last column or row
-    is not wholly covered (`images.load_reduced`). Raises ValueError for anything else, and MemoryError.
+    is not wholly covered (`images.load_reduced`). The library raises
+    ValueError for anything else, and MemoryError.
     """
     if LIBRARY is None:
         return preprocess_by_pillow(image, contract, size_px)

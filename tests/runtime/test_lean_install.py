@@ -58,10 +58,8 @@ def wheel(tmp_path_factory) -> Path:
 def test_without_a_compiler_the_wheel_is_of_any_platform_and_pillow_preprocesses(compiler, tmp_path):
     wheel = build_wheel(tmp_path, CC=compiler)
     assert wheel.name.endswith("-py3-none-any.whl")
-    binaries, sample = (
-        install(wheel, "", tmp_path / "own"),
-        ROOT / "runtime" / "logo_edge" / "samples" / "01-simple.png",
-    )
+    binaries = install(wheel, "", tmp_path / "own")
+    sample = ROOT / "runtime" / "logo_edge" / "samples" / "01-simple.png"
     assert "Pillow" in must_run(binaries / "logo-edge", "info", folder=tmp_path)
     (record,) = json.loads(must_run(binaries / "logo-edge", "classify", "--json", sample, folder=tmp_path))
     assert record["label"] == "simple"

@@ -274,14 +274,10 @@ def test_weights_and_biases_gets_every_figure_offline(logos, tmp_path, monkeypat
     assert not said
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert path.stem == f"run-{kept(tmp_path)[0]['key']}"
-    names, end = (
-        ("epoch/accuracy", "epoch/calibration_error", "epoch/predicted_share/red", "step/learning_rate"),
-        time.monotonic() + 60,
-    )
+    names = ("epoch/accuracy", "epoch/calibration_error", "epoch/predicted_share/red", "step/learning_rate")
+    end = time.monotonic() + 60  # W&B's own process writes the file, on a busy machine after the run has ended
     while missing := [name for name in names if name.encode() not in path.read_bytes()]:
-        assert time.monotonic() < end, (
-            missing
-        )  # W&B's own process writes the file, on a busy machine after the run has ended
+        assert time.monotonic() < end, missing
         time.sleep(0.1)
 
 
