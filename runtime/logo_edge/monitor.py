@@ -12,7 +12,9 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,11 +50,15 @@ class Drift:
 
 
 class PredictionLog:
-    """Appends one line per prediction to a file; safe to share between threads, and between processes on POSIX."""
+    """Appends one line per prediction to a file; safe to share between threads, and between processes on POSIX.
+
+    A line that cannot be written, on a full disk say, fails no answer: `failures` counts them, and the first is warned of.
+    """
 
     def __init__(self, path: str | os.PathLike, bundle_name: str):
-        """Raises LogoEdgeError where the file cannot be written."""
-        self._bundle, self._lock = bundle_name, threading.Lock()
+        """Raises LogoEdgeError where the file cannot be opened for writing."""
+        self._path, self._bundle, self._lock = path, bundle_name, threading.Lock()
+        self.failures = 0
         try:
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (it stays open as long as the log)
         except OSError as error:
@@ -61,8 +67,48 @@ class PredictionLog:
     def append(self, result: Classification) -> None:
         line = {"time": round(time.time(), 3), "bundle": self._bundle, "label": result.label,
                 "best_guess": result.best_guess, "confidence": round(result.confidence, 6)}  # fmt: skip
+        data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
         with self._lock:
-            self._file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+            try:
+                with _sole_writer(self._file):
+                    _append_whole(self._file, data)
+            except OSError as error:
+                self.failures += 1
+                if self.failures == 1:
+                    import logging  # 5 ms that a plain start need not pay
+
+                    logging.getLogger("logo_edge").warning(
+                        "%s: %s; predictions are answered but not logged until it can be written again (said once)",
+                        self._path,
+                        error.strerror,
+                    )
+
+
+@contextmanager
+def _sole_writer(file: FileIO) -> Iterator[None]:
+    """Keeps other processes that append to the same log waiting (POSIX)."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _append_whole(file: FileIO, data: bytes) -> None:
+    """Writes all of `data` or nothing, where a full disk would take a part of the line. Raises OSError."""
+    end = os.fstat(file.fileno()).st_size
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError:
+        with suppress(OSError):  # a device has no length
+            file.truncate(end)
+        raise
 
 
 def reference_of(confidence: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...], abstain_below: float) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from logo_edge.errors import BundleError, LogoEdgeError
 from logo_edge.monitor import (
     DRIFTED,
     LEAST,
+    PredictionLog,
     index_by_chance,
     measure_drift,
     population_stability,
@@ -159,3 +161,26 @@ def test_a_line_that_is_no_prediction_is_named(fake_bundle, tmp_path):
         list(read_log(tmp_path / "missing.jsonl"))
     with pytest.raises(LogoEdgeError, match="expected a file that can be written"):
         Classifier.load(fake_bundle(), log=tmp_path / "missing" / "log.jsonl")
+
+
+def test_a_log_on_a_full_disk_fails_no_answer_is_warned_of_once_and_counted(fake_bundle, caplog):
+    classifier = Classifier.load(fake_bundle(), log="/dev/full")
+    image = Image.new("RGB", (20, 20), (200, 10, 10))
+    assert [classifier.classify(image).label for _ in range(3)] == ["red"] * 3
+    (record,) = caplog.records
+    assert "/dev/full: No space left on device" in record.getMessage()
+
+
+def test_a_line_that_fits_only_in_part_is_not_written_and_logging_goes_on_when_there_is_room(fake_bundle, tmp_path):
+    log = tmp_path / "log.jsonl"
+    predictions, result = PredictionLog(log, "fake"), Classifier.load(fake_bundle()).classify(Image.new("RGB", (9, 9)))
+    predictions.append(result)
+    size, limits = log.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+    try:
+        predictions.append(result)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (log.stat().st_size, predictions.failures) == (size, 1)
+    predictions.append(result)
+    assert len(list(read_log(log, "fake"))) == 2
