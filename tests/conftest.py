@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_tree import HostileTree, build_hostile_tree
 from PIL import Image
 
 from logo_edge.bundle import EMBEDDING, VECTORS, Bundle, ModelEntry, list_files, write_bundle_record
@@ -147,3 +148,9 @@ def browser():
 
     with open_browser() as opened:
         yield opened
+
+
+@pytest.fixture
+def hostile_tree(tmp_path: Path) -> HostileTree:
+    """A folder with everything that users' folders hold, read only."""
+    return build_hostile_tree(tmp_path)

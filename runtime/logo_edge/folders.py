@@ -38,21 +38,46 @@ ROW_GROUP = 10_000  # rows of a Parquet file that are in memory at a time
 
 
 def find_images(paths: Iterable[str]) -> Iterator[str]:
-    """The path of every image: files as they are named, folders to the bottom in alphabetical order, globs (`**` too).
+    """The path of every image: files as they are named, folders as `walk_images` does, globs (`**` too).
 
-    In folders, hidden files and those without an image's suffix are left out; SVG is one where the extra `svg` is
-    installed. A path that there is not comes out as it is, to fail by itself.
+    A path that does not exist comes out as it is, to fail by itself.
     """
-    suffixes = RASTER | {".svg"} if find_spec("resvg_py") else RASTER
     for path in paths:
         if os.path.isdir(path):
-            yield from _walk(path, suffixes)
+            yield from walk_images(path)
         elif glob.has_magic(path) and not os.path.lexists(path):
             for found in sorted(glob.iglob(path, recursive=True)):
                 if os.path.isfile(found) and not found.endswith(EXPLAINED):
                     yield found
         else:
             yield path
+
+
+def walk_images(folder: str | os.PathLike) -> Iterator[str]:
+    """The path of every file below the folder that has an image's suffix, hidden ones and heat maps of --explain left out.
+
+    A folder's own files come first, then its subfolders, both in alphabetical order; folders that links lead to come
+    last. Each folder is visited once, however many links lead to it, so that loops end. SVG is an image where the extra
+    `svg` is installed. A folder that cannot be read comes out as it is, to fail by itself. Every verb finds its images
+    here.
+    """
+    suffixes = RASTER | {".svg"} if find_spec("resvg_py") else RASTER
+    unreadable: list[OSError] = []
+    roots, seen = deque([os.fspath(folder)]), set()
+    while roots:
+        for where, folders, files in os.walk(roots.popleft(), onerror=unreadable.append):
+            status = os.stat(where)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            roots.extend(path for name in folders if os.path.islink(path := os.path.join(where, name)))
+            for file in sorted(files):
+                suffix = os.path.splitext(file)[1].lower()
+                if suffix in suffixes and not file.startswith(".") and not file.endswith(EXPLAINED):
+                    yield os.path.join(where, file)
+    yield from (error.filename for error in unreadable)
 
 
 def record_of(name: str, result: Classification | ImageError) -> dict:
@@ -257,15 +282,6 @@ class Progress:
     def close(self) -> None:
         if self.live:
             print(file=sys.stderr)
-
-
-def _walk(folder: str, suffixes: frozenset[str]) -> Iterator[str]:
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
-            suffix = os.path.splitext(file)[1].lower()
-            if suffix in suffixes and not file.startswith(".") and not file.endswith(EXPLAINED):
-                yield os.path.join(where, file)
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

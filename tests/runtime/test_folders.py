@@ -42,6 +42,33 @@ def logos(tmp_path) -> Path:
     return tmp_path / "logos"
 
 
+def test_one_walk_finds_every_image_of_a_hostile_tree_once_and_nothing_else(hostile_tree):
+    found = list(find_images([str(hostile_tree.root)]))
+    assert {os.path.relpath(path, hostile_tree.root) for path in found} == hostile_tree.images
+    assert len(found) == len(hostile_tree.images) > 30
+
+
+def test_a_folder_that_links_lead_to_is_visited_once_under_its_own_name(tmp_path):
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "0.png").touch()
+    (tmp_path / "a").symlink_to(tmp_path / "z", target_is_directory=True)
+    assert list(find_images([str(tmp_path)])) == [str(tmp_path / "z" / "0.png")]
+
+
+def test_a_folder_that_cannot_be_read_comes_out_as_a_path_that_fails(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "0.png").touch()
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list(find_images([str(tmp_path)])) == [str(tmp_path / "0.png"), str(tmp_path / "closed")]
+
+
 def classify(bundle: Path, *arguments):
     return CliRunner().invoke(commands.classify, ["--bundle", str(bundle), *map(str, arguments)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -50,8 +51,9 @@ def need_torch() -> None:
 
 def find_manifest(source: Path | None) -> Path:
     """The manifest that `--data` means: a file, that of a folder, organized now if need be, or the project's own."""
+    from logo_edge.folders import walk_images
     from logo_edge_train.fetch import LABELS, fetch_logos
-    from logo_edge_train.organize import find_files, organize_folder, print_report
+    from logo_edge_train.organize import organize_folder, print_report
 
     if source is None:
         fetch_logos()
@@ -61,7 +63,7 @@ def find_manifest(source: Path | None) -> Path:
     manifest = source / "manifest.csv"
     if not manifest.exists():
         print_report(organize_folder(source, manifest, target_per_class=None, seed=0))
-    elif newer := sum(path.stat().st_mtime > manifest.stat().st_mtime for path in find_files(source)):
+    elif newer := sum(os.stat(path).st_mtime > manifest.stat().st_mtime for path in walk_images(source)):
         typer.echo(
             f"{newer} files in {source} are newer than {manifest}, which is used as it stands; "
             f"`logo-edge data organize {source}` writes it anew"
@@ -308,13 +310,13 @@ def few_shot_classify(
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     need_torch()
+    from logo_edge.folders import find_images
     from logo_edge_train.few_shot import classify_files, frozen_network, read_few_shot
-    from logo_edge_train.organize import find_files
     from logo_edge_train.train import pick_device
 
     if not support.is_dir():
         raise typer.BadParameter(f"{support} is no folder; expected one with a subfolder of images for each class")
-    paths = [file for path in images for file in (find_files(path) if path.is_dir() else [path])]
+    paths = [Path(file) for file in find_images(map(str, images))]
     place = pick_device(device)
     network = (read_few_shot(run)[0] if run else frozen_network()).to(place)
     records = classify_files(network, support, paths, place)

@@ -24,6 +24,7 @@ from torch.func import functional_call, grad
 from torch.nn import functional
 
 from logo_edge.errors import DatasetError, ImageError, RecipeError, RunError
+from logo_edge.folders import walk_images
 from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.metrics import bootstrap
@@ -32,7 +33,6 @@ from logo_edge_train.episodes import TASKS, VIEWS, Drawings, EpisodeDataset, che
 from logo_edge_train.fit import Objective, count_loaders, fit
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.models.network import normalise
-from logo_edge_train.organize import find_files
 from logo_edge_train.recipe import Architecture, FewShotConfig, Recipe, recipe_from_dict
 from logo_edge_train.runs import data_hash, file_hash, load_weights, save_member, versions, write_json
 
@@ -494,7 +494,7 @@ def classify_files(network: FewShotNetwork, support: Path, paths: Sequence[Path]
     read, DatasetError where there are not two classes with images.
     """
     folders = [folder for folder in sorted(support.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-    shown = {folder.name: [load_image(path) for path in find_files(folder)] for folder in folders}
+    shown = {folder.name: [load_image(path) for path in walk_images(folder)] for folder in folders}
     opened = [_open_image(path) for path in paths]
     images = [image for image in opened if not isinstance(image, ImageError)]
     answers, records = iter(classify_images(network, shown, images, device)), []

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.errors import DatasetError, ImageError
+from logo_edge.folders import walk_images
 from logo_edge.images import load_image
 from logo_edge.manifest import FILES, SPLITS, LogoRow, write_manifest
 from logo_edge.parts import ink_box
@@ -97,7 +98,7 @@ def organize_folder(
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; expected one with images, best in a subfolder for each class")
     root = folder.resolve()
-    paths = [path for path in find_files(root) if path != manifest_path.resolve()]
+    paths = [Path(path) for path in walk_images(root)]
     examined = map_over_images(_examine, paths, title="Measuring")
     skipped = tuple(SkippedFile(p, e) for p, e in zip(paths, examined, strict=True) if isinstance(e, str))
     images = [(p, e) for p, e in zip(paths, examined, strict=True) if not isinstance(e, str)]
@@ -170,20 +171,6 @@ def print_report(report: OrganizeReport) -> None:
             console.print(f"{found} {remark}")
         elif found:
             console.print(f"{len(found)} {remark}:", *[f"  {line}" for line in found[:10]], sep="\n")
-
-
-def find_files(root: Path) -> list[Path]:
-    """All files below `root`, sorted, each folder once however often links lead to it; nothing hidden."""
-    found, seen = [], set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        found += [Path(folder) / name for name in files if not name.startswith(".")]
-    return sorted(found)
 
 
 def perceptual_hash(image: Image.Image) -> int:
