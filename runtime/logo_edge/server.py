@@ -16,16 +16,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 import numpy as np
 from PIL import Image
 
 from logo_edge import __version__
+from logo_edge.admission import RETRY_AFTER_S, Bodies, Body, Lane, Limits, Refused
 from logo_edge.classifier import Classification, Classifier
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
 from logo_edge.monitor import PredictionLog
+from logo_edge.svg import Renderer, is_svg, render_svg
 
 try:
     import uvicorn
@@ -33,35 +36,17 @@ try:
     from fastapi.responses import JSONResponse, Response
     from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-    from python_multipart.exceptions import FormParserError
     from starlette.datastructures import UploadFile
     from starlette.exceptions import HTTPException as StarletteHTTPException
+    from starlette.formparsers import MultiPartException, MultiPartParser
     from starlette.requests import ClientDisconnect
 except ImportError as error:
     raise MissingExtraError("serve", error.name or "fastapi") from error
 
-RETRY_AFTER_S = 1
+LABELLED, ABSTAINED, UNREADABLE = "labelled", "abstained", "unreadable"  # outcomes of an image
 PROBLEM = "application/problem+json"
 BINARY = {"type": "string", "format": "binary"}
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # bounds of the histograms
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the service takes on. At most `requests` x `body_bytes` and `workers` decoded images are in memory.
-
-    `timeout_s` holds once for the arrival of a body and once for its classification. `workers` threads decode and as
-    many classify. A batch has up to `batch` images and waits `batch_delay_ms` for more of them.
-    """
-
-    body_bytes: int = 16 * 1024 * 1024
-    pixels: int = 25_000_000
-    images: int = 64
-    requests: int = 32
-    timeout_s: float = 10.0
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    batch: int = 16
-    batch_delay_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,13 +98,19 @@ class Metrics:
             "logo_edge_request_seconds", "From a request's head to the end of its answer.", ["path"], buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge("logo_edge_requests_in_flight", "Classify requests being answered.", registry=registry)
-        self.images = Counter("logo_edge_images", "Images by outcome: a label, abstained, unreadable.", ["outcome"], registry=registry)  # fmt: skip
+        self.arriving = Gauge("logo_edge_bodies_arriving", "Bodies that are not there yet.", registry=registry)
+        self.log_failures = Gauge(
+            "logo_edge_log_failures", "Predictions that --log could not write.", registry=registry
+        )
+        self.images = Counter(
+            "logo_edge_images", "Images by outcome: labelled (as label), abstained or unreadable.", ["outcome", "label"], registry=registry,
+        )  # fmt: skip
         self.batches = Histogram("logo_edge_batch_size", "Images of a forward pass.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry)  # fmt: skip
         self.decode = Histogram("logo_edge_decode_seconds", "Decoding and preprocessing of an image.", buckets=SECONDS, registry=registry)  # fmt: skip
         self.forward = Histogram("logo_edge_forward_seconds", "A forward pass and its decisions.", buckets=SECONDS, registry=registry)  # fmt: skip
         Gauge("logo_edge_bundle", "The bundle that answers.", ["name", "version"], registry=registry).labels(bundle, __version__).set(1)  # fmt: skip
-        for outcome in (*labels, "abstained", "unreadable"):
-            self.images.labels(outcome)
+        for outcome, label in [*((LABELLED, label) for label in labels), (ABSTAINED, ""), (UNREADABLE, "")]:
+            self.images.labels(outcome, label)
 
 
 class Batcher:
@@ -186,7 +177,11 @@ def create_app(
     bundle = classifier.bundle
     metrics = Metrics(bundle.name, classifier.labels)
     predictions = PredictionLog(log, bundle.name) if log else None
-    decoders = ThreadPoolExecutor(limits.workers, "decode")
+    if predictions:
+        metrics.log_failures.set_function(lambda: predictions.failures)
+    bodies = Bodies(limits, metrics.arriving.set)
+    quick, slow = Lane(limits.workers, "decode"), Lane(1, "decode-slow", limits.queue)
+    renderer = Renderer(limits.drawing_s)
     in_flight = 0
 
     def forward(pixels: np.ndarray) -> list[Classification]:
@@ -194,18 +189,24 @@ def create_app(
         with metrics.forward.time():
             results = classifier.classify_pixels(pixels)
         for result in results:
-            metrics.images.labels(result.label or "abstained").inc()
+            metrics.images.labels(ABSTAINED if result.label is None else LABELLED, result.label or "").inc()
             if predictions:
                 predictions.append(result)
         return results
 
-    def decode(data: bytes) -> np.ndarray:
+    def decode(data: bytes, *, at_any_cost: bool) -> np.ndarray | None:
+        """The pixels for the model; None where the picture is costly to decode and that is not wanted here."""
         try:
+            drawing = is_svg(data)
+            if drawing and not limits.drawings:
+                raise ImageError("an SVG drawing; this service reads none. Send it as PNG")
+            costly = drawing or pixel_count(data, limits.pixels) > limits.quick_pixels
+            if costly and not at_any_cost:
+                return None
             with metrics.decode.time():
-                check_pixel_count(data, limits.pixels)
-                return classifier.read_pixels(data)
+                return classifier.read_pixels(render_svg(data, "the drawing", renderer) if drawing else data)
         except ImageError:
-            metrics.images.labels("unreadable").inc()
+            metrics.images.labels(UNREADABLE, "").inc()
             raise
 
     @asynccontextmanager
@@ -213,11 +214,14 @@ def create_app(
         app.state.batcher = Batcher(forward, limits)
         yield
         await app.state.batcher.close()
-        decoders.shutdown()
+        quick.close()
+        slow.close()
+        renderer.close()
 
     app = FastAPI(title="logo-edge", version=__version__, lifespan=lifespan, description=DESCRIPTION)
     app.add_middleware(Meter, metrics=metrics)
     app.add_exception_handler(StarletteHTTPException, answer_problem)
+    app.add_exception_handler(Refused, answer_refused)
     app.add_exception_handler(ClientDisconnect, answer_disconnect)
     app.add_exception_handler(Exception, answer_mistake)
     guard = [Depends(bearer_guard(token))] if token else []
@@ -229,16 +233,16 @@ def create_app(
     )  # fmt: skip
     async def classify(request: Request):
         nonlocal in_flight
-        if in_flight >= limits.requests:
-            raise problem(503, f"{in_flight} requests are being answered, as many as may be; try again", RETRY_AFTER_S)
-        in_flight += 1
-        metrics.in_flight.set(in_flight)
-        try:
-            try:
-                async with asyncio.timeout(limits.timeout_s):
-                    images = await read_body(request, limits)
-            except TimeoutError:
-                raise problem(408, f"the body did not arrive within {limits.timeout_s:g} s") from None
+        need_no_query(request)
+        async with bodies.admit() as body:
+            async with bodies.arriving(body):
+                images = await read_body(request, limits, bodies, body)
+            if in_flight >= limits.requests:
+                raise Refused(
+                    503, f"{in_flight} requests are being answered, as many as may be; try again", RETRY_AFTER_S
+                )
+            in_flight += 1
+            metrics.in_flight.set(in_flight)
             try:
                 async with asyncio.timeout(limits.timeout_s):
                     return await classify_images(images)
@@ -246,31 +250,35 @@ def create_app(
                 raise problem(
                     504, f"not classified within {limits.timeout_s:g} s; send less, or try again", RETRY_AFTER_S
                 ) from None
-        finally:
-            in_flight -= 1
-            metrics.in_flight.set(in_flight)
+            finally:
+                in_flight -= 1
+                metrics.in_flight.set(in_flight)
 
     async def classify_images(images: bytes | list[tuple[str, bytes]]) -> Classification | Results:
+        one_by_one = asyncio.Lock()  # the slow pictures of a request, so that it stands in the queue once
         if isinstance(images, bytes):
             try:
-                return await classify_one(images)
+                return await classify_one(images, one_by_one)
             except ImageError as error:
                 raise problem(422, str(error)) from None
-        found = await asyncio.gather(*(named_result(name, data) for name, data in images))
-        return Results(list(found))
+        return Results(list(await asyncio.gather(*(named_result(name, data, one_by_one) for name, data in images))))
 
-    async def named_result(name: str, data: bytes) -> NamedResult:
+    async def named_result(name: str, data: bytes, one_by_one: asyncio.Lock) -> NamedResult:
         try:
-            return NamedResult(name, classification=await classify_one(data))
+            return NamedResult(name, classification=await classify_one(data, one_by_one))
         except ImageError as error:
             return NamedResult(name, error=str(error))
 
-    async def classify_one(data: bytes) -> Classification:
-        pixels = await asyncio.get_running_loop().run_in_executor(decoders, decode, data)
+    async def classify_one(data: bytes, one_by_one: asyncio.Lock) -> Classification:
+        pixels = await quick.run(partial(decode, data, at_any_cost=False))
+        if pixels is None:
+            async with one_by_one:
+                pixels = await slow.run(partial(decode, data, at_any_cost=True))
         return await app.state.batcher.classify(pixels)
 
-    @app.get("/v1/info", dependencies=guard, responses=problems(*refusals), summary="The bundle and the limits")
-    async def info() -> Info:
+    @app.get("/v1/info", dependencies=guard, responses=problems(422, *refusals), summary="The bundle and the limits")
+    async def info(request: Request) -> Info:
+        need_no_query(request)
         return Info(__version__, bundle.name, classifier.labels, bundle.model.precision, bundle.input.size_px,
                     classifier.mode, classifier.threshold, classifier.coverage, limits)  # fmt: skip
 
@@ -303,8 +311,23 @@ def run_server(app: FastAPI, host: str, port: int, *, drain_s: float, access_log
         ) from error
 
 
-async def read_body(request: Request, limits: Limits) -> bytes | list[tuple[str, bytes]]:
+def need_no_query(request: Request) -> None:
+    """Refuses query fields: to ignore one would be to answer another question."""
+    if names := ", ".join(sorted(set(request.query_params))):
+        raise problem(
+            422, f"found the query fields {names[:200]}; expected none. Mode, threshold and coverage are those that the "
+            "service was started with: `logo-edge serve --mode strict`",
+        )  # fmt: skip
+
+
+async def read_body(request: Request, limits: Limits, bodies: Bodies, body: Body) -> bytes | list[tuple[str, bytes]]:
     """The image of a raw body, or (name, content) of each file of a multipart one, read up to the limits."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise HTTPException(
+            415, f"found content encoding {encoding[:40]!r}; expected none: send the image's own bytes",
+            {"Accept-Encoding": "identity"},
+        )  # fmt: skip
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_form = kind == "multipart/form-data"
     if not is_form and not kind.startswith("image/") and kind != "application/octet-stream":
@@ -315,53 +338,54 @@ async def read_body(request: Request, limits: Limits) -> bytes | list[tuple[str,
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > limits.body_bytes:
         raise too_large(limits)
-    limited = Request(request.scope, limit_body(request.receive, limits))
+    limited = Request(request.scope, limit_body(request.receive, limits, bodies, body))
     if not is_form:
         if data := await limited.body():
             return data
         raise problem(400, "the body is empty; expected an image")
+    parser = MultiPartParser(limited.headers, limited.stream(), max_files=limits.images, max_fields=limits.images)
+    parser.spool_max_size = limits.body_bytes + 1  # nothing is written to disk
     try:
-        form = await limited.form(max_files=limits.images, max_fields=limits.images)
-    except StarletteHTTPException as error:
-        if error.status_code != 400:
-            raise
-        if "Too many" in error.detail:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if "Too many" in error.message:
             raise problem(413, f"more than {limits.images} parts in the form; send fewer at once") from None
-        raise problem(400, f"the multipart body cannot be read: {error.detail}") from None
-    except FormParserError as error:
-        raise problem(400, f"the multipart body cannot be read: {error}") from None
-    try:
-        files = [upload for _, upload in form.multi_items() if isinstance(upload, UploadFile)]
-        if not files:
-            raise problem(400, "no files in the form; send each image as a file, such as curl -F files=@logo.png")
-        return [(upload.filename or "", await upload.read()) for upload in files]
-    finally:
-        await form.close()
+        raise problem(400, f"the multipart body cannot be read: {error.message}") from None
+    files = [upload for _, upload in form.multi_items() if isinstance(upload, UploadFile)]
+    if not files:
+        raise problem(400, "no files in the form; send each image as a file, such as curl -F files=@logo.png")
+    images = []
+    for upload in files:
+        images.append((upload.filename or "", await upload.read()))
+        await upload.close()
+    return images
 
 
-def limit_body(receive, limits: Limits):
-    """An ASGI `receive` that refuses to go on after the limit of bytes."""
-    received = 0
+def limit_body(receive, limits: Limits, bodies: Bodies, body: Body):
+    """An ASGI `receive` that accounts for the bytes, and refuses to go on after the limit."""
 
     async def limited():
-        nonlocal received
         message = await receive()
-        received += len(message.get("body", b""))
-        if received > limits.body_bytes:
+        bodies.hold(body, len(message.get("body", b"")))
+        if body.held_bytes > limits.body_bytes:
             raise too_large(limits)
         return message
 
     return limited
 
 
-def check_pixel_count(data: bytes, most: int) -> None:
-    """Raises ImageError where the image's head promises more pixels; what is no image, decoding will say."""
+def pixel_count(data: bytes, most: int) -> int:
+    """The pixels that the image's head promises; 0 where it is no image, of which decoding will say why.
+
+    Raises ImageError where they are more than `most`.
+    """
     try:
         width, height = Image.open(io.BytesIO(data)).size
     except Exception:  # damaged heads make Pillow raise anything
-        return
+        return 0
     if width * height > most:
         raise ImageError(f"{width} x {height} pixels; this service reads up to {most:,}. Scale it down first")
+    return width * height
 
 
 def bearer_guard(token: str):
@@ -395,6 +419,10 @@ async def answer_problem(_request: Request, error: StarletteHTTPException) -> JS
     return JSONResponse(content, error.status_code, error.headers, PROBLEM)
 
 
+async def answer_refused(request: Request, error: Refused) -> JSONResponse:
+    return await answer_problem(request, problem(error.status, error.detail, error.retry_after_s))
+
+
 async def answer_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
     return Response(status_code=400)  # which nobody reads
 
@@ -406,7 +434,7 @@ async def answer_mistake(request: Request, _error: Exception) -> JSONResponse:
 
 
 class Meter:
-    """ASGI middleware: counts answers and times them, by route."""
+    """ASGI middleware: counts answers and times them, by route; HEAD is answered wherever GET is."""
 
     def __init__(self, app, metrics: Metrics):
         self._app, self._metrics = app, metrics
@@ -414,6 +442,8 @@ class Meter:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if scope["method"] == "HEAD":  # is answered as GET is, and the server leaves the body out (RFC 9110, 9.3.2)
+            scope = scope | {"method": "GET"}
         start, status = time.perf_counter(), 500
 
         async def watched(message):

@@ -37,11 +37,11 @@ def is_svg(data: bytes) -> bool:
     return start.startswith(b"<") and b"<svg" in start
 
 
-def render_svg(data: bytes, name: str) -> bytes:
-    """PNG bytes, RGBA, the longer side RENDER_PX.
+def render_svg(data: bytes, name: str, renderer: Renderer | None = None) -> bytes:
+    """PNG bytes, RGBA, the longer side RENDER_PX, by this renderer or the process's own.
 
-    Raises ImageError where the document is none, loads something from outside, needs more than LIMIT_S seconds of CPU time
-    or too much memory, or the extra `svg` is not installed.
+    Raises ImageError where the document is none, loads something from outside, needs more CPU time than the renderer
+    allows or too much memory, or the extra `svg` is not installed.
     """
     if find_spec("resvg_py") is None:
         raise ImageError(f"{name}: an SVG drawing; to read those: pip install 'logo-edge[svg]'")
@@ -50,7 +50,7 @@ def render_svg(data: bytes, name: str) -> bytes:
         data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ImageError(f"{name}: an SVG drawing that is not UTF-8 ({error}); save it as UTF-8") from error
-    return _RENDERER.render(data, has_text, name)
+    return (renderer or _RENDERER).render(data, has_text, name)
 
 
 def _inspect(data: bytes, name: str) -> bool:
@@ -85,10 +85,12 @@ def _inspect(data: bytes, name: str) -> bool:
     return has_text
 
 
-class _Renderer:
-    """The child process, started when it is first needed, and anew when it has died."""
+class Renderer:
+    """A child process, started when it is first needed, and anew when it has died; safe to share between threads."""
 
-    def __init__(self):
+    def __init__(self, limit_s: float = LIMIT_S):
+        """`limit_s`: seconds of CPU time that a drawing may take."""
+        self._limit_s = limit_s
         self._lock = threading.Lock()
         self._child: subprocess.Popen | None = None
         atexit.register(self.close)
@@ -100,7 +102,7 @@ class _Renderer:
             if self._child is None or self._child.poll() is not None:
                 program = Path(__file__).with_name("svg_child.py")
                 self._child = subprocess.Popen(
-                    [sys.executable, "-P", str(program), str(RENDER_PX), str(LIMIT_S)],
+                    [sys.executable, "-P", str(program), str(RENDER_PX), str(self._limit_s)],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
                 self._exchange(b"", False)  # which says that it has started: the time of that is not the drawing's
@@ -108,7 +110,7 @@ class _Renderer:
             if answer is None:
                 self.close()
                 raise ImageError(
-                    f"{name}: an SVG drawing that takes more than {LIMIT_S:g} s or too much memory to render; "
+                    f"{name}: an SVG drawing that takes more than {self._limit_s:g} s or too much memory to render; "
                     "simplify it, or convert it to PNG"
                 )
         if answer[:1] != b"\1":
@@ -128,7 +130,7 @@ class _Renderer:
         """The child's answer, or None where it died or was killed for its slowness."""
         child = self._child
         assert child is not None
-        limit = threading.Timer(PATIENCE * (LIMIT_S if data else 10), child.kill)
+        limit = threading.Timer(PATIENCE * (self._limit_s if data else 10), child.kill)
         limit.start()
         try:
             child.stdin.write(struct.pack("<?I", has_text, len(data)) + data)
@@ -143,4 +145,4 @@ class _Renderer:
             limit.cancel()
 
 
-_RENDERER = _Renderer()
+_RENDERER = Renderer()

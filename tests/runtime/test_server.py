@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -31,8 +32,10 @@ from schemathesis.specs.openapi import checks
 from typer.testing import CliRunner
 
 from logo_edge import Classifier
+from logo_edge.admission import Limits
+from logo_edge.errors import LogoEdgeError
 from logo_edge.serve import is_loopback, read_token, serve
-from logo_edge.server import Limits, create_app
+from logo_edge.server import create_app
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 PNG = {"Content-Type": "image/png"}
@@ -267,11 +270,11 @@ def test_metrics_count_what_was_answered(client):
     assert metric(client, "logo_edge_requests_total", path="/v1/classify", status="200") == 3
     assert metric(client, "logo_edge_requests_total", path="/v1/classify", status="422") == 1
     assert metric(client, "logo_edge_requests_total", path="other", status="404") == 1
-    outcomes = {
-        name: metric(client, "logo_edge_images_total", outcome=name)
-        for name in ("red", "blue", "abstained", "unreadable")
+    images = {
+        key: metric(client, "logo_edge_images_total", outcome=key[0], label=key[1])
+        for key in (("labelled", "red"), ("labelled", "blue"), ("abstained", ""), ("unreadable", ""))
     }
-    assert outcomes == {"red": 2, "blue": 0, "abstained": 1, "unreadable": 1}
+    assert list(images.values()) == [2, 0, 1, 1]
     assert metric(client, "logo_edge_batch_size_sum") == metric(client, "logo_edge_decode_seconds_count") - 1 == 3
     assert metric(client, "process_resident_memory_bytes") > 1e7
 
@@ -318,6 +321,140 @@ def test_a_mistake_of_the_service_is_no_mistake_of_the_client(classifier, monkey
         with httpx.Client(base_url=client.base_url) as anew:  # uvicorn has closed the connection
             assert post(anew, png_of("red")).status_code == 200
             assert metric(anew, "logo_edge_requests_total", status="500") == 1
+
+
+def slow_head(length: int) -> bytes:
+    return (
+        f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
+    )
+
+
+def test_bodies_that_arrive_slowly_keep_nobody_out(classifier):
+    with running(create_app(classifier, Limits(bodies=20, requests=2, timeout_s=60))) as client, ExitStack() as stack:
+        slow = [stack.enter_context(open_socket(client)) for _ in range(25)]
+        for index, connection in enumerate(slow):
+            connection.sendall(slow_head(99) + b"\x89")
+            while metric(client, "logo_edge_bodies_arriving") < min(index + 1, 20):
+                time.sleep(0.005)
+        assert metric(client, "logo_edge_requests_in_flight") == 0
+        for colour in ("red", "green", "blue"):
+            assert post(client, png_of(colour)).json()["label"] == colour
+        assert all(connection.recv(4096).startswith(b"HTTP/1.1 408 ") for connection in slow[:5])  # the oldest gave way
+
+
+def test_bodies_together_hold_no_more_memory_than_is_set_aside(classifier):
+    limits = Limits(body_bytes=100_000, held_bytes=250_000, timeout_s=60)
+    with running(create_app(classifier, limits)) as client, ExitStack() as stack:
+        slow = [stack.enter_context(open_socket(client)) for _ in range(3)]
+        for index, connection in enumerate(slow):
+            connection.sendall(slow_head(99_999) + bytes(90_000))
+            while metric(client, "logo_edge_bodies_arriving") < min(index + 1, 2):
+                time.sleep(0.005)
+        assert slow[0].recv(4096).startswith(b"HTTP/1.1 408 ")
+        assert post(client, png_of("red")).json()["label"] == "red"
+    with running(create_app(classifier, Limits(held_bytes=1000))) as client:
+        refused = post(client, bytes(2000))
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert post(client, png_of("red")).status_code == 200
+
+
+TURBULENCE = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><filter id="f"><feTurbulence baseFrequency=".9" '
+    b'numOctaves="99999"/></filter><rect width="9" height="9" filter="url(#f)"/></svg>'
+)
+
+
+def test_costly_drawings_wait_in_a_short_queue_of_their_own_and_others_are_answered_meanwhile(classifier):
+    limits = Limits(workers=2, queue=2, drawing_s=0.3)
+    with running(create_app(classifier, limits)) as client, ThreadPoolExecutor(8) as pool:
+        drawings = [pool.submit(post, client, TURBULENCE) for _ in range(8)]
+        meanwhile = []
+        while not all(drawing.done() for drawing in drawings):
+            start = time.monotonic()
+            meanwhile.append((post(client, png_of("red")).status_code, time.monotonic() - start))
+        statuses = [drawing.result().status_code for drawing in drawings]
+        assert post(client, SQUARE).json()["label"] == "red"
+    assert set(statuses) == {422, 503}
+    assert statuses.count(503) >= 4
+    assert all(
+        "try again" in drawing.result().json()["detail"] for drawing in drawings if drawing.result().status_code == 503
+    )
+    assert {status for status, _ in meanwhile} == {200}
+    assert (
+        max(seconds for _, seconds in meanwhile) < 1.0
+    )  # the drawings alone take 0.9 s of CPU time, one after another
+
+
+SQUARE = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect width="9" height="9" fill="red"/></svg>'
+
+
+def test_the_drawings_of_one_request_stand_in_the_queue_once(classifier):
+    with running(create_app(classifier, Limits(queue=0))) as client:
+        results = post_files(client, *[("a.svg", SQUARE)] * 5).json()["results"]
+    assert [result["classification"]["label"] for result in results] == ["red"] * 5
+
+
+def test_large_pictures_take_no_worker_from_small_ones(classifier, monkeypatch):
+    limits, read = Limits(workers=1, queue=0, quick_pixels=1000, timeout_s=60), classifier.read_pixels
+    gate = Gate(read)
+    monkeypatch.setattr(classifier, "read_pixels", lambda data: (gate if len(data) > 5000 else read)(data))
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
+    large = encode(Image.fromarray(noise))["PNG"]
+    assert len(large) > 5000
+    with running(create_app(classifier, limits)) as client, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, client, large)
+        gate.await_callers(1)
+        assert post(client, png_of("red")).json()["label"] == "red"
+        assert post(client, large).status_code == 503
+        gate.open()
+        assert answer.result().status_code == 200
+
+
+def test_without_drawings_an_svg_is_refused_and_a_picture_is_not(classifier):
+    with running(create_app(classifier, Limits(drawings=False))) as client:
+        assert "reads none" in post(client, SQUARE).json()["detail"]
+        assert post(client, png_of("blue")).json()["label"] == "blue"
+
+
+def test_a_query_or_an_encoding_that_would_be_ignored_is_refused(client):
+    for path, ask in (("/v1/classify", client.post), ("/v1/info", client.get)):
+        refused = ask(
+            path, params={"mode": "strict"}, **({"content": png_of("red"), "headers": PNG} if "class" in path else {})
+        )
+        assert (refused.status_code, "mode" in refused.json()["detail"]) == (422, True)
+    packed = post(client, gzip.compress(png_of("red")), **{"Content-Encoding": "gzip"})
+    assert (packed.status_code, packed.headers["accept-encoding"]) == (415, "identity")
+    assert post(client, png_of("red"), **{"Content-Encoding": "identity"}).status_code == 200
+
+
+def test_head_is_answered_wherever_get_is(client):
+    for path in ("/healthz", "/v1/info", "/metrics", "/docs"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    assert client.head("/nowhere").status_code == 404
+
+
+def test_labels_that_are_called_like_outcomes_are_counted_apart(fake_bundle):
+    with running(create_app(Classifier.load(fake_bundle(labels=("unreadable", "abstained", "blue"))))) as client:
+        assert post(client, png_of("red")).json()["label"] == "unreadable"
+        post(client, b"no image")
+        assert metric(client, "logo_edge_images_total", outcome="labelled", label="unreadable") == 1
+        assert metric(client, "logo_edge_images_total", outcome="unreadable") == 1
+        assert metric(client, "logo_edge_images_total", outcome="abstained") == 0
+
+
+def test_a_form_is_never_written_to_disk(classifier, monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda *_, **__: 1 / 0)
+    noise = encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)))["PNG"]
+    assert len(noise) > 2_000_000
+    with running(create_app(classifier)) as client:
+        assert post_files(client, ("a.png", noise)).status_code == 200
+
+
+def test_a_full_log_fails_no_answer_and_is_counted(classifier, tmp_path):
+    with running(create_app(classifier, log="/dev/full")) as client:
+        assert [post(client, png_of("red")).status_code for _ in range(3)] == [200] * 3
+        assert metric(client, "logo_edge_log_failures") == 3
 
 
 def test_predictions_are_logged_without_images(classifier, tmp_path):
@@ -485,7 +622,7 @@ def test_asked_to_stop_it_finishes_the_requests_at_hand(fake_bundle):
         with open_socket(client) as half:
             head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(data)}\r\n\r\n"
             half.sendall(head.encode() + data[:20])
-            while metric(client, "logo_edge_requests_in_flight") < 1:
+            while metric(client, "logo_edge_bodies_arriving") < 1:
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
             while accepts_connections(client):
@@ -498,12 +635,16 @@ def test_asked_to_stop_it_finishes_the_requests_at_hand(fake_bundle):
         process.wait(60)
 
 
-def test_beyond_this_machine_it_warns_where_no_token_is_asked_for(fake_bundle):
+def test_beyond_this_machine_it_starts_with_a_token_or_where_told_that_none_is_wanted(fake_bundle, monkeypatch):
+    monkeypatch.delenv("LOGO_EDGE_TOKEN", raising=False)
     bundle = str(fake_bundle())
-    with served("--bundle", bundle, "--host", "0.0.0.0") as (_, client):
-        assert "whoever reaches it may use it" in client.started
+    for host in ("0.0.0.0", "::", "192.168.1.2"):
+        refused = CliRunner().invoke(serve, ["--bundle", bundle, "--host", host])
+        assert isinstance(refused.exception, LogoEdgeError)
+        assert "set LOGO_EDGE_TOKEN" in str(refused.exception)
+    with served("--bundle", bundle, "--host", "0.0.0.0", "--no-token") as (_, client):
+        assert client.get("/v1/info").status_code == 200
     with served("--bundle", bundle, "--host", "0.0.0.0", LOGO_EDGE_TOKEN=TOKEN) as (_, client):
-        assert "whoever reaches it" not in client.started
         assert client.get("/v1/info").status_code == 401
         assert client.get("/v1/info", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
 
