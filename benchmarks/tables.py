@@ -231,7 +231,7 @@ def stages() -> str:
             [stage["stage"], short(figures["accuracy"]), short(figures["accuracy_sure"]),
              *(short(recall) for recall in figures["recall"].values()),
              short(figures["calibration_error_debiased"]), f"{stage['size_bytes'] / 1e6:.2f}",
-             f"{stage['latency']['p50_ms']:.2f}"]
+             f"{stage['latency']['p50_ms']:.2f}" if stage["latency"] else "-"]
         )  # fmt: skip
     labels = list(read("default_report")["stages"][0]["test"]["recall"])
     return markdown(["stage (test split)", "all", "sure", *labels, "calib. error", "MB", "p50 ms"], rows)

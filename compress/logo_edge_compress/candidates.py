@@ -316,7 +316,8 @@ def join_members(task: Task, made: list[Candidate]) -> Candidate:
     members = [
         (entry.path.name, task.run.architecture(index).size_px, 1 / len(made)) for index, entry in enumerate(made)
     ]
-    parity = asdict(compare_logits(ensemble_logits(task.run.member_logits("val")), pooled["val"]))
+    teachers = ensemble_logits(task.run.member_logits("val")[: len(made)])
+    parity = asdict(compare_logits(teachers, pooled["val"]))
     record = {"members": members, "size_px": task.student.size_px, "parity": parity}
     return Candidate(
         task.title, "fp32", "fp32", "members", task.folder, "made", "", files, record, sum(entry.seconds for entry in made)

@@ -80,9 +80,9 @@ def compress_command(
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
 ) -> None:  # fmt: skip
-    """Exit status: 0 every bundle packed, 2 no candidate meets the limits, or wrong usage."""
+    """Exit status: 0 every bundle packed, 1 some could not be packed, 2 none could, or wrong usage."""
     need_onnx()
-    from logo_edge_compress.compress import TARGETS, check_targets, work_folder
+    from logo_edge_compress.compress import TARGETS, check_targets, with_recipe, work_folder
     from logo_edge_compress.compress import compress as compress_run
     from logo_edge_compress.select import Limits
     from logo_edge_compress.table import print_candidates, print_stages
@@ -99,7 +99,6 @@ def compress_command(
         raise typer.BadParameter(f"--target {unknown[0]}: expected one of {', '.join([*TARGETS, 'all'])}")
     targets = tuple(TARGETS) if "all" in target else tuple(dict.fromkeys(target))
     limits = Limits(size_mb, latency_ms, accuracy_drop, ece)
-    check_targets(targets, limits)
     if members and "server" not in targets:
         raise typer.BadParameter("--members is of the server's bundle; add --target server")
     if members == 1 or members > len(read_run(run).record["members"]):
@@ -107,6 +106,7 @@ def compress_command(
             f"--members {members}: expected from 2 to the {len(read_run(run).record['members'])} teachers of {run}"
         )
     chosen = load_recipe(recipe, tuple(override)) if recipe else None
+    check_targets(with_recipe(read_run(run), chosen), targets, limits, members)
     name = name or "-".join([run.resolve().name, *([chosen.name] if chosen else [])])
     folder = out or Path("bundles") / (name if len(targets) > 1 or targets == ("cpu",) else f"{name}-{targets[0]}")
     settings = asdict(chosen) if chosen else read_run(run).record["recipe"]
@@ -120,7 +120,7 @@ def compress_command(
         write_page(work_folder(run, chosen))
         raise
     print_candidates(record)
-    for place in targets:
+    for place in bundles:
         print_stages(record["targets"][place])
     write_page(work_folder(run, chosen))
     for place, bundle in bundles.items():
@@ -131,8 +131,13 @@ def compress_command(
         )
     if not record["complete"]:
         lost = [entry["status"] for entry in record["candidates"] if entry["status"] in ("failed", "not tried")]
-        typer.echo(f"{lost.count('failed')} candidates failed, {lost.count('not tried')} were not tried in the budget; the "
-                   "same command tries them again.")  # fmt: skip
+        typer.echo(f"Not complete: {lost.count('failed')} candidates failed, {lost.count('not tried')} were not tried in the "
+                   "budget, or some could not be timed; the same command tries them again.")  # fmt: skip
+    failed = [place for place in targets if place not in bundles]
+    for place in failed:
+        typer.echo(f"{place}: not packed. {record['targets'][place]['sentence']}", err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 def write_page(folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from sklearn.metrics import roc_auc_score
 
 from logo_edge.bundle import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, read_bundle
 from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits, energy
-from logo_edge.errors import BundleError, SelectionError
+from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError, SelectionError
 from logo_edge.manifest import Manifest, read_manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, debiased_ece, softmax, summarize
 from logo_edge.preprocess import InputContract
-from logo_edge.timing import Latency, describe_machine, measure_latency
+from logo_edge.timing import Latency, describe_machine
 from logo_edge_compress.apart import OutOfTimeError
 from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.candidates import (
@@ -36,7 +37,7 @@ from logo_edge_compress.candidates import (
     read_student,
     save_pixels,
 )
-from logo_edge_compress.distill import distill
+from logo_edge_compress.distill import check_teachers, distill
 from logo_edge_compress.embed import embed_bundle
 from logo_edge_compress.engine import why_no_engine
 from logo_edge_compress.graph import LOGITS, PIXELS
@@ -46,7 +47,6 @@ from logo_edge_compress.quantize import explain_range
 from logo_edge_compress.select import Choice, Limits, Row, choose, find_dominators, find_slow_int8
 from logo_edge_compress.verify import Parity
 from logo_edge_train.fetch import renders_folder
-from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, CalibrateConfig, Recipe
 from logo_edge_train.runs import Run, read_run, versions, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
@@ -85,7 +85,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the compression: its logits on every split, its size and single-image latency on one thread."""
+    """One step of the compression: its logits on every split, its size and single-image latency on one thread.
+
+    `latency` is that of `measure_side_by_side`; None for a stage in PyTorch, which is not timed.
+    """
 
     name: str
     logits: dict[str, np.ndarray]
@@ -133,7 +136,8 @@ def compress(
 
     Every student of the recipe is distilled; every candidate of it made, verified, calibrated on calib and measured here;
     val decides (`select.choose`), test is only reported. Where the budget ends, what is made by then is chosen from, and
-    the next call goes on. Raises SelectionError, once the report is written, where a target has no candidate that may ship.
+    the next call goes on. A target that cannot be packed is missing among the bundles, and its record says why; the
+    others are packed. Raises SelectionError, once the report is written, where none was.
     """
     outs = {
         target: out if len(targets) == 1 or target == "cpu" else out.with_name(f"{out.name}-{target}")
@@ -141,10 +145,7 @@ def compress(
     }
     for folder in outs.values():
         refuse_other_folder(folder)  # before the work, not after it
-    run, folder = read_run(run_folder), work_folder(run_folder, recipe)
-    if recipe:
-        later = {stage: entry for stage, entry in asdict(recipe).items() if stage != "train"}
-        run = replace(run, record={**run.record, "recipe": {**run.record["recipe"], **later}})
+    run, folder = with_recipe(read_run(run_folder), recipe), work_folder(run_folder, recipe)
     key = _cache_key(run, name, targets, limits, members, sorted(outliers or {}))
     if (packed := _packed_before(folder / REPORT, key, outs)) is not None:
         say(f"{', '.join(map(str, outs.values()))} {'is' if len(outs) == 1 else 'are'} up to date")
@@ -156,40 +157,53 @@ def compress(
     candidates, complete = _make_all(work, targets, members, device)
     shutil.rmtree(folder / "pixels", ignore_errors=True)
     made = [entry for entry in candidates if entry.status == "made" and entry.backend != "member"]
-    costs = _measure(made, folder, say)
+    costs, timed = _measure(made, folder, say)
     say(f"calibrating {len(made)} candidates")
     calibrations = {entry.title: _calibrate(work, entry) for entry in made}
     rows = [_row(work, entry, calibrations[entry.title], costs[entry.title]) for entry in made]
     machine = describe_machine()
     teachers = short_metrics(ensemble_logits(run.member_logits("val")), splits["val"].targets, splits["val"].sure)
     record = {
-        "key": key, "run": run.folder.resolve().name, "recipe": run.recipe.name, "complete": complete,
+        "key": key, "run": run.folder.resolve().name, "recipe": run.recipe.name, "complete": complete and timed,
         "budget_minutes": budget_minutes, "limits": asdict(limits), "machine": machine, "versions": versions(),
         "int8_range": explain_range(run.recipe.quantize.reduce_range, machine["isa"]),
         "val": len(splits["val"].targets), "teachers": {"networks": _teachers(run), "val": teachers},
         "outliers": sorted(work.outliers), "candidates": [_describe_candidate(entry, rows, costs) for entry in candidates],
         "targets": {},
     }  # fmt: skip
-    bundles, failures = {}, []
+    bundles = {}
     for target in targets:
         choice, found = _choose(run, target, rows, limits)
         record["targets"][target] = found
         if choice.row is None:
             found["sentence"] = _why_none(choice, candidates, target)
-            failures.append(f"{target}: {found['sentence']}")
             continue
         candidate = next(entry for entry in made if entry.title == choice.row.title)
-        bundles[target] = _pack(work, target, candidate, made, calibrations, costs, name, key, outs[target], found)
+        try:
+            bundles[target] = _pack(work, target, candidate, made, calibrations, costs, name, key, outs[target], found)
+        except LogoEdgeError as error:
+            found["sentence"] += f" It could not be packed: {error}"
+            say(f"{target} was not packed: {error}")
+            continue
         say(f"packed {outs[target]}")
         if target == next((place for place in ("cpu", *targets) if place in bundles and place != "server"), None):
             write_json(folder / "report.json", found)  # what `logo-edge export RUN` reads
     write_json(folder / REPORT, record)
-    if failures:
+    if not bundles:
+        reasons = [f"{target}: {found['sentence']}" for target, found in record["targets"].items()]
         raise SelectionError(
-            "\n".join(failures)
+            "\n".join(reasons)
             + f"\nLoosen a limit, or add students to distill.students; all figures: {folder / REPORT}"
         )
     return bundles, record
+
+
+def with_recipe(run: Run, recipe: Recipe | None) -> Run:
+    """The run, with the recipe's stages after training in the place of its own."""
+    if recipe is None:
+        return run
+    later = {stage: entry for stage, entry in asdict(recipe).items() if stage != "train"}
+    return replace(run, record={**run.record, "recipe": {**run.record["recipe"], **later}})
 
 
 def work_folder(run_folder: Path, recipe: Recipe | None) -> Path:
@@ -202,8 +216,24 @@ def risks_of(config: CalibrateConfig) -> dict[Mode, float]:
     return {Mode.BALANCED: config.target_risk, Mode.STRICT: config.strict_risk}
 
 
-def check_targets(targets: tuple[str, ...], limits: Limits) -> None:
-    """Raises SelectionError where a limit of latency is asked of targets none of which can be measured here."""
+def check_targets(run: Run, targets: tuple[str, ...], limits: Limits, members: int = 0) -> None:
+    """Refuses at the start what could only fail after the work. `members` as for `compress`.
+
+    Raises SelectionError where a limit of latency is asked of targets none of which can be measured here, or a server's
+    bundle of fewer than two teachers; MissingExtraError where a target's library is not installed; RunError where the
+    recipe distils what one teacher cannot say.
+    """
+    teachers = members or len(run.record["members"])
+    if "server" in targets and teachers < 2:
+        others = " ".join(f"--target {target}" for target in targets if target != "server") or "--target cpu"
+        raise SelectionError(
+            f"--target server packs the teachers of {run.folder} together, and it has {teachers}; expected two or more. "
+            f"Train with more train.teachers, or leave it out: {others}"
+        )
+    if "openvino" in targets and find_spec("openvino") is None:
+        raise MissingExtraError("openvino", "openvino")
+    if targets != ("server",):
+        check_teachers(run, run.recipe.distill)
     unmeasured = [target for target in targets if not _is_measured(target)]
     if limits.latency_ms is not None and len(unmeasured) == len(targets):
         reasons = {"web": "a browser runs it", "jetson": why_no_engine()}
@@ -238,6 +268,10 @@ def _make_all(
                 Candidate(text, "student", "fp32", "torch", folder, "not tried", f"{error}; it is not distilled")
             )
             work.say(f"{text}: {error}; run the same command again to go on")
+            continue
+        except LogoEdgeError as error:
+            found.append(Candidate(text, "student", "fp32", "torch", folder, "failed", str(error)))
+            work.say(f"{text}: {error}")
             continue
         work.say(f"candidates of {text}")
         task = Task(work.run, student, folder, work.pixels(student.size_px), text)
@@ -289,26 +323,32 @@ def _make_members(work: Work, count: int) -> list[Candidate]:
     return [*made, join_members(task, made)] if all(entry.status == "made" for entry in made) else made
 
 
-def _measure(candidates: list[Candidate], folder: Path, say: Say) -> dict[str, Cost | str]:
-    """Title -> its cost on this machine, or why there is none; kept, and read where it is of these files and this machine."""
-    artifacts = {entry.title: _open(entry) for entry in candidates}
+def _measure(candidates: list[Candidate], folder: Path, say: Say) -> tuple[dict[str, Cost | str], bool]:
+    """Title -> its cost on this machine, or why there is none; and whether all that can be opened here were timed.
+
+    Costs are kept, and read where they are of these files and this machine. One timing that failed keeps none: they are
+    taken by turns, so the next call measures all of them again.
+    """
+    opened = {entry.title: _open(entry) for entry in candidates}
+    measurable = {title: artifact for title, artifact in opened.items() if isinstance(artifact, Opened)}
     machine = describe_machine()
-    key = digest_of({title: entry.files for title, entry in zip(artifacts, candidates, strict=True)}, machine)
+    key = digest_of({entry.title: entry.files for entry in candidates}, machine)
     path = folder / "latency.json"
     if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["key"] == key:
-        return {
-            title: Cost(**{**cost, "rounds_ms": tuple(cost["rounds_ms"])}) if isinstance(cost, dict) else cost
-            for title, cost in kept["costs"].items()
+        costs = {
+            title: Cost(**{**cost, "rounds_ms": tuple(cost["rounds_ms"])}) for title, cost in kept["costs"].items()
         }
-    measured = {title: opened for title, opened in artifacts.items() if isinstance(opened, Opened)}
-    say(f"measuring {len(measured)} candidates by turns")
-    costs = {**artifacts, **measure_side_by_side(measured, folder)}
-    for title, cost in costs.items():
+        return {**opened, **costs}, True
+    say(f"measuring {len(measurable)} candidates by turns")
+    costs = measure_side_by_side(measurable, folder)
+    for title, cost in {**opened, **costs}.items():
         if isinstance(cost, str):
             say(f"  {title} was not measured: {cost}")
-    kept = {title: asdict(cost) if isinstance(cost, Cost) else cost for title, cost in costs.items()}
-    write_json(path, {"key": key, "machine": machine, "costs": kept})
-    return costs
+    complete = all(isinstance(cost, Cost) for cost in costs.values())
+    if complete:
+        kept = {title: asdict(cost) for title, cost in costs.items()}
+        write_json(path, {"key": key, "machine": machine, "costs": kept})
+    return {**opened, **costs}, complete
 
 
 def _open(candidate: Candidate) -> Opened | str:
@@ -353,9 +393,8 @@ def _row(work: Work, candidate: Candidate, calibration: Calibration, cost: Cost 
 
 def _why_none(choice: Choice, candidates: list[Candidate], target: str) -> str:
     """The choice's sentence, with what was not made at all."""
-    lost = [
-        entry for entry in candidates if entry.status != "made" and entry.backend in (TARGETS[target].backend, "torch")
-    ]
+    backends = ("member",) if target == "server" else (TARGETS[target].backend, "torch")
+    lost = [entry for entry in candidates if entry.status != "made" and entry.backend in backends]
     lines = [f"  {entry.title}: {entry.status}, {entry.reason}" for entry in lost]
     return "\n".join([choice.sentence, *lines])
 
@@ -386,7 +425,8 @@ def _pack(
         plain = Stage("FP32 ONNX", fp32.logits(), fp32.size_bytes, _latency(costs[fp32.title]),
                       parity=Parity(**fp32.record["parity"]))  # fmt: skip
         task = Task(run, Architecture.parse(candidate.student), candidate.folder, Path(), candidate.student)
-        stages += [_torch_stage(read_student(task).network, task.student.size_px, plain)]
+        student = read_student(task).network
+        stages += [Stage("student, PyTorch", plain.logits, student.float32_bytes, None)]
         stages += [plain] if fp32 is not candidate else []
     stages += [chosen, calibrated]
     summary = _summarize(stages, splits, run.classes)
@@ -485,28 +525,8 @@ def _latency(cost: Cost | str) -> Latency | None:
 def _ensemble_stage(run: Run, splits: dict[str, Split]) -> Stage:
     logits = {name: ensemble_logits(run.member_logits(name)) for name in splits}
     count = len(run.record["members"])
-    networks = [(run.load_member(index), run.architecture(index).size_px) for index in range(count)]
-    size = sum(network.float32_bytes for network, _ in networks)
-    return Stage(f"{count} teachers, PyTorch", logits, size, _torch_latency(networks), run.temperature)
-
-
-def _torch_stage(network: LogoNetwork, size_px: int, fp32: Stage) -> Stage:
-    return Stage(
-        "student, PyTorch", fp32.logits, network.float32_bytes, _torch_latency([(network, size_px)])
-    )  # fmt: skip
-
-
-def _torch_latency(networks: list[tuple[torch.nn.Module, int]]) -> Latency:
-    """One image through every (network, size_px) in turn, on one thread."""
-    pixels = [torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8) for _, size_px in networks]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        latency = measure_latency(
-            lambda: [network(image) for (network, _), image in zip(networks, pixels, strict=True)], runs=50
-        )
-    torch.set_num_threads(threads)
-    return latency
+    size = sum(run.load_member(index).float32_bytes for index in range(count))
+    return Stage(f"{count} teachers, PyTorch", logits, size, None, run.temperature)
 
 
 def _split(run: Run, manifest: Manifest, name: str) -> Split:

@@ -69,11 +69,7 @@ def distill(
                            record["history"])  # fmt: skip
     teachers = [run.load_member(index) for index in range(len(run.record["members"]))]
     sizes = [run.architecture(index).size_px for index in range(len(teachers))]
-    if config.epistemic != "off" and len(teachers) < 2:
-        raise RunError(
-            f"distill.epistemic is {config.epistemic!r}, and {run.folder} has one teacher, which disagrees with nobody; "
-            "expected two or more, or epistemic = 'off'"
-        )
+    check_teachers(run, config)
     network = _start_student(run, candidate, config)
     if config.epistemic != "off":
         network.learn_epistemic(config.epistemic)
@@ -96,6 +92,15 @@ def distill(
     for lessons in folder.glob("*.lessons"):  # those of other settings that were interrupted, too
         shutil.rmtree(lessons)
     return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint, history)
+
+
+def check_teachers(run: Run, config: DistillConfig) -> None:
+    """Raises RunError where the student is to learn what the run's teachers disagree on, and there is one."""
+    if config.epistemic != "off" and len(run.record["members"]) < 2:
+        raise RunError(
+            f"distill.epistemic is {config.epistemic!r}, and {run.folder} has one teacher, which disagrees with nobody; "
+            "expected two or more, or epistemic = 'off'"
+        )
 
 
 def follow_teachers(

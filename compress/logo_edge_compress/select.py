@@ -132,7 +132,7 @@ def choose(rows: list[Row], limits: Limits, refused: dict[str, str], *, by_size:
 
     That is: within one standard error of the most accurate (`is_as_accurate`; Breiman et al. 1984). Cheap is a
     low p50, of those within TIED of it a small file, and of those within TIED of that the most accurate; with `by_size`,
-    or where nothing was measured, a small file alone.
+    or where none of them was timed, a small file alone. A row that was not timed is no candidate beside those that were.
     """
     misses = {row.title: find_misses(row, limits) for row in rows}
     able = [row for row in rows if row.title not in refused]
@@ -141,8 +141,9 @@ def choose(rows: list[Row], limits: Limits, refused: dict[str, str], *, by_size:
         return Choice(None, _explain_none(able, misses, limits, refused), misses)
     best = max(fitting, key=lambda row: (row.accuracy, -row.nll, row.title))
     alike = [row for row in fitting if is_as_accurate(row, best)]
-    by_size = by_size or not all(row.cost for row in alike)
-    cheap = alike if by_size else _least(alike, lambda row: row.cost.p50_ms)
+    timed = [row for row in alike if row.cost]
+    by_size = by_size or not timed
+    cheap = alike if by_size else _least(timed, lambda row: row.cost.p50_ms)
     chosen = max(_least(cheap, lambda row: row.size_bytes), key=lambda row: (row.accuracy, -row.nll, row.title))
     return Choice(chosen, _explain(chosen, best, alike, fitting, rows, limits, by_size), misses)
 
@@ -187,7 +188,9 @@ def _explain(
     other = (
         f"the most accurate, {best.title} with {best.accuracy:.1%}" if best is not chosen else "it, the most accurate"
     )
-    return f"{told}; {meets}, and it is the {how} of the {len(alike)} that val cannot tell from {other}."
+    untimed = 0 if by_size else sum(row.cost is None for row in alike)
+    left_out = f"; {untimed} of them could not be timed and were left out" if untimed else ""
+    return f"{told}; {meets}, and it is the {how} of the {len(alike)} that val cannot tell from {other}{left_out}."
 
 
 def _explain_none(able: list[Row], misses: dict[str, list[Miss]], limits: Limits, refused: dict[str, str]) -> str:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from typer.testing import CliRunner
 
-from logo_edge.errors import SelectionError
+from logo_edge.errors import MissingExtraError, RunError, SelectionError
+from logo_edge_compress import commands
+from logo_edge_compress import compress as stage
+from logo_edge_compress.candidates import Candidate
 from logo_edge_compress.commands import compress
 from logo_edge_compress.compress import TARGETS, check_targets
 from logo_edge_compress.engine import why_no_engine
+from logo_edge_compress.measure import Cost
 from logo_edge_compress.select import Limits
-from logo_edge_train.runs import write_run_record
+from logo_edge_train.runs import Run, write_run_record
 
 
 @pytest.fixture
@@ -39,14 +46,73 @@ def test_what_cannot_be_meant_is_refused_with_what_can(run, arguments, told):
     assert told in " ".join(result.output.replace("│", " ").split())
 
 
+def run_of(teachers: int, **distill) -> Run:
+    """The run that a command would read, of so many teachers."""
+    return Run(Path("runs/it"), {"members": [{}] * teachers, "recipe": {"distill": distill}})
+
+
 def test_a_latency_that_cannot_be_measured_here_is_no_limit_to_hold():
+    run = run_of(2)
     with pytest.raises(SelectionError, match=r"--max-latency-ms 2 cannot be held here \(web: a browser runs it\)"):
-        check_targets(("web",), Limits(latency_ms=2))
-    check_targets(("web",), Limits(size_mb=1))
-    check_targets(("cpu", "web"), Limits(latency_ms=2))  # it holds of one of them
+        check_targets(run, ("web",), Limits(latency_ms=2))
+    check_targets(run, ("web",), Limits(size_mb=1))
+    check_targets(run, ("cpu", "web"), Limits(latency_ms=2))  # it holds of one of them
     assert why_no_engine(), "this machine has no TensorRT"
     with pytest.raises(SelectionError, match=r"jetson: .*tensorrt"):
-        check_targets(("jetson",), Limits(latency_ms=2))
+        check_targets(run, ("jetson",), Limits(latency_ms=2))
+
+
+@pytest.mark.parametrize(
+    ("targets", "left"), [(("server",), "--target cpu"), (("cpu", "server", "web"), "--target cpu --target web")]
+)
+def test_a_servers_bundle_of_one_teacher_is_refused_at_the_start(targets, left):
+    with pytest.raises(SelectionError, match=rf"it has 1; expected two or more. .*: {left}$"):
+        check_targets(run_of(1), targets, Limits())
+    check_targets(run_of(2), targets, Limits())
+
+
+def test_what_one_teacher_cannot_say_and_a_library_that_is_missing_are_refused_at_the_start(monkeypatch):
+    with pytest.raises(RunError, match="has one teacher, which disagrees with nobody"):
+        check_targets(run_of(1, epistemic="dirichlet"), ("cpu",), Limits())
+    monkeypatch.setattr(stage, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"logo-edge\[openvino\]"):
+        check_targets(run_of(2), ("cpu", "openvino"), Limits())
+    check_targets(run_of(2), ("cpu", "web"), Limits())
+
+
+def test_the_exit_status_says_that_one_target_of_several_was_not_packed(tmp_path, monkeypatch):
+    write_run_record(tmp_path, {"status": "finished", "members": [{}, {}], "recipe": {}})
+    failed = {"sentence": "no candidate may ship", "dominated": {}}
+    record = {"val": 0, "candidates": [], "complete": True,
+              "targets": {"cpu": {**failed, "sentence": "it is the fastest", "bundle": "b", "stages": [{}]}, "web": failed}}  # fmt: skip
+    monkeypatch.setattr(stage, "compress", lambda *_, **__: ({"cpu": SimpleNamespace(size_bytes=10**6)}, record))
+    monkeypatch.setattr(commands, "write_page", lambda folder: None)
+    result = CliRunner().invoke(compress, [str(tmp_path), "--target", "cpu", "--target", "web", "--device", "cpu"])
+    assert result.exit_code == 1
+    assert "cpu: it is the fastest" in result.output
+    assert "web: not packed. no candidate may ship" in result.output
+
+
+def test_a_timing_that_failed_is_taken_again_and_one_that_succeeded_is_kept(tmp_path, monkeypatch):
+    made = [Candidate("s@32", name, "fp32", "onnxruntime", tmp_path, "made", files={f"{name}.onnx": "1"}, record={"size_px": 32})
+            for name in ("fp32", "fp16")]  # fmt: skip
+    cost = Cost(1.0, 1.0, 1.0, 1.0, 11, (1.0,) * 11, 50.0)
+    answers = [
+        {"s@32, fp32": cost, "s@32, fp16": "the process was ended by SIGKILL"},
+        dict.fromkeys(["s@32, fp32", "s@32, fp16"], cost),
+    ]
+    calls = []
+
+    def measure(artifacts, folder):
+        calls.append(list(artifacts))
+        return answers[len(calls) - 1]
+
+    monkeypatch.setattr(stage, "measure_side_by_side", measure)
+    found = [stage._measure(made, tmp_path, lambda _: None) for _ in range(3)]
+    assert [complete for _, complete in found] == [False, True, True]
+    assert calls == [["s@32, fp32", "s@32, fp16"]] * 2, "both again, by turns; the third call reads what is kept"
+    assert found[0][0]["s@32, fp16"] == "the process was ended by SIGKILL"
+    assert found[2][0] == found[1][0] == answers[1]
 
 
 def test_the_help_names_every_target():

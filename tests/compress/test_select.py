@@ -70,6 +70,15 @@ def test_where_size_counts_or_nothing_was_measured_the_smallest_is_chosen():
     assert choose(unmeasured, Limits(), {}, by_size=False).row.name == "int8-minmax"
 
 
+def test_one_row_that_could_not_be_timed_does_not_turn_the_choice_from_speed_to_size():
+    tiny = replace(SMALL, name="int8-broken", size_bytes=100_000, cost=None)
+    choice = choose([*ROWS, tiny], Limits(), {}, by_size=False)
+    assert choice.row is SMALL, "the fastest, though another is smaller"
+    assert "the fastest (and of equally fast ones the smallest)" in choice.sentence
+    assert choice.sentence.endswith("; 1 of them could not be timed and were left out.")
+    assert choose([*ROWS, tiny], Limits(), {}, by_size=True).row is tiny, "where size counts, time does not"
+
+
 @pytest.mark.parametrize(
     ("limits", "missed"),
     [
