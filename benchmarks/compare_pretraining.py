@@ -30,7 +30,7 @@ from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.pretrain import start_from
 from logo_edge_train.probe import features_of, linear_probe, neighbour_probe
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import Architecture, FitConfig, PretrainConfig, Recipe, TrainConfig
+from logo_edge_train.recipe import Architecture, PretrainConfig, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.runs import versions, write_json
 from logo_edge_train.train import pick_device, pretrain_networks, train_ensemble
 
@@ -79,7 +79,7 @@ def main() -> None:
 def recipe_of(network: str, start: str, seed: int, epochs: int, fit_epochs: int) -> Recipe:
     """The recipe whose one teacher starts so."""
     pretraining = PretrainConfig(seed=seed, from_imagenet=True, **SIMCLR.get(start, {}))
-    fit = FitConfig(epochs=fit_epochs, learning_rate=1e-3, warmup_epochs=2.0, class_weight_power=0.7)
+    fit = TeacherFit(epochs=fit_epochs, learning_rate=1e-3, warmup_epochs=2.0, class_weight_power=0.7)
     return Recipe(
         name="pretraining",
         pretrain=replace(pretraining, fit=replace(pretraining.fit, epochs=epochs)),

@@ -35,7 +35,7 @@ from logo_edge_train.fit import count_loaders, fit, predict_logits
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig, FitConfig
+from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig, TeacherAugment, TeacherFit
 from logo_edge_train.runs import load_network, save_member, versions, write_json
 from logo_edge_train.train import accuracy_on, pick_device
 
@@ -62,7 +62,7 @@ def main() -> None:
     manifest, device = read_manifest(LABELS), pick_device(arguments.device)
     settings = {
         "network": arguments.network, "epochs": arguments.epochs, "views": arguments.views, "folds": FOLDS,
-        "max_images": arguments.max_images, "base": json.loads(json.dumps(asdict(AugmentConfig()))),
+        "max_images": arguments.max_images, "base": json.loads(json.dumps(asdict(TeacherAugment()))),
     }  # fmt: skip
     record = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
     if record.get("settings") != settings:
@@ -113,7 +113,7 @@ def fit_fold(
     if not checkpoint.exists():
         folder.mkdir(parents=True, exist_ok=True)
         imagenet = has_imagenet_weights(architecture.model)
-        config = FitConfig(epochs=settings["epochs"], frozen_blocks=2 if imagenet else -1, class_weight_power=0.7)
+        config = TeacherFit(epochs=settings["epochs"], frozen_blocks=2 if imagenet else -1, class_weight_power=0.7)
         dataset = draw_dataset(manifest, learned, settings["network"], power=config.class_weight_power, seed=fold)
         held = LogoDataset(manifest, examined, classes, renders_folder(), size_px=architecture.size_px)
         torch.manual_seed(fold)

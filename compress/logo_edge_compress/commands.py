@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from logo_edge.errors import MissingExtraError, SelectionError
-from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_torch, print_found
+from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_estimate, need_torch, print_found
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 calibrate = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -105,7 +105,7 @@ def compress_command(
         raise typer.BadParameter(
             f"--members {members}: expected from 2 to the {len(read_run(run).record['members'])} teachers of {run}"
         )
-    chosen = load_recipe(recipe, tuple(override)) if recipe else None
+    chosen = load_recipe(recipe, tuple(override), used=("name", "distill", "quantize", "calibrate")) if recipe else None
     check_targets(with_recipe(read_run(run), chosen), targets, limits, members)
     name = name or "-".join([run.resolve().name, *([chosen.name] if chosen else [])])
     folder = out or Path("bundles") / (name if len(targets) > 1 or targets == ("cpu",) else f"{name}-{targets[0]}")
@@ -169,7 +169,7 @@ def calibrate_command(
     from logo_edge_train.fetch import renders_folder
     from logo_edge_train.recipe import load_recipe
 
-    config = load_recipe("cpu", tuple(override)).calibrate
+    config = load_recipe("cpu", tuple(override), used=("calibrate",)).calibrate
     found = recalibrate(bundle, read_manifest(find_manifest(source)), renders_folder(), risks=risks_of(config),
                         false_positive_rate=config.false_positive_rate).calibration  # fmt: skip
     scaling = f"{found.scaling.method} scaling" if found.scaling else "no scaling"
@@ -276,10 +276,13 @@ def search_command(
     need_onnx()
     from logo_edge.manifest import read_manifest
     from logo_edge_compress.latency import measure_options
+    from logo_edge_train import distributed
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.search import search as search_architecture
     from logo_edge_train.train import pick_device
 
+    distributed.refuse("logo-edge search")
+    need_estimate(estimate, as_json)
     if target_ms is not None:
         override = [*override, f"search.target_ms={target_ms}"]
     chosen = load_recipe(recipe, tuple(override))

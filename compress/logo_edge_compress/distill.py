@@ -262,10 +262,13 @@ class Lesson:
 
 
 class RepeatedOrder:
-    """The batches of the first `views` epochs, over and over; repeated, they come in an order of their own."""
+    """The batches of the first `views` epochs, over and over; repeated, they come in an order of their own.
+
+    As in a fit, a batch holds all logos where there are fewer than `batch_size`.
+    """
 
     def __init__(self, order: EpochOrder, views: int, batch_size: int):
-        self.order, self.views, self.batch_size = order, views, batch_size
+        self.order, self.views, self.batch_size = order, views, min(batch_size, order.count)
 
     def __call__(self, epoch: int) -> np.ndarray:
         positions = self.order(epoch % self.views)
@@ -441,7 +444,8 @@ def _start_student(run: Run, candidate: Architecture, config: DistillConfig) -> 
         and (run.architecture(i) == candidate or not is_sized(candidate.model))
     ]  # fmt: skip
     if config.start_from_teacher and alike:
-        return run.load_member(min(alike, key=lambda i: abs(run.architecture(i).size_px - candidate.size_px)))
+        closest = min(alike, key=lambda i: abs(run.architecture(i).size_px - candidate.size_px))
+        return run.load_member(closest, dropout=config.fit.dropout)
     pretrained = config.pretrained and has_imagenet_weights(candidate.model)
     return LogoNetwork(
         candidate.model, len(run.classes), size_px=candidate.size_px, dropout=config.fit.dropout, pretrained=pretrained

@@ -13,7 +13,7 @@ import pytest
 
 from logo_edge.metrics import softmax
 from logo_edge_report.outliers import FAMILIES
-from logo_edge_train.recipe import DistillConfig, FitConfig
+from logo_edge_train.recipe import DistillConfig, DistillFit
 from logo_edge_train.uncertainty import decompose, entropy
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -72,7 +72,7 @@ def test_a_student_without_the_output_has_nothing_epistemic(comparison, members,
 
 
 def test_only_what_is_asked_for_is_overridden(comparison):
-    mine = DistillConfig(p_mixup=0.7, fit=FitConfig(epochs=9, batch_size=24))
+    mine = DistillConfig(p_mixup=0.7, fit=DistillFit(epochs=9, batch_size=24))
     changed = comparison.override(mine, ("distill.epistemic_weight=0.3", "distill.fit.batch_size=16"))
     assert changed == replace(mine, epistemic_weight=0.3, fit=replace(mine.fit, batch_size=16))
     assert comparison.override(mine, ()) == mine

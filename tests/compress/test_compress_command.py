@@ -12,11 +12,12 @@ from logo_edge.errors import MissingExtraError, RunError, SelectionError
 from logo_edge_compress import commands
 from logo_edge_compress import compress as stage
 from logo_edge_compress.candidates import Candidate
-from logo_edge_compress.commands import compress
+from logo_edge_compress.commands import compress, search
 from logo_edge_compress.compress import TARGETS, check_targets
 from logo_edge_compress.engine import why_no_engine
 from logo_edge_compress.measure import Cost
 from logo_edge_compress.select import Limits
+from logo_edge_train.commands import few_shot, train
 from logo_edge_train.runs import Run, write_run_record
 
 
@@ -118,3 +119,27 @@ def test_a_timing_that_failed_is_taken_again_and_one_that_succeeded_is_kept(tmp_
 def test_the_help_names_every_target():
     text = CliRunner().invoke(compress, ["--help"]).output
     assert all(f" {target} " in text for target in (*TARGETS, "all"))
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"), [(compress, ["run"]), (few_shot, ["train"]), (search, []), (train, ["--estimate"])]
+)
+def test_what_one_process_does_is_refused_under_torchrun_before_anything_is_written(
+    command, arguments, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(command, arguments)
+    assert isinstance(result.exception, RunError)
+    assert "runs in one process, torchrun started 2; call it without torchrun" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [train, search])
+def test_json_without_an_estimate_is_refused(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command, ["--json"])
+    assert result.exit_code == 2
+    assert "--json prints an estimate; add --estimate" in " ".join(result.output.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())

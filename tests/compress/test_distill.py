@@ -15,6 +15,7 @@ from logo_edge_compress.distill import (
     Lesson,
     OnnxTeacher,
     RepeatedOrder,
+    _start_student,
     attention_map,
     distillation_objective,
     relation_loss,
@@ -27,8 +28,8 @@ from logo_edge_compress.transfer import estrange_views, scramble_phases, shuffle
 from logo_edge_compress.verify import has_epistemic, run_onnx
 from logo_edge_train.models import LogoNetwork, epistemic_loss, epistemic_nats, mutual_information
 from logo_edge_train.models.epistemic import KINDS
-from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
-from logo_edge_train.runs import load_network, save_member
+from logo_edge_train.recipe import Architecture, DistillConfig, DistillFit, recipe_from_dict
+from logo_edge_train.runs import Run, load_network, save_member
 from logo_edge_train.sampling import EpochOrder
 from logo_edge_train.uncertainty import decompose
 
@@ -252,6 +253,27 @@ def test_a_lesson_that_is_kept_is_given_once(pixels, tmp_path):
     views, *said = lesson.collate([items[position] for position in (5, 2, 7)])
     assert (first[0] - views).abs().max() <= 0.5
     assert all(torch.equal(one, other) for one, other in zip(first[1:], said, strict=True))
+
+
+def test_epochs_that_repeat_see_all_logos_where_there_are_fewer_than_a_batch():
+    order = RepeatedOrder(EpochOrder(7, seed=3), views=2, batch_size=64)
+    for epoch in range(6):
+        assert sorted(order(epoch)) == sorted(order(epoch % 2))
+        assert len(order(epoch)) == 7
+
+
+def test_a_student_that_starts_from_a_teacher_has_the_dropout_of_its_own_fit(pixels, tmp_path):
+    teacher = LogoNetwork(MODEL, CLASSES, dropout=0.2).eval()
+    sha256 = save_member(tmp_path / "member-0.safetensors", teacher)
+    member = {"architecture": f"{MODEL}@{SIZE}", "file": "member-0.safetensors", "sha256": sha256}
+    run = Run(tmp_path, {"members": [member], "classes": [str(index) for index in range(CLASSES)]})
+    views = torch.from_numpy(pixels)
+    for dropout in (0.0, 0.5):
+        student = _start_student(run, Architecture(MODEL, SIZE), DistillConfig(fit=DistillFit(dropout=dropout)))
+        student.keep_statistics()
+        with torch.no_grad():
+            assert torch.allclose(student.eval()(views), teacher(views), atol=0.05)
+            assert torch.equal(student.train()(views), student(views)) == (dropout == 0.0)
 
 
 def test_later_epochs_repeat_whole_batches_of_the_first_ones():

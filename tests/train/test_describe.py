@@ -20,7 +20,7 @@ from logo_edge_train.describe import (
     plot_samples,
     print_description,
 )
-from logo_edge_train.recipe import OPERATIONS, AugmentConfig
+from logo_edge_train.recipe import OPERATIONS, TeacherAugment
 
 
 def make_row(at: int, label: str, split: str, **changes) -> LogoRow:
@@ -117,7 +117,7 @@ def test_the_augmented_sheet_shows_every_operation_and_mix_line_by_line(tmp_path
     manifest = make_manifest(tmp_path)
     for row in manifest.rows:
         Image.new("RGB", (40, 40), "red" if row.label == "cat" else "blue").save(tmp_path / row.icon)
-    config = AugmentConfig(mixup_pairs=("cat+dog",), cutmix_pairs=("cat+cat",))
+    config = TeacherAugment(mixup_pairs=("cat+dog",), cutmix_pairs=("cat+cat",))
     plot_augmented(manifest, tmp_path, config, tmp_path / "sheet.png", per_class=2)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
     lines = np.array_split(pixels, 2 + 2 * len(OPERATIONS) + 2)

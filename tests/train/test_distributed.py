@@ -30,7 +30,7 @@ from logo_edge_train.dataset import LogoDataset
 from logo_edge_train.fit import fit, predict_logits
 from logo_edge_train.losses import SupervisedObjective, supervised_objective
 from logo_edge_train.models import LogoNetwork, normalise
-from logo_edge_train.recipe import FitConfig, SamConfig
+from logo_edge_train.recipe import FitConfig, SamConfig, TeacherFit
 from logo_edge_train.runs import read_run
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def fit_logos(folder: Path, config: FitConfig, state: Path, report=lambda _: Non
 def fit_adaptively(folder: Path, state: Path) -> dict[str, torch.Tensor]:
     """What the objective has learned of classes and logos after a fit."""
     logos = read_logos(folder)
-    config = FitConfig(**{**vars(EPOCHS), "focal_gamma": 2.0, "adaptive_focal": True})
+    config = TeacherFit(**{**vars(EPOCHS), "focal_gamma": 2.0, "adaptive_focal": True})
     objective = SupervisedObjective(config, logos.classes, Intensity(len(logos), 0.5))
     fit(build_network(), logos, objective, config, state=state, seed=3, device=CPU, evaluate=lambda _: {},
         report=lambda _: None)  # fmt: skip

@@ -43,13 +43,13 @@ from logo_edge_train.few_shot import (
     train_few_shot,
 )
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import FewShotConfig, FitConfig, recipe_from_dict
+from logo_edge_train.recipe import FewShotConfig, FewShotFit, recipe_from_dict
 
 CPU = torch.device("cpu")
 MODEL = "test_efficientnet"  # timm's tiny one, of stages
 CONFIG = FewShotConfig(
     network=f"{MODEL}@32", ways=3, shots=2, queries=1, episodes=6, val_episodes=10, inner_steps=2, held_out_package="two",
-    fit=FitConfig(epochs=3, batch_size=2, learning_rate=1e-3, dropout=0.0, amp="off"),
+    fit=FewShotFit(epochs=3, batch_size=2, learning_rate=1e-3, ema_decay=0.995, frozen_blocks=-1),
 )  # fmt: skip
 KINDS = ("disc", "bars")
 
@@ -468,13 +468,13 @@ def test_the_command_trains_evaluates_and_classifies(manifest_path, tmp_path):
 @pytest.mark.parametrize(
     ("table", "named"),
     [
-        ({"network": "lite0"}, "network 'lite0'; expected name@size_px"),
+        ({"network": "lite0"}, "few_shot.network is 'lite0'; expected name@size_px"),
         ({"method": "knn"}, "few_shot.method is 'knn'; expected maml, prototypes, ridge"),
         ({"ways": 1}, "few_shot.ways is 1; expected at least 2"),
         ({"inner_steps": 0}, "few_shot.inner_steps is 0; expected at least 1"),
-        ({"penalties": [0.0]}, "few_shot.penalties is [0.0]; expected one or more above 0"),
+        ({"penalties": [0.0]}, "few_shot.penalties has 0.0; expected more than 0"),
         ({"episodes": 2}, "few_shot.fit.batch_size is 4; expected at most few_shot.episodes, 2"),
-        ({"fit": {"compile": True}}, "few_shot.fit.compile is true; expected false"),
+        ({"fit": {"compile": True}}, "unknown field few_shot.fit.compile; few_shot.fit has accumulate"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_the_name_of_the_key(table, named):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -23,10 +25,10 @@ from logo_edge_train.dataset import LogoDataset, check_classes, class_weights, s
 from logo_edge_train.estimate import extrapolate, finish
 from logo_edge_train.fit import fit, predict_logits
 from logo_edge_train.losses import supervised_objective
-from logo_edge_train.models import LogoNetwork, load_imagenet_weights, normalise
+from logo_edge_train.models import LogoNetwork, has_imagenet_weights, imagenet, load_imagenet_weights, normalise
 from logo_edge_train.recipe import Architecture, AugmentConfig, FitConfig, SamConfig, recipe_from_dict
 from logo_edge_train.runs import load_network, read_run, save_member
-from logo_edge_train.train import ensemble_logits, train_ensemble
+from logo_edge_train.train import ensemble_logits, networks_to_pretrain, train_ensemble
 
 CPU = torch.device("cpu")
 CONFIG = FitConfig(epochs=3, batch_size=4, warmup_epochs=1.0)
@@ -320,7 +322,7 @@ def test_frozen_stages_keep_weights_and_statistics_and_the_others_learn(logos, t
 
 def test_an_ensemble_is_trained_once_and_read_back(logos, tmp_path):
     recipe = recipe_from_dict(
-        {"train": {"teachers": [TEACHER, TEACHER], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}}}
+        {"train": {"teachers": [TEACHER, "test_resnet@32"], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}}}
     )
     reports: list[dict] = []
     manifest_path = tmp_path / "manifest.csv"
@@ -330,6 +332,7 @@ def test_an_ensemble_is_trained_once_and_read_back(logos, tmp_path):
         manifest_path, recipe, tmp_path / "run", device=CPU, report=lambda item: pytest.fail("trained twice")
     )
     assert run.member_logits("test").shape == (2, 12, 3)
+    assert [member["seed"] for member in run.record["members"]] == [0, 1], "no two see the same order and views"
     assert read_run(tmp_path / "run").record["metrics"]["val"].keys() >= {"accuracy", "worst_recall"}
     val = LogoDataset(logos, logos.split("val"), logos.classes, tmp_path, size_px=32)
     again = predict_logits(run.load_member(0), val, CPU)
@@ -399,10 +402,25 @@ def test_imagenet_weights_land_in_the_layers_of_their_own_names():
 
 
 def test_a_network_without_reachable_weights_is_refused_by_name():
-    with pytest.raises(RecipeError, match="no ImageNet weights can be had for 'resnet18'"):
+    with pytest.raises(RecipeError, match="'resnet18' has no ImageNet weights; set pretrained = false, or take tf_eff"):
         load_imagenet_weights(torch.nn.Identity(), "resnet18")
     with pytest.raises(RecipeError, match="timm has no model 'efficientnett'"):
         LogoNetwork("efficientnett", 4)
+
+
+@pytest.mark.parametrize("name", imagenet.PACKAGES)
+def test_a_network_of_the_table_has_a_package_and_what_is_made_of_it_has_its_weights(name):
+    assert timm.is_model(name)
+    assert importlib.util.find_spec(imagenet.PACKAGES[name])
+    assert all(has_imagenet_weights(text) for text in (name, f"{name}@96", f"{name}:5@96", f"{name}+measures@192"))
+
+
+def test_a_network_whose_name_only_begins_alike_has_none():
+    for name in ("tf_efficientnet_lite3", "tf_efficientnet_lite4@224", "tf_efficientnet_lite0x", "efficientnet_lite0"):
+        assert not has_imagenet_weights(name)
+    assert networks_to_pretrain(recipe_from_dict(
+        {"train": {"teachers": ["tf_efficientnet_lite3@64", "tf_efficientnet_lite0@64"]}, "pretrain": {"fit": {"epochs": 1}}}
+    )) == ["tf_efficientnet_lite3@64"]  # fmt: skip
 
 
 def test_normalisation_is_the_one_of_the_imagenet_weights():

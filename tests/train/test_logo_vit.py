@@ -321,7 +321,7 @@ def test_variance_makes_a_wrong_and_sure_logit_cheaper():
 def test_only_a_network_with_a_head_for_it_learns_variances():
     with pytest.raises(RecipeError, match="test_vit has no head of log variances"):
         LogoNetwork("test_vit", 3).learn_variance()
-    with pytest.raises(RecipeError, match="distill.fit.aleatoric is true"):
+    with pytest.raises(RecipeError, match="unknown field distill.fit.aleatoric"):
         recipe_from_dict({"distill": {"fit": {"aleatoric": True}}})
 
 

@@ -25,12 +25,12 @@ from logo_edge_train.fit import fit
 from logo_edge_train.losses import RECALL_MOMENTUM, SupervisedObjective, penalise_errors, supervised_objective
 from logo_edge_train.models import LogoNetwork, Prediction
 from logo_edge_train.optim import perturbing
-from logo_edge_train.recipe import AugmentConfig, FitConfig, recipe_from_dict
+from logo_edge_train.recipe import TeacherAugment, TeacherFit, recipe_from_dict
 from logo_edge_train.sampling import EpochOrder
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c", "d")
-PLAIN = FitConfig(label_smoothing=0.0)
+PLAIN = TeacherFit(label_smoothing=0.0)
 ADAPTIVE = replace(PLAIN, focal_gamma=2.0, adaptive_focal=True)
 
 
@@ -148,7 +148,7 @@ def test_the_prior_learns_from_labels_and_the_prediction_from_the_prior():
     assert [gradient is None for gradient in of_consistency] == [False, True]
 
 
-@pytest.mark.parametrize("teacher", ["tf_efficientnet_lite0@128", "plain_vit_tiny@128"])
+@pytest.mark.parametrize("teacher", ["tf_efficientnet_lite0@128", "vit_tiny_patch16_224@128"])
 def test_a_network_without_a_prior_is_refused_by_the_recipe(teacher):
     table = {"train": {"teachers": ["logo_vit_tiny@128", teacher], "fit": {"prior_consistency": 0.1}}}
     with pytest.raises(RecipeError, match=f"prior_consistency is 0.1; {teacher} has no logo-type prior"):
@@ -231,11 +231,11 @@ def logos(tmp_path) -> Manifest:
     return read_manifest(tmp_path / "manifest.csv")
 
 
-EVERYTHING = FitConfig(
+EVERYTHING = TeacherFit(
     epochs=5, batch_size=7, warmup_epochs=1.0, accumulate=2, focal_gamma=1.0, adaptive_focal=True, confident_errors=0.5,
     balanced_batches=True, curriculum_epochs=3.0,
 )  # fmt: skip
-AUGMENTED = AugmentConfig(
+AUGMENTED = TeacherAugment(
     policy=("shear 0.5 1.0", "noise 0.5 1.0"), adapt_intensity=0.8, p_mixup=0.3, p_cutmix=0.3,
     mixup_pairs=("red+green",), cutmix_pairs=("blue+blue",),
 )  # fmt: skip
@@ -283,7 +283,7 @@ def test_with_every_switch_an_interrupted_fit_resumes_to_the_bit(logos, tmp_path
 
 
 def test_a_state_from_before_a_setting_was_known_goes_on_and_of_another_setting_does_not(logos, tmp_path):
-    config = FitConfig(epochs=2, batch_size=7)
+    config = TeacherFit(epochs=2, batch_size=7)
     dataset = LogoDataset(logos, list(logos.rows), logos.classes, tmp_path, size_px=32)
 
     def fit_plainly(config):
@@ -314,9 +314,12 @@ def test_a_state_from_before_a_setting_was_known_goes_on_and_of_another_setting_
     [
         ({"train": {"fit": {"focal_gamma": -1.0}}}, "train.fit.focal_gamma is -1.0; expected at least 0"),
         ({"train": {"fit": {"adaptive_focal": True}}}, "train.fit.adaptive_focal is true, train.fit.focal_gamma 0"),
-        ({"distill": {"fit": {"focal_gamma": 2.0}}}, "distill.fit.focal_gamma is 2.0; only train.fit"),
-        ({"pretrain": {"fit": {"balanced_batches": True}}}, "pretrain.fit.balanced_batches is true; only train.fit"),
-        ({"quantize": {"finetune": {"confident_errors": 0.1}}}, "quantize.finetune.confident_errors is 0.1"),
+        (
+            {"distill": {"fit": {"focal_gamma": 2.0}}},
+            "unknown field distill.fit.focal_gamma; distill.fit has accumulate, amp",
+        ),
+        ({"pretrain": {"fit": {"balanced_batches": True}}}, "unknown field pretrain.fit.balanced_batches"),
+        ({"quantize": {"finetune": {"confident_errors": 0.1}}}, "unknown field quantize.finetune.confident_errors"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
@@ -326,7 +329,7 @@ def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
 
 
 def test_a_logo_vit_learns_its_prior_in_a_fit(logos, tmp_path):
-    config = FitConfig(epochs=1, batch_size=7, prior_consistency=0.1)
+    config = TeacherFit(epochs=1, batch_size=7, prior_consistency=0.1)
     dataset = LogoDataset(logos, list(logos.rows), logos.classes, tmp_path, size_px=32)
     torch.manual_seed(0)
     network = LogoNetwork("logo_vit_tiny", 3, size_px=32)

@@ -38,8 +38,8 @@ from logo_edge_train.recipe import (
     ASPECTS,
     Architecture,
     AspectConfig,
-    FitConfig,
     PretrainConfig,
+    PretrainFit,
     SamConfig,
     recipe_from_dict,
 )
@@ -57,7 +57,7 @@ CONFIG = PretrainConfig(
     strength_step=0.02,
     uncertainty=True,
     **dict.fromkeys(ASPECTS, AspectConfig(strength=0.5)),
-    fit=FitConfig(epochs=6, batch_size=16, learning_rate=5e-3, dropout=0.0),
+    fit=PretrainFit(epochs=6, batch_size=16, learning_rate=5e-3),
 )
 SIZE_PX = 96
 
@@ -537,8 +537,11 @@ def test_pretraining_is_off_by_default_and_then_leaves_no_trace(manifest_path, t
 @pytest.mark.parametrize(
     ("table", "named"),
     [
-        ({"epochs": 3}, "unknown key pretrain.epochs"),
-        ({"colour": {"strenght": 1.0}}, "unknown key pretrain.colour.strenght"),
+        ({"epochs": 3}, "unknown field pretrain.epochs"),
+        (
+            {"colour": {"strenght": 1.0}},
+            "unknown field pretrain.colour.strenght; pretrain.colour has strength, temperature",
+        ),
         ({"colour": {"strength": 1.5}}, "pretrain.colour.strength is 1.5; expected 0 to 1"),
         ({"text": {"temperature": 0.0}}, "pretrain.text.temperature is 0.0; expected more than 0"),
         ({"fit": {"batch_size": 30}}, "pretrain.fit.batch_size is 30; expected a multiple of 4"),

@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import torch
 
 from logo_edge.errors import RecipeError
-from logo_edge_train.recipe import BUILT_IN, QuantizeConfig, load_recipe, recipe_from_dict, recipe_to_toml
+from logo_edge_train.recipe import BUILT_IN, QuantizeConfig, Recipe, load_recipe, recipe_from_dict, recipe_to_toml
+
+
+def leaves(config: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, type with its rules) of every field of a recipe that is no section."""
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        name = f"{where}.{field.name}".lstrip(".")
+        if is_dataclass(hints[field.name]):
+            yield from leaves(getattr(config, field.name), name)
+        else:
+            yield name, hints[field.name]
+
+
+def plain(hint: Any) -> Any:
+    """The type without its rules; of a list that of its items."""
+    hint = hint.__origin__ if get_origin(hint) is Annotated else hint
+    return plain(get_args(hint)[0]) if get_origin(hint) is tuple else hint
+
+
+LEAVES = dict(leaves(Recipe()))
+NUMBERS = {name: plain(hint) for name, hint in LEAVES.items() if plain(hint) in (int, float)}
+NAMES = [name for name, hint in LEAVES.items() if plain(hint) is str and name != "description"]
+
+
+def nested(name: str, value: Any) -> dict:
+    """The table in which the field of that dotted name has the value."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
+
+
+def refusal(table: dict) -> str:
+    """Why the recipe of the table is refused."""
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_dict(table)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BUILT_IN.glob("*.toml")))
@@ -30,19 +69,24 @@ def test_a_recipe_for_each_need_is_there():
 
 def test_the_command_line_overrides_single_fields():
     recipe = load_recipe(
-        "smoke", ("train.fit.epochs=7", "train.teachers=['a@64', 'b@96']", "distill.students=['c@96']")
+        "smoke",
+        (
+            "train.fit.epochs=7",
+            "train.teachers=['test_vit@64', 'test_resnet@96']",
+            "distill.students=['test_resnet@96']",
+        ),
     )
     assert recipe.train.fit.epochs == 7
     assert recipe.train.fit.batch_size == load_recipe("smoke").train.fit.batch_size
-    assert recipe.train.teachers == ("a@64", "b@96")
-    assert recipe.distill.students == ("c@96",)
+    assert recipe.train.teachers == ("test_vit@64", "test_resnet@96")
+    assert recipe.distill.students == ("test_resnet@96",)
 
 
 @pytest.mark.parametrize(
     ("table", "named"),
     [
-        ({"trian": {}}, "unknown key trian"),
-        ({"train": {"fit": {"epoch": 3}}}, "unknown key train.fit.epoch"),
+        ({"trian": {}}, "unknown field trian; a recipe has calibrate, description, distill"),
+        ({"train": {"fit": {"epoch": 3}}}, "unknown field train.fit.epoch; train.fit has accumulate"),
         ({"train": {"fit": {"epochs": "three"}}}, "train.fit.epochs is 'three'; expected int"),
         ({"train": {"fit": {"epochs": 0}}}, "train.fit.epochs is 0"),
         ({"train": {"fit": {"accumulate": 0}}}, "train.fit.accumulate is 0; expected at least 1"),
@@ -52,8 +96,8 @@ def test_the_command_line_overrides_single_fields():
         ({"train": {"fit": {"compile": 1}}}, "train.fit.compile is 1; expected bool"),
         ({"train": {"fit": 3}}, "train.fit is 3; expected a table"),
         ({"train": {"fit": {"sam": {"kind": "yes"}}}}, "train.fit.sam.kind is 'yes'; expected off, sam, asam"),
-        ({"train": {"fit": {"sam": {"rho": 0}}}}, "train.fit.sam.rho is 0.0; expected more than 0"),
-        ({"distill": {"fit": {"sam": {"adapt": -1}}}}, "distill.fit.sam.adapt is -1.0; expected at least 0"),
+        ({"train": {"fit": {"sam": {"rho": 0}}}}, "train.fit.sam.rho is 0; expected more than 0"),
+        ({"distill": {"fit": {"sam": {"adapt": -1}}}}, "distill.fit.sam.adapt is -1; expected at least 0"),
         ({"train": {"fit": {"sam": {"stem_scale": -0.5}}}}, "train.fit.sam.stem_scale is -0.5; expected at least 0"),
         ({"train": {"fit": {"phases": {"restart_growth": 0.5}}}}, "phases.restart_growth is 0.5; expected at least 1"),
         (
@@ -64,10 +108,10 @@ def test_the_command_line_overrides_single_fields():
             {"train": {"fit": {"epochs": 5, "phases": {"ranger_epochs": 3, "finetune_epochs": 2}}}},
             "train.fit.phases.ranger_epochs + finetune_epochs is 5; expected less than train.fit.epochs, 5",
         ),
-        ({"train": {"teachers": []}}, "train.teachers is empty"),
+        ({"train": {"teachers": []}}, "train.teachers is []; expected at least one"),
         ({"train": {"teachers": "lite0"}}, "train.teachers is 'lite0'; expected a list"),
-        ({"train": {"teachers": ["lite0"]}}, "network 'lite0'; expected name@size_px"),
-        ({"distill": {"students": ["lite0@0"]}}, "network 'lite0@0'; expected name@size_px"),
+        ({"train": {"teachers": ["lite0"]}}, "train.teachers has 'lite0'; expected name@size_px"),
+        ({"distill": {"students": ["lite0@0"]}}, "distill.students has 'lite0@0'; expected name@size_px"),
         ({"distill": {"hard_weight": True}}, "distill.hard_weight is True; expected float"),
         ({"calibrate": {"target_risk": 1.0}}, "calibrate.target_risk is 1.0; expected 0 or more, below 1"),
         ({"calibrate": {"target_risk": 0.02}}, "calibrate.strict_risk is 0.03; expected at most target_risk, 0.02"),
@@ -79,6 +123,116 @@ def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "distill.fit.label_smoothing", "distill.fit.class_weight_power", "distill.prune.fit.dropout",
+        "few_shot.fit.max_images", "few_shot.fit.grad_checkpointing", "few_shot.augment.p_mixup",
+        "pretrain.fit.use_votes", "pretrain.fit.label_smoothing", "quantize.finetune.grad_checkpointing",
+        "quantize.finetune.frozen_blocks", "quantize.finetune.amp", "quantize.finetune.dropout",
+    ],
+)  # fmt: skip
+def test_a_field_of_another_stage_is_refused_with_those_that_the_stage_has(name):
+    section, _, key = name.rpartition(".")
+    own = sorted(leaf.removeprefix(f"{section}.").split(".")[0] for leaf in LEAVES if leaf.startswith(f"{section}."))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("cpu", (f"{name}=1",))
+    assert str(caught.value) == f"unknown field {name}; {section} has {', '.join(sorted(set(own)))}"
+    assert key not in own
+    assert len(own) > 4
+
+
+def test_every_number_and_every_name_has_a_rule_beside_it():
+    def has_rule(hint: Any) -> bool:
+        inner = hint.__origin__ if get_origin(hint) is Annotated else hint
+        return has_rule(get_args(inner)[0]) if get_origin(inner) is tuple else get_origin(hint) is Annotated
+
+    free = [name for name, hint in LEAVES.items() if plain(hint) is not bool and get_origin(plain(hint)) is not Literal]
+    assert [name for name in free if not has_rule(LEAVES[name])] == ["description"]
+    assert len(free) > 120
+
+
+def test_no_number_may_be_far_below_zero_infinite_or_no_number():
+    for name, kind in NUMBERS.items():
+        for value in (-2,) if kind is int else (-2.0, float("nan"), float("inf")):
+            table, verb = (
+                (nested(name, [value]), "has") if name == "few_shot.penalties" else (nested(name, value), "is")
+            )
+            assert refusal(table).startswith(f"{name} {verb} {value}; expected")
+    assert len(NUMBERS) > 100
+
+
+def test_no_name_may_be_misspelt():
+    for name in NAMES:
+        value = "a/b" if name == "name" else "" if name == "few_shot.held_out_package" else "test_resnt@32"
+        listed = get_origin(LEAVES[name]) is tuple or get_origin(getattr(LEAVES[name], "__origin__", None)) is tuple
+        assert f"{name} {'has' if listed else 'is'} {value!r}; " in refusal(nested(name, [value] if listed else value))
+    assert len(NAMES) > 10
+
+
+def test_the_defaults_hold_to_their_own_rules():
+    assert recipe_from_dict(asdict(Recipe())) == Recipe()
+
+
+def test_all_problems_are_reported_at_once():
+    table = {
+        "train": {"fit": {"learning_rate": -1}, "teachers": ["tf_efficientnet_lite0@128", "lite0"]},
+        "distill": {"temperature": 0, "hard_weight": 7, "students": ["tf_eficientnet_lite0@96"], "size": 3},
+        "search": {"attentions": ["none", "sea"]},
+        "few_shot": {"episodes": 2},
+    }
+    first, *problems = refusal(table).splitlines()
+    assert first == "8 problems in the recipe:"
+    for expected in (
+        "train.fit.learning_rate is -1; expected more than 0",
+        "train.teachers has 'lite0'; expected name@size_px, such as tf_efficientnet_lite0@128",
+        "distill.temperature is 0; expected more than 0",
+        "distill.hard_weight is 7; expected 0 to 1",
+        "distill.students has 'tf_eficientnet_lite0@96'; timm has no model 'tf_eficientnet_lite0'; close names: "
+        "tf_efficientnet_lite0",
+        "unknown field distill.size; distill has adversarial_radius",
+        "search.attentions has 'sea'; expected one of none, se, cbam, mhsa",
+        "few_shot.fit.batch_size is 4; expected at most few_shot.episodes, 2",
+    ):
+        assert sum(problem.startswith(f"  {expected}") for problem in problems) == 1, expected
+
+
+def test_a_value_that_is_wrong_by_itself_is_not_compared_with_others():
+    assert refusal({"few_shot": {"episodes": -2}}) == "few_shot.episodes is -2; expected at least 1"
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        (
+            {"distill": {"students": ["test_vit@32"], "fit": {"frozen_blocks": 2}}},
+            "distill.fit: test_vit has no stem and stages that can be frozen; set frozen_blocks = -1",
+        ),
+        ({"distill": {"students": ["tf_efficientnet_lite0:9@32"]}}, "expected 1 to 6 stages"),
+        ({"train": {"teachers": ["logo_vit_tiny@100"]}}, "LogoViT at 100 px; expected a multiple of 16"),
+        ({"train": {"fit": {"aleatoric": True}}}, "train.fit.aleatoric is true; tf_efficientnet_lite0@128 has no head"),
+        (
+            {"train": {"teachers": ["test_vit@32"]}, "distill": {"epistemic": "dirichlet"}},
+            "distill.epistemic is 'dirichlet', and train.teachers has one, which disagrees with nobody",
+        ),
+        (
+            {"search": {"epochs": 4, "warmup_epochs": 4}},
+            "search.warmup_epochs is 4; expected less than search.epochs, 4",
+        ),
+    ],
+)
+def test_what_a_network_or_a_stage_cannot_do_is_found_before_anything_is_trained(table, named):
+    assert named in refusal(table)
+
+
+def test_checking_networks_draws_no_random_numbers():
+    torch.manual_seed(3)
+    wanted = torch.rand(4)
+    torch.manual_seed(3)
+    recipe_from_dict({"train": {"teachers": ["tf_efficientnet_lite0+measures@48"]}})
+    assert torch.equal(torch.rand(4), wanted)
+
+
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
     with pytest.raises(RecipeError, match="expected one of cpu, default, full, robust, smoke"):
         load_recipe("quick")
@@ -87,6 +241,12 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones():
 def test_an_override_without_a_value_is_refused():
     with pytest.raises(RecipeError, match=r"expected section\.key=value"):
         load_recipe("smoke", ("train.fit.epochs",))
+
+
+def test_an_override_that_a_command_would_ignore_is_refused():
+    assert load_recipe("smoke", ("few_shot.ways=3",), used=("few_shot",)).few_shot.ways == 3
+    with pytest.raises(RecipeError, match=r"override 'distill.seed=1' would be ignored; this command uses few_shot"):
+        load_recipe("smoke", ("distill.seed=1",), used=("few_shot",))
 
 
 def test_what_a_table_leaves_out_keeps_the_default_of_its_own_stage():
@@ -105,5 +265,5 @@ def test_a_file_that_is_no_toml_is_refused_by_its_path(content, tmp_path):
 
 
 def test_an_unknown_way_to_quantize_is_refused():
-    with pytest.raises(RecipeError, match=r"quantize.methods has 'magic'; expected some of minmax, percentile"):
+    with pytest.raises(RecipeError, match=r"quantize.methods has 'magic'; expected minmax, percentile"):
         recipe_from_dict({"quantize": {"methods": ["minmax", "magic"]}})

@@ -16,14 +16,14 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from logo_edge_train.fit import fit
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.progress import describe_epoch, describe_pace
-from logo_edge_train.recipe import FitConfig, PhasesConfig, SamConfig
+from logo_edge_train.recipe import PhasesConfig, SamConfig, TeacherFit
 from logo_edge_train.schedule import Schedule, cosine_share, plan_phases
 from logo_edge_train.tracker import scalars
 
 CPU = torch.device("cpu")
 LOGOS, STEPS = 20, 5  # per epoch: no multiple of Lookahead's six, whose second meeting is amid the third of its epochs
 SAM = SamConfig("asam", rho=0.5, plain_scale=0.1, stem_scale=0.5, adapt=0.5)
-EVERYTHING = FitConfig(
+EVERYTHING = TeacherFit(
     epochs=9, batch_size=4, warmup_epochs=1.4, dropout=0.2, learning_rate=2e-3, sam=SAM,
     phases=PhasesConfig(ranger_epochs=3, ranger_rate=1e-3, finetune_epochs=2, finetune_rate=1e-4, restarts=1),
 )  # fmt: skip
@@ -53,7 +53,7 @@ def cross_entropy(network, pixels, targets) -> dict[str, torch.Tensor]:
     return {"cross_entropy": nn.functional.cross_entropy(network(pixels), targets)}
 
 
-def fit_noise(state, config: FitConfig = EVERYTHING, stop_at: tuple | None = None):
+def fit_noise(state, config: TeacherFit = EVERYTHING, stop_at: tuple | None = None):
     """The average's weights, the history and the reports of a fit, which stops at the (kind, epoch, step) of a report."""
     torch.manual_seed(3)
     network, reports = LogoNetwork("test_resnet", 3, dropout=config.dropout), []
@@ -109,7 +109,7 @@ def test_every_epoch_records_its_phase_rate_and_rho_and_every_view_shows_them(wh
     assert "epoch/phase" not in figures, "no number"
 
 
-def rates(config: FitConfig, steps: int = STEPS) -> list[float]:
+def rates(config: TeacherFit, steps: int = STEPS) -> list[float]:
     """The learning rate of every step."""
     schedule = Schedule(nn.Linear(2, 2), config, steps, 0)
     places = [epoch + step / steps for epoch in range(config.epochs) for step in range(steps)]
@@ -118,7 +118,7 @@ def rates(config: FitConfig, steps: int = STEPS) -> list[float]:
 
 @pytest.mark.parametrize("warmup_epochs", [0.0, 0.3, 1.0, 3.0])
 def test_without_phases_a_fit_warms_up_and_follows_one_cosine(warmup_epochs):
-    config = FitConfig(epochs=4, warmup_epochs=warmup_epochs)
+    config = TeacherFit(epochs=4, warmup_epochs=warmup_epochs)
     warm, expected = min(warmup_epochs, 2), []
     for place in (epoch + step / STEPS for epoch in range(4) for step in range(STEPS)):
         share = (place + 1e-3) / warm if place < warm else 0.5 * (1 + math.cos(math.pi * (place - warm) / (4 - warm)))
@@ -131,7 +131,7 @@ def test_without_phases_a_fit_warms_up_and_follows_one_cosine(warmup_epochs):
 
 
 def test_warm_restarts_are_those_of_pytorch():
-    config = FitConfig(epochs=7, warmup_epochs=0.0, learning_rate=0.1, phases=PhasesConfig(restarts=2))
+    config = TeacherFit(epochs=7, warmup_epochs=0.0, learning_rate=0.1, phases=PhasesConfig(restarts=2))
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
     scheduler = CosineAnnealingWarmRestarts(optimizer, T_0=STEPS, T_mult=2)  # cycles of 1, 2 and 4 epochs
     expected = []

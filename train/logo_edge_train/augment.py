@@ -17,7 +17,7 @@ from torch import nn
 from logo_edge.errors import RecipeError
 from logo_edge.parts import ink_box
 from logo_edge.preprocess import InputContract, composite, letterboxed_size, pick_background
-from logo_edge_train.recipe import AugmentConfig, Operation
+from logo_edge_train.recipe import AugmentConfig, Operation, TeacherAugment
 from logo_edge_train.sampling import rank_shares
 
 MAX_HIDDEN_INK = 0.02  # share of the ink that may come close to a random background colour
@@ -196,7 +196,7 @@ class Mixing:
     joined with depends on its seed alone, not on the batch. Raises RecipeError where no pair is of the labels' classes.
     """
 
-    def __init__(self, config: AugmentConfig, labels: Sequence[str]):
+    def __init__(self, config: TeacherAugment, labels: Sequence[str]):
         self.config, self.labels = config, labels
         self.partners = {
             "mixup": find_partners(config.mixup_pairs, labels), "cutmix": find_partners(config.cutmix_pairs, labels),

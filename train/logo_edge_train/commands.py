@@ -129,7 +129,9 @@ def describe(
     augmented: Path | None = typer.Option(
         None, "--augmented", help="Write a sheet of what augmentation makes of logos of each class to this PNG."
     ),
-    recipe: str = typer.Option("cpu", "--recipe", help="Whose train.augment the sheet of --augmented shows as well."),
+    recipe: str | None = typer.Option(
+        None, "--recipe", help="With --augmented: whose train.augment the sheet shows as well; left out: that of cpu."
+    ),
     proposals: Path | None = typer.Option(
         None, "--proposals", help="Measure `organize`'s label proposals against the labels; write JSON here."
     ),
@@ -138,6 +140,8 @@ def describe(
     from logo_edge_train import describe as stage
     from logo_edge_train.fetch import LABELS, renders_folder
 
+    if recipe and not augmented:
+        raise typer.BadParameter("--recipe is of the sheet of --augmented; name its PNG too")
     rows = read_manifest(manifest or LABELS)
     description = stage.describe_manifest(rows)
     stage.print_description(description)
@@ -151,7 +155,7 @@ def describe(
         need_torch()
         from logo_edge_train.recipe import load_recipe
 
-        stage.plot_augmented(rows, renders_folder(), load_recipe(recipe).train.augment, augmented)
+        stage.plot_augmented(rows, renders_folder(), load_recipe(recipe or "cpu").train.augment, augmented)
         typer.echo(f"wrote {augmented}")
     if proposals:
         from logo_edge_train.organize import measure_proposal_accuracy
@@ -184,6 +188,7 @@ def train_command(
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.train import pick_device, train_ensemble
 
+    need_estimate(estimate, as_json)
     chosen = load_recipe(recipe, tuple(override))
     if estimate:
         from logo_edge_train.estimate import estimate_training, print_estimate
@@ -234,12 +239,14 @@ def few_shot_train(
     need_torch()
     from rich.console import Console
 
+    from logo_edge_train import distributed
     from logo_edge_train.few_shot import train_few_shot
     from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.train import pick_device
 
-    config = load_recipe(recipe, tuple(override)).few_shot
+    distributed.refuse("logo-edge few-shot train")
+    config = load_recipe(recipe, tuple(override), used=("few_shot",)).few_shot
     folder = out or Path("runs") / f"few-shot-{config.method}-{config.task}-{config.shots}"
     with FitProgress(Console(quiet=as_json)) as progress:
         record = train_few_shot(
@@ -363,6 +370,12 @@ def compare_command(
     if len(folders) < 2:
         raise typer.BadParameter("one run; expected at least two")
     print_found(compare.compare_runs(folders), as_json, compare.print_comparison)
+
+
+def need_estimate(estimate: bool, as_json: bool) -> None:
+    """Refuses --json without --estimate: it would be ignored."""
+    if as_json and not estimate:
+        raise typer.BadParameter("--json prints an estimate; add --estimate")
 
 
 def print_found(found, as_json: bool, print_table: Callable) -> None:

@@ -12,7 +12,7 @@ from logo_edge.errors import DatasetError, ImageError
 from logo_edge.images import load_image
 from logo_edge.manifest import SPLITS, LogoRow, Manifest
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.recipe import OPERATIONS, AugmentConfig
+from logo_edge_train.recipe import OPERATIONS, AugmentConfig, TeacherAugment
 
 UNLABELLED = "(no label)"
 THUMBNAIL_PX = 96
@@ -159,7 +159,7 @@ def plot_samples(
 
 
 def plot_augmented(
-    manifest: Manifest, renders_dir: Path, config: AugmentConfig, path: str | os.PathLike, *, per_class: int = 3, seed: int = 0
+    manifest: Manifest, renders_dir: Path, config: TeacherAugment, path: str | os.PathLike, *, per_class: int = 3, seed: int = 0
 ) -> None:  # fmt: skip
     """Writes a sheet for a person to check: what augmentation makes of logos of each class of the train split.
 

@@ -18,7 +18,7 @@ from logo_edge_train.dataset import pool_rows, stratified_sample
 from logo_edge_train.parallel import run_side_by_side
 from logo_edge_train.pretrain import pretrain
 from logo_edge_train.progress import percent
-from logo_edge_train.recipe import FitConfig, PhasesConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
+from logo_edge_train.recipe import LoopConfig, PhasesConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
 from logo_edge_train.search import LatencyTable, search
 from logo_edge_train.train import check_splits, count_workers, device_name, fit_member, networks_to_pretrain
 
@@ -120,7 +120,7 @@ def _try_teachers(
     ]
 
 
-def _trial_fit(config: FitConfig) -> FitConfig:
+def _trial_fit(config: LoopConfig) -> LoopConfig:
     """Two epochs, the second of the main phase, the slowest where it is sharpness-aware: the estimate is then an upper one."""
     return replace(config, epochs=2, phases=PhasesConfig())
 
@@ -134,7 +134,7 @@ def _keep(reports: Reports) -> Callable[[dict], None]:
 
 
 def extrapolate(
-    name: str, reports: list[tuple[float, dict]], config: FitConfig | SearchConfig, images: int, *,
+    name: str, reports: list[tuple[float, dict]], config: LoopConfig | SearchConfig, images: int, *,
     evaluations: float = 0.0, growth: float = 1.0,
 ) -> StageEstimate:  # fmt: skip
     """The whole fit, of `config` on so many images, from the (time, report) of a trial of two short epochs.

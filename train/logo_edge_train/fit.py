@@ -20,7 +20,7 @@ from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset
 from logo_edge_train.optim import SharpnessAware, optimizer_scalars
 from logo_edge_train.parallel import count_cores
-from logo_edge_train.recipe import FitConfig
+from logo_edge_train.recipe import LoopConfig
 from logo_edge_train.resources import gpu_utilisation, keep_memory, peak_memory
 from logo_edge_train.runs import save_member
 from logo_edge_train.sampling import EpochOrder
@@ -39,7 +39,7 @@ Report = Callable[[dict], None]
 
 
 def fit(
-    network: nn.Module, dataset: LogoDataset, objective: Objective, config: FitConfig, *, state: Path, seed: int,
+    network: nn.Module, dataset: LogoDataset, objective: Objective, config: LoopConfig, *, state: Path, seed: int,
     device: torch.device, evaluate: Callable[[nn.Module], dict], report: Report, collate: Callable = default_collate,
     loaders: int = 0, snapshots: Path | None = None, order: EpochOrder | None = None,
 ) -> tuple[nn.Module, list[dict]]:  # fmt: skip
@@ -125,7 +125,7 @@ def fit(
 
 
 def _add_gradients(
-    learner: nn.Module, replica: nn.Module, objective: Objective, batch_size: int, config: FitConfig,
+    learner: nn.Module, replica: nn.Module, objective: Objective, batch_size: int, config: LoopConfig,
     batch: list[torch.Tensor], hold: bool = False,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """This rank's losses, after their gradients were added to the network's, from `accumulate` parts one by one.
@@ -163,7 +163,7 @@ def _check_finite(losses: dict[str, float], gradient_norm: float, epoch: int, st
         raise RunError(f"gradient is not finite {place} (norm {gradient_norm}); lower learning_rate")
 
 
-def _shareable_batch(config: FitConfig, count: int) -> int:
+def _shareable_batch(config: LoopConfig, count: int) -> int:
     """The images of a step, over all ranks: `batch_size`, or all there are. Raises RunError where ranks cannot share them."""
     batch_size, ranks = min(config.batch_size, count), distributed.world_size()
     if batch_size % ranks or batch_size < ranks * config.accumulate:

@@ -11,7 +11,7 @@ from torch import nn
 from logo_edge_train import distributed
 from logo_edge_train.augment import Intensity
 from logo_edge_train.optim import is_perturbed
-from logo_edge_train.recipe import FitConfig
+from logo_edge_train.recipe import TeacherFit
 
 NOISE_SAMPLES = 16  # of the logits, where their variance is learned
 RECALL_MOMENTUM = 0.98  # per step: recalls run over some fifty steps
@@ -40,7 +40,7 @@ class SupervisedObjective(nn.Module):
     `end_epoch` alone: all parts of a batch, on all ranks, meet the same loss. Its buffers are what resuming takes.
     """
 
-    def __init__(self, config: FitConfig, classes: Sequence[str] = (), intensity: Intensity | None = None):
+    def __init__(self, config: TeacherFit, classes: Sequence[str] = (), intensity: Intensity | None = None):
         super().__init__()
         self.config, self.classes, self.intensity = config, tuple(classes), intensity
         if config.adaptive_focal:
@@ -119,7 +119,7 @@ class SupervisedObjective(nn.Module):
 
 def supervised_objective(label_smoothing: float, *, aleatoric: bool = False) -> SupervisedObjective:
     """The plain one: cross-entropy on smoothed soft labels."""
-    return SupervisedObjective(FitConfig(label_smoothing=label_smoothing, aleatoric=aleatoric))
+    return SupervisedObjective(TeacherFit(label_smoothing=label_smoothing, aleatoric=aleatoric))
 
 
 def penalise_errors(log_probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,8 @@ def count_cores() -> int:
 def run_side_by_side(function: Callable, jobs: list[tuple], report: Callable[[dict], None], *, workers: int) -> None:
     """Calls `function(*job, report)` for each job; with several workers, each in a process with its share of the cores.
 
-    The first error of a job, or else of `report`, is raised here once the running ones have ended.
+    The first error of a job is raised here at once: the jobs that wait are cancelled, the running ones ended, which
+    resume from what they have written. An error of `report` is raised once all jobs have ended.
     """
     workers = min(workers, len(jobs), count_cores())
     if workers <= 1:
@@ -31,14 +32,21 @@ def run_side_by_side(function: Callable, jobs: list[tuple], report: Callable[[di
         return
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
+        others = multiprocessing.active_children()
         reports, errors = manager.Queue(), []
         listener = threading.Thread(target=_forward, args=(reports, report, errors), daemon=True)
         listener.start()
         try:
             with ProcessPoolExecutor(workers, context, _start_worker, (count_cores() // workers,)) as pool:
                 futures = [pool.submit(_call, function, job, reports) for job in jobs]
-                for future in as_completed(futures):
-                    future.result()
+                try:
+                    for future in as_completed(futures):
+                        future.result()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    for worker in set(multiprocessing.active_children()) - set(others):
+                        worker.terminate()
+                    raise
         finally:
             reports.put(None)
             listener.join()

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal
 
 from logo_edge.errors import RecipeError
+from logo_edge_train.bounds import (
+    Count,
+    CountOrZero,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    ShareBelowOne,
+    not_empty,
+    read_table,
+    within,
+)
 
 BUILT_IN = Path(str(files("logo_edge_train") / "recipes"))
 ASPECTS = ("geometric", "colour", "text", "shape")  # of a logo, each with a head of its own in pretraining
 OPERATIONS = (  # of an augmentation policy: see augment.py
     "shear", "perspective", "tint", "fade", "gamma", "desaturate", "invert", "noise", "sharpen",
 )  # fmt: skip
-QUANTIZERS = ("minmax", "percentile", "entropy", "nncf", "dynamic", "weights-int8", "weights-int4")
-PRIOR_PREFIX = "logo_vit"  # the networks that have a logo-type prior
+Quantizer = Literal["minmax", "percentile", "entropy", "nncf", "dynamic", "weights-int8", "weights-int4"]
+PRIOR_PREFIX = "logo_vit"  # the networks that have a logo-type prior, and a head of log variances
+NETWORK_FORM = "expected name@size_px, such as tf_efficientnet_lite0@128"
+OPERATION_FORM = (
+    "expected name, probability and magnitude, 0 to 1 each, such as 'shear 0.3 0.5', with one of "
+    + ", ".join(OPERATIONS)
+)
 
 
 @dataclass(frozen=True)
@@ -31,46 +50,12 @@ class Architecture:
     def parse(cls, text: str) -> Architecture:
         """`name@size_px`. Raises RecipeError for any other form."""
         model, _, size = text.partition("@")
-        if not model or not size.isdigit() or int(size) < 1:
-            raise RecipeError(f"network {text!r}; expected name@size_px, such as tf_efficientnet_lite0@128")
+        if not model or not size.isdecimal() or int(size) < 1:
+            raise RecipeError(f"network {text!r}; {NETWORK_FORM}")
         return cls(model, int(size))
 
     def __str__(self) -> str:
         return f"{self.model}@{self.size_px}"
-
-
-@dataclass(frozen=True)
-class SamConfig:
-    """Whether the main phase learns by the gradient at the worst weights near the present ones, which costs two passes.
-
-    Near: within `rho` of them, as they are ("sam") or in units of each weight's own size ("asam"). Biases and normalisation
-    move by `plain_scale` of rho, the first convolution by `stem_scale`. With `adapt`, rho follows the norm of the
-    gradient over its running mean, to that power. `scope` is whose gradient perturbs: that of the whole batch, or under
-    torchrun each process's own (m-sharpness).
-    """
-
-    kind: Literal["off", "sam", "asam"] = "off"
-    rho: float = 0.05
-    plain_scale: float = 1.0
-    stem_scale: float = 1.0
-    adapt: float = 0.0
-    scope: Literal["batch", "process"] = "batch"
-
-
-@dataclass(frozen=True)
-class PhasesConfig:
-    """What a fit does besides the warm-up and the main phase, which has the epochs that are left.
-
-    Last but one come `ranger_epochs` of RAdam with Lookahead, last `finetune_epochs` of AdamW, each with a cosine from its
-    own rate to 0. The cosine of the main phase restarts so often, each cycle `restart_growth` times as long as the last.
-    """
-
-    ranger_epochs: int = 0
-    ranger_rate: float = 5e-4
-    finetune_epochs: int = 0
-    finetune_rate: float = 5e-5
-    restarts: int = 0
-    restart_growth: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -90,86 +75,269 @@ class Operation:
         except ValueError:
             name, probability, magnitude = "", -1.0, -1.0
         if name not in OPERATIONS or not (0 <= probability <= 1 and 0 <= magnitude <= 1):
-            raise RecipeError(
-                f"operation {text!r}; expected name, probability and magnitude, 0 to 1 each, such as 'shear 0.3 0.5', "
-                f"with one of {', '.join(OPERATIONS)}"
-            )
+            raise RecipeError(f"operation {text!r}; {OPERATION_FORM}")
         return cls(name, probability, magnitude)
 
 
+def network_rule(text: str) -> str | None:
+    """The rule of name@size_px: a network that can be built, of an input of that size."""
+    try:
+        architecture = Architecture.parse(text)
+    except RecipeError:
+        return NETWORK_FORM
+    return _wrong_network(architecture.model, architecture.size_px)
+
+
+def backbone_rule(name: str) -> str | None:
+    """The rule of a backbone that a search can take."""
+    return _wrong_network(f"{name}+none+linear", 0)
+
+
+@cache
+def _wrong_network(name: str, size_px: int, *, frozen_blocks: int = -1, grad_checkpointing: bool = False) -> str | None:
+    from logo_edge_train.models import check_network  # PyTorch and timm: seconds
+
+    try:
+        check_network(name, size_px, frozen_blocks=frozen_blocks, grad_checkpointing=grad_checkpointing)
+    except RecipeError as error:
+        return str(error)
+    return None
+
+
+def attention_rule(name: str) -> str | None:
+    """The rule of an attention block's name."""
+    from logo_edge_train.models.composed import ATTENTIONS
+
+    return None if name in ATTENTIONS else f"expected one of {', '.join(ATTENTIONS)}"
+
+
+def head_rule(name: str) -> str | None:
+    """The rule of a head's name."""
+    from logo_edge_train.models.composed import POOLS
+
+    return None if name in POOLS else f"expected one of {', '.join(POOLS)}"
+
+
+def operation_rule(text: str) -> str | None:
+    """The rule of an operation as `Operation.parse` reads it."""
+    try:
+        Operation.parse(text)
+    except RecipeError:
+        return OPERATION_FORM
+    return None
+
+
+def pair_rule(text: str) -> str | None:
+    """The rule of two classes that are joined by a plus sign."""
+    first, *others = text.split("+")
+    return None if first and len(others) == 1 and others[0] else "expected two classes, such as 'complex+gradient'"
+
+
+def file_name_rule(name: str) -> str | None:
+    """The rule of a name that is also that of a folder."""
+    plain = name.strip() == name and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+    return None if plain else "expected a name without slashes, and without blanks around it"
+
+
+Network = Annotated[str, network_rule]
+Networks = Annotated[tuple[Network, ...], not_empty]
+Pair = Annotated[str, pair_rule]
+Angle = Annotated[float, within(0, 180)]  # degrees
+
+
 @dataclass(frozen=True)
-class FitConfig:
-    """How one network is fitted. Learning rates are per step of `batch_size` images, decayed by a cosine to 0.
+class SamConfig:
+    """Whether the main phase learns by the gradient at the worst weights near the present ones, which costs two passes.
 
-    What follows `aleatoric` down to `curriculum_epochs` is for labelled logos, in losses.py and sampling.py: the focal
-    loss, with `adaptive_focal` its gamma and class weights after each class's running recall; the weights of the
-    penalty on confident errors and of the consistency with the logo-type prior, which logo_vit has; batches that hold
-    all classes equally; and the epochs in which the logos grow from the easier half to all.
-
-    `accumulate` cuts each batch into so many parts that pass one after another before the weights move, and
-    `grad_checkpointing` computes activations anew instead of keeping them: both take less memory. `amp` is bfloat16 for
-    what bears it, with "auto" on a GPU that computes in it; `compile` is torch.compile.
+    Near: within `rho` of them, as they are ("sam") or in units of each weight's own size ("asam"). Biases and normalisation
+    move by `plain_scale` of rho, the first convolution by `stem_scale`. With `adapt`, rho follows the norm of the
+    gradient over its running mean, to that power. `scope` is whose gradient perturbs: that of the whole batch, or under
+    torchrun each process's own (m-sharpness).
     """
 
-    epochs: int = 20
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.05
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.05
-    class_weight_power: float = 0.5  # weight of a class: its count to the power -p, mean 1
-    use_votes: bool = True  # the annotators' votes as soft labels
-    aleatoric: bool = False  # also learn the variance of each logit: of teachers that have a head for it
-    focal_gamma: float = 0.0  # 0: cross-entropy
-    adaptive_focal: bool = False
-    confident_errors: float = 0.0
-    prior_consistency: float = 0.0
-    balanced_batches: bool = False
-    curriculum_epochs: float = 0.0
-    ema_decay: float = 0.995
-    gradient_clip: float = 1.0
-    dropout: float = 0.2
-    frozen_blocks: int = -1  # stages after the stem that keep their ImageNet weights, where there are any; -1: none
-    max_images: int = 0  # 0: all; else a stratified sample, for smoke runs
-    accumulate: int = 1
+    kind: Literal["off", "sam", "asam"] = "off"
+    rho: Positive = 0.05
+    plain_scale: NotNegative = 1.0
+    stem_scale: NotNegative = 1.0
+    adapt: NotNegative = 0.0
+    scope: Literal["batch", "process"] = "batch"
+
+
+@dataclass(frozen=True)
+class PhasesConfig:
+    """What a fit does besides the warm-up and the main phase, which has the epochs that are left.
+
+    Last but one come `ranger_epochs` of RAdam with Lookahead, last `finetune_epochs` of AdamW, each with a cosine from its
+    own rate to 0. The cosine of the main phase restarts so often, each cycle `restart_growth` times as long as the last.
+    """
+
+    ranger_epochs: CountOrZero = 0
+    ranger_rate: NotNegative = 5e-4
+    finetune_epochs: CountOrZero = 0
+    finetune_rate: NotNegative = 5e-5
+    restarts: CountOrZero = 0
+    restart_growth: Annotated[float, within(1)] = 2.0
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What every fit has: learning rates are per step of `batch_size` images, decayed by a cosine to 0.
+
+    `accumulate` cuts each batch into so many parts that pass one after another before the weights move, which takes less
+    memory. A stage without a switch has the constant that stands here, and its recipe section does not know the name.
+    """
+
+    epochs: Count = 20
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-4
+    weight_decay: NotNegative = 0.05
+    warmup_epochs: NotNegative = 1.0
+    ema_decay: ShareBelowOne = 0.995
+    gradient_clip: Positive = 1.0
+    accumulate: Count = 1
+    sam: SamConfig = SamConfig()
+    phases: PhasesConfig = PhasesConfig()
+    frozen_blocks: ClassVar[int] = -1
+    grad_checkpointing: ClassVar[bool] = False
+    amp: ClassVar[str] = "off"
+    compile: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class FitConfig(LoopConfig):
+    """How a whole network is fitted.
+
+    `grad_checkpointing` computes activations again instead of keeping them, which takes less memory. `amp` is bfloat16
+    where it costs no accuracy, with "auto" on a GPU that computes in it; `compile` is torch.compile.
+    """
+
+    frozen_blocks: Annotated[int, within(-1)] = -1  # stages after the stem that keep their first weights; -1: none
     grad_checkpointing: bool = False
     amp: Literal["auto", "bf16", "off"] = "auto"
     compile: bool = False
-    sam: SamConfig = SamConfig()
-    phases: PhasesConfig = PhasesConfig()
 
 
-LABEL_SWITCHES = (
-    "aleatoric", "focal_gamma", "adaptive_focal", "confident_errors", "prior_consistency", "balanced_batches",
-    "curriculum_epochs",
-)  # fmt: skip
+@dataclass(frozen=True)
+class TeacherFit(FitConfig):
+    """How a teacher is fitted to labelled logos.
+
+    Blocks are frozen of networks that have ImageNet weights only. From `aleatoric` on, losses.py and sampling.py say
+    more: the focal loss, with `adaptive_focal` its gamma and class weights after each class's running recall; the weights
+    of the penalty on confident errors and of the consistency with the logo-type prior, which logo_vit has; batches that
+    hold all classes equally; and the epochs in which the logos grow from the easier half to all.
+    """
+
+    dropout: ShareBelowOne = 0.2
+    max_images: CountOrZero = 0  # 0: all; else a stratified sample, for smoke runs
+    label_smoothing: ShareBelowOne = 0.05
+    class_weight_power: NotNegative = 0.5  # weight of a class: its count to the power -p, mean 1
+    use_votes: bool = True  # the annotators' votes as soft labels
+    aleatoric: bool = False  # also learn the variance of each logit: of teachers that have a head for it
+    focal_gamma: NotNegative = 0.0  # 0: cross-entropy
+    adaptive_focal: bool = False
+    confident_errors: NotNegative = 0.0
+    prior_consistency: NotNegative = 0.0
+    balanced_batches: bool = False
+    curriculum_epochs: NotNegative = 0.0
+
+
+@dataclass(frozen=True)
+class PretrainFit(FitConfig):
+    """How a network learns from logos without labels; 0 epochs: not at all."""
+
+    epochs: CountOrZero = 0
+    batch_size: Count = 64
+    learning_rate: Positive = 2e-3
+    dropout: ShareBelowOne = 0.0
+    max_images: CountOrZero = 0
+
+
+@dataclass(frozen=True)
+class PruneFit(FitConfig):
+    """How a student that has lost channels learns on from its teachers."""
+
+    epochs: Count = 3
+    batch_size: Count = 64
+    learning_rate: Positive = 3e-4
+    warmup_epochs: NotNegative = 0.3
+    max_images: CountOrZero = 0
+    use_votes: bool = True
+
+
+@dataclass(frozen=True)
+class DistillFit(FitConfig):
+    """How a student learns from its teachers."""
+
+    epochs: Count = 6
+    batch_size: Count = 64
+    dropout: ShareBelowOne = 0.2
+    max_images: CountOrZero = 0
+    use_votes: bool = True
+
+
+@dataclass(frozen=True)
+class FewShotFit(LoopConfig):
+    """How a few-shot method learns on episodes, of which a step has `batch_size`."""
+
+    epochs: Count = 10
+    batch_size: Count = 4
+    learning_rate: Positive = 3e-4
+    ema_decay: ShareBelowOne = 0.98
+    dropout: ShareBelowOne = 0.0
+    frozen_blocks: Annotated[int, within(-1)] = 5
+    amp: Literal["auto", "bf16", "off"] = "off"
+
+
+@dataclass(frozen=True)
+class FinetuneFit(LoopConfig):
+    """How an INT8 graph learns from its FP32 parent, on the CPU in float32; 0 epochs: not at all."""
+
+    epochs: CountOrZero = 1
+    learning_rate: Positive = 1e-4
+    weight_decay: NotNegative = 0.0
+    warmup_epochs: NotNegative = 0.1
+    ema_decay: ShareBelowOne = 0.98
+    max_images: CountOrZero = 4800
+    use_votes: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
     """Strengths of the class-preserving augmentation; every p is a probability.
 
-    `policy` is applied besides, each operation (`Operation.parse`) for itself. MixUp and CutMix join logos of the pairs
-    of classes that are named, whose mix keeps a meaning, with a share of Beta(`mix_alpha`, `mix_alpha`). The logo of the
-    highest running loss gets all strengths times 1 - `adapt_intensity`, that of the lowest gets them in full.
+    `policy` is applied besides, each operation (`Operation.parse`) for itself.
     """
 
-    scale_min: float = 0.75
-    rotate_degrees: float = 8.0
-    p_rotate: float = 0.25
-    p_background: float = 0.15
-    p_colour: float = 0.5
-    hue_degrees: float = 180.0
-    p_low_resolution: float = 0.08
-    p_blur: float = 0.08
-    p_jpeg: float = 0.15
-    policy: tuple[str, ...] = ()
-    p_mixup: float = 0.0
-    p_cutmix: float = 0.0
-    mix_alpha: float = 1.0
-    mixup_pairs: tuple[str, ...] = ("gradient+gradient", "complex+complex", "complex+gradient")
-    cutmix_pairs: tuple[str, ...] = ("gradient+gradient", "complex+complex")
-    adapt_intensity: float = 0.0
+    scale_min: Annotated[float, within(above=0, most=1)] = 0.75
+    rotate_degrees: Angle = 8.0
+    p_rotate: Share = 0.25
+    p_background: Share = 0.15
+    p_colour: Share = 0.5
+    hue_degrees: Angle = 180.0
+    p_low_resolution: Share = 0.08
+    p_blur: Share = 0.08
+    p_jpeg: Share = 0.15
+    policy: tuple[Annotated[str, operation_rule], ...] = ()
+    p_mixup: ClassVar[float] = 0.0
+    p_cutmix: ClassVar[float] = 0.0
+    adapt_intensity: ClassVar[float] = 0.0
+
+
+@dataclass(frozen=True)
+class TeacherAugment(AugmentConfig):
+    """The augmentation of views that have labels.
+
+    MixUp and CutMix join logos of the pairs of classes that are named, whose mix keeps a meaning, with a share of
+    Beta(`mix_alpha`, `mix_alpha`). The logo of the highest running loss gets all strengths times 1 - `adapt_intensity`,
+    that of the lowest gets them in full.
+    """
+
+    p_mixup: Share = 0.0
+    p_cutmix: Share = 0.0
+    mix_alpha: Positive = 1.0
+    mixup_pairs: tuple[Pair, ...] = ("gradient+gradient", "complex+complex", "complex+gradient")
+    cutmix_pairs: tuple[Pair, ...] = ("gradient+gradient", "complex+complex")
+    adapt_intensity: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -182,24 +350,24 @@ class BayesConfig:
     """
 
     enabled: bool = False
-    prior_deviation: float = 0.02
-    first_deviation: float = 0.005
-    kl_weight: float = 1.0
-    kl_warmup_epochs: int = 4
+    prior_deviation: Positive = 0.02
+    first_deviation: Positive = 0.005
+    kl_weight: NotNegative = 1.0
+    kl_warmup_epochs: CountOrZero = 4
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The teachers, timm name @ input size in px: one member of the ensemble each, equal ones with other seeds.
+    """The teachers, timm name @ input size in px: one member of the ensemble each, teacher i with the seed `seed` + i.
 
-    With `pretrained`, those for which ImageNet weights can be had (EfficientNet-Lite) begin at them, all others at random.
+    With `pretrained`, those that have ImageNet weights (models/imagenet.py) begin at them, all others at random.
     """
 
-    teachers: tuple[str, ...] = ("tf_efficientnet_lite0@128", "tf_efficientnet_lite0@192")
+    teachers: Networks = ("tf_efficientnet_lite0@128", "tf_efficientnet_lite0@192")
     pretrained: bool = True
-    seed: int = 0
-    fit: FitConfig = FitConfig()
-    augment: AugmentConfig = AugmentConfig()
+    seed: Seed = 0
+    fit: TeacherFit = TeacherFit()
+    augment: TeacherAugment = TeacherAugment()
     bayes: BayesConfig = BayesConfig()
 
 
@@ -207,8 +375,8 @@ class TrainConfig:
 class AspectConfig:
     """Where one aspect's head begins: the temperature of its softmax, and how strongly its views are distorted, 0 to 1."""
 
-    temperature: float = 0.15
-    strength: float = 0.2
+    temperature: Positive = 0.15
+    strength: Share = 0.2
 
 
 @dataclass(frozen=True)
@@ -221,21 +389,21 @@ class PretrainConfig:
     multiple of 4. Networks that have ImageNet weights to begin at are left as they are but with `from_imagenet`.
     """
 
-    hidden: int = 256
-    projection: int = 64
+    hidden: Count = 256
+    projection: Count = 64
     learn_temperature: bool = True
     uncertainty: bool = False
-    strength_step: float = 0.002
-    target_accuracy: float = 0.3
-    neighbours: int = 5
+    strength_step: Share = 0.002
+    target_accuracy: Share = 0.3
+    neighbours: CountOrZero = 5
     use_unlabelled: bool = True
     from_imagenet: bool = False
-    seed: int = 0
+    seed: Seed = 0
     geometric: AspectConfig = AspectConfig()
     colour: AspectConfig = AspectConfig()
     text: AspectConfig = AspectConfig()
     shape: AspectConfig = AspectConfig()
-    fit: FitConfig = FitConfig(epochs=0, batch_size=64, learning_rate=2e-3, warmup_epochs=1.0, dropout=0.0)
+    fit: PretrainFit = PretrainFit()
 
 
 @dataclass(frozen=True)
@@ -254,24 +422,24 @@ class SearchConfig:
     Augmentation, votes, class weights and the seed are those of `train`.
     """
 
-    backbones: tuple[str, ...] = (
+    backbones: Annotated[tuple[Annotated[str, backbone_rule], ...], not_empty] = (
         "tf_efficientnet_lite0", "mobilenetv3_small_100", "resnet10t", "vit_tiny_patch16_224", "mobilenetv4_conv_small_050",
     )  # fmt: skip
-    attentions: tuple[str, ...] = ("none", "se", "cbam", "mhsa")
-    heads: tuple[str, ...] = ("linear", "mlp", "attention_pool", "ensemble")
-    size_px: int = 96
+    attentions: Annotated[tuple[Annotated[str, attention_rule], ...], not_empty] = ("none", "se", "cbam", "mhsa")
+    heads: Annotated[tuple[Annotated[str, head_rule], ...], not_empty] = ("linear", "mlp", "attention_pool", "ensemble")
+    size_px: Count = 96
     pretrained: bool = False  # ImageNet weights for those backbones for which they can be had
-    epochs: int = 30
-    warmup_epochs: int = 8
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    alpha_rate: float = 1e-2
-    inner_rate: float = 0.0
+    epochs: Count = 30
+    warmup_epochs: CountOrZero = 8
+    batch_size: Count = 32
+    learning_rate: Positive = 1e-3
+    alpha_rate: Positive = 1e-2
+    inner_rate: NotNegative = 0.0
     sample_paths: bool = True
-    entropy_weight: float = 0.2
-    latency_weight: float = 0.3
-    target_ms: float = 0.0
-    patience: int = 6
+    entropy_weight: NotNegative = 0.2
+    latency_weight: NotNegative = 0.3
+    target_ms: NotNegative = 0.0
+    patience: Count = 6
     joins: bool = False
 
 
@@ -283,11 +451,11 @@ class PruneConfig:
     their weights, or by how much the loss would change to first order (taylor). Every layer keeps a multiple of `round_to`.
     """
 
-    share: float = 0.0
+    share: ShareBelowOne = 0.0
     importance: Literal["taylor", "magnitude"] = "taylor"
-    round_to: int = 16
-    images: int = 128  # labelled ones, by which taylor judges
-    fit: FitConfig = FitConfig(epochs=3, batch_size=64, learning_rate=3e-4, warmup_epochs=0.3)
+    round_to: Count = 16
+    images: Count = 128  # labelled ones, by which taylor judges
+    fit: PruneFit = PruneFit()
 
 
 @dataclass(frozen=True)
@@ -309,25 +477,25 @@ class DistillConfig:
     teachers disagree on, as a Dirichlet distribution or as a figure, by `epistemic_weight`.
     """
 
-    students: tuple[str, ...] = ("tf_efficientnet_lite0@128",)
-    max_size_mb: float = 4.0
+    students: Networks = ("tf_efficientnet_lite0@128",)
+    max_size_mb: Positive = 4.0
     pretrained: bool = True
-    temperature: float = 2.0
-    hard_weight: float = 0.1
-    p_mixup: float = 0.3
-    teachers_per_batch: int = 0
-    views: int = 0
-    adversarial_radius: float = 0.0
-    feature_weight: float = 0.0
-    attention_weight: float = 0.0
-    relation_weight: float = 0.0
-    foreign_share: float = 0.0
+    temperature: Positive = 2.0
+    hard_weight: Share = 0.1
+    p_mixup: Share = 0.3
+    teachers_per_batch: CountOrZero = 0
+    views: CountOrZero = 0
+    adversarial_radius: Annotated[float, within(0, 255)] = 0.0
+    feature_weight: NotNegative = 0.0
+    attention_weight: NotNegative = 0.0
+    relation_weight: NotNegative = 0.0
+    foreign_share: ShareBelowOne = 0.0
     epistemic: Literal["off", "dirichlet", "dispersion"] = "off"
-    epistemic_weight: float = 0.1
+    epistemic_weight: NotNegative = 0.1
     use_unlabelled: bool = True
     start_from_teacher: bool = True
-    seed: int = 100
-    fit: FitConfig = FitConfig(epochs=6, batch_size=64)
+    seed: Seed = 100
+    fit: DistillFit = DistillFit()
     augment: AugmentConfig = AugmentConfig()
     prune: PruneConfig = PruneConfig()
 
@@ -344,31 +512,34 @@ class FewShotConfig:
     A `network` without ImageNet weights begins at random, and keeps no block frozen.
     """
 
-    network: str = "tf_efficientnet_lite0@96"
+    network: Network = "tf_efficientnet_lite0@96"
     method: Literal["maml", "prototypes", "ridge"] = "prototypes"
     task: Literal["brands", "types"] = "brands"
-    held_out_package: str = "@iconify-json/devicon"
-    ways: int = 5
-    shots: int = 5
-    queries: int = 2  # of each class
-    episodes: int = 200
-    val_episodes: int = 200
-    inner_steps: int = 3
-    inner_rate: float = 0.01
-    head_rate: float = 0.5
+    held_out_package: Annotated[str, not_empty] = "@iconify-json/devicon"
+    ways: Annotated[int, within(2)] = 5
+    shots: Count = 5
+    queries: Count = 2  # of each class
+    episodes: Count = 200
+    val_episodes: Count = 200
+    inner_steps: Count = 3
+    inner_rate: Positive = 0.01
+    head_rate: Positive = 0.5
     rates: Literal["element", "layer", "fixed"] = "layer"
     second_order: bool = True
-    penalties: tuple[float, ...] = (1.0, 0.1, 0.01, 10.0)  # the first serves where none was chosen
-    seed: int = 0
-    fit: FitConfig = FitConfig(
-        epochs=10, batch_size=4, learning_rate=3e-4, dropout=0.0, ema_decay=0.98, frozen_blocks=5, amp="off"
-    )
+    penalties: Annotated[tuple[Positive, ...], not_empty] = (
+        1.0,
+        0.1,
+        0.01,
+        10.0,
+    )  # the first serves where none was chosen
+    seed: Seed = 0
+    fit: FewShotFit = FewShotFit()
     augment: AugmentConfig = AugmentConfig(p_colour=0.3, hue_degrees=30.0)
 
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Which ways to quantize are tried (QUANTIZERS), and on how many train images they are calibrated.
+    """Which ways to quantize are tried, and on how many train images they are calibrated.
 
     Static INT8, whose ranges are by minmax, percentile or entropy: weights S8 per channel, activations U8. `nncf` is
     NNCF's, with layers put back to FP32 for up to `nncf_minutes` until val's accuracy holds; `dynamic` is INT8 matrices
@@ -379,15 +550,13 @@ class QuantizeConfig:
     is how the quantized graph then learns from its FP32 parent; 0 epochs: not at all.
     """
 
-    methods: tuple[str, ...] = ("minmax", "percentile")
-    calibration_images: int = 256
-    nncf_minutes: float = 5.0
+    methods: tuple[Quantizer, ...] = ("minmax", "percentile")
+    calibration_images: Count = 256
+    nncf_minutes: NotNegative = 5.0
     mixed: Literal["off", "needed", "always"] = "needed"
-    most_restored: int = 8
+    most_restored: CountOrZero = 8
     reduce_range: bool = True
-    finetune: FitConfig = FitConfig(
-        epochs=1, learning_rate=1e-4, weight_decay=0.0, warmup_epochs=0.1, ema_decay=0.98, max_images=4800
-    )
+    finetune: FinetuneFit = FinetuneFit()
 
 
 @dataclass(frozen=True)
@@ -398,16 +567,16 @@ class CalibrateConfig:
     less cannot be measured. `false_positive_rate`: the share of logos that may be called unfamiliar.
     """
 
-    target_risk: float = 0.05
-    strict_risk: float = 0.03
-    false_positive_rate: float = 0.05
+    target_risk: ShareBelowOne = 0.05
+    strict_risk: ShareBelowOne = 0.03
+    false_positive_rate: ShareBelowOne = 0.05
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that a run depends on besides the data and the seed."""
 
-    name: str = "cpu"
+    name: Annotated[str, file_name_rule] = "cpu"
     description: str = ""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -418,10 +587,11 @@ class Recipe:
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
 
 
-def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
+def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, used: tuple[str, ...] = ()) -> Recipe:
     """The recipe of that name (smoke, cpu, default, full, robust) or TOML file, with `section.key=value` overrides applied.
 
-    Raises RecipeError, naming the key, for an unknown key, a value of the wrong type or a missing file.
+    `used` are the sections that the caller reads, where it does not read all. Raises RecipeError for a missing file, for an
+    override of a section that is not used, and as `recipe_from_dict` does.
     """
     path = BUILT_IN / f"{name_or_path}.toml"
     if not path.exists():
@@ -435,13 +605,34 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"{path}: {error}; expected a recipe, a TOML file") from error
     table.setdefault("name", path.stem)
     for override in overrides:
+        if used and override.partition("=")[0].split(".")[0] not in used:
+            raise RecipeError(f"override {override!r} would be ignored; this command uses {', '.join(used)}")
         _apply_override(table, override)
     return recipe_from_dict(table)
 
 
 def recipe_from_dict(table: dict[str, Any]) -> Recipe:
-    """The recipe of a nested dict, as `dataclasses.asdict` gives it. Raises RecipeError naming the key."""
-    recipe = _build(Recipe(), table, "")
+    """The recipe of a nested dict, as `dataclasses.asdict` gives it.
+
+    Raises RecipeError, naming every unknown field, wrong type, value out of its bounds and network that cannot be built,
+    and the fields that do not go together.
+    """
+    problems: list[tuple[str, str]] = []
+    recipe = read_table(Recipe(), table, "", problems)
+    wrong = {name for name, _ in problems}
+    sentences = [text for _, text in problems]
+    sentences += [text for names, text in _find_conflicts(recipe) if not wrong & set(names)]
+    if len(sentences) > 1:
+        raise RecipeError(f"{len(sentences)} problems in the recipe:\n" + "\n".join(f"  {text}" for text in sentences))
+    if sentences:
+        raise RecipeError(sentences[0])
+    return recipe
+
+
+Conflict = tuple[tuple[str, ...], str]  # the fields that do not go together, and a sentence
+
+
+def _find_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     fits = {
         "pretrain.fit": recipe.pretrain.fit,
         "train.fit": recipe.train.fit,
@@ -450,162 +641,107 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
         "few_shot.fit": recipe.few_shot.fit,
         "quantize.finetune": recipe.quantize.finetune,
     }
-    for stage, config in fits.items():
-        optional = stage in ("pretrain.fit", "quantize.finetune")
-        for key, least in (("epochs", int(not optional)), ("batch_size", 1), ("accumulate", 1)):
-            if getattr(config, key) < least:
-                raise RecipeError(f"{stage}.{key} is {getattr(config, key)}; expected at least {least}")
-        if config.accumulate > config.batch_size:
-            raise RecipeError(
-                f"{stage}.accumulate is {config.accumulate}; expected at most {stage}.batch_size, {config.batch_size}"
-            )
-        for key in LABEL_SWITCHES if stage != "train.fit" else ():
-            if value := getattr(config, key):
-                found = "true" if value is True else value
-                raise RecipeError(f"{stage}.{key} is {found}; only train.fit, which learns from labels, can be so")
-        _check_optimization(stage, config)
-    _check_pretraining(recipe.pretrain)
-    _check_few_shot(recipe.few_shot)
-    _check_distillation(recipe.distill)
-    _check_bayes(recipe.train.bayes)
-    _check_label_switches(recipe.train)
-    for stage, augment in (("train", recipe.train.augment), ("distill", recipe.distill.augment)):
-        _check_augmentation(augment, f"{stage}.augment", learns_labels=stage == "train")
-    for key, networks in (("train.teachers", recipe.train.teachers), ("distill.students", recipe.distill.students)):
-        if not networks:
-            raise RecipeError(f"{key} is empty; expected at least one network, name@size_px")
-        for text in networks:
-            Architecture.parse(text)
-    for key in ("backbones", "attentions", "heads"):
-        if not getattr(recipe.search, key):
-            raise RecipeError(f"search.{key} is empty; expected at least one name")
-    for key in ("size_px", "epochs", "batch_size", "patience"):
-        if getattr(recipe.search, key) < 1:
-            raise RecipeError(f"search.{key} is {getattr(recipe.search, key)}; expected at least 1")
-    if unknown := [name for name in recipe.quantize.methods if name not in QUANTIZERS]:
-        raise RecipeError(f"quantize.methods has {unknown[0]!r}; expected some of {', '.join(QUANTIZERS)}")
-    for key in ("target_risk", "strict_risk", "false_positive_rate"):
-        if not 0 <= getattr(recipe.calibrate, key) < 1:
-            raise RecipeError(f"calibrate.{key} is {getattr(recipe.calibrate, key)}; expected 0 or more, below 1")
-    if recipe.calibrate.strict_risk > recipe.calibrate.target_risk:
-        raise RecipeError(
-            f"calibrate.strict_risk is {recipe.calibrate.strict_risk}; expected at most target_risk, "
-            f"{recipe.calibrate.target_risk}: strict may not be wrong more often than balanced"
-        )
-    return recipe
-
-
-def _check_optimization(stage: str, config: FitConfig) -> None:
-    sam, phases = config.sam, config.phases
-    if sam.rho <= 0:
-        raise RecipeError(f"{stage}.sam.rho is {sam.rho}; expected more than 0")
-    for part, least in (
-        ("sam.plain_scale", 0), ("sam.stem_scale", 0), ("sam.adapt", 0), ("phases.ranger_epochs", 0),
-        ("phases.finetune_epochs", 0), ("phases.restarts", 0), ("phases.restart_growth", 1),
-        ("phases.ranger_rate", 0), ("phases.finetune_rate", 0),
-    ):  # fmt: skip
-        section, key = part.split(".")
-        if not (value := getattr(getattr(config, section), key)) >= least:
-            raise RecipeError(f"{stage}.{part} is {value}; expected at least {least}")
-    late = phases.ranger_epochs + phases.finetune_epochs
-    if late and late >= config.epochs:
-        raise RecipeError(
-            f"{stage}.phases.ranger_epochs + finetune_epochs is {late}; expected less than {stage}.epochs, "
-            f"{config.epochs}: warm-up and main phase come before them"
-        )
-
-
-def _check_label_switches(config: TrainConfig) -> None:
-    fit = config.fit
-    for key in ("focal_gamma", "confident_errors", "prior_consistency", "curriculum_epochs"):
-        if getattr(fit, key) < 0:
-            raise RecipeError(f"train.fit.{key} is {getattr(fit, key)}; expected at least 0")
-    if fit.adaptive_focal and not fit.focal_gamma:
-        raise RecipeError("train.fit.adaptive_focal is true, train.fit.focal_gamma 0; expected a gamma above 0")
-    without = [text for text in config.teachers if not text.startswith(PRIOR_PREFIX)]
-    if fit.prior_consistency and without:
-        raise RecipeError(
-            f"train.fit.prior_consistency is {fit.prior_consistency}; {without[0]} has no logo-type prior: expected 0, or "
-            f"only {PRIOR_PREFIX} among train.teachers"
-        )
-
-
-def _check_augmentation(config: AugmentConfig, where: str, *, learns_labels: bool) -> None:
-    for text in config.policy:
-        Operation.parse(text)
-    for key in ("p_mixup", "p_cutmix", "adapt_intensity"):
-        value = getattr(config, key)
-        if not 0 <= value <= 1:
-            raise RecipeError(f"{where}.{key} is {value}; expected 0 to 1")
-        if value and not learns_labels:
-            raise RecipeError(f"{where}.{key} is {value}; only train.augment, whose views have labels, can be so")
-    if config.p_mixup + config.p_cutmix > 1:
-        raise RecipeError(
-            f"{where}.p_mixup and p_cutmix are {config.p_mixup} and {config.p_cutmix}; expected at most 1 together"
-        )
-    if config.mix_alpha <= 0:
-        raise RecipeError(f"{where}.mix_alpha is {config.mix_alpha}; expected more than 0")
-    for key in ("mixup_pairs", "cutmix_pairs"):
-        for pair in getattr(config, key):
-            if len(pair.split("+")) != 2:
-                raise RecipeError(f"{where}.{key} has {pair!r}; expected two classes, such as 'complex+gradient'")
-
-
-def _check_pretraining(config: PretrainConfig) -> None:
-    size, parts = config.fit.batch_size, len(ASPECTS)
+    for where, config in fits.items():
+        yield from _fit_conflicts(where, config)
+    yield from _network_conflicts(recipe)
+    yield from _teacher_conflicts(recipe.train)
+    yield from _student_conflicts(recipe)
+    size, parts = recipe.pretrain.fit.batch_size, len(ASPECTS)
     if size % parts or size < 2 * parts:
-        raise RecipeError(
+        yield (
+            ("pretrain.fit.batch_size",),
             f"pretrain.fit.batch_size is {size}; expected a multiple of {parts}, at least {2 * parts}: each aspect has "
-            "an equal part of a batch, and compares at least two logos"
+            "an equal part of a batch, and compares at least two logos",
         )
-    for aspect in ASPECTS:
-        begin = getattr(config, aspect)
-        if not 0 <= begin.strength <= 1:
-            raise RecipeError(f"pretrain.{aspect}.strength is {begin.strength}; expected 0 to 1")
-        if begin.temperature <= 0:
-            raise RecipeError(f"pretrain.{aspect}.temperature is {begin.temperature}; expected more than 0")
-
-
-def _check_few_shot(config: FewShotConfig) -> None:
-    Architecture.parse(config.network)
-    least = {"ways": 2, "shots": 1, "queries": 1, "episodes": 1, "val_episodes": 1, "inner_steps": 1}
-    for key, bound in least.items():
-        if getattr(config, key) < bound:
-            raise RecipeError(f"few_shot.{key} is {getattr(config, key)}; expected at least {bound}")
-    if config.fit.batch_size > config.episodes:
-        raise RecipeError(
-            f"few_shot.fit.batch_size is {config.fit.batch_size}; expected at most few_shot.episodes, {config.episodes}"
+    few_shot = recipe.few_shot
+    if few_shot.fit.batch_size > few_shot.episodes:
+        yield (
+            ("few_shot.fit.batch_size", "few_shot.episodes"),
+            f"few_shot.fit.batch_size is {few_shot.fit.batch_size}; expected at most few_shot.episodes, "
+            f"{few_shot.episodes}",
         )
-    if not config.penalties or min(config.penalties) <= 0:
-        raise RecipeError(f"few_shot.penalties is {list(config.penalties)}; expected one or more above 0")
-    for key in ("compile", "grad_checkpointing"):
-        if getattr(config.fit, key):
-            raise RecipeError(f"few_shot.fit.{key} is true; expected false: gradients of gradients do not bear it")
+    if recipe.search.warmup_epochs >= recipe.search.epochs:
+        yield (
+            ("search.warmup_epochs", "search.epochs"),
+            f"search.warmup_epochs is {recipe.search.warmup_epochs}; expected less than search.epochs, "
+            f"{recipe.search.epochs}: the architecture is chosen after the warm-up",
+        )
+    if recipe.calibrate.strict_risk > recipe.calibrate.target_risk:
+        yield (
+            ("calibrate.strict_risk", "calibrate.target_risk"),
+            f"calibrate.strict_risk is {recipe.calibrate.strict_risk}; expected at most target_risk, "
+            f"{recipe.calibrate.target_risk}: strict may not be wrong more often than balanced",
+        )
 
 
-def _check_distillation(config: DistillConfig) -> None:
-    for key in ("views", "feature_weight", "attention_weight", "relation_weight", "epistemic_weight"):
-        if getattr(config, key) < 0:
-            raise RecipeError(f"distill.{key} is {getattr(config, key)}; expected at least 0")
-    for key, value in (("foreign_share", config.foreign_share), ("prune.share", config.prune.share)):
-        if not 0 <= value < 1:
-            raise RecipeError(f"distill.{key} is {value}; expected 0 or more, below 1")
-    if config.prune.round_to < 1 or config.prune.images < 1:
-        raise RecipeError("distill.prune.round_to and distill.prune.images; expected at least 1 each")
+def _fit_conflicts(where: str, config: LoopConfig) -> Iterator[Conflict]:
+    if config.accumulate > config.batch_size:
+        yield (
+            (f"{where}.accumulate", f"{where}.batch_size"),
+            f"{where}.accumulate is {config.accumulate}; expected at most {where}.batch_size, {config.batch_size}",
+        )
+    late = config.phases.ranger_epochs + config.phases.finetune_epochs
+    if late and late >= config.epochs:
+        yield (
+            (f"{where}.phases.ranger_epochs", f"{where}.phases.finetune_epochs", f"{where}.epochs"),
+            f"{where}.phases.ranger_epochs + finetune_epochs is {late}; expected less than {where}.epochs, "
+            f"{config.epochs}: warm-up and main phase come before them",
+        )
+
+
+def _network_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    """Switches of a fit that one of its networks does not have. A teacher's blocks are frozen where it has weights only."""
+    train, distill = recipe.train, recipe.distill
+    for where, fit, key, texts, frozen_blocks in (
+        ("train.fit", train.fit, "train.teachers", train.teachers, -1),
+        ("distill.fit", distill.fit, "distill.students", distill.students, distill.fit.frozen_blocks),
+        ("distill.prune.fit", distill.prune.fit, "distill.students", distill.students, distill.prune.fit.frozen_blocks),
+    ):
+        if frozen_blocks < 0 and not fit.grad_checkpointing:
+            continue
+        for architecture in map(Architecture.parse, dict.fromkeys(texts)):
+            switches = {"frozen_blocks": frozen_blocks, "grad_checkpointing": fit.grad_checkpointing}
+            if text := _wrong_network(architecture.model, architecture.size_px, **switches):
+                yield (key, *(f"{where}.{name}" for name in switches)), f"{where}: {text}"
+
+
+def _teacher_conflicts(config: TrainConfig) -> Iterator[Conflict]:
+    fit, augment = config.fit, config.augment
+    if fit.adaptive_focal and not fit.focal_gamma:
+        yield (
+            ("train.fit.adaptive_focal", "train.fit.focal_gamma"),
+            "train.fit.adaptive_focal is true, train.fit.focal_gamma 0; expected a gamma above 0",
+        )
+    without = [text for text in config.teachers if not text.startswith(PRIOR_PREFIX) or "+" in text]
+    for key, lacking in (("prior_consistency", "logo-type prior"), ("aleatoric", "head of log variances")):
+        if without and (value := getattr(fit, key)):
+            off = "false" if value is True else "0"
+            yield (
+                (f"train.fit.{key}", "train.teachers"),
+                f"train.fit.{key} is {json.dumps(value)}; {without[0]} has no {lacking}: expected {off}, or only "
+                f"{PRIOR_PREFIX} among train.teachers",
+            )
+    if augment.p_mixup + augment.p_cutmix > 1:
+        yield (
+            ("train.augment.p_mixup", "train.augment.p_cutmix"),
+            f"train.augment.p_mixup and p_cutmix are {augment.p_mixup} and {augment.p_cutmix}; expected at most 1 together",
+        )
+
+
+def _student_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    config = recipe.distill
     if config.teachers_per_batch and (config.feature_weight or config.epistemic == "dispersion"):
         what = "feature_weight" if config.feature_weight else "epistemic = 'dispersion'"
-        raise RecipeError(
-            f"distill.teachers_per_batch is {config.teachers_per_batch}; expected 0: distill.{what} needs all teachers"
+        yield (
+            ("distill.teachers_per_batch", "distill.feature_weight", "distill.epistemic"),
+            f"distill.teachers_per_batch is {config.teachers_per_batch}; expected 0: distill.{what} needs all teachers",
         )
-
-
-def _check_bayes(config: BayesConfig) -> None:
-    for key in ("prior_deviation", "first_deviation"):
-        if getattr(config, key) <= 0:
-            raise RecipeError(f"train.bayes.{key} is {getattr(config, key)}; expected more than 0")
-    for key in ("kl_weight", "kl_warmup_epochs"):
-        if getattr(config, key) < 0:
-            raise RecipeError(f"train.bayes.{key} is {getattr(config, key)}; expected at least 0")
+    if config.epistemic != "off" and len(recipe.train.teachers) < 2:
+        yield (
+            ("distill.epistemic", "train.teachers"),
+            f"distill.epistemic is {config.epistemic!r}, and train.teachers has one, which disagrees with nobody; expected "
+            "two teachers or more, or epistemic = 'off'",
+        )
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
@@ -623,40 +759,6 @@ def _toml_lines(table: dict[str, Any], where: str) -> list[str]:
         if isinstance(value, dict):
             lines += ["", f"[{where}{key}]", *_toml_lines(value, f"{where}{key}.")]
     return lines
-
-
-def _build(default: Any, table: dict[str, Any], where: str):
-    """The dataclass `default` with the values of the table; what the table leaves out stays."""
-    if not isinstance(table, dict):
-        raise RecipeError(f"{where.rstrip('.') or 'recipe'} is {table!r}; expected a table")
-    hints = get_type_hints(type(default))
-    known = {entry.name for entry in fields(default)}
-    for key in table:
-        if key not in known:
-            raise RecipeError(f"unknown key {where}{key}; expected one of {', '.join(sorted(known))}")
-    values = {}
-    for key, value in table.items():
-        hint, before = hints[key], getattr(default, key)
-        values[key] = (
-            _build(before, value, f"{where}{key}.") if is_dataclass(hint) else _check(hint, value, where + key)
-        )
-    return replace(default, **values)
-
-
-def _check(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise RecipeError(f"{where} is {value!r}; expected a list")
-        return tuple(_check(get_args(hint)[0], item, where) for item in value)
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise RecipeError(f"{where} is {value!r}; expected {', '.join(get_args(hint))}")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise RecipeError(f"{where} is {value!r}; expected {hint.__name__}")
-    return value
 
 
 def _apply_override(table: dict[str, Any], override: str) -> None:

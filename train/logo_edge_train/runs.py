@@ -16,7 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from logo_edge.errors import RunError
+from logo_edge.errors import RecipeError, RunError
 from logo_edge.manifest import Manifest
 from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights, resize_layers
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig, recipe_from_dict
@@ -38,7 +38,13 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return recipe_from_dict(self.record["recipe"])
+        """What it was made by. Raises RunError where that is no recipe of this version."""
+        try:
+            return recipe_from_dict(self.record["recipe"])
+        except RecipeError as error:
+            raise RunError(
+                f"{self.folder / 'run.json'} has a recipe of another version: {error}\nTrain again with `logo-edge train`"
+            ) from error
 
     @property
     def manifest_path(self) -> Path:
@@ -49,8 +55,8 @@ class Run:
         """That of the ensemble's mean probability, fitted on calib; 1 in a run of a version that did not fit it."""
         return self.record.get("temperature", 1.0)
 
-    def load_member(self, index: int, *, drawing: bool = False) -> LogoNetwork:
-        """One teacher in evaluation mode; a Bayesian one as the network of its mean weights.
+    def load_member(self, index: int, *, drawing: bool = False, dropout: float = 0.0) -> LogoNetwork:
+        """One teacher in evaluation mode; a Bayesian one as the network of its mean weights, with that dropout.
 
         With `drawing`, one that `uncertainty.sample_logits` can draw from: with its dropout and its weights'
         distributions. Raises RunError where its checkpoint is missing or changed.
@@ -60,7 +66,7 @@ class Run:
         if not path.exists() or file_hash(path) != member["sha256"]:
             raise RunError(f"{path} is missing or not the file that run.json lists; train again with `logo-edge train`")
         if not drawing:
-            return load_network(path, self.architecture(index), len(self.classes))
+            return load_network(path, self.architecture(index), len(self.classes), dropout=dropout)
         return load_network(path, self.architecture(index), len(self.classes), drawing=self.recipe.train)
 
     def architecture(self, index: int) -> Architecture:
@@ -121,14 +127,14 @@ def save_member(path: Path, network: torch.nn.Module) -> str:
 
 
 def load_network(
-    path: Path, architecture: Architecture, classes: int, *, drawing: TrainConfig | None = None
+    path: Path, architecture: Architecture, classes: int, *, drawing: TrainConfig | None = None, dropout: float = 0.0
 ) -> LogoNetwork:
-    """The network of a checkpoint that `save_member` wrote, in evaluation mode, float32.
+    """The network of a checkpoint that `save_member` wrote, in evaluation mode, float32, with that dropout.
 
     With `drawing`, what it was fitted by, it keeps its dropout and its weights' distributions; else it is the network of
     its mean weights, a plain one.
     """
-    dropout = drawing.fit.dropout if drawing else 0.0
+    dropout = drawing.fit.dropout if drawing else dropout
     network = LogoNetwork(architecture.model, classes, size_px=architecture.size_px, dropout=dropout)
     if drawing and drawing.bayes.enabled:
         network.learn_deviations(drawing.bayes)

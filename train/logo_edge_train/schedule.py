@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from logo_edge_train.optim import parameter_groups, ranger
-from logo_edge_train.recipe import FitConfig
+from logo_edge_train.recipe import LoopConfig
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Phase:
         return self.rate * self.share(place - self.begin)
 
 
-def plan_phases(config: FitConfig) -> tuple[Phase, ...]:
+def plan_phases(config: LoopConfig) -> tuple[Phase, ...]:
     """The phases of a fit in order, without those of no length: they fill its epochs.
 
     Ranger and fine-tuning have their lengths at the end, the warm-up its own at the start, but at most half of what is
@@ -79,7 +79,7 @@ def cosine_share(done: float, length: float, restarts: int = 0, growth: float = 
 class Schedule:
     """Where a fit is: its `phase`, and that phase's `optimizer`, of a fit of which `epochs_done` are done."""
 
-    def __init__(self, network: nn.Module, config: FitConfig, steps: int, epochs_done: int):
+    def __init__(self, network: nn.Module, config: LoopConfig, steps: int, epochs_done: int):
         self.network, self.config, self.phases = network, config, plan_phases(config)
         self.phase = self._phase_at(max(0, epochs_done - 1 / steps))  # that of the last step
         self.optimizer = self._build()

@@ -192,8 +192,9 @@ def table_ms(costs: Sequence[np.ndarray], chosen: tuple[int, int, int]) -> float
 def derived_recipe(recipe: Recipe, name: str) -> Recipe:
     """The recipe with this network, at the size of the search, as its only teacher and only student.
 
-    ImageNet weights stay only where the search had them for it as well. With `search.joins` the network comes beside the
-    recipe's own teachers and students, and nothing else changes.
+    ImageNet weights stay only where the search had them for it as well. One teacher disagrees with nobody: the student
+    learns no epistemic output. With `search.joins` the network comes beside the recipe's own teachers and students, and
+    nothing else changes.
     """
     network, train, distill = str(Architecture(name, recipe.search.size_px)), recipe.train, recipe.distill
     if recipe.search.joins:
@@ -202,7 +203,7 @@ def derived_recipe(recipe: Recipe, name: str) -> Recipe:
     else:
         pretrained = recipe.search.pretrained and has_imagenet_weights(name)
         train = replace(train, teachers=(network,), pretrained=pretrained)
-        distill = replace(distill, students=(network,), pretrained=pretrained)
+        distill = replace(distill, students=(network,), pretrained=pretrained, epistemic="off")  # of one teacher
     return replace(
         recipe, name=f"{recipe.name}-derived", description=f"As {recipe.name}, with {network}.", train=train,
         distill=distill,

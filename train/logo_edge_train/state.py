@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from logo_edge.errors import RunError
-from logo_edge_train.recipe import FitConfig
+from logo_edge_train.recipe import LoopConfig
 
 
 def save_state(
     path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict],
-    config: FitConfig, objective: nn.Module | None = None,
+    config: LoopConfig, objective: nn.Module | None = None,
 ) -> None:  # fmt: skip
     """Writes all that a fit needs to go on after its last epoch, whole or not at all."""
     metadata = {"history": json.dumps(history), "config": json.dumps(asdict(config))}
@@ -29,7 +29,7 @@ def save_state(
 
 
 def load_state(
-    path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig,
+    path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig,
     objective: nn.Module | None = None,
 ) -> list[dict]:  # fmt: skip
     """The records of the epochs that are done, their weights and moments put in place; none where there is no file.
@@ -88,10 +88,10 @@ def _modules(network: nn.Module, ema: nn.Module, objective: nn.Module | None) ->
     return {"network": network, "ema": ema} | ({"objective": objective} if objective else {})
 
 
-def _describes(text: str, config: FitConfig) -> bool:
+def _describes(text: str, config: LoopConfig) -> bool:
     """Whether a state's text is that of this configuration; a setting that is newer than the state counts as its default."""
     try:
-        found = {**asdict(FitConfig()), **json.loads(text)}
+        found = {**asdict(type(config)()), **json.loads(text)}
     except ValueError:  # of before there were such texts
         return False
     return found == json.loads(json.dumps(asdict(config)))

