@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import glob
 import json
 import os
 import sys
@@ -19,19 +18,23 @@ from logo_edge.classifier import Classification, Classifier
 from logo_edge.errors import ImageError, LogoEdgeError
 from logo_edge.folders import (
     EXPLAINED,
-    MAX_STDIN_BYTES,
+    FOLDERS,
     STDIN,
     Journal,
     Progress,
     classify_folder,
     classify_named,
     describe_settings,
+    expand_glob,
     find_images,
+    folders_of,
+    is_glob,
     record_of,
-    shown,
+    rounded,
     usable_cores,
 )
-from logo_edge.images import URL
+from logo_edge.images import MAX_FILE_BYTES, URL
+from logo_edge.names import printable, shown
 
 BATCH = 8
 NAME_WIDTH = 60  # of the table's first column, at most
@@ -81,7 +84,7 @@ def run(options: Options) -> int:
         images = find_images(paths)
         first = list(islice(images, PEEKED))
         if not first and len(paths) == len(options.paths):
-            found = ", ".join(paths)
+            found = printable(", ".join(paths))
             svg = "" if find_spec("resvg_py") else "; SVG needs pip install 'logo-edge[svg]'"
             print(
                 f"logo-edge: no image found in {found}; expected files such as .png, .jpg, .webp{svg}", file=sys.stderr
@@ -104,23 +107,23 @@ def run(options: Options) -> int:
 
 
 def _is_there(path: str) -> bool:
-    if path == STDIN or os.path.lexists(path) or (glob.has_magic(path) and any(glob.iglob(path, recursive=True))):
+    if path == STDIN or os.path.lexists(path) or (is_glob(path) and any(expand_glob(path))):
         return True
     kind = "an address; nothing is fetched. Download it first" if URL.match(path) else "no such file or folder"
-    print(f"logo-edge: {shown(path)}: {kind}", file=sys.stderr)
+    print(f"logo-edge: {printable(path)}: {kind}", file=sys.stderr)
     return False
 
 
 def _source(name: str) -> str | bytes:
-    return sys.stdin.buffer.read(MAX_STDIN_BYTES) if name == STDIN else name
+    return sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if name == STDIN else name  # a byte too many is refused
 
 
 def _make_table(classifier: Classifier, paths: list[str], options: Options, workers: int) -> int:
     """Writes --out and gives the number of failures."""
     assert options.out is not None
-    out, settings = Path(options.out), describe_settings(classifier)
+    out, settings = Path(options.out), describe_settings(classifier) | {FOLDERS: folders_of(paths)}
     with Journal(out, classifier.labels, settings, overwrite=options.overwrite) as journal:
-        progress = Progress(sum(1 for _ in find_images(paths)), journal.rows)
+        progress = Progress(sum(1 for _ in find_images(paths)), journal.begun)
         try:
             if options.engine == RAY:
                 from logo_edge.scale import classify_on_cluster
@@ -136,7 +139,7 @@ def _make_table(classifier: Classifier, paths: list[str], options: Options, work
                 )
         finally:
             progress.close()
-    print(f"{out}: {journal.rows:,} images, {journal.failed:,} of them failed")
+    print(f"{printable(str(out))}: {journal.rows:,} images, {journal.failed:,} of them failed")
     return journal.failed
 
 
@@ -154,7 +157,7 @@ def _explained(classifier: Classifier, named: Iterable[tuple[str, str | bytes]],
         path = name + EXPLAINED
         try:
             picture.save(path, "PNG")
-        except OSError as error:
+        except PermissionError as error:
             raise LogoEdgeError(f"{path}: {error.strerror}; --explain needs a folder that can be written") from error
         yield _record(name, result, options) | {"explanation": shown(path)}
 
@@ -162,7 +165,7 @@ def _explained(classifier: Classifier, named: Iterable[tuple[str, str | bytes]],
 def _record(name: str, result: Classification | ImageError, options: Options) -> dict:
     record = record_of(name, result)
     if options.top_k and isinstance(result, Classification):
-        record["probabilities"] = {label: round(value, 6) for label, value in result.top(options.top_k).items()}
+        record["probabilities"] = {label: rounded(value) for label, value in result.top(options.top_k).items()}
     return record
 
 
@@ -171,7 +174,7 @@ def _print(records: Iterator[dict], options: Options, width: int) -> int:
     failed = 0
     if options.json:
         whole = list(records)
-        print(json.dumps(whole, indent=1, ensure_ascii=False))
+        print(json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False))
         return sum("error" in record for record in whole)
     some, width = width > 0, min(max(width, 4), NAME_WIDTH)
     if not options.jsonl and some:
@@ -179,25 +182,29 @@ def _print(records: Iterator[dict], options: Options, width: int) -> int:
     for record in records:
         failed += "error" in record
         if options.jsonl:
-            print(json.dumps(record, ensure_ascii=False), flush=True)
+            print(json.dumps(record, ensure_ascii=False, allow_nan=False), flush=True)
         elif "error" in record:
-            print(f"{record['path']:{width}}  {'-':12}  error: {record['error']}", file=sys.stderr)
+            print(printable(f"{record['path']:{width}}  {'-':12}  error: {record['error']}"), file=sys.stderr)
         else:
-            print(f"{record['path']:{width}}  {_describe(record, options)}")
+            print(printable(f"{record['path']:{width}}  {_describe(record, options)}"))
     return failed
 
 
 def _describe(record: dict, options: Options) -> str:
     """Label, confidence and what else was asked for, as the table shows it."""
-    parts = [f"{record['label'] or '(unsure)':12}  {record['confidence']:6.1%}"]
+    parts = [f"{record['label'] or '(unsure)':12}  {_percent(record['confidence']):>6}"]
     if record["label"] is None:
         parts.append(f"best guess: {record['best_guess']}")
     if options.top_k:
-        parts.append(", ".join(f"{label} {value:.1%}" for label, value in record["probabilities"].items()))
+        parts.append(", ".join(f"{label} {_percent(value)}" for label, value in record["probabilities"].items()))
     if options.coverage is not None:
         parts.append(f"{options.coverage:g}: {{{', '.join(record['prediction_set'])}}}")
     if record.get("enrolled", {}).get("label"):
-        parts.append(f"enrolled: {record['enrolled']['label']}, {record['enrolled']['confidence']:.1%}")
+        parts.append(f"enrolled: {record['enrolled']['label']}, {_percent(record['enrolled']['confidence'])}")
     if "explanation" in record:
         parts.append(record["explanation"])
     return "  ".join(parts)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

@@ -6,16 +6,16 @@ import gc
 import os
 import sys
 
-from logo_edge.errors import LogoEdgeError
+from logo_edge.ending import ending, prepare_streams
 
-EXIT_USAGE = 2
 FLAGS = {"--json": "json", "--jsonl": "jsonl"}
 VALUES = {"--bundle": "bundle", "-b": "bundle"}
 
 
 def main() -> None:
-    """Runs the command; a LogoEdgeError becomes one line on stderr and exit status 2."""
-    try:
+    """Runs the command; `ending` has its exit statuses."""
+    with ending():
+        prepare_streams()
         if options := plain_options(sys.argv[1:]):
             gc.disable()  # until the model is loaded: searching what is imported for garbage takes 30 ms
             from logo_edge.classify import Options, run
@@ -27,15 +27,6 @@ def main() -> None:
         from logo_edge.verbs import app
 
         app()
-    except LogoEdgeError as error:
-        print(f"logo-edge: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
-    except KeyboardInterrupt:
-        print("logo-edge: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
 
 
 def plain_options(arguments: list[str]) -> dict | None:

@@ -10,6 +10,7 @@ import typer
 from logo_edge.classifier import Classifier
 from logo_edge.classify import ENGINES, LOCAL, Options, run
 from logo_edge.decision import Mode
+from logo_edge.names import printable
 from logo_edge.preprocess import LIBRARY
 
 classify = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -145,7 +146,7 @@ def info_command(
     if checked:
         rows["self-test"] = f"{checked} golden vectors agree on {classifier.backend}"
     for key, value in rows.items():
-        typer.echo(f"{key:>18}  {value}")
+        typer.echo(f"{key:>18}  {printable(str(value))}")
 
 
 @monitor.command(
@@ -169,14 +170,16 @@ def monitor_command(
         records = [{**vars(drift), "verdict": drift.verdict} for drift in drifts]
         typer.echo(json.dumps({"bundle": content.name, "count": len(entries), "drift": records}, ensure_ascii=False))
     else:
-        typer.echo(f"{content.name}: {len(entries)} predictions against {content.reference['count']} of the reference")
+        typer.echo(
+            f"{printable(content.name)}: {len(entries)} predictions against {content.reference['count']} of the reference"
+        )
         for drift in drifts:
             typer.echo(
                 f"{drift.name:>12}  {drift.verdict:<8}  index {drift.index:.3f}, by chance up to {drift.by_chance:.3f}"
             )
             if drift.verdict != "stable":
                 for name, share in drift.found.items():
-                    typer.echo(f"{'':>14}{name:<24} {drift.reference[name]:6.1%} -> {share:6.1%}")
+                    typer.echo(f"{'':>14}{printable(name):<24} {drift.reference[name]:6.1%} -> {share:6.1%}")
     if any(drift.verdict == "drifted" for drift in drifts):
         raise typer.Exit(1)
 

@@ -19,6 +19,7 @@ from logo_edge.enroll import FALSE_ACCEPTS, add_class, new_enrolment, open_enrol
 from logo_edge.errors import EnrolmentError, ImageError, LogoEdgeError
 from logo_edge.folders import find_images
 from logo_edge.images import load_image
+from logo_edge.names import printable, shown
 from logo_edge.similar import SAME_LOGO, centre_of, rank
 from logo_edge.similar import cluster as group
 
@@ -75,7 +76,7 @@ def enroll_command(
         enrolment, fresh = add_class(enrolment, classifier, name, paths)
         if not as_json:
             known = f", {len(paths) - fresh} known already" if fresh < len(paths) else ""
-            typer.echo(f"{file}: {fresh} new image{'s' * (fresh != 1)} of {name}{known}")
+            typer.echo(f"{printable(str(file))}: {fresh} new image{'s' * (fresh != 1)} of {printable(name)}{known}")
     elif remove is not None:
         enrolment = enrolment.without(remove)
     rows = [
@@ -87,7 +88,7 @@ def enroll_command(
         write_enrolment(enrolment, file)
     if as_json:
         typer.echo(json.dumps(
-            {"file": str(file), "classes": rows, "false_accepts": enrolment.false_accepts, "threshold": threshold}, ensure_ascii=False
+            {"file": shown(str(file)), "classes": rows, "false_accepts": enrolment.false_accepts, "threshold": threshold}, ensure_ascii=False
         ))  # fmt: skip
         return
     width = max((len(row["class"]) for row in rows), default=0)
@@ -96,7 +97,7 @@ def enroll_command(
         note = "" if found is None else f"  {found} of {row['images']} found when left out"
         typer.echo(f"{row['class']:{width}}  {row['images']:3} image{'s' * (row['images'] != 1)}{note}")
     if threshold is None:
-        typer.echo(f"{file}: no class is enrolled")
+        typer.echo(f"{printable(str(file))}: no class is enrolled")
     else:
         typer.echo(
             f"named from similarity {threshold:.3f} on; at most {enrolment.false_accepts:.1%} of other logos reach it"
@@ -129,19 +130,18 @@ def similar_command(
     paths, vectors, failed = _embed_folders(classifier, space, folders)
     ranked = [(paths[index], similarity) for index, similarity in rank(asked, vectors)][: top_k or None]
     if as_json:
-        results = [{"path": path, "similarity": round(similarity, 6)} for path, similarity in ranked]
-        errors = [{"path": path, "error": error} for path, error in failed]
+        results = [{"path": shown(path), "similarity": round(similarity, 6)} for path, similarity in ranked]
         typer.echo(
-            json.dumps({"query": str(query), "results": results, "errors": errors}, indent=1, ensure_ascii=False)
+            json.dumps({"query": shown(str(query)), "results": results, "errors": failed}, indent=1, ensure_ascii=False)
         )
     elif as_csv:
         _write_csv(
             ("rank", "similarity", "path"),
-            [(place, f"{found:.6f}", path) for place, (path, found) in enumerate(ranked, 1)],
+            [(place, f"{found:.6f}", shown(path)) for place, (path, found) in enumerate(ranked, 1)],
         )
     else:
         for path, similarity in ranked:
-            typer.echo(f"{similarity:6.3f}  {path}")
+            typer.echo(f"{similarity:6.3f}  {printable(path)}")
     if failed:
         raise typer.Exit(1)
 
@@ -173,17 +173,19 @@ def cluster_command(
         first = centre_of(vectors, found)
         groups.append([paths[index] for index in (first, *(other for other in found if other != first))])
     if as_json:
-        errors = [{"path": path, "error": error} for path, error in failed]
+        groups = [[shown(path) for path in paths] for paths in groups]
         typer.echo(
-            json.dumps({"similarity": similarity, "groups": groups, "errors": errors}, indent=1, ensure_ascii=False)
+            json.dumps({"similarity": similarity, "groups": groups, "errors": failed}, indent=1, ensure_ascii=False)
         )
     elif as_csv:
-        _write_csv(("group", "path"), [(number, path) for number, found in enumerate(groups, 1) for path in found])
+        _write_csv(
+            ("group", "path"), [(number, shown(path)) for number, found in enumerate(groups, 1) for path in found]
+        )
     else:
         for number, found in enumerate(groups, 1):
             typer.echo(f"group {number}: {len(found)} image{'s' * (len(found) != 1)}")
             for path in found:
-                typer.echo(f"  {path}")
+                typer.echo(f"  {printable(path)}")
     if failed:
         raise typer.Exit(1)
 
@@ -196,10 +198,8 @@ def _open(bundle: Path | None, threads: int, as_json: bool, as_csv: bool):
     return classifier, read_space(classifier.bundle)
 
 
-def _embed_folders(
-    classifier: Classifier, space, folders: list[Path]
-) -> tuple[list[str], np.ndarray, list[tuple[str, str]]]:
-    """The readable images' paths and (N, d) vectors, and what failed and why, which is told on stderr too."""
+def _embed_folders(classifier: Classifier, space, folders: list[Path]) -> tuple[list[str], np.ndarray, list[dict]]:
+    """The readable images' paths and (N, d) vectors, and path and error of the others, which are told on stderr too."""
     for folder in folders:
         if not os.path.exists(folder):
             raise LogoEdgeError(f"{folder}: no such file or folder")
@@ -211,8 +211,8 @@ def _embed_folders(
     paths, vectors, failed = [], [], []
     for path, result in zip(found, embed_many(classifier, space, found), strict=True):
         if isinstance(result, ImageError):
-            failed.append((path, str(result)))
-            typer.echo(f"logo-edge: {result}", err=True)
+            failed.append({"path": shown(path), "error": shown(str(result))})
+            typer.echo(f"logo-edge: {printable(str(result))}", err=True)
         else:
             paths.append(path)
             vectors.append(result)

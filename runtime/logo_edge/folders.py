@@ -1,16 +1,19 @@
 """Folders of any size: finding their images, and classifying them into one table that an interruption does not lose.
 
-Rows go to a journal beside the table, `OUT.part`, as lines of JSON after a digest of the name, a batch at a time. When all are there the table is
-written of it and put in place in one step. Run again, what the journal holds is not classified again. An engine that
-classifies elsewhere needs `find_images`, `record_of` and `Journal` alone.
+Rows go to a journal beside the table, `OUT.part`, a batch at a time. When all are there, the table is written and put in
+place in one step. Run again, what the journal holds is not classified again. An engine that classifies elsewhere needs
+`find_images`, `record_of` and `Journal` alone.
 """
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
+import math
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -18,12 +21,11 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
-import numpy as np
-
-from logo_edge.classifier import Classification, Classifier
+from logo_edge.classifier import Classification, Classifier, Match
+from logo_edge.ending import AGAIN
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
+from logo_edge.names import shown
 
 STDIN = "-"
 RASTER = frozenset(
@@ -32,9 +34,11 @@ RASTER = frozenset(
 )
 EXPLAINED = ".explain.png"  # what --explain leaves beside an image is none to classify
 FORMATS = (".csv", ".jsonl", ".parquet")
-MAX_STDIN_BYTES = 256 * 1024 * 1024
+FOLDERS = "folder"  # of the settings: where the images come from
 ENROLLED = "enrolment_sha256"  # of the settings: which enrolment, if any
 ROW_GROUP = 10_000  # rows of a Parquet file that are in memory at a time
+BUSY = 5  # SQLite's result codes, https://sqlite.org/rescode.html
+SYSTEM_ERRORS = {8: errno.EROFS, 10: errno.EIO, 13: errno.ENOSPC, 14: errno.EACCES}
 
 
 def find_images(paths: Iterable[str]) -> Iterator[str]:
@@ -45,12 +49,25 @@ def find_images(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         if os.path.isdir(path):
             yield from walk_images(path)
-        elif glob.has_magic(path) and not os.path.lexists(path):
-            for found in sorted(glob.iglob(path, recursive=True)):
+        elif is_glob(path):
+            for found in sorted(expand_glob(path)):
                 if os.path.isfile(found) and not found.endswith(EXPLAINED):
                     yield found
         else:
             yield path
+
+
+def is_glob(path: str) -> bool:
+    """Whether the path is a pattern, and no file or folder of that very name."""
+    return glob.has_magic(path) and not os.path.lexists(path)
+
+
+def expand_glob(pattern: str) -> Iterator[str]:
+    """What the pattern matches. Leading folders that exist under that very name, such as `t [new]`, are no pattern."""
+    literal = pattern
+    while literal and not os.path.isdir(literal):
+        literal = os.path.dirname(literal)
+    return glob.iglob(glob.escape(literal) + pattern[len(literal) :], recursive=True)
 
 
 def walk_images(folder: str | os.PathLike) -> Iterator[str]:
@@ -88,23 +105,35 @@ def record_of(name: str, result: Classification | ImageError) -> dict:
         "path": shown(name),
         "label": result.label,
         "best_guess": result.best_guess,
-        "confidence": round(result.confidence, 6),
-        "probabilities": {label: round(value, 6) for label, value in result.probabilities.items()},
+        "confidence": rounded(result.confidence),
+        "probabilities": {label: rounded(value) for label, value in result.probabilities.items()},
         "prediction_set": None if result.prediction_set is None else list(result.prediction_set),
-        "aleatoric": round(result.aleatoric, 6),
-        "epistemic": None if result.epistemic is None else round(result.epistemic, 6),
-        "energy": round(result.energy, 6),
+        "aleatoric": rounded(result.aleatoric),
+        "epistemic": rounded(result.epistemic),
+        "energy": rounded(result.energy),
         "is_logo": result.is_logo,
         "high_confidence": result.high_confidence,
         "low_confidence": result.low_confidence,
         "reason": result.reason,
-        **({} if result.enrolled is None else {"enrolled": vars(result.enrolled)}),
+        **({} if result.enrolled is None else {"enrolled": _match(result.enrolled)}),
     }
 
 
-def shown(name: str) -> str:
-    """A file's name as text that can be printed: bytes of it that are no UTF-8 become U+FFFD."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _match(match: Match) -> dict:
+    return vars(match) | {name: rounded(getattr(match, name)) for name in ("similarity", "confidence")}
+
+
+def rounded(value: float | None) -> float | None:
+    """Six decimals; None where there is no finite number, which JSON cannot say."""
+    return round(value, 6) if value is not None and math.isfinite(value) else None
+
+
+def folders_of(paths: Iterable[str]) -> list[str]:
+    """Where the images of one table come from: the absolute folders and globs, and the folders of files, each once."""
+    folders = {
+        path if os.path.isdir(path) or is_glob(path) else os.path.dirname(os.path.abspath(path)) for path in paths
+    }
+    return sorted(shown(os.path.abspath(folder)) for folder in folders)
 
 
 def describe_settings(classifier: Classifier) -> dict:
@@ -119,12 +148,17 @@ def describe_settings(classifier: Classifier) -> dict:
 class Journal:
     """The rows of a table that is being made: `done` says which are there, `append` adds some, `finish` writes the table.
 
-    A context manager. A last line that was cut off in the middle is dropped, and its image done again.
+    A context manager over a SQLite database beside the table, which belongs to one process at a time. A row is that of
+    one file: of its absolute path, size and times of change. A file that was replaced since is classified again, and
+    rows of files that a later run does not name are left out of its table.
     """
 
     def __init__(self, out: Path, labels: tuple[str, ...], settings: dict, *, overwrite: bool = False):
-        """`settings`: those of `describe_settings`. Raises LogoEdgeError where `out` is there already (unless `overwrite`), is of no known kind, or was begun with
-        other settings or is damaged; MissingExtraError for Parquet without pyarrow."""
+        """`settings`: those of `describe_settings` and, where there are any, the `folders_of` the images.
+
+        Raises LogoEdgeError where `out` exists (unless `overwrite`), is of no known kind, cannot be there, or its journal
+        was begun with other settings or is damaged; MissingExtraError for Parquet without pyarrow; OSError.
+        """
         if out.suffix.lower() not in FORMATS:
             raise LogoEdgeError(f"{out}: found suffix {out.suffix!r}; expected one of {', '.join(FORMATS)}")
         if out.suffix.lower() == ".parquet":
@@ -133,94 +167,140 @@ class Journal:
             raise LogoEdgeError(f"{out}: there already; name another --out, or replace it with --overwrite")
         self.out, self.columns = out, columns_of(labels, enrolled=settings.get(ENROLLED) is not None)
         self.path = out.with_name(f"{out.name}.part")
-        self.rows = self.failed = 0
-        settings = json.loads(json.dumps(settings))
+        self.rows = self.failed = self.added = 0
+        self._begun: dict[str, str] = {}  # what is being classified, and its stamp before it was read
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 (closed by __exit__)
-            _lock(self._file, self.path)
-            self._digests = self._read_rows(settings)
-        except LogoEdgeError:
-            self._file.close()
-            raise
-        except OSError as error:
+            with open(self.path, "ab"):  # tells, unlike SQLite, why it cannot be written
+                pass
+        except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
             raise LogoEdgeError(f"{self.path}: {error.strerror}; expected a folder that can be written") from error
+        import sqlite3  # 3 ms that a start without --out need not pay
+
+        self._database = sqlite3.connect(self.path, timeout=0)
+        try:
+            self._open(json.loads(json.dumps(settings)))
+        except BaseException:
+            self._database.close()
+            raise
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *error) -> None:
-        self._file.close()
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        if isinstance(error, (KeyboardInterrupt, OSError)):
+            error.add_note(AGAIN)
+        self._database.close()
 
     def done(self, name: str) -> bool:
-        """Whether the journal held the image's row when it was opened."""
-        digest = np.uint64(int(_digest(name), 16))
-        index = int(np.searchsorted(self._digests, digest))
-        return index < len(self._digests) and self._digests[index] == digest
+        """Whether the journal holds the image's row; if not, the file's size and times are noted for `append`."""
+        key, stamp = _key(name), _stamp(name)
+        row = self._execute("SELECT run, failed FROM rows WHERE path = ? AND stamp = ?", key, stamp).fetchone()
+        if row is None:
+            self._begun[name] = stamp
+            return False
+        if row[0] != self._run:
+            self._execute("UPDATE rows SET run = ?, name = ? WHERE path = ?", self._run, os.fsencode(name), key)
+            self.rows, self.failed = self.rows + 1, self.failed + row[1]
+            if self.rows % ROW_GROUP == 0:
+                self._commit()
+        return True
 
     def append(self, named: Iterable[tuple[str, dict]]) -> None:
-        """Adds rows of `record_of`, each after the name that it is of; they are in the file when it returns."""
-        named = list(named)
-        self._file.write(b"".join(json.dumps([_digest(name), record]).encode() + b"\n" for name, record in named))
-        self._file.flush()
-        self.rows += len(named)
-        self.failed += sum("error" in record for _, record in named)
+        """Adds rows of `record_of`, each after the name that it is of; they are in the file when it returns.
+
+        They survive the end of this process, and all but the latest survive a power failure. Raises OSError.
+        """
+        for name, record in named:
+            stamp = self._begun.pop(name, None)
+            stamp = _stamp(name) if stamp is None else stamp
+            failed, text = "error" in record, json.dumps(record, allow_nan=False)
+            row = _key(name), stamp, self._run, os.fsencode(name), failed, text
+            self._execute("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)", *row)
+            self.rows, self.failed, self.added = self.rows + 1, self.failed + failed, self.added + 1
+        self._commit()
 
     def finish(self) -> None:
-        """Writes the table of all rows, puts it in place and drops the journal."""
-        os.fsync(self._file.fileno())
+        """Writes the table, in order of path, and puts it in place; the journal goes once the disk has the table."""
+        self._execute("DELETE FROM rows WHERE run != ?", self._run)
+        self.rows, self.failed = self._execute("SELECT count(*), coalesce(sum(failed), 0) FROM rows").fetchone()
+        self._commit()
         part = self.out.with_name(f".{self.out.name}.new")
         write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[self.out.suffix.lower()]
-        write(self.records(), self.columns, part)
-        os.replace(part, self.out)
-        self._file.close()
-        self.path.unlink()
+        try:
+            write(self.records(), self.columns, part)
+            _sync(part)
+            os.replace(part, self.out)
+        except BaseException:
+            part.unlink(missing_ok=True)  # room, where the disk is full
+            raise
+        _sync(self.out.parent)
+        self._database.close()
+        for path in (self.path.with_name(f"{self.path.name}-wal"), self.path):
+            path.unlink(missing_ok=True)
+        _sync(self.out.parent)
 
     def records(self) -> Iterator[dict]:
-        """Every row of the journal, one at a time."""
-        with open(self.path, "rb") as file:
-            next(file)  # the settings
-            for line in file:
-                yield json.loads(line)[1]
-
-    def _read_rows(self, settings: dict) -> np.ndarray:
-        """The sorted digests of the rows that are there; writes the settings into a new journal."""
-        digests: list[np.ndarray] = []
-        self._file.seek(0)
-        header = self._file.readline()
-        if not header.endswith(b"\n"):
-            self._file.truncate(0)
-            self._file.write(json.dumps({"settings": settings}).encode() + b"\n")
-            self._file.flush()
-            return np.empty(0, np.uint64)
-        if (found := _settings(header)) != settings:
-            differing = sorted(key for key in settings if not found or found.get(key) != settings[key])
-            raise LogoEdgeError(
-                f"{self.path}: begun with another {', '.join(differing)}; go on with the same, or delete it to start anew"
-            )
-        end = self._file.tell()
-        while lines := list(islice(self._file, 65536)):
-            whole = [line for line in lines if line.endswith(b"\n")]
-            rows = [self._read_row(line, number) for number, line in enumerate(whole, self.rows + 2)]
-            digests.append(np.array([digest for digest, _ in rows], np.uint64))
-            self.rows += len(rows)
-            self.failed += sum("error" in record for _, record in rows)
-            end += sum(map(len, whole))
-        self._file.truncate(end)
-        return np.sort(np.concatenate(digests)) if digests else np.empty(0, np.uint64)
-
-    def _read_row(self, line: bytes, number: int) -> tuple[np.uint64, dict]:
-        """The digest of the image's name and its record. Raises LogoEdgeError for a line that `append` did not write."""
+        """Every row of the journal, one at a time, in order of path. Raises LogoEdgeError where it is damaged."""
         try:
-            digest, record = json.loads(line)
-            if not isinstance(record["path"], str):
-                raise ValueError(f"path is {record['path']!r}")
-            return np.uint64(int(digest, 16)), record
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            for name, record in self._execute("SELECT name, record FROM rows ORDER BY path"):
+                yield json.loads(record) | {"path": shown(os.fsdecode(name))}
+        except (self._database.Error, ValueError) as error:
+            raise self._explain(error) from error
+
+    def _open(self, settings: dict) -> None:
+        """Takes the database for this process, checks it, and writes the settings into a new one."""
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
+            self._execute(f"PRAGMA {pragma}")
+        self._execute("BEGIN IMMEDIATE")
+        if not self._execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self._execute("CREATE TABLE journal (settings TEXT, runs INTEGER)")
+            self._execute(
+                "CREATE TABLE rows (path BLOB PRIMARY KEY, stamp TEXT, run INTEGER, name BLOB, failed INTEGER, record TEXT) "
+                "WITHOUT ROWID"
+            )
+            self._execute("INSERT INTO journal VALUES (?, 0)", json.dumps(settings))
+        elif (problem := self._execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise self._explain(ValueError(problem))
+        (text,) = self._execute("SELECT settings FROM journal").fetchone()
+        begun = json.loads(text)
+        differing = sorted(key for key in settings | begun if begun.get(key) != settings.get(key))
+        if FOLDERS not in settings or FOLDERS not in begun:  # an engine of its own need not name them
+            differing = [key for key in differing if key != FOLDERS]
+        if differing:
             raise LogoEdgeError(
-                f"{self.path}: line {number} cannot be read ({error!r}); expected a row that `--out` wrote. Delete that line "
-                "to have its image classified again, or the file to start anew"
-            ) from error
+                f"{self.path}: begun with another {', '.join(differing)} ({_values(begun, differing)}; now "
+                f"{_values(settings, differing)}); go on with the same, name another --out, or delete the file to start anew"
+            )
+        self._execute("UPDATE journal SET runs = runs + 1")
+        (self._run,) = self._execute("SELECT runs FROM journal").fetchone()
+        (self.begun,) = self._execute("SELECT count(*) FROM rows").fetchone()
+        self._commit()
+
+    def _execute(self, statement: str, *values) -> Iterator[tuple]:
+        try:
+            return self._database.execute(statement, values)
+        except self._database.Error as error:
+            raise self._explain(error) from error
+
+    def _commit(self) -> None:
+        try:
+            self._database.commit()
+        except self._database.Error as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: Exception) -> LogoEdgeError | OSError:
+        """The error as what it is: of the system, of another process, or of a damaged file."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without its extension
+        if code in SYSTEM_ERRORS:
+            number = SYSTEM_ERRORS[code]
+            return OSError(number, os.strerror(number), os.fspath(self.path))
+        if code == BUSY:
+            return LogoEdgeError(f"{self.path}: another process is writing it; wait for its end, or name another --out")
+        return LogoEdgeError(
+            f"{self.path}: damaged, or not a journal of this version ({error}); expected what `--out` wrote. Delete it to "
+            "classify all images again"
+        )
 
 
 def classify_folder(
@@ -233,7 +313,7 @@ def classify_folder(
     while some := list(islice(pairs, batch_size)):
         journal.append((name, record_of(name, result)) for name, result in some)
         if progress:
-            progress.show(journal.rows, journal.failed)
+            progress.show(journal)
     journal.finish()
 
 
@@ -260,23 +340,27 @@ def usable_cores() -> int:
 class Progress:
     """Images done, their rate and the time left, on stderr: one live line in a terminal, else a line a minute."""
 
-    def __init__(self, total: int, done: int = 0):
-        self.total, self.start_s, self.done_before = total, time.monotonic(), done
+    def __init__(self, total: int, begun: int = 0):
+        """`begun`: the rows of an earlier run, of images that may have changed since."""
+        self.total, self.start_s = total, time.monotonic()
         self.live = sys.stderr.isatty()
         self.every_s = 0.2 if self.live else 60.0
         self.shown_s = self.start_s
-        if done:
-            print(f"goes on after {done:,} of {total:,} images", file=sys.stderr)
+        if begun:
+            print(f"goes on after {begun:,} of {total:,} images", file=sys.stderr)
 
-    def show(self, done: int, failed: int) -> None:
+    def show(self, journal: Journal) -> None:
         now = time.monotonic()
-        if now - self.shown_s < self.every_s and done < self.total:
+        if now - self.shown_s < self.every_s and journal.rows < self.total:
             return
         self.shown_s = now
-        rate = (done - self.done_before) / max(now - self.start_s, 1e-9)
-        left_s = round(max(self.total - done, 0) / rate) if rate else 0
-        line = f"{done:,} of {self.total:,} images, {rate:,.0f}/s, {left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02} left"
-        line += f", {failed:,} failed" if failed else ""
+        rate = journal.added / max(now - self.start_s, 1e-9)
+        left_s = round(max(self.total - journal.rows, 0) / rate) if rate else 0
+        line = (
+            f"{journal.rows:,} of {self.total:,} images, {rate:,.0f}/s, "
+            f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02} left"
+        )
+        line += f", {journal.failed:,} failed" if journal.failed else ""
         print(f"\r{line:<78}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -284,30 +368,36 @@ class Progress:
             print(file=sys.stderr)
 
 
-def _lock(file: IO[bytes], path: Path) -> None:
-    """Keeps the file to this process until it is closed; raises LogoEdgeError where another has it."""
+def _key(name: str) -> bytes:
+    """The file's absolute path, as the system has it: names that are `shown` alike may differ."""
+    return os.fsencode(os.path.abspath(name))
+
+
+def _stamp(name: str) -> str:
+    """What changes with the file's content; empty where the system gives nothing.
+
+    The time of its last change of state tells a file that was replaced by one of the same size and modification time.
+    """
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return
+        status = os.stat(name)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _values(settings: dict, keys: list[str]) -> str:
+    return ", ".join(", ".join(value) if isinstance(value := settings.get(key), list) else str(value) for key in keys)
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk has the file, or the names in the folder. Raises OSError."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folder
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise LogoEdgeError(
-            f"{path}: another process is writing it; wait for its end, or name another --out"
-        ) from error
-
-
-def _digest(name: str) -> str:
-    """64 bits, in hexadecimal, of a file's name as the system knows it: what is `shown` of two may be the same."""
-    return hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
-
-
-def _settings(header: bytes) -> dict | None:
-    try:
-        return json.loads(header)["settings"]
-    except (ValueError, KeyError, TypeError):
-        return None
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def columns_of(labels: tuple[str, ...], *, enrolled: bool = False) -> list[str]:
@@ -333,11 +423,11 @@ NUMBERS = frozenset(("confidence", "aleatoric", "epistemic", "energy", "enrolled
 def _write_jsonl(records: Iterator[dict], columns: list[str], path: Path) -> None:
     with open(path, "w", encoding="utf-8") as file:
         for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _write_csv(records: Iterator[dict], columns: list[str], path: Path) -> None:
-    """`prediction_set` is joined by `|`, truth is 1 or 0, what there is not is empty."""
+    r"""`prediction_set` is joined by `|`, in names `\|` and `\\`; truth is 1 or 0, what there is not is empty."""
     import csv
 
     with open(path, "w", encoding="utf-8", newline="") as file:
@@ -345,7 +435,8 @@ def _write_csv(records: Iterator[dict], columns: list[str], path: Path) -> None:
         writer.writeheader()
         for record in records:
             row = _flat(record, columns)
-            row["prediction_set"] = None if row["prediction_set"] is None else "|".join(row["prediction_set"])
+            if row["prediction_set"] is not None:
+                row["prediction_set"] = "|".join(re.sub(r"[|\\]", r"\\\g<0>", name) for name in row["prediction_set"])
             writer.writerow({key: int(value) if isinstance(value, bool) else value for key, value in row.items()})
 
 

@@ -71,6 +71,8 @@ def load_reduced(
     elif isinstance(source, np.ndarray):
         return _from_array(source), None
     elif isinstance(source, (bytes, bytearray, memoryview)):
+        if len(source) > MAX_FILE_BYTES:
+            raise ImageError(f"the bytes: more than {MAX_FILE_BYTES:,}, which is what an image file may have")
         return _decode(bytes(source), "the bytes", fast, least_px, least_pixels)
     elif isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)

@@ -40,7 +40,7 @@ class Worker:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [os.fsdecode(name) for name in batch["name"]]
         results = classify_named(self._classifier, ((name, name) for name in names))
-        records = [json.dumps(record_of(name, result)) for name, result in results]
+        records = [json.dumps(record_of(name, result), allow_nan=False) for name, result in results]
         return {"index": batch["index"], "record": np.array(records, object)}
 
 
@@ -88,7 +88,7 @@ def classify_on_cluster(
             names = [os.fsdecode(missing[index]) for index in batch["index"][fresh]]
             journal.append(zip(names, map(json.loads, batch["record"][fresh]), strict=True))
             if progress:
-                progress.show(journal.rows, journal.failed)
+                progress.show(journal)
     except ray.exceptions.RayError as error:
         raise LogoEdgeError(f"the Ray cluster gave up: {error}; run the same again to go on") from error
     finally:

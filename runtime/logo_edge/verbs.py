@@ -8,6 +8,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from logo_edge.ending import STATUSES, ending
+
 VERBS = "logo_edge.commands"  # the group of entry points; the runtime's own verbs stand in the module of that name
 OWN_VERBS = (
     "classify",
@@ -35,6 +37,16 @@ class LazyVerbs(TyperGroup):
         command.name = cmd_name
         return command
 
+    def make_context(self, *arguments, **options) -> typer.Context:
+        """Reads the command line, and prints --help. How that ends is told here, as in `invoke`."""
+        with ending():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: typer.Context):
+        """Runs the verb. How it ends is told here: Typer would give other exit statuses, and no line."""
+        with ending():
+            return super().invoke(ctx)
+
 
 def _entry_points() -> dict:
     from importlib.metadata import entry_points
@@ -49,7 +61,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train, compress and run small, calibrated logo classifiers.\n\nStart with: logo-edge classify IMAGE.png",
+    help=f"Train, compress and run small, calibrated logo classifiers.\n\nStart with: logo-edge classify IMAGE.png\n\n{STATUSES}",
 )
 
 

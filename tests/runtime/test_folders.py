@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from typer.testing import CliRunner
 
 from logo_edge import Classifier, LogoEdgeError, commands, folders
 from logo_edge.decision import Conformal
+from logo_edge.ending import SYSTEM
 from logo_edge.folders import Journal, classify_folder, describe_settings, find_images
 
 SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
@@ -91,6 +96,15 @@ def rows_of(path: Path) -> list[dict]:
     return sorted(rows, key=lambda row: row["path"])
 
 
+def kept_in(journal: Path) -> int:
+    """The rows of a journal that nobody writes."""
+    database = sqlite3.connect(journal)
+    try:
+        return database.execute("SELECT count(*) FROM rows").fetchone()[0]
+    finally:
+        database.close()
+
+
 def test_the_three_formats_hold_the_same(bundle, logos, tmp_path):
     tables = {}
     for suffix in folders.FORMATS:
@@ -144,17 +158,15 @@ def test_an_interrupted_run_goes_on_where_it_was_and_loses_and_repeats_nothing(b
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    part = out.with_name("results.jsonl.part")
-    kept = part.read_bytes().splitlines()
-    assert len(kept) == 1 + 24
+    assert kept_in(out.with_name("results.jsonl.part")) == 24
     assert not out.exists()
-    part.write_bytes(part.read_bytes() + b'["00", {"path": "cut o')  # as a power failure leaves it
     first, seen[:] = len(seen), []
     run()
     assert len(seen) == 60 - 24
     rows = rows_of(out)
     assert [row["path"] for row in rows] == sorted(find_images([str(logos)]))
     assert first >= 24
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "results"))] == ["results.jsonl"]
 
 
 def test_a_killed_run_goes_on(bundle, logos, tmp_path):
@@ -168,15 +180,13 @@ def test_a_killed_run_goes_on(bundle, logos, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     part = out.with_name("results.csv.part")
     deadline = time.monotonic() + 120
-    while (
-        (not part.exists() or part.stat().st_size < 20_000) and time.monotonic() < deadline and process.poll() is None
-    ):
+    log = out.with_name("results.csv.part-wal")
+    while (not log.exists() or log.stat().st_size < 300_000) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert part.exists(), "it was done before it could be killed"
-    before = part.read_bytes().count(b"\n") - 1
-    assert 0 < before < 6000
+    assert 0 < kept_in(part) < 6000
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert "goes on after" in again.stderr
@@ -270,25 +280,215 @@ def test_names_that_differ_in_undecodable_bytes_alone_are_two_images(bundle, tmp
     assert sorted(row["label"] for row in rows_of(out)) == ["blue", "red"]
 
 
-@pytest.mark.parametrize("line", [b"{", b'["x", {"path": "a.png"}]', b'["1f", {"label": "red"}]', b'["1f", 3]', b"3",
-                                  b'{"path": "a.png", "label": null}', b'["1f", {"path": null}]', b'["%s", {"path": "a.png"}]' % (b"f" * 17), b"\xff"])  # fmt: skip
-def test_a_damaged_row_of_the_journal_is_named_by_its_line(bundle, logos, tmp_path, line):
-    classifier, out = Classifier.load(bundle), tmp_path / "results.csv"
-    with Journal(out, classifier.labels, describe_settings(classifier)) as journal:
-        for name in list(find_images([str(logos / "0")]))[:3]:
-            journal.append([(name, folders.record_of(name, classifier.classify(name)))])
+@pytest.mark.parametrize(
+    "content", [b"SQLite format 3\0" + bytes(4096), b'{"settings": {}}\n["1f", {"path": "a.png"}]\n', None]
+)
+def test_what_is_no_journal_is_named_and_left_alone(bundle, logos, tmp_path, content):
     part = tmp_path / "results.csv.part"
-    lines = part.read_bytes().splitlines(keepends=True)
-    part.write_bytes(b"".join([*lines[:2], line + b"\n", *lines[2:]]))
-    damaged = part.read_bytes()
-    result = classify(bundle, logos, "--out", out)
+    if content is None:
+        database = sqlite3.connect(part)
+        database.execute("CREATE TABLE somebody_elses (value)")
+        database.close()
+    else:
+        part.write_bytes(content)
+    before = part.read_bytes()
+    result = classify(bundle, logos, "--out", tmp_path / "results.csv")
     assert isinstance(result.exception, LogoEdgeError)
-    assert "results.csv.part: line 3 cannot be read" in str(result.exception)
-    assert "Delete that line" in str(result.exception)
-    assert part.read_bytes() == damaged
-    part.write_bytes(b"".join(lines))
-    assert classify(bundle, logos, "--out", out).exit_code == 1
+    assert "results.csv.part: damaged, or not a journal" in str(result.exception)
+    assert "Delete it" in str(result.exception)
+    if content is None:
+        database = sqlite3.connect(part)
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("somebody_elses",)]
+        database.close()
+    else:
+        assert part.read_bytes() == before
+
+
+def begin(bundle: Path, paths: list[Path], out: Path, count: int) -> None:
+    """Leaves the journal of a run over the paths that was interrupted after so many images."""
+    classifier = Classifier.load(bundle)
+    names = list(map(str, paths))
+    settings = describe_settings(classifier) | {folders.FOLDERS: folders.folders_of(names)}
+    with Journal(out, classifier.labels, settings) as journal:
+        for name in list(find_images(names))[:count]:
+            assert not journal.done(name)
+            result = next(classifier.classify_many([name]))
+            journal.append([(name, folders.record_of(name, result))])
+
+
+def paint(path: Path, colour: tuple[int, int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(path)
+
+
+@pytest.mark.parametrize("how", ["rewritten", "same size and time", "renamed over", "unreadable before"])
+def test_a_file_that_was_replaced_is_classified_again(bundle, tmp_path, how):
+    logo, other = tmp_path / "in" / "logo.bmp", tmp_path / "other.bmp"
+    paint(logo, (255, 0, 0))
+    paint(other, (0, 0, 255))
+    if how == "unreadable before":
+        logo.unlink()
+        logo.symlink_to(tmp_path / "absent.bmp")
+    begin(bundle, [tmp_path / "in"], tmp_path / "results.jsonl", 1)
+    status = logo.lstat()
+    if how == "rewritten":
+        paint(logo, (0, 0, 255))
+        os.utime(logo, ns=(0, 0))
+    else:
+        os.replace(other, logo)
+        os.utime(logo, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert classify(bundle, tmp_path / "in", "--out", tmp_path / "results.jsonl").exit_code == 0
+    assert [row["label"] for row in rows_of(tmp_path / "results.jsonl")] == ["blue"]
+
+
+def test_another_folders_journal_is_refused_whatever_its_files_are_called(bundle, tmp_path, monkeypatch):
+    for folder, colour in (("a", (255, 0, 0)), ("b", (0, 0, 255))):
+        for index in range(3):
+            paint(tmp_path / folder / f"{index}.png", colour)
+    out = tmp_path / "results.jsonl"
+    begin(bundle, [tmp_path / "a"], out, 2)
+    refused = classify(bundle, tmp_path / "b", "--out", out)
+    assert isinstance(refused.exception, LogoEdgeError)
+    assert "begun with another folder" in str(refused.exception)
+    assert str(tmp_path / "a") in str(refused.exception)
+    monkeypatch.chdir(tmp_path / "b")
+    assert isinstance(classify(bundle, "0.png", "--out", out).exception, LogoEdgeError)
+    monkeypatch.chdir(tmp_path / "a")
+    assert classify(bundle, ".", "--out", out).exit_code == 0  # the same folder, spelled otherwise
+    assert [(row["path"], row["label"]) for row in rows_of(out)] == [(f"./{index}.png", "red") for index in range(3)]
+
+
+def test_a_table_holds_the_files_of_its_last_run_in_one_order(bundle, tmp_path):
+    for index in (3, 1, 2, 0):
+        paint(tmp_path / "in" / f"{index}.png", (255, 0, 0))
+    out = tmp_path / "results.csv"
+    begin(bundle, [tmp_path / "in"], out, 3)
+    (tmp_path / "in" / "1.png").unlink()
+    paint(tmp_path / "in" / "15.png", (0, 0, 255))
+    result = classify(bundle, tmp_path / "in", "--out", out)
+    assert "4 images, 0 of them failed" in result.stdout
+    whole = tmp_path / "whole.csv"
+    assert classify(bundle, tmp_path / "in", "--out", whole).exit_code == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert [Path(row["path"]).name for row in rows_of(out)] == ["0.png", "15.png", "2.png", "3.png"]
+
+
+def test_a_file_that_is_named_twice_has_one_row(bundle, tmp_path):
+    paint(tmp_path / "in" / "a.png", (255, 0, 0))
+    names = [tmp_path / "in" / "a.png", tmp_path / "in", tmp_path / "in" / "." / "a.png", f"{tmp_path}/in/../in/a.png"]
+    result = classify(bundle, *names, "--out", tmp_path / "results.jsonl")
+    assert "1 images, 0 of them failed" in result.stdout
+    assert len(rows_of(tmp_path / "results.jsonl")) == 1
+
+
+def test_on_a_full_disk_the_table_ends_with_its_own_status_and_goes_on_once_there_is_room(bundle, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out" / "results.csv"
+    for index in range(200):
+        paint(folder / f"{index:03}.png", (255, 0, 0))
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY)); " + SHELL
+    command = ["classify", str(folder), "--bundle", str(bundle), "--out", str(out)]
+    full = subprocess.run([sys.executable, "-c", limited, *command], capture_output=True, text=True, check=False)
+    assert full.returncode == SYSTEM, full.stderr
+    assert full.stderr.count("\n") == 1, full.stderr
+    assert "results.csv.part: " in full.stderr
+    assert "run the same command again to go on" in full.stderr
+    assert not out.exists()
+    again = subprocess.run([sys.executable, "-c", SHELL, *command], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert len(rows_of(out)) == 200
+    assert os.listdir(out.parent) == ["results.csv"]
+
+
+@pytest.mark.parametrize("suffix", folders.FORMATS)
+def test_a_table_that_does_not_fit_leaves_its_journal_and_no_half_of_itself(
+    bundle, logos, tmp_path, monkeypatch, suffix
+):
+    out = tmp_path / "out" / f"results{suffix}"
+    sync, calls = folders._sync, []
+
+    def full(path: Path) -> None:
+        calls.append(path.name)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(folders, "_sync", full)
+    failed = classify(bundle, logos, "--out", out)
+    assert isinstance(failed.exception, OSError)
+    assert calls == [f".results{suffix}.new"]
+    assert os.listdir(out.parent) == [f"results{suffix}.part"]
+    monkeypatch.setattr(folders, "_sync", sync)
+    assert classify(bundle, logos, "--out", out).exit_code == 1  # two images are damaged
     assert len(rows_of(out)) == 60
+
+
+def test_the_journal_goes_only_once_the_disk_has_table_and_folder(bundle, logos, tmp_path, monkeypatch):
+    out, order = tmp_path / "out" / "results.csv", []
+    for module, name in ((folders, "_sync"), (os, "replace")):
+        monkeypatch.setattr(module, name, note(order, name, getattr(module, name)))
+    monkeypatch.setattr(Path, "unlink", note(order, "unlink", Path.unlink))
+    assert classify(bundle, logos, "--out", out).exit_code == 1
+    assert order == [("_sync", ".results.csv.new"), ("replace", ".results.csv.new"), ("_sync", "out"),
+                     ("unlink", "results.csv.part-wal"), ("unlink", "results.csv.part"), ("_sync", "out")]  # fmt: skip
+
+
+def note(order: list, name: str, call):
+    """The call, which also notes itself and the name of its first argument."""
+
+    def noted(path, *arguments, **options):
+        if "results" in str(path) or "out" in str(path):
+            order.append((name, Path(path).name))
+        return call(path, *arguments, **options)
+
+    return noted
+
+
+def test_names_are_never_separators_and_tables_hold_no_nan(fake_bundle, tmp_path):
+    bundle = fake_bundle(labels=("a|b", "c\\", 'd,"e"'), conformal=(Conformal(0.95, 0.0, None),))
+    paint(tmp_path / "in" / 'x,"y\n.png', (255, 0, 0))
+    for suffix in (".csv", ".jsonl"):
+        assert classify(bundle, tmp_path / "in", "--out", tmp_path / f"t{suffix}", "--coverage", "0.95").exit_code == 0
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    (line,) = map(json.loads, (tmp_path / "t.jsonl").read_text(encoding="utf-8").splitlines())
+    assert row["path"] == line["path"] == str(tmp_path / "in" / 'x,"y\n.png')
+    names = re.split(r"(?<!\\)\|", row["prediction_set"].replace("\\\\", "\0"))
+    assert [re.sub(r"\\(.)", r"\1", name).replace("\0", "\\") for name in names] == line["prediction_set"]
+    assert len(line["prediction_set"]) == 3
+    result = replace(
+        Classifier.load(bundle).classify(np.zeros((8, 8, 3), np.uint8)), energy=float("nan"), confidence=float("inf")
+    )
+    record = folders.record_of("x.png", result)
+    assert (record["energy"], record["confidence"]) == (None, None)
+    assert json.loads(json.dumps(record, allow_nan=False)) == record | {"prediction_set": record["prediction_set"]}
+
+
+def test_a_bracket_in_a_folders_name_is_no_pattern(bundle, tmp_path):
+    for name in ("t [new]/a.png", "t [new]/b.png", "t n/c.png"):
+        paint(tmp_path / name, (255, 0, 0))
+    pattern = f"{tmp_path}/t [new]/*.png"
+    assert [Path(path).name for path in find_images([pattern])] == ["a.png", "b.png"]
+    assert [row["label"] for row in json.loads(classify(bundle, "--json", pattern).stdout)] == ["red", "red"]
+    assert [Path(path).name for path in find_images([f"{tmp_path}/t [xn]/*.png"])] == ["c.png"]
+
+
+def test_a_folder_that_cannot_be_read_fails_by_name(bundle, tmp_path, monkeypatch):
+    paint(tmp_path / "in" / "a.png", (255, 0, 0))
+    (tmp_path / "in" / "closed").mkdir()
+    scandir, opened = os.scandir, os.open
+
+    def refuse(call):
+        def refusing(path, *arguments):
+            if str(path).endswith("closed"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return call(path, *arguments)
+
+        return refusing
+
+    monkeypatch.setattr(os, "scandir", refuse(scandir))
+    monkeypatch.setattr(os, "open", refuse(opened))
+    for options in ([], ["--jsonl"], ["--out", str(tmp_path / "results.csv")]):
+        result = classify(bundle, tmp_path / "in", *options)
+        assert result.exit_code == 1, options
+    assert "closed: Permission denied" in rows_of(tmp_path / "results.csv")[1]["error"]
 
 
 def test_links_that_lead_in_a_circle_are_walked_once(logos):

@@ -1,0 +1,29 @@
+"""File names, labels and messages as text: strict for files that machines read, harmless on a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+JOINERS = "\u200c\u200d"  # of letters, in Persian words and in emoji: they shape text and do not reorder it
+
+
+def shown(name: str) -> str:
+    """A file's name as valid Unicode: bytes of it that are not UTF-8 become U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def printable(text: str) -> str:
+    r"""Text that cannot control a terminal or forge a line: what is not visible is escaped, such as \n, \x1b, \u202e.
+
+    Escaped are control and format characters (so all of Unicode's bidirectional controls, UAX #9), line separators,
+    unassigned and private characters. Blanks of every width stay.
+    """
+    text = shown(text)
+    if text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter.isprintable() or letter in JOINERS or unicodedata.category(letter) == "Zs"
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )

@@ -1,0 +1,198 @@
+"""How the command ends: one status and one line for each kind of end, output that a machine and a terminal can take."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from logo_edge.ending import INTERRUPTED, NO_READER, SYSTEM, USAGE
+from logo_edge.names import printable
+
+SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
+NASTY = "a\x1b[31m\u202egnp\n  forged.png"  # a colour, a reversal and a line of its own
+ESCAPED = r"a\x1b[31m\u202egnp\n  forged.png"
+
+
+@pytest.fixture
+def bundle(fake_bundle) -> Path:
+    return fake_bundle(embedding=True)
+
+
+@pytest.fixture
+def logo(tmp_path) -> Path:
+    path = tmp_path / "logos" / "red.png"
+    path.parent.mkdir()
+    Image.new("RGB", (30, 20), (255, 0, 0)).save(path)
+    return path
+
+
+def run(*arguments, code: str = SHELL, **options) -> subprocess.CompletedProcess:
+    """The command as a shell runs it."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, stderr=subprocess.PIPE, check=False, **{"stdout": subprocess.PIPE, **options})
+
+
+def verbs(bundle: Path, logo: Path) -> dict[str, list]:
+    """Verbs that print what they find, on the plain way past Typer and on Typer's."""
+    return {
+        "plain": ["classify", "--bundle", bundle, logo],
+        "jsonl": ["classify", "--bundle", bundle, "--threads", "1", "--jsonl", logo],
+        "info": ["info", "--bundle", bundle],
+        "similar": ["similar", "--bundle", bundle, logo, logo.parent],
+        "help": ["--help"],
+    }
+
+
+def test_a_reader_that_went_away_ends_every_verb_alike(bundle, logo):
+    statuses = {}
+    for name, arguments in verbs(bundle, logo).items():
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = run(*arguments, stdout=writer)
+        os.close(writer)
+        statuses[name] = done.returncode, done.stderr
+    assert statuses == dict.fromkeys(statuses, (NO_READER, b""))
+    assert len(statuses) == 5
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_an_output_that_cannot_be_written_has_a_status_of_its_own(bundle, logo):
+    statuses = {}
+    for name in ("plain", "info", "help"):
+        with open("/dev/full", "wb") as full:
+            done = run(*verbs(bundle, logo)[name], stdout=full)
+        statuses[name] = done.returncode
+        assert done.stderr == b"logo-edge: No space left on device; free some space\n", name
+    assert statuses == dict.fromkeys(statuses, SYSTEM)
+
+
+def test_a_log_that_cannot_be_written_is_warned_of_once_and_fails_no_answer(bundle, logo):
+    for index in range(20):
+        (logo.parent / f"{index}.png").write_bytes(logo.read_bytes())
+    done = run("classify", "--bundle", bundle, "--log", "/dev/full", "--jsonl", logo.parent)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 21
+    assert done.stderr.count(b"\n") == 1
+    assert b"/dev/full: No space left on device" in done.stderr
+
+
+def test_a_closed_stdout_is_refused_and_a_closed_stdin_or_stderr_is_an_empty_one(bundle, logo):
+    def close(*descriptors: int) -> str:
+        return f"import os; [os.close(number) for number in {descriptors}]; os.execv({sys.executable!r}, " \
+               f"[{sys.executable!r}, '-c', {SHELL!r}, *os.sys.argv[1:]])"  # fmt: skip
+
+    classify = ["classify", "--bundle", bundle]
+    for arguments in ([*classify, logo], [*classify, "--threads", "1", logo]):
+        done = run(*arguments, code=close(1))
+        assert (done.returncode, done.stderr.count(b"\n")) == (USAGE, 1), done.stderr
+        assert b"standard output is closed; expected" in done.stderr
+    empty = run(*classify, "-", code=close(0))
+    assert (empty.returncode, empty.stderr.count(b"\n")) == (1, 1), empty.stderr
+    assert b"0 bytes" in empty.stderr
+    both = run(*classify, logo, code=close(0, 2))
+    assert (both.returncode, both.stderr) == (0, b"")
+    assert b"red" in both.stdout
+    assert run(*classify, logo, code=close(0, 1, 2)).returncode == USAGE
+
+
+def test_output_is_utf_8_whatever_the_locale_says(bundle, logo):
+    name = logo.with_name("ロゴ é.png")
+    logo.rename(name)
+    env = os.environ | {"PYTHONIOENCODING": "cp1252", "LC_ALL": "C"}
+    for arguments in (["classify", "--jsonl"], ["similar", "--json", name]):
+        done = run(arguments[0], "--bundle", bundle, *arguments[1:], name, env=env)
+        assert done.returncode == 0, done.stderr
+        record = json.loads(done.stdout.decode("utf-8"))
+        assert (record.get("path") or record["results"][0]["path"]) == str(name)
+    table = run("classify", "--bundle", bundle, name, env=env)
+    assert (table.returncode, name.name in table.stdout.decode("utf-8")) == (0, True)
+
+
+def test_names_reach_no_terminal_raw(bundle, logo, tmp_path):
+    folder = tmp_path / NASTY.removesuffix(".png")
+    folder.mkdir()
+    (folder / NASTY).write_bytes(logo.read_bytes())
+    (folder / f"b{NASTY}").write_bytes(b"no image")
+    commands = {
+        "plain table": ["classify", folder], "absent": ["classify", "--threads", "1", f"{folder}x"],
+        "out": ["classify", folder, "--out", folder / "t.csv"], "similar": ["similar", logo, folder], "cluster": ["cluster", folder],
+        "enroll": ["enroll", "brand", folder / NASTY, "--file", folder / "e.json"], "refused": ["enroll", "x", f"{folder}x"],
+    }  # fmt: skip
+    for name, arguments in commands.items():
+        done = run(arguments[0], "--bundle", bundle, *arguments[1:], cwd=tmp_path)
+        printed = (done.stdout + done.stderr).decode("utf-8")
+        assert ESCAPED.removesuffix(".png") in printed, (name, printed)
+        assert not {"\x1b", "\u202e"} & set(printed), name
+        assert not [line for line in printed.splitlines() if line.lstrip().startswith("forged")], name
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("plain é ロゴ.png", "plain é ロゴ.png"), ("a\u3000b\u00a0c", "a\u3000b\u00a0c"), ("👩\u200d🚀", "👩\u200d🚀"),
+    ("a\nb\r\tc", r"a\nb\r\tc"), ("\x9b31m\x7f", r"\x9b31m\x7f"), ("\u2066x\u2069\u061c", r"\u2066x\u2069\u061c"),
+    ("\u2028", r"\u2028"), ("r\udcff", "r\ufffd"), ("\U000e0041", r"\U000e0041"),
+])  # fmt: skip
+def test_what_could_control_a_terminal_is_escaped(text, expected):
+    assert printable(text) == expected
+
+
+def interrupt(arguments: list, ready: Path, code: str) -> subprocess.CompletedProcess:
+    """The command, with Ctrl-C once the file `ready` is there."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.mark.parametrize(("more", "resumes"), [(["--out", "t.csv"], True), (["--threads", "1"], False), ([], False)])
+def test_ctrl_c_says_to_run_again_where_that_goes_on_and_nowhere_else(
+    bundle, logo, tmp_path, monkeypatch, more, resumes
+):
+    ready = tmp_path / "ready"
+    code = f"""import pathlib, time
+from logo_edge.classifier import Classifier
+def wait(self, *rest, **options):
+    pathlib.Path({str(ready)!r}).touch()
+    while True:
+        time.sleep(0.05)
+    yield
+Classifier.classify_many = wait
+{SHELL}"""
+    monkeypatch.chdir(tmp_path)
+    done = interrupt(["classify", "--bundle", bundle, logo, *more], ready, code)
+    assert done.returncode == INTERRUPTED
+    again = "; run the same command again to go on" if resumes else ""
+    assert done.stderr.decode() == f"logo-edge: interrupted{again}\n"
+
+
+def test_help_lists_the_exit_statuses():
+    listed = b" ".join(run("--help").stdout.split())
+    for part in (
+        b"0 done",
+        b"1 some inputs failed",
+        b"2 refused",
+        b"3 the system failed",
+        b"130 interrupted",
+        b"141 nobody",
+    ):
+        assert part in listed
+
+
+def test_more_on_stdin_than_an_image_may_have_is_refused_by_its_size(bundle, logo):
+    code = f"from logo_edge import classify, images; images.MAX_FILE_BYTES = classify.MAX_FILE_BYTES = 50; {SHELL}"
+    done = run("classify", "--bundle", bundle, "-", code=code, input=logo.read_bytes())
+    assert done.returncode == 1
+    assert b"more than 50" in done.stderr
+    assert b"damaged" not in done.stderr
