@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_estimate, need_torch, print_found
 
@@ -111,7 +112,7 @@ def compress_command(
     folder = out or Path("bundles") / (name if len(targets) > 1 or targets == ("cpu",) else f"{name}-{targets[0]}")
     settings = asdict(chosen) if chosen else read_run(run).record["recipe"]
     try:
-        with follow(run, settings, track) as (report, say):
+        with resumed_by_rerun(), follow(run, settings, track) as (report, say):
             bundles, record = compress_run(
                 run, folder, name=name, recipe=chosen, device=pick_device(device), report=report, say=say, targets=targets,
                 limits=limits, members=members, budget_minutes=budget, outliers=DRAWN,
@@ -294,7 +295,7 @@ def search_command(
 
         print_found(estimate_search(source, chosen, table, device=pick_device(device)), as_json, print_estimate)
         return
-    with follow(folder, asdict(chosen), track) as (report, _):
+    with resumed_by_rerun(), follow(folder, asdict(chosen), track) as (report, _):
         found = search_architecture(source, chosen, table, folder, device=pick_device(device), report=report)
     derived = folder / "search" / "derived.toml"
     typer.echo(f"{found.train.teachers[-1]}: {found.description} Next: logo-edge train --recipe {derived}")

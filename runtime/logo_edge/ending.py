@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from logo_edge.errors import LogoEdgeError
+from logo_edge.errors import LogoEdgeError, SelectionError
 from logo_edge.names import printable
 
 USAGE, SYSTEM, INTERRUPTED, NO_READER = 2, 3, 130, 141
@@ -63,18 +63,18 @@ def ending() -> Iterator[None]:
         finally:
             _flush()
     except BrokenPipeError:
-        status, message = NO_READER, None
+        status, lines = NO_READER, []
     except LogoEdgeError as error:
-        status, message = USAGE, str(error)
+        status, lines = USAGE, str(error).splitlines() if isinstance(error, SelectionError) else [str(error)]
     except KeyboardInterrupt as error:
-        status, message = INTERRUPTED, "; ".join(("interrupted", *_notes(error)))
+        status, lines = INTERRUPTED, ["; ".join(("interrupted", *_notes(error)))]
     except OSError as error:
-        status, message = SYSTEM, describe_os_error(error)
+        status, lines = SYSTEM, [describe_os_error(error)]
     else:
         return
-    if message:
+    if lines:
         with suppress(OSError):
-            print(f"logo-edge: {printable(message)}", file=sys.stderr, flush=True)
+            print("logo-edge: " + "\n".join(map(printable, lines)), file=sys.stderr, flush=True)
     sys.exit(status)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from logo_edge.ending import INTERRUPTED, NO_READER, SYSTEM, USAGE
+from logo_edge import LogoEdgeError
+from logo_edge.ending import INTERRUPTED, NO_READER, SYSTEM, USAGE, ending, resumed_by_rerun
 from logo_edge.names import printable
 
 SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
@@ -196,3 +199,20 @@ def test_more_on_stdin_than_an_image_may_have_is_refused_by_its_size(bundle, log
     assert done.returncode == 1
     assert b"more than 50" in done.stderr
     assert b"damaged" not in done.stderr
+
+
+@pytest.mark.parametrize(("error", "resumes", "status", "line"), [
+    (KeyboardInterrupt(), True, INTERRUPTED, "interrupted; run the same command again to go on"),
+    (KeyboardInterrupt(), False, INTERRUPTED, "interrupted"),
+    (OSError(errno.ENOSPC, "No space left on device", "a\nb"), True, SYSTEM,
+     r"a\nb: No space left on device; free some space; run the same command again to go on"),
+    (OSError(errno.EROFS, "Read-only file system", "x"), False, SYSTEM,
+     "x: Read-only file system; expected a place that can be written"),
+    (OSError(errno.EIO, "Input/output error"), False, SYSTEM, "Input/output error"),
+    (LogoEdgeError("a\nb"), True, USAGE, r"a\nb"),
+])  # fmt: skip
+def test_each_end_has_its_line_and_its_status(capsys, error, resumes, status, line):
+    with pytest.raises(SystemExit) as ended, ending(), resumed_by_rerun() if resumes else nullcontext():
+        raise error
+    assert ended.value.code == status
+    assert capsys.readouterr().err == f"logo-edge: {line}\n"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def train_command(
         manifest = find_manifest(source)
     folder = out or Path("runs") / chosen.name
     console = None if distributed.is_main() else Console(quiet=True)
-    with follow(folder, asdict(chosen), track, console) as (report, _):
+    with resumed_by_rerun(), follow(folder, asdict(chosen), track, console) as (report, _):
         run = train_ensemble(manifest, chosen, folder, device=place, report=report)
     metrics = run.record["metrics"]["val"]
     distributed.on_main(typer.echo)(
@@ -248,7 +249,7 @@ def few_shot_train(
     distributed.refuse("logo-edge few-shot train")
     config = load_recipe(recipe, tuple(override), used=("few_shot",)).few_shot
     folder = out or Path("runs") / f"few-shot-{config.method}-{config.task}-{config.shots}"
-    with FitProgress(Console(quiet=as_json)) as progress:
+    with resumed_by_rerun(), FitProgress(Console(quiet=as_json)) as progress:
         record = train_few_shot(
             find_manifest(source), config, folder, device=pick_device(device), report=progress, start=start
         )

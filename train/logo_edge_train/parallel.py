@@ -68,6 +68,7 @@ def _start_worker(threads: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, threads))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a killed run leaves no worker behind
 
