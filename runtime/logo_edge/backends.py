@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from logo_edge.errors import BundleError, ExportError, LogoEdgeError, MissingExtraError
+from logo_edge.forks import after_fork, never_free
 
 AUTO = "auto"
 PIXELS = "pixels"
@@ -176,9 +177,34 @@ class TensorRT:
                 cuda.cudaFree(address)
 
 
+class PerProcess:
+    """A backend that a forked child opens for itself, as it has none of the threads of the parent's."""
+
+    def __init__(self, open_here: Callable[[], Backend], name: str):
+        self._open_here, self._name = open_here, name
+        self.opened: Backend | None = open_here()
+        self.outputs = self.opened.outputs
+        after_fork(self)
+
+    def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        if self.opened is None:
+            if self._name in NOT_AFTER_FORK:
+                raise LogoEdgeError(
+                    f"a classifier on {self._name} was loaded before this process was forked, and what it uses does not "
+                    "outlive a fork; load it in each process instead (gunicorn: without --preload)"
+                )
+            self.opened = self._open_here()
+        return self.opened.run(pixels, names)
+
+    def leave_to_parent(self) -> None:
+        never_free(self.opened)
+        self.opened = None
+
+
 BACKENDS: dict[str, Callable[[Path, Resources], Backend]] = {
     "onnxruntime": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRT, "torchscript": TorchScript,
 }  # fmt: skip
+NOT_AFTER_FORK = ("tensorrt", "torchscript")  # CUDA and PyTorch's OpenMP threads, which the whole process shares
 OWN_GRAPH = ("onnxruntime", "openvino")  # those that read the bundle's own model file
 LIBRARIES = {"openvino": "openvino", "tensorrt": "tensorrt", "torchscript": "torch"}  # the others' packages, by extra
 READS = {".onnx": OWN_GRAPH, ".xml": ("openvino",), ".engine": ("tensorrt",), ".pt": ("torchscript",)}  # artifacts

@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from logo_edge.backends import (
     AUTO,
     Backend,
     OnnxRuntime,
+    PerProcess,
     Resources,
     candidates,
     installed_versions,
@@ -117,7 +119,7 @@ class Classifier:
         artifact = Path(artifact) if artifact else None
         resources = Resources(threads, None if cores is None else tuple(cores), spinning)
         self.backend = _fastest_backend(bundle, artifact, resources) if backend == AUTO else backend
-        self._backend = _open_backend(self.backend, bundle, artifact, resources)
+        self._backend = PerProcess(partial(_open_backend, self.backend, bundle, artifact, resources), self.backend)
         self._outputs = [bundle.model.output_name]
         if EPISTEMIC in bundle.model.optional_outputs and EPISTEMIC in self._backend.outputs:
             self._outputs.append(EPISTEMIC)
@@ -195,10 +197,15 @@ class Classifier:
             return
         from concurrent.futures import ThreadPoolExecutor
 
+        process = os.getpid()
         with ThreadPoolExecutor(workers) as pool:
             pending = deque(pool.submit(self._classify_batch, batch) for batch in islice(batches, 2 * workers))
             try:
                 while pending:
+                    if os.getpid() != process:
+                        raise LogoEdgeError(
+                            "classify_many was begun before this process was forked; begin it in the child"
+                        )
                     yield from pending.popleft().result()
                     pending.extend(pool.submit(self._classify_batch, batch) for batch in islice(batches, 1))
             finally:

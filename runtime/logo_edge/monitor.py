@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logo_edge.errors import BundleError, LogoEdgeError
+from logo_edge.forks import after_fork
 
 if TYPE_CHECKING:
     from logo_edge.classifier import Classification
@@ -60,9 +61,18 @@ class PredictionLog:
         self._path, self._bundle, self._lock = path, bundle_name, threading.Lock()
         self.failures = 0
         try:
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (it stays open as long as the log)
+            self._file: FileIO | None = self._open()
         except OSError as error:
             raise LogoEdgeError(f"{path}: {error.strerror}; expected a file that can be written") from error
+
+        after_fork(self)
+
+    def leave_to_parent(self) -> None:
+        """Forgets the parent's file, whose lock a child would share, and a lock that nobody may be left to open."""
+        self._lock, self._file = threading.Lock(), None
+
+    def _open(self) -> FileIO:
+        return open(self._path, "ab", buffering=0)
 
     def append(self, result: Classification) -> None:
         line = {"time": round(time.time(), 3), "bundle": self._bundle, "label": result.label,
@@ -70,6 +80,7 @@ class PredictionLog:
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
         with self._lock:
             try:
+                self._file = self._file or self._open()
                 with _sole_writer(self._file):
                     _append_whole(self._file, data)
             except OSError as error:

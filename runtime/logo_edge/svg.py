@@ -8,6 +8,7 @@ abort the process that it runs in.
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import struct
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from xml.parsers import expat
 
 from logo_edge.errors import ImageError
+from logo_edge.forks import after_fork, never_free
 
 if TYPE_CHECKING:
     import subprocess
@@ -94,6 +96,7 @@ class Renderer:
         self._lock = threading.Lock()
         self._child: subprocess.Popen | None = None
         atexit.register(self.close)
+        after_fork(self)
 
     def render(self, data: bytes, has_text: bool, name: str) -> bytes:
         import subprocess  # its six modules would be a tenth of what every start of the runtime imports
@@ -116,6 +119,18 @@ class Renderer:
         if answer[:1] != b"\1":
             raise ImageError(f"{name}: an SVG drawing that resvg cannot render: {answer[1:].decode(errors='replace')}")
         return answer[1:]
+
+    def leave_to_parent(self) -> None:
+        """Lets go of the parent's child, without ending it or writing to it."""
+        self._lock = threading.Lock()
+        if self._child is None:
+            return
+        never_free(self._child)  # which would send what the parent has not sent yet
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for pipe in (self._child.stdin, self._child.stdout):
+            os.dup2(nowhere, pipe.fileno(), inheritable=False)
+        os.close(nowhere)
+        self._child = None
 
     def close(self) -> None:
         if self._child is not None:

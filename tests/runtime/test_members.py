@@ -80,7 +80,7 @@ def test_the_logits_of_an_ensemble_have_the_energy_of_its_members(ensemble):
     classifier = Classifier.load(ensemble())
     pixels = np.full((1, 16, 16, 3), 200, np.uint8)
     alone = Classifier.load(ensemble()).bundle
-    (single,) = classifier._backend.backends[0].run(pixels, [alone.model.output_name])
+    (single,) = classifier._backend.opened.backends[0].run(pixels, [alone.model.output_name])
     assert np.logaddexp.reduce(classifier.logits(pixels)[0]) == pytest.approx(np.logaddexp.reduce(single[0]), abs=1e-4)
 
 
@@ -95,7 +95,7 @@ def test_members_of_one_size_are_given_the_very_pixels_and_smaller_ones_a_reduce
 
 def test_a_single_model_pays_for_no_ensemble(fake_bundle):
     classifier = Classifier.load(fake_bundle())
-    assert not isinstance(classifier._backend, Ensemble)
+    assert not isinstance(classifier._backend.opened, Ensemble)
     assert classifier._outputs == ["logits"], "and is asked for nothing else"
     assert read_bundle(classifier.bundle.folder).members == ()
 
