@@ -20,6 +20,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import logo_edge  # noqa: F401  # before onnxruntime, which it tells to report nothing
+
+# isort: split
 import numpy as np
 import onnxruntime
 import psutil

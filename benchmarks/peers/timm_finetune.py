@@ -13,6 +13,9 @@ import os
 import sys
 from pathlib import Path
 
+import logo_edge  # noqa: F401  # before onnxruntime, which it tells to report nothing
+
+# isort: split
 import numpy as np
 import onnxruntime
 import peer

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -184,6 +185,17 @@ std::string read_record(const fs::path& folder) {
   return data;
 }
 
+/// ONNX Runtime's environment. It reads the variable once, while it is made, and then leaves no device id in the home folder
+/// and reports nothing; what the user has set stays.
+Ort::Env make_environment() {
+#ifdef _WIN32
+  if (!std::getenv("ORT_DISABLE_TELEMETRY")) _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+  setenv("ORT_DISABLE_TELEMETRY", "1", /* overwrite */ 0);
+#endif
+  return Ort::Env(ORT_LOGGING_LEVEL_ERROR, "logo-edge");
+}
+
 Ort::SessionOptions session_options(int threads) {
   Ort::SessionOptions options;
   options.SetIntraOpNumThreads(threads);
@@ -211,7 +223,7 @@ struct Classifier::Loaded {
   InputContract input;
   std::string input_name, output_name;
   std::vector<const char*> output_names;
-  Ort::Env env{ORT_LOGGING_LEVEL_ERROR, "logo-edge"};
+  Ort::Env env = make_environment();
   Ort::Session session{nullptr};
 };
 

@@ -6,6 +6,9 @@ from logo_edge.decision import Mode
 from logo_edge.errors import BundleError, ImageError, LogoEdgeError
 from logo_edge.images import load_image
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.privacy import send_nothing
+
+send_nothing()  # before any backend is imported
 
 __version__ = "0.1.0"
 __all__ = [

@@ -53,7 +53,6 @@ def classify_on_cluster(
     `options` are those of `Classifier.load` there. The paths that the journal does not hold are all in memory here, the
     images never. Raises LogoEdgeError where the cluster cannot be had or rows do not come, MissingExtraError without Ray.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import pyarrow
         import ray
