@@ -209,6 +209,11 @@ def test_a_value_that_is_wrong_by_itself_is_not_compared_with_others():
             "distill.fit: test_vit has no stem and stages that can be frozen; set frozen_blocks = -1",
         ),
         ({"distill": {"students": ["tf_efficientnet_lite0:9@32"]}}, "expected 1 to 6 stages"),
+        ({"train": {"teachers": ["test_resnet@8"]}}, "train.teachers has 'test_resnet@8'; expected 16 to 1024"),
+        (
+            {"pretrain": {"fit": {"accumulate": 16}}},
+            "pretrain.fit.batch_size is 64; expected a multiple of 4, at least 128",
+        ),
         ({"train": {"teachers": ["logo_vit_tiny@100"]}}, "LogoViT at 100 px; expected a multiple of 16"),
         ({"train": {"fit": {"aleatoric": True}}}, "train.fit.aleatoric is true; tf_efficientnet_lite0@128 has no head"),
         (

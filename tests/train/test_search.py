@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from logo_edge.errors import RecipeError, RunError
+from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge_train import search as stage
 from logo_edge_train.estimate import estimate_search
@@ -228,6 +228,14 @@ def test_halves_have_like_classes_and_share_no_group():
     assert len(first) + len(second) == 90
     assert not {row.group for row in first} & {row.group for row in second}
     assert all(12 <= sum(row.label == f"{k}" for row in first) <= 18 for k in range(3))
+
+
+def test_a_search_that_cannot_be_halved_is_refused(logos, tmp_path):
+    few = [row for row in logos.rows if row.split != "train"]
+    few += [replace(row, group="one") for row in logos.rows if row.split == "train"]
+    write_manifest(tmp_path / "manifest.csv", few)
+    with pytest.raises(DatasetError, match="36 logos to search with; expected enough for two halves"):
+        run(read_manifest(tmp_path / "manifest.csv"), tmp_path / "run")
 
 
 def test_where_latency_is_free_the_informative_backbone_wins(logos, tmp_path, monkeypatch):

@@ -79,13 +79,16 @@ class Operation:
         return cls(name, probability, magnitude)
 
 
+size_rule = within(16, 1024)  # of an input's side, px: below, networks have no place left to look at
+
+
 def network_rule(text: str) -> str | None:
     """The rule of name@size_px: a network that can be built, of an input of that size."""
     try:
         architecture = Architecture.parse(text)
     except RecipeError:
         return NETWORK_FORM
-    return _wrong_network(architecture.model, architecture.size_px)
+    return size_rule(architecture.size_px) or _wrong_network(architecture.model, architecture.size_px)
 
 
 def backbone_rule(name: str) -> str | None:
@@ -427,7 +430,7 @@ class SearchConfig:
     )  # fmt: skip
     attentions: Annotated[tuple[Annotated[str, attention_rule], ...], not_empty] = ("none", "se", "cbam", "mhsa")
     heads: Annotated[tuple[Annotated[str, head_rule], ...], not_empty] = ("linear", "mlp", "attention_pool", "ensemble")
-    size_px: Count = 96
+    size_px: Annotated[int, size_rule] = 96
     pretrained: bool = False  # ImageNet weights for those backbones for which they can be had
     epochs: Count = 30
     warmup_epochs: CountOrZero = 8
@@ -647,11 +650,12 @@ def _find_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     yield from _teacher_conflicts(recipe.train)
     yield from _student_conflicts(recipe)
     size, parts = recipe.pretrain.fit.batch_size, len(ASPECTS)
-    if size % parts or size < 2 * parts:
+    least = 2 * parts * recipe.pretrain.fit.accumulate
+    if size % parts or size < least:
         yield (
-            ("pretrain.fit.batch_size",),
-            f"pretrain.fit.batch_size is {size}; expected a multiple of {parts}, at least {2 * parts}: each aspect has "
-            "an equal part of a batch, and compares at least two logos",
+            ("pretrain.fit.batch_size", "pretrain.fit.accumulate"),
+            f"pretrain.fit.batch_size is {size}; expected a multiple of {parts}, at least {least}: each aspect has "
+            "an equal part of a batch, and compares at least two logos in each of the parts that `accumulate` makes",
         )
     few_shot = recipe.few_shot
     if few_shot.fit.batch_size > few_shot.episodes:

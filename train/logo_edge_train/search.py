@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from logo_edge.errors import RunError
+from logo_edge.errors import DatasetError, RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import renders_folder
@@ -266,9 +266,14 @@ def _run_epochs(
     left_out = find_lookalikes(manifest, manifest.split("train"), renders)
     rows = stratified_sample([row for row in manifest.split("train") if row not in left_out], train.fit.max_images)
     options = {"use_votes": train.fit.use_votes, "class_weight_power": train.fit.class_weight_power, "seed": seed}
+    halves = halve(rows, seed)
+    if not all(halves):
+        raise DatasetError(
+            f"{len(rows)} logos to search with; expected enough for two halves without a common group: one is empty"
+        )
     learned, judged = (
         LogoDataset(manifest, half, manifest.classes, renders, size_px=config.size_px, augment=augment, **options)
-        for half, augment in zip(halve(rows, seed), (train.augment, None), strict=True)
+        for half, augment in zip(halves, (train.augment, None), strict=True)
     )
     val = LogoDataset(manifest, manifest.split("val"), manifest.classes, renders, size_px=config.size_px)
     torch.manual_seed(seed)
