@@ -5,12 +5,17 @@ PRESET ?= full
 DATA ?=
 VENV := .venv
 BASE_VENV := .venv-base
-NAME := $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA)))-)$(RECIPE)
+# what the user gives reaches the shell as variables: a blank, a quote or a dollar in it is none of the command
+override DATA := $(value DATA)
+override RECIPE := $(value RECIPE)
+override PRESET := $(value PRESET)
+export DATA RECIPE PRESET
+NAME := $${DATA:+$$(basename -- "$$DATA")-}$$RECIPE
 RUN := runs/$(NAME)
 BUNDLE := bundles/$(NAME)
-GATES ?= $(if $(DATA),,$(wildcard benchmarks/gates/$(RECIPE).toml))
-MANIFEST := $(if $(DATA),$(if $(filter %.csv,$(DATA)),$(DATA),$(patsubst %/,%,$(DATA))/manifest.csv),train/logo_edge_train/data/labels.csv)
-FROM_DATA := $(if $(DATA),--data $(DATA))
+FROM_DATA := $${DATA:+--data "$$DATA"}
+export GATES ?= $(if $(DATA),,$(wildcard benchmarks/gates/$(RECIPE).toml))
+LABELS := train/logo_edge_train/data/labels.csv
 SEARCH := $(filter full,$(RECIPE))
 EDGE := $(VENV)/bin/logo-edge
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -34,21 +39,22 @@ setup: .stamps/full  ## Create the full environment in .venv
 data: .stamps/data  ## Fetch and render the project's logos into the cache
 
 train: .stamps/full  ## Train the teachers, for `full` after a search: make train [DATA=folder] [RECIPE=smoke|cpu|default|full]
-	$(if $(SEARCH),$(EDGE) search --recipe $(RECIPE) --out $(RUN) $(FROM_DATA))
-	$(EDGE) train --recipe $(if $(SEARCH),$(RUN)/search/derived.toml,$(RECIPE)) --out $(RUN) $(FROM_DATA)
+	$(if $(SEARCH),$(EDGE) search --recipe "$$RECIPE" --out "$(RUN)" $(FROM_DATA))
+	$(EDGE) train --recipe "$(if $(SEARCH),$(RUN)/search/derived.toml,$$RECIPE)" --out "$(RUN)" $(FROM_DATA)
 
 compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was trained; hold it against its gates
-	$(EDGE) compress $(RUN) --out $(BUNDLE)
-	$(if $(GATES),$(EDGE) check $(BUNDLE) --gates $(GATES) --manifest $(MANIFEST) --images "$$($(EDGE) data where)")
+	$(EDGE) compress "$(RUN)" --out "$(BUNDLE)"
+	$(if $(GATES),$(EDGE) check "$(BUNDLE)" --gates "$$GATES" --images "$$($(EDGE) data where)" \
+	  --manifest "$$(if [ -d "$$DATA" ]; then $(EDGE) data where "$$DATA"; else printf '%s\n' "$${DATA:-$(LABELS)}"; fi)")
 
 bench: .stamps/data  ## Measure the default bundle, an hour on an idle machine: make bench [PRESET=quick]
-	$(EDGE) bench --$(PRESET) --scaling --install-size --threads 1,2 --batches 1,8 --manifest train/logo_edge_train/data/labels.csv \
+	$(EDGE) bench "--$$PRESET" --scaling --install-size --threads 1,2 --batches 1,8 --manifest train/logo_edge_train/data/labels.csv \
 	  --images "$$($(EDGE) data where)" --out benchmarks/results/bench.json --report runs/bench
 	$(VENV)/bin/python benchmarks/tables.py
 
 peers: .stamps/data  ## Train, where not done yet, and measure what people would use instead, hours: make peers [PRESET=quick]
 	$(VENV)/bin/python benchmarks/peers/run.py train
-	$(VENV)/bin/python benchmarks/peers/run.py measure --preset $(PRESET) --out benchmarks/results/peers.json --report runs/peers/report
+	$(VENV)/bin/python benchmarks/peers/run.py measure --preset "$$PRESET" --out benchmarks/results/peers.json --report runs/peers/report
 	$(VENV)/bin/python benchmarks/tables.py
 
 test: .stamps/full  ## Run the whole test suite

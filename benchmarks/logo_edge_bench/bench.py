@@ -89,7 +89,7 @@ def read_images(
 ) -> Images:
     """The split's logos; those to be timed are written into `folder`. Raises as `labelled_rows`, and ImageError."""
     rows = labelled_rows(manifest, split, labels, "the bundle's")
-    paths = [manifest.image_path(row, renders) for row in rows]
+    paths = manifest.image_paths(rows, renders)
     every = max(1, len(paths) // LATENCY_IMAGES)
     timed = []
     for index, path in enumerate(paths[::every][:LATENCY_IMAGES]):

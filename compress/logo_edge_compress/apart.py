@@ -18,6 +18,7 @@ from logo_edge.errors import LogoEdgeError
 from logo_edge_train.parallel import PR_SET_PDEATHSIG
 
 PRELOADED = "logo_edge_compress.candidates"
+GRACE_S = 30.0  # for a process that gave its result to end by itself
 LAST_WORDS = 300  # characters of a crashed process's log that its error quotes
 
 
@@ -99,6 +100,7 @@ def run_apart(
         while True:
             kind, value = apart.receive(deadline)
             if kind == "result":
+                apart.process.join(GRACE_S)  # killed, it would leave its semaphores behind
                 return value
             report(value)
     finally:

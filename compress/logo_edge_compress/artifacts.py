@@ -21,7 +21,7 @@ import onnx
 from logo_edge.bundle import RECORD, read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import DatasetError, ExportError, MissingExtraError, VerificationError
-from logo_edge.folders import RASTER
+from logo_edge.folders import walk_images
 from logo_edge.images import load_image
 from logo_edge.manifest import read_manifest
 from logo_edge.preprocess import InputContract, preprocess
@@ -104,14 +104,14 @@ def read_images(data: Path, contract: InputContract) -> Images:
     Raises DatasetError where fewer than LEAST_IMAGES are left to verify on.
     """
     if data.is_dir() and not (data / "manifest.csv").exists():
-        paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in RASTER)
+        paths = [Path(path) for path in walk_images(data)]
         fitting, verifying = paths[::2], paths[1::2]
     else:
         from logo_edge_train.fetch import renders_folder
 
         manifest = read_manifest(data / "manifest.csv" if data.is_dir() else data)
         fitting, verifying = (
-            [manifest.image_path(row, renders_folder()) for row in manifest.split(split)] for split in ("train", "val")
+            manifest.image_paths(manifest.split(split), renders_folder()) for split in ("train", "val")
         )
     if len(verifying) < LEAST_IMAGES or not fitting:
         raise DatasetError(

@@ -112,9 +112,7 @@ def follow_teachers(
     Interrupted, it goes on from `state`; reports and snapshots carry the `stem`. On CPUs half of the cores ask the
     teachers.
     """
-    rows = pool_rows(
-        manifest, run.manifest_path, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
-    )
+    rows = pool_rows(manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images)
     gpu, cores = device.type == "cuda", count_cores()
     sizes, asked = [size for _, size in teachers], [teacher.to(device) for teacher, _ in teachers]
     notes = [f"from {len(teachers)} teacher{'s'[: len(teachers) > 1]} on {len(rows)} logos"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
+
+from logo_edge_train.literal import LiteralTable
 
 
 def print_candidates(record: dict, console: Console | None = None) -> None:
@@ -11,7 +13,7 @@ def print_candidates(record: dict, console: Console | None = None) -> None:
     console = _console(console)
     dominated = {title for found in record["targets"].values() for title in found["dominated"]}
     chosen = {(found.get("chosen"), found.get("method")) for found in record["targets"].values()}
-    table = Table(title=f"candidates on val: {record['val']} logos")
+    table = LiteralTable(title=f"candidates on val: {record['val']} logos")
     table.add_column("candidate", no_wrap=True)
     for heading in ("all", "worst class", "ECE", "OOD", "p50 ms", "p95 ms", "size MB", "memory MB", ""):
         table.add_column(heading, justify="right" if heading else "left")
@@ -34,7 +36,7 @@ def print_candidates(record: dict, console: Console | None = None) -> None:
     console.print(table)
     for entry in record["candidates"]:
         if entry["status"] != "made":
-            console.print(f"{entry['title']}: {entry['status']}, {entry['reason']}", markup=False, highlight=False)
+            console.print(Text(f"{entry['title']}: {entry['status']}, {entry['reason']}"))
 
 
 def print_stages(record: dict, console: Console | None = None) -> None:
@@ -44,7 +46,7 @@ def print_stages(record: dict, console: Console | None = None) -> None:
         if split not in record["stages"][0]:
             continue
         count = record["stages"][0][split]["count"]
-        table = Table(
+        table = LiteralTable(
             title=f"{record['bundle']}, {split}: {count} logos" + (" (for reports only)" if split == "test" else "")
         )
         labels = list(record["stages"][0][split]["recall"])

@@ -46,7 +46,7 @@ def evaluate_command(
     asked = {"slices": slices, "corruptions": corruptions, "outliers": outliers, "attacks": attacks}
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
@@ -88,7 +88,7 @@ def report_command(
 
     if split not in SPLITS:
         raise typer.BadParameter(f"split {split!r}; expected one of {', '.join(SPLITS)}")
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading the run")
         page, _ = make_report(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from logo_edge_report.statistics import (
     separating_threshold,
 )
 from logo_edge_report.subjects import Subject
-from logo_edge_train.dataset import load_images
+from logo_edge_train.dataset import ImageFiles
 
 RADII = (1, 2, 4)
 OUTLIERS = 150  # pictures of each family
@@ -86,7 +86,7 @@ def evaluate_subjects(
         "corruptions": lambda: evaluate_corruptions(subjects, images[split], targets, SEVERITIES, say),
         "outliers": lambda: evaluate_outliers(subjects, predicted, split, OUTLIERS, say),
         "attacks": lambda: evaluate_attacks(
-            subjects, white[0], [images[split][index] for index in sure], targets[sure], RADII, say
+            subjects, white[0], ImageFiles([images[split].paths[index] for index in sure]), targets[sure], RADII, say
         ),
     }
     for part in (part for part in PARTS if part in parts):
@@ -116,10 +116,7 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
     confident, answered = confidence >= CONFIDENT, confidence >= subject.abstain_below
     return {
         **summarize(subject.calibrated(logits[split]), targets, sure, 1.0, subject.labels),
-        "precision": {
-            name: vars(bootstrap(lambda p, t, k=k: precision(p, t, k), predicted, targets))
-            for k, name in enumerate(subject.labels)
-        },
+        "precision": {name: vars(precision(predicted, targets, k)) for k, name in enumerate(subject.labels)},
         "class_shares": shares,
         "confidence_histogram": np.histogram(confidence, HISTOGRAM, (0, 1))[0].tolist(),
         "reliability": reliability_bins(confidence, correct),
@@ -139,21 +136,38 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
     }
 
 
+class ChangedImages(Sequence):
+    """Images under a condition, each made whenever it is asked for; the seed of each is its index."""
+
+    def __init__(self, images: Sequence[Image.Image], condition: Condition):
+        self.images, self.condition = images, condition
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return self.condition(self.images[index], index)
+
+
 def evaluate_conditions(
-    subjects: list[Subject], images: list[Image.Image], targets: np.ndarray, conditions: dict[str, Condition], say: Say
+    subjects: list[Subject],
+    images: Sequence[Image.Image],
+    targets: np.ndarray,
+    conditions: dict[str, Condition],
+    say: Say,
 ) -> list[dict[str, dict]]:
     """For each subject, name of the condition -> accuracy, with its Wilson interval. All see the same pictures."""
     found: list[dict] = [{} for _ in subjects]
     for name, condition in conditions.items():
         say(name)
-        changed = [condition(image, seed) for seed, image in enumerate(images)]
+        changed = ChangedImages(images, condition)
         for entry, subject in zip(found, subjects, strict=True):
             entry[name] = vars(_share_of(subject.guesses(changed) == targets))
     return found
 
 
 def evaluate_slices(
-    subjects: list[Subject], images: list[Image.Image], targets: np.ndarray, say: Say
+    subjects: list[Subject], images: Sequence[Image.Image], targets: np.ndarray, say: Say
 ) -> list[dict[str, dict]]:
     """For each subject: accuracy by delivered size, background and JPEG quality."""
     kinds = {"size": size_conditions(), "background": background_conditions(), "jpeg": jpeg_conditions()}
@@ -162,7 +176,7 @@ def evaluate_slices(
 
 
 def evaluate_corruptions(
-    subjects: list[Subject], images: list[Image.Image], targets: np.ndarray, severities: tuple[int, ...], say: Say
+    subjects: list[Subject], images: Sequence[Image.Image], targets: np.ndarray, severities: tuple[int, ...], say: Say
 ) -> list[dict[str, dict]]:
     """For each subject: name -> severity -> accuracy, and the mean over all names at each severity under `mean`."""
     found: list[dict] = [{} for _ in subjects]
@@ -199,7 +213,7 @@ def evaluate_outliers(
 
 
 def evaluate_attacks(
-    subjects: list[Subject], white_box: Subject, images: list[Image.Image], targets: np.ndarray, radii: tuple[int, ...],
+    subjects: list[Subject], white_box: Subject, images: Sequence[Image.Image], targets: np.ndarray, radii: tuple[int, ...],
     say: Say,
 ) -> list[dict]:  # fmt: skip
     """For each subject, attack -> "radius/255" -> accuracy on pictures that attack `white_box`, a checkpoint.
@@ -233,8 +247,9 @@ def compare_subjects(
     }  # fmt: skip
 
 
-def load_split(manifest: Manifest, split: str, renders: Path) -> list[Image.Image]:
-    return load_images(manifest, manifest.split(split), renders)
+def load_split(manifest: Manifest, split: str, renders: Path) -> ImageFiles:
+    """The images of a split, decoded whenever they are asked for. Raises DatasetError where one is missing."""
+    return ImageFiles(manifest.image_paths(manifest.split(split), renders))
 
 
 def check_labels(subject: Subject, manifest: Manifest, split: str) -> None:

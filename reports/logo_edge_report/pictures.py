@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Pictured:
         """The network, or one of its snapshots, in evaluation mode."""
         return load_network(path or self.path, self.architecture, len(self.classes))
 
-    def read(self, images: list[Image.Image]) -> np.ndarray:
+    def read(self, images: Iterable[Image.Image]) -> np.ndarray:
         """(N, S, S, 3) uint8: the images as the network sees them."""
         contract = InputContract(self.architecture.size_px)
         return np.stack([preprocess(image, contract) for image in images])
@@ -56,7 +56,7 @@ class Pictured:
         return [self.snapshots[place] for place in places]
 
 
-def maps_section(pictured: Pictured, images: list[Image.Image], targets: np.ndarray) -> Section | None:
+def maps_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.ndarray) -> Section | None:
     """Grad-CAM or attention on logos of every class and on the worst errors."""
     network, pixels, labels = pictured.load(), pictured.read(images), pictured.classes
     probabilities = softmax(embedding.penultimate(network, pixels)[1])
@@ -131,7 +131,7 @@ def _title(method: str) -> str:
     return method[0].upper() + method[1:]
 
 
-def features_section(pictured: Pictured, images: list[Image.Image], targets: np.ndarray, say: Say) -> Section:
+def features_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.ndarray, say: Say) -> Section:
     """The logos in the plane of their features: regions of decision, confidence, and how training sorted them."""
     pixels, labels = pictured.read(images), pictured.classes
     epochs = pictured.chosen_snapshots(PANELS - 1)
@@ -201,10 +201,10 @@ def _confidence_finding(confidence: np.ndarray, correct: np.ndarray) -> str:
     return f"{text}. A blue cross is a confident error."
 
 
-def landscape_section(pictured: Pictured, images: list[Image.Image], targets: np.ndarray, say: Say) -> Section:
+def landscape_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.ndarray, say: Say) -> Section:
     """The loss around the weights, and around those of earlier epochs, on the same few logos of every class."""
     kept = _balanced(targets, LANDSCAPE_LOGOS)
-    pixels, wanted = pictured.read([images[i] for i in kept]), targets[kept]
+    pixels, wanted = pictured.read(images[i] for i in kept), targets[kept]
     network = pictured.load()
     say(f"loss around {pictured.name}")
     reach = landscape.find_reach(network, pixels, wanted, rise=2 * RISE, seed=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -111,7 +111,7 @@ def make_report(
 
 
 def evaluate_run(
-    run: Run, compressed: Compressed | None, manifest: Manifest, images: list[Image.Image], split: str, say: Say
+    run: Run, compressed: Compressed | None, manifest: Manifest, images: Sequence[Image.Image], split: str, say: Say
 ) -> tuple[list[Evaluated], dict]:
     """The teachers together, the packed student if there is one, and the figures of the last at temperature 1."""
     teachers = load_subject(run.folder)

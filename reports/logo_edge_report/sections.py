@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -191,7 +192,9 @@ def _by_epoch(histories: dict[str, list[dict]], key: str) -> dict[str, dict[floa
     return {name: {entry["epoch"]: entry[key] for entry in history} for name, history in histories.items()}
 
 
-def errors_section(shown: Evaluated, images: list[Image.Image], rows: list[LogoRow], targets: np.ndarray) -> Section:
+def errors_section(
+    shown: Evaluated, images: Sequence[Image.Image], rows: list[LogoRow], targets: np.ndarray
+) -> Section:
     """Which labels are taken for which, and the most confident errors as pictures."""
     figures, labels = shown.figures, shown.subject.labels
     probabilities = shown.probabilities
@@ -258,7 +261,7 @@ def confusion_finding(confusion: list[list[int]], labels: tuple[str, ...]) -> st
 
 
 def confidence_section(
-    shown: Evaluated, before: dict, members: np.ndarray, targets: np.ndarray, images: list[Image.Image]
+    shown: Evaluated, before: dict, members: np.ndarray, targets: np.ndarray, images: Sequence[Image.Image]
 ) -> Section:
     """Whether confidence can be believed. `before`: the figures at temperature 1; members: (M, N, K) logits."""
     figures, subject = shown.figures, shown.subject

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from logo_edge.metrics import Figure, bootstrap
+from logo_edge.metrics import Figure, bootstrap, wilson_interval
 from logo_edge_compress.calibrate import conformal_rank
 
 
@@ -24,10 +24,10 @@ class Paired:
     p_value: float
 
 
-def precision(predicted: np.ndarray, targets: np.ndarray, label: int) -> float:
-    """The share of the predictions of one label that are right; NaN where it was never predicted."""
-    chosen = predicted == label
-    return float((targets[chosen] == label).mean()) if chosen.any() else float("nan")
+def precision(predicted: np.ndarray, targets: np.ndarray, label: int) -> Figure:
+    """The share of the predictions of one label that are right, with its Wilson interval; NaN where it was never predicted."""
+    right = targets[predicted == label] == label
+    return wilson_interval(int(right.sum()), len(right)) if len(right) else Figure(*[float("nan")] * 3)
 
 
 def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> list[dict[str, float]]:

@@ -139,7 +139,7 @@ def _in_batches(images: Sequence[Image.Image], size_px: int, forward: Callable[[
     contract = InputContract(size_px)
     parts = []
     for start in range(0, len(images), BATCH):
-        pixels = np.stack([preprocess(image, contract) for image in images[start : start + BATCH]])
+        pixels = np.stack([preprocess(images[i], contract) for i in range(start, min(start + BATCH, len(images)))])
         parts.append(forward(pixels))
     return np.concatenate(parts).astype(np.float32)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from logo_edge_report.attacks import ATTACKS
+from logo_edge_train.literal import LiteralTable
 
 
 def print_evaluation(found: dict, console: Console | None = None) -> None:
     """One table of the subjects' figures, one of their conditions, and the comparison of two."""
     console, subjects = console or Console(highlight=False), found["subjects"]
-    table = Table(title=f"{subjects[0]['count']} logos of {found['split']}, 95 % intervals")
+    table = LiteralTable(title=f"{subjects[0]['count']} logos of {found['split']}, 95 % intervals")
     table.add_column("")
     for subject in subjects:
         table.add_column(f"{subject['name']}\n{subject['size_bytes'] / 1e6:.2f} MB", justify="right")
@@ -45,7 +48,7 @@ def print_evaluation(found: dict, console: Console | None = None) -> None:
     console.print(table)
     for kind in subjects[0].get("slices", {}):
         names = subjects[0]["slices"][kind]
-        slices = Table(title=f"accuracy by {kind}")
+        slices = LiteralTable(title=f"accuracy by {kind}")
         slices.add_column("")
         for subject in subjects:
             slices.add_column(subject["name"], justify="right")
@@ -56,11 +59,12 @@ def print_evaluation(found: dict, console: Console | None = None) -> None:
     _print_outliers(subjects, console)
     _print_attacks(subjects, console)
     if comparison := found.get("comparison"):
-        console.print(
+        text = (
             f"{comparison['second']} less {comparison['first']}: {_share(comparison['difference'])}; alone right "
             f"{comparison['only_second_right']} against {comparison['only_first_right']}, "
             f"McNemar p = {comparison['mcnemar_p_value']:.3f}"
         )
+        console.print(Text(text))
 
 
 def _print_corruptions(subjects: list[dict], console: Console) -> None:
@@ -68,7 +72,7 @@ def _print_corruptions(subjects: list[dict], console: Console) -> None:
         if not (corruptions := subject.get("corruptions")):
             continue
         severities = list(corruptions["mean"])
-        table = Table("", *severities, title=f"{subject['name']}: accuracy by corruption and severity")
+        table = LiteralTable("", *severities, title=f"{subject['name']}: accuracy by corruption and severity")
         for name, entry in corruptions["by_corruption"].items():
             table.add_row(name, *(f"{entry[severity]['value']:.1%}" for severity in severities))
         table.add_row("mean", *(f"{corruptions['mean'][severity]:.1%}" for severity in severities))
@@ -83,7 +87,9 @@ def _print_outliers(subjects: list[dict], console: Console) -> None:
     for subject in subjects:
         if not (outliers := subject.get("outliers")):
             continue
-        table = Table("family", "AUROC", "rejected", title=f"{subject['name']}: logos from pictures that are none")
+        table = LiteralTable(
+            "family", "AUROC", "rejected", title=f"{subject['name']}: logos from pictures that are none"
+        )
         for family, value in outliers["auroc"].items():
             chosen_on = " (threshold chosen on it)" if family in outliers["chosen_on"] else ""
             table.add_row(f"{family}{chosen_on}", f"{value:.3f}", _share(outliers["rejected"][family]))
@@ -97,16 +103,17 @@ def _print_attacks(subjects: list[dict], console: Console) -> None:
         if not (attacks := subject.get("attacks")):
             continue
         names = [name for name in ATTACKS if name in attacks]
-        table = Table(
+        table = LiteralTable(
             "", *attacks[names[0]], title=f"{subject['name']}: accuracy on {attacks['count']} attacked sure logos"
         )
         for name in names:
             table.add_row(name, *(_share(figure) for figure in attacks[name].values()))
-        table.caption = f"white-box on {attacks['from']}" + (
-            "" if attacks["from"] == subject["name"] else ", transferred"
-        )
+        transferred = "" if attacks["from"] == subject["name"] else ", transferred"
+        table.caption = Text(f"white-box on {attacks['from']}{transferred}")
         console.print(table)
 
 
 def _share(figure: dict) -> str:
+    if not math.isfinite(figure["value"]):
+        return "unknown"
     return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"

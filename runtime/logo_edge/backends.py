@@ -287,10 +287,19 @@ def installed_versions() -> dict[str, str]:
 
 
 def cache_folder() -> Path:
-    """Where logo-edge keeps what it fetched, and what it found out about this machine: $LOGO_EDGE_CACHE, else ~/.cache/logo-edge."""
+    """Where logo-edge keeps what it fetched, and what it found out about this machine: $LOGO_EDGE_CACHE, else ~/.cache/logo-edge.
+
+    Raises LogoEdgeError where no home folder is known.
+    """
     if own := os.environ.get("LOGO_EDGE_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "logo-edge"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "logo-edge"
+    except RuntimeError as error:  # Path.home
+        raise LogoEdgeError(
+            "no home folder is known: HOME is not set and this user is not in the system's list of users. Set "
+            "LOGO_EDGE_CACHE to a folder that can be written"
+        ) from error
 
 
 @contextmanager

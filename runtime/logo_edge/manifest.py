@@ -2,8 +2,8 @@
 
 The columns are those of the project's own labels.csv: `package` and `version` (the npm icon set, or the word `files`
 for images beside the manifest), `icon` (the key in the set, or the image's path from the manifest's folder), `group`
-(what may not be split: a brand, near-duplicates), `label`, `votes` (the annotators' labels, separated by `|`), `sure`
-(1 or 0) and `split` (train, val, calib or test).
+(what may not be split: a brand, near-duplicates), `label`, `votes` (the annotators' labels, separated by `|`; one within
+a label, or a backslash, is written after a backslash), `sure` (1 or 0) and `split` (train, val, calib or test).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -63,6 +64,22 @@ class Manifest:
             return self.folder / row.icon
         return renders / row.package / row.version / f"{row.icon}.png"
 
+    def image_paths(self, rows: Sequence[LogoRow], renders: Path) -> list[Path]:
+        """Where each row's image lies. Raises DatasetError where some are missing: how many, and what to do."""
+        paths = [self.image_path(row, renders) for row in rows]
+        missing = [(row, path) for row, path in zip(rows, paths, strict=True) if not path.exists()]
+        if missing:
+            row, path = missing[0]
+            cure = (
+                "Put them back, or take their rows out of the manifest (`logo-edge data organize` writes a new one)"
+                if row.package == FILES
+                else "`logo-edge data fetch` renders them"
+            )
+            raise DatasetError(
+                f"{len(missing)} of {len(rows)} images of the manifest are missing, first {path}. {cure}"
+            )
+        return paths
+
 
 def read_manifest(path: str | os.PathLike) -> Manifest:
     """The manifest at `path`. Raises DatasetError, naming the line, where a row does not fit."""
@@ -103,17 +120,31 @@ def targets_of(rows: Iterable[LogoRow], labels: Sequence[str]) -> np.ndarray:
 
 
 def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
-    """Writes the rows as CSV, whole or not at all."""
+    """Writes the rows as CSV, whole or not at all. Raises DatasetError where it cannot be written."""
     path = Path(path)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(LogoRow)], lineterminator="\n")
-    writer.writeheader()
+    lines = [_csv_line(field.name for field in fields(LogoRow))]
     for row in rows:
-        writer.writerow({**asdict(row), "votes": "|".join(row.votes), "sure": int(row.sure)})
-    path.parent.mkdir(parents=True, exist_ok=True)
+        votes = "|".join(re.sub(r"[|\\]", r"\\\g<0>", vote) for vote in row.votes)
+        lines.append(_csv_line({**asdict(row), "votes": votes, "sure": int(row.sure)}.values()))
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text.getvalue(), encoding="utf-8", newline="")
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text("".join(lines), encoding="utf-8", newline="")
+        os.replace(part, path)
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}; expected a folder that can be written") from error
+    except UnicodeEncodeError as error:
+        raise DatasetError(
+            f"{path}: the name {error.object[error.start - 20 : error.end + 20]!r} is not UTF-8, which a manifest holds; "
+            "rename that file or folder"
+        ) from error
+
+
+def _csv_line(values: Iterable) -> str:
+    """A line of CSV that ends in a line feed; a carriage return in a name is quoted too."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(values)  # csv quotes what its line terminator holds
+    return text.getvalue()[:-2] + "\n"
 
 
 def _parse_row(path: Path, line: int, raw: dict[str, str | None]) -> LogoRow:
@@ -125,7 +156,7 @@ def _parse_row(path: Path, line: int, raw: dict[str, str | None]) -> LogoRow:
         raise DatasetError(f"{path}, line {line}: sure is {sure!r}; expected 0 or 1")
     if split not in SPLITS:
         raise DatasetError(f"{path}, line {line}: split is {split!r}; expected one of {', '.join(SPLITS)}")
-    votes = tuple(vote for vote in get("votes", "").split("|") if vote)
+    votes = tuple(re.sub(r"\\(.)", r"\1", vote) for vote in re.findall(r"(?:\\.|[^|])+", get("votes", "")))
     return LogoRow(
         raw["package"], get("version", ""), raw["icon"], get("group") or raw["icon"], get("label", ""), votes,
         sure == "1", split,

@@ -20,6 +20,13 @@ def test_results_and_reports_come_back_from_another_process(tmp_path):
     assert process != os.getpid()
 
 
+def test_a_process_that_gave_its_result_ends_by_itself_and_leaves_no_semaphores(tmp_path, monkeypatch):
+    codes, close = [], Apart.close
+    monkeypatch.setattr(Apart, "close", lambda self: (codes.append(self.process.exitcode), close(self)))
+    assert run_apart(converters.count, ([1],), tmp_path / "log") == 1
+    assert codes == [0], "one that is killed leaves them to the resource tracker, which warns"
+
+
 @pytest.mark.parametrize(
     ("converter", "told"),
     [

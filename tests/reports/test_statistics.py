@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from logo_edge_compress.calibrate import conformal_threshold
+from logo_edge_report import sections, table
 from logo_edge_report.statistics import (
     area_under_risk_coverage,
     auroc,
@@ -73,8 +74,17 @@ def test_a_paired_comparison_counts_who_alone_was_right():
 
 
 def test_precision_of_a_label_that_was_never_predicted_is_unknown():
-    assert np.isnan(precision(np.zeros(3, int), np.zeros(3, int), 1))
-    assert precision(np.array([1, 1, 0]), np.array([1, 0, 0]), 1) == 0.5
+    figure = precision(np.zeros(3, int), np.zeros(3, int), 1)
+    assert np.isnan(figure.value)
+    assert sections.share(vars(figure)) == table._share(vars(figure)) == "unknown"
+
+
+def test_precision_of_a_label_that_was_predicted_once_has_an_interval_too():
+    figure = precision(np.array([1, 0, 0, 0]), np.array([1, 0, 0, 0]), 1)
+    assert (figure.value, figure.high) == (1.0, 1.0)
+    assert 0.2 < figure.low < 0.21
+    assert "nan" not in sections.share(vars(figure))
+    assert precision(np.array([1, 1, 0]), np.array([1, 0, 0]), 1).value == 0.5
 
 
 def test_reliability_bins_hold_every_prediction_once():

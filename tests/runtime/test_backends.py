@@ -234,3 +234,15 @@ def test_the_runtime_imports_no_other_backend_until_it_is_asked_for():
     code = "import sys; from logo_edge import Classifier; Classifier.load(); " \
            "print([name for name in ('torch', 'openvino', 'tensorrt') if name in sys.modules])"  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_user_without_a_home_is_told_where_to_put_the_cache(monkeypatch):
+    for name in ("LOGO_EDGE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(LogoEdgeError, match="no home folder is known.*Set LOGO_EDGE_CACHE"):
+        backends.cache_folder()

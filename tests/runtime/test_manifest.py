@@ -121,3 +121,21 @@ def test_a_missing_manifest_and_a_folder_are_refused_by_name(tmp_path):
         read_manifest(tmp_path / "absent.csv")
     with pytest.raises(DatasetError, match="Is a directory"):
         read_manifest(tmp_path)
+
+
+def test_names_and_labels_of_any_characters_come_back_as_they_were(tmp_path):
+    names = ("a\rb.png", "a\nb.png", 'q"u,o.png', " blank .png", "=1+2.png", "[draft].png", "\ufeffmark.png", "a|b.png")
+    labels = ("a|b", "back\\slash", "\\|", "t-shirts [new]")
+    rows = [LogoRow(FILES, "", name, name, label, (label, "other")) for name in names for label in labels]
+    write_manifest(tmp_path / "m.csv", rows)
+    assert read_manifest(tmp_path / "m.csv").rows == tuple(rows)
+    assert len(rows) == 32
+
+
+def test_a_manifest_that_cannot_be_written_is_a_message(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match="expected a folder that can be written"):
+        write_manifest(tmp_path / "file" / "m.csv", [])
+    with pytest.raises(DatasetError, match="is not UTF-8, which a manifest holds; rename"):
+        write_manifest(tmp_path / "m.csv", [LogoRow(FILES, "", "caf\udce9.png")])
+    assert not (tmp_path / "m.csv").exists()

@@ -107,8 +107,8 @@ def test_the_contact_sheet_shows_each_class_in_its_own_row(tmp_path):
     assert np.flatnonzero(red.any(1)).max() < np.flatnonzero(blue.any(1)).min()
 
 
-def test_a_contact_sheet_of_missing_renders_says_what_to_do(tmp_path):
-    with pytest.raises(DatasetError, match="logo-edge data fetch"):
+def test_a_contact_sheet_of_missing_images_says_what_to_do(tmp_path):
+    with pytest.raises(DatasetError, match="images of the manifest are missing.*Put them back"):
         plot_samples(make_manifest(tmp_path), tmp_path, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
 

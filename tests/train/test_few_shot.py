@@ -313,9 +313,9 @@ def test_types_are_shown_and_asked_for_by_different_groups_of_one_package():
 @pytest.mark.parametrize(("task", "least"), [("brands", {"train": 700, "val": 35, "test": 50}), ("types", None)])
 def test_the_projects_own_groups_are_never_learned_from_and_reported_on(monkeypatch, task, least):
     for module in (dataset, episodes):  # they leave out more than this: the test stands without them, and is quick
-        monkeypatch.setattr(module, "find_lookalikes", lambda *_: set())
+        monkeypatch.setattr(module, "leave_out", lambda *_: (set(), set()))
     manifest, config = read_manifest(LABELS), FewShotConfig(task=task)
-    rows = {split: task_rows(manifest, LABELS, config, split) for split in ("train", "val", "test")}
+    rows = {split: task_rows(manifest, config, split) for split in ("train", "val", "test")}
     check_disjoint(rows)
     held_out = {row.group for row in manifest.rows if row.split != "train"}
     assert not {row.group for row in rows["train"]} & held_out
@@ -342,7 +342,7 @@ def test_a_group_in_two_splits_is_refused():
 def test_episodes_have_fixed_shapes_and_come_again(manifest_path, task):
     config = replace(CONFIG, task=task)
     manifest = read_manifest(manifest_path)
-    found = EpisodeDataset(manifest, task_rows(manifest, manifest_path, config, "train"), config)
+    found = EpisodeDataset(manifest, task_rows(manifest, config, "train"), config)
     ways, views = (3, PARTS) if task == "brands" else (2, 1)
     support, queries = found[4]
     assert support.shape == (ways, 2, 32, 32, 3)

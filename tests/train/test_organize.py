@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import unicodedata
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +15,21 @@ from hostile_tree import draw_mark
 from PIL import Image, ImageDraw, ImageFont
 
 from logo_edge.errors import DatasetError
+from logo_edge.folders import find_images
 from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
-from logo_edge_train import measure
+from logo_edge_train import measure, organize
+from logo_edge_train.commands import find_manifest
+from logo_edge_train.lookalikes import MAX_DISTANCE, group_copies, look_at, nearest_limit
 from logo_edge_train.measure import LogoMeasurements
 from logo_edge_train.organize import (
-    group_near_duplicates,
+    compare_with_folder,
+    describe_report,
+    manifest_of,
     measure_logo,
     measure_proposal_accuracy,
     organize_folder,
-    perceptual_hash,
+    print_report,
     propose_label,
     split_by_group,
 )
@@ -168,7 +176,7 @@ def test_damaged_and_foreign_files_are_reported_and_skipped_and_hidden_ones_igno
     (tmp_path / "b" / ".hidden.png").write_bytes(whole)
     save(draw_mark(99), tmp_path / ".cache" / "thumbnail.png")
     for _ in range(2):  # the second time beside the manifest of the first
-        report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+        report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0, overwrite=True)
         assert [skipped.path.name for skipped in report.skipped] == ["cut.png", "empty.jpg"]
         assert all(str(skipped.path) in skipped.reason for skipped in report.skipped)
         assert len(read_manifest(tmp_path / "m.csv").rows) == 10
@@ -201,7 +209,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_other_splits(tmp_p
     fill_classes(tmp_path / "logos", {"a": 12, "b": 12})
     written = []
     for seed in (5, 5, 6):
-        organize_folder(tmp_path / "logos", tmp_path / "m.csv", target_per_class=10, seed=seed)
+        organize_folder(tmp_path / "logos", tmp_path / "m.csv", target_per_class=10, seed=seed, overwrite=True)
         written.append((tmp_path / "m.csv").read_bytes())
     assert written[0] == written[1] != written[2]
 
@@ -251,9 +259,9 @@ def test_beside_other_classes_unlabelled_images_are_reported_and_left_out(tmp_pa
 @pytest.mark.parametrize(
     ("sizes", "target", "message"),
     [
-        ({}, None, "0 files, none of them an image"),
+        ({}, None, "0 image files, none of which can be read"),
         ({"a": 6}, None, "all 6 images are of one class, 'a'"),
-        ({"a": 6, "b": 3}, None, "class 'b' has 3 different images"),
+        ({"a": 6, "b": 3, "c": 2}, None, r"classes with fewer than 4 images: 'b' \(3\), 'c' \(2\)"),
         ({"a": 6, "b": 6}, 3, "target_per_class is 3; expected at least 4"),
     ],
 )
@@ -291,18 +299,246 @@ def test_four_groups_reach_all_four_splits_and_the_largest_is_for_training():
     assert sorted(splits[9:]) == ["calib", "test", "val"]
 
 
-def test_near_duplicates_chain_but_another_aspect_ratio_stays_apart():
-    hashes = [0, 0xFF, 0xFFFF, 0, (1 << 64) - 1]
-    assert group_near_duplicates(hashes, [1.0, 1.0, 1.05, 3.0, 1.0]) == [0, 0, 0, 3, 4]
-    assert group_near_duplicates([], []) == []
+def test_copies_chain_but_another_aspect_ratio_stays_apart():
+    mark = look_at(draw_mark(1))
+    near, further = (replace(mark, square=mark.square + step) for step in (0.3, 0.6))
+    looks = [mark, near, further, replace(mark, aspect_ratio=3.0), look_at(draw_mark(2))]
+    assert group_copies(looks, ["a"] * 5, list("abcde")).firsts == [0, 0, 0, 3, 4]
+    assert group_copies([], [], []).firsts == []
 
 
-def test_different_wordmarks_of_one_shape_have_distant_hashes():
-    hashes = [perceptual_hash(draw_word(word).resize((300, 80))) for word in WORDS]
-    distances = [(a ^ b).bit_count() for at, a in enumerate(hashes) for b in hashes[:at]]
-    assert len(distances) == 15
-    assert min(distances) > 8
-    assert all(0 <= value < 1 << 64 for value in hashes)
+def test_equal_files_are_copies_whatever_the_limit():
+    looks = [look_at(draw_mark(seed)) for seed in range(3)]
+    assert group_copies(looks, ["a"] * 3, ["x", "y", "x"], exact=True).firsts == [0, 1, 0]
+    assert group_copies(looks, ["a"] * 3, ["x", "y", "x"]).firsts == [0, 1, 0]
+
+
+def test_different_wordmarks_of_one_shape_have_distant_looks():
+    looks = [look_at(draw_word(word).resize((300, 80))) for word in WORDS]
+    hashes = [(a.hash ^ b.hash).bit_count() for at, a in enumerate(looks) for b in looks[:at]]
+    distances = [np.sqrt(((a.square - b.square) ** 2).mean()) for at, a in enumerate(looks) for b in looks[:at]]
+    assert len(hashes) == len(distances) == 15
+    assert min(hashes) > 8
+    assert min(distances) > MAX_DISTANCE
+    assert all(0 <= look.hash < 1 << 64 for look in looks)
+
+
+def draw_part(seed: int, *, jitter_px: float) -> Image.Image:
+    """A photograph of one machine part: it lies a little elsewhere each time, in other light; every other one is scratched."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (200, 150), (96, 98, 101))
+    pen = ImageDraw.Draw(image)
+    x, y = rng.uniform(-jitter_px, jitter_px, 2)
+    pen.ellipse((50 + x, 25 + y, 150 + x, 125 + y), fill=(150, 152, 155))
+    pen.ellipse((85 + x, 60 + y, 115 + x, 90 + y), fill=(60, 60, 62))
+    if seed % 2:
+        left, top = 100 + x + rng.uniform(-25, 25), 75 + y + rng.uniform(-25, 25)
+        pen.line((left, top, left + 18, top + rng.uniform(-18, 18)), fill=(210, 210, 212), width=2)
+    pixels = np.asarray(image, float) * rng.uniform(0.93, 1.07) + rng.normal(0, 5, (150, 200, 1))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("jitter_px", [0, 1, 5])
+def test_photographs_of_one_part_are_split_70_10_10_10_and_their_copies_stay_together(tmp_path, jitter_px):
+    for seed in range(100):
+        photograph, name = draw_part(seed, jitter_px=jitter_px), ("ok", "scratch")[seed % 2]
+        save(photograph, tmp_path / name / f"{seed}.png")
+        if seed % 10 == 0:
+            save(photograph.resize((160, 120)), tmp_path / name / f"{seed}-again.jpg", quality=80)
+    report = organize_folder(tmp_path, tmp_path / "m.csv")
+    rows = read_manifest(tmp_path / "m.csv").rows
+    for name, total in (("ok", 60), ("scratch", 50)):
+        for split, share in (("train", 0.7), ("val", 0.1), ("calib", 0.1), ("test", 0.1)):
+            assert report.counts[split][name] / total == pytest.approx(share, abs=0.05)
+    group_of = {Path(row.icon).stem: row.group for row in rows}
+    assert [group_of[f"{seed}-again"] for seed in range(0, 100, 10)] == [
+        group_of[f"{seed}"] for seed in range(0, 100, 10)
+    ]
+    assert report.groups > 70
+    assert (report.uneven, report.limits.keys()) == ({}, {"ok", "scratch"})
+    assert any("closer than" in line for line in describe_report(report))
+
+
+def test_a_limit_for_held_out_copies_does_not_take_most_of_a_class():
+    rng = np.random.default_rng(0)
+    unlike, scene = rng.uniform(0.8, 1.3, 100), rng.uniform(0.01, 0.2, 100)
+    assert nearest_limit(np.append(unlike, [0.1, 0.2]), 0.245) == 0.245
+    assert (scene <= nearest_limit(scene, 0.245)).sum() <= 10
+    half_copied = np.append(unlike[:60], np.full(40, 0.02))
+    assert (half_copied <= nearest_limit(half_copied, 0.245)).sum() == 40
+
+
+def test_a_large_group_of_copies_is_said_to_be_why_splits_are_uneven(tmp_path):
+    fill_classes(tmp_path, {"a": 10, "b": 25})
+    for at in range(30):
+        shutil.copy(tmp_path / "a" / "00.png", tmp_path / "a" / f"copy{at}.png")
+    report = organize_folder(tmp_path, tmp_path / "m.csv")
+    assert report.uneven == {"a": ((78, 8, 8, 8), 31)}
+    assert any("a: 78/8/8/8, the largest group has 31 images" in line for line in describe_report(report))
+
+
+def test_only_equal_files_are_copies_where_the_user_says_so(tmp_path):
+    fill_classes(tmp_path, {"a": 8, "b": 8})
+    save(draw_mark(0).resize((90, 90)), tmp_path / "a" / "small.png")
+    shutil.copy(tmp_path / "a" / "01.png", tmp_path / "a" / "equal.png")
+    assert organize_folder(tmp_path, tmp_path / "m.csv").near_duplicates == 2
+    assert organize_folder(tmp_path, tmp_path / "exact.csv", exact_copies=True).near_duplicates == 1
+
+
+def test_split_folders_are_kept_and_what_has_no_folder_comes_from_train(tmp_path):
+    for split, count in (("Train", 20), ("valid", 5), ("test", 5)):
+        for at in range(count):
+            for k, label in enumerate(("cat", "dog")):
+                save(draw_mark(1000 * k + 10 * ord(split[0]) + at), tmp_path / split / label / f"{at}.png")
+    save(load_image(tmp_path / "test" / "cat" / "0.png"), tmp_path / "Train" / "cat" / "twin.png")
+    report = organize_folder(tmp_path, tmp_path / "m.csv")
+    manifest = read_manifest(tmp_path / "m.csv")
+    assert manifest.classes == ("cat", "dog")
+    for row in manifest.rows:
+        folder = row.icon.split("/")[0]
+        assert row.split == {"valid": "val", "test": "test"}.get(folder, row.split)
+        assert folder != "Train" or row.split in ("train", "calib")
+    assert report.given == ("train", "val", "test")
+    assert report.filled == {"calib": report.counts["calib"]["cat"] + report.counts["calib"]["dog"]}
+    assert report.counts["calib"] == {"cat": 2, "dog": 2}
+    assert len(report.split_groups) == 1
+    assert any(
+        line.startswith("1 Warning: copies that your folders put into different splits")
+        for line in describe_report(report)
+    )
+
+
+def test_split_folders_may_lie_within_classes(tmp_path):
+    for k, label in enumerate(("cat", "dog")):
+        for split in ("train", "val", "calib", "test"):
+            for at in range(2):
+                save(draw_mark(1000 * k + 10 * len(split) + at + ord(split[0])), tmp_path / label / split / f"{at}.png")
+    report = organize_folder(tmp_path, tmp_path / "m.csv")
+    assert all(row.icon.split("/")[:2] == [row.label, row.split] for row in read_manifest(tmp_path / "m.csv").rows)
+    assert report.counts == {split: {"cat": 2, "dog": 2} for split in ("train", "val", "calib", "test")}
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("train", "test"), r"'test', 'train' are named like splits.*--no-split-folders"),
+        (("cat", "dog", "test"), r"'test' are named like splits"),
+        (("set/cat", "set/dog"), r"its only folder, 'set', holds the folders 'cat', 'dog'.* give .*/set;"),
+        (("train/cat", "train/dog"), r"its only folder, 'train', holds"),
+        (("images/cat", "images/dog"), r"'images' would be a class.* give .*/images;"),
+        (("cat", "images"), r"'images' would be a class"),
+        (("Logo", "logo", "cat"), r"differ only in case, blanks at an end or Unicode form: 'Logo' and 'logo'"),
+        (("logo ", "logo", "cat"), r"'logo' and 'logo '"),
+        (("caf\u00e9", "cafe\u0301", "cat"), r"'cafe\\u0301' and 'caf\\xe9'"),
+        (("train/cat", "test/Cat", "train/dog", "test/dog"), r"'Cat' and 'cat'"),
+        ((" ", "cat"), "a class folder's name is blank"),
+    ],
+)
+def test_a_folder_that_probably_means_something_else_stops_at_the_start_with_the_cure(
+    tmp_path, monkeypatch, folders, message
+):
+    for name in folders:
+        for at in range(4):
+            path = tmp_path / "logos" / name / f"{at}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    monkeypatch.setattr(organize, "map_over_images", lambda *_, **__: pytest.fail("images were measured first"))
+    with pytest.raises(DatasetError, match=message):
+        organize_folder(tmp_path / "logos", tmp_path / "m.csv")
+
+
+def test_classes_may_be_named_like_splits_where_the_user_says_so(tmp_path):
+    fill_classes(tmp_path, {"train": 5, "test": 5})
+    organize_folder(tmp_path, tmp_path / "m.csv", split_folders=False)
+    assert read_manifest(tmp_path / "m.csv").classes == ("test", "train")
+
+
+def test_a_label_is_its_folders_name_without_blanks_in_nfc(tmp_path):
+    fill_classes(tmp_path, {"cafe\u0301 ": 5, "b": 5})
+    organize_folder(tmp_path, tmp_path / "m.csv")
+    assert read_manifest(tmp_path / "m.csv").classes == ("b", unicodedata.normalize("NFC", "cafe\u0301"))
+
+
+def test_small_classes_are_named_together_left_out_or_merged(tmp_path):
+    fill_classes(tmp_path, {"a": 6, "b": 6, "c": 2, "d": 3})
+    save(draw_mark(0), tmp_path / "e" / "0.png")
+    for at in range(5):  # five files, one image
+        save(draw_mark(77), tmp_path / "f" / f"{at}.png")
+    with pytest.raises(
+        DatasetError, match=r"'c' \(2\), 'd' \(3\), 'e' \(1\).*--small-classes leave-out.*--small-classes merge"
+    ):
+        organize_folder(tmp_path, tmp_path / "m.csv")
+    report = organize_folder(tmp_path, tmp_path / "m.csv", small_classes="leave-out")
+    assert report.small_classes == {"c": 2, "d": 3, "e": 1, "f": 1}
+    assert read_manifest(tmp_path / "m.csv").classes == ("a", "b")
+    organize_folder(tmp_path, tmp_path / "m.csv", small_classes="merge", overwrite=True)
+    manifest = read_manifest(tmp_path / "m.csv")
+    assert manifest.classes == ("a", "b", "other")
+    assert sum(row.label == "other" for row in manifest.rows) == 11
+
+
+def test_a_manifest_that_is_there_is_never_replaced_unasked(tmp_path, monkeypatch):
+    fill_classes(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "manifest.csv").write_text("sku,price\n1,2\n")
+    monkeypatch.setattr(organize, "map_over_images", lambda *_, **__: pytest.fail("images were measured first"))
+    with pytest.raises(DatasetError, match="there already.*--overwrite"):
+        organize_folder(tmp_path, tmp_path / "manifest.csv")
+    assert (tmp_path / "manifest.csv").read_text() == "sku,price\n1,2\n"
+
+
+def test_a_folder_that_cannot_be_written_stops_at_the_start(tmp_path, monkeypatch):
+    fill_classes(tmp_path, {"a": 5, "b": 5})
+    monkeypatch.setattr(organize, "map_over_images", lambda *_, **__: pytest.fail("images were measured first"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(DatasetError, match="cannot be written; name another --out"):
+        organize_folder(tmp_path, tmp_path / "manifest.csv")
+
+
+def test_the_manifest_of_a_folder_lies_in_the_cache_unless_the_folder_has_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    fill_classes(tmp_path / "logos", {"a": 5, "b": 5})
+    before = sorted((tmp_path / "logos").rglob("*"))
+    manifest = find_manifest(tmp_path / "logos")
+    assert manifest == manifest_of(tmp_path / "logos")
+    assert manifest.is_relative_to(tmp_path / "cache")
+    assert sorted((tmp_path / "logos").rglob("*")) == before
+    rows = read_manifest(manifest)
+    assert len(rows.image_paths(rows.rows, tmp_path)) == 10
+    (tmp_path / "logos" / "manifest.csv").write_bytes(manifest.read_bytes())
+    assert find_manifest(tmp_path / "logos") == tmp_path / "logos" / "manifest.csv"
+
+
+def test_a_manifest_is_compared_with_its_folder_by_the_files_and_not_by_their_dates(tmp_path):
+    fill_classes(tmp_path / "logos", {"a": 5, "b": 5})
+    manifest = tmp_path / "m.csv"
+    organize_folder(tmp_path / "logos", manifest)
+    os.utime(tmp_path / "logos" / "a" / "00.png")
+    assert compare_with_folder(manifest, tmp_path / "logos") == ""
+    save(draw_mark(500), tmp_path / "logos" / "a" / "new.png")
+    (tmp_path / "logos" / "a" / "00.png").unlink()
+    (tmp_path / "logos" / "b" / "01.png").unlink()
+    text = compare_with_folder(manifest, tmp_path / "logos")
+    assert "1 images of" in text
+    assert "2 of its own are gone" in text
+    assert "--overwrite" in text
+
+
+def test_a_hostile_tree_is_organized_from_the_files_that_classify_looks_at(hostile_tree, tmp_path, capsys):
+    report = organize_folder(hostile_tree.root, tmp_path / "m.csv")
+    rows = read_manifest(tmp_path / "m.csv").rows
+    seen = [os.path.normpath(tmp_path / row.icon) for row in rows] + [str(file.path) for file in report.skipped]
+    assert sorted(seen) == sorted(find_images([str(hostile_tree.root)]))
+    assert {os.path.relpath(path, hostile_tree.root) for path in seen} == hostile_tree.images
+    reasons = {os.path.relpath(file.path, hostile_tree.root): file.reason for file in report.skipped}
+    assert reasons.keys() == hostile_tree.damaged | hostile_tree.not_utf8
+    assert all("not UTF-8" in reasons[name] for name in hostile_tree.not_utf8)
+    assert {row.label for row in rows} == {"[draft]", "a|b", "linked", "ok", "t-shirts [new]"}
+    assert all(row.votes == (row.label,) for row in rows)
+    print_report(report)
+    shown = capsys.readouterr().out
+    assert "t-shirts [new]" in shown
+    assert "[draft]" in shown
+    assert "\x1b" not in shown
 
 
 def test_measurements_tell_what_they_are_named_after():

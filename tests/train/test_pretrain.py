@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def manifest_path(tmp_path) -> Path:
 
 
 def pool_of(path: Path) -> list[LogoRow]:
-    return pool_rows(read_manifest(path), path, use_unlabelled=True, max_images=0)
+    return pool_rows(read_manifest(path), use_unlabelled=True, max_images=0)
 
 
 def pretrain_logos(path: Path, folder: Path, *, config: PretrainConfig = CONFIG, stop_after: int | None = None) -> dict:
@@ -463,7 +464,7 @@ def test_the_pool_is_what_may_be_learned_from_and_no_look_alike_of_a_held_out_lo
     write_manifest(manifest_path, [*manifest.rows, *twins])
     assert read_manifest(manifest_path).unlabelled[-2:] == twins
     assert pool_of(manifest_path) == pool
-    labelled_only = pool_rows(manifest, manifest_path, use_unlabelled=False, max_images=0)
+    labelled_only = pool_rows(manifest, use_unlabelled=False, max_images=0)
     assert labelled_only == [row for row in pool if row.label]
 
 
@@ -563,3 +564,10 @@ def test_probes_find_what_features_hold_and_nothing_where_they_hold_nothing(prob
     telling = np.concatenate([noise, 3 * np.eye(3)[targets] + random.normal(size=(120, 3))], axis=1)
     assert probe(telling[:80], targets[:80], groups[:80]).score(telling[80:], targets[80:]) > 0.8
     assert probe(noise[:80], targets[:80], groups[:80]).score(noise[80:], targets[80:]) < 0.6
+
+
+def test_a_class_of_few_logos_makes_no_warning():
+    random, targets = np.random.default_rng(0), np.array([0] * 20 + [1] * 20 + [2] * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        neighbour_probe(random.normal(size=(42, 5)), targets, [f"{index}" for index in range(42)])

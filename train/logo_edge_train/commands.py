@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -52,23 +51,19 @@ def need_torch() -> None:
 
 def find_manifest(source: Path | None) -> Path:
     """The manifest that `--data` means: a file, that of a folder, organized now if need be, or the project's own."""
-    from logo_edge.folders import walk_images
     from logo_edge_train.fetch import LABELS, fetch_logos
-    from logo_edge_train.organize import organize_folder, print_report
+    from logo_edge_train.organize import compare_with_folder, manifest_of, organize_folder, print_report
 
     if source is None:
         fetch_logos()
         return LABELS
     if not source.is_dir():
         return source
-    manifest = source / "manifest.csv"
+    manifest = manifest_of(source)
     if not manifest.exists():
-        print_report(organize_folder(source, manifest, target_per_class=None, seed=0))
-    elif newer := sum(os.stat(path).st_mtime > manifest.stat().st_mtime for path in walk_images(source)):
-        typer.echo(
-            f"{newer} files in {source} are newer than {manifest}, which is used as it stands; "
-            f"`logo-edge data organize {source}` writes it anew"
-        )
+        print_report(organize_folder(source, manifest))
+    elif difference := compare_with_folder(manifest, source):
+        typer.echo(difference)
     return manifest
 
 
@@ -102,24 +97,44 @@ def fetch() -> None:
     typer.echo(f"{result.wanted:,} logos in {result.folder} ({result.rendered:,} rendered now)")
 
 
-@data.command(help="Print the folder that `fetch` renders to.")
-def where() -> None:
+@data.command(help="Print the folder that `fetch` renders to or, of a folder of images, the manifest it is trained by.")
+def where(
+    folder: Path | None = typer.Argument(None, metavar="[DIR]", help="A folder of images, as for `train --data`."),
+) -> None:
     from logo_edge_train.fetch import renders_folder
+    from logo_edge_train.organize import manifest_of
 
-    typer.echo(renders_folder())
+    typer.echo(manifest_of(folder) if folder else renders_folder())
 
 
 @data.command(help="Sort a folder of images into a manifest: measure, propose labels, group near-duplicates, split.")
 def organize(
     folder: Path = typer.Argument(..., metavar="DIR", help="Class folders of images, or unlabelled images."),
     out: Path | None = typer.Option(None, "--out", help="The manifest to write; left out: DIR/manifest.csv."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a manifest that is there."),
     target_per_class: int | None = typer.Option(None, "--target-per-class", min=1, help="At most N logos per class."),
     seed: int = typer.Option(0, "--seed", help="Of the split and the balancing."),
-) -> None:
-    from logo_edge_train.organize import organize_folder, print_report
+    split_folders: bool | None = typer.Option(
+        None, "--split-folders/--no-split-folders",
+        help="Whether folders named train, val, calib and test are splits; left out: where all of them are.",
+    ),
+    exact_copies: bool = typer.Option(
+        False, "--exact-copies", help="Only equal files are kept in one split, not images that look the same."
+    ),
+    small_classes: str = typer.Option(
+        "stop", "--small-classes", help="What to do with classes of fewer than 4 images: stop, leave-out, or merge into `other`."
+    ),
+) -> None:  # fmt: skip
+    from logo_edge_train.organize import SMALL_CLASSES, organize_folder, print_report
 
-    manifest = out or folder / "manifest.csv"
-    print_report(organize_folder(folder, manifest, target_per_class=target_per_class, seed=seed))
+    if small_classes not in SMALL_CLASSES:
+        raise typer.BadParameter(f"--small-classes {small_classes}: expected {', '.join(SMALL_CLASSES)}")
+    print_report(
+        organize_folder(
+            folder, out or folder / "manifest.csv", target_per_class=target_per_class, seed=seed, overwrite=overwrite,
+            split_folders=split_folders, exact_copies=exact_copies, small_classes=small_classes,
+        )
+    )  # fmt: skip
 
 
 @data.command(help="Print, and plot, what is in a manifest.")
@@ -185,6 +200,7 @@ def train_command(
     need_torch()
     from rich.console import Console
 
+    from logo_edge.folders import shown
     from logo_edge_train import distributed
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.train import pick_device, train_ensemble
@@ -212,6 +228,11 @@ def train_command(
         f"({metrics['accuracy_sure']:.1%} on sure, worst class {metrics['worst_recall']:.1%}). "
         f"Next: logo-edge compress {folder}"
     )
+    if kept := run.record.get("kept_lookalikes"):
+        distributed.on_main(typer.echo)(
+            f"Warning: {len(kept)} images of train look like images of val, calib or test, first {shown(kept[0])}. They are "
+            "learned from, as the manifest's splits say; figures on those splits may be too good"
+        )
     distributed.stop()
 
 

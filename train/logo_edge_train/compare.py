@@ -9,9 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from logo_edge.errors import LogoEdgeError, RunError
+from logo_edge_train.literal import LiteralTable
 from logo_edge_train.progress import figure, percent
 from logo_edge_train.recipe import Recipe
 from logo_edge_train.tracker import flatten, read_metrics, stem_of
@@ -206,18 +207,18 @@ def print_list(runs: list[dict]) -> None:
     console.print(table)
     for run in runs:
         if run["status"].startswith("broken"):
-            console.print(f"{run['name']} is {run['status']}", markup=False)
+            console.print(Text(f"{run['name']} is {run['status']}"))
 
 
 def print_run(found: dict) -> None:
     """The run's record as lines, then a table of epochs per network."""
     console = _console()
     for line in _describe_lines(found):
-        console.print(line, markup=False)
+        console.print(Text(line))
     for stem, network in found["networks"].items():
         epochs = network["epochs"]
         state = "" if network["finished"] else ", unfinished" if epochs else ", not begun"
-        console.print(f"\n{stem}: {network['network']}, {len(epochs)} epochs{state}")
+        console.print(Text(f"\n{stem}: {network['network']}, {len(epochs)} epochs{state}"))
         if not epochs:
             continue
         known = {key: value for epoch in epochs for key, value in epoch.items()}
@@ -250,13 +251,14 @@ def print_comparison(found: dict) -> None:
     console.print(table)
     for name, paired in zip(names[1:], found["paired"], strict=True):
         if paired is None:
-            console.print(f"{name} and {names[0]} were not asked about the same logos of val, or one is unfinished")
+            text = f"{name} and {names[0]} were not asked about the same logos of val, or one is unfinished"
         else:
-            console.print(
+            text = (
                 f"on the same {paired['count']} logos of val, {name} less {names[0]}: "
                 f"{paired['accuracy_difference']:+.1%}; alone right {paired['only_second_right']} against "
                 f"{paired['only_first_right']}, of one mind on {paired['agree']}"
             )
+        console.print(Text(text))
 
 
 def _read_network(folder: Path, path: Path, stem: str, text: str) -> dict:
@@ -328,8 +330,8 @@ def _teachers(names: list[str]) -> str:
     )
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _table(*headings: str) -> LiteralTable:
+    table = LiteralTable(box=None, pad_edge=False)
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index == 0 else "right")
     return table

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,16 +18,21 @@ from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
-from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
+from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
 from logo_edge_train.augment import INTENSITIES, Intensity, LogoAugmentation, Mixing, mix_views, weaken
-from logo_edge_train.fetch import LABELS, UNLABELLED, renders_folder
+from logo_edge_train.fetch import UNLABELLED, renders_folder
+from logo_edge_train.lookalikes import nearest_limit
 from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_file
+from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import AugmentConfig
-from logo_edge_train.runs import file_hash, write_json
+from logo_edge_train.runs import write_json
 
 LOOKALIKE = 0.97
+READERS = 4  # images at full size in memory at a time: a few hundred MB at most
 KEPT_SCALE = 1.5  # longer side of the images held in memory, in input sizes
+
+Read = TypeVar("Read")
 
 
 class LogoDataset(Dataset):
@@ -53,9 +61,12 @@ class LogoDataset(Dataset):
         self.mixing = Mixing(augment, [row.label for row in rows]) if mixes else None
         self.targets = np.stack([soft_label(row, classes, use_votes) for row in rows]).astype(np.float32)  # (N, K)
         self.weights = self.targets @ class_weights(rows, classes, class_weight_power) + (self.targets.sum(1) == 0)
-        kept_px = round(size_px * KEPT_SCALE) if augment else 0
-        images = load_images(manifest, rows, renders, kept_px=kept_px)
-        self.images = images if augment else [preprocess(image, self.contract) for image in images]
+        read = (
+            partial(shrink, longest_px=round(size_px * KEPT_SCALE))
+            if augment
+            else partial(preprocess, contract=self.contract)
+        )
+        self.images = map_images(manifest, rows, renders, read)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -133,8 +144,7 @@ def measure_rows(manifest: Manifest, rows: list[LogoRow], renders: Path, cache: 
     names = [f"{row.package}/{row.icon}" for row in rows]
     known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
     if not known.keys() >= set(names):
-        paths = [manifest.image_path(row, renders) for row in rows]
-        measured = map_over_images(measure_file, paths, title="Measuring train")
+        measured = map_over_images(measure_file, manifest.image_paths(rows, renders), title="Measuring train")
         known |= {name: asdict(found) for name, found in zip(names, measured, strict=True)}
         write_json(cache, known)
     return [LogoMeasurements(**known[name]) for name in names]
@@ -153,34 +163,56 @@ def stratified_sample(rows: list[LogoRow], count: int, seed: int = 0) -> list[Lo
 
 
 def find_lookalikes(manifest: Manifest, rows: list[LogoRow], renders: Path) -> set[LogoRow]:
-    """The rows whose drawing is nearly that of a val, calib or test logo; whoever learns from `rows` must leave them out.
+    """The rows whose drawing is nearly that of a val, calib or test logo.
 
-    Nearly: the correlation of their 32 px thumbnails, as the runtime would letterbox them, is above LOOKALIKE.
+    Nearly: the correlation of their 32 px thumbnails, as the runtime would letterbox them, is above LOOKALIKE or, in a
+    class whose images all look alike, above a limit at which few of them do (`lookalikes.nearest_limit`).
     """
     held_out = manifest.split("val", "calib", "test")
     if not rows or not held_out:
         return set()
-    close = thumbnails(manifest, rows, renders) @ thumbnails(manifest, held_out, renders).T > LOOKALIKE
-    return {row for row, found in zip(rows, close.any(axis=1), strict=True) if found}
+    correlation = (thumbnails(manifest, rows, renders) @ thumbnails(manifest, held_out, renders).T).max(1)  # (N,)
+    nearest, found = np.sqrt(np.maximum(2 - 2 * correlation, 0)), set()
+    for label in {row.label for row in rows}:
+        own = [index for index, row in enumerate(rows) if row.label == label]
+        limit = nearest_limit(nearest[own], (2 - 2 * LOOKALIKE) ** 0.5)
+        found |= {rows[index] for index in own if nearest[index] <= limit}
+    return found
 
 
-def pool_rows(manifest: Manifest, path: Path, *, use_unlabelled: bool, max_images: int) -> list[LogoRow]:
+def leave_out(manifest: Manifest, rows: list[LogoRow], renders: Path) -> tuple[set[LogoRow], set[LogoRow]]:
+    """The look-alikes of held-out logos that whoever learns from `rows` must leave out, and those that stay.
+
+    Those that stay are labelled images of the user's, whose split is the user's decision: they are counted and told.
+    """
+    found = find_lookalikes(manifest, rows, renders)
+    stay = {row for row in found if row.package == FILES and row.label}
+    return found - stay, stay
+
+
+def pool_rows(manifest: Manifest, *, use_unlabelled: bool, max_images: int) -> list[LogoRow]:
     """The train split and, if wanted, every logo that may be used without a label; no look-alike of a held-out logo.
 
-    Without a label: the rows of the manifest at `path` that have none, and unlabelled.csv where it is the project's own.
+    Without a label: the rows of the manifest that have none and, of the icon sets that it names, those of unlabelled.csv
+    that are neither in it nor of a held-out group.
     """
     rows = manifest.split("train")
     if use_unlabelled:
         rows = rows + manifest.unlabelled
-        if path.name == LABELS.name and file_hash(path) == file_hash(LABELS):
-            rows = rows + list(read_manifest(UNLABELLED).rows)
-    left_out = find_lookalikes(manifest, rows, renders_folder())
+        if sets := {(row.package, row.version) for row in manifest.rows if row.package != FILES}:
+            listed = {(row.package, row.icon) for row in manifest.rows}
+            held_out = {row.group for row in manifest.split("val", "calib", "test")}
+            rows += [
+                row for row in read_manifest(UNLABELLED).rows
+                if (row.package, row.version) in sets and (row.package, row.icon) not in listed and row.group not in held_out
+            ]  # fmt: skip
+    left_out, _ = leave_out(manifest, rows, renders_folder())
     return stratified_sample([row for row in rows if row not in left_out], max_images)
 
 
 def thumbnails(manifest: Manifest, rows: list[LogoRow], renders: Path) -> np.ndarray:
     """(N, 32 * 32 * 3) float32 of mean 0 and length 1: their dot products are correlations."""
-    pixels = [preprocess(image, InputContract(32)) for image in load_images(manifest, rows, renders)]
+    pixels = map_images(manifest, rows, renders, partial(preprocess, contract=InputContract(32)))
     flat = np.stack(pixels).reshape(len(rows), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
@@ -188,23 +220,40 @@ def thumbnails(manifest: Manifest, rows: list[LogoRow], renders: Path) -> np.nda
 
 def pixels_of(rows: list[LogoRow], manifest: Manifest, size_px: int) -> np.ndarray:
     """(N, S, S, 3) uint8: the rows as the runtime would preprocess them."""
-    images = load_images(manifest, rows, renders_folder())
-    return np.stack([preprocess(image, InputContract(size_px)) for image in images])
+    return np.stack(map_images(manifest, rows, renders_folder(), partial(preprocess, contract=InputContract(size_px))))
 
 
-def load_images(manifest: Manifest, rows: list[LogoRow], renders: Path, *, kept_px: int = 0) -> list[Image.Image]:
-    """Each row's image in memory, as it is or, with `kept_px`, its longer side at most that."""
+def map_images(
+    manifest: Manifest, rows: list[LogoRow], renders: Path, function: Callable[[Image.Image], Read]
+) -> list[Read]:
+    """`function` of each row's image, in order; of the images themselves at most READERS are in memory at a time.
 
-    def load(row: LogoRow) -> Image.Image:
-        path = manifest.image_path(row, renders)
-        if not path.exists():
-            raise DatasetError(
-                f"{path} is missing; run `logo-edge data fetch` (or mend the manifest's row {row.icon!r})"
-            )
-        image = load_image(path)
-        if kept_px and max(image.size) > kept_px:
-            image = image.resize(letterboxed_size(image.size, kept_px), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    Raises DatasetError where images are missing, ImageError where one cannot be read.
+    """
+    paths = manifest.image_paths(rows, renders)
+    with ThreadPoolExecutor(min(READERS, count_cores())) as pool:
+        return list(pool.map(lambda path: function(load_image(path)), paths))
+
+
+def shrink(image: Image.Image, longest_px: int) -> Image.Image:
+    """The image, scaled down where its longer side is above `longest_px`."""
+    if max(image.size) <= longest_px:
         return image
+    return image.resize(letterboxed_size(image.size, longest_px), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(load, rows))
+
+class ImageFiles(Sequence):
+    """The images of files, each decoded whenever it is asked for: memory holds only those that the caller holds."""
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        return (
+            [load_image(path) for path in self.paths[index]]
+            if isinstance(index, slice)
+            else load_image(self.paths[index])
+        )

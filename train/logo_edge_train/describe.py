@@ -6,11 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from logo_edge.errors import DatasetError, ImageError
+from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
-from logo_edge.manifest import SPLITS, LogoRow, Manifest
+from logo_edge.manifest import SPLITS, Manifest
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.recipe import OPERATIONS, AugmentConfig, TeacherAugment
 
@@ -86,10 +87,12 @@ def cohen_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
 def print_description(description: Description, console=None) -> None:
     """Prints the description as a table with a few lines below it, on `console` or the terminal."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
+
+    from logo_edge_train.literal import LiteralTable
 
     console = console or Console()
-    table = Table(title=f"{description.rows:,} logos")
+    table = LiteralTable(title=f"{description.rows:,} logos")
     table.add_column("split")
     for name in (*description.classes, "all"):
         table.add_column(name, justify="right")
@@ -103,11 +106,18 @@ def print_description(description: Description, console=None) -> None:
     table.add_row("sure", *(f"{share:.0%}" for share in shares))
     console.print(table)
     for line in _facts(description):
-        console.print(line, highlight=False, markup=False)
+        console.print(Text(line))
 
 
 def plot_description(description: Description, path: str | os.PathLike) -> None:
     """Writes a PNG: logos per split and class as bars, and the share of sure labels per class."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):  # names are no formulas
+        _plot_bars(description, path)
+
+
+def _plot_bars(description: Description, path: str | os.PathLike) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, max(4.2, 0.3 * len(description.classes))), layout="constrained")
@@ -142,7 +152,7 @@ def plot_samples(
 ) -> None:
     """Writes a contact sheet: `per_class` logos of every class in a row of its own, as a model sees them.
 
-    The same seed picks the same logos. Raises DatasetError where an image cannot be read.
+    The same seed picks the same logos. Raises DatasetError where an image is missing, ImageError where one cannot be read.
     """
     import numpy as np
 
@@ -154,7 +164,8 @@ def plot_samples(
     for name in manifest.classes:
         own = [row for row in manifest.rows if row.label == name]
         picked = [own[i] for i in rng.permutation(len(own))[:per_class]]
-        lines[name] = [_load(manifest, row, renders_dir, contract) for row in picked]
+        paths = manifest.image_paths(picked, renders_dir)
+        lines[name] = [preprocess(load_image(path), contract) for path in paths]
     _write_sheet(lines, path)
 
 
@@ -170,7 +181,7 @@ def plot_augmented(
     import numpy as np
 
     from logo_edge_train.augment import LogoAugmentation, find_partners, mix_views, weaken
-    from logo_edge_train.dataset import check_classes, load_images
+    from logo_edge_train.dataset import KEPT_SCALE, check_classes, map_images, shrink
 
     contract, rng, rows = InputContract(size_px=THUMBNAIL_PX), np.random.default_rng(seed), manifest.split("train")
     check_classes(rows, manifest.classes, "train")
@@ -178,7 +189,8 @@ def plot_augmented(
     for name in manifest.classes:
         own = [row for row in rows if row.label == name]
         picked += [own[i] for i in rng.permutation(len(own))[:per_class]]
-    images = [image.convert("RGBA").convert("RGBa") for image in load_images(manifest, picked, renders_dir)]
+    kept = partial(shrink, longest_px=round(THUMBNAIL_PX * KEPT_SCALE))
+    images = [image.convert("RGBA").convert("RGBa") for image in map_images(manifest, picked, renders_dir, kept)]
     labels = [row.label for row in picked]
 
     def draw(config: AugmentConfig) -> list[np.ndarray]:
@@ -223,7 +235,7 @@ def _write_sheet(lines: dict[str, list], path: str | os.PathLike) -> None:
     axes.set_axis_off()
     for at, name in enumerate(lines):
         middle = 1 - (at * step_px + THUMBNAIL_PX / 2) / sheet.shape[0]
-        figure.text(0.1 / width, middle, name, va="center", fontsize=11)
+        figure.text(0.1 / width, middle, name, va="center", fontsize=11, parse_math=False)
     _write_whole(path, lambda part: figure.savefig(part, format="png", dpi=dots_per_inch))
 
 
@@ -237,14 +249,6 @@ def _facts(description: Description) -> list[str]:
         kappa = "" if description.kappa is None else f" (Cohen's kappa {description.kappa:.3f})"
         facts.append(f"the two votes on {description.voted_twice:,} logos agree in {description.agreement:.1%}{kappa}")
     return facts
-
-
-def _load(manifest: Manifest, row: LogoRow, renders_dir: Path, contract: InputContract):
-    image_path = manifest.image_path(row, renders_dir)
-    try:
-        return preprocess(load_image(image_path), contract)
-    except ImageError as error:
-        raise DatasetError(f"{error}. Run `logo-edge data fetch` if the renders are missing") from error
 
 
 def _colours(count: int) -> list:

@@ -11,9 +11,10 @@ An episode is the task of Vinyals et al. 2016, arXiv:1606.04080: `ways` classes,
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,19 +24,19 @@ from torch.utils.data import Dataset
 from logo_edge.errors import DatasetError
 from logo_edge.manifest import LogoRow, Manifest
 from logo_edge.parts import split_drawing
-from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
+from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.augment import LogoAugmentation
-from logo_edge_train.dataset import KEPT_SCALE, find_lookalikes, load_images, pool_rows
+from logo_edge_train.dataset import KEPT_SCALE, leave_out, map_images, pool_rows, shrink
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.recipe import Architecture, FewShotConfig
 
 PARTS = 3  # of a drawing: the whole, and what lies before and behind its widest gap
 VIEWS = tuple((part, grey) for grey in (False, True) for part in range(PARTS))  # in the order in which shots take them
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-CHUNK = 256  # images in memory at their full size
+SPLIT_PX = 1024  # longer side at which a larger drawing's gaps are looked for
 
 
-def task_rows(manifest: Manifest, path: Path, config: FewShotConfig, split: str) -> list[LogoRow]:
+def task_rows(manifest: Manifest, config: FewShotConfig, split: str) -> list[LogoRow]:
     """The rows of the task to learn from (`train`), to choose by (`val`) or to report on (`test`).
 
     They are those of the splits of these names; for brands the unlabelled pool is learned from too, an unlabelled drawing
@@ -43,11 +44,9 @@ def task_rows(manifest: Manifest, path: Path, config: FewShotConfig, split: str)
     held-out package, learned and chosen on all others.
     """
     if config.task == "brands":
-        return (
-            pool_rows(manifest, path, use_unlabelled=True, max_images=0) if split == "train" else manifest.split(split)
-        )
+        return pool_rows(manifest, use_unlabelled=True, max_images=0) if split == "train" else manifest.split(split)
     rows = [row for row in manifest.split(split) if (row.package == config.held_out_package) == (split == "test")]
-    left_out = find_lookalikes(manifest, rows, renders_folder()) if split == "train" else set()
+    left_out, _ = leave_out(manifest, rows, renders_folder()) if split == "train" else (set(), set())
     return [row for row in rows if row not in left_out]
 
 
@@ -157,12 +156,10 @@ class Drawings:
     looked at in parts, and without its colours.
     """
 
-    def __init__(self, images: list[Image.Image], size_px: int, config: FewShotConfig | None = None):
+    def __init__(self, images: Iterable[Image.Image], size_px: int, config: FewShotConfig | None = None):
         self.contract = InputContract(size_px)
         self.augmentation = LogoAugmentation(config.augment, self.contract) if config else None
-        self.images = [
-            [_shrink(part, round(size_px * KEPT_SCALE)) for part in split_drawing(image)] for image in images
-        ]
+        self.images = [_parts_of(image, size_px) for image in images]
 
     @classmethod
     def load(
@@ -170,8 +167,7 @@ class Drawings:
     ) -> Drawings:  # fmt: skip
         """Those of the rows; with a `config`, views of its augmentation can be drawn."""
         drawings = cls([], size_px, config)
-        for start in range(0, len(rows), CHUNK):
-            drawings.images += cls(load_images(manifest, rows[start : start + CHUNK], renders_folder()), size_px).images
+        drawings.images = map_images(manifest, rows, renders_folder(), partial(_parts_of, size_px=size_px))
         return drawings
 
     def draw(self, index: int, view: int, seed: int | None = None) -> np.ndarray:
@@ -187,10 +183,9 @@ class Drawings:
         return np.repeat((pixels @ LUMINANCE).round().astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def _shrink(image: Image.Image, longest_px: int) -> Image.Image:
-    if max(image.size) <= longest_px:
-        return image
-    return image.resize(letterboxed_size(image.size, longest_px), Image.Resampling.BILINEAR, reducing_gap=3.0)
+def _parts_of(image: Image.Image, size_px: int) -> list[Image.Image]:
+    """The whole and its two parts, none larger than views of `size_px` need."""
+    return [shrink(part, round(size_px * KEPT_SCALE)) for part in split_drawing(shrink(image, SPLIT_PX))]
 
 
 class EpisodeDataset(Dataset):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from logo_edge.manifest import Manifest, read_manifest
 from logo_edge_train.dataset import pool_rows, stratified_sample
+from logo_edge_train.literal import LiteralTable
 from logo_edge_train.parallel import run_side_by_side
 from logo_edge_train.pretrain import pretrain
 from logo_edge_train.progress import percent
@@ -90,7 +90,7 @@ def _try_pretraining(
     folder: Path, device: torch.device,
 ) -> list[StageEstimate]:  # fmt: skip
     rows = pool_rows(
-        manifest, manifest_path, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
+        manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
     )  # fmt: skip
     few = stratified_sample(rows, min(_trial_images(config.fit.batch_size, device), len(rows)))
     trial, reports = replace(config, fit=_trial_fit(config.fit)), {}
@@ -167,7 +167,7 @@ def finish(seconds: list[float], workers: int) -> float:
 
 def print_estimate(estimate: dict) -> None:
     """A row per fit, and the sum in words."""
-    table = Table(box=None, pad_edge=False)
+    table = LiteralTable(box=None, pad_edge=False)
     for heading in ("estimate", "epochs", "steps", "images/s", "waits for data", "GPU busy", "minutes"):
         table.add_column(heading, justify="left" if heading == "estimate" else "right", no_wrap=True)
     for stage in estimate["stages"]:

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.metrics import bootstrap
 from logo_edge_train import distributed
+from logo_edge_train.dataset import ImageFiles
 from logo_edge_train.episodes import TASKS, VIEWS, Drawings, EpisodeDataset, check_disjoint, task_rows
 from logo_edge_train.fit import Objective, count_loaders, fit
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
@@ -355,7 +356,7 @@ def train_few_shot(
         "device": str(device), "versions": versions(),
     }  # fmt: skip
     distributed.on_main(write_json)(folder / RECORD, record)
-    rows = {split: task_rows(manifest, manifest_path, config, split) for split in ("train", "val", "test")}
+    rows = {split: task_rows(manifest, config, split) for split in ("train", "val", "test")}
     check_disjoint(rows)
     examination = Examination(manifest, rows["val"], config)
 
@@ -437,7 +438,7 @@ def evaluate_few_shot(
     if record["identity"]["data_hash"] != data_hash(manifest):
         raise RunError(f"{folder} was made of other data than {manifest_path}; its splits may be others. Train again")
     config, network = network.config, network.to(device)
-    examination = Examination(manifest, task_rows(manifest, manifest_path, config, split), config)
+    examination = Examination(manifest, task_rows(manifest, config, split), config)
     embedded, began = examination.embed(network, device), time.perf_counter()
     accuracy, by_class = examination.measure(network, embedded, episodes=episodes, seed=config.seed, tick=tick)
     means = np.array([shares.mean() for shares in by_class.values()])
@@ -459,7 +460,7 @@ def frozen_network() -> FewShotNetwork:
 def classify_images(
     network: FewShotNetwork,
     support: dict[str, Sequence[Image.Image]],
-    images: Sequence[Image.Image],
+    images: Iterable[Image.Image],
     device: torch.device,
 ) -> list[dict[str, float]]:
     """Each image's {class: logit}, the likeliest first; logits are no probabilities. `support` are images of each class.
@@ -473,13 +474,14 @@ def classify_images(
     config, size_px = network.config, Architecture.parse(network.config.network).size_px
     shown = range(min(config.shots, len(VIEWS)) if config.task == "brands" else 1)
     asked = range(len(VIEWS) if config.task == "brands" else 1)
-    if not images:
+    queried = Drawings(images, size_px)
+    if not queried.images:
         return []
-    known = Drawings([image for found in support.values() for image in found], size_px)
+    known = Drawings((image for found in support.values() for image in found), size_px)
     labels = torch.tensor([label for label, found in enumerate(support.values()) for _ in found]).to(device)
     embedded = [
         embed_pixels(network, np.stack([drawings.draw(index, view) for index in range(len(drawings.images)) for view in views]), device)
-        for drawings, views in ((known, shown), (Drawings(list(images), size_px), asked))
+        for drawings, views in ((known, shown), (queried, asked))
     ]  # fmt: skip
     with torch.no_grad():
         queries = embedded[1].unflatten(0, (-1, len(asked)))
@@ -494,23 +496,23 @@ def classify_files(network: FewShotNetwork, support: Path, paths: Sequence[Path]
     read, DatasetError where there are not two classes with images.
     """
     folders = [folder for folder in sorted(support.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-    shown = {folder.name: [load_image(path) for path in walk_images(folder)] for folder in folders}
-    opened = [_open_image(path) for path in paths]
-    images = [image for image in opened if not isinstance(image, ImageError)]
-    answers, records = iter(classify_images(network, shown, images, device)), []
-    for path, image in zip(paths, opened, strict=True):
-        if isinstance(image, ImageError):
-            records.append({"path": str(path), "error": str(image)})
+    shown = {folder.name: ImageFiles(tuple(walk_images(folder))) for folder in folders}
+    errors: dict[Path, str] = {}
+
+    def readable() -> Iterator[Image.Image]:
+        for path in paths:
+            try:
+                yield load_image(path)
+            except ImageError as error:
+                errors[path] = str(error)
+
+    answers, records = iter(classify_images(network, shown, readable(), device)), []
+    for path in paths:
+        if path in errors:
+            records.append({"path": str(path), "error": errors[path]})
             continue
         logits = next(answers)
         (label, first), (runner_up, second), *_ = logits.items()
         answer = {"label": label, "runner_up": runner_up, "margin": first - second, "logits": logits}
         records.append({"path": str(path), **answer})
     return records
-
-
-def _open_image(path: Path) -> Image.Image | ImageError:
-    try:
-        return load_image(path)
-    except ImageError as error:
-        return error

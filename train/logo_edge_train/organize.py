@@ -1,45 +1,43 @@
-"""A folder of images -> a manifest with labels, near-duplicate groups and splits (`logo-edge data organize`)."""
+"""A folder of images -> a manifest with labels, groups of copies and splits (`logo-edge data organize`)."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shlex
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 
+from logo_edge.backends import cache_folder
 from logo_edge.errors import DatasetError, ImageError
-from logo_edge.folders import walk_images
+from logo_edge.folders import shown, walk_images
 from logo_edge.images import load_image
-from logo_edge.manifest import FILES, SPLITS, LogoRow, write_manifest
-from logo_edge.parts import ink_box
-from logo_edge_train.measure import LogoMeasurements, lay_out, map_over_images, measure_logo
+from logo_edge.manifest import FILES, SPLITS, LogoRow, read_manifest, write_manifest
+from logo_edge_train.layout import NOT_UTF8, PlacedImage, read_layout
+from logo_edge_train.lookalikes import MAX_DISTANCE, Look, group_copies, look_at
+from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_logo
 from logo_edge_train.propose import SURE_CONFIDENCE, measure_proposal_accuracy, proposal_classes, propose_label
 
 __all__ = [
     "OrganizeReport",
     "SkippedFile",
-    "group_near_duplicates",
     "measure_logo",
     "measure_proposal_accuracy",
     "organize_folder",
-    "perceptual_hash",
     "print_report",
     "propose_label",
     "split_by_group",
 ]
 
 SPLIT_SHARES = {"train": 0.7, "val": 0.1, "calib": 0.1, "test": 0.1}  # 70/20/10, then half of val is calib
-HASH_SIDE_PX = 32
-HASH_BITS = 64
-MAX_HASH_DISTANCE = 8  # of 64 bits; 94 % of such pairs of the labelled logos are one brand, a third of those at 10 bits
-MAX_ASPECT_CHANGE = 0.1  # relative
-HASH_BLOCK = 1024  # rows of the distance matrix at a time
+SHARE_TOLERANCE = 0.05  # of a class: a split further from its share is reported
+SMALL_CLASSES = STOP, LEAVE_OUT, MERGE = ("stop", "leave-out", "merge")
+MERGED = "other"
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,12 @@ class OrganizeReport:
     `counts` maps split -> class -> images. `labelled` counts the manifest's rows whose label a folder gave, `proposed`
     the others, `proposed_sure` those of them with a confidence of at least SURE_CONFIDENCE. `unlabelled` lists images
     that no label could be proposed for, `left_out` counts those that balancing dropped, `below_target` maps the
-    classes that are too small for the target to their size. `groups` counts the manifest's groups, `near_duplicates`
-    its images beyond the first of their group; `mixed_groups` names the groups whose images carry different labels,
-    which deserve a look.
+    classes that are too small for the target to their size, `small_classes` those that were left out or merged. `groups`
+    counts the manifest's groups, `near_duplicates` its images beyond the first of their group; `mixed_groups` names the
+    groups whose images carry different labels, which deserve a look. `limits` maps the classes whose images all look
+    alike to their limit for copies, a share of the usual one. `given` names the splits that folders gave, and
+    `split_groups` the groups that they divide; `filled` maps the other splits to their images, taken from train.
+    `uneven` maps classes whose splits are far from 70/10/10/10 to their shares in percent and their largest group.
     """
 
     manifest: Path
@@ -71,61 +72,82 @@ class OrganizeReport:
     skipped: tuple[SkippedFile, ...]
     left_out: int
     below_target: dict[str, int]
+    small_classes: dict[str, int]
     groups: int
     near_duplicates: int
     mixed_groups: tuple[str, ...]
+    limits: dict[str, float]
+    given: tuple[str, ...]
+    split_groups: tuple[str, ...]
+    filled: dict[str, int]
+    uneven: dict[str, tuple[tuple[int, ...], int]]
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    row: LogoRow
+    row: LogoRow  # its split is empty where no folder gave one
     proposed: bool
     confidence: float  # 1 where the folder gave the label
 
 
 def organize_folder(
-    folder: Path, manifest_path: Path, *, target_per_class: int | None = None, seed: int = 0
-) -> OrganizeReport:
+    folder: Path, manifest_path: Path, *, target_per_class: int | None = None, seed: int = 0, overwrite: bool = False,
+    split_folders: bool | None = None, exact_copies: bool = False, small_classes: str = STOP,
+) -> OrganizeReport:  # fmt: skip
     """The report on the manifest that was written for the images in `folder` and its subfolders.
 
-    A first-level subfolder names the class of all images below it; images directly in `folder` are unlabelled. Those
-    get a proposed label where every class folder is a class of the labelling guide (or there is none), and are only
-    reported otherwise. Near-duplicates share a group, and no group stands in two splits.
+    Labels and splits are those of `layout.read_layout`. Images directly in `folder` are unlabelled: they get a proposed
+    label where every class folder is a class of the labelling guide (or there is none), and are only reported otherwise.
+    Copies share a group (`lookalikes.group_copies`; only equal files with `exact_copies`), and no group stands in two
+    splits, but for images whose folders give their split: those are never moved. Classes of fewer than four groups stop
+    it, are left out, or are merged into a class MERGED. File names that are not UTF-8 are skipped.
 
-    Raises DatasetError where the folder or its images are missing, or where a class cannot be split.
+    Raises DatasetError, where it can before images are measured: where the folder or its images are missing, the folder
+    means something else, the manifest is there already (unless `overwrite`) or cannot be written, or a class cannot be
+    split.
     """
     folder, manifest_path = Path(folder), Path(manifest_path)
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; expected one with images, best in a subfolder for each class")
-    root = folder.resolve()
-    paths = [Path(path) for path in walk_images(root)]
-    examined = map_over_images(_examine, paths, title="Measuring")
-    skipped = tuple(SkippedFile(p, e) for p, e in zip(paths, examined, strict=True) if isinstance(e, str))
-    images = [(p, e) for p, e in zip(paths, examined, strict=True) if not isinstance(e, str)]
+        raise DatasetError(
+            f"{shown(str(folder))}: no such folder; expected one with images, best in a subfolder for each class"
+        )
+    if target_per_class is not None and target_per_class < len(SPLITS):
+        raise DatasetError(
+            f"target_per_class is {target_per_class}; expected at least {len(SPLITS)}, one for each split"
+        )
+    _check_destination(manifest_path, overwrite)
+    placed, not_utf8 = read_layout(folder.resolve(), split_folders=split_folders)
+    can_propose = {image.label for image in placed} - {""} <= set(proposal_classes())
+    placed, few = _settle_small(folder, placed, small_classes, can_propose=can_propose)
+    jobs = [(image.path, can_propose and not image.label) for image in placed]
+    examined = map_over_images(_examine, jobs, title="Measuring")
+    skipped = [SkippedFile(path, NOT_UTF8) for path in not_utf8]
+    skipped += [SkippedFile(p.path, e) for p, e in zip(placed, examined, strict=True) if isinstance(e, str)]
+    images = [(p, e) for p, e in zip(placed, examined, strict=True) if isinstance(e, _Examined)]
     if not images:
         raise DatasetError(
-            f"{folder}: {len(paths)} files, none of them an image that Pillow reads"
-            + (f" (first: {skipped[0].reason})" if skipped else "; expected images")
+            f"{shown(str(folder))}: {len(placed) + len(not_utf8)} image files, none of which can be read"
+            + (f" (first: {skipped[0].reason})" if skipped else "; expected images such as .png or .jpg")
         )
-    names = [_icon_name(path, manifest_path.resolve().parent) for path, _ in images]
-    groups = group_near_duplicates(
-        [image.hash for _, image in images], [image.measurements.aspect_ratio for _, image in images]
-    )
-    class_names = [_class_folder(path, root) for path, _ in images]
-    can_propose = set(class_names) - {""} <= set(proposal_classes())
+    names = [_icon_name(image.path, manifest_path.resolve().parent) for image, _ in images]
+    groups = group_copies(
+        [look.look for _, look in images], [image.label for image, _ in images], [look.digest for _, look in images],
+        exact=exact_copies,
+    )  # fmt: skip
     candidates, unlabelled = [], []
-    for (path, image), name, group, label in zip(images, names, groups, class_names, strict=True):
-        if label or can_propose:
-            candidates.append(_label(LogoRow(FILES, "", name, names[group], label), image.measurements))
+    for (image, found), name, first in zip(images, names, groups.firsts, strict=True):
+        if image.label or can_propose:
+            row = LogoRow(FILES, "", name, names[first], image.label, split=image.split)
+            candidates.append(_label(row, found.measurements))
         else:
-            unlabelled.append(path)
+            unlabelled.append(image.path)
+    candidates, too_few = _settle_few_groups(folder, candidates, small_classes)
     kept, below_target = _balance(candidates, target_per_class, seed)
-    labels, groups = [c.row.label for c in kept], [c.row.group for c in kept]
-    _check_classes(folder, labels, groups)
-    splits = split_by_group(labels, groups, seed=seed)
-    rows = [replace(c.row, split=split) for c, split in zip(kept, splits, strict=True)]
+    _check_classes(folder, [c.row.label for c in kept])
+    given = tuple(split for split in SPLITS if any(c.row.split == split for c in kept))
+    rows, filled = _split(folder, [c.row for c in kept], given, seed)
     write_manifest(manifest_path, rows)
-    labels_of = _labels_of_groups(rows)
+    labels_of, splits_of = _values_of_groups(rows, "label"), _values_of_groups(rows, "split")
     proposals = [c for c in kept if c.proposed]
     return OrganizeReport(
         manifest=manifest_path,
@@ -134,89 +156,103 @@ def organize_folder(
         proposed=len(proposals),
         proposed_sure=sum(c.row.sure for c in proposals),
         unlabelled=tuple(unlabelled),
-        skipped=skipped,
+        skipped=tuple(skipped),
         left_out=len(candidates) - len(kept),
         below_target=below_target,
+        small_classes={**few, **too_few},
         groups=len(labels_of),
         near_duplicates=len(rows) - len(labels_of),
         mixed_groups=tuple(group for group, labels in labels_of.items() if len(labels) > 1),
+        limits={name: limit / MAX_DISTANCE for name, limit in groups.limits.items() if 0 < limit < MAX_DISTANCE},
+        given=given,
+        split_groups=tuple(group for group, splits in splits_of.items() if len(splits) > 1),
+        filled=filled,
+        uneven={} if given else _uneven_classes(rows),
+    )
+
+
+def manifest_of(folder: Path) -> Path:
+    """Where the manifest of a folder of images lies: its own manifest.csv, else, there or not, one in the cache.
+
+    The cache, so that nothing is written into the user's data unless `data organize` is asked to.
+    """
+    own, resolved = folder / "manifest.csv", folder.resolve()
+    if own.exists():
+        return own
+    digest = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:16]
+    return cache_folder() / "manifests" / digest / "manifest.csv"
+
+
+def compare_with_folder(manifest_path: Path, folder: Path) -> str:
+    """What the images of the folder and of its manifest have not in common, and what to do; empty where they are the same."""
+    manifest = read_manifest(manifest_path)
+    below = manifest.folder.resolve()
+    listed = {os.path.normpath(below / row.icon) for row in manifest.rows if row.package == FILES}
+    found = set(walk_images(folder.resolve()))
+    gone = sum(not os.path.exists(path) for path in listed - found)
+    if not (added := len(found - listed)) and not gone:
+        return ""
+    again = f"logo-edge data organize {shlex.quote(str(folder))} --out {shlex.quote(str(manifest_path))} --overwrite"
+    return shown(
+        f"{manifest_path} is used as it stands: {added} images of {folder} are not in it (skipped, or added since), and "
+        f"{gone} of its own are gone. `{again}` writes it again, without what was corrected by hand"
     )
 
 
 def print_report(report: OrganizeReport) -> None:
     """Prints what was found, what was left out and why, and what deserves a look."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    console, table = Console(highlight=False), Table(title=str(report.manifest))
+    from logo_edge_train.literal import LiteralTable
+
+    console = Console()
+    table = LiteralTable(title=shown(str(report.manifest)))
     labels = sorted({label for cells in report.counts.values() for label in cells})
     for heading in ("split", *labels):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
+        table.add_column(shown(heading), justify="left" if heading == "split" else "right")
     for split in (name for name in SPLITS if name in report.counts):
         table.add_row(split, *(str(report.counts[split].get(label, 0)) for label in labels))
     console.print(table)
-    console.print(
-        f"{report.labelled} labelled by their folders, {report.proposed} by proposal ({report.proposed_sure} sure)"
-    )
-    console.print(f"{report.groups} groups; {report.near_duplicates} near-duplicates kept on one side each")
+    for line in describe_report(report):
+        console.print(Text(line), soft_wrap=True)
+
+
+def describe_report(report: OrganizeReport) -> list[str]:
+    """The lines below the table of counts."""
+    lines = [
+        f"{report.labelled} labelled by their folders, {report.proposed} by proposal ({report.proposed_sure} sure)",
+        f"{report.groups} groups; {report.near_duplicates} copies kept in the split of the first of their group",
+    ]
+    if report.given:
+        lines.append(f"splits given by folders, which are kept: {', '.join(report.given)}")
+    lines += [
+        f"no folder for {split}: {count} images of train are used for it" for split, count in report.filled.items()
+    ]
     remarks = {
         "left out by balancing": report.left_out,
-        "skipped, no image": [f"{skipped.path}: {skipped.reason}" for skipped in report.skipped],
+        "skipped": [f"{skipped.path}: {skipped.reason}" for skipped in report.skipped],
         "without a label, left out": [str(path) for path in report.unlabelled],
-        "near-duplicates of different labels, have a look": list(report.mixed_groups),
+        "copies under different labels, have a look": list(report.mixed_groups),
+        "Warning: copies that your folders put into different splits; they are kept there, and figures on those splits "
+        "are too good": list(report.split_groups),
         "classes below the target": [f"{label}: {count}" for label, count in report.below_target.items()],
-    }
+        "classes with too few images": [f"{label}: {count}" for label, count in report.small_classes.items()],
+        "classes whose images all look alike, so that only closer ones count as copies": [
+            f"{label or '(no label)'}: closer than {share:.1%} of the usual limit" for label, share in report.limits.items()
+        ],
+        f"classes whose splits are not {'/'.join(f'{share:.0%}'[:-1] for share in SPLIT_SHARES.values())}, since no group "
+        "of copies is divided (--exact-copies groups equal files only)": [
+            f"{label}: {'/'.join(map(str, shares))}, the largest group has {largest} images"
+            for label, (shares, largest) in report.uneven.items()
+        ],
+    }  # fmt: skip
     for remark, found in remarks.items():
         if isinstance(found, int) and found:
-            console.print(f"{found} {remark}")
+            lines.append(f"{found} {remark}")
         elif found:
-            console.print(f"{len(found)} {remark}:", *[f"  {line}" for line in found[:10]], sep="\n")
-
-
-def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that hardly change with size, margins, format and compression of a drawing.
-
-    The logo on its background, cut to its ink, is squeezed to 32 x 32 grey levels; the bits tell which of the 64
-    lowest frequencies of its cosine transform, the mean left out, lie above their median. Zauner 2010,
-    "Implementation and benchmarking of perceptual image hash functions". The squeezing loses the aspect ratio, which
-    `group_near_duplicates` compares by itself: letterboxed, all wordmarks would look alike.
-    """
-    pixels, ink = lay_out(image)
-    grey = cv2.cvtColor(np.ascontiguousarray(pixels[ink_box(ink)]), cv2.COLOR_RGB2GRAY)
-    square = cv2.resize(grey, (HASH_SIDE_PX, HASH_SIDE_PX), interpolation=cv2.INTER_AREA)
-    down, across = np.indices(square.shape)
-    lowest_first = np.lexsort((across.ravel(), (down + across).ravel()))[1 : HASH_BITS + 1]
-    frequencies = cv2.dct(square.astype(np.float32)).ravel()[lowest_first]  # (64,)
-    return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
-
-
-def group_near_duplicates(
-    hashes: Sequence[int], aspect_ratios: Sequence[float], *, max_distance: int = MAX_HASH_DISTANCE
-) -> list[int]:
-    """For each image the index of the first image of its group.
-
-    Two images belong together where their hashes differ in at most `max_distance` bits and their aspect ratios by at
-    most a tenth; so do all that a chain of such pairs connects.
-    """
-    parents = list(range(len(hashes)))
-
-    def find_root(at: int) -> int:
-        while parents[at] != at:
-            parents[at] = parents[parents[at]]
-            at = parents[at]
-        return at
-
-    raw = b"".join(value.to_bytes(HASH_BITS // 8, "big") for value in hashes)
-    signs = np.unpackbits(np.frombuffer(raw, np.uint8)).reshape(-1, HASH_BITS).astype(np.float32) * 2 - 1  # (N, 64)
-    logs = np.log(np.array(aspect_ratios, np.float64))
-    for start in range(0, len(hashes), HASH_BLOCK):
-        block = slice(start, start + HASH_BLOCK)
-        near = (HASH_BITS - signs[block] @ signs.T) / 2 <= max_distance  # (B, N)
-        near &= np.abs(logs[block, None] - logs) <= np.log1p(MAX_ASPECT_CHANGE)
-        for one, other in np.argwhere(near):
-            first, second = sorted((find_root(int(one) + start), find_root(int(other))))
-            parents[second] = first
-    return [find_root(at) for at in range(len(hashes))]
+            lines += [f"{len(found)} {remark}:", *(f"  {shown(line)}" for line in found[:10])]
+    return lines
 
 
 def split_by_group(
@@ -248,31 +284,40 @@ def split_by_group(
 
 @dataclass(frozen=True)
 class _Examined:
-    hash: int
-    measurements: LogoMeasurements
+    digest: str
+    look: Look
+    measurements: LogoMeasurements | None  # where a label is to be proposed
 
 
-def _examine(path: Path) -> _Examined | str:
-    """The image's hash and measurements, or why there are none."""
+def _examine(job: tuple[Path, bool]) -> _Examined | str:
+    """The image's look and, if asked for, its measurements, or why there are none."""
+    path, is_measured = job
     try:
         image = load_image(path)
-    except ImageError as error:
+        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except (ImageError, OSError) as error:
         return str(error)
-    return _Examined(perceptual_hash(image), measure_logo(image))
+    return _Examined(digest, look_at(image), measure_logo(image) if is_measured else None)
+
+
+def _check_destination(path: Path, overwrite: bool) -> None:
+    """Raises DatasetError where the manifest is there already or its folder cannot be written."""
+    if path.exists() and not overwrite:
+        raise DatasetError(
+            f"{shown(str(path))}: there already, and its labels may have been corrected by hand; name another --out, or "
+            "replace it with --overwrite"
+        )
+    folder = next(parent for parent in path.resolve().parents if parent.exists())
+    if not os.access(folder, os.W_OK):
+        raise DatasetError(f"{shown(str(folder))}: cannot be written; name another --out for the manifest")
 
 
 def _icon_name(path: Path, manifest_folder: Path) -> str:
     return Path(os.path.relpath(path, manifest_folder)).as_posix()
 
 
-def _class_folder(path: Path, root: Path) -> str:
-    """The first-level folder that the image lies in; empty for one directly in the root."""
-    parts = path.relative_to(root).parts
-    return parts[0] if len(parts) > 1 else ""
-
-
-def _label(row: LogoRow, measurements: LogoMeasurements) -> _Candidate:
-    if row.label:
+def _label(row: LogoRow, measurements: LogoMeasurements | None) -> _Candidate:
+    if measurements is None:
         return _Candidate(replace(row, votes=(row.label,)), proposed=False, confidence=1.0)
     proposal = propose_label(measurements)
     sure = proposal.confidence >= SURE_CONFIDENCE
@@ -287,8 +332,6 @@ def _balance(candidates: list[_Candidate], target: int | None, seed: int) -> tup
     """
     if target is None:
         return candidates, {}
-    if target < len(SPLITS):
-        raise DatasetError(f"target_per_class is {target}; expected at least {len(SPLITS)}, one for each split")
     kept, below_target = set(), {}
     for label in sorted({c.row.label for c in candidates}):
         own = [at for at, c in enumerate(candidates) if c.row.label == label]
@@ -320,25 +363,107 @@ def _groups_of_classes(labels: Sequence[str], groups: Sequence[str]) -> dict[str
     return found
 
 
-def _check_classes(folder: Path, labels: Sequence[str], groups: Sequence[str]) -> None:
-    groups_of_classes = _groups_of_classes(labels, groups)
-    if len(groups_of_classes) < 2:
+def _settle_small(
+    folder: Path, placed: list[PlacedImage], mode: str, *, can_propose: bool
+) -> tuple[list[PlacedImage], dict[str, int]]:  # fmt: skip
+    """The images without classes that are too small whatever is in them, and those classes' sizes."""
+    counts = Counter(image.label for image in placed if image.label)
+    loose = can_propose and any(not image.label for image in placed)  # may be of any class
+    if not loose and placed:
+        _check_classes(folder, list(counts.elements()))
+    if loose or any(image.split for image in placed):
+        return placed, {}
+    small = {label: count for label, count in sorted(counts.items()) if count < len(SPLITS)}
+    _refuse_small(folder, small, mode, "images")
+    if mode == MERGE:
+        return [replace(i, label=MERGED) if i.label in small else i for i in placed], small
+    return [image for image in placed if image.label not in small], small
+
+
+def _settle_few_groups(
+    folder: Path, candidates: list[_Candidate], mode: str
+) -> tuple[list[_Candidate], dict[str, int]]:  # fmt: skip
+    """The candidates without classes of too few groups, and those classes' numbers of groups."""
+    if any(c.row.split for c in candidates):
+        return candidates, {}
+    groups = _groups_of_classes([c.row.label for c in candidates], [c.row.group for c in candidates])
+    small = {label: len(names) for label, names in groups.items() if len(names) < len(SPLITS)}
+    again = mode if mode != MERGE or set(small) - {MERGED} else STOP  # merging did not help
+    _refuse_small(folder, small, again, "different images, copies counted once")
+    if mode == MERGE:
+        merged = {*small, MERGED}
+        candidates = [
+            replace(c, row=replace(c.row, label=MERGED, votes=(MERGED,))) if c.row.label in merged else c
+            for c in candidates
+        ]
+        if small and len({c.row.group for c in candidates if c.row.label == MERGED}) < len(SPLITS):
+            _refuse_small(folder, small, STOP, "different images, copies counted once")
+        return candidates, small
+    return [c for c in candidates if c.row.label not in small], small
+
+
+def _refuse_small(folder: Path, small: dict[str, int], mode: str, unit: str) -> None:
+    if small and mode == STOP:
+        listed = ", ".join(f"{shown(label)!r} ({count})" for label, count in small.items())
         raise DatasetError(
-            f"{folder}: all {len(labels)} images are of one class, {labels[0]!r}; expected at least two class folders "
+            f"{shown(str(folder))}: classes with fewer than {len(SPLITS)} {unit}: {listed}; expected at least one image for "
+            f"each of {', '.join(SPLITS)}. Add images, leave these classes out (--small-classes {LEAVE_OUT}) or put them "
+            f"together into a class {MERGED!r} (--small-classes {MERGE})"
+        )
+
+
+def _check_classes(folder: Path, labels: Sequence[str]) -> None:
+    if len(set(labels)) < 2:
+        classes = (
+            f"all {len(labels)} images are of one class, {shown(labels[0])!r}" if labels else "no image has a class"
+        )
+        raise DatasetError(
+            f"{shown(str(folder))}: {classes}; expected at least two class folders "
             "(or images directly in the folder, whose labels are proposed)"
         )
-    for label, names in groups_of_classes.items():
-        if len(names) < len(SPLITS):
-            raise DatasetError(
-                f"{folder}: class {label!r} has {len(names)} different images, near-duplicates counted once; expected "
-                f"at least {len(SPLITS)}, one for each of {', '.join(SPLITS)}. Add images or merge the class"
-            )
 
 
-def _labels_of_groups(rows: list[LogoRow]) -> dict[str, set[str]]:
+def _split(
+    folder: Path, rows: list[LogoRow], given: tuple[str, ...], seed: int
+) -> tuple[list[LogoRow], dict[str, int]]:  # fmt: skip
+    """The rows with their splits, and how many of train's went to each split that no folder gives.
+
+    Rows with a split keep it, but for those of train where another split has no folder: whole groups of them fill it.
+    """
+    if not given:
+        splits = split_by_group([row.label for row in rows], [row.group for row in rows], seed=seed)
+        return [replace(row, split=split) for row, split in zip(rows, splits, strict=True)], {}
+    if "train" not in given:
+        raise DatasetError(f"{shown(str(folder))}: folders for {', '.join(given)} and none for train; add one")
+    missing = [split for split in SPLITS if split not in given]
+    if not missing:
+        return rows, {}
+    fixed = {row.group for row in rows if row.split != "train"}
+    free = [index for index, row in enumerate(rows) if row.split == "train" and row.group not in fixed]
+    shares = {"train": 1 - 0.1 * len(missing), **dict.fromkeys(missing, 0.1)}
+    splits = split_by_group([rows[i].label for i in free], [rows[i].group for i in free], seed=seed, shares=shares)
+    moved = dict(zip(free, splits, strict=True))
+    rows = [replace(row, split=moved.get(index, row.split)) for index, row in enumerate(rows)]
+    return rows, {split: splits.count(split) for split in missing}
+
+
+def _uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...], int]]:
+    """The classes whose splits are far from SPLIT_SHARES: their shares in percent, the largest group."""
+    found = {}
+    for label in sorted({row.label for row in rows}):
+        own = [row for row in rows if row.label == label]
+        splits, groups = Counter(row.split for row in own), Counter(row.group for row in own)
+        shares = [splits[split] / len(own) for split in SPLIT_SHARES]
+        tolerance = max(SHARE_TOLERANCE, 1 / len(own))
+        if any(abs(share - aim) > tolerance for share, aim in zip(shares, SPLIT_SHARES.values(), strict=True)):
+            found[label] = (tuple(round(100 * share) for share in shares), max(groups.values()))
+    return found
+
+
+def _values_of_groups(rows: list[LogoRow], field: str) -> dict[str, set[str]]:
     found = defaultdict(set)
     for row in rows:
-        found[row.group].add(row.label)
+        found[row.group].add(getattr(row, field))
     return dict(found)
 
 

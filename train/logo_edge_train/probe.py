@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -52,4 +53,6 @@ def _search(
 ) -> GridSearchCV:
     folds = min(FOLDS, len(set(groups)), int(np.bincount(targets).max()))
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    return GridSearchCV(model, grid, cv=split).fit(features, targets, groups=groups)
+    with warnings.catch_warnings():  # a class of few logos is in few folds, which is all that can be done
+        warnings.filterwarnings("ignore", "The least populated class in y", UserWarning)
+        return GridSearchCV(model, grid, cv=split).fit(features, targets, groups=groups)

@@ -7,7 +7,9 @@ import math
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
+
+from logo_edge_train.literal import LiteralTable
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_EPOCHS = 40  # the latest so many are drawn
@@ -25,7 +27,7 @@ class FitProgress:
         self.tasks: dict[str, int] = {}
         self.epochs: dict[str, list[dict]] = {}
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[place]}"), TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(20), TextColumn("{task.fields[place]}"), TimeElapsedColumn(),
             TimeRemainingColumn(), TextColumn("{task.fields[pace]}"), console=self.console,
         )  # fmt: skip
         self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
@@ -62,7 +64,7 @@ class FitProgress:
 
     def say(self, text: str, style: str | None = None) -> None:
         """Prints a line, above the live view where there is one."""
-        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(text), style=style, soft_wrap=True)
 
     def render(self) -> Group:
         """The bars and, once an epoch has ended, the table of the latest figures."""
@@ -70,9 +72,9 @@ class FitProgress:
         return Group(self.bar, describe_latest(shown)) if shown else Group(self.bar)
 
 
-def describe_latest(epochs: dict[str, list[dict]]) -> Table:
+def describe_latest(epochs: dict[str, list[dict]]) -> LiteralTable:
     """One row per network: the figures of its latest epoch on val, and its accuracy by epoch."""
-    table = Table(box=None, pad_edge=False)
+    table = LiteralTable(box=None, pad_edge=False)
     for heading in ("latest epoch, val", "all", "sure", "worst", "calib. error", "entropy", "accuracy by epoch"):
         table.add_column(heading, justify="left" if "epoch" in heading else "right", no_wrap=True)
     for name, records in epochs.items():

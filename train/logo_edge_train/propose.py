@@ -81,7 +81,7 @@ def measure_proposal_accuracy(manifest: Manifest, renders_dir: Path) -> dict:
     report = {}
     for split in ("val", "test"):
         rows = _labelled(manifest, split)
-        paths = [manifest.image_path(row, renders_dir) for row in rows]
+        paths = manifest.image_paths(rows, renders_dir)
         found = [propose_label(m) for m in map_over_images(measure_file, paths, title=f"Measuring {split}")]
         right = np.array([proposal.label == row.label for proposal, row in zip(found, rows, strict=True)])
         confidence = np.array([proposal.confidence for proposal in found])
@@ -101,7 +101,7 @@ def fit_proposer(manifest: Manifest, renders_dir: Path) -> dict:
     Every logo is measured as rendered, as a JPEG on white, small, and as a small JPEG, so that a user's files fit too.
     """
     rows = _labelled(manifest, "train")
-    jobs = [(manifest.image_path(row, renders_dir), kind) for row in rows for kind in VARIANTS]
+    jobs = [(path, kind) for path in manifest.image_paths(rows, renders_dir) for kind in VARIANTS]
     measured = map_over_images(_measure_variant, jobs, title="Measuring train")
     names = [field.name for field in fields(LogoMeasurements)]
     values = np.array([[getattr(m, name) for name in names] for m in measured], float)  # (N, F)

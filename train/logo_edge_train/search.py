@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from logo_edge.errors import DatasetError, RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
-from logo_edge_train.dataset import LogoDataset, check_classes, find_lookalikes, stratified_sample
+from logo_edge_train.dataset import LogoDataset, check_classes, leave_out, stratified_sample
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import predict_logits
 from logo_edge_train.losses import supervised_objective
@@ -263,7 +263,7 @@ def _run_epochs(
     config, train, seed, renders = recipe.search, recipe.train, recipe.train.seed, renders_folder()
     name = f"search {config.size_px} px"
     report({"kind": "start", "name": name, "stem": "search"})
-    left_out = find_lookalikes(manifest, manifest.split("train"), renders)
+    left_out, _ = leave_out(manifest, manifest.split("train"), renders)
     rows = stratified_sample([row for row in manifest.split("train") if row not in left_out], train.fit.max_images)
     options = {"use_votes": train.fit.use_votes, "class_weight_power": train.fit.class_weight_power, "seed": seed}
     halves = halve(rows, seed)

@@ -18,7 +18,7 @@ from logo_edge_train.augment import Intensity
 from logo_edge_train.dataset import (
     LogoDataset,
     check_classes,
-    find_lookalikes,
+    leave_out,
     measure_rows,
     pool_rows,
     stratified_sample,
@@ -70,10 +70,11 @@ def train_ensemble(
         "device": device_name(device),
     }  # fmt: skip
     distributed.on_main(write_run_record)(folder, record)
-    left_out = find_lookalikes(manifest, manifest.split("train"), renders_folder())
+    left_out, kept = leave_out(manifest, manifest.split("train"), renders_folder())
     note = f", without its {len(left_out)} look-alikes of held-out logos,"
     check_classes([row for row in manifest.split("train") if row not in left_out], manifest.classes, "train", note)
-    record["left_out"] = sorted(f"{row.package}/{row.icon}" for row in left_out)
+    for name, rows in (("left_out", left_out), ("kept_lookalikes", kept)):
+        record[name] = sorted(f"{row.package}/{row.icon}" for row in rows)
     waiting = [index for index in range(len(recipe.train.teachers)) if not (folder / f"member-{index}.json").exists()]
     if recipe.train.fit.curriculum_epochs:  # before the members' processes would all measure the same
         learned = [row for row in manifest.split("train") if row not in left_out]
@@ -122,8 +123,7 @@ def pretrain_networks(
     missing = [text for text, path in starts.items() if not path.with_suffix(".json").exists()]
     if missing:
         rows = pool_rows(
-            read_manifest(manifest_path), manifest_path, use_unlabelled=config.use_unlabelled,
-            max_images=config.fit.max_images,
+            read_manifest(manifest_path), use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
         )  # fmt: skip
         jobs = [(manifest_path, config, text, recipe.train.pretrained, rows, folder, str(device)) for text in missing]
         run_side_by_side(pretrain, jobs, report, workers=count_workers(len(jobs), device))

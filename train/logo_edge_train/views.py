@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -25,6 +25,7 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
@@ -33,7 +34,7 @@ from torch.utils.data import Dataset
 from logo_edge.manifest import LogoRow, Manifest
 from logo_edge.preprocess import InputContract, letterboxed_size
 from logo_edge_train.augment import lay_on_background, recolour
-from logo_edge_train.dataset import load_images
+from logo_edge_train.dataset import map_images, shrink
 from logo_edge_train.models.extractors import measure_colour, measure_shape, measure_text, soft_ink
 from logo_edge_train.recipe import ASPECTS
 
@@ -64,10 +65,7 @@ class InkDataset(Dataset):
         self, manifest: Manifest, rows: list[LogoRow], renders: Path, *, size_px: int, seed: int, neighbours: np.ndarray
     ):
         self.seed, self.neighbours = seed, neighbours
-        self.inks = [
-            np.asarray(image.convert("RGBA").convert("RGBa").resize(letterboxed_size(image.size, size_px)))
-            for image in load_images(manifest, rows, renders, kept_px=size_px)
-        ]
+        self.inks = map_images(manifest, rows, renders, partial(_ink_of, size_px=size_px))
 
     def __len__(self) -> int:
         return len(self.inks)
@@ -78,6 +76,12 @@ class InkDataset(Dataset):
         candidates = (np.append(near[index], index) for near in self.neighbours)
         partners = (near[int(draw) % len(near)] for near, draw in zip(candidates, drawn, strict=True))
         return Pair(self.inks[index], tuple(self.inks[partner] for partner in partners), int(seed))
+
+
+def _ink_of(image: Image.Image, size_px: int) -> np.ndarray:
+    """(h, w, 4) uint8, premultiplied, longer side `size_px`."""
+    image = shrink(image, size_px).convert("RGBA").convert("RGBa")
+    return np.asarray(image.resize(letterboxed_size(image.size, size_px)))
 
 
 def find_neighbours(pixels: np.ndarray, count: int) -> np.ndarray:

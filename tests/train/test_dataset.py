@@ -1,0 +1,120 @@
+"""What of a user's images is held in memory, and what is said of images that are missing."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hostile_tree import draw_mark
+from PIL import Image
+
+from logo_edge.errors import DatasetError
+from logo_edge.images import load_image
+from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest
+from logo_edge_train import dataset
+from logo_edge_train.dataset import ImageFiles, LogoDataset, find_lookalikes, leave_out, pool_rows
+from logo_edge_train.episodes import Drawings
+from logo_edge_train.fetch import LABELS, UNLABELLED
+from logo_edge_train.recipe import AugmentConfig
+from logo_edge_train.views import InkDataset
+
+
+def test_no_more_images_than_readers_are_in_memory_at_full_size(tmp_path, monkeypatch):
+    """What a run holds of 40 photographs depends on its input size and not on theirs."""
+    rows = [LogoRow(FILES, "", f"{index}.png", f"{index}", "ab"[index % 2]) for index in range(40)]
+    for row in rows:
+        Image.new("RGB", (320, 240), (index := int(row.group), 99, 255 - index)).save(tmp_path / row.icon)
+    manifest, live, peak = Manifest(tuple(rows), tmp_path), [0], [0]
+
+    def counted(path):
+        image = load_image(path)
+        assert image.size == (320, 240)
+        live[0] += 1
+        peak[0] = max(peak[0], live[0])
+        weakref.finalize(image, lambda: live.__setitem__(0, live[0] - 1))
+        return image
+
+    monkeypatch.setattr(dataset, "load_image", counted)
+    classes = ("a", "b")
+    kept = [
+        LogoDataset(manifest, rows, classes, tmp_path, size_px=32, augment=AugmentConfig()).images,
+        LogoDataset(manifest, rows, classes, tmp_path, size_px=32).images,
+        InkDataset(manifest, rows, tmp_path, size_px=32, seed=0, neighbours=np.empty((4, 40, 0), int)).inks,
+        [part for parts in Drawings.load(manifest, rows, 32).images for part in parts],
+        dataset.thumbnails(manifest, rows, tmp_path),
+        dataset.pixels_of(rows, manifest, 32),
+    ]
+    assert live[0] == 0
+    assert 1 <= peak[0] <= dataset.READERS
+    assert len(kept) == 6
+    for images in kept:
+        assert len(images) >= 40
+        assert max(np.asarray(image).size for image in images) <= (32 * dataset.KEPT_SCALE) ** 2 * 4
+
+
+def test_images_of_files_are_decoded_when_they_are_asked_for(tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for index, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(path)
+    images = ImageFiles(paths)
+    assert [image.getpixel((0, 0))[0] for image in images] == [0, 1, 2]
+    assert [image.getpixel((0, 0))[0] for image in images[1:]] == [1, 2]
+    paths[1].unlink()
+    assert images[2].getpixel((0, 0))[0] == 2
+
+
+def test_missing_images_are_counted_and_get_the_advice_of_their_kind(tmp_path):
+    ours, own = [
+        [LogoRow(package, "1", f"{index}.png") for index in range(3)] for package in ("@iconify-json/logos", FILES)
+    ]
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    with pytest.raises(DatasetError, match=r"2 of 3 images .* first .*1\.png\. Put them back"):
+        Manifest(tuple(own), tmp_path).image_paths(own, tmp_path)
+    with pytest.raises(DatasetError, match="3 of 3 images .* `logo-edge data fetch` renders them"):
+        Manifest(tuple(ours), tmp_path).image_paths(ours, tmp_path)
+
+
+def test_a_labelled_copy_of_a_held_out_image_stays_where_the_user_put_it_and_an_unlabelled_one_does_not(tmp_path):
+    rows = []
+    for index in range(24):
+        draw_mark(index).save(tmp_path / f"{index}.png")
+        rows.append(LogoRow(FILES, "", f"{index}.png", f"{index}", "ab"[index % 2], split=("train", "val")[index < 4]))
+    for name, label in (("labelled.png", "a"), ("unlabelled.png", "")):
+        draw_mark(0).save(tmp_path / name)
+        rows.append(LogoRow(FILES, "", name, name, label))
+    manifest = Manifest(tuple(rows), tmp_path)
+    learned = [row for row in rows if row.split == "train"]
+    labelled, unlabelled = rows[-2:]
+    assert find_lookalikes(manifest, learned, tmp_path) == {labelled, unlabelled}
+    assert leave_out(manifest, learned, tmp_path) == ({unlabelled}, {labelled})
+
+
+def test_photographs_of_one_scene_are_not_taken_for_copies_of_held_out_ones(tmp_path):
+    rng, rows = np.random.default_rng(0), []
+    scene = rng.integers(60, 200, (24, 32, 3))
+    for index in range(60):
+        noise = rng.normal(0, 6, scene.shape)
+        Image.fromarray((scene + noise).clip(0, 255).astype(np.uint8)).resize((96, 72)).save(tmp_path / f"{index}.png")
+        split = "val" if index < 20 else "train"
+        rows.append(LogoRow("icons", "1", f"{index}", f"{index}", "ab"[index % 2], split=split))
+        (tmp_path / "icons" / "1").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{index}.png").rename(tmp_path / "icons" / "1" / f"{index}.png")
+    manifest = Manifest(tuple(rows), tmp_path)
+    assert len(find_lookalikes(manifest, manifest.split("train"), tmp_path)) <= 8
+
+
+def test_a_changed_cell_in_a_copy_of_the_projects_labels_keeps_the_unlabelled_pool(monkeypatch):
+    monkeypatch.setattr(dataset, "leave_out", lambda *_: (set(), set()))
+    labels, unlabelled = read_manifest(LABELS), read_manifest(UNLABELLED)
+    changed = list(labels.rows)
+    changed[0] = replace(changed[0], sure=not changed[0].sure)
+    pool = pool_rows(Manifest(tuple(changed), labels.folder), use_unlabelled=True, max_images=0)
+    assert [row for row in pool if not row.label] == list(unlabelled.rows)
+    moved = Manifest((*changed, replace(unlabelled.rows[0], label="text", split="val")), labels.folder)
+    pool = pool_rows(moved, use_unlabelled=True, max_images=0)
+    held_out = [row for row in unlabelled.rows if row.group == unlabelled.rows[0].group]
+    assert 1 <= len(held_out) == len(unlabelled.rows) - len([row for row in pool if not row.label])
+    own = Manifest(tuple(replace(row, package=FILES) for row in changed[:9]), labels.folder)
+    assert all(row.label for row in pool_rows(own, use_unlabelled=True, max_images=0))

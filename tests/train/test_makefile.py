@@ -1,0 +1,62 @@
+"""What the user gives to make reaches the commands whole, whatever characters it has."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run_make(tmp_path):
+    """A function: the arguments of every `logo-edge` that make starts, in order."""
+    edge, log = tmp_path / "edge", tmp_path / "log"
+    edge.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        f"open({str(log)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\nprint('somewhere')\n"
+    )
+    edge.chmod(0o755)
+
+    def run(*arguments: str, **variables: str) -> list[list[str]]:
+        command = ["make", "--silent", "-o", ".stamps/full", f"EDGE={edge}", *arguments]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, **variables})
+        calls = [json.loads(line) for line in log.read_text().splitlines()]
+        log.unlink()
+        return calls
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["My Products (2026)", 'it\'s [new] "x"', "$HOME `id` $(id)", "a;b&c|d#e\\n"])
+def test_a_folder_of_any_name_is_trained_on_and_names_the_run_and_the_bundle(run_make, name):
+    expected = [
+        ["train", "--recipe", "cpu", "--out", f"runs/{name}-cpu", "--data", f"sub folder/{name}/"],
+        ["compress", f"runs/{name}-cpu", "--out", f"bundles/{name}-cpu"],
+    ]
+    assert run_make("train", "compress", f"DATA=sub folder/{name}/") == expected
+    assert run_make("train", "compress", DATA=f"sub folder/{name}/") == expected
+
+
+def test_without_data_the_projects_own_logos_are_trained_on_and_the_gates_checked(run_make):
+    train, compress, where, check = run_make("train", "compress")
+    assert train == ["train", "--recipe", "cpu", "--out", "runs/cpu"]
+    assert compress == ["compress", "runs/cpu", "--out", "bundles/cpu"]
+    assert where == ["data", "where"]
+    assert check == ["check", "bundles/cpu", "--gates", "benchmarks/gates/cpu.toml", "--images", "somewhere",
+                     "--manifest", "train/logo_edge_train/data/labels.csv"]  # fmt: skip
+
+
+def test_recipe_and_gates_are_not_code_either(run_make, tmp_path):
+    (tmp_path / "my logos").mkdir()
+    search, train = run_make("train", "RECIPE=full", "DATA=my logos")
+    assert search == ["search", "--recipe", "full", "--out", "runs/my logos-full", "--data", "my logos"]
+    assert train[2] == "runs/my logos-full/search/derived.toml"
+    *_, check = run_make("compress", "RECIPE=my recipe.toml", "GATES=my gates.toml", f"DATA={tmp_path / 'my logos'}")
+    assert check[3] == "my gates.toml"
+    assert check[-2:] == ["--manifest", "somewhere"]  # of the folder, as `data where DIR` says
