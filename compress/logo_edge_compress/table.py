@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.text import Text
 
-from logo_edge_train.literal import LiteralTable
+from logo_edge_train.literal import LiteralTable, literal
 
 
 def print_candidates(record: dict, console: Console | None = None) -> None:
@@ -36,7 +35,7 @@ def print_candidates(record: dict, console: Console | None = None) -> None:
     console.print(table)
     for entry in record["candidates"]:
         if entry["status"] != "made":
-            console.print(Text(f"{entry['title']}: {entry['status']}, {entry['reason']}"))
+            console.print(literal(f"{entry['title']}: {entry['status']}, {entry['reason']}"))
 
 
 def print_stages(record: dict, console: Console | None = None) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 from rich.console import Console
-from rich.text import Text
 
 from logo_edge_report.attacks import ATTACKS
-from logo_edge_train.literal import LiteralTable
+from logo_edge_train.literal import LiteralTable, literal
 
 
 def print_evaluation(found: dict, console: Console | None = None) -> None:
@@ -64,7 +63,7 @@ def print_evaluation(found: dict, console: Console | None = None) -> None:
             f"{comparison['only_second_right']} against {comparison['only_first_right']}, "
             f"McNemar p = {comparison['mcnemar_p_value']:.3f}"
         )
-        console.print(Text(text))
+        console.print(literal(text))
 
 
 def _print_corruptions(subjects: list[dict], console: Console) -> None:
@@ -109,7 +108,7 @@ def _print_attacks(subjects: list[dict], console: Console) -> None:
         for name in names:
             table.add_row(name, *(_share(figure) for figure in attacks[name].values()))
         transferred = "" if attacks["from"] == subject["name"] else ", transferred"
-        table.caption = Text(f"white-box on {attacks['from']}{transferred}")
+        table.caption = literal(f"white-box on {attacks['from']}{transferred}")
         console.print(table)
 
 

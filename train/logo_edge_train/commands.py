@@ -51,6 +51,7 @@ def need_torch() -> None:
 
 def find_manifest(source: Path | None) -> Path:
     """The manifest that `--data` means: a file, that of a folder, organized now if need be, or the project's own."""
+    from logo_edge.names import printable
     from logo_edge_train.fetch import LABELS, fetch_logos
     from logo_edge_train.organize import compare_with_folder, manifest_of, organize_folder, print_report
 
@@ -63,7 +64,7 @@ def find_manifest(source: Path | None) -> Path:
     if not manifest.exists():
         print_report(organize_folder(source, manifest))
     elif difference := compare_with_folder(manifest, source):
-        typer.echo(difference)
+        typer.echo(printable(difference))
     return manifest
 
 
@@ -200,7 +201,7 @@ def train_command(
     need_torch()
     from rich.console import Console
 
-    from logo_edge.folders import shown
+    from logo_edge.names import printable
     from logo_edge_train import distributed
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.train import pick_device, train_ensemble
@@ -230,7 +231,7 @@ def train_command(
     )
     if kept := run.record.get("kept_lookalikes"):
         distributed.on_main(typer.echo)(
-            f"Warning: {len(kept)} images of train look like images of val, calib or test, first {shown(kept[0])}. They are "
+            f"Warning: {len(kept)} images of train look like images of val, calib or test, first {printable(kept[0])}. They are "
             "learned from, as the manifest's splits say; figures on those splits may be too good"
         )
     distributed.stop()

@@ -9,10 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
 from logo_edge.errors import LogoEdgeError, RunError
-from logo_edge_train.literal import LiteralTable
+from logo_edge_train.literal import LiteralTable, literal
 from logo_edge_train.progress import figure, percent
 from logo_edge_train.recipe import Recipe
 from logo_edge_train.tracker import flatten, read_metrics, stem_of
@@ -207,18 +206,19 @@ def print_list(runs: list[dict]) -> None:
     console.print(table)
     for run in runs:
         if run["status"].startswith("broken"):
-            console.print(Text(f"{run['name']} is {run['status']}"))
+            console.print(literal(f"{run['name']} is {run['status']}"))
 
 
 def print_run(found: dict) -> None:
     """The run's record as lines, then a table of epochs per network."""
     console = _console()
     for line in _describe_lines(found):
-        console.print(Text(line))
+        console.print(literal(line))
     for stem, network in found["networks"].items():
         epochs = network["epochs"]
         state = "" if network["finished"] else ", unfinished" if epochs else ", not begun"
-        console.print(Text(f"\n{stem}: {network['network']}, {len(epochs)} epochs{state}"))
+        console.print("")
+        console.print(literal(f"{stem}: {network['network']}, {len(epochs)} epochs{state}"))
         if not epochs:
             continue
         known = {key: value for epoch in epochs for key, value in epoch.items()}
@@ -258,7 +258,7 @@ def print_comparison(found: dict) -> None:
                 f"{paired['accuracy_difference']:+.1%}; alone right {paired['only_second_right']} against "
                 f"{paired['only_first_right']}, of one mind on {paired['agree']}"
             )
-        console.print(Text(text))
+        console.print(literal(text))
 
 
 def _read_network(folder: Path, path: Path, stem: str, text: str) -> dict:

@@ -87,9 +87,8 @@ def cohen_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
 def print_description(description: Description, console=None) -> None:
     """Prints the description as a table with a few lines below it, on `console` or the terminal."""
     from rich.console import Console
-    from rich.text import Text
 
-    from logo_edge_train.literal import LiteralTable
+    from logo_edge_train.literal import LiteralTable, literal
 
     console = console or Console()
     table = LiteralTable(title=f"{description.rows:,} logos")
@@ -106,7 +105,7 @@ def print_description(description: Description, console=None) -> None:
     table.add_row("sure", *(f"{share:.0%}" for share in shares))
     console.print(table)
     for line in _facts(description):
-        console.print(Text(line))
+        console.print(literal(line))
 
 
 def plot_description(description: Description, path: str | os.PathLike) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,11 +15,13 @@ from PIL import Image
 
 from logo_edge.images import load_image
 from logo_edge.parts import LONG_SIDE_PX, SAME_COLOUR, ink_box, lay_on_paper
+from logo_edge_train.parallel import count_cores
 
 EDGE_LEVELS = 24  # smallest step between neighbours that counts as an edge
 MAX_COLOURS = 12
 MIN_REGION_SHARE = 0.0006  # of the square canvas; smaller specks are resampling noise
 MARGIN_SHARE = 0.02  # kept around the ink when an image is cut to it
+MEASURERS = 4  # processes, each of which may hold an image at full size
 FEW_IMAGES = 64  # starting processes takes longer than measuring so many
 
 Job = TypeVar("Job")
@@ -123,7 +124,7 @@ def lay_out(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def map_over_images(function: Callable[[Job], Found], jobs: Sequence[Job], *, title: str) -> list[Found]:
-    """`function` of every job, in order, with a progress bar; over all cores where there are many jobs.
+    """`function` of every job, in order, with a progress bar; over up to MEASURERS cores where there are many jobs.
 
     `function` is a module's own, since other processes import it.
     """
@@ -133,7 +134,9 @@ def map_over_images(function: Callable[[Job], Found], jobs: Sequence[Job], *, ti
         return [function(job) for job in track(jobs, title, transient=True)]
     # spawned, not forked: OpenCV's threads do not survive a fork
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        min(MEASURERS, count_cores()), context, initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
         done = pool.map(function, jobs, chunksize=16)
         return list(track(done, title, total=len(jobs), transient=True))
 

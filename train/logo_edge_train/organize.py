@@ -15,9 +15,10 @@ import numpy as np
 
 from logo_edge.backends import cache_folder
 from logo_edge.errors import DatasetError, ImageError
-from logo_edge.folders import shown, walk_images
+from logo_edge.folders import walk_images
 from logo_edge.images import load_image
 from logo_edge.manifest import FILES, SPLITS, LogoRow, read_manifest, write_manifest
+from logo_edge.names import shown
 from logo_edge_train.layout import NOT_UTF8, PlacedImage, read_layout
 from logo_edge_train.lookalikes import MAX_DISTANCE, Look, group_copies, look_at
 from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_logo
@@ -202,20 +203,19 @@ def compare_with_folder(manifest_path: Path, folder: Path) -> str:
 def print_report(report: OrganizeReport) -> None:
     """Prints what was found, what was left out and why, and what deserves a look."""
     from rich.console import Console
-    from rich.text import Text
 
-    from logo_edge_train.literal import LiteralTable
+    from logo_edge_train.literal import LiteralTable, literal
 
     console = Console()
-    table = LiteralTable(title=shown(str(report.manifest)))
+    table = LiteralTable(title=str(report.manifest))
     labels = sorted({label for cells in report.counts.values() for label in cells})
     for heading in ("split", *labels):
-        table.add_column(shown(heading), justify="left" if heading == "split" else "right")
+        table.add_column(heading, justify="left" if heading == "split" else "right")
     for split in (name for name in SPLITS if name in report.counts):
         table.add_row(split, *(str(report.counts[split].get(label, 0)) for label in labels))
     console.print(table)
     for line in describe_report(report):
-        console.print(Text(line), soft_wrap=True)
+        console.print(literal(line), soft_wrap=True)
 
 
 def describe_report(report: OrganizeReport) -> list[str]:
@@ -251,7 +251,7 @@ def describe_report(report: OrganizeReport) -> list[str]:
         if isinstance(found, int) and found:
             lines.append(f"{found} {remark}")
         elif found:
-            lines += [f"{len(found)} {remark}:", *(f"  {shown(line)}" for line in found[:10])]
+            lines += [f"{len(found)} {remark}:", *(f"  {line}" for line in found[:10])]
     return lines
 
 
