@@ -53,7 +53,7 @@ def encode(kind: str) -> list[bytes]:
     """The sample drawings as PNG with transparency, or as JPEG on white."""
     made = []
     for path in sorted(SAMPLES.glob("*.png")):
-        image = Image.open(path).convert("RGBA").resize((SIDE_PX, SIDE_PX))
+        image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA").resize((SIDE_PX, SIDE_PX))
         if kind == "JPEG":
             flat = Image.new("RGBA", image.size, "white")
             flat.alpha_composite(image)
@@ -150,7 +150,7 @@ def measure_reduced(bundle: Path) -> dict:
     classifier, random = Classifier.load(bundle), np.random.default_rng(0)
     manifest, shifts, again = read_manifest(LABELS), [], []
     for index, row in enumerate(manifest.split("val")[::VAL_STEP]):
-        image = Image.open(manifest.image_path(row, renders_folder())).convert("RGBA")
+        image = Image.open(manifest.image_path(row, renders_folder()), formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
         flat = Image.new("RGBA", image.size, "white")
         flat.alpha_composite(image)
         longer = int(random.integers(1300, 3000))

@@ -37,7 +37,7 @@ class HandWritten:
     def read(self, path: str) -> np.ndarray:
         """(S, S, 3) uint8."""
         size = self.bundle.input.size_px
-        image = Image.open(path).convert("RGBA")
+        image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
         image.thumbnail((size, size), Image.Resampling.BILINEAR)
         square = Image.new("RGB", (size, size), "white")
         square.paste(image, ((size - image.width) // 2, (size - image.height) // 2), image)

@@ -78,7 +78,7 @@ def chosen_rows(logos: Manifest, split: str, limit: int | None) -> list[LogoRow]
 
 def write_flat(source: Path | str, target: Path) -> None:
     """The logo on white as an RGB PNG: what a tool gets that does not know transparency."""
-    image = Image.open(source).convert("RGBA")
+    image = Image.open(source, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
     image.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=image)

@@ -181,7 +181,7 @@ def _read(paths: list[Path]) -> list[torch.Tensor]:
     """(3, 160, 160) uint8 each, letterboxed in white."""
     found = []
     for path in paths:
-        image = Image.open(path).convert("RGB")
+        image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGB")
         image.thumbnail((160, 160))
         square = Image.new("RGB", (160, 160), "white")
         square.paste(image, ((160 - image.width) // 2, (160 - image.height) // 2))

@@ -90,7 +90,7 @@ def lay_on(image: Image.Image, colour: tuple[int, int, int], margin: float = 0.1
 def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")
+    return Image.open(buffer, formats=("JPEG",)).convert("RGB")
 
 
 def add_noise(image: Image.Image, deviation: float, seed: int) -> Image.Image:

@@ -103,7 +103,7 @@ def draw_charts(count: int, seed: int) -> Iterator[Image.Image]:
         axes.set_title(" ".join(random.choice(WORDS, 3)))
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        yield Image.open(buffer).convert("RGB")
+        yield Image.open(buffer, formats=("PNG",)).convert("RGB")
 
 
 def draw_windows(count: int, seed: int) -> Iterator[Image.Image]:

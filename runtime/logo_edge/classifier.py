@@ -30,7 +30,7 @@ from logo_edge.backends import (
 from logo_edge.bundle import DEFAULT_BUNDLE, EMBEDDING, EPISTEMIC, VECTORS, Bundle, read_bundle
 from logo_edge.decision import Mode, calibrated_logits, energy, entropy, may_change, prediction_set
 from logo_edge.errors import BundleError, ImageError, LogoEdgeError
-from logo_edge.images import ImageSource, load_image, load_reduced
+from logo_edge.images import MAX_PIXELS, ImageSource, load_image, load_reduced
 from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess
 
@@ -212,9 +212,10 @@ class Classifier:
                 for future in pending:
                     future.cancel()
 
-    def read_pixels(self, source: ImageSource) -> np.ndarray:
-        """The source as the model sees it, (S, S, 3) uint8, of the whole image. Raises ImageError."""
-        return preprocess(load_image(source, fast=self._fast_decoders), self.bundle.input)
+    def read_pixels(self, source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """The source as the model sees it, (S, S, 3) uint8, of the whole image; see `images.load_image`. Raises ImageError."""
+        image = load_image(source, fast=self._fast_decoders, max_pixels=max_pixels)
+        return preprocess(image, self.bundle.input)
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """(B, K) float32 before temperature, of (B, S, S, 3) uint8 pixels."""

@@ -78,7 +78,7 @@ def walk_images(folder: str | os.PathLike) -> Iterator[str]:
     `svg` is installed. A folder that cannot be read comes out as it is, to fail by itself. Every verb finds its images
     here.
     """
-    suffixes = RASTER | {".svg"} if find_spec("resvg_py") else RASTER
+    suffixes = RASTER | {".svg", ".svgz"} if find_spec("resvg_py") else RASTER
     unreadable: list[OSError] = []
     roots, seen = deque([os.fspath(folder)]), set()
     while roots:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import stat
 import struct
 import zlib
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from logo_edge.errors import ImageError
+from logo_edge.image_file import CHUNK_HEAD, ORIENTATION, ImageFile, orientation_in, orientation_in_xmp, read_image_file
 from logo_edge.svg import is_svg, render_svg
 
 try:
@@ -28,37 +31,53 @@ except ImportError:
 ImageSource = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-OPENERS = {b"\x89PNG\r\n\x1a\n": ("PIL.PngImagePlugin", "PngImageFile"),
-           b"\xff\xd8\xff": ("PIL.JpegImagePlugin", "jpeg_factory")}  # fmt: skip
+OPENERS = {"PNG": ("PIL.PngImagePlugin", "PngImageFile"), "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile")}
 DOCUMENTS = {b"%PDF-": "PDF", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostScript"}  # the latter are programs
-FORMATS = frozenset("AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PNG PPM QOI TGA TIFF WEBP".split())
-MAX_PIXELS = 36_000_000  # so that no image takes two seconds
-MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a progressive JPEG, which may go over all of them again and again
-SCAN_BYTES = 10  # of the header of one, at least
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
+ANIMATED = frozenset(("AVIF", "GIF", "PNG", "WEBP"))
+COSTS = {
+    "AVIF": 1.5,
+    "WEBP": 1.5,
+    "JPEG2000": 16,
+    "QOI": 36,
+}  # of a pixel at worst; of one of up to 4 bytes in others, 1
+MAX_PIXELS = 36_000_000  # at cost 1, so that no image takes two seconds
+JPEG_SHARE = 4  # times as many pixels may a JPEG have: at 1/2 or less it costs no more than others in full
+COEFFICIENTS = 3  # times MAX_PIXELS: those of a JPEG of several scans, which are all in memory at once
+SCANS = 20  # times MAX_PIXELS: pixels times scans of a progressive JPEG, which may go over all of them again and again
+MOST_SCANS = 14_400  # however few the pixels
+SCANNED_BYTES = 20_000_000  # of a JPEG of several scans, which cost ten times what those of one scan do
+COMPRESSION, LZMA = 259, 34925  # of TIFF: a tag, and its value for one that is slow
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+ARITHMETIC = 6  # times the cost of Huffman's code
+MOST_FRAMES = 100  # of an animation, of which the first with anything in it is taken
 MAX_FILE_BYTES = 256 * 1024 * 1024
-EXIF_ORIENTATION = 0x0112
-CHUNK_HEAD = struct.Struct(">I4s")  # of PNG
-PNG_TEXTS, PNG_ROTATIONS = (
-    (b"tEXt", b"zTXt", b"iTXt"),
-    (b"XML:com.adobe.xmp", b"Raw profile type"),
-)  # may tell one, as may eXIf
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}  # fmt: skip
+DEPTHS = (8, 10, 12, 14, 16)  # bits that samples of 16 bits may use
+FULL_SCALES = (1.0, *(2.0**depth - 1 for depth in DEPTHS))  # of floats: values up to one of these
+OVERSHOOT = 1.25  # of floats beyond their full scale, as resampling leaves it
+BITS_PER_SAMPLE = 258  # of TIFF
 
 
-def load_image(source: ImageSource, *, fast: bool = True) -> Image.Image:
+def load_image(source: ImageSource, *, fast: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The upright image behind a path, encoded bytes, an array or a PIL image, mode RGB or RGBA.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA with straight alpha; bool, uint8, uint16 or
-    floats in 0 to 1. Of several frames or pages the first is taken; SVG is rendered (extra `svg`, see `svg`). With
-    `fast`, the decoders of the extra `fast` are used where they give the very same pixels. Nothing is fetched.
+    floats in 0 to 1. Values of 8, 10, 12 or 14 bits in samples of 16 are scaled up, as their largest tells. Of an
+    animation the first frame with anything in it is taken, of several pages the first; SVG is rendered (extra `svg`, see
+    `svg`). With `fast`, the decoders of the extra `fast` are used where they give the very same pixels. Nothing is fetched.
 
-    Raises ImageError when the source is no image, is damaged, or has more than MAX_PIXELS pixels.
+    A JPEG of more than `max_pixels` is decoded at 1/2, up to JPEG_SHARE times as many; of formats that are slow to decode
+    fewer are read (COSTS). Raises ImageError when the source is no image, is damaged, or has more pixels.
     """
-    decoded = load_reduced(source, None, fast=fast)[0]
+    decoded = load_reduced(source, None, fast=fast, max_pixels=max_pixels)[0]
     return Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
 
 
 def load_reduced(
-    source: ImageSource, least_px: int | None, *, fast: bool = True, least_pixels: int = 0
+    source: ImageSource, least_px: int | None, *, fast: bool = True, least_pixels: int = 0, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image | np.ndarray, tuple[float, float] | None]:
     """`load_image`, but a JPEG of `least_pixels` at 1/2, 1/4 or 1/8, and then its (width, height) in such pixels, else None.
 
@@ -67,20 +86,23 @@ def load_reduced(
     """
     if isinstance(source, Image.Image):
         name, image = "the PIL image", source
-        _check_pixel_count(image.size, name)
+        _check_pixel_count(image.size, name, max_pixels)
     elif isinstance(source, np.ndarray):
-        return _from_array(source), None
+        return _from_array(source, max_pixels), None
     elif isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) > MAX_FILE_BYTES:
             raise ImageError(f"the bytes: more than {MAX_FILE_BYTES:,}, which is what an image file may have")
-        return _decode(bytes(source), "the bytes", fast, least_px, least_pixels)
+        return _decode(bytes(source), "the bytes", fast, least_px, least_pixels, max_pixels)
     elif isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
-        return _decode(_read_file(path), path, fast, least_px, least_pixels)
+        return _decode(_read_file(path), path, fast, least_px, least_pixels, max_pixels)
     else:
         raise ImageError(f"found {type(source).__name__}; expected a path, bytes, a NumPy array or a PIL image")
     try:
-        return _to_rgb_or_rgba(ImageOps.exif_transpose(image)), None
+        image.load()
+        return _upright(image, _orientation_of_caller(image)), None
+    except ImageError:
+        raise
     except Exception as error:  # a lazily opened image is decoded here; see the end of _decode
         raise ImageError(f"{name} cannot be decoded: {error}") from error
 
@@ -95,6 +117,8 @@ def _read_file(path: str) -> bytes:
                 raise ImageError(f"{path}: {status.st_size:,} bytes; an image file may have up to {MAX_FILE_BYTES:,}")
             return file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if path[:5].lower() == "data:":
+            raise ImageError(f"{path[:40]!r}...: a data URI; decode it and give its bytes") from error
         if URL.match(path):
             raise ImageError(f"{path}: an address; nothing is fetched. Download it first") from error
         reason = getattr(error, "strerror", None) or error
@@ -106,8 +130,28 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def decoding_cost(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
+    """What it costs to decode the encoded image, in pixels; 0 where it is damaged, a drawing or none: decoding says why.
+
+    Raises ImageError where that is more than `max_pixels` allows.
+    """
+    try:
+        image, file, _ = _open(data, "the bytes", max_pixels)
+    except ImageError:
+        raise
+    except Exception:  # as in _decode
+        return 0
+    return round(math.prod(image.size) * _cost_of_pixel(image, file))
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Whether an RGB or RGBA image shows nothing: it is transparent throughout, or of one colour."""
+    extrema = image.getextrema()
+    return (image.mode == "RGBA" and extrema[3][1] == 0) or all(low == high for low, high in extrema)
+
+
 def _decode(
-    data: bytes, name: str, fast: bool, least_px: int | None, least_pixels: int
+    data: bytes, name: str, fast: bool, least_px: int | None, least_pixels: int, max_pixels: int
 ) -> tuple[Image.Image | np.ndarray, tuple[float, float] | None]:
     if not data:
         raise ImageError(f"{name}: empty (0 bytes); expected an encoded image")
@@ -117,36 +161,31 @@ def _decode(
     try:
         if is_svg(data):
             data = render_svg(data, name)
-        image = _open(data)
-        _check_pixel_count(image.size, name)
-        if image.format not in FORMATS:
-            raise UnidentifiedImageError
+        image, file, denominator = _open(data, name, max_pixels)
         width, height = image.size
-        may_hold = len(data) // SCAN_BYTES if image.format in ("JPEG", "MPO") else 0
-        if (
-            may_hold * width * height > MAX_SCANNED
-            and (scans := data.count(b"\xff\xda")) * width * height > MAX_SCANNED
-        ):
-            raise ImageError(f"{name}: {scans} scans of {width} x {height} pixels; save it anew, with a few")
-        denominator = _denominator(image, least_px) if width * height >= least_pixels else 1
-        if fast and (pixels := _decode_fast(image, data, denominator)) is not None:
-            return pixels, None if denominator == 1 else (width / denominator, height / denominator)
+        if width * height >= least_pixels:
+            denominator = max(denominator, _denominator(image, least_px))
+        covered = None if denominator == 1 else (width / denominator, height / denominator)
+        if fast and (pixels := _decode_fast(image, file, denominator)) is not None:
+            return pixels, covered
         if denominator > 1:
             image.draft(None, (width // denominator, height // denominator))
+        if image.format in ANIMATED and image.is_animated:
+            return _first_drawn_frame(image, name, max_pixels), None
         image.load()
-        upright = _to_rgb_or_rgba(ImageOps.exif_transpose(image))
-        if denominator == 1:
-            return upright, None
-        if _orientation(image) >= 5:  # lying on its side
-            width, height = height, width
-        return upright, (width / denominator, height / denominator)
+        orientation = file.orientation if file.kind in ("PNG", "JPEG") else _orientation(image)
+        if covered and orientation >= 5:  # lying on its side
+            covered = covered[::-1]
+        if _has_deep_colours(image, file):
+            _check_depth(image, name)
+        return _upright(image, orientation), covered
     except UnidentifiedImageError:
         raise ImageError(
             f"{name}: not an image that can be read (starts with {data[:8]!r}); expected PNG, JPEG, WebP, GIF, BMP, "
             "TIFF or another raster format that Pillow reads, or SVG"
         ) from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels; scale it down first") from None
+        raise ImageError(f"{name}: more than {max_pixels:,} pixels; scale it down first") from None
     except ImageError:
         raise
     except MemoryError:
@@ -156,15 +195,79 @@ def _decode(
         raise ImageError(f"{name}: damaged or truncated image ({type(error).__name__}: {error})") from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, ImageFile, int]:
+    """The image, not decoded yet, the file that it is in, and by what its sides are to be divided at least.
+
+    Raises ImageError where it costs more than `max_pixels` allow.
+    """
+    try:
+        file = read_image_file(data)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    for size in file.sizes:
+        _check_pixel_count(size, name, max_pixels // COSTS.get(file.kind, 1))
+    image = _open_lazily(file.data, file.kind)
+    if image.format == "JPEG":
+        denominator = _check_jpeg(image, file, name, max_pixels)
+        if b"\xff\xd9" not in file.data:
+            file = replace(file, data=_add_end(file))
+            image = _open_lazily(file.data, file.kind)
+        return image, file, denominator
+    _check_pixel_count(image.size, name, max_pixels // _cost_of_pixel(image, file))
+    return image, file, 1
+
+
+def _cost_of_pixel(image: Image.Image, file: ImageFile) -> float:
+    sample_bits = [8]
+    if image.format == "PNG":
+        sample_bits = [file.data[24]] * PNG_CHANNELS.get(file.data[25], 1)
+    elif image.format == "TIFF":
+        sample_bits = [*image.tag_v2.get(BITS_PER_SAMPLE, (1,))] * (2 if image.tag_v2.get(COMPRESSION) == LZMA else 1)
+    return max(COSTS.get(image.format, 1), sum(sample_bits) / 32)
+
+
+def _open_lazily(data: bytes, kind: str | None) -> Image.Image:
     """The image, not decoded yet; of PNG and JPEG, no other format's plugin is imported, which takes time at start."""
-    for magic, (module, opener) in OPENERS.items():
-        if data.startswith(magic):
-            try:
-                return getattr(import_module(module), opener)(io.BytesIO(data))
-            except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open does
-                raise UnidentifiedImageError from None
-    return Image.open(io.BytesIO(data))
+    if kind in OPENERS:
+        module, opener = OPENERS[kind]
+        try:
+            return getattr(import_module(module), opener)(io.BytesIO(data))
+        except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open does
+            raise UnidentifiedImageError from None
+    return Image.open(io.BytesIO(data), formats=(kind,) if kind else FORMATS)
+
+
+def _check_jpeg(image: Image.Image, file: ImageFile, name: str, max_pixels: int) -> int:
+    """By what its sides are to be divided, so that at most `max_pixels` come out. Raises ImageError for too costly a JPEG."""
+    width, height = image.size
+    pixels, most = width * height, JPEG_SHARE * max_pixels
+    if file.is_arithmetic:
+        most = max_pixels // ARITHMETIC
+    elif image.info.get("progressive") or not file.in_one_scan:  # all coefficients are in memory at once
+        blocks = [across * down for _, across, down, _ in image.layer]
+        most = max(max_pixels, round(COEFFICIENTS * max_pixels * max(blocks) / sum(blocks)))
+        if len(file.data) > SCANNED_BYTES:
+            raise ImageError(f"{name}: {len(file.data):,} bytes of a JPEG of several scans; save it as a baseline JPEG")
+    _check_pixel_count(image.size, name, most)
+    if file.scans > MOST_SCANS or file.scans * pixels > SCANS * max_pixels:
+        raise ImageError(f"{name}: {file.scans} scans of {width} x {height} pixels; save it anew, with a few")
+    return next(scale for scale in (1, 2, 4, 8) if pixels <= max_pixels * scale * scale)
+
+
+def _add_end(file: ImageFile) -> bytes:
+    """The data of a JPEG that lacks nothing but its end marker, with it; as they are where pixels are missing too.
+
+    Those would change with the bits that follow. Of several scans too large to be decoded thrice, nothing is added.
+    """
+    data, previews = file.data.rstrip(b"\xff"), []
+    if file.scans > 1 and len(data) > SCANNED_BYTES // 4:
+        return data
+    for further in (b"", b"\x55" * 64):
+        image = _open_lazily(data + further + b"\xff\xd9", "JPEG")
+        if file.scans == 1:
+            image.draft(None, tuple(max(1, side // 8) for side in image.size))
+        previews.append(image.tobytes())
+    return data + b"\xff\xd9" if previews[0] == previews[1] else data
 
 
 def _denominator(image: Image.Image, least_px: int | None) -> int:
@@ -175,21 +278,23 @@ def _denominator(image: Image.Image, least_px: int | None) -> int:
     return next((scale for scale in (8, 4, 2) if longer >= least_px * scale and shorter >= scale), 1)
 
 
-def _decode_fast(image: Image.Image, data: bytes, denominator: int) -> np.ndarray | None:
+def _decode_fast(image: Image.Image, file: ImageFile, denominator: int) -> np.ndarray | None:
     """The pixels decoded by pyspng or simplejpeg, or None where those could give other pixels than Pillow."""
+    if file.orientation != 1:
+        return None
     try:
-        if image.format == "PNG" and pyspng is not None and _is_plain_png(image, data):
-            return pyspng.load(data)
-        if image.format == "JPEG" and simplejpeg is not None and image.mode == "RGB" and _orientation(image) == 1:
+        if image.format == "PNG" and pyspng is not None and _is_plain_png(image, file.data):
+            return pyspng.load(file.data)
+        if image.format == "JPEG" and simplejpeg is not None and image.mode == "RGB":
             least = {} if denominator == 1 else {"min_width": image.size[0] // denominator, "min_factor": denominator}
-            return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, **least)
+            return simplejpeg.decode_jpeg(file.data, "RGB", fastdct=False, fastupsample=False, **least)
     except (RuntimeError, ValueError):  # a flaw in the file: whether it can be read all the same is Pillow's to say
         return None
     return None
 
 
 def _is_plain_png(image: Image.Image, data: bytes) -> bool:
-    """Whether pyspng gives Pillow's pixels: 8 bits, no colour key, upright, and every chunk the one that was written.
+    """Whether pyspng gives Pillow's pixels: 8 bits, no colour key, no animation, and every chunk the one that was written.
 
     pyspng looks at no checksum, and gives wrong pixels.
     """
@@ -199,8 +304,6 @@ def _is_plain_png(image: Image.Image, data: bytes) -> bool:
     while start + 12 <= len(data):
         length, kind = CHUNK_HEAD.unpack_from(data, start)
         end = start + 8 + length
-        if kind == b"eXIf" or (kind in PNG_TEXTS and data.startswith(PNG_ROTATIONS, start + 8)):
-            return False
         if zlib.crc32(view[start + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:
             return False
         if kind == b"IEND":
@@ -209,15 +312,50 @@ def _is_plain_png(image: Image.Image, data: bytes) -> bool:
     return False
 
 
+def _first_drawn_frame(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    """The first frame that is not blank, or the first of all where none is among as many as may be decoded."""
+    affordable = round(max_pixels / COSTS.get(image.format, 1)) // math.prod(image.size)
+    for index in range(max(1, min(affordable, MOST_FRAMES))):
+        try:
+            image.seek(index)
+        except EOFError:
+            break
+        _check_pixel_count(image.size, name, max_pixels)
+        frame = _upright(image, _orientation(image))
+        if not is_blank(frame):
+            return frame
+    image.seek(0)
+    return _upright(image, _orientation(image))
+
+
 def _orientation(image: Image.Image) -> int:
-    """1 upright to 8, as EXIF numbers them."""
-    return image.getexif().get(EXIF_ORIENTATION, 1)
+    """1 upright to 8, as EXIF numbers them, by what Pillow read before it decoded."""
+    if hasattr(image, "tag_v2"):
+        value = image.tag_v2.get(ORIENTATION)
+        return value if isinstance(value, int) and value in TURNS else 1
+    exif, xmp = image.info.get("exif"), image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    by_exif = orientation_in(exif) if isinstance(exif, bytes) else None
+    return by_exif or (orientation_in_xmp(xmp) if isinstance(xmp, bytes) else None) or 1
 
 
-def _check_pixel_count(size: tuple[int, int], name: str) -> None:
+def _orientation_of_caller(image: Image.Image) -> int:
+    """As `_orientation`, of an image that the caller opened, and whose EXIF it may have changed."""
+    try:
+        value = image.getexif().get(ORIENTATION)
+    except Exception:  # of damaged EXIF, which Pillow meets with whatever it raises, the pixels are none the worse
+        return 1
+    return value if isinstance(value, int) and value in TURNS else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return _to_rgb_or_rgba(image.transpose(TURNS[orientation]) if orientation in TURNS else image)
+
+
+def _check_pixel_count(size: tuple[int, int], name: str, most: float) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width} x {height} pixels; at most {MAX_PIXELS:,} are read. Scale it down first")
+    if width * height > most:
+        raise ImageError(f"{name}: {width} x {height} pixels; at most {most:,.0f} are read. Scale it down first")
     if width == 0 or height == 0:
         raise ImageError(f"{name}: {width} x {height} pixels; expected at least 1 x 1")
 
@@ -228,37 +366,70 @@ def _to_rgb_or_rgba(image: Image.Image) -> Image.Image:
         return image
     if mode.startswith("I;16"):
         values = np.asarray(image)
-        grey = Image.fromarray((values >> 8).astype(np.uint8))
+        grey = Image.fromarray(_upper_bits(values))
         if clear:
             grey.putalpha(Image.fromarray(values != image.info["transparency"]).convert("L"))
         return grey.convert("RGBA" if clear else "RGB")
-    if mode in ("I", "F"):
-        return _from_wide_range(np.asarray(image))
+    if mode == "I":
+        return Image.fromarray(_upper_bits(np.asarray(image))).convert("RGB")
+    if mode == "F":
+        return Image.fromarray(_scale_floats(np.asarray(image))).convert("RGB")
     if mode == "La":
         image = image.convert("LA")  # the only way out that Pillow has
     return image.convert("RGBA" if clear else "RGB")
 
 
-def _from_wide_range(values: np.ndarray) -> Image.Image:
-    """32-bit integers hold 16-bit samples in Pillow (PNG, TIFF); floats are 0 to 1 or 0 to 255."""
-    top = float(np.nanmax(values, initial=0.0))
-    full_scale = 1.0 if top <= 1.0 and values.dtype.kind == "f" else 255.0 if top <= 255.0 else 65535.0
-    scaled = np.clip(np.nan_to_num(values.astype(np.float64)) * (255.0 / full_scale), 0, 255)
-    return Image.fromarray((scaled + 0.5).astype(np.uint8)).convert("RGB")
+def _upper_bits(values: np.ndarray) -> np.ndarray:
+    """uint8: the upper eight of the bits that these integers use. Cameras and scanners write 10, 12 or 14 in 16."""
+    top = int(values.max())
+    depth = next((depth for depth in DEPTHS if top < 1 << depth), None)
+    if depth is None:
+        raise ImageError(f"found integers up to {top:,}; expected samples of up to 16 bits. Scale them first")
+    return (np.maximum(values, 0) >> depth - 8).astype(np.uint8)
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _scale_floats(values: np.ndarray) -> np.ndarray:
+    """uint8, of floats from 0 to 1 or, as their largest tells, to the largest value of 8 to 16 bits; NaN is 0."""
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, top = float(values.min()), float(values.max())
+    full_scale = next((scale for scale in FULL_SCALES if top <= OVERSHOOT * scale), 0.0)
+    if not full_scale or (full_scale == 255.0 and top < 16) or low < (1 - OVERSHOOT) * full_scale:
+        raise ImageError(
+            f"found floats from {low:.3g} to {top:.3g}; expected 0 to 1, or values of 8 to 16 bits. Scale them first"
+        )
+    return (np.clip(values * (255.0 / full_scale), 0, 255) + 0.5).astype(np.uint8)
+
+
+def _has_deep_colours(image: Image.Image, file: ImageFile) -> bool:
+    """Whether Pillow took the upper 8 of 16 bits a channel."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    if image.format == "PNG":
+        return file.data[24] == 16
+    return image.format == "TIFF" and image.tag_v2.get(BITS_PER_SAMPLE, (8,))[0] == 16
+
+
+def _check_depth(image: Image.Image, name: str) -> None:
+    """Raises ImageError where these colours are black since they use the lower bits of 16 alone."""
+    top = max(high for _, high in image.getextrema())
+    if 0 < top < 16:
+        raise ImageError(
+            f"{name}: samples of 16 bits that use 12 of them or fewer; scale them to all 16, or save 8 bits"
+        )
+
+
+def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise ImageError(
             f"found an array of shape {array.shape}; expected (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA"
         )
-    _check_pixel_count((array.shape[1], array.shape[0]), "the array")
+    _check_pixel_count((array.shape[1], array.shape[0]), "the array", max_pixels)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype.newbyteorder("=") == np.uint16:
-        array = (array >> 8).astype(np.uint8)
+        array = _upper_bits(array)
     elif array.dtype.kind == "f":
         low, high = float(np.min(array)), float(np.max(array))
         if not (low >= 0.0 and high <= 1.0):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import io
 import math
 import os
 import time
@@ -21,12 +20,12 @@ from functools import partial
 from http import HTTPStatus
 
 import numpy as np
-from PIL import Image
 
 from logo_edge import __version__
 from logo_edge.admission import RETRY_AFTER_S, Bodies, Body, Lane, Limits, Refused
 from logo_edge.classifier import Classification, Classifier
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
+from logo_edge.images import decoding_cost
 from logo_edge.monitor import PredictionLog
 from logo_edge.svg import Renderer, is_svg, render_svg
 
@@ -200,11 +199,12 @@ def create_app(
             drawing = is_svg(data)
             if drawing and not limits.drawings:
                 raise ImageError("an SVG drawing; this service reads none. Send it as PNG")
-            costly = drawing or pixel_count(data, limits.pixels) > limits.quick_pixels
+            costly = drawing or decoding_cost(data, limits.pixels) > limits.quick_pixels
             if costly and not at_any_cost:
                 return None
             with metrics.decode.time():
-                return classifier.read_pixels(render_svg(data, "the drawing", renderer) if drawing else data)
+                source = render_svg(data, "the drawing", renderer) if drawing else data
+                return classifier.read_pixels(source, max_pixels=limits.pixels)
         except ImageError:
             metrics.images.labels(UNREADABLE, "").inc()
             raise
@@ -372,20 +372,6 @@ def limit_body(receive, limits: Limits, bodies: Bodies, body: Body):
         return message
 
     return limited
-
-
-def pixel_count(data: bytes, most: int) -> int:
-    """The pixels that the image's head promises; 0 where it is no image, of which decoding will say why.
-
-    Raises ImageError where they are more than `most`.
-    """
-    try:
-        width, height = Image.open(io.BytesIO(data)).size
-    except Exception:  # damaged heads make Pillow raise anything
-        return 0
-    if width * height > most:
-        raise ImageError(f"{width} x {height} pixels; this service reads up to {most:,}. Scale it down first")
-    return width * height
 
 
 def bearer_guard(token: str):

@@ -13,6 +13,7 @@ import re
 import struct
 import sys
 import threading
+import zlib
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,13 +30,16 @@ RENDER_PX = 512  # of the longer side: the size at which the project's own logos
 LIMIT_S = 2.0  # of CPU time
 PATIENCE = 5  # times as long by the clock: other work on the machine is not the drawing's fault
 EMBEDDED = re.compile(r"\s*data:image/(png|jpe?g|gif|webp)[;,]", re.IGNORECASE)
+MAX_BYTES = 32 * 1024 * 1024  # of a document, unpacked
+GZIP = b"\x1f\x8b"
+UTF_16 = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 LOADING = ("image", "feImage")  # the elements whose href resvg follows
 TEXT = ("text", "tspan", "textPath")
 
 
 def is_svg(data: bytes) -> bool:
-    """Whether the bytes look like an SVG document."""
-    start = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
+    """Whether the bytes look like an SVG document, compressed (.svgz) or not, in UTF-8 or UTF-16."""
+    start = _unpack(data[:65536], 4096)[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
     return start.startswith(b"<") and b"<svg" in start
 
 
@@ -47,12 +51,28 @@ def render_svg(data: bytes, name: str, renderer: Renderer | None = None) -> byte
     """
     if find_spec("resvg_py") is None:
         raise ImageError(f"{name}: an SVG drawing; to read those: pip install 'logo-edge[svg]'")
-    has_text = _inspect(data, name)
+    data = _unpack(data, MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"{name}: an SVG drawing of more than {MAX_BYTES:,} bytes; simplify it, or convert it to PNG")
     try:
         data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ImageError(f"{name}: an SVG drawing that is not UTF-8 ({error}); save it as UTF-8") from error
+        raise ImageError(
+            f"{name}: an SVG drawing that is neither UTF-8 nor UTF-16 ({error}); save it as UTF-8"
+        ) from error
+    has_text = _inspect(data, name)
     return (renderer or _RENDERER).render(data, has_text, name)
+
+
+def _unpack(data: bytes, most: int) -> bytes:
+    """The document as UTF-8, up to `most` bytes, of gzip (.svgz) and UTF-16; a damaged one up to its damage."""
+    if data.startswith(GZIP):
+        try:
+            data = zlib.decompressobj(wbits=31).decompress(data, 2 * most + 2)  # of UTF-16, with its mark
+        except zlib.error:
+            return b""
+    encoding = UTF_16.get(data[:2])
+    return data[: 2 * most + 2].decode(encoding, "replace").encode() if encoding else data
 
 
 def _inspect(data: bytes, name: str) -> bool:
@@ -78,7 +98,7 @@ def _inspect(data: bytes, name: str) -> bool:
         if system_id is not None or is_parameter:
             refuse(f"the external entity {entity_name!r}")
 
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate("utf-8")  # whatever its declaration says, which may be of UTF-16
     parser.StartElementHandler, parser.EntityDeclHandler = start, entity
     try:
         parser.Parse(data, True)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from logo_edge import ImageError, load_image
-from logo_edge.images import MAX_FILE_BYTES, MAX_PIXELS, load_reduced
+from logo_edge.images import JPEG_SHARE, MAX_FILE_BYTES, MAX_PIXELS, load_reduced
 
 ROOT = Path(__file__).parents[2]
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -159,6 +159,76 @@ def test_of_several_frames_or_pages_the_first_is_taken(kind, options):
         assert load_image(data, fast=fast).convert("RGB").getpixel((4, 3)) == RED
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("AVIF", {"quality": 100})]
+)
+def test_of_an_animation_the_first_frame_with_anything_in_it_is_taken(kind, options):
+    white, clear, drawn = Image.new("RGBA", (24, 16), "white"), Image.new("RGBA", (24, 16)), quadrants("RGBA")
+    for blank in (white, clear):
+        data = encode(
+            blank, kind, save_all=True, append_images=[blank, drawn, white], duration=[90, 80, 70, 60], **options
+        )
+        assert Image.open(io.BytesIO(data)).n_frames >= 3
+        for fast in (False, True):
+            found = load_image(data, fast=fast).convert("RGB")
+            off = np.abs(np.asarray(found).astype(int) - np.asarray(drawn.convert("RGB")).astype(int))
+            assert np.median(off) <= 3
+
+
+def test_pages_are_no_animation_and_as_many_frames_are_tried_as_one_large_image_costs():
+    white, drawn = Image.new("RGB", (24, 16), "white"), quadrants()
+    pages = encode(white, "TIFF", save_all=True, append_images=[drawn])
+    frames = encode(white, "WEBP", save_all=True, append_images=[drawn], lossless=True, duration=90)
+    assert load_image(pages).getextrema() == ((255, 255),) * 3
+    assert load_image(frames, max_pixels=2 * 576).convert("RGB").getextrema() == ((0, 255), (0, 250), (0, 255))
+    assert load_image(frames, max_pixels=600).convert("RGB").getextrema() == ((255, 255),) * 3
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "array", "PIL", "int32", "float TIFF"])
+def test_values_of_fewer_bits_in_wider_samples_are_scaled_up(kind, bits):
+    values = (np.arange(256, dtype=np.uint16).reshape(16, 16) << bits - 8) + (2 ** (bits - 8) - 1)
+    image = {"int32": lambda: Image.fromarray(values.astype(np.int32)),
+             "float TIFF": lambda: Image.fromarray(values.astype(np.float32))}.get(kind, lambda: Image.fromarray(values))()  # fmt: skip
+    source = (
+        values if kind == "array" else image if kind == "PIL" else encode(image, "PNG" if kind == "PNG" else "TIFF")
+    )
+    found = np.asarray(load_image(source).convert("L")).astype(int)
+    assert np.abs(found - np.arange(256).reshape(16, 16)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0, 0.5, 1.1], [0, 128, 255]), ([-0.1, 0.5, 1], [0, 128, 255]), ([0, np.nan, 1], [0, 0, 255]), ([0, 128, 270], [0, 128, 255]),
+     ([0, 0, 0], [0, 0, 0])],
+)  # fmt: skip
+def test_floats_that_resampling_left_beyond_their_range_are_cut_off_there(values, expected):
+    data = encode(Image.fromarray(np.array([values], np.float32)), "TIFF")
+    assert np.asarray(load_image(data))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("values", [[0, 3.7], [-1, 1], [0, 1e6]])
+def test_floats_of_no_known_range_are_refused_rather_than_made_black(values):
+    with pytest.raises(ImageError, match=r"found floats from .*Scale them first"):
+        load_image(encode(Image.fromarray(np.array([values], np.float32)), "TIFF"))
+
+
+def test_integers_of_more_than_16_bits_and_colours_of_12_in_16_are_refused():
+    with pytest.raises(ImageError, match="integers up to 70,000"):
+        load_image(encode(Image.fromarray(np.array([[0, 70_000]], np.int32)), "TIFF"))
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    for top, message in ((4095, "use 12 of them or fewer"), (65535, None)):
+        rows = zlib.compress(b"\0" + struct.pack(">6H", top, top // 2, 0, 0, top, top))
+        data = encode(quadrants(), "PNG")[:8]
+        for kind, content in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")):
+            data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        if message:
+            with pytest.raises(ImageError, match=message):
+                load_image(data)
+        else:
+            assert load_image(data).getpixel((0, 0)) == (255, 127, 0)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (20000, 10), (10, 20000)])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "array"])
 def test_tiny_images_and_long_strips_are_read(kind, size):
@@ -226,7 +296,8 @@ def bomb(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
 def test_a_header_that_promises_too_many_pixels_is_refused_undecoded(kind):
-    with pytest.raises(ImageError, match=rf"{MAX_PIXELS:,}.*[Ss]cale it down"):
+    most = MAX_PIXELS * (JPEG_SHARE if kind == "JPEG" else 1)
+    with pytest.raises(ImageError, match=rf"{most:,}.*[Ss]cale it down"):
         load_image(bomb(kind))
 
 
@@ -318,6 +389,12 @@ def test_small_jpegs_and_other_formats_are_decoded_whole():
 def test_an_address_is_refused_as_one(source):
     with pytest.raises(ImageError, match="an address; nothing is fetched"):
         load_image(source)
+
+
+def test_a_data_uri_is_named_and_not_echoed_whole():
+    with pytest.raises(ImageError, match="a data URI; decode it") as caught:
+        load_image("data:image/png;base64," + "A" * 5000)
+    assert len(str(caught.value)) < 120
 
 
 @pytest.mark.parametrize(

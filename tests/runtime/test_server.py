@@ -22,6 +22,7 @@ import psutil
 import pytest
 import schemathesis
 import uvicorn
+from fuzz.bombs import bombs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutate import encode, hostile, mutations
@@ -82,10 +83,10 @@ class Gate:
     def __init__(self, function: Callable):
         self._function, self._open, self.waiting = function, threading.Event(), threading.Semaphore(0)
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, **options):
         self.waiting.release()
         assert self._open.wait(60)
-        return self._function(*arguments)
+        return self._function(*arguments, **options)
 
     def open(self) -> None:
         self._open.set()
@@ -397,7 +398,9 @@ def test_the_drawings_of_one_request_stand_in_the_queue_once(classifier):
 def test_large_pictures_take_no_worker_from_small_ones(classifier, monkeypatch):
     limits, read = Limits(workers=1, queue=0, quick_pixels=1000, timeout_s=60), classifier.read_pixels
     gate = Gate(read)
-    monkeypatch.setattr(classifier, "read_pixels", lambda data: (gate if len(data) > 5000 else read)(data))
+    monkeypatch.setattr(
+        classifier, "read_pixels", lambda data, **options: (gate if len(data) > 5000 else read)(data, **options)
+    )
     noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
     large = encode(Image.fromarray(noise))["PNG"]
     assert len(large) > 5000
@@ -666,3 +669,11 @@ def test_the_default_bundle_answers_as_the_runtime_does():
         assert result["classification"]["label"] == expected.label
         found = np.array(list(result["classification"]["probabilities"].values()))
         assert found == pytest.approx(list(expected.probabilities.values()), abs=1e-4)
+
+
+def test_a_jpeg_of_more_pixels_than_the_limit_is_decoded_smaller_and_a_container_is_looked_into(classifier):
+    phone, icon = encode(Image.new("RGB", (300, 200), "red"))["JPEG"], bombs()["ico of a png"]
+    with running(create_app(classifier, Limits(pixels=20_000))) as client:
+        assert post(client, phone).json()["label"] == "red"
+        assert "at most 20,000 are read" in post(client, encode(Image.new("RGB", (300, 200)))["PNG"]).json()["detail"]
+        assert "13000 x 13000 pixels" in post(client, icon).json()["detail"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import sys
 import time
@@ -41,6 +42,28 @@ def test_what_programs_write_before_a_drawing_is_no_hindrance(before, tmp_path):
     path = tmp_path / "logo.svg"
     path.write_bytes(drawing(before=before))
     assert load_image(path).getpixel((100, 100)) == (255, 0, 0, 255)
+
+
+@pytest.mark.parametrize("before", ["", '<?xml version="1.0" encoding="UTF-16"?>'])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_drawing_in_utf_16_or_compressed_is_drawn(encoding, is_packed, before):
+    data = drawing(before="" if encoding.startswith("utf-8") else before).decode().encode(encoding)
+    data = gzip.compress(data) if is_packed else data
+    assert svg.is_svg(data)
+    assert load_image(data).getpixel((100, 100)) == (255, 0, 0, 255)
+
+
+def test_a_drawing_that_unpacks_to_too_much_or_is_damaged_is_refused(monkeypatch):
+    packed = gzip.compress(drawing())
+    assert load_image(packed[:-8]).getpixel((100, 100)) == (255, 0, 0, 255)  # without the checksum of gzip
+    for damaged in (packed[:60], gzip.compress(b"no drawing")):
+        with pytest.raises(ImageError, match="not an image|damaged SVG"):
+            load_image(damaged)
+    monkeypatch.setattr(svg, "MAX_BYTES", 1000)
+    for encoding in ("utf-8", "utf-16"):
+        with pytest.raises(ImageError, match="more than 1,000 bytes"):
+            load_image(gzip.compress(drawing(RED * 100).decode().encode(encoding)))
 
 
 def test_the_sample_drawings_are_decided_as_their_pngs():

@@ -31,7 +31,7 @@ class Eager(ByHand):
                 "input_px": self.size}  # fmt: skip
 
     def read(self, path: str) -> torch.Tensor:
-        image = Image.open(path).convert("RGBA")
+        image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
         image.thumbnail((self.size, self.size))
         square = Image.new("RGB", (self.size, self.size), "white")
         square.paste(image, ((self.size - image.width) // 2, (self.size - image.height) // 2), image)

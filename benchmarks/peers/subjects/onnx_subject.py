@@ -28,7 +28,7 @@ class Onnx(ByHand):
                 "backend": f"onnxruntime {onnxruntime.__version__}"}  # fmt: skip
 
     def read(self, path: str) -> np.ndarray:
-        image = Image.open(path).convert("RGBA")
+        image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
         image.thumbnail((self.size, self.size))
         square = Image.new("RGB", (self.size, self.size), "white")
         square.paste(image, ((self.size - image.width) // 2, (self.size - image.height) // 2), image)

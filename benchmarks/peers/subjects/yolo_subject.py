@@ -76,7 +76,7 @@ class Yolo:
         folder = Path(tempfile.mkdtemp(prefix="yolo-flat-"))
         found = []
         for index, path in enumerate(paths):
-            image = Image.open(path).convert("RGBA")
+            image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
             square = Image.new("RGB", image.size, "white")
             square.paste(image, mask=image)
             square.save(folder / f"{index:05d}.png")

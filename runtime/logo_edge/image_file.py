@@ -1,0 +1,412 @@
+"""The bytes of an image file before a decoder sees them: every size that they promise, and only the parts that hold pixels.
+
+Decoders allocate by numbers from the file, a container such as ICO or AVIF names its size more than once, and some
+decode while they open. Metadata can cost more than pixels: a TIFF directory or EXIF block of 64 KB whose entries all
+point to the same bytes takes Pillow gigabytes, a GIF's comments quadratic time. So sizes are read here first, and of
+PNG, JPEG and GIF the decoder gets no metadata; damage in it refuses no picture.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from logo_edge.errors import ImageError
+
+PNG, CODESTREAM = b"\x89PNG\r\n\x1a\n", b"\xff\x4f\xff\x51"
+TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # the last two are BigTIFF
+KINDS = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"\0\0\1\0": "ICO", CODESTREAM: "JPEG2000",
+         b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000", **dict.fromkeys(TIFF, "TIFF")}  # fmt: skip
+CHUNK_HEAD = struct.Struct(">I4s")  # of PNG
+DRAWN_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"))
+MARKER = re.compile(rb"\xff+([^\x00\xff])")  # of JPEG
+GIF_BLOCK = re.compile(rb"[!,;]")
+STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
+DRAWN_SEGMENTS = frozenset(
+    (0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE)
+)  # tables, restarts, and JFIF and Adobe for colours
+FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))  # SOFn
+EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+ORIENTATION = 0x0112
+MOST_PARTS = 100_000  # chunks, segments or blocks: more are made to waste time
+MOST_GIF_BLOCKS = 1_000_000  # of up to 255 bytes
+MOST_TEXT_BYTES = 1 << 20  # of metadata, unpacked
+TIFF_UNITS = dict(
+    zip(range(1, 19), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), strict=True)
+)  # bytes of a value
+TILE_PX = 64  # a tile of JPEG 2000 takes its decoder as much memory as so many pixels squared, however small it is
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """`kind`: Pillow's name of the format, None where it is to find out. `data`: what a decoder needs. `sizes`: (width, height) of what it may allocate for, besides its header's own.
+
+    `orientation` is 1 upright to 8, as EXIF numbers them, where it was taken out of `data`. Of a JPEG, `scans` is how often
+    its pixels are gone over, `in_one_scan` whether the first scan holds all components, and `is_arithmetic` how they are coded.
+    """
+
+    kind: str | None
+    data: bytes
+    sizes: tuple[tuple[int, int], ...] = ()
+    orientation: int = 1
+    scans: int = 1
+    in_one_scan: bool = True
+    is_arithmetic: bool = False
+
+
+def read_image_file(data: bytes) -> ImageFile:
+    """What is known of the file before it is decoded; of a format that hides nothing, or a damaged file, its bytes alone.
+
+    Raises ImageError where it is built to waste memory or time, or is of a variant that no decoder here reads.
+    """
+    kind = next(
+        (kind for magic, kind in KINDS.items() if data.startswith(magic)), "AVIF" if data[4:8] == b"ftyp" else None
+    )
+    try:
+        if kind in READERS:
+            return READERS[kind](data)
+        return ImageFile(kind, data, tuple(SIZES[kind](data)) if kind in SIZES else ())
+    except (struct.error, IndexError):  # damaged: the decoder says how
+        return ImageFile(kind, data)
+
+
+def orientation_in(exif: bytes) -> int | None:
+    """1 upright to 8, or None where the TIFF block of EXIF holds none. CIPA DC-008."""
+    exif = exif.removeprefix(EXIF)
+    order = TIFF.get(exif[:4])
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, directory)
+        for at in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, kind, values = struct.unpack_from(f"{order}HHI", exif, at)
+            if tag == ORIENTATION:
+                (value,) = struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", exif, at + 8)
+                return value if values == 1 and kind in (3, 4) and 1 <= value <= 8 else 1
+    except struct.error:  # damaged, which is no reason to refuse the pixels
+        pass
+    return None
+
+
+def orientation_in_xmp(xmp: bytes) -> int | None:
+    """1 upright to 8, or None where the XMP packet tells none."""
+    match = XMP_ORIENTATION.search(xmp)
+    return int(match[1]) if match and 1 <= int(match[1]) <= 8 else None
+
+
+def _too_many(parts: str, most: int = MOST_PARTS) -> ImageError:
+    return ImageError(f"more than {most:,} {parts}; save it again with an image editor")
+
+
+def _read_png(data: bytes) -> ImageFile:
+    kept, position, oriented = [data[:8]], 8, []
+    for _ in range(MOST_PARTS):
+        if position + 12 > len(data):  # cut off
+            kept.append(data[position:])
+            break
+        length, kind = CHUNK_HEAD.unpack_from(data, position)
+        end = position + 12 + length
+        if kind == b"CgBI":
+            raise ImageError("a PNG in Apple's variant for iPhones (CgBI), which is not read; restore it with `xcrun pngcrush -revert-iphone-optimizations IN OUT`")  # fmt: skip
+        if kind in DRAWN_CHUNKS or not kind[0] & 0x20:
+            kept.append(data[position:end])
+        elif oriented_by := _orientation_in_chunk(kind, data[position + 8 : end - 4]):
+            oriented.append(oriented_by)
+        if kind == b"IEND":
+            break
+        position = end
+    else:
+        raise _too_many("chunks")
+    return ImageFile("PNG", b"".join(kept), orientation=oriented[0] if oriented else 1)
+
+
+def _orientation_in_chunk(kind: bytes, content: bytes) -> int | None:
+    if kind == b"eXIf":
+        return orientation_in(content)
+    if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+        return None
+    keyword, _, text = content.partition(b"\0")
+    if keyword not in (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1"):
+        return None
+    if kind == b"iTXt":
+        is_packed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
+    else:
+        is_packed, text = kind == b"zTXt", text[1:] if kind == b"zTXt" else text
+    if is_packed:
+        try:
+            text = zlib.decompressobj().decompress(text, MOST_TEXT_BYTES)
+        except zlib.error:
+            return None
+    if keyword == b"XML:com.adobe.xmp":
+        return orientation_in_xmp(text)
+    try:
+        return orientation_in(bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode()))
+    except ValueError:
+        return None
+
+
+def _read_jpeg(data: bytes) -> ImageFile:
+    kept, position, by_exif, by_xmp = [data[:2]], 2, None, None
+    components, is_arithmetic = 0, False
+    for _ in range(MOST_PARTS):
+        marker = MARKER.search(data, position)
+        if marker is None:
+            return ImageFile("JPEG", data)
+        kind, start = marker[1][0], marker.end()
+        if kind in STANDALONE:
+            position = start
+            continue
+        end = start + struct.unpack_from(">H", data, start)[0]
+        if kind == 0xDA:
+            kept.append(data[start - 2 :])
+            return ImageFile(
+                "JPEG", b"".join(kept), orientation=by_exif or by_xmp or 1, scans=data.count(b"\xff\xda", start - 2),
+                in_one_scan=data[start + 2] >= components, is_arithmetic=is_arithmetic,
+            )  # fmt: skip
+        if kind in DRAWN_SEGMENTS or kind in FRAMES:
+            kept.append(data[start - 2 : end])
+        if kind in FRAMES:
+            components, is_arithmetic = data[start + 7], kind >= 0xC9
+        elif kind == 0xE1 and data.startswith(EXIF, start + 2):
+            by_exif = by_exif or orientation_in(data[start + 2 : end])
+        elif kind == 0xE1 and data.startswith(XMP, start + 2):
+            by_xmp = by_xmp or orientation_in_xmp(data[start + 2 : end])
+        position = max(end, start)
+    raise _too_many("segments before its pixels")
+
+
+def _read_gif(data: bytes) -> ImageFile:
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    kept, blocks = [data[:position]], 0
+    while (block := GIF_BLOCK.search(data, position)) and block[0] != b";":
+        start = position = block.start()
+        is_frame = block[0] == b","
+        if is_frame:
+            left, top, frame_width, frame_height, flags = struct.unpack_from("<HHHHB", data, start + 1)
+            width, height = max(width, left + frame_width), max(height, top + frame_height)
+            position += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)  # the palette, and the size of LZW's codes
+        else:
+            position += 2
+        while position < len(data) and data[position] and blocks <= MOST_GIF_BLOCKS:
+            position += data[position] + 1
+            blocks += 1
+        position += 1
+        blocks += 1
+        if blocks > MOST_GIF_BLOCKS:
+            raise _too_many("blocks", MOST_GIF_BLOCKS)
+        if is_frame or data[start + 1] == 0xF9:  # a frame, or how it is shown; no comments
+            kept.append(data[start:position])
+    if block:
+        kept.append(b";")
+    return ImageFile("GIF", b"".join(kept), ((width, height),))
+
+
+def _ico_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Of every picture in an icon, by its own header: a PNG, or a bitmap with a mask of the same height below it."""
+    (count,) = struct.unpack_from("<H", data, 4)
+    for index in range(count):
+        (start,) = struct.unpack_from("<I", data, 6 + 16 * index + 12)
+        if data.startswith(PNG, start):
+            yield struct.unpack_from(">II", data, start + 16)
+        elif struct.unpack_from("<I", data, start)[0] == 12:  # of OS/2
+            width, height = struct.unpack_from("<HH", data, start + 4)
+            yield width, height // 2
+        else:
+            width, height = struct.unpack_from("<ii", data, start + 4)
+            yield abs(width), abs(height) // 2
+
+
+def _boxes(data: bytes, position: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, stop) of the content of each box of ISO 14496-12 in this range."""
+    for _ in range(MOST_PARTS):
+        if position + 8 > stop:
+            return
+        size, kind = CHUNK_HEAD.unpack_from(data, position)
+        start = position + 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, start)
+            start += 8
+        end = min(stop, position + size) if size else stop
+        yield kind, start, end
+        position = max(end, start)
+    raise _too_many("boxes")
+
+
+def _jpeg2000_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Of the codestream, and of its tiles. ISO 15444-1, A.5.1."""
+    starts = (
+        [0]
+        if data.startswith(CODESTREAM)
+        else [start for kind, start, _ in _boxes(data, 0, len(data)) if kind == b"jp2c"]
+    )
+    for start in starts:
+        right, bottom, left, top, tile_width, tile_height, tiles_left, tiles_top = struct.unpack_from(
+            ">8I", data, start + 8
+        )
+        yield max(0, right - left), max(0, bottom - top)
+        if tile_width and tile_height:
+            yield (
+                -(-max(0, right - tiles_left) // tile_width) * TILE_PX,
+                -(-max(0, bottom - tiles_top) // tile_height) * TILE_PX,
+            )
+
+
+def _tiff_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Of the tiles of the first page. TIFF 6.0; BigTIFF."""
+    order, is_big = TIFF[data[:4]], data[2:4] in (b"+\0", b"\0+")
+    (directory,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)
+    (count,) = struct.unpack_from(f"{order}{'Q' if is_big else 'H'}", data, directory)
+    entry = struct.Struct(f"{order}HH{'QQ' if is_big else 'II'}")
+    sides, held_bytes = {}, 0
+    for index in range(min(count, MOST_PARTS)):
+        tag, kind, values, value = entry.unpack_from(data, directory + (8 if is_big else 2) + entry.size * index)
+        held_bytes += values * TIFF_UNITS.get(kind, 0)
+        if order == ">" and kind == 3:
+            value >>= 48 if is_big else 16
+        sides[tag] = value
+    if held_bytes > 2 * len(data) + MOST_TEXT_BYTES:
+        raise ImageError(f"a TIFF directory that promises {held_bytes:,} bytes in a file of {len(data):,}; save it again with an image editor")  # fmt: skip
+    if 322 in sides and 323 in sides:
+        yield sides[322], sides[323]
+
+
+def _read_avif(data: bytes) -> ImageFile:
+    """Of the coded pictures, whatever size the container gives them. AVIF 1.1; its EXIF is hidden, as `irot` tells the orientation."""
+    sizes, hidden = [], bytearray(data)
+    for kind, start, stop in _boxes(data, 0, len(data)):
+        if kind == b"meta":
+            inner = {name: (at, end) for name, at, end in _boxes(data, start + 4, stop)}
+            place = inner.get(b"idat", (0, 0))[0]
+            if b"iloc" in inner:
+                for pieces in _item_pieces(data, inner[b"iloc"][0], place):
+                    sizes += _av1_sizes(b"".join(pieces))
+            if b"iinf" in inner:
+                at, end = inner[b"iinf"]
+                hidden[at:end] = data[at:end].replace(b"Exif", b"free")
+        elif kind == b"moov":
+            for offset in _chunk_offsets(data, start, stop):
+                sizes += _av1_sizes(data[offset:])
+    return ImageFile("AVIF", bytes(hidden), tuple(sizes))
+
+
+def _item_pieces(data: bytes, at: int, idat: int) -> Iterator[list[bytes]]:
+    """The extents of each item of an `iloc` box. ISO 14496-12, 8.11.3."""
+    version, widths = data[at], struct.unpack_from(">H", data, at + 4)[0]
+    offset_bytes, length_bytes, base_bytes, index_bytes = (widths >> shift & 15 for shift in (12, 8, 4, 0))
+    id_bytes = 4 if version == 2 else 2
+    at += 6
+
+    def take(count: int) -> int:
+        nonlocal at
+        at += count
+        if at > len(data):
+            raise IndexError
+        return int.from_bytes(data[at - count : at], "big")
+
+    for _ in range(min(take(id_bytes), MOST_PARTS)):
+        take(id_bytes)
+        origin = idat if version and take(2) & 15 == 1 else 0
+        take(2)
+        base, pieces = take(base_bytes), []
+        for _ in range(min(take(2), MOST_PARTS)):
+            if version:
+                take(index_bytes)
+            start = origin + base + take(offset_bytes)
+            length = take(length_bytes) or len(data)
+            pieces.append(data[start : start + length])
+        yield pieces
+
+
+def _chunk_offsets(data: bytes, start: int, stop: int) -> Iterator[int]:
+    """Where the samples of all tracks lie."""
+    for kind, at, end in _boxes(data, start, stop):
+        if kind in (b"trak", b"mdia", b"minf", b"stbl"):
+            yield from _chunk_offsets(data, at, end)
+        elif kind in (b"stco", b"co64"):
+            width = 4 if kind == b"stco" else 8
+            (count,) = struct.unpack_from(">I", data, at + 4)
+            for index in range(min(count, (end - at - 8) // width, MOST_PARTS)):
+                yield int.from_bytes(data[at + 8 + width * index : at + 8 + width * (index + 1)], "big")
+
+
+def _av1_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Of every sequence header in a row of open bitstream units. AV1 specification, 5.3 and 5.5."""
+    position = 0
+    while position < len(data):
+        head = data[position]
+        position += 2 if head & 4 else 1
+        size, shift = len(data) - position, 0
+        if head & 2:
+            size = 0
+            while position < len(data) and shift < 56:
+                size |= (data[position] & 0x7F) << shift
+                position, shift = position + 1, shift + 7
+                if not data[position - 1] & 0x80:
+                    break
+        if head >> 3 & 15 == 1:
+            yield _sequence_size(data[position : position + 256])
+        if head & 0x80 or (not size and head >> 3 & 15 not in (2, 15)):  # no unit: what follows is something else
+            return
+        position += size
+
+
+def _sequence_size(header: bytes) -> tuple[int, int]:
+    """The largest (width, height) that an AV1 sequence header lets a frame have."""
+    number, left = int.from_bytes(header, "big"), 8 * len(header)
+
+    def take(bits: int) -> int:
+        nonlocal left
+        left -= bits
+        if left < 0:
+            raise IndexError
+        return number >> left & (1 << bits) - 1
+
+    take(4)  # profile, still picture
+    is_reduced = take(1)
+    if is_reduced:
+        take(5)
+    else:
+        _skip_operating_points(take)
+    width_bits, height_bits = take(4) + 1, take(4) + 1
+    width, height = take(width_bits) + 1, take(height_bits) + 1
+    if not is_reduced:  # a frame may have a size of its own, up to twice what honest encoders need these bits for
+        width, height = max(width, 1 << width_bits - 1), max(height, 1 << height_bits - 1)
+    return width, height
+
+
+def _skip_operating_points(take) -> None:
+    decoder_model = 0
+    if take(1):  # timing
+        take(64)
+        if take(1):
+            _skip_exponential(take)
+        decoder_model = take(1)
+        delay_bits = take(5) + 1 if decoder_model else 0
+        if decoder_model:
+            take(42)
+    displays_delay = take(1)
+    for _ in range(take(5) + 1):
+        take(12)
+        if take(5) > 7:
+            take(1)
+        if decoder_model and take(1):
+            take(2 * delay_bits + 1)
+        if displays_delay and take(1):
+            take(4)
+
+
+def _skip_exponential(take) -> None:
+    """An unsigned number in Exp-Golomb code."""
+    zeros = 0
+    while not take(1):
+        zeros += 1
+    if zeros < 32:
+        take(zeros)
+
+
+READERS = {"PNG": _read_png, "JPEG": _read_jpeg, "GIF": _read_gif, "AVIF": _read_avif}
+SIZES = {"ICO": _ico_sizes, "JPEG2000": _jpeg2000_sizes, "TIFF": _tiff_sizes}

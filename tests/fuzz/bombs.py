@@ -1,0 +1,156 @@
+"""Small files that promise a decoder much: pixels, tiles, metadata, scans or parts, in every format that can hold another."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from contextlib import suppress
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+SIDE = 13_000  # 169 million pixels, below the number at which Pillow itself refuses
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, colour: int, data: bytes, *more: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"".join([b"\x89PNG\r\n\x1a\n", header, *more, chunk(b"IDAT", data), chunk(b"IEND", b"")])
+
+
+def tiff(tags: list[tuple[int, int, int, int]], data: bytes = b"") -> bytes:
+    """A little-endian directory of (tag, type, count, value), and `data` after it, where a value of -1 points to."""
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = [struct.pack("<HHII", *tag[:3], start if tag[3] < 0 else tag[3]) for tag in tags]
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + data
+
+
+def exif(entries: int = 5000) -> bytes:
+    """A block of 60 KB whose entries all point to the same bytes: Pillow reads those for each."""
+    return b"Exif\0\0" + tiff([(300 + index, 7, 60_000, 10) for index in range(entries)])
+
+
+def icon(*pictures: bytes) -> bytes:
+    head, start = struct.pack("<HHH", 0, 1, len(pictures)), 6 + 16 * len(pictures)
+    for picture in pictures:
+        head += struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(picture), start)
+        start += len(picture)
+    return head + b"".join(pictures)
+
+
+def icns(picture: bytes) -> bytes:
+    part = b"ic07" + struct.pack(">I", len(picture) + 8) + picture
+    return b"icns" + struct.pack(">I", len(part) + 8) + part
+
+
+def lie_in_avif(data: bytes, side: int) -> bytes:
+    """The file with every size in its container made 64 x 64; its coded picture keeps its own."""
+    data = bytearray(data)
+    sizes = struct.pack(">II", side, side), struct.pack(">HH", side, side), struct.pack(">II", side << 16, side << 16)
+    for true, lie in zip(sizes, (struct.pack(">II", 64, 64), struct.pack(">HH", 64, 64), struct.pack(">II", 64 << 16, 64 << 16)), strict=True):  # fmt: skip
+        data = data.replace(true, lie)
+    return bytes(data)
+
+
+def jpeg2000(**sizes: int) -> bytes:
+    """A codestream of 64 x 64 whose header says otherwise."""
+    data = bytearray(encode(Image.new("RGB", (64, 64), "navy"), "JPEG2000", no_jp2=True))
+    names = ("right", "bottom", "left", "top", "tile_width", "tile_height", "tiles_left", "tiles_top")
+    values = {"right": 64, "bottom": 64, "tile_width": 64, "tile_height": 64} | sizes
+    struct.pack_into(">8I", data, data.index(b"\xff\x51") + 6, *(values.get(name, 0) for name in names))
+    return bytes(data)
+
+
+def wrap_jpeg2000(stream: bytes) -> bytes:
+    """A JP2 whose header box says 64 x 64, around any codestream, with a decoy before it."""
+    data = encode(Image.new("RGB", (64, 64)), "JPEG2000")
+    decoy = encode(Image.new("RGB", (64, 64)), "JPEG2000", no_jp2=True)
+    at = data.index(b"jp2c") - 4
+    return data[:at] + struct.pack(">I4s", len(decoy) + 8, b"free") + decoy + struct.pack(">I4s", len(stream) + 8, b"jp2c") + stream  # fmt: skip
+
+
+def webp(side: int, flags: int, chunks: bytes) -> bytes:
+    """A file in the extended format, whose canvas has this side."""
+    canvas = 2 * struct.pack("<I", side - 1)[:3]
+    body = b"WEBPVP8X" + struct.pack("<IB3x", 10, flags) + canvas + chunks
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def animation(kind: str, side: int) -> bytes:
+    frames = [Image.new("RGB", (side, side), colour) for colour in ("white", "teal")]
+    return encode(frames[0], kind, save_all=True, append_images=frames[1:])
+
+
+def vast_second_frame() -> bytes:
+    """A GIF of 8 x 8 whose second frame reaches to 60,000 x 60,000."""
+    data = animation("GIF", 8)
+    at = data.rindex(b"\x2c\0\0\0\0\x08\0\x08\0") if b"\x2c\0\0\0\0\x08\0\x08\0" in data else data.rindex(b"\x2c")
+    return data[: at + 5] + struct.pack("<HH", 60_000, 60_000) + data[at + 9 :]
+
+
+def progressive(width: int, height: int, scans: int, *, colour: str = "teal") -> bytes:
+    """A JPEG that goes over its pixels `scans` times: the last scan is repeated."""
+    data = encode(Image.new("RGB", (width, height), colour), "JPEG", progressive=True)
+    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[start:end] * (scans - data.count(b"\xff\xda")) + data[end:]
+
+
+def noisy_progressive(width: int, height: int, scans: int) -> bytes:
+    """The same of noise, the largest scan repeated, so that every scan is as costly as one can be."""
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    data = encode(Image.fromarray(noise), "JPEG", progressive=True, quality=75)
+    starts = [index for index in range(len(data)) if data.startswith(b"\xff\xda", index)]
+    parts = [data[start:end] for start, end in zip(starts, [*starts[1:], len(data) - 2], strict=True)]
+    return data[:-2] + max(parts, key=len) * (scans - len(parts)) + data[-2:]
+
+
+def with_parts(kind: str, part: bytes, count: int, at: int) -> bytes:
+    data = encode(Image.new("L", (8, 8)), kind)
+    return data[:at] + part * count + data[at:]
+
+
+@cache
+def bombs() -> dict[str, bytes]:
+    """By name; each must be refused, or read at little cost."""
+    vast = png(SIDE, SIDE, 8, 6, zlib.compress(bytes(1_000_000), 9))
+    bitmap = struct.pack("<IiiHHIIiiII", 40, SIDE, 2 * SIDE, 1, 32, 0, 0, 0, 0, 0, 0)
+    tiles = [(256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1),
+             (322, 4, 1, 20_000), (323, 4, 1, 20_000), (324, 4, 1, -1)]  # fmt: skip
+    tile = zlib.compress(bytes(20_000_000), 9)
+    jpeg, picture = encode(Image.new("RGB", (64, 64)), "JPEG"), encode(Image.new("RGB", (64, 64)), "WEBP")[12:]
+    found = {
+        "png": vast, "png, 1 bit": png(65_000, 65_000, 1, 0, b""), "ico of a png": icon(vast),
+        "ico whose second picture is vast": icon(encode(Image.new("RGB", (16, 16)), "PNG"), vast),
+        "ico of a bitmap": icon(bitmap + bytes(5000)), "icns of a png": icns(vast),
+        "tiff of one vast tile": tiff([*tiles, (325, 4, 1, len(tile))], tile),
+        "tiff directory": tiff([(300 + index, 7, 1 << 20, -1) for index in range(3000)], bytes(1 << 20)),
+        "mpo": jpeg[:2] + b"\xff\xe2\xff\xf8MPF\0" + tiff([(0xB001 + index, 7, 60_000, 10) for index in range(5000)])[:65_522].ljust(65_522, b"\0") + jpeg[2:],
+        "exif in jpeg": jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif()) + 2) + exif() + jpeg[2:],
+        "exif in png": png(8, 8, 8, 0, zlib.compress(bytes(72)), chunk(b"eXIf", exif()[6:])),
+        "exif in webp": webp(64, 8, picture + b"EXIF" + struct.pack("<I", len(exif())) + exif()),
+        "webp canvas": webp(16_000, 0, picture),
+        "gif whose second frame is vast": vast_second_frame(),
+        "gif comments": with_parts("GIF", b"!\xfe" + (b"\xff" + b"a" * 255) * 30_000 + b"\0", 1, 13 + 768),
+        "jpeg 2000 of many tiles": jpeg2000(right=1500, bottom=1500, tile_width=6, tile_height=6),
+        "jpeg 2000, vast": wrap_jpeg2000(jpeg2000(right=SIDE, bottom=SIDE, tile_width=SIDE, tile_height=SIDE)),
+        "texts": png(8, 8, 8, 0, zlib.compress(bytes(72)), *[chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10_000_000), 9))] * 3),
+        "profile": png(8, 8, 8, 0, zlib.compress(bytes(72)), chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10_000_000), 9))),
+        "many chunks": with_parts("PNG", chunk(b"teSt", b""), 1_000_000, 33),
+        "many segments": with_parts("JPEG", b"\xff\xfe\0\2", 3_000_000, 2), "junk": with_parts("JPEG", bytes(10_000_000), 1, 2),
+        "many scans of one pixel": progressive(1, 1, 1_000_000), "scans": progressive(1500, 1500, 1000),
+    }  # fmt: skip
+    with suppress(OSError, KeyError):  # a Pillow without that codec
+        found |= {"avif": lie_in_avif(encode(Image.new("RGB", (7000, 7000)), "AVIF", speed=10), 7000),
+                  "avif animation": lie_in_avif(animation("AVIF", 5000), 5000)}  # fmt: skip
+    return found
