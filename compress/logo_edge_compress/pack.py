@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import shutil
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,8 @@ from logo_edge.metrics import softmax, summarize
 from logo_edge.monitor import reference_of
 from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.embed import SAMPLES, embed_bundle
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
 def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path] | None = None) -> Bundle:
@@ -40,10 +45,23 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path
         (part / "card.md").write_text(model_card(bundle), encoding="utf-8")
         write_bundle_record(replace(bundle, files=list_files(part)))
         Classifier.load(part).run_vectors()
-        if folder.exists():
-            folder.rename(Path(temporary) / "replaced")
-        part.rename(folder)
+        put_folder(part, folder)
     return read_bundle(folder)
+
+
+def put_folder(part: Path, folder: Path) -> None:
+    """Puts `part` in the place of `folder`, which takes its place where there is one: at no moment there is none.
+
+    Linux exchanges the two names in one step (renameat2(2), RENAME_EXCHANGE). Elsewhere, and on file systems that cannot,
+    there are two steps: a process that is killed between them leaves the old folder as PART-replaced.
+    """
+    if folder.exists():
+        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        exchange = getattr(libc, "renameat2", None)
+        if exchange and not exchange(AT_FDCWD, os.fsencode(part), AT_FDCWD, os.fsencode(folder), RENAME_EXCHANGE):
+            return
+        folder.rename(part.with_name(f"{part.name}-replaced"))
+    part.rename(folder)
 
 
 def recalibrate(folder: Path, manifest: Manifest, renders: Path, *, risks: dict[Mode, float],

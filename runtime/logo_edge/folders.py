@@ -163,10 +163,11 @@ class Journal:
             raise LogoEdgeError(f"{out}: found suffix {out.suffix!r}; expected one of {', '.join(FORMATS)}")
         if out.suffix.lower() == ".parquet":
             _pyarrow()
-        if out.exists() and not overwrite:
-            raise LogoEdgeError(f"{out}: there already; name another --out, or replace it with --overwrite")
         self.out, self.columns = out, columns_of(labels, enrolled=settings.get(ENROLLED) is not None)
         self.path = out.with_name(f"{out.name}.part")
+        if out.exists() and not overwrite:
+            self._drop_finished()
+            raise LogoEdgeError(f"{out}: there already; name another --out, or replace it with --overwrite")
         self.rows = self.failed = self.added = 0
         self._begun: dict[str, str] = {}  # what is being classified, and its stamp before it was read
         try:
@@ -175,9 +176,7 @@ class Journal:
                 pass
         except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
             raise LogoEdgeError(f"{self.path}: {error.strerror}; expected a folder that can be written") from error
-        import sqlite3  # 3 ms that a start without --out need not pay
-
-        self._database = sqlite3.connect(self.path, timeout=0)
+        self._connect()
         try:
             self._open(json.loads(json.dumps(settings)))
         except BaseException:
@@ -230,15 +229,14 @@ class Journal:
         try:
             write(self.records(), self.columns, part)
             _sync(part)
+            self._execute("UPDATE journal SET written = ?", _file_id(part))
+            self._commit()
             os.replace(part, self.out)
         except BaseException:
             part.unlink(missing_ok=True)  # room, where the disk is full
             raise
         _sync(self.out.parent)
-        self._database.close()
-        for path in (self.path.with_name(f"{self.path.name}-wal"), self.path):
-            path.unlink(missing_ok=True)
-        _sync(self.out.parent)
+        self._drop()
 
     def records(self) -> Iterator[dict]:
         """Every row of the journal, one at a time, in order of path. Raises LogoEdgeError where it is damaged."""
@@ -248,18 +246,43 @@ class Journal:
         except (self._database.Error, ValueError) as error:
             raise self._explain(error) from error
 
+    def _connect(self) -> None:
+        import sqlite3  # 3 ms that a start without --out need not pay
+
+        self._database = sqlite3.connect(self.path, timeout=0)
+
+    def _drop(self) -> None:
+        """Closes and removes the journal."""
+        self._database.close()
+        for path in (self.path.with_name(f"{self.path.name}-wal"), self.path):
+            path.unlink(missing_ok=True)
+        _sync(self.out.parent)
+
+    def _drop_finished(self) -> None:
+        """Removes what a run left that was killed after it had put the table in place; another journal stays."""
+        if not self.path.exists():
+            return
+        self._connect()
+        try:
+            if self._execute("SELECT written FROM journal").fetchone() == (_file_id(self.out),):
+                self._drop()
+        except (LogoEdgeError, OSError):  # in use, or not ours
+            pass
+        finally:
+            self._database.close()
+
     def _open(self, settings: dict) -> None:
         """Takes the database for this process, checks it, and writes the settings into a new one."""
         for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
             self._execute(f"PRAGMA {pragma}")
         self._execute("BEGIN IMMEDIATE")
         if not self._execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            self._execute("CREATE TABLE journal (settings TEXT, runs INTEGER)")
+            self._execute("CREATE TABLE journal (settings TEXT, runs INTEGER, written TEXT)")
             self._execute(
                 "CREATE TABLE rows (path BLOB PRIMARY KEY, stamp TEXT, run INTEGER, name BLOB, failed INTEGER, record TEXT) "
                 "WITHOUT ROWID"
             )
-            self._execute("INSERT INTO journal VALUES (?, 0)", json.dumps(settings))
+            self._execute("INSERT INTO journal VALUES (?, 0, NULL)", json.dumps(settings))
         elif (problem := self._execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise self._explain(ValueError(problem))
         (text,) = self._execute("SELECT settings FROM journal").fetchone()
@@ -383,6 +406,12 @@ def _stamp(name: str) -> str:
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return ""
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _file_id(path: Path) -> str:
+    """What stays the same where the file is renamed, and of no other file."""
+    status = os.stat(path)
+    return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
 
 def _values(settings: dict, keys: list[str]) -> str:

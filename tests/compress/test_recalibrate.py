@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +14,7 @@ from logo_edge.bundle import RECORD
 from logo_edge.errors import DatasetError
 from logo_edge.manifest import FILES, LogoRow, Manifest
 from logo_edge.signing import SIGNATURE, make_keys, sign_record
-from logo_edge_compress.pack import recalibrate
+from logo_edge_compress.pack import put_folder, recalibrate
 
 OPTIONS = {"risks": {Mode.BALANCED: 0.1, Mode.STRICT: 0.02}, "false_positive_rate": 0.05}
 
@@ -54,3 +57,13 @@ def test_a_calib_split_without_a_class_is_refused_and_nothing_changes(fake_bundl
     with pytest.raises(DatasetError, match="split 'calib' has no logo of class blue"):
         recalibrate(folder, kept, tmp_path, **OPTIONS)
     assert (folder / RECORD).read_text() == text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the two names are exchanged in one step on Linux")
+def test_a_bundle_is_replaced_in_one_step_with_no_moment_without_one(tmp_path, monkeypatch):
+    for name in ("new", "bundle"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "says").write_text(name)
+    monkeypatch.setattr(Path, "rename", lambda *names: pytest.fail("two renames leave a moment between them"))
+    put_folder(tmp_path / "new", tmp_path / "bundle")
+    assert [(tmp_path / name / "says").read_text() for name in ("bundle", "new")] == ["new", "bundle"]

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -428,6 +429,22 @@ def test_the_journal_goes_only_once_the_disk_has_table_and_folder(bundle, logos,
     assert classify(bundle, logos, "--out", out).exit_code == 1
     assert order == [("_sync", ".results.csv.new"), ("replace", ".results.csv.new"), ("_sync", "out"),
                      ("unlink", "results.csv.part-wal"), ("unlink", "results.csv.part"), ("_sync", "out")]  # fmt: skip
+
+
+def test_killed_after_its_table_was_put_in_place_a_run_leaves_no_journal_for_the_next(
+    bundle, logos, tmp_path, monkeypatch
+):
+    out = tmp_path / "out" / "results.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_drop", lambda journal: journal._database.close())
+        assert classify(bundle, logos, "--out", out).exit_code == 1
+    assert sorted(os.listdir(out.parent)) == ["results.csv", "results.csv.part"]
+    assert "there already" in str(classify(bundle, logos, "--out", out).exception)
+    assert os.listdir(out.parent) == ["results.csv"]
+    begin(bundle, [logos], tmp_path / "begun" / "results.csv", 3)
+    shutil.copy(out, tmp_path / "begun")
+    assert "there already" in str(classify(bundle, logos, "--out", tmp_path / "begun" / "results.csv").exception)
+    assert kept_in(tmp_path / "begun" / "results.csv.part") == 3
 
 
 def note(order: list, name: str, call):

@@ -1,0 +1,48 @@
+"""Killed at random moments and run again, verbs end as an undisturbed run does; the whole of it is benchmarks/measure_kills.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "measure_kills.py"
+
+
+@pytest.fixture
+def kills(monkeypatch):
+    """The script as a module, with fewer images."""
+    spec = importlib.util.spec_from_file_location("measure_kills", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "measure_kills", module)
+    spec.loader.exec_module(module)
+    module.IMAGES = 300
+    return module
+
+
+@pytest.mark.parametrize("verb", ["classify-csv", "enroll"])
+def test_a_verb_that_is_killed_and_run_again_ends_as_an_undisturbed_one(kills, tmp_path, verb):
+    done = {"kills": 0, "trials": 0, "seed": 1}
+    figures = list(kills.kill_often(verb, tmp_path, 3, done))[-1]
+    assert figures["kills"] >= 3
+    assert figures["trials"] >= 1
+
+
+def test_a_result_that_differs_is_an_error(kills, tmp_path, monkeypatch):
+    results = iter(({"rows": 1}, {"rows": 2}))
+    verb = kills.Verb(lambda folder: None, lambda folder: ["--help"], lambda folder: next(results), lambda folder: None)
+    monkeypatch.setitem(kills.VERBS, "odd", verb)
+    monkeypatch.setattr(kills, "run_to_end", lambda *arguments: (0, 1))
+    monkeypatch.setattr(kills, "run_and_kill", lambda *arguments: True)
+    with pytest.raises(AssertionError, match="odd, trial 0: status 0, or another result"):
+        list(kills.kill_often("odd", tmp_path, 1, {"kills": 0, "trials": 0, "seed": 0}))
+
+
+def test_figures_of_verbs_are_added_to_one_file(kills, tmp_path):
+    for name in ("a", "b"):
+        kills.write_figures(tmp_path / "kills.json", name, {"kills": 1})
+    assert json.loads((tmp_path / "kills.json").read_text()) == {"a": {"kills": 1}, "b": {"kills": 1}}
+    assert [path.name for path in tmp_path.iterdir()] == ["kills.json"]
