@@ -39,7 +39,7 @@ def print_candidates(record: dict, console: Console | None = None) -> None:
 
 
 def print_stages(record: dict, console: Console | None = None) -> None:
-    """Prints the stages of what was packed for a target, one table per split."""
+    """Prints the stages of what was packed for a target, one table per split: a column a stage, a row a class."""
     console = _console(console)
     for split in ("val", "test"):
         if split not in record["stages"][0]:
@@ -48,18 +48,18 @@ def print_stages(record: dict, console: Console | None = None) -> None:
         table = LiteralTable(
             title=f"{record['bundle']}, {split}: {count} logos" + (" (for reports only)" if split == "test" else "")
         )
-        labels = list(record["stages"][0][split]["recall"])
-        table.add_column("stage", no_wrap=True)
-        for heading in ("all", "sure", *labels, "calib. error", "size MB", "p50 ms"):
-            table.add_column(heading, justify="right")
-        for stage in record["stages"]:
-            figures, latency = stage[split], stage["latency"]
-            table.add_row(
-                stage["stage"], _percent(figures["accuracy"]), _percent(figures["accuracy_sure"]),
-                *(_percent(figures["recall"][label]) for label in labels),
-                _percent(figures["calibration_error_debiased"]), f"{stage['size_bytes'] / 1e6:.2f}",
-                f"{latency['p50_ms']:.2f}" if latency else "-",
-            )  # fmt: skip
+        stages = record["stages"]
+        figures = [stage[split] for stage in stages]
+        table.add_column("", no_wrap=True)
+        for stage in stages:
+            table.add_column(stage["stage"], justify="right")
+        table.add_row("accuracy, all", *(_percent(found["accuracy"]) for found in figures))
+        table.add_row("accuracy, sure", *(_percent(found["accuracy_sure"]) for found in figures))
+        for label in figures[0]["recall"]:
+            table.add_row(f"recall of {label}", *(_percent(found["recall"][label]) for found in figures))
+        table.add_row("calibration error", *(_percent(found["calibration_error_debiased"]) for found in figures))
+        table.add_row("size MB", *(f"{stage['size_bytes'] / 1e6:.2f}" for stage in stages))
+        table.add_row("p50 ms", *(f"{stage['latency']['p50_ms']:.2f}" if stage["latency"] else "-" for stage in stages))
         console.print(table)
 
 

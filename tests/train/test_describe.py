@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -135,3 +136,14 @@ def printed(description) -> str:
     console = Console(file=io.StringIO(), width=200)
     print_description(description, console)
     return console.file.getvalue()
+
+
+def test_twenty_classes_fit_a_narrow_terminal_one_a_row(tmp_path):
+    names = [f"class number {at}" for at in range(20)]
+    rows = tuple(make_row(at, names[at % 20], ("train", "val", "calib", "test")[at // 20]) for at in range(80))
+    console = Console(file=io.StringIO(), width=80)
+    print_description(describe_manifest(Manifest(rows, tmp_path)), console)
+    text = console.file.getvalue()
+    assert "…" not in text
+    lines = {name: [line for line in text.splitlines() if re.search(rf"\b{name}\b", line)] for name in names}
+    assert all(re.findall(r"\d+", lines[name][0])[1:] == ["1", "1", "1", "1", "4", "100"] for name in names), text

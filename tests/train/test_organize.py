@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -605,3 +607,16 @@ def test_proposal_accuracy_is_reported_with_its_uncertainty(tmp_path):
         assert split["accuracy"]["low"] <= split["accuracy"]["value"] <= split["accuracy"]["high"]
         assert list(split["recall"]) == list(GUIDE_CLASSES)
         assert sum(cell["count"] for cell in split["recall"].values()) == 4
+
+
+def test_the_report_of_twenty_classes_fits_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    names = [f"class number {at}" for at in range(20)]
+    counts = {split: dict.fromkeys(names, at) for at, split in enumerate(("train", "val", "calib", "test"), 1)}
+    monkeypatch.setattr(organize, "describe_report", lambda report: [])
+    print_report(SimpleNamespace(manifest="manifest.csv", counts=counts))
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert (
+        sum(re.search(r"class number \d+\D+1\D+2\D+3\D+4\D+$", line) is not None for line in text.splitlines()) == 20
+    ), text

@@ -92,17 +92,17 @@ def print_description(description: Description, console=None) -> None:
 
     console = console or Console()
     table = LiteralTable(title=f"{description.rows:,} logos")
-    table.add_column("split")
-    for name in (*description.classes, "all"):
-        table.add_column(name, justify="right")
-    for split, cells in description.counts.items():
-        table.add_row(split, *(f"{count:,}" for count in cells.values()), f"{sum(cells.values()):,}")
-    totals = [sum(cells[name] for cells in description.counts.values()) for name in description.classes]
+    splits = list(description.counts.values())
+    table.add_column("class")
+    for heading in (*description.counts, "all", "sure"):
+        table.add_column(heading, justify="right")
+    totals = {name: sum(cells[name] for cells in splits) for name in description.classes}
+    for name, total in totals.items():
+        table.add_row(name, *(f"{cells[name]:,}" for cells in splits), f"{total:,}", f"{description.sure[name]:.0%}")
     table.add_section()
-    table.add_row("all", *(f"{count:,}" for count in totals), f"{description.rows:,}")
-    sure_rows = sum(share * count for share, count in zip(description.sure.values(), totals, strict=True))
-    shares = [*description.sure.values(), sure_rows / description.rows]
-    table.add_row("sure", *(f"{share:.0%}" for share in shares))
+    sure_rows = sum(description.sure[name] * total for name, total in totals.items())
+    table.add_row("all", *(f"{sum(cells.values()):,}" for cells in splits), f"{description.rows:,}",
+                  f"{sure_rows / description.rows:.0%}")  # fmt: skip
     console.print(table)
     for line in _facts(description):
         console.print(literal(line))

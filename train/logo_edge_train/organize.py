@@ -208,11 +208,11 @@ def print_report(report: OrganizeReport) -> None:
 
     console = Console()
     table = LiteralTable(title=str(report.manifest))
-    labels = sorted({label for cells in report.counts.values() for label in cells})
-    for heading in ("split", *labels):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
-    for split in (name for name in SPLITS if name in report.counts):
-        table.add_row(split, *(str(report.counts[split].get(label, 0)) for label in labels))
+    splits = [name for name in SPLITS if name in report.counts]
+    for heading in ("class", *splits):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for label in sorted({label for cells in report.counts.values() for label in cells}):
+        table.add_row(label, *(str(report.counts[split].get(label, 0)) for split in splits))
     console.print(table)
     for line in describe_report(report):
         console.print(literal(line), soft_wrap=True)
