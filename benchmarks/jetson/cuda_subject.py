@@ -33,7 +33,7 @@ class Cuda:
 
     def __init__(self, bundle: Bundle):
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        self._session = onnxruntime.InferenceSession(str(bundle.model_path), providers=providers)
+        self._session = onnxruntime.InferenceSession(bundle.read(bundle.model.file), providers=providers)
         self._input = bundle.model.input_name
         if self._session.get_providers()[0] != "CUDAExecutionProvider":
             raise BenchError(

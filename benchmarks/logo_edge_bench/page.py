@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import html
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
+
+from logo_edge.files import write_file
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 64, 220, 16, 44
 COLOURS = (  # Okabe and Ito's, then Tol's
@@ -27,9 +28,7 @@ def write_report(results: list[dict], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"report.html": html_of(results), "report.md": "\n\n".join(map(markdown_of, results)) + "\n"}
     for name, text in texts.items():
-        part = folder / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, folder / name)
+        write_file(folder / name, text)
     return folder / "report.html"
 
 

@@ -6,13 +6,13 @@ python benchmarks/peers/classical.py measure
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import peer
 
+from logo_edge.files import replacing
 from logo_edge_bench.candidates import Candidate
 
 NAME = "classical"
@@ -47,8 +47,8 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
         print(f"{NAME}: {trees} trees, val {accuracy:.1%}")
         if accuracy > best:
             best = accuracy
-            joblib.dump({"model": model, "labels": list(data.labels)}, work / "model.part")
-            os.replace(work / "model.part", work / "model.joblib")
+            with replacing(work / "model.joblib") as part:
+                joblib.dump({"model": model, "labels": list(data.labels)}, part)
     peer.finish(work, key)
 
 

@@ -9,7 +9,6 @@ on val. Measured in eager PyTorch and in ONNX Runtime, FP32 and statically quant
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
+from logo_edge.files import replacing
 from logo_edge_bench.candidates import Candidate
 from logo_edge_train.models.network import build_body
 
@@ -190,9 +190,8 @@ def _read(paths: list[Path]) -> list[torch.Tensor]:
 
 
 def _save(content: dict, path: Path) -> None:
-    part = path.with_suffix(".part")
-    torch.save(content, part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        torch.save(content, part)
 
 
 if __name__ == "__main__":

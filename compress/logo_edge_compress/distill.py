@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset, default_collate
 
 from logo_edge.errors import RunError, VerificationError
+from logo_edge.files import replacing
 from logo_edge.manifest import Manifest
 from logo_edge_compress.export import export_body
 from logo_edge_compress.graph import PLANES
@@ -301,9 +302,8 @@ class KeptLessons(Dataset):
                 "views": views.round().clamp(0, 255).byte(),
                 **{str(index): item for index, item in enumerate(said)},
             }
-            part = path.with_suffix(".part")
-            save_file({name: item.contiguous() for name, item in kept.items()}, part)
-            part.replace(path)
+            with replacing(path, flush=False) as part:
+                save_file({name: item.contiguous() for name, item in kept.items()}, part)
         kept = load_file(path)
         return kept.pop("views").float(), *(kept[str(index)] for index in range(len(kept)))
 

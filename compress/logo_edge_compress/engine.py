@@ -7,16 +7,15 @@ calibrators nor precision flags, which 11 has removed, are needed. Type-checked 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
-from typing import Any
 
 import onnx
 from onnx import TensorProto
 
 from logo_edge.backends import checked, load_cuda, need_tensorrt, sizes
 from logo_edge.errors import ExportError, MissingExtraError
+from logo_edge.files import write_file
 from logo_edge_compress.graph import PIXELS
 
 BATCHES = 1, 8, 32  # smallest, tuned for, largest; of a graph whose batch is free
@@ -110,8 +109,8 @@ def build_engine(path: Path, folder: Path) -> Path:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(f"TensorRT {trt.__version__} built no engine of {path.name} on {gpu}; its messages are above")
-    _write(engine, plan)
-    _write(timings, cache.serialize())
+    write_file(engine, plan)
+    write_file(timings, cache.serialize())
     return engine
 
 
@@ -133,9 +132,3 @@ def gpu_name() -> str:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _write(path: Path, data: Any) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)

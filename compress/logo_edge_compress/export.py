@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from logo_edge.bundle import EPISTEMIC
+from logo_edge.files import replacing
 from logo_edge_compress.graph import EVIDENCE, LOGITS, OPSET, PIXELS, PLANES, save_model
 from logo_edge_train.models import MEAN, SCALE, Body, LogoNetwork, open_attention
 from logo_edge_train.models.epistemic import EVIDENCE_RANGE
@@ -44,9 +44,8 @@ def export_torchscript(network: LogoNetwork, size_px: int, path: Path) -> Path:
             "ignore"
         )  # of its deprecation, and of shapes that tracing fixes: verification finds those
         traced = torch.jit.freeze(torch.jit.trace(network.eval(), pixels, check_trace=False))
-        part = path.with_suffix(".part")
-        torch.jit.save(traced, str(part))
-    os.replace(part, path)
+        with replacing(path) as part:
+            torch.jit.save(traced, str(part))
     return path
 
 

@@ -5,7 +5,6 @@ Needs onnx and numpy, not torch, so that a device can convert what it was given.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from logo_edge.bundle import EMBEDDING, EPISTEMIC
+from logo_edge.files import write_file
 
 OPSET = 18
 IR_VERSION = 10  # read by onnxruntime >= 1.20
@@ -37,9 +37,7 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
     for entry in [entry for entry in model.opset_import if entry.domain not in used]:
         model.opset_import.remove(entry)
     onnx.checker.check_model(model, full_check=True)
-    part = path.with_suffix(".part")
-    onnx.save(model, part)
-    os.replace(part, path)
+    write_file(path, model.SerializeToString())
 
 
 def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.backends import Resources, open_backend
+from logo_edge.backends import ModelFile, Resources, open_backend
 from logo_edge.bundle import EPISTEMIC
 from logo_edge.errors import VerificationError
 from logo_edge.metrics import softmax
@@ -121,5 +121,5 @@ def open_onnx(path: Path, *, output: str = LOGITS, threads: int = 2) -> Forward:
 
 def open_artifact(backend: str, path: Path, *, output: str = LOGITS, threads: int = 2) -> Forward:
     """What gives one output of the artifact at `path`, in the runtime's backend. Raises as `backends.open_backend`."""
-    opened = open_backend(backend, path, path, Resources(threads))
+    opened = open_backend(backend, ModelFile.read(path), Resources(threads))
     return lambda pixels: opened.run(pixels, [output])[0]

@@ -7,12 +7,13 @@ ONNX Runtime and OpenVINO read the bundle's own graph; TensorRT runs an engine a
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from logo_edge.errors import BundleError, ExportError, LogoEdgeError, MissingExtraError
+from logo_edge.files import write_file
 from logo_edge.forks import after_fork, never_free
 
 AUTO = "auto"
@@ -38,6 +40,37 @@ class Resources:
     spinning: bool = False
 
 
+@dataclass(frozen=True)
+class ModelFile:
+    """The bytes of a model, read once: those that were hashed are those that run, whatever becomes of the file.
+
+    `path` names it in messages; `weights` is the .bin file of OpenVINO IR, empty for all other kinds.
+    """
+
+    path: Path
+    data: bytes = field(repr=False)
+    weights: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> ModelFile:
+        """The artifact of `logo-edge export` at `path`. Raises LogoEdgeError where it cannot be read."""
+        try:
+            data = path.read_bytes()
+            return cls(path, data, path.with_suffix(".bin").read_bytes() if path.suffix == ".xml" else b"")
+        except FileNotFoundError as error:
+            raise LogoEdgeError(
+                f"{error.filename}: no such file; expected an artifact of `logo-edge export`"
+            ) from error
+        except OSError as error:
+            raise LogoEdgeError(
+                f"{error.filename}: {error.strerror}; expected an artifact of `logo-edge export`"
+            ) from error
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data + self.weights).hexdigest()
+
+
 class Backend(Protocol):
     """A model in memory; safe to share between threads. `outputs` names all that it gives, where they have names."""
 
@@ -51,7 +84,7 @@ class Backend(Protocol):
 class OnnxRuntime:
     """An ONNX graph on the CPU."""
 
-    def __init__(self, path: Path, resources: Resources):
+    def __init__(self, model: ModelFile, resources: Resources):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -60,9 +93,9 @@ class OnnxRuntime:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(resources.spinning)))
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            raise BundleError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+            raise BundleError(f"{model.path}: ONNX Runtime cannot load it: {error}") from error
         self._input = self.session.get_inputs()[0].name
         self.outputs = frozenset(output.name for output in self.session.get_outputs())
 
@@ -73,17 +106,19 @@ class OnnxRuntime:
 class OpenVino:
     """An ONNX graph or OpenVINO IR on the CPU, in float32 where it is not INT8. It has no threads that spin."""
 
-    def __init__(self, path: Path, resources: Resources):
+    def __init__(self, model: ModelFile, resources: Resources):
         try:
             import openvino
         except ImportError as error:
             raise MissingExtraError("openvino", "openvino") from error
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": resources.threads,
                     "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}  # fmt: skip
+        core = openvino.Core()
         try:
-            self._compiled = openvino.Core().compile_model(path, "CPU", settings)
+            network = core.read_model(io.BytesIO(model.data), io.BytesIO(model.weights))
+            self._compiled = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
-            raise BundleError(f"{path}: OpenVINO cannot load it: {error}") from error
+            raise BundleError(f"{model.path}: OpenVINO cannot load it: {error}") from error
         self.outputs = frozenset().union(*(output.names for output in self._compiled.outputs))
         self._local = threading.local()  # a request serves one thread at a time
 
@@ -103,16 +138,16 @@ class TorchScript:
 
     outputs: frozenset[str] = frozenset()
 
-    def __init__(self, path: Path, resources: Resources):
+    def __init__(self, model: ModelFile, resources: Resources):
         try:
             import torch
         except ImportError as error:
             raise MissingExtraError("torchscript", "torch") from error
         torch.set_num_threads(resources.threads)
         try:
-            self._module = torch.jit.load(str(path)).eval()
+            self._module = torch.jit.load(io.BytesIO(model.data)).eval()
         except RuntimeError as error:
-            raise BundleError(f"{path}: PyTorch cannot load it: {error}") from error
+            raise BundleError(f"{model.path}: PyTorch cannot load it: {error}") from error
         self._torch = torch
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
@@ -128,20 +163,20 @@ class TensorRT:
     Raises ExportError where the engine is not this machine's.
     """
 
-    def __init__(self, path: Path, resources: Resources):
+    def __init__(self, model: ModelFile, resources: Resources):
         need_tensorrt()
         import tensorrt as trt
 
         cuda = load_cuda()
         if not resources.spinning:
             checked(cuda.cudaSetDeviceFlags(cuda.cudaDeviceScheduleBlockingSync))
-        engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
+        engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(model.data)
         if engine is None:
             raise ExportError(
-                f"{path} is no engine of this GPU and TensorRT {trt.__version__}; delete it and export again"
+                f"{model.path} is no engine of this GPU and TensorRT {trt.__version__}; delete it and export again"
             )
         self._engine, self._context, self._cuda = engine, engine.create_execution_context(), cuda
-        self._name, self._lock = path.name, threading.Lock()  # a context serves one thread at a time
+        self._name, self._lock = model.path.name, threading.Lock()  # a context serves one thread at a time
         self.outputs = frozenset(
             name
             for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
@@ -201,7 +236,7 @@ class PerProcess:
         self.opened = None
 
 
-BACKENDS: dict[str, Callable[[Path, Resources], Backend]] = {
+BACKENDS: dict[str, Callable[[ModelFile, Resources], Backend]] = {
     "onnxruntime": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRT, "torchscript": TorchScript,
 }  # fmt: skip
 NOT_AFTER_FORK = ("tensorrt", "torchscript")  # CUDA and PyTorch's OpenMP threads, which the whole process shares
@@ -210,43 +245,37 @@ LIBRARIES = {"openvino": "openvino", "tensorrt": "tensorrt", "torchscript": "tor
 READS = {".onnx": OWN_GRAPH, ".xml": ("openvino",), ".engine": ("tensorrt",), ".pt": ("torchscript",)}  # artifacts
 
 
-def open_backend(name: str, model: Path, artifact: Path | None, resources: Resources) -> Backend:
-    """The backend `name` with the artifact, or without one with the bundle's own `model`.
+def open_backend(name: str, model: ModelFile, resources: Resources) -> Backend:
+    """The backend `name` with this model; every library is handed the bytes themselves, and opens no path again.
 
-    Raises LogoEdgeError where there is no such backend or it cannot read the file, MissingExtraError where its library
+    Raises LogoEdgeError where there is no such backend or it cannot read the model, MissingExtraError where its library
     is not installed.
     """
     if name not in BACKENDS:
         raise LogoEdgeError(f"found backend {name!r}; expected one of {', '.join([AUTO, *BACKENDS])}")
-    path = artifact or model
-    if artifact is None and name not in OWN_GRAPH:
+    if model.path.suffix == ".onnx" and name not in OWN_GRAPH:
         source = "RUN" if name == "torchscript" else "BUNDLE"  # a module is made of a run alone
         raise LogoEdgeError(
             f"{name} runs no ONNX graph; make its artifact with `logo-edge export {source} --format {name}` and name the "
             "file by --artifact"
         )
-    if name not in READS.get(path.suffix, ()):
+    if name not in READS.get(model.path.suffix, ()):
         kinds = ", ".join(suffix for suffix, readers in READS.items() if name in readers)
-        raise LogoEdgeError(f"{path}: {name} reads {kinds}; give it an artifact of `logo-edge export`")
-    if not path.exists():
-        raise LogoEdgeError(f"{path}: no such file; expected an artifact of `logo-edge export`")
+        raise LogoEdgeError(f"{model.path}: {name} reads {kinds}; give it an artifact of `logo-edge export`")
     with on_cores(resources.cores):
-        return BACKENDS[name](path, resources)
+        return BACKENDS[name](model, resources)
 
 
-def candidates(artifact: Path | None) -> list[str]:
-    """The backends that could run here: with an artifact those that read it, ONNX Runtime first.
+def candidates(path: Path) -> list[str]:
+    """The backends that could run the model at `path` here, ONNX Runtime first.
 
-    Raises LogoEdgeError where there is no such file or none reads its kind, MissingExtraError where what reads it is not
-    installed.
+    Raises LogoEdgeError where none reads its kind, MissingExtraError where what reads it is not installed.
     """
-    if artifact and artifact.suffix not in READS:
+    if path.suffix not in READS:
         raise LogoEdgeError(
-            f"{artifact}: found suffix {artifact.suffix!r}; expected one of {', '.join(READS)}, an artifact of `logo-edge export`"
+            f"{path}: found suffix {path.suffix!r}; expected one of {', '.join(READS)}, an artifact of `logo-edge export`"
         )
-    if artifact and not artifact.exists():
-        raise LogoEdgeError(f"{artifact}: no such file; expected an artifact of `logo-edge export`")
-    names = READS[artifact.suffix] if artifact else OWN_GRAPH
+    names = READS[path.suffix]
     installed = [name for name in names if name not in LIBRARIES or find_spec(LIBRARIES[name])]
     if not installed:
         raise MissingExtraError(names[0], LIBRARIES[names[0]])
@@ -266,9 +295,7 @@ def remember_fastest(key: dict, measure: Callable[[], dict[str, float]]) -> str:
         known[digest] = {**key, "p50_ms": measure()}
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name}.part{os.getpid()}")
-            part.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, path)
+            write_file(path, json.dumps(known, indent=1) + "\n")
     times_ms = known[digest]["p50_ms"]
     return min(times_ms, key=times_ms.__getitem__)
 

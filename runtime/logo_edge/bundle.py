@@ -16,12 +16,13 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from logo_edge.decision import Calibration, Conformal, Familiarity, Mode, Scaling
 from logo_edge.errors import BundleError
+from logo_edge.files import write_file
 from logo_edge.preprocess import InputContract
 from logo_edge.signing import SIGNATURE, verify_record
 
@@ -68,6 +69,7 @@ class MemberEntry:
 class Bundle:
     """The content of bundle.json; `reference` is `monitor.reference_of`, `folder` is where it was read.
 
+    `public_key` is the PEM text of the key whose owner signed it, None where no key was asked for.
     `members` is empty, or holds the two or more models of an ensemble, the first of them `model`'s; all are called as
     `model` says and know the same labels.
     """
@@ -83,6 +85,7 @@ class Bundle:
     reference: dict[str, Any] = field(default_factory=dict)
     folder: Path = Path()
     members: tuple[MemberEntry, ...] = ()
+    public_key: bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def model_path(self) -> Path:
@@ -96,6 +99,15 @@ class Bundle:
         members = [[self.files[member.file].sha256, member.size_px, member.weight] for member in self.members]
         return hashlib.sha256(json.dumps(members).encode()).hexdigest()
 
+    def read(self, name: str) -> bytes:
+        """The bytes of a listed file, which are those that were packed: the hash is taken of what comes back.
+
+        Raises BundleError where it is not listed, cannot be read or has changed.
+        """
+        if name not in self.files:
+            raise BundleError(f"{self.folder}: {name!r} is not in the bundle; pack it anew")
+        return _read_file(self.folder, name, self.files[name])
+
     @property
     def size_bytes(self) -> int:
         """What was packed: the listed files, bundle.json and its digest."""
@@ -103,18 +115,22 @@ class Bundle:
         return own + sum(entry.size_bytes for entry in self.files.values())
 
 
-def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | None = None) -> Bundle:
-    """The bundle in `folder`, every file's hash checked, and with `public_key`, a PEM file, who signed it.
+def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | bytes | None = None) -> Bundle:
+    """The bundle in `folder`, every file's hash checked, and with `public_key`, a PEM file or its bytes, who signed it.
 
     Raises BundleError where bundle.json is missing, changed, malformed or of another format version, a path leaves the
     folder, a file is missing or not the one that was packed, or the key's signature is not there or does not fit.
     """
+    if os.fspath(folder) == "":
+        raise BundleError(
+            "found an empty name; expected a bundle's folder. Is a variable of the shell or of the environment not set? "
+            "Leave the bundle out for the default one"
+        )
     folder = Path(folder)
     path = folder / RECORD
     try:
         data = path.read_bytes()
-        if public_key is not None:
-            verify_record(folder, data, public_key)
+        key = None if public_key is None else verify_record(folder, data, public_key)
     except OSError as error:
         raise BundleError(
             f"{path}: {error.strerror}; expected a bundle's folder, made by `logo-edge compress`"
@@ -124,9 +140,9 @@ def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | No
         record = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not JSON ({error}); the bundle is damaged, copy or pack it anew") from error
-    bundle = parse_bundle(record, folder)
-    for name, entry in bundle.files.items():
-        _check_file(folder, name, entry)
+    bundle = replace(parse_bundle(record, folder), public_key=key)
+    for name in bundle.files:
+        bundle.read(name)
     return bundle
 
 
@@ -167,6 +183,11 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
 
 def write_bundle_record(bundle: Bundle) -> None:
     """Writes bundle.json and its digest into the bundle's folder; the listed files are there already."""
+    write_record(bundle.folder, record_bytes(bundle))
+
+
+def record_bytes(bundle: Bundle) -> bytes:
+    """The content of the bundle's bundle.json."""
     contract = asdict(bundle.input)
     record = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "name": bundle.name, "labels": list(bundle.labels),
@@ -177,15 +198,13 @@ def write_bundle_record(bundle: Bundle) -> None:
     }  # fmt: skip
     if bundle.members:
         record["members"] = [asdict(member) for member in bundle.members]
-    write_record(bundle.folder, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    return (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def write_record(folder: Path, data: bytes) -> None:
     """Writes `data` as bundle.json and, last, its digest, each in one step."""
     for name, content in ((RECORD, data), (DIGEST, _digest_line(data))):
-        part = folder / f"{name}.part"
-        part.write_bytes(content)
-        os.replace(part, folder / name)
+        write_file(folder / name, content)
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
@@ -220,7 +239,8 @@ def _check_digest(folder: Path, data: bytes) -> None:
         )
 
 
-def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+def _read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
+    """The bytes of the file, once their hash is that of the entry. Raises BundleError."""
     path = folder / name
     try:
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
@@ -233,6 +253,7 @@ def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
             f"{path}: not the file that was packed (sha256 {hashlib.sha256(data).hexdigest()[:12]}..., expected "
             f"{entry.sha256[:12]}...). Copy or pack the bundle anew"
         )
+    return data
 
 
 def _check_content(bundle: Bundle, where: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from logo_edge.backends import (
     AUTO,
     Backend,
+    ModelFile,
     OnnxRuntime,
     PerProcess,
     Resources,
@@ -30,7 +31,7 @@ from logo_edge.backends import (
 from logo_edge.bundle import DEFAULT_BUNDLE, EMBEDDING, EPISTEMIC, VECTORS, Bundle, read_bundle
 from logo_edge.decision import Mode, calibrated_logits, energy, entropy, may_change, prediction_set
 from logo_edge.errors import BundleError, ImageError, LogoEdgeError
-from logo_edge.images import MAX_PIXELS, ImageSource, load_image, load_reduced
+from logo_edge.images import MAX_PIXELS, ImageSource, load_image, load_reduced, take_bytes
 from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess
 
@@ -101,7 +102,11 @@ class Classification:
 
 
 class Classifier:
-    """A bundle in memory, ready to classify; safe to share between threads."""
+    """A bundle in memory, ready to classify; safe to share between threads.
+
+    It is pickled as its bundle's folder, public key and options: what unpickles it, such as a worker of a
+    `multiprocessing.Pool`, loads the bundle again and verifies it again.
+    """
 
     def __init__(self, bundle: Bundle, *, mode: Mode | str = Mode.BALANCED, threshold: float | None = None,
                  coverage: float | None = None, backend: str = "onnxruntime", artifact: str | os.PathLike | None = None,
@@ -111,35 +116,47 @@ class Classifier:
         """As `load`, of a bundle that has been read."""
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold {threshold}; expected a confidence from 0 to 1")
+        if threads < 1:
+            raise ValueError(f"threads {threads}; expected 1 or more")
+        self._options = {
+            "mode": mode, "threshold": threshold, "coverage": coverage, "backend": backend, "artifact": _absolute(artifact),
+            "threads": threads, "cores": cores, "spinning": spinning, "fast_decoders": fast_decoders,
+            "log": _absolute(log), "enrolled": _absolute(enrolled),
+        }  # fmt: skip
         self.bundle = bundle
         self.mode = Mode(mode)
         self.threshold = bundle.calibration.abstain_below[self.mode] if threshold is None else threshold
         self.coverage = _pick_coverage(bundle, coverage)
         self._fast_decoders = fast_decoders
-        artifact = Path(artifact) if artifact else None
+        model = None if artifact is None else _read_artifact(bundle, Path(artifact))
+        self.artifact = model.path if model else None
+        self.model_sha256 = model.sha256 if model else bundle.model_sha256  # of what it runs
         resources = Resources(threads, None if cores is None else tuple(cores), spinning)
-        self.backend = _fastest_backend(bundle, artifact, resources) if backend == AUTO else backend
-        self._backend = PerProcess(partial(_open_backend, self.backend, bundle, artifact, resources), self.backend)
+        self.backend = _fastest_backend(bundle, model, resources) if backend == AUTO else backend
+        self._backend = PerProcess(partial(_open_backend, self.backend, bundle, model, resources), self.backend)
         self._outputs = [bundle.model.output_name]
         if EPISTEMIC in bundle.model.optional_outputs and EPISTEMIC in self._backend.outputs:
             self._outputs.append(EPISTEMIC)
-        self._artifact = artifact
         self.enrolment = _read_enrolment(enrolled, bundle)
         if self.enrolment:
             self._need_embedding()
             self._outputs.append(EMBEDDING)
         self._log = _open_log(log, bundle.name)
-        self._tolerance = VECTOR_TOLERANCE if artifact is None else ARTIFACT_TOLERANCE
-        if artifact or self.backend != "onnxruntime":
+        self._tolerance = VECTOR_TOLERANCE if model is None else ARTIFACT_TOLERANCE
+        if model or self.backend != "onnxruntime":
             self.run_vectors()
 
     @classmethod
     def load(cls, path: str | os.PathLike | None = None, *, self_test: bool = False,
-             public_key: str | os.PathLike | None = None, **options) -> Classifier:  # fmt: skip
+             public_key: str | os.PathLike | bytes | None = None, mode: Mode | str = Mode.BALANCED,
+             threshold: float | None = None, coverage: float | None = None, backend: str = "onnxruntime",
+             artifact: str | os.PathLike | None = None, threads: int = 1, cores: Sequence[int] | None = None,
+             spinning: bool = False, fast_decoders: bool = True, log: str | os.PathLike | None = None,
+             enrolled: str | os.PathLike | None = None) -> Classifier:  # fmt: skip
         """The classifier of the bundle in folder `path`, or of the embedded default bundle.
 
-        With `self_test`, the first golden vector is run. `public_key` names a PEM file: only a bundle that its private
-        half signed is loaded (extra `sign`). Options:
+        With `self_test`, the first golden vector is run. `public_key` is a PEM file or its bytes: only a bundle that its
+        private half signed is loaded, and only an artifact that this bundle lists (extra `sign`). Options:
 
         mode: how sure it must be to give a label: best-guess, balanced or strict.
         threshold: the least confidence for a label, 0 to 1, instead of the mode's.
@@ -153,11 +170,14 @@ class Classifier:
         fast_decoders: let pyspng and simplejpeg decode where they are installed (extra `fast`); pixels are the same.
         log: a file to which every classification, never the image, is appended for `logo-edge monitor`.
 
-        Raises BundleError for a bundle that is damaged, of another format, not signed by the key, without such a
-        coverage, or one whose vectors fail; ValueError for a mode or threshold that there is not; LogoEdgeError for a
-        backend that cannot run here, MissingExtraError where its library is missing.
+        Raises BundleError for a path that is empty, for a bundle that is damaged, of another format, not signed by the
+        key, without such a coverage, or one whose vectors fail; ValueError for a mode, threshold or number of threads
+        that there is not; LogoEdgeError for a backend that cannot run here, MissingExtraError where its library is missing.
         """
-        classifier = cls(read_bundle(path or DEFAULT_BUNDLE, public_key=public_key), **options)
+        bundle = read_bundle(DEFAULT_BUNDLE if path is None else path, public_key=public_key)
+        classifier = cls(bundle, mode=mode, threshold=threshold, coverage=coverage, backend=backend, artifact=artifact,
+                         threads=threads, cores=cores, spinning=spinning, fast_decoders=fast_decoders, log=log,
+                         enrolled=enrolled)  # fmt: skip
         if self_test:
             classifier.run_vectors(limit=1)
         return classifier
@@ -166,15 +186,13 @@ class Classifier:
     def labels(self) -> tuple[str, ...]:
         return self.bundle.labels
 
-    @property
-    def model_sha256(self) -> str:
-        """Of what it runs: the artifact, or the bundle's own graph or graphs."""
-        return _model_sha256(self.bundle, self._artifact)
+    def __reduce__(self):
+        return _load_again, (type(self), self.bundle.folder.absolute(), self.bundle.public_key, self._options)
 
     def classify(self, source: ImageSource) -> Classification:
-        """The classification of one path, bytes, array or PIL image.
+        """The classification of one path, encoded bytes, open binary file, array or PIL image.
 
-        Raises ImageError where it is no readable image.
+        Raises ImageError where it is no readable image, TypeError where it is nothing of these.
         """
         (result,) = self._classify_batch([source])
         if isinstance(result, ImageError):
@@ -188,8 +206,22 @@ class Classifier:
 
         Sources are read lazily, `batch_size` at a time. With several `workers`, so many threads decode and classify a
         batch each, two batches apiece ahead of what is taken: as many as there are cores keep all of them busy.
+
+        Raises TypeError where `sources` is one image or holds what is none of the kinds that `classify` takes, ValueError
+        where `batch_size` or `workers` is below 1.
         """
-        remaining = iter(sources)
+        if _is_one_image(sources):
+            raise TypeError(
+                f"found one {type(sources).__name__}; expected an iterable of images. Give it in a list, or call classify"
+            )
+        for name, number in (("batch_size", batch_size), ("workers", workers)):
+            if number < 1:
+                raise ValueError(f"{name} {number}; expected 1 or more")
+        return self._classify_batches(iter(sources), batch_size, workers)
+
+    def _classify_batches(
+        self, remaining: Iterator[ImageSource], batch_size: int, workers: int
+    ) -> Iterator[Classification | ImageError]:
         batches = iter(lambda: list(islice(remaining, batch_size)), [])
         if workers == 1:
             for batch in batches:
@@ -245,23 +277,24 @@ class Classifier:
         try:
             vectors = [
                 (
-                    self.bundle.files[vector["image"]] and self.bundle.folder / vector["image"],
+                    self.bundle.read(vector["image"]),
+                    vector["image"],
                     np.array(vector["logits"], np.float32),
                     vector["best_guess"],
                 )
-                for vector in json.loads(path.read_bytes())["vectors"][:limit]
+                for vector in json.loads(self.bundle.read(VECTORS))["vectors"][:limit]
             ]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{path}: cannot be read ({error!r}); pack the bundle anew") from error
         if not vectors:
             raise BundleError(f"{path}: no vectors; pack the bundle anew")
-        for image, logits, best_guess in vectors:
+        for image, name, logits, best_guess in vectors:
             found = self.logits(self.read_pixels(image)[None])[0]
             off = float(np.abs(found - logits).max()) if found.shape == logits.shape else float("nan")
             guess = self.decide(found[None])[0].best_guess
             if not off <= self._tolerance or guess != best_guess:
                 raise BundleError(
-                    f"{self.bundle.folder}: golden vector {image.name} gives {guess} with logits off by "
+                    f"{self.bundle.folder}: golden vector {name} gives {guess} with logits off by "
                     f"{off:.3g}; expected {best_guess} within {self._tolerance}. This {self.backend} or CPU "
                     "does not compute the model as it was verified; report it, or try another release or backend"
                 )
@@ -274,8 +307,8 @@ class Classifier:
         if readable:
             pixels = [read[index][0] for index in readable]
             outputs, errors = self._run(np.stack(pixels) if len(pixels) > 1 else pixels[0][None]), {}
-            if any(reduced for _, reduced in read):
-                errors = self._run_again(outputs, [sources[index] if read[index][1] else None for index in readable])
+            if any(reduced is not None for _, reduced in read):
+                errors = self._run_again(outputs, [read[index][1] for index in readable])
             for row, (index, decision) in enumerate(zip(readable, self._decide_outputs(outputs), strict=True)):
                 results[index] = errors.get(row, decision)
                 if self._log and row not in errors:
@@ -315,17 +348,18 @@ class Classifier:
     def _run(self, pixels: np.ndarray) -> list[np.ndarray]:
         return self._backend.run(pixels, self._outputs)
 
-    def _read_reduced(self, source: ImageSource) -> tuple[np.ndarray | ImageError, bool]:
-        """The source as the model sees it, or why it cannot be read, and whether it was decoded at a lower scale.
+    def _read_reduced(self, source: ImageSource) -> tuple[np.ndarray | ImageError, ImageSource | None]:
+        """The source as the model sees it, or why it cannot be read, and the source again if decoded at a lower scale.
 
         With an enrolment it never is: nothing says how far a similarity might move.
         """
         least_px = None if self.enrolment else REDUCED_SIDES * self.bundle.input.size_px
         try:
+            source = take_bytes(source)
             image, size_px = load_reduced(source, least_px, fast=self._fast_decoders, least_pixels=REDUCED_PIXELS)
         except ImageError as error:
-            return error, False
-        return preprocess(image, self.bundle.input, size_px), size_px is not None
+            return error, None
+        return preprocess(image, self.bundle.input, size_px), None if size_px is None else source
 
     def classify_pixels(self, pixels: np.ndarray) -> list[Classification]:
         """The decision for each of (B, S, S, 3) uint8 pixels, as `read_pixels` gives them; they are not logged."""
@@ -347,7 +381,7 @@ class Classifier:
             )
         if EMBEDDING not in self._backend.outputs:
             raise BundleError(
-                f"{self._artifact or self.bundle.folder}: gives no {EMBEDDING}, which enrolled classes and likeness need. "
+                f"{self.artifact or self.bundle.folder}: gives no {EMBEDDING}, which enrolled classes and likeness need. "
                 "Leave out the artifact, or make one of the bundle with `logo-edge export BUNDLE`, since a run's has none"
             )
 
@@ -380,6 +414,21 @@ class Classifier:
         )
 
 
+def _load_again(kind: type[Classifier], folder: Path, public_key: bytes | None, options: dict) -> Classifier:
+    return kind.load(folder, public_key=public_key, **options)
+
+
+def _absolute(path: str | os.PathLike | None) -> str | None:
+    return None if path is None else os.path.abspath(path)
+
+
+def _is_one_image(sources: object) -> bool:
+    """Whether it is an image itself, though iterating over it gives characters, lines or rows of pixels."""
+    if isinstance(sources, np.ndarray):
+        return sources.ndim in (2, 3)  # (N, H, W, C) is N images, and (N,) may be N paths
+    return isinstance(sources, ImageSource)
+
+
 def _open_log(path: str | os.PathLike | None, bundle_name: str):
     if path is None:
         return None
@@ -408,11 +457,11 @@ def _pick_coverage(bundle: Bundle, coverage: float | None) -> float | None:
     return DEFAULT_COVERAGE if coverage is None else coverage
 
 
-def _fastest_backend(bundle: Bundle, artifact: Path | None, resources: Resources) -> str:
+def _fastest_backend(bundle: Bundle, artifact: ModelFile | None, resources: Resources) -> str:
     """The fastest backend that runs here and gives the golden vectors, of one image at a time."""
     from logo_edge.timing import describe_machine, measure_latency
 
-    names = candidates(artifact)
+    names = candidates(artifact.path if artifact else bundle.model_path)
     if len(names) == 1:
         return names[0]
 
@@ -421,7 +470,7 @@ def _fastest_backend(bundle: Bundle, artifact: Path | None, resources: Resources
         pixels = np.zeros((1, bundle.input.size_px, bundle.input.size_px, 3), np.uint8)
         for name in names:
             try:
-                classifier = Classifier(bundle, backend=name, artifact=artifact, threads=resources.threads,
+                classifier = Classifier(bundle, backend=name, artifact=artifact and artifact.path, threads=resources.threads,
                                         cores=resources.cores, spinning=resources.spinning)  # fmt: skip
                 classifier.run_vectors()
             except LogoEdgeError as error:
@@ -433,35 +482,55 @@ def _fastest_backend(bundle: Bundle, artifact: Path | None, resources: Resources
         return times_ms
 
     machine = {key: describe_machine()[key] for key in ("cpu", "isa", "system", "machine")}
-    model = _model_sha256(bundle, artifact)
+    model = artifact.sha256 if artifact else bundle.model_sha256
     return remember_fastest(
         {"model": model, "backends": names, **asdict(resources), "versions": installed_versions(), **machine}, measure
     )
 
 
-def _model_sha256(bundle: Bundle, artifact: Path | None) -> str:
-    return hashlib.sha256(artifact.read_bytes()).hexdigest() if artifact else bundle.model_sha256
+def _read_artifact(bundle: Bundle, path: Path) -> ModelFile:
+    """The artifact to run instead of the bundle's own graph.
+
+    Raises LogoEdgeError where it cannot be read, BundleError where a key was given and the signed bundle lists no file of
+    this content, so that the key's owner has not signed it.
+    """
+    model = ModelFile.read(path)
+    if bundle.public_key is not None:
+        signed = {entry.sha256 for entry in bundle.files.values()}
+        if not {hashlib.sha256(data).hexdigest() for data in (model.data, model.weights) if data} <= signed:
+            raise BundleError(
+                f"{path}: not signed, {bundle.folder} lists no file of this content; a public key was given. Leave out the "
+                "artifact, or get a signed bundle that holds it, such as `logo-edge compress --target` packs"
+            )
+    return model
 
 
-def _open_backend(name: str, bundle: Bundle, artifact: Path | None, resources: Resources) -> Backend:
+def _own_model(bundle: Bundle, name: str) -> ModelFile:
+    """The verified bytes of one of the bundle's models. Raises BundleError."""
+    path = PurePosixPath(name)
+    weights = bundle.read(path.with_suffix(".bin").as_posix()) if path.suffix == ".xml" else b""
+    return ModelFile(bundle.folder / name, bundle.read(name), weights)
+
+
+def _open_backend(name: str, bundle: Bundle, artifact: ModelFile | None, resources: Resources) -> Backend:
     """What runs the bundle's model or, of an ensemble, all its members."""
     if not bundle.members:
-        opened = open_backend(name, bundle.model_path, artifact, resources)
+        model = artifact or _own_model(bundle, bundle.model.file)
+        opened = open_backend(name, model, resources)
         promised = () if artifact else bundle.model.optional_outputs
-        _check_fit(opened, bundle, artifact or bundle.model_path, bundle.input.size_px, promised)
+        _check_fit(opened, bundle, model.path, bundle.input.size_px, promised)
         return opened
     if artifact:
         raise BundleError(
-            f"{artifact} holds one model, {bundle.folder} an ensemble of {len(bundle.members)}; leave out the artifact, or "
+            f"{artifact.path} holds one model, {bundle.folder} an ensemble of {len(bundle.members)}; leave out the artifact, or "
             "take a bundle of one model"
         )
     from logo_edge.members import Ensemble
 
     opened = []
     for member in bundle.members:
-        path = bundle.folder / member.file
-        opened.append(open_backend(name, path, None, resources))
-        _check_fit(opened[-1], bundle, path, member.size_px, ())
+        opened.append(open_backend(name, _own_model(bundle, member.file), resources))
+        _check_fit(opened[-1], bundle, bundle.folder / member.file, member.size_px, ())
     return Ensemble(bundle.members, opened, bundle.model.output_name)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from logo_edge.bundle import record_bytes
 from logo_edge.classifier import Classifier
 from logo_edge.classify import ENGINES, LOCAL, Options, run
 from logo_edge.decision import Mode
@@ -38,7 +39,7 @@ PUBLIC_KEY_OPTION = typer.Option(None, "--public-key", metavar="PEM", help="Load
 )
 def classify_command(
     paths: list[str] = typer.Argument(..., metavar="PATH...", help="Image files, folders, globs, or - for stdin."),
-    bundle: Path | None = BUNDLE_OPTION,
+    bundle: str | None = BUNDLE_OPTION,
     as_json: bool = typer.Option(False, "--json", help="One JSON array."),
     as_jsonl: bool = typer.Option(False, "--jsonl", help="One JSON object a line, as soon as it is known."),
     out: Path | None = typer.Option(
@@ -107,8 +108,8 @@ def classify_command(
 
 @info.command(help="Show what a bundle is: its classes, size, calibration, origin and measured accuracy.")
 def info_command(
-    bundle: Path | None = BUNDLE_OPTION,
-    as_json: bool = typer.Option(False, "--json", help="bundle.json as it is."),
+    bundle: str | None = BUNDLE_OPTION,
+    as_json: bool = typer.Option(False, "--json", help="The content of bundle.json."),
     self_test: bool = typer.Option(False, "--self-test", help="Run every golden vector of the bundle."),
     backend: str = typer.Option("onnxruntime", "--backend", help="The one to test: as in `logo-edge classify`."),
     artifact: Path | None = typer.Option(
@@ -120,7 +121,7 @@ def info_command(
     content = classifier.bundle
     checked = classifier.run_vectors() if self_test else 0
     if as_json:
-        typer.echo((content.folder / "bundle.json").read_text(encoding="utf-8"))
+        typer.echo(record_bytes(content).decode(), nl=False)
         return
     rows = {
         "bundle": f"{content.name}  ({content.folder})",
@@ -141,6 +142,8 @@ def info_command(
         )
         rows["test recall"] = ", ".join(f"{label} {_share(recall)}" for label, recall in test["recall"].items())
         rows["calibration error"] = f"{_share(test['calibration_error_debiased'])} (bias-corrected)"
+    if classifier.artifact:
+        rows["runs instead"] = f"{classifier.artifact}  (sha256 {classifier.model_sha256[:12]}...)"
     if public_key:
         rows["signed by"] = f"the owner of {public_key}"
     if checked:
@@ -155,7 +158,7 @@ def info_command(
 )
 def monitor_command(
     log: Path = typer.Argument(..., metavar="LOG", help="A log of predictions, JSON lines."),
-    bundle: Path | None = BUNDLE_OPTION,
+    bundle: str | None = BUNDLE_OPTION,
     last: int | None = typer.Option(None, "--last", min=1, help="Only the last N predictions."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
@@ -163,7 +166,7 @@ def monitor_command(
     from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
     from logo_edge.monitor import measure_drift, read_log
 
-    content = read_bundle(bundle or DEFAULT_BUNDLE)
+    content = read_bundle(DEFAULT_BUNDLE if bundle is None else bundle)
     entries = list(read_log(log, content.name))[-(last or 0) :]
     drifts = measure_drift(content.reference, entries)
     if as_json:
@@ -196,7 +199,7 @@ def keygen_command(
 
 @sign.command(help="Sign a bundle: who has the public key can tell that it is yours and unchanged.")
 def sign_command(
-    bundle: Path = typer.Argument(
+    bundle: str = typer.Argument(
         ..., metavar="BUNDLE", help="A bundle's folder; its signature is put beside bundle.json."
     ),
     key: Path = typer.Option(..., "--key", metavar="PEM", help="The private key, as `logo-edge keygen` writes it."),
@@ -204,8 +207,8 @@ def sign_command(
     from logo_edge.bundle import RECORD, read_bundle
     from logo_edge.signing import sign_record
 
-    read_bundle(bundle)  # what is damaged is not signed
-    typer.echo(f"{sign_record(bundle / RECORD, key)}: check it with logo-edge info --bundle {bundle} --public-key PEM")
+    folder = read_bundle(bundle).folder  # what is damaged is not signed
+    typer.echo(f"{sign_record(folder / RECORD, key)}: check it with logo-edge info --bundle {bundle} --public-key PEM")
 
 
 def _share(figure: dict) -> str:

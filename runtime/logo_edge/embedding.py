@@ -7,6 +7,7 @@ docs/enroll.md has the figures. Fitted by `fit_space` when a bundle is packed.
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -75,15 +76,15 @@ def write_space(space: EmbeddingSpace, path: Path) -> None:
 
 
 def read_space(bundle: Bundle) -> EmbeddingSpace:
-    """The space of a bundle that was read, and its files thereby checked. Raises BundleError where it has none that fits."""
+    """The space of a bundle. Raises BundleError where it has none that fits."""
     if SPACE not in bundle.files or EMBEDDING not in bundle.model.optional_outputs:
         raise BundleError(
             f"{bundle.folder}: has no embeddings to compare logos by; pack it anew with `logo-edge calibrate "
             f"{bundle.folder}` (extra compress), or take the default bundle"
         )
-    path = bundle.folder / SPACE
+    path, data = bundle.folder / SPACE, bundle.read(SPACE)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             mean = arrays["mean"]
             directions, background = (arrays[name] * arrays[f"{name}_scale"] for name in ("directions", "background"))
     except (OSError, ValueError, KeyError, EOFError, MemoryError, TypeError, zipfile.BadZipFile) as error:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from logo_edge.bundle import Bundle
 from logo_edge.classifier import Classifier, Match
 from logo_edge.embedding import SPACE, EmbeddingSpace, embed_parts, read_space, unit
 from logo_edge.errors import EnrolmentError
+from logo_edge.files import changing, write_file
 from logo_edge.images import ImageSource, load_image
 
 FORMAT = "logo-edge-enrolment"
@@ -169,14 +170,28 @@ def add_class(
 def write_enrolment(enrolment: Enrolment, path: str | os.PathLike) -> None:
     """Writes the file, whole or not at all."""
     record = {**_record(enrolment), "sha256": enrolment.sha256}
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise EnrolmentError(f"{path}: {error.strerror}; expected a file that can be written") from error
+
+
+def change_enrolment(path: str | os.PathLike, bundle: Bundle, change: Callable[[Enrolment], Enrolment]) -> Enrolment:
+    """What `change` makes of the enrolment at `path`, or of a new one where there is no file; it is written there.
+
+    Another process that changes the same file waits until then, and loses nothing. Where `change` raises, the file stays as
+    it was. Raises EnrolmentError.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with changing(path):
+            enrolment = change(open_enrolment(path, bundle) if path.exists() else new_enrolment(bundle))
+            write_enrolment(enrolment, path)
+    except OSError as error:
+        raise EnrolmentError(f"{path}: {error.strerror}; expected a file that can be written") from error
+    return enrolment
 
 
 def read_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:

@@ -15,7 +15,7 @@ import typer
 from logo_edge.classifier import Classifier
 from logo_edge.commands import BUNDLE_OPTION
 from logo_edge.embedding import embed_many, embed_parts, read_space, unit
-from logo_edge.enroll import FALSE_ACCEPTS, add_class, new_enrolment, open_enrolment, write_enrolment
+from logo_edge.enroll import FALSE_ACCEPTS, Enrolment, add_class, change_enrolment, new_enrolment, open_enrolment
 from logo_edge.errors import EnrolmentError, ImageError, LogoEdgeError
 from logo_edge.folders import find_images
 from logo_edge.images import load_image
@@ -49,7 +49,7 @@ def enroll_command(
     name: str | None = typer.Argument(None, metavar="NAME", help="The class; images are added where it is there."),
     images: list[Path] | None = typer.Argument(None, metavar="IMAGE...", help="Image files or folders of them."),
     file: Path = typer.Option(Path("enrolled.json"), "--file", "-f", metavar="FILE", help="Where classes are kept."),
-    bundle: Path | None = BUNDLE_OPTION,
+    bundle: str | None = BUNDLE_OPTION,
     listed: bool = typer.Option(False, "--list", help="Show the classes that are enrolled."),
     remove: str | None = typer.Option(None, "--remove", metavar="NAME", help="Forget a class."),
     false_accepts: float | None = typer.Option(
@@ -63,29 +63,34 @@ def enroll_command(
         raise typer.BadParameter("give NAME and IMAGE..., or --list, or --remove NAME")
     warnings.filterwarnings("ignore", module=r"PIL\.")
     classifier = Classifier.load(bundle)
-    if file.exists() or listed or remove is not None:
-        enrolment = open_enrolment(file, classifier.bundle)
+
+    def change(enrolment: Enrolment) -> Enrolment:
+        if false_accepts is not None:
+            enrolment = new_enrolment(classifier.bundle, false_accepts=false_accepts).with_classes(enrolment.classes)
+        if name is not None:
+            paths = list(find_images(map(str, images)))
+            if not paths:
+                found = ", ".join(map(str, images))
+                raise EnrolmentError(f"no image found in {found}; expected files such as .png, .jpg")
+            enrolment, fresh = add_class(enrolment, classifier, name, paths)
+            if not as_json:
+                known = f", {len(paths) - fresh} known already" if fresh < len(paths) else ""
+                typer.echo(f"{printable(str(file))}: {fresh} new image{'s' * (fresh != 1)} of {printable(name)}{known}")
+        elif remove is not None:
+            enrolment = enrolment.without(remove)
+        if enrolment.classes:
+            _ = enrolment.threshold  # raises where it promises too much, before anything is written
+        return enrolment
+
+    if listed or (remove is not None and not file.exists()):
+        enrolment = change(open_enrolment(file, classifier.bundle))
     else:
-        enrolment = new_enrolment(classifier.bundle)
-    if false_accepts is not None:
-        enrolment = new_enrolment(classifier.bundle, false_accepts=false_accepts).with_classes(enrolment.classes)
-    if name is not None:
-        paths = list(find_images(map(str, images)))
-        if not paths:
-            raise EnrolmentError(f"no image found in {', '.join(map(str, images))}; expected files such as .png, .jpg")
-        enrolment, fresh = add_class(enrolment, classifier, name, paths)
-        if not as_json:
-            known = f", {len(paths) - fresh} known already" if fresh < len(paths) else ""
-            typer.echo(f"{printable(str(file))}: {fresh} new image{'s' * (fresh != 1)} of {printable(name)}{known}")
-    elif remove is not None:
-        enrolment = enrolment.without(remove)
+        enrolment = change_enrolment(file, classifier.bundle, change)
     rows = [
         {"class": known, "images": len(samples), "found_when_left_out": enrolment.left_out(known)[0] if len(samples) > 1 else None}
         for known, samples in enrolment.classes.items()
     ]  # fmt: skip
-    threshold = enrolment.threshold if enrolment.classes else None  # raises, before anything is written
-    if not listed:
-        write_enrolment(enrolment, file)
+    threshold = enrolment.threshold if enrolment.classes else None
     if as_json:
         typer.echo(json.dumps(
             {"file": shown(str(file)), "classes": rows, "false_accepts": enrolment.false_accepts, "threshold": threshold}, ensure_ascii=False
@@ -119,7 +124,7 @@ def similar_command(
     query: Path = typer.Argument(..., metavar="QUERY", help="An image."),
     folders: list[Path] = typer.Argument(..., metavar="DIR...", help="Folders, searched recursively, or images."),
     top_k: int = typer.Option(10, "--top-k", "-k", min=0, help="How many to show; 0: all."),
-    bundle: Path | None = BUNDLE_OPTION,
+    bundle: str | None = BUNDLE_OPTION,
     threads: int = THREADS_OPTION,
     as_json: bool = JSON_OPTION,
     as_csv: bool = CSV_OPTION,
@@ -160,7 +165,7 @@ def similar_command(
 def cluster_command(
     folders: list[Path] = typer.Argument(..., metavar="DIR...", help="Folders, searched recursively, or images."),
     similarity: float = typer.Option(SAME_LOGO, "--similarity", min=-1.0, max=1.0, help="Of groups that become one."),
-    bundle: Path | None = BUNDLE_OPTION,
+    bundle: str | None = BUNDLE_OPTION,
     threads: int = THREADS_OPTION,
     as_json: bool = JSON_OPTION,
     as_csv: bool = CSV_OPTION,
@@ -190,7 +195,7 @@ def cluster_command(
         raise typer.Exit(1)
 
 
-def _open(bundle: Path | None, threads: int, as_json: bool, as_csv: bool):
+def _open(bundle: str | None, threads: int, as_json: bool, as_csv: bool):
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other")
     warnings.filterwarnings("ignore", module=r"PIL\.")

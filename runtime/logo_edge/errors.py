@@ -53,4 +53,7 @@ class MissingExtraError(LogoEdgeError):
             f"this needs the Python package {package}, which the base install leaves out. "
             f"Install it with: pip install 'logo-edge[{extra}]'"
         )
-        self.extra = extra
+        self.extra, self._package = extra, package
+
+    def __reduce__(self):
+        return type(self), (self.extra, self._package)  # an exception is pickled by its arguments, here a single text

@@ -11,6 +11,7 @@ import struct
 import zlib
 from dataclasses import replace
 from importlib import import_module
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -28,7 +29,15 @@ try:
 except ImportError:
     simplejpeg = None
 
-ImageSource = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image
+
+@runtime_checkable
+class BinaryFile(Protocol):
+    """An open file, `io.BytesIO` or anything else that gives bytes."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+ImageSource = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image | BinaryFile
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 OPENERS = {"PNG": ("PIL.PngImagePlugin", "PngImageFile"), "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile")}
@@ -62,7 +71,7 @@ BITS_PER_SAMPLE = 258  # of TIFF
 
 
 def load_image(source: ImageSource, *, fast: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The upright image behind a path, encoded bytes, an array or a PIL image, mode RGB or RGBA.
+    """The upright image behind a path, encoded bytes, an open binary file, an array or a PIL image, mode RGB or RGBA.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA with straight alpha; bool, uint8, uint16 or
     floats in 0 to 1. Values of 8, 10, 12 or 14 bits in samples of 16 are scaled up, as their largest tells. Of an
@@ -70,7 +79,8 @@ def load_image(source: ImageSource, *, fast: bool = True, max_pixels: int = MAX_
     `svg`). With `fast`, the decoders of the extra `fast` are used where they give the very same pixels. Nothing is fetched.
 
     A JPEG of more than `max_pixels` is decoded at 1/2, up to JPEG_SHARE times as many; of formats that are slow to decode
-    fewer are read (COSTS). Raises ImageError when the source is no image, is damaged, or has more pixels.
+    fewer are read (COSTS). Raises ImageError when the source is no image, is damaged, or has more pixels; TypeError
+    when it is nothing of the above.
     """
     decoded = load_reduced(source, None, fast=fast, max_pixels=max_pixels)[0]
     return Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
@@ -84,6 +94,7 @@ def load_reduced(
     What a fast decoder gave is still its (H, W, 3 or 4) uint8 array, which belongs to the caller. The JPEG is decoded, straight from its cosine coefficients, at the smallest scale whose longer side has at least `least_px`
     pixels. The last column or row then stands for less than a whole pixel, which the size tells.
     """
+    source = take_bytes(source)
     if isinstance(source, Image.Image):
         name, image = "the PIL image", source
         _check_pixel_count(image.size, name, max_pixels)
@@ -97,7 +108,9 @@ def load_reduced(
         path = os.fspath(source)
         return _decode(_read_file(path), path, fast, least_px, least_pixels, max_pixels)
     else:
-        raise ImageError(f"found {type(source).__name__}; expected a path, bytes, a NumPy array or a PIL image")
+        raise TypeError(
+            f"found {type(source).__name__}; expected a path, bytes, an open binary file, a NumPy array or a PIL image"
+        )
     try:
         image.load()
         return _upright(image, _orientation_of_caller(image)), None
@@ -105,6 +118,24 @@ def load_reduced(
         raise
     except Exception as error:  # a lazily opened image is decoded here; see the end of _decode
         raise ImageError(f"{name} cannot be decoded: {error}") from error
+
+
+def take_bytes(source: ImageSource) -> ImageSource:
+    """The source or, of an open file, its bytes from where it stands, since they can be read but once.
+
+    Raises ImageError where the file cannot be read or holds too much, TypeError where it gives text.
+    """
+    if not isinstance(source, BinaryFile):
+        return source
+    try:
+        data = source.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"the open file: {error.strerror or error}; expected an image file") from error
+    if not isinstance(data, bytes):
+        raise TypeError(f"the open file gives {type(data).__name__}; expected bytes. Open it with mode 'rb'")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"the open file: more than {MAX_FILE_BYTES:,} bytes, the most that an image file may have")
+    return data
 
 
 def _read_file(path: str) -> bytes:

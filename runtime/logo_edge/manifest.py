@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from logo_edge.errors import DatasetError
+from logo_edge.files import write_file
 
 SPLITS = ("train", "val", "calib", "test")
 FILES = "files"
@@ -126,11 +127,9 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
     for row in rows:
         votes = "|".join(re.sub(r"[|\\]", r"\\\g<0>", vote) for vote in row.votes)
         lines.append(_csv_line({**asdict(row), "votes": votes, "sure": int(row.sure)}.values()))
-    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text("".join(lines), encoding="utf-8", newline="")
-        os.replace(part, path)
+        write_file(path, "".join(lines))
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a folder that can be written") from error
     except UnicodeEncodeError as error:

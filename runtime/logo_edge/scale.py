@@ -20,6 +20,7 @@ from logo_edge.bundle import DIGEST, RECORD, Bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import LogoEdgeError, MissingExtraError
 from logo_edge.folders import Journal, Progress, classify_named, record_of
+from logo_edge.signing import SIGNATURE
 
 BATCH = 32  # images that a worker classifies at once
 MOST_IN_BLOCK = 4096  # images that a worker takes on, and whose rows come back together
@@ -27,15 +28,18 @@ ADDRESS = "RAY_ADDRESS"  # the environment variable that names a cluster; withou
 
 
 class Worker:
-    """Classifies batches of paths on a worker of the cluster; the bundle comes as the content of its files."""
+    """Classifies batches of paths on a worker of the cluster; the bundle comes as the content of its files.
 
-    def __init__(self, files: dict[str, bytes], options: dict):
+    `public_key`, the content of a PEM file, must have signed it here too.
+    """
+
+    def __init__(self, files: dict[str, bytes], public_key: bytes | None, options: dict):
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 path = Path(folder) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            self._classifier = Classifier.load(folder, **options)
+            self._classifier = Classifier.load(folder, public_key=public_key, **options)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [os.fsdecode(name) for name in batch["name"]]
@@ -78,7 +82,7 @@ def classify_on_cluster(
         # Not a repartition by Ray: it would wait for a core, which the workers have.
         rows = from_arrow(blocks).map_batches(
             Worker, batch_size=BATCH, compute=ActorPoolStrategy(size=size), num_cpus=1,
-            fn_constructor_args=(_files(bundle), options),
+            fn_constructor_args=(_files(bundle), bundle.public_key, options),
         )  # fmt: skip
         seen = np.zeros(len(missing), bool)
         for batch in rows.iter_batches(batch_size=None):
@@ -100,4 +104,7 @@ def classify_on_cluster(
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
-    return {name: (bundle.folder / name).read_bytes() for name in (RECORD, DIGEST, *bundle.files)}
+    own = (RECORD, DIGEST) if bundle.public_key is None else (RECORD, DIGEST, SIGNATURE)
+    return {name: (bundle.folder / name).read_bytes() for name in own} | {
+        name: bundle.read(name) for name in bundle.files
+    }

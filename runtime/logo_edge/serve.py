@@ -36,7 +36,7 @@ serve = typer.Typer(rich_markup_mode=None, add_completion=False)
     """
 )
 def serve_command(
-    bundle: Path | None = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."),
+    bundle: str | None = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."),
     host: str = typer.Option("127.0.0.1", "--host", help="The address to listen on; 0.0.0.0 for all networks."),
     port: int = typer.Option(8000, "--port", min=0, max=65535, help="0 for any that is free; it is printed."),
     mode: Mode = typer.Option(Mode.BALANCED, "--mode", help="How sure it must be to give a label."),

@@ -17,16 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError
+from logo_edge.files import write_file
 
 SIGNATURE = "signature.json"
 ALGORITHM = "ed25519"
+EXPECTED = "expected the PEM file of an Ed25519 {} key, such as `logo-edge keygen` writes"
 
 
 def make_keys(name: Path) -> tuple[Path, Path]:
     """Writes a new pair, NAME.private.pem, which only its owner may read, and NAME.public.pem; gives both paths.
 
-    Raises LogoEdgeError where one is there already.
+    Raises LogoEdgeError where one is there already, or the last part of `name` names no file.
     """
+    if name.name in ("", ".."):
+        raise LogoEdgeError(f"{name}: a folder; expected a name for the pair in it, such as {name / 'release'}")
     serialization, ed25519 = _cryptography()
     private, public = (name.with_name(f"{name.name}.{half}.pem") for half in ("private", "public"))
     for path in (private, public):
@@ -51,23 +55,25 @@ def sign_record(record: Path, private_key: str | os.PathLike) -> Path:
 
     The caller has read the bundle, so that nothing damaged is signed. Raises LogoEdgeError for a key that is none.
     """
-    key = _read_key(private_key, "private")
+    key = _parse_key(private_key, _read_pem(private_key, "private"), "private")
     content = {"algorithm": ALGORITHM, "key": fingerprint(key.public_key()),
                "signature": base64.b64encode(key.sign(record.read_bytes())).decode()}  # fmt: skip
     path = record.with_name(SIGNATURE)
-    part = path.with_name(f"{SIGNATURE}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_file(path, json.dumps(content, indent=1) + "\n")
     return path
 
 
-def verify_record(folder: Path, record: bytes, public_key: str | os.PathLike) -> None:
-    """Raises BundleError unless `folder` holds a signature of `record`, its bundle.json, by the key in that PEM file.
+def verify_record(folder: Path, record: bytes, public_key: str | os.PathLike | bytes) -> bytes:
+    """The PEM text of the key, once `folder` holds a signature of `record`, its bundle.json, by that key.
 
-    Missing, unreadable, by another key, and of another content each have their message. LogoEdgeError for a key that
+    `public_key` is a PEM file, or its bytes. Raises BundleError for any other signature:
+    missing, unreadable, by another key, and of another content each have their message. LogoEdgeError for a key that
     is none.
     """
-    key, path = _read_key(public_key, "public"), folder / SIGNATURE
+    name, pem = (
+        ("the key", public_key) if isinstance(public_key, bytes) else (public_key, _read_pem(public_key, "public"))
+    )
+    key, path = _parse_key(name, pem, "public"), folder / SIGNATURE
     try:
         content = json.loads(path.read_bytes())
         algorithm, signer = content["algorithm"], content["key"]
@@ -83,7 +89,7 @@ def verify_record(folder: Path, record: bytes, public_key: str | os.PathLike) ->
         raise BundleError(f"{path}: signed by {algorithm!r}; this runtime verifies {ALGORITHM}")
     if signer != fingerprint(key):
         raise BundleError(
-            f"{path}: signed by another key ({str(signer)[:16]}...); {public_key} is {fingerprint(key)[:16]}.... Give the "
+            f"{path}: signed by another key ({str(signer)[:16]}...); {name} is {fingerprint(key)[:16]}.... Give the "
             "signer's public key, or refuse the bundle"
         )
     from cryptography.exceptions import InvalidSignature
@@ -95,6 +101,7 @@ def verify_record(folder: Path, record: bytes, public_key: str | os.PathLike) ->
             f"{folder}: bundle.json is not what was signed; it or {SIGNATURE} was changed afterwards. Get the bundle "
             "anew, or sign it again if the change was yours"
         ) from error
+    return pem
 
 
 def fingerprint(public_key: Any) -> str:
@@ -102,20 +109,24 @@ def fingerprint(public_key: Any) -> str:
     return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()
 
 
-def _read_key(path: str | os.PathLike, half: str) -> Any:
-    """The private or public half in a PEM file. Raises LogoEdgeError where it is not there, or no Ed25519 key."""
+def _read_pem(path: str | os.PathLike, half: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise LogoEdgeError(f"{path}: {error.strerror}; {EXPECTED.format(half)}") from error
+
+
+def _parse_key(path: str | os.PathLike, data: bytes, half: str) -> Any:
+    """The private or public half in the content of a PEM file. Raises LogoEdgeError where it is no Ed25519 key."""
     serialization, ed25519 = _cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
 
-    expected = f"expected the PEM file of an Ed25519 {half} key, such as `logo-edge keygen` writes"
+    expected = EXPECTED.format(half)
     try:
-        data = Path(path).read_bytes()
         if half == "private":
             key = serialization.load_pem_private_key(data, password=None)
         else:
             key = serialization.load_pem_public_key(data)
-    except OSError as error:
-        raise LogoEdgeError(f"{path}: {error.strerror}; {expected}") from error
     except TypeError as error:
         raise LogoEdgeError(f"{path}: the key is encrypted; decrypt it first, with `openssl pkey -in ...`") from error
     except (ValueError, UnsupportedAlgorithm) as error:

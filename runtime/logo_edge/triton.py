@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class Serving:
     """
 )
 def export_triton_command(
-    bundle: Path | None = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."),
+    bundle: str | None = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."),
     out: Path = typer.Option(Path("models"), "--out", metavar="DIR", help="The model repository; others' models in it stay."),
     name: str = typer.Option("logo_edge", "--name", help="The ensemble's name: letters, digits, _ and -."),
     mode: Mode = typer.Option(Mode.BALANCED, "--mode", help="How sure it must be to give a label."),
@@ -130,23 +130,26 @@ def write_repository(classifier: Classifier, out: Path, name: str, serving: Serv
         raise ExportError(f"{', '.join(taken)}: there already; delete it, or choose another --name or --out")
     graphs = {
         f"{name}_preprocess": preprocess_graph(bundle.input).SerializeToString(),
-        f"{name}_network": bundle.model_path.read_bytes(),
+        f"{name}_network": bundle.read(bundle.model.file),
         f"{name}_decision": decision_graph(classifier).SerializeToString(),
     }
     checked = _verify(classifier, list(graphs.values()))
-    out.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")  # beside the repository, which a server may be looking at
-    shutil.rmtree(part, ignore_errors=True)
-    for model, config in configurations(bundle, name, serving).items():
-        (part / model / "1").mkdir(parents=True)
-        (part / model / "config.pbtxt").write_text(config, encoding="utf-8")
-        if model in graphs:
-            (part / model / "1" / "model.onnx").write_bytes(graphs[model])
-        else:
-            (part / model / "1" / ".keep").touch()  # an ensemble's version is an empty folder, which Git would drop
-    for folder in folders:  # the ensemble last, so that a server that polls finds its parts
-        os.rename(part / folder.name, folder)
-    part.rmdir()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        parent = out.resolve().parent  # beside the repository, which a server may be looking at
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{out.resolve().name}-") as temporary:
+            part = Path(temporary)
+            for model, config in configurations(bundle, name, serving).items():
+                (part / model / "1").mkdir(parents=True)
+                (part / model / "config.pbtxt").write_text(config, encoding="utf-8")
+                if model in graphs:
+                    (part / model / "1" / "model.onnx").write_bytes(graphs[model])
+                else:
+                    (part / model / "1" / ".keep").touch()  # an ensemble's version is empty, which Git would drop
+            for folder in folders:  # the ensemble last, so that a server that polls finds its parts
+                os.rename(part / folder.name, folder)
+    except OSError as error:
+        raise ExportError(f"{error.filename}: {error.strerror}; expected a folder that can be written") from error
     return checked
 
 
@@ -239,22 +242,22 @@ def _verify(classifier: Classifier, graphs: list[bytes]) -> int:
 
     bundle = classifier.bundle
     sessions = [onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]) for graph in graphs]
-    vectors = json.loads((bundle.folder / VECTORS).read_bytes())["vectors"]
+    vectors = json.loads(bundle.read(VECTORS))["vectors"]
     for vector in vectors:
-        path = bundle.folder / vector["image"]
-        (pixels,) = sessions[0].run(None, {"image": np.asarray(load_image(path).convert("RGBA"))})
+        image = bundle.read(vector["image"])
+        (pixels,) = sessions[0].run(None, {"image": np.asarray(load_image(image).convert("RGBA"))})
         (logits,) = sessions[1].run([bundle.model.output_name], {bundle.model.input_name: pixels})
         label, best_guess, _, probabilities, is_logo = sessions[2].run(None, {"logits": logits})
-        expected = classifier.classify(path)
+        expected = classifier.classify(image)
         found = (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]))
         off = float(np.abs(probabilities[0] - list(expected.probabilities.values())).max())
         if (
-            not np.array_equal(pixels[0], classifier.read_pixels(path))
+            not np.array_equal(pixels[0], classifier.read_pixels(image))
             or found != (expected.label, expected.best_guess, expected.is_logo)
             or not off <= TOLERANCE
         ):
             raise ExportError(
-                f"{path}: the graphs give {found}, probabilities off by {off:.3g}; expected {expected}. Pillow before "
+                f"{bundle.folder / vector['image']}: the graphs give {found}, probabilities off by {off:.3g}; expected {expected}. Pillow before "
                 "release 13 resizes tall images in another order; update it, or report this"
             )
     return len(vectors)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from logo_edge import BundleError, Classifier, LogoEdgeError, backends
-from logo_edge.backends import Resources, open_backend
+from logo_edge.backends import ModelFile, Resources, open_backend
 from logo_edge.errors import MissingExtraError
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +103,7 @@ def test_wrong_backends_and_artifacts_are_refused_with_what_to_do(fake_bundle, f
     other.write_bytes(fake_model(classes=5))
     broken = tmp_path / "broken.xml"
     broken.write_text("<net/>")
+    broken.with_suffix(".bin").write_bytes(b"")
     for options, message in (
         ({"backend": "tflite"}, "expected one of auto, onnxruntime"),
         ({"backend": "tensorrt"}, "logo-edge export BUNDLE --format tensorrt"),
@@ -207,16 +208,16 @@ def test_auto_says_what_is_wrong_with_an_artifact_that_nothing_here_can_run(fake
 def test_cores_are_kept_to_and_the_caller_is_left_alone(fake_bundle):
     before = os.sched_getaffinity(0)
     core = min(before)
-    model = fake_bundle() / "model.onnx"
+    model = ModelFile.read(fake_bundle() / "model.onnx")
     threads = set(os.listdir("/proc/self/task"))
-    backend = open_backend("onnxruntime", model, None, Resources(threads=3, cores=(core,)))
+    backend = open_backend("onnxruntime", model, Resources(threads=3, cores=(core,)))
     started = set(os.listdir("/proc/self/task")) - threads
     assert len(started) == 2  # the third is the caller's
     assert all(os.sched_getaffinity(int(thread)) == {core} for thread in started)
     assert os.sched_getaffinity(0) == before
     del backend
     with pytest.raises(LogoEdgeError, match="cores 4711"):
-        open_backend("onnxruntime", model, None, Resources(cores=(4711,)))
+        open_backend("onnxruntime", model, Resources(cores=(4711,)))
 
 
 @pytest.mark.parametrize("backend", backends.OWN_GRAPH)

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from logo_edge import BundleError, Classification, Classifier, ImageError, Rejection
+from logo_edge import (
+    BundleError,
+    Classification,
+    Classifier,
+    ImageError,
+    LogoEdgeError,
+    Rejection,
+    commands,
+    enroll_commands,
+    errors,
+)
+from logo_edge.bundle import RECORD
 from logo_edge.decision import Conformal
+from logo_edge.errors import MissingExtraError
+from logo_edge.signing import SIGNATURE, make_keys, sign_record
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
 
@@ -43,9 +59,9 @@ def test_a_path_its_bytes_an_array_and_a_pil_image_get_the_same_classification(c
     path = tmp_path / "logo.png"
     image.save(path)
     sources = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), memoryview(path.read_bytes()),
-               np.asarray(image), image, Image.open(path)]  # fmt: skip
+               np.asarray(image), image, Image.open(path), io.BytesIO(path.read_bytes()), path.open("rb")]  # fmt: skip
     results = [classifier.classify(source) for source in sources]
-    assert len(results) == 8
+    assert len(results) == 10
     assert all(result == results[0] for result in results)
 
 
@@ -203,7 +219,7 @@ def test_several_workers_read_a_few_batches_ahead_and_stop_when_no_more_is_taken
 
 
 def test_a_bad_image_gives_its_error_in_its_place_only(classifier, tmp_path):
-    sources = [solid(RED), b"no image", solid(GREEN), tmp_path / "absent.png", None, "nul\0.png", solid(BLUE)]
+    sources = [solid(RED), b"no image", solid(GREEN), tmp_path / "absent.png", b"", "nul\0.png", solid(BLUE)]
     for batch_size in (1, 3, 8):
         results = list(classifier.classify_many(sources, batch_size=batch_size))
         assert [getattr(result, "label", type(result)) for result in results] == [
@@ -211,6 +227,105 @@ def test_a_bad_image_gives_its_error_in_its_place_only(classifier, tmp_path):
         ]  # fmt: skip
         assert "no image" in str(results[1])
         assert "absent.png" in str(results[3])
+
+
+@pytest.mark.parametrize("source", [None, 7, 1.5, ["logo.png"], io.StringIO("text")], ids=repr)
+def test_what_is_no_kind_of_image_is_a_mistake_of_the_program_and_no_bad_image(classifier, source):
+    with pytest.raises(TypeError, match="expected"):
+        classifier.classify(source)
+    for workers in (1, 2):
+        with pytest.raises(TypeError, match="expected"):
+            list(classifier.classify_many([solid(RED), source], workers=workers))
+
+
+def test_one_image_in_place_of_many_is_refused_before_anything_is_read(classifier, tmp_path):
+    path = tmp_path / "logo.png"
+    solid(RED).save(path)
+    pixels = np.zeros((9, 12, 3), np.uint8)
+    images = [str(path), path, path.read_bytes(), bytearray(3), memoryview(b"x"), path.open("rb"), solid(RED), pixels]
+    for image in images:
+        with pytest.raises(TypeError, match="expected an iterable of images"):
+            classifier.classify_many(image)
+    with pytest.raises(TypeError, match="not iterable"):
+        classifier.classify_many(None)
+    assert len(list(classifier.classify_many(np.stack([pixels, pixels])))) == 2
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": -1}, {"workers": 0}])
+def test_a_batch_size_or_a_number_of_workers_below_one_is_refused_at_the_call(classifier, options):
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        classifier.classify_many([solid(RED)], **options)
+
+
+def test_an_open_file_is_read_once_from_where_it_stands_even_if_it_is_decoded_twice(fake_bundle, tmp_path):
+    file = io.BytesIO(b"head")
+    file.seek(4)
+    solid((140, 128, 128), (1600, 1200)).save(file, "JPEG")  # near red's threshold, so that it is decoded again in full
+    file.seek(4)
+    classifier = Classifier.load(fake_bundle())
+    expected = classifier.classify(file.getvalue()[4:])
+    assert classifier._read_reduced(file.getvalue()[4:])[1]
+    assert classifier.classify(file) == expected
+    with pytest.raises(ImageError, match=r"empty \(0 bytes\)"):
+        classifier.classify(file)
+
+
+@pytest.mark.parametrize("wrong", ["thread", "batch_size", "modes"])
+def test_a_misspelt_option_is_refused_by_name(fake_bundle, wrong):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'"):
+        Classifier.load(fake_bundle(), **{wrong: 1})
+    with pytest.raises(ValueError, match="threads 0; expected 1 or more"):
+        Classifier.load(fake_bundle(), threads=0)
+
+
+def test_an_empty_name_is_not_the_default_bundle(fake_bundle, monkeypatch):
+    monkeypatch.chdir(fake_bundle())  # nor the bundle in the current folder
+    assert Classifier.load(None).bundle.name != "fake"
+    with pytest.raises(BundleError, match="found an empty name; .*variable"):
+        Classifier.load("")
+    for verb in (commands.info, commands.monitor, commands.classify, enroll_commands.enroll):
+        arguments = ["--list"] if verb is enroll_commands.enroll else [] if verb is commands.info else ["x"]
+        refused = CliRunner().invoke(verb, [*arguments, "--bundle", ""])
+        assert "found an empty name" in str(refused.exception), verb
+    assert "found an empty name" in str(CliRunner().invoke(commands.sign, ["", "--key", "x"]).exception)
+
+
+def test_a_classifier_is_pickled_as_its_bundle_and_options_and_serves_a_pool(fake_bundle, tmp_path, monkeypatch):
+    folder = fake_bundle()
+    (tmp_path / "same.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    classifier = Classifier.load(
+        folder, mode="strict", threshold=0.7, artifact=tmp_path / "same.onnx", log=tmp_path / "log.jsonl"
+    )
+    pickled = pickle.dumps(classifier)
+    assert len(pickled) < 2000
+    monkeypatch.chdir("/")
+    again = pickle.loads(pickled)
+    assert (again.mode, again.threshold, again.artifact) == ("strict", 0.7, tmp_path / "same.onnx")
+    assert again.classify(noise(1)[0]) == classifier.classify(noise(1)[0])
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(classifier.classify, noise(3)) == [classifier.classify(array) for array in noise(3)]
+
+
+def test_a_pickled_classifier_is_verified_again_by_its_key(fake_bundle, tmp_path):
+    private, public = make_keys(tmp_path / "ours")
+    sign_record(fake_bundle() / RECORD, private)
+    folder = tmp_path / "bundle-1"
+    pickled = pickle.dumps(Classifier.load(folder, public_key=public))
+    public.unlink()
+    assert pickle.loads(pickled).labels
+    (folder / SIGNATURE).unlink()
+    with pytest.raises(BundleError, match="not signed"):
+        pickle.loads(pickled)
+
+
+def test_every_error_of_the_package_can_be_pickled():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LogoEdgeError)]
+    assert len(kinds) >= 12
+    for kind in kinds:
+        error = kind("sign", "cryptography") if kind is MissingExtraError else kind("what was found")
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), vars(again)) == (kind, str(error), vars(error))
 
 
 def test_an_image_that_is_gone_when_it_is_decoded_whole_spoils_its_own_result_only(fake_bundle, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from logo_edge.enroll import (
     _digest,
     add_class,
     background_threshold,
+    change_enrolment,
     confidences,
     new_enrolment,
     read_enrolment,
@@ -65,6 +67,32 @@ def test_classes_are_not_asked_of_an_artifact_without_embeddings(bundle, enrolle
     (tmp_path / "run.onnx").write_bytes(fake_model())
     with pytest.raises(BundleError, match=r"run\.onnx: gives no embedding.*Leave out the artifact"):
         Classifier.load(bundle, artifact=tmp_path / "run.onnx", enrolled=enrolled)
+
+
+def test_enrolments_into_one_file_at_once_lose_no_class(bundle, tmp_path):
+    classifier = Classifier.load(bundle)
+    images = {f"shade-{shift}": paint(tmp_path / f"{shift}.png", (shift, 90, 30)) for shift in range(0, 240, 40)}
+
+    def add(name: str) -> None:
+        change_enrolment(
+            tmp_path / "new" / "enrolled.json", classifier.bundle,
+            lambda enrolment: add_class(enrolment, classifier, name, [images[name]])[0],
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(add, images))
+    assert set(read_enrolment(tmp_path / "new" / "enrolled.json", classifier.bundle).classes) == set(images)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["enrolled.json"]
+
+
+def test_an_enrolment_that_is_refused_leaves_its_file_as_it_was(bundle, enrolled, tmp_path):
+    before = enrolled.read_bytes()
+    with pytest.raises(EnrolmentError, match="no class 'grey' is enrolled"):
+        change_enrolment(enrolled, read_bundle(bundle), lambda enrolment: enrolment.without("grey"))
+    assert enrolled.read_bytes() == before
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(EnrolmentError, match="expected a file that can be written"):
+        change_enrolment(tmp_path / "file" / "x.json", read_bundle(bundle), lambda enrolment: enrolment)
 
 
 def test_an_enrolled_class_is_found_beside_the_bundles_own(bundle, enrolled, tmp_path):

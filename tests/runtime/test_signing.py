@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
-from logo_edge import BundleError, Classifier, LogoEdgeError, read_bundle
+from logo_edge import BundleError, Classifier, LogoEdgeError, read_bundle, scale
+from logo_edge.backends import OWN_GRAPH
 from logo_edge.bundle import RECORD, list_files, write_record
 from logo_edge.commands import classify, info, keygen, sign
 from logo_edge.signing import SIGNATURE, make_keys, sign_record
@@ -148,6 +151,77 @@ def test_the_command_line_makes_keys_signs_and_verifies(fake_bundle, tmp_path):
     assert run(classify, [image, "--bundle", str(folder), "--public-key", public]).exit_code == 0
     (folder / "card.md").write_text("changed")
     assert isinstance(run(sign, [str(folder), "--key", f"{name}.private.pem"]).exception, BundleError)
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "", "keys/.."])
+def test_keys_are_not_named_as_a_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(keygen, [name])
+    assert isinstance(refused.exception, LogoEdgeError), refused.exception
+    assert "expected a name for the pair" in str(refused.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_artifact_that_the_signed_bundle_does_not_list_is_refused_where_a_key_is_given(signed, keys, tmp_path):
+    unsigned = tmp_path / "model.onnx"
+    unsigned.write_bytes((signed / "model.onnx").read_bytes() + b"\x2a\x00")  # an empty, unknown field
+    assert Classifier.load(signed, artifact=unsigned).labels
+    for backend in (*OWN_GRAPH, "auto"):
+        with pytest.raises(BundleError, match=r"model.onnx: not signed, .* lists no file of this content.*Leave out"):
+            Classifier.load(signed, public_key=keys[1], artifact=unsigned, backend=backend)
+    refused = CliRunner().invoke(
+        info, ["--bundle", str(signed), "--public-key", str(keys[1]), "--artifact", str(unsigned)]
+    )
+    assert isinstance(refused.exception, BundleError)
+    shown = CliRunner().invoke(info, ["--bundle", str(signed), "--artifact", str(unsigned)]).output
+    assert f"runs instead  {unsigned}" in shown
+    assert "signed by" not in shown
+
+
+def test_an_artifact_that_the_signed_bundle_lists_is_run_by_its_key_too(fake_bundle, keys, tmp_path):
+    folder = fake_bundle()
+    shutil.copyfile(folder / "model.onnx", folder / "other.onnx")
+    record = json.loads((folder / RECORD).read_text())
+    record["files"]["other.onnx"] = vars(list_files(folder)["other.onnx"])
+    write_record(folder, json.dumps(record).encode())
+    sign_record(folder / RECORD, keys[0])
+    assert Classifier.load(folder, public_key=keys[1], artifact=folder / "other.onnx").run_vectors() == 3
+
+
+@pytest.mark.parametrize("backend", OWN_GRAPH)
+def test_a_model_that_is_swapped_after_it_was_verified_is_not_run(signed, keys, monkeypatch, fake_model, backend):
+    """Every opening of the model's file but the first gives another model, as a swap between check and use would."""
+    other, opened = fake_model(classes=3, size_px=16), []
+    path = signed / "model.onnx"
+    verified = path.read_bytes()
+    read = Path.read_bytes
+
+    def swapping(self):
+        data = read(self)
+        if self == path and data == verified:
+            opened.append(self)
+            path.write_bytes(other + b"\x2a\x00")
+        return data
+
+    bundle = read_bundle(signed, public_key=keys[1])
+    monkeypatch.setattr(Path, "read_bytes", swapping)
+    classifier = Classifier(bundle, backend=backend)
+    assert opened == [path]
+    assert read(path) != verified
+    assert classifier.run_vectors() == 3
+    with pytest.raises(BundleError, match="model.onnx: not the file that was packed"):
+        Classifier(bundle, backend=backend)
+
+
+def test_the_workers_of_a_cluster_verify_by_the_key_too(signed, keys):
+    bundle = read_bundle(signed, public_key=keys[1])
+    keys[1].unlink()  # a worker's machine has no such file
+    files = scale._files(bundle)
+    assert scale.Worker(files, bundle.public_key, {})._classifier.bundle.public_key == bundle.public_key
+    for forged in ({name: data for name, data in files.items() if name != SIGNATURE},
+                   files | {RECORD: files[RECORD] + b" "}):  # fmt: skip
+        with pytest.raises(BundleError, match="not signed|not what was signed"):
+            scale.Worker(forged, bundle.public_key, {})
 
 
 def test_cryptography_is_imported_only_for_a_key(signed, keys):

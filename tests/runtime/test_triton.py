@@ -17,6 +17,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, InputContract, load_image, preprocess, triton
+from logo_edge.bundle import RECORD, list_files, write_record
 from logo_edge.decision import Familiarity, Scaling
 from logo_edge.preprocess_graph import preprocess_graph
 
@@ -168,12 +169,36 @@ def test_nothing_is_written_over_a_model_or_under_a_name_that_cannot_be_one(fake
     assert len(list((tmp_path / "models").iterdir())) == 8
 
 
+@pytest.mark.parametrize("out", [".", "sub/..", "new/models"])
+def test_any_folder_may_become_the_repository_and_nothing_is_left_beside_it(fake_bundle, tmp_path, monkeypatch, out):
+    bundle, here = fake_bundle(), tmp_path / "here"
+    here.mkdir()
+    (here / "sub").mkdir()
+    monkeypatch.chdir(here)
+    before = set(tmp_path.iterdir())
+    result = export(bundle, out)
+    assert result.exit_code == 0, result.exception
+    assert {"logo_edge", "logo_edge_network"} <= {path.name for path in Path(out).iterdir()}
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_place_that_cannot_be_a_folder_is_a_message(fake_bundle, tmp_path):
+    (tmp_path / "file").write_text("a file")
+    result = export(fake_bundle(), tmp_path / "file" / "models")
+    assert isinstance(result.exception, triton.ExportError)
+    assert "expected a folder that can be written" in str(result.exception)
+
+
 def test_nothing_is_written_where_a_graph_disagrees(fake_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(
         triton, "preprocess_graph", lambda contract: preprocess_graph(InputContract(contract.size_px, (0, 0, 0)))
     )
-    classifier = Classifier.load(fake_bundle())
-    Image.new("RGBA", (20, 10), (255, 0, 0, 0)).save(classifier.bundle.folder / "vectors" / "0.png")
+    folder = fake_bundle()
+    Image.new("RGBA", (20, 10), (255, 0, 0, 0)).save(folder / "vectors" / "0.png")
+    record = json.loads((folder / RECORD).read_text())
+    record["files"]["vectors/0.png"] = vars(list_files(folder)["vectors/0.png"])
+    write_record(folder, json.dumps(record).encode())
+    classifier = Classifier.load(folder)
     with pytest.raises(triton.ExportError, match="the graphs give"):
         triton.write_repository(classifier, tmp_path / "models", "colours", triton.Serving())
     assert not (tmp_path / "models").exists()

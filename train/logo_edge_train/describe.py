@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from logo_edge.errors import DatasetError
+from logo_edge.files import replacing
 from logo_edge.images import load_image
 from logo_edge.manifest import SPLITS, Manifest
 from logo_edge.preprocess import InputContract, preprocess
@@ -263,6 +264,5 @@ def _colours(count: int) -> list:
 def _write_whole(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    write(part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        write(part)

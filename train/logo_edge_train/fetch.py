@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from logo_edge.backends import cache_folder
 from logo_edge.errors import DatasetError, MissingExtraError
+from logo_edge.files import replacing
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest
 
 RENDER_PX = 256
@@ -161,6 +161,5 @@ def _render_jobs(rows: list[LogoRow], sets: dict[str, Path], folder: Path) -> It
 
 def _render_to_file(job: tuple[str, Path]) -> None:
     svg, path = job
-    part = path.with_suffix(f".part{os.getpid()}")
-    part.write_bytes(render_svg(svg))
-    os.replace(part, path)
+    with replacing(path, flush=False) as part:
+        part.write_bytes(render_svg(svg))

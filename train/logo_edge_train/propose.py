@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.errors import DatasetError
+from logo_edge.files import write_file
 from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest
 from logo_edge.metrics import wilson_interval
@@ -124,9 +124,7 @@ def write_proposer(document: dict, path: Path = PROPOSER_FILE) -> None:
     """Writes the fitted document, one measurement a line, whole or not at all."""
     curves = ",\n".join(f"    {json.dumps(name)}: {json.dumps(curve)}" for name, curve in document["curves"].items())
     head = ",\n".join(f"  {json.dumps(key)}: {json.dumps(document[key])}" for key in document if key != "curves")
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(f'{{\n{head},\n  "curves": {{\n{curves}\n  }}\n}}\n', encoding="utf-8")
-    os.replace(part, path)
+    write_file(path, f'{{\n{head},\n  "curves": {{\n{curves}\n  }}\n}}\n')
 
 
 def _labelled(manifest: Manifest, split: str) -> list[LogoRow]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from logo_edge.errors import RecipeError, RunError
+from logo_edge.files import replacing, write_file
 from logo_edge.manifest import Manifest
 from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights, resize_layers
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig, recipe_from_dict
@@ -106,9 +106,7 @@ def write_json(path: Path, value: dict) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes the file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_file(path, text)
 
 
 def save_member(path: Path, network: torch.nn.Module) -> str:
@@ -120,9 +118,8 @@ def save_member(path: Path, network: torch.nn.Module) -> str:
         key: (value.half() if value.ndim > 1 else value).detach().cpu().contiguous()
         for key, value in network.state_dict().items()
     }
-    part = path.with_suffix(".part")
-    save_file(tensors, part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file(tensors, part)
     return file_hash(path)
 
 
@@ -157,9 +154,8 @@ def load_weights(path: Path, network: LogoNetwork) -> None:
 
 def save_logits(path: Path, logits: dict[str, np.ndarray]) -> None:
     """Writes {split: (N, K) float32} as safetensors, whole or not at all."""
-    part = path.with_suffix(".part")
-    save_arrays({split: np.ascontiguousarray(array) for split, array in logits.items()}, part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_arrays({split: np.ascontiguousarray(array) for split, array in logits.items()}, part)
 
 
 def run_identity(recipe: Recipe, manifest: Manifest) -> dict:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from logo_edge.errors import DatasetError, RunError
+from logo_edge.files import replacing
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, check_classes, leave_out, stratified_sample
 from logo_edge_train.fetch import renders_folder
@@ -250,9 +250,8 @@ def plot_search(record: dict, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=7, frameon=False)
     figure.suptitle(record["chosen"], fontsize=11)
-    part = path.with_suffix(".part")
-    figure.savefig(part, format="png", dpi=144)
-    os.replace(part, path)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=144)
 
 
 def _run_epochs(

@@ -6,7 +6,6 @@ All in one safetensors file, written whole or not at all.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from logo_edge.errors import RunError
+from logo_edge.files import replacing
 from logo_edge_train.recipe import LoopConfig
 
 
@@ -58,9 +58,8 @@ def save_modules(
     for name, optimizer in optimizers.items():
         for index, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{slot}": value for slot, value in slots.items()}
-    part = path.with_suffix(".part")
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, metadata)
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, metadata)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

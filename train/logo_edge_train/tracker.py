@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from logo_edge.errors import MissingExtraError, RunError
+from logo_edge.files import write_file
 
 STEPS_APART = 10  # every so many steps, and the last of an epoch, is kept
 PROJECT = "logo-edge"  # of Weights & Biases, and MLflow's experiment, where their variables name no other
@@ -80,9 +81,7 @@ class NetworkRecord:
         steps = [record for record in before if record["kind"] == "step" and record["epoch"] <= len(history)]
         kept = sorted([*steps, *({"kind": "epoch", **epoch} for epoch in history)], key=_place)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(_line(record) for record in [start, *kept]), encoding="utf-8")
-        os.replace(part, self.path)
+        write_file(self.path, "".join(_line(record) for record in [start, *kept]))
         self.file = self.path.open("a", encoding="utf-8")
         events = tracker.folder / "tensorboard" / stem
         shutil.rmtree(events, ignore_errors=True)

@@ -1,0 +1,105 @@
+"""Files that are replaced in one step, and changed by one process at a time.
+
+A killed process, a power cut or a full disk leaves the old file or the new one. Every room writes through this.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where parts of killed writers stay and nothing waits for another process
+    fcntl = None
+
+PART = ".logo-edge-{}.part"  # a file that is being written; no two have one name
+
+
+@contextmanager
+def replacing(path: str | os.PathLike, *, flush: bool = True) -> Iterator[Path]:
+    """The path of a new, empty file in the folder of `path`, which replaces `path` when the block ends.
+
+    Its content is on the disk before it gets the name, unless `flush` is False, for thousands of files that can be made
+    again. Where the block raises, it is deleted and `path` stays as it was. A process deletes the parts that killed
+    writers left in a folder when it first writes there. Raises OSError.
+    """
+    path = Path(path)
+    if fcntl:
+        _delete_parts(path.parent)
+    part = path.parent / PART.format(secrets.token_hex(8))
+    held = _hold(part, os.O_EXCL)
+    try:
+        yield part
+        if flush:
+            _flush(part)
+        os.replace(part, path)
+        if flush:
+            with suppress(OSError):  # a system that cannot flush folders
+                _flush(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+        if held is not None:
+            os.close(held)
+
+
+def write_file(path: str | os.PathLike, content: bytes | str) -> None:
+    """Writes the file in one step, as `replacing` does; text becomes UTF-8. Raises OSError."""
+    with replacing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def changing(path: str | os.PathLike) -> Iterator[None]:
+    """Waits until no other process or thread is in such a block for `path`: what is read in it stays true to its end.
+
+    The lock is a file beside `path`, which is deleted at the end. Raises OSError.
+    """
+    lock = Path(path).parent / f".{Path(path).name}.lock"
+    held = _hold(lock)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        if held is not None:
+            os.close(held)
+
+
+def _hold(path: Path, flags: int = 0) -> int | None:
+    """A descriptor of the file, made where there is none, that holds its lock; None where files have no locks."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+        if fcntl is None:
+            os.close(descriptor)
+            return None
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # whoever held it deleted it meanwhile
+
+
+@lru_cache(maxsize=1024)
+def _delete_parts(folder: Path) -> None:
+    """Deletes the parts in the folder that no process holds."""
+    for part in folder.glob(PART.format("*")):
+        with suppress(OSError):
+            descriptor = os.open(part, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _flush(path: Path) -> None:
+    """Waits until the file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
