@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hostile_tree import HostileTree, build_hostile_tree
-from PIL import Image
+from pictures import marked
 
 from logo_edge.bundle import EMBEDDING, VECTORS, Bundle, ModelEntry, list_files, write_bundle_record
 from logo_edge.decision import Calibration, Mode
@@ -85,7 +85,7 @@ def write_bundle(
     embedding: bool = False,
     **calibration,
 ) -> Path:
-    """A proper bundle in the new folder `folder`; its vectors are one full-coloured image for each label.
+    """A proper bundle in the new folder `folder`; its vectors are one image in a full colour for each label.
 
     `abstain_below` is that of balanced. With `embedding`, which is the mean colour, images of all colours are the space
     and its background. `calibration` holds further fields of a Calibration.
@@ -100,7 +100,7 @@ def write_bundle(
     for index, label in enumerate(labels[:3]):
         colour = np.eye(3, dtype=int)[index] * 255
         name = f"vectors/{index}.png"
-        Image.new("RGB", (20, 10), tuple(colour.tolist())).save(folder / name)
+        marked(tuple(colour.tolist()), (20, 10)).save(folder / name)
         logits = colour @ channel_weights(len(labels))
         vectors.append({"image": name, "logits": logits.tolist(), "best_guess": label})
     (folder / VECTORS).write_text(json.dumps({"vectors": vectors}), encoding="utf-8")

@@ -31,6 +31,10 @@ std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& co
 
 // Decisions: see logo_edge.decision.
 
+bool is_blank(const std::vector<std::uint8_t>& pixels) {
+  return std::equal(pixels.begin() + 3, pixels.end(), pixels.begin());
+}
+
 namespace {
 
 constexpr double kDefaultCoverage = 0.95;
@@ -76,7 +80,7 @@ std::optional<double> set_threshold(const Calibration& calibration, std::optiona
 }  // namespace
 
 Classification decide(const std::vector<std::string>& labels, const Calibration& calibration,
-                      const std::vector<float>& logits, std::optional<float> epistemic, const Options& options) {
+                      const std::vector<float>& logits, std::optional<float> epistemic, bool blank, const Options& options) {
   const std::vector<double> wide(logits.begin(), logits.end());
   const auto probabilities = calibrated_probabilities(wide, calibration);
   const auto best = std::max_element(probabilities.begin(), probabilities.end()) - probabilities.begin();
@@ -100,9 +104,11 @@ Classification decide(const std::vector<std::string>& labels, const Calibration&
   }
   result.energy = log_sum_exp(wide);
   result.is_logo = !calibration.familiar_above || result.energy >= *calibration.familiar_above;
-  result.high_confidence = result.confidence >= calibration.abstain_below.at("strict");
-  result.low_confidence = !(result.confidence >= calibration.abstain_below.at("balanced"));
-  if (result.confidence >= options.threshold.value_or(calibration.abstain_below.at(options.mode))) {  // false for NaN too
+  result.high_confidence = !blank && result.confidence >= calibration.abstain_below.at("strict");
+  result.low_confidence = blank || !(result.confidence >= calibration.abstain_below.at("balanced"));
+  if (blank && options.mode != "best-guess") {
+    result.reason = "blank";
+  } else if (result.confidence >= options.threshold.value_or(calibration.abstain_below.at(options.mode))) {  // false for NaN too
     result.label = result.best_guess;
   } else {
     result.reason = "low_confidence";
@@ -298,7 +304,7 @@ Classification Classifier::classify(const Image& image) const {
                                           loaded.output_names.size());
   const float* logits = outputs[0].GetTensorData<float>();
   const auto epistemic = outputs.size() > 1 ? std::optional<float>(*outputs[1].GetTensorData<float>()) : std::nullopt;
-  return decide(loaded.labels, loaded.calibration, {logits, logits + loaded.labels.size()}, epistemic, options_);
+  return decide(loaded.labels, loaded.calibration, {logits, logits + loaded.labels.size()}, epistemic, is_blank(pixels), options_);
 }
 
 }  // namespace logo_edge

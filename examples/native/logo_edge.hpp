@@ -80,15 +80,19 @@ struct Classification {
   bool is_logo = true;
   bool high_confidence = false;
   bool low_confidence = false;
-  std::optional<std::string> reason;
+  std::optional<std::string> reason;  // low_confidence or blank
 };
 
 /// The letterboxed image, (size_px, size_px, 3) uint8 RGB; equal to `logo_edge.preprocess` to the byte.
 std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& contract);
 
-/// The decision on (K) logits before temperature; `epistemic` in nats, where the graph estimates it.
+/// Whether nothing is in the picture: all pixels that `preprocess` gave have one colour.
+bool is_blank(const std::vector<std::uint8_t>& pixels);
+
+/// The decision on (K) logits before temperature; `epistemic` in nats, where the graph estimates it. What is `blank` gets
+/// no label in any mode but best-guess.
 Classification decide(const std::vector<std::string>& labels, const Calibration& calibration,
-                      const std::vector<float>& logits, std::optional<float> epistemic, const Options& options);
+                      const std::vector<float>& logits, std::optional<float> epistemic, bool blank, const Options& options);
 
 /// A bundle in memory, every file's hash checked; may be shared by threads.
 class Classifier {

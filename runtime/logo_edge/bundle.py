@@ -105,7 +105,7 @@ class Bundle:
         Raises BundleError where it is not listed, cannot be read or has changed.
         """
         if name not in self.files:
-            raise BundleError(f"{self.folder}: {name!r} is not in the bundle; pack it anew")
+            raise BundleError(f"{self.folder / str(name)}: bundle.json does not list it; pack the bundle anew")
         return _read_file(self.folder, name, self.files[name])
 
     @property

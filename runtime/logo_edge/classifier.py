@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import json
 import os
@@ -29,7 +28,17 @@ from logo_edge.backends import (
     remember_fastest,
 )
 from logo_edge.bundle import DEFAULT_BUNDLE, EMBEDDING, EPISTEMIC, VECTORS, Bundle, read_bundle
-from logo_edge.decision import Mode, calibrated_logits, energy, entropy, may_change, prediction_set
+from logo_edge.decision import (
+    Mode,
+    Rejection,
+    calibrated_logits,
+    energy,
+    entropy,
+    is_blank,
+    may_change,
+    prediction_set,
+    spread,
+)
 from logo_edge.errors import BundleError, ImageError, LogoEdgeError
 from logo_edge.images import MAX_PIXELS, ImageSource, load_image, load_reduced, take_bytes
 from logo_edge.metrics import softmax
@@ -42,14 +51,9 @@ VECTOR_TOLERANCE = 0.1  # of a logit; backends and CPUs sum in other orders, and
 ARTIFACT_TOLERANCE = 0.5  # of one in another precision, as `logo-edge export` verified it on real logos
 REDUCED_SIDES = 2  # a JPEG is decoded at a scale that leaves it at least so many times the model's side
 REDUCED_PIXELS = 1_500_000  # fewer are decoded whole in less time than those near a threshold take twice
+REDUCED_SPREAD = 8  # of 255; pixels that differ by no more may be blank when the image is decoded whole
 REDUCED_SHIFT = 0.25  # of a logit, by which that might move it: half more than the most seen (docs/runtime.md)
 DEFAULT_COVERAGE = 0.95  # of prediction sets, where the bundle can promise it
-
-
-class Rejection(enum.StrEnum):
-    """Why no label was given."""
-
-    LOW_CONFIDENCE = "low_confidence"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Match:
 class Classification:
     """What is known of one image.
 
-    `label` is None when the classifier abstains (`reason` says why); `best_guess` is there all the same.
+    `label` is None when the classifier abstains (`reason` says why: it is not sure enough, or nothing is in the picture,
+    which no mode but best-guess labels); `best_guess` is there all the same.
     `confidence` is the calibrated probability of the best guess, 0 to 1; `probabilities` holds every class's.
     `epistemic` is what the members of an ensemble disagree on, or the network's own estimate of it, in nats, None where
     the bundle has neither; `aleatoric` is the rest of the entropy of the probabilities, in nats. `prediction_set` holds the true label
@@ -253,15 +258,21 @@ class Classifier:
         """(B, K) float32 before temperature, of (B, S, S, 3) uint8 pixels."""
         return self._backend.run(pixels, self._outputs[:1])[0]
 
-    def decide(self, logits: np.ndarray, epistemic: np.ndarray | None = None) -> list[Classification]:
-        """The calibrated decision for each row of (B, K) logits and, of a bundle that has it, (B,) epistemic."""
+    def decide(
+        self, logits: np.ndarray, epistemic: np.ndarray | None = None, *, blank: np.ndarray | None = None
+    ) -> list[Classification]:
+        """The calibrated decision for each row of (B, K) logits and, of a bundle that has it, (B,) epistemic.
+
+        `blank` (B,) says which pictures hold nothing, as `decision.is_blank` finds; left out: none.
+        """
         probabilities, energies = self.calibrated(logits), energy(logits)
         entropies = entropy(probabilities)
         known = [None] * len(logits) if epistemic is None else np.maximum(epistemic, 0.0).tolist()
         aleatoric = entropies if epistemic is None else np.maximum(entropies - np.maximum(epistemic, 0.0), 0.0)
+        empty = [False] * len(logits) if blank is None else blank.tolist()
         return [
             self._decide_one(*row)
-            for row in zip(probabilities.tolist(), aleatoric.tolist(), known, energies.tolist(), strict=True)
+            for row in zip(probabilities.tolist(), aleatoric.tolist(), known, energies.tolist(), empty, strict=True)
         ]
 
     def prediction_set(self, result: Classification, level: float, *, by_class: bool = False) -> tuple[str, ...]:
@@ -294,7 +305,7 @@ class Classifier:
             guess = self.decide(found[None])[0].best_guess
             if not off <= self._tolerance or guess != best_guess:
                 raise BundleError(
-                    f"{self.bundle.folder}: golden vector {name} gives {guess} with logits off by "
+                    f"{self.bundle.folder}: golden vector {PurePosixPath(name).name} gives {guess} with logits off by "
                     f"{off:.3g}; expected {best_guess} within {self._tolerance}. This {self.backend} or CPU "
                     "does not compute the model as it was verified; report it, or try another release or backend"
                 )
@@ -305,45 +316,48 @@ class Classifier:
         results: list = [pixels if isinstance(pixels, ImageError) else None for pixels, _ in read]
         readable = [index for index, result in enumerate(results) if result is None]
         if readable:
-            pixels = [read[index][0] for index in readable]
-            outputs, errors = self._run(np.stack(pixels) if len(pixels) > 1 else pixels[0][None]), {}
+            pixels = np.stack([read[index][0] for index in readable])
+            outputs, errors = self._run(pixels), {}
             if any(reduced is not None for _, reduced in read):
-                errors = self._run_again(outputs, [read[index][1] for index in readable])
-            for row, (index, decision) in enumerate(zip(readable, self._decide_outputs(outputs), strict=True)):
+                errors = self._run_again(outputs, pixels, [read[index][1] for index in readable])
+            for row, (index, decision) in enumerate(zip(readable, self._decide_outputs(outputs, pixels), strict=True)):
                 results[index] = errors.get(row, decision)
                 if self._log and row not in errors:
                     self._log.append(decision)
         return results
 
-    def _run_again(self, outputs: list[np.ndarray], reduced: list[ImageSource | None]) -> dict[int, ImageError]:
-        """Puts in the outputs of the whole image where one at a lower scale might have been decided otherwise.
+    def _run_again(
+        self, outputs: list[np.ndarray], pixels: np.ndarray, reduced: list[ImageSource | None]
+    ) -> dict[int, ImageError]:
+        """Puts in the pixels and outputs of the whole image where one at a lower scale might be decided otherwise.
 
         What comes back is, by row, why an image could not be read a second time.
         """
         logits, calibration = outputs[0], self.bundle.calibration
         close = may_change(
             calibration, self.calibrated(logits), energy(logits), self.threshold, self.coverage, REDUCED_SHIFT
-        )
+        ) | (spread(pixels) <= REDUCED_SPREAD)
         errors: dict[int, ImageError] = {}
         for row, source in enumerate(reduced):
             if source is None or not close[row]:
                 continue
             try:
-                pixels = self.read_pixels(source)
+                pixels[row] = self.read_pixels(source)
             except ImageError as error:
                 errors[row] = error
                 continue
-            for output, whole in zip(outputs, self._run(pixels[None]), strict=True):
+            for output, whole in zip(outputs, self._run(pixels[row][None]), strict=True):
                 output[row] = whole[0]
         return errors
 
-    def _decide_outputs(self, outputs: list[np.ndarray]) -> list[Classification]:
-        """The decisions on what `_run` gave."""
+    def _decide_outputs(self, outputs: list[np.ndarray], pixels: np.ndarray) -> list[Classification]:
+        """The decisions on what `_run` gave of the pixels."""
+        blank = is_blank(pixels)
         if self.enrolment is None:
-            return self.decide(*outputs)
+            return self.decide(*outputs, blank=blank)
         *outputs, embeddings = outputs
-        matches = self.enrolment.match(embeddings)
-        return [replace(found, enrolled=match) for found, match in zip(self.decide(*outputs), matches, strict=True)]
+        decisions, matches = self.decide(*outputs, blank=blank), self.enrolment.match(embeddings)
+        return [replace(decision, enrolled=match) for decision, match in zip(decisions, matches, strict=True)]
 
     def _run(self, pixels: np.ndarray) -> list[np.ndarray]:
         return self._backend.run(pixels, self._outputs)
@@ -363,7 +377,7 @@ class Classifier:
 
     def classify_pixels(self, pixels: np.ndarray) -> list[Classification]:
         """The decision for each of (B, S, S, 3) uint8 pixels, as `read_pixels` gives them; they are not logged."""
-        return self._decide_outputs(self._run(pixels))
+        return self._decide_outputs(self._run(pixels), pixels)
 
     def embeddings(self, pixels: np.ndarray) -> np.ndarray:
         """(B, D) float32 features before the network's last layer, of (B, S, S, 3) uint8 pixels.
@@ -391,15 +405,18 @@ class Classifier:
         return softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
 
     def _decide_one(
-        self, probabilities: list[float], aleatoric: float, epistemic: float | None, energy: float
+        self, probabilities: list[float], aleatoric: float, epistemic: float | None, energy: float, blank: bool
     ) -> Classification:
         calibration = self.bundle.calibration
         confidence = max(probabilities)
         best_guess = self.labels[probabilities.index(confidence)]
         by_label = dict(zip(self.labels, probabilities, strict=True))
-        answered = confidence >= self.threshold  # False, so that NaN gets no label either
+        if blank and self.mode != Mode.BEST_GUESS:
+            reason = Rejection.BLANK
+        else:
+            reason = None if confidence >= self.threshold else Rejection.LOW_CONFIDENCE  # of NaN too
         return Classification(
-            label=best_guess if answered else None,
+            label=best_guess if reason is None else None,
             best_guess=best_guess,
             confidence=confidence,
             probabilities=by_label,
@@ -408,9 +425,9 @@ class Classifier:
             prediction_set=None if self.coverage is None else prediction_set(calibration, by_label, self.coverage),
             energy=energy,
             is_logo=calibration.familiarity is None or energy >= calibration.familiarity.threshold,
-            high_confidence=confidence >= calibration.abstain_below[Mode.STRICT],
-            low_confidence=not confidence >= calibration.abstain_below[Mode.BALANCED],
-            reason=None if answered else Rejection.LOW_CONFIDENCE,
+            high_confidence=not blank and confidence >= calibration.abstain_below[Mode.STRICT],
+            low_confidence=blank or not confidence >= calibration.abstain_below[Mode.BALANCED],
+            reason=reason,
         )
 
 

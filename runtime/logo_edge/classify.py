@@ -15,6 +15,7 @@ from pathlib import Path
 
 from logo_edge.backends import on_cores
 from logo_edge.classifier import Classification, Classifier
+from logo_edge.decision import Rejection
 from logo_edge.errors import ImageError, LogoEdgeError
 from logo_edge.folders import (
     EXPLAINED,
@@ -192,7 +193,8 @@ def _print(records: Iterator[dict], options: Options, width: int) -> int:
 
 def _describe(record: dict, options: Options) -> str:
     """Label, confidence and what else was asked for, as the table shows it."""
-    parts = [f"{record['label'] or '(unsure)':12}  {_percent(record['confidence']):>6}"]
+    withheld = "(blank)" if record["reason"] == Rejection.BLANK else "(unsure)"
+    parts = [f"{record['label'] or withheld:12}  {_percent(record['confidence']):>6}"]
     if record["label"] is None:
         parts.append(f"best guess: {record['best_guess']}")
     if options.top_k:

@@ -21,6 +21,13 @@ class Mode(enum.StrEnum):
     STRICT = "strict"
 
 
+class Rejection(enum.StrEnum):
+    """Why no label was given."""
+
+    LOW_CONFIDENCE = "low_confidence"
+    BLANK = "blank"  # nothing is in the picture: `is_blank`
+
+
 @dataclass(frozen=True)
 class Scaling:
     """An affine map of log-probabilities: `weight` (K, K), `bias` (K,). `method` is vector or dirichlet.
@@ -69,6 +76,20 @@ class Calibration:
     scaling: Scaling | None = None
     conformal: tuple[Conformal, ...] = ()
     familiarity: Familiarity | None = None
+
+
+def is_blank(pixels: np.ndarray) -> np.ndarray:
+    """(B,) whether nothing is in the picture: all pixels of (B, S, S, 3) uint8, as the model sees it, have one colour.
+
+    Modes but best-guess then give no label. A difference of one step in one channel of one pixel is something.
+    """
+    values = pixels.reshape(len(pixels), -1)
+    return (values[:, 3:] == values[:, :-3]).all(axis=1)
+
+
+def spread(pixels: np.ndarray) -> np.ndarray:
+    """(B,) the largest difference of two pixels within a channel of (B, S, S, 3) uint8; 0 where it is blank."""
+    return np.ptp(pixels.reshape(len(pixels), -1, 3), axis=1).max(axis=1)
 
 
 def calibrated_logits(logits: np.ndarray, temperature: float, scaling: Scaling | None = None) -> np.ndarray:

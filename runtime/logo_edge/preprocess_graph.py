@@ -14,12 +14,12 @@ OPSET, IR_VERSION = 18, 10  # ONNX Runtime 1.20 or later
 
 GRAPH = """
 <ir_version: IR_VERSION, opset_import: ["" : OPSET, "logo_edge" : 1]>
-preprocess (uint8[height, width, 4] image) => (uint8[1, SIZE, SIZE, 3] pixels)
+preprocess (uint8[height, width, 4] image) => (uint8[1, SIZE, SIZE, 3] pixels, bool[1, 1] is_blank)
 <
   int64 first = {0}, int64 last = {-1}, int64 fourth = {3}, int64[1] minus_two = {-2},
-  int64[1] axis_0 = {0}, int64[1] axis_1 = {1}, int64[1] axis_2 = {2}, int64[2] axes_1_2 = {1, 2},
+  int64[1] axis_0 = {0}, int64[1] axis_1 = {1}, int64[1] axis_2 = {2}, int64[2] axes_1_2 = {1, 2}, int64[2] axes_0_1 = {0, 1},
   int64[2] three_and_one = {3, 1}, int64[1] one = {1}, int64[1] two = {2},
-  float full_float = {255}, float half = {0.5}, int32 full = {255}, int32 rounding = {127}, int32 pair = {2},
+  float full_float = {255}, float half = {0.5}, int32 full = {255}, int32 rounding = {127}, int32 pair = {2}, int32 none = {0},
   double one_pixel = {1}, double twice = {2}, double nothing = {0},
   double[4] luminance_weights = {76245, 149685, 29070, 0}
 >
@@ -128,6 +128,14 @@ preprocess (uint8[height, width, 4] image) => (uint8[1, SIZE, SIZE, 3] pixels)
   upright = Transpose <perm = [1, 2, 0]> (square)
   bytes = Cast <to = 2> (upright)
   pixels = Unsqueeze (bytes, axis_0)
+
+  # Blank where all pixels have one colour.
+  brightest = ReduceMax <keepdims = 0> (square, axes_1_2)
+  darkest = ReduceMin <keepdims = 0> (square, axes_1_2)
+  spreads = Sub (brightest, darkest)
+  spread = ReduceMax <keepdims = 0> (spreads)
+  is_uniform = Equal (spread, none)
+  is_blank = Unsqueeze (is_uniform, axes_0_1)
 }
 <domain: "logo_edge", opset_import: ["" : OPSET]>
 coefficients (length_1, size_1) => (high, middle, low)
@@ -201,7 +209,8 @@ rounded (high, middle, low) => (rounded)
 
 
 def preprocess_graph(contract: InputContract):
-    """An ONNX model: `image` (H, W, 4) uint8 RGBA of straight alpha -> `pixels` (1, size_px, size_px, 3) uint8 RGB.
+    """An ONNX model: `image` (H, W, 4) uint8 RGBA of straight alpha -> `pixels` (1, size_px, size_px, 3) uint8 RGB and
+    `is_blank` (1, 1), whether all of them have one colour.
 
     An RGB image has an alpha of 255 throughout. Raises MissingExtraError without the package onnx.
     """

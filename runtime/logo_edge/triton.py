@@ -22,19 +22,20 @@ import typer
 
 from logo_edge.bundle import VECTORS, Bundle
 from logo_edge.classifier import Classifier
-from logo_edge.decision import Mode
+from logo_edge.decision import Mode, Rejection
 from logo_edge.errors import ExportError
 from logo_edge.images import load_image
 from logo_edge.preprocess_graph import parse_graph, preprocess_graph
 
 PARTS = ("preprocess", "network", "decision")
+REASONS = ("", Rejection.LOW_CONFIDENCE.value, Rejection.BLANK.value)  # why there is no label
 TOLERANCE = 1e-6  # of a probability: the decision graph computes in float64 and gives float32
 
 DECISION = """
 <ir_version: IR_VERSION, opset_import: ["" : OPSET]>
-decide (float[batch, CLASSES] logits) => (
+decide (float[batch, CLASSES] logits, bool[batch, 1] is_blank) => (
   string[batch, 1] label, string[batch, 1] best_guess, float[batch, 1] confidence, float[batch, CLASSES] probabilities,
-  bool[batch, 1] is_logo
+  bool[batch, 1] is_logo, string[batch, 1] reason
 )
 <int64[1] classes = {1}>
 {
@@ -46,10 +47,17 @@ decide (float[batch, CLASSES] logits) => (
   best = ArgMax <axis = 1, keepdims = 1> (shares)
   best_guess = Gather (labels, best)
   is_sure = GreaterOrEqual (highest, abstain_below)
-  given = Where (is_sure, best, no_label)
+  refuses_blank = And (is_blank, needs_content)
+  has_content = Not (refuses_blank)
+  is_answered = And (is_sure, has_content)
+  given = Where (is_answered, best, no_label)
   label = Gather (labels, given)
   energy = ReduceLogSumExp <keepdims = 1> (exact, classes)
   is_logo = GreaterOrEqual (energy, least_energy)
+  is_unsure = Not (is_sure)
+  sureness = Cast <to = 7> (is_unsure)
+  reason_index = Where (refuses_blank, blank_reason, sureness)
+  reason = Gather (reasons, reason_index)
   confidence = Cast <to = 1> (highest)
   probabilities = Cast <to = 1> (shares)
 }
@@ -80,7 +88,7 @@ class Serving:
     help="""Write a bundle as a model repository for the NVIDIA Triton inference server.
 
     Clients send one decoded image, (H, W, 4) uint8 RGBA, to the ensemble NAME and get label (empty where it abstains),
-    best_guess, confidence, probabilities and is_logo. Preprocessing, network and decision are ONNX graphs, which are
+    reason (empty where it does not), best_guess, confidence, probabilities and is_logo. Preprocessing, network and decision are ONNX graphs, which are
     run here on the bundle's own vectors first and written only where they agree with this runtime.
 
     \b
@@ -154,7 +162,10 @@ def write_repository(classifier: Classifier, out: Path, name: str, serving: Serv
 
 
 def decision_graph(classifier: Classifier):
-    """An ONNX model: logits (B, K) float32 -> what `Classifier.decide` makes of them; `label` is "" where it abstains."""
+    """An ONNX model: logits (B, K) float32 and is_blank (B, 1) -> what `Classifier.decide` makes of them.
+
+    `label` is "" where it abstains, `reason` where it does not.
+    """
     bundle, calibration = classifier.bundle, classifier.bundle.calibration
     familiarity, scaling = calibration.familiarity, calibration.scaling
     constants = {
@@ -162,6 +173,9 @@ def decision_graph(classifier: Classifier):
         "no_label": np.array(len(bundle.labels), np.int64),
         "temperature": np.array(calibration.temperature, np.float64),
         "abstain_below": np.array(classifier.threshold, np.float64),
+        "needs_content": np.array(classifier.mode != Mode.BEST_GUESS),
+        "reasons": np.array(REASONS, object),
+        "blank_reason": np.array(REASONS.index(Rejection.BLANK), np.int64),
         "least_energy": np.array(-np.inf if familiarity is None else familiarity.threshold, np.float64),
     }
     if scaling:
@@ -177,25 +191,28 @@ def configurations(bundle: Bundle, name: str, serving: Serving) -> dict[str, str
     """The config.pbtxt of every model of the repository, by its name; the ensemble's stands last."""
     size, classes, model = bundle.input.size_px, len(bundle.labels), bundle.model
     decision = [("label", "STRING", [1]), ("best_guess", "STRING", [1]), ("confidence", "FP32", [1]),
-                ("probabilities", "FP32", [classes]), ("is_logo", "BOOL", [1])]  # fmt: skip
+                ("probabilities", "FP32", [classes]), ("is_logo", "BOOL", [1]), ("reason", "STRING", [1])]  # fmt: skip
     batching = [f"dynamic_batching {{ max_queue_delay_microseconds: {serving.queue_delay_us} }}"]
     names = {part: f"{name}_{part}" for part in PARTS}
     steps = [
-        _step(names["preprocess"], {"image": "image"}, {"pixels": "pixels"}),
+        _step(names["preprocess"], {"image": "image"}, {"pixels": "pixels", "is_blank": "is_blank"}),
         _step(names["network"], {model.input_name: "pixels"}, {model.output_name: "logits"}),
-        _step(names["decision"], {"logits": "logits"}, {output: output for output, *_ in decision}),
+        _step(
+            names["decision"], {"logits": "logits", "is_blank": "is_blank"}, {output: output for output, *_ in decision}
+        ),
     ]
     image = [("image", "UINT8", [-1, -1, 4])]
     return {
         names["preprocess"]: _config(
-            names["preprocess"], 0, image, [("pixels", "UINT8", [1, size, size, 3])], _on_cpu(serving)
+            names["preprocess"], 0, image, [("pixels", "UINT8", [1, size, size, 3]), ("is_blank", "BOOL", [1, 1])],
+            _on_cpu(serving),
         ),
         names["network"]: _config(
             names["network"], serving.max_batch, [(model.input_name, "UINT8", [size, size, 3])],
             [(model.output_name, "FP32", [classes])], batching + _on_device(serving),
         ),
         names["decision"]: _config(
-            names["decision"], serving.max_batch, [("logits", "FP32", [classes])], decision, _on_cpu(serving)
+            names["decision"], serving.max_batch, [("logits", "FP32", [classes]), ("is_blank", "BOOL", [1])], decision, _on_cpu(serving)
         ),
         name: _config(
             name, 0, image, [(output, kind, [1, *dims]) for output, kind, dims in decision],
@@ -245,15 +262,17 @@ def _verify(classifier: Classifier, graphs: list[bytes]) -> int:
     vectors = json.loads(bundle.read(VECTORS))["vectors"]
     for vector in vectors:
         image = bundle.read(vector["image"])
-        (pixels,) = sessions[0].run(None, {"image": np.asarray(load_image(image).convert("RGBA"))})
+        pixels, is_blank = sessions[0].run(None, {"image": np.asarray(load_image(image).convert("RGBA"))})
         (logits,) = sessions[1].run([bundle.model.output_name], {bundle.model.input_name: pixels})
-        label, best_guess, _, probabilities, is_logo = sessions[2].run(None, {"logits": logits})
+        label, best_guess, _, probabilities, is_logo, reason = sessions[2].run(
+            None, {"logits": logits, "is_blank": is_blank}
+        )
         expected = classifier.classify(image)
-        found = (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]))
+        found = (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]), reason[0, 0] or None)
         off = float(np.abs(probabilities[0] - list(expected.probabilities.values())).max())
         if (
             not np.array_equal(pixels[0], classifier.read_pixels(image))
-            or found != (expected.label, expected.best_guess, expected.is_logo)
+            or found != (expected.label, expected.best_guess, expected.is_logo, expected.reason)
             or not off <= TOLERANCE
         ):
             raise ExportError(

@@ -58,23 +58,26 @@ def entropy(probabilities: list[float]) -> float:
 
 
 def decision_vector(side: str, logits: tuple[float, ...], temperature: float, abstain_below: float, *,
-                    mode: str = "balanced", scaling: dict | None = None, energy_below: float | None = None) -> dict:  # fmt: skip
+                    mode: str = "balanced", scaling: dict | None = None, energy_below: float | None = None,
+                    blank: bool = False) -> dict:  # fmt: skip
     """One row: what is put in, on which side of the threshold the confidence lies, and what must come out.
 
-    `abstain_below` is the threshold of balanced; that of strict lies halfway from it to 1.
+    A `blank` picture gets no label in any mode but best-guess, whichever side it lies on. `abstain_below` is the threshold of balanced; that of strict lies halfway from it to 1.
     """
     probabilities = scale(logits, temperature, scaling) if scaling else softmax(logits, temperature)
     confidence = max(probabilities)
     best_guess = LABELS[probabilities.index(confidence)]  # of equal ones the first
     strict_below = (1 + abstain_below) / 2
     abstains = confidence < {"best-guess": 0.0, "balanced": abstain_below, "strict": strict_below}[mode]
+    reason = "blank" if blank and mode != "best-guess" else "low_confidence" if abstains else None
     return {
-        "side": side, "mode": mode, "labels": list(LABELS[: len(logits)]), "logits": list(logits),
+        "side": side, "mode": mode, "blank": blank, "labels": list(LABELS[: len(logits)]), "logits": list(logits),
         "temperature": temperature, "scaling": scaling, "abstain_below": abstain_below, "strict_below": strict_below,
         "energy": energy(logits), "entropy": entropy(probabilities), "energy_below": energy_below,
         "is_logo": energy_below is None or energy(logits) >= energy_below,
-        "label": None if abstains else best_guess, "best_guess": best_guess, "confidence": confidence,
-        "reason": "low_confidence" if abstains else None,
+        "high_confidence": not blank and confidence >= strict_below, "low_confidence": blank or confidence < abstain_below,
+        "label": best_guess if reason is None else None, "best_guess": best_guess, "confidence": confidence,
+        "reason": reason,
     }  # fmt: skip
 
 
@@ -97,6 +100,11 @@ def decision_vectors() -> list[dict]:
         rows.append(decision_vector("above", logits, temperature, confidence + STEP, mode="best-guess"))
         rows.append(decision_vector("below", logits, temperature, confidence - STEP, mode="strict"))
         rows.append(decision_vector("above", logits, temperature, max(0.0, 2 * confidence - 1 - STEP), mode="strict"))
+    for logits, temperature in CASES[:4]:
+        confidence = max(softmax(logits, temperature))
+        for mode in ("best-guess", "balanced", "strict"):
+            rows.append(decision_vector("above", logits, temperature, max(0.0, 2 * confidence - 1 - STEP), mode=mode, blank=True))  # fmt: skip
+            rows.append(decision_vector("below", logits, temperature, confidence + STEP, mode=mode, blank=True))
     for index, (logits, temperature) in enumerate(CASES):
         scaling = make_scaling(len(logits), whole=index % 2 == 1)
         confidence = max(scale(logits, temperature, scaling))
@@ -149,8 +157,33 @@ def write_inputs() -> list[Path]:
     for name, image, options in (("opaque-wide", opaque, {}),
                                  ("palette-alpha", palette, {"transparency": bytes(range(0, 252, 28))})):  # fmt: skip
         image.save(HERE / "preprocess" / f"{name}.png", **options)
-    own = [HERE / "preprocess" / "opaque-wide.png", HERE / "preprocess" / "palette-alpha.png"]
+    for name, image in plain_pictures().items():
+        image.save(HERE / "preprocess" / f"{name}.png", optimize=True)
+    own = [HERE / "preprocess" / f"{name}.png" for name in ("opaque-wide", "palette-alpha", *plain_pictures())]
     return [*sorted((ROOT / "runtime/logo_edge/samples").glob("*.png")), *own]
+
+
+def plain_pictures() -> dict:
+    """Pictures in which nothing is, by names that begin with `blank`, and some in which hardly anything is."""
+    from PIL import Image
+
+    clear = Image.linear_gradient("L").resize((31, 50)).convert("RGBA")  # hidden colours
+    clear.putalpha(0)
+    vanishing, faint, pixel = (Image.new("RGB", size, "white") for size in ((640, 640), (128, 90), (48, 48)))
+    vanishing.putpixel((301, 77), (254, 255, 255))  # too little to be left of it at the model's size
+    faint.paste((254, 255, 255), (40, 30, 52, 42))
+    pixel.putpixel((20, 9), (0, 0, 0))
+    return {
+        "blank-white": Image.new("RGB", (40, 30), "white"),
+        "blank-tint": Image.new("L", (30, 70), 243),
+        "blank-clear": clear,
+        "blank-one-pixel": Image.new("RGB", (1, 1), (200, 30, 40)),
+        "blank-square-of-glass": Image.new("RGBA", (24, 24), (255, 255, 255, 130)),
+        "blank-vanishing": vanishing,
+        "faint": faint,
+        "one-dark-pixel": pixel,
+        "sheet-of-glass": Image.new("RGBA", (60, 30), (255, 255, 255, 254)),  # its edges show on the dark background
+    }
 
 
 def write_preprocess_vectors() -> list[dict]:
@@ -166,7 +199,8 @@ def write_preprocess_vectors() -> list[dict]:
             expected = HERE / "preprocess" / f"{path.stem}-{size_px}.png"
             pixels = preprocess(load_image(path, fast=False), InputContract(size_px))
             Image.fromarray(pixels).save(expected, optimize=True)
-            rows.append({"image": path.relative_to(ROOT).as_posix(), "size_px": size_px,
+            colours = {tuple(pixel) for row in pixels.tolist() for pixel in row}
+            rows.append({"image": path.relative_to(ROOT).as_posix(), "size_px": size_px, "blank": len(colours) == 1,
                          "expected": expected.relative_to(ROOT).as_posix()})  # fmt: skip
     return rows
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
-from logo_edge.decision import Familiarity, Scaling
+from logo_edge.decision import Familiarity, Scaling, is_blank, spread
 from logo_edge.members import mutual_information, pool_logits
 from logo_edge.metrics import softmax
 
@@ -39,15 +39,26 @@ def test_an_image_is_preprocessed_to_the_byte(vector, fast):
     found = preprocess(load_image(ROOT / vector["image"], fast=fast), InputContract(vector["size_px"]))
     assert found.shape == expected.shape == (vector["size_px"], vector["size_px"], 3)
     assert np.array_equal(found, expected)
+    assert is_blank(found[None]).tolist() == [vector["blank"]]
 
 
 def test_the_preprocessing_vectors_cover_every_drawing_size_and_background():
     assert {(ROOT / vector["image"]).name for vector in PREPROCESS} >= {
         path.name for path in (ROOT / "runtime/logo_edge/samples").glob("*.png")
     }
-    assert Counter(vector["size_px"] for vector in PREPROCESS) == {128: 10, 96: 10}
+    assert Counter(vector["size_px"] for vector in PREPROCESS) == {128: 19, 96: 19}
     corners = {Image.open(ROOT / vector["expected"]).getpixel((0, 0)) for vector in PREPROCESS}
     assert {(255, 255, 255), (60, 60, 60), (20, 40, 90)} <= corners
+
+
+def test_blank_is_what_has_one_colour_as_the_model_sees_it_and_a_faint_mark_is_not():
+    blank = {Path(vector["image"]).stem for vector in PREPROCESS if vector["blank"]}
+    assert blank == {Path(vector["image"]).stem for vector in PREPROCESS if "blank-" in vector["image"]}
+    assert len(blank) == 6
+    square = np.full((3, 8, 8, 3), 255, np.uint8)
+    square[1, 7, 7, 2] = square[2, 0, 0, 0] = 254
+    assert is_blank(square).tolist() == [True, False, False]
+    assert spread(square).tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize("vector", DECISIONS, ids=lambda vector: f"{vector['side']}-{vector['logits']}")
@@ -57,14 +68,15 @@ def test_logits_give_the_decision(fake_bundle, vector):
         strict_below=vector["strict_below"], scaling=vector["scaling"] and Scaling(**vector["scaling"]),
         familiarity=None if vector["energy_below"] is None else Familiarity(vector["energy_below"], 0.05),
     )  # fmt: skip
-    (decision,) = Classifier.load(folder, mode=vector["mode"]).decide(np.array([vector["logits"]], np.float32))
+    classifier, blank = Classifier.load(folder, mode=vector["mode"]), np.array([vector["blank"]])
+    (decision,) = classifier.decide(np.array([vector["logits"]], np.float32), blank=blank)
     assert (decision.label, decision.best_guess, decision.reason, decision.is_logo) == (
         vector["label"], vector["best_guess"], vector["reason"], vector["is_logo"]
     )  # fmt: skip
     assert decision.confidence == pytest.approx(vector["confidence"], abs=1e-6)
     assert (decision.aleatoric, decision.energy) == pytest.approx((vector["entropy"], vector["energy"]), abs=1e-6)
-    assert decision.high_confidence == (decision.confidence >= vector["strict_below"])
-    assert decision.low_confidence == (decision.confidence < vector["abstain_below"])
+    assert decision.high_confidence == vector["high_confidence"]
+    assert decision.low_confidence == vector["low_confidence"]
 
 
 def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
@@ -79,7 +91,12 @@ def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
         if vector["scaling"]
     )
     assert min(sides["below"], sides["at"], sides["above"]) >= 6
-    assert all((vector["label"] is None) == (vector["side"] == "below") for vector in DECISIONS)
+    blank = [vector for vector in DECISIONS if vector["blank"]]
+    assert Counter((vector["mode"], vector["reason"]) for vector in blank) == {
+        ("best-guess", None): 8, ("balanced", "blank"): 8, ("strict", "blank"): 8
+    }  # fmt: skip
+    assert all((vector["label"] is None) == (vector["side"] == "below") for vector in DECISIONS if not vector["blank"])
+    assert all((vector["label"] is None) == (vector["reason"] is not None) for vector in DECISIONS)
     assert {len(vector["labels"]) for vector in DECISIONS} >= {2, 3, 4, 7}
 
 

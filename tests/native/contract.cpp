@@ -1,4 +1,4 @@
-// contract preprocess SIZE_PX IMAGE...: their pixels, one after the other. contract decide VECTORS: a JSON array of decisions.
+// contract preprocess SIZE_PX IMAGE...: their pixels, one after the other; contract is_blank SIZE_PX IMAGE...: 1 or 0 for each. contract decide VECTORS: a JSON array of decisions.
 
 #include <fstream>
 #include <iostream>
@@ -19,7 +19,7 @@ nlohmann::json decide(const nlohmann::json& vector) {
   if (!vector.at("energy_below").is_null()) calibration.familiar_above = vector.at("energy_below").get<double>();
   logo_edge::Options options;
   options.mode = vector.at("mode");
-  const auto found = logo_edge::decide(vector.at("labels"), calibration, vector.at("logits"), std::nullopt, options);
+  const auto found = logo_edge::decide(vector.at("labels"), calibration, vector.at("logits"), std::nullopt, vector.at("blank"), options);
   return {{"label", found.label ? nlohmann::json(*found.label) : nlohmann::json()},
           {"best_guess", found.best_guess},
           {"reason", found.reason ? nlohmann::json(*found.reason) : nlohmann::json()},
@@ -41,9 +41,11 @@ int main(int, char** arguments) {
     std::cout << decisions;
     return 0;
   }
+  const bool asks_blank = std::string(arguments[1]) == "is_blank";
   const logo_edge::InputContract contract{std::stoi(arguments[2]), {255, 255, 255}, {60, 60, 60}, 225};
   for (char** path = arguments + 3; *path != nullptr; ++path) {
     const auto pixels = logo_edge::preprocess(logo_edge::read_image(*path), contract);
-    std::cout.write(reinterpret_cast<const char*>(pixels.data()), static_cast<std::streamsize>(pixels.size()));
+    if (asks_blank) std::cout << logo_edge::is_blank(pixels);
+    else std::cout.write(reinterpret_cast<const char*>(pixels.data()), static_cast<std::streamsize>(pixels.size()));
   }
 }

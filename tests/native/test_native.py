@@ -62,6 +62,8 @@ def test_the_contract_s_images_are_preprocessed_to_the_byte(programs):
     for vector in vectors:
         found = programs.show("preprocess", str(vector["size_px"]), ROOT / vector["image"])
         assert found == np.asarray(Image.open(ROOT / vector["expected"])).tobytes(), vector["expected"]
+        blank = programs.show("is_blank", str(vector["size_px"]), ROOT / vector["image"])
+        assert bool(int(blank)) == vector["blank"], vector["expected"]
 
 
 def test_the_contract_s_logits_give_its_decisions(programs):
@@ -69,14 +71,13 @@ def test_the_contract_s_logits_give_its_decisions(programs):
     decisions = json.loads(programs.show("decide", CONTRACT / "decision_vectors.json"))
     assert len(vectors) == len(decisions) >= 60
     for vector, found in zip(vectors, decisions, strict=True):
-        threshold = vector["confidence"]
         assert (found["label"], found["best_guess"], found["reason"]) == (
             vector["label"], vector["best_guess"], vector["reason"]
         )  # fmt: skip
         assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
         assert found["is_logo"] == vector["is_logo"]
-        assert found["high_confidence"] == (threshold >= vector["strict_below"])
-        assert found["low_confidence"] == (threshold < vector["abstain_below"])
+        assert found["high_confidence"] == vector["high_confidence"]
+        assert found["low_confidence"] == vector["low_confidence"]
         assert not found["has_set"]
 
 

@@ -346,7 +346,7 @@ def test_a_model_that_is_no_onnx_stops_at_load(fake_bundle, data):
     [({"logits": [0.0, 0.0, 6.0]}, "golden vector 0.png gives red with logits off by 6; expected red"),
      ({"logits": [6.11, 0.0, 0.0]}, "off by 0.11"), ({"best_guess": "blue"}, "gives red .*expected blue"),
      ({"logits": [6.0, 0.0]}, "off by nan"), ({"logits": [float("nan"), 0.0, 0.0]}, "off by nan"),
-     ({"logits": "x"}, "vectors.json: cannot be read"), ({"image": None}, "vectors.json: cannot be read")],
+     ({"logits": "x"}, "vectors.json: cannot be read"), ({"image": None}, "None: bundle.json does not list it")],
 )  # fmt: skip
 def test_golden_vectors_that_disagree_are_refused(fake_bundle, change, message):
     folder = fake_bundle()

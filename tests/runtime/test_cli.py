@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import marked
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -33,7 +34,7 @@ def logos(tmp_path) -> Path:
     folder = tmp_path / "logos"
     (folder / "more").mkdir(parents=True)
     for name in ("red.png", "green.webp", "more/BLUE.PNG", "more/grey.png"):
-        Image.new("RGB", (30, 20), COLOURS[Path(name).stem.lower()]).save(folder / name, lossless=True)
+        marked(COLOURS[Path(name).stem.lower()], (30, 20)).save(folder / name, lossless=True)
     return folder
 
 
@@ -71,6 +72,19 @@ def test_json_is_one_array_in_the_order_of_the_arguments(bundle, logos):
     }  # fmt: skip
     assert sum(green["probabilities"].values()) == pytest.approx(1, abs=2e-6)
     assert (grey["label"], grey["reason"]) == (None, "low_confidence")
+
+
+def test_a_blank_picture_is_said_to_be_so_in_tables_and_json(bundle, logos):
+    Image.new("RGBA", (30, 20)).save(logos / "clear.png")
+    (record,) = map(json.loads, classify(bundle, "--jsonl", logos / "clear.png").stdout.splitlines())
+    assert (record["label"], record["reason"], record["low_confidence"]) == (None, "blank", True)
+    assert "(blank) " in classify(bundle, logos / "clear.png").stdout
+    assert "(unsure) " in classify(bundle, logos / "more" / "grey.png").stdout
+    table = logos.parent / "table.csv"
+    assert classify(bundle, logos / "clear.png", "--out", table).exit_code == 0
+    assert ",blank," in table.read_text()
+    guessed = json.loads(classify(bundle, "--jsonl", "--mode", "best-guess", logos / "clear.png").stdout)
+    assert (guessed["label"], guessed["reason"]) == (guessed["best_guess"], None)
 
 
 def test_jsonl_is_one_object_a_line(bundle, logos):
@@ -295,7 +309,7 @@ finally:
 
 def test_what_pillow_warns_of_is_kept_off_stderr(bundle, logos):
     broken = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
-    Image.new("RGB", (30, 20), COLOURS["red"]).save(logos / "broken-exif.png", exif=broken)
+    marked(COLOURS["red"], (30, 20)).save(logos / "broken-exif.png", exif=broken)
     result = run("classify", "--bundle", bundle, logos / "broken-exif.png")
     assert (result.returncode, result.stderr) == (0, b"")
     assert b"red" in result.stdout

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from logo_edge import BundleError, Classifier, ImageError, commands, enroll_commands, read_bundle
-from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge.bundle import DEFAULT_BUNDLE, RECORD, Bundle, list_files, write_record
 from logo_edge.embedding import SPACE, embed_many, embed_parts, fit_space, read_space, write_space
 from logo_edge.enroll import (
     SHARPNESS,
@@ -45,6 +45,14 @@ def paint(path: Path, colour: tuple[int, int, int]) -> Path:
 @pytest.fixture
 def bundle(fake_bundle) -> Path:
     return fake_bundle(embedding=True)
+
+
+def relisted(folder: Path) -> Bundle:
+    """The bundle, its record brought up to date by someone who changed a file."""
+    record = json.loads((folder / RECORD).read_text())
+    record["files"] = {name: vars(entry) for name, entry in list_files(folder).items()}
+    write_record(folder, json.dumps(record).encode())
+    return read_bundle(folder)
 
 
 @pytest.fixture
@@ -268,14 +276,15 @@ def test_a_model_that_lacks_a_promised_output_stops_at_load(fake_bundle, fake_mo
 
 @pytest.mark.parametrize("data", [b"", b"no npz", b"PK\x03\x04" + bytes(30)])
 def test_a_space_that_cannot_be_read_is_refused(bundle, data):
-    content = read_bundle(bundle)
     (bundle / SPACE).write_bytes(data)
+    with pytest.raises(BundleError, match=f"{SPACE}: not the file that was packed"):
+        read_bundle(bundle)
     with pytest.raises(BundleError, match=f"{SPACE}: cannot be read"):
-        read_space(content)
+        read_space(relisted(bundle))
 
 
 def test_a_space_that_would_unpickle_or_does_not_fit_is_refused(bundle):
-    content, space = read_bundle(bundle), read_space(read_bundle(bundle))
+    space = read_space(read_bundle(bundle))
     whole = dict(np.load(bundle / SPACE))
     cases = {
         "cannot be read": {"mean": np.array([object()], object)}, "expected": {"mean": whole["mean"][:2]},
@@ -285,7 +294,7 @@ def test_a_space_that_would_unpickle_or_does_not_fit_is_refused(bundle):
     for message, change in cases.items():
         np.savez(bundle / SPACE, **{**whole, **change})
         with pytest.raises(BundleError, match=message):
-            read_space(content)
+            read_space(relisted(bundle))
     assert space.background.shape == (200, 3)
 
 
@@ -306,7 +315,7 @@ def test_a_space_is_the_same_after_writing_and_reading(tmp_path, bundle):
 def read_bundle_after_change(folder: Path):
     from dataclasses import replace
 
-    from logo_edge.bundle import Bundle, list_files, parse_bundle, write_bundle_record
+    from logo_edge.bundle import list_files, parse_bundle, write_bundle_record
 
     bundle: Bundle = parse_bundle(json.loads((folder / "bundle.json").read_text()), folder)
     write_bundle_record(replace(bundle, files=list_files(folder)))

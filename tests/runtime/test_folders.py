@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import marked
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, LogoEdgeError, commands, folders
@@ -42,7 +42,7 @@ def logos(tmp_path) -> Path:
         path = tmp_path / "logos" / f"{index % 3}" / f"{index:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         colour = tuple(generator.integers(0, 256, 3).tolist())
-        Image.new("RGB", (8, 8), colour).save(path)
+        marked(colour, (8, 8)).save(path)
         if index in (7, 33):
             path.write_bytes(b"no image")
     return tmp_path / "logos"
@@ -255,7 +255,7 @@ def test_globs_are_expanded_and_a_file_with_such_a_name_is_itself(logos):
 def test_a_name_that_is_no_unicode_is_kept_as_well_as_it_can_be(bundle, tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
-    Image.new("RGB", (8, 8), (255, 0, 0)).save(folder / "plain.png")
+    marked((255, 0, 0), (8, 8)).save(folder / "plain.png")
     os.rename(folder / "plain.png", os.fsencode(folder) + b"/r\xff.png")
     for suffix in folders.FORMATS:
         result = classify(bundle, folder, "--out", tmp_path / f"odd{suffix}")
@@ -269,7 +269,7 @@ def test_names_that_differ_in_undecodable_bytes_alone_are_two_images(bundle, tmp
     folder = os.fsencode(tmp_path / "odd")
     os.mkdir(folder)
     for name, colour in ((b"r\xfe.png", (255, 0, 0)), (b"r\xff.png", (0, 0, 255))):
-        Image.new("RGB", (8, 8), colour).save(tmp_path / "plain.png")
+        marked(colour, (8, 8)).save(tmp_path / "plain.png")
         os.rename(tmp_path / "plain.png", folder + b"/" + name)
     classifier, out = Classifier.load(bundle), tmp_path / "odd.jsonl"
     first, second = find_images([str(tmp_path / "odd")])
@@ -319,7 +319,7 @@ def begin(bundle: Path, paths: list[Path], out: Path, count: int) -> None:
 
 def paint(path: Path, colour: tuple[int, int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), colour).save(path)
+    marked(colour, (8, 8)).save(path)
 
 
 @pytest.mark.parametrize("how", ["rewritten", "same size and time", "renamed over", "unreadable before"])

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from pictures import marked
 from PIL import Image
 
 from logo_edge import BundleError, Classifier, read_bundle, triton
@@ -48,7 +49,7 @@ def ensemble(fake_bundle, fake_model):
 
 
 def test_members_that_agree_give_what_one_gives_and_disagree_on_nothing(ensemble, fake_bundle):
-    red = Image.new("RGB", (20, 20), (255, 0, 0))
+    red = marked((255, 0, 0))
     together, alone = Classifier.load(ensemble()).classify(red), Classifier.load(fake_bundle()).classify(red)
     assert together.label == "red"
     assert together.confidence == pytest.approx(alone.confidence, abs=1e-6)
@@ -57,7 +58,7 @@ def test_members_that_agree_give_what_one_gives_and_disagree_on_nothing(ensemble
 
 
 def test_members_that_contradict_each_other_are_unsure_and_say_so(ensemble):
-    red = Image.new("RGB", (20, 20), (255, 0, 0))
+    red = marked((255, 0, 0))
     result = Classifier.load(ensemble(by=1)).classify(red)
     assert result.label is None
     assert result.probabilities["red"] == pytest.approx(result.probabilities["green"], abs=1e-4)
@@ -69,7 +70,7 @@ def test_members_that_contradict_each_other_are_unsure_and_say_so(ensemble):
 
 def test_one_image_or_many_at_once_give_the_same(ensemble):
     classifier = Classifier.load(ensemble(by=1))
-    images = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue", "gray")]
+    images = [marked(colour) for colour in ("red", "lime", "blue", "gray")]
     alone = [classifier.classify(image) for image in images]
     assert [result.probabilities for result in classifier.classify_many(images, batch_size=3)] == [
         pytest.approx(result.probabilities, abs=1e-5) for result in alone

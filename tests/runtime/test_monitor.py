@@ -7,7 +7,7 @@ import resource
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import marked
 from typer.testing import CliRunner
 
 from logo_edge import Classifier
@@ -107,8 +107,7 @@ def monitored(fake_bundle, tmp_path):
     folder = fake_bundle()
     random = np.random.default_rng(0)
     for index in range(2 * LEAST):
-        colour = random.integers(0, 256, 3, dtype=np.uint8)
-        Image.fromarray(np.broadcast_to(colour, (16, 16, 3)).copy()).save(tmp_path / f"{index:03d}.png")
+        marked(tuple(random.integers(0, 256, 3).tolist()), (16, 16)).save(tmp_path / f"{index:03d}.png")
     classifier = Classifier.load(folder)
     results = list(classifier.classify_many(sorted(tmp_path.glob("*.png"))[:LEAST]))
     guesses = np.array([classifier.labels.index(result.best_guess) for result in results])
@@ -130,7 +129,7 @@ def test_the_command_line_logs_decisions_and_nothing_of_the_image_and_judges_the
     stable = CliRunner().invoke(monitor, [str(log), "--bundle", str(folder)])
     assert stable.exit_code == 0, stable.output
     assert "drifted" not in stable.output
-    Image.new("RGB", (16, 16), (20, 20, 200)).save(tmp_path / "blue.png")
+    marked((20, 20, 200), (16, 16)).save(tmp_path / "blue.png")
     assert CliRunner().invoke(classify, [*[str(tmp_path / "blue.png")] * LEAST, *options]).exit_code == 0
     drifted = CliRunner().invoke(monitor, [str(log), "--bundle", str(folder), "--last", str(LEAST), "--json"])
     assert drifted.exit_code == 1, drifted.output
@@ -140,7 +139,7 @@ def test_the_command_line_logs_decisions_and_nothing_of_the_image_and_judges_the
 
 def test_nothing_is_logged_unless_asked_for_and_a_classifier_appends(fake_bundle, tmp_path):
     folder, log = fake_bundle(), tmp_path / "log.jsonl"
-    image = Image.new("RGB", (20, 20), (200, 10, 10))
+    image = marked((200, 10, 10))
     Classifier.load(folder, self_test=True).classify(image)
     assert not log.exists()
     for _ in range(2):
@@ -165,7 +164,7 @@ def test_a_line_that_is_no_prediction_is_named(fake_bundle, tmp_path):
 
 def test_a_log_on_a_full_disk_fails_no_answer_is_warned_of_once_and_counted(fake_bundle, caplog):
     classifier = Classifier.load(fake_bundle(), log="/dev/full")
-    image = Image.new("RGB", (20, 20), (200, 10, 10))
+    image = marked((200, 10, 10))
     assert [classifier.classify(image).label for _ in range(3)] == ["red"] * 3
     (record,) = caplog.records
     assert "/dev/full: No space left on device" in record.getMessage()
@@ -173,7 +172,7 @@ def test_a_log_on_a_full_disk_fails_no_answer_is_warned_of_once_and_counted(fake
 
 def test_a_line_that_fits_only_in_part_is_not_written_and_logging_goes_on_when_there_is_room(fake_bundle, tmp_path):
     log = tmp_path / "log.jsonl"
-    predictions, result = PredictionLog(log, "fake"), Classifier.load(fake_bundle()).classify(Image.new("RGB", (9, 9)))
+    predictions, result = PredictionLog(log, "fake"), Classifier.load(fake_bundle()).classify(marked("black", (9, 9)))
     predictions.append(result)
     size, limits = log.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from PIL import Image
+from pictures import marked
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, commands
@@ -34,7 +34,7 @@ def logos(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("logos")
     for index in range(IMAGES):
         colour = list(COLOURS)[index % 3]
-        Image.new("RGB", (8, 8), COLOURS[colour]).save(folder / f"{index:05}-{colour}.png")
+        marked(COLOURS[colour], (8, 8)).save(folder / f"{index:05}-{colour}.png")
     (folder / "zbad.png").write_bytes(b"no image")
     return folder
 

@@ -26,6 +26,7 @@ from fuzz.bombs import bombs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutate import encode, hostile, mutations
+from pictures import marked
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.checks import not_a_server_error
@@ -45,7 +46,7 @@ TOKEN = "0123456789abcdef"
 
 
 def png_of(colour: str) -> bytes:
-    return encode(Image.new("RGB", (30, 20), COLOURS[colour]))["PNG"]
+    return encode(marked(COLOURS[colour], (30, 20)))["PNG"]
 
 
 @contextmanager

@@ -61,8 +61,9 @@ def test_the_graph_preprocesses_the_golden_images_to_the_byte(size_px):
     assert len(vectors) >= 10
     graph = onnxruntime.InferenceSession(preprocess_graph(InputContract(size_px)).SerializeToString())
     for vector in vectors:
-        (pixels,) = graph.run(None, {"image": rgba(load_image(ROOT / vector["image"]))})
+        pixels, is_blank = graph.run(None, {"image": rgba(load_image(ROOT / vector["image"]))})
         assert np.array_equal(pixels[0], np.asarray(Image.open(ROOT / vector["expected"]))), vector["image"]
+        assert is_blank.tolist() == [[vector["blank"]]], vector["image"]
 
 
 def test_the_graph_preprocesses_noise_of_any_shape_to_the_byte():
@@ -96,11 +97,11 @@ def test_the_decision_graph_gives_the_decision_vectors(fake_bundle):
             familiarity=None if vector["energy_below"] is None else Familiarity(vector["energy_below"], 0.05),
         )  # fmt: skip
         graph = triton.decision_graph(Classifier.load(folder, mode=vector["mode"])).SerializeToString()
-        label, best_guess, confidence, _, is_logo = onnxruntime.InferenceSession(graph).run(
-            None, {"logits": np.array([vector["logits"]], np.float32)}
+        label, best_guess, confidence, _, is_logo, reason = onnxruntime.InferenceSession(graph).run(
+            None, {"logits": np.array([vector["logits"]], np.float32), "is_blank": np.array([[vector["blank"]]])}
         )
-        assert (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0])) == (
-            vector["label"], vector["best_guess"], vector["is_logo"]
+        assert (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]), reason[0, 0] or None) == (
+            vector["label"], vector["best_guess"], vector["is_logo"], vector["reason"]
         )  # fmt: skip
         assert confidence[0, 0] == pytest.approx(vector["confidence"], abs=1e-6)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contract.cases import RED_EPISTEMIC, encode, encoded_images, write_epistemic_bundle
+from pictures import marked
 from PIL import Image
 from web.serving import node
 
@@ -74,6 +75,10 @@ def test_the_contract_s_images_are_preprocessed_to_the_byte(page):
         (found,) = page.evaluate(PREPROCESS, [base64_of((ROOT / vector["image"]).read_bytes()), [vector["size_px"]]])
         expected = np.asarray(Image.open(ROOT / vector["expected"]))
         assert base64.b64decode(found) == expected.tobytes(), vector["expected"]
+        blank = page.evaluate(
+            "(text) => logo.isBlank(Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0)))", found
+        )
+        assert blank == vector["blank"], vector["expected"]
 
 
 def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
@@ -90,19 +95,19 @@ def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
             "familiarity": None if threshold is None else {"threshold": threshold, "false_positive_rate": 0.05},
         }  # fmt: skip
         found = page.evaluate(
-            """([record, logits, mode]) => {
+            """([record, logits, isBlank, mode]) => {
               const bundle = logo.parseBundle(new TextEncoder().encode(JSON.stringify(record)));
-              return new logo.Classifier(bundle, null, { mode }).decide({ logits: Float32Array.from(logits), epistemic: null });
+              return new logo.Classifier(bundle, null, { mode }).decide({ logits: Float32Array.from(logits), epistemic: null, isBlank });
             }""",
-            [record, vector["logits"], vector["mode"]],
+            [record, vector["logits"], vector["blank"], vector["mode"]],
         )
         assert (found["label"], found["bestGuess"], found["reason"]) == (
             vector["label"], vector["best_guess"], vector["reason"]
         )  # fmt: skip
         assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
         assert found["isLogo"] == vector["is_logo"]
-        assert found["highConfidence"] == (vector["confidence"] >= strict)
-        assert found["lowConfidence"] == (vector["confidence"] < below)
+        assert found["highConfidence"] == vector["high_confidence"]
+        assert found["lowConfidence"] == vector["low_confidence"]
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
@@ -211,7 +216,7 @@ def test_overlapping_calls_give_what_single_ones_give(page):
 
 def test_any_labels_do_and_no_calibration_is_needed(page, site, fake_bundle):
     shutil.copytree(fake_bundle(labels=("1", "0", "blue")), site / "fake", dirs_exist_ok=True)
-    images = [encode(Image.new("RGB", (20, 10), colour), "PNG") for colour in ("red", "#00ff00", "blue")]
+    images = [encode(marked(colour, (20, 10)), "PNG") for colour in ("red", "#00ff00", "blue")]
     found = page.evaluate(CLASSIFY, ["fake", list(map(base64_of, images)), {}])
     assert [result["label"] for result in found] == ["1", "0", "blue"]
     assert [result["predictionSet"] for result in found] == [None] * 3

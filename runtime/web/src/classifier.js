@@ -3,7 +3,7 @@
 import * as ort from "onnxruntime-web/wasm";
 
 import { readBundle } from "./bundle.js";
-import { MODES, decide, predictionSet } from "./decision.js";
+import { MODES, decide, isBlank, predictionSet } from "./decision.js";
 import { BundleError, ImageError } from "./errors.js";
 import { loadImage } from "./images.js";
 import { preprocess } from "./preprocess.js";
@@ -72,7 +72,7 @@ export class Classifier {
     return preprocess(await loadImage(image), this.bundle.input);
   }
 
-  /** What the graph gives for one image: `logits`, before temperature, and `epistemic`, in nats, or null. */
+  /** What the graph gives for one image: `logits`, before temperature, and `epistemic`, in nats, or null; and `isBlank`. */
   async infer(image) {
     return this.run(await this.readPixels(image));
   }
@@ -85,7 +85,12 @@ export class Classifier {
     const outputs = [logits, ...optional.filter((name) => name === EPISTEMIC)];
     const result = this.#queue.then(() => this.#session.run(feeds, outputs));
     this.#queue = result.catch(() => {});
-    return result.then((found) => ({ logits: found[logits].data, epistemic: found[EPISTEMIC]?.data[0] ?? null }));
+    const blank = isBlank(pixels);
+    return result.then((found) => ({
+      logits: found[logits].data,
+      epistemic: found[EPISTEMIC]?.data[0] ?? null,
+      isBlank: blank,
+    }));
   }
 
   /** The calibrated decision on what `infer` gave; the options may differ from those that were loaded with. */
@@ -133,17 +138,17 @@ export class Classifier {
   }
 }
 
-/** The threshold and the coverage that the options mean. Throws RangeError or BundleError. */
+/** The mode, the threshold and the coverage that the options mean. Throws RangeError or BundleError. */
 function resolveOptions({ calibration }, { mode = "balanced", threshold, coverage }) {
   if (!MODES.includes(mode)) throw new RangeError(`mode is ${mode}; expected one of ${MODES.join(", ")}`);
   const least = threshold ?? calibration.abstain_below[mode];
   if (!(least >= 0 && least <= 1)) throw new RangeError(`threshold ${threshold}; expected a confidence from 0 to 1`);
   if (coverage === undefined) {
     const promised = calibration.conformal.some(({ level, threshold: found }) => level === COVERAGE && found !== null);
-    return { threshold: least, coverage: promised ? COVERAGE : null };
+    return { mode, threshold: least, coverage: promised ? COVERAGE : null };
   }
   if (coverage !== null) predictionSet(calibration, {}, coverage);
-  return { threshold: least, coverage };
+  return { mode, threshold: least, coverage };
 }
 
 async function openSession(bundle) {

@@ -8,21 +8,24 @@ export const MODES = Object.freeze(["best-guess", "balanced", "strict"]);
 /**
  * The calibrated decision on one image.
  *
- * `output` holds its (K,) `logits` before temperature and `epistemic` in nats, or null. `threshold` is the least
- * confidence for a label, `coverage` the level of the prediction set, or null.
+ * `output` holds its (K,) `logits` before temperature, `epistemic` in nats, or null, and whether it `isBlank`, which no
+ * `mode` but best-guess gives a label. `threshold` is the least confidence for one, `coverage` the level of the prediction
+ * set, or null.
  */
-export function decide({ calibration, labels }, output, { threshold, coverage }) {
+export function decide({ calibration, labels }, output, { mode, threshold, coverage }) {
   const logits = Array.from(output.logits);
   const values = softmax(calibratedLogits(logits, calibration));
   const best = values.reduce((top, value, index) => (value > values[top] ? index : top), 0); // of equal ones the first
   const confidence = values[best];
   const probabilities = Object.fromEntries(labels.map((label, index) => [label, values[index]]));
-  const answers = confidence >= threshold; // false for NaN too
+  const { isBlank } = output;
+  const isSure = confidence >= threshold; // false for NaN too
+  const reason = isBlank && mode !== "best-guess" ? "blank" : isSure ? null : "low_confidence";
   const entropy = -values.reduce((sum, value) => sum + (value > 0 ? value * Math.log(value) : 0), 0);
   const epistemic = output.epistemic === null ? null : Math.max(0, output.epistemic);
   const logitEnergy = energy(logits);
   return {
-    label: answers ? labels[best] : null,
+    label: reason === null ? labels[best] : null,
     bestGuess: labels[best],
     confidence,
     probabilities,
@@ -31,10 +34,15 @@ export function decide({ calibration, labels }, output, { threshold, coverage })
     predictionSet: coverage === null ? null : predictionSet(calibration, probabilities, coverage),
     energy: logitEnergy,
     isLogo: calibration.familiarity === null || logitEnergy >= calibration.familiarity.threshold,
-    highConfidence: confidence >= calibration.abstain_below.strict,
-    lowConfidence: !(confidence >= calibration.abstain_below.balanced),
-    reason: answers ? null : "low_confidence",
+    highConfidence: !isBlank && confidence >= calibration.abstain_below.strict,
+    lowConfidence: isBlank || !(confidence >= calibration.abstain_below.balanced),
+    reason,
   };
+}
+
+/** Whether nothing is in the picture: all of its (S, S, 3) pixels, as the model sees it, have one colour. */
+export function isBlank(pixels) {
+  return pixels.every((value, index) => value === pixels[index % 3]);
 }
 
 /** (K,) numbers whose softmax are the calibrated probabilities. Guo et al. 2017; Kull et al. 2019. */

@@ -25,13 +25,15 @@ export interface Classification {
   highConfidence: boolean;
   /** Whether balanced would give none. */
   lowConfidence: boolean;
-  reason: "low_confidence" | null;
+  /** Why there is no label: not sure enough, or nothing is in the picture (which best-guess labels all the same). */
+  reason: "low_confidence" | "blank" | null;
 }
 
-/** What the graph gives for one image: (K,) logits before temperature. */
+/** What the graph gives for one image: (K,) logits before temperature; and whether nothing is in it. */
 export interface Output {
   logits: Float32Array;
   epistemic: number | null;
+  isBlank: boolean;
 }
 
 /** The table `input` of bundle.json. */
@@ -128,6 +130,9 @@ export function preprocess(
   image: { width: number; height: number; data: Uint8ClampedArray | Uint8Array },
   contract: InputContract,
 ): Uint8Array;
+
+/** Whether all pixels that `preprocess` gave have one colour: nothing is in the picture. */
+export function isBlank(pixels: Uint8Array): boolean;
 
 export class LogoEdgeError extends Error {}
 export class BundleError extends LogoEdgeError {}

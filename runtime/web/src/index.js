@@ -2,7 +2,7 @@
 
 export { parseBundle, readBundle } from "./bundle.js";
 export { Classifier } from "./classifier.js";
-export { MODES } from "./decision.js";
+export { MODES, isBlank } from "./decision.js";
 export { BundleError, ImageError, LogoEdgeError } from "./errors.js";
 export { loadImage } from "./images.js";
 export { preprocess } from "./preprocess.js";
