@@ -34,6 +34,7 @@ from PIL import Image
 from logo_edge.bundle import DEFAULT_BUNDLE, RECORD, read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.enroll import open_enrolment
+from logo_edge.files import write_file
 from logo_edge.manifest import FILES, LogoRow, write_manifest
 
 IMAGES = 1500  # that classify makes a table of
@@ -96,9 +97,7 @@ def read_figures(path: Path) -> dict:
 
 
 def write_figures(path: Path, name: str, figures: dict) -> None:
-    part = path.with_name(f"{path.name}.new")
-    part.write_text(json.dumps(read_figures(path) | {name: figures}, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_file(path, json.dumps(read_figures(path) | {name: figures}, indent=1) + "\n")
 
 
 def kill_often(name: str, folder: Path, kills: int, done: dict):

@@ -111,6 +111,8 @@ def _is_there(path: str) -> bool:
     if path == STDIN or os.path.lexists(path) or (is_glob(path) and any(expand_glob(path))):
         return True
     kind = "an address; nothing is fetched. Download it first" if URL.match(path) else "no such file or folder"
+    if path[:5].lower() == "data:":
+        path, kind = f"{path[:40]}...", "a data URI; decode it, and give its bytes to -"
     print(f"logo-edge: {printable(path)}: {kind}", file=sys.stderr)
     return False
 

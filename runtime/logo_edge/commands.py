@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -136,12 +137,7 @@ def info_command(
             f"{value:.3f} ({mode})" for mode, value in content.calibration.abstain_below.items() if value
         ),
     }
-    if test := content.metrics.get("test"):
-        rows["test accuracy"] = (
-            f"{_share(test['accuracy'])} on all {test['count']}, {_share(test['accuracy_sure'])} on sure"
-        )
-        rows["test recall"] = ", ".join(f"{label} {_share(recall)}" for label, recall in test["recall"].items())
-        rows["calibration error"] = f"{_share(test['calibration_error_debiased'])} (bias-corrected)"
+    rows |= _test_rows(content.metrics.get("test"))
     if classifier.artifact:
         rows["runs instead"] = f"{classifier.artifact}  (sha256 {classifier.model_sha256[:12]}...)"
     if public_key:
@@ -209,6 +205,20 @@ def sign_command(
 
     folder = read_bundle(bundle).folder  # what is damaged is not signed
     typer.echo(f"{sign_record(folder / RECORD, key)}: check it with logo-edge info --bundle {bundle} --public-key PEM")
+
+
+def _test_rows(test: Any) -> dict[str, str]:
+    """What `info` shows of the figures on test, which any writer of bundles may have left out or put otherwise."""
+    if not test:
+        return {}
+    try:
+        return {
+            "test accuracy": f"{_share(test['accuracy'])} on all {test['count']}, {_share(test['accuracy_sure'])} on sure",
+            "test recall": ", ".join(f"{label} {_share(recall)}" for label, recall in test["recall"].items()),
+            "calibration error": f"{_share(test['calibration_error_debiased'])} (bias-corrected)",
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return {"test accuracy": f"not shown: metrics.test of bundle.json is not as this release writes it ({error!r})"}
 
 
 def _share(figure: dict) -> str:

@@ -167,10 +167,7 @@ def measure_drift(reference: dict, entries: Iterable[dict]) -> list[Drift]:
     Raises LogoEdgeError on fewer than LEAST predictions, BundleError where bundle and log do not belong together.
     """
     entries = list(entries)
-    if not reference:
-        raise BundleError(
-            "the bundle holds no reference of its own predictions; pack it anew with `logo-edge compress`"
-        )
+    _check_reference(reference)
     if len(entries) < LEAST:
         raise LogoEdgeError(f"{len(entries)} predictions of this bundle; at least {LEAST} are needed to speak of drift")
     confidence = np.array([entry["confidence"] for entry in entries])
@@ -189,6 +186,29 @@ def measure_drift(reference: dict, entries: Iterable[dict]) -> list[Drift]:
               index_by_chance(len(shares), reference["count"], len(entries)), reference[name], shares)
         for name, shares in found.items()
     ]  # fmt: skip
+
+
+def _check_reference(reference: dict) -> None:
+    """Raises BundleError unless it is such as `reference_of` gives."""
+    if not reference:
+        raise BundleError(
+            "the bundle holds no reference of its own predictions; pack it anew with `logo-edge compress`"
+        )
+    try:
+        edges = np.array(reference["confidence_edges"], float)
+        bins = {"confidence": _confidence_shares(np.zeros(1), edges), "abstention": _abstention_shares(np.zeros(1))}
+        fits = reference["count"] > 0 and all(set(reference[name]) == set(found) for name, found in bins.items())
+        shares = [share for name in (*bins, "best_guess") for share in reference[name].values()]
+        fits = fits and bool(((np.array(shares, float) >= 0) & (np.array(shares, float) <= 1)).all())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"the bundle's reference cannot be read ({error!r}); pack it anew with `logo-edge compress`"
+        ) from error
+    if not fits:
+        raise BundleError(
+            "the bundle's reference is not that of one release; expected a count, edges and shares from 0 to 1 of all bins. "
+            "Pack it anew with `logo-edge compress`"
+        )
 
 
 def population_stability(reference: dict[str, float], found: dict[str, float]) -> float:

@@ -87,6 +87,14 @@ def test_a_blank_picture_is_said_to_be_so_in_tables_and_json(bundle, logos):
     assert (guessed["label"], guessed["reason"]) == (guessed["best_guess"], None)
 
 
+def test_a_data_uri_is_named_and_not_echoed_whole(bundle, logos):
+    uri = "data:image/png;base64," + "iVBORw0KGgo" * 5000
+    result = classify(bundle, "--json", uri, logos / "red.png")
+    assert "a data URI; decode it" in result.stderr
+    assert len(result.stderr) < 200
+    assert [record["label"] for record in json.loads(result.stdout)] == ["red"]
+
+
 def test_jsonl_is_one_object_a_line(bundle, logos):
     result = classify(bundle, "--jsonl", logos)
     records = [json.loads(line) for line in result.stdout.splitlines()]
@@ -269,6 +277,19 @@ def test_info_shows_the_measured_accuracy(bundle):
     output = CliRunner().invoke(commands.info, ["--bundle", str(bundle)]).stdout
     assert "90.0% (85.0% to 94.0%) on all 200" in output
     assert "red 90.0% (85.0% to 94.0%)" in output
+
+
+@pytest.mark.parametrize(
+    "test", [[1], "good", {"accuracy": 0.9}, {"count": 5}, {"accuracy": {"value": None}, "count": 1}]
+)
+def test_info_shows_the_rest_of_a_bundle_whose_figures_are_not_as_expected(bundle, test):
+    record = json.loads((bundle / "bundle.json").read_text())
+    record["metrics"], record["provenance"] = {"test": test}, {"student": None}
+    write_record(bundle, json.dumps(record).encode())
+    result = CliRunner().invoke(commands.info, ["--bundle", str(bundle)])
+    assert result.exit_code == 0, result.exception
+    assert "not shown: metrics.test" in result.stdout
+    assert "red, green, blue" in result.stdout
 
 
 def test_the_command_lists_its_verbs_and_refuses_unknown_ones():

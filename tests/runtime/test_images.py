@@ -274,7 +274,7 @@ def test_other_arrays_are_refused_with_what_was_found_and_expected(array, found)
 
 @pytest.mark.parametrize("source", [None, 5, [1, 2], object()])
 def test_other_objects_are_refused_with_their_type(source):
-    with pytest.raises(ImageError, match=f"found {type(source).__name__}; expected a path"):
+    with pytest.raises(TypeError, match=f"found {type(source).__name__}; expected a path"):
         load_image(source)
 
 

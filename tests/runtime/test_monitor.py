@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -99,6 +100,31 @@ def test_a_log_of_other_labels_and_a_bundle_without_reference_are_refused(refere
         measure_drift(reference, [*entries, {**entries[0], "best_guess": "zebra"}])
     with pytest.raises(BundleError, match="no reference"):
         measure_drift({}, entries)
+
+
+def broken(reference: dict) -> Iterator[dict]:
+    """The reference with each of its parts left out, emptied, or of other values."""
+    for name in reference:
+        yield {other: value for other, value in reference.items() if other != name}
+        for value in (None, [], {}, "x", -1, {"odd": 0.5}, [1.0, "x"]):
+            if value != reference[name]:
+                yield reference | {name: value}
+    yield reference | {"count": 0}
+    yield reference | {"best_guess": dict.fromkeys(reference["best_guess"], float("nan"))}
+    yield reference | {"abstention": {"answered": 2.0, "abstained": 0.0}}
+
+
+def test_a_reference_that_is_not_such_as_is_packed_is_refused_with_what_to_do():
+    random = np.random.default_rng(0)
+    confidence, guesses = random.uniform(0.4, 1, 300), random.integers(0, 2, 300)
+    reference = reference_of(confidence, guesses, ("a", "b"), 0.5)
+    entries = [{"best_guess": "a", "confidence": float(value), "abstained": False} for value in confidence]
+    assert len(measure_drift(reference, entries)) == 3
+    cases = list(broken(reference))
+    assert len(cases) > 30
+    for case in cases:
+        with pytest.raises(BundleError, match="pack it anew|Pack it anew|another's log"):
+            measure_drift(case, entries)
 
 
 @pytest.fixture
