@@ -28,6 +28,7 @@ STATUSES = (
     "as a full disk), 130 interrupted, 141 nobody reads the output."
 )
 AGAIN = "run the same command again to go on"
+SYSTEM_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))
 CURES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space of your quota",
@@ -65,7 +66,8 @@ def ending() -> Iterator[None]:
     except BrokenPipeError:
         status, lines = NO_READER, []
     except LogoEdgeError as error:
-        status, lines = USAGE, str(error).splitlines() if isinstance(error, SelectionError) else [str(error)]
+        status = SYSTEM if getattr(error.__cause__, "errno", None) in SYSTEM_ERRORS else USAGE
+        lines = str(error).splitlines() if isinstance(error, SelectionError) else [str(error)]
     except KeyboardInterrupt as error:
         status, lines = INTERRUPTED, ["; ".join(("interrupted", *_notes(error)))]
     except OSError as error:

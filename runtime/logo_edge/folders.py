@@ -50,7 +50,7 @@ def find_images(paths: Iterable[str]) -> Iterator[str]:
         if os.path.isdir(path):
             yield from walk_images(path)
         elif is_glob(path):
-            for found in sorted(expand_glob(path)):
+            for found in sorted(set(expand_glob(path))):
                 if os.path.isfile(found) and not found.endswith(EXPLAINED):
                     yield found
         else:
@@ -63,11 +63,23 @@ def is_glob(path: str) -> bool:
 
 
 def expand_glob(pattern: str) -> Iterator[str]:
-    """What the pattern matches. Leading folders that exist under that very name, such as `t [new]`, are no pattern."""
+    """What the pattern matches. Leading folders that exist under that very name, such as `t [new]`, are no pattern.
+
+    `**` stands for folders at any depth as `walk_images` visits them, so that links in a circle end.
+    """
+    before, deep, after = re.fullmatch(r"(.*?)(?:(?<![^/])(\*\*)(?:/+(.*))?)?", pattern, re.DOTALL).groups()
+    if deep:
+        for folder in expand_glob(before) if before else [os.curdir]:
+            for where, files in _walk(folder, []):
+                where = where if before else os.path.relpath(where) if where != os.curdir else ""
+                yield from (
+                    expand_glob(os.path.join(where, after)) if after else (os.path.join(where, file) for file in files)
+                )
+        return
     literal = pattern
     while literal and not os.path.isdir(literal):
         literal = os.path.dirname(literal)
-    return glob.iglob(glob.escape(literal) + pattern[len(literal) :], recursive=True)
+    yield from glob.iglob(glob.escape(literal) + pattern[len(literal) :])
 
 
 def walk_images(folder: str | os.PathLike) -> Iterator[str]:
@@ -80,6 +92,16 @@ def walk_images(folder: str | os.PathLike) -> Iterator[str]:
     """
     suffixes = RASTER | {".svg", ".svgz"} if find_spec("resvg_py") else RASTER
     unreadable: list[OSError] = []
+    for where, files in _walk(folder, unreadable):
+        for file in files:
+            suffix = os.path.splitext(file)[1].lower()
+            if suffix in suffixes and not file.startswith(".") and not file.endswith(EXPLAINED):
+                yield os.path.join(where, file)
+    yield from (error.filename for error in unreadable)
+
+
+def _walk(folder: str | os.PathLike, unreadable: list[OSError]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder, hidden ones left out, once, with the names of its files; the errors of those that cannot be read."""
     roots, seen = deque([os.fspath(folder)]), set()
     while roots:
         for where, folders, files in os.walk(roots.popleft(), onerror=unreadable.append):
@@ -90,11 +112,7 @@ def walk_images(folder: str | os.PathLike) -> Iterator[str]:
             seen.add((status.st_dev, status.st_ino))
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             roots.extend(path for name in folders if os.path.islink(path := os.path.join(where, name)))
-            for file in sorted(files):
-                suffix = os.path.splitext(file)[1].lower()
-                if suffix in suffixes and not file.startswith(".") and not file.endswith(EXPLAINED):
-                    yield os.path.join(where, file)
-    yield from (error.filename for error in unreadable)
+            yield where, sorted(files)
 
 
 def record_of(name: str, result: Classification | ImageError) -> dict:

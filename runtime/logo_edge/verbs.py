@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from logo_edge.ending import STATUSES, ending
+from logo_edge.names import printable
 
 VERBS = "logo_edge.commands"  # the group of entry points; the runtime's own verbs stand in the module of that name
 OWN_VERBS = (
@@ -18,6 +19,7 @@ OWN_VERBS = (
     "keygen",
     "sign",
 )  # loaded without a search of the installed packages, which takes 30 ms
+UsageError = typer.BadParameter.__base__  # of Click, or of the copy of it that newer Typers carry
 
 
 class LazyVerbs(TyperGroup):
@@ -45,7 +47,11 @@ class LazyVerbs(TyperGroup):
     def invoke(self, ctx: typer.Context):
         """Runs the verb. How it ends is told here: Typer would give other exit statuses, and no line."""
         with ending():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except UsageError as error:
+                error.message = printable(error.message)  # it may quote a file's name
+                raise
 
 
 def _entry_points() -> dict:

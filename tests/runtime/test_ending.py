@@ -201,6 +201,12 @@ def test_more_on_stdin_than_an_image_may_have_is_refused_by_its_size(bundle, log
     assert b"damaged" not in done.stderr
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    """The error as `raise error from cause` leaves it."""
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(("error", "resumes", "status", "line"), [
     (KeyboardInterrupt(), True, INTERRUPTED, "interrupted; run the same command again to go on"),
     (KeyboardInterrupt(), False, INTERRUPTED, "interrupted"),
@@ -210,9 +216,17 @@ def test_more_on_stdin_than_an_image_may_have_is_refused_by_its_size(bundle, log
      "x: Read-only file system; expected a place that can be written"),
     (OSError(errno.EIO, "Input/output error"), False, SYSTEM, "Input/output error"),
     (LogoEdgeError("a\nb"), True, USAGE, r"a\nb"),
+    (caused(LogoEdgeError("x: full"), OSError(errno.ENOSPC, "No space left on device")), False, SYSTEM, "x: full"),
+    (caused(LogoEdgeError("x: no"), PermissionError(errno.EACCES, "Permission denied")), False, USAGE, "x: no"),
 ])  # fmt: skip
 def test_each_end_has_its_line_and_its_status(capsys, error, resumes, status, line):
     with pytest.raises(SystemExit) as ended, ending(), resumed_by_rerun() if resumes else nullcontext():
         raise error
     assert ended.value.code == status
     assert capsys.readouterr().err == f"logo-edge: {line}\n"
+
+
+def test_a_wrong_usage_quotes_names_harmlessly():
+    done = run("info", "a\x1b[31m\u202egnp.b")  # Click escapes the first only
+    assert done.returncode == USAGE
+    assert rb"(a\x1b[31m\u202egnp.b)" in done.stderr

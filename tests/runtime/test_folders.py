@@ -487,6 +487,23 @@ def test_a_bracket_in_a_folders_name_is_no_pattern(bundle, tmp_path):
     assert [Path(path).name for path in find_images([f"{tmp_path}/t [xn]/*.png"])] == ["c.png"]
 
 
+def test_a_deep_glob_visits_each_folder_once_however_links_lead(tmp_path, monkeypatch):
+    for name in ("a.png", "in/b.png", "in/deep/c.png", "in/deep/c.jpg", ".hidden/d.png"):
+        paint(tmp_path / name, (255, 0, 0))
+    for name in ("one", "in/two", "in/deep/three"):
+        (tmp_path / name).symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    expected = {
+        "**/*.png": ["a.png", "in/b.png", "in/deep/c.png"],
+        "in/**": ["in/b.png", "in/deep/c.jpg", "in/deep/c.png", "in/two/a.png"],
+        "i*/**/deep/*.jpg": ["in/deep/c.jpg"],
+        "in/**x/*": [],
+    }
+    for pattern, names in expected.items():
+        assert list(find_images([pattern])) == names
+        assert list(find_images([f"{tmp_path}/{pattern}"])) == [f"{tmp_path}/{name}" for name in names]
+
+
 def test_a_folder_that_cannot_be_read_fails_by_name(bundle, tmp_path, monkeypatch):
     paint(tmp_path / "in" / "a.png", (255, 0, 0))
     (tmp_path / "in" / "closed").mkdir()

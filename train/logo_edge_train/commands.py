@@ -13,6 +13,7 @@ import typer
 
 from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError
+from logo_edge.names import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +52,6 @@ def need_torch() -> None:
 
 def find_manifest(source: Path | None) -> Path:
     """The manifest that `--data` means: a file, that of a folder, organized now if need be, or the project's own."""
-    from logo_edge.names import printable
     from logo_edge_train.fetch import LABELS, fetch_logos
     from logo_edge_train.organize import compare_with_folder, manifest_of, organize_folder, print_report
 
@@ -201,7 +201,6 @@ def train_command(
     need_torch()
     from rich.console import Console
 
-    from logo_edge.names import printable
     from logo_edge_train import distributed
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.train import pick_device, train_ensemble
@@ -358,9 +357,10 @@ def few_shot_classify(
 def print_sorted(records: list[dict]) -> None:
     for record in records:
         if "error" in record:
-            typer.echo(f"{record['path']}  error: {record['error']}", err=True)
+            typer.echo(printable(f"{record['path']}  error: {record['error']}"), err=True)
         else:
-            typer.echo(f"{record['path']}  {record['label']}  margin {record['margin']:.2f} over {record['runner_up']}")
+            answer = f"{record['label']}  margin {record['margin']:.2f} over {record['runner_up']}"
+            typer.echo(printable(f"{record['path']}  {answer}"))
 
 
 @runs.command("list", help="One line per run: state, recipe, teachers, figures on val, student, date, size.")
