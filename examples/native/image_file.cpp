@@ -12,17 +12,30 @@
 
 #include <jpeglib.h>
 
+#include <jerror.h>
+
 namespace logo_edge {
 namespace {
 
 constexpr std::uint64_t kMaxPixels = 36'000'000;
+constexpr std::uint64_t kJpegShare = 4;  // times as many pixels may a JPEG have, which is then decoded at 1/2
+constexpr std::uint64_t kCoefficients = 3;  // times kMaxPixels: those of a JPEG of several scans, all in memory at once
+constexpr std::uint64_t kScans = 20;  // times kMaxPixels: scans times pixels
+constexpr int kMostScans = 14'400;
+constexpr std::uint64_t kArithmetic = 6;  // times the cost of Huffman's code
+constexpr std::size_t kScannedBytes = 20'000'000;  // of a JPEG of several scans
+constexpr int kLeastDepth = 8, kMostDepth = 16, kDepthStep = 2;  // bits that samples of 16 bits may use
 constexpr std::streamoff kMaxFileBytes = 256 * 1024 * 1024;
 using Bytes = std::vector<std::uint8_t>;
 
-void allocate(Image& image, std::uint64_t width, std::uint64_t height) {
-  if (width == 0 || height == 0 || width * height > kMaxPixels) {
-    throw ImageError(std::to_string(width) + " x " + std::to_string(height) + " pixels; expected 1 to " + std::to_string(kMaxPixels));
+void check_pixels(std::uint64_t width, std::uint64_t height, std::uint64_t most) {
+  if (width == 0 || height == 0 || width * height > most) {
+    throw ImageError(std::to_string(width) + " x " + std::to_string(height) + " pixels; expected 1 to " + std::to_string(most));
   }
+}
+
+void allocate(Image& image, std::uint64_t width, std::uint64_t height) {
+  check_pixels(width, height, kMaxPixels);
   image.width = static_cast<int>(width);
   image.height = static_cast<int>(height);
   image.rgba.resize(width * height * 4);
@@ -40,7 +53,10 @@ int orientation_in(const Bytes& exif) {
   const std::size_t directory = read(4, 4);
   if (directory > exif.size() - 2) return 1;
   for (std::size_t at = directory + 2, left = read(directory, 2); left > 0 && at + 12 <= exif.size(); at += 12, --left) {
-    if (read(at, 2) == 0x0112) return std::clamp<int>(read(at + 8, 2), 1, 8);
+    if (read(at, 2) != 0x0112) continue;
+    const std::uint32_t type = read(at + 2, 2), value = read(at + 8, type == 4 ? 4 : 2);
+    const bool is_one = (type == 3 || type == 4) && read(at + 4, 4) == 1 && value >= 1 && value <= 8;
+    return is_one ? static_cast<int>(value) : 1;
   }
   return 1;
 }
@@ -99,9 +115,34 @@ void fail_png(png_structp png, png_const_charp message) {
 
 void ignore_warning(png_structp, png_const_charp) {}
 
+/// The upper eight of the bits that grey samples use, as opaque colours, or clear where they are the transparent value.
+void fill_with_grey(Image& image, const std::vector<std::uint16_t>& samples, const png_color_16* clear) {
+  int depth = kLeastDepth;
+  for (const int top = *std::max_element(samples.begin(), samples.end()); top >= 1 << depth; depth += kDepthStep) {}
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    std::memset(&image.rgba[i * 4], samples[i] >> (depth - kLeastDepth), 3);
+    image.rgba[i * 4 + 3] = clear != nullptr && samples[i] == clear->gray ? 0 : 255;
+  }
+}
+
+/// Throws where the colours are black since they use the lower bits of 16 alone.
+void check_depth(const Image& image, bool has_alpha) {
+  int top = 0;
+  for (std::size_t i = 0; i < image.rgba.size(); ++i) {
+    if (i % 4 < 3 || has_alpha) top = std::max<int>(top, image.rgba[i]);
+  }
+  if (top > 0 && top < 16) throw ImageError("samples of 16 bits that use 12 of them or fewer; scale them to all 16, or save 8 bits");
+}
+
 Image decode_png(const Bytes& data) {
+  if (data.size() > 16 && std::memcmp(&data[12], "CgBI", 4) == 0) {
+    throw ImageError("a PNG in Apple's variant for iPhones (CgBI); restore it with `xcrun pngcrush -revert-iphone-optimizations IN OUT`");
+  }
   Image image;
   std::vector<png_bytep> rows;
+  std::vector<std::uint16_t> grey;
+  png_color_16* clear = nullptr;
+  bool is_grey = false, is_deep = false, has_alpha = false;
   PngSource source{data, 0};
   Failure failure{};
   png_uint_32 exif_size = 0;
@@ -113,6 +154,17 @@ Image decode_png(const Bytes& data) {
   const bool is_read = info != nullptr && succeeds(failure, [&] {
     png_set_read_fn(png, &source, read_png_bytes);
     png_read_info(png, info);
+    const int colour = png_get_color_type(png, info);
+    is_deep = png_get_bit_depth(png, info) == 16;
+    is_grey = is_deep && colour == PNG_COLOR_TYPE_GRAY;
+    has_alpha = (colour & PNG_COLOR_MASK_ALPHA) != 0;
+    if (is_grey) {
+      png_get_tRNS(png, info, nullptr, nullptr, &clear);
+      png_set_swap(png);  // to little-endian
+      png_set_interlace_handling(png);
+      png_read_update_info(png, info);
+      return;
+    }
     png_set_expand(png);  // palettes, 1 to 4 bits, and transparent colours
     png_set_strip_16(png);
     png_set_gray_to_rgb(png);
@@ -122,7 +174,11 @@ Image decode_png(const Bytes& data) {
   });
   if (is_read) {
     allocate(image, png_get_image_width(png, info), png_get_image_height(png, info));
-    for (int y = 0; y < image.height; ++y) rows.push_back(&image.rgba[std::size_t(y) * image.width * 4]);
+    if (is_grey) grey.resize(std::size_t(image.width) * image.height);
+    for (int y = 0; y < image.height; ++y) {
+      const std::size_t start = std::size_t(y) * image.width;
+      rows.push_back(is_grey ? reinterpret_cast<png_bytep>(&grey[start]) : &image.rgba[start * 4]);
+    }
   }
   const bool is_decoded = is_read && succeeds(failure, [&] {
     png_read_image(png, rows.data());
@@ -130,12 +186,15 @@ Image decode_png(const Bytes& data) {
     png_get_eXIf_1(png, info, &exif_size, &exif);
   });
   if (!is_decoded) throw ImageError(std::string("damaged PNG (") + failure.message + ")");
+  if (is_grey) fill_with_grey(image, grey, clear);
+  else if (is_deep) check_depth(image, has_alpha);
   return turn_upright(std::move(image), orientation_in(Bytes(exif, exif + exif_size)));
 }
 
 struct JpegErrors {
   jpeg_error_mgr manager;  // first, as libjpeg knows only this
   Failure failure;
+  bool lacks_end;  // the marker; whether pixels are missing too, the decoder finds out
 };
 
 void fail_jpeg(j_common_ptr jpeg) {
@@ -144,15 +203,63 @@ void fail_jpeg(j_common_ptr jpeg) {
   std::longjmp(errors->failure.jump, 1);
 }
 
-/// Warnings stand for damage: data that ends too early, or is corrupt.
+/// Warnings stand for damage: data that is corrupt, or lacks pixels. Nothing but the end marker may be missing.
 void fail_on_warning(j_common_ptr jpeg, int level) {
-  if (level < 0) fail_jpeg(jpeg);
+  if (level >= 0) return;
+  if (jpeg->err->msg_code != JWRN_JPEG_EOF) fail_jpeg(jpeg);
+  reinterpret_cast<JpegErrors*>(jpeg->err)->lacks_end = true;
+}
+
+/// Whether a progressive JPEG has come to the full precision of every coefficient.
+bool is_precise(const jpeg_decompress_struct& jpeg) {
+  for (int component = 0; jpeg.coef_bits != nullptr && component < jpeg.num_components; ++component) {
+    const int* bits = jpeg.coef_bits[component];
+    if (std::any_of(bits, bits + DCTSIZE2, [](int left) { return left != 0; })) return false;
+  }
+  return true;
+}
+
+/// Gives up a progressive JPEG that goes over its pixels again and again.
+void count_scans(j_common_ptr common) {
+  auto* jpeg = reinterpret_cast<j_decompress_ptr>(common);
+  const auto scans = static_cast<std::uint64_t>(jpeg->input_scan_number);
+  const std::uint64_t pixels = std::uint64_t(jpeg->image_width) * jpeg->image_height;
+  if (scans <= kMostScans && scans * pixels <= kScans * kMaxPixels) return;
+  auto* errors = reinterpret_cast<JpegErrors*>(jpeg->err);
+  std::snprintf(errors->failure.message, sizeof errors->failure.message, "%d scans of %u x %u pixels; save it anew, with a few",
+                jpeg->input_scan_number, jpeg->image_width, jpeg->image_height);
+  std::longjmp(errors->failure.jump, 1);
+}
+
+/// Throws where it costs too much, and gives by what the sides are to be divided so that kMaxPixels come out at most.
+int check_jpeg(jpeg_decompress_struct& jpeg, std::size_t bytes) {
+  const std::uint64_t pixels = std::uint64_t(jpeg.image_width) * jpeg.image_height;
+  std::uint64_t most = kJpegShare * kMaxPixels;
+  if (jpeg.arith_code) {
+    most = kMaxPixels / kArithmetic;
+  } else if (jpeg_has_multiple_scans(&jpeg)) {
+    std::uint64_t all = 0, largest = 1;
+    for (int i = 0; i < jpeg.num_components; ++i) {
+      const auto blocks = std::uint64_t(jpeg.comp_info[i].h_samp_factor) * jpeg.comp_info[i].v_samp_factor;
+      all += blocks;
+      largest = std::max(largest, blocks);
+    }
+    most = std::max(kMaxPixels, kCoefficients * kMaxPixels * largest / all);
+    if (bytes > kScannedBytes) throw ImageError("a JPEG of several scans with too many bytes; save it as a baseline JPEG");
+  }
+  check_pixels(jpeg.image_width, jpeg.image_height, most);
+  int scale = 1;
+  while (pixels > kMaxPixels * scale * scale) scale *= 2;
+  return scale;
 }
 
 Image decode_jpeg(const Bytes& data) {
   Image image;
   Bytes row, exif;
+  bool is_whole = true;
   JpegErrors errors{};
+  jpeg_progress_mgr progress{};
+  progress.progress_monitor = count_scans;
   jpeg_decompress_struct jpeg{};
   jpeg.err = jpeg_std_error(&errors.manager);
   errors.manager.error_exit = fail_jpeg;
@@ -161,13 +268,17 @@ Image decode_jpeg(const Bytes& data) {
   const std::unique_ptr<jpeg_decompress_struct, decltype(release)> guard(&jpeg, release);
   const bool is_read = succeeds(errors.failure, [&] {
     jpeg_create_decompress(&jpeg);
+    jpeg.progress = &progress;
     jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xffff);
     jpeg_mem_src(&jpeg, data.data(), data.size());
     jpeg_read_header(&jpeg, TRUE);
   });
   if (is_read) {
     if (jpeg.num_components == 4) throw ImageError("a CMYK JPEG; convert it to RGB");
-    allocate(image, jpeg.image_width, jpeg.image_height);
+    jpeg.scale_num = 1;
+    jpeg.scale_denom = check_jpeg(jpeg, data.size());
+    jpeg_calc_output_dimensions(&jpeg);
+    allocate(image, jpeg.output_width, jpeg.output_height);
     row.resize(image.width * 3UL);
     for (auto marker = jpeg.marker_list; marker != nullptr && exif.empty(); marker = marker->next) {
       if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0) {
@@ -187,8 +298,10 @@ Image decode_jpeg(const Bytes& data) {
         to[3] = 255;
       }
     }
+    is_whole = !errors.lacks_end || is_precise(jpeg);
     jpeg_finish_decompress(&jpeg);
   });
+  if (is_decoded && !is_whole) throw ImageError("damaged JPEG (it ends before its last scan)");
   if (!is_decoded) throw ImageError(std::string("damaged JPEG (") + errors.failure.message + ")");
   return turn_upright(std::move(image), orientation_in(exif));
 }

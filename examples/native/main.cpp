@@ -87,7 +87,7 @@ int main(int count, char** arguments) {
         line["error"] = error.what();
         all_read = false;
       }
-      std::cout << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+      std::cout << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;  // at once, for who reads along
     }
     return all_read ? 0 : 1;
   } catch (const std::exception& error) {

@@ -23,6 +23,7 @@ KINDS = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"\0\0\1\0": "ICO"
 CHUNK_HEAD = struct.Struct(">I4s")  # of PNG
 DRAWN_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"))
 MARKER = re.compile(rb"\xff+([^\x00\xff])")  # of JPEG
+SCAN = re.compile(rb"\xff\xda(?=.{9})", re.DOTALL)
 GIF_BLOCK = re.compile(rb"[!,;]")
 STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
 DRAWN_SEGMENTS = frozenset(
@@ -176,6 +177,17 @@ def _read_jpeg(data: bytes) -> ImageFile:
             by_xmp = by_xmp or orientation_in_xmp(data[start + 2 : end])
         position = max(end, start)
     raise _too_many("segments before its pixels")
+
+
+def has_all_scans(data: bytes, components: int) -> bool:
+    """Whether the last coefficient of every component of a JPEG comes to full precision. ITU-T T.81, G.1."""
+    complete = set()
+    for match in SCAN.finditer(data):
+        start = match.end() + 3  # after the length and the number of components
+        end = start + 2 * data[start - 1]
+        if data[end + 1 : end + 2] == b"\x3f" and data[end + 2] & 15 == 0:
+            complete |= set(data[start:end:2])
+    return len(complete) >= components
 
 
 def _read_gif(data: bytes) -> ImageFile:

@@ -17,7 +17,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from logo_edge.errors import ImageError
-from logo_edge.image_file import CHUNK_HEAD, ORIENTATION, ImageFile, orientation_in, orientation_in_xmp, read_image_file
+from logo_edge.image_file import (
+    CHUNK_HEAD,
+    ORIENTATION,
+    ImageFile,
+    has_all_scans,
+    orientation_in,
+    orientation_in_xmp,
+    read_image_file,
+)
 from logo_edge.svg import is_svg, render_svg
 
 try:
@@ -241,7 +249,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, ImageFi
     if image.format == "JPEG":
         denominator = _check_jpeg(image, file, name, max_pixels)
         if b"\xff\xd9" not in file.data:
-            file = replace(file, data=_add_end(file))
+            file = replace(file, data=_add_end(file, denominator, image.layers))
             image = _open_lazily(file.data, file.kind)
         return image, file, denominator
     _check_pixel_count(image.size, name, max_pixels // _cost_of_pixel(image, file))
@@ -285,19 +293,19 @@ def _check_jpeg(image: Image.Image, file: ImageFile, name: str, max_pixels: int)
     return next(scale for scale in (1, 2, 4, 8) if pixels <= max_pixels * scale * scale)
 
 
-def _add_end(file: ImageFile) -> bytes:
+def _add_end(file: ImageFile, denominator: int, components: int) -> bytes:
     """The data of a JPEG that lacks nothing but its end marker, with it; as they are where pixels are missing too.
 
-    Those would change with the bits that follow. Of several scans too large to be decoded thrice, nothing is added.
+    Those would change with the bits that follow. To files too large to be decoded thrice nothing is added.
     """
     data, previews = file.data.rstrip(b"\xff"), []
-    if file.scans > 1 and len(data) > SCANNED_BYTES // 4:
+    if len(data) > (SCANNED_BYTES if file.scans == 1 else SCANNED_BYTES // 4) or not has_all_scans(data, components):
         return data
-    for further in (b"", b"\x55" * 64):
+    for further in (b"", b"\xb5\x5a\xd3\x6c" * 16):
         image = _open_lazily(data + further + b"\xff\xd9", "JPEG")
-        if file.scans == 1:
-            image.draft(None, tuple(max(1, side // 8) for side in image.size))
-        previews.append(image.tobytes())
+        if denominator > 1:
+            image.draft(None, tuple(side // denominator for side in image.size))
+        previews.append(zlib.crc32(image.tobytes()))
     return data + b"\xff\xd9" if previews[0] == previews[1] else data
 
 

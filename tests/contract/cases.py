@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+from fuzz.bombs import progressive
 from onnx import TensorProto, helper
 from PIL import Image, PngImagePlugin
 from PIL.ImageCms import ImageCmsProfile, createProfile
@@ -77,6 +79,18 @@ def encoded_images() -> dict[str, bytes]:
         "clear": encode(Image.new("RGBA", (40, 30)), "PNG"),
         "large": encode(noise(1201, 803, 3), "PNG"),
     }  # fmt: skip
+
+
+def jpeg_of_vector(vector: dict) -> bytes:
+    """The file that a row of jpeg_limit_vectors.json describes: progressive where it has several scans, else baseline."""
+    width, height, scans = vector["width"], vector["height"], vector["scans"]
+    if scans > 1:
+        return progressive(width, height, scans)
+    if vector["size"]:
+        return encode(Image.new("RGB", (width, height), "teal"), "JPEG")
+    data = bytearray(encode(Image.new("RGB", (64, 64), "teal"), "JPEG"))
+    struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, height, width)
+    return bytes(data)
 
 
 def write_epistemic_bundle(fake_bundle: Callable[..., Path], fake_model: Callable[..., bytes]) -> Path:

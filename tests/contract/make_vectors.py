@@ -205,6 +205,20 @@ def write_preprocess_vectors() -> list[dict]:
     return rows
 
 
+# (width, height, scans, size when read): limits of 36 million pixels, 4 times that of a JPEG, 20 times that of scans, and
+# 14,400 scans however few the pixels.
+JPEGS = (
+    (1500, 1500, 320, (1500, 1500)), (1500, 1500, 321, None), (1500, 1500, 1000, None), (600, 400, 3000, (600, 400)),
+    (600, 400, 3001, None), (16, 8, 14_400, (16, 8)), (16, 8, 14_401, None), (8000, 6000, 1, (4000, 3000)),
+    (6000, 6000, 1, (6000, 6000)), (6001, 6000, 1, (3001, 3000)), (12_001, 12_000, 1, None), (65_000, 65_000, 1, None),
+)  # fmt: skip
+
+
+def jpeg_limit_vectors() -> list[dict]:
+    """JPEGs at their limits: what they are made of, and the size at which they are read, None where they are refused."""
+    return [dict(zip(("width", "height", "scans", "size"), row, strict=True)) for row in JPEGS]
+
+
 def write_vectors(path: Path, rows: list[dict]) -> None:
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     path.write_text(f'{{"vectors": [\n{lines}\n]}}\n', encoding="utf-8")
@@ -213,4 +227,5 @@ def write_vectors(path: Path, rows: list[dict]) -> None:
 if __name__ == "__main__":
     write_vectors(HERE / "decision_vectors.json", decision_vectors())
     write_vectors(HERE / "member_vectors.json", member_vectors())
+    write_vectors(HERE / "jpeg_limit_vectors.json", jpeg_limit_vectors())
     write_vectors(HERE / "preprocess_vectors.json", write_preprocess_vectors())

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from contract.cases import jpeg_of_vector
 from PIL import Image
 
-from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
+from logo_edge import Classifier, ImageError, InputContract, Mode, load_image, preprocess
 from logo_edge.decision import Familiarity, Scaling, is_blank, spread
 from logo_edge.members import mutual_information, pool_logits
 from logo_edge.metrics import softmax
@@ -28,6 +29,7 @@ def load_vectors(name: str, *, at_least: int) -> list[dict]:
 
 
 PREPROCESS = load_vectors("preprocess_vectors.json", at_least=20)
+JPEGS = load_vectors("jpeg_limit_vectors.json", at_least=12)
 DECISIONS = load_vectors("decision_vectors.json", at_least=30)
 MEMBERS = load_vectors("member_vectors.json", at_least=6)
 
@@ -129,3 +131,13 @@ def test_the_committed_member_vectors_are_those_of_the_independent_calculation()
 @pytest.mark.parametrize("bundle", [None, HERE.parents[1] / "bundles" / "robust"])
 def test_a_committed_bundle_gives_its_golden_vectors_from_end_to_end(bundle):
     assert Classifier.load(bundle).run_vectors() >= 8
+
+
+@pytest.mark.parametrize("vector", JPEGS, ids=str)
+def test_a_jpeg_is_read_within_its_limits_and_refused_beyond(vector):
+    data = jpeg_of_vector(vector)
+    if vector["size"]:
+        assert load_image(data, fast=False).size == tuple(vector["size"])
+    else:
+        with pytest.raises(ImageError, match=r"scans of|Scale it down"):
+            load_image(data, fast=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import re
 import struct
 import zlib
 from contextlib import suppress
@@ -99,20 +101,29 @@ def vast_second_frame() -> bytes:
     return data[: at + 5] + struct.pack("<HH", 60_000, 60_000) + data[at + 9 :]
 
 
-def progressive(width: int, height: int, scans: int, *, colour: str = "teal") -> bytes:
-    """A JPEG that goes over its pixels `scans` times: the last scan is repeated."""
-    data = encode(Image.new("RGB", (width, height), colour), "JPEG", progressive=True)
-    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
-    return data[:end] + data[start:end] * (scans - data.count(b"\xff\xda")) + data[end:]
+def progressive(width: int, height: int, scans: int) -> bytes:
+    """A valid JPEG of one colour that goes over its pixels `scans` times."""
+    return repeat_scan(encode(Image.new("RGB", (width, height), "teal"), "JPEG", progressive=True), scans)
 
 
 def noisy_progressive(width: int, height: int, scans: int) -> bytes:
-    """The same of noise, the largest scan repeated, so that every scan is as costly as one can be."""
+    """The same of noise, so that every scan is as costly as one can be."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    data = encode(Image.fromarray(noise), "JPEG", progressive=True, quality=75)
-    starts = [index for index in range(len(data)) if data.startswith(b"\xff\xda", index)]
-    parts = [data[start:end] for start, end in zip(starts, [*starts[1:], len(data) - 2], strict=True)]
-    return data[:-2] + max(parts, key=len) * (scans - len(parts)) + data[-2:]
+    return repeat_scan(encode(Image.fromarray(noise), "JPEG", progressive=True, quality=75), scans)
+
+
+def repeat_scan(data: bytes, scans: int) -> bytes:
+    """The progressive JPEG with its largest first scan of AC coefficients, then to full precision, until it has so many.
+
+    A scan that says neither before (Ah) nor after (Al) it is bits left may come again: the decoder warns of nothing.
+    """
+    starts, parts = [match.start() for match in re.finditer(b"\xff\xda", data)], []
+    for before, start in itertools.pairwise(starts):
+        if data[start + 4] == 1 and data[start + 7] and not data[start + 9] >> 4:
+            tables = data.find(b"\xff\xc4", before, start)
+            end = re.compile(b"\xff[\xc4\xda\xd9]").search(data, start + 2).start()
+            parts.append(data[tables if tables >= 0 else start : start + 9] + b"\0" + data[start + 10 : end])
+    return data[:-2] + max(parts, key=len) * (scans - len(starts)) + data[-2:]
 
 
 def with_parts(kind: str, part: bytes, count: int, at: int) -> bytes:

@@ -1,4 +1,4 @@
-// contract preprocess SIZE_PX IMAGE...: their pixels, one after the other; contract is_blank SIZE_PX IMAGE...: 1 or 0 for each. contract decide VECTORS: a JSON array of decisions.
+// contract size IMAGE...: a line "WIDTH HEIGHT" each, or why it is refused. contract preprocess SIZE_PX IMAGE...: their pixels, one after the other; contract is_blank SIZE_PX IMAGE...: 1 or 0 for each. contract decide VECTORS: a JSON array of decisions.
 
 #include <fstream>
 #include <iostream>
@@ -39,6 +39,17 @@ int main(int, char** arguments) {
     const auto record = nlohmann::json::parse(file);
     for (const auto& vector : record.at("vectors")) decisions.push_back(decide(vector));
     std::cout << decisions;
+    return 0;
+  }
+  if (std::string(arguments[1]) == "size") {
+    for (char** path = arguments + 2; *path != nullptr; ++path) {
+      try {
+        const auto image = logo_edge::read_image(*path);
+        std::cout << image.width << ' ' << image.height << '\n';
+      } catch (const logo_edge::ImageError& error) {
+        std::cout << error.what() << '\n';
+      }
+    }
     return 0;
   }
   const bool asks_blank = std::string(arguments[1]) == "is_blank";

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from contract.cases import RED_EPISTEMIC, encode, encoded_images, write_epistemic_bundle
+from contract.cases import RED_EPISTEMIC, encode, encoded_images, jpeg_of_vector, write_epistemic_bundle
+from fuzz.bombs import chunk, noisy_progressive, png, tiff
 from PIL import Image
 
-from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
+from logo_edge import Classifier, ImageError, InputContract, Mode, load_image, preprocess
 from logo_edge.bundle import DEFAULT_BUNDLE, DIGEST, RECORD, list_files, write_record
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +68,67 @@ def test_the_contract_s_images_are_preprocessed_to_the_byte(programs):
         assert found == np.asarray(Image.open(ROOT / vector["expected"])).tobytes(), vector["expected"]
         blank = programs.show("is_blank", str(vector["size_px"]), ROOT / vector["image"])
         assert bool(int(blank)) == vector["blank"], vector["expected"]
+
+
+def test_a_jpeg_is_read_within_the_contract_s_limits_and_refused_beyond(programs, tmp_path):
+    vectors = json.loads((CONTRACT / "jpeg_limit_vectors.json").read_text())["vectors"]
+    assert len(vectors) >= 12
+    paths = [tmp_path / f"{index}.jpg" for index in range(len(vectors))]
+    for path, vector in zip(paths, vectors, strict=True):
+        path.write_bytes(jpeg_of_vector(vector))
+    for vector, line in zip(vectors, programs.show("size", *paths).decode().splitlines(), strict=True):
+        if vector["size"]:
+            assert line == "{} {}".format(*vector["size"])
+        else:
+            assert "scans of" in line or "pixels; expected" in line
+
+
+def test_progressive_jpegs_that_cost_much_are_given_up_in_time(programs, tmp_path):
+    for index, scans in enumerate((300, 16_000)):
+        (tmp_path / f"{index}.jpg").write_bytes(noisy_progressive(200, 200, scans))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    few, many = programs.show("size", tmp_path / "0.jpg", tmp_path / "1.jpg").decode().splitlines()
+    assert few == "200 200"
+    assert "scans" in many
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 4
+
+
+def test_grey_values_of_fewer_bits_and_odd_files_are_read_or_named_as_in_python(programs, tmp_path):
+    image = Image.open(SAMPLES[3]).convert("RGB").crop((0, 0, 170, 120))
+    jpeg, plain = encode(image, "JPEG", quality=90), encode(image, "PNG")
+    gradual = encode(image, "JPEG", quality=90, progressive=True)
+    files = {
+        "without its end": jpeg[:-2],
+        "cut": jpeg[:-400],
+        "scans": gradual[:-2],
+        "without a scan": gradual[: gradual.rindex(b"\xff\xc4")],
+        "iphone": plain[:8] + chunk(b"CgBI", b"1234") + plain[8:],
+    }
+    for bits in (8, 10, 12, 14, 16):
+        values = np.asarray(image.convert("L")).astype(np.uint16) << bits - 8
+        files[f"{bits} bits"] = encode(Image.fromarray(values), "PNG")
+        files[f"{bits} bits, one clear"] = encode(Image.fromarray(values), "PNG", transparency=int(values[0, 0]))
+    for kind, value in ((2, 6), (3, 0), (3, 9), (3, 6), (4, 6)):
+        block = tiff([(0x0112, kind, 1, value)])
+        files[f"orientation {kind} {value}"] = encode(image, "JPEG", exif=b"Exif\0\0" + block)
+    dark = zlib.compress(b"\0" + struct.pack(">6H", 4095, 2000, 0, 0, 4095, 4095))
+    files["colours of 12 bits"] = png(2, 1, 16, 2, dark)
+    paths = []
+    for name, data in files.items():
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(data)
+    found, read = programs.show("size", *paths).decode().splitlines(), []
+    for path, line in zip(paths, found, strict=True):
+        try:
+            expected = "{} {}".format(*load_image(path).size)
+            read.append(path)
+        except ImageError as error:
+            expected = next(word for word in ("CgBI", "12 of them", "damaged") if word in str(error))
+        assert expected in line, path.name
+    assert len(read) == len(paths) - 4
+    pixels = np.frombuffer(programs.show("preprocess", "96", *read), np.uint8).reshape(len(read), 96, 96, 3)
+    for path, square in zip(read, pixels, strict=True):
+        assert np.array_equal(square, preprocess(load_image(path, fast=False), InputContract(96))), path.name
 
 
 def test_the_contract_s_logits_give_its_decisions(programs):

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -196,8 +197,13 @@ def test_orientation_is_found_in_every_place_that_pillow_knows():
 
 def test_a_jpeg_without_its_last_bytes_is_read_and_half_a_jpeg_is_not():
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (90, 130, 3), np.uint8))
-    for options in ({}, {"progressive": True}, {"restart_marker_rows": 1}):
-        whole = encode(noise, "JPEG", **options)
+    logo = (
+        Image.open(ROOT / "runtime/logo_edge/samples/04-complex.png", formats=["PNG"])
+        .convert("RGB")
+        .crop((0, 0, 170, 120))
+    )
+    for image, options in product((noise, logo), ({}, {"progressive": True}, {"restart_marker_rows": 1})):
+        whole = encode(image, "JPEG", quality=90, **options)
         for cut in (1, 2):
             for fast in (True, False):
                 assert load_image(whole[:-cut], fast=fast).tobytes() == load_image(whole, fast=fast).tobytes()

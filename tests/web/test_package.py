@@ -6,12 +6,14 @@ import base64
 import json
 import re
 import shutil
+import struct
 import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
-from contract.cases import RED_EPISTEMIC, encode, encoded_images, write_epistemic_bundle
+from contract.cases import RED_EPISTEMIC, encode, encoded_images, jpeg_of_vector, write_epistemic_bundle
+from fuzz.bombs import bombs, chunk
 from pictures import marked
 from PIL import Image
 from web.serving import node
@@ -66,6 +68,44 @@ def test_an_image_is_decoded_and_preprocessed_to_the_byte(page, image):
     for size_px, pixels in zip(sizes, found, strict=True):
         expected = preprocess(load_image(IMAGES[image], fast=False), InputContract(size_px))
         assert np.array_equal(np.frombuffer(base64.b64decode(pixels), np.uint8).reshape(expected.shape), expected)
+
+
+SIZES = (
+    "async (images) => {" + BYTES + """
+  const results = [];
+  for (const image of images) {
+    try {
+      const { width, height } = await logo.loadImage(new Blob([bytes(image)]));
+      results.push([width, height]);
+    } catch (error) { results.push(`${error.name}: ${error.message}`); }
+  }
+  return results;
+}"""
+)  # fmt: skip
+
+
+def test_a_jpeg_is_read_within_the_contract_s_limits_and_refused_beyond(page):
+    vectors = json.loads((CONTRACT / "jpeg_limit_vectors.json").read_text())["vectors"]
+    assert len(vectors) >= 12
+    found = page.evaluate(SIZES, [base64_of(jpeg_of_vector(vector)) for vector in vectors])
+    for vector, result in zip(vectors, found, strict=True):
+        if vector["size"] and vector["scans"] == 1:
+            assert result == vector["size"]
+        elif vector["size"]:  # Chromium stops after a few hundred scans by itself
+            assert result == vector["size"] or "not an image that this browser can read" in result
+        else:
+            assert "scans of" in result or "Scale it down" in result
+
+
+def test_what_a_header_promises_is_checked_before_the_browser_decodes(page):
+    data = {name: bombs()[name] for name in ("png", "ico of a png", "ico of a bitmap", "webp canvas", "scans")}
+    data["gif"] = b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0)
+    data["bmp"] = b"BM" + bytes(12) + struct.pack("<IiiHH", 40, 60_000, 60_000, 1, 24) + bytes(24)
+    plain = encode(Image.new("RGB", (9, 9)), "PNG")
+    data["iphone"] = plain[:8] + chunk(b"CgBI", b"1234") + plain[8:]
+    data["12 bits"] = encode(Image.fromarray(np.full((9, 9), 4095, np.uint16)), "PNG")
+    for name, result in zip(data, page.evaluate(SIZES, [base64_of(entry) for entry in data.values()]), strict=True):
+        assert re.search("at most 36000000 are read|scans of|CgBI|12 of them", result), (name, result)
 
 
 def test_the_contract_s_images_are_preprocessed_to_the_byte(page):

@@ -1,9 +1,9 @@
 /** Anything that a page calls an image -> width, height and RGBA bytes, decoded by the browser without colour management. */
 
 import { ImageError } from "./errors.js";
+import { MAX_PIXELS, checkFile, leastDivisor } from "./image_file.js";
 
 const MAX_FILE_BYTES = 256 * 1024 * 1024;
-const MAX_PIXELS = 36_000_000;
 const SVG_PX = 512; // of the longer side; a drawing has no pixels of its own
 const DECODING = { premultiplyAlpha: "none", colorSpaceConversion: "none", imageOrientation: "from-image" };
 
@@ -12,13 +12,14 @@ const DECODING = { premultiplyAlpha: "none", colorSpaceConversion: "none", image
  *
  * Of an animation it is the first frame. A canvas keeps premultiplied colours, so that straight ones come back rounded;
  * `preprocess` multiplies them again, and that gives the very bytes that were drawn. Throws ImageError when it is no
- * image, is damaged, or has more than 36 million pixels.
+ * image, is damaged, or costs too much to decode: more than 36 million pixels, of a JPEG four times as many, which then
+ * come at 1/2 or less.
  */
 export async function loadImage(source) {
   if (source instanceof ImageData) return source;
   const name = source?.name ? `${source.name}: ` : "";
   const encoded = ArrayBuffer.isView(source) || source instanceof ArrayBuffer ? new Blob([source]) : source;
-  if (encoded instanceof Blob) checkFile(encoded, name);
+  const isDeep = encoded instanceof Blob && !isSvg(encoded) && (await checkEncoded(encoded, name));
   let bitmap;
   try {
     bitmap = await (isSvg(encoded) ? rasterizeSvg(encoded) : createImageBitmap(encoded, DECODING));
@@ -30,27 +31,47 @@ export async function loadImage(source) {
     );
   }
   try {
-    return readPixels(bitmap, name);
+    const pixels = readPixels(bitmap, name);
+    if (isDeep) checkDepth(pixels.data, name);
+    return pixels;
   } finally {
     bitmap.close?.();
   }
 }
 
-function checkFile(file, name) {
+/** Whether it holds 16 bits a channel; throws ImageError, named, where it is not to be decoded. */
+async function checkEncoded(file, name) {
   if (file.size === 0) throw new ImageError(`${name}empty (0 bytes); expected an encoded image`);
   if (file.size > MAX_FILE_BYTES) {
     throw new ImageError(`${name}${file.size} bytes; an image file may have up to ${MAX_FILE_BYTES}`);
   }
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  try {
+    return checkFile(bytes);
+  } catch (error) {
+    throw new ImageError(name + error.message, { cause: error });
+  }
+}
+
+/** The browser gives the upper 8 of 16 bits, which are black where a camera wrote 12. */
+function checkDepth(rgba, name) {
+  let top = 0;
+  for (let at = 0; at < rgba.length; at++) if (at % 4 < 3 && rgba[at] > top) top = rgba[at];
+  if (top > 0 && top < 16) {
+    throw new ImageError(`${name}samples of 16 bits that use 12 of them or fewer; scale them to all 16, or save 8 bits`);
+  }
 }
 
 function readPixels(bitmap, name) {
-  const { width, height } = bitmap;
+  const divisor = leastDivisor(bitmap.width * bitmap.height);
+  const width = Math.ceil(bitmap.width / divisor);
+  const height = Math.ceil(bitmap.height / divisor);
   if (width * height > MAX_PIXELS) {
     throw new ImageError(`${name}${width} x ${height} pixels; at most ${MAX_PIXELS} are read. Scale it down first`);
   }
   try {
     const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-    context.drawImage(bitmap, 0, 0);
+    context.drawImage(bitmap, 0, 0, width, height);
     return context.getImageData(0, 0, width, height);
   } catch (error) {
     throw new ImageError(`${name}${width} x ${height} pixels, too many for this browser; scale it down first`, {
