@@ -183,7 +183,7 @@ def decoding_cost(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
     return round(math.prod(image.size) * _cost_of_pixel(image, file))
 
 
-def is_blank(image: Image.Image) -> bool:
+def _shows_nothing(image: Image.Image) -> bool:
     """Whether an RGB or RGBA image shows nothing: it is transparent throughout, or of one colour."""
     extrema = image.getextrema()
     return (image.mode == "RGBA" and extrema[3][1] == 0) or all(low == high for low, high in extrema)
@@ -361,7 +361,7 @@ def _first_drawn_frame(image: Image.Image, name: str, max_pixels: int) -> Image.
             break
         _check_pixel_count(image.size, name, max_pixels)
         frame = _upright(image, _orientation(image))
-        if not is_blank(frame):
+        if not _shows_nothing(frame):
             return frame
     image.seek(0)
     return _upright(image, _orientation(image))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import subprocess
 
 RENDER_PX = 512  # of the longer side: the size at which the project's own logos were rendered
-LIMIT_S = 2.0  # of CPU time
+LIMIT_S = 1.5  # of CPU time
 PATIENCE = 5  # times as long by the clock: other work on the machine is not the drawing's fault
 EMBEDDED = re.compile(r"\s*data:image/(png|jpe?g|gif|webp)[;,]", re.IGNORECASE)
 MAX_BYTES = 32 * 1024 * 1024  # of a document, unpacked
