@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
+from logo_edge.folders import find_images
 from logo_edge.manifest import LogoRow, read_manifest, write_manifest
-from logo_edge_train import dataset, episodes
+from logo_edge_train import dataset, episodes, few_shot
 from logo_edge_train.commands import few_shot as command
+from logo_edge_train.commands import print_found, print_sorted
 from logo_edge_train.episodes import (
     PARTS,
     VIEWS,
@@ -34,6 +37,7 @@ from logo_edge_train.few_shot import (
     Maml,
     Prototypes,
     build_network,
+    classify_files,
     classify_images,
     evaluate_few_shot,
     few_shot_objective,
@@ -481,3 +485,20 @@ def test_a_wrong_setting_is_refused_by_the_name_of_the_key(table, named):
     with pytest.raises(RecipeError) as caught:
         recipe_from_dict({"few_shot": table})
     assert named in str(caught.value)
+
+
+def test_files_of_any_name_are_sorted_and_printed_and_damaged_ones_reported(hostile_tree, monkeypatch, capsys):
+    monkeypatch.setattr(
+        few_shot, "classify_images", lambda network, support, images, device: [{"ok": 1.0, "a|b": 0.0} for _ in images]
+    )
+    paths = [Path(path) for path in find_images([str(hostile_tree.root)])]
+    records = classify_files(None, hostile_tree.root, paths, CPU)
+    failed = {os.path.relpath(record["path"], hostile_tree.root) for record in records if "error" in record}
+    assert failed == hostile_tree.damaged
+    assert len(records) == len(hostile_tree.images)
+    print_found(records, True, print_sorted)
+    assert json.loads(capsys.readouterr().out.encode("utf-8")) == records
+    print_sorted(records)
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err
+    assert len(printed.out.splitlines()) + len(printed.err.splitlines()) == len(records)

@@ -83,6 +83,7 @@ def describe_run(folder: Path) -> dict:
         "changed": {key: value for key, value in fields.items() if key not in defaults or defaults[key] != value},
         "versions": record["versions"],
         "left_out": record.get("left_out", []),
+        "kept_lookalikes": record.get("kept_lookalikes", []),
         "networks": read_networks(folder, record),
     }
 
@@ -293,6 +294,8 @@ def _describe_lines(found: dict) -> list[str]:
         "versions " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
         f"left out, as look-alikes of held-out logos: {', '.join(found['left_out']) or 'nothing'}",
     ]  # fmt: skip
+    if kept := found["kept_lookalikes"]:
+        lines.append(f"learned from, though they look like held-out images: {len(kept)}, first {kept[0]}")
     if found["val"]:
         lines.append("ensemble on val: " + _figures(found["val"]))
     if student := found["student"]:

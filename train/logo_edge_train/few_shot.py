@@ -28,6 +28,7 @@ from logo_edge.folders import walk_images
 from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.metrics import bootstrap
+from logo_edge.names import shown
 from logo_edge_train import distributed
 from logo_edge_train.dataset import ImageFiles
 from logo_edge_train.episodes import TASKS, VIEWS, Drawings, EpisodeDataset, check_disjoint, task_rows
@@ -496,7 +497,7 @@ def classify_files(network: FewShotNetwork, support: Path, paths: Sequence[Path]
     read, DatasetError where there are not two classes with images.
     """
     folders = [folder for folder in sorted(support.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-    shown = {folder.name: ImageFiles(tuple(walk_images(folder))) for folder in folders}
+    known = {shown(folder.name): ImageFiles(tuple(walk_images(folder))) for folder in folders}
     errors: dict[Path, str] = {}
 
     def readable() -> Iterator[Image.Image]:
@@ -506,13 +507,13 @@ def classify_files(network: FewShotNetwork, support: Path, paths: Sequence[Path]
             except ImageError as error:
                 errors[path] = str(error)
 
-    answers, records = iter(classify_images(network, shown, readable(), device)), []
+    answers, records = iter(classify_images(network, known, readable(), device)), []
     for path in paths:
         if path in errors:
-            records.append({"path": str(path), "error": errors[path]})
+            records.append({"path": shown(str(path)), "error": shown(errors[path])})
             continue
         logits = next(answers)
         (label, first), (runner_up, second), *_ = logits.items()
         answer = {"label": label, "runner_up": runner_up, "margin": first - second, "logits": logits}
-        records.append({"path": str(path), **answer})
+        records.append({"path": shown(str(path)), **answer})
     return records
