@@ -231,7 +231,7 @@ def describe_report(report: OrganizeReport) -> list[str]:
     ]
     remarks = {
         "left out by balancing": report.left_out,
-        "skipped": [f"{skipped.path}: {skipped.reason}" for skipped in report.skipped],
+        "skipped": [f"{file.path}: {file.reason.removeprefix(f'{file.path}: ')}" for file in report.skipped],
         "without a label, left out": [str(path) for path in report.unlabelled],
         "copies under different labels, have a look": list(report.mixed_groups),
         "Warning: copies that your folders put into different splits; they are kept there, and figures on those splits "
@@ -448,14 +448,15 @@ def _split(
 
 
 def _uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...], int]]:
-    """The classes whose splits are far from SPLIT_SHARES: their shares in percent, the largest group."""
+    """The classes that large groups keep far from SPLIT_SHARES: their shares in percent, the largest group."""
     found = {}
     for label in sorted({row.label for row in rows}):
         own = [row for row in rows if row.label == label]
         splits, groups = Counter(row.split for row in own), Counter(row.group for row in own)
         shares = [splits[split] / len(own) for split in SPLIT_SHARES]
-        tolerance = max(SHARE_TOLERANCE, 1 / len(own))
-        if any(abs(share - aim) > tolerance for share, aim in zip(shares, SPLIT_SHARES.values(), strict=True)):
+        if max(groups.values()) > max(1, SHARE_TOLERANCE * len(own)) and any(
+            abs(share - aim) > SHARE_TOLERANCE for share, aim in zip(shares, SPLIT_SHARES.values(), strict=True)
+        ):
             found[label] = (tuple(round(100 * share) for share in shares), max(groups.values()))
     return found
 
