@@ -6,6 +6,7 @@
 #include <csetjmp>
 #include <cstdio>  // jpeglib.h uses FILE without including it
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <utility>
@@ -309,6 +310,8 @@ Image decode_jpeg(const Bytes& data) {
 }  // namespace
 
 Image read_image(const std::string& path) {
+  std::error_code unknown;
+  if (!std::filesystem::is_regular_file(path, unknown)) throw ImageError("no regular file; expected an image file");
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   const std::streamoff size = file.is_open() ? static_cast<std::streamoff>(file.tellg()) : -1;
   if (size < 0 || size > kMaxFileBytes) throw ImageError("cannot be read; expected an image file of up to 256 MiB");

@@ -1,15 +1,19 @@
 """Image files that are wrong in every way that we know, the same for the same seed; and what is made of them.
 
-    python tests/fuzz/mutants.py --count 20000 [--server]    # prints JSON; exit status 1 where something broke
+    python tests/fuzz/mutants.py --count 25000 --languages python,server --out benchmarks/results/mutants.json
 
-`logo-edge classify FOLDER --jsonl` runs over them in another process or, with --server, each is posted to `logo-edge
-serve`. CPU time is counted, not the clock, since machines
-are busy; only one that says nothing for a minute is called hung by the clock.
+Exit status 1 where something broke. `python`: `logo-edge classify FOLDER --jsonl` runs over them in another process; `server`:
+each is posted to `logo-edge serve`, with a healthy request beside it again and again; `native`: the C++ example of --native
+classifies them. The JavaScript package does in Chromium: `LOGO_EDGE_MUTANTS=25000 LOGO_EDGE_MUTANTS_OUT=FILE pytest
+tests/web/test_package.py -k mutant`. CPU time is counted,
+not the clock, since machines are busy; only one that says nothing for a minute is called hung by the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import gzip
 import io
 import json
 import os
@@ -25,15 +29,21 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as tests have it
+from fuzz.bombs import animation, bombs, noisy_progressive, png, progressive
+
+from logo_edge.bundle import DEFAULT_BUNDLE
+
 FORMATS = {
     "png": {}, "jpg": {"quality": 80}, "webp": {}, "gif": {}, "bmp": {}, "tiff": {"compression": "tiff_lzw"}, "ico": {},
-    "ppm": {}, "tga": {}, "jp2": {}, "avif": {},
+    "ppm": {}, "tga": {}, "jp2": {}, "avif": {}, "icns": {}, "mpo": {}, "qoi": {},
 }  # fmt: skip
 WRONG_TYPES = {
     "text": b"hello, this is no image\n", "html": b"<!doctype html><img src=x>", "zip": b"PK\x03\x04" + bytes(60),
@@ -42,11 +52,29 @@ WRONG_TYPES = {
     "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/tmp/eps) (w) file closefile showpage\n",
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg"',
 }  # fmt: skip
-MUST_FAIL = ("empty", "wrong_type", "bomb", "scans", "link_to_itself", "dangling_link", "pipe", "unreadable")
+SHAPES = ("<rect width='90' height='50' fill='teal'/>", "<circle cx='50' cy='50' r='{0}'/>", "<text y='20'>logo {0}</text>",
+          "<path d='M0 0C{0} 9 9 {0} 90 90Z'/>", "<g transform='scale({0})'><use href='#a'/></g>")  # fmt: skip
+HOSTILE = (
+    "<filter id='f'><feTurbulence baseFrequency='.{0}' numOctaves='9999'/></filter><rect width='99' height='99' filter='url(#f)'/>",
+    "<filter id='f'><feGaussianBlur stdDeviation='{0}e3'/></filter><rect width='99' height='99' filter='url(#f)'/>",
+    "<pattern id='p' width='.0{0}' height='.01' patternUnits='userSpaceOnUse'><rect width='1' height='1'/></pattern>"
+    "<rect width='9999' height='9999' fill='url(#p)'/>",
+    "<image href='file:///etc/passwd' width='{0}' height='9'/>", "<image href='data:image/png;base64,AAAA' width='9' height='{0}'/>",
+)  # fmt: skip
+MUST_FAIL = ("empty", "wrong_type", "bomb", "link_to_itself", "dangling_link", "pipe", "unreadable")
 CONTROL_EVERY = 20
-HUNG_S, SLOW_CPU_S = 60.0, 2.0
+HUNG_S, SLOW_CPU_S, HEALTHY_S, SERVER_MB = 60.0, 2.0, 1.0, 400.0
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
+BINARY = {"content-type": "application/octet-stream"}
 RUN = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
+LOAD = """async () => { window.classifier ??= await logo.Classifier.load("demo/bundle"); }"""
+CLASSIFY = """async (text) => {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  try { await window.classifier.classify(new Blob([bytes])); return null; } catch (error) {
+    if (!(error instanceof logo.ImageError)) throw error;
+    return error.message;
+  }
+}"""
 
 
 @dataclass
@@ -58,6 +86,7 @@ class Findings:
     classified: Counter = field(default_factory=Counter)
     slowest_cpu_s: float = 0.0
     peak_memory_mb: float = 0.0
+    slowest_healthy_s: float = 0.0
     broken: list[str] = field(default_factory=list)
 
     def add_cost(self, path: str, cpu_s: float, memory_bytes: int) -> None:
@@ -66,6 +95,13 @@ class Findings:
         self.peak_memory_mb = max(self.peak_memory_mb, memory_bytes / 1e6)
         if cpu_s > SLOW_CPU_S:
             self.broken.append(f"{cpu_s:.1f} s of CPU before {path} was answered")
+
+    def check_service(self) -> None:
+        """Healthy requests must have been answered in time and memory bounded: on a machine that does nothing else."""
+        if self.slowest_healthy_s > HEALTHY_S:
+            self.broken.append(f"a healthy request was answered after {self.slowest_healthy_s:.2f} s")
+        if self.peak_memory_mb > SERVER_MB:
+            self.broken.append(f"{self.peak_memory_mb:.0f} MB of memory")
 
     def add_answer(self, path: str, kind: str, error: str | None) -> None:
         """Counts what was said of a file, an error or none, and holds it against its kind."""
@@ -87,21 +123,12 @@ def drawing(choose: random.Random) -> Image.Image:
 
 
 def encode(image: Image.Image, suffix: str, **options) -> bytes:
-    if suffix in ("jpg", "ppm", "jp2") and image.mode not in ("RGB", "L"):
+    if (suffix in ("jpg", "ppm", "jp2", "mpo") and image.mode not in ("RGB", "L")) or suffix == "qoi":
         image = image.convert("RGB")
     data = io.BytesIO()
     kind = {"jpg": "JPEG", "jp2": "JPEG2000"}.get(suffix, suffix.upper())
     image.save(data, kind, **{**FORMATS[suffix], **options})
     return data.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width: int, height: int, depth: int, colour: int, data: bytes, *more: bytes) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"".join([b"\x89PNG\r\n\x1a\n", header, *more, chunk(b"IDAT", data), chunk(b"IEND", b"")])
 
 
 def truncated(data: bytes, choose: random.Random) -> bytes:
@@ -138,35 +165,71 @@ def lying_header(data: bytes, choose: random.Random) -> bytes:
 
 
 def bomb(data: bytes, choose: random.Random) -> bytes:
-    """A small file of more pixels, or a larger text or profile, than may be read."""
-    kind = choose.randrange(4)
+    """A small file of more pixels than may be read."""
     side = choose.choice((6001, 20_000, 65_000, 2**31 - 1))
-    if kind == 0:
+    if choose.random() < 0.4:
         return png(side, side, 8, 6, zlib.compress(bytes(10_000_000), 9))
-    if kind == 1:
+    if choose.random() < 0.5:
         return png(side, side, 1, 0, b"")
-    if kind == 2:
-        return b"BM" + struct.pack(
-            "<IHHIIiiHHIIiiII", 60, 0, 0, 54, 40, side, min(side, 2**31 - 1), 1, 24, 0, 0, 0, 0, 0, 0
-        )
-    text = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80_000_000), 9))
-    return png(8, 8, 8, 6, zlib.compress(bytes(8 * 33)), *[text] * 3)
+    return b"BM" + struct.pack("<IHHIIiiHHIIiiII", 60, 0, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
 
 
 def scans(data: bytes, choose: random.Random) -> bytes:
-    """A progressive JPEG that goes over its pixels a thousand times."""
-    image = Image.new("RGB", (1500, 1500), choose.choice(("red", "teal", "#123456")))
-    data = encode(image, "jpg", progressive=True)
+    """A progressive JPEG of as many scans as may be, of more, or whose last scan comes a thousand times."""
+    kind = choose.randrange(5)
+    if kind < 2:
+        return progressive(
+            *choose.choice(((1500, 1500, 320), (1500, 1500, 1000), (100, 100, 14_400), (3000, 3000, 80)))
+        )
+    if kind < 4:
+        return noisy_progressive(*choose.choice(((2000, 1500, 60), (500, 400, 300), (100, 100, 2000))))
+    data = encode(Image.new("RGB", (1500, 1500), choose.choice(("red", "teal", "#123456"))), "jpg", progressive=True)
     start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     return data[:end] + data[start:end] * 1000 + data[end:]
 
 
+def container(data: bytes, choose: random.Random) -> bytes:
+    """A small file that hides much in a container, half the time damaged."""
+    found = choose.choice(list(bombs().values()))
+    return choose.choice((truncated, flipped))(found, choose) if choose.random() < 0.5 else found
+
+
+def vector(data: bytes, choose: random.Random) -> bytes:
+    """A drawing: whole, hostile or damaged; at times compressed or in UTF-16."""
+    body = "".join(choose.choice(SHAPES).format(choose.randrange(1, 99)) for _ in range(choose.randrange(1, 30)))
+    if choose.random() < 0.2:
+        body += choose.choice(HOSTILE).format(choose.randrange(1, 9))
+    size = choose.choice(
+        ("viewBox='0 0 99 99'", "width='9e9' height='1'", "width='0' height='0'", "viewBox='0 0 1e-9 1e9'")
+    )
+    found = f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{body}</svg>".encode(
+        choose.choice(("utf-8", "utf-8", "utf-16"))
+    )
+    if choose.random() < 0.4:
+        found = choose.choice((truncated, flipped, spliced))(found, choose)
+    return gzip.compress(found, mtime=0) if choose.random() < 0.2 else found
+
+
+def gradual(data: bytes, choose: random.Random) -> bytes:
+    """A damaged progressive JPEG."""
+    found = encode(drawing(choose), "jpg", progressive=True)
+    return choose.choice((truncated, flipped, spliced))(found, choose)
+
+
+def moving(data: bytes, choose: random.Random) -> bytes:
+    """A damaged animation."""
+    found = animation(choose.choice(("GIF", "PNG", "WEBP", "AVIF", "TIFF")), choose.randrange(8, 60))
+    return choose.choice((truncated, flipped, spliced))(found, choose)
+
+
 def large(data: bytes, choose: random.Random) -> bytes:
-    """As many pixels as may be read, half the time all of them different."""
+    """As many pixels as may be read, by the service or else, half the time all of them different; or a phone's JPEG."""
+    side = choose.choice((6000, 5000))
     if choose.random() < 0.5:
-        return encode(Image.new(choose.choice(("RGB", "RGBA", "L")), (6000, 6000), "navy"), "png", compress_level=1)
+        return encode(Image.new(choose.choice(("RGB", "RGBA", "L")), (side, side), "navy"), "png", compress_level=1)
     noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
-    return encode(Image.fromarray(np.tile(noise, (12, 12, 1))), "jpg", quality=50)
+    across, down = choose.choice(((side // 500, side // 500), (16, 12)))
+    return encode(Image.fromarray(np.tile(noise, (down, across, 1))), "jpg", quality=50)
 
 
 def many_frames(data: bytes, choose: random.Random) -> bytes:
@@ -187,14 +250,15 @@ def looping_tiff(data: bytes, choose: random.Random) -> bytes:
 
 CONTENT = {
     "truncated": truncated, "flipped": flipped, "spliced": spliced, "lying_header": lying_header, "bomb": bomb,
-    "many_frames": many_frames, "looping_tiff": looping_tiff, "scans": scans, "large": large,
+    "many_frames": many_frames, "looping_tiff": looping_tiff, "scans": scans, "large": large, "container": container,
+    "vector": vector, "gradual": gradual, "moving": moving,
     "empty": lambda data, choose: b"",
     "wrong_type": lambda data, choose: choose.choice(list(WRONG_TYPES.values())),
     "noise": lambda data, choose: data[: choose.choice((0, 4, 16))] + choose.randbytes(choose.randrange(1, 3000)),
 }  # fmt: skip
 PLACES = ("link_to_itself", "dangling_link", "pipe", "folder", "unreadable", "link_to_folder")
-WEIGHTS = {"truncated": 250, "flipped": 250, "spliced": 150, "lying_header": 200, "bomb": 15, "scans": 2, "large": 2,
-           "many_frames": 10, "looping_tiff": 10, "empty": 10, "wrong_type": 30, "noise": 40,
+WEIGHTS = {"truncated": 250, "flipped": 250, "spliced": 150, "lying_header": 200, "bomb": 15, "scans": 4, "large": 2,
+           "container": 10, "vector": 80, "gradual": 60, "moving": 40, "many_frames": 10, "looping_tiff": 10, "empty": 10, "wrong_type": 30, "noise": 40,
            **dict.fromkeys(PLACES, 5)}  # fmt: skip
 
 
@@ -222,7 +286,7 @@ def write_mutants(folder: Path, count: int, seed: int = 0) -> list[tuple[str, st
             data = encode(Image.new("RGB", (30, 20), (255, 0, 0)), "png")
         place = folder / f"{index // 1000:03}"
         place.mkdir(exist_ok=True)
-        path = place / f"{index:06}-{kind}.{suffix}"
+        path = place / f"{index:06}-{kind}.{ {'icns': 'ico', 'mpo': 'jpg'}.get(suffix, suffix) }"
         if kind == "link_to_itself":
             path.symlink_to(path.name)
         elif kind == "dangling_link":
@@ -246,39 +310,65 @@ def write_mutants(folder: Path, count: int, seed: int = 0) -> list[tuple[str, st
 
 
 def classify_mutants(folder: Path, written: list[tuple[str, str]], bundle: Path | None) -> Findings:
-    """Runs the command over the folder and holds what it says against what was written."""
+    """Runs `logo-edge classify` over the folder and compares its rows with what was written."""
+    options = ["--bundle", str(bundle)] if bundle else []
+    return _run([[sys.executable, "-c", RUN, "classify", str(folder), "--jsonl", *options]], written)
+
+
+def run_native(program: Path, written: list[tuple[str, str]], bundle: Path) -> Findings:
+    """Runs the C++ example over the files and compares its rows with what was written."""
+    paths = [path for path, _ in written]
+    return _run(
+        [[str(program), str(bundle), *paths[start : start + 500]] for start in range(0, len(paths), 500)], written
+    )
+
+
+def run_web(page, written: list[tuple[str, str]]) -> Findings:
+    """Gives each file that can be read to the package in a page of Chromium, a child of this process."""
     import psutil
 
-    found, kinds = Findings(files=len(written)), dict(written)
-    command = [
-        sys.executable,
-        "-c",
-        RUN,
-        "classify",
-        str(folder),
-        "--jsonl",
-        *(["--bundle", str(bundle)] if bundle else []),
-    ]
+    posted = [(path, kind) for path, kind in written if kind != "unreadable" and Path(path).is_file()]
+    found, me, seen = Findings(files=len(posted)), psutil.Process(), {}
+    page.set_default_timeout(1000 * HUNG_S)
+    page.evaluate(LOAD)
+    for path, kind in posted:
+        before = _cost(me, seen)[0]
+        try:
+            error = page.evaluate(CLASSIFY, base64.b64encode(Path(path).read_bytes()).decode())
+        except Exception as crash:  # whatever Playwright raises for a page that ended or an error of another kind
+            found.broken.append(f"{path}: {crash}")
+            break
+        cpu_s, memory = _cost(me, seen)
+        found.add_cost(path, cpu_s - before, memory)
+        found.add_answer(path, kind, error)
+    return found
+
+
+def _run(commands: list[list[str]], written: list[tuple[str, str]]) -> Findings:
+    """What the commands, one after the other, say in JSON lines of the files."""
+    import psutil
+
+    found, kinds, seen = Findings(files=len(written)), dict(written), []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    said: queue.Queue = queue.Queue()
-    with tempfile.TemporaryFile() as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=environment)
-        threading.Thread(target=_pass_on, args=(process.stdout, said), daemon=True).start()
-        watched, before, started = psutil.Process(process.pid), None, time.monotonic()
-        seen: list[str] = []
-        for line, cpu_s, memory in _watch(said, watched, process, found):
-            record = json.loads(line)
-            found.add_cost(record["path"], 0.0 if before is None else cpu_s - before, memory)
-            before = cpu_s
-            seen.append(record["path"])
-            found.add_answer(record["path"], kinds.get(record["path"], "?"), record.get("error"))
-        status = process.wait(timeout=HUNG_S)
-        stderr.seek(0)
-        complaints = stderr.read().decode(errors="replace")
-    if status not in (0, 1):
-        found.broken.append(f"ended with {status} after {time.monotonic() - started:.0f} s: {complaints[-2000:]}")
-    if "Traceback" in complaints:
-        found.broken.append(complaints[-2000:])
+    for command in commands:
+        said: queue.Queue = queue.Queue()
+        with tempfile.TemporaryFile() as stderr:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=environment)
+            threading.Thread(target=_pass_on, args=(process.stdout, said), daemon=True).start()
+            before, started = None, time.monotonic()
+            for line, cpu_s, memory in _watch(said, psutil.Process(process.pid), process, found):
+                record = json.loads(line)
+                found.add_cost(record["path"], 0.0 if before is None else cpu_s - before, memory)
+                before = cpu_s
+                seen.append(record["path"])
+                found.add_answer(record["path"], kinds.get(record["path"], "?"), record.get("error"))
+            status = process.wait(timeout=HUNG_S)
+            stderr.seek(0)
+            complaints = stderr.read().decode(errors="replace")
+        if status not in (0, 1):
+            found.broken.append(f"ended with {status} after {time.monotonic() - started:.0f} s: {complaints[-2000:]}")
+        if "Traceback" in complaints:
+            found.broken.append(complaints[-2000:])
     if missing := sorted(set(kinds) - set(seen)):
         found.broken.append(f"{len(missing)} files without a result, {missing[:3]} among them")
     if len(seen) != len(set(seen)):
@@ -297,28 +387,58 @@ def post_mutants(written: list[tuple[str, str]], bundle: Path | None) -> Finding
     command = [sys.executable, "-c", RUN, "serve", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     said: list[str] = []
+    at_end = threading.Event()
     try:
         address = next(match[0] for line in _kept(process.stderr, said) if (match := ADDRESS.search(line)))
         threading.Thread(target=lambda: list(_kept(process.stderr, said)), daemon=True).start()
-        watched = psutil.Process(process.pid)
+        watched, seen = psutil.Process(process.pid), {}
+        threading.Thread(target=_stay_healthy, args=(address, found, at_end), daemon=True).start()
         with httpx.Client(base_url=address, timeout=HUNG_S) as client:
             for path, kind in posted:
-                before = sum(watched.cpu_times()[:2])
-                answer = client.post(
-                    "/v1/classify",
-                    content=Path(path).read_bytes(),
-                    headers={"content-type": "application/octet-stream"},
-                )
-                found.add_cost(path, sum(watched.cpu_times()[:2]) - before, watched.memory_info().rss)
+                before = _cost(watched, seen)[0]
+                answer = client.post("/v1/classify", content=Path(path).read_bytes(), headers=BINARY)
+                cpu_s, memory = _cost(watched, seen)
+                found.add_cost(path, cpu_s - before, memory)
                 if answer.status_code not in (200, 400, 413, 422):
                     found.broken.append(f"{path}: {answer.status_code} {answer.text[:200]}")
                 found.add_answer(path, kind, None if answer.status_code == 200 else answer.json()["detail"])
     finally:
+        at_end.set()
         process.terminate()
         process.wait(timeout=HUNG_S)
     if complaints := "".join(line for line in said if "Traceback" in line or "ERROR" in line):
         found.broken.append(complaints[-2000:])
     return found
+
+
+def _stay_healthy(address: str, found: Findings, at_end: threading.Event) -> None:
+    """Posts a whole picture again and again, and keeps how long the slowest answer took."""
+    import httpx
+
+    data = encode(Image.new("RGB", (30, 20), (255, 0, 0)), "png")
+    with httpx.Client(base_url=address, timeout=HUNG_S) as client:
+        while not at_end.wait(0.05):
+            start = time.monotonic()
+            answer = client.post("/v1/classify", content=data, headers=BINARY)
+            found.slowest_healthy_s = max(found.slowest_healthy_s, time.monotonic() - start)
+            if answer.status_code != 200:
+                found.broken.append(f"a healthy request: {answer.status_code} {answer.text[:200]}")
+
+
+def _cost(process, seen: dict[int, float]) -> tuple[float, int]:
+    """CPU seconds of the process and its descendants, those that have ended too, and their bytes of memory now."""
+    import psutil
+
+    memory, pids = 0, [process.pid]
+    for pid in pids:  # which grows
+        with suppress(psutil.Error, OSError):  # it has ended
+            each = psutil.Process(pid)
+            times = each.cpu_times()
+            seen[pid] = max(seen.get(pid, 0.0), times.user + times.system)
+            memory += each.memory_info().rss
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                pids += map(int, (task / "children").read_text().split())
+    return sum(seen.values()), memory
 
 
 def _kept(stream, said: list[str]) -> Iterator[str]:
@@ -338,17 +458,15 @@ def _watch(said: queue.Queue, watched, process, found: Findings) -> Iterator[tup
     """Each line with the CPU seconds and bytes of memory of the process by then; one that hangs is killed."""
     import psutil
 
-    cpu_s, memory, silent_since = 0.0, 0, time.monotonic()
+    cpu_s, memory, silent_since, seen = 0.0, 0, time.monotonic(), {}
     while True:
         try:
             line = said.get(timeout=0.05)
         except queue.Empty:
             line = b""
-        try:
-            times = watched.cpu_times()
-            cpu_s, memory = times.user + times.system, max(memory, watched.memory_info().rss)
-        except psutil.Error:  # it has ended
-            pass
+        with suppress(psutil.Error):  # it has ended
+            cpu_s, now = _cost(watched, seen)
+            memory = max(memory, now)
         if line is None:
             return
         if line:
@@ -360,21 +478,40 @@ def _watch(said: queue.Queue, watched, process, found: Findings) -> Iterator[tup
             silent_since = float("inf")
 
 
+def keep_findings(path: Path, language: str, found: Findings) -> None:
+    """Puts them beside those of the other languages in a JSON file."""
+    findings = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**findings, language: vars(found)}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--count", type=int, default=25_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--server", action="store_true", help="post them to `logo-edge serve` (extra serve, and httpx)")
+    parser.add_argument(
+        "--languages", default="python,server", help="of python, server (extra serve, and httpx) and native"
+    )
+    parser.add_argument("--native", type=Path, help="the built example of examples/native")
+    parser.add_argument("--out", type=Path, help="a JSON file that keeps the findings by language")
     arguments = parser.parse_args()
+    broken = []
     with tempfile.TemporaryDirectory() as folder:
         written = write_mutants(Path(folder), arguments.count, arguments.seed)
-        if arguments.server:
-            found = post_mutants(written, arguments.bundle)
-        else:
-            found = classify_mutants(Path(folder), written, arguments.bundle)
-    print(json.dumps(vars(found), indent=1))
-    sys.exit(bool(found.broken))
+        runs = {
+            "python": lambda: classify_mutants(Path(folder), written, arguments.bundle),
+            "server": lambda: post_mutants(written, arguments.bundle),
+            "native": lambda: run_native(arguments.native, written, arguments.bundle or DEFAULT_BUNDLE),
+        }
+        for language in arguments.languages.split(","):
+            found = runs[language]()
+            if language == "server":
+                found.check_service()
+            broken += found.broken
+            print(language, json.dumps(vars(found), indent=1), flush=True)
+            if arguments.out:
+                keep_findings(arguments.out, language, found)
+    sys.exit(bool(broken))
 
 
 if __name__ == "__main__":

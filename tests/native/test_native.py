@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from contract.cases import RED_EPISTEMIC, encode, encoded_images, jpeg_of_vector, write_epistemic_bundle
 from fuzz.bombs import chunk, noisy_progressive, png, tiff
+from fuzz.mutants import run_native, write_mutants
 from PIL import Image
 
 from logo_edge import Classifier, ImageError, InputContract, Mode, load_image, preprocess
@@ -234,6 +235,15 @@ def test_no_mutated_file_brings_it_down(programs, tmp_path, images):
     found = records(done.stdout)
     assert len(found) == len(paths)
     assert 100 < sum("error" in record for record in found) < 400
+
+
+def test_every_mutant_is_answered_in_time_by_itself(programs, tmp_path):
+    found = run_native(programs.example, write_mutants(tmp_path, 300), DEFAULT_BUNDLE)
+    assert found.broken == []
+    assert sum(found.errors.values()) + sum(found.classified.values()) == found.files > 250
+    assert found.classified["control"] == 15
+    assert found.slowest_cpu_s < 2
+    assert found.peak_memory_mb < 600
 
 
 def flip(name):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import os
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz.mutants import CONTENT, PLACES, classify_mutants, post_mutants, write_mutants
+from fuzz.mutants import CONTENT, PLACES, SERVER_MB, classify_mutants, post_mutants, write_mutants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +17,6 @@ from logo_edge import BundleError, Classifier, ImageError, load_image, read_bund
 from logo_edge.bundle import RECORD, Bundle, parse_bundle, write_record
 from logo_edge.enroll import Enrolment, _digest, add_class, new_enrolment, open_enrolment, write_enrolment
 from logo_edge.errors import DatasetError, EnrolmentError
-from logo_edge.images import MAX_PIXELS, MAX_SCANNED
 from logo_edge.manifest import LogoRow, Manifest, read_manifest, write_manifest
 
 MUTANTS = int(os.environ.get("LOGO_EDGE_MUTANTS", "300"))
@@ -39,7 +37,7 @@ def test_every_wrong_image_fails_by_itself_and_the_others_are_classified(fake_bu
     assert found.classified["control"] == -(-MUTANTS // 20)
     assert found.errors.keys() | found.classified.keys() >= (set(CONTENT) | set(PLACES)) - {"folder", "link_to_folder"}
     assert found.slowest_cpu_s < 2
-    assert found.peak_memory_mb < 1000
+    assert found.peak_memory_mb < 800
 
 
 def test_every_wrong_image_that_is_posted_is_answered_and_the_service_goes_on(fake_bundle, tmp_path):
@@ -50,7 +48,8 @@ def test_every_wrong_image_that_is_posted_is_answered_and_the_service_goes_on(fa
     assert found.classified["control"] == -(-MUTANTS // 20)
     assert found.errors.keys() | found.classified.keys() >= set(CONTENT)
     assert found.slowest_cpu_s < 2
-    assert found.peak_memory_mb < 1000
+    assert found.peak_memory_mb < SERVER_MB
+    assert 0 < found.slowest_healthy_s < 10  # 1 s where nothing else runs: the script says so
 
 
 def test_the_mutants_are_the_same_for_the_same_seed(tmp_path):
@@ -73,13 +72,6 @@ def test_a_named_pipe_is_refused_without_waiting(tmp_path):
 def test_a_file_that_a_program_would_have_to_draw_is_refused():
     with pytest.raises(ImageError, match="PostScript document"):
         load_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-
-
-def test_a_jpeg_that_is_scanned_again_and_again_is_refused(tmp_path):
-    (tmp_path / "scans.png").write_bytes(CONTENT["scans"](b"", random.Random(0)))
-    with pytest.raises(ImageError, match=r"1\d\d\d scans of 1500 x 1500 pixels"):
-        load_image(tmp_path / "scans.png")
-    assert MAX_SCANNED >= 10 * MAX_PIXELS  # what an encoder writes, at any size
 
 
 @pytest.fixture(scope="module")
