@@ -91,9 +91,8 @@ def test_a_jpeg_is_read_within_the_contract_s_limits_and_refused_beyond(page):
     assert len(vectors) >= 12
     found = page.evaluate(SIZES, [base64_of(jpeg_of_vector(vector)) for vector in vectors])
     for vector, result in zip(vectors, found, strict=True):
-        if vector["size"] and vector["scans"] == 1:  # a page draws large ones smaller
-            assert result in [[-(-side // divisor) for side in vector["size"]] for divisor in (1, 2, 4)]
-            assert result[0] * result[1] <= 9_100_000
+        if vector["size"] and vector["scans"] == 1:
+            assert result == vector["size"]
         elif vector["size"]:  # Chromium stops after a few hundred scans by itself
             assert result == vector["size"] or "not an image that this browser can read" in result
         else:
@@ -112,7 +111,7 @@ def test_what_a_header_promises_is_checked_before_the_browser_decodes(page):
 
 
 def test_every_mutant_is_answered_in_time_by_itself(page, tmp_path):
-    count = int(os.environ.get("LOGO_EDGE_MUTANTS", "300"))
+    count = int(os.environ.get("LOGO_EDGE_MUTANTS", "120"))
     found = run_web(page, write_mutants(tmp_path, count))
     if target := os.environ.get("LOGO_EDGE_MUTANTS_OUT"):
         keep_findings(Path(target), "web", found)

@@ -3,7 +3,6 @@
 import { ImageError } from "./errors.js";
 
 export const MAX_PIXELS = 36_000_000;
-const WHOLE_PIXELS = 9_000_000; // more are drawn smaller, as a page takes a second for so many
 const JPEG_SHARE = 4; // times as many pixels may a JPEG have, which is then shown at 1/2 or less
 const COEFFICIENTS = 3; // times MAX_PIXELS: those of a JPEG of several scans, all in memory at once
 const SCANS = 20; // times MAX_PIXELS: scans times pixels
@@ -34,9 +33,9 @@ export function checkFile(bytes) {
   return false;
 }
 
-/** By what the sides of a picture of so many pixels are to be divided, so that WHOLE_PIXELS come out at most. */
+/** By what the sides of a picture of so many pixels are to be divided, so that MAX_PIXELS come out at most. */
 export function leastDivisor(pixels) {
-  return [1, 2, 4, 8].find((divisor) => pixels <= WHOLE_PIXELS * divisor * divisor) ?? 8;
+  return [1, 2, 4, 8].find((divisor) => pixels <= MAX_PIXELS * divisor * divisor) ?? 8;
 }
 
 function checkPixels(width, height, most = MAX_PIXELS) {
