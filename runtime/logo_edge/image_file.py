@@ -22,6 +22,7 @@ KINDS = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"\0\0\1\0": "ICO"
          b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000", **dict.fromkeys(TIFF, "TIFF")}  # fmt: skip
 CHUNK_HEAD = struct.Struct(">I4s")  # of PNG
 DRAWN_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"))
+METADATA_CHUNKS, MOST_METADATA = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt")), 100  # may tell the orientation
 MARKER = re.compile(rb"\xff+([^\x00\xff])")  # of JPEG
 SCAN = re.compile(rb"\xff\xda(?=.{9})", re.DOTALL)
 GIF_BLOCK = re.compile(rb"[!,;]")
@@ -103,7 +104,7 @@ def _too_many(parts: str, most: int = MOST_PARTS) -> ImageError:
 
 
 def _read_png(data: bytes) -> ImageFile:
-    kept, position, oriented = [data[:8]], 8, []
+    kept, position, orientations = [data[:8]], 8, []
     for _ in range(MOST_PARTS):
         if position + 12 > len(data):  # cut off
             kept.append(data[position:])
@@ -114,21 +115,19 @@ def _read_png(data: bytes) -> ImageFile:
             raise ImageError("a PNG in Apple's variant for iPhones (CgBI), which is not read; restore it with `xcrun pngcrush -revert-iphone-optimizations IN OUT`")  # fmt: skip
         if kind in DRAWN_CHUNKS or not kind[0] & 0x20:
             kept.append(data[position:end])
-        elif oriented_by := _orientation_in_chunk(kind, data[position + 8 : end - 4]):
-            oriented.append(oriented_by)
+        elif kind in METADATA_CHUNKS and len(orientations) < MOST_METADATA:
+            orientations.append(_orientation_in_chunk(kind, data[position + 8 : end - 4]))
         if kind == b"IEND":
             break
         position = end
     else:
         raise _too_many("chunks")
-    return ImageFile("PNG", b"".join(kept), orientation=oriented[0] if oriented else 1)
+    return ImageFile("PNG", b"".join(kept), orientation=next(filter(None, orientations), 1))
 
 
 def _orientation_in_chunk(kind: bytes, content: bytes) -> int | None:
     if kind == b"eXIf":
         return orientation_in(content)
-    if kind not in (b"tEXt", b"zTXt", b"iTXt"):
-        return None
     keyword, _, text = content.partition(b"\0")
     if keyword not in (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1"):
         return None

@@ -157,6 +157,7 @@ def bombs() -> dict[str, bytes]:
         "jpeg 2000, vast": wrap_jpeg2000(jpeg2000(right=SIDE, bottom=SIDE, tile_width=SIDE, tile_height=SIDE)),
         "texts": png(8, 8, 8, 0, zlib.compress(bytes(72)), *[chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10_000_000), 9))] * 3),
         "profile": png(8, 8, 8, 0, zlib.compress(bytes(72)), chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10_000_000), 9))),
+        "many texts": with_parts("PNG", chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(1_000_000), 9)), 5000, 33),
         "many chunks": with_parts("PNG", chunk(b"teSt", b""), 200_000, 33),
         "many segments": with_parts("JPEG", b"\xff\xfe\0\2", 300_000, 2), "junk": with_parts("JPEG", bytes(3_000_000), 1, 2),
         "many scans of one pixel": progressive(1, 1, 100_000), "scans": progressive(1500, 1500, 1000),

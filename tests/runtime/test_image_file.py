@@ -39,6 +39,7 @@ READABLE = {
     "exif in webp",
     "gif comments",
     "texts",
+    "many texts",
     "profile",
 }  # their pixels are few
 MEASURE = """
