@@ -25,7 +25,7 @@ from PIL import Image
 from logo_edge.classifier import Classifier
 from logo_edge.decision import calibrated_logits
 from logo_edge.errors import BenchError, DatasetError
-from logo_edge.files import write_file
+from logo_edge.files import json_text, write_file
 from logo_edge.images import load_image
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import summarize
@@ -307,7 +307,7 @@ def measure_install_size() -> dict:
 def write_result(result: dict, path: Path) -> None:
     """Writes a result as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, json.dumps(result, indent=1) + "\n")
+    write_file(path, json_text(result))
 
 
 def read_result(path: Path) -> dict:

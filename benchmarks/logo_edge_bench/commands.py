@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
@@ -108,6 +107,7 @@ def check_command(
     ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
+    from logo_edge.files import json_text
     from logo_edge.manifest import read_manifest
     from logo_edge_bench.bench import measure_bundle
     from logo_edge_bench.gates import check_gates, read_gates
@@ -118,7 +118,8 @@ def check_command(
     failed = [entry for entry in checks if not entry.holds]
     if as_json:
         rows = [{**vars(entry), "holds": entry.holds} for entry in checks]
-        typer.echo(json.dumps({"bundle": figures["bundle"], "split": split, "holds": not failed, "gates": rows}))
+        answer = {"bundle": figures["bundle"], "split": split, "holds": not failed, "gates": rows}
+        typer.echo(json_text(answer, indent=None), nl=False)
     else:
         typer.echo(f"{figures['bundle']}: {len(checks) - len(failed)} of {len(checks)} gates hold on {split}")
         for entry in sorted(checks, key=lambda entry: entry.holds):

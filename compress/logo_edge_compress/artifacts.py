@@ -21,7 +21,7 @@ import onnx
 from logo_edge.bundle import RECORD, read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import DatasetError, ExportError, MissingExtraError, VerificationError
-from logo_edge.files import write_file
+from logo_edge.files import json_text, write_file
 from logo_edge.folders import walk_images
 from logo_edge.images import load_image
 from logo_edge.manifest import read_manifest
@@ -163,7 +163,7 @@ def export_artifact(
         }  # fmt: skip
         for file in files:
             os.replace(file, out / file.name)
-    write_file(out / f"{stem}.json", json.dumps(record, indent=1) + "\n")
+    write_file(out / f"{stem}.json", json_text(record))
     return record
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from logo_edge.decision import Calibration, Conformal, Familiarity, Mode, Scaling
 from logo_edge.errors import BundleError
-from logo_edge.files import write_file
+from logo_edge.files import json_text, write_file
 from logo_edge.preprocess import InputContract
 from logo_edge.signing import SIGNATURE, verify_record
 
@@ -198,7 +198,7 @@ def record_bytes(bundle: Bundle) -> bytes:
     }  # fmt: skip
     if bundle.members:
         record["members"] = [asdict(member) for member in bundle.members]
-    return (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+    return json_text(record).encode()
 
 
 def write_record(folder: Path, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from logo_edge.bundle import record_bytes
 from logo_edge.classifier import Classifier
 from logo_edge.classify import ENGINES, LOCAL, Options, run
 from logo_edge.decision import Mode
+from logo_edge.files import json_text
 from logo_edge.names import printable
 from logo_edge.preprocess import LIBRARY
 
@@ -167,7 +167,8 @@ def monitor_command(
     drifts = measure_drift(content.reference, entries)
     if as_json:
         records = [{**vars(drift), "verdict": drift.verdict} for drift in drifts]
-        typer.echo(json.dumps({"bundle": content.name, "count": len(entries), "drift": records}, ensure_ascii=False))
+        answer = {"bundle": content.name, "count": len(entries), "drift": records}
+        typer.echo(json_text(answer, indent=None), nl=False)
     else:
         typer.echo(
             f"{printable(content.name)}: {len(entries)} predictions against {content.reference['count']} of the reference"

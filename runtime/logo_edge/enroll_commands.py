@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
 import warnings
@@ -17,6 +16,7 @@ from logo_edge.commands import BUNDLE_OPTION
 from logo_edge.embedding import embed_many, embed_parts, read_space, unit
 from logo_edge.enroll import FALSE_ACCEPTS, Enrolment, add_class, change_enrolment, new_enrolment, open_enrolment
 from logo_edge.errors import EnrolmentError, ImageError, LogoEdgeError
+from logo_edge.files import json_text
 from logo_edge.folders import find_images
 from logo_edge.images import load_image
 from logo_edge.names import printable, shown
@@ -92,9 +92,9 @@ def enroll_command(
     ]  # fmt: skip
     threshold = enrolment.threshold if enrolment.classes else None
     if as_json:
-        typer.echo(json.dumps(
-            {"file": shown(str(file)), "classes": rows, "false_accepts": enrolment.false_accepts, "threshold": threshold}, ensure_ascii=False
-        ))  # fmt: skip
+        typer.echo(json_text(
+            {"file": shown(str(file)), "classes": rows, "false_accepts": enrolment.false_accepts, "threshold": threshold}, indent=None
+        ), nl=False)  # fmt: skip
         return
     width = max((len(row["class"]) for row in rows), default=0)
     for row in rows:
@@ -136,9 +136,7 @@ def similar_command(
     ranked = [(paths[index], similarity) for index, similarity in rank(asked, vectors)][: top_k or None]
     if as_json:
         results = [{"path": shown(path), "similarity": round(similarity, 6)} for path, similarity in ranked]
-        typer.echo(
-            json.dumps({"query": shown(str(query)), "results": results, "errors": failed}, indent=1, ensure_ascii=False)
-        )
+        typer.echo(json_text({"query": shown(str(query)), "results": results, "errors": failed}), nl=False)
     elif as_csv:
         _write_csv(
             ("rank", "similarity", "path"),
@@ -179,9 +177,7 @@ def cluster_command(
         groups.append([paths[index] for index in (first, *(other for other in found if other != first))])
     if as_json:
         groups = [[shown(path) for path in paths] for paths in groups]
-        typer.echo(
-            json.dumps({"similarity": similarity, "groups": groups, "errors": failed}, indent=1, ensure_ascii=False)
-        )
+        typer.echo(json_text({"similarity": similarity, "groups": groups, "errors": failed}), nl=False)
     elif as_csv:
         _write_csv(
             ("group", "path"), [(number, shown(path)) for number, found in enumerate(groups, 1) for path in found]

@@ -5,6 +5,8 @@ A killed process, a power cut or a full disk leaves the old file or the new one.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -51,6 +53,20 @@ def write_file(path: str | os.PathLike, content: bytes | str) -> None:
     """Writes the file in one step, as `replacing` does; text becomes UTF-8. Raises OSError."""
     with replacing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def json_text(value, *, indent: int | None = 1) -> str:
+    """The value as strict JSON (RFC 8259) with a newline at its end: `null` for what is not finite, letters as they are."""
+    return json.dumps(without_nan(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def without_nan(value):
+    """The same nested value with None for every number that is not finite: JSON knows none of those."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

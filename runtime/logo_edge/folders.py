@@ -25,6 +25,7 @@ from pathlib import Path
 from logo_edge.classifier import Classification, Classifier, Match
 from logo_edge.ending import AGAIN
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
+from logo_edge.files import replacing
 from logo_edge.names import shown
 
 STDIN = "-"
@@ -242,18 +243,11 @@ class Journal:
         self._execute("DELETE FROM rows WHERE run != ?", self._run)
         self.rows, self.failed = self._execute("SELECT count(*), coalesce(sum(failed), 0) FROM rows").fetchone()
         self._commit()
-        part = self.out.with_name(f".{self.out.name}.new")
         write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[self.out.suffix.lower()]
-        try:
+        with replacing(self.out) as part:
             write(self.records(), self.columns, part)
-            _sync(part)
             self._execute("UPDATE journal SET written = ?", _file_id(part))
             self._commit()
-            os.replace(part, self.out)
-        except BaseException:
-            part.unlink(missing_ok=True)  # room, where the disk is full
-            raise
-        _sync(self.out.parent)
         self._drop()
 
     def records(self) -> Iterator[dict]:
@@ -274,7 +268,6 @@ class Journal:
         self._database.close()
         for path in (self.path.with_name(f"{self.path.name}-wal"), self.path):
             path.unlink(missing_ok=True)
-        _sync(self.out.parent)
 
     def _drop_finished(self) -> None:
         """Removes what a run left that was killed after it had put the table in place; another journal stays."""
@@ -434,17 +427,6 @@ def _file_id(path: Path) -> str:
 
 def _values(settings: dict, keys: list[str]) -> str:
     return ", ".join(", ".join(value) if isinstance(value := settings.get(key), list) else str(value) for key in keys)
-
-
-def _sync(path: Path) -> None:
-    """Waits until the disk has the file, or the names in the folder. Raises OSError."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folder
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def columns_of(labels: tuple[str, ...], *, enrolled: bool = False) -> list[str]:

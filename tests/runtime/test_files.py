@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from logo_edge.files import changing, replacing, write_file
+from logo_edge.files import changing, json_text, replacing, write_file
 
 
 def test_a_file_is_written_with_the_permissions_that_open_would_give(tmp_path):
@@ -95,3 +96,15 @@ def test_a_change_that_fails_lets_the_next_one_in(tmp_path):
     waited.start()
     waited.join(10)
     assert not waited.is_alive()
+
+
+def test_json_for_machines_is_strict():
+    value = {"a": float("nan"), "b": [1.5, float("-inf"), {"c": (2, None, True)}], "ロゴ": "é"}
+    text = json_text(value)
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [1.5, None, {"c": [2, None, True]}],
+        "ロゴ": "é",
+    }
+    assert "ロゴ" in text
+    assert json_text({"a": 1}, indent=None) == '{"a": 1}\n'

@@ -21,7 +21,7 @@ import pytest
 from pictures import marked
 from typer.testing import CliRunner
 
-from logo_edge import Classifier, LogoEdgeError, commands, folders
+from logo_edge import Classifier, LogoEdgeError, commands, files, folders
 from logo_edge.decision import Conformal
 from logo_edge.ending import SYSTEM
 from logo_edge.folders import Journal, classify_folder, describe_settings, find_images
@@ -405,30 +405,39 @@ def test_a_table_that_does_not_fit_leaves_its_journal_and_no_half_of_itself(
     bundle, logos, tmp_path, monkeypatch, suffix
 ):
     out = tmp_path / "out" / f"results{suffix}"
-    sync, calls = folders._sync, []
+    flushed = files._flush
 
     def full(path: Path) -> None:
-        calls.append(path.name)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(folders, "_sync", full)
+    monkeypatch.setattr(files, "_flush", full)
     failed = classify(bundle, logos, "--out", out)
     assert isinstance(failed.exception, OSError)
-    assert calls == [f".results{suffix}.new"]
     assert os.listdir(out.parent) == [f"results{suffix}.part"]
-    monkeypatch.setattr(folders, "_sync", sync)
+    monkeypatch.setattr(files, "_flush", flushed)
     assert classify(bundle, logos, "--out", out).exit_code == 1  # two images are damaged
     assert len(rows_of(out)) == 60
+    assert os.listdir(out.parent) == [f"results{suffix}"]
 
 
 def test_the_journal_goes_only_once_the_disk_has_table_and_folder(bundle, logos, tmp_path, monkeypatch):
     out, order = tmp_path / "out" / "results.csv", []
-    for module, name in ((folders, "_sync"), (os, "replace")):
-        monkeypatch.setattr(module, name, note(order, name, getattr(module, name)))
-    monkeypatch.setattr(Path, "unlink", note(order, "unlink", Path.unlink))
+
+    def note(name: str, call):
+        def noted(path, *arguments, **options):
+            if str(path).startswith(str(out.parent)):
+                order.append((name, Path(path).name))
+            return call(path, *arguments, **options)
+
+        return noted
+
+    monkeypatch.setattr(files, "_flush", note("flush", files._flush))
+    monkeypatch.setattr(os, "replace", note("replace", os.replace))
+    monkeypatch.setattr(Path, "unlink", note("unlink", Path.unlink))
     assert classify(bundle, logos, "--out", out).exit_code == 1
-    assert order == [("_sync", ".results.csv.new"), ("replace", ".results.csv.new"), ("_sync", "out"),
-                     ("unlink", "results.csv.part-wal"), ("unlink", "results.csv.part"), ("_sync", "out")]  # fmt: skip
+    part = order[0][1]
+    assert order == [("flush", part), ("replace", part), ("flush", "out"), ("unlink", part),
+                     ("unlink", "results.csv.part-wal"), ("unlink", "results.csv.part")]  # fmt: skip
 
 
 def test_killed_after_its_table_was_put_in_place_a_run_leaves_no_journal_for_the_next(
@@ -445,17 +454,6 @@ def test_killed_after_its_table_was_put_in_place_a_run_leaves_no_journal_for_the
     shutil.copy(out, tmp_path / "begun")
     assert "there already" in str(classify(bundle, logos, "--out", tmp_path / "begun" / "results.csv").exception)
     assert kept_in(tmp_path / "begun" / "results.csv.part") == 3
-
-
-def note(order: list, name: str, call):
-    """The call, which also notes itself and the name of its first argument."""
-
-    def noted(path, *arguments, **options):
-        if "results" in str(path) or "out" in str(path):
-            order.append((name, Path(path).name))
-        return call(path, *arguments, **options)
-
-    return noted
 
 
 def test_names_are_never_separators_and_tables_hold_no_nan(fake_bundle, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import typer
 
 from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError
+from logo_edge.files import json_text
 from logo_edge.names import printable
 
 if TYPE_CHECKING:
@@ -402,9 +402,8 @@ def need_estimate(estimate: bool, as_json: bool) -> None:
 
 
 def print_found(found, as_json: bool, print_table: Callable) -> None:
-    from logo_edge_train.tracker import without_nan
 
     if as_json:
-        typer.echo(json.dumps(without_nan(found), indent=1, ensure_ascii=False))
+        typer.echo(json_text(found), nl=False)
     else:
         print_table(found)

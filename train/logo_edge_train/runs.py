@@ -16,7 +16,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from logo_edge.errors import RecipeError, RunError
-from logo_edge.files import replacing, write_file
+from logo_edge.files import json_text, replacing, write_file
 from logo_edge.manifest import Manifest
 from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights, resize_layers
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig, recipe_from_dict
@@ -100,7 +100,7 @@ def write_run_record(folder: Path, record: dict) -> None:
 
 def write_json(path: Path, value: dict) -> None:
     """Writes indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from logo_edge.errors import MissingExtraError, RunError
-from logo_edge.files import write_file
+from logo_edge.files import without_nan, write_file
 
 STEPS_APART = 10  # every so many steps, and the last of an epoch, is kept
 PROJECT = "logo-edge"  # of Weights & Biases, and MLflow's experiment, where their variables name no other
@@ -235,15 +235,6 @@ def flatten(table: dict, separator: str) -> dict:
         else:
             flat[key] = value
     return flat
-
-
-def without_nan(value):
-    """The same nested value with None for every number that is not finite: JSON knows none of those."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _record(report: dict) -> dict:
