@@ -235,6 +235,7 @@ struct Classifier::Loaded {
 
 Classifier::Classifier(const std::string& folder, Options options, int threads)
     : loaded_(std::make_unique<Loaded>()), options_(std::move(options)) {
+  if (folder.empty()) throw BundleError("found an empty name; expected a bundle's folder. Is a variable not set?");
   const fs::path root(folder);
   const std::string where = (root / "bundle.json").string() + ": ";
   try {

@@ -301,6 +301,8 @@ def test_a_bundle_that_is_not_there_or_no_json_is_refused(programs, tmp_path, fa
     missing = programs.classify(tmp_path, SAMPLES[0])
     write_record(fake_bundle(), SAMPLES[0].read_bytes())
     damaged = programs.classify(tmp_path / "bundle-1", SAMPLES[0])
-    assert missing.returncode == damaged.returncode == 2
+    unset = programs.classify("", SAMPLES[0])
+    assert missing.returncode == damaged.returncode == unset.returncode == 2
+    assert "found an empty name; expected a bundle's folder" in unset.stderr
     assert "bundle.json: cannot be read" in missing.stderr
     assert "bundle.json: not JSON (byte 1); the bundle is damaged" in damaged.stderr

@@ -235,6 +235,7 @@ def test_prediction_sets_by_class_are_those_of_python(page):
         ({"mode": "lenient"}, "mode is lenient; expected one of best-guess, balanced, strict"),
         ({"threshold": 1.5}, "threshold 1.5; expected a confidence from 0 to 1"),
         ({"coverage": 0.7}, "no prediction sets at level 0.7; the bundle holds these: 0.8, 0.9, 0.95, 0.99"),
+        ({"mod": "strict"}, "found option mod; expected mode, threshold or coverage"),
     ],
 )
 def test_an_option_that_there_is_not_is_refused(page, options, message):
@@ -288,6 +289,10 @@ def damaged(site, fake_bundle):
         return folder.name
 
     return make
+
+
+def test_an_empty_address_is_no_bundle(page):
+    assert "BundleError: found an empty address" in page.evaluate(LOAD_ERROR, "")
 
 
 def test_a_whole_bundle_is_accepted(page, damaged):
@@ -395,7 +400,7 @@ def test_the_declarations_fit_a_typescript_program_and_name_all_that_is_exported
     assert done.returncode == 0, done.stdout + done.stderr
     declared = (package / "src" / "index.d.ts").read_text()
     names = page.evaluate("Object.keys(logo)")
-    assert len(names) == 9
+    assert len(names) == 10
     assert [name for name in names if not re.search(rf"^export (const|class|function) {name}\b", declared, re.M)] == []
 
 

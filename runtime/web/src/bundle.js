@@ -16,6 +16,7 @@ const DIGEST = "bundle.sha256";
  * file is missing or not the one that was packed.
  */
 export async function readBundle(source) {
+  if (source === "") throw new BundleError("found an empty address; expected that of a bundle's folder. Is a variable not set?");
   const read = typeof source === "function" ? source : fetcher(source);
   const bytes = await readFile(read, RECORD);
   await checkDigest(bytes, new TextDecoder().decode(await readFile(read, DIGEST)));

@@ -34,7 +34,7 @@ export class Classifier {
    * `threads` is how many a forward pass may use (more than one only in a cross-origin isolated page), `wasm` where
    * onnxruntime-web's own files are, if not beside its module. With `selfTest` the golden vectors are run. Throws
    * BundleError for a bundle that is damaged, of another format, holds no such level, or fails its vectors; RangeError
-   * for a mode or threshold that there is not.
+   * for a mode or threshold that there is not, TypeError for another option.
    */
   static async load(source, { threads = 1, wasm, selfTest = false, ...options } = {}) {
     ort.env.wasm.numThreads = threads;
@@ -138,8 +138,10 @@ export class Classifier {
   }
 }
 
-/** The mode, the threshold and the coverage that the options mean. Throws RangeError or BundleError. */
-function resolveOptions({ calibration }, { mode = "balanced", threshold, coverage }) {
+/** The mode, the threshold and the coverage that the options mean. Throws TypeError, RangeError or BundleError. */
+function resolveOptions({ calibration }, { mode = "balanced", threshold, coverage, ...unknown }) {
+  const [other] = Object.keys(unknown);
+  if (other !== undefined) throw new TypeError(`found option ${other}; expected mode, threshold or coverage`);
   if (!MODES.includes(mode)) throw new RangeError(`mode is ${mode}; expected one of ${MODES.join(", ")}`);
   const least = threshold ?? calibration.abstain_below[mode];
   if (!(least >= 0 && least <= 1)) throw new RangeError(`threshold ${threshold}; expected a confidence from 0 to 1`);
