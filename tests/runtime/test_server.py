@@ -673,7 +673,9 @@ def test_the_default_bundle_answers_as_the_runtime_does():
 
 
 def test_a_jpeg_of_more_pixels_than_the_limit_is_decoded_smaller_and_a_container_is_looked_into(classifier):
-    phone, icon = encode(Image.new("RGB", (300, 200), "red"))["JPEG"], bombs()["ico of a png"]
+    picture, icon = Image.new("RGB", (300, 200), "red"), bombs()["ico of a png"]
+    picture.paste("maroon", (0, 0, 60, 60))  # so that it is not blank
+    phone = encode(picture)["JPEG"]
     with running(create_app(classifier, Limits(pixels=20_000))) as client:
         assert post(client, phone).json()["label"] == "red"
         assert "at most 20,000 are read" in post(client, encode(Image.new("RGB", (300, 200)))["PNG"]).json()["detail"]
