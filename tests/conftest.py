@@ -141,6 +141,14 @@ def fake_bundle(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(autouse=True)
+def findings(tmp_path_factory, monkeypatch) -> Path:
+    """The file in which this process keeps what it finds out about the machine: empty for each test."""
+    path = tmp_path_factory.mktemp("findings") / "backends.json"
+    monkeypatch.setattr("logo_edge.backends.findings_file", lambda: path)
+    return path
+
+
 @pytest.fixture
 def browser():
     """A headless Chromium, driven by Playwright."""

@@ -15,11 +15,6 @@ from logo_edge.timing import describe_machine
 SYS = Path("/sys")
 PROC = Path("/proc")
 LIBRARIES = ("logo-edge", "onnxruntime", "numpy", "pillow", "pyspng", "simplejpeg", "openvino", "tensorrt", "torch")
-ISA = {
-    "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni",
-    "amx_tile", "amx_int8", "amx_bf16",
-    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
-}  # fmt: skip
 COMPARED = ("cpu", "isa", "architecture", "cpus", "governor", "frequency_limits_mhz", "boost", "power_mode", "gpu",
             "python", "versions")  # fmt: skip
 HOT_CELSIUS = 85
@@ -30,7 +25,7 @@ def describe(sys: Path = SYS) -> dict:
     known = describe_machine()
     return {
         "cpu": known["cpu"] or _device_model(sys),
-        "isa": _isa(),
+        "isa": known["isa"],
         "architecture": platform.machine(),
         "cpus": os.cpu_count(),
         "usable_cpus": usable_cpus(),
@@ -100,14 +95,6 @@ def usable_cpus() -> list[int]:
     """The CPUs that this process may use, the fastest first where the system tells (big.LITTLE)."""
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     return sorted(cpus, key=lambda cpu: -_number(SYS / f"devices/system/cpu/cpu{cpu}/cpu_capacity"))
-
-
-def _isa() -> list[str]:
-    text = _read(PROC / "cpuinfo")
-    return sorted(
-        {word for line in re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE) for word in line.split()}
-        & ISA
-    )
 
 
 def _device_model(sys: Path) -> str:

@@ -117,8 +117,8 @@ def refuse_other_folder(folder: Path) -> None:
 
 
 def _write_vectors(bundle: Bundle) -> None:
+    classifier = Classifier(replace(bundle, files=list_files(bundle.folder)))  # which has no vectors to check yet
     (bundle.folder / VECTORS).parent.mkdir()
-    classifier = Classifier(bundle)
     vectors = []
     for sample in sorted(SAMPLES.glob("*.png")):
         image = f"vectors/{sample.name}"

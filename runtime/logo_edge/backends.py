@@ -10,10 +10,12 @@ import hashlib
 import io
 import json
 import os
+import platform
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,20 +26,24 @@ import numpy as np
 from logo_edge.errors import BundleError, ExportError, LogoEdgeError, MissingExtraError
 from logo_edge.files import write_file
 from logo_edge.forks import after_fork, never_free
+from logo_edge.machine import faults_of
 
 AUTO = "auto"
 PIXELS = "pixels"
+KEPT = 200  # findings about this machine; the file is read at every start
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a backend may use: threads of one forward pass, the CPU `cores` that those may run on (None: any), and
-    whether its threads spin while they wait, which is a little faster and burns their cores while idle.
+    """What a backend may use: threads of one forward pass, the CPU `cores` that those may run on (None: any),
+    whether its threads spin while they wait, which is a little faster and burns their cores while idle, and whether ONNX
+    Runtime may use KleidiAI, its kernels for ARM.
     """
 
     threads: int = 1
     cores: tuple[int, ...] | None = None
     spinning: bool = False
+    kleidiai: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,8 @@ class Backend(Protocol):
 class OnnxRuntime:
     """An ONNX graph on the CPU."""
 
+    name = "onnxruntime"
+
     def __init__(self, model: ModelFile, resources: Resources):
         import onnxruntime
 
@@ -92,6 +100,7 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(resources.spinning)))
+        options.add_session_config_entry("mlas.disable_kleidiai", str(int(not resources.kleidiai)))
         try:
             self.session = onnxruntime.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
@@ -282,22 +291,54 @@ def candidates(path: Path) -> list[str]:
     return installed
 
 
-def remember_fastest(key: dict, measure: Callable[[], dict[str, float]]) -> str:
-    """The name of the least of `measure()`, in milliseconds by name; what it gave for the same key is kept in a file.
+def remembered(key: dict, find: Callable[[], dict]) -> dict:
+    """`find()`, or what it gave before for the same key: what was found out about this machine is kept in a file.
 
-    The file is `backends.json` in LOGO_EDGE_CACHE, or in the user's cache folder; where it cannot be written, every
-    process measures anew.
+    The file is `backends.json` in the cache folder and keeps the last KEPT findings; where it cannot be written, every
+    process finds out again.
     """
-    path = cache_folder() / "backends.json"
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    known = _remembered(path)
+    try:
+        path = findings_file()
+    except LogoEdgeError:  # no home folder is known
+        return find()
+    known = _read_findings(path)
     if digest not in known:
-        known[digest] = {**key, "p50_ms": measure()}
+        known = dict([*known.items(), (digest, {**key, "found": find()})][-KEPT:])
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, json.dumps(known, indent=1) + "\n")
-    times_ms = known[digest]["p50_ms"]
-    return min(times_ms, key=times_ms.__getitem__)
+    return known[digest]["found"]
+
+
+def findings_file() -> Path:
+    """Where `remembered` keeps them. Raises LogoEdgeError."""
+    return cache_folder() / "backends.json"
+
+
+def without_known_faults(resources: Resources) -> Resources:
+    """The resources without KleidiAI where this release of ONNX Runtime is known to be faulty with it here; it is said."""
+    import onnxruntime
+
+    for fault in faults_of(onnxruntime.__version__, platform.machine()):
+        off = "; KleidiAI is left out, which avoids it" if fault.without_kleidiai else ""
+        warn(
+            f"onnxruntime {onnxruntime.__version__} on {platform.machine()} {fault.symptom} ({fault.source}){off}. {fault.cure}"
+        )
+        resources = replace(resources, kleidiai=resources.kleidiai and not fault.without_kleidiai)
+    return resources
+
+
+def warn(message: str) -> None:
+    """Says on stderr, or wherever the program sends its logs, what a user should know of a classifier that works."""
+    import logging  # 5 ms that a plain start need not pay
+
+    logging.getLogger("logo_edge").warning(message)
+
+
+def loaded_version(name: str) -> str:
+    """The version of the library of a backend that has been opened."""
+    return str(sys.modules[LIBRARIES.get(name, name)].__version__)
 
 
 def installed_versions() -> dict[str, str]:
@@ -385,10 +426,10 @@ def sizes(shape: Any) -> list[int]:
     return [shape[axis] for axis in range(len(shape))]
 
 
-def _remembered(path: Path) -> dict:
-    """The measurements of the file that can be read."""
+def _read_findings(path: Path) -> dict[str, dict]:
     try:
-        found = json.loads(path.read_bytes())
-        return {key: entry for key, entry in found.items() if set(entry["p50_ms"]) <= set(BACKENDS) and entry["p50_ms"]}
+        return {
+            digest: entry for digest, entry in json.loads(path.read_bytes()).items() if isinstance(entry["found"], dict)
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
+
+from logo_edge.machine import describe_core, instruction_sets
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,9 @@ def measure_latency(call: Callable[[], object], *, runs: int = 200, warmup_s: fl
 
 def describe_machine() -> dict:
     """What a latency depends on besides the code."""
-    flags, model = set(), platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "flags":
-                flags = set(value.split()) & {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"}
-            elif key.strip() == "model name":
-                model = value.strip()
+    core = describe_core()
     return {
-        "cpu": model, "isa": sorted(flags), "python": platform.python_version(), "system": platform.system(),
+        "cpu": core.get("model name") or platform.processor(), "isa": instruction_sets(core), "python": platform.python_version(), "system": platform.system(),
         "machine": platform.machine(), "onnxruntime": version("onnxruntime"), "pillow": version("pillow"),
         "numpy": version("numpy"),
     }  # fmt: skip

@@ -18,16 +18,16 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def emulated():
-    """Runs the guest's Python; what it prints."""
+@pytest.fixture(scope="module", params=EDGE["CPUS"])
+def emulated(request):
+    """Runs the guest's Python on one of the processors; what it prints."""
     try:
         EDGE["build"]()
     except SystemExit as error:
         pytest.skip(f"no emulated aarch64 here: the emulator or its packages cannot be fetched: {error}")
 
     def run(*arguments: str) -> str:
-        done = EDGE["run"](*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = EDGE["run"](*arguments, cpu=request.param, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, done.stdout[-3000:]
         return done.stdout
 
@@ -38,6 +38,15 @@ def test_the_contract_vectors_hold_on_arm(emulated):
     text = emulated("-m", "pytest", "-q", "-p", "no:cacheprovider", *EDGE["SELECTED"], *EDGE["TESTS"])
     passed = int(text.rpartition(" passed")[0].split()[-1])
     assert passed >= 80, text
+
+
+def test_the_doctor_finds_the_golden_vectors_hold_on_arm(emulated):
+    code = "from logo_edge.doctor import examine; from logo_edge.bundle import *; import json; print(json.dumps(examine(read_bundle(DEFAULT_BUNDLE))))"
+    found = json.loads(emulated("-c", code).splitlines()[-1])
+    assert found["machine"]["machine"] == "aarch64"
+    assert "asimddp" in found["machine"]["isa"]
+    assert found["backends"]["onnxruntime"] == {"passes": True, "vectors": 8, "kleidiai": True, "error": None}
+    assert found["healthy"]
 
 
 def test_the_command_classifies_on_arm_as_its_golden_vectors_say(emulated):

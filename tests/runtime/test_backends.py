@@ -165,10 +165,9 @@ def test_an_artifact_that_is_not_the_bundles_fails_its_vectors(fake_bundle, tmp_
         Classifier.load(fake_bundle(), artifact=tmp_path / "swapped.onnx")
 
 
-def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, tmp_path, monkeypatch):
+def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, findings, monkeypatch):
     from logo_edge import timing
 
-    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
     times, measured = iter([3.0, 2.0]), []
 
     def measure(call, **_):
@@ -179,13 +178,13 @@ def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, tmp_path, mon
     bundle = fake_bundle()
     assert [Classifier.load(bundle, backend="auto").backend for _ in range(3)] == ["openvino"] * 3
     assert len(measured) == 2
-    (kept,) = json.loads((tmp_path / "cache" / "backends.json").read_text()).values()
-    assert kept["p50_ms"] == {"onnxruntime": 3.0, "openvino": 2.0}
+    (kept,) = (entry for entry in json.loads(findings.read_text()).values() if "backends" in entry)
+    assert kept["found"] == {"onnxruntime": 3.0, "openvino": 2.0}
     times = iter([2.0, 3.0])
     cores = (min(os.sched_getaffinity(0)),)
     assert Classifier.load(bundle, backend="auto", cores=cores).backend == "onnxruntime", "measured anew on other cores"
     monkeypatch.setitem(sys.modules, "openvino", None)
-    (tmp_path / "cache" / "backends.json").write_text("damaged")
+    findings.write_text("damaged")
     times = iter([1.0])
     assert Classifier.load(bundle, backend="auto").backend == "onnxruntime"
 

@@ -354,9 +354,8 @@ def test_golden_vectors_that_disagree_are_refused(fake_bundle, change, message):
     vectors[0] |= change
     (folder / VECTORS).write_text(json.dumps({"vectors": vectors}))
     relist(folder)
-    assert Classifier.load(folder).labels  # they are looked at only when asked for
     with pytest.raises(BundleError, match=message):
-        Classifier.load(folder, self_test=True)
+        Classifier.load(folder)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"vectors": []}', '{"vectors": [{}]}', '{"vectors": 5}', None])

@@ -11,7 +11,7 @@ from pictures import marked
 from PIL import Image
 
 from logo_edge import BundleError, Classifier, read_bundle, triton
-from logo_edge.bundle import EPISTEMIC, list_files, write_record
+from logo_edge.bundle import EPISTEMIC, VECTORS, list_files, write_record
 from logo_edge.errors import ExportError
 from logo_edge.folders import describe_settings
 from logo_edge.members import Ensemble, reduce_pixels
@@ -34,6 +34,8 @@ def ensemble(fake_bundle, fake_model):
     def make(*, by: int = 0, weights=(0.5, 0.5), change=lambda record: None):
         folder = fake_bundle()
         (folder / "second.onnx").write_bytes(turned(fake_model(size_px=SIZES[1]), by))
+        if by:
+            (folder / VECTORS).unlink()  # which are those of members that agree
         record = json.loads((folder / "bundle.json").read_text())
         record["members"] = [
             {"file": name, "size_px": size_px, "weight": weight}

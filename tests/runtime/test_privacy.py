@@ -31,6 +31,7 @@ CALLS = {
     "info": "info --self-test",
     "monitor": "monitor {work}/log",
     "keygen": "keygen {work}/key",
+    "doctor": "doctor --json",
     "sign": "sign {work}/bundle --key {work}/key.private.pem",
     "enroll": "enroll plain {work}/logos/simple --file {work}/enrolled.json",
     "similar": "similar {work}/logos/simple/0.png {work}/logos",

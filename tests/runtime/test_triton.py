@@ -17,7 +17,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, InputContract, load_image, preprocess, triton
-from logo_edge.bundle import RECORD, list_files, write_record
+from logo_edge.bundle import RECORD, VECTORS, list_files, write_record
 from logo_edge.decision import Familiarity, Scaling
 from logo_edge.preprocess_graph import preprocess_graph
 
@@ -196,8 +196,11 @@ def test_nothing_is_written_where_a_graph_disagrees(fake_bundle, tmp_path, monke
     )
     folder = fake_bundle()
     Image.new("RGBA", (20, 10), (255, 0, 0, 0)).save(folder / "vectors" / "0.png")
+    vectors = json.loads((folder / VECTORS).read_text())["vectors"]
+    vectors[0]["logits"] = [6.0, 6.0, 6.0]  # on white, which all of it is
+    (folder / VECTORS).write_text(json.dumps({"vectors": vectors}))
     record = json.loads((folder / RECORD).read_text())
-    record["files"]["vectors/0.png"] = vars(list_files(folder)["vectors/0.png"])
+    record["files"] = {name: vars(entry) for name, entry in list_files(folder).items()}
     write_record(folder, json.dumps(record).encode())
     classifier = Classifier.load(folder)
     with pytest.raises(triton.ExportError, match="the graphs give"):

@@ -1,0 +1,118 @@
+"""`logo-edge doctor`: whether a bundle computes here what it computed when it was packed, and what stands in its way."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import typer
+
+from logo_edge import __version__
+from logo_edge.backends import OnnxRuntime, cache_folder, candidates, installed_versions
+from logo_edge.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
+from logo_edge.classifier import CHECKED_ROUNDS, Classifier
+from logo_edge.commands import BUNDLE_OPTION, PUBLIC_KEY_OPTION
+from logo_edge.errors import LogoEdgeError
+from logo_edge.machine import faults_of, limits
+from logo_edge.preprocess import LIBRARY
+from logo_edge.timing import describe_machine
+
+doctor = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@doctor.command(
+    help="""Say whether this machine and its libraries compute a bundle rightly, and what to do where they do not.
+
+    Shows the machine, its instruction sets and limits, the versions, known faults of those, and which backends give the
+    bundle's golden vectors. Exit status: 0 healthy, 1 something failed, 2 wrong usage.
+    """
+)
+def doctor_command(
+    bundle: Path | None = BUNDLE_OPTION,
+    public_key: Path | None = PUBLIC_KEY_OPTION,
+    as_json: bool = typer.Option(False, "--json", help="One JSON object."),
+) -> None:
+    findings = examine(read_bundle(bundle or DEFAULT_BUNDLE, public_key=public_key))
+    typer.echo(json.dumps(findings, indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(findings)))
+    if not findings["healthy"]:
+        raise typer.Exit(1)
+
+
+def examine(bundle: Bundle) -> dict:
+    """The findings, as `--json` prints them: machine, limits, versions, faults, backends, cache, advice, healthy."""
+    machine, versions = describe_machine(), installed_versions()
+    faults = faults_of(versions["onnxruntime"], platform.machine())
+    backends = {name: _try_backend(bundle, name) for name in candidates(bundle.model_path)}
+    cache = _describe_cache()
+    found = {
+        "machine": {name: machine[name] for name in ("system", "machine", "cpu", "isa")},
+        "limits": limits(),
+        "versions": {"logo-edge": __version__, **{name: machine[name] for name in ("python", "numpy", "pillow")}, **versions},
+        "preprocessing": "preprocess.c" if LIBRARY else "Pillow",
+        "faults": [f"onnxruntime {versions['onnxruntime']} {fault.symptom} ({fault.source})" for fault in faults],
+        "bundle": str(bundle.folder),
+        "backends": backends,
+        "cache": cache,
+    }  # fmt: skip
+    advice = [fault.cure for fault in faults]
+    if any(result["error"] for result in backends.values()):
+        advice.append("do not use a backend that fails; try another release of its library, and report it")
+    if not backends[OnnxRuntime.name]["kleidiai"] and not faults:
+        advice.append(
+            "ONNX Runtime computes wrongly here with KleidiAI, which is left out; try another release, and report it"
+        )
+    if not LIBRARY:
+        advice.append(
+            "preprocess.c was not compiled: install a C compiler and reinstall logo-edge, which is several times quicker"
+        )
+    quota = found["limits"]["cpu_quota"]
+    if quota is not None and quota < found["limits"]["cores"]:
+        advice.append(
+            f"the cgroup gives {quota:g} cores of time on {found['limits']['cores']}: --workers {max(1, int(quota))}"
+        )
+    if not cache["writable"]:
+        advice.append("the cache cannot be written, so each start runs the golden vectors again; set LOGO_EDGE_CACHE")
+    failed = bool(faults) or any(not result["passes"] for result in backends.values())
+    return found | {"advice": list(dict.fromkeys(advice)), "healthy": not failed}
+
+
+def _try_backend(bundle: Bundle, name: str) -> dict:
+    """Whether the backend gives the golden vectors now, whatever is remembered of it."""
+    try:
+        classifier = Classifier(bundle, backend=name)
+        count = classifier.run_vectors(rounds=CHECKED_ROUNDS)
+    except LogoEdgeError as error:
+        return {"passes": False, "vectors": 0, "kleidiai": True, "error": str(error)}
+    return {"passes": True, "vectors": count, "kleidiai": classifier.kleidiai, "error": None}
+
+
+def _describe_cache() -> dict:
+    try:
+        folder = cache_folder()
+    except LogoEdgeError:
+        return {"folder": None, "writable": False}
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return {"folder": str(folder), "writable": os.access(there, os.W_OK | os.X_OK)}
+
+
+def _lines(found: dict) -> list[str]:
+    machine, limit = found["machine"], found["limits"]
+    rows = [
+        ("machine", f"{machine['system']} {machine['machine']}, {machine['cpu'] or 'processor not named'}"),
+        ("instruction sets", ", ".join(machine["isa"]) or "not told"),
+        ("cores", f"{limit['cores']} of {limit['cores_of_machine']} (cpuset {limit['cpuset']})"
+                  + ("" if limit["cpu_quota"] is None else f", time of {limit['cpu_quota']:g} by cgroup")),
+        ("memory limit", "none" if limit["memory_mb"] is None else f"{limit['memory_mb']:.0f} MB by cgroup"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+        ("preprocessing", found["preprocessing"]),
+        ("bundle", found["bundle"]),
+        *((name, f"gives all {result['vectors']} golden vectors" + ("" if result["kleidiai"] else ", without KleidiAI")
+           if result["passes"] else f"FAILS: {result['error']}") for name, result in found["backends"].items()),
+        ("cache", f"{found['cache']['folder'] or 'no home folder'}{'' if found['cache']['writable'] else ', cannot be written'}"),
+        *(("known fault", fault) for fault in found["faults"]),
+        *(("advice", sentence) for sentence in found["advice"]),
+        ("result", "healthy" if found["healthy"] else "something failed"),
+    ]  # fmt: skip
+    return [f"{name:>16}  {text}" for name, text in rows]

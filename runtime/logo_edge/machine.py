@@ -1,0 +1,132 @@
+"""This machine's processor, and the releases of ONNX Runtime that are known to compute wrongly or to leak on such."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+CORE = ("model name", "flags", "Features", "CPU implementer", "CPU part", "CPU variant")
+ISA = {
+    "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni",
+    "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme", "sme2",
+}  # fmt: skip
+ARM = frozenset({"aarch64", "arm64", "ARM64"})  # as platform.machine() has it on Linux, macOS and Windows
+UNLIMITED_BYTES = 1 << 60  # cgroups of version 1 have a number near 2^63 for "no limit"
+CURE = "pip install 'onnxruntime>=1.27.1'"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of the releases from `first` to before `fixed` on these machines; `source` is where it is described.
+
+    With `without_kleidiai` it does not occur where ONNX Runtime may not use KleidiAI, ARM's kernels.
+    """
+
+    machines: frozenset[str]
+    first: str
+    fixed: str
+    symptom: str
+    source: str
+    without_kleidiai: bool
+    cure: str = CURE
+
+
+FAULTS = (
+    Fault(ARM, "1.23.0", "1.24.0", "ends with an illegal instruction on cores with SME and without SME2",
+          "microsoft/onnxruntime#26377", without_kleidiai=False),
+    Fault(ARM, "1.24.0", "1.27.0", "leaks about 11 MB a forward pass where it uses KleidiAI",
+          "microsoft/onnxruntime#28231", without_kleidiai=True),
+    Fault(ARM, "1.27.0", "1.27.1", "computes convolutions and matrix products wrongly on cores with SME",
+          "microsoft/onnxruntime#28571, #31569", without_kleidiai=True),
+)  # fmt: skip
+
+
+def describe_core(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """Of the first core what Linux says of its kind: names and flags, no clock. Empty on other systems."""
+    try:
+        with cpuinfo.open("rb") as file:
+            block = file.read(16384).partition(b"\n\n")[0].decode(errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in block.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs if key.strip() in CORE}
+
+
+def instruction_sets(core: dict[str, str]) -> list[str]:
+    """Those that matter to a network, of what `describe_core` says."""
+    return sorted(set((core.get("flags") or core.get("Features") or "").split()) & ISA)
+
+
+def fingerprint() -> dict[str, str]:
+    """What golden vectors depend on: the system, and the kind of processor. Quick enough for every start."""
+    core = describe_core()
+    kind = hashlib.sha256(repr(sorted(core.items())).encode()).hexdigest()[:16]
+    return {"system": platform.system(), "machine": platform.machine(), "cpu": core.get("model name", ""), "core": kind}
+
+
+def faults_of(version: str, machine: str) -> list[Fault]:
+    """Those of this release of ONNX Runtime on a machine of this kind (`platform.machine()`)."""
+    return [
+        fault for fault in FAULTS
+        if machine in fault.machines and _order(fault.first) <= _order(version) < _order(fault.fixed)
+    ]  # fmt: skip
+
+
+def _order(version: str) -> tuple[int, ...]:
+    """The numbers of the release, of `1.27.0.dev2026` too."""
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+
+
+def limits(root: Path = Path("/")) -> dict:
+    """What this process may use of the machine, Linux's cgroups (version 2 or 1) among it; None: not limited, or not told.
+
+    cores: how many it may run on; cpuset: which; cpu_quota: how many it gets of their time; memory_mb: what it may take.
+    """
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    quotas, memories = [], []
+    for folder in _cgroups(root):
+        old = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
+        quota, _, period = (_read(folder / "cpu.max") or old).partition(" ")
+        if quota.isdigit() and period.isdigit():  # "max" and -1 are no limit
+            quotas.append(int(quota) / int(period))
+        memory = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+        if memory.isdigit() and int(memory) < UNLIMITED_BYTES:
+            memories.append(int(memory) / 2**20)
+    return {
+        "cores": len(usable), "cores_of_machine": os.cpu_count(), "cpuset": ranges(usable),
+        "cpu_quota": min(quotas, default=None), "memory_mb": min(memories, default=None),
+    }  # fmt: skip
+
+
+def ranges(numbers: list[int]) -> str:
+    """Sorted numbers as `0,2-3`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def _cgroups(root: Path) -> list[Path]:
+    """The folders of this process's groups and of those that hold them: each may set a limit."""
+    found = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        base = root / "sys/fs/cgroup" / controllers
+        inner = base / group.strip("/")
+        found += [inner, *(parent for parent in inner.parents if parent.is_relative_to(base))]
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
