@@ -12,6 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from logo_edge.errors import ImageError
@@ -34,6 +35,7 @@ FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), 
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 ORIENTATION = 0x0112
+DIRECTORIES, MOST_DIRECTORIES = (34665, 34853, 40965), 8  # of EXIF, GPS and interoperability, within a TIFF
 MOST_PARTS = 100_000  # chunks, segments or blocks: more are made to waste time
 MOST_GIF_BLOCKS = 1_000_000  # of up to 255 bytes
 MOST_TEXT_BYTES = 1 << 20  # of metadata, unpacked
@@ -61,9 +63,9 @@ class ImageFile:
 
 
 def read_image_file(data: bytes) -> ImageFile:
-    """What is known of the file before it is decoded; of a format that hides nothing, or a damaged file, its bytes alone.
+    """What is known of the file before it is decoded; of a format that hides nothing, its bytes alone.
 
-    Raises ImageError where it is built to waste memory or time, or is of a variant that no decoder here reads.
+    Raises ImageError where it is damaged, built to waste memory or time, or of a variant that no decoder here reads.
     """
     kind = next(
         (kind for magic, kind in KINDS.items() if data.startswith(magic)), "AVIF" if data[4:8] == b"ftyp" else None
@@ -72,8 +74,8 @@ def read_image_file(data: bytes) -> ImageFile:
         if kind in READERS:
             return READERS[kind](data)
         return ImageFile(kind, data, tuple(SIZES[kind](data)) if kind in SIZES else ())
-    except (struct.error, IndexError):  # damaged: the decoder says how
-        return ImageFile(kind, data)
+    except (struct.error, IndexError):  # nothing unchecked reaches a decoder
+        raise ImageError(f"damaged or truncated image (the header of its {kind} ends too early)") from None
 
 
 def orientation_in(exif: bytes) -> int | None:
@@ -154,7 +156,7 @@ def _read_jpeg(data: bytes) -> ImageFile:
     for _ in range(MOST_PARTS):
         marker = MARKER.search(data, position)
         if marker is None:
-            return ImageFile("JPEG", data)
+            raise IndexError
         kind, start = marker[1][0], marker.end()
         if kind in STANDALONE:
             position = start
@@ -195,6 +197,8 @@ def _read_gif(data: bytes) -> ImageFile:
     kept, blocks = [data[:position]], 0
     while (block := GIF_BLOCK.search(data, position)) and block[0] != b";":
         start = position = block.start()
+        if start + 10 > len(data):  # cut off between frames
+            break
         is_frame = block[0] == b","
         if is_frame:
             left, top, frame_width, frame_height, flags = struct.unpack_from("<HHHHB", data, start + 1)
@@ -221,6 +225,8 @@ def _ico_sizes(data: bytes) -> Iterator[tuple[int, int]]:
     (count,) = struct.unpack_from("<H", data, 4)
     for index in range(count):
         (start,) = struct.unpack_from("<I", data, 6 + 16 * index + 12)
+        if start + 24 > len(data):
+            continue  # no picture
         if data.startswith(PNG, start):
             yield struct.unpack_from(">II", data, start + 16)
         elif struct.unpack_from("<I", data, start)[0] == 12:  # of OS/2
@@ -269,18 +275,27 @@ def _jpeg2000_sizes(data: bytes) -> Iterator[tuple[int, int]]:
 def _tiff_sizes(data: bytes) -> Iterator[tuple[int, int]]:
     """Of the tiles of the first page. TIFF 6.0; BigTIFF."""
     order, is_big = TIFF[data[:4]], data[2:4] in (b"+\0", b"\0+")
-    (directory,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)
-    (count,) = struct.unpack_from(f"{order}{'Q' if is_big else 'H'}", data, directory)
+    (first,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)
     entry = struct.Struct(f"{order}HH{'QQ' if is_big else 'II'}")
-    sides, held_bytes = {}, 0
-    for index in range(min(count, MOST_PARTS)):
-        tag, kind, values, value = entry.unpack_from(data, directory + (8 if is_big else 2) + entry.size * index)
-        held_bytes += values * TIFF_UNITS.get(kind, 0)
-        if order == ">" and kind == 3:
-            value >>= 48 if is_big else 16
-        sides[tag] = value
+    directories, sides, held_bytes = [first], {}, 0
+    for directory in directories:  # which grows
+        if directory + 8 > len(data):
+            continue  # Pillow meets none there either
+        (count,) = struct.unpack_from(f"{order}{'Q' if is_big else 'H'}", data, directory)
+        start = directory + (8 if is_big else 2)
+        for at in range(start, min(start + entry.size * count, len(data) - entry.size + 1), entry.size):
+            tag, kind, values, value = entry.unpack_from(data, at)
+            held_bytes += values * TIFF_UNITS.get(kind, 0)
+            if order == ">" and kind == 3:
+                value >>= 48 if is_big else 16
+            if directory == first:
+                sides[tag] = value
+            if tag in DIRECTORIES and value not in directories and len(directories) < MOST_DIRECTORIES:
+                directories.append(value)
     if held_bytes > 2 * len(data) + MOST_TEXT_BYTES:
-        raise ImageError(f"a TIFF directory that promises {held_bytes:,} bytes in a file of {len(data):,}; save it again with an image editor")  # fmt: skip
+        raise ImageError(
+            f"a TIFF directory that promises {held_bytes:,} bytes in a file of {len(data):,}; save it again with an image editor"
+        )
     if 322 in sides and 323 in sides:
         yield sides[322], sides[323]
 
@@ -359,7 +374,8 @@ def _av1_sizes(data: bytes) -> Iterator[tuple[int, int]]:
                 if not data[position - 1] & 0x80:
                     break
         if head >> 3 & 15 == 1:
-            yield _sequence_size(data[position : position + 256])
+            with suppress(IndexError):  # no header of a picture
+                yield _sequence_size(data[position : position + 256])
         if head & 0x80 or (not size and head >> 3 & 15 not in (2, 15)):  # no unit: what follows is something else
             return
         position += size

@@ -201,6 +201,9 @@ def _decode(
         if is_svg(data):
             data = render_svg(data, name)
         image, file, denominator = _open(data, name, max_pixels)
+        if image.format == "JPEG" and b"\xff\xd9" not in file.data:
+            file = replace(file, data=_add_end(file, denominator, image.layers))
+            image = _open_lazily(file.data, file.kind)
         width, height = image.size
         if width * height >= least_pixels:
             denominator = max(denominator, _denominator(image, least_px))
@@ -210,9 +213,9 @@ def _decode(
         if denominator > 1:
             image.draft(None, (width // denominator, height // denominator))
         if image.format in ANIMATED and image.is_animated:
-            return _first_drawn_frame(image, name, max_pixels), None
+            return _first_drawn_frame(image, _orientation(image, file), name, max_pixels), None
         image.load()
-        orientation = file.orientation if file.kind in ("PNG", "JPEG") else _orientation(image)
+        orientation = _orientation(image, file)  # of a TIFF, Pillow has turned it by now
         if covered and orientation >= 5:  # lying on its side
             covered = covered[::-1]
         if _has_deep_colours(image, file):
@@ -247,11 +250,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, ImageFi
         _check_pixel_count(size, name, max_pixels // COSTS.get(file.kind, 1))
     image = _open_lazily(file.data, file.kind)
     if image.format == "JPEG":
-        denominator = _check_jpeg(image, file, name, max_pixels)
-        if b"\xff\xd9" not in file.data:
-            file = replace(file, data=_add_end(file, denominator, image.layers))
-            image = _open_lazily(file.data, file.kind)
-        return image, file, denominator
+        return image, file, _check_jpeg(image, file, name, max_pixels)
     _check_pixel_count(image.size, name, max_pixels // _cost_of_pixel(image, file))
     return image, file, 1
 
@@ -351,7 +350,7 @@ def _is_plain_png(image: Image.Image, data: bytes) -> bool:
     return False
 
 
-def _first_drawn_frame(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _first_drawn_frame(image: Image.Image, orientation: int, name: str, max_pixels: int) -> Image.Image:
     """The first frame that is not blank, or the first of all where none is among as many as may be decoded."""
     affordable = round(max_pixels / COSTS.get(image.format, 1)) // math.prod(image.size)
     for index in range(max(1, min(affordable, MOST_FRAMES))):
@@ -360,15 +359,17 @@ def _first_drawn_frame(image: Image.Image, name: str, max_pixels: int) -> Image.
         except EOFError:
             break
         _check_pixel_count(image.size, name, max_pixels)
-        frame = _upright(image, _orientation(image))
+        frame = _upright(image, orientation)
         if not _shows_nothing(frame):
             return frame
     image.seek(0)
-    return _upright(image, _orientation(image))
+    return _upright(image, orientation)
 
 
-def _orientation(image: Image.Image) -> int:
-    """1 upright to 8, as EXIF numbers them, by what Pillow read before it decoded."""
+def _orientation(image: Image.Image, file: ImageFile) -> int:
+    """1 upright to 8, as EXIF numbers them."""
+    if file.kind in ("PNG", "JPEG"):
+        return file.orientation
     if hasattr(image, "tag_v2"):
         value = image.tag_v2.get(ORIENTATION)
         return value if isinstance(value, int) and value in TURNS else 1

@@ -51,6 +51,13 @@ def icon(*pictures: bytes) -> bytes:
     return head + b"".join(pictures)
 
 
+def icon_with_gap(picture: bytes) -> bytes:
+    """An icon whose first entry points beyond its end."""
+    data = bytearray(icon(b"", picture))
+    struct.pack_into("<I", data, 18, 0x7FFFFFFF)
+    return bytes(data)
+
+
 def icns(picture: bytes) -> bytes:
     part = b"ic07" + struct.pack(">I", len(picture) + 8) + picture
     return b"icns" + struct.pack(">I", len(part) + 8) + part
@@ -146,6 +153,11 @@ def bombs() -> dict[str, bytes]:
         "ico of a bitmap": icon(bitmap + bytes(5000)), "icns of a png": icns(vast),
         "tiff of one vast tile": tiff([*tiles, (325, 4, 1, len(tile))], tile),
         "tiff directory": tiff([(300 + index, 7, 1 << 20, -1) for index in range(3000)], bytes(1 << 20)),
+        "tiff directory, cut off": tiff([(300 + index, 7, 1 << 20, 10) for index in range(3000)])[:30_000] + bytes(1 << 20),
+        "tiff within tiff": tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8), (279, 4, 1, 64),
+                                  (34665, 4, 1, -1)], tiff([(300 + index, 7, 60_000, 10) for index in range(5000)])[8:]),
+        "ico of a png behind one that is missing": icon_with_gap(vast),
+        "exif in a jpeg without a scan": jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif()) + 2) + exif() + jpeg[2:jpeg.index(b"\xff\xda")],
         "mpo": jpeg[:2] + b"\xff\xe2\xff\xf8MPF\0" + tiff([(0xB001 + index, 7, 60_000, 10) for index in range(5000)])[:65_522].ljust(65_522, b"\0") + jpeg[2:],
         "exif in jpeg": jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif()) + 2) + exif() + jpeg[2:],
         "exif in png": png(8, 8, 8, 0, zlib.compress(bytes(72)), chunk(b"eXIf", exif()[6:])),

@@ -196,6 +196,15 @@ def test_orientation_is_found_in_every_place_that_pillow_knows():
         assert load_image(data).size == (20, 30)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_every_frame_of_an_animation_is_turned_upright(kind):
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ("white", "red", "teal")]
+    frames[2].paste("red", (0, 0, 9, 9))
+    block = b"Exif\0\0" + tiff([(0x0112, 3, 1, 6)])
+    for shown in (frames[:2], frames):  # nothing but blank frames, and one that is not
+        assert load_image(encode(shown[0], kind, save_all=True, append_images=shown[1:], exif=block)).size == (20, 30)
+
+
 def test_a_jpeg_without_its_last_bytes_is_read_and_half_a_jpeg_is_not():
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (90, 130, 3), np.uint8))
     logo = (
@@ -224,6 +233,8 @@ def test_a_gif_with_padding_between_its_blocks_is_read():
     at = 13 + (3 << (data[10] & 7) + 1)
     assert load_image(data[:at] + b"\0" + data[at:]).tobytes() == load_image(data).tobytes()
     assert Image.open(io.BytesIO(data)).n_frames == 2
+    second = data.rindex(b"\x2c\0\0\0\0\x14\0\x14\0")
+    assert load_image(data[: second + 5]).getpixel((9, 9)) == (255, 255, 255)
 
 
 def test_every_image_open_of_the_project_names_the_formats():
