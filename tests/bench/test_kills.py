@@ -35,7 +35,7 @@ def test_a_result_that_differs_is_an_error(kills, tmp_path, monkeypatch):
     results = iter(({"rows": 1}, {"rows": 2}))
     verb = kills.Verb(lambda folder: None, lambda folder: ["--help"], lambda folder: next(results), lambda folder: None)
     monkeypatch.setitem(kills.VERBS, "odd", verb)
-    monkeypatch.setattr(kills, "run_to_end", lambda *arguments: (0, 1))
+    monkeypatch.setattr(kills, "run_to_end", lambda *arguments: (0, 1, ""))
     monkeypatch.setattr(kills, "run_and_kill", lambda *arguments: True)
     with pytest.raises(AssertionError, match="odd, trial 0: status 0, or another result"):
         list(kills.kill_often("odd", tmp_path, 1, {"kills": 0, "trials": 0, "seed": 0}))
