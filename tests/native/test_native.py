@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from PIL import Image
 
 from logo_edge import Classifier, ImageError, InputContract, Mode, load_image, preprocess
 from logo_edge.bundle import DEFAULT_BUNDLE, DIGEST, RECORD, list_files, write_record
+from logo_edge.privacy import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "tests" / "contract"
@@ -306,3 +309,17 @@ def test_a_bundle_that_is_not_there_or_no_json_is_refused(programs, tmp_path, fa
     assert "found an empty name; expected a bundle's folder" in unset.stderr
     assert "bundle.json: cannot be read" in missing.stderr
     assert "bundle.json: not JSON (byte 1); the bundle is damaged" in damaged.stderr
+
+
+@pytest.mark.parametrize(("setting", "written"), [({}, False), ({"ORT_DISABLE_TELEMETRY": "0"}, True)])
+def test_it_leaves_nothing_in_the_home_folder_unless_the_user_lets_onnx_runtime_report(
+    programs, tmp_path, setting, written
+):
+    silencing = {*VARIABLES, "CI", "TF_BUILD", "JENKINS_URL", "GITHUB_ACTIONS", "XDG_CACHE_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in silencing}
+    command = [programs.example, DEFAULT_BUNDLE, SAMPLES[0]]
+    done = subprocess.run(
+        command, env=environment | {"HOME": str(tmp_path)} | setting, cwd=tmp_path, capture_output=True, check=True
+    )
+    assert json.loads(done.stdout)["label"]
+    assert any(tmp_path.rglob("*")) is written
