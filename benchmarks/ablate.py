@@ -12,7 +12,6 @@ that ends early leaves as many folds of each variant. Interrupted, it goes on fr
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import shutil
@@ -34,10 +33,11 @@ from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.dataset import find_lookalikes
 from logo_edge_train.estimate import estimate_training
 from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
+from logo_edge_train.keys import artifact_key, file_hash, versions
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import FitConfig, Recipe, load_recipe, recipe_from_dict
-from logo_edge_train.runs import file_hash, versions, write_json
+from logo_edge_train.runs import write_json
 from logo_edge_train.schedule import plan_phases
 from logo_edge_train.state import read_history
 from logo_edge_train.train import fit_member
@@ -170,13 +170,15 @@ def fit_fold(
     if spent_hours(read_result(out)) >= hours:
         return
     settings = json.loads(json.dumps(asdict(recipe.train)))
-    key = hashlib.sha256(json.dumps([settings, file_hash(fold)]).encode()).hexdigest()[:12]
-    folder = work / key
+    key = artifact_key({"fold": fold}, {"train": recipe.train}, {})
+    folder = work / key[:12]
     folder.mkdir(parents=True, exist_ok=True)
     before, began_s = read_history(folder / "member-0.state"), time.process_time()
     if not (fitted := (folder / "member-0.json").exists()):
         name = f"{variant}, fold {index + 1}"
-        fit_member(fold, recipe.train, 0, folder, "cpu", left_out, None, lambda item: report({**item, "name": name}))
+        fit_member(
+            fold, recipe.train, 0, folder, "cpu", left_out, None, key, lambda item: report({**item, "name": name})
+        )
     shutil.rmtree(folder / "snapshots", ignore_errors=True)
     history = json.loads((folder / "member-0.json").read_text(encoding="utf-8"))["history"]
     seconds = cpu_seconds = sum(epoch["seconds"] for epoch in history)

@@ -33,9 +33,10 @@ from logo_edge_report.outliers import FAMILIES, NEAR
 from logo_edge_train.dataset import pixels_of, stratified_sample
 from logo_edge_train.fetch import fetch_logos
 from logo_edge_train.fit import predict_logits
+from logo_edge_train.keys import artifact_key, file_hash, versions
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, DistillConfig, load_recipe, recipe_from_dict
-from logo_edge_train.runs import Run, file_hash, read_run, save_logits, versions, write_json
+from logo_edge_train.runs import Run, read_run, save_logits, write_json
 from logo_edge_train.train import pick_device
 from logo_edge_train.uncertainty import entropy
 
@@ -164,7 +165,9 @@ def make_graphs(student: Student, run: Run, pictures: Pictures, folder: Path) ->
                                  reduce_range=config.reduce_range)  # fmt: skip
             tried[path] = compare_logits(parent, run_onnx(path, val)).kl_nats
         with FitProgress() as progress:
-            finetune(min(tried, key=tried.__getitem__), student, run, pictures.manifest, int8, report=progress)
+            source = min(tried, key=tried.__getitem__)
+            work = artifact_key({"artifact": source, "network": student.checkpoint}, {"recipe": run.recipe}, {})
+            finetune(source, student, run, pictures.manifest, int8, key=work, report=progress)
     return {"FP32": fp32, "INT8": int8}
 
 

@@ -24,8 +24,9 @@ from logo_edge.metrics import bootstrap
 from logo_edge.similar import cluster
 from logo_edge_train.episodes import PARTS, BrandTasks, Drawings
 from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
+from logo_edge_train.keys import data_hash, row_hashes, versions
 from logo_edge_train.recipe import FewShotConfig
-from logo_edge_train.runs import data_hash, versions, write_json
+from logo_edge_train.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, RUNS = ROOT / "benchmarks" / "results" / "enroll.json", ROOT / "runs" / "enroll"
@@ -50,7 +51,7 @@ class Split:
         self.place = np.zeros(len(rows), int)
         self.place[self.tasks.rows] = np.arange(len(self.tasks.rows))
         model = classifier.bundle.files[classifier.bundle.model.file].sha256
-        cache = RUNS / f"{model[:16]}-{data_hash(manifest)[:16]}-{name}.npz"
+        cache = RUNS / f"{model[:16]}-{data_hash(row_hashes(manifest, manifest.rows))[:16]}-{name}.npz"
         if not cache.exists():
             whole = [classifier.read_pixels(manifest.image_path(row, renders_folder())) for row in rows]
             drawings = Drawings.load(

@@ -20,10 +20,11 @@ import torch
 
 from logo_edge_train.fetch import LABELS, fetch_logos
 from logo_edge_train.few_shot import evaluate_few_shot, train_few_shot
+from logo_edge_train.keys import versions
 from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, FewShotConfig
-from logo_edge_train.runs import versions, write_json
+from logo_edge_train.runs import write_json
 from logo_edge_train.train import pick_device
 
 ROOT = Path(__file__).resolve().parents[1]

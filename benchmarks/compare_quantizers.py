@@ -12,7 +12,6 @@ further row, and docs/sensitivity-SUBJECT.svg shows them.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -46,10 +45,11 @@ from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
 from logo_edge_report.charts import layer_bars
 from logo_edge_train.dataset import pixels_of, stratified_sample
 from logo_edge_train.fetch import LABELS, fetch_logos
+from logo_edge_train.keys import artifact_key, versions
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture
-from logo_edge_train.runs import Run, file_hash, load_network, read_run, versions, write_json, write_text
+from logo_edge_train.runs import Run, load_network, read_run, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, WORK = ROOT / "benchmarks" / "results" / "quantizers.json", ROOT / "runs" / "quantizers"
@@ -137,7 +137,7 @@ def open_subject(path: Path, manifest: Manifest, images: int) -> Subject:
     architecture = Architecture.parse(told.get("student") or told["architecture"])
     classes = tuple(json.loads(source.read_text())["classes"])
     rows, val = stratified_sample(manifest.split("train"), images, seed=1), manifest.split("val")
-    key = hashlib.sha256(f"{file_hash(checkpoint)} {images}".encode()).hexdigest()
+    key = artifact_key({"network": checkpoint}, {"images": images}, {})
     folder = WORK / f"{name}-{key[:12]}"
     subject = Subject(
         name, key, architecture, load_network(checkpoint, architecture, len(classes)), checkpoint, run, folder,
@@ -224,7 +224,8 @@ def tuned(subject: Subject, path: Path, _) -> None:
         raise RunError(f"the graph has operators that fine-tuning does not know: {', '.join(unknown)}")
     student = Student(subject.architecture, subject.network, subject.checkpoint, [])
     with FitProgress() as progress:
-        finetune(source, student, subject.run, read_manifest(subject.run.manifest_path), path, report=progress)
+        key = artifact_key({"artifact": source}, {"subject": subject.key, "recipe": subject.run.recipe}, {})
+        finetune(source, student, subject.run, subject.run.read_manifest(), path, key=key, report=progress)
 
 
 def nncf(subject: Subject, path: Path, _) -> None:

@@ -26,9 +26,10 @@ from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.prune import count_macs, prune_channels
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_train.fetch import LABELS
+from logo_edge_train.keys import versions
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.recipe import Architecture, PruneConfig
-from logo_edge_train.runs import versions, write_json
+from logo_edge_train.runs import write_json
 
 RESULT = Path(__file__).resolve().parent / "results" / "students.json"
 LITE = "tf_efficientnet_lite0"

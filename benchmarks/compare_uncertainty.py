@@ -10,7 +10,6 @@ networks say of each set of pictures is kept in runs/uncertainty/, and so is the
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ import torch
 from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 
-from logo_edge.manifest import read_manifest, targets_of
+from logo_edge.manifest import targets_of
 from logo_edge.metrics import (
     bootstrap,
     brier_score,
@@ -39,6 +38,7 @@ from logo_edge_report.statistics import area_under_risk_coverage, auroc
 from logo_edge_train.dataset import LogoDataset, pixels_of, soft_label
 from logo_edge_train.fetch import fetch_logos, renders_folder
 from logo_edge_train.fit import count_loaders, fit
+from logo_edge_train.keys import artifact_key, versions
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.novelty import (
@@ -53,7 +53,7 @@ from logo_edge_train.novelty import (
 from logo_edge_train.probe import features_of
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import BayesConfig
-from logo_edge_train.runs import Run, load_weights, read_run, save_logits, save_member, versions, write_json
+from logo_edge_train.runs import Run, load_weights, read_run, save_logits, save_member, write_json
 from logo_edge_train.train import accuracy_on, ensemble_logits, evaluation_sets, pick_device
 from logo_edge_train.uncertainty import (
     BayesianObjective,
@@ -132,7 +132,7 @@ class Pictures:
     """Sets of pictures by name: the splits of a run's data, without what it left out, and FAMILIES."""
 
     def __init__(self, run: Run, count: int):
-        self.manifest, self.classes, self.count = read_manifest(run.manifest_path), run.classes, count
+        self.manifest, self.classes, self.count = run.read_manifest(), run.classes, count
         left_out = set(run.record["left_out"])
         self.rows = {split: self.manifest.split(split) for split in ("train", "val", "calib", "test")}
         self.rows["train"] = [row for row in self.rows["train"] if f"{row.package}/{row.icon}" not in left_out]
@@ -190,8 +190,8 @@ def fit_bayesian(
     """
     train, member, size_px = run.recipe.train, run.record["members"][0], run.architecture(0).size_px
     settings = replace(train.fit, epochs=epochs, frozen_blocks=FROZEN)
-    key = hashlib.sha256(repr((member["sha256"], settings, config)).encode()).hexdigest()[:12]
-    place = WORK / f"bayesian-{key}"
+    key = artifact_key({"start": member["sha256"], "data": run.data_hash}, {"fit": settings, "bayes": config}, {})
+    place = WORK / f"bayesian-{key[:12]}"
     place.mkdir(parents=True, exist_ok=True)
     network = run.load_member(0, drawing=True)
     network.learn_deviations(config)

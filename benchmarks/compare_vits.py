@@ -16,10 +16,11 @@ import torch
 
 from logo_edge.manifest import Manifest, read_manifest, targets_of
 from logo_edge_train.fetch import LABELS, fetch_logos
+from logo_edge_train.keys import versions
 from logo_edge_train.models import attention_focus, near_ink
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import load_recipe
-from logo_edge_train.runs import Run, versions, write_json
+from logo_edge_train.runs import Run, write_json
 from logo_edge_train.train import evaluation_sets, pick_device, train_ensemble
 
 RESULT = Path(__file__).parent / "results" / "logo_vit.json"

@@ -20,7 +20,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from logo_edge_train.runs import versions, write_json
+from logo_edge_train.keys import versions
+from logo_edge_train.runs import write_json
 
 RESULT = Path(__file__).parent / "results" / "data_memory.json"
 DIFFERENT = 20  # photographs; the others are links to them

@@ -20,11 +20,12 @@ import torch
 from rich.progress import track
 
 from logo_edge_train.fit import fit
+from logo_edge_train.keys import versions
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, FitConfig
 from logo_edge_train.resources import peak_memory
-from logo_edge_train.runs import versions, write_json
+from logo_edge_train.runs import write_json
 from logo_edge_train.train import device_name, pick_device
 
 RESULT = Path(__file__).parent / "results" / "memory.json"

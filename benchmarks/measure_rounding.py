@@ -15,13 +15,14 @@ from unittest.mock import patch
 import numpy as np
 from rich.progress import track
 
-from logo_edge.manifest import read_manifest, targets_of
+from logo_edge.manifest import targets_of
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.rounding import correct_biases
 from logo_edge_compress.verify import compare_logits, run_onnx
 from logo_edge_train.dataset import pixels_of, stratified_sample
+from logo_edge_train.keys import versions
 from logo_edge_train.recipe import Architecture
-from logo_edge_train.runs import read_run, versions, write_json
+from logo_edge_train.runs import read_run, write_json
 
 RESULT = Path(__file__).parent / "results" / "rounding.json"
 METHODS = ("minmax", "percentile")
@@ -32,7 +33,7 @@ def main() -> None:
     run = read_run(Path(sys.argv[1]))
     chosen = Architecture.parse(json.loads((run.folder / "compress" / "report.json").read_text())["chosen"])
     folder = run.folder / "compress" / str(chosen).replace("@", "-")
-    manifest, config = read_manifest(run.manifest_path), run.recipe.quantize
+    manifest, config = run.read_manifest(), run.recipe.quantize
     rows = stratified_sample(manifest.split("train"), config.calibration_images, seed=1)
     calibration = pixels_of(rows, manifest, chosen.size_px)
     val = pixels_of(manifest.split("val"), manifest, chosen.size_px)

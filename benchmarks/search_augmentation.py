@@ -32,11 +32,12 @@ from logo_edge_train.augment import LogoAugmentation, weaken
 from logo_edge_train.dataset import LogoDataset, find_lookalikes, stratified_sample
 from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
 from logo_edge_train.fit import count_loaders, fit, predict_logits
+from logo_edge_train.keys import versions
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig, TeacherAugment, TeacherFit
-from logo_edge_train.runs import load_network, save_member, versions, write_json
+from logo_edge_train.runs import load_network, save_member, write_json
 from logo_edge_train.train import accuracy_on, pick_device
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,13 +6,11 @@ temperature, normalisation inside.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +39,7 @@ from logo_edge_compress.verify import (
     run_onnx,
     verify,
 )  # fmt: skip
+from logo_edge_train.keys import ROWS, check_rows, file_hash, versions
 
 FORMATS = ("onnx", "openvino", "tensorrt", "torchscript")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -75,7 +74,8 @@ class Images:
 def read_source(path: Path) -> Source:
     """The bundle in folder `path`, or what `logo-edge compress` left in the run's folder `path`.
 
-    Raises BundleError where the bundle is damaged, ExportError where `path` is neither, or a run not compressed yet.
+    Raises BundleError where the bundle is damaged, ExportError where `path` is neither, or a run not compressed yet,
+    RunError where the run's manifest is another one by now.
     """
     if (path / RECORD).exists():
         bundle = read_bundle(path)
@@ -94,6 +94,7 @@ def read_source(path: Path) -> Source:
             f"{path}: found neither a bundle ({RECORD}) nor a compressed run ({error!r}); expected a folder that "
             "`logo-edge compress` wrote, or RUN/compress-RECIPE. Compress the run first: logo-edge compress RUN"
         ) from error
+    check_rows(read_manifest(manifest), run / ROWS, manifest)
     name = run.resolve().name + work.name.removeprefix("compress")
     student = next(iter(graphs.values())).parent / "student.safetensors"
     return Source(name, InputContract(size_px), graphs, student, run, manifest)
@@ -151,15 +152,15 @@ def export_artifact(
                 model = to_float16(model)
             make = {"onnx": _onnx, "openvino": _openvino, "tensorrt": _tensorrt}[kind]
             made = make(model, graph, parent, precision, batch, path, images, say)
-            made["parent"] = {"file": graph.name, "sha256": _hash(graph)}
+            made["parent"] = {"file": graph.name, "sha256": file_hash(graph)}
         if kind == "tensorrt":
             made |= _engine(path.with_suffix(".onnx"), out / "engines", parent, precision, batch, images, say)
         files = sorted(file for file in Path(temporary).iterdir() if file.suffix in SUFFIX_OF_FILES)
         record = {
             "format": kind, "precision": precision, "batch": batch or "dynamic", "source": source.name,
             "input": {"name": PIXELS, "layout": "NHWC", "dtype": "uint8", "colour": "RGB", **asdict(source.input)},
-            "files": {file.name: {"sha256": _hash(file), "size_bytes": file.stat().st_size} for file in files},
-            **made, "versions": _versions(),
+            "files": {file.name: {"sha256": file_hash(file), "size_bytes": file.stat().st_size} for file in files},
+            **made, "versions": versions(VERSIONED),
         }  # fmt: skip
         for file in files:
             os.replace(file, out / file.name)
@@ -243,7 +244,7 @@ def _engine(path: Path, folder: Path, parent, precision: str, batch, images: Ima
     except VerificationError:
         engine.unlink()
         raise
-    return {"engine": {"file": f"{folder.name}/{engine.name}", "sha256": _hash(engine), **made}}
+    return {"engine": {"file": f"{folder.name}/{engine.name}", "sha256": file_hash(engine), **made}}
 
 
 def _torchscript(source: Source, path: Path, images: Images) -> dict:
@@ -260,7 +261,7 @@ def _torchscript(source: Source, path: Path, images: Images) -> dict:
         parent = run_artifact(lambda pixels: network(torch.from_numpy(pixels)).numpy(), images.verifying, None)
     path = export_torchscript(network, source.input.size_px, path.with_suffix(".pt"))
     made = _verified(open_artifact("torchscript", path), parent, EXPORTED, path.name, None, images, "torch")
-    return made | {"parent": {"file": source.student.name, "sha256": _hash(source.student)}}
+    return made | {"parent": {"file": source.student.name, "sha256": file_hash(source.student)}}
 
 
 def _verified(
@@ -268,17 +269,3 @@ def _verified(
 ) -> dict:
     parity = verify(parent, run_artifact(forward, images.verifying, batch), tolerance, name)
     return {"verified_by": by, "parity": asdict(parity), "tolerance": asdict(tolerance)}
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -6,7 +6,6 @@ refusal to a crash, is a line of the report.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +20,14 @@ from safetensors.numpy import load_file as load_arrays
 
 from logo_edge.bundle import EPISTEMIC
 from logo_edge.errors import LogoEdgeError, VerificationError
-from logo_edge.manifest import Manifest, read_manifest, targets_of
+from logo_edge.manifest import Manifest, targets_of
 from logo_edge.members import pool_logits, reduce_pixels
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.apart import ApartError, OutOfTimeError, run_apart
 from logo_edge_compress.artifacts import FITTING_IMAGES, Images, Source, export_artifact
 from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import export_body, export_onnx
-from logo_edge_compress.finetune import finetune, unknown_operators
+from logo_edge_compress.finetune import NOT_TUNED_BY, TUNED_BY, finetune, unknown_operators
 from logo_edge_compress.graph import save_model, store_float16
 from logo_edge_compress.nncf_int8 import restore_with_nncf
 from logo_edge_compress.quantize import (
@@ -57,14 +56,17 @@ from logo_edge_compress.verify import (
     verify_epistemic,
 )
 from logo_edge_train.dataset import pixels_of, stratified_sample
+from logo_edge_train.keys import artifact_key, file_hash, select_settings, source_hash, versions
 from logo_edge_train.recipe import Architecture
-from logo_edge_train.runs import Run, file_hash, save_logits, versions, write_json
+from logo_edge_train.runs import Run, save_logits, write_json
 from logo_edge_train.train import ensemble_logits
 
 SPLITS = ("val", "calib", "test")
 OUTLIERS = 50  # pictures of each family
 NNCF_DROP = 0.005  # of accuracy on val
-REVISION = 2  # of what is done here; another one makes every candidate anew
+MADE_WITH = ("numpy", "onnx", "onnxruntime", "torch")
+CONVERTERS = ("nncf", "openvino", "tensorrt")  # packages of which a candidate's method or backend has the name
+FITTED = "fitting"  # the pixels that quantization is fitted on
 Draw = Callable[[int, int], Iterator[Image.Image]]  # (count, seed) -> pictures that are no logos
 
 
@@ -76,6 +78,7 @@ class Task:
     """
 
     run: Run
+    manifest: Manifest
     student: Architecture
     folder: Path
     pixels: Path
@@ -84,7 +87,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a candidate is to be made: `make(task, plan, pixels, report)` gives a Made, out of `inputs` and `settings`."""
+    """How a candidate is to be made: `make(task, plan, pixels, report)` gives a Made, out of `inputs` and `settings`.
+
+    `fits`: whether it is fitted on the train logos among the pixels as well.
+    """
 
     name: str  # also that of its files: int8-percentile
     precision: str  # fp32, fp16, int8, or what is only stored in fewer bits: int8-weights, int4-weights
@@ -92,6 +98,7 @@ class Plan:
     make: Callable
     inputs: tuple[Path, ...]
     settings: dict = field(default_factory=dict)
+    fits: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,7 @@ def save_pixels(
         if rows := manifest.split(name):
             np.save(folder / f"{name}.npy", pixels_of(rows, manifest, size_px))
     rows = stratified_sample(manifest.split("train"), run.recipe.quantize.calibration_images, seed=1)
-    np.save(folder / "fitting.npy", pixels_of(rows, manifest, size_px))
+    np.save(folder / f"{FITTED}.npy", pixels_of(rows, manifest, size_px))
     for family, draw in outliers.items():
         pictures = [preprocess(image, InputContract(size_px)) for image in draw(OUTLIERS, 0)]
         np.save(folder / f"outliers-{family.replace(' ', '-')}.npy", np.stack(pictures))
@@ -204,7 +211,7 @@ def make_candidate(
 ) -> Candidate:
     """The plan's candidate, made in a process of its own, or read back where it was made of the very same before."""
     place = (task.title, plan.name, plan.precision, plan.backend, task.folder)
-    record_path, key = task.folder / f"{plan.name}.candidate.json", _key_of(task, plan)
+    record_path, key = task.folder / f"{plan.name}.candidate.json", candidate_key(task, plan)
     if (found := _read_candidate(record_path, key, place)) is not None:
         return found
     if budget.is_over:
@@ -249,7 +256,7 @@ def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterato
     of the recipe's methods, the closest static INT8 fine-tuned and, by `quantize.mixed`, one with sensitive layers in FP32.
     """
     folder, config = task.folder, task.run.recipe.quantize
-    settings = {"calibration_images": config.calibration_images, "reduce_range": config.reduce_range}
+    settings = {"reduce_range": config.reduce_range}
     body = folder / "body.onnx"
     fp32 = yield Plan("fp32", "fp32", "onnxruntime", make_fp32, (checkpoint,))
     if fp32.status != "made":
@@ -260,10 +267,14 @@ def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterato
     for method in config.methods:
         told = {**settings, "method": method}
         if method in METHODS:
-            static.append((yield Plan(f"int8-{method}", "int8", "onnxruntime", make_int8, (body, fp32.path), told)))
+            static.append(
+                (yield Plan(f"int8-{method}", "int8", "onnxruntime", make_int8, (body, fp32.path), told, fits=True))
+            )
         elif method == "nncf":
             told["minutes"] = config.nncf_minutes
-            others.append((yield Plan("int8-nncf", "int8", "onnxruntime", make_nncf, (body, fp32.path), told)))
+            others.append(
+                (yield Plan("int8-nncf", "int8", "onnxruntime", make_nncf, (body, fp32.path), told, fits=True))
+            )
         elif method == "dynamic":
             others.append((yield Plan("int8-dynamic", "int8", "onnxruntime", make_dynamic, (body, fp32.path), told)))
         else:
@@ -271,11 +282,7 @@ def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterato
             yield Plan(precision, precision, "onnxruntime", make_stored, (body, fp32.path), {"method": method})
     tried = [entry for entry in static if entry.files]
     if tried and config.finetune.epochs and not unknown_operators(onnx.load(closest(tried).path)):
-        told = {
-            "finetune": asdict(config.finetune),
-            "distill": asdict(task.run.recipe.distill),
-            "reduce_range": config.reduce_range,
-        }
+        told = select_settings(task.run.recipe, *TUNED_BY, without=NOT_TUNED_BY) | settings
         tried.append((yield Plan(
             "int8-tuned", "int8", "onnxruntime", make_tuned, (closest(tried).path, checkpoint, fp32.path), told,
         )))  # fmt: skip
@@ -284,7 +291,7 @@ def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterato
     if config.mixed == "always" or (config.mixed == "needed" and refused and not verified):
         told = {**settings, "method": next((name for name in config.methods if name in METHODS), "minmax"),
                 "most": config.most_restored}  # fmt: skip
-        mixed = yield Plan("int8-mixed", "int8", "onnxruntime", make_mixed, (body, fp32.path), told)
+        mixed = yield Plan("int8-mixed", "int8", "onnxruntime", make_mixed, (body, fp32.path), told, fits=True)
         verified += [mixed] if mixed.status == "made" else []
     if verified:
         graphs["int8"] = closest(verified)
@@ -294,7 +301,8 @@ def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterato
             parent = graphs.get("fp32" if precision == "fp16" else precision)
             if parent is not None:
                 yield Plan(
-                    f"{precision}-{backend}", precision, backend, make_export, (parent.path, checkpoint), {"kind": backend}
+                    f"{precision}-{backend}", precision, backend, make_export, (parent.path, checkpoint), {"kind": backend},
+                    fits=True,
                 )  # fmt: skip
 
 
@@ -354,7 +362,7 @@ def make_int8(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> 
     body, reduce_range, method = plan.inputs[0], plan.settings["reduce_range"], plan.settings["method"]
     path = task.folder / f"student-int8-{method}.onnx"
     quantize_body(
-        body, _rounded(task, plan, pixels), pixels["fitting"], task.student.size_px, path, method=method,
+        body, _rounded(task, plan, pixels), pixels[FITTED], task.student.size_px, path, method=method,
         reduce_range=reduce_range,
     )  # fmt: skip
     return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels))
@@ -364,12 +372,11 @@ def make_mixed(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) ->
     """INT8 with as few of the most sensitive layers in FP32 as hold the parent; the record has every layer's sensitivity."""
     body, size_px, path = plan.inputs[0], task.student.size_px, task.folder / "student-int8-mixed.onnx"
     rounded, how = _rounded(task, plan, pixels), {name: plan.settings[name] for name in ("method", "reduce_range")}
-    kept = task.folder / f"sensitivity-{digest_of(file_hash(rounded), how)[:12]}.json"
-    layers = measure_sensitivity(
-        body, rounded, pixels["fitting"], pixels["val"], _val_targets(task), size_px, kept, **how
-    )
+    key = artifact_key({"rounded": rounded, **_pixel_files(task, FITTED, "val")}, how, made_with())
+    kept = task.folder / f"sensitivity-{key[:12]}.json"
+    layers = measure_sensitivity(body, rounded, pixels[FITTED], pixels["val"], _val_targets(task), size_px, kept, **how)
     restored, _ = mix_precision(
-        layers, body, rounded, pixels["fitting"], pixels["val"], size_px, path, **how, tolerance=QUANTIZED,
+        layers, body, rounded, pixels[FITTED], pixels["val"], size_px, path, **how, tolerance=QUANTIZED,
         most=plan.settings["most"],
     )  # fmt: skip
     sensitivity = {"layers": [asdict(layer) for layer in layers], "restored": list(restored)}
@@ -380,7 +387,7 @@ def make_nncf(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> 
     """INT8 by NNCF, with layers put back to FP32 until accuracy on val is half a point below at most, or time is over."""
     path = task.folder / "student-int8-nncf.onnx"
     _, held = restore_with_nncf(
-        plan.inputs[0], pixels["fitting"], pixels["val"], _val_targets(task), task.student.size_px, path,
+        plan.inputs[0], pixels[FITTED], pixels["val"], _val_targets(task), task.student.size_px, path,
         max_drop=NNCF_DROP, minutes=plan.settings["minutes"], reduce_range=plan.settings["reduce_range"],
     )  # fmt: skip
     return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels), {"held": held})
@@ -403,12 +410,8 @@ def make_stored(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -
 
 def make_tuned(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
     """The INT8 graph after it has learned from the FP32 student."""
-    manifest, path = read_manifest(task.run.manifest_path), task.folder / "student-int8-tuned.onnx"
-    begun, state, key = path.with_suffix(".begun"), path.with_suffix(".state"), file_hash(plan.inputs[0])
-    if state.exists() and not (begun.exists() and begun.read_text(encoding="utf-8") == key):
-        state.unlink()  # of another graph
-    begun.write_text(key, encoding="utf-8")
-    finetune(plan.inputs[0], read_student(task), task.run, manifest, path, report=report)
+    path, key = task.folder / "student-int8-tuned.onnx", candidate_key(task, plan)
+    finetune(plan.inputs[0], read_student(task), task.run, task.manifest, path, key=key, report=report)
     return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels))
 
 
@@ -431,7 +434,7 @@ def make_export(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -
         "student", InputContract(task.student.size_px), {"int8" if plan.precision == "int8" else "fp32": plan.inputs[0]},
         plan.inputs[1], task.run.folder, task.run.manifest_path,
     )  # fmt: skip
-    few = pixels["fitting"][:: -(-len(pixels["fitting"]) // FITTING_IMAGES)]
+    few = pixels[FITTED][:: -(-len(pixels[FITTED]) // FITTING_IMAGES)]
     images, said = Images(few, pixels["val"]), []
     record = export_artifact(
         source, plan.backend, plan.precision, None, task.folder, images, say=lambda text: said.append(text)
@@ -455,9 +458,9 @@ def read_student(task: Task) -> Student:
     def refuse(_: dict) -> None:
         raise AssertionError("a candidate is made of a student that is distilled already")
 
-    manifest, config = read_manifest(task.run.manifest_path), task.run.recipe.distill
     return distill(
-        task.run, manifest, config, task.student, task.folder, device=torch.device("cpu"), report=refuse
+        task.run, task.manifest, task.run.recipe.distill, task.student, task.folder, device=torch.device("cpu"),
+        report=refuse,
     )  # fmt: skip
 
 
@@ -465,15 +468,15 @@ def _rounded(task: Task, plan: Plan, pixels: dict[str, np.ndarray]) -> Path:
     """The body with its weights on the INT8 grid, which the methods share."""
     body, reduce_range = plan.inputs[0], plan.settings["reduce_range"]
     rounded, record = task.folder / "body-rounded.onnx", task.folder / "body-rounded.json"
-    key = digest_of(REVISION, file_hash(body), _hash_array(pixels["fitting"]), reduce_range)
+    key = artifact_key({"body": body, **_pixel_files(task, FITTED)}, {"reduce_range": reduce_range}, made_with())
     if not (rounded.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] == key):
-        round_body(body, pixels["fitting"], rounded, reduce_range=reduce_range)
+        round_body(body, pixels[FITTED], rounded, reduce_range=reduce_range)
         write_json(record, {"key": key})
     return rounded
 
 
 def _val_targets(task: Task) -> np.ndarray:
-    return targets_of(read_manifest(task.run.manifest_path).split("val"), task.run.classes)
+    return targets_of(task.manifest.split("val"), task.run.classes)
 
 
 def _make_apart(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
@@ -487,7 +490,7 @@ def _make_apart(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
         raise ApartError(str(error)) from error
     logits = {
         name: run_artifact(made.forward, images, None).astype(np.float32)
-        for name, images in pixels.items() if name != "fitting"
+        for name, images in pixels.items() if name != FITTED
     }  # fmt: skip
     record, status, reason = {**made.record, "size_px": task.student.size_px}, "made", ""
     if made.parent is not None:
@@ -519,10 +522,22 @@ def _read_candidate(path: Path, key: str, place: tuple) -> Candidate | None:
         return None
 
 
-def _key_of(task: Task, plan: Plan) -> str:
-    inputs = {path.name: file_hash(path) for path in plan.inputs}
-    pixels = {path.name: file_hash(path) for path in sorted(task.pixels.glob("*.npy"))}
-    return digest_of(REVISION, plan.name, plan.make.__qualname__, inputs, plan.settings, pixels, versions())
+def candidate_key(task: Task, plan: Plan) -> str:
+    """The key of the candidate: what it is made of, the logos that it is made and run on, and the code that makes it."""
+    names = [path.stem for path in sorted(task.pixels.glob("*.npy")) if plan.fits or path.stem != FITTED]
+    inputs = {path.name: path for path in plan.inputs} | _pixel_files(task, *names)
+    settings = {**plan.settings, "name": plan.name, "make": plan.make.__qualname__}
+    converters = [name for name in CONVERTERS if name in (plan.backend, plan.settings.get("method"))]
+    return artifact_key(inputs, settings, made_with(*converters))
+
+
+def made_with(*converters: str) -> dict[str, str]:
+    """The versions, for an artifact_key, of what makes and runs artifacts, of these packages besides, and of this code."""
+    return versions((*MADE_WITH, *converters)) | {"logo_edge_compress": source_hash(Path(__file__).parent)}
+
+
+def _pixel_files(task: Task, *names: str) -> dict[str, Path]:
+    return {f"pixels/{name}": task.pixels / f"{name}.npy" for name in names}
 
 
 def _parent(task: Task, pixels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -535,12 +550,3 @@ def _parent(task: Task, pixels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.n
 def _doubted(pixels: dict[str, np.ndarray]) -> np.ndarray:
     """What the order of `epistemic` is compared on: val and what is no logo. Of easy logos alone, all doubts are alike."""
     return np.concatenate([images for name, images in pixels.items() if name == "val" or name.startswith("outliers-")])
-
-
-def digest_of(*parts) -> str:
-    """sha256 of the parts as JSON, in hexadecimal."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _hash_array(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()

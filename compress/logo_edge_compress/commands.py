@@ -279,6 +279,7 @@ def search_command(
     from logo_edge_compress.latency import measure_options
     from logo_edge_train import distributed
     from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.search import read_search
     from logo_edge_train.search import search as search_architecture
     from logo_edge_train.train import pick_device
 
@@ -288,14 +289,17 @@ def search_command(
         override = [*override, f"search.target_ms={target_ms}"]
     chosen = load_recipe(recipe, tuple(override))
     source, folder = find_manifest(source), out or Path("runs") / chosen.name
-    classes = len(read_manifest(source).classes)
-    table = measure_options(chosen.search, classes, folder / "search" / "latency.json")
+    derived = folder / "search" / "derived.toml"
+    found = None if estimate else read_search(source, chosen, folder)
+    if found is None:
+        classes = len(read_manifest(source).classes)
+        table = measure_options(chosen.search, classes, folder / "search" / "latency.json")
     if estimate:
         from logo_edge_train.estimate import estimate_search, print_estimate
 
         print_found(estimate_search(source, chosen, table, device=pick_device(device)), as_json, print_estimate)
         return
-    with resumed_by_rerun(), follow(folder, asdict(chosen), track) as (report, _):
-        found = search_architecture(source, chosen, table, folder, device=pick_device(device), report=report)
-    derived = folder / "search" / "derived.toml"
+    if found is None:
+        with resumed_by_rerun(), follow(folder, asdict(chosen), track) as (report, _):
+            found = search_architecture(source, chosen, table, folder, device=pick_device(device), report=report)
     typer.echo(f"{found.train.teachers[-1]}: {found.description} Next: logo-edge train --recipe {derived}")

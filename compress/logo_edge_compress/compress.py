@@ -17,20 +17,21 @@ from sklearn.metrics import roc_auc_score
 from logo_edge.bundle import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, read_bundle
 from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits, energy
 from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError, SelectionError
-from logo_edge.manifest import Manifest, read_manifest, targets_of
+from logo_edge.manifest import Manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, debiased_ece, softmax, summarize
 from logo_edge.preprocess import InputContract
 from logo_edge.timing import Latency, describe_machine
 from logo_edge_compress.apart import OutOfTimeError
 from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.candidates import (
+    CONVERTERS,
     SPLITS,
     Budget,
     Candidate,
     Draw,
     Task,
-    digest_of,
     join_members,
+    made_with,
     make_candidate,
     plan_candidates,
     plan_members,
@@ -47,8 +48,9 @@ from logo_edge_compress.quantize import explain_range
 from logo_edge_compress.select import Choice, Limits, Row, choose, find_dominators, find_slow_int8
 from logo_edge_compress.verify import Parity
 from logo_edge_train.fetch import renders_folder
+from logo_edge_train.keys import artifact_key, select_settings, versions
 from logo_edge_train.recipe import Architecture, CalibrateConfig, Recipe
-from logo_edge_train.runs import Run, read_run, versions, write_json
+from logo_edge_train.runs import Run, read_run, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
 
 REPORT, PAGE = "compress_report.json", "compress_report.html"
@@ -146,11 +148,11 @@ def compress(
     for folder in outs.values():
         refuse_other_folder(folder)  # before the work, not after it
     run, folder = with_recipe(read_run(run_folder), recipe), work_folder(run_folder, recipe)
-    key = _cache_key(run, name, targets, limits, members, sorted(outliers or {}))
+    manifest = run.read_manifest()
+    key = compression_key(run, name, targets, limits, members, sorted(outliers or {}))
     if (packed := _packed_before(folder / REPORT, key, outs)) is not None:
         say(f"{', '.join(map(str, outs.values()))} {'is' if len(outs) == 1 else 'are'} up to date")
         return packed
-    manifest = read_manifest(run.manifest_path)
     splits = {split: _split(run, manifest, split) for split in SPLITS if manifest.split(split)}
     work = Work(run, manifest, folder, splits, outliers or {}, Budget(budget_minutes), report, say)
     shutil.rmtree(folder / "pixels", ignore_errors=True)  # of an earlier call that was killed
@@ -274,7 +276,7 @@ def _make_all(
             work.say(f"{text}: {error}")
             continue
         work.say(f"candidates of {text}")
-        task = Task(work.run, student, folder, work.pixels(student.size_px), text)
+        task = Task(work.run, work.manifest, student, folder, work.pixels(student.size_px), text)
         plans = plan_candidates(task, folder / "student.safetensors", backends)
         made = None
         while (plan := _next(plans, made)) is not None:
@@ -316,7 +318,7 @@ def _make_members(work: Work, count: int) -> list[Candidate]:
     count = count or len(run.record["members"])
     work.say(f"{count} members")
     largest = max((run.architecture(index) for index in range(count)), key=lambda entry: entry.size_px)
-    task = Task(run, largest, work.folder / "server", work.pixels(largest.size_px), f"{count} members")
+    task = Task(run, work.manifest, largest, work.folder / "server", work.pixels(largest.size_px), f"{count} members")
     made = [
         make_candidate(task, plan, work.budget, report=work.report, say=work.say) for plan in plan_members(task, count)
     ]
@@ -332,7 +334,8 @@ def _measure(candidates: list[Candidate], folder: Path, say: Say) -> tuple[dict[
     opened = {entry.title: _open(entry) for entry in candidates}
     measurable = {title: artifact for title, artifact in opened.items() if isinstance(artifact, Opened)}
     machine = describe_machine()
-    key = digest_of({entry.title: entry.files for entry in candidates}, machine)
+    files = {f"{entry.title}/{name}": sha256 for entry in candidates for name, sha256 in entry.files.items()}
+    key = artifact_key(files, {"machine": machine}, {})
     path = folder / "latency.json"
     if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["key"] == key:
         costs = {
@@ -424,9 +427,10 @@ def _pack(
     if fp32:
         plain = Stage("FP32 ONNX", fp32.logits(), fp32.size_bytes, _latency(costs[fp32.title]),
                       parity=Parity(**fp32.record["parity"]))  # fmt: skip
-        task = Task(run, Architecture.parse(candidate.student), candidate.folder, Path(), candidate.student)
-        student = read_student(task).network
-        stages += [Stage("student, PyTorch", plain.logits, student.float32_bytes, None)]
+        student = Architecture.parse(candidate.student)
+        task = Task(run, work.manifest, student, candidate.folder, Path(), candidate.student)
+        size_bytes = read_student(task).network.float32_bytes
+        stages += [Stage("student, PyTorch", plain.logits, size_bytes, None)]
         stages += [plain] if fp32 is not candidate else []
     stages += [chosen, calibrated]
     summary = _summarize(stages, splits, run.classes)
@@ -451,7 +455,7 @@ def _pack(
         provenance={
             "key": key, "target": target, "student": candidate.student.rpartition("@")[0], "recipe": run.recipe.name,
             "quantization": candidate.name, "reduce_range": run.recipe.quantize.reduce_range,
-            "data_hash": run.record["identity"]["data_hash"], "teachers": _teachers(run), "versions": versions(),
+            "data_hash": run.data_hash, "teachers": _teachers(run), "versions": versions(),
         },
         reference=reference(calibrated.calibrated("calib"), run.classes, calibration),
     )  # fmt: skip
@@ -492,12 +496,16 @@ def _describe_candidate(candidate: Candidate, rows: list[Row], costs: dict[str, 
     return told
 
 
-def _cache_key(run: Run, name: str, targets: tuple[str, ...], limits: Limits, members: int, outliers: list[str]) -> str:
-    """What a finished compression depends on: the teachers, the recipe, what was asked for and every version."""
-    return digest_of(
-        run.record["members"], run.record["recipe"], run.record["identity"], name, targets, asdict(limits), members,
-        outliers, versions(),
-    )  # fmt: skip
+def compression_key(
+    run: Run, name: str, targets: tuple[str, ...], limits: Limits, members: int, outliers: list[str]
+) -> str:
+    """The key of a compression: teachers, data, the recipe's stages after training, what was asked for, versions."""
+    inputs = {"data": run.data_hash}
+    for index, member in enumerate(run.record["members"]):
+        inputs |= {f"teacher {index + 1}": member["sha256"], f"logits {index + 1}": member["logits_sha256"]}
+    asked = {"bundle": name, "targets": targets, "limits": limits, "members": members, "outliers": outliers}
+    settings = select_settings(run.recipe, "name", "distill", "quantize", "calibrate")
+    return artifact_key(inputs, settings | asked, made_with("pillow", *CONVERTERS))
 
 
 def _packed_before(report: Path, key: str, outs: dict[str, Path]) -> tuple[dict[str, Bundle], dict] | None:

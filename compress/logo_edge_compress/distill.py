@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -27,14 +26,15 @@ from logo_edge_compress.export import export_body
 from logo_edge_compress.graph import PLANES
 from logo_edge_compress.prune import prune_channels
 from logo_edge_compress.transfer import estrange_views, mix_views
-from logo_edge_train.dataset import LogoDataset, pool_rows
+from logo_edge_train.dataset import LogoDataset, data_inputs, pool_rows
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, fit
+from logo_edge_train.keys import FITTED_WITH, Identity, file_hash, identify, select_settings, versions
 from logo_edge_train.models import Answer, LogoNetwork, epistemic_loss, has_imagenet_weights, is_sized, normalise
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
-from logo_edge_train.runs import Run, file_hash, load_network, save_member, write_json
+from logo_edge_train.runs import Run, load_network, save_member, write_json
 from logo_edge_train.sampling import EpochOrder
 from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import accuracy_on, evaluation_sets
@@ -42,6 +42,7 @@ from logo_edge_train.train import accuracy_on, evaluation_sets
 CPU_BATCH = 16  # views that a teacher sees at a time: a batch of large ones takes a gigabyte
 GRID = 4  # a side, of the attention that is matched
 TEACHER_TOLERANCE = 1e-3  # of the largest logit, from FP32 sums in another order
+DISTILLED_ELSEWHERE = ("distill.students", "distill.max_size_mb")  # what is of all students, not of one
 ANGLES = 2.0  # the weight of angles beside that of distances, as Park et al. have it
 
 
@@ -59,13 +60,17 @@ def distill(
     run: Run, manifest: Manifest, config: DistillConfig, candidate: Architecture, folder: Path, *,
     device: torch.device, report: Callable[[dict], None],
 ) -> Student:  # fmt: skip
-    """The student, fitted or, where `folder` holds it already for the same teachers and settings, read back."""
+    """The student, fitted or, where `folder` holds it already for the same teachers, data and settings, read back.
+
+    Interrupted, it goes on with the same ones; with others it begins again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    key = _cache_key(run, config, candidate)
+    identity = student_identity(run, manifest, config, candidate)
     checkpoint, record_path = folder / "student.safetensors", folder / "student.json"
     if record_path.exists():
         record = json.loads(record_path.read_text(encoding="utf-8"))
-        if record["key"] == key and checkpoint.exists() and file_hash(checkpoint) == record["sha256"]:
+        same = not identity.changes(record["identity"], finished=True)
+        if same and checkpoint.exists() and file_hash(checkpoint) == record["sha256"]:
             return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint,
                            record["history"])  # fmt: skip
     teachers = [run.load_member(index) for index in range(len(run.record["members"]))]
@@ -78,7 +83,8 @@ def distill(
     def learn(network: LogoNetwork, config: DistillConfig, kind: str) -> tuple[LogoNetwork, list[dict]]:
         return follow_teachers(
             network, f"{kind} {candidate}", stem_of(kind, folder), list(zip(teachers, sizes, strict=True)), run, manifest,
-            config, candidate.size_px, state=folder / f"{kind}.state", device=device, report=report,
+            config, candidate.size_px, state=folder / f"{kind}-{identity.key[:12]}.state", device=device,
+            key=identity.key, report=report,
         )  # fmt: skip
 
     network, history = learn(network, config, "student")
@@ -87,12 +93,21 @@ def distill(
         network, later = learn(network, replace(config, fit=config.prune.fit), "pruned")
         history = history + later
     sha256 = save_member(checkpoint, network)
-    write_json(record_path, {"key": key, "student": str(candidate), "sha256": sha256, "history": history})
+    record = {"identity": asdict(identity), "student": str(candidate), "sha256": sha256, "history": history}
+    write_json(record_path, record)
     for state in folder.glob("*.state"):
         state.unlink()
     for lessons in folder.glob("*.lessons"):  # those of other settings that were interrupted, too
         shutil.rmtree(lessons)
     return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint, history)
+
+
+def student_identity(run: Run, manifest: Manifest, config: DistillConfig, candidate: Architecture) -> Identity:
+    """What a student depends on: the teachers, what they are asked about, and how it learns from them."""
+    inputs = data_inputs(manifest, use_unlabelled=config.use_unlabelled)
+    inputs |= {f"teacher {index + 1}": member["sha256"] for index, member in enumerate(run.record["members"])}
+    settings = select_settings(replace(run.recipe, distill=config), "distill", without=DISTILLED_ELSEWHERE)
+    return identify(inputs, settings | {"student": str(candidate)}, versions((*FITTED_WITH, "onnxruntime")))
 
 
 def check_teachers(run: Run, config: DistillConfig) -> None:
@@ -106,12 +121,12 @@ def check_teachers(run: Run, config: DistillConfig) -> None:
 
 def follow_teachers(
     network: nn.Module, name: str, stem: str, teachers: list[tuple[LogoNetwork, int]], run: Run, manifest: Manifest,
-    config: DistillConfig, size_px: int, *, state: Path, device: torch.device, report: Callable[[dict], None],
+    config: DistillConfig, size_px: int, *, state: Path, device: torch.device, key: str, report: Callable[[dict], None],
 ) -> tuple[nn.Module, list[dict]]:  # fmt: skip
     """The network, which sees `size_px` pixels, after learning what the (network, size_px) teachers say; and its history.
 
-    Interrupted, it goes on from `state`; reports and snapshots carry the `stem`. On CPUs half of the cores ask the
-    teachers.
+    Interrupted, it goes on from `state`, where that is of the same `key`; reports and snapshots carry the `stem`. On CPUs
+    half of the cores ask the teachers.
     """
     rows = pool_rows(manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images)
     gpu, cores = device.type == "cuda", count_cores()
@@ -135,8 +150,7 @@ def follow_teachers(
     order = kept = None
     if 0 < config.views < config.fit.epochs:
         order = RepeatedOrder(EpochOrder(len(dataset), config.seed), config.views, config.fit.batch_size)
-        folder = state.with_name(f"{state.stem}-{_cache_key(run, config, name)[:12]}.lessons")
-        kept = None if gpu else KeptLessons(dataset, lesson, folder)
+        kept = None if gpu else KeptLessons(dataset, lesson, state.with_suffix(".lessons"))
     threads = torch.get_num_threads()
     torch.set_num_threads(cores if kept else max(1, cores - loaders))  # the teachers rest, once lessons repeat
     learned = fit(
@@ -145,7 +159,7 @@ def follow_teachers(
         report=lambda item: report({"name": name, **item}),
         collate=default_collate if gpu else (kept or lesson).collate, loaders=loaders,
         snapshots=run.folder / "snapshots" / stem if isinstance(network, LogoNetwork) else None,
-        order=order,
+        order=order, key=key,
     )  # fmt: skip
     torch.set_num_threads(threads)
     return_memory()
@@ -448,22 +462,3 @@ def _start_student(run: Run, candidate: Architecture, config: DistillConfig) -> 
     return LogoNetwork(
         candidate.model, len(run.classes), size_px=candidate.size_px, dropout=config.fit.dropout, pretrained=pretrained
     )  # fmt: skip
-
-
-def _cache_key(run: Run, config: DistillConfig, candidate: Architecture | str) -> str:
-    teachers = [member["sha256"] for member in run.record["members"]]
-    settings = _changed(asdict(config), asdict(DistillConfig()))  # no defaults: a setting yet to come changes no key
-    settings = {name: value for name, value in settings.items() if name not in ("students", "max_size_mb")}
-    parts = {"data": run.record["identity"]["data_hash"], "teachers": teachers, "config": settings,
-             "student": str(candidate)}  # fmt: skip
-    if not teachers:
-        raise RunError(f"{run.folder} has no teachers")
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _changed(table: dict, plain: dict) -> dict:
-    """What a nested table has otherwise than the plain one."""
-    return {
-        name: _changed(value, plain[name]) if isinstance(value, dict) else value
-        for name, value in table.items() if value != plain[name]
-    }  # fmt: skip

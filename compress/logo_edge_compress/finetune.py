@@ -7,8 +7,6 @@ Scales and zero points stay as they were calibrated.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,40 +21,45 @@ from torch.nn import functional
 from logo_edge.bundle import EPISTEMIC
 from logo_edge.errors import VerificationError
 from logo_edge.manifest import Manifest
-from logo_edge_compress.distill import Student, follow_teachers
+from logo_edge_compress.distill import DISTILLED_ELSEWHERE, Student, follow_teachers
 from logo_edge_compress.graph import EVIDENCE, LOGITS, save_model
 from logo_edge_compress.rounding import weight_levels
 from logo_edge_train.models import Answer
-from logo_edge_train.runs import Run, write_json
+from logo_edge_train.runs import Run
 from logo_edge_train.tracker import stem_of
+
+TUNED_BY = ("quantize.finetune", "distill")  # the recipe's settings that fine-tuning learns by
+NOT_TUNED_BY = (
+    *DISTILLED_ELSEWHERE, "distill.pretrained", "distill.start_from_teacher", "distill.prune", "distill.fit",
+    "distill.hard_weight", "distill.teachers_per_batch", "distill.views", "distill.feature_weight",
+    "distill.attention_weight", "distill.relation_weight",
+)  # fmt: skip
 
 
 def finetune(
-    artifact: Path, student: Student, run: Run, manifest: Manifest, path: Path, *, report: Callable[[dict], None]
-) -> Path:
-    """The INT8 artifact with its weights and biases fine-tuned, at `path`; read back where it is there already.
+    artifact: Path, student: Student, run: Run, manifest: Manifest, path: Path, *, key: str,
+    report: Callable[[dict], None],
+) -> Path:  # fmt: skip
+    """The INT8 artifact with its weights and biases fine-tuned, at `path`.
 
     The one teacher is the FP32 student that it was made from, on the transfer set of the distillation. It learns on the
-    CPU, in float32, in which fake quantization is exact.
+    CPU, in float32, in which fake quantization is exact. Interrupted, it goes on where the `key`, the artifact_key of all
+    that it depends on, is the same.
     """
     recipe, size_px = run.recipe, student.candidate.size_px
-    key = hashlib.sha256(artifact.read_bytes() + repr(recipe.quantize.finetune).encode()).hexdigest()
-    record = path.with_suffix(".json")
-    if path.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] == key:
-        return path
     model = onnx.load(artifact)
     network = QuantizedNetwork(model, reduce_range=recipe.quantize.reduce_range)
     config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, teachers_per_batch=0, views=0,
                      feature_weight=0.0, attention_weight=0.0, relation_weight=0.0)  # fmt: skip
-    state = path.with_suffix(".state")
-    network, history = follow_teachers(
+    state = path.with_name(f"{path.stem}-{key[:12]}.state")
+    network, _ = follow_teachers(
         network, f"INT8 {student.candidate}", stem_of("int8", path.parent), [(student.network, size_px)], run, manifest, config, size_px,
-        state=state, device=torch.device("cpu"), report=report,
+        state=state, device=torch.device("cpu"), key=key, report=report,
     )  # fmt: skip
     network.write_integers(model)
     save_model(model, path)
-    write_json(record, {"key": key, "history": history})
-    state.unlink()
+    for state in path.parent.glob(f"{path.stem}-*.state"):  # those of other settings that were interrupted, too
+        state.unlink()
     return path
 
 

@@ -18,7 +18,9 @@ def evaluate_command(
     subjects: list[Path] = typer.Argument(
         None, metavar="[SUBJECT]...", help="One or two; left out: the embedded default bundle."
     ),
-    manifest: Path | None = typer.Option(None, "--manifest", help="CSV of labelled logos; left out: labels.csv."),
+    manifest: Path | None = typer.Option(
+        None, "--manifest", help="CSV of labelled logos; left out: that of the run, or labels.csv."
+    ),
     split: str = typer.Option("val", "--split", help="val to choose by, test to report."),
     slices: bool = typer.Option(True, "--slices/--no-slices", help="Accuracy by size, background and JPEG quality."),
     corruptions: bool = typer.Option(False, "--corruptions", help="Noise, blur and five others at five severities."),
@@ -32,11 +34,10 @@ def evaluate_command(
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from logo_edge.bundle import DEFAULT_BUNDLE
-    from logo_edge.manifest import read_manifest
     from logo_edge_report.evaluate import evaluate_subjects
-    from logo_edge_report.subjects import load_subject
+    from logo_edge_report.subjects import load_subject, manifest_of
     from logo_edge_report.table import print_evaluation
-    from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
+    from logo_edge_train.fetch import fetch_logos, renders_folder
     from logo_edge_train.runs import write_json
 
     if len(subjects or []) > 2:
@@ -52,9 +53,9 @@ def evaluate_command(
         transient=True,
     ) as bar:
         task = bar.add_task("reading logos")
+        loaded = [load_subject(path) for path in subjects or [DEFAULT_BUNDLE]]
         found = evaluate_subjects(
-            [load_subject(path) for path in subjects or [DEFAULT_BUNDLE]], read_manifest(manifest or LABELS), split,
-            renders_folder(), parts=[part for part, wanted in asked.items() if wanted],
+            loaded, manifest_of(loaded, manifest), split, renders_folder(), parts=[part for part, wanted in asked.items() if wanted],
             say=lambda text: bar.update(task, description=text),
         )  # fmt: skip
     print_evaluation(found)

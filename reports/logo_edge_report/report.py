@@ -12,7 +12,7 @@ from PIL import Image
 
 from logo_edge.decision import Scaling
 from logo_edge.errors import MissingExtraError, RunError
-from logo_edge.manifest import Manifest, read_manifest, targets_of
+from logo_edge.manifest import Manifest, targets_of
 from logo_edge_report.evaluate import check_labels, evaluate_predictions, evaluate_slices, load_split
 from logo_edge_report.pictures import Pictured, features_section, find_snapshots, landscape_section, maps_section
 from logo_edge_report.sections import (
@@ -28,7 +28,7 @@ from logo_edge_report.sheets import THUMBNAIL_PX
 from logo_edge_report.subjects import Subject, load_subject
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.recipe import Architecture
-from logo_edge_train.runs import Run, data_hash, read_run, write_json, write_text
+from logo_edge_train.runs import Run, read_run, write_json, write_text
 from logo_edge_train.tracker import stem_of, without_nan
 from logo_edge_train.train import ensemble_logits
 
@@ -65,9 +65,7 @@ def make_report(
     Raises RunError where the run is unfinished or of other data.
     """
     run = read_run(folder)
-    manifest = read_manifest(run.manifest_path)
-    if data_hash(manifest) != run.record["identity"]["data_hash"]:
-        raise RunError(f"{run.manifest_path} is not what {folder} was trained on any more; train again")
+    manifest = run.read_manifest()
     compressed = read_compressed(run)
     say("reading logos")
     images, rows = load_split(manifest, split, renders_folder()), manifest.split(split)
@@ -213,7 +211,7 @@ def render_html(run: Run, found: dict, sections: list[Section]) -> str:
         sections, title=found["run"], about=f"report on {found['split']}",
         lead=f"{found['count']} logos of the split {found['split']}; recipe {found['recipe']}, teachers {teachers}.",
         description=run.recipe.description, recipe=json.dumps(run.record["recipe"], indent=1), command="logo-edge report",
-        making={"data": f"sha256 {run.record['identity']['data_hash'][:16]}", **found["versions"]},
+        making={"data": f"sha256 {run.data_hash[:16]}", **found["versions"]},
         files="report.json, report.md",
     )  # fmt: skip
 

@@ -17,7 +17,9 @@ from logo_edge.errors import RunError
 from logo_edge.preprocess import InputContract, preprocess
 
 if TYPE_CHECKING:
+    from logo_edge.manifest import Manifest
     from logo_edge_train.models import LogoNetwork
+    from logo_edge_train.runs import Run
 
 BATCH = 32
 
@@ -39,6 +41,7 @@ class Subject:
     size_bytes: int = 0
     network: LogoNetwork | None = None
     size_px: int = 0
+    run: Run | None = None  # that it is, or belongs to
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
         """The (N, K) logits whose softmax are the subject's probabilities, from those of `predict`."""
@@ -67,6 +70,24 @@ def load_subject(path: Path) -> Subject:
     )
 
 
+def manifest_of(subjects: Sequence[Subject], path: Path | None) -> Manifest:
+    """The manifest at `path` or, where that is left out, that of the first run among the subjects, or labels.csv.
+
+    Raises RunError where it is the manifest of a subject's run, and has changed since: its rows that differ are counted.
+    """
+    from logo_edge.manifest import read_manifest
+    from logo_edge_train.fetch import LABELS
+    from logo_edge_train.keys import ROWS, check_rows
+
+    runs = [subject.run for subject in subjects if subject.run]
+    path = path or (runs[0].manifest_path if runs else LABELS)
+    manifest = read_manifest(path)
+    for run in runs:
+        if path.resolve() == run.manifest_path.resolve():
+            check_rows(manifest, run.folder / ROWS, path)
+    return manifest
+
+
 def _bundle_subject(folder: Path) -> Subject:
     from logo_edge.classifier import Classifier
 
@@ -93,7 +114,8 @@ def _onnx_subject(path: Path) -> Subject:
     def predict(images: Sequence[Image.Image]) -> np.ndarray:
         return _in_batches(images, entry.shape[1], lambda pixels: session.run(None, {entry.name: pixels})[0])
 
-    return Subject(path.name, "onnx", _run_of(path).classes, predict, size_bytes=path.stat().st_size)
+    run = _run_of(path)
+    return Subject(path.name, "onnx", run.classes, predict, size_bytes=path.stat().st_size, run=run)
 
 
 def _run_subject(folder: Path) -> Subject:
@@ -108,7 +130,8 @@ def _run_subject(folder: Path) -> Subject:
         return ensemble_logits(np.stack([_torch_logits(network, size, images) for network, size in members]))
 
     size = sum(network.float32_bytes for network, _ in members)
-    return Subject(f"{folder.name} ({count} teachers)", "run", run.classes, predict, run.temperature, size_bytes=size)
+    return Subject(f"{folder.name} ({count} teachers)", "run", run.classes, predict, run.temperature, size_bytes=size,
+                   run=run)  # fmt: skip
 
 
 def _checkpoint_subject(path: Path) -> Subject:
@@ -125,7 +148,7 @@ def _checkpoint_subject(path: Path) -> Subject:
     network = load_network(path, architecture, len(run.classes))
     return Subject(f"{path.stem} {architecture}", "checkpoint", run.classes,
                    lambda images: _torch_logits(network, architecture.size_px, images), size_bytes=network.float32_bytes,
-                   network=network, size_px=architecture.size_px)  # fmt: skip
+                   network=network, size_px=architecture.size_px, run=run)  # fmt: skip
 
 
 def _torch_logits(network, size_px: int, images: Sequence[Image.Image]) -> np.ndarray:
@@ -144,7 +167,7 @@ def _in_batches(images: Sequence[Image.Image], size_px: int, forward: Callable[[
     return np.concatenate(parts).astype(np.float32)
 
 
-def _run_of(path: Path):
+def _run_of(path: Path) -> Run:
     from logo_edge_train.runs import read_run
 
     for folder in path.resolve().parents:

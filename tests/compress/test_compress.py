@@ -455,7 +455,16 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder):
 
 def test_layers_go_back_to_fp32_where_no_int8_holds_its_parent(folder, tmp_path):
     plans = plan_candidates(
-        Task(read_run(folder / "run"), Architecture(MODEL, 32), tmp_path, tmp_path, "it"), tmp_path, set()
+        Task(
+            read_run(folder / "run"),
+            read_manifest(folder / "manifest.csv"),
+            Architecture(MODEL, 32),
+            tmp_path,
+            tmp_path,
+            "it",
+        ),
+        tmp_path,
+        set(),
     )
     names, made = [], None
     while (plan := _next(plans, made)) is not None:

@@ -13,7 +13,7 @@ from logo_edge.errors import DatasetError
 from logo_edge.manifest import read_manifest
 from logo_edge_train.dataset import LOOKALIKE, find_lookalikes, thumbnails
 from logo_edge_train.fetch import DATA, LABELS, UNLABELLED, fetch_logos, icon_svg, install_icon_sets, render_svg
-from logo_edge_train.runs import file_hash
+from logo_edge_train.keys import file_hash
 
 
 @pytest.fixture(scope="module")

@@ -276,7 +276,7 @@ def test_a_state_of_another_configuration_is_not_resumed(logos, tmp_path):
     with pytest.raises(Interrupted):
         fit_logos(logos, tmp_path / "a.state", stop_at=("epoch", 1, None))
     dataset = LogoDataset(logos, logos.split("train"), logos.classes, tmp_path, size_px=32)
-    with pytest.raises(RunError, match="another configuration"):
+    with pytest.raises(RunError, match="a fit of other settings, data or versions"):
         fit(LogoNetwork(MODEL, 3), dataset, supervised_objective(0.1), replace(CONFIG, learning_rate=0.1),
             state=tmp_path / "a.state", seed=3, device=CPU, evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
 
@@ -346,7 +346,7 @@ def test_a_run_of_another_recipe_is_not_overwritten(logos, tmp_path):
         tmp_path / "manifest.csv", recipe_from_dict(recipe), tmp_path / "run", device=CPU, report=lambda _: None
     )
     recipe["train"]["seed"] = 5
-    with pytest.raises(RunError, match="another recipe or other data"):
+    with pytest.raises(RunError, match=r"a run of other settings or data \(train.seed 0 -> 5\)"):
         train_ensemble(
             tmp_path / "manifest.csv", recipe_from_dict(recipe), tmp_path / "run", device=CPU, report=lambda _: None
         )
@@ -359,8 +359,12 @@ def test_a_run_from_before_a_setting_was_known_is_read_and_not_trained_anew(logo
     path = tmp_path / "manifest.csv"
     train_ensemble(path, recipe, tmp_path / "run", device=CPU, report=lambda _: None)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    for settings in (record["identity"]["train"]["fit"], record["recipe"]["train"]["fit"]):
-        del settings["accumulate"], settings["amp"], settings["sam"], settings["phases"]
+    fit = record["recipe"]["train"]["fit"]
+    del fit["accumulate"], fit["amp"], fit["sam"], fit["phases"]
+    newer = tuple(f"train.fit.{name}" for name in ("accumulate", "amp", "sam", "phases"))
+    kept = {name: value for name, value in record["identity"]["settings"].items() if not name.startswith(newer)}
+    assert len(kept) < len(record["identity"]["settings"]) - 4
+    record["identity"]["settings"] = kept
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     train_ensemble(path, recipe, tmp_path / "run", device=CPU, report=lambda _: pytest.fail("trained twice"))
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from logo_edge.errors import RunError
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge_train import dataset as dataset_module
-from logo_edge_train import distributed, fit, search, train
+from logo_edge_train import distributed, fit, train
 from logo_edge_train.dataset import LogoDataset, measure_rows
 from logo_edge_train.measure import measure_file
 from logo_edge_train.recipe import AugmentConfig, recipe_from_dict
-from logo_edge_train.runs import completed_identity, run_identity
 from logo_edge_train.sampling import CURRICULUM_START, EpochOrder, rank_difficulty, rank_shares
 
 CLASSES = np.array([0] * 60 + [1] * 25 + [2] * 12 + [3] * 3)
@@ -160,25 +156,3 @@ def test_a_recipe_without_a_switch_leaves_no_trace_in_a_run(logos, tmp_path):
     (record,) = run.record["members"][0]["history"]
     assert not {"intensity", "running_recall", "focal"} & record.keys()
     assert not (tmp_path / "run" / train.MEASUREMENTS).exists()
-
-
-def test_the_identity_of_an_earlier_run_is_that_of_the_defaults(logos):
-    recipe = recipe_from_dict({"pretrain": {"fit": {"epochs": 3}}})
-    identity = run_identity(recipe, logos)
-    earlier = {**identity, "train": {**identity["train"]}, "pretrain": {**identity["pretrain"]}}
-    new = {
-        "fit": ("focal_gamma", "adaptive_focal", "confident_errors", "prior_consistency", "balanced_batches", "curriculum_epochs"),
-        "augment": ("policy", "p_mixup", "p_cutmix", "mix_alpha", "mixup_pairs", "cutmix_pairs", "adapt_intensity"),
-    }  # fmt: skip
-    for part, keys in new.items():
-        earlier["train"][part] = {key: value for key, value in identity["train"][part].items() if key not in keys}
-        assert len(earlier["train"][part]) == len(identity["train"][part]) - len(keys)
-    earlier["pretrain"]["fit"] = {
-        key: value for key, value in identity["pretrain"]["fit"].items() if key not in new["fit"]
-    }  # fmt: skip
-    assert completed_identity(earlier) == identity
-    search._refuse_other_search(logos.folder, earlier, identity)
-    with pytest.raises(RunError, match="is of another search"):
-        search._refuse_other_search(logos.folder, {**earlier, "data_hash": "other"}, identity)
-    other = replace(recipe, train=replace(recipe.train, fit=replace(recipe.train.fit, focal_gamma=1.0)))
-    assert completed_identity(earlier) != run_identity(other, logos)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
@@ -182,20 +179,3 @@ def test_ranger_is_radam_whose_every_sixth_step_goes_half_the_way():
         assert torch.allclose(ours.weight, theirs.weight, rtol=1e-6, atol=1e-7), step
     assert schedule.phase.name == "ranger"
     assert slow is not None
-
-
-def test_a_state_from_before_a_setting_was_known_is_gone_on_with(tmp_path):
-    config = replace(EVERYTHING, epochs=3, sam=SamConfig(), phases=PhasesConfig())
-    expected, _, _ = fit_noise(tmp_path / "whole.state", config)
-    with pytest.raises(Interrupted):
-        fit_noise(tmp_path / "parts.state", config, stop_at=("epoch", 2, None))
-    with safe_open(tmp_path / "parts.state", "pt") as file:
-        metadata = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    settings = json.loads(metadata["config"])
-    assert settings == json.loads(json.dumps(asdict(config)))
-    del settings["sam"], settings["phases"]
-    save_file(tensors, tmp_path / "parts.state", {**metadata, "config": json.dumps(settings)})
-    found, history, _ = fit_noise(tmp_path / "parts.state", config)
-    assert [record["epoch"] for record in history] == [1, 2, 3]
-    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())

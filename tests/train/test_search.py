@@ -303,7 +303,7 @@ def test_a_finished_search_is_read_and_another_one_refused(logos, tmp_path):
     assert (tmp_path / "run" / "search" / "search.png").stat().st_size > 10_000
     assert not (tmp_path / "run" / "search" / "search.state").exists()
     run(logos, tmp_path / "run", report=lambda _: pytest.fail("searched twice"), **settings)
-    with pytest.raises(RunError, match="another search"):
+    with pytest.raises(RunError, match=r"a search of other settings or data \(search.entropy_weight 0.2 -> 7.0\)"):
         run(logos, tmp_path / "run", **settings, entropy_weight=7.0)
 
 

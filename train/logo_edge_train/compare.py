@@ -101,7 +101,7 @@ def compare_runs(folders: list[Path]) -> dict:
     runs = [summarize_run(folder) for folder in folders]
     return {
         "runs": runs,
-        "same_data": len({record["identity"]["data_hash"] for record in records}) == 1,
+        "same_data": len({record["identity"]["inputs"]["data"] for record in records}) == 1,
         "fields": {name: found for name, found in values.items() if any(value != found[0] for value in found)},
         "differences": [_difference(runs[0], run) for run in runs[1:]],
         "paired": [
@@ -117,7 +117,8 @@ def pair_runs(first: tuple[Path, dict], second: tuple[Path, dict]) -> dict | Non
     Needs the manifest as it was when the runs were trained, and both runs finished.
     """
     from logo_edge.manifest import read_manifest, targets_of
-    from logo_edge_train.runs import Run, data_hash
+    from logo_edge_train.keys import data_hash, row_hashes
+    from logo_edge_train.runs import Run
     from logo_edge_train.train import ensemble_logits
 
     (folder, record), (other_folder, other) = first, second
@@ -127,7 +128,8 @@ def pair_runs(first: tuple[Path, dict], second: tuple[Path, dict]) -> dict | Non
         manifest = read_manifest(Path(record["manifest"]))
     except LogoEdgeError:
         return None
-    if {record["identity"]["data_hash"], other["identity"]["data_hash"]} != {data_hash(manifest)}:
+    now = data_hash(row_hashes(manifest, manifest.rows))
+    if {record["identity"]["inputs"]["data"], other["identity"]["inputs"]["data"]} != {now}:
         return None
     said = [
         ensemble_logits(Run(path, entry).member_logits("val")).argmax(1)
@@ -153,6 +155,8 @@ def read_record(folder: Path) -> dict:
     lacking = [key for key in NEEDED if key not in record]
     if "teachers" not in record.get("recipe", {}).get("train", {}):
         lacking.append("recipe.train.teachers")
+    if "data" not in record.get("identity", {}).get("inputs", {}):
+        lacking.append("identity.inputs.data")
     if lacking:
         raise RunError(f"{path} lacks {', '.join(lacking)}; expected the record of a run, made by `logo-edge train`")
     return record

@@ -22,6 +22,7 @@ from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, targets_
 from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
 from logo_edge_train.augment import INTENSITIES, Intensity, LogoAugmentation, Mixing, mix_views, weaken
 from logo_edge_train.fetch import UNLABELLED, renders_folder
+from logo_edge_train.keys import data_hash, row_hashes
 from logo_edge_train.lookalikes import nearest_limit
 from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_file
 from logo_edge_train.parallel import count_cores
@@ -191,23 +192,34 @@ def leave_out(manifest: Manifest, rows: list[LogoRow], renders: Path) -> tuple[s
 
 
 def pool_rows(manifest: Manifest, *, use_unlabelled: bool, max_images: int) -> list[LogoRow]:
-    """The train split and, if wanted, every logo that may be used without a label; no look-alike of a held-out logo.
-
-    Without a label: the rows of the manifest that have none and, of the icon sets that it names, those of unlabelled.csv
-    that are neither in it nor of a held-out group.
-    """
-    rows = manifest.split("train")
-    if use_unlabelled:
-        rows = rows + manifest.unlabelled
-        if sets := {(row.package, row.version) for row in manifest.rows if row.package != FILES}:
-            listed = {(row.package, row.icon) for row in manifest.rows}
-            held_out = {row.group for row in manifest.split("val", "calib", "test")}
-            rows += [
-                row for row in read_manifest(UNLABELLED).rows
-                if (row.package, row.version) in sets and (row.package, row.icon) not in listed and row.group not in held_out
-            ]  # fmt: skip
+    """The train split and, if wanted, the `unlabelled_rows`; no look-alike of a held-out logo."""
+    rows = manifest.split("train") + (unlabelled_rows(manifest) if use_unlabelled else [])
     left_out, _ = leave_out(manifest, rows, renders_folder())
     return stratified_sample([row for row in rows if row not in left_out], max_images)
+
+
+def unlabelled_rows(manifest: Manifest) -> list[LogoRow]:
+    """The rows of the manifest that have no label and, of the icon sets that it names, those of unlabelled.csv.
+
+    Of these, none that is in the manifest or of a held-out group.
+    """
+    rows, sets = manifest.unlabelled, {(row.package, row.version) for row in manifest.rows if row.package != FILES}
+    if sets:
+        listed = {(row.package, row.icon) for row in manifest.rows}
+        held_out = {row.group for row in manifest.split("val", "calib", "test")}
+        rows = rows + [
+            row for row in read_manifest(UNLABELLED).rows
+            if (row.package, row.version) in sets and (row.package, row.icon) not in listed and row.group not in held_out
+        ]  # fmt: skip
+    return rows
+
+
+def data_inputs(manifest: Manifest, *, use_unlabelled: bool) -> dict[str, str]:
+    """The hashes, for an artifact_key, of the manifest's rows and, where the stage learns from it, the unlabelled pool."""
+    inputs = {"data": data_hash(row_hashes(manifest, manifest.rows))}
+    if use_unlabelled:
+        inputs["pool"] = data_hash(row_hashes(manifest, unlabelled_rows(manifest)))
+    return inputs
 
 
 def thumbnails(manifest: Manifest, rows: list[LogoRow], renders: Path) -> np.ndarray:

@@ -94,7 +94,7 @@ def _try_pretraining(
     )  # fmt: skip
     few = stratified_sample(rows, min(_trial_images(config.fit.batch_size, device), len(rows)))
     trial, reports = replace(config, fit=_trial_fit(config.fit)), {}
-    jobs = [(manifest_path, trial, text, imagenet, few, folder, str(device)) for text in networks]
+    jobs = [(manifest_path, trial, text, imagenet, few, folder, str(device), "") for text in networks]
     run_side_by_side(pretrain, jobs, _keep(reports), workers=workers)
     measured = [sum(bool(row.label) for row in part) + len(manifest.split("val")) for part in (rows, few)]
     return [
@@ -111,7 +111,9 @@ def _try_teachers(
     # a curriculum takes as long as none, and what it goes by would be measured in each process
     fit = replace(_trial_fit(config.fit), max_images=images, curriculum_epochs=0.0)
     trial, reports = replace(config, fit=fit), {}
-    jobs = [(manifest_path, trial, index, folder, str(device), set(), None) for index in range(len(config.teachers))]
+    jobs = [
+        (manifest_path, trial, index, folder, str(device), set(), None, "") for index in range(len(config.teachers))
+    ]
     run_side_by_side(fit_member, jobs, _keep(reports), workers=workers)
     held_out = [len(manifest.split(*splits)) for splits in (("val",), ("val", "calib", "test"))]
     return [

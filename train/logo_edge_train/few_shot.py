@@ -30,13 +30,24 @@ from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.metrics import bootstrap
 from logo_edge.names import shown
 from logo_edge_train import distributed
-from logo_edge_train.dataset import ImageFiles
+from logo_edge_train.dataset import ImageFiles, data_inputs
 from logo_edge_train.episodes import TASKS, VIEWS, Drawings, EpisodeDataset, check_disjoint, task_rows
 from logo_edge_train.fit import Objective, count_loaders, fit
+from logo_edge_train.keys import (
+    FITTED_WITH,
+    ROWS,
+    Identity,
+    check_rows,
+    file_hash,
+    identify,
+    refuse_other,
+    row_hashes,
+    versions,
+)
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.models.network import normalise
 from logo_edge_train.recipe import Architecture, FewShotConfig, Recipe, recipe_from_dict
-from logo_edge_train.runs import data_hash, file_hash, load_weights, save_member, versions, write_json
+from logo_edge_train.runs import load_weights, save_member, write_json
 
 RECORD, CHECKPOINT = "few_shot.json", "few_shot.safetensors"
 SCALE = 10.0  # of logits of features of length 1, where it begins
@@ -336,24 +347,22 @@ def train_few_shot(
 ) -> dict:  # fmt: skip
     """The record of the run that is now in FOLDER: few_shot.json beside few_shot.safetensors. Interrupted, it goes on.
 
-    It begins at the weights of the few-shot run in `start`, or at ImageNet's where there are any. Raises RunError where
-    the folder holds a run of other settings or other data.
+    It begins at the weights of the few-shot run in `start`, or at ImageNet's where there are any. A finished run is read
+    and left as it is. Raises RunError where the folder holds a run of other settings, other data or, unfinished, of other
+    versions.
     """
     manifest, report = read_manifest(manifest_path), distributed.on_main(report)
     network, config = build_network(config, start)
-    identity = json.loads(json.dumps({
-        "few_shot": asdict(config), "data_hash": data_hash(manifest), "start": file_hash(start / CHECKPOINT) if start else "",
-    }))  # fmt: skip
+    identity = few_shot_identity(config, manifest, start)
+    if before := _read_record(folder):
+        finished = before["status"] == "finished"
+        refuse_other(folder, "a few-shot run", before["identity"], identity, finished=finished)
+        if finished:
+            return before
     folder.mkdir(parents=True, exist_ok=True)
-    if found := _read_record(folder):
-        if found["identity"] != identity:
-            raise RunError(
-                f"{folder} holds a few-shot run of other settings or data; give this one another folder (--out)"
-            )
-        if found["status"] == "finished":
-            return found
+    distributed.on_main(write_json)(folder / ROWS, row_hashes(manifest, manifest.rows))
     record = {
-        "status": "training", "identity": identity, "few_shot": asdict(config), "start": str(start or ""),
+        "status": "training", "identity": asdict(identity), "few_shot": asdict(config), "start": str(start or ""),
         "device": str(device), "versions": versions(),
     }  # fmt: skip
     distributed.on_main(write_json)(folder / RECORD, record)
@@ -379,12 +388,19 @@ def train_few_shot(
             network, dataset, few_shot_objective(config.queries), replace(config.fit, frozen_blocks=-1),
             state=folder / "few_shot.state", seed=config.seed, device=device,
             evaluate=lambda network: {"accuracy": accuracy_on_val(network)},
-            report=lambda item: report({"name": name, **item}), loaders=count_loaders(device),
+            report=lambda item: report({"name": name, **item}), loaders=count_loaders(device), key=identity.key,
         )  # fmt: skip
     record |= {"history": history, "seconds": sum(epoch["seconds"] for epoch in history)}
     distributed.on_main(_finish)(folder, network, record)
     distributed.wait()
     return _read_record(folder)
+
+
+def few_shot_identity(config: FewShotConfig, manifest: Manifest, start: Path | None) -> Identity:
+    """What a few-shot run depends on; brands are learned from the unlabelled pool too."""
+    inputs = data_inputs(manifest, use_unlabelled=config.task == "brands")
+    inputs |= {"start": file_hash(start / CHECKPOINT)} if start else {}
+    return identify(inputs, {"few_shot": config}, versions(FITTED_WITH))
 
 
 def choose_penalty(
@@ -433,11 +449,11 @@ def evaluate_few_shot(
     """The run's accuracy on val or test: {accuracy, accuracy_by_class: {value, low, high}, episodes, classes, ...}.
 
     `accuracy` is the mean over the episodes with the interval of other episodes of the same classes; `accuracy_by_class`
-    that over the classes, with the wider interval of other classes. Both by bootstrap, 95 %.
+    that over the classes, with the wider interval of other classes. Both by bootstrap, 95 %. Raises RunError where the
+    manifest is not the one that the run was made of.
     """
-    manifest, (network, record) = read_manifest(manifest_path), read_few_shot(folder)
-    if record["identity"]["data_hash"] != data_hash(manifest):
-        raise RunError(f"{folder} was made of other data than {manifest_path}; its splits may be others. Train again")
+    manifest, (network, _) = read_manifest(manifest_path), read_few_shot(folder)
+    check_rows(manifest, folder / ROWS, manifest_path)
     config, network = network.config, network.to(device)
     examination = Examination(manifest, task_rows(manifest, config, split), config)
     embedded, began = examination.embed(network, device), time.perf_counter()

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from logo_edge.errors import RunError
 from logo_edge_train import distributed
 from logo_edge_train.dataset import LogoDataset
+from logo_edge_train.keys import artifact_key
 from logo_edge_train.optim import SharpnessAware, optimizer_scalars
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import LoopConfig
@@ -41,20 +42,20 @@ Report = Callable[[dict], None]
 def fit(
     network: nn.Module, dataset: LogoDataset, objective: Objective, config: LoopConfig, *, state: Path, seed: int,
     device: torch.device, evaluate: Callable[[nn.Module], dict], report: Report, collate: Callable = default_collate,
-    loaders: int = 0, snapshots: Path | None = None, order: EpochOrder | None = None,
+    loaders: int = 0, snapshots: Path | None = None, order: EpochOrder | None = None, key: str = "",
 ) -> tuple[nn.Module, list[dict]]:  # fmt: skip
     """The network's exponential moving average after the last epoch, and one record per epoch.
 
-    After every epoch all that is needed to go on is written to `state` (safetensors); where that file exists and
-    belongs to the same configuration, fitting goes on from there. `report` gets a dict per step and per epoch, and one
+    After every epoch all that is needed to go on is written to `state` (safetensors); where that file exists and is of
+    the same configuration, seed and `key`, the artifact_key of all else that the fit depends on, fitting goes on from there. `report` gets a dict per step and per epoch, and one
     with the epochs so far where fitting goes on. `loaders` is the number of processes that make batches beside this
     one, ahead and for the whole fit; 0 makes them in this one. With `snapshots`, the averaged weights after epoch 3 are
     kept as SNAPSHOTS/epoch-003.safetensors (float16, as `save_member` writes them). `order` is that of the items in each
     epoch; left out, they are shuffled.
 
     Under torchrun every rank calls this, takes its share of each batch and returns the same; the main one alone reports
-    and writes. Raises RunError where a batch cannot be shared equally, or the loss or its gradient is not finite, naming
-    the epoch and step.
+    and writes. Raises RunError where the state is of another fit, a batch cannot be shared equally, or the loss or its
+    gradient is not finite, naming the epoch and step.
     """
     torch.manual_seed(seed)
     keep_memory()
@@ -71,7 +72,8 @@ def fit(
     steps = len(dataset) // batch_size
     schedule = Schedule(network, config, steps, len(read_history(state)))
     adaptive = objective if isinstance(objective, nn.Module) else None
-    history = load_state(state, network, ema, schedule.optimizer, config, adaptive)
+    key = artifact_key({}, {"work": key, "fit": config, "seed": seed}, {})
+    history = load_state(state, network, ema, schedule.optimizer, key, adaptive)
     sharpness = SharpnessAware(network, config.sam, history)
     add_gradients = partial(_add_gradients, learner, replica, objective, batch_size, config)
     if history:
@@ -119,7 +121,7 @@ def fit(
         history.append(record)
         if snapshots:
             distributed.on_main(_save_snapshot)(snapshots, epoch + 1, ema)
-        distributed.on_main(save_state)(state, network, ema, schedule.optimizer, history, config, adaptive)
+        distributed.on_main(save_state)(state, network, ema, schedule.optimizer, history, key, adaptive)
         report({"kind": "epoch", "epochs": config.epochs, "losses": list(sums), **record})
     return ema, history
 

@@ -23,11 +23,12 @@ from logo_edge_train import distributed
 from logo_edge_train.dataset import pixels_of
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, count_loaders, fit
+from logo_edge_train.keys import file_hash
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.optim import is_perturbed
 from logo_edge_train.probe import features_of, neighbour_probe
 from logo_edge_train.recipe import ASPECTS, Architecture, PretrainConfig
-from logo_edge_train.runs import file_hash, load_weights, save_member, write_json
+from logo_edge_train.runs import load_weights, save_member, write_json
 from logo_edge_train.state import read_history
 from logo_edge_train.views import MEASURED_PX, AspectViews, InkDataset, find_neighbours
 
@@ -37,13 +38,13 @@ FIRST_DOUBT = -3.0  # softplus(-3) = 0.05: at first every pair counts nearly in 
 
 def pretrain(
     manifest_path: Path, config: PretrainConfig, text: str, imagenet: bool, rows: list[LogoRow], folder: Path,
-    device_name: str, report: Callable[[dict], None],
+    device_name: str, key: str, report: Callable[[dict], None],
 ) -> None:  # fmt: skip
     """Writes what the network `text` (name@size_px) learned from the rows to FOLDER/pretrain/NAME-SIZE.safetensors.
 
     It begins at random or, with `imagenet`, at its ImageNet weights. Labels are not learned from; those of the train
-    split and of val measure the features after each epoch. NAME-SIZE.json has the history; interrupted, it goes on to
-    the same result. Raises DatasetError where there are too few rows.
+    split and of val measure the features after each epoch. NAME-SIZE.json has the history and the `key`, which is that
+    of `train.pretrain_identity`; interrupted, it goes on to the same result. Raises DatasetError where there are too few rows.
     """
     if len(rows) < 2 * len(ASPECTS):
         raise DatasetError(f"{len(rows)} logos to pretrain on; expected at least {2 * len(ASPECTS)}")
@@ -69,9 +70,9 @@ def pretrain(
         seed=config.seed, device=device,
         evaluate=_neighbours_on_val(manifest, rows, architecture.size_px, difficulty, device),
         report=lambda item: report({"name": name, **item}), collate=views.collate,
-        loaders=count_loaders(device),
+        loaders=count_loaders(device), key=key,
     )  # fmt: skip
-    record = {"architecture": text, "seed": config.seed, "logos": len(rows), "history": history}
+    record = {"key": key, "architecture": text, "seed": config.seed, "logos": len(rows), "history": history}
     distributed.on_main(_write_encoder)(path, network.encoder, record)
     distributed.wait()
 

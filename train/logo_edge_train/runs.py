@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from logo_edge.errors import RecipeError, RunError
 from logo_edge.files import json_text, replacing, write_file
-from logo_edge.manifest import Manifest
+from logo_edge.manifest import Manifest, read_manifest
+from logo_edge_train.keys import ROWS, check_rows, file_hash
 from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights, resize_layers
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig, recipe_from_dict
 
-FORMAT_VERSION = 1
-VERSIONED = ("logo-edge", "torch", "torchvision", "timm", "albumentations", "numpy", "pillow", "onnxruntime")
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,17 @@ class Run:
         return Path(self.record["manifest"])
 
     @property
+    def data_hash(self) -> str:
+        """That of the manifest's rows, as the run was made of them."""
+        return self.record["identity"]["inputs"]["data"]
+
+    def read_manifest(self) -> Manifest:
+        """The run's manifest. Raises RunError where it is another one by now, with the rows that differ counted."""
+        manifest = read_manifest(self.manifest_path)
+        check_rows(manifest, self.folder / ROWS, self.manifest_path)
+        return manifest
+
+    @property
     def temperature(self) -> float:
         """That of the ensemble's mean probability, fitted on calib; 1 in a run of a version that did not fit it."""
         return self.record.get("temperature", 1.0)
@@ -64,7 +72,9 @@ class Run:
         member = self.record["members"][index]
         path = self.folder / member["file"]
         if not path.exists() or file_hash(path) != member["sha256"]:
-            raise RunError(f"{path} is missing or not the file that run.json lists; train again with `logo-edge train`")
+            raise RunError(
+                f"{path} is missing or not the file that run.json lists; put it back, or train again in another folder (--out)"
+            )
         if not drawing:
             return load_network(path, self.architecture(index), len(self.classes), dropout=dropout)
         return load_network(path, self.architecture(index), len(self.classes), drawing=self.recipe.train)
@@ -80,6 +90,16 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """The finished run in `folder`. Raises RunError where there is none, or it is unfinished or of another format."""
+    record = read_run_record(folder)
+    if record.get("status") != "finished":
+        raise RunError(
+            f"{folder / 'run.json'}: the run is {record.get('status')}; finish it with `logo-edge train --out {folder}`"
+        )
+    return Run(folder, record)
+
+
+def read_run_record(folder: Path) -> dict:
+    """run.json of the run in `folder`, finished or not. Raises RunError where there is none, or of another format."""
     path = folder / "run.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -87,10 +107,11 @@ def read_run(folder: Path) -> Run:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"{path}: {reason}; expected the folder of a run, made by `logo-edge train`") from error
     if record.get("format_version") != FORMAT_VERSION:
-        raise RunError(f"{path}: format_version {record.get('format_version')}; expected {FORMAT_VERSION}. Train again")
-    if record.get("status") != "finished":
-        raise RunError(f"{path}: the run is {record.get('status')}; finish it with `logo-edge train --out {folder}`")
-    return Run(folder, record)
+        raise RunError(
+            f"{path}: format_version {record.get('format_version')}; expected {FORMAT_VERSION}. Remove the folder, or give "
+            "another one (--out), and train again"
+        )
+    return record
 
 
 def write_run_record(folder: Path, record: dict) -> None:
@@ -156,44 +177,3 @@ def save_logits(path: Path, logits: dict[str, np.ndarray]) -> None:
     """Writes {split: (N, K) float32} as safetensors, whole or not at all."""
     with replacing(path) as part:
         save_arrays({split: np.ascontiguousarray(array) for split, array in logits.items()}, part)
-
-
-def run_identity(recipe: Recipe, manifest: Manifest) -> dict:
-    """What must be equal for a run to be resumed: the training half of the recipe, and the data."""
-    identity = {"train": asdict(recipe.train), "data_hash": data_hash(manifest)}
-    if recipe.pretrain.fit.epochs:
-        identity["pretrain"] = asdict(recipe.pretrain)
-    return json.loads(json.dumps(identity))  # tuples as lists, as run.json has them
-
-
-def completed_identity(identity: dict) -> dict:
-    """The identity of an earlier run, with the defaults of settings that are newer than it."""
-    settings = {stage: identity[stage] for stage in ("train", "pretrain") if stage in identity}
-    recipe = asdict(recipe_from_dict(settings))
-    return json.loads(json.dumps({**identity, **{stage: recipe[stage] for stage in settings}}))
-
-
-def data_hash(manifest: Manifest) -> str:
-    """sha256 over the manifest's rows; for `files` rows the files' contents count as well."""
-    digest = hashlib.sha256()
-    for row in manifest.rows:
-        digest.update(repr(row).encode())
-        path = manifest.image_path(row, Path("/nonexistent"))
-        if path.exists():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of every package that shapes a result."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

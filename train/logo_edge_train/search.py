@@ -25,18 +25,34 @@ from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.dataset import LogoDataset, check_classes, leave_out, stratified_sample
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import predict_logits
+from logo_edge_train.keys import (
+    FITTED_WITH,
+    Identity,
+    data_hash,
+    identify,
+    refuse_other,
+    row_hashes,
+    select_settings,
+    versions,
+)
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.models.supernet import Supernet
 from logo_edge_train.optim import parameter_groups
 from logo_edge_train.organize import split_by_group
 from logo_edge_train.parallel import count_cores
-from logo_edge_train.recipe import Architecture, Recipe, SearchConfig, load_recipe, recipe_to_toml
+from logo_edge_train.recipe import Architecture, Recipe, SearchConfig, recipe_to_toml
 from logo_edge_train.resources import keep_memory
-from logo_edge_train.runs import completed_identity, data_hash, write_json, write_text
+from logo_edge_train.runs import write_json, write_text
 from logo_edge_train.state import load_modules, read_metadata, save_modules
 from logo_edge_train.train import short_metrics, uncertainty
 
+HISTORY, DERIVED = "history.json", "derived.toml"
+SEARCHED_BY = (  # the recipe's settings that a search learns by
+    "search", "train.seed", "train.augment",
+    *(f"train.fit.{name}" for name in (
+        "max_images", "use_votes", "class_weight_power", "weight_decay", "gradient_clip", "label_smoothing")),
+)  # fmt: skip
 CHOICES = ("backbones", "attentions", "heads")
 WEIGHTS_PATHS, ALPHAS_PATHS = 1, 2  # backbones drawn for a step of each; two can be told apart, one cannot
 ALPHAS_BETAS = (0.5, 0.999)  # of Adam, as in DARTS
@@ -78,20 +94,19 @@ def search(
 
     FOLDER/search/history.json holds every epoch: losses, shares of each option, their entropy, the expected latency,
     and the figures on val of the architecture that would be taken; search.png shows them. Neither val nor test is
-    learned from. Interrupted, it goes on to the same result; where it is finished, it is read.
+    learned from. Interrupted, it goes on to the same result, by the latencies that it began with; where it is finished,
+    it is read and left as it is (`read_search`).
     Raises RunError where the folder holds another search, no architecture is within `target_ms` or a loss is not finite.
     """
+    if (finished := read_search(manifest_path, recipe, folder)) is not None:
+        return finished
     config, out = recipe.search, folder / "search"
     manifest = read_manifest(manifest_path)
     for split in ("train", "val"):
         check_classes(manifest.split(split), manifest.classes, split)
-    identity = json.loads(json.dumps({
-        "search": asdict(config), "train": asdict(recipe.train), "data_hash": data_hash(manifest), "table": asdict(table),
-    }))  # fmt: skip
-    history_path, derived, state = out / "history.json", out / "derived.toml", out / "search.state"
-    if history_path.exists():
-        _refuse_other_search(history_path, json.loads(history_path.read_text(encoding="utf-8"))["identity"], identity)
-        return load_recipe(str(derived))
+    identity, state = search_identity(recipe, manifest), out / "search.state"
+    if state.exists():
+        table = LatencyTable(**json.loads(read_metadata(state)["table"]))
     costs = table.costs(config)
     fastest = sum(cost.min() for cost in costs)
     if config.target_ms and fastest > config.target_ms:
@@ -100,22 +115,49 @@ def search(
             "raise it, or add a faster backbone"
         )
     out.mkdir(parents=True, exist_ok=True)
-    history = _run_epochs(manifest, recipe, costs, state, identity, device=device, report=report)
+    history = _run_epochs(manifest, recipe, table, state, identity, device=device, report=report)
     chosen = derive([list(share.values()) for share in history[-1]["shares"].values()], costs, config.target_ms)
-    ms = table_ms(costs, chosen)
-    found = replace(
-        derived_recipe(recipe, architecture_name(config, chosen)),
-        description=f"Found by `logo-edge search`, {ms:.2f} ms by its table.",
-    )
+    name, ms = architecture_name(config, chosen), table_ms(costs, chosen)
+    found = _found_recipe(recipe, name, ms)
     record = {
-        "identity": identity, "chosen": found.train.teachers[-1], "table_ms": ms,
+        "identity": asdict(identity), "chosen": found.train.teachers[-1], "table_ms": ms, "table": asdict(table),
         "seconds": sum(epoch["seconds"] for epoch in history), "epochs": history,
     }  # fmt: skip
-    write_text(derived, recipe_to_toml(found))
-    plot_search(record, out / "search.png")
-    write_json(history_path, record)
+    write_text(out / DERIVED, recipe_to_toml(found))
+    plot_search(record, config.target_ms, out / "search.png")
+    write_json(out / HISTORY, record)
     state.unlink()
     return found
+
+
+def read_search(manifest_path: Path, recipe: Recipe, folder: Path) -> Recipe | None:
+    """The `derived_recipe` of the finished search in FOLDER/search; None where none is finished there.
+
+    derived.toml is written again only where the recipe's other stages have changed since. Raises RunError where the
+    search is of other settings or data.
+    """
+    path, derived = folder / "search" / HISTORY, folder / "search" / DERIVED
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    identity = search_identity(recipe, read_manifest(manifest_path))
+    refuse_other(path.parent, "a search", record["identity"], identity, finished=True)
+    found = _found_recipe(recipe, Architecture.parse(record["chosen"]).model, record["table_ms"])
+    text = recipe_to_toml(found)
+    if not derived.exists() or derived.read_text(encoding="utf-8") != text:
+        write_text(derived, text)
+    return found
+
+
+def _found_recipe(recipe: Recipe, name: str, ms: float) -> Recipe:
+    told = f"Found by `logo-edge search`, {ms:.2f} ms by its table."
+    return replace(derived_recipe(recipe, name), description=told)
+
+
+def search_identity(recipe: Recipe, manifest: Manifest) -> Identity:
+    """What a search depends on; what it measures is a result."""
+    settings = select_settings(recipe, *SEARCHED_BY, without=("search.joins",))
+    return identify({"data": data_hash(row_hashes(manifest, manifest.rows))}, settings, versions(FITTED_WITH))
 
 
 def architecture_gradient(
@@ -218,11 +260,11 @@ def halve(rows: list[LogoRow], seed: int) -> tuple[list[LogoRow], list[LogoRow]]
     return tuple([row for row, side in zip(rows, sides, strict=True) if side == name] for name in ("first", "second"))
 
 
-def plot_search(record: dict, path: Path) -> None:
+def plot_search(record: dict, target_ms: float, path: Path) -> None:
     """Writes a PNG: the shares of each choice's options, the expected latency and the losses, by epoch."""
     from matplotlib.figure import Figure
 
-    history, target_ms = record["epochs"], record["identity"]["search"]["target_ms"]
+    history = record["epochs"]
     epochs = [epoch["epoch"] for epoch in history]
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     panels = figure.subplots(2, 3).flat
@@ -255,10 +297,11 @@ def plot_search(record: dict, path: Path) -> None:
 
 
 def _run_epochs(
-    manifest: Manifest, recipe: Recipe, costs: list[np.ndarray], state: Path, identity: dict, *, device: torch.device,
+    manifest: Manifest, recipe: Recipe, table: LatencyTable, state: Path, identity: Identity, *, device: torch.device,
     report: Callable[[dict], None],
 ) -> list[dict]:  # fmt: skip
     """One record per epoch, until the last or until the choice has stood for `patience` epochs."""
+    costs = table.costs(recipe.search)
     config, train, seed, renders = recipe.search, recipe.train, recipe.train.seed, renders_folder()
     name = f"search {config.size_px} px"
     report({"kind": "start", "name": name, "stem": "search"})
@@ -310,7 +353,8 @@ def _run_epochs(
         record |= short_metrics(logits, val.hard_targets, val.sure) | uncertainty(logits, val.hard_targets, val.classes)
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
-        metadata = {"history": json.dumps(history), "identity": json.dumps(identity)}
+        parts = {"history": history, "identity": asdict(identity), "table": asdict(table)}
+        metadata = {name: json.dumps(part) for name, part in parts.items()}
         save_modules(state, {"network": supernet}, optimizers, metadata)
         last = epoch + 1 if record["stable_epochs"] >= config.patience else config.epochs
         report({"kind": "epoch", "name": name, "epochs": last, "losses": list(sums), **record})
@@ -418,20 +462,11 @@ def _place(
         torch._foreach_copy_(list(weights), torch._foreach_add(list(origin), list(direction), alpha=distance))
 
 
-def _load_state(path: Path, supernet: Supernet, optimizers: dict, identity: dict) -> list[dict]:
+def _load_state(path: Path, supernet: Supernet, optimizers: dict, identity: Identity) -> list[dict]:
     """The epochs so far, everything put back as it was after the last; none where there is no state."""
     if not path.exists():
         return []
     metadata = read_metadata(path)
-    _refuse_other_search(path, json.loads(metadata["identity"]), identity)
+    refuse_other(path.parent, "a search", json.loads(metadata["identity"]), identity, finished=False)
     load_modules(path, {"network": supernet}, optimizers)
     return json.loads(metadata["history"])
-
-
-def _refuse_other_search(path: Path, found: dict, identity: dict) -> None:
-    found = completed_identity(found)
-    if found != identity:
-        other = ", ".join(key for key in identity if found.get(key) != identity[key])
-        raise RunError(
-            f"{path} is of another search (its {other} differ); give this one another folder (--out), or remove that one"
-        )

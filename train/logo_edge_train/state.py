@@ -6,7 +6,6 @@ All in one safetensors file, written whole or not at all.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,31 +15,32 @@ from torch import nn
 
 from logo_edge.errors import RunError
 from logo_edge.files import replacing
-from logo_edge_train.recipe import LoopConfig
 
 
 def save_state(
     path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict],
-    config: LoopConfig, objective: nn.Module | None = None,
+    key: str, objective: nn.Module | None = None,
 ) -> None:  # fmt: skip
-    """Writes all that a fit needs to go on after its last epoch, whole or not at all."""
-    metadata = {"history": json.dumps(history), "config": json.dumps(asdict(config))}
+    """Writes all that a fit needs to go on after its last epoch, whole or not at all; `key` is its artifact_key."""
+    metadata = {"history": json.dumps(history), "key": key}
     save_modules(path, _modules(network, ema, objective), {"optimizer": optimizer}, metadata)
 
 
 def load_state(
-    path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig,
+    path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, key: str,
     objective: nn.Module | None = None,
 ) -> list[dict]:  # fmt: skip
     """The records of the epochs that are done, their weights and moments put in place; none where there is no file.
 
-    Raises RunError where the file is of another configuration.
+    Raises RunError where the file is of a fit with another key.
     """
     if not path.exists():
         return []
     metadata = read_metadata(path)
-    if not _describes(metadata["config"], config):
-        raise RunError(f"{path} was written by another configuration; remove it, or give this run another folder")
+    if metadata.get("key") != key:
+        raise RunError(
+            f"{path} was written by a fit of other settings, data or versions; remove it, or give this run another folder"
+        )
     load_modules(path, _modules(network, ema, objective), {"optimizer": optimizer})
     return json.loads(metadata["history"])
 
@@ -85,12 +85,3 @@ def load_modules(path: Path, modules: dict[str, nn.Module], optimizers: dict[str
 
 def _modules(network: nn.Module, ema: nn.Module, objective: nn.Module | None) -> dict[str, nn.Module]:
     return {"network": network, "ema": ema} | ({"objective": objective} if objective else {})
-
-
-def _describes(text: str, config: LoopConfig) -> bool:
-    """Whether a state's text is that of this configuration; a setting that is newer than the state counts as its default."""
-    try:
-        found = {**asdict(type(config)()), **json.loads(text)}
-    except ValueError:  # of before there were such texts
-        return False
-    return found == json.loads(json.dumps(asdict(config)))

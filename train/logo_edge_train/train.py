@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from logo_edge.errors import DatasetError, RecipeError, RunError
+from logo_edge.errors import DatasetError, RunError
 from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, fit_temperature, negative_log_likelihood, softmax
 from logo_edge_train import distributed
@@ -18,6 +18,7 @@ from logo_edge_train.augment import Intensity
 from logo_edge_train.dataset import (
     LogoDataset,
     check_classes,
+    data_inputs,
     leave_out,
     measure_rows,
     pool_rows,
@@ -25,6 +26,17 @@ from logo_edge_train.dataset import (
 )
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import count_loaders, fit, predict_logits
+from logo_edge_train.keys import (
+    FITTED_WITH,
+    ROWS,
+    Identity,
+    file_hash,
+    identify,
+    refuse_other,
+    row_hashes,
+    select_settings,
+    versions,
+)
 from logo_edge_train.losses import SupervisedObjective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers, has_imagenet_weights
 from logo_edge_train.parallel import count_cores, run_side_by_side
@@ -32,13 +44,10 @@ from logo_edge_train.pretrain import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.runs import (
     Run,
-    completed_identity,
-    file_hash,
     read_run,
-    run_identity,
+    read_run_record,
     save_logits,
     save_member,
-    versions,
     write_json,
     write_run_record,
 )
@@ -56,16 +65,22 @@ def train_ensemble(
 
     Where the recipe pretrains, each network of the waiting members is pretrained first, once for all of its seeds. On
     CPUs the members are fitted side by side, each in a process of its own; under torchrun one after another, all ranks
-    at each. Raises RunError where `folder` holds a run of another recipe or other data, DatasetError where a split is
-    empty or lacks a class.
+    at each. A finished run is read and left as it is. Raises RunError where `folder` holds a run of another recipe, other
+    data or, unfinished, of other versions; DatasetError where a split is empty or lacks a class.
     """
     manifest, report = read_manifest(manifest_path), distributed.on_main(report)
     check_splits(manifest)
-    folder.mkdir(parents=True, exist_ok=True)
     identity = run_identity(recipe, manifest)
-    _refuse_other_run(folder, identity)
+    if (folder / "run.json").exists():
+        before = read_run_record(folder)
+        finished = before.get("status") == "finished"
+        refuse_other(folder, "a run", before["identity"], identity, finished=finished)
+        if finished:
+            return Run(folder, before)
+    folder.mkdir(parents=True, exist_ok=True)
+    distributed.on_main(write_json)(folder / ROWS, row_hashes(manifest, manifest.rows))
     record = {
-        "status": "training", "identity": identity, "classes": list(manifest.classes),
+        "status": "training", "identity": asdict(identity), "classes": list(manifest.classes),
         "manifest": str(manifest_path.resolve()), "recipe": asdict(recipe), "versions": versions(),
         "device": device_name(device),
     }  # fmt: skip
@@ -75,25 +90,44 @@ def train_ensemble(
     check_classes([row for row in manifest.split("train") if row not in left_out], manifest.classes, "train", note)
     for name, rows in (("left_out", left_out), ("kept_lookalikes", kept)):
         record[name] = sorted(f"{row.package}/{row.icon}" for row in rows)
-    waiting = [index for index in range(len(recipe.train.teachers)) if not (folder / f"member-{index}.json").exists()]
+    members = range(len(recipe.train.teachers))
+    waiting = [index for index in members if not has_record(folder / f"member-{index}.json", identity.key)]
     if recipe.train.fit.curriculum_epochs:  # before the members' processes would all measure the same
         learned = [row for row in manifest.split("train") if row not in left_out]
         distributed.on_main(measure_rows)(manifest, learned, renders_folder(), folder / MEASUREMENTS)
     starts = pretrain_networks(manifest_path, recipe, folder, waiting, device=device, report=report)
     jobs = [
-        (manifest_path, recipe.train, index, folder, str(device), left_out, starts.get(recipe.train.teachers[index]))
+        (manifest_path, recipe.train, index, folder, str(device), left_out, starts.get(recipe.train.teachers[index]), identity.key)
         for index in waiting
-    ]
+    ]  # fmt: skip
     run_side_by_side(fit_member, jobs, report, workers=count_workers(len(jobs), device))
-    record["members"] = [
-        json.loads((folder / f"member-{index}.json").read_text()) for index in range(len(recipe.train.teachers))
-    ]
+    record["members"] = [json.loads((folder / f"member-{index}.json").read_text()) for index in members]
     run = Run(folder, {**record, "status": "finished"})
     metrics = {"val": ensemble_metrics(run, manifest, "val")}
     temperature = ensemble_temperature(run, manifest)
     distributed.on_main(write_run_record)(folder, {**run.record, "metrics": metrics, "temperature": temperature})
     distributed.wait()
     return read_run(folder)
+
+
+def run_identity(recipe: Recipe, manifest: Manifest) -> Identity:
+    """What a run depends on: the training half of the recipe, and the data; the pool where the recipe pretrains on it."""
+    pretrains = recipe.pretrain.fit.epochs > 0
+    inputs = data_inputs(manifest, use_unlabelled=pretrains and recipe.pretrain.use_unlabelled)
+    settings = select_settings(recipe, "train", *(("pretrain",) if pretrains else ()))
+    return identify(inputs, settings, versions(FITTED_WITH))
+
+
+def pretrain_identity(recipe: Recipe, manifest: Manifest, text: str) -> Identity:
+    """What the pretraining of the network `text` (name@size_px) depends on."""
+    inputs = data_inputs(manifest, use_unlabelled=recipe.pretrain.use_unlabelled)
+    settings = select_settings(recipe, "pretrain", "train.pretrained") | {"network": text}
+    return identify(inputs, settings, versions(FITTED_WITH))
+
+
+def has_record(path: Path, key: str) -> bool:
+    """Whether a finished network has its record there, made under that key."""
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key
 
 
 def check_splits(manifest: Manifest) -> None:
@@ -120,12 +154,19 @@ def pretrain_networks(
     """
     config, waiting = recipe.pretrain, {recipe.train.teachers[index] for index in members}
     starts = {text: encoder_path(folder, text) for text in networks_to_pretrain(recipe) if text in waiting}
-    missing = [text for text, path in starts.items() if not path.with_suffix(".json").exists()]
+    if not starts:
+        return starts
+    manifest = read_manifest(manifest_path)
+    keys = {text: pretrain_identity(recipe, manifest, text).key for text in starts}
+    missing = [text for text, path in starts.items() if not has_record(path.with_suffix(".json"), keys[text])]
     if missing:
         rows = pool_rows(
-            read_manifest(manifest_path), use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
+            manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
         )  # fmt: skip
-        jobs = [(manifest_path, config, text, recipe.train.pretrained, rows, folder, str(device)) for text in missing]
+        jobs = [
+            (manifest_path, config, text, recipe.train.pretrained, rows, folder, str(device), keys[text])
+            for text in missing
+        ]
         run_side_by_side(pretrain, jobs, report, workers=count_workers(len(jobs), device))
     return starts
 
@@ -146,9 +187,10 @@ def fit_member(
     device_name: str,
     left_out: set[LogoRow],
     start: Path | None,
+    key: str,
     report: Callable[[dict], None],
 ) -> None:
-    """Fits teacher `index` and writes its checkpoint, its logits on every labelled split and its record.
+    """Fits teacher `index` and writes its checkpoint, its logits on every labelled split and its record, under the run's key.
 
     Rows of the train split that are in `left_out` are not learned from. It begins at the weights in `start`, if any.
     Under torchrun every rank calls this.
@@ -190,10 +232,10 @@ def fit_member(
         network, dataset, objective, fit_config, state=state, seed=seed,
         order=draw_order(manifest, dataset, fit_config, folder, seed), device=device,
         evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
-        loaders=count_loaders(device), snapshots=folder / "snapshots" / f"member-{index}",
+        loaders=count_loaders(device), snapshots=folder / "snapshots" / f"member-{index}", key=key,
     )  # fmt: skip
     logits = {split: predict_logits(network, data, device) for split, data in evaluation.items()}
-    member = {"architecture": text, "seed": seed, "history": history}
+    member = {"key": key, "architecture": text, "seed": seed, "history": history}
     distributed.on_main(_write_member)(folder, index, network, logits, member)
     distributed.wait()
 
@@ -315,18 +357,3 @@ def device_name(device: torch.device) -> str:
     """What a run is fitted on, as a person would say it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return f"{distributed.world_size()} x {name}" if distributed.world_size() > 1 else name
-
-
-def _refuse_other_run(folder: Path, identity: dict) -> None:
-    path = folder / "run.json"
-    if not path.exists():
-        return
-    try:
-        same = completed_identity(json.loads(path.read_text(encoding="utf-8"))["identity"]) == identity
-    except (KeyError, RecipeError):  # of settings that are no more
-        same = False
-    if not same:
-        raise RunError(
-            f"{folder} holds a run of another recipe or other data; give this one another folder (--out), "
-            "or remove that one"
-        )
