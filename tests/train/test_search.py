@@ -350,9 +350,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_epoch(logos, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"heads": []}, "search.heads is empty"),
+        ({"heads": []}, r"search.heads is \[\]; expected at least one"),
         ({"patience": 0}, "search.patience is 0; expected at least 1"),
-        ({"epoch": 3}, "unknown key search.epoch"),
+        ({"epoch": 3}, "unknown field search.epoch; search has alpha_rate"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_the_name_of_the_key(settings, message):

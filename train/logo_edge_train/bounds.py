@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 Rule = Callable[[Any], str | None]
 """value -> None, or what is wrong with it, such as "expected at least 1". It stands in a field's Annotated type."""
 
-GREATEST = 2**53  # of a whole number: a float holds those up to here exactly
+GREATEST = sys.float_info.max
 
 
 def within(
@@ -25,10 +25,11 @@ def within(
         expected = f"more than {above}" + (f", at most {most}" if most is not None else "")
 
     def rule(value: float) -> str | None:
+        if not abs(value) <= GREATEST:  # NaN is not either
+            return f"expected a finite number, {expected}"
         holds = (
             (least is None or value >= least) and (most is None or value <= most)
             and (above is None or value > above) and (below is None or value < below)
-            and math.isfinite(value) and abs(value) <= GREATEST
         )  # fmt: skip
         return None if holds else f"expected {expected}"
 
