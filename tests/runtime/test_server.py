@@ -387,7 +387,7 @@ def test_costly_drawings_wait_in_a_short_queue_of_their_own_and_others_are_answe
     )  # the drawings alone take 0.9 s of CPU time, one after another
 
 
-SQUARE = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect width="9" height="9" fill="red"/></svg>'
+SQUARE = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect width="9" height="8" fill="red"/></svg>'
 
 
 def test_the_drawings_of_one_request_stand_in_the_queue_once(classifier):
