@@ -17,7 +17,7 @@ ISA = {
 }  # fmt: skip
 ARM = frozenset({"aarch64", "arm64", "ARM64"})  # as platform.machine() has it on Linux, macOS and Windows
 UNLIMITED_BYTES = 1 << 60  # cgroups of version 1 have a number near 2^63 for "no limit"
-CURE = "pip install 'onnxruntime>=1.27.1'"
+CURE = "Install another release: pip install 'onnxruntime>=1.27.1'"
 
 
 @dataclass(frozen=True)
