@@ -24,8 +24,8 @@ from logo_edge.manifest import targets_of
 from logo_edge.metrics import (
     bootstrap,
     brier_score,
-    debiased_calibration_error,
-    debiased_ece,
+    calibration_error_interval,
+    ece_interval,
     fit_temperature,
     negative_log_likelihood,
     softmax,
@@ -235,8 +235,8 @@ def describe(
             "nll": vars(bootstrap(negative_log_likelihood, probabilities, targets)),
             "nll_before": negative_log_likelihood(softmax(pooled[split]), targets),
             "brier": vars(bootstrap(brier_score, probabilities, targets)),
-            "ece_debiased": vars(bootstrap(debiased_ece, confidence, correct)),
-            "calibration_error_debiased": vars(bootstrap(debiased_calibration_error, confidence, correct)),
+            "ece_debiased": vars(ece_interval(confidence, correct)),
+            "calibration_error_debiased": vars(calibration_error_interval(confidence, correct)),
             "area_under_risk_coverage": vars(bootstrap(area_under_risk_coverage, confidence, correct)),
             "selective_error": vars(wilson_interval(int((~correct[kept]).sum()), len(kept))),
             "uncertainty": {

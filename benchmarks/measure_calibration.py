@@ -54,7 +54,10 @@ def measure(folder: Path) -> dict:
     outside = {family: subject.predict(list(draw(OUTLIERS, 0))) for family, draw in FAMILIES.items()}
     return {
         "bundle": bundle.name, "labels": list(labels), "model_sha256": bundle.files[bundle.model.file].sha256,
-        "methods": [vars(entry) for entry in compare_methods(logits["calib"], targets["calib"])],
+        "methods": [
+            {name: value for name, value in vars(entry).items() if name != "held_out"}
+            for entry in compare_methods(logits["calib"], targets["calib"])
+        ],
         "scaling": bundle.calibration.scaling and bundle.calibration.scaling.method,
         "coverage": measure_coverage(bundle.calibration, logits["test"], targets, labels),
         "modes": measure_modes(bundle.calibration, logits, targets),

@@ -1,15 +1,18 @@
 """What a bundle says of its own logits, fitted last, on the exported artifact's logits on the calib split alone.
 
 Temperature, and a vector or Dirichlet scaling where cross-validation within calib shows that it wins; conformal
-thresholds; one abstention threshold for each mode; the energy below which an input is unlike the logos.
+thresholds; one abstention threshold for each mode; the energy below which an input is unlike the logos. Every threshold
+is fitted to the probabilities that each logo gets from fits which have not seen it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.stats import beta
 
 from logo_edge.decision import (
     Calibration,
@@ -21,12 +24,16 @@ from logo_edge.decision import (
     energy,
     log_softmax,
 )
-from logo_edge.metrics import fit_temperature, softmax
+from logo_edge.metrics import PRIOR, fit_temperature, softmax
+from logo_edge_train.recipe import CalibrateConfig
 
 LEVELS = (0.80, 0.90, 0.95, 0.99)
-FALSE_POSITIVE_RATE = 0.05  # the share of logos that may be called unfamiliar
+CERTAINTY = 0.95  # that a mode's risk is kept
 FOLDS, REPEATS = 5, 4
+REPEATED = 1200  # logos, from which on chance in the folds needs no repeats
 PENALTIES = (0.01, 0.1, 1.0)  # of what leaves the identity, per logo; the grid of the cross-validation
+LEAST_PER_CLASS = 20  # logos for a scaling: ten for each of a class's two parameters (Peduzzi et al. 1996)
+MOST_CLASSES = {"vector": 128, "dirichlet": 8}  # a step of a fit costs O(N P^2 + P^3): P = 2 K, K (K + 1)
 STEPS = 200  # of Newton's method at most; some ten do
 DIGITS = 6
 
@@ -35,7 +42,8 @@ DIGITS = 6
 class Candidate:
     """One way to calibrate, by cross-validation within calib: `nll` in nats, `gain` is what temperature's exceeds it by.
 
-    `gain_error` is the standard error of the mean gain over the logos.
+    `gain_error` is the standard error of the mean gain over the logos. `held_out`: the (N, K) probabilities of fits
+    which have not seen the logo, the mean over the repeats.
     """
 
     method: str
@@ -43,6 +51,7 @@ class Candidate:
     nll: float
     gain: float = 0.0
     gain_error: float = 0.0
+    held_out: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False, compare=False)
 
     @property
     def wins(self) -> bool:
@@ -50,35 +59,52 @@ class Candidate:
         return self.gain > self.gain_error
 
 
-def fit_calibration(
-    logits: np.ndarray, targets: np.ndarray, labels: tuple[str, ...], *, risks: dict[Mode, float],
-    false_positive_rate: float = FALSE_POSITIVE_RATE,
-) -> Calibration:  # fmt: skip
-    """All that a bundle holds of its calibration, from (N, K) logits and (N,) integer targets of the calib split.
+@dataclass(frozen=True)
+class Fitted:
+    """A calibration, and for each mode whose risk calib is too small or too wrong to show, that it is not promised."""
 
-    `risks`: for each mode that may abstain, the share of its answers that may be wrong.
-    """
-    temperature = round(fit_temperature(logits, targets), DIGITS)
+    calibration: Calibration
+    unpromised: dict[Mode, str]
+
+
+def fit_calibration(
+    logits: np.ndarray, targets: np.ndarray, labels: tuple[str, ...], config: CalibrateConfig = CalibrateConfig()
+) -> Fitted:
+    """All that a bundle holds of its calibration, from (N, K) logits and (N,) integer targets of the calib split."""
     chosen = choose_method(compare_methods(logits, targets))
+    temperature = round(fit_temperature(logits, targets), DIGITS)
     scaling = fit_scaling(logits, targets, temperature, chosen.method, chosen.penalty) if chosen.penalty else None
-    probabilities = softmax(calibrated_logits(logits, temperature, scaling))
-    confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
-    thresholds = {mode: round(abstention_threshold(confidence, correct, risk), DIGITS) for mode, risk in risks.items()}
-    return Calibration(
-        temperature, {Mode.BEST_GUESS: 0.0, **thresholds}, scaling,
-        tuple(fit_conformal(probabilities, targets, labels, level) for level in LEVELS),
-        fit_familiarity(logits, false_positive_rate),
+    confidence, correct = chosen.held_out.max(1), chosen.held_out.argmax(1) == targets
+    thresholds, unpromised = {Mode.BEST_GUESS: 0.0}, {}
+    for mode, risk in {Mode.BALANCED: config.target_risk, Mode.STRICT: config.strict_risk}.items():
+        threshold = abstention_threshold(confidence, correct, risk)
+        if threshold is None:
+            threshold = cautious_threshold(confidence, correct, risk)
+            unpromised[mode] = explain_risk(len(targets), risk)
+        thresholds[mode] = max(threshold, *thresholds.values())
+    calibration = Calibration(
+        temperature, thresholds, scaling,
+        tuple(fit_conformal(chosen.held_out, targets, labels, level) for level in LEVELS),
+        fit_familiarity(logits, config.false_positive_rate),
     )  # fmt: skip
+    return Fitted(calibration, unpromised)
 
 
 def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -> list[Candidate]:
     """Temperature first, then each scaling and penalty, on the same stratified folds. Shapes as in `fit_calibration`.
 
-    Each logo's loss is that of fits which have not seen it, the mean over the repeats.
+    Each logo's loss is that of fits which have not seen it, the mean over the repeats. Where a class has fewer logos than
+    LEAST_PER_CLASS there is temperature alone.
     """
-    methods = [("temperature", None), *((name, penalty) for name in ("vector", "dirichlet") for penalty in PENALTIES)]
-    losses = np.zeros((len(methods), len(targets)))
-    for repeat in range(REPEATS):
+    classes = logits.shape[1]
+    enough = np.bincount(targets, minlength=classes).min() >= LEAST_PER_CLASS
+    methods = [("temperature", None)]
+    methods += [
+        (name, penalty) for name, most in MOST_CLASSES.items() for penalty in PENALTIES if enough and classes <= most
+    ]
+    losses, held_out = np.zeros((len(methods), len(targets))), np.zeros((len(methods), *logits.shape))
+    repeats = min(REPEATS, math.ceil(REPEATED / len(targets)))
+    for repeat in range(repeats):
         folds = stratified_folds(targets, np.random.default_rng([seed, repeat]))
         for fold in range(FOLDS):
             held, kept = folds == fold, folds != fold
@@ -86,13 +112,14 @@ def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -
             for row, (name, penalty) in enumerate(methods):
                 scaling = fit_scaling(logits[kept], targets[kept], temperature, name, penalty) if penalty else None
                 found = softmax(calibrated_logits(logits[held], temperature, scaling))
-                losses[row, held] -= np.log(np.maximum(found[np.arange(held.sum()), targets[held]], 1e-12)) / REPEATS
+                losses[row, held] -= np.log(np.maximum(found[np.arange(held.sum()), targets[held]], 1e-12)) / repeats
+                held_out[row, held] += found / repeats
     gains = losses[0] - losses
+    errors = gains.std(axis=1, ddof=1) / math.sqrt(len(targets)) if len(targets) > 1 else np.zeros(len(methods))
     return [
-        Candidate(name, penalty, float(losses[row].mean()), float(gains[row].mean()),
-                  float(gains[row].std(ddof=1) / math.sqrt(len(targets))))
-        for row, (name, penalty) in enumerate(methods)
-    ]  # fmt: skip
+        Candidate(*method, float(losses[row].mean()), float(gains[row].mean()), float(errors[row]), held_out[row])
+        for row, method in enumerate(methods)
+    ]
 
 
 def choose_method(candidates: list[Candidate]) -> Candidate:
@@ -115,41 +142,47 @@ def fit_scaling(
 
     `vector` fits K factors and K offsets (Guo et al. 2017), `dirichlet` a whole matrix (Kull et al. 2019,
     arXiv:1910.12656). The penalty is on the squares of what leaves the identity, so that a large one gives temperature
-    scaling back; Kull et al. leave the diagonal free, which a few dozen logos of a class do not support. The loss is
-    convex: Newton's method, its step halved until the loss falls.
+    scaling back; Kull et al. leave the diagonal free, which a few dozen logos of a class do not support. To it comes the
+    prior of `fit_temperature`, whose share vanishes as logos become many. The loss is convex: Newton's method, its step
+    halved until the loss falls.
     """
     inputs = log_softmax(calibrated_logits(logits, temperature))
-    count, classes = inputs.shape
-    one_hot = np.eye(classes)[targets]
-    identity = np.eye(classes, classes + 1)  # the offsets last
-    free = np.ones_like(identity, bool)
+    (count, classes), one_hot = inputs.shape, np.eye(inputs.shape[1])[targets]
     if method == "vector":
-        free[:, :-1] = np.eye(classes, dtype=bool)
-    free, start = free.ravel(), identity.ravel()
-    extended = np.hstack([inputs, np.ones((count, 1))])  # (N, K + 1)
+        features, start = [inputs], np.ones((1, classes))  # (N, K) each: the factor of each class is on its own input
+    else:
+        features, start = list(inputs.T[:, :, None]), np.eye(classes)  # (N, 1) each: of any class on every input
+    features, start = [*features, np.ones((count, 1))], np.vstack([start, np.zeros(classes)])  # offsets last: (P, K)
+    penalty += PRIOR / count
+
+    def scores(values: np.ndarray) -> np.ndarray:
+        return sum(feature * row for feature, row in zip(features, values, strict=True))
 
     def loss(values: np.ndarray) -> float:
-        found = softmax(extended @ values.reshape(identity.shape).T)
-        likelihood = -np.log(np.maximum(found[np.arange(count), targets], 1e-300)).mean()
-        return float(likelihood + penalty / 2 * ((values - start) ** 2).sum())
+        own = log_softmax(scores(values))[np.arange(count), targets]
+        return float(penalty / 2 * ((values - start) ** 2).sum() - own.mean())
 
-    values, reached = start.copy(), loss(start)
+    values, reached, each = start, loss(start), np.arange(classes)
     for _ in range(STEPS):
-        found = softmax(extended @ values.reshape(identity.shape).T)  # (N, K)
-        gradient = ((found - one_hot).T @ extended / count).ravel() + penalty * (values - start)
-        spread = found[:, :, None] * (np.eye(classes) - found[:, None, :])  # (N, K, K)
-        hessian = np.einsum("nij,na,nb->iajb", spread, extended, extended, optimize=True) / count
-        hessian = hessian.reshape(len(values), len(values)) + penalty * np.eye(len(values))
-        step = np.zeros_like(values)
-        step[free] = np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
+        found = softmax(scores(values))  # (N, K)
+        gradient = np.array([((found - one_hot) * feature).mean(0) for feature in features]) + penalty * (
+            values - start
+        )
+        weighted = [found * feature for feature in features]
+        flat = np.hstack(weighted)  # (N, P K)
+        hessian = penalty * np.eye(values.size) - flat.T @ flat / count
+        same = np.array([[(one * feature).mean(0) for feature in features] for one in weighted])  # (P, P, K)
+        hessian.reshape(*values.shape, *values.shape)[:, each, :, each] += same.transpose(2, 0, 1)
+        step = np.linalg.solve(hessian, gradient.ravel()).reshape(values.shape)
         share = 1.0
         while (tried := loss(values - share * step)) > reached and share > 1e-6:
             share /= 2
         if reached - tried < 1e-12:
             break
         values, reached = values - share * step, tried
-    fitted = values.reshape(identity.shape).round(DIGITS)
-    return Scaling(method, tuple(map(tuple, fitted[:, :-1].tolist())), tuple(fitted[:, -1].tolist()))
+    values = values.round(DIGITS)
+    weight = np.diag(values[0]) if method == "vector" else values[:-1].T
+    return Scaling(method, tuple(map(tuple, weight.tolist())), tuple(values[-1].tolist()))
 
 
 def least_count(level: float) -> int:
@@ -205,21 +238,64 @@ def fit_familiarity(logits: np.ndarray, false_positive_rate: float) -> Familiari
     return Familiarity(_below(float(np.sort(energy(logits))[rank - 1])), false_positive_rate)
 
 
-def abstention_threshold(confidence: np.ndarray, correct: np.ndarray, target_risk: float) -> float:
-    """The least confidence such that, of all logos at or above it, at most `target_risk` are wrong.
+def abstention_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float | None:
+    """The least confidence from which on at most a share `risk` of the answers is wrong, with CERTAINTY.
 
-    confidence: (N,), correct: (N,) bool. 0 where everything may be answered; 1 where no threshold suffices.
-    Selective classification: Geifman and El-Yaniv 2017, arXiv:1705.08500.
+    confidence: (N,), correct: (N,) bool. Of all logos at or above it, `highest_risk` is at most `risk`; it lies between
+    two confidences that differ in DIGITS, so that equal ones are answered together. 0 where everything may be answered, None
+    where the logos do not show it at any. Selective classification: Geifman and El-Yaniv 2017, arXiv:1705.08500.
     """
-    order = np.argsort(-confidence, kind="stable")
-    risk = np.cumsum(~correct[order]) / np.arange(1, len(order) + 1)
-    allowed = np.flatnonzero(risk <= target_risk)
-    if not len(allowed):
-        return 1.0
-    last = int(allowed[-1])
-    if last == len(order) - 1:
-        return 0.0
-    return float((confidence[order[last]] + confidence[order[last + 1]]) / 2)
+    return _least_threshold(confidence, correct, lambda wrong, answers: highest_risk(wrong, answers) <= risk)
+
+
+def cautious_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float:
+    """The confidence from which on answers are given where `abstention_threshold` has none to promise.
+
+    1 - risk, which keeps the risk wherever the confidence is right, or more where of the logos above it more are wrong;
+    1 where that helps nothing.
+    """
+    usual = round(1 - risk, DIGITS)
+    sure = confidence >= usual
+    if not sure.any():
+        return usual
+    least = _least_threshold(confidence[sure], correct[sure], lambda wrong, answers: wrong <= risk * answers)
+    return 1.0 if least is None else max(usual, least)
+
+
+def highest_risk(wrong: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """The upper bound, with CERTAINTY, of the risk of which `wrong` of so many `answers` are a sample.
+
+    Clopper and Pearson 1934, one-sided.
+    """
+    bounds = beta.ppf(CERTAINTY, wrong + 1, np.maximum(answers - wrong, 1e-9))  # of no right answer: 1
+    return np.where(wrong == answers, 1.0, bounds)
+
+
+def least_answers(risk: float) -> float:
+    """How many answers, none of them wrong, show that the risk is at most `risk`: 59 for 5 %, 99 for 3 %."""
+    return math.ceil(math.log(1 - CERTAINTY) / math.log1p(-risk)) if risk else math.inf
+
+
+def explain_risk(count: int, risk: float) -> str:
+    """Why `count` logos of calib do not promise a risk, for a reader of the bundle."""
+    if not risk:
+        return f"not promised: {count} pictures; no number of them shows that nothing is ever wrong"
+    if count < (least := least_answers(risk)):
+        return f"not promised: {count} pictures; {least:.0f} answers, none of them wrong, show a risk of {risk:.0%} or less"
+    return (
+        f"not promised: {count} pictures; too many of the surest answers are wrong to show a risk of {risk:.0%} or less"
+    )
+
+
+def _least_threshold(confidence: np.ndarray, correct: np.ndarray, keeps: Callable) -> float | None:
+    """The least threshold of which keeps(wrong, answers) holds, halfway to the next lower confidence; or 0, or None."""
+    levels, inverse = np.unique(confidence.round(DIGITS), return_inverse=True)  # in ascending order
+    answers = np.bincount(inverse)[::-1].cumsum()[::-1]
+    wrong = np.bincount(inverse, ~correct)[::-1].cumsum()[::-1].astype(int)
+    kept = np.flatnonzero(keeps(wrong, answers))
+    if not len(kept):
+        return None
+    return round(float(levels[kept[0]] + levels[kept[0] - 1]) / 2, DIGITS + 1) if kept[0] else 0.0
 
 
 def _below(threshold: float) -> float:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_estimate, need_torch, print_found
+
+if TYPE_CHECKING:
+    from logo_edge.bundle import Bundle
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 calibrate = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -130,6 +134,7 @@ def compress_command(
         typer.echo(
             f"{found['bundle']}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {found['bundle']} IMAGE.png"
         )
+        say_weaknesses(bundle)
     if not record["complete"]:
         lost = [entry["status"] for entry in record["candidates"] if entry["status"] in ("failed", "not tried")]
         typer.echo(f"Not complete: {lost.count('failed')} candidates failed, {lost.count('not tried')} were not tried in the "
@@ -153,34 +158,45 @@ def write_page(folder: Path) -> None:
 
 @calibrate.command(
     help="Calibrate a packed bundle anew, on its own logits of a manifest's calib split, and pack it again. Its model "
-    "stays as it is; a signature is dropped."
+    "and every other file stay as they are; a signature is dropped."
 )
 def calibrate_command(
     bundle: Path = typer.Argument(..., metavar="BUNDLE", help="A bundle's folder, replaced in one step."),
     source: Path | None = typer.Option(
         None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
     ),
+    recipe: str | None = typer.Option(
+        None, "--recipe", help="Take the risks from this recipe; left out: those that the bundle was made by."
+    ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="E.g. calibrate.strict_risk=0.02."),
 ) -> None:
     need_onnx()
+    from logo_edge.bundle import read_bundle
     from logo_edge.decision import Mode
     from logo_edge.manifest import read_manifest
-    from logo_edge_compress.compress import risks_of
-    from logo_edge_compress.pack import recalibrate
+    from logo_edge_compress.pack import read_config, recalibrate
     from logo_edge_train.fetch import renders_folder
-    from logo_edge_train.recipe import load_recipe
 
-    config = load_recipe("cpu", tuple(override), used=("calibrate",)).calibrate
-    found = recalibrate(bundle, read_manifest(find_manifest(source)), renders_folder(), risks=risks_of(config),
-                        false_positive_rate=config.false_positive_rate).calibration  # fmt: skip
+    config = read_config(read_bundle(bundle), recipe, tuple(override))
+    packed = recalibrate(bundle, read_manifest(find_manifest(source)), renders_folder(), config)
+    found = packed.calibration
     scaling = f"{found.scaling.method} scaling" if found.scaling else "no scaling"
     typer.echo(
         f"{bundle}: temperature {found.temperature:.3f}, {scaling}; labels from "
         f"{found.abstain_below[Mode.BALANCED]:.3f} confidence on, strict from {found.abstain_below[Mode.STRICT]:.3f}"
     )
+    say_weaknesses(packed)
     for entry in found.conformal:
         if entry.refused:
             typer.echo(f"no prediction sets by class at {entry.level:.0%}: {entry.refused}")
+
+
+def say_weaknesses(bundle: Bundle) -> None:
+    """Prints what the bundle does not promise and the classes that it misses."""
+    from logo_edge_compress.pack import find_weaknesses
+
+    for weakness in find_weaknesses(bundle):
+        typer.echo(f"{bundle.folder}: {weakness}", err=True)
 
 
 @export.command(

@@ -22,7 +22,7 @@ from logo_edge.metrics import debiased_calibration_error, debiased_ece, softmax,
 from logo_edge.preprocess import InputContract
 from logo_edge.timing import Latency, describe_machine
 from logo_edge_compress.apart import OutOfTimeError
-from logo_edge_compress.calibrate import fit_calibration
+from logo_edge_compress.calibrate import Fitted, fit_calibration
 from logo_edge_compress.candidates import (
     CONVERTERS,
     SPLITS,
@@ -43,13 +43,13 @@ from logo_edge_compress.embed import embed_bundle
 from logo_edge_compress.engine import why_no_engine
 from logo_edge_compress.graph import LOGITS, PIXELS
 from logo_edge_compress.measure import Cost, Opened, measure_side_by_side
-from logo_edge_compress.pack import pack_bundle, reference, refuse_other_folder
+from logo_edge_compress.pack import describe_calibration, pack_bundle, reference, refuse_other_folder
 from logo_edge_compress.quantize import explain_range
 from logo_edge_compress.select import Choice, Limits, Row, choose, find_dominators, find_slow_int8
 from logo_edge_compress.verify import Parity
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.keys import artifact_key, select_settings, versions
-from logo_edge_train.recipe import Architecture, CalibrateConfig, Recipe
+from logo_edge_train.recipe import Architecture, Recipe
 from logo_edge_train.runs import Run, read_run, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
 
@@ -162,7 +162,7 @@ def compress(
     costs, timed = _measure(made, folder, say)
     say(f"calibrating {len(made)} candidates")
     calibrations = {entry.title: _calibrate(work, entry) for entry in made}
-    rows = [_row(work, entry, calibrations[entry.title], costs[entry.title]) for entry in made]
+    rows = [_row(work, entry, calibrations[entry.title].calibration, costs[entry.title]) for entry in made]
     machine = describe_machine()
     teachers = short_metrics(ensemble_logits(run.member_logits("val")), splits["val"].targets, splits["val"].sure)
     record = {
@@ -211,11 +211,6 @@ def with_recipe(run: Run, recipe: Recipe | None) -> Run:
 def work_folder(run_folder: Path, recipe: Recipe | None) -> Path:
     """Where a compression keeps its work and its report."""
     return run_folder / (f"compress-{recipe.name}" if recipe else "compress")
-
-
-def risks_of(config: CalibrateConfig) -> dict[Mode, float]:
-    """The share of wrong answers that each mode allows itself on calib; best-guess answers always."""
-    return {Mode.BALANCED: config.target_risk, Mode.STRICT: config.strict_risk}
 
 
 def check_targets(run: Run, targets: tuple[str, ...], limits: Limits, members: int = 0) -> None:
@@ -363,13 +358,11 @@ def _open(candidate: Candidate) -> Opened | str:
     return Opened("tensorrt", (candidate.folder / engine,), size_px) if engine else candidate.record["not_done"]
 
 
-def _calibrate(work: Work, candidate: Candidate) -> Calibration:
+def _calibrate(work: Work, candidate: Candidate) -> Fitted:
     """Fitted on the candidate's own logits on calib."""
-    config = work.run.recipe.calibrate
     return fit_calibration(
-        candidate.logits()["calib"], work.splits["calib"].targets, work.run.classes, risks=risks_of(config),
-        false_positive_rate=config.false_positive_rate,
-    )  # fmt: skip
+        candidate.logits()["calib"], work.splits["calib"].targets, work.run.classes, work.run.recipe.calibrate
+    )
 
 
 def _row(work: Work, candidate: Candidate, calibration: Calibration, cost: Cost | str) -> Row:
@@ -403,11 +396,12 @@ def _why_none(choice: Choice, candidates: list[Candidate], target: str) -> str:
 
 
 def _pack(
-    work: Work, target: str, candidate: Candidate, made: list[Candidate], calibrations: dict[str, Calibration],
+    work: Work, target: str, candidate: Candidate, made: list[Candidate], calibrations: dict[str, Fitted],
     costs: dict[str, Cost | str], name: str, key: str, out: Path, found: dict,
 ) -> Bundle:  # fmt: skip
     """Packs the candidate for the target and completes the record that `found` is of it."""
-    run, splits, calibration = work.run, work.splits, calibrations[candidate.title]
+    run, splits, fitted = work.run, work.splits, calibrations[candidate.title]
+    calibration = fitted.calibration
     latency, parity = _latency(costs[candidate.title]), Parity(**candidate.record["parity"])
     fp32 = next(
         (
@@ -456,6 +450,7 @@ def _pack(
             "key": key, "target": target, "student": candidate.student.rpartition("@")[0], "recipe": run.recipe.name,
             "quantization": candidate.name, "reduce_range": run.recipe.quantize.reduce_range,
             "data_hash": run.data_hash, "teachers": _teachers(run), "versions": versions(),
+            **describe_calibration(run.recipe.calibrate, fitted),
         },
         reference=reference(calibrated.calibrated("calib"), run.classes, calibration),
     )  # fmt: skip

@@ -8,20 +8,25 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from logo_edge.bundle import VECTORS, Bundle, list_files, read_bundle, write_bundle_record
 from logo_edge.classifier import Classifier
 from logo_edge.decision import Calibration, Mode, calibrated_logits
-from logo_edge.errors import BundleError, DatasetError
+from logo_edge.embedding import SPACE
+from logo_edge.errors import BundleError, DatasetError, RecipeError
 from logo_edge.manifest import Manifest, labelled_rows, targets_of
 from logo_edge.metrics import softmax, summarize
 from logo_edge.monitor import reference_of
-from logo_edge_compress.calibrate import fit_calibration
+from logo_edge_compress.calibrate import Fitted, fit_calibration
 from logo_edge_compress.embed import SAMPLES, embed_bundle
+from logo_edge_train.recipe import BUILT_IN, CalibrateConfig, load_recipe
+
+CARD = "card.md"
+ARTIFACTS = {"openvino": "model.xml", "torchscript": "model.pt"}  # beside model.onnx, by backend
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
@@ -39,10 +44,11 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path
         part = Path(temporary) / "bundle"
         part.mkdir()
         for name, path in {bundle.model.file: model, **(extra or {})}.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, part / name)
         bundle = replace(bundle, folder=part)
         _write_vectors(bundle)
-        (part / "card.md").write_text(model_card(bundle), encoding="utf-8")
+        (part / CARD).write_text(model_card(bundle), encoding="utf-8")
         write_bundle_record(replace(bundle, files=list_files(part)))
         Classifier.load(part).run_vectors()
         put_folder(part, folder)
@@ -64,15 +70,20 @@ def put_folder(part: Path, folder: Path) -> None:
     part.rename(folder)
 
 
-def recalibrate(folder: Path, manifest: Manifest, renders: Path, *, risks: dict[Mode, float],
-                false_positive_rate: float) -> Bundle:  # fmt: skip
+def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: CalibrateConfig) -> Bundle:
     """The bundle in `folder`, packed anew with a calibration fitted on its own logits of the manifest's calib split.
 
-    Its figures on val and test, where the manifest has them, its reference and, of a manifest with a train split, its
-    embedding are brought up to date; a signature is not kept. Raises DatasetError where calib is empty or has labels that the bundle does not know, or lacks one.
+    They are those of the artifact that it is packed for: the OpenVINO or TorchScript file, or all members. Its figures on val
+    and test, where the manifest has them, its reference and, of a manifest with a train split, its embedding are brought
+    up to date; every other file stays, but for a signature. Raises DatasetError where calib is empty, lacks a class or has
+    labels that the bundle does not know, MissingExtraError where the artifact's library is missing.
     """
-    classifier = Classifier.load(folder)
-    bundle, labels = classifier.bundle, classifier.labels
+    bundle = read_bundle(folder)
+    backend, artifact = next(
+        ((backend, folder / name) for backend, name in ARTIFACTS.items() if name in bundle.files), ("onnxruntime", None)
+    )
+    classifier = Classifier(bundle, backend=backend, artifact=artifact)
+    labels = classifier.labels
     rows = {"calib": labelled_rows(manifest, "calib", labels, "the bundle's")}
     if missing := sorted(set(labels) - {row.label for row in rows["calib"]}):
         raise DatasetError(
@@ -88,9 +99,8 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, *, risks: dict[
         for name, part in rows.items()
     }  # fmt: skip
     targets = {name: targets_of(part, labels) for name, part in rows.items()}
-    calibration = fit_calibration(
-        logits["calib"], targets["calib"], labels, risks=risks, false_positive_rate=false_positive_rate
-    )
+    fitted = fit_calibration(logits["calib"], targets["calib"], labels, config)
+    calibration = fitted.calibration
     calibrated = {
         name: calibrated_logits(part, calibration.temperature, calibration.scaling) for name, part in logits.items()
     }
@@ -98,10 +108,65 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, *, risks: dict[
         name: summarize(calibrated[name], targets[name], np.array([row.sure for row in rows[name]], bool), 1.0, labels)
         for name in rows if name != "calib"
     }  # fmt: skip
-    bundle = replace(bundle, calibration=calibration, metrics=metrics, reference=reference(calibrated["calib"], labels, calibration))  # fmt: skip
+    bundle = replace(
+        bundle, calibration=calibration, metrics=metrics, reference=reference(calibrated["calib"], labels, calibration),
+        provenance={**bundle.provenance, **describe_calibration(config, fitted)},
+    )  # fmt: skip
+    remade = {
+        bundle.model.file,
+        SPACE,
+        CARD,
+        *(name for name in bundle.files if name.startswith(f"{PurePosixPath(VECTORS).parent}/")),
+    }
+    kept = {name: bundle.folder / name for name in bundle.files if name not in remade}
     with tempfile.TemporaryDirectory() as work:
-        bundle, model, extra = embed_bundle(bundle, bundle.model_path, Path(work), manifest, renders)
-        return pack_bundle(bundle, model, folder, extra)
+        model, space = bundle.model_path, {}
+        if not bundle.members:
+            bundle, model, space = embed_bundle(bundle, model, Path(work), manifest, renders)
+        return pack_bundle(bundle, model, folder, {**kept, **space})
+
+
+def describe_calibration(config: CalibrateConfig, fitted: Fitted) -> dict:
+    """What a bundle's provenance says of its calibration: what was asked for, and by mode what is not promised."""
+    return {"calibrate": asdict(config), "unpromised": {mode.value: why for mode, why in fitted.unpromised.items()}}
+
+
+def read_config(bundle: Bundle, recipe: str | None, overrides: tuple[str, ...]) -> CalibrateConfig:
+    """What to calibrate the bundle by: a recipe's settings or, without one, those that it was calibrated by, overridden.
+
+    Raises RecipeError where the bundle is of an earlier release, which kept only the name of its recipe, and there is
+    none of that name.
+    """
+    own = bundle.provenance.get("calibrate")
+    if recipe is None and own is not None:
+        recipe, overrides = "cpu", (*(f"calibrate.{key}={value}" for key, value in dict(own).items()), *overrides)
+    elif recipe is None:
+        recipe = str(bundle.provenance.get("recipe"))
+        if not (BUILT_IN / f"{recipe}.toml").exists():
+            raise RecipeError(
+                f"{bundle.folder}: keeps no risks, and its recipe {recipe!r} is not one of ours; give --recipe, the TOML file "
+                "that it was made by"
+            )
+    return load_recipe(recipe, overrides, used=("calibrate",)).calibrate
+
+
+def find_weaknesses(bundle: Bundle) -> list[str]:
+    """What a bundle should not ship with unseen: a mode that promises nothing, one answer to everything, a class missed.
+
+    Each is a sentence. A class counts as missed where no split recognises a single logo of it.
+    """
+    found = [f"mode {mode}: {why}" for mode, why in bundle.provenance.get("unpromised", {}).items()]
+    if not bundle.metrics:
+        return found
+    confusion = np.sum([figures["confusion"] for figures in bundle.metrics.values()], axis=0)  # (K, K), rows are true
+    where = f"the {confusion.sum()} logos of {' and '.join(bundle.metrics)}"
+    given = np.flatnonzero(confusion.sum(0))
+    if len(given) == 1:
+        return [*found, f"gives {bundle.labels[given[0]]!r} for each of {where}"]
+    missed = np.flatnonzero((confusion.sum(1) > 0) & (confusion.diagonal() == 0))
+    return found + [
+        f"recognises none of the {confusion[k].sum()} logos of {bundle.labels[k]!r} among {where}" for k in missed
+    ]
 
 
 def reference(calibrated: np.ndarray, labels: tuple[str, ...], calibration: Calibration) -> dict:
@@ -135,6 +200,7 @@ def _write_vectors(bundle: Bundle) -> None:
 def model_card(bundle: Bundle) -> str:
     """The bundle's card.md: what it is for, how it was made, what it reaches, where it fails."""
     provenance, calibration, lines = bundle.provenance, bundle.calibration, []
+    weaknesses = find_weaknesses(bundle)
     scaling = f", {calibration.scaling.method} scaling" if calibration.scaling else ""
     for split, figures in bundle.metrics.items():
         recalls = ", ".join(f"{label} {_percent(recall)}" for label, recall in figures["recall"].items())
@@ -168,6 +234,8 @@ def model_card(bundle: Bundle) -> str:
             *lines,
             "## Limits",
             "",
+            *(f"- {weakness}" for weakness in weaknesses),
+            *([""] if weaknesses else []),
             "It sorts what is a logo already; it does not say whether a picture is one. Confidence is calibrated on "
             "logos like those of its manifest: on photographs, screenshots or damaged images it may be confidently "
             "wrong. The marks that it was trained on belong to their owners and are not part of the bundle.",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from logo_edge.backends import ModelFile, Resources, open_backend
 from logo_edge.bundle import EPISTEMIC
@@ -81,8 +82,7 @@ def verify_epistemic(parent: np.ndarray, artifact: np.ndarray, least: float, nam
     """
     if np.ptp(parent) == 0 and np.ptp(artifact) == 0:
         return 1.0
-    ranks = [np.unique(values, return_inverse=True)[1].astype(float) for values in (parent, artifact)]
-    found = float(np.corrcoef(*ranks)[0, 1]) if np.ptp(parent) and np.ptp(artifact) else 0.0
+    found = float(spearmanr(parent, artifact).statistic) if np.ptp(parent) and np.ptp(artifact) else 0.0
     if not (found >= least and np.isfinite(artifact).all()):
         raise VerificationError(
             f"{name}: its `epistemic` orders {len(parent)} pictures otherwise than its parent's: rank correlation "

@@ -12,7 +12,7 @@ from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import Figure, bootstrap, softmax, summarize, wilson_interval
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_compress.calibrate import LEVELS, conformal_threshold
+from logo_edge_compress.calibrate import LEVELS, choose_method, compare_methods, conformal_threshold
 from logo_edge_report.attacks import ATTACKS, attack
 from logo_edge_report.conditions import (
     SEVERITIES,
@@ -278,22 +278,39 @@ def _separate(logits: dict[str, np.ndarray], outside: dict[str, np.ndarray], spl
 
 
 def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:
-    """Split-conformal sets, thresholds from calib: coverage with the interval that both sizes imply, and mean size."""
+    """Split-conformal sets: coverage with the interval that both sizes imply, and mean size.
+
+    A bundle's thresholds are those that it carries; of other subjects they come from calib.
+    """
     calib = manifest.split("calib")
     if not calib or "calib" not in logits:
         return {}
-    held_out, probabilities = softmax(subject.calibrated(logits["calib"])), softmax(subject.calibrated(logits[split]))
-    targets = targets_of(manifest.split(split), subject.labels)
+    thresholds = {entry.level: entry.threshold for entry in subject.conformal}
+    if not thresholds:
+        calib_targets = targets_of(calib, subject.labels)
+        held_out = _held_out_probabilities(subject, logits["calib"], calib_targets)
+        thresholds = {level: conformal_threshold(held_out, calib_targets, level) for level in LEVELS}
+    probabilities, targets = (
+        softmax(subject.calibrated(logits[split])),
+        targets_of(manifest.split(split), subject.labels),
+    )
     found = {}
-    for level in LEVELS:
-        threshold = conformal_threshold(held_out, targets_of(calib, subject.labels), level) or 0.0  # all labels join
-        sets = prediction_sets(probabilities, threshold)
+    for level, threshold in thresholds.items():
+        sets = prediction_sets(probabilities, threshold or 0.0)  # without a threshold all labels join
         low, high = coverage_interval(len(calib), len(targets), level)
         found[f"{level:.2f}"] = {
             "threshold": threshold, "coverage": float(sets[np.arange(len(targets)), targets].mean()),
             "expected_low": low, "expected_high": high, "mean_size": float(sets.sum(1).mean()),
         }  # fmt: skip
     return found
+
+
+def _held_out_probabilities(subject: Subject, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(N, K) of the logos of calib, each from a fit that has not seen it, where the subject was calibrated on them."""
+    if subject.scaling is None and subject.temperature == 1.0:
+        return softmax(logits)
+    candidates = compare_methods(logits, targets)
+    return (choose_method(candidates) if subject.scaling else candidates[0]).held_out
 
 
 def _share_of(hits: np.ndarray) -> Figure:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from logo_edge.metrics import Figure, bootstrap, wilson_interval
+from logo_edge.metrics import Figure, bootstrap, equal_mass_bins, wilson_interval
 from logo_edge_compress.calibrate import conformal_rank
 
 
@@ -32,19 +32,22 @@ def precision(predicted: np.ndarray, targets: np.ndarray, label: int) -> Figure:
 
 def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
     """Equal-mass bins in order of confidence: their count, mean confidence and accuracy."""
-    order = np.argsort(confidence, kind="stable")
     return [
         {"count": len(members), "confidence": float(confidence[members].mean()),
          "accuracy": float(correct[members].mean())}
-        for members in np.array_split(order, min(bins, max(1, len(order) // 5)))
+        for members in equal_mass_bins(confidence, min(bins, max(1, len(confidence) // 5)))
     ]  # fmt: skip
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(coverage, risk), (B,) each: the error among the most confident share. Geifman and El-Yaniv 2017, arXiv:1705.08500."""
-    order = np.argsort(-confidence, kind="stable")
-    counts = np.arange(1, len(order) + 1)
-    return counts / len(order), np.cumsum(~correct[order]) / counts
+    """(coverage, risk), (B,) each: the error among the most confident share. Geifman and El-Yaniv 2017, arXiv:1705.08500.
+
+    Of equal confidences each is as wrong as all of them on the mean, so that their order does not count.
+    """
+    _, level, sizes = np.unique(-confidence, return_inverse=True, return_counts=True)  # the most confident first
+    wrong = np.repeat(np.bincount(level, ~correct) / sizes, sizes)
+    counts = np.arange(1, len(wrong) + 1)
+    return counts / len(wrong), np.cumsum(wrong) / counts
 
 
 def area_under_risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.bundle import RECORD, read_bundle
-from logo_edge.decision import Mode, Scaling, calibrated_logits
+from logo_edge.decision import Conformal, Mode, Scaling, calibrated_logits
 from logo_edge.errors import RunError
 from logo_edge.preprocess import InputContract, preprocess
 
@@ -37,6 +37,7 @@ class Subject:
     predict: Callable[[Sequence[Image.Image]], np.ndarray]
     temperature: float = 1.0
     scaling: Scaling | None = None
+    conformal: tuple[Conformal, ...] = ()
     abstain_below: float = 0.0
     size_bytes: int = 0
     network: LogoNetwork | None = None
@@ -99,7 +100,7 @@ def _bundle_subject(folder: Path) -> Subject:
 
     calibration = bundle.calibration
     return Subject(bundle.name, "bundle", bundle.labels, predict, calibration.temperature, calibration.scaling,
-                   calibration.abstain_below[Mode.BALANCED], bundle.size_bytes)  # fmt: skip
+                   calibration.conformal, calibration.abstain_below[Mode.BALANCED], bundle.size_bytes)  # fmt: skip
 
 
 def _onnx_subject(path: Path) -> Subject:

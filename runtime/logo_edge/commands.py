@@ -137,6 +137,8 @@ def info_command(
             f"{value:.3f} ({mode})" for mode, value in content.calibration.abstain_below.items() if value
         ),
     }
+    if isinstance(unpromised := content.provenance.get("unpromised"), dict):
+        rows |= {str(mode): str(why) for mode, why in unpromised.items()}
     rows |= _test_rows(content.metrics.get("test"))
     if classifier.artifact:
         rows["runs instead"] = f"{classifier.artifact}  (sha256 {classifier.model_sha256[:12]}...)"

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from logo_edge.decision import log_softmax
+
 BINS = 15
-LOG_TEMPERATURE = (-3.0, 3.0)  # 0.05 to 20
+LOG_TEMPERATURE = (-15.0, 15.0)  # the search's ends, which the prior keeps the result away from
+PRIOR = 4.0  # the weight of "the network is right as it is", in logos
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -49,14 +52,19 @@ def negative_log_likelihood(probabilities: np.ndarray, targets: np.ndarray) -> f
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature of least NLL, positive by construction: a golden-section search over its logarithm.
+    """The temperature of least penalised NLL: a golden-section search over its logarithm.
 
-    Guo et al. 2017, arXiv:1706.04599. NLL is unimodal in 1 / T, hence in log T.
+    Guo et al. 2017, arXiv:1706.04599, with a Gamma prior on the inverse temperature b, whose mode is 1: PRIOR (b - 1 -
+    log b) nats, as much as 2 PRIOR observations of a precision of 1 say. A few logos, all of them right, would take the
+    temperature to 0, and worse than chance to infinity; the prior's share vanishes as logos become many. Both terms are
+    convex in b, so that their sum is unimodal in log T too.
     """
     low, high = LOG_TEMPERATURE
 
     def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(softmax(logits, float(np.exp(log_temperature))), targets)
+        inverse = float(np.exp(-log_temperature))
+        own = log_softmax(logits.astype(np.float64) * inverse)[np.arange(len(targets)), targets]
+        return PRIOR * (inverse - 1 + log_temperature) - float(own.sum())
 
     left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
     loss_left, loss_right = loss(left), loss(right)
@@ -90,10 +98,7 @@ def debiased_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) 
     when each bin's accuracy is drawn anew from its normal approximation. Here its expectation is taken in closed form.
     The correction is of first order: on a calibrated set 2 - sqrt(2), three fifths, of the plug-in's bias is left.
     """
-    estimate = 0.0
-    for share, gap, variance in _bins(confidence, correct, bins):
-        estimate += share * (2 * abs(gap) - _folded_normal_mean(gap, np.sqrt(variance)))
-    return float(max(0.0, estimate))
+    return max(0.0, _signed_ece(confidence, correct, bins))
 
 
 def debiased_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
@@ -102,17 +107,40 @@ def debiased_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
     The l2 estimator of Kumar et al. 2019 (arXiv:1909.10155, section 5) over equal-mass bins: from each bin's squared
     gap the variance acc (1 - acc) / (n - 1) of its accuracy is taken off.
     """
-    squared = sum(share * (gap * gap - variance) for share, gap, variance in _bins(confidence, correct, bins))
-    return float(np.sqrt(max(0.0, squared)))
+    return float(np.sqrt(max(0.0, _signed_square_error(confidence, correct, bins))))
 
 
-def bootstrap(estimate: Callable[..., float], *arrays: np.ndarray, rounds: int = 1000, seed: int = 0) -> Figure:
-    """The estimate with its percentile bootstrap interval; the arrays are resampled together along axis 0."""
+def ece_interval(confidence: np.ndarray, correct: np.ndarray, *, rounds: int = 1000) -> Figure:
+    """`debiased_ece` with its basic bootstrap interval."""
+    figure = bootstrap(_signed_ece, confidence, correct, plug_in=expected_calibration_error, rounds=rounds)
+    return Figure(*(max(0.0, end) for end in (figure.value, figure.low, figure.high)))
+
+
+def calibration_error_interval(confidence: np.ndarray, correct: np.ndarray, *, rounds: int = 1000) -> Figure:
+    """`debiased_calibration_error` with its basic bootstrap interval, which is found for the squares."""
+    figure = bootstrap(_signed_square_error, confidence, correct, plug_in=_plain_square_error, rounds=rounds)
+    return Figure(*(float(np.sqrt(max(0.0, end))) for end in (figure.value, figure.low, figure.high)))
+
+
+def bootstrap(
+    estimate: Callable[..., float], *arrays: np.ndarray, plug_in: Callable[..., float] | None = None, rounds: int = 1000,
+    seed: int = 0,
+) -> Figure:  # fmt: skip
+    """The estimate with its 95 % bootstrap interval, which holds it; the arrays are resampled together along axis 0.
+
+    The interval is the percentile one. An estimate that corrects a bias needs the basic one and `plug_in`, the same
+    without the correction: the samples are drawn from a population of which just that is true, so that the errors are
+    the draws less it (Davison and Hinkley 1997, "Bootstrap Methods", 2.2 and 5.2). The percentiles of the draws would
+    lie too high by the very bias that the estimate is free of.
+    """
     generator = np.random.default_rng(seed)
     count = len(arrays[0])
     draws = [estimate(*(array[index] for array in arrays)) for index in generator.integers(0, count, (rounds, count))]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Figure(estimate(*arrays), float(low), float(high))
+    value, (low, high) = float(estimate(*arrays)), map(float, np.percentile(draws, [2.5, 97.5]))
+    if plug_in is not None:
+        true = plug_in(*arrays)
+        low, high = value + true - high, value + true - low
+    return Figure(value, min(low, value), max(high, value))
 
 
 def summarize(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray, temperature: float, labels: tuple[str, ...]):
@@ -135,8 +163,8 @@ def summarize(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray, tempera
             name: vars(wilson_interval(int(confusion[k, k]), int(confusion[k].sum()))) for k, name in enumerate(labels)
         },
         "ece": expected_calibration_error(confidence, correct),
-        "ece_debiased": vars(bootstrap(debiased_ece, confidence, correct)),
-        "calibration_error_debiased": vars(bootstrap(debiased_calibration_error, confidence, correct)),
+        "ece_debiased": vars(ece_interval(confidence, correct)),
+        "calibration_error_debiased": vars(calibration_error_interval(confidence, correct)),
         "nll": negative_log_likelihood(probabilities, targets),
         "brier": brier_score(probabilities, targets),
         "mean_confidence": float(confidence.mean()),
@@ -144,13 +172,38 @@ def summarize(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray, tempera
     }
 
 
+def equal_mass_bins(confidence: np.ndarray, bins: int) -> list[np.ndarray]:
+    """The indices of each bin, at most `bins` of as equal size as equal confidences, which share a bin, allow."""
+    order = np.argsort(confidence, kind="stable")
+    bin_of_rank = np.repeat(np.arange(bins), [len(part) for part in np.array_split(order, bins)])
+    _, first, count = np.unique(confidence[order], return_index=True, return_counts=True)
+    bin_of_rank = np.repeat(bin_of_rank[first + count // 2], count)
+    return np.split(order, np.flatnonzero(np.diff(bin_of_rank)) + 1)
+
+
+def _signed_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
+    """`debiased_ece` before it is cut off at 0."""
+    return float(sum(
+        share * (2 * abs(gap) - _folded_normal_mean(gap, np.sqrt(variance)))
+        for share, gap, variance in _bins(confidence, correct, bins)
+    ))  # fmt: skip
+
+
+def _signed_square_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
+    """The square of `debiased_calibration_error` before it is cut off at 0."""
+    return float(sum(share * (gap * gap - variance) for share, gap, variance in _bins(confidence, correct, bins)))
+
+
+def _plain_square_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
+    return float(sum(share * gap * gap for share, gap, _ in _bins(confidence, correct, bins)))
+
+
 def _bins(confidence: np.ndarray, correct: np.ndarray, bins: int):
     """(share, confidence - accuracy, variance of the accuracy) of each of the equal-mass bins."""
-    order = np.argsort(confidence, kind="stable")
-    for members in np.array_split(order, min(bins, max(1, len(order) // 2))):
+    for members in equal_mass_bins(confidence, min(bins, max(1, len(confidence) // 2))):
         accuracy = correct[members].mean()
         gap = confidence[members].mean() - accuracy
-        yield len(members) / len(order), gap, accuracy * (1 - accuracy) / max(1, len(members) - 1)
+        yield len(members) / len(confidence), gap, accuracy * (1 - accuracy) / max(1, len(members) - 1)
 
 
 def _folded_normal_mean(mean: float, deviation: float) -> float:

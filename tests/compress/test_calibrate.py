@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
 
 from logo_edge.decision import Calibration, Conformal, Mode, Scaling, calibrated_logits, energy, prediction_set
 from logo_edge.errors import BundleError
-from logo_edge.metrics import fit_temperature, negative_log_likelihood, softmax
+from logo_edge.metrics import PRIOR, fit_temperature, negative_log_likelihood, softmax
+from logo_edge_compress import calibrate
 from logo_edge_compress.calibrate import (
     Candidate,
     abstention_threshold,
+    cautious_threshold,
     choose_method,
     compare_methods,
     conformal_threshold,
@@ -18,9 +24,12 @@ from logo_edge_compress.calibrate import (
     fit_conformal,
     fit_familiarity,
     fit_scaling,
+    highest_risk,
+    least_answers,
     least_count,
     stratified_folds,
 )
+from logo_edge_train.recipe import CalibrateConfig
 
 
 def overconfident_logits(temperature: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -36,33 +45,126 @@ def test_the_true_temperature_is_found(temperature):
     assert fit_temperature(*overconfident_logits(temperature)) == pytest.approx(temperature, rel=0.05)
 
 
-def test_no_other_temperature_has_a_lower_likelihood_loss():
+def test_the_temperature_is_the_least_of_its_penalised_loss():
     logits, targets = overconfident_logits(1.7, 400)
     best = fit_temperature(logits, targets)
-    loss = negative_log_likelihood(softmax(logits, best), targets)
-    others = [negative_log_likelihood(softmax(logits, other), targets) for other in np.geomspace(0.06, 19, 80)]
-    assert loss <= min(others) + 1e-9
+
+    def loss(temperature: float) -> float:
+        likelihood = -np.log(softmax(logits, temperature)[np.arange(400), targets]).sum()
+        return likelihood + PRIOR * (1 / temperature - 1 + np.log(temperature))
+
+    found = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-7})
+    assert best == pytest.approx(found.x, rel=1e-4)
+    assert best == pytest.approx(1.7, rel=0.1)
 
 
-def test_a_perfect_set_still_gives_a_positive_temperature():
-    logits = np.eye(3, dtype=np.float32)[[0, 1, 2] * 5] * 9
-    assert fit_temperature(logits, np.array([0, 1, 2] * 5)) > 0
+@pytest.mark.parametrize("count", [0, 1, 2, 6, 30])
+def test_few_logos_all_right_or_all_wrong_leave_the_temperature_near_one(count):
+    logits = 3 * np.eye(2, dtype=np.float32)[np.arange(count) % 2]
+    right = fit_temperature(logits, np.arange(count) % 2)
+    wrong = fit_temperature(logits, (np.arange(count) + 1) % 2)
+    assert right == wrong == pytest.approx(1, abs=1e-4) if count == 0 else 0.4 < right < 1 < wrong < 30
 
 
-def test_the_threshold_is_the_lowest_that_keeps_the_risk():
-    confidence = np.array([0.99, 0.9, 0.8, 0.7, 0.6, 0.5])
-    correct = np.array([True, True, True, False, True, False])
-    assert abstention_threshold(confidence, correct, 0.2) == pytest.approx(0.55)
-    assert abstention_threshold(confidence, correct, 0.0) == pytest.approx(0.75)
-    assert abstention_threshold(confidence, correct, 0.5) == 0.0
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+def test_no_set_takes_the_temperature_to_the_end_of_its_search(scale):
+    logits, targets = scale * np.eye(3, dtype=np.float32)[[0, 1, 2] * 400], np.array([0, 1, 2] * 400)
+    for labels in (targets, (targets + 1) % 3):
+        assert -14 < np.log(fit_temperature(logits, labels)) < 14
 
 
-def test_where_no_threshold_keeps_the_risk_nothing_is_answered():
-    assert abstention_threshold(np.array([0.9, 0.8]), np.array([False, False]), 0.1) == 1.0
+@pytest.mark.parametrize(("wrong", "answers"), [(0, 59), (0, 58), (3, 200), (7, 255), (40, 41), (5, 5), (0, 1)])
+def test_the_highest_risk_is_that_of_the_exact_binomial_test(wrong, answers):
+    expected = binomtest(wrong, answers, alternative="less").proportion_ci(0.95, method="exact").high
+    assert highest_risk(np.array(wrong), np.array(answers)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("risk", "needed"), [(0.05, 59), (0.03, 99), (0.01, 299)])
+def test_a_risk_needs_a_sample_before_it_is_promised(risk, needed):
+    assert least_answers(risk) == needed
+    confidence = np.linspace(0.6, 0.99, needed)
+    assert abstention_threshold(confidence, np.ones(needed, bool), risk) == 0.0
+    assert abstention_threshold(confidence[1:], np.ones(needed - 1, bool), risk) is None
+    assert least_answers(0.0) == np.inf
+
+
+@pytest.mark.parametrize("ties", [2, 1, 0])  # decimals of the confidences: the fewer, the more are equal
+def test_the_threshold_is_the_lowest_between_different_confidences_that_keeps_the_risk(ties):
+    random, seen = np.random.default_rng(ties), 0
+    for _ in range(8):
+        confidence = np.round(random.uniform(0.5, 1, 120), ties)
+        correct = random.random(120) < 0.75 + confidence / 4
+        threshold = abstention_threshold(confidence, correct, 0.1)
+        levels = [level for level in np.unique(confidence) if keeps(confidence, correct, level, 0.1)]
+        assert (threshold is None) == (not levels)
+        if levels:
+            assert np.array_equal(confidence >= threshold, confidence >= levels[0])
+            seen += 1
+    assert seen >= (2 if ties else 0)
+
+
+def keeps(confidence: np.ndarray, correct: np.ndarray, level: float, risk: float) -> bool:
+    """By brute force: whether of all answers from that confidence on at most the share is wrong, with 95 %."""
+    answered = confidence >= level
+    wrong = int((~correct[answered]).sum())
+    return binomtest(wrong, int(answered.sum()), alternative="less").proportion_ci(0.95, "exact").high <= risk
+
+
+def test_confidences_that_differ_by_less_than_the_packed_digits_are_answered_together():
+    confidence = np.repeat([0.9 + 2e-9, 0.9 + 1e-9], 100)
+    correct = np.repeat([True, False], 100)
+    assert abstention_threshold(confidence, correct, 0.05) is None
+    assert cautious_threshold(confidence, correct, 0.05) == 0.95
+
+
+def test_without_a_promise_answers_need_the_confidence_that_the_risk_implies_and_what_calib_asks_for():
+    right = np.ones(6, bool)
+    assert cautious_threshold(np.full(6, 0.8), right, 0.05) == 0.95, "no logo of calib speaks of more"
+    assert cautious_threshold(np.full(6, 0.99), right, 0.05) == 0.95
+    assert cautious_threshold(np.array([0.96, 0.97, 0.98, 0.99]), np.array([False, False, True, True]), 0.05) == 0.975
+    assert cautious_threshold(np.full(6, 0.99), ~right, 0.05) == 1.0
+    assert cautious_threshold(np.full(6, 0.99), right, 0.0) == 1.0
+
+
+def test_six_right_pictures_promise_nothing_and_make_nobody_overconfident():
+    logits = np.float32([[2, 0], [0, 2]] * 3)
+    fitted = fit_calibration(logits, np.array([0, 1] * 3), ("ok", "scratch"))
+    calibration = fitted.calibration
+    assert 0.5 < calibration.temperature < 1
+    assert calibration.scaling is None
+    assert [calibration.abstain_below[mode] for mode in Mode] == [0.0, 0.95, 0.97]
+    assert set(fitted.unpromised) == {Mode.BALANCED, Mode.STRICT}
+    assert fitted.unpromised[Mode.BALANCED].startswith("not promised: 6 pictures; 59 answers, none of them wrong")
+    assert fitted.unpromised[Mode.STRICT].startswith("not promised: 6 pictures; 99 answers, none of them wrong")
+    confidence = softmax(calibrated_logits(logits, calibration.temperature)).max(1)
+    assert (confidence < 0.98).all(), "2 nats apart are 88 %, and six pictures show little more"
+
+
+def test_enough_pictures_without_a_risk_to_show_say_that_too_many_are_wrong():
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 3, (200, 4)).astype(np.float32)
+    fitted = fit_calibration(logits, random.integers(0, 4, 200), LABELS)
+    assert "200 pictures; too many of the surest answers are wrong" in fitted.unpromised[Mode.BALANCED]
+    assert 0.95 <= fitted.calibration.abstain_below[Mode.BALANCED] <= fitted.calibration.abstain_below[Mode.STRICT]
+
+
+def test_the_promised_risk_is_kept_on_other_logos_in_nearly_every_draw():
+    random = np.random.default_rng(0)
+    confidence = 1 - 0.6 * random.beta(0.45, 3, 100_000)
+    correct = random.random(100_000) < confidence
+    broken = answered = 0
+    for _ in range(300):
+        kept = random.integers(0, 100_000, 345)
+        threshold = abstention_threshold(confidence[kept], correct[kept], 0.05)
+        sure = confidence >= (2 if threshold is None else threshold)
+        broken += sure.any() and (~correct[sure]).mean() > 0.05
+        answered += sure.mean() / 300
+    assert broken <= 24  # 15 by each bound alone, and a few more by choosing the threshold among all
+    assert answered > 0.5
 
 
 LABELS = ("a", "b", "c", "d")
-RISKS = {Mode.BALANCED: 0.05, Mode.STRICT: 0.02}
+RISKS = CalibrateConfig(target_risk=0.05, strict_risk=0.02)
 
 
 def skewed_logits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,10 +177,10 @@ def skewed_logits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_calibration_keeps_the_risk_of_each_mode_on_its_own_split():
     logits, targets = overconfident_logits(0.8, 2000)
-    calibration = fit_calibration(logits, targets, LABELS, risks=RISKS)
+    calibration = fit_calibration(logits, targets, LABELS, RISKS).calibration
     probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
     shares = []
-    for mode, risk in RISKS.items():
+    for mode, risk in ((Mode.BALANCED, 0.05), (Mode.STRICT, 0.02)):
         answered = probabilities.max(1) >= calibration.abstain_below[mode]
         assert (probabilities.argmax(1) != targets)[answered].mean() <= risk + 1e-4
         shares.append(answered.mean())
@@ -100,7 +202,7 @@ def test_where_a_temperature_is_right_whatever_is_chosen_costs_next_to_nothing()
     assert [entry.method for entry in compare_methods(logits[kept], targets[kept])[::3]] == [
         "temperature", "vector", "dirichlet"
     ]  # fmt: skip
-    found = fit_calibration(logits[kept], targets[kept], LABELS, risks=RISKS)
+    found = fit_calibration(logits[kept], targets[kept], LABELS, RISKS).calibration
     plain, chosen = (
         negative_log_likelihood(softmax(calibrated_logits(logits[held], found.temperature, scaling)), targets[held])
         for scaling in (None, found.scaling)
@@ -110,7 +212,7 @@ def test_where_a_temperature_is_right_whatever_is_chosen_costs_next_to_nothing()
 
 def test_where_classes_are_skewed_a_scaling_wins_and_is_better_on_logos_it_has_not_seen():
     logits, targets = skewed_logits(600, 0)
-    calibration = fit_calibration(logits, targets, LABELS, risks=RISKS)
+    calibration = fit_calibration(logits, targets, LABELS, RISKS).calibration
     assert calibration.scaling.method in ("vector", "dirichlet")
     others, their_targets = skewed_logits(4000, 1)
     plain, scaled = (
@@ -128,7 +230,8 @@ def test_a_scaling_is_at_the_least_of_its_convex_loss(method):
 
     def loss(scaling: Scaling) -> float:
         left = np.sum((np.array(scaling.weight) - np.eye(4)) ** 2) + np.sum(np.array(scaling.bias) ** 2)
-        return negative_log_likelihood(softmax(calibrated_logits(logits, 1.3, scaling)), targets) + penalty / 2 * left
+        likelihood = negative_log_likelihood(softmax(calibrated_logits(logits, 1.3, scaling)), targets)
+        return likelihood + (penalty + PRIOR / 300) / 2 * left
 
     assert method == "dirichlet" or np.count_nonzero(found.weight) == 4
     for _ in range(40):
@@ -141,6 +244,58 @@ def test_a_great_penalty_gives_temperature_scaling_back():
     found = fit_scaling(*skewed_logits(300, 0), 1.3, "dirichlet", 1e6)
     assert np.allclose(found.weight, np.eye(4), atol=1e-3)
     assert np.allclose(found.bias, 0, atol=1e-3)
+
+
+def test_a_class_with_few_logos_is_calibrated_by_temperature_alone():
+    logits, targets = skewed_logits(600, 0)
+    few = np.concatenate([np.flatnonzero(targets != 3), np.flatnonzero(targets == 3)[:19]])
+    assert [entry.method for entry in compare_methods(logits[few], targets[few])] == ["temperature"]
+
+
+def test_of_many_classes_only_the_diagonal_is_fitted_and_that_in_little_time():
+    random, classes = np.random.default_rng(0), 64
+    targets = np.arange(64 * 20) % classes
+    logits = (random.normal(0, 1.5, (len(targets), classes)) + 4 * np.eye(classes)[targets]).astype(np.float32)
+    began = time.process_time()
+    candidates = compare_methods(logits, targets)
+    assert [entry.method for entry in candidates] == ["temperature", *["vector"] * 3]
+    assert time.process_time() - began < 30  # about 1 s; a whole matrix of 4160 numbers took 20 s a fit, 60 fits
+
+
+def test_thresholds_are_fitted_to_probabilities_of_fits_that_have_not_seen_the_logo():
+    logits, targets = skewed_logits(300, 0)
+    chosen = choose_method(compare_methods(logits, targets))
+    assert chosen.held_out.shape == (300, 4)
+    assert chosen.held_out.sum(1) == pytest.approx(np.ones(300))
+    found = fit_calibration(logits, targets, LABELS, RISKS).calibration
+    seen = softmax(calibrated_logits(logits, found.temperature, found.scaling))
+    own, held_out = (part[np.arange(300), targets] for part in (seen, chosen.held_out))
+    assert np.log(held_out).mean() < np.log(own).mean(), "a fit is better on what it has seen"
+    for entry in found.conformal:
+        rank = np.ceil(round(301 * entry.level, 9)).astype(int)
+        assert entry.threshold == pytest.approx(np.sort(held_out)[::-1][rank - 1], abs=2e-6)
+
+
+@pytest.mark.parametrize(("count", "skew", "rounds"), [(30, 1.0, 60), (200, 1.0, 20)])
+def test_sets_cover_as_promised_where_the_scaling_is_fitted_on_the_same_calib(monkeypatch, count, skew, rounds):
+    random, covered = np.random.default_rng(count), []
+    monkeypatch.setattr(calibrate, "PENALTIES", (0.01,))  # one that bends most, for speed
+    monkeypatch.setattr(calibrate, "MOST_CLASSES", {"vector": 128})
+
+    def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
+        targets = random.choice(3, size, p=[0.5, 0.3, 0.2])
+        logits = random.normal(0, 2.4, (size, 3)) + 3 * np.eye(3)[targets]
+        return logits * (1 + skew * np.array([-0.5, 0, 0.5])) + skew * np.array([-1, 0, 1]), targets
+
+    for _ in range(rounds):
+        calibration = fit_calibration(*draw(count), LABELS[:3]).calibration
+        logits, targets = draw(2000)
+        probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
+        own = probabilities[np.arange(2000), targets]
+        covered.append([(own >= entry.threshold).mean() for entry in calibration.conformal[:3]])
+    for level, mean in zip((0.8, 0.9, 0.95), np.mean(covered, axis=0), strict=True):
+        error = np.sqrt(level * (1 - level) / (count + 2) / rounds)  # of the mean of beta-distributed coverages
+        assert level - 2.5 * error <= mean <= level + 1 / (count + 1) + 2.5 * error + 0.01
 
 
 def test_folds_hold_each_class_in_equal_numbers():

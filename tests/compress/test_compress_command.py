@@ -84,14 +84,21 @@ def test_what_one_teacher_cannot_say_and_a_library_that_is_missing_are_refused_a
 def test_the_exit_status_says_that_one_target_of_several_was_not_packed(tmp_path, monkeypatch):
     write_run_record(tmp_path, {"status": "finished", "members": [{}, {}], "recipe": {}})
     failed = {"sentence": "no candidate may ship", "dominated": {}}
+    why = "not promised: 6 pictures; 59 answers, none of them wrong, show a risk of 5% or less"
+    packed = SimpleNamespace(
+        size_bytes=10**6, folder=Path("b"), labels=("ok", "scratch"), provenance={"unpromised": {"balanced": why}},
+        metrics={"val": {"confusion": [[6, 0], [3, 0]]}},
+    )  # fmt: skip
     record = {"val": 0, "candidates": [], "complete": True,
               "targets": {"cpu": {**failed, "sentence": "it is the fastest", "bundle": "b", "stages": [{}]}, "web": failed}}  # fmt: skip
-    monkeypatch.setattr(stage, "compress", lambda *_, **__: ({"cpu": SimpleNamespace(size_bytes=10**6)}, record))
+    monkeypatch.setattr(stage, "compress", lambda *_, **__: ({"cpu": packed}, record))
     monkeypatch.setattr(commands, "write_page", lambda folder: None)
     result = CliRunner().invoke(compress, [str(tmp_path), "--target", "cpu", "--target", "web", "--device", "cpu"])
     assert result.exit_code == 1
     assert "cpu: it is the fastest" in result.output
     assert "web: not packed. no candidate may ship" in result.output
+    assert f"b: mode balanced: {why}" in result.output
+    assert "b: gives 'ok' for each of the 9 logos of val" in result.output
 
 
 def test_a_timing_that_failed_is_taken_again_and_one_that_succeeded_is_kept(tmp_path, monkeypatch):

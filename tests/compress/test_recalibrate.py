@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
+import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from logo_edge import Classifier, Mode, read_bundle
-from logo_edge.bundle import RECORD
-from logo_edge.errors import DatasetError
-from logo_edge.manifest import FILES, LogoRow, Manifest
+from logo_edge.bundle import RECORD, MemberEntry, list_files, write_bundle_record
+from logo_edge.errors import DatasetError, RecipeError
+from logo_edge.manifest import FILES, LogoRow, Manifest, write_manifest
 from logo_edge.signing import SIGNATURE, make_keys, sign_record
-from logo_edge_compress.pack import put_folder, recalibrate
+from logo_edge_compress.commands import calibrate
+from logo_edge_compress.pack import find_weaknesses, put_folder, read_config, recalibrate
+from logo_edge_train.recipe import CalibrateConfig
 
-OPTIONS = {"risks": {Mode.BALANCED: 0.1, Mode.STRICT: 0.02}, "false_positive_rate": 0.05}
+CONFIG = CalibrateConfig(target_risk=0.1, strict_risk=0.02)
 
 
 @pytest.fixture
@@ -37,7 +45,7 @@ def test_a_bundle_is_calibrated_anew_and_its_model_stays(fake_bundle, manifest, 
     folder = fake_bundle(temperature=9.0, abstain_below=0.123)
     sign_record(folder / RECORD, make_keys(tmp_path / "ours")[0])
     before = read_bundle(folder)
-    bundle = recalibrate(folder, manifest, tmp_path, **OPTIONS)
+    bundle = recalibrate(folder, manifest, tmp_path, CONFIG)
     assert bundle == read_bundle(folder)
     assert bundle.files["model.onnx"] == before.files["model.onnx"]
     assert 0 < bundle.calibration.temperature != 9.0
@@ -55,7 +63,7 @@ def test_a_calib_split_without_a_class_is_refused_and_nothing_changes(fake_bundl
     text = (folder / RECORD).read_text()
     kept = Manifest(tuple(row for row in manifest.rows if row.label != "blue"), manifest.folder)
     with pytest.raises(DatasetError, match="split 'calib' has no logo of class blue"):
-        recalibrate(folder, kept, tmp_path, **OPTIONS)
+        recalibrate(folder, kept, tmp_path, CONFIG)
     assert (folder / RECORD).read_text() == text
 
 
@@ -67,3 +75,119 @@ def test_a_bundle_is_replaced_in_one_step_with_no_moment_without_one(tmp_path, m
     monkeypatch.setattr(Path, "rename", lambda *names: pytest.fail("two renames leave a moment between them"))
     put_folder(tmp_path / "new", tmp_path / "bundle")
     assert [(tmp_path / name / "says").read_text() for name in ("bundle", "new")] == ["new", "bundle"]
+
+
+class MeanColour(torch.nn.Module):
+    """What the fake bundle's graph computes, half as sure."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.float().mean(dim=(1, 2)) * 6.0 / 255 * 0.999
+
+
+def add_openvino(folder: Path) -> None:
+    openvino.save_model(openvino.convert_model(folder / "model.onnx"), folder / "model.xml")
+
+
+def add_torchscript(folder: Path) -> None:
+    torch.jit.script(MeanColour()).save(str(folder / "model.pt"))
+
+
+def add_notes(folder: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "notes.txt").write_text("trained by us")
+
+
+@pytest.mark.parametrize(
+    ("add", "names"),
+    [(add_openvino, {"model.xml", "model.bin"}), (add_torchscript, {"model.pt"}), (add_notes, {"more/notes.txt"})],
+)
+def test_every_file_of_a_bundle_stays_and_its_own_artifact_is_calibrated(fake_bundle, manifest, tmp_path, add, names):
+    folder = fake_bundle(temperature=9.0)
+    before = read_bundle(folder)
+    add(folder)
+    write_bundle_record(replace(before, files=list_files(folder)))
+    listed = read_bundle(folder).files
+    assert names < set(listed)
+    bundle = recalibrate(folder, manifest, tmp_path, CONFIG)
+    assert {name: bundle.files[name] for name in names} == {name: listed[name] for name in names}
+    assert bundle.files["model.onnx"] == before.files["model.onnx"]
+    assert bundle.calibration.temperature < 9.0
+    plain = fake_bundle()
+    expected = recalibrate(plain, manifest, tmp_path, CONFIG).calibration.temperature
+    share = 0.999 if "model.pt" in names else 1.0
+    assert bundle.calibration.temperature == pytest.approx(share * expected, rel=3e-4)
+    assert (bundle.calibration.temperature == expected) == (add is add_notes)
+
+
+def test_a_bundle_of_several_members_is_calibrated_on_what_they_say_together(fake_bundle, manifest, tmp_path):
+    folder = fake_bundle(temperature=9.0)
+    (folder / "second.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    members = (MemberEntry("model.onnx", 16, 0.5), MemberEntry("second.onnx", 16, 0.5))
+    write_bundle_record(replace(read_bundle(folder), members=members, files=list_files(folder)))
+    bundle = recalibrate(folder, manifest, tmp_path, CONFIG)
+    assert bundle.members == members
+    assert {"model.onnx", "second.onnx"} < set(bundle.files)
+    expected = recalibrate(fake_bundle(), manifest, tmp_path, CONFIG)
+    assert bundle.calibration.temperature == pytest.approx(expected.calibration.temperature, rel=1e-3)
+    assert Classifier.load(folder).run_vectors() >= 8
+
+
+def test_the_command_keeps_the_risks_that_the_bundle_was_made_by(fake_bundle, manifest, tmp_path):
+    folder = fake_bundle()
+    write_manifest(tmp_path / "manifest.csv", manifest.rows)
+    recalibrate(folder, manifest, tmp_path, CONFIG)
+    first = read_bundle(folder)
+    assert first.provenance["calibrate"] == asdict(CONFIG)
+    command = [str(folder), "--data", str(tmp_path / "manifest.csv")]
+    assert CliRunner().invoke(calibrate, command).exit_code == 0
+    assert read_bundle(folder).calibration == first.calibration
+    assert CliRunner().invoke(calibrate, [*command, "--set", "calibrate.target_risk=0.2"]).exit_code == 0
+    assert read_bundle(folder).provenance["calibrate"] == asdict(replace(CONFIG, target_risk=0.2))
+
+
+def test_a_bundle_of_an_earlier_release_is_calibrated_by_its_recipe_or_one_that_is_named(fake_bundle, tmp_path):
+    old = read_bundle(fake_bundle())
+    built_in = replace(old, provenance={"recipe": "robust"})
+    assert read_config(built_in, None, ("calibrate.strict_risk=0.01",)) == CalibrateConfig(strict_risk=0.01)
+    with pytest.raises(RecipeError, match="keeps no risks, and its recipe 'mine' is not one of ours; give --recipe"):
+        read_config(replace(old, provenance={"recipe": "mine"}), None, ())
+    (tmp_path / "mine.toml").write_text("[calibrate]\ntarget_risk = 0.1\n")
+    assert read_config(old, str(tmp_path / "mine.toml"), ()).target_risk == 0.1
+
+
+def test_what_a_bundle_does_not_promise_and_misses_is_said_in_it_and_at_the_end(fake_bundle, manifest, tmp_path):
+    folder = fake_bundle()
+    rows = tuple(row for row in manifest.rows if row.split == "test" or int(row.group) < 12)
+    write_manifest(tmp_path / "few.csv", rows)
+    command = [str(folder), "--data", str(tmp_path / "few.csv"), "--recipe", "cpu"]
+    result = CliRunner().invoke(calibrate, command)
+    assert result.exit_code == 0, result.output
+    told = "mode balanced: not promised: 12 pictures; 59 answers, none of them wrong, show a risk of 5% or less"
+    bundle = read_bundle(folder)
+    assert told in result.stderr
+    assert f"- {told}" in (folder / "card.md").read_text()
+    assert find_weaknesses(bundle)[0] == told
+    assert bundle.calibration.abstain_below[Mode.BALANCED] >= 0.95
+    assert json.loads((folder / RECORD).read_text())["provenance"]["unpromised"]["balanced"] in told
+
+
+@pytest.mark.parametrize(
+    ("confusion", "told"),
+    [
+        ([[5, 0, 0], [0, 5, 0], [0, 0, 5]], []),
+        ([[5, 0, 0], [0, 5, 0], [2, 3, 0]], ["recognises none of the 10 logos of 'blue' among the 30 logos of val and test"]),
+        ([[5, 0, 0], [5, 0, 0], [5, 0, 0]], ["gives 'red' for each of the 30 logos of val and test"]),
+        ([[5, 0, 0], [0, 5, 0], [0, 0, 0]], []),
+    ],
+)  # fmt: skip
+def test_a_class_that_is_never_recognised_and_one_answer_to_everything_are_named(fake_bundle, confusion, told):
+    metrics = {split: {"confusion": confusion} for split in ("val", "test")}
+    assert find_weaknesses(replace(read_bundle(fake_bundle()), metrics=metrics)) == told
+
+
+def test_every_interval_of_a_card_holds_its_value(fake_bundle, manifest, tmp_path):
+    folder = fake_bundle()
+    recalibrate(folder, manifest, tmp_path, CONFIG)
+    intervals = re.findall(r"([\d.]+)% \(([\d.]+)% to ([\d.]+)%\)", (folder / "card.md").read_text())
+    assert len(intervals) == 2 + 3 + 2
+    assert all(float(low) <= float(value) <= float(high) for value, low, high in intervals)

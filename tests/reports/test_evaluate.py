@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from logo_edge.decision import Conformal
 from logo_edge.errors import DatasetError, RunError
 from logo_edge.manifest import read_manifest, targets_of
 from logo_edge_compress.export import export_onnx
@@ -39,6 +41,52 @@ def test_a_bundle_is_evaluated_with_every_figure(colours, fake_bundle, tmp_path)
     assert len(figures["slices"]["size"]) == len(SIZES_PX)
     assert 0.6 <= figures["prediction_sets"]["0.80"]["coverage"] <= 1
     assert "accuracy, all" in result.output
+
+
+def intervals_of(record) -> list[dict]:
+    """Every {value, low, high} of a record, however deep."""
+    if isinstance(record, list):
+        return [figure for entry in record for figure in intervals_of(entry)]
+    if not isinstance(record, dict):
+        return []
+    return [record] if {"value", "low", "high"} <= set(record) else intervals_of(list(record.values()))
+
+
+def test_every_interval_of_an_evaluation_holds_its_value_but_for_a_class_that_is_never_predicted(
+    colours, fake_bundle, fake_model, tmp_path
+):
+    out = tmp_path / "figures.json"
+    bundle = fake_bundle(labels=("blue", "cyan", "green", "red"), model=fake_model(classes=4))
+    result = run_evaluate(bundle, "--manifest", colours, "--outliers", "--out", out)
+    assert result.exit_code == 0, result.output
+    subject = json.loads(out.read_text(), parse_constant=pytest.fail)["subjects"][0]
+    never = {name for name, share in subject["class_shares"].items() if not share["predicted"]}
+    assert never == {name for name, figure in subject["precision"].items() if figure["value"] is None} != set()
+    found = [figure for figure in intervals_of(subject) if figure["value"] is not None]
+    assert len(found) > 30
+    assert all(0 <= figure["low"] <= figure["value"] <= figure["high"] for figure in found)
+    assert "unknown" in result.output
+
+
+@pytest.mark.parametrize("published", ["runtime/logo_edge/default_bundle/bundle.json", "bundles/robust/bundle.json",
+                                       "benchmarks/results/default_report.json"])  # fmt: skip
+def test_every_interval_that_ships_holds_its_value(published):
+    found = intervals_of(json.loads((Path(__file__).parents[2] / published).read_text()))
+    assert len(found) >= 2 * 8
+    assert all(0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1 for figure in found)
+
+
+def test_a_bundles_own_prediction_sets_are_measured_and_those_of_others_are_cross_fitted(
+    colours, fake_bundle, tmp_path
+):
+    packed = (Conformal(0.8, 0.123, None), Conformal(0.9, None, None, "calib: too few"))
+    out = tmp_path / "figures.json"
+    assert (
+        run_evaluate(fake_bundle(conformal=packed), "--manifest", colours, "--no-slices", "--out", out).exit_code == 0
+    )
+    sets = json.loads(out.read_text())["subjects"][0]["prediction_sets"]
+    assert {level: entry["threshold"] for level, entry in sets.items()} == {"0.80": 0.123, "0.90": None}
+    assert (sets["0.90"]["coverage"], sets["0.90"]["mean_size"]) == (1.0, 3.0)
 
 
 def test_two_subjects_are_compared_on_the_same_logos(colours, fake_bundle, tmp_path):

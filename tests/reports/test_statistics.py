@@ -87,6 +87,21 @@ def test_precision_of_a_label_that_was_predicted_once_has_an_interval_too():
     assert precision(np.array([1, 1, 0]), np.array([1, 0, 0]), 1).value == 0.5
 
 
+def test_the_order_of_equal_confidences_does_not_count():
+    random = np.random.default_rng(0)
+    confidence, correct = np.round(random.random(200), 1), random.random(200) < 0.7
+    areas, risks = [], []
+    for seed in range(200):
+        order = np.random.default_rng(seed).permutation(200)
+        areas.append(area_under_risk_coverage(confidence[order], correct[order]))
+        ranked = np.lexsort((order, -confidence))  # equal ones in a random order
+        risks.append(np.cumsum(~correct[ranked]) / np.arange(1, 201))
+    assert np.ptp(areas) < 1e-12
+    assert risk_coverage(confidence, correct)[1] == pytest.approx(np.mean(risks, axis=0), abs=0.05)
+    bins = [reliability_bins(confidence[::step], correct[::step]) for step in (1, -1)]
+    assert [list(entry.values()) for entry in bins[0]] == [pytest.approx(list(entry.values())) for entry in bins[1]]
+
+
 def test_reliability_bins_hold_every_prediction_once():
     random = np.random.default_rng(0)
     bins = reliability_bins(random.random(57), random.random(57) < 0.5)

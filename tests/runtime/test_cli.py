@@ -292,6 +292,14 @@ def test_info_shows_the_rest_of_a_bundle_whose_figures_are_not_as_expected(bundl
     assert "red, green, blue" in result.stdout
 
 
+def test_info_says_what_the_bundle_does_not_promise(bundle):
+    record = json.loads((bundle / "bundle.json").read_text())
+    record["provenance"]["unpromised"] = {"balanced": "not promised: 6 pictures; 59 answers show it"}
+    write_record(bundle, json.dumps(record).encode())
+    output = CliRunner().invoke(commands.info, ["--bundle", str(bundle)]).stdout
+    assert "balanced  not promised: 6 pictures; 59 answers show it" in output
+
+
 def test_the_command_lists_its_verbs_and_refuses_unknown_ones():
     listed, unknown = run("--help"), run("frobnicate")
     assert listed.returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from logo_edge.metrics import (
     Figure,
     bootstrap,
     brier_score,
+    calibration_error_interval,
     debiased_calibration_error,
     debiased_ece,
+    ece_interval,
+    equal_mass_bins,
     expected_calibration_error,
     negative_log_likelihood,
     softmax,
@@ -150,6 +154,53 @@ def test_a_bootstrap_resamples_its_arrays_together_and_repeatably():
     figure = bootstrap(lambda first, second: float(np.abs(first - second).max()), array, array.copy(), rounds=50)
     assert (figure.value, figure.low, figure.high) == (0, 0, 0)
     assert bootstrap(np.mean, array, seed=3) == bootstrap(np.mean, array, seed=3) != bootstrap(np.mean, array, seed=4)
+
+
+@pytest.mark.parametrize("decimals", [1, 8])
+def test_bins_are_equal_in_mass_and_split_no_equal_confidences(decimals):
+    confidence = np.random.default_rng(0).random(203).round(decimals)
+    bins = equal_mass_bins(confidence, 15)
+    assert sorted(np.concatenate(bins).tolist()) == list(range(203))
+    held = [set(confidence[members].tolist()) for members in bins]
+    assert sum(map(len, held)) == len(set().union(*held)) > 10
+    assert all(max(low) < min(high) for low, high in pairwise(held))
+    if decimals == 8:
+        expected = np.array_split(np.argsort(confidence), 15)
+        assert all(np.array_equal(one, other) for one, other in zip(bins, expected, strict=True))
+
+
+def test_calibration_errors_do_not_mind_the_order_of_equal_confidences():
+    generator = np.random.default_rng(0)
+    confidence, correct = draw(generator, 300, 0.1)
+    confidence = confidence.round(1)
+    order = generator.permutation(300)
+    for estimate in (expected_calibration_error, debiased_ece, debiased_calibration_error):
+        assert estimate(confidence, correct) == pytest.approx(estimate(confidence[order], correct[order]), abs=1e-12)
+
+
+def test_the_interval_of_a_bias_corrected_error_holds_it_and_the_truth_in_most_draws():
+    held = {(name, off): 0 for name in ("ece", "rms") for off in (0.0, 0.1)}
+    for seed in range(40):
+        overconfidence = (0.0, 0.1)[seed % 2]
+        arrays = draw(np.random.default_rng(seed), (60, 360)[seed % 4 // 2], overconfidence)
+        for name, interval, estimate in (
+            ("ece", ece_interval, debiased_ece), ("rms", calibration_error_interval, debiased_calibration_error)
+        ):  # fmt: skip
+            figure = interval(*arrays, rounds=200)
+            assert figure.value == pytest.approx(estimate(*arrays))
+            assert 0 <= figure.low <= figure.value <= figure.high
+            held[name, overconfidence] += figure.low <= overconfidence <= figure.high
+    assert min(held["ece", 0.1], held["rms", 0.0], held["rms", 0.1]) >= 17  # of 20
+    assert held["ece", 0.0] >= 8  # of a calibrated set three fifths of the bias is left
+
+
+def test_where_the_draws_all_lie_above_the_estimate_the_interval_still_holds_it():
+    confidence, correct = draw(np.random.default_rng(2), 400)
+    draws = [debiased_ece(confidence[index], correct[index])
+             for index in np.random.default_rng(0).integers(0, 400, (200, 400))]  # fmt: skip
+    figure = ece_interval(confidence, correct, rounds=200)
+    assert np.percentile(draws, 2.5) > figure.value, "the percentile interval would not"
+    assert figure.low <= figure.value <= figure.high < np.percentile(draws, 97.5)
 
 
 def test_the_summary_of_a_hand_made_case_is_known():
