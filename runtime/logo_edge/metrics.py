@@ -113,13 +113,14 @@ def debiased_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
 def ece_interval(confidence: np.ndarray, correct: np.ndarray, *, rounds: int = 1000) -> Figure:
     """`debiased_ece` with its basic bootstrap interval."""
     figure = bootstrap(_signed_ece, confidence, correct, plug_in=expected_calibration_error, rounds=rounds)
-    return Figure(*(max(0.0, end) for end in (figure.value, figure.low, figure.high)))
+    return _moved_to_zero(figure)
 
 
 def calibration_error_interval(confidence: np.ndarray, correct: np.ndarray, *, rounds: int = 1000) -> Figure:
     """`debiased_calibration_error` with its basic bootstrap interval, which is found for the squares."""
     figure = bootstrap(_signed_square_error, confidence, correct, plug_in=_plain_square_error, rounds=rounds)
-    return Figure(*(float(np.sqrt(max(0.0, end))) for end in (figure.value, figure.low, figure.high)))
+    squares = _moved_to_zero(figure)
+    return Figure(*(float(np.sqrt(end)) for end in (squares.value, squares.low, squares.high)))
 
 
 def bootstrap(
@@ -179,6 +180,12 @@ def equal_mass_bins(confidence: np.ndarray, bins: int) -> list[np.ndarray]:
     _, first, count = np.unique(confidence[order], return_index=True, return_counts=True)
     bin_of_rank = np.repeat(bin_of_rank[first + count // 2], count)
     return np.split(order, np.flatnonzero(np.diff(bin_of_rank)) + 1)
+
+
+def _moved_to_zero(figure: Figure) -> Figure:
+    """A figure that cannot be negative: one below 0 is moved up with its interval, whose length chance alone makes."""
+    up = max(0.0, -figure.value)
+    return Figure(figure.value + up, max(0.0, figure.low + up), figure.high + up)
 
 
 def _signed_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
