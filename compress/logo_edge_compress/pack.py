@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ from logo_edge.classifier import Classifier
 from logo_edge.decision import Calibration, Mode, calibrated_logits
 from logo_edge.embedding import SPACE
 from logo_edge.errors import BundleError, DatasetError, RecipeError
+from logo_edge.files import json_text
 from logo_edge.manifest import Manifest, labelled_rows, targets_of
 from logo_edge.metrics import softmax, summarize
 from logo_edge.monitor import reference_of
@@ -194,7 +194,7 @@ def _write_vectors(bundle: Bundle) -> None:
             {"image": image, "logits": [round(float(value), 5) for value in logits[0]], "label": decision.label,
              "best_guess": decision.best_guess, "confidence": round(decision.confidence, 6)}
         )  # fmt: skip
-    (bundle.folder / VECTORS).write_text(json.dumps({"vectors": vectors}, indent=1) + "\n", encoding="utf-8")
+    (bundle.folder / VECTORS).write_text(json_text({"vectors": vectors}), encoding="utf-8")
 
 
 def model_card(bundle: Bundle) -> str:

@@ -24,7 +24,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from logo_edge.errors import BundleError, ExportError, LogoEdgeError, MissingExtraError
-from logo_edge.files import write_file
+from logo_edge.files import json_text, write_file
 from logo_edge.forks import after_fork, never_free
 from logo_edge.machine import faults_of
 
@@ -307,7 +307,7 @@ def remembered(key: dict, find: Callable[[], dict]) -> dict:
         known = dict([*known.items(), (digest, {**key, "found": find()})][-KEPT:])
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, json.dumps(known, indent=1) + "\n")
+            write_file(path, json_text(known))
     return known[digest]["found"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -15,6 +14,7 @@ from logo_edge.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from logo_edge.classifier import CHECKED_ROUNDS, Classifier
 from logo_edge.commands import BUNDLE_OPTION, PUBLIC_KEY_OPTION
 from logo_edge.errors import LogoEdgeError
+from logo_edge.files import json_text
 from logo_edge.machine import faults_of, limits
 from logo_edge.preprocess import LIBRARY
 from logo_edge.timing import describe_machine
@@ -35,7 +35,7 @@ def doctor_command(
     as_json: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
     findings = examine(read_bundle(bundle or DEFAULT_BUNDLE, public_key=public_key))
-    typer.echo(json.dumps(findings, indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(findings)))
+    typer.echo(json_text(findings).rstrip() if as_json else "\n".join(_lines(findings)))
     if not findings["healthy"]:
         raise typer.Exit(1)
 

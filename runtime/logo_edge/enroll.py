@@ -27,7 +27,7 @@ from logo_edge.bundle import Bundle
 from logo_edge.classifier import Classifier, Match
 from logo_edge.embedding import SPACE, EmbeddingSpace, embed_parts, read_space, unit
 from logo_edge.errors import EnrolmentError
-from logo_edge.files import changing, write_file
+from logo_edge.files import changing, json_text, write_file
 from logo_edge.images import ImageSource, load_image
 
 FORMAT = "logo-edge-enrolment"
@@ -172,7 +172,7 @@ def write_enrolment(enrolment: Enrolment, path: str | os.PathLike) -> None:
     record = {**_record(enrolment), "sha256": enrolment.sha256}
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write_file(path, json_text(record))
     except OSError as error:
         raise EnrolmentError(f"{path}: {error.strerror}; expected a file that can be written") from error
 

@@ -26,7 +26,7 @@ from logo_edge.classifier import Classification, Classifier, Match
 from logo_edge.ending import AGAIN
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
 from logo_edge.files import replacing
-from logo_edge.names import shown
+from logo_edge.names import join_names, shown
 
 STDIN = "-"
 RASTER = frozenset(
@@ -465,7 +465,7 @@ def _write_csv(records: Iterator[dict], columns: list[str], path: Path) -> None:
         for record in records:
             row = _flat(record, columns)
             if row["prediction_set"] is not None:
-                row["prediction_set"] = "|".join(re.sub(r"[|\\]", r"\\\g<0>", name) for name in row["prediction_set"])
+                row["prediction_set"] = join_names(row["prediction_set"])
             writer.writerow({key: int(value) if isinstance(value, bool) else value for key, value in row.items()})
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
+from logo_edge.names import join_names, split_names
 
 SPLITS = ("train", "val", "calib", "test")
 FILES = "files"
@@ -125,8 +125,7 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
     path = Path(path)
     lines = [_csv_line(field.name for field in fields(LogoRow))]
     for row in rows:
-        votes = "|".join(re.sub(r"[|\\]", r"\\\g<0>", vote) for vote in row.votes)
-        lines.append(_csv_line({**asdict(row), "votes": votes, "sure": int(row.sure)}.values()))
+        lines.append(_csv_line({**asdict(row), "votes": join_names(row.votes), "sure": int(row.sure)}.values()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, "".join(lines))
@@ -155,7 +154,7 @@ def _parse_row(path: Path, line: int, raw: dict[str, str | None]) -> LogoRow:
         raise DatasetError(f"{path}, line {line}: sure is {sure!r}; expected 0 or 1")
     if split not in SPLITS:
         raise DatasetError(f"{path}, line {line}: split is {split!r}; expected one of {', '.join(SPLITS)}")
-    votes = tuple(re.sub(r"\\(.)", r"\1", vote) for vote in re.findall(r"(?:\\.|[^|])+", get("votes", "")))
+    votes = split_names(get("votes", ""))
     return LogoRow(
         raw["package"], get("version", ""), raw["icon"], get("group") or raw["icon"], get("label", ""), votes,
         sure == "1", split,

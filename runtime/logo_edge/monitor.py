@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logo_edge.errors import BundleError, LogoEdgeError
+from logo_edge.files import json_text
 from logo_edge.forks import after_fork
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class PredictionLog:
     def append(self, result: Classification) -> None:
         line = {"time": round(time.time(), 3), "bundle": self._bundle, "label": result.label,
                 "best_guess": result.best_guess, "confidence": round(result.confidence, 6)}  # fmt: skip
-        data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        data = json_text(line, indent=None).encode()
         with self._lock:
             try:
                 self._file = self._file or self._open()
@@ -147,7 +148,7 @@ def read_log(path: str | os.PathLike, bundle_name: str | None = None) -> Iterato
             for number, line in enumerate(file, start=1):
                 try:
                     entry = json.loads(line)
-                    found = {"best_guess": str(entry["best_guess"]), "confidence": float(entry["confidence"]),
+                    found = {"best_guess": str(entry["best_guess"]), "confidence": 0.0 if entry["confidence"] is None else float(entry["confidence"]),
                              "abstained": entry["label"] is None}  # fmt: skip
                     bundle = entry["bundle"]
                 except (ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Iterable
 
 JOINERS = "\u200c\u200d"  # of letters, in Persian words and in emoji: they shape text and do not reorder it
 
@@ -27,3 +29,14 @@ def printable(text: str) -> str:
         else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
+
+
+def join_names(names: Iterable[str]) -> str:
+    r"""The names as one cell of a table, joined by `|`; within a name it is `\|`, and a backslash `\\`."""
+    return "|".join(re.sub(r"[|\\]", r"\\\g<0>", name) for name in names)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names of such a cell, without empty ones."""
+    names = re.findall(r"(?:[^|\\]|\\.|\\$)+", text, re.DOTALL)
+    return tuple(re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in names)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError
-from logo_edge.files import write_file
+from logo_edge.files import json_text, write_file
 
 SIGNATURE = "signature.json"
 ALGORITHM = "ed25519"
@@ -59,7 +59,7 @@ def sign_record(record: Path, private_key: str | os.PathLike) -> Path:
     content = {"algorithm": ALGORITHM, "key": fingerprint(key.public_key()),
                "signature": base64.b64encode(key.sign(record.read_bytes())).decode()}  # fmt: skip
     path = record.with_name(SIGNATURE)
-    write_file(path, json.dumps(content, indent=1) + "\n")
+    write_file(path, json_text(content))
     return path
 
 

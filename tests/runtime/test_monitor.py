@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from pictures import marked
+from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge import Classifier
@@ -209,3 +211,11 @@ def test_a_line_that_fits_only_in_part_is_not_written_and_logging_goes_on_when_t
     assert (log.stat().st_size, predictions.failures) == (size, 1)
     predictions.append(result)
     assert len(list(read_log(log, "fake"))) == 2
+
+
+def test_a_line_is_strict_json_whatever_the_model_computes(fake_bundle, tmp_path):
+    log = tmp_path / "log.jsonl"
+    result = Classifier.load(fake_bundle()).classify(Image.new("RGB", (9, 9), (255, 0, 0)))
+    PredictionLog(log, "fake").append(replace(result, confidence=float("nan")))
+    assert json.loads(log.read_text(), parse_constant=lambda name: pytest.fail(name))["confidence"] is None
+    assert [entry["confidence"] for entry in read_log(log)] == [0.0]
