@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset, default_collate
@@ -317,7 +317,7 @@ class KeptLessons(Dataset):
                 **{str(index): item for index, item in enumerate(said)},
             }
             with replacing(path, flush=False) as part:
-                save_file({name: item.contiguous() for name, item in kept.items()}, part)
+                part.write_bytes(save({name: item.contiguous() for name, item in kept.items()}))
         kept = load_file(path)
         return kept.pop("views").float(), *(kept[str(index)] for index in range(len(kept)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from logo_edge import files
 from logo_edge.errors import RunError
+from logo_edge.files import replacing
 from logo_edge.manifest import FILES, LogoRow, write_manifest
 from logo_edge_train.commands import runs
 from logo_edge_train.compare import compare_runs, describe_run, list_runs, read_networks, summarize_run
+from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import recipe_from_dict
-from logo_edge_train.runs import read_run
+from logo_edge_train.runs import read_run, save_logits, save_member
+from logo_edge_train.state import save_modules
 from logo_edge_train.tracker import Tracker
 from logo_edge_train.train import train_ensemble
 
@@ -187,3 +192,22 @@ def test_what_is_no_run_is_refused(trained):
     with pytest.raises(RunError, match="is no folder"):
         list_runs(trained / "nothing")
     assert CliRunner().invoke(runs, ["compare", str(trained / "a")]).exit_code == 2
+
+
+def test_a_checkpoint_that_is_being_written_is_the_file_that_is_locked(tmp_path, monkeypatch):
+    parts = []
+
+    @contextmanager
+    def watched(path, **options):
+        with replacing(path, **options) as part:
+            before = part.stat().st_ino
+            yield part
+            parts.append((before, part.stat().st_ino))
+
+    monkeypatch.setattr(files, "replacing", watched)
+    network = LogoNetwork("test_resnet", 3)
+    save_member(tmp_path / "member.safetensors", network)
+    save_logits(tmp_path / "member.logits", {"val": np.zeros((2, 3), np.float32)})
+    save_modules(tmp_path / "member.state", {"network": network}, {}, {"history": "[]"})
+    assert len(parts) == 3
+    assert all(before == after for before, after in parts), "another process would delete it as a leftover"

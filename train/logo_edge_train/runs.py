@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import load_file, save
 
 from logo_edge.errors import RecipeError, RunError
-from logo_edge.files import json_text, replacing, write_file
+from logo_edge.files import json_text, write_file
 from logo_edge.manifest import Manifest, read_manifest
 from logo_edge_train.keys import ROWS, check_rows, file_hash
 from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights, resize_layers
@@ -139,8 +139,7 @@ def save_member(path: Path, network: torch.nn.Module) -> str:
         key: (value.half() if value.ndim > 1 else value).detach().cpu().contiguous()
         for key, value in network.state_dict().items()
     }
-    with replacing(path) as part:
-        save_file(tensors, part)
+    write_file(path, save(tensors))
     return file_hash(path)
 
 
@@ -175,5 +174,4 @@ def load_weights(path: Path, network: LogoNetwork) -> None:
 
 def save_logits(path: Path, logits: dict[str, np.ndarray]) -> None:
     """Writes {split: (N, K) float32} as safetensors, whole or not at all."""
-    with replacing(path) as part:
-        save_arrays({split: np.ascontiguousarray(array) for split, array in logits.items()}, part)
+    write_file(path, save_arrays({split: np.ascontiguousarray(array) for split, array in logits.items()}))

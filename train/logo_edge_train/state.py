@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from logo_edge.errors import RunError
-from logo_edge.files import replacing
+from logo_edge.files import write_file
 
 
 def save_state(
@@ -58,8 +58,8 @@ def save_modules(
     for name, optimizer in optimizers.items():
         for index, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{slot}": value for slot, value in slots.items()}
-    with replacing(path) as part:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, metadata)
+    # not save_file: it puts another file in the place of the part, which then is not locked, and is deleted as a leftover
+    write_file(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, metadata))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
