@@ -109,8 +109,8 @@ def build_engine(path: Path, folder: Path) -> Path:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(f"TensorRT {trt.__version__} built no engine of {path.name} on {gpu}; its messages are above")
-    write_file(engine, plan)
-    write_file(timings, cache.serialize())
+    write_file(engine, bytes(plan))
+    write_file(timings, bytes(cache.serialize()))
     return engine
 
 
