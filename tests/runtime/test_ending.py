@@ -148,14 +148,18 @@ def test_what_could_control_a_terminal_is_escaped(text, expected):
 
 def interrupt(arguments: list, ready: Path, code: str) -> subprocess.CompletedProcess:
     """The command, with Ctrl-C once the file `ready` is there."""
+    heard = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"  # a job in the background ignores it
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", heard, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    deadline = time.monotonic() + 120
-    while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 120
+        while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
