@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
 import warnings
@@ -19,7 +18,7 @@ from logo_edge.errors import EnrolmentError, ImageError, LogoEdgeError
 from logo_edge.files import json_text
 from logo_edge.folders import find_images
 from logo_edge.images import load_image
-from logo_edge.names import printable, shown
+from logo_edge.names import csv_line, printable, shown
 from logo_edge.similar import SAME_LOGO, centre_of, rank
 from logo_edge.similar import cluster as group
 
@@ -221,6 +220,4 @@ def _embed_folders(classifier: Classifier, space, folders: list[Path]) -> tuple[
 
 
 def _write_csv(header: tuple[str, ...], rows: list[tuple]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    sys.stdout.writelines(map(csv_line, (header, *rows)))

@@ -26,7 +26,7 @@ from logo_edge.classifier import Classification, Classifier, Match
 from logo_edge.ending import AGAIN
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
 from logo_edge.files import replacing
-from logo_edge.names import join_names, shown
+from logo_edge.names import csv_line, join_names, shown
 
 STDIN = "-"
 RASTER = frozenset(
@@ -457,16 +457,13 @@ def _write_jsonl(records: Iterator[dict], columns: list[str], path: Path) -> Non
 
 def _write_csv(records: Iterator[dict], columns: list[str], path: Path) -> None:
     r"""`prediction_set` is joined by `|`, in names `\|` and `\\`; truth is 1 or 0, what there is not is empty."""
-    import csv
-
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
+        file.write(csv_line(columns))
         for record in records:
             row = _flat(record, columns)
             if row["prediction_set"] is not None:
                 row["prediction_set"] = join_names(row["prediction_set"])
-            writer.writerow({key: int(value) if isinstance(value, bool) else value for key, value in row.items()})
+            file.write(csv_line(int(value) if isinstance(value, bool) else value for value in row.values()))
 
 
 def _write_parquet(records: Iterator[dict], columns: list[str], path: Path) -> None:

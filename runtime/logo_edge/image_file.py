@@ -3,11 +3,12 @@
 Decoders allocate by numbers from the file, a container such as ICO or AVIF names its size more than once, and some
 decode while they open. Metadata can cost more than pixels: a TIFF directory or EXIF block of 64 KB whose entries all
 point to the same bytes takes Pillow gigabytes, a GIF's comments quadratic time. So sizes are read here first, and of
-PNG, JPEG and GIF the decoder gets no metadata; damage in it refuses no picture.
+PNG, JPEG, GIF and TIFF the decoder gets no metadata; damage in it refuses no picture.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
@@ -18,24 +19,26 @@ from dataclasses import dataclass
 from logo_edge.errors import ImageError
 
 PNG, CODESTREAM = b"\x89PNG\r\n\x1a\n", b"\xff\x4f\xff\x51"
-TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # the last two are BigTIFF
+TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">",  # the last two are BigTIFF
+        b"II\0*": "<", b"MM*\0": ">"}  # wrong, and Pillow reads them all the same  # fmt: skip
 KINDS = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"\0\0\1\0": "ICO", CODESTREAM: "JPEG2000",
          b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000", **dict.fromkeys(TIFF, "TIFF")}  # fmt: skip
 CHUNK_HEAD = struct.Struct(">I4s")  # of PNG
 DRAWN_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"))
+MOVING_CHUNKS = {b"acTL": 8, b"fcTL": 26, b"fdAT": 4}  # the least bytes of content
 METADATA_CHUNKS, MOST_METADATA = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt")), 100  # may tell the orientation
 MARKER = re.compile(rb"\xff+([^\x00\xff])")  # of JPEG
 SCAN = re.compile(rb"\xff\xda(?=.{9})", re.DOTALL)
 GIF_BLOCK = re.compile(rb"[!,;]")
 STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
-DRAWN_SEGMENTS = frozenset(
-    (0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE)
-)  # tables, restarts, and JFIF and Adobe for colours
+DRAWN_SEGMENTS = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD))  # tables and restarts
+COLOUR_SEGMENTS = {0xE0: 16, 0xEE: 14}  # JFIF and Adobe, and the least length with which libjpeg takes them for that
 FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))  # SOFn
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 ORIENTATION = 0x0112
-DIRECTORIES, MOST_DIRECTORIES = (34665, 34853, 40965), 8  # of EXIF, GPS and interoperability, within a TIFF
+DRAWN_TAGS = frozenset((254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325,
+                        332, 334, 338, 339, 347, *range(512, 522), 529, 530, 531, 532, 50674))  # fmt: skip
 MOST_PARTS = 100_000  # chunks, segments or blocks: more are made to waste time
 MOST_GIF_BLOCKS = 1_000_000  # of up to 255 bytes
 MOST_TEXT_BYTES = 1 << 20  # of metadata, unpacked
@@ -106,25 +109,45 @@ def _too_many(parts: str, most: int = MOST_PARTS) -> ImageError:
 
 
 def _read_png(data: bytes) -> ImageFile:
-    kept, position, orientations = [data[:8]], 8, []
+    kept, position, orientations, colours = [(b"", data[:8])], 8, [], 0
+    ignored: set[bytes] = set()
     for _ in range(MOST_PARTS):
         if position + 12 > len(data):  # cut off
-            kept.append(data[position:])
+            kept.append((b"", data[position:]))
             break
         length, kind = CHUNK_HEAD.unpack_from(data, position)
         end = position + 12 + length
         if kind == b"CgBI":
             raise ImageError("a PNG in Apple's variant for iPhones (CgBI), which is not read; restore it with `xcrun pngcrush -revert-iphone-optimizations IN OUT`")  # fmt: skip
         if kind in DRAWN_CHUNKS or not kind[0] & 0x20:
-            kept.append(data[position:end])
+            kept.append((kind, data[position:end]))
         elif kind in METADATA_CHUNKS and len(orientations) < MOST_METADATA:
             orientations.append(_orientation_in_chunk(kind, data[position + 8 : end - 4]))
+        if kind == b"PLTE":
+            colours = length // 3
+        elif kind == b"tRNS" and (_is_damaged(data, position) or length not in _transparent_lengths(data[25], colours)):
+            ignored.add(kind)
+        elif kind in MOVING_CHUNKS and (_is_damaged(data, position) or length < MOVING_CHUNKS[kind]):
+            ignored.update(MOVING_CHUNKS)  # the picture that does not move remains
         if kind == b"IEND":
             break
         position = end
     else:
         raise _too_many("chunks")
-    return ImageFile("PNG", b"".join(kept), orientation=next(filter(None, orientations), 1))
+    kept_bytes = b"".join(chunk for kind, chunk in kept if kind not in ignored)
+    return ImageFile("PNG", kept_bytes, orientation=next(filter(None, orientations), 1))
+
+
+def _is_damaged(data: bytes, position: int) -> bool:
+    """Whether the chunk there is whole and its checksum differs. What is cut off is left to the decoder."""
+    end = position + 8 + CHUNK_HEAD.unpack_from(data, position)[0]
+    checksum = data[end : end + 4]
+    return len(checksum) == 4 and zlib.crc32(memoryview(data)[position + 4 : end]).to_bytes(4, "big") != checksum
+
+
+def _transparent_lengths(colour_type: int, colours: int) -> range:
+    """The lengths of a tRNS chunk that say something, and of which decoders take others for damage. PNG, 11.3.2."""
+    return {0: range(2, 3), 2: range(6, 7), 3: range(colours + 1)}.get(colour_type, range(0))
 
 
 def _orientation_in_chunk(kind: bytes, content: bytes) -> int | None:
@@ -168,7 +191,7 @@ def _read_jpeg(data: bytes) -> ImageFile:
                 "JPEG", b"".join(kept), orientation=by_exif or by_xmp or 1, scans=data.count(b"\xff\xda", start - 2),
                 in_one_scan=data[start + 2] >= components, is_arithmetic=is_arithmetic,
             )  # fmt: skip
-        if kind in DRAWN_SEGMENTS or kind in FRAMES:
+        if kind in DRAWN_SEGMENTS or kind in FRAMES or end - start >= COLOUR_SEGMENTS.get(kind, math.inf):
             kept.append(data[start - 2 : end])
         if kind in FRAMES:
             components, is_arithmetic = data[start + 7], kind >= 0xC9
@@ -213,7 +236,7 @@ def _read_gif(data: bytes) -> ImageFile:
         blocks += 1
         if blocks > MOST_GIF_BLOCKS:
             raise _too_many("blocks", MOST_GIF_BLOCKS)
-        if is_frame or data[start + 1] == 0xF9:  # a frame, or how it is shown; no comments
+        if is_frame or (data[start + 1] == 0xF9 and data[start + 2] == 4):  # a frame, or how it is shown; no comments
             kept.append(data[start:position])
     if block:
         kept.append(b";")
@@ -272,32 +295,37 @@ def _jpeg2000_sizes(data: bytes) -> Iterator[tuple[int, int]]:
             )
 
 
-def _tiff_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Of the tiles of the first page. TIFF 6.0; BigTIFF."""
+def _read_tiff(data: bytes) -> ImageFile:
+    """The first page without its metadata; of sizes, that of its tiles. TIFF 6.0; BigTIFF."""
     order, is_big = TIFF[data[:4]], data[2:4] in (b"+\0", b"\0+")
     (first,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)
-    entry = struct.Struct(f"{order}HH{'QQ' if is_big else 'II'}")
-    directories, sides, held_bytes = [first], {}, 0
-    for directory in directories:  # which grows
-        if directory + 8 > len(data):
-            continue  # Pillow meets none there either
-        (count,) = struct.unpack_from(f"{order}{'Q' if is_big else 'H'}", data, directory)
-        start = directory + (8 if is_big else 2)
-        for at in range(start, min(start + entry.size * count, len(data) - entry.size + 1), entry.size):
-            tag, kind, values, value = entry.unpack_from(data, at)
-            held_bytes += values * TIFF_UNITS.get(kind, 0)
-            if order == ">" and kind == 3:
-                value >>= 48 if is_big else 16
-            if directory == first:
-                sides[tag] = value
-            if tag in DIRECTORIES and value not in directories and len(directories) < MOST_DIRECTORIES:
-                directories.append(value)
+    if first + 8 > len(data):
+        return ImageFile("TIFF", data)  # Pillow meets no directory there either
+    number, entry = (
+        struct.Struct(f"{order}{'Q' if is_big else 'H'}"),
+        struct.Struct(f"{order}HH{'QQ' if is_big else 'II'}"),
+    )
+    start = first + number.size
+    stop = min(start + entry.size * number.unpack_from(data, first)[0], len(data) - entry.size + 1)
+    kept, held_bytes, sides, orientation = [], 0, {322: 0, 323: 0}, 1
+    for at in range(start, stop, entry.size):
+        tag, kind, count, value = entry.unpack_from(data, at)
+        if kind == 3:
+            (value,) = struct.unpack_from(f"{order}H", data, at + entry.size - (8 if is_big else 4))
+        if tag in sides:
+            sides[tag] = max(sides[tag], value)
+        if tag == ORIENTATION and kind in (3, 4) and count == 1 and 1 <= value <= 8:
+            orientation = value
+        if tag in DRAWN_TAGS:
+            kept.append(data[at : at + entry.size])
+            held_bytes += count * TIFF_UNITS.get(kind, 0)
     if held_bytes > 2 * len(data) + MOST_TEXT_BYTES:
         raise ImageError(
             f"a TIFF directory that promises {held_bytes:,} bytes in a file of {len(data):,}; save it again with an image editor"
         )
-    if 322 in sides and 323 in sides:
-        yield sides[322], sides[323]
+    directory = number.pack(len(kept)) + b"".join(kept) + bytes(8 if is_big else 4)  # and no further page
+    data = data[:first] + directory + data[first + len(directory) :]
+    return ImageFile("TIFF", data, (tuple(sides.values()),) if all(sides.values()) else (), orientation)
 
 
 def _read_avif(data: bytes) -> ImageFile:
@@ -435,5 +463,5 @@ def _skip_exponential(take) -> None:
         take(zeros)
 
 
-READERS = {"PNG": _read_png, "JPEG": _read_jpeg, "GIF": _read_gif, "AVIF": _read_avif}
-SIZES = {"ICO": _ico_sizes, "JPEG2000": _jpeg2000_sizes, "TIFF": _tiff_sizes}
+READERS = {"PNG": _read_png, "JPEG": _read_jpeg, "GIF": _read_gif, "TIFF": _read_tiff, "AVIF": _read_avif}
+SIZES = {"ICO": _ico_sizes, "JPEG2000": _jpeg2000_sizes}

@@ -215,7 +215,7 @@ def _decode(
         if image.format in ANIMATED and image.is_animated:
             return _first_drawn_frame(image, _orientation(image, file), name, max_pixels), None
         image.load()
-        orientation = _orientation(image, file)  # of a TIFF, Pillow has turned it by now
+        orientation = _orientation(image, file)
         if covered and orientation >= 5:  # lying on its side
             covered = covered[::-1]
         if _has_deep_colours(image, file):
@@ -368,11 +368,8 @@ def _first_drawn_frame(image: Image.Image, orientation: int, name: str, max_pixe
 
 def _orientation(image: Image.Image, file: ImageFile) -> int:
     """1 upright to 8, as EXIF numbers them."""
-    if file.kind in ("PNG", "JPEG"):
+    if file.kind in ("PNG", "JPEG", "TIFF"):
         return file.orientation
-    if hasattr(image, "tag_v2"):
-        value = image.tag_v2.get(ORIENTATION)
-        return value if isinstance(value, int) and value in TURNS else 1
     exif, xmp = image.info.get("exif"), image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
     by_exif = orientation_in(exif) if isinstance(exif, bytes) else None

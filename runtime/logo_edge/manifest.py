@@ -9,7 +9,6 @@ a label, or a backslash, is written after a backslash), `sure` (1 or 0) and `spl
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +18,7 @@ import numpy as np
 
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
-from logo_edge.names import join_names, split_names
+from logo_edge.names import csv_line, join_names, split_names
 
 SPLITS = ("train", "val", "calib", "test")
 FILES = "files"
@@ -123,9 +122,9 @@ def targets_of(rows: Iterable[LogoRow], labels: Sequence[str]) -> np.ndarray:
 def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
     """Writes the rows as CSV, whole or not at all. Raises DatasetError where it cannot be written."""
     path = Path(path)
-    lines = [_csv_line(field.name for field in fields(LogoRow))]
+    lines = [csv_line(field.name for field in fields(LogoRow))]
     for row in rows:
-        lines.append(_csv_line({**asdict(row), "votes": join_names(row.votes), "sure": int(row.sure)}.values()))
+        lines.append(csv_line({**asdict(row), "votes": join_names(row.votes), "sure": int(row.sure)}.values()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, "".join(lines))
@@ -136,13 +135,6 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
             f"{path}: the name {error.object[error.start - 20 : error.end + 20]!r} is not UTF-8, which a manifest holds; "
             "rename that file or folder"
         ) from error
-
-
-def _csv_line(values: Iterable) -> str:
-    """A line of CSV that ends in a line feed; a carriage return in a name is quoted too."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(values)  # csv quotes what its line terminator holds
-    return text.getvalue()[:-2] + "\n"
 
 
 def _parse_row(path: Path, line: int, raw: dict[str, str | None]) -> LogoRow:

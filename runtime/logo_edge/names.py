@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -34,6 +35,15 @@ def printable(text: str) -> str:
 def join_names(names: Iterable[str]) -> str:
     r"""The names as one cell of a table, joined by `|`; within a name it is `\|`, and a backslash `\\`."""
     return "|".join(re.sub(r"[|\\]", r"\\\g<0>", name) for name in names)
+
+
+def csv_line(values: Iterable) -> str:
+    """The values as a line of CSV that ends in a line feed; a cell that holds any end of a line is quoted. RFC 4180."""
+    import csv  # which most starts need not pay
+
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(values)  # csv quotes what its line terminator holds
+    return text.getvalue()[:-2] + "\n"
 
 
 def split_names(text: str) -> tuple[str, ...]:

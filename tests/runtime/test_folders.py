@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import marked
+from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, LogoEdgeError, commands, files, folders
@@ -130,6 +131,22 @@ def test_the_three_formats_hold_the_same(bundle, logos, tmp_path):
             assert line[name] == pytest.approx(float(comma[name])) == pytest.approx(column[name], abs=1e-6)
         assert (line["is_logo"], comma["is_logo"]) == (column["is_logo"], str(int(column["is_logo"])))
     assert sum(bool(row.get("error")) for row in lines) == 2
+
+
+def test_names_that_hold_what_ends_a_row_or_cell_are_whole_in_every_format(bundle, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = [f"{name}.png" for name in ("a\rb", "c\nd", 'e"f', "g,h", "i\u2028j", "=1+2", "-", "k|l", "m\x85n")]
+    for name in names:
+        Image.new("RGB", (8, 8), "red").save(folder / name)
+    for suffix in folders.FORMATS:
+        out = tmp_path / f"results{suffix}"
+        assert classify(bundle, folder, "--out", out).exit_code == 0
+        if suffix == ".jsonl":
+            paths = [json.loads(line)["path"] for line in out.read_bytes().removesuffix(b"\n").split(b"\n")]
+        else:
+            paths = [row["path"] for row in rows_of(out)]
+        assert sorted(paths) == sorted(str(folder / name) for name in names), suffix
 
 
 def test_an_interrupted_run_goes_on_where_it_was_and_loses_and_repeats_nothing(bundle, logos, tmp_path, monkeypatch):

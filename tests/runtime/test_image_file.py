@@ -41,6 +41,7 @@ READABLE = {
     "texts",
     "many texts",
     "profile",
+    "tiff within tiff",
 }  # their pixels are few
 MEASURE = """
 import resource, sys, time
@@ -175,6 +176,52 @@ def test_damaged_metadata_refuses_no_pixels():
         for marker in (b"\xff\xe1", b"\xff\xe2", b"\xff\xed"):
             segment = marker + struct.pack(">H", len(content) + 2) + content
             assert load_image(jpeg[:2] + segment + jpeg[2:]).size == (12, 9), content
+
+
+def test_damaged_tags_of_a_tiff_refuse_no_pixels():
+    checked, image = 0, Image.new("RGB", (12, 9), "red")
+    planar = {
+        False: struct.pack("<HHII", 284, 3, 1, 1),
+        True: struct.pack("<HHQQ", 284, 3, 1, 1),
+    }  # what is left out is 1
+    for compression, is_big in ((None, False), ("tiff_lzw", False), (None, True)):
+        data = encode(image, "TIFF", compression=compression, big_tiff=is_big)
+        assert data.count(planar[is_big]) == 1
+        for tag, kind, count in product(
+            (274, 282, 305, 700, 34665, 34675), (0, 1, 2, 3, 5, 7, 12, 99), (0, 1, 1 << 31)
+        ):
+            damaged = data.replace(planar[is_big], struct.pack("<HHQQ" if is_big else "<HHII", tag, kind, count, 9))
+            assert load_image(damaged).getpixel((1, 1)) == (255, 0, 0), (tag, kind, count)
+            checked += 1
+    assert checked == 432
+
+
+def test_damaged_animation_and_transparency_leave_the_first_picture():
+    still = encode(Image.new("RGB", (12, 9), "red"), "PNG")
+    moving = encode(
+        Image.new("RGB", (12, 9), "red"), "PNG", save_all=True, append_images=[Image.new("RGB", (12, 9), "blue")]
+    )
+    files = [
+        still[:33] + chunk(kind, content) + still[33:]
+        for kind in (b"acTL", b"fcTL", b"tRNS")
+        for content in (b"", b"?")
+    ]
+    files += [still[:33] + chunk(b"tRNS", bytes(6))[:-1] + b"?" + still[33:]]
+    for kind in (b"acTL", b"fcTL", b"fdAT"):
+        at = moving.index(kind) + 4
+        files.append(moving[:at] + bytes([moving[at] ^ 1]) + moving[at + 1 :])  # against its checksum
+    assert all(load_image(data).size == (12, 9) for data in files)
+
+
+def test_short_segments_of_a_jpeg_and_blocks_of_a_gif_refuse_no_pixels():
+    image = Image.new("RGB", (12, 9), "red")
+    jpeg, gif = encode(image, "JPEG"), encode(image, "GIF")
+    for marker, content in product((0xE0, 0xEE), (b"", b"JFIF", b"JFIF\0", b"JFXX\0", b"Adobe", b"Adobe\0d")):
+        segment = struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+        assert load_image(jpeg[:2] + segment + jpeg[2:]).size == (12, 9), (marker, content)
+    start = gif.index(b",", 13 + (3 << (gif[10] & 7) + 1))
+    for control in (b"!\xf9\0", b"!\xf9\1\0\0"):
+        assert load_image(gif[:start] + control + gif[start:]).size == (12, 9), control
 
 
 def test_orientation_is_found_in_every_place_that_pillow_knows():
