@@ -17,7 +17,7 @@ IMAGES = typer.Option(Path(), "--images", help="Folder of renders, where the man
 @bench.command(
     help="Measure accuracy and latency of bundles side by side, in one run and from the same artifacts. A yardstick, the "
     "same model in a few hand-written lines, always runs along. Exit status: 0 done, 1 --against found a row worse, 2 wrong "
-    "usage, unsettled, not comparable or in part not measured, 3 --against could not decide.\n\n"
+    "usage, unsettled, not comparable or in part not measured, 4 --against could not decide.\n\n"
     "logo-edge bench bundles/mine --manifest labels.csv --images renders --threads 1,2 --batches 1,8 --report out"
 )
 def bench_command(
@@ -179,7 +179,7 @@ def _print_changes(changes: list, tolerance: float | None = None) -> int:
     verdicts = {change.verdict for change in changes}
     found = "worse" if "worse" in verdicts else "undecided" if "undecided" in verdicts else "holds"
     typer.echo(f"{'milliseconds, by their intervals' if tolerance is None else f'tolerance {tolerance:.0%}'}: {found}")
-    return 1 if "worse" in verdicts else 3 if "undecided" in verdicts else 0
+    return 1 if "worse" in verdicts else 4 if "undecided" in verdicts else 0
 
 
 def _names(text: str) -> list[str]:

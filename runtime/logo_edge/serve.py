@@ -30,9 +30,8 @@ serve = typer.Typer(rich_markup_mode=None, add_completion=False)
     curl -F files=@a.png -F files=@b.jpg http://127.0.0.1:8000/v1/classify
 
     It listens on this machine only, unless --host says otherwise, and needs the extra serve. A token in the environment
-    variable LOGO_EDGE_TOKEN, or in a file, is then asked of every client: Authorization: Bearer TOKEN. Beyond this machine
-    it starts with a token, or with --no-token. SIGTERM and Ctrl-C
-    let the requests at hand finish.
+    variable LOGO_EDGE_TOKEN, or in a file, is asked of every client: Authorization: Bearer TOKEN. To listen beyond this
+    machine it needs a token, or --no-token. SIGTERM and Ctrl-C let the requests at hand finish.
     """
 )
 def serve_command(
@@ -47,11 +46,11 @@ def serve_command(
     open_to_all: bool = typer.Option(False, "--no-token", help="Listen beyond this machine without a token: whoever reaches it may use it."),
     token_file: Path | None = typer.Option(None, "--token-file", metavar="FILE", help="A file with the bearer token, instead of LOGO_EDGE_TOKEN."),
     max_mb: float = typer.Option(16.0, "--max-mb", min=0.001, help="The largest body of a request, in MiB."),
-    max_pixels: int = typer.Option(25_000_000, "--max-pixels", min=1, help="The most pixels of an image."),
+    max_pixels: int = typer.Option(25_000_000, "--max-pixels", min=1, help="The most pixels of an image; a baseline JPEG may have four times as many."),
     max_images: int = typer.Option(64, "--max-images", min=1, help="The most files of a request."),
     max_requests: int = typer.Option(32, "--max-requests", min=1, help="Requests answered at once; more get 503 and Retry-After."),
-    max_bodies: int = typer.Option(256, "--max-bodies", min=1, help="Bodies that arrive at once; with more, the longest on its way gives way (408)."),
-    drawings: bool = typer.Option(True, "--svg/--no-svg", help="Whether SVG drawings are read (extra svg)."),
+    max_bodies: int = typer.Option(256, "--max-bodies", min=1, help="Bodies that arrive at once; with more, the one that has been arriving longest gets 408."),
+    drawings: bool = typer.Option(True, "--svg/--no-svg", help="Read SVG drawings (extra svg), or refuse them."),
     timeout_s: float = typer.Option(10.0, "--timeout", min=0.001, help="Seconds for a body to arrive, and again to be classified."),
     workers: int | None = typer.Option(None, "--workers", min=1, help="Threads that decode, and as many that classify; left out: one a core."),
     threads: int = typer.Option(1, "--threads", min=1, help="CPU threads of one forward pass."),
@@ -76,8 +75,9 @@ def serve_command(
             bundle, mode=mode, threshold=threshold, coverage=coverage, backend=backend, artifact=artifact, threads=threads,
             cores=kept, spinning=spinning, public_key=public_key, self_test=True,
         )  # fmt: skip
-        limits = Limits(body_bytes=int(max_mb * 2**20), pixels=max_pixels, images=max_images, requests=max_requests,
-                        bodies=max_bodies, drawings=drawings,
+        body_bytes = int(max_mb * 2**20)
+        limits = Limits(body_bytes=body_bytes, held_bytes=max(Limits.held_bytes, 2 * body_bytes), bodies=max_bodies,
+                        pixels=max_pixels, images=max_images, requests=max_requests, drawings=drawings,
                         timeout_s=timeout_s, batch=batch, batch_delay_ms=batch_delay_ms, workers=workers or usable_cores())  # fmt: skip
         app = create_app(classifier, limits, token=token, log=log)
         typer.echo(

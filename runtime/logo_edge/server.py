@@ -332,8 +332,8 @@ async def read_body(request: Request, limits: Limits, bodies: Bodies, body: Body
     is_form = kind == "multipart/form-data"
     if not is_form and not kind.startswith("image/") and kind != "application/octet-stream":
         raise problem(
-            415, f"found content type {kind or 'none'!r}; expected multipart/form-data with files, or an image as the body "
-            "with image/png or the like or application/octet-stream",
+            415, f"found content type {kind or 'none'!r}; expected an image as the body, with a header such as "
+            "Content-Type: image/png, or multipart/form-data with files",
         )  # fmt: skip
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > limits.body_bytes:

@@ -360,6 +360,15 @@ def test_bodies_together_hold_no_more_memory_than_is_set_aside(classifier):
         assert post(client, png_of("red")).status_code == 200
 
 
+def test_a_body_as_large_as_max_mb_has_memory(monkeypatch):
+    kept = []
+    monkeypatch.setattr("logo_edge.server.create_app", lambda _, limits, **__: kept.append(limits))
+    monkeypatch.setattr("logo_edge.server.run_server", lambda *_, **__: None)
+    for size in ("16", "100"):
+        assert CliRunner().invoke(serve, ["--max-mb", size]).exit_code == 0
+    assert [limits.held_bytes >> 20 for limits in kept] == [64, 200]
+
+
 TURBULENCE = (
     b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><filter id="f"><feTurbulence baseFrequency=".9" '
     b'numOctaves="99999"/></filter><rect width="9" height="9" filter="url(#f)"/></svg>'

@@ -379,6 +379,14 @@ def test_a_large_group_of_copies_is_said_to_be_why_splits_are_uneven(tmp_path):
     assert any("a: 78/8/8/8, the largest group has 31 images" in line for line in describe_report(report))
 
 
+def test_a_class_is_uneven_only_by_more_than_one_image(tmp_path):
+    fill_classes(tmp_path, {"a": 11, "b": 12})
+    shutil.copy(tmp_path / "a" / "00.png", tmp_path / "a" / "copy.png")
+    counts, uneven = (report := organize_folder(tmp_path, tmp_path / "m.csv")).counts, report.uneven
+    assert {split: counts[split]["a"] for split in counts} == {"train": 9, "val": 1, "calib": 1, "test": 1}
+    assert uneven == {}
+
+
 def test_only_equal_files_are_copies_where_the_user_says_so(tmp_path):
     fill_classes(tmp_path, {"a": 8, "b": 8})
     save(draw_mark(0).resize((90, 90)), tmp_path / "a" / "small.png")
@@ -477,6 +485,19 @@ def test_small_classes_are_named_together_left_out_or_merged(tmp_path):
     manifest = read_manifest(tmp_path / "m.csv")
     assert manifest.classes == ("a", "b", "other")
     assert sum(row.label == "other" for row in manifest.rows) == 11
+
+
+def test_small_classes_that_leave_one_class_are_refused_at_the_start(tmp_path, monkeypatch):
+    fill_classes(tmp_path, {"a": 6, "c": 2})
+    monkeypatch.setattr(organize, "map_over_images", lambda *_, **__: pytest.fail("images were measured first"))
+    with pytest.raises(DatasetError, match="all 6 images are of one class, 'a'"):
+        organize_folder(tmp_path, tmp_path / "m.csv", small_classes="leave-out")
+
+
+def test_a_merged_class_that_is_still_too_small_is_not_told_to_merge(tmp_path):
+    fill_classes(tmp_path, {"a": 6, "b": 6, "c": 2})
+    with pytest.raises(DatasetError, match=r"'other' \(2\).*--small-classes leave-out\)$"):
+        organize_folder(tmp_path, tmp_path / "m.csv", small_classes="merge")
 
 
 def test_a_manifest_that_is_there_is_never_replaced_unasked(tmp_path, monkeypatch):

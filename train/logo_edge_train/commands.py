@@ -98,7 +98,9 @@ def fetch() -> None:
     typer.echo(f"{result.wanted:,} logos in {result.folder} ({result.rendered:,} rendered now)")
 
 
-@data.command(help="Print the folder that `fetch` renders to or, of a folder of images, the manifest it is trained by.")
+@data.command(
+    help="Print the folder of the renders that `fetch` makes or, with DIR, the manifest that `train --data DIR` uses."
+)
 def where(
     folder: Path | None = typer.Argument(None, metavar="[DIR]", help="A folder of images, as for `train --data`."),
 ) -> None:
@@ -108,7 +110,9 @@ def where(
     typer.echo(manifest_of(folder) if folder else renders_folder())
 
 
-@data.command(help="Sort a folder of images into a manifest: measure, propose labels, group near-duplicates, split.")
+@data.command(
+    help="Write a manifest of a folder of images: labels from class folders, or proposed; groups of copies; splits."
+)
 def organize(
     folder: Path = typer.Argument(..., metavar="DIR", help="Class folders of images, or unlabelled images."),
     out: Path | None = typer.Option(None, "--out", help="The manifest to write; left out: DIR/manifest.csv."),
@@ -117,7 +121,8 @@ def organize(
     seed: int = typer.Option(0, "--seed", help="Of the split and the balancing."),
     split_folders: bool | None = typer.Option(
         None, "--split-folders/--no-split-folders",
-        help="Whether folders named train, val, calib and test are splits; left out: where all of them are.",
+        help="Take folders named train, val, calib and test as splits, or as classes; left out: as splits where every "
+        "image lies in one.",
     ),
     exact_copies: bool = typer.Option(
         False, "--exact-copies", help="Only equal files are kept in one split, not images that look the same."

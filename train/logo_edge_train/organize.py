@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 SPLIT_SHARES = {"train": 0.7, "val": 0.1, "calib": 0.1, "test": 0.1}  # 70/20/10, then half of val is calib
-SHARE_TOLERANCE = 0.05  # of a class: a split further from its share is reported
+SHARE_TOLERANCE = 0.05  # of a class: a split further from its share, and by more than one image, is reported
 SMALL_CLASSES = STOP, LEAVE_OUT, MERGE = ("stop", "leave-out", "merge")
 MERGED = "other"
 
@@ -376,8 +376,12 @@ def _settle_small(
     small = {label: count for label, count in sorted(counts.items()) if count < len(SPLITS)}
     _refuse_small(folder, small, mode, "images")
     if mode == MERGE:
-        return [replace(i, label=MERGED) if i.label in small else i for i in placed], small
-    return [image for image in placed if image.label not in small], small
+        placed = [replace(image, label=MERGED) if image.label in small else image for image in placed]
+    else:
+        placed = [image for image in placed if image.label not in small]
+    if small:
+        _check_classes(folder, [image.label for image in placed if image.label])
+    return placed, small
 
 
 def _settle_few_groups(
@@ -388,8 +392,8 @@ def _settle_few_groups(
         return candidates, {}
     groups = _groups_of_classes([c.row.label for c in candidates], [c.row.group for c in candidates])
     small = {label: len(names) for label, names in groups.items() if len(names) < len(SPLITS)}
-    again = mode if mode != MERGE or set(small) - {MERGED} else STOP  # merging did not help
-    _refuse_small(folder, small, again, "different images, copies counted once")
+    alone = mode == MERGE and set(small) == {MERGED}  # merging did not help
+    _refuse_small(folder, small, STOP if alone else mode, "different images, copies counted once", is_merged=alone)
     if mode == MERGE:
         merged = {*small, MERGED}
         candidates = [
@@ -397,18 +401,18 @@ def _settle_few_groups(
             for c in candidates
         ]
         if small and len({c.row.group for c in candidates if c.row.label == MERGED}) < len(SPLITS):
-            _refuse_small(folder, small, STOP, "different images, copies counted once")
+            _refuse_small(folder, small, STOP, "different images, copies counted once", is_merged=True)
         return candidates, small
     return [c for c in candidates if c.row.label not in small], small
 
 
-def _refuse_small(folder: Path, small: dict[str, int], mode: str, unit: str) -> None:
+def _refuse_small(folder: Path, small: dict[str, int], mode: str, unit: str, *, is_merged: bool = False) -> None:
     if small and mode == STOP:
         listed = ", ".join(f"{shown(label)!r} ({count})" for label, count in small.items())
+        merge = "" if is_merged else f", or put them together into a class {MERGED!r} (--small-classes {MERGE})"
         raise DatasetError(
             f"{shown(str(folder))}: classes with fewer than {len(SPLITS)} {unit}: {listed}; expected at least one image for "
-            f"each of {', '.join(SPLITS)}. Add images, leave these classes out (--small-classes {LEAVE_OUT}) or put them "
-            f"together into a class {MERGED!r} (--small-classes {MERGE})"
+            f"each of {', '.join(SPLITS)}. Add images, or leave these classes out (--small-classes {LEAVE_OUT}){merge}"
         )
 
 
@@ -453,11 +457,12 @@ def _uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...], int
     for label in sorted({row.label for row in rows}):
         own = [row for row in rows if row.label == label]
         splits, groups = Counter(row.split for row in own), Counter(row.group for row in own)
-        shares = [splits[split] / len(own) for split in SPLIT_SHARES]
-        if max(groups.values()) > max(1, SHARE_TOLERANCE * len(own)) and any(
-            abs(share - aim) > SHARE_TOLERANCE for share, aim in zip(shares, SPLIT_SHARES.values(), strict=True)
+        tolerance = max(1, SHARE_TOLERANCE * len(own))  # images
+        if max(groups.values()) > tolerance and any(
+            abs(splits[split] - share * len(own)) > tolerance for split, share in SPLIT_SHARES.items()
         ):
-            found[label] = (tuple(round(100 * share) for share in shares), max(groups.values()))
+            shares = tuple(round(100 * splits[split] / len(own)) for split in SPLIT_SHARES)
+            found[label] = (shares, max(groups.values()))
     return found
 
 
