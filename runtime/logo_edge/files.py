@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -33,7 +32,7 @@ def replacing(path: str | os.PathLike, *, flush: bool = True) -> Iterator[Path]:
     path = Path(path)
     if fcntl:
         _delete_parts(path.parent)
-    part = path.parent / PART.format(secrets.token_hex(8))
+    part = path.parent / PART.format(os.urandom(8).hex())
     held = _hold(part, os.O_EXCL)
     try:
         yield part
