@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from itertools import pairwise
 
 from logo_edge.ending import ending, prepare_streams
+from logo_edge.errors import LogoEdgeError
 
 FLAGS = {"--json": "json", "--jsonl": "jsonl"}
 VALUES = {"--bundle": "bundle", "-b": "bundle"}
@@ -16,6 +18,7 @@ def main() -> None:
     """Runs the command; `ending` has its exit statuses."""
     with ending():
         prepare_streams()
+        need_no_empty(sys.argv[1:])
         if options := plain_options(sys.argv[1:]):
             gc.disable()  # until the model is loaded: searching what is imported for garbage takes 30 ms
             from logo_edge.classify import Options, run
@@ -27,6 +30,16 @@ def main() -> None:
         from logo_edge.verbs import app
 
         app()
+
+
+def need_no_empty(arguments: list[str]) -> None:
+    """Raises LogoEdgeError where one is empty, or an option's value: as a path that would be the current folder."""
+    for before, argument in pairwise(["", *arguments]):
+        if not argument or (argument.startswith("--") and argument.partition("=")[1:] == ("=", "")):
+            where = f"for {argument[:-1]}" if argument else f"after {before}" if before else "as the verb"
+            raise LogoEdgeError(
+                f"found an empty value {where}; expected a name, and `.` for the current folder. Is a variable of the shell not set?"
+            )
 
 
 def plain_options(arguments: list[str]) -> dict | None:

@@ -102,7 +102,8 @@ def resumed_by_rerun() -> Iterator[None]:
 
 def describe_os_error(error: OSError) -> str:
     """The file where it is known, what the system said of it, and what to do."""
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+    name = error.filename2 or error.filename  # where a file was to be put, rather than its name until then
+    where = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes, os.PathLike)) else ""
     cures = [CURES[error.errno]] if error.errno in CURES else []
     return where + "; ".join((error.strerror or str(error), *cures, *_notes(error)))
 

@@ -184,6 +184,8 @@ class Journal:
             _pyarrow()
         self.out, self.columns = out, columns_of(labels, enrolled=settings.get(ENROLLED) is not None)
         self.path = out.with_name(f"{out.name}.part")
+        if out.is_dir():
+            raise LogoEdgeError(f"{out}: a folder; name a file, such as {out / ('results' + out.suffix)}")
         if out.exists() and not overwrite:
             self._drop_finished()
             raise LogoEdgeError(f"{out}: there already; name another --out, or replace it with --overwrite")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from logo_edge import LogoEdgeError
 from logo_edge.ending import INTERRUPTED, NO_READER, SYSTEM, USAGE, ending, resumed_by_rerun
+from logo_edge.files import write_file
 from logo_edge.names import printable
 
 SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
@@ -52,6 +53,24 @@ def verbs(bundle: Path, logo: Path) -> dict[str, list]:
         "similar": ["similar", "--bundle", bundle, logo, logo.parent],
         "help": ["--help"],
     }
+
+
+@pytest.mark.parametrize("arguments", [["cluster", ""], ["enroll", "brand", ""], ["export-triton", "--out="],
+                                       ["classify", "logo.png", ""], ["train", "--data", ""], [""]])  # fmt: skip
+def test_an_unset_variable_of_the_shell_is_not_the_current_folder(arguments, tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "logo.png")
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == USAGE
+    assert b"found an empty value" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["logo.png"]
+
+
+def test_an_error_of_a_file_that_is_put_in_place_names_its_place(tmp_path, capsys):
+    (tmp_path / "out.json").mkdir()
+    with pytest.raises(SystemExit), ending():
+        write_file(tmp_path / "out.json", "{}")
+    assert f"logo-edge: {tmp_path / 'out.json'}: Is a directory" in capsys.readouterr().err
 
 
 def test_a_reader_that_went_away_ends_every_verb_alike(bundle, logo):

@@ -238,10 +238,12 @@ def test_an_artifact_and_a_backend_are_settings_of_a_table(bundle, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "message"), [("results.xlsx", "expected one of .csv, .jsonl, .parquet"),
+                                               ("folder.csv", "a folder; name a file"),
                                                ("absent.png/results.csv", "expected a folder that can be written")])  # fmt: skip
 def test_where_no_table_can_be_written_it_says_so(bundle, logos, tmp_path, name, message):
     (tmp_path / "absent.png").write_text("a file")
-    assert message in str(classify(bundle, logos, "--out", tmp_path / name).exception)
+    (tmp_path / "folder.csv").mkdir()
+    assert message in str(classify(bundle, logos, "--out", tmp_path / name, "--overwrite").exception)
 
 
 def test_two_processes_do_not_write_one_table(bundle, tmp_path):
