@@ -157,8 +157,8 @@ def write_page(folder: Path) -> None:
 
 
 @calibrate.command(
-    help="Calibrate a packed bundle anew, on its own logits of a manifest's calib split, and pack it again. Its model "
-    "and every other file stay as they are; a signature is dropped."
+    help="Calibrate a packed bundle again, on its own logits of a manifest's calib split. Figures, card, vectors and "
+    "embedding are brought up to date, a signature is dropped, every other file stays."
 )
 def calibrate_command(
     bundle: Path = typer.Argument(..., metavar="BUNDLE", help="A bundle's folder, replaced in one step."),
