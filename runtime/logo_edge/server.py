@@ -12,7 +12,7 @@ import hmac
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -233,7 +233,7 @@ def create_app(
     )  # fmt: skip
     async def classify(request: Request):
         nonlocal in_flight
-        need_no_query(request)
+        need_no_fields("query", request.query_params)
         async with bodies.admit() as body:
             async with bodies.arriving(body):
                 images = await read_body(request, limits, bodies, body)
@@ -278,7 +278,7 @@ def create_app(
 
     @app.get("/v1/info", dependencies=guard, responses=problems(422, *refusals), summary="The bundle and the limits")
     async def info(request: Request) -> Info:
-        need_no_query(request)
+        need_no_fields("query", request.query_params)
         return Info(__version__, bundle.name, classifier.labels, bundle.model.precision, bundle.input.size_px,
                     classifier.mode, classifier.threshold, classifier.coverage, limits)  # fmt: skip
 
@@ -311,11 +311,11 @@ def run_server(app: FastAPI, host: str, port: int, *, drain_s: float, access_log
         ) from error
 
 
-def need_no_query(request: Request) -> None:
-    """Refuses query fields: to ignore one would be to answer another question."""
-    if names := ", ".join(sorted(set(request.query_params))):
+def need_no_fields(where: str, names: Iterable[str]) -> None:
+    """Refuses fields of a query or form: to ignore one would be to answer another question."""
+    if joined := ", ".join(sorted(set(names))):
         raise problem(
-            422, f"found the query fields {names[:200]}; expected none. Mode, threshold and coverage are those that the "
+            422, f"found the {where} fields {joined[:200]}; expected none. Mode, threshold and coverage are those that the "
             "service was started with: `logo-edge serve --mode strict`",
         )  # fmt: skip
 
@@ -354,6 +354,7 @@ async def read_body(request: Request, limits: Limits, bodies: Bodies, body: Body
     files = [upload for _, upload in form.multi_items() if isinstance(upload, UploadFile)]
     if not files:
         raise problem(400, "no files in the form; send each image as a file, such as curl -F files=@logo.png")
+    need_no_fields("form", (name for name, value in form.multi_items() if not isinstance(value, UploadFile)))
     images = []
     for upload in files:
         images.append((upload.filename or "", await upload.read()))

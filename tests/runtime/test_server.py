@@ -429,12 +429,14 @@ def test_without_drawings_an_svg_is_refused_and_a_picture_is_not(classifier):
         assert post(client, png_of("blue")).json()["label"] == "blue"
 
 
-def test_a_query_or_an_encoding_that_would_be_ignored_is_refused(client):
+def test_a_query_a_field_of_a_form_or_an_encoding_that_would_be_ignored_is_refused(client):
     for path, ask in (("/v1/classify", client.post), ("/v1/info", client.get)):
         refused = ask(
             path, params={"mode": "strict"}, **({"content": png_of("red"), "headers": PNG} if "class" in path else {})
         )
         assert (refused.status_code, "mode" in refused.json()["detail"]) == (422, True)
+    form = client.post("/v1/classify", data={"mode": "strict"}, files={"files": ("a.png", png_of("red"), "image/png")})
+    assert (form.status_code, "form fields mode" in form.json()["detail"]) == (422, True)
     packed = post(client, gzip.compress(png_of("red")), **{"Content-Encoding": "gzip"})
     assert (packed.status_code, packed.headers["accept-encoding"]) == (415, "identity")
     assert post(client, png_of("red"), **{"Content-Encoding": "identity"}).status_code == 200
