@@ -104,6 +104,7 @@ def test_with_any_of_its_extras_the_runtime_classifies_without_torch(wheel, extr
     for backend, extra in (("openvino", "openvino"), ("torchscript", "torchscript")):
         artifact = tmp_path / {"openvino": "a.xml", "torchscript": "a.pt"}[backend]
         artifact.write_bytes(b"")
+        artifact.with_suffix(".bin").write_bytes(b"")  # the other half of an OpenVINO artifact
         refused = run(
             *classify, samples / "01-simple.png", "--backend", backend, "--artifact", artifact, folder=tmp_path
         )
