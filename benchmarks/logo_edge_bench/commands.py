@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from logo_edge.names import printable
+
 bench = typer.Typer(rich_markup_mode=None, add_completion=False)
 check = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -125,7 +127,7 @@ def check_command(
         for entry in sorted(checks, key=lambda entry: entry.holds):
             sign = ">=" if entry.at_least else "<="
             typer.echo(
-                f"{'ok' if entry.holds else 'FAILS':>6}  {entry.name:<20} {entry.found:9.4f}  {sign} {entry.limit:g}"
+                f"{'ok' if entry.holds else 'FAILS':>6}  {printable(entry.name):<20} {entry.found:9.4f}  {sign} {entry.limit:g}"
             )
     if failed:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ import typer
 
 from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError, SelectionError
+from logo_edge.names import printable
 from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_estimate, need_torch, print_found
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def compress_command(
     write_page(work_folder(run, chosen))
     for place, bundle in bundles.items():
         found = record["targets"][place]
-        typer.echo(f"{place}: {found['sentence']}")
+        typer.echo(printable(f"{place}: {found['sentence']}"))
         typer.echo(
             f"{found['bundle']}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {found['bundle']} IMAGE.png"
         )
@@ -141,7 +142,7 @@ def compress_command(
                    "budget, or some could not be timed; the same command tries them again.")  # fmt: skip
     failed = [place for place in targets if place not in bundles]
     for place in failed:
-        typer.echo(f"{place}: not packed. {record['targets'][place]['sentence']}", err=True)
+        typer.echo(printable(f"{place}: not packed. {record['targets'][place]['sentence']}"), err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -188,7 +189,7 @@ def calibrate_command(
     say_weaknesses(packed)
     for entry in found.conformal:
         if entry.refused:
-            typer.echo(f"no prediction sets by class at {entry.level:.0%}: {entry.refused}")
+            typer.echo(printable(f"no prediction sets by class at {entry.level:.0%}: {entry.refused}"))
 
 
 def say_weaknesses(bundle: Bundle) -> None:
@@ -196,7 +197,7 @@ def say_weaknesses(bundle: Bundle) -> None:
     from logo_edge_compress.pack import find_weaknesses
 
     for weakness in find_weaknesses(bundle):
-        typer.echo(f"{bundle.folder}: {weakness}", err=True)
+        typer.echo(printable(f"{bundle.folder}: {weakness}"), err=True)
 
 
 @export.command(

@@ -29,6 +29,7 @@ from logo_edge.embedding import SPACE, EmbeddingSpace, embed_parts, read_space, 
 from logo_edge.errors import EnrolmentError
 from logo_edge.files import changing, json_text, write_file
 from logo_edge.images import ImageSource, load_image
+from logo_edge.names import alike, cleaned
 
 FORMAT = "logo-edge-enrolment"
 FORMAT_VERSION = 1
@@ -142,12 +143,18 @@ def new_enrolment(bundle: Bundle, *, false_accepts: float = FALSE_ACCEPTS) -> En
 def add_class(
     enrolment: Enrolment, classifier: Classifier, name: str, sources: Sequence[ImageSource]
 ) -> tuple[Enrolment, int]:
-    """The enrolment with the images added to class `name`, new or not, and how many of them it had not seen.
+    """The enrolment with the images added to class `name` (stripped, in NFC), new or not, and how many of them it had not seen.
 
     Raises ImageError where one cannot be read, EnrolmentError for a name that cannot be one, and for an image that is
     enrolled as another class.
     """
+    name = cleaned(name)
     _check_name(name, classifier.labels)
+    for other in (*classifier.labels, *enrolment.classes):
+        if other != name and alike(other) == alike(name):
+            raise EnrolmentError(
+                f"a class named {name!r}; there is {other!r}, which looks the same. Give that name, or another"
+            )
     owners = {sample.sha256: owner for owner, samples in enrolment.classes.items() for sample in samples}
     samples = []
     for source in sources:

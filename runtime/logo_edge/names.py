@@ -32,6 +32,16 @@ def printable(text: str) -> str:
     )
 
 
+def cleaned(name: str) -> str:
+    """The name without blanks at its ends, in Unicode NFC."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def alike(name: str) -> str:
+    """What all names have in common that look the same: those that differ in case, blanks at an end or Unicode form."""
+    return unicodedata.normalize("NFC", cleaned(name).casefold())
+
+
 def join_names(names: Iterable[str]) -> str:
     r"""The names as one cell of a table, joined by `|`; within a name it is `\|`, and a backslash `\\`."""
     return "|".join(re.sub(r"[|\\]", r"\\\g<0>", name) for name in names)

@@ -15,6 +15,7 @@ from logo_edge.commands import parse_cores
 from logo_edge.decision import Mode
 from logo_edge.errors import LogoEdgeError
 from logo_edge.folders import usable_cores
+from logo_edge.names import printable
 
 TOKEN_VARIABLE = "LOGO_EDGE_TOKEN"
 
@@ -81,7 +82,8 @@ def serve_command(
                         timeout_s=timeout_s, batch=batch, batch_delay_ms=batch_delay_ms, workers=workers or usable_cores())  # fmt: skip
         app = create_app(classifier, limits, token=token, log=log)
         typer.echo(
-            f"logo-edge: {classifier.bundle.name} ({', '.join(classifier.labels)}), mode {classifier.mode}", err=True
+            printable(f"logo-edge: {classifier.bundle.name} ({', '.join(classifier.labels)}), mode {classifier.mode}"),
+            err=True,
         )
         run_server(app, host, port, drain_s=2 * timeout_s, access_log=access_log)
 

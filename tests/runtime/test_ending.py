@@ -156,6 +156,15 @@ def test_names_reach_no_terminal_raw(bundle, logo, tmp_path):
         assert not [line for line in printed.splitlines() if line.lstrip().startswith("forged")], name
 
 
+def test_names_of_classes_reach_no_terminal_raw(fake_bundle):
+    bundle = fake_bundle(labels=("red", f"green{NASTY}", "blue"))
+    for arguments in (["info"], ["serve", "--host", "192.0.2.1", "--no-token"]):  # an address of no machine (RFC 5737)
+        done = run(arguments[0], "--bundle", bundle, *arguments[1:])
+        printed = (done.stdout + done.stderr).decode("utf-8")
+        assert f"green{ESCAPED}" in printed, printed
+        assert not {"\x1b", "\u202e"} & set(printed), printed
+
+
 @pytest.mark.parametrize(("text", "expected"), [
     ("plain é ロゴ.png", "plain é ロゴ.png"), ("a\u3000b\u00a0c", "a\u3000b\u00a0c"), ("👩\u200d🚀", "👩\u200d🚀"),
     ("a\nb\r\tc", r"a\nb\r\tc"), ("\x9b31m\x7f", r"\x9b31m\x7f"), ("\u2066x\u2069\u061c", r"\u2066x\u2069\u061c"),

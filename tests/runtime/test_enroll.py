@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import marked
 from PIL import Image, ImageDraw
 from pyarrow import parquet
 from typer.testing import CliRunner
@@ -194,6 +195,21 @@ def test_a_name_that_is_none_or_the_bundles_own_is_refused(bundle, tmp_path, nam
     classifier = Classifier.load(bundle)
     with pytest.raises(EnrolmentError, match="class"):
         add_class(new_enrolment(classifier.bundle), classifier, name, [paint(tmp_path / "a.png", (9, 9, 9))])
+
+
+def test_names_that_look_the_same_are_one_class_or_refused(bundle, tmp_path):
+    classifier, file = Classifier.load(bundle), tmp_path / "e.json"
+    colours = iter(range(40, 250, 20))
+
+    def enroll(name: str):
+        picture = marked((next(colours), 90, 30), (20, 20))
+        return change_enrolment(file, classifier.bundle, lambda known: add_class(known, classifier, name, [picture])[0])
+
+    for name in ("caf\u00e9", " cafe\u0301\t", "caf\u00e9 "):
+        assert list(enroll(name).classes) == ["caf\u00e9"]
+    for name in ("CAF\u00c9", "Red", " RED"):
+        with pytest.raises(EnrolmentError, match="which looks the same"):
+            enroll(name)
 
 
 def test_the_file_reads_back_as_it_was_written(bundle, enrolled, tmp_path):

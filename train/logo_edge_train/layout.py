@@ -6,7 +6,6 @@ Names are compared stripped, in Unicode NFC and without case, since people tell 
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from logo_edge.errors import DatasetError
 from logo_edge.folders import walk_images
-from logo_edge.names import shown
+from logo_edge.names import alike, cleaned, shown
 
 SPLIT_FOLDERS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -46,14 +45,14 @@ def read_layout(
     readable = [path for path in paths if _is_utf8(path.relative_to(folder))]
     parts = {path: path.relative_to(folder).parts[:-1] for path in readable}
     firsts = sorted({where[0] for where in parts.values() if where})
-    splits = [name for name in firsts if _key(name) in SPLIT_FOLDERS]
+    splits = [name for name in firsts if alike(name) in SPLIT_FOLDERS]
     if split_folders is not False:
         if len(splits) > 1 and splits == firsts and all(len(where) > 1 for where in parts.values()):
-            placed = [PlacedImage(p, where[1], SPLIT_FOLDERS[_key(where[0])]) for p, where in parts.items()]
+            placed = [PlacedImage(p, where[1], SPLIT_FOLDERS[alike(where[0])]) for p, where in parts.items()]
             return _with_clean_labels(folder, placed), _others(paths, readable)
-        seconds = {_key(where[1]) if len(where) > 1 else "" for where in parts.values()}
+        seconds = {alike(where[1]) if len(where) > 1 else "" for where in parts.values()}
         if len(seconds) > 1 and seconds <= SPLIT_FOLDERS.keys() and not splits:
-            placed = [PlacedImage(p, where[0], SPLIT_FOLDERS[_key(where[1])]) for p, where in parts.items()]
+            placed = [PlacedImage(p, where[0], SPLIT_FOLDERS[alike(where[1])]) for p, where in parts.items()]
             return _with_clean_labels(folder, placed), _others(paths, readable)
         if split_folders:
             raise DatasetError(
@@ -66,7 +65,7 @@ def read_layout(
                 f"splits (found {_listed(firsts)}). Put every image into SPLIT/CLASS/, or say --no-split-folders where "
                 "these are classes"
             )
-    if containers := [name for name in firsts if _key(name) in CONTAINERS]:
+    if containers := [name for name in firsts if alike(name) in CONTAINERS]:
         name = containers[0]
         raise DatasetError(
             f"{shown(str(folder))}: {_listed([name])} would be a class. Where it holds the class folders, give "
@@ -85,29 +84,21 @@ def read_layout(
 
 def _with_clean_labels(folder: Path, placed: list[PlacedImage]) -> list[PlacedImage]:
     """The images with stripped labels in NFC. Raises DatasetError where two names look the same, or one is blank."""
-    alike = defaultdict(set)
+    looks = defaultdict(set)
     for image in placed:
         if image.label:
-            alike[_key(image.label)].add(image.label)
-    if "" in alike:
+            looks[alike(image.label)].add(image.label)
+    if "" in looks:
         raise DatasetError(
-            f"{shown(str(folder))}: a class folder's name is blank ({_listed(sorted(alike[''], key=str))}); name it"
+            f"{shown(str(folder))}: a class folder's name is blank ({_listed(sorted(looks[''], key=str))}); name it"
         )
-    same = [sorted(names) for _, names in sorted(alike.items()) if len(names) > 1]
+    same = [sorted(names) for _, names in sorted(looks.items()) if len(names) > 1]
     if same:
         raise DatasetError(
             f"{shown(str(folder))}: class folders whose names differ only in case, blanks at an end or Unicode form: "
             f"{'; '.join(' and '.join(map(ascii, names)) for names in same)}. Put the images of each such class into one folder"
         )
-    return [PlacedImage(image.path, _clean(image.label), image.split) for image in placed]
-
-
-def _clean(name: str) -> str:
-    return unicodedata.normalize("NFC", name.strip())
-
-
-def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", _clean(name).casefold())
+    return [PlacedImage(image.path, cleaned(image.label), image.split) for image in placed]
 
 
 def _is_utf8(path: Path) -> bool:
