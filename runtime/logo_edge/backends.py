@@ -362,6 +362,8 @@ def cache_folder() -> Path:
     if own := os.environ.get("LOGO_EDGE_CACHE"):
         return Path(own)
     try:
+        if os.environ.get("HOME") == "":  # which Path.home takes for /
+            raise RuntimeError
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "logo-edge"
     except RuntimeError as error:  # Path.home
         raise LogoEdgeError(
@@ -431,5 +433,5 @@ def _read_findings(path: Path) -> dict[str, dict]:
         return {
             digest: entry for digest, entry in json.loads(path.read_bytes()).items() if isinstance(entry["found"], dict)
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

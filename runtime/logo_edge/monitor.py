@@ -151,7 +151,7 @@ def read_log(path: str | os.PathLike, bundle_name: str | None = None) -> Iterato
                     found = {"best_guess": str(entry["best_guess"]), "confidence": 0.0 if entry["confidence"] is None else float(entry["confidence"]),
                              "abstained": entry["label"] is None}  # fmt: skip
                     bundle = entry["bundle"]
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise LogoEdgeError(
                         f"{path}, line {number}: {error!r}; expected a line that `logo-edge classify --log` wrote"
                     ) from error

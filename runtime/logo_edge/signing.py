@@ -83,7 +83,7 @@ def verify_record(folder: Path, record: bytes, public_key: str | os.PathLike | b
             f"{folder}: not signed, there is no {SIGNATURE}; a public key was given. Get the signed bundle, or sign it "
             "with `logo-edge sign`"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
         raise BundleError(f"{path}: cannot be read ({error!r}); get the bundle anew, or sign it again") from error
     if algorithm != ALGORITHM:
         raise BundleError(f"{path}: signed by {algorithm!r}; this runtime verifies {ALGORITHM}")

@@ -240,6 +240,11 @@ def test_a_user_without_a_home_is_told_where_to_put_the_cache(monkeypatch):
     for name in ("LOGO_EDGE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
 
+    monkeypatch.setenv("HOME", "")  # as a service's environment may have it: the cache would be /.cache
+    with pytest.raises(LogoEdgeError, match="no home folder is known"):
+        backends.cache_folder()
+    monkeypatch.delenv("HOME")
+
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 

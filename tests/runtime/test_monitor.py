@@ -184,6 +184,9 @@ def test_a_line_that_is_no_prediction_is_named(fake_bundle, tmp_path):
     log.write_text('{"best_guess": "red", "confidence": 0.9, "label": null, "bundle": "a"}\n{"best_guess": "red"}\n')
     with pytest.raises(LogoEdgeError, match=r"log.jsonl, line 2: KeyError\('confidence'\)"):
         list(read_log(log))
+    log.write_text("[" * 100_000)
+    with pytest.raises(LogoEdgeError, match="log.jsonl, line 1: RecursionError"):
+        list(read_log(log))
     with pytest.raises(LogoEdgeError, match="expected a log"):
         list(read_log(tmp_path / "missing.jsonl"))
     with pytest.raises(LogoEdgeError, match="expected a file that can be written"):

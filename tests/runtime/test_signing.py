@@ -93,7 +93,7 @@ def test_a_changed_signature_is_refused(signed, keys, change):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "5", '{"algorithm": "ed25519", "key": "", "signature": 5}',
-                                  '{"algorithm": "ed25519", "key": "", "signature": "no base64!"}'])  # fmt: skip
+                                  '{"algorithm": "ed25519", "key": "", "signature": "no base64!"}', "[" * 100_000])  # fmt: skip
 def test_a_signature_that_cannot_be_read_is_refused(signed, keys, text):
     (signed / SIGNATURE).write_text(text)
     with pytest.raises(BundleError, match=r"signature.json: cannot be read .*sign it again"):

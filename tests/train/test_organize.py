@@ -507,6 +507,8 @@ def test_a_manifest_that_is_there_is_never_replaced_unasked(tmp_path, monkeypatc
     with pytest.raises(DatasetError, match="there already.*--overwrite"):
         organize_folder(tmp_path, tmp_path / "manifest.csv")
     assert (tmp_path / "manifest.csv").read_text() == "sku,price\n1,2\n"
+    with pytest.raises(DatasetError, match="a folder; name a file"):
+        organize_folder(tmp_path, tmp_path / "a", overwrite=True)
 
 
 def test_a_folder_that_cannot_be_written_stops_at_the_start(tmp_path, monkeypatch):
