@@ -303,7 +303,9 @@ def _examine(job: tuple[Path, bool]) -> _Examined | str:
 def _check_destination(path: Path, overwrite: bool) -> None:
     """Raises DatasetError where the manifest is there already, is a folder, or its folder cannot be written."""
     if path.is_dir():
-        raise DatasetError(f"{shown(str(path))}: a folder; name a file for the manifest, such as {path / 'manifest.csv'}")
+        raise DatasetError(
+            f"{shown(str(path))}: a folder; name a file for the manifest, such as {path / 'manifest.csv'}"
+        )
     if path.exists() and not overwrite:
         raise DatasetError(
             f"{shown(str(path))}: there already, and its labels may have been corrected by hand; name another --out, or "
