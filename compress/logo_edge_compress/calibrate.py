@@ -111,9 +111,11 @@ def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -
             temperature = fit_temperature(logits[kept], targets[kept])
             for row, (name, penalty) in enumerate(methods):
                 scaling = fit_scaling(logits[kept], targets[kept], temperature, name, penalty) if penalty else None
-                found = softmax(calibrated_logits(logits[held], temperature, scaling))
-                losses[row, held] -= np.log(np.maximum(found[np.arange(held.sum()), targets[held]], 1e-12)) / repeats
-                held_out[row, held] += found / repeats
+                probabilities = softmax(calibrated_logits(logits[held], temperature, scaling))
+                losses[row, held] -= (
+                    np.log(np.maximum(probabilities[np.arange(held.sum()), targets[held]], 1e-12)) / repeats
+                )
+                held_out[row, held] += probabilities / repeats
     gains = losses[0] - losses
     errors = gains.std(axis=1, ddof=1) / math.sqrt(len(targets)) if len(targets) > 1 else np.zeros(len(methods))
     return [
@@ -164,11 +166,11 @@ def fit_scaling(
 
     values, reached, each = start, loss(start), np.arange(classes)
     for _ in range(STEPS):
-        found = softmax(scores(values))  # (N, K)
-        gradient = np.array([((found - one_hot) * feature).mean(0) for feature in features]) + penalty * (
+        probabilities = softmax(scores(values))  # (N, K)
+        gradient = np.array([((probabilities - one_hot) * feature).mean(0) for feature in features]) + penalty * (
             values - start
         )
-        weighted = [found * feature for feature in features]
+        weighted = [probabilities * feature for feature in features]
         flat = np.hstack(weighted)  # (N, P K)
         hessian = penalty * np.eye(values.size) - flat.T @ flat / count
         same = np.array([[(one * feature).mean(0) for feature in features] for one in weighted])  # (P, P, K)
@@ -219,9 +221,11 @@ def fit_conformal(probabilities: np.ndarray, targets: np.ndarray, labels: tuple[
         label: conformal_threshold(probabilities[targets == k], targets[targets == k], level)
         for k, label in enumerate(labels)
     }
-    found = {**({"all classes together": len(targets)} if marginal is None else {}),
+    too_few = {**({"all classes together": len(targets)} if marginal is None else {}),
              **{label: int((targets == k).sum()) for k, label in enumerate(labels) if by_class[label] is None}}  # fmt: skip
-    refused = ", ".join(f"{name}: {count} logos of calib, {least_count(level)} needed" for name, count in found.items())
+    refused = ", ".join(
+        f"{name}: {count} logos of calib, {least_count(level)} needed" for name, count in too_few.items()
+    )
     complete = {label: _below(value) for label, value in by_class.items() if value is not None}
     return Conformal(level, None if marginal is None else _below(marginal),
                      complete if len(complete) == len(labels) else None, refused)  # fmt: skip

@@ -126,12 +126,12 @@ def compress_command(
         write_page(work_folder(run, chosen))
         raise
     print_candidates(record)
-    for place in bundles:
-        print_stages(record["targets"][place])
+    for target_name in bundles:
+        print_stages(record["targets"][target_name])
     write_page(work_folder(run, chosen))
-    for place, bundle in bundles.items():
-        found = record["targets"][place]
-        typer.echo(printable(f"{place}: {found['sentence']}"))
+    for target_name, bundle in bundles.items():
+        found = record["targets"][target_name]
+        typer.echo(printable(f"{target_name}: {found['sentence']}"))
         typer.echo(
             f"{found['bundle']}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {found['bundle']} IMAGE.png"
         )
@@ -140,9 +140,9 @@ def compress_command(
         lost = [entry["status"] for entry in record["candidates"] if entry["status"] in ("failed", "not tried")]
         typer.echo(f"Not complete: {lost.count('failed')} candidates failed, {lost.count('not tried')} were not tried in the "
                    "budget, or some could not be timed; the same command tries them again.")  # fmt: skip
-    failed = [place for place in targets if place not in bundles]
-    for place in failed:
-        typer.echo(printable(f"{place}: not packed. {record['targets'][place]['sentence']}"), err=True)
+    failed = [target_name for target_name in targets if target_name not in bundles]
+    for target_name in failed:
+        typer.echo(printable(f"{target_name}: not packed. {record['targets'][target_name]['sentence']}"), err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -180,14 +180,14 @@ def calibrate_command(
 
     config = read_config(read_bundle(bundle), recipe, tuple(override))
     packed = recalibrate(bundle, read_manifest(find_manifest(source)), renders_folder(), config)
-    found = packed.calibration
-    scaling = f"{found.scaling.method} scaling" if found.scaling else "no scaling"
+    calibration = packed.calibration
+    scaling = f"{calibration.scaling.method} scaling" if calibration.scaling else "no scaling"
     typer.echo(
-        f"{bundle}: temperature {found.temperature:.3f}, {scaling}; labels from "
-        f"{found.abstain_below[Mode.BALANCED]:.3f} confidence on, strict from {found.abstain_below[Mode.STRICT]:.3f}"
+        f"{bundle}: temperature {calibration.temperature:.3f}, {scaling}; labels from "
+        f"{calibration.abstain_below[Mode.BALANCED]:.3f} confidence on, strict from {calibration.abstain_below[Mode.STRICT]:.3f}"
     )
     say_weaknesses(packed)
-    for entry in found.conformal:
+    for entry in calibration.conformal:
         if entry.refused:
             typer.echo(printable(f"no prediction sets by class at {entry.level:.0%}: {entry.refused}"))
 

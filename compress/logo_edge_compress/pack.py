@@ -155,16 +155,16 @@ def find_weaknesses(bundle: Bundle) -> list[str]:
 
     Each is a sentence. A class counts as missed where no split recognises a single logo of it.
     """
-    found = [f"mode {mode}: {why}" for mode, why in bundle.provenance.get("unpromised", {}).items()]
+    weaknesses = [f"mode {mode}: {why}" for mode, why in bundle.provenance.get("unpromised", {}).items()]
     if not bundle.metrics:
-        return found
+        return weaknesses
     confusion = np.sum([figures["confusion"] for figures in bundle.metrics.values()], axis=0)  # (K, K), rows are true
     where = f"the {confusion.sum()} logos of {' and '.join(bundle.metrics)}"
     given = np.flatnonzero(confusion.sum(0))
     if len(given) == 1:
-        return [*found, f"gives {bundle.labels[given[0]]!r} for each of {where}"]
+        return [*weaknesses, f"gives {bundle.labels[given[0]]!r} for each of {where}"]
     missed = np.flatnonzero((confusion.sum(1) > 0) & (confusion.diagonal() == 0))
-    return found + [
+    return weaknesses + [
         f"recognises none of the {confusion[k].sum()} logos of {bundle.labels[k]!r} among {where}" for k in missed
     ]
 

@@ -350,9 +350,9 @@ class Classifier:
             (self.read_pixels(image)[None], PurePosixPath(name).name, *expected) for image, name, *expected in vectors
         ]
         for pixels, name, logits, best_guess in images * rounds:
-            found = self.logits(pixels)[0]
-            off = float(np.abs(found - logits).max()) if found.shape == logits.shape else float("nan")
-            guess = self.decide(found[None])[0].best_guess
+            given = self.logits(pixels)[0]
+            off = float(np.abs(given - logits).max()) if given.shape == logits.shape else float("nan")
+            guess = self.decide(given[None])[0].best_guess
             if not off <= self._tolerance or guess != best_guess:
                 raise BundleError(
                     f"{self.bundle.folder}: golden vector {name} gives {guess} with logits off by "

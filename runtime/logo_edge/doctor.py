@@ -46,7 +46,7 @@ def examine(bundle: Bundle) -> dict:
     faults = faults_of(versions["onnxruntime"], platform.machine())
     backends = {name: _try_backend(bundle, name) for name in candidates(bundle.model_path)}
     cache = _describe_cache()
-    found = {
+    facts = {
         "machine": {name: machine[name] for name in ("system", "machine", "cpu", "isa")},
         "limits": limits(),
         "versions": {"logo-edge": __version__, **{name: machine[name] for name in ("python", "numpy", "pillow")}, **versions},
@@ -67,15 +67,15 @@ def examine(bundle: Bundle) -> dict:
         advice.append(
             "preprocess.c was not compiled: install a C compiler and reinstall logo-edge, which is several times quicker"
         )
-    quota = found["limits"]["cpu_quota"]
-    if quota is not None and quota < found["limits"]["cores"]:
+    quota = facts["limits"]["cpu_quota"]
+    if quota is not None and quota < facts["limits"]["cores"]:
         advice.append(
-            f"the cgroup gives {quota:g} cores of time on {found['limits']['cores']}: --workers {max(1, int(quota))}"
+            f"the cgroup gives {quota:g} cores of time on {facts['limits']['cores']}: --workers {max(1, int(quota))}"
         )
     if not cache["writable"]:
         advice.append("the cache cannot be written, so each start runs the golden vectors again; set LOGO_EDGE_CACHE")
     failed = bool(faults) or any(not result["passes"] for result in backends.values())
-    return found | {"advice": list(dict.fromkeys(advice)), "healthy": not failed}
+    return facts | {"advice": list(dict.fromkeys(advice)), "healthy": not failed}
 
 
 def _try_backend(bundle: Bundle, name: str) -> dict:
@@ -97,22 +97,22 @@ def _describe_cache() -> dict:
     return {"folder": str(folder), "writable": os.access(there, os.W_OK | os.X_OK)}
 
 
-def _lines(found: dict) -> list[str]:
-    machine, limit = found["machine"], found["limits"]
+def _lines(findings: dict) -> list[str]:
+    machine, limit = findings["machine"], findings["limits"]
     rows = [
         ("machine", f"{machine['system']} {machine['machine']}, {machine['cpu'] or 'processor not named'}"),
         ("instruction sets", ", ".join(machine["isa"]) or "not told"),
         ("cores", f"{limit['cores']} of {limit['cores_of_machine']} (cpuset {limit['cpuset']})"
                   + ("" if limit["cpu_quota"] is None else f", time of {limit['cpu_quota']:g} by cgroup")),
         ("memory limit", "none" if limit["memory_mb"] is None else f"{limit['memory_mb']:.0f} MB by cgroup"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
-        ("preprocessing", found["preprocessing"]),
-        ("bundle", found["bundle"]),
+        ("versions", ", ".join(f"{name} {version}" for name, version in findings["versions"].items())),
+        ("preprocessing", findings["preprocessing"]),
+        ("bundle", findings["bundle"]),
         *((name, f"gives all {result['vectors']} golden vectors" + ("" if result["kleidiai"] else ", without KleidiAI")
-           if result["passes"] else f"FAILS: {result['error']}") for name, result in found["backends"].items()),
-        ("cache", f"{found['cache']['folder'] or 'no home folder'}{'' if found['cache']['writable'] else ', cannot be written'}"),
-        *(("known fault", fault) for fault in found["faults"]),
-        *(("advice", sentence) for sentence in found["advice"]),
-        ("result", "healthy" if found["healthy"] else "something failed"),
+           if result["passes"] else f"FAILS: {result['error']}") for name, result in findings["backends"].items()),
+        ("cache", f"{findings['cache']['folder'] or 'no home folder'}{'' if findings['cache']['writable'] else ', cannot be written'}"),
+        *(("known fault", fault) for fault in findings["faults"]),
+        *(("advice", sentence) for sentence in findings["advice"]),
+        ("result", "healthy" if findings["healthy"] else "something failed"),
     ]  # fmt: skip
     return [f"{name:>16}  {text}" for name, text in rows]

@@ -62,9 +62,9 @@ def json_text(value, *, indent: int | None = 1) -> str:
 def without_nan(value):
     """The same nested value with None for every number that is not finite: JSON knows none of those."""
     if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -334,9 +334,9 @@ def _read_avif(data: bytes) -> ImageFile:
     for kind, start, stop in _boxes(data, 0, len(data)):
         if kind == b"meta":
             inner = {name: (at, end) for name, at, end in _boxes(data, start + 4, stop)}
-            place = inner.get(b"idat", (0, 0))[0]
+            items_start = inner.get(b"idat", (0, 0))[0]
             if b"iloc" in inner:
-                for pieces in _item_pieces(data, inner[b"iloc"][0], place):
+                for pieces in _item_pieces(data, inner[b"iloc"][0], items_start):
                     sizes += _av1_sizes(b"".join(pieces))
             if b"iinf" in inner:
                 at, end = inner[b"iinf"]

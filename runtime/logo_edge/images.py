@@ -99,8 +99,9 @@ def load_reduced(
 ) -> tuple[Image.Image | np.ndarray, tuple[float, float] | None]:
     """`load_image`, but a JPEG of `least_pixels` at 1/2, 1/4 or 1/8, and then its (width, height) in such pixels, else None.
 
-    What a fast decoder gave is still its (H, W, 3 or 4) uint8 array, which belongs to the caller. The JPEG is decoded, straight from its cosine coefficients, at the smallest scale whose longer side has at least `least_px`
-    pixels. The last column or row then stands for less than a whole pixel, which the size tells.
+    A fast decoder's result stays its (H, W, 3 or 4) uint8 array, which belongs to the caller. The JPEG is decoded, straight
+    from its cosine coefficients, at the smallest scale whose longer side has at least `least_px` pixels. The last column or
+    row then stands for less than a whole pixel, which the size tells.
     """
     source = take_bytes(source)
     if isinstance(source, Image.Image):

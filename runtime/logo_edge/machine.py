@@ -116,13 +116,13 @@ def ranges(numbers: list[int]) -> str:
 
 def _cgroups(root: Path) -> list[Path]:
     """The folders of this process's groups and of those that hold them: each may set a limit."""
-    found = []
+    folders = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         base = root / "sys/fs/cgroup" / controllers
         inner = base / group.strip("/")
-        found += [inner, *(parent for parent in inner.parents if parent.is_relative_to(base))]
-    return found
+        folders += [inner, *(parent for parent in inner.parents if parent.is_relative_to(base))]
+    return folders
 
 
 def _read(path: Path) -> str:

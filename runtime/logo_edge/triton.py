@@ -268,15 +268,15 @@ def _verify(classifier: Classifier, graphs: list[bytes]) -> int:
             None, {"logits": logits, "is_blank": is_blank}
         )
         expected = classifier.classify(image)
-        found = (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]), reason[0, 0] or None)
+        given = (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]), reason[0, 0] or None)
         off = float(np.abs(probabilities[0] - list(expected.probabilities.values())).max())
         if (
             not np.array_equal(pixels[0], classifier.read_pixels(image))
-            or found != (expected.label, expected.best_guess, expected.is_logo, expected.reason)
+            or given != (expected.label, expected.best_guess, expected.is_logo, expected.reason)
             or not off <= TOLERANCE
         ):
             raise ExportError(
-                f"{bundle.folder / vector['image']}: the graphs give {found}, probabilities off by {off:.3g}; expected {expected}. Pillow before "
+                f"{bundle.folder / vector['image']}: the graphs give {given}, probabilities off by {off:.3g}; expected {expected}. Pillow before "
                 "release 13 resizes tall images in another order; update it, or report this"
             )
     return len(vectors)

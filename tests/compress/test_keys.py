@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import write_squares
 from PIL import Image
 
 from logo_edge.errors import RunError
@@ -240,16 +241,9 @@ def test_a_changed_line_of_the_code_makes_candidates_again_and_no_student(worksh
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Squares of two colours, 8 of each on each split, and a run of one teacher on them."""
-    folder, random, rows = tmp_path_factory.mktemp("squares"), np.random.default_rng(0), []
-    for label, colour in (("red", (220, 30, 30)), ("blue", (30, 30, 220))):
-        for split in ("train", "val", "calib"):
-            for index in range(8):
-                shade = np.kron(random.choice([0.1, 1.0], (5, 5, 1)), np.ones((8, 8, 1)))  # no two look alike
-                name = f"{label}-{split}-{index}.png"
-                Image.fromarray((np.array(colour) * shade).astype(np.uint8)).save(folder / name)
-                rows.append(LogoRow(FILES, "", name, name, label, (label,), True, split))
-    write_manifest(folder / "manifest.csv", rows)
+    """Squares of two colours, and a run of one teacher on them."""
+    folder = tmp_path_factory.mktemp("squares")
+    write_squares(folder)
     recipe = recipe_from_dict({
         "train": {"teachers": [NETWORK], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}},
         "distill": {"students": [NETWORK], "pretrained": False, "fit": {"epochs": 2, "batch_size": 8}},

@@ -6,13 +6,13 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from pictures import write_squares
 from PIL import Image
 
 from logo_edge.errors import RunError
-from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge.manifest import LogoRow, read_manifest, write_manifest
 from logo_edge_train import few_shot, keys, search, train
 from logo_edge_train.keys import artifact_key, describe_changed_rows, identify, row_hashes, select_settings
 from logo_edge_train.recipe import Recipe, SamConfig, recipe_from_dict
@@ -32,17 +32,7 @@ class Interrupted(Exception):
 
 @pytest.fixture
 def manifest_path(tmp_path) -> Path:
-    """Squares of two colours, 8 of each on each split."""
-    random, rows = np.random.default_rng(0), []
-    for label, colour in (("red", (220, 30, 30)), ("blue", (30, 30, 220))):
-        for split in ("train", "val", "calib"):
-            for index in range(8):
-                shade = np.kron(random.choice([0.1, 1.0], (5, 5, 1)), np.ones((8, 8, 1)))  # no two look alike
-                name = f"{label}-{split}-{index}.png"
-                Image.fromarray((np.array(colour) * shade).astype(np.uint8)).save(tmp_path / name)
-                rows.append(LogoRow(FILES, "", name, name, label, (label,), True, split))
-    write_manifest(tmp_path / "manifest.csv", rows)
-    return tmp_path / "manifest.csv"
+    return write_squares(tmp_path)
 
 
 def test_a_key_is_of_inputs_settings_and_versions_and_of_nothing_else(tmp_path):

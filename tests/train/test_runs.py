@@ -9,13 +9,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pictures import write_squares
 from typer.testing import CliRunner
 
 from logo_edge import files
 from logo_edge.errors import RunError
 from logo_edge.files import replacing
-from logo_edge.manifest import FILES, LogoRow, write_manifest
 from logo_edge_train.commands import runs
 from logo_edge_train.compare import compare_runs, describe_run, list_runs, read_networks, summarize_run
 from logo_edge_train.models import LogoNetwork
@@ -57,15 +56,8 @@ def train(manifest, folder, *, epochs: int, stop_after: int | None = None):
 def trained(tmp_path_factory):
     """A folder of runs: a (compressed) and b finished, c interrupted in its second epoch, d cut short, and no run."""
     folder = tmp_path_factory.mktemp("runs")
-    data, random, rows = tmp_path_factory.mktemp("data"), np.random.default_rng(0), []
-    for label, colour in COLOURS.items():
-        for split in ("train", "val", "calib"):
-            for index in range(8):
-                shade = np.kron(random.choice([0.1, 1.0], (5, 5, 1)), np.ones((8, 8, 1)))  # no two look alike
-                name = f"{label}-{split}-{index}.png"
-                Image.fromarray((np.array(colour) * shade).astype(np.uint8)).save(data / name)
-                rows.append(LogoRow(FILES, "", name, name, label, (label,), True, split))
-    write_manifest(data / "manifest.csv", rows)
+    data = tmp_path_factory.mktemp("data")
+    write_squares(data, COLOURS)
     train(data / "manifest.csv", folder / "a", epochs=1)
     train(data / "manifest.csv", folder / "b", epochs=2)
     with pytest.raises(Interrupted):

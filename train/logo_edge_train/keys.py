@@ -159,14 +159,14 @@ def row_hashes(manifest: Manifest, rows: Iterable[LogoRow]) -> list[tuple[str, s
 
     An icon of a package is fixed by the package's version, so the columns say it all.
     """
-    found = []
+    hashes = []
     for row in rows:
         digest = hashlib.sha256(json.dumps(asdict(row)).encode())
         path = manifest.image_path(row, Path())
         if row.package == FILES and path.exists():
             digest.update(path.read_bytes())
-        found.append((f"{row.package}/{row.icon}", digest.hexdigest()))
-    return found
+        hashes.append((f"{row.package}/{row.icon}", digest.hexdigest()))
+    return hashes
 
 
 def data_hash(hashes: list[tuple[str, str]]) -> str:

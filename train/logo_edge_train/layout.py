@@ -1,7 +1,7 @@
 """A user's folder -> the label and the split of each image in it, or what the folder seems to mean instead.
 
 Class folders lie directly in the folder, in split folders (`train/cat`), or hold split folders themselves (`cat/train`).
-Names are compared stripped, in Unicode NFC and without case, since people tell no more than that apart.
+Names are compared stripped, in Unicode NFC and without case: people cannot distinguish more.
 """
 
 from __future__ import annotations

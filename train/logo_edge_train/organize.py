@@ -189,9 +189,9 @@ def compare_with_folder(manifest_path: Path, folder: Path) -> str:
     manifest = read_manifest(manifest_path)
     below = manifest.folder.resolve()
     listed = {os.path.normpath(below / row.icon) for row in manifest.rows if row.package == FILES}
-    found = set(walk_images(folder.resolve()))
-    gone = sum(not os.path.exists(path) for path in listed - found)
-    if not (added := len(found - listed)) and not gone:
+    present = set(walk_images(folder.resolve()))
+    gone = sum(not os.path.exists(path) for path in listed - present)
+    if not (added := len(present - listed)) and not gone:
         return ""
     again = f"logo-edge data organize {shlex.quote(str(folder))} --out {shlex.quote(str(manifest_path))} --overwrite"
     return shown(
@@ -457,7 +457,7 @@ def _split(
 
 def _uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...], int]]:
     """The classes that large groups keep far from SPLIT_SHARES: their shares in percent, the largest group."""
-    found = {}
+    uneven = {}
     for label in sorted({row.label for row in rows}):
         own = [row for row in rows if row.label == label]
         splits, groups = Counter(row.split for row in own), Counter(row.group for row in own)
@@ -466,8 +466,8 @@ def _uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...], int
             abs(splits[split] - share * len(own)) > tolerance for split, share in SPLIT_SHARES.items()
         ):
             shares = tuple(round(100 * splits[split] / len(own)) for split in SPLIT_SHARES)
-            found[label] = (shares, max(groups.values()))
-    return found
+            uneven[label] = (shares, max(groups.values()))
+    return uneven
 
 
 def _values_of_groups(rows: list[LogoRow], field: str) -> dict[str, set[str]]:
