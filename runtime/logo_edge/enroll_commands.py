@@ -63,6 +63,8 @@ def enroll_command(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     classifier = Classifier.load(bundle)
 
+    changed: list[str] = []  # what is said once the file is written
+
     def change(enrolment: Enrolment) -> Enrolment:
         if false_accepts is not None:
             enrolment = new_enrolment(classifier.bundle, false_accepts=false_accepts).with_classes(enrolment.classes)
@@ -72,9 +74,8 @@ def enroll_command(
                 found = ", ".join(map(str, images))
                 raise EnrolmentError(f"no image found in {found}; expected files such as .png, .jpg")
             enrolment, fresh = add_class(enrolment, classifier, name, paths)
-            if not as_json:
-                known = f", {len(paths) - fresh} known already" if fresh < len(paths) else ""
-                typer.echo(f"{printable(str(file))}: {fresh} new image{'s' * (fresh != 1)} of {printable(name)}{known}")
+            known = f", {len(paths) - fresh} known already" if fresh < len(paths) else ""
+            changed.append(f"{file}: {fresh} new image{'s' * (fresh != 1)} of {name}{known}")
         elif remove is not None:
             enrolment = enrolment.without(remove)
         if enrolment.classes:
@@ -85,6 +86,9 @@ def enroll_command(
         enrolment = change(open_enrolment(file, classifier.bundle))
     else:
         enrolment = change_enrolment(file, classifier.bundle, change)
+    if not as_json:
+        for line in changed:
+            typer.echo(printable(line))
     rows = [
         {"class": known, "images": len(samples), "found_when_left_out": enrolment.left_out(known)[0] if len(samples) > 1 else None}
         for known, samples in enrolment.classes.items()

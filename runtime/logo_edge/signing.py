@@ -40,13 +40,19 @@ def make_keys(name: Path) -> tuple[Path, Path]:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     try:
         private.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(pem)
-        public.write_bytes(
-            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-        )
+        with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
+            try:
+                file.write(pem)
+                write_file(public, key.public_key().public_bytes(
+                    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+                ))  # fmt: skip
+            except OSError:  # half a pair would stand in the way of the next
+                private.unlink()
+                raise
     except OSError as error:
-        raise LogoEdgeError(f"{error.filename}: {error.strerror}; expected a folder that can be written") from error
+        raise LogoEdgeError(
+            f"{error.filename or private}: {error.strerror}; expected a folder that can be written"
+        ) from error
     return private, public
 
 

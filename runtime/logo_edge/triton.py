@@ -144,8 +144,11 @@ def write_repository(classifier: Classifier, out: Path, name: str, serving: Serv
     checked = _verify(classifier, list(graphs.values()))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        parent = out.resolve().parent  # beside the repository, which a server may be looking at
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{out.resolve().name}-") as temporary:
+        beside = (
+            out.resolve().parent
+        )  # which a server does not look at; but nothing is renamed out of another file system
+        is_near = os.access(beside, os.W_OK) and beside.stat().st_dev == out.stat().st_dev
+        with tempfile.TemporaryDirectory(dir=beside if is_near else out, prefix=f".{out.resolve().name}-") as temporary:
             part = Path(temporary)
             for model, config in configurations(bundle, name, serving).items():
                 (part / model / "1").mkdir(parents=True)
@@ -157,7 +160,9 @@ def write_repository(classifier: Classifier, out: Path, name: str, serving: Serv
             for folder in folders:  # the ensemble last, so that a server that polls finds its parts
                 os.rename(part / folder.name, folder)
     except OSError as error:
-        raise ExportError(f"{error.filename}: {error.strerror}; expected a folder that can be written") from error
+        raise ExportError(
+            f"{error.filename or out}: {error.strerror}; expected a folder that can be written"
+        ) from error
     return checked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -458,6 +459,16 @@ def test_the_command_changes_nothing_where_an_image_cannot_be_read(bundle, tmp_p
     result = run(enroll_commands.enroll, "acme", paint(tmp_path / "o.png", TINTS["orange"]), tmp_path / "bad.png", "--file", file, "--bundle", bundle)  # fmt: skip
     assert isinstance(result.exception, ImageError)
     assert not file.exists()
+
+
+def test_nothing_is_said_to_be_enrolled_that_is_not_written(bundle, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("logo_edge.enroll.write_file", full)
+    result = run(enroll_commands.enroll, "acme", paint(tmp_path / "o.png", TINTS["orange"]), "--file", tmp_path / "e.json", "--bundle", bundle)  # fmt: skip
+    assert isinstance(result.exception, EnrolmentError)
+    assert result.stdout == ""
 
 
 @pytest.mark.parametrize("arguments", [[], ["acme"], ["--list", "acme", "x.png"], ["--list", "--remove", "acme"]])

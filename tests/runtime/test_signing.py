@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import resource
 import shutil
 import stat
 import subprocess
@@ -33,6 +34,18 @@ def signed(fake_bundle, keys):
     folder = fake_bundle()
     sign_record(folder / RECORD, keys[0])
     return folder
+
+
+def test_half_a_pair_of_keys_is_never_left(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # as on a full disk
+    try:
+        with pytest.raises(LogoEdgeError, match=r"release\.p.*: File too large"):
+            make_keys(tmp_path / "release")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+    assert len(make_keys(tmp_path / "release")) == 2
 
 
 def test_a_signed_bundle_loads_with_its_key_and_without(signed, keys):

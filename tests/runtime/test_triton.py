@@ -6,6 +6,8 @@ Triton itself is not run. `infer` does what its ensemble scheduler does: follows
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +183,19 @@ def test_any_folder_may_become_the_repository_and_nothing_is_left_beside_it(fake
     assert result.exit_code == 0, result.exception
     assert {"logo_edge", "logo_edge_network"} <= {path.name for path in Path(out).iterdir()}
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a file system of its own that can be written")
+def test_the_root_of_a_mounted_volume_may_be_the_repository(fake_bundle):
+    name, volume = f"logo_edge_test_{os.getpid()}", Path("/dev/shm")
+    try:
+        written = export(fake_bundle(), volume, "--name", name)
+        assert written.exit_code == 0, written.exception
+        assert len(list(volume.glob(f"{name}*"))) == 4
+        assert not list(volume.glob(".shm-*"))
+    finally:
+        for folder in volume.glob(f"{name}*"):
+            shutil.rmtree(folder)
 
 
 def test_a_place_that_cannot_be_a_folder_is_a_message(fake_bundle, tmp_path):
