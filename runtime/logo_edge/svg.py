@@ -8,6 +8,7 @@ abort the process that it runs in.
 from __future__ import annotations
 
 import atexit
+import codecs
 import os
 import re
 import struct
@@ -33,14 +34,16 @@ EMBEDDED = re.compile(r"\s*data:image/(png|jpe?g|gif|webp)[;,]", re.IGNORECASE)
 MAX_BYTES = 32 * 1024 * 1024  # of a document, unpacked
 GZIP = b"\x1f\x8b"
 UTF_16 = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+ONE_BYTE = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["'](iso-8859-\d{1,2}|windows-125\d)["']""", re.IGNORECASE)
+ROOT = re.compile(rb"<([\w.-]{1,99}:)?svg[\s/>]")
 LOADING = ("image", "feImage")  # the elements whose href resvg follows
 TEXT = ("text", "tspan", "textPath")
 
 
 def is_svg(data: bytes) -> bool:
-    """Whether the bytes look like an SVG document, compressed (.svgz) or not, in UTF-8 or UTF-16."""
+    """Whether the bytes look like an SVG document, compressed (.svgz) or not, in any encoding that is read."""
     start = _unpack(data[:65536], 4096)[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
-    return start.startswith(b"<") and b"<svg" in start
+    return start.startswith(b"<") and ROOT.search(start) is not None
 
 
 def render_svg(data: bytes, name: str, renderer: Renderer | None = None) -> bytes:
@@ -65,13 +68,16 @@ def render_svg(data: bytes, name: str, renderer: Renderer | None = None) -> byte
 
 
 def _unpack(data: bytes, most: int) -> bytes:
-    """The document as UTF-8, up to `most` bytes, of gzip (.svgz) and UTF-16; a damaged one up to its damage."""
+    """The document as UTF-8, up to `most` bytes, of gzip (.svgz), UTF-16 and declared ISO 8859; a damaged one up to its damage."""
     if data.startswith(GZIP):
         try:
             data = zlib.decompressobj(wbits=31).decompress(data, 2 * most + 2)  # of UTF-16, with its mark
         except zlib.error:
             return b""
     encoding = UTF_16.get(data[:2])
+    if declared := ONE_BYTE.match(data[:200].lstrip()):  # as older drawing programs write it
+        with suppress(LookupError):
+            encoding = codecs.lookup(declared[1].decode()).name
     return data[: 2 * most + 2].decode(encoding, "replace").encode() if encoding else data
 
 
