@@ -107,7 +107,7 @@ def test_what_a_header_promises_is_checked_before_the_browser_decodes(page):
     data["iphone"] = plain[:8] + chunk(b"CgBI", b"1234") + plain[8:]
     data["12 bits"] = encode(Image.fromarray(np.full((9, 9), 4095, np.uint16)), "PNG")
     for name, result in zip(data, page.evaluate(SIZES, [base64_of(entry) for entry in data.values()]), strict=True):
-        assert re.search("at most 36000000 are read|scans of|CgBI|12 of them", result), (name, result)
+        assert re.search("at most 16000000 are read|scans of|CgBI|12 of them", result), (name, result)
 
 
 def test_every_mutant_is_answered_in_time_by_itself(page, tmp_path):
@@ -368,7 +368,10 @@ def test_a_vector_that_the_model_does_not_give_is_refused(page, damaged):
         record["files"][VECTORS] = {"sha256": entry.sha256, "size_bytes": entry.size_bytes}
 
     message = page.evaluate(LOAD_ERROR, damaged(other_logits))
-    assert "golden vector vectors/1.png gives green with logits off by 1.00; expected green within 0.1" in message
+    assert re.search(
+        r"golden vector vectors/1\.png gives green with logits off by (1\.00|0\.999); expected green within 0\.1",
+        message,
+    )
 
 
 CONSUMER = """

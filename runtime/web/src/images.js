@@ -12,8 +12,8 @@ const DECODING = { premultiplyAlpha: "none", colorSpaceConversion: "none", image
  *
  * Of an animation it is the first frame. A canvas keeps premultiplied colours, so that straight ones come back rounded;
  * `preprocess` multiplies them again, and that gives the very bytes that were drawn. Throws ImageError when it is no
- * image, is damaged, or costs too much to decode: more than 36 million pixels, of a JPEG four times as many, which
- * is then drawn at 1/2.
+ * image, is damaged, or costs too much to decode: more than 16 million pixels, of a JPEG nine times as many, which
+ * is drawn at 1/2 beyond 36 million.
  */
 export async function loadImage(source) {
   if (source instanceof ImageData) return source;
