@@ -12,6 +12,7 @@ from PIL import Image
 
 from logo_edge.decision import Scaling
 from logo_edge.errors import MissingExtraError, RunError
+from logo_edge.files import without_nan
 from logo_edge.manifest import Manifest, targets_of
 from logo_edge_report.evaluate import check_labels, evaluate_predictions, evaluate_slices, load_split
 from logo_edge_report.pictures import Pictured, features_section, find_snapshots, landscape_section, maps_section
@@ -29,7 +30,7 @@ from logo_edge_report.subjects import Subject, load_subject
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, read_run, write_json, write_text
-from logo_edge_train.tracker import stem_of, without_nan
+from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import ensemble_logits
 
 try:

@@ -199,8 +199,7 @@ def create_app(
             drawing = is_svg(data)
             if drawing and not limits.drawings:
                 raise ImageError("an SVG drawing; this service reads none. Send it as PNG")
-            costly = drawing or decoding_cost(data, limits.pixels) > limits.quick_pixels
-            if costly and not at_any_cost:
+            if not at_any_cost and (drawing or decoding_cost(data, limits.pixels) > limits.quick_pixels):
                 return None
             with metrics.decode.time():
                 source = render_svg(data, "the drawing", renderer) if drawing else data

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from logo_edge.errors import MissingExtraError, RunError
+from logo_edge.files import without_nan
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge_train import parallel, tracker
 from logo_edge_train.commands import train
@@ -30,7 +31,7 @@ from logo_edge_train.optim import optimizer_scalars
 from logo_edge_train.progress import FitProgress, describe_epoch, sparkline
 from logo_edge_train.recipe import Architecture, FitConfig, recipe_from_dict
 from logo_edge_train.runs import load_network
-from logo_edge_train.tracker import Tracker, read_metrics, without_nan
+from logo_edge_train.tracker import Tracker, read_metrics
 from logo_edge_train.train import accuracy_on, train_ensemble
 
 CPU = torch.device("cpu")

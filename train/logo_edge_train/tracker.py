@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from logo_edge.errors import MissingExtraError, RunError
-from logo_edge.files import without_nan, write_file
+from logo_edge.files import json_text, write_file
 
 STEPS_APART = 10  # every so many steps, and the last of an epoch, is kept
 PROJECT = "logo-edge"  # of Weights & Biases, and MLflow's experiment, where their variables name no other
@@ -251,4 +251,4 @@ def _place(record: dict) -> tuple[int, bool, int]:
 
 
 def _line(record: dict) -> str:
-    return json.dumps(without_nan(record), ensure_ascii=False) + "\n"
+    return json_text(record, indent=None)
