@@ -14,7 +14,6 @@ NAME := $${DATA:+$$(basename -- "$$DATA")-}$$RECIPE
 RUN := runs/$(NAME)
 BUNDLE := bundles/$(NAME)
 FROM_DATA := $${DATA:+--data "$$DATA"}
-export GATES ?= $(if $(DATA),,$(wildcard benchmarks/gates/$(RECIPE).toml))
 LABELS := train/logo_edge_train/data/labels.csv
 SEARCH := $(filter full,$(RECIPE))
 EDGE := $(VENV)/bin/logo-edge
@@ -42,6 +41,7 @@ train: .stamps/full  ## Train the teachers, for `full` after a search: make trai
 	$(if $(SEARCH),$(EDGE) search --recipe "$$RECIPE" --out "$(RUN)" $(FROM_DATA))
 	$(EDGE) train --recipe "$(if $(SEARCH),$(RUN)/search/derived.toml,$$RECIPE)" --out "$(RUN)" $(FROM_DATA)
 
+compress: export GATES ?= $(if $(DATA),,$(wildcard benchmarks/gates/$(RECIPE).toml))
 compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was trained; hold it against its gates
 	$(EDGE) compress "$(RUN)" --out "$(BUNDLE)"
 	$(if $(GATES),$(EDGE) check "$(BUNDLE)" --gates "$$GATES" --images "$$($(EDGE) data where)" \

@@ -23,7 +23,7 @@ import logo_edge
 from logo_edge import backends
 from logo_edge.bundle import write_record
 from logo_edge.errors import BundleError, DatasetError, ExportError, MissingExtraError, VerificationError
-from logo_edge.manifest import FILES, LogoRow, write_manifest
+from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_compress import artifacts, engine
 from logo_edge_compress.artifacts import Images, Source, export_artifact, read_images, read_source
 from logo_edge_compress.commands import export
@@ -31,6 +31,7 @@ from logo_edge_compress.export import export_body, export_module, export_onnx
 from logo_edge_compress.graph import OPSET, save_model, store_float16, to_tensorrt
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import open_onnx, run_artifact, run_onnx
+from logo_edge_train.keys import ROWS, row_hashes
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import recipe_from_dict
 from logo_edge_train.runs import save_member, write_json, write_run_record
@@ -56,6 +57,8 @@ def run(tmp_path_factory):
         split = "val" if index % 2 else "train"
         rows.append(LogoRow(FILES, "", f"{index}.png", str(index), CLASSES[index % 3], (), True, split))
     write_manifest(folder / "manifest.csv", rows)
+    manifest = read_manifest(folder / "manifest.csv")
+    write_json(folder / ROWS, row_hashes(manifest, manifest.rows))
     pixels = read_images(folder / "manifest.csv", artifacts.InputContract(SIZE)).fitting
     with torch.no_grad():
         spread = network(torch.from_numpy(pixels)).std(0)

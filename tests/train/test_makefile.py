@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+OF_MAKE = {"DATA", "RECIPE", "PRESET", "GATES", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"}  # of `make test`
 
 
 @pytest.fixture
@@ -25,7 +26,8 @@ def run_make(tmp_path):
 
     def run(*arguments: str, **variables: str) -> list[list[str]]:
         command = ["make", "--silent", "-o", ".stamps/full", f"EDGE={edge}", *arguments]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, **variables})
+        clean = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**clean, **variables})
         calls = [json.loads(line) for line in log.read_text().splitlines()]
         log.unlink()
         return calls
