@@ -64,9 +64,6 @@ HOSTILE = (
 MUST_FAIL = ("empty", "wrong_type", "bomb", "link_to_itself", "dangling_link", "pipe", "unreadable")
 CONTROL_EVERY = 20
 HUNG_S, SLOW_CPU_S, HEALTHY_S, SERVER_MB = 60.0, 2.0, 1.0, 400.0
-BROWSER_CPU_S = (
-    5.0  # of a whole JPEG of 48 megapixels, which Chromium decodes in full by itself: 2.1 to 3.5 s were seen
-)
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
 BINARY = {"content-type": "application/octet-stream"}
 RUN = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
@@ -92,11 +89,11 @@ class Findings:
     slowest_healthy_s: float = 0.0
     broken: list[str] = field(default_factory=list)
 
-    def add_cost(self, path: str, cpu_s: float, memory_bytes: int, most_cpu_s: float = SLOW_CPU_S) -> None:
-        """Counts what a file took; more than `most_cpu_s` is broken."""
+    def add_cost(self, path: str, cpu_s: float, memory_bytes: int) -> None:
+        """Counts what a file took; more than SLOW_CPU_S is broken."""
         self.slowest_cpu_s = max(self.slowest_cpu_s, cpu_s)
         self.peak_memory_mb = max(self.peak_memory_mb, memory_bytes / 1e6)
-        if cpu_s > most_cpu_s:
+        if cpu_s > SLOW_CPU_S:
             self.broken.append(f"{cpu_s:.1f} s of CPU before {path} was answered")
 
     def check_service(self) -> None:
@@ -343,7 +340,7 @@ def run_web(page, written: list[tuple[str, str]]) -> Findings:
             found.broken.append(f"{path}: {crash}")
             break
         cpu_s, memory = _cost(me, seen)
-        found.add_cost(path, cpu_s - before, memory, BROWSER_CPU_S if kind == "large" else SLOW_CPU_S)
+        found.add_cost(path, cpu_s - before, memory)
         found.add_answer(path, kind, error)
     return found
 

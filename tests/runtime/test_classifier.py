@@ -279,7 +279,9 @@ def test_a_bad_image_gives_its_error_in_its_place_only(classifier, tmp_path):
         assert "absent.png" in str(results[3])
 
 
-@pytest.mark.parametrize("source", [None, 7, 1.5, ["logo.png"], io.StringIO("text")], ids=repr)
+@pytest.mark.parametrize(
+    "source", [None, 7, 1.5, ["logo.png"], io.StringIO("text")], ids=lambda source: type(source).__name__
+)
 def test_what_is_no_kind_of_image_is_a_mistake_of_the_program_and_no_bad_image(classifier, source):
     with pytest.raises(TypeError, match="expected"):
         classifier.classify(source)
