@@ -12,6 +12,7 @@ from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge.names import printable
 from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_estimate, need_torch, print_found
+from logo_edge_train.parallel import refuse_torchrun
 
 if TYPE_CHECKING:
     from logo_edge.bundle import Bundle
@@ -93,12 +94,11 @@ def compress_command(
     from logo_edge_compress.select import Limits
     from logo_edge_compress.table import print_candidates, print_stages
     from logo_edge_report.outliers import DRAWN
-    from logo_edge_train import distributed
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.runs import read_run
     from logo_edge_train.train import pick_device
 
-    distributed.refuse("logo-edge compress")
+    refuse_torchrun("logo-edge compress")
     if override and recipe is None:
         raise typer.BadParameter("--set changes fields of --recipe; name the recipe too")
     if unknown := [entry for entry in target if entry not in (*TARGETS, "all")]:
@@ -178,6 +178,7 @@ def calibrate_command(
     from logo_edge_compress.pack import read_config, recalibrate
     from logo_edge_train.fetch import renders_folder
 
+    refuse_torchrun("logo-edge calibrate")
     config = read_config(read_bundle(bundle), recipe, tuple(override))
     packed = recalibrate(bundle, read_manifest(find_manifest(source)), renders_folder(), config)
     calibration = packed.calibration
@@ -246,6 +247,7 @@ def export_command(
         read_source,
     )
 
+    refuse_torchrun("logo-edge export")
     if kind not in FORMATS:
         raise typer.BadParameter(f"--format {kind}: expected one of {', '.join(FORMATS)}")
     if precision not in (None, *PRECISIONS):
@@ -294,13 +296,12 @@ def search_command(
     need_onnx()
     from logo_edge.manifest import read_manifest
     from logo_edge_compress.latency import measure_options
-    from logo_edge_train import distributed
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.search import read_search
     from logo_edge_train.search import search as search_architecture
     from logo_edge_train.train import pick_device
 
-    distributed.refuse("logo-edge search")
+    refuse_torchrun("logo-edge search")
     need_estimate(estimate, as_json)
     if target_ms is not None:
         override = [*override, f"search.target_ms={target_ms}"]

@@ -12,7 +12,7 @@ from logo_edge.errors import MissingExtraError, RunError, SelectionError
 from logo_edge_compress import commands
 from logo_edge_compress import compress as stage
 from logo_edge_compress.candidates import Candidate
-from logo_edge_compress.commands import compress, search
+from logo_edge_compress.commands import calibrate, compress, export, search
 from logo_edge_compress.compress import TARGETS, check_targets
 from logo_edge_compress.engine import why_no_engine
 from logo_edge_compress.measure import Cost
@@ -129,7 +129,15 @@ def test_the_help_names_every_target():
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments"), [(compress, ["run"]), (few_shot, ["train"]), (search, []), (train, ["--estimate"])]
+    ("command", "arguments"),
+    [
+        (compress, ["run"]),
+        (calibrate, ["bundle"]),
+        (export, ["run", "--format", "onnx"]),
+        (few_shot, ["train"]),
+        (search, []),
+        (train, ["--estimate"]),
+    ],
 )
 def test_what_one_process_does_is_refused_under_torchrun_before_anything_is_written(
     command, arguments, tmp_path, monkeypatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
@@ -108,6 +109,30 @@ def test_what_a_header_promises_is_checked_before_the_browser_decodes(page):
     data["12 bits"] = encode(Image.fromarray(np.full((9, 9), 4095, np.uint16)), "PNG")
     for name, result in zip(data, page.evaluate(SIZES, [base64_of(entry) for entry in data.values()]), strict=True):
         assert re.search("at most 16000000 are read|scans of|CgBI|12 of them", result), (name, result)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("WEBP", {"quality": 90})]
+)
+def test_of_an_animation_the_first_frame_that_is_not_blank_is_taken(page, kind, options):
+    frames = [Image.new("RGB", (40, 30), "white"), Image.new("RGB", (40, 30), "black"), marked("teal", (40, 30))]
+    data = io.BytesIO()
+    frames[0].save(data, kind, save_all=True, append_images=frames[1:], duration=50, **options)
+    (pixels,) = page.evaluate(PREPROCESS, [base64_of(data.getvalue()), [32]])
+    found = np.frombuffer(base64.b64decode(pixels), np.uint8)
+    expected = preprocess(load_image(data.getvalue()), InputContract(32, (255, 255, 255), (60, 60, 60), 225)).ravel()
+    assert found.std() > 5
+    assert np.abs(found.astype(int) - expected).max() <= (0 if kind != "WEBP" or "lossless" in options else 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG"])
+def test_an_animation_of_blank_frames_or_a_damaged_one_gives_its_first_frame(page, kind):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("white", "black")]
+    data = io.BytesIO()
+    frames[0].save(data, kind, save_all=True, append_images=frames[1:])
+    for content in (data.getvalue(), data.getvalue()[:-20]):
+        (pixels,) = page.evaluate(PREPROCESS, [base64_of(content), [32]])
+        assert set(base64.b64decode(pixels)) == {255}
 
 
 def test_every_mutant_is_answered_in_time_by_itself(page, tmp_path):

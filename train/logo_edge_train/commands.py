@@ -14,6 +14,7 @@ from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError
 from logo_edge.files import json_text
 from logo_edge.names import printable
+from logo_edge_train.parallel import refuse_torchrun
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -215,7 +216,7 @@ def train_command(
     if estimate:
         from logo_edge_train.estimate import estimate_training, print_estimate
 
-        distributed.refuse("--estimate")
+        refuse_torchrun("--estimate")
         print_found(
             estimate_training(find_manifest(source), chosen, device=pick_device(device)), as_json, print_estimate
         )
@@ -266,13 +267,12 @@ def few_shot_train(
     need_torch()
     from rich.console import Console
 
-    from logo_edge_train import distributed
     from logo_edge_train.few_shot import train_few_shot
     from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.train import pick_device
 
-    distributed.refuse("logo-edge few-shot train")
+    refuse_torchrun("logo-edge few-shot train")
     config = load_recipe(recipe, tuple(override), used=("few_shot",)).few_shot
     folder = out or Path("runs") / f"few-shot-{config.method}-{config.task}-{config.shots}"
     with resumed_by_rerun(), FitProgress(Console(quiet=as_json)) as progress:

@@ -172,7 +172,9 @@ def find_lookalikes(manifest: Manifest, rows: list[LogoRow], renders: Path) -> s
     held_out = manifest.split("val", "calib", "test")
     if not rows or not held_out:
         return set()
-    correlation = (thumbnails(manifest, rows, renders) @ thumbnails(manifest, held_out, renders).T).max(1)  # (N,)
+    block, learned, kept = 1024, thumbnails(manifest, rows, renders), thumbnails(manifest, held_out, renders).T
+    nearest_of = [(learned[start : start + block] @ kept).max(1) for start in range(0, len(learned), block)]
+    correlation = np.concatenate(nearest_of)  # (N,)
     nearest, found = np.sqrt(np.maximum(2 - 2 * correlation, 0)), set()
     for label in {row.label for row in rows}:
         own = [index for index, row in enumerate(rows) if row.label == label]

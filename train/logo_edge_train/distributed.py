@@ -15,6 +15,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from logo_edge.errors import RunError
+from logo_edge_train.parallel import under_torchrun
 
 
 def rank() -> int:
@@ -37,7 +38,7 @@ def start(device: torch.device) -> torch.device:
 
     gloo joins them on CPUs, NCCL on GPUs. Raises RunError where there are more processes than GPUs.
     """
-    if not _under_torchrun():
+    if not under_torchrun():
         return device
     if device.type != "cuda":
         distributed.init_process_group("gloo")
@@ -58,14 +59,6 @@ def stop() -> None:
     """Leaves the other processes, at the end of the work."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
-
-
-def refuse(what: str) -> None:
-    """Raises RunError under torchrun: `what` is done by one process."""
-    if _under_torchrun() and int(os.environ["WORLD_SIZE"]) > 1:
-        raise RunError(
-            f"{what} runs in one process, torchrun started {os.environ['WORLD_SIZE']}; call it without torchrun"
-        )
 
 
 def wait() -> None:
@@ -145,10 +138,6 @@ def agree_on_buffers(network: nn.Module) -> None:
     """Gives every rank the main one's buffers: without shared statistics each has measured its own."""
     for buffer in network.buffers() if world_size() > 1 else ():
         distributed.broadcast(buffer, 0)
-
-
-def _under_torchrun() -> bool:
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 class _Gather(torch.autograd.Function):

@@ -11,12 +11,27 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
+from logo_edge.errors import RunError
+
 PR_SET_PDEATHSIG = 1
 
 
 def count_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def refuse_torchrun(command: str) -> None:
+    """Raises RunError where torchrun started several processes: one process runs `command`."""
+    if under_torchrun() and int(os.environ["WORLD_SIZE"]) > 1:
+        raise RunError(
+            f"{command} runs in one process, torchrun started {os.environ['WORLD_SIZE']}; call it without torchrun"
+        )
 
 
 def run_side_by_side(function: Callable, jobs: list[tuple], report: Callable[[dict], None], *, workers: int) -> None:

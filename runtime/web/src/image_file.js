@@ -34,6 +34,15 @@ export function checkFile(bytes) {
   return false;
 }
 
+/** The media type of a file that may hold several frames (GIF, WebP, APNG), or null. */
+export function animatedType(bytes) {
+  const text = (start, length) => String.fromCharCode(...bytes.subarray(start, start + length));
+  if (text(0, 4) === "GIF8") return "image/gif";
+  if (text(0, 4) === "RIFF" && text(8, 4) === "WEBP") return text(12, 4) === "VP8X" && bytes[20] & 2 ? "image/webp" : null;
+  if (!isPng(bytes, 0)) return null;
+  return bytes.subarray(0, 4096).some((_, at) => text(at, 4) === "acTL") ? "image/png" : null;
+}
+
 /** By what the sides of a picture of so many pixels are to be divided, so that MAX_PIXELS come out at most. */
 export function leastDivisor(pixels) {
   return [1, 2, 4, 8].find((divisor) => pixels <= MAX_PIXELS * divisor * divisor) ?? 8;

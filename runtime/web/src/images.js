@@ -1,16 +1,17 @@
 /** Anything that a page calls an image -> width, height and RGBA bytes, decoded by the browser without colour management. */
 
 import { ImageError } from "./errors.js";
-import { MAX_PIXELS, checkFile, leastDivisor } from "./image_file.js";
+import { MAX_PIXELS, animatedType, checkFile, leastDivisor } from "./image_file.js";
 
 const MAX_FILE_BYTES = 256 * 1024 * 1024;
+const MOST_FRAMES = 100; // of an animation, of which the first that is not blank is taken
 const SVG_PX = 512; // of the longer side; a drawing has no pixels of its own
 const DECODING = { premultiplyAlpha: "none", colorSpaceConversion: "none", imageOrientation: "from-image" };
 
 /**
  * The upright image behind a Blob or File, encoded bytes, an ImageData, or what a canvas can draw, as an ImageData.
  *
- * Of an animation it is the first frame. A canvas keeps premultiplied colours, so that straight ones come back rounded;
+ * Of an animation it is the first frame that is not blank, in a browser with WebCodecs; elsewhere the first. A canvas keeps premultiplied colours, so that straight ones come back rounded;
  * `preprocess` multiplies them again, and that gives the very bytes that were drawn. Throws ImageError when it is no
  * image, is damaged, or costs too much to decode: more than 16 million pixels, of a JPEG nine times as many, which
  * is drawn at 1/2 beyond 36 million.
@@ -19,7 +20,9 @@ export async function loadImage(source) {
   if (source instanceof ImageData) return source;
   const name = source?.name ? `${source.name}: ` : "";
   const encoded = ArrayBuffer.isView(source) || source instanceof ArrayBuffer ? new Blob([source]) : source;
-  const isDeep = encoded instanceof Blob && !isSvg(encoded) && (await checkEncoded(encoded, name));
+  const isFile = encoded instanceof Blob && !isSvg(encoded);
+  const bytes = isFile ? await readBytes(encoded, name) : null;
+  const isDeep = isFile && checkBytes(bytes, name);
   let bitmap;
   try {
     bitmap = await (isSvg(encoded) ? rasterizeSvg(encoded) : createImageBitmap(encoded, DECODING));
@@ -33,24 +36,58 @@ export async function loadImage(source) {
   try {
     const pixels = readPixels(bitmap, name);
     if (isDeep) checkDepth(pixels.data, name);
-    return pixels;
+    return (isFile && showsNothing(pixels) && (await laterFrame(bytes, pixels))) || pixels;
   } finally {
     bitmap.close?.();
   }
 }
 
-/** Whether it holds 16 bits a channel; throws ImageError, named, where it is not to be decoded. */
-async function checkEncoded(file, name) {
+async function readBytes(file, name) {
   if (file.size === 0) throw new ImageError(`${name}empty (0 bytes); expected an encoded image`);
   if (file.size > MAX_FILE_BYTES) {
     throw new ImageError(`${name}${file.size} bytes; an image file may have up to ${MAX_FILE_BYTES}`);
   }
-  const bytes = new Uint8Array(await file.arrayBuffer());
+  return new Uint8Array(await file.arrayBuffer());
+}
+
+/** Whether the file holds 16 bits a channel. Throws ImageError, with the name, where it must not be decoded. */
+function checkBytes(bytes, name) {
   try {
     return checkFile(bytes);
   } catch (error) {
     throw new ImageError(name + error.message, { cause: error });
   }
+}
+
+/** Whether all pixels are transparent, or of one colour. */
+function showsNothing({ data }) {
+  const pixels = new Uint32Array(data.buffer, data.byteOffset, data.length / 4);
+  return pixels.every((pixel) => pixel === pixels[0]) || data.every((value, at) => at % 4 < 3 || value === 0);
+}
+
+/** The first later frame of an animation that is not blank; null where there is none or the browser has no WebCodecs. */
+async function laterFrame(bytes, { width, height }) {
+  const type = animatedType(bytes);
+  if (!type || typeof ImageDecoder === "undefined" || !(await ImageDecoder.isTypeSupported(type))) return null;
+  const decoder = new ImageDecoder({ data: bytes, type, colorSpaceConversion: "none", preferAnimation: true });
+  try {
+    await Promise.all([decoder.completed, decoder.tracks.ready]);
+    const affordable = Math.min(decoder.tracks.selectedTrack.frameCount, MOST_FRAMES, MAX_PIXELS / (width * height));
+    const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+    for (let frameIndex = 1; frameIndex < affordable; frameIndex++) {
+      const { image } = await decoder.decode({ frameIndex });
+      context.clearRect(0, 0, width, height);
+      context.drawImage(image, 0, 0, width, height);
+      image.close();
+      const pixels = context.getImageData(0, 0, width, height);
+      if (!showsNothing(pixels)) return pixels;
+    }
+  } catch {
+    // a damaged later frame: the first one stands
+  } finally {
+    decoder.close();
+  }
+  return null;
 }
 
 /** The browser gives the upper 8 of 16 bits, which are black where a camera wrote 12. */
