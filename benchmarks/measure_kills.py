@@ -36,6 +36,7 @@ from logo_edge.classifier import Classifier
 from logo_edge.enroll import open_enrolment
 from logo_edge.files import write_file
 from logo_edge.manifest import FILES, LogoRow, write_manifest
+from logo_edge_bench.machine import provenance
 
 IMAGES = 1500  # that classify makes a table of
 BROKEN = 5  # of them
@@ -131,7 +132,8 @@ def kill_often(name: str, folder: Path, kills: int, done: dict):
         if verb.result(work) != expected or again not in (status, 2):  # 2: the table was there already
             raise AssertionError(f"{name}, trial {figures['trials']}: status {again}, or another result: {told}")
         shutil.rmtree(work)
-        figures = figures | {"kills": figures["kills"] + killed, "trials": figures["trials"] + 1}
+        figures = figures | provenance(DEFAULT_BUNDLE)
+        figures |= {"kills": figures["kills"] + killed, "trials": figures["trials"] + 1}
         yield figures
 
 

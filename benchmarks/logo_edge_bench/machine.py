@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from logo_edge.bundle import RECORD
 from logo_edge.timing import describe_machine
 
 SYS = Path("/sys")
@@ -18,6 +21,7 @@ LIBRARIES = ("logo-edge", "onnxruntime", "numpy", "pillow", "pyspng", "simplejpe
 COMPARED = ("cpu", "isa", "architecture", "cpus", "governor", "frequency_limits_mhz", "boost", "power_mode", "gpu",
             "python", "versions")  # fmt: skip
 HOT_CELSIUS = 85
+CODE = ("--", ":/", ":(exclude,top)benchmarks/results")
 
 
 def describe(sys: Path = SYS) -> dict:
@@ -42,6 +46,17 @@ def describe(sys: Path = SYS) -> dict:
         "system": f"{platform.system()} {platform.release()}",
         "hypervisor": bool(re.search(r"^flags.*\bhypervisor\b", _read(PROC / "cpuinfo"), re.MULTILINE)),
     }  # fmt: skip
+
+
+def provenance(bundle: Path | None = None) -> dict:
+    """What a committed result says of its origin: date (UTC), commit ("+" where files differ from it), bundle's sha256."""
+    folder = Path(__file__).parent
+    changed = "+" if _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no", *CODE) else ""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _output("git", "-C", str(folder), "rev-parse", "--short=12", "HEAD") + changed,
+        **({} if bundle is None else {"bundle_sha256": hashlib.sha256((bundle / RECORD).read_bytes()).hexdigest()}),
+    }
 
 
 def conditions(sys: Path = SYS) -> dict:

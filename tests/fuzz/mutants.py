@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as tests have it
 from fuzz.bombs import animation, bombs, noisy_progressive, png, progressive
 
 from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge_bench.machine import provenance
 
 FORMATS = {
     "png": {}, "jpg": {"quality": 80}, "webp": {}, "gif": {}, "bmp": {}, "tiff": {"compression": "tiff_lzw"}, "ico": {},
@@ -482,7 +483,7 @@ def _watch(said: queue.Queue, watched, process, found: Findings) -> Iterator[tup
 def keep_findings(path: Path, language: str, found: Findings) -> None:
     """Puts them beside those of the other languages in a JSON file."""
     findings = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**findings, language: vars(found)}, indent=1) + "\n")
+    path.write_text(json.dumps({**findings, language: {**provenance(DEFAULT_BUNDLE), **vars(found)}}, indent=1) + "\n")
 
 
 def main() -> None:
