@@ -114,6 +114,9 @@ void fail_png(png_structp png, png_const_charp message) {
   std::longjmp(failure->jump, 1);
 }
 
+// libpng would inflate each of them, up to 8 MB at a time, though nothing here reads them
+constexpr png_byte kUnread[] = "iCCP\0iTXt\0sPLT\0tEXt\0zTXt";
+
 void ignore_warning(png_structp, png_const_charp) {}
 
 /// The upper eight of the bits that grey samples use, as opaque colours, or clear where they are the transparent value.
@@ -154,6 +157,9 @@ Image decode_png(const Bytes& data) {
   const std::unique_ptr<void, decltype(release)> guard(&png, release);
   const bool is_read = info != nullptr && succeeds(failure, [&] {
     png_set_read_fn(png, &source, read_png_bytes);
+#ifdef PNG_HANDLE_AS_UNKNOWN_SUPPORTED
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, kUnread, int(sizeof kUnread / 5));
+#endif
     png_read_info(png, info);
     const int colour = png_get_color_type(png, info);
     is_deep = png_get_bit_depth(png, info) == 16;

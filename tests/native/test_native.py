@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contract.cases import RED_EPISTEMIC, encode, encoded_images, jpeg_of_vector, write_epistemic_bundle
-from fuzz.bombs import chunk, noisy_progressive, png, tiff
+from fuzz.bombs import bombs, chunk, noisy_progressive, png, tiff
 from fuzz.mutants import run_native, write_mutants
 from PIL import Image
 
@@ -222,6 +222,16 @@ def test_what_is_no_image_is_told_and_the_others_are_classified(programs, tmp_pa
     assert all(set(record) == {"path", "error"} for record in failed)
     assert "CMYK" in failed[4]["error"]
     assert good["label"] == "simple"
+
+
+def test_no_bomb_takes_two_seconds(programs, tmp_path):
+    assert len(bombs()) >= 20
+    for name, data in bombs().items():
+        (tmp_path / "bomb").write_bytes(data)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert programs.classify(DEFAULT_BUNDLE, tmp_path / "bomb").returncode in (0, 1)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2, name
 
 
 def test_no_mutated_file_brings_it_down(programs, tmp_path, images):
