@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,9 +150,15 @@ def findings(tmp_path_factory, monkeypatch) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
+def enabled_logger(monkeypatch):
+    """MLflow disables the loggers that it does not know, which other tests then wait for in vain."""
+    monkeypatch.setattr(logging.getLogger("logo_edge"), "disabled", False)
+
+
+@pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium, driven by Playwright."""
+    """A headless Chromium, driven by Playwright: one at a time, since its event loop runs for as long as it is open."""
     from browser.chromium import open_browser  # tests/ is on the path: see pyproject.toml
 
     with open_browser() as opened:

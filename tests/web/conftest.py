@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from browser.chromium import open_browser  # tests/ is on the path: see pyproject.toml
 from web.serving import Server, node
 
 from logo_edge.bundle import DEFAULT_BUNDLE
@@ -45,12 +44,6 @@ def site(package) -> Path:
 
 
 @pytest.fixture(scope="session")
-def chromium():
-    with open_browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="session")
 def server(site):
     server = Server(site)
     yield server
@@ -58,9 +51,9 @@ def server(site):
 
 
 @pytest.fixture
-def page(chromium, server):
+def page(browser, server):
     """An empty page that has the package as `window.logo`."""
-    opened = chromium.new_page()
+    opened = browser.new_page()
     opened.goto(f"{server.url}/harness.html")
     opened.wait_for_function("window.logo")
     yield opened

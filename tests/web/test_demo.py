@@ -26,12 +26,12 @@ DROP = """(text) => {
 
 
 @pytest.fixture
-def visit(chromium, server):
+def visit(browser, server):
     """A factory of the loaded page, in a context of its own; at the end nothing may have been complained of."""
     contexts, complaints = [], []
 
     def open_page(**options):
-        contexts.append(chromium.new_context(**options))
+        contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -177,9 +177,9 @@ def test_results_are_saved_as_json(visit):
     assert [(row["label"], row["bestGuess"]) for row in rows] == [(r.label, r.best_guess) for r in results]
 
 
-def test_it_works_without_a_network_once_it_has_been_loaded_and_asks_no_other_server(chromium, site):
+def test_it_works_without_a_network_once_it_has_been_loaded_and_asks_no_other_server(browser, site):
     server = Server(site)
-    context = chromium.new_context()
+    context = browser.new_context()
     page, asked = context.new_page(), []
     context.on("request", lambda request: asked.append(request.url))
     page.goto(f"{server.url}/demo/")
@@ -193,8 +193,8 @@ def test_it_works_without_a_network_once_it_has_been_loaded_and_asks_no_other_se
     context.close()
 
 
-def test_a_damaged_bundle_is_told(chromium, site, server):
-    page = chromium.new_page()
+def test_a_damaged_bundle_is_told(browser, site, server):
+    page = browser.new_page()
     page.route("**/bundle/model.onnx", lambda route: route.fulfill(body=b"another model"))
     page.goto(f"{server.url}/demo/")
     expect(page.locator("#status")).to_contain_text("It does not work here: model.onnx: not the file that was packed")
