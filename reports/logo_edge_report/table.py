@@ -17,7 +17,7 @@ def print_evaluation(found: dict, console: Console | None = None) -> None:
     table = LiteralTable(title=f"{subjects[0]['count']} logos of {found['split']}, 95 % intervals")
     table.add_column("")
     for subject in subjects:
-        table.add_column(f"{subject['name']}\n{subject['size_bytes'] / 1e6:.2f} MB", justify="right")
+        table.add_column(f"{subject['name']}, {subject['size_bytes'] / 1e6:.2f} MB", justify="right")
 
     def row(name: str, pick) -> None:
         table.add_row(name, *(_share(pick(subject)) for subject in subjects))
