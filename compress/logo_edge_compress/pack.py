@@ -205,7 +205,7 @@ def model_card(bundle: Bundle) -> str:
             f"### On the {split} split ({figures['count']} logos, {figures['count_sure']} of them sure)", "",
             f"- accuracy: {_percent(figures['accuracy'])} on all, {_percent(figures['accuracy_sure'])} on sure ones",
             f"- recall: {recalls}",
-            *(f"- {name}, {entry['count']} logos: {_percent(entry['accuracy'])} on all, "
+            *(f"- {name}, {entry['count']} of {figures['count']}: {_percent(entry['accuracy'])} on all, "
               f"{_percent(entry['accuracy_sure'])} on sure ones" for name, entry in named_slices(figures).items()),
             f"- calibration error, bias-corrected (RMS, Kumar et al. 2019): "
             f"{_percent(figures['calibration_error_debiased'])}; ECE less its bias: {_percent(figures['ece_debiased'])}; "
