@@ -12,7 +12,7 @@ from logo_edge_train.literal import LiteralTable, literal
 
 
 def print_evaluation(found: dict, console: Console | None = None) -> None:
-    """One table of the subjects' figures, one of their conditions, and the comparison of two."""
+    """One table of the subjects' figures, one of each kind of slice and condition, and the comparison of two."""
     console, subjects = console or Console(highlight=False), found["subjects"]
     table = LiteralTable(title=f"{subjects[0]['count']} logos of {found['split']}, 95 % intervals")
     table.add_column("")
