@@ -13,6 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from logo_edge.manifest import read_manifest
+from logo_edge_compress.figures import named_slices
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -52,8 +53,6 @@ def default_bundle() -> str:
 
 def slices() -> str:
     """The committed bundles on the test split, by round of labelling and by icon set."""
-    from logo_edge_compress.figures import named_slices
-
     subjects = read("evaluation")["subjects"]
     by_subject = [{"all": subject, **named_slices(subject)} for subject in subjects]
     rows = [
@@ -69,9 +68,9 @@ def slices() -> str:
 
 @cache
 def test_split(count: int) -> str:
-    """The name of the test split, of `count` logos; where those are of its first rounds only, with them.
+    """`test split`, with the rounds of labelling that a result of `count` logos is of where these are not all.
 
-    Raises ValueError where no rounds together have as many logos.
+    Raises ValueError where no first rounds together have as many logos.
     """
     rounds = [row.round for row in read_manifest(LABELS).split("test")]
     for last in sorted(set(rounds)):
