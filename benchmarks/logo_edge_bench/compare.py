@@ -37,7 +37,7 @@ def compare_ratios(then: dict, now: dict, tolerance: float) -> list[Change]:
 
     A row is worse where even the low end of its interval is beyond 1 + tolerance of what it was. Raises BenchError
     where the results have no row in common, or what must be the same is not: yardstick, instruction set, split, size of
-    the images, and each row's backend, precision, threads, batch and spinning.
+    the images, and each row's number of logos, backend, precision, threads, batch and spinning.
     """
     problems = [
         f"{key}: {one} / {other}"
@@ -52,6 +52,8 @@ def compare_ratios(then: dict, now: dict, tolerance: float) -> list[Change]:
     old, new = _by_name(then), _by_name(now)
     common = [name for name in old if name in new and name in then["ratios"]["of"]]
     for name in common:
+        counts = [row["accuracy"]["count"] for row in (old[name], new[name])]
+        problems += [f"{name}, logos: {counts[0]} / {counts[1]}"] if counts[0] != counts[1] else []
         problems += [f"{name}, {key}: {old[name][key]} / {new[name][key]}" for key in ROW_KEYS if old[name][key] != new[name][key]]  # fmt: skip
     _refuse(problems)
     if not common:

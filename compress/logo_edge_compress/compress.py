@@ -17,8 +17,8 @@ from sklearn.metrics import roc_auc_score
 from logo_edge.bundle import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, read_bundle
 from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits, energy
 from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError, SelectionError
-from logo_edge.manifest import Manifest, targets_of
-from logo_edge.metrics import debiased_calibration_error, debiased_ece, softmax, summarize
+from logo_edge.manifest import LogoRow, Manifest, targets_of
+from logo_edge.metrics import debiased_calibration_error, debiased_ece, softmax
 from logo_edge.preprocess import InputContract
 from logo_edge.timing import Latency, describe_machine
 from logo_edge_compress.apart import OutOfTimeError
@@ -41,6 +41,7 @@ from logo_edge_compress.candidates import (
 from logo_edge_compress.distill import check_teachers, distill
 from logo_edge_compress.embed import embed_bundle
 from logo_edge_compress.engine import why_no_engine
+from logo_edge_compress.figures import summarize_rows
 from logo_edge_compress.graph import LOGITS, PIXELS
 from logo_edge_compress.measure import Cost, Opened, measure_side_by_side
 from logo_edge_compress.pack import describe_calibration, pack_bundle, reference, refuse_other_folder
@@ -79,10 +80,14 @@ TITLES = {"onnxruntime": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT",
 
 @dataclass(frozen=True)
 class Split:
-    """The labelled logos of one split: targets (N,), sure (N,)."""
+    """The labelled logos of one split: targets (N,)."""
 
+    rows: list[LogoRow]
     targets: np.ndarray
-    sure: np.ndarray
+
+    @property
+    def sure(self) -> np.ndarray:
+        return np.array([row.sure for row in self.rows], bool)
 
 
 @dataclass(frozen=True)
@@ -534,7 +539,7 @@ def _ensemble_stage(run: Run, splits: dict[str, Split]) -> Stage:
 
 def _split(run: Run, manifest: Manifest, name: str) -> Split:
     rows = manifest.split(name)
-    return Split(targets_of(rows, run.classes), np.array([row.sure for row in rows], bool))
+    return Split(rows, targets_of(rows, run.classes))
 
 
 def _summarize(stages: list[Stage], splits: dict[str, Split], labels: tuple[str, ...]) -> list[dict]:
@@ -545,7 +550,7 @@ def _summarize(stages: list[Stage], splits: dict[str, Split], labels: tuple[str,
             "latency": asdict(stage.latency) if stage.latency else None,
             "parity": asdict(stage.parity) if stage.parity else None,
             **{
-                name: summarize(stage.calibrated(name), split.targets, split.sure, 1.0, labels)
+                name: summarize_rows(stage.calibrated(name), split.rows, labels)
                 for name, split in splits.items() if name != "calib"
             },
         }

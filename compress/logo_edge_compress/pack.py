@@ -19,10 +19,11 @@ from logo_edge.embedding import SPACE
 from logo_edge.errors import BundleError, DatasetError, RecipeError
 from logo_edge.files import json_text
 from logo_edge.manifest import Manifest, labelled_rows, targets_of
-from logo_edge.metrics import softmax, summarize
+from logo_edge.metrics import softmax
 from logo_edge.monitor import reference_of
 from logo_edge_compress.calibrate import Fitted, fit_calibration
 from logo_edge_compress.embed import SAMPLES, embed_bundle
+from logo_edge_compress.figures import named_slices, summarize_rows
 from logo_edge_train.recipe import BUILT_IN, CalibrateConfig, load_recipe
 
 CARD = "card.md"
@@ -98,16 +99,12 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: Calibra
         ])
         for name, part in rows.items()
     }  # fmt: skip
-    targets = {name: targets_of(part, labels) for name, part in rows.items()}
-    fitted = fit_calibration(logits["calib"], targets["calib"], labels, config)
+    fitted = fit_calibration(logits["calib"], targets_of(rows["calib"], labels), labels, config)
     calibration = fitted.calibration
     calibrated = {
         name: calibrated_logits(part, calibration.temperature, calibration.scaling) for name, part in logits.items()
     }
-    metrics = {
-        name: summarize(calibrated[name], targets[name], np.array([row.sure for row in rows[name]], bool), 1.0, labels)
-        for name in rows if name != "calib"
-    }  # fmt: skip
+    metrics = {name: summarize_rows(calibrated[name], part, labels) for name, part in rows.items() if name != "calib"}
     bundle = replace(
         bundle, calibration=calibration, metrics=metrics, reference=reference(calibrated["calib"], labels, calibration),
         provenance={**bundle.provenance, **describe_calibration(config, fitted)},
@@ -208,6 +205,8 @@ def model_card(bundle: Bundle) -> str:
             f"### On the {split} split ({figures['count']} logos, {figures['count_sure']} of them sure)", "",
             f"- accuracy: {_percent(figures['accuracy'])} on all, {_percent(figures['accuracy_sure'])} on sure ones",
             f"- recall: {recalls}",
+            *(f"- {name}, {entry['count']} of {figures['count']}: {_percent(entry['accuracy'])} on all, "
+              f"{_percent(entry['accuracy_sure'])} on sure ones" for name, entry in named_slices(figures).items()),
             f"- calibration error, bias-corrected (RMS, Kumar et al. 2019): "
             f"{_percent(figures['calibration_error_debiased'])}; ECE less its bias: {_percent(figures['ece_debiased'])}; "
             f"plain 15-bin ECE: {figures['ece']:.1%}",

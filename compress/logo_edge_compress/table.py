@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from logo_edge_compress.figures import named_slices
 from logo_edge_train.literal import LiteralTable, literal
 
 
@@ -57,6 +58,10 @@ def print_stages(record: dict, console: Console | None = None) -> None:
         table.add_row("accuracy, sure", *(_percent(found["accuracy_sure"]) for found in figures))
         for label in figures[0]["recall"]:
             table.add_row(f"recall of {label}", *(_percent(found["recall"][label]) for found in figures))
+        slices = [named_slices(found) for found in figures]
+        for name in slices[0]:
+            table.add_row(f"{name}, all", *(_percent(own[name]["accuracy"]) for own in slices))
+            table.add_row(f"{name}, sure", *(_percent(own[name]["accuracy_sure"]) for own in slices))
         table.add_row("calibration error", *(_percent(found["calibration_error_debiased"]) for found in figures))
         table.add_row("size MB", *(f"{stage['size_bytes'] / 1e6:.2f}" for stage in stages))
         table.add_row("p50 ms", *(f"{stage['latency']['p50_ms']:.2f}" if stage["latency"] else "-" for stage in stages))

@@ -9,7 +9,7 @@ from pathlib import Path
 from logo_edge_compress.compress import PAGE, REPORT, TARGETS
 from logo_edge_report import charts
 from logo_edge_report.report import render_page
-from logo_edge_report.sections import Exhibit, Panel, Section, Table, stages_exhibit
+from logo_edge_report.sections import Exhibit, Panel, Section, Table, slices_exhibit, stages_exhibit
 from logo_edge_train.runs import write_text
 
 BACKENDS = {
@@ -25,7 +25,9 @@ def make_page(folder: Path) -> Path:
     if lost := lost_section(record):
         sections.append(lost)
     sections += [
-        Section(f"stages-{target}", f"Packed for {target}", (stages_exhibit(found["stages"], "val"),))
+        Section(f"stages-{target}", f"Packed for {target}", tuple(
+            exhibit for exhibit in (stages_exhibit(found["stages"], "val"), _tested(found["stages"][-1])) if exhibit
+        ))
         for target, found in record["targets"].items() if "stages" in found
     ]  # fmt: skip
     machine = record["machine"]
@@ -39,6 +41,11 @@ def make_page(folder: Path) -> Path:
     )  # fmt: skip
     write_text(folder / PAGE, page)
     return folder / PAGE
+
+
+def _tested(stage: dict) -> Exhibit | None:
+    """What is packed on the slices of test, for reports only."""
+    return slices_exhibit(stage["test"], "Test split, by round and icon set") if "test" in stage else None
 
 
 def choice_section(record: dict) -> Section:

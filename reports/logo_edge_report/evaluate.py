@@ -10,9 +10,10 @@ from PIL import Image
 
 from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
-from logo_edge.metrics import Figure, bootstrap, softmax, summarize, wilson_interval
+from logo_edge.metrics import Figure, bootstrap, softmax, wilson_interval
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.calibrate import LEVELS, choose_method, compare_methods, conformal_threshold
+from logo_edge_compress.figures import summarize_rows
 from logo_edge_report.attacks import ATTACKS, attack
 from logo_edge_report.conditions import (
     SEVERITIES,
@@ -103,7 +104,7 @@ def evaluate_subjects(
 def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:
     """Figures that need no further picture: from the (N, K) logits of `split` and of calib, for prediction sets."""
     rows = manifest.split(split)
-    targets, sure = targets_of(rows, subject.labels), np.array([row.sure for row in rows], bool)
+    targets = targets_of(rows, subject.labels)
     probabilities = softmax(subject.calibrated(logits[split]))
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predicted == targets
@@ -115,7 +116,7 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
     kept = np.unique(np.linspace(0, len(coverage) - 1, 101).round().astype(int))
     confident, answered = confidence >= CONFIDENT, confidence >= subject.abstain_below
     return {
-        **summarize(subject.calibrated(logits[split]), targets, sure, 1.0, subject.labels),
+        **summarize_rows(subject.calibrated(logits[split]), rows, subject.labels),
         "precision": {name: vars(precision(predicted, targets, k)) for k, name in enumerate(subject.labels)},
         "class_shares": shares,
         "confidence_histogram": np.histogram(confidence, HISTOGRAM, (0, 1))[0].tolist(),
@@ -131,7 +132,6 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
         "risk_coverage": {"coverage": coverage[kept].tolist(), "risk": risk[kept].tolist()},
         "area_under_risk_coverage": vars(bootstrap(area_under_risk_coverage, confidence, correct)),
         "prediction_sets": _prediction_sets(subject, logits, manifest, split),
-        "by_package": _by_package(rows, correct),
         "annotator_agreement": _annotator_agreement(rows),
     }
 
@@ -315,15 +315,6 @@ def _held_out_probabilities(subject: Subject, logits: np.ndarray, targets: np.nd
 
 def _share_of(hits: np.ndarray) -> Figure:
     return wilson_interval(int(hits.sum()), len(hits))
-
-
-def _by_package(rows: list[LogoRow], correct: np.ndarray) -> dict[str, dict]:
-    packages = np.array([row.package for row in rows])
-    return {
-        package: {**vars(wilson_interval(int(correct[packages == package].sum()), int((packages == package).sum()))),
-                  "count": int((packages == package).sum())}
-        for package in sorted(set(packages))
-    }  # fmt: skip
 
 
 def _annotator_agreement(rows: list[LogoRow]) -> dict | None:

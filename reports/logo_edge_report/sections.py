@@ -11,6 +11,7 @@ from PIL import Image
 
 from logo_edge.manifest import LogoRow
 from logo_edge.metrics import softmax
+from logo_edge_compress.figures import named_slices
 from logo_edge_report import charts
 from logo_edge_report.attacks import ATTACKS
 from logo_edge_report.evaluate import CONFIDENT, HISTOGRAM
@@ -21,7 +22,6 @@ from logo_edge_report.subjects import Subject
 SHOWN = 24  # logos of a sheet
 SLICES = {"size": "delivered size", "jpeg": "JPEG quality"}
 WIDE_LETTERS = 42  # a table with longer rows takes the whole width
-CROWDED = 0.01  # of the logos: a package with fewer is left out of its chart
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,19 @@ def stages_exhibit(stages: list[dict], split: str) -> Exhibit:
     return Exhibit("Stages of the compression", f"{caption}.", table=Table(head, rows))
 
 
+def slices_exhibit(figures: dict, title: str) -> Exhibit | None:
+    """A row for every round of labelling and every icon set; None where all logos are of one."""
+    if not (slices := named_slices(figures)):
+        return None
+    hardest = min(slices, key=lambda name: slices[name]["accuracy"]["value"])
+    rows = tuple(
+        (name, str(entry["count"]), share(entry["accuracy"]), share(entry["accuracy_sure"]))
+        for name, entry in slices.items()
+    )
+    caption = f"Hardest: {hardest}, {share(slices[hardest]['accuracy'])} of {slices[hardest]['count']} logos."
+    return Exhibit(title, caption, table=Table(("", "logos", "all", "sure"), rows))
+
+
 def training_section(histories: dict[str, list[dict]]) -> Section | None:
     """Loss on train, loss and accuracy on val after every epoch, a line per network."""
     histories = {name: history for name, history in histories.items() if history}
@@ -230,20 +243,8 @@ def errors_section(
                 (Panel("Logos named wrongly", sheet=sheet),),
             )
         )
-    packages = {
-        name.removeprefix("@iconify-json/"): entry
-        for name, entry in figures["by_package"].items()
-        if entry["count"] >= CROWDED * len(rows)
-    }
-    if len(packages) > 1:
-        hardest = min(packages, key=lambda name: packages[name]["value"])
-        exhibits.append(
-            Exhibit(
-                "Accuracy by icon set",
-                f"Hardest: {hardest}, {share(packages[hardest])} of {packages[hardest]['count']} logos.",
-                (Panel("Accuracy by icon set", charts.share_bars(packages)),),
-            )
-        )
+    if slices := slices_exhibit(figures, "Accuracy by round and icon set"):
+        exhibits.append(slices)
     return Section("errors", "Errors", tuple(exhibits))
 
 

@@ -6,17 +6,18 @@ import math
 
 from rich.console import Console
 
+from logo_edge_compress.figures import named_slices
 from logo_edge_report.attacks import ATTACKS
 from logo_edge_train.literal import LiteralTable, literal
 
 
 def print_evaluation(found: dict, console: Console | None = None) -> None:
-    """One table of the subjects' figures, one of their conditions, and the comparison of two."""
+    """One table of the subjects' figures, one of each kind of slice and condition, and the comparison of two."""
     console, subjects = console or Console(highlight=False), found["subjects"]
     table = LiteralTable(title=f"{subjects[0]['count']} logos of {found['split']}, 95 % intervals")
     table.add_column("")
     for subject in subjects:
-        table.add_column(f"{subject['name']}\n{subject['size_bytes'] / 1e6:.2f} MB", justify="right")
+        table.add_column(f"{subject['name']}, {subject['size_bytes'] / 1e6:.2f} MB", justify="right")
 
     def row(name: str, pick) -> None:
         table.add_row(name, *(_share(pick(subject)) for subject in subjects))
@@ -45,14 +46,19 @@ def print_evaluation(found: dict, console: Console | None = None) -> None:
     if agreement := subjects[0]["annotator_agreement"]:
         table.add_row("two annotators agree", _share(agreement), *[""] * (len(subjects) - 1))
     console.print(table)
-    for kind in subjects[0].get("slices", {}):
-        names = subjects[0]["slices"][kind]
+    named = [named_slices(subject) for subject in subjects]
+    by_kind = {
+        f"round and icon set, {which}": [{name: entry[key] for name, entry in slices.items()} for slices in named]
+        for which, key in (("all", "accuracy"), ("sure", "accuracy_sure")) if named[0]
+    }  # fmt: skip
+    by_kind |= {kind: [subject["slices"][kind] for subject in subjects] for kind in subjects[0].get("slices", {})}
+    for kind, figures in by_kind.items():
         slices = LiteralTable(title=f"accuracy by {kind}")
         slices.add_column("")
         for subject in subjects:
             slices.add_column(subject["name"], justify="right")
-        for name in names:
-            slices.add_row(name, *(_share(subject["slices"][kind][name]) for subject in subjects))
+        for name in figures[0]:
+            slices.add_row(name, *(_share(own[name]) for own in figures))
         console.print(slices)
     _print_corruptions(subjects, console)
     _print_outliers(subjects, console)

@@ -3,13 +3,15 @@
 The columns are those of the project's own labels.csv: `package` and `version` (the npm icon set, or the word `files`
 for images beside the manifest), `icon` (the key in the set, or the image's path from the manifest's folder), `group`
 (what may not be split: a brand, near-duplicates), `label`, `votes` (the annotators' labels, separated by `|`; one within
-a label, or a backslash, is written after a backslash), `sure` (1 or 0) and `split` (train, val, calib or test).
+a label, or a backslash, is written after a backslash), `sure` (1 or 0), `split` (train, val, calib or test) and `round`
+(of labelling: a number from 1; reports tell the rounds apart, so that their figures stay comparable when logos are added).
 """
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -36,6 +38,7 @@ class LogoRow:
     votes: tuple[str, ...] = ()
     sure: bool = True
     split: str = "train"
+    round: int = 1
 
 
 @dataclass(frozen=True)
@@ -139,17 +142,19 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
 
 def _parse_row(path: Path, line: int, raw: dict[str, str | None]) -> LogoRow:
     get = {key: value or "" for key, value in raw.items() if key is not None}.get
-    sure, split = get("sure", "1"), get("split", "train")
+    sure, split, labelled = get("sure", "1"), get("split", "train"), get("round", "1")
     if not raw["package"] or not raw["icon"]:
         raise DatasetError(f"{path}, line {line}: package or icon is empty; each row names one image")
     if sure not in ("0", "1"):
         raise DatasetError(f"{path}, line {line}: sure is {sure!r}; expected 0 or 1")
     if split not in SPLITS:
         raise DatasetError(f"{path}, line {line}: split is {split!r}; expected one of {', '.join(SPLITS)}")
+    if not re.fullmatch("[1-9][0-9]{0,8}", labelled):
+        raise DatasetError(f"{path}, line {line}: round is {labelled!r}; expected a whole number from 1")
     votes = split_names(get("votes", ""))
     return LogoRow(
         raw["package"], get("version", ""), raw["icon"], get("group") or raw["icon"], get("label", ""), votes,
-        sure == "1", split,
+        sure == "1", split, int(labelled),
     )  # fmt: skip
 
 

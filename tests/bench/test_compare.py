@@ -18,7 +18,7 @@ def result(ratio=(0.9, 0.88, 0.92), accuracy=0.92, size_bytes=4_000_000, p50=(2.
         return {"value": value, "low": low, "high": high}
 
     row = {"name": "ours", "batch": 1, "threads": 1, "backend": "onnxruntime", "precision": "int8", "spinning": False, "cpus": [0],
-           "size_bytes": size_bytes, "accuracy": {"accuracy": {"value": accuracy}}, "latency": {"end_to_end": {"p50_ms": figure(*p50)}}}  # fmt: skip
+           "size_bytes": size_bytes, "accuracy": {"count": 531, "accuracy": {"value": accuracy}}, "latency": {"end_to_end": {"p50_ms": figure(*p50)}}}  # fmt: skip
     return {"split": "test", "machine": copy.deepcopy(MACHINE), "method": {"name": "quick", "size_px": 192, "settle_within": 0.1},
             "rows": [row], "ratios": {"to": "by hand", "of": {"ours": figure(*ratio)}}}  # fmt: skip
 
@@ -54,6 +54,7 @@ def test_accuracy_and_size_are_held_too():
         (lambda found: found["ratios"].update(to="another"), "yardstick"),
         (lambda found: found.update(split="val"), "split"),
         (lambda found: found["method"].update(size_px=256), "size_px"),
+        (lambda found: found["rows"][0]["accuracy"].update(count=1246), "ours, logos: 531 / 1246"),
         (lambda found: found["rows"][0].update(threads=2), "ours, threads"),
         (lambda found: found["rows"][0].update(spinning=True), "ours, spinning"),
         (lambda found: found["rows"][0].update(precision="fp32"), "ours, precision"),

@@ -16,7 +16,7 @@ def row(name, ms, accuracy, ece, size_bytes, kind="peer"):
 
     return {
         "name": name, "kind": kind, "note": "", "threads": 1, "batch": 1, "size_bytes": size_bytes, "peak_rss_bytes": 9e7,
-        "accuracy": {"accuracy": figure(accuracy), "ece": ece}, "images_per_s": figure(1000 / ms), "process_start_s": None,
+        "accuracy": {"count": 531, "accuracy": figure(accuracy), "ece": ece}, "images_per_s": figure(1000 / ms), "process_start_s": None,
         "latency": {stage: {"p50_ms": figure(ms / part)} for stage, part in (("end_to_end", 1), ("inference", 2))},
     }  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_goals_are_told_before_and_after_they_are_measured(results, peers):
     assert after["latency of Ultralytics' predict on PyTorch, end to end"] == ["4.50 (4.50 / 1.00 ms)", ">= 4"]
     assert after["latency of Ultralytics' predict on ONNX, end to end"] == ["not measured yet", ">= 2"]
     assert after["latency of Lite0 in ONNX Runtime FP32, the forward pass"][0] == "5.00 (2.50 / 0.50 ms)"
-    assert after["accuracy on test, points over Lite0"] == ["+2.0 (92.0% / 90.0%)", ">= 1"]
+    assert after["accuracy on test, points over Lite0"] == ["+2.0 (92.0% / 90.0%, test split of round 1)", ">= 1"]
     assert after["ECE by Lite0's"] == ["0.40 (2.0% / 5.0%)", "<= 0.50"]
     assert after["size by Lite0's FP32 ONNX"] == ["0.07 (1.00 / 13.40 MB)", "<= 0.10"]
     assert after["throughput on 2 cores by that on one"] == ["1.96 by processes, 1.80 by threads", ">= 1.90"]
@@ -76,6 +76,13 @@ def test_the_peers_table_tells_how_many_times_the_bundles_latency_and_what_faile
     assert cells(table)["YOLO11n-cls, predict, PyTorch"][5] == "4.50"
     assert "preset `quick`" in table
     assert "Not measured: openvino-app: not installed." in table
+
+
+def test_results_of_fewer_logos_than_the_test_split_has_say_of_which_rounds_they_are():
+    assert TABLES["test_split"](531) == "test split of round 1"
+    assert TABLES["test_split"](1246) == "test split"
+    with pytest.raises(ValueError, match="a result of 500 logos of the test split; labels.csv has 1246 there"):
+        TABLES["test_split"](500)
 
 
 def test_every_goal_names_a_candidate_that_there_is(monkeypatch):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
 
+from logo_edge.manifest import LogoRow
 from logo_edge.metrics import summarize
+from logo_edge_compress.figures import summarize_rows
 from logo_edge_report.compression import make_page
 
 LABELS = ("red", "blue & <b>")
@@ -34,12 +36,14 @@ def candidate(
 def folder(tmp_path):
     """A finished compression for cpu and jetson: seven candidates, one crashed, one slower than FP32."""
     logits, targets = np.eye(2)[[0, 1, 1, 0]] * 3, np.array([0, 1, 1, 1])
+    rows = [LogoRow(f"<pack {k}>", "1", f"{k}", label=LABELS[k], round=k + 1) for k in targets.tolist()]
     stages = [
         {
             "stage": name,
             "size_bytes": size,
             "latency": None,
             "val": summarize(logits, targets, targets > 0, 1.0, LABELS),
+            "test": summarize_rows(logits, rows, LABELS),
         }
         for name, size in (("2 teachers, PyTorch", 9_000_000), ("INT8, calibrated", 600_000))
     ]
@@ -88,6 +92,8 @@ def test_the_page_says_what_was_chosen_and_what_became_of_every_candidate(folder
         assert f"<td>{mark}</td>" in text, mark
     assert text.count("accuracy drop 8.0 points (limit 2.0 points)") == 1
     assert "no engine was built or run: no GPU" in text
+    assert "Test split, by round and icon set" in text
+    assert "round 2" in text
 
 
 def test_what_comes_from_the_run_is_escaped_and_nothing_is_loaded(folder):
@@ -95,6 +101,7 @@ def test_what_comes_from_the_run_is_escaped_and_nothing_is_loaded(folder):
     assert "mine &lt;&amp;&gt;" in text
     assert "&lt;free&gt;" in text
     assert "blue &amp; &lt;b&gt;" in text
+    assert "&lt;pack 1&gt;" in text
     assert "<script" not in text
     page = Page(text)
     assert [attributes["href"] for attributes in page.all("a") if not attributes["href"].startswith("#")] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from logo_edge.decision import Conformal
 from logo_edge.errors import DatasetError, RunError
-from logo_edge.manifest import read_manifest, targets_of
+from logo_edge.manifest import read_manifest, targets_of, write_manifest
 from logo_edge_compress.export import export_onnx
 from logo_edge_report.commands import evaluate
 from logo_edge_report.conditions import SIZES_PX, corruptions, flatten, scale_to
@@ -41,6 +42,22 @@ def test_a_bundle_is_evaluated_with_every_figure(colours, fake_bundle, tmp_path)
     assert len(figures["slices"]["size"]) == len(SIZES_PX)
     assert 0.6 <= figures["prediction_sets"]["0.80"]["coverage"] <= 1
     assert "accuracy, all" in result.output
+
+
+def test_rounds_of_labelling_are_told_beside_the_whole(colours, fake_bundle, tmp_path):
+    rows = read_manifest(colours).rows
+    write_manifest(colours, [replace(row, round=1 + int(row.label == "blue")) for row in rows])
+    bundle, out = fake_bundle(), tmp_path / "figures.json"
+    result = run_evaluate(bundle, bundle, "--manifest", colours, "--no-slices", "--out", out)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())["subjects"][0]
+    rounds = figures["by_round"]
+    assert [rounds[number]["count"] for number in "12"] == [18, 12]
+    assert rounds["2"]["accuracy"] == figures["recall"]["blue"]
+    assert list(figures["by_package"]) == ["files"]
+    assert "accuracy by round and icon set, sure" in result.output
+    assert result.output.count("round 2") == 2
+    assert "files" not in result.output
 
 
 def intervals_of(record) -> list[dict]:

@@ -15,6 +15,8 @@ from logo_edge_train.dataset import LOOKALIKE, find_lookalikes, thumbnails
 from logo_edge_train.fetch import DATA, LABELS, UNLABELLED, fetch_logos, icon_svg, install_icon_sets, render_svg
 from logo_edge_train.keys import file_hash
 
+DIFFERENT = [("h2o-background", "rss3-background")]  # of calib and test: two brands' white letters on the same blue
+
 
 @pytest.fixture(scope="module")
 def renders():
@@ -23,18 +25,20 @@ def renders():
 
 def test_the_manifests_hold_every_logo_and_nothing_twice():
     labelled, unlabelled = read_manifest(LABELS), read_manifest(UNLABELLED)
-    assert Counter(row.split for row in labelled.rows) == {"train": 2466, "val": 361, "calib": 345, "test": 531}
+    assert Counter(row.split for row in labelled.rows) == {"train": 7189, "val": 744, "calib": 696, "test": 1246}
+    first = Counter(row.split for row in labelled.rows if row.round == 1)
+    assert first == {"train": 2465, "val": 361, "calib": 345, "test": 531}
     assert labelled.classes == ("complex", "gradient", "simple", "text")
-    assert len(unlabelled.rows) == 6369
+    assert len(unlabelled.rows) == 1572
     names = [(row.package, row.icon) for row in labelled.rows + unlabelled.rows]
-    assert len(set(names)) == len(names) == 10072
+    assert len(set(names)) == len(names) == 11447
 
 
 def test_no_group_stands_on_two_sides():
     sides = defaultdict(set)
     for row in read_manifest(LABELS).rows:
         sides[row.group].add(row.split)
-    assert len(sides) > 1000
+    assert len(sides) > 5000
     assert [group for group, splits in sides.items() if len(splits) > 1] == []
 
 
@@ -47,7 +51,7 @@ def test_no_near_duplicate_drawing_stands_on_two_sides_of_what_is_learned_and_me
     close = np.argwhere(np.triu(flat @ flat.T > LOOKALIKE, k=1))
     across = [(rows[a].icon, rows[b].icon) for a, b in close if splits[a] != splits[b]]
     assert len(close) > 100, "the search itself must find the near-duplicates inside a split"
-    assert across == []
+    assert across == DIFFERENT
     assert 1 <= len(left_out) <= 8, "labels.csv holds a few; many more would mean that the search is broken"
 
 
@@ -55,7 +59,7 @@ def test_no_near_duplicate_drawing_stands_on_two_sides_of_what_is_learned_and_me
 def test_no_unlabelled_logo_looks_like_a_held_out_one(renders):
     manifest, unlabelled = read_manifest(LABELS), read_manifest(UNLABELLED)
     left_out = find_lookalikes(manifest, list(unlabelled.rows), renders)
-    assert len(left_out) <= 30, sorted(row.icon for row in left_out)
+    assert left_out == set()
 
 
 def test_every_render_is_256_px_on_its_longer_side_with_alpha(renders):
@@ -66,13 +70,13 @@ def test_every_render_is_256_px_on_its_longer_side_with_alpha(renders):
             assert max(image.size) == 256
             assert image.mode == "RGBA"
             checked += 1
-    assert checked > 180
+    assert checked > 480
 
 
 def test_the_lock_file_pins_every_package_by_hash_and_names_no_host():
     lock = json.loads((DATA / "package-lock.json").read_text())
     packages = {name: entry for name, entry in lock["packages"].items() if name}
-    assert len(packages) == 6
+    assert len(packages) == 10
     assert all(entry["integrity"].startswith("sha512-") for entry in packages.values())
     assert "http" not in json.dumps(packages)
 
@@ -100,5 +104,5 @@ def test_an_icon_keeps_its_own_box_and_gets_a_current_colour():
 
 
 def test_the_packed_manifests_are_the_labelled_ground_truth():
-    assert file_hash(LABELS).startswith("8511cd3577229e15")
-    assert file_hash(UNLABELLED).startswith("9794141c2af7832f")
+    assert file_hash(LABELS).startswith("0bfa7573d34af8bb")
+    assert file_hash(UNLABELLED).startswith("dda369ff0edbf597")

@@ -157,11 +157,14 @@ def file_hash(path: Path) -> str:
 def row_hashes(manifest: Manifest, rows: Iterable[LogoRow]) -> list[tuple[str, str]]:
     """(package/icon, sha256) of each row in order: of its columns and, beside the manifest, of its image.
 
-    An icon of a package is fixed by the package's version, so the columns say it all.
+    An icon of a package is fixed by the package's version, so the columns say it all. `round` does not count: only
+    reports read it.
     """
     hashes = []
     for row in rows:
-        digest = hashlib.sha256(json.dumps(asdict(row)).encode())
+        columns = asdict(row)
+        del columns["round"]
+        digest = hashlib.sha256(json.dumps(columns).encode())
         path = manifest.image_path(row, Path())
         if row.package == FILES and path.exists():
             digest.update(path.read_bytes())

@@ -1,0 +1,48 @@
+"""Figures of labelled logos: on all of them, and by the icon set and the round of labelling that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from logo_edge.manifest import LogoRow, targets_of
+from logo_edge.metrics import summarize, wilson_interval
+from logo_edge.names import printable
+
+PREFIX = "@iconify-json/"  # of every icon set's package, and left out where one is named
+SLICES = {"by_round": "round ", "by_package": ""}  # what stands before the name of each
+
+
+def summarize_rows(logits: np.ndarray, rows: Sequence[LogoRow], labels: tuple[str, ...]) -> dict:
+    """`metrics.summarize` of (N, K) calibrated logits, with the accuracy `by_package` and `by_round`."""
+    targets, sure = targets_of(rows, labels), np.array([row.sure for row in rows], bool)
+    correct = logits.argmax(1) == targets
+    return {
+        **summarize(logits, targets, sure, 1.0, labels),
+        "by_package": _accuracy_by([row.package for row in rows], correct, sure),
+        "by_round": _accuracy_by([row.round for row in rows], correct, sure),
+    }
+
+
+def named_slices(figures: dict) -> dict[str, dict]:
+    """The slices of `summarize_rows` by the name that a reader sees, rounds first; none of a kind that all logos are of."""
+    found = {}
+    for kind, prefix in SLICES.items():
+        slices = figures.get(kind, {})  # which bundles of earlier releases do not have
+        if len(slices) > 1:
+            found |= {prefix + printable(name.removeprefix(PREFIX)): entry for name, entry in slices.items()}
+    return found
+
+
+def _accuracy_by(keys: Sequence, correct: np.ndarray, sure: np.ndarray) -> dict[str, dict]:
+    """{key: accuracy on all and on sure logos, and how many these are}, in the keys' order."""
+    found = {}
+    for key in sorted(set(keys)):
+        own = np.array([other == key for other in keys])
+        found[str(key)] = {
+            "count": int(own.sum()), "count_sure": int((own & sure).sum()),
+            "accuracy": vars(wilson_interval(int(correct[own].sum()), int(own.sum()))),
+            "accuracy_sure": vars(wilson_interval(int(correct[own & sure].sum()), int((own & sure).sum()))),
+        }  # fmt: skip
+    return found
