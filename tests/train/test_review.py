@@ -367,7 +367,9 @@ def test_the_verbs_say_what_they_found_and_what_to_do(squares, tmp_path):
     assert "labels of train and val are suspect" in done.output
     assert "16 labels of calib and test took no part" in done.output
     assert FLIPPED in done.output
-    assert "logo-edge data apply corrections.csv" in done.output
+    command = f"logo-edge data apply corrections.csv --data {squares}"
+    assert done.output.rstrip().endswith(f"\nOpen {tmp_path / 'out' / 'suspects.html'}, then: {command}")
+    assert f"<code>{command}</code>" in (tmp_path / "out" / "suspects.html").read_text(encoding="utf-8")
 
 
 # The contact sheet

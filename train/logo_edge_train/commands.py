@@ -207,7 +207,7 @@ AS_JSON = typer.Option(False, "--json", help="Print JSON.")
     "An ensemble of models judges each label, none of which has learned from its group (cross-validation; confident "
     "learning, Northcutt et al. 2021). DIR/suspects.csv has the worst first. DIR/suspects.html is a contact sheet: open it in "
     "a browser, press one key for each image, download the corrections, then:\n\n"
-    "logo-edge data apply corrections.csv\n\n"
+    "logo-edge data apply corrections.csv --data PATH\n\n"
     "A suspect is a reason to look, no proof: rare and ambiguous images are listed too. Labels of calib and test take no "
     "part, are never listed and stay as they are. Nothing is written to the manifest."
 )

@@ -63,8 +63,8 @@ def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path)
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise DatasetError(
             f"{shown(str(path))}: {len(problems)} of {len(corrections)} corrections do not fit {shown(str(manifest_path))}, "
-            "which stays as it was:\n  " + "\n  ".join(problems[:NAMED] + more)
-        )  # fmt: skip
+            f"which stays as it was: {'; '.join(problems[:NAMED] + more)}"
+        )
     with manifest_path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns, raw = list(reader.fieldnames), list(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,13 @@ def list_suspects(
 ) -> dict:  # fmt: skip
     """Writes suspects.csv and suspects.html into `folder`: the `count` labels of train and val that are most probably wrong.
 
-    Returns {csv, sheet, rows, reviewed, held_out, accuracy, suspects, pairs, classes}: the records listed, how many labels were
-    reviewed and how many of calib and test were not, the share of the reviewed that the ensemble predicts, how many are suspect, and
-    how many of each label are estimated to belong to each class. Raises DatasetError as `review_labels` does.
+    Returns what `write_list` does and {reviewed, held_out, accuracy, suspects, estimated_errors, rows}: how many labels were
+    reviewed, how many of calib and test were not, the share that the ensemble predicts, how many are suspect, how many of
+    each label are estimated to belong to each other class, and the records. Raises DatasetError as `review_labels` does.
     """
     manifest = read_manifest(manifest_path)
-    reviewed = review_labels(Features(manifest, config, folder, device, tick))
+    features = Features(manifest, config, folder, device, tick)
+    reviewed = review_labels(features)
     targets = np.array([reviewed.classes.index(row.label) for row in reviewed.rows])
     mean = reviewed.probabilities.mean(0)
     errors = find_label_errors(mean, targets)
@@ -58,7 +60,7 @@ def list_suspects(
         label: {other: round(float(errors.joint[i, j]), 1) for j, other in enumerate(reviewed.classes) if i != j}
         for i, label in enumerate(reviewed.classes)
     }
-    files = write_list(SUSPECTS, "Labels that are probably wrong", lead, records, manifest, reviewed, folder, tick)
+    files = write_list(SUSPECTS, "Labels that are probably wrong", lead, records, manifest_path, reviewed, features)
     return {**files, "reviewed": len(targets), "held_out": held_out, "accuracy": round(accuracy, 4), "suspects": suspects,
             "estimated_errors": pairs, "rows": records}  # fmt: skip
 
@@ -69,9 +71,9 @@ def list_next(
     """Writes next.csv and next.html into `folder`: the `count` unlabelled images whose labels would teach most.
 
     Worth is the mean of an image's ranks, 0 to 1, by what the members disagree on and by how close the two likeliest
-    classes are; each next image is also unlike those before it. Returns {csv, sheet, rows, pool, left_out}: the records,
-    how many images there were to choose from, and how many were left out, as they look like held-out ones. Raises
-    DatasetError where nothing is unlabelled, and as `review_labels` does.
+    classes are; each next image is also unlike those before it. Returns what `write_list` does and {pool, left_out, rows}:
+    how many images there were to choose from, how many could not be chosen, and the records. Raises DatasetError where
+    nothing is unlabelled, and as `review_labels` does.
     """
     manifest = read_manifest(manifest_path)
     pool, left_out = labelling_pool(manifest)
@@ -96,7 +98,7 @@ def list_next(
         "parts of train and val disagree on them, or find two classes about as likely, and they look unlike each other. "
         "A label makes an image a row of train."
     )
-    files = write_list(NEXT, "Images worth a label", lead, records, manifest, reviewed, folder, tick)
+    files = write_list(NEXT, "Images worth a label", lead, records, manifest_path, reviewed, features)
     return {**files, "pool": len(pool), "left_out": left_out, "rows": records}
 
 
@@ -131,31 +133,25 @@ def describe_row(
 
 
 def write_list(
-    name: str,
-    title: str,
-    lead: str,
-    records: list[dict],
-    manifest: Manifest,
-    reviewed: Reviewed,
-    folder: Path,
-    tick: Tick,
+    name: str, title: str, lead: str, records: list[dict], manifest_path: Path, reviewed: Reviewed, features: Features
 ) -> dict[str, str]:
-    """The paths {csv, sheet} of the list's files, which are written into `folder`.
+    """{csv, sheet, apply}: the paths of the list's files, which are written now, and the command that merges corrections.
 
     The CSV has an empty column `corrected`: filled in, it is a file of corrections as well.
     """
     columns = ("rank", "package", "version", "icon", "split", "label", "sure", "suggested", *FIGURES[name])
     head = (*columns, *(f"p_{label}" for label in reviewed.classes), "corrected")
     lines = [(*map(record.get, columns), *record["probabilities"].values(), "") for record in records]
-    table, sheet = folder / f"{name}.csv", folder / f"{name}.html"
-    folder.mkdir(parents=True, exist_ok=True)
+    table, sheet = features.folder / f"{name}.csv", features.folder / f"{name}.html"
+    features.folder.mkdir(parents=True, exist_ok=True)
     write_file(table, "".join(map(csv_line, [head, *lines])))
-    write_sheet(sheet, title, lead, records, manifest, reviewed.classes, tick)
-    return {"csv": shown(str(table)), "sheet": shown(str(sheet))}
+    command = shown(f"logo-edge data apply corrections.csv --data {shlex.quote(str(manifest_path.resolve()))}")
+    write_sheet(sheet, title, lead, command, records, features.manifest, reviewed.classes, features.tick)
+    return {"csv": shown(str(table)), "sheet": shown(str(sheet)), "apply": command}
 
 
 def print_suspects(found: dict) -> None:
-    """Prints how many labels are suspect, which pairs of classes are mixed up most, the worst ones, and what to do."""
+    """Prints how many labels are suspect, the worst ones, and what to do."""
     print_list(
         f"{found['suspects']} of {found['reviewed']} labels of train and val are suspect; the ensemble agrees with "
         f"{found['accuracy']:.1%} of all. {found['held_out']} labels of calib and test took no part.", found, "members_against",
@@ -173,8 +169,10 @@ def print_next(found: dict) -> None:
 def print_list(lead: str, found: dict, figure: str) -> None:
     """Prints a lead, the first rows with a figure of theirs, and where the files are."""
     console = Console()
-    console.print(literal(lead))
-    table = LiteralTable("", "image", "label", "suggested", "probability", figure.replace("_", " "))
+    console.print(literal(lead), soft_wrap=True)
+    table = LiteralTable(box=None, pad_edge=False)
+    for heading in ("", "image", "label", "suggested", "probability", figure.replace("_", " ")):
+        table.add_column(heading, overflow="fold")
     for record in found["rows"][:SHOWN]:
         table.add_row(
             str(record["rank"]), f"{record['package']}/{record['icon']}", record["label"] or "-", record["suggested"],
@@ -182,7 +180,5 @@ def print_list(lead: str, found: dict, figure: str) -> None:
         )  # fmt: skip
     if found["rows"]:
         console.print(table)
-    console.print(
-        literal(f"wrote {found['csv']}\nOpen {found['sheet']}, then: logo-edge data apply corrections.csv"),
-        soft_wrap=True,
-    )
+    for line in (f"wrote {found['csv']}", f"Open {found['sheet']}, then: {found['apply']}"):
+        console.print(literal(line), soft_wrap=True)
