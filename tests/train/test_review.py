@@ -361,6 +361,20 @@ def test_the_verbs_give_json_and_the_listed_csv_filled_in_is_a_file_of_correctio
     assert "1 labels corrected, 0 images labelled, 0 labels confirmed\n  blue -> red: 1" in done.output
 
 
+def test_a_folder_without_a_manifest_is_organized_and_json_stays_json(squares, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    for name in ("red", "blue"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for at in range(8):
+            shutil.copy(tmp_path / f"{name}-train-{at}.png", tmp_path / "mine" / name)
+    done = CliRunner().invoke(
+        data, ["suspects", "--data", str(tmp_path / "mine"), "--out", str(tmp_path / "out"), *SETTINGS, "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["reviewed"] == 12
+    assert "16 groups" in done.stderr
+
+
 def test_the_verbs_say_what_they_found_and_what_to_do(squares, tmp_path):
     done = CliRunner().invoke(data, ["suspects", "--data", str(squares), "--out", str(tmp_path / "out"), *SETTINGS])
     assert done.exit_code == 0, done.output

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -259,11 +260,9 @@ def review(
     from logo_edge_train.train import pick_device
 
     refuse_torchrun("logo-edge data")
-    config, place, manifest = (
-        load_recipe(recipe, tuple(override), used=("review",)).review,
-        pick_device(device),
-        find_manifest(source),
-    )
+    config, place = load_recipe(recipe, tuple(override), used=("review",)).review, pick_device(device)
+    with redirect_stdout(sys.stderr):  # what it says of a folder is no part of the list
+        manifest = find_manifest(source)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with resumed_by_rerun(), Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
         tasks: dict[str, int] = {}
