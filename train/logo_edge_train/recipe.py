@@ -550,7 +550,7 @@ class ReviewConfig:
     weight of the squared coefficients of standardised features.
     """
 
-    networks: Networks = ("tf_efficientnet_lite0@128", "tf_efficientnet_lite0@192")
+    networks: Networks = ("tf_efficientnet_lite0@96", "tf_efficientnet_lite0@128")
     measures: bool = True
     folds: Annotated[int, within(2)] = 5
     divisions: Count = 2
