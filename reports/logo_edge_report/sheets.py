@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_train.review.sheet import image_uri
 
 THUMBNAIL_PX = 96
 COLUMNS = 8  # of tiles in the sheet's image
@@ -55,10 +54,3 @@ def make_sheet(pictures: Sequence[Sequence[np.ndarray]], texts: Sequence[str], n
 def thumbnail(image: Image.Image) -> np.ndarray:
     """(96, 96, 3) uint8: the logo letterboxed on the background that the runtime gives it."""
     return preprocess(image, InputContract(THUMBNAIL_PX))
-
-
-def image_uri(pixels: np.ndarray) -> str:
-    """The (H, W, 3) uint8 pixels as a WebP data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", quality=82, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,9 +1,10 @@
-"""The training verbs: `logo-edge data fetch|organize|describe`, `logo-edge train`, `logo-edge few-shot`, `logo-edge runs`."""
+"""The training verbs: `logo-edge data`, `logo-edge train`, `logo-edge few-shot`, `logo-edge runs`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ data = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
     no_args_is_help=True,
-    help="Fetch, organize and describe labelled logos.",
+    help="Fetch, organize and describe labelled logos; find labels that are probably wrong, and images worth a label.",
 )
 train = typer.Typer(rich_markup_mode=None, add_completion=False)
 runs = typer.Typer(
@@ -187,6 +188,126 @@ def describe(
         figures = measure_proposal_accuracy(rows, renders_folder())
         write_json(proposals, figures)
         typer.echo(f"wrote {proposals}")
+
+
+REVIEW_OUT = Path("runs/review")
+REVIEW_DATA = typer.Option(
+    None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
+)
+REVIEW_RECIPE = typer.Option("cpu", "--recipe", help="Whose [review] decides; a built-in recipe or a TOML file.")
+REVIEW_OVERRIDE = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. review.divisions=5.")
+REVIEW_FOLDER = typer.Option(
+    REVIEW_OUT, "--out", metavar="DIR", help="Where lists are written, and features and heads kept for the next time."
+)
+REVIEW_DEVICE = typer.Option("auto", "--device", help="auto, cpu or cuda: where networks compute features.")
+AS_JSON = typer.Option(False, "--json", help="Print JSON.")
+
+
+@data.command(
+    help="List labels of train and val that are probably wrong. Interrupted, run it again.\n\n"
+    "An ensemble of models judges each label, none of which has learned from its group (cross-validation; confident "
+    "learning, Northcutt et al. 2021). DIR/suspects.csv has the worst first. DIR/suspects.html is a contact sheet: open it in "
+    "a browser, press one key for each image, download the corrections, then:\n\n"
+    "logo-edge data apply corrections.csv --data PATH\n\n"
+    "A suspect is a reason to look, no proof: rare and ambiguous images are listed too. Labels of calib and test take no "
+    "part, are never listed and stay as they are. Nothing is written to the manifest."
+)
+def suspects(
+    source: Path | None = REVIEW_DATA,
+    count: int = typer.Option(500, "--count", min=1, metavar="N", help="List at most so many."),
+    recipe: str = REVIEW_RECIPE,
+    override: list[str] = REVIEW_OVERRIDE,
+    out: Path = REVIEW_FOLDER,
+    device: str = REVIEW_DEVICE,
+    as_json: bool = AS_JSON,
+) -> None:
+    from logo_edge_train.review.ranking import list_suspects, print_suspects
+
+    print_found(review(list_suspects, source, count, recipe, override, out, device), as_json, print_suspects)
+
+
+@data.command(
+    "next",
+    help="List the images without a label that are most worth one. Interrupted, run it again.\n\n"
+    "Those come first on which models that learned from different parts of train and val disagree, or whose two likeliest "
+    "classes are close, and that look unlike each other. To choose from: the manifest's rows with an empty label and, of the "
+    "project's icon sets, those of unlabelled.csv; none that looks like an image of val, calib or test. DIR/next.html is a "
+    "contact sheet as that of `data suspects`; `data apply` makes rows of train of what you label there.",
+)
+def next_command(
+    source: Path | None = REVIEW_DATA,
+    count: int = typer.Option(200, "--count", min=1, metavar="N", help="List at most so many."),
+    recipe: str = REVIEW_RECIPE,
+    override: list[str] = REVIEW_OVERRIDE,
+    out: Path = REVIEW_FOLDER,
+    device: str = REVIEW_DEVICE,
+    as_json: bool = AS_JSON,
+) -> None:
+    from logo_edge_train.review.ranking import list_next, print_next
+
+    print_found(review(list_next, source, count, recipe, override, out, device), as_json, print_next)
+
+
+def review(
+    stage: Callable[..., dict], source: Path | None, count: int, recipe: str, override: list[str], out: Path, device: str
+) -> dict:  # fmt: skip
+    """What the stage, `list_suspects` or `list_next`, gives, with bars of progress on stderr."""
+    need_torch()
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.train import pick_device
+
+    refuse_torchrun("logo-edge data")
+    config, place = load_recipe(recipe, tuple(override), used=("review",)).review, pick_device(device)
+    with redirect_stdout(sys.stderr):  # what it says of a folder is no part of the list
+        manifest = find_manifest(source)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with resumed_by_rerun(), Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
+        tasks: dict[str, int] = {}
+
+        def tick(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        return stage(manifest, config, out, count=count, device=place, tick=tick)
+
+
+@data.command(
+    help="Merge the corrections of a contact sheet into a manifest: all of them or, where one does not fit, none.\n\n"
+    "CORRECTIONS.csv names images by package, version and icon, with the `label` that they had and the `corrected` one; a "
+    "suspects.csv or next.csv whose column `corrected` you filled in is one too. Lines without a corrected label are passed over. "
+    "Refused are images that the manifest does not know, labels of calib and test, labels that changed since, and labels "
+    "that are no class. Images without a label become rows of train."
+)
+def apply(
+    corrections: Path = typer.Argument(..., metavar="CORRECTIONS.csv", help="What a contact sheet let you download."),
+    source: Path | None = typer.Option(
+        None,
+        "--data",
+        metavar="PATH",
+        help="The manifest, or the folder of images whose it is; left out: the project's own.",
+    ),
+    as_json: bool = AS_JSON,
+) -> None:
+    need_torch()
+    from logo_edge_train.fetch import LABELS
+    from logo_edge_train.organize import manifest_of
+    from logo_edge_train.review.corrections import apply_corrections
+
+    manifest = LABELS if source is None else manifest_of(source) if source.is_dir() else source
+
+    def print_changes(found: dict) -> None:
+        typer.echo(
+            printable(f"{found['manifest']}: {found['changed']} labels corrected, {found['labelled']} images labelled, "
+                      f"{found['confirmed']} labels confirmed")
+        )  # fmt: skip
+        for change, times in found["changes"].items():
+            typer.echo(printable(f"  {change}: {times}"))
+
+    print_found(apply_corrections(corrections, manifest), as_json, print_changes)
 
 
 @train.command(help="Train an ensemble of teachers on a manifest or a folder of logos. Interrupted, run it again.")

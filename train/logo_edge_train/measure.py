@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,21 +124,26 @@ def lay_out(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def map_over_images(function: Callable[[Job], Found], jobs: Sequence[Job], *, title: str) -> list[Found]:
-    """`function` of every job, in order, with a progress bar; over up to MEASURERS cores where there are many jobs.
+    """`function` of every job, in order, with a progress bar; see `each_over_images`."""
+    from rich.progress import track
+
+    return list(track(each_over_images(function, jobs), title, total=len(jobs), transient=True))
+
+
+def each_over_images(function: Callable[[Job], Found], jobs: Sequence[Job]) -> Iterator[Found]:
+    """Yields `function` of every job, in order, from up to MEASURERS cores where there are many jobs.
 
     `function` is a module's own, since other processes import it.
     """
-    from rich.progress import track
-
     if len(jobs) < FEW_IMAGES:
-        return [function(job) for job in track(jobs, title, transient=True)]
+        yield from map(function, jobs)
+        return
     # spawned, not forked: OpenCV's threads do not survive a fork
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         min(MEASURERS, count_cores()), context, initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
-        done = pool.map(function, jobs, chunksize=16)
-        return list(track(done, title, total=len(jobs), transient=True))
+        yield from pool.map(function, jobs, chunksize=16)
 
 
 class _Components(NamedTuple):

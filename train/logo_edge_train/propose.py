@@ -72,6 +72,14 @@ def propose_label(measurements: LogoMeasurements, proposer: Proposer | None = No
     return Proposal(proposer.classes[best], float(probabilities[best]), named)
 
 
+def place_on_curves(measured: Sequence[LogoMeasurements]) -> np.ndarray:
+    """(N, J) float32, 0 to 1: the weight of each knot of the proposer's curves in each of the measurements."""
+    curves = load_proposer().curves
+    columns = [np.array([getattr(measurements, name) for measurements in measured], float) for name in curves]
+    hats = [_hats(column, knots) for column, (knots, _) in zip(columns, curves.values(), strict=True)]
+    return np.hstack(hats).astype(np.float32)
+
+
 def measure_proposal_accuracy(manifest: Manifest, renders_dir: Path) -> dict:
     """How often the proposal is the label, on val and test: accuracy and recall per class, Wilson 95 % intervals.
 

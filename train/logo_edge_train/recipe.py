@@ -541,6 +541,24 @@ class FewShotConfig:
 
 
 @dataclass(frozen=True)
+class ReviewConfig:
+    """The ensemble by which `logo-edge data suspects` doubts labels and `data next` chooses images to label.
+
+    Logistic regressions on frozen features of each of `networks`, which have ImageNet weights where there are any: the
+    pooled maps of their stages and, with `measures`, measurements of the logo. The groups of train and val are divided
+    into `folds` parts, so many `divisions` in turn, and each part is predicted by a fit on the others. `penalty` is the
+    weight of the squared coefficients of standardised features.
+    """
+
+    networks: Networks = ("tf_efficientnet_lite0@96", "tf_efficientnet_lite0@128")
+    measures: bool = True
+    folds: Annotated[int, within(2)] = 5
+    divisions: Count = 2
+    penalty: Positive = 100.0
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
 class QuantizeConfig:
     """Which ways to quantize are tried, and on how many train images they are calibrated.
 
@@ -586,6 +604,7 @@ class Recipe:
     search: SearchConfig = field(default_factory=SearchConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
 

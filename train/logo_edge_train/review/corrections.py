@@ -1,0 +1,151 @@
+"""A person's corrections -> a manifest (`logo-edge data apply`): all of them or, where one does not fit, none."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from logo_edge.errors import DatasetError
+from logo_edge.files import changing, write_file
+from logo_edge.manifest import LogoRow, Manifest, read_manifest
+from logo_edge.names import csv_line, join_names, shown
+from logo_edge_train.dataset import unlabelled_rows
+
+COLUMNS = ("package", "version", "icon", "label", "corrected", "sure")
+NAMED = 5  # problems that a message tells in full
+HELD_OUT = ("calib", "test")
+WRITTEN = ("label", "votes", "sure", "split")  # what a correction changes
+
+Name = tuple[str, str, str]  # package, version, icon
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The label that an image is to have, whether that is sure (None: as it was), and the label that it had."""
+
+    line: int
+    before: str
+    label: str
+    sure: bool | None
+
+
+def apply_corrections(path: Path, manifest_path: Path) -> dict:
+    """Merges the corrections of the CSV at `path` into the manifest, in one step.
+
+    A corrected label is the only vote that is left. An image without a label becomes a row of train; one of unlabelled.csv
+    is added. Other columns and rows stay as they are. Returns {manifest, changed, labelled, confirmed, changes}: how many
+    labels are others now, how many images have a first one, and how many stay as they were; `changes` counts each
+    `label -> label`. Raises DatasetError, and changes nothing, where the file is no such CSV, or any correction is of an
+    image that the manifest does not name, of calib or test, made against another label than the manifest has now, to a
+    label that is no class, or of a group of another split that train would then divide.
+    """
+    corrections = read_corrections(path)
+    try:
+        with changing(manifest_path):
+            return _merge(corrections, path, manifest_path)
+    except OSError as error:
+        raise DatasetError(
+            f"{shown(str(manifest_path))}: {error.strerror}; expected a manifest that can be written"
+        ) from error
+
+
+def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path) -> dict:
+    manifest = read_manifest(manifest_path)
+    rows = {(row.package, row.version, row.icon): row for row in manifest.rows}
+    added = {(row.package, row.version, row.icon): row for row in unlabelled_rows(manifest)}
+    known, problems = {**added, **rows}, []
+    for name, correction in corrections.items():
+        if problem := find_problem(correction, known.get(name), manifest):
+            problems.append(f"line {correction.line}, {shown('/'.join((name[0], name[2])))}: {problem}")
+    if problems:
+        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+        raise DatasetError(
+            f"{shown(str(path))}: {len(problems)} of {len(corrections)} corrections do not fit {shown(str(manifest_path))}, "
+            f"which stays as it was: {'; '.join(problems[:NAMED] + more)}"
+        )
+    with manifest_path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns, raw = list(reader.fieldnames), list(reader)
+    columns += [name for name in WRITTEN if name not in columns]
+    cells = [{**_cells(row), **line} for row, line in zip(manifest.rows, raw, strict=True)]
+    cells += [_cells(added[name]) for name in corrections if name not in rows]
+    changes, changed, labelled, confirmed = Counter(), 0, 0, 0
+    for line in cells:
+        correction = corrections.get((line["package"], line["version"], line["icon"]))
+        if correction is None:
+            continue
+        if correction.label != correction.before:
+            line |= {"label": correction.label, "votes": join_names([correction.label])}
+            changes[f"{correction.before or 'no label'} -> {correction.label}"] += 1
+            changed, labelled = changed + bool(correction.before), labelled + (not correction.before)
+        else:
+            confirmed += 1
+        if not correction.before:
+            line["split"] = "train"
+        if correction.sure is not None:
+            line["sure"] = str(int(correction.sure))
+    lines = [columns, *([line.get(name) for name in columns] for line in cells)]
+    write_file(manifest_path, "".join(map(csv_line, lines)))
+    return {"manifest": shown(str(manifest_path)), "changed": changed, "labelled": labelled, "confirmed": confirmed,
+            "changes": dict(changes.most_common())}  # fmt: skip
+
+
+def find_problem(correction: Correction, row: LogoRow | None, manifest: Manifest) -> str | None:
+    """Why the correction cannot be made, as a sentence; None where it can. `row` is the image's, if there is one."""
+    if row is None:
+        return "no such image in the manifest or among its unlabelled ones"
+    if row.split in HELD_OUT:
+        return f"it is of {row.split}, whose labels stay as they are; only those of train and val can be corrected"
+    if row.label != correction.before:
+        now = f"is {shown(row.label)!r}" if row.label else "is empty"
+        return f"it was labelled {shown(correction.before)!r} when this was made, and its label {now} now; look at it again"
+    if correction.label not in manifest.classes:
+        return (
+            f"label {shown(correction.label)!r} is no class; expected one of {', '.join(map(shown, manifest.classes))}"
+        )
+    if not row.label:
+        others = {other.split for other in manifest.rows if other.group == row.group and other != row} - {"train"}
+        if others:
+            return (
+                f"its group {shown(row.group)!r} is in {', '.join(sorted(others))}, and train may not hold a part of it"
+            )
+    return None
+
+
+def read_corrections(path: Path) -> dict[Name, Correction]:
+    """The corrections of the CSV by image, without the lines whose `corrected` is empty.
+
+    Raises DatasetError where the file is no CSV of corrections, names an image twice, or has no correction at all.
+    """
+    expected = f"expected the CSV that a contact sheet gives, with the columns {', '.join(COLUMNS[:-1])}"
+    corrections: dict[Name, Correction] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS[:-1] if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DatasetError(f"{shown(str(path))}: no column {', '.join(missing)}; {expected}")
+            for raw in reader:
+                cell = {key: value or "" for key, value in raw.items() if key is not None}
+                if not (label := cell["corrected"].strip()):
+                    continue
+                name, sure = (cell["package"], cell["version"], cell["icon"]), cell.get("sure", "")
+                where = f"{shown(str(path))}, line {reader.line_num}"
+                if sure not in ("", "0", "1"):
+                    raise DatasetError(f"{where}: sure is {shown(sure)!r}; expected 0, 1 or nothing")
+                if name in corrections:
+                    raise DatasetError(f"{where}: {shown(name[2])} is corrected twice; expected each image once")
+                corrections[name] = Correction(reader.line_num, cell["label"], label, sure == "1" if sure else None)
+    except OSError as error:
+        raise DatasetError(f"{shown(str(path))}: {error.strerror}; {expected}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{shown(str(path))}: not a UTF-8 CSV file ({error}); {expected}") from error
+    if not corrections:
+        raise DatasetError(f"{shown(str(path))}: no line has a label in the column `corrected`; nothing to do")
+    return corrections
+
+
+def _cells(row: LogoRow) -> dict[str, str]:
+    return {**asdict(row), "votes": join_names(row.votes), "sure": int(row.sure)}

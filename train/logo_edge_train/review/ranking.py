@@ -1,0 +1,184 @@
+"""Lists for a person to look through, as CSV and as a contact sheet: labels that are probably wrong, images worth a label."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from logo_edge.errors import DatasetError
+from logo_edge.files import write_file
+from logo_edge.manifest import LogoRow, Manifest, read_manifest
+from logo_edge.names import csv_line, shown
+from logo_edge_train.dataset import leave_out, unlabelled_rows
+from logo_edge_train.fetch import renders_folder
+from logo_edge_train.literal import LiteralTable, literal
+from logo_edge_train.recipe import ReviewConfig
+from logo_edge_train.review.confident import choose_diverse, find_label_errors
+from logo_edge_train.review.folds import Features, Reviewed, Tick, predict_pool, review_labels
+from logo_edge_train.review.sheet import write_sheet
+from logo_edge_train.uncertainty import entropy
+
+SUSPECTS, NEXT = "suspects", "next"
+FIGURES = {SUSPECTS: ("margin", "members_against"), NEXT: ("margin", "disagreement")}
+
+SHOWN = 10  # rows in the terminal
+
+
+def list_suspects(
+    manifest_path: Path, config: ReviewConfig, folder: Path, *, count: int, device: torch.device, tick: Tick
+) -> dict:  # fmt: skip
+    """Writes suspects.csv and suspects.html into `folder`: the `count` labels of train and val that are most probably wrong.
+
+    Returns what `write_list` does and {reviewed, held_out, accuracy, suspects, estimated_errors, rows}: how many labels were
+    reviewed, how many of calib and test were not, the share that the ensemble predicts, how many are suspect, how many of
+    each label are estimated to belong to each other class, and the records. Raises DatasetError as `review_labels` does.
+    """
+    manifest = read_manifest(manifest_path)
+    features = Features(manifest, config, folder, device, tick)
+    reviewed = review_labels(features)
+    targets = np.array([reviewed.classes.index(row.label) for row in reviewed.rows])
+    mean = reviewed.probabilities.mean(0)
+    errors = find_label_errors(mean, targets)
+    against = (reviewed.probabilities.argmax(2) != targets).mean(0)  # (N,)
+    records = [
+        describe_row(reviewed.rows[at], mean[at], reviewed.classes, rank,
+                     margin=errors.margins[at], members_against=against[at])
+        for rank, at in enumerate(errors.suspects[:count], start=1)
+    ]  # fmt: skip
+    accuracy, suspects = float((mean.argmax(1) == targets).mean()), len(errors.suspects)
+    held_out = len(manifest.split("calib", "test"))
+    lead = (
+        f"{suspects} of {len(targets)} labels of train and val are suspect by confident learning (Northcutt et al. 2021), the "
+        f"worst first. The models that judge a label have not seen its group; they agree with {accuracy:.1%} of all labels. The "
+        f"{held_out} labels of calib and test take no part."
+    )
+    pairs = {
+        label: {other: round(float(errors.joint[i, j]), 1) for j, other in enumerate(reviewed.classes) if i != j}
+        for i, label in enumerate(reviewed.classes)
+    }
+    files = write_list(SUSPECTS, "Labels that are probably wrong", lead, records, manifest_path, reviewed, features)
+    return {**files, "reviewed": len(targets), "held_out": held_out, "accuracy": round(accuracy, 4), "suspects": suspects,
+            "estimated_errors": pairs, "rows": records}  # fmt: skip
+
+
+def list_next(
+    manifest_path: Path, config: ReviewConfig, folder: Path, *, count: int, device: torch.device, tick: Tick
+) -> dict:  # fmt: skip
+    """Writes next.csv and next.html into `folder`: the `count` unlabelled images whose labels would teach most.
+
+    Worth is the mean of an image's ranks, 0 to 1, by what the members disagree on and by how close the two likeliest
+    classes are; each next image is also unlike those before it. Returns what `write_list` does and {pool, left_out, rows}:
+    how many images there were to choose from, how many could not be chosen, and the records. Raises DatasetError where
+    nothing is unlabelled, and as `review_labels` does.
+    """
+    manifest = read_manifest(manifest_path)
+    pool, left_out = labelling_pool(manifest)
+    if not pool:
+        raise DatasetError(
+            f"{manifest_path} has no image without a label that could be one of train ({left_out} look like images of val, "
+            "calib or test, or are of their groups); expected rows with an empty label"
+        )
+    features = Features(manifest, config, folder, device, tick)
+    reviewed = review_labels(features)
+    probabilities, read = predict_pool(features, reviewed, pool)
+    mean = probabilities.mean(0)
+    disagreement = np.maximum(entropy(mean) - entropy(probabilities).mean(0), 0)  # (N,) nats
+    first, second = -np.sort(-mean, axis=1)[:, :2].T
+    worth = (rank_share(disagreement) + rank_share(second - first)) / 2
+    records = [
+        describe_row(pool[at], mean[at], reviewed.classes, rank, margin=first[at] - second[at], disagreement=disagreement[at])
+        for rank, at in enumerate(choose_diverse(worth, read, count), start=1)
+    ]  # fmt: skip
+    lead = (
+        f"{len(records)} of {len(pool)} images without a label, the most useful first: models that were fitted to different "
+        "parts of train and val disagree on them, or find two classes about as likely, and they look unlike each other. "
+        "A label makes an image a row of train."
+    )
+    files = write_list(NEXT, "Images worth a label", lead, records, manifest_path, reviewed, features)
+    return {**files, "pool": len(pool), "left_out": left_out, "rows": records}
+
+
+def labelling_pool(manifest: Manifest) -> tuple[list[LogoRow], int]:
+    """The unlabelled rows that may become rows of train, and how many may not.
+
+    Those may not that stand in another split, are of a group of one, or look like an image of one.
+    """
+    rows = unlabelled_rows(manifest)
+    groups = {row.group for row in manifest.rows if row.split != "train"}
+    free = [row for row in rows if row.split == "train" and row.group not in groups]
+    lookalikes, _ = leave_out(manifest, free, renders_folder())
+    pool = [row for row in free if row not in lookalikes]
+    return pool, len(rows) - len(pool)
+
+
+def rank_share(values: np.ndarray) -> np.ndarray:
+    """(N,) the share of the values that are at most as great as each."""
+    return np.searchsorted(np.sort(values), values, side="right") / len(values)
+
+
+def describe_row(
+    row: LogoRow, probabilities: np.ndarray, classes: tuple[str, ...], rank: int, **figures: float
+) -> dict:
+    """The record of a listed row: what it is, the likeliest class, the figures, and every class's probability."""
+    return {
+        "rank": rank, "package": row.package, "version": row.version, "icon": row.icon, "split": row.split, "label": row.label,
+        "sure": int(row.sure) if row.label else "", "suggested": classes[int(probabilities.argmax())],
+        **{name: round(float(value), 4) for name, value in figures.items()},
+        "probabilities": {name: round(float(p), 4) for name, p in zip(classes, probabilities, strict=True)},
+    }  # fmt: skip
+
+
+def write_list(
+    name: str, title: str, lead: str, records: list[dict], manifest_path: Path, reviewed: Reviewed, features: Features
+) -> dict[str, str]:
+    """{csv, sheet, apply}: the paths of the list's files, which are written now, and the command that merges corrections.
+
+    The CSV has an empty column `corrected`: filled in, it is a file of corrections as well.
+    """
+    columns = ("rank", "package", "version", "icon", "split", "label", "sure", "suggested", *FIGURES[name])
+    head = (*columns, *(f"p_{label}" for label in reviewed.classes), "corrected")
+    lines = [(*map(record.get, columns), *record["probabilities"].values(), "") for record in records]
+    table, sheet = features.folder / f"{name}.csv", features.folder / f"{name}.html"
+    features.folder.mkdir(parents=True, exist_ok=True)
+    write_file(table, "".join(map(csv_line, [head, *lines])))
+    command = shown(f"logo-edge data apply corrections.csv --data {shlex.quote(str(manifest_path.resolve()))}")
+    write_sheet(sheet, title, lead, command, records, features.manifest, reviewed.classes, features.tick)
+    return {"csv": shown(str(table)), "sheet": shown(str(sheet)), "apply": command}
+
+
+def print_suspects(found: dict) -> None:
+    """Prints how many labels are suspect, the worst ones, and what to do."""
+    print_list(
+        f"{found['suspects']} of {found['reviewed']} labels of train and val are suspect; the ensemble agrees with "
+        f"{found['accuracy']:.1%} of all. {found['held_out']} labels of calib and test took no part.", found, "members_against",
+    )  # fmt: skip
+
+
+def print_next(found: dict) -> None:
+    """Prints how many images there were to choose from, the first ones, and what to do."""
+    print_list(
+        f"{len(found['rows'])} of {found['pool']} images without a label; {found['left_out']} others are, or look like, "
+        "images of val, calib or test.", found, "disagreement",
+    )  # fmt: skip
+
+
+def print_list(lead: str, found: dict, figure: str) -> None:
+    """Prints a lead, the first rows with a figure of theirs, and where the files are."""
+    console = Console()
+    console.print(literal(lead), soft_wrap=True)
+    table = LiteralTable(box=None, pad_edge=False)
+    for heading in ("", "image", "label", "suggested", "probability", figure.replace("_", " ")):
+        table.add_column(heading, overflow="fold")
+    for record in found["rows"][:SHOWN]:
+        table.add_row(
+            str(record["rank"]), f"{record['package']}/{record['icon']}", record["label"] or "-", record["suggested"],
+            f"{record['probabilities'][record['suggested']]:.0%}", f"{record[figure]:.2f}",
+        )  # fmt: skip
+    if found["rows"]:
+        console.print(table)
+    for line in (f"wrote {found['csv']}", f"Open {found['sheet']}, then: {found['apply']}"):
+        console.print(literal(line), soft_wrap=True)
