@@ -57,6 +57,7 @@ SCRIPTS = ("great-vibes", "lobster", "pacifico")  # fonts whose capitals do not 
 PLAIN, SOFT = (0.2, 0.45), (0.07, 0.1)  # distance in Oklab of the two ends of a fade: seen at once, seen on comparing
 PLAINLY = 0.25  # of a mark's ink, from which a fade is a gradient to everybody; the guide's limit is 0.15
 FEW_REGIONS, FEW_COLOURS = 10, 5
+FILLED = 1.2  # least ink of a silhouette, in that of its picture
 SIGNS = "#+!?123456789"
 CONSONANTS = "b br c ch cl d dr f fl g gr h j k l m n p pl pr qu r s sh sk st t tr v w z".split()
 VOWELS, ENDINGS = "a e i o u ai ea ee io oo y".split(), "_ _ _ l m n r s t x nd rk st sh".split()
@@ -300,7 +301,7 @@ def badge(random: Random, *, none: float = 0.0, fades: bool = False) -> Badge:
     if style < 0.87:
         edge = second if random.random() < 0.6 else mix(paint, "#000000", 0.35)
         return Badge(lambda glyph: [(shape, edge), (inner, paint), (glyph, light)], shrink(room, 0.84), corners)
-    pale = colour(0.93, 0.04, random.uniform(0, 360))
+    pale = colour(0.88, 0.05, random.uniform(0, 360))  # on white, not on dark grey, as the other member
     return Badge(lambda glyph: [(shape, pale), (glyph, paint)], room, corners)
 
 
@@ -499,12 +500,14 @@ def draw_word(random: Random, sources: Sources) -> Members:
 
 def draw_word_bars(random: Random, sources: Sources) -> Members:
     """A word, and bars or discs where its letters stand."""
-    _, letters = word(random, sources)
+    font, letters = word(random, sources)
+    while any(name in font for name in SCRIPTS):
+        font, letters = word(random, sources)
     letters, paint = letters[:8], main_colour(random)
     whole, discs = join(letters), random.random() < 0.3
     bars = [
         ellipse(left + width / 2, top + height / 2, min(width, height) / 2) if discs
-        else rectangle((left, top, width, height), radius=random.choice([0, 0.2, 0.5]) * width)
+        else rectangle((left, top, 0.85 * width, height), radius=random.choice([0, 0.2, 0.5]) * width)
         for left, top, width, height in (mark.box for mark in letters)
     ]  # fmt: skip
     return ([(whole.into((20, 20, 960, 960)), paint)], [(join(bars).into((20, 20, 960, 960)), paint)]), (True, True)
@@ -565,15 +568,19 @@ def draw_mosaic(random: Random, sources: Sources) -> Members:
 
 
 def draw_figure(random: Random, sources: Sources) -> Members:
-    """A picture of many parts in one colour, and its silhouette."""
-    picture = sources.icon(random, "figure").into(FULL)
-    paint = main_colour(random)
-    layers, plain = [(picture, paint)], [(silhouette(picture), paint)]
-    if random.random() < 0.3:
-        shape, room = badge_shape(random)
-        light = readable_on(paint, random)
-        layers, plain = ([(shape, paint), (part[0][0].into(room), light)] for part in (layers, plain))
-    return (layers, plain), (True, True)
+    """A picture of many parts in one colour, and its silhouette, which fills what lies between them."""
+    for _ in range(50):
+        picture = sources.icon(random, "figure").into(FULL)
+        outline = silhouette(picture)
+        if ink_of(outline).sum() > FILLED * ink_of(picture).sum():
+            break
+    else:
+        raise DatasetError("of 50 icons of pool 'figure' none differs from its silhouette; expected pictures of many parts")
+    if random.random() < 0.7:
+        paint = main_colour(random)
+        return ([(picture, paint)], [(outline, paint)]), (True, True)
+    holder = badge(random)
+    return (holder.draw(picture.into(holder.room)), holder.draw(outline.into(holder.room))), (True, True)
 
 
 def draw_mascot(random: Random, sources: Sources) -> Members:

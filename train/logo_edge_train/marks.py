@@ -295,7 +295,7 @@ def ink_of(mark: Mark) -> np.ndarray:
 def silhouette(mark: Mark) -> Mark:
     """The outer outline of the mark's largest parts, its holes filled."""
     alpha = pixels_of(coloured(mark, WHITE), SILHOUETTE_PX)[:, :, 3]
-    side = max(3, SILHOUETTE_PX // 24) | 1
+    side = max(3, SILHOUETTE_PX // 16) | 1
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     framed = cv2.copyMakeBorder((alpha > 127).astype(np.uint8), side, side, side, side, cv2.BORDER_CONSTANT, value=0)
     closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, brush)

@@ -50,7 +50,7 @@ PICTOGRAMS, FIGURES, SHADED = (f"@iconify-json/{name}" for name in ("ph", "game-
 BRANDS = "@iconify-json/simple-icons"
 LETTERED = re.compile(  # pictograms with letters or digits in them, many parts, or a brand
     "logo|^text|^number|^letter|^file|markdown|^dots|keyboard|numpad|barcode|qr-code|four-k|^gif|binary|article|translate|"
-    "virtual|high-def|captioning|prescription|^calendar$|trademark|^exam$"
+    "virtual|definition|captioning|prescription|^calendar$|trademark|^exam$|three-d|bluetooth|droid|btc|-eth$|finn-the"
 )
 MOST_PARTS, LEAST_PARTS = 4, 14  # subpaths of a simple pictogram, and of a figure
 MANY_REGIONS = 13  # the guide: more than about 12 separate regions are complex
