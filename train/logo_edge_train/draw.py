@@ -387,16 +387,15 @@ def draw_fade_lockup(random: Random, sources: Sources) -> Members:
 def draw_fade_complex(random: Random, sources: Sources) -> Members:
     """A silhouette in a smooth fade, and in many hard facets of the same colours."""
     outline = solid(random, sources) if random.random() < 0.5 else badge_shape(random)[0]
-    ends = fade_colours(random, PLAIN)
+    ends = fade_colours(random, (0.3, PLAIN[1]))
     fade = draw_fade(random, ink_of(outline), ends, 1.0, ("linear", "radial"))
     cells = tiles(random, int(random.integers(45, 110)), str(random.choice(["triangles", "voronoi", "squares"])))
     where = np.array([cell.mean(0) for cell in cells])
-    tone = (where - where.min(0)).sum(1) / np.ptp(where, axis=0).sum() + random.normal(0, 0.18, len(cells))
-    facets = [
-        (clipped(path(cell, stroke=0), outline), mix(*ends, float(np.clip(share, 0, 1))))
-        for cell, share in zip(cells, tone, strict=True)
-    ]
-    return ([(outline, fade.smooth)], [merged(facets, outline)]), (True, True)
+    tone = (where - where.min(0)).sum(1) / np.ptp(where, axis=0).sum() + random.normal(0, 0.28, len(cells))
+    tones = [mix(*ends, float(share)) for share in np.clip(tone, 0, 1)]
+    facets = [(path(cell), paint) for cell, paint in zip(cells, tones, strict=True)]
+    ground = flood(mix(*ends, 0.5))  # under the seams
+    return ([(outline, fade.smooth)], [(outline, ground + merged(facets, outline)[1])]), (True, True)
 
 
 def draw_fade_edge(random: Random, sources: Sources) -> Members:
@@ -575,7 +574,9 @@ def draw_figure(random: Random, sources: Sources) -> Members:
         if ink_of(outline).sum() > FILLED * ink_of(picture).sum():
             break
     else:
-        raise DatasetError("of 50 icons of pool 'figure' none differs from its silhouette; expected pictures of many parts")
+        raise DatasetError(
+            "of 50 icons of pool 'figure' none differs from its silhouette; expected pictures of many parts"
+        )
     if random.random() < 0.7:
         paint = main_colour(random)
         return ([(picture, paint)], [(outline, paint)]), (True, True)

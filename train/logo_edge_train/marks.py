@@ -27,6 +27,7 @@ INK_PX = 160  # side at which ink is measured
 SILHOUETTE_PX = 640
 WHITE, INK_BLACK = "#ffffff", CURRENT_COLOUR
 CONTRAST = 0.2  # of lightness in Oklab, from which a glyph is read on its badge
+BAND_STEP = 0.08  # least distance in Oklab between hard bands side by side
 
 Random = np.random.Generator
 Box = tuple[float, float, float, float]  # left, top, width, height
@@ -347,7 +348,8 @@ def draw_fade(
     tones = ends
     if form == "sheen":
         tones = (ends[0], ends[1], ends[0]) if random.random() < 0.6 else (*ends, *ends)
-    bands = int(random.integers(2, 6)) if form != "sheen" else 2 * len(tones) - 1
+    most = max(2, int(distance(*ends) / BAND_STEP))
+    bands = int(random.integers(2, most + 1)) if form != "sheen" else 2 * len(tones) - 1
     if form == "radial":
         centre = points[random.integers(len(points))] if random.random() < 0.5 else points.mean(0)
         begin, end = np.quantile(np.linalg.norm(points - centre, axis=1), [low, high])

@@ -115,7 +115,12 @@ def drawn_rows(config: TrainConfig) -> list[LogoRow]:
 
 def drawing_identity(pairs: int, seed: int) -> Identity:
     """What drawn logos depend on: their number and seed, the code that draws, what is drawn with and what is held out."""
-    inputs = {"drawer": Path(draw.__file__), "marks": Path(marks.__file__), "renderer": Path(fetch.__file__), **_source_inputs()}
+    inputs = {
+        "drawer": Path(draw.__file__),
+        "marks": Path(marks.__file__),
+        "renderer": Path(fetch.__file__),
+        **_source_inputs(),
+    }
     return identify(inputs, {"pairs": pairs, "seed": seed}, versions(DRAWN_WITH))
 
 
