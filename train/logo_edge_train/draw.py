@@ -1,6 +1,6 @@
 """Pairs of drawn logos: only the thing that decides the label differs between the two members of a pair.
 
-The labels follow from how a logo is drawn, by the four kinds of docs/data.md; KINDS is the table of all pairs.
+The labels follow from how a logo is drawn, by the rules of docs/data.md; KINDS is the table of all pairs.
 """
 
 from __future__ import annotations
@@ -358,7 +358,7 @@ def draw_fade_glyph(random: Random, sources: Sources) -> Members:
     """A glyph on a flat badge, all of which fades: the guide calls it a gradient, unsure where it is small."""
     shape, room = badge_shape(random)
     glyph = solid(random, sources).into(room)
-    base = str(random.choice([INK_BLACK, colour(0.95, 0.02, random.uniform(0, 360))]))
+    base = str(random.choice([INK_BLACK, colour(0.88, 0.03, random.uniform(0, 360))]))
     return fade_pair(random, [(shape, base), (glyph, WHITE)], 1, plain=1.0)
 
 
@@ -813,7 +813,7 @@ def draw_collage(random: Random, sources: Sources) -> Members:
     side = int(random.integers(3, 5))
     shape = rectangle((20, 20, 960, 960), radius=float(random.choice([0, 90, 200])))
     icons = [sources.icon(random, "solid") for _ in range(side**2)]
-    base = str(random.choice([colour(0.95, 0.02, random.uniform(0, 360)), colour(0.28, 0.05, random.uniform(0, 360))]))
+    base = str(random.choice([colour(0.88, 0.03, random.uniform(0, 360)), colour(0.28, 0.05, random.uniform(0, 360))]))
     hues, step = palette(random, 8), 860 / side
     if oklab(base)[0] < 0.5:
         hues = [mix(hue, WHITE, 0.45) for hue in hues]

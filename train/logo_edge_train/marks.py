@@ -102,7 +102,7 @@ def fade_colours(random: Random, apart: tuple[float, float], others: Sequence[st
     for attempt in range(4000):
         hue, first = random.uniform(0, 360), random.uniform(0.35, 0.75)
         turn = random.choice([0, 20, 60, 110, 180]) * random.choice([-1, 1]) if apart[1] > 0.2 else 0
-        second = np.clip(first + random.uniform(-0.45, 0.45), 0.3, 0.86)
+        second = np.clip(first + random.uniform(-0.45, 0.45), 0.3, 0.8)
         chroma = random.choice([0.02, 0.14, 0.2], p=[0.15, 0.45, 0.4])
         ends = colour(first, chroma, hue), colour(second, chroma, hue + turn)
         seen = attempt > 2000 or all(

@@ -74,13 +74,16 @@ def synthesize(folder: Path, *, pairs: int, seed: int) -> Manifest:
         sources, part = sources_file(), folder.parent / f".{folder.name}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        jobs = [(sources, part, seed, index) for index in range(pairs)]
-        rows = [row for both in map_over_images(draw_files, jobs, title="Drawing logos") for row in both]
-        write_manifest(part / MANIFEST, rows)
-        write_json(part / RECORD, asdict(identity))
-        if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
+        try:
+            jobs = [(sources, part, seed, index) for index in range(pairs)]
+            rows = [row for both in map_over_images(draw_files, jobs, title="Drawing logos") for row in both]
+            write_manifest(part / MANIFEST, rows)
+            write_json(part / RECORD, asdict(identity))
+            if folder.exists():
+                folder.rmdir()
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return read_manifest(folder / MANIFEST)
 
 
