@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
-from logo_edge_train import fetch, synthesize
+from logo_edge_train import estimate, fetch, synthesize
 from logo_edge_train import train as train_module
 from logo_edge_train.commands import data
 from logo_edge_train.dataset import LogoDataset
@@ -389,6 +389,18 @@ def test_a_teacher_learns_from_drawn_logos_but_from_no_look_alike(sources_file, 
     assert learned[0] == [*read_manifest(tmp_path / "manifest.csv").split("train"), *drawn[1:]]
     assert [{row.split for row in rows} for rows in learned[1:]] == [{"val"}, {"calib"}, {"test"}]
     assert run.record["left_out"] == [f"drawn/{drawn[0].icon}"]
+
+
+def test_an_estimate_counts_drawn_logos_without_drawing_them(tmp_path, monkeypatch):
+    manifest, tried = labelled(tmp_path), []
+    monkeypatch.setattr(
+        estimate, "run_side_by_side", lambda _, jobs, report, workers: tried.extend(jobs) or report({"name": "teacher"})
+    )
+    monkeypatch.setattr(estimate, "extrapolate", lambda name, reports, config, count, **_: count)
+    for images, count in ((0, 4 + 2 * 50), (30, 30)):
+        config = load_recipe("cpu", ("train.synthetic=50", f"train.fit.max_images={images}")).train
+        assert estimate._try_teachers(config, 1, tmp_path, manifest, tmp_path, torch.device("cpu")) == [count]
+        assert tried.pop()[1].synthetic == 0
 
 
 def test_drawn_logos_do_not_join_other_classes(sources_file, tmp_path):

@@ -192,14 +192,14 @@ def solid(random: Random, sources: Sources) -> Mark:
     choice = random.random()
     if choice < 0.5:
         return sources.icon(random, "solid").into(FULL)
-    return letter(random, sources).into(FULL) if choice < 0.65 else figure(random)
+    return letter(random, sources).into(FULL) if choice < 0.65 else geometric(random)
 
 
 def letter(random: Random, sources: Sources) -> Mark:
     return join(glyphs(sources.font(random, scripts=False), initials(random, 1)))
 
 
-def figure(random: Random) -> Mark:
+def geometric(random: Random) -> Mark:
     """A plain geometric figure of few parts."""
     kind, count = random.integers(10), int(random.integers(3, 8))
     centre = ellipse(500, 500, 480)
