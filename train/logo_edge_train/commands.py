@@ -24,7 +24,7 @@ data = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
     no_args_is_help=True,
-    help="Fetch, organize and describe labelled logos; find labels that are probably wrong, and images worth a label.",
+    help="Fetch, organize, draw and describe labelled logos; find labels that are probably wrong, and images worth a label.",
 )
 train = typer.Typer(rich_markup_mode=None, add_completion=False)
 runs = typer.Typer(
@@ -143,6 +143,29 @@ def organize(
             split_folders=split_folders, exact_copies=exact_copies, small_classes=small_classes,
         )
     )  # fmt: skip
+
+
+@data.command(
+    help="Draw pairs of logos whose labels are known by construction, as PNGs and DIR/manifest.csv; for training only.\n\n"
+    "The members of a pair differ only in the thing that decides the label. `train.synthetic` in a recipe draws by itself."
+)
+def synthesize(
+    folder: Path = typer.Argument(..., metavar="DIR", help="A new folder, or one that holds the same drawn logos."),
+    pairs: int = typer.Option(1000, "--pairs", min=1, max=100_000, help="Pairs to draw."),
+    seed: int = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="The same seed draws the same files."),
+    sheet: Path | None = typer.Option(
+        None, "--sheet", help="Write pairs of every kind, for a person to check, to this PNG."
+    ),
+) -> None:
+    need_torch()
+    from logo_edge_train import synthesize as stage
+
+    manifest = stage.synthesize(folder, pairs=pairs, seed=seed)
+    counts = ", ".join(f"{sum(row.label == name for row in manifest.rows):,} {name}" for name in manifest.classes)
+    typer.echo(printable(f"{len(manifest.rows):,} drawn logos in {folder}: {counts}"))
+    if sheet:
+        stage.plot_pairs(manifest, sheet)
+        typer.echo(printable(f"wrote {sheet}"))
 
 
 @data.command(help="Print, and plot, what is in a manifest.")

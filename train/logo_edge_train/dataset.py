@@ -207,13 +207,16 @@ def unlabelled_rows(manifest: Manifest) -> list[LogoRow]:
     """
     rows, sets = manifest.unlabelled, {(row.package, row.version) for row in manifest.rows if row.package != FILES}
     if sets:
-        listed = {(row.package, row.icon) for row in manifest.rows}
-        held_out = {row.group for row in manifest.split("val", "calib", "test")}
-        rows = rows + [
-            row for row in read_manifest(UNLABELLED).rows
-            if (row.package, row.version) in sets and (row.package, row.icon) not in listed and row.group not in held_out
-        ]  # fmt: skip
+        pool = [row for row in read_manifest(UNLABELLED).rows if (row.package, row.version) in sets]
+        rows = rows + leave_out_groups(manifest, pool)
     return rows
+
+
+def leave_out_groups(manifest: Manifest, rows: list[LogoRow]) -> list[LogoRow]:
+    """The rows that are neither in the manifest nor of a held-out group."""
+    listed = {(row.package, row.icon) for row in manifest.rows}
+    held_out = {row.group for row in manifest.split("val", "calib", "test")}
+    return [row for row in rows if (row.package, row.icon) not in listed and row.group not in held_out]
 
 
 def data_inputs(manifest: Manifest, *, use_unlabelled: bool) -> dict[str, str]:

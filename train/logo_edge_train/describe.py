@@ -166,7 +166,7 @@ def plot_samples(
         picked = [own[i] for i in rng.permutation(len(own))[:per_class]]
         paths = manifest.image_paths(picked, renders_dir)
         lines[name] = [preprocess(load_image(path), contract) for path in paths]
-    _write_sheet(lines, path)
+    write_sheet(lines, path)
 
 
 def plot_augmented(
@@ -213,10 +213,10 @@ def plot_augmented(
                     view, _ = mix_views(kind, plain[index], plain[int(rng.choice(others))], 0.6, rng)
                 mixed.append(view)
             lines[f"{kind} {pair}"] = mixed
-    _write_sheet(lines, path)
+    write_sheet(lines, path)
 
 
-def _write_sheet(lines: dict[str, list], path: str | os.PathLike) -> None:
+def write_sheet(lines: dict[str, list], path: str | os.PathLike) -> None:
     """Writes thumbnails line by line, each line under its name."""
     import numpy as np
     from matplotlib.figure import Figure

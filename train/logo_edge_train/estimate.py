@@ -106,11 +106,12 @@ def _try_pretraining(
 def _try_teachers(
     config: TrainConfig, workers: int, manifest_path: Path, manifest: Manifest, folder: Path, device: torch.device
 ) -> list[StageEstimate]:
-    count = len(stratified_sample(manifest.split("train"), config.fit.max_images))
+    everyone = len(manifest.split("train")) + 2 * config.synthetic
+    count = min(everyone, config.fit.max_images or everyone)
     images = min(_trial_images(config.fit.batch_size, device), count)
     # a curriculum takes as long as none, and what it goes by would be measured in each process
     fit = replace(_trial_fit(config.fit), max_images=images, curriculum_epochs=0.0)
-    trial, reports = replace(config, fit=fit), {}
+    trial, reports = replace(config, fit=fit, synthetic=0), {}
     jobs = [
         (manifest_path, trial, index, folder, str(device), set(), None, "") for index in range(len(config.teachers))
     ]

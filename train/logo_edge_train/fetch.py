@@ -21,6 +21,8 @@ RENDER_PX = 256
 CURRENT_COLOUR = "#111111"
 DATA = Path(str(files("logo_edge_train") / "data"))
 LABELS, UNLABELLED = DATA / "labels.csv", DATA / "unlabelled.csv"
+DRAWING = Path(str(files("logo_edge_train") / "drawing"))
+INSTALLED = {DATA: "icon-sets", DRAWING: "drawing"}  # folder in the cache of each lock file's packages
 
 
 def renders_folder() -> Path:
@@ -36,8 +38,10 @@ class FetchReport:
     folder: Path
 
 
-def fetch_logos(manifests: list[Manifest] | None = None, *, progress=None) -> FetchReport:
+def fetch_logos(manifests: list[Manifest] | None = None, *, locks: Path = DATA, progress=None) -> FetchReport:
     """Every icon of the manifests as a 256 px RGBA PNG in the cache; only what is missing is fetched and rendered.
+
+    The icon sets are those that the lock file in `locks` pins.
 
     `progress(done, total)` is called while rendering. Raises DatasetError where npm fails or an icon is not in its
     set, MissingExtraError without resvg.
@@ -48,25 +52,30 @@ def fetch_logos(manifests: list[Manifest] | None = None, *, progress=None) -> Fe
     rows = [row for manifest in manifests for row in manifest.rows if row.package != FILES]
     missing = [row for row in rows if not manifests[0].image_path(row, folder).exists()]
     if missing:
-        sets = install_icon_sets(sorted({(row.package, row.version) for row in missing}))
+        sets = install_icon_sets(sorted({(row.package, row.version) for row in missing}), locks)
         _render_all(missing, sets, folder, progress)
     return FetchReport(len(rows), len(missing), folder)
 
 
-def install_icon_sets(wanted: list[tuple[str, str]]) -> dict[str, Path]:
-    """The icons.json of each (package, version), installed by `npm ci` from the committed lock file.
+def install_icon_sets(wanted: list[tuple[str, str]], locks: Path = DATA) -> dict[str, Path]:
+    """The icons.json of each (package, version), installed by `npm ci` from the committed lock file in `locks`.
 
     The lock file's integrity hashes are checked by npm; no install script runs.
     """
-    locked = json.loads((DATA / "package.json").read_text())["dependencies"]
+    locked = locked_versions(locks)
     for package, version in wanted:
         if locked.get(package) != version:
             raise DatasetError(
                 f"the manifest wants {package} {version}, the lock file has {locked.get(package, 'no such package')}; "
                 f"expected one of {', '.join(f'{name} {pin}' for name, pin in locked.items())}"
             )
-    modules = install_packages(DATA, "icon-sets")
+    modules = install_packages(locks, INSTALLED[locks])
     return {package: modules / package / "icons.json" for package, _ in wanted}
+
+
+def locked_versions(locks: Path) -> dict[str, str]:
+    """{package: version} of what the lock file in `locks` pins."""
+    return json.loads((locks / "package.json").read_text())["dependencies"]
 
 
 def install_packages(locks: Path, name: str) -> Path:

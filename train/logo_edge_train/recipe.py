@@ -363,12 +363,14 @@ class BayesConfig:
 class TrainConfig:
     """The teachers, timm name @ input size in px: one member of the ensemble each, teacher i with the seed `seed` + i.
 
-    With `pretrained`, those that have ImageNet weights (models/imagenet.py) begin at them, all others at random.
+    With `pretrained`, those that have ImageNet weights (models/imagenet.py) begin at them, all others at random. So many
+    `synthetic` pairs of drawn logos (synthesize.py), of the same `seed`, join the train split.
     """
 
     teachers: Networks = ("tf_efficientnet_lite0@128", "tf_efficientnet_lite0@192")
     pretrained: bool = True
     seed: Seed = 0
+    synthetic: Annotated[int, within(0, 100_000)] = 0
     fit: TeacherFit = TeacherFit()
     augment: TeacherAugment = TeacherAugment()
     bayes: BayesConfig = BayesConfig()

@@ -52,6 +52,7 @@ from logo_edge_train.runs import (
     write_run_record,
 )
 from logo_edge_train.sampling import EpochOrder, rank_difficulty
+from logo_edge_train.synthesize import drawing_identity, drawn_rows
 from logo_edge_train.uncertainty import BayesianObjective
 
 MEASUREMENTS = "measurements.json"  # of the logos that a curriculum orders
@@ -85,15 +86,17 @@ def train_ensemble(
         "device": device_name(device),
     }  # fmt: skip
     distributed.on_main(write_run_record)(folder, record)
-    left_out, kept = leave_out(manifest, manifest.split("train"), renders_folder())
+    with distributed.main_first():
+        rows = learned_rows(manifest, recipe.train)
+    left_out, kept = leave_out(manifest, rows, renders_folder())
     note = f", without its {len(left_out)} look-alikes of held-out logos,"
-    check_classes([row for row in manifest.split("train") if row not in left_out], manifest.classes, "train", note)
+    learned = [row for row in rows if row not in left_out]
+    check_classes(learned, manifest.classes, "train", note)
     for name, rows in (("left_out", left_out), ("kept_lookalikes", kept)):
         record[name] = sorted(f"{row.package}/{row.icon}" for row in rows)
     members = range(len(recipe.train.teachers))
     waiting = [index for index in members if not has_record(folder / f"member-{index}.json", identity.key)]
     if recipe.train.fit.curriculum_epochs:  # before the members' processes would all measure the same
-        learned = [row for row in manifest.split("train") if row not in left_out]
         distributed.on_main(measure_rows)(manifest, learned, renders_folder(), folder / MEASUREMENTS)
     starts = pretrain_networks(manifest_path, recipe, folder, waiting, device=device, report=report)
     jobs = [
@@ -110,10 +113,26 @@ def train_ensemble(
     return read_run(folder)
 
 
+def learned_rows(manifest: Manifest, config: TrainConfig) -> list[LogoRow]:
+    """The train split, and the drawn logos that the recipe adds to it.
+
+    Raises DatasetError where they are of classes that the manifest has not.
+    """
+    drawn = drawn_rows(config)
+    if other := sorted({row.label for row in drawn} - set(manifest.classes)):
+        raise DatasetError(
+            f"train.synthetic is {config.synthetic}, and drawn logos are of class {', '.join(other)}; the manifest's classes are "
+            f"{', '.join(manifest.classes)}. Set train.synthetic to 0"
+        )
+    return manifest.split("train") + drawn
+
+
 def run_identity(recipe: Recipe, manifest: Manifest) -> Identity:
-    """What a run depends on: the training half of the recipe, and the data; the pool where the recipe pretrains on it."""
+    """What a run depends on: the training half of the recipe, and the data; the pool and the drawn logos where it uses them."""
     pretrains = recipe.pretrain.fit.epochs > 0
     inputs = data_inputs(manifest, use_unlabelled=pretrains and recipe.pretrain.use_unlabelled)
+    if recipe.train.synthetic:
+        inputs["drawn"] = drawing_identity(recipe.train.synthetic, recipe.train.seed).key
     settings = select_settings(recipe, "train", *(("pretrain",) if pretrains else ()))
     return identify(inputs, settings, versions(FITTED_WITH))
 
@@ -202,7 +221,7 @@ def fit_member(
     imagenet = config.pretrained and has_imagenet_weights(architecture.model)
     begin = "what it learned without labels" if start else "ImageNet weights" if imagenet else "random weights"
     report({"kind": "start", "name": name, "stem": f"member-{index}", "note": f"from {begin}"})
-    rows = [row for row in manifest.split("train") if row not in left_out]
+    rows = [row for row in learned_rows(manifest, config) if row not in left_out]
     rows = stratified_sample(rows, config.fit.max_images)
     depth = config.augment.adapt_intensity
     intensity = Intensity(len(rows), depth) if depth else None
