@@ -895,7 +895,30 @@ def quantizers() -> str:
     return markdown(header, rows) + note
 
 
+def mutants() -> str:
+    """What became of the mutated files in each language, and the most that one of them took."""
+    names = {"python": "Python, `classify`", "server": "`logo-edge serve`", "native": "C++ example", "web": "Chromium"}
+    rows = [
+        [names[language], f"{run['files']:,}", f"{sum(run['classified'].values()):,}", f"{sum(run['errors'].values()):,}",
+         str(len(run["broken"])), f"{run['slowest_cpu_s']:.2f} s", f"{run['peak_memory_mb']:.0f} MB",
+         f"{run['slowest_healthy_s']:.2f} s" if run["slowest_healthy_s"] else ""]
+        for language, run in read("mutants").items()
+    ]  # fmt: skip
+    return markdown(
+        ["", "files", "classified", "refused", "broken", "most CPU", "memory", "slowest healthy answer"], rows
+    )
+
+
+def kills() -> str:
+    """How often each verb was killed, in how many trials."""
+    return markdown(
+        ["", "kills", "trials"], [[name, str(run["kills"]), str(run["trials"])] for name, run in read("kills").items()]
+    )
+
+
 TABLES = {
+    "mutants": mutants,
+    "kills": kills,
     "runtime": runtime,
     "distillation": distillation,
     "students": students,
