@@ -58,7 +58,7 @@ peers: .stamps/data  ## Train, where not done yet, and measure what people would
 	$(VENV)/bin/python benchmarks/tables.py
 
 test: .stamps/full  ## Run the whole test suite
-	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .stamps/full  ## Check style, and that the documents' tables are those of the committed results
 	$(VENV)/bin/ruff check .
