@@ -100,7 +100,7 @@ def test_every_golden_vector_runs(folder):
 
 
 def test_the_report_has_every_stage_with_its_figures(folder, capsys):
-    record = json.loads((folder / "run" / "compress" / "compress_report.json").read_text())
+    record = json.loads((folder / "run" / "compress" / "report.json").read_text())
     form = record["precision"].upper()
     plain = ["FP32 ONNX"] if form != "FP32" else []
     assert [stage["stage"] for stage in record["stages"]] == [
@@ -148,7 +148,7 @@ def test_every_candidate_is_verified_measured_and_compared_on_val(folder, capsys
 
 def test_the_temperature_comes_from_the_artifact_that_is_packed(folder):
     bundle = Classifier.load(folder / "bundle").bundle
-    record = json.loads((folder / "run" / "compress" / "compress_report.json").read_text())
+    record = json.loads((folder / "run" / "compress" / "report.json").read_text())
     assert bundle.calibration.temperature == record["stages"][-1]["temperature"] > 0
     assert bundle.metrics["test"] == record["stages"][-1]["test"]
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)

@@ -60,6 +60,7 @@ STAGES_OF = {  # setting or section -> the stages whose keys it is in; the longe
     "train.fit.label_smoothing": {"run", "search"},
     "search": {"search"},
     "search.joins": set(),
+    "review": set(),
     "few_shot": {"few-shot"},
     "distill": {"student", "int8-tuned", "compress"},
     "distill.pretrained": {"student", "compress"},
