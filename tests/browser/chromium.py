@@ -14,6 +14,7 @@ import brotli
 from playwright.sync_api import Browser, sync_playwright
 
 from logo_edge.backends import cache_folder
+from logo_edge.files import changing
 from logo_edge_train.fetch import install_packages
 
 LOCKS = Path(__file__).parent
@@ -38,8 +39,13 @@ def unpack_chromium() -> Path:
     """The folder of the unpacked browser in the cache, fetched by npm the first time (70 MB, Linux on x86-64)."""
     packed = install_packages(LOCKS, "browser") / "@sparticuz" / "chromium" / "bin"
     folder = cache_folder() / "chromium"
-    if folder.exists() and folder.stat().st_mtime >= packed.stat().st_mtime:
-        return folder
+    with changing(folder):  # another process may be unpacking it
+        if not folder.exists() or folder.stat().st_mtime < packed.stat().st_mtime:
+            _unpack(packed, folder)
+    return folder
+
+
+def _unpack(packed: Path, folder: Path) -> None:
     part = folder.with_name(f"chromium-{os.getpid()}")
     part.mkdir(parents=True)
     (part / "chromium").write_bytes(brotli.decompress((packed / "chromium.br").read_bytes()))
@@ -51,4 +57,3 @@ def unpack_chromium() -> Path:
     (part / "fonts.conf").write_text(FONTS.format(folder=folder), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
-    return folder

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from PIL import Image
 
 from logo_edge.errors import DatasetError
 from logo_edge.manifest import read_manifest
+from logo_edge_train import fetch
 from logo_edge_train.dataset import LOOKALIKE, find_lookalikes, thumbnails
 from logo_edge_train.fetch import DATA, LABELS, UNLABELLED, fetch_logos, icon_svg, install_icon_sets, render_svg
 from logo_edge_train.keys import file_hash
@@ -32,6 +36,24 @@ def test_the_manifests_hold_every_logo_and_nothing_twice():
     assert len(unlabelled.rows) == 1572
     names = [(row.package, row.icon) for row in labelled.rows + unlabelled.rows]
     assert len(set(names)) == len(names) == 11447
+
+
+def test_two_processes_that_need_the_same_packages_install_them_once_and_whole(tmp_path, monkeypatch):
+    installed = []
+
+    def install(folder):
+        installed.append(folder)
+        time.sleep(0.5)
+        (folder / "node_modules").mkdir()
+        (folder / "node_modules" / "icons.json").write_text("{}")
+
+    monkeypatch.setattr(fetch, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(fetch, "_npm_ci", install)
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: fetch.install_packages(DATA, "icons"), range(2)))
+        assert [path.read_text() for path in (folder / "icons.json" for folder in folders)] == ["{}", "{}"]
+    assert len(installed) == 1
+    assert os.listdir(tmp_path / "cache") == ["icons"]
 
 
 def test_no_group_stands_on_two_sides():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from logo_edge.backends import cache_folder
 from logo_edge.errors import DatasetError, MissingExtraError
-from logo_edge.files import replacing
+from logo_edge.files import changing, replacing
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest
 
 RENDER_PX = 256
@@ -50,8 +50,15 @@ def fetch_logos(manifests: list[Manifest] | None = None, *, locks: Path = DATA, 
         manifests = [read_manifest(LABELS), read_manifest(UNLABELLED)]
     folder = renders_folder()
     rows = [row for manifest in manifests for row in manifest.rows if row.package != FILES]
-    missing = [row for row in rows if not manifests[0].image_path(row, folder).exists()]
-    if missing:
+
+    def find_missing() -> list[LogoRow]:
+        return [row for row in rows if not manifests[0].image_path(row, folder).exists()]
+
+    if not find_missing():
+        return FetchReport(len(rows), 0, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with changing(folder):  # another process may be rendering them
+        missing = find_missing()
         sets = install_icon_sets(sorted({(row.package, row.version) for row in missing}), locks)
         _render_all(missing, sets, folder, progress)
     return FetchReport(len(rows), len(missing), folder)
@@ -83,16 +90,21 @@ def install_packages(locks: Path, name: str) -> Path:
 
     Raises DatasetError where npm fails.
     """
-    target = cache_folder() / name
+    target, wanted = cache_folder() / name, (locks / "package-lock.json").read_bytes()
     stamp = target / "package-lock.json"
-    if not stamp.exists() or stamp.read_bytes() != (locks / "package-lock.json").read_bytes():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{name}-") as part:
-            for file in ("package.json", "package-lock.json"):
-                shutil.copy(locks / file, part)
-            _npm_ci(Path(part))
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(part, target)
+    if stamp.exists() and stamp.read_bytes() == wanted:
+        return target / "node_modules"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with changing(target):  # another process may be installing them
+        if not stamp.exists() or stamp.read_bytes() != wanted:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{name}-") as folder:
+                part = Path(folder) / "part"
+                part.mkdir()
+                for file in ("package.json", "package-lock.json"):
+                    shutil.copy(locks / file, part)
+                _npm_ci(part)
+                shutil.rmtree(target, ignore_errors=True)
+                part.rename(target)
     return target / "node_modules"
 
 

@@ -272,7 +272,7 @@ def _six(text: str) -> str:
 def pixels_of(markup: str, side_px: int = INK_PX) -> np.ndarray:
     """(S, S, 4) uint8: the canvas with the markup."""
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{CANVAS}" height="{CANVAS}" viewBox="0 0 {CANVAS} {CANVAS}">{markup}</svg>'
-    with Image.open(io.BytesIO(render_svg(svg, longest_px=side_px))) as image:
+    with Image.open(io.BytesIO(render_svg(svg, longest_px=side_px)), formats=("PNG",)) as image:
         return np.asarray(image.convert("RGBA"))
 
 
