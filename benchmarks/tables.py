@@ -36,19 +36,19 @@ def main() -> None:
 
 def default_bundle() -> str:
     """The default bundle's figures on the test split, whole and on round 1, against what it must reach."""
-    found = read("evaluation")["subjects"][0]
-    first, teachers = found["by_round"]["1"], read("default_report")["stages"][0]["test"]
+    bundle = read("evaluation")["subjects"][0]
+    first, teachers = bundle["by_round"]["1"], read("default_report")["stages"][0]["test"]
     rows = [
-        ["accuracy, all", share(found["accuracy"]), ""],
-        ["accuracy, sure", share(found["accuracy_sure"]), ">= 98 %"],
+        ["accuracy, all", share(bundle["accuracy"]), ""],
+        ["accuracy, sure", share(bundle["accuracy_sure"]), ">= 98 %"],
         ["accuracy on round 1, all", share(first["accuracy"]), f"within 1 point of its teachers' {short(teachers['accuracy'])}"],
         ["accuracy on round 1, sure", share(first["accuracy_sure"]), ">= 98 %"],
-        *([f"recall of `{label}`", share(recall), ">= 85 %"] for label, recall in found["recall"].items()),
-        ["calibration error (RMS, bias-corrected)", share(found["calibration_error_debiased"]), "<= 1.5 %"],
-        ["calibration error (ECE less its bias)", share(found["ece_debiased"]), "<= 1.5 %"],
-        ["size on disk", f"{found['size_bytes'] / 1e6:.2f} MB", "<= 1.2 MB"],
+        *([f"recall of `{label}`", share(recall), ">= 85 %"] for label, recall in bundle["recall"].items()),
+        ["calibration error (RMS, bias-corrected)", share(bundle["calibration_error_debiased"]), "<= 1.5 %"],
+        ["calibration error (ECE less its bias)", share(bundle["ece_debiased"]), "<= 1.5 %"],
+        ["size on disk", f"{bundle['size_bytes'] / 1e6:.2f} MB", "<= 1.2 MB"],
     ]  # fmt: skip
-    return markdown([f"test split, {found['count']:,} logos", "measured (95 % interval)", "must reach"], rows)
+    return markdown([f"test split, {bundle['count']:,} logos", "measured (95 % interval)", "must reach"], rows)
 
 
 def slices() -> str:
@@ -57,7 +57,7 @@ def slices() -> str:
     by_subject = [{"all": subject, **named_slices(subject)} for subject in subjects]
     rows = [
         [name, str(entry["count"]),
-         *(share(found[name][key]) for found in by_subject for key in ("accuracy", "accuracy_sure"))]
+         *(share(subject[name][key]) for subject in by_subject for key in ("accuracy", "accuracy_sure"))]
         for name, entry in by_subject[0].items()
     ]  # fmt: skip
     header = ["test split", "logos"]

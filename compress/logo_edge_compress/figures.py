@@ -27,22 +27,22 @@ def summarize_rows(logits: np.ndarray, rows: Sequence[LogoRow], labels: tuple[st
 
 def named_slices(figures: dict) -> dict[str, dict]:
     """The slices of `summarize_rows` by the name that a reader sees, rounds first; none of a kind that all logos are of."""
-    found = {}
+    named = {}
     for kind, prefix in SLICES.items():
         slices = figures.get(kind, {})  # which bundles of earlier releases do not have
         if len(slices) > 1:
-            found |= {prefix + printable(name.removeprefix(PREFIX)): entry for name, entry in slices.items()}
-    return found
+            named |= {prefix + printable(name.removeprefix(PREFIX)): entry for name, entry in slices.items()}
+    return named
 
 
 def _accuracy_by(keys: Sequence, correct: np.ndarray, sure: np.ndarray) -> dict[str, dict]:
     """{key: accuracy on all and on sure logos, and how many these are}, in the keys' order."""
-    found = {}
+    accuracies = {}
     for key in sorted(set(keys)):
         own = np.array([other == key for other in keys])
-        found[str(key)] = {
+        accuracies[str(key)] = {
             "count": int(own.sum()), "count_sure": int((own & sure).sum()),
             "accuracy": vars(wilson_interval(int(correct[own].sum()), int(own.sum()))),
             "accuracy_sure": vars(wilson_interval(int(correct[own & sure].sum()), int((own & sure).sum()))),
         }  # fmt: skip
-    return found
+    return accuracies

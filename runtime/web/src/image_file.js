@@ -20,7 +20,7 @@ const PNG = "89504e470d0a1a0a";
  */
 export function checkFile(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const text = (start, length) => String.fromCharCode(...bytes.subarray(start, start + length));
+  const text = textOf(bytes);
   try {
     if (isPng(bytes, 0)) return checkPng(view, text);
     if (text(0, 3) === "\xff\xd8\xff") checkJpeg(bytes, view);
@@ -36,7 +36,7 @@ export function checkFile(bytes) {
 
 /** The media type of a file that may hold several frames (GIF, WebP, APNG), or null. */
 export function animatedType(bytes) {
-  const text = (start, length) => String.fromCharCode(...bytes.subarray(start, start + length));
+  const text = textOf(bytes);
   if (text(0, 4) === "GIF8") return "image/gif";
   if (text(0, 4) === "RIFF" && text(8, 4) === "WEBP") return text(12, 4) === "VP8X" && bytes[20] & 2 ? "image/webp" : null;
   if (!isPng(bytes, 0)) return null;
@@ -53,6 +53,9 @@ function checkPixels(width, height, most = WHOLE_PIXELS) {
     throw new ImageError(`${width} x ${height} pixels; at most ${most} are read. Scale it down first`);
   }
 }
+
+/** A function: the characters of `length` bytes from `start` on. */
+const textOf = (bytes) => (start, length) => String.fromCharCode(...bytes.subarray(start, start + length));
 
 const isPng = (bytes, start) =>
   [...bytes.subarray(start, start + 8)].map((byte) => byte.toString(16).padStart(2, "0")).join("") === PNG;

@@ -11,10 +11,10 @@ const DECODING = { premultiplyAlpha: "none", colorSpaceConversion: "none", image
 /**
  * The upright image behind a Blob or File, encoded bytes, an ImageData, or what a canvas can draw, as an ImageData.
  *
- * Of an animation it is the first frame that is not blank, in a browser with WebCodecs; elsewhere the first. A canvas keeps premultiplied colours, so that straight ones come back rounded;
- * `preprocess` multiplies them again, and that gives the very bytes that were drawn. Throws ImageError when it is no
- * image, is damaged, or costs too much to decode: more than 16 million pixels, of a JPEG nine times as many, which
- * is drawn at 1/2 beyond 36 million.
+ * Of an animation it is the first frame that is not blank, in a browser with WebCodecs; elsewhere the first. A canvas
+ * keeps premultiplied colours, so that straight ones come back rounded; `preprocess` multiplies them again, and that gives
+ * the very bytes that were drawn. Throws ImageError when it is no image, is damaged, or costs too much to decode: more than
+ * 16 million pixels, of a JPEG nine times as many, which is drawn at 1/2 beyond 36 million.
  */
 export async function loadImage(source) {
   if (source instanceof ImageData) return source;
