@@ -158,10 +158,10 @@ def review_labels(features: Features) -> Reviewed:
 
 
 def predict_pool(features: Features, reviewed: Reviewed, pool: list[LogoRow]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (M, N, K) of the N rows of the pool, by the heads of all folds, and the features (N, F) of one input."""
+    """Logits (M, N, K) of the N rows of the pool, by the heads of all folds, and the features (N, F) of one input."""
     read = {text: features.read(text, pool) for text in features.config.networks}
     members = [
-        softmax(apply_head(head, read[text]))
+        apply_head(head, read[text])
         for text, heads in zip(reviewed.inputs, reviewed.heads, strict=True) for head in heads
     ]  # fmt: skip
     return np.stack(members), read[reviewed.inputs[0]]

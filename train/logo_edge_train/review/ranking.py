@@ -12,6 +12,7 @@ from rich.console import Console
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
+from logo_edge.metrics import softmax
 from logo_edge.names import csv_line, shown
 from logo_edge_train.dataset import leave_out, unlabelled_rows
 from logo_edge_train.fetch import renders_folder
@@ -20,7 +21,7 @@ from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.confident import choose_diverse, find_label_errors
 from logo_edge_train.review.folds import Features, Reviewed, Tick, predict_pool, review_labels
 from logo_edge_train.review.sheet import write_sheet
-from logo_edge_train.uncertainty import entropy
+from logo_edge_train.uncertainty import decompose
 
 SUSPECTS, NEXT = "suspects", "next"
 FIGURES = {SUSPECTS: ("margin", "members_against"), NEXT: ("margin", "disagreement")}
@@ -84,9 +85,8 @@ def list_next(
         )
     features = Features(manifest, config, folder, device, tick)
     reviewed = review_labels(features)
-    probabilities, read = predict_pool(features, reviewed, pool)
-    mean = probabilities.mean(0)
-    disagreement = np.maximum(entropy(mean) - entropy(probabilities).mean(0), 0)  # (N,) nats
+    logits, read = predict_pool(features, reviewed, pool)
+    mean, disagreement = softmax(logits).mean(0), decompose(logits).epistemic  # (N, K), and (N,) nats
     first, second = -np.sort(-mean, axis=1)[:, :2].T
     worth = (rank_share(disagreement) + rank_share(second - first)) / 2
     records = [
