@@ -7,6 +7,7 @@
 #include "preprocess.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -169,18 +170,19 @@ FOR_EACH_CPU static void mix_rows(const int32_t *const *rows, const int32_t *wei
   }
 }
 
-/* Fills `ink`, (to_height, to_width, 4) premultiplied. 1 where all is opaque, else 0; -1 where memory is lacking.
+/* Fills `ink`, (to_height, to_width, 4), premultiplied first where `straight`. 1 where all is opaque, else 0; -1 where
+   memory is lacking.
 
    Rows are scaled before columns, but for pictures that lose more than twice as much height as width: Pillow's order.
    Of the rows only those are kept, in a ring, that the next one of the result is made of, so that they stay in the
    nearest cache. */
-static int scale(const uint8_t *pixels, int step, int width, int height, const Taps *across, const Taps *down,
-                 int to_width, int to_height, uint8_t *ink) {
+static int scale(const uint8_t *pixels, int step, int straight, int width, int height, const Taps *across,
+                 const Taps *down, int to_width, int to_height, uint8_t *ink) {
   const int rows_first = !(height > to_height && height - to_height > 2 * (width - to_width));
   const int kept = down->most + LANES;
   const size_t pitch = (size_t)width * step; /* of a row, in bytes */
   const size_t length = ((rows_first ? 4 * (size_t)to_width : (size_t)width * step) + 7) / 8 * 8;
-  const int pixels_of_chunk = greatest(CHUNK, across->most), straight = step == 4;
+  const int pixels_of_chunk = greatest(CHUNK, across->most);
   int32_t *ring = calloc(kept * length, 4), *mixed = malloc(4 * (length + 4 * (size_t)to_width));
   int32_t *unused = malloc(16 * (size_t)to_width);
   uint32_t opaque = 255;
@@ -251,45 +253,173 @@ static const uint8_t *pick_background(const uint8_t *ink, int count, const uint8
   return weighted > (double)(1000 * sums[3]) * dark_above ? dark : light;
 }
 
-/* The ink in the middle of the square, and the background around it and where it shines through. */
-static void lay(const uint8_t *ink, int width, int height, int opaque, const uint8_t background[3], int size,
-                uint8_t *square) {
-  uint8_t shine[256][3] = {{0}};
-  for (int alpha = 0; alpha < 256 && !opaque; ++alpha) {
+/* The picture of box_width x box_height pixels scaled to `ink`, (to_height, to_width, 4); gives what `scale` does. */
+static int scale_box(const uint8_t *pixels, int step, int straight, int width, int height, double box_width,
+                     double box_height, int to_width, int to_height, uint8_t *ink) {
+  Taps across = {0}, down = {0};
+  int opaque = -1;
+  if (make_taps(&across, width, box_width, to_width) && pair_taps(&across, to_width, step) &&
+      make_taps(&down, height, box_height, to_height)) {
+    opaque = scale(pixels, step, straight, width, height, &across, &down, to_width, to_height, ink);
+  }
+  free_taps(&across), free_taps(&down);
+  return opaque;
+}
+
+/* Lays premultiplied ink on a background: `count` pixels of RGBA, which become opaque. */
+static void lay(uint8_t *ink, size_t count, const uint8_t background[3]) {
+  uint8_t shine[256][3]; /* what shines through at each alpha */
+  for (int alpha = 0; alpha < 256; ++alpha) {
     for (int channel = 0; channel < 3; ++channel) {
       shine[alpha][channel] = (uint8_t)(((255 - alpha) * background[channel] + 127) / 255);
     }
   }
+  for (uint8_t *pixel = ink; pixel < ink + 4 * count; pixel += 4) {
+    for (int channel = 0; channel < 3; ++channel) pixel[channel] = (uint8_t)(pixel[channel] + shine[pixel[3]][channel]);
+    pixel[3] = 255;
+  }
+}
+
+enum { REACH = 6 }; /* pixels, of the farthest neighbour that a detail plane looks at: the margin around a picture */
+
+/* Whether eight steps of the 3 x 3 sums, `pitch` apart, are small and of one sign; -1 or 0. */
+static inline int16_t is_ramp(const int16_t *sums, ptrdiff_t pitch) {
+  int16_t lowest = INT16_MAX, highest = INT16_MIN, total = (int16_t)(sums[4 * pitch] - sums[-4 * pitch]);
+  for (int step = -4; step < 4; ++step) {
+    const int16_t rise = (int16_t)(sums[(step + 1) * pitch] - sums[step * pitch]);
+    lowest = rise < lowest ? rise : lowest;
+    highest = rise > highest ? rise : highest;
+  }
+  const int16_t least = total < 0 ? (int16_t)-highest : lowest, most = total < 0 ? (int16_t)-lowest : highest;
+  const int16_t change = total < 0 ? (int16_t)-total : total;
+  const int16_t bound = change > 40 ? change : 40;
+  return (int16_t)-((change >= 27) & (least >= -3) & (most < 90) & ((int16_t)(16 * (most < 90 ? most : 0)) <= (int16_t)(5 * bound)));
+}
+
+/* Whether the colour changes smoothly between the neighbours `apart` away, of three channels `channel` apart; -1 or 0. */
+static inline int16_t is_fade(const int16_t *pixel, ptrdiff_t apart, size_t channel, int16_t least, int16_t most) {
+  int16_t change = 0, bend = 0;
+  for (int i = 0; i < 3; ++i, pixel += channel) {
+    const int16_t before = pixel[-apart], after = pixel[apart];
+    const int16_t difference = (int16_t)(after - before), second = (int16_t)(after + before - 2 * pixel[0]);
+    const int16_t far = difference < 0 ? (int16_t)-difference : difference;
+    const int16_t bent = second < 0 ? (int16_t)-second : second;
+    change = far > change ? far : change;
+    bend = bent > bend ? bent : bend;
+  }
+  return (int16_t)-((change >= least) & (change <= most) & (3 * bend <= (change > 4 ? change : 4)));
+}
+
+/* One row of `planes`, (width, 4), from its first pixel in the padded channels and in their 3 x 3 sums. */
+FOR_EACH_CPU static void detail_row(const int16_t *restrict pixel, const int16_t *restrict sums, ptrdiff_t pitch,
+                                    size_t channel, int width, int16_t *restrict work, uint8_t *restrict planes) {
+  int16_t *near = work, *far = work + width, *ramp = work + 2 * width, *edge = work + 3 * width;
+  for (int x = 0; x < width; ++x) {
+    near[x] = is_fade(pixel + x, 2, channel, 3, 24) | is_fade(pixel + x, 2 * pitch, channel, 3, 24);
+    far[x] = is_fade(pixel + x, 6, channel, 4, 48) | is_fade(pixel + x, 6 * pitch, channel, 4, 48);
+  }
+  memset(ramp, 0, width * sizeof(int16_t));
+  for (int i = 0; i < 3; ++i, sums += channel) {
+    for (int x = 0; x < width; ++x) ramp[x] |= is_ramp(sums + x, 1) | is_ramp(sums + x, pitch);
+  }
+  for (int x = 0; x < width; ++x) {
+    int16_t most = 0;
+    for (int i = 0; i < 3; ++i) {
+      const int16_t *p = pixel + i * channel + x;
+      const int16_t bend = (int16_t)(4 * p[0] - p[-1] - p[1] - p[-pitch] - p[pitch]);
+      const int16_t size = bend < 0 ? (int16_t)-bend : bend;
+      most = size > most ? size : most;
+    }
+    edge[x] = most < 255 ? most : 255;
+  }
+  for (int x = 0; x < width; ++x) {
+    for (int plane = 0; plane < LOGO_EDGE_DETAIL_PLANES; ++plane) planes[4 * x + plane] = (uint8_t)work[plane * width + x];
+  }
+}
+
+/* Fills `planes`, (height, width, 4), from `ink`, (height, width, 4) opaque; false where memory is lacking. */
+static int detail_planes(const uint8_t *ink, int width, int height, uint8_t *planes) {
+  const size_t pitch = (size_t)width + 2 * REACH, channel = pitch * ((size_t)height + 2 * REACH);
+  int16_t *padded = malloc(3 * channel * sizeof(int16_t)), *sums = malloc(3 * channel * sizeof(int16_t));
+  int16_t *work = malloc(LOGO_EDGE_DETAIL_PLANES * (size_t)width * sizeof(int16_t));
+  const int made = padded && sums && work;
+  for (int i = 0; made && i < 3; ++i) {
+    for (int y = -REACH; y < height + REACH; ++y) {
+      const uint8_t *row = ink + 4 * (size_t)width * least(greatest(y, 0), height - 1) + i;
+      int16_t *to = padded + i * channel + (size_t)(y + REACH) * pitch + REACH;
+      for (int x = 0; x < width; ++x) to[x] = row[4 * x];
+      for (int x = 1; x <= REACH; ++x) to[-x] = to[0], to[width - 1 + x] = to[width - 1];
+    }
+    for (size_t y = 1; y < (size_t)height + 2 * REACH - 1; ++y) {
+      const int16_t *row = padded + i * channel + y * pitch;
+      int16_t *to = sums + i * channel + y * pitch;
+      for (size_t x = 1; x < pitch - 1; ++x) {
+        to[x] = (int16_t)(row[x - pitch - 1] + row[x - pitch] + row[x - pitch + 1] + row[x - 1] + row[x] + row[x + 1] +
+                          row[x + pitch - 1] + row[x + pitch] + row[x + pitch + 1]);
+      }
+    }
+  }
+  for (int y = 0; made && y < height; ++y) {
+    const size_t first = (size_t)(y + REACH) * pitch + REACH;
+    detail_row(padded + first, sums + first, (ptrdiff_t)pitch, channel, width, work, planes + 4 * (size_t)y * width);
+  }
+  free(padded), free(sums), free(work);
+  return made;
+}
+
+/* The opaque ink, and its planes if any, in the middle of the square, with the background around it. */
+static void put(const uint8_t *ink, const uint8_t *planes, int width, int height, const uint8_t background[3], int size,
+                uint8_t *square) {
+  const int channels = planes ? 3 + LOGO_EDGE_DETAIL_PLANES : 3;
   if (width != height) {
-    for (int i = 0; i < size * size; ++i) memcpy(square + 3 * i, background, 3);
+    memset(square, 0, (size_t)size * size * channels);
+    for (int i = 0; i < size * size; ++i) memcpy(square + (size_t)channels * i, background, 3);
   }
   const int left = (size - width) / 2, top = (size - height) / 2;
   for (int y = 0; y < height; ++y) {
-    const uint8_t *pixel = ink + (size_t)y * width * 4;
-    uint8_t *to = square + 3 * ((size_t)(top + y) * size + left);
-    for (int x = 0; x < width; ++x, pixel += 4, to += 3) {
-      for (int channel = 0; channel < 3; ++channel) to[channel] = (uint8_t)(pixel[channel] + shine[pixel[3]][channel]);
+    uint8_t *to = square + channels * ((size_t)(top + y) * size + left);
+    for (size_t i = (size_t)y * width; i < (size_t)(y + 1) * width; ++i, to += channels) {
+      memcpy(to, ink + 4 * i, 3);
+      if (planes) memcpy(to + 3, planes + 4 * i, LOGO_EDGE_DETAIL_PLANES);
     }
   }
 }
 
+/* A side in pixels, once the longer one of the picture is `longest`; nearbyint: halves go to the even number. */
+static int scaled_side(double side, double other, int longest) {
+  return side >= other ? longest : greatest(1, (int)nearbyint(side * longest / other));
+}
+
 int logo_edge_preprocess(const uint8_t *pixels, int channels, int width, int height, double box_width,
-                         double box_height, int size, const uint8_t light[3], const uint8_t dark[3], double dark_above,
-                         uint8_t *square) {
+                         double box_height, int size, int details, const uint8_t light[3], const uint8_t dark[3],
+                         double dark_above, uint8_t *square) {
   if (width > LOGO_EDGE_LONGEST_PX || height > LOGO_EDGE_LONGEST_PX) return 1; /* the weights would take gigabytes */
-  const int wide = box_width >= box_height; /* nearbyint: halves go to the even number */
-  const int to_width = wide ? size : greatest(1, (int)nearbyint(box_width * size / box_height));
-  const int to_height = wide ? greatest(1, (int)nearbyint(box_height * size / box_width)) : size;
-  Taps across = {0}, down = {0};
-  uint8_t *ink = malloc((size_t)to_width * to_height * 4), colour[3];
-  int opaque = -1;
-  if (ink && make_taps(&across, width, box_width, to_width) && pair_taps(&across, to_width, channels) &&
-      make_taps(&down, height, box_height, to_height)) {
-    opaque = scale(pixels, channels, width, height, &across, &down, to_width, to_height, ink);
+  const int to_width = scaled_side(box_width, box_height, size), to_height = scaled_side(box_height, box_width, size);
+  const int is_larger = fmax(box_width, box_height) > LOGO_EDGE_DETAIL_PX;
+  int wide = to_width, high = to_height; /* of what is laid on the background */
+  if (details) {
+    wide = is_larger ? scaled_side(box_width, box_height, LOGO_EDGE_DETAIL_PX) : greatest(1, (int)nearbyint(box_width));
+    high = is_larger ? scaled_side(box_height, box_width, LOGO_EDGE_DETAIL_PX) : greatest(1, (int)nearbyint(box_height));
+  }
+  const size_t large_bytes = (size_t)wide * high * 4, small_bytes = details ? (size_t)to_width * to_height * 4 : 0;
+  uint8_t *large = malloc(2 * (large_bytes + small_bytes)), colour[3], *ink = large, *planes = NULL;
+  if (!large) return -1;
+  int opaque = scale_box(pixels, channels, channels == 4, width, height, box_width, box_height, wide, high, large);
+  if (opaque == 0) {
+    memcpy(colour, pick_background(large, wide * high, light, dark, dark_above), 3);
+    lay(large, (size_t)wide * high, colour);
+  }
+  if (details && opaque >= 0) {
+    uint8_t *large_planes = large + large_bytes;
+    planes = large_planes + large_bytes, ink = planes + small_bytes;
+    if (!detail_planes(large, wide, high, large_planes) ||
+        scale_box(large_planes, 4, 0, wide, high, wide, high, to_width, to_height, planes) < 0 ||
+        scale_box(large, 4, 0, wide, high, wide, high, to_width, to_height, ink) < 0) {
+      opaque = -1;
+    }
   }
   if (opaque == 1) border_colour(ink, to_width, to_height, colour);
-  if (opaque == 0) memcpy(colour, pick_background(ink, to_width * to_height, light, dark, dark_above), 3);
-  if (opaque >= 0) lay(ink, to_width, to_height, opaque, colour, size, square);
-  free(ink), free_taps(&across), free_taps(&down);
+  if (opaque >= 0) put(ink, planes, to_width, to_height, colour, size, square);
+  free(large);
   return opaque < 0 ? -1 : 0;
 }

@@ -20,19 +20,36 @@ OPAQUE = np.uint32(0xFF000000)  # the least RGBA pixel of full alpha, as a littl
 MOST_PARTIAL = 4  # above one pixel in so many, converting all is as fast
 
 
+DETAIL_PX = 256  # longer side at which the detail planes are computed
+REACH_PX = 6  # the farthest neighbour that a detail plane looks at
+DETAIL_PLANES = ("near fade", "far fade", "ramp", "edge")
+
+
 @dataclass(frozen=True)
 class InputContract:
-    """What a model expects: RGB, uint8, NHWC, (B, size_px, size_px, 3), letterboxed.
+    """What a model expects: uint8, NHWC, (B, size_px, size_px, channels), letterboxed; RGB first.
 
     An image with transparency is laid on `light_background`, or on `dark_background` where the mean luminance of its
     ink, weighted by alpha, is above `dark_above_luminance` of 255. An opaque image is letterboxed in its own
-    background: the median colour of its border.
+    background: the median colour of its border. With `details`, four planes follow RGB, which `detail_planes` computes
+    before the image is shrunk to the network's size.
     """
 
     size_px: int = 128
     light_background: tuple[int, int, int] = (255, 255, 255)
     dark_background: tuple[int, int, int] = (60, 60, 60)
     dark_above_luminance: float = 225.0
+    details: bool = False
+
+    @property
+    def channels(self) -> int:
+        """How many channels the model reads: 3, or 7 with the detail planes."""
+        return 3 + self.details * len(DETAIL_PLANES)
+
+    @property
+    def least_px(self) -> int:
+        """The longer side below which a picture loses what the model reads."""
+        return max(self.size_px, self.details * DETAIL_PX)
 
 
 def _load_library() -> ctypes.CDLL | None:
@@ -45,7 +62,7 @@ def _load_library() -> ctypes.CDLL | None:
         return None
     whole, real, address = ctypes.c_int, ctypes.c_double, ctypes.c_void_p
     library.logo_edge_preprocess.argtypes = [
-        address, whole, whole, whole, real, real, whole, ctypes.c_char_p, ctypes.c_char_p, real, address,
+        address, whole, whole, whole, real, real, whole, whole, ctypes.c_char_p, ctypes.c_char_p, real, address,
     ]  # fmt: skip
     return library
 
@@ -56,11 +73,12 @@ LIBRARY = _load_library()  # None: by Pillow
 def preprocess(
     image: Image.Image | np.ndarray, contract: InputContract, size_px: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """The letterboxed image, (size_px, size_px, 3) uint8 RGB.
+    """The letterboxed image, (size_px, size_px, contract.channels) uint8: RGB, then the detail planes of the contract.
 
     `image` is RGB or RGBA (see `images.load_image`), or (H, W, 3 or 4) uint8 of the same, which may be changed. The
     aspect ratio is kept; the resampling is Pillow's antialiased bilinear (a triangle filter whose support grows with the
-    reduction), on premultiplied colours. `size_px` is that of the picture within the image, where its last column or row
+    reduction), on premultiplied colours. With detail planes, a larger image is first scaled to DETAIL_PX and laid on its
+    background; RGB and the planes are then scaled from there. `size_px` is that of the picture within the image, where its last column or row
     is not wholly covered (`images.load_reduced`). The library raises
     ValueError for anything else, and MemoryError.
     """
@@ -75,9 +93,9 @@ def preprocess(
     box_width, box_height = size_px or (width, height)
     if not (0 < box_width <= width and 0 < box_height <= height):
         raise ValueError(f"found a picture of {box_width} x {box_height} within {width} x {height} pixels")
-    square = np.empty((size, size, 3), np.uint8)
+    square = np.empty((size, size, contract.channels), np.uint8)
     failed = LIBRARY.logo_edge_preprocess(
-        pixels.ctypes.data, channels, width, height, box_width, box_height, size,
+        pixels.ctypes.data, channels, width, height, box_width, box_height, size, contract.details,
         bytes(contract.light_background), bytes(contract.dark_background), contract.dark_above_luminance,
         square.ctypes.data,
     )  # fmt: skip
@@ -98,21 +116,77 @@ def preprocess_by_pillow(
     elif image.mode == "RGBA":
         image = premultiply(np.array(image))
     width, height = letterboxed_size(size_px or image.size, size)
-    box = None if size_px is None else (0, 0, *size_px)
-    small = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box))
-    if small.shape[2] == 4:
-        ink, background = composite(small, contract)
-    else:
-        ink, background = small, None
-    if width == height:
-        return ink
+    box, background, planes = None if size_px is None else (0, 0, *size_px), None, None
+    if contract.details:
+        large = np.asarray(image.resize(detail_size(size_px or image.size), Image.Resampling.BILINEAR, box))
+        if large.shape[2] == 4:
+            large, background = composite(large, contract)
+        image, box = Image.fromarray(large), None
+        pooled = Image.fromarray(detail_planes(large), "RGBX").resize((width, height), Image.Resampling.BILINEAR)
+        planes = np.asarray(pooled)
+    ink = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box))
+    if ink.shape[2] == 4:
+        ink, background = composite(ink, contract)
     if background is None:
         background = border_colour(ink)
-    square = np.empty((size, size, 3), np.uint8)
-    square[:] = background
+    square = np.zeros((size, size, contract.channels), np.uint8)
+    square[:, :, :3] = background
     left, top = (size - width) // 2, (size - height) // 2
-    square[top : top + height, left : left + width] = ink
+    inside = square[top : top + height, left : left + width]
+    inside[:, :, :3] = ink
+    if planes is not None:
+        inside[:, :, 3:] = planes
     return square
+
+
+def detail_size(size: tuple[float, float]) -> tuple[int, int]:
+    """(width, height) in pixels at which detail planes are computed: the picture's own, its longer side at most DETAIL_PX."""
+    if max(size) > DETAIL_PX:
+        return letterboxed_size(size, DETAIL_PX)
+    return max(1, round(size[0])), max(1, round(size[1]))
+
+
+def detail_planes(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8: the near fade, the far fade, the ramp and the edge at each pixel of (H, W, 3) uint8 RGB.
+
+    The first three are 255 where, across or down, the colour changes smoothly: by a small difference and a smaller second
+    difference over 2 x 2 and 2 x 6 px, and in eight small steps of one sign over 2 x 4 px of the 3 x 3 means. The last
+    is the magnitude of the Laplacian. Each looks at all channels; the picture's rim is repeated beyond it.
+    """
+    height, width = pixels.shape[:2]
+    padded = np.pad(pixels.astype(np.int16), ((REACH_PX, REACH_PX), (REACH_PX, REACH_PX), (0, 0)), mode="edge")
+    summed = sum(  # of the 3 x 3 px around each pixel, which lies one further inwards
+        padded[down : down + height + 2 * REACH_PX - 2, right : right + width + 2 * REACH_PX - 2]
+        for down in range(3) for right in range(3)
+    )  # fmt: skip
+
+    def shifted(values: np.ndarray, margin: int, across: int, down: int) -> np.ndarray:
+        """(H, W, 3): the neighbour so many pixels to the right and down."""
+        top, left = margin + down, margin + across
+        return values[top : top + height, left : left + width]
+
+    def at(across: int, down: int) -> np.ndarray:
+        return shifted(padded, REACH_PX, across, down)
+
+    planes = np.zeros((height, width, len(DETAIL_PLANES)), np.uint8)
+    for across, down in ((1, 0), (0, 1)):
+        for plane, (reach, least, most) in enumerate(((2, 3, 24), (6, 4, 48))):
+            before, after = at(-reach * across, -reach * down), at(reach * across, reach * down)
+            change = np.abs(after - before).max(axis=2)
+            bend = np.abs(after - 2 * at(0, 0) + before).max(axis=2)
+            is_fade = (change >= least) & (change <= most) & (3 * bend <= np.maximum(change, 4))
+            planes[is_fade, plane] = 255
+        means = np.stack([shifted(summed, REACH_PX - 1, step * across, step * down) for step in range(-4, 5)])
+        steps = np.diff(means, axis=0)  # (8, H, W, 3), in ninths of a level
+        total, lowest, highest = means[-1] - means[0], steps.min(axis=0), steps.max(axis=0)
+        falls = total < 0
+        total, lowest = np.abs(total), np.where(falls, -highest, lowest)
+        highest = np.where(falls, -steps.min(axis=0), highest)
+        is_ramp = (total >= 27) & (lowest >= -3) & (highest < 90) & (16 * highest <= np.maximum(5 * total, 200))
+        planes[is_ramp.any(axis=2), 2] = 255
+    laplacian = 4 * at(0, 0) - at(-1, 0) - at(1, 0) - at(0, -1) - at(0, 1)
+    planes[:, :, 3] = np.minimum(np.abs(laplacian).max(axis=2), 255)
+    return planes
 
 
 def premultiply(pixels: np.ndarray) -> Image.Image:
