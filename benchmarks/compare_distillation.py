@@ -154,7 +154,7 @@ def make_graphs(student: Student, run: Run, pictures: Pictures, folder: Path) ->
     fp32, int8 = (folder / f"{precision}-{key}.onnx" for precision in ("fp32", "int8"))
     if not int8.exists():
         rows = stratified_sample(pictures.rows["train"], config.calibration_images, seed=1)
-        pixels, val = pixels_of(rows, pictures.manifest, size_px), pictures.pixels("val", size_px)
+        pixels, val = pixels_of(rows, pictures.manifest, student.candidate.contract), pictures.pixels("val", size_px)
         body = folder / "body.onnx"
         export_body(student.network, size_px, body)
         export_onnx(student.network, size_px, fp32)

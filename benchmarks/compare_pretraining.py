@@ -128,7 +128,7 @@ def probe_start(recipe: Recipe, folder: Path, device: torch.device, report: Call
         history = json.loads(starts[text].with_suffix(".json").read_text(encoding="utf-8"))["history"]
     left_out = find_lookalikes(manifest, manifest.split("train"), renders_folder())
     splits = [[row for row in manifest.split("train") if row not in left_out], manifest.split("val")]
-    (known, asked) = (features_of(network, pixels_of(rows, manifest, architecture.size_px), device) for rows in splits)
+    (known, asked) = (features_of(network, pixels_of(rows, manifest, architecture.contract), device) for rows in splits)
     targets = [targets_of(rows, manifest.classes) for rows in splits]
     groups = [row.group for row in splits[0]]
     linear, neighbours = (probe(known, targets[0], groups) for probe in (linear_probe, neighbour_probe))

@@ -141,7 +141,7 @@ def open_subject(path: Path, manifest: Manifest, images: int) -> Subject:
     folder = WORK / f"{name}-{key[:12]}"
     subject = Subject(
         name, key, architecture, load_network(checkpoint, architecture, len(classes)), checkpoint, run, folder,
-        pixels_of(rows, manifest, architecture.size_px), pixels_of(val, manifest, architecture.size_px),
+        pixels_of(rows, manifest, architecture.contract), pixels_of(val, manifest, architecture.contract),
         targets_of(val, classes),
     )  # fmt: skip
     if not subject.rounded.exists():

@@ -140,7 +140,7 @@ class Pictures:
     def pixels(self, name: str, size_px: int) -> np.ndarray:
         """(N, S, S, 3) uint8, as a network of that input size sees the set."""
         if name in self.rows:
-            return pixels_of(self.rows[name], self.manifest, size_px)
+            return pixels_of(self.rows[name], self.manifest, InputContract(size_px))
         return np.stack([preprocess(image, InputContract(size_px)) for image in FAMILIES[name](self.count, 0)])
 
     def targets(self, split: str) -> np.ndarray:
@@ -197,10 +197,10 @@ def fit_bayesian(
     network.learn_deviations(config)
     if not (place / "network.safetensors").exists():
         dataset = LogoDataset(
-            pictures.manifest, pictures.rows["train"], run.classes, renders_folder(), size_px=size_px, augment=train.augment,
+            pictures.manifest, pictures.rows["train"], run.classes, renders_folder(), contract=InputContract(size_px), augment=train.augment,
             use_votes=settings.use_votes, class_weight_power=settings.class_weight_power, seed=member["seed"],
         )  # fmt: skip
-        val = evaluation_sets(pictures.manifest, run.classes, size_px, ("val",))["val"]
+        val = evaluation_sets(pictures.manifest, run.classes, InputContract(size_px), ("val",))["val"]
         objective = BayesianObjective(supervised_objective(settings.label_smoothing), config, len(dataset))
         with FitProgress() as progress:
             fitted, _ = fit(

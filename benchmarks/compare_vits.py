@@ -102,7 +102,7 @@ def measure_area(manifest: Manifest, run: Run, split: str) -> dict[str, float]:
 
 def pixels_of(manifest: Manifest, run: Run, split: str) -> tuple[torch.Tensor, ...]:
     """The split as the run's networks see it, in batches (B, S, S, 3) uint8."""
-    data = evaluation_sets(manifest, run.classes, run.architecture(0).size_px, (split,))[split]
+    data = evaluation_sets(manifest, run.classes, run.architecture(0).contract, (split,))[split]
     return torch.stack([data[index][0] for index in range(len(data))]).split(BATCH)
 
 

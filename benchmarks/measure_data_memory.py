@@ -35,8 +35,8 @@ from logo_edge_train.dataset import LogoDataset, find_lookalikes
 from logo_edge_train.recipe import AugmentConfig
 manifest = read_manifest(sys.argv[2])
 find_lookalikes(manifest, manifest.split("train"), Path())
-train = LogoDataset(manifest, manifest.split("train"), manifest.classes, Path(), size_px=192, augment=AugmentConfig())
-val = LogoDataset(manifest, manifest.split("val"), manifest.classes, Path(), size_px=192)
+train = LogoDataset(manifest, manifest.split("train"), manifest.classes, Path(), contract=InputContract(192), augment=AugmentConfig())
+val = LogoDataset(manifest, manifest.split("val"), manifest.classes, Path(), contract=InputContract(192))
 print(len(train) + len(val))
 """
 

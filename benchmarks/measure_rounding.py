@@ -35,8 +35,8 @@ def main() -> None:
     folder = run.folder / "compress" / str(chosen).replace("@", "-")
     manifest, config = run.read_manifest(), run.recipe.quantize
     rows = stratified_sample(manifest.split("train"), config.calibration_images, seed=1)
-    calibration = pixels_of(rows, manifest, chosen.size_px)
-    val = pixels_of(manifest.split("val"), manifest, chosen.size_px)
+    calibration = pixels_of(rows, manifest, chosen.contract)
+    val = pixels_of(manifest.split("val"), manifest, chosen.contract)
     targets = targets_of(manifest.split("val"), run.classes)
     parent = run_onnx(folder / "student-fp32.onnx", val)
     found = []

@@ -116,7 +116,7 @@ def fit_fold(
         imagenet = has_imagenet_weights(architecture.model)
         config = TeacherFit(epochs=settings["epochs"], frozen_blocks=2 if imagenet else -1, class_weight_power=0.7)
         dataset = draw_dataset(manifest, learned, settings["network"], power=config.class_weight_power, seed=fold)
-        held = LogoDataset(manifest, examined, classes, renders_folder(), size_px=architecture.size_px)
+        held = LogoDataset(manifest, examined, classes, renders_folder(), contract=architecture.contract)
         torch.manual_seed(fold)
         network = LogoNetwork(
             architecture.model, len(classes), size_px=architecture.size_px, dropout=config.dropout, pretrained=imagenet
@@ -138,7 +138,7 @@ def draw_dataset(
 ) -> LogoDataset:
     """Random views of the rows, with their votes, for the network `text`."""
     return LogoDataset(
-        manifest, rows, manifest.classes, renders_folder(), size_px=Architecture.parse(text).size_px,
+        manifest, rows, manifest.classes, renders_folder(), contract=Architecture.parse(text).contract,
         augment=AugmentConfig(), use_votes=True, class_weight_power=power, seed=seed,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""An ensemble of teachers -> one small student, on labelled and unlabelled logos, mixtures of them and what is none."""
+"""An ensemble of teachers -> one small student, on labelled and unlabelled logos, mixtures of them and pictures that are none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
 from pathlib import Path
@@ -17,27 +17,28 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from logo_edge.errors import RunError, VerificationError
 from logo_edge.files import replacing
 from logo_edge.manifest import Manifest
+from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.export import export_body
 from logo_edge_compress.graph import PLANES
 from logo_edge_compress.prune import prune_channels
-from logo_edge_compress.transfer import estrange_views, mix_views
 from logo_edge_train.dataset import LogoDataset, data_inputs, pool_rows
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, fit
 from logo_edge_train.keys import FITTED_WITH, Identity, file_hash, identify, select_settings, versions
 from logo_edge_train.models import Answer, LogoNetwork, epistemic_loss, has_imagenet_weights, is_sized, normalise
+from logo_edge_train.losses import match_width
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
 from logo_edge_train.runs import Run, load_network, save_member, write_json
 from logo_edge_train.sampling import EpochOrder
 from logo_edge_train.tracker import stem_of
-from logo_edge_train.train import accuracy_on, evaluation_sets
+from logo_edge_train.train import accuracy_on, evaluation_sets, outlier_rows
 
 CPU_BATCH = 16  # views that a teacher sees at a time: a batch of large ones takes a gigabyte
 GRID = 4  # a side, of the attention that is matched
@@ -73,8 +74,7 @@ def distill(
         if same and checkpoint.exists() and file_hash(checkpoint) == record["sha256"]:
             return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint,
                            record["history"])  # fmt: skip
-    teachers = [run.load_member(index) for index in range(len(run.record["members"]))]
-    sizes = [run.architecture(index).size_px for index in range(len(teachers))]
+    teachers = [(run.load_member(index), run.architecture(index).contract) for index in range(len(run.record["members"]))]
     check_teachers(run, config)
     network = _start_student(run, candidate, config)
     if config.epistemic != "off":
@@ -82,8 +82,7 @@ def distill(
 
     def learn(network: LogoNetwork, config: DistillConfig, kind: str) -> tuple[LogoNetwork, list[dict]]:
         return follow_teachers(
-            network, f"{kind} {candidate}", stem_of(kind, folder), list(zip(teachers, sizes, strict=True)), run, manifest,
-            config, candidate.size_px, state=folder / f"{kind}-{identity.key[:12]}.state", device=device,
+            network, f"{kind} {candidate}", stem_of(kind, folder), teachers, run, manifest, config, candidate.contract, state=folder / f"{kind}-{identity.key[:12]}.state", device=device,
             key=identity.key, report=report,
         )  # fmt: skip
 
@@ -120,27 +119,30 @@ def check_teachers(run: Run, config: DistillConfig) -> None:
 
 
 def follow_teachers(
-    network: nn.Module, name: str, stem: str, teachers: list[tuple[LogoNetwork, int]], run: Run, manifest: Manifest,
-    config: DistillConfig, size_px: int, *, state: Path, device: torch.device, key: str, report: Callable[[dict], None],
+    network: nn.Module, name: str, stem: str, teachers: list[tuple[LogoNetwork, InputContract]], run: Run,
+    manifest: Manifest, config: DistillConfig, contract: InputContract, *, state: Path, device: torch.device, key: str, report: Callable[[dict], None],
 ) -> tuple[nn.Module, list[dict]]:  # fmt: skip
-    """The network, which sees `size_px` pixels, after learning what the (network, size_px) teachers say; and its history.
+    """The network, which reads what `contract` says, after learning what the (network, contract) teachers say; its history.
 
     Interrupted, it goes on from `state`, where that is of the same `key`; reports and snapshots carry the `stem`. On CPUs
     half of the cores ask the teachers.
     """
     rows = pool_rows(manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images)
+    outliers = outlier_rows(run.recipe.train, len(rows))
     gpu, cores = device.type == "cuda", count_cores()
-    sizes, asked = [size for _, size in teachers], [teacher.to(device) for teacher, _ in teachers]
+    asked, contracts = [teacher.to(device) for teacher, _ in teachers], [own for _, own in teachers]
     notes = [f"from {len(teachers)} teacher{'s'[: len(teachers) > 1]} on {len(rows)} logos"]
+    notes += [f"{len(outliers)} pictures that are none"] if outliers else []
     if not gpu and not matches(config):
-        asked = [_open_teacher(teacher, size, notes) for teacher, size in teachers]
+        asked = [_open_teacher(teacher, own.size_px, notes) for teacher, own in teachers]
     report({"kind": "start", "name": name, "stem": stem, "note": "; ".join(notes)})
-    lesson = Lesson(asked, sizes, size_px, config)
-    dataset = LogoDataset(
-        manifest, rows, run.classes, renders_folder(), size_px=max(*sizes, size_px), augment=config.augment,
-        use_votes=config.fit.use_votes, seed=config.seed,
+    lesson = Lesson(asked, contracts, contract, config, ask=not gpu)
+    dataset = PictureDataset(
+        manifest, rows + outliers, run.classes, renders_folder(), augment=config.augment,
+        contract=InputContract(max(own.least_px for own in (*contracts, contract))), use_votes=config.fit.use_votes,
+        seed=config.seed,
     )  # fmt: skip
-    val = evaluation_sets(manifest, run.classes, size_px, ("val",))["val"]
+    val = evaluation_sets(manifest, run.classes, contract, ("val",))["val"]
     if config.adversarial_radius and isinstance(network, LogoNetwork):
         network.keep_statistics()  # those of a batch hide an attack that moves all its views alike
     if config.feature_weight:
@@ -157,7 +159,7 @@ def follow_teachers(
         network, kept or dataset, distillation_objective(config, lesson if gpu else None), config.fit, state=state,
         seed=config.seed, device=device, evaluate=accuracy_on(val, device),
         report=lambda item: report({"name": name, **item}),
-        collate=default_collate if gpu else (kept or lesson).collate, loaders=loaders,
+        collate=(kept or lesson).collate, loaders=loaders,
         snapshots=run.folder / "snapshots" / stem if isinstance(network, LogoNetwork) else None,
         order=order, key=key,
     )  # fmt: skip
@@ -180,7 +182,8 @@ class OnnxTeacher:
             export_body(network, size_px, body)
             self.model = body.read_bytes()
         self.process, self.session = 0, None
-        noise = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (2, size_px, size_px, 3)).astype(np.float32))
+        shape = (2, size_px, size_px, network.channels)
+        noise = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32))
         with torch.no_grad():
             wanted = network(noise)
         apart = (self.answer(noise).logits - wanted).abs().max().item()
@@ -194,13 +197,13 @@ class OnnxTeacher:
         return {**self.__dict__, "session": None, "process": 0}
 
     def answer(self, pixels: torch.Tensor) -> Answer:
-        """Its logits and, of a network with an epistemic head, evidence, of (B, S, S, 3) float pixels of 0 to 255."""
+        """Its logits and, of a network with an epistemic head, evidence, of (B, S, S, C) float pixels of 0 to 255."""
         if self.process != os.getpid():
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
             self.session = onnxruntime.InferenceSession(self.model, options, providers=["CPUExecutionProvider"])
             self.process = os.getpid()
-        planes = normalise(pixels).contiguous().numpy()  # (B, 3, S, S)
+        planes = normalise(pixels).contiguous().numpy()  # (B, C, S, S)
         logits, *evidence = map(torch.from_numpy, self.session.run(None, {PLANES: planes}))
         return Answer(logits, None, None, evidence[0] if evidence else None)
 
@@ -214,10 +217,18 @@ def _open_teacher(network: LogoNetwork, size_px: int, notes: list[str]) -> OnnxT
         return network
 
 
-class Lesson:
-    """What the teachers say about a batch of views: mixes and estranges the views, then asks teachers about the same ones.
+class PictureDataset(LogoDataset):
+    """Like LogoDataset, with the pictures that views are made of in place of the views: (H, W, 3) uint8 arrays."""
 
-    Function matching: teachers and student see the very same pixels (Beyer et al. 2022, arXiv:2106.05237). With
+    def __getitem__(self, position: int) -> tuple[np.ndarray, torch.Tensor, int]:
+        index = position % len(self.rows)
+        return self.picture(position), torch.from_numpy(self.targets[index]), position
+
+
+class Lesson:
+    """What the teachers say about a batch of pictures: each network sees them as its own contract has it.
+
+    Function matching: teachers and student see the same picture (Beyer et al. 2022, arXiv:2106.05237). With
     `teachers_per_batch`, each batch asks so many teachers, drawn anew: the losses are linear in what they say (but for
     that of a dispersion), so their gradient is, in the mean, that of the whole ensemble at a fraction of the cost.
     """
@@ -225,46 +236,58 @@ class Lesson:
     def __init__(
         self,
         teachers: list[LogoNetwork] | list[OnnxTeacher],
-        sizes_px: list[int],
-        student_px: int,
+        contracts: list[InputContract],
+        student: InputContract,
         config: DistillConfig,
+        *,
+        ask: bool = True,
     ):
-        self.teachers, self.sizes_px, self.student_px, self.config = teachers, sizes_px, student_px, config
+        self.teachers, self.contracts, self.student, self.config, self.ask = teachers, contracts, student, config, ask
 
-    def collate(self, items: list) -> tuple[torch.Tensor, ...]:
-        """The lesson on a list of dataset items; runs in the processes that make batches."""
-        return self.teach(*default_collate(items))
+    def collate(self, items: list[tuple[np.ndarray, torch.Tensor, int]]) -> tuple[torch.Tensor, ...]:
+        """The lesson on a list of items of a PictureDataset; runs in the processes that make batches.
 
-    @torch.no_grad()
-    def teach(self, pixels, targets, _weights, positions) -> tuple[torch.Tensor, ...]:
-        """(views (B, s, s, 3) float, logits of the M asked (B, M, K), votes (B, K)), and what `collect` adds.
-
-        The votes are 0 where there are none, and such a multiple of the shares that their mean over all B is that over
-        the labelled logos.
+        (views (B, S, S, C) float, votes, what `answer` gives); without `ask` (views, votes, position, what each teacher
+        drawn sees), for `answer` on the GPU. `votes` (B, K), or (B, K + 1) with pictures that are no logos, are 0 where
+        there are none, and such a multiple of the shares that their mean over all B is that over the labelled pictures.
         """
-        views, config = pixels.float(), self.config
-        random = np.random.default_rng((config.seed, int(positions[0])))
-        if random.random() < config.p_mixup:
-            views = mix_views(views, random)
+        pictures, targets, positions = zip(*items, strict=True)
+        targets, position = torch.stack(targets), torch.full((len(pictures),), positions[0])
+        random = np.random.default_rng((self.config.seed, positions[0]))
+        share, order = 1.0, np.arange(len(pictures))
+        if random.random() < self.config.p_mixup:
+            share, order = float(random.random()), random.permutation(len(pictures))
             targets = torch.zeros_like(targets)  # two simple logos, one upon the other, look complex: no vote holds
-        if config.foreign_share:
-            views, strange = estrange_views(views, config.foreign_share, random)
-            targets = targets * ~strange[:, None]
-        said = [self._ask(index, views) for index in self._draw_teachers(int(positions[0]))]
+        seen = {
+            contract: mix_views(see_pictures(pictures, contract), share, order)
+            for contract in {self.student, *(self.contracts[index] for index in self.draw_teachers(positions[0]))}
+        }
         votes = targets * len(targets) / targets.sum().clamp(min=1)
-        logits = torch.stack([answer.logits for answer in said], 1)
-        return resize_views(views, self.student_px), logits, votes, *collect(said, config)
+        views = [seen[self.contracts[index]] for index in self.draw_teachers(positions[0])]
+        if not self.ask:
+            return seen[self.student], votes, position, *views
+        return seen[self.student], votes, *self.answer(position, *views)
 
-    def _draw_teachers(self, position: int) -> list[int]:
+    def draw_teachers(self, position: int) -> list[int]:
+        """The indices of the teachers that are asked about the batch that begins with the position."""
         count = len(self.teachers)
         random = np.random.default_rng((self.config.seed, position, count))
         return sorted(random.permutation(count)[: self.config.teachers_per_batch or count].tolist())
 
+    @torch.no_grad()
+    def answer(self, position: torch.Tensor, *views: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The logits (B, M, K) of the M teachers drawn, and what `collect` adds; `views` are what each of them sees.
+
+        `position` (B,) is that of the batch's first item, throughout.
+        """
+        drawn = self.draw_teachers(int(position[0]))
+        said = [self._ask(index, seen) for index, seen in zip(drawn, views, strict=True)]
+        return torch.stack([answer.logits for answer in said], 1), *collect(said, self.config)
+
     def _ask(self, index: int, views: torch.Tensor) -> Answer:
         """What a teacher says of the views, in float32; only what the losses need is kept."""
-        seen, teacher = resize_views(views, self.sizes_px[index]), self.teachers[index]
-        parts = seen.split(CPU_BATCH if seen.device.type == "cpu" else len(seen))
-        said = [teacher.answer(part) for part in parts]
+        teacher = self.teachers[index]
+        said = [teacher.answer(part) for part in views.split(CPU_BATCH if views.device.type == "cpu" else len(views))]
         matched = matches(self.config)
         return Answer(
             torch.cat([answer.logits for answer in said]).float(),
@@ -272,6 +295,16 @@ class Lesson:
             torch.cat([attention_map(answer.maps, teacher) for answer in said]) if matched else None,
             torch.cat([answer.evidence for answer in said]).float() if said[0].evidence is not None else None,
         )
+
+
+def see_pictures(pictures: Sequence[np.ndarray], contract: InputContract) -> torch.Tensor:
+    """(B, S, S, C) float32 of 0 to 255: the (H, W, 3) uint8 pictures as the contract has it."""
+    return torch.from_numpy(np.stack([preprocess(picture, contract) for picture in pictures])).float()
+
+
+def mix_views(views: torch.Tensor, share: float, order: np.ndarray) -> torch.Tensor:
+    """The (B, S, S, C) views, each with another of the batch shining through. Zhang et al. 2018, arXiv:1710.09412."""
+    return views if share == 1 else share * views + (1 - share) * views[torch.from_numpy(order)]
 
 
 class RepeatedOrder:
@@ -339,7 +372,7 @@ def collect(said: list[Answer], config: DistillConfig) -> tuple[torch.Tensor, ..
 
 
 def distillation_objective(config: DistillConfig, lesson: Lesson | None) -> Objective:
-    """The losses of a student, combined by the recipe. With a `lesson`, the batch is raw and the teachers are asked here.
+    """The losses of a student, combined by the recipe. With a `lesson`, the teachers are asked here.
 
     `distillation` is T^2 KL(teachers || student) at temperature T, to the ensemble's mean softened prediction (Hinton et
     al. 2015, arXiv:1503.02531); `votes` the cross-entropy on the annotators' votes of labelled logos; `features` one
@@ -352,20 +385,21 @@ def distillation_objective(config: DistillConfig, lesson: Lesson | None) -> Obje
     """
     heat = config.temperature
 
-    def diverge(logits, soft):
-        return functional.kl_div((logits / heat).log_softmax(1), soft, reduction="batchmean")
+    def objective(network, views, votes, *batch):
+        said, *further = lesson.answer(*batch) if lesson else batch
+        soft = (match_width(said, votes) / heat).softmax(2).mean(1)  # (B, K), or (B, K + 1) with pictures that are none
 
-    def objective(network, *batch):
-        views, said, votes, *further = lesson.teach(*batch) if lesson else batch
-        soft = (said / heat).softmax(2).mean(1)  # (B, K)
+        def diverge(logits):
+            return functional.kl_div((match_width(logits, votes) / heat).log_softmax(1), soft, reduction="batchmean")
+
         if config.adversarial_radius:
-            views = attack_views(network, views, lambda logits: diverge(logits, soft), config.adversarial_radius)
+            views = attack_views(network, views, diverge, config.adversarial_radius)
         whole = matches(config) or config.epistemic != "off"
         answer = network.answer(views) if whole else Answer(network(views), None, None, None)
         logits = answer.logits.float()  # (B, K)
         losses = {
-            "distillation": (1 - config.hard_weight) * heat * heat * diverge(logits, soft),
-            "votes": config.hard_weight * -(votes * logits.log_softmax(1)).sum(1).mean(),
+            "distillation": (1 - config.hard_weight) * heat * heat * diverge(logits),
+            "votes": config.hard_weight * -(votes * match_width(logits, votes).log_softmax(1)).sum(1).mean(),
         }
         if matches(config):
             losses |= _match(network, answer, *further, config)
@@ -429,7 +463,7 @@ def _angles(features: torch.Tensor) -> torch.Tensor:
 def attack_views(
     network: nn.Module, views: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor], radius: float
 ) -> torch.Tensor:
-    """(B, S, S, 3) views of 0 to 255, moved so that the network's loss grows: noise of 2 radii, then a step of one.
+    """(B, S, S, C) views of 0 to 255, moved so that the network's loss grows: noise of 2 radii, then a step of one.
 
     The noise is strong and nothing is clipped back to the radius: from weaker noise, a network soon learns to withstand
     the one step and no other attack. N-FGSM, de Jorge et al. 2022, arXiv:2202.01181.
@@ -437,15 +471,6 @@ def attack_views(
     noisy = (views + torch.empty_like(views).uniform_(-2 * radius, 2 * radius)).requires_grad_(True)
     (gradient,) = torch.autograd.grad(loss(network(noisy).float()), noisy)
     return (noisy + radius * gradient.sign()).clamp(0, 255).detach()
-
-
-def resize_views(views: torch.Tensor, size_px: int) -> torch.Tensor:
-    """(B, S, S, 3) float -> (B, size_px, size_px, 3), antialiased; unchanged at its own size."""
-    if views.shape[1] == size_px:
-        return views
-    planes = views.permute(0, 3, 1, 2)
-    resized = functional.interpolate(planes, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
-    return resized.permute(0, 2, 3, 1)
 
 
 def _start_student(run: Run, candidate: Architecture, config: DistillConfig) -> LogoNetwork:

@@ -19,7 +19,7 @@ from logo_edge_train.models.epistemic import EVIDENCE_RANGE
 
 
 def export_onnx(network: LogoNetwork, size_px: int, path: Path) -> Path:
-    """The network at `path` as FP32 ONNX, `pixels` (batch, S, S, 3) uint8 -> `logits` (batch, K) float32.
+    """The network at `path` as FP32 ONNX, `pixels` (batch, S, S, C) uint8 -> `logits` (batch, K) float32.
 
     One with an epistemic head gives `epistemic` (batch,) float32 besides, in nats.
     """
@@ -38,7 +38,7 @@ def export_torchscript(network: LogoNetwork, size_px: int, path: Path) -> Path:
 
     PyTorch has deprecated TorchScript; it is for programs that are built on libtorch.
     """
-    pixels = torch.randint(0, 256, (2, size_px, size_px, 3), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (2, size_px, size_px, network.channels), dtype=torch.uint8)
     with open_attention(network), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
@@ -50,13 +50,13 @@ def export_torchscript(network: LogoNetwork, size_px: int, path: Path) -> Path:
 
 
 def export_body(network: LogoNetwork, size_px: int, path: Path) -> None:
-    """The backbone alone, `planes` (batch, 3, S, S) normalised float32 -> `logits`, with batch-norm folded.
+    """The backbone alone, `planes` (batch, C, S, S) normalised float32 -> `logits`, with batch-norm folded.
 
     With an epistemic head it gives EVIDENCE too; what follows has no place in a quantized graph, so that
     `add_epistemic` adds it last.
     """
     outputs = (LOGITS, *([EVIDENCE[network.epistemic.kind]] if network.epistemic else []))
-    export_module(Body(network), torch.zeros(2, 3, size_px, size_px), path, outputs)
+    export_module(Body(network), torch.zeros(2, network.channels, size_px, size_px), path, outputs)
 
 
 def export_module(
@@ -106,8 +106,9 @@ def add_uint8_front(model: onnx.ModelProto, size_px: int) -> None:
         graph.node.remove(first)
     for index, node in enumerate(nodes):
         graph.node.insert(index, node)
+    channels = graph.input[0].type.tensor_type.shape.dim[1].dim_value
     del graph.input[:]
-    graph.input.append(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["batch", size_px, size_px, 3]))
+    graph.input.append(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["batch", size_px, size_px, channels]))
 
 
 def add_epistemic(model: onnx.ModelProto) -> None:

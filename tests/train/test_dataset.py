@@ -13,6 +13,7 @@ from PIL import Image
 from logo_edge.errors import DatasetError
 from logo_edge.images import load_image
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest
+from logo_edge.preprocess import InputContract
 from logo_edge_train import dataset
 from logo_edge_train.dataset import ImageFiles, LogoDataset, find_lookalikes, leave_out, pool_rows
 from logo_edge_train.episodes import Drawings
@@ -39,12 +40,12 @@ def test_no_more_images_than_readers_are_in_memory_at_full_size(tmp_path, monkey
     monkeypatch.setattr(dataset, "load_image", counted)
     classes = ("a", "b")
     kept = [
-        LogoDataset(manifest, rows, classes, tmp_path, size_px=32, augment=AugmentConfig()).images,
-        LogoDataset(manifest, rows, classes, tmp_path, size_px=32).images,
+        LogoDataset(manifest, rows, classes, tmp_path, contract=InputContract(32), augment=AugmentConfig()).images,
+        LogoDataset(manifest, rows, classes, tmp_path, contract=InputContract(32)).images,
         InkDataset(manifest, rows, tmp_path, size_px=32, seed=0, neighbours=np.empty((4, 40, 0), int)).inks,
         [part for parts in Drawings.load(manifest, rows, 32).images for part in parts],
         dataset.thumbnails(manifest, rows, tmp_path),
-        dataset.pixels_of(rows, manifest, 32),
+        dataset.pixels_of(rows, manifest, InputContract(32)),
     ]
     assert live[0] == 0
     assert 1 <= peak[0] <= dataset.READERS

@@ -24,6 +24,7 @@ from torch.nn import functional
 from torch.utils.data import default_collate
 
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
 from logo_edge_train.augment import Intensity
 from logo_edge_train.dataset import LogoDataset
@@ -70,7 +71,13 @@ def write_logos(folder: Path) -> None:
 def read_logos(folder: Path, split: str = "train") -> LogoDataset:
     manifest = read_manifest(folder / "manifest.csv")
     return LogoDataset(
-        manifest, manifest.split(split), manifest.classes, folder, size_px=32, class_weight_power=0.5, seed=3
+        manifest,
+        manifest.split(split),
+        manifest.classes,
+        folder,
+        contract=InputContract(32),
+        class_weight_power=0.5,
+        seed=3,
     )
 
 

@@ -15,6 +15,7 @@ from torch_uncertainty.losses import ConfidencePenaltyLoss, FocalLoss
 
 from logo_edge.errors import RecipeError, RunError
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
 from logo_edge_train.augment import Intensity
 from logo_edge_train.dataset import LogoDataset
@@ -241,7 +242,7 @@ AUGMENTED = TeacherAugment(
 def fit_logos(manifest: Manifest, state, *, stop_after: int | None = None, loaders: int = 0):
     """The objective, the average and the history of a fit with every switch."""
     intensity = Intensity(len(manifest.rows), AUGMENTED.adapt_intensity)
-    dataset = LogoDataset(manifest, list(manifest.rows), manifest.classes, state.parent, size_px=32, augment=AUGMENTED,
+    dataset = LogoDataset(manifest, list(manifest.rows), manifest.classes, state.parent, contract=InputContract(32), augment=AUGMENTED,
                           seed=3, intensity=intensity)  # fmt: skip
     difficulty = np.concatenate([np.linspace(0, 1, count) for count in (12, 6, 3)])
     order = EpochOrder(
@@ -281,7 +282,7 @@ def test_with_every_switch_an_interrupted_fit_resumes_to_the_bit(logos, tmp_path
 
 def test_a_state_of_another_setting_is_not_gone_on_with(logos, tmp_path):
     config = TeacherFit(epochs=2, batch_size=7)
-    dataset = LogoDataset(logos, list(logos.rows), logos.classes, tmp_path, size_px=32)
+    dataset = LogoDataset(logos, list(logos.rows), logos.classes, tmp_path, contract=InputContract(32))
 
     def fit_plainly(config):
         torch.manual_seed(0)
@@ -321,7 +322,7 @@ def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
 
 def test_a_logo_vit_learns_its_prior_in_a_fit(logos, tmp_path):
     config = TeacherFit(epochs=1, batch_size=7, prior_consistency=0.1)
-    dataset = LogoDataset(logos, list(logos.rows), logos.classes, tmp_path, size_px=32)
+    dataset = LogoDataset(logos, list(logos.rows), logos.classes, tmp_path, contract=InputContract(32))
     torch.manual_seed(0)
     network = LogoNetwork("logo_vit_tiny", 3, size_px=32)
     before = [parameter.clone() for parameter in network.backbone.prior.parameters()]

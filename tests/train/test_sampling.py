@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge.preprocess import InputContract
 from logo_edge_train import dataset as dataset_module
 from logo_edge_train import distributed, fit, train
 from logo_edge_train.dataset import LogoDataset, measure_rows
@@ -53,7 +54,7 @@ def test_a_logo_that_comes_again_within_an_epoch_comes_in_another_view(tmp_path)
     rows = [LogoRow(FILES, "", "a.png", f"{i}", "a" if i < 99 else "b", (), True, "train") for i in range(100)]
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
     views = LogoDataset(
-        Manifest(tuple(rows), tmp_path), rows, ("a", "b"), tmp_path, size_px=32, augment=AugmentConfig()
+        Manifest(tuple(rows), tmp_path), rows, ("a", "b"), tmp_path, contract=InputContract(32), augment=AugmentConfig()
     )
     assert len({views[int(position)][0].numpy().tobytes() for position in again}) == len(again)
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.files import without_nan
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge.preprocess import InputContract
 from logo_edge_train import parallel, tracker
 from logo_edge_train.commands import train
 from logo_edge_train.dataset import LogoDataset
@@ -63,7 +64,7 @@ def logos(tmp_path) -> Manifest:
 def fit_logos(manifest: Manifest, folder, report, *, model="test_resnet", size_px=32, config=CONFIG) -> list[dict]:
     """The history of a fit whose reports carry the network's name, as those of `fit_member` do."""
     sets = {
-        split: LogoDataset(manifest, manifest.split(split), manifest.classes, folder, size_px=size_px)
+        split: LogoDataset(manifest, manifest.split(split), manifest.classes, folder, contract=InputContract(size_px))
         for split in ("train", "val")
     }
     torch.manual_seed(3)

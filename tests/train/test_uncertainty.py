@@ -20,6 +20,7 @@ from logo_edge.errors import RecipeError
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of, write_manifest
 from logo_edge.metrics import fit_temperature, negative_log_likelihood, softmax
 from logo_edge_compress.export import export_onnx
+from logo_edge.preprocess import InputContract
 from logo_edge_train.dataset import LogoDataset, pixels_of
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
@@ -274,7 +275,7 @@ def test_one_draw_is_one_set_of_weights_for_all_logos():
 
 
 def fit_bayesian(manifest: Manifest, state, *, stop_after: int | None = None):
-    dataset = LogoDataset(manifest, manifest.split("train"), manifest.classes, state.parent, size_px=32,
+    dataset = LogoDataset(manifest, manifest.split("train"), manifest.classes, state.parent, contract=InputContract(32),
                           augment=AugmentConfig(), seed=3)  # fmt: skip
     network = seeded(dropout=0.2)
     network.learn_deviations(BAYES)
@@ -312,7 +313,11 @@ def test_a_bayesian_run_is_read_back_to_draw_from_and_exported_as_its_mean_netwo
     }})  # fmt: skip
     run = train_ensemble(tmp_path / "manifest.csv", recipe, tmp_path / "run", device=CPU, report=lambda _: None)
     assert run.record["members"][0]["history"][0]["kl"] > 0
-    mean, drawn, pixels = run.load_member(0), run.load_member(0, drawing=True), pixels_of(logos.split("val"), logos, 32)
+    mean, drawn, pixels = (
+        run.load_member(0),
+        run.load_member(0, drawing=True),
+        pixels_of(logos.split("val"), logos, InputContract(32)),
+    )
     assert not bayesian_layers(mean)
     assert mean.state_dict().keys() == LogoNetwork(MODEL, 3).state_dict().keys()
     with torch.no_grad():

@@ -16,20 +16,22 @@ from torch import nn
 
 from logo_edge.errors import RecipeError
 from logo_edge.parts import ink_box
-from logo_edge.preprocess import InputContract, composite, letterboxed_size, pick_background
+from logo_edge.preprocess import InputContract, composite, letterboxed_size, pick_background, preprocess
 from logo_edge_train.recipe import AugmentConfig, Operation, TeacherAugment
 from logo_edge_train.sampling import rank_shares
 
 MAX_HIDDEN_INK = 0.02  # share of the ink that may come close to a random background colour
 CLOSE_COLOUR = 110  # sum of absolute differences over R, G and B
 INTENSITIES = 10  # steps of strength between nothing and the whole
+LOW_RESOLUTION_PX = 160  # longer side of a picture of low resolution, at most
 LOSS_MOMENTUM = 0.5  # of a logo's running loss: it is seen about once an epoch
 
 
 class LogoAugmentation:
-    """Random view of one logo: scale, offset, rotation, background, colour, resolution, blur, JPEG; then the policy.
+    """Random view of one logo: scale, offset, rotation, colour, background; the policy; resolution, blur, JPEG, WebP.
 
-    Calling it with the same seed gives the same view, whatever ran before and in whatever process.
+    The picture is made at the resolution at which the contract reads details, damaged there, and preprocessed as the
+    runtime would. The same seed gives the same view, whatever ran before and in whatever process.
     """
 
     def __init__(self, config: AugmentConfig, contract: InputContract):
@@ -50,12 +52,17 @@ class LogoAugmentation:
         self.on_picture = A.Compose(
             [
                 A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 0.9), p=config.p_blur),
-                A.ImageCompression(quality_range=(35, 95), p=config.p_jpeg),
+                A.ImageCompression(quality_range=(30, 95), p=config.p_jpeg),
+                A.ImageCompression(compression_type="webp", quality_range=(40, 95), p=config.p_webp),
             ]
         )
 
     def __call__(self, image: Image.Image, seed: int) -> np.ndarray:
-        """A view of the logo, (size_px, size_px, 3) uint8. `image` is RGBa: premultiplied."""
+        """A view of the logo, (S, S, channels) uint8, as the contract has it. `image` is RGBa: premultiplied."""
+        return preprocess(self.draw_picture(image, seed), self.contract)
+
+    def draw_picture(self, image: Image.Image, seed: int) -> np.ndarray:
+        """The picture that a view is made of, (H, H, 3) uint8, H at most the `least_px` of the contract."""
         random, policy_random = np.random.default_rng(seed), np.random.default_rng((seed, 1))
         for stage in (self.on_ink, self.on_colours, self.on_picture):
             stage.set_random_seed(int(random.integers(2**31)))
@@ -68,12 +75,23 @@ class LogoAugmentation:
         )
         picture = lay_on_background(ink, self.contract, random, self.config.p_background)
         picture = operate(ON_PICTURE, drawn, picture, policy_random)
-        return self.on_picture(image=picture)["image"]
+        side = self._draw_resolution(random)
+        if side < len(picture):
+            picture = resize_picture(picture, side)
+        picture = self.on_picture(image=picture)["image"]
+        if side < self.contract.least_px and random.random() < self.config.p_rescale:
+            picture = resize_picture(picture, int(random.integers(side, self.contract.least_px + 1)))
+        return picture
+
+    def _draw_resolution(self, random: np.random.Generator) -> int:
+        """The side of the picture in pixels: mostly that of the canvas, for a share of the views a lower one."""
+        least, most = self.config.least_px, min(LOW_RESOLUTION_PX, self.contract.least_px)
+        if random.random() >= self.config.p_low_resolution or most <= least:
+            return self.contract.least_px
+        return round(least * (most / least) ** random.random())
 
     def _place(self, image: Image.Image, random: np.random.Generator) -> np.ndarray:
-        size = self.contract.size_px
-        if random.random() < self.config.p_low_resolution:
-            image = image.resize(letterboxed_size(image.size, int(random.integers(48, 97))), Image.Resampling.BILINEAR)
+        size = self.contract.least_px
         side = round(size * random.uniform(self.config.scale_min, 1.0)) if random.random() < 0.75 else size
         width, height = letterboxed_size(image.size, max(1, side))
         small = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
@@ -90,12 +108,18 @@ def weaken(config: AugmentConfig, strength: float) -> AugmentConfig:
     policy = [Operation.parse(text) for text in config.policy]
     numbers = {
         key: getattr(config, key) * strength
-        for key in ("rotate_degrees", "p_rotate", "p_background", "p_colour", "hue_degrees", "p_low_resolution", "p_blur", "p_jpeg")
+        for key in ("rotate_degrees", "p_rotate", "p_background", "p_colour", "hue_degrees", "p_low_resolution", "p_rescale", "p_blur",
+                    "p_jpeg", "p_webp")
     }  # fmt: skip
     return replace(
         config, **numbers, scale_min=1 - strength * (1 - config.scale_min),
         policy=tuple(f"{o.name} {o.probability * strength} {o.magnitude * strength}" for o in policy),
     )  # fmt: skip
+
+
+def resize_picture(picture: np.ndarray, side: int) -> np.ndarray:
+    """The (H, H, 3) uint8 picture at (side, side, 3)."""
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR))
 
 
 Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]  # of an image, at a magnitude of 0 to 1
@@ -289,11 +313,14 @@ class Intensity(nn.Module):
 
 def recolour(ink: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """The ink, (S, S, 4) uint8 premultiplied, its straight colours (S, S, 3) changed; its alpha stays."""
-    alpha = ink[:, :, 3:].astype(np.uint16)
-    straight = ink[:, :, :3].astype(np.uint16) * 255 // np.maximum(alpha, 1)
-    shifted = change(np.minimum(straight, 255).astype(np.uint8))
-    premultiplied = (shifted.astype(np.uint16) * alpha + 127) // 255
-    return np.concatenate([premultiplied.astype(np.uint8), ink[:, :, 3:]], axis=2)
+    alpha, straight = ink[:, :, 3], np.ascontiguousarray(ink[:, :, :3])
+    partial = (alpha > 0) & (alpha < 255)
+    cover = alpha[partial][:, None].astype(np.uint16)  # (N, 1)
+    straight[partial] = np.minimum(straight[partial].astype(np.uint16) * 255 // cover, 255)
+    colours = change(straight).copy()
+    colours[partial] = (colours[partial].astype(np.uint16) * cover + 127) // 255
+    colours[alpha == 0] = 0
+    return np.dstack([colours, alpha])
 
 
 def lay_on_background(

@@ -32,6 +32,7 @@ from logo_edge_train.runs import write_json
 LOOKALIKE = 0.97
 READERS = 4  # images at full size in memory at a time: a few hundred MB at most
 KEPT_SCALE = 1.5  # longer side of the images held in memory, in input sizes
+NOT_A_LOGO = "not a logo"  # the label of pictures that are none: a further class, whose logit is the constant 0
 
 Read = TypeVar("Read")
 
@@ -39,7 +40,8 @@ Read = TypeVar("Read")
 class LogoDataset(Dataset):
     """Logos as (pixels, target, weight, position).
 
-    pixels: (S, S, 3) uint8; target: (K,) float32 summing to 1, or all 0 without a label; weight: float32 scalar.
+    pixels: (S, S, channels) uint8, as the contract has it; target: (K,) float32 summing to 1, or all 0 without a label;
+    weight: float32 scalar. Where some rows are NOT_A_LOGO, targets are (K + 1,), the last for those.
 
     With `augment`, item `epoch * len(rows) + i` is a random view of logo i that depends on (seed, epoch, i) alone, so
     that an interrupted run sees the same views again; without, item i has the exact preprocessing of the runtime. With
@@ -48,12 +50,14 @@ class LogoDataset(Dataset):
     """
 
     def __init__(
-        self, manifest: Manifest, rows: list[LogoRow], classes: tuple[str, ...], renders: Path, *, size_px: int,
+        self, manifest: Manifest, rows: list[LogoRow], classes: tuple[str, ...], renders: Path, *, contract: InputContract,
         augment: AugmentConfig | None = None, use_votes: bool = False, class_weight_power: float = 0.0, seed: int = 0,
         intensity: Intensity | None = None,
     ):  # fmt: skip
+        if any(row.label == NOT_A_LOGO for row in rows):
+            classes = (*classes, NOT_A_LOGO)
         self.rows, self.classes, self.seed, self.intensity = rows, classes, seed, intensity
-        self.contract = InputContract(size_px)
+        self.contract = contract
         self.augmentation = LogoAugmentation(augment, self.contract) if augment else None
         self.weakened = [
             LogoAugmentation(weaken(augment, level / INTENSITIES), self.contract) for level in range(INTENSITIES)
@@ -63,7 +67,7 @@ class LogoDataset(Dataset):
         self.targets = np.stack([soft_label(row, classes, use_votes) for row in rows]).astype(np.float32)  # (N, K)
         self.weights = self.targets @ class_weights(rows, classes, class_weight_power) + (self.targets.sum(1) == 0)
         read = (
-            partial(shrink, longest_px=round(size_px * KEPT_SCALE))
+            partial(shrink, longest_px=max(round(contract.size_px * KEPT_SCALE), contract.least_px))
             if augment
             else partial(preprocess, contract=self.contract)
         )
@@ -87,14 +91,19 @@ class LogoDataset(Dataset):
             torch.from_numpy(np.array(pixels)), torch.from_numpy(target), torch.tensor(weight, dtype=torch.float32), position,
         )  # fmt: skip
 
-    def _view(self, epoch: int, index: int) -> np.ndarray:
-        """The random view of logo `index` in an epoch, (S, S, 3) uint8."""
+    def picture(self, position: int) -> np.ndarray:
+        """The picture that the view at this position is made of, (H, H, 3) uint8; of a dataset with `augment`."""
+        epoch, index = divmod(position, len(self.rows))
         image = self.images[index]
         strength = self.intensity.strength(epoch, index) if self.intensity else 1.0
         level = round(strength * INTENSITIES)
-        draw = self.weakened[level] if level < INTENSITIES else self.augmentation
+        augmentation = self.weakened[level] if level < INTENSITIES else self.augmentation
         seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]
-        return draw(image.convert("RGBa") if image.mode != "RGBa" else image, int(seed))
+        return augmentation.draw_picture(image.convert("RGBa") if image.mode != "RGBa" else image, int(seed))
+
+    def _view(self, epoch: int, index: int) -> np.ndarray:
+        """The random view of logo `index` in an epoch, (S, S, channels) uint8."""
+        return preprocess(self.picture(epoch * len(self.rows) + index), self.contract)
 
     @property
     def hard_targets(self) -> np.ndarray:
@@ -189,7 +198,7 @@ def leave_out(manifest: Manifest, rows: list[LogoRow], renders: Path) -> tuple[s
     Those that stay are labelled images of the user's, whose split is the user's decision: they are counted and told.
     """
     found = find_lookalikes(manifest, rows, renders)
-    stay = {row for row in found if row.package == FILES and row.label}
+    stay = {row for row in found if row.package == FILES and row.label not in ("", NOT_A_LOGO)}
     return found - stay, stay
 
 
@@ -235,9 +244,9 @@ def thumbnails(manifest: Manifest, rows: list[LogoRow], renders: Path) -> np.nda
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
-def pixels_of(rows: list[LogoRow], manifest: Manifest, size_px: int) -> np.ndarray:
-    """(N, S, S, 3) uint8: the rows as the runtime would preprocess them."""
-    return np.stack(map_images(manifest, rows, renders_folder(), partial(preprocess, contract=InputContract(size_px))))
+def pixels_of(rows: list[LogoRow], manifest: Manifest, contract: InputContract) -> np.ndarray:
+    """(N, S, S, channels) uint8: the rows as the runtime would preprocess them."""
+    return np.stack(map_images(manifest, rows, renders_folder(), partial(preprocess, contract=contract)))
 
 
 def map_images(

@@ -53,12 +53,14 @@ class SupervisedObjective(nn.Module):
         positions: torch.Tensor,
     ) -> dict[str, torch.Tensor]:  # fmt: skip
         config = self.config
-        smoothed = targets * (1 - config.label_smoothing) + config.label_smoothing / targets.shape[1]  # (B, K)
+        smoothed = targets * (1 - config.label_smoothing) + config.label_smoothing / targets.shape[1]  # (B, K or K + 1)
         whole = network(pixels, whole=True) if config.aleatoric or config.prior_consistency else None
         if config.aleatoric:
             log_probabilities = noisy_log_softmax(whole.logits.float(), whole.log_variance.float())
         else:
-            log_probabilities = (whole.logits if whole else network(pixels)).float().log_softmax(1)
+            log_probabilities = match_width((whole.logits if whole else network(pixels)).float(), targets).log_softmax(
+                1
+            )
         if config.focal_gamma:
             gammas, class_weights = (part.to(log_probabilities) for part in self.focus(targets.shape[1]))
             doubt = (-log_probabilities.expm1()).clamp(min=LEAST_DOUBT)  # (B, K), 1 - p
@@ -115,6 +117,17 @@ class SupervisedObjective(nn.Module):
         if self.config.adaptive_focal:
             figures["running_recall"] = dict(zip(self.classes, self.recalls().tolist(), strict=True))
         return figures
+
+
+def match_width(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The (..., K) logits, followed by 0 where the targets (..., K + 1) know pictures that are no logos.
+
+    That makes log sum exp(logits) the log-odds that a picture is a logo. Outlier exposure: Hendrycks et al. 2019,
+    arXiv:1812.04606, with a class of its own instead of uniform targets.
+    """
+    if targets.shape[-1] == logits.shape[-1]:
+        return logits
+    return torch.cat([logits, logits.new_zeros(*logits.shape[:-1], 1)], -1)
 
 
 def supervised_objective(label_smoothing: float, *, aleatoric: bool = False) -> SupervisedObjective:

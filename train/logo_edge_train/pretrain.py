@@ -56,7 +56,7 @@ def pretrain(
     report({"kind": "start", "name": name, "stem": f"pretrain-{path.stem}", "note": note})
     difficulty = Difficulty(config, read_history(state))
     views = AspectViews(InputContract(architecture.size_px), difficulty.strengths)
-    neighbours = find_neighbours(pixels_of(rows, manifest, MEASURED_PX), config.neighbours)
+    neighbours = find_neighbours(pixels_of(rows, manifest, InputContract(MEASURED_PX)), config.neighbours)
     dataset = InkDataset(
         manifest, rows, renders_folder(), size_px=architecture.size_px, seed=config.seed, neighbours=neighbours
     )
@@ -234,7 +234,7 @@ def _neighbours_on_val(
 ) -> Callable[[AspectNetwork], dict]:
     """A function network -> the accuracy on val of the labelled rows' vote, and the figures of the heads."""
     known, asked = [row for row in rows if row.label], manifest.split("val")
-    pixels = [pixels_of(part, manifest, size_px) for part in (known, asked)]
+    pixels = [pixels_of(part, manifest, InputContract(size_px)) for part in (known, asked)]
     targets = [targets_of(part, manifest.classes) for part in (known, asked)]
 
     def evaluate(network: AspectNetwork) -> dict:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from logo_edge.errors import RecipeError
+from logo_edge.preprocess import InputContract
 from logo_edge_train.bounds import (
     Count,
     CountOrZero,
@@ -41,7 +42,7 @@ OPERATION_FORM = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network and its input size: a timm name, or backbone+attention+head, and the side of the square it sees, in px."""
+    """A network and its input size: a timm name, or one put together upon it, and the side of the square it sees, in px."""
 
     model: str
     size_px: int
@@ -56,6 +57,11 @@ class Architecture:
 
     def __str__(self) -> str:
         return f"{self.model}@{self.size_px}"
+
+    @property
+    def contract(self) -> InputContract:
+        """What the network reads: RGB, and the detail planes where its name has `+details`."""
+        return InputContract(self.size_px, details="details" in self.model.split("+"))
 
 
 @dataclass(frozen=True)
@@ -308,6 +314,7 @@ class FinetuneFit(LoopConfig):
 class AugmentConfig:
     """Strengths of the class-preserving augmentation; every p is a probability.
 
+    A picture of low resolution has a longer side of `least_px` to 160 px; `p_rescale` of them are scaled up again.
     `policy` is applied besides, each operation (`Operation.parse`) for itself.
     """
 
@@ -318,8 +325,11 @@ class AugmentConfig:
     p_colour: Share = 0.5
     hue_degrees: Angle = 180.0
     p_low_resolution: Share = 0.08
+    least_px: Annotated[int, within(8, 160)] = 48
+    p_rescale: Share = 0.0
     p_blur: Share = 0.08
     p_jpeg: Share = 0.15
+    p_webp: Share = 0.0
     policy: tuple[Annotated[str, operation_rule], ...] = ()
     p_mixup: ClassVar[float] = 0.0
     p_cutmix: ClassVar[float] = 0.0
@@ -364,13 +374,15 @@ class TrainConfig:
     """The teachers, timm name @ input size in px: one member of the ensemble each, teacher i with the seed `seed` + i.
 
     With `pretrained`, those that have ImageNet weights (models/imagenet.py) begin at them, all others at random. So many
-    `synthetic` pairs of drawn logos (synthesize.py), of the same `seed`, join the train split.
+    `synthetic` pairs of drawn logos (synthesize.py), of the same `seed`, join the train split. `outlier_share` of an epoch
+    are pictures that are no logos (outliers.py): a further class, whose logit is the constant 0.
     """
 
     teachers: Networks = ("tf_efficientnet_lite0@128", "tf_efficientnet_lite0@192")
     pretrained: bool = True
     seed: Seed = 0
     synthetic: Annotated[int, within(0, 100_000)] = 0
+    outlier_share: ShareBelowOne = 0.0
     fit: TeacherFit = TeacherFit()
     augment: TeacherAugment = TeacherAugment()
     bayes: BayesConfig = BayesConfig()
@@ -477,8 +489,7 @@ class DistillConfig:
     teachers the views as they are.
 
     What is matched besides, by weight (distill.py): the pooled features (`feature_weight`), where the last maps are
-    strong (`attention_weight`), how the logos of a batch lie to each other (`relation_weight`). `foreign_share` of each
-    batch are pictures that are no logos (transfer.py). With `epistemic`, the student learns a further output, what the
+    strong (`attention_weight`), how the logos of a batch lie to each other (`relation_weight`). With `epistemic`, the student learns a further output, what the
     teachers disagree on, as a Dirichlet distribution or as a figure, by `epistemic_weight`.
     """
 
@@ -494,7 +505,6 @@ class DistillConfig:
     feature_weight: NotNegative = 0.0
     attention_weight: NotNegative = 0.0
     relation_weight: NotNegative = 0.0
-    foreign_share: ShareBelowOne = 0.0
     epistemic: Literal["off", "dirichlet", "dispersion"] = "off"
     epistemic_weight: NotNegative = 0.1
     use_unlabelled: bool = True

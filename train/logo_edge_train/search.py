@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from logo_edge.errors import DatasetError, RunError
 from logo_edge.files import replacing
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
+from logo_edge.preprocess import InputContract
 from logo_edge_train.dataset import LogoDataset, check_classes, leave_out, stratified_sample
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import predict_logits
@@ -314,10 +315,20 @@ def _run_epochs(
             f"{len(rows)} logos to search with; expected enough for two halves without a common group: one is empty"
         )
     learned, judged = (
-        LogoDataset(manifest, half, manifest.classes, renders, size_px=config.size_px, augment=augment, **options)
+        LogoDataset(
+            manifest,
+            half,
+            manifest.classes,
+            renders,
+            contract=InputContract(config.size_px),
+            augment=augment,
+            **options,
+        )
         for half, augment in zip(halves, (train.augment, None), strict=True)
     )
-    val = LogoDataset(manifest, manifest.split("val"), manifest.classes, renders, size_px=config.size_px)
+    val = LogoDataset(
+        manifest, manifest.split("val"), manifest.classes, renders, contract=InputContract(config.size_px)
+    )
     torch.manual_seed(seed)
     keep_memory()
     supernet = Supernet(config, len(manifest.classes)).to(device, memory_format=torch.channels_last)

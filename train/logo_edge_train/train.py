@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from logo_edge.errors import DatasetError, RunError
-from logo_edge.manifest import LogoRow, Manifest, read_manifest, targets_of
+from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, fit_temperature, negative_log_likelihood, softmax
+from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
 from logo_edge_train.augment import Intensity
 from logo_edge_train.dataset import (
+    NOT_A_LOGO,
     LogoDataset,
     check_classes,
     data_inputs,
@@ -39,6 +41,7 @@ from logo_edge_train.keys import (
 )
 from logo_edge_train.losses import SupervisedObjective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers, has_imagenet_weights
+from logo_edge_train.outliers import outlier_paths, outliers_key
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
@@ -114,7 +117,7 @@ def train_ensemble(
 
 
 def learned_rows(manifest: Manifest, config: TrainConfig) -> list[LogoRow]:
-    """The train split, and the drawn logos that the recipe adds to it.
+    """The train split, and the drawn logos and the pictures that are no logos that the recipe adds to it.
 
     Raises DatasetError where they are of classes that the manifest has not.
     """
@@ -124,13 +127,29 @@ def learned_rows(manifest: Manifest, config: TrainConfig) -> list[LogoRow]:
             f"train.synthetic is {config.synthetic}, and drawn logos are of class {', '.join(other)}; the manifest's classes are "
             f"{', '.join(manifest.classes)}. Set train.synthetic to 0"
         )
-    return manifest.split("train") + drawn
+    rows = manifest.split("train") + drawn
+    return rows + outlier_rows(config, len(rows))
+
+
+def outlier_rows(config: TrainConfig, count: int) -> list[LogoRow]:
+    """The pictures that are no logos which join `count` logos, so many of each family; made into the cache if need be."""
+    if not config.outlier_share:
+        return []
+    families = outlier_paths("fitted")
+    wanted = round(count * config.outlier_share / (1 - config.outlier_share))
+    random, chosen = np.random.default_rng(config.seed), []
+    for left, paths in zip(range(len(families), 0, -1), sorted(families.values(), key=len), strict=True):
+        share = min(len(paths), (wanted - len(chosen)) // left)
+        chosen += [paths[index] for index in sorted(random.choice(len(paths), share, replace=False))]
+    return [LogoRow(FILES, "", str(path), label=NOT_A_LOGO) for path in chosen]
 
 
 def run_identity(recipe: Recipe, manifest: Manifest) -> Identity:
     """What a run depends on: the training half of the recipe, and the data; the pool and the drawn logos where it uses them."""
     pretrains = recipe.pretrain.fit.epochs > 0
     inputs = data_inputs(manifest, use_unlabelled=pretrains and recipe.pretrain.use_unlabelled)
+    if recipe.train.outlier_share:
+        inputs["outliers"] = outliers_key("fitted")
     if recipe.train.synthetic:
         inputs["drawn"] = drawing_identity(recipe.train.synthetic, recipe.train.seed).key
     settings = select_settings(recipe, "train", *(("pretrain",) if pretrains else ()))
@@ -227,10 +246,10 @@ def fit_member(
     intensity = Intensity(len(rows), depth) if depth else None
     dataset = LogoDataset(
         manifest, rows, classes, renders_folder(),
-        size_px=architecture.size_px, augment=config.augment, use_votes=config.fit.use_votes,
+        contract=architecture.contract, augment=config.augment, use_votes=config.fit.use_votes,
         class_weight_power=config.fit.class_weight_power, seed=seed, intensity=intensity,
     )  # fmt: skip
-    evaluation = evaluation_sets(manifest, classes, architecture.size_px)
+    evaluation = evaluation_sets(manifest, classes, architecture.contract)
     torch.manual_seed(seed)
     network = LogoNetwork(
         architecture.model, len(classes), size_px=architecture.size_px, dropout=config.fit.dropout,
@@ -244,7 +263,7 @@ def fit_member(
         network.learn_deviations(config.bayes)
     fit_config = config.fit if imagenet else replace(config.fit, frozen_blocks=-1)  # nothing there is worth keeping
     state = folder / f"member-{index}.state"
-    objective = SupervisedObjective(fit_config, classes, intensity)
+    objective = SupervisedObjective(fit_config, dataset.classes, intensity)
     if config.bayes.enabled:
         objective = BayesianObjective(objective, config.bayes, len(dataset))
     network, history = fit(
@@ -283,13 +302,16 @@ def _write_member(folder: Path, index: int, network: LogoNetwork, logits: dict[s
 
 
 def evaluation_sets(
-    manifest: Manifest, classes: tuple[str, ...], size_px: int, splits: tuple[str, ...] = ("val", "calib", "test")
+    manifest: Manifest,
+    classes: tuple[str, ...],
+    contract: InputContract,
+    splits: tuple[str, ...] = ("val", "calib", "test"),
 ) -> dict[str, LogoDataset]:
     """The splits as the runtime would see them; one without rows is left out."""
     sets = {}
     for split in splits:
         if rows := manifest.split(split):
-            sets[split] = LogoDataset(manifest, rows, classes, renders_folder(), size_px=size_px)
+            sets[split] = LogoDataset(manifest, rows, classes, renders_folder(), contract=contract)
     return sets
 
 

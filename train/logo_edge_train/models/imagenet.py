@@ -28,6 +28,8 @@ def has_imagenet_weights(name: str) -> bool:
 def load_imagenet_weights(backbone: nn.Module, name: str) -> None:
     """Loads the ImageNet weights of a package into a timm network, all but the classifier.
 
+    Where the network reads more than RGB, the first convolution's weights of the further channels are 0.
+
     The packages' tensors and timm's come in the same order. Raises RecipeError for a network that has none,
     MissingExtraError where its package is not installed.
     """
@@ -49,6 +51,9 @@ def load_imagenet_weights(backbone: nn.Module, name: str) -> None:
     for (source_key, tensor), (key, existing) in zip(source, target.items(), strict=True):
         if key in skipped:
             continue
+        if tensor.ndim == 4 and tensor.shape[1] == 3 < existing.shape[1]:
+            further = tensor.new_zeros(len(tensor), existing.shape[1] - 3, *tensor.shape[2:])
+            tensor = torch.cat([tensor, further], 1)
         if tensor.shape != existing.shape:
             raise RecipeError(f"{name}: {source_key} {tuple(tensor.shape)} does not fit {key} {tuple(existing.shape)}")
         loaded[key] = tensor

@@ -16,7 +16,7 @@ FAR = 3.0  # standard deviations, beyond which a statistic says no more
 
 
 class MeasuredNetwork(nn.Module):
-    """(B, 3, S, S) planes of 0 to 1 after `mean` and `scale` -> (B, K) logits, with timm's interface.
+    """(B, C, S, S) planes of 0 to 1 after `mean` and `scale`, RGB first -> (B, K) logits, with timm's interface.
 
     The classifier reads what `body` pools, and beside it the statistics of colour, lettering and contour
     (models/extractors.py), standardised over what was seen and passed through one hidden layer. In `forward_features` they
@@ -24,11 +24,13 @@ class MeasuredNetwork(nn.Module):
     body without maps of features, such as a transformer.
     """
 
-    def __init__(self, body: nn.Module, classes: int, *, mean: float, scale: float, dropout: float = 0.0):
+    def __init__(
+        self, body: nn.Module, classes: int, *, channels: int = 3, mean: float, scale: float, dropout: float = 0.0
+    ):  # fmt: skip
         super().__init__()
         self.mean, self.scale = mean, scale
         with torch.no_grad():
-            features = body.eval().forward_features(torch.zeros(1, 3, 64, 64))
+            features = body.eval().forward_features(torch.zeros(1, channels, 64, 64))
             if features.ndim != 4:
                 raise RecipeError(
                     f"{type(body).__name__} gives no maps of features for +measures; take a convolutional network"
@@ -60,9 +62,9 @@ class MeasuredNetwork(nn.Module):
 
     @torch.no_grad()
     def measure(self, planes: torch.Tensor) -> torch.Tensor:
-        """(B, F) float32: all statistics of (B, 3, S, S) normalised planes."""
+        """(B, F) float32: all statistics of (B, C, S, S) normalised planes, of RGB alone."""
         with torch.autocast(planes.device.type, enabled=False):
-            smaller = functional.avg_pool2d(planes.float(), max(1, planes.shape[-1] // MEASURED_PX))
+            smaller = functional.avg_pool2d(planes[:, :3].float(), max(1, planes.shape[-1] // MEASURED_PX))
             colours = (smaller * self.scale + self.mean) / 255
             ink = soft_ink(colours)
             return torch.cat([measure(colours, ink) for measure in MEASURES], 1)

@@ -13,6 +13,7 @@ from timm.models import EfficientNet
 from torch import nn
 
 from logo_edge.errors import RecipeError, RunError
+from logo_edge.preprocess import InputContract
 from logo_edge_train.models.bayesian import BayesianLinear
 from logo_edge_train.models.composed import ComposedNetwork
 from logo_edge_train.models.epistemic import EpistemicHead, epistemic_nats
@@ -37,10 +38,11 @@ class Answer:
 
 
 class LogoNetwork(nn.Module):
-    """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits, before temperature.
+    """(B, S, S, C) uint8 -> (B, K) float32 logits, before temperature; RGB first.
 
     `name` is timm's, `backbone:5` for the first five stages of an EfficientNet, `backbone+measures` for one that is told
     what can be measured (models/measured.py), or `backbone+attention+head` for one put together (models/composed.py).
+    With `+details` after the backbone it reads the four detail planes besides RGB.
     `size_px` is S, which a transformer must know beforehand; 0: the size that it is made for. Raises RecipeError for a
     name that there is not.
     """
@@ -49,7 +51,7 @@ class LogoNetwork(nn.Module):
         self, name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False
     ):  # fmt: skip
         super().__init__()
-        self.name, self.frozen = name, []
+        self.name, self.frozen, self.channels = name, [], count_channels(name)
         self.epistemic: EpistemicHead | None = None
         self.backbone = build_backbone(name, classes, size_px=size_px, dropout=dropout, pretrained=pretrained)
         if pretrained:
@@ -58,9 +60,11 @@ class LogoNetwork(nn.Module):
     def freeze(self, blocks: int) -> None:
         """Keeps the stem and the first `blocks` stages as they are: no gradient, no change of batch statistics.
 
-        Raises RecipeError where the network is not built of stages.
+        Raises RecipeError where the network is not built of stages, or reads planes that its stem has yet to learn.
         """
         body = _body(self.backbone)
+        if self.channels > 3:
+            raise RecipeError(f"{self.name}: the stem has to learn the detail planes; set frozen_blocks = -1")
         if not all(hasattr(body, part) for part in ("conv_stem", "bn1", "blocks")):
             raise RecipeError(f"{self.name} has no stem and stages that can be frozen; set frozen_blocks = -1")
         frozen = [body.conv_stem, body.bn1, *body.blocks[:blocks]]
@@ -91,7 +95,7 @@ class LogoNetwork(nn.Module):
 
     def learn_features(self, size_px: int) -> int:
         """F, the width of its features; what makes none of them, such as the classifier, is not learned from now on."""
-        features = self.eval().features(torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8))  # (1, F)
+        features = self.eval().features(torch.zeros(1, size_px, size_px, self.channels, dtype=torch.uint8))  # (1, F)
         features.sum().backward()
         for parameter in self.parameters():
             parameter.requires_grad_(parameter.grad is not None).grad = None
@@ -115,7 +119,7 @@ class LogoNetwork(nn.Module):
         """F, the width of its features."""
         mode, patches = self.training, getattr(_body(self.backbone), "patch_embed", None)
         side = patches.img_size[0] if patches is not None else 64
-        features = self.eval().features(torch.zeros(1, side, side, 3, dtype=torch.uint8))  # (1, F)
+        features = self.eval().features(torch.zeros(1, side, side, self.channels, dtype=torch.uint8))  # (1, F)
         self.train(mode)
         return features.shape[1]
 
@@ -137,23 +141,23 @@ class LogoNetwork(nn.Module):
         return self.backbone.predict(normalise(pixels)) if whole else self.backbone(normalise(pixels))
 
     def answer(self, pixels: torch.Tensor) -> Answer:
-        """All that it says of (B, S, S, 3) uint8 pixels."""
+        """All that it says of (B, S, S, C) uint8 pixels."""
         maps = self.backbone.forward_features(normalise(pixels))
         features = self.backbone.forward_head(maps, pre_logits=True)
         evidence = self.epistemic(features) if self.epistemic else None
         return Answer(self.backbone.forward_head(maps), features, maps, evidence)
 
     def epistemic_nats(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B,) 0 to log K, of (B, S, S, 3) uint8, by a network that has an epistemic head."""
+        """(B,) 0 to log K, of (B, S, S, C) uint8, by a network that has an epistemic head."""
         answer = self.answer(pixels)
         return epistemic_nats(self.epistemic.kind, answer.logits, answer.evidence)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, F): what the classifier reads of (B, S, S, 3) uint8."""
+        """(B, F): what the classifier reads of (B, S, S, C) uint8."""
         return self.backbone.forward_head(self.backbone.forward_features(normalise(pixels)), pre_logits=True)
 
     def stage_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, G): the mean and deviation over the places of every channel of every stage, first to last, of (B, S, S, 3).
+        """(B, G): the mean and deviation over the places of every channel of every stage, first to last, of (B, S, S, C).
 
         Raises RecipeError for a network whose stages timm does not give.
         """
@@ -165,7 +169,7 @@ class LogoNetwork(nn.Module):
 
 
 class Body(nn.Module):
-    """A network without its normalisation: (B, 3, S, S) planes -> its logits and, where it has the head, its evidence."""
+    """A network without its normalisation: (B, C, S, S) planes -> its logits and, where it has the head, its evidence."""
 
     def __init__(self, network: LogoNetwork):
         super().__init__()
@@ -227,6 +231,11 @@ def check_network(name: str, size_px: int, *, frozen_blocks: int = -1, grad_chec
         network.checkpoint_gradients()
 
 
+def count_channels(name: str) -> int:
+    """How many channels the network of that name reads."""
+    return InputContract(details="details" in name.split("+")).channels
+
+
 def is_sized(name: str) -> bool:
     """Whether the network of that name is built for one size of input."""
     return timm.get_pretrained_cfg(re.split("[:+]", name)[0]).fixed_input_size
@@ -235,16 +244,22 @@ def is_sized(name: str) -> bool:
 def build_backbone(
     name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False
 ) -> nn.Module:
-    """(B, 3, S, S) normalised planes -> (B, K) logits: timm's network, or one put together upon it.
+    """(B, C, S, S) normalised planes -> (B, K) logits: timm's network, or one put together upon it.
 
     Raises RecipeError for a name that there is not, or without weights where `pretrained` asks for them.
     """
     body_name, *blocks = name.split("+")
-    if len(blocks) not in (0, 2) and blocks != ["measures"]:
-        raise RecipeError(f"network {name!r}; expected a timm name, backbone+measures, or backbone+attention+head")
-    body = build_body(body_name, classes, size_px=size_px, dropout=dropout, pretrained=pretrained)
+    channels = count_channels(name)
+    if blocks[:1] == ["details"]:
+        blocks = blocks[1:]
+    if (len(blocks) not in (0, 2) and blocks != ["measures"]) or "details" in blocks:
+        raise RecipeError(
+            f"network {name!r}; expected a timm name, backbone+measures, or backbone+attention+head, with +details after the "
+            "backbone where it reads detail planes"
+        )
+    body = build_body(body_name, classes, size_px=size_px, channels=channels, dropout=dropout, pretrained=pretrained)
     if blocks == ["measures"]:
-        return MeasuredNetwork(body, classes, mean=MEAN, scale=SCALE, dropout=dropout)
+        return MeasuredNetwork(body, classes, channels=channels, mean=MEAN, scale=SCALE, dropout=dropout)
     return ComposedNetwork(body, *blocks, classes, dropout=dropout) if blocks else body
 
 
@@ -256,7 +271,7 @@ def _body(backbone: nn.Module) -> nn.Module:
 
 
 def build_body(
-    name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False
+    name: str, classes: int, *, size_px: int = 0, channels: int = 3, dropout: float = 0.0, pretrained: bool = False
 ) -> nn.Module:
     """timm's network of that name, or its first stages, for planes of `size_px`; 0: of the size that it is made for."""
     name, cut, stages = name.partition(":")
@@ -264,7 +279,7 @@ def build_body(
         close = ", ".join(get_close_matches(name, timm.list_models(), n=5))
         raise RecipeError(f"timm has no model {name!r}; close names: {close or 'none'}")
     size = {"img_size": size_px} if size_px and is_sized(name) else {}
-    body = timm.create_model(name, num_classes=classes, drop_rate=dropout, **size)
+    body = timm.create_model(name, num_classes=classes, in_chans=channels, drop_rate=dropout, **size)
     if pretrained:
         load_imagenet_weights(body, name)
     if cut:
@@ -295,5 +310,5 @@ def keep_stages(body: nn.Module, name: str, stages: str) -> None:
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    """(B, S, S, 3) uint8 or float of 0 to 255 -> (B, 3, S, S) float in about -1 to 1."""
+    """(B, S, S, C) uint8 or float of 0 to 255 -> (B, C, S, S) float in about -1 to 1."""
     return (pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE

@@ -24,6 +24,7 @@ from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
 from logo_edge.manifest import LogoRow, Manifest, targets_of
 from logo_edge.metrics import softmax
+from logo_edge.preprocess import InputContract
 from logo_edge_train.dataset import pixels_of
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.keys import artifact_key, data_hash, row_hashes, versions
@@ -102,7 +103,10 @@ class Features:
         size_px = Architecture.parse(name).size_px
         for block in blocks:
             yield features_of(
-                network, pixels_of(block, self.manifest, size_px), self.device, LogoNetwork.stage_features
+                network,
+                pixels_of(block, self.manifest, InputContract(size_px)),
+                self.device,
+                LogoNetwork.stage_features,
             )
 
 
