@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from logo_edge_report.outliers import FAMILIES, NEAR
 from safetensors.numpy import load_file
 
 from compare_uncertainty import MEASURES, Method, Pictures, describe, measure
@@ -29,7 +30,6 @@ from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import compare_logits, has_epistemic, run_onnx
 from logo_edge_report.evaluate import CHOOSE_ON, OUTLIERS
-from logo_edge_report.outliers import FAMILIES, NEAR
 from logo_edge_train.dataset import pixels_of, stratified_sample
 from logo_edge_train.fetch import fetch_logos
 from logo_edge_train.fit import predict_logits

@@ -18,7 +18,7 @@ import onnx
 
 from logo_edge.bundle import RECORD, read_bundle
 from logo_edge.classifier import Classifier
-from logo_edge.errors import DatasetError, ExportError, MissingExtraError, VerificationError
+from logo_edge.errors import DatasetError, ExportError, MissingExtraError, RecipeError, VerificationError
 from logo_edge.files import json_text, write_file
 from logo_edge.folders import walk_images
 from logo_edge.images import load_image
@@ -40,6 +40,7 @@ from logo_edge_compress.verify import (
     verify,
 )  # fmt: skip
 from logo_edge_train.keys import ROWS, check_rows, file_hash, versions
+from logo_edge_train.recipe import Architecture
 
 FORMATS = ("onnx", "openvino", "tensorrt", "torchscript")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -87,9 +88,9 @@ def read_source(path: Path) -> Source:
     try:
         report = json.loads((work / "report.json").read_text(encoding="utf-8"))
         manifest = Path(json.loads((run / "run.json").read_text(encoding="utf-8"))["manifest"])
-        size_px = int(report["chosen"].rpartition("@")[2])
+        contract = Architecture.parse(report["chosen"]).contract
         graphs = {precision: work / path for precision, path in report["graphs"].items()}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecipeError) as error:
         raise ExportError(
             f"{path}: found neither a bundle ({RECORD}) nor a compressed run ({error!r}); expected a folder that "
             "`logo-edge compress` wrote, or RUN/compress-RECIPE. Compress the run first: logo-edge compress RUN"
@@ -97,7 +98,7 @@ def read_source(path: Path) -> Source:
     check_rows(read_manifest(manifest), run / ROWS, manifest)
     name = run.resolve().name + work.name.removeprefix("compress")
     student = next(iter(graphs.values())).parent / "student.safetensors"
-    return Source(name, InputContract(size_px), graphs, student, run, manifest)
+    return Source(name, contract, graphs, student, run, manifest)
 
 
 def read_images(data: Path, contract: InputContract) -> Images:
@@ -251,7 +252,6 @@ def _torchscript(source: Source, path: Path, images: Images) -> dict:
     import torch
 
     from logo_edge_compress.export import export_torchscript
-    from logo_edge_train.recipe import Architecture
     from logo_edge_train.runs import load_network, read_run
 
     run = read_run(source.run)

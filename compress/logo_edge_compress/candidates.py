@@ -181,9 +181,9 @@ class Budget:
 
 
 def save_pixels(
-    run: Run, manifest: Manifest, size_px: int, outliers: dict[str, Draw], folder: Path
+    run: Run, manifest: Manifest, contract: InputContract, outliers: dict[str, Draw], folder: Path
 ) -> Path:  # fmt: skip
-    """The folder with what every candidate of one input size is run on, as (N, S, S, 3) uint8 .npy files.
+    """The folder with what every candidate of one input contract is run on, as (N, S, S, C) uint8 .npy files.
 
     val, calib, test, the logos of train that quantization is `fitting` on, and `outliers-FAMILY`.
     """
@@ -192,11 +192,11 @@ def save_pixels(
         return folder
     for name in SPLITS:
         if rows := manifest.split(name):
-            np.save(folder / f"{name}.npy", pixels_of(rows, manifest, size_px))
+            np.save(folder / f"{name}.npy", pixels_of(rows, manifest, contract))
     rows = stratified_sample(manifest.split("train"), run.recipe.quantize.calibration_images, seed=1)
-    np.save(folder / f"{FITTED}.npy", pixels_of(rows, manifest, size_px))
+    np.save(folder / f"{FITTED}.npy", pixels_of(rows, manifest, contract))
     for family, draw in outliers.items():
-        pictures = [preprocess(image, InputContract(size_px)) for image in draw(OUTLIERS, 0)]
+        pictures = [preprocess(image, contract) for image in draw(OUTLIERS, 0)]
         np.save(folder / f"outliers-{family.replace(' ', '-')}.npy", np.stack(pictures))
     (folder / "complete").touch()
     return folder
@@ -326,7 +326,7 @@ def join_members(task: Task, made: list[Candidate]) -> Candidate:
     ]
     teachers = ensemble_logits(task.run.member_logits("val")[: len(made)])
     parity = asdict(compare_logits(teachers, pooled["val"]))
-    record = {"members": members, "size_px": task.student.size_px, "parity": parity}
+    record = {"members": members, "network": str(task.student), "parity": parity}
     return Candidate(
         task.title, "fp32", "fp32", "members", task.folder, "made", "", files, record, sum(entry.seconds for entry in made)
     )  # fmt: skip
@@ -431,7 +431,7 @@ def make_member(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -
 def make_export(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
     """What `logo-edge export` makes of a graph for another backend; it has verified it in the backend itself."""
     source = Source(
-        "student", InputContract(task.student.size_px), {"int8" if plan.precision == "int8" else "fp32": plan.inputs[0]},
+        "student", task.student.contract, {"int8" if plan.precision == "int8" else "fp32": plan.inputs[0]},
         plan.inputs[1], task.run.folder, task.run.manifest_path,
     )  # fmt: skip
     few = pixels[FITTED][:: -(-len(pixels[FITTED]) // FITTING_IMAGES)]
@@ -492,7 +492,7 @@ def _make_apart(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
         name: run_artifact(made.forward, images, None).astype(np.float32)
         for name, images in pixels.items() if name != FITTED
     }  # fmt: skip
-    record, status, reason = {**made.record, "size_px": task.student.size_px}, "made", ""
+    record, status, reason = {**made.record, "network": str(task.student)}, "made", ""
     if made.parent is not None:
         record["parity"] = asdict(compare_logits(made.parent, logits["val"]))
         try:

@@ -123,11 +123,10 @@ class Work:
     report: Callable[[dict], None]
     say: Say
 
-    def pixels(self, size_px: int) -> Path:
-        """The folder of `save_pixels` at one input size."""
-        return save_pixels(
-            self.run, self.manifest, size_px, self.outliers, self.folder / "pixels" / f"{size_px}px"
-        )  # fmt: skip
+    def pixels(self, contract: InputContract) -> Path:
+        """The folder of `save_pixels` for one input contract."""
+        name = f"{contract.size_px}px" + "-details" * contract.details
+        return save_pixels(self.run, self.manifest, contract, self.outliers, self.folder / "pixels" / name)
 
 
 def compress(
@@ -276,7 +275,7 @@ def _make_all(
             work.say(f"{text}: {error}")
             continue
         work.say(f"candidates of {text}")
-        task = Task(work.run, work.manifest, student, folder, work.pixels(student.size_px), text)
+        task = Task(work.run, work.manifest, student, folder, work.pixels(student.contract), text)
         plans = plan_candidates(task, folder / "student.safetensors", backends)
         made = None
         while (plan := _next(plans, made)) is not None:
@@ -318,7 +317,7 @@ def _make_members(work: Work, count: int) -> list[Candidate]:
     count = count or len(run.record["members"])
     work.say(f"{count} members")
     largest = max((run.architecture(index) for index in range(count)), key=lambda entry: entry.size_px)
-    task = Task(run, work.manifest, largest, work.folder / "server", work.pixels(largest.size_px), f"{count} members")
+    task = Task(run, work.manifest, largest, work.folder / "server", work.pixels(largest.contract), f"{count} members")
     made = [
         make_candidate(task, plan, work.budget, report=work.report, say=work.say) for plan in plan_members(task, count)
     ]
@@ -356,11 +355,11 @@ def _measure(candidates: list[Candidate], folder: Path, say: Say) -> tuple[dict[
 
 def _open(candidate: Candidate) -> Opened | str:
     """How to open the candidate here, or why it cannot be."""
-    size_px = candidate.record["size_px"]
+    contract = Architecture.parse(candidate.record["network"]).contract
     if candidate.backend != "tensorrt":
-        return Opened(candidate.backend, tuple(candidate.paths), size_px, tuple(candidate.record.get("members", ())))
+        return Opened(candidate.backend, tuple(candidate.paths), contract, tuple(candidate.record.get("members", ())))
     engine = candidate.record["engine"]
-    return Opened("tensorrt", (candidate.folder / engine,), size_px) if engine else candidate.record["not_done"]
+    return Opened("tensorrt", (candidate.folder / engine,), contract) if engine else candidate.record["not_done"]
 
 
 def _calibrate(work: Work, candidate: Candidate) -> Fitted:
@@ -450,7 +449,7 @@ def _pack(
         name=name if target == "cpu" else f"{name}-{target}", labels=run.classes, members=members,
         model=ModelEntry(members[0].file if members else "model.onnx", graph.precision, PIXELS, LOGITS,
                          tuple(sorted(outputs & {EPISTEMIC, EMBEDDING}))),
-        input=InputContract(candidate.record["size_px"]), calibration=calibration, files={}, metrics=final,
+        input=Architecture.parse(candidate.record["network"]).contract, calibration=calibration, files={}, metrics=final,
         provenance={
             "key": key, "target": target, "student": candidate.student.rpartition("@")[0], "recipe": run.recipe.name,
             "quantization": candidate.name, "reduce_range": run.recipe.quantize.reduce_range,

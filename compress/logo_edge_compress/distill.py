@@ -30,8 +30,8 @@ from logo_edge_train.dataset import LogoDataset, data_inputs, pool_rows
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.fit import Objective, fit
 from logo_edge_train.keys import FITTED_WITH, Identity, file_hash, identify, select_settings, versions
-from logo_edge_train.models import Answer, LogoNetwork, epistemic_loss, has_imagenet_weights, is_sized, normalise
 from logo_edge_train.losses import match_width
+from logo_edge_train.models import Answer, LogoNetwork, epistemic_loss, has_imagenet_weights, is_sized, normalise
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
@@ -74,7 +74,9 @@ def distill(
         if same and checkpoint.exists() and file_hash(checkpoint) == record["sha256"]:
             return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint,
                            record["history"])  # fmt: skip
-    teachers = [(run.load_member(index), run.architecture(index).contract) for index in range(len(run.record["members"]))]
+    teachers = [
+        (run.load_member(index), run.architecture(index).contract) for index in range(len(run.record["members"]))
+    ]
     check_teachers(run, config)
     network = _start_student(run, candidate, config)
     if config.epistemic != "off":
@@ -88,7 +90,7 @@ def distill(
 
     network, history = learn(network, config, "student")
     if config.prune.share:
-        network = prune_channels(network, config.prune, manifest, run.classes, candidate.size_px)
+        network = prune_channels(network, config.prune, manifest, run.classes, candidate.contract)
         network, later = learn(network, replace(config, fit=config.prune.fit), "pruned")
         history = history + later
     sha256 = save_member(checkpoint, network)

@@ -46,14 +46,14 @@ def finetune(
     CPU, in float32, in which fake quantization is exact. Interrupted, it goes on where the `key`, the artifact_key of all
     that it depends on, is the same.
     """
-    recipe, size_px = run.recipe, student.candidate.size_px
+    recipe, contract = run.recipe, student.candidate.contract
     model = onnx.load(artifact)
     network = QuantizedNetwork(model, reduce_range=recipe.quantize.reduce_range)
     config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, teachers_per_batch=0, views=0,
                      feature_weight=0.0, attention_weight=0.0, relation_weight=0.0)  # fmt: skip
     state = path.with_name(f"{path.stem}-{key[:12]}.state")
     network, _ = follow_teachers(
-        network, f"INT8 {student.candidate}", stem_of("int8", path.parent), [(student.network, size_px)], run, manifest, config, size_px,
+        network, f"INT8 {student.candidate}", stem_of("int8", path.parent), [(student.network, contract)], run, manifest, config, contract,
         state=state, device=torch.device("cpu"), key=key, report=report,
     )  # fmt: skip
     network.write_integers(model)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from logo_edge.preprocess import InputContract
 from logo_edge_compress.apart import Apart, ApartError
 from logo_edge_compress.graph import LOGITS
 from logo_edge_compress.verify import Forward, open_artifact
@@ -39,11 +40,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Opened:
-    """How to open an artifact: the backend, the files it is made of, and the size of its images."""
+    """How to open an artifact: the backend, the files it is made of, and what its images are like."""
 
     backend: str
     paths: tuple[Path, ...]
-    size_px: int
+    contract: InputContract
     members: tuple[tuple[str, int, float], ...] = ()  # of an ensemble: MemberEntry's fields
 
 
@@ -92,7 +93,8 @@ def serve(artifact: Opened, connection) -> None:
     At 0 it says the peak memory of this process, MB.
     """
     forward = open_single(artifact)
-    pixels = np.random.default_rng(0).integers(0, 256, (1, artifact.size_px, artifact.size_px, 3), dtype=np.uint8)
+    side, channels = artifact.contract.size_px, artifact.contract.channels
+    pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, channels), dtype=np.uint8)
     end, taken = time.perf_counter() + WARMUP_S, []
     while time.perf_counter() < end or len(taken) < 3:
         taken.append(_time(forward, pixels))

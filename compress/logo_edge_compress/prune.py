@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.manifest import Manifest, targets_of
+from logo_edge.preprocess import InputContract
 from logo_edge_train.dataset import pixels_of, stratified_sample
 from logo_edge_train.models import Body, LogoNetwork, normalise
 from logo_edge_train.recipe import PruneConfig
@@ -22,7 +23,7 @@ MOST = 0.9  # of the channels of a layer, or of all
 
 
 def prune_channels(
-    network: LogoNetwork, config: PruneConfig, manifest: Manifest, classes: tuple[str, ...], size_px: int
+    network: LogoNetwork, config: PruneConfig, manifest: Manifest, classes: tuple[str, ...], contract: InputContract
 ) -> LogoNetwork:
     """A copy of the network with channels taken out, those over all layers that matter least, until `config.share` of its
     multiplications are gone.
@@ -36,7 +37,7 @@ def prune_channels(
         import torch_pruning
     except ImportError as error:
         raise MissingExtraError("compress", "torch-pruning") from error
-    if "+" in network.name or hasattr(network.backbone, "num_prefix_tokens"):
+    if set(network.name.split("+")[1:]) - {"details"} or hasattr(network.backbone, "num_prefix_tokens"):
         raise RunError(
             f"{network.name} cannot lose channels; expected one of timm's convolutional networks, or share = 0"
         )
@@ -47,7 +48,7 @@ def prune_channels(
     importance = torch_pruning.importance
     taylor = config.importance == "taylor"
     pruner = torch_pruning.pruner.BasePruner(
-        body, torch.zeros(2, 3, size_px, size_px), global_pruning=True, pruning_ratio=MOST, iterative_steps=STEPS,
+        body, torch.zeros(2, contract.channels, contract.size_px, contract.size_px), global_pruning=True, pruning_ratio=MOST, iterative_steps=STEPS,
         importance=(importance.GroupTaylorImportance if taylor else importance.GroupMagnitudeImportance)(),
         round_to=config.round_to, max_pruning_ratio=MOST,
         ignored_layers=[pruned.backbone.get_classifier(), *([pruned.epistemic] if pruned.epistemic else [])],
@@ -59,9 +60,9 @@ def prune_channels(
             functional.cross_entropy(body(normalise(part))[0], wanted).backward()
         for parameter in body.parameters():  # the epistemic head has no part in that loss
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    wanted = (1 - config.share) * count_macs(network, size_px)
+    wanted = (1 - config.share) * count_macs(network, contract.size_px)
     for _ in range(STEPS):
-        if count_macs(pruned, size_px) <= wanted:
+        if count_macs(pruned, contract.size_px) <= wanted:
             break
         pruner.step()
     pruned.zero_grad()
@@ -72,4 +73,6 @@ def count_macs(network: LogoNetwork, size_px: int) -> int:
     """Multiplications with weights for one image."""
     import torch_pruning
 
-    return int(torch_pruning.utils.count_ops_and_params(Body(network), torch.zeros(1, 3, size_px, size_px))[0])
+    return int(
+        torch_pruning.utils.count_ops_and_params(Body(network), torch.zeros(1, network.channels, size_px, size_px))[0]
+    )

@@ -205,7 +205,7 @@ def round_body(body: Path, pixels: np.ndarray, path: Path, *, reduce_range: bool
 
 
 def to_planes(pixels: np.ndarray) -> np.ndarray:
-    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32, normalised as the body reads it."""
+    """(N, S, S, C) uint8 -> (N, C, S, S) float32, normalised as the body reads it."""
     return np.ascontiguousarray(((pixels.astype(np.float32) - MEAN) / SCALE).transpose(0, 3, 1, 2))
 
 

@@ -149,7 +149,7 @@ def run_identity(recipe: Recipe, manifest: Manifest) -> Identity:
     pretrains = recipe.pretrain.fit.epochs > 0
     inputs = data_inputs(manifest, use_unlabelled=pretrains and recipe.pretrain.use_unlabelled)
     if recipe.train.outlier_share:
-        inputs["outliers"] = outliers_key("fitted")
+        inputs["outliers"] = outliers_key()
     if recipe.train.synthetic:
         inputs["drawn"] = drawing_identity(recipe.train.synthetic, recipe.train.seed).key
     settings = select_settings(recipe, "train", *(("pretrain",) if pretrains else ()))
