@@ -15,6 +15,7 @@ import onnx
 import psutil
 import pytest
 import torch
+from logo_edge_report.outliers import DRAWN
 from PIL import Image, ImageDraw
 from safetensors.numpy import load_file as load_arrays
 
@@ -22,18 +23,18 @@ from logo_edge import Classifier
 from logo_edge.bundle import EMBEDDING, EPISTEMIC, read_bundle
 from logo_edge.errors import BundleError, SelectionError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge.preprocess import InputContract
 from logo_edge_compress import candidates
 from logo_edge_compress import compress as compression
 from logo_edge_compress.artifacts import read_source
 from logo_edge_compress.candidates import Candidate, Task, plan_candidates
 from logo_edge_compress.compress import _next, compress
-from logo_edge_compress.distill import Lesson, attack_views, distill, distillation_objective, resize_views
+from logo_edge_compress.distill import Lesson, attack_views, distill, distillation_objective
 from logo_edge_compress.engine import unsupported_operators
 from logo_edge_compress.select import Limits
 from logo_edge_compress.table import print_candidates, print_stages
 from logo_edge_compress.verify import run_onnx
 from logo_edge_report.compression import make_page
-from logo_edge_report.outliers import DRAWN
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
 from logo_edge_train.runs import read_run
@@ -309,15 +310,16 @@ def read_candidates(work) -> dict[str, tuple]:
 def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice_is_the_same_lesson():
     torch.manual_seed(0)
     teachers = [LogoNetwork(MODEL, 3).eval() for _ in range(2)]
-    lesson = Lesson(teachers, [48, 40], 32, DistillConfig(p_mixup=1.0, temperature=2.0))
-    pixels = torch.randint(0, 256, (4, 48, 48, 3), dtype=torch.uint8)
-    batch = (pixels, torch.eye(3)[[0, 1, 2, 0]], torch.ones(4), torch.tensor([7, 8, 9, 10]))
-    views, said, votes = lesson.teach(*batch)
-    again = lesson.teach(*batch)
+    contracts = [InputContract(48), InputContract(40)]
+    lesson = Lesson(teachers, contracts, InputContract(32), DistillConfig(p_mixup=1.0, temperature=2.0))
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 3), np.uint8)
+    items = list(zip(pictures, torch.eye(3)[[0, 1, 2, 0]], [7, 8, 9, 10], strict=True))
+    views, votes, said = lesson.collate(items)
+    again = lesson.collate(items)
     assert views.shape == (4, 32, 32, 3)
     assert said.shape == (4, 2, 3)
     assert not votes.any(), "of mixed views no vote holds"
-    assert all(torch.equal(a, b) for a, b in zip((views, said, votes), again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((views, votes, said), again, strict=True))
 
 
 @torch.no_grad()
@@ -325,28 +327,29 @@ def test_the_votes_weigh_the_same_whether_a_batch_is_learned_from_whole_or_in_pa
     torch.manual_seed(0)
     network, teacher = (LogoNetwork(MODEL, 3).eval() for _ in range(2))
     config = DistillConfig(p_mixup=0.0, hard_weight=0.5)
-    pixels = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     targets = torch.zeros(6, 3)
     targets[[0, 1, 4], [2, 0, 1]] = 1  # half of the logos are labelled, in unequal parts of the batch
-    batch = Lesson([teacher], [32], 32, config).teach(pixels, targets, torch.ones(6), torch.arange(6))
+    contract = InputContract(32)
+    batch = Lesson([teacher], [contract], contract, config).collate(list(zip(pixels, targets, range(6), strict=True)))
     objective = distillation_objective(config, None)
     whole = objective(network, *batch)
     parts = [objective(network, *part) for part in zip(*(tensor.chunk(3) for tensor in batch), strict=True)]
     for name, loss in whole.items():
         assert sum(float(part[name]) for part in parts) / 3 == pytest.approx(float(loss), rel=1e-3), name
-    plain = -(targets * network(pixels).log_softmax(1)).sum() / 3
+    plain = -(targets * network(torch.from_numpy(pixels)).log_softmax(1)).sum() / 3
     assert float(whole["votes"]) == pytest.approx(0.5 * float(plain), rel=1e-4)
 
 
 def test_teachers_that_are_asked_in_turn_say_in_the_mean_what_all_of_them_say():
     torch.manual_seed(0)
     teachers = [LogoNetwork(MODEL, 3).eval() for _ in range(3)]
-    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    pixels, contract = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8), InputContract(32)
 
     def ask(teachers_per_batch, position):
         config = DistillConfig(teachers_per_batch=teachers_per_batch, p_mixup=0.0)
-        lesson = Lesson(teachers, [32, 32, 32], 32, config)
-        said = lesson.teach(pixels, torch.eye(3)[:2], torch.ones(2), torch.tensor([position, 0]))[1]
+        lesson = Lesson(teachers, [contract] * 3, contract, config)
+        said = lesson.collate(list(zip(pixels, torch.eye(3)[:2], [position, 0], strict=True)))[2]
         return (said / config.temperature).softmax(2).mean(1)
 
     alone = [ask(1, position) for position in range(60)]
@@ -406,7 +409,7 @@ def test_a_student_with_attention_is_quantized_and_packed_without_fine_tuning(fo
 
 
 def test_a_pruned_student_with_doubts_of_its_own_is_packed_with_them(folder):
-    slim = {"epistemic": "dirichlet", "foreign_share": 0.2, "prune": {"share": 0.4, "fit": RECIPE["distill"]["fit"]}}
+    slim = {"epistemic": "dirichlet", "prune": {"share": 0.4, "fit": RECIPE["distill"]["fit"]}}
     recipe = recipe_from_dict({**RECIPE, "name": "slim", "distill": {**RECIPE["distill"], **slim}})
     record = compress_run(folder, folder / "slim", recipe=recipe)
     bundle = read_bundle(folder / "slim")
@@ -533,10 +536,3 @@ def test_a_setting_that_is_as_by_default_changes_no_key_of_a_finished_student(fo
     distill(run, read_manifest(folder / "manifest.csv"), spelled, Architecture(MODEL, 32),
             folder / "run" / "compress" / f"{MODEL}-32", device=CPU, report=said.append)  # fmt: skip
     assert said == [], "it is read back, not learned again"
-
-
-def test_views_are_resized_with_antialiasing():
-    board = torch.zeros(1, 64, 64, 3)
-    board[:, ::2] = 255.0
-    assert (resize_views(board, 16)[:, 2:-2] - 127.5).abs().max() < 20
-    assert resize_views(board, 64) is board

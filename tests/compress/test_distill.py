@@ -6,9 +6,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch.nn import functional
 
 from logo_edge.bundle import EPISTEMIC
 from logo_edge.errors import RecipeError, VerificationError
+from logo_edge.preprocess import InputContract
 from logo_edge_compress import distill
 from logo_edge_compress.distill import (
     KeptLessons,
@@ -19,12 +21,12 @@ from logo_edge_compress.distill import (
     attention_map,
     distillation_objective,
     relation_loss,
+    see_pictures,
 )
 from logo_edge_compress.export import export_body, export_onnx
 from logo_edge_compress.finetune import QuantizedNetwork, unknown_operators
 from logo_edge_compress.graph import save_model, to_float16
 from logo_edge_compress.quantize import quantize_body
-from logo_edge_compress.transfer import estrange_views, scramble_phases, shuffle_tiles
 from logo_edge_compress.verify import has_epistemic, run_onnx
 from logo_edge_train.models import LogoNetwork, epistemic_loss, epistemic_nats, mutual_information
 from logo_edge_train.models.epistemic import KINDS
@@ -34,6 +36,7 @@ from logo_edge_train.sampling import EpochOrder
 from logo_edge_train.uncertainty import decompose
 
 MODEL, SIZE, CLASSES = "test_resnet", 32, 4
+CONTRACT = InputContract(SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -166,15 +169,15 @@ def test_a_checkpoint_tells_the_kind_of_its_head(student, pixels, tmp_path):
 @pytest.mark.parametrize("epistemic", ["off", *KINDS])
 def test_every_loss_that_the_recipe_weighs_is_there_and_moves_the_student(epistemic, pixels):
     torch.manual_seed(0)
-    config = DistillConfig(p_mixup=0.0, foreign_share=0.3, feature_weight=1.0, attention_weight=1.0, relation_weight=1.0,
+    config = DistillConfig(p_mixup=0.0, feature_weight=1.0, attention_weight=1.0, relation_weight=1.0,
                            epistemic=epistemic)  # fmt: skip
     teachers, network = [LogoNetwork(MODEL, CLASSES).eval() for _ in range(2)], LogoNetwork(MODEL, CLASSES)
     if epistemic != "off":
         network.learn_epistemic(epistemic)
     network.match = torch.nn.Linear(network.count_features(), 2 * teachers[0].count_features())
-    lesson = Lesson(teachers, [48, 40], SIZE, config)
-    views = torch.from_numpy(np.repeat(np.repeat(pixels[:8], 2, 1), 2, 2)[:, :48, :48])
-    batch = lesson.teach(views, torch.eye(CLASSES).repeat(2, 1), torch.ones(8), torch.arange(8))
+    lesson = Lesson(teachers, [InputContract(48), InputContract(40)], CONTRACT, config)
+    pictures = np.repeat(np.repeat(pixels[:8], 2, 1), 2, 2)[:, :48, :48]
+    batch = lesson.collate(list(zip(pictures, torch.eye(CLASSES).repeat(2, 1), range(8), strict=True)))
     losses = distillation_objective(config, None)(network, *batch)
     names = ["distillation", "votes", "features", "attention", "relations", "epistemic"]
     assert list(losses) == names[: 5 + (epistemic != "off")]
@@ -190,9 +193,10 @@ def test_every_loss_that_the_recipe_weighs_is_there_and_moves_the_student(episte
 def test_the_teachers_features_stand_side_by_side_in_the_same_order_in_every_batch(pixels):
     torch.manual_seed(0)
     teachers = [LogoNetwork(MODEL, CLASSES).eval() for _ in range(3)]
-    lesson = Lesson(teachers, [SIZE] * 3, SIZE, DistillConfig(p_mixup=0.0, feature_weight=1.0))
-    batch = torch.from_numpy(pixels[:4]), torch.eye(CLASSES), torch.ones(4)
-    taught = [lesson.teach(*batch, torch.full((4,), position)) for position in range(8)]
+    lesson = Lesson(teachers, [CONTRACT] * 3, CONTRACT, DistillConfig(p_mixup=0.0, feature_weight=1.0))
+    taught = [
+        lesson.collate([(picture, torch.eye(CLASSES)[0], position) for picture in pixels[:4]]) for position in range(8)
+    ]
     assert all(torch.equal(other[3], taught[0][3]) for other in taught)
     assert taught[0][3].shape == (4, 3 * teachers[0].count_features())
 
@@ -215,35 +219,47 @@ def test_attention_says_where_maps_are_strong_on_one_grid():
     assert torch.equal(attention_map(maps.repeat(1, 2, 1, 1), network), strength)
 
 
-def test_strange_pictures_are_no_logos_any_more_and_have_no_vote(pixels):
-    random = np.random.default_rng(0)
-    view = torch.from_numpy(pixels[0]).float()
-    tiles, texture = shuffle_tiles(view, random), scramble_phases(view, random)
-    assert torch.equal(tiles.flatten().sort()[0], view.flatten().sort()[0])
-    assert not torch.equal(tiles, view)
-    assert texture.mean().item() == pytest.approx(view.mean().item(), abs=4)
-    views = torch.from_numpy(pixels).float()
-    made, strange = estrange_views(views, 0.5, np.random.default_rng(1))
-    assert 4 <= strange.sum() <= 20
-    assert torch.equal((made != views).flatten(1).any(1), strange)
-    lesson = Lesson([LogoNetwork(MODEL, CLASSES).eval()], [SIZE], SIZE, DistillConfig(p_mixup=0.0, foreign_share=0.5))
-    seen, _, votes = lesson.teach(
-        torch.from_numpy(pixels), torch.eye(CLASSES).repeat(6, 1), torch.ones(24), torch.arange(24)
-    )
-    kept = (seen == views).flatten(1).all(1)
-    assert 4 <= kept.sum() <= 20
-    assert torch.equal(votes.any(1), kept)
+def test_pictures_that_are_no_logos_are_a_class_whose_logit_is_0(pixels):
+    torch.manual_seed(0)
+    lesson = Lesson([LogoNetwork(MODEL, CLASSES).eval()], [CONTRACT], CONTRACT, DistillConfig(p_mixup=0.0))
+    targets = torch.eye(CLASSES + 1)[[0, CLASSES, 1, CLASSES]]
+    views, votes, said = lesson.collate(list(zip(pixels[:4], targets, range(4), strict=True)))
+    assert torch.equal(votes, targets)
+    network = LogoNetwork(MODEL, CLASSES)
+    losses = distillation_objective(DistillConfig(hard_weight=1.0), None)(network, views, votes, said)
+    logits = network(views)
+    wanted = [functional.softplus(logits[row].logsumexp(0)) for row in (1, 3)]  # -log of 1 / (1 + sum exp)
+    wanted += [
+        torch.cat([logits[row], torch.zeros(1)]).logsumexp(0) - logits[row, label] for row, label in ((0, 0), (2, 1))
+    ]
+    assert losses["votes"].item() == pytest.approx(torch.stack(wanted).mean().item(), abs=1e-5)
+
+
+def test_each_network_sees_a_picture_as_its_own_contract_has_it(pixels):
+    pictures = [pixels[0], np.full((50, 90, 3), 200, np.uint8)]
+    contracts = [InputContract(48), InputContract(40, details=True)]
+    teachers = [LogoNetwork(MODEL, CLASSES), LogoNetwork("test_efficientnet+details", CLASSES)]
+    lesson = Lesson([teacher.eval() for teacher in teachers], contracts, CONTRACT, DistillConfig(p_mixup=0.0))
+    items = list(zip(pictures, torch.eye(CLASSES)[:2], range(2), strict=True))
+    views, _, said = lesson.collate(items)
+    assert torch.equal(views, see_pictures(pictures, CONTRACT))
+    seen = [see_pictures(pictures, contract) for contract in contracts]
+    assert [tuple(part.shape) for part in seen] == [(2, 48, 48, 3), (2, 40, 40, 7)]
+    with torch.no_grad():
+        wanted = torch.stack([teacher(part) for teacher, part in zip(teachers, seen, strict=True)], 1)
+    assert said == pytest.approx(wanted, abs=1e-6)
+    later = Lesson(lesson.teachers, contracts, CONTRACT, lesson.config, ask=False)
+    _, votes, *batch = later.collate(items)
+    assert torch.equal(later.answer(*batch)[0], said), "as on a GPU, where the fit asks"
+    assert votes.shape == (2, CLASSES)
 
 
 def test_a_lesson_that_is_kept_is_given_once(pixels, tmp_path):
     teacher = LogoNetwork(MODEL, CLASSES).eval()
     asked = []
     teacher.backbone.get_classifier().register_forward_hook(lambda *_: asked.append(1))
-    items = [
-        (torch.from_numpy(picture), torch.eye(CLASSES)[index % CLASSES], torch.tensor(1.0), index)
-        for index, picture in enumerate(pixels)
-    ]
-    lesson = Lesson([teacher], [SIZE], SIZE, DistillConfig(p_mixup=1.0))
+    items = [(picture, torch.eye(CLASSES)[index % CLASSES], index) for index, picture in enumerate(pixels)]
+    lesson = Lesson([teacher], [CONTRACT], CONTRACT, DistillConfig(p_mixup=1.0))
     kept = KeptLessons(items, lesson, tmp_path / "lessons")
     first = kept.collate([kept[position] for position in (5, 2, 7)])
     assert len(asked) == 1
@@ -290,7 +306,7 @@ def test_later_epochs_repeat_whole_batches_of_the_first_ones():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"views": -1}, "distill.views"), ({"epistemic": "dispersion", "teachers_per_batch": 1}, "needs all teachers"), ({"foreign_share": 1.0}, "below 1"),
+    [({"views": -1}, "distill.views"), ({"epistemic": "dispersion", "teachers_per_batch": 1}, "needs all teachers"), ({"hard_weight": 1.5}, "hard_weight"),
      ({"feature_weight": -1.0}, "at least 0"), ({"prune": {"share": 1.5}}, "prune.share")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_its_name(settings, message):
