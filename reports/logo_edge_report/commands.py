@@ -22,7 +22,9 @@ def evaluate_command(
         None, "--manifest", help="CSV of labelled logos; left out: that of the run, or labels.csv."
     ),
     split: str = typer.Option("val", "--split", help="val to choose by, test to report."),
-    slices: bool = typer.Option(True, "--slices/--no-slices", help="Accuracy by size, background and JPEG quality."),
+    slices: bool = typer.Option(
+        True, "--slices/--no-slices", help="Accuracy by size, background, JPEG quality and thumbnail."
+    ),
     corruptions: bool = typer.Option(False, "--corruptions", help="Noise, blur and five others at five severities."),
     outliers: bool = typer.Option(False, "--outliers", help="AUROC against emoji, flags, photographs, charts, noise."),
     attacks: bool = typer.Option(

@@ -23,6 +23,7 @@ BACKGROUNDS = {
     "blue": (26, 82, 190), "orange": (240, 140, 30),
 }  # fmt: skip
 JPEG_QUALITIES = (95, 75, 50, 30, 15)
+THUMBNAILS_PX, THUMBNAIL_QUALITY = (32, 48, 64, 96), 60
 SEVERITIES = (1, 2, 3, 4, 5)
 PAPER = InputContract()
 
@@ -42,6 +43,16 @@ def jpeg_conditions() -> dict[str, Condition]:
     return {
         f"quality {quality}": lambda image, _seed, quality=quality: as_jpeg(flatten(image), quality)
         for quality in JPEG_QUALITIES
+    }
+
+
+def thumbnail_conditions() -> dict[str, Condition]:
+    """The logo delivered as a small JPEG, its longer side at each of THUMBNAILS_PX."""
+    return {
+        f"{size} px, JPEG {THUMBNAIL_QUALITY}": lambda image, _seed, size=size: as_jpeg(
+            flatten(scale_to(image, size)), THUMBNAIL_QUALITY
+        )
+        for size in THUMBNAILS_PX
     }
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import Figure, bootstrap, softmax, wilson_interval
-from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.preprocess import preprocess
 from logo_edge_compress.calibrate import LEVELS, choose_method, compare_methods, conformal_threshold
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_report.attacks import ATTACKS, attack
@@ -22,6 +22,7 @@ from logo_edge_report.conditions import (
     corruptions,
     jpeg_conditions,
     size_conditions,
+    thumbnail_conditions,
 )
 from logo_edge_report.outliers import FAMILIES, NEAR
 from logo_edge_report.statistics import (
@@ -169,8 +170,11 @@ def evaluate_conditions(
 def evaluate_slices(
     subjects: list[Subject], images: Sequence[Image.Image], targets: np.ndarray, say: Say
 ) -> list[dict[str, dict]]:
-    """For each subject: accuracy by delivered size, background and JPEG quality."""
-    kinds = {"size": size_conditions(), "background": background_conditions(), "jpeg": jpeg_conditions()}
+    """For each subject: accuracy by delivered size, background and JPEG quality, and of small JPEGs."""
+    kinds = {
+        "size": size_conditions(), "background": background_conditions(), "jpeg": jpeg_conditions(),
+        "thumbnail": thumbnail_conditions(),
+    }  # fmt: skip
     by_kind = [evaluate_conditions(subjects, images, targets, conditions, say) for conditions in kinds.values()]
     return [dict(zip(kinds, figures, strict=True)) for figures in zip(*by_kind, strict=True)]
 
@@ -221,7 +225,7 @@ def evaluate_attacks(
     `images` and `targets`: those to attack. For the white box itself the attack is white-box; for any other subject it
     is transferred, and weaker than one on itself.
     """
-    pixels = np.stack([preprocess(image, InputContract(white_box.size_px)) for image in images])
+    pixels = np.stack([preprocess(image, white_box.contract) for image in images])
     found: list[dict] = [{"from": white_box.name, "count": len(targets)} for _ in subjects]
     for name in ATTACKS:
         for radius in radii:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.metrics import softmax
-from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.preprocess import preprocess
 from logo_edge_report import charts, embedding, landscape, maps
 from logo_edge_report.sections import Exhibit, Panel, Section
 from logo_edge_report.sheets import make_sheet, thumbnail
@@ -44,9 +44,8 @@ class Pictured:
         return load_network(path or self.path, self.architecture, len(self.classes))
 
     def read(self, images: Iterable[Image.Image]) -> np.ndarray:
-        """(N, S, S, 3) uint8: the images as the network sees them."""
-        contract = InputContract(self.architecture.size_px)
-        return np.stack([preprocess(image, contract) for image in images])
+        """(N, S, S, C) uint8: the images as the network sees them."""
+        return np.stack([preprocess(image, self.architecture.contract) for image in images])
 
     def chosen_snapshots(self, count: int) -> list[tuple[int, Path]]:
         """At most `count` snapshots at even distances, the first and the last among them."""
@@ -68,7 +67,7 @@ def maps_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.
     if not found:
         return None
     for method, heat in found.items():
-        on_ink, ink = maps.heat_on_ink(pixels[right], heat)
+        on_ink, ink = maps.heat_on_ink(pixels[right, :, :, :3], heat)
         sheet = make_sheet(
             [_tiles(images[i], [one]) for i, one in zip(right, heat, strict=True)],
             [f"{labels[predicted[i]]} {confidence[i]:.0%}" for i in right],

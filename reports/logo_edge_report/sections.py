@@ -20,7 +20,7 @@ from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import Subject
 
 SHOWN = 24  # logos of a sheet
-SLICES = {"size": "delivered size", "jpeg": "JPEG quality"}
+SLICES = {"size": "delivered size", "jpeg": "JPEG quality", "thumbnail": "thumbnail"}
 WIDE_LETTERS = 42  # a table with longer rows takes the whole width
 
 

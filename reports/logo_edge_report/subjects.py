@@ -28,7 +28,7 @@ BATCH = 32
 class Subject:
     """`predict` gives (N, K) float32 logits before temperature for images as `images.load_image` returns them.
 
-    Where it is one checkpoint, `network` is there to be differentiated, and sees `size_px` pixels.
+    Where it is one checkpoint, `network` is there to be differentiated, and reads what `contract` says.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Subject:
     abstain_below: float = 0.0
     size_bytes: int = 0
     network: LogoNetwork | None = None
-    size_px: int = 0
+    contract: InputContract | None = None
     run: Run | None = None  # that it is, or belongs to
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ def _bundle_subject(folder: Path) -> Subject:
     classifier = Classifier(bundle)
 
     def predict(images: Sequence[Image.Image]) -> np.ndarray:
-        return _in_batches(images, bundle.input.size_px, classifier.logits)
+        return _in_batches(images, bundle.input, classifier.logits)
 
     calibration = bundle.calibration
     return Subject(bundle.name, "bundle", bundle.labels, predict, calibration.temperature, calibration.scaling,
@@ -111,9 +111,10 @@ def _onnx_subject(path: Path) -> Subject:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
+    contract = InputContract(entry.shape[1], details=entry.shape[3] > 3)
 
     def predict(images: Sequence[Image.Image]) -> np.ndarray:
-        return _in_batches(images, entry.shape[1], lambda pixels: session.run(None, {entry.name: pixels})[0])
+        return _in_batches(images, contract, lambda pixels: session.run(None, {entry.name: pixels})[0])
 
     run = _run_of(path)
     return Subject(path.name, "onnx", run.classes, predict, size_bytes=path.stat().st_size, run=run)
@@ -125,10 +126,10 @@ def _run_subject(folder: Path) -> Subject:
 
     run = read_run(folder)
     count = len(run.record["members"])
-    members = [(run.load_member(index), run.architecture(index).size_px) for index in range(count)]
+    members = [(run.load_member(index), run.architecture(index).contract) for index in range(count)]
 
     def predict(images: Sequence[Image.Image]) -> np.ndarray:
-        return ensemble_logits(np.stack([_torch_logits(network, size, images) for network, size in members]))
+        return ensemble_logits(np.stack([_torch_logits(network, contract, images) for network, contract in members]))
 
     size = sum(network.float32_bytes for network, _ in members)
     return Subject(f"{folder.name} ({count} teachers)", "run", run.classes, predict, run.temperature, size_bytes=size,
@@ -148,19 +149,20 @@ def _checkpoint_subject(path: Path) -> Subject:
         raise RunError(f"{record}: {error!r}; expected the record that `logo-edge train` writes beside it") from error
     network = load_network(path, architecture, len(run.classes))
     return Subject(f"{path.stem} {architecture}", "checkpoint", run.classes,
-                   lambda images: _torch_logits(network, architecture.size_px, images), size_bytes=network.float32_bytes,
-                   network=network, size_px=architecture.size_px, run=run)  # fmt: skip
+                   lambda images: _torch_logits(network, architecture.contract, images), size_bytes=network.float32_bytes,
+                   network=network, contract=architecture.contract, run=run)  # fmt: skip
 
 
-def _torch_logits(network, size_px: int, images: Sequence[Image.Image]) -> np.ndarray:
+def _torch_logits(network, contract: InputContract, images: Sequence[Image.Image]) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
-        return _in_batches(images, size_px, lambda pixels: network(torch.from_numpy(pixels)).numpy())
+        return _in_batches(images, contract, lambda pixels: network(torch.from_numpy(pixels)).numpy())
 
 
-def _in_batches(images: Sequence[Image.Image], size_px: int, forward: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    contract = InputContract(size_px)
+def _in_batches(
+    images: Sequence[Image.Image], contract: InputContract, forward: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     parts = []
     for start in range(0, len(images), BATCH):
         pixels = np.stack([preprocess(images[i], contract) for i in range(start, min(start + BATCH, len(images)))])

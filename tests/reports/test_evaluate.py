@@ -38,7 +38,7 @@ def test_a_bundle_is_evaluated_with_every_figure(colours, fake_bundle, tmp_path)
     assert figures["precision"]["red"]["value"] == pytest.approx(8 / 10)
     assert figures["annotator_agreement"]["value"] == pytest.approx(28 / 30)
     assert sum(figures["confidence_histogram"]) == 30
-    assert set(figures["slices"]) == {"size", "background", "jpeg"}
+    assert set(figures["slices"]) == {"size", "background", "jpeg", "thumbnail"}
     assert len(figures["slices"]["size"]) == len(SIZES_PX)
     assert 0.6 <= figures["prediction_sets"]["0.80"]["coverage"] <= 1
     assert "accuracy, all" in result.output

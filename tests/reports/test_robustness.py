@@ -13,6 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RunError
+from logo_edge.preprocess import InputContract
 from logo_edge_report import outliers
 from logo_edge_report.attacks import ATTACKS, attack, fgsm, pgd
 from logo_edge_report.commands import evaluate
@@ -99,7 +100,7 @@ def test_the_white_box_suffers_more_than_a_subject_that_the_attack_is_carried_to
             with torch.no_grad():
                 return own(torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))).numpy()
 
-        return Subject(name, "checkpoint", ("a", "b", "c", "d"), predict, network=own, size_px=32)
+        return Subject(name, "checkpoint", ("a", "b", "c", "d"), predict, network=own, contract=InputContract(32))
 
     white, carried = subject("white", network), subject("other", other)
     targets = white.predict(images).argmax(1)

@@ -747,6 +747,13 @@ def _teacher_conflicts(config: TrainConfig) -> Iterator[Conflict]:
             ("train.fit.adaptive_focal", "train.fit.focal_gamma"),
             "train.fit.adaptive_focal is true, train.fit.focal_gamma 0; expected a gamma above 0",
         )
+    detailed = [text for text in config.teachers if Architecture.parse(text).contract.details]
+    if detailed and fit.frozen_blocks >= 0:
+        yield (
+            ("train.fit.frozen_blocks", "train.teachers"),
+            f"train.fit.frozen_blocks is {fit.frozen_blocks}; expected -1: the stem of {detailed[0]} has to learn the detail "
+            "planes",
+        )
     without = [text for text in config.teachers if not text.startswith(PRIOR_PREFIX) or "+" in text]
     for key, lacking in (("prior_consistency", "logo-type prior"), ("aleatoric", "head of log variances")):
         if without and (value := getattr(fit, key)):

@@ -254,8 +254,8 @@ def build_backbone(
         blocks = blocks[1:]
     if (len(blocks) not in (0, 2) and blocks != ["measures"]) or "details" in blocks:
         raise RecipeError(
-            f"network {name!r}; expected a timm name, backbone+measures, or backbone+attention+head, with +details after the "
-            "backbone where it reads detail planes"
+            f"network {name!r}; expected a timm name, backbone+measures, or backbone+attention+head; +details after the backbone "
+            "where it reads detail planes"
         )
     body = build_body(body_name, classes, size_px=size_px, channels=channels, dropout=dropout, pretrained=pretrained)
     if blocks == ["measures"]:
