@@ -24,7 +24,9 @@ def evaluate_command(
     split: str = typer.Option("val", "--split", help="val to choose by, test to report."),
     slices: bool = typer.Option(True, "--slices/--no-slices", help="Accuracy by size, background and JPEG quality."),
     corruptions: bool = typer.Option(False, "--corruptions", help="Noise, blur and five others at five severities."),
-    outliers: bool = typer.Option(False, "--outliers", help="Pictures that are no logos: AUROC, and how many are answered."),
+    outliers: bool = typer.Option(
+        False, "--outliers", help="Pictures that are no logos: AUROC, and how many are answered."
+    ),
     attacks: bool = typer.Option(
         False, "--attacks", help="FGSM and PGD on the sure logos, against the checkpoint among the subjects; minutes."
     ),

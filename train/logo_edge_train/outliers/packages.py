@@ -41,6 +41,9 @@ SYMBOLS = re.compile(  # emoji that look like logos: signs, buttons, plain shape
 )
 
 
+TWINS = ("ec", "eg", "gn", "ma", "mf", "sg", "ye")  # countries whose flags nearly are those of held-out countries
+
+
 def draw_icons(package: str, part: str, *, flags: bool = False) -> Draw:
     """Draws icons of a set of emoji or flags with alpha, at the size of the logos' renders: those of `icon_names`.
 
@@ -74,8 +77,8 @@ def icon_names(icon_set: dict, part: str, flags: bool) -> list[str]:
     whatever looks like a logo (SYMBOLS) or is in no standard: a set's extra pictures may be brands.
     """
     names = [name for name in sorted(icon_set["icons"]) if part_of(subject_of(name, flags)) == part]
-    if flags:
-        return [name for name in names if not name.startswith("lang-")]  # a language has the flag of some country
+    if flags:  # a language has the flag of some country
+        return [name for name in names if subject_of(name, flags) not in ("lang", *TWINS)]
     names = [name for name in names if not name.startswith("flag")]
     if part == "held_out":
         return names
