@@ -34,14 +34,12 @@ NO_SCENES = re.compile(
 )
 LEAST_SCENE_PX, MOST_SCENE_PX = 300, 800  # of a photograph's shorter side
 SKIN = re.compile("-(medium-light|medium-dark|light|medium|dark)(-skin-tone)?")
+TWINS = ("ec", "eg", "gn", "ma", "mf", "sg", "ye")  # countries whose flags nearly are those of held-out countries
 SYMBOLS = re.compile(  # emoji that look like logos: signs, buttons, plain shapes, letters
     "button|sign|arrow|circle|square|diamond|heart|star|keycap|mark|symbol|zodiac|aquarius|aries|cancer|capricorn|gemini|"
     "leo|libra|pisces|sagittarius|scorpio|taurus|virgo|input|japanese|prohibited|no-|water-closet|e-mail|recycl|trident|fleur|infinity|"
     "peace|yin|cross|om$|wheel-of|clock|oclock|o-clock|thirty|moon|droplet|dollar|radioactive|biohazard|warning|plus|minus|multiply|divide"
 )
-
-
-TWINS = ("ec", "eg", "gn", "ma", "mf", "sg", "ye")  # countries whose flags nearly are those of held-out countries
 
 
 def draw_icons(package: str, part: str, *, flags: bool = False) -> Draw:
