@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from logo_edge_report.outliers import FAMILIES, NEAR
 from safetensors.numpy import load_file
 
-from compare_uncertainty import MEASURES, Method, Pictures, describe, measure
+from compare_uncertainty import CHOOSE_ON, FAMILIES, MEASURES, NEAR, OUTLIERS, Method, Pictures, describe, measure
 from logo_edge.bundle import EPISTEMIC
 from logo_edge.metrics import softmax
 from logo_edge.timing import describe_machine
@@ -29,7 +28,6 @@ from logo_edge_compress.finetune import finetune
 from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import compare_logits, has_epistemic, run_onnx
-from logo_edge_report.evaluate import CHOOSE_ON, OUTLIERS
 from logo_edge_train.dataset import pixels_of, stratified_sample
 from logo_edge_train.fetch import fetch_logos
 from logo_edge_train.fit import predict_logits
@@ -61,7 +59,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=0, help="of every student; 0: as the run's recipe has it")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="distill.KEY=VALUE, of all")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--pictures", type=int, default=OUTLIERS, help="of each family that is no logo")
+    parser.add_argument("--pictures", type=int, default=OUTLIERS, help="of each family that is no logo, at most")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -20,6 +20,7 @@ import torch
 from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 
+from logo_edge.images import load_image
 from logo_edge.manifest import targets_of
 from logo_edge.metrics import (
     bootstrap,
@@ -32,8 +33,6 @@ from logo_edge.metrics import (
     wilson_interval,
 )
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_report.evaluate import CHOOSE_ON, OUTLIERS
-from logo_edge_report.outliers import FAMILIES, NEAR
 from logo_edge_report.statistics import area_under_risk_coverage, auroc
 from logo_edge_train.dataset import LogoDataset, pixels_of, soft_label
 from logo_edge_train.fetch import fetch_logos, renders_folder
@@ -50,6 +49,7 @@ from logo_edge_train.novelty import (
     relative_mahalanobis,
     virtual_logit,
 )
+from logo_edge_train.outliers import families_of, outlier_paths
 from logo_edge_train.probe import features_of
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import BayesConfig
@@ -68,6 +68,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT, WORK = ROOT / "benchmarks" / "results" / "uncertainty.json", ROOT / "runs" / "uncertainty"
 COVERAGE = 0.9  # at which the selective error is told
 MEASURES = ("total", "aleatoric", "epistemic")
+CHOOSE_ON = tuple(families_of("choice"))
+FAMILIES = {**families_of("held_out"), **families_of("choice")}
+NEAR = tuple(name for name, family in FAMILIES.items() if family.near)
+OUTLIERS = 150  # pictures of each family at most
 FROZEN = 7  # stages of EfficientNet-Lite: the Bayesian classifier learns with the last convolution below it, no more
 
 
@@ -85,7 +89,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of a run, whose members are measured")
     parser.add_argument("--samples", type=int, default=50, help="draws of MC dropout and of Bayesian weights")
     parser.add_argument("--bayes-epochs", type=int, default=4)
-    parser.add_argument("--pictures", type=int, default=OUTLIERS, help="of each family that is no logo")
+    parser.add_argument("--pictures", type=int, default=OUTLIERS, help="of each family that is no logo, at most")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--report-test", action="store_true", help="report on the test split too, once all is chosen")
@@ -141,7 +145,8 @@ class Pictures:
         """(N, S, S, 3) uint8, as a network of that input size sees the set."""
         if name in self.rows:
             return pixels_of(self.rows[name], self.manifest, InputContract(size_px))
-        return np.stack([preprocess(image, InputContract(size_px)) for image in FAMILIES[name](self.count, 0)])
+        paths = outlier_paths("choice" if name in CHOOSE_ON else "held_out", self.count)[name]
+        return np.stack([preprocess(load_image(path), InputContract(size_px)) for path in paths])
 
     def targets(self, split: str) -> np.ndarray:
         return targets_of(self.rows[split], self.classes)

@@ -18,16 +18,16 @@ from logo_edge.decision import Calibration, calibrated_logits, energy
 from logo_edge.manifest import read_manifest, targets_of
 from logo_edge.metrics import softmax, wilson_interval
 from logo_edge_compress.calibrate import compare_methods
-from logo_edge_report.outliers import FAMILIES, NEAR
 from logo_edge_report.statistics import auroc, coverage_interval
 from logo_edge_report.subjects import load_subject
+from logo_edge_train.dataset import ImageFiles
 from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
+from logo_edge_train.outliers import families_of, outlier_paths
 from logo_edge_train.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "bundles" / "robust"}
-OUTLIERS = 150  # pictures of each family, as in `logo-edge evaluate --outliers`
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def measure(folder: Path) -> dict:
     }  # fmt: skip
     targets = {split: targets_of(part, labels) for split, part in rows.items()}
     subject = load_subject(folder)
-    outside = {family: subject.predict(list(draw(OUTLIERS, 0))) for family, draw in FAMILIES.items()}
+    outside = {family: subject.predict(ImageFiles(paths)) for family, paths in outlier_paths("held_out").items()}
     return {
         "bundle": bundle.name, "labels": list(labels), "model_sha256": bundle.files[bundle.model.file].sha256,
         "methods": [
@@ -114,7 +114,7 @@ def measure_familiarity(calibration: Calibration, logits: np.ndarray, outside: d
     """How many logos of test and how many pictures of each family fall below the packed energy; AUROC of the energy."""
     threshold = calibration.familiarity.threshold
     return {
-        **vars(calibration.familiarity), "near": list(NEAR),
+        **vars(calibration.familiarity), "near": [name for name, family in families_of("held_out").items() if family.near],
         "logos": vars(wilson_interval(int((energy(logits) < threshold).sum()), len(logits))),
         "families": {
             family: {

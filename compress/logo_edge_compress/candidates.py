@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from PIL import Image
 from safetensors.numpy import load_file as load_arrays
 
 from logo_edge.bundle import EPISTEMIC
@@ -57,17 +56,16 @@ from logo_edge_compress.verify import (
 )
 from logo_edge_train.dataset import pixels_of, stratified_sample
 from logo_edge_train.keys import artifact_key, file_hash, select_settings, source_hash, versions
+from logo_edge_train.outliers import Family, draw_pictures
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, save_logits, write_json
 from logo_edge_train.train import ensemble_logits
 
 SPLITS = ("val", "calib", "test")
-OUTLIERS = 50  # pictures of each family
 NNCF_DROP = 0.005  # of accuracy on val
 MADE_WITH = ("numpy", "onnx", "onnxruntime", "torch")
 CONVERTERS = ("nncf", "openvino", "tensorrt")  # packages of which a candidate's method or backend has the name
 FITTED = "fitting"  # the pixels that quantization is fitted on
-Draw = Callable[[int, int], Iterator[Image.Image]]  # (count, seed) -> pictures that are no logos
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ class Budget:
 
 
 def save_pixels(
-    run: Run, manifest: Manifest, contract: InputContract, outliers: dict[str, Draw], folder: Path
+    run: Run, manifest: Manifest, contract: InputContract, outliers: dict[str, Family], folder: Path
 ) -> Path:  # fmt: skip
     """The folder with what every candidate of one input contract is run on, as (N, S, S, C) uint8 .npy files.
 
@@ -195,9 +193,9 @@ def save_pixels(
             np.save(folder / f"{name}.npy", pixels_of(rows, manifest, contract))
     rows = stratified_sample(manifest.split("train"), run.recipe.quantize.calibration_images, seed=1)
     np.save(folder / f"{FITTED}.npy", pixels_of(rows, manifest, contract))
-    for family, draw in outliers.items():
-        pictures = [preprocess(image, contract) for image in draw(OUTLIERS, 0)]
-        np.save(folder / f"outliers-{family.replace(' ', '-')}.npy", np.stack(pictures))
+    for name, family in outliers.items():
+        pictures = [preprocess(image, contract) for image in draw_pictures(name, family)]
+        np.save(folder / f"outliers-{name}.npy", np.stack(pictures))
     (folder / "complete").touch()
     return folder
 

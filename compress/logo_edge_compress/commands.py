@@ -93,7 +93,7 @@ def compress_command(
     from logo_edge_compress.compress import compress as compress_run
     from logo_edge_compress.select import Limits
     from logo_edge_compress.table import print_candidates, print_stages
-    from logo_edge_report.outliers import DRAWN
+    from logo_edge_train.outliers import families_of
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.runs import read_run
     from logo_edge_train.train import pick_device
@@ -120,7 +120,7 @@ def compress_command(
         with resumed_by_rerun(), follow(run, settings, track) as (report, say):
             bundles, record = compress_run(
                 run, folder, name=name, recipe=chosen, device=pick_device(device), report=report, say=say, targets=targets,
-                limits=limits, members=members, budget_minutes=budget, outliers=DRAWN,
+                limits=limits, members=members, budget_minutes=budget, outliers=families_of("choice"),
             )  # fmt: skip
     except SelectionError:
         write_page(work_folder(run, chosen))

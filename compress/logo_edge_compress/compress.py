@@ -28,7 +28,6 @@ from logo_edge_compress.candidates import (
     SPLITS,
     Budget,
     Candidate,
-    Draw,
     Task,
     join_members,
     made_with,
@@ -50,6 +49,7 @@ from logo_edge_compress.select import Choice, Limits, Row, choose, find_dominato
 from logo_edge_compress.verify import Parity
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.keys import artifact_key, select_settings, versions
+from logo_edge_train.outliers import Family
 from logo_edge_train.recipe import Architecture, Recipe
 from logo_edge_train.runs import Run, read_run, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics
@@ -118,7 +118,7 @@ class Work:
     manifest: Manifest
     folder: Path
     splits: dict[str, Split]
-    outliers: dict[str, Draw]
+    outliers: dict[str, Family]
     budget: Budget
     report: Callable[[dict], None]
     say: Say
@@ -132,13 +132,13 @@ class Work:
 def compress(
     run_folder: Path, out: Path, *, name: str, device: torch.device, report: Callable[[dict], None], say: Say,
     targets: tuple[str, ...] = ("cpu",), limits: Limits = Limits(), members: int = 0, budget_minutes: float | None = None,
-    recipe: Recipe | None = None, outliers: dict[str, Draw] | None = None,
+    recipe: Recipe | None = None, outliers: dict[str, Family] | None = None,
 ) -> tuple[dict[str, Bundle], dict]:  # fmt: skip
     """The packed bundle of each target, and the record that is also written to RUN/compress/compress_report.json.
 
     With a `recipe`, its stages after training stand in for those of the run's own, and all is kept in RUN/compress-NAME.
     `out` is the folder of the one target's bundle; of several, those but `cpu` go to OUT-TARGET. `members` is how many
-    teachers a server's bundle holds; 0: all. `outliers` draw pictures that are no logos, by family.
+    teachers a server's bundle holds; 0: all. `outliers`: families of pictures that are no logos, which are neither fitted nor those of the evaluation.
 
     Every student of the recipe is distilled; every candidate of it made, verified, calibrated on calib and measured here;
     val decides (`select.choose`), test is only reported. Where the budget ends, what is made by then is chosen from, and

@@ -26,7 +26,9 @@ def evaluate_command(
         True, "--slices/--no-slices", help="Accuracy by size, background, JPEG quality and thumbnail."
     ),
     corruptions: bool = typer.Option(False, "--corruptions", help="Noise, blur and five others at five severities."),
-    outliers: bool = typer.Option(False, "--outliers", help="AUROC against emoji, flags, photographs, charts, noise."),
+    outliers: bool = typer.Option(
+        False, "--outliers", help="Pictures that are no logos: AUROC, and how many are answered."
+    ),
     attacks: bool = typer.Option(
         False, "--attacks", help="FGSM and PGD on the sure logos, against the checkpoint among the subjects; minutes."
     ),

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from logo_edge.decision import energy
 from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import Figure, bootstrap, softmax, wilson_interval
 from logo_edge.preprocess import preprocess
-from logo_edge_compress.calibrate import LEVELS, choose_method, compare_methods, conformal_threshold
+from logo_edge_compress.calibrate import (
+    LEVELS,
+    choose_method,
+    compare_methods,
+    conformal_threshold,
+    fit_familiarity,
+)
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_report.attacks import ATTACKS, attack
 from logo_edge_report.conditions import (
@@ -24,7 +31,6 @@ from logo_edge_report.conditions import (
     size_conditions,
     thumbnail_conditions,
 )
-from logo_edge_report.outliers import FAMILIES, NEAR
 from logo_edge_report.statistics import (
     area_under_risk_coverage,
     auroc,
@@ -34,19 +40,13 @@ from logo_edge_report.statistics import (
     prediction_sets,
     reliability_bins,
     risk_coverage,
-    separating_threshold,
 )
 from logo_edge_report.subjects import Subject
 from logo_edge_train.dataset import ImageFiles
+from logo_edge_train.outliers import families_of, outlier_paths
+from logo_edge_train.recipe import CalibrateConfig
 
 RADII = (1, 2, 4)
-OUTLIERS = 150  # pictures of each family
-CHOOSE_ON = ("emoji", "charts", "noise")
-SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of (N, K) logits before temperature, higher for logos
-    "confidence": lambda logits: softmax(logits).max(1),  # Hendrycks and Gimpel 2017, arXiv:1610.02136
-    "largest logit": lambda logits: logits.max(1),
-    "energy": lambda logits: np.logaddexp.reduce(logits.astype(float), axis=1),  # Liu et al. 2020, arXiv:2010.03759
-}
 CONFIDENT = 0.9
 HISTOGRAM = 20
 Say = Callable[[str], None]
@@ -86,7 +86,7 @@ def evaluate_subjects(
     more: dict[str, Callable[[], list[dict]]] = {
         "slices": lambda: evaluate_slices(subjects, images[split], targets, say),
         "corruptions": lambda: evaluate_corruptions(subjects, images[split], targets, SEVERITIES, say),
-        "outliers": lambda: evaluate_outliers(subjects, predicted, split, OUTLIERS, say),
+        "outliers": lambda: evaluate_outliers(subjects, predicted, split, say),
         "attacks": lambda: evaluate_attacks(
             subjects, white[0], ImageFiles([images[split].paths[index] for index in sure]), targets[sure], RADII, say
         ),
@@ -115,7 +115,7 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
     }
     coverage, risk = risk_coverage(confidence, correct)
     kept = np.unique(np.linspace(0, len(coverage) - 1, 101).round().astype(int))
-    confident, answered = confidence >= CONFIDENT, confidence >= subject.abstain_below
+    confident, answered = confidence >= CONFIDENT, subject.answers(logits[split])
     return {
         **summarize_rows(subject.calibrated(logits[split]), rows, subject.labels),
         "precision": {name: vars(precision(predicted, targets, k)) for k, name in enumerate(subject.labels)},
@@ -199,21 +199,59 @@ def evaluate_corruptions(
 
 
 def evaluate_outliers(
-    subjects: list[Subject], logits: list[dict[str, np.ndarray]], split: str, count: int, say: Say, seed: int = 0
+    subjects: list[Subject], logits: list[dict[str, np.ndarray]], split: str, say: Say, count: int | None = None
 ) -> list[dict]:
-    """For each subject, how well its logits tell the logos of `split` from `count` pictures of each family of others.
+    """For each subject, how its energy distinguishes the logos of `split` from pictures of the held-out families.
 
-    `logits`: each subject's of `split`, and of calib if there is one. Which function of the logits, and the threshold
-    that rejects, is chosen on calib logos against the families of CHOOSE_ON; everything else is reported. AUROC: 0.5 is
-    chance, 1 perfect.
+    `logits`: each subject's of `split`, and of calib if there is one. A picture is called no logo below the threshold that
+    the bundle carries; those of other subjects come from calib. `count`: at most so many pictures of a family.
     """
     outside: list[dict] = [{} for _ in subjects]
-    for family, draw in FAMILIES.items():
+    for family, paths in outlier_paths("held_out", count).items():
         say(family)
-        pictures = list(draw(count, seed))
         for entry, subject in zip(outside, subjects, strict=True):
-            entry[family] = subject.predict(pictures)
-    return [_separate(own, others, split) for own, others in zip(logits, outside, strict=True)]
+            entry[family] = subject.predict(ImageFiles(paths))
+    return [
+        compare_with_outliers(
+            energy(own[split]),
+            {family: energy(part) for family, part in others.items()},
+            _logo_threshold(subject, own),
+            {family: subject.answers(part) for family, part in others.items()},
+        )
+        for subject, own, others in zip(subjects, logits, outside, strict=True)
+    ]
+
+
+def compare_with_outliers(
+    scores: np.ndarray, outside: Mapping[str, np.ndarray], threshold: float, answered: Mapping[str, np.ndarray]
+) -> dict:
+    """The scores of logos, (N,), against those of other pictures, (M,) by held-out family: higher for logos.
+
+    `answered`, (M,) bool by family: whether mode balanced gives a label. Below `threshold` a picture is called no logo.
+    Near and far families are also taken together, under `auroc_together` and `answered_together`; `worst_far` is the far
+    family of the least AUROC. AUROC: 0.5 is chance, 1 perfect.
+    """
+    families = families_of("held_out")
+    areas = {family: auroc(scores, part) for family, part in outside.items()}
+    groups = {
+        kind: [family for family in outside if families[family].near == (kind == "near")] for kind in ("far", "near")
+    }
+    together = {kind: names for kind, names in groups.items() if names}
+    return {
+        "auroc": areas,
+        "answered": {family: vars(_share_of(hits)) for family, hits in answered.items()},
+        "rejected": {family: vars(_share_of(part < threshold)) for family, part in outside.items()},
+        "logos_rejected": vars(_share_of(scores < threshold)),
+        "auroc_together": {
+            kind: auroc(scores, np.concatenate([outside[name] for name in names])) for kind, names in together.items()
+        },
+        "answered_together": {
+            kind: vars(_share_of(np.concatenate([answered[name] for name in names])))
+            for kind, names in together.items()
+        },
+        "worst_far": min(groups["far"], key=areas.__getitem__, default=None),
+        "near": groups["near"], "threshold": threshold, "count": {family: len(part) for family, part in outside.items()},
+    }  # fmt: skip
 
 
 def evaluate_attacks(
@@ -261,24 +299,12 @@ def check_labels(subject: Subject, manifest: Manifest, split: str) -> None:
     labelled_rows(manifest, split, subject.labels, f"those of {subject.name}")
 
 
-def _separate(logits: dict[str, np.ndarray], outside: dict[str, np.ndarray], split: str) -> dict:
-    """The logits of logos, by split, against those of other pictures, by family."""
-    chosen_on = np.concatenate([outside[family] for family in CHOOSE_ON])
-    held_in = logits["calib"] if "calib" in logits else logits[split]
-    chosen = max(SCORES, key=lambda name: auroc(SCORES[name](held_in), SCORES[name](chosen_on)))
-    score = SCORES[chosen]
-    threshold = separating_threshold(score(held_in), score(chosen_on))
-    return {
-        "auroc": {family: auroc(score(logits[split]), score(found)) for family, found in outside.items()},
-        "auroc_by_score": {
-            name: {family: auroc(other(logits[split]), other(found)) for family, found in outside.items()}
-            for name, other in SCORES.items()
-        },
-        "score": chosen, "threshold": threshold, "chosen_on": list(CHOOSE_ON), "near": list(NEAR),
-        "logos_kept": vars(_share_of(score(logits[split]) >= threshold)),
-        "rejected": {family: vars(_share_of(score(found) < threshold)) for family, found in outside.items()},
-        "count": len(outside[CHOOSE_ON[0]]),
-    }  # fmt: skip
+def _logo_threshold(subject: Subject, logits: dict[str, np.ndarray]) -> float:
+    """The energy below which a picture is called no logo; that of no picture where calib is too small to tell."""
+    fitted = subject.familiarity
+    if fitted is None and "calib" in logits:
+        fitted = fit_familiarity(logits["calib"], CalibrateConfig().false_positive_rate)
+    return fitted.threshold if fitted else -np.inf
 
 
 def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:

@@ -64,14 +64,6 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     return float(total / (len(inside) * len(outside)))
 
 
-def separating_threshold(inside: np.ndarray, outside: np.ndarray) -> float:
-    """The value of `inside` from which on, kept, most are inside: Youden's J, share kept less share of outside kept."""
-    candidates = np.unique(inside)
-    kept = 1 - np.searchsorted(np.sort(inside), candidates) / len(inside)
-    passed = 1 - np.searchsorted(np.sort(outside), candidates) / len(outside)
-    return float(candidates[np.argmax(kept - passed)])
-
-
 def prediction_sets(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """(B, K) bool: which labels are in each set."""
     return probabilities >= threshold

@@ -93,13 +93,16 @@ def _print_outliers(subjects: list[dict], console: Console) -> None:
         if not (outliers := subject.get("outliers")):
             continue
         table = LiteralTable(
-            "family", "AUROC", "rejected", title=f"{subject['name']}: logos from pictures that are none"
+            "family", "", "AUROC", "answered", "called no logo", title=f"{subject['name']}: pictures that are no logos"
         )
         for family, value in outliers["auroc"].items():
-            chosen_on = " (threshold chosen on it)" if family in outliers["chosen_on"] else ""
-            table.add_row(f"{family}{chosen_on}", f"{value:.3f}", _share(outliers["rejected"][family]))
-        table.add_row("logos kept", "", _share(outliers["logos_kept"]))
-        table.caption = f"by {outliers['score']}, of {outliers['count']} pictures each"
+            kind = "near" if family in outliers["near"] else "far"
+            shares = (_share(outliers[key][family]) for key in ("answered", "rejected"))
+            table.add_row(family, kind, f"{value:.3f}", *shares)
+        for kind, value in outliers["auroc_together"].items():
+            table.add_row(f"all {kind}", kind, f"{value:.3f}", _share(outliers["answered_together"][kind]), "")
+        table.add_row("logos", "", "", "", _share(outliers["logos_rejected"]))
+        table.caption = f"worst far family: {outliers['worst_far']}; answered: with a label, in mode balanced"
         console.print(table)
 
 

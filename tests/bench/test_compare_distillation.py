@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from logo_edge.metrics import softmax
-from logo_edge_report.outliers import FAMILIES
 from logo_edge_train.recipe import DistillConfig, DistillFit
 from logo_edge_train.uncertainty import decompose, entropy
 
@@ -35,11 +34,11 @@ def comparison():
 
 
 @pytest.fixture(scope="module")
-def members() -> dict[str, np.ndarray]:
+def members(comparison) -> dict[str, np.ndarray]:
     """Three members' logits: they agree on logos and not on noise."""
     random, right = np.random.default_rng(0), 3 * np.eye(CLASSES)[np.arange(LOGOS) % CLASSES]
     found = {split: right + random.normal(0, 1, (3, LOGOS, CLASSES)) for split in ("calib", "val")}
-    return {**found, **{family: random.normal(0, 4, (3, 40, CLASSES)) for family in FAMILIES}}
+    return {**found, **{family: random.normal(0, 4, (3, 40, CLASSES)) for family in comparison.FAMILIES}}
 
 
 @pytest.fixture(scope="module")

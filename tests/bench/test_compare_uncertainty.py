@@ -13,8 +13,6 @@ import torch
 from torch_uncertainty.metrics import AURC, BrierScore, CategoricalNLL, RiskAtxCov
 
 from logo_edge.metrics import softmax
-from logo_edge_report.evaluate import CHOOSE_ON
-from logo_edge_report.outliers import FAMILIES
 from logo_edge_train.train import ensemble_logits
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "compare_uncertainty.py"
@@ -38,11 +36,11 @@ def pictures():
 
 
 @pytest.fixture(scope="module")
-def logits(pictures) -> dict[str, np.ndarray]:
+def logits(comparison, pictures) -> dict[str, np.ndarray]:
     """Three members' logits: mostly right on logos, of large disagreement on noise, flat on all other pictures."""
     random, right = np.random.default_rng(0), 2 * np.eye(CLASSES)[pictures.targets("val")]
     found = {split: right + random.normal(0, 2, (3, LOGOS, CLASSES)) for split in ("calib", "val")}
-    found |= {family: random.normal(0, 0.1, (3, 60, CLASSES)) for family in FAMILIES}
+    found |= {family: random.normal(0, 0.1, (3, 60, CLASSES)) for family in comparison.FAMILIES}
     return {**found, "noise": random.normal(0, 9, (3, 60, CLASSES))}
 
 
@@ -73,7 +71,7 @@ def test_the_parts_of_the_uncertainty_tell_pictures_apart_and_the_best_on_the_na
     apart = {name: entry["auroc"] for name, entry in found["val"]["uncertainty"].items()}
     assert apart["epistemic"]["noise"] > 0.8 > 0.5 > apart["aleatoric"]["noise"]
     assert apart["aleatoric"]["flags"] > 0.9
-    means = {name: np.mean([by_family[family] for family in CHOOSE_ON]) for name, by_family in apart.items()}
+    means = {name: np.mean([by_family[family] for family in comparison.CHOOSE_ON]) for name, by_family in apart.items()}
     assert found["chosen"] == max(means, key=means.get)
 
 

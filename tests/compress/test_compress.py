@@ -15,7 +15,6 @@ import onnx
 import psutil
 import pytest
 import torch
-from logo_edge_report.outliers import DRAWN
 from PIL import Image, ImageDraw
 from safetensors.numpy import load_file as load_arrays
 
@@ -36,12 +35,14 @@ from logo_edge_compress.table import print_candidates, print_stages
 from logo_edge_compress.verify import run_onnx
 from logo_edge_report.compression import make_page
 from logo_edge_train.models import LogoNetwork
+from logo_edge_train.outliers import families_of
 from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
 from logo_edge_train.runs import read_run
 from logo_edge_train.train import train_ensemble
 from logo_edge_train.uncertainty import decompose
 
 CPU = torch.device("cpu")
+CHOICE = {"ripples": families_of("choice")["ripples"]}
 MODEL = "test_resnet"  # timm's tiny one: learns from 40 drawings in seconds
 RECIPE = {
     "name": "tiny",
@@ -79,9 +80,9 @@ def folder(tmp_path_factory):
 
 
 def compress_run(folder, out, say=lambda _: None, **options):
-    """The record of the compression; what is drawn as no logo is noise."""
+    """The record of the compression; what is drawn as no logo are ripples."""
     bundles, record = compress(folder / "run", out, name="shapes", device=CPU, report=lambda _: None, say=say,
-                               outliers={"noise": DRAWN["noise"]}, **options)  # fmt: skip
+                               outliers=CHOICE, **options)  # fmt: skip
     assert set(bundles) == set(record["targets"])
     return record
 
@@ -134,7 +135,7 @@ def test_every_candidate_is_verified_measured_and_compared_on_val(folder, capsys
         assert entry["parity"]["images"] == 16
         assert entry["parity"]["top1_agreement"] >= 0.95
         assert 0 <= entry["ece"] <= 1
-        assert 0 <= entry["ood"]["noise"] <= 1
+        assert 0 <= entry["ood"]["ripples"] <= 1
         assert 0 < entry["cost"]["p50_ms"] <= entry["cost"]["p95_ms"]
         assert len(entry["cost"]["rounds_ms"]) == 11
         assert 20 < entry["cost"]["peak_memory_mb"] < 400, "of a process without PyTorch"
@@ -206,7 +207,7 @@ def test_one_target_that_cannot_be_packed_is_a_line_of_the_report_and_the_others
 
     monkeypatch.setattr(compression, "pack_bundle", refuse_web)
     bundles, record = compress(folder / "run", folder / "both", name="both", device=CPU, report=lambda _: None,
-                               say=lambda _: None, targets=("web", "cpu"), outliers={"noise": DRAWN["noise"]})  # fmt: skip
+                               say=lambda _: None, targets=("web", "cpu"), outliers=CHOICE)  # fmt: skip
     assert set(bundles) == {"cpu"}
     assert Classifier.load(folder / "both").run_vectors() >= 8
     assert record["targets"]["web"]["sentence"].endswith("It could not be packed: it does not open")
@@ -249,7 +250,7 @@ def test_a_budget_that_is_over_leaves_the_rest_for_the_next_call(folder, tmp_pat
 
     def call(minutes):
         return compress(run, tmp_path / "bundle", name="shapes", device=CPU, report=lambda _: None, say=lambda _: None,
-                        budget_minutes=minutes, outliers={"noise": DRAWN["noise"]})  # fmt: skip
+                        budget_minutes=minutes, outliers=CHOICE)  # fmt: skip
 
     with pytest.raises(SelectionError, match=r"no candidate may ship\n.*not tried, the budget of 0 minutes is over"):
         call(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -12,16 +11,17 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from logo_edge.errors import DatasetError, RunError
+from logo_edge.decision import Familiarity
+from logo_edge.errors import RunError
 from logo_edge.preprocess import InputContract
-from logo_edge_report import outliers
+from logo_edge_report import evaluate as evaluate_module
 from logo_edge_report.attacks import ATTACKS, attack, fgsm, pgd
 from logo_edge_report.commands import evaluate
-from logo_edge_report.evaluate import CHOOSE_ON, evaluate_attacks, evaluate_outliers
-from logo_edge_report.outliers import FAMILIES
-from logo_edge_report.statistics import auroc, separating_threshold
+from logo_edge_report.evaluate import compare_with_outliers, evaluate_attacks, evaluate_outliers
+from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import Subject
 from logo_edge_train.models import LogoNetwork
+from logo_edge_train.outliers import families_of
 from logo_edge_train.recipe import recipe_from_dict
 from logo_edge_train.train import train_ensemble
 
@@ -135,39 +135,60 @@ def test_a_checkpoint_is_evaluated_with_corruptions_and_attacks_on_the_command_l
     assert "white-box on" in result.output
 
 
-def test_a_subject_that_is_sure_of_logos_only_tells_every_family_apart(monkeypatch):
-    families = {name: lambda count, seed: iter([Image.new("RGB", (8, 8), "black")] * count) for name in FAMILIES}
-    monkeypatch.setattr("logo_edge_report.evaluate.FAMILIES", families)
+def sure_logits(random, count: int) -> np.ndarray:
+    return np.eye(3)[random.integers(0, 3, count)] * random.uniform(4, 8, (count, 1))
+
+
+def test_a_subject_that_is_sure_of_logos_only_distinguishes_every_family(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8), "black").save(tmp_path / "black.png")
+    paths = {name: [tmp_path / "black.png"] * 20 for name in families_of("held_out")}
+    asked = []
+    monkeypatch.setattr(evaluate_module, "outlier_paths", lambda part, count: asked.append((part, count)) or paths)
     random = np.random.default_rng(0)
-    sure = np.eye(3)[random.integers(0, 3, 60)] * random.uniform(4, 8, (60, 1))
-    subject = Subject("s", "onnx", ("a", "b", "c"), lambda images: random.uniform(0, 0.5, (len(images), 3)))
-    (found,) = evaluate_outliers([subject], [{"val": sure, "calib": sure}], "val", 20, lambda _: None)
-    assert set(found["auroc"]) == set(FAMILIES)
-    assert all(value == 1.0 for value in found["auroc"].values())
+    subject = Subject(
+        "s", "onnx", ("a", "b", "c"), lambda images: random.uniform(0, 0.5, (len(images), 3)), abstain_below=0.9
+    )
+    logits = {split: sure_logits(random, 60) for split in ("val", "calib")}
+    (found,) = evaluate_outliers([subject], [logits], "val", lambda _: None, count=20)
+    assert asked == [("held_out", 20)]
+    assert set(found["auroc"]) == set(found["answered"]) == set(found["rejected"]) == set(families_of("held_out"))
+    assert all(value == 1.0 for value in (*found["auroc"].values(), *found["auroc_together"].values()))
     assert all(figure["value"] == 1.0 for figure in found["rejected"].values())
-    assert found["logos_kept"]["value"] == 1.0
-    assert set(found["chosen_on"]) == set(CHOOSE_ON) < set(FAMILIES)
+    assert all(figure["value"] == 0.0 for figure in found["answered"].values())
+    assert found["logos_rejected"]["value"] < 0.1  # the threshold of calib, at a rate of 5 %
+    assert set(found["near"]) == {"emoji", "emoji-fxemoji", "flags", "flags-flagpack"}
 
 
-def test_the_separating_threshold_keeps_the_most_and_auroc_counts_pairs():
+def test_far_and_near_families_are_taken_together_and_the_worst_far_one_is_named():
+    scores = np.array([3.0, 4.0, 5.0, 6.0])
+    outside = {"noise": np.array([1.0, 2.0]), "charts": np.array([2.0, 5.5]), "emoji": np.array([7.0, 4.5])}
+    answered = {"noise": np.array([False, False]), "charts": np.array([True, False]), "emoji": np.array([True, True])}
+    found = compare_with_outliers(scores, outside, 3.5, answered)
+    assert found["auroc"] == {"noise": 1.0, "charts": 5 / 8, "emoji": 2 / 8}
+    assert found["auroc_together"] == {"far": 13 / 16, "near": 2 / 8}
+    assert found["worst_far"] == "charts"
+    assert {kind: figure["value"] for kind, figure in found["answered_together"].items()} == {"far": 0.25, "near": 1.0}
+    assert {name: figure["value"] for name, figure in found["rejected"].items()} == {
+        "noise": 1.0,
+        "charts": 0.5,
+        "emoji": 0.0,
+    }
+    assert found["logos_rejected"]["value"] == 0.25
+    assert found["count"] == {"noise": 2, "charts": 2, "emoji": 2}
+
+
+def test_a_bundle_calls_no_logo_what_its_own_threshold_does(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8), "black").save(tmp_path / "black.png")
+    monkeypatch.setattr(evaluate_module, "outlier_paths", lambda part, count: {"noise": [tmp_path / "black.png"] * 4})
+    random = np.random.default_rng(0)
+    logits = {split: sure_logits(random, 60) for split in ("val", "calib")}
+    subject = Subject("s", "bundle", ("a", "b", "c"), lambda images: np.zeros((len(images), 3)), familiarity=Familiarity(1.0, 0.05))  # fmt: skip
+    (found,) = evaluate_outliers([subject], [logits], "val", lambda _: None)
+    assert found["threshold"] == 1.0
+    assert found["rejected"]["noise"]["value"] == 0.0  # log 3 is above it
+
+
+def test_auroc_counts_pairs():
     inside, outside = np.array([0.9, 0.8, 0.7, 0.3]), np.array([0.1, 0.2, 0.6, 0.75])
-    assert separating_threshold(inside, outside) == 0.3  # 4 of 4 kept against 2 of 4
     pairs = [(a > b) + 0.5 * (a == b) for a in inside for b in outside]
     assert auroc(inside, outside) == pytest.approx(np.mean(pairs))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_draws_as_many_different_pictures_as_asked_for_and_the_same_for_a_seed(family):
-    pictures = list(FAMILIES[family](6, 3))
-    assert len({picture.tobytes() for picture in pictures}) == 6
-    assert [picture.tobytes() for picture in FAMILIES[family](6, 3)] == [picture.tobytes() for picture in pictures]
-    assert all(np.asarray(picture.convert("RGB")).std() > 3 for picture in pictures)
-
-
-def test_photographs_come_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path))
-    monkeypatch.setattr(outliers, "DATA", tmp_path)
-    (tmp_path / "photographs.txt").write_text("foolbox==3.3.4 --hash=sha256:" + "0" * 64 + "\n")
-    with pytest.raises(DatasetError, match="pip download ended with 1"):
-        outliers.fetch_photographs()
-    assert [name for name in os.listdir(tmp_path) if name != "photographs.txt"] == []

@@ -168,6 +168,30 @@ def synthesize(
         typer.echo(printable(f"wrote {sheet}"))
 
 
+@data.command(
+    help="Fetch and draw pictures that are no logos into the cache: emoji, flags, photographs, pages, screens, charts...\n\n"
+    "Networks may learn from the part `fitted`; only evaluation sees `held_out`, of other vendors, scenes and families; "
+    "`choice` is for choices on the way. Minutes, once."
+)
+def outliers(
+    part: str = typer.Option("fitted", "--part", help="fitted, held_out or choice."),
+    count: int | None = typer.Option(None, "--count", min=1, help="At most so many of each family."),
+    sheet: Path | None = typer.Option(
+        None, "--sheet", help="Write pictures of every family, for a person to check, to this PNG."
+    ),
+) -> None:
+    need_torch()
+    from logo_edge_train import outliers as stage
+
+    paths = stage.outlier_paths(part, count)
+    typer.echo(f"{sum(map(len, paths.values())):,} pictures that are no logos, {part}, in {len(paths)} families:")
+    for name, files in paths.items():
+        typer.echo(f"  {name}: {len(files)} in {files[0].parent}")
+    if sheet:
+        stage.plot_outliers(paths, sheet)
+        typer.echo(printable(f"wrote {sheet}"))
+
+
 @data.command(help="Print, and plot, what is in a manifest.")
 def describe(
     manifest: Path | None = typer.Argument(None, metavar="[MANIFEST]", help="Left out: the project's own labels.csv."),

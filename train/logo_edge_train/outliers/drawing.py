@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 from PIL import Image
@@ -21,35 +22,29 @@ class Family:
     draw: Draw
     count: int = 300
     near: bool = False
-    fetched: bool = False  # needs the packages of `packages`
 
 
-def draw_picture(draw: Draw, seed: int, index: int) -> Image.Image:
-    """Picture `index` of a seed, RGB or RGBA, its long side at most LONGEST_PX. It depends on nothing else.
+def draw_picture(name: str, family: Family, index: int) -> Image.Image:
+    """Picture `index` of the family of that name, RGB or RGBA, its long side at most LONGEST_PX. It depends on nothing else.
 
     Half of the pictures are shrunk further, so that no size means a logo; none is enlarged.
     """
-    random = np.random.default_rng((seed, index))
-    picture = draw(random, index)
-    random = np.random.default_rng((seed, index, 1))
+    seed = crc32(name.encode()), index
+    picture = family.draw(np.random.default_rng(seed), index)
+    random = np.random.default_rng((*seed, 1))
     longest = LONGEST_PX if random.random() >= SHRUNK else int(random.integers(LEAST_PX, LONGEST_PX + 1))
-    if max(picture.size) > longest:
-        scale = longest / max(picture.size)
-        size = tuple(max(1, round(side * scale)) for side in picture.size)
-        picture = (
-            picture.convert("RGBa")
-            .resize(size, Image.Resampling.LANCZOS)
-            .convert("RGBA")  # clear pixels lend no colour
-            if picture.mode == "RGBA"
-            else picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        )
-    return picture if picture.mode == "RGBA" else picture.convert("RGB")
+    kept, shrunk = ("RGBA", "RGBa") if picture.mode == "RGBA" else ("RGB", "RGB")  # RGBa: clear pixels lend no colour
+    scale = longest / max(picture.size)
+    if scale >= 1:
+        return picture.convert(kept)
+    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    return picture.convert(shrunk).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0).convert(kept)
 
 
-def draw_pictures(draw: Draw, count: int, seed: int = 0) -> Iterator[Image.Image]:
-    """Yields the first so many pictures of a seed."""
-    for index in range(count):
-        yield draw_picture(draw, seed, index)
+def draw_pictures(name: str, family: Family) -> Iterator[Image.Image]:
+    """Yields all pictures of the family of that name."""
+    for index in range(family.count):
+        yield draw_picture(name, family, index)
 
 
 def colour_of(random: Random, low: int = 0, high: int = 256) -> tuple[int, int, int]:

@@ -58,9 +58,8 @@ def words(random: Random, count: int, letters: str = "") -> str:
 
 def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], width: float, text: str, font, fill) -> None:
     """One line of the text, cut to the width."""
-    while text and pen.textlength(text, font=font) > width:
-        text = text[: max(0, int(len(text) * width / pen.textlength(text, font=font)) - 1)]
-    pen.text(at, text, font=font, fill=fill)
+    length = font.getlength(text)
+    pen.text(at, text[: int(len(text) * max(width, 0) / length)] if length > width else text, font=font, fill=fill)
 
 
 def write_lines(

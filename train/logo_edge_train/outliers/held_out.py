@@ -60,6 +60,7 @@ def draw_page(random: Random, index: int) -> Image.Image:
     page = Image.new("L", (620, 877), int(random.integers(235, 256)))
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(int(random.integers(11, 19)))
     columns, top = int(random.integers(1, 3)), 50
+    lengths = {word + " ": font.getlength(word + " ") for word in WORDS}
     if random.random() < 0.6:
         pen.text((50, 40), " ".join(random.choice(WORDS, 4)).title(), font=ImageFont.load_default(30), fill=20)
         top = 100
@@ -67,9 +68,10 @@ def draw_page(random: Random, index: int) -> Image.Image:
     for column in range(columns):
         left = 50 + column * (width + 20)
         for line in range(top, int(random.integers(600, 840)), font.size + 5):
-            text = ""
-            while pen.textlength(text, font=font) < width - 40:
-                text += str(random.choice(WORDS)) + " "
+            text, left_px = "", width - 40.0
+            while left_px > 0:
+                word = WORDS[random.integers(len(WORDS))] + " "
+                text, left_px = text + word, left_px - lengths[word]
             if random.random() < 0.92:
                 pen.text((left, line), text, font=font, fill=30)
     return page.convert("RGB")

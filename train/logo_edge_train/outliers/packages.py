@@ -34,6 +34,7 @@ NO_SCENES = re.compile(
 )
 LEAST_SCENE_PX, MOST_SCENE_PX = 300, 800  # of a photograph's shorter side
 SKIN = re.compile("-(medium-light|medium-dark|light|medium|dark)(-skin-tone)?")
+TWINS = ("ec", "eg", "gn", "ma", "mf", "sg", "ye")  # countries whose flags nearly are those of held-out countries
 SYMBOLS = re.compile(  # emoji that look like logos: signs, buttons, plain shapes, letters
     "button|sign|arrow|circle|square|diamond|heart|star|keycap|mark|symbol|zodiac|aquarius|aries|cancer|capricorn|gemini|"
     "leo|libra|pisces|sagittarius|scorpio|taurus|virgo|input|japanese|prohibited|no-|water-closet|e-mail|recycl|trident|fleur|infinity|"
@@ -74,8 +75,8 @@ def icon_names(icon_set: dict, part: str, flags: bool) -> list[str]:
     whatever looks like a logo (SYMBOLS) or is in no standard: a set's extra pictures may be brands.
     """
     names = [name for name in sorted(icon_set["icons"]) if part_of(subject_of(name, flags)) == part]
-    if flags:
-        return [name for name in names if not name.startswith("lang-")]  # a language has the flag of some country
+    if flags:  # a language has the flag of some country
+        return [name for name in names if subject_of(name, flags) not in ("lang", *TWINS)]
     names = [name for name in names if not name.startswith("flag")]
     if part == "held_out":
         return names

@@ -7,7 +7,6 @@ import os
 from functools import partial
 from pathlib import Path
 from typing import Literal
-from zlib import crc32
 
 from logo_edge.backends import cache_folder
 from logo_edge.errors import DatasetError
@@ -29,29 +28,29 @@ DRAWN_WITH = ("fonttools", "matplotlib", "numpy", "opencv-python-headless", "pil
 
 
 def _icons(name: str, part: Part, *, count: int, flags: bool = False) -> Family:
-    return Family(draw_icons(f"@iconify-json/{name}", part, flags=flags), count, near=True, fetched=True)
+    return Family(draw_icons(f"@iconify-json/{name}", part, flags=flags), count, near=True)
 
 
 FAMILIES: dict[Part, dict[str, Family]] = {
     "fitted": {
-        "emoji-openmoji": _icons("openmoji", "fitted", count=200),
-        "emoji-noto": _icons("noto", "fitted", count=200),
-        "emoji-fluent": _icons("fluent-emoji-flat", "fitted", count=200),
-        "emoji-emojione": _icons("emojione", "fitted", count=200),
-        "flags-cif": _icons("cif", "fitted", count=80, flags=True),
-        "flags-lipis": _icons("flag", "fitted", count=200, flags=True),
-        "scenes": Family(draw_scene, 400, fetched=True),
-        "pages": Family(fitted.draw_page, fetched=True),
-        "scans": Family(fitted.draw_scan, fetched=True),
-        "code": Family(fitted.draw_code, fetched=True),
-        "programs": Family(fitted.draw_window, fetched=True),
-        "web-pages": Family(fitted.draw_web_page, fetched=True),
-        "graphs": Family(fitted.draw_chart, fetched=True),
-        "diagrams": Family(fitted.draw_diagram, fetched=True),
-        "maps": Family(fitted.draw_map, fetched=True),
+        "emoji-openmoji": _icons("openmoji", "fitted", count=110),
+        "emoji-noto": _icons("noto", "fitted", count=110),
+        "emoji-fluent": _icons("fluent-emoji-flat", "fitted", count=110),
+        "emoji-emojione": _icons("emojione", "fitted", count=110),
+        "flags-cif": _icons("cif", "fitted", count=60, flags=True),
+        "flags-lipis": _icons("flag", "fitted", count=100, flags=True),
+        "scenes": Family(draw_scene, 400),
+        "pages": Family(fitted.draw_page),
+        "scans": Family(fitted.draw_scan),
+        "code": Family(fitted.draw_code),
+        "programs": Family(fitted.draw_window),
+        "web-pages": Family(fitted.draw_web_page),
+        "graphs": Family(fitted.draw_chart),
+        "diagrams": Family(fitted.draw_diagram),
+        "maps": Family(fitted.draw_map),
         "spectra": Family(fitted.draw_noise),
         "textures": Family(fitted.draw_texture),
-        "sketches": Family(fitted.draw_sketch, fetched=True),
+        "sketches": Family(fitted.draw_sketch),
         "backgrounds": Family(fitted.draw_background),
     },
     "held_out": {
@@ -59,7 +58,7 @@ FAMILIES: dict[Part, dict[str, Family]] = {
         "emoji-fxemoji": _icons("fxemoji", "held_out", count=HELD_OUT),
         "flags": _icons("circle-flags", "held_out", count=HELD_OUT, flags=True),
         "flags-flagpack": _icons("flagpack", "held_out", count=130, flags=True),
-        "photographs": Family(partial(draw_photograph, part="held_out"), HELD_OUT, fetched=True),
+        "photographs": Family(partial(draw_photograph, part="held_out"), HELD_OUT),
         "text pages": Family(held_out.draw_page, HELD_OUT),
         "formulas": Family(held_out.draw_formulas, HELD_OUT),
         "program windows": Family(held_out.draw_window, HELD_OUT),
@@ -121,7 +120,7 @@ def _family_paths(part: Part, name: str, most: int | None) -> list[Path]:
 def draw_file(job: tuple[Part, str, Path]) -> None:
     """Draws one picture of a family into the file, whose name is its index."""
     part, name, path = job
-    picture = draw_picture(FAMILIES[part][name].draw, crc32(name.encode()), int(path.stem))
+    picture = draw_picture(name, FAMILIES[part][name], int(path.stem))
     with replacing(path, flush=False) as file:
         picture.save(file, format="PNG")
 
