@@ -39,15 +39,11 @@ from logo_edge_train.train import pick_device
 from logo_edge_train.uncertainty import entropy
 
 RESULT = Path(__file__).resolve().parent / "results" / "distillation.json"
-FOREIGN_SHARE = 0.25  # of the views of every variant that is named so
 DISPERSION = {"epistemic": "dispersion", "teachers_per_batch": 0}  # which needs all teachers
 VARIANTS: dict[str, dict] = {
     "plain": {"epistemic": "off"},
-    "plain, strange pictures": {"epistemic": "off", "foreign_share": FOREIGN_SHARE},
     "Dirichlet": {"epistemic": "dirichlet"},
-    "Dirichlet, strange pictures": {"epistemic": "dirichlet", "foreign_share": FOREIGN_SHARE},
     "dispersion": DISPERSION,
-    "dispersion, strange pictures": {**DISPERSION, "foreign_share": FOREIGN_SHARE},
 }
 ROUNDS = 3  # of all graphs in turn: what slows the machine for a while slows them all
 
@@ -99,7 +95,7 @@ def main() -> None:
     methods["one teacher"]["forward_ms"] = times["teacher 1"]
     write_json(arguments.out, {
         "run": run.folder.name, "members": [member["architecture"] for member in run.record["members"]],
-        "student": str(candidate), "epochs": base.fit.epochs, "foreign_share": FOREIGN_SHARE,
+        "student": str(candidate), "epochs": base.fit.epochs,
         "pictures": arguments.pictures, "families": list(FAMILIES), "chosen_on": list(CHOOSE_ON), "near": list(NEAR),
         "methods": methods, "machine": describe_machine(), "versions": versions(),
     })  # fmt: skip

@@ -79,5 +79,5 @@ def test_only_what_is_asked_for_is_overridden(comparison):
 
 def test_every_variant_says_what_it_changes_and_nothing_else(comparison):
     keys = {key for settings in comparison.VARIANTS.values() for key in settings}
-    assert keys == {"epistemic", "foreign_share", "teachers_per_batch"}
+    assert keys == {"epistemic", "teachers_per_batch"}
     assert {settings["epistemic"] for settings in comparison.VARIANTS.values()} == {"off", "dirichlet", "dispersion"}
