@@ -20,9 +20,9 @@ using nlohmann::json;
 
 std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& contract) {
   const int size = contract.size_px;
-  std::vector<std::uint8_t> square(static_cast<std::size_t>(size) * size * 3);
+  std::vector<std::uint8_t> square(static_cast<std::size_t>(size) * size * contract.channels());
   const int failed = logo_edge_preprocess(image.rgba.data(), 4, image.width, image.height, image.width, image.height, size,
-                                          contract.light_background.data(), contract.dark_background.data(),
+                                          contract.details, contract.light_background.data(), contract.dark_background.data(),
                                           contract.dark_above_luminance, square.data());
   if (failed < 0) throw std::bad_alloc();
   if (failed > 0) throw ImageError("a side of more than " + std::to_string(LOGO_EDGE_LONGEST_PX) + " pixels; scale it down first");
@@ -31,8 +31,11 @@ std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& co
 
 // Decisions: see logo_edge.decision.
 
-bool is_blank(const std::vector<std::uint8_t>& pixels) {
-  return std::equal(pixels.begin() + 3, pixels.end(), pixels.begin());
+bool is_blank(const std::vector<std::uint8_t>& pixels, int channels) {
+  for (std::size_t i = 0; i < pixels.size(); i += channels) {
+    if (!std::equal(pixels.begin(), pixels.begin() + 3, pixels.begin() + i)) return false;
+  }
+  return true;
 }
 
 namespace {
@@ -165,7 +168,7 @@ Calibration parse_calibration(const json& table, std::size_t classes) {
 InputContract parse_input(const json& table) {
   require(table.at("layout") == "NHWC" && table.at("dtype") == "uint8" && table.at("colour") == "RGB", "input: expected NHWC, uint8, RGB");
   InputContract contract{table.at("size_px"), table.at("light_background"), table.at("dark_background"),
-                         table.at("dark_above_luminance")};
+                         table.at("dark_above_luminance"), table.value("details", false)};
   require(8 <= contract.size_px && contract.size_px <= 4096, "input: expected size_px from 8 to 4096");
   return contract;
 }
@@ -269,7 +272,8 @@ Classifier::Classifier(const std::string& folder, Options options, int threads)
     loaded.session = Ort::Session(loaded.env, graph.data(), graph.size(), session_options(threads));
     const auto shape = loaded.session.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();
     const std::int64_t size = loaded.input.size_px;
-    require(shape.size() == 4 && shape[1] == size && shape[2] == size && shape[3] == 3, "input: the model reads another size");
+    require(shape.size() == 4 && shape[1] == size && shape[2] == size && shape[3] == loaded.input.channels(),
+            "input: the model reads another size or number of channels");
     require(classes_of(loaded.session, loaded.output_name) == static_cast<std::int64_t>(loaded.labels.size()),
             "labels: the model gives another number of classes");
     if (loaded.calibration.abstain_below.count(options_.mode) == 0) {
@@ -297,7 +301,7 @@ Classification Classifier::classify(const Image& image) const {
   Loaded& loaded = *loaded_;
   auto pixels = preprocess(image, loaded.input);
   const std::int64_t size = loaded.input.size_px;
-  const std::array<std::int64_t, 4> shape = {1, size, size, 3};
+  const std::array<std::int64_t, 4> shape = {1, size, size, loaded.input.channels()};
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   const auto input = Ort::Value::CreateTensor<std::uint8_t>(memory, pixels.data(), pixels.size(), shape.data(), shape.size());
   const char* const input_name = loaded.input_name.c_str();
@@ -305,7 +309,8 @@ Classification Classifier::classify(const Image& image) const {
                                           loaded.output_names.size());
   const float* logits = outputs[0].GetTensorData<float>();
   const auto epistemic = outputs.size() > 1 ? std::optional<float>(*outputs[1].GetTensorData<float>()) : std::nullopt;
-  return decide(loaded.labels, loaded.calibration, {logits, logits + loaded.labels.size()}, epistemic, is_blank(pixels), options_);
+  return decide(loaded.labels, loaded.calibration, {logits, logits + loaded.labels.size()}, epistemic,
+                is_blank(pixels, loaded.input.channels()), options_);
 }
 
 }  // namespace logo_edge

@@ -36,6 +36,9 @@ struct InputContract {
   std::array<std::uint8_t, 3> light_background{};
   std::array<std::uint8_t, 3> dark_background{};
   double dark_above_luminance = 0;
+  bool details = false;
+
+  int channels() const { return details ? 7 : 3; }
 };
 
 /// Split conformal prediction sets at one level; what calib was too small for is absent, and `refused` says why.
@@ -83,11 +86,11 @@ struct Classification {
   std::optional<std::string> reason;  // low_confidence or blank
 };
 
-/// The letterboxed image, (size_px, size_px, 3) uint8 RGB; equal to `logo_edge.preprocess` to the byte.
+/// The letterboxed image, (size_px, size_px, channels) uint8: RGB, then the detail planes if any; equal to `logo_edge.preprocess` to the byte.
 std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& contract);
 
-/// Whether nothing is in the picture: all pixels that `preprocess` gave have one colour.
-bool is_blank(const std::vector<std::uint8_t>& pixels);
+/// Whether nothing is in the picture: all pixels of so many channels that `preprocess` gave have one colour.
+bool is_blank(const std::vector<std::uint8_t>& pixels, int channels);
 
 /// The decision on (K) logits before temperature; `epistemic` in nats, where the graph estimates it. What is `blank` gets
 /// no label in any mode but best-guess.

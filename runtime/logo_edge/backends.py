@@ -83,7 +83,7 @@ class Backend(Protocol):
     outputs: frozenset[str]
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
-        """The outputs of these names, float32, first axis B, of (B, S, S, 3) uint8 pixels."""
+        """The outputs of these names, float32, first axis B, of (B, S, S, C) uint8 pixels."""
         ...
 
 

@@ -2,7 +2,7 @@
 
     bundle.json      the schema below
     bundle.sha256    the sha256 of bundle.json, as `sha256sum` writes it
-    model.onnx       uint8 (B, S, S, 3) -> float32 logits (B, K) and, where the manifest says so, epistemic and embedding
+    model.onnx       uint8 (B, S, S, C) -> float32 logits (B, K) and, where the manifest says so, epistemic and embedding
     vectors/         images and vectors.json: the logits that this very artifact must give on them
     card.md          the model card
     signature.json   optional: `logo_edge.signing`
@@ -33,7 +33,7 @@ DIGEST = "bundle.sha256"
 VECTORS = "vectors/vectors.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
 EPISTEMIC, EMBEDDING = "epistemic", "embedding"  # what a graph may give besides logits: (B,) nats and (B, D) features
-KINDS = {"str": str, "int": int, "float": (int, float)}  # what JSON must hold for a field annotated so
+KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool}  # what JSON must hold for a field annotated so
 
 
 @dataclass(frozen=True)
@@ -390,7 +390,7 @@ def _entry(kind: type, where: str, table: Any) -> Any:
         raise ValueError(f"{where}: {error}") from error
     for key in fields(kind):
         value, expected = getattr(entry, key.name), KINDS.get(key.type, object)
-        if not isinstance(value, expected) or isinstance(value, bool):
+        if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
             raise ValueError(f"{where}.{key.name} is {value!r}; expected {key.type}")
         if key.type == "float" and not _is_finite(value):
             raise ValueError(f"{where}.{key.name} is not finite; expected a number that a float64 holds")

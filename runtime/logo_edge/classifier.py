@@ -258,12 +258,12 @@ class Classifier:
                     future.cancel()
 
     def read_pixels(self, source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """The source as the model sees it, (S, S, 3) uint8, of the whole image; see `images.load_image`. Raises ImageError."""
+        """The source as the model sees it, (S, S, C) uint8, of the whole image; see `images.load_image`. Raises ImageError."""
         image = load_image(source, fast=self._fast_decoders, max_pixels=max_pixels)
         return preprocess(image, self.bundle.input)
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
-        """(B, K) float32 before temperature, of (B, S, S, 3) uint8 pixels."""
+        """(B, K) float32 before temperature, of (B, S, S, C) uint8 pixels."""
         return self._backend.run(pixels, self._outputs[:1])[0]
 
     def decide(
@@ -419,7 +419,7 @@ class Classifier:
 
         With an enrolment it never is: nothing says how far a similarity might move.
         """
-        least_px = None if self.enrolment else REDUCED_SIDES * self.bundle.input.size_px
+        least_px = None if self.enrolment else REDUCED_SIDES * self.bundle.input.least_px
         try:
             source = take_bytes(source)
             image, size_px = load_reduced(source, least_px, fast=self._fast_decoders, least_pixels=REDUCED_PIXELS)
@@ -428,11 +428,11 @@ class Classifier:
         return preprocess(image, self.bundle.input, size_px), None if size_px is None else source
 
     def classify_pixels(self, pixels: np.ndarray) -> list[Classification]:
-        """The decision for each of (B, S, S, 3) uint8 pixels, as `read_pixels` gives them; they are not logged."""
+        """The decision for each of (B, S, S, C) uint8 pixels, as `read_pixels` gives them; they are not logged."""
         return self._decide_outputs(self._run(pixels), pixels)
 
     def embeddings(self, pixels: np.ndarray) -> np.ndarray:
-        """(B, D) float32 features before the network's last layer, of (B, S, S, 3) uint8 pixels.
+        """(B, D) float32 features before the network's last layer, of (B, S, S, C) uint8 pixels.
 
         Raises BundleError where the bundle or artifact has none.
         """
@@ -536,7 +536,7 @@ def _fastest_backend(bundle: Bundle, artifact: ModelFile | None, resources: Reso
 
     def measure() -> dict[str, float]:
         times_ms, refusals = {}, []
-        pixels = np.zeros((1, bundle.input.size_px, bundle.input.size_px, 3), np.uint8)
+        pixels = np.zeros((1, bundle.input.size_px, bundle.input.size_px, bundle.input.channels), np.uint8)
         for name in names:
             try:
                 classifier = Classifier(bundle, backend=name, artifact=artifact and artifact.path, threads=resources.threads,
@@ -609,17 +609,17 @@ def _open_here(name: str, bundle: Bundle, artifact: ModelFile | None, resources:
 
 def _check_fit(backend: Backend, bundle: Bundle, path: Path, size: int, promised: Sequence[str]) -> None:
     """Raises BundleError where the model does not read and give what bundle.json says, `promised` outputs among it."""
-    model, classes = bundle.model, len(bundle.labels)
+    model, classes, shape = bundle.model, len(bundle.labels), (size, size, bundle.input.channels)
     if missing := [name for name in promised if name not in backend.outputs]:
         found = ", ".join(sorted(backend.outputs))
         raise BundleError(f"{path}: gives {found}; bundle.json promises {missing} too. Pack the bundle anew")
     if isinstance(backend, OnnxRuntime):  # which tells without a run, and what of: at every start
         inputs = {entry.name: (entry.type, _any_batch(entry.shape)) for entry in backend.session.get_inputs()}
         outputs = {entry.name: (entry.type, entry.shape[1:]) for entry in backend.session.get_outputs()}
-        if inputs != {model.input_name: ("tensor(uint8)", ["B", size, size, 3])}:
+        if inputs != {model.input_name: ("tensor(uint8)", ["B", *shape])}:
             raise BundleError(
                 f"{path}: reads {inputs}; bundle.json says {model.input_name!r}, uint8, "
-                f"(B, {size}, {size}, 3). Pack the bundle anew"
+                f"(B, {', '.join(map(str, shape))}). Pack the bundle anew"
             )
         if outputs.get(model.output_name) != ("tensor(float)", [classes]):
             raise BundleError(
@@ -628,13 +628,13 @@ def _check_fit(backend: Backend, bundle: Bundle, path: Path, size: int, promised
             )
         return
     try:
-        (logits,) = backend.run(np.zeros((1, size, size, 3), np.uint8), [model.output_name])
+        (logits,) = backend.run(np.zeros((1, *shape), np.uint8), [model.output_name])
         found = f"{logits.dtype} {logits.shape}"
     except (RuntimeError, ValueError, KeyError) as error:
         found = str(error)
     if found != f"float32 (1, {classes})":
         raise BundleError(
-            f"{path}: on one image of {size} x {size} px gives {found}; expected {model.output_name!r}, float32 "
+            f"{path}: on one image of shape {shape} gives {found}; expected {model.output_name!r}, float32 "
             f"(1, {classes}). It is not an artifact of this bundle; export it anew"
         )
 

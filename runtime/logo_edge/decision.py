@@ -79,17 +79,17 @@ class Calibration:
 
 
 def is_blank(pixels: np.ndarray) -> np.ndarray:
-    """(B,) whether nothing is in the picture: all pixels of (B, S, S, 3) uint8, as the model sees it, have one colour.
+    """(B,) whether nothing is in the picture: all pixels of (B, S, S, C) uint8, as the model sees it, have one colour.
 
-    Modes but best-guess then give no label. A difference of one step in one channel of one pixel is something.
+    The first three channels hold it. Modes but best-guess then give no label. A difference of one step in one channel of one pixel is something.
     """
-    values = pixels.reshape(len(pixels), -1)
+    values = pixels[..., :3].reshape(len(pixels), -1)
     return (values[:, 3:] == values[:, :-3]).all(axis=1)
 
 
 def spread(pixels: np.ndarray) -> np.ndarray:
-    """(B,) the largest difference of two pixels within a channel of (B, S, S, 3) uint8; 0 where it is blank."""
-    return np.ptp(pixels.reshape(len(pixels), -1, 3), axis=1).max(axis=1)
+    """(B,) the largest difference of two pixels within a colour of (B, S, S, C) uint8; 0 where it is blank."""
+    return np.ptp(pixels[..., :3].reshape(len(pixels), -1, 3), axis=1).max(axis=1)
 
 
 def calibrated_logits(logits: np.ndarray, temperature: float, scaling: Scaling | None = None) -> np.ndarray:

@@ -20,12 +20,13 @@ FOR, AGAINST = np.array([214, 39, 40]), np.array([31, 119, 180])  # colours of w
 def occlusion(classifier: Classifier, pixels: np.ndarray, label: str) -> np.ndarray:
     """(STEPS, STEPS) float64: by how much the log-odds of `label` fall where a patch of background hides that place.
 
-    pixels: (S, S, 3) uint8. Zeiler and Fergus 2014, arXiv:1311.2901.
+    pixels: (S, S, C) uint8. Zeiler and Fergus 2014, arXiv:1311.2901.
     """
     size, index = len(pixels), classifier.labels.index(label)
     side = max(1, round(size * PATCH))
     starts = np.linspace(0, size - side, STEPS).round().astype(int)
     background, hidden = border_colour(pixels), []
+    background[3:] = 0  # nothing fades in it
     for top in starts:
         for left in starts:
             covered = pixels.copy()
@@ -49,7 +50,7 @@ def explain(classifier: Classifier, source: ImageSource, result: Classification)
     strongest = max(float(np.abs(heat).max()), 1e-9)
     wide = Image.fromarray((heat / strongest).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
     wide = np.clip(np.asarray(wide), -1, 1)[:, :, None]  # (P, P, 1)
-    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((size, size), Image.Resampling.BILINEAR))
+    grey = np.asarray(Image.fromarray(pixels[:, :, :3]).convert("L").resize((size, size), Image.Resampling.BILINEAR))
     lighter = 70 + 0.7 * grey[:, :, None].astype(np.float64)
     share = 0.75 * np.abs(wide) ** 0.7
     return Image.fromarray(((1 - share) * lighter + share * np.where(wide > 0, FOR, AGAINST)).round().astype(np.uint8))

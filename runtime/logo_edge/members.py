@@ -37,11 +37,13 @@ class Ensemble:
 
 
 def reduce_pixels(pixels: np.ndarray, size_px: int) -> np.ndarray:
-    """(B, S, S, 3) uint8 -> (B, size_px, size_px, 3) by Pillow's antialiased bilinear filter; itself at its own size."""
+    """(B, S, S, C) uint8 -> (B, size_px, size_px, C) by Pillow's antialiased bilinear filter; itself at its own size."""
     if pixels.shape[1] == size_px:
         return pixels
+    planes = pixels.transpose(0, 3, 1, 2).reshape(-1, *pixels.shape[1:3])  # (B C, S, S): Pillow knows no seven channels
     size = (size_px, size_px)
-    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in pixels])
+    reduced = np.stack([np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)) for plane in planes])
+    return np.ascontiguousarray(reduced.reshape(len(pixels), -1, *size).transpose(0, 2, 3, 1))
 
 
 def pool_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:

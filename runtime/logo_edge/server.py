@@ -124,7 +124,7 @@ class Batcher:
         self._task = asyncio.create_task(self._gather())
 
     async def classify(self, pixels: np.ndarray) -> Classification:
-        """The classification of (S, S, 3) uint8 pixels."""
+        """The classification of (S, S, C) uint8 pixels."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((pixels, future))
         return await future

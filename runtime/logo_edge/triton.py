@@ -194,7 +194,7 @@ def decision_graph(classifier: Classifier):
 
 def configurations(bundle: Bundle, name: str, serving: Serving) -> dict[str, str]:
     """The config.pbtxt of every model of the repository, by its name; the ensemble's stands last."""
-    size, classes, model = bundle.input.size_px, len(bundle.labels), bundle.model
+    size, channels, classes, model = bundle.input.size_px, bundle.input.channels, len(bundle.labels), bundle.model
     decision = [("label", "STRING", [1]), ("best_guess", "STRING", [1]), ("confidence", "FP32", [1]),
                 ("probabilities", "FP32", [classes]), ("is_logo", "BOOL", [1]), ("reason", "STRING", [1])]  # fmt: skip
     batching = [f"dynamic_batching {{ max_queue_delay_microseconds: {serving.queue_delay_us} }}"]
@@ -209,11 +209,10 @@ def configurations(bundle: Bundle, name: str, serving: Serving) -> dict[str, str
     image = [("image", "UINT8", [-1, -1, 4])]
     return {
         names["preprocess"]: _config(
-            names["preprocess"], 0, image, [("pixels", "UINT8", [1, size, size, 3]), ("is_blank", "BOOL", [1, 1])],
-            _on_cpu(serving),
+            names["preprocess"], 0, image, [("pixels", "UINT8", [1, size, size, channels]), ("is_blank", "BOOL", [1, 1])], _on_cpu(serving),
         ),
         names["network"]: _config(
-            names["network"], serving.max_batch, [(model.input_name, "UINT8", [size, size, 3])],
+            names["network"], serving.max_batch, [(model.input_name, "UINT8", [size, size, channels])],
             [(model.output_name, "FP32", [classes])], batching + _on_device(serving),
         ),
         names["decision"]: _config(

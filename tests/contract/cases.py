@@ -15,12 +15,18 @@ from onnx import TensorProto, helper
 from PIL import Image, PngImagePlugin
 from PIL.ImageCms import ImageCmsProfile, createProfile
 
+from logo_edge import InputContract
 from logo_edge.bundle import RECORD, write_record
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 OFFSET = 84.5
 RED_EPISTEMIC = 255 / 3 - OFFSET  # nats, of a full red image, by `write_epistemic_bundle`; of a black one it is below 0
+
+
+def contract_of(vector: dict) -> InputContract:
+    """The input of a preprocessing vector."""
+    return InputContract(vector["size_px"], details=vector["details"])
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SIZES_PX = (128, 96)
+INPUTS = ((128, False), (96, False), (96, True))  # size_px, details
 STEP = 1e-4  # of confidence; just below and just above a threshold
 LABELS = ("simple", "text", "gradient", "complex", "badge", "mark", "seal")
 # Sixteenths, so that float32 holds them exactly: (logits, temperature).
@@ -148,7 +148,7 @@ def member_vectors() -> list[dict]:
 
 
 def write_inputs() -> list[Path]:
-    """The images to preprocess: the project's drawings, and two that those do not stand for."""
+    """The images to preprocess: the project's drawings, and some that those do not stand for."""
     from PIL import Image, ImageDraw
 
     opaque = Image.new("RGB", (230, 75), (20, 40, 90))
@@ -157,9 +157,10 @@ def write_inputs() -> list[Path]:
     for name, image, options in (("opaque-wide", opaque, {}),
                                  ("palette-alpha", palette, {"transparency": bytes(range(0, 252, 28))})):  # fmt: skip
         image.save(HERE / "preprocess" / f"{name}.png", **options)
-    for name, image in plain_pictures().items():
+    drawn = plain_pictures() | fading_pictures()
+    for name, image in drawn.items():
         image.save(HERE / "preprocess" / f"{name}.png", optimize=True)
-    own = [HERE / "preprocess" / f"{name}.png" for name in ("opaque-wide", "palette-alpha", *plain_pictures())]
+    own = [HERE / "preprocess" / f"{name}.png" for name in ("opaque-wide", "palette-alpha", *drawn)]
     return [*sorted((ROOT / "runtime/logo_edge/samples").glob("*.png")), *own]
 
 
@@ -186,8 +187,29 @@ def plain_pictures() -> dict:
     }
 
 
+def fading_pictures() -> dict:
+    """Pictures for the detail planes: larger and smaller than the size at which they are computed, fades beside edges."""
+    from PIL import Image, ImageDraw, ImageFilter
+
+    ramp, ball = Image.linear_gradient("L"), Image.radial_gradient("L")
+    wide = Image.merge("RGB", (ramp.rotate(90), Image.new("L", ramp.size, 90), ramp)).resize((400, 130))
+    pen = ImageDraw.Draw(wide)
+    pen.rectangle((60, 20, 150, 100), (240, 240, 20))
+    pen.ellipse((240, 25, 330, 115), "white", (20, 20, 20), 4)
+    glass = Image.merge("RGBA", (ball, ramp, ball.rotate(90), ramp.rotate(180))).resize((90, 700))
+    shape = Image.new("RGB", (40, 30), "white")
+    ImageDraw.Draw(shape).polygon(((4, 26), (20, 3), (36, 26)), (200, 30, 60))
+    return {
+        "fade-wide": wide,
+        "fade-glass": glass,
+        "fade-line": wide.crop((0, 64, 300, 65)),
+        "blurred": shape.resize((237, 171)).filter(ImageFilter.GaussianBlur(3)),
+    }
+
+
 def write_preprocess_vectors() -> list[dict]:
-    """One row for each image and size, the expected pixels written beside as a PNG."""
+    """One row for each image and input, the expected pixels written beside as a PNG: grey, S times channels wide, where
+    they have detail planes."""
     from PIL import Image
 
     from logo_edge import InputContract, load_image, preprocess
@@ -195,13 +217,13 @@ def write_preprocess_vectors() -> list[dict]:
     (HERE / "preprocess").mkdir(exist_ok=True)
     rows = []
     for path in write_inputs():
-        for size_px in SIZES_PX:
-            expected = HERE / "preprocess" / f"{path.stem}-{size_px}.png"
-            pixels = preprocess(load_image(path, fast=False), InputContract(size_px))
-            Image.fromarray(pixels).save(expected, optimize=True)
-            colours = {tuple(pixel) for row in pixels.tolist() for pixel in row}
-            rows.append({"image": path.relative_to(ROOT).as_posix(), "size_px": size_px, "blank": len(colours) == 1,
-                         "expected": expected.relative_to(ROOT).as_posix()})  # fmt: skip
+        for size_px, details in INPUTS:
+            expected = HERE / "preprocess" / f"{path.stem}-{size_px}{'-details' if details else ''}.png"
+            pixels = preprocess(load_image(path, fast=False), InputContract(size_px, details=details))
+            Image.fromarray(pixels.reshape(size_px, -1) if details else pixels).save(expected, optimize=True)
+            colours = {tuple(pixel) for row in pixels[:, :, :3].tolist() for pixel in row}
+            rows.append({"image": path.relative_to(ROOT).as_posix(), "size_px": size_px, "details": details,
+                         "blank": len(colours) == 1, "expected": expected.relative_to(ROOT).as_posix()})  # fmt: skip
     return rows
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contract.cases import jpeg_of_vector
+from contract.cases import contract_of, jpeg_of_vector
 from PIL import Image
 
-from logo_edge import Classifier, ImageError, InputContract, Mode, load_image, preprocess
+from logo_edge import Classifier, ImageError, Mode, load_image, preprocess
 from logo_edge.decision import Familiarity, Scaling, is_blank, spread
 from logo_edge.members import mutual_information, pool_logits
 from logo_edge.metrics import softmax
+from logo_edge.preprocess import preprocess_by_pillow
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -37,10 +38,10 @@ MEMBERS = load_vectors("member_vectors.json", at_least=6)
 @pytest.mark.parametrize("vector", PREPROCESS, ids=lambda vector: Path(vector["expected"]).stem)
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "pillow"])
 def test_an_image_is_preprocessed_to_the_byte(vector, fast):
-    expected = np.asarray(Image.open(ROOT / vector["expected"]))
-    found = preprocess(load_image(ROOT / vector["image"], fast=fast), InputContract(vector["size_px"]))
-    assert found.shape == expected.shape == (vector["size_px"], vector["size_px"], 3)
-    assert np.array_equal(found, expected)
+    image, contract = load_image(ROOT / vector["image"], fast=fast), contract_of(vector)
+    found, slowly = preprocess(image, contract), preprocess_by_pillow(image, contract)
+    assert found.shape == slowly.shape == (vector["size_px"], vector["size_px"], 7 if vector["details"] else 3)
+    assert found.tobytes() == slowly.tobytes() == Image.open(ROOT / vector["expected"]).tobytes()
     assert is_blank(found[None]).tolist() == [vector["blank"]]
 
 
@@ -48,9 +49,18 @@ def test_the_preprocessing_vectors_cover_every_drawing_size_and_background():
     assert {(ROOT / vector["image"]).name for vector in PREPROCESS} >= {
         path.name for path in (ROOT / "runtime/logo_edge/samples").glob("*.png")
     }
-    assert Counter(vector["size_px"] for vector in PREPROCESS) == {128: 19, 96: 19}
+    inputs = Counter((vector["size_px"], vector["details"]) for vector in PREPROCESS)
+    assert inputs == {(128, False): 23, (96, False): 23, (96, True): 23}
     corners = {Image.open(ROOT / vector["expected"]).getpixel((0, 0)) for vector in PREPROCESS}
     assert {(255, 255, 255), (60, 60, 60), (20, 40, 90)} <= corners
+
+
+def test_each_detail_plane_fires_somewhere_in_the_preprocessing_vectors():
+    fired = np.zeros(4, int)
+    for vector in PREPROCESS:
+        if vector["details"]:
+            fired += np.asarray(Image.open(ROOT / vector["expected"])).reshape(96, 96, 7)[:, :, 3:].max(axis=(0, 1)) > 60
+    assert fired.min() >= 5, fired
 
 
 def test_blank_is_what_has_one_colour_as_the_model_sees_it_and_a_faint_mark_is_not():
@@ -61,6 +71,9 @@ def test_blank_is_what_has_one_colour_as_the_model_sees_it_and_a_faint_mark_is_n
     square[1, 7, 7, 2] = square[2, 0, 0, 0] = 254
     assert is_blank(square).tolist() == [True, False, False]
     assert spread(square).tolist() == [0, 1, 1]
+    detailed = np.concatenate([square, np.random.default_rng(0).integers(0, 256, (3, 8, 8, 4), np.uint8)], axis=3)
+    assert is_blank(detailed).tolist() == [True, False, False]
+    assert spread(detailed).tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize("vector", DECISIONS, ids=lambda vector: f"{vector['side']}-{vector['logits']}")

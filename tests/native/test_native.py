@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contract.cases import RED_EPISTEMIC, encode, encoded_images, jpeg_of_vector, write_epistemic_bundle
+from contract.cases import RED_EPISTEMIC, contract_of, encode, encoded_images, jpeg_of_vector, write_epistemic_bundle
 from fuzz.bombs import bombs, chunk, noisy_progressive, png, tiff
 from fuzz.mutants import run_native, write_mutants
 from PIL import Image
@@ -52,25 +52,31 @@ def images(tmp_path_factory) -> list[Path]:
     return paths
 
 
+def told(contract: InputContract) -> tuple[str, str]:
+    """The contract as the program `contract` takes it."""
+    return str(contract.size_px), str(int(contract.details))
+
+
 def records(output: str) -> list[dict]:
     return [json.loads(line) for line in output.splitlines()]
 
 
 @pytest.mark.parametrize("size_px", [16, 96, 128, 160])
 def test_an_image_is_decoded_and_preprocessed_to_the_byte(programs, images, size_px):
-    found = np.frombuffer(programs.show("preprocess", str(size_px), *images), np.uint8)
-    found = found.reshape(len(images), size_px, size_px, 3)
+    contract = InputContract(size_px, details=size_px == 96)
+    found = np.frombuffer(programs.show("preprocess", *told(contract), *images), np.uint8)
+    found = found.reshape(len(images), size_px, size_px, contract.channels)
     for path, pixels in zip(images, found, strict=True):
-        assert np.array_equal(pixels, preprocess(load_image(path, fast=False), InputContract(size_px))), path.name
+        assert np.array_equal(pixels, preprocess(load_image(path, fast=False), contract)), path.name
 
 
 def test_the_contract_s_images_are_preprocessed_to_the_byte(programs):
     vectors = json.loads((CONTRACT / "preprocess_vectors.json").read_text())["vectors"]
     assert len(vectors) >= 20
     for vector in vectors:
-        found = programs.show("preprocess", str(vector["size_px"]), ROOT / vector["image"])
-        assert found == np.asarray(Image.open(ROOT / vector["expected"])).tobytes(), vector["expected"]
-        blank = programs.show("is_blank", str(vector["size_px"]), ROOT / vector["image"])
+        found = programs.show("preprocess", *told(contract_of(vector)), ROOT / vector["image"])
+        assert found == Image.open(ROOT / vector["expected"]).tobytes(), vector["expected"]
+        blank = programs.show("is_blank", *told(contract_of(vector)), ROOT / vector["image"])
         assert bool(int(blank)) == vector["blank"], vector["expected"]
 
 
@@ -130,7 +136,7 @@ def test_grey_values_of_fewer_bits_and_odd_files_are_read_or_named_as_in_python(
             expected = next(word for word in ("CgBI", "12 of them", "damaged") if word in str(error))
         assert expected in line, path.name
     assert len(read) == len(paths) - 4
-    pixels = np.frombuffer(programs.show("preprocess", "96", *read), np.uint8).reshape(len(read), 96, 96, 3)
+    pixels = np.frombuffer(programs.show("preprocess", "96", "0", *read), np.uint8).reshape(len(read), 96, 96, 3)
     for path, square in zip(read, pixels, strict=True):
         assert np.array_equal(square, preprocess(load_image(path, fast=False), InputContract(96))), path.name
 

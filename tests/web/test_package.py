@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contract.cases import RED_EPISTEMIC, encode, encoded_images, jpeg_of_vector, write_epistemic_bundle
+from contract.cases import RED_EPISTEMIC, contract_of, encode, encoded_images, jpeg_of_vector, write_epistemic_bundle
 from fuzz.bombs import bombs, chunk
 from fuzz.mutants import keep_findings, run_web, write_mutants
 from pictures import marked
@@ -31,10 +31,10 @@ SAMPLES = sorted((ROOT / "runtime" / "logo_edge" / "samples").glob("*.png"))
 BUNDLES = {"demo/bundle": DEFAULT_BUNDLE, "robust": ROOT / "bundles" / "robust"}
 BYTES = "const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));"
 PREPROCESS = (
-    "async ([image, sizes]) => {" + BYTES + """
+    "async ([image, inputs]) => {" + BYTES + """
   const pixels = await logo.loadImage(new Blob([bytes(image)]));
-  return sizes.map((size_px) => {
-    const contract = { size_px, light_background: [255, 255, 255], dark_background: [60, 60, 60], dark_above_luminance: 225 };
+  return inputs.map(([size_px, details]) => {
+    const contract = { size_px, details, light_background: [255, 255, 255], dark_background: [60, 60, 60], dark_above_luminance: 225 };
     let text = "";
     for (const byte of logo.preprocess(pixels, contract)) text += String.fromCharCode(byte);
     return btoa(text);
@@ -66,10 +66,10 @@ IMAGES = encoded_images()
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_is_decoded_and_preprocessed_to_the_byte(page, image):
-    sizes = [16, 96, 128, 160]
-    found = page.evaluate(PREPROCESS, [base64_of(IMAGES[image]), sizes])
-    for size_px, pixels in zip(sizes, found, strict=True):
-        expected = preprocess(load_image(IMAGES[image], fast=False), InputContract(size_px))
+    inputs = [(16, False), (96, False), (96, True), (128, False), (160, True)]
+    found = page.evaluate(PREPROCESS, [base64_of(IMAGES[image]), inputs])
+    for (size_px, details), pixels in zip(inputs, found, strict=True):
+        expected = preprocess(load_image(IMAGES[image], fast=False), InputContract(size_px, details=details))
         assert np.array_equal(np.frombuffer(base64.b64decode(pixels), np.uint8).reshape(expected.shape), expected)
 
 
@@ -118,7 +118,7 @@ def test_of_an_animation_the_first_frame_that_is_not_blank_is_taken(page, kind, 
     frames = [Image.new("RGB", (40, 30), "white"), Image.new("RGB", (40, 30), "black"), marked("teal", (40, 30))]
     data = io.BytesIO()
     frames[0].save(data, kind, save_all=True, append_images=frames[1:], duration=50, **options)
-    (pixels,) = page.evaluate(PREPROCESS, [base64_of(data.getvalue()), [32]])
+    (pixels,) = page.evaluate(PREPROCESS, [base64_of(data.getvalue()), [(32, False)]])
     found = np.frombuffer(base64.b64decode(pixels), np.uint8)
     expected = preprocess(load_image(data.getvalue()), InputContract(32, (255, 255, 255), (60, 60, 60), 225)).ravel()
     assert found.std() > 5
@@ -131,7 +131,7 @@ def test_an_animation_of_blank_frames_or_a_damaged_one_gives_its_first_frame(pag
     data = io.BytesIO()
     frames[0].save(data, kind, save_all=True, append_images=frames[1:])
     for content in (data.getvalue(), data.getvalue()[:-20]):
-        (pixels,) = page.evaluate(PREPROCESS, [base64_of(content), [32]])
+        (pixels,) = page.evaluate(PREPROCESS, [base64_of(content), [(32, False)]])
         assert set(base64.b64decode(pixels)) == {255}
 
 
@@ -150,11 +150,13 @@ def test_the_contract_s_images_are_preprocessed_to_the_byte(page):
     vectors = json.loads((CONTRACT / "preprocess_vectors.json").read_text())["vectors"]
     assert len(vectors) >= 20
     for vector in vectors:
-        (found,) = page.evaluate(PREPROCESS, [base64_of((ROOT / vector["image"]).read_bytes()), [vector["size_px"]]])
-        expected = np.asarray(Image.open(ROOT / vector["expected"]))
-        assert base64.b64decode(found) == expected.tobytes(), vector["expected"]
+        contract = contract_of(vector)
+        image = base64_of((ROOT / vector["image"]).read_bytes())
+        (found,) = page.evaluate(PREPROCESS, [image, [(contract.size_px, contract.details)]])
+        assert base64.b64decode(found) == Image.open(ROOT / vector["expected"]).tobytes(), vector["expected"]
         blank = page.evaluate(
-            "(text) => logo.isBlank(Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0)))", found
+            "([text, channels]) => logo.isBlank(Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0)), channels)",
+            [found, contract.channels],
         )
         assert blank == vector["blank"], vector["expected"]
 

@@ -68,6 +68,7 @@ function findProblem({ name, labels, model, input, calibration, files }) {
       () => [model.file, model.input_name, model.output_name, ...(model.optional_outputs ?? [])].every(isString),
     ],
     ["input: expected NHWC, uint8, RGB", () => input.layout === "NHWC" && input.dtype === "uint8" && input.colour === "RGB"],
+    ["input: expected details true, false or none", () => [true, false, undefined].includes(input.details)],
     ["input: expected size_px from 8 to 4096", () => Number.isInteger(input.size_px) && isWithin(input.size_px, 8, 4096)],
     [
       "input: expected two backgrounds of three numbers from 0 to 255, and a luminance",

@@ -6,7 +6,7 @@ import { readBundle } from "./bundle.js";
 import { MODES, decide, isBlank, predictionSet } from "./decision.js";
 import { BundleError, ImageError } from "./errors.js";
 import { loadImage } from "./images.js";
-import { preprocess } from "./preprocess.js";
+import { channelsOf, preprocess } from "./preprocess.js";
 
 const COVERAGE = 0.95; // of prediction sets, where the bundle can promise it
 const EPISTEMIC = "epistemic";
@@ -67,7 +67,7 @@ export class Classifier {
     }
   }
 
-  /** The image as the model sees it, (S, S, 3) uint8. */
+  /** The image as the model sees it, (S, S, channels) uint8. */
   async readPixels(image) {
     return preprocess(await loadImage(image), this.bundle.input);
   }
@@ -77,15 +77,15 @@ export class Classifier {
     return this.run(await this.readPixels(image));
   }
 
-  /** `infer`, of (S, S, 3) uint8 pixels. Calls may overlap; they are run one after the other. */
+  /** `infer`, of (S, S, channels) uint8 pixels. Calls may overlap; they are run one after the other. */
   run(pixels) {
-    const { size_px: size } = this.bundle.input;
-    const feeds = { [this.bundle.model.input_name]: new ort.Tensor("uint8", pixels, [1, size, size, 3]) };
+    const shape = shapeOf(this.bundle.input);
+    const feeds = { [this.bundle.model.input_name]: new ort.Tensor("uint8", pixels, [1, ...shape]) };
     const { output_name: logits, optional_outputs: optional = [] } = this.bundle.model;
     const outputs = [logits, ...optional.filter((name) => name === EPISTEMIC)];
     const result = this.#queue.then(() => this.#session.run(feeds, outputs));
     this.#queue = result.catch(() => {});
-    const blank = isBlank(pixels);
+    const blank = isBlank(pixels, shape[2]);
     return result.then((found) => ({
       logits: found[logits].data,
       epistemic: found[EPISTEMIC]?.data[0] ?? null,
@@ -138,6 +138,9 @@ export class Classifier {
   }
 }
 
+/** [S, S, channels] of what the model reads. */
+const shapeOf = (contract) => [contract.size_px, contract.size_px, channelsOf(contract)];
+
 /** The mode, the threshold and the coverage that the options mean. Throws TypeError, RangeError or BundleError. */
 function resolveOptions({ calibration }, { mode = "balanced", threshold, coverage, ...unknown }) {
   const [other] = Object.keys(unknown);
@@ -164,11 +167,11 @@ async function openSession(bundle) {
   } catch (error) {
     throw new BundleError(`${file}: onnxruntime-web cannot load it: ${error.message ?? error}`, { cause: error });
   }
-  const { size_px: size } = bundle.input;
+  const shape = shapeOf(bundle.input);
   const input = session.inputMetadata.map(({ name, type, shape }) => `${name}, ${type}, ${shape?.slice(1)}`).join("; ");
   const output = session.outputMetadata.find(({ name }) => name === outputName);
-  if (input !== `${inputName}, uint8, ${[size, size, 3]}`) {
-    throw new BundleError(`${file}: reads ${input}; bundle.json says ${inputName}, uint8, ${[size, size, 3]}`);
+  if (input !== `${inputName}, uint8, ${shape}`) {
+    throw new BundleError(`${file}: reads ${input}; bundle.json says ${inputName}, uint8, ${shape}`);
   }
   if (output?.type !== "float32" || `${output.shape.slice(1)}` !== `${bundle.labels.length}`) {
     throw new BundleError(`${file}: gives no ${outputName} of ${bundle.labels.length} classes, which bundle.json names`);

@@ -40,9 +40,9 @@ export function decide({ calibration, labels }, output, { mode, threshold, cover
   };
 }
 
-/** Whether nothing is in the picture: all of its (S, S, 3) pixels, as the model sees it, have one colour. */
-export function isBlank(pixels) {
-  return pixels.every((value, index) => value === pixels[index % 3]);
+/** Whether nothing is in the picture: all of its (S, S, channels) pixels, as the model sees it, have one colour. */
+export function isBlank(pixels, channels = 3) {
+  return pixels.every((value, index) => index % channels >= 3 || value === pixels[index % channels]);
 }
 
 /** (K,) numbers whose softmax are the calibrated probabilities. Guo et al. 2017; Kull et al. 2019. */

@@ -42,6 +42,8 @@ export interface InputContract {
   light_background: [number, number, number];
   dark_background: [number, number, number];
   dark_above_luminance: number;
+  /** Whether four detail planes follow RGB: seven channels instead of three. */
+  details?: boolean;
 }
 
 export interface Conformal {
@@ -131,8 +133,8 @@ export function preprocess(
   contract: InputContract,
 ): Uint8Array;
 
-/** Whether all pixels that `preprocess` gave have one colour: nothing is in the picture. */
-export function isBlank(pixels: Uint8Array): boolean;
+/** Whether all pixels that `preprocess` gave have one colour: nothing is in the picture. `channels` is 3, or 7 with details. */
+export function isBlank(pixels: Uint8Array, channels?: 3 | 7): boolean;
 
 export class LogoEdgeError extends Error {}
 export class BundleError extends LogoEdgeError {}

@@ -6,39 +6,120 @@
  */
 
 const PRECISION_BITS = 22;
+const DETAIL_PX = 256; // longer side at which the detail planes are computed
+const DETAIL_PLANES = 4;
+const REACH_PX = 6; // the farthest neighbour that a detail plane looks at
+
+/** How many channels the model reads: RGB and, where the contract asks for them, the detail planes. */
+export const channelsOf = ({ details = false }) => 3 + (details ? DETAIL_PLANES : 0);
 
 /**
- * The letterboxed image, (size_px, size_px, 3) uint8 RGB.
+ * The letterboxed image, (size_px, size_px, channels) uint8: RGB, then the detail planes of the contract.
  *
  * `image` is an ImageData or anything with its width, height and data: RGBA, straight alpha, 8 bits a channel.
  * `contract` is the table `input` of bundle.json.
  */
 export function preprocess(image, contract) {
   const size = contract.size_px;
+  const channels = channelsOf(contract);
   const [width, height] = letterboxedSize(image.width, image.height, size);
   const opaque = isOpaque(image.data);
   const source = opaque ? image.data : premultiply(image.data);
-  const ink = resample(source, image.width, image.height, width, height);
+  const [wide, high] = contract.details ? detailSize(image.width, image.height) : [width, height];
+  let ink = resample(source, image.width, image.height, wide, high);
   let background;
-  if (opaque) {
-    background = width === height ? contract.light_background : borderColour(ink, width, height);
-  } else {
+  if (!opaque) {
     background = pickBackground(ink, contract);
     layOn(ink, background);
   }
-  const square = new Uint8Array(size * size * 3);
-  for (let index = 0; index < square.length; index++) square[index] = background[index % 3];
+  let planes;
+  if (contract.details) {
+    planes = resample(detailPlanes(ink, wide, high), wide, high, width, height);
+    ink = resample(ink, wide, high, width, height);
+  }
+  if (opaque) background = borderColour(ink, width, height);
+  const square = new Uint8Array(size * size * channels);
+  for (let at = 0; at < square.length; at += channels) square.set(background, at);
   const left = (size - width) >> 1;
   const top = (size - height) >> 1;
   for (let y = 0; y < height; y++) {
-    let to = ((top + y) * size + left) * 3;
-    for (let x = 0, from = y * width * 4; x < width; x++, from += 4, to += 3) {
-      square[to] = ink[from];
-      square[to + 1] = ink[from + 1];
-      square[to + 2] = ink[from + 2];
+    let to = ((top + y) * size + left) * channels;
+    for (let x = 0, from = y * width * 4; x < width; x++, from += 4, to += channels) {
+      for (let channel = 0; channel < 3; channel++) square[to + channel] = ink[from + channel];
+      if (planes) for (let plane = 0; plane < DETAIL_PLANES; plane++) square[to + 3 + plane] = planes[from + plane];
     }
   }
   return square;
+}
+
+/** [width, height] in pixels at which detail planes are computed: the picture's own, its longer side at most DETAIL_PX. */
+function detailSize(width, height) {
+  return Math.max(width, height) > DETAIL_PX ? letterboxedSize(width, height, DETAIL_PX) : [width, height];
+}
+
+/** (height, width, 4): the near fade, the far fade, the ramp and the edge at each pixel of opaque RGBA, as in Python. */
+function detailPlanes(rgba, width, height) {
+  const pitch = width + 2 * REACH_PX;
+  const padded = [0, 1, 2].map((channel) => padChannel(rgba, width, height, channel));
+  const summed = padded.map((values) => sumNeighbours(values, pitch));
+  const planes = new Uint8ClampedArray(width * height * DETAIL_PLANES);
+  for (let y = 0, to = 0; y < height; y++) {
+    for (let x = 0, at = (y + REACH_PX) * pitch + REACH_PX; x < width; x++, at++, to += DETAIL_PLANES) {
+      if (isFade(padded, at, 2, 3, 24) || isFade(padded, at, 2 * pitch, 3, 24)) planes[to] = 255;
+      if (isFade(padded, at, 6, 4, 48) || isFade(padded, at, 6 * pitch, 4, 48)) planes[to + 1] = 255;
+      if (summed.some((sums) => isRamp(sums, at, 1) || isRamp(sums, at, pitch))) planes[to + 2] = 255;
+      planes[to + 3] = Math.max(...padded.map((values) => laplacian(values, at, pitch))); // clamped to 255
+    }
+  }
+  return planes;
+}
+
+/** (height + 12, width + 12) of one channel, the picture's rim repeated beyond it. */
+function padChannel(rgba, width, height, channel) {
+  const pitch = width + 2 * REACH_PX;
+  const padded = new Int16Array(pitch * (height + 2 * REACH_PX));
+  for (let at = 0; at < padded.length; at++) {
+    const x = Math.min(Math.max((at % pitch) - REACH_PX, 0), width - 1);
+    const y = Math.min(Math.max(Math.floor(at / pitch) - REACH_PX, 0), height - 1);
+    padded[at] = rgba[(y * width + x) * 4 + channel];
+  }
+  return padded;
+}
+
+/** The sum of the 3 x 3 pixels around each one; anything at the rim. */
+function sumNeighbours(values, pitch) {
+  const columns = values.map((value, at) => values[at - pitch] + value + values[at + pitch]);
+  return columns.map((value, at) => columns[at - 1] + value + columns[at + 1]);
+}
+
+/** Whether the colour changes smoothly between the neighbours `apart` away. */
+function isFade(channels, at, apart, least, most) {
+  let change = 0;
+  let bend = 0;
+  for (const values of channels) {
+    change = Math.max(change, Math.abs(values[at + apart] - values[at - apart]));
+    bend = Math.max(bend, Math.abs(values[at + apart] - 2 * values[at] + values[at - apart]));
+  }
+  return change >= least && change <= most && 3 * bend <= Math.max(change, 4);
+}
+
+/** Whether eight steps of the 3 x 3 sums, `pitch` apart, are small and of one sign. */
+function isRamp(sums, at, pitch) {
+  const total = sums[at + 4 * pitch] - sums[at - 4 * pitch];
+  const change = Math.abs(total);
+  if (change < 27) return false;
+  let lowest = Infinity;
+  let highest = -Infinity;
+  for (let step = -4; step < 4; step++) {
+    const rise = (sums[at + (step + 1) * pitch] - sums[at + step * pitch]) * Math.sign(total);
+    lowest = Math.min(lowest, rise);
+    highest = Math.max(highest, rise);
+  }
+  return lowest >= -3 && highest < 90 && 16 * highest <= Math.max(5 * change, 200);
+}
+
+function laplacian(values, at, pitch) {
+  return Math.abs(4 * values[at] - values[at - 1] - values[at + 1] - values[at - pitch] - values[at + pitch]);
 }
 
 /** [width, height] in pixels after scaling the longer side to `squarePx`; at least 1 each. */
