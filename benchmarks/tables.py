@@ -382,7 +382,7 @@ def outliers() -> str:
         [f"all {kind}", kind, f"{auroc:.3f}", share(figures["answered_together"][kind]), ""]
         for kind, auroc in figures["auroc_together"].items()
     ]
-    rows.append(["logos of test", "", "", "", share(figures["logos_rejected"])])
+    rows.append([f"{figures['logos']:,} logos of test", "", "", "", share(figures["logos_rejected"])])
     return markdown(["", "", "AUROC", "answered in balanced mode", "called no logo"], rows)
 
 
