@@ -371,15 +371,19 @@ def corruptions() -> str:
 
 
 def outliers() -> str:
-    """How well the default bundle's logits tell logos from pictures that are none."""
+    """How the default bundle's energy distinguishes logos from pictures that are none, and which of them it answers."""
     figures = read(ROBUST["default"])["subjects"][0]["outliers"]
     rows = [
-        [family + (" (threshold chosen on it)" if family in figures["chosen_on"] else ""),
-         "near" if family in figures["near"] else "far", f"{auroc:.3f}", share(figures["rejected"][family])]
+        [family, "near" if family in figures["near"] else "far", f"{auroc:.3f}",
+         *(share(figures[key][family]) for key in ("answered", "rejected"))]
         for family, auroc in figures["auroc"].items()
     ]  # fmt: skip
-    rows.append(["logos of test kept", "", "", share(figures["logos_kept"])])
-    return markdown([f"by {figures['score']}", "", "AUROC", "rejected"], rows)
+    rows += [
+        [f"all {kind}", kind, f"{auroc:.3f}", share(figures["answered_together"][kind]), ""]
+        for kind, auroc in figures["auroc_together"].items()
+    ]
+    rows.append([f"{figures['logos']:,} logos of test", "", "", "", share(figures["logos_rejected"])])
+    return markdown(["", "", "AUROC", "answered in balanced mode", "called no logo"], rows)
 
 
 def pretraining() -> str:

@@ -241,6 +241,7 @@ def compare_with_outliers(
         "auroc": areas,
         "answered": {family: vars(_share_of(hits)) for family, hits in answered.items()},
         "rejected": {family: vars(_share_of(part < threshold)) for family, part in outside.items()},
+        "logos": len(scores),
         "logos_rejected": vars(_share_of(scores < threshold)),
         "auroc_together": {
             kind: auroc(scores, np.concatenate([outside[name] for name in names])) for kind, names in together.items()

@@ -101,7 +101,7 @@ def _print_outliers(subjects: list[dict], console: Console) -> None:
             table.add_row(family, kind, f"{value:.3f}", *shares)
         for kind, value in outliers["auroc_together"].items():
             table.add_row(f"all {kind}", kind, f"{value:.3f}", _share(outliers["answered_together"][kind]), "")
-        table.add_row("logos", "", "", "", _share(outliers["logos_rejected"]))
+        table.add_row(f"{outliers['logos']:,} logos", "", "", "", _share(outliers["logos_rejected"]))
         table.caption = f"worst far family: {outliers['worst_far']}; answered: with a label, in mode balanced"
         console.print(table)
 

@@ -174,7 +174,7 @@ def test_far_and_near_families_are_taken_together_and_the_worst_far_one_is_named
         "emoji": 0.0,
     }
     assert found["logos_rejected"]["value"] == 0.25
-    assert found["count"] == {"noise": 2, "charts": 2, "emoji": 2}
+    assert (found["count"], found["logos"]) == ({"noise": 2, "charts": 2, "emoji": 2}, 4)
 
 
 def test_a_bundle_calls_no_logo_what_its_own_threshold_does(tmp_path, monkeypatch):
