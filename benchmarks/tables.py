@@ -730,7 +730,7 @@ def modes() -> str:
 
 
 def familiarity() -> str:
-    """What falls below the packed energy: logos of test, and pictures that are none."""
+    """What is taken for no logo: logos of test, and pictures that are none."""
     found = [read(result)["familiarity"] for result in CALIBRATED.values()]
     rows = [
         [family, "near" if family in found[0]["near"] else "far"]

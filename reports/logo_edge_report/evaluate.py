@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from logo_edge.decision import logo_score
 from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import Figure, bootstrap, softmax, wilson_interval
@@ -44,7 +45,7 @@ CHOOSE_ON = ("emoji", "charts", "noise")
 SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of (N, K) logits before temperature, higher for logos
     "confidence": lambda logits: softmax(logits).max(1),  # Hendrycks and Gimpel 2017, arXiv:1610.02136
     "largest logit": lambda logits: logits.max(1),
-    "energy": lambda logits: np.logaddexp.reduce(logits.astype(float), axis=1),  # Liu et al. 2020, arXiv:2010.03759
+    "logo score": logo_score,
 }
 CONFIDENT = 0.9
 HISTOGRAM = 20
@@ -114,7 +115,7 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
     }
     coverage, risk = risk_coverage(confidence, correct)
     kept = np.unique(np.linspace(0, len(coverage) - 1, 101).round().astype(int))
-    confident, answered = confidence >= CONFIDENT, confidence >= subject.abstain_below
+    confident, answered = confidence >= CONFIDENT, subject.answered(logits[split])
     return {
         **summarize_rows(subject.calibrated(logits[split]), rows, subject.labels),
         "precision": {name: vars(precision(predicted, targets, k)) for k, name in enumerate(subject.labels)},

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.bundle import RECORD, read_bundle
-from logo_edge.decision import Conformal, Mode, Scaling, calibrated_logits
+from logo_edge.decision import Conformal, Familiarity, Mode, Scaling, calibrated_logits, is_logo, logo_score
 from logo_edge.errors import RunError
+from logo_edge.metrics import softmax
 from logo_edge.preprocess import InputContract, preprocess
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Subject:
     scaling: Scaling | None = None
     conformal: tuple[Conformal, ...] = ()
     abstain_below: float = 0.0
+    familiarity: Familiarity | None = None
     size_bytes: int = 0
     network: LogoNetwork | None = None
     size_px: int = 0
@@ -47,6 +49,11 @@ class Subject:
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
         """The (N, K) logits whose softmax are the subject's probabilities, from those of `predict`."""
         return calibrated_logits(logits, self.temperature, self.scaling)
+
+    def answered(self, logits: np.ndarray) -> np.ndarray:
+        """(N,) whether a label is given, by the thresholds of balanced where the subject is a bundle, for (N, K) logits."""
+        confidence = softmax(self.calibrated(logits)).max(1)
+        return (confidence >= self.abstain_below) & is_logo(logo_score(logits), self.familiarity)
 
     def guesses(self, images: Sequence[Image.Image]) -> np.ndarray:
         """(N,) integers: the likeliest label of each image."""
@@ -100,7 +107,8 @@ def _bundle_subject(folder: Path) -> Subject:
 
     calibration = bundle.calibration
     return Subject(bundle.name, "bundle", bundle.labels, predict, calibration.temperature, calibration.scaling,
-                   calibration.conformal, calibration.abstain_below[Mode.BALANCED], bundle.size_bytes)  # fmt: skip
+                   calibration.conformal, calibration.abstain_below[Mode.BALANCED], calibration.familiarity,
+                   bundle.size_bytes)  # fmt: skip
 
 
 def _onnx_subject(path: Path) -> Subject:
