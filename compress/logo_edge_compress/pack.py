@@ -201,6 +201,13 @@ def model_card(bundle: Bundle) -> str:
     provenance, calibration, lines = bundle.provenance, bundle.calibration, []
     weaknesses = find_weaknesses(bundle)
     scaling = f", {calibration.scaling.method} scaling" if calibration.scaling else ""
+    familiarity = calibration.familiarity
+    rejects = (
+        f"In modes balanced and strict a picture whose logo score is below {familiarity.threshold:.2f} gets no label and the "
+        f"reason `not_a_logo`; so do at most {familiarity.false_positive_rate:.0%} of logos. "
+        if familiarity
+        else ""
+    )
     for split, figures in bundle.metrics.items():
         recalls = ", ".join(f"{label} {_percent(recall)}" for label, recall in figures["recall"].items())
         lines += [
@@ -237,9 +244,8 @@ def model_card(bundle: Bundle) -> str:
             "",
             *(f"- {weakness}" for weakness in weaknesses),
             *([""] if weaknesses else []),
-            "It sorts what is a logo already; it does not say whether a picture is one. Confidence is calibrated on "
-            "logos like those of its manifest: on photographs, screenshots or damaged images it may be confidently "
-            "wrong. The marks that it was trained on belong to their owners and are not part of the bundle.",
+            f"{rejects}Confidence is calibrated on logos like those of its manifest: on other pictures that it takes for "
+            "logos, and on damaged images, it may be confidently wrong. The marks that it was trained on belong to their owners and are not part of the bundle.",
             "",
         ]
     )
