@@ -264,7 +264,13 @@ def test_info_says_what_the_bundle_is(bundle):
     assert rows["classes"] == "red, green, blue"
     assert rows["model"] == "mean-colour, fp32"
     assert rows["input"].startswith("16 x 16 px")
+    assert rows["no logo"] == "rejects none"
     assert "self-test" not in rows
+
+
+def test_info_says_which_pictures_are_rejected_as_no_logo(fake_bundle):
+    result = CliRunner().invoke(commands.info, ["--bundle", str(fake_bundle(familiarity=Familiarity(1.25, 0.05)))])
+    assert "no logo  below a logo score of 1.250" in result.stdout
 
 
 def test_info_counts_the_golden_vectors_of_its_self_test(bundle):
