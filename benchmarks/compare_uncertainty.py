@@ -287,11 +287,11 @@ def fit_detectors(
         scaled = on_one_scale(fit(train[kind], targets, **settings), held_out[kind])
         return lambda arrays: scaled(arrays[kind])
 
-    energy = on_one_scale(lambda logits: np.logaddexp.reduce(logits[0], axis=1), held_out["logits"])
+    score = on_one_scale(lambda logits: np.logaddexp.reduce(logits[0], axis=1), held_out["logits"])
     vim = on_one_scale(virtual_logit(train["features"], weight, bias), held_out["features"])
     distance, neighbour = detect("stages", mahalanobis), detect("stages", nearest_neighbours, k=1)
     return {
-        "energy of the logits": lambda arrays: energy(arrays["logits"]),
+        "logo score": lambda arrays: score(arrays["logits"]),
         "Mahalanobis": detect("features", mahalanobis),
         "relative Mahalanobis": detect("features", relative_mahalanobis),
         "nearest neighbour": detect("features", nearest_neighbours, k=1),

@@ -14,7 +14,7 @@ import numpy as np
 
 from logo_edge.bundle import DEFAULT_BUNDLE
 from logo_edge.classifier import Classifier
-from logo_edge.decision import Calibration, calibrated_logits, energy
+from logo_edge.decision import Calibration, calibrated_logits, is_answered, logo_score
 from logo_edge.manifest import read_manifest, targets_of
 from logo_edge.metrics import softmax, wilson_interval
 from logo_edge_compress.calibrate import compare_methods
@@ -102,7 +102,8 @@ def measure_modes(calibration: Calibration, logits: dict[str, np.ndarray], targe
         found[mode.value] = {"threshold": threshold}
         for split, part in logits.items():
             probabilities = softmax(calibrated_logits(part, calibration.temperature, calibration.scaling))
-            answered, right = probabilities.max(1) >= threshold, probabilities.argmax(1) == targets[split]
+            answered = is_answered(calibration, mode, probabilities.max(1), logo_score(part))
+            right = probabilities.argmax(1) == targets[split]
             found[mode.value][split] = {
                 "answered": vars(wilson_interval(int(answered.sum()), len(answered))),
                 "accuracy": vars(wilson_interval(int(right[answered].sum()), int(answered.sum()))),
@@ -111,15 +112,15 @@ def measure_modes(calibration: Calibration, logits: dict[str, np.ndarray], targe
 
 
 def measure_familiarity(calibration: Calibration, logits: np.ndarray, outside: dict[str, np.ndarray]) -> dict:
-    """How many logos of test and how many pictures of each family fall below the packed energy; AUROC of the energy."""
+    """How many logos of test and how many pictures of each family are taken for no logo; AUROC of the logo score."""
     threshold = calibration.familiarity.threshold
     return {
         **vars(calibration.familiarity), "near": [name for name, family in families_of("held_out").items() if family.near],
-        "logos": vars(wilson_interval(int((energy(logits) < threshold).sum()), len(logits))),
+        "logos": vars(wilson_interval(int((logo_score(logits) < threshold).sum()), len(logits))),
         "families": {
             family: {
-                "auroc": auroc(energy(logits), energy(part)),
-                "unfamiliar": vars(wilson_interval(int((energy(part) < threshold).sum()), len(part))),
+                "auroc": auroc(logo_score(logits), logo_score(part)),
+                "unfamiliar": vars(wilson_interval(int((logo_score(part) < threshold).sum()), len(part))),
             }
             for family, part in outside.items()
         },

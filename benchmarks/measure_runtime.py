@@ -33,7 +33,7 @@ from PIL import Image
 from logo_edge import Classifier, images
 from logo_edge.bundle import DEFAULT_BUNDLE
 from logo_edge.classifier import REDUCED_SHIFT, REDUCED_SIDES
-from logo_edge.decision import energy, may_change
+from logo_edge.decision import logo_score, may_change
 from logo_edge.images import load_reduced
 from logo_edge.manifest import read_manifest
 from logo_edge.preprocess import preprocess
@@ -164,7 +164,7 @@ def measure_reduced(bundle: Path) -> dict:
         logits = classifier.logits(small)
         whole = classifier.logits(classifier.read_pixels(file.getvalue())[None])
         shifts.append(float(np.abs(logits - whole).max()))
-        again.append(bool(may_change(classifier.bundle.calibration, classifier.calibrated(logits), energy(logits),
+        again.append(bool(may_change(classifier.bundle.calibration, classifier.calibrated(logits), logo_score(logits),
                                      classifier.threshold, classifier.coverage, REDUCED_SHIFT)[0]))  # fmt: skip
     return {
         "images": len(shifts),

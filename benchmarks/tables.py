@@ -12,6 +12,11 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
+
+from logo_edge.bundle import VECTORS
+from logo_edge.classifier import Classifier
+from logo_edge.classify import WITHHELD
 from logo_edge.manifest import read_manifest
 from logo_edge_compress.figures import named_slices
 
@@ -557,11 +562,14 @@ def memory() -> str:
 
 def demo() -> str:
     """What `make demo` prints, from the vectors of the default bundle."""
-    bundle = ROOT / "runtime" / "logo_edge" / "default_bundle" / "vectors" / "vectors.json"
+    classifier = Classifier.load()
+    vectors = json.loads(classifier.bundle.read(VECTORS))["vectors"]
     rows = [
-        [Path(vector["image"]).stem, vector["label"] or f"(unsure, best guess {vector['best_guess']})",
-         f"{vector['confidence']:.1%}"]
-        for vector in json.loads(bundle.read_text(encoding="utf-8"))["vectors"]
+        [Path(vector["image"]).stem, result.label or f"{WITHHELD[result.reason]}, best guess {result.best_guess}",
+         f"{result.confidence:.1%}"]
+        for vector, result in zip(
+            vectors, classifier.decide(np.array([vector["logits"] for vector in vectors], np.float32)), strict=True
+        )
     ]  # fmt: skip
     return markdown(["drawing", "label", "confidence"], rows)
 
@@ -734,7 +742,7 @@ def modes() -> str:
 
 
 def familiarity() -> str:
-    """What falls below the packed energy: logos of test, and pictures that are none."""
+    """What is taken for no logo: logos of test, and pictures that are none."""
     found = [read(result)["familiarity"] for result in CALIBRATED.values()]
     rows = [
         [family, "near" if family in found[0]["near"] else "far"]
@@ -742,7 +750,7 @@ def familiarity() -> str:
         for family in found[0]["families"]
     ]  # fmt: skip
     rows.append(["logos of test", "", *(cell for entry in found for cell in ("", short(entry["logos"])))])
-    header = ["called unfamiliar", ""]
+    header = ["rejected as no logo", ""]
     for name in CALIBRATED:
         header += [f"`{name}`, AUROC", "share"]
     return markdown(header, rows)

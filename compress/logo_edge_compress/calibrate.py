@@ -1,7 +1,7 @@
 """What a bundle says of its own logits, fitted last, on the exported artifact's logits on the calib split alone.
 
 Temperature, and a vector or Dirichlet scaling where cross-validation within calib shows that it wins; conformal
-thresholds; one abstention threshold for each mode; the energy below which an input is unlike the logos. Every threshold
+thresholds; one abstention threshold for each mode; the logo score below which a picture is taken for no logo. Every threshold
 is fitted to the probabilities that each logo gets from fits which have not seen it.
 """
 
@@ -21,8 +21,9 @@ from logo_edge.decision import (
     Mode,
     Scaling,
     calibrated_logits,
-    energy,
+    is_logo,
     log_softmax,
+    logo_score,
 )
 from logo_edge.metrics import PRIOR, fit_temperature, softmax
 from logo_edge_train.recipe import CalibrateConfig
@@ -70,22 +71,29 @@ class Fitted:
 def fit_calibration(
     logits: np.ndarray, targets: np.ndarray, labels: tuple[str, ...], config: CalibrateConfig = CalibrateConfig()
 ) -> Fitted:
-    """All that a bundle holds of its calibration, from (N, K) logits and (N,) integer targets of the calib split."""
+    """All that a bundle holds of its calibration, from (N, K) logits and (N,) integer targets of the calib split.
+
+    The modes' risks are of the answers given, so their thresholds are fitted on the logos that are not rejected as no
+    logo. The familiarity threshold is one of calib's logo scores and was chosen without the targets: the logos above it
+    are a sample of all logos above it, so that the bounds of `highest_risk` hold.
+    """
     chosen = choose_method(compare_methods(logits, targets))
     temperature = round(fit_temperature(logits, targets), DIGITS)
     scaling = fit_scaling(logits, targets, temperature, chosen.method, chosen.penalty) if chosen.penalty else None
-    confidence, correct = chosen.held_out.max(1), chosen.held_out.argmax(1) == targets
+    familiarity = fit_familiarity(logits, config.false_positive_rate)
+    kept = is_logo(logo_score(logits), familiarity)
+    confidence, correct = chosen.held_out.max(1)[kept], (chosen.held_out.argmax(1) == targets)[kept]
     thresholds, unpromised = {Mode.BEST_GUESS: 0.0}, {}
     for mode, risk in {Mode.BALANCED: config.target_risk, Mode.STRICT: config.strict_risk}.items():
         threshold = abstention_threshold(confidence, correct, risk)
         if threshold is None:
             threshold = cautious_threshold(confidence, correct, risk)
-            unpromised[mode] = explain_risk(len(targets), risk)
+            unpromised[mode] = explain_risk(len(confidence), risk)
         thresholds[mode] = max(threshold, *thresholds.values())
     calibration = Calibration(
         temperature, thresholds, scaling,
         tuple(fit_conformal(chosen.held_out, targets, labels, level) for level in LEVELS),
-        fit_familiarity(logits, config.false_positive_rate),
+        familiarity,
     )  # fmt: skip
     return Fitted(calibration, unpromised)
 
@@ -232,14 +240,14 @@ def fit_conformal(probabilities: np.ndarray, targets: np.ndarray, labels: tuple[
 
 
 def fit_familiarity(logits: np.ndarray, false_positive_rate: float) -> Familiarity | None:
-    """The energy that a new logo falls below with P <= the rate: the floor((n + 1) rate)-th smallest of n calib logos.
+    """The logo score that a new logo falls below with P <= the rate: the floor((n + 1) rate)-th smallest of n calib logos.
 
     A conformal test of one class; None where n is too small for the rate. logits: (N, K), before temperature.
     """
     rank = math.floor(round((len(logits) + 1) * false_positive_rate, 9))
     if rank < 1:
         return None
-    return Familiarity(_below(float(np.sort(energy(logits))[rank - 1])), false_positive_rate)
+    return Familiarity(_below(float(np.sort(logo_score(logits))[rank - 1])), false_positive_rate)
 
 
 def abstention_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float | None:

@@ -15,7 +15,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from logo_edge.bundle import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, read_bundle
-from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits, energy
+from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits, is_answered, logo_score
 from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError, SelectionError
 from logo_edge.manifest import LogoRow, Manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, debiased_ece, softmax
@@ -376,10 +376,10 @@ def _row(work: Work, candidate: Candidate, calibration: Calibration, cost: Cost 
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == val.targets
     figures = short_metrics(calibrated, val.targets, val.sure)
     teachers = ensemble_logits(work.run.member_logits("val")).argmax(1) == val.targets
-    inside = energy(logits["val"])
+    inside = logo_score(logits["val"])
     ood = {
         name.removeprefix("outliers-"): float(roc_auc_score(
-            np.repeat([1, 0], [len(inside), len(part)]), np.concatenate([inside, energy(part)])
+            np.repeat([1, 0], [len(inside), len(part)]), np.concatenate([inside, logo_score(part)])
         ))
         for name, part in sorted(logits.items()) if name.startswith("outliers-")
     }  # fmt: skip
@@ -456,7 +456,7 @@ def _pack(
             "data_hash": run.data_hash, "teachers": _teachers(run), "versions": versions(),
             **describe_calibration(run.recipe.calibrate, fitted),
         },
-        reference=reference(calibrated.calibrated("calib"), run.classes, calibration),
+        reference=reference(calibrated.logits["calib"], run.classes, calibration),
     )  # fmt: skip
     model = graph.path
     if not members:
@@ -558,19 +558,19 @@ def _summarize(stages: list[Stage], splits: dict[str, Split], labels: tuple[str,
 
 
 def _abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration) -> dict:
-    """Coverage and error among the answered on each split, at the packed threshold; those of strict under its name."""
+    """Coverage and error among the answered on each split, at the packed thresholds; those of strict under its name."""
 
-    def selection(threshold: float) -> dict:
+    def selection(mode: Mode) -> dict:
         found = {}
         for name, split in splits.items():
             probabilities = softmax(stage.calibrated(name))
-            answered = probabilities.max(1) >= threshold
+            answered = is_answered(calibration, mode, probabilities.max(1), logo_score(stage.logits[name]))
             wrong = probabilities.argmax(1) != split.targets
             found[name] = {
                 "coverage": float(answered.mean()),
                 "risk": float(wrong[answered].mean()) if answered.any() else 0.0,
             }
-        return {"threshold": threshold, **found}
+        return {"threshold": calibration.abstain_below[mode], **found}
 
-    thresholds = calibration.abstain_below
-    return {**selection(thresholds[Mode.BALANCED]), Mode.STRICT.value: selection(thresholds[Mode.STRICT])}
+    familiarity = calibration.familiarity and asdict(calibration.familiarity)
+    return {**selection(Mode.BALANCED), "familiarity": familiarity, Mode.STRICT.value: selection(Mode.STRICT)}

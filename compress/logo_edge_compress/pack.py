@@ -14,7 +14,7 @@ import numpy as np
 
 from logo_edge.bundle import VECTORS, Bundle, list_files, read_bundle, write_bundle_record
 from logo_edge.classifier import Classifier
-from logo_edge.decision import Calibration, Mode, calibrated_logits
+from logo_edge.decision import Calibration, Mode, calibrated_logits, is_answered, logo_score
 from logo_edge.embedding import SPACE
 from logo_edge.errors import BundleError, DatasetError, RecipeError
 from logo_edge.files import json_text
@@ -106,7 +106,7 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: Calibra
     }
     metrics = {name: summarize_rows(calibrated[name], part, labels) for name, part in rows.items() if name != "calib"}
     bundle = replace(
-        bundle, calibration=calibration, metrics=metrics, reference=reference(calibrated["calib"], labels, calibration),
+        bundle, calibration=calibration, metrics=metrics, reference=reference(logits["calib"], labels, calibration),
         provenance={**bundle.provenance, **describe_calibration(config, fitted)},
     )  # fmt: skip
     remade = {
@@ -166,10 +166,12 @@ def find_weaknesses(bundle: Bundle) -> list[str]:
     ]
 
 
-def reference(calibrated: np.ndarray, labels: tuple[str, ...], calibration: Calibration) -> dict:
-    """`monitor.reference_of` the (N, K) calibrated logits of calib, by the threshold of balanced."""
-    probabilities = softmax(calibrated)
-    return reference_of(probabilities.max(1), probabilities.argmax(1), labels, calibration.abstain_below[Mode.BALANCED])
+def reference(logits: np.ndarray, labels: tuple[str, ...], calibration: Calibration) -> dict:
+    """`monitor.reference_of` the (N, K) logits of calib, before temperature, by the thresholds of balanced."""
+    probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
+    confidence = probabilities.max(1)
+    answered = is_answered(calibration, Mode.BALANCED, confidence, logo_score(logits))
+    return reference_of(confidence, probabilities.argmax(1), labels, answered)
 
 
 def refuse_other_folder(folder: Path) -> None:
@@ -199,6 +201,13 @@ def model_card(bundle: Bundle) -> str:
     provenance, calibration, lines = bundle.provenance, bundle.calibration, []
     weaknesses = find_weaknesses(bundle)
     scaling = f", {calibration.scaling.method} scaling" if calibration.scaling else ""
+    familiarity = calibration.familiarity
+    rejects = (
+        f"In modes balanced and strict a picture whose logo score is below {familiarity.threshold:.2f} gets no label and the "
+        f"reason `not_a_logo`; so do at most {familiarity.false_positive_rate:.0%} of logos. "
+        if familiarity
+        else ""
+    )
     for split, figures in bundle.metrics.items():
         recalls = ", ".join(f"{label} {_percent(recall)}" for label, recall in figures["recall"].items())
         lines += [
@@ -235,9 +244,8 @@ def model_card(bundle: Bundle) -> str:
             "",
             *(f"- {weakness}" for weakness in weaknesses),
             *([""] if weaknesses else []),
-            "It sorts what is a logo already; it does not say whether a picture is one. Confidence is calibrated on "
-            "logos like those of its manifest: on photographs, screenshots or damaged images it may be confidently "
-            "wrong. The marks that it was trained on belong to their owners and are not part of the bundle.",
+            f"{rejects}Confidence is calibrated on logos like those of its manifest: on other pictures that it takes for "
+            "logos, and on damaged images, it may be confidently wrong. The marks that it was trained on belong to their owners and are not part of the bundle.",
             "",
         ]
     )

@@ -37,7 +37,7 @@ class Limits:
 class Row:
     """A candidate with its figures on val, calibrated on calib: shares of 1. `correct` is (N,) bool, logo by logo.
 
-    `accuracy_drop` is what the teachers have more; `ood` the AUROC of the energy against pictures that are no logos, by
+    `accuracy_drop` is what the teachers have more; `ood` the AUROC of the logo score against pictures that are no logos, by
     family; `cost` None where it was not measured here.
     """
 

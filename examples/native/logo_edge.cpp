@@ -105,12 +105,13 @@ Classification decide(const std::vector<std::string>& labels, const Calibration&
       if (share >= *threshold) result.prediction_set->push_back(label);
     }
   }
-  result.energy = log_sum_exp(wide);
-  result.is_logo = !calibration.familiar_above || result.energy >= *calibration.familiar_above;
-  result.high_confidence = !blank && result.confidence >= calibration.abstain_below.at("strict");
-  result.low_confidence = blank || !(result.confidence >= calibration.abstain_below.at("balanced"));
-  if (blank && options.mode != "best-guess") {
-    result.reason = "blank";
+  result.logo_score = log_sum_exp(wide);
+  result.is_logo = !calibration.familiar_above || result.logo_score >= *calibration.familiar_above;
+  const bool unfit = blank || !result.is_logo;
+  result.high_confidence = !unfit && result.confidence >= calibration.abstain_below.at("strict");
+  result.low_confidence = unfit || !(result.confidence >= calibration.abstain_below.at("balanced"));
+  if (unfit && options.mode != "best-guess") {
+    result.reason = blank ? "blank" : "not_a_logo";
   } else if (result.confidence >= options.threshold.value_or(calibration.abstain_below.at(options.mode))) {  // false for NaN too
     result.label = result.best_guess;
   } else {

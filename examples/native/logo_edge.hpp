@@ -60,7 +60,7 @@ struct Calibration {
   std::map<std::string, double> abstain_below;
   std::optional<Scaling> scaling;
   std::vector<Conformal> conformal;
-  std::optional<double> familiar_above;  // energy
+  std::optional<double> familiar_above;  // logo score
 };
 
 /// How sure a label must be, and of which level a prediction set is.
@@ -79,11 +79,11 @@ struct Classification {
   double aleatoric = 0;
   std::optional<double> epistemic;
   std::optional<std::vector<std::string>> prediction_set;
-  double energy = 0;
+  double logo_score = 0;  // log-odds in nats that the picture is a logo; higher is more like a logo
   bool is_logo = true;
   bool high_confidence = false;
   bool low_confidence = false;
-  std::optional<std::string> reason;  // low_confidence or blank
+  std::optional<std::string> reason;  // blank, not_a_logo or low_confidence
 };
 
 /// The letterboxed image, (size_px, size_px, channels) uint8: RGB, then the detail planes if any; equal to `logo_edge.preprocess` to the byte.
@@ -92,8 +92,8 @@ std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& co
 /// Whether nothing is in the picture: all pixels of so many channels that `preprocess` gave have one colour.
 bool is_blank(const std::vector<std::uint8_t>& pixels, int channels);
 
-/// The decision on (K) logits before temperature; `epistemic` in nats, where the graph estimates it. What is `blank` gets
-/// no label in any mode but best-guess.
+/// The decision on (K) logits before temperature; `epistemic` in nats, where the graph estimates it. What is `blank` or
+/// no logo gets no label in any mode but best-guess.
 Classification decide(const std::vector<std::string>& labels, const Calibration& calibration,
                       const std::vector<float>& logits, std::optional<float> epistemic, bool blank, const Options& options);
 

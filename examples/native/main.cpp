@@ -33,7 +33,7 @@ nlohmann::ordered_json to_json(const logo_edge::Classification& result) {
           {"aleatoric", result.aleatoric},
           {"epistemic", or_null(result.epistemic)},
           {"prediction_set", or_null(result.prediction_set)},
-          {"energy", result.energy},
+          {"logo_score", result.logo_score},
           {"is_logo", result.is_logo},
           {"high_confidence", result.high_confidence},
           {"low_confidence", result.low_confidence},

@@ -161,7 +161,7 @@ def lost_section(record: dict) -> Section | None:
 
 def _describe_table(entries: list[dict], dominated: dict, refused: dict, record: dict) -> str:
     told = [
-        "All on val, calibrated on calib. ECE: calibration error less what chance adds. OOD: AUROC of the energy against "
+        "All on val, calibrated on calib. ECE: calibration error less what chance adds. OOD: AUROC of the logo score against "
         f"pictures that are no logos ({', '.join(record['outliers']) or 'none were drawn'}); 50 % is chance. Latencies by turns, "
         "one image, one thread. Memory: the peak of a process that loads the model and runs it. Agreement and KL are with "
         "the parent of each.",

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from logo_edge.decision import energy
 from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import Figure, bootstrap, softmax, wilson_interval
@@ -115,7 +114,7 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
     }
     coverage, risk = risk_coverage(confidence, correct)
     kept = np.unique(np.linspace(0, len(coverage) - 1, 101).round().astype(int))
-    confident, answered = confidence >= CONFIDENT, subject.answers(logits[split])
+    confident, answered = confidence >= CONFIDENT, subject.answered(logits[split])
     return {
         **summarize_rows(subject.calibrated(logits[split]), rows, subject.labels),
         "precision": {name: vars(precision(predicted, targets, k)) for k, name in enumerate(subject.labels)},
@@ -213,10 +212,10 @@ def evaluate_outliers(
             entry[family] = subject.predict(ImageFiles(paths))
     return [
         compare_with_outliers(
-            energy(own[split]),
-            {family: energy(part) for family, part in others.items()},
+            logo_score(own[split]),
+            {family: logo_score(part) for family, part in others.items()},
             _logo_threshold(subject, own),
-            {family: subject.answers(part) for family, part in others.items()},
+            {family: subject.answered(part) for family, part in others.items()},
         )
         for subject, own, others in zip(subjects, logits, outside, strict=True)
     ]
@@ -301,7 +300,7 @@ def check_labels(subject: Subject, manifest: Manifest, split: str) -> None:
 
 
 def _logo_threshold(subject: Subject, logits: dict[str, np.ndarray]) -> float:
-    """The energy below which a picture is called no logo; that of no picture where calib is too small to tell."""
+    """The logo score below which a picture is called no logo; that of no picture where calib is too small to tell."""
     fitted = subject.familiarity
     if fitted is None and "calib" in logits:
         fitted = fit_familiarity(logits["calib"], CalibrateConfig().false_positive_rate)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from logo_edge.decision import Scaling
+from logo_edge.decision import Familiarity, Scaling
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.files import without_nan
 from logo_edge.manifest import Manifest, targets_of
@@ -148,13 +148,15 @@ def read_compressed(run: Run) -> Compressed | None:
 
 
 def load_chosen(compressed: Compressed) -> Subject:
-    """The student with the calibration and the threshold that were packed with it."""
-    calibrated = compressed.record["stages"][-1]
+    """The student with the calibration and the thresholds that were packed with it."""
+    calibrated, abstention = compressed.record["stages"][-1], compressed.record["abstention"]
     return replace(
         load_subject(compressed.path), name=f"{compressed.record['precision'].upper()} student",
         temperature=calibrated["temperature"],
         scaling=Scaling(**calibrated["scaling"]) if calibrated.get("scaling") else None,
-        abstain_below=compressed.record["abstention"]["threshold"], size_bytes=compressed.record["bundle_bytes"],
+        abstain_below=abstention["threshold"],
+        familiarity=Familiarity(**abstention["familiarity"]) if abstention.get("familiarity") else None,
+        size_bytes=compressed.record["bundle_bytes"],
     )  # fmt: skip
 
 

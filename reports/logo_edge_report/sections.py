@@ -328,7 +328,8 @@ def _selection_finding(subject: Subject, figures: dict) -> str:
     text = f"Where only the more confident half is answered, {half:.1%} are wrong; of all, {curve['risk'][-1]:.1%}."
     if subject.abstain_below > 0:
         text += (
-            f" At the packed threshold, {subject.abstain_below:.2f}, {answered['share']:.0%} are answered and "
+            f" At the packed threshold, {subject.abstain_below:.2f}, {answered['share']:.0%} are answered"
+            f"{', those taken for no logo left out,' if subject.familiarity else ''} and "
             f"{share(answered['accuracy'])} of the answers are right."
         )
     return text

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.bundle import RECORD, read_bundle
-from logo_edge.decision import Conformal, Familiarity, Mode, Scaling, calibrated_logits
+from logo_edge.decision import Conformal, Familiarity, Mode, Scaling, calibrated_logits, is_logo, logo_score
 from logo_edge.errors import RunError
 from logo_edge.metrics import softmax
 from logo_edge.preprocess import InputContract, preprocess
@@ -50,9 +50,10 @@ class Subject:
         """The (N, K) logits whose softmax are the subject's probabilities, from those of `predict`."""
         return calibrated_logits(logits, self.temperature, self.scaling)
 
-    def answers(self, logits: np.ndarray) -> np.ndarray:
-        """(N,) bool: whether mode balanced gives a label, from the (N, K) logits of `predict`."""
-        return softmax(self.calibrated(logits)).max(1) >= self.abstain_below
+    def answered(self, logits: np.ndarray) -> np.ndarray:
+        """(N,) whether a label is given, by the thresholds of balanced where the subject is a bundle, for (N, K) logits."""
+        confidence = softmax(self.calibrated(logits)).max(1)
+        return (confidence >= self.abstain_below) & is_logo(logo_score(logits), self.familiarity)
 
     def guesses(self, images: Sequence[Image.Image]) -> np.ndarray:
         """(N,) integers: the likeliest label of each image."""

@@ -35,9 +35,10 @@ from logo_edge.decision import (
     Mode,
     Rejection,
     calibrated_logits,
-    energy,
     entropy,
     is_blank,
+    is_logo,
+    logo_score,
     may_change,
     prediction_set,
     spread,
@@ -79,15 +80,15 @@ class Match:
 class Classification:
     """What is known of one image.
 
-    `label` is None when the classifier abstains (`reason` says why: it is not sure enough, or nothing is in the picture,
-    which no mode but best-guess labels); `best_guess` is there all the same.
+    `label` is None when the classifier abstains (`reason` says why: it is not sure enough, or the picture is no logo or
+    blank, which no mode but best-guess labels); `best_guess` is there all the same.
     `confidence` is the calibrated probability of the best guess, 0 to 1; `probabilities` holds every class's.
     `epistemic` is what the members of an ensemble disagree on, or the network's own estimate of it, in nats, None where
     the bundle has neither; `aleatoric` is the rest of the entropy of the probabilities, in nats. `prediction_set` holds the true label
     with the classifier's `coverage`, the likeliest first; None where the bundle cannot promise that.
-    `energy` is log sum exp(logits); `is_logo` is False where it is as low as that of few logos: the image may be none.
-    That withholds no label; docs/bundle.md says what escapes it. Whatever the mode, `high_confidence` says that strict
-    would give the label, and `low_confidence` that balanced would not. `enrolled` is what a classifier with an enrolment
+    `logo_score` is the log-odds in nats that the picture is a logo; higher is more like a logo. `is_logo` is False where it
+    is as low as that of few logos; docs/bundle.md says what escapes it. Whatever the mode, `high_confidence` says that
+    strict would give the label, and `low_confidence` that balanced would not. `enrolled` is what a classifier with an enrolment
     says of its classes, apart from the bundle's own.
     """
 
@@ -98,7 +99,7 @@ class Classification:
     aleatoric: float
     epistemic: float | None
     prediction_set: tuple[str, ...] | None
-    energy: float
+    logo_score: float
     is_logo: bool
     high_confidence: bool
     low_confidence: bool
@@ -273,14 +274,17 @@ class Classifier:
 
         `blank` (B,) says which pictures hold nothing, as `decision.is_blank` finds; left out: none.
         """
-        probabilities, energies = self.calibrated(logits), energy(logits)
+        probabilities, scores = self.calibrated(logits), logo_score(logits)
         entropies = entropy(probabilities)
         known = [None] * len(logits) if epistemic is None else np.maximum(epistemic, 0.0).tolist()
         aleatoric = entropies if epistemic is None else np.maximum(entropies - np.maximum(epistemic, 0.0), 0.0)
         empty = [False] * len(logits) if blank is None else blank.tolist()
+        logos = is_logo(scores, self.bundle.calibration.familiarity)
         return [
             self._decide_one(*row)
-            for row in zip(probabilities.tolist(), aleatoric.tolist(), known, energies.tolist(), empty, strict=True)
+            for row in zip(
+                probabilities.tolist(), aleatoric.tolist(), known, scores.tolist(), logos.tolist(), empty, strict=True
+            )
         ]
 
     def prediction_set(self, result: Classification, level: float, *, by_class: bool = False) -> tuple[str, ...]:
@@ -387,7 +391,7 @@ class Classifier:
         """
         logits, calibration = outputs[0], self.bundle.calibration
         close = may_change(
-            calibration, self.calibrated(logits), energy(logits), self.threshold, self.coverage, REDUCED_SHIFT
+            calibration, self.calibrated(logits), logo_score(logits), self.threshold, self.coverage, REDUCED_SHIFT
         ) | (spread(pixels) <= REDUCED_SPREAD)
         errors: dict[int, ImageError] = {}
         for row, source in enumerate(reduced):
@@ -457,14 +461,16 @@ class Classifier:
         return softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
 
     def _decide_one(
-        self, probabilities: list[float], aleatoric: float, epistemic: float | None, energy: float, blank: bool
-    ) -> Classification:
+        self, probabilities: list[float], aleatoric: float, epistemic: float | None, logo_score: float, is_logo: bool,
+        blank: bool,
+    ) -> Classification:  # fmt: skip
         calibration = self.bundle.calibration
         confidence = max(probabilities)
         best_guess = self.labels[probabilities.index(confidence)]
         by_label = dict(zip(self.labels, probabilities, strict=True))
-        if blank and self.mode != Mode.BEST_GUESS:
-            reason = Rejection.BLANK
+        unfit = Rejection.BLANK if blank else None if is_logo else Rejection.NOT_A_LOGO
+        if unfit and self.mode != Mode.BEST_GUESS:
+            reason = unfit
         else:
             reason = None if confidence >= self.threshold else Rejection.LOW_CONFIDENCE  # of NaN too
         return Classification(
@@ -475,10 +481,10 @@ class Classifier:
             aleatoric=aleatoric,
             epistemic=epistemic,
             prediction_set=None if self.coverage is None else prediction_set(calibration, by_label, self.coverage),
-            energy=energy,
-            is_logo=calibration.familiarity is None or energy >= calibration.familiarity.threshold,
-            high_confidence=not blank and confidence >= calibration.abstain_below[Mode.STRICT],
-            low_confidence=blank or not confidence >= calibration.abstain_below[Mode.BALANCED],
+            logo_score=logo_score,
+            is_logo=is_logo,
+            high_confidence=not unfit and confidence >= calibration.abstain_below[Mode.STRICT],
+            low_confidence=bool(unfit) or not confidence >= calibration.abstain_below[Mode.BALANCED],
             reason=reason,
         )
 

@@ -41,6 +41,7 @@ BATCH = 8
 NAME_WIDTH = 60  # of the table's first column, at most
 PEEKED = 256  # paths that are looked for before the first is classified
 STDIN_NAME = "stdin"
+WITHHELD = {Rejection.BLANK: "(blank)", Rejection.NOT_A_LOGO: "(no logo)", Rejection.LOW_CONFIDENCE: "(unsure)"}
 ENGINES = LOCAL, RAY = ("local", "ray")
 
 
@@ -195,8 +196,7 @@ def _print(records: Iterator[dict], options: Options, width: int) -> int:
 
 def _describe(record: dict, options: Options) -> str:
     """Label, confidence and what else was asked for, as the table shows it."""
-    withheld = "(blank)" if record["reason"] == Rejection.BLANK else "(unsure)"
-    parts = [f"{record['label'] or withheld:12}  {_percent(record['confidence']):>6}"]
+    parts = [f"{record['label'] or WITHHELD[record['reason']]:12}  {_percent(record['confidence']):>6}"]
     if record["label"] is None:
         parts.append(f"best guess: {record['best_guess']}")
     if options.top_k:

@@ -120,7 +120,7 @@ def info_command(
 ) -> None:
     classifier = Classifier.load(bundle, public_key=public_key, backend=backend, artifact=artifact)
     content = classifier.bundle
-    checked = classifier.run_vectors() if self_test else 0
+    checked, familiarity = classifier.run_vectors() if self_test else 0, content.calibration.familiarity
     if as_json:
         typer.echo(record_bytes(content).decode(), nl=False)
         return
@@ -136,6 +136,7 @@ def info_command(
         "abstains below": ", ".join(
             f"{value:.3f} ({mode})" for mode, value in content.calibration.abstain_below.items() if value
         ),
+        "no logo": f"below a logo score of {familiarity.threshold:.3f}" if familiarity else "rejects none",
     }
     if isinstance(unpromised := content.provenance.get("unpromised"), dict):
         rows |= {str(mode): str(why) for mode, why in unpromised.items()}

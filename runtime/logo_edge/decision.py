@@ -24,8 +24,9 @@ class Mode(enum.StrEnum):
 class Rejection(enum.StrEnum):
     """Why no label was given."""
 
-    LOW_CONFIDENCE = "low_confidence"
     BLANK = "blank"  # nothing is in the picture: `is_blank`
+    NOT_A_LOGO = "not_a_logo"  # its logo score is below that of nearly all logos: `is_logo`
+    LOW_CONFIDENCE = "low_confidence"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Conformal:
 
 @dataclass(frozen=True)
 class Familiarity:
-    """Below the energy `threshold` an input is unlike the logos: so are at most `false_positive_rate` of logos."""
+    """Below the logo score `threshold` a picture is taken for no logo: so are at most `false_positive_rate` of logos."""
 
     threshold: float
     false_positive_rate: float
@@ -106,13 +107,28 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def energy(logits: np.ndarray) -> np.ndarray:
-    """(B,) logarithm of the sum of the exponentials of an artifact's own (B, K) logits: low for what it has not seen.
+def logo_score(logits: np.ndarray) -> np.ndarray:
+    """(B,) log-odds in nats that the picture is a logo, log sum exp of an artifact's own (B, K) logits.
 
-    The negative of the free energy of Liu et al. 2020, arXiv:2010.03759.
+    A network that learned from pictures that are no logos, as a further class whose logit is 0, gives these log-odds
+    (outlier exposure: Hendrycks et al. 2019, arXiv:1812.04606). The form is that of the negative free energy, Liu et al.
+    2020, arXiv:2010.03759: of any other network it is low for pictures unlike those that it learned from.
     """
     with np.errstate(invalid="ignore"):
         return np.logaddexp.reduce(logits.astype(np.float64), axis=-1)
+
+
+def is_logo(logo_scores: np.ndarray, familiarity: Familiarity | None) -> np.ndarray:
+    """(B,) whether (B,) logo scores reach the threshold; all do where there is none."""
+    return np.full(logo_scores.shape, True) if familiarity is None else logo_scores >= familiarity.threshold
+
+
+def is_answered(
+    calibration: Calibration, mode: Mode, confidence: np.ndarray, logo_scores: np.ndarray
+) -> np.ndarray:  # fmt: skip
+    """(B,) whether `mode` gives a label to pictures in which something is, of (B,) confidence and logo scores."""
+    sure = confidence >= calibration.abstain_below[mode]
+    return sure if mode == Mode.BEST_GUESS else sure & is_logo(logo_scores, calibration.familiarity)
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
@@ -127,14 +143,14 @@ def log_odds(probability: np.ndarray | float) -> np.ndarray:
 
 
 def may_change(
-    calibration: Calibration, probabilities: np.ndarray, energies: np.ndarray, threshold: float, coverage: float | None,
+    calibration: Calibration, probabilities: np.ndarray, logo_scores: np.ndarray, threshold: float, coverage: float | None,
     shift: float,
 ) -> np.ndarray:  # fmt: skip
-    """(B,) whether label, best guess, what the modes say, the labels of the prediction set or familiarity could be others if
+    """(B,) whether label, best guess, what the modes say, the labels of the prediction set or `is_logo` could be others if
     each logit were up to `shift` greater or less.
 
-    `probabilities` (B, K) are the calibrated ones, `energies` (B,) those of the logits. A softmax's log-odds move by at
-    most what two of its logits move apart, so that distances to the thresholds are taken there.
+    `probabilities` (B, K) are the calibrated ones. A softmax's log-odds move by at most what two of its logits move apart,
+    so that distances to the thresholds are taken there; a logo score moves by at most `shift`.
     """
     classes = probabilities.shape[1]
     weight = np.eye(classes) if calibration.scaling is None else np.array(calibration.scaling.weight)
@@ -148,7 +164,7 @@ def may_change(
         if entry.level == coverage and entry.threshold is not None:
             close |= (np.abs(odds - log_odds(entry.threshold)) <= reach).any(axis=1)
     if calibration.familiarity is not None:
-        close |= np.abs(energies - calibration.familiarity.threshold) <= shift
+        close |= np.abs(logo_scores - calibration.familiarity.threshold) <= shift
     return close
 
 

@@ -129,7 +129,7 @@ def record_of(name: str, result: Classification | ImageError) -> dict:
         "prediction_set": None if result.prediction_set is None else list(result.prediction_set),
         "aleatoric": rounded(result.aleatoric),
         "epistemic": rounded(result.epistemic),
-        "energy": rounded(result.energy),
+        "logo_score": rounded(result.logo_score),
         "is_logo": result.is_logo,
         "high_confidence": result.high_confidence,
         "low_confidence": result.low_confidence,
@@ -444,11 +444,13 @@ def _flat(record: dict, columns: list[str]) -> dict:
     return {name: row.get(name) for name in columns}
 
 
-COLUMNS = ("path", "label", "best_guess", "confidence", "prediction_set", "aleatoric", "epistemic", "energy", "is_logo",
+COLUMNS = ("path", "label", "best_guess", "confidence", "prediction_set", "aleatoric", "epistemic", "logo_score", "is_logo",
            "high_confidence", "low_confidence", "reason", "error")  # fmt: skip
 MATCH = {"enrolled": "label", "enrolled_best_guess": "best_guess", "enrolled_similarity": "similarity",
          "enrolled_confidence": "confidence"}  # fmt: skip
-NUMBERS = frozenset(("confidence", "aleatoric", "epistemic", "energy", "enrolled_similarity", "enrolled_confidence"))
+NUMBERS = frozenset(
+    ("confidence", "aleatoric", "epistemic", "logo_score", "enrolled_similarity", "enrolled_confidence")
+)
 
 
 def _write_jsonl(records: Iterator[dict], columns: list[str], path: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from logo_edge.backends import Backend
 from logo_edge.bundle import EPISTEMIC, MemberEntry
-from logo_edge.decision import energy, entropy
+from logo_edge.decision import entropy, logo_score
 from logo_edge.metrics import softmax
 
 
@@ -47,14 +47,14 @@ def reduce_pixels(pixels: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def pool_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(B, K) float32 whose softmax is the weighted mean of the members', and whose energy that of their energies.
+    """(B, K) float32 whose softmax is the weighted mean of the members', and whose logo score that of their logo scores.
 
     logits: (M, B, K); weights: (M,), summing to 1. Lakshminarayanan et al. 2017, arXiv:1612.01474. A temperature is
     fitted to what is pooled, not to the members: Rahaman and Thiery 2021, arXiv:2007.08792.
     """
     mean = np.tensordot(weights, softmax(logits), 1)  # (B, K)
-    energies = weights @ energy(logits)  # (B,); a constant of each row changes no probability
-    return (np.log(np.maximum(mean, 1e-12)) + energies[:, None]).astype(np.float32)
+    scores = weights @ logo_score(logits)  # (B,); a constant of each row changes no probability
+    return (np.log(np.maximum(mean, 1e-12)) + scores[:, None]).astype(np.float32)
 
 
 def mutual_information(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -123,10 +123,10 @@ def _append_whole(file: FileIO, data: bytes) -> None:
         raise
 
 
-def reference_of(confidence: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...], abstain_below: float) -> dict:
+def reference_of(confidence: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...], answered: np.ndarray) -> dict:
     """What a bundle keeps of its own predictions: shares by decile of confidence, of best guesses and of abstention.
 
-    confidence: (N,), predicted: (N,) integers.
+    confidence: (N,), predicted: (N,) integers, answered: (N,) bool, whether balanced gives a label.
     """
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, BINS + 1)[1:-1]).round(6))
     return {
@@ -134,7 +134,7 @@ def reference_of(confidence: np.ndarray, predicted: np.ndarray, labels: tuple[st
         "confidence_edges": edges.tolist(),
         "confidence": _confidence_shares(confidence, edges),
         "best_guess": {name: float((predicted == k).mean()) for k, name in enumerate(labels)},
-        "abstention": _abstention_shares(confidence < abstain_below),
+        "abstention": _abstention_shares(~answered),
     }
 
 

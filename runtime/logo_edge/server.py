@@ -24,6 +24,7 @@ import numpy as np
 from logo_edge import __version__
 from logo_edge.admission import RETRY_AFTER_S, Bodies, Body, Lane, Limits, Refused
 from logo_edge.classifier import Classification, Classifier
+from logo_edge.decision import Rejection
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
 from logo_edge.images import decoding_cost
 from logo_edge.monitor import PredictionLog
@@ -102,14 +103,18 @@ class Metrics:
             "logo_edge_log_failures", "Predictions that --log could not write.", registry=registry
         )
         self.images = Counter(
-            "logo_edge_images", "Images by outcome: labelled (as label), abstained or unreadable.", ["outcome", "label"], registry=registry,
+            "logo_edge_images", "Images by outcome: labelled (as label), abstained (for a reason) or unreadable.",
+            ["outcome", "label", "reason"], registry=registry,
         )  # fmt: skip
         self.batches = Histogram("logo_edge_batch_size", "Images of a forward pass.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry)  # fmt: skip
         self.decode = Histogram("logo_edge_decode_seconds", "Decoding and preprocessing of an image.", buckets=SECONDS, registry=registry)  # fmt: skip
         self.forward = Histogram("logo_edge_forward_seconds", "A forward pass and its decisions.", buckets=SECONDS, registry=registry)  # fmt: skip
         Gauge("logo_edge_bundle", "The bundle that answers.", ["name", "version"], registry=registry).labels(bundle, __version__).set(1)  # fmt: skip
-        for outcome, label in [*((LABELLED, label) for label in labels), (ABSTAINED, ""), (UNREADABLE, "")]:
-            self.images.labels(outcome, label)
+        for label in labels:
+            self.images.labels(LABELLED, label, "")
+        for reason in Rejection:
+            self.images.labels(ABSTAINED, "", reason)
+        self.images.labels(UNREADABLE, "", "")
 
 
 class Batcher:
@@ -188,7 +193,9 @@ def create_app(
         with metrics.forward.time():
             results = classifier.classify_pixels(pixels)
         for result in results:
-            metrics.images.labels(ABSTAINED if result.label is None else LABELLED, result.label or "").inc()
+            metrics.images.labels(
+                LABELLED if result.reason is None else ABSTAINED, result.label or "", result.reason or ""
+            ).inc()
             if predictions:
                 predictions.append(result)
         return results
@@ -205,7 +212,7 @@ def create_app(
                 source = render_svg(data, "the drawing", renderer) if drawing else data
                 return classifier.read_pixels(source, max_pixels=limits.pixels)
         except ImageError:
-            metrics.images.labels(UNREADABLE, "").inc()
+            metrics.images.labels(UNREADABLE, "", "").inc()
             raise
 
     @asynccontextmanager

@@ -28,14 +28,14 @@ from logo_edge.images import load_image
 from logo_edge.preprocess_graph import parse_graph, preprocess_graph
 
 PARTS = ("preprocess", "network", "decision")
-REASONS = ("", Rejection.LOW_CONFIDENCE.value, Rejection.BLANK.value)  # why there is no label
+REASONS = ("", *(reason.value for reason in Rejection))  # why there is no label
 TOLERANCE = 1e-6  # of a probability: the decision graph computes in float64 and gives float32
 
 DECISION = """
 <ir_version: IR_VERSION, opset_import: ["" : OPSET]>
 decide (float[batch, CLASSES] logits, bool[batch, 1] is_blank) => (
   string[batch, 1] label, string[batch, 1] best_guess, float[batch, 1] confidence, float[batch, CLASSES] probabilities,
-  bool[batch, 1] is_logo, string[batch, 1] reason
+  float[batch, 1] logo_score, bool[batch, 1] is_logo, string[batch, 1] reason
 )
 <int64[1] classes = {1}>
 {
@@ -46,18 +46,18 @@ decide (float[batch, CLASSES] logits, bool[batch, 1] is_blank) => (
   highest = ReduceMax <keepdims = 1> (shares, classes)
   best = ArgMax <axis = 1, keepdims = 1> (shares)
   best_guess = Gather (labels, best)
+  score = ReduceLogSumExp <keepdims = 1> (exact, classes)
+  is_logo = GreaterOrEqual (score, least_logo_score)
   is_sure = GreaterOrEqual (highest, abstain_below)
-  refuses_blank = And (is_blank, needs_content)
-  has_content = Not (refuses_blank)
-  is_answered = And (is_sure, has_content)
+  by_confidence = Where (is_sure, no_reason, low_confidence)
+  by_score = Where (is_logo, by_confidence, not_a_logo)
+  by_content = Where (is_blank, blank, by_score)
+  reason_index = Where (rejects_unfit, by_content, by_confidence)
+  reason = Gather (reasons, reason_index)
+  is_answered = Equal (reason_index, no_reason)
   given = Where (is_answered, best, no_label)
   label = Gather (labels, given)
-  energy = ReduceLogSumExp <keepdims = 1> (exact, classes)
-  is_logo = GreaterOrEqual (energy, least_energy)
-  is_unsure = Not (is_sure)
-  sureness = Cast <to = 7> (is_unsure)
-  reason_index = Where (refuses_blank, blank_reason, sureness)
-  reason = Gather (reasons, reason_index)
+  logo_score = Cast <to = 1> (score)
   confidence = Cast <to = 1> (highest)
   probabilities = Cast <to = 1> (shares)
 }
@@ -88,8 +88,8 @@ class Serving:
     help="""Write a bundle as a model repository for the NVIDIA Triton inference server.
 
     Clients send one decoded image, (H, W, 4) uint8 RGBA, to the ensemble NAME and get label (empty where it abstains),
-    reason (empty where it does not), best_guess, confidence, probabilities and is_logo. Preprocessing, network and decision are ONNX graphs, which are
-    run here on the bundle's own vectors first and written only where they agree with this runtime.
+    reason (empty where it does not), best_guess, confidence, probabilities, logo_score and is_logo. Preprocessing, network
+    and decision are ONNX graphs, which are run here on the bundle's own vectors first and written only where they agree with this runtime.
 
     \b
     logo-edge export-triton --out models
@@ -178,10 +178,11 @@ def decision_graph(classifier: Classifier):
         "no_label": np.array(len(bundle.labels), np.int64),
         "temperature": np.array(calibration.temperature, np.float64),
         "abstain_below": np.array(classifier.threshold, np.float64),
-        "needs_content": np.array(classifier.mode != Mode.BEST_GUESS),
+        "rejects_unfit": np.array(classifier.mode != Mode.BEST_GUESS),
         "reasons": np.array(REASONS, object),
-        "blank_reason": np.array(REASONS.index(Rejection.BLANK), np.int64),
-        "least_energy": np.array(-np.inf if familiarity is None else familiarity.threshold, np.float64),
+        "no_reason": np.array(0, np.int64),
+        **{reason.value: np.array(REASONS.index(reason), np.int64) for reason in Rejection},
+        "least_logo_score": np.array(-np.inf if familiarity is None else familiarity.threshold, np.float64),
     }
     if scaling:
         constants |= {
@@ -196,7 +197,8 @@ def configurations(bundle: Bundle, name: str, serving: Serving) -> dict[str, str
     """The config.pbtxt of every model of the repository, by its name; the ensemble's stands last."""
     size, channels, classes, model = bundle.input.size_px, bundle.input.channels, len(bundle.labels), bundle.model
     decision = [("label", "STRING", [1]), ("best_guess", "STRING", [1]), ("confidence", "FP32", [1]),
-                ("probabilities", "FP32", [classes]), ("is_logo", "BOOL", [1]), ("reason", "STRING", [1])]  # fmt: skip
+                ("probabilities", "FP32", [classes]), ("logo_score", "FP32", [1]), ("is_logo", "BOOL", [1]),
+                ("reason", "STRING", [1])]  # fmt: skip
     batching = [f"dynamic_batching {{ max_queue_delay_microseconds: {serving.queue_delay_us} }}"]
     names = {part: f"{name}_{part}" for part in PARTS}
     steps = [
@@ -268,7 +270,7 @@ def _verify(classifier: Classifier, graphs: list[bytes]) -> int:
         image = bundle.read(vector["image"])
         pixels, is_blank = sessions[0].run(None, {"image": np.asarray(load_image(image).convert("RGBA"))})
         (logits,) = sessions[1].run([bundle.model.output_name], {bundle.model.input_name: pixels})
-        label, best_guess, _, probabilities, is_logo, reason = sessions[2].run(
+        label, best_guess, _, probabilities, score, is_logo, reason = sessions[2].run(
             None, {"logits": logits, "is_blank": is_blank}
         )
         expected = classifier.classify(image)
@@ -278,6 +280,7 @@ def _verify(classifier: Classifier, graphs: list[bytes]) -> int:
             not np.array_equal(pixels[0], classifier.read_pixels(image))
             or given != (expected.label, expected.best_guess, expected.is_logo, expected.reason)
             or not off <= TOLERANCE
+            or not np.isclose(score[0, 0], expected.logo_score, rtol=TOLERANCE, atol=TOLERANCE)
         ):
             raise ExportError(
                 f"{bundle.folder / vector['image']}: the graphs give {given}, probabilities off by {off:.3g}; expected {expected}. Pillow before "

@@ -9,7 +9,16 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
-from logo_edge.decision import Calibration, Conformal, Mode, Scaling, calibrated_logits, energy, prediction_set
+from logo_edge.decision import (
+    Calibration,
+    Conformal,
+    Mode,
+    Scaling,
+    calibrated_logits,
+    is_logo,
+    logo_score,
+    prediction_set,
+)
 from logo_edge.errors import BundleError
 from logo_edge.metrics import PRIOR, fit_temperature, negative_log_likelihood, softmax
 from logo_edge_compress import calibrate
@@ -144,7 +153,7 @@ def test_enough_pictures_without_a_risk_to_show_say_that_too_many_are_wrong():
     random = np.random.default_rng(0)
     logits = random.normal(0, 3, (200, 4)).astype(np.float32)
     fitted = fit_calibration(logits, random.integers(0, 4, 200), LABELS)
-    assert "200 pictures; too many of the surest answers are wrong" in fitted.unpromised[Mode.BALANCED]
+    assert "191 pictures; too many of the surest answers are wrong" in fitted.unpromised[Mode.BALANCED]
     assert 0.95 <= fitted.calibration.abstain_below[Mode.BALANCED] <= fitted.calibration.abstain_below[Mode.STRICT]
 
 
@@ -186,6 +195,38 @@ def test_calibration_keeps_the_risk_of_each_mode_on_its_own_split():
         shares.append(answered.mean())
     assert 0.2 < shares[1] < shares[0] < 1
     assert calibration.abstain_below[Mode.BEST_GUESS] == 0
+
+
+def test_the_risk_is_of_the_answers_given_so_that_logos_rejected_as_no_logo_count_neither_way():
+    random = np.random.default_rng(0)
+    targets = random.integers(0, 2, 400)
+    logits = 6.0 * np.eye(2)[targets]  # all right, and of equal confidence
+    rejected = np.arange(400) < 19  # the 20th smallest logo score is the threshold: 401 x 5 %
+    logits[rejected] = logits[rejected, ::-1] - 4  # as confident and wrong, of a low score
+    calibration = fit_calibration(logits, targets, LABELS[:2], RISKS).calibration
+    assert np.array_equal(is_logo(logo_score(logits), calibration.familiarity), ~rejected)
+    assert calibration.abstain_below[Mode.STRICT] == 0, "of the 381 that are left all are right"
+    kept = fit_calibration(logits, targets, LABELS[:2], CalibrateConfig(0.05, 0.02, 0.0)).calibration
+    assert kept.familiarity is None
+    assert kept.abstain_below[Mode.STRICT] > 0.9, "19 of 400 equally sure ones are wrong"
+
+
+def test_the_promised_risk_is_kept_by_the_answers_on_other_logos_of_which_the_familiar_ones_are_right_less_often():
+    random = np.random.default_rng(0)
+    broken = answered = 0
+    for _ in range(150):
+        confidence = 1 - 0.6 * random.beta(0.45, 3, (2, 20_000))  # a sample of calib's, and others
+        scores = random.normal(0, 1, confidence.shape)
+        correct = random.random(confidence.shape) < confidence - 0.03 * np.tanh(scores)
+        calib = slice(0, 345)
+        threshold = np.sort(scores[0, calib])[16]
+        kept = scores[0, calib] >= threshold
+        least = abstention_threshold(confidence[0, calib][kept], correct[0, calib][kept], 0.05)
+        sure = (confidence[1] >= (2 if least is None else least)) & (scores[1] >= threshold)
+        broken += sure.any() and (~correct[1][sure]).mean() > 0.05
+        answered += sure.mean() / 150
+    assert broken <= 14  # 7.5 by each bound alone, and a few more by choosing the threshold among all
+    assert answered > 0.4
 
 
 def test_a_scaling_is_chosen_only_where_its_gain_exceeds_one_standard_error():
@@ -349,9 +390,9 @@ def test_prediction_sets_by_class_cover_every_class_and_marginal_ones_all_togeth
 
 
 def test_few_logos_are_unfamiliar_by_the_corrected_rank():
-    logits = np.repeat(np.arange(1.0, 40.0)[:, None], 2, axis=1)  # 39 of growing energy
+    logits = np.repeat(np.arange(1.0, 40.0)[:, None], 2, axis=1)  # 39 of growing logo score
     found = fit_familiarity(logits, 0.05)
-    assert (energy(logits) < found.threshold).sum() == 1  # the second of 39 is the threshold: 2 / 40
+    assert (logo_score(logits) < found.threshold).sum() == 1  # the second of 39 is the threshold: 2 / 40
     assert found.threshold == pytest.approx(2 + np.log(2), abs=1e-6)
     assert fit_familiarity(logits[:18], 0.05) is None
 

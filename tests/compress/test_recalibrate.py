@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from logo_edge import Classifier, Mode, read_bundle
+from logo_edge import Classifier, Mode, Rejection, read_bundle
 from logo_edge.bundle import RECORD, MemberEntry, list_files, write_bundle_record
 from logo_edge.errors import DatasetError, RecipeError
 from logo_edge.manifest import FILES, LogoRow, Manifest, write_manifest
@@ -54,6 +55,12 @@ def test_a_bundle_is_calibrated_anew_and_its_model_stays(fake_bundle, manifest, 
     assert "99 needed" in bundle.calibration.conformal[-1].refused
     assert (bundle.metrics["test"]["count"], bundle.reference["count"]) == (120, 120)
     assert list(bundle.metrics) == ["test"]
+    classifier = Classifier.load(folder)
+    pixels = np.stack([classifier.read_pixels(path) for path in tmp_path.glob("calib-*.png")])
+    reasons = Counter(decision.reason for decision in classifier.decide(classifier.logits(pixels)))
+    assert reasons[Rejection.NOT_A_LOGO] == 5, "below the sixth smallest of 120"
+    assert bundle.reference["abstention"]["abstained"] == pytest.approx(1 - reasons[None] / 120)
+    assert "the reason `not_a_logo`" in (folder / "card.md").read_text()
     assert not (folder / SIGNATURE).exists()
     assert Classifier.load(folder).run_vectors() >= 8
 

@@ -47,7 +47,7 @@ def scale(logits: tuple[float, ...], temperature: float, scaling: dict) -> list[
     )
 
 
-def energy(logits: tuple[float, ...]) -> float:
+def logo_score(logits: tuple[float, ...]) -> float:
     """The logarithm of the sum of the logits' exponentials, before temperature."""
     return max(logits) + math.log(math.fsum(math.exp(logit - max(logits)) for logit in logits))
 
@@ -58,24 +58,27 @@ def entropy(probabilities: list[float]) -> float:
 
 
 def decision_vector(side: str, logits: tuple[float, ...], temperature: float, abstain_below: float, *,
-                    mode: str = "balanced", scaling: dict | None = None, energy_below: float | None = None,
+                    mode: str = "balanced", scaling: dict | None = None, not_a_logo_below: float | None = None,
                     blank: bool = False) -> dict:  # fmt: skip
     """One row: what is put in, on which side of the threshold the confidence lies, and what must come out.
 
-    A `blank` picture gets no label in any mode but best-guess, whichever side it lies on. `abstain_below` is the threshold of balanced; that of strict lies halfway from it to 1.
+    A picture that is `blank`, or whose logo score is below `not_a_logo_below`, gets no label in any mode but best-guess,
+    whichever side it lies on. `abstain_below` is the threshold of balanced; that of strict lies halfway from it to 1.
     """
     probabilities = scale(logits, temperature, scaling) if scaling else softmax(logits, temperature)
     confidence = max(probabilities)
     best_guess = LABELS[probabilities.index(confidence)]  # of equal ones the first
     strict_below = (1 + abstain_below) / 2
     abstains = confidence < {"best-guess": 0.0, "balanced": abstain_below, "strict": strict_below}[mode]
-    reason = "blank" if blank and mode != "best-guess" else "low_confidence" if abstains else None
+    is_logo = not_a_logo_below is None or logo_score(logits) >= not_a_logo_below
+    unfit = "blank" if blank else None if is_logo else "not_a_logo"
+    reason = unfit if unfit and mode != "best-guess" else "low_confidence" if abstains else None
     return {
         "side": side, "mode": mode, "blank": blank, "labels": list(LABELS[: len(logits)]), "logits": list(logits),
         "temperature": temperature, "scaling": scaling, "abstain_below": abstain_below, "strict_below": strict_below,
-        "energy": energy(logits), "entropy": entropy(probabilities), "energy_below": energy_below,
-        "is_logo": energy_below is None or energy(logits) >= energy_below,
-        "high_confidence": not blank and confidence >= strict_below, "low_confidence": blank or confidence < abstain_below,
+        "logo_score": logo_score(logits), "entropy": entropy(probabilities), "not_a_logo_below": not_a_logo_below,
+        "is_logo": is_logo, "high_confidence": unfit is None and confidence >= strict_below,
+        "low_confidence": unfit is not None or confidence < abstain_below,
         "label": best_guess if reason is None else None, "best_guess": best_guess, "confidence": confidence,
         "reason": reason,
     }  # fmt: skip
@@ -104,13 +107,23 @@ def decision_vectors() -> list[dict]:
         confidence = max(softmax(logits, temperature))
         for mode in ("best-guess", "balanced", "strict"):
             rows.append(decision_vector("above", logits, temperature, max(0.0, 2 * confidence - 1 - STEP), mode=mode, blank=True))  # fmt: skip
-            rows.append(decision_vector("below", logits, temperature, confidence + STEP, mode=mode, blank=True))
+            rows.append(decision_vector("below", logits, temperature, confidence + STEP, mode=mode, blank=True,
+                                        not_a_logo_below=logo_score(logits) + STEP))  # fmt: skip
+    for logits, temperature in CASES:
+        confidence, score = max(softmax(logits, temperature)), logo_score(logits)
+        sure = max(0.0, 2 * confidence - 1 - STEP)  # a threshold that strict reaches too
+        for mode in ("best-guess", "balanced", "strict"):
+            rows.append(decision_vector("above", logits, temperature, sure, mode=mode, not_a_logo_below=score - STEP))
+            rows.append(decision_vector("above", logits, temperature, sure, mode=mode, not_a_logo_below=score + STEP))
+        rows.append(decision_vector("below", logits, temperature, confidence + STEP, not_a_logo_below=score - STEP))
+    for logits, temperature, confidence in EXACT[4:]:  # whose logo score is a float exactly, too
+        rows.append(decision_vector("at", logits, temperature, confidence, not_a_logo_below=max(logits)))
     for index, (logits, temperature) in enumerate(CASES):
         scaling = make_scaling(len(logits), whole=index % 2 == 1)
         confidence = max(scale(logits, temperature, scaling))
         for side, step in (("below", STEP), ("above", -STEP)):
             rows.append(decision_vector(side, logits, temperature, confidence + step, scaling=scaling,
-                                        energy_below=energy(logits) + step))  # fmt: skip
+                                        not_a_logo_below=logo_score(logits) + step))  # fmt: skip
     return rows
 
 
@@ -140,7 +153,7 @@ def member_vectors() -> list[dict]:
     for logits, weights in MEMBERS:
         each = [softmax(row, 1.0) for row in logits]
         mean = [math.fsum(w * p[k] for w, p in zip(weights, each, strict=True)) for k in range(len(logits[0]))]
-        height = math.fsum(w * energy(row) for w, row in zip(weights, logits, strict=True))
+        height = math.fsum(w * logo_score(row) for w, row in zip(weights, logits, strict=True))
         between = entropy(mean) - math.fsum(w * entropy(p) for w, p in zip(weights, each, strict=True))
         rows.append({"members": [list(row) for row in logits], "weights": list(weights), "probabilities": mean,
                      "logits": [math.log(p) + height for p in mean], "epistemic": max(0.0, between)})  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 
 from logo_edge import Mode, read_bundle
 from logo_edge.bundle import DEFAULT_BUNDLE
-from logo_edge.decision import calibrated_logits, energy
+from logo_edge.decision import calibrated_logits, is_answered, logo_score
 from logo_edge.manifest import read_manifest, targets_of
 from logo_edge.metrics import softmax
 from logo_edge_compress.calibrate import LEVELS, fit_calibration, fit_familiarity
@@ -66,7 +66,7 @@ def test_the_risk_that_calib_promises_is_kept_on_test(fresh):
     calibration = bundle.calibration
     probabilities = softmax(calibrated_logits(logits["test"], calibration.temperature, calibration.scaling))
     for mode, risk in ((Mode.BALANCED, 0.05), (Mode.STRICT, 0.03)):
-        answered = probabilities.max(1) >= calibration.abstain_below[mode]
+        answered = is_answered(calibration, mode, probabilities.max(1), logo_score(logits["test"]))
         assert answered.sum() > 100
         assert (probabilities.argmax(1) != targets["test"])[answered].mean() <= risk
 
@@ -122,7 +122,7 @@ def test_no_more_logos_of_test_are_unfamiliar_than_the_rate_and_both_sizes_allow
     bundle, logits, targets = measured
     found = bundle.calibration.familiarity
     low, high = coverage_interval(len(targets["calib"]), len(targets["test"]), 1 - found.false_positive_rate)
-    assert low <= (energy(logits["test"]) >= found.threshold).mean() <= high
+    assert low <= (logo_score(logits["test"]) >= found.threshold).mean() <= high
 
 
 def own_probabilities(bundle, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from logo_edge import Classification, Classifier
 from logo_edge.classifier import REDUCED_SHIFT
-from logo_edge.decision import Calibration, Mode, energy, may_change
+from logo_edge.decision import Calibration, Familiarity, Mode, logo_score, may_change
 from logo_edge_train.fetch import fetch_logos, renders_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,13 +32,20 @@ def test_images_near_any_threshold_of_the_modes_or_the_chosen_one_are_decoded_wh
     assert may_change(calibration, probabilities, np.zeros(1), 0.999, None, REDUCED_SHIFT).tolist() == [close]
 
 
+def test_images_whose_logo_score_is_near_its_threshold_are_decoded_whole():
+    calibration = Calibration(1.0, dict.fromkeys(Mode, 0.0), familiarity=Familiarity(2.0, 0.05))
+    scores, sure = np.array([1.7, 1.8, 2.2, 2.3]), np.tile([0.99, 0.01], (4, 1))
+    close = may_change(calibration, sure, scores, 0.0, None, REDUCED_SHIFT)
+    assert close.tolist() == [False, True, True, False]
+
+
 @pytest.mark.parametrize("bundle", [None, ROOT / "bundles" / "robust"])
 def test_where_nothing_may_change_no_shift_of_the_logits_changes_anything_and_elsewhere_some_do(bundle):
     classifier, generator = Classifier.load(bundle), np.random.default_rng(0)
     logits = generator.normal(size=(20_000, len(classifier.labels))) * 3
     shifted = logits + generator.choice([-REDUCED_SHIFT, REDUCED_SHIFT], logits.shape)
     close = may_change(
-        classifier.bundle.calibration, classifier.calibrated(logits), energy(logits), classifier.threshold,
+        classifier.bundle.calibration, classifier.calibrated(logits), logo_score(logits), classifier.threshold,
         classifier.coverage, REDUCED_SHIFT,
     )  # fmt: skip
     before, after = map(classifier.decide, (logits, shifted))

@@ -59,7 +59,9 @@ def test_each_detail_plane_fires_somewhere_in_the_preprocessing_vectors():
     fired = np.zeros(4, int)
     for vector in PREPROCESS:
         if vector["details"]:
-            fired += np.asarray(Image.open(ROOT / vector["expected"])).reshape(96, 96, 7)[:, :, 3:].max(axis=(0, 1)) > 60
+            fired += (
+                np.asarray(Image.open(ROOT / vector["expected"])).reshape(96, 96, 7)[:, :, 3:].max(axis=(0, 1)) > 60
+            )
     assert fired.min() >= 5, fired
 
 
@@ -81,7 +83,7 @@ def test_logits_give_the_decision(fake_bundle, vector):
     folder = fake_bundle(
         labels=tuple(vector["labels"]), temperature=vector["temperature"], abstain_below=vector["abstain_below"],
         strict_below=vector["strict_below"], scaling=vector["scaling"] and Scaling(**vector["scaling"]),
-        familiarity=None if vector["energy_below"] is None else Familiarity(vector["energy_below"], 0.05),
+        familiarity=None if vector["not_a_logo_below"] is None else Familiarity(vector["not_a_logo_below"], 0.05),
     )  # fmt: skip
     classifier, blank = Classifier.load(folder, mode=vector["mode"]), np.array([vector["blank"]])
     (decision,) = classifier.decide(np.array([vector["logits"]], np.float32), blank=blank)
@@ -89,7 +91,9 @@ def test_logits_give_the_decision(fake_bundle, vector):
         vector["label"], vector["best_guess"], vector["reason"], vector["is_logo"]
     )  # fmt: skip
     assert decision.confidence == pytest.approx(vector["confidence"], abs=1e-6)
-    assert (decision.aleatoric, decision.energy) == pytest.approx((vector["entropy"], vector["energy"]), abs=1e-6)
+    assert (decision.aleatoric, decision.logo_score) == pytest.approx(
+        (vector["entropy"], vector["logo_score"]), abs=1e-6
+    )
     assert decision.high_confidence == vector["high_confidence"]
     assert decision.low_confidence == vector["low_confidence"]
 
@@ -110,7 +114,16 @@ def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
     assert Counter((vector["mode"], vector["reason"]) for vector in blank) == {
         ("best-guess", None): 8, ("balanced", "blank"): 8, ("strict", "blank"): 8
     }  # fmt: skip
-    assert all((vector["label"] is None) == (vector["side"] == "below") for vector in DECISIONS if not vector["blank"])
+    bounded = [vector for vector in DECISIONS if vector["not_a_logo_below"] is not None and not vector["blank"]]
+    assert Counter((vector["mode"], vector["is_logo"], vector["reason"]) for vector in bounded) == {
+        ("best-guess", True, None): 7, ("balanced", True, None): 16, ("strict", True, None): 7,
+        ("best-guess", False, None): 7, ("balanced", False, "not_a_logo"): 14, ("strict", False, "not_a_logo"): 7,
+        ("balanced", True, "low_confidence"): 7,
+    }  # fmt: skip
+    for vector in DECISIONS:
+        unfit = vector["mode"] != Mode.BEST_GUESS and (vector["blank"] or not vector["is_logo"])
+        unsure = vector["side"] == "below" and not vector["blank"]
+        assert (vector["label"] is None) == (unfit or unsure)
     assert all((vector["label"] is None) == (vector["reason"] is not None) for vector in DECISIONS)
     assert {len(vector["labels"]) for vector in DECISIONS} >= {2, 3, 4, 7}
 
@@ -118,7 +131,7 @@ def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
 def test_the_committed_decisions_are_those_of_the_independent_calculation():
     made = runpy.run_path(str(HERE / "make_vectors.py"))["decision_vectors"]()
     close = [
-        vector | {name: pytest.approx(vector[name], abs=1e-12) for name in ("confidence", "energy", "entropy")}
+        vector | {name: pytest.approx(vector[name], abs=1e-12) for name in ("confidence", "logo_score", "entropy")}
         for vector in made
     ]
     assert close == DECISIONS

@@ -16,7 +16,7 @@ nlohmann::json decide(const nlohmann::json& vector) {
   if (const auto& scaling = vector.at("scaling"); !scaling.is_null()) {
     calibration.scaling = logo_edge::Scaling{scaling.at("weight"), scaling.at("bias")};
   }
-  if (!vector.at("energy_below").is_null()) calibration.familiar_above = vector.at("energy_below").get<double>();
+  if (!vector.at("not_a_logo_below").is_null()) calibration.familiar_above = vector.at("not_a_logo_below").get<double>();
   logo_edge::Options options;
   options.mode = vector.at("mode");
   const auto found = logo_edge::decide(vector.at("labels"), calibration, vector.at("logits"), std::nullopt, vector.at("blank"), options);
@@ -24,6 +24,7 @@ nlohmann::json decide(const nlohmann::json& vector) {
           {"best_guess", found.best_guess},
           {"reason", found.reason ? nlohmann::json(*found.reason) : nlohmann::json()},
           {"confidence", found.confidence},
+          {"logo_score", found.logo_score},
           {"is_logo", found.is_logo},
           {"high_confidence", found.high_confidence},
           {"low_confidence", found.low_confidence},

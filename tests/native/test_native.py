@@ -150,6 +150,7 @@ def test_the_contract_s_logits_give_its_decisions(programs):
             vector["label"], vector["best_guess"], vector["reason"]
         )  # fmt: skip
         assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
+        assert found["logo_score"] == pytest.approx(vector["logo_score"], abs=1e-9)
         assert found["is_logo"] == vector["is_logo"]
         assert found["high_confidence"] == vector["high_confidence"]
         assert found["low_confidence"] == vector["low_confidence"]

@@ -86,7 +86,7 @@ def compressed_run(plain_run, tmp_path_factory):
     ]  # fmt: skip
     write_json(copied / "compress" / "report.json", {
         "chosen": "test_resnet@32", "precision": "int8", "artifact": "test_resnet-32/student-int8-minmax.onnx", "bundle_bytes": size, "stages": stages,
-        "abstention": {"threshold": 0.6},
+        "abstention": {"threshold": 0.6, "familiarity": {"threshold": -9.0, "false_positive_rate": 0.05}},
     })  # fmt: skip
     snapshots = copied / "snapshots" / "student-test_resnet-32"
     snapshots.mkdir(parents=True)

@@ -9,14 +9,17 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
 from typer.testing import CliRunner
 
+from logo_edge.decision import Familiarity
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge_report.commands import report
-from logo_edge_report.report import make_report, read_extra
+from logo_edge_report.report import load_chosen, make_report, read_compressed, read_extra
 from logo_edge_report.sections import robustness_section
+from logo_edge_train.runs import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +52,17 @@ def test_the_page_holds_every_section_and_figure(whole_report):
     titles = [title for section in found["findings"].values() for title in section]
     assert {"Reliability", "Confusion matrix", "Uncertainty map", "Feature evolution", "Loss landscape"} <= set(titles)
     assert page.open == []
+
+
+def test_the_student_of_a_report_answers_by_all_thresholds_that_were_packed(compressed_run):
+    subject = load_chosen(read_compressed(read_run(compressed_run)))
+    assert (subject.abstain_below, subject.familiarity) == (0.6, Familiarity(-9.0, 0.05))
+    first = np.eye(len(subject.labels))[0]
+    assert subject.answered(subject.temperature * np.stack([8 * first, 8 * first - 20, 0 * first])).tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_every_picture_can_be_read_aloud(whole_report):

@@ -25,7 +25,7 @@ from logo_edge import (
     errors,
 )
 from logo_edge.bundle import RECORD
-from logo_edge.decision import Conformal
+from logo_edge.decision import Conformal, Familiarity
 from logo_edge.errors import MissingExtraError
 from logo_edge.signing import SIGNATURE, make_keys, sign_record
 
@@ -110,6 +110,25 @@ def test_a_picture_in_which_nothing_is_gets_no_label_but_by_best_guess(fake_bund
     guess = Classifier.load(bundle, mode="best-guess").classify(image)
     assert (guess.label, guess.reason) == (guess.best_guess, None)
     assert (guess.high_confidence, guess.low_confidence) == (False, True)
+
+
+@pytest.mark.parametrize(("step", "is_logo"), [(-1e-4, True), (1e-4, False)])
+def test_what_is_less_like_a_logo_than_the_bundle_asks_for_gets_no_label_but_by_best_guess(fake_bundle, step, is_logo):
+    score = Classifier.load(fake_bundle()).classify(solid(RED)).logo_score
+    bundle = fake_bundle(familiarity=Familiarity(score + step, 0.05))
+    reason = None if is_logo else Rejection.NOT_A_LOGO
+    for options in ({}, {"mode": "strict"}, {"threshold": 0.0}):
+        result = Classifier.load(bundle, **options).classify(solid(RED))
+        assert (result.label, result.best_guess, result.reason) == ("red" if is_logo else None, "red", reason)
+    guess = Classifier.load(bundle, mode="best-guess").classify(solid(RED))
+    assert (guess.label, guess.reason, guess.is_logo) == ("red", None, is_logo)
+    assert (guess.high_confidence, guess.low_confidence) == (is_logo, not is_logo)
+
+
+def test_without_familiarity_no_picture_is_rejected_as_no_logo(fake_bundle):
+    far = Classifier.load(fake_bundle(abstain_below=0.0)).decide(np.full((1, 3), -1000, np.float32))[0]
+    assert (far.is_logo, far.reason) == (True, None)
+    assert far.logo_score == pytest.approx(np.log(3) - 1000)
 
 
 def test_a_faint_mark_is_not_blank_and_a_blank_picture_spoils_no_other(fake_bundle):

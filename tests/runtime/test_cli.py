@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from logo_edge import BundleError, commands
 from logo_edge.bundle import write_record
 from logo_edge.cli import plain_options
-from logo_edge.decision import Conformal
+from logo_edge.decision import Conformal, Familiarity
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
@@ -67,7 +67,7 @@ def test_json_is_one_array_in_the_order_of_the_arguments(bundle, logos):
         "path": str(logos / "green.webp"), "label": "green", "best_guess": "green", "confidence": green["confidence"],
         "probabilities": {"red": green["probabilities"]["red"], "green": green["confidence"],
                           "blue": green["probabilities"]["blue"]},
-        "prediction_set": None, "aleatoric": green["aleatoric"], "epistemic": None, "energy": green["energy"],
+        "prediction_set": None, "aleatoric": green["aleatoric"], "epistemic": None, "logo_score": green["logo_score"],
         "is_logo": True, "high_confidence": True, "low_confidence": False, "reason": None,
     }  # fmt: skip
     assert sum(green["probabilities"].values()) == pytest.approx(1, abs=2e-6)
@@ -85,6 +85,16 @@ def test_a_blank_picture_is_said_to_be_so_in_tables_and_json(bundle, logos):
     assert ",blank," in table.read_text()
     guessed = json.loads(classify(bundle, "--jsonl", "--mode", "best-guess", logos / "clear.png").stdout)
     assert (guessed["label"], guessed["reason"]) == (guessed["best_guess"], None)
+
+
+def test_what_is_no_logo_is_said_to_be_so_in_tables_and_json(fake_bundle, logos):
+    strange = fake_bundle(familiarity=Familiarity(100.0, 0.05))
+    (record,) = map(json.loads, classify(strange, "--jsonl", logos / "green.webp").stdout.splitlines())
+    assert (record["label"], record["reason"], record["is_logo"]) == (None, "not_a_logo", False)
+    assert "(no logo) " in classify(strange, logos / "green.webp").stdout
+    table = logos.parent / "table.csv"
+    assert classify(strange, logos / "green.webp", "--out", table).exit_code == 0
+    assert ",not_a_logo," in table.read_text()
 
 
 def test_a_data_uri_is_named_and_not_echoed_whole(bundle, logos):
@@ -254,7 +264,13 @@ def test_info_says_what_the_bundle_is(bundle):
     assert rows["classes"] == "red, green, blue"
     assert rows["model"] == "mean-colour, fp32"
     assert rows["input"].startswith("16 x 16 px")
+    assert rows["no logo"] == "rejects none"
     assert "self-test" not in rows
+
+
+def test_info_says_which_pictures_are_rejected_as_no_logo(fake_bundle):
+    result = CliRunner().invoke(commands.info, ["--bundle", str(fake_bundle(familiarity=Familiarity(1.25, 0.05)))])
+    assert "no logo  below a logo score of 1.250" in result.stdout
 
 
 def test_info_counts_the_golden_vectors_of_its_self_test(bundle):

@@ -127,7 +127,7 @@ def test_the_three_formats_hold_the_same(bundle, logos, tmp_path):
         assert (line["label"] or "") == comma["label"] == (column["label"] or "")
         assert line["prediction_set"] == column["prediction_set"]
         assert [name for name in line["prediction_set"] if name] == [name for name in comma["prediction_set"] if name]
-        for name in ("confidence", "aleatoric", "energy", "probability_red"):
+        for name in ("confidence", "aleatoric", "logo_score", "probability_red"):
             assert line[name] == pytest.approx(float(comma[name])) == pytest.approx(column[name], abs=1e-6)
         assert (line["is_logo"], comma["is_logo"]) == (column["is_logo"], str(int(column["is_logo"])))
     assert sum(bool(row.get("error")) for row in lines) == 2
@@ -488,10 +488,12 @@ def test_names_are_never_separators_and_tables_hold_no_nan(fake_bundle, tmp_path
     assert [re.sub(r"\\(.)", r"\1", name).replace("\0", "\\") for name in names] == line["prediction_set"]
     assert len(line["prediction_set"]) == 3
     result = replace(
-        Classifier.load(bundle).classify(np.zeros((8, 8, 3), np.uint8)), energy=float("nan"), confidence=float("inf")
+        Classifier.load(bundle).classify(np.zeros((8, 8, 3), np.uint8)),
+        logo_score=float("nan"),
+        confidence=float("inf"),
     )
     record = folders.record_of("x.png", result)
-    assert (record["energy"], record["confidence"]) == (None, None)
+    assert (record["logo_score"], record["confidence"]) == (None, None)
     assert json.loads(json.dumps(record, allow_nan=False)) == record | {"prediction_set": record["prediction_set"]}
 
 

@@ -79,7 +79,7 @@ def test_one_image_or_many_at_once_give_the_same(ensemble):
     ]
 
 
-def test_the_logits_of_an_ensemble_have_the_energy_of_its_members(ensemble):
+def test_the_logits_of_an_ensemble_have_the_logo_score_of_its_members(ensemble):
     classifier = Classifier.load(ensemble())
     pixels = np.full((1, 16, 16, 3), 200, np.uint8)
     alone = Classifier.load(ensemble()).bundle

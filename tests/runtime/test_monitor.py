@@ -45,7 +45,7 @@ def predictions(count: int, seed: int, *, power: float = 4.0, shares=(0.5, 0.3, 
 @pytest.fixture
 def reference():
     _, confidence, guesses = predictions(400, seed=0)
-    return reference_of(confidence, guesses, LABELS, 0.5)
+    return reference_of(confidence, guesses, LABELS, confidence >= 0.5)
 
 
 def verdicts(reference, entries):
@@ -120,7 +120,7 @@ def broken(reference: dict) -> Iterator[dict]:
 def test_a_reference_that_is_not_such_as_is_packed_is_refused_with_what_to_do():
     random = np.random.default_rng(0)
     confidence, guesses = random.uniform(0.4, 1, 300), random.integers(0, 2, 300)
-    reference = reference_of(confidence, guesses, ("a", "b"), 0.5)
+    reference = reference_of(confidence, guesses, ("a", "b"), confidence >= 0.5)
     entries = [{"best_guess": "a", "confidence": float(value), "abstained": False} for value in confidence]
     assert len(measure_drift(reference, entries)) == 3
     cases = list(broken(reference))
@@ -142,7 +142,8 @@ def monitored(fake_bundle, tmp_path):
     guesses = np.array([classifier.labels.index(result.best_guess) for result in results])
     confidence = np.array([result.confidence for result in results])
     record = read_bundle(folder)
-    content = reference_of(confidence, guesses, record.labels, record.calibration.abstain_below["balanced"])
+    answered = np.array([result.label is not None for result in results])
+    content = reference_of(confidence, guesses, record.labels, answered)
     write_bundle_record(type(record)(**{**vars(record), "reference": content}))
     return folder, sorted(tmp_path.glob("*.png"))[LEAST:]
 

@@ -33,8 +33,9 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 from typer.testing import CliRunner
 
-from logo_edge import Classifier
+from logo_edge import Classifier, Rejection
 from logo_edge.admission import Limits
+from logo_edge.decision import Familiarity
 from logo_edge.errors import LogoEdgeError
 from logo_edge.serve import is_loopback, read_token, serve
 from logo_edge.server import create_app
@@ -447,6 +448,17 @@ def test_head_is_answered_wherever_get_is(client):
         answer = client.head(path)
         assert (answer.status_code, answer.content) == (200, b"")
     assert client.head("/nowhere").status_code == 404
+
+
+def test_what_is_no_logo_is_answered_and_counted_as_such(fake_bundle):
+    with running(create_app(Classifier.load(fake_bundle(familiarity=Familiarity(100.0, 0.05))))) as client:
+        found = post(client, png_of("red")).json()
+        assert (found["label"], found["reason"], found["is_logo"]) == (None, "not_a_logo", False)
+        assert found["logo_score"] < 100
+        counted = {
+            reason: metric(client, "logo_edge_images_total", outcome="abstained", reason=reason) for reason in Rejection
+        }
+        assert counted == {"blank": 0, "not_a_logo": 1, "low_confidence": 0}
 
 
 def test_labels_that_are_called_like_outcomes_are_counted_apart(fake_bundle):

@@ -100,16 +100,17 @@ def test_the_decision_graph_gives_the_decision_vectors(fake_bundle):
         folder = fake_bundle(
             labels=tuple(vector["labels"]), temperature=vector["temperature"], abstain_below=vector["abstain_below"],
             strict_below=vector["strict_below"], scaling=vector["scaling"] and Scaling(**vector["scaling"]),
-            familiarity=None if vector["energy_below"] is None else Familiarity(vector["energy_below"], 0.05),
+            familiarity=None if vector["not_a_logo_below"] is None else Familiarity(vector["not_a_logo_below"], 0.05),
         )  # fmt: skip
         graph = triton.decision_graph(Classifier.load(folder, mode=vector["mode"])).SerializeToString()
-        label, best_guess, confidence, _, is_logo, reason = onnxruntime.InferenceSession(graph).run(
+        label, best_guess, confidence, _, logo_score, is_logo, reason = onnxruntime.InferenceSession(graph).run(
             None, {"logits": np.array([vector["logits"]], np.float32), "is_blank": np.array([[vector["blank"]]])}
         )
         assert (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]), reason[0, 0] or None) == (
             vector["label"], vector["best_guess"], vector["is_logo"], vector["reason"]
         )  # fmt: skip
         assert confidence[0, 0] == pytest.approx(vector["confidence"], abs=1e-6)
+        assert logo_score[0, 0] == pytest.approx(vector["logo_score"], rel=1e-6)
 
 
 @pytest.mark.parametrize("bundle", ["runtime/logo_edge/default_bundle", "bundles/robust"])

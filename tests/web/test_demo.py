@@ -46,10 +46,13 @@ def visit(browser, server):
     assert complaints == []
 
 
+WITHHELD = {"not_a_logo": "No logo", "low_confidence": "Unsure"}
+
+
 def summary(mode="balanced"):
     """What the page says of the samples, by Python's decisions."""
     labelled = sum(result.label is not None for result in Classifier.load(mode=mode).classify_many(SAMPLES))
-    return f"8 images: {labelled} labelled" + (f", {8 - labelled} unsure." if labelled < 8 else ".")
+    return f"8 images: {labelled} labelled" + (f", {8 - labelled} without a label." if labelled < 8 else ".")
 
 
 def prediction_set(result, coverage):
@@ -71,7 +74,7 @@ def test_the_samples_are_labelled_as_in_python(visit):
     for index, result in enumerate(results):
         card = cards.nth(index)
         expect(card.get_by_role("heading")).to_have_text(SAMPLES[index].name)
-        expect(card.locator(".label")).to_have_text(result.label or "Unsure")
+        expect(card.locator(".label")).to_have_text(result.label or WITHHELD[result.reason])
         expect(card.locator(".sure")).to_contain_text(f"{result.confidence:.1%}".replace("%", "\u00a0%"))
         expect(card.locator(".bars li")).to_have_count(4)
         expect(card.locator(".bars .best")).to_contain_text(result.best_guess)
@@ -89,7 +92,7 @@ def test_modes_and_coverage_change_what_is_shown_at_once(visit):
     badge = Classifier.load().classify(SAMPLES[6])
     expect(page.locator(".card").nth(6).locator(".label")).to_have_text(badge.best_guess)
     page.get_by_label("when very sure").check()
-    assert "unsure" in summary("strict")
+    assert "without a label" in summary("strict")
     expect(page.locator("#status")).to_have_text(summary("strict"))
     page.get_by_label("Prediction set at").select_option("99\u00a0%")
     expect(page.locator(".card").nth(6).locator(".set")).to_have_text(prediction_set(badge, 0.99))

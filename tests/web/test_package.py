@@ -167,7 +167,7 @@ def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
     assert len(vectors) >= 60
     for vector in vectors:
         below, strict = vector["abstain_below"], vector["strict_below"]
-        threshold = vector["energy_below"]
+        threshold = vector["not_a_logo_below"]
         record["labels"] = vector["labels"]
         record["calibration"] = {
             "temperature": vector["temperature"], "scaling": vector["scaling"], "conformal": [],
@@ -185,6 +185,7 @@ def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
             vector["label"], vector["best_guess"], vector["reason"]
         )  # fmt: skip
         assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
+        assert found["logoScore"] == pytest.approx(vector["logo_score"], abs=1e-9)
         assert found["isLogo"] == vector["is_logo"]
         assert found["highConfidence"] == vector["high_confidence"]
         assert found["lowConfidence"] == vector["low_confidence"]

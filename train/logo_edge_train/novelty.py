@@ -58,7 +58,7 @@ def nearest_neighbours(features: np.ndarray, _targets: np.ndarray, *, k: int = 1
 
 
 def virtual_logit(features: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, dimensions: int = 512) -> Familiarity:
-    """ViM: the energy of the logits less the length of what lies outside the features' first principal dimensions.
+    """ViM: the logo score less the length of what lies outside the features' first principal dimensions.
 
     That length is scaled so that over the logos its mean is that of the largest logit; the features are seen from where
     all logits of `weight` (K, F) and `bias` (K,) are 0. Wang et al. 2022, arXiv:2203.10807.

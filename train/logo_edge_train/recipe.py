@@ -597,7 +597,7 @@ class CalibrateConfig:
     """Abstention: the least confidence at which the calib set's error among the answered is at most the risk.
 
     `target_risk` is that of mode balanced, `strict_risk` of strict, some 3 %: on as much two annotators disagree, so that
-    less cannot be measured. `false_positive_rate`: the share of logos that may be called unfamiliar.
+    less cannot be measured. `false_positive_rate`: the share of logos that may be rejected as no logo.
     """
 
     target_risk: ShareBelowOne = 0.05

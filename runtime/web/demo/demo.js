@@ -8,6 +8,7 @@ const [files, samples, save, clear, coverage, results, status, progress] = [
   "files", "samples", "save", "clear", "coverage", "results", "status", "progress",
 ].map(element);
 
+const WITHHELD = { blank: "Blank", not_a_logo: "No logo", low_confidence: "Unsure" };
 const cards = []; // {name, output or error, node}, in the order of the page
 const loading = Classifier.load("bundle");
 let waiting = Promise.resolve();
@@ -65,14 +66,14 @@ function show(classifier, { name, output, error, node }) {
   }
   const result = decide(classifier, output);
   node.classList.toggle("unsure", result.label === null);
-  fill(".label", result.label ?? "Unsure");
+  fill(".label", result.label ?? WITHHELD[result.reason]);
   fill(".sure", ...describe(classifier, result));
   const ordered = Object.entries(result.probabilities).sort(([, one], [, other]) => other - one);
   fill(".bars", ...ordered.map(([label, share]) => bar(label, share, label === result.bestGuess)));
   fill(".set", ...describeSet(result.predictionSet));
   node.querySelector(".set").hidden = result.predictionSet === null;
   const notes = [
-    ...(result.isLogo ? [] : ["It is unlike the logos that the network knows: it may be none."]),
+    ...(result.isLogo || result.label === null ? [] : ["It is unlike the logos that the network knows: it may be none."]),
     ...(result.epistemic === null ? [] : [`Uncertainty: ${result.epistemic.toFixed(2)} nats of the network's own, ${result.aleatoric.toFixed(2)} in the image.`]),
   ];
   fill(".note", notes.join(" "));
@@ -85,8 +86,9 @@ const level = () => (coverage.value ? Number(coverage.value) : null);
 
 function describe(classifier, result) {
   if (result.label !== null) return [`${percent(result.confidence)} sure`];
-  const needed = percent(classifier.bundle.calibration.abstain_below[mode()]);
-  return [`Best guess ${result.bestGuess}, ${percent(result.confidence)} sure; a label needs ${needed}`];
+  const guess = `Best guess ${result.bestGuess}, ${percent(result.confidence)} sure`;
+  if (result.reason !== "low_confidence") return [`${guess}; only “always” labels such a picture`];
+  return [`${guess}; a label needs ${percent(classifier.bundle.calibration.abstain_below[mode()])}`];
 }
 
 function describeSet(labels) {
@@ -122,12 +124,12 @@ function summarize(classifier, shown) {
     const [{ name, output, error }] = shown;
     if (error) return say(error.message);
     const result = decide(classifier, output);
-    return say(`${name}: ${result.label ?? "unsure"}. ${describe(classifier, result).join("")}.`);
+    return say(`${name}: ${result.label ?? WITHHELD[result.reason].toLowerCase()}. ${describe(classifier, result).join("")}.`);
   }
   const labelled = read.filter(({ output }) => decide(classifier, output).label !== null).length;
   const parts = [
     `${count(shown.length, "image")}: ${labelled} labelled`,
-    ...(read.length > labelled ? [`${read.length - labelled} unsure`] : []),
+    ...(read.length > labelled ? [`${read.length - labelled} without a label`] : []),
     ...(shown.length > read.length ? [`${shown.length - read.length} not read`] : []),
   ];
   return say(`${parts.join(", ")}.`);

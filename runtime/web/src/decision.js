@@ -8,8 +8,8 @@ export const MODES = Object.freeze(["best-guess", "balanced", "strict"]);
 /**
  * The calibrated decision on one image.
  *
- * `output` holds its (K,) `logits` before temperature, `epistemic` in nats, or null, and whether it `isBlank`, which no
- * `mode` but best-guess gives a label. `threshold` is the least confidence for one, `coverage` the level of the prediction
+ * `output` holds its (K,) `logits` before temperature, `epistemic` in nats, or null, and whether it `isBlank`. No
+ * `mode` but best-guess gives what is blank or no logo a label. `threshold` is the least confidence for one, `coverage` the level of the prediction
  * set, or null.
  */
 export function decide({ calibration, labels }, output, { mode, threshold, coverage }) {
@@ -19,11 +19,13 @@ export function decide({ calibration, labels }, output, { mode, threshold, cover
   const confidence = values[best];
   const probabilities = Object.fromEntries(labels.map((label, index) => [label, values[index]]));
   const { isBlank } = output;
+  const logoScore = logSumExp(logits);
+  const isLogo = calibration.familiarity === null || logoScore >= calibration.familiarity.threshold;
+  const unfit = isBlank ? "blank" : isLogo ? null : "not_a_logo";
   const isSure = confidence >= threshold; // false for NaN too
-  const reason = isBlank && mode !== "best-guess" ? "blank" : isSure ? null : "low_confidence";
+  const reason = (mode === "best-guess" ? null : unfit) ?? (isSure ? null : "low_confidence");
   const entropy = -values.reduce((sum, value) => sum + (value > 0 ? value * Math.log(value) : 0), 0);
   const epistemic = output.epistemic === null ? null : Math.max(0, output.epistemic);
-  const logitEnergy = energy(logits);
   return {
     label: reason === null ? labels[best] : null,
     bestGuess: labels[best],
@@ -32,10 +34,10 @@ export function decide({ calibration, labels }, output, { mode, threshold, cover
     aleatoric: Math.max(0, entropy - (epistemic ?? 0)),
     epistemic,
     predictionSet: coverage === null ? null : predictionSet(calibration, probabilities, coverage),
-    energy: logitEnergy,
-    isLogo: calibration.familiarity === null || logitEnergy >= calibration.familiarity.threshold,
-    highConfidence: !isBlank && confidence >= calibration.abstain_below.strict,
-    lowConfidence: isBlank || !(confidence >= calibration.abstain_below.balanced),
+    logoScore,
+    isLogo,
+    highConfidence: unfit === null && confidence >= calibration.abstain_below.strict,
+    lowConfidence: unfit !== null || !(confidence >= calibration.abstain_below.balanced),
     reason,
   };
 }
@@ -49,7 +51,7 @@ export function isBlank(pixels, channels = 3) {
 export function calibratedLogits(logits, { temperature, scaling }) {
   const scaled = logits.map((logit) => logit / temperature);
   if (scaling === null) return scaled;
-  const total = energy(scaled);
+  const total = logSumExp(scaled);
   const logarithms = scaled.map((logit) => logit - total);
   return scaling.weight.map((row, index) =>
     row.reduce((sum, weight, column) => sum + weight * logarithms[column], scaling.bias[index]),
@@ -64,8 +66,8 @@ export function softmax(logits) {
   return exponentials.map((value) => value / total);
 }
 
-/** The logarithm of the sum of the exponentials: low for what the network has not seen. Liu et al. 2020. */
-export function energy(logits) {
+/** The logarithm of the sum of the exponentials, without overflow. */
+function logSumExp(logits) {
   const top = Math.max(...logits);
   return top + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - top), 0));
 }

@@ -17,16 +17,16 @@ export interface Classification {
   epistemic: number | null;
   /** The labels that hold the true one with P >= coverage, the likeliest first; null where coverage is. */
   predictionSet: string[] | null;
-  /** log sum exp(logits). */
-  energy: number;
-  /** False where the energy is as low as that of few logos: the image may be none. It withholds no label. */
+  /** Log-odds in nats that the picture is a logo; higher is more like a logo. */
+  logoScore: number;
+  /** False where the logo score is as low as that of few logos; only best-guess then gives a label. */
   isLogo: boolean;
   /** Whether strict would give the label. */
   highConfidence: boolean;
   /** Whether balanced would give none. */
   lowConfidence: boolean;
-  /** Why there is no label: not sure enough, or nothing is in the picture (which best-guess labels all the same). */
-  reason: "low_confidence" | "blank" | null;
+  /** Why there is no label: nothing is in the picture, it is no logo (best-guess labels both), or not sure enough. */
+  reason: "blank" | "not_a_logo" | "low_confidence" | null;
 }
 
 /** What the graph gives for one image: (K,) logits before temperature; and whether nothing is in it. */
