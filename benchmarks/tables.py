@@ -376,7 +376,7 @@ def corruptions() -> str:
 
 
 def outliers() -> str:
-    """How the default bundle's energy distinguishes logos from pictures that are none, and which of them it answers."""
+    """How the default bundle's logo score distinguishes logos from pictures that are none, and which of them it answers."""
     figures = read(ROBUST["default"])["subjects"][0]["outliers"]
     rows = [
         [family, "near" if family in figures["near"] else "far", f"{auroc:.3f}",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from logo_edge.decision import logo_score
 from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import Figure, bootstrap, softmax, wilson_interval
@@ -200,7 +201,7 @@ def evaluate_corruptions(
 def evaluate_outliers(
     subjects: list[Subject], logits: list[dict[str, np.ndarray]], split: str, say: Say, count: int | None = None
 ) -> list[dict]:
-    """For each subject, how its energy distinguishes the logos of `split` from pictures of the held-out families.
+    """For each subject, how its logo score distinguishes the logos of `split` from pictures of the held-out families.
 
     `logits`: each subject's of `split`, and of calib if there is one. A picture is called no logo below the threshold that
     the bundle carries; those of other subjects come from calib. `count`: at most so many pictures of a family.

@@ -399,7 +399,7 @@ def robustness_section(figures: dict, split: str, whose: str) -> Section | None:
         exhibits.append(
             Exhibit(
                 "Images that are no logos",
-                "How well the energy of the logits distinguishes them from logos (AUROC; the dashed line is "
+                "How well the logo score distinguishes them from logos (AUROC; the dashed line is "
                 f"guessing): hardest are {hardest}, {areas[hardest]:.2f}.",
                 (Panel("AUROC by kind of foreign image", charts.share_bars(bars, ideal=0.5)),),
             )
