@@ -243,14 +243,16 @@ static void border_colour(const uint8_t *ink, int width, int height, uint8_t col
 }
 
 /* The dark background where the ink is nearly white, else the light one. */
-static const uint8_t *pick_background(const uint8_t *ink, int count, const uint8_t *light, const uint8_t *dark,
-                                      double dark_above) {
-  int64_t sums[4] = {0};
+FOR_EACH_CPU static const uint8_t *pick_background(const uint8_t *ink, int count, const uint8_t *light,
+                                                   const uint8_t *dark, double dark_above) {
+  uint32_t red = 0, green = 0, blue = 0, alpha = 0; /* enough for 4096 x 4096 pixels of 255 */
   for (int i = 0; i < count; ++i) {
-    for (int channel = 0; channel < 4; ++channel) sums[channel] += ink[4 * i + channel];
+    uint32_t pixel;
+    memcpy(&pixel, ink + 4 * (size_t)i, 4);
+    red += pixel & 255, green += pixel >> 8 & 255, blue += pixel >> 16 & 255, alpha += pixel >> 24;
   }
-  const double weighted = (double)(255 * (299 * sums[0] + 587 * sums[1] + 114 * sums[2]));
-  return weighted > (double)(1000 * sums[3]) * dark_above ? dark : light;
+  const double weighted = (double)(255 * (299 * (int64_t)red + 587 * (int64_t)green + 114 * (int64_t)blue));
+  return weighted > (double)(1000 * (int64_t)alpha) * dark_above ? dark : light;
 }
 
 /* The picture of box_width x box_height pixels scaled to `ink`, (to_height, to_width, 4); gives what `scale` does. */
@@ -258,6 +260,14 @@ static int scale_box(const uint8_t *pixels, int step, int straight, int width, i
                      double box_height, int to_width, int to_height, uint8_t *ink) {
   Taps across = {0}, down = {0};
   int opaque = -1;
+  if (step == 4 && box_width == to_width && box_height == to_height) { /* its own size, which scaling would not change */
+    uint32_t alphas = 255;
+    for (int y = 0; y < to_height; ++y, pixels += (size_t)width * 4, ink += (size_t)to_width * 4) {
+      if (straight) alphas = premultiply(pixels, to_width, ink, alphas);
+      else memcpy(ink, pixels, (size_t)to_width * 4);
+    }
+    return alphas == 255;
+  }
   if (make_taps(&across, width, box_width, to_width) && pair_taps(&across, to_width, step) &&
       make_taps(&down, height, box_height, to_height)) {
     opaque = scale(pixels, step, straight, width, height, &across, &down, to_width, to_height, ink);
@@ -267,103 +277,156 @@ static int scale_box(const uint8_t *pixels, int step, int straight, int width, i
 }
 
 /* Lays premultiplied ink on a background: `count` pixels of RGBA, which become opaque. */
-static void lay(uint8_t *ink, size_t count, const uint8_t background[3]) {
-  uint8_t shine[256][3]; /* what shines through at each alpha */
-  for (int alpha = 0; alpha < 256; ++alpha) {
-    for (int channel = 0; channel < 3; ++channel) {
-      shine[alpha][channel] = (uint8_t)(((255 - alpha) * background[channel] + 127) / 255);
-    }
-  }
-  for (uint8_t *pixel = ink; pixel < ink + 4 * count; pixel += 4) {
-    for (int channel = 0; channel < 3; ++channel) pixel[channel] = (uint8_t)(pixel[channel] + shine[pixel[3]][channel]);
-    pixel[3] = 255;
+FOR_EACH_CPU static void lay(uint8_t *ink, size_t count, const uint8_t background[3]) {
+  const uint32_t red = background[0], green = background[1], blue = background[2];
+  for (size_t i = 0; i < count; ++i) {
+    uint32_t pixel;
+    memcpy(&pixel, ink + 4 * i, 4);
+    const uint32_t clear = 255 - (pixel >> 24);
+    pixel += (clear * red + 127) / 255 | (clear * green + 127) / 255 << 8 | (clear * blue + 127) / 255 << 16;
+    pixel |= 0xFF000000;
+    memcpy(ink + 4 * i, &pixel, 4);
   }
 }
 
-enum { REACH = 6 }; /* pixels, of the farthest neighbour that a detail plane looks at: the margin around a picture */
+enum { REACH = 6 };  /* pixels, of the farthest neighbour that a detail plane looks at: the margin around a picture */
+enum { BLOCK = 16 }; /* columns, more than REACH, that are left out together where nothing changes around them */
 
-/* Whether eight steps of the 3 x 3 sums, `pitch` apart, are small and of one sign; -1 or 0. */
-static inline int16_t is_ramp(const int16_t *sums, ptrdiff_t pitch) {
-  int16_t lowest = INT16_MAX, highest = INT16_MIN, total = (int16_t)(sums[4 * pitch] - sums[-4 * pitch]);
-  for (int step = -4; step < 4; ++step) {
-    const int16_t rise = (int16_t)(sums[(step + 1) * pitch] - sums[step * pitch]);
-    lowest = rise < lowest ? rise : lowest;
-    highest = rise > highest ? rise : highest;
-  }
-  const int16_t least = total < 0 ? (int16_t)-highest : lowest, most = total < 0 ? (int16_t)-lowest : highest;
-  const int16_t change = total < 0 ? (int16_t)-total : total;
-  const int16_t bound = change > 40 ? change : 40;
-  return (int16_t)-((change >= 27) & (least >= -3) & (most < 90) & ((int16_t)(16 * (most < 90 ? most : 0)) <= (int16_t)(5 * bound)));
+static inline int16_t smaller(int16_t one, int16_t other) { return one < other ? one : other; }
+static inline int16_t larger(int16_t one, int16_t other) { return one > other ? one : other; }
+static inline int16_t magnitude(int16_t number) { return larger(number, (int16_t)-number); }
+
+/* -1 where no slack is below 0, else 0: 16 bits from end to end, as every step here, since wider ones are slower. */
+static inline int16_t none_below_0(int16_t slack) { return (int16_t)~(slack >> 15); }
+
+/* Whether eight steps of the 3 x 3 sums, `apart` from one to the next, are small and of one sign; -1 or 0.
+
+   Rising or falling need not be told apart: where the change is 27, one of its eight steps is more than 3. */
+static inline int16_t is_ramp(const int16_t *sums, ptrdiff_t apart) {
+#define RISE(step) ((int16_t)(sums[(step + 1) * apart] - sums[step * apart])) /* no loop, which would not be vectorised */
+#define OF_ALL(pick) \
+  pick(pick(pick(RISE(-4), RISE(-3)), pick(RISE(-2), RISE(-1))), pick(pick(RISE(0), RISE(1)), pick(RISE(2), RISE(3))))
+  const int16_t lowest = OF_ALL(smaller), highest = OF_ALL(larger);
+#undef OF_ALL
+#undef RISE
+  const int16_t change = magnitude((int16_t)(sums[4 * apart] - sums[-4 * apart]));
+  const int16_t least = larger(lowest, (int16_t)-highest), most = larger(highest, (int16_t)-lowest);
+  const int16_t bound = larger((int16_t)(5 * change), 200), scaled = (int16_t)(16 * smaller(most, 90));
+  const int16_t slack = smaller((int16_t)(change - 27), (int16_t)(least + 3));
+  return none_below_0(smaller(slack, smaller((int16_t)(89 - most), (int16_t)(bound - scaled))));
 }
 
 /* Whether the colour changes smoothly between the neighbours `apart` away, of three channels `channel` apart; -1 or 0. */
-static inline int16_t is_fade(const int16_t *pixel, ptrdiff_t apart, size_t channel, int16_t least, int16_t most) {
+static inline int16_t is_fade(const int16_t *pixel, ptrdiff_t apart, ptrdiff_t channel, int16_t least, int16_t most) {
   int16_t change = 0, bend = 0;
   for (int i = 0; i < 3; ++i, pixel += channel) {
-    const int16_t before = pixel[-apart], after = pixel[apart];
-    const int16_t difference = (int16_t)(after - before), second = (int16_t)(after + before - 2 * pixel[0]);
-    const int16_t far = difference < 0 ? (int16_t)-difference : difference;
-    const int16_t bent = second < 0 ? (int16_t)-second : second;
-    change = far > change ? far : change;
-    bend = bent > bend ? bent : bend;
+    change = larger(change, magnitude((int16_t)(pixel[apart] - pixel[-apart])));
+    bend = larger(bend, magnitude((int16_t)(pixel[apart] + pixel[-apart] - 2 * pixel[0])));
   }
-  return (int16_t)-((change >= least) & (change <= most) & (3 * bend <= (change > 4 ? change : 4)));
+  const int16_t straight = (int16_t)(larger(change, 4) - 3 * bend);
+  return none_below_0(smaller(straight, smaller((int16_t)(change - least), (int16_t)(most - change))));
 }
 
-/* One row of `planes`, (width, 4), from its first pixel in the padded channels and in their 3 x 3 sums. */
-FOR_EACH_CPU static void detail_row(const int16_t *restrict pixel, const int16_t *restrict sums, ptrdiff_t pitch,
-                                    size_t channel, int width, int16_t *restrict work, uint8_t *restrict planes) {
-  int16_t *near = work, *far = work + width, *ramp = work + 2 * width, *edge = work + 3 * width;
-  for (int x = 0; x < width; ++x) {
-    near[x] = is_fade(pixel + x, 2, channel, 3, 24) | is_fade(pixel + x, 2 * pitch, channel, 3, 24);
-    far[x] = is_fade(pixel + x, 6, channel, 4, 48) | is_fade(pixel + x, 6 * pitch, channel, 4, 48);
+/* `count` pixels of `planes`, from the first of them in a framed picture and in its 3 x 3 sums. */
+FOR_EACH_CPU static void detail_span(const int16_t *restrict pixel, const int16_t *restrict sums, ptrdiff_t channel,
+                                     ptrdiff_t row, int count, int16_t *restrict work, uint8_t *restrict planes) {
+  int16_t *near = work, *far = work + count, *ramp = work + 2 * count, *edge = work + 3 * count;
+  for (int x = 0; x < count; ++x) {
+    near[x] = is_fade(pixel + x, 2, channel, 3, 24) | is_fade(pixel + x, 2 * row, channel, 3, 24);
+    far[x] = is_fade(pixel + x, 6, channel, 4, 48) | is_fade(pixel + x, 6 * row, channel, 4, 48);
   }
-  memset(ramp, 0, width * sizeof(int16_t));
+  memset(ramp, 0, count * sizeof(int16_t));
   for (int i = 0; i < 3; ++i, sums += channel) {
-    for (int x = 0; x < width; ++x) ramp[x] |= is_ramp(sums + x, 1) | is_ramp(sums + x, pitch);
+    for (int x = 0; x < count; ++x) ramp[x] |= is_ramp(sums + x, 1);
+    for (int x = 0; x < count; ++x) ramp[x] |= is_ramp(sums + x, row);
   }
-  for (int x = 0; x < width; ++x) {
+  for (int x = 0; x < count; ++x) {
     int16_t most = 0;
     for (int i = 0; i < 3; ++i) {
       const int16_t *p = pixel + i * channel + x;
-      const int16_t bend = (int16_t)(4 * p[0] - p[-1] - p[1] - p[-pitch] - p[pitch]);
-      const int16_t size = bend < 0 ? (int16_t)-bend : bend;
-      most = size > most ? size : most;
+      most = larger(most, magnitude((int16_t)(4 * p[0] - p[-1] - p[1] - p[-row] - p[row])));
     }
-    edge[x] = most < 255 ? most : 255;
+    edge[x] = smaller(most, 255);
   }
-  for (int x = 0; x < width; ++x) {
-    for (int plane = 0; plane < LOGO_EDGE_DETAIL_PLANES; ++plane) planes[4 * x + plane] = (uint8_t)work[plane * width + x];
+  for (int x = 0; x < count; ++x) {
+    const uint32_t all = (uint32_t)((near[x] & 255) | (far[x] & 255) << 8 | (ramp[x] & 255) << 16) | (uint32_t)edge[x] << 24;
+    memcpy(planes + 4 * (size_t)x, &all, 4);
   }
 }
 
-/* Fills `planes`, (height, width, 4), from `ink`, (height, width, 4) opaque; false where memory is lacking. */
+/* A row of RGBA as numbers, each channel's `pitch` after the one before, the first and last pixel repeated beyond. */
+FOR_EACH_CPU static void frame_row(const uint8_t *restrict ink, int width, ptrdiff_t pitch, int16_t *restrict framed) {
+  for (int channel = 0; channel < 3; ++channel, framed += pitch) {
+    for (int x = 0; x < width; ++x) {
+      uint32_t pixel;
+      memcpy(&pixel, ink + 4 * (size_t)x, 4);
+      framed[REACH + x] = (int16_t)(pixel >> 8 * channel & 255);
+    }
+    for (int x = 0; x < REACH; ++x) framed[x] = framed[REACH];
+    for (ptrdiff_t x = REACH + width; x < pitch; ++x) framed[x] = framed[REACH + width - 1];
+  }
+}
+
+/* The 3 x 3 sums of a framed row, but for its first and last number; `work` has room for a row. */
+FOR_EACH_CPU static void sum_row(const int16_t *restrict framed, ptrdiff_t row, int16_t *restrict work,
+                                 int16_t *restrict sums) {
+  for (ptrdiff_t x = 0; x < row; ++x) work[x] = (int16_t)(framed[x - row] + framed[x] + framed[x + row]);
+  for (ptrdiff_t x = 1; x < row - 1; ++x) sums[x] = (int16_t)(work[x - 1] + work[x] + work[x + 1]);
+}
+
+/* For each block of a row whether one of its pixels differs from the one before it or above; `work` has room for a row. */
+FOR_EACH_CPU static void find_changes(const int16_t *restrict pixel, ptrdiff_t channel, ptrdiff_t row, int blocks,
+                                      int16_t *restrict work, uint8_t *restrict changes) {
+  memset(work, 0, (size_t)blocks * BLOCK * sizeof(int16_t));
+  for (int i = 0; i < 3; ++i, pixel += channel) {
+    for (int x = 0; x < blocks * BLOCK; ++x) {
+      work[x] |= (int16_t)((pixel[x] ^ pixel[x - 1]) | (pixel[x] ^ pixel[x - row]));
+    }
+  }
+  for (int block = 0; block < blocks; ++block) {
+    uint64_t words[BLOCK / 4];
+    memcpy(words, work + block * BLOCK, sizeof words);
+    changes[block] = (words[0] | words[1] | words[2] | words[3]) != 0;
+  }
+}
+
+/* Fills `planes`, (height, width, 4), from `ink`, (height, width, 4) opaque; false where memory is lacking. They are 0
+   where all pixels that they look at are equal, as most of a logo's are: such blocks are left out. */
 static int detail_planes(const uint8_t *ink, int width, int height, uint8_t *planes) {
-  const size_t pitch = (size_t)width + 2 * REACH, channel = pitch * ((size_t)height + 2 * REACH);
-  int16_t *padded = malloc(3 * channel * sizeof(int16_t)), *sums = malloc(3 * channel * sizeof(int16_t));
-  int16_t *work = malloc(LOGO_EDGE_DETAIL_PLANES * (size_t)width * sizeof(int16_t));
-  const int made = padded && sums && work;
-  for (int i = 0; made && i < 3; ++i) {
-    for (int y = -REACH; y < height + REACH; ++y) {
-      const uint8_t *row = ink + 4 * (size_t)width * least(greatest(y, 0), height - 1) + i;
-      int16_t *to = padded + i * channel + (size_t)(y + REACH) * pitch + REACH;
-      for (int x = 0; x < width; ++x) to[x] = row[4 * x];
-      for (int x = 1; x <= REACH; ++x) to[-x] = to[0], to[width - 1 + x] = to[width - 1];
-    }
-    for (size_t y = 1; y < (size_t)height + 2 * REACH - 1; ++y) {
-      const int16_t *row = padded + i * channel + y * pitch;
-      int16_t *to = sums + i * channel + y * pitch;
-      for (size_t x = 1; x < pitch - 1; ++x) {
-        to[x] = (int16_t)(row[x - pitch - 1] + row[x - pitch] + row[x - pitch + 1] + row[x - 1] + row[x] + row[x + 1] +
-                          row[x + pitch - 1] + row[x + pitch] + row[x + pitch + 1]);
-      }
-    }
+  const int blocks = (width + BLOCK - 1) / BLOCK, rows = height + 2 * REACH;
+  const ptrdiff_t channel = blocks * BLOCK + 2 * REACH, row = 3 * channel;
+  int16_t *framed = malloc(rows * row * sizeof(int16_t)), *sums = malloc(rows * row * sizeof(int16_t));
+  int16_t *work = malloc((row + LOGO_EDGE_DETAIL_PLANES * (size_t)width) * sizeof(int16_t));
+  uint8_t *changes = malloc((size_t)height * blocks), *around = malloc(blocks);
+  const int made = framed && sums && work && changes && around;
+  for (int y = 0; made && y < rows; ++y) {
+    const int inside = least(greatest(y - REACH, 0), height - 1);
+    frame_row(ink + 4 * (size_t)width * inside, width, channel, framed + y * row);
   }
   for (int y = 0; made && y < height; ++y) {
-    const size_t first = (size_t)(y + REACH) * pitch + REACH;
-    detail_row(padded + first, sums + first, (ptrdiff_t)pitch, channel, width, work, planes + 4 * (size_t)y * width);
+    find_changes(framed + (y + REACH) * row + REACH, channel, row, blocks, work,
+                 changes + (size_t)y * blocks);
   }
-  free(padded), free(sums), free(work);
+  memset(planes, 0, made ? 4 * (size_t)width * height : 0);
+  for (int y = 0, summed = 1; made && y < height; ++y) {
+    memset(around, 0, blocks);
+    for (int other = greatest(y - REACH, 0); other <= least(y + REACH, height - 1); ++other) {
+      for (int block = 0; block < blocks; ++block) around[block] |= changes[(size_t)other * blocks + block];
+    }
+    for (int block = 0, end; block < blocks; block = end + 1) {
+#define IS_FLAT(at) !(around[at] | around[greatest((at) - 1, 0)] | around[least((at) + 1, blocks - 1)])
+      for (end = block; end < blocks && !IS_FLAT(end); ++end) continue;
+#undef IS_FLAT
+      if (end == block) continue;
+      for (summed = greatest(summed, y + REACH - 4); summed <= y + REACH + 4; ++summed) {
+        sum_row(framed + summed * row, row, work, sums + summed * row);
+      }
+      const int x = block * BLOCK, count = least(end * BLOCK, width) - x;
+      const ptrdiff_t first = (y + REACH) * row + REACH + x;
+      detail_span(framed + first, sums + first, channel, row, count, work, planes + 4 * ((size_t)y * width + x));
+    }
+  }
+  free(framed), free(sums), free(work), free(changes), free(around);
   return made;
 }
 
