@@ -53,10 +53,11 @@ class Candidate:
 def bundle_candidates(
     bundles: Iterable[Path | None], *, backends: Iterable[str] = ("onnxruntime",), threads: Iterable[int] = (1,),
     batches: Iterable[int] = (1,), spinning: bool = False, artifacts: Iterable[Path] = (),
+    public_key: Path | None = None,
 ) -> list[Candidate]:  # fmt: skip
     """Every bundle with every backend, number of threads and batch; and every artifact of `logo-edge export` likewise.
 
-    None is the default bundle. An artifact is run with the first bundle's preprocessing and calibration.
+    None is the default bundle. With `public_key` each of their processes verifies who signed it. An artifact is run with the first bundle's preprocessing and calibration.
     """
     runs = [
         (folder or DEFAULT_BUNDLE, {} if backend == DEFAULT_BACKEND else {"backend": backend}, backend)
@@ -73,10 +74,11 @@ def bundle_candidates(
     ]
     found = []
     for folder, options, label in runs:
-        bundle = read_bundle(folder)
+        bundle = read_bundle(folder, public_key=public_key)
         title = bundle.name if folder == DEFAULT_BUNDLE else f"{bundle.name} ({folder.name})"
         precision = precision_of(options["artifact"]) if "artifact" in options else bundle.model.precision
-        arguments = [f"--{name}={value}" for name, value in options.items()]
+        options = options | _signed_by(public_key)
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         command = (sys.executable, "-c", CLASSIFY, "classify", "--bundle", str(folder), *arguments)
         options = {"bundle": str(folder), **({"spinning": True} if spinning else {}), **options}
         found += [
@@ -108,10 +110,15 @@ def record_of(artifact: str) -> dict | None:
     return None
 
 
-def reference_candidate(bundle: Path | None) -> Candidate:
+def reference_candidate(bundle: Path | None, public_key: Path | None = None) -> Candidate:
     """The yardstick: see reference.py."""
     return Candidate("by hand: Pillow and ONNX Runtime", "logo_edge_bench.reference",
-                     {"bundle": str(bundle or DEFAULT_BUNDLE)}, kind="reference")  # fmt: skip
+                     {"bundle": str(bundle or DEFAULT_BUNDLE), **_signed_by(public_key)}, kind="reference")  # fmt: skip
+
+
+def _signed_by(public_key: Path | None) -> dict[str, str]:
+    """The option of a subject that verifies who signed its bundle."""
+    return {"public_key": str(public_key)} if public_key else {}
 
 
 class Worker:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from logo_edge.commands import PUBLIC_KEY_OPTION
 from logo_edge.names import printable
 
 bench = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -24,6 +25,7 @@ IMAGES = typer.Option(Path(), "--images", help="Folder of renders, where the man
 )
 def bench_command(
     bundles: list[Path] | None = typer.Argument(None, metavar="[BUNDLE...]", help="Left out: the embedded default."),
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     manifest: Path | None = typer.Option(None, "--manifest", help="CSV of labelled logos, columns as in labels.csv."),
     images: Path = IMAGES,
     split: str = typer.Option("test", "--split", help="Which split to report on."),
@@ -74,7 +76,7 @@ def bench_command(
         if preset == "ratios" and scaling:
             raise typer.BadParameter("--scaling needs --quick or --full")
         rows = {"backends": _names(backends), "threads": _numbers("--threads", threads),
-                "batches": _numbers("--batches", batches), "spinning": spinning, "artifacts": artifacts or []}  # fmt: skip
+                "batches": _numbers("--batches", batches), "spinning": spinning, "artifacts": artifacts or [], "public_key": public_key}  # fmt: skip
         results = [_measure(bundles or [None], manifest, images, split, preset, rows, scaling, install_size, out)]
     if out:
         write_result(results[-1], out)
@@ -104,9 +106,7 @@ def check_command(
     images: Path = IMAGES,
     split: str = typer.Option("val", "--split", help="val to decide by; test only to guard what has shipped."),
     runs: int = typer.Option(200, "--runs", min=10, help="Counted calls per latency."),
-    public_key: Path | None = typer.Option(
-        None, "--public-key", metavar="PEM", help="Check the bundle only if this key's owner signed it (extra sign)."
-    ),
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     as_json: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
     from logo_edge.files import json_text
@@ -150,10 +150,11 @@ def _measure(
     def say(line: str) -> None:
         typer.echo(line, err=True)
 
-    labels = [read_bundle(folder or DEFAULT_BUNDLE).labels for folder in bundles]
+    key = rows["public_key"]
+    labels = [read_bundle(folder or DEFAULT_BUNDLE, public_key=key).labels for folder in bundles]
     if any(set(other) != set(labels[0]) for other in labels):
         raise BenchError(f"the bundles' classes differ: {labels}; measure in one run what does the same")
-    candidates = [reference_candidate(bundles[0]), *bundle_candidates(bundles, **rows)]
+    candidates = [reference_candidate(bundles[0], key), *bundle_candidates(bundles, **rows)]
     with TemporaryDirectory() as folder:
         chosen = PRESETS[preset]
         logos = read_images(read_manifest(manifest), images, split, labels[0], Path(folder), chosen.size_px)

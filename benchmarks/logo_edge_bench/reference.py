@@ -12,16 +12,16 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
+from logo_edge.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 
 
-def load(labels: list[str], bundle: str | None = None, threads: int = 1) -> HandWritten:
-    return HandWritten(bundle or str(DEFAULT_BUNDLE), labels, threads)
+def load(labels: list[str], bundle: str | None = None, threads: int = 1, public_key: str | None = None) -> HandWritten:
+    return HandWritten(read_bundle(bundle or DEFAULT_BUNDLE, public_key=public_key), labels, threads)
 
 
 class HandWritten:
-    def __init__(self, folder: str, labels: list[str], threads: int):
-        self.bundle = read_bundle(folder)
+    def __init__(self, bundle: Bundle, labels: list[str], threads: int):
+        self.bundle = bundle
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(str(self.bundle.model_path), options, ["CPUExecutionProvider"])

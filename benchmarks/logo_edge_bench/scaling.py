@@ -65,7 +65,7 @@ def measure_cores(candidate: Candidate, images: Images, preset: Preset) -> list[
             for count in counts:
                 per_s[count].append(_together(workers[:count], preset.window_s * 2))
     classifier, sources = (
-        Classifier.load(candidate.options["bundle"]),
+        Classifier.load(candidate.options["bundle"], public_key=candidate.options.get("public_key")),
         list(images.timed) * max(1, preset.offline // 100),
     )
     for _ in range(preset.rounds):

@@ -72,14 +72,14 @@ class Images:
     verifying: np.ndarray
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path, *, public_key: Path | None = None) -> Source:
     """The bundle in folder `path`, or what `logo-edge compress` left in the run's folder `path`.
 
-    Raises BundleError where the bundle is damaged, ExportError where `path` is neither, or a run not compressed yet,
+    With `public_key` it is a bundle that the key's owner signed. Raises BundleError where the bundle is damaged or not signed, ExportError where `path` is neither, or a run not compressed yet,
     RunError where the run's manifest is another one by now.
     """
-    if (path / RECORD).exists():
-        bundle = read_bundle(path)
+    if public_key or (path / RECORD).exists():
+        bundle = read_bundle(path, public_key=public_key)
         Classifier(bundle).run_vectors(limit=1)
         precision = COMPUTED_IN.get(bundle.model.precision, bundle.model.precision)
         return Source(bundle.name, bundle.input, {precision: bundle.model_path})

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from logo_edge.commands import PUBLIC_KEY_OPTION
 from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge.names import printable
-from logo_edge_train.commands import TRACK_HELP, find_manifest, follow, need_estimate, need_torch, print_found
+from logo_edge_train.commands import (
+    TRACK_HELP,
+    find_manifest,
+    follow,
+    known_recipe,
+    need_estimate,
+    need_torch,
+    print_found,
+)
 from logo_edge_train.parallel import refuse_torchrun
 
 if TYPE_CHECKING:
@@ -81,7 +90,7 @@ def compress_command(
         None, "--budget-minutes", min=0.0, help="Try nothing more after so long and choose; run it again to go on."
     ),
     recipe: str | None = typer.Option(
-        None, "--recipe", help="Distil and quantize by this recipe, such as robust, instead of the run's own."
+        None, "--recipe", callback=known_recipe, help="Distil and quantize by this recipe, such as robust, instead of the run's own."
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a field of --recipe."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
@@ -167,7 +176,10 @@ def calibrate_command(
         None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
     ),
     recipe: str | None = typer.Option(
-        None, "--recipe", help="Take the risks from this recipe; left out: those that the bundle was made by."
+        None,
+        "--recipe",
+        callback=known_recipe,
+        help="Take the risks from this recipe; left out: those that the bundle was made by.",
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="E.g. calibrate.strict_risk=0.02."),
 ) -> None:
@@ -222,6 +234,7 @@ def say_weaknesses(bundle: Bundle) -> None:
 )
 def export_command(
     source: Path = typer.Argument(..., metavar="BUNDLE|RUN", help="What `logo-edge compress` wrote, or its run."),
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     kind: str = typer.Option(..., "--format", metavar="FORMAT", help="onnx, openvino, tensorrt or torchscript."),
     out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="Artifacts and engines are kept here."),
     precision: str | None = typer.Option(
@@ -254,7 +267,7 @@ def export_command(
         raise typer.BadParameter(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}")
     if batch != "dynamic" and not (batch.isdigit() and int(batch)):
         raise typer.BadParameter(f"--batch {batch}: expected dynamic, or a number from 1")
-    found, size = read_source(source), None if batch == "dynamic" else int(batch)
+    found, size = read_source(source, public_key=public_key), None if batch == "dynamic" else int(batch)
     if precision is None:
         precision = "fp32" if kind == "torchscript" else "int8" if "int8" in found.graphs else "fp32"
     check_request(found, kind, precision, size)
@@ -282,7 +295,9 @@ def search_command(
     source: Path | None = typer.Option(
         None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
     ),
-    recipe: str = typer.Option("cpu", "--recipe", help="A recipe's name, or the path of a TOML file."),
+    recipe: str = typer.Option(
+        "cpu", "--recipe", callback=known_recipe, help="A recipe's name, or the path of a TOML file."
+    ),
     out: Path | None = typer.Option(None, "--out", metavar="DIR", help="Writes DIR/search; left out: runs/RECIPE."),
     target_ms: float | None = typer.Option(
         None, "--target-ms", min=0.0, help="The most that one logo may take on one thread, for search.target_ms."

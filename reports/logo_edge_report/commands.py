@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from logo_edge.commands import PUBLIC_KEY_OPTION
+
 evaluate = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -18,6 +20,7 @@ def evaluate_command(
     subjects: list[Path] = typer.Argument(
         None, metavar="[SUBJECT]...", help="One or two; left out: the embedded default bundle."
     ),
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     manifest: Path | None = typer.Option(
         None, "--manifest", help="CSV of labelled logos; left out: that of the run, or labels.csv."
     ),
@@ -57,7 +60,7 @@ def evaluate_command(
         transient=True,
     ) as bar:
         task = bar.add_task("reading logos")
-        loaded = [load_subject(path) for path in subjects or [DEFAULT_BUNDLE]]
+        loaded = [load_subject(path, public_key=public_key) for path in subjects or [DEFAULT_BUNDLE]]
         found = evaluate_subjects(
             loaded, manifest_of(loaded, manifest), split, renders_folder(), parts=[part for part, wanted in asked.items() if wanted],
             say=lambda text: bar.update(task, description=text),

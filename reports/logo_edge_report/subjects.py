@@ -60,13 +60,14 @@ class Subject:
         return self.calibrated(self.predict(images)).argmax(1)
 
 
-def load_subject(path: Path) -> Subject:
+def load_subject(path: Path, *, public_key: Path | None = None) -> Subject:
     """The subject at `path`: a bundle's or run's folder, an .onnx file or a .safetensors checkpoint inside a run.
 
-    Raises RunError where it is none of these, BundleError or RunError where it is damaged.
+    With `public_key` only a bundle that the key's owner signed is loaded. Raises RunError where it is none of these,
+    BundleError or RunError where it is damaged or not signed.
     """
-    if (path / RECORD).exists():
-        return _bundle_subject(path)
+    if public_key or (path / RECORD).exists():
+        return _bundle_subject(path, public_key)
     if (path / "run.json").exists():
         return _run_subject(path)
     if path.suffix == ".onnx" and path.exists():
@@ -96,10 +97,10 @@ def manifest_of(subjects: Sequence[Subject], path: Path | None) -> Manifest:
     return manifest
 
 
-def _bundle_subject(folder: Path) -> Subject:
+def _bundle_subject(folder: Path, public_key: Path | None) -> Subject:
     from logo_edge.classifier import Classifier
 
-    bundle = read_bundle(folder)
+    bundle = read_bundle(folder, public_key=public_key)
     classifier = Classifier(bundle)
 
     def predict(images: Sequence[Image.Image]) -> np.ndarray:

@@ -158,6 +158,7 @@ def info_command(
 def monitor_command(
     log: Path = typer.Argument(..., metavar="LOG", help="A log of predictions, JSON lines."),
     bundle: str | None = BUNDLE_OPTION,
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     last: int | None = typer.Option(None, "--last", min=1, help="Only the last N predictions."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
@@ -165,7 +166,7 @@ def monitor_command(
     from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
     from logo_edge.monitor import measure_drift, read_log
 
-    content = read_bundle(DEFAULT_BUNDLE if bundle is None else bundle)
+    content = read_bundle(DEFAULT_BUNDLE if bundle is None else bundle, public_key=public_key)
     entries = list(read_log(log, content.name))[-(last or 0) :]
     drifts = measure_drift(content.reference, entries)
     if as_json:

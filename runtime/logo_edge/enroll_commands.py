@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from logo_edge.classifier import Classifier
-from logo_edge.commands import BUNDLE_OPTION
+from logo_edge.commands import BUNDLE_OPTION, PUBLIC_KEY_OPTION
 from logo_edge.embedding import embed_many, embed_parts, read_space, unit
 from logo_edge.enroll import FALSE_ACCEPTS, Enrolment, add_class, change_enrolment, new_enrolment, open_enrolment
 from logo_edge.errors import EnrolmentError, ImageError, LogoEdgeError
@@ -49,6 +49,7 @@ def enroll_command(
     images: list[Path] | None = typer.Argument(None, metavar="IMAGE...", help="Image files or folders of them."),
     file: Path = typer.Option(Path("enrolled.json"), "--file", "-f", metavar="FILE", help="Where classes are kept."),
     bundle: str | None = BUNDLE_OPTION,
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     listed: bool = typer.Option(False, "--list", help="Show the classes that are enrolled."),
     remove: str | None = typer.Option(None, "--remove", metavar="NAME", help="Forget a class."),
     false_accepts: float | None = typer.Option(
@@ -61,7 +62,7 @@ def enroll_command(
     if (name is not None) + listed + (remove is not None) != 1 or bool(name) != bool(images):
         raise typer.BadParameter("give NAME and IMAGE..., or --list, or --remove NAME")
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    classifier = Classifier.load(bundle)
+    classifier = Classifier.load(bundle, public_key=public_key)
 
     changed: list[str] = []  # what is said once the file is written
 
@@ -128,12 +129,13 @@ def similar_command(
     folders: list[Path] = typer.Argument(..., metavar="DIR...", help="Folders, searched recursively, or images."),
     top_k: int = typer.Option(10, "--top-k", "-k", min=0, help="How many to show; 0: all."),
     bundle: str | None = BUNDLE_OPTION,
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     threads: int = THREADS_OPTION,
     as_json: bool = JSON_OPTION,
     as_csv: bool = CSV_OPTION,
 ) -> None:
     """Exit status: 0 done, 1 some images failed, 2 wrong usage."""
-    classifier, space = _open(bundle, threads, as_json, as_csv)
+    classifier, space = _open(bundle, public_key, threads, as_json, as_csv)
     asked = unit(embed_parts(classifier, space, load_image(query)).mean(0))
     paths, vectors, failed = _embed_folders(classifier, space, folders)
     ranked = [(paths[index], similarity) for index, similarity in rank(asked, vectors)][: top_k or None]
@@ -167,12 +169,13 @@ def cluster_command(
     folders: list[Path] = typer.Argument(..., metavar="DIR...", help="Folders, searched recursively, or images."),
     similarity: float = typer.Option(SAME_LOGO, "--similarity", min=-1.0, max=1.0, help="Of groups that become one."),
     bundle: str | None = BUNDLE_OPTION,
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     threads: int = THREADS_OPTION,
     as_json: bool = JSON_OPTION,
     as_csv: bool = CSV_OPTION,
 ) -> None:
     """Exit status: 0 done, 1 some images failed, 2 wrong usage."""
-    classifier, space = _open(bundle, threads, as_json, as_csv)
+    classifier, space = _open(bundle, public_key, threads, as_json, as_csv)
     paths, vectors, failed = _embed_folders(classifier, space, folders)
     groups = []
     for found in group(vectors, similarity):
@@ -194,11 +197,11 @@ def cluster_command(
         raise typer.Exit(1)
 
 
-def _open(bundle: str | None, threads: int, as_json: bool, as_csv: bool):
+def _open(bundle: str | None, public_key: Path | None, threads: int, as_json: bool, as_csv: bool):
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other")
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    classifier = Classifier.load(bundle, threads=threads)
+    classifier = Classifier.load(bundle, public_key=public_key, threads=threads)
     return classifier, read_space(classifier.bundle)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from logo_edge.backends import on_cores
 from logo_edge.classifier import Classifier
-from logo_edge.commands import parse_cores
+from logo_edge.commands import PUBLIC_KEY_OPTION, parse_cores
 from logo_edge.decision import Mode
 from logo_edge.errors import LogoEdgeError
 from logo_edge.folders import usable_cores
@@ -59,7 +59,7 @@ def serve_command(
     spinning: bool = typer.Option(False, "--spinning", help="Let threads spin while they wait: a little faster, and they burn their cores."),
     batch: int = typer.Option(16, "--batch", min=1, help="The most images of a forward pass."),
     batch_delay_ms: float = typer.Option(0.0, "--batch-delay-ms", min=0.0, help="How long a forward pass waits for more images; busy, it never needs to."),
-    public_key: Path | None = typer.Option(None, "--public-key", metavar="PEM", help="Load the bundle only if this key's owner signed it (extra sign)."),
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     log: Path | None = typer.Option(None, "--log", metavar="FILE", help="Append each result, no image, for `logo-edge monitor`."),
     access_log: bool = typer.Option(False, "--access-log", help="Print a line for each request."),
 ) -> None:  # fmt: skip

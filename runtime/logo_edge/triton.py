@@ -22,6 +22,7 @@ import typer
 
 from logo_edge.bundle import VECTORS, Bundle
 from logo_edge.classifier import Classifier
+from logo_edge.commands import PUBLIC_KEY_OPTION
 from logo_edge.decision import Mode, Rejection
 from logo_edge.errors import ExportError
 from logo_edge.images import load_image
@@ -99,6 +100,7 @@ class Serving:
 )
 def export_triton_command(
     bundle: str | None = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."),
+    public_key: Path | None = PUBLIC_KEY_OPTION,
     out: Path = typer.Option(Path("models"), "--out", metavar="DIR", help="The model repository; others' models in it stay."),
     name: str = typer.Option("logo_edge", "--name", help="The ensemble's name: letters, digits, _ and -."),
     mode: Mode = typer.Option(Mode.BALANCED, "--mode", help="How sure it must be to give a label."),
@@ -112,7 +114,7 @@ def export_triton_command(
     """Exit status: 0 written and verified, 2 refused or wrong usage."""
     if device not in ("cpu", "gpu"):
         raise typer.BadParameter(f"--device {device}: expected cpu or gpu")
-    classifier = Classifier.load(bundle, mode=mode, threshold=threshold)
+    classifier = Classifier.load(bundle, public_key=public_key, mode=mode, threshold=threshold)
     checked = write_repository(classifier, out, name, Serving(max_batch, queue_delay_us, instances, threads, device))
     typer.echo(f"{out}: models {', '.join(f'{name}_{part}' for part in PARTS)} and the ensemble {name}")
     typer.echo(f"run in ONNX Runtime on {checked} vectors: pixels to the byte and decisions as this runtime's")

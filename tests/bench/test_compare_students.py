@@ -23,7 +23,7 @@ def script():
 
 
 def test_a_pruned_student_has_fewer_multiplications_and_bytes(script, tmp_path, monkeypatch):
-    out, names = tmp_path / "students.json", ["resnet10t@32", "resnet10t@32/0.6/16"]
+    out, names = tmp_path / "students.json", ["test_resnet@32", "test_resnet@32/0.6/8"]
     monkeypatch.setattr(sys, "argv", ["compare_students.py", "--rounds", "1", "--out", str(out), "--students", *names])
     script.main()
     whole, pruned = json.loads(out.read_text())["students"].values()

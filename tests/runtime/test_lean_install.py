@@ -17,6 +17,13 @@ MAX_SITE_PACKAGES_BYTES = 220_000_000
 OF_THE_ENVIRONMENT = ("pip", "setuptools", "_distutils_hack", "distutils-precedence", "wheel")
 ABSENT = ("torch", "torchvision", "timm", "cv2", "onnx")
 EXTRAS = ("", "fast", "svg", "parquet", "sign", "fast,svg,parquet,sign")
+PIP = (
+    sys.executable,
+    "-m",
+    "pip",
+    "--disable-pip-version-check",
+    "--python",
+)  # of this environment: a new one needs none
 
 
 def run(*command: str | Path, folder: Path, **settings: str) -> subprocess.CompletedProcess:
@@ -53,6 +60,12 @@ def wheel(tmp_path_factory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
+@pytest.fixture(scope="module")
+def bare(wheel, tmp_path_factory) -> Path:
+    """The programs of an environment with the wheel alone, compiled to bytecode as pip does by default."""
+    return install(wheel, "", tmp_path_factory.mktemp("bare") / "own", "--compile")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
 def test_without_a_compiler_the_wheel_is_of_any_platform_and_pillow_preprocesses(compiler, tmp_path):
@@ -67,26 +80,24 @@ def test_without_a_compiler_the_wheel_is_of_any_platform_and_pillow_preprocesses
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
-def test_with_a_compiler_the_wheel_is_of_this_platform_and_has_the_library(wheel, tmp_path):
+def test_with_a_compiler_the_wheel_is_of_this_platform_and_has_the_library(wheel, bare, tmp_path):
     assert "-py3-none-linux_" in wheel.name
-    binaries = install(wheel, "", tmp_path / "own")
-    found = must_run(binaries / "logo-edge", "info", folder=tmp_path)
-    assert "preprocess.c" in found
+    assert "preprocess.c" in must_run(bare / "logo-edge", "info", folder=tmp_path)
 
 
-def install(wheel: Path, extras: str, folder: Path) -> Path:
-    """The programs of a new environment with the wheel and these extras."""
-    venv.create(folder, with_pip=True)
+def install(wheel: Path, extras: str, folder: Path, *options: str) -> Path:
+    """The programs of a new environment with the wheel and these extras; not compiled to bytecode, which takes seconds."""
+    venv.create(folder)
     wanted = f"logo-edge[{extras}] @ {wheel.as_uri()}" if extras else str(wheel)
-    must_run(folder / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "-c",
-             ROOT / "constraints.txt", wanted, folder=folder)  # fmt: skip
+    must_run(*PIP, folder / "bin" / "python", "install", *(options or ["--no-compile"]), "-c", ROOT / "constraints.txt",
+             wanted, folder=folder)  # fmt: skip
     return folder / "bin"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extras", EXTRAS, ids=lambda extras: extras or "bare")
-def test_with_any_of_its_extras_the_runtime_classifies_without_torch(wheel, extras, tmp_path):
-    binaries, chosen = install(wheel, extras, tmp_path / "own"), set(extras.split(","))
+def test_with_any_of_its_extras_the_runtime_classifies_without_torch(wheel, bare, extras, tmp_path):
+    binaries, chosen = install(wheel, extras, tmp_path / "own") if extras else bare, set(extras.split(","))
     look = f"import json, importlib.util as u; print(json.dumps([n for n in {ABSENT} if u.find_spec(n)]))"
     assert json.loads(must_run(binaries / "python", "-c", look, folder=tmp_path)) == []
     where = "import logo_edge; print(logo_edge.__path__[0])"
@@ -113,24 +124,20 @@ def test_with_any_of_its_extras_the_runtime_classifies_without_torch(wheel, extr
 
 
 @pytest.mark.slow
-def test_the_bare_wheel_classifies_and_stays_small(wheel, tmp_path):
-    binaries = install(wheel, "", tmp_path / "bare")
-
-    look = f"import json, importlib.util as u; print(json.dumps([n for n in {ABSENT} if u.find_spec(n)]))"
-    assert json.loads(must_run(binaries / "python", "-c", look, folder=tmp_path)) == []
+def test_the_bare_wheel_classifies_and_stays_small(bare, tmp_path):
     where = "import logo_edge; print(logo_edge.__path__[0])"
-    package = Path(must_run(binaries / "python", "-c", where, folder=tmp_path).strip())
-    assert package.is_relative_to(tmp_path)
+    package = Path(must_run(bare / "python", "-c", where, folder=tmp_path).strip())
+    assert package.is_relative_to(bare.parent)
     assert 10_000_000 < size_bytes(package.parent) <= MAX_SITE_PACKAGES_BYTES
 
-    train = run(binaries / "logo-edge", "train", folder=tmp_path)
+    train = run(bare / "logo-edge", "train", folder=tmp_path)
     assert train.returncode == 2
     assert "pip install 'logo-edge[train]'" in train.stderr
-    assert "classify" in must_run(binaries / "logo-edge", "--help", folder=tmp_path)
+    assert "classify" in must_run(bare / "logo-edge", "--help", folder=tmp_path)
 
     samples = sorted((package / "samples").glob("*.png"))
     assert len(samples) >= 8
-    (record,) = json.loads(must_run(binaries / "logo-edge", "classify", "--json", samples[0], folder=tmp_path))
+    (record,) = json.loads(must_run(bare / "logo-edge", "classify", "--json", samples[0], folder=tmp_path))
     assert record["best_guess"] in record["probabilities"]
     assert sum(record["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert "golden vectors agree" in must_run(binaries / "logo-edge", "info", "--self-test", folder=tmp_path)
+    assert "golden vectors agree" in must_run(bare / "logo-edge", "info", "--self-test", folder=tmp_path)

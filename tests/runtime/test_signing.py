@@ -19,8 +19,16 @@ from typer.testing import CliRunner
 from logo_edge import BundleError, Classifier, LogoEdgeError, read_bundle, scale
 from logo_edge.backends import OWN_GRAPH
 from logo_edge.bundle import RECORD, list_files, write_record
-from logo_edge.commands import classify, info, keygen, sign
+from logo_edge.commands import classify, info, keygen, monitor, sign
+from logo_edge.doctor import doctor
+from logo_edge.enroll_commands import cluster, enroll, similar
 from logo_edge.signing import SIGNATURE, make_keys, sign_record
+from logo_edge.triton import export_triton
+from logo_edge_bench import reference, subject
+from logo_edge_bench.candidates import bundle_candidates, reference_candidate
+from logo_edge_bench.commands import bench
+from logo_edge_compress.commands import export
+from logo_edge_report.commands import evaluate
 
 
 @pytest.fixture
@@ -164,6 +172,36 @@ def test_the_command_line_makes_keys_signs_and_verifies(fake_bundle, tmp_path):
     assert run(classify, [image, "--bundle", str(folder), "--public-key", public]).exit_code == 0
     (folder / "card.md").write_text("changed")
     assert isinstance(run(sign, [str(folder), "--key", f"{name}.private.pem"]).exception, BundleError)
+
+
+VERBS = {
+    enroll: ["acme", "image.png", "--bundle"], similar: ["image.png", "folder", "--bundle"], cluster: ["folder", "--bundle"],
+    monitor: ["log.jsonl", "--bundle"], export_triton: ["--bundle"], evaluate: ["--manifest", "logos.csv"],
+    bench: ["--manifest", "logos.csv"], export: ["--format", "onnx"], doctor: ["--bundle"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.registered_commands[0].callback.__name__)
+def test_every_verb_that_loads_a_bundle_takes_a_key_and_refuses_one_that_its_owner_has_not_signed(
+    verb, fake_bundle, keys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(verb, [*VERBS[verb], str(fake_bundle()), "--public-key", str(keys[1])])
+    assert isinstance(result.exception, BundleError), result.output
+    assert "not signed, there is no signature.json" in str(result.exception)
+
+
+def test_every_process_of_bench_verifies_the_bundle_again(signed, keys):
+    labels = list(Classifier.load(signed).labels)
+    (candidate,) = bundle_candidates([signed], public_key=keys[1])
+    assert f"--public-key={keys[1]}" in candidate.command
+    loads = [(subject.load, candidate), (reference.load, reference_candidate(signed, keys[1]))]
+    for load, wanted in loads:
+        assert load(labels, **wanted.options).describe()["size_bytes"] > 0
+    (signed / SIGNATURE).unlink()
+    for load, wanted in loads:
+        with pytest.raises(BundleError, match="not signed"):
+            load(labels, **wanted.options)
 
 
 @pytest.mark.parametrize("name", [".", "..", "/", "", "keys/.."])

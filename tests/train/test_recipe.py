@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from logo_edge.errors import RecipeError
+from logo_edge_train.commands import data, few_shot, train
 from logo_edge_train.recipe import BUILT_IN, QuantizeConfig, Recipe, load_recipe, recipe_from_dict, recipe_to_toml
 
 
@@ -47,6 +50,17 @@ def refusal(table: dict) -> str:
     with pytest.raises(RecipeError) as caught:
         recipe_from_dict(table)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"), [(train, []), (few_shot, ["train"]), (data, ["suspects"]), (data, ["next"])]
+)
+def test_an_unknown_recipe_is_refused_before_pytorch_is_loaded(verb, arguments, monkeypatch):
+    for package in ("torch", "timm", "albumentations"):
+        monkeypatch.setitem(sys.modules, package, None)  # an import of it fails
+    result = CliRunner().invoke(verb, [*arguments, "--recipe", "nope"])
+    assert isinstance(result.exception, RecipeError), result.output
+    assert str(result.exception).startswith("no recipe 'nope': expected one of cpu, default, ")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BUILT_IN.glob("*.toml")))

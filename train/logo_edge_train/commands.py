@@ -16,6 +16,7 @@ from logo_edge.errors import MissingExtraError
 from logo_edge.files import json_text
 from logo_edge.names import printable
 from logo_edge_train.parallel import refuse_torchrun
+from logo_edge_train.recipe import find_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +51,13 @@ def need_torch() -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("train", error.name or "torch") from error
+
+
+def known_recipe(name: str | None) -> str | None:
+    """The value of --recipe: an unknown one is refused before PyTorch is loaded. Raises RecipeError."""
+    if name is not None:
+        find_recipe(name)
+    return name
 
 
 def find_manifest(source: Path | None) -> Path:
@@ -201,7 +209,10 @@ def describe(
         None, "--augmented", help="Write a sheet of what augmentation makes of logos of each class to this PNG."
     ),
     recipe: str | None = typer.Option(
-        None, "--recipe", help="With --augmented: whose train.augment the sheet shows as well; left out: that of cpu."
+        None,
+        "--recipe",
+        callback=known_recipe,
+        help="With --augmented: whose train.augment the sheet shows as well; left out: that of cpu.",
     ),
     proposals: Path | None = typer.Option(
         None, "--proposals", help="Measure `organize`'s label proposals against the labels; write JSON here."
@@ -241,7 +252,9 @@ REVIEW_OUT = Path("runs/review")
 REVIEW_DATA = typer.Option(
     None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
 )
-REVIEW_RECIPE = typer.Option("cpu", "--recipe", help="Whose [review] decides; a built-in recipe or a TOML file.")
+REVIEW_RECIPE = typer.Option(
+    "cpu", "--recipe", callback=known_recipe, help="Whose [review] decides; a built-in recipe or a TOML file."
+)
 REVIEW_OVERRIDE = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. review.divisions=5.")
 REVIEW_FOLDER = typer.Option(
     REVIEW_OUT, "--out", metavar="DIR", help="Where lists are written, and features and heads kept for the next time."
@@ -363,7 +376,7 @@ def train_command(
         None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
     ),
     recipe: str = typer.Option(
-        "cpu", "--recipe", help="smoke, cpu, default, full, robust, or the path of a TOML file."
+        "cpu", "--recipe", callback=known_recipe, help="smoke, cpu, default, full, robust, or the path of a TOML file."
     ),
     out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The run's folder; left out: runs/RECIPE."),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. train.fit.epochs=5."),
@@ -421,7 +434,9 @@ def few_shot_train(
     source: Path | None = typer.Option(
         None, "--data", metavar="PATH", help="A manifest CSV with several packages; left out: the project's own logos."
     ),
-    recipe: str = typer.Option("cpu", "--recipe", help="smoke, cpu, full, or the path of a TOML file."),
+    recipe: str = typer.Option(
+        "cpu", "--recipe", callback=known_recipe, help="smoke, cpu, full, or the path of a TOML file."
+    ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. few_shot.method=maml."),
     out: Path | None = typer.Option(
         None, "--out", metavar="DIR", help="The run's folder; left out: runs/few-shot-METHOD-TASK-SHOTS."

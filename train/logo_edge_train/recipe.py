@@ -621,20 +621,26 @@ class Recipe:
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
 
 
+def find_recipe(name_or_path: str) -> Path:
+    """The TOML file of the built-in recipe of that name, or at that path. Raises RecipeError where there is none."""
+    for path in (BUILT_IN / f"{name_or_path}.toml", Path(name_or_path)):
+        if path.exists():
+            return path
+    known = ", ".join(sorted(path.stem for path in BUILT_IN.glob("*.toml")))
+    raise RecipeError(f"no recipe {name_or_path!r}: expected one of {known}, or the path of a TOML file")
+
+
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, used: tuple[str, ...] = ()) -> Recipe:
     """The recipe of that name (smoke, cpu, default, full, robust) or TOML file, with `section.key=value` overrides applied.
 
     `used` are the sections that the caller reads, where it does not read all. Raises RecipeError for a missing file, for an
     override of a section that is not used, and as `recipe_from_dict` does.
     """
-    path = BUILT_IN / f"{name_or_path}.toml"
-    if not path.exists():
-        path = Path(name_or_path)
+    path = find_recipe(name_or_path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        known = ", ".join(sorted(entry.stem for entry in BUILT_IN.glob("*.toml")))
-        raise RecipeError(f"no recipe {name_or_path!r}: expected one of {known}, or the path of a TOML file") from error
+        raise RecipeError(f"{path}: {error.strerror}; expected a recipe, a TOML file that can be read") from error
     except ValueError as error:  # no TOML, or no UTF-8
         raise RecipeError(f"{path}: {error}; expected a recipe, a TOML file") from error
     table.setdefault("name", path.stem)
