@@ -188,7 +188,9 @@ def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
                 path = features.folder / "fits" / f"{artifact_key({}, settings, {})[:16]}.safetensors"
                 key = artifact_key({"rows": data[0], "others": data[1]}, settings, versions(MADE_WITH))
                 if not path.exists() or read_metadata(path)["key"] != key:
-                    model = fit_classifier(classifier, read[: len(rows)][~left_out], soft[~left_out], config)
+                    model = fit_classifier(
+                        classifier, read[: len(rows)][~left_out], soft[~left_out], config.penalty, config.seed + division
+                    )
                     unseen = read[np.append(left_out, np.ones(len(others), bool))]
                     path.parent.mkdir(parents=True, exist_ok=True)
                     predicted = np.zeros((len(unseen), len(classes)), np.float32)
@@ -235,7 +237,7 @@ def divide_groups(
     return fold_of
 
 
-def fit_classifier(kind: str, features: np.ndarray, soft: np.ndarray, config: ReviewConfig) -> ClassifierMixin:
+def fit_classifier(kind: str, features: np.ndarray, soft: np.ndarray, penalty: float, seed: int) -> ClassifierMixin:
     """A classifier fitted to (N, F) features and (N, K) soft targets; its `classes_` are indices of classes.
 
     A row counts once for each class that has votes, by its share of them.
@@ -244,14 +246,14 @@ def fit_classifier(kind: str, features: np.ndarray, soft: np.ndarray, config: Re
     features, weights = features[rows], soft[rows, targets]
     if kind == "boosting":
         model = HistGradientBoostingClassifier(max_iter=TREES, max_leaf_nodes=LEAVES, learning_rate=0.06, l2_regularization=1.0,
-                                               early_stopping=False, random_state=config.seed)  # fmt: skip
+                                               min_samples_leaf=10, early_stopping=False, random_state=seed)  # fmt: skip
         return model.fit(features, targets, weights)
     if kind == "logistic":
-        steps = [LogisticRegression(C=1 / config.penalty, max_iter=MOST_STEPS, tol=1e-3)]
+        steps = [LogisticRegression(C=1 / penalty, max_iter=MOST_STEPS, tol=1e-3)]
     else:
         parts = min(COMPONENTS, *features.shape)
-        steps = [PCA(parts, random_state=config.seed), StandardScaler(),
-                 MLPClassifier((HIDDEN,), alpha=3.0, learning_rate_init=1e-3, max_iter=EPOCHS, random_state=config.seed)]  # fmt: skip
+        steps = [PCA(parts, random_state=seed), StandardScaler(),
+                 MLPClassifier((HIDDEN,), alpha=3.0, learning_rate_init=1e-3, max_iter=EPOCHS, random_state=seed)]  # fmt: skip
     model = make_pipeline(StandardScaler(), *steps)
     with warnings.catch_warnings():  # nearly converged is as good here
         warnings.simplefilter("ignore", ConvergenceWarning)
