@@ -74,7 +74,9 @@ def measure_folds(features: Features) -> dict:
     for division in range(divisions):
         mean = panel.probabilities[division::divisions].mean(0)
         parts = {"all": ("train", "val"), "train": ("train",), "val": ("val",)}
-        chosen = {name: [at for at, row in enumerate(panel.rows) if row.split in splits] for name, splits in parts.items()}
+        chosen = {
+            name: [at for at, row in enumerate(panel.rows) if row.split in splits] for name, splits in parts.items()
+        }
         seeds.append({
             name: describe([panel.rows[at] for at in places], mean[places], panel.classes) for name, places in chosen.items()
         })  # fmt: skip

@@ -11,7 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 from logo_edge.errors import LogoEdgeError
 from logo_edge.manifest import FILES, LogoRow, Manifest
 from logo_edge_train import lettering
-from logo_edge_train.lettering import Line, Reading, describe_lettering, find_boxes, read_lettering, read_line, read_rows
+from logo_edge_train.lettering import (
+    Line,
+    Reading,
+    describe_lettering,
+    find_boxes,
+    read_lettering,
+    read_line,
+    read_rows,
+)
 
 TOTAL, WIDTH = 2, 16  # in the features: characters that are read, and their share of the width
 
@@ -87,9 +95,17 @@ def test_a_journal_keeps_what_was_read_and_a_torn_line_is_read_again(tmp_path, m
     first.close()
     (journal,) = (tmp_path / "kept").glob("lettering-*.jsonl")
     journal.write_bytes(journal.read_bytes()[:-10])
-    assert [reading.lines[0].text for reading in read_rows(manifest, rows, tmp_path / "kept")] == ["one", "two", "three"]
+    assert [reading.lines[0].text for reading in read_rows(manifest, rows, tmp_path / "kept")] == [
+        "one",
+        "two",
+        "three",
+    ]
     assert seen == ["one.png", "two.png", "two.png", "three.png"]
-    assert [json.loads(line)[1]["lines"][0]["text"] for line in journal.read_text().splitlines()] == ["one", "two", "three"]
+    assert [json.loads(line)[1]["lines"][0]["text"] for line in journal.read_text().splitlines()] == [
+        "one",
+        "two",
+        "three",
+    ]
 
 
 def test_without_the_models_the_message_says_what_to_install(monkeypatch):

@@ -150,11 +150,15 @@ def test_each_classifier_learns_from_soft_labels(classifier):
 
 def test_the_panel_speaks_of_all_rows_and_has_learned_from_no_group_that_it_judges(pool, tmp_path, monkeypatch):
     manifest, learned = read_manifest(pool), []
-    monkeypatch.setattr(folds, "fit_classifier", lambda kind, features, soft, *rest: learned.append(soft) or Oracle(features, soft))
+    monkeypatch.setattr(
+        folds, "fit_classifier", lambda kind, features, soft, *rest: learned.append(soft) or Oracle(features, soft)
+    )
     features = folds.Features(manifest, CONFIG, tmp_path / "out", torch.device("cpu"), lambda *report: None)
     relative = replace(manifest.rows[0], icon="copy.png", label="", split="train")  # of a labelled group
     rows = [*manifest.split("test"), relative, *manifest.split("train", "val")[::-1]]
-    monkeypatch.setattr(folds.Features, "read", lambda self, names, rows: np.array([[ident(row.group)] for row in rows]))
+    monkeypatch.setattr(
+        folds.Features, "read", lambda self, names, rows: np.array([[ident(row.group)] for row in rows])
+    )
     found = folds.panel_probabilities(features, rows)
     assert found.shape == (len(rows), 2)
     assert len(learned) == 6
@@ -384,6 +388,7 @@ def test_a_failed_write_leaves_the_manifest_as_it_was(squares, tmp_path, monkeyp
 
 SETTINGS = [
     "--set", "review.networks=['test_efficientnet@32']", "--set", "review.folds=2", "--set", "review.divisions=1",
+    "--set", "review.measures=['curves']", "--set", "review.classifiers=['logistic']",
 ]  # fmt: skip
 
 

@@ -54,7 +54,10 @@ def _smooth_slope(levels: np.ndarray, edge: np.ndarray, reach_px: int) -> np.nda
     padded = cv2.copyMakeBorder(levels, half, half, half, half, cv2.BORDER_REPLICATE)
     hard = (edge > EDGES[0]).astype(np.uint8)
     near, core, far = slice(0, -reach_px), slice(half, -half), slice(reach_px, None)
-    for line, before, after in (((reach_px + 1, 1), (near, core), (far, core)), ((1, reach_px + 1), (core, near), (core, far))):
+    for line, before, after in (
+        ((reach_px + 1, 1), (near, core), (far, core)),
+        ((1, reach_px + 1), (core, near), (core, far)),
+    ):
         low, high = padded[before], padded[after]
         bend = _largest_channel(cv2.absdiff(cv2.addWeighted(low, 0.5, high, 0.5, 0), levels))
         smooth = (bend <= LARGEST_BEND) & (cv2.dilate(hard, np.ones(line, np.uint8)) == 0)

@@ -86,7 +86,8 @@ def read_lettering(path: Path) -> Reading:
 
     inside = text_map[top : top + height, left : left + width] > INK_LEVEL
     boxes = list(find_boxes(text_map)) or [(logo, 0.0)]
-    return Reading([read(box, score) for box, score in boxes], round(float(inside.mean()), 4), round(float(text_map.max()), 4), round(width / height, 4))
+    shares = (inside.mean(), text_map.max(), width / height)
+    return Reading([read(box, score) for box, score in boxes], *(round(float(value), 4) for value in shares))
 
 
 def describe_lettering(reading: Reading) -> np.ndarray:
@@ -212,10 +213,12 @@ def read_rows(manifest: Manifest, rows: Sequence[LogoRow], folder: Path) -> Iter
     """
     images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # whatever their labels
     hashes = [digest for _, digest in row_hashes(manifest, images)]
-    journal = folder / f"lettering-{artifact_key({}, {'px': (CANVAS_PX, LOGO_PX, LEAST_LINE_PX)}, versions(MADE_WITH))[:16]}.jsonl"
+    key = artifact_key({}, {"px": (CANVAS_PX, LOGO_PX, LEAST_LINE_PX)}, versions(MADE_WITH))
+    journal = folder / f"lettering-{key[:16]}.jsonl"
     known = read_journal(journal)
     missing = {digest: row for digest, row in zip(hashes, images, strict=True) if digest not in known}
-    new = zip(missing, each_over_images(read_lettering, manifest.image_paths(list(missing.values()), renders_folder())), strict=True)
+    paths = manifest.image_paths(list(missing.values()), renders_folder())
+    new = zip(missing, each_over_images(read_lettering, paths), strict=True)
     folder.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as file:
         for digest in hashes:

@@ -179,18 +179,18 @@ def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
     for classifier, names in members:
         read = features.read(names, rows + others)
         for division, fold_of in enumerate(divisions):
-            own, rest = np.zeros((len(rows), len(classes)), np.float32), np.full((folds, len(others), len(classes)), np.nan)
+            own = np.zeros((len(rows), len(classes)), np.float32)
+            rest = np.full((folds, len(others), len(classes)), np.nan, np.float32)
             for fold in range(fold_of.max() + 1):
                 features.tick("out-of-fold fits", fitted, total)
                 left_out = fold_of == fold
                 settings = {"classifier": classifier, "features": names, "penalty": config.penalty, "folds": config.folds,
                             "division": config.seed + division, "fold": fold}  # fmt: skip
-                path = features.folder / "fits" / f"{artifact_key({}, settings, {})[:16]}.safetensors"
+                path = features.folder / "fits" / f"{artifact_key({'others': data[1]}, settings, {})[:16]}.safetensors"
                 key = artifact_key({"rows": data[0], "others": data[1]}, settings, versions(MADE_WITH))
                 if not path.exists() or read_metadata(path)["key"] != key:
-                    model = fit_classifier(
-                        classifier, read[: len(rows)][~left_out], soft[~left_out], config.penalty, config.seed + division
-                    )
+                    learned, seed = read[: len(rows)][~left_out], config.seed + division
+                    model = fit_classifier(classifier, learned, soft[~left_out], config.penalty, seed)
                     unseen = read[np.append(left_out, np.ones(len(others), bool))]
                     path.parent.mkdir(parents=True, exist_ok=True)
                     predicted = np.zeros((len(unseen), len(classes)), np.float32)
@@ -198,8 +198,8 @@ def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
                     write_file(path, save_arrays({"probabilities": predicted}, {"key": key}))
                 predicted = load_file(path)["probabilities"]
                 own[left_out] = predicted[: left_out.sum()]
-                learned = {row.group for row, out in zip(rows, left_out, strict=True) if not out}
-                unknown = np.array([row.group not in learned for row in others], bool)
+                groups = {row.group for row, out in zip(rows, left_out, strict=True) if not out}
+                unknown = np.array([row.group not in groups for row in others], bool)
                 rest[fold, unknown] = predicted[left_out.sum() :][unknown]
                 fitted += 1
             said.append(own)
