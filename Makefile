@@ -77,6 +77,7 @@ clean:  ## Remove the environments and stamps; runs and bundles stay
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP_INSTALL) -e '.[dev]'
 	$(VENV)/bin/python $(PIP_INSTALL) --no-deps tensorrt-stubs  # whose dependency needs an NVIDIA GPU; for a test of types
+	$(VENV)/bin/python $(PIP_INSTALL) --no-deps rapidocr-onnxruntime  # whose dependency overwrites opencv-python-headless
 	@mkdir -p .stamps && touch $@
 
 .stamps/data: .stamps/full train/logo_edge_train/data/labels.csv train/logo_edge_train/data/unlabelled.csv

@@ -71,6 +71,31 @@ def slices() -> str:
     return markdown(header, rows)
 
 
+def panel() -> str:
+    """What each part of the panel is worth: means of two seeds over train and val, on val, and on icon sets left out."""
+    if (result := read_if_there("panel")) is None:
+        return missing("panel", "python benchmarks/compare_panel.py")
+    labels, rows = result["classes"], []
+    for name, variant in result["variants"].items():
+
+        def mean(figure: str, part: str = "all", label: str | None = None, seeds: list = variant["seeds"]) -> float:
+            return statistics.mean(seed[part][figure] if label is None else seed[part][figure][label] for seed in seeds)
+
+        packages = [figures["accuracy"] for figures in variant.get("left_out", {}).values()]
+        rows.append([
+            name, f"{mean('accuracy'):.1%}", f"{mean('accuracy_sure'):.1%}",
+            *(f"{mean('recall', label=label):.0%}" for label in labels), f"{mean('nll'):.3f}",
+            f"{mean('accuracy', 'val'):.1%}", f"{statistics.mean(packages):.1%}" if packages else "-",
+        ])  # fmt: skip
+    header = [
+        f"panel, {result['count']:,} logos of train and val",
+        "accuracy",
+        "sure",
+        *(f"`{label}`" for label in labels),
+    ]
+    return markdown([*header, "NLL", "val", "icon sets left out"], rows)
+
+
 @cache
 def test_split(count: int) -> str:
     """`test split`, with the rounds of labelling that a result of `count` logos is of where these are not all.
@@ -929,6 +954,7 @@ def kills() -> str:
 
 
 TABLES = {
+    "panel": panel,
     "mutants": mutants,
     "kills": kills,
     "runtime": runtime,

@@ -9,6 +9,7 @@ from collections import defaultdict
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ from logo_edge_train.review.folds import divide_groups
 from logo_edge_train.review.ranking import labelling_pool, list_next, list_suspects
 from logo_edge_train.review.sheet import assign_keys
 
-CONFIG = ReviewConfig(networks=("test_efficientnet@32",), folds=3, divisions=2)
+CONFIG = ReviewConfig(
+    networks=("test_efficientnet@32",), measures=("curves",), classifiers=("logistic",), folds=3, divisions=2
+)
 FLIPPED, HELD_OUT = "red-train-3.png", "blue-calib-2.png"
 
 
@@ -133,6 +136,51 @@ def test_classes_that_cannot_be_judged_are_refused_by_name(tmp_path, labels, ref
         suspects_of(tmp_path / "manifest.csv", tmp_path / "out")
 
 
+@pytest.mark.parametrize("classifier", get_args(get_type_hints(ReviewConfig)["classifiers"].__args__[0]))
+def test_each_classifier_learns_from_soft_labels(classifier):
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, 300)
+    features = (3 * np.eye(8)[truth] + random.normal(0, 1, (300, 8))).astype(np.float32)
+    soft = 0.8 * np.eye(3)[truth] + 0.2 / 3
+    model = folds.fit_classifier(classifier, features[:200], soft[:200], 1.0, 0)
+    probabilities = model.predict_proba(features[200:])
+    assert (probabilities.argmax(1) == truth[200:]).mean() > 0.9
+    assert 0.6 < probabilities.max(1).mean() < 0.95, "as unsure as the votes"
+
+
+def test_the_panel_speaks_of_all_rows_and_has_learned_from_no_group_that_it_judges(pool, tmp_path, monkeypatch):
+    manifest, learned = read_manifest(pool), []
+    monkeypatch.setattr(
+        folds, "fit_classifier", lambda kind, features, soft, *rest: learned.append(soft) or Oracle(features, soft)
+    )
+    features = folds.Features(manifest, CONFIG, tmp_path / "out", torch.device("cpu"), lambda *report: None)
+    relative = replace(manifest.rows[0], icon="copy.png", label="", split="train")  # of a labelled group
+    rows = [*manifest.split("test"), relative, *manifest.split("train", "val")[::-1]]
+    monkeypatch.setattr(
+        folds.Features, "read", lambda self, names, rows: np.array([[ident(row.group)] for row in rows])
+    )
+    found = folds.panel_probabilities(features, rows)
+    assert found.shape == (len(rows), 2)
+    assert len(learned) == 6
+    assert (found == 0.5).all(), "an oracle that knows every group that it has learned knew none"
+
+
+def ident(group: str) -> int:
+    return int.from_bytes(group.encode()[-6:], "big") + len(group)
+
+
+class Oracle:
+    """Is sure of rows that it has learned from, and of no other."""
+
+    classes_ = np.array([0, 1])
+
+    def __init__(self, features, soft):
+        self.known = set(features[:, 0])
+
+    def predict_proba(self, features):
+        return np.array([[1.0, 0.0] if value in self.known else [0.5, 0.5] for value in features[:, 0]])
+
+
 # Suspects
 
 
@@ -151,13 +199,13 @@ def test_a_flipped_label_is_ranked_first_and_none_of_calib_is_listed(squares, tm
 
 def test_an_interrupted_review_goes_on_where_it_was(squares, tmp_path, monkeypatch):
     fitted, seen = [], []
-    fit_head, features_of = folds.fit_head, folds.features_of
+    fit_classifier, features_of = folds.fit_classifier, folds.features_of
     monkeypatch.setattr(folds, "BLOCK", 10)
-    monkeypatch.setattr(folds, "fit_head", lambda *given: fitted.append(1) or fit_head(*given))
+    monkeypatch.setattr(folds, "fit_classifier", lambda *given: fitted.append(1) or fit_classifier(*given))
     monkeypatch.setattr(folds, "features_of", lambda *given: seen.append(len(given[1])) or features_of(*given))
     whole = suspects_of(squares, tmp_path / "whole")
     assert (len(fitted), seen) == (6, [10, 10, 10, 2])
-    for stop in (("features: test_efficientnet@32", 20, 32), ("out-of-fold heads", 4, 6)):
+    for stop in (("features: test_efficientnet@32", 20, 32), ("out-of-fold fits", 4, 6)):
 
         def interrupt(*report, stop=stop):
             if report == stop:
@@ -170,7 +218,7 @@ def test_an_interrupted_review_goes_on_where_it_was(squares, tmp_path, monkeypat
     assert again["rows"] == whole["rows"]
 
 
-def test_a_corrected_label_costs_new_heads_and_no_features(squares, tmp_path, monkeypatch):
+def test_a_corrected_label_costs_new_fits_and_no_features(squares, tmp_path, monkeypatch):
     before = suspects_of(squares, tmp_path / "out")
     write_corrections(tmp_path / "c.csv", {"icon": FLIPPED, "label": "blue", "corrected": "red"})
     apply_corrections(tmp_path / "c.csv", squares)
@@ -340,6 +388,7 @@ def test_a_failed_write_leaves_the_manifest_as_it_was(squares, tmp_path, monkeyp
 
 SETTINGS = [
     "--set", "review.networks=['test_efficientnet@32']", "--set", "review.folds=2", "--set", "review.divisions=1",
+    "--set", "review.measures=['curves']", "--set", "review.classifiers=['logistic']",
 ]  # fmt: skip
 
 

@@ -103,14 +103,14 @@ def measure_file(path: Path) -> LogoMeasurements:
     return measure_logo(load_image(path))
 
 
-def lay_out(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+def lay_out(image: Image.Image, long_side_px: int = LONG_SIDE_PX) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) uint8 RGB on the background of the preprocessing, and the (H, W) bool mask of the ink.
 
-    Empty margins are cut off down to MARGIN_SHARE, and the longer side is LONG_SIDE_PX.
+    Empty margins are cut off down to MARGIN_SHARE, and the longer side is `long_side_px`.
     """
-    pixels, ink = lay_on_paper(image)
+    pixels, ink = lay_on_paper(image, long_side_px)
     rows, columns = ink_box(ink)
-    scale = max(image.size) / LONG_SIDE_PX
+    scale = max(image.size) / long_side_px
     margin = MARGIN_SHARE * max(rows.stop - rows.start, columns.stop - columns.start) + 1
     cut = (
         max(0, int((columns.start - margin) * scale)),
@@ -120,7 +120,7 @@ def lay_out(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     )
     if cut == (0, 0, *image.size):
         return pixels, ink
-    return lay_on_paper(image.crop(cut))
+    return lay_on_paper(image.crop(cut), long_side_px)
 
 
 def map_over_images(function: Callable[[Job], Found], jobs: Sequence[Job], *, title: str) -> list[Found]:

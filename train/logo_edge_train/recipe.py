@@ -554,16 +554,23 @@ class FewShotConfig:
 
 @dataclass(frozen=True)
 class ReviewConfig:
-    """The ensemble by which `logo-edge data suspects` doubts labels and `data next` chooses images to label.
+    """The panel by which `logo-edge data suspects` doubts labels and `data next` chooses images to label.
 
-    Logistic regressions on frozen features of each of `networks`, which have ImageNet weights where there are any: the
-    pooled maps of their stages and, with `measures`, measurements of the logo. The groups of train and val are divided
-    into `folds` parts, so many `divisions` in turn, and each part is predicted by a fit on the others. `penalty` is the
-    weight of the squared coefficients of standardised features.
+    Each of `classifiers` learns from frozen features of `networks`, which have ImageNet weights where there are any (the
+    pooled maps of their stages), and from `measures` of the logo: `curves` of measurements, `fades` and edges, `lettering`
+    that a reader of text sees. A `logistic` regression sees one network and the measures, a `perceptron` all of them,
+    `boosting` the measures alone. The groups of train and val are divided into `folds` parts, so many `divisions` in turn,
+    and each part is predicted by fits on the others. `penalty` is the weight of the squared coefficients of standardised
+    features.
     """
 
     networks: Networks = ("tf_efficientnet_lite0@96", "tf_efficientnet_lite0@128")
-    measures: bool = True
+    measures: tuple[Literal["curves", "fades", "lettering"], ...] = ("curves", "fades", "lettering")
+    classifiers: Annotated[tuple[Literal["logistic", "perceptron", "boosting"], ...], not_empty] = (
+        "logistic",
+        "perceptron",
+        "boosting",
+    )
     folds: Annotated[int, within(2)] = 5
     divisions: Count = 2
     penalty: Positive = 100.0

@@ -12,14 +12,13 @@ from rich.console import Console
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
-from logo_edge.metrics import softmax
 from logo_edge.names import csv_line, shown
 from logo_edge_train.dataset import leave_out, unlabelled_rows
 from logo_edge_train.fetch import renders_folder
 from logo_edge_train.literal import LiteralTable, literal
 from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.confident import choose_diverse, find_label_errors
-from logo_edge_train.review.folds import Features, Reviewed, Tick, predict_pool, review_labels
+from logo_edge_train.review.folds import Features, Panel, Tick, review_labels
 from logo_edge_train.review.sheet import write_sheet
 from logo_edge_train.uncertainty import decompose
 
@@ -84,9 +83,10 @@ def list_next(
             "calib or test, or are of their groups); expected rows with an empty label"
         )
     features = Features(manifest, config, folder, device, tick)
-    reviewed = review_labels(features)
-    logits, read = predict_pool(features, reviewed, pool)
-    mean, disagreement = softmax(logits).mean(0), decompose(logits).epistemic  # (N, K), and (N,) nats
+    reviewed = review_labels(features, pool)
+    said = fill_unsaid(reviewed.others.reshape(-1, *reviewed.others.shape[2:]))  # (M F, N, K)
+    mean, disagreement = said.mean(0), decompose(np.log(said)).epistemic  # (N, K), and (N,) nats
+    read = features.read(config.networks[:1], pool)
     first, second = -np.sort(-mean, axis=1)[:, :2].T
     worth = (rank_share(disagreement) + rank_share(second - first)) / 2
     records = [
@@ -115,6 +115,11 @@ def labelling_pool(manifest: Manifest) -> tuple[list[LogoRow], int]:
     return pool, len(rows) - len(pool)
 
 
+def fill_unsaid(said: np.ndarray) -> np.ndarray:
+    """(M, N, K) probabilities above 0, the mean of the other members where a member says nothing of a row (NaN)."""
+    return np.maximum(np.where(np.isnan(said), np.nanmean(said, 0), said), 1e-7)
+
+
 def rank_share(values: np.ndarray) -> np.ndarray:
     """(N,) the share of the values that are at most as great as each."""
     return np.searchsorted(np.sort(values), values, side="right") / len(values)
@@ -133,7 +138,7 @@ def describe_row(
 
 
 def write_list(
-    name: str, title: str, lead: str, records: list[dict], manifest_path: Path, reviewed: Reviewed, features: Features
+    name: str, title: str, lead: str, records: list[dict], manifest_path: Path, reviewed: Panel, features: Features
 ) -> dict[str, str]:
     """{csv, sheet, apply}: the paths of the list's files, which are written now, and the command that merges corrections.
 
