@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import onnx
 from logo_edge.bundle import RECORD, read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import DatasetError, ExportError, MissingExtraError, RecipeError, VerificationError
-from logo_edge.files import json_text, write_file
+from logo_edge.files import folder_beside, json_text, write_file
 from logo_edge.folders import walk_images
 from logo_edge.images import load_image
 from logo_edge.manifest import read_manifest
@@ -134,15 +133,16 @@ def export_artifact(
 ) -> dict:  # fmt: skip
     """The record of the artifact in folder `out`, also written beside it as JSON: hashes, parity, versions.
 
-    It is made and verified in a temporary folder and moved to `out` only where it holds. `batch` None leaves the batch
+    All files are made and verified in a temporary folder and renamed to `out` at the end, where they hold; the record goes
+    first and comes last, so that none names the files of two exports. `batch` None leaves the batch
     free. Raises VerificationError where the artifact disagrees with its parent, ExportError where the source has no
     such precision or TensorRT would refuse it, MissingExtraError where the format's library is missing.
     """
     check_request(source, kind, precision, batch)
     out.mkdir(parents=True, exist_ok=True)
     stem = "-".join([source.name, precision, *([f"batch{batch}"] if batch else []), kind])
-    with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as temporary:
-        path = Path(temporary) / stem
+    with folder_beside(out / "export") as beside:
+        path = beside / stem
         if kind == "torchscript":
             made = _torchscript(source, path, images)
         else:
@@ -156,16 +156,18 @@ def export_artifact(
             made["parent"] = {"file": graph.name, "sha256": file_hash(graph)}
         if kind == "tensorrt":
             made |= _engine(path.with_suffix(".onnx"), out / "engines", parent, precision, batch, images, say)
-        files = sorted(file for file in Path(temporary).iterdir() if file.suffix in SUFFIX_OF_FILES)
+        files = sorted(file for file in beside.iterdir() if file.suffix in SUFFIX_OF_FILES)
         record = {
             "format": kind, "precision": precision, "batch": batch or "dynamic", "source": source.name,
             "input": {"name": PIXELS, "layout": "NHWC", "dtype": "uint8", "colour": "RGB", **asdict(source.input)},
             "files": {file.name: {"sha256": file_hash(file), "size_bytes": file.stat().st_size} for file in files},
             **made, "versions": versions(VERSIONED),
         }  # fmt: skip
-        for file in files:
+        told = beside / f"{stem}.json"
+        write_file(told, json_text(record))
+        (out / told.name).unlink(missing_ok=True)
+        for file in (*files, told):
             os.replace(file, out / file.name)
-    write_file(out / f"{stem}.json", json_text(record))
     return record
 
 

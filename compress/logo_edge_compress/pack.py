@@ -17,7 +17,7 @@ from logo_edge.classifier import Classifier
 from logo_edge.decision import Calibration, Mode, calibrated_logits, is_answered, logo_score
 from logo_edge.embedding import SPACE
 from logo_edge.errors import BundleError, DatasetError, RecipeError
-from logo_edge.files import json_text
+from logo_edge.files import folder_beside, json_text
 from logo_edge.manifest import Manifest, labelled_rows, targets_of
 from logo_edge.metrics import softmax
 from logo_edge.monitor import reference_of
@@ -37,12 +37,12 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path
 
     `extra` are further files by their names in the bundle: the members of an ensemble, the artifact for another
     backend, the space of `embed_bundle`. The vectors are the project's own drawings with the logits of this very artifact. A bundle that is there already
-    is replaced in one step; any other folder is refused with BundleError.
+    is replaced in one step, and what killed packings to the same folder left is deleted; any other folder is refused with BundleError.
     """
     refuse_other_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        part = Path(temporary) / "bundle"
+    with folder_beside(folder) as beside:
+        part = beside / "bundle"
         part.mkdir()
         for name, path in {bundle.model.file: model, **(extra or {})}.items():
             (part / name).parent.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,12 @@ A killed process, a power cut or a full disk leaves the old file or the new one.
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -19,6 +22,7 @@ except ImportError:  # Windows, where parts of killed writers stay and nothing w
     fcntl = None
 
 PART = ".logo-edge-{}.part"  # a file that is being written; no two have one name
+PARTS = ".{}-*.parts"  # folders beside the file or folder of that name, in which it is made
 
 
 @contextmanager
@@ -52,6 +56,30 @@ def write_file(path: str | os.PathLike, content: bytes | str) -> None:
     """Writes the file in one step, as `replacing` does; text becomes UTF-8. Raises OSError."""
     with replacing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def folder_beside(path: str | os.PathLike) -> Iterator[Path]:
+    """A new folder beside `path`: what is made in it is renamed to `path` in the block, and it is deleted at its end.
+
+    Where the block does not raise, such folders of killed processes are deleted as well. Raises OSError.
+    """
+    path = Path(path).absolute()
+    prefix, suffix = PARTS.format(path.name).split("*")
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=suffix))
+    held = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(held, fcntl.LOCK_EX)
+        yield folder
+        if fcntl:
+            for other in path.parent.glob(PARTS.format(glob.escape(path.name))):
+                _delete_unheld(other)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if held is not None:
+            os.close(held)
 
 
 def json_text(value, *, indent: int | None = 1) -> str:
@@ -102,13 +130,18 @@ def _hold(path: Path, flags: int = 0) -> int | None:
 def _delete_parts(folder: Path) -> None:
     """Deletes the parts in the folder that no process holds."""
     for part in folder.glob(PART.format("*")):
-        with suppress(OSError):
-            descriptor = os.open(part, os.O_RDWR)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                part.unlink()
-            finally:
-                os.close(descriptor)
+        _delete_unheld(part)
+
+
+def _delete_unheld(path: Path) -> None:
+    """Deletes the file or folder, unless a process holds its lock."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _flush(path: Path) -> None:

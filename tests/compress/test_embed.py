@@ -73,7 +73,10 @@ def test_a_bundle_is_packed_with_its_space(fake_bundle, tmp_path):
     plain = read_bundle(fake_bundle())
     manifest = logos(tmp_path, {"train": 30, "calib": 25})
     described, model, extra = embed_bundle(plain, plain.model_path, tmp_path, manifest, tmp_path)
+    left = tmp_path / ".packed-killed.parts"
+    (left / "bundle").mkdir(parents=True)
     packed = pack_bundle(described, model, tmp_path / "packed", extra)
+    assert not left.exists(), "of a process that was killed"
     assert packed.model.optional_outputs == (EMBEDDING,)
     space = read_space(packed)
     assert (space.mean.shape, space.background.shape) == ((3,), (25, 3))

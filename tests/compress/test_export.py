@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -27,11 +29,11 @@ from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_compress import artifacts, engine
 from logo_edge_compress.artifacts import Images, Source, export_artifact, read_images, read_source
 from logo_edge_compress.commands import export
-from logo_edge_compress.export import export_body, export_module, export_onnx
+from logo_edge_compress.export import export_module, export_onnx
 from logo_edge_compress.graph import OPSET, save_model, store_float16, to_tensorrt
 from logo_edge_compress.quantize import quantize_body, round_body
 from logo_edge_compress.verify import open_onnx, run_artifact, run_onnx
-from logo_edge_train.keys import ROWS, row_hashes
+from logo_edge_train.keys import ROWS, file_hash, row_hashes
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import recipe_from_dict
 from logo_edge_train.runs import save_member, write_json, write_run_record
@@ -66,8 +68,7 @@ def run(tmp_path_factory):
     sha256 = save_member(student / "student.safetensors", network)
     network.load_state_dict({key: value.half().float() if value.ndim > 1 else value for key, value in network.state_dict().items()})  # fmt: skip
     write_json(student / "student.json", {"student": f"{MODEL}@{SIZE}", "sha256": sha256})
-    export_body(network, SIZE, student / "body.onnx")
-    export_onnx(network, SIZE, student / "student-fp32.onnx")
+    export_onnx(network, SIZE, student / "student-fp32.onnx", body=student / "body.onnx")
     rounded = round_body(student / "body.onnx", pixels, student / "rounded.onnx", reduce_range=True)
     int8 = student / "student-int8-minmax.onnx"
     quantize_body(student / "body.onnx", rounded, pixels, SIZE, int8, method="minmax", reduce_range=True)
@@ -313,6 +314,42 @@ def test_a_bundle_gives_what_it_holds_and_says_where_the_rest_is(fake_bundle, tm
     (damaged / "model.onnx").write_bytes(b"")
     with pytest.raises(BundleError):
         read_source(damaged)
+
+
+def test_an_export_on_a_full_disk_or_killed_at_its_end_leaves_no_record_of_the_files_of_two(
+    fake_bundle, tmp_path, monkeypatch
+):
+    source, out = read_source(fake_bundle()), tmp_path / "out"
+    images = Images(*(np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8) for _ in range(2)))
+    record = make(source, "openvino", "fp32", None, out, images)
+    earlier = dict.fromkeys((*record["files"], "fake-fp32-openvino.json"), b"of an earlier export")
+    for name, content in earlier.items():
+        (out / name).write_bytes(content)
+
+    def fill_disk(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(artifacts, "write_file", fill_disk)
+        with pytest.raises(OSError, match="No space left"):
+            make(source, "openvino", "fp32", None, out, images)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == earlier
+    renamed, replace = [], os.replace
+
+    def interrupt(part, path):
+        if Path(path).parent == out and renamed:
+            raise KeyboardInterrupt
+        renamed.extend([path] * (Path(path).parent == out))
+        replace(part, path)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(artifacts.os, "replace", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make(source, "openvino", "fp32", None, out, images)
+    assert len(renamed) == 1
+    assert sorted(path.name for path in out.iterdir()) == sorted(record["files"])
+    again = make(source, "openvino", "fp32", None, out, images)["files"]
+    assert {name: file_hash(out / name) for name in again} == {name: entry["sha256"] for name, entry in again.items()}
 
 
 def test_a_folder_of_images_is_split_and_too_few_are_refused(tmp_path):

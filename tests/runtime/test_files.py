@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from logo_edge.files import changing, json_text, replacing, write_file
+from logo_edge.files import changing, folder_beside, json_text, replacing, write_file
 
 
 def test_a_file_is_written_with_the_permissions_that_open_would_give(tmp_path):
@@ -73,6 +74,29 @@ def test_what_a_killed_writer_left_is_deleted_by_the_next_and_what_a_live_one_ho
     subprocess.run([sys.executable, "-c", code], check=True)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == "again"
+
+
+def test_a_folder_of_a_killed_process_is_deleted_by_the_next_that_succeeds_and_that_of_a_live_one_is_not(tmp_path):
+    path, other = tmp_path / "made [1]", tmp_path / ".made [1]-mine"
+    other.mkdir()
+    code = (
+        "import time; from logo_edge.files import folder_beside\n"
+        f"with folder_beside({str(path)!r}) as folder: print(folder, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    left = Path(process.stdout.readline().strip())
+    with folder_beside(path) as folder:
+        (folder / "made").mkdir()
+        (folder / "made").rename(path)
+    assert sorted(tmp_path.iterdir()) == sorted([left, other, path]), "its maker lives"
+    process.kill()
+    process.wait()
+    with pytest.raises(ZeroDivisionError), folder_beside(path):
+        raise ZeroDivisionError
+    assert left.exists(), "it may hold what was to be replaced"
+    with folder_beside(path):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted([other, path])
 
 
 def test_changes_of_one_file_wait_for_each_other_and_none_is_lost(tmp_path):

@@ -548,6 +548,27 @@ def test_a_manifest_is_compared_with_its_folder_by_the_files_and_not_by_their_da
     assert "--overwrite" in text
 
 
+def test_a_file_of_other_pixels_under_the_same_name_is_noticed_by_the_manifest_in_the_cache(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    logos = tmp_path / "logos"
+    fill_classes(logos, {"a": 5, "b": 5})
+    manifest = find_manifest(logos)
+    for path in logos.rglob("*.png"):
+        os.utime(path, (0, 0))
+    capsys.readouterr()
+    assert find_manifest(logos) == manifest
+    assert capsys.readouterr().out == "", "dates do not count"
+    replaced, stat = logos / "a" / "00.png", (logos / "a" / "00.png").stat()
+    save(draw_mark(500), replaced)
+    os.utime(replaced, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert find_manifest(logos) == manifest
+    assert "0 of its own are gone, 1 have another content than when it was written" in capsys.readouterr().out
+    organize_folder(logos, manifest, overwrite=True)
+    assert compare_with_folder(manifest, logos) == ""
+
+
 def test_a_hostile_tree_is_organized_from_the_files_that_classify_looks_at(hostile_tree, tmp_path, capsys):
     report = organize_folder(hostile_tree.root, tmp_path / "m.csv")
     rows = read_manifest(tmp_path / "m.csv").rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import zlib
@@ -15,6 +16,7 @@ import numpy as np
 
 from logo_edge.backends import cache_folder
 from logo_edge.errors import DatasetError, ImageError
+from logo_edge.files import json_text, write_file
 from logo_edge.folders import walk_images
 from logo_edge.images import load_image
 from logo_edge.manifest import FILES, SPLITS, LogoRow, read_manifest, write_manifest
@@ -147,6 +149,10 @@ def organize_folder(
     _check_classes(folder, [c.row.label for c in kept])
     given = tuple(split for split in SPLITS if any(c.row.split == split for c in kept))
     rows, filled = _split(folder, [c.row for c in kept], given, seed)
+    if manifest_path.is_relative_to(cache_folder()):  # in the user's folders nothing is written but what is asked for
+        digests = {name: look.digest for name, (_, look) in zip(names, images, strict=True)}
+        manifest_path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(_digests_file(manifest_path), json_text({row.icon: digests[row.icon] for row in rows}))
     write_manifest(manifest_path, rows)
     labels_of, splits_of = _values_of_groups(rows, "label"), _values_of_groups(rows, "split")
     proposals = [c for c in kept if c.proposed]
@@ -185,19 +191,35 @@ def manifest_of(folder: Path) -> Path:
 
 
 def compare_with_folder(manifest_path: Path, folder: Path) -> str:
-    """What the images of the folder and of its manifest have not in common, and what to do; empty where they are the same."""
+    """What the images of the folder and of its manifest have not in common, and what to do; empty where they are the same.
+
+    Of a manifest in the cache the content of each file is compared too: groups and splits follow the pixels.
+    """
     manifest = read_manifest(manifest_path)
     below = manifest.folder.resolve()
     listed = {os.path.normpath(below / row.icon) for row in manifest.rows if row.package == FILES}
     present = set(walk_images(folder.resolve()))
     gone = sum(not os.path.exists(path) for path in listed - present)
-    if not (added := len(present - listed)) and not gone:
+    kept = _digests_file(manifest_path)
+    digests = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    known = [(below / row.icon, digests[row.icon]) for row in manifest.rows if row.icon in digests]
+    changed = sum(path.exists() and _digest(path) != digest for path, digest in known)
+    if not (added := len(present - listed)) and not gone and not changed:
         return ""
     again = f"logo-edge data organize {shlex.quote(str(folder))} --out {shlex.quote(str(manifest_path))} --overwrite"
     return shown(
         f"{manifest_path} is used as it stands: {added} images of {folder} are not in it (skipped, or added since), and "
-        f"{gone} of its own are gone. `{again}` writes it again, without what was corrected by hand"
+        f"{gone} of its own are gone, {changed} have another content than when it was written. `{again}` writes it again, without what was corrected by hand"
     )
+
+
+def _digests_file(manifest_path: Path) -> Path:
+    """The JSON beside a manifest in the cache that has the digest of each row's file, by its icon."""
+    return manifest_path.with_suffix(".digests.json")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def print_report(report: OrganizeReport) -> None:
@@ -294,7 +316,7 @@ def _examine(job: tuple[Path, bool]) -> _Examined | str:
     path, is_measured = job
     try:
         image = load_image(path)
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        digest = _digest(path)
     except (ImageError, OSError) as error:
         return str(error)
     return _Examined(digest, look_at(image), measure_logo(image) if is_measured else None)
