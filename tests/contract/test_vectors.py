@@ -59,7 +59,9 @@ def test_each_detail_plane_fires_somewhere_in_the_preprocessing_vectors():
     fired = np.zeros(4, int)
     for vector in PREPROCESS:
         if vector["details"]:
-            fired += np.asarray(Image.open(ROOT / vector["expected"])).reshape(96, 96, 7)[:, :, 3:].max(axis=(0, 1)) > 60
+            fired += (
+                np.asarray(Image.open(ROOT / vector["expected"])).reshape(96, 96, 7)[:, :, 3:].max(axis=(0, 1)) > 60
+            )
     assert fired.min() >= 5, fired
 
 

@@ -73,7 +73,7 @@ def test_a_bundle_with_details_reads_seven_channels_and_looks_at_the_colours_for
     images = [image[:, :, :3] for image in noise(12)]  # opaque and small: their colours are the same either way
     assert list(detailed.classify_many(images)) == list(classifier.classify_many(images))
     vanishing = Image.new("RGB", (256, 256), "white")
-    vanishing.putpixel((100, 77), (240, 240, 240))  # too little for the colours, at the size of the model
+    vanishing.putpixel((100, 77), (160, 160, 160))  # too little for the colours, at the size of the model
     assert detailed.read_pixels(vanishing)[:, :, 3:].any()
     assert detailed.classify(vanishing).reason == Rejection.BLANK
 

@@ -43,7 +43,9 @@ def test_what_is_hidden_of_the_evidence_lowers_the_log_odds_and_what_is_hidden_o
 
 def test_what_hides_a_part_of_the_picture_has_its_border_s_colour_and_no_details(fake_bundle, monkeypatch):
     classifier, seen = Classifier.load(fake_bundle(details=True)), []
-    monkeypatch.setattr(classifier, "logits", lambda pixels: seen.append(pixels) or np.zeros((len(pixels), 3), np.float32))
+    monkeypatch.setattr(
+        classifier, "logits", lambda pixels: seen.append(pixels) or np.zeros((len(pixels), 3), np.float32)
+    )
     pixels = np.full((16, 16, 7), 200, np.uint8)
     pixels[4:12, 4:12] = 30
     occlusion(classifier, pixels, "red")
