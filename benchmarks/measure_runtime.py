@@ -157,7 +157,7 @@ def measure_reduced(bundle: Path) -> dict:
         size = (longer, max(1, longer * flat.height // flat.width))
         file = io.BytesIO()
         flat.convert("RGB").resize(size).save(file, "JPEG", quality=(50, 75, 90)[index % 3], subsampling=index % 3)
-        decoded, size_px = load_reduced(file.getvalue(), REDUCED_SIDES * classifier.bundle.input.size_px)
+        decoded, size_px = load_reduced(file.getvalue(), REDUCED_SIDES * classifier.bundle.input.least_px)
         small = preprocess(decoded, classifier.bundle.input, size_px)[None]
         if size_px is None:
             continue

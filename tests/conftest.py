@@ -33,6 +33,7 @@ def build_model(
     *,
     size_px: int = 16,
     classes: int = len(LABELS),
+    channels: int = 3,
     batch: str | int = "batch",
     input_name: str = "pixels",
     input_type: str = "UINT8",
@@ -41,9 +42,9 @@ def build_model(
     epistemic: bool = False,
     embedding: bool = False,
 ) -> bytes:
-    """A serialized ONNX graph, pixels (batch, S, S, 3) -> mean colour (batch, 3) -> logits (batch, K).
+    """A serialized ONNX graph, pixels (batch, S, S, C) -> mean of each channel (batch, C) -> logits (batch, K).
 
-    With `epistemic` it also gives the mean of the pixels / 255, (batch,); with `embedding` the mean colour.
+    Only the colours, the first three channels, have a weight. With `epistemic` it also gives the mean of the pixels / 255, (batch,); with `embedding` the means.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -53,7 +54,7 @@ def build_model(
         helper.make_node("Mul", ["brightness", "share"], ["epistemic"]),
     ]
     given = [helper.make_tensor_value_info("epistemic", TensorProto.FLOAT, [batch])] if epistemic else []
-    given += [helper.make_tensor_value_info(colour, TensorProto.FLOAT, [batch, 3])] if embedding else []
+    given += [helper.make_tensor_value_info(colour, TensorProto.FLOAT, [batch, channels])] if embedding else []
     graph = helper.make_graph(
         [
             helper.make_node("Cast", [input_name], ["planes"], to=TensorProto.FLOAT),
@@ -63,10 +64,10 @@ def build_model(
             *(further if epistemic else []),
         ],
         "mean-colour",
-        [helper.make_tensor_value_info(input_name, kind(input_type), [batch, size_px, size_px, 3])],
+        [helper.make_tensor_value_info(input_name, kind(input_type), [batch, size_px, size_px, channels])],
         [helper.make_tensor_value_info(output_name, kind(output_type), [batch, classes]), *given],
         [
-            numpy_helper.from_array(channel_weights(classes), "weights"),
+            numpy_helper.from_array(np.pad(channel_weights(classes), ((0, channels - 3), (0, 0))), "weights"),
             numpy_helper.from_array(np.float32(1 / 255), "share"),
         ],
     )
@@ -81,6 +82,7 @@ def write_bundle(
     abstain_below: float = 0.5,
     strict_below: float | None = None,
     size_px: int = 16,
+    details: bool = False,
     model: bytes | None = None,
     optional_outputs: tuple[str, ...] = (),
     embedding: bool = False,
@@ -93,7 +95,10 @@ def write_bundle(
     """
     thresholds = {Mode.BEST_GUESS: 0.0, Mode.BALANCED: abstain_below, Mode.STRICT: strict_below or abstain_below}
     (folder / VECTORS).parent.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(model or build_model(size_px=size_px, classes=len(labels), embedding=embedding))
+    contract = InputContract(size_px=size_px, details=details)
+    (folder / "model.onnx").write_bytes(
+        model or build_model(size_px=size_px, classes=len(labels), channels=contract.channels, embedding=embedding)
+    )
     if embedding:
         colours = np.random.default_rng(0).uniform(0, 255, (500, 3)).astype(np.float32)
         write_space(fit_space(colours[:300], colours[300:]), folder / SPACE)
@@ -113,7 +118,7 @@ def write_bundle(
             model=ModelEntry(
                 "model.onnx", "fp32", optional_outputs=(*optional_outputs, *((EMBEDDING,) if embedding else ()))
             ),
-            input=InputContract(size_px=size_px),
+            input=contract,
             calibration=Calibration(temperature, thresholds, **calibration),
             files=list_files(folder),
             provenance={"student": "mean-colour"},

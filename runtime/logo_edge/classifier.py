@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 VECTOR_TOLERANCE = 0.1  # of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
 ARTIFACT_TOLERANCE = 0.5  # of one in another precision, as `logo-edge export` verified it on real logos
-REDUCED_SIDES = 2  # a JPEG is decoded at a scale that leaves it at least so many times the model's side
+REDUCED_SIDES = 2  # a JPEG is decoded at a scale that leaves it at least so many times the side that the model needs
 REDUCED_PIXELS = 1_500_000  # fewer are decoded whole in less time than those near a threshold take twice
 REDUCED_SPREAD = 8  # of 255; pixels that differ by no more may be blank when the image is decoded whole
 REDUCED_SHIFT = 0.25  # of a logit, by which that might move it: half more than the most seen (docs/runtime.md)

@@ -250,7 +250,7 @@ DETAILED = {
   fading = Where (fires, full, none)
   laplacian = Add (bend_across, bend_down)
   laplacian_size = Abs (laplacian)
-  edge_most = ReduceMax <keepdims = 1> (laplacian_size, axis_0)
+  edge_most = logo_edge.most (laplacian_size)
   edge = Min (edge_most, full)
   large = Concat <axis = 0> (opaque_ink, fading, edge)
   large_bytes = Cast <to = 2> (large)
@@ -294,21 +294,20 @@ details_across (framed) => (fires, bend)
   beside = Add (before_1, after_1)
   bend = Sub (middle_twice, beside)
 }
-<domain: "logo_edge", opset_import: ["" : OPSET]>
+<domain: "logo_edge", opset_import: ["" : OPSET, "logo_edge" : 1]>
 fade (before, middle, after, least, most) => (is_fade)
 {
   # int32 (3, h, w) -> bool (1, h, w)
-  channels = Constant <value = int64[1] {0}> ()
   three = Constant <value = int32 {3}> ()
   four = Constant <value = int32 {4}> ()
   difference = Sub (after, before)
   difference_size = Abs (difference)
-  change = ReduceMax <keepdims = 1> (difference_size, channels)
+  change = logo_edge.most (difference_size)
   beside = Add (before, after)
   middle_twice = Add (middle, middle)
   second_difference = Sub (beside, middle_twice)
   second_difference_size = Abs (second_difference)
-  bend = ReduceMax <keepdims = 1> (second_difference_size, channels)
+  bend = logo_edge.most (second_difference_size)
   bend_thrice = Mul (bend, three)
   bound = Max (change, four)
   is_smooth = LessOrEqual (bend_thrice, bound)
@@ -318,6 +317,13 @@ fade (before, middle, after, least, most) => (is_fade)
   is_fade = And (is_smooth, is_between)
 }
 <domain: "logo_edge", opset_import: ["" : OPSET]>
+most (channels) => (most)
+{
+  # (3, h, w) -> (1, h, w); several times quicker than ReduceMax
+  red, green, blue = Split <axis = 0, num_outputs = 3> (channels)
+  most = Max (red, green, blue)
+}
+<domain: "logo_edge", opset_import: ["" : OPSET, "logo_edge" : 1]>
 ramp (framed) => (is_ramp)
 {
   # int32 (3, h + 12, w + 12) -> bool (1, h, w). Small integers, which float holds exactly, as MaxPool needs them.
@@ -351,10 +357,8 @@ ramp (framed) => (is_ramp)
   first = Slice (sums, from_1, less_9, right)
   last = Slice (sums, from_9, less_1, right)
   total = Sub (last, first)
-  nothing = Constant <value = float {0}> ()
-  is_falling = Less (total, nothing)
-  highest = Where (is_falling, most_fall, most_rise)
-  against = Where (is_falling, most_rise, most_fall)
+  highest = Max (most_rise, most_fall)
+  against = Min (most_rise, most_fall)
   change = Abs (total)
   change_least = Constant <value = float {27}> ()
   against_most = Constant <value = float {3}> ()
@@ -372,9 +376,9 @@ ramp (framed) => (is_ramp)
   is_steady = And (is_one_way, is_gentle)
   is_monotone = And (is_steady, is_even)
   is_ramp_channel = And (is_monotone, is_enough)
-  one_or_none = Cast <to = 6> (is_ramp_channel)
-  any = ReduceMax <keepdims = 1> (one_or_none, channels)
-  is_ramp = Cast <to = 9> (any)
+  red, green, blue = Split <axis = 0, num_outputs = 3> (is_ramp_channel)
+  red_or_green = Or (red, green)
+  is_ramp = Or (red_or_green, blue)
 }
 """
 

@@ -299,6 +299,8 @@ def change(*path, value):
         (change("members", value=[{}, {}]), "an ensemble of 2 models, which is for servers"),
         (change("labels", value=["a", "b"]), "the model gives another number of classes"),
         (change("input", "size_px", value=17), "the model reads another size"),
+        (change("input", "details", value=True), "another size or number of channels"),
+        (change("input", "details", value="yes"), "the bundle is damaged"),
         (change("calibration", "temperature", value=0), "expected a temperature above 0"),
         (change("calibration", "abstain_below", value={"best-guess": 0}), "calibration.abstain_below: a mode is missing"),
         (change("calibration", "scaling", value={"weight": [[1]], "bias": [0]}), "calibration.scaling"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from logo_edge import BundleError, Classifier, read_bundle
+from logo_edge import BundleError, Classifier, InputContract, read_bundle
 from logo_edge.bundle import DIGEST, RECORD, VECTORS, list_files, write_bundle_record, write_record
 from logo_edge.decision import Calibration, Conformal, Familiarity, Mode, Scaling
 
@@ -50,11 +50,11 @@ def relist(folder: Path) -> None:
 
 def test_a_bundle_reads_back_as_it_was_written(fake_bundle):
     folder = fake_bundle(
-        labels=("été", "b"), temperature=1.25, abstain_below=0.4, strict_below=0.8, size_px=24, **FITTED
+        labels=("été", "b"), temperature=1.25, abstain_below=0.4, strict_below=0.8, size_px=24, details=True, **FITTED
     )
     bundle = read_bundle(folder)
     text = (folder / RECORD).read_text(encoding="utf-8")
-    assert (bundle.labels, bundle.input.size_px, bundle.folder) == (("été", "b"), 24, folder)
+    assert (bundle.labels, bundle.input, bundle.folder) == (("été", "b"), InputContract(24, details=True), folder)
     assert bundle.calibration == Calibration(
         1.25, {Mode.BEST_GUESS: 0.0, Mode.BALANCED: 0.4, Mode.STRICT: 0.8}, *FITTED.values()
     )
@@ -179,6 +179,7 @@ WRONG = [
     *((keys, value) for keys in COLOURS for value in (None, 5, "123", [1, 2], [1, 2, 256], [-1, 0, 0], [1, 2, 0.5], {})),
     *((keys, value) for keys in FIXED for value in (None, "NCHW", "float32", "BGR")),
     *((("labels",), value) for value in (None, "ab", 5, {"a": 1}, [], ["a"], [1, 2, 3], [["a"], "b", "c"], ["", "b", "c"])),
+    *((("input", "details"), value) for value in (None, 1, "true", [], {})),
     *((ENTRY, value) for value in (None, 5, "text", [])),
     *((("calibration", "conformal"), value) for value in (None, 5, "text", {}, [5], [{"level": "0.9"}])),
     *((("calibration", key), value) for key in ("scaling", "familiarity") for value in (5, "text", [], {}, {"weight": 1})),
@@ -316,6 +317,7 @@ def test_a_model_that_is_not_listed_is_refused(fake_bundle):
 MISFITS = {
     "input size": ({"size_px": 17}, "reads .*17.*bundle.json says 'pixels', uint8"),
     "input name": ({"input_name": "image"}, "reads .*image"),
+    "channels": ({"channels": 7}, r"reads .*16, 16, 7.*\(B, 16, 16, 3\)"),
     "input type": ({"input_type": "FLOAT"}, r"reads .*tensor\(float\)"),
     "fixed batch": ({"batch": 1}, r"reads .*\[1, 16, 16, 3\]"),
     "number of classes": ({"classes": 4}, r"gives .*\[4\].*3 classes"),
@@ -330,6 +332,14 @@ def test_a_model_that_does_not_fit_its_record_stops_at_load(fake_bundle, fake_mo
     folder = fake_bundle(model=fake_model(**options))
     with pytest.raises(BundleError, match=f"model.onnx: {message}.*Pack the bundle anew"):
         Classifier.load(folder)
+
+
+def test_a_record_without_details_has_none_and_a_model_that_lacks_them_stops_at_load(fake_bundle, fake_model):
+    folder = fake_bundle()
+    change_record(folder, "input", "details", value=MISSING)
+    assert not read_bundle(folder).input.details
+    with pytest.raises(BundleError, match=r"reads .*16, 16, 3.*bundle.json says .*\(B, 16, 16, 7\)"):
+        Classifier.load(fake_bundle(details=True, model=fake_model()))
 
 
 @pytest.mark.parametrize("data", [b"no model", b"", bytes(1000)])

@@ -23,6 +23,7 @@ from logo_edge import (
     commands,
     enroll_commands,
     errors,
+    preprocess,
 )
 from logo_edge.bundle import RECORD
 from logo_edge.decision import Conformal, Familiarity
@@ -64,6 +65,31 @@ def test_a_path_its_bytes_an_array_and_a_pil_image_get_the_same_classification(c
     results = [classifier.classify(source) for source in sources]
     assert len(results) == 10
     assert all(result == results[0] for result in results)
+
+
+def test_a_bundle_with_details_reads_seven_channels_and_looks_at_the_colours_for_what_is_blank(fake_bundle, classifier):
+    detailed = Classifier.load(fake_bundle(details=True))
+    assert detailed.read_pixels(solid(RED)).shape == (16, 16, 7)
+    images = [image[:, :, :3] for image in noise(12)]  # opaque and small: their colours are the same either way
+    assert list(detailed.classify_many(images)) == list(classifier.classify_many(images))
+    vanishing = Image.new("RGB", (256, 256), "white")
+    vanishing.putpixel((100, 77), (160, 160, 160))  # too little for the colours, at the size of the model
+    assert detailed.read_pixels(vanishing)[:, :, 3:].any()
+    assert detailed.classify(vanishing).reason == Rejection.BLANK
+
+
+def test_a_jpeg_for_details_is_decoded_at_twice_their_size_or_more(fake_bundle, monkeypatch):
+    file, scales = io.BytesIO(), []
+    solid(RED, (2000, 1200)).save(file, "JPEG")
+
+    def spy(image, contract, size_px=None):
+        scales.append(size_px)
+        return preprocess(image, contract, size_px)
+
+    monkeypatch.setattr("logo_edge.classifier.preprocess", spy)
+    for details in (False, True):
+        Classifier.load(fake_bundle(details=details))._read_reduced(file.getvalue())
+    assert {None, (250, 150), (1000, 600)} == set(scales)
 
 
 def test_the_probabilities_sum_to_one_and_the_confidence_is_the_greatest(classifier):

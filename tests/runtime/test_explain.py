@@ -13,9 +13,9 @@ from logo_edge import Classifier, commands
 from logo_edge.explain import PICTURE_PX, STEPS, explain, occlusion
 
 
-@pytest.fixture
-def bundle(fake_bundle) -> Path:
-    return fake_bundle(size_px=32)
+@pytest.fixture(params=[False, True], ids=["colours", "details"])
+def bundle(fake_bundle, request) -> Path:
+    return fake_bundle(size_px=32, details=request.param)
 
 
 @pytest.fixture
@@ -39,6 +39,18 @@ def test_what_is_hidden_of_the_evidence_lowers_the_log_odds_and_what_is_hidden_o
     assert heat[half:, half:].min() < -0.001
     assert np.unravel_index(heat.argmax(), heat.shape) < (half, half)
     assert np.abs(heat[0, -3:]).max() < 1e-3
+
+
+def test_what_hides_a_part_of_the_picture_has_its_border_s_colour_and_no_details(fake_bundle, monkeypatch):
+    classifier, seen = Classifier.load(fake_bundle(details=True)), []
+    monkeypatch.setattr(
+        classifier, "logits", lambda pixels: seen.append(pixels) or np.zeros((len(pixels), 3), np.float32)
+    )
+    pixels = np.full((16, 16, 7), 200, np.uint8)
+    pixels[4:12, 4:12] = 30
+    occlusion(classifier, pixels, "red")
+    assert (seen[0][0, :2, :2] == [200, 200, 200, 0, 0, 0, 0]).all()
+    assert np.array_equal(seen[0][0, 2:], pixels[2:])
 
 
 def test_the_picture_is_red_for_and_blue_against(bundle, logo):

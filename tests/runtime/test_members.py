@@ -94,6 +94,8 @@ def test_members_of_one_size_are_given_the_very_pixels_and_smaller_ones_a_reduce
     assert (small.shape, small.dtype) == ((2, 8, 8, 3), np.uint8)
     expected = Image.fromarray(pixels[1]).resize((8, 8), Image.Resampling.BILINEAR)
     assert np.array_equal(small[1], np.asarray(expected))
+    detailed = reduce_pixels(np.concatenate([pixels, pixels, pixels[..., :1]], axis=3), 8)
+    assert np.array_equal(detailed, np.concatenate([small, small, small[..., :1]], axis=3))
 
 
 def test_a_single_model_pays_for_no_ensemble(fake_bundle):

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from logo_edge import InputContract, preprocess
 from logo_edge.preprocess import (
+    DETAIL_PX,
     LIBRARY,
     composite,
+    detail_planes,
+    detail_size,
     letterboxed_size,
     pick_background,
     premultiply,
@@ -153,6 +156,113 @@ def test_without_the_library_pillow_gives_the_same(copied, tmp_path):
             [sys.executable, "-c", code, image], env=environment, capture_output=True, check=True
         ).stdout
         assert found == logo_edge.Classifier.load().read_pixels(image).tobytes()
+
+
+DETAILED = InputContract(64, details=True)
+NEAR, FAR, RAMP, EDGE = range(4)
+
+
+def edge_between(*, blur_px: float = 0) -> np.ndarray:
+    """(120, 200, 3) uint8: a hard-edged square, drawn four times smaller, enlarged and blurred by so much."""
+    image = Image.new("RGB", (50, 30), (250, 250, 250))
+    image.paste((20, 60, 200), (15, 8, 35, 22))
+    return np.asarray(image.resize((200, 120), Image.Resampling.NEAREST).filter(ImageFilter.GaussianBlur(blur_px)))
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_a_fade_fires_the_first_three_planes_all_over_and_no_edge(across):
+    fade = np.broadcast_to(np.linspace(30, 230, 200).round().astype(np.uint8)[None, :, None], (120, 200, 3))
+    planes = detail_planes(fade if across else fade.transpose(1, 0, 2))
+    assert (planes[:, :, :EDGE] == 255).mean(axis=(0, 1)).min() > 0.95
+    assert planes[:, :, EDGE].max() <= 2
+
+
+def test_a_hard_edge_fires_the_edge_plane_along_it_and_nothing_else():
+    planes = detail_planes(edge_between())
+    assert not planes[:, :, :EDGE].any()
+    assert planes[:, :, EDGE].max() == 255
+    assert 0.02 < (planes[:, :, EDGE] > 0).mean() < 0.04
+
+
+@pytest.mark.parametrize(("blur_px", "shares"), [(1, (0.01, 0.01, 0.02)), (3, (0.02, 0.01, 0.2))])
+def test_an_edge_that_was_enlarged_and_blurred_hardly_fades(blur_px, shares):
+    planes = detail_planes(edge_between(blur_px=blur_px))
+    assert ((planes[:, :, :EDGE] > 0).mean(axis=(0, 1)) < shares).all()
+    assert planes[:, :, EDGE].max() < 200
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_planes_are_0_in_one_colour_and_outside_of_the_picture(mode):
+    assert not preprocess(Image.new(mode, (300, 200), (200, 30, 60, 255)[: len(mode)]), DETAILED)[:, :, 3:].any()
+    pixels = preprocess(Image.effect_noise((320, 80), 90).convert(mode), DETAILED)  # 64 x 16 of 64 x 64
+    assert not pixels[:24, :, 3:].any()
+    assert not pixels[40:, :, 3:].any()
+    assert (pixels[24:40, :, 3 + EDGE] > 0).all()
+
+
+def test_without_details_there_are_three_channels_and_a_small_picture_gives_the_same_colours_with_them():
+    image = drawing(200, 90, 4, alpha=False)
+    assert (CONTRACT.channels, DETAILED.channels) == (3, 7)
+    assert (CONTRACT.least_px, DETAILED.least_px, InputContract(320, details=True).least_px) == (64, DETAIL_PX, 320)
+    assert np.array_equal(preprocess(image, DETAILED)[:, :, :3], preprocess(image, CONTRACT))
+
+
+def test_planes_are_computed_at_the_picture_s_own_size_but_at_most_256_px():
+    cases = {(256, 100): (256, 100), (257, 100): (256, 100), (1024, 512): (256, 128), (3, 9000): (1, 256), (1, 1): (1, 1),
+             (20.5, 7.125): (20, 7), (256.5, 0.25): (256, 1)}  # fmt: skip
+    assert {size: detail_size(size) for size in cases} == cases
+
+
+def detailed_pixels(random: np.random.Generator, width: int, height: int, kind: str) -> np.ndarray:
+    """(height, width, 3 or 4): fades with flat parts in them; of bands, or with a little noise."""
+    channels = int(random.choice([3, 4]))
+    small = random.integers(0, 256, (height // 70 + 1, width // 50 + 1, channels), np.uint8)
+    pixels = np.dstack(
+        [np.asarray(Image.fromarray(small[:, :, i]).resize((width, height), Image.Resampling.BICUBIC)) for i in range(channels)]
+    )  # fmt: skip
+    if kind == "bands":
+        pixels = pixels // 64 * 64
+    if kind == "noise":
+        pixels = np.clip(pixels.astype(int) + random.integers(-1, 2, pixels.shape), 0, 255).astype(np.uint8)
+    pixels[height // 3 : height // 2 + 1, width // 4 : width // 2 + 1] = 130
+    if channels == 4 and random.random() < 0.5:
+        pixels[:, :, 3] = 255
+    return pixels
+
+
+DETAIL_SIZES = [
+    (1, 1), (1, 300), (300, 1), (2, 700), (700, 2), (15, 15), (16, 17), (33, 48), (100, 60), (255, 256), (256, 256), (256, 9),
+    (257, 257), (300, 200), (120, 300), (512, 512), (640, 333), (50, 900),
+]  # fmt: skip
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", DETAIL_SIZES)
+def test_the_library_gives_the_planes_of_python_to_the_bit(size):
+    random, fired = np.random.default_rng(size), np.zeros(4)
+    for size_px in (8, 32, 96, 128, 300):
+        for kind in ("fade", "bands", "noise"):
+            pixels, contract = detailed_pixels(random, *size, kind), InputContract(size_px, details=True)
+            less = random.choice([0, 0.125, 0.5], 2)
+            for box in (None, (size[0] - less[0], size[1] - less[1])):  # of a JPEG decoded at a lower scale
+                before = pixels.copy()
+                found = preprocess(pixels, contract, box)
+                assert np.array_equal(pixels, before)
+                assert np.array_equal(found, preprocess_by_pillow(before, contract, box)), (pixels.shape, size_px, box)
+                fired += found[:, :, 3:].max(axis=(0, 1)) > 0
+    assert min(size) < 50 or fired.min() > 5
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", [0, 1])
+def test_what_changes_in_one_pixel_reaches_all_planes_that_look_at_it(change):
+    """Blocks in which nothing changes are left out: the pixel moves over the borders of blocks."""
+    for column in range(40):
+        pixels = np.full((30, 40, 3), 100, np.uint8)
+        pixels[min(column, 29), column] += 8 * change
+        found = preprocess(pixels, InputContract(40, details=True))
+        assert np.array_equal(found, preprocess_by_pillow(pixels.copy(), InputContract(40, details=True)))
+        assert found[:, :, 3:].any() == change
 
 
 def triangle_weights(length: int, scaled: int) -> np.ndarray:

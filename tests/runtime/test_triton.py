@@ -131,9 +131,10 @@ def test_the_ensemble_decides_as_the_runtime_does(bundle, tmp_path):
     assert len(labels) >= 3
 
 
-def test_the_configuration_is_what_triton_reads_and_fits_the_graphs(fake_bundle, tmp_path):
+@pytest.mark.parametrize("details", [False, True])
+def test_the_configuration_is_what_triton_reads_and_fits_the_graphs(fake_bundle, tmp_path, details):
     result = export(
-        fake_bundle(), tmp_path / "models", "--name", "colours", "--max-batch", "16", "--queue-delay-us", "250",
+        fake_bundle(details=details), tmp_path / "models", "--name", "colours", "--max-batch", "16", "--queue-delay-us", "250",
         "--instances", "2", "--threads", "3", "--device", "gpu",
     )  # fmt: skip
     assert result.exit_code == 0, result.output

@@ -365,6 +365,8 @@ def change(*path, value):
         (change("labels", value=["one"]), "labels: expected at least two different names"),
         (change("labels", value=["a", "b"]), "gives no logits of 2 classes"),
         (change("input", "size_px", value=17), "reads pixels, uint8, 16,16,3; bundle.json says pixels, uint8, 17,17,3"),
+        (change("input", "details", value=True), "reads pixels, uint8, 16,16,3; bundle.json says pixels, uint8, 16,16,7"),
+        (change("input", "details", value="yes"), "input: expected details true, false or none"),
         (change("input", "layout", value="NCHW"), "input: expected NHWC, uint8, RGB"),
         (change("input", "dark_background", value=[0, 0]), "input: expected two backgrounds"),
         (change("calibration", "temperature", value=0), "expected a temperature above 0"),
