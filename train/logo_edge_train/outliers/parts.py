@@ -102,7 +102,7 @@ def outliers_key() -> str:
 
 def _family_paths(part: Part, name: str, most: int | None) -> list[Path]:
     family = families_of(part)[name]
-    folder = cache_folder() / "outliers" / outliers_key()[:16] / part / name.replace(" ", "-")
+    folder = cache_folder() / "outlier-pictures" / outliers_key()[:16] / part / name.replace(" ", "-")
     paths = [folder / f"{index:04d}.png" for index in range(min(family.count, most or family.count))]
     if not _damaged(paths, folder):
         return paths
