@@ -75,9 +75,10 @@ clean:  ## Remove the environments and stamps; runs and bundles stay
 
 .stamps/full: pyproject.toml constraints.txt hatch_build.py runtime/logo_edge/preprocess.c runtime/logo_edge/preprocess.h
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP_INSTALL) -e '.[dev]'
-	$(VENV)/bin/python $(PIP_INSTALL) --no-deps tensorrt-stubs  # whose dependency needs an NVIDIA GPU; for a test of types
-	$(VENV)/bin/python $(PIP_INSTALL) --no-deps rapidocr-onnxruntime  # whose dependency overwrites opencv-python-headless
+	$(VENV)/bin/python $(PIP_INSTALL) --no-compile -e '.[dev]'
+	$(VENV)/bin/python $(PIP_INSTALL) --no-compile --no-deps tensorrt-stubs  # whose dependency needs an NVIDIA GPU; for a test of types
+	$(VENV)/bin/python $(PIP_INSTALL) --no-compile --no-deps rapidocr-onnxruntime  # whose dependency overwrites opencv-python-headless
+	$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true  # pip would compile on one core; some packages have files of Python 2
 	@mkdir -p .stamps && touch $@
 
 .stamps/data: .stamps/full train/logo_edge_train/data/labels.csv train/logo_edge_train/data/unlabelled.csv

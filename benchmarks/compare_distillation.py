@@ -23,7 +23,7 @@ from logo_edge.bundle import EPISTEMIC
 from logo_edge.metrics import softmax
 from logo_edge.timing import describe_machine
 from logo_edge_compress.distill import Student, distill
-from logo_edge_compress.export import export_body, export_onnx
+from logo_edge_compress.export import export_onnx
 from logo_edge_compress.finetune import finetune
 from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.quantize import quantize_body, round_body
@@ -150,8 +150,7 @@ def make_graphs(student: Student, run: Run, pictures: Pictures, folder: Path) ->
         rows = stratified_sample(pictures.rows["train"], config.calibration_images, seed=1)
         pixels, val = pixels_of(rows, pictures.manifest, student.candidate.contract), pictures.pixels("val", size_px)
         body = folder / "body.onnx"
-        export_body(student.network, size_px, body)
-        export_onnx(student.network, size_px, fp32)
+        export_onnx(student.network, size_px, fp32, body=body)
         rounded = round_body(body, pixels, folder / "rounded.onnx", reduce_range=config.reduce_range)
         parent, tried = run_onnx(fp32, val), {}
         for method in config.methods:

@@ -26,14 +26,13 @@ from logo_edge.manifest import Manifest, read_manifest, targets_of
 from logo_edge.metrics import wilson_interval
 from logo_edge.timing import describe_machine
 from logo_edge_compress.distill import Student
-from logo_edge_compress.export import export_body
+from logo_edge_compress.export import export_body, finish
 from logo_edge_compress.finetune import finetune, unknown_operators
 from logo_edge_compress.graph import save_model, to_float16
 from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.nncf_int8 import quantize_with_nncf, restore_with_nncf
 from logo_edge_compress.quantize import (
     METHODS,
-    finish,
     quantize_body,
     quantize_dynamically,
     round_body,

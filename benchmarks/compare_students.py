@@ -21,7 +21,7 @@ import torch
 
 from logo_edge.manifest import read_manifest
 from logo_edge.timing import describe_machine
-from logo_edge_compress.export import export_body, export_onnx
+from logo_edge_compress.export import export_onnx
 from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.prune import count_macs, prune_channels
 from logo_edge_compress.quantize import quantize_body, round_body
@@ -90,8 +90,7 @@ def make_graphs(student: Student, folder: Path) -> tuple[dict[str, Path], int]:
         network = prune_channels(network, student.prune, manifest, manifest.classes, size_px)
     noise = np.random.default_rng(0).integers(0, 256, (PROBES, size_px, size_px, 3), dtype=np.uint8)
     body, fp32 = folder / "body.onnx", folder / "fp32.onnx"
-    export_body(network, size_px, body)
-    export_onnx(network, size_px, fp32)
+    export_onnx(network, size_px, fp32, body=body)
     rounded = round_body(body, noise, folder / "rounded.onnx", reduce_range=False)
     int8 = quantize_body(body, rounded, noise, size_px, folder / "int8.onnx", method="minmax", reduce_range=False)
     return {"FP32": fp32, "INT8": int8}, count_macs(network, size_px)

@@ -25,7 +25,7 @@ from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.apart import ApartError, OutOfTimeError, run_apart
 from logo_edge_compress.artifacts import FITTING_IMAGES, Images, Source, export_artifact
 from logo_edge_compress.distill import Student, distill
-from logo_edge_compress.export import export_body, export_onnx
+from logo_edge_compress.export import export_onnx
 from logo_edge_compress.finetune import NOT_TUNED_BY, TUNED_BY, finetune, unknown_operators
 from logo_edge_compress.graph import save_model, store_float16
 from logo_edge_compress.nncf_int8 import restore_with_nncf
@@ -338,8 +338,7 @@ def closest(candidates: list[Candidate]) -> Candidate:
 def make_fp32(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
     """The student as ONNX, and `body.onnx`, which quantization begins with."""
     network, size_px = read_student(task).network, task.student.size_px
-    export_body(network, size_px, task.folder / "body.onnx")
-    path = export_onnx(network, size_px, task.folder / "student-fp32.onnx")
+    path = export_onnx(network, size_px, task.folder / "student-fp32.onnx", body=task.folder / "body.onnx")
     with torch.no_grad():
         parent = run_artifact(lambda part: network(torch.from_numpy(part)).numpy(), pixels["val"], None)
         epistemic = network.epistemic and run_artifact(

@@ -18,19 +18,25 @@ from logo_edge_train.models import MEAN, SCALE, Body, LogoNetwork, open_attentio
 from logo_edge_train.models.epistemic import EVIDENCE_RANGE
 
 
-def export_onnx(network: LogoNetwork, size_px: int, path: Path) -> Path:
+def export_onnx(network: LogoNetwork, size_px: int, path: Path, *, body: Path | None = None) -> Path:
     """The network at `path` as FP32 ONNX, `pixels` (batch, S, S, C) uint8 -> `logits` (batch, K) float32.
 
-    One with an epistemic head gives `epistemic` (batch,) float32 besides, in nats.
+    One with an epistemic head gives `epistemic` (batch,) float32 besides, in nats. The graph of `export_body`, which
+    quantization begins with, stays at `body`, if given.
     """
-    body = path.with_suffix(".body.onnx")
-    export_body(network, size_px, body)
-    model = onnx.load(body)
+    exported = body or path.with_suffix(".body.onnx")
+    export_body(network, size_px, exported)
+    finish(onnx.load(exported), size_px, path)
+    if body is None:
+        exported.unlink()
+    return path
+
+
+def finish(model: onnx.ModelProto, size_px: int, path: Path) -> None:
+    """Gives a body, in any precision, its uint8 front and its epistemic output, and writes it."""
     add_uint8_front(model, size_px)
     add_epistemic(model)
     save_model(model, path)
-    body.unlink()
-    return path
 
 
 def export_torchscript(network: LogoNetwork, size_px: int, path: Path) -> Path:

@@ -20,7 +20,7 @@ from onnxruntime.quantization import (
 )
 
 from logo_edge.errors import VerificationError
-from logo_edge_compress.export import add_epistemic, add_uint8_front
+from logo_edge_compress.export import finish
 from logo_edge_compress.graph import EVIDENCE, PLANES, save_model
 from logo_edge_compress.rounding import INT8_LEVELS, correct_biases, kernel_scales, round_weights
 from logo_edge_train.models import MEAN, SCALE
@@ -174,13 +174,6 @@ def _store_int8(model: onnx.ModelProto) -> None:
         graph.initializer.append(numpy_helper.from_array(steps, f"{name}_scale"))
         inputs = [f"{name}_s8", f"{name}_scale"]
         graph.node.insert(0, helper.make_node("DequantizeLinear", inputs, [name], name=f"read_{index}", axis=axis))
-
-
-def finish(model: onnx.ModelProto, size_px: int, path: Path) -> None:
-    """Gives a body, in any precision, its uint8 front and its epistemic output, and writes it."""
-    add_uint8_front(model, size_px)
-    add_epistemic(model)
-    save_model(model, path)
 
 
 def evidence_nodes(model: onnx.ModelProto) -> tuple[str, ...]:

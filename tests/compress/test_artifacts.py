@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
 from logo_edge.errors import VerificationError
-from logo_edge_compress.export import export_body, export_onnx
+from logo_edge_compress.export import export_onnx
 from logo_edge_compress.graph import IR_VERSION, PIXELS
 from logo_edge_compress.quantize import METHODS, quantize_body, round_body
 from logo_edge_compress.rounding import round_rows
@@ -25,8 +28,7 @@ def student(tmp_path_factory):
     torch.manual_seed(0)
     network = LogoNetwork("mobilenetv4_conv_small_050", 5).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (24, SIZE, SIZE, 3), dtype=np.uint8)
-    export_body(network, SIZE, folder / "body.onnx")
-    export_onnx(network, SIZE, folder / "fp32.onnx")
+    export_onnx(network, SIZE, folder / "fp32.onnx", body=folder / "body.onnx")
     with torch.no_grad():
         return network, pixels, network(torch.from_numpy(pixels)).numpy(), folder
 
@@ -52,26 +54,38 @@ def test_the_graph_is_pinned_for_old_runtimes_and_reads_uint8_pixels(student):
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
-def quantize(folder, pixels, out, method, reduce_range):
+@pytest.fixture(scope="module")
+def quantize(student, tmp_path_factory):
+    """(method, reduce_range) -> the INT8 graph, beside its rounded.onnx; each is made once."""
+    _, pixels, _, folder = student
     body = folder / "body.onnx"
-    rounded = round_body(body, pixels, out / "rounded.onnx", reduce_range=reduce_range)
-    return quantize_body(body, rounded, pixels, SIZE, out / "int8.onnx", method=method, reduce_range=reduce_range)
+
+    @cache
+    def round_once(reduce_range: bool) -> Path:
+        return round_body(body, pixels, tmp_path_factory.mktemp("rounded") / "rounded.onnx", reduce_range=reduce_range)
+
+    @cache
+    def make(method: str, reduce_range: bool) -> Path:
+        rounded = round_once(reduce_range)
+        return quantize_body(
+            body, rounded, pixels, SIZE, rounded.with_name(f"{method}.onnx"), method=method, reduce_range=reduce_range
+        )
+
+    return make
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("reduce_range", [True, False])
-def test_int8_keeps_most_of_the_signal_and_shrinks_the_file(student, tmp_path, method, reduce_range):
+def test_int8_keeps_most_of_the_signal_and_shrinks_the_file(student, quantize, method, reduce_range):
     _, pixels, logits, folder = student
-    path = quantize(folder, pixels, tmp_path, method, reduce_range)
+    path = quantize(method, reduce_range)
     parity = compare_logits(logits, run_onnx(path, pixels))
     assert parity.mean_difference < 0.5 * float(np.abs(logits - logits.mean(0)).mean() + logits.std())
     assert path.stat().st_size < 0.45 * (folder / "fp32.onnx").stat().st_size
 
 
-def test_the_int8_graph_takes_the_pixels_as_they_are_quantized_already(student, tmp_path):
-    _, pixels, _, folder = student
-    path = quantize(folder, pixels, tmp_path, "minmax", True)
-    graph = onnx.load(path).graph
+def test_the_int8_graph_takes_the_pixels_as_they_are_quantized_already(quantize):
+    graph = onnx.load(quantize("minmax", True)).graph
     transposed = next(node for node in graph.node if node.op_type == "Transpose").output[0]
     assert [node.op_type for node in graph.node if transposed in node.input] == ["DequantizeLinear"]
     weights = [
@@ -95,10 +109,9 @@ def test_weights_are_rounded_such_that_flat_regions_keep_their_value():
     assert np.abs((rounded - rows) @ flat).mean() < 0.25 * np.abs((nearest - rows) @ flat).mean()
 
 
-def test_rounded_weights_survive_the_quantizer_unchanged(student, tmp_path):
-    _, pixels, _, folder = student
-    path = quantize(folder, pixels, tmp_path, "minmax", True)
-    model, rounded = onnx.load(path), onnx.load(tmp_path / "rounded.onnx")
+def test_rounded_weights_survive_the_quantizer_unchanged(quantize):
+    path = quantize("minmax", True)
+    model, rounded = onnx.load(path), onnx.load(path.with_name("rounded.onnx"))
     kernels = {conv.name: conv.input[1] for conv in rounded.graph.node if conv.op_type == "Conv"}
     constants = {entry.name: onnx.numpy_helper.to_array(entry) for entry in model.graph.initializer}
     wanted = {entry.name: onnx.numpy_helper.to_array(entry) for entry in rounded.graph.initializer}
@@ -108,9 +121,9 @@ def test_rounded_weights_survive_the_quantizer_unchanged(student, tmp_path):
         assert np.allclose(integers * scale.reshape(-1, 1, 1, 1), wanted[kernels[conv.name]], atol=1e-5)
 
 
-def test_corrected_biases_keep_the_mean_of_the_logits(student, tmp_path):
-    _, pixels, logits, folder = student
-    found = run_onnx(quantize(folder, pixels, tmp_path, "minmax", True), pixels)
+def test_corrected_biases_keep_the_mean_of_the_logits(student, quantize):
+    _, pixels, logits, _ = student
+    found = run_onnx(quantize("minmax", True), pixels)
     assert np.abs(found.mean(0) - logits.mean(0)).max() < 0.2 * logits.std()
 
 

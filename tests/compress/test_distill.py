@@ -132,14 +132,13 @@ def test_a_head_learns_what_its_members_disagree_on():
 def test_the_head_reaches_the_device_in_every_precision_within_what_rounding_moves(student, pixels, tmp_path):
     wanted, kind = nats(student, pixels), student.epistemic.kind
     assert np.ptp(wanted) > 0.05
-    exported = export_onnx(student, SIZE, tmp_path / "fp32.onnx")
+    body = tmp_path / "body.onnx"
+    exported = export_onnx(student, SIZE, tmp_path / "fp32.onnx", body=body)
     assert [entry.name for entry in onnx.load(exported).graph.output] == ["logits", EPISTEMIC]
     assert has_epistemic(exported)
     assert run_onnx(exported, pixels, output=EPISTEMIC) == pytest.approx(wanted, abs=2e-4), kind
     save_model(to_float16(onnx.load(exported)), tmp_path / "fp16.onnx")
     assert run_onnx(tmp_path / "fp16.onnx", pixels, output=EPISTEMIC) == pytest.approx(wanted, abs=0.02)
-    body = tmp_path / "body.onnx"
-    export_body(student, SIZE, body)
     int8 = quantize_body(body, body, pixels, SIZE, tmp_path / "int8.onnx", method="minmax", reduce_range=True)
     found = run_onnx(int8, pixels, output=EPISTEMIC)
     assert np.corrcoef(found, wanted)[0, 1] > 0.9

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from logo_edge.errors import VerificationError
-from logo_edge_compress.export import export_body
+from logo_edge_compress.export import export_body, export_onnx
 from logo_edge_compress.nncf_int8 import quantize_with_nncf, restore_with_nncf
 from logo_edge_compress.quantize import (
     METHODS,
     explain_range,
-    finish,
     quantize_body,
     quantize_dynamically,
     round_body,
@@ -54,9 +53,8 @@ def prepare(folder, name):
         classifier = network.backbone.get_classifier()
         classifier.weight *= 2 / network(torch.from_numpy(PIXELS)).std(0)[:, None]
         classifier.bias -= network(torch.from_numpy(PIXELS)).mean(0)
-    body, whole = folder / "body.onnx", folder / "fp32.onnx"
-    export_body(network, SIZE, body)
-    finish(onnx.load(body), SIZE, whole)
+    body = folder / "body.onnx"
+    whole = export_onnx(network, SIZE, folder / "fp32.onnx", body=body)
     return body, whole, run_onnx(whole, PIXELS)
 
 

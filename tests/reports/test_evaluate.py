@@ -70,8 +70,9 @@ def intervals_of(record) -> list[dict]:
 
 
 def test_every_interval_of_an_evaluation_holds_its_value_but_for_a_class_that_is_never_predicted(
-    colours, fake_bundle, fake_model, tmp_path
+    colours, fake_bundle, fake_model, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("logo_edge_report.evaluate.OUTLIERS", 20)
     out = tmp_path / "figures.json"
     bundle = fake_bundle(labels=("blue", "cyan", "green", "red"), model=fake_model(classes=4))
     result = run_evaluate(bundle, "--manifest", colours, "--outliers", "--out", out)
