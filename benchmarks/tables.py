@@ -82,7 +82,12 @@ def panel() -> str:
             *(f"{mean('recall', label=label):.0%}" for label in labels), f"{mean('nll'):.3f}",
             f"{mean('accuracy', 'val'):.1%}", f"{statistics.mean(packages):.1%}" if packages else "-",
         ])  # fmt: skip
-    header = [f"panel, {result['count']:,} logos of train and val", "accuracy", "sure", *(f"`{label}`" for label in labels)]
+    header = [
+        f"panel, {result['count']:,} logos of train and val",
+        "accuracy",
+        "sure",
+        *(f"`{label}`" for label in labels),
+    ]
     return markdown([*header, "NLL", "val", "icon sets left out"], rows)
 
 
