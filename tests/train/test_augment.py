@@ -264,7 +264,9 @@ def test_a_mixed_view_has_the_mixed_label_and_is_the_same_in_any_batch(tmp_path)
 def test_the_harder_a_logo_the_milder_its_views_two_epochs_later(tmp_path):
     intensity = Intensity(8, 1.0)
     logos = dataset(
-        tmp_path, AugmentConfig(policy=("invert 1 1",), p_colour=0.0, p_background=0.0, p_jpeg=0.0), intensity
+        tmp_path,
+        AugmentConfig(policy=("invert 1 1",), scale_min=1.0, p_rotate=0.0, p_colour=0.0, p_background=0.0, p_jpeg=0.0),
+        intensity,
     )
     intensity.record(torch.arange(8), torch.arange(8.0))
     assert intensity.end_epoch(0) == {"intensity": pytest.approx(0.5)}

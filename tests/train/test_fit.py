@@ -254,7 +254,7 @@ def test_an_epoch_says_which_share_of_it_waited_for_data(logos, tmp_path, monkey
         clock_s[0] += 0.8
         return supervised_objective(0.1)(network, *batch)
 
-    dataset = Slow(logos, logos.split("train"), logos.classes, tmp_path, size_px=32)
+    dataset = Slow(logos, logos.split("train"), logos.classes, tmp_path, contract=InputContract(32))
     _, history = fit(Plain(), dataset, objective, replace(CONFIG, batch_size=12), state=tmp_path / "s.state", seed=0,
                      device=CPU, evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
     assert [record["data_wait"] for record in history] == pytest.approx([0.6] * 3)  # 1.2 s of 2 s
