@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from logo_edge.backends import cache_folder
 from logo_edge.errors import DatasetError
-from logo_edge_train import outliers
+from logo_edge.manifest import FILES, LogoRow, Manifest
+from logo_edge.preprocess import InputContract
+from logo_edge_train import outliers, train
 from logo_edge_train.commands import data
+from logo_edge_train.dataset import NOT_A_LOGO, LogoDataset
 from logo_edge_train.keys import file_hash
+from logo_edge_train.losses import supervised_objective
 from logo_edge_train.outliers import FAMILIES, families_of, outlier_paths, packages, parts
 from logo_edge_train.outliers.drawing import LONGEST_PX, Family, draw_picture
+from logo_edge_train.recipe import TrainConfig
+from logo_edge_train.train import outlier_rows
 
 PACKAGES = {"fitted": ("openmoji", "noto", "fluent-emoji-flat", "emojione", "cif", "flag"),
             "held_out": ("twemoji", "fxemoji", "circle-flags", "flagpack")}  # fmt: skip
@@ -204,3 +214,37 @@ def test_photographs_come_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_the_package_exports_what_it_says():
     assert all(hasattr(outliers, name) for name in outliers.__all__)
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch) -> dict[str, list[Path]]:
+    """Three families of small pictures, as a fit finds them."""
+    families = {name: [tmp_path / f"{name}-{index}.png" for index in range(count)] for name, count in
+                {"few": 2, "many": 40, "more": 40}.items()}  # fmt: skip
+    for index, path in enumerate(path for paths in families.values() for path in paths):
+        Image.new("RGB", (20, 20), (index, 255 - index, 90)).save(path)
+    monkeypatch.setattr(train, "outlier_paths", lambda part: families if part == "fitted" else {})
+    return families
+
+
+def test_a_share_of_an_epoch_is_no_logo_equally_many_of_each_family(pictures):
+    rows = outlier_rows(TrainConfig(outlier_share=0.2), 88)
+    assert len(rows) == 22, "a fifth of 110"
+    count = Counter(Path(row.icon).stem.split("-")[0] for row in rows)
+    assert count == {"few": 2, "many": 10, "more": 10}
+    assert rows == outlier_rows(TrainConfig(outlier_share=0.2), 88)
+    assert rows != outlier_rows(TrainConfig(outlier_share=0.2, seed=1), 88)
+    assert outlier_rows(TrainConfig(), 88) == []
+
+
+def test_a_fit_learns_that_pictures_are_no_logos_by_a_class_whose_logit_is_0(pictures, tmp_path):
+    logo = LogoRow(FILES, "", "logo.png", label="b")
+    Image.new("RGB", (20, 20), (200, 0, 0)).save(tmp_path / "logo.png")
+    rows = [logo, *outlier_rows(TrainConfig(outlier_share=0.75), 1)]
+    dataset = LogoDataset(Manifest((logo,), tmp_path), rows, ("a", "b"), tmp_path, contract=InputContract(32))
+    assert dataset.classes == ("a", "b", NOT_A_LOGO)
+    assert dataset.targets.tolist() == [[0, 1, 0], *[[0, 0, 1]] * (len(rows) - 1)]
+    pixels, target, weight, _ = dataset[1]
+    logits = torch.tensor([[0.5, 2.0]])
+    losses = supervised_objective(0.0)(lambda _: logits, pixels[None], target[None], weight[None], torch.tensor([1]))
+    assert float(losses["cross_entropy"]) == pytest.approx(float(weight * nn.functional.softplus(logits.logsumexp(1))))
