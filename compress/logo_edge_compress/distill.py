@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from logo_edge.errors import RunError, VerificationError
 from logo_edge.files import replacing
-from logo_edge.manifest import Manifest
+from logo_edge.manifest import LogoRow, Manifest
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.export import export_body
 from logo_edge_compress.graph import PLANES
@@ -32,9 +32,11 @@ from logo_edge_train.fit import Objective, fit
 from logo_edge_train.keys import FITTED_WITH, Identity, file_hash, identify, select_settings, versions
 from logo_edge_train.losses import match_width
 from logo_edge_train.models import Answer, LogoNetwork, epistemic_loss, has_imagenet_weights, is_sized, normalise
+from logo_edge_train.outliers import outliers_key
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
+from logo_edge_train.review.folds import Features, panel_probabilities
 from logo_edge_train.runs import Run, load_network, save_member, write_json
 from logo_edge_train.sampling import EpochOrder
 from logo_edge_train.tracker import stem_of
@@ -107,7 +109,10 @@ def student_identity(run: Run, manifest: Manifest, config: DistillConfig, candid
     """What a student depends on: the teachers, what they are asked about, and how it learns from them."""
     inputs = data_inputs(manifest, use_unlabelled=config.use_unlabelled)
     inputs |= {f"teacher {index + 1}": member["sha256"] for index, member in enumerate(run.record["members"])}
-    settings = select_settings(replace(run.recipe, distill=config), "distill", without=DISTILLED_ELSEWHERE)
+    if run.recipe.train.outlier_share:
+        inputs["outliers"] = outliers_key()
+    sections = ("distill", *(["review"] if config.panel_share else []))
+    settings = select_settings(replace(run.recipe, distill=config), *sections, without=DISTILLED_ELSEWHERE)
     return identify(inputs, settings | {"student": str(candidate)}, versions((*FITTED_WITH, "onnxruntime")))
 
 
@@ -138,11 +143,12 @@ def follow_teachers(
     if not gpu and not matches(config):
         asked = [_open_teacher(teacher, own.size_px, notes) for teacher, own in teachers]
     report({"kind": "start", "name": name, "stem": stem, "note": "; ".join(notes)})
+    panel = ask_panel(run, manifest, rows, outliers, device) if config.panel_share else None
     lesson = Lesson(asked, contracts, contract, config, ask=not gpu)
     dataset = PictureDataset(
         manifest, rows + outliers, run.classes, renders_folder(), augment=config.augment,
         contract=InputContract(max(own.least_px for own in (*contracts, contract))), use_votes=config.fit.use_votes,
-        seed=config.seed,
+        seed=config.seed, panel=panel, panel_share=config.panel_share,
     )  # fmt: skip
     val = evaluation_sets(manifest, run.classes, contract, ("val",))["val"]
     if config.adversarial_radius and isinstance(network, LogoNetwork):
@@ -170,6 +176,18 @@ def follow_teachers(
     if config.feature_weight:
         del learned[0].match  # the student is done with it
     return learned
+
+
+def ask_panel(
+    run: Run, manifest: Manifest, rows: list[LogoRow], outliers: list[LogoRow], device: torch.device
+) -> np.ndarray:
+    """(N + M, K): what the panel of `review` says of N logos, none of whose groups it has learned from; 0 for M outliers.
+
+    Its features and fits are kept in the run's folder, and read from there.
+    """
+    features = Features(manifest, run.recipe.review, run.folder / "panel", device, lambda *report: None)
+    probabilities = panel_probabilities(features, rows)
+    return np.concatenate([probabilities, np.zeros((len(outliers), probabilities.shape[1]))])
 
 
 class OnnxTeacher:

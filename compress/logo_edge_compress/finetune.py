@@ -49,7 +49,7 @@ def finetune(
     recipe, contract = run.recipe, student.candidate.contract
     model = onnx.load(artifact)
     network = QuantizedNetwork(model, reduce_range=recipe.quantize.reduce_range)
-    config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, teachers_per_batch=0, views=0,
+    config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, panel_share=0.0, teachers_per_batch=0, views=0,
                      feature_weight=0.0, attention_weight=0.0, relation_weight=0.0)  # fmt: skip
     state = path.with_name(f"{path.stem}-{key[:12]}.state")
     network, _ = follow_teachers(

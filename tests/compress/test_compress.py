@@ -435,8 +435,9 @@ def test_a_student_with_attention_is_quantized_and_packed_without_fine_tuning(fo
 
 
 def test_a_pruned_student_with_doubts_of_its_own_is_packed_with_them(folder, equal_costs):
-    slim = {"epistemic": "dirichlet", "prune": {"share": 0.4, "fit": RECIPE["distill"]["fit"]}}
-    recipe = recipe_from_dict({**RECIPE, "name": "slim", "distill": {**RECIPE["distill"], **slim}})
+    slim = {"epistemic": "dirichlet", "panel_share": 0.5, "prune": {"share": 0.4, "fit": RECIPE["distill"]["fit"]}}
+    panel = {"networks": [f"{MODEL}@32"], "measures": [], "classifiers": ["logistic"], "folds": 2, "divisions": 1}
+    recipe = recipe_from_dict({**RECIPE, "name": "slim", "distill": {**RECIPE["distill"], **slim}, "review": panel})
     record = compress_run(folder, folder / "slim", recipe=recipe)
     bundle = read_bundle(folder / "slim")
     assert set(bundle.model.optional_outputs) == {EMBEDDING, EPISTEMIC}

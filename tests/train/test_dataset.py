@@ -15,7 +15,7 @@ from logo_edge.images import load_image
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest
 from logo_edge.preprocess import InputContract
 from logo_edge_train import dataset
-from logo_edge_train.dataset import ImageFiles, LogoDataset, find_lookalikes, leave_out, pool_rows
+from logo_edge_train.dataset import NOT_A_LOGO, ImageFiles, LogoDataset, find_lookalikes, leave_out, pool_rows
 from logo_edge_train.episodes import Drawings
 from logo_edge_train.fetch import LABELS, UNLABELLED
 from logo_edge_train.recipe import AugmentConfig
@@ -119,3 +119,16 @@ def test_a_changed_cell_in_a_copy_of_the_projects_labels_keeps_the_unlabelled_po
     assert 1 <= len(held_out) == len(unlabelled.rows) - len([row for row in pool if not row.label])
     own = Manifest(tuple(replace(row, package=FILES) for row in changed[:9]), labels.folder)
     assert all(row.label for row in pool_rows(own, use_unlabelled=True, max_images=0))
+
+
+def test_a_panel_has_its_share_of_the_labels_and_speaks_alone_of_logos_without_one(tmp_path):
+    rows = [
+        LogoRow(FILES, "", f"{label}.png", label=label, votes=votes)
+        for label, votes in (("a", ("a", "a", "b")), ("", ()), (NOT_A_LOGO, ()))
+    ]
+    for row in rows:
+        Image.new("RGB", (20, 20), (200, 0, 0)).save(tmp_path / row.icon)
+    panel = np.array([[0.2, 0.8], [0.4, 0.6], [0.0, 0.0]])
+    logos = LogoDataset(Manifest(tuple(rows), tmp_path), rows, ("a", "b"), tmp_path, contract=InputContract(32),
+                        use_votes=True, panel=panel, panel_share=0.5)  # fmt: skip
+    assert logos.targets == pytest.approx(np.array([[1 / 3 + 0.1, 1 / 6 + 0.4, 0], [0.4, 0.6, 0], [0, 0, 1]]))

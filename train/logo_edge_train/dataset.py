@@ -41,7 +41,9 @@ class LogoDataset(Dataset):
     """Logos as (pixels, target, weight, position).
 
     pixels: (S, S, channels) uint8, as the contract has it; target: (K,) float32 summing to 1, or all 0 without a label;
-    weight: float32 scalar. Where some rows are NOT_A_LOGO, targets are (K + 1,), the last for those.
+    weight: float32 scalar. Where some rows are NOT_A_LOGO, targets are (K + 1,), the last for those. `panel` are (N, K)
+    probabilities of the rows, which have a share of `panel_share` in the targets of logos that are labelled, and stand for
+    those of logos that are not.
 
     With `augment`, item `epoch * len(rows) + i` is a random view of logo i that depends on (seed, epoch, i) alone, so
     that an interrupted run sees the same views again; without, item i has the exact preprocessing of the runtime. With
@@ -52,7 +54,7 @@ class LogoDataset(Dataset):
     def __init__(
         self, manifest: Manifest, rows: list[LogoRow], classes: tuple[str, ...], renders: Path, *, contract: InputContract,
         augment: AugmentConfig | None = None, use_votes: bool = False, class_weight_power: float = 0.0, seed: int = 0,
-        intensity: Intensity | None = None,
+        intensity: Intensity | None = None, panel: np.ndarray | None = None, panel_share: float = 0.0,
     ):  # fmt: skip
         if any(row.label == NOT_A_LOGO for row in rows):
             classes = (*classes, NOT_A_LOGO)
@@ -65,6 +67,12 @@ class LogoDataset(Dataset):
         mixes = augment and augment.p_mixup + augment.p_cutmix
         self.mixing = Mixing(augment, [row.label for row in rows]) if mixes else None
         self.targets = np.stack([soft_label(row, classes, use_votes) for row in rows]).astype(np.float32)  # (N, K)
+        if panel is not None:
+            width, known = panel.shape[1], self.targets.sum(1, keepdims=True) > 0
+            is_logo = self.targets[:, width:].sum(1, keepdims=True) == 0
+            share = np.where(is_logo, np.where(known, panel_share, 1.0), 0.0)
+            self.targets *= (1 - share).astype(np.float32)
+            self.targets[:, :width] += (share * panel).astype(np.float32)
         self.weights = self.targets @ class_weights(rows, classes, class_weight_power) + (self.targets.sum(1) == 0)
         read = (
             partial(shrink, longest_px=max(round(contract.size_px * KEPT_SCALE), contract.least_px))

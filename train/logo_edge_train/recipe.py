@@ -481,7 +481,8 @@ class DistillConfig:
 
     `students` are candidates, timm name @ input size in px; the best on val, after quantization and within
     `max_size_mb`, is packed. `temperature` softens the teachers' targets; `hard_weight` is the share of the
-    annotators' labels in the loss on labelled logos; `p_mixup` the share of batches whose views are mixed in pairs before
+    annotators' labels in the loss on labelled logos; `panel_share` that of the panel of `review` in these labels, which it
+    gives to unlabelled logos too; `p_mixup` the share of batches whose views are mixed in pairs before
     teachers and student see them. With `start_from_teacher`, a student starts from the teacher of its own network, of the closest size, if any.
     `teachers_per_batch` teachers, drawn anew for each batch, are asked about it; 0: all. Teachers are asked in the first
     `views` epochs only, whose batches the later ones repeat; 0: in all. With an `adversarial_radius`, in
@@ -498,6 +499,7 @@ class DistillConfig:
     pretrained: bool = True
     temperature: Positive = 2.0
     hard_weight: Share = 0.1
+    panel_share: Share = 0.0
     p_mixup: Share = 0.3
     teachers_per_batch: CountOrZero = 0
     views: CountOrZero = 0
