@@ -12,7 +12,7 @@ from logo_edge.decision import logo_score
 from logo_edge.errors import RunError
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import Figure, bootstrap, softmax, wilson_interval
-from logo_edge.preprocess import preprocess
+from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.calibrate import (
     LEVELS,
     choose_method,
@@ -41,7 +41,7 @@ from logo_edge_report.statistics import (
     reliability_bins,
     risk_coverage,
 )
-from logo_edge_report.subjects import Subject
+from logo_edge_report.subjects import BATCH, Subject
 from logo_edge_train.dataset import ImageFiles
 from logo_edge_train.outliers import families_of, outlier_paths
 from logo_edge_train.recipe import CalibrateConfig
@@ -262,20 +262,34 @@ def evaluate_attacks(
     """For each subject, attack -> "radius/255" -> accuracy on pictures that attack `white_box`, a checkpoint.
 
     `images` and `targets`: those to attack. For the white box itself the attack is white-box; for any other subject it
-    is transferred, and weaker than one on itself.
+    is transferred, and weaker than one on itself. Raises RunError where a subject cannot see the attacked pixels.
     """
+    for subject in subjects:
+        if white_box.contract.details and subject.contract != white_box.contract:
+            raise RunError(
+                f"{subject.name} does not read what {white_box.name} reads, {white_box.contract.size_px} px with detail "
+                "planes, of which an attacked picture is no image; expected one network that reads the same"
+            )
     pixels = np.stack([preprocess(image, white_box.contract) for image in images])
     found: list[dict] = [{"from": white_box.name, "count": len(targets)} for _ in subjects]
     for name in ATTACKS:
         for radius in radii:
             attacked = []
             for batch in attack(name, white_box.network, pixels, targets, radius):
-                attacked += map(Image.fromarray, batch)
+                attacked += list(batch)
                 say(f"{name} {radius}/255: {len(attacked)} of {len(targets)}")
             for entry, subject in zip(found, subjects, strict=True):
-                correct = subject.guesses(attacked) == targets
+                correct = _guess_pixels(subject, attacked, white_box.contract) == targets
                 entry.setdefault(name, {})[f"{radius}/255"] = vars(_share_of(correct))
     return found
+
+
+def _guess_pixels(subject: Subject, pixels: list[np.ndarray], contract: InputContract) -> np.ndarray:
+    """(N,) integers: the likeliest labels of (S, S, C) uint8 pixels as the contract has them."""
+    if subject.contract != contract:
+        return subject.guesses([Image.fromarray(one) for one in pixels])
+    batches = [np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+    return subject.calibrated(np.concatenate([subject.forward(batch) for batch in batches])).argmax(1)
 
 
 def compare_subjects(

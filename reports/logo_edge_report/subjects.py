@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
     from logo_edge_train.runs import Run
 
 BATCH = 32
+Forward = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Subject:
     """`predict` gives (N, K) float32 logits before temperature for images as `images.load_image` returns them.
 
-    Where it is one checkpoint, `network` is there to be differentiated, and reads what `contract` says.
+    Where it is one network, `forward` gives those of (B, S, S, C) uint8 pixels as `contract` has them; where it is a
+    checkpoint, `network` is there to be differentiated.
     """
 
     name: str
@@ -42,8 +45,9 @@ class Subject:
     abstain_below: float = 0.0
     familiarity: Familiarity | None = None
     size_bytes: int = 0
-    network: LogoNetwork | None = None
+    forward: Forward | None = None
     contract: InputContract | None = None
+    network: LogoNetwork | None = None
     run: Run | None = None  # that it is, or belongs to
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
@@ -103,13 +107,11 @@ def _bundle_subject(folder: Path, public_key: Path | None) -> Subject:
     bundle = read_bundle(folder, public_key=public_key)
     classifier = Classifier(bundle)
 
-    def predict(images: Sequence[Image.Image]) -> np.ndarray:
-        return _in_batches(images, bundle.input, classifier.logits)
-
     calibration = bundle.calibration
-    return Subject(bundle.name, "bundle", bundle.labels, predict, calibration.temperature, calibration.scaling,
-                   calibration.conformal, calibration.abstain_below[Mode.BALANCED], calibration.familiarity,
-                   bundle.size_bytes)  # fmt: skip
+    return Subject(bundle.name, "bundle", bundle.labels, partial(_in_batches, bundle.input, classifier.logits),
+                   calibration.temperature, calibration.scaling, calibration.conformal,
+                   calibration.abstain_below[Mode.BALANCED], calibration.familiarity, bundle.size_bytes,
+                   classifier.logits, bundle.input)  # fmt: skip
 
 
 def _onnx_subject(path: Path) -> Subject:
@@ -122,11 +124,12 @@ def _onnx_subject(path: Path) -> Subject:
     entry = session.get_inputs()[0]
     contract = InputContract(entry.shape[1], details=entry.shape[3] > 3)
 
-    def predict(images: Sequence[Image.Image]) -> np.ndarray:
-        return _in_batches(images, contract, lambda pixels: session.run(None, {entry.name: pixels})[0])
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        return session.run(None, {entry.name: pixels})[0]
 
     run = _run_of(path)
-    return Subject(path.name, "onnx", run.classes, predict, size_bytes=path.stat().st_size, run=run)
+    return Subject(path.name, "onnx", run.classes, partial(_in_batches, contract, forward), forward=forward,
+                   contract=contract, size_bytes=path.stat().st_size, run=run)  # fmt: skip
 
 
 def _run_subject(folder: Path) -> Subject:
@@ -138,7 +141,8 @@ def _run_subject(folder: Path) -> Subject:
     members = [(run.load_member(index), run.architecture(index).contract) for index in range(count)]
 
     def predict(images: Sequence[Image.Image]) -> np.ndarray:
-        return ensemble_logits(np.stack([_torch_logits(network, contract, images) for network, contract in members]))
+        said = [_in_batches(contract, partial(_torch_logits, network), images) for network, contract in members]
+        return ensemble_logits(np.stack(said))
 
     size = sum(network.float32_bytes for network, _ in members)
     return Subject(f"{folder.name} ({count} teachers)", "run", run.classes, predict, run.temperature, size_bytes=size,
@@ -157,21 +161,20 @@ def _checkpoint_subject(path: Path) -> Subject:
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{record}: {error!r}; expected the record that `logo-edge train` writes beside it") from error
     network = load_network(path, architecture, len(run.classes))
+    forward = partial(_torch_logits, network)
     return Subject(f"{path.stem} {architecture}", "checkpoint", run.classes,
-                   lambda images: _torch_logits(network, architecture.contract, images), size_bytes=network.float32_bytes,
-                   network=network, contract=architecture.contract, run=run)  # fmt: skip
+                   partial(_in_batches, architecture.contract, forward), size_bytes=network.float32_bytes,
+                   forward=forward, contract=architecture.contract, network=network, run=run)  # fmt: skip
 
 
-def _torch_logits(network, contract: InputContract, images: Sequence[Image.Image]) -> np.ndarray:
+def _torch_logits(network: LogoNetwork, pixels: np.ndarray) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
-        return _in_batches(images, contract, lambda pixels: network(torch.from_numpy(pixels)).numpy())
+        return network(torch.from_numpy(pixels)).numpy()
 
 
-def _in_batches(
-    images: Sequence[Image.Image], contract: InputContract, forward: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
+def _in_batches(contract: InputContract, forward: Forward, images: Sequence[Image.Image]) -> np.ndarray:
     parts = []
     for start in range(0, len(images), BATCH):
         pixels = np.stack([preprocess(images[i], contract) for i in range(start, min(start + BATCH, len(images)))])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from logo_edge.decision import Familiarity
 from logo_edge.errors import RunError
-from logo_edge.preprocess import InputContract
+from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_report import evaluate as evaluate_module
 from logo_edge_report.attacks import ATTACKS, attack, fgsm, pgd
 from logo_edge_report.commands import evaluate
@@ -96,11 +96,12 @@ def test_the_white_box_suffers_more_than_a_subject_that_the_attack_is_carried_to
     images = [Image.fromarray(picture) for picture in batch[0].to(torch.uint8).numpy()]
 
     def subject(name, own):
-        def predict(pictures):
+        def forward(pixels):
             with torch.no_grad():
-                return own(torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))).numpy()
+                return own(torch.from_numpy(pixels)).numpy()
 
-        return Subject(name, "checkpoint", ("a", "b", "c", "d"), predict, network=own, contract=InputContract(32))
+        return Subject(name, "checkpoint", ("a", "b", "c", "d"), lambda pictures: forward(np.stack(pictures)), network=own,
+                       forward=forward, contract=InputContract(32))  # fmt: skip
 
     white, carried = subject("white", network), subject("other", other)
     targets = white.predict(images).argmax(1)
@@ -111,6 +112,24 @@ def test_the_white_box_suffers_more_than_a_subject_that_the_attack_is_carried_to
     assert found[0]["PGD-10"]["40/255"]["value"] < 0.5
     assert found[1]["PGD-10"]["40/255"]["value"] > agreement - 0.4
     assert said[-1] == "PGD-10 40/255: 24 of 24"
+
+
+def test_an_attack_leaves_the_detail_planes_as_they_are():
+    torch.manual_seed(0)
+    contract, network = InputContract(32, details=True), LogoNetwork("test_efficientnet+details", 4).eval()
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 40, 40, 3), np.uint8)
+    pixels = np.stack([preprocess(picture, contract) for picture in pictures])
+    for name in ATTACKS:
+        attacked = np.concatenate(list(attack(name, network, pixels, np.zeros(8, int), 4)))
+        assert (attacked[..., :3] != pixels[..., :3]).any()
+        assert np.array_equal(attacked[..., 3:], pixels[..., 3:])
+
+
+def test_what_reads_other_planes_cannot_see_an_attack_on_them(network):
+    detailed = Subject("detailed", "checkpoint", ("a",), len, contract=InputContract(32, details=True))
+    plain = Subject("plain", "bundle", ("a",), len, contract=InputContract(32))
+    with pytest.raises(RunError, match="plain does not read what detailed reads"):
+        evaluate_attacks([detailed, plain], detailed, [], np.zeros(0, int), (1,), print)
 
 
 def test_attacks_need_exactly_one_checkpoint(fake_bundle, colours):
