@@ -87,8 +87,8 @@ def make_graphs(student: Student, folder: Path) -> tuple[dict[str, Path], int]:
     manifest = read_manifest(LABELS)
     network = LogoNetwork(name, len(manifest.classes), size_px=size_px, pretrained=has_imagenet_weights(name)).eval()
     if student.prune.share:
-        network = prune_channels(network, student.prune, manifest, manifest.classes, size_px)
-    noise = np.random.default_rng(0).integers(0, 256, (PROBES, size_px, size_px, 3), dtype=np.uint8)
+        network = prune_channels(network, student.prune, manifest, manifest.classes, student.candidate.contract)
+    noise = np.random.default_rng(0).integers(0, 256, (PROBES, size_px, size_px, network.channels), dtype=np.uint8)
     body, fp32 = folder / "body.onnx", folder / "fp32.onnx"
     export_onnx(network, size_px, fp32, body=body)
     rounded = round_body(body, noise, folder / "rounded.onnx", reduce_range=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,26 @@ METHODS = {
 }
 
 
+@contextmanager
+def quiet_quantizer() -> Iterator[None]:
+    """Withholds what ONNX Runtime's quantizer prints, and its warnings of its own defaults to the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(None):
+            yield
+    finally:
+        root.setLevel(level)
+
+
 def quantize_body(
     body: Path, rounded: Path, pixels: np.ndarray, size_px: int, path: Path, *, method: str, reduce_range: bool,
     restored: tuple[str, ...] = (), ranges: Path | None = None,
 ) -> Path:  # fmt: skip
     """The body of `export_body`, whose `round_body` is `rounded`, as INT8 QDQ with a uint8 front, at `path`.
 
-    pixels: (N, S, S, 3) uint8, the calibration images. Activations are U8, weights S8 per output channel (see
+    pixels: (N, S, S, C) uint8, the calibration images. Activations are U8, weights S8 per output channel (see
     QuantizeConfig); with attention only what has weights is quantized. Layers that `restored` names stay in FP32, and so
     does the head of epistemic uncertainty, which is next to nothing. Where activations reach is kept in the JSON file
     `ranges`, and read where it is there. ONNX Runtime, "Quantize ONNX models".
@@ -68,7 +82,6 @@ def insert_qdq(
 
     `only` names the layers to quantize, left out all. Images are streamed: STRIDE of them are in memory at a time.
     """
-    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns about its own defaults
     exact = {
         "scale": np.array(1 / SCALE, np.float32),
         "zero_point": np.array(MEAN, np.uint8),
@@ -91,7 +104,7 @@ def insert_qdq(
     if any(node.op_type == "Softmax" for node in model.graph.node):  # scores of attention reach too far for 8 bits
         types, options["MatMulConstBOnly"] = list(LEARNED), True
     whole_strides = pixels[: len(pixels) // stride * stride]  # onnxruntime asks for them
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
+    with tempfile.TemporaryDirectory() as folder, quiet_quantizer():
         source, raw = Path(folder) / "body.onnx", Path(folder) / "quantized.onnx"
         onnx.save(model, source)
         quantize_static(
@@ -111,8 +124,7 @@ def quantize_dynamically(
     Made for matrices. ONNX Runtime has slow kernels for convolutions so quantized, and one range for all channels of
     an input; take static INT8 for those.
     """
-    logging.getLogger().setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
+    with tempfile.TemporaryDirectory() as folder, quiet_quantizer():
         raw = Path(folder) / "quantized.onnx"
         quantize_dynamic(
             str(body), str(raw), op_types_to_quantize=list(operators), per_channel=True, reduce_range=reduce_range,
@@ -139,13 +151,13 @@ def store_int4(body: Path, size_px: int, path: Path, *, block: int = 32) -> Path
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    logging.getLogger().setLevel(logging.ERROR)
     model = onnx.load(body)
     excluded = list(evidence_nodes(model))
-    quantizer = MatMulNBitsQuantizer(
-        model, block_size=block, is_symmetric=True, accuracy_level=4, nodes_to_exclude=excluded
-    )
-    quantizer.process()
+    with quiet_quantizer():
+        quantizer = MatMulNBitsQuantizer(
+            model, block_size=block, is_symmetric=True, accuracy_level=4, nodes_to_exclude=excluded
+        )
+        quantizer.process()
     model = quantizer.model.model
     if all(node.op_type != "MatMulNBits" for node in model.graph.node):
         raise VerificationError(

@@ -281,7 +281,7 @@ from pathlib import Path
 import logo_edge_train  # before torch
 from logo_edge_compress.compress import compress
 from logo_edge_compress.select import Limits
-from logo_edge_report.outliers import DRAWN
+from logo_edge_train.outliers import families_of
 import torch
 
 def report(item):
@@ -289,7 +289,7 @@ def report(item):
 
 run, out, limit = sys.argv[1:]
 compress(Path(run), Path(out), name="shapes", device=torch.device("cpu"), report=report, limits=Limits(size_mb=float(limit)),
-         say=lambda text: print(text, flush=True), outliers={"noise": DRAWN["noise"]})
+         say=lambda text: print(text, flush=True), outliers={"specks": families_of("choice")["specks"]})
 """
 
 

@@ -102,7 +102,7 @@ def test_the_exit_status_says_that_one_target_of_several_was_not_packed(tmp_path
 
 
 def test_a_timing_that_failed_is_taken_again_and_one_that_succeeded_is_kept(tmp_path, monkeypatch):
-    made = [Candidate("s@32", name, "fp32", "onnxruntime", tmp_path, "made", files={f"{name}.onnx": "1"}, record={"size_px": 32})
+    made = [Candidate("s@32", name, "fp32", "onnxruntime", tmp_path, "made", files={f"{name}.onnx": "1"}, record={"network": "s@32"})
             for name in ("fp32", "fp16")]  # fmt: skip
     cost = Cost(1.0, 1.0, 1.0, 1.0, 11, (1.0,) * 11, 50.0)
     answers = [

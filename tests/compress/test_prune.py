@@ -9,6 +9,7 @@ from PIL import Image
 
 from logo_edge.errors import RunError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge.preprocess import InputContract
 from logo_edge_compress.export import export_onnx
 from logo_edge_compress.latency import onnx_latency
 from logo_edge_compress.prune import count_macs, prune_channels
@@ -32,7 +33,7 @@ def manifest(tmp_path_factory):
 
 
 def slim(network, manifest, **settings):
-    return prune_channels(network, PruneConfig(**settings), manifest, CLASSES, SIZE)
+    return prune_channels(network, PruneConfig(**settings), manifest, CLASSES, InputContract(SIZE))
 
 
 def build(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import numpy as np
@@ -17,6 +18,7 @@ from logo_edge_compress.quantize import (
     explain_range,
     quantize_body,
     quantize_dynamically,
+    quiet_quantizer,
     round_body,
     store_int4,
     store_int8,
@@ -169,3 +171,10 @@ def test_nncf_s_int8_says_the_same_and_its_restore_keeps_to_its_time(cnn, tmp_pa
         if not minutes:
             assert path.stat().st_size < 0.5 * cnn[1].stat().st_size, "its weights are integers, also when time is up"
     assert held
+
+
+def test_what_other_loggers_say_after_quantization_is_heard(caplog):
+    with quiet_quantizer():
+        logging.getLogger().warning("a default of the quantizer")
+    logging.getLogger().warning("a full disk")
+    assert caplog.messages == ["a full disk"]
