@@ -123,8 +123,8 @@ def test_a_changed_cell_in_a_copy_of_the_projects_labels_keeps_the_unlabelled_po
 
 def test_a_panel_has_its_share_of_the_labels_and_speaks_alone_of_logos_without_one(tmp_path):
     rows = [
-        LogoRow(FILES, "", f"{label}.png", label=label, votes=votes)
-        for label, votes in (("a", ("a", "a", "b")), ("", ()), (NOT_A_LOGO, ()))
+        LogoRow(FILES, "", f"{index}.png", label=label, votes=votes)
+        for index, (label, votes) in enumerate((("a", ("a", "a", "b")), ("", ()), (NOT_A_LOGO, ())))
     ]
     for row in rows:
         Image.new("RGB", (20, 20), (200, 0, 0)).save(tmp_path / row.icon)
