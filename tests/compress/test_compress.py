@@ -422,7 +422,7 @@ def test_freezing_the_first_blocks_takes_back_no_statistics_that_were_to_be_kept
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
 
 
-@pytest.mark.parametrize("network", [f"{MODEL}+mhsa+attention_pool@32", "logo_vit_tiny@32"])
+@pytest.mark.parametrize("network", [f"{MODEL}+mhsa+attention_pool@32", "test_vit@32"])
 def test_a_student_with_attention_is_quantized_and_packed_without_fine_tuning(folder, network, equal_costs):
     name = network.partition("+")[0].partition("@")[0]
     distilled = {**RECIPE["distill"], "students": [network], "max_size_mb": 50.0}
