@@ -31,7 +31,7 @@ from logo_edge_train.tracker import stem_of
 TUNED_BY = ("quantize.finetune", "distill")  # the recipe's settings that fine-tuning learns by
 NOT_TUNED_BY = (
     *DISTILLED_ELSEWHERE, "distill.pretrained", "distill.start_from_teacher", "distill.prune", "distill.fit",
-    "distill.hard_weight", "distill.teachers_per_batch", "distill.views", "distill.feature_weight",
+    "distill.hard_weight", "distill.panel_share", "distill.teachers_per_batch", "distill.views", "distill.feature_weight",
     "distill.attention_weight", "distill.relation_weight",
 )  # fmt: skip
 

@@ -50,6 +50,7 @@ STAGES_OF = {  # setting or section -> the stages whose keys it is in; the longe
     "pretrain": {"run", "pretrain"},
     "train": {"run"},
     "train.pretrained": {"run", "pretrain"},
+    "train.outlier_share": {"run", "student"},  # what a student learns from
     "train.seed": {"run", "search"},
     "train.augment": {"run", "search"},
     "train.fit.max_images": {"run", "search"},
@@ -68,6 +69,7 @@ STAGES_OF = {  # setting or section -> the stages whose keys it is in; the longe
     "distill.prune": {"student", "compress"},
     "distill.fit": {"student", "compress"},
     "distill.hard_weight": {"student", "compress"},
+    "distill.panel_share": {"student", "compress"},
     "distill.teachers_per_batch": {"student", "compress"},
     "distill.views": {"student", "compress"},
     "distill.feature_weight": {"student", "compress"},
