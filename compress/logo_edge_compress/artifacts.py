@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from logo_edge.bundle import RECORD, read_bundle
+from logo_edge.bundle import RECORD, Bundle, read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import DatasetError, ExportError, MissingExtraError, RecipeError, VerificationError
 from logo_edge.files import folder_beside, json_text, write_file
@@ -53,11 +53,12 @@ VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "torch"
 
 @dataclass(frozen=True)
 class Source:
-    """What can be exported: ONNX graphs by precision and, of a run, the student's checkpoint, its folder and manifest."""
+    """What can be exported: ONNX graphs by precision; the bundle that holds them, or a run's student, folder and manifest."""
 
     name: str
     input: InputContract
     graphs: dict[str, Path]
+    bundle: Bundle | None = None
     student: Path | None = None
     run: Path | None = None
     manifest: Path | None = None
@@ -81,7 +82,7 @@ def read_source(path: Path, *, public_key: Path | None = None) -> Source:
         bundle = read_bundle(path, public_key=public_key)
         Classifier(bundle).run_vectors(limit=1)
         precision = COMPUTED_IN.get(bundle.model.precision, bundle.model.precision)
-        return Source(bundle.name, bundle.input, {precision: bundle.model_path})
+        return Source(bundle.name, bundle.input, {precision: bundle.model_path}, bundle)
     work = path / "compress" if (path / "run.json").exists() else path
     run = path if work != path else path.parent
     try:
@@ -97,7 +98,7 @@ def read_source(path: Path, *, public_key: Path | None = None) -> Source:
     check_rows(read_manifest(manifest), run / ROWS, manifest)
     name = run.resolve().name + work.name.removeprefix("compress")
     student = next(iter(graphs.values())).parent / "student.safetensors"
-    return Source(name, contract, graphs, student, run, manifest)
+    return Source(name, contract, graphs, student=student, run=run, manifest=manifest)
 
 
 def read_images(data: Path, contract: InputContract) -> Images:
@@ -146,7 +147,7 @@ def export_artifact(
         if kind == "torchscript":
             made = _torchscript(source, path, images)
         else:
-            graph = source.graphs[_stored(precision)]
+            graph = _take_graph(source, precision, beside)
             parent = run_onnx(graph, images.verifying)
             model = onnx.load(graph)
             if precision == "fp16":
@@ -169,6 +170,20 @@ def export_artifact(
         for file in (*files, told):
             os.replace(file, out / file.name)
     return record
+
+
+def _take_graph(source: Source, precision: str, beside: Path) -> Path:
+    """The graph that the artifact is made of; of a bundle a copy of the very bytes whose hash was checked.
+
+    Raises BundleError where the bundle's file has changed.
+    """
+    graph = source.graphs[_stored(precision)]
+    if source.bundle is None:
+        return graph
+    copy = beside / "parent" / graph.name
+    copy.parent.mkdir()
+    copy.write_bytes(source.bundle.read(graph.name))
+    return copy
 
 
 def check_request(source: Source, kind: str, precision: str, batch: int | None) -> None:

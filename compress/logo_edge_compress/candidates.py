@@ -429,7 +429,7 @@ def make_export(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -
     """What `logo-edge export` makes of a graph for another backend; it has verified it in the backend itself."""
     source = Source(
         "student", task.student.contract, {"int8" if plan.precision == "int8" else "fp32": plan.inputs[0]},
-        plan.inputs[1], task.run.folder, task.run.manifest_path,
+        student=plan.inputs[1], run=task.run.folder, manifest=task.run.manifest_path,
     )  # fmt: skip
     few = pixels[FITTED][:: -(-len(pixels[FITTED]) // FITTING_IMAGES)]
     images, said = Images(few, pixels["val"]), []

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from logo_edge.classifier import Classifier
 from logo_edge.commands import PUBLIC_KEY_OPTION
 from logo_edge.decision import Mode, Rejection
 from logo_edge.errors import ExportError
+from logo_edge.files import folder_beside
 from logo_edge.images import load_image
 from logo_edge.preprocess_graph import parse_graph, preprocess_graph
 
@@ -150,8 +150,7 @@ def write_repository(classifier: Classifier, out: Path, name: str, serving: Serv
             out.resolve().parent
         )  # which a server does not look at; but nothing is renamed out of another file system
         is_near = os.access(beside, os.W_OK) and beside.stat().st_dev == out.stat().st_dev
-        with tempfile.TemporaryDirectory(dir=beside if is_near else out, prefix=f".{out.resolve().name}-") as temporary:
-            part = Path(temporary)
+        with folder_beside(out.resolve() if is_near else out / out.resolve().name) as part:
             for model, config in configurations(bundle, name, serving).items():
                 (part / model / "1").mkdir(parents=True)
                 (part / model / "config.pbtxt").write_text(config, encoding="utf-8")

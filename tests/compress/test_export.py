@@ -316,6 +316,16 @@ def test_a_bundle_gives_what_it_holds_and_says_where_the_rest_is(fake_bundle, tm
         read_source(damaged)
 
 
+def test_a_model_that_is_swapped_after_its_bundle_was_read_is_not_exported(fake_bundle, tmp_path):
+    bundle = fake_bundle()
+    source = read_source(bundle)
+    (bundle / "model.onnx").write_bytes((bundle / "model.onnx").read_bytes() + b"\x12\x00")
+    images = Images(*(np.zeros((9, 16, 16, 3), np.uint8) for _ in range(2)))
+    with pytest.raises(BundleError, match="model.onnx"):
+        make(source, "onnx", "fp32", None, tmp_path / "out", images)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_an_export_on_a_full_disk_or_killed_at_its_end_leaves_no_record_of_the_files_of_two(
     fake_bundle, tmp_path, monkeypatch
 ):

@@ -198,7 +198,7 @@ def test_the_root_of_a_mounted_volume_may_be_the_repository(fake_bundle):
         written = export(fake_bundle(), volume, "--name", name)
         assert written.exit_code == 0, written.exception
         assert len(list(volume.glob(f"{name}*"))) == 4
-        assert not list(volume.glob(".shm-*"))
+        assert not list(volume.glob(".*.parts"))
     finally:
         for folder in volume.glob(f"{name}*"):
             shutil.rmtree(folder)
