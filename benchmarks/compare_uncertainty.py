@@ -20,6 +20,7 @@ import torch
 from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 
+from logo_edge.decision import logo_score
 from logo_edge.images import load_image
 from logo_edge.manifest import targets_of
 from logo_edge.metrics import (
@@ -287,7 +288,7 @@ def fit_detectors(
         scaled = on_one_scale(fit(train[kind], targets, **settings), held_out[kind])
         return lambda arrays: scaled(arrays[kind])
 
-    score = on_one_scale(lambda logits: np.logaddexp.reduce(logits[0], axis=1), held_out["logits"])
+    score = on_one_scale(lambda logits: logo_score(logits[0]), held_out["logits"])
     vim = on_one_scale(virtual_logit(train["features"], weight, bias), held_out["features"])
     distance, neighbour = detect("stages", mahalanobis), detect("stages", nearest_neighbours, k=1)
     return {

@@ -278,12 +278,12 @@ class Lesson:
         if random.random() < self.config.p_mixup:
             share, order = float(random.random()), random.permutation(len(pictures))
             targets = torch.zeros_like(targets)  # two simple logos, one upon the other, look complex: no vote holds
+        asked = [self.contracts[index] for index in self.draw_teachers(positions[0])]
         seen = {
-            contract: mix_views(see_pictures(pictures, contract), share, order)
-            for contract in {self.student, *(self.contracts[index] for index in self.draw_teachers(positions[0]))}
+            contract: mix_views(see_pictures(pictures, contract), share, order) for contract in {self.student, *asked}
         }
         votes = targets * len(targets) / targets.sum().clamp(min=1)
-        views = [seen[self.contracts[index]] for index in self.draw_teachers(positions[0])]
+        views = [seen[contract] for contract in asked]
         if not self.ask:
             return seen[self.student], votes, position, *views
         return seen[self.student], votes, *self.answer(position, *views)
