@@ -68,12 +68,12 @@ lint: .stamps/full  ## Check style, and that the documents' tables are those of 
 clean:  ## Remove the environments and stamps; runs and bundles stay
 	rm -rf $(VENV) $(BASE_VENV) .stamps
 
-.stamps/base: pyproject.toml constraints.txt hatch_build.py runtime/logo_edge/preprocess.c runtime/logo_edge/preprocess.h
+.stamps/base: pyproject.toml constraints.txt runtime/build_c.py runtime/c/preprocess.c runtime/c/preprocess.h
 	$(PYTHON) -m venv $(BASE_VENV)
 	$(BASE_VENV)/bin/python $(PIP_INSTALL) -e .
 	@mkdir -p .stamps && touch $@
 
-.stamps/full: pyproject.toml constraints.txt hatch_build.py runtime/logo_edge/preprocess.c runtime/logo_edge/preprocess.h
+.stamps/full: pyproject.toml constraints.txt runtime/build_c.py runtime/c/preprocess.c runtime/c/preprocess.h
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP_INSTALL) --no-compile -e '.[dev]'
 	$(VENV)/bin/python $(PIP_INSTALL) --no-compile --no-deps tensorrt-stubs  # whose dependency needs an NVIDIA GPU; for a test of types

@@ -30,7 +30,7 @@ from logo_edge_train.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, RUNS = ROOT / "benchmarks" / "results" / "enroll.json", ROOT / "runs" / "enroll"
-BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "bundles" / "robust"}
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "runtime" / "bundles" / "robust"}
 SHOTS = {"1 shot": 1, "1 shot, in parts": PARTS, "5 shots": 5}  # how many of VIEWS are learned from; a query is whole
 SHOWN = max(SHOTS.values())
 PENALTIES = (0.01, 0.1, 1.0, 10.0)

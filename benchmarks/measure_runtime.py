@@ -44,7 +44,7 @@ SIDE_PX = 512
 SAMPLES = Path(images.__file__).parent / "samples"
 CLASSIFY = "from logo_edge.cli import main; main()"
 BARE = "import numpy, onnxruntime"
-BUNDLES = {"default": DEFAULT_BUNDLE, "robust": Path(__file__).resolve().parents[1] / "bundles" / "robust"}
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": Path(__file__).resolve().parents[1] / "runtime" / "bundles" / "robust"}
 VAL_STEP = 4  # of val's logos every so many is made a large JPEG
 WARM_IMAGES = 1000  # each file some fifteen times, after which memory is compared with what it is at the end
 

@@ -164,7 +164,7 @@ def enabled_logger(monkeypatch):
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium, driven by Playwright: one at a time, since its event loop runs for as long as it is open."""
-    from browser.chromium import open_browser  # tests/ is on the path: see pyproject.toml
+    from system.browser.chromium import open_browser  # tests/ is on the path: see pyproject.toml
 
     with open_browser() as opened:
         yield opened

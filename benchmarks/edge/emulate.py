@@ -35,7 +35,7 @@ CPUS = {
 }
 FIRST = "cortex-a76"  # the preprocessing is compiled for it, and runs on later ones
 COMPILER = "ziglang"
-SOURCE = HERE / "runtime" / "logo_edge" / "preprocess.c"
+SOURCE = HERE / "runtime" / "c" / "preprocess.c"
 VECTORS = "tests/contract/test_vectors.py"
 TESTS = {FIRST: [VECTORS, "tests/runtime/test_preprocess.py"], "max": [VECTORS]}  # the library of FIRST runs on both
 SELECTED = ["-k", "not without_the_library"]  # the guest starts no process of its own
@@ -119,7 +119,7 @@ def compile_preprocessing(cache: Path = CACHE) -> Path:
             install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", folder]
             _quietly(sys.executable, "-m", "pip", *install, "-c", str(HERE / "constraints.txt"), COMPILER)
             zig = str(Path(folder) / COMPILER / "zig")
-            flags = runpy.run_path(str(HERE / "hatch_build.py"))["FLAGS"]
+            flags = runpy.run_path(str(HERE / "runtime/build_c.py"))["FLAGS"]
             target = ["-target", "aarch64-linux-gnu.2.31", f"-mcpu={FIRST.replace('-', '_')}"]
             _quietly(
                 zig, "cc", *target, *flags, "-Wall", "-Wextra", "-Werror", str(SOURCE), "-o", f"{folder}/made.so", "-lm"

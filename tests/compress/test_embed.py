@@ -18,7 +18,7 @@ from logo_edge_compress.embed import SAMPLES, embed_bundle
 from logo_edge_compress.graph import LOGITS, PIXELS, add_embedding
 from logo_edge_compress.pack import pack_bundle
 
-BUNDLES = {"default": DEFAULT_BUNDLE, "robust": Path(__file__).parents[2] / "bundles" / "robust"}
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": Path(__file__).parents[2] / "runtime" / "bundles" / "robust"}
 
 
 def run(model: onnx.ModelProto, pixels: np.ndarray, name: str) -> np.ndarray:

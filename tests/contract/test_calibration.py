@@ -21,7 +21,7 @@ from logo_edge_compress.calibrate import LEVELS, fit_calibration, fit_familiarit
 from logo_edge_report.statistics import coverage_interval
 
 ROOT = Path(__file__).parents[2]
-BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "bundles" / "robust"}
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "runtime" / "bundles" / "robust"}
 ROUND = 1  # of labelling, whose calib logos both were calibrated on
 
 

@@ -39,7 +39,7 @@ def test_images_whose_logo_score_is_near_its_threshold_are_decoded_whole():
     assert close.tolist() == [False, True, True, False]
 
 
-@pytest.mark.parametrize("bundle", [None, ROOT / "bundles" / "robust"])
+@pytest.mark.parametrize("bundle", [None, ROOT / "runtime" / "bundles" / "robust"])
 def test_where_nothing_may_change_no_shift_of_the_logits_changes_anything_and_elsewhere_some_do(bundle):
     classifier, generator = Classifier.load(bundle), np.random.default_rng(0)
     logits = generator.normal(size=(20_000, len(classifier.labels))) * 3
@@ -74,7 +74,7 @@ def photographed() -> list[tuple[Path, bytes]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bundle", [None, ROOT / "bundles" / "robust"])
+@pytest.mark.parametrize("bundle", [None, ROOT / "runtime" / "bundles" / "robust"])
 def test_decoding_a_jpeg_at_a_lower_scale_changes_no_decision(bundle, photographed):
     classifier, reduced = Classifier.load(bundle), 0
     for path, data in photographed:

@@ -154,7 +154,7 @@ def test_the_committed_member_vectors_are_those_of_the_independent_calculation()
     assert found[1] > 0.68, "members that contradict each other: nearly log 2"
 
 
-@pytest.mark.parametrize("bundle", [None, HERE.parents[1] / "bundles" / "robust"])
+@pytest.mark.parametrize("bundle", [None, HERE.parents[1] / "runtime" / "bundles" / "robust"])
 def test_a_committed_bundle_gives_its_golden_vectors_from_end_to_end(bundle):
     assert Classifier.load(bundle).run_vectors() >= 8
 

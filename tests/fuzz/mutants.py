@@ -5,7 +5,7 @@
 Exit status 1 where something broke. `python`: `logo-edge classify FOLDER --jsonl` runs over them in another process; `server`:
 each is posted to `logo-edge serve`, with a healthy request beside it again and again; `native`: the C++ example of --native
 classifies them. The JavaScript package does in Chromium: `LOGO_EDGE_MUTANTS=25000 LOGO_EDGE_MUTANTS_OUT=FILE pytest
-tests/web/test_package.py -k mutant`. CPU time is counted,
+tests/system/web/test_package.py -k mutant`. CPU time is counted,
 not the clock, since machines are busy; only one that says nothing for a minute is called hung by the clock.
 """
 
@@ -494,7 +494,7 @@ def main() -> None:
     parser.add_argument(
         "--languages", default="python,server", help="of python, server (extra serve, and httpx) and native"
     )
-    parser.add_argument("--native", type=Path, help="the built example of examples/native")
+    parser.add_argument("--native", type=Path, help="the built example of runtime/native")
     parser.add_argument("--out", type=Path, help="a JSON file that keeps the findings by language")
     arguments = parser.parse_args()
     broken = []

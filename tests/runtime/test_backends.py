@@ -18,7 +18,7 @@ from logo_edge.backends import ModelFile, Resources, open_backend
 from logo_edge.errors import MissingExtraError
 
 ROOT = Path(__file__).parents[2]
-COMMITTED = [None, ROOT / "bundles" / "robust"]
+COMMITTED = [None, ROOT / "runtime" / "bundles" / "robust"]
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from logo_edge.similar import MAX_CLUSTERED, SAME_LOGO, centre_of, cluster, rank
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "runtime" / "logo_edge" / "samples"
-BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "bundles" / "robust"}
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "runtime" / "bundles" / "robust"}
 TINTS = {"orange": (250, 120, 5), "violet": (120, 5, 250)}
 
 

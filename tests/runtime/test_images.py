@@ -400,7 +400,7 @@ def test_a_data_uri_is_named_and_not_echoed_whole():
 @pytest.mark.parametrize(
     ("file", "pixels", "size"),
     [("runtime/web/src/image*.js", "MAX_PIXELS", "MAX_FILE_BYTES"),
-     ("examples/native/image_file.cpp", "kMaxPixels", "kMaxFileBytes")],
+     ("runtime/native/image_file.cpp", "kMaxPixels", "kMaxFileBytes")],
 )  # fmt: skip
 def test_runtimes_in_other_languages_have_the_same_limits(file, pixels, size):
     text = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob(file))

@@ -77,7 +77,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C com
 
 @needs_compiler
 def test_where_there_is_a_compiler_the_package_has_its_preprocessing_in_c():
-    assert LIBRARY is not None, "run `make setup` again: pip compiles runtime/logo_edge/preprocess.c"
+    assert LIBRARY is not None, "run `make setup` again: pip compiles runtime/c/preprocess.c"
 
 
 def random_pixels(random: np.random.Generator) -> np.ndarray:

@@ -113,7 +113,7 @@ def test_the_decision_graph_gives_the_decision_vectors(fake_bundle):
         assert logo_score[0, 0] == pytest.approx(vector["logo_score"], rel=1e-6)
 
 
-@pytest.mark.parametrize("bundle", ["runtime/logo_edge/default_bundle", "bundles/robust"])
+@pytest.mark.parametrize("bundle", ["runtime/logo_edge/default_bundle", "runtime/bundles/robust"])
 def test_the_ensemble_decides_as_the_runtime_does(bundle, tmp_path):
     result = export(ROOT / bundle, tmp_path / "models", "--name", "marks", "--mode", "strict")
     assert result.exit_code == 0, result.output

@@ -14,9 +14,9 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
-from browser.page import CHROMIUM_RUNS, HEADING
 from pictures import write_squares
 from PIL import Image
+from system.browser.page import CHROMIUM_RUNS, HEADING
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError

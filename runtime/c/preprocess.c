@@ -1,4 +1,4 @@
-/* preprocess.py in C: the same bytes several times quicker. Depends on nothing; hatch_build.py compiles it.
+/* preprocess.py in C: the same bytes several times quicker. Depends on nothing; build_c.py compiles it.
 
    The resampling is Pillow 13's antialiased triangle filter in fixed point, along one axis after the other, each pass
    rounded to 8 bits. To be compiled with -O3 and -ffp-contract=off: fused multiply-adds would round the weights

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 from logo_edge.bundle import read_bundle
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "data_to_bundle.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[3] / "docs" / "data_to_bundle.ipynb"
 
 
 @pytest.mark.slow

@@ -21,10 +21,10 @@ from logo_edge import Classifier, ImageError, InputContract, Mode, load_image, p
 from logo_edge.bundle import DEFAULT_BUNDLE, DIGEST, RECORD, list_files, write_record
 from logo_edge.privacy import VARIABLES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONTRACT = ROOT / "tests" / "contract"
 SAMPLES = sorted((ROOT / "runtime" / "logo_edge" / "samples").glob("*.png"))
-BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "bundles" / "robust"}
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "runtime" / "bundles" / "robust"}
 OTHERS = ("jpeg-cmyk", "webp-alpha", "webp-every-alpha", "gif-transparency", "bmp")
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = "runtime/logo_edge/preprocess.c"
+SOURCE = "runtime/c/preprocess.c"
+PACKAGE = "runtime/logo_edge"
 LIBRARY = "_preprocess.so"
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-ffp-contract=off")
 
@@ -25,7 +26,7 @@ class CompilePreprocessing(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict) -> None:
         self.folder = Path(tempfile.mkdtemp())
-        beside = Path(self.root, SOURCE).with_name(LIBRARY)
+        beside = Path(self.root, PACKAGE, LIBRARY)
         if version == "editable":
             beside.unlink(missing_ok=True)
         made = self._compile(self.folder / LIBRARY)

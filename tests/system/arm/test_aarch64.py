@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EDGE = runpy.run_path(str(ROOT / "benchmarks" / "edge" / "emulate.py"))
 pytestmark = [
     pytest.mark.slow,

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from web.serving import Server, node
+from system.web.serving import Server, node
 
 from logo_edge.bundle import DEFAULT_BUNDLE
 from logo_edge_train.fetch import install_packages
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WEB = ROOT / "runtime" / "web"
 HARNESS = """<!doctype html><script type="module">
 window.logo = await import("./demo/lib/index.js");
@@ -38,7 +38,7 @@ def site(package) -> Path:
     folder.mkdir()
     done = node("build.js", "--bundle", DEFAULT_BUNDLE, "--out", folder / "demo", folder=package)
     assert done.returncode == 0, done.stderr
-    shutil.copytree(ROOT / "bundles" / "robust", folder / "robust")
+    shutil.copytree(ROOT / "runtime" / "bundles" / "robust", folder / "robust")
     (folder / "harness.html").write_text(HARNESS, encoding="utf-8")
     return folder
 

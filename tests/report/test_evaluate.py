@@ -88,7 +88,7 @@ def test_every_interval_of_an_evaluation_holds_its_value_but_for_a_class_that_is
     assert "unknown" in result.output
 
 
-@pytest.mark.parametrize("published", ["runtime/logo_edge/default_bundle/bundle.json", "bundles/robust/bundle.json",
+@pytest.mark.parametrize("published", ["runtime/logo_edge/default_bundle/bundle.json", "runtime/bundles/robust/bundle.json",
                                        "benchmarks/results/default_report.json"])  # fmt: skip
 def test_every_interval_that_ships_holds_its_value(published):
     found = intervals_of(json.loads((Path(__file__).parents[2] / published).read_text()))

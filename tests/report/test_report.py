@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
+from system.browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
 from typer.testing import CliRunner
 
 from logo_edge.decision import Familiarity

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
-from web.serving import Server
+from system.web.serving import Server
 
 from logo_edge import Classifier
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAMPLES = sorted((ROOT / "runtime" / "logo_edge" / "samples").glob("*.png"))
 SECOND = 1000  # Playwright counts in milliseconds
 LOADING = 60 * SECOND

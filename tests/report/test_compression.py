@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
+from system.browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
 
 from logo_edge.manifest import LogoRow
 from logo_edge.metrics import summarize

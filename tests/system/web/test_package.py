@@ -19,16 +19,16 @@ from fuzz.bombs import bombs, chunk
 from fuzz.mutants import keep_findings, run_web, write_mutants
 from pictures import marked
 from PIL import Image
-from web.serving import node
+from system.web.serving import node
 
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
 from logo_edge.bundle import DEFAULT_BUNDLE, DIGEST, RECORD, VECTORS, list_files, write_record
 from logo_edge.decision import Conformal
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONTRACT = ROOT / "tests" / "contract"
 SAMPLES = sorted((ROOT / "runtime" / "logo_edge" / "samples").glob("*.png"))
-BUNDLES = {"demo/bundle": DEFAULT_BUNDLE, "robust": ROOT / "bundles" / "robust"}
+BUNDLES = {"demo/bundle": DEFAULT_BUNDLE, "robust": ROOT / "runtime" / "bundles" / "robust"}
 BYTES = "const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));"
 PREPROCESS = (
     "async ([image, inputs]) => {" + BYTES + """
