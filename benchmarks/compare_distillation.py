@@ -19,7 +19,7 @@ import torch
 from safetensors.numpy import load_file
 
 from compare_uncertainty import CHOOSE_ON, FAMILIES, MEASURES, NEAR, OUTLIERS, Method, Pictures, describe, measure
-from logo_edge.bundle import EPISTEMIC
+from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.metrics import softmax
 from logo_edge.timing import describe_machine
 from logo_edge_compress.distill import Student, distill

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.classifier import Classifier
-from logo_edge.embedding import DIRECTIONS, EmbeddingSpace, read_space, unit
-from logo_edge.enroll import background_threshold, confidences
+from logo_edge.likeness.enroll import background_threshold, confidences
+from logo_edge.likeness.similar import cluster
+from logo_edge.likeness.space import DIRECTIONS, EmbeddingSpace, read_space, unit
 from logo_edge.manifest import Manifest, read_manifest
 from logo_edge.metrics import bootstrap
-from logo_edge.similar import cluster
 from logo_edge_train.episodes import PARTS, BrandTasks, Drawings
 from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
 from logo_edge_train.keys import data_hash, row_hashes, versions

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 
 from logo_edge.decision import logo_score
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import targets_of
 from logo_edge.metrics import (
     bootstrap,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.classifier import Classifier
 from logo_edge.decision import Calibration, calibrated_logits, is_answered, logo_score
 from logo_edge.manifest import read_manifest, targets_of

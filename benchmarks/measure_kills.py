@@ -31,10 +31,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from logo_edge.bundle import DEFAULT_BUNDLE, RECORD, read_bundle
+from logo_edge.bundle.record import DEFAULT_BUNDLE, RECORD, read_bundle
 from logo_edge.classifier import Classifier
-from logo_edge.enroll import open_enrolment
 from logo_edge.files import write_file
+from logo_edge.likeness.enroll import open_enrolment
 from logo_edge.manifest import FILES, LogoRow, write_manifest
 from logo_edge_bench.machine import provenance
 
@@ -60,7 +60,7 @@ sys.addaudithook(hook)
 import atexit
 if at == 0:
     atexit.register(lambda: open(os.environ["KILL_COUNT"], "w").write(str(seen)))
-from logo_edge.cli import main
+from logo_edge.cli.main import main
 sys.argv[0] = "logo-edge"
 main()
 """.replace("{events!r}", repr(EVENTS))

@@ -30,11 +30,12 @@ import pyspng
 import simplejpeg
 from PIL import Image
 
-from logo_edge import Classifier, images
-from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge import Classifier
+from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.classifier import REDUCED_SHIFT, REDUCED_SIDES
 from logo_edge.decision import logo_score, may_change
-from logo_edge.images import load_reduced
+from logo_edge.images import load as images
+from logo_edge.images.load import load_reduced
 from logo_edge.manifest import read_manifest
 from logo_edge.preprocess import preprocess
 from logo_edge.timing import describe_machine
@@ -42,7 +43,7 @@ from logo_edge_train.fetch import LABELS, renders_folder
 
 SIDE_PX = 512
 SAMPLES = Path(images.__file__).parent / "samples"
-CLASSIFY = "from logo_edge.cli import main; main()"
+CLASSIFY = "from logo_edge.cli.main import main; main()"
 BARE = "import numpy, onnxruntime"
 BUNDLES = {"default": DEFAULT_BUNDLE, "robust": Path(__file__).resolve().parents[1] / "runtime" / "bundles" / "robust"}
 VAL_STEP = 4  # of val's logos every so many is made a large JPEG

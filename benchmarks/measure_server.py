@@ -79,7 +79,7 @@ def main() -> None:
 @contextlib.contextmanager
 def service(options: tuple[str, ...]) -> Iterator[int]:
     """The port of a service with the default bundle in a process of its own."""
-    code = "from logo_edge.serve import serve; serve()"
+    code = "from logo_edge.cli.serve import serve; serve()"
     process = subprocess.Popen([sys.executable, "-c", code, "--port", "0", *options], stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stderr:

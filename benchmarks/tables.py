@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.bundle import VECTORS
+from logo_edge.bundle.record import VECTORS
 from logo_edge.classifier import Classifier
-from logo_edge.classify import WITHHELD
+from logo_edge.cli.classify import WITHHELD
 from logo_edge.manifest import read_manifest
 from logo_edge_compress.figures import named_slices
 

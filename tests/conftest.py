@@ -12,9 +12,9 @@ import pytest
 from hostile_tree import HostileTree, build_hostile_tree
 from pictures import marked
 
-from logo_edge.bundle import EMBEDDING, VECTORS, Bundle, ModelEntry, list_files, write_bundle_record
+from logo_edge.bundle.record import EMBEDDING, VECTORS, Bundle, ModelEntry, list_files, write_bundle_record
 from logo_edge.decision import Calibration, Mode
-from logo_edge.embedding import SPACE, fit_space, write_space
+from logo_edge.likeness.space import SPACE, fit_space, write_space
 from logo_edge.preprocess import InputContract
 
 LABELS = ("red", "green", "blue")  # three, and not the project's four: nothing may assume four
@@ -151,7 +151,7 @@ def fake_bundle(tmp_path: Path) -> Callable[..., Path]:
 def findings(tmp_path_factory, monkeypatch) -> Path:
     """The file in which this process keeps what it finds out about the machine: empty for each test."""
     path = tmp_path_factory.mktemp("findings") / "backends.json"
-    monkeypatch.setattr("logo_edge.backends.findings_file", lambda: path)
+    monkeypatch.setattr("logo_edge.backends.choose.findings_file", lambda: path)
     return path
 
 

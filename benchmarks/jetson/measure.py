@@ -22,7 +22,7 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from logo_edge.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
+from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
 from logo_edge.errors import BenchError, LogoEdgeError
 from logo_edge.manifest import read_manifest
 from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result

@@ -26,7 +26,7 @@ from logo_edge.classifier import Classifier
 from logo_edge.decision import calibrated_logits
 from logo_edge.errors import BenchError, DatasetError
 from logo_edge.files import json_text, write_file
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import summarize
 from logo_edge.timing import measure_latency

@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from logo_edge.backends import OWN_GRAPH, READS, on_cores
-from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
+from logo_edge.backends.choose import OWN_GRAPH, READS, on_cores
+from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
 from logo_edge.errors import BenchError
 
 WORKER = Path(__file__).with_name("worker.py")
-CLASSIFY = "from logo_edge.cli import main; main()"
+CLASSIFY = "from logo_edge.cli.main import main; main()"
 DEFAULT_BACKEND = OWN_GRAPH[0]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 SINGLE_STREAM, MULTI_STREAM = "SingleStream", "MultiStream"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from logo_edge.commands import PUBLIC_KEY_OPTION
+from logo_edge.cli.bundle import PUBLIC_KEY_OPTION
 from logo_edge.names import printable
 
 bench = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -140,7 +140,7 @@ def _measure(
     """The result of `run_bench` and what else was asked for; `out` holds what is measured even where the rest fails."""
     from tempfile import TemporaryDirectory
 
-    from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
+    from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
     from logo_edge.errors import BenchError
     from logo_edge.manifest import read_manifest
     from logo_edge_bench.bench import PRESETS, measure_install_size, read_images, run_bench, write_result

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from logo_edge.bundle import RECORD
+from logo_edge.bundle.record import RECORD
 from logo_edge.timing import describe_machine
 
 SYS = Path("/sys")

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from logo_edge.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
+from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
 
 
 def load(labels: list[str], bundle: str | None = None, threads: int = 1, public_key: str | None = None) -> HandWritten:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from logo_edge.classifier import Classifier
 from logo_edge.errors import BenchError
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge_bench import machine
 from logo_edge_bench.bench import Images, Preset, Say
 from logo_edge_bench.candidates import CLASSIFY, Candidate, Worker, median_ms, on_cpus

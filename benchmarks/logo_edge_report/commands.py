@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from logo_edge.commands import PUBLIC_KEY_OPTION
+from logo_edge.cli.bundle import PUBLIC_KEY_OPTION
 
 evaluate = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -40,7 +40,7 @@ def evaluate_command(
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from logo_edge.bundle import DEFAULT_BUNDLE
+    from logo_edge.bundle.record import DEFAULT_BUNDLE
     from logo_edge_report.evaluate import evaluate_subjects
     from logo_edge_report.subjects import load_subject, manifest_of
     from logo_edge_report.table import print_evaluation

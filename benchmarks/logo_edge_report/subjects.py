@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from logo_edge.bundle import RECORD, read_bundle
+from logo_edge.bundle.record import RECORD, read_bundle
 from logo_edge.decision import Conformal, Familiarity, Mode, Scaling, calibrated_logits, is_logo, logo_score
 from logo_edge.errors import RunError
 from logo_edge.metrics import softmax

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import peer
 
-from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge_bench.candidates import Candidate
 
 NAME = "opencv-loop"

@@ -18,7 +18,7 @@ from pathlib import Path
 import onnx
 import peer
 
-from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
+from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
 from logo_edge.errors import LogoEdgeError
 from logo_edge_bench.bench import Preset
 from logo_edge_bench.candidates import Candidate

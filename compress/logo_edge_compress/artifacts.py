@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from logo_edge.bundle import RECORD, Bundle, read_bundle
+from logo_edge.bundle.record import RECORD, Bundle, read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import DatasetError, ExportError, MissingExtraError, RecipeError, VerificationError
 from logo_edge.files import folder_beside, json_text, write_file
-from logo_edge.folders import walk_images
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import read_manifest
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.tables.journal import walk_images
 from logo_edge_compress.engine import build_engine, trtexec_line, unsupported_operators, why_no_engine
 from logo_edge_compress.graph import PIXELS, fix_batch, save_model, to_float16, to_tensorrt
 from logo_edge_compress.verify import (

@@ -17,10 +17,10 @@ import onnx
 import torch
 from safetensors.numpy import load_file as load_arrays
 
-from logo_edge.bundle import EPISTEMIC
+from logo_edge.bundle.members import pool_logits, reduce_pixels
+from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import LogoEdgeError, VerificationError
 from logo_edge.manifest import Manifest, targets_of
-from logo_edge.members import pool_logits, reduce_pixels
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.apart import ApartError, OutOfTimeError, run_apart
 from logo_edge_compress.artifacts import FITTING_IMAGES, Images, Source, export_artifact

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from logo_edge.commands import PUBLIC_KEY_OPTION
+from logo_edge.cli.bundle import PUBLIC_KEY_OPTION
 from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge.names import printable
@@ -24,7 +24,7 @@ from logo_edge_train.commands import (
 from logo_edge_train.parallel import refuse_torchrun
 
 if TYPE_CHECKING:
-    from logo_edge.bundle import Bundle
+    from logo_edge.bundle.record import Bundle
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 calibrate = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -184,7 +184,7 @@ def calibrate_command(
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="E.g. calibrate.strict_risk=0.02."),
 ) -> None:
     need_onnx()
-    from logo_edge.bundle import read_bundle
+    from logo_edge.bundle.record import read_bundle
     from logo_edge.decision import Mode
     from logo_edge.manifest import read_manifest
     from logo_edge_compress.pack import read_config, recalibrate

@@ -14,7 +14,7 @@ import onnx
 import torch
 from sklearn.metrics import roc_auc_score
 
-from logo_edge.bundle import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, read_bundle
+from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, read_bundle
 from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits, is_answered, logo_score
 from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError, SelectionError
 from logo_edge.manifest import LogoRow, Manifest, targets_of

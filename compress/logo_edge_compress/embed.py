@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 
 import logo_edge
-from logo_edge.bundle import EMBEDDING, Bundle
-from logo_edge.embedding import SPACE, fit_space, write_space
+from logo_edge.bundle.record import EMBEDDING, Bundle
 from logo_edge.errors import VerificationError
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
+from logo_edge.likeness.space import SPACE, fit_space, write_space
 from logo_edge.manifest import Manifest
 from logo_edge.preprocess import preprocess
 from logo_edge_compress.graph import LOGITS, PIXELS, add_embedding, save_model

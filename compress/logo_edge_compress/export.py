@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from logo_edge.bundle import EPISTEMIC
+from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.files import replacing
 from logo_edge_compress.graph import EVIDENCE, LOGITS, OPSET, PIXELS, PLANES, save_model
 from logo_edge_train.models import MEAN, SCALE, Body, LogoNetwork, open_attention

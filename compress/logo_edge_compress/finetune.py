@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from logo_edge.bundle import EPISTEMIC
+from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
 from logo_edge.manifest import Manifest
 from logo_edge_compress.distill import DISTILLED_ELSEWHERE, Student, follow_teachers

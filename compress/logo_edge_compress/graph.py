@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from logo_edge.bundle import EMBEDDING, EPISTEMIC
+from logo_edge.bundle.record import EMBEDDING, EPISTEMIC
 from logo_edge.files import write_file
 
 OPSET = 18

@@ -113,9 +113,9 @@ def open_single(artifact: Opened) -> Forward:
 
 def open_members(artifact: Opened, *, threads: int) -> Forward:
     """What runs the members of an ensemble and pools their logits, as the runtime does."""
-    from logo_edge.backends import ModelFile, Resources, open_backend
-    from logo_edge.bundle import MemberEntry
-    from logo_edge.members import Ensemble
+    from logo_edge.backends.choose import ModelFile, Resources, open_backend
+    from logo_edge.bundle.members import Ensemble
+    from logo_edge.bundle.record import MemberEntry
 
     members = [MemberEntry(*member) for member in artifact.members]
     backends = [open_backend("onnxruntime", ModelFile.read(path), Resources(threads)) for path in artifact.paths]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from logo_edge.backends import ModelFile, Resources, open_backend
-from logo_edge.bundle import EPISTEMIC
+from logo_edge.backends.choose import ModelFile, Resources, open_backend
+from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
 from logo_edge.metrics import softmax
 from logo_edge_compress.graph import LOGITS

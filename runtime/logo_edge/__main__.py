@@ -1,5 +1,5 @@
 """`python -m logo_edge` is `logo-edge`."""
 
-from logo_edge.cli import main
+from logo_edge.cli.main import main
 
 main()

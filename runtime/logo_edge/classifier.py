@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logo_edge.backends import (
+from logo_edge.backends.choose import (
     AUTO,
     Backend,
     ModelFile,
@@ -30,7 +30,7 @@ from logo_edge.backends import (
     warn,
     without_known_faults,
 )
-from logo_edge.bundle import DEFAULT_BUNDLE, EMBEDDING, EPISTEMIC, VECTORS, Bundle, read_bundle
+from logo_edge.bundle.record import DEFAULT_BUNDLE, EMBEDDING, EPISTEMIC, VECTORS, Bundle, read_bundle
 from logo_edge.decision import (
     Mode,
     Rejection,
@@ -44,13 +44,13 @@ from logo_edge.decision import (
     spread,
 )
 from logo_edge.errors import BundleError, ImageError, LogoEdgeError
-from logo_edge.images import MAX_PIXELS, ImageSource, load_image, load_reduced, take_bytes
+from logo_edge.images.load import MAX_PIXELS, ImageSource, load_image, load_reduced, take_bytes
 from logo_edge.machine import fingerprint
 from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess
 
 if TYPE_CHECKING:
-    from logo_edge.enroll import Enrolment
+    from logo_edge.likeness.enroll import Enrolment
 
 VECTOR_TOLERANCE = 0.1  # of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
 ARTIFACT_TOLERANCE = 0.5  # of one in another precision, as `logo-edge export` verified it on real logos
@@ -515,7 +515,7 @@ def _open_log(path: str | os.PathLike | None, bundle_name: str):
 def _read_enrolment(path: str | os.PathLike | None, bundle: Bundle) -> Enrolment | None:
     if path is None:
         return None
-    from logo_edge.enroll import read_enrolment
+    from logo_edge.likeness.enroll import read_enrolment
 
     return read_enrolment(path, bundle)
 
@@ -600,7 +600,7 @@ def _open_backend(name: str, bundle: Bundle, artifact: ModelFile | None, resourc
             f"{artifact.path} holds one model, {bundle.folder} an ensemble of {len(bundle.members)}; leave out the artifact, or "
             "take a bundle of one model"
         )
-    from logo_edge.members import Ensemble
+    from logo_edge.bundle.members import Ensemble
 
     opened = []
     for member in bundle.members:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from logo_edge.classifier import Classification, Classifier
 from logo_edge.decision import log_odds
-from logo_edge.images import ImageSource
+from logo_edge.images.load import ImageSource
 from logo_edge.preprocess import border_colour
 
 STEPS = 16  # places of the patch along each side

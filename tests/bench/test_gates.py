@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from logo_edge.bundle.signing import make_keys, sign_record
 from logo_edge.errors import BundleError, RecipeError
-from logo_edge.signing import make_keys, sign_record
 from logo_edge_bench.commands import check
 from logo_edge_bench.gates import AT_LEAST, LATENCIES, Gates, check_gates, read_gates
 

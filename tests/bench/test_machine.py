@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from logo_edge.bundle import DEFAULT_BUNDLE, DIGEST
+from logo_edge.bundle.record import DEFAULT_BUNDLE, DIGEST
 from logo_edge_bench import machine
 from logo_edge_bench.energy import Rapl, open_meter
 

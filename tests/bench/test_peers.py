@@ -142,7 +142,7 @@ def test_benchmark_app_runs_on_the_default_bundle():
     pytest.importorskip("openvino")
     from openvino_app import run_app
 
-    from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
+    from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
 
     found = run_app(read_bundle(DEFAULT_BUNDLE).model_path, 1, 1)
     assert found["count"] >= 1
@@ -367,7 +367,7 @@ def test_a_jetsons_clocks_are_read_and_loose_ones_named(monkeypatch):
 def test_an_engine_is_measured_with_its_own_bundle_and_the_batches_that_it_takes_or_left_out(
     labelled, tmp_path, monkeypatch, capsys
 ):
-    from logo_edge.bundle import read_bundle
+    from logo_edge.bundle.record import read_bundle
 
     monkeypatch.syspath_prepend(str(PEERS.parent / "jetson"))
     measure = importlib.import_module("measure")

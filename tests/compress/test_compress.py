@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import load_file as load_arrays
 
 from logo_edge import Classifier
-from logo_edge.bundle import EMBEDDING, EPISTEMIC, read_bundle
+from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, read_bundle
 from logo_edge.errors import BundleError, SelectionError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge.preprocess import InputContract

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from logo_edge.bundle import EPISTEMIC
+from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import RecipeError, VerificationError
 from logo_edge.preprocess import InputContract
 from logo_edge_compress import distill

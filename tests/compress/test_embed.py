@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from logo_edge import Classifier, read_bundle
-from logo_edge.bundle import DEFAULT_BUNDLE, EMBEDDING
-from logo_edge.embedding import SPACE, read_space
+from logo_edge.bundle.record import DEFAULT_BUNDLE, EMBEDDING
+from logo_edge.likeness.space import SPACE, read_space
 from logo_edge.manifest import LogoRow, Manifest
 from logo_edge_compress.embed import SAMPLES, embed_bundle
 from logo_edge_compress.graph import LOGITS, PIXELS, add_embedding

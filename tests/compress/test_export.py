@@ -22,8 +22,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import logo_edge
-from logo_edge import backends
-from logo_edge.bundle import write_record
+from logo_edge.backends import choose as backends
+from logo_edge.bundle.record import write_record
 from logo_edge.errors import BundleError, DatasetError, ExportError, MissingExtraError, VerificationError
 from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_compress import artifacts, engine

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from logo_edge.bundle import read_bundle
+from logo_edge.bundle.record import read_bundle
 from logo_edge.manifest import LogoRow
 from logo_edge_compress.figures import named_slices, summarize_rows
 from logo_edge_compress.pack import model_card

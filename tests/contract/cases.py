@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from PIL.ImageCms import ImageCmsProfile, createProfile
 
 from logo_edge import InputContract
-from logo_edge.bundle import RECORD, write_record
+from logo_edge.bundle.record import RECORD, write_record
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

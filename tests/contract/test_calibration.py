@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from logo_edge import Mode, read_bundle
-from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.decision import calibrated_logits, is_answered, logo_score
 from logo_edge.manifest import read_manifest, targets_of
 from logo_edge.metrics import softmax

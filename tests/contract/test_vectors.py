@@ -13,8 +13,8 @@ from contract.cases import contract_of, jpeg_of_vector
 from PIL import Image
 
 from logo_edge import Classifier, ImageError, Mode, load_image, preprocess
+from logo_edge.bundle.members import mutual_information, pool_logits
 from logo_edge.decision import Familiarity, Scaling, is_blank, spread
-from logo_edge.members import mutual_information, pool_logits
 from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess_by_pillow
 

@@ -39,7 +39,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))  # as tests have it
 from fuzz.bombs import animation, bombs, noisy_progressive, png, progressive
 
-from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge_bench.machine import provenance
 
 FORMATS = {
@@ -67,7 +67,7 @@ CONTROL_EVERY = 20
 HUNG_S, SLOW_CPU_S, HEALTHY_S, SERVER_MB = 60.0, 2.0, 1.0, 400.0
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
 BINARY = {"content-type": "application/octet-stream"}
-RUN = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
+RUN = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"
 LOAD = """async () => { window.classifier ??= await logo.Classifier.load("demo/bundle"); }"""
 HAND_OVER = "(text) => { window.file = new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]); }"
 CLASSIFY = """async () => {

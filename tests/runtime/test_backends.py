@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from logo_edge import BundleError, Classifier, LogoEdgeError, backends
-from logo_edge.backends import ModelFile, Resources, open_backend
+from logo_edge import BundleError, Classifier, LogoEdgeError
+from logo_edge.backends import choose as backends
+from logo_edge.backends.choose import ModelFile, Resources, open_backend
 from logo_edge.errors import MissingExtraError
 
 ROOT = Path(__file__).parents[2]

@@ -14,13 +14,14 @@ from pictures import marked
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from logo_edge import BundleError, commands
-from logo_edge.bundle import write_record
-from logo_edge.cli import plain_options
+from logo_edge import BundleError
+from logo_edge.bundle.record import write_record
+from logo_edge.cli import bundle as commands
+from logo_edge.cli.main import plain_options
 from logo_edge.decision import Conformal, Familiarity
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
-SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
+SHELL = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"
 
 
 @pytest.fixture
@@ -246,7 +247,7 @@ def test_a_plain_command_prints_what_typer_would_and_does_not_load_it(bundle, lo
     plain, typers = run("classify", *arguments), run("classify", *arguments, "--threads", "1")
     assert plain.stdout.count(b"\n") == 4
     assert (plain.returncode, plain.stdout, plain.stderr) == (typers.returncode, typers.stdout, typers.stderr)
-    code = "import sys; from logo_edge.cli import plain_options; from logo_edge.classify import Options, run; " \
+    code = "import sys; from logo_edge.cli.main import plain_options; from logo_edge.cli.classify import Options, run; " \
            "run(Options(**plain_options(sys.argv[1:]))); print('typer' in sys.modules, file=sys.stderr)"  # fmt: skip
     assert run("classify", *arguments[:-1], code=code).stderr == b"False\n"
 
@@ -337,7 +338,7 @@ def test_a_missing_bundle_is_one_line_on_stderr_and_exits_with_two(logos, tmp_pa
 def test_the_command_classifies_without_loading_what_only_training_needs(bundle, logos):
     heavy = ["torch", "torchvision", "timm", "cv2", "onnx", "pandas", "matplotlib", "scipy", "logo_edge_train"]
     code = f"""import os, sys
-from logo_edge.cli import main
+from logo_edge.cli.main import main
 sys.argv[0] = "logo-edge"
 os._exit = sys.exit  # so that there is an end to print at
 try:

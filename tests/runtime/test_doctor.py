@@ -9,8 +9,10 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
-from logo_edge import BundleError, Classifier, LogoEdgeError, backends, doctor, machine
-from logo_edge.backends import OnnxRuntime
+from logo_edge import BundleError, Classifier, LogoEdgeError, machine
+from logo_edge.backends import choose as backends
+from logo_edge.backends.choose import OnnxRuntime
+from logo_edge.cli import doctor
 from logo_edge.machine import FAULTS, describe_core, faults_of, instruction_sets, limits
 
 RELEASES = {
@@ -177,7 +179,7 @@ def test_the_doctor_finds_a_healthy_machine_healthy(fake_bundle):
 def test_the_doctor_names_known_faults_failing_backends_and_the_cure(fake_bundle, library, monkeypatch):
     library.wrong_from = 1
     monkeypatch.setitem(backends.BACKENDS, "openvino", library)
-    monkeypatch.setattr("logo_edge.doctor.installed_versions", lambda: {"onnxruntime": "1.27.0"})
+    monkeypatch.setattr("logo_edge.cli.doctor.installed_versions", lambda: {"onnxruntime": "1.27.0"})
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     status, output = run_doctor("--bundle", str(fake_bundle()), "--json")
     found = json.loads(output)

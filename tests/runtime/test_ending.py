@@ -20,7 +20,7 @@ from logo_edge.ending import INTERRUPTED, NO_READER, SYSTEM, USAGE, ending, resu
 from logo_edge.files import write_file
 from logo_edge.names import printable
 
-SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
+SHELL = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"
 NASTY = "a\x1b[31m\u202egnp\n  forged.png"  # a colour, a reversal and a line of its own
 ESCAPED = r"a\x1b[31m\u202egnp\n  forged.png"
 

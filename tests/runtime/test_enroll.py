@@ -15,10 +15,12 @@ from PIL import Image, ImageDraw
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from logo_edge import BundleError, Classifier, ImageError, commands, enroll_commands, read_bundle
-from logo_edge.bundle import DEFAULT_BUNDLE, RECORD, Bundle, list_files, write_record
-from logo_edge.embedding import SPACE, embed_many, embed_parts, fit_space, read_space, write_space
-from logo_edge.enroll import (
+from logo_edge import BundleError, Classifier, ImageError, read_bundle
+from logo_edge.bundle.record import DEFAULT_BUNDLE, RECORD, Bundle, list_files, write_record
+from logo_edge.cli import bundle as commands
+from logo_edge.cli import likeness as enroll_commands
+from logo_edge.errors import EnrolmentError, LogoEdgeError
+from logo_edge.likeness.enroll import (
     SHARPNESS,
     _digest,
     add_class,
@@ -29,9 +31,9 @@ from logo_edge.enroll import (
     read_enrolment,
     write_enrolment,
 )
-from logo_edge.errors import EnrolmentError, LogoEdgeError
-from logo_edge.folders import FORMATS, Journal, describe_settings
-from logo_edge.similar import MAX_CLUSTERED, SAME_LOGO, centre_of, cluster, rank
+from logo_edge.likeness.similar import MAX_CLUSTERED, SAME_LOGO, centre_of, cluster, rank
+from logo_edge.likeness.space import SPACE, embed_many, embed_parts, fit_space, read_space, write_space
+from logo_edge.tables.journal import FORMATS, Journal, describe_settings
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "runtime" / "logo_edge" / "samples"
@@ -332,7 +334,7 @@ def test_a_space_is_the_same_after_writing_and_reading(tmp_path, bundle):
 def read_bundle_after_change(folder: Path):
     from dataclasses import replace
 
-    from logo_edge.bundle import list_files, parse_bundle, write_bundle_record
+    from logo_edge.bundle.record import list_files, parse_bundle, write_bundle_record
 
     bundle: Bundle = parse_bundle(json.loads((folder / "bundle.json").read_text()), folder)
     write_bundle_record(replace(bundle, files=list_files(folder)))
@@ -465,7 +467,7 @@ def test_nothing_is_said_to_be_enrolled_that_is_not_written(bundle, tmp_path, mo
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("logo_edge.enroll.write_file", full)
+    monkeypatch.setattr("logo_edge.likeness.enroll.write_file", full)
     result = run(enroll_commands.enroll, "acme", paint(tmp_path / "o.png", TINTS["orange"]), "--file", tmp_path / "e.json", "--bundle", bundle)  # fmt: skip
     assert isinstance(result.exception, EnrolmentError)
     assert result.stdout == ""

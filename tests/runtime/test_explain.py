@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from logo_edge import Classifier, commands
+from logo_edge import Classifier
+from logo_edge.cli import bundle as commands
 from logo_edge.explain import PICTURE_PX, STEPS, explain, occlusion
 
 

@@ -13,7 +13,8 @@ import pytest
 import simplejpeg
 from PIL import Image, PngImagePlugin
 
-from logo_edge import ImageError, images, load_image
+from logo_edge import ImageError, load_image
+from logo_edge.images import load as images
 
 ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]  # x, y, step
 PNG_TYPES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> channels

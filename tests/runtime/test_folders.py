@@ -22,12 +22,14 @@ from pictures import marked
 from PIL import Image
 from typer.testing import CliRunner
 
-from logo_edge import Classifier, LogoEdgeError, commands, files, folders
+from logo_edge import Classifier, LogoEdgeError, files
+from logo_edge.cli import bundle as commands
 from logo_edge.decision import Conformal
 from logo_edge.ending import SYSTEM
-from logo_edge.folders import Journal, classify_folder, describe_settings, find_images
+from logo_edge.tables import journal as folders
+from logo_edge.tables.journal import Journal, classify_folder, describe_settings, find_images
 
-SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
+SHELL = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from logo_edge.backends import NOT_AFTER_FORK, PerProcess
+from logo_edge.backends.choose import NOT_AFTER_FORK, PerProcess
 from logo_edge.errors import LogoEdgeError
 
 BEGIN = """
@@ -58,7 +58,7 @@ def test_a_child_that_classifies_nothing_ends_too(fake_bundle):
 def test_a_child_has_a_renderer_of_its_own_and_leaves_its_parents_alone():
     program = """
 from logo_edge import load_image
-from logo_edge.svg import _RENDERER as renderer
+from logo_edge.images.svg import _RENDERER as renderer
 drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9" fill="red"/></svg>'
 
 def child():

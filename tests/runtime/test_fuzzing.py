@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from logo_edge import BundleError, Classifier, ImageError, load_image, read_bundle
-from logo_edge.bundle import RECORD, Bundle, parse_bundle, write_record
-from logo_edge.enroll import Enrolment, _digest, add_class, new_enrolment, open_enrolment, write_enrolment
+from logo_edge.bundle.record import RECORD, Bundle, parse_bundle, write_record
 from logo_edge.errors import DatasetError, EnrolmentError
+from logo_edge.likeness.enroll import Enrolment, _digest, add_class, new_enrolment, open_enrolment, write_enrolment
 from logo_edge.manifest import LogoRow, Manifest, read_manifest, write_manifest
 
 MUTANTS = int(os.environ.get("LOGO_EDGE_MUTANTS", "300"))
@@ -148,7 +148,7 @@ def test_a_record_that_no_parser_likes_is_refused(fake_bundle, data):
 def test_golden_vectors_outside_the_bundle_are_refused(fake_bundle, tmp_path):
     from dataclasses import replace
 
-    from logo_edge.bundle import VECTORS, list_files, write_bundle_record
+    from logo_edge.bundle.record import VECTORS, list_files, write_bundle_record
 
     folder = fake_bundle()
     (tmp_path / "outside.png").write_bytes((folder / "vectors/0.png").read_bytes())

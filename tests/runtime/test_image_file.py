@@ -28,8 +28,8 @@ from fuzz.bombs import (
 from PIL import Image
 
 from logo_edge import ImageError, load_image
-from logo_edge.image_file import read_image_file
-from logo_edge.images import JPEG_SHARE, SCANNED_BYTES, decoding_cost, load_reduced
+from logo_edge.images.headers import read_image_file
+from logo_edge.images.load import JPEG_SHARE, SCANNED_BYTES, decoding_cost, load_reduced
 
 ROOT = Path(__file__).parents[2]
 READABLE = {

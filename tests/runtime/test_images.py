@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from logo_edge import ImageError, load_image
-from logo_edge.images import JPEG_SHARE, MAX_FILE_BYTES, MAX_PIXELS, load_reduced
+from logo_edge.images.load import JPEG_SHARE, MAX_FILE_BYTES, MAX_PIXELS, load_reduced
 
 ROOT = Path(__file__).parents[2]
 RED, BLUE = (255, 0, 0), (0, 0, 255)

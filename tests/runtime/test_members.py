@@ -10,11 +10,12 @@ import pytest
 from pictures import marked
 from PIL import Image
 
-from logo_edge import BundleError, Classifier, read_bundle, triton
-from logo_edge.bundle import EPISTEMIC, VECTORS, list_files, write_record
+from logo_edge import BundleError, Classifier, read_bundle
+from logo_edge.bundle.members import Ensemble, reduce_pixels
+from logo_edge.bundle.record import EPISTEMIC, VECTORS, list_files, write_record
 from logo_edge.errors import ExportError
-from logo_edge.folders import describe_settings
-from logo_edge.members import Ensemble, reduce_pixels
+from logo_edge.scale import triton
+from logo_edge.tables.journal import describe_settings
 
 SIZES = (16, 8)
 

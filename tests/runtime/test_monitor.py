@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge import Classifier
-from logo_edge.bundle import read_bundle, write_bundle_record
-from logo_edge.commands import classify, monitor
+from logo_edge.bundle.record import read_bundle, write_bundle_record
+from logo_edge.cli.bundle import classify, monitor
 from logo_edge.errors import BundleError, LogoEdgeError
 from logo_edge.monitor import (
     DRIFTED,

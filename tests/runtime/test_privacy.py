@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge.bundle.record import DEFAULT_BUNDLE
+from logo_edge.cli.verbs import VERBS
 from logo_edge.privacy import SENDERS, VARIABLES
-from logo_edge.verbs import VERBS
 
 DOCUMENTED = re.compile(r"\.cache/(logo-edge/|matplotlib/fontlist-)")
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -45,7 +45,7 @@ CALLS = {
 RUN_ALL = """
 import json, sys
 from pathlib import Path
-from logo_edge.verbs import app
+from logo_edge.cli.verbs import app
 
 work, home, connections = map(Path, sys.argv[1:4])
 for verb, call in json.loads(sys.argv[4]).items():

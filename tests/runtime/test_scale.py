@@ -18,13 +18,14 @@ import pytest
 from pictures import marked
 from typer.testing import CliRunner
 
-from logo_edge import Classifier, commands
-from logo_edge.folders import Journal, describe_settings, find_images, record_of
+from logo_edge import Classifier
+from logo_edge.cli import bundle as commands
+from logo_edge.tables.journal import Journal, describe_settings, find_images, record_of
 
 pytest.importorskip("ray")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 IMAGES, BEGUN = 1000, 300
-SHELL = "import sys; from logo_edge.cli import main; sys.argv[0] = 'logo-edge'; main()"
+SHELL = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"
 WORKER = "MapWorker"  # in the title of the processes that classify
 
 

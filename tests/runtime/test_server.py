@@ -34,11 +34,11 @@ from schemathesis.specs.openapi import checks
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, Rejection
-from logo_edge.admission import Limits
+from logo_edge.cli.serve import is_loopback, read_token, serve
 from logo_edge.decision import Familiarity
 from logo_edge.errors import LogoEdgeError
-from logo_edge.serve import is_loopback, read_token, serve
-from logo_edge.server import create_app
+from logo_edge.server.app import create_app
+from logo_edge.server.limits import Limits
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 PNG = {"Content-Type": "image/png"}
@@ -363,8 +363,8 @@ def test_bodies_together_hold_no_more_memory_than_is_set_aside(classifier):
 
 def test_a_body_as_large_as_max_mb_has_memory(monkeypatch):
     kept = []
-    monkeypatch.setattr("logo_edge.server.create_app", lambda _, limits, **__: kept.append(limits))
-    monkeypatch.setattr("logo_edge.server.run_server", lambda *_, **__: None)
+    monkeypatch.setattr("logo_edge.server.app.create_app", lambda _, limits, **__: kept.append(limits))
+    monkeypatch.setattr("logo_edge.server.app.run_server", lambda *_, **__: None)
     for size in ("16", "100"):
         assert CliRunner().invoke(serve, ["--max-mb", size]).exit_code == 0
     assert [limits.held_bytes >> 20 for limits in kept] == [64, 200]
@@ -588,7 +588,7 @@ def test_the_token_comes_of_the_environment_or_a_file(tmp_path, monkeypatch):
 
 
 def test_without_the_extra_the_verb_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "logo_edge.server")
+    monkeypatch.delitem(sys.modules, "logo_edge.server.app")
     monkeypatch.setitem(sys.modules, "fastapi", None)
     result = CliRunner().invoke(serve, [])
     assert "pip install 'logo-edge[serve]'" in str(result.exception)
@@ -603,7 +603,7 @@ def test_the_service_keeps_to_its_cores_and_spins_if_told_to(fake_bundle, monkey
         return loaded(bundle, **options)
 
     monkeypatch.setattr(Classifier, "load", load)
-    monkeypatch.setattr("logo_edge.server.run_server", lambda *_, **__: kept.append(os.sched_getaffinity(0)))
+    monkeypatch.setattr("logo_edge.server.app.run_server", lambda *_, **__: kept.append(os.sched_getaffinity(0)))
     before, told = os.sched_getaffinity(0), ["--bundle", str(fake_bundle())]
     done = CliRunner().invoke(serve, [*told, "--cores", str(min(cores)), "--spinning"])
     assert done.exit_code == 0, done.exception
@@ -617,7 +617,7 @@ def test_the_service_keeps_to_its_cores_and_spins_if_told_to(fake_bundle, monkey
 @contextmanager
 def served(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
     """The command as a shell runs it, and a client of it."""
-    code = "from logo_edge.serve import serve; serve()"
+    code = "from logo_edge.cli.serve import serve; serve()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--port", "0", *arguments], stderr=subprocess.PIPE, text=True,
         env=os.environ | environment,
@@ -676,7 +676,7 @@ def test_beyond_this_machine_it_starts_with_a_token_or_where_told_that_none_is_w
         assert client.get("/v1/info", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["logo_edge.cli", "logo_edge.serve"])
+@pytest.mark.parametrize("name", ["logo_edge.cli.main", "logo_edge.cli.serve"])
 def test_the_verb_costs_nothing_until_it_is_called(name):
     code = f"import sys, {name}; print([m for m in ('fastapi', 'uvicorn', 'torch', 'onnx') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

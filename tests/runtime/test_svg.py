@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from logo_edge import Classifier, ImageError, load_image, svg
+from logo_edge import Classifier, ImageError, load_image
+from logo_edge.images import svg
 
 SAMPLES = sorted((Path(__file__).parents[2] / "runtime/logo_edge/samples").glob("*.svg"))
 RED = '<rect width="200" height="100" fill="#f00"/>'

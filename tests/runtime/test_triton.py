@@ -19,10 +19,11 @@ from PIL import Image
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 from typer.testing import CliRunner
 
-from logo_edge import Classifier, InputContract, load_image, preprocess, triton
-from logo_edge.bundle import RECORD, VECTORS, list_files, write_record
+from logo_edge import Classifier, InputContract, load_image, preprocess
+from logo_edge.bundle.record import RECORD, VECTORS, list_files, write_record
 from logo_edge.decision import Familiarity, Scaling
-from logo_edge.preprocess_graph import preprocess_graph
+from logo_edge.scale import triton
+from logo_edge.scale.preprocess_graph import preprocess_graph
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "tests" / "contract"

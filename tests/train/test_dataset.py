@@ -11,7 +11,7 @@ from hostile_tree import draw_mark
 from PIL import Image
 
 from logo_edge.errors import DatasetError
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest
 from logo_edge.preprocess import InputContract
 from logo_edge_train import dataset

@@ -16,8 +16,8 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
-from logo_edge.folders import find_images
 from logo_edge.manifest import LogoRow, read_manifest, write_manifest
+from logo_edge.tables.journal import find_images
 from logo_edge_train import dataset, episodes, few_shot
 from logo_edge_train.commands import few_shot as command
 from logo_edge_train.commands import print_found, print_sorted

@@ -17,9 +17,9 @@ from hostile_tree import draw_mark
 from PIL import Image, ImageDraw, ImageFont
 
 from logo_edge.errors import DatasetError
-from logo_edge.folders import find_images
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
+from logo_edge.tables.journal import find_images
 from logo_edge_train import measure, organize
 from logo_edge_train.commands import find_manifest
 from logo_edge_train.lookalikes import MAX_DISTANCE, group_copies, look_at, nearest_limit

@@ -15,7 +15,7 @@ from timm.data.mixup import cutmix_bbox_and_lam
 from torch import nn
 
 from logo_edge.errors import RecipeError
-from logo_edge.parts import ink_box
+from logo_edge.likeness.parts import ink_box
 from logo_edge.preprocess import InputContract, composite, letterboxed_size, pick_background, preprocess
 from logo_edge_train.recipe import AugmentConfig, Operation, TeacherAugment
 from logo_edge_train.sampling import rank_shares

@@ -527,7 +527,7 @@ def few_shot_classify(
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     need_torch()
-    from logo_edge.folders import find_images
+    from logo_edge.tables.journal import find_images
     from logo_edge_train.few_shot import classify_files, frozen_network, read_few_shot
     from logo_edge_train.train import pick_device
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
 from logo_edge_train.augment import INTENSITIES, Intensity, LogoAugmentation, Mixing, mix_views, weaken

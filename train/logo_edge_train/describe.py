@@ -11,7 +11,7 @@ from pathlib import Path
 
 from logo_edge.errors import DatasetError
 from logo_edge.files import replacing
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import SPLITS, Manifest
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.recipe import OPERATIONS, AugmentConfig, TeacherAugment

@@ -22,8 +22,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
+from logo_edge.likeness.parts import split_drawing
 from logo_edge.manifest import LogoRow, Manifest
-from logo_edge.parts import split_drawing
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.augment import LogoAugmentation
 from logo_edge_train.dataset import KEPT_SCALE, leave_out, map_images, pool_rows, shrink

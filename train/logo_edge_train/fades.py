@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge_train.measure import lay_out
 
 LONGEST_PX = 336

@@ -24,11 +24,11 @@ from torch.func import functional_call, grad
 from torch.nn import functional
 
 from logo_edge.errors import DatasetError, ImageError, RecipeError, RunError
-from logo_edge.folders import walk_images
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.metrics import bootstrap
 from logo_edge.names import shown
+from logo_edge.tables.journal import walk_images
 from logo_edge_train import distributed
 from logo_edge_train.dataset import ImageFiles, data_inputs
 from logo_edge_train.episodes import TASKS, VIEWS, Drawings, EpisodeDataset, check_disjoint, task_rows

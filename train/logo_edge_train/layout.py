@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from logo_edge.errors import DatasetError
-from logo_edge.folders import walk_images
 from logo_edge.names import alike, cleaned, shown
+from logo_edge.tables.journal import walk_images
 
 SPLIT_FOLDERS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 
 from logo_edge.errors import LogoEdgeError
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import LogoRow, Manifest
 from logo_edge.preprocess import border_colour
 from logo_edge_train.fetch import renders_folder

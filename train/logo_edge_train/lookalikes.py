@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from logo_edge.parts import ink_box
+from logo_edge.likeness.parts import ink_box
 from logo_edge_train.measure import lay_out
 
 SIDE_PX = 32

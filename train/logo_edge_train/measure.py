@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from logo_edge.images import load_image
-from logo_edge.parts import LONG_SIDE_PX, SAME_COLOUR, ink_box, lay_on_paper
+from logo_edge.images.load import load_image
+from logo_edge.likeness.parts import LONG_SIDE_PX, SAME_COLOUR, ink_box, lay_on_paper
 from logo_edge_train.parallel import count_cores
 
 EDGE_LEVELS = 24  # smallest step between neighbours that counts as an edge

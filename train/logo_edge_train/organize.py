@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.backends import cache_folder
+from logo_edge.backends.choose import cache_folder
 from logo_edge.errors import DatasetError, ImageError
 from logo_edge.files import json_text, write_file
-from logo_edge.folders import walk_images
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import FILES, SPLITS, LogoRow, read_manifest, write_manifest
 from logo_edge.names import shown
+from logo_edge.tables.journal import walk_images
 from logo_edge_train.layout import NOT_UTF8, PlacedImage, read_layout
 from logo_edge_train.lookalikes import MAX_DISTANCE, Look, group_copies, look_at
 from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_logo

@@ -18,7 +18,7 @@ from PIL import Image
 
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import LogoRow, Manifest
 from logo_edge.metrics import wilson_interval
 from logo_edge_train.measure import LogoMeasurements, map_over_images, measure_file, measure_logo

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.backends import cache_folder
+from logo_edge.backends.choose import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train import draw, fetch, marks

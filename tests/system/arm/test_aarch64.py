@@ -46,7 +46,7 @@ def test_the_contract_vectors_hold_on_arm(cpu, emulated):
 
 
 def test_the_doctor_finds_the_golden_vectors_hold_on_arm(emulated):
-    code = "from logo_edge.doctor import examine; from logo_edge.bundle import *; import json; print(json.dumps(examine(read_bundle(DEFAULT_BUNDLE))))"
+    code = "from logo_edge.cli.doctor import examine; from logo_edge.bundle.record import *; import json; print(json.dumps(examine(read_bundle(DEFAULT_BUNDLE))))"
     found = json.loads(emulated("-c", code).splitlines()[-1])
     assert found["machine"]["machine"] == "aarch64"
     assert "asimddp" in found["machine"]["isa"]
@@ -57,7 +57,7 @@ def test_the_doctor_finds_the_golden_vectors_hold_on_arm(emulated):
 def test_the_command_classifies_on_arm_as_its_golden_vectors_say(emulated):
     folder = ROOT / "runtime/logo_edge/default_bundle/vectors"
     vectors = json.loads((folder / "vectors.json").read_text(encoding="utf-8"))["vectors"]
-    code = "import platform, sys; assert platform.machine() == 'aarch64'; from logo_edge.cli import main; main()"
+    code = "import platform, sys; assert platform.machine() == 'aarch64'; from logo_edge.cli.main import main; main()"
     records = json.loads(emulated("-c", code, "classify", "--json", str(folder)))
     found = {Path(record["path"]).name: record for record in records}
     assert len(vectors) >= 8

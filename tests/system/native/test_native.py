@@ -18,7 +18,7 @@ from fuzz.mutants import run_native, write_mutants
 from PIL import Image
 
 from logo_edge import Classifier, ImageError, InputContract, Mode, load_image, preprocess
-from logo_edge.bundle import DEFAULT_BUNDLE, DIGEST, RECORD, list_files, write_record
+from logo_edge.bundle.record import DEFAULT_BUNDLE, DIGEST, RECORD, list_files, write_record
 from logo_edge.privacy import VARIABLES
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from logo_edge.bundle import read_bundle
+from logo_edge.bundle.record import read_bundle
 
 NOTEBOOK = Path(__file__).resolve().parents[3] / "docs" / "data_to_bundle.ipynb"
 

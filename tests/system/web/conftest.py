@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from system.web.serving import Server, node
 
-from logo_edge.bundle import DEFAULT_BUNDLE
+from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge_train.fetch import install_packages
 
 ROOT = Path(__file__).parents[3]

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from logo_edge.backends import cache_folder
+from logo_edge.backends.choose import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge_train.fetch import icon_svg, install_packages, render_svg
 from logo_edge_train.outliers.drawing import Draw, Random
 

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from logo_edge.backends import cache_folder
+from logo_edge.backends.choose import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing, json_text, replacing, write_file
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train import fetch
 from logo_edge_train.describe import THUMBNAIL_PX, write_sheet

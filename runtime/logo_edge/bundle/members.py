@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from logo_edge.backends import Backend
-from logo_edge.bundle import EPISTEMIC, MemberEntry
+from logo_edge.backends.choose import Backend
+from logo_edge.bundle.record import EPISTEMIC, MemberEntry
 from logo_edge.decision import entropy, logo_score
 from logo_edge.metrics import softmax
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 
-from logo_edge.bundle import record_bytes
+from logo_edge.bundle.record import record_bytes
 from logo_edge.classifier import Classifier
-from logo_edge.classify import ENGINES, LOCAL, Options, run
+from logo_edge.cli.classify import ENGINES, LOCAL, Options, run
 from logo_edge.decision import Mode
 from logo_edge.files import json_text
 from logo_edge.names import printable
@@ -163,7 +163,7 @@ def monitor_command(
     as_json: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
     """Exit status: 0 stable or drifting, 1 drifted, 2 wrong usage or too few predictions."""
-    from logo_edge.bundle import DEFAULT_BUNDLE, read_bundle
+    from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
     from logo_edge.monitor import measure_drift, read_log
 
     content = read_bundle(DEFAULT_BUNDLE if bundle is None else bundle, public_key=public_key)
@@ -192,7 +192,7 @@ def monitor_command(
 def keygen_command(
     name: Path = typer.Argument(..., metavar="NAME", help="Where to write them, such as keys/release."),
 ) -> None:
-    from logo_edge.signing import make_keys
+    from logo_edge.bundle.signing import make_keys
 
     private, public = make_keys(name)
     typer.echo(f"{private}: keep it to yourself, with it anybody signs in your name\n{public}: give it to your users")
@@ -205,8 +205,8 @@ def sign_command(
     ),
     key: Path = typer.Option(..., "--key", metavar="PEM", help="The private key, as `logo-edge keygen` writes it."),
 ) -> None:
-    from logo_edge.bundle import RECORD, read_bundle
-    from logo_edge.signing import sign_record
+    from logo_edge.bundle.record import RECORD, read_bundle
+    from logo_edge.bundle.signing import sign_record
 
     folder = read_bundle(bundle).folder  # what is damaged is not signed
     typer.echo(f"{sign_record(folder / RECORD, key)}: check it with logo-edge info --bundle {bundle} --public-key PEM")

@@ -13,11 +13,13 @@ from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 
-from logo_edge.backends import on_cores
+from logo_edge.backends.choose import on_cores
 from logo_edge.classifier import Classification, Classifier
 from logo_edge.decision import Rejection
 from logo_edge.errors import ImageError, LogoEdgeError
-from logo_edge.folders import (
+from logo_edge.images.load import MAX_FILE_BYTES, URL
+from logo_edge.names import printable, shown
+from logo_edge.tables.journal import (
     EXPLAINED,
     FOLDERS,
     STDIN,
@@ -34,8 +36,6 @@ from logo_edge.folders import (
     rounded,
     usable_cores,
 )
-from logo_edge.images import MAX_FILE_BYTES, URL
-from logo_edge.names import printable, shown
 
 BATCH = 8
 NAME_WIDTH = 60  # of the table's first column, at most
@@ -130,7 +130,7 @@ def _make_table(classifier: Classifier, paths: list[str], options: Options, work
         progress = Progress(sum(1 for _ in find_images(paths)), journal.begun)
         try:
             if options.engine == RAY:
-                from logo_edge.scale import classify_on_cluster
+                from logo_edge.scale.ray import classify_on_cluster
 
                 chosen = {"mode": options.mode, "threshold": options.threshold, "coverage": options.coverage,
                           "backend": options.backend, "threads": options.threads, "spinning": options.spinning}  # fmt: skip

@@ -11,14 +11,10 @@ from typer.main import get_command
 from logo_edge.ending import STATUSES, ending
 from logo_edge.names import printable
 
-VERBS = "logo_edge.commands"  # the group of entry points; the runtime's own verbs stand in the module of that name
-OWN_VERBS = (
-    "classify",
-    "info",
-    "monitor",
-    "keygen",
-    "sign",
-)  # loaded without a search of the installed packages, which takes 30 ms
+VERBS = "logo_edge.commands"  # the group of entry points
+OWN_MODULE = "logo_edge.cli.bundle"
+# verbs of OWN_MODULE, loaded without a search of the installed packages, which takes 30 ms
+OWN_VERBS = ("classify", "info", "monitor", "keygen", "sign")
 UsageError = typer.BadParameter.__base__  # of Click, or of the copy of it that newer Typers carry
 
 
@@ -30,7 +26,7 @@ class LazyVerbs(TyperGroup):
 
     def get_command(self, ctx: typer.Context, cmd_name: str):
         if cmd_name in OWN_VERBS:
-            verb = getattr(import_module(VERBS), cmd_name)
+            verb = getattr(import_module(OWN_MODULE), cmd_name)
         elif point := _entry_points().get(cmd_name):
             verb = point.load()
         else:

@@ -11,16 +11,23 @@ import numpy as np
 import typer
 
 from logo_edge.classifier import Classifier
-from logo_edge.commands import BUNDLE_OPTION, PUBLIC_KEY_OPTION
-from logo_edge.embedding import embed_many, embed_parts, read_space, unit
-from logo_edge.enroll import FALSE_ACCEPTS, Enrolment, add_class, change_enrolment, new_enrolment, open_enrolment
+from logo_edge.cli.bundle import BUNDLE_OPTION, PUBLIC_KEY_OPTION
 from logo_edge.errors import EnrolmentError, ImageError, LogoEdgeError
 from logo_edge.files import json_text
-from logo_edge.folders import find_images
-from logo_edge.images import load_image
+from logo_edge.images.load import load_image
+from logo_edge.likeness.enroll import (
+    FALSE_ACCEPTS,
+    Enrolment,
+    add_class,
+    change_enrolment,
+    new_enrolment,
+    open_enrolment,
+)
+from logo_edge.likeness.similar import SAME_LOGO, centre_of, rank
+from logo_edge.likeness.similar import cluster as group
+from logo_edge.likeness.space import embed_many, embed_parts, read_space, unit
 from logo_edge.names import csv_line, printable, shown
-from logo_edge.similar import SAME_LOGO, centre_of, rank
-from logo_edge.similar import cluster as group
+from logo_edge.tables.journal import find_images
 
 enroll = typer.Typer(rich_markup_mode=None, add_completion=False)
 similar = typer.Typer(rich_markup_mode=None, add_completion=False)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.bundle import DIGEST, RECORD, Bundle
+from logo_edge.bundle.record import DIGEST, RECORD, Bundle
+from logo_edge.bundle.signing import SIGNATURE
 from logo_edge.classifier import Classifier
 from logo_edge.errors import LogoEdgeError, MissingExtraError
-from logo_edge.folders import Journal, Progress, classify_named, record_of
-from logo_edge.signing import SIGNATURE
+from logo_edge.tables.journal import Journal, Progress, classify_named, record_of
 
 BATCH = 32  # images that a worker classifies at once
 MOST_IN_BLOCK = 4096  # images that a worker takes on, and whose rows come back together

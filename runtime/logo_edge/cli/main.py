@@ -21,13 +21,13 @@ def main() -> None:
         need_no_empty(sys.argv[1:])
         if options := plain_options(sys.argv[1:]):
             gc.disable()  # until the model is loaded: searching what is imported for garbage takes 30 ms
-            from logo_edge.classify import Options, run
+            from logo_edge.cli.classify import Options, run
 
             status = run(Options(**options))
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)  # at once: taking ONNX Runtime and NumPy apart takes 60 ms
-        from logo_edge.verbs import app
+        from logo_edge.cli.verbs import app
 
         app()
 

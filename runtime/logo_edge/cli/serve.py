@@ -9,13 +9,13 @@ from pathlib import Path
 
 import typer
 
-from logo_edge.backends import on_cores
+from logo_edge.backends.choose import on_cores
 from logo_edge.classifier import Classifier
-from logo_edge.commands import PUBLIC_KEY_OPTION, parse_cores
+from logo_edge.cli.bundle import PUBLIC_KEY_OPTION, parse_cores
 from logo_edge.decision import Mode
 from logo_edge.errors import LogoEdgeError
-from logo_edge.folders import usable_cores
 from logo_edge.names import printable
+from logo_edge.tables.journal import usable_cores
 
 TOKEN_VARIABLE = "LOGO_EDGE_TOKEN"
 
@@ -64,8 +64,8 @@ def serve_command(
     access_log: bool = typer.Option(False, "--access-log", help="Print a line for each request."),
 ) -> None:  # fmt: skip
     """Exit status: 0 stopped, 2 refused or wrong usage."""
-    from logo_edge.admission import Limits
-    from logo_edge.server import create_app, run_server
+    from logo_edge.server.app import create_app, run_server
+    from logo_edge.server.limits import Limits
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a bad image comes as its ImageError
     token, kept = read_token(token_file), parse_cores(cores)

@@ -9,10 +9,10 @@ from pathlib import Path
 import typer
 
 from logo_edge import __version__
-from logo_edge.backends import OnnxRuntime, cache_folder, candidates, installed_versions
-from logo_edge.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
+from logo_edge.backends.choose import OnnxRuntime, cache_folder, candidates, installed_versions
+from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
 from logo_edge.classifier import CHECKED_ROUNDS, Classifier
-from logo_edge.commands import BUNDLE_OPTION, PUBLIC_KEY_OPTION
+from logo_edge.cli.bundle import BUNDLE_OPTION, PUBLIC_KEY_OPTION
 from logo_edge.errors import LogoEdgeError
 from logo_edge.files import json_text
 from logo_edge.machine import faults_of, limits

@@ -5,7 +5,7 @@
     model.onnx       uint8 (B, S, S, C) -> float32 logits (B, K) and, where the manifest says so, epistemic and embedding
     vectors/         images and vectors.json: the logits that this very artifact must give on them
     card.md          the model card
-    signature.json   optional: `logo_edge.signing`
+    signature.json   optional: `logo_edge.bundle.signing`
 
 Every file but bundle.json, its digest and its signature is listed there with its size and sha256. Writer and reader share this module.
 """
@@ -20,18 +20,18 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from logo_edge.bundle.signing import SIGNATURE, verify_record
 from logo_edge.decision import Calibration, Conformal, Familiarity, Mode, Scaling
 from logo_edge.errors import BundleError
 from logo_edge.files import json_text, write_file
 from logo_edge.preprocess import InputContract
-from logo_edge.signing import SIGNATURE, verify_record
 
 FORMAT = "logo-edge-bundle"
 FORMAT_VERSION = 2
 RECORD = "bundle.json"
 DIGEST = "bundle.sha256"
 VECTORS = "vectors/vectors.json"
-DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
+DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"
 EPISTEMIC, EMBEDDING = "epistemic", "embedding"  # what a graph may give besides logits: (B,) nats and (B, D) features
 KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool}  # what JSON must hold for a field annotated so
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from logo_edge.bundle import EMBEDDING, Bundle
+from logo_edge.bundle.record import EMBEDDING, Bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import BundleError, ImageError
-from logo_edge.images import ImageSource
-from logo_edge.parts import split_drawing
+from logo_edge.images.load import ImageSource
+from logo_edge.likeness.parts import split_drawing
 from logo_edge.preprocess import letterboxed_size, preprocess
 
 SPACE = "embedding.npz"

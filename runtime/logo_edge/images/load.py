@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from logo_edge.errors import ImageError
-from logo_edge.image_file import (
+from logo_edge.images.headers import (
     CHUNK_HEAD,
     ORIENTATION,
     ImageFile,
@@ -26,7 +26,7 @@ from logo_edge.image_file import (
     orientation_in_xmp,
     read_image_file,
 )
-from logo_edge.svg import is_svg, render_svg
+from logo_edge.images.svg import is_svg, render_svg
 
 try:
     import pyspng

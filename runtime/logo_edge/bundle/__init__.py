@@ -1,0 +1,1 @@
+"""A bundle on disk: its record, calibration, members and signature."""

@@ -1,0 +1,1 @@
+"""Images from files, bytes and drawings, within limits."""

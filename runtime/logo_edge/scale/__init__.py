@@ -1,0 +1,1 @@
+"""Other engines: a Ray cluster and Triton Inference Server."""
