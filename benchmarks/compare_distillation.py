@@ -25,11 +25,11 @@ from logo_edge.timing import describe_machine
 from logo_edge_compress.distill import Student, distill
 from logo_edge_compress.export import export_onnx
 from logo_edge_compress.finetune import finetune
-from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.quantize import quantize_body, round_body
+from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.verify import compare_logits, has_epistemic, run_onnx
-from logo_edge_train.dataset import pixels_of, stratified_sample
-from logo_edge_train.fetch import fetch_logos
+from logo_edge_train.data.dataset import pixels_of, stratified_sample
+from logo_edge_train.data.icons import fetch_logos
 from logo_edge_train.fit import predict_logits
 from logo_edge_train.keys import artifact_key, file_hash, versions
 from logo_edge_train.progress import FitProgress

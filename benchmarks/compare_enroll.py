@@ -3,7 +3,7 @@
     python benchmarks/compare_enroll.py                   # val alone: what choices are made by
     python benchmarks/compare_enroll.py --report-test     # and test, once
 
-Writes benchmarks/results/enroll.json; embeddings are kept in runs/enroll. Episodes are those of `logo_edge_train.episodes`: 5 brands, of each one package's
+Writes benchmarks/results/enroll.json; embeddings are kept in runs/enroll. Episodes are those of `logo_edge_train.few_shot.episodes`: 5 brands, of each one package's
 drawing to learn from (five shots are five views of it), other packages' drawings to tell.
 """
 
@@ -20,10 +20,10 @@ from logo_edge.classifier import Classifier
 from logo_edge.likeness.enroll import background_threshold, confidences
 from logo_edge.likeness.similar import cluster
 from logo_edge.likeness.space import DIRECTIONS, EmbeddingSpace, read_space, unit
-from logo_edge.manifest import Manifest, read_manifest
 from logo_edge.metrics import bootstrap
-from logo_edge_train.episodes import PARTS, BrandTasks, Drawings
-from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.manifest import Manifest, read_manifest
+from logo_edge_train.few_shot.episodes import PARTS, BrandTasks, Drawings
 from logo_edge_train.keys import data_hash, row_hashes, versions
 from logo_edge_train.recipe import FewShotConfig
 from logo_edge_train.runs import write_json
@@ -146,7 +146,7 @@ def measure(split: Split, views: np.ndarray, count: int, head: str, penalty: flo
 
 
 def ridge(support: np.ndarray, labels: np.ndarray, queries: np.ndarray, penalty: float) -> np.ndarray:
-    """(M, N): ridge regression with an intercept, as `logo_edge_train.few_shot.ridge_logits`."""
+    """(M, N): ridge regression with an intercept, as `logo_edge_train.few_shot.run.ridge_logits`."""
     targets = 2.0 * np.eye(KEPT)[labels] - 1
     centre, intercept = support.mean(0), targets.mean(0)
     centred = support - centre

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from logo_edge_train.fetch import LABELS, fetch_logos
-from logo_edge_train.few_shot import evaluate_few_shot, train_few_shot
+from logo_edge_train.data.icons import LABELS, fetch_logos
+from logo_edge_train.few_shot.run import evaluate_few_shot, train_few_shot
 from logo_edge_train.keys import versions
 from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.progress import FitProgress

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from logo_edge.manifest import LogoRow, read_manifest, targets_of
 from logo_edge_bench.machine import provenance
-from logo_edge_train.dataset import soft_label
-from logo_edge_train.fetch import LABELS, fetch_logos
+from logo_edge_train.data.dataset import soft_label
+from logo_edge_train.data.icons import LABELS, fetch_logos
+from logo_edge_train.data.manifest import LogoRow, read_manifest, targets_of
 from logo_edge_train.recipe import ReviewConfig
-from logo_edge_train.review.folds import Features, fit_classifier, panel_inputs, review_labels
+from logo_edge_train.review.panel import Features, fit_classifier, panel_inputs, review_labels
 from logo_edge_train.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,13 +23,13 @@ from pathlib import Path
 
 import torch
 
-from logo_edge.manifest import read_manifest, targets_of
-from logo_edge_train.dataset import find_lookalikes, pixels_of
-from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.dataset import find_lookalikes, pixels_of
+from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.manifest import read_manifest, targets_of
 from logo_edge_train.keys import versions
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
-from logo_edge_train.pretrain import start_from
-from logo_edge_train.probe import features_of, linear_probe, neighbour_probe
+from logo_edge_train.pretrain.probe import features_of, linear_probe, neighbour_probe
+from logo_edge_train.pretrain.simclr import start_from
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, PretrainConfig, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.runs import write_json

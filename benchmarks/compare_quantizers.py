@@ -22,14 +22,12 @@ import numpy as np
 import onnx
 
 from logo_edge.errors import LogoEdgeError, RunError
-from logo_edge.manifest import Manifest, read_manifest, targets_of
 from logo_edge.metrics import wilson_interval
 from logo_edge.timing import describe_machine
 from logo_edge_compress.distill import Student
 from logo_edge_compress.export import export_body, finish
 from logo_edge_compress.finetune import finetune, unknown_operators
 from logo_edge_compress.graph import save_model, to_float16
-from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.nncf_int8 import quantize_with_nncf, restore_with_nncf
 from logo_edge_compress.quantize import (
     METHODS,
@@ -39,11 +37,13 @@ from logo_edge_compress.quantize import (
     store_int4,
     store_int8,
 )
+from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.sensitivity import measure_sensitivity, mix_precision
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
 from logo_edge_report.charts import layer_bars
-from logo_edge_train.dataset import pixels_of, stratified_sample
-from logo_edge_train.fetch import LABELS, fetch_logos
+from logo_edge_train.data.dataset import pixels_of, stratified_sample
+from logo_edge_train.data.icons import LABELS, fetch_logos
+from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
 from logo_edge_train.keys import artifact_key, versions
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.progress import FitProgress

@@ -25,15 +25,15 @@ import logo_edge_train  # noqa: F401 (before torch)
 import numpy as np
 import torch
 
-from logo_edge.manifest import Manifest, read_manifest, targets_of
 from logo_edge_compress.export import export_onnx
-from logo_edge_compress.latency import measure_options, onnx_latency
-from logo_edge_train.fetch import LABELS
+from logo_edge_compress.search.latency_table import measure_options, onnx_latency
+from logo_edge_compress.search.search import LatencyTable, architecture_name, derived_recipe, search, table_ms
+from logo_edge_train.data.icons import LABELS
+from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
 from logo_edge_train.keys import versions
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Recipe, load_recipe
 from logo_edge_train.runs import Run, write_json
-from logo_edge_train.search import LatencyTable, architecture_name, derived_recipe, search, table_ms
 from logo_edge_train.train import pick_device, train_ensemble
 
 RESULT = Path(__file__).parent / "results" / "search.json"

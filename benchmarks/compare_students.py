@@ -19,13 +19,13 @@ import logo_edge_train  # noqa: F401 (before torch)
 import numpy as np
 import torch
 
-from logo_edge.manifest import read_manifest
 from logo_edge.timing import describe_machine
 from logo_edge_compress.export import export_onnx
-from logo_edge_compress.latency import latencies_by_turns
 from logo_edge_compress.prune import count_macs, prune_channels
 from logo_edge_compress.quantize import quantize_body, round_body
-from logo_edge_train.fetch import LABELS
+from logo_edge_compress.search.latency_table import latencies_by_turns
+from logo_edge_train.data.icons import LABELS
+from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.keys import versions
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.recipe import Architecture, PruneConfig

@@ -22,7 +22,6 @@ from scipy.stats import spearmanr
 
 from logo_edge.decision import logo_score
 from logo_edge.images.load import load_image
-from logo_edge.manifest import targets_of
 from logo_edge.metrics import (
     bootstrap,
     brier_score,
@@ -34,14 +33,7 @@ from logo_edge.metrics import (
     wilson_interval,
 )
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_report.statistics import area_under_risk_coverage, auroc
-from logo_edge_train.dataset import LogoDataset, pixels_of, soft_label
-from logo_edge_train.fetch import fetch_logos, renders_folder
-from logo_edge_train.fit import count_loaders, fit
-from logo_edge_train.keys import artifact_key, versions
-from logo_edge_train.losses import supervised_objective
-from logo_edge_train.models import LogoNetwork
-from logo_edge_train.novelty import (
+from logo_edge_report.novelty import (
     Familiarity,
     background,
     mahalanobis,
@@ -50,8 +42,16 @@ from logo_edge_train.novelty import (
     relative_mahalanobis,
     virtual_logit,
 )
-from logo_edge_train.outliers import families_of, outlier_paths
-from logo_edge_train.probe import features_of
+from logo_edge_report.statistics import area_under_risk_coverage, auroc
+from logo_edge_train.data.dataset import LogoDataset, pixels_of, soft_label
+from logo_edge_train.data.icons import fetch_logos, renders_folder
+from logo_edge_train.data.manifest import targets_of
+from logo_edge_train.data.outliers import families_of, outlier_paths
+from logo_edge_train.fit import count_loaders, fit
+from logo_edge_train.keys import artifact_key, versions
+from logo_edge_train.losses import supervised_objective
+from logo_edge_train.models import LogoNetwork
+from logo_edge_train.pretrain.probe import features_of
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import BayesConfig
 from logo_edge_train.runs import Run, load_weights, read_run, save_logits, save_member, write_json

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from logo_edge.manifest import Manifest, read_manifest, targets_of
-from logo_edge_train.fetch import LABELS, fetch_logos
+from logo_edge_train.data.icons import LABELS, fetch_logos
+from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
 from logo_edge_train.keys import versions
 from logo_edge_train.models import attention_focus, near_ink
 from logo_edge_train.progress import FitProgress

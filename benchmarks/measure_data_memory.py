@@ -26,12 +26,12 @@ from logo_edge_train.runs import write_json
 RESULT = Path(__file__).parent / "results" / "data_memory.json"
 DIFFERENT = 20  # photographs; the others are links to them
 SAMPLED_EVERY_S = 0.1
-ORGANIZE = "import sys; from logo_edge_train.organize import organize_folder; from pathlib import Path; organize_folder(Path(sys.argv[1]), Path(sys.argv[2]))"
+ORGANIZE = "import sys; from logo_edge_train.organize.organize import organize_folder; from pathlib import Path; organize_folder(Path(sys.argv[1]), Path(sys.argv[2]))"
 HOLD = """
 import sys
 from pathlib import Path
-from logo_edge.manifest import read_manifest
-from logo_edge_train.dataset import LogoDataset, find_lookalikes
+from logo_edge_train.data.manifest import read_manifest
+from logo_edge_train.data.dataset import LogoDataset, find_lookalikes
 from logo_edge_train.recipe import AugmentConfig
 manifest = read_manifest(sys.argv[2])
 find_lookalikes(manifest, manifest.split("train"), Path())

@@ -35,8 +35,8 @@ from logo_edge.bundle.record import DEFAULT_BUNDLE, RECORD, read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.files import write_file
 from logo_edge.likeness.enroll import open_enrolment
-from logo_edge.manifest import FILES, LogoRow, write_manifest
 from logo_edge_bench.machine import provenance
+from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 
 IMAGES = 1500  # that classify makes a table of
 BROKEN = 5  # of them

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import logo_edge  # noqa: F401  # before onnxruntime, which it tells to report nothing
+import logo_edge  # before onnxruntime, which it tells to report nothing
 
 # isort: split
 import numpy as np
@@ -34,15 +34,14 @@ from logo_edge import Classifier
 from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.classifier import REDUCED_SHIFT, REDUCED_SIDES
 from logo_edge.decision import logo_score, may_change
-from logo_edge.images import load as images
 from logo_edge.images.load import load_reduced
-from logo_edge.manifest import read_manifest
 from logo_edge.preprocess import preprocess
 from logo_edge.timing import describe_machine
-from logo_edge_train.fetch import LABELS, renders_folder
+from logo_edge_train.data.icons import LABELS, renders_folder
+from logo_edge_train.data.manifest import read_manifest
 
 SIDE_PX = 512
-SAMPLES = Path(images.__file__).parent / "samples"
+SAMPLES = Path(logo_edge.__file__).parent / "samples"
 CLASSIFY = "from logo_edge.cli.main import main; main()"
 BARE = "import numpy, onnxruntime"
 BUNDLES = {"default": DEFAULT_BUNDLE, "robust": Path(__file__).resolve().parents[1] / "runtime" / "bundles" / "robust"}

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
-from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.metrics import softmax
-from logo_edge_train.augment import LogoAugmentation, weaken
-from logo_edge_train.dataset import LogoDataset, find_lookalikes, stratified_sample
-from logo_edge_train.fetch import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.augment import LogoAugmentation, weaken
+from logo_edge_train.data.dataset import LogoDataset, find_lookalikes, stratified_sample
+from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.fit import count_loaders, fit, predict_logits
 from logo_edge_train.keys import versions
 from logo_edge_train.losses import supervised_objective

@@ -17,8 +17,8 @@ import numpy as np
 from logo_edge.bundle.record import VECTORS
 from logo_edge.classifier import Classifier
 from logo_edge.cli.classify import WITHHELD
-from logo_edge.manifest import read_manifest
 from logo_edge_compress.figures import named_slices
+from logo_edge_train.data.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

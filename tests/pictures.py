@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from logo_edge.manifest import FILES, LogoRow, write_manifest
+from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 
 RED_AND_BLUE = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 

@@ -110,9 +110,9 @@ def check_command(
     as_json: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
     from logo_edge.files import json_text
-    from logo_edge.manifest import read_manifest
     from logo_edge_bench.bench import measure_bundle
     from logo_edge_bench.gates import check_gates, read_gates
+    from logo_edge_train.data.manifest import read_manifest
 
     limits = read_gates(gates)
     figures = measure_bundle(bundle, read_manifest(manifest), images, split=split, runs=runs, public_key=public_key)
@@ -142,10 +142,10 @@ def _measure(
 
     from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
     from logo_edge.errors import BenchError
-    from logo_edge.manifest import read_manifest
     from logo_edge_bench.bench import PRESETS, measure_install_size, read_images, run_bench, write_result
     from logo_edge_bench.candidates import bundle_candidates, reference_candidate
     from logo_edge_bench.scaling import measure_scaling
+    from logo_edge_train.data.manifest import read_manifest
 
     def say(line: str) -> None:
         typer.echo(line, err=True)

@@ -44,7 +44,7 @@ def evaluate_command(
     from logo_edge_report.evaluate import evaluate_subjects
     from logo_edge_report.subjects import load_subject, manifest_of
     from logo_edge_report.table import print_evaluation
-    from logo_edge_train.fetch import fetch_logos, renders_folder
+    from logo_edge_train.data.icons import fetch_logos, renders_folder
     from logo_edge_train.runs import write_json
 
     if len(subjects or []) > 2:

@@ -10,7 +10,6 @@ from PIL import Image
 
 from logo_edge.decision import logo_score
 from logo_edge.errors import RunError
-from logo_edge.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge.metrics import Figure, bootstrap, softmax, wilson_interval
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.calibrate import (
@@ -42,8 +41,9 @@ from logo_edge_report.statistics import (
     risk_coverage,
 )
 from logo_edge_report.subjects import BATCH, Subject
-from logo_edge_train.dataset import ImageFiles
-from logo_edge_train.outliers import families_of, outlier_paths
+from logo_edge_train.data.dataset import ImageFiles
+from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
+from logo_edge_train.data.outliers import families_of, outlier_paths
 from logo_edge_train.recipe import CalibrateConfig
 
 RADII = (1, 2, 4)

@@ -13,7 +13,6 @@ from PIL import Image
 from logo_edge.decision import Familiarity, Scaling
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.files import without_nan
-from logo_edge.manifest import Manifest, targets_of
 from logo_edge_report.evaluate import check_labels, evaluate_predictions, evaluate_slices, load_split
 from logo_edge_report.pictures import Pictured, features_section, find_snapshots, landscape_section, maps_section
 from logo_edge_report.sections import (
@@ -27,7 +26,8 @@ from logo_edge_report.sections import (
 )
 from logo_edge_report.sheets import THUMBNAIL_PX
 from logo_edge_report.subjects import Subject, load_subject
-from logo_edge_train.fetch import renders_folder
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, read_run, write_json, write_text
 from logo_edge_train.tracker import stem_of

@@ -9,7 +9,6 @@ from itertools import takewhile
 import numpy as np
 from PIL import Image
 
-from logo_edge.manifest import LogoRow
 from logo_edge.metrics import softmax
 from logo_edge_compress.figures import named_slices
 from logo_edge_report import charts
@@ -18,6 +17,7 @@ from logo_edge_report.evaluate import CONFIDENT, HISTOGRAM
 from logo_edge_report.sheets import Sheet, make_sheet, thumbnail
 from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import Subject
+from logo_edge_train.data.manifest import LogoRow
 
 SHOWN = 24  # logos of a sheet
 SLICES = {"size": "delivered size", "jpeg": "JPEG quality", "thumbnail": "thumbnail"}

@@ -19,7 +19,7 @@ from logo_edge.metrics import softmax
 from logo_edge.preprocess import InputContract, preprocess
 
 if TYPE_CHECKING:
-    from logo_edge.manifest import Manifest
+    from logo_edge_train.data.manifest import Manifest
     from logo_edge_train.models import LogoNetwork
     from logo_edge_train.runs import Run
 
@@ -88,8 +88,8 @@ def manifest_of(subjects: Sequence[Subject], path: Path | None) -> Manifest:
 
     Raises RunError where it is the manifest of a subject's run, and has changed since: its rows that differ are counted.
     """
-    from logo_edge.manifest import read_manifest
-    from logo_edge_train.fetch import LABELS
+    from logo_edge_train.data.icons import LABELS
+    from logo_edge_train.data.manifest import read_manifest
     from logo_edge_train.keys import ROWS, check_rows
 
     runs = [subject.run for subject in subjects if subject.run]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from logo_edge_compress.figures import named_slices
 from logo_edge_report.attacks import ATTACKS
-from logo_edge_train.literal import LiteralTable, literal
+from logo_edge_train.console import LiteralTable, literal
 
 
 def print_evaluation(found: dict, console: Console | None = None) -> None:

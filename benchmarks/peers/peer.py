@@ -21,11 +21,11 @@ from types import ModuleType
 from PIL import Image
 
 from logo_edge.errors import LogoEdgeError
-from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
 from logo_edge_bench.candidates import Candidate, bundle_candidates, reference_candidate
 from logo_edge_bench.page import markdown_of, write_report
-from logo_edge_train.fetch import LABELS, renders_folder
+from logo_edge_train.data.icons import LABELS, renders_folder
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 
 WORK = Path("runs/peers")
 SUBJECTS = Path(__file__).with_name("subjects")

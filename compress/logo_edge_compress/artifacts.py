@@ -20,7 +20,6 @@ from logo_edge.classifier import Classifier
 from logo_edge.errors import DatasetError, ExportError, MissingExtraError, RecipeError, VerificationError
 from logo_edge.files import folder_beside, json_text, write_file
 from logo_edge.images.load import load_image
-from logo_edge.manifest import read_manifest
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.tables.journal import walk_images
 from logo_edge_compress.engine import build_engine, trtexec_line, unsupported_operators, why_no_engine
@@ -38,6 +37,7 @@ from logo_edge_compress.verify import (
     run_onnx,
     verify,
 )  # fmt: skip
+from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.keys import ROWS, check_rows, file_hash, versions
 from logo_edge_train.recipe import Architecture
 
@@ -110,7 +110,7 @@ def read_images(data: Path, contract: InputContract) -> Images:
         paths = [Path(path) for path in walk_images(data)]
         fitting, verifying = paths[::2], paths[1::2]
     else:
-        from logo_edge_train.fetch import renders_folder
+        from logo_edge_train.data.icons import renders_folder
 
         manifest = read_manifest(data / "manifest.csv" if data.is_dir() else data)
         fitting, verifying = (

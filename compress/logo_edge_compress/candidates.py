@@ -20,7 +20,6 @@ from safetensors.numpy import load_file as load_arrays
 from logo_edge.bundle.members import pool_logits, reduce_pixels
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import LogoEdgeError, VerificationError
-from logo_edge.manifest import Manifest, targets_of
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.apart import ApartError, OutOfTimeError, run_apart
 from logo_edge_compress.artifacts import FITTING_IMAGES, Images, Source, export_artifact
@@ -54,9 +53,10 @@ from logo_edge_compress.verify import (
     verify,
     verify_epistemic,
 )
-from logo_edge_train.dataset import pixels_of, stratified_sample
+from logo_edge_train.data.dataset import pixels_of, stratified_sample
+from logo_edge_train.data.manifest import Manifest, targets_of
+from logo_edge_train.data.outliers import Family, draw_pictures
 from logo_edge_train.keys import artifact_key, file_hash, select_settings, source_hash, versions
-from logo_edge_train.outliers import Family, draw_pictures
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, save_logits, write_json
 from logo_edge_train.train import ensemble_logits

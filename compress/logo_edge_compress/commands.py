@@ -102,7 +102,7 @@ def compress_command(
     from logo_edge_compress.compress import compress as compress_run
     from logo_edge_compress.select import Limits
     from logo_edge_compress.table import print_candidates, print_stages
-    from logo_edge_train.outliers import families_of
+    from logo_edge_train.data.outliers import families_of
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.runs import read_run
     from logo_edge_train.train import pick_device
@@ -186,9 +186,9 @@ def calibrate_command(
     need_onnx()
     from logo_edge.bundle.record import read_bundle
     from logo_edge.decision import Mode
-    from logo_edge.manifest import read_manifest
     from logo_edge_compress.pack import read_config, recalibrate
-    from logo_edge_train.fetch import renders_folder
+    from logo_edge_train.data.icons import renders_folder
+    from logo_edge_train.data.manifest import read_manifest
 
     refuse_torchrun("logo-edge calibrate")
     config = read_config(read_bundle(bundle), recipe, tuple(override))
@@ -309,11 +309,11 @@ def search_command(
     as_json: bool = typer.Option(False, "--json", help="With --estimate: print JSON."),
 ) -> None:
     need_onnx()
-    from logo_edge.manifest import read_manifest
-    from logo_edge_compress.latency import measure_options
+    from logo_edge_compress.search.latency_table import measure_options
+    from logo_edge_compress.search.search import read_search
+    from logo_edge_compress.search.search import search as search_architecture
+    from logo_edge_train.data.manifest import read_manifest
     from logo_edge_train.recipe import load_recipe
-    from logo_edge_train.search import read_search
-    from logo_edge_train.search import search as search_architecture
     from logo_edge_train.train import pick_device
 
     refuse_torchrun("logo-edge search")

@@ -17,7 +17,6 @@ from sklearn.metrics import roc_auc_score
 from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, read_bundle
 from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits, is_answered, logo_score
 from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError, SelectionError
-from logo_edge.manifest import LogoRow, Manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, debiased_ece, softmax
 from logo_edge.preprocess import InputContract
 from logo_edge.timing import Latency, describe_machine
@@ -47,9 +46,10 @@ from logo_edge_compress.pack import describe_calibration, pack_bundle, reference
 from logo_edge_compress.quantize import explain_range
 from logo_edge_compress.select import Choice, Limits, Row, choose, find_dominators, find_slow_int8
 from logo_edge_compress.verify import Parity
-from logo_edge_train.fetch import renders_folder
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import LogoRow, Manifest, targets_of
+from logo_edge_train.data.outliers import Family
 from logo_edge_train.keys import artifact_key, select_settings, versions
-from logo_edge_train.outliers import Family
 from logo_edge_train.recipe import Architecture, Recipe
 from logo_edge_train.runs import Run, read_run, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics

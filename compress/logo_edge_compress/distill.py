@@ -21,24 +21,24 @@ from torch.utils.data import Dataset
 
 from logo_edge.errors import RunError, VerificationError
 from logo_edge.files import replacing
-from logo_edge.manifest import LogoRow, Manifest
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.export import export_body
 from logo_edge_compress.graph import PLANES
 from logo_edge_compress.prune import prune_channels
-from logo_edge_train.dataset import LogoDataset, data_inputs, pool_rows
-from logo_edge_train.fetch import renders_folder
+from logo_edge_train.data.dataset import LogoDataset, data_inputs, pool_rows
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.data.outliers import outliers_key
+from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.fit import Objective, fit
 from logo_edge_train.keys import FITTED_WITH, Identity, file_hash, identify, select_settings, versions
 from logo_edge_train.losses import match_width
 from logo_edge_train.models import Answer, LogoNetwork, epistemic_loss, has_imagenet_weights, is_sized, normalise
-from logo_edge_train.outliers import outliers_key
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
-from logo_edge_train.review.folds import Features, panel_probabilities
+from logo_edge_train.review.panel import Features, panel_probabilities
 from logo_edge_train.runs import Run, load_network, save_member, write_json
-from logo_edge_train.sampling import EpochOrder
 from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import accuracy_on, evaluation_sets, outlier_rows
 

@@ -20,10 +20,10 @@ from torch.nn import functional
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
-from logo_edge.manifest import Manifest
 from logo_edge_compress.distill import DISTILLED_ELSEWHERE, Student, follow_teachers
 from logo_edge_compress.graph import EVIDENCE, LOGITS, save_model
 from logo_edge_compress.rounding import weight_levels
+from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.models import Answer
 from logo_edge_train.runs import Run
 from logo_edge_train.tracker import stem_of

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 
 from logo_edge.errors import MissingExtraError, RunError
-from logo_edge.manifest import Manifest, targets_of
 from logo_edge.preprocess import InputContract
-from logo_edge_train.dataset import pixels_of, stratified_sample
+from logo_edge_train.data.dataset import pixels_of, stratified_sample
+from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.models import Body, LogoNetwork, normalise
 from logo_edge_train.recipe import PruneConfig
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from logo_edge_compress.figures import named_slices
-from logo_edge_train.literal import LiteralTable, literal
+from logo_edge_train.console import LiteralTable, literal
 
 
 def print_candidates(record: dict, console: Console | None = None) -> None:

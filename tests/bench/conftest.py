@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from logo_edge import Classifier
-from logo_edge.manifest import FILES, LogoRow, write_manifest
+from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.recipe import FitConfig, SamConfig, load_recipe
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ablate.py"

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from logo_edge.classifier import Classifier
 from logo_edge.errors import BenchError, DatasetError
-from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_bench import candidates as candidates_module
 from logo_edge_bench import scaling, subject
 from logo_edge_bench.bench import PRESETS, STAGES, Preset, read_images, read_result, run_bench, write_result
 from logo_edge_bench.candidates import Candidate, bundle_candidates, precision_of, reference_candidate, settle
 from logo_edge_bench.commands import bench
 from logo_edge_bench.scaling import measure_folders
+from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = Preset("short", rounds=3, window_s=0.01, settle_s=5, starts=1, offline=24, settle_within=1000.0, size_px=48)

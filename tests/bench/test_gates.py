@@ -115,7 +115,7 @@ def test_the_repositorys_own_gates_ask_for_accuracy_calibration_latency_and_size
 
 @pytest.mark.parametrize(("bundle", "gates"), [([], "shipped"), ([ROOT / "runtime" / "bundles" / "robust"], "robust")])
 def test_a_committed_bundle_still_holds_on_the_test_split(bundle, gates):
-    from logo_edge_train.fetch import LABELS, fetch_logos
+    from logo_edge_train.data.icons import LABELS, fetch_logos
 
     images = fetch_logos().folder
     arguments = [*bundle, "--manifest", LABELS, "--images", images, "--split", "test", "--runs", "50",

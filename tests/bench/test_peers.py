@@ -205,7 +205,7 @@ def test_an_extra_that_breaks_leaves_what_was_measured(measured):
 def test_other_labels_are_written_and_learnt_anew(labelled, tmp_path, monkeypatch):
     import peer
 
-    from logo_edge.manifest import FILES, LogoRow, write_manifest
+    from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 
     def rows(labels):
         return [LogoRow(FILES, "", f"{index}.png", str(index), label, (label,), True, split)

@@ -21,7 +21,6 @@ from safetensors.numpy import load_file as load_arrays
 from logo_edge import Classifier
 from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, read_bundle
 from logo_edge.errors import BundleError, SelectionError
-from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge.preprocess import InputContract
 from logo_edge_compress import candidates
 from logo_edge_compress import compress as compression
@@ -35,8 +34,9 @@ from logo_edge_compress.select import Limits
 from logo_edge_compress.table import print_candidates, print_stages
 from logo_edge_compress.verify import run_onnx
 from logo_edge_report.compression import make_page
+from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge_train.data.outliers import families_of
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.outliers import families_of
 from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
 from logo_edge_train.runs import read_run
 from logo_edge_train.train import train_ensemble
@@ -281,7 +281,7 @@ from pathlib import Path
 import logo_edge_train  # before torch
 from logo_edge_compress.compress import compress
 from logo_edge_compress.select import Limits
-from logo_edge_train.outliers import families_of
+from logo_edge_train.data.outliers import families_of
 import torch
 
 def report(item):

@@ -28,11 +28,11 @@ from logo_edge_compress.finetune import QuantizedNetwork, unknown_operators
 from logo_edge_compress.graph import save_model, to_float16
 from logo_edge_compress.quantize import quantize_body
 from logo_edge_compress.verify import has_epistemic, run_onnx
+from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.models import LogoNetwork, epistemic_loss, epistemic_nats, mutual_information
 from logo_edge_train.models.epistemic import KINDS
 from logo_edge_train.recipe import Architecture, DistillConfig, DistillFit, recipe_from_dict
 from logo_edge_train.runs import Run, load_network, save_member
-from logo_edge_train.sampling import EpochOrder
 from logo_edge_train.uncertainty import decompose
 
 MODEL, SIZE, CLASSES = "test_resnet", 32, 4

@@ -13,10 +13,10 @@ from PIL import Image
 from logo_edge import Classifier, read_bundle
 from logo_edge.bundle.record import DEFAULT_BUNDLE, EMBEDDING
 from logo_edge.likeness.space import SPACE, read_space
-from logo_edge.manifest import LogoRow, Manifest
 from logo_edge_compress.embed import SAMPLES, embed_bundle
 from logo_edge_compress.graph import LOGITS, PIXELS, add_embedding
 from logo_edge_compress.pack import pack_bundle
+from logo_edge_train.data.manifest import LogoRow, Manifest
 
 BUNDLES = {"default": DEFAULT_BUNDLE, "robust": Path(__file__).parents[2] / "runtime" / "bundles" / "robust"}
 

@@ -14,22 +14,22 @@ from pictures import write_squares
 from PIL import Image
 
 from logo_edge.errors import RunError
-from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_compress import candidates
 from logo_edge_compress import distill as distillation
 from logo_edge_compress.artifacts import read_source
 from logo_edge_compress.candidates import Candidate, Task, candidate_key, plan_candidates, plan_members
 from logo_edge_compress.compress import compress, compression_key
 from logo_edge_compress.distill import distill, student_identity
+from logo_edge_compress.search.search import search_identity
 from logo_edge_compress.select import Limits
 from logo_edge_report.report import make_report
 from logo_edge_report.subjects import load_subject, manifest_of
-from logo_edge_train import dataset
-from logo_edge_train.few_shot import CHECKPOINT, few_shot_identity
+from logo_edge_train.data import dataset
+from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge_train.few_shot.run import CHECKPOINT, few_shot_identity
 from logo_edge_train.keys import file_hash
 from logo_edge_train.recipe import Architecture, Recipe, recipe_from_dict
 from logo_edge_train.runs import Run, read_run
-from logo_edge_train.search import search_identity
 from logo_edge_train.train import pretrain_identity, run_identity, train_ensemble
 
 CPU = torch.device("cpu")

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from logo_edge.manifest import FILES, LogoRow, write_manifest
 from logo_edge.timing import Latency
-from logo_edge_compress import latency
 from logo_edge_compress.commands import search
 from logo_edge_compress.export import export_onnx
-from logo_edge_compress.latency import measure_options
+from logo_edge_compress.search import latency_table as latency
+from logo_edge_compress.search.latency_table import measure_options
 from logo_edge_compress.verify import EXPORTED, run_onnx, verify
+from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import SearchConfig, load_recipe
 

@@ -15,10 +15,10 @@ import pytest
 from logo_edge import Mode, read_bundle
 from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.decision import calibrated_logits, is_answered, logo_score
-from logo_edge.manifest import read_manifest, targets_of
 from logo_edge.metrics import softmax
 from logo_edge_compress.calibrate import LEVELS, fit_calibration, fit_familiarity
 from logo_edge_report.statistics import coverage_interval
+from logo_edge_train.data.manifest import read_manifest, targets_of
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "runtime" / "bundles" / "robust"}

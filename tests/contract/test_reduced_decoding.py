@@ -12,7 +12,7 @@ from PIL import Image
 from logo_edge import Classification, Classifier
 from logo_edge.classifier import REDUCED_SHIFT
 from logo_edge.decision import Calibration, Familiarity, Mode, logo_score, may_change
-from logo_edge_train.fetch import fetch_logos, renders_folder
+from logo_edge_train.data.icons import fetch_logos, renders_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 GUARDED = ("label", "best_guess", "reason", "prediction_set", "is_logo", "high_confidence", "low_confidence")

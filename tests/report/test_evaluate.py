@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from logo_edge.decision import Conformal
 from logo_edge.errors import DatasetError, RunError
-from logo_edge.manifest import read_manifest, targets_of, write_manifest
 from logo_edge_compress.export import export_onnx
 from logo_edge_report import evaluate as evaluate_module
 from logo_edge_report.commands import evaluate
 from logo_edge_report.conditions import SIZES_PX, corruptions, flatten, scale_to
 from logo_edge_report.evaluate import check_labels, evaluate_corruptions, load_split
 from logo_edge_report.subjects import load_subject
-from logo_edge_train.outliers import outlier_paths
+from logo_edge_train.data.manifest import read_manifest, targets_of, write_manifest
+from logo_edge_train.data.outliers import outlier_paths
 from logo_edge_train.recipe import recipe_from_dict
 from logo_edge_train.train import train_ensemble
 

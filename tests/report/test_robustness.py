@@ -20,8 +20,8 @@ from logo_edge_report.commands import evaluate
 from logo_edge_report.evaluate import compare_with_outliers, evaluate_attacks, evaluate_outliers
 from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import Subject
+from logo_edge_train.data.outliers import families_of
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.outliers import families_of
 from logo_edge_train.recipe import recipe_from_dict
 from logo_edge_train.train import train_ensemble
 

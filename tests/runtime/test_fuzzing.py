@@ -17,7 +17,7 @@ from logo_edge import BundleError, Classifier, ImageError, load_image, read_bund
 from logo_edge.bundle.record import RECORD, Bundle, parse_bundle, write_record
 from logo_edge.errors import DatasetError, EnrolmentError
 from logo_edge.likeness.enroll import Enrolment, _digest, add_class, new_enrolment, open_enrolment, write_enrolment
-from logo_edge.manifest import LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest, write_manifest
 
 MUTANTS = int(os.environ.get("LOGO_EDGE_MUTANTS", "300"))
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

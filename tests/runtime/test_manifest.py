@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from logo_edge.errors import DatasetError
-from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 
 ROWS = (
     LogoRow("simple-icons", "15.0.0", "acme", "acme", "simple", ("simple", "text"), False, "calib"),

@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 from timm.data import Mixup
 
 from logo_edge.errors import RecipeError
-from logo_edge.manifest import FILES, LogoRow, Manifest
 from logo_edge.preprocess import InputContract
-from logo_edge_train.augment import Intensity, LogoAugmentation, Mixing, mix_views, weaken
-from logo_edge_train.dataset import LogoDataset
-from logo_edge_train.measure import LogoMeasurements, measure_logo
+from logo_edge_train.data.augment import Intensity, LogoAugmentation, Mixing, mix_views, weaken
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
+from logo_edge_train.organize.features import LogoMeasurements, measure_logo
 from logo_edge_train.recipe import OPERATIONS, AugmentConfig, TeacherAugment, recipe_from_dict
 
 CONTRACT = InputContract(96)

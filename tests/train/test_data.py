@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from logo_edge.errors import DatasetError
-from logo_edge.manifest import read_manifest
-from logo_edge_train import fetch
-from logo_edge_train.dataset import LOOKALIKE, find_lookalikes, thumbnails
-from logo_edge_train.fetch import DATA, LABELS, UNLABELLED, fetch_logos, icon_svg, install_icon_sets, render_svg
+from logo_edge_train.data import icons as fetch
+from logo_edge_train.data.dataset import LOOKALIKE, find_lookalikes, thumbnails
+from logo_edge_train.data.icons import DATA, LABELS, UNLABELLED, fetch_logos, icon_svg, install_icon_sets, render_svg
+from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.keys import file_hash
 
 DIFFERENT = [("h2o-background", "rss3-background")]  # of calib and test: two brands' white letters on the same blue

@@ -12,14 +12,14 @@ from PIL import Image
 
 from logo_edge.errors import DatasetError
 from logo_edge.images.load import load_image
-from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest
 from logo_edge.preprocess import InputContract
-from logo_edge_train import dataset
-from logo_edge_train.dataset import NOT_A_LOGO, ImageFiles, LogoDataset, find_lookalikes, leave_out, pool_rows
-from logo_edge_train.episodes import Drawings
-from logo_edge_train.fetch import LABELS, UNLABELLED
+from logo_edge_train.data import dataset
+from logo_edge_train.data.dataset import NOT_A_LOGO, ImageFiles, LogoDataset, find_lookalikes, leave_out, pool_rows
+from logo_edge_train.data.icons import LABELS, UNLABELLED
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest
+from logo_edge_train.few_shot.episodes import Drawings
+from logo_edge_train.pretrain.views import InkDataset
 from logo_edge_train.recipe import AugmentConfig
-from logo_edge_train.views import InkDataset
 
 
 def test_no_more_images_than_readers_are_in_memory_at_full_size(tmp_path, monkeypatch):

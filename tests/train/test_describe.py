@@ -11,8 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from logo_edge.errors import DatasetError
-from logo_edge.manifest import LogoRow, Manifest
-from logo_edge_train.describe import (
+from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.organize.describe import (
     UNLABELLED,
     cohen_kappa,
     describe_manifest,

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from logo_edge.errors import RecipeError
-from logo_edge.manifest import FILES, LogoRow, Manifest
 from logo_edge.preprocess import DETAIL_PX, InputContract, preprocess
 from logo_edge_compress.export import export_body, export_onnx
 from logo_edge_compress.quantize import quantize_body
 from logo_edge_compress.verify import run_onnx
-from logo_edge_train.augment import LogoAugmentation, weaken
-from logo_edge_train.dataset import LogoDataset
+from logo_edge_train.data.augment import LogoAugmentation, weaken
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, AugmentConfig, recipe_from_dict
 

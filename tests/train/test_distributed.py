@@ -23,11 +23,11 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import default_collate
 
-from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
-from logo_edge_train.augment import Intensity
-from logo_edge_train.dataset import LogoDataset
+from logo_edge_train.data.augment import Intensity
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.fit import fit, predict_logits
 from logo_edge_train.losses import SupervisedObjective, supervised_objective
 from logo_edge_train.models import LogoNetwork, normalise

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from logo_edge_train.fades import SLOPES, measure_fades
+from logo_edge_train.review.fades import SLOPES, measure_fades
 
 COUNTS = len(SLOPES) + 3  # features of one reach
 FAINT = slice(COUNTS, COUNTS + len(SLOPES) - 1)  # shares that fade over 16 px

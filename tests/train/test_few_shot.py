@@ -16,12 +16,15 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
-from logo_edge.manifest import LogoRow, read_manifest, write_manifest
 from logo_edge.tables.journal import find_images
-from logo_edge_train import dataset, episodes, few_shot
 from logo_edge_train.commands import few_shot as command
 from logo_edge_train.commands import print_found, print_sorted
-from logo_edge_train.episodes import (
+from logo_edge_train.data import dataset
+from logo_edge_train.data.icons import LABELS
+from logo_edge_train.data.manifest import LogoRow, read_manifest, write_manifest
+from logo_edge_train.few_shot import episodes
+from logo_edge_train.few_shot import run as few_shot
+from logo_edge_train.few_shot.episodes import (
     PARTS,
     VIEWS,
     BrandTasks,
@@ -32,8 +35,7 @@ from logo_edge_train.episodes import (
     split_drawing,
     task_rows,
 )
-from logo_edge_train.fetch import LABELS
-from logo_edge_train.few_shot import (
+from logo_edge_train.few_shot.run import (
     Maml,
     Prototypes,
     build_network,

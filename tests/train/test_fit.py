@@ -16,13 +16,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
-from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge.preprocess import InputContract
 from logo_edge_train import fit as fit_module
 from logo_edge_train import resources
 from logo_edge_train import train as train_module
 from logo_edge_train.commands import train
-from logo_edge_train.dataset import LogoDataset, check_classes, class_weights, soft_label, stratified_sample
+from logo_edge_train.data.dataset import LogoDataset, check_classes, class_weights, soft_label, stratified_sample
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge_train.estimate import extrapolate, finish
 from logo_edge_train.fit import fit, predict_logits
 from logo_edge_train.losses import supervised_objective

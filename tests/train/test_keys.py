@@ -12,11 +12,13 @@ from pictures import write_squares
 from PIL import Image
 
 from logo_edge.errors import RunError
-from logo_edge.manifest import LogoRow, read_manifest, write_manifest
-from logo_edge_train import few_shot, keys, search, train
+from logo_edge_compress.search import search
+from logo_edge_compress.search.search import LatencyTable
+from logo_edge_train import keys, train
+from logo_edge_train.data.manifest import LogoRow, read_manifest, write_manifest
+from logo_edge_train.few_shot import run as few_shot
 from logo_edge_train.keys import artifact_key, describe_changed_rows, identify, row_hashes, select_settings
 from logo_edge_train.recipe import Recipe, SamConfig, recipe_from_dict
-from logo_edge_train.search import LatencyTable
 
 CPU = torch.device("cpu")
 RECIPE = recipe_from_dict({

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from logo_edge.errors import LogoEdgeError
-from logo_edge.manifest import FILES, LogoRow, Manifest
-from logo_edge_train import lettering
-from logo_edge_train.lettering import (
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
+from logo_edge_train.review import lettering
+from logo_edge_train.review.lettering import (
     Line,
     Reading,
     describe_lettering,

@@ -7,9 +7,9 @@ import io
 from PIL import Image
 from rich.console import Console
 
-from logo_edge.manifest import LogoRow, Manifest
-from logo_edge_train.describe import describe_manifest, plot_description, plot_samples, print_description
-from logo_edge_train.literal import LiteralTable
+from logo_edge_train.console import LiteralTable
+from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.organize.describe import describe_manifest, plot_description, plot_samples, print_description
 
 NAMES = ("t-shirts [new]", "[draft]", "[/]", ":cat:", "[bold]")
 

@@ -14,17 +14,17 @@ from torch.nn import functional
 from torch_uncertainty.losses import ConfidencePenaltyLoss, FocalLoss
 
 from logo_edge.errors import RecipeError, RunError
-from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
-from logo_edge_train.augment import Intensity
-from logo_edge_train.dataset import LogoDataset
+from logo_edge_train.data.augment import Intensity
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import RECALL_MOMENTUM, SupervisedObjective, penalise_errors, supervised_objective
 from logo_edge_train.models import LogoNetwork, Prediction
 from logo_edge_train.optim import perturbing
 from logo_edge_train.recipe import TeacherAugment, TeacherFit, recipe_from_dict
-from logo_edge_train.sampling import EpochOrder
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c", "d")

@@ -8,7 +8,7 @@ import torch
 
 from logo_edge.errors import RecipeError
 from logo_edge_train.models import LogoNetwork, normalise
-from logo_edge_train.models.measured import FAR, WIDTH
+from logo_edge_train.models.feature_network import FAR, WIDTH
 
 NAME = "test_resnet+measures"
 

@@ -11,8 +11,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from logo_edge.errors import RecipeError
-from logo_edge_train.models import LogoNetwork, normalise
-from logo_edge_train.novelty import (
+from logo_edge_report.novelty import (
     background,
     mahalanobis,
     nearest_neighbours,
@@ -20,7 +19,8 @@ from logo_edge_train.novelty import (
     relative_mahalanobis,
     virtual_logit,
 )
-from logo_edge_train.probe import features_of
+from logo_edge_train.models import LogoNetwork, normalise
+from logo_edge_train.pretrain.probe import features_of
 
 FEATURES, CLASSES = 6, 3
 

@@ -18,13 +18,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from logo_edge.errors import DatasetError
 from logo_edge.images.load import load_image
-from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.tables.journal import find_images
-from logo_edge_train import measure, organize
 from logo_edge_train.commands import find_manifest
-from logo_edge_train.lookalikes import MAX_DISTANCE, group_copies, look_at, nearest_limit
-from logo_edge_train.measure import LogoMeasurements
-from logo_edge_train.organize import (
+from logo_edge_train.data.lookalikes import MAX_DISTANCE, group_copies, look_at, nearest_limit
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.organize import features as measure
+from logo_edge_train.organize import organize
+from logo_edge_train.organize.features import LogoMeasurements
+from logo_edge_train.organize.label_proposer import fit_proposer, load_proposer, write_proposer
+from logo_edge_train.organize.organize import (
     compare_with_folder,
     describe_report,
     manifest_of,
@@ -35,7 +37,6 @@ from logo_edge_train.organize import (
     propose_label,
     split_by_group,
 )
-from logo_edge_train.propose import fit_proposer, load_proposer, write_proposer
 
 SAMPLES = Path(__file__).parents[2] / "runtime" / "logo_edge" / "samples"
 GUIDE_CLASSES = ("complex", "gradient", "simple", "text")

@@ -15,15 +15,16 @@ from typer.testing import CliRunner
 
 from logo_edge.backends.choose import cache_folder
 from logo_edge.errors import DatasetError
-from logo_edge.manifest import FILES, LogoRow, Manifest
 from logo_edge.preprocess import InputContract
-from logo_edge_train import outliers, train
+from logo_edge_train import train
 from logo_edge_train.commands import data
-from logo_edge_train.dataset import NOT_A_LOGO, LogoDataset
+from logo_edge_train.data import outliers
+from logo_edge_train.data.dataset import NOT_A_LOGO, LogoDataset
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
+from logo_edge_train.data.outliers import FAMILIES, families_of, outlier_paths, packages, parts
+from logo_edge_train.data.outliers.drawing import LONGEST_PX, Family, draw_picture
 from logo_edge_train.keys import file_hash
 from logo_edge_train.losses import supervised_objective
-from logo_edge_train.outliers import FAMILIES, families_of, outlier_paths, packages, parts
-from logo_edge_train.outliers.drawing import LONGEST_PX, Family, draw_picture
 from logo_edge_train.recipe import TrainConfig
 from logo_edge_train.train import outlier_rows
 

@@ -15,14 +15,15 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
-from logo_edge.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed, train
-from logo_edge_train.augment import lay_on_background
-from logo_edge_train.dataset import pool_rows
+from logo_edge_train.data.augment import lay_on_background
+from logo_edge_train.data.dataset import pool_rows
+from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.optim import SharpnessAware
-from logo_edge_train.pretrain import (
+from logo_edge_train.pretrain.probe import linear_probe, neighbour_probe
+from logo_edge_train.pretrain.simclr import (
     AspectHead,
     AspectNetwork,
     Difficulty,
@@ -33,7 +34,7 @@ from logo_edge_train.pretrain import (
     pretrain,
     start_from,
 )
-from logo_edge_train.probe import linear_probe, neighbour_probe
+from logo_edge_train.pretrain.views import MEASURED_PX, AspectViews, InkDataset, Pair, find_neighbours
 from logo_edge_train.progress import describe_epoch
 from logo_edge_train.recipe import (
     ASPECTS,
@@ -46,7 +47,6 @@ from logo_edge_train.recipe import (
 )
 from logo_edge_train.runs import load_network
 from logo_edge_train.train import train_ensemble
-from logo_edge_train.views import MEASURED_PX, AspectViews, InkDataset, Pair, find_neighbours
 
 LITE = "tf_efficientnet_lite0@32"
 CPU = torch.device("cpu")

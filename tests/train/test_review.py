@@ -20,14 +20,14 @@ from system.browser.page import CHROMIUM_RUNS, HEADING
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError
-from logo_edge.manifest import FILES, LogoRow, read_manifest, targets_of, write_manifest
-from logo_edge_train import dataset
 from logo_edge_train.commands import data
+from logo_edge_train.data import dataset
+from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, targets_of, write_manifest
 from logo_edge_train.recipe import ReviewConfig
-from logo_edge_train.review import folds
+from logo_edge_train.review import panel as folds
 from logo_edge_train.review.confident import choose_diverse, find_label_errors
 from logo_edge_train.review.corrections import COLUMNS, apply_corrections
-from logo_edge_train.review.folds import divide_groups
+from logo_edge_train.review.panel import divide_groups
 from logo_edge_train.review.ranking import labelling_pool, list_next, list_suspects
 from logo_edge_train.review.sheet import assign_keys
 

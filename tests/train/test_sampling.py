@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge.preprocess import InputContract
-from logo_edge_train import dataset as dataset_module
 from logo_edge_train import distributed, fit, train
-from logo_edge_train.dataset import LogoDataset, measure_rows
-from logo_edge_train.measure import measure_file
+from logo_edge_train.data import dataset as dataset_module
+from logo_edge_train.data.dataset import LogoDataset, measure_rows
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.sampling import CURRICULUM_START, EpochOrder, rank_difficulty, rank_shares
+from logo_edge_train.organize.features import measure_file
 from logo_edge_train.recipe import AugmentConfig, recipe_from_dict
-from logo_edge_train.sampling import CURRICULUM_START, EpochOrder, rank_difficulty, rank_shares
 
 CLASSES = np.array([0] * 60 + [1] * 25 + [2] * 12 + [3] * 3)
 

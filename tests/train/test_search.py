@@ -13,14 +13,8 @@ import torch
 from PIL import Image
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
-from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
-from logo_edge_train import search as stage
-from logo_edge_train.estimate import estimate_search
-from logo_edge_train.models import LogoNetwork
-from logo_edge_train.models.composed import ATTENTIONS, POOLS, WIDTH
-from logo_edge_train.models.supernet import Supernet
-from logo_edge_train.recipe import Recipe, SearchConfig, load_recipe, recipe_from_dict
-from logo_edge_train.search import (
+from logo_edge_compress.search import search as stage
+from logo_edge_compress.search.search import (
     LatencyTable,
     architecture_gradient,
     derive,
@@ -31,6 +25,12 @@ from logo_edge_train.search import (
     penalties,
     search,
 )
+from logo_edge_compress.search.supernet import Supernet
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.estimate import estimate_search
+from logo_edge_train.models import LogoNetwork
+from logo_edge_train.models.composed import ATTENTIONS, POOLS, WIDTH
+from logo_edge_train.recipe import Recipe, SearchConfig, load_recipe, recipe_from_dict
 from logo_edge_train.train import train_ensemble
 
 CPU = torch.device("cpu")

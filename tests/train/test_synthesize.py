@@ -15,14 +15,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
-from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
-from logo_edge_train import estimate, fetch, synthesize
+from logo_edge_train import estimate
 from logo_edge_train import train as train_module
 from logo_edge_train.commands import data
-from logo_edge_train.dataset import LogoDataset
-from logo_edge_train.draw import KINDS, Sources, badge, draw_pair
-from logo_edge_train.fetch import DRAWING, locked_versions, render_svg
-from logo_edge_train.marks import (
+from logo_edge_train.data import icons as fetch
+from logo_edge_train.data import synthesize
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.draw import KINDS, Sources, badge, draw_pair
+from logo_edge_train.data.icons import DRAWING, locked_versions, render_svg
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.marks import (
     FULL,
     INK_BLACK,
     Mark,
@@ -37,9 +39,9 @@ from logo_edge_train.marks import (
     rectangle,
     silhouette,
 )
-from logo_edge_train.measure import measure_logo
+from logo_edge_train.data.synthesize import choose_sources, draw_files, drawn_rows, find_fonts
+from logo_edge_train.organize.features import measure_logo
 from logo_edge_train.recipe import Recipe, load_recipe, recipe_from_dict
-from logo_edge_train.synthesize import choose_sources, draw_files, drawn_rows, find_fonts
 from logo_edge_train.train import learned_rows, run_identity
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts/ttf"
@@ -362,7 +364,7 @@ def test_the_key_covers_the_drawers_code(tmp_path, monkeypatch):
 
 def test_look_alikes_among_drawn_logos_are_left_out_of_training(sources_file, tmp_path, monkeypatch):
     rows = drawn_rows(load_recipe("smoke", ("train.synthetic=2",)).train)
-    monkeypatch.setattr("logo_edge_train.dataset.find_lookalikes", lambda *_: {rows[0]})
+    monkeypatch.setattr("logo_edge_train.data.dataset.find_lookalikes", lambda *_: {rows[0]})
     assert train_module.leave_out(labelled(tmp_path), rows, tmp_path) == ({rows[0]}, set())
 
 

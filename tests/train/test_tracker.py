@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.files import without_nan
-from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge.preprocess import InputContract
 from logo_edge_train import parallel, tracker
 from logo_edge_train.commands import train
-from logo_edge_train.dataset import LogoDataset
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers

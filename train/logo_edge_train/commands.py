@@ -62,8 +62,8 @@ def known_recipe(name: str | None) -> str | None:
 
 def find_manifest(source: Path | None) -> Path:
     """The manifest that `--data` means: a file, that of a folder, organized now if need be, or the project's own."""
-    from logo_edge_train.fetch import LABELS, fetch_logos
-    from logo_edge_train.organize import compare_with_folder, manifest_of, organize_folder, print_report
+    from logo_edge_train.data.icons import LABELS, fetch_logos
+    from logo_edge_train.organize.organize import compare_with_folder, manifest_of, organize_folder, print_report
 
     if source is None:
         fetch_logos()
@@ -100,7 +100,7 @@ def follow(
 def fetch() -> None:
     from rich.progress import Progress
 
-    from logo_edge_train.fetch import fetch_logos
+    from logo_edge_train.data.icons import fetch_logos
 
     with Progress(transient=True) as bar:
         task = bar.add_task("render logos", total=None)
@@ -114,8 +114,8 @@ def fetch() -> None:
 def where(
     folder: Path | None = typer.Argument(None, metavar="[DIR]", help="A folder of images, as for `train --data`."),
 ) -> None:
-    from logo_edge_train.fetch import renders_folder
-    from logo_edge_train.organize import manifest_of
+    from logo_edge_train.data.icons import renders_folder
+    from logo_edge_train.organize.organize import manifest_of
 
     typer.echo(manifest_of(folder) if folder else renders_folder())
 
@@ -141,7 +141,7 @@ def organize(
         "stop", "--small-classes", help="What to do with classes of fewer than 4 images: stop, leave-out, or merge into `other`."
     ),
 ) -> None:  # fmt: skip
-    from logo_edge_train.organize import SMALL_CLASSES, organize_folder, print_report
+    from logo_edge_train.organize.organize import SMALL_CLASSES, organize_folder, print_report
 
     if small_classes not in SMALL_CLASSES:
         raise typer.BadParameter(f"--small-classes {small_classes}: expected {', '.join(SMALL_CLASSES)}")
@@ -166,7 +166,7 @@ def synthesize(
     ),
 ) -> None:
     need_torch()
-    from logo_edge_train import synthesize as stage
+    from logo_edge_train.data import synthesize as stage
 
     manifest = stage.synthesize(folder, pairs=pairs, seed=seed)
     counts = ", ".join(f"{sum(row.label == name for row in manifest.rows):,} {name}" for name in manifest.classes)
@@ -189,7 +189,7 @@ def outliers(
     ),
 ) -> None:
     need_torch()
-    from logo_edge_train import outliers as stage
+    from logo_edge_train.data import outliers as stage
 
     paths = stage.outlier_paths(part, count)
     typer.echo(f"{sum(map(len, paths.values())):,} pictures that are no logos, {part}, in {len(paths)} families:")
@@ -218,9 +218,9 @@ def describe(
         None, "--proposals", help="Measure `organize`'s label proposals against the labels; write JSON here."
     ),
 ) -> None:
-    from logo_edge.manifest import read_manifest
-    from logo_edge_train import describe as stage
-    from logo_edge_train.fetch import LABELS, renders_folder
+    from logo_edge_train.data.icons import LABELS, renders_folder
+    from logo_edge_train.data.manifest import read_manifest
+    from logo_edge_train.organize import describe as stage
 
     if recipe and not augmented:
         raise typer.BadParameter("--recipe is of the sheet of --augmented; name its PNG too")
@@ -240,7 +240,7 @@ def describe(
         stage.plot_augmented(rows, renders_folder(), load_recipe(recipe or "cpu").train.augment, augmented)
         typer.echo(f"wrote {augmented}")
     if proposals:
-        from logo_edge_train.organize import measure_proposal_accuracy
+        from logo_edge_train.organize.organize import measure_proposal_accuracy
         from logo_edge_train.runs import write_json
 
         figures = measure_proposal_accuracy(rows, renders_folder())
@@ -353,8 +353,8 @@ def apply(
     as_json: bool = AS_JSON,
 ) -> None:
     need_torch()
-    from logo_edge_train.fetch import LABELS
-    from logo_edge_train.organize import manifest_of
+    from logo_edge_train.data.icons import LABELS
+    from logo_edge_train.organize.organize import manifest_of
     from logo_edge_train.review.corrections import apply_corrections
 
     manifest = LABELS if source is None else manifest_of(source) if source.is_dir() else source
@@ -450,7 +450,7 @@ def few_shot_train(
     need_torch()
     from rich.console import Console
 
-    from logo_edge_train.few_shot import train_few_shot
+    from logo_edge_train.few_shot.run import train_few_shot
     from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.train import pick_device
@@ -487,7 +487,7 @@ def few_shot_evaluate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from logo_edge_train.few_shot import evaluate_few_shot
+    from logo_edge_train.few_shot.run import evaluate_few_shot
     from logo_edge_train.train import pick_device
 
     if split not in ("val", "test"):
@@ -528,7 +528,7 @@ def few_shot_classify(
 ) -> None:
     need_torch()
     from logo_edge.tables.journal import find_images
-    from logo_edge_train.few_shot import classify_files, frozen_network, read_few_shot
+    from logo_edge_train.few_shot.run import classify_files, frozen_network, read_few_shot
     from logo_edge_train.train import pick_device
 
     if not support.is_dir():
@@ -556,7 +556,7 @@ def list_command(
     folder: Path = typer.Argument(Path("runs"), metavar="[DIR]", help="The folder of the runs."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    from logo_edge_train import compare
+    from logo_edge_train import run_summary as compare
 
     print_found(compare.list_runs(folder), as_json, compare.print_list)
 
@@ -566,7 +566,7 @@ def show(
     run: Path = typer.Argument(..., metavar="RUN", help="The folder of a run, finished or not."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    from logo_edge_train import compare
+    from logo_edge_train import run_summary as compare
 
     print_found(compare.describe_run(run), as_json, compare.print_run)
 
@@ -576,7 +576,7 @@ def compare_command(
     folders: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more folders of runs."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    from logo_edge_train import compare
+    from logo_edge_train import run_summary as compare
 
     if len(folders) < 2:
         raise typer.BadParameter("one run; expected at least two")

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from logo_edge.manifest import Manifest, read_manifest
-from logo_edge_train.dataset import pool_rows, stratified_sample
-from logo_edge_train.literal import LiteralTable
+from logo_edge_compress.search.search import LatencyTable, search
+from logo_edge_train.console import LiteralTable
+from logo_edge_train.data.dataset import pool_rows, stratified_sample
+from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.parallel import run_side_by_side
-from logo_edge_train.pretrain import pretrain
+from logo_edge_train.pretrain.simclr import pretrain
 from logo_edge_train.progress import percent
 from logo_edge_train.recipe import LoopConfig, PhasesConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
-from logo_edge_train.search import LatencyTable, search
 from logo_edge_train.train import check_splits, count_workers, device_name, fit_member, networks_to_pretrain
 
 TRIAL_STEPS = 6  # per epoch

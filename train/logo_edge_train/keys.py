@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from logo_edge.errors import RunError
-from logo_edge.manifest import FILES, LogoRow, Manifest
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
 from logo_edge_train.recipe import Recipe
 
 FITTED_WITH = ("albumentations", "numpy", "pillow", "timm", "torch")  # what decides the weights of a fit

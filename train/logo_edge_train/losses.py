@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from logo_edge_train import distributed
-from logo_edge_train.augment import Intensity
+from logo_edge_train.data.augment import Intensity
 from logo_edge_train.optim import is_perturbed
 from logo_edge_train.recipe import TeacherFit
 

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from logo_edge_train.literal import LiteralTable
+from logo_edge_train.console import LiteralTable
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_EPOCHS = 40  # the latest so many are drawn

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 
 from logo_edge.errors import RecipeError, RunError
 from logo_edge.files import json_text, write_file
-from logo_edge.manifest import Manifest, read_manifest
+from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.keys import ROWS, check_rows, file_hash
 from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights, resize_layers
 from logo_edge_train.recipe import Architecture, Recipe, TrainConfig, recipe_from_dict

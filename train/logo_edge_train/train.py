@@ -11,12 +11,11 @@ import numpy as np
 import torch
 
 from logo_edge.errors import DatasetError, RunError
-from logo_edge.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of
 from logo_edge.metrics import debiased_calibration_error, fit_temperature, negative_log_likelihood, softmax
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
-from logo_edge_train.augment import Intensity
-from logo_edge_train.dataset import (
+from logo_edge_train.data.augment import Intensity
+from logo_edge_train.data.dataset import (
     NOT_A_LOGO,
     LogoDataset,
     check_classes,
@@ -26,7 +25,11 @@ from logo_edge_train.dataset import (
     pool_rows,
     stratified_sample,
 )
-from logo_edge_train.fetch import renders_folder
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of
+from logo_edge_train.data.outliers import outlier_paths, outliers_key
+from logo_edge_train.data.sampling import EpochOrder, rank_difficulty
+from logo_edge_train.data.synthesize import drawing_identity, drawn_rows
 from logo_edge_train.fit import count_loaders, fit, predict_logits
 from logo_edge_train.keys import (
     FITTED_WITH,
@@ -41,9 +44,8 @@ from logo_edge_train.keys import (
 )
 from logo_edge_train.losses import SupervisedObjective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers, has_imagenet_weights
-from logo_edge_train.outliers import outlier_paths, outliers_key
 from logo_edge_train.parallel import count_cores, run_side_by_side
-from logo_edge_train.pretrain import encoder_path, pretrain, start_from
+from logo_edge_train.pretrain.simclr import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.runs import (
     Run,
@@ -54,8 +56,6 @@ from logo_edge_train.runs import (
     write_json,
     write_run_record,
 )
-from logo_edge_train.sampling import EpochOrder, rank_difficulty
-from logo_edge_train.synthesize import drawing_identity, drawn_rows
 from logo_edge_train.uncertainty import BayesianObjective
 
 MEASUREMENTS = "measurements.json"  # of the logos that a curriculum orders

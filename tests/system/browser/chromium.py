@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from logo_edge.backends.choose import cache_folder
 from logo_edge.files import changing
-from logo_edge_train.fetch import install_packages
+from logo_edge_train.data.icons import install_packages
 
 LOCKS = Path(__file__).parent
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">

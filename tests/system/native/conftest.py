@@ -12,7 +12,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from logo_edge_train.fetch import install_packages
+from logo_edge_train.data.icons import install_packages
 
 HERE = Path(__file__).parent
 HEADERS = (

@@ -9,7 +9,7 @@ import pytest
 from system.web.serving import Server, node
 
 from logo_edge.bundle.record import DEFAULT_BUNDLE
-from logo_edge_train.fetch import install_packages
+from logo_edge_train.data.icons import install_packages
 
 ROOT = Path(__file__).parents[3]
 WEB = ROOT / "runtime" / "web"

@@ -17,8 +17,8 @@ from logo_edge.preprocess import InputContract
 from logo_edge_train.models.bayesian import BayesianLinear
 from logo_edge_train.models.composed import ComposedNetwork
 from logo_edge_train.models.epistemic import EpistemicHead, epistemic_nats
+from logo_edge_train.models.feature_network import MeasuredNetwork
 from logo_edge_train.models.imagenet import load_imagenet_weights
-from logo_edge_train.models.measured import MeasuredNetwork
 
 if TYPE_CHECKING:
     from logo_edge_train.models.logo_vit import Prediction

@@ -11,14 +11,14 @@ from rich.console import Console
 
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
-from logo_edge.manifest import LogoRow, Manifest, read_manifest
 from logo_edge.names import csv_line, shown
-from logo_edge_train.dataset import leave_out, unlabelled_rows
-from logo_edge_train.fetch import renders_folder
-from logo_edge_train.literal import LiteralTable, literal
+from logo_edge_train.console import LiteralTable, literal
+from logo_edge_train.data.dataset import leave_out, unlabelled_rows
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.confident import choose_diverse, find_label_errors
-from logo_edge_train.review.folds import Features, Panel, Tick, review_labels
+from logo_edge_train.review.panel import Features, Panel, Tick, review_labels
 from logo_edge_train.review.sheet import write_sheet
 from logo_edge_train.uncertainty import decompose
 

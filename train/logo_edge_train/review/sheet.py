@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.files import write_file
-from logo_edge.manifest import LogoRow, Manifest
 from logo_edge.names import alike, printable
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.dataset import map_images
-from logo_edge_train.fetch import renders_folder
+from logo_edge_train.data.dataset import map_images
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.review.corrections import COLUMNS
-from logo_edge_train.review.folds import Tick
+from logo_edge_train.review.panel import Tick
 
 PICTURE_PX = 160
 MOST_BUTTONS = 8  # of a card, for its likeliest classes; keys reach all

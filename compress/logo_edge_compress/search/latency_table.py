@@ -1,0 +1,88 @@
+"""What a network, and each option of a search, costs on this machine: exported, one logo at a time on one thread."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Hashable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from rich.progress import track
+from torch import nn
+
+from logo_edge.timing import Latency, describe_machine, measure_latency
+from logo_edge_compress.export import export_module
+from logo_edge_compress.search.search import CHOICES, LatencyTable
+from logo_edge_train.models import build_body
+from logo_edge_train.models.composed import WIDTH, Head, Trunk, build_attention
+from logo_edge_train.recipe import SearchConfig
+from logo_edge_train.runs import write_json
+
+STRIDE = 32  # of the backbones' last stage
+ROUNDS = 3  # of all options in turn: what slows the machine for a while slows them all
+
+
+def measure_options(config: SearchConfig, classes: int, path: Path) -> LatencyTable:
+    """The latency table of the search's options, which is kept at `path` and read where it is of this very machine.
+
+    Backbone (with its projection), attention block and head are exported each by itself; from the latter two is taken
+    what a call costs that computes nothing, which a whole network pays but once.
+    """
+    options = {choice: list(getattr(config, choice)) for choice in CHOICES}
+    if path.exists():
+        table = LatencyTable(**json.loads(path.read_text(encoding="utf-8")))
+        same = all(list(getattr(table, choice)) == names for choice, names in options.items())
+        if same and (table.size_px, table.machine) == (config.size_px, describe_machine()):
+            return table
+    planes = torch.zeros(2, 3, config.size_px, config.size_px)
+    features = torch.zeros(2, WIDTH, *[-(-config.size_px // STRIDE)] * 2)
+    parts: dict[tuple[str, str], tuple[Callable[[], nn.Module], torch.Tensor]] = {("call", ""): (nn.Identity, features)}
+    for name in config.backbones:
+        parts["backbones", name] = (lambda name=name: Trunk(build_body(name, classes, size_px=config.size_px)), planes)
+    for name in config.attentions:
+        parts["attentions", name] = (lambda name=name: build_attention(name), features)
+    for name in config.heads:
+        parts["heads", name] = (lambda name=name: Head(name, classes), features)
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in parts}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {key: Path(folder) / f"{index}.onnx" for index, key in enumerate(parts)}
+        for key, (build, example) in track(parts.items(), "export options", transient=True):
+            export_module(build(), example, paths[key])
+        for key in track(list(parts) * ROUNDS, "measure options", transient=True):
+            times[key].append(onnx_latency(paths[key], parts[key][1][:1].numpy()).p50_ms)
+    medians = {key: float(np.median(found)) for key, found in times.items()}
+    call_ms = medians["call", ""]
+    costs = {
+        choice: {
+            name: medians[choice, name] if choice == "backbones" else max(0.0, medians[choice, name] - call_ms)
+            for name in names
+        }
+        for choice, names in options.items()
+    }
+    table = LatencyTable(config.size_px, describe_machine(), **costs)
+    write_json(path, asdict(table))
+    return table
+
+
+def onnx_latency(path: Path, values: np.ndarray) -> Latency:
+    """The latency of an ONNX file of one input on these values, on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return measure_latency(lambda: session.run(None, {name: values}))
+
+
+def latencies_by_turns(graphs: dict[Hashable, Path], rounds: int) -> dict[Hashable, float]:
+    """Key -> median milliseconds of one image on one thread, of ONNX files that take uint8 images, all in turn."""
+    found: dict[Hashable, list[float]] = {key: [] for key in graphs}
+    for key, path in list(graphs.items()) * rounds:
+        side = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1].dim_value
+        found[key].append(onnx_latency(path, np.zeros((1, side, side, 3), np.uint8)).p50_ms)
+    return {key: float(np.median(times)) for key, times in found.items()}

@@ -1,0 +1,483 @@
+"""Chooses backbone, attention and head by gradient, within a latency (`logo-edge search`).
+
+Differentiable search by two levels: Liu et al. 2019, arXiv:1806.09055 (DARTS); drawn backbones and the latency in the
+loss: Cai et al. 2019, arXiv:1812.00332 (ProxylessNAS), Wu et al. 2019, arXiv:1812.03443 (FBNet).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial, reduce
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from logo_edge.errors import DatasetError, RunError
+from logo_edge.files import replacing
+from logo_edge.preprocess import InputContract
+from logo_edge_compress.search.supernet import Supernet
+from logo_edge_train.data.dataset import LogoDataset, check_classes, leave_out, stratified_sample
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.fit import predict_logits
+from logo_edge_train.keys import (
+    FITTED_WITH,
+    Identity,
+    data_hash,
+    identify,
+    refuse_other,
+    row_hashes,
+    select_settings,
+    versions,
+)
+from logo_edge_train.losses import supervised_objective
+from logo_edge_train.models import has_imagenet_weights
+from logo_edge_train.optim import parameter_groups
+from logo_edge_train.organize.organize import split_by_group
+from logo_edge_train.parallel import count_cores
+from logo_edge_train.recipe import Architecture, Recipe, SearchConfig, recipe_to_toml
+from logo_edge_train.resources import keep_memory
+from logo_edge_train.runs import write_json, write_text
+from logo_edge_train.state import load_modules, read_metadata, save_modules
+from logo_edge_train.train import short_metrics, uncertainty
+
+HISTORY, DERIVED = "history.json", "derived.toml"
+SEARCHED_BY = (  # the recipe's settings that a search learns by
+    "search", "train.seed", "train.augment",
+    *(f"train.fit.{name}" for name in (
+        "max_images", "use_votes", "class_weight_power", "weight_decay", "gradient_clip", "label_smoothing")),
+)  # fmt: skip
+CHOICES = ("backbones", "attentions", "heads")
+WEIGHTS_PATHS, ALPHAS_PATHS = 1, 2  # backbones drawn for a step of each; two can be told apart, one cannot
+ALPHAS_BETAS = (0.5, 0.999)  # of Adam, as in DARTS
+PROBE_RADIUS = 0.01  # by which the finite difference moves the weights, over the norm of the direction (DARTS, eq. 8)
+
+Loss = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What each option costs on `machine`: median ms of one logo of `size_px` on one thread.
+
+    A network costs the sum of its three; what a call costs by itself is counted with the backbone.
+    """
+
+    size_px: int
+    machine: dict
+    backbones: dict[str, float]
+    attentions: dict[str, float]
+    heads: dict[str, float]
+
+    def costs(self, config: SearchConfig) -> list[np.ndarray]:
+        """The ms of each option of the three choices. Raises RunError where the table is of another space."""
+        for choice in CHOICES:
+            missing = set(getattr(config, choice)) - set(getattr(self, choice))
+            if missing or self.size_px != config.size_px:
+                raise RunError(
+                    f"the latency table, of {self.size_px} px, lacks {', '.join(sorted(missing)) or 'this size'}; "
+                    f"expected search.{choice} at {config.size_px} px. Remove it, so that it is measured again"
+                )
+        return [np.array([getattr(self, choice)[name] for name in getattr(config, choice)]) for choice in CHOICES]
+
+
+def search(
+    manifest_path: Path, recipe: Recipe, table: LatencyTable, folder: Path, *, device: torch.device,
+    report: Callable[[dict], None],
+) -> Recipe:  # fmt: skip
+    """The `derived_recipe` of the network that was found, also FOLDER/search/derived.toml.
+
+    FOLDER/search/history.json holds every epoch: losses, shares of each option, their entropy, the expected latency,
+    and the figures on val of the architecture that would be taken; search.png shows them. Neither val nor test is
+    learned from. Interrupted, it goes on to the same result, by the latencies that it began with; where it is finished,
+    it is read and left as it is (`read_search`).
+    Raises RunError where the folder holds another search, no architecture is within `target_ms` or a loss is not finite.
+    """
+    if (finished := read_search(manifest_path, recipe, folder)) is not None:
+        return finished
+    config, out = recipe.search, folder / "search"
+    manifest = read_manifest(manifest_path)
+    for split in ("train", "val"):
+        check_classes(manifest.split(split), manifest.classes, split)
+    identity, state = search_identity(recipe, manifest), out / "search.state"
+    if state.exists():
+        table = LatencyTable(**json.loads(read_metadata(state)["table"]))
+    costs = table.costs(config)
+    fastest = sum(cost.min() for cost in costs)
+    if config.target_ms and fastest > config.target_ms:
+        raise RunError(
+            f"search.target_ms is {config.target_ms}, the fastest architecture takes {fastest:.2f} ms; "
+            "raise it, or add a faster backbone"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    history = _run_epochs(manifest, recipe, table, state, identity, device=device, report=report)
+    chosen = derive([list(share.values()) for share in history[-1]["shares"].values()], costs, config.target_ms)
+    name, ms = architecture_name(config, chosen), table_ms(costs, chosen)
+    found = _found_recipe(recipe, name, ms)
+    record = {
+        "identity": asdict(identity), "chosen": found.train.teachers[-1], "table_ms": ms, "table": asdict(table),
+        "seconds": sum(epoch["seconds"] for epoch in history), "epochs": history,
+    }  # fmt: skip
+    write_text(out / DERIVED, recipe_to_toml(found))
+    plot_search(record, config.target_ms, out / "search.png")
+    write_json(out / HISTORY, record)
+    state.unlink()
+    return found
+
+
+def read_search(manifest_path: Path, recipe: Recipe, folder: Path) -> Recipe | None:
+    """The `derived_recipe` of the finished search in FOLDER/search; None where none is finished there.
+
+    derived.toml is written again only where the recipe's other stages have changed since. Raises RunError where the
+    search is of other settings or data.
+    """
+    path, derived = folder / "search" / HISTORY, folder / "search" / DERIVED
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    identity = search_identity(recipe, read_manifest(manifest_path))
+    refuse_other(path.parent, "a search", record["identity"], identity, finished=True)
+    found = _found_recipe(recipe, Architecture.parse(record["chosen"]).model, record["table_ms"])
+    text = recipe_to_toml(found)
+    if not derived.exists() or derived.read_text(encoding="utf-8") != text:
+        write_text(derived, text)
+    return found
+
+
+def _found_recipe(recipe: Recipe, name: str, ms: float) -> Recipe:
+    told = f"Found by `logo-edge search`, {ms:.2f} ms by its table."
+    return replace(derived_recipe(recipe, name), description=told)
+
+
+def search_identity(recipe: Recipe, manifest: Manifest) -> Identity:
+    """What a search depends on; what it measures is a result."""
+    settings = select_settings(recipe, *SEARCHED_BY, without=("search.joins",))
+    return identify({"data": data_hash(row_hashes(manifest, manifest.rows))}, settings, versions(FITTED_WITH))
+
+
+def architecture_gradient(
+    alphas: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], learn: Loss, judge: Loss, inner_rate: float
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The judging loss and its gradient for the alphas, after one step of the weights at `inner_rate` down `learn`.
+
+    The weights that a step would give depend on the alphas too; the part of the gradient that goes through them is a
+    Hessian-vector product, taken as a finite difference of first gradients (DARTS, eq. 7 and 8). At a rate of 0 the
+    weights stand as they are: first order. The weights are left as they were.
+    """
+    if not inner_rate:
+        loss = judge()
+        return loss.detach(), list(torch.autograd.grad(loss, alphas))
+    before = [weight.detach().clone() for weight in weights]
+    step = torch.autograd.grad(learn(), weights, materialize_grads=True)
+    _place(weights, before, step, -inner_rate)
+    loss = judge()
+    gradients = torch.autograd.grad(loss, [*alphas, *weights], materialize_grads=True)
+    direct, ahead = gradients[: len(alphas)], gradients[len(alphas) :]
+    radius = PROBE_RADIUS / float(nn.utils.get_total_norm(ahead).clamp(min=1e-12))
+    sides = []
+    for sign in (1, -1):
+        _place(weights, before, ahead, sign * radius)
+        sides.append(torch.autograd.grad(learn(), alphas))
+    _place(weights, before, ahead, 0.0)
+    through = [(above - below) / (2 * radius) for above, below in zip(*sides, strict=True)]
+    return loss.detach(), [here - inner_rate * there for here, there in zip(direct, through, strict=True)]
+
+
+def penalties(
+    shares: Sequence[torch.Tensor], costs: Sequence[torch.Tensor], config: SearchConfig, progress: float
+) -> dict[str, torch.Tensor]:
+    """What is added to the judging loss: of the entropy of the shares, and of the latency that they let expect.
+
+    The entropy (mean of the choices, 1 where all options are alike) is pressed down by `progress`, 0 to 1, of its
+    weight. Latency counts by its logarithm (FBNet), and only above the target: below it, faster is no better.
+    """
+    added = {"entropy_penalty": config.entropy_weight * progress * mean_entropy(shares)}
+    if config.target_ms:
+        over = (expected_ms(shares, costs) / config.target_ms).log().clamp(min=0)
+        added["latency_penalty"] = config.latency_weight * over
+    return added
+
+
+def expected_ms(shares: Sequence[torch.Tensor], costs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The latency of an architecture drawn by the shares, in the mean."""
+    return sum((share * cost).sum() for share, cost in zip(shares, costs, strict=True))
+
+
+def mean_entropy(shares: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean over the choices of the entropy of the shares over its greatest value: 0 (decided) to 1 (all alike)."""
+    return sum(torch.special.entr(share).sum() / math.log(max(2, len(share))) for share in shares) / len(shares)
+
+
+def derive(shares: Sequence[Sequence[float]], costs: Sequence[np.ndarray], target_ms: float) -> tuple[int, int, int]:
+    """The likeliest (backbone, attention, head) that costs at most `target_ms`; 0: the likeliest of all."""
+    likelihood = reduce(np.multiply.outer, [np.array(share) for share in shares])  # (backbones, attentions, heads)
+    if target_ms:
+        likelihood = np.where(reduce(np.add.outer, costs) <= target_ms, likelihood, -1.0)
+    return tuple(int(index) for index in np.unravel_index(likelihood.argmax(), likelihood.shape))
+
+
+def architecture_name(config: SearchConfig, chosen: tuple[int, int, int]) -> str:
+    """`backbone+attention+head`."""
+    return "+".join(getattr(config, choice)[index] for choice, index in zip(CHOICES, chosen, strict=True))
+
+
+def table_ms(costs: Sequence[np.ndarray], chosen: tuple[int, int, int]) -> float:
+    """What the table says that the architecture takes."""
+    return float(sum(cost[index] for cost, index in zip(costs, chosen, strict=True)))
+
+
+def derived_recipe(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with this network, at the size of the search, as its only teacher and only student.
+
+    ImageNet weights stay only where the search had them for it as well. One teacher disagrees with nobody: the student
+    learns no epistemic output. With `search.joins` the network comes beside the recipe's own teachers and students, and
+    nothing else changes.
+    """
+    network, train, distill = str(Architecture(name, recipe.search.size_px)), recipe.train, recipe.distill
+    if recipe.search.joins:
+        train = replace(train, teachers=(*train.teachers, network))
+        distill = replace(distill, students=(*distill.students, network))
+    else:
+        pretrained = recipe.search.pretrained and has_imagenet_weights(name)
+        train = replace(train, teachers=(network,), pretrained=pretrained)
+        distill = replace(distill, students=(network,), pretrained=pretrained, epistemic="off")  # of one teacher
+    return replace(
+        recipe, name=f"{recipe.name}-derived", description=f"As {recipe.name}, with {network}.", train=train,
+        distill=distill,
+    )  # fmt: skip
+
+
+def halve(rows: list[LogoRow], seed: int) -> tuple[list[LogoRow], list[LogoRow]]:
+    """The rows in two halves of like classes, no group in both."""
+    sides = split_by_group(
+        [row.label for row in rows], [row.group for row in rows], seed=seed, shares={"first": 0.5, "second": 0.5}
+    )
+    return tuple([row for row, side in zip(rows, sides, strict=True) if side == name] for name in ("first", "second"))
+
+
+def plot_search(record: dict, target_ms: float, path: Path) -> None:
+    """Writes a PNG: the shares of each choice's options, the expected latency and the losses, by epoch."""
+    from matplotlib.figure import Figure
+
+    history = record["epochs"]
+    epochs = [epoch["epoch"] for epoch in history]
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    panels = figure.subplots(2, 3).flat
+    for choice in CHOICES:
+        axes = next(panels)
+        for name in history[0]["shares"][choice]:
+            axes.plot(epochs, [100 * epoch["shares"][choice][name] for epoch in history], label=name)
+        axes.set_title(f"{choice}, share in %", loc="left", fontsize=10)
+        axes.set_ylim(0, 100)
+    for title, names in (
+        ("expected latency, ms", ("expected_ms",)),
+        ("entropy of the shares, of 1", ("choice_entropy",)),
+        ("cross-entropy, nats", ("cross_entropy", "held_cross_entropy")),
+    ):
+        axes = next(panels)
+        for name in names:
+            axes.plot(epochs, [epoch.get(name, math.nan) for epoch in history], label=name)
+        axes.set_title(title, loc="left", fontsize=10)
+        if names == ("expected_ms",):
+            axes.axhline(record["table_ms"], color="0.3", linewidth=0.8, label="chosen")
+            if target_ms:
+                axes.axhline(target_ms, color="0.3", linewidth=0.8, linestyle="--", label="target")
+    for axes in figure.axes:
+        axes.set_xlabel("epoch")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, frameon=False)
+    figure.suptitle(record["chosen"], fontsize=11)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=144)
+
+
+def _run_epochs(
+    manifest: Manifest, recipe: Recipe, table: LatencyTable, state: Path, identity: Identity, *, device: torch.device,
+    report: Callable[[dict], None],
+) -> list[dict]:  # fmt: skip
+    """One record per epoch, until the last or until the choice has stood for `patience` epochs."""
+    costs = table.costs(recipe.search)
+    config, train, seed, renders = recipe.search, recipe.train, recipe.train.seed, renders_folder()
+    name = f"search {config.size_px} px"
+    report({"kind": "start", "name": name, "stem": "search"})
+    left_out, _ = leave_out(manifest, manifest.split("train"), renders)
+    rows = stratified_sample([row for row in manifest.split("train") if row not in left_out], train.fit.max_images)
+    options = {"use_votes": train.fit.use_votes, "class_weight_power": train.fit.class_weight_power, "seed": seed}
+    halves = halve(rows, seed)
+    if not all(halves):
+        raise DatasetError(
+            f"{len(rows)} logos to search with; expected enough for two halves without a common group: one is empty"
+        )
+    learned, judged = (
+        LogoDataset(
+            manifest,
+            half,
+            manifest.classes,
+            renders,
+            contract=InputContract(config.size_px),
+            augment=augment,
+            **options,
+        )
+        for half, augment in zip(halves, (train.augment, None), strict=True)
+    )
+    val = LogoDataset(
+        manifest, manifest.split("val"), manifest.classes, renders, contract=InputContract(config.size_px)
+    )
+    torch.manual_seed(seed)
+    keep_memory()
+    supernet = Supernet(config, len(manifest.classes)).to(device, memory_format=torch.channels_last)
+    optimizers = {
+        "weights": torch.optim.AdamW(
+            parameter_groups(supernet.weights(), train.fit.weight_decay), config.learning_rate
+        ),
+        "alphas": torch.optim.Adam(supernet.alphas, config.alpha_rate, betas=ALPHAS_BETAS),
+    }
+    history = _load_state(state, supernet, optimizers, identity)
+    batch_size = min(config.batch_size, len(learned), len(judged))
+    steps = min(len(learned), len(judged)) // batch_size
+    if history:
+        report({"kind": "resume", "name": name, "epochs": config.epochs, "steps": steps, "history": history})
+    learner = _Learner(supernet, optimizers, costs, recipe, device)
+    for epoch in range(len(history), config.epochs):
+        if history and history[-1]["stable_epochs"] >= config.patience:
+            break
+        torch.manual_seed(seed * 1_000_003 + epoch)  # which backbones are drawn, the same after a resume
+        start, sums = time.perf_counter(), {}
+        lessons, exams = (_batches(half, batch_size, steps, epoch, seed, device) for half in (learned, judged))
+        supernet.train()
+        for step, (lesson, exam) in enumerate(zip(lessons, exams, strict=True)):
+            losses = learner.take_step(lesson, exam, epoch, epoch + step / steps)
+            for key, value in losses.items():
+                sums[key] = sums.get(key, 0.0) + value / steps
+            pace = {"images_per_s": round((step + 1) * batch_size / (time.perf_counter() - start), 1),
+                    "learning_rate": optimizers["weights"].param_groups[0]["lr"]}  # fmt: skip
+            report({"kind": "step", "name": name, "epoch": epoch + 1, "epochs": config.epochs, "step": step + 1,
+                    "steps": steps, "losses": list(losses), **losses, **pace})  # fmt: skip
+        record = {**sums, "epoch": epoch + 1, **_describe_shares(supernet, costs, config, history), **pace}
+        logits = predict_logits(supernet, val, device)
+        record |= short_metrics(logits, val.hard_targets, val.sure) | uncertainty(logits, val.hard_targets, val.classes)
+        record["seconds"] = round(time.perf_counter() - start, 2)
+        history.append(record)
+        parts = {"history": history, "identity": asdict(identity), "table": asdict(table)}
+        metadata = {name: json.dumps(part) for name, part in parts.items()}
+        save_modules(state, {"network": supernet}, optimizers, metadata)
+        last = epoch + 1 if record["stable_epochs"] >= config.patience else config.epochs
+        report({"kind": "epoch", "name": name, "epochs": last, "losses": list(sums), **record})
+    return history
+
+
+class _Learner:
+    """The two levels of the search: a step of the architecture on one half of the logos, one of the weights on the other."""
+
+    def __init__(
+        self, supernet: Supernet, optimizers: dict[str, torch.optim.Optimizer], costs: list[np.ndarray],
+        recipe: Recipe, device: torch.device,
+    ):  # fmt: skip
+        self.supernet, self.optimizers, self.config, self.device = supernet, optimizers, recipe.search, device
+        self.costs = [torch.tensor(cost, dtype=torch.float32, device=device) for cost in costs]
+        self.gradient_clip = recipe.train.fit.gradient_clip
+        self.objective = supervised_objective(recipe.train.fit.label_smoothing)
+
+    def take_step(self, lesson: list, exam: list, epoch: int, place: float) -> dict[str, float]:
+        """The losses of one step, by name; `place`, in epochs, is what the rate and the entropy's weight go by.
+
+        Raises RunError where one is not finite.
+        """
+        losses = {}
+        if epoch >= self.config.warmup_epochs:
+            losses |= self._learn_alphas(lesson, exam, place)
+        rate = 0.5 * self.config.learning_rate * (1 + math.cos(math.pi * place / self.config.epochs))
+        for group in self.optimizers["weights"].param_groups:
+            group["lr"] = rate
+        loss = self._loss(lesson, self.supernet.draw_paths(WEIGHTS_PATHS if self.config.sample_paths else 0))
+        losses = {"cross_entropy": loss.item(), **losses}
+        if not all(math.isfinite(value) for value in losses.values()):
+            named = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
+            raise RunError(
+                f"loss is not finite in the search's epoch {epoch + 1} ({named}); lower search.learning_rate"
+            )
+        self.optimizers["weights"].zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.supernet.weights(), self.gradient_clip)
+        self.optimizers["weights"].step()
+        return losses
+
+    def _learn_alphas(self, lesson: list, exam: list, place: float) -> dict[str, float]:
+        config, alphas = self.config, list(self.supernet.alphas)
+        progress = (place - config.warmup_epochs) / max(1, config.epochs - config.warmup_epochs)
+        paths = self.supernet.draw_paths(ALPHAS_PATHS if config.sample_paths else 0)
+        parts = {}
+
+        def judge() -> torch.Tensor:
+            parts["held_cross_entropy"] = self._loss(exam, paths)
+            parts.update(penalties(self.supernet.shares(), self.costs, config, progress))
+            return sum(parts.values())
+
+        _, gradients = architecture_gradient(
+            alphas, self.supernet.weights(), lambda: self._loss(lesson, paths), judge, config.inner_rate
+        )
+        for alpha, gradient in zip(alphas, gradients, strict=True):
+            alpha.grad = gradient
+        self.optimizers["alphas"].step()
+        return {name: value.item() for name, value in parts.items()}
+
+    def _loss(self, batch: list, paths: list[int]) -> torch.Tensor:
+        # a finite difference of bfloat16 losses would be noise
+        low = self.device.type == "cuda" and not self.config.inner_rate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            return self.objective(partial(self.supernet.mix, paths=paths), *batch)["cross_entropy"]
+
+
+def _describe_shares(supernet: Supernet, costs: list[np.ndarray], config: SearchConfig, history: list[dict]) -> dict:
+    """Where the choice stands after an epoch; the supernet then answers as the architecture that would be taken."""
+    shares = [share.detach().cpu() for share in supernet.shares()]
+    named = {
+        choice: dict(zip(getattr(config, choice), share.tolist(), strict=True))
+        for choice, share in zip(CHOICES, shares, strict=True)
+    }
+    supernet.chosen = derive([share.tolist() for share in shares], costs, config.target_ms)
+    stable = 0
+    if len(history) > config.warmup_epochs:  # the alphas have learned before as well
+        before = derive([list(share.values()) for share in history[-1]["shares"].values()], costs, config.target_ms)
+        stable = history[-1]["stable_epochs"] + 1 if before == supernet.chosen else 0
+    expected = expected_ms(shares, [torch.from_numpy(cost) for cost in costs])
+    return {
+        "shares": named, "choice_entropy": float(mean_entropy(shares)), "expected_ms": float(expected),
+        "chosen_ms": table_ms(costs, supernet.chosen), "stable_epochs": stable,
+    }  # fmt: skip
+
+
+def _batches(dataset: LogoDataset, batch_size: int, steps: int, epoch: int, seed: int, device: torch.device):
+    """`steps` batches on the device, in the epoch's own order."""
+    order = np.random.default_rng((seed, epoch)).permutation(len(dataset))[: steps * batch_size]
+    first = epoch * len(dataset) if dataset.augmentation else 0
+    loader = DataLoader(
+        dataset, batch_size, sampler=(first + order).tolist(), pin_memory=device.type == "cuda",
+        num_workers=count_cores() // 2 if device.type == "cuda" else 0,
+    )  # fmt: skip
+    for batch in loader:
+        yield [tensor.to(device, non_blocking=True) for tensor in batch]
+
+
+def _place(
+    weights: Sequence[torch.Tensor], origin: Sequence[torch.Tensor], direction: Sequence[torch.Tensor], distance: float
+) -> None:
+    """Puts the weights at `origin + distance * direction`."""
+    with torch.no_grad():
+        torch._foreach_copy_(list(weights), torch._foreach_add(list(origin), list(direction), alpha=distance))
+
+
+def _load_state(path: Path, supernet: Supernet, optimizers: dict, identity: Identity) -> list[dict]:
+    """The epochs so far, everything put back as it was after the last; none where there is no state."""
+    if not path.exists():
+        return []
+    metadata = read_metadata(path)
+    refuse_other(path.parent, "a search", json.loads(metadata["identity"]), identity, finished=False)
+    load_modules(path, {"network": supernet}, optimizers)
+    return json.loads(metadata["history"])

@@ -1,0 +1,70 @@
+"""In which order a fit sees its logos: shuffled, held in balance over the classes, the easy ones first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from logo_edge_train.organize.features import LogoMeasurements
+
+REPEAT = 2**20  # epochs apart are the views of a logo that comes again within an epoch: even, and more than any fit has
+CURRICULUM_START = 0.5  # the share of each class that the first epoch learns from
+DIFFICULTY = ("complexity", "n_colours", "edge_density")  # the measurements that make a logo hard
+
+
+class EpochOrder:
+    """epoch -> (N,) positions epoch * N + index, in an order that depends on (seed, epoch) alone.
+
+    With `classes`, (N,) integers, every run of K positions has one logo of each of the K classes: so does each batch of a
+    multiple of K, each rank's share and each part of it; of a common class not all logos are seen in an epoch, of a rare
+    one some again, in other views. With `difficulty`, (N,) places of 0 to 1 within a class, an epoch takes those up to a limit that rises
+    from CURRICULUM_START to 1 over `curriculum_epochs` (linear pacing; Hacohen and Weinshall 2019, arXiv:1904.03626).
+    """
+
+    def __init__(
+        self, count: int, seed: int, *, classes: np.ndarray | None = None, difficulty: np.ndarray | None = None,
+        curriculum_epochs: float = 0.0,
+    ):  # fmt: skip
+        self.count, self.seed, self.curriculum_epochs = count, seed, curriculum_epochs
+        self.classes = np.zeros(count, int) if classes is None else classes
+        self.difficulty = np.zeros(count) if difficulty is None else difficulty
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        random = np.random.default_rng((self.seed, epoch))
+        taught = self.difficulty <= self.limit(epoch)
+        pools = [np.flatnonzero(taught & (self.classes == label)) for label in np.unique(self.classes)]
+        positions = np.empty(self.count, np.int64)
+        for lane, pool in enumerate(pools):
+            slots = positions[lane :: len(pools)]
+            rounds = [
+                (epoch + again * REPEAT) * self.count + pool[random.permutation(len(pool))]
+                for again in range(-(-len(slots) // len(pool)))
+            ]
+            slots[:] = np.concatenate(rounds)[: len(slots)]
+        return positions
+
+    def limit(self, epoch: int) -> float:
+        """The greatest difficulty of the epoch's logos."""
+        done = epoch / self.curriculum_epochs if epoch < self.curriculum_epochs else 1.0
+        return CURRICULUM_START + (1 - CURRICULUM_START) * done
+
+
+def rank_difficulty(measurements: Sequence[LogoMeasurements], classes: np.ndarray) -> np.ndarray:
+    """(N,) in 0 to 1: each logo's place within its class by the mean of its places in each of DIFFICULTY.
+
+    Within its class, so that a curriculum leaves no class out.
+    """
+    found = np.zeros(len(classes))
+    for label in np.unique(classes):
+        own = np.flatnonzero(classes == label)
+        places = [rank_shares(np.array([getattr(measurements[i], name) for i in own])) for name in DIFFICULTY]
+        found[own] = rank_shares(np.mean(places, axis=0))
+    return found
+
+
+def rank_shares(values: np.ndarray) -> np.ndarray:
+    """(N,) in 0 to 1: the mean share of the other values that are smaller, equal ones counting half."""
+    ordered = np.sort(values)
+    below, upto = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
+    return (below + upto - 1) / max(1, 2 * (len(values) - 1))

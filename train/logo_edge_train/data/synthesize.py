@@ -1,0 +1,225 @@
+"""Drawn logos, whose labels are known by construction, as PNGs with a manifest (`logo-edge data synthesize`).
+
+They are drawn from fonts and pictograms that `drawing/package-lock.json` pins and from unlabelled.csv; no icon is of a
+held-out group or looks like a held-out logo. Drawn logos are for training only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from logo_edge.backends.choose import cache_folder
+from logo_edge.errors import DatasetError
+from logo_edge.files import changing
+from logo_edge.images.load import load_image
+from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_train.data import draw, marks
+from logo_edge_train.data import icons as fetch
+from logo_edge_train.data.dataset import find_lookalikes, leave_out_groups, unlabelled_rows
+from logo_edge_train.data.draw import KINDS, Sources, draw_pair
+from logo_edge_train.data.icons import (
+    DRAWING,
+    INSTALLED,
+    LABELS,
+    UNLABELLED,
+    fetch_logos,
+    icon_svg,
+    install_icon_sets,
+    install_packages,
+    locked_versions,
+    render_svg,
+    renders_folder,
+)
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.keys import Identity, identify, refuse_other, versions
+from logo_edge_train.organize.describe import THUMBNAIL_PX, write_sheet
+from logo_edge_train.organize.features import map_over_images, measure_file
+from logo_edge_train.recipe import TrainConfig
+from logo_edge_train.runs import write_json
+
+DRAWN = "drawn"  # the package of drawn rows that join training; their version is the key of the set
+MANIFEST, RECORD = "manifest.csv", "drawn.json"
+DRAWN_WITH = ("fonttools", "numpy", "opencv-python-headless", "resvg-py", "scipy")
+PICTOGRAMS, FIGURES, SHADED = (f"@iconify-json/{name}" for name in ("ph", "game-icons", "fluent-color"))
+BRANDS = "@iconify-json/simple-icons"
+LETTERED = re.compile(  # pictograms with letters or digits in them, many parts, or a brand
+    "logo|^text|^number|^letter|^file|markdown|^dots|keyboard|numpad|barcode|qr-code|four-k|^gif|binary|article|translate|"
+    "virtual|definition|captioning|prescription|^calendar$|trademark|^exam$|three-d|bluetooth|droid|btc|-eth$|finn-the"
+)
+MOST_PARTS, LEAST_PARTS = 4, 14  # subpaths of a simple pictogram, and of a figure
+MANY_REGIONS = 13  # the guide: more than about 12 separate regions are complex
+LEAST_WEIGHT = 200  # of a font; thinner strokes are not seen at the size of a thumbnail
+
+
+def synthesize(folder: Path, *, pairs: int, seed: int) -> Manifest:
+    """The manifest of so many drawn pairs in `folder`, which are drawn now if it does not hold them yet.
+
+    The same seed draws the same bytes, and fewer pairs are the first of more. The folder appears as a whole or not at
+    all. Raises RunError where it holds drawn logos of other settings, DatasetError where it holds anything else.
+    """
+    identity = drawing_identity(pairs, seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with changing(folder):
+        if (folder / RECORD).exists():
+            refuse_other(folder, "drawn logos", json.loads((folder / RECORD).read_text()), identity, finished=True)
+            return read_manifest(folder / MANIFEST)
+        if folder.exists() and any(folder.iterdir()):
+            raise DatasetError(f"{folder} holds other files; expected a new or empty folder for the drawn logos")
+        sources, part = sources_file(), folder.parent / f".{folder.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        try:
+            jobs = [(sources, part, seed, index) for index in range(pairs)]
+            rows = [row for both in map_over_images(draw_files, jobs, title="Drawing logos") for row in both]
+            write_manifest(part / MANIFEST, rows)
+            write_json(part / RECORD, asdict(identity))
+            if folder.exists():
+                folder.rmdir()
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return read_manifest(folder / MANIFEST)
+
+
+def draw_files(job: tuple[Path, Path, int, int]) -> tuple[LogoRow, LogoRow]:
+    """Draws pair `index` of the seed with the sources of a file into a folder, and gives its rows."""
+    sources, folder, seed, index = job
+    random = np.random.default_rng((seed, index))
+    weights = np.array([kind.weight for kind in KINDS.values()], float)
+    pair = draw_pair(random, _read_sources(sources), str(random.choice(list(KINDS), p=weights / weights.sum())))
+    rows = []
+    for document, label, sure in zip(pair.documents, KINDS[pair.kind].labels, pair.sure, strict=True):
+        name = f"{index:06d}-{pair.kind}-{label}.png"
+        (folder / name).write_bytes(render_svg(document))
+        rows.append(LogoRow(FILES, "", name, f"drawn-{seed}-{index}", label, (), sure, "train"))
+    return rows[0], rows[1]
+
+
+@lru_cache(maxsize=1)
+def _read_sources(path: Path) -> Sources:
+    held = json.loads(path.read_text(encoding="utf-8"))
+    return Sources(held["pools"], tuple(held["fonts"]))
+
+
+def drawn_rows(config: TrainConfig) -> list[LogoRow]:
+    """The drawn logos that the recipe adds to the train split, none by default; drawn into the cache if need be."""
+    if not config.synthetic:
+        return []
+    key = drawing_identity(config.synthetic, config.seed).key[:16]
+    manifest = synthesize(renders_folder() / DRAWN / key, pairs=config.synthetic, seed=config.seed)
+    return [replace(row, package=DRAWN, version=key, icon=row.icon.removesuffix(".png")) for row in manifest.rows]
+
+
+def drawing_identity(pairs: int, seed: int) -> Identity:
+    """What drawn logos depend on: their number and seed, the code that draws, what is drawn with and what is held out."""
+    inputs = {
+        "drawer": Path(draw.__file__),
+        "marks": Path(marks.__file__),
+        "renderer": Path(fetch.__file__),
+        **_source_inputs(),
+    }
+    return identify(inputs, {"pairs": pairs, "seed": seed}, versions(DRAWN_WITH))
+
+
+def _source_inputs() -> dict[str, Path]:
+    return {
+        "sources": Path(__file__), "locks": DRAWING / "package-lock.json", "labels": LABELS, "unlabelled": UNLABELLED,
+    }  # fmt: skip
+
+
+def sources_file() -> Path:
+    """The JSON file in the cache with the pools of icons and the fonts to draw with; chosen once for the labels as they are."""
+    path = cache_folder() / f"drawing-{identify(_source_inputs(), {}, {}).key[:16]}.json"
+    if not path.exists():
+        sources = choose_sources(read_manifest(LABELS))
+        write_json(path, asdict(sources))
+    return path
+
+
+def choose_sources(manifest: Manifest) -> Sources:
+    """All icons and fonts that logos may be drawn with: of no held-out group of the manifest, and no held-out logo's look-alike.
+
+    Raises DatasetError where npm fails or a font's package has no file of the Latin alphabet.
+    """
+    locked = locked_versions(DRAWING)
+    wanted = [(package, locked[package]) for package in (PICTOGRAMS, FIGURES, SHADED)]
+    brands = [row for row in unlabelled_rows(manifest) if row.package == BRANDS]
+    files = install_icon_sets(wanted, DRAWING) | install_icon_sets(
+        sorted({(row.package, row.version) for row in brands})
+    )
+    sets = {package: json.loads(file.read_text(encoding="utf-8")) for package, file in files.items()}
+
+    def parts(package: str, icon: str) -> int:
+        return len(re.findall("[mM]", sets[package]["icons"][icon]["body"]))
+
+    def rows_of(package: str, icons: list[str], suffix: str) -> list[LogoRow]:
+        return [LogoRow(package, locked[package], icon, icon.removesuffix(suffix)) for icon in icons]
+
+    plain = [
+        icon.removesuffix("-fill") for icon in sets[PICTOGRAMS]["icons"]
+        if icon.endswith("-fill") and not LETTERED.search(icon.removesuffix("-fill")) and parts(PICTOGRAMS, icon) <= MOST_PARTS
+    ]  # fmt: skip
+    pools = {
+        "solid": rows_of(PICTOGRAMS, [f"{icon}-fill" for icon in plain], "-fill"),
+        "line": rows_of(PICTOGRAMS, [icon for icon in plain if icon in sets[PICTOGRAMS]["icons"]], ""),
+        "figure": rows_of(
+            FIGURES, [icon for icon in sets[FIGURES]["icons"] if parts(FIGURES, icon) >= LEAST_PARTS], ""
+        ),
+        "shaded": rows_of(SHADED, [icon for icon in sets[SHADED]["icons"] if icon.endswith("-32")], "-32"),
+    }
+    pictograms = leave_out_groups(manifest, [row for rows in pools.values() for row in rows])
+    fetch_logos([Manifest(tuple(pictograms), Path())], locks=DRAWING)
+    fetch_logos([manifest, Manifest(tuple(brands), Path())])
+    kept = [*pictograms, *brands]
+    kept = set(kept) - find_lookalikes(manifest, kept, renders_folder())
+    pools = {name: [row for row in rows if row in kept] for name, rows in (pools | {"brand": brands}).items()}
+    seen = map_over_images(
+        measure_file, manifest.image_paths(pools["figure"], renders_folder()), title="Measuring figures"
+    )
+    pools["figure"] = [
+        row for row, found in zip(pools["figure"], seen, strict=True) if found.complexity >= MANY_REGIONS
+    ]
+    return Sources(
+        {name: {row.icon: icon_svg(sets[row.package], row.icon) for row in rows} for name, rows in pools.items()},
+        find_fonts(install_packages(DRAWING, INSTALLED[DRAWING])),
+    )
+
+
+def find_fonts(modules: Path) -> tuple[str, ...]:
+    """The upright Latin files of every font that the lock file pins. Raises DatasetError where a package has none."""
+    fonts = []
+    for package in sorted(locked_versions(DRAWING)):
+        if package.startswith("@fontsource/"):
+            folder, family = modules / package / "files", package.split("/")[1]
+            found = [
+                file for file in sorted(folder.glob(f"{family}-latin-[0-9]*-normal.woff"))
+                if int(file.name.split("-")[-2]) >= LEAST_WEIGHT
+            ]  # fmt: skip
+            if not found:
+                raise DatasetError(
+                    f"{folder} has no file {family}-latin-WEIGHT-normal.woff; expected the font of the lock file. "
+                    f"Delete {modules.parent}, and run it again"
+                )
+            fonts += map(str, found)
+    return tuple(fonts)
+
+
+def plot_pairs(manifest: Manifest, path: Path, *, per_kind: int = 12) -> None:
+    """Writes a sheet for a person to check: of every kind the first pairs, one member above the other, as a model sees them."""
+    contract = InputContract(size_px=THUMBNAIL_PX)
+    lines: dict[str, list] = {}
+    for kind, drawn in KINDS.items():
+        for label in drawn.labels:
+            own = [row for row in manifest.rows if row.icon.split("-", 1)[1] == f"{kind}-{label}.png"][:per_kind]
+            if own:
+                lines[f"{kind}: {label}"] = [
+                    preprocess(load_image(manifest.folder / row.icon), contract) for row in own
+                ]
+    write_sheet(lines, path)

@@ -1,0 +1,1 @@
+"""Learning from a few examples of each class."""

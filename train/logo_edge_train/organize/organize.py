@@ -1,0 +1,510 @@
+"""A folder of images -> a manifest with labels, groups of copies and splits (`logo-edge data organize`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from logo_edge.backends.choose import cache_folder
+from logo_edge.errors import DatasetError, ImageError
+from logo_edge.files import json_text, write_file
+from logo_edge.images.load import load_image
+from logo_edge.names import shown
+from logo_edge.tables.journal import walk_images
+from logo_edge_train.data.lookalikes import MAX_DISTANCE, Look, group_copies, look_at
+from logo_edge_train.data.manifest import FILES, SPLITS, LogoRow, read_manifest, write_manifest
+from logo_edge_train.organize.features import LogoMeasurements, map_over_images, measure_logo
+from logo_edge_train.organize.label_proposer import (
+    SURE_CONFIDENCE,
+    measure_proposal_accuracy,
+    proposal_classes,
+    propose_label,
+)
+from logo_edge_train.organize.layout import NOT_UTF8, PlacedImage, read_layout
+
+__all__ = [
+    "OrganizeReport",
+    "SkippedFile",
+    "measure_logo",
+    "measure_proposal_accuracy",
+    "organize_folder",
+    "print_report",
+    "propose_label",
+    "split_by_group",
+]
+
+SPLIT_SHARES = {"train": 0.7, "val": 0.1, "calib": 0.1, "test": 0.1}  # 70/20/10, then half of val is calib
+SHARE_TOLERANCE = 0.05  # of a class: a split further from its share, and by more than one image, is reported
+SMALL_CLASSES = STOP, LEAVE_OUT, MERGE = ("stop", "leave-out", "merge")
+MERGED = "other"
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file that gave no image, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class OrganizeReport:
+    """What `organize_folder` found and wrote.
+
+    `counts` maps split -> class -> images. `labelled` counts the manifest's rows whose label a folder gave, `proposed`
+    the others, `proposed_sure` those of them with a confidence of at least SURE_CONFIDENCE. `unlabelled` lists images
+    that no label could be proposed for, `left_out` counts those that balancing dropped, `below_target` maps the
+    classes that are too small for the target to their size, `small_classes` those that were left out or merged. `groups`
+    counts the manifest's groups, `near_duplicates` its images beyond the first of their group; `mixed_groups` names the
+    groups whose images carry different labels, which deserve a look. `limits` maps the classes whose images all look
+    alike to their limit for copies, a share of the usual one. `given` names the splits that folders gave, and
+    `split_groups` the groups that they divide; `filled` maps the other splits to their images, taken from train.
+    `uneven` maps classes whose splits are far from 70/10/10/10 to their shares in percent and their largest group.
+    """
+
+    manifest: Path
+    counts: dict[str, dict[str, int]]
+    labelled: int
+    proposed: int
+    proposed_sure: int
+    unlabelled: tuple[Path, ...]
+    skipped: tuple[SkippedFile, ...]
+    left_out: int
+    below_target: dict[str, int]
+    small_classes: dict[str, int]
+    groups: int
+    near_duplicates: int
+    mixed_groups: tuple[str, ...]
+    limits: dict[str, float]
+    given: tuple[str, ...]
+    split_groups: tuple[str, ...]
+    filled: dict[str, int]
+    uneven: dict[str, tuple[tuple[int, ...], int]]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    row: LogoRow  # its split is empty where no folder gave one
+    proposed: bool
+    confidence: float  # 1 where the folder gave the label
+
+
+def organize_folder(
+    folder: Path, manifest_path: Path, *, target_per_class: int | None = None, seed: int = 0, overwrite: bool = False,
+    split_folders: bool | None = None, exact_copies: bool = False, small_classes: str = STOP,
+) -> OrganizeReport:  # fmt: skip
+    """The report on the manifest that was written for the images in `folder` and its subfolders.
+
+    Labels and splits are those of `layout.read_layout`. Images directly in `folder` are unlabelled: they get a proposed
+    label where every class folder is a class of the labelling guide (or there is none), and are only reported otherwise.
+    Copies share a group (`lookalikes.group_copies`; only equal files with `exact_copies`), and no group stands in two
+    splits, but for images whose folders give their split: those are never moved. Classes of fewer than four groups stop
+    it, are left out, or are merged into a class MERGED. File names that are not UTF-8 are skipped.
+
+    Raises DatasetError, where it can before images are measured: where the folder or its images are missing, the folder
+    means something else, the manifest is there already (unless `overwrite`) or cannot be written, or a class cannot be
+    split.
+    """
+    folder, manifest_path = Path(folder), Path(manifest_path)
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{shown(str(folder))}: no such folder; expected one with images, best in a subfolder for each class"
+        )
+    if target_per_class is not None and target_per_class < len(SPLITS):
+        raise DatasetError(
+            f"target_per_class is {target_per_class}; expected at least {len(SPLITS)}, one for each split"
+        )
+    _check_destination(manifest_path, overwrite)
+    placed, not_utf8 = read_layout(folder.resolve(), split_folders=split_folders)
+    can_propose = {image.label for image in placed} - {""} <= set(proposal_classes())
+    placed, few = _settle_small(folder, placed, small_classes, can_propose=can_propose)
+    jobs = [(image.path, can_propose and not image.label) for image in placed]
+    examined = map_over_images(_examine, jobs, title="Measuring")
+    skipped = [SkippedFile(path, NOT_UTF8) for path in not_utf8]
+    skipped += [SkippedFile(p.path, e) for p, e in zip(placed, examined, strict=True) if isinstance(e, str)]
+    images = [(p, e) for p, e in zip(placed, examined, strict=True) if isinstance(e, _Examined)]
+    if not images:
+        raise DatasetError(
+            f"{shown(str(folder))}: {len(placed) + len(not_utf8)} image files, none of which can be read"
+            + (f" (first: {skipped[0].reason})" if skipped else "; expected images such as .png or .jpg")
+        )
+    names = [_icon_name(image.path, manifest_path.resolve().parent) for image, _ in images]
+    groups = group_copies(
+        [look.look for _, look in images], [image.label for image, _ in images], [look.digest for _, look in images],
+        exact=exact_copies,
+    )  # fmt: skip
+    candidates, unlabelled = [], []
+    for (image, found), name, first in zip(images, names, groups.firsts, strict=True):
+        if image.label or can_propose:
+            row = LogoRow(FILES, "", name, names[first], image.label, split=image.split)
+            candidates.append(_label(row, found.measurements))
+        else:
+            unlabelled.append(image.path)
+    candidates, too_few = _settle_few_groups(folder, candidates, small_classes)
+    kept, below_target = _balance(candidates, target_per_class, seed)
+    _check_classes(folder, [c.row.label for c in kept])
+    given = tuple(split for split in SPLITS if any(c.row.split == split for c in kept))
+    rows, filled = _split(folder, [c.row for c in kept], given, seed)
+    if manifest_path.is_relative_to(cache_folder()):  # in the user's folders nothing is written but what is asked for
+        digests = {name: look.digest for name, (_, look) in zip(names, images, strict=True)}
+        manifest_path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(_digests_file(manifest_path), json_text({row.icon: digests[row.icon] for row in rows}))
+    write_manifest(manifest_path, rows)
+    labels_of, splits_of = _values_of_groups(rows, "label"), _values_of_groups(rows, "split")
+    proposals = [c for c in kept if c.proposed]
+    return OrganizeReport(
+        manifest=manifest_path,
+        counts=_count(rows),
+        labelled=len(rows) - len(proposals),
+        proposed=len(proposals),
+        proposed_sure=sum(c.row.sure for c in proposals),
+        unlabelled=tuple(unlabelled),
+        skipped=tuple(skipped),
+        left_out=len(candidates) - len(kept),
+        below_target=below_target,
+        small_classes={**few, **too_few},
+        groups=len(labels_of),
+        near_duplicates=len(rows) - len(labels_of),
+        mixed_groups=tuple(group for group, labels in labels_of.items() if len(labels) > 1),
+        limits={name: limit / MAX_DISTANCE for name, limit in groups.limits.items() if 0 < limit < MAX_DISTANCE},
+        given=given,
+        split_groups=tuple(group for group, splits in splits_of.items() if len(splits) > 1),
+        filled=filled,
+        uneven={} if given else _uneven_classes(rows),
+    )
+
+
+def manifest_of(folder: Path) -> Path:
+    """Where the manifest of a folder of images lies: its own manifest.csv, else, there or not, one in the cache.
+
+    The cache, so that nothing is written into the user's data unless `data organize` is asked to.
+    """
+    own, resolved = folder / "manifest.csv", folder.resolve()
+    if own.exists():
+        return own
+    digest = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:16]
+    return cache_folder() / "manifests" / digest / "manifest.csv"
+
+
+def compare_with_folder(manifest_path: Path, folder: Path) -> str:
+    """What the images of the folder and of its manifest have not in common, and what to do; empty where they are the same.
+
+    Of a manifest in the cache the content of each file is compared too: groups and splits follow the pixels.
+    """
+    manifest = read_manifest(manifest_path)
+    below = manifest.folder.resolve()
+    listed = {os.path.normpath(below / row.icon) for row in manifest.rows if row.package == FILES}
+    present = set(walk_images(folder.resolve()))
+    gone = sum(not os.path.exists(path) for path in listed - present)
+    kept = _digests_file(manifest_path)
+    digests = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    known = [(below / row.icon, digests[row.icon]) for row in manifest.rows if row.icon in digests]
+    changed = sum(path.exists() and _digest(path) != digest for path, digest in known)
+    if not (added := len(present - listed)) and not gone and not changed:
+        return ""
+    again = f"logo-edge data organize {shlex.quote(str(folder))} --out {shlex.quote(str(manifest_path))} --overwrite"
+    return shown(
+        f"{manifest_path} is used as it stands: {added} images of {folder} are not in it (skipped, or added since), and "
+        f"{gone} of its own are gone, {changed} have another content than when it was written. `{again}` writes it again, without what was corrected by hand"
+    )
+
+
+def _digests_file(manifest_path: Path) -> Path:
+    """The JSON beside a manifest in the cache that has the digest of each row's file, by its icon."""
+    return manifest_path.with_suffix(".digests.json")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def print_report(report: OrganizeReport) -> None:
+    """Prints what was found, what was left out and why, and what deserves a look."""
+    from rich.console import Console
+
+    from logo_edge_train.console import LiteralTable, literal
+
+    console = Console()
+    table = LiteralTable(title=str(report.manifest))
+    splits = [name for name in SPLITS if name in report.counts]
+    for heading in ("class", *splits):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for label in sorted({label for cells in report.counts.values() for label in cells}):
+        table.add_row(label, *(str(report.counts[split].get(label, 0)) for split in splits))
+    console.print(table)
+    for line in describe_report(report):
+        console.print(literal(line), soft_wrap=True)
+
+
+def describe_report(report: OrganizeReport) -> list[str]:
+    """The lines below the table of counts."""
+    lines = [
+        f"{report.labelled} labelled by their folders, {report.proposed} by proposal ({report.proposed_sure} sure)",
+        f"{report.groups} groups; {report.near_duplicates} copies kept in the split of the first of their group",
+    ]
+    if report.given:
+        lines.append(f"splits given by folders, which are kept: {', '.join(report.given)}")
+    lines += [
+        f"no folder for {split}: {count} images of train are used for it" for split, count in report.filled.items()
+    ]
+    remarks = {
+        "left out by balancing": report.left_out,
+        "skipped": [f"{file.path}: {file.reason.removeprefix(f'{file.path}: ')}" for file in report.skipped],
+        "without a label, left out": [str(path) for path in report.unlabelled],
+        "copies under different labels, have a look": list(report.mixed_groups),
+        "Warning: copies that your folders put into different splits; they are kept there, and figures on those splits "
+        "are too good": list(report.split_groups),
+        "classes below the target": [f"{label}: {count}" for label, count in report.below_target.items()],
+        "classes with too few images": [f"{label}: {count}" for label, count in report.small_classes.items()],
+        "classes whose images all look alike, so that only closer ones count as copies": [
+            f"{label or '(no label)'}: closer than {share:.1%} of the usual limit" for label, share in report.limits.items()
+        ],
+        f"classes whose splits are not {'/'.join(f'{share:.0%}'[:-1] for share in SPLIT_SHARES.values())}, since no group "
+        "of copies is divided (--exact-copies groups equal files only)": [
+            f"{label}: {'/'.join(map(str, shares))}, the largest group has {largest} images"
+            for label, (shares, largest) in report.uneven.items()
+        ],
+    }  # fmt: skip
+    for remark, found in remarks.items():
+        if isinstance(found, int) and found:
+            lines.append(f"{found} {remark}")
+        elif found:
+            lines += [f"{len(found)} {remark}:", *(f"  {line}" for line in found[:10])]
+    return lines
+
+
+def split_by_group(
+    labels: Sequence[str], groups: Sequence[str], *, seed: int, shares: dict[str, float] = SPLIT_SHARES
+) -> list[str]:
+    """train, val, calib or test for each image: 70/10/10/10 in each class, or other `shares`; no group in two splits.
+
+    A group counts for its commonest label. Every class with four groups reaches all four splits. The same arguments
+    give the same splits, and a class's splits do not depend on the other classes.
+    """
+    sizes = Counter(groups)
+    split_of = {}
+    for label, names in _groups_of_classes(labels, groups).items():
+        shuffled = [names[i] for i in _class_rng(seed, label).permutation(len(names))]
+        # the largest first, so that the small ones even out what is missing
+        ordered = sorted(shuffled, key=lambda name: -sizes[name])
+        total = sum(sizes[name] for name in names)
+        missing = {split: share * total for split, share in shares.items()}
+        empty = list(shares)
+        for at, name in enumerate(ordered):
+            choices = empty if len(ordered) - at <= len(empty) else shares
+            split = max(choices, key=missing.__getitem__)
+            split_of[name] = split
+            missing[split] -= sizes[name]
+            if split in empty:
+                empty.remove(split)
+    return [split_of[group] for group in groups]
+
+
+@dataclass(frozen=True)
+class _Examined:
+    digest: str
+    look: Look
+    measurements: LogoMeasurements | None  # where a label is to be proposed
+
+
+def _examine(job: tuple[Path, bool]) -> _Examined | str:
+    """The image's look and, if asked for, its measurements, or why there are none."""
+    path, is_measured = job
+    try:
+        image = load_image(path)
+        digest = _digest(path)
+    except (ImageError, OSError) as error:
+        return str(error)
+    return _Examined(digest, look_at(image), measure_logo(image) if is_measured else None)
+
+
+def _check_destination(path: Path, overwrite: bool) -> None:
+    """Raises DatasetError where the manifest is there already, is a folder, or its folder cannot be written."""
+    if path.is_dir():
+        raise DatasetError(
+            f"{shown(str(path))}: a folder; name a file for the manifest, such as {path / 'manifest.csv'}"
+        )
+    if path.exists() and not overwrite:
+        raise DatasetError(
+            f"{shown(str(path))}: there already, and its labels may have been corrected by hand; name another --out, or "
+            "replace it with --overwrite"
+        )
+    folder = next(parent for parent in path.resolve().parents if parent.exists())
+    if not os.access(folder, os.W_OK):
+        raise DatasetError(f"{shown(str(folder))}: cannot be written; name another --out for the manifest")
+
+
+def _icon_name(path: Path, manifest_folder: Path) -> str:
+    return Path(os.path.relpath(path, manifest_folder)).as_posix()
+
+
+def _label(row: LogoRow, measurements: LogoMeasurements | None) -> _Candidate:
+    if measurements is None:
+        return _Candidate(replace(row, votes=(row.label,)), proposed=False, confidence=1.0)
+    proposal = propose_label(measurements)
+    sure = proposal.confidence >= SURE_CONFIDENCE
+    row = replace(row, label=proposal.label, votes=(proposal.label,), sure=sure)
+    return _Candidate(row, proposed=True, confidence=proposal.confidence)
+
+
+def _balance(candidates: list[_Candidate], target: int | None, seed: int) -> tuple[list[_Candidate], dict[str, int]]:
+    """At most `target` images a class, and the sizes of the classes below it.
+
+    One image of every group comes before a second one of any; then the confident labels come first.
+    """
+    if target is None:
+        return candidates, {}
+    kept, below_target = set(), {}
+    for label in sorted({c.row.label for c in candidates}):
+        own = [at for at, c in enumerate(candidates) if c.row.label == label]
+        if len(own) < target:
+            below_target[label] = len(own)
+        shuffled = [own[i] for i in _class_rng(seed, label).permutation(len(own))]
+        shuffled.sort(key=lambda at: -candidates[at].confidence)
+        turns: Counter[str] = Counter()
+        order = []
+        for at in shuffled:
+            order.append((turns[candidates[at].row.group], at))
+            turns[candidates[at].row.group] += 1
+        kept |= {at for _, at in sorted(order, key=lambda entry: entry[0])[:target]}
+    return [candidates[at] for at in sorted(kept)], below_target
+
+
+def _class_rng(seed: int, label: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(label.encode())])
+
+
+def _groups_of_classes(labels: Sequence[str], groups: Sequence[str]) -> dict[str, list[str]]:
+    """The groups of each class, in order; a group counts for its commonest label."""
+    votes = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        votes[group][label] += 1
+    found = {label: [] for label in sorted(set(labels))}
+    for group in sorted(votes):
+        found[min(votes[group], key=lambda label: (-votes[group][label], label))].append(group)
+    return found
+
+
+def _settle_small(
+    folder: Path, placed: list[PlacedImage], mode: str, *, can_propose: bool
+) -> tuple[list[PlacedImage], dict[str, int]]:  # fmt: skip
+    """The images without classes that are too small whatever is in them, and those classes' sizes."""
+    counts = Counter(image.label for image in placed if image.label)
+    loose = can_propose and any(not image.label for image in placed)  # may be of any class
+    if not loose and placed:
+        _check_classes(folder, list(counts.elements()))
+    if loose or any(image.split for image in placed):
+        return placed, {}
+    small = {label: count for label, count in sorted(counts.items()) if count < len(SPLITS)}
+    _refuse_small(folder, small, mode, "images")
+    if mode == MERGE:
+        placed = [replace(image, label=MERGED) if image.label in small else image for image in placed]
+    else:
+        placed = [image for image in placed if image.label not in small]
+    if small:
+        _check_classes(folder, [image.label for image in placed if image.label])
+    return placed, small
+
+
+def _settle_few_groups(
+    folder: Path, candidates: list[_Candidate], mode: str
+) -> tuple[list[_Candidate], dict[str, int]]:  # fmt: skip
+    """The candidates without classes of too few groups, and those classes' numbers of groups."""
+    if any(c.row.split for c in candidates):
+        return candidates, {}
+    groups = _groups_of_classes([c.row.label for c in candidates], [c.row.group for c in candidates])
+    small = {label: len(names) for label, names in groups.items() if len(names) < len(SPLITS)}
+    alone = mode == MERGE and set(small) == {MERGED}  # merging did not help
+    _refuse_small(folder, small, STOP if alone else mode, "different images, copies counted once", is_merged=alone)
+    if mode == MERGE:
+        merged = {*small, MERGED}
+        candidates = [
+            replace(c, row=replace(c.row, label=MERGED, votes=(MERGED,))) if c.row.label in merged else c
+            for c in candidates
+        ]
+        if small and len({c.row.group for c in candidates if c.row.label == MERGED}) < len(SPLITS):
+            _refuse_small(folder, small, STOP, "different images, copies counted once", is_merged=True)
+        return candidates, small
+    return [c for c in candidates if c.row.label not in small], small
+
+
+def _refuse_small(folder: Path, small: dict[str, int], mode: str, unit: str, *, is_merged: bool = False) -> None:
+    if small and mode == STOP:
+        listed = ", ".join(f"{shown(label)!r} ({count})" for label, count in small.items())
+        merge = "" if is_merged else f", or put them together into a class {MERGED!r} (--small-classes {MERGE})"
+        raise DatasetError(
+            f"{shown(str(folder))}: classes with fewer than {len(SPLITS)} {unit}: {listed}; expected at least one image for "
+            f"each of {', '.join(SPLITS)}. Add images, or leave these classes out (--small-classes {LEAVE_OUT}){merge}"
+        )
+
+
+def _check_classes(folder: Path, labels: Sequence[str]) -> None:
+    if len(set(labels)) < 2:
+        classes = (
+            f"all {len(labels)} images are of one class, {shown(labels[0])!r}" if labels else "no image has a class"
+        )
+        raise DatasetError(
+            f"{shown(str(folder))}: {classes}; expected at least two class folders "
+            "(or images directly in the folder, whose labels are proposed)"
+        )
+
+
+def _split(
+    folder: Path, rows: list[LogoRow], given: tuple[str, ...], seed: int
+) -> tuple[list[LogoRow], dict[str, int]]:  # fmt: skip
+    """The rows with their splits, and how many of train's went to each split that no folder gives.
+
+    Rows with a split keep it, but for those of train where another split has no folder: whole groups of them fill it.
+    """
+    if not given:
+        splits = split_by_group([row.label for row in rows], [row.group for row in rows], seed=seed)
+        return [replace(row, split=split) for row, split in zip(rows, splits, strict=True)], {}
+    if "train" not in given:
+        raise DatasetError(f"{shown(str(folder))}: folders for {', '.join(given)} and none for train; add one")
+    missing = [split for split in SPLITS if split not in given]
+    if not missing:
+        return rows, {}
+    fixed = {row.group for row in rows if row.split != "train"}
+    free = [index for index, row in enumerate(rows) if row.split == "train" and row.group not in fixed]
+    shares = {"train": 1 - 0.1 * len(missing), **dict.fromkeys(missing, 0.1)}
+    splits = split_by_group([rows[i].label for i in free], [rows[i].group for i in free], seed=seed, shares=shares)
+    moved = dict(zip(free, splits, strict=True))
+    rows = [replace(row, split=moved.get(index, row.split)) for index, row in enumerate(rows)]
+    return rows, {split: splits.count(split) for split in missing}
+
+
+def _uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...], int]]:
+    """The classes that large groups keep far from SPLIT_SHARES: their shares in percent, the largest group."""
+    uneven = {}
+    for label in sorted({row.label for row in rows}):
+        own = [row for row in rows if row.label == label]
+        splits, groups = Counter(row.split for row in own), Counter(row.group for row in own)
+        tolerance = max(1, SHARE_TOLERANCE * len(own))  # images
+        if max(groups.values()) > tolerance and any(
+            abs(splits[split] - share * len(own)) > tolerance for split, share in SPLIT_SHARES.items()
+        ):
+            shares = tuple(round(100 * splits[split] / len(own)) for split in SPLIT_SHARES)
+            uneven[label] = (shares, max(groups.values()))
+    return uneven
+
+
+def _values_of_groups(rows: list[LogoRow], field: str) -> dict[str, set[str]]:
+    found = defaultdict(set)
+    for row in rows:
+        found[row.group].add(getattr(row, field))
+    return dict(found)
+
+
+def _count(rows: list[LogoRow]) -> dict[str, dict[str, int]]:
+    labels = sorted({row.label for row in rows})
+    counts = Counter((row.split, row.label) for row in rows)
+    return {split: {label: counts[split, label] for label in labels} for split in SPLITS}

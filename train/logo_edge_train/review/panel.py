@@ -1,0 +1,265 @@
+"""Out-of-fold predictions of a panel of classifiers on frozen features, which go on wherever they were stopped.
+
+Features are kept in blocks of images, predictions fit by fit, each under the artifact_key of what it was made of. So a
+corrected label costs new fits, and a new image its own features.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from safetensors.numpy import save as save_arrays
+from sklearn.base import ClassifierMixin
+from sklearn.decomposition import PCA
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from logo_edge.errors import DatasetError
+from logo_edge.files import write_file
+from logo_edge.preprocess import InputContract
+from logo_edge_train.data.dataset import pixels_of, soft_label
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import LogoRow, Manifest, targets_of
+from logo_edge_train.keys import artifact_key, data_hash, row_hashes, versions
+from logo_edge_train.models import LogoNetwork, has_imagenet_weights
+from logo_edge_train.organize.features import each_over_images, measure_file
+from logo_edge_train.organize.label_proposer import place_on_curves
+from logo_edge_train.pretrain.probe import features_of
+from logo_edge_train.recipe import Architecture, ReviewConfig
+from logo_edge_train.review.fades import measure_fades
+from logo_edge_train.review.lettering import describe_lettering, read_rows
+from logo_edge_train.state import read_metadata
+
+BLOCK = 512  # images whose pixels are in memory at a time, and whose features an interruption may cost
+MADE_WITH = ("numpy", "opencv-python-headless", "pillow", "scikit-learn", "timm", "torch")
+MOST_STEPS = 300  # of the solver of a regression
+COMPONENTS = 256  # principal ones that a perceptron sees
+HIDDEN, EPOCHS = 64, 30  # of a perceptron
+TREES, LEAVES = 150, 12  # of boosting
+
+Tick = Callable[[str, int, int], None]
+"""What is being made, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The labelled rows of train and val, and what classifiers say of them that have not learned from their groups.
+
+    `probabilities` is (M, N, K), of M members: each has a classifier, its inputs and a division into folds. `others` is
+    (M, F, P, K): what the fit of each of F folds says of P other rows; NaN where it has learned from the row's group, or
+    where a division has fewer folds.
+    """
+
+    rows: list[LogoRow]
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    others: np.ndarray
+
+
+class Features:
+    """The frozen features of a manifest's images; those that `folder` does not hold are computed and kept there."""
+
+    def __init__(self, manifest: Manifest, config: ReviewConfig, folder: Path, device: torch.device, tick: Tick):
+        self.manifest, self.config, self.folder, self.device, self.tick = manifest, config, folder, device, tick
+
+    def read(self, names: Sequence[str], rows: list[LogoRow]) -> np.ndarray:
+        """(N, F) float32: the features side by side of networks (name@size_px) and measures of these names."""
+        return np.hstack([self._read(name, rows) for name in names])
+
+    def _read(self, name: str, rows: list[LogoRow]) -> np.ndarray:
+        place = self.folder / "features" / artifact_key({}, {"input": name}, versions(MADE_WITH))[:16]
+        images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # whatever their labels
+        hashes = [digest for _, digest in row_hashes(self.manifest, images)]
+        known: dict[str, np.ndarray] = {}
+        for path in sorted(place.glob("*.safetensors")):
+            known |= zip(json.loads(read_metadata(path)["images"]), load_file(path)["features"], strict=True)
+        missing = {digest: row for digest, row in zip(hashes, images, strict=True) if digest not in known}
+        place.mkdir(parents=True, exist_ok=True)
+        start, waiting = 0, list(missing)
+        for features in self._compute(name, list(missing.values())):
+            block = waiting[start : start + len(features)]
+            packed = save_arrays({"features": features.astype(np.float16)}, {"images": json.dumps(block)})
+            write_file(place / f"{artifact_key({}, {'images': block}, {})[:16]}.safetensors", packed)
+            known |= zip(block, features.astype(np.float16), strict=True)
+            start += len(features)
+            self.tick(f"features: {name}", start, len(waiting))
+        return np.stack([known[digest] for digest in hashes]).astype(np.float32)
+
+    def _compute(self, name: str, rows: list[LogoRow]) -> Iterator[np.ndarray]:
+        """Yields the features of BLOCK rows at a time."""
+        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+        if not blocks:
+            return
+        self.tick(f"features: {name}", 0, len(rows))
+        if name in MEASURES:
+            measured = MEASURES[name](self, rows)
+            yield from (np.stack([next(measured) for _ in block]) for block in blocks)
+            return
+        network = build_frozen(name).to(self.device)
+        size_px = Architecture.parse(name).size_px
+        for block in blocks:
+            yield features_of(
+                network,
+                pixels_of(block, self.manifest, InputContract(size_px)),
+                self.device,
+                LogoNetwork.stage_features,
+            )
+
+    def map_files(self, function: Callable[[Path], object], rows: list[LogoRow]) -> Iterator[object]:
+        return each_over_images(function, self.manifest.image_paths(rows, renders_folder()))
+
+
+MEASURES: dict[str, Callable[[Features, list[LogoRow]], Iterator[np.ndarray]]] = {
+    "curves": lambda features, rows: (place_on_curves([found])[0] for found in features.map_files(measure_file, rows)),
+    "fades": lambda features, rows: features.map_files(measure_fades, rows),
+    "lettering": lambda features, rows: map(describe_lettering, read_rows(features.manifest, rows, features.folder)),
+}
+"""Name -> the measures of each row's image, in order."""
+
+
+def build_frozen(text: str) -> LogoNetwork:
+    """The network name@size_px with ImageNet weights or, where there are none, the same random ones each time."""
+    architecture = Architecture.parse(text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pretrained = has_imagenet_weights(architecture.model)
+        return LogoNetwork(architecture.model, 2, size_px=architecture.size_px, pretrained=pretrained)
+
+
+def panel_inputs(config: ReviewConfig) -> list[tuple[str, tuple[str, ...]]]:
+    """The (classifier, names of its features) of a panel, once for all divisions."""
+    seen = {
+        "logistic": [(network, *config.measures) for network in config.networks],
+        "perceptron": [(*config.networks, *config.measures)],
+        "boosting": [config.measures or config.networks],
+    }
+    return [(classifier, names) for classifier in config.classifiers for names in seen[classifier]]
+
+
+def panel_probabilities(features: Features, rows: list[LogoRow]) -> np.ndarray:
+    """(N, K) probabilities of the rows, the mean of a panel that has not learned from any row's group.
+
+    Out-of-fold for labelled rows of train and val; for all others, such as unlabelled and drawn ones, calib and test, the
+    mean of all folds' fits. The classes are `features.manifest.classes` of train and val, in alphabetical order.
+    """
+    known = {row: at for at, row in enumerate(features.manifest.split("train", "val"))}
+    others = [row for row in rows if row not in known]
+    panel = review_labels(features, others)
+    own = panel.probabilities.mean(0)
+    rest = iter(np.nanmean(panel.others, (0, 1)))
+    return np.stack([own[known[row]] if row in known else next(rest) for row in rows])
+
+
+def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
+    """What the panel says of the labelled rows of train and val, and of `others`; calib and test teach it nothing.
+
+    No group is divided between the rows that a classifier has learned from and those that it predicts. Raises DatasetError
+    where there are not two classes, or one lacks a second group.
+    """
+    config, rows, others = features.config, features.manifest.split("train", "val"), list(others)
+    classes = tuple(sorted({row.label for row in rows}))
+    if len(classes) < 2:
+        raise DatasetError(
+            f"the labelled rows of train and val have {f'one class, {classes[0]}' if classes else 'no class'}; expected "
+            "at least two. Label some images of each class first"
+        )
+    targets, soft = targets_of(rows, classes), np.stack([soft_label(row, classes, True) for row in rows])
+    data = [data_hash(row_hashes(features.manifest, part)) for part in (rows, others)]
+    divisions = [divide_groups(rows, targets, classes, config, division) for division in range(config.divisions)]
+    members, folds = panel_inputs(config), max(fold_of.max() + 1 for fold_of in divisions)
+    total, fitted, said, said_of_others = len(members) * sum(fold_of.max() + 1 for fold_of in divisions), 0, [], []
+    for classifier, names in members:
+        read = features.read(names, rows + others)
+        for division, fold_of in enumerate(divisions):
+            own = np.zeros((len(rows), len(classes)), np.float32)
+            rest = np.full((folds, len(others), len(classes)), np.nan, np.float32)
+            for fold in range(fold_of.max() + 1):
+                features.tick("out-of-fold fits", fitted, total)
+                left_out = fold_of == fold
+                settings = {"classifier": classifier, "features": names, "penalty": config.penalty, "folds": config.folds,
+                            "division": config.seed + division, "fold": fold}  # fmt: skip
+                path = features.folder / "fits" / f"{artifact_key({'others': data[1]}, settings, {})[:16]}.safetensors"
+                key = artifact_key({"rows": data[0], "others": data[1]}, settings, versions(MADE_WITH))
+                if not path.exists() or read_metadata(path)["key"] != key:
+                    learned, seed = read[: len(rows)][~left_out], config.seed + division
+                    model = fit_classifier(classifier, learned, soft[~left_out], config.penalty, seed)
+                    unseen = read[np.append(left_out, np.ones(len(others), bool))]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    predicted = np.zeros((len(unseen), len(classes)), np.float32)
+                    predicted[:, model.classes_] = model.predict_proba(unseen)
+                    write_file(path, save_arrays({"probabilities": predicted}, {"key": key}))
+                predicted = load_file(path)["probabilities"]
+                own[left_out] = predicted[: left_out.sum()]
+                groups = {row.group for row, out in zip(rows, left_out, strict=True) if not out}
+                unknown = np.array([row.group not in groups for row in others], bool)
+                rest[fold, unknown] = predicted[left_out.sum() :][unknown]
+                fitted += 1
+            said.append(own)
+            said_of_others.append(rest)
+    features.tick("out-of-fold fits", fitted, total)
+    return Panel(rows, classes, np.stack(said), np.stack(said_of_others))
+
+
+def divide_groups(
+    rows: Sequence[LogoRow], targets: np.ndarray, classes: tuple[str, ...], config: ReviewConfig, division: int
+) -> np.ndarray:
+    """(N,) the fold of each row: whole groups, the classes in about equal shares; at most `config.folds`, at least two.
+
+    Raises DatasetError where a class would be missing among the other folds.
+    """
+    groups = np.array([row.group for row in rows])
+    few = [name for at, name in enumerate(classes) if len(set(groups[targets == at])) < 2]
+    if few:
+        raise DatasetError(
+            f"in train and val, class {', '.join(few)} has images of one group only; expected at least two groups for each "
+            "class, as a group is judged by models that have not seen it. Label more images of it, or leave it out"
+        )
+    folds = min(config.folds, int(np.bincount(targets).max()), len(set(groups)))
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=config.seed + division)
+    fold_of = np.zeros(len(rows), int)
+    with warnings.catch_warnings():  # a class of few logos is in few folds, which is all that can be done
+        warnings.filterwarnings("ignore", "The least populated class in y", UserWarning)
+        for fold, (_, left_out) in enumerate(split.split(groups, targets, groups)):
+            fold_of[left_out] = fold
+    lacking = [name for at, name in enumerate(classes) if len(set(fold_of[targets == at])) < 2]
+    if lacking:
+        raise DatasetError(
+            f"in train and val, all groups of class {', '.join(lacking)} fell into one fold; label more images of it"
+        )
+    return fold_of
+
+
+def fit_classifier(kind: str, features: np.ndarray, soft: np.ndarray, penalty: float, seed: int) -> ClassifierMixin:
+    """A classifier fitted to (N, F) features and (N, K) soft targets; its `classes_` are indices of classes.
+
+    A row counts once for each class that has votes, by its share of them.
+    """
+    rows, targets = np.nonzero(soft)
+    features, weights = features[rows], soft[rows, targets]
+    if kind == "boosting":
+        model = HistGradientBoostingClassifier(max_iter=TREES, max_leaf_nodes=LEAVES, learning_rate=0.06, l2_regularization=1.0,
+                                               min_samples_leaf=10, early_stopping=False, random_state=seed)  # fmt: skip
+        return model.fit(features, targets, weights)
+    if kind == "logistic":
+        steps = [LogisticRegression(C=1 / penalty, max_iter=MOST_STEPS, tol=1e-3)]
+    else:
+        parts = min(COMPONENTS, *features.shape)
+        steps = [PCA(parts, random_state=seed), StandardScaler(),
+                 MLPClassifier((HIDDEN,), alpha=3.0, learning_rate_init=1e-3, max_iter=EPOCHS, random_state=seed)]  # fmt: skip
+    model = make_pipeline(StandardScaler(), *steps)
+    with warnings.catch_warnings():  # nearly converged is as good here
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "lbfgs failed to converge", UserWarning)
+        return model.fit(features, targets, **{f"{model.steps[-1][0]}__sample_weight": weights})

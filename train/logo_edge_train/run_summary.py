@@ -1,0 +1,350 @@
+"""Run folders, finished or not: listed, described, and set side by side (`logo-edge runs`); reads them, writes nothing."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from logo_edge.errors import LogoEdgeError, RunError
+from logo_edge_train.console import LiteralTable, literal
+from logo_edge_train.progress import figure, percent
+from logo_edge_train.recipe import Recipe
+from logo_edge_train.tracker import flatten, read_metrics, stem_of
+
+FIGURES = ("accuracy", "accuracy_sure", "worst_recall", "nll")
+HIDDEN = ("epoch", "mean_confidence", "learning_rate", "data_wait", "peak_memory_mb", "peak_gpu_memory_mb")  # in `show`
+NEEDED = ("status", "identity", "classes", "manifest", "recipe", "versions", "device")
+
+
+def list_runs(folder: Path) -> list[dict]:
+    """Every run in `folder`, by name. Raises RunError where there is no such folder."""
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no folder; expected the one that holds the runs, such as runs/")
+    return [summarize_run(path) for path in sorted(folder.iterdir()) if is_run(path)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder holds a run, or what is left of one."""
+    return folder.is_dir() and any((*folder.glob("run.json"), *folder.glob("member-*.json")))
+
+
+def summarize_run(folder: Path) -> dict:
+    """One run in short.
+
+    `status` is finished, `training: 2 of 3 teachers` or `broken: why`; `val` the ensemble's figures; `student` what
+    compression chose, with its own; `date` when run.json was last written (ISO 8601); a field is None where unknown.
+    """
+    found = {"name": folder.name, "status": "", "recipe": None, "teachers": [], "val": None, "student": None,
+             "date": None, "size_bytes": _size_bytes(folder)}  # fmt: skip
+    try:
+        record = read_record(folder)
+    except RunError as error:
+        return {**found, "status": f"broken: {error}"}
+    path = folder / "run.json"
+    found |= {
+        "recipe": record["recipe"].get("name"), "teachers": record["recipe"]["train"]["teachers"],
+        "date": datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(timespec="seconds"),
+    }  # fmt: skip
+    missing = [name for member in record.get("members", ()) for name in (member["file"], member["logits"])
+               if not (folder / name).exists()]  # fmt: skip
+    if missing:
+        found["status"] = f"broken: {', '.join(missing)} missing"
+    elif record["status"] == "finished":
+        try:
+            found |= {"status": "finished", "val": record["metrics"]["val"], "student": read_student(folder)}
+        except (OSError, ValueError, KeyError) as error:
+            found["status"] = f"broken: metrics or compress/report.json: {error!r}"
+    else:
+        done = len(list(folder.glob("member-*.json")))
+        found["status"] = f"{record['status']}: {done} of {len(found['teachers'])} teachers"
+    return found
+
+
+def describe_run(folder: Path) -> dict:
+    """All that is known of one run: its summary, recipe, versions, what was left out, every network's epochs, student.
+
+    `changed` are the recipe's fields that differ from the defaults. Raises RunError where there is no readable run.json.
+    """
+    record = read_record(folder)
+    defaults = flatten(json.loads(json.dumps(asdict(Recipe()))), ".")
+    fields = flatten(record["recipe"], ".")
+    return {
+        **summarize_run(folder),
+        "classes": record["classes"],
+        "manifest": record["manifest"],
+        "device": record["device"],
+        "description": record["recipe"].get("description", ""),
+        "fields": fields,
+        "changed": {key: value for key, value in fields.items() if key not in defaults or defaults[key] != value},
+        "versions": record["versions"],
+        "left_out": record.get("left_out", []),
+        "kept_lookalikes": record.get("kept_lookalikes", []),
+        "networks": read_networks(folder, record),
+    }
+
+
+def compare_runs(folders: list[Path]) -> dict:
+    """The recipe fields in which the runs differ, their figures, and each later run less the first.
+
+    `paired` is the plain difference on the logos of val themselves, where both ensembles were asked about the same
+    ones; `logo-edge evaluate` has intervals and a test.
+    """
+    records = [read_record(folder) for folder in folders]
+    fields = [flatten(record["recipe"], ".") for record in records]
+    names = list(dict.fromkeys(name for table in fields for name in table))
+    values = {name: [table.get(name) for table in fields] for name in names}
+    runs = [summarize_run(folder) for folder in folders]
+    return {
+        "runs": runs,
+        "same_data": len({record["identity"]["inputs"]["data"] for record in records}) == 1,
+        "fields": {name: found for name, found in values.items() if any(value != found[0] for value in found)},
+        "differences": [_difference(runs[0], run) for run in runs[1:]],
+        "paired": [
+            pair_runs((folders[0], records[0]), (folder, record))
+            for folder, record in zip(folders[1:], records[1:], strict=True)
+        ],
+    }
+
+
+def pair_runs(first: tuple[Path, dict], second: tuple[Path, dict]) -> dict | None:
+    """On how many logos of val one ensemble is right and the other wrong; None where they were not asked about the same.
+
+    Needs the manifest as it was when the runs were trained, and both runs finished.
+    """
+    from logo_edge_train.data.manifest import read_manifest, targets_of
+    from logo_edge_train.keys import data_hash, row_hashes
+    from logo_edge_train.runs import Run
+    from logo_edge_train.train import ensemble_logits
+
+    (folder, record), (other_folder, other) = first, second
+    if record["status"] != "finished" or other["status"] != "finished" or record["classes"] != other["classes"]:
+        return None
+    try:
+        manifest = read_manifest(Path(record["manifest"]))
+    except LogoEdgeError:
+        return None
+    now = data_hash(row_hashes(manifest, manifest.rows))
+    if {record["identity"]["inputs"]["data"], other["identity"]["inputs"]["data"]} != {now}:
+        return None
+    said = [
+        ensemble_logits(Run(path, entry).member_logits("val")).argmax(1)
+        for path, entry in ((folder, record), (other_folder, other))
+    ]
+    true = targets_of(manifest.split("val"), record["classes"])
+    right = [predicted == true for predicted in said]
+    alone = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+    return {
+        "count": len(true), "agree": int((said[0] == said[1]).sum()), "only_first_right": alone[0],
+        "only_second_right": alone[1], "accuracy_difference": (alone[1] - alone[0]) / len(true),
+    }  # fmt: skip
+
+
+def read_record(folder: Path) -> dict:
+    """run.json, of a run in any state. Raises RunError where it is missing, no JSON, or lacks what every run has."""
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path}: {reason}; expected the folder of a run, made by `logo-edge train`") from error
+    lacking = [key for key in NEEDED if key not in record]
+    if "teachers" not in record.get("recipe", {}).get("train", {}):
+        lacking.append("recipe.train.teachers")
+    if "data" not in record.get("identity", {}).get("inputs", {}):
+        lacking.append("identity.inputs.data")
+    if lacking:
+        raise RunError(f"{path} lacks {', '.join(lacking)}; expected the record of a run, made by `logo-edge train`")
+    return record
+
+
+def read_networks(folder: Path, record: dict) -> dict[str, dict]:
+    """{stem: {network, finished, epochs}} of the pretrained networks, the members, in order, and the students.
+
+    The epochs are those of the finished network's record or, while it is being fitted, of its metrics file.
+    """
+    found = {}
+    for text in dict.fromkeys(record["recipe"]["train"]["teachers"]):
+        stem = text.replace("@", "-")
+        network = _read_network(folder, folder / "pretrain" / f"{stem}.json", f"pretrain-{stem}", text)
+        if network["epochs"]:  # those that begin at ImageNet weights are not pretrained
+            found[f"pretrain-{stem}"] = network
+    for index, text in enumerate(record["recipe"]["train"]["teachers"]):
+        found[f"member-{index}"] = _read_network(folder, folder / f"member-{index}.json", f"member-{index}", text)
+    for work in sorted(path for path in folder.glob("compress*/*-[0-9]*") if path.is_dir()):
+        stem = stem_of("student", work)
+        found[stem] = _read_network(folder, work / "student.json", stem, "@".join(work.name.rsplit("-", 1)))
+    return found
+
+
+def read_student(folder: Path) -> dict | None:
+    """What `logo-edge compress` chose, or None: student, method, bundle_bytes and its figures on val, INT8 calibrated."""
+    path = folder / "compress" / "report.json"
+    if not path.exists():
+        return None
+    report = json.loads(path.read_text(encoding="utf-8"))
+    val = report["stages"][-1]["val"]
+    return {
+        "network": report["chosen"], "method": report["method"], "bundle_bytes": report["bundle_bytes"],
+        "accuracy": val["accuracy"]["value"], "accuracy_sure": val["accuracy_sure"]["value"],
+        "worst_recall": min(entry["value"] for entry in val["recall"].values()), "nll": val["nll"],
+        "calibration_error": val["calibration_error_debiased"]["value"], "threshold": report["abstention"]["threshold"],
+    }  # fmt: skip
+
+
+def print_list(runs: list[dict]) -> None:
+    """One row per run."""
+    table = _table("run", "status", "recipe", "teachers", *map(_heading, FIGURES), "student", "date", "MB")
+    for run in runs:
+        student = run["student"]
+        table.add_row(
+            run["name"], run["status"].split(":")[0] if run["status"].startswith("broken") else run["status"],
+            run["recipe"] or "-", _teachers(run["teachers"]), *(_show(key, (run["val"] or {}).get(key)) for key in FIGURES),
+            f"{student['network']} {student['accuracy']:.1%}" if student else "-", (run["date"] or "-")[:10],
+            f"{run['size_bytes'] / 1e6:.1f}",
+        )  # fmt: skip
+    console = _console()
+    console.print(table)
+    for run in runs:
+        if run["status"].startswith("broken"):
+            console.print(literal(f"{run['name']} is {run['status']}"))
+
+
+def print_run(found: dict) -> None:
+    """The run's record as lines, then a table of epochs per network."""
+    console = _console()
+    for line in _describe_lines(found):
+        console.print(literal(line))
+    for stem, network in found["networks"].items():
+        epochs = network["epochs"]
+        state = "" if network["finished"] else ", unfinished" if epochs else ", not begun"
+        console.print("")
+        console.print(literal(f"{stem}: {network['network']}, {len(epochs)} epochs{state}"))
+        if not epochs:
+            continue
+        known = {key: value for epoch in epochs for key, value in epoch.items()}
+        columns = [key for key, value in known.items() if key not in HIDDEN and not isinstance(value, dict)]
+        table = _table("epoch", *map(_heading, columns))
+        for epoch in epochs:
+            table.add_row(str(epoch["epoch"]), *(_show(key, epoch.get(key)) for key in columns))
+        console.print(table)
+
+
+def print_comparison(found: dict) -> None:
+    """The differing fields, the figures and the differences, a column per run."""
+    console, runs = _console(), found["runs"]
+    names = [run["name"] for run in runs]
+    table = _table("recipe field" if found["fields"] else "the recipes are the same", *names)
+    for field, values in found["fields"].items():
+        table.add_row(field, *("-" if value is None else str(value) for value in values))
+    if not found["same_data"]:
+        table.add_row("(data)", *["another manifest, or other images"] * len(runs))
+    console.print(table)
+    table = _table("val", *names, *(f"{name} less {names[0]}" for name in names[1:]))
+    table.add_row("status", *(run["status"] for run in runs))
+    for key in FIGURES:
+        differences = (entry[key] if entry else None for entry in found["differences"])
+        table.add_row(_heading(key), *(_show(key, (run["val"] or {}).get(key)) for run in runs),
+                      *(_show(key, value, signed=True) for value in differences))  # fmt: skip
+    table.add_row("student", *(run["student"]["network"] if run["student"] else "-" for run in runs))
+    table.add_row("student, all", *(percent(run["student"] and run["student"]["accuracy"]) for run in runs))
+    table.add_row("MB", *(f"{run['size_bytes'] / 1e6:.1f}" for run in runs))
+    console.print(table)
+    for name, paired in zip(names[1:], found["paired"], strict=True):
+        if paired is None:
+            text = f"{name} and {names[0]} were not asked about the same logos of val, or one is unfinished"
+        else:
+            text = (
+                f"on the same {paired['count']} logos of val, {name} less {names[0]}: "
+                f"{paired['accuracy_difference']:+.1%}; alone right {paired['only_second_right']} against "
+                f"{paired['only_first_right']}, of one mind on {paired['agree']}"
+            )
+        console.print(literal(text))
+
+
+def _read_network(folder: Path, path: Path, stem: str, text: str) -> dict:
+    if path.exists():
+        return {"network": text, "finished": True, "epochs": json.loads(path.read_text(encoding="utf-8"))["history"]}
+    records = read_metrics(folder / "metrics" / f"{stem}.jsonl")
+    epochs = [{key: value for key, value in record.items() if key != "kind"} for record in records
+              if record["kind"] == "epoch"]  # fmt: skip
+    return {"network": text, "finished": False, "epochs": epochs}
+
+
+def _size_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a run that is being trained replaces its files
+            total += path.lstat().st_size if path.is_file() else 0
+    return total
+
+
+def _difference(first: dict, second: dict) -> dict[str, float] | None:
+    if not first["val"] or not second["val"]:
+        return None
+    return {key: second["val"][key] - first["val"][key] for key in FIGURES}
+
+
+def _describe_lines(found: dict) -> list[str]:
+    lines = [
+        f"{found['name']}: {found['status']}, {found['date']}, {found['size_bytes'] / 1e6:.1f} MB, {found['device']}",
+        f"recipe {found['recipe']}: {found['description']}",
+        *(f"  {key} = {json.dumps(value)}" for key, value in found["changed"].items() if key not in ("name", "description")),
+        f"data {found['manifest']}, classes {', '.join(found['classes'])}",
+        "versions " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
+        f"left out, as look-alikes of held-out logos: {', '.join(found['left_out']) or 'nothing'}",
+    ]  # fmt: skip
+    if kept := found["kept_lookalikes"]:
+        lines.append(f"learned from, though they look like held-out images: {len(kept)}, first {kept[0]}")
+    if found["val"]:
+        lines.append("ensemble on val: " + _figures(found["val"]))
+    if student := found["student"]:
+        lines.append(
+            f"student {student['network']}, {student['method']}, {student['bundle_bytes'] / 1e6:.2f} MB, answers from "
+            f"{student['threshold']:.1%} on; INT8 on val: {_figures(student)}"
+        )
+    return lines
+
+
+def _figures(values: dict) -> str:
+    return ", ".join(f"{_heading(key)} {_show(key, values.get(key))}" for key in FIGURES)
+
+
+HEADINGS = {"accuracy": "all", "accuracy_sure": "sure", "worst_recall": "worst class", "nll": "NLL",
+            "calibration_error": "calib. error", "images_per_s": "images/s", "seconds": "s"}  # fmt: skip
+
+
+def _heading(key: str) -> str:
+    return HEADINGS.get(key, key.replace("_", " "))
+
+
+def _show(key: str, value: float | str | None, *, signed: bool = False) -> str:
+    if isinstance(value, str):
+        return value
+    if key in ("images_per_s", "seconds") and value is not None:
+        return f"{value:.0f}"
+    text = (percent if key in (*FIGURES[:3], "calibration_error") else figure)(value)
+    return f"+{text}" if signed and value is not None and value >= 0 else text
+
+
+def _teachers(names: list[str]) -> str:
+    return ", ".join(
+        f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
+    )
+
+
+def _table(*headings: str) -> LiteralTable:
+    table = LiteralTable(box=None, pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index == 0 else "right")
+    return table
+
+
+def _console() -> Console:
+    """The terminal; in a file or a pipe wide enough for a whole row."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
