@@ -22,10 +22,10 @@ from compare_uncertainty import CHOOSE_ON, FAMILIES, MEASURES, NEAR, OUTLIERS, M
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.metrics import softmax
 from logo_edge.timing import describe_machine
-from logo_edge_compress.distill import Student, distill
-from logo_edge_compress.export import export_onnx
-from logo_edge_compress.finetune import finetune
-from logo_edge_compress.quantize import quantize_body, round_body
+from logo_edge_compress.distill.distill import Student, distill
+from logo_edge_compress.onnx.export import export_onnx
+from logo_edge_compress.quantize.qat import finetune
+from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.verify import compare_logits, has_epistemic, run_onnx
 from logo_edge_train.data.dataset import pixels_of, stratified_sample

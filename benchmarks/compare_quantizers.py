@@ -24,12 +24,13 @@ import onnx
 from logo_edge.errors import LogoEdgeError, RunError
 from logo_edge.metrics import wilson_interval
 from logo_edge.timing import describe_machine
-from logo_edge_compress.distill import Student
-from logo_edge_compress.export import export_body, finish
-from logo_edge_compress.finetune import finetune, unknown_operators
-from logo_edge_compress.graph import save_model, to_float16
-from logo_edge_compress.nncf_int8 import quantize_with_nncf, restore_with_nncf
-from logo_edge_compress.quantize import (
+from logo_edge_compress.distill.distill import Student
+from logo_edge_compress.onnx.export import export_body, finish
+from logo_edge_compress.onnx.graph import save_model, to_float16
+from logo_edge_compress.quantize.nncf import quantize_with_nncf, restore_with_nncf
+from logo_edge_compress.quantize.qat import finetune, unknown_operators
+from logo_edge_compress.quantize.sensitivity import measure_sensitivity, mix_precision
+from logo_edge_compress.quantize.static import (
     METHODS,
     quantize_body,
     quantize_dynamically,
@@ -38,7 +39,6 @@ from logo_edge_compress.quantize import (
     store_int8,
 )
 from logo_edge_compress.search.latency_table import latencies_by_turns
-from logo_edge_compress.sensitivity import measure_sensitivity, mix_precision
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
 from logo_edge_report.charts import layer_bars
 from logo_edge_train.data.dataset import pixels_of, stratified_sample

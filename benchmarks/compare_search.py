@@ -25,7 +25,7 @@ import logo_edge_train  # noqa: F401 (before torch)
 import numpy as np
 import torch
 
-from logo_edge_compress.export import export_onnx
+from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.search.latency_table import measure_options, onnx_latency
 from logo_edge_compress.search.search import LatencyTable, architecture_name, derived_recipe, search, table_ms
 from logo_edge_train.data.icons import LABELS

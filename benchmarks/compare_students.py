@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from logo_edge.timing import describe_machine
-from logo_edge_compress.export import export_onnx
-from logo_edge_compress.prune import count_macs, prune_channels
-from logo_edge_compress.quantize import quantize_body, round_body
+from logo_edge_compress.distill.prune import count_macs, prune_channels
+from logo_edge_compress.onnx.export import export_onnx
+from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import read_manifest

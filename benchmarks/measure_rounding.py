@@ -15,8 +15,8 @@ from unittest.mock import patch
 import numpy as np
 from rich.progress import track
 
-from logo_edge_compress.quantize import quantize_body, round_body
-from logo_edge_compress.rounding import correct_biases
+from logo_edge_compress.quantize.rounding import correct_biases
+from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.verify import compare_logits, run_onnx
 from logo_edge_train.data.dataset import pixels_of, stratified_sample
 from logo_edge_train.data.manifest import targets_of
@@ -45,7 +45,7 @@ def main() -> None:
         rounded = round_body(body, calibration, Path(work) / "rounded.onnx", reduce_range=config.reduce_range)
         for method, (name, (rounds, corrects)) in track([(m, v) for m in METHODS for v in VARIANTS.items()]):
             correct = correct_biases if corrects else lambda quantized, *_: quantized
-            with patch("logo_edge_compress.quantize.correct_biases", correct):
+            with patch("logo_edge_compress.quantize.static.correct_biases", correct):
                 path = quantize_body(
                     body, rounded if rounds else body, calibration, chosen.size_px, Path(work) / "int8.onnx",
                     method=method, reduce_range=config.reduce_range,

@@ -100,8 +100,8 @@ def compress_command(
     need_onnx()
     from logo_edge_compress.compress import TARGETS, check_targets, with_recipe, work_folder
     from logo_edge_compress.compress import compress as compress_run
+    from logo_edge_compress.report import print_candidates, print_stages
     from logo_edge_compress.select import Limits
-    from logo_edge_compress.table import print_candidates, print_stages
     from logo_edge_train.data.outliers import families_of
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.runs import read_run
@@ -251,7 +251,7 @@ def export_command(
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("compress", "onnx") from error
-    from logo_edge_compress.artifacts import (
+    from logo_edge_compress.convert.artifacts import (
         FORMATS,
         PRECISIONS,
         check_request,

@@ -20,9 +20,8 @@ from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError, Sele
 from logo_edge.metrics import debiased_calibration_error, debiased_ece, softmax
 from logo_edge.preprocess import InputContract
 from logo_edge.timing import Latency, describe_machine
-from logo_edge_compress.apart import OutOfTimeError
 from logo_edge_compress.calibrate import Fitted, fit_calibration
-from logo_edge_compress.candidates import (
+from logo_edge_compress.candidates.plan import (
     CONVERTERS,
     SPLITS,
     Budget,
@@ -36,15 +35,16 @@ from logo_edge_compress.candidates import (
     read_student,
     save_pixels,
 )
-from logo_edge_compress.distill import check_teachers, distill
-from logo_edge_compress.embed import embed_bundle
-from logo_edge_compress.engine import why_no_engine
+from logo_edge_compress.convert.tensorrt import why_no_engine
+from logo_edge_compress.distill.distill import check_teachers, distill
 from logo_edge_compress.figures import summarize_rows
-from logo_edge_compress.graph import LOGITS, PIXELS
-from logo_edge_compress.measure import Cost, Opened, measure_side_by_side
+from logo_edge_compress.onnx.embedding_output import embed_bundle
+from logo_edge_compress.onnx.graph import LOGITS, PIXELS
 from logo_edge_compress.pack import describe_calibration, pack_bundle, reference, refuse_other_folder
-from logo_edge_compress.quantize import explain_range
+from logo_edge_compress.quantize.static import explain_range
 from logo_edge_compress.select import Choice, Limits, Row, choose, find_dominators, find_slow_int8
+from logo_edge_compress.subprocess_call import OutOfTimeError
+from logo_edge_compress.timing import Cost, Opened, measure_side_by_side
 from logo_edge_compress.verify import Parity
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest, targets_of

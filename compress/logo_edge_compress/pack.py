@@ -21,8 +21,8 @@ from logo_edge.likeness.space import SPACE
 from logo_edge.metrics import softmax
 from logo_edge.monitor import reference_of
 from logo_edge_compress.calibrate import Fitted, fit_calibration
-from logo_edge_compress.embed import SAMPLES, embed_bundle
 from logo_edge_compress.figures import named_slices, summarize_rows
+from logo_edge_compress.onnx.embedding_output import SAMPLES, embed_bundle
 from logo_edge_train.data.manifest import Manifest, labelled_rows, targets_of
 from logo_edge_train.recipe import BUILT_IN, CalibrateConfig, load_recipe
 

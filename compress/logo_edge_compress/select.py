@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from logo_edge_compress.measure import Cost, is_slower
+from logo_edge_compress.timing import Cost, is_slower
 
 TIED = 0.05  # of a latency: so much two measurements of one artifact differ; of a size: no matter
 

@@ -13,7 +13,7 @@ from logo_edge.backends.choose import ModelFile, Resources, open_backend
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
 from logo_edge.metrics import softmax
-from logo_edge_compress.graph import LOGITS
+from logo_edge_compress.onnx.graph import LOGITS
 
 BATCH = 32
 Forward = Callable[[np.ndarray], np.ndarray]  # any artifact: (B, S, S, 3) uint8 -> (B, K) float32

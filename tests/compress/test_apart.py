@@ -8,7 +8,7 @@ import time
 import faulty_converters as converters
 import pytest
 
-from logo_edge_compress.apart import Apart, ApartError, OutOfTimeError, run_apart
+from logo_edge_compress.subprocess_call import Apart, ApartError, OutOfTimeError, run_apart
 
 
 def test_results_and_reports_come_back_from_another_process(tmp_path):

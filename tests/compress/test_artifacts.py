@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from logo_edge.errors import VerificationError
-from logo_edge_compress.export import export_onnx
-from logo_edge_compress.graph import IR_VERSION, PIXELS
-from logo_edge_compress.quantize import METHODS, quantize_body, round_body
-from logo_edge_compress.rounding import round_rows
+from logo_edge_compress.onnx.export import export_onnx
+from logo_edge_compress.onnx.graph import IR_VERSION, PIXELS
+from logo_edge_compress.quantize.rounding import round_rows
+from logo_edge_compress.quantize.static import METHODS, quantize_body, round_body
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, Tolerance, compare_logits, run_onnx, verify
 from logo_edge_train.models import LogoNetwork
 

@@ -22,16 +22,16 @@ from logo_edge import Classifier
 from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, read_bundle
 from logo_edge.errors import BundleError, SelectionError
 from logo_edge.preprocess import InputContract
-from logo_edge_compress import candidates
 from logo_edge_compress import compress as compression
-from logo_edge_compress.artifacts import read_source
-from logo_edge_compress.candidates import Candidate, Task, plan_candidates
+from logo_edge_compress.candidates import plan as candidates
+from logo_edge_compress.candidates.plan import Candidate, Task, plan_candidates
 from logo_edge_compress.compress import _next, compress
-from logo_edge_compress.distill import Lesson, attack_views, distill, distillation_objective
-from logo_edge_compress.engine import unsupported_operators
-from logo_edge_compress.measure import Cost
+from logo_edge_compress.convert.artifacts import read_source
+from logo_edge_compress.convert.tensorrt import unsupported_operators
+from logo_edge_compress.distill.distill import Lesson, attack_views, distill, distillation_objective
+from logo_edge_compress.report import print_candidates, print_stages
 from logo_edge_compress.select import Limits
-from logo_edge_compress.table import print_candidates, print_stages
+from logo_edge_compress.timing import Cost
 from logo_edge_compress.verify import run_onnx
 from logo_edge_report.compression import make_page
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 from logo_edge.errors import MissingExtraError, RunError, SelectionError
 from logo_edge_compress import commands
 from logo_edge_compress import compress as stage
-from logo_edge_compress.candidates import Candidate
+from logo_edge_compress.candidates.plan import Candidate
 from logo_edge_compress.commands import calibrate, compress, export, search
 from logo_edge_compress.compress import TARGETS, check_targets
-from logo_edge_compress.engine import why_no_engine
-from logo_edge_compress.measure import Cost
+from logo_edge_compress.convert.tensorrt import why_no_engine
 from logo_edge_compress.select import Limits
+from logo_edge_compress.timing import Cost
 from logo_edge_train.commands import few_shot, train
 from logo_edge_train.runs import Run, write_run_record
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import RecipeError, VerificationError
 from logo_edge.preprocess import InputContract
-from logo_edge_compress import distill
-from logo_edge_compress.distill import (
+from logo_edge_compress.distill import distill
+from logo_edge_compress.distill.distill import (
     KeptLessons,
     Lesson,
     OnnxTeacher,
@@ -23,10 +23,10 @@ from logo_edge_compress.distill import (
     relation_loss,
     see_pictures,
 )
-from logo_edge_compress.export import export_body, export_onnx
-from logo_edge_compress.finetune import QuantizedNetwork, unknown_operators
-from logo_edge_compress.graph import save_model, to_float16
-from logo_edge_compress.quantize import quantize_body
+from logo_edge_compress.onnx.export import export_body, export_onnx
+from logo_edge_compress.onnx.graph import save_model, to_float16
+from logo_edge_compress.quantize.qat import QuantizedNetwork, unknown_operators
+from logo_edge_compress.quantize.static import quantize_body
 from logo_edge_compress.verify import has_epistemic, run_onnx
 from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.models import LogoNetwork, epistemic_loss, epistemic_nats, mutual_information

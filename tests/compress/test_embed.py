@@ -13,8 +13,8 @@ from PIL import Image
 from logo_edge import Classifier, read_bundle
 from logo_edge.bundle.record import DEFAULT_BUNDLE, EMBEDDING
 from logo_edge.likeness.space import SPACE, read_space
-from logo_edge_compress.embed import SAMPLES, embed_bundle
-from logo_edge_compress.graph import LOGITS, PIXELS, add_embedding
+from logo_edge_compress.onnx.embedding_output import SAMPLES, embed_bundle
+from logo_edge_compress.onnx.graph import LOGITS, PIXELS, add_embedding
 from logo_edge_compress.pack import pack_bundle
 from logo_edge_train.data.manifest import LogoRow, Manifest
 

@@ -25,12 +25,13 @@ import logo_edge
 from logo_edge.backends import choose as backends
 from logo_edge.bundle.record import write_record
 from logo_edge.errors import BundleError, DatasetError, ExportError, MissingExtraError, VerificationError
-from logo_edge_compress import artifacts, engine
-from logo_edge_compress.artifacts import Images, Source, export_artifact, read_images, read_source
 from logo_edge_compress.commands import export
-from logo_edge_compress.export import export_module, export_onnx
-from logo_edge_compress.graph import OPSET, save_model, store_float16, to_tensorrt
-from logo_edge_compress.quantize import quantize_body, round_body
+from logo_edge_compress.convert import artifacts
+from logo_edge_compress.convert import tensorrt as engine
+from logo_edge_compress.convert.artifacts import Images, Source, export_artifact, read_images, read_source
+from logo_edge_compress.onnx.export import export_module, export_onnx
+from logo_edge_compress.onnx.graph import OPSET, save_model, store_float16, to_tensorrt
+from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.verify import open_onnx, run_artifact, run_onnx
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.keys import ROWS, file_hash, row_hashes

@@ -10,10 +10,10 @@ from onnx import helper, numpy_helper
 from torch.nn import functional
 
 from logo_edge.errors import VerificationError
-from logo_edge_compress.export import export_body
-from logo_edge_compress.finetune import QuantizedNetwork
-from logo_edge_compress.graph import save_model
-from logo_edge_compress.quantize import quantize_body
+from logo_edge_compress.onnx.export import export_body
+from logo_edge_compress.onnx.graph import save_model
+from logo_edge_compress.quantize.qat import QuantizedNetwork
+from logo_edge_compress.quantize.static import quantize_body
 from logo_edge_compress.verify import run_onnx
 from logo_edge_train.models import LogoNetwork
 

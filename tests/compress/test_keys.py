@@ -14,12 +14,12 @@ from pictures import write_squares
 from PIL import Image
 
 from logo_edge.errors import RunError
-from logo_edge_compress import candidates
-from logo_edge_compress import distill as distillation
-from logo_edge_compress.artifacts import read_source
-from logo_edge_compress.candidates import Candidate, Task, candidate_key, plan_candidates, plan_members
+from logo_edge_compress.candidates import plan as candidates
+from logo_edge_compress.candidates.plan import Candidate, Task, candidate_key, plan_candidates, plan_members
 from logo_edge_compress.compress import compress, compression_key
-from logo_edge_compress.distill import distill, student_identity
+from logo_edge_compress.convert.artifacts import read_source
+from logo_edge_compress.distill import distill as distillation
+from logo_edge_compress.distill.distill import distill, student_identity
 from logo_edge_compress.search.search import search_identity
 from logo_edge_compress.select import Limits
 from logo_edge_report.report import make_report

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from logo_edge.timing import Latency
 from logo_edge_compress.commands import search
-from logo_edge_compress.export import export_onnx
+from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.search import latency_table as latency
 from logo_edge_compress.search.latency_table import measure_options
 from logo_edge_compress.verify import EXPORTED, run_onnx, verify

@@ -9,8 +9,8 @@ from PIL import Image
 
 from logo_edge.errors import RunError
 from logo_edge.preprocess import InputContract
-from logo_edge_compress.export import export_onnx
-from logo_edge_compress.prune import count_macs, prune_channels
+from logo_edge_compress.distill.prune import count_macs, prune_channels
+from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.search.latency_table import onnx_latency
 from logo_edge_compress.verify import run_onnx
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest

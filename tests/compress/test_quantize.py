@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from logo_edge.errors import VerificationError
-from logo_edge_compress.export import export_body, export_onnx
-from logo_edge_compress.nncf_int8 import quantize_with_nncf, restore_with_nncf
-from logo_edge_compress.quantize import (
+from logo_edge_compress.onnx.export import export_body, export_onnx
+from logo_edge_compress.quantize.nncf import quantize_with_nncf, restore_with_nncf
+from logo_edge_compress.quantize.sensitivity import measure_sensitivity, mix_precision
+from logo_edge_compress.quantize.static import (
     METHODS,
     explain_range,
     quantize_body,
@@ -23,7 +24,6 @@ from logo_edge_compress.quantize import (
     store_int4,
     store_int8,
 )
-from logo_edge_compress.sensitivity import measure_sensitivity, mix_precision
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
 from logo_edge_train.models import LogoNetwork
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from logo_edge_compress.measure import Cost, is_slower
 from logo_edge_compress.select import Limits, Row, choose, find_dominators, find_misses, find_slow_int8, is_as_accurate
+from logo_edge_compress.timing import Cost, is_slower
 
 LOGOS = 400
 

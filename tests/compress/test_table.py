@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from logo_edge_compress import table
-from logo_edge_compress.table import print_stages
+from logo_edge_compress import report as table
+from logo_edge_compress.report import print_stages
 
 
 def test_the_stages_of_twenty_classes_fit_a_narrow_terminal(monkeypatch):

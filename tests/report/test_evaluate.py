@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from logo_edge.decision import Conformal
 from logo_edge.errors import DatasetError, RunError
-from logo_edge_compress.export import export_onnx
+from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_report import evaluate as evaluate_module
 from logo_edge_report.commands import evaluate
 from logo_edge_report.conditions import SIZES_PX, corruptions, flatten, scale_to

@@ -9,8 +9,8 @@ from PIL import Image
 
 from logo_edge.errors import RecipeError
 from logo_edge.preprocess import DETAIL_PX, InputContract, preprocess
-from logo_edge_compress.export import export_body, export_onnx
-from logo_edge_compress.quantize import quantize_body
+from logo_edge_compress.onnx.export import export_body, export_onnx
+from logo_edge_compress.quantize.static import quantize_body
 from logo_edge_compress.verify import run_onnx
 from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from logo_edge.errors import RecipeError
-from logo_edge_compress.export import export_onnx
+from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.verify import EXPORTED, run_onnx, verify
 from logo_edge_train.losses import noisy_log_softmax, supervised_objective
 from logo_edge_train.models import (

@@ -19,7 +19,7 @@ from torch_uncertainty.post_processing import TemperatureScaler
 from logo_edge.errors import RecipeError
 from logo_edge.metrics import fit_temperature, negative_log_likelihood, softmax
 from logo_edge.preprocess import InputContract
-from logo_edge_compress.export import export_onnx
+from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_train.data.dataset import LogoDataset, pixels_of
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of, write_manifest
 from logo_edge_train.fit import fit

@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import nn
 
 from logo_edge.timing import Latency, describe_machine, measure_latency
-from logo_edge_compress.export import export_module
+from logo_edge_compress.onnx.export import export_module
 from logo_edge_compress.search.search import CHOICES, LatencyTable
 from logo_edge_train.models import build_body
 from logo_edge_train.models.composed import WIDTH, Head, Trunk, build_attention

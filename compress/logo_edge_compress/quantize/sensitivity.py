@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from logo_edge_compress.export import finish
-from logo_edge_compress.quantize import LEARNED, evidence_nodes, insert_qdq, quantize_body
-from logo_edge_compress.rounding import kernel_scales
+from logo_edge_compress.onnx.export import finish
+from logo_edge_compress.quantize.rounding import kernel_scales
+from logo_edge_compress.quantize.static import LEARNED, evidence_nodes, insert_qdq, quantize_body
 from logo_edge_compress.verify import Parity, Tolerance, compare_logits, run_onnx
 from logo_edge_train.runs import write_json
 

@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 
 from logo_edge.errors import MissingExtraError
-from logo_edge_compress.export import finish
-from logo_edge_compress.graph import LOGITS, PLANES, copy_model
-from logo_edge_compress.quantize import evidence_nodes, to_planes
+from logo_edge_compress.onnx.export import finish
+from logo_edge_compress.onnx.graph import LOGITS, PLANES, copy_model
+from logo_edge_compress.quantize.static import evidence_nodes, to_planes
 from logo_edge_compress.verify import run_onnx
 
 

@@ -13,7 +13,7 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import TensorProto, helper, numpy_helper
 
-from logo_edge_compress.graph import copy_model
+from logo_edge_compress.onnx.graph import copy_model
 
 BATCH = 8
 LAYERS = ("Conv", "Gemm")

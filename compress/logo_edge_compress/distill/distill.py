@@ -22,9 +22,9 @@ from torch.utils.data import Dataset
 from logo_edge.errors import RunError, VerificationError
 from logo_edge.files import replacing
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_compress.export import export_body
-from logo_edge_compress.graph import PLANES
-from logo_edge_compress.prune import prune_channels
+from logo_edge_compress.distill.prune import prune_channels
+from logo_edge_compress.onnx.export import export_body
+from logo_edge_compress.onnx.graph import PLANES
 from logo_edge_train.data.dataset import LogoDataset, data_inputs, pool_rows
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from logo_edge.preprocess import InputContract
-from logo_edge_compress.apart import Apart, ApartError
-from logo_edge_compress.graph import LOGITS
+from logo_edge_compress.onnx.graph import LOGITS
+from logo_edge_compress.subprocess_call import Apart, ApartError
 from logo_edge_compress.verify import Forward, open_artifact
 
 ROUNDS = 11

@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
-from logo_edge_compress.distill import DISTILLED_ELSEWHERE, Student, follow_teachers
-from logo_edge_compress.graph import EVIDENCE, LOGITS, save_model
-from logo_edge_compress.rounding import weight_levels
+from logo_edge_compress.distill.distill import DISTILLED_ELSEWHERE, Student, follow_teachers
+from logo_edge_compress.onnx.graph import EVIDENCE, LOGITS, save_model
+from logo_edge_compress.quantize.rounding import weight_levels
 from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.models import Answer
 from logo_edge_train.runs import Run

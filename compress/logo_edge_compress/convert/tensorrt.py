@@ -16,7 +16,7 @@ from onnx import TensorProto
 from logo_edge.backends.choose import checked, load_cuda, need_tensorrt, sizes
 from logo_edge.errors import ExportError, MissingExtraError
 from logo_edge.files import write_file
-from logo_edge_compress.graph import PIXELS
+from logo_edge_compress.onnx.graph import PIXELS
 
 BATCHES = 1, 8, 32  # smallest, tuned for, largest; of a graph whose batch is free
 OPSETS = range(9, 21)  # what TensorRT 10.3 reads, the oldest that JetPack 6 has

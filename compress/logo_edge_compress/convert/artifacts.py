@@ -22,8 +22,8 @@ from logo_edge.files import folder_beside, json_text, write_file
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.tables.journal import walk_images
-from logo_edge_compress.engine import build_engine, trtexec_line, unsupported_operators, why_no_engine
-from logo_edge_compress.graph import PIXELS, fix_batch, save_model, to_float16, to_tensorrt
+from logo_edge_compress.convert.tensorrt import build_engine, trtexec_line, unsupported_operators, why_no_engine
+from logo_edge_compress.onnx.graph import PIXELS, fix_batch, save_model, to_float16, to_tensorrt
 from logo_edge_compress.verify import (
     EXPORTED,
     QUANTIZED,
@@ -268,7 +268,7 @@ def _engine(path: Path, folder: Path, parent, precision: str, batch, images: Ima
 def _torchscript(source: Source, path: Path, images: Images) -> dict:
     import torch
 
-    from logo_edge_compress.export import export_torchscript
+    from logo_edge_compress.onnx.export import export_torchscript
     from logo_edge_train.runs import load_network, read_run
 
     run = read_run(source.run)

@@ -15,7 +15,7 @@ from logo_edge.errors import VerificationError
 from logo_edge.images.load import load_image
 from logo_edge.likeness.space import SPACE, fit_space, write_space
 from logo_edge.preprocess import preprocess
-from logo_edge_compress.graph import LOGITS, PIXELS, add_embedding, save_model
+from logo_edge_compress.onnx.graph import LOGITS, PIXELS, add_embedding, save_model
 from logo_edge_train.data.manifest import Manifest
 
 SAMPLES = Path(logo_edge.__file__).parent / "samples"

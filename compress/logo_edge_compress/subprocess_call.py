@@ -17,7 +17,7 @@ from typing import Any
 from logo_edge.errors import LogoEdgeError
 from logo_edge_train.parallel import PR_SET_PDEATHSIG
 
-PRELOADED = "logo_edge_compress.candidates"
+PRELOADED = "logo_edge_compress.candidates.plan"
 GRACE_S = 30.0  # for a process that gave its result to end by itself
 LAST_WORDS = 300  # characters of a crashed process's log that its error quotes
 

@@ -21,9 +21,9 @@ from onnxruntime.quantization import (
 )
 
 from logo_edge.errors import VerificationError
-from logo_edge_compress.export import finish
-from logo_edge_compress.graph import EVIDENCE, PLANES, save_model
-from logo_edge_compress.rounding import INT8_LEVELS, correct_biases, kernel_scales, round_weights
+from logo_edge_compress.onnx.export import finish
+from logo_edge_compress.onnx.graph import EVIDENCE, PLANES, save_model
+from logo_edge_compress.quantize.rounding import INT8_LEVELS, correct_biases, kernel_scales, round_weights
 from logo_edge_train.models import MEAN, SCALE
 
 STRIDE = 16  # images whose activations are in memory at a time

@@ -13,7 +13,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.files import replacing
-from logo_edge_compress.graph import EVIDENCE, LOGITS, OPSET, PIXELS, PLANES, save_model
+from logo_edge_compress.onnx.graph import EVIDENCE, LOGITS, OPSET, PIXELS, PLANES, save_model
 from logo_edge_train.models import MEAN, SCALE, Body, LogoNetwork, open_attention
 from logo_edge_train.models.epistemic import EVIDENCE_RANGE
 

@@ -21,14 +21,14 @@ from logo_edge.bundle.members import pool_logits, reduce_pixels
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import LogoEdgeError, VerificationError
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_compress.apart import ApartError, OutOfTimeError, run_apart
-from logo_edge_compress.artifacts import FITTING_IMAGES, Images, Source, export_artifact
-from logo_edge_compress.distill import Student, distill
-from logo_edge_compress.export import export_onnx
-from logo_edge_compress.finetune import NOT_TUNED_BY, TUNED_BY, finetune, unknown_operators
-from logo_edge_compress.graph import save_model, store_float16
-from logo_edge_compress.nncf_int8 import restore_with_nncf
-from logo_edge_compress.quantize import (
+from logo_edge_compress.convert.artifacts import FITTING_IMAGES, Images, Source, export_artifact
+from logo_edge_compress.distill.distill import Student, distill
+from logo_edge_compress.onnx.export import export_onnx
+from logo_edge_compress.onnx.graph import save_model, store_float16
+from logo_edge_compress.quantize.nncf import restore_with_nncf
+from logo_edge_compress.quantize.qat import NOT_TUNED_BY, TUNED_BY, finetune, unknown_operators
+from logo_edge_compress.quantize.sensitivity import measure_sensitivity, mix_precision
+from logo_edge_compress.quantize.static import (
     METHODS,
     quantize_body,
     quantize_dynamically,
@@ -36,7 +36,7 @@ from logo_edge_compress.quantize import (
     store_int4,
     store_int8,
 )
-from logo_edge_compress.sensitivity import measure_sensitivity, mix_precision
+from logo_edge_compress.subprocess_call import ApartError, OutOfTimeError, run_apart
 from logo_edge_compress.verify import (
     EXPORTED,
     LEAST_RANK_CORRELATION,
@@ -530,7 +530,7 @@ def candidate_key(task: Task, plan: Plan) -> str:
 
 def made_with(*converters: str) -> dict[str, str]:
     """The versions, for an artifact_key, of what makes and runs artifacts, of these packages besides, and of this code."""
-    return versions((*MADE_WITH, *converters)) | {"logo_edge_compress": source_hash(Path(__file__).parent)}
+    return versions((*MADE_WITH, *converters)) | {"logo_edge_compress": source_hash(Path(__file__).parents[1])}
 
 
 def _pixel_files(task: Task, *names: str) -> dict[str, Path]:

@@ -1,0 +1,1 @@
+"""Artifacts of other formats, one file a format."""

@@ -1,0 +1,1 @@
+"""Distillation: soft targets, and the student that learns from them."""

@@ -1,0 +1,1 @@
+"""The ONNX graph: how it is exported, inspected and changed."""

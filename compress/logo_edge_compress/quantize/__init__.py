@@ -1,0 +1,1 @@
+"""INT8 and other precisions of a graph."""
