@@ -118,9 +118,11 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.set_num_threads(max(1, count_cores() // arguments.workers))
     record = read_result(arguments.out)
     todo = [
-        (name, index) for index, fold in enumerate(folds) for name, recipe in recipes.items()
+        (name, index)
+        for index, fold in enumerate(folds)
+        for name, recipe in recipes.items()
         if not any(is_measured(entry, name, index, recipe, fold) for entry in record["entries"])
-    ]  # fmt: skip
+    ]
     print_estimate(
         load_recipe("cpu", plain), folds[0], [recipes[name].train.fit for name, _ in todo], record, arguments
     )
@@ -163,9 +165,16 @@ def write_folds(manifest_path: Path, work: Path, count: int) -> list[Path]:
 
 
 def fit_fold(
-    variant: str, index: int, recipe: Recipe, fold: Path, left_out: set[LogoRow], work: Path, out: Path, hours: float,
+    variant: str,
+    index: int,
+    recipe: Recipe,
+    fold: Path,
+    left_out: set[LogoRow],
+    work: Path,
+    out: Path,
+    hours: float,
     report: Callable[[dict], None],
-) -> None:  # fmt: skip
+) -> None:
     """Fits the variant on the fold's train rows and reports the entry of its figures on the others, unless time is up."""
     if spent_hours(read_result(out)) >= hours:
         return
@@ -184,11 +193,22 @@ def fit_fold(
     seconds = cpu_seconds = sum(epoch["seconds"] for epoch in history)
     if not fitted and len(before) < len(history):  # else nothing was left to do here, and the clock has to serve
         cpu_seconds = (time.process_time() - began_s) * len(history) / (len(history) - len(before))
-    report({"kind": "entry", "entry": {
-        "variant": variant, "fold": index + 1, **{name: history[-1][name] for name in METRICS}, "seconds": seconds,
-        "cpu_seconds": cpu_seconds, "curve": [epoch["accuracy"] for epoch in history], "settings": settings,
-        "fold_sha256": file_hash(fold), "folder": key,
-    }})  # fmt: skip
+    report(
+        {
+            "kind": "entry",
+            "entry": {
+                "variant": variant,
+                "fold": index + 1,
+                **{name: history[-1][name] for name in METRICS},
+                "seconds": seconds,
+                "cpu_seconds": cpu_seconds,
+                "curve": [epoch["accuracy"] for epoch in history],
+                "settings": settings,
+                "fold_sha256": file_hash(fold),
+                "folder": key,
+            },
+        }
+    )
 
 
 def read_result(path: Path) -> dict:
@@ -230,14 +250,22 @@ def summarize(entries: list[dict]) -> list[dict]:
     for name, folds in found.items():
         baseline = list_variants()[name].baseline if name in list_variants() else None
         shared = sorted(folds.keys() & found.get(baseline, {}).keys())
-        summary.append({
-            "variant": name, "folds": len(folds), "baseline": baseline,
-            **{metric: statistics.mean(entry[metric] for entry in folds.values()) for metric in (*METRICS, "seconds")},
-            "difference": {
-                metric: paired_interval([folds[fold][metric] - found[baseline][fold][metric] for fold in shared])
-                for metric in METRICS if shared
-            },
-        })  # fmt: skip
+        summary.append(
+            {
+                "variant": name,
+                "folds": len(folds),
+                "baseline": baseline,
+                **{
+                    metric: statistics.mean(entry[metric] for entry in folds.values())
+                    for metric in (*METRICS, "seconds")
+                },
+                "difference": {
+                    metric: paired_interval([folds[fold][metric] - found[baseline][fold][metric] for fold in shared])
+                    for metric in METRICS
+                    if shared
+                },
+            }
+        )
     return summary
 
 

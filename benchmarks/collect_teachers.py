@@ -29,14 +29,20 @@ def teachers_of(folder: Path) -> list[dict]:
     for path in sorted(folder.glob("member-*.json")):
         member = json.loads(path.read_text(encoding="utf-8"))
         last, seconds = member["history"][-1], [epoch["seconds"] for epoch in member["history"]]
-        entries.append({
-            "network": member["architecture"], "epochs": fit["epochs"],
-            "frozen_blocks": fit["frozen_blocks"], "p_mixup": augment["p_mixup"],
-            "unsure_smoothing": fit.get("unsure_smoothing", 0.0), "class_weight_power": fit["class_weight_power"],
-            "augment_scale_min": augment["scale_min"], "seed": member["seed"],
-            **{key: round(last[key], 4) for key in ("accuracy", "accuracy_sure", "worst_recall", "nll")},
-            "seconds_an_epoch": round(sum(seconds) / len(seconds)),
-        })  # fmt: skip
+        entries.append(
+            {
+                "network": member["architecture"],
+                "epochs": fit["epochs"],
+                "frozen_blocks": fit["frozen_blocks"],
+                "p_mixup": augment["p_mixup"],
+                "unsure_smoothing": fit.get("unsure_smoothing", 0.0),
+                "class_weight_power": fit["class_weight_power"],
+                "augment_scale_min": augment["scale_min"],
+                "seed": member["seed"],
+                **{key: round(last[key], 4) for key in ("accuracy", "accuracy_sure", "worst_recall", "nll")},
+                "seconds_an_epoch": round(sum(seconds) / len(seconds)),
+            }
+        )
     return entries
 
 

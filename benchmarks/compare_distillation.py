@@ -81,8 +81,15 @@ def main() -> None:
     for name in arguments.variants:
         folder = work / str(candidate).replace("@", "-") / name.replace(", ", "-").replace(" ", "-")
         with FitProgress() as progress:
-            student = distill(run, pictures.manifest, replace(base, **VARIANTS[name]), candidate, folder,
-                              device=device, report=progress)  # fmt: skip
+            student = distill(
+                run,
+                pictures.manifest,
+                replace(base, **VARIANTS[name]),
+                candidate,
+                folder,
+                device=device,
+                report=progress,
+            )
         for precision, path in make_graphs(student, run, pictures, folder).items():
             print(f"{name}, {precision}", flush=True)
             said = ask_graph(path, candidate.size_px, pictures, sets, folder)
@@ -93,21 +100,29 @@ def main() -> None:
         methods[name]["forward_ms"] = times.get(name)
     methods[ensemble]["forward_ms"] = sum(times[name] for name in times if name.startswith("teacher "))
     methods["one teacher"]["forward_ms"] = times["teacher 1"]
-    write_json(arguments.out, {
-        "run": run.folder.name, "members": [member["architecture"] for member in run.record["members"]],
-        "student": str(candidate), "epochs": base.fit.epochs,
-        "pictures": arguments.pictures, "families": list(FAMILIES), "chosen_on": list(CHOOSE_ON), "near": list(NEAR),
-        "methods": methods, "machine": describe_machine(), "versions": versions(),
-    })  # fmt: skip
+    write_json(
+        arguments.out,
+        {
+            "run": run.folder.name,
+            "members": [member["architecture"] for member in run.record["members"]],
+            "student": str(candidate),
+            "epochs": base.fit.epochs,
+            "pictures": arguments.pictures,
+            "families": list(FAMILIES),
+            "chosen_on": list(CHOOSE_ON),
+            "near": list(NEAR),
+            "methods": methods,
+            "machine": describe_machine(),
+            "versions": versions(),
+        },
+    )
 
 
 def override(config: DistillConfig, overrides: tuple[str, ...]) -> DistillConfig:
     """The configuration with `distill.key=value` applied, as the command line of `logo-edge` would."""
     changed, plain = load_recipe("cpu", overrides).distill, load_recipe("cpu").distill
     fit = {key: value for key, value in vars(changed.fit).items() if value != getattr(plain.fit, key)}
-    others = {
-        key: value for key, value in vars(changed).items() if key != "fit" and value != getattr(plain, key)
-    }  # fmt: skip
+    others = {key: value for key, value in vars(changed).items() if key != "fit" and value != getattr(plain, key)}
     return replace(config, **others, fit=replace(config.fit, **fit))
 
 
@@ -154,8 +169,15 @@ def make_graphs(student: Student, run: Run, pictures: Pictures, folder: Path) ->
         rounded = round_body(body, pixels, folder / "rounded.onnx", reduce_range=config.reduce_range)
         parent, tried = run_onnx(fp32, val), {}
         for method in config.methods:
-            path = quantize_body(body, rounded, pixels, size_px, folder / f"int8-{method}.onnx", method=method,
-                                 reduce_range=config.reduce_range)  # fmt: skip
+            path = quantize_body(
+                body,
+                rounded,
+                pixels,
+                size_px,
+                folder / f"int8-{method}.onnx",
+                method=method,
+                reduce_range=config.reduce_range,
+            )
             tried[path] = compare_logits(parent, run_onnx(path, val)).kl_nats
         with FitProgress() as progress:
             source = min(tried, key=tried.__getitem__)

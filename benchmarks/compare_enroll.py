@@ -80,11 +80,15 @@ def main() -> None:
     for name, classifier in classifiers.items():
         val, space = Split(classifier, manifest, "val"), spaces[name]
         model = classifier.bundle.files[classifier.bundle.model.file].sha256
-        found[name] = {"model_sha256": model, "val": {
-            "heads": compare_heads(val, space, arguments.episodes, None),
-            "open_set": open_set(val, space, arguments.episodes, SHARPNESS), "nearest": nearest_figures(val, space),
-            "groups": {str(same): group_figures(val, space, same) for same in SAME},
-        }}  # fmt: skip
+        found[name] = {
+            "model_sha256": model,
+            "val": {
+                "heads": compare_heads(val, space, arguments.episodes, None),
+                "open_set": open_set(val, space, arguments.episodes, SHARPNESS),
+                "nearest": nearest_figures(val, space),
+                "groups": {str(same): group_figures(val, space, same) for same in SAME},
+            },
+        }
         print(name, "val", flush=True)
     on_val = [entry["val"] for entry in found.values()]
     sharpness = min(SHARPNESS, key=lambda value: sum(entry["open_set"]["nll"][str(value)] for entry in on_val))
@@ -94,23 +98,25 @@ def main() -> None:
         penalties = {key: entry["penalty"] for key, entry in found[name]["val"]["heads"].items()}
         found[name]["test"] = {
             "heads": compare_heads(test, space, arguments.episodes, penalties),
-            "open_set": open_set(test, space, arguments.episodes, (sharpness,)), "nearest": nearest_figures(test, space),
+            "open_set": open_set(test, space, arguments.episodes, (sharpness,)),
+            "nearest": nearest_figures(test, space),
             "groups": {str(same): group_figures(test, space, same)},
-        }  # fmt: skip
+        }
         print(name, "test", flush=True)
-    write_json(RESULT, {
-        "settings": {"episodes": arguments.episodes, "ways": KEPT, "directions": DIRECTIONS},
-        "chosen": {"sharpness": sharpness, "same": same}, "bundles": found, "versions": versions(),
-    })  # fmt: skip
+    write_json(
+        RESULT,
+        {
+            "settings": {"episodes": arguments.episodes, "ways": KEPT, "directions": DIRECTIONS},
+            "chosen": {"sharpness": sharpness, "same": same},
+            "bundles": found,
+            "versions": versions(),
+        },
+    )
 
 
 def spaces_of(space: EmbeddingSpace):
     """Each way to compare embeddings: (..., D) -> (..., d) of length 1."""
-    return {
-        "raw": unit,
-        "centred": lambda embeddings: unit(embeddings - space.mean),
-        "whitened": space.project,
-    }
+    return {"raw": unit, "centred": lambda embeddings: unit(embeddings - space.mean), "whitened": space.project}
 
 
 def compare_heads(split: Split, space: EmbeddingSpace, episodes: int, penalties: dict[str, float] | None) -> dict:
@@ -187,8 +193,9 @@ def open_set(split: Split, space: EmbeddingSpace, episodes: int, tried: tuple[fl
             }
             for share in FALSE_ACCEPTS
         },
-        "nll": {}, "calibration_error": {},
-    }  # fmt: skip
+        "nll": {},
+        "calibration_error": {},
+    }
     for sharpness in tried:
         shares, rest = confidences(answers, 0.0, sharpness), confidences(none, 0.0, sharpness)
         likely = np.concatenate([shares[np.arange(len(labels)), labels], 1 - rest.sum(1)])
@@ -231,9 +238,12 @@ def group_figures(split: Split, space: EmbeddingSpace, same: float) -> dict:
     both = (true & guessed).sum(1)
     precision, recall = float((both / guessed.sum(1)).mean()), float((both / true.sum(1)).mean())
     return {
-        "precision": precision, "recall": recall, "b_cubed_f1": 2 * precision * recall / (precision + recall),
-        "groups": int(found.max()) + 1, "brands": len(set(groups)),
-    }  # fmt: skip
+        "precision": precision,
+        "recall": recall,
+        "b_cubed_f1": 2 * precision * recall / (precision + recall),
+        "groups": int(found.max()) + 1,
+        "brands": len(set(groups)),
+    }
 
 
 if __name__ == "__main__":

@@ -95,10 +95,15 @@ def measure(
     progress.say(f"{folder.name}: {episodes} episodes of test")
     found = evaluate_few_shot(LABELS, folder, split="test", episodes=episodes, device=device)
     entry = {
-        **place, "start": run["start"] and "prototypes", "settings": settings, "device": str(device), **found,
-        "seconds": run["seconds"], "val": [epoch["accuracy"] for epoch in run["history"]],
+        **place,
+        "start": run["start"] and "prototypes",
+        "settings": settings,
+        "device": str(device),
+        **found,
+        "seconds": run["seconds"],
+        "val": [epoch["accuracy"] for epoch in run["history"]],
         "penalties": run.get("penalties", {}),
-    }  # fmt: skip
+    }
     entries = [*(other for other in record["entries"] if other not in before), entry]
     entries.sort(
         key=lambda e: (e["network"], list(TASKS).index(e["task"]), list(METHODS).index(e["method"]), e["seed"])

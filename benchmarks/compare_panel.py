@@ -62,8 +62,16 @@ def main() -> None:
         entry["cpu_s"] = round(time.process_time() - start, 1)
         before = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
         rows = manifest.split("train", "val")
-        write_json(RESULT, {**provenance(), "split": "train and val", "count": len(rows), "classes": manifest.classes,
-                            "variants": {**before.get("variants", {}), name: entry}})  # fmt: skip
+        write_json(
+            RESULT,
+            {
+                **provenance(),
+                "split": "train and val",
+                "count": len(rows),
+                "classes": manifest.classes,
+                "variants": {**before.get("variants", {}), name: entry},
+            },
+        )
         print(name, [seed["all"]["accuracy"] for seed in entry["seeds"]], flush=True)
 
 
@@ -77,9 +85,12 @@ def measure_folds(features: Features) -> dict:
         chosen = {
             name: [at for at, row in enumerate(panel.rows) if row.split in splits] for name, splits in parts.items()
         }
-        seeds.append({
-            name: describe([panel.rows[at] for at in places], mean[places], panel.classes) for name, places in chosen.items()
-        })  # fmt: skip
+        seeds.append(
+            {
+                name: describe([panel.rows[at] for at in places], mean[places], panel.classes)
+                for name, places in chosen.items()
+            }
+        )
     return {"seeds": seeds}
 
 
@@ -111,10 +122,16 @@ def describe(rows: list[LogoRow], probabilities: np.ndarray, classes: tuple[str,
     right, sure = probabilities.argmax(1) == targets, np.array([row.sure for row in rows])
     likelihood = np.clip(probabilities[np.arange(len(rows)), targets], 1e-7, 1)
     return {
-        "count": len(rows), "accuracy": round(float(right.mean()), 4), "accuracy_sure": round(float(right[sure].mean()), 4),
-        "recall": {name: round(float(right[targets == at].mean()), 4) for at, name in enumerate(classes) if (targets == at).any()},
+        "count": len(rows),
+        "accuracy": round(float(right.mean()), 4),
+        "accuracy_sure": round(float(right[sure].mean()), 4),
+        "recall": {
+            name: round(float(right[targets == at].mean()), 4)
+            for at, name in enumerate(classes)
+            if (targets == at).any()
+        },
         "nll": round(float(-np.log(likelihood).mean()), 4),
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -133,10 +133,13 @@ def probe_start(recipe: Recipe, folder: Path, device: torch.device, report: Call
     groups = [row.group for row in splits[0]]
     linear, neighbours = (probe(known, targets[0], groups) for probe in (linear_probe, neighbour_probe))
     return {
-        "linear_probe": linear.score(asked, targets[1]), "neighbours": neighbours.score(asked, targets[1]),
-        "chosen": {**linear.best_params_, **neighbours.best_params_}, "features": known.shape[1],
-        "pretraining_seconds": sum(epoch["seconds"] for epoch in history), "pretraining_history": history,
-    }  # fmt: skip
+        "linear_probe": linear.score(asked, targets[1]),
+        "neighbours": neighbours.score(asked, targets[1]),
+        "chosen": {**linear.best_params_, **neighbours.best_params_},
+        "features": known.shape[1],
+        "pretraining_seconds": sum(epoch["seconds"] for epoch in history),
+        "pretraining_history": history,
+    }
 
 
 def fit_start(recipe: Recipe, folder: Path, device: torch.device, report: Callable[[dict], None]) -> dict:
@@ -147,9 +150,11 @@ def fit_start(recipe: Recipe, folder: Path, device: torch.device, report: Callab
     history = train_ensemble(LABELS, recipe, fitted, device=device, report=report).record["members"][0]["history"]
     curve = [epoch["accuracy"] for epoch in history]
     return {
-        "fit_seconds": sum(epoch["seconds"] for epoch in history), "curve": curve, "accuracy": curve[-1],
+        "fit_seconds": sum(epoch["seconds"] for epoch in history),
+        "curve": curve,
+        "accuracy": curve[-1],
         "reached": {f"{level:.0%}": first_epoch(curve, level) for level in LEVELS},
-    }  # fmt: skip
+    }
 
 
 def first_epoch(curve: list[float], level: float) -> int | None:

@@ -113,8 +113,13 @@ def main() -> None:
                 write_json(arguments.out, record)
         if not arguments.no_latency:
             time_rows(subject, entry["rows"])
-        record |= {"images": arguments.images, "max_drop": MAX_DROP, "goal": asdict(GOAL), "versions": versions(),
-                   "machine": describe_machine()}  # fmt: skip
+        record |= {
+            "images": arguments.images,
+            "max_drop": MAX_DROP,
+            "goal": asdict(GOAL),
+            "versions": versions(),
+            "machine": describe_machine(),
+        }
         write_json(arguments.out, record)
 
 
@@ -139,10 +144,17 @@ def open_subject(path: Path, manifest: Manifest, images: int) -> Subject:
     key = artifact_key({"network": checkpoint}, {"images": images}, {})
     folder = WORK / f"{name}-{key[:12]}"
     subject = Subject(
-        name, key, architecture, load_network(checkpoint, architecture, len(classes)), checkpoint, run, folder,
-        pixels_of(rows, manifest, architecture.contract), pixels_of(val, manifest, architecture.contract),
+        name,
+        key,
+        architecture,
+        load_network(checkpoint, architecture, len(classes)),
+        checkpoint,
+        run,
+        folder,
+        pixels_of(rows, manifest, architecture.contract),
+        pixels_of(val, manifest, architecture.contract),
         targets_of(val, classes),
-    )  # fmt: skip
+    )
     if not subject.rounded.exists():
         folder.mkdir(parents=True, exist_ok=True)
         export_body(subject.network, architecture.size_px, subject.body)
@@ -165,9 +177,12 @@ def measure_row(subject: Subject, name: str, make: Maker, arguments: argparse.Na
     logits = run_onnx(path, subject.val)
     right = int((logits.argmax(1) == subject.targets).sum())
     return {
-        "size_bytes": path.stat().st_size, "seconds": round(seconds, 1),
-        "accuracy": vars(wilson_interval(right, len(logits))), **asdict(compare_logits(parent, logits)), **(further if isinstance(further, dict) else {}),
-    }  # fmt: skip
+        "size_bytes": path.stat().st_size,
+        "seconds": round(seconds, 1),
+        "accuracy": vars(wilson_interval(right, len(logits))),
+        **asdict(compare_logits(parent, logits)),
+        **(further if isinstance(further, dict) else {}),
+    }
 
 
 def artifact(subject: Subject, name: str) -> Path:
@@ -192,7 +207,7 @@ def half(subject: Subject, path: Path, _) -> None:
 def dynamic(*operators: str) -> Maker:
     return lambda subject, path, _: quantize_dynamically(
         subject.body, subject.architecture.size_px, path, operators=operators, reduce_range=True
-    )  # fmt: skip
+    )
 
 
 def static(method: str, *, rounds: bool = True, reduce_range: bool = True) -> Maker:
@@ -202,8 +217,15 @@ def static(method: str, *, rounds: bool = True, reduce_range: bool = True) -> Ma
             rounded = round_body(
                 subject.body, subject.calibration, subject.folder / "rounded-8-bit.onnx", reduce_range=False
             )
-        quantize_body(subject.body, rounded, subject.calibration, subject.architecture.size_px, path, method=method,
-                      reduce_range=reduce_range)  # fmt: skip
+        quantize_body(
+            subject.body,
+            rounded,
+            subject.calibration,
+            subject.architecture.size_px,
+            path,
+            method=method,
+            reduce_range=reduce_range,
+        )
 
     return make
 
@@ -212,8 +234,11 @@ def tuned(subject: Subject, path: Path, _) -> None:
     """The closest static INT8 after quantization-aware training."""
     if subject.run is None:
         raise RunError("needs a run, whose transfer set it learns on; this subject is a checkpoint alone")
-    tried = {method: run_onnx(artifact(subject, STATIC[method]), subject.val) for method in METHODS
-             if artifact(subject, STATIC[method]).exists()}  # fmt: skip
+    tried = {
+        method: run_onnx(artifact(subject, STATIC[method]), subject.val)
+        for method in METHODS
+        if artifact(subject, STATIC[method]).exists()
+    }
     if not tried:
         raise RunError("needs a static INT8 artifact to begin at; none of those methods was asked for")
     parent = run_onnx(artifact(subject, "FP32"), subject.val)
@@ -233,22 +258,46 @@ def nncf(subject: Subject, path: Path, _) -> None:
 
 def nncf_restored(subject: Subject, path: Path, arguments: argparse.Namespace) -> dict:
     _, held = restore_with_nncf(
-        subject.body, subject.calibration, subject.val, subject.targets, subject.architecture.size_px, path,
-        max_drop=MAX_DROP, minutes=arguments.minutes, reduce_range=True,
-    )  # fmt: skip
+        subject.body,
+        subject.calibration,
+        subject.val,
+        subject.targets,
+        subject.architecture.size_px,
+        path,
+        max_drop=MAX_DROP,
+        minutes=arguments.minutes,
+        reduce_range=True,
+    )
     return {"held": held, "minutes": arguments.minutes}
 
 
 def mixed(subject: Subject, path: Path, _) -> dict:
     size_px, record = subject.architecture.size_px, subject.folder / "sensitivity.json"
     layers = measure_sensitivity(
-        subject.body, subject.rounded, subject.calibration, subject.val, subject.targets, size_px, record,
-        method="percentile", reduce_range=True, say=print,
-    )  # fmt: skip
+        subject.body,
+        subject.rounded,
+        subject.calibration,
+        subject.val,
+        subject.targets,
+        size_px,
+        record,
+        method="percentile",
+        reduce_range=True,
+        say=print,
+    )
     restored, _ = mix_precision(
-        layers, subject.body, subject.rounded, subject.calibration, subject.val, size_px, path, method="percentile",
-        reduce_range=True, tolerance=GOAL, most=MOST_RESTORED,
-    )  # fmt: skip
+        layers,
+        subject.body,
+        subject.rounded,
+        subject.calibration,
+        subject.val,
+        size_px,
+        path,
+        method="percentile",
+        reduce_range=True,
+        tolerance=GOAL,
+        most=MOST_RESTORED,
+    )
     found = {"restored": list(restored), "layers": [asdict(layer) for layer in layers]}
     write_text(ROOT / "docs" / f"sensitivity-{subject.name}.svg", layer_bars(**found))
     return found
@@ -258,7 +307,9 @@ STATIC = {method: f"static INT8, {method}" for method in METHODS}
 MAKERS: dict[str, Maker] = {
     "FP32": plain,
     "FP16": half,
-    "weights INT8, computes in FP32": lambda subject, path, _: store_int8(subject.body, subject.architecture.size_px, path),
+    "weights INT8, computes in FP32": lambda subject, path, _: store_int8(
+        subject.body, subject.architecture.size_px, path
+    ),
     "weights INT4, matrices": lambda subject, path, _: store_int4(subject.body, subject.architecture.size_px, path),
     "dynamic INT8, matrices": dynamic("MatMul", "Gemm"),
     "dynamic INT8, convolutions too": dynamic("MatMul", "Gemm", "Conv"),
@@ -268,7 +319,7 @@ MAKERS: dict[str, Maker] = {
     "static INT8, quantization-aware training": tuned,
     "NNCF, bias correction": nncf,
     "NNCF, accuracy-aware": nncf_restored,
-}  # fmt: skip
+}
 
 
 if __name__ == "__main__":

@@ -74,9 +74,14 @@ def main() -> None:
             found[method]["dominated"] = sum(is_dominated(point, points[other]) for point in points[method])
     settings = {name: value for name, value in vars(arguments).items() if name not in ("work", "out", "manifest")}
     record = {
-        "settings": settings, "size_px": recipe.search.size_px, "reference": {"ms": reference[0], "accuracy": commonest},
-        "machine": table.machine, "rounds": rounds, "networks": networks, "versions": versions(),
-    }  # fmt: skip
+        "settings": settings,
+        "size_px": recipe.search.size_px,
+        "reference": {"ms": reference[0], "accuracy": commonest},
+        "machine": table.machine,
+        "rounds": rounds,
+        "networks": networks,
+        "versions": versions(),
+    }
     write_json(arguments.out, record)
 
 
@@ -101,10 +106,15 @@ class Comparison:
             seconds += history["seconds"]
         tried = self.search_randomly(recipe, seed, seconds)
         return {
-            "seed": seed, "budget_s": round(seconds, 1), "differentiable": {"picks": picks, "seconds": round(seconds, 1)},
-            "random": {"picks": [self.best_within(target_ms, tried) for target_ms in self.arguments.targets_ms],
-                       "seconds": round(sum(entry["seconds"] for entry in tried), 1), "tried": tried},
-        }  # fmt: skip
+            "seed": seed,
+            "budget_s": round(seconds, 1),
+            "differentiable": {"picks": picks, "seconds": round(seconds, 1)},
+            "random": {
+                "picks": [self.best_within(target_ms, tried) for target_ms in self.arguments.targets_ms],
+                "seconds": round(sum(entry["seconds"] for entry in tried), 1),
+                "tried": tried,
+            },
+        }
 
     def search_randomly(self, recipe: Recipe, seed: int, budget_s: float) -> list[dict]:
         """The networks that were drawn and trained for a short time, until the budget was used up."""
@@ -118,10 +128,14 @@ class Comparison:
             name, ms = architecture_name(config, allowed[index]), table_ms(self.costs, allowed[index])
             run = self.train(recipe, name, self.arguments.short_epochs, 1, f"random-{seed}-{name}")
             history = run.record["members"][0]["history"]
-            tried.append({
-                "network": run.record["members"][0]["architecture"], "table_ms": ms,
-                "accuracy": history[-1]["accuracy"], "seconds": sum(epoch["seconds"] for epoch in history),
-            })  # fmt: skip
+            tried.append(
+                {
+                    "network": run.record["members"][0]["architecture"],
+                    "table_ms": ms,
+                    "accuracy": history[-1]["accuracy"],
+                    "seconds": sum(epoch["seconds"] for epoch in history),
+                }
+            )
         return tried
 
     def best_within(self, target_ms: float, tried: list[dict]) -> dict:
@@ -140,9 +154,10 @@ class Comparison:
             latency = onnx_latency(path, np.zeros((1, int(size), int(size), 3), np.uint8))
         splits = [split for split in ("val", "test") if manifest.split(split)]
         return {
-            "measured_ms": latency.p50_ms, "float32_bytes": run.load_member(0).float32_bytes,
+            "measured_ms": latency.p50_ms,
+            "float32_bytes": run.load_member(0).float32_bytes,
             **{split: accuracies(run, manifest, split) for split in splits},
-        }  # fmt: skip
+        }
 
     def train(self, recipe: Recipe, name: str, epochs: int, seeds: int, folder: str) -> Run:
         alike = derived_recipe(recipe, name)
@@ -158,8 +173,11 @@ def accuracies(run: Run, manifest: Manifest, split: str) -> dict:
     """Accuracy of each member, their mean and standard deviation (None for one)."""
     targets = targets_of(manifest.split(split), run.classes)
     values = [float((logits.argmax(1) == targets).mean()) for logits in run.member_logits(split)]
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-            "values": values}  # fmt: skip
+    return {
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "values": values,
+    }
 
 
 def share_of_classes(manifest: Manifest, split: str) -> list[float]:

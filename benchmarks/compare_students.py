@@ -34,11 +34,22 @@ from logo_edge_train.runs import write_json
 RESULT = Path(__file__).resolve().parent / "results" / "students.json"
 LITE = "tf_efficientnet_lite0"
 STUDENTS = (
-    f"{LITE}@128", f"{LITE}:5@128", f"{LITE}:5@112", f"{LITE}:5@96", f"{LITE}:4@128",
-    f"{LITE}:5@128/0.5/8", f"{LITE}:5@128/0.5/16", f"{LITE}:5@128/0.5/32", f"{LITE}:5@128/0.55", f"{LITE}:5@128/0.6",
-    f"{LITE}:5@112/0.5", f"{LITE}:5@160/0.65", "mobilenetv4_conv_small_050@128", "mobilenetv3_small_050@128",
+    f"{LITE}@128",
+    f"{LITE}:5@128",
+    f"{LITE}:5@112",
+    f"{LITE}:5@96",
+    f"{LITE}:4@128",
+    f"{LITE}:5@128/0.5/8",
+    f"{LITE}:5@128/0.5/16",
+    f"{LITE}:5@128/0.5/32",
+    f"{LITE}:5@128/0.55",
+    f"{LITE}:5@128/0.6",
+    f"{LITE}:5@112/0.5",
+    f"{LITE}:5@160/0.65",
+    "mobilenetv4_conv_small_050@128",
+    "mobilenetv3_small_050@128",
     "resnet10t@128",
-)  # fmt: skip
+)
 ROUNDS = 7  # of all graphs in turn: what slows the machine for a while slows them all
 PROBES = 16  # pictures of noise that INT8 is calibrated on
 

@@ -124,13 +124,22 @@ def main() -> None:
         "deep ensemble, weighted": Method(ensemble, weighted_logits, weigh_members),
         "deep ensemble of MC dropout": Method(gather("draws", said)),
     }
-    write_json(arguments.out, {
-        "run": run.folder.name, "members": [str(run.architecture(index)) for index in range(len(said))],
-        "samples": arguments.samples, "bayes": {**asdict(config), "epochs": arguments.bayes_epochs},
-        "pictures": arguments.pictures, "chosen_on": list(CHOOSE_ON), "near": list(NEAR), "coverage": COVERAGE,
-        "methods": {name: measure(method, pictures, splits) for name, method in methods.items()},
-        "detectors": measure_detectors(run, said, pictures, splits), "versions": versions(),
-    })  # fmt: skip
+    write_json(
+        arguments.out,
+        {
+            "run": run.folder.name,
+            "members": [str(run.architecture(index)) for index in range(len(said))],
+            "samples": arguments.samples,
+            "bayes": {**asdict(config), "epochs": arguments.bayes_epochs},
+            "pictures": arguments.pictures,
+            "chosen_on": list(CHOOSE_ON),
+            "near": list(NEAR),
+            "coverage": COVERAGE,
+            "methods": {name: measure(method, pictures, splits) for name, method in methods.items()},
+            "detectors": measure_detectors(run, said, pictures, splits),
+            "versions": versions(),
+        },
+    )
 
 
 class Pictures:
@@ -158,9 +167,14 @@ class Pictures:
 
 
 def ask(
-    network: LogoNetwork, size_px: int, pictures: Pictures, sets: tuple[str, ...], folder: Path, samples: int,
+    network: LogoNetwork,
+    size_px: int,
+    pictures: Pictures,
+    sets: tuple[str, ...],
+    folder: Path,
+    samples: int,
     device: torch.device,
-) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
+) -> dict[str, dict[str, np.ndarray]]:
     """Set -> what the network says of it: logits (1, N, K), draws (M, N, K), features (N, F), stages (N, G).
 
     Kept in `folder`, set by set. Of the train split there are no draws.
@@ -175,9 +189,10 @@ def ask(
             with torch.no_grad():
                 logits = network.backbone.get_classifier()(torch.from_numpy(features).to(device))
             arrays = {
-                "logits": logits.cpu().numpy()[None], "features": features,
+                "logits": logits.cpu().numpy()[None],
+                "features": features,
                 "stages": features_of(network, pixels, device, LogoNetwork.stage_features),
-            }  # fmt: skip
+            }
             if name != "train":
                 arrays["draws"] = sample_logits(network, pixels, device, samples=samples)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,17 +218,31 @@ def fit_bayesian(
     network.learn_deviations(config)
     if not (place / "network.safetensors").exists():
         dataset = LogoDataset(
-            pictures.manifest, pictures.rows["train"], run.classes, renders_folder(), contract=InputContract(size_px), augment=train.augment,
-            use_votes=settings.use_votes, class_weight_power=settings.class_weight_power, seed=member["seed"],
-        )  # fmt: skip
+            pictures.manifest,
+            pictures.rows["train"],
+            run.classes,
+            renders_folder(),
+            contract=InputContract(size_px),
+            augment=train.augment,
+            use_votes=settings.use_votes,
+            class_weight_power=settings.class_weight_power,
+            seed=member["seed"],
+        )
         val = evaluation_sets(pictures.manifest, run.classes, InputContract(size_px), ("val",))["val"]
         objective = BayesianObjective(supervised_objective(settings.label_smoothing), config, len(dataset))
         with FitProgress() as progress:
             fitted, _ = fit(
-                network, dataset, objective, settings, state=place / "network.state", seed=member["seed"], device=device,
-                evaluate=accuracy_on(val, device), report=lambda item: progress({"name": "Bayes by backprop", **item}),
+                network,
+                dataset,
+                objective,
+                settings,
+                state=place / "network.state",
+                seed=member["seed"],
+                device=device,
+                evaluate=accuracy_on(val, device),
+                report=lambda item: progress({"name": "Bayes by backprop", **item}),
                 loaders=count_loaders(device),
-            )  # fmt: skip
+            )
         save_member(place / "network.safetensors", fitted)
     load_weights(place / "network.safetensors", network)
     return network.eval(), place
@@ -253,7 +282,7 @@ def describe(
                 }
                 for name in MEASURES
             },
-        }  # fmt: skip
+        }
     by_measure = {name: figures["auroc"] for name, figures in found["val"]["uncertainty"].items()}
     return {**found, "chosen": choose(by_measure)}
 

@@ -61,11 +61,19 @@ def main() -> None:
             )
             entries.append({"subject": name, "network": teachers[0], **measure(run, manifest, splits)})
     area = {split: measure_area(manifest, run, split) for split in splits}
-    write_json(arguments.out, {
-        "size_px": arguments.size, "epochs": arguments.epochs, "seeds": list(range(arguments.seeds)),
-        "overrides": [*FIT, *arguments.set], "device": run.record["device"], "area": area, "subjects": entries,
-        "versions": versions(),
-    })  # fmt: skip
+    write_json(
+        arguments.out,
+        {
+            "size_px": arguments.size,
+            "epochs": arguments.epochs,
+            "seeds": list(range(arguments.seeds)),
+            "overrides": [*FIT, *arguments.set],
+            "device": run.record["device"],
+            "area": area,
+            "subjects": entries,
+            "versions": versions(),
+        },
+    )
 
 
 def measure(run: Run, manifest: Manifest, splits: tuple[str, ...]) -> dict:
@@ -80,9 +88,10 @@ def measure(run: Run, manifest: Manifest, splits: tuple[str, ...]) -> dict:
         pixels = pixels_of(manifest, run, split)
         right = run.member_logits(split).argmax(2) == targets  # (M, N)
         found[split] = {
-            "accuracy": right.mean(1).tolist(), "mean": float(right.mean()),
+            "accuracy": right.mean(1).tolist(),
+            "mean": float(right.mean()),
             "spread": float(right.mean(1).std(ddof=1)) if len(members) > 1 else 0.0,
-        }  # fmt: skip
+        }
         for name, reach in REACHES.items():
             masses = [
                 [attention_focus(member, batch, reach=reach) * len(batch) for batch in pixels] for member in members

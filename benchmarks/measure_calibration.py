@@ -44,16 +44,21 @@ def measure(folder: Path) -> dict:
     bundle, labels = classifier.bundle, classifier.labels
     rows = {split: manifest.split(split) for split in ("calib", "test")}
     logits = {
-        split: np.concatenate([
-            classifier.logits(classifier.read_pixels(manifest.image_path(row, renders_folder()))[None]) for row in part
-        ])
+        split: np.concatenate(
+            [
+                classifier.logits(classifier.read_pixels(manifest.image_path(row, renders_folder()))[None])
+                for row in part
+            ]
+        )
         for split, part in rows.items()
-    }  # fmt: skip
+    }
     targets = {split: targets_of(part, labels) for split, part in rows.items()}
     subject = load_subject(folder)
     outside = {family: subject.predict(ImageFiles(paths)) for family, paths in outlier_paths("held_out").items()}
     return {
-        "bundle": bundle.name, "labels": list(labels), "model_sha256": bundle.files[bundle.model.file].sha256,
+        "bundle": bundle.name,
+        "labels": list(labels),
+        "model_sha256": bundle.files[bundle.model.file].sha256,
         "methods": [
             {name: value for name, value in vars(entry).items() if name != "held_out"}
             for entry in compare_methods(logits["calib"], targets["calib"])
@@ -62,8 +67,10 @@ def measure(folder: Path) -> dict:
         "coverage": measure_coverage(bundle.calibration, logits["test"], targets, labels),
         "modes": measure_modes(bundle.calibration, logits, targets),
         "familiarity": measure_familiarity(bundle.calibration, logits["test"], outside),
-        "logits": {split: [" ".join(f"{value:.6f}" for value in row) for row in part] for split, part in logits.items()},
-    }  # fmt: skip
+        "logits": {
+            split: [" ".join(f"{value:.6f}" for value in row) for row in part] for split, part in logits.items()
+        },
+    }
 
 
 def measure_coverage(
@@ -87,11 +94,19 @@ def measure_coverage(
             )
             low, high = coverage_interval(int(calib.sum()), int(test.sum()), entry.level)
             limits = threshold if name == "all" else np.array([entry.by_class[label] for label in labels])
-            found.append({
-                "level": entry.level, "of": name, "threshold": threshold, "calib": int(calib.sum()),
-                "test": int(test.sum()), "coverage": float((own[test] >= threshold).mean()), "expected_low": low,
-                "expected_high": high, "mean_size": float((probabilities[test] >= limits).sum(1).mean()),
-            })  # fmt: skip
+            found.append(
+                {
+                    "level": entry.level,
+                    "of": name,
+                    "threshold": threshold,
+                    "calib": int(calib.sum()),
+                    "test": int(test.sum()),
+                    "coverage": float((own[test] >= threshold).mean()),
+                    "expected_low": low,
+                    "expected_high": high,
+                    "mean_size": float((probabilities[test] >= limits).sum(1).mean()),
+                }
+            )
     return found
 
 
@@ -115,7 +130,8 @@ def measure_familiarity(calibration: Calibration, logits: np.ndarray, outside: d
     """How many logos of test and how many pictures of each family are taken for no logo; AUROC of the logo score."""
     threshold = calibration.familiarity.threshold
     return {
-        **vars(calibration.familiarity), "near": [name for name, family in families_of("held_out").items() if family.near],
+        **vars(calibration.familiarity),
+        "near": [name for name, family in families_of("held_out").items() if family.near],
         "logos": vars(wilson_interval(int((logo_score(logits) < threshold).sum()), len(logits))),
         "families": {
             family: {
@@ -124,7 +140,7 @@ def measure_familiarity(calibration: Calibration, logits: np.ndarray, outside: d
             }
             for family, part in outside.items()
         },
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

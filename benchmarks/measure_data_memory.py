@@ -51,11 +51,15 @@ def main() -> None:
         folder, manifest = Path(name) / "photographs", Path(name) / "manifest.csv"
         write_photographs(folder, arguments.images, arguments.megapixels)
         record = {
-            "images": arguments.images, "megapixels": arguments.megapixels, "cores": os.cpu_count(),
-            "peak_mb": {stage: round(measure_peak(code, folder, manifest) / 1e6)
-                        for stage, code in (("organize", ORGANIZE), ("hold for training", HOLD))},
+            "images": arguments.images,
+            "megapixels": arguments.megapixels,
+            "cores": os.cpu_count(),
+            "peak_mb": {
+                stage: round(measure_peak(code, folder, manifest) / 1e6)
+                for stage, code in (("organize", ORGANIZE), ("hold for training", HOLD))
+            },
             "versions": versions(),
-        }  # fmt: skip
+        }
     print(json.dumps(record, indent=1))
     write_json(arguments.out, record)
 

@@ -161,9 +161,13 @@ def run_and_kill(verb: Verb, folder: Path, at: int | float) -> bool:
 def start_process(verb: Verb, folder: Path, *, at: int, count: Path | None = None) -> subprocess.Popen:
     told = {"KILL_FOLDER": str(folder), "KILL_AT": str(at), "KILL_COUNT": str(count)}
     return subprocess.Popen(
-        [sys.executable, "-c", HOOKED, *verb.command(folder)], cwd=folder, env=os.environ | told, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", HOOKED, *verb.command(folder)],
+        cwd=folder,
+        env=os.environ | told,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
 
 
 def draw_images(folder: Path, count: int, *, size_px: int = 24) -> None:
@@ -318,8 +322,15 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-VERBS = {"classify-csv": classify_into(".csv"), "classify-jsonl": classify_into(".jsonl"), "classify-parquet": classify_into(".parquet"),
-         "enroll": enrol(), "calibrate": recalibrate(), "train": train(), "compress": compress()}  # fmt: skip
+VERBS = {
+    "classify-csv": classify_into(".csv"),
+    "classify-jsonl": classify_into(".jsonl"),
+    "classify-parquet": classify_into(".parquet"),
+    "enroll": enrol(),
+    "calibrate": recalibrate(),
+    "train": train(),
+    "compress": compress(),
+}
 
 
 if __name__ == "__main__":

@@ -60,8 +60,12 @@ def main() -> None:
         command = [sys.executable, __file__, "--device", arguments.device, "--one", network, variant]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found.append({"network": network, "variant": variant, **json.loads(done.stdout.splitlines()[-1])})
-    record = {"device": device_name(pick_device(arguments.device)), "batch_size": PLAIN.batch_size, "measured": found,
-              "versions": versions()}  # fmt: skip
+    record = {
+        "device": device_name(pick_device(arguments.device)),
+        "batch_size": PLAIN.batch_size,
+        "measured": found,
+        "versions": versions(),
+    }
     write_json(arguments.out, record)
 
 
@@ -73,9 +77,16 @@ def measure(network: str, variant: str, device: torch.device) -> dict:
     before = peak_memory(device)
     with tempfile.TemporaryDirectory() as folder:
         _, history = fit(
-            module, Noise(architecture.size_px, STEPS * config.batch_size), supervised_objective(0.05), config,
-            state=Path(folder) / "state", seed=0, device=device, evaluate=lambda _: {}, report=lambda _: None,
-        )  # fmt: skip
+            module,
+            Noise(architecture.size_px, STEPS * config.batch_size),
+            supervised_objective(0.05),
+            config,
+            state=Path(folder) / "state",
+            seed=0,
+            device=device,
+            evaluate=lambda _: {},
+            report=lambda _: None,
+        )
     figures = {name: value for name, value in history[0].items() if name.startswith("peak_")}
     return {**figures, "before_mb": before.get("peak_memory_mb"), "images_per_s": history[0]["images_per_s"]}
 

@@ -46,9 +46,14 @@ def main() -> None:
             seconds[target], peaks[target] = time.perf_counter() - start, peak[0] / 1e9
         report = json.loads((clone / "runs" / arguments.recipe / "compress" / "report.json").read_text())
     result = {
-        "recipe": arguments.recipe, "seconds": seconds, "minutes": sum(seconds.values()) / 60,
-        "peak_memory_gb": peaks, "cores": os.cpu_count(), "test": report["stages"][-1]["test"], "note": arguments.note,
-    }  # fmt: skip
+        "recipe": arguments.recipe,
+        "seconds": seconds,
+        "minutes": sum(seconds.values()) / 60,
+        "peak_memory_gb": peaks,
+        "cores": os.cpu_count(),
+        "test": report["stages"][-1]["test"],
+        "note": arguments.note,
+    }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{result['minutes']:.0f} minutes, at most {max(peaks.values()):.1f} GB")
 

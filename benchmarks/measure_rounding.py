@@ -47,14 +47,24 @@ def main() -> None:
             correct = correct_biases if corrects else lambda quantized, *_: quantized
             with patch("logo_edge_compress.quantize.static.correct_biases", correct):
                 path = quantize_body(
-                    body, rounded if rounds else body, calibration, chosen.size_px, Path(work) / "int8.onnx",
-                    method=method, reduce_range=config.reduce_range,
-                )  # fmt: skip
+                    body,
+                    rounded if rounds else body,
+                    calibration,
+                    chosen.size_px,
+                    Path(work) / "int8.onnx",
+                    method=method,
+                    reduce_range=config.reduce_range,
+                )
             found.append({"name": f"{method}, weights {name}", **compare(path, val, parent, targets)})
     if (tuned := folder / "student-int8-tuned.onnx").exists():
         found.append({"name": "the closest of them, fine-tuned", **compare(tuned, val, parent, targets)})
-    record = {"student": str(chosen), "split": "val", "accuracy_fp32": float((parent.argmax(1) == targets).mean()),
-              "variants": found, "versions": versions()}  # fmt: skip
+    record = {
+        "student": str(chosen),
+        "split": "val",
+        "accuracy_fp32": float((parent.argmax(1) == targets).mean()),
+        "variants": found,
+        "versions": versions(),
+    }
     write_json(RESULT, record)
 
 

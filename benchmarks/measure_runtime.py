@@ -89,10 +89,17 @@ def measure_steady_state(classifier: Classifier, rounds: int) -> dict:
         kept = {name: np.array(values[2 * len(files) :]) * 1e3 for name, values in times.items()}
         medians = {name: np.median(values, axis=0).tolist() for name, values in kept.items()}
         figures[kind.lower()] = {
-            **{f"{name}_{clock}_ms": medians[name][index] for name in calls for index, clock in enumerate(("wall", "cpu"))},
-            **{f"ratio_{clock}": medians["classify"][index] / medians["bare"][index] for index, clock in enumerate(("wall", "cpu"))},
+            **{
+                f"{name}_{clock}_ms": medians[name][index]
+                for name in calls
+                for index, clock in enumerate(("wall", "cpu"))
+            },
+            **{
+                f"ratio_{clock}": medians["classify"][index] / medians["bare"][index]
+                for index, clock in enumerate(("wall", "cpu"))
+            },
             "calls": len(kept["bare"]),
-        }  # fmt: skip
+        }
     return figures
 
 
@@ -164,8 +171,18 @@ def measure_reduced(bundle: Path) -> dict:
         logits = classifier.logits(small)
         whole = classifier.logits(classifier.read_pixels(file.getvalue())[None])
         shifts.append(float(np.abs(logits - whole).max()))
-        again.append(bool(may_change(classifier.bundle.calibration, classifier.calibrated(logits), logo_score(logits),
-                                     classifier.threshold, classifier.coverage, REDUCED_SHIFT)[0]))  # fmt: skip
+        again.append(
+            bool(
+                may_change(
+                    classifier.bundle.calibration,
+                    classifier.calibrated(logits),
+                    logo_score(logits),
+                    classifier.threshold,
+                    classifier.coverage,
+                    REDUCED_SHIFT,
+                )[0]
+            )
+        )
     return {
         "images": len(shifts),
         "largest_shift": max(shifts),

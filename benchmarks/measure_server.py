@@ -64,15 +64,28 @@ def main() -> None:
             after = read_metrics(port)
         passes = after["logo_edge_batch_size_count"] - before["logo_edge_batch_size_count"]
         classified = after["logo_edge_batch_size_sum"] - before["logo_edge_batch_size_sum"]
-        entries.append({
-            "clients": clients, "images_per_request": images, "options": list(options), **found,
-            "images_per_s": classified / found["seconds"], "mean_batch": classified / passes,
-            "cpu_s_per_image": (after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]) / classified,
-            "resident_mb": after["process_resident_memory_bytes"] / 1e6,
-        })  # fmt: skip
+        entries.append(
+            {
+                "clients": clients,
+                "images_per_request": images,
+                "options": list(options),
+                **found,
+                "images_per_s": classified / found["seconds"],
+                "mean_batch": classified / passes,
+                "cpu_s_per_image": (after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"])
+                / classified,
+                "resident_mb": after["process_resident_memory_bytes"] / 1e6,
+            }
+        )
         print(json.dumps(entries[-1]))
-    record = {"machine": describe_machine(), "cores": os.cpu_count(), "load_before": load,
-              "load_after": os.getloadavg()[0], "direct": {**vars(direct), "cpu_s_per_image": cpu_s}, "entries": entries}  # fmt: skip
+    record = {
+        "machine": describe_machine(),
+        "cores": os.cpu_count(),
+        "load_before": load,
+        "load_after": os.getloadavg()[0],
+        "direct": {**vars(direct), "cpu_s_per_image": cpu_s},
+        "entries": entries,
+    }
     arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
@@ -119,8 +132,14 @@ async def press(port: int, clients: int, images: int, seconds: float) -> dict:
     await asyncio.gather(*(client(cycle(requests[first:] + requests[:first])) for first in starts))
     seconds = time.perf_counter() - start
     p50, p90, p99 = (np.percentile(times, [50, 90, 99]) * 1e3).tolist()
-    return {"seconds": seconds, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "requests_per_s": len(times) / seconds,
-            "statuses": {str(status): count for status, count in sorted(statuses.items())}}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99,
+        "requests_per_s": len(times) / seconds,
+        "statuses": {str(status): count for status, count in sorted(statuses.items())},
+    }
 
 
 def build_request(images: list[bytes]) -> bytes:

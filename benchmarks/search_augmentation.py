@@ -62,9 +62,13 @@ def main() -> None:
     fetch_logos()
     manifest, device = read_manifest(LABELS), pick_device(arguments.device)
     settings = {
-        "network": arguments.network, "epochs": arguments.epochs, "views": arguments.views, "folds": FOLDS,
-        "max_images": arguments.max_images, "base": json.loads(json.dumps(asdict(TeacherAugment()))),
-    }  # fmt: skip
+        "network": arguments.network,
+        "epochs": arguments.epochs,
+        "views": arguments.views,
+        "folds": FOLDS,
+        "max_images": arguments.max_images,
+        "base": json.loads(json.dumps(asdict(TeacherAugment()))),
+    }
     record = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
     if record.get("settings") != settings:
         record = {"split": "train", "settings": settings, "folds": {}}
@@ -98,15 +102,22 @@ def variants() -> dict[str, AugmentConfig]:
     still = weaken(AugmentConfig(), 0.0)
     operations = {
         f"{name} {magnitude:.2f}": replace(still, policy=(f"{name} 1 {magnitude}",))
-        for name in OPERATIONS for magnitude in MAGNITUDES
-    }  # fmt: skip
+        for name in OPERATIONS
+        for magnitude in MAGNITUDES
+    }
     return {PLAIN: still} | operations
 
 
 def fit_fold(
-    manifest: Manifest, learned: list[LogoRow], examined: list[LogoRow], settings: dict, fold: int, folder: Path,
-    device: torch.device, progress: Callable[[dict], None],
-) -> LogoNetwork:  # fmt: skip
+    manifest: Manifest,
+    learned: list[LogoRow],
+    examined: list[LogoRow],
+    settings: dict,
+    fold: int,
+    folder: Path,
+    device: torch.device,
+    progress: Callable[[dict], None],
+) -> LogoNetwork:
     """The network of a fold, fitted on `learned` or, where the folder holds it of the same settings, read back."""
     architecture = Architecture.parse(settings["network"])
     key = f"{settings['network']}-{settings['epochs']}-{settings['max_images']}-{fold}"
@@ -124,10 +135,17 @@ def fit_fold(
         name = f"fold {fold + 1}/{FOLDS}"
         progress({"kind": "start", "name": name, "note": f"on {len(learned)} logos"})
         network, _ = fit(
-            network, dataset, supervised_objective(config.label_smoothing), config, state=folder / f"{key}.state",
-            seed=fold, device=device, evaluate=accuracy_on(held, device), report=lambda item: progress({"name": name, **item}),
+            network,
+            dataset,
+            supervised_objective(config.label_smoothing),
+            config,
+            state=folder / f"{key}.state",
+            seed=fold,
+            device=device,
+            evaluate=accuracy_on(held, device),
+            report=lambda item: progress({"name": name, **item}),
             loaders=count_loaders(device),
-        )  # fmt: skip
+        )
         save_member(checkpoint, network)
         (folder / f"{key}.state").unlink()
     return load_network(checkpoint, architecture, len(classes)).to(device)
@@ -138,9 +156,16 @@ def draw_dataset(
 ) -> LogoDataset:
     """Random views of the rows, with their votes, for the network `text`."""
     return LogoDataset(
-        manifest, rows, manifest.classes, renders_folder(), contract=Architecture.parse(text).contract,
-        augment=AugmentConfig(), use_votes=True, class_weight_power=power, seed=seed,
-    )  # fmt: skip
+        manifest,
+        rows,
+        manifest.classes,
+        renders_folder(),
+        contract=Architecture.parse(text).contract,
+        augment=AugmentConfig(),
+        use_votes=True,
+        class_weight_power=power,
+        seed=seed,
+    )
 
 
 def cross_entropies(

@@ -46,13 +46,17 @@ def default_bundle() -> str:
     rows = [
         ["accuracy, all", share(bundle["accuracy"]), ""],
         ["accuracy, sure", share(bundle["accuracy_sure"]), ">= 98 %"],
-        ["accuracy on round 1, all", share(first["accuracy"]), f"within 1 point of its teachers' {short(teachers['accuracy'])}"],
+        [
+            "accuracy on round 1, all",
+            share(first["accuracy"]),
+            f"within 1 point of its teachers' {short(teachers['accuracy'])}",
+        ],
         ["accuracy on round 1, sure", share(first["accuracy_sure"]), ">= 98 %"],
         *([f"recall of `{label}`", share(recall), ">= 85 %"] for label, recall in bundle["recall"].items()),
         ["calibration error (RMS, bias-corrected)", share(bundle["calibration_error_debiased"]), "<= 1.5 %"],
         ["calibration error (ECE less its bias)", share(bundle["ece_debiased"]), "<= 1.5 %"],
         ["size on disk", f"{bundle['size_bytes'] / 1e6:.2f} MB", "<= 1.2 MB"],
-    ]  # fmt: skip
+    ]
     return markdown([f"test split, {bundle['count']:,} logos", "measured (95 % interval)", "must reach"], rows)
 
 
@@ -61,10 +65,13 @@ def slices() -> str:
     subjects = read("evaluation")["subjects"]
     by_subject = [{"all": subject, **named_slices(subject)} for subject in subjects]
     rows = [
-        [name, str(entry["count"]),
-         *(share(subject[name][key]) for subject in by_subject for key in ("accuracy", "accuracy_sure"))]
+        [
+            name,
+            str(entry["count"]),
+            *(share(subject[name][key]) for subject in by_subject for key in ("accuracy", "accuracy_sure")),
+        ]
         for name, entry in by_subject[0].items()
-    ]  # fmt: skip
+    ]
     header = ["test split", "logos"]
     for name in CALIBRATED:
         header += [f"`{name}`, all", "sure"]
@@ -82,11 +89,17 @@ def panel() -> str:
             return statistics.mean(seed[part][figure] if label is None else seed[part][figure][label] for seed in seeds)
 
         packages = [figures["accuracy"] for figures in variant.get("left_out", {}).values()]
-        rows.append([
-            name, f"{mean('accuracy'):.1%}", f"{mean('accuracy_sure'):.1%}",
-            *(f"{mean('recall', label=label):.0%}" for label in labels), f"{mean('nll'):.3f}",
-            f"{mean('accuracy', 'val'):.1%}", f"{statistics.mean(packages):.1%}" if packages else "-",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{mean('accuracy'):.1%}",
+                f"{mean('accuracy_sure'):.1%}",
+                *(f"{mean('recall', label=label):.0%}" for label in labels),
+                f"{mean('nll'):.3f}",
+                f"{mean('accuracy', 'val'):.1%}",
+                f"{statistics.mean(packages):.1%}" if packages else "-",
+            ]
+        )
     header = [
         f"panel, {result['count']:,} logos of train and val",
         "accuracy",
@@ -126,9 +139,17 @@ def measured_latency(row: dict, result: dict) -> str:
         ["end to end, p90 (SingleStream)", milliseconds(latency["end_to_end"].get("p90_ms")), ""],
         ["images a second (Offline)", f"{row['images_per_s']['value']:.0f}", ""],
         ["peak memory", f"{row['peak_rss_bytes'] / 1e6:.0f} MB", ""],
-        ["`logo-edge classify one.png`, whole process", f"{start['value']:.2f} s" if start else "not measured", "<= 0.30 s"],
-        ["bare `import numpy, onnxruntime`, same run", f"{starts['import numpy, onnxruntime']['value']:.2f} s", "(0.10 to 0.15 s)"],
-    ]  # fmt: skip
+        [
+            "`logo-edge classify one.png`, whole process",
+            f"{start['value']:.2f} s" if start else "not measured",
+            "<= 0.30 s",
+        ],
+        [
+            "bare `import numpy, onnxruntime`, same run",
+            f"{starts['import numpy, onnxruntime']['value']:.2f} s",
+            "(0.10 to 0.15 s)",
+        ],
+    ]
     if "install" in result:
         rows.append(["base install, site-packages", f"{result['install']['megabytes']:.0f} MB", "<= 220 MB"])
     return markdown(
@@ -143,12 +164,19 @@ def peers() -> str:
     rows, bundle = [], single_row(result)
     for row in result["rows"]:
         latency, accuracy = row["latency"], row["accuracy"]
-        rows.append([
-            row["name"] + (f" ({row['note']})" if row["note"] else ""), share(accuracy["accuracy"]), f"{accuracy['ece']:.1%}",
-            f"{row['size_bytes'] / 1e6:.2f}", milliseconds(latency["inference"]["p50_ms"]) if "inference" in latency else "",
-            milliseconds(latency["end_to_end"]["p50_ms"]), f"{median_ms(row) / median_ms(bundle):.2f}",
-            f"{row['images_per_s']['value']:.0f}", f"{row['peak_rss_bytes'] / 1e6:.0f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                row["name"] + (f" ({row['note']})" if row["note"] else ""),
+                share(accuracy["accuracy"]),
+                f"{accuracy['ece']:.1%}",
+                f"{row['size_bytes'] / 1e6:.2f}",
+                milliseconds(latency["inference"]["p50_ms"]) if "inference" in latency else "",
+                milliseconds(latency["end_to_end"]["p50_ms"]),
+                f"{median_ms(row) / median_ms(bundle):.2f}",
+                f"{row['images_per_s']['value']:.0f}",
+                f"{row['peak_rss_bytes'] / 1e6:.0f}",
+            ]
+        )
     header = [
         "",
         f"{test_split(result['rows'][0]['accuracy']['count'])}, all",
@@ -160,8 +188,10 @@ def peers() -> str:
         "images/s",
         "peak MB",
     ]
-    starts = [[name, f"{figure['value']:.2f} s ({figure['low']:.2f} to {figure['high']:.2f})"]
-              for name, figure in result["process_starts_s"].items()]  # fmt: skip
+    starts = [
+        [name, f"{figure['value']:.2f} s ({figure['low']:.2f} to {figure['high']:.2f})"]
+        for name, figure in result["process_starts_s"].items()
+    ]
     starts += [
         [row["name"], f"{row['process_start_s']['value']:.2f} s"] for row in result["rows"] if row["process_start_s"]
     ]
@@ -294,11 +324,16 @@ def stages() -> str:
     for stage in read("default_report")["stages"]:
         figures = stage["test"]
         rows.append(
-            [stage["stage"], short(figures["accuracy"]), short(figures["accuracy_sure"]),
-             *(short(recall) for recall in figures["recall"].values()),
-             short(figures["calibration_error_debiased"]), f"{stage['size_bytes'] / 1e6:.2f}",
-             f"{stage['latency']['p50_ms']:.2f}" if stage["latency"] else "-"]
-        )  # fmt: skip
+            [
+                stage["stage"],
+                short(figures["accuracy"]),
+                short(figures["accuracy_sure"]),
+                *(short(recall) for recall in figures["recall"].values()),
+                short(figures["calibration_error_debiased"]),
+                f"{stage['size_bytes'] / 1e6:.2f}",
+                f"{stage['latency']['p50_ms']:.2f}" if stage["latency"] else "-",
+            ]
+        )
     teachers = read("default_report")["stages"][0]["test"]
     labels = list(teachers["recall"])
     return markdown(
@@ -316,9 +351,13 @@ def pipeline() -> str:
         ["`make compress`", f"{minutes['compress']:.0f} minutes", "<= 20"],
         ["together", f"{figures['minutes']:.0f} minutes", "<= 60"],
         ["peak memory", f"{max(figures['peak_memory_gb'].values()):.1f} GB", "<= 8 GB"],
-        [f"its bundle on the {split}, all", share(figures["test"]["accuracy"]), f"{default['accuracy']['value'] - 0.015:.1%}"],
+        [
+            f"its bundle on the {split}, all",
+            share(figures["test"]["accuracy"]),
+            f"{default['accuracy']['value'] - 0.015:.1%}",
+        ],
         [f"its bundle on the {split}, sure", share(figures["test"]["accuracy_sure"]), ""],
-    ]  # fmt: skip
+    ]
     table = markdown([f"recipe `cpu`, {figures['cores']} cores", "measured", "must reach"], rows)
     return f"{table}\n\n{figures['note']}" if figures.get("note") else table
 
@@ -326,12 +365,21 @@ def pipeline() -> str:
 def teachers() -> str:
     """Single teachers on val."""
     rows = [
-        [entry["network"], str(entry["epochs"]), "stem and 2 stages" if entry["frozen_blocks"] == 2 else "nothing",
-         f"{entry['p_mixup']:g}", f"{entry['class_weight_power']:g}", f"{entry['unsure_smoothing']:g}",
-         f"{entry['augment_scale_min']:g}", f"{entry['accuracy']:.1%}",
-         f"{entry['accuracy_sure']:.1%}", f"{entry['worst_recall']:.1%}", f"{entry['nll']:.3f}"]
+        [
+            entry["network"],
+            str(entry["epochs"]),
+            "stem and 2 stages" if entry["frozen_blocks"] == 2 else "nothing",
+            f"{entry['p_mixup']:g}",
+            f"{entry['class_weight_power']:g}",
+            f"{entry['unsure_smoothing']:g}",
+            f"{entry['augment_scale_min']:g}",
+            f"{entry['accuracy']:.1%}",
+            f"{entry['accuracy_sure']:.1%}",
+            f"{entry['worst_recall']:.1%}",
+            f"{entry['nll']:.3f}",
+        ]
         for entry in read("teachers")["teachers"]
-    ]  # fmt: skip
+    ]
     return markdown(
         [
             "network",
@@ -404,10 +452,14 @@ def outliers() -> str:
     """How the default bundle's logo score distinguishes logos from pictures that are none, and which of them it answers."""
     figures = read(ROBUST["default"])["subjects"][0]["outliers"]
     rows = [
-        [family, "near" if family in figures["near"] else "far", f"{auroc:.3f}",
-         *(share(figures[key][family]) for key in ("answered", "rejected"))]
+        [
+            family,
+            "near" if family in figures["near"] else "far",
+            f"{auroc:.3f}",
+            *(share(figures[key][family]) for key in ("answered", "rejected")),
+        ]
         for family, auroc in figures["auroc"].items()
-    ]  # fmt: skip
+    ]
     rows += [
         [f"all {kind}", kind, f"{auroc:.3f}", share(figures["answered_together"][kind]), ""]
         for kind, auroc in figures["auroc_together"].items()
@@ -429,22 +481,42 @@ def pretraining() -> str:
             entry["seed"]: entry["accuracy"] for entry in starts.get((network, "random", 0), []) if "fit" in entry
         }
         overtaken = [
-            next((index + 1 for index, accuracy in enumerate(entry["curve"]) if accuracy >= random[entry["seed"]]), None)
-            for entry in fits if entry["seed"] in random
-        ]  # fmt: skip
-        rows.append([
-            network, f"{start}, {epochs} epochs" if epochs else start, str(len(entries)),
-            spread([entry["linear_probe"] for entry in entries], "{:.1%}"),
-            spread([entry["neighbours"] for entry in entries], "{:.1%}"),
-            *(first_epochs([entry["reached"][level] for entry in fits]) for level in ("80%", "85%")), first_epochs(overtaken),
-            spread([entry["accuracy"] for entry in fits], "{:.1%}"),
-            spread([entry["pretraining_seconds"] / 60 for entry in entries], "{:.0f}") if epochs else "",
-            spread([entry["fit_seconds"] / 60 for entry in fits], "{:.0f}"),
-        ])  # fmt: skip
+            next(
+                (index + 1 for index, accuracy in enumerate(entry["curve"]) if accuracy >= random[entry["seed"]]), None
+            )
+            for entry in fits
+            if entry["seed"] in random
+        ]
+        rows.append(
+            [
+                network,
+                f"{start}, {epochs} epochs" if epochs else start,
+                str(len(entries)),
+                spread([entry["linear_probe"] for entry in entries], "{:.1%}"),
+                spread([entry["neighbours"] for entry in entries], "{:.1%}"),
+                *(first_epochs([entry["reached"][level] for entry in fits]) for level in ("80%", "85%")),
+                first_epochs(overtaken),
+                spread([entry["accuracy"] for entry in fits], "{:.1%}"),
+                spread([entry["pretraining_seconds"] / 60 for entry in entries], "{:.0f}") if epochs else "",
+                spread([entry["fit_seconds"] / 60 for entry in fits], "{:.0f}"),
+            ]
+        )
     return markdown(
-        ["network", "starts from", "seeds", "linear probe", "nearest neighbours", "epochs to 80 %", "to 85 %",
-         "to where random ends", "after the fit", "pretraining, min", "fit, min"], rows,
-    )  # fmt: skip
+        [
+            "network",
+            "starts from",
+            "seeds",
+            "linear probe",
+            "nearest neighbours",
+            "epochs to 80 %",
+            "to 85 %",
+            "to where random ends",
+            "after the fit",
+            "pretraining, min",
+            "fit, min",
+        ],
+        rows,
+    )
 
 
 def ablation() -> str:
@@ -454,16 +526,35 @@ def ablation() -> str:
     rows = []
     for entry in figures["summary"]:
         found = entry["difference"]
-        rows.append([
-            entry["variant"], str(entry["folds"]), *(f"{entry[key]:.1%}" for key in ("accuracy", "accuracy_sure", "worst_recall")),
-            f"{entry['nll']:.3f}", entry["baseline"] if found else "",
-            *(change(found[key], form) if found else "" for key, form in (("accuracy", "{:+.1%}"), ("nll", "{:+.3f}"))),
-            f"{entry['seconds'] / 60:.1f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                entry["variant"],
+                str(entry["folds"]),
+                *(f"{entry[key]:.1%}" for key in ("accuracy", "accuracy_sure", "worst_recall")),
+                f"{entry['nll']:.3f}",
+                entry["baseline"] if found else "",
+                *(
+                    change(found[key], form) if found else ""
+                    for key, form in (("accuracy", "{:+.1%}"), ("nll", "{:+.3f}"))
+                ),
+                f"{entry['seconds'] / 60:.1f}",
+            ]
+        )
     return markdown(
-        ["recipe", "folds", "all", "sure", "worst class", "NLL", "less that of", "all (95 %)", "NLL (95 %)", "minutes a fit"],
+        [
+            "recipe",
+            "folds",
+            "all",
+            "sure",
+            "worst class",
+            "NLL",
+            "less that of",
+            "all (95 %)",
+            "NLL (95 %)",
+            "minutes a fit",
+        ],
         rows,
-    )  # fmt: skip
+    )
 
 
 def change(figure: dict, form: str) -> str:
@@ -519,16 +610,36 @@ def uncertainty() -> str:
         for name, entry in figures["methods"].items():
             found, measure = entry[split], entry["chosen"]
             apart = found["uncertainty"][measure]["auroc"]
-            rows.append([
-                f"{name}, {split}", short(found["accuracy"]), f"{found['nll']['value']:.3f}", f"{found['brier']['value']:.3f}",
-                short(found["ece_debiased"]), f"{found['area_under_risk_coverage']['value']:.4f}",
-                short(found["selective_error"]), measure, f"{mean_of(apart, near):.3f}",
-                f"{mean_of(apart, [family for family in apart if family not in near]):.3f}",
-                f"{found['uncertainty']['total']['spearman']['value']:.2f}",
-                f"{found['uncertainty']['epistemic']['spearman']['value']:.2f}",
-            ])  # fmt: skip
-    header = ["", "accuracy", "NLL", "Brier", "ECE less its bias", "AURC", f"error at {figures['coverage']:.0%} coverage",
-              "outliers by", "near", "far", "votes, total", "votes, epistemic"]  # fmt: skip
+            rows.append(
+                [
+                    f"{name}, {split}",
+                    short(found["accuracy"]),
+                    f"{found['nll']['value']:.3f}",
+                    f"{found['brier']['value']:.3f}",
+                    short(found["ece_debiased"]),
+                    f"{found['area_under_risk_coverage']['value']:.4f}",
+                    short(found["selective_error"]),
+                    measure,
+                    f"{mean_of(apart, near):.3f}",
+                    f"{mean_of(apart, [family for family in apart if family not in near]):.3f}",
+                    f"{found['uncertainty']['total']['spearman']['value']:.2f}",
+                    f"{found['uncertainty']['epistemic']['spearman']['value']:.2f}",
+                ]
+            )
+    header = [
+        "",
+        "accuracy",
+        "NLL",
+        "Brier",
+        "ECE less its bias",
+        "AURC",
+        f"error at {figures['coverage']:.0%} coverage",
+        "outliers by",
+        "near",
+        "far",
+        "votes, total",
+        "votes, epistemic",
+    ]
     return markdown(header, rows)
 
 
@@ -542,8 +653,14 @@ def detectors() -> str:
     for split in splits_of({"": found}):
         for name, apart in found[split].items():
             label = f"**{name}**, {split}" if name == found["chosen"] else f"{name}, {split}"
-            rows.append([label, *(f"{apart[family]:.3f}" for family in families),
-                         f"{mean_of(apart, near):.3f}", f"{mean_of(apart, far):.3f}"])  # fmt: skip
+            rows.append(
+                [
+                    label,
+                    *(f"{apart[family]:.3f}" for family in families),
+                    f"{mean_of(apart, near):.3f}",
+                    f"{mean_of(apart, far):.3f}",
+                ]
+            )
     named = [f"{family}{' *' if family in figures['chosen_on'] else ''}" for family in families]
     return markdown(["", *named, "near", "far"], rows) + "\n\nBold: the chosen one. * chosen on it."
 
@@ -590,12 +707,15 @@ def demo() -> str:
     classifier = Classifier.load()
     vectors = json.loads(classifier.bundle.read(VECTORS))["vectors"]
     rows = [
-        [Path(vector["image"]).stem, result.label or f"{WITHHELD[result.reason]}, best guess {result.best_guess}",
-         f"{result.confidence:.1%}"]
+        [
+            Path(vector["image"]).stem,
+            result.label or f"{WITHHELD[result.reason]}, best guess {result.best_guess}",
+            f"{result.confidence:.1%}",
+        ]
         for vector, result in zip(
             vectors, classifier.decide(np.array([vector["logits"] for vector in vectors], np.float32)), strict=True
         )
-    ]  # fmt: skip
+    ]
     return markdown(["drawing", "label", "confidence"], rows)
 
 
@@ -609,10 +729,15 @@ def search() -> str:
             for pick in entry[method]["picks"]:
                 found_by.setdefault(pick["network"], []).append(f"{method}, {pick['target_ms']:g} ms")
     rows = [
-        [f"`{name}`", "; ".join(counted(found_by[name])), f"{network['measured_ms']:.2f}",
-         mean_and_deviation(network["val"]), mean_and_deviation(network["test"])]
+        [
+            f"`{name}`",
+            "; ".join(counted(found_by[name])),
+            f"{network['measured_ms']:.2f}",
+            mean_and_deviation(network["val"]),
+            mean_and_deviation(network["test"]),
+        ]
         for name, network in sorted(figures["networks"].items(), key=lambda item: item[1]["measured_ms"])
-    ]  # fmt: skip
+    ]
     settings, machine = figures["settings"], figures["machine"]
     note = (
         f"\n\nMean and standard deviation of {settings['final_seeds']} seeds, {settings['final_epochs']} epochs from random "
@@ -631,8 +756,15 @@ def search_fronts() -> str:
             found = entry[method]
             tried = f"{len(found['tried'])} networks" if "tried" in found else f"{len(found['picks'])} searches"
             distinct = len({pick["network"] for pick in found["picks"]})
-            rows.append([f"{entry['seed'] + 1}, {method}", tried, f"{found['seconds'] / 60:.0f}", f"{found['hypervolume']:.3f}",
-                         f"{found['dominated']} of {distinct}"])  # fmt: skip
+            rows.append(
+                [
+                    f"{entry['seed'] + 1}, {method}",
+                    tried,
+                    f"{found['seconds'] / 60:.0f}",
+                    f"{found['hypervolume']:.3f}",
+                    f"{found['dominated']} of {distinct}",
+                ]
+            )
     return markdown(["round", "tried", "minutes", "hypervolume", "dominated by the other's"], rows)
 
 
@@ -641,14 +773,19 @@ def few_shot() -> str:
     if not (figures := read_if_there("few_shot")):
         return missing("few_shot", "python benchmarks/compare_few_shot.py")
     rows = [
-        [f"{entry['task'].split('-')[0]}, {entry['ways']}-way {entry['shots']}-shot", entry["method"],
-         f"`{entry['network']}`" + (f", after {entry['start']}" if entry["start"] else ""), str(entry["episodes"]),
-         share(entry["accuracy"]),
-         f"{entry['accuracy_by_class']['low']:.1%} to {entry['accuracy_by_class']['high']:.1%}"
-         if entry["task"].startswith("brands") else "",
-         f"{entry['seconds'] / 60:.0f}" if entry["seconds"] else ""]
+        [
+            f"{entry['task'].split('-')[0]}, {entry['ways']}-way {entry['shots']}-shot",
+            entry["method"],
+            f"`{entry['network']}`" + (f", after {entry['start']}" if entry["start"] else ""),
+            str(entry["episodes"]),
+            share(entry["accuracy"]),
+            f"{entry['accuracy_by_class']['low']:.1%} to {entry['accuracy_by_class']['high']:.1%}"
+            if entry["task"].startswith("brands")
+            else "",
+            f"{entry['seconds'] / 60:.0f}" if entry["seconds"] else "",
+        ]
         for entry in figures["entries"]
-    ]  # fmt: skip
+    ]
     header = ["task", "method", "network", "episodes", "accuracy", "of other brands", "meta-training, min"]
     return markdown(header, rows)
 
@@ -671,10 +808,15 @@ def enroll_open() -> str:
     if not (figures := read_if_there("enroll")):
         return missing("enroll", "python benchmarks/compare_enroll.py --report-test")
     rows = [
-        [f"`{name}`, {split}", f"{float(promised):.0%}", *(share(found[key]) for key in ("others_taken", "found", "wrong"))]
-        for name, entry in figures["bundles"].items() for split in splits_of({"": entry})
+        [
+            f"`{name}`, {split}",
+            f"{float(promised):.0%}",
+            *(share(found[key]) for key in ("others_taken", "found", "wrong")),
+        ]
+        for name, entry in figures["bundles"].items()
+        for split in splits_of({"": entry})
         for promised, found in entry[split]["open_set"]["by_false_accepts"].items()
-    ]  # fmt: skip
+    ]
     return markdown(
         ["", "promised at most", "other logos taken for one", "found", "taken for another of the five"], rows
     )
@@ -690,9 +832,17 @@ def enroll_use() -> str:
         for split in splits_of({"": entry}):
             found = entry[split]
             group = found["groups"][same]
-            rows.append([f"`{name}`, {split}", f"{found['open_set']['calibration_error'][sharpness]:.1%}",
-                         *(f"{found['nearest'][k]:.1%}" for k in ("1", "5", "10")), str(found["nearest"]["among"]),
-                         f"{group['precision']:.1%}", f"{group['recall']:.1%}", f"{group['b_cubed_f1']:.3f}"])  # fmt: skip
+            rows.append(
+                [
+                    f"`{name}`, {split}",
+                    f"{found['open_set']['calibration_error'][sharpness]:.1%}",
+                    *(f"{found['nearest'][k]:.1%}" for k in ("1", "5", "10")),
+                    str(found["nearest"]["among"]),
+                    f"{group['precision']:.1%}",
+                    f"{group['recall']:.1%}",
+                    f"{group['b_cubed_f1']:.3f}",
+                ]
+            )
     header = ["", "calibration error", "first", "in 5", "in 10", "of", "precision", "recall", "B-cubed F1"]
     return markdown(header, rows)
 
@@ -707,8 +857,15 @@ def augmentation() -> str:
         operation, magnitude = name.split()
         probability, chosen = policy.get(operation, ("0", ""))
         worst = max(cost["by_class"], key=cost["by_class"].get)
-        rows.append([operation, magnitude, f"{cost['cost']:+.3f} ± {1.96 * cost['standard_error']:.3f}",
-                     f"{cost['by_class'][worst]:+.3f} (`{worst}`)", probability if magnitude == chosen else ""])  # fmt: skip
+        rows.append(
+            [
+                operation,
+                magnitude,
+                f"{cost['cost']:+.3f} ± {1.96 * cost['standard_error']:.3f}",
+                f"{cost['by_class'][worst]:+.3f} (`{worst}`)",
+                probability if magnitude == chosen else "",
+            ]
+        )
     settings = figures["settings"]
     note = (
         f"\n\n{settings['network']}, {settings['epochs']} epochs, {settings['folds']} folds of train; 95 % intervals."
@@ -744,11 +901,15 @@ def coverage() -> str:
         entries = read(result)["coverage"]
         for entry in (entry for entry in entries if entry["of"] == "all"):
             classes = [other for other in entries if other["level"] == entry["level"] and other["of"] != "all"]
-            rows.append([
-                f"`{name}`, {entry['level']:.0%}", f"{entry['threshold']:.3f}",
-                f"{entry['coverage']:.1%} ({entry['expected_low']:.1%} to {entry['expected_high']:.1%})",
-                f"{entry['mean_size']:.2f}", ", ".join(f"{other['of']} {other['coverage']:.0%}" for other in classes) or "refused",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    f"`{name}`, {entry['level']:.0%}",
+                    f"{entry['threshold']:.3f}",
+                    f"{entry['coverage']:.1%} ({entry['expected_low']:.1%} to {entry['expected_high']:.1%})",
+                    f"{entry['mean_size']:.2f}",
+                    ", ".join(f"{other['of']} {other['coverage']:.0%}" for other in classes) or "refused",
+                ]
+            )
     return markdown(
         ["bundle, level", "threshold", "coverage on test (95 % of such)", "labels in a set", "sets by class"], rows
     )
@@ -757,10 +918,17 @@ def coverage() -> str:
 def modes() -> str:
     """What each mode of the committed bundles answers on test, and how much of it is right."""
     rows = [
-        [f"`{name}`, {mode}", f"{entry['threshold']:.3f}", short(entry["calib"]["answered"]), short(entry["calib"]["accuracy"]),
-         short(entry["test"]["answered"]), share(entry["test"]["accuracy"])]
-        for name, result in CALIBRATED.items() for mode, entry in read(result)["modes"].items()
-    ]  # fmt: skip
+        [
+            f"`{name}`, {mode}",
+            f"{entry['threshold']:.3f}",
+            short(entry["calib"]["answered"]),
+            short(entry["calib"]["accuracy"]),
+            short(entry["test"]["answered"]),
+            share(entry["test"]["accuracy"]),
+        ]
+        for name, result in CALIBRATED.items()
+        for mode, entry in read(result)["modes"].items()
+    ]
     return markdown(
         ["bundle, mode", "label from", "calib, answered", "calib, right", "test, answered", "test, right"], rows
     )
@@ -771,9 +939,13 @@ def familiarity() -> str:
     found = [read(result)["familiarity"] for result in CALIBRATED.values()]
     rows = [
         [family, "near" if family in found[0]["near"] else "far"]
-        + [cell for entry in found for cell in (f"{entry['families'][family]['auroc']:.3f}", short(entry["families"][family]["unfamiliar"]))]
+        + [
+            cell
+            for entry in found
+            for cell in (f"{entry['families'][family]['auroc']:.3f}", short(entry["families"][family]["unfamiliar"]))
+        ]
         for family in found[0]["families"]
-    ]  # fmt: skip
+    ]
     rows.append(["logos of test", "", *(cell for entry in found for cell in ("", short(entry["logos"])))])
     header = ["rejected as no logo", ""]
     for name in CALIBRATED:
@@ -787,11 +959,20 @@ def server() -> str:
         return missing("server", "python benchmarks/measure_server.py")
     rows = []
     for entry in figures["entries"]:
-        rows.append([
-            str(entry["clients"]), str(entry["images_per_request"]), " ".join(entry["options"]), f"{entry['images_per_s']:.0f}",
-            f"{entry['p50_ms']:.0f} ms", f"{entry['p99_ms']:.0f} ms", f"{1e3 * entry['cpu_s_per_image']:.1f} ms",
-            f"{entry['mean_batch']:.1f}", str(entry["statuses"].get("503", 0)), f"{entry['resident_mb']:.0f} MB",
-        ])  # fmt: skip
+        rows.append(
+            [
+                str(entry["clients"]),
+                str(entry["images_per_request"]),
+                " ".join(entry["options"]),
+                f"{entry['images_per_s']:.0f}",
+                f"{entry['p50_ms']:.0f} ms",
+                f"{entry['p99_ms']:.0f} ms",
+                f"{1e3 * entry['cpu_s_per_image']:.1f} ms",
+                f"{entry['mean_batch']:.1f}",
+                str(entry["statuses"].get("503", 0)),
+                f"{entry['resident_mb']:.0f} MB",
+            ]
+        )
     direct, load = figures["direct"], (figures["load_before"], figures["load_after"])
     busy = (
         f"on which other work ran all the time: a load of {load[0]:.0f} before and {load[1]:.0f} after"
@@ -822,13 +1003,27 @@ def runtime() -> str:
     """Speed of the runtime as ratios measured by turns in one run, and memory over many images."""
     figures = read("runtime")
     rows = [
-        [f"512 px {kind.upper()}: classify / (decode + bare session run), one thread", f"{part['bare_cpu_ms']:.1f} ms",
-         f"{part['classify_cpu_ms']:.1f} ms", f"{part['ratio_cpu']:.2f}", f"{part['ratio_wall']:.2f}", "1.25"]
+        [
+            f"512 px {kind.upper()}: classify / (decode + bare session run), one thread",
+            f"{part['bare_cpu_ms']:.1f} ms",
+            f"{part['classify_cpu_ms']:.1f} ms",
+            f"{part['ratio_cpu']:.2f}",
+            f"{part['ratio_wall']:.2f}",
+            "1.25",
+        ]
         for kind, part in figures["steady_state_512px"].items()
-    ]  # fmt: skip
+    ]
     start = figures["start"]
-    rows.append(["`logo-edge classify one.png` / `import numpy, onnxruntime`", f"{start['bare_cpu_s'] * 1e3:.0f} ms",
-                 f"{start['classify_cpu_s'] * 1e3:.0f} ms", f"{start['ratio_cpu']:.2f}", f"{start['ratio_wall']:.2f}", "1.5"])  # fmt: skip
+    rows.append(
+        [
+            "`logo-edge classify one.png` / `import numpy, onnxruntime`",
+            f"{start['bare_cpu_s'] * 1e3:.0f} ms",
+            f"{start['classify_cpu_s'] * 1e3:.0f} ms",
+            f"{start['ratio_cpu']:.2f}",
+            f"{start['ratio_wall']:.2f}",
+            "1.5",
+        ]
+    )
     header = ["medians, extra `fast`", "bare, CPU time", "ours, CPU time", "ratio, CPU", "ratio, wall", "at most"]
     text = markdown(header, rows)
     load = figures["load_average"]
@@ -859,13 +1054,22 @@ def distillation() -> str:
             apart, whole = (one[split]["uncertainty"][one["chosen"]]["auroc"] for one in (entry, ensemble))
             far = [family for family in apart if family not in near]
             risks = [one[split]["area_under_risk_coverage"]["value"] for one in (entry, ensemble)]
-            rows.append([
-                f"{name}, {split}", short(found["accuracy"]), f"{found['nll']['value']:.3f}",
-                f"{risks[0]:.4f} ({risks[0] / risks[1] - 1:+.0%})", measure,
-                *(f"{mean_of(apart, part):.3f} ({mean_of(apart, part) / mean_of(whole, part) - 1:+.0%})" if part else ""
-                  for part in ([family for family in near if family in apart], far)),
-                f"{entry['forward_ms']:.2f}" if entry["forward_ms"] else "",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    f"{name}, {split}",
+                    short(found["accuracy"]),
+                    f"{found['nll']['value']:.3f}",
+                    f"{risks[0]:.4f} ({risks[0] / risks[1] - 1:+.0%})",
+                    measure,
+                    *(
+                        f"{mean_of(apart, part):.3f} ({mean_of(apart, part) / mean_of(whole, part) - 1:+.0%})"
+                        if part
+                        else ""
+                        for part in ([family for family in near if family in apart], far)
+                    ),
+                    f"{entry['forward_ms']:.2f}" if entry["forward_ms"] else "",
+                ]
+            )
     header = ["(less the ensemble's)", "accuracy", "NLL", "AURC", "outliers by", "near", "far", "forward pass, ms"]
     machine = figures["machine"]
     note = (
@@ -881,11 +1085,14 @@ def students() -> str:
         return missing("students", "python benchmarks/compare_students.py")
     first = next(iter(figures["students"].values()))["INT8"]["p50_ms"]
     rows = [
-        [f"`{name}`", f"{row['million_macs']:.0f}",
-         *(f"{row[precision][figure]:.2f}" for precision in ("FP32", "INT8") for figure in ("size_mb", "p50_ms")),
-         f"{row['INT8']['p50_ms'] / first:.2f}"]
+        [
+            f"`{name}`",
+            f"{row['million_macs']:.0f}",
+            *(f"{row[precision][figure]:.2f}" for precision in ("FP32", "INT8") for figure in ("size_mb", "p50_ms")),
+            f"{row['INT8']['p50_ms'] / first:.2f}",
+        ]
         for name, row in figures["students"].items()
-    ]  # fmt: skip
+    ]
     header = [
         "network @ px / pruned / multiple",
         "million MACs",
@@ -917,12 +1124,19 @@ def quantizers() -> str:
                 continue
             restored = f" ({len(row['restored'])} layers)" if "restored" in row else ""
             missed = f" (not held in {row['minutes']:g} min)" if row.get("held") is False else ""
-            rows.append([
-                name + restored + missed, f"{row['size_bytes'] / 1e6:.2f}", f"{row['size_bytes'] / whole['size_bytes']:.0%}",
-                f"{row['p50_ms']:.2f} ({row['p50_ms'] / whole['p50_ms']:.2f}x)" if "p50_ms" in row else "not measured",
-                f"{row['accuracy']['value']:.1%} ({100 * (row['accuracy']['value'] - whole['accuracy']['value']):+.1f})",
-                f"{row['top1_agreement']:.1%}", f"{row['kl_nats']:.4f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name + restored + missed,
+                    f"{row['size_bytes'] / 1e6:.2f}",
+                    f"{row['size_bytes'] / whole['size_bytes']:.0%}",
+                    f"{row['p50_ms']:.2f} ({row['p50_ms'] / whole['p50_ms']:.2f}x)"
+                    if "p50_ms" in row
+                    else "not measured",
+                    f"{row['accuracy']['value']:.1%} ({100 * (row['accuracy']['value'] - whole['accuracy']['value']):+.1f})",
+                    f"{row['top1_agreement']:.1%}",
+                    f"{row['kl_nats']:.4f}",
+                ]
+            )
     machine = figures["machine"]
     note = (
         f"\n\nCalibrated on {figures['images']} train logos; medians on one thread, {machine['cpu']} "
@@ -936,11 +1150,18 @@ def mutants() -> str:
     """What became of the mutated files in each language, and the most that one of them took."""
     names = {"python": "Python, `classify`", "server": "`logo-edge serve`", "native": "C++ example", "web": "Chromium"}
     rows = [
-        [names[language], f"{run['files']:,}", f"{sum(run['classified'].values()):,}", f"{sum(run['errors'].values()):,}",
-         str(len(run["broken"])), f"{run['slowest_cpu_s']:.2f} s", f"{run['peak_memory_mb']:.0f} MB",
-         f"{run['slowest_healthy_s']:.2f} s" if run["slowest_healthy_s"] else ""]
+        [
+            names[language],
+            f"{run['files']:,}",
+            f"{sum(run['classified'].values()):,}",
+            f"{sum(run['errors'].values()):,}",
+            str(len(run["broken"])),
+            f"{run['slowest_cpu_s']:.2f} s",
+            f"{run['peak_memory_mb']:.0f} MB",
+            f"{run['slowest_healthy_s']:.2f} s" if run["slowest_healthy_s"] else "",
+        ]
         for language, run in read("mutants").items()
-    ]  # fmt: skip
+    ]
     return markdown(
         ["", "files", "classified", "refused", "broken", "most CPU", "memory", "slowest healthy answer"], rows
     )

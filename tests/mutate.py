@@ -11,9 +11,18 @@ import numpy as np
 from PIL import Image
 
 FORMATS = {
-    "PNG": {}, "JPEG": {}, "WEBP": {}, "GIF": {}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}, "ICO": {}, "PPM": {}, "TGA": {},
-    "JPEG2000": {}, "AVIF": {},
-}  # fmt: skip
+    "PNG": {},
+    "JPEG": {},
+    "WEBP": {},
+    "GIF": {},
+    "BMP": {},
+    "TIFF": {"compression": "tiff_lzw"},
+    "ICO": {},
+    "PPM": {},
+    "TGA": {},
+    "JPEG2000": {},
+    "AVIF": {},
+}
 
 
 def encode(image: Image.Image) -> dict[str, bytes]:
@@ -52,7 +61,9 @@ def hostile() -> dict[str, bytes]:
         "png, a bomb that promises little": png(4, 4, rows),
         "png, promises more than it has": png(4000, 4000, zlib.compress(bytes(10))),
         "gif, vast by its head": b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0),
-        "bmp, vast by its head": b"BM" + bytes(12) + struct.pack("<IiiHHIIiiII", 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0),
+        "bmp, vast by its head": b"BM"
+        + bytes(12)
+        + struct.pack("<IiiHHIIiiII", 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0),
         "pnm, vast by its head": b"P6 99999 99999 255\n",
         "pdf": b"%PDF-1.7\n1 0 obj\n<< >>\nendobj\n",
         "html": b"<!doctype html><title>x</title>",
@@ -61,7 +72,7 @@ def hostile() -> dict[str, bytes]:
         "svg that reads a file": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="file:///etc/passwd"/></svg>',
         "svg with entities": b'<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
         b'<svg xmlns="http://www.w3.org/2000/svg"><text>&b;</text></svg>',
-    }  # fmt: skip
+    }
 
 
 def mutations(seed: int, count: int) -> Iterator[tuple[str, bytes]]:

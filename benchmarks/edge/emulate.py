@@ -82,10 +82,26 @@ def build(cache: Path = CACHE) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     (debs / "status").touch()
     apt = [
-        "apt-get", "-o", f"Dir::State={debs}", "-o", f"Dir::State::lists={debs / 'lists'}", "-o", f"Dir::State::status={debs / 'status'}",
-        "-o", f"Dir::Cache={debs}", "-o", f"Dir::Cache::archives={debs / 'archives'}", "-o", "Debug::NoLocking=1",
-        "-o", "APT::Sandbox::User=root", "-o", "APT::Install-Recommends=false", "-q", "-y",
-    ]  # fmt: skip
+        "apt-get",
+        "-o",
+        f"Dir::State={debs}",
+        "-o",
+        f"Dir::State::lists={debs / 'lists'}",
+        "-o",
+        f"Dir::State::status={debs / 'status'}",
+        "-o",
+        f"Dir::Cache={debs}",
+        "-o",
+        f"Dir::Cache::archives={debs / 'archives'}",
+        "-o",
+        "Debug::NoLocking=1",
+        "-o",
+        "APT::Sandbox::User=root",
+        "-o",
+        "APT::Install-Recommends=false",
+        "-q",
+        "-y",
+    ]
     for architecture, packages, target in (
         ("arm64", GUEST_PACKAGES, root),
         ("amd64", ["qemu-user-static"], cache / "host"),
@@ -103,10 +119,25 @@ def build(cache: Path = CACHE) -> None:
     python = next((root / "usr/bin").glob("python3.*"))
     tags = [word for tag in PLATFORMS for word in ("--platform", tag)]
     _quietly(
-        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(site), "--upgrade", *tags,
-        "--python-version", python.name.removeprefix("python"), "--implementation", "cp", "--only-binary=:all:",
-        "-c", str(HERE / "constraints.txt"), *WHEELS,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--target",
+        str(site),
+        "--upgrade",
+        *tags,
+        "--python-version",
+        python.name.removeprefix("python"),
+        "--implementation",
+        "cp",
+        "--only-binary=:all:",
+        "-c",
+        str(HERE / "constraints.txt"),
+        *WHEELS,
+    )
     (cache / "done").touch()
 
 
@@ -139,8 +170,12 @@ def run(*arguments: str, cpu: str = FIRST, cache: Path = CACHE, **options) -> su
     )
     shutil.copyfile(compile_preprocessing(cache), runtime / "logo_edge" / "_preprocess.so")
     python = next((cache / "root/usr/bin").glob("python3.*"))
-    settings = {"PYTHONPATH": f"{cache / 'site'}:{runtime}:{HERE / 'tests'}", "PYTHONDONTWRITEBYTECODE": "1",
-                "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
+    settings = {
+        "PYTHONPATH": f"{cache / 'site'}:{runtime}:{HERE / 'tests'}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
     qemu = [str(cache / "host/usr/bin/qemu-aarch64-static"), "-cpu", cpu, "-L", str(cache / "root")]
     return subprocess.run([*qemu, str(python), *arguments], env=os.environ | settings, cwd=HERE, check=False, **options)
 

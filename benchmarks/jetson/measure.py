@@ -139,8 +139,9 @@ def engine_candidates(
         rows = bundle_candidates([folder], batches=[1] if fixed else batches, artifacts=[engine])
         found += [
             replace(row, options={**row.options, "batch_size": 1} if fixed else row.options)
-            for row in rows if "artifact" in row.options
-        ]  # fmt: skip
+            for row in rows
+            if "artifact" in row.options
+        ]
     for name, reason in left_out.items():
         print(f"not measured: {name}: {reason}", file=sys.stderr)
     return found, left_out

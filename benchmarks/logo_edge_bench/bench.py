@@ -102,9 +102,13 @@ def read_images(
 
 
 def run_bench(
-    candidates: list[Candidate], images: Images, preset: Preset, *, starts: dict[str, tuple[str, ...]] | None = None,
+    candidates: list[Candidate],
+    images: Images,
+    preset: Preset,
+    *,
+    starts: dict[str, tuple[str, ...]] | None = None,
     say: Say = lambda line: None,
-) -> dict:  # fmt: skip
+) -> dict:
     """The result of one run, ready for JSON: a row for each candidate, ratios to the first, the machine, its doubts.
 
     `starts` are further commands, by name, whose process starts are timed by turns with those of the candidates; one that
@@ -136,18 +140,26 @@ def run_bench(
     if preset.settle_within is None:
         rows = [_without_milliseconds(row) for row in rows]
     return {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "method": asdict(preset), "split": images.split, "seconds": round(time.perf_counter() - started, 1),
-        "machine": described, "conditions": {"before": before, "after": after}, "energy_by": meter and meter.name,
-        "warnings": machine.warnings_of(before, after, len(cpus)) + [
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "method": asdict(preset),
+        "split": images.split,
+        "seconds": round(time.perf_counter() - started, 1),
+        "machine": described,
+        "conditions": {"before": before, "after": after},
+        "energy_by": meter and meter.name,
+        "warnings": machine.warnings_of(before, after, len(cpus))
+        + [
             f"{row['name']}: its rounds' medians lie {row['noise']['spread']:.0%} apart"
-            for row in rows if row["noise"]["spread"] > SPREAD
+            for row in rows
+            if row["noise"]["spread"] > SPREAD
         ],
         "process_starts_s": {name: began[name] for name in began if name not in {row["name"] for row in rows}},
         "not_measured": {f"process start of {name}": reason for name, reason in failed.items()},
         "rows": rows,
         "ratios": {"to": candidates[0].name, "of": _ratios(measured)},
-    }  # fmt: skip
+    }
 
 
 class _Measured:
@@ -201,10 +213,17 @@ class _Measured:
         medians = [statistics.median(times.tolist()) for times in self.times["end_to_end"]]
         worst = min(self.accuracy["recall"].items(), key=lambda item: item[1]["value"])
         return {
-            "name": self.candidate.name, "kind": self.candidate.kind, "note": self.candidate.note,
-            "threads": self.candidate.threads, "batch": self.candidate.batch, "scenario": self.candidate.scenario,
-            "cpus": self.worker.cpus, "spinning": self.candidate.options.get("spinning", False), **self.described,
-            "accuracy": self.accuracy, "worst_class": {"label": worst[0], **worst[1]},
+            "name": self.candidate.name,
+            "kind": self.candidate.kind,
+            "note": self.candidate.note,
+            "threads": self.candidate.threads,
+            "batch": self.candidate.batch,
+            "scenario": self.candidate.scenario,
+            "cpus": self.worker.cpus,
+            "spinning": self.candidate.options.get("spinning", False),
+            **self.described,
+            "accuracy": self.accuracy,
+            "worst_class": {"label": worst[0], **worst[1]},
             "latency": {
                 stage: summarize_latencies(np.concatenate(times), percentile) for stage, times in self.times.items()
             },
@@ -214,9 +233,10 @@ class _Measured:
             "noise": {
                 "settled_ms": [round(value, 4) for value in self.settled_ms],
                 "round_medians_ms": [round(value, 4) for value in medians],
-                "spread": max(medians) / min(medians) - 1, "involuntary_switches": self.switches,
+                "spread": max(medians) / min(medians) - 1,
+                "involuntary_switches": self.switches,
             },
-        }  # fmt: skip
+        }
 
 
 def _without_milliseconds(row: dict) -> dict:
@@ -228,8 +248,10 @@ def _without_milliseconds(row: dict) -> dict:
 def _summarize(probabilities: np.ndarray, images: Images) -> dict:
     """`metrics.summarize` of (N, K) calibrated probabilities."""
     if probabilities.shape != (len(images.paths), len(images.labels)) or not np.isfinite(probabilities).all():
-        raise BenchError(f"found probabilities of shape {probabilities.shape}; expected {len(images.paths)} rows of "
-                         f"{len(images.labels)} finite numbers")  # fmt: skip
+        raise BenchError(
+            f"found probabilities of shape {probabilities.shape}; expected {len(images.paths)} rows of "
+            f"{len(images.labels)} finite numbers"
+        )
     sure = np.array([row.sure for row in images.rows], bool)
     logits = np.log(np.maximum(probabilities, 1e-12))
     return summarize(logits, targets_of(images.rows, images.labels), sure, 1.0, images.labels)

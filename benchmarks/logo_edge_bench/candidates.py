@@ -51,10 +51,15 @@ class Candidate:
 
 
 def bundle_candidates(
-    bundles: Iterable[Path | None], *, backends: Iterable[str] = ("onnxruntime",), threads: Iterable[int] = (1,),
-    batches: Iterable[int] = (1,), spinning: bool = False, artifacts: Iterable[Path] = (),
+    bundles: Iterable[Path | None],
+    *,
+    backends: Iterable[str] = ("onnxruntime",),
+    threads: Iterable[int] = (1,),
+    batches: Iterable[int] = (1,),
+    spinning: bool = False,
+    artifacts: Iterable[Path] = (),
     public_key: Path | None = None,
-) -> list[Candidate]:  # fmt: skip
+) -> list[Candidate]:
     """Every bundle with every backend, number of threads and batch; and every artifact of `logo-edge export` likewise.
 
     None is the default bundle. With `public_key` each of their processes verifies who signed it. An artifact is run with the first bundle's preprocessing and calibration.
@@ -84,10 +89,15 @@ def bundle_candidates(
         found += [
             Candidate(
                 f"{title}, {label}, {precision}, {count} thread{'s' * (count > 1)}, batch {batch}",
-                "logo_edge_bench.subject", {**options, "threads": count}, count, batch, command=command,
+                "logo_edge_bench.subject",
+                {**options, "threads": count},
+                count,
+                batch,
+                command=command,
             )
-            for count in threads for batch in batches
-        ]  # fmt: skip
+            for count in threads
+            for batch in batches
+        ]
     return found
 
 
@@ -112,8 +122,12 @@ def record_of(artifact: str) -> dict | None:
 
 def reference_candidate(bundle: Path | None, public_key: Path | None = None) -> Candidate:
     """The yardstick: see reference.py."""
-    return Candidate("by hand: Pillow and ONNX Runtime", "logo_edge_bench.reference",
-                     {"bundle": str(bundle or DEFAULT_BUNDLE), **_signed_by(public_key)}, kind="reference")  # fmt: skip
+    return Candidate(
+        "by hand: Pillow and ONNX Runtime",
+        "logo_edge_bench.reference",
+        {"bundle": str(bundle or DEFAULT_BUNDLE), **_signed_by(public_key)},
+        kind="reference",
+    )
 
 
 def _signed_by(public_key: Path | None) -> dict[str, str]:
@@ -133,8 +147,11 @@ class Worker:
         with on_cpus(cpus):
             self._process = subprocess.Popen(
                 [candidate.python, str(WORKER), candidate.subject, options],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
 
     def __enter__(self) -> Worker:
         return self

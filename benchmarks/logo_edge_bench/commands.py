@@ -75,8 +75,14 @@ def bench_command(
         preset = "full" if full else "ratios" if ratios else "quick"
         if preset == "ratios" and scaling:
             raise typer.BadParameter("--scaling needs --quick or --full")
-        rows = {"backends": _names(backends), "threads": _numbers("--threads", threads),
-                "batches": _numbers("--batches", batches), "spinning": spinning, "artifacts": artifacts or [], "public_key": public_key}  # fmt: skip
+        rows = {
+            "backends": _names(backends),
+            "threads": _numbers("--threads", threads),
+            "batches": _numbers("--batches", batches),
+            "spinning": spinning,
+            "artifacts": artifacts or [],
+            "public_key": public_key,
+        }
         results = [_measure(bundles or [None], manifest, images, split, preset, rows, scaling, install_size, out)]
     if out:
         write_result(results[-1], out)
@@ -134,9 +140,16 @@ def check_command(
 
 
 def _measure(
-    bundles: list[Path | None], manifest: Path, images: Path, split: str, preset: str, rows: dict, scaling: bool, install_size: bool,
+    bundles: list[Path | None],
+    manifest: Path,
+    images: Path,
+    split: str,
+    preset: str,
+    rows: dict,
+    scaling: bool,
+    install_size: bool,
     out: Path | None,
-) -> dict:  # fmt: skip
+) -> dict:
     """The result of `run_bench` and what else was asked for; `out` holds what is measured even where the rest fails."""
     from tempfile import TemporaryDirectory
 

@@ -54,7 +54,11 @@ def compare_ratios(then: dict, now: dict, tolerance: float) -> list[Change]:
     for name in common:
         counts = [row["accuracy"]["count"] for row in (old[name], new[name])]
         problems += [f"{name}, logos: {counts[0]} / {counts[1]}"] if counts[0] != counts[1] else []
-        problems += [f"{name}, {key}: {old[name][key]} / {new[name][key]}" for key in ROW_KEYS if old[name][key] != new[name][key]]  # fmt: skip
+        problems += [
+            f"{name}, {key}: {old[name][key]} / {new[name][key]}"
+            for key in ROW_KEYS
+            if old[name][key] != new[name][key]
+        ]
     _refuse(problems)
     if not common:
         raise BenchError(f"no row in common: the earlier result has {', '.join(old)}; this one {', '.join(new)}")
@@ -64,7 +68,9 @@ def compare_ratios(then: dict, now: dict, tolerance: float) -> list[Change]:
         changes.append(_latency_change(name, before, after, tolerance))
         old_accuracy, new_accuracy = (row["accuracy"]["accuracy"]["value"] for row in (old[name], new[name]))
         worse = new_accuracy < old_accuracy - ACCURACY_TOLERANCE
-        changes.append(Change(name, "accuracy", old_accuracy, new_accuracy, new_accuracy, new_accuracy, "worse" if worse else "ok"))  # fmt: skip
+        changes.append(
+            Change(name, "accuracy", old_accuracy, new_accuracy, new_accuracy, new_accuracy, "worse" if worse else "ok")
+        )
         size, was = new[name]["size_bytes"], old[name]["size_bytes"]
         changes.append(
             Change(name, "size_bytes", was, size, size, size, "worse" if size > was * (1 + tolerance) else "ok")
@@ -78,19 +84,29 @@ def compare_milliseconds(then: dict, now: dict) -> list[Change]:
     Raises BenchError, naming all that differs, where the results were not measured alike on one machine.
     """
     problems = differences(then["machine"], now["machine"])
-    problems += [f"method, {key}: {then['method'][key]} / {now['method'][key]}" for key in then["method"] if then["method"][key] != now["method"][key]]  # fmt: skip
+    problems += [
+        f"method, {key}: {then['method'][key]} / {now['method'][key]}"
+        for key in then["method"]
+        if then["method"][key] != now["method"][key]
+    ]
     if None in (then["method"]["settle_within"], now["method"]["settle_within"]):
         problems.append("method: a run of --ratios has no milliseconds to compare")
     old, new = _by_name(then), _by_name(now)
     common = [name for name in old if name in new]
     for name in common:
-        problems += [f"{name}, {key}: {old[name][key]} / {new[name][key]}" for key in (*ROW_KEYS, "cpus") if old[name][key] != new[name][key]]  # fmt: skip
+        problems += [
+            f"{name}, {key}: {old[name][key]} / {new[name][key]}"
+            for key in (*ROW_KEYS, "cpus")
+            if old[name][key] != new[name][key]
+        ]
     _refuse(problems)
     changes = []
     for name in common:
         before, after = (row["latency"]["end_to_end"]["p50_ms"] for row in (old[name], new[name]))
         verdict = "worse" if after["low"] > before["high"] else "ok"
-        changes.append(Change(name, "end_to_end p50_ms", before["value"], after["value"], after["low"], after["high"], verdict))  # fmt: skip
+        changes.append(
+            Change(name, "end_to_end p50_ms", before["value"], after["value"], after["low"], after["high"], verdict)
+        )
     return changes
 
 
@@ -112,6 +128,7 @@ def _by_name(result: dict) -> dict[str, dict]:
 def _refuse(problems: list[str]) -> None:
     if problems:
         raise BenchError(
-            "the results cannot be compared, for these differ (then / now): " + "; ".join(problems)
+            "the results cannot be compared, for these differ (then / now): "
+            + "; ".join(problems)
             + ". Measure both again under the same conditions"
-        )  # fmt: skip
+        )

@@ -41,9 +41,10 @@ class Rapl:
     def __init__(self, powercap: Path = POWERCAP):
         """Raises OSError where a counter cannot be read, ValueError where there is none."""
         self._zones = [
-            folder for folder in sorted(powercap.glob("intel-rapl:*"))
+            folder
+            for folder in sorted(powercap.glob("intel-rapl:*"))
             if folder.name.count(":") == 1 and (folder / "name").read_text().startswith("package")
-        ]  # fmt: skip
+        ]
         if not self._zones:
             raise ValueError(f"{powercap}: no package zones of intel-rapl")
         self._ranges = [int((zone / "max_energy_range_uj").read_text()) for zone in self._zones]

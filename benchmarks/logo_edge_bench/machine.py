@@ -18,8 +18,19 @@ from logo_edge.timing import describe_machine
 SYS = Path("/sys")
 PROC = Path("/proc")
 LIBRARIES = ("logo-edge", "onnxruntime", "numpy", "pillow", "pyspng", "simplejpeg", "openvino", "tensorrt", "torch")
-COMPARED = ("cpu", "isa", "architecture", "cpus", "governor", "frequency_limits_mhz", "boost", "power_mode", "gpu",
-            "python", "versions")  # fmt: skip
+COMPARED = (
+    "cpu",
+    "isa",
+    "architecture",
+    "cpus",
+    "governor",
+    "frequency_limits_mhz",
+    "boost",
+    "power_mode",
+    "gpu",
+    "python",
+    "versions",
+)
 HOT_CELSIUS = 85
 CODE = ("--", ":/", ":(exclude,top)benchmarks/results")
 
@@ -38,14 +49,15 @@ def describe(sys: Path = SYS) -> dict:
             [_number(path.parent / "scaling_min_freq") // 1000, _number(path) // 1000]
             for path in sorted(sys.glob("devices/system/cpu/cpufreq/policy*/scaling_max_freq"))
         ],
-        "boost": _read(sys / "devices/system/cpu/cpufreq/boost") or _read(sys / "devices/system/cpu/intel_pstate/no_turbo"),
+        "boost": _read(sys / "devices/system/cpu/cpufreq/boost")
+        or _read(sys / "devices/system/cpu/intel_pstate/no_turbo"),
         "power_mode": _power_mode(sys),
         "gpu": _gpu(),
         "python": platform.python_version(),
         "versions": {name: found for name in LIBRARIES if (found := _version(name))},
         "system": f"{platform.system()} {platform.release()}",
         "hypervisor": bool(re.search(r"^flags.*\bhypervisor\b", _read(PROC / "cpuinfo"), re.MULTILINE)),
-    }  # fmt: skip
+    }
 
 
 def provenance(bundle: Path | None = None) -> dict:
@@ -73,11 +85,15 @@ def conditions(sys: Path = SYS) -> dict:
             for path in sys.glob("class/thermal/thermal_zone*/temp")
             if (degrees := _number(path)) > 0
         },
-        "mhz": [_number(path) // 1000 for path in sorted(sys.glob("devices/system/cpu/cpufreq/policy*/scaling_cur_freq"))],
+        "mhz": [
+            _number(path) // 1000 for path in sorted(sys.glob("devices/system/cpu/cpufreq/policy*/scaling_cur_freq"))
+        ],
         "cooling": cooling,
-        "throttles": sum(_number(path) for path in sys.glob("devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")),
+        "throttles": sum(
+            _number(path) for path in sys.glob("devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
+        ),
         "under_voltage_or_throttled": _raspberry_throttled(),
-    }  # fmt: skip
+    }
 
 
 def warnings_of(before: dict, after: dict, cpus: int) -> list[str]:

@@ -14,8 +14,19 @@ from logo_edge.files import write_file
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 64, 220, 16, 44
 COLOURS = (  # Okabe and Ito's, then Tol's
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255", "#44aa99", "#999933", "#332288", "#7f7f7f",
-)  # fmt: skip
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+    "#882255",
+    "#44aa99",
+    "#999933",
+    "#332288",
+    "#7f7f7f",
+)
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}"
     "table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.2rem .6rem;text-align:right;"
@@ -54,10 +65,11 @@ def html_of(results: list[dict]) -> str:
         if result["method"]["settle_within"] is not None:
             body += [
                 "<h3>Accuracy and latency</h3><p>End to end, median; the area of a disc is its size on disk.</p>",
-                draw_pareto(result), _as_html(*rows_table(result)),
+                draw_pareto(result),
+                _as_html(*rows_table(result)),
                 "<h3>Latencies, end to end</h3><p>The share of queries answered within so many milliseconds.</p>",
                 draw_distributions(result),
-            ]  # fmt: skip
+            ]
         body += ["<h3>Ratios to the yardstick</h3>", _as_html(*ratios_table(result))]
         if scaling := result.get("scaling"):
             for (heading, table), drawing in zip(scaling_tables(scaling), scaling_drawings(scaling), strict=True):
@@ -85,9 +97,11 @@ def note_of(result: dict) -> str:
     machine, method = result["machine"], result["method"]
     versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
     settings = [
-        f"governor {', '.join(machine['governor']) or 'not told'}", f"power mode {machine['power_mode'] or 'not told'}",
-        f"energy {result['energy_by'] or 'not told'}", f"load average {result['conditions']['before']['load_average']}",
-    ]  # fmt: skip
+        f"governor {', '.join(machine['governor']) or 'not told'}",
+        f"power mode {machine['power_mode'] or 'not told'}",
+        f"energy {result['energy_by'] or 'not told'}",
+        f"load average {result['conditions']['before']['load_average']}",
+    ]
     return (
         f"{machine['cpus']} CPUs ({', '.join(machine['isa'])}), {machine['system']}, {'; '.join(settings)}. Python "
         f"{machine['python']}, {versions}. {method['rounds']} rounds of {method['window_s']:g} s by turns; files of "
@@ -97,24 +111,50 @@ def note_of(result: dict) -> str:
 
 def rows_table(result: dict) -> tuple[list[str], list[list[str]]]:
     """Header and cells of all rows: accuracy, size, latency, throughput, memory, energy."""
-    header = ["", "all", "sure", "worst class", "ECE", "MB", "load s", "process s", "preprocess ms", "inference ms",
-              "end to end p50", "p90", "p95", "p99", "bound", "images/s", "peak MB", "mJ/image"]  # fmt: skip
+    header = [
+        "",
+        "all",
+        "sure",
+        "worst class",
+        "ECE",
+        "MB",
+        "load s",
+        "process s",
+        "preprocess ms",
+        "inference ms",
+        "end to end p50",
+        "p90",
+        "p95",
+        "p99",
+        "bound",
+        "images/s",
+        "peak MB",
+        "mJ/image",
+    ]
     rows = []
     for row in result["rows"]:
         accuracy, latency = row["accuracy"], row["latency"]
         whole = latency["end_to_end"]
         bound = whole["early_stopping"]
-        rows.append([
-            row["name"] + (f" ({row['note']})" if row["note"] else ""),
-            f"{accuracy['accuracy']['value']:.1%}", f"{accuracy['accuracy_sure']['value']:.1%}",
-            f"{row['worst_class']['value']:.1%} {row['worst_class']['label']}", f"{accuracy['ece']:.1%}",
-            f"{row['size_bytes'] / 1e6:.2f}", f"{row['load_s']:.2f}",
-            _spread(row["process_start_s"], 1, 2), _spread(latency.get("preprocess", {}).get("p50_ms")),
-            _spread(latency.get("inference", {}).get("p50_ms")),
-            *(_spread(whole.get(f"p{percentile}_ms")) for percentile in (50, 90, 95, 99)),
-            "" if bound["bound_ms"] is None else f"p{bound['percentile']} {bound['bound_ms']:.2f}",
-            _spread(row["images_per_s"], 1, 0), f"{row['peak_rss_bytes'] / 1e6:.0f}", _spread(row["joules_per_image"], 1e3, 1),
-        ])  # fmt: skip
+        rows.append(
+            [
+                row["name"] + (f" ({row['note']})" if row["note"] else ""),
+                f"{accuracy['accuracy']['value']:.1%}",
+                f"{accuracy['accuracy_sure']['value']:.1%}",
+                f"{row['worst_class']['value']:.1%} {row['worst_class']['label']}",
+                f"{accuracy['ece']:.1%}",
+                f"{row['size_bytes'] / 1e6:.2f}",
+                f"{row['load_s']:.2f}",
+                _spread(row["process_start_s"], 1, 2),
+                _spread(latency.get("preprocess", {}).get("p50_ms")),
+                _spread(latency.get("inference", {}).get("p50_ms")),
+                *(_spread(whole.get(f"p{percentile}_ms")) for percentile in (50, 90, 95, 99)),
+                "" if bound["bound_ms"] is None else f"p{bound['percentile']} {bound['bound_ms']:.2f}",
+                _spread(row["images_per_s"], 1, 0),
+                f"{row['peak_rss_bytes'] / 1e6:.0f}",
+                _spread(row["joules_per_image"], 1e3, 1),
+            ]
+        )
     return header, rows
 
 
@@ -132,10 +172,16 @@ def scaling_tables(scaling: dict | None) -> list[tuple[str, tuple[list[str], lis
     if not scaling:
         return []
     cores = [
-        [str(entry["cores"]), *(cell for way in ("processes", "threads") for cell in (
-            _spread(entry[way]["images_per_s"], 1, 0), _spread(entry[way]["of_one"], 1, 2)))]
+        [
+            str(entry["cores"]),
+            *(
+                cell
+                for way in ("processes", "threads")
+                for cell in (_spread(entry[way]["images_per_s"], 1, 0), _spread(entry[way]["of_one"], 1, 2))
+            ),
+        ]
         for entry in scaling["cores"]
-    ]  # fmt: skip
+    ]
     batches = [
         [str(entry["batch"]), _spread(entry["inference"], 1, 0), _spread(entry["end_to_end"], 1, 0)]
         for entry in scaling["batches"]
@@ -149,11 +195,14 @@ def scaling_tables(scaling: dict | None) -> list[tuple[str, tuple[list[str], lis
         for entry in scaling["folders"]
     ]
     return [
-        (f"Cores ({scaling['of']})", (["cores", "processes, images/s", "of one core", "threads, images/s", "of one core"], cores)),
+        (
+            f"Cores ({scaling['of']})",
+            (["cores", "processes, images/s", "of one core", "threads, images/s", "of one core"], cores),
+        ),
         ("Batches", (["batch", "inference, images/s", "end to end, images/s"], batches)),
         ("Sizes and formats, ms end to end", (["longer side, px", *kinds], sizes)),
         ("Folders", (["files", "peak MB", "images/s"], folders)),
-    ]  # fmt: skip
+    ]
 
 
 def scaling_drawings(scaling: dict) -> list[str]:
@@ -161,22 +210,46 @@ def scaling_drawings(scaling: dict) -> list[str]:
     cores, batches, sizes, folders = (scaling[key] for key in ("cores", "batches", "sizes", "folders"))
     kinds = dict.fromkeys(entry["format"] for entry in sizes)
     return [
-        draw_lines({way: [(entry["cores"], entry[way]["images_per_s"]["value"]) for entry in cores] for way in ("processes", "threads")},
-                   "cores", "images/s"),
-        draw_lines({stage: [(entry["batch"], entry[stage]["value"]) for entry in batches] for stage in ("inference", "end_to_end")},
-                   "batch", "images/s", log_x=True),
-        draw_lines({kind: [(entry["size_px"], entry["ms"]["value"]) for entry in sizes if entry["format"] == kind] for kind in kinds},
-                   "longer side, px", "ms", log_x=True, log_y=True),
-        draw_lines({"peak": [(entry["files"], entry["peak_rss_bytes"] / 1e6) for entry in folders]}, "files", "MB", log_x=True),
-    ]  # fmt: skip
+        draw_lines(
+            {
+                way: [(entry["cores"], entry[way]["images_per_s"]["value"]) for entry in cores]
+                for way in ("processes", "threads")
+            },
+            "cores",
+            "images/s",
+        ),
+        draw_lines(
+            {
+                stage: [(entry["batch"], entry[stage]["value"]) for entry in batches]
+                for stage in ("inference", "end_to_end")
+            },
+            "batch",
+            "images/s",
+            log_x=True,
+        ),
+        draw_lines(
+            {
+                kind: [(entry["size_px"], entry["ms"]["value"]) for entry in sizes if entry["format"] == kind]
+                for kind in kinds
+            },
+            "longer side, px",
+            "ms",
+            log_x=True,
+            log_y=True,
+        ),
+        draw_lines(
+            {"peak": [(entry["files"], entry["peak_rss_bytes"] / 1e6) for entry in folders]}, "files", "MB", log_x=True
+        ),
+    ]
 
 
 def draw_pareto(result: dict) -> str:
     """Accuracy over the median end-to-end latency of an image; what no other row beats in both is ringed."""
     points = [
         (median / row["batch"], row["accuracy"]["accuracy"]["value"] * 100, row)
-        for row in result["rows"] if (median := _median_ms(row)) is not None
-    ]  # fmt: skip
+        for row in result["rows"]
+        if (median := _median_ms(row)) is not None
+    ]
     best = pareto_front([(x, y) for x, y, _ in points])
     x, y, axes = _axes([x for x, _, _ in points], [y for _, y, _ in points], "ms an image", "accuracy, %", log_x=True)
     largest = max(row["size_bytes"] for _, _, row in points)
@@ -185,8 +258,10 @@ def draw_pareto(result: dict) -> str:
         radius = max(3, 26 * math.sqrt(row["size_bytes"] / largest))
         colour, name = COLOURS[index % len(COLOURS)], html.escape(row["name"])
         ring = ' stroke="#111" stroke-width="2.5"' if index in best else ""
-        marks.append(f'<circle cx="{x(across):.1f}" cy="{y(up):.1f}" r="{radius:.1f}" fill="{colour}" fill-opacity=".55"{ring}>'
-                     f"<title>{name}: {across:.2f} ms, {up:.1f} %, {row['size_bytes'] / 1e6:.2f} MB</title></circle>")  # fmt: skip
+        marks.append(
+            f'<circle cx="{x(across):.1f}" cy="{y(up):.1f}" r="{radius:.1f}" fill="{colour}" fill-opacity=".55"{ring}>'
+            f"<title>{name}: {across:.2f} ms, {up:.1f} %, {row['size_bytes'] / 1e6:.2f} MB</title></circle>"
+        )
     return _svg(axes + "".join(marks) + _legend([row["name"] for _, _, row in points]), "Accuracy over latency")
 
 
@@ -227,9 +302,10 @@ def draw_lines(
 def pareto_front(points: list[tuple[float, float]]) -> set[int]:
     """The indices of the points (cost, gain) that no other beats: none is as cheap and better, or as good and cheaper."""
     return {
-        index for index, (cost, gain) in enumerate(points)
+        index
+        for index, (cost, gain) in enumerate(points)
         if not any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
-    }  # fmt: skip
+    }
 
 
 def _median_ms(row: dict) -> float | None:
@@ -262,11 +338,15 @@ def _axes(xs: list[float], ys: list[float], across: str, up: str, *, log_x: bool
     y, y_ticks = _scale(ys, HEIGHT - BOTTOM, TOP, log_y)
     parts = []
     for tick in x_ticks:
-        parts.append(f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#ddd"/>'
-                     f'<text x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')  # fmt: skip
+        parts.append(
+            f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#ddd"/>'
+            f'<text x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>'
+        )
     for tick in y_ticks:
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
-                     f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')  # fmt: skip
+        parts.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
+            f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        )
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(across)}</text>')
     parts.append(
@@ -299,8 +379,10 @@ def _legend(names: list[str]) -> str:
     for index, name in enumerate(names):
         y = TOP + 12 + 18 * index
         short = name if len(name) <= 30 else name[:29] + "…"
-        lines.append(f'<rect x="{WIDTH - RIGHT + 12}" y="{y - 9}" width="10" height="10" fill="{COLOURS[index % len(COLOURS)]}"/>'
-                     f'<text x="{WIDTH - RIGHT + 28}" y="{y}">{html.escape(short)}<title>{html.escape(name)}</title></text>')  # fmt: skip
+        lines.append(
+            f'<rect x="{WIDTH - RIGHT + 12}" y="{y - 9}" width="10" height="10" fill="{COLOURS[index % len(COLOURS)]}"/>'
+            f'<text x="{WIDTH - RIGHT + 28}" y="{y}">{html.escape(short)}<title>{html.escape(name)}</title></text>'
+        )
     return "".join(lines)
 
 

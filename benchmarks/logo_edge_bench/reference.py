@@ -30,9 +30,12 @@ class HandWritten:
     def describe(self) -> dict:
         size_bytes = self.bundle.files[self.bundle.model.file].size_bytes
         return {
-            "size_bytes": size_bytes, "precision": self.bundle.model.precision, "backend": "onnxruntime",
-            "input_px": self.bundle.input.size_px, "spinning": True,
-        }  # fmt: skip
+            "size_bytes": size_bytes,
+            "precision": self.bundle.model.precision,
+            "backend": "onnxruntime",
+            "input_px": self.bundle.input.size_px,
+            "spinning": True,
+        }
 
     def read(self, path: str) -> np.ndarray:
         """(S, S, 3) uint8."""

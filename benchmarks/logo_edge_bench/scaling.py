@@ -121,7 +121,14 @@ def measure_sizes(candidate: Candidate, images: Images, preset: Preset) -> list[
                     for _ in range(min(preset.rounds, 7))
                 ]
                 kilobytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
-                measured.append({"format": kind, "size_px": size_px, "kilobytes": round(kilobytes, 1), "ms": median_interval(rounds)})  # fmt: skip
+                measured.append(
+                    {
+                        "format": kind,
+                        "size_px": size_px,
+                        "kilobytes": round(kilobytes, 1),
+                        "ms": median_interval(rounds),
+                    }
+                )
                 for path in paths:
                     path.unlink()
     return measured

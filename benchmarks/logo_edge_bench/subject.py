@@ -28,10 +28,13 @@ class BundleSubject:
             size_bytes += sum(path.stat().st_size for path in weights) - bundle.files[bundle.model.file].size_bytes
             precision = precision_of(artifact)
         return {
-            "bundle": bundle.name, "size_bytes": size_bytes, "precision": precision or bundle.model.precision,
-            "input_px": bundle.input.size_px, "backend": self._options.get("backend", DEFAULT_BACKEND),
+            "bundle": bundle.name,
+            "size_bytes": size_bytes,
+            "precision": precision or bundle.model.precision,
+            "input_px": bundle.input.size_px,
+            "backend": self._options.get("backend", DEFAULT_BACKEND),
             "student": bundle.provenance.get("student", ""),
-        }  # fmt: skip
+        }
 
     def probabilities(self, paths: list[str]) -> list[list[float]]:
         found = self._classifier.classify_many(paths, batch_size=self._batch_size)

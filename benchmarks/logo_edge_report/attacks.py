@@ -19,9 +19,14 @@ def fgsm(network: nn.Module, pixels: torch.Tensor, targets: torch.Tensor, radius
 
 
 def pgd(
-    network: nn.Module, pixels: torch.Tensor, targets: torch.Tensor, radius: float, *, steps: int = 10,
+    network: nn.Module,
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    radius: float,
+    *,
+    steps: int = 10,
     start: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """`steps` steps of radius / 4 up the loss, (B, S, S, C) float. Madry et al. 2018, arXiv:1706.06083.
 
     `start` (B, S, S, C), of -1 to 1, says where in the ball each image starts; left out: in its middle.
@@ -36,9 +41,15 @@ ATTACKS: dict[str, Callable[..., torch.Tensor]] = {"FGSM": fgsm, "PGD-10": pgd}
 
 
 def attack(
-    name: str, network: nn.Module, pixels: np.ndarray, targets: np.ndarray, radius: int, *, batch_size: int = 32,
+    name: str,
+    network: nn.Module,
+    pixels: np.ndarray,
+    targets: np.ndarray,
+    radius: int,
+    *,
+    batch_size: int = 32,
     seed: int = 0,
-) -> Iterator[np.ndarray]:  # fmt: skip
+) -> Iterator[np.ndarray]:
     """Batches of attacked pixels (B, S, S, C) uint8, of (N, S, S, C) uint8 ones; the network is left in evaluation mode.
 
     PGD starts at random. Rounding to whole values keeps within a whole `radius`.

@@ -29,12 +29,27 @@ CONFIDENCE = LinearSegmentedColormap.from_list(
     "confidence", ("#d98a1f", "#9a86a4", "#3577c9")
 )  # seen on light and dark
 STYLE = {
-    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "font.size": 9.5, "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
-    "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "font.family": "sans-serif",
-    "legend.frameon": False, "svg.hashsalt": "logo-edge", "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "text.parse_math": False,
-}  # fmt: skip
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "font.size": 9.5,
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "legend.frameon": False,
+    "svg.hashsalt": "logo-edge",
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "text.parse_math": False,
+}
 
 
 def draw(paint: Callable[[Axes], None], *, width: float = 4.2, height: float = 3.0) -> str:
@@ -53,9 +68,7 @@ def draw(paint: Callable[[Axes], None], *, width: float = 4.2, height: float = 3
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r'width="[\d.]+pt" height="[\d.]+pt" ', f'style="max-width: {width * 1.5:.4g}in" ', svg, count=1
-    )  # fmt: skip
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', f'style="max-width: {width * 1.5:.4g}in" ', svg, count=1)
     return re.sub(r">\s+<", "><", _own_ids(svg)).strip()
 
 
@@ -76,9 +89,15 @@ def confusion_matrix(counts: list[list[int]], labels: list[str]) -> str:
         for row, column in np.ndindex(*table.shape):
             colour = RIGHT if row == column else WRONG
             axes.add_patch(
-                Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=colour, alpha=0.06 + 0.6 * shares[row, column],
-                          linewidth=0)
-            )  # fmt: skip
+                Rectangle(
+                    (column - 0.48, row - 0.48),
+                    0.96,
+                    0.96,
+                    color=colour,
+                    alpha=0.06 + 0.6 * shares[row, column],
+                    linewidth=0,
+                )
+            )
             axes.text(column, row, str(table[row, column]), ha="center", va="center")
         axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -99,8 +118,15 @@ def reliability_diagram(bins_by_name: dict[str, list[dict]]) -> str:
     def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--", alpha=0.5)
         for index, (name, bins) in enumerate(bins_by_name.items()):
-            axes.plot([entry["confidence"] for entry in bins], [entry["accuracy"] for entry in bins],
-                      f"{MARKERS[index]}-", color=COLOURS[index], markersize=4, linewidth=1.2, label=name)  # fmt: skip
+            axes.plot(
+                [entry["confidence"] for entry in bins],
+                [entry["accuracy"] for entry in bins],
+                f"{MARKERS[index]}-",
+                color=COLOURS[index],
+                markersize=4,
+                linewidth=1.2,
+                label=name,
+            )
         least = min(min(entry["confidence"], entry["accuracy"]) for bins in bins_by_name.values() for entry in bins)
         axes.set_xlabel("mean confidence")
         axes.set_ylabel("accuracy")
@@ -159,8 +185,15 @@ def share_bars(shares: dict[str, dict], ideal: float | None = None) -> str:
         places = np.arange(len(names))
         axes.barh(places, np.where(known, values, 0), color=COLOURS[0], alpha=0.8, height=0.7)
         known &= high > low
-        axes.errorbar(values[known], places[known], xerr=np.abs(np.stack([values - low, high - values])[:, known]),
-                      fmt="none", ecolor=INK, linewidth=1, capsize=2)  # fmt: skip
+        axes.errorbar(
+            values[known],
+            places[known],
+            xerr=np.abs(np.stack([values - low, high - values])[:, known]),
+            fmt="none",
+            ecolor=INK,
+            linewidth=1,
+            capsize=2,
+        )
         if ideal is not None:
             axes.axvline(ideal, color=INK, linewidth=0.8, linestyle="--", alpha=0.5)
         axes.set_yticks(places, names)
@@ -176,8 +209,15 @@ def lines(series: dict[str, dict[float, float]], x_label: str, y_label: str, *, 
 
     def paint(axes: Axes) -> None:
         for index, (name, points) in enumerate(series.items()):
-            axes.plot(list(points), list(points.values()), marker=MARKERS[index % len(MARKERS)], markersize=3,
-                      linewidth=1.2, color=COLOURS[index % len(COLOURS)], label=name)  # fmt: skip
+            axes.plot(
+                list(points),
+                list(points.values()),
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=3,
+                linewidth=1.2,
+                color=COLOURS[index % len(COLOURS)],
+                label=name,
+            )
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -203,12 +243,25 @@ def pareto_plane(points: list[dict], x_label: str) -> str:
             if point["y"] > best:
                 best = point["y"]
                 front.append(point)
-        axes.step([point["x"] for point in front], [point["y"] for point in front], where="post", color=INK,
-                  linewidth=0.8, alpha=0.5)  # fmt: skip
+        axes.step(
+            [point["x"] for point in front],
+            [point["y"] for point in front],
+            where="post",
+            color=INK,
+            linewidth=0.8,
+            alpha=0.5,
+        )
         for point in points:
             colour, hollow = colours[point["student"]], point["dominated"]
-            axes.plot([point["x"]], [point["y"]], shapes[point["precision"]], color=colour, markersize=6,
-                      alpha=0.6 if hollow else 1, markerfacecolor="none" if hollow else colour)  # fmt: skip
+            axes.plot(
+                [point["x"]],
+                [point["y"]],
+                shapes[point["precision"]],
+                color=colour,
+                markersize=6,
+                alpha=0.6 if hollow else 1,
+                markerfacecolor="none" if hollow else colour,
+            )
             if point["chosen"]:
                 axes.plot([point["x"]], [point["y"]], "o", markersize=14, markerfacecolor="none", markeredgecolor=INK)
         for name, colour in colours.items():
@@ -257,8 +310,16 @@ def uncertainty_map(confidence: np.ndarray, disagreement: np.ndarray, correct: n
 
     def paint(axes: Axes) -> None:
         for chosen, marker, colour, name in ((correct, "o", RIGHT, "right"), (~correct, "X", WRONG, "wrong")):
-            axes.plot(confidence[chosen], disagreement[chosen], marker, color=colour, markersize=4, alpha=0.75,
-                      markeredgewidth=0, label=name)  # fmt: skip
+            axes.plot(
+                confidence[chosen],
+                disagreement[chosen],
+                marker,
+                color=colour,
+                markersize=4,
+                alpha=0.75,
+                markeredgewidth=0,
+                label=name,
+            )
         axes.set_xlabel("confidence")
         axes.set_ylabel("disagreement of the members, nats")
         axes.set_xlim(right=1.01)
@@ -270,9 +331,15 @@ def uncertainty_map(confidence: np.ndarray, disagreement: np.ndarray, correct: n
 
 
 def class_plane(
-    points: np.ndarray, targets: np.ndarray, labels: tuple[str, ...], *, regions: np.ndarray | None = None,
-    wrong: np.ndarray | None = None, window: tuple[float, float, float, float] | None = None, small: bool = False,
-) -> str:  # fmt: skip
+    points: np.ndarray,
+    targets: np.ndarray,
+    labels: tuple[str, ...],
+    *,
+    regions: np.ndarray | None = None,
+    wrong: np.ndarray | None = None,
+    window: tuple[float, float, float, float] | None = None,
+    small: bool = False,
+) -> str:
     """Points (N, 2) coloured by class; `regions` (H, W) of class indices behind them, row 0 below; `wrong` (N,) ringed.
 
     `window` is (left, right, bottom, top), which the regions fill too.
@@ -285,16 +352,31 @@ def class_plane(
             axes.imshow(ground, extent=window, origin="lower", aspect="auto", interpolation="nearest")
         for index, label in enumerate(labels):
             chosen = targets == index
-            axes.plot(points[chosen, 0], points[chosen, 1], MARKERS[index % len(MARKERS)],
-                      color=COLOURS[index % len(COLOURS)], markersize=2.5 if small else 3.5, markeredgewidth=0,
-                      label=label)  # fmt: skip
+            axes.plot(
+                points[chosen, 0],
+                points[chosen, 1],
+                MARKERS[index % len(MARKERS)],
+                color=COLOURS[index % len(COLOURS)],
+                markersize=2.5 if small else 3.5,
+                markeredgewidth=0,
+                label=label,
+            )
         if wrong is not None and wrong.any():
-            axes.plot(points[wrong, 0], points[wrong, 1], "o", markersize=7, markerfacecolor="none",
-                      markeredgecolor=INK, markeredgewidth=0.8, label="wrong")  # fmt: skip
+            axes.plot(
+                points[wrong, 0],
+                points[wrong, 1],
+                "o",
+                markersize=7,
+                markerfacecolor="none",
+                markeredgecolor=INK,
+                markeredgewidth=0.8,
+                label="wrong",
+            )
         _bare(axes, window)
         if not small:
-            axes.figure.legend(loc="outside lower center", ncol=min(5, len(labels) + 1), handletextpad=0.1,
-                               columnspacing=1)  # fmt: skip
+            axes.figure.legend(
+                loc="outside lower center", ncol=min(5, len(labels) + 1), handletextpad=0.1, columnspacing=1
+            )
 
     return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.2, height=4.3)
 
@@ -307,11 +389,21 @@ def confidence_plane(
     def paint(axes: Axes) -> None:
         least = float(confidence.min())
         for chosen, marker, size in ((correct, "o", 14), (~correct, "X", 34)):
-            shown = axes.scatter(points[chosen, 0], points[chosen, 1], c=confidence[chosen], s=size, marker=marker,
-                                 cmap=CONFIDENCE, vmin=least, vmax=1, linewidths=0)  # fmt: skip
+            shown = axes.scatter(
+                points[chosen, 0],
+                points[chosen, 1],
+                c=confidence[chosen],
+                s=size,
+                marker=marker,
+                cmap=CONFIDENCE,
+                vmin=least,
+                vmax=1,
+                linewidths=0,
+            )
         _bare(axes, window)
-        bar = axes.figure.colorbar(shown, ax=axes, location="bottom", shrink=0.7, aspect=40, pad=0.01,
-                                   label="confidence (crosses: wrong)")  # fmt: skip
+        bar = axes.figure.colorbar(
+            shown, ax=axes, location="bottom", shrink=0.7, aspect=40, pad=0.01, label="confidence (crosses: wrong)"
+        )
         bar.outline.set_visible(False)
         _percent(bar.ax.xaxis)
 
@@ -336,8 +428,7 @@ def loss_surface(steps: np.ndarray, losses: np.ndarray, top: float, *, small: bo
             axis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("step along the first direction, of each filter's norm")
         axes.set_ylabel("along the second")
-        bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="loss, nats",
-                                   ticks=MaxNLocator(nbins=6))  # fmt: skip
+        bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="loss, nats", ticks=MaxNLocator(nbins=6))
         bar.outline.set_visible(False)
 
     return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.2, height=3.5)

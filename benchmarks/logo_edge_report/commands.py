@@ -62,9 +62,13 @@ def evaluate_command(
         task = bar.add_task("reading logos")
         loaded = [load_subject(path, public_key=public_key) for path in subjects or [DEFAULT_BUNDLE]]
         found = evaluate_subjects(
-            loaded, manifest_of(loaded, manifest), split, renders_folder(), parts=[part for part, wanted in asked.items() if wanted],
+            loaded,
+            manifest_of(loaded, manifest),
+            split,
+            renders_folder(),
+            parts=[part for part, wanted in asked.items() if wanted],
             say=lambda text: bar.update(task, description=text),
-        )  # fmt: skip
+        )
     print_evaluation(found)
     if out:
         write_json(out, found)
@@ -100,7 +104,11 @@ def report_command(
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading the run")
         page, _ = make_report(
-            run, out or run / "report", split=split, quick=quick, evaluation=evaluation,
+            run,
+            out or run / "report",
+            split=split,
+            quick=quick,
+            evaluation=evaluation,
             say=lambda text: bar.update(task, description=text),
-        )  # fmt: skip
+        )
     typer.echo(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB), report.json and report.md")

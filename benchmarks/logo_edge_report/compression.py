@@ -13,9 +13,12 @@ from logo_edge_report.sections import Exhibit, Panel, Section, Table, slices_exh
 from logo_edge_train.runs import write_text
 
 BACKENDS = {
-    "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torchscript": "TorchScript",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+    "torchscript": "TorchScript",
     "members": "Several members",
-}  # fmt: skip
+}
 
 
 def make_page(folder: Path) -> Path:
@@ -25,20 +28,33 @@ def make_page(folder: Path) -> Path:
     if lost := lost_section(record):
         sections.append(lost)
     sections += [
-        Section(f"stages-{target}", f"Packed for {target}", tuple(
-            exhibit for exhibit in (stages_exhibit(found["stages"], "val"), _tested(found["stages"][-1])) if exhibit
-        ))
-        for target, found in record["targets"].items() if "stages" in found
-    ]  # fmt: skip
+        Section(
+            f"stages-{target}",
+            f"Packed for {target}",
+            tuple(
+                exhibit for exhibit in (stages_exhibit(found["stages"], "val"), _tested(found["stages"][-1])) if exhibit
+            ),
+        )
+        for target, found in record["targets"].items()
+        if "stages" in found
+    ]
     machine = record["machine"]
     page = render_page(
-        sections, title=record["run"], about="what was compressed, and chosen", description="", recipe="",
+        sections,
+        title=record["run"],
+        about="what was compressed, and chosen",
+        description="",
+        recipe="",
         lead=f"{len(record['candidates'])} candidates, compared on {record['val']} logos of val; recipe {record['recipe']}, "
         f"teachers {', '.join(record['teachers']['networks'])}.",
-        making={"measured on": f"{machine['cpu']} ({', '.join(machine['isa'])})", "onnxruntime": machine["onnxruntime"],
-                **record["versions"]},
-        command="logo-edge compress", files=REPORT,
-    )  # fmt: skip
+        making={
+            "measured on": f"{machine['cpu']} ({', '.join(machine['isa'])})",
+            "onnxruntime": machine["onnxruntime"],
+            **record["versions"],
+        },
+        command="logo-edge compress",
+        files=REPORT,
+    )
     write_text(folder / PAGE, page)
     return folder / PAGE
 
@@ -54,11 +70,18 @@ def choice_section(record: dict) -> Section:
     reasons = []
     for target, found in record["targets"].items():
         entry = _chosen(record, found)
-        rows.append((
-            target, entry["title"] if entry else "nothing", _limits(found["limits"]), *((
-                f"{entry['accuracy']:.1%}", _milliseconds(entry, "p50_ms"), f"{entry['size_bytes'] / 1e6:.2f}",
-            ) if entry else ("-", "-", "-")),
-        ))  # fmt: skip
+        rows.append(
+            (
+                target,
+                entry["title"] if entry else "nothing",
+                _limits(found["limits"]),
+                *(
+                    (f"{entry['accuracy']:.1%}", _milliseconds(entry, "p50_ms"), f"{entry['size_bytes'] / 1e6:.2f}")
+                    if entry
+                    else ("-", "-", "-")
+                ),
+            )
+        )
         reasons.append(f"For {target}, {_one_line(found['sentence'])}")
     head = ("for", "chosen", "limits", "accuracy", "p50 ms", "MB")
     return Section(
@@ -78,21 +101,32 @@ def backend_section(record: dict, backend: str) -> Section | None:
     exhibits = [
         _plane(entries, dominated, chosen, *plane)
         for plane in (
-            ("Accuracy against latency", "median latency, ms, one thread", lambda entry: entry["cost"] and entry["cost"]["p50_ms"]),
+            (
+                "Accuracy against latency",
+                "median latency, ms, one thread",
+                lambda entry: entry["cost"] and entry["cost"]["p50_ms"],
+            ),
             ("Accuracy against size", "size, MB", lambda entry: entry["size_bytes"] / 1e6),
         )
         if sum(plane[2](entry) is not None for entry in entries) > 1
-    ]  # fmt: skip
+    ]
     rows = tuple(
         (
-            entry["title"], _mark(entry["title"], chosen, refused, dominated), f"{entry['accuracy']:.1%}",
-            f"{entry['worst_recall']:.1%}", f"{entry['ece']:.1%}", _mean(entry["ood"]), _milliseconds(entry, "p50_ms"),
-            _milliseconds(entry, "p95_ms"), f"{entry['size_bytes'] / 1e6:.2f}",
+            entry["title"],
+            _mark(entry["title"], chosen, refused, dominated),
+            f"{entry['accuracy']:.1%}",
+            f"{entry['worst_recall']:.1%}",
+            f"{entry['ece']:.1%}",
+            _mean(entry["ood"]),
+            _milliseconds(entry, "p50_ms"),
+            _milliseconds(entry, "p95_ms"),
+            f"{entry['size_bytes'] / 1e6:.2f}",
             f"{entry['cost']['peak_memory_mb']:.0f}" if entry["cost"] else "-",
-            f"{entry['parity']['top1_agreement']:.1%}", f"{entry['parity']['kl_nats']:.4f}",
+            f"{entry['parity']['top1_agreement']:.1%}",
+            f"{entry['parity']['kl_nats']:.4f}",
         )
         for entry in entries
-    )  # fmt: skip
+    )
     head = (
         "candidate",
         "",
@@ -115,10 +149,16 @@ def backend_section(record: dict, backend: str) -> Section | None:
             f"Layer by layer, {entry['student']}",
             "Each layer in INT8 alone, all others in FP32: the KL of the logits on val. "
             f"Left in FP32 by {entry['name']}: {', '.join(found['restored']) or 'none'}.",
-            (Panel("KL in nats by layer, in the order of the graph", charts.layer_bars(found["layers"], found["restored"])),),
+            (
+                Panel(
+                    "KL in nats by layer, in the order of the graph",
+                    charts.layer_bars(found["layers"], found["restored"]),
+                ),
+            ),
         )
-        for entry in entries if (found := entry.get("sensitivity"))
-    ]  # fmt: skip
+        for entry in entries
+        if (found := entry.get("sensitivity"))
+    ]
     if missed := {title: texts for found in targets.values() for title, texts in found["misses"].items()}:
         table = Table(("candidate", "misses"), tuple((title, "; ".join(texts)) for title, texts in missed.items()))
         exhibits.append(
@@ -129,10 +169,17 @@ def backend_section(record: dict, backend: str) -> Section | None:
 
 def _plane(entries: list[dict], dominated: dict, chosen: set[str], title: str, label: str, cost: Callable) -> Exhibit:
     points = [
-        {"x": cost(entry), "y": entry["accuracy"], "student": entry["student"], "precision": entry["precision"].upper(),
-         "dominated": entry["title"] in dominated, "chosen": entry["title"] in chosen}
-        for entry in entries if cost(entry) is not None
-    ]  # fmt: skip
+        {
+            "x": cost(entry),
+            "y": entry["accuracy"],
+            "student": entry["student"],
+            "precision": entry["precision"].upper(),
+            "dominated": entry["title"] in dominated,
+            "chosen": entry["title"] in chosen,
+        }
+        for entry in entries
+        if cost(entry) is not None
+    ]
     told = f"{len(points)} candidates by {label} and accuracy on val; chosen: {', '.join(sorted(chosen)) or 'none'}"
     return Exhibit(
         title,
@@ -175,9 +222,13 @@ def _describe_table(entries: list[dict], dominated: dict, refused: dict, record:
 
 def _chosen(record: dict, found: dict) -> dict | None:
     return next(
-        (entry for entry in record["candidates"]
-         if "chosen" in found and (entry["student"], entry["name"]) == (found["chosen"], found["method"])), None,
-    )  # fmt: skip
+        (
+            entry
+            for entry in record["candidates"]
+            if "chosen" in found and (entry["student"], entry["name"]) == (found["chosen"], found["method"])
+        ),
+        None,
+    )
 
 
 def _mark(title: str, chosen: set[str], refused: dict, dominated: dict) -> str:

@@ -19,9 +19,13 @@ Condition = Callable[[Image.Image, int], Image.Image]
 
 SIZES_PX = (16, 24, 32, 48, 64, 96, 128, 256)
 BACKGROUNDS = {
-    "white": (255, 255, 255), "light grey": (225, 228, 232), "grey": (128, 128, 128), "dark": (30, 32, 36),
-    "blue": (26, 82, 190), "orange": (240, 140, 30),
-}  # fmt: skip
+    "white": (255, 255, 255),
+    "light grey": (225, 228, 232),
+    "grey": (128, 128, 128),
+    "dark": (30, 32, 36),
+    "blue": (26, 82, 190),
+    "orange": (240, 140, 30),
+}
 JPEG_QUALITIES = (95, 75, 50, 30, 15)
 THUMBNAILS_PX, THUMBNAIL_QUALITY = (32, 48, 64, 96), 60
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -128,9 +132,13 @@ def tilt(image: Image.Image, share: float, seed: int) -> Image.Image:
     matrix = cv2.getPerspectiveTransform(corners, (corners + moved * inwards).astype(np.float32))
     colour = np.median(np.asarray(image)[[0, -1]].reshape(-1, 3), axis=0).tolist()
     warped = cv2.warpPerspective(
-        np.asarray(image), matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+        np.asarray(image),
+        matrix,
+        (width, height),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
         borderValue=colour,
-    )  # fmt: skip
+    )
     return Image.fromarray(warped)
 
 

@@ -46,10 +46,13 @@ def embed(checkpoints: list[np.ndarray], *, seed: int = 0) -> list[np.ndarray]:
         reduced = PCA(min(50, *features.shape), random_state=seed, svd_solver="full").fit_transform(features)
         first = not layouts
         model = TSNE(
-            perplexity=min(30.0, (len(features) - 1) / 3), random_state=seed, method="exact",
+            perplexity=min(30.0, (len(features) - 1) / 3),
+            random_state=seed,
+            method="exact",
             init="pca" if first else layouts[-1] / layouts[-1].std() * SHRUNK,
-            early_exaggeration=12.0 if first else 1.0, max_iter=1000 if first else 700,
-        )  # fmt: skip
+            early_exaggeration=12.0 if first else 1.0,
+            max_iter=1000 if first else 700,
+        )
         layouts.append(model.fit_transform(reduced).astype(np.float32))
     return layouts[::-1]
 

@@ -12,13 +12,7 @@ from logo_edge.decision import logo_score
 from logo_edge.errors import RunError
 from logo_edge.metrics import Figure, bootstrap, softmax, wilson_interval
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_compress.calibrate import (
-    LEVELS,
-    choose_method,
-    compare_methods,
-    conformal_threshold,
-    fit_familiarity,
-)
+from logo_edge_compress.calibrate import LEVELS, choose_method, compare_methods, conformal_threshold, fit_familiarity
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_report.attacks import ATTACKS, attack
 from logo_edge_report.conditions import (
@@ -79,10 +73,14 @@ def evaluate_subjects(
         say(f"logos to {subject.name}")
         predicted.append({name: subject.predict(part) for name, part in images.items() if part})
     entries: list[dict] = [
-        {"name": subject.name, "kind": subject.kind, "size_bytes": subject.size_bytes,
-         **evaluate_predictions(subject, logits, manifest, split)}
+        {
+            "name": subject.name,
+            "kind": subject.kind,
+            "size_bytes": subject.size_bytes,
+            **evaluate_predictions(subject, logits, manifest, split),
+        }
         for subject, logits in zip(subjects, predicted, strict=True)
-    ]  # fmt: skip
+    ]
     more: dict[str, Callable[[], list[dict]]] = {
         "slices": lambda: evaluate_slices(subjects, images[split], targets, say),
         "corruptions": lambda: evaluate_corruptions(subjects, images[split], targets, SEVERITIES, say),
@@ -172,9 +170,11 @@ def evaluate_slices(
 ) -> list[dict[str, dict]]:
     """For each subject: accuracy by delivered size, background and JPEG quality, and of small JPEGs."""
     kinds = {
-        "size": size_conditions(), "background": background_conditions(), "jpeg": jpeg_conditions(),
+        "size": size_conditions(),
+        "background": background_conditions(),
+        "jpeg": jpeg_conditions(),
         "thumbnail": thumbnail_conditions(),
-    }  # fmt: skip
+    }
     by_kind = [evaluate_conditions(subjects, images, targets, conditions, say) for conditions in kinds.values()]
     return [dict(zip(kinds, figures, strict=True)) for figures in zip(*by_kind, strict=True)]
 
@@ -190,12 +190,15 @@ def evaluate_corruptions(
         for entry, own in zip(found, figures, strict=True):
             entry[name] = own
     return [
-        {"by_corruption": entry, "mean": {
-            str(severity): float(np.mean([own[str(severity)]["value"] for own in entry.values()]))
-            for severity in severities
-        }}
+        {
+            "by_corruption": entry,
+            "mean": {
+                str(severity): float(np.mean([own[str(severity)]["value"] for own in entry.values()]))
+                for severity in severities
+            },
+        }
         for entry in found
-    ]  # fmt: skip
+    ]
 
 
 def evaluate_outliers(
@@ -251,14 +254,20 @@ def compare_with_outliers(
             for kind, names in together.items()
         },
         "worst_far": min(groups["far"], key=areas.__getitem__, default=None),
-        "near": groups["near"], "threshold": threshold, "count": {family: len(part) for family, part in outside.items()},
-    }  # fmt: skip
+        "near": groups["near"],
+        "threshold": threshold,
+        "count": {family: len(part) for family, part in outside.items()},
+    }
 
 
 def evaluate_attacks(
-    subjects: list[Subject], white_box: Subject, images: Sequence[Image.Image], targets: np.ndarray, radii: tuple[int, ...],
+    subjects: list[Subject],
+    white_box: Subject,
+    images: Sequence[Image.Image],
+    targets: np.ndarray,
+    radii: tuple[int, ...],
     say: Say,
-) -> list[dict]:  # fmt: skip
+) -> list[dict]:
     """For each subject, attack -> "radius/255" -> accuracy on pictures that attack `white_box`, a checkpoint.
 
     `images` and `targets`: those to attack. For the white box itself the attack is white-box; for any other subject it
@@ -298,10 +307,13 @@ def compare_subjects(
     """McNemar's test and the paired bootstrap of two subjects' (N, K) logits on the same logos."""
     paired = compare_paired(*(subject.calibrated(logits).argmax(1) == targets for subject, logits in (first, second)))
     return {
-        "first": first[0].name, "second": second[0].name, "difference": vars(paired.difference),
-        "only_first_right": paired.only_first_right, "only_second_right": paired.only_second_right,
+        "first": first[0].name,
+        "second": second[0].name,
+        "difference": vars(paired.difference),
+        "only_first_right": paired.only_first_right,
+        "only_second_right": paired.only_second_right,
         "mcnemar_p_value": paired.p_value,
-    }  # fmt: skip
+    }
 
 
 def load_split(manifest: Manifest, split: str, renders: Path) -> ImageFiles:
@@ -344,9 +356,12 @@ def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: 
         sets = prediction_sets(probabilities, threshold or 0.0)  # without a threshold all labels join
         low, high = coverage_interval(len(calib), len(targets), level)
         found[f"{level:.2f}"] = {
-            "threshold": threshold, "coverage": float(sets[np.arange(len(targets)), targets].mean()),
-            "expected_low": low, "expected_high": high, "mean_size": float(sets.sum(1).mean()),
-        }  # fmt: skip
+            "threshold": threshold,
+            "coverage": float(sets[np.arange(len(targets)), targets].mean()),
+            "expected_low": low,
+            "expected_high": high,
+            "mean_size": float(sets.sum(1).mean()),
+        }
     return found
 
 

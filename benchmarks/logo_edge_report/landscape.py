@@ -57,9 +57,15 @@ class Plane:
 
 
 def loss_plane(
-    network: nn.Module, pixels: np.ndarray, targets: np.ndarray, *, points: int, reach: float, seed: int,
+    network: nn.Module,
+    pixels: np.ndarray,
+    targets: np.ndarray,
+    *,
+    points: int,
+    reach: float,
+    seed: int,
     say: Callable[[str], None],
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Steps (S,) and mean losses (S, S) in nats, [j, i] at step i along the first and j along the second direction.
 
     `points` is odd, so that the middle is the network itself.

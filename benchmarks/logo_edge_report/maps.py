@@ -22,10 +22,7 @@ def explain(network: nn.Module, pixels: np.ndarray, classes: np.ndarray) -> dict
     if _has_tokens(network):
         layers, rollout = attention_maps(network, torch.from_numpy(pixels))
         prefix, grid = network.backbone.num_prefix_tokens, network.backbone.patch_embed.grid_size
-        return {
-            ATTENTION: token_maps(layers[-1].mean(1), prefix, grid),
-            ROLLOUT: token_maps(rollout, prefix, grid),
-        }
+        return {ATTENTION: token_maps(layers[-1].mean(1), prefix, grid), ROLLOUT: token_maps(rollout, prefix, grid)}
     heat = class_activation(network, pixels, classes)
     return {} if heat is None else {GRAD_CAM: heat}
 

@@ -153,16 +153,30 @@ def features_section(pictured: Pictured, images: Sequence[Image.Image], targets:
     home = float((regions_at(regions, points, embedding.window_of([points])) == targets).mean())
     exhibits = [
         Exhibit(
-            "Decision regions", f"Each logo of the split by its features before the last layer, laid out by t-SNE, over "
+            "Decision regions",
+            f"Each logo of the split by its features before the last layer, laid out by t-SNE, over "
             f"the label that the network says nearby; {int((~correct).sum())} of {len(targets)} are named wrongly (ringed), "
             f"and {home:.0%} stand in the region of their own class. Distances between groups mean little.",
-            (Panel("Logos by features, over regions of decision", charts.class_plane(
-                points, targets, labels, regions=regions, wrong=~correct, window=embedding.window_of([points]))),)),
+            (
+                Panel(
+                    "Logos by features, over regions of decision",
+                    charts.class_plane(
+                        points, targets, labels, regions=regions, wrong=~correct, window=embedding.window_of([points])
+                    ),
+                ),
+            ),
+        ),
         Exhibit(
-            "Confidence in the plane", _confidence_finding(confidence, correct),
-            (Panel("Logos by features, coloured by confidence", charts.confidence_plane(
-                points, confidence, correct, embedding.window_of([points]))),)),
-    ]  # fmt: skip
+            "Confidence in the plane",
+            _confidence_finding(confidence, correct),
+            (
+                Panel(
+                    "Logos by features, coloured by confidence",
+                    charts.confidence_plane(points, confidence, correct, embedding.window_of([points])),
+                ),
+            ),
+        ),
+    ]
     if stages:
         names = [*(f"epoch {epoch}" for epoch, _ in epochs), "end"]
         exhibits.append(
@@ -208,27 +222,38 @@ def landscape_section(pictured: Pictured, images: Sequence[Image.Image], targets
     say(f"loss around {pictured.name}")
     reach = landscape.find_reach(network, pixels, wanted, rise=2 * RISE, seed=0)
     steps, losses = landscape.loss_plane(
-        network, pixels, wanted, points=LANDSCAPE_POINTS, reach=reach, seed=0,
+        network,
+        pixels,
+        wanted,
+        points=LANDSCAPE_POINTS,
+        reach=reach,
+        seed=0,
         say=lambda text: say(f"loss around {pictured.name}: {text}"),
-    )  # fmt: skip
+    )
     top = max(float(np.log(len(pictured.classes))) + RISE, 1.1 * float(losses.min()))
     centre = losses[len(steps) // 2, len(steps) // 2]
     exhibits = [
         Exhibit(
-            "Loss landscape", f"The loss on {len(kept)} logos where every filter takes a random step of up to "
+            "Loss landscape",
+            f"The loss on {len(kept)} logos where every filter takes a random step of up to "
             f"{100 * reach:.2g} % of its norm along two directions (Li et al. 2018): {centre:.2f} nats at the trained weights "
             f"(cross), {RISE:g} more at a mean distance of {_at(steps, losses)}. Wide, round contours mean a flat "
             "minimum.",
             (Panel("Loss on a plane through the weights", charts.loss_surface(steps, losses, top)),),
         )
-    ]  # fmt: skip
+    ]
     if earlier := pictured.chosen_snapshots(EVOLUTION_PANELS)[:-1]:  # the last snapshot is the network itself
         planes = {}
         for epoch, path in earlier:
             planes[f"epoch {epoch}"] = landscape.loss_plane(
-                pictured.load(path), pixels, wanted, points=EVOLUTION_POINTS, reach=reach, seed=0,
+                pictured.load(path),
+                pixels,
+                wanted,
+                points=EVOLUTION_POINTS,
+                reach=reach,
+                seed=0,
                 say=lambda text, epoch=epoch: say(f"loss after epoch {epoch}: {text}"),
-            )  # fmt: skip
+            )
         planes["end"] = steps[::2], losses[::2, ::2]
         centres = {name: plane[len(plane) // 2, len(plane) // 2] for name, (_, plane) in planes.items()}
         first = next(iter(planes))
@@ -239,12 +264,15 @@ def landscape_section(pictured: Pictured, images: Sequence[Image.Image], targets
                 f"loss in the middle goes from {centres[first]:.2f} to {centres['end']:.2f} nats, and is {RISE:g} "
                 f"nats higher at a distance of {_at(*planes[first])} and {_at(*planes['end'])}.",
                 tuple(
-                    Panel(f"Loss around the weights, {name}", charts.loss_surface(*plane, top, small=True),
-                          heading=f"{name}: {centres[name]:.2f} nats")
+                    Panel(
+                        f"Loss around the weights, {name}",
+                        charts.loss_surface(*plane, top, small=True),
+                        heading=f"{name}: {centres[name]:.2f} nats",
+                    )
                     for name, plane in planes.items()
                 ),
             )
-        )  # fmt: skip
+        )
     return Section("landscape", f"The loss around {pictured.name}", tuple(exhibits))
 
 

@@ -57,7 +57,7 @@ class Compressed:
 
 def make_report(
     folder: Path, out: Path, *, split: str, quick: bool, evaluation: Path | None, say: Say
-) -> tuple[Path, dict]:  # fmt: skip
+) -> tuple[Path, dict]:
     """Writes report.html, report.json and report.md into `out`; gives the page's path and what report.json holds.
 
     The subjects are the teachers together and, where the run was compressed, the student that was packed with its temperature.
@@ -92,15 +92,19 @@ def make_report(
         sections.append(landscape_section(moving, images, targets, say))
     kept = [section for section in sections if section]
     found = {
-        "run": folder.resolve().name, "recipe": run.recipe.name, "split": split, "count": len(rows),
+        "run": folder.resolve().name,
+        "recipe": run.recipe.name,
+        "split": split,
+        "count": len(rows),
         "subjects": [describe(entry.subject) | entry.figures for entry in subjects],
         "before_temperature": {key: before[key] for key in ("ece", "nll", "calibration_error_debiased", "reliability")},
-        "stages": compressed.record["stages"] if compressed else [], **extra,
+        "stages": compressed.record["stages"] if compressed else [],
+        **extra,
         "findings": {
             section.anchor: {exhibit.title: exhibit.caption for exhibit in section.exhibits} for section in kept
         },
         "versions": run.record["versions"],
-    }  # fmt: skip
+    }
     found = without_nan(found)
     page = out / "report.html"
     write_text(page, render_html(run, found, kept))
@@ -151,22 +155,26 @@ def load_chosen(compressed: Compressed) -> Subject:
     """The student with the calibration and the thresholds that were packed with it."""
     calibrated, abstention = compressed.record["stages"][-1], compressed.record["abstention"]
     return replace(
-        load_subject(compressed.path), name=f"{compressed.record['precision'].upper()} student",
+        load_subject(compressed.path),
+        name=f"{compressed.record['precision'].upper()} student",
         temperature=calibrated["temperature"],
         scaling=Scaling(**calibrated["scaling"]) if calibrated.get("scaling") else None,
         abstain_below=abstention["threshold"],
         familiarity=Familiarity(**abstention["familiarity"]) if abstention.get("familiarity") else None,
         size_bytes=compressed.record["bundle_bytes"],
-    )  # fmt: skip
+    )
 
 
 def find_pictured(run: Run, compressed: Compressed | None) -> Pictured:
     """The network whose inside is shown: the student where there is one, else the first teacher."""
     if compressed:
         return Pictured(
-            "the student", compressed.folder / "student.safetensors", Architecture.parse(compressed.record["chosen"]),
-            run.classes, find_snapshots(run.folder, stem_of("student", compressed.folder)),
-        )  # fmt: skip
+            "the student",
+            compressed.folder / "student.safetensors",
+            Architecture.parse(compressed.record["chosen"]),
+            run.classes,
+            find_snapshots(run.folder, stem_of("student", compressed.folder)),
+        )
     return _teacher(run, 0)
 
 
@@ -203,20 +211,29 @@ def read_extra(path: Path) -> tuple[dict, str, str]:
 
 def describe(subject: Subject) -> dict:
     """What the subject is, for JSON, beside its figures."""
-    return {"name": subject.name, "kind": subject.kind, "size_bytes": subject.size_bytes,
-            "temperature": subject.temperature, "abstain_below": subject.abstain_below}  # fmt: skip
+    return {
+        "name": subject.name,
+        "kind": subject.kind,
+        "size_bytes": subject.size_bytes,
+        "temperature": subject.temperature,
+        "abstain_below": subject.abstain_below,
+    }
 
 
 def render_html(run: Run, found: dict, sections: list[Section]) -> str:
     """The page of a run."""
     teachers = ", ".join(member["architecture"] for member in run.record["members"])
     return render_page(
-        sections, title=found["run"], about=f"report on {found['split']}",
+        sections,
+        title=found["run"],
+        about=f"report on {found['split']}",
         lead=f"{found['count']} logos of the split {found['split']}; recipe {found['recipe']}, teachers {teachers}.",
-        description=run.recipe.description, recipe=json.dumps(run.record["recipe"], indent=1), command="logo-edge report",
+        description=run.recipe.description,
+        recipe=json.dumps(run.record["recipe"], indent=1),
+        command="logo-edge report",
         making={"data": f"sha256 {run.data_hash[:16]}", **found["versions"]},
         files="report.json, report.md",
-    )  # fmt: skip
+    )
 
 
 def render_page(sections: list[Section], **words) -> str:

@@ -117,13 +117,15 @@ def stages_exhibit(stages: list[dict], split: str) -> Exhibit:
     labels = list(stages[0][split]["recall"])
     rows = tuple(
         (
-            stage["stage"], *(f"{stage[split][key]['value']:.1%}" for key in ("accuracy", "accuracy_sure")),
+            stage["stage"],
+            *(f"{stage[split][key]['value']:.1%}" for key in ("accuracy", "accuracy_sure")),
             *(f"{stage[split]['recall'][label]['value']:.1%}" for label in labels),
-            f"{stage[split]['calibration_error_debiased']['value']:.1%}", f"{stage['size_bytes'] / 1e6:.2f}",
+            f"{stage[split]['calibration_error_debiased']['value']:.1%}",
+            f"{stage['size_bytes'] / 1e6:.2f}",
             f"{stage['latency']['p50_ms']:.2f}" if stage["latency"] else "-",
         )
         for stage in stages
-    )  # fmt: skip
+    )
     first, last = stages[0], stages[-1]
     lost = first[split]["accuracy"]["value"] - last[split]["accuracy"]["value"]
     caption = (
@@ -163,36 +165,66 @@ def training_section(histories: dict[str, list[dict]]) -> Section | None:
     rising = [name for name, history in histories.items() if history[-1]["nll"] > 1.05 * min(e["nll"] for e in history)]
     losses = sorted({name for history in histories.values() for name in _losses(history[0])})
     rows = tuple(
-        (name, *(f"{history[-1][key]:.1%}" for key in ("accuracy", "worst_recall")),
-         f"{sum(entry['seconds'] for entry in history) / 60:.0f} min")
+        (
+            name,
+            *(f"{history[-1][key]:.1%}" for key in ("accuracy", "worst_recall")),
+            f"{sum(entry['seconds'] for entry in history) / 60:.0f} min",
+        )
         for name, history in histories.items()
-    )  # fmt: skip
+    )
     leader = max(histories, key=lambda name: histories[name][-1]["accuracy"])
     verdict = f"{', '.join(rising)} overfits" if rising else "no network ends more than 5 % above its best"
     exhibits = (
         Exhibit(
-            "Accuracy", f"Accuracy on val of the averaged weights; {first} is best after epoch {best[first]['epoch']} "
+            "Accuracy",
+            f"Accuracy on val of the averaged weights; {first} is best after epoch {best[first]['epoch']} "
             f"of {len(histories[first])}, at {best[first]['accuracy']:.1%}.",
             (Panel("Accuracy on val by epoch", charts.lines(_by_epoch(histories, "accuracy"), "epoch", "accuracy")),),
         ),
         Exhibit(
-            "Loss on val", f"The negative log-likelihood on val should fall and stay down: {verdict}.",
-            (Panel("Loss on val by epoch",
-                   charts.lines(_by_epoch(histories, "nll"), "epoch", "loss on val, nats", percent=False)),),
+            "Loss on val",
+            f"The negative log-likelihood on val should fall and stay down: {verdict}.",
+            (
+                Panel(
+                    "Loss on val by epoch",
+                    charts.lines(_by_epoch(histories, "nll"), "epoch", "loss on val, nats", percent=False),
+                ),
+            ),
         ),
         Exhibit(
-            "Losses on train", "What is minimised, on augmented views and softened labels" + (
+            "Losses on train",
+            "What is minimised, on augmented views and softened labels"
+            + (
                 "; teachers and student minimise different losses, so that only the slopes compare."
-                if len(losses) > 1 else ", so that it stays above the loss on val."),
-            (Panel("Losses on train by epoch", charts.lines(
-                {(name if len(losses) == 1 else f"{name}, {loss.replace('_', ' ')}"):
-                 {entry["epoch"]: entry[loss] for entry in history}
-                 for loss in losses for name, history in histories.items() if loss in history[0]},
-                "epoch", "loss on train", percent=False)),),
+                if len(losses) > 1
+                else ", so that it stays above the loss on val."
+            ),
+            (
+                Panel(
+                    "Losses on train by epoch",
+                    charts.lines(
+                        {
+                            (name if len(losses) == 1 else f"{name}, {loss.replace('_', ' ')}"): {
+                                entry["epoch"]: entry[loss] for entry in history
+                            }
+                            for loss in losses
+                            for name, history in histories.items()
+                            if loss in history[0]
+                        },
+                        "epoch",
+                        "loss on train",
+                        percent=False,
+                    ),
+                ),
+            ),
         ),
-        Exhibit("At the end of training", f"Best at the end: {leader}, {histories[leader][-1]['accuracy']:.1%} on val. "
-                "Worst recall is that of its weakest class.", table=Table(("", "accuracy", "worst recall", "took"), rows)),
-    )  # fmt: skip
+        Exhibit(
+            "At the end of training",
+            f"Best at the end: {leader}, {histories[leader][-1]['accuracy']:.1%} on val. "
+            "Worst recall is that of its weakest class.",
+            table=Table(("", "accuracy", "worst recall", "took"), rows),
+        ),
+    )
     return Section("training", "Training", exhibits)
 
 
@@ -218,16 +250,27 @@ def errors_section(
     told = [k for k in labels if np.isfinite(figures["precision"][k]["value"])]
     least_precise = min(told, key=lambda label: figures["precision"][label]["value"])
     exhibits = [
-        Exhibit("Confusion matrix", confusion_finding(figures["confusion"], labels), (
-            Panel("Confusion matrix: true labels down, predicted ones across",
-                  charts.confusion_matrix(figures["confusion"], list(labels))),)),
         Exhibit(
-            "Recall and precision", f"Least recall: {weakest}, of whose logos {share(figures['recall'][weakest])} are "
+            "Confusion matrix",
+            confusion_finding(figures["confusion"], labels),
+            (
+                Panel(
+                    "Confusion matrix: true labels down, predicted ones across",
+                    charts.confusion_matrix(figures["confusion"], list(labels)),
+                ),
+            ),
+        ),
+        Exhibit(
+            "Recall and precision",
+            f"Least recall: {weakest}, of whose logos {share(figures['recall'][weakest])} are "
             f"found. Least precision: {least_precise}, right {share(figures['precision'][least_precise])} of the times "
             "that it is said.",
-            (Panel("Recall by class", charts.share_bars(figures["recall"]), heading="Recall"),
-             Panel("Precision by class", charts.share_bars(figures["precision"]), heading="Precision"))),
-    ]  # fmt: skip
+            (
+                Panel("Recall by class", charts.share_bars(figures["recall"]), heading="Recall"),
+                Panel("Precision by class", charts.share_bars(figures["precision"]), heading="Precision"),
+            ),
+        ),
+    ]
     if len(worst):
         sheet = make_sheet(
             [[thumbnail(images[i])] for i in worst],
@@ -272,14 +315,25 @@ def confidence_section(
     exhibits = [
         _reliability(subject, before, figures),
         Exhibit(
-            "Confidence of right and wrong answers", f"{figures['confident']['share']:.0%} of the logos get more than "
+            "Confidence of right and wrong answers",
+            f"{figures['confident']['share']:.0%} of the logos get more than "
             f"{CONFIDENT:.0%} confidence, and of those {share(figures['confident']['accuracy'])} are right.",
-            (Panel("Histogram of confidence", charts.confidence_histogram(
-                figures["confidence_histogram"],
-                np.histogram(confidence[~correct], HISTOGRAM, (0, 1))[0].tolist())),)),
-        Exhibit("Error among the answered", _selection_finding(subject, figures), (
-            Panel("Error by share answered", charts.risk_coverage_curve({subject.name: figures["risk_coverage"]})),)),
-    ]  # fmt: skip
+            (
+                Panel(
+                    "Histogram of confidence",
+                    charts.confidence_histogram(
+                        figures["confidence_histogram"],
+                        np.histogram(confidence[~correct], HISTOGRAM, (0, 1))[0].tolist(),
+                    ),
+                ),
+            ),
+        ),
+        Exhibit(
+            "Error among the answered",
+            _selection_finding(subject, figures),
+            (Panel("Error by share answered", charts.risk_coverage_curve({subject.name: figures["risk_coverage"]})),),
+        ),
+    ]
     if len(members) > 1:
         exhibits.append(_uncertainty_map(members, targets))
     if sets := figures["prediction_sets"]:
@@ -287,10 +341,12 @@ def confidence_section(
     order = np.argsort(confidence, kind="stable")[:SHOWN]
     sheet = make_sheet(
         [[thumbnail(images[i])] for i in order],
-        [" / ".join(f"{subject.labels[k]} {probabilities[i, k]:.0%}" for k in np.argsort(-probabilities[i])[:2])
-         for i in order],
+        [
+            " / ".join(f"{subject.labels[k]} {probabilities[i, k]:.0%}" for k in np.argsort(-probabilities[i])[:2])
+            for i in order
+        ],
         [f"is {subject.labels[targets[i]]}" for i in order],
-    )  # fmt: skip
+    )
     exhibits.append(
         Exhibit(
             "The most uncertain logos",
@@ -360,14 +416,21 @@ def _entropy(probabilities: np.ndarray) -> np.ndarray:
 
 def _prediction_sets(sets: dict) -> Exhibit:
     rows = tuple(
-        (f"{float(level):.0%}", f"{entry['coverage']:.1%}", f"{entry['expected_low']:.1%} to {entry['expected_high']:.1%}",
-         f"{entry['mean_size']:.2f}") for level, entry in sets.items()
-    )  # fmt: skip
+        (
+            f"{float(level):.0%}",
+            f"{entry['coverage']:.1%}",
+            f"{entry['expected_low']:.1%} to {entry['expected_high']:.1%}",
+            f"{entry['mean_size']:.2f}",
+        )
+        for level, entry in sets.items()
+    )
     kept = [level for level, e in sets.items() if e["expected_low"] <= e["coverage"] <= e["expected_high"]]
     return Exhibit(
-        "Prediction sets", f"Sets of labels that promise to hold the true one: {len(kept)} of {len(sets)} levels are "
-        "within the range that chance allows.", table=Table(("promised", "covered", "chance allows", "labels"), rows),
-    )  # fmt: skip
+        "Prediction sets",
+        f"Sets of labels that promise to hold the true one: {len(kept)} of {len(sets)} levels are "
+        "within the range that chance allows.",
+        table=Table(("promised", "covered", "chance allows", "labels"), rows),
+    )
 
 
 def robustness_section(figures: dict, split: str, whose: str) -> Section | None:
@@ -417,8 +480,11 @@ def _corruptions(found: dict) -> Exhibit:
         f"At severity {worst} the mean accuracy is {mean[worst]:.1%}; most harmful is {hardest}, "
         f"{share(names[hardest][worst])}."
     )
-    return Exhibit("Corruptions", caption, (
-        Panel("Accuracy by corruption and severity", charts.lines(series, "severity", "accuracy")),))  # fmt: skip
+    return Exhibit(
+        "Corruptions",
+        caption,
+        (Panel("Accuracy by corruption and severity", charts.lines(series, "severity", "accuracy")),),
+    )
 
 
 def share(figure: dict) -> str:

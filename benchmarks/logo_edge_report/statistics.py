@@ -33,10 +33,13 @@ def precision(predicted: np.ndarray, targets: np.ndarray, label: int) -> Figure:
 def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
     """Equal-mass bins in order of confidence: their count, mean confidence and accuracy."""
     return [
-        {"count": len(members), "confidence": float(confidence[members].mean()),
-         "accuracy": float(correct[members].mean())}
+        {
+            "count": len(members),
+            "confidence": float(confidence[members].mean()),
+            "accuracy": float(correct[members].mean()),
+        }
         for members in equal_mass_bins(confidence, min(bins, max(1, len(confidence) // 5)))
-    ]  # fmt: skip
+    ]
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,12 +80,20 @@ def coverage_interval(calibrated: int, tested: int, level: float, confidence: fl
     rank = min(conformal_rank(calibrated, level), calibrated)
     first, second = rank, calibrated + 1 - rank
     hits = np.arange(tested + 1)
-    log_mass = np.array([
-        math.lgamma(tested + 1) - math.lgamma(hit + 1) - math.lgamma(tested - hit + 1)
-        + math.lgamma(hit + first) + math.lgamma(tested - hit + second) - math.lgamma(tested + first + second)
-        + math.lgamma(first + second) - math.lgamma(first) - math.lgamma(second)
-        for hit in hits
-    ])  # fmt: skip
+    log_mass = np.array(
+        [
+            math.lgamma(tested + 1)
+            - math.lgamma(hit + 1)
+            - math.lgamma(tested - hit + 1)
+            + math.lgamma(hit + first)
+            + math.lgamma(tested - hit + second)
+            - math.lgamma(tested + first + second)
+            + math.lgamma(first + second)
+            - math.lgamma(first)
+            - math.lgamma(second)
+            for hit in hits
+        ]
+    )
     cumulated = np.cumsum(np.exp(log_mass))
     tail = (1 - confidence) / 2
     low, high = np.searchsorted(cumulated, tail), np.searchsorted(cumulated, 1 - tail)

@@ -108,10 +108,20 @@ def _bundle_subject(folder: Path, public_key: Path | None) -> Subject:
     classifier = Classifier(bundle)
 
     calibration = bundle.calibration
-    return Subject(bundle.name, "bundle", bundle.labels, partial(_in_batches, bundle.input, classifier.logits),
-                   calibration.temperature, calibration.scaling, calibration.conformal,
-                   calibration.abstain_below[Mode.BALANCED], calibration.familiarity, bundle.size_bytes,
-                   classifier.logits, bundle.input)  # fmt: skip
+    return Subject(
+        bundle.name,
+        "bundle",
+        bundle.labels,
+        partial(_in_batches, bundle.input, classifier.logits),
+        calibration.temperature,
+        calibration.scaling,
+        calibration.conformal,
+        calibration.abstain_below[Mode.BALANCED],
+        calibration.familiarity,
+        bundle.size_bytes,
+        classifier.logits,
+        bundle.input,
+    )
 
 
 def _onnx_subject(path: Path) -> Subject:
@@ -128,8 +138,16 @@ def _onnx_subject(path: Path) -> Subject:
         return session.run(None, {entry.name: pixels})[0]
 
     run = _run_of(path)
-    return Subject(path.name, "onnx", run.classes, partial(_in_batches, contract, forward), forward=forward,
-                   contract=contract, size_bytes=path.stat().st_size, run=run)  # fmt: skip
+    return Subject(
+        path.name,
+        "onnx",
+        run.classes,
+        partial(_in_batches, contract, forward),
+        forward=forward,
+        contract=contract,
+        size_bytes=path.stat().st_size,
+        run=run,
+    )
 
 
 def _run_subject(folder: Path) -> Subject:
@@ -145,8 +163,9 @@ def _run_subject(folder: Path) -> Subject:
         return ensemble_logits(np.stack(said))
 
     size = sum(network.float32_bytes for network, _ in members)
-    return Subject(f"{folder.name} ({count} teachers)", "run", run.classes, predict, run.temperature, size_bytes=size,
-                   run=run)  # fmt: skip
+    return Subject(
+        f"{folder.name} ({count} teachers)", "run", run.classes, predict, run.temperature, size_bytes=size, run=run
+    )
 
 
 def _checkpoint_subject(path: Path) -> Subject:
@@ -162,9 +181,17 @@ def _checkpoint_subject(path: Path) -> Subject:
         raise RunError(f"{record}: {error!r}; expected the record that `logo-edge train` writes beside it") from error
     network = load_network(path, architecture, len(run.classes))
     forward = partial(_torch_logits, network)
-    return Subject(f"{path.stem} {architecture}", "checkpoint", run.classes,
-                   partial(_in_batches, architecture.contract, forward), size_bytes=network.float32_bytes,
-                   forward=forward, contract=architecture.contract, network=network, run=run)  # fmt: skip
+    return Subject(
+        f"{path.stem} {architecture}",
+        "checkpoint",
+        run.classes,
+        partial(_in_batches, architecture.contract, forward),
+        size_bytes=network.float32_bytes,
+        forward=forward,
+        contract=architecture.contract,
+        network=network,
+        run=run,
+    )
 
 
 def _torch_logits(network: LogoNetwork, pixels: np.ndarray) -> np.ndarray:

@@ -40,17 +40,20 @@ def print_evaluation(found: dict, console: Console | None = None) -> None:
     for level in subjects[0]["prediction_sets"]:
         table.add_row(
             f"sets at {float(level):.0%}: coverage, mean size",
-            *(f"{s['prediction_sets'][level]['coverage']:.1%}, {s['prediction_sets'][level]['mean_size']:.2f}"
-              for s in subjects),
-        )  # fmt: skip
+            *(
+                f"{s['prediction_sets'][level]['coverage']:.1%}, {s['prediction_sets'][level]['mean_size']:.2f}"
+                for s in subjects
+            ),
+        )
     if agreement := subjects[0]["annotator_agreement"]:
         table.add_row("two annotators agree", _share(agreement), *[""] * (len(subjects) - 1))
     console.print(table)
     named = [named_slices(subject) for subject in subjects]
     by_kind = {
         f"round and icon set, {which}": [{name: entry[key] for name, entry in slices.items()} for slices in named]
-        for which, key in (("all", "accuracy"), ("sure", "accuracy_sure")) if named[0]
-    }  # fmt: skip
+        for which, key in (("all", "accuracy"), ("sure", "accuracy_sure"))
+        if named[0]
+    }
     by_kind |= {kind: [subject["slices"][kind] for subject in subjects] for kind in subjects[0].get("slices", {})}
     for kind, figures in by_kind.items():
         slices = LiteralTable(title=f"accuracy by {kind}")

@@ -53,9 +53,27 @@ def run_app(path: Path, threads: int, seconds: int) -> dict:
         raise LogoEdgeError("benchmark_app is not installed; it comes with: pip install 'logo-edge[openvino]'")
     (entry,) = onnx.load(path, load_external_data=False).graph.input
     shape = ",".join(str(axis.dim_value or 1) for axis in entry.type.tensor_type.shape.dim)
-    command = [program, "-m", str(path), "-d", "CPU", "-api", "sync", "-hint", "none", "-nthreads", str(threads),
-               "-shape", f"{entry.name}[{shape}]", "-data_shape", f"{entry.name}[{shape}]", "-t", str(seconds),
-               "-infer_precision", "f32"]  # fmt: skip
+    command = [
+        program,
+        "-m",
+        str(path),
+        "-d",
+        "CPU",
+        "-api",
+        "sync",
+        "-hint",
+        "none",
+        "-nthreads",
+        str(threads),
+        "-shape",
+        f"{entry.name}[{shape}]",
+        "-data_shape",
+        f"{entry.name}[{shape}]",
+        "-t",
+        str(seconds),
+        "-infer_precision",
+        "f32",
+    ]
     quiet = {**os.environ, "CI": "true"}  # the one variable that keeps OpenVINO from reporting each import
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
     if done.returncode:

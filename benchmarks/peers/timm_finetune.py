@@ -63,11 +63,25 @@ def candidates(work: Path, threads: int) -> list[Candidate]:
         peer.need(work / name / "done.json", "timm_finetune")
         note = "" if pretrained else "from scratch"
         for label, subject, file in [
-            ("eager PyTorch", "eager", "best.pt"), ("ONNX Runtime FP32", "onnx", "fp32.onnx"), ("ONNX Runtime INT8", "onnx", "int8.onnx"),
-        ]:  # fmt: skip
-            options = {"model": peer.need(work / name / file, "timm_finetune"), "threads": threads,
-                       "about": peer.need(work / name / "model.json", "timm_finetune")}  # fmt: skip
-            found.append(Candidate(f"timm {name}, {label}", str(peer.SUBJECTS / f"{subject}_subject.py"), options, threads, kind="peer", note=note))  # fmt: skip
+            ("eager PyTorch", "eager", "best.pt"),
+            ("ONNX Runtime FP32", "onnx", "fp32.onnx"),
+            ("ONNX Runtime INT8", "onnx", "int8.onnx"),
+        ]:
+            options = {
+                "model": peer.need(work / name / file, "timm_finetune"),
+                "threads": threads,
+                "about": peer.need(work / name / "model.json", "timm_finetune"),
+            }
+            found.append(
+                Candidate(
+                    f"timm {name}, {label}",
+                    str(peer.SUBJECTS / f"{subject}_subject.py"),
+                    options,
+                    threads,
+                    kind="peer",
+                    note=note,
+                )
+            )
     return found
 
 
@@ -81,10 +95,15 @@ def _fit(name: str, classes: int, images: dict, labels: dict, epochs: int, folde
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=RATE
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    change = v2.Compose([
-        v2.RandomResizedCrop(SIZE_PX, scale=(0.6, 1.0), antialias=True), v2.RandomHorizontalFlip(),
-        v2.ColorJitter(0.2, 0.2, 0.2, 0.05), v2.ToDtype(torch.float32), v2.Normalize([MEAN] * 3, [STD] * 3),
-    ])  # fmt: skip
+    change = v2.Compose(
+        [
+            v2.RandomResizedCrop(SIZE_PX, scale=(0.6, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(0.2, 0.2, 0.2, 0.05),
+            v2.ToDtype(torch.float32),
+            v2.Normalize([MEAN] * 3, [STD] * 3),
+        ]
+    )
     state, best, start = folder / "state.pt", -1.0, 0
     if state.exists() and (saved := torch.load(state, weights_only=True))["key"] == key:
         network.load_state_dict(saved["network"])
@@ -109,8 +128,17 @@ def _fit(name: str, classes: int, images: dict, labels: dict, epochs: int, folde
         if accuracy > best:
             best = accuracy
             _save({"network": network.state_dict()}, folder / "best.pt")
-        _save({"key": key, "epoch": epoch + 1, "best": best, "network": network.state_dict(),
-               "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}, state)  # fmt: skip
+        _save(
+            {
+                "key": key,
+                "epoch": epoch + 1,
+                "best": best,
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+            },
+            state,
+        )
     network.load_state_dict(torch.load(folder / "best.pt", weights_only=True)["network"])
     return network.eval()
 
@@ -121,9 +149,14 @@ def export(network: nn.Module, folder: Path) -> None:
 
     raw = folder / "raw.onnx"
     program = torch.onnx.export(
-        network, (torch.zeros(2, 3, SIZE_PX, SIZE_PX),), dynamo=True, input_names=["planes"], output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), verbose=False,
-    )  # fmt: skip
+        network,
+        (torch.zeros(2, 3, SIZE_PX, SIZE_PX),),
+        dynamo=True,
+        input_names=["planes"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+        verbose=False,
+    )
     program.save(str(raw), include_initializers=True, external_data=False)
     quant_pre_process(str(raw), str(folder / "fp32.onnx"), skip_symbolic_shape=True)
     raw.unlink()
@@ -151,9 +184,15 @@ def quantize(folder: Path, images: dict, targets: torch.Tensor) -> None:
     for excluded in ([], first):
         made = folder / "int8.partial.onnx"
         quantize_static(
-            str(fp32), str(made), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_exclude=excluded,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        )  # fmt: skip
+            str(fp32),
+            str(made),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            nodes_to_exclude=excluded,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
         session = onnxruntime.InferenceSession(made)
         guesses = [session.run(None, {"planes": _input(image).numpy()})[0].argmax() for image in images["val"]]
         accuracy = float((torch.tensor(np.array(guesses)) == targets).float().mean())
@@ -167,7 +206,10 @@ def quantize(folder: Path, images: dict, targets: torch.Tensor) -> None:
 @torch.inference_mode()
 def _accuracy(network: nn.Module, images: list[torch.Tensor], labels: torch.Tensor) -> float:
     network.eval()
-    guesses = [network(torch.cat([_input(image) for image in images[start : start + BATCH]])).argmax(1) for start in range(0, len(images), BATCH)]  # fmt: skip
+    guesses = [
+        network(torch.cat([_input(image) for image in images[start : start + BATCH]])).argmax(1)
+        for start in range(0, len(images), BATCH)
+    ]
     return (torch.cat(guesses) == labels).float().mean().item()
 
 

@@ -71,13 +71,17 @@ def candidates(work: Path, threads: int) -> list[Candidate]:
     peer.need(work / "done.json", "yolo")
     return [
         Candidate(
-            f"YOLO11n-cls, predict, {label}", str(peer.SUBJECTS / "yolo_subject.py"),
+            f"YOLO11n-cls, predict, {label}",
+            str(peer.SUBJECTS / "yolo_subject.py"),
             {"model": peer.need(work / "fit" / "weights" / file, "yolo"), "size_px": SIZE_PX, "threads": threads},
-            threads, kind="peer", python=python, note="from scratch, its weights cannot be had here",
+            threads,
+            kind="peer",
+            python=python,
+            note="from scratch, its weights cannot be had here",
             environment=_settings(work),
         )
         for label, file in [("PyTorch", "best.pt"), ("ONNX", "best.onnx")]
-    ]  # fmt: skip
+    ]
 
 
 def _training_environment(work: Path) -> dict[str, str]:

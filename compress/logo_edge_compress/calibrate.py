@@ -91,10 +91,12 @@ def fit_calibration(
             unpromised[mode] = explain_risk(len(confidence), risk)
         thresholds[mode] = max(threshold, *thresholds.values())
     calibration = Calibration(
-        temperature, thresholds, scaling,
+        temperature,
+        thresholds,
+        scaling,
         tuple(fit_conformal(chosen.held_out, targets, labels, level) for level in LEVELS),
         familiarity,
-    )  # fmt: skip
+    )
     return Fitted(calibration, unpromised)
 
 
@@ -145,9 +147,7 @@ def stratified_folds(targets: np.ndarray, random: np.random.Generator) -> np.nda
     return folds
 
 
-def fit_scaling(
-    logits: np.ndarray, targets: np.ndarray, temperature: float, method: str, penalty: float
-) -> Scaling:  # fmt: skip
+def fit_scaling(logits: np.ndarray, targets: np.ndarray, temperature: float, method: str, penalty: float) -> Scaling:
     """The affine map of the log-probabilities at `temperature` of least penalised NLL.
 
     `vector` fits K factors and K offsets (Guo et al. 2017), `dirichlet` a whole matrix (Kull et al. 2019,
@@ -229,14 +229,20 @@ def fit_conformal(probabilities: np.ndarray, targets: np.ndarray, labels: tuple[
         label: conformal_threshold(probabilities[targets == k], targets[targets == k], level)
         for k, label in enumerate(labels)
     }
-    too_few = {**({"all classes together": len(targets)} if marginal is None else {}),
-             **{label: int((targets == k).sum()) for k, label in enumerate(labels) if by_class[label] is None}}  # fmt: skip
+    too_few = {
+        **({"all classes together": len(targets)} if marginal is None else {}),
+        **{label: int((targets == k).sum()) for k, label in enumerate(labels) if by_class[label] is None},
+    }
     refused = ", ".join(
         f"{name}: {count} logos of calib, {least_count(level)} needed" for name, count in too_few.items()
     )
     complete = {label: _below(value) for label, value in by_class.items() if value is not None}
-    return Conformal(level, None if marginal is None else _below(marginal),
-                     complete if len(complete) == len(labels) else None, refused)  # fmt: skip
+    return Conformal(
+        level,
+        None if marginal is None else _below(marginal),
+        complete if len(complete) == len(labels) else None,
+        refused,
+    )
 
 
 def fit_familiarity(logits: np.ndarray, false_positive_rate: float) -> Familiarity | None:

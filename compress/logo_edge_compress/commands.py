@@ -67,20 +67,32 @@ def need_onnx() -> None:
 def compress_command(
     run: Path = typer.Argument(..., metavar="RUN", help="The folder of a finished run."),
     out: Path | None = typer.Option(
-        None, "--out", metavar="DIR", help="The bundle; left out: bundles/NAME. Of several targets, those but cpu: DIR-TARGET."
+        None,
+        "--out",
+        metavar="DIR",
+        help="The bundle; left out: bundles/NAME. Of several targets, those but cpu: DIR-TARGET.",
     ),
     name: str | None = typer.Option(None, "--name", help="The bundle's name; left out: that of the run's folder."),
     target: list[str] = typer.Option(
-        ["cpu"], "--target", metavar="TARGET", help="cpu, openvino, jetson, web, torchscript, server or all; may be repeated."
+        ["cpu"],
+        "--target",
+        metavar="TARGET",
+        help="cpu, openvino, jetson, web, torchscript, server or all; may be repeated.",
     ),
     size_mb: float | None = typer.Option(
-        None, "--max-size-mb", min=0.0, help="Of the model's files; left out: the recipe's distill.max_size_mb for cpu and web."
+        None,
+        "--max-size-mb",
+        min=0.0,
+        help="Of the model's files; left out: the recipe's distill.max_size_mb for cpu and web.",
     ),
     latency_ms: float | None = typer.Option(
         None, "--max-latency-ms", min=0.0, help="Median of one forward pass on one thread of this machine."
     ),
     accuracy_drop: float | None = typer.Option(
-        None, "--max-accuracy-drop", metavar="POINTS", help="How far it may be below the teachers on val: 1 is 1 % of the logos."
+        None,
+        "--max-accuracy-drop",
+        metavar="POINTS",
+        help="How far it may be below the teachers on val: 1 is 1 % of the logos.",
     ),
     ece: float | None = typer.Option(
         None, "--max-ece", metavar="PERCENT", min=0.0, help="Calibration error on val, less what chance adds to it."
@@ -90,12 +102,15 @@ def compress_command(
         None, "--budget-minutes", min=0.0, help="Try nothing more after so long and choose; run it again to go on."
     ),
     recipe: str | None = typer.Option(
-        None, "--recipe", callback=known_recipe, help="Distil and quantize by this recipe, such as robust, instead of the run's own."
+        None,
+        "--recipe",
+        callback=known_recipe,
+        help="Distil and quantize by this recipe, such as robust, instead of the run's own.",
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a field of --recipe."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
-) -> None:  # fmt: skip
+) -> None:
     """Exit status: 0 every bundle packed, 1 some could not be packed, 2 none could, or wrong usage."""
     need_onnx()
     from logo_edge_compress.compress import TARGETS, check_targets, with_recipe, work_folder
@@ -128,9 +143,19 @@ def compress_command(
     try:
         with resumed_by_rerun(), follow(run, settings, track) as (report, say):
             bundles, record = compress_run(
-                run, folder, name=name, recipe=chosen, device=pick_device(device), report=report, say=say, targets=targets,
-                limits=limits, members=members, budget_minutes=budget, outliers=families_of("choice"),
-            )  # fmt: skip
+                run,
+                folder,
+                name=name,
+                recipe=chosen,
+                device=pick_device(device),
+                report=report,
+                say=say,
+                targets=targets,
+                limits=limits,
+                members=members,
+                budget_minutes=budget,
+                outliers=families_of("choice"),
+            )
     except SelectionError:
         write_page(work_folder(run, chosen))
         raise
@@ -147,8 +172,10 @@ def compress_command(
         say_weaknesses(bundle)
     if not record["complete"]:
         lost = [entry["status"] for entry in record["candidates"] if entry["status"] in ("failed", "not tried")]
-        typer.echo(f"Not complete: {lost.count('failed')} candidates failed, {lost.count('not tried')} were not tried in the "
-                   "budget, or some could not be timed; the same command tries them again.")  # fmt: skip
+        typer.echo(
+            f"Not complete: {lost.count('failed')} candidates failed, {lost.count('not tried')} were not tried in the "
+            "budget, or some could not be timed; the same command tries them again."
+        )
     failed = [target_name for target_name in targets if target_name not in bundles]
     for target_name in failed:
         typer.echo(printable(f"{target_name}: not packed. {record['targets'][target_name]['sentence']}"), err=True)
@@ -242,10 +269,12 @@ def export_command(
     ),
     batch: str = typer.Option("dynamic", "--batch", help="dynamic, or a number for just that size, such as 1."),
     data: Path | None = typer.Option(
-        None, "--data", metavar="PATH",
+        None,
+        "--data",
+        metavar="PATH",
         help="A folder of logos, or a manifest CSV (train fits, val verifies); left out: the run's, or the project's own.",
     ),
-) -> None:  # fmt: skip
+) -> None:
     """Exit status: 0 made and verified, 2 refused or wrong usage."""
     try:
         import onnx  # noqa: F401

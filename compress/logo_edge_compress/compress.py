@@ -130,10 +130,20 @@ class Work:
 
 
 def compress(
-    run_folder: Path, out: Path, *, name: str, device: torch.device, report: Callable[[dict], None], say: Say,
-    targets: tuple[str, ...] = ("cpu",), limits: Limits = Limits(), members: int = 0, budget_minutes: float | None = None,
-    recipe: Recipe | None = None, outliers: dict[str, Family] | None = None,
-) -> tuple[dict[str, Bundle], dict]:  # fmt: skip
+    run_folder: Path,
+    out: Path,
+    *,
+    name: str,
+    device: torch.device,
+    report: Callable[[dict], None],
+    say: Say,
+    targets: tuple[str, ...] = ("cpu",),
+    limits: Limits = Limits(),
+    members: int = 0,
+    budget_minutes: float | None = None,
+    recipe: Recipe | None = None,
+    outliers: dict[str, Family] | None = None,
+) -> tuple[dict[str, Bundle], dict]:
     """The packed bundle of each target, and the record that is also written to RUN/compress/compress_report.json.
 
     With a `recipe`, its stages after training stand in for those of the run's own, and all is kept in RUN/compress-NAME.
@@ -170,13 +180,21 @@ def compress(
     machine = describe_machine()
     teachers = short_metrics(ensemble_logits(run.member_logits("val")), splits["val"].targets, splits["val"].sure)
     record = {
-        "key": key, "run": run.folder.resolve().name, "recipe": run.recipe.name, "complete": complete and timed,
-        "budget_minutes": budget_minutes, "limits": asdict(limits), "machine": machine, "versions": versions(),
+        "key": key,
+        "run": run.folder.resolve().name,
+        "recipe": run.recipe.name,
+        "complete": complete and timed,
+        "budget_minutes": budget_minutes,
+        "limits": asdict(limits),
+        "machine": machine,
+        "versions": versions(),
         "int8_range": explain_range(run.recipe.quantize.reduce_range, machine["isa"]),
-        "val": len(splits["val"].targets), "teachers": {"networks": _teachers(run), "val": teachers},
-        "outliers": sorted(work.outliers), "candidates": [_describe_candidate(entry, rows, costs) for entry in candidates],
+        "val": len(splits["val"].targets),
+        "teachers": {"networks": _teachers(run), "val": teachers},
+        "outliers": sorted(work.outliers),
+        "candidates": [_describe_candidate(entry, rows, costs) for entry in candidates],
         "targets": {},
-    }  # fmt: skip
+    }
     bundles = {}
     for target in targets:
         choice, found = _choose(run, target, rows, limits)
@@ -249,9 +267,7 @@ def _is_measured(target: str) -> bool:
     return target != "web" and not (target == "jetson" and why_no_engine())
 
 
-def _make_all(
-    work: Work, targets: tuple[str, ...], members: int, device: torch.device
-) -> tuple[list[Candidate], bool]:  # fmt: skip
+def _make_all(work: Work, targets: tuple[str, ...], members: int, device: torch.device) -> tuple[list[Candidate], bool]:
     """Every candidate of the targets, and whether none is left to try (again). A student's come before the next is distilled."""
     recipe, budget, found = work.run.recipe, work.budget, []
     backends = {TARGETS[target].backend for target in targets}
@@ -262,8 +278,15 @@ def _make_all(
         student = Architecture.parse(text)
         folder = work.folder / text.replace("@", "-")
         try:
-            distill(work.run, work.manifest, recipe.distill, student, folder, device=device,
-                    report=budget.watch(work.report))  # fmt: skip
+            distill(
+                work.run,
+                work.manifest,
+                recipe.distill,
+                student,
+                folder,
+                device=device,
+                report=budget.watch(work.report),
+            )
         except OutOfTimeError as error:
             found.append(
                 Candidate(text, "student", "fp32", "torch", folder, "not tried", f"{error}; it is not distilled")
@@ -299,9 +322,12 @@ def _choose(run: Run, target: str, rows: list[Row], limits: Limits) -> tuple[Cho
             limits = replace(limits, latency_ms=None)
     choice = choose(shown, limits, slow, by_size=place.by_size)
     return choice, {
-        "limits": asdict(limits), "refused": slow, "dominated": find_dominators(rows), "sentence": choice.sentence + note,
+        "limits": asdict(limits),
+        "refused": slow,
+        "dominated": find_dominators(rows),
+        "sentence": choice.sentence + note,
         "misses": {title: [miss.text for miss in missed] for title, missed in choice.misses.items() if missed},
-    }  # fmt: skip
+    }
 
 
 def _next(plans, made: Candidate | None):
@@ -378,17 +404,26 @@ def _row(work: Work, candidate: Candidate, calibration: Calibration, cost: Cost 
     teachers = ensemble_logits(work.run.member_logits("val")).argmax(1) == val.targets
     inside = logo_score(logits["val"])
     ood = {
-        name.removeprefix("outliers-"): float(roc_auc_score(
-            np.repeat([1, 0], [len(inside), len(part)]), np.concatenate([inside, logo_score(part)])
-        ))
-        for name, part in sorted(logits.items()) if name.startswith("outliers-")
-    }  # fmt: skip
+        name.removeprefix("outliers-"): float(
+            roc_auc_score(np.repeat([1, 0], [len(inside), len(part)]), np.concatenate([inside, logo_score(part)]))
+        )
+        for name, part in sorted(logits.items())
+        if name.startswith("outliers-")
+    }
     return Row(
-        candidate.student, candidate.name, candidate.precision, candidate.backend, candidate.size_bytes, **figures,
-        accuracy_drop=float(teachers.mean() - correct.mean()), ece=debiased_ece(confidence, correct),
-        calibration_error=debiased_calibration_error(confidence, correct), ood=ood, correct=correct,
+        candidate.student,
+        candidate.name,
+        candidate.precision,
+        candidate.backend,
+        candidate.size_bytes,
+        **figures,
+        accuracy_drop=float(teachers.mean() - correct.mean()),
+        ece=debiased_ece(confidence, correct),
+        calibration_error=debiased_calibration_error(confidence, correct),
+        ood=ood,
+        correct=correct,
         cost=cost if isinstance(cost, Cost) else None,
-    )  # fmt: skip
+    )
 
 
 def _why_none(choice: Choice, candidates: list[Candidate], target: str) -> str:
@@ -400,9 +435,17 @@ def _why_none(choice: Choice, candidates: list[Candidate], target: str) -> str:
 
 
 def _pack(
-    work: Work, target: str, candidate: Candidate, made: list[Candidate], calibrations: dict[str, Fitted],
-    costs: dict[str, Cost | str], name: str, key: str, out: Path, found: dict,
-) -> Bundle:  # fmt: skip
+    work: Work,
+    target: str,
+    candidate: Candidate,
+    made: list[Candidate],
+    calibrations: dict[str, Fitted],
+    costs: dict[str, Cost | str],
+    name: str,
+    key: str,
+    out: Path,
+    found: dict,
+) -> Bundle:
     """Packs the candidate for the target and completes the record that `found` is of it."""
     run, splits, fitted = work.run, work.splits, calibrations[candidate.title]
     calibration = fitted.calibration
@@ -418,13 +461,20 @@ def _pack(
     form = f"{candidate.precision.upper()} {TITLES.get(candidate.backend, 'ONNX')}"
     chosen = Stage(form, candidate.logits(), candidate.size_bytes, latency, parity=parity)
     calibrated = replace(
-        chosen, name=f"{candidate.precision.upper()}, calibrated", temperature=calibration.temperature,
+        chosen,
+        name=f"{candidate.precision.upper()}, calibrated",
+        temperature=calibration.temperature,
         scaling=calibration.scaling,
-    )  # fmt: skip
+    )
     stages = [_ensemble_stage(run, splits)]
     if fp32:
-        plain = Stage("FP32 ONNX", fp32.logits(), fp32.size_bytes, _latency(costs[fp32.title]),
-                      parity=Parity(**fp32.record["parity"]))  # fmt: skip
+        plain = Stage(
+            "FP32 ONNX",
+            fp32.logits(),
+            fp32.size_bytes,
+            _latency(costs[fp32.title]),
+            parity=Parity(**fp32.record["parity"]),
+        )
         student = Architecture.parse(candidate.student)
         task = Task(run, work.manifest, student, candidate.folder, Path(), candidate.student)
         size_bytes = read_student(task).network.float32_bytes
@@ -446,18 +496,34 @@ def _pack(
     extra |= {path.name: path for path in candidate.paths} if members else {}
     final = {split: figures for split, figures in summary[-1].items() if split in ("val", "test")}
     described = Bundle(
-        name=name if target == "cpu" else f"{name}-{target}", labels=run.classes, members=members,
-        model=ModelEntry(members[0].file if members else "model.onnx", graph.precision, PIXELS, LOGITS,
-                         tuple(sorted(outputs & {EPISTEMIC, EMBEDDING}))),
-        input=Architecture.parse(candidate.record["network"]).contract, calibration=calibration, files={}, metrics=final,
+        name=name if target == "cpu" else f"{name}-{target}",
+        labels=run.classes,
+        members=members,
+        model=ModelEntry(
+            members[0].file if members else "model.onnx",
+            graph.precision,
+            PIXELS,
+            LOGITS,
+            tuple(sorted(outputs & {EPISTEMIC, EMBEDDING})),
+        ),
+        input=Architecture.parse(candidate.record["network"]).contract,
+        calibration=calibration,
+        files={},
+        metrics=final,
         provenance={
-            "key": key, "target": target, "student": candidate.student.rpartition("@")[0], "recipe": run.recipe.name,
-            "quantization": candidate.name, "reduce_range": run.recipe.quantize.reduce_range,
-            "data_hash": run.data_hash, "teachers": _teachers(run), "versions": versions(),
+            "key": key,
+            "target": target,
+            "student": candidate.student.rpartition("@")[0],
+            "recipe": run.recipe.name,
+            "quantization": candidate.name,
+            "reduce_range": run.recipe.quantize.reduce_range,
+            "data_hash": run.data_hash,
+            "teachers": _teachers(run),
+            "versions": versions(),
             **describe_calibration(run.recipe.calibrate, fitted),
         },
         reference=reference(calibrated.logits["calib"], run.classes, calibration),
-    )  # fmt: skip
+    )
     model = graph.path
     if not members:
         described, model, space = embed_bundle(described, model, model.parent, work.manifest, renders_folder())
@@ -465,33 +531,54 @@ def _pack(
     bundle = pack_bundle(described, model, out, extra)
     graphs = {
         entry.precision: str(entry.path.relative_to(work.folder))
-        for entry in made if entry.student == candidate.student and entry.name == "fp32"
-    }  # fmt: skip
+        for entry in made
+        if entry.student == candidate.student and entry.name == "fp32"
+    }
     if graph.precision == "int8":
         graphs["int8"] = str(graph.path.relative_to(work.folder))
     found |= {
-        "run": run.folder.name, "recipe": run.recipe.name, "chosen": candidate.student, "method": candidate.name,
-        "precision": candidate.precision, "artifact": str(candidate.path.relative_to(work.folder)), "graphs": graphs,
-        "bundle": str(out), "bundle_bytes": bundle.size_bytes, "stages": summary,
-        "abstention": _abstention(calibrated, splits, calibration), "versions": versions(),
-    }  # fmt: skip
+        "run": run.folder.name,
+        "recipe": run.recipe.name,
+        "chosen": candidate.student,
+        "method": candidate.name,
+        "precision": candidate.precision,
+        "artifact": str(candidate.path.relative_to(work.folder)),
+        "graphs": graphs,
+        "bundle": str(out),
+        "bundle_bytes": bundle.size_bytes,
+        "stages": summary,
+        "abstention": _abstention(calibrated, splits, calibration),
+        "versions": versions(),
+    }
     return bundle
 
 
 def _describe_candidate(candidate: Candidate, rows: list[Row], costs: dict[str, Cost | str]) -> dict:
     """The candidate for JSON: what it is, what became of it and, where it was made, its figures on val."""
     told = {
-        "title": candidate.title, "student": candidate.student, "name": candidate.name, "precision": candidate.precision,
-        "backend": candidate.backend, "status": candidate.status, "reason": candidate.reason, "seconds": candidate.seconds,
-        "files": candidate.files, **{key: candidate.record.get(key) for key in (
-            "parity", "epistemic_rank_correlation", "verified_by", "not_done", "sensitivity")},
-    }  # fmt: skip
+        "title": candidate.title,
+        "student": candidate.student,
+        "name": candidate.name,
+        "precision": candidate.precision,
+        "backend": candidate.backend,
+        "status": candidate.status,
+        "reason": candidate.reason,
+        "seconds": candidate.seconds,
+        "files": candidate.files,
+        **{
+            key: candidate.record.get(key)
+            for key in ("parity", "epistemic_rank_correlation", "verified_by", "not_done", "sensitivity")
+        },
+    }
     row = next((row for row in rows if row.title == candidate.title), None)
     if row is not None:
         cost = costs[candidate.title]
         figures = {name: value for name, value in vars(row).items() if name not in ("correct", "cost", *told)}
-        told |= {**figures, "cost": asdict(cost) if isinstance(cost, Cost) else None,
-                 "not_measured": cost if isinstance(cost, str) else ""}  # fmt: skip
+        told |= {
+            **figures,
+            "cost": asdict(cost) if isinstance(cost, Cost) else None,
+            "not_measured": cost if isinstance(cost, str) else "",
+        }
     return told
 
 
@@ -544,17 +631,20 @@ def _split(run: Run, manifest: Manifest, name: str) -> Split:
 def _summarize(stages: list[Stage], splits: dict[str, Split], labels: tuple[str, ...]) -> list[dict]:
     return [
         {
-            "stage": stage.name, "size_bytes": stage.size_bytes, "temperature": stage.temperature,
+            "stage": stage.name,
+            "size_bytes": stage.size_bytes,
+            "temperature": stage.temperature,
             "scaling": asdict(stage.scaling) if stage.scaling else None,
             "latency": asdict(stage.latency) if stage.latency else None,
             "parity": asdict(stage.parity) if stage.parity else None,
             **{
                 name: summarize_rows(stage.calibrated(name), split.rows, labels)
-                for name, split in splits.items() if name != "calib"
+                for name, split in splits.items()
+                if name != "calib"
             },
         }
         for stage in stages
-    ]  # fmt: skip
+    ]
 
 
 def _abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration) -> dict:

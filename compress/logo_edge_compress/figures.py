@@ -41,8 +41,9 @@ def _accuracy_by(keys: Sequence, correct: np.ndarray, sure: np.ndarray) -> dict[
     for key in sorted(set(keys)):
         own = np.array([other == key for other in keys])
         accuracies[str(key)] = {
-            "count": int(own.sum()), "count_sure": int((own & sure).sum()),
+            "count": int(own.sum()),
+            "count_sure": int((own & sure).sum()),
             "accuracy": vars(wilson_interval(int(correct[own].sum()), int(own.sum()))),
             "accuracy_sure": vars(wilson_interval(int(correct[own & sure].sum()), int((own & sure).sum()))),
-        }  # fmt: skip
+        }
     return accuracies

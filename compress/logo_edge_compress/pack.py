@@ -94,11 +94,11 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: Calibra
         name: labelled_rows(manifest, name, labels, "the bundle's") for name in ("val", "test") if manifest.split(name)
     }
     logits = {
-        name: np.concatenate([
-            classifier.logits(classifier.read_pixels(manifest.image_path(row, renders))[None]) for row in part
-        ])
+        name: np.concatenate(
+            [classifier.logits(classifier.read_pixels(manifest.image_path(row, renders))[None]) for row in part]
+        )
         for name, part in rows.items()
-    }  # fmt: skip
+    }
     fitted = fit_calibration(logits["calib"], targets_of(rows["calib"], labels), labels, config)
     calibration = fitted.calibration
     calibrated = {
@@ -106,9 +106,12 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: Calibra
     }
     metrics = {name: summarize_rows(calibrated[name], part, labels) for name, part in rows.items() if name != "calib"}
     bundle = replace(
-        bundle, calibration=calibration, metrics=metrics, reference=reference(logits["calib"], labels, calibration),
+        bundle,
+        calibration=calibration,
+        metrics=metrics,
+        reference=reference(logits["calib"], labels, calibration),
         provenance={**bundle.provenance, **describe_calibration(config, fitted)},
-    )  # fmt: skip
+    )
     remade = {
         bundle.model.file,
         SPACE,
@@ -190,9 +193,14 @@ def _write_vectors(bundle: Bundle) -> None:
         logits = classifier.logits(classifier.read_pixels(sample)[None])
         decision = classifier.decide(logits)[0]
         vectors.append(
-            {"image": image, "logits": [round(float(value), 5) for value in logits[0]], "label": decision.label,
-             "best_guess": decision.best_guess, "confidence": round(decision.confidence, 6)}
-        )  # fmt: skip
+            {
+                "image": image,
+                "logits": [round(float(value), 5) for value in logits[0]],
+                "label": decision.label,
+                "best_guess": decision.best_guess,
+                "confidence": round(decision.confidence, 6),
+            }
+        )
     (bundle.folder / VECTORS).write_text(json_text({"vectors": vectors}), encoding="utf-8")
 
 
@@ -211,16 +219,21 @@ def model_card(bundle: Bundle) -> str:
     for split, figures in bundle.metrics.items():
         recalls = ", ".join(f"{label} {_percent(recall)}" for label, recall in figures["recall"].items())
         lines += [
-            f"### On the {split} split ({figures['count']} logos, {figures['count_sure']} of them sure)", "",
+            f"### On the {split} split ({figures['count']} logos, {figures['count_sure']} of them sure)",
+            "",
             f"- accuracy: {_percent(figures['accuracy'])} on all, {_percent(figures['accuracy_sure'])} on sure ones",
             f"- recall: {recalls}",
-            *(f"- {name}, {entry['count']} of {figures['count']}: {_percent(entry['accuracy'])} on all, "
-              f"{_percent(entry['accuracy_sure'])} on sure ones" for name, entry in named_slices(figures).items()),
+            *(
+                f"- {name}, {entry['count']} of {figures['count']}: {_percent(entry['accuracy'])} on all, "
+                f"{_percent(entry['accuracy_sure'])} on sure ones"
+                for name, entry in named_slices(figures).items()
+            ),
             f"- calibration error, bias-corrected (RMS, Kumar et al. 2019): "
             f"{_percent(figures['calibration_error_debiased'])}; ECE less its bias: {_percent(figures['ece_debiased'])}; "
             f"plain 15-bin ECE: {figures['ece']:.1%}",
-            f"- NLL {figures['nll']:.3f}, Brier {figures['brier']:.3f}", "",
-        ]  # fmt: skip
+            f"- NLL {figures['nll']:.3f}, Brier {figures['brier']:.3f}",
+            "",
+        ]
     return "\n".join(
         [
             f"# {bundle.name}",

@@ -29,10 +29,16 @@ def print_candidates(record: dict, console: Console | None = None) -> None:
             else ""
         )
         table.add_row(
-            entry["title"], f"{entry['accuracy']:.1%}", f"{entry['worst_recall']:.1%}", f"{entry['ece']:.1%}",
-            f"{sum(ood) / len(ood):.3f}" if ood else "-", *(f"{cost[key]:.2f}" if cost else "-" for key in ("p50_ms", "p95_ms")),
-            f"{entry['size_bytes'] / 1e6:.2f}", f"{cost['peak_memory_mb']:.0f}" if cost else "-", mark,
-        )  # fmt: skip
+            entry["title"],
+            f"{entry['accuracy']:.1%}",
+            f"{entry['worst_recall']:.1%}",
+            f"{entry['ece']:.1%}",
+            f"{sum(ood) / len(ood):.3f}" if ood else "-",
+            *(f"{cost[key]:.2f}" if cost else "-" for key in ("p50_ms", "p95_ms")),
+            f"{entry['size_bytes'] / 1e6:.2f}",
+            f"{cost['peak_memory_mb']:.0f}" if cost else "-",
+            mark,
+        )
     console.print(table)
     for entry in record["candidates"]:
         if entry["status"] != "made":

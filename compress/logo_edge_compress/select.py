@@ -26,11 +26,13 @@ class Limits:
         return ", ".join(
             text.format(value)
             for text, value in (
-                ("at most {:g} MB", self.size_mb), ("at most {:g} ms", self.latency_ms),
-                ("at most {:g} points below the teachers", self.accuracy_drop), ("ECE at most {:g} %", self.ece),
+                ("at most {:g} MB", self.size_mb),
+                ("at most {:g} ms", self.latency_ms),
+                ("at most {:g} points below the teachers", self.accuracy_drop),
+                ("ECE at most {:g} %", self.ece),
             )
             if value is not None
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)

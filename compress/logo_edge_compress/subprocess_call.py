@@ -88,9 +88,13 @@ class Apart:
 
 
 def run_apart(
-    function: Callable, arguments: tuple, log: Path, *, report: Callable[[dict], None] = lambda _: None,
+    function: Callable,
+    arguments: tuple,
+    log: Path,
+    *,
+    report: Callable[[dict], None] = lambda _: None,
     deadline: float = float("inf"),
-) -> Any:  # fmt: skip
+) -> Any:
     """What `function(*arguments, report)` gives, computed in a process of its own; its reports come out here.
 
     Raises ApartError where it raised or died, OutOfTimeError where it still runs at the deadline.

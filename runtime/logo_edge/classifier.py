@@ -119,21 +119,40 @@ class Classifier:
     `multiprocessing.Pool`, loads the bundle again and verifies it again.
     """
 
-    def __init__(self, bundle: Bundle, *, mode: Mode | str = Mode.BALANCED, threshold: float | None = None,
-                 coverage: float | None = None, backend: str = "onnxruntime", artifact: str | os.PathLike | None = None,
-                 threads: int = 1, cores: Sequence[int] | None = None, spinning: bool = False,
-                 fast_decoders: bool = True, log: str | os.PathLike | None = None,
-                 enrolled: str | os.PathLike | None = None):  # fmt: skip
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        mode: Mode | str = Mode.BALANCED,
+        threshold: float | None = None,
+        coverage: float | None = None,
+        backend: str = "onnxruntime",
+        artifact: str | os.PathLike | None = None,
+        threads: int = 1,
+        cores: Sequence[int] | None = None,
+        spinning: bool = False,
+        fast_decoders: bool = True,
+        log: str | os.PathLike | None = None,
+        enrolled: str | os.PathLike | None = None,
+    ):
         """As `load`, of a bundle that has been read."""
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold {threshold}; expected a confidence from 0 to 1")
         if threads < 1:
             raise ValueError(f"threads {threads}; expected 1 or more")
         self._options = {
-            "mode": mode, "threshold": threshold, "coverage": coverage, "backend": backend, "artifact": _absolute(artifact),
-            "threads": threads, "cores": cores, "spinning": spinning, "fast_decoders": fast_decoders,
-            "log": _absolute(log), "enrolled": _absolute(enrolled),
-        }  # fmt: skip
+            "mode": mode,
+            "threshold": threshold,
+            "coverage": coverage,
+            "backend": backend,
+            "artifact": _absolute(artifact),
+            "threads": threads,
+            "cores": cores,
+            "spinning": spinning,
+            "fast_decoders": fast_decoders,
+            "log": _absolute(log),
+            "enrolled": _absolute(enrolled),
+        }
         self.bundle = bundle
         self.mode = Mode(mode)
         self.threshold = bundle.calibration.abstain_below[self.mode] if threshold is None else threshold
@@ -161,12 +180,24 @@ class Classifier:
             self._need_vectors()
 
     @classmethod
-    def load(cls, path: str | os.PathLike | None = None, *, self_test: bool = False,
-             public_key: str | os.PathLike | bytes | None = None, mode: Mode | str = Mode.BALANCED,
-             threshold: float | None = None, coverage: float | None = None, backend: str = "onnxruntime",
-             artifact: str | os.PathLike | None = None, threads: int = 1, cores: Sequence[int] | None = None,
-             spinning: bool = False, fast_decoders: bool = True, log: str | os.PathLike | None = None,
-             enrolled: str | os.PathLike | None = None) -> Classifier:  # fmt: skip
+    def load(
+        cls,
+        path: str | os.PathLike | None = None,
+        *,
+        self_test: bool = False,
+        public_key: str | os.PathLike | bytes | None = None,
+        mode: Mode | str = Mode.BALANCED,
+        threshold: float | None = None,
+        coverage: float | None = None,
+        backend: str = "onnxruntime",
+        artifact: str | os.PathLike | None = None,
+        threads: int = 1,
+        cores: Sequence[int] | None = None,
+        spinning: bool = False,
+        fast_decoders: bool = True,
+        log: str | os.PathLike | None = None,
+        enrolled: str | os.PathLike | None = None,
+    ) -> Classifier:
         """The classifier of the bundle in folder `path`, or of the embedded default bundle.
 
         With `self_test`, the first golden vector is run. `public_key` is a PEM file or its bytes: only a bundle that its
@@ -189,9 +220,20 @@ class Classifier:
         that there is not; LogoEdgeError for a backend that cannot run here, MissingExtraError where its library is missing.
         """
         bundle = read_bundle(DEFAULT_BUNDLE if path is None else path, public_key=public_key)
-        classifier = cls(bundle, mode=mode, threshold=threshold, coverage=coverage, backend=backend, artifact=artifact,
-                         threads=threads, cores=cores, spinning=spinning, fast_decoders=fast_decoders, log=log,
-                         enrolled=enrolled)  # fmt: skip
+        classifier = cls(
+            bundle,
+            mode=mode,
+            threshold=threshold,
+            coverage=coverage,
+            backend=backend,
+            artifact=artifact,
+            threads=threads,
+            cores=cores,
+            spinning=spinning,
+            fast_decoders=fast_decoders,
+            log=log,
+            enrolled=enrolled,
+        )
         if self_test:
             classifier.run_vectors(limit=1)
         return classifier
@@ -303,8 +345,14 @@ class Classifier:
         """
         bundle = self.bundle
         content = repr((sorted(bundle.files.items()), bundle.calibration, bundle.model))
-        key = {"backend": self.backend, "version": loaded_version(self.backend), "model": self.model_sha256, **fingerprint(),
-               "vectors": hashlib.sha256(content.encode()).hexdigest(), "kleidiai": self.kleidiai}  # fmt: skip
+        key = {
+            "backend": self.backend,
+            "version": loaded_version(self.backend),
+            "model": self.model_sha256,
+            **fingerprint(),
+            "vectors": hashlib.sha256(content.encode()).hexdigest(),
+            "kleidiai": self.kleidiai,
+        }
 
         def find() -> dict:
             try:
@@ -461,9 +509,14 @@ class Classifier:
         return softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
 
     def _decide_one(
-        self, probabilities: list[float], aleatoric: float, epistemic: float | None, logo_score: float, is_logo: bool,
+        self,
+        probabilities: list[float],
+        aleatoric: float,
+        epistemic: float | None,
+        logo_score: float,
+        is_logo: bool,
         blank: bool,
-    ) -> Classification:  # fmt: skip
+    ) -> Classification:
         calibration = self.bundle.calibration
         confidence = max(probabilities)
         best_guess = self.labels[probabilities.index(confidence)]
@@ -545,8 +598,14 @@ def _fastest_backend(bundle: Bundle, artifact: ModelFile | None, resources: Reso
         pixels = np.zeros((1, bundle.input.size_px, bundle.input.size_px, bundle.input.channels), np.uint8)
         for name in names:
             try:
-                classifier = Classifier(bundle, backend=name, artifact=artifact and artifact.path, threads=resources.threads,
-                                        cores=resources.cores, spinning=resources.spinning)  # fmt: skip
+                classifier = Classifier(
+                    bundle,
+                    backend=name,
+                    artifact=artifact and artifact.path,
+                    threads=resources.threads,
+                    cores=resources.cores,
+                    spinning=resources.spinning,
+                )
                 classifier.run_vectors()
             except LogoEdgeError as error:
                 refusals.append(f"{name}: {error}")

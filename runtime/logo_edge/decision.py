@@ -123,9 +123,7 @@ def is_logo(logo_scores: np.ndarray, familiarity: Familiarity | None) -> np.ndar
     return np.full(logo_scores.shape, True) if familiarity is None else logo_scores >= familiarity.threshold
 
 
-def is_answered(
-    calibration: Calibration, mode: Mode, confidence: np.ndarray, logo_scores: np.ndarray
-) -> np.ndarray:  # fmt: skip
+def is_answered(calibration: Calibration, mode: Mode, confidence: np.ndarray, logo_scores: np.ndarray) -> np.ndarray:
     """(B,) whether `mode` gives a label to pictures in which something is, of (B,) confidence and logo scores."""
     sure = confidence >= calibration.abstain_below[mode]
     return sure if mode == Mode.BEST_GUESS else sure & is_logo(logo_scores, calibration.familiarity)
@@ -143,9 +141,13 @@ def log_odds(probability: np.ndarray | float) -> np.ndarray:
 
 
 def may_change(
-    calibration: Calibration, probabilities: np.ndarray, logo_scores: np.ndarray, threshold: float, coverage: float | None,
+    calibration: Calibration,
+    probabilities: np.ndarray,
+    logo_scores: np.ndarray,
+    threshold: float,
+    coverage: float | None,
     shift: float,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """(B,) whether label, best guess, what the modes say, the labels of the prediction set or `is_logo` could be others if
     each logit were up to `shift` greater or less.
 

@@ -11,10 +11,30 @@ from pathlib import Path
 
 CORE = ("model name", "flags", "Features", "CPU implementer", "CPU part", "CPU variant")
 ISA = {
-    "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni",
-    "amx_tile", "amx_int8", "amx_bf16",
-    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme", "sme2",
-}  # fmt: skip
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx_vnni",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+    "sme",
+    "sme2",
+}
 ARM = frozenset({"aarch64", "arm64", "ARM64"})  # as platform.machine() has it on Linux, macOS and Windows
 UNLIMITED_BYTES = 1 << 60  # cgroups of version 1 have a number near 2^63 for "no limit"
 CURE = "Install another release: pip install 'onnxruntime>=1.27.1'"
@@ -37,13 +57,31 @@ class Fault:
 
 
 FAULTS = (
-    Fault(ARM, "1.23.0", "1.24.0", "ends with an illegal instruction on cores with SME and without SME2",
-          "microsoft/onnxruntime#26377", without_kleidiai=False),
-    Fault(ARM, "1.24.0", "1.27.0", "leaks about 11 MB a forward pass where it uses KleidiAI",
-          "microsoft/onnxruntime#28231", without_kleidiai=True),
-    Fault(ARM, "1.27.0", "1.27.1", "computes convolutions and matrix products wrongly on cores with SME",
-          "microsoft/onnxruntime#28571, #31569", without_kleidiai=True),
-)  # fmt: skip
+    Fault(
+        ARM,
+        "1.23.0",
+        "1.24.0",
+        "ends with an illegal instruction on cores with SME and without SME2",
+        "microsoft/onnxruntime#26377",
+        without_kleidiai=False,
+    ),
+    Fault(
+        ARM,
+        "1.24.0",
+        "1.27.0",
+        "leaks about 11 MB a forward pass where it uses KleidiAI",
+        "microsoft/onnxruntime#28231",
+        without_kleidiai=True,
+    ),
+    Fault(
+        ARM,
+        "1.27.0",
+        "1.27.1",
+        "computes convolutions and matrix products wrongly on cores with SME",
+        "microsoft/onnxruntime#28571, #31569",
+        without_kleidiai=True,
+    ),
+)
 
 
 def describe_core(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
@@ -72,9 +110,10 @@ def fingerprint() -> dict[str, str]:
 def faults_of(version: str, machine: str) -> list[Fault]:
     """Those of this release of ONNX Runtime on a machine of this kind (`platform.machine()`)."""
     return [
-        fault for fault in FAULTS
+        fault
+        for fault in FAULTS
         if machine in fault.machines and _order(fault.first) <= _order(version) < _order(fault.fixed)
-    ]  # fmt: skip
+    ]
 
 
 def _order(version: str) -> tuple[int, ...]:
@@ -98,9 +137,12 @@ def limits(root: Path = Path("/")) -> dict:
         if memory.isdigit() and int(memory) < UNLIMITED_BYTES:
             memories.append(int(memory) / 2**20)
     return {
-        "cores": len(usable), "cores_of_machine": os.cpu_count(), "cpuset": ranges(usable),
-        "cpu_quota": min(quotas, default=None), "memory_mb": min(memories, default=None),
-    }  # fmt: skip
+        "cores": len(usable),
+        "cores_of_machine": os.cpu_count(),
+        "cpuset": ranges(usable),
+        "cpu_quota": min(quotas, default=None),
+        "memory_mb": min(memories, default=None),
+    }
 
 
 def ranges(numbers: list[int]) -> str:

@@ -124,9 +124,12 @@ def calibration_error_interval(confidence: np.ndarray, correct: np.ndarray, *, r
 
 
 def bootstrap(
-    estimate: Callable[..., float], *arrays: np.ndarray, plug_in: Callable[..., float] | None = None, rounds: int = 1000,
+    estimate: Callable[..., float],
+    *arrays: np.ndarray,
+    plug_in: Callable[..., float] | None = None,
+    rounds: int = 1000,
     seed: int = 0,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """The estimate with its 95 % bootstrap interval, which holds it; the arrays are resampled together along axis 0.
 
     The interval is the percentile one. An estimate that corrects a bias needs the basic one and `plug_in`, the same
@@ -190,10 +193,12 @@ def _moved_to_zero(figure: Figure) -> Figure:
 
 def _signed_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
     """`debiased_ece` before it is cut off at 0."""
-    return float(sum(
-        share * (2 * abs(gap) - _folded_normal_mean(gap, np.sqrt(variance)))
-        for share, gap, variance in _bins(confidence, correct, bins)
-    ))  # fmt: skip
+    return float(
+        sum(
+            share * (2 * abs(gap) - _folded_normal_mean(gap, np.sqrt(variance)))
+            for share, gap, variance in _bins(confidence, correct, bins)
+        )
+    )
 
 
 def _signed_square_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:

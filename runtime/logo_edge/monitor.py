@@ -76,8 +76,13 @@ class PredictionLog:
         return open(self._path, "ab", buffering=0)
 
     def append(self, result: Classification) -> None:
-        line = {"time": round(time.time(), 3), "bundle": self._bundle, "label": result.label,
-                "best_guess": result.best_guess, "confidence": round(result.confidence, 6)}  # fmt: skip
+        line = {
+            "time": round(time.time(), 3),
+            "bundle": self._bundle,
+            "label": result.label,
+            "best_guess": result.best_guess,
+            "confidence": round(result.confidence, 6),
+        }
         data = json_text(line, indent=None).encode()
         with self._lock:
             try:
@@ -148,8 +153,11 @@ def read_log(path: str | os.PathLike, bundle_name: str | None = None) -> Iterato
             for number, line in enumerate(file, start=1):
                 try:
                     entry = json.loads(line)
-                    found = {"best_guess": str(entry["best_guess"]), "confidence": 0.0 if entry["confidence"] is None else float(entry["confidence"]),
-                             "abstained": entry["label"] is None}  # fmt: skip
+                    found = {
+                        "best_guess": str(entry["best_guess"]),
+                        "confidence": 0.0 if entry["confidence"] is None else float(entry["confidence"]),
+                        "abstained": entry["label"] is None,
+                    }
                     bundle = entry["bundle"]
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise LogoEdgeError(
@@ -183,10 +191,15 @@ def measure_drift(reference: dict, entries: Iterable[dict]) -> list[Drift]:
         "abstention": _abstention_shares(np.array([entry["abstained"] for entry in entries])),
     }
     return [
-        Drift(name, population_stability(reference[name], shares),
-              index_by_chance(len(shares), reference["count"], len(entries)), reference[name], shares)
+        Drift(
+            name,
+            population_stability(reference[name], shares),
+            index_by_chance(len(shares), reference["count"], len(entries)),
+            reference[name],
+            shares,
+        )
         for name, shares in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def _check_reference(reference: dict) -> None:

@@ -62,8 +62,19 @@ def _load_library() -> ctypes.CDLL | None:
         return None
     whole, real, address = ctypes.c_int, ctypes.c_double, ctypes.c_void_p
     library.logo_edge_preprocess.argtypes = [
-        address, whole, whole, whole, real, real, whole, whole, ctypes.c_char_p, ctypes.c_char_p, real, address,
-    ]  # fmt: skip
+        address,
+        whole,
+        whole,
+        whole,
+        real,
+        real,
+        whole,
+        whole,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        real,
+        address,
+    ]
     return library
 
 
@@ -95,10 +106,19 @@ def preprocess(
         raise ValueError(f"found a picture of {box_width} x {box_height} within {width} x {height} pixels")
     square = np.empty((size, size, contract.channels), np.uint8)
     failed = LIBRARY.logo_edge_preprocess(
-        pixels.ctypes.data, channels, width, height, box_width, box_height, size, contract.details,
-        bytes(contract.light_background), bytes(contract.dark_background), contract.dark_above_luminance,
+        pixels.ctypes.data,
+        channels,
+        width,
+        height,
+        box_width,
+        box_height,
+        size,
+        contract.details,
+        bytes(contract.light_background),
+        bytes(contract.dark_background),
+        contract.dark_above_luminance,
         square.ctypes.data,
-    )  # fmt: skip
+    )
     if failed > 0:  # a side of more than 65,536 pixels
         return preprocess_by_pillow(pixels, contract, size_px)
     if failed < 0:
@@ -157,8 +177,9 @@ def detail_planes(pixels: np.ndarray) -> np.ndarray:
     padded = np.pad(pixels.astype(np.int16), ((REACH_PX, REACH_PX), (REACH_PX, REACH_PX), (0, 0)), mode="edge")
     summed = sum(  # of the 3 x 3 px around each pixel, which lies one further inwards
         padded[down : down + height + 2 * REACH_PX - 2, right : right + width + 2 * REACH_PX - 2]
-        for down in range(3) for right in range(3)
-    )  # fmt: skip
+        for down in range(3)
+        for right in range(3)
+    )
 
     def shifted(values: np.ndarray, margin: int, across: int, down: int) -> np.ndarray:
         """(H, W, 3): the neighbour so many pixels to the right and down."""

@@ -41,7 +41,12 @@ def describe_machine() -> dict:
     """What a latency depends on besides the code."""
     core = describe_core()
     return {
-        "cpu": core.get("model name") or platform.processor(), "isa": instruction_sets(core), "python": platform.python_version(), "system": platform.system(),
-        "machine": platform.machine(), "onnxruntime": version("onnxruntime"), "pillow": version("pillow"),
+        "cpu": core.get("model name") or platform.processor(),
+        "isa": instruction_sets(core),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "onnxruntime": version("onnxruntime"),
+        "pillow": version("pillow"),
         "numpy": version("numpy"),
-    }  # fmt: skip
+    }

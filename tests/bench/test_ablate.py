@@ -15,8 +15,20 @@ from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_m
 from logo_edge_train.recipe import FitConfig, SamConfig, load_recipe
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ablate.py"
-TINY = ["--network", "test_resnet@32", "--epochs", "4", "--folds", "2", "--workers", "1", "--set",
-        "train.pretrained=false", "train.fit.batch_size=8", "train.fit.frozen_blocks=-1"]  # fmt: skip
+TINY = [
+    "--network",
+    "test_resnet@32",
+    "--epochs",
+    "4",
+    "--folds",
+    "2",
+    "--workers",
+    "1",
+    "--set",
+    "train.pretrained=false",
+    "train.fit.batch_size=8",
+    "train.fit.frozen_blocks=-1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +57,9 @@ def manifest(tmp_path) -> Path:
 
 def test_each_technique_is_tried_alone_and_left_out_once(ablate):
     variants = ablate.list_variants()
-    recipes = {name: load_recipe("cpu", ("train.fit.epochs=8", *variant.overrides)).train
-               for name, variant in variants.items()}  # fmt: skip
+    recipes = {
+        name: load_recipe("cpu", ("train.fit.epochs=8", *variant.overrides)).train for name, variant in variants.items()
+    }
     assert len(variants) == 2 + 2 * len(ablate.SWITCHES) + len(ablate.ALTERNATIVES)
     assert len({repr(recipe) for recipe in recipes.values()}) == len(variants), "no two are the same"
     for name in ablate.SWITCHES:

@@ -98,8 +98,11 @@ def test_every_combination_is_a_row_and_a_query_of_several_is_multi_stream(label
     candidates = bundle_candidates([labelled[0]], threads=[1, 2], batches=[1, 8])
     result = run_bench(candidates, images, replace(SHORT, starts=0))
     assert [(row["threads"], row["batch"], row["scenario"]) for row in result["rows"]] == [
-        (1, 1, "SingleStream"), (1, 8, "MultiStream"), (2, 1, "SingleStream"), (2, 8, "MultiStream")
-    ]  # fmt: skip
+        (1, 1, "SingleStream"),
+        (1, 8, "MultiStream"),
+        (2, 1, "SingleStream"),
+        (2, 8, "MultiStream"),
+    ]
     assert {row["latency"]["end_to_end"]["early_stopping"]["percentile"] for row in result["rows"]} == {90, 99}
     assert len({row["accuracy"]["nll"] for row in result["rows"]}) == 1
 

@@ -9,18 +9,44 @@ import pytest
 from logo_edge.errors import BenchError
 from logo_edge_bench.compare import compare_milliseconds, compare_ratios
 
-MACHINE = {"cpu": "A", "isa": ["avx2"], "architecture": "x86_64", "cpus": 2, "governor": ["performance"], "boost": "0",
-           "frequency_limits_mhz": [[800, 3000]], "power_mode": "", "gpu": "", "python": "3.11.7", "versions": {"onnxruntime": "1"}}  # fmt: skip
+MACHINE = {
+    "cpu": "A",
+    "isa": ["avx2"],
+    "architecture": "x86_64",
+    "cpus": 2,
+    "governor": ["performance"],
+    "boost": "0",
+    "frequency_limits_mhz": [[800, 3000]],
+    "power_mode": "",
+    "gpu": "",
+    "python": "3.11.7",
+    "versions": {"onnxruntime": "1"},
+}
 
 
 def result(ratio=(0.9, 0.88, 0.92), accuracy=0.92, size_bytes=4_000_000, p50=(2.0, 1.9, 2.1)):
     def figure(value, low, high):
         return {"value": value, "low": low, "high": high}
 
-    row = {"name": "ours", "batch": 1, "threads": 1, "backend": "onnxruntime", "precision": "int8", "spinning": False, "cpus": [0],
-           "size_bytes": size_bytes, "accuracy": {"count": 531, "accuracy": {"value": accuracy}}, "latency": {"end_to_end": {"p50_ms": figure(*p50)}}}  # fmt: skip
-    return {"split": "test", "machine": copy.deepcopy(MACHINE), "method": {"name": "quick", "size_px": 192, "settle_within": 0.1},
-            "rows": [row], "ratios": {"to": "by hand", "of": {"ours": figure(*ratio)}}}  # fmt: skip
+    row = {
+        "name": "ours",
+        "batch": 1,
+        "threads": 1,
+        "backend": "onnxruntime",
+        "precision": "int8",
+        "spinning": False,
+        "cpus": [0],
+        "size_bytes": size_bytes,
+        "accuracy": {"count": 531, "accuracy": {"value": accuracy}},
+        "latency": {"end_to_end": {"p50_ms": figure(*p50)}},
+    }
+    return {
+        "split": "test",
+        "machine": copy.deepcopy(MACHINE),
+        "method": {"name": "quick", "size_px": 192, "settle_within": 0.1},
+        "rows": [row],
+        "ratios": {"to": "by hand", "of": {"ours": figure(*ratio)}},
+    }
 
 
 def verdicts(changes):

@@ -16,13 +16,27 @@ from logo_edge_bench.gates import AT_LEAST, LATENCIES, Gates, check_gates, read_
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {
     "accuracy": {
-        "accuracy": {"value": 0.9}, "accuracy_sure": {"value": 0.95}, "ece": 0.02, "nll": 0.3,
-        "recall": {"red": {"value": 0.8}, "blue": {"value": 0.7}}, "calibration_error_debiased": {"value": 0.01},
+        "accuracy": {"value": 0.9},
+        "accuracy_sure": {"value": 0.95},
+        "ece": 0.02,
+        "nll": 0.3,
+        "recall": {"red": {"value": 0.8}, "blue": {"value": 0.7}},
+        "calibration_error_debiased": {"value": 0.01},
     },
-    "size_bytes": 3_500_000, "latency": {"inference": {"p50_ms": 2.0, "p99_ms": 5.0}},
-}  # fmt: skip
-FOUND = {"accuracy": 0.9, "accuracy_sure": 0.95, "worst_recall": 0.7, "calibration_error": 0.01, "ece": 0.02,
-         "nll": 0.3, "size_mb": 3.5, "p50_ms": 2.0, "p99_ms": 5.0}  # fmt: skip
+    "size_bytes": 3_500_000,
+    "latency": {"inference": {"p50_ms": 2.0, "p99_ms": 5.0}},
+}
+FOUND = {
+    "accuracy": 0.9,
+    "accuracy_sure": 0.95,
+    "worst_recall": 0.7,
+    "calibration_error": 0.01,
+    "ece": 0.02,
+    "nll": 0.3,
+    "size_mb": 3.5,
+    "p50_ms": 2.0,
+    "p99_ms": 5.0,
+}
 
 
 @pytest.fixture
@@ -53,8 +67,9 @@ def test_a_figure_that_is_not_a_number_holds_no_gate():
 def test_single_classes_have_gates_of_their_own(gates_file):
     gates = read_gates(gates_file("[recall]\nred = 0.75\nblue = 0.75"))
     assert {entry.name: entry.holds for entry in check_gates(gates, FIGURES)} == {
-        "recall.red": True, "recall.blue": False
-    }  # fmt: skip
+        "recall.red": True,
+        "recall.blue": False,
+    }
     with pytest.raises(RecipeError, match="recall.green: no such class; expected one of red, blue"):
         check_gates(Gates(recall={"green": 0.5}), FIGURES)
 
@@ -118,8 +133,19 @@ def test_a_committed_bundle_still_holds_on_the_test_split(bundle, gates):
     from logo_edge_train.data.icons import LABELS, fetch_logos
 
     images = fetch_logos().folder
-    arguments = [*bundle, "--manifest", LABELS, "--images", images, "--split", "test", "--runs", "50",
-                 "--gates", ROOT / "benchmarks" / "gates" / f"{gates}.toml"]  # fmt: skip
+    arguments = [
+        *bundle,
+        "--manifest",
+        LABELS,
+        "--images",
+        images,
+        "--split",
+        "test",
+        "--runs",
+        "50",
+        "--gates",
+        ROOT / "benchmarks" / "gates" / f"{gates}.toml",
+    ]
     result = CliRunner().invoke(check, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     assert "6 of 6 gates hold on test" in result.output

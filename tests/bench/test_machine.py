@@ -26,12 +26,21 @@ def board(tmp_path):
         "class__thermal__thermal_zone0__",
         "class__thermal__cooling_device0__",
     )
-    write(tmp_path, **{
-        f"{policy}scaling_governor": "schedutil", f"{policy}scaling_min_freq": 600000, f"{policy}scaling_max_freq": 2000000,
-        f"{policy}scaling_cur_freq": 1500000, f"{zone}type": "cpu-thermal", f"{zone}temp": 86000, f"{fan}type": "fan",
-        f"{fan}cur_state": 2, "devices__system__cpu__cpu0__thermal_throttle__core_throttle_count": 3,
-        "firmware__acpi__platform_profile": "balanced",
-    })  # fmt: skip
+    write(
+        tmp_path,
+        **{
+            f"{policy}scaling_governor": "schedutil",
+            f"{policy}scaling_min_freq": 600000,
+            f"{policy}scaling_max_freq": 2000000,
+            f"{policy}scaling_cur_freq": 1500000,
+            f"{zone}type": "cpu-thermal",
+            f"{zone}temp": 86000,
+            f"{fan}type": "fan",
+            f"{fan}cur_state": 2,
+            "devices__system__cpu__cpu0__thermal_throttle__core_throttle_count": 3,
+            "firmware__acpi__platform_profile": "balanced",
+        },
+    )
     return tmp_path
 
 
@@ -81,8 +90,14 @@ def test_whatever_milliseconds_depend_on_must_be_the_same(key, board):
 
 def test_rapl_counts_joules_of_packages_and_survives_a_wrap_around(tmp_path):
     for name, zone, energy in (("package-0", "0", 900_000), ("core", "0_colon_0", 5), ("package-1", "1", 100_000)):
-        write(tmp_path, **{f"intel-rapl_colon_{zone}__name": name, f"intel-rapl_colon_{zone}__energy_uj": energy,
-                           f"intel-rapl_colon_{zone}__max_energy_range_uj": 1_000_000})  # fmt: skip
+        write(
+            tmp_path,
+            **{
+                f"intel-rapl_colon_{zone}__name": name,
+                f"intel-rapl_colon_{zone}__energy_uj": energy,
+                f"intel-rapl_colon_{zone}__max_energy_range_uj": 1_000_000,
+            },
+        )
     meter = Rapl(tmp_path)
     write(tmp_path, **{"intel-rapl_colon_0__energy_uj": 400_000, "intel-rapl_colon_1__energy_uj": 300_000})
     assert meter.joules() == pytest.approx(0.7)

@@ -20,37 +20,74 @@ def row(name, ms, accuracy, size_bytes, *, count=500, **changes):
     times = np.random.default_rng(0).gamma(20, ms / 20, count)
     recall = {"text": figure(0.9), "complex": figure(0.7)}
     return {
-        "name": name, "kind": "bundle", "note": "", "threads": 1, "batch": 1, "scenario": "SingleStream", "load_s": 0.2,
-        "size_bytes": size_bytes, "peak_rss_bytes": 90e6, "joules_per_image": None, "images_per_s": figure(100.0),
-        "process_start_s": figure(0.4), "worst_class": {"label": "complex", **figure(0.7)},
+        "name": name,
+        "kind": "bundle",
+        "note": "",
+        "threads": 1,
+        "batch": 1,
+        "scenario": "SingleStream",
+        "load_s": 0.2,
+        "size_bytes": size_bytes,
+        "peak_rss_bytes": 90e6,
+        "joules_per_image": None,
+        "images_per_s": figure(100.0),
+        "process_start_s": figure(0.4),
+        "worst_class": {"label": "complex", **figure(0.7)},
         "accuracy": {"accuracy": figure(accuracy), "accuracy_sure": figure(accuracy), "ece": 0.03, "recall": recall},
         "latency": {stage: summarize_latencies(times, 90) for stage in ("preprocess", "inference", "end_to_end")},
-        "noise": {"spread": 0.02}, **changes,
-    }  # fmt: skip
+        "noise": {"spread": 0.02},
+        **changes,
+    }
 
 
 @pytest.fixture
 def result():
-    machine = {"cpu": "A <b>CPU</b>", "architecture": "x86_64", "cpus": 2, "isa": ["avx2"], "governor": [], "power_mode": "",
-               "python": "3.11", "versions": {"onnxruntime": "1"}, "system": "Linux"}  # fmt: skip
+    machine = {
+        "cpu": "A <b>CPU</b>",
+        "architecture": "x86_64",
+        "cpus": 2,
+        "isa": ["avx2"],
+        "governor": [],
+        "power_mode": "",
+        "python": "3.11",
+        "versions": {"onnxruntime": "1"},
+        "system": "Linux",
+    }
     rows = [
         row("by hand", 4, 0.9, 3_800_000),
         row("ours | best", 2, 0.93, 3_000_000),
         row("few calls", 9, 0.8, 40_000_000, count=50),
     ]
     scaling = {
-        "of": "ours", "cores": [{"cores": n, "processes": {"images_per_s": figure(100.0 * n), "of_one": figure(float(n))},
-                                 "threads": {"images_per_s": figure(90.0 * n), "of_one": figure(float(n))}} for n in (1, 2)],
+        "of": "ours",
+        "cores": [
+            {
+                "cores": n,
+                "processes": {"images_per_s": figure(100.0 * n), "of_one": figure(float(n))},
+                "threads": {"images_per_s": figure(90.0 * n), "of_one": figure(float(n))},
+            }
+            for n in (1, 2)
+        ],
         "batches": [{"batch": n, "inference": figure(200.0), "end_to_end": figure(100.0 + n)} for n in (1, 8)],
-        "sizes": [{"format": kind, "size_px": size, "ms": figure(size / 64)} for kind in ("PNG", "JPEG") for size in (32, 4096)],
+        "sizes": [
+            {"format": kind, "size_px": size, "ms": figure(size / 64)}
+            for kind in ("PNG", "JPEG")
+            for size in (32, 4096)
+        ],
         "folders": [{"files": n, "images_per_s": 80.0, "peak_rss_bytes": 9e7} for n in (10, 100_000)],
-    }  # fmt: skip
+    }
     return {
-        "made": "2026-01-02", "method": {"name": "quick", "rounds": 7, "window_s": 0.4, "size_px": 192, "settle_within": 0.1},
-        "split": "test", "machine": machine, "conditions": {"before": {"load_average": 0.1}}, "energy_by": None,
-        "warnings": ["load average 3.0"], "rows": rows, "scaling": scaling,
+        "made": "2026-01-02",
+        "method": {"name": "quick", "rounds": 7, "window_s": 0.4, "size_px": 192, "settle_within": 0.1},
+        "split": "test",
+        "machine": machine,
+        "conditions": {"before": {"load_average": 0.1}},
+        "energy_by": None,
+        "warnings": ["load average 3.0"],
+        "rows": rows,
+        "scaling": scaling,
         "ratios": {"to": "by hand", "of": {"ours | best": figure(0.5), "few calls": figure(2.0)}},
-    }  # fmt: skip
+    }
 
 
 def test_markdown_holds_every_row_and_leaves_out_percentiles_that_few_calls_do_not_support(result):

@@ -208,8 +208,10 @@ def test_other_labels_are_written_and_learnt_anew(labelled, tmp_path, monkeypatc
     from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 
     def rows(labels):
-        return [LogoRow(FILES, "", f"{index}.png", str(index), label, (label,), True, split)
-                for index, (label, split) in enumerate(zip(labels, ("train", "val"), strict=True))]  # fmt: skip
+        return [
+            LogoRow(FILES, "", f"{index}.png", str(index), label, (label,), True, split)
+            for index, (label, split) in enumerate(zip(labels, ("train", "val"), strict=True))
+        ]
 
     monkeypatch.setattr(peer, "renders_folder", lambda: tmp_path)
     found = []
@@ -374,9 +376,13 @@ def test_an_engine_is_measured_with_its_own_bundle_and_the_batches_that_it_takes
     bundle = read_bundle(labelled[0])
     own = {"precision": "int8", "source": bundle.name, "batch": "dynamic", "input": asdict(bundle.input)}
     for name, changes in {
-        "any": {}, "single": {"batch": 1}, "eight": {"batch": 8}, "other": {"source": "another"},
-        "larger": {"input": own["input"] | {"size_px": 999}}, "lost": None,
-    }.items():  # fmt: skip
+        "any": {},
+        "single": {"batch": 1},
+        "eight": {"batch": 8},
+        "other": {"source": "another"},
+        "larger": {"input": own["input"] | {"size_px": 999}},
+        "lost": None,
+    }.items():
         (folder := tmp_path / "jetson" / name / "engines").mkdir(parents=True)
         (folder / f"{name}.engine").touch()
         if changes is not None:
@@ -387,12 +393,6 @@ def test_an_engine_is_measured_with_its_own_bundle_and_the_batches_that_it_takes
     assert taken == [("any", 1, None), ("any", 8, None), ("single", 1, 1)]
     assert len(left_out) == 5
     told = capsys.readouterr().err
-    for reason in (
-        "exported with --batch 1",
-        "batches of 8 only",
-        "it is of 'another'",
-        "999",
-        "no record names it",
-    ):
+    for reason in ("exported with --batch 1", "batches of 8 only", "it is of 'another'", "999", "no record names it"):
         assert reason in told
     assert "--run" not in measure.__doc__

@@ -15,10 +15,18 @@ def row(name, ms, accuracy, ece, size_bytes, kind="peer"):
         return {"value": value, "low": value, "high": value}
 
     return {
-        "name": name, "kind": kind, "note": "", "threads": 1, "batch": 1, "size_bytes": size_bytes, "peak_rss_bytes": 9e7,
-        "accuracy": {"count": 531, "accuracy": figure(accuracy), "ece": ece}, "images_per_s": figure(1000 / ms), "process_start_s": None,
+        "name": name,
+        "kind": kind,
+        "note": "",
+        "threads": 1,
+        "batch": 1,
+        "size_bytes": size_bytes,
+        "peak_rss_bytes": 9e7,
+        "accuracy": {"count": 531, "accuracy": figure(accuracy), "ece": ece},
+        "images_per_s": figure(1000 / ms),
+        "process_start_s": None,
         "latency": {stage: {"p50_ms": figure(ms / part)} for stage, part in (("end_to_end", 1), ("inference", 2))},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -39,9 +47,14 @@ def peers():
     ]
     machine = {"cpu": "A", "isa": ["avx2"], "versions": {"onnxruntime": "1"}}
     return {
-        "rows": rows, "machine": machine, "warnings": [], "made": "2026-01-02", "method": {"name": "quick"},
-        "process_starts_s": {}, "not_measured": {"openvino-app": "not installed"},
-    }  # fmt: skip
+        "rows": rows,
+        "machine": machine,
+        "warnings": [],
+        "made": "2026-01-02",
+        "method": {"name": "quick"},
+        "process_starts_s": {},
+        "not_measured": {"openvino-app": "not installed"},
+    }
 
 
 def cells(table):
@@ -56,10 +69,20 @@ def test_goals_are_told_before_and_after_they_are_measured(results, peers):
     assert len(before) == 13
     assert {measured for measured, _ in before.values()} == {"not measured yet"}
     results["peers"] = peers
-    results["bench"] = {"scaling": {"cores": [
-        {"cores": count, **{how: {"of_one": {"value": count * share}} for how, share in (("processes", 0.98), ("threads", 0.9))}}
-        for count in (1, 2)
-    ]}}  # fmt: skip
+    results["bench"] = {
+        "scaling": {
+            "cores": [
+                {
+                    "cores": count,
+                    **{
+                        how: {"of_one": {"value": count * share}}
+                        for how, share in (("processes", 0.98), ("threads", 0.9))
+                    },
+                }
+                for count in (1, 2)
+            ]
+        }
+    }
     after = cells(TABLES["goals"]())
     assert after["latency of Ultralytics' predict on PyTorch, end to end"] == ["4.50 (4.50 / 1.00 ms)", ">= 4"]
     assert after["latency of Ultralytics' predict on ONNX, end to end"] == ["not measured yet", ">= 2"]

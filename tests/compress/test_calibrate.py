@@ -241,8 +241,10 @@ def test_where_a_temperature_is_right_whatever_is_chosen_costs_next_to_nothing()
     logits, targets = overconfident_logits(1.7)
     kept, held = slice(0, 400), slice(400, None)
     assert [entry.method for entry in compare_methods(logits[kept], targets[kept])[::3]] == [
-        "temperature", "vector", "dirichlet"
-    ]  # fmt: skip
+        "temperature",
+        "vector",
+        "dirichlet",
+    ]
     found = fit_calibration(logits[kept], targets[kept], LABELS, RISKS).calibration
     plain, chosen = (
         negative_log_likelihood(softmax(calibrated_logits(logits[held], found.temperature, scaling)), targets[held])
@@ -399,9 +401,11 @@ def test_few_logos_are_unfamiliar_by_the_corrected_rank():
 
 def test_a_set_that_the_bundle_cannot_promise_is_refused_with_the_reason():
     calibration = Calibration(
-        1.0, dict.fromkeys(Mode, 0.0), None,
+        1.0,
+        dict.fromkeys(Mode, 0.0),
+        None,
         (Conformal(0.8, 0.3, {"a": 0.6, "b": 0.1}), Conformal(0.99, 0.05, None, "b: 40 logos of calib, 99 needed")),
-    )  # fmt: skip
+    )
     shares = {"a": 0.35, "b": 0.55, "c": 0.1}
     assert prediction_set(calibration, shares, 0.8) == ("b", "a")
     assert prediction_set(calibration, {"a": 0.5, "b": 0.5}, 0.8, by_class=True) == ("b",)

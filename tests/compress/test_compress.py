@@ -47,13 +47,22 @@ CHOICE = {"ripples": families_of("choice")["ripples"]}
 MODEL = "test_resnet"  # timm's tiny one: learns from 40 drawings in seconds
 RECIPE = {
     "name": "tiny",
-    "train": {"teachers": [f"{MODEL}@32", f"{MODEL}@32"], "pretrained": False,
-              "fit": {"epochs": 24, "batch_size": 8, "learning_rate": 2e-3, "ema_decay": 0.9}},
-    "distill": {"students": [f"{MODEL}@32"], "pretrained": False,
-                "fit": {"epochs": 24, "batch_size": 8, "learning_rate": 2e-3, "ema_decay": 0.9}},
-    "quantize": {"methods": ["minmax", "percentile"], "calibration_images": 24,
-                 "finetune": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-4, "weight_decay": 0.0}},
-}  # fmt: skip
+    "train": {
+        "teachers": [f"{MODEL}@32", f"{MODEL}@32"],
+        "pretrained": False,
+        "fit": {"epochs": 24, "batch_size": 8, "learning_rate": 2e-3, "ema_decay": 0.9},
+    },
+    "distill": {
+        "students": [f"{MODEL}@32"],
+        "pretrained": False,
+        "fit": {"epochs": 24, "batch_size": 8, "learning_rate": 2e-3, "ema_decay": 0.9},
+    },
+    "quantize": {
+        "methods": ["minmax", "percentile"],
+        "calibration_images": 24,
+        "finetune": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-4, "weight_decay": 0.0},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +91,9 @@ def folder(tmp_path_factory):
 
 def compress_run(folder, out, say=lambda _: None, **options):
     """The record of the compression; what is drawn as no logo are ripples."""
-    bundles, record = compress(folder / "run", out, name="shapes", device=CPU, report=lambda _: None, say=say,
-                               outliers=CHOICE, **options)  # fmt: skip
+    bundles, record = compress(
+        folder / "run", out, name="shapes", device=CPU, report=lambda _: None, say=say, outliers=CHOICE, **options
+    )
     assert set(bundles) == set(record["targets"])
     return record
 
@@ -114,8 +124,12 @@ def test_the_report_has_every_stage_with_its_figures(folder, capsys):
     form = record["precision"].upper()
     plain = ["FP32 ONNX"] if form != "FP32" else []
     assert [stage["stage"] for stage in record["stages"]] == [
-        "2 teachers, PyTorch", "student, PyTorch", *plain, f"{form} ONNX", f"{form}, calibrated",
-    ]  # fmt: skip
+        "2 teachers, PyTorch",
+        "student, PyTorch",
+        *plain,
+        f"{form} ONNX",
+        f"{form}, calibrated",
+    ]
     for stage in record["stages"]:
         for split in ("val", "test"):
             assert stage[split]["count"] == 16
@@ -214,8 +228,16 @@ def test_one_target_that_cannot_be_packed_is_a_line_of_the_report_and_the_others
         return pack(bundle, model, out, extra)
 
     monkeypatch.setattr(compression, "pack_bundle", refuse_web)
-    bundles, record = compress(folder / "run", folder / "both", name="both", device=CPU, report=lambda _: None,
-                               say=lambda _: None, targets=("web", "cpu"), outliers=CHOICE)  # fmt: skip
+    bundles, record = compress(
+        folder / "run",
+        folder / "both",
+        name="both",
+        device=CPU,
+        report=lambda _: None,
+        say=lambda _: None,
+        targets=("web", "cpu"),
+        outliers=CHOICE,
+    )
     assert set(bundles) == {"cpu"}
     assert Classifier.load(folder / "both").run_vectors() >= 8
     assert record["targets"]["web"]["sentence"].endswith("It could not be packed: it does not open")
@@ -257,8 +279,16 @@ def test_a_budget_that_is_over_leaves_the_rest_for_the_next_call(folder, tmp_pat
     shutil.copytree(folder / "run", run, ignore=shutil.ignore_patterns("compress*"))
 
     def call(minutes):
-        return compress(run, tmp_path / "bundle", name="shapes", device=CPU, report=lambda _: None, say=lambda _: None,
-                        budget_minutes=minutes, outliers=CHOICE)  # fmt: skip
+        return compress(
+            run,
+            tmp_path / "bundle",
+            name="shapes",
+            device=CPU,
+            report=lambda _: None,
+            say=lambda _: None,
+            budget_minutes=minutes,
+            outliers=CHOICE,
+        )
 
     with pytest.raises(SelectionError, match=r"no candidate may ship\n.*not tried, the budget of 0 minutes is over"):
         call(0)
@@ -469,8 +499,16 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
     record = compress_run(folder, folder / "ways", recipe=recipe)
     entries = {entry["name"]: entry for entry in record["candidates"]}
     assert list(entries) == [
-        "fp32", "fp16", "int8-minmax", "int8-nncf", "int8-dynamic", "int8-weights", "int4-weights", "int8-tuned", "int8-mixed",
-    ]  # fmt: skip
+        "fp32",
+        "fp16",
+        "int8-minmax",
+        "int8-nncf",
+        "int8-dynamic",
+        "int8-weights",
+        "int4-weights",
+        "int8-tuned",
+        "int8-mixed",
+    ]
     assert entries["int4-weights"]["status"] == "refused"
     assert "no matrix product that 4 bits are for" in entries["int4-weights"]["reason"]
     for name in ("int8-nncf", "int8-dynamic", "int8-weights", "int8-mixed"):
@@ -560,6 +598,13 @@ def test_a_setting_that_is_as_by_default_changes_no_key_of_a_finished_student(fo
     said: list[dict] = []
     run = read_run(folder / "run")
     spelled = replace(run.recipe.distill, adversarial_radius=0.0)
-    distill(run, read_manifest(folder / "manifest.csv"), spelled, Architecture(MODEL, 32),
-            folder / "run" / "compress" / f"{MODEL}-32", device=CPU, report=said.append)  # fmt: skip
+    distill(
+        run,
+        read_manifest(folder / "manifest.csv"),
+        spelled,
+        Architecture(MODEL, 32),
+        folder / "run" / "compress" / f"{MODEL}-32",
+        device=CPU,
+        report=said.append,
+    )
     assert said == [], "it is read back, not learned again"

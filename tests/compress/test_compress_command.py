@@ -86,11 +86,18 @@ def test_the_exit_status_says_that_one_target_of_several_was_not_packed(tmp_path
     failed = {"sentence": "no candidate may ship", "dominated": {}}
     why = "not promised: 6 pictures; 59 answers, none of them wrong, show a risk of 5% or less"
     packed = SimpleNamespace(
-        size_bytes=10**6, folder=Path("b"), labels=("ok", "scratch"), provenance={"unpromised": {"balanced": why}},
+        size_bytes=10**6,
+        folder=Path("b"),
+        labels=("ok", "scratch"),
+        provenance={"unpromised": {"balanced": why}},
         metrics={"val": {"confusion": [[6, 0], [3, 0]]}},
-    )  # fmt: skip
-    record = {"val": 0, "candidates": [], "complete": True,
-              "targets": {"cpu": {**failed, "sentence": "it is the fastest", "bundle": "b", "stages": [{}]}, "web": failed}}  # fmt: skip
+    )
+    record = {
+        "val": 0,
+        "candidates": [],
+        "complete": True,
+        "targets": {"cpu": {**failed, "sentence": "it is the fastest", "bundle": "b", "stages": [{}]}, "web": failed},
+    }
     monkeypatch.setattr(stage, "compress", lambda *_, **__: ({"cpu": packed}, record))
     monkeypatch.setattr(commands, "write_page", lambda folder: None)
     result = CliRunner().invoke(compress, [str(tmp_path), "--target", "cpu", "--target", "web", "--device", "cpu"])
@@ -102,8 +109,19 @@ def test_the_exit_status_says_that_one_target_of_several_was_not_packed(tmp_path
 
 
 def test_a_timing_that_failed_is_taken_again_and_one_that_succeeded_is_kept(tmp_path, monkeypatch):
-    made = [Candidate("s@32", name, "fp32", "onnxruntime", tmp_path, "made", files={f"{name}.onnx": "1"}, record={"network": "s@32"})
-            for name in ("fp32", "fp16")]  # fmt: skip
+    made = [
+        Candidate(
+            "s@32",
+            name,
+            "fp32",
+            "onnxruntime",
+            tmp_path,
+            "made",
+            files={f"{name}.onnx": "1"},
+            record={"network": "s@32"},
+        )
+        for name in ("fp32", "fp16")
+    ]
     cost = Cost(1.0, 1.0, 1.0, 1.0, 11, (1.0,) * 11, 50.0)
     answers = [
         {"s@32, fp32": cost, "s@32, fp16": "the process was ended by SIGKILL"},

@@ -168,8 +168,9 @@ def test_a_checkpoint_tells_the_kind_of_its_head(student, pixels, tmp_path):
 @pytest.mark.parametrize("epistemic", ["off", *KINDS])
 def test_every_loss_that_the_recipe_weighs_is_there_and_moves_the_student(epistemic, pixels):
     torch.manual_seed(0)
-    config = DistillConfig(p_mixup=0.0, feature_weight=1.0, attention_weight=1.0, relation_weight=1.0,
-                           epistemic=epistemic)  # fmt: skip
+    config = DistillConfig(
+        p_mixup=0.0, feature_weight=1.0, attention_weight=1.0, relation_weight=1.0, epistemic=epistemic
+    )
     teachers, network = [LogoNetwork(MODEL, CLASSES).eval() for _ in range(2)], LogoNetwork(MODEL, CLASSES)
     if epistemic != "off":
         network.learn_epistemic(epistemic)
@@ -305,9 +306,14 @@ def test_later_epochs_repeat_whole_batches_of_the_first_ones():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"views": -1}, "distill.views"), ({"epistemic": "dispersion", "teachers_per_batch": 1}, "needs all teachers"), ({"hard_weight": 1.5}, "hard_weight"),
-     ({"feature_weight": -1.0}, "at least 0"), ({"prune": {"share": 1.5}}, "prune.share")],
-)  # fmt: skip
+    [
+        ({"views": -1}, "distill.views"),
+        ({"epistemic": "dispersion", "teachers_per_batch": 1}, "needs all teachers"),
+        ({"hard_weight": 1.5}, "hard_weight"),
+        ({"feature_weight": -1.0}, "at least 0"),
+        ({"prune": {"share": 1.5}}, "prune.share"),
+    ],
+)
 def test_what_cannot_be_is_refused_with_its_name(settings, message):
     with pytest.raises(RecipeError, match=message):
         recipe_from_dict({"distill": settings})

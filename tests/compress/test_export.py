@@ -67,7 +67,9 @@ def run(tmp_path_factory):
         spread = network(torch.from_numpy(pixels)).std(0)
         network.backbone.get_classifier().weight /= spread[:, None]
     sha256 = save_member(student / "student.safetensors", network)
-    network.load_state_dict({key: value.half().float() if value.ndim > 1 else value for key, value in network.state_dict().items()})  # fmt: skip
+    network.load_state_dict(
+        {key: value.half().float() if value.ndim > 1 else value for key, value in network.state_dict().items()}
+    )
     write_json(student / "student.json", {"student": f"{MODEL}@{SIZE}", "sha256": sha256})
     export_onnx(network, SIZE, student / "student-fp32.onnx", body=student / "body.onnx")
     rounded = round_body(student / "body.onnx", pixels, student / "rounded.onnx", reduce_range=True)
@@ -80,8 +82,16 @@ def run(tmp_path_factory):
     report = {"chosen": f"{MODEL}@{SIZE}", "graphs": graphs}
     write_json(folder / "compress" / "report.json", report)
     recipe = recipe_from_dict({"name": "tiny", "train": {"teachers": [f"{MODEL}@{SIZE}"], "pretrained": False}})
-    write_run_record(folder, {"status": "finished", "classes": list(CLASSES), "recipe": asdict(recipe),
-                              "manifest": str(folder / "manifest.csv"), "members": []})  # fmt: skip
+    write_run_record(
+        folder,
+        {
+            "status": "finished",
+            "classes": list(CLASSES),
+            "recipe": asdict(recipe),
+            "manifest": str(folder / "manifest.csv"),
+            "members": [],
+        },
+    )
     return folder
 
 
@@ -158,10 +168,16 @@ def test_the_graph_for_tensorrt_quantizes_to_s8_about_zero_and_needs_nothing_tha
     model = to_tensorrt(parent)
     assert engine.unsupported_operators(model) == []
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    points = [kinds[node.input[2]] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]  # fmt: skip
+    points = [
+        kinds[node.input[2]] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    ]
     assert len(points) > 10
     assert set(points) == {TensorProto.INT8}
-    kernels = {tensor.name for tensor in parent.graph.initializer if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 4}  # fmt: skip
+    kernels = {
+        tensor.name
+        for tensor in parent.graph.initializer
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 4
+    }
     assert kernels
     assert kernels <= set(kinds), "the weights are the very integers of the bundle"
     assert parent == onnx.load(source.graphs["int8"]), "the parent is left as it is"
@@ -172,9 +188,12 @@ def test_the_graph_for_tensorrt_quantizes_to_s8_about_zero_and_needs_nothing_tha
     [
         (lambda graph: setattr(graph.node[-1], "op_type", "NonsenseOp"), "NonsenseOp .*no such operator"),
         (lambda graph: setattr(graph.node[-1], "domain", "com.microsoft"), "no such operator"),
-        (lambda graph: graph.node.remove(graph.node[0]) or graph.node[0].input.__setitem__(0, "pixels"), "only cast uint8"),
+        (
+            lambda graph: graph.node.remove(graph.node[0]) or graph.node[0].input.__setitem__(0, "pixels"),
+            "only cast uint8",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_tensorrt_would_refuse_is_named(source, change, complaint):
     model = to_tensorrt(onnx.load(source.graphs["fp32"]))
     assert engine.unsupported_operators(model) == []
@@ -208,7 +227,9 @@ def test_the_trtexec_line_names_shapes_only_where_the_batch_is_free(source):
     assert "Shapes" not in engine.trtexec_line(fixed, Path("model.onnx"), "model.engine")
 
 
-def test_without_tensorrt_the_graph_is_written_and_the_command_says_what_it_could_not_do(source, images, tmp_path, monkeypatch):  # fmt: skip
+def test_without_tensorrt_the_graph_is_written_and_the_command_says_what_it_could_not_do(
+    source, images, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     said: list[str] = []
     record = make(source, "tensorrt", "int8", None, tmp_path, images, said)
@@ -269,7 +290,12 @@ def test_the_tensorrt_code_fits_the_stubs_of_its_library(tmp_path):
 def type_errors(path: Path) -> list[str]:
     """basedpyright's errors of one file; mypy cannot read the stubs, which have flaws of syntax."""
     rooms = [str(Path(module.__file__).resolve().parents[1]) for module in (logo_edge, artifacts)]
-    settings = {"include": [path.name], "extraPaths": rooms, "typeCheckingMode": "standard", "reportMissingModuleSource": False}  # fmt: skip
+    settings = {
+        "include": [path.name],
+        "extraPaths": rooms,
+        "typeCheckingMode": "standard",
+        "reportMissingModuleSource": False,
+    }
     (path.parent / "pyrightconfig.json").write_text(json.dumps(settings))
     command = [
         sys.executable,
@@ -369,8 +395,9 @@ def test_a_folder_of_images_is_split_and_too_few_are_refused(tmp_path):
         Image.new("RGB", (20, 20), (index, 0, 0)).save(tmp_path / f"{index:02}.png")
     found = read_images(tmp_path, contract)
     assert (found.fitting[:, 0, 0, 0].tolist(), found.verifying[:, 0, 0, 0].tolist()) == (
-        list(range(0, 20, 2)), list(range(1, 20, 2)),
-    )  # fmt: skip
+        list(range(0, 20, 2)),
+        list(range(1, 20, 2)),
+    )
     for index in range(10):
         (tmp_path / f"{index:02}.png").unlink()
     with pytest.raises(DatasetError, match="5 images to verify on"):
@@ -415,9 +442,11 @@ def test_the_command_says_what_was_written_and_verified(run, tmp_path):
     assert result.exit_code == 0, result.output
     assert "run-int8-batch1-onnx.onnx" in result.output
     assert f"verified on {LOGOS} images against student-int8-minmax.onnx: top-1 agreement 100.0%" in result.output
-    for arguments, complaint in ((["--format", "tflite"], "expected one of onnx, openvino"),
-                                 (["--format", "onnx", "--precision", "int4"], "expected one of fp32"),
-                                 (["--format", "onnx", "--batch", "0"], "expected dynamic, or a number")):  # fmt: skip
+    for arguments, complaint in (
+        (["--format", "tflite"], "expected one of onnx, openvino"),
+        (["--format", "onnx", "--precision", "int4"], "expected one of fp32"),
+        (["--format", "onnx", "--batch", "0"], "expected dynamic, or a number"),
+    ):
         result = CliRunner().invoke(export, [str(run), *arguments, "--out", str(tmp_path)])
         assert result.exit_code == 2
         assert complaint in " ".join(result.output.replace("│", " ").split())

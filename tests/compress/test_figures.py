@@ -30,8 +30,13 @@ def test_accuracy_is_told_by_round_and_by_package_with_the_numbers_of_logos():
     slices = named_slices(figures)
     assert list(slices) == ["round 1", "round 2", "round 10", "logos", "unjs", r"mine\x1b[1m"]
     assert [(entry["count"], entry["count_sure"]) for entry in slices.values()] == [
-        (2, 1), (1, 1), (2, 2), (2, 1), (1, 1), (2, 2)
-    ]  # fmt: skip
+        (2, 1),
+        (1, 1),
+        (2, 2),
+        (2, 1),
+        (1, 1),
+        (2, 2),
+    ]
     assert [entry["accuracy"]["value"] for entry in slices.values()] == [0.5, 1, 0.5, 0.5, 1, 0.5]
     assert [entry["accuracy_sure"]["value"] for entry in slices.values()] == [1, 1, 0.5, 1, 1, 0.5]
     assert slices["logos"]["accuracy"]["high"] > 0.9, "two logos tell little"

@@ -105,9 +105,10 @@ def test_learning_mends_a_damaged_artifact_and_keeps_to_the_grid(artifact, tmp_p
 
 def test_an_operator_that_is_not_known_is_named():
     graph = helper.make_graph(
-        [helper.make_node("Softplus", ["pixels"], ["logits"])], "odd",
+        [helper.make_node("Softplus", ["pixels"], ["logits"])],
+        "odd",
         [helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, [1])],
         [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1])],
-    )  # fmt: skip
+    )
     with pytest.raises(VerificationError, match="operators that fine-tuning does not know: Softplus"):
         QuantizedNetwork(helper.make_model(graph), reduce_range=True)

@@ -84,14 +84,22 @@ STAGES_OF = {  # setting or section -> the stages whose keys it is in; the longe
     "quantize.most_restored": {"int8-mixed", "compress"},
     "quantize.finetune": {"int8-tuned", "compress"},
     "quantize.reduce_range": {
-        "int8-minmax", "int8-percentile", "int8-nncf", "int8-dynamic", "int8-mixed", "int8-tuned", "compress",
+        "int8-minmax",
+        "int8-percentile",
+        "int8-nncf",
+        "int8-dynamic",
+        "int8-mixed",
+        "int8-tuned",
+        "compress",
     },
     "calibrate": {"compress"},
-}  # fmt: skip
-RECIPE = recipe_from_dict({
-    "pretrain": {"fit": {"epochs": 1}},
-    "quantize": {"methods": ["minmax", "percentile", "nncf", "dynamic", "weights-int8"], "mixed": "always"},
-})  # fmt: skip
+}
+RECIPE = recipe_from_dict(
+    {
+        "pretrain": {"fit": {"epochs": 1}},
+        "quantize": {"methods": ["minmax", "percentile", "nncf", "dynamic", "weights-int8"], "mixed": "always"},
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ class Workshop:
             "student": student_identity(run, manifest, recipe.distill, task.student).key,
             "compress": compression_key(run, "it", ("cpu",), Limits(), 0, []),
             **{plan.name: candidate_key(task, plan) for plan in [*self.plans(task), *plan_members(task, 1)]},
-        }  # fmt: skip
+        }
 
     def plans(self, task: Task):
         """Every plan of the student; of each it is said that it succeeded, percentile the closest."""
@@ -152,8 +160,16 @@ class Workshop:
                 return
             file = plan.name if (self.folder / f"{plan.name}.onnx").exists() else "fp32"
             record = {"parity": {"kl_nats": 0.1 if plan.name == "int8-percentile" else 0.2}}
-            made = Candidate(NETWORK, plan.name, plan.precision, plan.backend, self.folder, "made",
-                             files={f"{file}.onnx": "1"}, record=record)  # fmt: skip
+            made = Candidate(
+                NETWORK,
+                plan.name,
+                plan.precision,
+                plan.backend,
+                self.folder,
+                "made",
+                files={f"{file}.onnx": "1"},
+                record=record,
+            )
             yield plan
 
     def changed(self, before: dict[str, str], recipe: Recipe) -> set[str]:
@@ -227,9 +243,7 @@ def test_each_input_file_changes_the_keys_of_exactly_the_stages_that_read_it(wor
     assert workshop.changed(before, RECIPE) == stages
 
 
-@pytest.mark.parametrize(
-    ("part", "stages"), [("teacher", {"student", "compress"}), ("logits", {"compress"})]
-)  # fmt: skip
+@pytest.mark.parametrize(("part", "stages"), [("teacher", {"student", "compress"}), ("logits", {"compress"})])
 def test_each_teacher_s_hash_changes_what_learns_from_it(workshop, part, stages):
     before = workshop.keys(RECIPE)
     workshop.sha256[part] = "2"
@@ -247,10 +261,12 @@ def trained(tmp_path_factory):
     """Squares of two colours, and a run of one teacher on them."""
     folder = tmp_path_factory.mktemp("squares")
     write_squares(folder)
-    recipe = recipe_from_dict({
-        "train": {"teachers": [NETWORK], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}},
-        "distill": {"students": [NETWORK], "pretrained": False, "fit": {"epochs": 2, "batch_size": 8}},
-    })  # fmt: skip
+    recipe = recipe_from_dict(
+        {
+            "train": {"teachers": [NETWORK], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}},
+            "distill": {"students": [NETWORK], "pretrained": False, "fit": {"epochs": 2, "batch_size": 8}},
+        }
+    )
     train_ensemble(folder / "manifest.csv", recipe, folder / "run", device=CPU, report=lambda _: None)
     return folder
 

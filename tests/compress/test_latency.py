@@ -74,9 +74,24 @@ def test_the_command_searches_and_leaves_a_recipe_that_can_be_read(tmp_path):
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{label}-{index}.png")
             rows.append(LogoRow(FILES, "", f"{label}-{index}.png", f"{label}-{index}", label, (label,), True, split))
     write_manifest(tmp_path / "manifest.csv", rows)
-    settings = ["backbones=['test_resnet']", "attentions=['none','se']", "heads=['linear']", f"size_px={SIZE}", "batch_size=4"]  # fmt: skip
-    arguments = ["--data", str(tmp_path / "manifest.csv"), "--recipe", "smoke", "--out", str(tmp_path / "run"),
-                 "--target-ms", "1000", *(part for entry in settings for part in ("--set", f"search.{entry}"))]  # fmt: skip
+    settings = [
+        "backbones=['test_resnet']",
+        "attentions=['none','se']",
+        "heads=['linear']",
+        f"size_px={SIZE}",
+        "batch_size=4",
+    ]
+    arguments = [
+        "--data",
+        str(tmp_path / "manifest.csv"),
+        "--recipe",
+        "smoke",
+        "--out",
+        str(tmp_path / "run"),
+        "--target-ms",
+        "1000",
+        *(part for entry in settings for part in ("--set", f"search.{entry}")),
+    ]
     result = CliRunner().invoke(search, arguments)
     assert result.exit_code == 0, result.output
     derived = tmp_path / "run" / "search" / "derived.toml"

@@ -105,10 +105,18 @@ def test_four_bits_are_refused_where_there_is_no_matrix(tmp_path):
 def test_ranges_that_were_kept_make_the_same_artifact(cnn, tmp_path, method):
     body, _, logits, rounded = cnn
     made = [
-        quantize_body(body, rounded, PIXELS, SIZE, tmp_path / f"{turn}.onnx", method=method, reduce_range=True,
-                      ranges=tmp_path / "ranges.json")
+        quantize_body(
+            body,
+            rounded,
+            PIXELS,
+            SIZE,
+            tmp_path / f"{turn}.onnx",
+            method=method,
+            reduce_range=True,
+            ranges=tmp_path / "ranges.json",
+        )
         for turn in range(2)
-    ]  # fmt: skip
+    ]
     assert (tmp_path / "ranges.json").exists()
     assert made[0].read_bytes() == made[1].read_bytes()
     assert compare_logits(logits, run_onnx(made[0], PIXELS)).top1_agreement >= 0.8
@@ -134,8 +142,18 @@ def test_every_layer_is_measured_once_and_the_most_sensitive_stay_in_fp32(cnn, t
     assert len(said) == len(layers), "what was measured is read back"
 
     def mix(tolerance, most):
-        return mix_precision(layers, body, rounded, PIXELS, PIXELS, SIZE, tmp_path / "mixed.onnx", tolerance=tolerance,
-                             most=most, **settings)  # fmt: skip
+        return mix_precision(
+            layers,
+            body,
+            rounded,
+            PIXELS,
+            PIXELS,
+            SIZE,
+            tmp_path / "mixed.onnx",
+            tolerance=tolerance,
+            most=most,
+            **settings,
+        )
 
     anything, nothing = Tolerance(1e9, 0.0, 1e9), Tolerance(0.0, 1.0, 0.0)
     assert mix(anything, 3)[0] == ()
@@ -148,12 +166,15 @@ def test_every_layer_is_measured_once_and_the_most_sensitive_stay_in_fp32(cnn, t
     assert mix(nothing, len(layers))[1].kl_nats < parity.kl_nats, "only sums and pools are left in INT8"
 
 
-@pytest.mark.parametrize(("reduce_range", "isa", "told"), [
-    (True, ["avx2", "avx512_vnni"], "keep to 7 bits, .*; this CPU has VNNI and would bear 8"),
-    (True, ["avx2"], "keep to 7 bits, .*; this CPU has none"),
-    (False, ["avx_vnni"], "have 8 bits, .*; this CPU has VNNI"),
-    (False, ["avx2"], "have 8 bits, .*; this CPU has none, so that these figures are of saturated sums"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("reduce_range", "isa", "told"),
+    [
+        (True, ["avx2", "avx512_vnni"], "keep to 7 bits, .*; this CPU has VNNI and would bear 8"),
+        (True, ["avx2"], "keep to 7 bits, .*; this CPU has none"),
+        (False, ["avx_vnni"], "have 8 bits, .*; this CPU has VNNI"),
+        (False, ["avx2"], "have 8 bits, .*; this CPU has none, so that these figures are of saturated sums"),
+    ],
+)
 def test_the_bits_of_weights_are_explained_by_the_cpu(reduce_range, isa, told):
     assert re.fullmatch(f"INT8 weights {told}.", explain_range(reduce_range, isa))
 
@@ -163,8 +184,17 @@ def test_nncf_s_int8_says_the_same_and_its_restore_keeps_to_its_time(cnn, tmp_pa
     path = quantize_with_nncf(body, PIXELS, SIZE, tmp_path / "nncf.onnx", reduce_range=True)
     assert compare_logits(logits, run_onnx(path, PIXELS)).top1_agreement >= 0.8
     for minutes in (0.0, 5.0):  # at once out of time; time enough to rank layers and put them back, if need be all
-        path, held = restore_with_nncf(body, PIXELS, PIXELS, logits.argmax(1), SIZE, tmp_path / "restored.onnx", max_drop=0.0,
-                                       minutes=minutes, reduce_range=True)  # fmt: skip
+        path, held = restore_with_nncf(
+            body,
+            PIXELS,
+            PIXELS,
+            logits.argmax(1),
+            SIZE,
+            tmp_path / "restored.onnx",
+            max_drop=0.0,
+            minutes=minutes,
+            reduce_range=True,
+        )
         accuracy = (run_onnx(path, PIXELS).argmax(1) == logits.argmax(1)).mean()
         assert held == (accuracy == 1)
         assert accuracy >= 0.8

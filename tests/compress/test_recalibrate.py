@@ -182,11 +182,14 @@ def test_what_a_bundle_does_not_promise_and_misses_is_said_in_it_and_at_the_end(
     ("confusion", "told"),
     [
         ([[5, 0, 0], [0, 5, 0], [0, 0, 5]], []),
-        ([[5, 0, 0], [0, 5, 0], [2, 3, 0]], ["recognises none of the 10 logos of 'blue' among the 30 logos of val and test"]),
+        (
+            [[5, 0, 0], [0, 5, 0], [2, 3, 0]],
+            ["recognises none of the 10 logos of 'blue' among the 30 logos of val and test"],
+        ),
         ([[5, 0, 0], [5, 0, 0], [5, 0, 0]], ["gives 'red' for each of the 30 logos of val and test"]),
         ([[5, 0, 0], [0, 5, 0], [0, 0, 0]], []),
     ],
-)  # fmt: skip
+)
 def test_a_class_that_is_never_recognised_and_one_answer_to_everything_are_named(fake_bundle, confusion, told):
     metrics = {split: {"confusion": confusion} for split in ("val", "test")}
     assert find_weaknesses(replace(read_bundle(fake_bundle()), metrics=metrics)) == told

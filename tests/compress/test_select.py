@@ -21,9 +21,22 @@ def row(student: str, name: str, *, right: int, megabytes: float, ms: float | No
     """A candidate that is right on the first `right` of the logos; the teachers are on 380."""
     correct = np.arange(LOGOS) < right
     return Row(
-        student, name, name.partition("-")[0], "onnxruntime", int(megabytes * 1e6), right / LOGOS, right / LOGOS, 0.8,
-        (380 - right) / LOGOS, 0.3, ece, ece, {}, correct, None if ms is None else cost(ms),
-    )  # fmt: skip
+        student,
+        name,
+        name.partition("-")[0],
+        "onnxruntime",
+        int(megabytes * 1e6),
+        right / LOGOS,
+        right / LOGOS,
+        0.8,
+        (380 - right) / LOGOS,
+        0.3,
+        ece,
+        ece,
+        {},
+        correct,
+        None if ms is None else cost(ms),
+    )
 
 
 LARGE = row("large@128", "fp32", right=372, megabytes=13.5, ms=8.0)

@@ -84,7 +84,7 @@ def encoded_images() -> dict[str, bytes]:
         "one-pixel": encode(noise(1, 1, 4), "PNG"),
         "clear": encode(Image.new("RGBA", (40, 30)), "PNG"),
         "large": encode(noise(1201, 803, 3), "PNG"),
-    }  # fmt: skip
+    }
 
 
 def jpeg_of_vector(vector: dict) -> bytes:

@@ -17,14 +17,23 @@ STEP = 1e-4  # of confidence; just below and just above a threshold
 LABELS = ("simple", "text", "gradient", "complex", "badge", "mark", "seal")
 # Sixteenths, so that float32 holds them exactly: (logits, temperature).
 CASES = (
-    ((2.5, -1.25), 1.0), ((-0.5, 0.75), 0.5), ((1.0, 3.0, 0.25), 1.0), ((4.5, 4.25, -2.0), 1.75),
-    ((0.5, -0.25, 0.125, 1.9375), 0.75), ((-3.0, 6.0, 1.5, 0.0), 2.5), ((1.0, 0.5, 0.25, 0.125, 2.0, -1.0, 3.5), 1.25),
-)  # fmt: skip
+    ((2.5, -1.25), 1.0),
+    ((-0.5, 0.75), 0.5),
+    ((1.0, 3.0, 0.25), 1.0),
+    ((4.5, 4.25, -2.0), 1.75),
+    ((0.5, -0.25, 0.125, 1.9375), 0.75),
+    ((-3.0, 6.0, 1.5, 0.0), 2.5),
+    ((1.0, 0.5, 0.25, 0.125, 2.0, -1.0, 3.5), 1.25),
+)
 # The confidence is a float exactly: equal logits, or one far above the rest: (logits, temperature, confidence).
 EXACT = (
-    ((1.5, 1.5), 1.0, 0.5), ((0.0, 0.0), 0.3, 0.5), ((-2.0, -2.0, -2.0, -2.0), 1.7, 0.25),
-    ((7.0, 7.0, -900.0, -900.0), 1.0, 0.5), ((500.0, 0.0, 0.0), 1.0, 1.0), ((-800.0, -800.0, -1.0, -800.0), 2.0, 1.0),
-)  # fmt: skip
+    ((1.5, 1.5), 1.0, 0.5),
+    ((0.0, 0.0), 0.3, 0.5),
+    ((-2.0, -2.0, -2.0, -2.0), 1.7, 0.25),
+    ((7.0, 7.0, -900.0, -900.0), 1.0, 0.5),
+    ((500.0, 0.0, 0.0), 1.0, 1.0),
+    ((-800.0, -800.0, -1.0, -800.0), 2.0, 1.0),
+)
 
 
 def softmax(logits: tuple[float, ...], temperature: float) -> list[float]:
@@ -57,9 +66,17 @@ def entropy(probabilities: list[float]) -> float:
     return -math.fsum(value * math.log(value) for value in probabilities if value > 0)
 
 
-def decision_vector(side: str, logits: tuple[float, ...], temperature: float, abstain_below: float, *,
-                    mode: str = "balanced", scaling: dict | None = None, not_a_logo_below: float | None = None,
-                    blank: bool = False) -> dict:  # fmt: skip
+def decision_vector(
+    side: str,
+    logits: tuple[float, ...],
+    temperature: float,
+    abstain_below: float,
+    *,
+    mode: str = "balanced",
+    scaling: dict | None = None,
+    not_a_logo_below: float | None = None,
+    blank: bool = False,
+) -> dict:
     """One row: what is put in, on which side of the threshold the confidence lies, and what must come out.
 
     A picture that is `blank`, or whose logo score is below `not_a_logo_below`, gets no label in any mode but best-guess,
@@ -74,14 +91,26 @@ def decision_vector(side: str, logits: tuple[float, ...], temperature: float, ab
     unfit = "blank" if blank else None if is_logo else "not_a_logo"
     reason = unfit if unfit and mode != "best-guess" else "low_confidence" if abstains else None
     return {
-        "side": side, "mode": mode, "blank": blank, "labels": list(LABELS[: len(logits)]), "logits": list(logits),
-        "temperature": temperature, "scaling": scaling, "abstain_below": abstain_below, "strict_below": strict_below,
-        "logo_score": logo_score(logits), "entropy": entropy(probabilities), "not_a_logo_below": not_a_logo_below,
-        "is_logo": is_logo, "high_confidence": unfit is None and confidence >= strict_below,
+        "side": side,
+        "mode": mode,
+        "blank": blank,
+        "labels": list(LABELS[: len(logits)]),
+        "logits": list(logits),
+        "temperature": temperature,
+        "scaling": scaling,
+        "abstain_below": abstain_below,
+        "strict_below": strict_below,
+        "logo_score": logo_score(logits),
+        "entropy": entropy(probabilities),
+        "not_a_logo_below": not_a_logo_below,
+        "is_logo": is_logo,
+        "high_confidence": unfit is None and confidence >= strict_below,
         "low_confidence": unfit is not None or confidence < abstain_below,
-        "label": best_guess if reason is None else None, "best_guess": best_guess, "confidence": confidence,
+        "label": best_guess if reason is None else None,
+        "best_guess": best_guess,
+        "confidence": confidence,
         "reason": reason,
-    }  # fmt: skip
+    }
 
 
 def decision_vectors() -> list[dict]:
@@ -106,9 +135,22 @@ def decision_vectors() -> list[dict]:
     for logits, temperature in CASES[:4]:
         confidence = max(softmax(logits, temperature))
         for mode in ("best-guess", "balanced", "strict"):
-            rows.append(decision_vector("above", logits, temperature, max(0.0, 2 * confidence - 1 - STEP), mode=mode, blank=True))  # fmt: skip
-            rows.append(decision_vector("below", logits, temperature, confidence + STEP, mode=mode, blank=True,
-                                        not_a_logo_below=logo_score(logits) + STEP))  # fmt: skip
+            rows.append(
+                decision_vector(
+                    "above", logits, temperature, max(0.0, 2 * confidence - 1 - STEP), mode=mode, blank=True
+                )
+            )
+            rows.append(
+                decision_vector(
+                    "below",
+                    logits,
+                    temperature,
+                    confidence + STEP,
+                    mode=mode,
+                    blank=True,
+                    not_a_logo_below=logo_score(logits) + STEP,
+                )
+            )
     for logits, temperature in CASES:
         confidence, score = max(softmax(logits, temperature)), logo_score(logits)
         sure = max(0.0, 2 * confidence - 1 - STEP)  # a threshold that strict reaches too
@@ -122,8 +164,16 @@ def decision_vectors() -> list[dict]:
         scaling = make_scaling(len(logits), whole=index % 2 == 1)
         confidence = max(scale(logits, temperature, scaling))
         for side, step in (("below", STEP), ("above", -STEP)):
-            rows.append(decision_vector(side, logits, temperature, confidence + step, scaling=scaling,
-                                        not_a_logo_below=logo_score(logits) + step))  # fmt: skip
+            rows.append(
+                decision_vector(
+                    side,
+                    logits,
+                    temperature,
+                    confidence + step,
+                    scaling=scaling,
+                    not_a_logo_below=logo_score(logits) + step,
+                )
+            )
     return rows
 
 
@@ -139,12 +189,13 @@ def make_scaling(classes: int, *, whole: bool) -> dict:
 
 # Sixteenths again: the logits of two or three members, and how much each counts.
 MEMBERS = (
-    (((2.5, -1.25), (2.5, -1.25)), (0.5, 0.5)), (((4.0, -4.0), (-4.0, 4.0)), (0.5, 0.5)),
+    (((2.5, -1.25), (2.5, -1.25)), (0.5, 0.5)),
+    (((4.0, -4.0), (-4.0, 4.0)), (0.5, 0.5)),
     (((1.0, 3.0, 0.25), (3.0, 1.0, 0.25)), (0.25, 0.75)),
     (((0.0, 0.0, 0.0, 0.0), (9.0, 0.0, 0.0, 0.0), (0.0, 9.0, 0.0, 0.0)), (0.5, 0.25, 0.25)),
     (((-3.0, 6.0, 1.5, 0.0), (5.5, -0.5, 1.0, 0.25)), (0.875, 0.125)),
     (((1.0, 0.5, 0.25, 0.125, 2.0, -1.0, 3.5), (-1.0, 3.5, 0.5, 0.25, 0.125, 2.0, 1.0)), (0.625, 0.375)),
-)  # fmt: skip
+)
 
 
 def member_vectors() -> list[dict]:
@@ -155,8 +206,15 @@ def member_vectors() -> list[dict]:
         mean = [math.fsum(w * p[k] for w, p in zip(weights, each, strict=True)) for k in range(len(logits[0]))]
         height = math.fsum(w * logo_score(row) for w, row in zip(weights, logits, strict=True))
         between = entropy(mean) - math.fsum(w * entropy(p) for w, p in zip(weights, each, strict=True))
-        rows.append({"members": [list(row) for row in logits], "weights": list(weights), "probabilities": mean,
-                     "logits": [math.log(p) + height for p in mean], "epistemic": max(0.0, between)})  # fmt: skip
+        rows.append(
+            {
+                "members": [list(row) for row in logits],
+                "weights": list(weights),
+                "probabilities": mean,
+                "logits": [math.log(p) + height for p in mean],
+                "epistemic": max(0.0, between),
+            }
+        )
     return rows
 
 
@@ -167,8 +225,10 @@ def write_inputs() -> list[Path]:
     opaque = Image.new("RGB", (230, 75), (20, 40, 90))
     ImageDraw.Draw(opaque).ellipse((85, 8, 145, 68), (250, 210, 40), (255, 255, 255), 5)
     palette = Image.linear_gradient("L").resize((60, 133)).quantize(9)
-    for name, image, options in (("opaque-wide", opaque, {}),
-                                 ("palette-alpha", palette, {"transparency": bytes(range(0, 252, 28))})):  # fmt: skip
+    for name, image, options in (
+        ("opaque-wide", opaque, {}),
+        ("palette-alpha", palette, {"transparency": bytes(range(0, 252, 28))}),
+    ):
         image.save(HERE / "preprocess" / f"{name}.png", **options)
     drawn = plain_pictures() | fading_pictures()
     for name, image in drawn.items():
@@ -235,18 +295,34 @@ def write_preprocess_vectors() -> list[dict]:
             pixels = preprocess(load_image(path, fast=False), InputContract(size_px, details=details))
             Image.fromarray(pixels.reshape(size_px, -1) if details else pixels).save(expected, optimize=True)
             colours = {tuple(pixel) for row in pixels[:, :, :3].tolist() for pixel in row}
-            rows.append({"image": path.relative_to(ROOT).as_posix(), "size_px": size_px, "details": details,
-                         "blank": len(colours) == 1, "expected": expected.relative_to(ROOT).as_posix()})  # fmt: skip
+            rows.append(
+                {
+                    "image": path.relative_to(ROOT).as_posix(),
+                    "size_px": size_px,
+                    "details": details,
+                    "blank": len(colours) == 1,
+                    "expected": expected.relative_to(ROOT).as_posix(),
+                }
+            )
     return rows
 
 
 # (width, height, scans, size when read): limits of 36 million pixels, 4 times that of a JPEG, 20 times that of scans, and
 # 14,400 scans however few the pixels.
 JPEGS = (
-    (1500, 1500, 320, (1500, 1500)), (1500, 1500, 321, None), (1500, 1500, 1000, None), (600, 400, 3000, (600, 400)),
-    (600, 400, 3001, None), (16, 8, 14_400, (16, 8)), (16, 8, 14_401, None), (8000, 6000, 1, (4000, 3000)),
-    (6000, 6000, 1, (6000, 6000)), (6001, 6000, 1, (3001, 3000)), (12_001, 12_000, 1, None), (65_000, 65_000, 1, None),
-)  # fmt: skip
+    (1500, 1500, 320, (1500, 1500)),
+    (1500, 1500, 321, None),
+    (1500, 1500, 1000, None),
+    (600, 400, 3000, (600, 400)),
+    (600, 400, 3001, None),
+    (16, 8, 14_400, (16, 8)),
+    (16, 8, 14_401, None),
+    (8000, 6000, 1, (4000, 3000)),
+    (6000, 6000, 1, (6000, 6000)),
+    (6001, 6000, 1, (3001, 3000)),
+    (12_001, 12_000, 1, None),
+    (65_000, 65_000, 1, None),
+)
 
 
 def jpeg_limit_vectors() -> list[dict]:

@@ -113,9 +113,11 @@ def check_coverage_by_class(bundle, logits, targets, level: float) -> None:
 def test_the_level_that_two_classes_are_too_small_for_is_refused(measured):
     refused = {entry.level: entry.refused for entry in measured[0].calibration.conformal}
     assert refused == {
-        0.8: "", 0.9: "", 0.95: "",
+        0.8: "",
+        0.9: "",
+        0.95: "",
         0.99: "complex: 48 logos of calib, 99 needed, gradient: 39 logos of calib, 99 needed",
-    }  # fmt: skip
+    }
 
 
 def test_no_more_logos_of_test_are_unfamiliar_than_the_rate_and_both_sizes_allow(measured):

@@ -45,9 +45,13 @@ def test_where_nothing_may_change_no_shift_of_the_logits_changes_anything_and_el
     logits = generator.normal(size=(20_000, len(classifier.labels))) * 3
     shifted = logits + generator.choice([-REDUCED_SHIFT, REDUCED_SHIFT], logits.shape)
     close = may_change(
-        classifier.bundle.calibration, classifier.calibrated(logits), logo_score(logits), classifier.threshold,
-        classifier.coverage, REDUCED_SHIFT,
-    )  # fmt: skip
+        classifier.bundle.calibration,
+        classifier.calibrated(logits),
+        logo_score(logits),
+        classifier.threshold,
+        classifier.coverage,
+        REDUCED_SHIFT,
+    )
     before, after = map(classifier.decide, (logits, shifted))
     same = [said(one) == said(other) for one, other in zip(before, after, strict=True)]
     assert not close.all()

@@ -81,15 +81,21 @@ def test_blank_is_what_has_one_colour_as_the_model_sees_it_and_a_faint_mark_is_n
 @pytest.mark.parametrize("vector", DECISIONS, ids=lambda vector: f"{vector['side']}-{vector['logits']}")
 def test_logits_give_the_decision(fake_bundle, vector):
     folder = fake_bundle(
-        labels=tuple(vector["labels"]), temperature=vector["temperature"], abstain_below=vector["abstain_below"],
-        strict_below=vector["strict_below"], scaling=vector["scaling"] and Scaling(**vector["scaling"]),
+        labels=tuple(vector["labels"]),
+        temperature=vector["temperature"],
+        abstain_below=vector["abstain_below"],
+        strict_below=vector["strict_below"],
+        scaling=vector["scaling"] and Scaling(**vector["scaling"]),
         familiarity=None if vector["not_a_logo_below"] is None else Familiarity(vector["not_a_logo_below"], 0.05),
-    )  # fmt: skip
+    )
     classifier, blank = Classifier.load(folder, mode=vector["mode"]), np.array([vector["blank"]])
     (decision,) = classifier.decide(np.array([vector["logits"]], np.float32), blank=blank)
     assert (decision.label, decision.best_guess, decision.reason, decision.is_logo) == (
-        vector["label"], vector["best_guess"], vector["reason"], vector["is_logo"]
-    )  # fmt: skip
+        vector["label"],
+        vector["best_guess"],
+        vector["reason"],
+        vector["is_logo"],
+    )
     assert decision.confidence == pytest.approx(vector["confidence"], abs=1e-6)
     assert (decision.aleatoric, decision.logo_score) == pytest.approx(
         (vector["entropy"], vector["logo_score"]), abs=1e-6
@@ -102,8 +108,10 @@ def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
     sides = Counter(vector["side"] for vector in DECISIONS)
     assert Counter(vector["mode"] for vector in DECISIONS).keys() == set(Mode)
     assert Counter(vector["scaling"] and vector["scaling"]["method"] for vector in DECISIONS).keys() == {
-        None, "vector", "dirichlet"
-    }  # fmt: skip
+        None,
+        "vector",
+        "dirichlet",
+    }
     assert any(
         vector["labels"][int(np.argmax(vector["logits"]))] != vector["best_guess"]
         for vector in DECISIONS
@@ -112,14 +120,20 @@ def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
     assert min(sides["below"], sides["at"], sides["above"]) >= 6
     blank = [vector for vector in DECISIONS if vector["blank"]]
     assert Counter((vector["mode"], vector["reason"]) for vector in blank) == {
-        ("best-guess", None): 8, ("balanced", "blank"): 8, ("strict", "blank"): 8
-    }  # fmt: skip
+        ("best-guess", None): 8,
+        ("balanced", "blank"): 8,
+        ("strict", "blank"): 8,
+    }
     bounded = [vector for vector in DECISIONS if vector["not_a_logo_below"] is not None and not vector["blank"]]
     assert Counter((vector["mode"], vector["is_logo"], vector["reason"]) for vector in bounded) == {
-        ("best-guess", True, None): 7, ("balanced", True, None): 16, ("strict", True, None): 7,
-        ("best-guess", False, None): 7, ("balanced", False, "not_a_logo"): 14, ("strict", False, "not_a_logo"): 7,
+        ("best-guess", True, None): 7,
+        ("balanced", True, None): 16,
+        ("strict", True, None): 7,
+        ("best-guess", False, None): 7,
+        ("balanced", False, "not_a_logo"): 14,
+        ("strict", False, "not_a_logo"): 7,
         ("balanced", True, "low_confidence"): 7,
-    }  # fmt: skip
+    }
     for vector in DECISIONS:
         unfit = vector["mode"] != Mode.BEST_GUESS and (vector["blank"] or not vector["is_logo"])
         unsure = vector["side"] == "below" and not vector["blank"]

@@ -67,7 +67,11 @@ def lie_in_avif(data: bytes, side: int) -> bytes:
     """The file with every size in its container made 64 x 64; its coded picture keeps its own."""
     data = bytearray(data)
     sizes = struct.pack(">II", side, side), struct.pack(">HH", side, side), struct.pack(">II", side << 16, side << 16)
-    for true, lie in zip(sizes, (struct.pack(">II", 64, 64), struct.pack(">HH", 64, 64), struct.pack(">II", 64 << 16, 64 << 16)), strict=True):  # fmt: skip
+    for true, lie in zip(
+        sizes,
+        (struct.pack(">II", 64, 64), struct.pack(">HH", 64, 64), struct.pack(">II", 64 << 16, 64 << 16)),
+        strict=True,
+    ):
         data = data.replace(true, lie)
     return bytes(data)
 
@@ -86,7 +90,13 @@ def wrap_jpeg2000(stream: bytes) -> bytes:
     data = encode(Image.new("RGB", (64, 64)), "JPEG2000")
     decoy = encode(Image.new("RGB", (64, 64)), "JPEG2000", no_jp2=True)
     at = data.index(b"jp2c") - 4
-    return data[:at] + struct.pack(">I4s", len(decoy) + 8, b"free") + decoy + struct.pack(">I4s", len(stream) + 8, b"jp2c") + stream  # fmt: skip
+    return (
+        data[:at]
+        + struct.pack(">I4s", len(decoy) + 8, b"free")
+        + decoy
+        + struct.pack(">I4s", len(stream) + 8, b"jp2c")
+        + stream
+    )
 
 
 def webp(side: int, flags: int, chunks: bytes) -> bytes:
@@ -143,22 +153,53 @@ def bombs() -> dict[str, bytes]:
     """By name; each must be refused, or read at little cost."""
     vast = png(SIDE, SIDE, 8, 6, zlib.compress(bytes(1_000_000), 9))
     bitmap = struct.pack("<IiiHHIIiiII", 40, SIDE, 2 * SIDE, 1, 32, 0, 0, 0, 0, 0, 0)
-    tiles = [(256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1),
-             (322, 4, 1, 20_000), (323, 4, 1, 20_000), (324, 4, 1, -1)]  # fmt: skip
+    tiles = [
+        (256, 4, 1, 64),
+        (257, 4, 1, 64),
+        (258, 3, 1, 8),
+        (259, 3, 1, 8),
+        (262, 3, 1, 1),
+        (277, 3, 1, 1),
+        (322, 4, 1, 20_000),
+        (323, 4, 1, 20_000),
+        (324, 4, 1, -1),
+    ]
     tile = zlib.compress(bytes(20_000_000), 9)
     jpeg, picture = encode(Image.new("RGB", (64, 64)), "JPEG"), encode(Image.new("RGB", (64, 64)), "WEBP")[12:]
     found = {
-        "png": vast, "png, 1 bit": png(65_000, 65_000, 1, 0, b""), "ico of a png": icon(vast),
+        "png": vast,
+        "png, 1 bit": png(65_000, 65_000, 1, 0, b""),
+        "ico of a png": icon(vast),
         "ico whose second picture is vast": icon(encode(Image.new("RGB", (16, 16)), "PNG"), vast),
-        "ico of a bitmap": icon(bitmap + bytes(5000)), "icns of a png": icns(vast),
+        "ico of a bitmap": icon(bitmap + bytes(5000)),
+        "icns of a png": icns(vast),
         "tiff of one vast tile": tiff([*tiles, (325, 4, 1, len(tile))], tile),
         "tiff directory": tiff([(300 + index, 7, 1 << 20, -1) for index in range(3000)], bytes(1 << 20)),
-        "tiff directory, cut off": tiff([(300 + index, 7, 1 << 20, 10) for index in range(3000)])[:30_000] + bytes(1 << 20),
-        "tiff within tiff": tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8), (279, 4, 1, 64),
-                                  (34665, 4, 1, -1)], tiff([(300 + index, 7, 60_000, 10) for index in range(5000)])[8:]),
+        "tiff directory, cut off": tiff([(300 + index, 7, 1 << 20, 10) for index in range(3000)])[:30_000]
+        + bytes(1 << 20),
+        "tiff within tiff": tiff(
+            [
+                (256, 4, 1, 8),
+                (257, 4, 1, 8),
+                (258, 3, 1, 8),
+                (259, 3, 1, 1),
+                (262, 3, 1, 1),
+                (273, 4, 1, 8),
+                (279, 4, 1, 64),
+                (34665, 4, 1, -1),
+            ],
+            tiff([(300 + index, 7, 60_000, 10) for index in range(5000)])[8:],
+        ),
         "ico of a png behind one that is missing": icon_with_gap(vast),
-        "exif in a jpeg without a scan": jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif()) + 2) + exif() + jpeg[2:jpeg.index(b"\xff\xda")],
-        "mpo": jpeg[:2] + b"\xff\xe2\xff\xf8MPF\0" + tiff([(0xB001 + index, 7, 60_000, 10) for index in range(5000)])[:65_522].ljust(65_522, b"\0") + jpeg[2:],
+        "exif in a jpeg without a scan": jpeg[:2]
+        + b"\xff\xe1"
+        + struct.pack(">H", len(exif()) + 2)
+        + exif()
+        + jpeg[2 : jpeg.index(b"\xff\xda")],
+        "mpo": jpeg[:2]
+        + b"\xff\xe2\xff\xf8MPF\0"
+        + tiff([(0xB001 + index, 7, 60_000, 10) for index in range(5000)])[:65_522].ljust(65_522, b"\0")
+        + jpeg[2:],
         "exif in jpeg": jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif()) + 2) + exif() + jpeg[2:],
         "exif in png": png(8, 8, 8, 0, zlib.compress(bytes(72)), chunk(b"eXIf", exif()[6:])),
         "exif in webp": webp(64, 8, picture + b"EXIF" + struct.pack("<I", len(exif())) + exif()),
@@ -167,14 +208,24 @@ def bombs() -> dict[str, bytes]:
         "gif comments": with_parts("GIF", b"!\xfe" + (b"\xff" + b"a" * 255) * 15_000 + b"\0", 1, 13 + 768),
         "jpeg 2000 of many tiles": jpeg2000(right=1500, bottom=1500, tile_width=6, tile_height=6),
         "jpeg 2000, vast": wrap_jpeg2000(jpeg2000(right=SIDE, bottom=SIDE, tile_width=SIDE, tile_height=SIDE)),
-        "texts": png(8, 8, 8, 0, zlib.compress(bytes(72)), *[chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10_000_000), 9))] * 3),
-        "profile": png(8, 8, 8, 0, zlib.compress(bytes(72)), chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10_000_000), 9))),
-        "many texts": with_parts("PNG", chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(1_000_000), 9)), 5000, 33),
+        "texts": png(
+            8, 8, 8, 0, zlib.compress(bytes(72)), *[chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10_000_000), 9))] * 3
+        ),
+        "profile": png(
+            8, 8, 8, 0, zlib.compress(bytes(72)), chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10_000_000), 9))
+        ),
+        "many texts": with_parts(
+            "PNG", chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(1_000_000), 9)), 5000, 33
+        ),
         "many chunks": with_parts("PNG", chunk(b"teSt", b""), 200_000, 33),
-        "many segments": with_parts("JPEG", b"\xff\xfe\0\2", 300_000, 2), "junk": with_parts("JPEG", bytes(3_000_000), 1, 2),
-        "many scans of one pixel": progressive(1, 1, 100_000), "scans": progressive(1500, 1500, 1000),
-    }  # fmt: skip
+        "many segments": with_parts("JPEG", b"\xff\xfe\0\2", 300_000, 2),
+        "junk": with_parts("JPEG", bytes(3_000_000), 1, 2),
+        "many scans of one pixel": progressive(1, 1, 100_000),
+        "scans": progressive(1500, 1500, 1000),
+    }
     with suppress(OSError, KeyError):  # a Pillow without that codec
-        found |= {"avif": lie_in_avif(encode(Image.new("RGB", (7000, 7000)), "AVIF", speed=10), 7000),
-                  "avif animation": lie_in_avif(animation("AVIF", 5000), 5000)}  # fmt: skip
+        found |= {
+            "avif": lie_in_avif(encode(Image.new("RGB", (7000, 7000)), "AVIF", speed=10), 7000),
+            "avif animation": lie_in_avif(animation("AVIF", 5000), 5000),
+        }
     return found

@@ -43,25 +43,47 @@ from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge_bench.machine import provenance
 
 FORMATS = {
-    "png": {}, "jpg": {"quality": 80}, "webp": {}, "gif": {}, "bmp": {}, "tiff": {"compression": "tiff_lzw"}, "ico": {},
-    "ppm": {}, "tga": {}, "jp2": {}, "avif": {}, "icns": {}, "mpo": {}, "qoi": {},
-}  # fmt: skip
+    "png": {},
+    "jpg": {"quality": 80},
+    "webp": {},
+    "gif": {},
+    "bmp": {},
+    "tiff": {"compression": "tiff_lzw"},
+    "ico": {},
+    "ppm": {},
+    "tga": {},
+    "jp2": {},
+    "avif": {},
+    "icns": {},
+    "mpo": {},
+    "qoi": {},
+}
 WRONG_TYPES = {
-    "text": b"hello, this is no image\n", "html": b"<!doctype html><img src=x>", "zip": b"PK\x03\x04" + bytes(60),
-    "pdf": b"%PDF-1.7\n1 0 obj\n", "elf": b"\x7fELF" + bytes(60), "gzip": b"\x1f\x8b\x08" + bytes(40),
+    "text": b"hello, this is no image\n",
+    "html": b"<!doctype html><img src=x>",
+    "zip": b"PK\x03\x04" + bytes(60),
+    "pdf": b"%PDF-1.7\n1 0 obj\n",
+    "elf": b"\x7fELF" + bytes(60),
+    "gzip": b"\x1f\x8b\x08" + bytes(40),
     "pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94.",
     "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/tmp/eps) (w) file closefile showpage\n",
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg"',
-}  # fmt: skip
-SHAPES = ("<rect width='90' height='50' fill='teal'/>", "<circle cx='50' cy='50' r='{0}'/>", "<text y='20'>logo {0}</text>",
-          "<path d='M0 0C{0} 9 9 {0} 90 90Z'/>", "<g transform='scale({0})'><use href='#a'/></g>")  # fmt: skip
+}
+SHAPES = (
+    "<rect width='90' height='50' fill='teal'/>",
+    "<circle cx='50' cy='50' r='{0}'/>",
+    "<text y='20'>logo {0}</text>",
+    "<path d='M0 0C{0} 9 9 {0} 90 90Z'/>",
+    "<g transform='scale({0})'><use href='#a'/></g>",
+)
 HOSTILE = (
     "<filter id='f'><feTurbulence baseFrequency='.{0}' numOctaves='9999'/></filter><rect width='99' height='99' filter='url(#f)'/>",
     "<filter id='f'><feGaussianBlur stdDeviation='{0}e3'/></filter><rect width='99' height='99' filter='url(#f)'/>",
     "<pattern id='p' width='.0{0}' height='.01' patternUnits='userSpaceOnUse'><rect width='1' height='1'/></pattern>"
     "<rect width='9999' height='9999' fill='url(#p)'/>",
-    "<image href='file:///etc/passwd' width='{0}' height='9'/>", "<image href='data:image/png;base64,AAAA' width='9' height='{0}'/>",
-)  # fmt: skip
+    "<image href='file:///etc/passwd' width='{0}' height='9'/>",
+    "<image href='data:image/png;base64,AAAA' width='9' height='{0}'/>",
+)
 MUST_FAIL = ("empty", "wrong_type", "bomb", "link_to_itself", "dangling_link", "pipe", "unreadable")
 CONTROL_EVERY = 20
 HUNG_S, SLOW_CPU_S, HEALTHY_S, SERVER_MB = 60.0, 2.0, 1.0, 400.0
@@ -236,7 +258,13 @@ def large(data: bytes, choose: random.Random) -> bytes:
 def many_frames(data: bytes, choose: random.Random) -> bytes:
     frames = [Image.new("P", (40, 40), index % 256) for index in range(choose.randrange(2, 60))]
     suffix, more = choose.choice((("gif", {}), ("tiff", {}), ("webp", {}), ("png", {})))
-    return encode(frames[0].convert("RGB"), suffix, save_all=True, append_images=[frame.convert("RGB") for frame in frames[1:]], **more)  # fmt: skip
+    return encode(
+        frames[0].convert("RGB"),
+        suffix,
+        save_all=True,
+        append_images=[frame.convert("RGB") for frame in frames[1:]],
+        **more,
+    )
 
 
 def looping_tiff(data: bytes, choose: random.Random) -> bytes:
@@ -250,17 +278,43 @@ def looping_tiff(data: bytes, choose: random.Random) -> bytes:
 
 
 CONTENT = {
-    "truncated": truncated, "flipped": flipped, "spliced": spliced, "lying_header": lying_header, "bomb": bomb,
-    "many_frames": many_frames, "looping_tiff": looping_tiff, "scans": scans, "large": large, "container": container,
-    "vector": vector, "gradual": gradual, "moving": moving,
+    "truncated": truncated,
+    "flipped": flipped,
+    "spliced": spliced,
+    "lying_header": lying_header,
+    "bomb": bomb,
+    "many_frames": many_frames,
+    "looping_tiff": looping_tiff,
+    "scans": scans,
+    "large": large,
+    "container": container,
+    "vector": vector,
+    "gradual": gradual,
+    "moving": moving,
     "empty": lambda data, choose: b"",
     "wrong_type": lambda data, choose: choose.choice(list(WRONG_TYPES.values())),
     "noise": lambda data, choose: data[: choose.choice((0, 4, 16))] + choose.randbytes(choose.randrange(1, 3000)),
-}  # fmt: skip
+}
 PLACES = ("link_to_itself", "dangling_link", "pipe", "folder", "unreadable", "link_to_folder")
-WEIGHTS = {"truncated": 250, "flipped": 250, "spliced": 150, "lying_header": 200, "bomb": 15, "scans": 4, "large": 2,
-           "container": 10, "vector": 80, "gradual": 60, "moving": 40, "many_frames": 10, "looping_tiff": 10, "empty": 10, "wrong_type": 30, "noise": 40,
-           **dict.fromkeys(PLACES, 5)}  # fmt: skip
+WEIGHTS = {
+    "truncated": 250,
+    "flipped": 250,
+    "spliced": 150,
+    "lying_header": 200,
+    "bomb": 15,
+    "scans": 4,
+    "large": 2,
+    "container": 10,
+    "vector": 80,
+    "gradual": 60,
+    "moving": 40,
+    "many_frames": 10,
+    "looping_tiff": 10,
+    "empty": 10,
+    "wrong_type": 30,
+    "noise": 40,
+    **dict.fromkeys(PLACES, 5),
+}
 
 
 def write_mutants(folder: Path, count: int, seed: int = 0) -> list[tuple[str, str]]:

@@ -51,10 +51,21 @@ def plain_run(tmp_path_factory):
     """A run of two teachers of 32 px on 12 squares of each colour on each split; two of val carry a wrong label."""
     folder = tmp_path_factory.mktemp("run")
     write_squares(folder, HUES, per_class=12, mistaken="green")
-    recipe = recipe_from_dict({"train": {
-        "teachers": ["test_resnet@32", "test_resnet@32"], "pretrained": False,
-        "fit": {"epochs": EPOCHS, "batch_size": 9, "learning_rate": 0.003, "frozen_blocks": -1, "ema_decay": 0.9},
-    }})  # fmt: skip
+    recipe = recipe_from_dict(
+        {
+            "train": {
+                "teachers": ["test_resnet@32", "test_resnet@32"],
+                "pretrained": False,
+                "fit": {
+                    "epochs": EPOCHS,
+                    "batch_size": 9,
+                    "learning_rate": 0.003,
+                    "frozen_blocks": -1,
+                    "ema_decay": 0.9,
+                },
+            }
+        }
+    )
     run = train_ensemble(
         folder / "manifest.csv", recipe, folder / "tiny", device=torch.device("cpu"), report=lambda _: None
     )
@@ -77,17 +88,30 @@ def compressed_run(plain_run, tmp_path_factory):
     targets = np.array([run.classes.index(row.label) for row in rows])
     sure = np.array([row.sure for row in rows], bool)
     stages = [
-        {"stage": name, "size_bytes": size * times, "temperature": temperature, "latency": asdict(Latency(times, 2.0, 3.0, 50)),
-         "parity": None, "val": summarize(logits, targets, sure, temperature, run.classes)}
+        {
+            "stage": name,
+            "size_bytes": size * times,
+            "temperature": temperature,
+            "latency": asdict(Latency(times, 2.0, 3.0, 50)),
+            "parity": None,
+            "val": summarize(logits, targets, sure, temperature, run.classes),
+        }
         for name, times, temperature, logits in (
             ("2 teachers, PyTorch", 2, 1.0, ensemble_logits(run.member_logits("val"))),
             ("INT8, calibrated", 1, 1.5, run.member_logits("val")[0]),
         )
-    ]  # fmt: skip
-    write_json(copied / "compress" / "report.json", {
-        "chosen": "test_resnet@32", "precision": "int8", "artifact": "test_resnet-32/student-int8-minmax.onnx", "bundle_bytes": size, "stages": stages,
-        "abstention": {"threshold": 0.6, "familiarity": {"threshold": -9.0, "false_positive_rate": 0.05}},
-    })  # fmt: skip
+    ]
+    write_json(
+        copied / "compress" / "report.json",
+        {
+            "chosen": "test_resnet@32",
+            "precision": "int8",
+            "artifact": "test_resnet-32/student-int8-minmax.onnx",
+            "bundle_bytes": size,
+            "stages": stages,
+            "abstention": {"threshold": 0.6, "familiarity": {"threshold": -9.0, "false_positive_rate": 0.05}},
+        },
+    )
     snapshots = copied / "snapshots" / "student-test_resnet-32"
     snapshots.mkdir(parents=True)
     for epoch in (1, 2, 3):

@@ -20,16 +20,28 @@ def candidate(
     student, name, backend="onnxruntime", *, accuracy=0.9, ms=1.0, megabytes=2.0, status="made", reason=""
 ) -> dict:
     """One entry of compress_report.json; without figures where it was not made."""
-    told = {"title": f"{student}, {name}", "student": student, "name": name, "precision": name.partition("-")[0],
-            "backend": backend, "status": status, "reason": reason}  # fmt: skip
+    told = {
+        "title": f"{student}, {name}",
+        "student": student,
+        "name": name,
+        "precision": name.partition("-")[0],
+        "backend": backend,
+        "status": status,
+        "reason": reason,
+    }
     if status != "made":
         return told
     cost = {"p50_ms": ms, "p95_ms": 2 * ms, "peak_memory_mb": 88.0} if ms else None
     return told | {
-        "size_bytes": int(1e6 * megabytes), "accuracy": accuracy, "worst_recall": 0.8, "ece": 0.013, "ood": {"noise": 0.9, "charts": 0.8},
-        "cost": cost, "not_measured": "" if cost else "no engine was built or run: no GPU",
+        "size_bytes": int(1e6 * megabytes),
+        "accuracy": accuracy,
+        "worst_recall": 0.8,
+        "ece": 0.013,
+        "ood": {"noise": 0.9, "charts": 0.8},
+        "cost": cost,
+        "not_measured": "" if cost else "no engine was built or run: no GPU",
         "parity": {"top1_agreement": 0.99, "kl_nats": 0.0123},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -49,27 +61,42 @@ def folder(tmp_path):
     ]
     found = {"limits": {"size_mb": 4.0, "latency_ms": None, "accuracy_drop": 2.0, "ece": None}, "stages": stages}
     record = {
-        "run": "mine <&>", "recipe": "cpu", "val": 361, "outliers": ["charts", "noise"], "versions": {"python": "3.11"},
+        "run": "mine <&>",
+        "recipe": "cpu",
+        "val": 361,
+        "outliers": ["charts", "noise"],
+        "versions": {"python": "3.11"},
         "int8_range": "INT8 weights keep to 7 bits.",
         "machine": {"cpu": "A CPU", "isa": ["avx2"], "onnxruntime": "1.32"},
         "teachers": {"networks": ["large@192"], "val": {"accuracy": 0.92}},
         "candidates": [
-            candidate("small@96", "fp32"), candidate("small@96", "int8-minmax", ms=0.5, megabytes=0.6, accuracy=0.89),
-            candidate("small@96", "fp16", megabytes=1.0), candidate("tiny@64", "fp32", ms=0.1, megabytes=0.9, accuracy=0.84),
+            candidate("small@96", "fp32"),
+            candidate("small@96", "int8-minmax", ms=0.5, megabytes=0.6, accuracy=0.89),
+            candidate("small@96", "fp16", megabytes=1.0),
+            candidate("tiny@64", "fp32", ms=0.1, megabytes=0.9, accuracy=0.84),
             candidate("tiny@64", "int8-minmax", ms=0.2, megabytes=0.3, accuracy=0.83),
             candidate("tiny@64", "int8-tuned", status="failed", reason="ended by SIGABRT: <free>"),
             candidate("small@96", "fp16-tensorrt", "tensorrt", ms=None),
         ],
         "targets": {
-            "cpu": found | {
-                "chosen": "small@96", "method": "int8-minmax", "sentence": "small@96, int8-minmax: it is the fastest.",
-                "dominated": {"small@96, fp32": "small@96, fp16"}, "misses": {"tiny@64, fp32": ["accuracy drop 8.0 points (limit 2.0 points)"]},
+            "cpu": found
+            | {
+                "chosen": "small@96",
+                "method": "int8-minmax",
+                "sentence": "small@96, int8-minmax: it is the fastest.",
+                "dominated": {"small@96, fp32": "small@96, fp16"},
+                "misses": {"tiny@64, fp32": ["accuracy drop 8.0 points (limit 2.0 points)"]},
                 "refused": {"tiny@64, int8-minmax": "slower than FP32 on this machine: 0.20 ms against 0.10 ms"},
             },
-            "jetson": {"limits": found["limits"], "dominated": {}, "refused": {}, "misses": {"small@96, fp16-tensorrt": ["latency not measured here"]},
-                       "sentence": "no candidate meets the limits\n  small@96: why"},
+            "jetson": {
+                "limits": found["limits"],
+                "dominated": {},
+                "refused": {},
+                "misses": {"small@96, fp16-tensorrt": ["latency not measured here"]},
+                "sentence": "no candidate meets the limits\n  small@96: why",
+            },
         },
-    }  # fmt: skip
+    }
     (tmp_path / "compress_report.json").write_text(json.dumps(record))
     return tmp_path
 

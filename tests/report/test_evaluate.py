@@ -88,8 +88,14 @@ def test_every_interval_of_an_evaluation_holds_its_value_but_for_a_class_that_is
     assert "unknown" in result.output
 
 
-@pytest.mark.parametrize("published", ["runtime/logo_edge/default_bundle/bundle.json", "runtime/bundles/robust/bundle.json",
-                                       "benchmarks/results/default_report.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "published",
+    [
+        "runtime/logo_edge/default_bundle/bundle.json",
+        "runtime/bundles/robust/bundle.json",
+        "benchmarks/results/default_report.json",
+    ],
+)
 def test_every_interval_that_ships_holds_its_value(published):
     found = intervals_of(json.loads((Path(__file__).parents[2] / published).read_text()))
     assert len(found) >= 2 * 8
@@ -119,8 +125,15 @@ def test_two_subjects_are_compared_on_the_same_logos(colours, fake_bundle, tmp_p
 
 
 def test_a_run_a_checkpoint_and_an_onnx_file_of_one_network_agree(colours, tmp_path):
-    recipe = recipe_from_dict({"train": {"teachers": ["mobilenetv3_small_050@32"], "pretrained": False,
-                                         "fit": {"epochs": 1, "batch_size": 8}}})  # fmt: skip
+    recipe = recipe_from_dict(
+        {
+            "train": {
+                "teachers": ["mobilenetv3_small_050@32"],
+                "pretrained": False,
+                "fit": {"epochs": 1, "batch_size": 8},
+            }
+        }
+    )
     run = train_ensemble(colours, recipe, tmp_path / "run", device=torch.device("cpu"), report=lambda _: None)
     export_onnx(run.load_member(0), 32, tmp_path / "run" / "student.onnx")
     manifest = read_manifest(colours)

@@ -215,12 +215,18 @@ CHARTS = {
     "lines": lambda: charts.lines({"x": {1: 0.2, 2: 0.4}, "y": {1: 0.3}}, "epoch", "accuracy"),
     "uncertainty": lambda: charts.uncertainty_map(np.array([0.5, 0.9]), np.array([0.2, 0.0]), np.array([False, True])),
     "classes": lambda: charts.class_plane(
-        np.eye(2), np.array([0, 1]), ("a", "b"), regions=np.zeros((4, 4), int), wrong=np.array([True, False]),
+        np.eye(2),
+        np.array([0, 1]),
+        ("a", "b"),
+        regions=np.zeros((4, 4), int),
+        wrong=np.array([True, False]),
         window=(-1, 2, -1, 2),
     ),
-    "confidence": lambda: charts.confidence_plane(np.eye(2), np.array([0.4, 1]), np.array([True, False]), (-1, 2, -1, 2)),
+    "confidence": lambda: charts.confidence_plane(
+        np.eye(2), np.array([0.4, 1]), np.array([True, False]), (-1, 2, -1, 2)
+    ),
     "surface": lambda: charts.loss_surface(np.linspace(-1, 1, 5), np.arange(25.0).reshape(5, 5), 20.0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHARTS)

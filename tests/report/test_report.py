@@ -43,8 +43,16 @@ def test_the_page_holds_every_section_and_figure(whole_report):
     _, page, found = read(whole_report)
     anchors = [attributes["id"] for attributes in page.all("h2")]
     assert anchors == [
-        "summary", "training", "errors", "confidence", "robustness", "maps", "features", "landscape", "making"
-    ]  # fmt: skip
+        "summary",
+        "training",
+        "errors",
+        "confidence",
+        "robustness",
+        "maps",
+        "features",
+        "landscape",
+        "making",
+    ]
     assert [attributes["href"] for attributes in page.all("a")] == [f"#{anchor}" for anchor in anchors]
     assert list(found["findings"]) == anchors[:-1]
     assert len(page.all("figure")) == sum(map(len, found["findings"].values())) >= 22
@@ -105,14 +113,27 @@ def test_the_figures_are_those_of_the_evaluation(whole_report):
 
 def test_the_figures_of_an_evaluation_are_shown_under_its_own_name(compressed_run, tmp_path):
     figure, evaluation = {"value": 0.5, "low": 0.4, "high": 0.6}, tmp_path / "evaluation.json"
-    evaluation.write_text(json.dumps({"split": "test", "subjects": [{
-        "name": "a bundle",
-        "corruptions": {"by_corruption": {"noise": {"1": figure, "5": figure},
-                                          "blur": {"1": figure, "5": {**figure, "value": 0.4}}},
-                        "mean": {"1": 0.5, "5": 0.45}},
-        "attacks": {"from": "a student", "count": 5, "FGSM": {"1/255": figure}},
-        "outliers": {"auroc": {"photographs": 0.9, "noise": 0.7}},
-    }]}))  # fmt: skip
+    evaluation.write_text(
+        json.dumps(
+            {
+                "split": "test",
+                "subjects": [
+                    {
+                        "name": "a bundle",
+                        "corruptions": {
+                            "by_corruption": {
+                                "noise": {"1": figure, "5": figure},
+                                "blur": {"1": figure, "5": {**figure, "value": 0.4}},
+                            },
+                            "mean": {"1": 0.5, "5": 0.45},
+                        },
+                        "attacks": {"from": "a student", "count": 5, "FGSM": {"1/255": figure}},
+                        "outliers": {"auroc": {"photographs": 0.9, "noise": 0.7}},
+                    }
+                ],
+            }
+        )
+    )
     options = [str(compressed_run), "--out", str(tmp_path), "--quick", "--evaluation", str(evaluation)]
     assert CliRunner().invoke(report, options).exit_code == 0
     text, _, found = read(tmp_path)
@@ -129,8 +150,14 @@ def test_the_committed_evaluation_of_the_default_bundle_is_shown_whole():
     figures, split, whose = read_extra(ROOT / "benchmarks" / "results" / "default_robustness.json")
     section = robustness_section(figures, split, whose)
     titles = [exhibit.title for exhibit in section.exhibits]
-    assert titles == ["Accuracy by delivered size", "Accuracy by background", "Accuracy by JPEG quality", "Corruptions",
-                      "Attacks", "Images that are no logos"]  # fmt: skip
+    assert titles == [
+        "Accuracy by delivered size",
+        "Accuracy by background",
+        "Accuracy by JPEG quality",
+        "Corruptions",
+        "Attacks",
+        "Images that are no logos",
+    ]
     attacks = section.exhibits[titles.index("Attacks")]
     assert [row[0] for row in attacks.table.rows] == [
         f"{name}, {size}/255" for name in ("FGSM", "PGD-10") for size in (1, 2, 4)
@@ -149,8 +176,13 @@ def test_a_quick_report_of_a_run_without_a_student_is_whole(plain_run, tmp_path)
     assert result.exit_code == 0, result.output
     _, page, found = read(tmp_path)
     assert [attributes["id"] for attributes in page.all("h2")] == [
-        "summary", "training", "errors", "confidence", "maps", "making"
-    ]  # fmt: skip
+        "summary",
+        "training",
+        "errors",
+        "confidence",
+        "maps",
+        "making",
+    ]
     assert [subject["kind"] for subject in found["subjects"]] == ["run"]
     assert found["stages"] == []
 
@@ -168,8 +200,7 @@ def test_a_run_of_other_data_or_without_its_student_is_refused(compressed_run, t
 
 
 @pytest.mark.parametrize(
-    ("package", "module"),
-    [("jinja2", "report"), ("sklearn.decomposition", "embedding"), ("matplotlib", "charts")],
+    ("package", "module"), [("jinja2", "report"), ("sklearn.decomposition", "embedding"), ("matplotlib", "charts")]
 )
 def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, package, module):
     monkeypatch.setitem(sys.modules, package, None)

@@ -100,8 +100,15 @@ def test_the_white_box_suffers_more_than_a_subject_that_the_attack_is_carried_to
             with torch.no_grad():
                 return own(torch.from_numpy(pixels)).numpy()
 
-        return Subject(name, "checkpoint", ("a", "b", "c", "d"), lambda pictures: forward(np.stack(pictures)), network=own,
-                       forward=forward, contract=InputContract(32))  # fmt: skip
+        return Subject(
+            name,
+            "checkpoint",
+            ("a", "b", "c", "d"),
+            lambda pictures: forward(np.stack(pictures)),
+            network=own,
+            forward=forward,
+            contract=InputContract(32),
+        )
 
     white, carried = subject("white", network), subject("other", other)
     targets = white.predict(images).argmax(1)
@@ -139,12 +146,21 @@ def test_attacks_need_exactly_one_checkpoint(fake_bundle, colours):
 
 
 def test_a_checkpoint_is_evaluated_with_corruptions_and_attacks_on_the_command_line(colours, tmp_path):
-    recipe = recipe_from_dict({"train": {"teachers": ["test_resnet@32"], "pretrained": False,
-                                         "fit": {"epochs": 1, "batch_size": 8}}})  # fmt: skip
+    recipe = recipe_from_dict(
+        {"train": {"teachers": ["test_resnet@32"], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}}}
+    )
     train_ensemble(colours, recipe, tmp_path / "run", device=torch.device("cpu"), report=lambda _: None)
     out = tmp_path / "figures.json"
-    arguments = [tmp_path / "run" / "member-0.safetensors", "--manifest", colours, "--no-slices", "--corruptions",
-                 "--attacks", "--out", out]  # fmt: skip
+    arguments = [
+        tmp_path / "run" / "member-0.safetensors",
+        "--manifest",
+        colours,
+        "--no-slices",
+        "--corruptions",
+        "--attacks",
+        "--out",
+        out,
+    ]
     result = CliRunner().invoke(evaluate, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     (figures,) = json.loads(out.read_text())["subjects"]
@@ -201,7 +217,9 @@ def test_a_bundle_calls_no_logo_what_its_own_threshold_does(tmp_path, monkeypatc
     monkeypatch.setattr(evaluate_module, "outlier_paths", lambda part, count: {"noise": [tmp_path / "black.png"] * 4})
     random = np.random.default_rng(0)
     logits = {split: sure_logits(random, 60) for split in ("val", "calib")}
-    subject = Subject("s", "bundle", ("a", "b", "c"), lambda images: np.zeros((len(images), 3)), familiarity=Familiarity(1.0, 0.05))  # fmt: skip
+    subject = Subject(
+        "s", "bundle", ("a", "b", "c"), lambda images: np.zeros((len(images), 3)), familiarity=Familiarity(1.0, 0.05)
+    )
     (found,) = evaluate_outliers([subject], [logits], "val", lambda _: None)
     assert found["threshold"] == 1.0
     assert found["rejected"]["noise"]["value"] == 0.0  # log 3 is above it

@@ -232,8 +232,10 @@ def test_no_core_is_burnt_while_a_classifier_with_several_threads_is_idle(fake_b
 
 
 def test_the_runtime_imports_no_other_backend_until_it_is_asked_for():
-    code = "import sys; from logo_edge import Classifier; Classifier.load(); " \
-           "print([name for name in ('torch', 'openvino', 'tensorrt') if name in sys.modules])"  # fmt: skip
+    code = (
+        "import sys; from logo_edge import Classifier; Classifier.load(); "
+        "print([name for name in ('torch', 'openvino', 'tensorrt') if name in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

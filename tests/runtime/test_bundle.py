@@ -176,14 +176,25 @@ WRONG = [
     *((keys, value) for keys in (*NUMBERS, ("input", "dark_above_luminance")) for value in (None, "1", True, [1], {})),
     *((keys, value) for keys in (("input", "size_px"), (*ENTRY, "size_bytes")) for value in (None, "8", True, 8.5, [])),
     *((keys, value) for keys in TABLES for value in (None, 5, "text", [], [["file", "model.onnx"]])),
-    *((keys, value) for keys in COLOURS for value in (None, 5, "123", [1, 2], [1, 2, 256], [-1, 0, 0], [1, 2, 0.5], {})),
+    *(
+        (keys, value)
+        for keys in COLOURS
+        for value in (None, 5, "123", [1, 2], [1, 2, 256], [-1, 0, 0], [1, 2, 0.5], {})
+    ),
     *((keys, value) for keys in FIXED for value in (None, "NCHW", "float32", "BGR")),
-    *((("labels",), value) for value in (None, "ab", 5, {"a": 1}, [], ["a"], [1, 2, 3], [["a"], "b", "c"], ["", "b", "c"])),
+    *(
+        (("labels",), value)
+        for value in (None, "ab", 5, {"a": 1}, [], ["a"], [1, 2, 3], [["a"], "b", "c"], ["", "b", "c"])
+    ),
     *((("input", "details"), value) for value in (None, 1, "true", [], {})),
     *((ENTRY, value) for value in (None, 5, "text", [])),
     *((("calibration", "conformal"), value) for value in (None, 5, "text", {}, [5], [{"level": "0.9"}])),
-    *((("calibration", key), value) for key in ("scaling", "familiarity") for value in (5, "text", [], {}, {"weight": 1})),
-]  # fmt: skip
+    *(
+        (("calibration", key), value)
+        for key in ("scaling", "familiarity")
+        for value in (5, "text", [], {}, {"weight": 1})
+    ),
+]
 
 
 @pytest.mark.parametrize("keys", REQUIRED, ids=".".join)
@@ -226,20 +237,32 @@ IMPOSSIBLE = {
     "calibration: expected a temperature above 0": [(("temperature",), value) for value in (0, -1.0)],
     "calibration.abstain_below: expected 0 for best-guess": [
         *((("abstain_below", mode), value) for mode in Mode for value in (-0.1, 1.1, NAN)),
-        (("abstain_below", "best-guess"), 0.2), (("abstain_below", "strict"), 0.4),
+        (("abstain_below", "best-guess"), 0.2),
+        (("abstain_below", "strict"), 0.4),
     ],
     "calibration.scaling: expected a weight of 3 x 3 finite numbers": [
         (("scaling",), {"method": "vector", "weight": weight, "bias": bias})
-        for weight, bias in ((EYE[:2], [0, 0, 0]), (EYE, [0, 0]), ([[1, 0]] * 3, [0, 0, 0]), (EYE, [0, 0, NAN]), (EYE, [0, 0, HUGE]))
+        for weight, bias in (
+            (EYE[:2], [0, 0, 0]),
+            (EYE, [0, 0]),
+            ([[1, 0]] * 3, [0, 0, 0]),
+            (EYE, [0, 0, NAN]),
+            (EYE, [0, 0, HUGE]),
+        )
     ],
     "calibration.conformal: expected levels between 0 and 1": [
         (("conformal",), [{"level": level, "threshold": threshold, "by_class": by_class}])
         for level, threshold, by_class in (
-            (1.0, 0.5, None), (0.0, 0.5, None), (0.9, 1.2, None), (0.9, "0.5", None), (0.9, 0.5, {"red": 0.5}),
-            (0.9, 0.5, {"red": 0.5, "green": 0.5, "blue": -1}), (0.9, 0.5, [0.5]),
+            (1.0, 0.5, None),
+            (0.0, 0.5, None),
+            (0.9, 1.2, None),
+            (0.9, "0.5", None),
+            (0.9, 0.5, {"red": 0.5}),
+            (0.9, 0.5, {"red": 0.5, "green": 0.5, "blue": -1}),
+            (0.9, 0.5, [0.5]),
         )
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -265,8 +288,10 @@ def test_an_impossible_calibration_is_refused(fake_bundle, message, keys, value)
 )
 def test_a_number_that_is_not_finite_is_refused_with_its_name(fake_bundle, table, key, field, value):
     folder = fake_bundle()
-    whole = {"familiarity": {"threshold": 1.0, "false_positive_rate": 0.05, field: value},
-             "conformal": [{"level": value, "threshold": 0.5, "by_class": None}]}  # fmt: skip
+    whole = {
+        "familiarity": {"threshold": 1.0, "false_positive_rate": 0.05, field: value},
+        "conformal": [{"level": value, "threshold": 0.5, "by_class": None}],
+    }
     change_record(folder, table, key, value=whole.get(key, value))
     with pytest.raises(BundleError, match=rf"{table}\.({key}\.)?{field} is not finite"):
         read_bundle(folder)
@@ -353,11 +378,16 @@ def test_a_model_that_is_no_onnx_stops_at_load(fake_bundle, data):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"logits": [0.0, 0.0, 6.0]}, "golden vector 0.png gives red with logits off by 6; expected red"),
-     ({"logits": [6.11, 0.0, 0.0]}, "off by 0.11"), ({"best_guess": "blue"}, "gives red .*expected blue"),
-     ({"logits": [6.0, 0.0]}, "off by nan"), ({"logits": [float("nan"), 0.0, 0.0]}, "off by nan"),
-     ({"logits": "x"}, "vectors.json: cannot be read"), ({"image": None}, "None: bundle.json does not list it")],
-)  # fmt: skip
+    [
+        ({"logits": [0.0, 0.0, 6.0]}, "golden vector 0.png gives red with logits off by 6; expected red"),
+        ({"logits": [6.11, 0.0, 0.0]}, "off by 0.11"),
+        ({"best_guess": "blue"}, "gives red .*expected blue"),
+        ({"logits": [6.0, 0.0]}, "off by nan"),
+        ({"logits": [float("nan"), 0.0, 0.0]}, "off by nan"),
+        ({"logits": "x"}, "vectors.json: cannot be read"),
+        ({"image": None}, "None: bundle.json does not list it"),
+    ],
+)
 def test_golden_vectors_that_disagree_are_refused(fake_bundle, change, message):
     folder = fake_bundle()
     vectors = json.loads((folder / VECTORS).read_text())["vectors"]

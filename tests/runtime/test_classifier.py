@@ -42,8 +42,10 @@ def png(image: Image.Image) -> bytes:
 def noise(count: int) -> list[np.ndarray]:
     """Images of different sizes, mean colours and modes."""
     generator = np.random.default_rng(7)
-    shapes = [(int(height), int(width), 3 + index % 2) for index, (height, width) in
-              enumerate(generator.integers(1, 60, (count, 2)))]  # fmt: skip
+    shapes = [
+        (int(height), int(width), 3 + index % 2)
+        for index, (height, width) in enumerate(generator.integers(1, 60, (count, 2)))
+    ]
     return [(generator.random(shape) * generator.random(shape[2]) * 255).astype(np.uint8) for shape in shapes]
 
 
@@ -51,8 +53,18 @@ def test_a_path_its_bytes_an_array_and_a_pil_image_get_the_same_classification(c
     image = Image.fromarray(noise(1)[0])
     path = tmp_path / "logo.png"
     image.save(path)
-    sources = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), memoryview(path.read_bytes()),
-               np.asarray(image), image, Image.open(path), io.BytesIO(path.read_bytes()), path.open("rb")]  # fmt: skip
+    sources = [
+        path,
+        str(path),
+        path.read_bytes(),
+        bytearray(path.read_bytes()),
+        memoryview(path.read_bytes()),
+        np.asarray(image),
+        image,
+        Image.open(path),
+        io.BytesIO(path.read_bytes()),
+        path.open("rb"),
+    ]
     results = [classifier.classify(source) for source in sources]
     assert len(results) == 10
     assert all(result == results[0] for result in results)
@@ -107,10 +119,13 @@ def test_an_unclear_image_gets_no_label_and_keeps_its_best_guess(classifier):
 
 WHITE = (255, 255, 255)
 EMPTY = {
-    "white": Image.new("RGB", (40, 25), WHITE), "black": Image.new("L", (9, 9), 0), "red": Image.new("RGB", (30, 20), RED),
-    "clear": Image.new("RGBA", (40, 25), (7, 200, 9, 0)), "one pixel": Image.new("RGB", (1, 1), GREEN),
+    "white": Image.new("RGB", (40, 25), WHITE),
+    "black": Image.new("L", (9, 9), 0),
+    "red": Image.new("RGB", (30, 20), RED),
+    "clear": Image.new("RGBA", (40, 25), (7, 200, 9, 0)),
+    "one pixel": Image.new("RGB", (1, 1), GREEN),
     "palette": Image.new("P", (12, 12), 3),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EMPTY)
@@ -118,8 +133,11 @@ def test_a_picture_in_which_nothing_is_gets_no_label_but_by_best_guess(fake_bund
     bundle, image = fake_bundle(abstain_below=0.0), EMPTY[name]
     for mode in ("balanced", "strict"):
         classifier = Classifier.load(bundle, mode=mode)
-        for result in (classifier.classify(image), *classifier.classify_many([image, png(image)]),
-                       *classifier.classify_pixels(classifier.read_pixels(image)[None])):  # fmt: skip
+        for result in (
+            classifier.classify(image),
+            *classifier.classify_many([image, png(image)]),
+            *classifier.classify_pixels(classifier.read_pixels(image)[None]),
+        ):
             assert (result.label, result.reason) == (None, Rejection.BLANK)
             assert (result.high_confidence, result.low_confidence) == (False, True)
             assert result.best_guess in classifier.labels
@@ -309,8 +327,14 @@ def test_a_bad_image_gives_its_error_in_its_place_only(classifier, tmp_path):
     for batch_size in (1, 3, 8):
         results = list(classifier.classify_many(sources, batch_size=batch_size))
         assert [getattr(result, "label", type(result)) for result in results] == [
-            "red", ImageError, "green", ImageError, ImageError, ImageError, "blue"
-        ]  # fmt: skip
+            "red",
+            ImageError,
+            "green",
+            ImageError,
+            ImageError,
+            ImageError,
+            "blue",
+        ]
         assert "no image" in str(results[1])
         assert "absent.png" in str(results[3])
 

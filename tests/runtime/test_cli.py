@@ -65,12 +65,24 @@ def test_json_is_one_array_in_the_order_of_the_arguments(bundle, logos):
     grey, green = json.loads(result.stdout)
     assert result.exit_code == 0
     assert green == {
-        "path": str(logos / "green.webp"), "label": "green", "best_guess": "green", "confidence": green["confidence"],
-        "probabilities": {"red": green["probabilities"]["red"], "green": green["confidence"],
-                          "blue": green["probabilities"]["blue"]},
-        "prediction_set": None, "aleatoric": green["aleatoric"], "epistemic": None, "logo_score": green["logo_score"],
-        "is_logo": True, "high_confidence": True, "low_confidence": False, "reason": None,
-    }  # fmt: skip
+        "path": str(logos / "green.webp"),
+        "label": "green",
+        "best_guess": "green",
+        "confidence": green["confidence"],
+        "probabilities": {
+            "red": green["probabilities"]["red"],
+            "green": green["confidence"],
+            "blue": green["probabilities"]["blue"],
+        },
+        "prediction_set": None,
+        "aleatoric": green["aleatoric"],
+        "epistemic": None,
+        "logo_score": green["logo_score"],
+        "is_logo": True,
+        "high_confidence": True,
+        "low_confidence": False,
+        "reason": None,
+    }
     assert sum(green["probabilities"].values()) == pytest.approx(1, abs=2e-6)
     assert (grey["label"], grey["reason"]) == (None, "low_confidence")
 
@@ -120,8 +132,11 @@ def test_folders_are_searched_to_the_bottom_and_hidden_files_left_out(bundle, lo
     (logos / "notes.txt").write_text("not asked for")
     records = json.loads(classify(bundle, "--json", logos).stdout)
     assert [Path(record["path"]).relative_to(logos).as_posix() for record in records] == [
-        "green.webp", "red.png", "more/BLUE.PNG", "more/grey.png"
-    ]  # fmt: skip
+        "green.webp",
+        "red.png",
+        "more/BLUE.PNG",
+        "more/grey.png",
+    ]
     assert (
         json.loads(classify(bundle, "--json", logos / ".hidden.png").stdout)[0]["label"] == "red"
     )  # asked for by name
@@ -130,8 +145,9 @@ def test_folders_are_searched_to_the_bottom_and_hidden_files_left_out(bundle, lo
 def test_a_dash_reads_one_image_from_stdin(bundle, logos):
     result = classify(bundle, "--json", "-", logos / "green.webp", stdin=(logos / "red.png").read_bytes())
     assert [(record["path"], record["label"]) for record in json.loads(result.stdout)] == [
-        ("stdin", "red"), (str(logos / "green.webp"), "green")
-    ]  # fmt: skip
+        ("stdin", "red"),
+        (str(logos / "green.webp"), "green"),
+    ]
 
 
 def test_an_empty_stdin_fails_with_what_was_expected(bundle):
@@ -142,11 +158,14 @@ def test_an_empty_stdin_fails_with_what_was_expected(bundle):
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("logo.svg", b'<svg xmlns="http://www.w3.org/2000/svg">', "a damaged SVG drawing"),
-     ("page.pdf", b"%PDF-1.7", "a PDF document, which is not read"),
-     ("notes.txt", b"hello", "starts with b'hello'); expected PNG"), ("cut.png", None, "damaged or truncated image"),
-     ("empty.png", b"", "0 bytes")],
-)  # fmt: skip
+    [
+        ("logo.svg", b'<svg xmlns="http://www.w3.org/2000/svg">', "a damaged SVG drawing"),
+        ("page.pdf", b"%PDF-1.7", "a PDF document, which is not read"),
+        ("notes.txt", b"hello", "starts with b'hello'); expected PNG"),
+        ("cut.png", None, "damaged or truncated image"),
+        ("empty.png", b"", "0 bytes"),
+    ],
+)
 def test_a_file_that_is_no_image_fails_alone(bundle, logos, name, content, message):
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
     Image.fromarray(noise).save(logos / "whole.png")
@@ -188,11 +207,21 @@ def test_a_folder_without_images_fails_with_what_was_expected(bundle, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--json", "--jsonl", "x.png"], ["--threads", "0", "x.png"], ["--frobnicate"], ["--mode", "sure", "x.png"],
-     ["--threshold", "1.5", "x.png"], ["--top-k", "0", "x.png"], ["--cores", "a-b", "x.png"],
-     ["--json", "--out", "x.csv", "x.png"], ["--out", "x.csv", "-"], ["--out", "x.csv", "--top-k", "2", "x.png"],
-     ["--out", "x.csv", "--explain", "x.png"]],
-)  # fmt: skip
+    [
+        [],
+        ["--json", "--jsonl", "x.png"],
+        ["--threads", "0", "x.png"],
+        ["--frobnicate"],
+        ["--mode", "sure", "x.png"],
+        ["--threshold", "1.5", "x.png"],
+        ["--top-k", "0", "x.png"],
+        ["--cores", "a-b", "x.png"],
+        ["--json", "--out", "x.csv", "x.png"],
+        ["--out", "x.csv", "-"],
+        ["--out", "x.csv", "--top-k", "2", "x.png"],
+        ["--out", "x.csv", "--explain", "x.png"],
+    ],
+)
 def test_wrong_usage_exits_with_two(bundle, arguments):
     result = classify(bundle, *arguments)
     assert result.exit_code == 2
@@ -226,18 +255,31 @@ def test_backends_threads_and_cores_are_taken_from_the_command_line(bundle, logo
     for options in (["--backend", "openvino"], ["--threads", "2", "--cores", core, "--spinning"], ["--workers", "3"]):
         records = json.loads(classify(bundle, "--json", *options, logos).stdout)
         assert [record["label"] for record in records] == ["green", "red", "blue", None], options
-    assert "golden vectors agree on openvino" in CliRunner().invoke(
-        commands.info, ["--bundle", str(bundle), "--self-test", "--backend", "openvino"]
-    ).stdout  # fmt: skip
+    assert (
+        "golden vectors agree on openvino"
+        in CliRunner().invoke(commands.info, ["--bundle", str(bundle), "--self-test", "--backend", "openvino"]).stdout
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "plain"),
-    [("classify a.png", True), ("classify a.png b - --jsonl", True), ("classify -b x --json a.png", True),
-     ("classify", False), ("classify --help", False), ("classify a.png --help", False), ("classify a.png --bundle", False),
-     ("classify --json --jsonl a.png", False), ("classify --mode strict a.png", False), ("classify -- -a.png", False),
-     ("classify --bundle --json a.png", False), ("info", False), ("", False), ("--version", False)],
-)  # fmt: skip
+    [
+        ("classify a.png", True),
+        ("classify a.png b - --jsonl", True),
+        ("classify -b x --json a.png", True),
+        ("classify", False),
+        ("classify --help", False),
+        ("classify a.png --help", False),
+        ("classify a.png --bundle", False),
+        ("classify --json --jsonl a.png", False),
+        ("classify --mode strict a.png", False),
+        ("classify -- -a.png", False),
+        ("classify --bundle --json a.png", False),
+        ("info", False),
+        ("", False),
+        ("--version", False),
+    ],
+)
 def test_only_a_plain_command_line_is_read_without_typer(arguments, plain):
     assert (plain_options(arguments.split()) is not None) == plain
 
@@ -247,8 +289,10 @@ def test_a_plain_command_prints_what_typer_would_and_does_not_load_it(bundle, lo
     plain, typers = run("classify", *arguments), run("classify", *arguments, "--threads", "1")
     assert plain.stdout.count(b"\n") == 4
     assert (plain.returncode, plain.stdout, plain.stderr) == (typers.returncode, typers.stdout, typers.stderr)
-    code = "import sys; from logo_edge.cli.main import plain_options; from logo_edge.cli.classify import Options, run; " \
-           "run(Options(**plain_options(sys.argv[1:]))); print('typer' in sys.modules, file=sys.stderr)"  # fmt: skip
+    code = (
+        "import sys; from logo_edge.cli.main import plain_options; from logo_edge.cli.classify import Options, run; "
+        "run(Options(**plain_options(sys.argv[1:]))); print('typer' in sys.modules, file=sys.stderr)"
+    )
     assert run("classify", *arguments[:-1], code=code).stderr == b"False\n"
 
 
@@ -288,8 +332,15 @@ def test_info_gives_the_record_as_json(bundle):
 def test_info_shows_the_measured_accuracy(bundle):
     share = {"value": 0.9, "low": 0.85, "high": 0.94}
     record = json.loads((bundle / "bundle.json").read_text())
-    record["metrics"] = {"test": {"count": 200, "accuracy": share, "accuracy_sure": share,
-                                  "recall": {"red": share}, "calibration_error_debiased": share}}  # fmt: skip
+    record["metrics"] = {
+        "test": {
+            "count": 200,
+            "accuracy": share,
+            "accuracy_sure": share,
+            "recall": {"red": share},
+            "calibration_error_debiased": share,
+        }
+    }
     write_record(bundle, json.dumps(record).encode())
     output = CliRunner().invoke(commands.info, ["--bundle", str(bundle)]).stdout
     assert "90.0% (85.0% to 94.0%) on all 200" in output
@@ -346,8 +397,16 @@ try:
 finally:
     print("loaded:", sorted(set({heavy}) & set(sys.modules)), "onnxruntime" in sys.modules, file=sys.stderr)
 """
-    result = run("classify", "--jsonl", "--bundle", bundle, logos / "red.png", "-", code=code,
-                 stdin=(logos / "green.webp").read_bytes())  # fmt: skip
+    result = run(
+        "classify",
+        "--jsonl",
+        "--bundle",
+        bundle,
+        logos / "red.png",
+        "-",
+        code=code,
+        stdin=(logos / "green.webp").read_bytes(),
+    )
     assert result.returncode == 0
     assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == ["red", "green"]
     assert result.stderr.decode() == "loaded: [] True\n"

@@ -16,8 +16,16 @@ from logo_edge.cli import doctor
 from logo_edge.machine import FAULTS, describe_core, faults_of, instruction_sets, limits
 
 RELEASES = {
-    "1.22.1": 0, "1.23.2": 1, "1.24.0": 1, "1.25.1": 1, "1.26.0": 1, "1.27.0": 1, "1.27.1": 0, "1.32.0": 0, "1.27.0.dev2026": 1,
-}  # fmt: skip
+    "1.22.1": 0,
+    "1.23.2": 1,
+    "1.24.0": 1,
+    "1.25.1": 1,
+    "1.26.0": 1,
+    "1.27.0": 1,
+    "1.27.1": 0,
+    "1.32.0": 0,
+    "1.27.0.dev2026": 1,
+}
 
 
 @pytest.fixture
@@ -142,11 +150,23 @@ def test_limits_of_a_cgroup_and_of_those_that_hold_it_are_found(tmp_path, versio
     lines = (
         "0::/outer/inner\n" if version == 2 else "4:memory:/outer/inner\n3:cpu,cpuacct:/outer/inner\n1:name=systemd:/\n"
     )
-    files = {"outer/inner/cpu.max": "max 100000", "outer/cpu.max": "150000 100000", "outer/inner/memory.max": str(512 << 20),
-             "memory.max": "max"} if version == 2 else {
-             "cpu,cpuacct/outer/cpu.cfs_quota_us": "150000", "cpu,cpuacct/outer/cpu.cfs_period_us": "100000",
-             "cpu,cpuacct/outer/inner/cpu.cfs_quota_us": "-1", "cpu,cpuacct/outer/inner/cpu.cfs_period_us": "100000",
-             "memory/outer/inner/memory.limit_in_bytes": str(512 << 20), "memory/memory.limit_in_bytes": str(2**63 - 4096)}  # fmt: skip
+    files = (
+        {
+            "outer/inner/cpu.max": "max 100000",
+            "outer/cpu.max": "150000 100000",
+            "outer/inner/memory.max": str(512 << 20),
+            "memory.max": "max",
+        }
+        if version == 2
+        else {
+            "cpu,cpuacct/outer/cpu.cfs_quota_us": "150000",
+            "cpu,cpuacct/outer/cpu.cfs_period_us": "100000",
+            "cpu,cpuacct/outer/inner/cpu.cfs_quota_us": "-1",
+            "cpu,cpuacct/outer/inner/cpu.cfs_period_us": "100000",
+            "memory/outer/inner/memory.limit_in_bytes": str(512 << 20),
+            "memory/memory.limit_in_bytes": str(2**63 - 4096),
+        }
+    )
     for name, text in {
         "proc/self/cgroup": lines,
         **{f"sys/fs/cgroup/{name}": text for name, text in files.items()},

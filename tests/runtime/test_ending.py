@@ -55,8 +55,17 @@ def verbs(bundle: Path, logo: Path) -> dict[str, list]:
     }
 
 
-@pytest.mark.parametrize("arguments", [["cluster", ""], ["enroll", "brand", ""], ["export-triton", "--out="],
-                                       ["classify", "logo.png", ""], ["train", "--data", ""], [""]])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["cluster", ""],
+        ["enroll", "brand", ""],
+        ["export-triton", "--out="],
+        ["classify", "logo.png", ""],
+        ["train", "--data", ""],
+        [""],
+    ],
+)
 def test_an_unset_variable_of_the_shell_is_not_the_current_folder(arguments, tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "logo.png")
     done = run(*arguments, cwd=tmp_path)
@@ -108,8 +117,10 @@ def test_a_log_that_cannot_be_written_is_warned_of_once_and_fails_no_answer(bund
 
 def test_a_closed_stdout_is_refused_and_a_closed_stdin_or_stderr_is_an_empty_one(bundle, logo):
     def close(*descriptors: int) -> str:
-        return f"import os; [os.close(number) for number in {descriptors}]; os.execv({sys.executable!r}, " \
-               f"[{sys.executable!r}, '-c', {SHELL!r}, *os.sys.argv[1:]])"  # fmt: skip
+        return (
+            f"import os; [os.close(number) for number in {descriptors}]; os.execv({sys.executable!r}, "
+            f"[{sys.executable!r}, '-c', {SHELL!r}, *os.sys.argv[1:]])"
+        )
 
     classify = ["classify", "--bundle", bundle]
     for arguments in ([*classify, logo], [*classify, "--threads", "1", logo]):
@@ -144,10 +155,14 @@ def test_names_reach_no_terminal_raw(bundle, logo, tmp_path):
     (folder / NASTY).write_bytes(logo.read_bytes())
     (folder / f"b{NASTY}").write_bytes(b"no image")
     commands = {
-        "plain table": ["classify", folder], "absent": ["classify", "--threads", "1", f"{folder}x"],
-        "out": ["classify", folder, "--out", folder / "t.csv"], "similar": ["similar", logo, folder], "cluster": ["cluster", folder],
-        "enroll": ["enroll", "brand", folder / NASTY, "--file", folder / "e.json"], "refused": ["enroll", "x", f"{folder}x"],
-    }  # fmt: skip
+        "plain table": ["classify", folder],
+        "absent": ["classify", "--threads", "1", f"{folder}x"],
+        "out": ["classify", folder, "--out", folder / "t.csv"],
+        "similar": ["similar", logo, folder],
+        "cluster": ["cluster", folder],
+        "enroll": ["enroll", "brand", folder / NASTY, "--file", folder / "e.json"],
+        "refused": ["enroll", "x", f"{folder}x"],
+    }
     for name, arguments in commands.items():
         done = run(arguments[0], "--bundle", bundle, *arguments[1:], cwd=tmp_path)
         printed = (done.stdout + done.stderr).decode("utf-8")
@@ -165,11 +180,20 @@ def test_names_of_classes_reach_no_terminal_raw(fake_bundle):
         assert not {"\x1b", "\u202e"} & set(printed), printed
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("plain é ロゴ.png", "plain é ロゴ.png"), ("a\u3000b\u00a0c", "a\u3000b\u00a0c"), ("👩\u200d🚀", "👩\u200d🚀"),
-    ("a\nb\r\tc", r"a\nb\r\tc"), ("\x9b31m\x7f", r"\x9b31m\x7f"), ("\u2066x\u2069\u061c", r"\u2066x\u2069\u061c"),
-    ("\u2028", r"\u2028"), ("r\udcff", "r\ufffd"), ("\U000e0041", r"\U000e0041"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain é ロゴ.png", "plain é ロゴ.png"),
+        ("a\u3000b\u00a0c", "a\u3000b\u00a0c"),
+        ("👩\u200d🚀", "👩\u200d🚀"),
+        ("a\nb\r\tc", r"a\nb\r\tc"),
+        ("\x9b31m\x7f", r"\x9b31m\x7f"),
+        ("\u2066x\u2069\u061c", r"\u2066x\u2069\u061c"),
+        ("\u2028", r"\u2028"),
+        ("r\udcff", "r\ufffd"),
+        ("\U000e0041", r"\U000e0041"),
+    ],
+)
 def test_what_could_control_a_terminal_is_escaped(text, expected):
     assert printable(text) == expected
 
@@ -239,18 +263,29 @@ def caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
-@pytest.mark.parametrize(("error", "resumes", "status", "line"), [
-    (KeyboardInterrupt(), True, INTERRUPTED, "interrupted; run the same command again to go on"),
-    (KeyboardInterrupt(), False, INTERRUPTED, "interrupted"),
-    (OSError(errno.ENOSPC, "No space left on device", "a\nb"), True, SYSTEM,
-     r"a\nb: No space left on device; free some space; run the same command again to go on"),
-    (OSError(errno.EROFS, "Read-only file system", "x"), False, SYSTEM,
-     "x: Read-only file system; expected a place that can be written"),
-    (OSError(errno.EIO, "Input/output error"), False, SYSTEM, "Input/output error"),
-    (LogoEdgeError("a\nb"), True, USAGE, r"a\nb"),
-    (caused(LogoEdgeError("x: full"), OSError(errno.ENOSPC, "No space left on device")), False, SYSTEM, "x: full"),
-    (caused(LogoEdgeError("x: no"), PermissionError(errno.EACCES, "Permission denied")), False, USAGE, "x: no"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "resumes", "status", "line"),
+    [
+        (KeyboardInterrupt(), True, INTERRUPTED, "interrupted; run the same command again to go on"),
+        (KeyboardInterrupt(), False, INTERRUPTED, "interrupted"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a\nb"),
+            True,
+            SYSTEM,
+            r"a\nb: No space left on device; free some space; run the same command again to go on",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "x"),
+            False,
+            SYSTEM,
+            "x: Read-only file system; expected a place that can be written",
+        ),
+        (OSError(errno.EIO, "Input/output error"), False, SYSTEM, "Input/output error"),
+        (LogoEdgeError("a\nb"), True, USAGE, r"a\nb"),
+        (caused(LogoEdgeError("x: full"), OSError(errno.ENOSPC, "No space left on device")), False, SYSTEM, "x: full"),
+        (caused(LogoEdgeError("x: no"), PermissionError(errno.EACCES, "Permission denied")), False, USAGE, "x: no"),
+    ],
+)
 def test_each_end_has_its_line_and_its_status(capsys, error, resumes, status, line):
     with pytest.raises(SystemExit) as ended, ending(), resumed_by_rerun() if resumes else nullcontext():
         raise error

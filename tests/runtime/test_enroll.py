@@ -87,9 +87,10 @@ def test_enrolments_into_one_file_at_once_lose_no_class(bundle, tmp_path):
 
     def add(name: str) -> None:
         change_enrolment(
-            tmp_path / "new" / "enrolled.json", classifier.bundle,
+            tmp_path / "new" / "enrolled.json",
+            classifier.bundle,
             lambda enrolment: add_class(enrolment, classifier, name, [images[name]])[0],
-        )  # fmt: skip
+        )
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(add, images))
@@ -258,8 +259,11 @@ CHANGES = {
     "no base64": (lambda record: record["classes"]["orange"][0].update(shown="?"), "no base64"),
     "number": (lambda record: record["classes"]["orange"][0].update(shown=3), "damaged"),
     "infinite": (lambda record: record["classes"]["orange"][0].update(shown="AACAfwAAgH8AAIB/"), "all finite"),
-    "own label": (lambda record: record["classes"].update(red=record["classes"]["orange"]), "class of the bundle itself"),
-}  # fmt: skip
+    "own label": (
+        lambda record: record["classes"].update(red=record["classes"]["orange"]),
+        "class of the bundle itself",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CHANGES)
@@ -306,10 +310,12 @@ def test_a_space_that_would_unpickle_or_does_not_fit_is_refused(bundle):
     space = read_space(read_bundle(bundle))
     whole = dict(np.load(bundle / SPACE))
     cases = {
-        "cannot be read": {"mean": np.array([object()], object)}, "expected": {"mean": whole["mean"][:2]},
+        "cannot be read": {"mean": np.array([object()], object)},
+        "expected": {"mean": whole["mean"][:2]},
         r"shapes": {"background": whole["background"][:0], "background_scale": whole["background_scale"][:0]},
-        "finite": {"mean": np.full(3, np.nan, np.float32)}, "float32": {"mean": whole["mean"].astype(np.float64)},
-    }  # fmt: skip
+        "finite": {"mean": np.full(3, np.nan, np.float32)},
+        "float32": {"mean": whole["mean"].astype(np.float64)},
+    }
     for message, change in cases.items():
         np.savez(bundle / SPACE, **{**whole, **change})
         with pytest.raises(BundleError, match=message):
@@ -458,7 +464,16 @@ def test_a_table_has_the_enrolled_classes_and_goes_on_with_the_same_enrolment_on
 def test_the_command_changes_nothing_where_an_image_cannot_be_read(bundle, tmp_path):
     file = tmp_path / "mine.json"
     (tmp_path / "bad.png").write_bytes(b"no image")
-    result = run(enroll_commands.enroll, "acme", paint(tmp_path / "o.png", TINTS["orange"]), tmp_path / "bad.png", "--file", file, "--bundle", bundle)  # fmt: skip
+    result = run(
+        enroll_commands.enroll,
+        "acme",
+        paint(tmp_path / "o.png", TINTS["orange"]),
+        tmp_path / "bad.png",
+        "--file",
+        file,
+        "--bundle",
+        bundle,
+    )
     assert isinstance(result.exception, ImageError)
     assert not file.exists()
 
@@ -468,7 +483,15 @@ def test_nothing_is_said_to_be_enrolled_that_is_not_written(bundle, tmp_path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("logo_edge.likeness.enroll.write_file", full)
-    result = run(enroll_commands.enroll, "acme", paint(tmp_path / "o.png", TINTS["orange"]), "--file", tmp_path / "e.json", "--bundle", bundle)  # fmt: skip
+    result = run(
+        enroll_commands.enroll,
+        "acme",
+        paint(tmp_path / "o.png", TINTS["orange"]),
+        "--file",
+        tmp_path / "e.json",
+        "--bundle",
+        bundle,
+    )
     assert isinstance(result.exception, EnrolmentError)
     assert result.stdout == ""
 
@@ -500,9 +523,11 @@ def test_similar_and_cluster_print_what_they_find(bundle, tmp_path):
     )
     groups = json.loads(run(enroll_commands.cluster, folder, "--json", *options).stdout)["groups"]
     assert [[Path(path).name for path in group] for group in groups] in (
-        [["0.png", "2.png"], ["1.png", "3.png"]], [["2.png", "0.png"], ["3.png", "1.png"]],
-        [["0.png", "2.png"], ["3.png", "1.png"]], [["2.png", "0.png"], ["1.png", "3.png"]],
-    )  # fmt: skip
+        [["0.png", "2.png"], ["1.png", "3.png"]],
+        [["2.png", "0.png"], ["3.png", "1.png"]],
+        [["0.png", "2.png"], ["3.png", "1.png"]],
+        [["2.png", "0.png"], ["1.png", "3.png"]],
+    )
     assert "group 1: 2 images" in run(enroll_commands.cluster, folder, *options).stdout
     for app, arguments in (
         (enroll_commands.cluster, [tmp_path / "absent"]),

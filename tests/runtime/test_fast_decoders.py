@@ -35,9 +35,15 @@ def png(pixels: np.ndarray, colour_type: int, *before: bytes, interlaced=False, 
     lines = b"".join(b"\0" + line.tobytes() for part in parts if part.size for line in part)
     header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, colour_type, 0, 0, interlaced)
     return b"".join(
-        [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), *before, chunk(b"IDAT", zlib.compress(lines)), *after,
-         chunk(b"IEND", b"")]
-    )  # fmt: skip
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            *before,
+            chunk(b"IDAT", zlib.compress(lines)),
+            *after,
+            chunk(b"IEND", b""),
+        ]
+    )
 
 
 def sample(channels: int, dtype: str = "uint8", size: tuple[int, int] = (21, 30)) -> np.ndarray:

@@ -239,9 +239,14 @@ def test_an_artifact_and_a_backend_are_settings_of_a_table(bundle, tmp_path):
     assert settings[0]["backend"] == "onnxruntime"
 
 
-@pytest.mark.parametrize(("name", "message"), [("results.xlsx", "expected one of .csv, .jsonl, .parquet"),
-                                               ("folder.csv", "a folder; name a file"),
-                                               ("absent.png/results.csv", "expected a folder that can be written")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("results.xlsx", "expected one of .csv, .jsonl, .parquet"),
+        ("folder.csv", "a folder; name a file"),
+        ("absent.png/results.csv", "expected a folder that can be written"),
+    ],
+)
 def test_where_no_table_can_be_written_it_says_so(bundle, logos, tmp_path, name, message):
     (tmp_path / "absent.png").write_text("a file")
     (tmp_path / "folder.csv").mkdir()
@@ -457,8 +462,14 @@ def test_the_journal_goes_only_once_the_disk_has_table_and_folder(bundle, logos,
     monkeypatch.setattr(Path, "unlink", note("unlink", Path.unlink))
     assert classify(bundle, logos, "--out", out).exit_code == 1
     part = order[0][1]
-    assert order == [("flush", part), ("replace", part), ("flush", "out"), ("unlink", part),
-                     ("unlink", "results.csv.part-wal"), ("unlink", "results.csv.part")]  # fmt: skip
+    assert order == [
+        ("flush", part),
+        ("replace", part),
+        ("flush", "out"),
+        ("unlink", part),
+        ("unlink", "results.csv.part-wal"),
+        ("unlink", "results.csv.part"),
+    ]
 
 
 def test_killed_after_its_table_was_put_in_place_a_run_leaves_no_journal_for_the_next(

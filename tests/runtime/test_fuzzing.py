@@ -57,7 +57,14 @@ def test_the_mutants_are_the_same_for_the_same_seed(tmp_path):
     for folder, seed in zip(folders, (3, 3, 4), strict=True):
         folder.mkdir()
         write_mutants(folder, 60, seed)
-    one, two, other = ({path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()} for folder in folders)  # fmt: skip
+    one, two, other = (
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.is_symlink()
+        }
+        for folder in folders
+    )
     assert len(one) > 40
     assert one == two
     assert one != other

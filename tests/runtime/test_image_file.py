@@ -78,10 +78,16 @@ def test_honest_containers_are_read():
     image = Image.new("RGB", (64, 64), (0, 0, 128))
     streams = encode(image, "JPEG2000", no_jp2=True)
     files = {
-        "ico": icon(encode(image.resize((16, 16)), "PNG"), encode(image, "PNG")), "bitmap": encode(image, "ICO", bitmap_format="bmp"),
-        "avif": encode(image, "AVIF"), "jp2": encode(image, "JPEG2000"), "j2k": streams, "wrapped": wrap_jpeg2000(streams),
-        "tiff": encode(image, "TIFF", compression="tiff_lzw"), "webp": encode(image, "WEBP"), "gif": encode(image, "GIF"),
-    }  # fmt: skip
+        "ico": icon(encode(image.resize((16, 16)), "PNG"), encode(image, "PNG")),
+        "bitmap": encode(image, "ICO", bitmap_format="bmp"),
+        "avif": encode(image, "AVIF"),
+        "jp2": encode(image, "JPEG2000"),
+        "j2k": streams,
+        "wrapped": wrap_jpeg2000(streams),
+        "tiff": encode(image, "TIFF", compression="tiff_lzw"),
+        "webp": encode(image, "WEBP"),
+        "gif": encode(image, "GIF"),
+    }
     for name, data in files.items():
         off = np.abs(np.asarray(load_image(data).convert("RGB")).astype(int) - (0, 0, 128))
         assert off.max() <= 3, name
@@ -161,10 +167,13 @@ def test_damaged_metadata_refuses_no_pixels():
     plain, jpeg = encode(image, "PNG"), encode(image, "JPEG")
     broken = chunk(b"tEXt", b"k\0value")[:-1] + b"?"
     parts = {
-        "checksum": broken, "profile": chunk(b"iCCP", b"k\0\0no zlib"), "eXIf": chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
-        "large text": chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(3_000_000))), "pHYs": chunk(b"pHYs", b"?"),
-        "large XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b' ' * 2_000_000)),
-    }  # fmt: skip
+        "checksum": broken,
+        "profile": chunk(b"iCCP", b"k\0\0no zlib"),
+        "eXIf": chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
+        "large text": chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(3_000_000))),
+        "pHYs": chunk(b"pHYs", b"?"),
+        "large XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b" " * 2_000_000)),
+    }
     for name, part in parts.items():
         assert load_image(plain[:33] + part + plain[33:]).getpixel((1, 1)) == (255, 0, 0), name
     for content in (
@@ -228,9 +237,12 @@ def test_orientation_is_found_in_every_place_that_pillow_knows():
     image, packet = Image.new("RGB", (30, 20)), b'<x tiff:Orientation="6"/>'
     block = tiff([(0x0112, 3, 1, 6)])
     profile = b"\nexif\n%8d\n%s\n" % (len(block), block.hex().encode())
-    parts = [chunk(b"eXIf", block), chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet),
-             chunk(b"tEXt", b"Raw profile type exif\0" + profile),
-             chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile))]  # fmt: skip
+    parts = [
+        chunk(b"eXIf", block),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet),
+        chunk(b"tEXt", b"Raw profile type exif\0" + profile),
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
+    ]
     plain = encode(image, "PNG")
     for part in parts:
         assert load_image(plain[:33] + part + plain[33:]).size == (20, 30)

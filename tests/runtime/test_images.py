@@ -23,9 +23,16 @@ ROOT = Path(__file__).parents[2]
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 ORIENTATION = 0x0112
 # What EXIF 2.32 stores for an upright image of that orientation: the transposition that the viewer has to undo.
-STORED = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
-          7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}  # fmt: skip
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -93,8 +100,11 @@ def test_colours_survive_the_conversion(mode):
 def test_greys_survive_the_conversion(mode):
     values = np.arange(0, 256, 5, dtype=np.uint8).reshape(4, 13)
     sixteen, image = values.astype(np.uint16) * 257, Image.fromarray(values)
-    image = {"I;16": Image.fromarray(sixteen), "I": Image.fromarray(sixteen.astype(np.int32)),
-             "F": Image.fromarray(values.astype(np.float32) / 255)}.get(mode) or image.convert(mode)  # fmt: skip
+    image = {
+        "I;16": Image.fromarray(sixteen),
+        "I": Image.fromarray(sixteen.astype(np.int32)),
+        "F": Image.fromarray(values.astype(np.float32) / 255),
+    }.get(mode) or image.convert(mode)
     assert image.mode == mode
     assert np.array_equal(np.asarray(load_image(image).convert("RGB"))[:, :, 1], values)
 
@@ -113,8 +123,10 @@ def test_a_palette_is_transparent_where_its_index_or_its_bytes_say_so(kind, in_b
     data = encode(image, kind, transparency=alphas if in_bytes else clear)
     found = load_image(data)
     assert (found.mode, found.getpixel((1, 1))[3], found.getpixel((20, 1))) == (
-        "RGBA", 40 if in_bytes else 0, (*BLUE, 255)
-    )  # fmt: skip
+        "RGBA",
+        40 if in_bytes else 0,
+        (*BLUE, 255),
+    )
 
 
 def test_a_palette_of_colours_with_alpha_keeps_its_alpha():
@@ -146,8 +158,11 @@ def test_all_eight_orientations_come_out_upright(kind, orientation):
         off = np.abs(np.asarray(found).astype(int) - np.asarray(upright).astype(int))
         assert np.median(off) <= 3
         assert [found.getpixel(place)[2] > 128 for place in ((2, 2), (21, 2), (2, 13), (21, 13))] == [
-            False, True, False, True
-        ]  # fmt: skip
+            False,
+            True,
+            False,
+            True,
+        ]
 
 
 @pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
@@ -188,8 +203,10 @@ def test_pages_are_no_animation_and_as_many_frames_are_tried_as_one_large_image_
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "array", "PIL", "int32", "float TIFF"])
 def test_values_of_fewer_bits_in_wider_samples_are_scaled_up(kind, bits):
     values = (np.arange(256, dtype=np.uint16).reshape(16, 16) << bits - 8) + (2 ** (bits - 8) - 1)
-    image = {"int32": lambda: Image.fromarray(values.astype(np.int32)),
-             "float TIFF": lambda: Image.fromarray(values.astype(np.float32))}.get(kind, lambda: Image.fromarray(values))()  # fmt: skip
+    image = {
+        "int32": lambda: Image.fromarray(values.astype(np.int32)),
+        "float TIFF": lambda: Image.fromarray(values.astype(np.float32)),
+    }.get(kind, lambda: Image.fromarray(values))()
     source = (
         values if kind == "array" else image if kind == "PIL" else encode(image, "PNG" if kind == "PNG" else "TIFF")
     )
@@ -199,9 +216,14 @@ def test_values_of_fewer_bits_in_wider_samples_are_scaled_up(kind, bits):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0, 0.5, 1.1], [0, 128, 255]), ([-0.1, 0.5, 1], [0, 128, 255]), ([0, np.nan, 1], [0, 0, 255]), ([0, 128, 270], [0, 128, 255]),
-     ([0, 0, 0], [0, 0, 0])],
-)  # fmt: skip
+    [
+        ([0, 0.5, 1.1], [0, 128, 255]),
+        ([-0.1, 0.5, 1], [0, 128, 255]),
+        ([0, np.nan, 1], [0, 0, 255]),
+        ([0, 128, 270], [0, 128, 255]),
+        ([0, 0, 0], [0, 0, 0]),
+    ],
+)
 def test_floats_that_resampling_left_beyond_their_range_are_cut_off_there(values, expected):
     data = encode(Image.fromarray(np.array([values], np.float32)), "TIFF")
     assert np.asarray(load_image(data))[0, :, 0].tolist() == expected
@@ -256,16 +278,23 @@ def test_an_array_need_not_be_contiguous():
 @pytest.mark.parametrize(
     ("array", "found"),
     [
-        (np.zeros((4, 4), np.int64), "int64"), (np.zeros((4, 4), np.int8), "int8"),
-        (np.zeros((4, 4), complex), "complex128"), (np.zeros((4, 4), object), "object"),
-        (np.zeros((4, 4), np.uint32), "uint32"), (np.zeros(4, np.uint8), r"\(4,\)"),
-        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"), (np.zeros((4, 4, 5), np.uint8), r"\(4, 4, 5\)"),
-        (np.zeros((1, 4, 4, 3), np.uint8), r"\(1, 4, 4, 3\)"), (np.zeros((0, 4), np.uint8), "4 x 0 pixels"),
-        (np.zeros((4, 0, 3), np.uint8), "0 x 4 pixels"), (np.full((4, 4), 1.5), "to 1.5"),
-        (np.full((4, 4), -0.1), "from -0.1"), (np.full((4, 4), np.nan), "nan"),
+        (np.zeros((4, 4), np.int64), "int64"),
+        (np.zeros((4, 4), np.int8), "int8"),
+        (np.zeros((4, 4), complex), "complex128"),
+        (np.zeros((4, 4), object), "object"),
+        (np.zeros((4, 4), np.uint32), "uint32"),
+        (np.zeros(4, np.uint8), r"\(4,\)"),
+        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
+        (np.zeros((4, 4, 5), np.uint8), r"\(4, 4, 5\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"\(1, 4, 4, 3\)"),
+        (np.zeros((0, 4), np.uint8), "4 x 0 pixels"),
+        (np.zeros((4, 0, 3), np.uint8), "0 x 4 pixels"),
+        (np.full((4, 4), 1.5), "to 1.5"),
+        (np.full((4, 4), -0.1), "from -0.1"),
+        (np.full((4, 4), np.nan), "nan"),
         (np.broadcast_to(np.uint8(0), (MAX_PIXELS, 2)), "Scale it down"),
     ],
-)  # fmt: skip
+)
 def test_other_arrays_are_refused_with_what_was_found_and_expected(array, found):
     with pytest.raises(ImageError, match=found) as caught:
         load_image(array)
@@ -327,8 +356,11 @@ def test_what_is_no_whole_image_is_refused_with_what_was_found(name, tmp_path):
 
 
 def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
-    for source, message in ((tmp_path / "absent.png", "No such file"), (tmp_path, "Is a directory"),
-                            ("nul\0.png", "null byte")):  # fmt: skip
+    for source, message in (
+        (tmp_path / "absent.png", "No such file"),
+        (tmp_path, "Is a directory"),
+        ("nul\0.png", "null byte"),
+    ):
         with pytest.raises(ImageError, match=f"{message}.*expected an image file"):
             load_image(source)
 
@@ -399,9 +431,11 @@ def test_a_data_uri_is_named_and_not_echoed_whole():
 
 @pytest.mark.parametrize(
     ("file", "pixels", "size"),
-    [("runtime/web/src/image*.js", "MAX_PIXELS", "MAX_FILE_BYTES"),
-     ("runtime/native/image_file.cpp", "kMaxPixels", "kMaxFileBytes")],
-)  # fmt: skip
+    [
+        ("runtime/web/src/image*.js", "MAX_PIXELS", "MAX_FILE_BYTES"),
+        ("runtime/native/image_file.cpp", "kMaxPixels", "kMaxFileBytes"),
+    ],
+)
 def test_runtimes_in_other_languages_have_the_same_limits(file, pixels, size):
     text = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob(file))
     digits = re.search(rf"{pixels} = ([\d_']+);", text)[1]

@@ -11,10 +11,10 @@ from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifes
 
 ROWS = (
     LogoRow("simple-icons", "15.0.0", "acme", "acme", "simple", ("simple", "text"), False, "calib"),
-    LogoRow(FILES, "", "pictures/été, \"x\".png", "été", "text", (), True, "train"),
+    LogoRow(FILES, "", 'pictures/été, "x".png', "été", "text", (), True, "train"),
     LogoRow(FILES, "", "two\nlines.png", "two", "complex", ("complex",), True, "test", 12),
     LogoRow("logos", "1.2.3", "unknown", "unknown", "", (), True, "val"),
-)  # fmt: skip
+)
 
 
 def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -86,16 +86,22 @@ def test_an_image_lies_beside_the_manifest_or_among_the_renders(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (",acme,,1,train", "package or icon is empty"), ("logos,,,1,train", "package or icon is empty"),
-        ("logos", "package or icon is empty"), ("logos,acme,,yes,train", "sure is 'yes'; expected 0 or 1"),
-        ("logos,acme,,2,train", "sure is '2'"), ("logos,acme,,,train", "sure is ''"),
+        (",acme,,1,train", "package or icon is empty"),
+        ("logos,,,1,train", "package or icon is empty"),
+        ("logos", "package or icon is empty"),
+        ("logos,acme,,yes,train", "sure is 'yes'; expected 0 or 1"),
+        ("logos,acme,,2,train", "sure is '2'"),
+        ("logos,acme,,,train", "sure is ''"),
         ("logos,acme,,1,holdout", "split is 'holdout'; expected one of train, val, calib, test"),
-        ("logos,acme,,1,", "split is ''"), ("logos,acme,,1,val,0", "round is '0'; expected a whole number from 1"),
-        ("logos,acme,,1,val,-1", "round is '-1'"), ("logos,acme,,1,val,1.0", "round is '1.0'"),
-        ("logos,acme,,1,val,²", "round is '²'"), ("logos,acme,,1,val,", "round is ''"),
+        ("logos,acme,,1,", "split is ''"),
+        ("logos,acme,,1,val,0", "round is '0'; expected a whole number from 1"),
+        ("logos,acme,,1,val,-1", "round is '-1'"),
+        ("logos,acme,,1,val,1.0", "round is '1.0'"),
+        ("logos,acme,,1,val,²", "round is '²'"),
+        ("logos,acme,,1,val,", "round is ''"),
         (f"logos,acme,,1,val,{'9' * 5000}", "round is '999"),
     ],
-)  # fmt: skip
+)
 def test_a_row_that_does_not_fit_is_named_by_file_and_line(tmp_path, row, message):
     path = write(tmp_path, f"package,icon,label,sure,split,round\nlogos,fine,,1,train,2\n{row}\n")
     with pytest.raises(DatasetError, match=f"labels.csv, line 3: {message}"):
@@ -104,9 +110,12 @@ def test_a_row_that_does_not_fit_is_named_by_file_and_line(tmp_path, row, messag
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "no column icon, package; expected package, version, icon"), ("package,label\n", "no column icon; expected"),
-     ("package;icon\nlogos;acme\n", "no column icon, package")],
-)  # fmt: skip
+    [
+        ("", "no column icon, package; expected package, version, icon"),
+        ("package,label\n", "no column icon; expected"),
+        ("package;icon\nlogos;acme\n", "no column icon, package"),
+    ],
+)
 def test_a_manifest_without_its_columns_is_refused_by_name(tmp_path, text, message):
     with pytest.raises(DatasetError, match=f"labels.csv: {message}"):
         read_manifest(write(tmp_path, text))

@@ -122,12 +122,23 @@ def test_every_member_tells_one_ensemble_from_another(ensemble, fake_bundle):
         lambda record: record["members"][1].update(file="third.onnx"),
         lambda record: record["members"][1].update(file="model.onnx"),
         lambda record: record["members"][1].update(weight=0.6),
-        lambda record: [member.update(weight=weight) for member, weight in zip(record["members"], (1.5, -0.5), strict=True)],
+        lambda record: [
+            member.update(weight=weight) for member, weight in zip(record["members"], (1.5, -0.5), strict=True)
+        ],
         lambda record: record["members"][0].update(size_px=12),
         lambda record: record["members"][1].update(size_px=32),
     ],
-    ids=["one alone", "not the model first", "not listed", "twice the same", "more than 1", "negative", "none of full size", "larger"],
-)  # fmt: skip
+    ids=[
+        "one alone",
+        "not the model first",
+        "not listed",
+        "twice the same",
+        "more than 1",
+        "negative",
+        "none of full size",
+        "larger",
+    ],
+)
 def test_members_that_do_not_fit_are_refused(ensemble, change):
     with pytest.raises(BundleError, match="members: expected none, or two or more listed files"):
         read_bundle(ensemble(change=change))

@@ -184,8 +184,9 @@ def test_the_interval_of_a_bias_corrected_error_holds_it_and_the_truth_in_most_d
         overconfidence = (0.0, 0.1)[seed % 2]
         arrays = draw(np.random.default_rng(seed), (60, 360)[seed % 4 // 2], overconfidence)
         for name, interval, estimate in (
-            ("ece", ece_interval, debiased_ece), ("rms", calibration_error_interval, debiased_calibration_error)
-        ):  # fmt: skip
+            ("ece", ece_interval, debiased_ece),
+            ("rms", calibration_error_interval, debiased_calibration_error),
+        ):
             figure = interval(*arrays, rounds=200)
             assert figure.value == pytest.approx(estimate(*arrays))
             assert 0 <= figure.low <= figure.value <= figure.high
@@ -197,8 +198,10 @@ def test_the_interval_of_a_bias_corrected_error_holds_it_and_the_truth_in_most_d
 
 def test_where_the_draws_all_lie_above_the_estimate_the_interval_still_holds_it():
     confidence, correct = draw(np.random.default_rng(2), 400)
-    draws = [debiased_ece(confidence[index], correct[index])
-             for index in np.random.default_rng(0).integers(0, 400, (200, 400))]  # fmt: skip
+    draws = [
+        debiased_ece(confidence[index], correct[index])
+        for index in np.random.default_rng(0).integers(0, 400, (200, 400))
+    ]
     figure = ece_interval(confidence, correct, rounds=200)
     assert np.percentile(draws, 2.5) > figure.value, "the percentile interval would not"
     assert figure.low <= figure.value <= figure.high < np.percentile(draws, 97.5)
@@ -215,8 +218,10 @@ def test_the_summary_of_a_hand_made_case_is_known():
     assert report["accuracy"]["value"] == pytest.approx(4 / 6)
     assert report["accuracy_sure"]["value"] == 1
     assert {name: figure["value"] for name, figure in report["recall"].items()} == {
-        "a": pytest.approx(2 / 3), "b": 0.5, "c": 1
-    }  # fmt: skip
+        "a": pytest.approx(2 / 3),
+        "b": 0.5,
+        "c": 1,
+    }
     assert report["mean_confidence"] == pytest.approx(0.8)
     assert report["nll"] == pytest.approx(-(4 * math.log(0.8) + 2 * math.log(0.1)) / 6)
     assert all(

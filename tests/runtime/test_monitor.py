@@ -37,8 +37,10 @@ def predictions(count: int, seed: int, *, power: float = 4.0, shares=(0.5, 0.3, 
     random = np.random.default_rng(seed)
     confidence = 1 - random.random(count) ** 4 * power / 8
     guesses = random.choice(len(LABELS), count, p=shares)
-    entries = [{"best_guess": LABELS[g], "confidence": float(c), "abstained": bool(c < threshold)}
-               for g, c in zip(guesses, confidence, strict=True)]  # fmt: skip
+    entries = [
+        {"best_guess": LABELS[g], "confidence": float(c), "abstained": bool(c < threshold)}
+        for g, c in zip(guesses, confidence, strict=True)
+    ]
     return entries, confidence, guesses
 
 

@@ -117,10 +117,18 @@ def test_long_and_large_images_are_those_of_pillow_too(size):
 
 
 @needs_compiler
-@pytest.mark.parametrize("pixels", [
-    np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 2), np.uint8),
-    np.zeros((8, 8, 5), np.uint8), np.zeros((0, 8, 3), np.uint8), np.zeros((8, 0, 4), np.uint8),
-], ids=lambda pixels: f"{pixels.dtype}-{pixels.shape}")  # fmt: skip
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
+        np.zeros((8, 8, 5), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((8, 0, 4), np.uint8),
+    ],
+    ids=lambda pixels: f"{pixels.dtype}-{pixels.shape}",
+)
 def test_what_is_no_picture_never_reaches_the_library(pixels):
     with pytest.raises(ValueError, match="expected uint8"):
         preprocess(pixels, CONTRACT)
@@ -208,8 +216,15 @@ def test_without_details_there_are_three_channels_and_a_small_picture_gives_the_
 
 
 def test_planes_are_computed_at_the_picture_s_own_size_but_at_most_256_px():
-    cases = {(256, 100): (256, 100), (257, 100): (256, 100), (1024, 512): (256, 128), (3, 9000): (1, 256), (1, 1): (1, 1),
-             (20.5, 7.125): (20, 7), (256.5, 0.25): (256, 1)}  # fmt: skip
+    cases = {
+        (256, 100): (256, 100),
+        (257, 100): (256, 100),
+        (1024, 512): (256, 128),
+        (3, 9000): (1, 256),
+        (1, 1): (1, 1),
+        (20.5, 7.125): (20, 7),
+        (256.5, 0.25): (256, 1),
+    }
     assert {size: detail_size(size) for size in cases} == cases
 
 
@@ -218,8 +233,11 @@ def detailed_pixels(random: np.random.Generator, width: int, height: int, kind: 
     channels = int(random.choice([3, 4]))
     small = random.integers(0, 256, (height // 70 + 1, width // 50 + 1, channels), np.uint8)
     pixels = np.dstack(
-        [np.asarray(Image.fromarray(small[:, :, i]).resize((width, height), Image.Resampling.BICUBIC)) for i in range(channels)]
-    )  # fmt: skip
+        [
+            np.asarray(Image.fromarray(small[:, :, i]).resize((width, height), Image.Resampling.BICUBIC))
+            for i in range(channels)
+        ]
+    )
     if kind == "bands":
         pixels = pixels // 64 * 64
     if kind == "noise":
@@ -231,9 +249,25 @@ def detailed_pixels(random: np.random.Generator, width: int, height: int, kind: 
 
 
 DETAIL_SIZES = [
-    (1, 1), (1, 300), (300, 1), (2, 700), (700, 2), (15, 15), (16, 17), (33, 48), (100, 60), (255, 256), (256, 256), (256, 9),
-    (257, 257), (300, 200), (120, 300), (512, 512), (640, 333), (50, 900),
-]  # fmt: skip
+    (1, 1),
+    (1, 300),
+    (300, 1),
+    (2, 700),
+    (700, 2),
+    (15, 15),
+    (16, 17),
+    (33, 48),
+    (100, 60),
+    (255, 256),
+    (256, 256),
+    (256, 9),
+    (257, 257),
+    (300, 200),
+    (120, 300),
+    (512, 512),
+    (640, 333),
+    (50, 900),
+]
 
 
 @needs_compiler
@@ -351,8 +385,15 @@ def test_letterboxing_keeps_the_aspect_and_centres_the_ink(size):
 
 
 def test_the_longer_side_fills_the_square_and_no_side_vanishes():
-    cases = {(10, 10): (64, 64), (20, 10): (64, 32), (10, 20): (32, 64), (9999, 1): (64, 1), (1, 9999): (1, 64),
-             (1, 1): (64, 64), (3, 2): (64, 43)}  # fmt: skip
+    cases = {
+        (10, 10): (64, 64),
+        (20, 10): (64, 32),
+        (10, 20): (32, 64),
+        (9999, 1): (64, 1),
+        (1, 9999): (1, 64),
+        (1, 1): (64, 64),
+        (3, 2): (64, 43),
+    }
     assert {size: letterboxed_size(size, 64) for size in cases} == cases
 
 
@@ -372,8 +413,10 @@ def test_the_threshold_itself_belongs_to_the_light_background(threshold):
 
 
 def test_the_luminance_weighs_green_most_and_blue_least():
-    premultiplied = {name: np.full((2, 2, 4), (*colour, 255), np.uint8) for name, colour in
-                     {"yellow": (255, 255, 0), "cyan": (0, 255, 255), "magenta": (255, 0, 255)}.items()}  # fmt: skip
+    premultiplied = {
+        name: np.full((2, 2, 4), (*colour, 255), np.uint8)
+        for name, colour in {"yellow": (255, 255, 0), "cyan": (0, 255, 255), "magenta": (255, 0, 255)}.items()
+    }
     picked = {name: pick_background(pixels, CONTRACT) for name, pixels in premultiplied.items()}
     assert picked == {"yellow": DARK, "cyan": WHITE, "magenta": WHITE}  # luminance 226, 179 and 105
 

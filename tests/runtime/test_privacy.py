@@ -39,9 +39,23 @@ CALLS = {
     "export-triton": "export-triton --out {work}/models",
     "data": "data where",
     # Of those that take minutes, how they begin; their libraries have a test of their own below.
-    **{verb: f"{verb} --help" for verb in ("train", "few-shot", "runs", "search", "compress", "calibrate", "export",
-                                           "bench", "check", "evaluate", "report")},
-}  # fmt: skip
+    **{
+        verb: f"{verb} --help"
+        for verb in (
+            "train",
+            "few-shot",
+            "runs",
+            "search",
+            "compress",
+            "calibrate",
+            "export",
+            "bench",
+            "check",
+            "evaluate",
+            "report",
+        )
+    },
+}
 RUN_ALL = """
 import json, sys
 from pathlib import Path
@@ -69,13 +83,24 @@ class Recorder:
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name not in {*VARIABLES, *OTHER_SWITCHES}}
-        return kept | {"HOME": str(self.home), "LD_PRELOAD": str(self.library), "CONNECTIONS": str(self.connections),
-                       "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
+        return kept | {
+            "HOME": str(self.home),
+            "LD_PRELOAD": str(self.library),
+            "CONNECTIONS": str(self.connections),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
 
     def run(self, code: str, *arguments: str | Path, **settings: str) -> str:
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        done = subprocess.run(command, env=self.environment() | settings, cwd=self.home, capture_output=True, text=True,
-                              timeout=600, check=False)  # fmt: skip
+        done = subprocess.run(
+            command,
+            env=self.environment() | settings,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         return done.stdout
 

@@ -78,9 +78,12 @@ def test_it_goes_on_after_an_interruption_and_a_killed_worker_loses_no_row_and_d
     journal = tmp_path / "table.jsonl.part"
     arguments = ["--bundle", str(bundle), "--out", str(out), "--engine", "ray", "--workers", "2", str(logos)]
     process = subprocess.Popen(
-        [sys.executable, "-c", SHELL, "classify", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "-c", SHELL, "classify", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-    )  # fmt: skip
+    )
     held = []
 
     def kill_a_worker() -> None:
@@ -106,8 +109,15 @@ def test_it_goes_on_after_an_interruption_and_a_killed_worker_loses_no_row_and_d
     assert all("error" in row or row["label"] == Path(row["path"]).stem.split("-")[1] for row in rows)
 
 
-@pytest.mark.parametrize("more", [[], ["--out", "x.csv", "--log", "y"], ["--out", "x.csv", "--cores", "0"],
-                                  ["--out", "x.csv", "--enrolled", "z.json"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--out", "x.csv", "--log", "y"],
+        ["--out", "x.csv", "--cores", "0"],
+        ["--out", "x.csv", "--enrolled", "z.json"],
+    ],
+)
 def test_the_engine_makes_tables_only(fake_bundle, logos, more):
     result = CliRunner().invoke(commands.classify, [str(logos), "--engine", "ray", *more])
     assert result.exit_code == 2

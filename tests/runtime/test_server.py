@@ -185,8 +185,13 @@ def test_info_tells_the_bundle_and_the_limits(client):
         (400, {"content": b"", "headers": PNG}),
         (400, {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}),
         (400, {"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}),
-        (400, {"content": b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nxyz',
-               "headers": {"Content-Type": "multipart/form-data; boundary=b"}}),
+        (
+            400,
+            {
+                "content": b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nxyz',
+                "headers": {"Content-Type": "multipart/form-data; boundary=b"},
+            },
+        ),
         (400, {"files": {"note": (None, "a field, no file")}}),
         (413, {"content": bytes(100_001), "headers": PNG}),
         (413, {"content": (bytes(50_000) for _ in range(3)), "headers": PNG}),
@@ -198,7 +203,7 @@ def test_info_tells_the_bundle_and_the_limits(client):
         (422, {"content": b"no image", "headers": PNG}),
         (422, {"content": encode(Image.new("RGB", (101, 100)))["PNG"], "headers": PNG}),
     ],
-)  # fmt: skip
+)
 def test_a_request_that_cannot_be_answered_is_told_why(classifier, status, request_):
     limits = Limits(body_bytes=100_000, images=4, pixels=10_000)
     with running(create_app(classifier, limits)) as client:
@@ -256,8 +261,11 @@ def test_with_a_token_only_its_bearers_are_answered(classifier):
             {"Authorization": f"Basic {TOKEN}"},
             {"Authorization": TOKEN},
         ):
-            for answer in (post(client, png_of("red"), **headers), client.get("/v1/info", headers=headers),
-                           client.get("/metrics", headers=headers)):  # fmt: skip
+            for answer in (
+                post(client, png_of("red"), **headers),
+                client.get("/v1/info", headers=headers),
+                client.get("/metrics", headers=headers),
+            ):
                 assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert client.get("/healthz").status_code == 200
         bearer = {"Authorization": f"Bearer {TOKEN}"}
@@ -537,9 +545,15 @@ schemathesis.openapi.format("binary", raw_images())
 )
 def test_the_service_keeps_to_its_own_description(classifier, mode):
     """Status codes, content types and bodies are those of the OpenAPI document, of input that fits it or does not."""
-    expected = [not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
-                checks.response_schema_conformance, checks.response_headers_conformance, checks.ignored_auth,
-                checks.unsupported_method]  # fmt: skip
+    expected = [
+        not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
+        checks.response_headers_conformance,
+        checks.ignored_auth,
+        checks.unsupported_method,
+    ]
     seen, app = set(), create_app(classifier, Limits(body_bytes=100_000, images=4), token=TOKEN)
     with running(app) as client:
         schema = schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
@@ -562,9 +576,17 @@ def test_the_service_keeps_to_its_own_description(classifier, mode):
 
 @pytest.mark.parametrize(
     ("host", "local"),
-    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
-     ("192.168.1.2", False), ("edge.example", False)],
-)  # fmt: skip
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.2", False),
+        ("edge.example", False),
+    ],
+)
 def test_only_this_machine_is_loopback(host, local):
     assert is_loopback(host) == local
 
@@ -619,9 +641,11 @@ def served(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Pop
     """The command as a shell runs it, and a client of it."""
     code = "from logo_edge.cli.serve import serve; serve()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "--port", "0", *arguments], stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code, "--port", "0", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | environment,
-    )  # fmt: skip
+    )
     try:
         lines = []
         for line in process.stderr:

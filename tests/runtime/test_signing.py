@@ -114,8 +114,18 @@ def test_a_changed_signature_is_refused(signed, keys, change):
         read_bundle(signed, public_key=keys[1])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "5", '{"algorithm": "ed25519", "key": "", "signature": 5}',
-                                  '{"algorithm": "ed25519", "key": "", "signature": "no base64!"}', "[" * 100_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "5",
+        '{"algorithm": "ed25519", "key": "", "signature": 5}',
+        '{"algorithm": "ed25519", "key": "", "signature": "no base64!"}',
+        "[" * 100_000,
+    ],
+)
 def test_a_signature_that_cannot_be_read_is_refused(signed, keys, text):
     (signed / SIGNATURE).write_text(text)
     with pytest.raises(BundleError, match=r"signature.json: cannot be read .*sign it again"):
@@ -140,9 +150,11 @@ def test_files_that_are_no_such_key_are_refused(signed, keys, tmp_path):
     (tmp_path / "locked.pem").write_bytes(locked)
     (tmp_path / "text.pem").write_text("no key")
     for name, message in {
-        "ec.pem": "a key of another kind", "locked.pem": "encrypted; decrypt it first", "text.pem": "no private key",
+        "ec.pem": "a key of another kind",
+        "locked.pem": "encrypted; decrypt it first",
+        "text.pem": "no private key",
         "absent.pem": "No such file",
-    }.items():  # fmt: skip
+    }.items():
         with pytest.raises(LogoEdgeError, match=f"{name}: .*{message}"):
             sign_record(signed / RECORD, tmp_path / name)
     with pytest.raises(LogoEdgeError, match="ours.public.pem: no private key"):
@@ -176,10 +188,16 @@ def test_the_command_line_makes_keys_signs_and_verifies(fake_bundle, tmp_path):
 
 
 VERBS = {
-    enroll: ["acme", "image.png", "--bundle"], similar: ["image.png", "folder", "--bundle"], cluster: ["folder", "--bundle"],
-    monitor: ["log.jsonl", "--bundle"], export_triton: ["--bundle"], evaluate: ["--manifest", "logos.csv"],
-    bench: ["--manifest", "logos.csv"], export: ["--format", "onnx"], doctor: ["--bundle"],
-}  # fmt: skip
+    enroll: ["acme", "image.png", "--bundle"],
+    similar: ["image.png", "folder", "--bundle"],
+    cluster: ["folder", "--bundle"],
+    monitor: ["log.jsonl", "--bundle"],
+    export_triton: ["--bundle"],
+    evaluate: ["--manifest", "logos.csv"],
+    bench: ["--manifest", "logos.csv"],
+    export: ["--format", "onnx"],
+    doctor: ["--bundle"],
+}
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.registered_commands[0].callback.__name__)
@@ -270,8 +288,10 @@ def test_the_workers_of_a_cluster_verify_by_the_key_too(signed, keys):
     keys[1].unlink()  # a worker's machine has no such file
     files = scale._files(bundle)
     assert scale.Worker(files, bundle.public_key, {})._classifier.bundle.public_key == bundle.public_key
-    for forged in ({name: data for name, data in files.items() if name != SIGNATURE},
-                   files | {RECORD: files[RECORD] + b" "}):  # fmt: skip
+    for forged in (
+        {name: data for name, data in files.items() if name != SIGNATURE},
+        files | {RECORD: files[RECORD] + b" "},
+    ):
         with pytest.raises(BundleError, match="not signed|not what was signed"):
             scale.Worker(forged, bundle.public_key, {})
 

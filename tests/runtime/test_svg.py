@@ -27,18 +27,32 @@ def drawing(body: str = RED, attributes: str = 'viewBox="0 0 200 100"', before: 
 
 @pytest.mark.parametrize(
     "attributes",
-    ['viewBox="0 0 200 100"', 'width="200" height="100"', 'width="20mm" height="10mm" viewBox="0 0 200 100"',
-     'width="100%" height="100%" viewBox="0 0 200 100"', 'width="4" height="2" viewBox="0 0 200 100"', ""],
-)  # fmt: skip
+    [
+        'viewBox="0 0 200 100"',
+        'width="200" height="100"',
+        'width="20mm" height="10mm" viewBox="0 0 200 100"',
+        'width="100%" height="100%" viewBox="0 0 200 100"',
+        'width="4" height="2" viewBox="0 0 200 100"',
+        "",
+    ],
+)
 def test_a_drawing_of_any_size_is_rendered_at_one(attributes):
     found = load_image(drawing(attributes=attributes))
     assert (found.mode, found.size) == ("RGBA", (svg.RENDER_PX, svg.RENDER_PX // 2))
     assert found.getpixel((100, 100)) == (255, 0, 0, 255)
 
 
-@pytest.mark.parametrize("before", ["", "\ufeff", '<?xml version="1.0"?>\n', "<!-- a mark -->",
-    '<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd">',
-    '<!DOCTYPE svg [<!ENTITY ns "http://ns.adobe.com/svg/1.0/">]>'])  # fmt: skip
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "\ufeff",
+        '<?xml version="1.0"?>\n',
+        "<!-- a mark -->",
+        '<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd">',
+        '<!DOCTYPE svg [<!ENTITY ns "http://ns.adobe.com/svg/1.0/">]>',
+    ],
+)
 def test_what_programs_write_before_a_drawing_is_no_hindrance(before, tmp_path):
     path = tmp_path / "logo.svg"
     path.write_bytes(drawing(before=before))
@@ -104,11 +118,15 @@ def secret(tmp_path) -> Path:
 
 @pytest.mark.parametrize(
     "body",
-    ['<image xlink:href="{0}" width="200" height="100"/>', '<image href="{0}" width="200" height="100"/>',
-     '<image href="file://{0}" width="200" height="100"/>', '<image href="http://127.0.0.1:9/a.png" width="9" height="9"/>',
-     '<filter id="f"><feImage href="{0}"/></filter><rect width="200" height="100" filter="url(#f)"/>',
-     '<image href="data:image/svg+xml;base64,PHN2Zy8+" width="9" height="9"/>'],
-)  # fmt: skip
+    [
+        '<image xlink:href="{0}" width="200" height="100"/>',
+        '<image href="{0}" width="200" height="100"/>',
+        '<image href="file://{0}" width="200" height="100"/>',
+        '<image href="http://127.0.0.1:9/a.png" width="9" height="9"/>',
+        '<filter id="f"><feImage href="{0}"/></filter><rect width="200" height="100" filter="url(#f)"/>',
+        '<image href="data:image/svg+xml;base64,PHN2Zy8+" width="9" height="9"/>',
+    ],
+)
 def test_a_drawing_that_names_a_file_or_address_is_refused(secret, body):
     with pytest.raises(ImageError, match="an SVG drawing that loads .*embed it"):
         load_image(drawing(body.format(secret)))

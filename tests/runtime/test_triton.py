@@ -27,8 +27,12 @@ from logo_edge.scale.preprocess_graph import preprocess_graph
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = ROOT / "tests" / "contract"
-NUMPY = {DataType.TYPE_UINT8: "tensor(uint8)", DataType.TYPE_FP32: "tensor(float)", DataType.TYPE_STRING: "tensor(string)",
-         DataType.TYPE_BOOL: "tensor(bool)"}  # fmt: skip
+NUMPY = {
+    DataType.TYPE_UINT8: "tensor(uint8)",
+    DataType.TYPE_FP32: "tensor(float)",
+    DataType.TYPE_STRING: "tensor(string)",
+    DataType.TYPE_BOOL: "tensor(bool)",
+}
 
 
 def export(bundle: Path, out: Path, *more: str):
@@ -99,17 +103,23 @@ def test_the_decision_graph_gives_the_decision_vectors(fake_bundle):
     assert len(vectors) >= 30
     for vector in vectors:
         folder = fake_bundle(
-            labels=tuple(vector["labels"]), temperature=vector["temperature"], abstain_below=vector["abstain_below"],
-            strict_below=vector["strict_below"], scaling=vector["scaling"] and Scaling(**vector["scaling"]),
+            labels=tuple(vector["labels"]),
+            temperature=vector["temperature"],
+            abstain_below=vector["abstain_below"],
+            strict_below=vector["strict_below"],
+            scaling=vector["scaling"] and Scaling(**vector["scaling"]),
             familiarity=None if vector["not_a_logo_below"] is None else Familiarity(vector["not_a_logo_below"], 0.05),
-        )  # fmt: skip
+        )
         graph = triton.decision_graph(Classifier.load(folder, mode=vector["mode"])).SerializeToString()
         label, best_guess, confidence, _, logo_score, is_logo, reason = onnxruntime.InferenceSession(graph).run(
             None, {"logits": np.array([vector["logits"]], np.float32), "is_blank": np.array([[vector["blank"]]])}
         )
         assert (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]), reason[0, 0] or None) == (
-            vector["label"], vector["best_guess"], vector["is_logo"], vector["reason"]
-        )  # fmt: skip
+            vector["label"],
+            vector["best_guess"],
+            vector["is_logo"],
+            vector["reason"],
+        )
         assert confidence[0, 0] == pytest.approx(vector["confidence"], abs=1e-6)
         assert logo_score[0, 0] == pytest.approx(vector["logo_score"], rel=1e-6)
 
@@ -135,9 +145,21 @@ def test_the_ensemble_decides_as_the_runtime_does(bundle, tmp_path):
 @pytest.mark.parametrize("details", [False, True])
 def test_the_configuration_is_what_triton_reads_and_fits_the_graphs(fake_bundle, tmp_path, details):
     result = export(
-        fake_bundle(details=details), tmp_path / "models", "--name", "colours", "--max-batch", "16", "--queue-delay-us", "250",
-        "--instances", "2", "--threads", "3", "--device", "gpu",
-    )  # fmt: skip
+        fake_bundle(details=details),
+        tmp_path / "models",
+        "--name",
+        "colours",
+        "--max-batch",
+        "16",
+        "--queue-delay-us",
+        "250",
+        "--instances",
+        "2",
+        "--threads",
+        "3",
+        "--device",
+        "gpu",
+    )
     assert result.exit_code == 0, result.output
     models = {folder.name: read_config(tmp_path / "models", folder.name) for folder in (tmp_path / "models").iterdir()}
     assert set(models) == {"colours", "colours_preprocess", "colours_network", "colours_decision"}

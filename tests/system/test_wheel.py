@@ -89,8 +89,16 @@ def install(wheel: Path, extras: str, folder: Path, *options: str) -> Path:
     """The programs of a new environment with the wheel and these extras; not compiled to bytecode, which takes seconds."""
     venv.create(folder)
     wanted = f"logo-edge[{extras}] @ {wheel.as_uri()}" if extras else str(wheel)
-    must_run(*PIP, folder / "bin" / "python", "install", *(options or ["--no-compile"]), "-c", ROOT / "constraints.txt",
-             wanted, folder=folder)  # fmt: skip
+    must_run(
+        *PIP,
+        folder / "bin" / "python",
+        "install",
+        *(options or ["--no-compile"]),
+        "-c",
+        ROOT / "constraints.txt",
+        wanted,
+        folder=folder,
+    )
     return folder / "bin"
 
 

@@ -238,8 +238,16 @@ def dataset(folder, config: AugmentConfig, intensity: Intensity | None = None) -
     rows = [LogoRow(FILES, "", f"{at}.png", f"{at}", "ab"[at % 2], (), True, "train") for at in range(8)]
     for at, row in enumerate(rows):
         Image.new("RGB", (40, 40), (30 * at, 255 - 30 * at, 90)).save(folder / row.icon)
-    return LogoDataset(Manifest(tuple(rows), folder), rows, ("a", "b"), folder, contract=InputContract(32), augment=config,
-                       class_weight_power=0.5, intensity=intensity)  # fmt: skip
+    return LogoDataset(
+        Manifest(tuple(rows), folder),
+        rows,
+        ("a", "b"),
+        folder,
+        contract=InputContract(32),
+        augment=config,
+        class_weight_power=0.5,
+        intensity=intensity,
+    )
 
 
 def test_a_mixed_view_has_the_mixed_label_and_is_the_same_in_any_batch(tmp_path):

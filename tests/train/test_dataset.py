@@ -129,6 +129,14 @@ def test_a_panel_has_its_share_of_the_labels_and_speaks_alone_of_logos_without_o
     for row in rows:
         Image.new("RGB", (20, 20), (200, 0, 0)).save(tmp_path / row.icon)
     panel = np.array([[0.2, 0.8], [0.4, 0.6], [0.0, 0.0]])
-    logos = LogoDataset(Manifest(tuple(rows), tmp_path), rows, ("a", "b"), tmp_path, contract=InputContract(32),
-                        use_votes=True, panel=panel, panel_share=0.5)  # fmt: skip
+    logos = LogoDataset(
+        Manifest(tuple(rows), tmp_path),
+        rows,
+        ("a", "b"),
+        tmp_path,
+        contract=InputContract(32),
+        use_votes=True,
+        panel=panel,
+        panel_share=0.5,
+    )
     assert logos.targets == pytest.approx(np.array([[1 / 3 + 0.1, 1 / 6 + 0.4, 0], [0.4, 0.6, 0], [0, 0, 1]]))

@@ -49,9 +49,15 @@ class Plain(nn.Module):
     def __init__(self, classes: int = 3):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 5, stride=4), nn.GroupNorm(2, 8), nn.GELU(), nn.Conv2d(8, 16, 3), nn.GELU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes),
-        )  # fmt: skip
+            nn.Conv2d(3, 8, 5, stride=4),
+            nn.GroupNorm(2, 8),
+            nn.GELU(),
+            nn.Conv2d(8, 16, 3),
+            nn.GELU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(16, classes),
+        )
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.layers(normalise(pixels))
@@ -91,10 +97,16 @@ def fit_logos(folder: Path, config: FitConfig, state: Path, report=lambda _: Non
     network = build_network()
     val = read_logos(folder, "val")
     average, history = fit(
-        network, read_logos(folder), supervised_objective(0.1), config, state=state, seed=3, device=CPU,
+        network,
+        read_logos(folder),
+        supervised_objective(0.1),
+        config,
+        state=state,
+        seed=3,
+        device=CPU,
         evaluate=lambda ema: {"accuracy": float((predict_logits(ema, val, CPU).argmax(1) == val.hard_targets).mean())},
         report=report,
-    )  # fmt: skip
+    )
     return network, average, history
 
 
@@ -103,8 +115,17 @@ def fit_adaptively(folder: Path, state: Path) -> dict[str, torch.Tensor]:
     logos = read_logos(folder)
     config = TeacherFit(**{**vars(EPOCHS), "focal_gamma": 2.0, "adaptive_focal": True})
     objective = SupervisedObjective(config, logos.classes, Intensity(len(logos), 0.5))
-    fit(build_network(), logos, objective, config, state=state, seed=3, device=CPU, evaluate=lambda _: {},
-        report=lambda _: None)  # fmt: skip
+    fit(
+        build_network(),
+        logos,
+        objective,
+        config,
+        state=state,
+        seed=3,
+        device=CPU,
+        evaluate=lambda _: {},
+        report=lambda _: None,
+    )
     return objective.state_dict()
 
 
@@ -184,9 +205,16 @@ def work(folder: Path, out: Path) -> dict:
         if aleatoric:
             vit.learn_variance()
         vit_average, _ = fit(
-            vit, read_logos(folder), supervised_objective(0.1, aleatoric=aleatoric), EPOCHS, state=out / "vit.state",
-            seed=3, device=CPU, evaluate=lambda _: {}, report=lambda _: None,
-        )  # fmt: skip
+            vit,
+            read_logos(folder),
+            supervised_objective(0.1, aleatoric=aleatoric),
+            EPOCHS,
+            state=out / "vit.state",
+            seed=3,
+            device=CPU,
+            evaluate=lambda _: {},
+            report=lambda _: None,
+        )
         found[f"vit {aleatoric}"] = vit_average.state_dict()
         distributed.on_main((out / "vit.state").unlink)()
         distributed.wait()
@@ -246,9 +274,13 @@ def launch(task: str, folder: Path, out: Path) -> list[int]:
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with (out / f"{task}-{rank}.log").open("w") as log:
             processes.append(
-                subprocess.Popen([sys.executable, __file__, task, folder, out], env={**os.environ, **shared, **own},
-                                 stdout=log, stderr=log)
-            )  # fmt: skip
+                subprocess.Popen(
+                    [sys.executable, __file__, task, folder, out],
+                    env={**os.environ, **shared, **own},
+                    stdout=log,
+                    stderr=log,
+                )
+            )
     try:
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline and any(process.poll() is None for process in processes):
@@ -411,11 +443,26 @@ def test_a_batch_that_two_ranks_cannot_share_equally_is_refused_on_both(logos, t
 def test_logo_edge_train_runs_under_torchrun(logos, tmp_path):
     shutil.copytree(logos, tmp_path / "logos")
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS),
-        "--no-python", Path(sys.executable).with_name("logo-edge"), "train", "--recipe", "smoke", "--data", tmp_path / "logos" / "manifest.csv",
-        "--out", tmp_path / "run", "--set", "train.teachers=['test_vit@160', 'mobilenetv3_small_050@32']",
-        "--set", "train.fit.batch_size=8",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(RANKS),
+        "--no-python",
+        Path(sys.executable).with_name("logo-edge"),
+        "train",
+        "--recipe",
+        "smoke",
+        "--data",
+        tmp_path / "logos" / "manifest.csv",
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "train.teachers=['test_vit@160', 'mobilenetv3_small_050@32']",
+        "--set",
+        "train.fit.batch_size=8",
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr

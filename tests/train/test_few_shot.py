@@ -54,9 +54,16 @@ from logo_edge_train.recipe import FewShotConfig, FewShotFit, recipe_from_dict
 CPU = torch.device("cpu")
 MODEL = "test_efficientnet"  # timm's tiny one, of stages
 CONFIG = FewShotConfig(
-    network=f"{MODEL}@32", ways=3, shots=2, queries=1, episodes=6, val_episodes=10, inner_steps=2, held_out_package="two",
+    network=f"{MODEL}@32",
+    ways=3,
+    shots=2,
+    queries=1,
+    episodes=6,
+    val_episodes=10,
+    inner_steps=2,
+    held_out_package="two",
     fit=FewShotFit(epochs=3, batch_size=2, learning_rate=1e-3, ema_decay=0.995, frozen_blocks=-1),
-)  # fmt: skip
+)
 KINDS = ("disc", "bars")
 
 
@@ -297,8 +304,10 @@ def test_brands_are_shown_by_one_drawing_and_asked_for_by_other_packages():
 def test_types_are_shown_and_asked_for_by_different_groups_of_one_package():
     rows = [
         LogoRow(package, "1", f"{label}-{index}", f"group-{index // 2}-{label if index % 3 else ''}", label)
-        for package in ("a", "b") for label in ("simple", "text", "complex") for index in range(20)
-    ]  # fmt: skip
+        for package in ("a", "b")
+        for label in ("simple", "text", "complex")
+        for index in range(20)
+    ]
     rows.append(LogoRow("small", "1", "x", "x", "text"))
     tasks = TypeTasks(rows, replace(CONFIG, shots=3, queries=2))
     packages = set()
@@ -448,8 +457,9 @@ def test_the_command_trains_evaluates_and_classifies(manifest_path, tmp_path):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(
         f'[few_shot]\nnetwork = "{MODEL}@32"\nways = 3\nshots = 2\nqueries = 1\nepisodes = 2\nval_episodes = 4\n'
-        "fit = { epochs = 1, batch_size = 2 }\n", encoding="utf-8",
-    )  # fmt: skip
+        "fit = { epochs = 1, batch_size = 2 }\n",
+        encoding="utf-8",
+    )
     folder = tmp_path / "run"
     arguments = ["--data", str(manifest_path), "--device", "cpu"]
     done = run(command, ["train", "--recipe", str(recipe), "--out", str(folder), *arguments])

@@ -57,8 +57,15 @@ def logos(tmp_path) -> Manifest:
 
 def fit_logos(manifest: Manifest, state, *, config=CONFIG, stop_at: tuple | None = None):
     """The average and the history of a fit, which stops at the (kind, epoch, step) of a report."""
-    dataset = LogoDataset(manifest, manifest.split("train"), manifest.classes, state.parent, contract=InputContract(32),
-                          augment=AugmentConfig(), seed=3)  # fmt: skip
+    dataset = LogoDataset(
+        manifest,
+        manifest.split("train"),
+        manifest.classes,
+        state.parent,
+        contract=InputContract(32),
+        augment=AugmentConfig(),
+        seed=3,
+    )
     torch.manual_seed(3)
 
     def report(item):
@@ -66,9 +73,16 @@ def fit_logos(manifest: Manifest, state, *, config=CONFIG, stop_at: tuple | None
             raise Interrupted
 
     return fit(
-        LogoNetwork(MODEL, 3, dropout=0.2), dataset, supervised_objective(0.1), config, state=state, seed=3, device=CPU,
-        evaluate=lambda network: {"accuracy": 0.0}, report=report,
-    )  # fmt: skip
+        LogoNetwork(MODEL, 3, dropout=0.2),
+        dataset,
+        supervised_objective(0.1),
+        config,
+        state=state,
+        seed=3,
+        device=CPU,
+        evaluate=lambda network: {"accuracy": 0.0},
+        report=report,
+    )
 
 
 SWITCHES = {
@@ -125,13 +139,26 @@ def interpret(monkeypatch, backend: str = "eager") -> list[nn.Module]:
 
 def fit_one_step(manifest: Manifest, folder, network: nn.Module, objective=None, *, size_px=32, **settings):
     """The (gradients, record) of one step on all 24 logos."""
-    dataset = LogoDataset(manifest, manifest.split("train"), manifest.classes, folder, contract=InputContract(size_px),
-                          class_weight_power=0.5)  # fmt: skip
+    dataset = LogoDataset(
+        manifest,
+        manifest.split("train"),
+        manifest.classes,
+        folder,
+        contract=InputContract(size_px),
+        class_weight_power=0.5,
+    )
     config = FitConfig(epochs=1, batch_size=24, gradient_clip=1e9, **settings)
     _, history = fit(
-        network, dataset, objective or supervised_objective(0.1), config, state=folder / f"{len(list(folder.iterdir()))}.state",
-        seed=0, device=CPU, evaluate=lambda _: {}, report=lambda _: None,
-    )  # fmt: skip
+        network,
+        dataset,
+        objective or supervised_objective(0.1),
+        config,
+        state=folder / f"{len(list(folder.iterdir()))}.state",
+        seed=0,
+        device=CPU,
+        evaluate=lambda _: {},
+        report=lambda _: None,
+    )
     return {name: parameter.grad for name, parameter in network.named_parameters()}, history[0]
 
 
@@ -226,8 +253,9 @@ def test_a_compiled_network_learns_the_same_under_the_same_names(logos, tmp_path
 
 def test_all_switches_work_together(logos, tmp_path, monkeypatch):
     interpret(monkeypatch, "aot_eager")  # it knows, as the real one does, what a graph changes in place
-    config = replace(CONFIG, epochs=1, accumulate=2, grad_checkpointing=True, amp="bf16", compile=True,
-                     sam=SamConfig("asam"))  # fmt: skip
+    config = replace(
+        CONFIG, epochs=1, accumulate=2, grad_checkpointing=True, amp="bf16", compile=True, sam=SamConfig("asam")
+    )
     average, history = fit_logos(logos, tmp_path / "all.state", config=config)
     assert np.isfinite(history[0]["cross_entropy"])
     assert average.state_dict().keys() == LogoNetwork(MODEL, 3).state_dict().keys()
@@ -255,8 +283,17 @@ def test_an_epoch_says_which_share_of_it_waited_for_data(logos, tmp_path, monkey
         return supervised_objective(0.1)(network, *batch)
 
     dataset = Slow(logos, logos.split("train"), logos.classes, tmp_path, contract=InputContract(32))
-    _, history = fit(Plain(), dataset, objective, replace(CONFIG, batch_size=12), state=tmp_path / "s.state", seed=0,
-                     device=CPU, evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
+    _, history = fit(
+        Plain(),
+        dataset,
+        objective,
+        replace(CONFIG, batch_size=12),
+        state=tmp_path / "s.state",
+        seed=0,
+        device=CPU,
+        evaluate=lambda _: {},
+        report=lambda _: None,
+    )
     assert [record["data_wait"] for record in history] == pytest.approx([0.6] * 3)  # 1.2 s of 2 s
     assert [record["images_per_s"] for record in history] == pytest.approx([6.0] * 3)
 
@@ -278,8 +315,17 @@ def test_a_state_of_another_configuration_is_not_resumed(logos, tmp_path):
         fit_logos(logos, tmp_path / "a.state", stop_at=("epoch", 1, None))
     dataset = LogoDataset(logos, logos.split("train"), logos.classes, tmp_path, contract=InputContract(32))
     with pytest.raises(RunError, match="a fit of other settings, data or versions"):
-        fit(LogoNetwork(MODEL, 3), dataset, supervised_objective(0.1), replace(CONFIG, learning_rate=0.1),
-            state=tmp_path / "a.state", seed=3, device=CPU, evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
+        fit(
+            LogoNetwork(MODEL, 3),
+            dataset,
+            supervised_objective(0.1),
+            replace(CONFIG, learning_rate=0.1),
+            state=tmp_path / "a.state",
+            seed=3,
+            device=CPU,
+            evaluate=lambda _: {},
+            report=lambda _: None,
+        )
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_epoch_and_step(logos, tmp_path):
@@ -289,8 +335,17 @@ def test_a_loss_that_is_not_finite_stops_with_its_epoch_and_step(logos, tmp_path
         return {"cross_entropy": network(pixels).sum() * float("nan")}
 
     with pytest.raises(RunError, match="not finite at epoch 1, step 1"):
-        fit(LogoNetwork(MODEL, 3), dataset, broken, CONFIG, state=tmp_path / "b.state", seed=0, device=CPU,
-            evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
+        fit(
+            LogoNetwork(MODEL, 3),
+            dataset,
+            broken,
+            CONFIG,
+            state=tmp_path / "b.state",
+            seed=0,
+            device=CPU,
+            evaluate=lambda _: {},
+            report=lambda _: None,
+        )
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_is_kept(logos, tmp_path):
@@ -303,8 +358,17 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_kept(logos, tmp_path):
         return {"cross_entropy": (logits.square().mean() if len(calls) < 8 else (0 * logits).abs().sqrt().mean())}
 
     with pytest.raises(RunError, match="gradient is not finite at epoch 2, step 2"):  # 6 steps per epoch
-        fit(LogoNetwork(MODEL, 3), dataset, broken, CONFIG, state=tmp_path / "g.state", seed=0, device=CPU,
-            evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
+        fit(
+            LogoNetwork(MODEL, 3),
+            dataset,
+            broken,
+            CONFIG,
+            state=tmp_path / "g.state",
+            seed=0,
+            device=CPU,
+            evaluate=lambda _: {},
+            report=lambda _: None,
+        )
     assert (tmp_path / "g.state").exists(), "what was whole is there to go on from"
 
 
@@ -313,8 +377,17 @@ def test_frozen_stages_keep_weights_and_statistics_and_the_others_learn(logos, t
     torch.manual_seed(0)
     network = LogoNetwork(MODEL, 3)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    after, _ = fit(network, dataset, supervised_objective(0.1), replace(CONFIG, epochs=1, frozen_blocks=2),
-                   state=tmp_path / "c.state", seed=0, device=CPU, evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
+    after, _ = fit(
+        network,
+        dataset,
+        supervised_objective(0.1),
+        replace(CONFIG, epochs=1, frozen_blocks=2),
+        state=tmp_path / "c.state",
+        seed=0,
+        device=CPU,
+        evaluate=lambda _: {},
+        report=lambda _: None,
+    )
     frozen = ("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0", "backbone.blocks.1")
     changed = {key for key, value in after.state_dict().items() if not torch.equal(value, before[key])}
     assert not [key for key in changed if key.startswith(frozen)]
@@ -423,9 +496,14 @@ def test_a_network_of_the_table_has_a_package_and_what_is_made_of_it_has_its_wei
 def test_a_network_whose_name_only_begins_alike_has_none():
     for name in ("tf_efficientnet_lite3", "tf_efficientnet_lite4@224", "tf_efficientnet_lite0x", "efficientnet_lite0"):
         assert not has_imagenet_weights(name)
-    assert networks_to_pretrain(recipe_from_dict(
-        {"train": {"teachers": ["tf_efficientnet_lite3@64", "tf_efficientnet_lite0@64"]}, "pretrain": {"fit": {"epochs": 1}}}
-    )) == ["tf_efficientnet_lite3@64"]  # fmt: skip
+    assert networks_to_pretrain(
+        recipe_from_dict(
+            {
+                "train": {"teachers": ["tf_efficientnet_lite3@64", "tf_efficientnet_lite0@64"]},
+                "pretrain": {"fit": {"epochs": 1}},
+            }
+        )
+    ) == ["tf_efficientnet_lite3@64"]
 
 
 def test_normalisation_is_the_one_of_the_imagenet_weights():
@@ -503,11 +581,29 @@ def test_jobs_side_by_side_end_with_the_last_of_them():
 
 def test_the_command_estimates_every_network_and_teacher_and_leaves_no_run(logos, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "count_cores", lambda: 1)
-    done = CliRunner().invoke(train, [
-        "--data", str(tmp_path / "manifest.csv"), "--out", str(tmp_path / "run"), "--recipe", "smoke", "--estimate",
-        "--json", "--set", f"train.teachers=['{TEACHER}', '{TEACHER}']", "--set", "train.fit.batch_size=4",
-        "--set", "pretrain.fit.epochs=3", "--set", "pretrain.fit.batch_size=8", "--set", "pretrain.fit.phases.ranger_epochs=2",
-    ])  # fmt: skip
+    done = CliRunner().invoke(
+        train,
+        [
+            "--data",
+            str(tmp_path / "manifest.csv"),
+            "--out",
+            str(tmp_path / "run"),
+            "--recipe",
+            "smoke",
+            "--estimate",
+            "--json",
+            "--set",
+            f"train.teachers=['{TEACHER}', '{TEACHER}']",
+            "--set",
+            "train.fit.batch_size=4",
+            "--set",
+            "pretrain.fit.epochs=3",
+            "--set",
+            "pretrain.fit.batch_size=8",
+            "--set",
+            "pretrain.fit.phases.ranger_epochs=2",
+        ],
+    )
     assert done.exit_code == 0, done.output
     estimate = json.loads(done.stdout)
     teachers = [f"teacher 1/2 {TEACHER}", f"teacher 2/2 {TEACHER}"]

@@ -21,11 +21,20 @@ from logo_edge_train.keys import artifact_key, describe_changed_rows, identify, 
 from logo_edge_train.recipe import Recipe, SamConfig, recipe_from_dict
 
 CPU = torch.device("cpu")
-RECIPE = recipe_from_dict({
-    "train": {"teachers": ["test_resnet@32"], "pretrained": False, "fit": {"epochs": 3, "batch_size": 8}},
-    "search": {"backbones": ["test_resnet"], "attentions": ["none", "se"], "heads": ["linear"], "size_px": 32, "epochs": 2,
-               "warmup_epochs": 0, "batch_size": 4},
-})  # fmt: skip
+RECIPE = recipe_from_dict(
+    {
+        "train": {"teachers": ["test_resnet@32"], "pretrained": False, "fit": {"epochs": 3, "batch_size": 8}},
+        "search": {
+            "backbones": ["test_resnet"],
+            "attentions": ["none", "se"],
+            "heads": ["linear"],
+            "size_px": 32,
+            "epochs": 2,
+            "warmup_epochs": 0,
+            "batch_size": 4,
+        },
+    }
+)
 
 
 class Interrupted(Exception):
@@ -48,10 +57,12 @@ def test_a_key_is_of_inputs_settings_and_versions_and_of_nothing_else(tmp_path):
     assert same == base, "order and the kind of a list do not matter"
     others = [
         artifact_key({"a": tmp_path / "a", "b": "13"}, {"sam": SamConfig(), "more": {"list": (1, 2)}}, {"torch": "2"}),
-        artifact_key({"a": tmp_path / "a", "b": "12"}, {"sam": SamConfig(rho=0.1), "more": {"list": (1, 2)}}, {"torch": "2"}),
+        artifact_key(
+            {"a": tmp_path / "a", "b": "12"}, {"sam": SamConfig(rho=0.1), "more": {"list": (1, 2)}}, {"torch": "2"}
+        ),
         artifact_key({"a": tmp_path / "a", "b": "12"}, {"sam": SamConfig(), "more": {"list": (2, 1)}}, {"torch": "2"}),
         artifact_key({"a": tmp_path / "a", "b": "12"}, {"sam": SamConfig(), "more": {"list": (1, 2)}}, {"torch": "3"}),
-    ]  # fmt: skip
+    ]
     (tmp_path / "a").write_bytes(b"other content")
     others.append(
         artifact_key({"a": tmp_path / "a", "b": "12"}, {"sam": SamConfig(), "more": {"list": (1, 2)}}, {"torch": "2"})

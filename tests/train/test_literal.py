@@ -27,8 +27,9 @@ def test_a_literal_table_shows_every_text_letter_by_letter():
 def test_a_description_names_classes_and_groups_as_they_are(tmp_path):
     rows = [
         LogoRow("files", "", f"{name}{split}", f"{name} group", name, (name,), True, split)
-        for name in NAMES for split in ("train", "val")
-    ]  # fmt: skip
+        for name in NAMES
+        for split in ("train", "val")
+    ]
     console = Console(file=io.StringIO(), width=200)
     print_description(describe_manifest(Manifest(tuple(rows), tmp_path)), console)
     shown = console.file.getvalue()

@@ -230,24 +230,41 @@ def logos(tmp_path) -> Manifest:
 
 
 EVERYTHING = TeacherFit(
-    epochs=5, batch_size=7, warmup_epochs=1.0, accumulate=2, focal_gamma=1.0, adaptive_focal=True, confident_errors=0.5,
-    balanced_batches=True, curriculum_epochs=3.0,
-)  # fmt: skip
+    epochs=5,
+    batch_size=7,
+    warmup_epochs=1.0,
+    accumulate=2,
+    focal_gamma=1.0,
+    adaptive_focal=True,
+    confident_errors=0.5,
+    balanced_batches=True,
+    curriculum_epochs=3.0,
+)
 AUGMENTED = TeacherAugment(
-    policy=("shear 0.5 1.0", "noise 0.5 1.0"), adapt_intensity=0.8, p_mixup=0.3, p_cutmix=0.3,
-    mixup_pairs=("red+green",), cutmix_pairs=("blue+blue",),
-)  # fmt: skip
+    policy=("shear 0.5 1.0", "noise 0.5 1.0"),
+    adapt_intensity=0.8,
+    p_mixup=0.3,
+    p_cutmix=0.3,
+    mixup_pairs=("red+green",),
+    cutmix_pairs=("blue+blue",),
+)
 
 
 def fit_logos(manifest: Manifest, state, *, stop_after: int | None = None, loaders: int = 0):
     """The objective, the average and the history of a fit with every switch."""
     intensity = Intensity(len(manifest.rows), AUGMENTED.adapt_intensity)
-    dataset = LogoDataset(manifest, list(manifest.rows), manifest.classes, state.parent, contract=InputContract(32), augment=AUGMENTED,
-                          seed=3, intensity=intensity)  # fmt: skip
+    dataset = LogoDataset(
+        manifest,
+        list(manifest.rows),
+        manifest.classes,
+        state.parent,
+        contract=InputContract(32),
+        augment=AUGMENTED,
+        seed=3,
+        intensity=intensity,
+    )
     difficulty = np.concatenate([np.linspace(0, 1, count) for count in (12, 6, 3)])
-    order = EpochOrder(
-        len(dataset), 3, classes=dataset.hard_targets, difficulty=difficulty, curriculum_epochs=3.0
-    )  # fmt: skip
+    order = EpochOrder(len(dataset), 3, classes=dataset.hard_targets, difficulty=difficulty, curriculum_epochs=3.0)
     objective = SupervisedObjective(EVERYTHING, manifest.classes, intensity)
     torch.manual_seed(3)
 
@@ -256,9 +273,18 @@ def fit_logos(manifest: Manifest, state, *, stop_after: int | None = None, loade
             raise Interrupted
 
     network, history = fit(
-        LogoNetwork("test_resnet", 3), dataset, objective, EVERYTHING, state=state, seed=3, device=CPU,
-        evaluate=lambda _: {}, report=report, order=order, loaders=loaders,
-    )  # fmt: skip
+        LogoNetwork("test_resnet", 3),
+        dataset,
+        objective,
+        EVERYTHING,
+        state=state,
+        seed=3,
+        device=CPU,
+        evaluate=lambda _: {},
+        report=report,
+        order=order,
+        loaders=loaders,
+    )
     return objective, network, history
 
 
@@ -286,8 +312,17 @@ def test_a_state_of_another_setting_is_not_gone_on_with(logos, tmp_path):
 
     def fit_plainly(config):
         torch.manual_seed(0)
-        return fit(LogoNetwork("test_resnet", 3), dataset, supervised_objective(0.1), config, state=tmp_path / "s.state",
-                   seed=0, device=CPU, evaluate=lambda _: {}, report=stop)  # fmt: skip
+        return fit(
+            LogoNetwork("test_resnet", 3),
+            dataset,
+            supervised_objective(0.1),
+            config,
+            state=tmp_path / "s.state",
+            seed=0,
+            device=CPU,
+            evaluate=lambda _: {},
+            report=stop,
+        )
 
     def stop(item):
         if item["kind"] == "epoch" and item["epoch"] == 1:
@@ -326,8 +361,17 @@ def test_a_logo_vit_learns_its_prior_in_a_fit(logos, tmp_path):
     torch.manual_seed(0)
     network = LogoNetwork("logo_vit_tiny", 3, size_px=32)
     before = [parameter.clone() for parameter in network.backbone.prior.parameters()]
-    _, history = fit(network, dataset, SupervisedObjective(config), config, state=tmp_path / "v.state", seed=0, device=CPU,
-                     evaluate=lambda _: {}, report=lambda _: None)  # fmt: skip
+    _, history = fit(
+        network,
+        dataset,
+        SupervisedObjective(config),
+        config,
+        state=tmp_path / "v.state",
+        seed=0,
+        device=CPU,
+        evaluate=lambda _: {},
+        report=lambda _: None,
+    )
     assert {"cross_entropy", "prior", "prior_consistency"} <= history[0].keys()
     after = list(network.backbone.prior.parameters())
     assert len(before) == 4

@@ -50,8 +50,16 @@ def test_without_data_the_projects_own_logos_are_trained_on_and_the_gates_checke
     assert train == ["train", "--recipe", "cpu", "--out", "runs/cpu"]
     assert compress == ["compress", "runs/cpu", "--out", "bundles/cpu"]
     assert where == ["data", "where"]
-    assert check == ["check", "bundles/cpu", "--gates", "benchmarks/gates/cpu.toml", "--images", "somewhere",
-                     "--manifest", "train/logo_edge_train/data/labels.csv"]  # fmt: skip
+    assert check == [
+        "check",
+        "bundles/cpu",
+        "--gates",
+        "benchmarks/gates/cpu.toml",
+        "--images",
+        "somewhere",
+        "--manifest",
+        "train/logo_edge_train/data/labels.csv",
+    ]
 
 
 def test_recipe_and_gates_are_not_code_either(run_make, tmp_path):

@@ -58,8 +58,17 @@ def fit_toy(folder, config: FitConfig, objective=cross_entropy, *, network: nn.M
     """The network, with the gradients of its last step, and the history."""
     network = network or Toy()
     state = folder / f"{len(list(folder.iterdir()))}.state"
-    _, history = fit(network, Batches(), objective, config, state=state, seed=0, device=CPU, evaluate=lambda _: {},
-                     report=lambda _: None)  # fmt: skip
+    _, history = fit(
+        network,
+        Batches(),
+        objective,
+        config,
+        state=state,
+        seed=0,
+        device=CPU,
+        evaluate=lambda _: {},
+        report=lambda _: None,
+    )
     return network, history
 
 

@@ -28,8 +28,10 @@ from logo_edge_train.losses import supervised_objective
 from logo_edge_train.recipe import TrainConfig
 from logo_edge_train.train import outlier_rows
 
-PACKAGES = {"fitted": ("openmoji", "noto", "fluent-emoji-flat", "emojione", "cif", "flag"),
-            "held_out": ("twemoji", "fxemoji", "circle-flags", "flagpack")}  # fmt: skip
+PACKAGES = {
+    "fitted": ("openmoji", "noto", "fluent-emoji-flat", "emojione", "cif", "flag"),
+    "held_out": ("twemoji", "fxemoji", "circle-flags", "flagpack"),
+}
 EVERY = [(part, name) for part, families in FAMILIES.items() for name in families]
 COPY = 0.97  # correlation of thumbnails from which two pictures are near-duplicates
 
@@ -85,8 +87,9 @@ def test_no_two_parts_share_a_way_of_drawing():
     def ways(part: str) -> set[str]:
         return {
             f"{family.draw.__module__}.{family.draw.__name__}"
-            for family in families_of(part).values() if not family.near and hasattr(family.draw, "__name__")
-        }  # fmt: skip
+            for family in families_of(part).values()
+            if not family.near and hasattr(family.draw, "__name__")
+        }
 
     assert len(ways("fitted") | ways("held_out") | ways("choice")) == sum(map(len, map(ways, FAMILIES)))
     assert {name.split(".")[-2] for name in ways("held_out")} == {"held_out"}
@@ -128,16 +131,20 @@ def test_no_photograph_is_in_two_parts():
     assert len(hashes["fitted"]) >= 45
     assert len(hashes["held_out"]) >= 25
     assert not hashes["fitted"] & hashes["held_out"]
-    whole = {part: thumbnails([packages._photograph(part, at) for at in range(len(packages._photographs(part)))])
-             for part in hashes}  # fmt: skip
+    whole = {
+        part: thumbnails([packages._photograph(part, at) for at in range(len(packages._photographs(part)))])
+        for part in hashes
+    }
     assert (whole["fitted"] @ whole["held_out"].T).max() < COPY
 
 
 def test_no_fitted_icon_nearly_is_a_held_out_one():
     looks = {
-        part: thumbnails([picture for name, family in families_of(part).items() if family.near for picture in drawn(part, name, 60)])
+        part: thumbnails(
+            [picture for name, family in families_of(part).items() if family.near for picture in drawn(part, name, 60)]
+        )
         for part in ("fitted", "held_out")
-    }  # fmt: skip
+    }
     copies = (looks["fitted"] @ looks["held_out"].T).max(1) >= COPY
     assert copies.sum() <= 2, np.flatnonzero(copies)
 
@@ -220,8 +227,10 @@ def test_the_package_exports_what_it_says():
 @pytest.fixture
 def pictures(tmp_path, monkeypatch) -> dict[str, list[Path]]:
     """Three families of small pictures, as a fit finds them."""
-    families = {name: [tmp_path / f"{name}-{index}.png" for index in range(count)] for name, count in
-                {"few": 2, "many": 40, "more": 40}.items()}  # fmt: skip
+    families = {
+        name: [tmp_path / f"{name}-{index}.png" for index in range(count)]
+        for name, count in {"few": 2, "many": 40, "more": 40}.items()
+    }
     for index, path in enumerate(path for paths in families.values() for path in paths):
         Image.new("RGB", (20, 20), (index, 255 - index, 90)).save(path)
     monkeypatch.setattr(train, "outlier_paths", lambda part: families if part == "fitted" else {})

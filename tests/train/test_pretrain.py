@@ -445,9 +445,8 @@ def test_no_label_is_learned_from(manifest_path, tmp_path):
     assert [row.label for row in pool_of(shuffled)] != [row.label for row in pool_of(manifest_path)]
     config = replace(CONFIG, fit=replace(CONFIG.fit, epochs=1))
     one, other = (
-        pretrain_logos(path, tmp_path / name, config=config)
-        for path, name in ((manifest_path, "a"), (shuffled, "b"))
-    )  # fmt: skip
+        pretrain_logos(path, tmp_path / name, config=config) for path, name in ((manifest_path, "a"), (shuffled, "b"))
+    )
     assert one["sha256"] == other["sha256"]
 
 
@@ -475,9 +474,11 @@ def test_too_few_logos_are_refused(manifest_path, tmp_path):
 
 def recipe_with(epochs: int):
     return recipe_from_dict(
-        {"train": {"teachers": [NETWORK], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}},
-         "pretrain": {"hidden": 32, "projection": 16, "fit": {"epochs": epochs, "batch_size": 16}}}
-    )  # fmt: skip
+        {
+            "train": {"teachers": [NETWORK], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}},
+            "pretrain": {"hidden": 32, "projection": 16, "fit": {"epochs": epochs, "batch_size": 16}},
+        }
+    )
 
 
 def test_members_start_from_what_was_pretrained(manifest_path, tmp_path, monkeypatch):
@@ -500,8 +501,9 @@ def test_members_start_from_what_was_pretrained(manifest_path, tmp_path, monkeyp
     for key, value in start.items():
         expected = torch.zeros_like(value) if key in classifier else learned[key]
         assert torch.equal(value, expected), key
-    train_ensemble(manifest_path, recipe_with(1), tmp_path / "run", device=CPU,
-                   report=lambda item: pytest.fail("trained twice"))  # fmt: skip
+    train_ensemble(
+        manifest_path, recipe_with(1), tmp_path / "run", device=CPU, report=lambda item: pytest.fail("trained twice")
+    )
 
 
 @pytest.mark.parametrize(
@@ -512,9 +514,11 @@ def test_what_imagenet_has_taught_is_left_as_it_is_unless_the_recipe_says_otherw
     pretrained, from_imagenet, expected
 ):
     recipe = recipe_from_dict(
-        {"train": {"teachers": [LITE, NETWORK, NETWORK], "pretrained": pretrained},
-         "pretrain": {"from_imagenet": from_imagenet, "fit": {"epochs": 1}}}
-    )  # fmt: skip
+        {
+            "train": {"teachers": [LITE, NETWORK, NETWORK], "pretrained": pretrained},
+            "pretrain": {"from_imagenet": from_imagenet, "fit": {"epochs": 1}},
+        }
+    )
     assert train.networks_to_pretrain(recipe) == expected
 
 

@@ -140,12 +140,20 @@ def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
 @pytest.mark.parametrize(
     "name",
     [
-        "distill.fit.label_smoothing", "distill.fit.class_weight_power", "distill.prune.fit.dropout",
-        "few_shot.fit.max_images", "few_shot.fit.grad_checkpointing", "few_shot.augment.p_mixup",
-        "pretrain.fit.use_votes", "pretrain.fit.label_smoothing", "quantize.finetune.grad_checkpointing",
-        "quantize.finetune.frozen_blocks", "quantize.finetune.amp", "quantize.finetune.dropout",
+        "distill.fit.label_smoothing",
+        "distill.fit.class_weight_power",
+        "distill.prune.fit.dropout",
+        "few_shot.fit.max_images",
+        "few_shot.fit.grad_checkpointing",
+        "few_shot.augment.p_mixup",
+        "pretrain.fit.use_votes",
+        "pretrain.fit.label_smoothing",
+        "quantize.finetune.grad_checkpointing",
+        "quantize.finetune.frozen_blocks",
+        "quantize.finetune.amp",
+        "quantize.finetune.dropout",
     ],
-)  # fmt: skip
+)
 def test_a_field_of_another_stage_is_refused_with_those_that_the_stage_has(name):
     section, _, key = name.rpartition(".")
     own = sorted(leaf.removeprefix(f"{section}.").split(".")[0] for leaf in LEAVES if leaf.startswith(f"{section}."))

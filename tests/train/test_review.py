@@ -121,11 +121,14 @@ def test_no_group_is_divided_and_every_class_is_learned_in_every_fold(division):
     assert all(set(targets[fold_of != fold]) == {0, 1, 2} for fold in range(5))
 
 
-@pytest.mark.parametrize(("labels", "refusal"), [
-    (("a", "a", "a", "b", "b"), "class b has images of one group only"),
-    (("a", "a", "a", "a", "a"), "have one class, a; expected at least two"),
-    (("", "", "", "", ""), "have no class; expected at least two"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("labels", "refusal"),
+    [
+        (("a", "a", "a", "b", "b"), "class b has images of one group only"),
+        (("a", "a", "a", "a", "a"), "have one class, a; expected at least two"),
+        (("", "", "", "", ""), "have no class; expected at least two"),
+    ],
+)
 def test_classes_that_cannot_be_judged_are_refused_by_name(tmp_path, labels, refusal):
     groups = ("1", "2", "3", "4", "4")
     rows = [LogoRow(FILES, "", f"{at}.png", groups[at], label) for at, label in enumerate(labels)]
@@ -290,9 +293,12 @@ def test_corrections_are_merged_and_everything_else_stays(pool, tmp_path):
     )
     found = apply_corrections(corrections, pool)
     assert found == {
-        "manifest": str(pool), "changed": 1, "labelled": 1, "confirmed": 1,
+        "manifest": str(pool),
+        "changed": 1,
+        "labelled": 1,
+        "confirmed": 1,
         "changes": {"blue -> red": 1, "no label -> blue": 1},
-    }  # fmt: skip
+    }
     rows = {row.icon: row for row in read_manifest(pool).rows}
     assert (rows[FLIPPED].label, rows[FLIPPED].votes, rows[FLIPPED].sure) == ("red", ("red",), False)
     assert (rows["p1.png"].label, rows["p1.png"].split, rows["p1.png"].sure) == ("blue", "train", True)
@@ -318,25 +324,36 @@ def test_a_manifest_of_few_columns_gets_those_that_a_correction_needs(tmp_path):
     write_corrections(tmp_path / "c.csv", {"icon": "c.png", "label": "", "corrected": "red", "sure": "0"})
     apply_corrections(tmp_path / "c.csv", tmp_path / "m.csv")
     assert (tmp_path / "m.csv").read_text().splitlines() == [
-        "package,icon,label,votes,sure,split", "files,a.png,red,,1,train", "files,b.png,blue,,1,train",
+        "package,icon,label,votes,sure,split",
+        "files,a.png,red,,1,train",
+        "files,b.png,blue,,1,train",
         "files,c.png,red,red,0,train",
-    ]  # fmt: skip
+    ]
 
 
 GOOD = {"icon": FLIPPED, "label": "blue", "corrected": "red"}
 
 
-@pytest.mark.parametrize(("line", "refusal"), [
-    ({**GOOD, "icon": "no.png"}, r"line 3, files/no\.png: no such image in the manifest"),
-    ({**GOOD, "icon": HELD_OUT, "label": "red", "corrected": "blue"}, "it is of calib, whose labels stay as they are"),
-    ({**GOOD, "icon": "test.png", "label": ""}, "it is of test, whose labels stay"),
-    ({**GOOD, "icon": "red-val-1.png"}, "it was labelled 'blue' when this was made, and its label is 'red' now"),
-    ({**GOOD, "icon": "p1.png"}, "it was labelled 'blue' when this was made, and its label is empty now"),
-    ({**GOOD, "icon": "red-val-1.png", "label": "red", "corrected": "green"}, "'green' is no class; expected one of blue, red"),
-    ({**GOOD, "icon": "kin.png", "label": ""}, "its group 'blue-calib-2.png' is in calib, and train may not hold"),
-    ({**GOOD, "corrected": "blue"}, f"{FLIPPED} is corrected twice"),
-    ({**GOOD, "icon": "red-val-1.png", "sure": "yes"}, "line 3: sure is 'yes'; expected 0, 1 or nothing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "refusal"),
+    [
+        ({**GOOD, "icon": "no.png"}, r"line 3, files/no\.png: no such image in the manifest"),
+        (
+            {**GOOD, "icon": HELD_OUT, "label": "red", "corrected": "blue"},
+            "it is of calib, whose labels stay as they are",
+        ),
+        ({**GOOD, "icon": "test.png", "label": ""}, "it is of test, whose labels stay"),
+        ({**GOOD, "icon": "red-val-1.png"}, "it was labelled 'blue' when this was made, and its label is 'red' now"),
+        ({**GOOD, "icon": "p1.png"}, "it was labelled 'blue' when this was made, and its label is empty now"),
+        (
+            {**GOOD, "icon": "red-val-1.png", "label": "red", "corrected": "green"},
+            "'green' is no class; expected one of blue, red",
+        ),
+        ({**GOOD, "icon": "kin.png", "label": ""}, "its group 'blue-calib-2.png' is in calib, and train may not hold"),
+        ({**GOOD, "corrected": "blue"}, f"{FLIPPED} is corrected twice"),
+        ({**GOOD, "icon": "red-val-1.png", "sure": "yes"}, "line 3: sure is 'yes'; expected 0, 1 or nothing"),
+    ],
+)
 def test_one_correction_that_does_not_fit_stops_them_all(pool, tmp_path, line, refusal):
     before = pool.read_bytes()
     corrections = write_corrections(tmp_path / "c.csv", GOOD, line)
@@ -352,12 +369,18 @@ def test_what_was_applied_is_not_applied_again(squares, tmp_path):
         apply_corrections(corrections, squares)
 
 
-@pytest.mark.parametrize(("content", "refusal"), [
-    (b"package,icon\nfiles,a\n", "no column version, label, corrected; expected the CSV that a contact sheet gives"),
-    (b"package,version,icon,label,corrected\nfiles,,a,red,\n", "no line has a label in the column `corrected`"),
-    (b"\xff\xfe", "not a UTF-8 CSV file"),
-    (None, "No such file or directory; expected the CSV"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "refusal"),
+    [
+        (
+            b"package,icon\nfiles,a\n",
+            "no column version, label, corrected; expected the CSV that a contact sheet gives",
+        ),
+        (b"package,version,icon,label,corrected\nfiles,,a,red,\n", "no line has a label in the column `corrected`"),
+        (b"\xff\xfe", "not a UTF-8 CSV file"),
+        (None, "No such file or directory; expected the CSV"),
+    ],
+)
 def test_a_file_that_holds_no_corrections_is_refused(squares, tmp_path, content, refusal):
     if content is not None:
         (tmp_path / "c.csv").write_bytes(content)
@@ -387,9 +410,17 @@ def test_a_failed_write_leaves_the_manifest_as_it_was(squares, tmp_path, monkeyp
 
 
 SETTINGS = [
-    "--set", "review.networks=['test_efficientnet@32']", "--set", "review.folds=2", "--set", "review.divisions=1",
-    "--set", "review.measures=['curves']", "--set", "review.classifiers=['logistic']",
-]  # fmt: skip
+    "--set",
+    "review.networks=['test_efficientnet@32']",
+    "--set",
+    "review.folds=2",
+    "--set",
+    "review.divisions=1",
+    "--set",
+    "review.measures=['curves']",
+    "--set",
+    "review.classifiers=['logistic']",
+]
 
 
 def test_the_verbs_give_json_and_the_listed_csv_filled_in_is_a_file_of_corrections(pool, tmp_path):

@@ -26,12 +26,24 @@ from logo_edge_train.train import train_ensemble
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 STUDENT = {
-    "chosen": "test_resnet@32", "method": "minmax", "bundle_bytes": 1_500_000, "abstention": {"threshold": 0.8},
-    "stages": [{"stage": "FP32 ONNX"}, {"stage": "INT8, calibrated", "val": {
-        "accuracy": {"value": 0.75}, "accuracy_sure": {"value": 0.9}, "nll": 0.6,
-        "recall": {"red": {"value": 0.5}, "green": {"value": 1.0}, "blue": {"value": 0.75}},
-        "calibration_error_debiased": {"value": 0.02}}}],
-}  # fmt: skip
+    "chosen": "test_resnet@32",
+    "method": "minmax",
+    "bundle_bytes": 1_500_000,
+    "abstention": {"threshold": 0.8},
+    "stages": [
+        {"stage": "FP32 ONNX"},
+        {
+            "stage": "INT8, calibrated",
+            "val": {
+                "accuracy": {"value": 0.75},
+                "accuracy_sure": {"value": 0.9},
+                "nll": 0.6,
+                "recall": {"red": {"value": 0.5}, "green": {"value": 1.0}, "blue": {"value": 0.75}},
+                "calibration_error_debiased": {"value": 0.02},
+            },
+        },
+    ],
+}
 
 
 class Interrupted(Exception):
@@ -40,8 +52,12 @@ class Interrupted(Exception):
 
 def train(manifest, folder, *, epochs: int, stop_after: int | None = None):
     """One teacher, tracked; with `stop_after`, interrupted at the end of that epoch."""
-    recipe = recipe_from_dict({"name": "tiny", "train": {"teachers": ["test_resnet@32"], "pretrained": False,
-                                                         "fit": {"epochs": epochs, "batch_size": 8}}})  # fmt: skip
+    recipe = recipe_from_dict(
+        {
+            "name": "tiny",
+            "train": {"teachers": ["test_resnet@32"], "pretrained": False, "fit": {"epochs": epochs, "batch_size": 8}},
+        }
+    )
 
     def report(item):
         keep(item)
@@ -143,9 +159,7 @@ def test_a_network_that_was_pretrained_is_shown_and_one_that_was_not_is_left_out
     (tmp_path / "pretrain" / "b-32.json").write_text(json.dumps({"history": [{"epoch": 1, "accuracy": 0.5}]}))
     found = read_networks(tmp_path, record)
     assert list(found) == ["pretrain-b-32", "member-0", "member-1", "member-2"]
-    assert found["pretrain-b-32"] == {
-        "network": "b@32", "finished": True, "epochs": [{"epoch": 1, "accuracy": 0.5}],
-    }  # fmt: skip
+    assert found["pretrain-b-32"] == {"network": "b@32", "finished": True, "epochs": [{"epoch": 1, "accuracy": 0.5}]}
 
 
 def test_two_runs_are_compared_by_recipe_figures_and_logos(trained):

@@ -128,12 +128,21 @@ def test_measurements_are_taken_once(logos, tmp_path, monkeypatch):
 
 RECIPE = {
     "train": {
-        "teachers": ["test_resnet@32", "test_resnet@32"], "pretrained": False,
-        "fit": {"epochs": 2, "batch_size": 8, "focal_gamma": 2.0, "adaptive_focal": True, "balanced_batches": True,
-                "class_weight_power": 0.0, "curriculum_epochs": 2.0, "confident_errors": 0.1},
+        "teachers": ["test_resnet@32", "test_resnet@32"],
+        "pretrained": False,
+        "fit": {
+            "epochs": 2,
+            "batch_size": 8,
+            "focal_gamma": 2.0,
+            "adaptive_focal": True,
+            "balanced_batches": True,
+            "class_weight_power": 0.0,
+            "curriculum_epochs": 2.0,
+            "confident_errors": 0.1,
+        },
         "augment": {"adapt_intensity": 0.5, "p_mixup": 0.5, "mixup_pairs": ["disc+other"], "policy": ["tint 0.5 1.0"]},
     }
-}  # fmt: skip
+}
 
 
 def test_a_recipe_with_every_switch_trains_its_teachers(logos, tmp_path):

@@ -21,9 +21,14 @@ CPU = torch.device("cpu")
 LOGOS, STEPS = 20, 5  # per epoch: no multiple of Lookahead's six, whose second meeting is amid the third of its epochs
 SAM = SamConfig("asam", rho=0.5, plain_scale=0.1, stem_scale=0.5, adapt=0.5)
 EVERYTHING = TeacherFit(
-    epochs=9, batch_size=4, warmup_epochs=1.4, dropout=0.2, learning_rate=2e-3, sam=SAM,
+    epochs=9,
+    batch_size=4,
+    warmup_epochs=1.4,
+    dropout=0.2,
+    learning_rate=2e-3,
+    sam=SAM,
     phases=PhasesConfig(ranger_epochs=3, ranger_rate=1e-3, finetune_epochs=2, finetune_rate=1e-4, restarts=1),
-)  # fmt: skip
+)
 PHASES = ["warm-up", *["asam"] * 3, *["ranger"] * 3, *["fine-tune"] * 2]  # of each epoch's last step
 
 
@@ -60,8 +65,17 @@ def fit_noise(state, config: TeacherFit = EVERYTHING, stop_at: tuple | None = No
         if (item["kind"], item.get("epoch"), item.get("step")) == stop_at:
             raise Interrupted
 
-    average, history = fit(network, Noise(), cross_entropy, config, state=state, seed=3, device=CPU,
-                           evaluate=lambda _: {"accuracy": 0.5}, report=report)  # fmt: skip
+    average, history = fit(
+        network,
+        Noise(),
+        cross_entropy,
+        config,
+        state=state,
+        seed=3,
+        device=CPU,
+        evaluate=lambda _: {"accuracy": 0.5},
+        report=report,
+    )
     return average.state_dict(), history, reports
 
 
@@ -73,10 +87,20 @@ def whole(tmp_path_factory):
 FIGURES = ("cross_entropy", "phase", "learning_rate", "rho", "gradient_norm")
 
 
-@pytest.mark.parametrize("stop_at", [
-    ("step", 2, 2), ("step", 2, 4), ("epoch", 3, None), ("step", 4, 3), ("epoch", 4, None), ("step", 5, 2), ("step", 7, 1),
-    ("epoch", 7, None), ("step", 9, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stop_at",
+    [
+        ("step", 2, 2),
+        ("step", 2, 4),
+        ("epoch", 3, None),
+        ("step", 4, 3),
+        ("epoch", 4, None),
+        ("step", 5, 2),
+        ("step", 7, 1),
+        ("epoch", 7, None),
+        ("step", 9, 1),
+    ],
+)
 def test_an_interruption_in_any_phase_changes_no_bit(whole, tmp_path, stop_at):
     weights, history, _ = whole
     with pytest.raises(Interrupted):

@@ -142,7 +142,10 @@ def toy_levels():
     """Two levels of which the gradient can be had exactly: (alphas, weights, learning loss, judging loss)."""
     torch.manual_seed(0)
     alphas = [torch.randn(3, dtype=torch.float64, requires_grad=True)]
-    weights = [torch.randn(3, dtype=torch.float64, requires_grad=True), torch.randn(4, dtype=torch.float64, requires_grad=True)]  # fmt: skip
+    weights = [
+        torch.randn(3, dtype=torch.float64, requires_grad=True),
+        torch.randn(4, dtype=torch.float64, requires_grad=True),
+    ]
     mixing = torch.randn(4, 3, dtype=torch.float64)
 
     def learn(a, w):
@@ -265,8 +268,9 @@ def test_annealing_makes_the_choice_sharp(logos, tmp_path):
 def test_a_choice_that_stands_ends_the_search(logos, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "Supernet", HalfBlind)
     reports: list[dict] = []
-    epochs = run(logos, tmp_path / "run", patience=2, epochs=40, latency_weight=100.0, target_ms=1.5,
-                 report=reports.append)["epochs"]  # fmt: skip
+    epochs = run(
+        logos, tmp_path / "run", patience=2, epochs=40, latency_weight=100.0, target_ms=1.5, report=reports.append
+    )["epochs"]
     assert 4 + 3 <= len(epochs) < 40, "no choice counts before the alphas learn"
     assert [epoch["stable_epochs"] for epoch in epochs[:5]] == [0] * 5
     assert epochs[-1]["stable_epochs"] == 2

@@ -53,8 +53,15 @@ def icon(body: str) -> str:
 
 
 STAR = "M12 1l3 7h7l-6 5 3 9-7-5-7 5 3-9-6-5h7z"
-SHAPES = [f'<path fill="#111111" d="{STAR}"/>', '<path fill="#111111" d="M2 2h20v20H2zM7 7v10h10V7z"/>', '<circle fill="#111111" cx="12" cy="12" r="10"/>']  # fmt: skip
-LINES = [f'<path fill="none" stroke="#111111" stroke-width="2" stroke-linejoin="round" d="{STAR}"/>', '<path fill="none" stroke="#111111" stroke-width="2" d="M3 12h18M12 3v18"/>']  # fmt: skip
+SHAPES = [
+    f'<path fill="#111111" d="{STAR}"/>',
+    '<path fill="#111111" d="M2 2h20v20H2zM7 7v10h10V7z"/>',
+    '<circle fill="#111111" cx="12" cy="12" r="10"/>',
+]
+LINES = [
+    f'<path fill="none" stroke="#111111" stroke-width="2" stroke-linejoin="round" d="{STAR}"/>',
+    '<path fill="none" stroke="#111111" stroke-width="2" d="M3 12h18M12 3v18"/>',
+]
 DOTS = '<path fill="#111111" d="M0 0h24v24H0zM2 2v20h20V2z"/>' + "".join(
     f'<circle fill="#111111" cx="{4 + 4 * (at % 5)}" cy="{4 + 4 * (at // 5)}" r="1.3"/>' for at in range(25)
 )
@@ -187,9 +194,16 @@ def test_the_extractor_measures_pairs_just_over_and_just_under_15_percent_on_eit
 
 @pytest.mark.parametrize(
     ("kind", "measure", "limit"),
-    [("fade-simple", "gradient_share", 0.15), ("glow", "gradient_share", 0.15), ("mosaic", "complexity", 13),
-     ("mascot", "complexity", 13), ("crest", "complexity", 13), ("figure", "complexity", 13), ("collage", "complexity", 13)],
-)  # fmt: skip
+    [
+        ("fade-simple", "gradient_share", 0.15),
+        ("glow", "gradient_share", 0.15),
+        ("mosaic", "complexity", 13),
+        ("mascot", "complexity", 13),
+        ("crest", "complexity", 13),
+        ("figure", "complexity", 13),
+        ("collage", "complexity", 13),
+    ],
+)
 def test_what_makes_the_label_is_measured_on_the_first_member_alone(sources, kind, measure, limit):
     sides = []
     for index in range(8):
@@ -276,7 +290,16 @@ def test_a_drawing_that_stops_leaves_no_folder_and_can_be_done_again(sources_fil
 
 
 def icon_file(path: Path, icons: dict[str, str]) -> Path:
-    path.write_text(json.dumps({"prefix": path.stem, "width": 24, "height": 24, "icons": {name: {"body": body} for name, body in icons.items()}}))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            {
+                "prefix": path.stem,
+                "width": 24,
+                "height": 24,
+                "icons": {name: {"body": body} for name, body in icons.items()},
+            }
+        )
+    )
     return path
 
 
@@ -286,11 +309,21 @@ def test_sources_hold_no_icon_of_a_held_out_group_and_no_look_alike(tmp_path, mo
     locked = locked_versions(DRAWING)
     cross = '<path fill="currentColor" d="M9 2h6v20H9z"/>'
     sets = {
-        "@iconify-json/ph": {"moon-fill": disc, "moon": LINES[0], "box-fill": frame, "box": LINES[1], "text-aa-fill": cross, "tall-fill": cross},
-        "@iconify-json/game-icons": {"dots": DOTS.replace("<circle", f'<path d="{path}" opacity="0"/><circle', 1), "plain": star},
+        "@iconify-json/ph": {
+            "moon-fill": disc,
+            "moon": LINES[0],
+            "box-fill": frame,
+            "box": LINES[1],
+            "text-aa-fill": cross,
+            "tall-fill": cross,
+        },
+        "@iconify-json/game-icons": {
+            "dots": DOTS.replace("<circle", f'<path d="{path}" opacity="0"/><circle', 1),
+            "plain": star,
+        },
         "@iconify-json/fluent-color": {"gem-32": SHADED, "gem-16": SHADED},
         "@iconify-json/simple-icons": {"held": star, "other": frame},
-    }  # fmt: skip
+    }
     files = {package: icon_file(tmp_path / f"{package.split('/')[1]}.json", icons) for package, icons in sets.items()}
     monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
     for module in (synthesize, fetch):
@@ -328,7 +361,14 @@ def test_the_lock_file_pins_open_fonts_and_icons_by_hash_and_names_no_host():
 
 
 def labelled(tmp_path: Path, labels=("simple", "text", "gradient", "complex")) -> Manifest:
-    return Manifest(tuple(LogoRow(FILES, "", f"{label}-{split}.png", f"{label}-{split}", label, (), True, split) for label in labels for split in ("train", "val", "calib", "test")), tmp_path)  # fmt: skip
+    return Manifest(
+        tuple(
+            LogoRow(FILES, "", f"{label}-{split}.png", f"{label}-{split}", label, (), True, split)
+            for label in labels
+            for split in ("train", "val", "calib", "test")
+        ),
+        tmp_path,
+    )
 
 
 def test_a_recipe_draws_nothing_unless_it_says_so(tmp_path, monkeypatch):
@@ -348,7 +388,10 @@ def test_drawn_logos_join_the_train_split_alone_and_are_part_of_the_key(sources_
     assert len(drawn) == 8
     assert {row.split for row in drawn} == {"train"}
     assert all(path.exists() for path in manifest.image_paths(drawn, fetch.renders_folder()))
-    keys = {run_identity(load_recipe("smoke", (f"train.synthetic={pairs}", f"train.seed={seed}")), manifest).inputs["drawn"] for pairs, seed in ((4, 0), (5, 0), (4, 1))}  # fmt: skip
+    keys = {
+        run_identity(load_recipe("smoke", (f"train.synthetic={pairs}", f"train.seed={seed}")), manifest).inputs["drawn"]
+        for pairs, seed in ((4, 0), (5, 0), (4, 1))
+    }
     assert len(keys) == 3
     with pytest.raises(RecipeError, match="train.synthetic is -1; expected 0 to 100000"):
         load_recipe("smoke", ("train.synthetic=-1",))

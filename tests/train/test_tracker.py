@@ -70,10 +70,17 @@ def fit_logos(manifest: Manifest, folder, report, *, model="test_resnet", size_p
     torch.manual_seed(3)
     report(START)
     _, history = fit(
-        LogoNetwork(model, 3), sets["train"], supervised_objective(0.1), config, state=folder / "member-0.state",
-        seed=3, device=CPU, evaluate=accuracy_on(sets["val"], CPU), report=lambda item: report({"name": NAME, **item}),
+        LogoNetwork(model, 3),
+        sets["train"],
+        supervised_objective(0.1),
+        config,
+        state=folder / "member-0.state",
+        seed=3,
+        device=CPU,
+        evaluate=accuracy_on(sets["val"], CPU),
+        report=lambda item: report({"name": NAME, **item}),
         snapshots=folder / "snapshots" / STEM,
-    )  # fmt: skip
+    )
     return history
 
 
@@ -238,8 +245,15 @@ def test_the_averaged_weights_are_kept_after_every_epoch(logos, tmp_path):
 
 @pytest.mark.slow
 def test_a_trained_run_keeps_metrics_events_and_snapshots_of_networks_fitted_side_by_side(logos, tmp_path):
-    recipe = recipe_from_dict({"train": {"teachers": ["test_resnet@32", "test_resnet@48"], "pretrained": False,
-                                         "fit": {"epochs": 2, "batch_size": 12}}})  # fmt: skip
+    recipe = recipe_from_dict(
+        {
+            "train": {
+                "teachers": ["test_resnet@32", "test_resnet@48"],
+                "pretrained": False,
+                "fit": {"epochs": 2, "batch_size": 12},
+            }
+        }
+    )
     folder = tmp_path / "run"
     with Tracker(folder, settings={}) as keep:
         run = train_ensemble(tmp_path / "manifest.csv", recipe, folder, device=CPU, report=keep)
@@ -355,8 +369,11 @@ def test_a_service_that_fails_is_left_out_and_the_fit_is_kept(logos, tmp_path, m
 def test_what_is_not_finite_is_null_in_json():
     record = {"kind": "epoch", "accuracy_sure": float("nan"), "shares": [{"a": float("inf")}], "nll": 0.5}
     assert json.loads(json.dumps(without_nan(record), allow_nan=False)) == {
-        "kind": "epoch", "accuracy_sure": None, "shares": [{"a": None}], "nll": 0.5,
-    }  # fmt: skip
+        "kind": "epoch",
+        "accuracy_sure": None,
+        "shares": [{"a": None}],
+        "nll": 0.5,
+    }
     assert tracker.scalars({"kind": "epoch", "epoch": 1, "accuracy_sure": float("nan"), "nll": 0.5}) == {
         "epoch/nll": 0.5
     }

@@ -30,13 +30,7 @@ from logo_edge_train.optim import parameter_groups
 from logo_edge_train.recipe import AugmentConfig, BayesConfig, FitConfig, recipe_from_dict
 from logo_edge_train.runs import read_run
 from logo_edge_train.train import ensemble_logits, train_ensemble
-from logo_edge_train.uncertainty import (
-    BayesianObjective,
-    decompose,
-    sample_logits,
-    weigh_members,
-    weighted_logits,
-)
+from logo_edge_train.uncertainty import BayesianObjective, decompose, sample_logits, weigh_members, weighted_logits
 
 CPU = torch.device("cpu")
 MODEL = "test_resnet"  # timm's smallest: its dropout is a function, that of test_vit a layer
@@ -275,8 +269,15 @@ def test_one_draw_is_one_set_of_weights_for_all_logos():
 
 
 def fit_bayesian(manifest: Manifest, state, *, stop_after: int | None = None):
-    dataset = LogoDataset(manifest, manifest.split("train"), manifest.classes, state.parent, contract=InputContract(32),
-                          augment=AugmentConfig(), seed=3)  # fmt: skip
+    dataset = LogoDataset(
+        manifest,
+        manifest.split("train"),
+        manifest.classes,
+        state.parent,
+        contract=InputContract(32),
+        augment=AugmentConfig(),
+        seed=3,
+    )
     network = seeded(dropout=0.2)
     network.learn_deviations(BAYES)
 
@@ -285,9 +286,16 @@ def fit_bayesian(manifest: Manifest, state, *, stop_after: int | None = None):
             raise Interrupted
 
     return fit(
-        network, dataset, BayesianObjective(supervised_objective(0.1), BAYES, len(dataset)),
-        FitConfig(epochs=3, batch_size=8, accumulate=2), state=state, seed=3, device=CPU, evaluate=lambda _: {}, report=report,
-    )  # fmt: skip
+        network,
+        dataset,
+        BayesianObjective(supervised_objective(0.1), BAYES, len(dataset)),
+        FitConfig(epochs=3, batch_size=8, accumulate=2),
+        state=state,
+        seed=3,
+        device=CPU,
+        evaluate=lambda _: {},
+        report=report,
+    )
 
 
 def test_an_interrupted_bayesian_fit_resumes_to_the_same_weights(logos, tmp_path):
@@ -307,10 +315,16 @@ def test_an_interrupted_bayesian_fit_resumes_to_the_same_weights(logos, tmp_path
 
 
 def test_a_bayesian_run_is_read_back_to_draw_from_and_exported_as_its_mean_network(logos, tmp_path):
-    recipe = recipe_from_dict({"train": {
-        "teachers": [f"{MODEL}@32"], "pretrained": False, "fit": {"epochs": 1, "batch_size": 8},
-        "bayes": {"enabled": True, "first_deviation": 0.2},
-    }})  # fmt: skip
+    recipe = recipe_from_dict(
+        {
+            "train": {
+                "teachers": [f"{MODEL}@32"],
+                "pretrained": False,
+                "fit": {"epochs": 1, "batch_size": 8},
+                "bayes": {"enabled": True, "first_deviation": 0.2},
+            }
+        }
+    )
     run = train_ensemble(tmp_path / "manifest.csv", recipe, tmp_path / "run", device=CPU, report=lambda _: None)
     assert run.record["members"][0]["history"][0]["kl"] > 0
     mean, drawn, pixels = (
@@ -335,8 +349,9 @@ def test_a_bayesian_run_is_read_back_to_draw_from_and_exported_as_its_mean_netwo
 
 
 def test_a_run_keeps_the_temperature_of_its_ensemble(logos, tmp_path):
-    recipe = recipe_from_dict({"train": {"teachers": [f"{MODEL}@32"] * 2, "pretrained": False,
-                                         "fit": {"epochs": 1, "batch_size": 8}}})  # fmt: skip
+    recipe = recipe_from_dict(
+        {"train": {"teachers": [f"{MODEL}@32"] * 2, "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}}}
+    )
     run = train_ensemble(tmp_path / "manifest.csv", recipe, tmp_path / "run", device=CPU, report=lambda _: None)
     targets = targets_of(logos.split("calib"), run.classes)
     assert run.temperature == fit_temperature(ensemble_logits(run.member_logits("calib")), targets) != 1.0

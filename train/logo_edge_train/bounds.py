@@ -28,9 +28,11 @@ def within(
         if not abs(value) <= GREATEST:  # NaN is not either
             return f"expected a finite number, {expected}"
         holds = (
-            (least is None or value >= least) and (most is None or value <= most)
-            and (above is None or value > above) and (below is None or value < below)
-        )  # fmt: skip
+            (least is None or value >= least)
+            and (most is None or value <= most)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
         return None if holds else f"expected {expected}"
 
     return rule

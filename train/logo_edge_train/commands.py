@@ -130,7 +130,8 @@ def organize(
     target_per_class: int | None = typer.Option(None, "--target-per-class", min=1, help="At most N logos per class."),
     seed: int = typer.Option(0, "--seed", help="Of the split and the balancing."),
     split_folders: bool | None = typer.Option(
-        None, "--split-folders/--no-split-folders",
+        None,
+        "--split-folders/--no-split-folders",
         help="Take folders named train, val, calib and test as splits, or as classes; left out: as splits where every "
         "image lies in one.",
     ),
@@ -138,19 +139,27 @@ def organize(
         False, "--exact-copies", help="Only equal files are kept in one split, not images that look the same."
     ),
     small_classes: str = typer.Option(
-        "stop", "--small-classes", help="What to do with classes of fewer than 4 images: stop, leave-out, or merge into `other`."
+        "stop",
+        "--small-classes",
+        help="What to do with classes of fewer than 4 images: stop, leave-out, or merge into `other`.",
     ),
-) -> None:  # fmt: skip
+) -> None:
     from logo_edge_train.organize.organize import SMALL_CLASSES, organize_folder, print_report
 
     if small_classes not in SMALL_CLASSES:
         raise typer.BadParameter(f"--small-classes {small_classes}: expected {', '.join(SMALL_CLASSES)}")
     print_report(
         organize_folder(
-            folder, out or folder / "manifest.csv", target_per_class=target_per_class, seed=seed, overwrite=overwrite,
-            split_folders=split_folders, exact_copies=exact_copies, small_classes=small_classes,
+            folder,
+            out or folder / "manifest.csv",
+            target_per_class=target_per_class,
+            seed=seed,
+            overwrite=overwrite,
+            split_folders=split_folders,
+            exact_copies=exact_copies,
+            small_classes=small_classes,
         )
-    )  # fmt: skip
+    )
 
 
 @data.command(
@@ -309,8 +318,14 @@ def next_command(
 
 
 def review(
-    stage: Callable[..., dict], source: Path | None, count: int, recipe: str, override: list[str], out: Path, device: str
-) -> dict:  # fmt: skip
+    stage: Callable[..., dict],
+    source: Path | None,
+    count: int,
+    recipe: str,
+    override: list[str],
+    out: Path,
+    device: str,
+) -> dict:
     """What the stage, `list_suspects` or `list_next`, gives, with bars of progress on stderr."""
     need_torch()
     from rich.console import Console
@@ -361,9 +376,11 @@ def apply(
 
     def print_changes(found: dict) -> None:
         typer.echo(
-            printable(f"{found['manifest']}: {found['changed']} labels corrected, {found['labelled']} images labelled, "
-                      f"{found['confirmed']} labels confirmed")
-        )  # fmt: skip
+            printable(
+                f"{found['manifest']}: {found['changed']} labels corrected, {found['labelled']} images labelled, "
+                f"{found['confirmed']} labels confirmed"
+            )
+        )
         for change, times in found["changes"].items():
             typer.echo(printable(f"  {change}: {times}"))
 
@@ -495,9 +512,13 @@ def few_shot_evaluate(
     with Progress(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"{episodes} episodes", total=episodes)
         found = evaluate_few_shot(
-            find_manifest(source), run, split=split, episodes=episodes, device=pick_device(device),
+            find_manifest(source),
+            run,
+            split=split,
+            episodes=episodes,
+            device=pick_device(device),
             tick=lambda: bar.advance(task),
-        )  # fmt: skip
+        )
 
     def print_figures(found: dict) -> None:
         whole, classes = (

@@ -60,9 +60,12 @@ def estimate_training(manifest_path: Path, recipe: Recipe, *, device: torch.devi
     seconds = [finish([stage.seconds for stage in pretraining], workers[0])] if networks else []
     seconds.append(finish([stage.seconds for stage in teachers], workers[1]))
     return {
-        "command": f"logo-edge train --recipe {recipe.name}", "device": device_name(device), "side_by_side": workers[1],
-        "stages": [asdict(stage) for stage in [*pretraining, *teachers]], "seconds": sum(seconds),
-    }  # fmt: skip
+        "command": f"logo-edge train --recipe {recipe.name}",
+        "device": device_name(device),
+        "side_by_side": workers[1],
+        "stages": [asdict(stage) for stage in [*pretraining, *teachers]],
+        "seconds": sum(seconds),
+    }
 
 
 def estimate_search(manifest_path: Path, recipe: Recipe, table: LatencyTable, *, device: torch.device) -> dict:
@@ -72,26 +75,34 @@ def estimate_search(manifest_path: Path, recipe: Recipe, table: LatencyTable, *,
     # a third more than two halves of the trial's steps: the halves are never quite equal
     images = min(8 * _trial_images(config.batch_size, device) // 3, len(rows))
     trial = replace(
-        recipe, search=replace(config, epochs=2, warmup_epochs=0),
+        recipe,
+        search=replace(config, epochs=2, warmup_epochs=0),
         train=replace(recipe.train, fit=replace(recipe.train.fit, max_images=images)),
-    )  # fmt: skip
+    )
     reports: Reports = {}
     with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:
         search(manifest_path, trial, table, Path(folder), device=device, report=_keep(reports))
     stages = [extrapolate(name, found, config, len(rows) // 2) for name, found in reports.items()]
     return {
-        "command": f"logo-edge search --recipe {recipe.name}", "device": device_name(device), "side_by_side": 1,
-        "stages": [asdict(stage) for stage in stages], "seconds": sum(stage.seconds for stage in stages),
-    }  # fmt: skip
+        "command": f"logo-edge search --recipe {recipe.name}",
+        "device": device_name(device),
+        "side_by_side": 1,
+        "stages": [asdict(stage) for stage in stages],
+        "seconds": sum(stage.seconds for stage in stages),
+    }
 
 
 def _try_pretraining(
-    config: PretrainConfig, networks: list[str], imagenet: bool, workers: int, manifest_path: Path, manifest: Manifest,
-    folder: Path, device: torch.device,
-) -> list[StageEstimate]:  # fmt: skip
-    rows = pool_rows(
-        manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
-    )  # fmt: skip
+    config: PretrainConfig,
+    networks: list[str],
+    imagenet: bool,
+    workers: int,
+    manifest_path: Path,
+    manifest: Manifest,
+    folder: Path,
+    device: torch.device,
+) -> list[StageEstimate]:
+    rows = pool_rows(manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images)
     few = stratified_sample(rows, min(_trial_images(config.fit.batch_size, device), len(rows)))
     trial, reports = replace(config, fit=_trial_fit(config.fit)), {}
     jobs = [(manifest_path, trial, text, imagenet, few, folder, str(device), "") for text in networks]
@@ -137,9 +148,14 @@ def _keep(reports: Reports) -> Callable[[dict], None]:
 
 
 def extrapolate(
-    name: str, reports: list[tuple[float, dict]], config: LoopConfig | SearchConfig, images: int, *,
-    evaluations: float = 0.0, growth: float = 1.0,
-) -> StageEstimate:  # fmt: skip
+    name: str,
+    reports: list[tuple[float, dict]],
+    config: LoopConfig | SearchConfig,
+    images: int,
+    *,
+    evaluations: float = 0.0,
+    growth: float = 1.0,
+) -> StageEstimate:
     """The whole fit, of `config` on so many images, from the (time, report) of a trial of two short epochs.
 
     The second epoch gives the pace, and what an epoch takes besides (evaluating, writing); the first, by what it took
@@ -155,9 +171,14 @@ def extrapolate(
     batch_size = min(config.batch_size, images)
     epoch_s = images // batch_size * batch_size / epoch["images_per_s"] + besides_s
     return StageEstimate(
-        name, config.epochs, images // batch_size, epoch["images_per_s"], epoch.get("data_wait"),
-        epoch.get("gpu_utilisation"), start_s + config.epochs * epoch_s + evaluations * besides_s,
-    )  # fmt: skip
+        name,
+        config.epochs,
+        images // batch_size,
+        epoch["images_per_s"],
+        epoch.get("data_wait"),
+        epoch.get("gpu_utilisation"),
+        start_s + config.epochs * epoch_s + evaluations * besides_s,
+    )
 
 
 def finish(seconds: list[float], workers: int) -> float:
@@ -175,9 +196,14 @@ def print_estimate(estimate: dict) -> None:
         table.add_column(heading, justify="left" if heading == "estimate" else "right", no_wrap=True)
     for stage in estimate["stages"]:
         table.add_row(
-            stage["stage"], str(stage["epochs"]), str(stage["steps"]), f"{stage['images_per_s']:.0f}",
-            percent(stage["data_wait"]), percent(stage["gpu_utilisation"]), f"{stage['seconds'] / 60:.1f}",
-        )  # fmt: skip
+            stage["stage"],
+            str(stage["epochs"]),
+            str(stage["steps"]),
+            f"{stage['images_per_s']:.0f}",
+            percent(stage["data_wait"]),
+            percent(stage["gpu_utilisation"]),
+            f"{stage['seconds'] / 60:.1f}",
+        )
     console = Console(highlight=False)
     console.print(table)
     console.print(

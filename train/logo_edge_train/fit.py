@@ -40,10 +40,22 @@ Report = Callable[[dict], None]
 
 
 def fit(
-    network: nn.Module, dataset: LogoDataset, objective: Objective, config: LoopConfig, *, state: Path, seed: int,
-    device: torch.device, evaluate: Callable[[nn.Module], dict], report: Report, collate: Callable = default_collate,
-    loaders: int = 0, snapshots: Path | None = None, order: EpochOrder | None = None, key: str = "",
-) -> tuple[nn.Module, list[dict]]:  # fmt: skip
+    network: nn.Module,
+    dataset: LogoDataset,
+    objective: Objective,
+    config: LoopConfig,
+    *,
+    state: Path,
+    seed: int,
+    device: torch.device,
+    evaluate: Callable[[nn.Module], dict],
+    report: Report,
+    collate: Callable = default_collate,
+    loaders: int = 0,
+    snapshots: Path | None = None,
+    order: EpochOrder | None = None,
+    key: str = "",
+) -> tuple[nn.Module, list[dict]]:
     """The network's exponential moving average after the last epoch, and one record per epoch.
 
     After every epoch all that is needed to go on is written to `state` (safetensors); where that file exists and is of
@@ -110,8 +122,18 @@ def fit(
             fitting_s = time.perf_counter() - start
             pace = {"images_per_s": round((step + 1) * batch_size / fitting_s, 1), "phase": schedule.phase.name}
             pace |= optimizer_scalars(optimizer)
-            report({"kind": "step", "epoch": epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps,
-                    "losses": list(losses), **losses, **pace})  # fmt: skip
+            report(
+                {
+                    "kind": "step",
+                    "epoch": epoch + 1,
+                    "epochs": config.epochs,
+                    "step": step + 1,
+                    "steps": steps,
+                    "losses": list(losses),
+                    **losses,
+                    **pace,
+                }
+            )
         distributed.agree_on_buffers(ema)
         record = {name: total / steps for name, total in sums.items()}
         record |= {"epoch": epoch + 1, **evaluate(ema), "seconds": round(time.perf_counter() - start, 2)}
@@ -127,9 +149,14 @@ def fit(
 
 
 def _add_gradients(
-    learner: nn.Module, replica: nn.Module, objective: Objective, batch_size: int, config: LoopConfig,
-    batch: list[torch.Tensor], hold: bool = False,
-) -> dict[str, torch.Tensor]:  # fmt: skip
+    learner: nn.Module,
+    replica: nn.Module,
+    objective: Objective,
+    batch_size: int,
+    config: LoopConfig,
+    batch: list[torch.Tensor],
+    hold: bool = False,
+) -> dict[str, torch.Tensor]:
     """This rank's losses, after their gradients were added to the network's, from `accumulate` parts one by one.
 
     Each part counts by its share of the rank's batch; the mean over the ranks, of gradients and losses, is then that of
@@ -219,9 +246,13 @@ def _training_loader(
     By an epoch at most: what a view of the next epoch but one goes by (see augment.Intensity) is not known before.
     """
     return DataLoader(
-        dataset, batch_sampler=batches, num_workers=loaders, collate_fn=collate, pin_memory=device.type == "cuda",
+        dataset,
+        batch_sampler=batches,
+        num_workers=loaders,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
         prefetch_factor=min(4, steps // loaders) if loaders else None,
-    )  # fmt: skip
+    )
 
 
 def _save_snapshot(folder: Path, epoch: int, network: nn.Module) -> None:

@@ -26,9 +26,7 @@ HASH_DIGITS = 64
 NAMED = 3  # rows, or settings, that a message names
 
 
-def artifact_key(
-    inputs: Mapping[str, Path | str], settings: Mapping[str, Any], versions: Mapping[str, str]
-) -> str:  # fmt: skip
+def artifact_key(inputs: Mapping[str, Path | str], settings: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     """The sha256, in hexadecimal, of all that a piece of work depends on: equal keys mean the same work.
 
     An input is a file, of which the content counts, or a hash. Settings may hold dataclasses, mappings and lists.
@@ -67,9 +65,7 @@ class Identity:
         return changed
 
 
-def identify(
-    inputs: Mapping[str, Path | str], settings: Mapping[str, Any], versions: Mapping[str, str]
-) -> Identity:  # fmt: skip
+def identify(inputs: Mapping[str, Path | str], settings: Mapping[str, Any], versions: Mapping[str, str]) -> Identity:
     """The Identity of work on these inputs, with these settings, as `artifact_key` takes them."""
     hashes = {name: file_hash(entry) if isinstance(entry, Path) else entry for name, entry in inputs.items()}
     return Identity(hashes, flatten(settings), dict(versions))

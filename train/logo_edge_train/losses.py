@@ -49,9 +49,13 @@ class SupervisedObjective(nn.Module):
         self._found: list[tuple[torch.Tensor, ...]] = []  # of this step: per part of the batch
 
     def forward(
-        self, network: nn.Module, pixels: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor,
+        self,
+        network: nn.Module,
+        pixels: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
         positions: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:  # fmt: skip
+    ) -> dict[str, torch.Tensor]:
         config = self.config
         smoothed = targets * (1 - config.label_smoothing) + config.label_smoothing / targets.shape[1]  # (B, K or K + 1)
         whole = network(pixels, whole=True) if config.aleatoric or config.prior_consistency else None

@@ -27,9 +27,14 @@ class FitProgress:
         self.tasks: dict[str, int] = {}
         self.epochs: dict[str, list[dict]] = {}
         self.bar = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(20), TextColumn("{task.fields[place]}"), TimeElapsedColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[pace]}"), console=self.console,
-        )  # fmt: skip
+            TextColumn("{task.description}", markup=False),
+            BarColumn(20),
+            TextColumn("{task.fields[place]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[pace]}"),
+            console=self.console,
+        )
         self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> FitProgress:
@@ -55,8 +60,13 @@ class FitProgress:
         elif kind == "step":
             done = (report["epoch"] - 1) * report["steps"] + report["step"]
             place = f"epoch {report['epoch']}/{report['epochs']}, step {report['step']}/{report['steps']}"
-            self.bar.update(self.tasks[name], completed=done, total=report["epochs"] * report["steps"], place=place,
-                            pace=describe_pace(report))  # fmt: skip
+            self.bar.update(
+                self.tasks[name],
+                completed=done,
+                total=report["epochs"] * report["steps"],
+                place=place,
+                pace=describe_pace(report),
+            )
         elif kind == "epoch":
             self.epochs[name].append(report)
             if not self.console.is_terminal:
@@ -80,10 +90,11 @@ def describe_latest(epochs: dict[str, list[dict]]) -> LiteralTable:
     for name, records in epochs.items():
         last = records[-1]
         table.add_row(
-            f"{name} ({last['epoch']})", *(percent(last.get(key)) for key in
-            ("accuracy", "accuracy_sure", "worst_recall", "calibration_error")), figure(last.get("entropy")),
+            f"{name} ({last['epoch']})",
+            *(percent(last.get(key)) for key in ("accuracy", "accuracy_sure", "worst_recall", "calibration_error")),
+            figure(last.get("entropy")),
             sparkline([record["accuracy"] for record in records if "accuracy" in record]),
-        )  # fmt: skip
+        )
     return table
 
 

@@ -29,8 +29,16 @@ from logo_edge_train.bounds import (
 BUILT_IN = Path(str(files("logo_edge_train") / "recipes"))
 ASPECTS = ("geometric", "colour", "text", "shape")  # of a logo, each with a head of its own in pretraining
 OPERATIONS = (  # of an augmentation policy: see augment.py
-    "shear", "perspective", "tint", "fade", "gamma", "desaturate", "invert", "noise", "sharpen",
-)  # fmt: skip
+    "shear",
+    "perspective",
+    "tint",
+    "fade",
+    "gamma",
+    "desaturate",
+    "invert",
+    "noise",
+    "sharpen",
+)
 Quantizer = Literal["minmax", "percentile", "entropy", "nncf", "dynamic", "weights-int8", "weights-int4"]
 PRIOR_PREFIX = "logo_vit"  # the networks that have a logo-type prior, and a head of log variances
 NETWORK_FORM = "expected name@size_px, such as tf_efficientnet_lite0@128"
@@ -440,8 +448,12 @@ class SearchConfig:
     """
 
     backbones: Annotated[tuple[Annotated[str, backbone_rule], ...], not_empty] = (
-        "tf_efficientnet_lite0", "mobilenetv3_small_100", "resnet10t", "vit_tiny_patch16_224", "mobilenetv4_conv_small_050",
-    )  # fmt: skip
+        "tf_efficientnet_lite0",
+        "mobilenetv3_small_100",
+        "resnet10t",
+        "vit_tiny_patch16_224",
+        "mobilenetv4_conv_small_050",
+    )
     attentions: Annotated[tuple[Annotated[str, attention_rule], ...], not_empty] = ("none", "se", "cbam", "mhsa")
     heads: Annotated[tuple[Annotated[str, head_rule], ...], not_empty] = ("linear", "mlp", "attention_pool", "ensemble")
     size_px: Annotated[int, size_rule] = 96

@@ -39,19 +39,32 @@ def summarize_run(folder: Path) -> dict:
     `status` is finished, `training: 2 of 3 teachers` or `broken: why`; `val` the ensemble's figures; `student` what
     compression chose, with its own; `date` when run.json was last written (ISO 8601); a field is None where unknown.
     """
-    found = {"name": folder.name, "status": "", "recipe": None, "teachers": [], "val": None, "student": None,
-             "date": None, "size_bytes": _size_bytes(folder)}  # fmt: skip
+    found = {
+        "name": folder.name,
+        "status": "",
+        "recipe": None,
+        "teachers": [],
+        "val": None,
+        "student": None,
+        "date": None,
+        "size_bytes": _size_bytes(folder),
+    }
     try:
         record = read_record(folder)
     except RunError as error:
         return {**found, "status": f"broken: {error}"}
     path = folder / "run.json"
     found |= {
-        "recipe": record["recipe"].get("name"), "teachers": record["recipe"]["train"]["teachers"],
+        "recipe": record["recipe"].get("name"),
+        "teachers": record["recipe"]["train"]["teachers"],
         "date": datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(timespec="seconds"),
-    }  # fmt: skip
-    missing = [name for member in record.get("members", ()) for name in (member["file"], member["logits"])
-               if not (folder / name).exists()]  # fmt: skip
+    }
+    missing = [
+        name
+        for member in record.get("members", ())
+        for name in (member["file"], member["logits"])
+        if not (folder / name).exists()
+    ]
     if missing:
         found["status"] = f"broken: {', '.join(missing)} missing"
     elif record["status"] == "finished":
@@ -139,9 +152,12 @@ def pair_runs(first: tuple[Path, dict], second: tuple[Path, dict]) -> dict | Non
     right = [predicted == true for predicted in said]
     alone = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
     return {
-        "count": len(true), "agree": int((said[0] == said[1]).sum()), "only_first_right": alone[0],
-        "only_second_right": alone[1], "accuracy_difference": (alone[1] - alone[0]) / len(true),
-    }  # fmt: skip
+        "count": len(true),
+        "agree": int((said[0] == said[1]).sum()),
+        "only_first_right": alone[0],
+        "only_second_right": alone[1],
+        "accuracy_difference": (alone[1] - alone[0]) / len(true),
+    }
 
 
 def read_record(folder: Path) -> dict:
@@ -189,11 +205,16 @@ def read_student(folder: Path) -> dict | None:
     report = json.loads(path.read_text(encoding="utf-8"))
     val = report["stages"][-1]["val"]
     return {
-        "network": report["chosen"], "method": report["method"], "bundle_bytes": report["bundle_bytes"],
-        "accuracy": val["accuracy"]["value"], "accuracy_sure": val["accuracy_sure"]["value"],
-        "worst_recall": min(entry["value"] for entry in val["recall"].values()), "nll": val["nll"],
-        "calibration_error": val["calibration_error_debiased"]["value"], "threshold": report["abstention"]["threshold"],
-    }  # fmt: skip
+        "network": report["chosen"],
+        "method": report["method"],
+        "bundle_bytes": report["bundle_bytes"],
+        "accuracy": val["accuracy"]["value"],
+        "accuracy_sure": val["accuracy_sure"]["value"],
+        "worst_recall": min(entry["value"] for entry in val["recall"].values()),
+        "nll": val["nll"],
+        "calibration_error": val["calibration_error_debiased"]["value"],
+        "threshold": report["abstention"]["threshold"],
+    }
 
 
 def print_list(runs: list[dict]) -> None:
@@ -202,11 +223,15 @@ def print_list(runs: list[dict]) -> None:
     for run in runs:
         student = run["student"]
         table.add_row(
-            run["name"], run["status"].split(":")[0] if run["status"].startswith("broken") else run["status"],
-            run["recipe"] or "-", _teachers(run["teachers"]), *(_show(key, (run["val"] or {}).get(key)) for key in FIGURES),
-            f"{student['network']} {student['accuracy']:.1%}" if student else "-", (run["date"] or "-")[:10],
+            run["name"],
+            run["status"].split(":")[0] if run["status"].startswith("broken") else run["status"],
+            run["recipe"] or "-",
+            _teachers(run["teachers"]),
+            *(_show(key, (run["val"] or {}).get(key)) for key in FIGURES),
+            f"{student['network']} {student['accuracy']:.1%}" if student else "-",
+            (run["date"] or "-")[:10],
             f"{run['size_bytes'] / 1e6:.1f}",
-        )  # fmt: skip
+        )
     console = _console()
     console.print(table)
     for run in runs:
@@ -248,8 +273,11 @@ def print_comparison(found: dict) -> None:
     table.add_row("status", *(run["status"] for run in runs))
     for key in FIGURES:
         differences = (entry[key] if entry else None for entry in found["differences"])
-        table.add_row(_heading(key), *(_show(key, (run["val"] or {}).get(key)) for run in runs),
-                      *(_show(key, value, signed=True) for value in differences))  # fmt: skip
+        table.add_row(
+            _heading(key),
+            *(_show(key, (run["val"] or {}).get(key)) for run in runs),
+            *(_show(key, value, signed=True) for value in differences),
+        )
     table.add_row("student", *(run["student"]["network"] if run["student"] else "-" for run in runs))
     table.add_row("student, all", *(percent(run["student"] and run["student"]["accuracy"]) for run in runs))
     table.add_row("MB", *(f"{run['size_bytes'] / 1e6:.1f}" for run in runs))
@@ -270,8 +298,11 @@ def _read_network(folder: Path, path: Path, stem: str, text: str) -> dict:
     if path.exists():
         return {"network": text, "finished": True, "epochs": json.loads(path.read_text(encoding="utf-8"))["history"]}
     records = read_metrics(folder / "metrics" / f"{stem}.jsonl")
-    epochs = [{key: value for key, value in record.items() if key != "kind"} for record in records
-              if record["kind"] == "epoch"]  # fmt: skip
+    epochs = [
+        {key: value for key, value in record.items() if key != "kind"}
+        for record in records
+        if record["kind"] == "epoch"
+    ]
     return {"network": text, "finished": False, "epochs": epochs}
 
 
@@ -293,11 +324,15 @@ def _describe_lines(found: dict) -> list[str]:
     lines = [
         f"{found['name']}: {found['status']}, {found['date']}, {found['size_bytes'] / 1e6:.1f} MB, {found['device']}",
         f"recipe {found['recipe']}: {found['description']}",
-        *(f"  {key} = {json.dumps(value)}" for key, value in found["changed"].items() if key not in ("name", "description")),
+        *(
+            f"  {key} = {json.dumps(value)}"
+            for key, value in found["changed"].items()
+            if key not in ("name", "description")
+        ),
         f"data {found['manifest']}, classes {', '.join(found['classes'])}",
         "versions " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
         f"left out, as look-alikes of held-out logos: {', '.join(found['left_out']) or 'nothing'}",
-    ]  # fmt: skip
+    ]
     if kept := found["kept_lookalikes"]:
         lines.append(f"learned from, though they look like held-out images: {len(kept)}, first {kept[0]}")
     if found["val"]:
@@ -314,8 +349,15 @@ def _figures(values: dict) -> str:
     return ", ".join(f"{_heading(key)} {_show(key, values.get(key))}" for key in FIGURES)
 
 
-HEADINGS = {"accuracy": "all", "accuracy_sure": "sure", "worst_recall": "worst class", "nll": "NLL",
-            "calibration_error": "calib. error", "images_per_s": "images/s", "seconds": "s"}  # fmt: skip
+HEADINGS = {
+    "accuracy": "all",
+    "accuracy_sure": "sure",
+    "worst_recall": "worst class",
+    "nll": "NLL",
+    "calibration_error": "calib. error",
+    "images_per_s": "images/s",
+    "seconds": "s",
+}
 
 
 def _heading(key: str) -> str:

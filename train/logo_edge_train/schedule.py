@@ -57,10 +57,13 @@ def plan_phases(config: LoopConfig) -> tuple[Phase, ...]:
         Phase(config.sam.kind if sharp else "adamw", warm, late, config.learning_rate, main, fresh=False, sharp=sharp),
         Phase("ranger", late, tuned, phases.ranger_rate, lambda done: cosine_share(done, tuned - late), ranger),
         Phase(
-            "fine-tune", tuned, config.epochs, phases.finetune_rate,
+            "fine-tune",
+            tuned,
+            config.epochs,
+            phases.finetune_rate,
             lambda done: cosine_share(done, phases.finetune_epochs),
         ),
-    )  # fmt: skip
+    )
     return tuple(phase for phase in plan if phase.end > phase.begin)
 
 

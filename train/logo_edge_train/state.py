@@ -18,18 +18,27 @@ from logo_edge.files import write_file
 
 
 def save_state(
-    path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict],
-    key: str, objective: nn.Module | None = None,
-) -> None:  # fmt: skip
+    path: Path,
+    network: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict],
+    key: str,
+    objective: nn.Module | None = None,
+) -> None:
     """Writes all that a fit needs to go on after its last epoch, whole or not at all; `key` is its artifact_key."""
     metadata = {"history": json.dumps(history), "key": key}
     save_modules(path, _modules(network, ema, objective), {"optimizer": optimizer}, metadata)
 
 
 def load_state(
-    path: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, key: str,
+    path: Path,
+    network: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    key: str,
     objective: nn.Module | None = None,
-) -> list[dict]:  # fmt: skip
+) -> list[dict]:
     """The records of the epochs that are done, their weights and moments put in place; none where there is no file.
 
     Raises RunError where the file is of a fit with another key.

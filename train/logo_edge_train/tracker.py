@@ -130,10 +130,16 @@ class WandbRun:
         import wandb
 
         self.run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT), dir=os.environ.get("WANDB_DIR", str(tracker.folder)),
-            group=tracker.folder.resolve().name, name=f"{tracker.folder.resolve().name} {stem}", id=key,
-            resume="allow", config=tracker.settings, reinit="create_new", settings=wandb.Settings(console="off"),
-        )  # fmt: skip
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            dir=os.environ.get("WANDB_DIR", str(tracker.folder)),
+            group=tracker.folder.resolve().name,
+            name=f"{tracker.folder.resolve().name} {stem}",
+            id=key,
+            resume="allow",
+            config=tracker.settings,
+            reinit="create_new",
+            settings=wandb.Settings(console="off"),
+        )
         for kind in ("step", "epoch"):
             self.run.define_metric(f"{kind}/*", step_metric=kind)
 

@@ -47,15 +47,7 @@ from logo_edge_train.models import LogoNetwork, attention_entropy, attention_lay
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain.simclr import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
-from logo_edge_train.runs import (
-    Run,
-    read_run,
-    read_run_record,
-    save_logits,
-    save_member,
-    write_json,
-    write_run_record,
-)
+from logo_edge_train.runs import Run, read_run, read_run_record, save_logits, save_member, write_json, write_run_record
 from logo_edge_train.uncertainty import BayesianObjective
 
 MEASUREMENTS = "measurements.json"  # of the logos that a curriculum orders
@@ -84,10 +76,14 @@ def train_ensemble(
     folder.mkdir(parents=True, exist_ok=True)
     distributed.on_main(write_json)(folder / ROWS, row_hashes(manifest, manifest.rows))
     record = {
-        "status": "training", "identity": asdict(identity), "classes": list(manifest.classes),
-        "manifest": str(manifest_path.resolve()), "recipe": asdict(recipe), "versions": versions(),
+        "status": "training",
+        "identity": asdict(identity),
+        "classes": list(manifest.classes),
+        "manifest": str(manifest_path.resolve()),
+        "recipe": asdict(recipe),
+        "versions": versions(),
         "device": device_name(device),
-    }  # fmt: skip
+    }
     distributed.on_main(write_run_record)(folder, record)
     with distributed.main_first():
         rows = learned_rows(manifest, recipe.train)
@@ -103,9 +99,18 @@ def train_ensemble(
         distributed.on_main(measure_rows)(manifest, learned, renders_folder(), folder / MEASUREMENTS)
     starts = pretrain_networks(manifest_path, recipe, folder, waiting, device=device, report=report)
     jobs = [
-        (manifest_path, recipe.train, index, folder, str(device), left_out, starts.get(recipe.train.teachers[index]), identity.key)
+        (
+            manifest_path,
+            recipe.train,
+            index,
+            folder,
+            str(device),
+            left_out,
+            starts.get(recipe.train.teachers[index]),
+            identity.key,
+        )
         for index in waiting
-    ]  # fmt: skip
+    ]
     run_side_by_side(fit_member, jobs, report, workers=count_workers(len(jobs), device))
     record["members"] = [json.loads((folder / f"member-{index}.json").read_text()) for index in members]
     run = Run(folder, {**record, "status": "finished"})
@@ -183,9 +188,14 @@ def count_workers(members: int, device: torch.device) -> int:
 
 
 def pretrain_networks(
-    manifest_path: Path, recipe: Recipe, folder: Path, members: list[int], *, device: torch.device,
+    manifest_path: Path,
+    recipe: Recipe,
+    folder: Path,
+    members: list[int],
+    *,
+    device: torch.device,
     report: Callable[[dict], None],
-) -> dict[str, Path]:  # fmt: skip
+) -> dict[str, Path]:
     """{name@size_px: the checkpoint that the members of that network begin at}, of all that the recipe pretrains.
 
     Pretrains what is not there yet, on CPUs side by side.
@@ -198,9 +208,7 @@ def pretrain_networks(
     keys = {text: pretrain_identity(recipe, manifest, text).key for text in starts}
     missing = [text for text, path in starts.items() if not has_record(path.with_suffix(".json"), keys[text])]
     if missing:
-        rows = pool_rows(
-            manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images
-        )  # fmt: skip
+        rows = pool_rows(manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images)
         jobs = [
             (manifest_path, config, text, recipe.train.pretrained, rows, folder, str(device), keys[text])
             for text in missing
@@ -245,16 +253,22 @@ def fit_member(
     depth = config.augment.adapt_intensity
     intensity = Intensity(len(rows), depth) if depth else None
     dataset = LogoDataset(
-        manifest, rows, classes, renders_folder(),
-        contract=architecture.contract, augment=config.augment, use_votes=config.fit.use_votes,
-        class_weight_power=config.fit.class_weight_power, seed=seed, intensity=intensity,
-    )  # fmt: skip
+        manifest,
+        rows,
+        classes,
+        renders_folder(),
+        contract=architecture.contract,
+        augment=config.augment,
+        use_votes=config.fit.use_votes,
+        class_weight_power=config.fit.class_weight_power,
+        seed=seed,
+        intensity=intensity,
+    )
     evaluation = evaluation_sets(manifest, classes, architecture.contract)
     torch.manual_seed(seed)
     network = LogoNetwork(
-        architecture.model, len(classes), size_px=architecture.size_px, dropout=config.fit.dropout,
-        pretrained=imagenet,
-    )  # fmt: skip
+        architecture.model, len(classes), size_px=architecture.size_px, dropout=config.fit.dropout, pretrained=imagenet
+    )
     if start:
         start_from(start, network)
     if config.fit.aleatoric:
@@ -267,11 +281,20 @@ def fit_member(
     if config.bayes.enabled:
         objective = BayesianObjective(objective, config.bayes, len(dataset))
     network, history = fit(
-        network, dataset, objective, fit_config, state=state, seed=seed,
-        order=draw_order(manifest, dataset, fit_config, folder, seed), device=device,
-        evaluate=accuracy_on(evaluation["val"], device), report=lambda item: report({"name": name, **item}),
-        loaders=count_loaders(device), snapshots=folder / "snapshots" / f"member-{index}", key=key,
-    )  # fmt: skip
+        network,
+        dataset,
+        objective,
+        fit_config,
+        state=state,
+        seed=seed,
+        order=draw_order(manifest, dataset, fit_config, folder, seed),
+        device=device,
+        evaluate=accuracy_on(evaluation["val"], device),
+        report=lambda item: report({"name": name, **item}),
+        loaders=count_loaders(device),
+        snapshots=folder / "snapshots" / f"member-{index}",
+        key=key,
+    )
     logits = {split: predict_logits(network, data, device) for split, data in evaluation.items()}
     member = {"key": key, "architecture": text, "seed": seed, "history": history}
     distributed.on_main(_write_member)(folder, index, network, logits, member)
@@ -286,9 +309,12 @@ def draw_order(manifest: Manifest, dataset: LogoDataset, config: TeacherFit, fol
             measurements = measure_rows(manifest, dataset.rows, renders_folder(), folder / MEASUREMENTS)
         difficulty = rank_difficulty(measurements, targets)
     return EpochOrder(
-        len(dataset), seed, classes=targets if config.balanced_batches else None, difficulty=difficulty,
+        len(dataset),
+        seed,
+        classes=targets if config.balanced_batches else None,
+        difficulty=difficulty,
         curriculum_epochs=config.curriculum_epochs,
-    )  # fmt: skip
+    )
 
 
 def _write_member(folder: Path, index: int, network: LogoNetwork, logits: dict[str, np.ndarray], member: dict) -> None:

@@ -27,8 +27,12 @@ class Classical(ByHand):
         self.model = saved["model"]
 
     def describe(self) -> dict:
-        return {"size_bytes": self.path.stat().st_size, "precision": "float64", "input_px": SIZE,
-                "backend": f"opencv {cv2.__version__}, scikit-learn {sklearn.__version__}"}  # fmt: skip
+        return {
+            "size_bytes": self.path.stat().st_size,
+            "precision": "float64",
+            "input_px": SIZE,
+            "backend": f"opencv {cv2.__version__}, scikit-learn {sklearn.__version__}",
+        }
 
     def read(self, path: str) -> np.ndarray:
         return features(path)[None]
@@ -64,10 +68,18 @@ def features(path: str) -> np.ndarray:
     moments = cv2.HuMoments(cv2.moments(255 - grey)).ravel()
     hu = -np.sign(moments) * np.log10(np.abs(moments) + 1e-12)
     corners = cv2.goodFeaturesToTrack(grey, 200, 0.05, 3)
-    return np.concatenate([
-        oriented_gradients(slope, angle), colours, shares[:16], [(shares > 0.002).sum(), aspect, ink.mean(), edges.mean() / 255],
-        slopes, [parts - 1, 0 if corners is None else len(corners)], np.pad(areas, (0, 8 - len(areas))), hu,
-    ]).astype(np.float32)  # fmt: skip
+    return np.concatenate(
+        [
+            oriented_gradients(slope, angle),
+            colours,
+            shares[:16],
+            [(shares > 0.002).sum(), aspect, ink.mean(), edges.mean() / 255],
+            slopes,
+            [parts - 1, 0 if corners is None else len(corners)],
+            np.pad(areas, (0, 8 - len(areas))),
+            hu,
+        ]
+    ).astype(np.float32)
 
 
 def oriented_gradients(slope: np.ndarray, angle: np.ndarray) -> np.ndarray:

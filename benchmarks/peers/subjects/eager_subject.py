@@ -27,8 +27,12 @@ class Eager(ByHand):
         self.normalise = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32), v2.Normalize([127.0] * 3, [128.0] * 3)])
 
     def describe(self) -> dict:
-        return {"size_bytes": self.path.stat().st_size, "precision": "fp32", "backend": f"torch {torch.__version__}",
-                "input_px": self.size}  # fmt: skip
+        return {
+            "size_bytes": self.path.stat().st_size,
+            "precision": "fp32",
+            "backend": f"torch {torch.__version__}",
+            "input_px": self.size,
+        }
 
     def read(self, path: str) -> torch.Tensor:
         image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")

@@ -24,8 +24,13 @@ class Onnx(ByHand):
         self.path, self.size = path, about["size_px"]
 
     def describe(self) -> dict:
-        return {"size_bytes": self.path.stat().st_size, "precision": self.path.stem, "spinning": True, "input_px": self.size,
-                "backend": f"onnxruntime {onnxruntime.__version__}"}  # fmt: skip
+        return {
+            "size_bytes": self.path.stat().st_size,
+            "precision": self.path.stem,
+            "spinning": True,
+            "input_px": self.size,
+            "backend": f"onnxruntime {onnxruntime.__version__}",
+        }
 
     def read(self, path: str) -> np.ndarray:
         image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")

@@ -30,8 +30,13 @@ class OpenCv(ByHand):
         self.input, self.output = record["model"]["input_name"], record["model"]["output_name"]
 
     def describe(self) -> dict:
-        return {"size_bytes": self.path.stat().st_size, "precision": self.precision, "spinning": True, "input_px": self.size,
-                "backend": f"opencv {cv2.__version__}, onnxruntime {onnxruntime.__version__}"}  # fmt: skip
+        return {
+            "size_bytes": self.path.stat().st_size,
+            "precision": self.precision,
+            "spinning": True,
+            "input_px": self.size,
+            "backend": f"opencv {cv2.__version__}, onnxruntime {onnxruntime.__version__}",
+        }
 
     def read(self, path: str) -> np.ndarray:
         image = cv2.imread(path, cv2.IMREAD_UNCHANGED)

@@ -43,8 +43,14 @@ class Yolo:
     def describe(self) -> dict:
         onnx = self.path.suffix == ".onnx"
         kind = f"onnxruntime {onnxruntime.__version__}" if onnx else f"torch {torch.__version__}"
-        return {"size_bytes": self.path.stat().st_size, "precision": "fp32", "input_px": self.size, "threads": self.threads,
-                "spinning": onnx, "backend": f"ultralytics {ultralytics.__version__}, {kind}"}  # fmt: skip
+        return {
+            "size_bytes": self.path.stat().st_size,
+            "precision": "fp32",
+            "input_px": self.size,
+            "threads": self.threads,
+            "spinning": onnx,
+            "backend": f"ultralytics {ultralytics.__version__}, {kind}",
+        }
 
     def predict(self, path: str):
         return self.model.predict(path, imgsz=self.size, device="cpu", verbose=False)[0]

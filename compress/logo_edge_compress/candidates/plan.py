@@ -180,7 +180,7 @@ class Budget:
 
 def save_pixels(
     run: Run, manifest: Manifest, contract: InputContract, outliers: dict[str, Family], folder: Path
-) -> Path:  # fmt: skip
+) -> Path:
     """The folder with what every candidate of one input contract is run on, as (N, S, S, C) uint8 .npy files.
 
     val, calib, test, the logos of train that quantization is `fitting` on, and `outliers-FAMILY`.
@@ -281,14 +281,21 @@ def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterato
     tried = [entry for entry in static if entry.files]
     if tried and config.finetune.epochs and not unknown_operators(onnx.load(closest(tried).path)):
         told = select_settings(task.run.recipe, *TUNED_BY, without=NOT_TUNED_BY) | settings
-        tried.append((yield Plan(
-            "int8-tuned", "int8", "onnxruntime", make_tuned, (closest(tried).path, checkpoint, fp32.path), told,
-        )))  # fmt: skip
+        tried.append(
+            (
+                yield Plan(
+                    "int8-tuned", "int8", "onnxruntime", make_tuned, (closest(tried).path, checkpoint, fp32.path), told
+                )
+            )
+        )
     verified = [entry for entry in (*tried, *others) if entry.status == "made"]
     refused = any(entry.status == "refused" for entry in static)
     if config.mixed == "always" or (config.mixed == "needed" and refused and not verified):
-        told = {**settings, "method": next((name for name in config.methods if name in METHODS), "minmax"),
-                "most": config.most_restored}  # fmt: skip
+        told = {
+            **settings,
+            "method": next((name for name in config.methods if name in METHODS), "minmax"),
+            "most": config.most_restored,
+        }
         mixed = yield Plan("int8-mixed", "int8", "onnxruntime", make_mixed, (body, fp32.path), told, fits=True)
         verified += [mixed] if mixed.status == "made" else []
     if verified:
@@ -299,9 +306,14 @@ def plan_candidates(task: Task, checkpoint: Path, backends: set[str]) -> Iterato
             parent = graphs.get("fp32" if precision == "fp16" else precision)
             if parent is not None:
                 yield Plan(
-                    f"{precision}-{backend}", precision, backend, make_export, (parent.path, checkpoint), {"kind": backend},
+                    f"{precision}-{backend}",
+                    precision,
+                    backend,
+                    make_export,
+                    (parent.path, checkpoint),
+                    {"kind": backend},
                     fits=True,
-                )  # fmt: skip
+                )
 
 
 def plan_members(task: Task, count: int) -> Iterator[Plan]:
@@ -326,8 +338,17 @@ def join_members(task: Task, made: list[Candidate]) -> Candidate:
     parity = asdict(compare_logits(teachers, pooled["val"]))
     record = {"members": members, "network": str(task.student), "parity": parity}
     return Candidate(
-        task.title, "fp32", "fp32", "members", task.folder, "made", "", files, record, sum(entry.seconds for entry in made)
-    )  # fmt: skip
+        task.title,
+        "fp32",
+        "fp32",
+        "members",
+        task.folder,
+        "made",
+        "",
+        files,
+        record,
+        sum(entry.seconds for entry in made),
+    )
 
 
 def closest(candidates: list[Candidate]) -> Candidate:
@@ -359,9 +380,14 @@ def make_int8(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> 
     body, reduce_range, method = plan.inputs[0], plan.settings["reduce_range"], plan.settings["method"]
     path = task.folder / f"student-int8-{method}.onnx"
     quantize_body(
-        body, _rounded(task, plan, pixels), pixels[FITTED], task.student.size_px, path, method=method,
+        body,
+        _rounded(task, plan, pixels),
+        pixels[FITTED],
+        task.student.size_px,
+        path,
+        method=method,
         reduce_range=reduce_range,
-    )  # fmt: skip
+    )
     return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels))
 
 
@@ -373,9 +399,17 @@ def make_mixed(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) ->
     kept = task.folder / f"sensitivity-{key[:12]}.json"
     layers = measure_sensitivity(body, rounded, pixels[FITTED], pixels["val"], _val_targets(task), size_px, kept, **how)
     restored, _ = mix_precision(
-        layers, body, rounded, pixels[FITTED], pixels["val"], size_px, path, **how, tolerance=QUANTIZED,
+        layers,
+        body,
+        rounded,
+        pixels[FITTED],
+        pixels["val"],
+        size_px,
+        path,
+        **how,
+        tolerance=QUANTIZED,
         most=plan.settings["most"],
-    )  # fmt: skip
+    )
     sensitivity = {"layers": [asdict(layer) for layer in layers], "restored": list(restored)}
     return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels), {"sensitivity": sensitivity})
 
@@ -384,9 +418,16 @@ def make_nncf(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> 
     """INT8 by NNCF, with layers put back to FP32 until accuracy on val is half a point below at most, or time is over."""
     path = task.folder / "student-int8-nncf.onnx"
     _, held = restore_with_nncf(
-        plan.inputs[0], pixels[FITTED], pixels["val"], _val_targets(task), task.student.size_px, path,
-        max_drop=NNCF_DROP, minutes=plan.settings["minutes"], reduce_range=plan.settings["reduce_range"],
-    )  # fmt: skip
+        plan.inputs[0],
+        pixels[FITTED],
+        pixels["val"],
+        _val_targets(task),
+        task.student.size_px,
+        path,
+        max_drop=NNCF_DROP,
+        minutes=plan.settings["minutes"],
+        reduce_range=plan.settings["reduce_range"],
+    )
     return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels), {"held": held})
 
 
@@ -428,9 +469,13 @@ def make_member(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -
 def make_export(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
     """What `logo-edge export` makes of a graph for another backend; it has verified it in the backend itself."""
     source = Source(
-        "student", task.student.contract, {"int8" if plan.precision == "int8" else "fp32": plan.inputs[0]},
-        student=plan.inputs[1], run=task.run.folder, manifest=task.run.manifest_path,
-    )  # fmt: skip
+        "student",
+        task.student.contract,
+        {"int8" if plan.precision == "int8" else "fp32": plan.inputs[0]},
+        student=plan.inputs[1],
+        run=task.run.folder,
+        manifest=task.run.manifest_path,
+    )
     few = pixels[FITTED][:: -(-len(pixels[FITTED]) // FITTING_IMAGES)]
     images, said = Images(few, pixels["val"]), []
     record = export_artifact(
@@ -456,9 +501,14 @@ def read_student(task: Task) -> Student:
         raise AssertionError("a candidate is made of a student that is distilled already")
 
     return distill(
-        task.run, task.manifest, task.run.recipe.distill, task.student, task.folder, device=torch.device("cpu"),
+        task.run,
+        task.manifest,
+        task.run.recipe.distill,
+        task.student,
+        task.folder,
+        device=torch.device("cpu"),
         report=refuse,
-    )  # fmt: skip
+    )
 
 
 def _rounded(task: Task, plan: Plan, pixels: dict[str, np.ndarray]) -> Path:
@@ -487,8 +537,9 @@ def _make_apart(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
         raise ApartError(str(error)) from error
     logits = {
         name: run_artifact(made.forward, images, None).astype(np.float32)
-        for name, images in pixels.items() if name != FITTED
-    }  # fmt: skip
+        for name, images in pixels.items()
+        if name != FITTED
+    }
     record, status, reason = {**made.record, "network": str(task.student)}, "made", ""
     if made.parent is not None:
         record["parity"] = asdict(compare_logits(made.parent, logits["val"]))

@@ -36,7 +36,7 @@ from logo_edge_compress.verify import (
     run_artifact,
     run_onnx,
     verify,
-)  # fmt: skip
+)
 from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.keys import ROWS, check_rows, file_hash, versions
 from logo_edge_train.recipe import Architecture
@@ -129,9 +129,15 @@ def read_images(data: Path, contract: InputContract) -> Images:
 
 
 def export_artifact(
-    source: Source, kind: str, precision: str, batch: int | None, out: Path, images: Images,
-    *, say: Callable[[str], None],
-) -> dict:  # fmt: skip
+    source: Source,
+    kind: str,
+    precision: str,
+    batch: int | None,
+    out: Path,
+    images: Images,
+    *,
+    say: Callable[[str], None],
+) -> dict:
     """The record of the artifact in folder `out`, also written beside it as JSON: hashes, parity, versions.
 
     All files are made and verified in a temporary folder and renamed to `out` at the end, where they hold; the record goes
@@ -159,11 +165,15 @@ def export_artifact(
             made |= _engine(path.with_suffix(".onnx"), out / "engines", parent, precision, batch, images, say)
         files = sorted(file for file in beside.iterdir() if file.suffix in SUFFIX_OF_FILES)
         record = {
-            "format": kind, "precision": precision, "batch": batch or "dynamic", "source": source.name,
+            "format": kind,
+            "precision": precision,
+            "batch": batch or "dynamic",
+            "source": source.name,
             "input": {"name": PIXELS, "layout": "NHWC", "dtype": "uint8", "colour": "RGB", **asdict(source.input)},
             "files": {file.name: {"sha256": file_hash(file), "size_bytes": file.stat().st_size} for file in files},
-            **made, "versions": versions(VERSIONED),
-        }  # fmt: skip
+            **made,
+            "versions": versions(VERSIONED),
+        }
         told = beside / f"{stem}.json"
         write_file(told, json_text(record))
         (out / told.name).unlink(missing_ok=True)

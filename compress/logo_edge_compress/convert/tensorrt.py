@@ -67,7 +67,13 @@ def engine_name(gpu: str, version: str, model: bytes) -> str:
 
 def trtexec_line(model: onnx.ModelProto, path: Path, engine: str) -> str:
     """The command that builds the same engine without Python."""
-    words = ["trtexec", f"--onnx={path.name}", "--stronglyTyped", f"--saveEngine={engine}", "--timingCacheFile=timing.cache"]  # fmt: skip
+    words = [
+        "trtexec",
+        f"--onnx={path.name}",
+        "--stronglyTyped",
+        f"--saveEngine={engine}",
+        "--timingCacheFile=timing.cache",
+    ]
     shape = [dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim]
     if not shape[0]:
         for name, batch in zip(("min", "opt", "max"), BATCHES, strict=True):

@@ -60,9 +60,15 @@ class Student:
 
 
 def distill(
-    run: Run, manifest: Manifest, config: DistillConfig, candidate: Architecture, folder: Path, *,
-    device: torch.device, report: Callable[[dict], None],
-) -> Student:  # fmt: skip
+    run: Run,
+    manifest: Manifest,
+    config: DistillConfig,
+    candidate: Architecture,
+    folder: Path,
+    *,
+    device: torch.device,
+    report: Callable[[dict], None],
+) -> Student:
     """The student, fitted or, where `folder` holds it already for the same teachers, data and settings, read back.
 
     Interrupted, it goes on with the same ones; with others it begins again.
@@ -74,8 +80,9 @@ def distill(
         record = json.loads(record_path.read_text(encoding="utf-8"))
         same = not identity.changes(record["identity"], finished=True)
         if same and checkpoint.exists() and file_hash(checkpoint) == record["sha256"]:
-            return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint,
-                           record["history"])  # fmt: skip
+            return Student(
+                candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint, record["history"]
+            )
     teachers = [
         (run.load_member(index), run.architecture(index).contract) for index in range(len(run.record["members"]))
     ]
@@ -86,9 +93,19 @@ def distill(
 
     def learn(network: LogoNetwork, config: DistillConfig, kind: str) -> tuple[LogoNetwork, list[dict]]:
         return follow_teachers(
-            network, f"{kind} {candidate}", stem_of(kind, folder), teachers, run, manifest, config, candidate.contract, state=folder / f"{kind}-{identity.key[:12]}.state", device=device,
-            key=identity.key, report=report,
-        )  # fmt: skip
+            network,
+            f"{kind} {candidate}",
+            stem_of(kind, folder),
+            teachers,
+            run,
+            manifest,
+            config,
+            candidate.contract,
+            state=folder / f"{kind}-{identity.key[:12]}.state",
+            device=device,
+            key=identity.key,
+            report=report,
+        )
 
     network, history = learn(network, config, "student")
     if config.prune.share:
@@ -126,9 +143,20 @@ def check_teachers(run: Run, config: DistillConfig) -> None:
 
 
 def follow_teachers(
-    network: nn.Module, name: str, stem: str, teachers: list[tuple[LogoNetwork, InputContract]], run: Run,
-    manifest: Manifest, config: DistillConfig, contract: InputContract, *, state: Path, device: torch.device, key: str, report: Callable[[dict], None],
-) -> tuple[nn.Module, list[dict]]:  # fmt: skip
+    network: nn.Module,
+    name: str,
+    stem: str,
+    teachers: list[tuple[LogoNetwork, InputContract]],
+    run: Run,
+    manifest: Manifest,
+    config: DistillConfig,
+    contract: InputContract,
+    *,
+    state: Path,
+    device: torch.device,
+    key: str,
+    report: Callable[[dict], None],
+) -> tuple[nn.Module, list[dict]]:
     """The network, which reads what `contract` says, after learning what the (network, contract) teachers say; its history.
 
     Interrupted, it goes on from `state`, where that is of the same `key`; reports and snapshots carry the `stem`. On CPUs
@@ -146,10 +174,17 @@ def follow_teachers(
     panel = ask_panel(run, manifest, rows, outliers, device) if config.panel_share else None
     lesson = Lesson(asked, contracts, contract, config, ask=not gpu)
     dataset = PictureDataset(
-        manifest, rows + outliers, run.classes, renders_folder(), augment=config.augment,
-        contract=InputContract(max(own.least_px for own in (*contracts, contract))), use_votes=config.fit.use_votes,
-        seed=config.seed, panel=panel, panel_share=config.panel_share,
-    )  # fmt: skip
+        manifest,
+        rows + outliers,
+        run.classes,
+        renders_folder(),
+        augment=config.augment,
+        contract=InputContract(max(own.least_px for own in (*contracts, contract))),
+        use_votes=config.fit.use_votes,
+        seed=config.seed,
+        panel=panel,
+        panel_share=config.panel_share,
+    )
     val = evaluation_sets(manifest, run.classes, contract, ("val",))["val"]
     if config.adversarial_radius and isinstance(network, LogoNetwork):
         network.keep_statistics()  # those of a batch hide an attack that moves all its views alike
@@ -164,13 +199,21 @@ def follow_teachers(
     threads = torch.get_num_threads()
     torch.set_num_threads(cores if kept else max(1, cores - loaders))  # the teachers rest, once lessons repeat
     learned = fit(
-        network, kept or dataset, distillation_objective(config, lesson if gpu else None), config.fit, state=state,
-        seed=config.seed, device=device, evaluate=accuracy_on(val, device),
+        network,
+        kept or dataset,
+        distillation_objective(config, lesson if gpu else None),
+        config.fit,
+        state=state,
+        seed=config.seed,
+        device=device,
+        evaluate=accuracy_on(val, device),
         report=lambda item: report({"name": name, **item}),
-        collate=(kept or lesson).collate, loaders=loaders,
+        collate=(kept or lesson).collate,
+        loaders=loaders,
         snapshots=run.folder / "snapshots" / stem if isinstance(network, LogoNetwork) else None,
-        order=order, key=key,
-    )  # fmt: skip
+        order=order,
+        key=key,
+    )
     torch.set_num_threads(threads)
     return_memory()
     if config.feature_weight:
@@ -426,9 +469,11 @@ def distillation_objective(config: DistillConfig, lesson: Lesson | None) -> Obje
         if config.epistemic != "off":
             evidence = answer.evidence.float()
             alone = further and not matches(config)
-            loss = functional.mse_loss(evidence, further[0]) if alone else epistemic_loss(
-                config.epistemic, logits, evidence, said
-            )  # fmt: skip
+            loss = (
+                functional.mse_loss(evidence, further[0])
+                if alone
+                else epistemic_loss(config.epistemic, logits, evidence, said)
+            )
             losses["epistemic"] = config.epistemic_weight * loss
         return losses
 
@@ -496,14 +541,15 @@ def attack_views(
 def _start_student(run: Run, candidate: Architecture, config: DistillConfig) -> LogoNetwork:
     torch.manual_seed(config.seed)
     alike = [
-        i for i in range(len(run.record["members"]))
+        i
+        for i in range(len(run.record["members"]))
         if run.architecture(i).model == candidate.model
         and (run.architecture(i) == candidate or not is_sized(candidate.model))
-    ]  # fmt: skip
+    ]
     if config.start_from_teacher and alike:
         closest = min(alike, key=lambda i: abs(run.architecture(i).size_px - candidate.size_px))
         return run.load_member(closest, dropout=config.fit.dropout)
     pretrained = config.pretrained and has_imagenet_weights(candidate.model)
     return LogoNetwork(
         candidate.model, len(run.classes), size_px=candidate.size_px, dropout=config.fit.dropout, pretrained=pretrained
-    )  # fmt: skip
+    )

@@ -48,11 +48,16 @@ def prune_channels(
     importance = torch_pruning.importance
     taylor = config.importance == "taylor"
     pruner = torch_pruning.pruner.BasePruner(
-        body, torch.zeros(2, contract.channels, contract.size_px, contract.size_px), global_pruning=True, pruning_ratio=MOST, iterative_steps=STEPS,
+        body,
+        torch.zeros(2, contract.channels, contract.size_px, contract.size_px),
+        global_pruning=True,
+        pruning_ratio=MOST,
+        iterative_steps=STEPS,
         importance=(importance.GroupTaylorImportance if taylor else importance.GroupMagnitudeImportance)(),
-        round_to=config.round_to, max_pruning_ratio=MOST,
+        round_to=config.round_to,
+        max_pruning_ratio=MOST,
         ignored_layers=[pruned.backbone.get_classifier(), *([pruned.epistemic] if pruned.epistemic else [])],
-    )  # fmt: skip
+    )
     if taylor:
         rows = stratified_sample(manifest.split("train"), config.images, seed=2)
         pixels, targets = torch.from_numpy(pixels_of(rows, manifest, contract)), targets_of(rows, classes)

@@ -76,16 +76,28 @@ def export_module(
     with open_attention(module):  # the exporter cannot take the fused kernel apart
         try:
             program = torch.onnx.export(
-                module.eval(), (planes,), dynamo=True, input_names=[PLANES], output_names=list(outputs),
-                opset_version=OPSET, dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), verbose=False,
-            )  # fmt: skip
+                module.eval(),
+                (planes,),
+                dynamo=True,
+                input_names=[PLANES],
+                output_names=list(outputs),
+                opset_version=OPSET,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+                verbose=False,
+            )
             program.save(str(raw), include_initializers=True, keep_initializers_as_inputs=False, external_data=False)
         except torch.onnx.errors.OnnxExporterError as error:
             warnings.warn(f"exported by tracing, since the new exporter failed: {error}", stacklevel=2)
             torch.onnx.export(
-                module, (planes,), str(raw), dynamo=False, input_names=[PLANES], output_names=list(outputs),
-                opset_version=OPSET, dynamic_axes={name: {0: "batch"} for name in (PLANES, *outputs)},
-            )  # fmt: skip
+                module,
+                (planes,),
+                str(raw),
+                dynamo=False,
+                input_names=[PLANES],
+                output_names=list(outputs),
+                opset_version=OPSET,
+                dynamic_axes={name: {0: "batch"} for name in (PLANES, *outputs)},
+            )
     quant_pre_process(str(raw), str(path), skip_symbolic_shape=True)
     raw.unlink()
 

@@ -34,18 +34,31 @@ def quantize_with_nncf(body: Path, pixels: np.ndarray, size_px: int, path: Path,
     """
     nncf, model = _import_nncf(), onnx.load(body)
     with redirect_stdout(None):
-        quantized = _correct_biases(partial(
-            nncf.quantize, model, _planes(nncf, pixels), advanced_parameters=_advanced(nncf, reduce_range),
-            **_options(nncf, model, len(pixels)),
-        ))  # fmt: skip
+        quantized = _correct_biases(
+            partial(
+                nncf.quantize,
+                model,
+                _planes(nncf, pixels),
+                advanced_parameters=_advanced(nncf, reduce_range),
+                **_options(nncf, model, len(pixels)),
+            )
+        )
     finish(quantized, size_px, path)
     return path
 
 
 def restore_with_nncf(
-    body: Path, pixels: np.ndarray, val_pixels: np.ndarray, val_targets: np.ndarray, size_px: int, path: Path, *,
-    max_drop: float, minutes: float, reduce_range: bool,
-) -> tuple[Path, bool]:  # fmt: skip
+    body: Path,
+    pixels: np.ndarray,
+    val_pixels: np.ndarray,
+    val_targets: np.ndarray,
+    size_px: int,
+    path: Path,
+    *,
+    max_drop: float,
+    minutes: float,
+    reduce_range: bool,
+) -> tuple[Path, bool]:
     """The same with layers put back to FP32 until accuracy on val is at most `max_drop` below; and whether it is by then.
 
     After `minutes` the most accurate of those tried so far is taken. val_pixels: (N, S, S, 3) uint8, val_targets: (N,).
@@ -74,12 +87,20 @@ def restore_with_nncf(
     advanced = nncf.quantization.advanced_parameters.AdvancedAccuracyRestorerParameters(num_ranking_workers=1)
     try:
         with redirect_stdout(None):
-            quantized = _correct_biases(partial(
-                nncf.quantize_with_accuracy_control, model, _planes(nncf, pixels), _planes(nncf, val_pixels), validate,
-                max_drop=max_drop, drop_type=nncf.DropType.ABSOLUTE,
-                advanced_quantization_parameters=_advanced(nncf, reduce_range),
-                advanced_accuracy_restorer_parameters=advanced, **_options(nncf, model, len(pixels)),
-            ))  # fmt: skip
+            quantized = _correct_biases(
+                partial(
+                    nncf.quantize_with_accuracy_control,
+                    model,
+                    _planes(nncf, pixels),
+                    _planes(nncf, val_pixels),
+                    validate,
+                    max_drop=max_drop,
+                    drop_type=nncf.DropType.ABSOLUTE,
+                    advanced_quantization_parameters=_advanced(nncf, reduce_range),
+                    advanced_accuracy_restorer_parameters=advanced,
+                    **_options(nncf, model, len(pixels)),
+                )
+            )
     except _TimeUp:
         from nncf.onnx.quantization.quantize_model import compress_quantize_weights_transformation
 
@@ -105,10 +126,12 @@ def _planes(nncf: ModuleType, pixels: np.ndarray):
 def _options(nncf: ModuleType, model: onnx.ModelProto, images: int) -> dict:
     attends = any(node.op_type == "Softmax" for node in model.graph.node)
     return {
-        "subset_size": images, "target_device": nncf.TargetDevice.CPU, "preset": nncf.QuantizationPreset.MIXED,
+        "subset_size": images,
+        "target_device": nncf.TargetDevice.CPU,
+        "preset": nncf.QuantizationPreset.MIXED,
         "model_type": nncf.ModelType.TRANSFORMER if attends else None,
         "ignored_scope": nncf.IgnoredScope(names=list(evidence_nodes(model))),
-    }  # fmt: skip
+    }
 
 
 def _advanced(nncf: ModuleType, reduce_range: bool):

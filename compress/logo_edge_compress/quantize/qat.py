@@ -30,16 +30,31 @@ from logo_edge_train.tracker import stem_of
 
 TUNED_BY = ("quantize.finetune", "distill")  # the recipe's settings that fine-tuning learns by
 NOT_TUNED_BY = (
-    *DISTILLED_ELSEWHERE, "distill.pretrained", "distill.start_from_teacher", "distill.prune", "distill.fit",
-    "distill.hard_weight", "distill.panel_share", "distill.teachers_per_batch", "distill.views", "distill.feature_weight",
-    "distill.attention_weight", "distill.relation_weight",
-)  # fmt: skip
+    *DISTILLED_ELSEWHERE,
+    "distill.pretrained",
+    "distill.start_from_teacher",
+    "distill.prune",
+    "distill.fit",
+    "distill.hard_weight",
+    "distill.panel_share",
+    "distill.teachers_per_batch",
+    "distill.views",
+    "distill.feature_weight",
+    "distill.attention_weight",
+    "distill.relation_weight",
+)
 
 
 def finetune(
-    artifact: Path, student: Student, run: Run, manifest: Manifest, path: Path, *, key: str,
+    artifact: Path,
+    student: Student,
+    run: Run,
+    manifest: Manifest,
+    path: Path,
+    *,
+    key: str,
     report: Callable[[dict], None],
-) -> Path:  # fmt: skip
+) -> Path:
     """The INT8 artifact with its weights and biases fine-tuned, at `path`.
 
     The one teacher is the FP32 student that it was made from, on the transfer set of the distillation. It learns on the
@@ -49,13 +64,32 @@ def finetune(
     recipe, contract = run.recipe, student.candidate.contract
     model = onnx.load(artifact)
     network = QuantizedNetwork(model, reduce_range=recipe.quantize.reduce_range)
-    config = replace(recipe.distill, fit=recipe.quantize.finetune, hard_weight=0.0, panel_share=0.0, teachers_per_batch=0, views=0,
-                     feature_weight=0.0, attention_weight=0.0, relation_weight=0.0)  # fmt: skip
+    config = replace(
+        recipe.distill,
+        fit=recipe.quantize.finetune,
+        hard_weight=0.0,
+        panel_share=0.0,
+        teachers_per_batch=0,
+        views=0,
+        feature_weight=0.0,
+        attention_weight=0.0,
+        relation_weight=0.0,
+    )
     state = path.with_name(f"{path.stem}-{key[:12]}.state")
     network, _ = follow_teachers(
-        network, f"INT8 {student.candidate}", stem_of("int8", path.parent), [(student.network, contract)], run, manifest, config, contract,
-        state=state, device=torch.device("cpu"), key=key, report=report,
-    )  # fmt: skip
+        network,
+        f"INT8 {student.candidate}",
+        stem_of("int8", path.parent),
+        [(student.network, contract)],
+        run,
+        manifest,
+        config,
+        contract,
+        state=state,
+        device=torch.device("cpu"),
+        key=key,
+        report=report,
+    )
     network.write_integers(model)
     save_model(model, path)
     for state in path.parent.glob(f"{path.stem}-*.state"):  # those of other settings that were interrupted, too
@@ -183,9 +217,14 @@ def _conv(attributes: dict, inputs, weight, bias=None) -> torch.Tensor:
     if (top, left) != (bottom, right):
         inputs, top, left = functional.pad(inputs, (left, right, top, bottom)), 0, 0
     return functional.conv2d(
-        inputs, weight, bias, attributes.get("strides", [1, 1]), (top, left), attributes.get("dilations", [1, 1]),
+        inputs,
+        weight,
+        bias,
+        attributes.get("strides", [1, 1]),
+        (top, left),
+        attributes.get("dilations", [1, 1]),
         attributes.get("group", 1),
-    )  # fmt: skip
+    )
 
 
 def _gemm(attributes: dict, inputs, weight, bias=None) -> torch.Tensor:
@@ -203,9 +242,13 @@ def _average_pool(attributes: dict, inputs) -> torch.Tensor:
     if (top, left) != (bottom, right):
         raise VerificationError(f"AveragePool with pads {top, left, bottom, right}; fine-tuning knows even ones only")
     return functional.avg_pool2d(
-        inputs, attributes["kernel_shape"], attributes.get("strides", [1, 1]), (top, left),
-        bool(attributes.get("ceil_mode", 0)), bool(attributes.get("count_include_pad", 0)),
-    )  # fmt: skip
+        inputs,
+        attributes["kernel_shape"],
+        attributes.get("strides", [1, 1]),
+        (top, left),
+        bool(attributes.get("ceil_mode", 0)),
+        bool(attributes.get("count_include_pad", 0)),
+    )
 
 
 def _clip(_, inputs, low=None, high=None) -> torch.Tensor:

@@ -65,10 +65,9 @@ def round_weights(body: onnx.ModelProto, planes: np.ndarray, *, reduce_range: bo
         groups = kernel.reshape(len(moments[conv.name]), -1, int(np.prod(kernel.shape[1:]))).astype(np.float64)
         steps = scales[conv.input[1]].reshape(len(groups), -1)
         levels = weight_levels(conv, reduce_range=reduce_range)
-        rounded = np.stack([
-            round_rows(rows, step, levels, h)
-            for rows, step, h in zip(groups, steps, moments[conv.name], strict=True)
-        ])  # fmt: skip
+        rounded = np.stack(
+            [round_rows(rows, step, levels, h) for rows, step, h in zip(groups, steps, moments[conv.name], strict=True)]
+        )
         tensor = numpy_helper.from_array(rounded.reshape(kernel.shape).astype(np.float32), conv.input[1])
         weights[conv.input[1]].CopyFrom(tensor)
     return body
@@ -97,9 +96,10 @@ def correct_biases(quantized: onnx.ModelProto, body: onnx.ModelProto, planes: np
     makers = {name: node for node in quantized.graph.node for name in node.output}
     outputs = {node.name: node.output[0] for node in body.graph.node}
     layers = [
-        node for node in quantized.graph.node
+        node
+        for node in quantized.graph.node
         if node.op_type in LAYERS and len(node.input) == 3 and node.input[2] in makers  # a float bias is exact
-    ]  # fmt: skip
+    ]
     wanted = _channel_means(body, planes, [outputs[layer.name] for layer in layers])
     for layer, mean in zip(layers, wanted, strict=True):
         (now,) = _channel_means(quantized, planes, [layer.output[0]])

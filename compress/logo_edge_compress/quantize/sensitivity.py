@@ -29,9 +29,18 @@ class Layer:
 
 
 def measure_sensitivity(
-    body: Path, rounded: Path, pixels: np.ndarray, val_pixels: np.ndarray, val_targets: np.ndarray, size_px: int,
-    record: Path, *, method: str, reduce_range: bool, say: Callable[[str], None] = lambda text: None,
-) -> list[Layer]:  # fmt: skip
+    body: Path,
+    rounded: Path,
+    pixels: np.ndarray,
+    val_pixels: np.ndarray,
+    val_targets: np.ndarray,
+    size_px: int,
+    record: Path,
+    *,
+    method: str,
+    reduce_range: bool,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Layer]:
     """Every layer that has weights, in the order of the graph; its weights as in `rounded`, its inputs in U8.
 
     Each is written to the JSON file `record` as soon as it is measured, and read from there. pixels: (N, S, S, 3) uint8 of
@@ -41,9 +50,10 @@ def measure_sensitivity(
     kernels = {tensor.name: tensor for tensor in grid.graph.initializer}
     names = {tensor.name for tensor in model.graph.initializer}
     layers = [
-        node for node in model.graph.node
+        node
+        for node in model.graph.node
         if node.op_type in LEARNED and node.input[1] in names and node.name not in evidence_nodes(model)
-    ]  # fmt: skip
+    ]
     done = (
         {entry["name"]: Layer(**entry) for entry in json.loads(record.read_text())["layers"]} if record.exists() else {}
     )
@@ -58,12 +68,24 @@ def measure_sensitivity(
         alone = onnx.load(body)
         weight = next(tensor for tensor in alone.graph.initializer if tensor.name == layer.input[1])
         weight.CopyFrom(kernels[weight.name])
-        quantized = insert_qdq(alone, kernel_scales(model, reduce_range=reduce_range), pixels, method=method,
-                               reduce_range=reduce_range, only=(layer.name,), ranges=ranges)  # fmt: skip
+        quantized = insert_qdq(
+            alone,
+            kernel_scales(model, reduce_range=reduce_range),
+            pixels,
+            method=method,
+            reduce_range=reduce_range,
+            only=(layer.name,),
+            ranges=ranges,
+        )
         finish(quantized, size_px, scratch)
         logits = run_onnx(scratch, val_pixels)
-        found = Layer(layer.name, layer.op_type, int(np.prod(weight.dims)), compare_logits(parent, logits).kl_nats,
-                      float((logits.argmax(1) == val_targets).mean()))  # fmt: skip
+        found = Layer(
+            layer.name,
+            layer.op_type,
+            int(np.prod(weight.dims)),
+            compare_logits(parent, logits).kl_nats,
+            float((logits.argmax(1) == val_targets).mean()),
+        )
         done[layer.name] = found
         say(f"  {found.name}: KL {found.kl_nats:.5f} nats, {found.accuracy:.1%}")
         write_json(record, {"layers": [asdict(entry) for entry in done.values()]})
@@ -73,9 +95,19 @@ def measure_sensitivity(
 
 
 def mix_precision(
-    layers: list[Layer], body: Path, rounded: Path, pixels: np.ndarray, val_pixels: np.ndarray, size_px: int, path: Path, *,
-    method: str, reduce_range: bool, tolerance: Tolerance, most: int,
-) -> tuple[tuple[str, ...], Parity]:  # fmt: skip
+    layers: list[Layer],
+    body: Path,
+    rounded: Path,
+    pixels: np.ndarray,
+    val_pixels: np.ndarray,
+    size_px: int,
+    path: Path,
+    *,
+    method: str,
+    reduce_range: bool,
+    tolerance: Tolerance,
+    most: int,
+) -> tuple[tuple[str, ...], Parity]:
     """The INT8 body at `path` with as few of the most sensitive layers in FP32 as `tolerance` takes, their names, its parity.
 
     Their number is doubled, from none on, until the tolerance on val holds, or there are `most` of them.
@@ -87,11 +119,23 @@ def mix_precision(
     counts = [0, *(2**power for power in range(most.bit_length()) if 2**power < most), most]
     for count in counts:
         restored = tuple(order[:count])
-        quantize_body(body, rounded, pixels, size_px, path, method=method, reduce_range=reduce_range, restored=restored,
-                      ranges=ranges)  # fmt: skip
+        quantize_body(
+            body,
+            rounded,
+            pixels,
+            size_px,
+            path,
+            method=method,
+            reduce_range=reduce_range,
+            restored=restored,
+            ranges=ranges,
+        )
         parity = compare_logits(parent, run_onnx(path, val_pixels))
-        if (parity.kl_nats <= tolerance.kl_nats and parity.top1_agreement >= tolerance.top1_agreement
-                and parity.mean_difference <= tolerance.mean_difference):  # fmt: skip
+        if (
+            parity.kl_nats <= tolerance.kl_nats
+            and parity.top1_agreement >= tolerance.top1_agreement
+            and parity.mean_difference <= tolerance.mean_difference
+        ):
             break
     whole.unlink()
     ranges.unlink(missing_ok=True)

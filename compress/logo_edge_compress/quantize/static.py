@@ -50,9 +50,17 @@ def quiet_quantizer() -> Iterator[None]:
 
 
 def quantize_body(
-    body: Path, rounded: Path, pixels: np.ndarray, size_px: int, path: Path, *, method: str, reduce_range: bool,
-    restored: tuple[str, ...] = (), ranges: Path | None = None,
-) -> Path:  # fmt: skip
+    body: Path,
+    rounded: Path,
+    pixels: np.ndarray,
+    size_px: int,
+    path: Path,
+    *,
+    method: str,
+    reduce_range: bool,
+    restored: tuple[str, ...] = (),
+    ranges: Path | None = None,
+) -> Path:
     """The body of `export_body`, whose `round_body` is `rounded`, as INT8 QDQ with a uint8 front, at `path`.
 
     pixels: (N, S, S, C) uint8, the calibration images. Activations are U8, weights S8 per output channel (see
@@ -67,17 +75,31 @@ def quantize_body(
             for tensor in base.graph.initializer:
                 if tensor.name == node.input[1]:
                     tensor.CopyFrom(kernels[tensor.name])
-    quantized = insert_qdq(base, kernel_scales(model, reduce_range=reduce_range), pixels, method=method,
-                           reduce_range=reduce_range, restored=restored, ranges=ranges)  # fmt: skip
+    quantized = insert_qdq(
+        base,
+        kernel_scales(model, reduce_range=reduce_range),
+        pixels,
+        method=method,
+        reduce_range=reduce_range,
+        restored=restored,
+        ranges=ranges,
+    )
     quantized = correct_biases(quantized, model, _probes(pixels))
     finish(quantized, size_px, path)
     return path
 
 
 def insert_qdq(
-    model: onnx.ModelProto, scales: dict[str, np.ndarray], pixels: np.ndarray, *, method: str, reduce_range: bool,
-    only: tuple[str, ...] = (), restored: tuple[str, ...] = (), ranges: Path | None = None,
-) -> onnx.ModelProto:  # fmt: skip
+    model: onnx.ModelProto,
+    scales: dict[str, np.ndarray],
+    pixels: np.ndarray,
+    *,
+    method: str,
+    reduce_range: bool,
+    only: tuple[str, ...] = (),
+    restored: tuple[str, ...] = (),
+    ranges: Path | None = None,
+) -> onnx.ModelProto:
     """The body as QDQ, weights on the grids `scales` (C,) of each kernel's name; further arguments as `quantize_body`'s.
 
     `only` names the layers to quantize, left out all. Images are streamed: STRIDE of them are in memory at a time.
@@ -94,12 +116,11 @@ def insert_qdq(
             {"quant_type": QuantType.QInt8, "axis": 0, "scale": np.array(step), "zero_point": np.array(0, np.int8)}
             for step in steps
         ]
-        for name, steps in scales.items() if name in names
-    }  # fmt: skip
+        for name, steps in scales.items()
+        if name in names
+    }
     stride = min(STRIDE, len(pixels))
-    options = {
-        "CalibStridedMinMax": stride, "QuantizeBias": True, "TensorQuantOverrides": {PLANES: [exact], **weights}
-    }  # fmt: skip
+    options = {"CalibStridedMinMax": stride, "QuantizeBias": True, "TensorQuantOverrides": {PLANES: [exact], **weights}}
     types = None  # all that can be
     if any(node.op_type == "Softmax" for node in model.graph.node):  # scores of attention reach too far for 8 bits
         types, options["MatMulConstBOnly"] = list(LEARNED), True
@@ -108,11 +129,21 @@ def insert_qdq(
         source, raw = Path(folder) / "body.onnx", Path(folder) / "quantized.onnx"
         onnx.save(model, source)
         quantize_static(
-            str(source), str(raw), _Pixels(whole_strides), quant_format=QuantFormat.QDQ, per_channel=True,
-            reduce_range=reduce_range, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            calibrate_method=METHODS[method], extra_options=options, op_types_to_quantize=types,
-            nodes_to_quantize=list(only), nodes_to_exclude=list(excluded), calibration_cache_path=ranges,
-        )  # fmt: skip
+            str(source),
+            str(raw),
+            _Pixels(whole_strides),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=METHODS[method],
+            extra_options=options,
+            op_types_to_quantize=types,
+            nodes_to_quantize=list(only),
+            nodes_to_exclude=list(excluded),
+            calibration_cache_path=ranges,
+        )
         return onnx.load(raw)
 
 
@@ -127,10 +158,15 @@ def quantize_dynamically(
     with tempfile.TemporaryDirectory() as folder, quiet_quantizer():
         raw = Path(folder) / "quantized.onnx"
         quantize_dynamic(
-            str(body), str(raw), op_types_to_quantize=list(operators), per_channel=True, reduce_range=reduce_range,
-            weight_type=QuantType.QInt8, nodes_to_exclude=list(evidence_nodes(onnx.load(body))),
+            str(body),
+            str(raw),
+            op_types_to_quantize=list(operators),
+            per_channel=True,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(evidence_nodes(onnx.load(body))),
             extra_options={"MatMulConstBOnly": True},
-        )  # fmt: skip
+        )
         model = onnx.load(raw)
     finish(model, size_px, path)
     return path

@@ -50,10 +50,21 @@ from logo_edge_train.train import short_metrics, uncertainty
 
 HISTORY, DERIVED = "history.json", "derived.toml"
 SEARCHED_BY = (  # the recipe's settings that a search learns by
-    "search", "train.seed", "train.augment",
-    *(f"train.fit.{name}" for name in (
-        "max_images", "use_votes", "class_weight_power", "weight_decay", "gradient_clip", "label_smoothing")),
-)  # fmt: skip
+    "search",
+    "train.seed",
+    "train.augment",
+    *(
+        f"train.fit.{name}"
+        for name in (
+            "max_images",
+            "use_votes",
+            "class_weight_power",
+            "weight_decay",
+            "gradient_clip",
+            "label_smoothing",
+        )
+    ),
+)
 CHOICES = ("backbones", "attentions", "heads")
 WEIGHTS_PATHS, ALPHAS_PATHS = 1, 2  # backbones drawn for a step of each; two can be told apart, one cannot
 ALPHAS_BETAS = (0.5, 0.999)  # of Adam, as in DARTS
@@ -88,9 +99,14 @@ class LatencyTable:
 
 
 def search(
-    manifest_path: Path, recipe: Recipe, table: LatencyTable, folder: Path, *, device: torch.device,
+    manifest_path: Path,
+    recipe: Recipe,
+    table: LatencyTable,
+    folder: Path,
+    *,
+    device: torch.device,
     report: Callable[[dict], None],
-) -> Recipe:  # fmt: skip
+) -> Recipe:
     """The `derived_recipe` of the network that was found, also FOLDER/search/derived.toml.
 
     FOLDER/search/history.json holds every epoch: losses, shares of each option, their entropy, the expected latency,
@@ -121,9 +137,13 @@ def search(
     name, ms = architecture_name(config, chosen), table_ms(costs, chosen)
     found = _found_recipe(recipe, name, ms)
     record = {
-        "identity": asdict(identity), "chosen": found.train.teachers[-1], "table_ms": ms, "table": asdict(table),
-        "seconds": sum(epoch["seconds"] for epoch in history), "epochs": history,
-    }  # fmt: skip
+        "identity": asdict(identity),
+        "chosen": found.train.teachers[-1],
+        "table_ms": ms,
+        "table": asdict(table),
+        "seconds": sum(epoch["seconds"] for epoch in history),
+        "epochs": history,
+    }
     write_text(out / DERIVED, recipe_to_toml(found))
     plot_search(record, config.target_ms, out / "search.png")
     write_json(out / HISTORY, record)
@@ -248,9 +268,12 @@ def derived_recipe(recipe: Recipe, name: str) -> Recipe:
         train = replace(train, teachers=(network,), pretrained=pretrained)
         distill = replace(distill, students=(network,), pretrained=pretrained, epistemic="off")  # of one teacher
     return replace(
-        recipe, name=f"{recipe.name}-derived", description=f"As {recipe.name}, with {network}.", train=train,
+        recipe,
+        name=f"{recipe.name}-derived",
+        description=f"As {recipe.name}, with {network}.",
+        train=train,
         distill=distill,
-    )  # fmt: skip
+    )
 
 
 def halve(rows: list[LogoRow], seed: int) -> tuple[list[LogoRow], list[LogoRow]]:
@@ -298,9 +321,15 @@ def plot_search(record: dict, target_ms: float, path: Path) -> None:
 
 
 def _run_epochs(
-    manifest: Manifest, recipe: Recipe, table: LatencyTable, state: Path, identity: Identity, *, device: torch.device,
+    manifest: Manifest,
+    recipe: Recipe,
+    table: LatencyTable,
+    state: Path,
+    identity: Identity,
+    *,
+    device: torch.device,
     report: Callable[[dict], None],
-) -> list[dict]:  # fmt: skip
+) -> list[dict]:
     """One record per epoch, until the last or until the choice has stood for `patience` epochs."""
     costs = table.costs(recipe.search)
     config, train, seed, renders = recipe.search, recipe.train, recipe.train.seed, renders_folder()
@@ -355,10 +384,23 @@ def _run_epochs(
             losses = learner.take_step(lesson, exam, epoch, epoch + step / steps)
             for key, value in losses.items():
                 sums[key] = sums.get(key, 0.0) + value / steps
-            pace = {"images_per_s": round((step + 1) * batch_size / (time.perf_counter() - start), 1),
-                    "learning_rate": optimizers["weights"].param_groups[0]["lr"]}  # fmt: skip
-            report({"kind": "step", "name": name, "epoch": epoch + 1, "epochs": config.epochs, "step": step + 1,
-                    "steps": steps, "losses": list(losses), **losses, **pace})  # fmt: skip
+            pace = {
+                "images_per_s": round((step + 1) * batch_size / (time.perf_counter() - start), 1),
+                "learning_rate": optimizers["weights"].param_groups[0]["lr"],
+            }
+            report(
+                {
+                    "kind": "step",
+                    "name": name,
+                    "epoch": epoch + 1,
+                    "epochs": config.epochs,
+                    "step": step + 1,
+                    "steps": steps,
+                    "losses": list(losses),
+                    **losses,
+                    **pace,
+                }
+            )
         record = {**sums, "epoch": epoch + 1, **_describe_shares(supernet, costs, config, history), **pace}
         logits = predict_logits(supernet, val, device)
         record |= short_metrics(logits, val.hard_targets, val.sure) | uncertainty(logits, val.hard_targets, val.classes)
@@ -376,9 +418,13 @@ class _Learner:
     """The two levels of the search: a step of the architecture on one half of the logos, one of the weights on the other."""
 
     def __init__(
-        self, supernet: Supernet, optimizers: dict[str, torch.optim.Optimizer], costs: list[np.ndarray],
-        recipe: Recipe, device: torch.device,
-    ):  # fmt: skip
+        self,
+        supernet: Supernet,
+        optimizers: dict[str, torch.optim.Optimizer],
+        costs: list[np.ndarray],
+        recipe: Recipe,
+        device: torch.device,
+    ):
         self.supernet, self.optimizers, self.config, self.device = supernet, optimizers, recipe.search, device
         self.costs = [torch.tensor(cost, dtype=torch.float32, device=device) for cost in costs]
         self.gradient_clip = recipe.train.fit.gradient_clip
@@ -448,9 +494,12 @@ def _describe_shares(supernet: Supernet, costs: list[np.ndarray], config: Search
         stable = history[-1]["stable_epochs"] + 1 if before == supernet.chosen else 0
     expected = expected_ms(shares, [torch.from_numpy(cost) for cost in costs])
     return {
-        "shares": named, "choice_entropy": float(mean_entropy(shares)), "expected_ms": float(expected),
-        "chosen_ms": table_ms(costs, supernet.chosen), "stable_epochs": stable,
-    }  # fmt: skip
+        "shares": named,
+        "choice_entropy": float(mean_entropy(shares)),
+        "expected_ms": float(expected),
+        "chosen_ms": table_ms(costs, supernet.chosen),
+        "stable_epochs": stable,
+    }
 
 
 def _batches(dataset: LogoDataset, batch_size: int, steps: int, epoch: int, seed: int, device: torch.device):
@@ -458,9 +507,12 @@ def _batches(dataset: LogoDataset, batch_size: int, steps: int, epoch: int, seed
     order = np.random.default_rng((seed, epoch)).permutation(len(dataset))[: steps * batch_size]
     first = epoch * len(dataset) if dataset.augmentation else 0
     loader = DataLoader(
-        dataset, batch_size, sampler=(first + order).tolist(), pin_memory=device.type == "cuda",
+        dataset,
+        batch_size,
+        sampler=(first + order).tolist(),
+        pin_memory=device.type == "cuda",
         num_workers=count_cores() // 2 if device.type == "cuda" else 0,
-    )  # fmt: skip
+    )
     for batch in loader:
         yield [tensor.to(device, non_blocking=True) for tensor in batch]
 

@@ -24,10 +24,7 @@ class Supernet(nn.Module):
         super().__init__()
         bodies = [
             build_body(
-                name,
-                classes,
-                size_px=config.size_px,
-                pretrained=config.pretrained and has_imagenet_weights(name),
+                name, classes, size_px=config.size_px, pretrained=config.pretrained and has_imagenet_weights(name)
             )
             for name in config.backbones
         ]

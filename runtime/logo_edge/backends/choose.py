@@ -120,8 +120,12 @@ class OpenVino:
             import openvino
         except ImportError as error:
             raise MissingExtraError("openvino", "openvino") from error
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": resources.threads,
-                    "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}  # fmt: skip
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": resources.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
+        }
         core = openvino.Core()
         try:
             network = core.read_model(io.BytesIO(model.data), io.BytesIO(model.weights))
@@ -246,8 +250,11 @@ class PerProcess:
 
 
 BACKENDS: dict[str, Callable[[ModelFile, Resources], Backend]] = {
-    "onnxruntime": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRT, "torchscript": TorchScript,
-}  # fmt: skip
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+    "tensorrt": TensorRT,
+    "torchscript": TorchScript,
+}
 NOT_AFTER_FORK = ("tensorrt", "torchscript")  # CUDA and PyTorch's OpenMP threads, which the whole process shares
 OWN_GRAPH = ("onnxruntime", "openvino")  # those that read the bundle's own model file
 LIBRARIES = {"openvino": "openvino", "tensorrt": "tensorrt", "torchscript": "torch"}  # the others' packages, by extra

@@ -26,10 +26,12 @@ class Ensemble:
         for member in self.members:
             if member.size_px not in by_size:
                 by_size[member.size_px] = reduce_pixels(pixels, member.size_px)
-        logits = np.stack([
-            backend.run(by_size[member.size_px], [self.output_name])[0]
-            for member, backend in zip(self.members, self.backends, strict=True)
-        ])  # fmt: skip
+        logits = np.stack(
+            [
+                backend.run(by_size[member.size_px], [self.output_name])[0]
+                for member, backend in zip(self.members, self.backends, strict=True)
+            ]
+        )
         made = {self.output_name: pool_logits(logits, self.weights)}
         if EPISTEMIC in names:
             made[EPISTEMIC] = mutual_information(logits, self.weights)

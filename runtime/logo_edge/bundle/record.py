@@ -190,12 +190,18 @@ def record_bytes(bundle: Bundle) -> bytes:
     """The content of the bundle's bundle.json."""
     contract = asdict(bundle.input)
     record = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "name": bundle.name, "labels": list(bundle.labels),
-        "model": asdict(bundle.model), "input": {"layout": "NHWC", "dtype": "uint8", "colour": "RGB", **contract},
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": bundle.name,
+        "labels": list(bundle.labels),
+        "model": asdict(bundle.model),
+        "input": {"layout": "NHWC", "dtype": "uint8", "colour": "RGB", **contract},
         "calibration": asdict(bundle.calibration),
         "files": {name: asdict(entry) for name, entry in sorted(bundle.files.items())},
-        "provenance": bundle.provenance, "metrics": bundle.metrics, "reference": bundle.reference,
-    }  # fmt: skip
+        "provenance": bundle.provenance,
+        "metrics": bundle.metrics,
+        "reference": bundle.reference,
+    }
     if bundle.members:
         record["members"] = [asdict(member) for member in bundle.members]
     return json_text(record).encode()

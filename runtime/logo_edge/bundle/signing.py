@@ -43,9 +43,12 @@ def make_keys(name: Path) -> tuple[Path, Path]:
         with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
             try:
                 file.write(pem)
-                write_file(public, key.public_key().public_bytes(
-                    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-                ))  # fmt: skip
+                write_file(
+                    public,
+                    key.public_key().public_bytes(
+                        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+                    ),
+                )
             except OSError:  # half a pair would stand in the way of the next
                 private.unlink()
                 raise
@@ -62,8 +65,11 @@ def sign_record(record: Path, private_key: str | os.PathLike) -> Path:
     The caller has read the bundle, so that nothing damaged is signed. Raises LogoEdgeError for a key that is none.
     """
     key = _parse_key(private_key, _read_pem(private_key, "private"), "private")
-    content = {"algorithm": ALGORITHM, "key": fingerprint(key.public_key()),
-               "signature": base64.b64encode(key.sign(record.read_bytes())).decode()}  # fmt: skip
+    content = {
+        "algorithm": ALGORITHM,
+        "key": fingerprint(key.public_key()),
+        "signature": base64.b64encode(key.sign(record.read_bytes())).decode(),
+    }
     path = record.with_name(SIGNATURE)
     write_file(path, json_text(content))
     return path

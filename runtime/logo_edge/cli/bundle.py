@@ -21,8 +21,12 @@ monitor = typer.Typer(rich_markup_mode=None, add_completion=False)
 keygen = typer.Typer(rich_markup_mode=None, add_completion=False)
 sign = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-BUNDLE_OPTION = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default.")  # fmt: skip
-PUBLIC_KEY_OPTION = typer.Option(None, "--public-key", metavar="PEM", help="Load the bundle only if this key's owner signed it (extra sign).")  # fmt: skip
+BUNDLE_OPTION = typer.Option(
+    None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."
+)
+PUBLIC_KEY_OPTION = typer.Option(
+    None, "--public-key", metavar="PEM", help="Load the bundle only if this key's owner signed it (extra sign)."
+)
 
 
 @classify.command(
@@ -44,7 +48,10 @@ def classify_command(
     as_json: bool = typer.Option(False, "--json", help="One JSON array."),
     as_jsonl: bool = typer.Option(False, "--jsonl", help="One JSON object a line, as soon as it is known."),
     out: Path | None = typer.Option(
-        None, "--out", "-o", metavar="FILE",
+        None,
+        "--out",
+        "-o",
+        metavar="FILE",
         help="Write a table: .csv, .jsonl or .parquet (extra parquet), with progress. FILE.part holds what is done.",
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace an --out that is there."),
@@ -60,18 +67,26 @@ def classify_command(
         False, "--explain", help="Leave beside each image a heat map, IMAGE.explain.png: red speaks for the best guess."
     ),
     backend: str = typer.Option(
-        "onnxruntime", "--backend",
+        "onnxruntime",
+        "--backend",
         help="onnxruntime, openvino, tensorrt, torchscript, or auto: the fastest here, measured once and remembered.",
     ),
     artifact: Path | None = typer.Option(
-        None, "--artifact", metavar="FILE", help="Run this file of `logo-edge export` instead of the bundle's own graph."
+        None,
+        "--artifact",
+        metavar="FILE",
+        help="Run this file of `logo-edge export` instead of the bundle's own graph.",
     ),
     threads: int = typer.Option(1, "--threads", min=1, help="CPU threads of one forward pass."),
     workers: int | None = typer.Option(
-        None, "--workers", min=1, help="Threads that decode and classify a batch each; left out: one a core for many images."
+        None,
+        "--workers",
+        min=1,
+        help="Threads that decode and classify a batch each; left out: one a core for many images.",
     ),
     engine: str = typer.Option(
-        LOCAL, "--engine",
+        LOCAL,
+        "--engine",
         help="local, or ray: --out by a Ray cluster (extra scale), that of RAY_ADDRESS or one started here.",
     ),
     cores: str | None = typer.Option(None, "--cores", metavar="0,2-3", help="The CPU cores to run on (Linux)."),
@@ -85,7 +100,7 @@ def classify_command(
     enrolled: Path | None = typer.Option(
         None, "--enrolled", metavar="FILE", help="Name the classes of `logo-edge enroll` too, beside the bundle's own."
     ),
-) -> None:  # fmt: skip
+) -> None:
     """Exit status: 0 all classified, 1 some inputs failed, 2 wrong usage."""
     if as_json + as_jsonl + (out is not None) > 1:
         raise typer.BadParameter("--json, --jsonl and --out exclude each other")
@@ -98,11 +113,28 @@ def classify_command(
             f"--engine {engine} goes with --out, without --artifact, --cores, --log and --enrolled"
         )
     options = Options(
-        tuple(paths), bundle=bundle, json=as_json, jsonl=as_jsonl, mode=mode, threshold=threshold, coverage=coverage,
-        top_k=top_k, explain=explain, out=out, overwrite=overwrite, backend=backend, artifact=artifact, threads=threads,
-        cores=parse_cores(cores), spinning=spinning, workers=workers, engine=engine, public_key=public_key, log=log,
+        tuple(paths),
+        bundle=bundle,
+        json=as_json,
+        jsonl=as_jsonl,
+        mode=mode,
+        threshold=threshold,
+        coverage=coverage,
+        top_k=top_k,
+        explain=explain,
+        out=out,
+        overwrite=overwrite,
+        backend=backend,
+        artifact=artifact,
+        threads=threads,
+        cores=parse_cores(cores),
+        spinning=spinning,
+        workers=workers,
+        engine=engine,
+        public_key=public_key,
+        log=log,
         enrolled=enrolled,
-    )  # fmt: skip
+    )
     if failed := run(options):
         raise typer.Exit(failed)
 

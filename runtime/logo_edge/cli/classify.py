@@ -78,10 +78,19 @@ def run(options: Options) -> int:
     paths = [path for path in options.paths if _is_there(path)]
     with on_cores(options.cores):
         classifier = Classifier.load(
-            options.bundle, mode=options.mode, threshold=options.threshold, coverage=options.coverage,
-            backend=options.backend, artifact=options.artifact, threads=options.threads, cores=options.cores,
-            spinning=options.spinning, public_key=options.public_key, log=options.log, enrolled=options.enrolled,
-        )  # fmt: skip
+            options.bundle,
+            mode=options.mode,
+            threshold=options.threshold,
+            coverage=options.coverage,
+            backend=options.backend,
+            artifact=options.artifact,
+            threads=options.threads,
+            cores=options.cores,
+            spinning=options.spinning,
+            public_key=options.public_key,
+            log=options.log,
+            enrolled=options.enrolled,
+        )
         gc.enable()
         images = find_images(paths)
         first = list(islice(images, PEEKED))
@@ -132,8 +141,14 @@ def _make_table(classifier: Classifier, paths: list[str], options: Options, work
             if options.engine == RAY:
                 from logo_edge.scale.ray import classify_on_cluster
 
-                chosen = {"mode": options.mode, "threshold": options.threshold, "coverage": options.coverage,
-                          "backend": options.backend, "threads": options.threads, "spinning": options.spinning}  # fmt: skip
+                chosen = {
+                    "mode": options.mode,
+                    "threshold": options.threshold,
+                    "coverage": options.coverage,
+                    "backend": options.backend,
+                    "threads": options.threads,
+                    "spinning": options.spinning,
+                }
                 classify_on_cluster(
                     classifier.bundle, chosen, find_images(paths), journal, workers=options.workers, progress=progress
                 )

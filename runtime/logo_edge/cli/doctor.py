@@ -49,13 +49,17 @@ def examine(bundle: Bundle) -> dict:
     facts = {
         "machine": {name: machine[name] for name in ("system", "machine", "cpu", "isa")},
         "limits": limits(),
-        "versions": {"logo-edge": __version__, **{name: machine[name] for name in ("python", "numpy", "pillow")}, **versions},
+        "versions": {
+            "logo-edge": __version__,
+            **{name: machine[name] for name in ("python", "numpy", "pillow")},
+            **versions,
+        },
         "preprocessing": "preprocess.c" if LIBRARY else "Pillow",
         "faults": [f"onnxruntime {versions['onnxruntime']} {fault.symptom} ({fault.source})" for fault in faults],
         "bundle": str(bundle.folder),
         "backends": backends,
         "cache": cache,
-    }  # fmt: skip
+    }
     advice = [fault.cure for fault in faults]
     if any(result["error"] for result in backends.values()):
         advice.append("do not use a backend that fails; try another release of its library, and report it")
@@ -102,17 +106,30 @@ def _lines(findings: dict) -> list[str]:
     rows = [
         ("machine", f"{machine['system']} {machine['machine']}, {machine['cpu'] or 'processor not named'}"),
         ("instruction sets", ", ".join(machine["isa"]) or "not told"),
-        ("cores", f"{limit['cores']} of {limit['cores_of_machine']} (cpuset {limit['cpuset']})"
-                  + ("" if limit["cpu_quota"] is None else f", time of {limit['cpu_quota']:g} by cgroup")),
+        (
+            "cores",
+            f"{limit['cores']} of {limit['cores_of_machine']} (cpuset {limit['cpuset']})"
+            + ("" if limit["cpu_quota"] is None else f", time of {limit['cpu_quota']:g} by cgroup"),
+        ),
         ("memory limit", "none" if limit["memory_mb"] is None else f"{limit['memory_mb']:.0f} MB by cgroup"),
         ("versions", ", ".join(f"{name} {version}" for name, version in findings["versions"].items())),
         ("preprocessing", findings["preprocessing"]),
         ("bundle", findings["bundle"]),
-        *((name, f"gives all {result['vectors']} golden vectors" + ("" if result["kleidiai"] else ", without KleidiAI")
-           if result["passes"] else f"FAILS: {result['error']}") for name, result in findings["backends"].items()),
-        ("cache", f"{findings['cache']['folder'] or 'no home folder'}{'' if findings['cache']['writable'] else ', cannot be written'}"),
+        *(
+            (
+                name,
+                f"gives all {result['vectors']} golden vectors" + ("" if result["kleidiai"] else ", without KleidiAI")
+                if result["passes"]
+                else f"FAILS: {result['error']}",
+            )
+            for name, result in findings["backends"].items()
+        ),
+        (
+            "cache",
+            f"{findings['cache']['folder'] or 'no home folder'}{'' if findings['cache']['writable'] else ', cannot be written'}",
+        ),
         *(("known fault", fault) for fault in findings["faults"]),
         *(("advice", sentence) for sentence in findings["advice"]),
         ("result", "healthy" if findings["healthy"] else "something failed"),
-    ]  # fmt: skip
+    ]
     return [f"{name:>16}  {text}" for name, text in rows]

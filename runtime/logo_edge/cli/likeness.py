@@ -60,11 +60,14 @@ def enroll_command(
     listed: bool = typer.Option(False, "--list", help="Show the classes that are enrolled."),
     remove: str | None = typer.Option(None, "--remove", metavar="NAME", help="Forget a class."),
     false_accepts: float | None = typer.Option(
-        None, "--false-accepts", min=0.0, max=1.0,
+        None,
+        "--false-accepts",
+        min=0.0,
+        max=1.0,
         help=f"The share of logos of no class that may be taken for one, of all classes together; {FALSE_ACCEPTS:g} at first.",
     ),
     as_json: bool = JSON_OPTION,
-) -> None:  # fmt: skip
+) -> None:
     """Exit status: 0 done, 2 refused: nothing was changed."""
     if (name is not None) + listed + (remove is not None) != 1 or bool(name) != bool(images):
         raise typer.BadParameter("give NAME and IMAGE..., or --list, or --remove NAME")
@@ -98,14 +101,27 @@ def enroll_command(
         for line in changed:
             typer.echo(printable(line))
     rows = [
-        {"class": known, "images": len(samples), "found_when_left_out": enrolment.left_out(known)[0] if len(samples) > 1 else None}
+        {
+            "class": known,
+            "images": len(samples),
+            "found_when_left_out": enrolment.left_out(known)[0] if len(samples) > 1 else None,
+        }
         for known, samples in enrolment.classes.items()
-    ]  # fmt: skip
+    ]
     threshold = enrolment.threshold if enrolment.classes else None
     if as_json:
-        typer.echo(json_text(
-            {"file": shown(str(file)), "classes": rows, "false_accepts": enrolment.false_accepts, "threshold": threshold}, indent=None
-        ), nl=False)  # fmt: skip
+        typer.echo(
+            json_text(
+                {
+                    "file": shown(str(file)),
+                    "classes": rows,
+                    "false_accepts": enrolment.false_accepts,
+                    "threshold": threshold,
+                },
+                indent=None,
+            ),
+            nl=False,
+        )
         return
     width = max((len(row["class"]) for row in rows), default=0)
     for row in rows:

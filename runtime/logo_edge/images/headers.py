@@ -19,10 +19,23 @@ from dataclasses import dataclass
 from logo_edge.errors import ImageError
 
 PNG, CODESTREAM = b"\x89PNG\r\n\x1a\n", b"\xff\x4f\xff\x51"
-TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">",  # the last two are BigTIFF
-        b"II\0*": "<", b"MM*\0": ">"}  # wrong, and Pillow reads them all the same  # fmt: skip
-KINDS = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"\0\0\1\0": "ICO", CODESTREAM: "JPEG2000",
-         b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000", **dict.fromkeys(TIFF, "TIFF")}  # fmt: skip
+TIFF = {
+    b"II*\0": "<",
+    b"MM\0*": ">",
+    b"II+\0": "<",
+    b"MM\0+": ">",  # the last two are BigTIFF
+    b"II\0*": "<",
+    b"MM*\0": ">",
+}  # wrong, and Pillow reads them all the same
+KINDS = {
+    PNG: "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"\0\0\1\0": "ICO",
+    CODESTREAM: "JPEG2000",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
+    **dict.fromkeys(TIFF, "TIFF"),
+}
 CHUNK_HEAD = struct.Struct(">I4s")  # of PNG
 DRAWN_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"))
 MOVING_CHUNKS = {b"acTL": 8, b"fcTL": 26, b"fdAT": 4}  # the least bytes of content
@@ -37,8 +50,42 @@ FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), 
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 ORIENTATION = 0x0112
-DRAWN_TAGS = frozenset((254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325,
-                        332, 334, 338, 339, 347, *range(512, 522), 529, 530, 531, 532, 50674))  # fmt: skip
+DRAWN_TAGS = frozenset(
+    (
+        254,
+        255,
+        256,
+        257,
+        258,
+        259,
+        262,
+        266,
+        273,
+        277,
+        278,
+        279,
+        284,
+        292,
+        293,
+        317,
+        320,
+        322,
+        323,
+        324,
+        325,
+        332,
+        334,
+        338,
+        339,
+        347,
+        *range(512, 522),
+        529,
+        530,
+        531,
+        532,
+        50674,
+    )
+)
 MOST_PARTS = 100_000  # chunks, segments or blocks: more are made to waste time
 MOST_GIF_BLOCKS = 1_000_000  # of up to 255 bytes
 MOST_TEXT_BYTES = 1 << 20  # of metadata, unpacked
@@ -118,7 +165,9 @@ def _read_png(data: bytes) -> ImageFile:
         length, kind = CHUNK_HEAD.unpack_from(data, position)
         end = position + 12 + length
         if kind == b"CgBI":
-            raise ImageError("a PNG in Apple's variant for iPhones (CgBI), which is not read; restore it with `xcrun pngcrush -revert-iphone-optimizations IN OUT`")  # fmt: skip
+            raise ImageError(
+                "a PNG in Apple's variant for iPhones (CgBI), which is not read; restore it with `xcrun pngcrush -revert-iphone-optimizations IN OUT`"
+            )
         if kind in DRAWN_CHUNKS or not kind[0] & 0x20:
             kept.append((kind, data[position:end]))
         elif kind in METADATA_CHUNKS and len(orientations) < MOST_METADATA:
@@ -188,9 +237,13 @@ def _read_jpeg(data: bytes) -> ImageFile:
         if kind == 0xDA:
             kept.append(data[start - 2 :])
             return ImageFile(
-                "JPEG", b"".join(kept), orientation=by_exif or by_xmp or 1, scans=data.count(b"\xff\xda", start - 2),
-                in_one_scan=data[start + 2] >= components, is_arithmetic=is_arithmetic,
-            )  # fmt: skip
+                "JPEG",
+                b"".join(kept),
+                orientation=by_exif or by_xmp or 1,
+                scans=data.count(b"\xff\xda", start - 2),
+                in_one_scan=data[start + 2] >= components,
+                is_arithmetic=is_arithmetic,
+            )
         if kind in DRAWN_SEGMENTS or kind in FRAMES or end - start >= COLOUR_SEGMENTS.get(kind, math.inf):
             kept.append(data[start - 2 : end])
         if kind in FRAMES:

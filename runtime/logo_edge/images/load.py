@@ -69,9 +69,15 @@ PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 ARITHMETIC = 6  # times the cost of Huffman's code
 MOST_FRAMES = 100  # of an animation, of which the first with anything in it is taken
 MAX_FILE_BYTES = 256 * 1024 * 1024
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_90}  # fmt: skip
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 DEPTHS = (8, 10, 12, 14, 16)  # bits that samples of 16 bits may use
 FULL_SCALES = (1.0, *(2.0**depth - 1 for depth in DEPTHS))  # of floats: values up to one of these
 OVERSHOOT = 1.25  # of floats beyond their full scale, as resampling leaves it

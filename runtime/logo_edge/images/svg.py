@@ -132,8 +132,10 @@ class Renderer:
                 program = Path(__file__).with_name("svg_child.py")
                 self._child = subprocess.Popen(
                     [sys.executable, "-P", str(program), str(RENDER_PX), str(self._limit_s)],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                )
                 self._exchange(b"", False)  # which says that it has started: the time of that is not the drawing's
             answer = self._exchange(data, has_text)
             if answer is None:

@@ -80,10 +80,12 @@ class Enrolment:
         return [
             Match(
                 names[index] if row[index] >= self.threshold else None,  # NaN gets no label
-                names[index], float(row[index]), float(share[index]),
+                names[index],
+                float(row[index]),
+                float(share[index]),
             )
             for index, row, share in zip(best, similarities, shares, strict=True)
-        ]  # fmt: skip
+        ]
 
     def left_out(self, name: str) -> tuple[int, int]:
         """How many of a class's images are still found as it when they are left out, each in turn, and of how many.
@@ -247,13 +249,18 @@ def open_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:
 def _record(enrolment: Enrolment) -> dict:
     """The content of the file, but for its own hash."""
     return {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "bundle": enrolment.identity,
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "bundle": enrolment.identity,
         "false_accepts": enrolment.false_accepts,
         "classes": {
-            name: [{"sha256": sample.sha256, "whole": _encode(sample.whole), "shown": _encode(sample.shown)} for sample in samples]
+            name: [
+                {"sha256": sample.sha256, "whole": _encode(sample.whole), "shown": _encode(sample.shown)}
+                for sample in samples
+            ]
             for name, samples in enrolment.classes.items()
         },
-    }  # fmt: skip
+    }
 
 
 def _parse_classes(record: dict, fresh: Enrolment, labels: Sequence[str]) -> Enrolment:

@@ -49,9 +49,14 @@ class Worker:
 
 
 def classify_on_cluster(
-    bundle: Bundle, options: dict, names: Iterable[str], journal: Journal, *, workers: int | None = None,
+    bundle: Bundle,
+    options: dict,
+    names: Iterable[str],
+    journal: Journal,
+    *,
+    workers: int | None = None,
     progress: Progress | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """As `folders.classify_folder`, by `workers` processes of a Ray cluster, as many as it has cores where left out.
 
     `options` are those of `Classifier.load` there. The paths that the journal does not hold are all in memory here, the
@@ -71,7 +76,9 @@ def classify_on_cluster(
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise LogoEdgeError(f"{os.environ.get(ADDRESS, 'this machine')}: no Ray cluster there ({error}); start it with `ray start`, or unset {ADDRESS}") from error  # fmt: skip
+        raise LogoEdgeError(
+            f"{os.environ.get(ADDRESS, 'this machine')}: no Ray cluster there ({error}); start it with `ray start`, or unset {ADDRESS}"
+        ) from error
     try:
         context = DataContext.get_current()
         context.enable_progress_bars = False
@@ -81,9 +88,12 @@ def classify_on_cluster(
         blocks = [table.slice(start, block) for start in range(0, len(missing), block)]
         # Not a repartition by Ray: it would wait for a core, which the workers have.
         rows = from_arrow(blocks).map_batches(
-            Worker, batch_size=BATCH, compute=ActorPoolStrategy(size=size), num_cpus=1,
+            Worker,
+            batch_size=BATCH,
+            compute=ActorPoolStrategy(size=size),
+            num_cpus=1,
             fn_constructor_args=(_files(bundle), bundle.public_key, options),
-        )  # fmt: skip
+        )
         seen = np.zeros(len(missing), bool)
         for batch in rows.iter_batches(batch_size=None):
             fresh = ~seen[batch["index"]]

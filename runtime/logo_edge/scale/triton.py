@@ -99,18 +99,26 @@ class Serving:
     """
 )
 def export_triton_command(
-    bundle: str | None = typer.Option(None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."),
+    bundle: str | None = typer.Option(
+        None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."
+    ),
     public_key: Path | None = PUBLIC_KEY_OPTION,
-    out: Path = typer.Option(Path("models"), "--out", metavar="DIR", help="The model repository; others' models in it stay."),
+    out: Path = typer.Option(
+        Path("models"), "--out", metavar="DIR", help="The model repository; others' models in it stay."
+    ),
     name: str = typer.Option("logo_edge", "--name", help="The ensemble's name: letters, digits, _ and -."),
     mode: Mode = typer.Option(Mode.BALANCED, "--mode", help="How sure it must be to give a label."),
-    threshold: float | None = typer.Option(None, "--threshold", min=0, max=1, help="The least confidence for a label, instead of the mode's."),
+    threshold: float | None = typer.Option(
+        None, "--threshold", min=0, max=1, help="The least confidence for a label, instead of the mode's."
+    ),
     max_batch: int = typer.Option(32, "--max-batch", min=1, help="The most images of one pass."),
-    queue_delay_us: int = typer.Option(500, "--queue-delay-us", min=0, help="How long a request waits for others, in microseconds."),
+    queue_delay_us: int = typer.Option(
+        500, "--queue-delay-us", min=0, help="How long a request waits for others, in microseconds."
+    ),
     instances: int = typer.Option(1, "--instances", min=1, help="Copies of each model that run at once."),
     threads: int = typer.Option(1, "--threads", min=1, help="CPU threads of one pass."),
     device: str = typer.Option("cpu", "--device", help="cpu, or gpu for the network alone."),
-) -> None:  # fmt: skip
+) -> None:
     """Exit status: 0 written and verified, 2 refused or wrong usage."""
     if device not in ("cpu", "gpu"):
         raise typer.BadParameter(f"--device {device}: expected cpu or gpu")
@@ -197,9 +205,15 @@ def decision_graph(classifier: Classifier):
 def configurations(bundle: Bundle, name: str, serving: Serving) -> dict[str, str]:
     """The config.pbtxt of every model of the repository, by its name; the ensemble's stands last."""
     size, channels, classes, model = bundle.input.size_px, bundle.input.channels, len(bundle.labels), bundle.model
-    decision = [("label", "STRING", [1]), ("best_guess", "STRING", [1]), ("confidence", "FP32", [1]),
-                ("probabilities", "FP32", [classes]), ("logo_score", "FP32", [1]), ("is_logo", "BOOL", [1]),
-                ("reason", "STRING", [1])]  # fmt: skip
+    decision = [
+        ("label", "STRING", [1]),
+        ("best_guess", "STRING", [1]),
+        ("confidence", "FP32", [1]),
+        ("probabilities", "FP32", [classes]),
+        ("logo_score", "FP32", [1]),
+        ("is_logo", "BOOL", [1]),
+        ("reason", "STRING", [1]),
+    ]
     batching = [f"dynamic_batching {{ max_queue_delay_microseconds: {serving.queue_delay_us} }}"]
     names = {part: f"{name}_{part}" for part in PARTS}
     steps = [
@@ -212,30 +226,52 @@ def configurations(bundle: Bundle, name: str, serving: Serving) -> dict[str, str
     image = [("image", "UINT8", [-1, -1, 4])]
     return {
         names["preprocess"]: _config(
-            names["preprocess"], 0, image, [("pixels", "UINT8", [1, size, size, channels]), ("is_blank", "BOOL", [1, 1])], _on_cpu(serving),
+            names["preprocess"],
+            0,
+            image,
+            [("pixels", "UINT8", [1, size, size, channels]), ("is_blank", "BOOL", [1, 1])],
+            _on_cpu(serving),
         ),
         names["network"]: _config(
-            names["network"], serving.max_batch, [(model.input_name, "UINT8", [size, size, channels])],
-            [(model.output_name, "FP32", [classes])], batching + _on_device(serving),
+            names["network"],
+            serving.max_batch,
+            [(model.input_name, "UINT8", [size, size, channels])],
+            [(model.output_name, "FP32", [classes])],
+            batching + _on_device(serving),
         ),
         names["decision"]: _config(
-            names["decision"], serving.max_batch, [("logits", "FP32", [classes]), ("is_blank", "BOOL", [1])], decision, _on_cpu(serving)
+            names["decision"],
+            serving.max_batch,
+            [("logits", "FP32", [classes]), ("is_blank", "BOOL", [1])],
+            decision,
+            _on_cpu(serving),
         ),
         name: _config(
-            name, 0, image, [(output, kind, [1, *dims]) for output, kind, dims in decision],
-            [f"ensemble_scheduling {{ step [ {', '.join(steps)} ] }}"], platform='platform: "ensemble"',
+            name,
+            0,
+            image,
+            [(output, kind, [1, *dims]) for output, kind, dims in decision],
+            [f"ensemble_scheduling {{ step [ {', '.join(steps)} ] }}"],
+            platform='platform: "ensemble"',
         ),
-    }  # fmt: skip
+    }
 
 
-def _config(name: str, max_batch: int, inputs: list, outputs: list, more: list[str], platform='backend: "onnxruntime"') -> str:  # fmt: skip
+def _config(
+    name: str, max_batch: int, inputs: list, outputs: list, more: list[str], platform='backend: "onnxruntime"'
+) -> str:
     tensors = [
-        f'{{ name: {json.dumps(tensor)} data_type: TYPE_{kind} dims: {dims} }}' for tensor, kind, dims in inputs + outputs
-    ]  # fmt: skip
+        f"{{ name: {json.dumps(tensor)} data_type: TYPE_{kind} dims: {dims} }}"
+        for tensor, kind, dims in inputs + outputs
+    ]
     lines = [
-        f'name: "{name}"', platform, f"max_batch_size: {max_batch}", f"input [ {', '.join(tensors[: len(inputs)])} ]",
-        f"output [ {', '.join(tensors[len(inputs) :])} ]", *more,
-    ]  # fmt: skip
+        f'name: "{name}"',
+        platform,
+        f"max_batch_size: {max_batch}",
+        f"input [ {', '.join(tensors[: len(inputs)])} ]",
+        f"output [ {', '.join(tensors[len(inputs) :])} ]",
+        *more,
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -95,21 +95,35 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.requests = Counter("logo_edge_requests", "Answered requests.", ["path", "status"], registry=registry)
         self.seconds = Histogram(
-            "logo_edge_request_seconds", "From a request's head to the end of its answer.", ["path"], buckets=SECONDS, registry=registry,
-        )  # fmt: skip
+            "logo_edge_request_seconds",
+            "From a request's head to the end of its answer.",
+            ["path"],
+            buckets=SECONDS,
+            registry=registry,
+        )
         self.in_flight = Gauge("logo_edge_requests_in_flight", "Classify requests being answered.", registry=registry)
         self.arriving = Gauge("logo_edge_bodies_arriving", "Bodies that are not there yet.", registry=registry)
         self.log_failures = Gauge(
             "logo_edge_log_failures", "Predictions that --log could not write.", registry=registry
         )
         self.images = Counter(
-            "logo_edge_images", "Images by outcome: labelled (as label), abstained (for a reason) or unreadable.",
-            ["outcome", "label", "reason"], registry=registry,
-        )  # fmt: skip
-        self.batches = Histogram("logo_edge_batch_size", "Images of a forward pass.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry)  # fmt: skip
-        self.decode = Histogram("logo_edge_decode_seconds", "Decoding and preprocessing of an image.", buckets=SECONDS, registry=registry)  # fmt: skip
-        self.forward = Histogram("logo_edge_forward_seconds", "A forward pass and its decisions.", buckets=SECONDS, registry=registry)  # fmt: skip
-        Gauge("logo_edge_bundle", "The bundle that answers.", ["name", "version"], registry=registry).labels(bundle, __version__).set(1)  # fmt: skip
+            "logo_edge_images",
+            "Images by outcome: labelled (as label), abstained (for a reason) or unreadable.",
+            ["outcome", "label", "reason"],
+            registry=registry,
+        )
+        self.batches = Histogram(
+            "logo_edge_batch_size", "Images of a forward pass.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        )
+        self.decode = Histogram(
+            "logo_edge_decode_seconds", "Decoding and preprocessing of an image.", buckets=SECONDS, registry=registry
+        )
+        self.forward = Histogram(
+            "logo_edge_forward_seconds", "A forward pass and its decisions.", buckets=SECONDS, registry=registry
+        )
+        Gauge("logo_edge_bundle", "The bundle that answers.", ["name", "version"], registry=registry).labels(
+            bundle, __version__
+        ).set(1)
         for label in labels:
             self.images.labels(LABELLED, label, "")
         for reason in Rejection:
@@ -171,8 +185,12 @@ class Batcher:
 
 
 def create_app(
-    classifier: Classifier, limits: Limits | None = None, *, token: str | None = None, log: str | os.PathLike | None = None
-) -> FastAPI:  # fmt: skip
+    classifier: Classifier,
+    limits: Limits | None = None,
+    *,
+    token: str | None = None,
+    log: str | os.PathLike | None = None,
+) -> FastAPI:
     """The ASGI application. With `token`, all but /healthz and the documentation ask for it as a bearer token.
 
     `log` names a file to which every classification, never the image, is appended for `logo-edge monitor`.
@@ -234,9 +252,13 @@ def create_app(
     refusals = (401,) if token else ()
 
     @app.post(
-        "/v1/classify", response_model=Classification | Results, openapi_extra={"requestBody": REQUEST_BODY},
-        responses=problems(400, 408, 413, 415, 422, 503, 504, *refusals), dependencies=guard, summary="Classify images",
-    )  # fmt: skip
+        "/v1/classify",
+        response_model=Classification | Results,
+        openapi_extra={"requestBody": REQUEST_BODY},
+        responses=problems(400, 408, 413, 415, 422, 503, 504, *refusals),
+        dependencies=guard,
+        summary="Classify images",
+    )
     async def classify(request: Request):
         nonlocal in_flight
         need_no_fields("query", request.query_params)
@@ -285,15 +307,29 @@ def create_app(
     @app.get("/v1/info", dependencies=guard, responses=problems(422, *refusals), summary="The bundle and the limits")
     async def info(request: Request) -> Info:
         need_no_fields("query", request.query_params)
-        return Info(__version__, bundle.name, classifier.labels, bundle.model.precision, bundle.input.size_px,
-                    classifier.mode, classifier.threshold, classifier.coverage, limits)  # fmt: skip
+        return Info(
+            __version__,
+            bundle.name,
+            classifier.labels,
+            bundle.model.precision,
+            bundle.input.size_px,
+            classifier.mode,
+            classifier.threshold,
+            classifier.coverage,
+            limits,
+        )
 
     @app.get("/healthz", summary="Whether the service runs")
     async def healthz() -> Health:
         return Health("ok")
 
-    @app.get("/metrics", dependencies=guard, summary="Prometheus metrics", response_class=Response, responses={
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(*refusals)})  # fmt: skip
+    @app.get(
+        "/metrics",
+        dependencies=guard,
+        summary="Prometheus metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(*refusals)},
+    )
     async def show_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -306,8 +342,14 @@ def run_server(app: FastAPI, host: str, port: int, *, drain_s: float, access_log
     Raises LogoEdgeError where it cannot listen there; uvicorn has then said why on stderr.
     """
     try:
-        uvicorn.run(app, host=host, port=port, access_log=access_log, server_header=False,
-                    timeout_graceful_shutdown=math.ceil(drain_s))  # fmt: skip
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            access_log=access_log,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(drain_s),
+        )
     except SystemExit as error:
         if not error.code:
             raise
@@ -321,9 +363,10 @@ def need_no_fields(where: str, names: Iterable[str]) -> None:
     """Refuses fields of a query or form: to ignore one would be to answer another question."""
     if joined := ", ".join(sorted(set(names))):
         raise problem(
-            422, f"found the {where} fields {joined[:200]}; expected none. Mode, threshold and coverage are those that the "
+            422,
+            f"found the {where} fields {joined[:200]}; expected none. Mode, threshold and coverage are those that the "
             "service was started with: `logo-edge serve --mode strict`",
-        )  # fmt: skip
+        )
 
 
 async def read_body(request: Request, limits: Limits, bodies: Bodies, body: Body) -> bytes | list[tuple[str, bytes]]:
@@ -331,16 +374,18 @@ async def read_body(request: Request, limits: Limits, bodies: Bodies, body: Body
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise HTTPException(
-            415, f"found content encoding {encoding[:40]!r}; expected none: send the image's own bytes",
+            415,
+            f"found content encoding {encoding[:40]!r}; expected none: send the image's own bytes",
             {"Accept-Encoding": "identity"},
-        )  # fmt: skip
+        )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_form = kind == "multipart/form-data"
     if not is_form and not kind.startswith("image/") and kind != "application/octet-stream":
         raise problem(
-            415, f"found content type {kind or 'none'!r}; expected an image as the body, with a header such as "
+            415,
+            f"found content type {kind or 'none'!r}; expected an image as the body, with a header such as "
             "Content-Type: image/png, or multipart/form-data with files",
-        )  # fmt: skip
+        )
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > limits.body_bytes:
         raise too_large(limits)
@@ -402,9 +447,15 @@ def too_large(limits: Limits) -> HTTPException:
 
 def problems(*statuses: int) -> dict:
     """The OpenAPI description of these answers."""
-    schema = {"type": "object", "required": ["title", "status", "detail"], "properties": {
-        "title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"}}}  # fmt: skip
-    return {status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM: {"schema": schema}}} for status in statuses}  # fmt: skip
+    schema = {
+        "type": "object",
+        "required": ["title", "status", "detail"],
+        "properties": {"title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"}},
+    }
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM: {"schema": schema}}}
+        for status in statuses
+    }
 
 
 async def answer_problem(_request: Request, error: StarletteHTTPException) -> JSONResponse:

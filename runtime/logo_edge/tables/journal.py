@@ -158,10 +158,16 @@ def folders_of(paths: Iterable[str]) -> list[str]:
 def describe_settings(classifier: Classifier) -> dict:
     """What the rows of one table have in common: which model decided, on which backend, and how."""
     bundle = classifier.bundle
-    return {"bundle": bundle.name, "model_sha256": classifier.model_sha256, "backend": classifier.backend,
-            "calibration_sha256": hashlib.sha256(repr(bundle.calibration).encode()).hexdigest(),
-            "mode": classifier.mode, "threshold": classifier.threshold, "coverage": classifier.coverage,
-            ENROLLED: classifier.enrolment.sha256 if classifier.enrolment else None}  # fmt: skip
+    return {
+        "bundle": bundle.name,
+        "model_sha256": classifier.model_sha256,
+        "backend": classifier.backend,
+        "calibration_sha256": hashlib.sha256(repr(bundle.calibration).encode()).hexdigest(),
+        "mode": classifier.mode,
+        "threshold": classifier.threshold,
+        "coverage": classifier.coverage,
+        ENROLLED: classifier.enrolment.sha256 if classifier.enrolment else None,
+    }
 
 
 class Journal:
@@ -340,9 +346,14 @@ class Journal:
 
 
 def classify_folder(
-    classifier: Classifier, names: Iterable[str], journal: Journal, *, workers: int, batch_size: int = 8,
+    classifier: Classifier,
+    names: Iterable[str],
+    journal: Journal,
+    *,
+    workers: int,
+    batch_size: int = 8,
     progress: Progress | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Classifies what the journal does not hold yet and finishes it; memory does not grow with the number of images."""
     missing = (name for name in names if not journal.done(name))
     pairs = iter(classify_named(classifier, ((name, name) for name in missing), workers=workers, batch_size=batch_size))
@@ -444,10 +455,27 @@ def _flat(record: dict, columns: list[str]) -> dict:
     return {name: row.get(name) for name in columns}
 
 
-COLUMNS = ("path", "label", "best_guess", "confidence", "prediction_set", "aleatoric", "epistemic", "logo_score", "is_logo",
-           "high_confidence", "low_confidence", "reason", "error")  # fmt: skip
-MATCH = {"enrolled": "label", "enrolled_best_guess": "best_guess", "enrolled_similarity": "similarity",
-         "enrolled_confidence": "confidence"}  # fmt: skip
+COLUMNS = (
+    "path",
+    "label",
+    "best_guess",
+    "confidence",
+    "prediction_set",
+    "aleatoric",
+    "epistemic",
+    "logo_score",
+    "is_logo",
+    "high_confidence",
+    "low_confidence",
+    "reason",
+    "error",
+)
+MATCH = {
+    "enrolled": "label",
+    "enrolled_best_guess": "best_guess",
+    "enrolled_similarity": "similarity",
+    "enrolled_confidence": "confidence",
+}
 NUMBERS = frozenset(
     ("confidence", "aleatoric", "epistemic", "logo_score", "enrolled_similarity", "enrolled_confidence")
 )

@@ -42,10 +42,23 @@ def programs(tmp_path_factory) -> Programs:
     folder = tmp_path_factory.mktemp("native")
     build = folder / "build"
     configured = subprocess.run(
-        ["cmake", "-S", HERE, "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
-         "-DCMAKE_CXX_FLAGS=-Werror", "-DCMAKE_C_FLAGS=-Werror", f"-DONNXRUNTIME_ROOT={lay_out_onnxruntime(folder / 'onnxruntime')}",
-         f"-DJSON_INCLUDE={json_headers()}"], capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            "cmake",
+            "-S",
+            HERE,
+            "-B",
+            build,
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
+            "-DCMAKE_CXX_FLAGS=-Werror",
+            "-DCMAKE_C_FLAGS=-Werror",
+            f"-DONNXRUNTIME_ROOT={lay_out_onnxruntime(folder / 'onnxruntime')}",
+            f"-DJSON_INCLUDE={json_headers()}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     for package, needed in (("PNG", "libpng-dev"), ("JPEG", "libjpeg-dev")):
         if f"Could NOT find {package}" in configured.stderr:
             pytest.skip(f"no {needed} here; docs/native.md says what the example needs")

@@ -147,8 +147,10 @@ def test_the_contract_s_logits_give_its_decisions(programs):
     assert len(vectors) == len(decisions) >= 60
     for vector, found in zip(vectors, decisions, strict=True):
         assert (found["label"], found["best_guess"], found["reason"]) == (
-            vector["label"], vector["best_guess"], vector["reason"]
-        )  # fmt: skip
+            vector["label"],
+            vector["best_guess"],
+            vector["reason"],
+        )
         assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
         assert found["logo_score"] == pytest.approx(vector["logo_score"], abs=1e-9)
         assert found["is_logo"] == vector["is_logo"]
@@ -215,9 +217,13 @@ def test_usage_that_does_not_fit_is_refused(programs, arguments, message):
 def test_what_is_no_image_is_told_and_the_others_are_classified(programs, tmp_path):
     png, jpeg = SAMPLES[0].read_bytes(), encode(Image.open(SAMPLES[0]).convert("RGB"), "JPEG")
     bad = {
-        "empty": b"", "text": b"no image", "cut.png": png[:900], "cut.jpg": jpeg[:900],
-        "cmyk.jpg": encoded_images()["jpeg-cmyk"], "bomb.png": png[:16] + b"\0\0\xff\xff" * 2 + png[24:],
-    }  # fmt: skip
+        "empty": b"",
+        "text": b"no image",
+        "cut.png": png[:900],
+        "cut.jpg": jpeg[:900],
+        "cmyk.jpg": encoded_images()["jpeg-cmyk"],
+        "bomb.png": png[:16] + b"\0\0\xff\xff" * 2 + png[24:],
+    }
     for name, data in bad.items():
         (tmp_path / name).write_bytes(data)
     done = programs.classify(
@@ -292,9 +298,18 @@ def change(*path, value):
         (flip("vectors/0.png"), "vectors/0.png: not the file that was packed"),
         (lambda folder, _: (folder / "card.md").unlink(), "card.md: cannot be read"),
         (lambda folder, _: (folder / DIGEST).unlink() or True, "bundle.sha256: cannot be read"),
-        (lambda folder, record: (folder / RECORD).write_text(json.dumps(record)), "bundle.json: not what bundle.sha256 says"),
-        (change("files", "../secret", value={"sha256": "0" * 64, "size_bytes": 1}), "../secret leads out of the bundle"),
-        (change("files", "/etc/passwd", value={"sha256": "0" * 64, "size_bytes": 1}), "/etc/passwd leads out of the bundle"),
+        (
+            lambda folder, record: (folder / RECORD).write_text(json.dumps(record)),
+            "bundle.json: not what bundle.sha256 says",
+        ),
+        (
+            change("files", "../secret", value={"sha256": "0" * 64, "size_bytes": 1}),
+            "../secret leads out of the bundle",
+        ),
+        (
+            change("files", "/etc/passwd", value={"sha256": "0" * 64, "size_bytes": 1}),
+            "/etc/passwd leads out of the bundle",
+        ),
         (change("format_version", value=3), 'this program reads "logo-edge-bundle", version 2'),
         (change("members", value=[{}, {}]), "an ensemble of 2 models, which is for servers"),
         (change("labels", value=["a", "b"]), "the model gives another number of classes"),
@@ -302,12 +317,15 @@ def change(*path, value):
         (change("input", "details", value=True), "another size or number of channels"),
         (change("input", "details", value="yes"), "the bundle is damaged"),
         (change("calibration", "temperature", value=0), "expected a temperature above 0"),
-        (change("calibration", "abstain_below", value={"best-guess": 0}), "calibration.abstain_below: a mode is missing"),
+        (
+            change("calibration", "abstain_below", value={"best-guess": 0}),
+            "calibration.abstain_below: a mode is missing",
+        ),
         (change("calibration", "scaling", value={"weight": [[1]], "bias": [0]}), "calibration.scaling"),
         (change("calibration", value=None), "the bundle is damaged"),
         (change("model", "output_name", value="other"), "the model gives another number of classes"),
     ],
-)  # fmt: skip
+)
 def test_a_bundle_that_is_not_whole_is_refused(programs, fake_bundle, damage, message):
     folder = fake_bundle()
     record = json.loads((folder / RECORD).read_text())

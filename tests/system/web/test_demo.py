@@ -152,8 +152,10 @@ def test_axe_finds_nothing_amiss_and_nothing_overflows(visit, package, scheme, w
 
 def test_a_file_that_is_no_image_is_told_and_the_others_are_classified(visit):
     page = visit()
-    files = [{"name": "<img src=x>.png", "mimeType": "image/png", "buffer": b"no image"},
-             {"name": "mark.png", "mimeType": "image/png", "buffer": SAMPLES[0].read_bytes()}]  # fmt: skip
+    files = [
+        {"name": "<img src=x>.png", "mimeType": "image/png", "buffer": b"no image"},
+        {"name": "mark.png", "mimeType": "image/png", "buffer": SAMPLES[0].read_bytes()},
+    ]
     page.set_input_files("#files", files)
     expect(page.locator("#status")).to_have_text("2 images: 1 labelled, 1 not read.", timeout=LOADING)
     expect(page.locator(".failed .file")).to_have_text("<img src=x>.png")

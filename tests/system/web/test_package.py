@@ -31,7 +31,9 @@ SAMPLES = sorted((ROOT / "runtime" / "logo_edge" / "samples").glob("*.png"))
 BUNDLES = {"demo/bundle": DEFAULT_BUNDLE, "robust": ROOT / "runtime" / "bundles" / "robust"}
 BYTES = "const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));"
 PREPROCESS = (
-    "async ([image, inputs]) => {" + BYTES + """
+    "async ([image, inputs]) => {"
+    + BYTES
+    + """
   const pixels = await logo.loadImage(new Blob([bytes(image)]));
   return inputs.map(([size_px, details]) => {
     const contract = { size_px, details, light_background: [255, 255, 255], dark_background: [60, 60, 60], dark_above_luminance: 225 };
@@ -40,9 +42,11 @@ PREPROCESS = (
     return btoa(text);
   });
 }"""
-)  # fmt: skip
+)
 CLASSIFY = (
-    "async ([bundle, images, options]) => {" + BYTES + """
+    "async ([bundle, images, options]) => {"
+    + BYTES
+    + """
   const classifier = await logo.Classifier.load(bundle, options);
   const results = [];
   for await (const result of classifier.classifyMany(images.map((image) => new Blob([bytes(image)])))) {
@@ -51,7 +55,7 @@ CLASSIFY = (
   await classifier.release();
   return results;
 }"""
-)  # fmt: skip
+)
 LOAD_ERROR = """async (bundle) => {
   try { await logo.Classifier.load(bundle, { selfTest: true }); return null; } catch (error) { return `${error.name}: ${error.message}`; }
 }"""
@@ -74,7 +78,9 @@ def test_an_image_is_decoded_and_preprocessed_to_the_byte(page, image):
 
 
 SIZES = (
-    "async (images) => {" + BYTES + """
+    "async (images) => {"
+    + BYTES
+    + """
   const results = [];
   for (const image of images) {
     try {
@@ -84,7 +90,7 @@ SIZES = (
   }
   return results;
 }"""
-)  # fmt: skip
+)
 
 
 def test_a_jpeg_is_read_within_the_contract_s_limits_and_refused_beyond(page):
@@ -170,10 +176,12 @@ def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
         threshold = vector["not_a_logo_below"]
         record["labels"] = vector["labels"]
         record["calibration"] = {
-            "temperature": vector["temperature"], "scaling": vector["scaling"], "conformal": [],
+            "temperature": vector["temperature"],
+            "scaling": vector["scaling"],
+            "conformal": [],
             "abstain_below": {"best-guess": 0, "balanced": below, "strict": strict},
             "familiarity": None if threshold is None else {"threshold": threshold, "false_positive_rate": 0.05},
-        }  # fmt: skip
+        }
         found = page.evaluate(
             """([record, logits, isBlank, mode]) => {
               const bundle = logo.parseBundle(new TextEncoder().encode(JSON.stringify(record)));
@@ -182,8 +190,10 @@ def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
             [record, vector["logits"], vector["blank"], vector["mode"]],
         )
         assert (found["label"], found["bestGuess"], found["reason"]) == (
-            vector["label"], vector["best_guess"], vector["reason"]
-        )  # fmt: skip
+            vector["label"],
+            vector["best_guess"],
+            vector["reason"],
+        )
         assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
         assert found["logoScore"] == pytest.approx(vector["logo_score"], abs=1e-9)
         assert found["isLogo"] == vector["is_logo"]
@@ -228,11 +238,13 @@ def test_an_epistemic_output_is_told_apart_from_the_rest(page, site, fake_bundle
 def test_the_options_of_a_call_take_the_place_of_those_that_were_loaded(page):
     badge = base64_of(SAMPLES[6].read_bytes())
     script = (
-        "async ([image, options]) => {" + BYTES + """
+        "async ([image, options]) => {"
+        + BYTES
+        + """
         const classifier = await logo.Classifier.load("demo/bundle");
         return Promise.all(options.map((option) => classifier.classify(bytes(image), option)));
     }"""
-    )  # fmt: skip
+    )
     choices = [{}, {"mode": "best-guess"}, {"threshold": 0.5}, {"threshold": 1}]
     found = page.evaluate(script, [badge, [*choices, {"coverage": None}, {"coverage": 0.99}]])
     results = [Classifier.load(**options).classify(SAMPLES[6]) for options in [*choices, {}, {}]]
@@ -245,11 +257,13 @@ def test_the_options_of_a_call_take_the_place_of_those_that_were_loaded(page):
 def test_prediction_sets_by_class_are_those_of_python(page):
     classifier = Classifier.load()
     script = (
-        "async ([image, level]) => {" + BYTES + """
+        "async ([image, level]) => {"
+        + BYTES
+        + """
         const classifier = await logo.Classifier.load("demo/bundle");
         return classifier.predictionSet(await classifier.classify(bytes(image)), level, { byClass: true });
     }"""
-    )  # fmt: skip
+    )
     for path in SAMPLES:
         expected = classifier.prediction_set(classifier.classify(path), 0.95, by_class=True)
         assert tuple(page.evaluate(script, [base64_of(path.read_bytes()), 0.95])) == expected
@@ -283,14 +297,16 @@ def test_a_bad_image_gives_its_error_in_its_place_and_spoils_no_other(page):
 
 def test_overlapping_calls_give_what_single_ones_give(page):
     script = (
-        "async (images) => {" + BYTES + """
+        "async (images) => {"
+        + BYTES
+        + """
         const classifier = await logo.Classifier.load("demo/bundle");
         const together = await Promise.all(images.map((image) => classifier.classify(bytes(image))));
         const apart = [];
         for (const image of images) apart.push(await classifier.classify(bytes(image)));
         return [together, apart];
     }"""
-    )  # fmt: skip
+    )
     together, apart = page.evaluate(script, [base64_of(path.read_bytes()) for path in SAMPLES])
     assert together == apart
     assert len({result["bestGuess"] for result in apart}) == 4
@@ -358,19 +374,34 @@ def change(*path, value):
         (change("format_version", value=3), "format_version 3; this package reads 2. Repack it"),
         (change("format", value="zip"), "no logo-edge bundle"),
         (change("members", value=[{}, {}]), "an ensemble of 2 models, which is for servers"),
-        (change("files", "../secret", value={"sha256": "0" * 64, "size_bytes": 1}), "a path is absolute or leads upwards"),
-        (change("files", "/etc/passwd", value={"sha256": "0" * 64, "size_bytes": 1}), "a path is absolute or leads upwards"),
-        (change("files", "a.txt", value={"sha256": "0" * 64, "size_bytes": 1}), "a.txt: cannot be read (HTTP status 404"),
+        (
+            change("files", "../secret", value={"sha256": "0" * 64, "size_bytes": 1}),
+            "a path is absolute or leads upwards",
+        ),
+        (
+            change("files", "/etc/passwd", value={"sha256": "0" * 64, "size_bytes": 1}),
+            "a path is absolute or leads upwards",
+        ),
+        (
+            change("files", "a.txt", value={"sha256": "0" * 64, "size_bytes": 1}),
+            "a.txt: cannot be read (HTTP status 404",
+        ),
         (change("files", "a.txt", value={"sha256": "x", "size_bytes": 1}), "expected a sha256 and a size for each"),
         (change("labels", value=["one"]), "labels: expected at least two different names"),
         (change("labels", value=["a", "b"]), "gives no logits of 2 classes"),
         (change("input", "size_px", value=17), "reads pixels, uint8, 16,16,3; bundle.json says pixels, uint8, 17,17,3"),
-        (change("input", "details", value=True), "reads pixels, uint8, 16,16,3; bundle.json says pixels, uint8, 16,16,7"),
+        (
+            change("input", "details", value=True),
+            "reads pixels, uint8, 16,16,3; bundle.json says pixels, uint8, 16,16,7",
+        ),
         (change("input", "details", value="yes"), "input: expected details true, false or none"),
         (change("input", "layout", value="NCHW"), "input: expected NHWC, uint8, RGB"),
         (change("input", "dark_background", value=[0, 0]), "input: expected two backgrounds"),
         (change("calibration", "temperature", value=0), "expected a temperature above 0"),
-        (change("calibration", "abstain_below", value={"best-guess": 0, "balanced": 0.9, "strict": 0.8}), "abstain_below"),
+        (
+            change("calibration", "abstain_below", value={"best-guess": 0, "balanced": 0.9, "strict": 0.8}),
+            "abstain_below",
+        ),
         (change("calibration", "scaling", value={"weight": [[1]], "bias": [0]}), "calibration.scaling"),
         (change("calibration", "conformal", value=[{"level": 2}]), "calibration.conformal"),
         (change("calibration", "familiarity", value={}), "calibration.familiarity"),
@@ -378,11 +409,14 @@ def change(*path, value):
         (change("model", "file", value="other.onnx"), "expected other.onnx among them"),
         (lambda folder, _: write_record(folder, b"{") or True, "bundle.json: not JSON"),
         (lambda folder, _: (folder / DIGEST).unlink() or True, "bundle.sha256: cannot be read (HTTP status 404"),
-        (lambda folder, record: (folder / RECORD).write_text(json.dumps(record)), "bundle.json: not the file that was packed"),
+        (
+            lambda folder, record: (folder / RECORD).write_text(json.dumps(record)),
+            "bundle.json: not the file that was packed",
+        ),
         (lambda folder, _: (folder / RECORD).unlink() or True, "bundle.json: cannot be read (HTTP status 404"),
     ],
     ids=lambda value: None if callable(value) else value[:30],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused_with_its_name(page, damaged, damage, message):
     found = page.evaluate(LOAD_ERROR, damaged(damage))
     assert found.startswith("BundleError: ")
@@ -427,9 +461,18 @@ new Classifier();
 def test_the_declarations_fit_a_typescript_program_and_name_all_that_is_exported(package, page):
     (package / "consumer.mts").write_text(CONSUMER)
     done = node(
-        "node_modules/typescript/bin/tsc", "--noEmit", "--strict", "--module", "nodenext", "--target", "es2022",
-        "--lib", "es2024,dom", "consumer.mts", folder=package,
-    )  # fmt: skip
+        "node_modules/typescript/bin/tsc",
+        "--noEmit",
+        "--strict",
+        "--module",
+        "nodenext",
+        "--target",
+        "es2022",
+        "--lib",
+        "es2024,dom",
+        "consumer.mts",
+        folder=package,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     declared = (package / "src" / "index.d.ts").read_text()
     names = page.evaluate("Object.keys(logo)")

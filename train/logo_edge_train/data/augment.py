@@ -108,13 +108,25 @@ def weaken(config: AugmentConfig, strength: float) -> AugmentConfig:
     policy = [Operation.parse(text) for text in config.policy]
     numbers = {
         key: getattr(config, key) * strength
-        for key in ("rotate_degrees", "p_rotate", "p_background", "p_colour", "hue_degrees", "p_low_resolution", "p_rescale", "p_blur",
-                    "p_jpeg", "p_webp")
-    }  # fmt: skip
+        for key in (
+            "rotate_degrees",
+            "p_rotate",
+            "p_background",
+            "p_colour",
+            "hue_degrees",
+            "p_low_resolution",
+            "p_rescale",
+            "p_blur",
+            "p_jpeg",
+            "p_webp",
+        )
+    }
     return replace(
-        config, **numbers, scale_min=1 - strength * (1 - config.scale_min),
+        config,
+        **numbers,
+        scale_min=1 - strength * (1 - config.scale_min),
         policy=tuple(f"{o.name} {o.probability * strength} {o.magnitude * strength}" for o in policy),
-    )  # fmt: skip
+    )
 
 
 def resize_picture(picture: np.ndarray, side: int) -> np.ndarray:
@@ -223,8 +235,9 @@ class Mixing:
     def __init__(self, config: TeacherAugment, labels: Sequence[str]):
         self.config, self.labels = config, labels
         self.partners = {
-            "mixup": find_partners(config.mixup_pairs, labels), "cutmix": find_partners(config.cutmix_pairs, labels),
-        }  # fmt: skip
+            "mixup": find_partners(config.mixup_pairs, labels),
+            "cutmix": find_partners(config.cutmix_pairs, labels),
+        }
         for kind, partners in self.partners.items():
             if getattr(config, f"p_{kind}") and not partners:
                 raise RecipeError(

@@ -52,18 +52,31 @@ class LogoDataset(Dataset):
     """
 
     def __init__(
-        self, manifest: Manifest, rows: list[LogoRow], classes: tuple[str, ...], renders: Path, *, contract: InputContract,
-        augment: AugmentConfig | None = None, use_votes: bool = False, class_weight_power: float = 0.0, seed: int = 0,
-        intensity: Intensity | None = None, panel: np.ndarray | None = None, panel_share: float = 0.0,
-    ):  # fmt: skip
+        self,
+        manifest: Manifest,
+        rows: list[LogoRow],
+        classes: tuple[str, ...],
+        renders: Path,
+        *,
+        contract: InputContract,
+        augment: AugmentConfig | None = None,
+        use_votes: bool = False,
+        class_weight_power: float = 0.0,
+        seed: int = 0,
+        intensity: Intensity | None = None,
+        panel: np.ndarray | None = None,
+        panel_share: float = 0.0,
+    ):
         if any(row.label == NOT_A_LOGO for row in rows):
             classes = (*classes, NOT_A_LOGO)
         self.rows, self.classes, self.seed, self.intensity = rows, classes, seed, intensity
         self.contract = contract
         self.augmentation = LogoAugmentation(augment, self.contract) if augment else None
-        self.weakened = [
-            LogoAugmentation(weaken(augment, level / INTENSITIES), self.contract) for level in range(INTENSITIES)
-        ] if intensity else []  # fmt: skip
+        self.weakened = (
+            [LogoAugmentation(weaken(augment, level / INTENSITIES), self.contract) for level in range(INTENSITIES)]
+            if intensity
+            else []
+        )
         mixes = augment and augment.p_mixup + augment.p_cutmix
         self.mixing = Mixing(augment, [row.label for row in rows]) if mixes else None
         self.targets = np.stack([soft_label(row, classes, use_votes) for row in rows]).astype(np.float32)  # (N, K)
@@ -96,8 +109,11 @@ class LogoDataset(Dataset):
                 target = (share * target + (1 - share) * self.targets[partner]).astype(np.float32)
                 weight = share * weight + (1 - share) * self.weights[partner]
         return (
-            torch.from_numpy(np.array(pixels)), torch.from_numpy(target), torch.tensor(weight, dtype=torch.float32), position,
-        )  # fmt: skip
+            torch.from_numpy(np.array(pixels)),
+            torch.from_numpy(target),
+            torch.tensor(weight, dtype=torch.float32),
+            position,
+        )
 
     def picture(self, position: int) -> np.ndarray:
         """The picture that the view at this position is made of, (H, H, 3) uint8; of a dataset with `augment`."""

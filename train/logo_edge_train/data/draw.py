@@ -505,10 +505,11 @@ def draw_word_bars(random: Random, sources: Sources) -> Members:
     letters, paint = letters[:8], main_colour(random)
     whole, discs = join(letters), random.random() < 0.3
     bars = [
-        ellipse(left + width / 2, top + height / 2, min(width, height) / 2) if discs
+        ellipse(left + width / 2, top + height / 2, min(width, height) / 2)
+        if discs
         else rectangle((left, top, 0.85 * width, height), radius=random.choice([0, 0.2, 0.5]) * width)
         for left, top, width, height in (mark.box for mark in letters)
-    ]  # fmt: skip
+    ]
     return ([(whole.into((20, 20, 960, 960)), paint)], [(join(bars).into((20, 20, 960, 960)), paint)]), (True, True)
 
 
@@ -637,12 +638,20 @@ def draw_mascot(random: Random, sources: Sources) -> Members:
         )
     )
     features: list[Layer] = [
-        (inner, skin), (both(lambda side: ellipse(500 + side * apart, level, eye * 1.55, eye * 1.5)), pale if random.random() < 0.5 else dark),
-        (muzzle, pale), (mouth, line), (snout, line),
-        (both(lambda side: ellipse(500 + side * apart, level, eye)), WHITE), (both(lambda side: ellipse(500 + side * apart, level, 0.68 * eye)), iris),
-        (both(lambda side: ellipse(500 + side * apart, level, 0.38 * eye)), line), (both(lambda side: ellipse(500 + side * apart - 18, level - 20, 0.2 * eye)), WHITE),
+        (inner, skin),
+        (
+            both(lambda side: ellipse(500 + side * apart, level, eye * 1.55, eye * 1.5)),
+            pale if random.random() < 0.5 else dark,
+        ),
+        (muzzle, pale),
+        (mouth, line),
+        (snout, line),
+        (both(lambda side: ellipse(500 + side * apart, level, eye)), WHITE),
+        (both(lambda side: ellipse(500 + side * apart, level, 0.68 * eye)), iris),
+        (both(lambda side: ellipse(500 + side * apart, level, 0.38 * eye)), line),
+        (both(lambda side: ellipse(500 + side * apart - 18, level - 20, 0.2 * eye)), WHITE),
         (both(lambda side: ellipse(500 + side * 0.68 * wide, low - 30, 52, 34)), skin),
-    ]  # fmt: skip
+    ]
     if random.random() < 0.6:
         stripes = [
             path(

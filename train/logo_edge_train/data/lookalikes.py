@@ -87,10 +87,11 @@ def group_copies(
     while True:
         firsts = np.array(_connect(len(looks), [*equal, *pairs[distances <= limit[codes[pairs]].min(1)].tolist()]))
         crowded = [
-            code for code in np.flatnonzero(limit > LEAST_DISTANCE)
+            code
+            for code in np.flatnonzero(limit > LEAST_DISTANCE)
             if _falls_together(firsts[codes == code])
             and not _in_a_gap(distances[(codes[pairs] == code).any(1)], limit[code], firsts[codes == code])
-        ]  # fmt: skip
+        ]
         if not crowded:
             return Groups(firsts.tolist(), dict(zip(names.tolist(), limit.tolist(), strict=True)))
         limit[crowded] /= 2

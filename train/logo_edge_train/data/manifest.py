@@ -153,9 +153,16 @@ def _parse_row(path: Path, line: int, raw: dict[str, str | None]) -> LogoRow:
         raise DatasetError(f"{path}, line {line}: round is {labelled!r}; expected a whole number from 1")
     votes = split_names(get("votes", ""))
     return LogoRow(
-        raw["package"], get("version", ""), raw["icon"], get("group") or raw["icon"], get("label", ""), votes,
-        sure == "1", split, int(labelled),
-    )  # fmt: skip
+        raw["package"],
+        get("version", ""),
+        raw["icon"],
+        get("group") or raw["icon"],
+        get("label", ""),
+        votes,
+        sure == "1",
+        split,
+        int(labelled),
+    )
 
 
 def _columns() -> str:

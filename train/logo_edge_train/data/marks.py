@@ -68,10 +68,16 @@ def colour(lightness: float, chroma: float, hue: float) -> str:
         cone = np.array(
             [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
         )
-        rgb = np.array([
-            [4.0767416621, -3.3077115913, 0.2309699292], [-1.2684380046, 2.6097574011, -0.3413193965],
-            [-0.0041960863, -0.7034186147, 1.7076147010],
-        ]) @ (cone @ [lightness, a, b]) ** 3  # fmt: skip
+        rgb = (
+            np.array(
+                [
+                    [4.0767416621, -3.3077115913, 0.2309699292],
+                    [-1.2684380046, 2.6097574011, -0.3413193965],
+                    [-0.0041960863, -0.7034186147, 1.7076147010],
+                ]
+            )
+            @ (cone @ [lightness, a, b]) ** 3
+        )
         if rgb.min() > -0.002 and rgb.max() < 1.002:
             break
     rgb = np.clip(rgb, 0, 1)
@@ -83,14 +89,23 @@ def oklab(text: str) -> np.ndarray:
     """(3,) Oklab coordinates of #rrggbb."""
     levels = np.array([int(text[at : at + 2], 16) for at in (1, 3, 5)]) / 255
     rgb = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
-    cone = np.array([
-        [0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]) @ rgb  # fmt: skip
-    return np.array([
-        [0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]) @ np.cbrt(cone)  # fmt: skip
+    cone = (
+        np.array(
+            [
+                [0.4122214708, 0.5363325363, 0.0514459929],
+                [0.2119034982, 0.6806995451, 0.1073969566],
+                [0.0883024619, 0.2817188376, 0.6299787005],
+            ]
+        )
+        @ rgb
+    )
+    return np.array(
+        [
+            [0.2104542553, 0.7936177850, -0.0040720468],
+            [1.9779984951, -2.4285922050, 0.4505937099],
+            [0.0259040371, 0.7827717662, -0.8086757660],
+        ]
+    ) @ np.cbrt(cone)
 
 
 def distance(one: str, other: str) -> float:
@@ -332,8 +347,12 @@ class Fade:
 
 
 def draw_fade(
-    random: Random, ink: np.ndarray, ends: tuple[str, str], share: float, forms: Sequence[str] = ("linear", "radial", "sheen", "mesh")
-) -> Fade:  # fmt: skip
+    random: Random,
+    ink: np.ndarray,
+    ends: tuple[str, str],
+    share: float,
+    forms: Sequence[str] = ("linear", "radial", "sheen", "mesh"),
+) -> Fade:
     """A fade between two colours over exactly `share` of the ink, from one end of it on; the rest has the far colour.
 
     The form is one of `linear`, `radial`, `sheen` (light on metal: there and back), and `mesh` (soft blots of colours,

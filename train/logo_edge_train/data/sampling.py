@@ -23,9 +23,14 @@ class EpochOrder:
     """
 
     def __init__(
-        self, count: int, seed: int, *, classes: np.ndarray | None = None, difficulty: np.ndarray | None = None,
+        self,
+        count: int,
+        seed: int,
+        *,
+        classes: np.ndarray | None = None,
+        difficulty: np.ndarray | None = None,
         curriculum_epochs: float = 0.0,
-    ):  # fmt: skip
+    ):
         self.count, self.seed, self.curriculum_epochs = count, seed, curriculum_epochs
         self.classes = np.zeros(count, int) if classes is None else classes
         self.difficulty = np.zeros(count) if difficulty is None else difficulty

@@ -130,8 +130,11 @@ def drawing_identity(pairs: int, seed: int) -> Identity:
 
 def _source_inputs() -> dict[str, Path]:
     return {
-        "sources": Path(__file__), "locks": DRAWING / "package-lock.json", "labels": LABELS, "unlabelled": UNLABELLED,
-    }  # fmt: skip
+        "sources": Path(__file__),
+        "locks": DRAWING / "package-lock.json",
+        "labels": LABELS,
+        "unlabelled": UNLABELLED,
+    }
 
 
 def sources_file() -> Path:
@@ -163,9 +166,12 @@ def choose_sources(manifest: Manifest) -> Sources:
         return [LogoRow(package, locked[package], icon, icon.removesuffix(suffix)) for icon in icons]
 
     plain = [
-        icon.removesuffix("-fill") for icon in sets[PICTOGRAMS]["icons"]
-        if icon.endswith("-fill") and not LETTERED.search(icon.removesuffix("-fill")) and parts(PICTOGRAMS, icon) <= MOST_PARTS
-    ]  # fmt: skip
+        icon.removesuffix("-fill")
+        for icon in sets[PICTOGRAMS]["icons"]
+        if icon.endswith("-fill")
+        and not LETTERED.search(icon.removesuffix("-fill"))
+        and parts(PICTOGRAMS, icon) <= MOST_PARTS
+    ]
     pools = {
         "solid": rows_of(PICTOGRAMS, [f"{icon}-fill" for icon in plain], "-fill"),
         "line": rows_of(PICTOGRAMS, [icon for icon in plain if icon in sets[PICTOGRAMS]["icons"]], ""),
@@ -199,9 +205,10 @@ def find_fonts(modules: Path) -> tuple[str, ...]:
         if package.startswith("@fontsource/"):
             folder, family = modules / package / "files", package.split("/")[1]
             found = [
-                file for file in sorted(folder.glob(f"{family}-latin-[0-9]*-normal.woff"))
+                file
+                for file in sorted(folder.glob(f"{family}-latin-[0-9]*-normal.woff"))
                 if int(file.name.split("-")[-2]) >= LEAST_WEIGHT
-            ]  # fmt: skip
+            ]
             if not found:
                 raise DatasetError(
                     f"{folder} has no file {family}-latin-WEIGHT-normal.woff; expected the font of the lock file. "

@@ -115,9 +115,10 @@ class TypeTasks:
             members[row.package][row.label].append(index)
         need = config.shots + config.queries
         self.members = {
-            package: found for package, found in sorted(members.items())
+            package: found
+            for package, found in sorted(members.items())
             if all(len({self.groups[index] for index in found[label]}) >= need for label in labels)
-        }  # fmt: skip
+        }
         if not self.members or len(labels) < 2:
             raise DatasetError(
                 f"no package has logos of {need} groups of each type ({', '.join(labels) or 'none'}); "
@@ -164,7 +165,7 @@ class Drawings:
     @classmethod
     def load(
         cls, manifest: Manifest, rows: list[LogoRow], size_px: int, config: FewShotConfig | None = None
-    ) -> Drawings:  # fmt: skip
+    ) -> Drawings:
         """Those of the rows; with a `config`, views of its augmentation can be drawn."""
         drawings = cls([], size_px, config)
         drawings.images = map_images(manifest, rows, renders_folder(), partial(_parts_of, size_px=size_px))

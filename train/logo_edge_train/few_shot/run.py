@@ -236,7 +236,7 @@ def split_network(network: LogoNetwork, blocks: int) -> tuple[nn.Module, Rest]:
     stages = OrderedDict((str(index), body.blocks[index]) for index in range(blocks))
     trunk = nn.Sequential(
         OrderedDict(conv_stem=body.conv_stem, bn1=body.bn1, blocks=nn.Sequential(stages))
-    ).requires_grad_(False)  # fmt: skip
+    ).requires_grad_(False)
     body.conv_stem = body.bn1 = nn.Identity()
     for index in range(blocks):
         body.blocks[index] = nn.Identity()
@@ -312,9 +312,14 @@ class Examination:
 
     @torch.no_grad()
     def measure(
-        self, network: FewShotNetwork, embedded: torch.Tensor, *, episodes: int, seed: int,
+        self,
+        network: FewShotNetwork,
+        embedded: torch.Tensor,
+        *,
+        episodes: int,
+        seed: int,
         tick: Callable[[], None] = lambda: None,
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """(E,) the share of right queries of each episode, and of each class by name, (X,) of every time that it came."""
         accuracy, by_class = [], defaultdict(list)
         for index in range(episodes):
@@ -342,9 +347,14 @@ def embed_pixels(network: FewShotNetwork, pixels: np.ndarray, device: torch.devi
 
 
 def train_few_shot(
-    manifest_path: Path, config: FewShotConfig, folder: Path, *, device: torch.device, report: Callable[[dict], None],
+    manifest_path: Path,
+    config: FewShotConfig,
+    folder: Path,
+    *,
+    device: torch.device,
+    report: Callable[[dict], None],
     start: Path | None = None,
-) -> dict:  # fmt: skip
+) -> dict:
     """The record of the run that is now in FOLDER: few_shot.json beside few_shot.safetensors. Interrupted, it goes on.
 
     It begins at the weights of the few-shot run in `start`, or at ImageNet's where there are any. A finished run is read
@@ -362,9 +372,13 @@ def train_few_shot(
     folder.mkdir(parents=True, exist_ok=True)
     distributed.on_main(write_json)(folder / ROWS, row_hashes(manifest, manifest.rows))
     record = {
-        "status": "training", "identity": asdict(identity), "few_shot": asdict(config), "start": str(start or ""),
-        "device": str(device), "versions": versions(),
-    }  # fmt: skip
+        "status": "training",
+        "identity": asdict(identity),
+        "few_shot": asdict(config),
+        "start": str(start or ""),
+        "device": str(device),
+        "versions": versions(),
+    }
     distributed.on_main(write_json)(folder / RECORD, record)
     rows = {split: task_rows(manifest, config, split) for split in ("train", "val", "test")}
     check_disjoint(rows)
@@ -385,11 +399,18 @@ def train_few_shot(
         note = f"{len(dataset)} episodes an epoch, of {len(dataset.drawings.images)} drawings"
         report({"kind": "start", "name": name, "stem": "few-shot", "note": note})
         network, history = fit(
-            network, dataset, few_shot_objective(config.queries), replace(config.fit, frozen_blocks=-1),
-            state=folder / "few_shot.state", seed=config.seed, device=device,
+            network,
+            dataset,
+            few_shot_objective(config.queries),
+            replace(config.fit, frozen_blocks=-1),
+            state=folder / "few_shot.state",
+            seed=config.seed,
+            device=device,
             evaluate=lambda network: {"accuracy": accuracy_on_val(network)},
-            report=lambda item: report({"name": name, **item}), loaders=count_loaders(device), key=identity.key,
-        )  # fmt: skip
+            report=lambda item: report({"name": name, **item}),
+            loaders=count_loaders(device),
+            key=identity.key,
+        )
     record |= {"history": history, "seconds": sum(epoch["seconds"] for epoch in history)}
     distributed.on_main(_finish)(folder, network, record)
     distributed.wait()
@@ -405,7 +426,7 @@ def few_shot_identity(config: FewShotConfig, manifest: Manifest, start: Path | N
 
 def choose_penalty(
     network: Ridge, examination: Examination, config: FewShotConfig, device: torch.device
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """{penalty: accuracy on val}; the best is given to the network."""
     embedded, found = examination.embed(network, device), {}
     for penalty in config.penalties:
@@ -443,9 +464,14 @@ def read_few_shot(folder: Path) -> tuple[FewShotNetwork, dict]:
 
 
 def evaluate_few_shot(
-    manifest_path: Path, folder: Path, *, split: str, episodes: int, device: torch.device,
+    manifest_path: Path,
+    folder: Path,
+    *,
+    split: str,
+    episodes: int,
+    device: torch.device,
     tick: Callable[[], None] = lambda: None,
-) -> dict:  # fmt: skip
+) -> dict:
     """The run's accuracy on val or test: {accuracy, accuracy_by_class: {value, low, high}, episodes, classes, ...}.
 
     `accuracy` is the mean over the episodes with the interval of other episodes of the same classes; `accuracy_by_class`
@@ -460,12 +486,16 @@ def evaluate_few_shot(
     accuracy, by_class = examination.measure(network, embedded, episodes=episodes, seed=config.seed, tick=tick)
     means = np.array([shares.mean() for shares in by_class.values()])
     return {
-        "split": split, "episodes": episodes, "ways": examination.tasks.ways, "shots": config.shots,
+        "split": split,
+        "episodes": episodes,
+        "ways": examination.tasks.ways,
+        "shots": config.shots,
         "accuracy": vars(bootstrap(lambda drawn: float(drawn.mean()), accuracy)),
         "accuracy_by_class": vars(bootstrap(lambda drawn: float(drawn.mean()), means)),
-        "classes": len(means), "drawings": len(examination.drawings.images),
+        "classes": len(means),
+        "drawings": len(examination.drawings.images),
         "ms_per_episode": round(1000 * (time.perf_counter() - began) / episodes, 2),
-    }  # fmt: skip
+    }
 
 
 def frozen_network() -> FewShotNetwork:
@@ -497,9 +527,13 @@ def classify_images(
     known = Drawings((image for found in support.values() for image in found), size_px)
     labels = torch.tensor([label for label, found in enumerate(support.values()) for _ in found]).to(device)
     embedded = [
-        embed_pixels(network, np.stack([drawings.draw(index, view) for index in range(len(drawings.images)) for view in views]), device)
+        embed_pixels(
+            network,
+            np.stack([drawings.draw(index, view) for index in range(len(drawings.images)) for view in views]),
+            device,
+        )
         for drawings, views in ((known, shown), (queried, asked))
-    ]  # fmt: skip
+    ]
     with torch.no_grad():
         queries = embedded[1].unflatten(0, (-1, len(asked)))
         logits = network.classify(embedded[0], labels.repeat_interleave(len(shown)), queries, len(support))

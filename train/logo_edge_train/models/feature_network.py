@@ -26,7 +26,7 @@ class MeasuredNetwork(nn.Module):
 
     def __init__(
         self, body: nn.Module, classes: int, *, channels: int = 3, mean: float, scale: float, dropout: float = 0.0
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.mean, self.scale = mean, scale
         with torch.no_grad():

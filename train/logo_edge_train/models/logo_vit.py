@@ -50,9 +50,17 @@ class LogoViT(nn.Module):
     """
 
     def __init__(
-        self, img_size: int = 128, in_chans: int = 3, num_classes: int = 1000, embed_dim: int = 192, depth: int = 6,
-        num_heads: int = 3, mlp_ratio: float = 4.0, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
-    ):  # fmt: skip
+        self,
+        img_size: int = 128,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dim: int = 192,
+        depth: int = 6,
+        num_heads: int = 3,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+    ):
         super().__init__()
         if img_size % PATCH_PX:
             raise RecipeError(f"LogoViT at {img_size} px; expected a multiple of {PATCH_PX}")

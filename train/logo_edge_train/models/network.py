@@ -47,9 +47,7 @@ class LogoNetwork(nn.Module):
     name that there is not.
     """
 
-    def __init__(
-        self, name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False
-    ):  # fmt: skip
+    def __init__(self, name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False):
         super().__init__()
         self.name, self.frozen, self.channels = name, [], count_channels(name)
         self.epistemic: EpistemicHead | None = None
@@ -189,8 +187,11 @@ def resize_layers(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """
     for name, module in network.named_modules():
         own = {**module._parameters, **module._buffers}
-        shapes = {key: tensors[f"{name}.{key}"].shape for key, tensor in own.items()
-                  if tensor is not None and f"{name}.{key}" in tensors and tensors[f"{name}.{key}"].shape != tensor.shape}  # fmt: skip
+        shapes = {
+            key: tensors[f"{name}.{key}"].shape
+            for key, tensor in own.items()
+            if tensor is not None and f"{name}.{key}" in tensors and tensors[f"{name}.{key}"].shape != tensor.shape
+        }
         for key, shape in shapes.items():
             before = own[key].shape
             if len(shape) != len(before) or any(now > then for now, then in zip(shape, before, strict=True)):

@@ -102,8 +102,12 @@ def print_description(description: Description, console=None) -> None:
         table.add_row(name, *(f"{cells[name]:,}" for cells in splits), f"{total:,}", f"{description.sure[name]:.0%}")
     table.add_section()
     sure_rows = sum(description.sure[name] * total for name, total in totals.items())
-    table.add_row("all", *(f"{sum(cells.values()):,}" for cells in splits), f"{description.rows:,}",
-                  f"{sure_rows / description.rows:.0%}")  # fmt: skip
+    table.add_row(
+        "all",
+        *(f"{sum(cells.values()):,}" for cells in splits),
+        f"{description.rows:,}",
+        f"{sure_rows / description.rows:.0%}",
+    )
     console.print(table)
     for line in _facts(description):
         console.print(literal(line))
@@ -170,8 +174,14 @@ def plot_samples(
 
 
 def plot_augmented(
-    manifest: Manifest, renders_dir: Path, config: TeacherAugment, path: str | os.PathLike, *, per_class: int = 3, seed: int = 0
-) -> None:  # fmt: skip
+    manifest: Manifest,
+    renders_dir: Path,
+    config: TeacherAugment,
+    path: str | os.PathLike,
+    *,
+    per_class: int = 3,
+    seed: int = 0,
+) -> None:
     """Writes a sheet for a person to check: what augmentation makes of logos of each class of the train split.
 
     The same logos, `per_class` of each class in order, line after line: as they are, as `config` makes them, under

@@ -16,9 +16,17 @@ from logo_edge.names import alike, cleaned, shown
 from logo_edge.tables.journal import walk_images
 
 SPLIT_FOLDERS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "calib": "calib", "calibration": "calib", "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "calib": "calib",
+    "calibration": "calib",
+    "test": "test",
+    "testing": "test",
+}
 CONTAINERS = frozenset(("images", "image", "imgs", "img", "data", "dataset"))  # hold classes and are none
 NOT_UTF8 = "its name, or that of its folder, is not UTF-8, which a manifest holds; rename it"
 
@@ -32,9 +40,7 @@ class PlacedImage:
     split: str = ""
 
 
-def read_layout(
-    folder: Path, *, split_folders: bool | None = None
-) -> tuple[list[PlacedImage], list[Path]]:  # fmt: skip
+def read_layout(folder: Path, *, split_folders: bool | None = None) -> tuple[list[PlacedImage], list[Path]]:
     """The images below a folder with their labels and splits, and the files whose names are not UTF-8.
 
     `split_folders`: whether folders named train, val, calib or test are splits; None: they are where all first-level

@@ -99,9 +99,16 @@ class _Candidate:
 
 
 def organize_folder(
-    folder: Path, manifest_path: Path, *, target_per_class: int | None = None, seed: int = 0, overwrite: bool = False,
-    split_folders: bool | None = None, exact_copies: bool = False, small_classes: str = STOP,
-) -> OrganizeReport:  # fmt: skip
+    folder: Path,
+    manifest_path: Path,
+    *,
+    target_per_class: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    split_folders: bool | None = None,
+    exact_copies: bool = False,
+    small_classes: str = STOP,
+) -> OrganizeReport:
     """The report on the manifest that was written for the images in `folder` and its subfolders.
 
     Labels and splits are those of `layout.read_layout`. Images directly in `folder` are unlabelled: they get a proposed
@@ -139,9 +146,11 @@ def organize_folder(
         )
     names = [_icon_name(image.path, manifest_path.resolve().parent) for image, _ in images]
     groups = group_copies(
-        [look.look for _, look in images], [image.label for image, _ in images], [look.digest for _, look in images],
+        [look.look for _, look in images],
+        [image.label for image, _ in images],
+        [look.digest for _, look in images],
         exact=exact_copies,
-    )  # fmt: skip
+    )
     candidates, unlabelled = [], []
     for (image, found), name, first in zip(images, names, groups.firsts, strict=True):
         if image.label or can_propose:
@@ -266,14 +275,15 @@ def describe_report(report: OrganizeReport) -> list[str]:
         "classes below the target": [f"{label}: {count}" for label, count in report.below_target.items()],
         "classes with too few images": [f"{label}: {count}" for label, count in report.small_classes.items()],
         "classes whose images all look alike, so that only closer ones count as copies": [
-            f"{label or '(no label)'}: closer than {share:.1%} of the usual limit" for label, share in report.limits.items()
+            f"{label or '(no label)'}: closer than {share:.1%} of the usual limit"
+            for label, share in report.limits.items()
         ],
         f"classes whose splits are not {'/'.join(f'{share:.0%}'[:-1] for share in SPLIT_SHARES.values())}, since no group "
         "of copies is divided (--exact-copies groups equal files only)": [
             f"{label}: {'/'.join(map(str, shares))}, the largest group has {largest} images"
             for label, (shares, largest) in report.uneven.items()
         ],
-    }  # fmt: skip
+    }
     for remark, found in remarks.items():
         if isinstance(found, int) and found:
             lines.append(f"{found} {remark}")
@@ -396,7 +406,7 @@ def _groups_of_classes(labels: Sequence[str], groups: Sequence[str]) -> dict[str
 
 def _settle_small(
     folder: Path, placed: list[PlacedImage], mode: str, *, can_propose: bool
-) -> tuple[list[PlacedImage], dict[str, int]]:  # fmt: skip
+) -> tuple[list[PlacedImage], dict[str, int]]:
     """The images without classes that are too small whatever is in them, and those classes' sizes."""
     counts = Counter(image.label for image in placed if image.label)
     loose = can_propose and any(not image.label for image in placed)  # may be of any class
@@ -417,7 +427,7 @@ def _settle_small(
 
 def _settle_few_groups(
     folder: Path, candidates: list[_Candidate], mode: str
-) -> tuple[list[_Candidate], dict[str, int]]:  # fmt: skip
+) -> tuple[list[_Candidate], dict[str, int]]:
     """The candidates without classes of too few groups, and those classes' numbers of groups."""
     if any(c.row.split for c in candidates):
         return candidates, {}
@@ -460,7 +470,7 @@ def _check_classes(folder: Path, labels: Sequence[str]) -> None:
 
 def _split(
     folder: Path, rows: list[LogoRow], given: tuple[str, ...], seed: int
-) -> tuple[list[LogoRow], dict[str, int]]:  # fmt: skip
+) -> tuple[list[LogoRow], dict[str, int]]:
     """The rows with their splits, and how many of train's went to each split that no folder gives.
 
     Rows with a split keep it, but for those of train where another split has no folder: whole groups of them fill it.

@@ -37,9 +37,16 @@ FIRST_DOUBT = -3.0  # softplus(-3) = 0.05: at first every pair counts nearly in 
 
 
 def pretrain(
-    manifest_path: Path, config: PretrainConfig, text: str, imagenet: bool, rows: list[LogoRow], folder: Path,
-    device_name: str, key: str, report: Callable[[dict], None],
-) -> None:  # fmt: skip
+    manifest_path: Path,
+    config: PretrainConfig,
+    text: str,
+    imagenet: bool,
+    rows: list[LogoRow],
+    folder: Path,
+    device_name: str,
+    key: str,
+    report: Callable[[dict], None],
+) -> None:
     """Writes what the network `text` (name@size_px) learned from the rows to FOLDER/pretrain/NAME-SIZE.safetensors.
 
     It begins at random or, with `imagenet`, at its ImageNet weights. Labels are not learned from; those of the train
@@ -62,16 +69,26 @@ def pretrain(
     )
     torch.manual_seed(config.seed)
     encoder = LogoNetwork(
-        architecture.model, len(manifest.classes), size_px=architecture.size_px, dropout=config.fit.dropout,
+        architecture.model,
+        len(manifest.classes),
+        size_px=architecture.size_px,
+        dropout=config.fit.dropout,
         pretrained=imagenet and has_imagenet_weights(architecture.model),
-    )  # fmt: skip
+    )
     network, history = fit(
-        AspectNetwork(encoder, architecture.size_px, config), dataset, contrastive_objective(difficulty), config.fit, state=state,
-        seed=config.seed, device=device,
+        AspectNetwork(encoder, architecture.size_px, config),
+        dataset,
+        contrastive_objective(difficulty),
+        config.fit,
+        state=state,
+        seed=config.seed,
+        device=device,
         evaluate=_neighbours_on_val(manifest, rows, architecture.size_px, difficulty, device),
-        report=lambda item: report({"name": name, **item}), collate=views.collate,
-        loaders=count_loaders(device), key=key,
-    )  # fmt: skip
+        report=lambda item: report({"name": name, **item}),
+        collate=views.collate,
+        loaders=count_loaders(device),
+        key=key,
+    )
     record = {"key": key, "architecture": text, "seed": config.seed, "logos": len(rows), "history": history}
     distributed.on_main(_write_encoder)(path, network.encoder, record)
     distributed.wait()

@@ -110,9 +110,11 @@ def _measure(pixels: torch.Tensor) -> dict[str, np.ndarray]:
     colours = pixels.permute(0, 3, 1, 2) / 255
     ink = soft_ink(colours)
     measured = {
-        "geometric": functional.adaptive_avg_pool2d(ink, LAYOUT).flatten(1), "colour": measure_colour(colours, ink),
-        "text": measure_text(colours, ink), "shape": measure_shape(colours, ink),
-    }  # fmt: skip
+        "geometric": functional.adaptive_avg_pool2d(ink, LAYOUT).flatten(1),
+        "colour": measure_colour(colours, ink),
+        "text": measure_text(colours, ink),
+        "shape": measure_shape(colours, ink),
+    }
     return {aspect: statistics.numpy() for aspect, statistics in measured.items()}
 
 
@@ -131,9 +133,12 @@ class AspectViews:
         """
         aspects = np.arange(len(items)) % len(ASPECTS)
         views = [
-            [self.draw(ASPECTS[aspect], ink, (pair.seed, which)) for which, ink in enumerate((pair.ink, pair.partners[aspect]))]
+            [
+                self.draw(ASPECTS[aspect], ink, (pair.seed, which))
+                for which, ink in enumerate((pair.ink, pair.partners[aspect]))
+            ]
             for aspect, pair in zip(aspects, items, strict=True)
-        ]  # fmt: skip
+        ]
         first, second = torch.from_numpy(np.array(views)).unbind(1)  # (B, 2, S, S, 3)
         return first, second, torch.from_numpy(aspects)
 
@@ -176,16 +181,27 @@ def make_policy(aspect: str, strength: float) -> Policy:
 
 
 def _moves(
-    strength: float, *, scale: float, shift: float, rotate: float = 0.0, shear: float = 0.0, border: int = cv2.BORDER_CONSTANT
-) -> tuple[A.BasicTransform, ...]:  # fmt: skip
+    strength: float,
+    *,
+    scale: float,
+    shift: float,
+    rotate: float = 0.0,
+    shear: float = 0.0,
+    border: int = cv2.BORDER_CONSTANT,
+) -> tuple[A.BasicTransform, ...]:
     """Shrinks, moves (in parts of the side), turns and shears (degrees) by at most so much at full strength."""
     shift, rotate, shear = (strength * most for most in (shift, rotate, shear))
     return (
         A.Affine(
-            scale=(1 - strength * scale, 1.0), translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
-            rotate=(-rotate, rotate), shear=(-shear, shear), border_mode=border, keep_ratio=True, p=1.0,
+            scale=(1 - strength * scale, 1.0),
+            translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
+            rotate=(-rotate, rotate),
+            shear=(-shear, shear),
+            border_mode=border,
+            keep_ratio=True,
+            p=1.0,
         ),
-    )  # fmt: skip
+    )
 
 
 def _recolours(strength: float) -> tuple[A.BasicTransform, ...]:

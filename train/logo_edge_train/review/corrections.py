@@ -88,8 +88,13 @@ def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path)
             line["sure"] = str(int(correction.sure))
     lines = [columns, *([line.get(name) for name in columns] for line in cells)]
     write_file(manifest_path, "".join(map(csv_line, lines)))
-    return {"manifest": shown(str(manifest_path)), "changed": changed, "labelled": labelled, "confirmed": confirmed,
-            "changes": dict(changes.most_common())}  # fmt: skip
+    return {
+        "manifest": shown(str(manifest_path)),
+        "changed": changed,
+        "labelled": labelled,
+        "confirmed": confirmed,
+        "changes": dict(changes.most_common()),
+    }
 
 
 def find_problem(correction: Correction, row: LogoRow | None, manifest: Manifest) -> str | None:

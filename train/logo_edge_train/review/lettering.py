@@ -109,17 +109,34 @@ def describe_lettering(reading: Reading) -> np.ndarray:
     sides = [float(np.linalg.norm(np.subtract(longest.box[at], longest.box[0]))) for at in (1, 3)]
     total, width = sum(counts), min(float(reach[0]), 1.0)
     certainty = float(known.mean()) if len(known) else 0.0
-    return np.array([
-        min(len(lines), MOST_LINES), min(len(text), MOST_READ), min(total, MOST_READ), min(max(counts), MOST_READ),
-        *(total >= least for least in (1, 2, 3, 4)),
-        min(float(known.sum()), MOST_READ), certainty, known.min(initial=1.0) if len(known) else 0.0, known.max(initial=0.0),
-        *(kinds.count(kind) / max(len(kinds), 1) for kind in range(len(KINDS))),
-        sum(one.isupper() for one in text) / max(len(text), 1),
-        width, min(float(reach[1]), 1.0), width * min(float(reach[1]), 1.0), width * certainty,
-        *sides, np.log((sides[0] + 0.01) / (sides[1] + 0.01)), max(line.score for line in lines),
-        *np.max([line.kinds for line in lines], 0), *longest.kinds,
-        reading.text_share, reading.peak, np.log(reading.aspect_ratio),
-    ], np.float32)  # fmt: skip
+    return np.array(
+        [
+            min(len(lines), MOST_LINES),
+            min(len(text), MOST_READ),
+            min(total, MOST_READ),
+            min(max(counts), MOST_READ),
+            *(total >= least for least in (1, 2, 3, 4)),
+            min(float(known.sum()), MOST_READ),
+            certainty,
+            known.min(initial=1.0) if len(known) else 0.0,
+            known.max(initial=0.0),
+            *(kinds.count(kind) / max(len(kinds), 1) for kind in range(len(KINDS))),
+            sum(one.isupper() for one in text) / max(len(text), 1),
+            width,
+            min(float(reach[1]), 1.0),
+            width * min(float(reach[1]), 1.0),
+            width * certainty,
+            *sides,
+            np.log((sides[0] + 0.01) / (sides[1] + 0.01)),
+            max(line.score for line in lines),
+            *np.max([line.kinds for line in lines], 0),
+            *longest.kinds,
+            reading.text_share,
+            reading.peak,
+            np.log(reading.aspect_ratio),
+        ],
+        np.float32,
+    )
 
 
 def find_boxes(text_map: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:

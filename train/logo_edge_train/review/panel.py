@@ -188,8 +188,14 @@ def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
             for fold in range(fold_of.max() + 1):
                 features.tick("out-of-fold fits", fitted, total)
                 left_out = fold_of == fold
-                settings = {"classifier": classifier, "features": names, "penalty": config.penalty, "folds": config.folds,
-                            "division": config.seed + division, "fold": fold}  # fmt: skip
+                settings = {
+                    "classifier": classifier,
+                    "features": names,
+                    "penalty": config.penalty,
+                    "folds": config.folds,
+                    "division": config.seed + division,
+                    "fold": fold,
+                }
                 path = features.folder / "fits" / f"{artifact_key({'others': data[1]}, settings, {})[:16]}.safetensors"
                 key = artifact_key({"rows": data[0], "others": data[1]}, settings, versions(MADE_WITH))
                 if not path.exists() or read_metadata(path)["key"] != key:
@@ -249,15 +255,25 @@ def fit_classifier(kind: str, features: np.ndarray, soft: np.ndarray, penalty: f
     rows, targets = np.nonzero(soft)
     features, weights = features[rows], soft[rows, targets]
     if kind == "boosting":
-        model = HistGradientBoostingClassifier(max_iter=TREES, max_leaf_nodes=LEAVES, learning_rate=0.06, l2_regularization=1.0,
-                                               min_samples_leaf=10, early_stopping=False, random_state=seed)  # fmt: skip
+        model = HistGradientBoostingClassifier(
+            max_iter=TREES,
+            max_leaf_nodes=LEAVES,
+            learning_rate=0.06,
+            l2_regularization=1.0,
+            min_samples_leaf=10,
+            early_stopping=False,
+            random_state=seed,
+        )
         return model.fit(features, targets, weights)
     if kind == "logistic":
         steps = [LogisticRegression(C=1 / penalty, max_iter=MOST_STEPS, tol=1e-3)]
     else:
         parts = min(COMPONENTS, *features.shape)
-        steps = [PCA(parts, random_state=seed), StandardScaler(),
-                 MLPClassifier((HIDDEN,), alpha=3.0, learning_rate_init=1e-3, max_iter=EPOCHS, random_state=seed)]  # fmt: skip
+        steps = [
+            PCA(parts, random_state=seed),
+            StandardScaler(),
+            MLPClassifier((HIDDEN,), alpha=3.0, learning_rate_init=1e-3, max_iter=EPOCHS, random_state=seed),
+        ]
     model = make_pipeline(StandardScaler(), *steps)
     with warnings.catch_warnings():  # nearly converged is as good here
         warnings.simplefilter("ignore", ConvergenceWarning)

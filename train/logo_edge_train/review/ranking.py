@@ -30,7 +30,7 @@ SHOWN = 10  # rows in the terminal
 
 def list_suspects(
     manifest_path: Path, config: ReviewConfig, folder: Path, *, count: int, device: torch.device, tick: Tick
-) -> dict:  # fmt: skip
+) -> dict:
     """Writes suspects.csv and suspects.html into `folder`: the `count` labels of train and val that are most probably wrong.
 
     Returns what `write_list` does and {reviewed, held_out, accuracy, suspects, estimated_errors, rows}: how many labels were
@@ -45,10 +45,11 @@ def list_suspects(
     errors = find_label_errors(mean, targets)
     against = (reviewed.probabilities.argmax(2) != targets).mean(0)  # (N,)
     records = [
-        describe_row(reviewed.rows[at], mean[at], reviewed.classes, rank,
-                     margin=errors.margins[at], members_against=against[at])
+        describe_row(
+            reviewed.rows[at], mean[at], reviewed.classes, rank, margin=errors.margins[at], members_against=against[at]
+        )
         for rank, at in enumerate(errors.suspects[:count], start=1)
-    ]  # fmt: skip
+    ]
     accuracy, suspects = float((mean.argmax(1) == targets).mean()), len(errors.suspects)
     held_out = len(manifest.split("calib", "test"))
     lead = (
@@ -61,13 +62,20 @@ def list_suspects(
         for i, label in enumerate(reviewed.classes)
     }
     files = write_list(SUSPECTS, "Labels that are probably wrong", lead, records, manifest_path, reviewed, features)
-    return {**files, "reviewed": len(targets), "held_out": held_out, "accuracy": round(accuracy, 4), "suspects": suspects,
-            "estimated_errors": pairs, "rows": records}  # fmt: skip
+    return {
+        **files,
+        "reviewed": len(targets),
+        "held_out": held_out,
+        "accuracy": round(accuracy, 4),
+        "suspects": suspects,
+        "estimated_errors": pairs,
+        "rows": records,
+    }
 
 
 def list_next(
     manifest_path: Path, config: ReviewConfig, folder: Path, *, count: int, device: torch.device, tick: Tick
-) -> dict:  # fmt: skip
+) -> dict:
     """Writes next.csv and next.html into `folder`: the `count` unlabelled images whose labels would teach most.
 
     Worth is the mean of an image's ranks, 0 to 1, by what the members disagree on and by how close the two likeliest
@@ -90,9 +98,11 @@ def list_next(
     first, second = -np.sort(-mean, axis=1)[:, :2].T
     worth = (rank_share(disagreement) + rank_share(second - first)) / 2
     records = [
-        describe_row(pool[at], mean[at], reviewed.classes, rank, margin=first[at] - second[at], disagreement=disagreement[at])
+        describe_row(
+            pool[at], mean[at], reviewed.classes, rank, margin=first[at] - second[at], disagreement=disagreement[at]
+        )
         for rank, at in enumerate(choose_diverse(worth, read, count), start=1)
-    ]  # fmt: skip
+    ]
     lead = (
         f"{len(records)} of {len(pool)} images without a label, the most useful first: models that were fitted to different "
         "parts of train and val disagree on them, or find two classes about as likely, and they look unlike each other. "
@@ -130,11 +140,17 @@ def describe_row(
 ) -> dict:
     """The record of a listed row: what it is, the likeliest class, the figures, and every class's probability."""
     return {
-        "rank": rank, "package": row.package, "version": row.version, "icon": row.icon, "split": row.split, "label": row.label,
-        "sure": int(row.sure) if row.label else "", "suggested": classes[int(probabilities.argmax())],
+        "rank": rank,
+        "package": row.package,
+        "version": row.version,
+        "icon": row.icon,
+        "split": row.split,
+        "label": row.label,
+        "sure": int(row.sure) if row.label else "",
+        "suggested": classes[int(probabilities.argmax())],
         **{name: round(float(value), 4) for name, value in figures.items()},
         "probabilities": {name: round(float(p), 4) for name, p in zip(classes, probabilities, strict=True)},
-    }  # fmt: skip
+    }
 
 
 def write_list(
@@ -159,16 +175,20 @@ def print_suspects(found: dict) -> None:
     """Prints how many labels are suspect, the worst ones, and what to do."""
     print_list(
         f"{found['suspects']} of {found['reviewed']} labels of train and val are suspect; the ensemble agrees with "
-        f"{found['accuracy']:.1%} of all. {found['held_out']} labels of calib and test took no part.", found, "members_against",
-    )  # fmt: skip
+        f"{found['accuracy']:.1%} of all. {found['held_out']} labels of calib and test took no part.",
+        found,
+        "members_against",
+    )
 
 
 def print_next(found: dict) -> None:
     """Prints how many images there were to choose from, the first ones, and what to do."""
     print_list(
         f"{len(found['rows'])} of {found['pool']} images without a label; {found['left_out']} others are, or look like, "
-        "images of val, calib or test.", found, "disagreement",
-    )  # fmt: skip
+        "images of val, calib or test.",
+        found,
+        "disagreement",
+    )
 
 
 def print_list(lead: str, found: dict, figure: str) -> None:
@@ -180,9 +200,13 @@ def print_list(lead: str, found: dict, figure: str) -> None:
         table.add_column(heading, overflow="fold")
     for record in found["rows"][:SHOWN]:
         table.add_row(
-            str(record["rank"]), f"{record['package']}/{record['icon']}", record["label"] or "-", record["suggested"],
-            f"{record['probabilities'][record['suggested']]:.0%}", f"{record[figure]:.2f}",
-        )  # fmt: skip
+            str(record["rank"]),
+            f"{record['package']}/{record['icon']}",
+            record["label"] or "-",
+            record["suggested"],
+            f"{record['probabilities'][record['suggested']]:.0%}",
+            f"{record[figure]:.2f}",
+        )
     if found["rows"]:
         console.print(table)
     for line in (f"wrote {found['csv']}", f"Open {found['sheet']}, then: {found['apply']}"):

@@ -31,8 +31,15 @@ BLOCK = 64  # pictures between two reports of progress
 
 
 def write_sheet(
-    path: Path, title: str, lead: str, command: str, records: list[dict], manifest: Manifest, classes: tuple[str, ...], tick: Tick
-) -> None:  # fmt: skip
+    path: Path,
+    title: str,
+    lead: str,
+    command: str,
+    records: list[dict],
+    manifest: Manifest,
+    classes: tuple[str, ...],
+    tick: Tick,
+) -> None:
     """Writes the page of the records, which `ranking.describe_row` gives. It loads nothing and sends nothing.
 
     Decisions are kept by the browser, under a digest of the records. `command` is what merges the downloaded ones.
@@ -47,19 +54,27 @@ def write_sheet(
     script = template.joinpath("sheet.js").read_text(encoding="utf-8")
     keys = assign_keys(classes)
     listed = {
-        "name": path.stem, "columns": COLUMNS, "classes": classes, "keys": keys,
+        "name": path.stem,
+        "columns": COLUMNS,
+        "classes": classes,
+        "keys": keys,
         "rows": [{name: record[name] for name in COLUMNS if name in record} for record in records],
-    }  # fmt: skip
+    }
     listed["digest"] = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     data = json.dumps(listed).replace("<", "\\u003c")  # no end of the script's element within it
     page = Template(template.joinpath("sheet.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(title), lead=html.escape(lead), command=text_of(command), script=script, data=data, size=PICTURE_PX,
+        title=html.escape(title),
+        lead=html.escape(lead),
+        command=text_of(command),
+        script=script,
+        data=data,
+        size=PICTURE_PX,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         keys=" ".join(f"<kbd>{key}</kbd> {text_of(name)}" for name, key in zip(classes, keys, strict=True) if key),
         cards="\n".join(
             draw_card(record, picture, classes, keys) for record, picture in zip(records, pictures, strict=True)
         ),
-    )  # fmt: skip
+    )
     write_file(path, page)
 
 

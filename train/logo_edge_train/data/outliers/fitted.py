@@ -14,8 +14,14 @@ from logo_edge_train.data.outliers.packages import draw_scene, find_font, letter
 
 LATIN = ("inter", "lora", "merriweather", "noto-serif", "ibm-plex-mono", "jetbrains-mono")
 MONO = ("ibm-plex-mono", "jetbrains-mono")
-SCRIPTS = (("noto-serif", "cyrillic"), ("noto-serif", "greek"), ("noto-sans-devanagari", "devanagari"), ("noto-sans-jp", "119"),
-           ("noto-sans-jp", "110"), ("lora", "cyrillic"))  # fmt: skip
+SCRIPTS = (
+    ("noto-serif", "cyrillic"),
+    ("noto-serif", "greek"),
+    ("noto-sans-devanagari", "devanagari"),
+    ("noto-sans-jp", "119"),
+    ("noto-sans-jp", "110"),
+    ("lora", "cyrillic"),
+)
 WORDS = (
     "account amount and are average before between bericht cable carbon carton chaque city clause client cold comme committee "
     "contract copper dans date delivery der die digital dinner distance east engine evening every field figure final für garden "
@@ -155,8 +161,11 @@ def draw_scan(random: Random, index: int) -> Image.Image:
             for column in range(columns):
                 left, top = 30 + column * across, 80 + row * down
                 pen.rectangle((left, top, left + across, top + down), outline=ink)
-                text = str(row * columns + column + 1) if calendar else (
-                    words(random, 1) if row == 0 or column == 0 else f"{random.uniform(0, 999):.1f}")  # fmt: skip
+                text = (
+                    str(row * columns + column + 1)
+                    if calendar
+                    else (words(random, 1) if row == 0 or column == 0 else f"{random.uniform(0, 999):.1f}")
+                )
                 write(pen, (left + 6, top + 6), across - 10, text, font, ink)
     else:
         write_lines(pen, (70, 80, width - 70, height * random.uniform(0.6, 0.92)), random, font, ink, leading=1.6)
@@ -212,8 +221,12 @@ def draw_code(random: Random, index: int) -> Image.Image:
         x += em * (5 + 4 * indent)
         for _ in range(int(random.integers(0, 6))):
             kind = int(random.integers(4))
-            text = (pick(random, KEYWORDS), f"{pick(random, NAMES)}_{pick(random, NAMES)}({pick(random, NAMES)})",
-                    f'"{words(random, 2)}"', f"= {int(random.integers(0, 999))};")[kind]  # fmt: skip
+            text = (
+                pick(random, KEYWORDS),
+                f"{pick(random, NAMES)}_{pick(random, NAMES)}({pick(random, NAMES)})",
+                f'"{words(random, 2)}"',
+                f"= {int(random.integers(0, 999))};",
+            )[kind]
             if x + em * len(text) < width:
                 pen.text((x, y), text, font=font, fill=colours[kind])
             x += em * (len(text) + 1)
@@ -224,8 +237,11 @@ def draw_window(random: Random, index: int) -> Image.Image:
     """A desktop program: menus, tool bar, tree, grid or form or chat, status bar; sometimes on a desktop with a task bar."""
     width, height = pick(random, ((960, 600), (800, 600), (640, 720), (420, 320)))
     dark = random.random() < 0.35
-    paper, panel, ink, line = ((30, 31, 34), (43, 45, 48), (205, 208, 214), (62, 64, 68)) if dark else (
-        pick(random, LIGHT), (232, 234, 237), (32, 33, 36), (200, 203, 208))  # fmt: skip
+    paper, panel, ink, line = (
+        ((30, 31, 34), (43, 45, 48), (205, 208, 214), (62, 64, 68))
+        if dark
+        else (pick(random, LIGHT), (232, 234, 237), (32, 33, 36), (200, 203, 208))
+    )
     accent, window = colour_of(random, 30, 220), Image.new("RGB", (width, height), paper)
     pen, font = ImageDraw.Draw(window), latin(random, int(random.integers(12, 18)), ("inter", "inter", "noto-serif"))
     step = int(font.size * random.uniform(1.6, 2.3))
@@ -441,8 +457,12 @@ def draw_chart(random: Random, index: int) -> Image.Image:
             spots = random.normal(random.uniform(0.3, 0.7, 2), 0.12, (60, 2)).clip(0, 1)
             for a, b in spots:
                 size, u, v = random.uniform(3, 10), left + a * (right - left), bottom - b * tall
-                pen.ellipse((u - size, v - size, u + size, v + size), outline=colours[row], width=2,
-                            fill=colours[row] if row % 2 else None)  # fmt: skip
+                pen.ellipse(
+                    (u - size, v - size, u + size, v + size),
+                    outline=colours[row],
+                    width=2,
+                    fill=colours[row] if row % 2 else None,
+                )
     elif kind == 5:
         for at in range(count):
             low, q1, q2, q3, high = np.sort(random.uniform(0.02, 0.98, 5)) * tall
@@ -605,9 +625,14 @@ def draw_diagram(random: Random, index: int) -> Image.Image:
 def draw_map(random: Random, index: int) -> Image.Image:
     """A map: land, water and parks, roads of several classes and their names; or borders of regions."""
     width, height = pick(random, ((720, 560), (640, 640)))
-    land, water, park, road = pick(random, (((242, 239, 233), (170, 211, 223), (200, 230, 180), (255, 255, 255)),
-                                            ((38, 42, 51), (22, 27, 38), (45, 60, 50), (92, 98, 112)),
-                                            ((250, 246, 225), (150, 200, 240), (190, 220, 170), (240, 190, 90))))  # fmt: skip
+    land, water, park, road = pick(
+        random,
+        (
+            ((242, 239, 233), (170, 211, 223), (200, 230, 180), (255, 255, 255)),
+            ((38, 42, 51), (22, 27, 38), (45, 60, 50), (92, 98, 112)),
+            ((250, 246, 225), (150, 200, 240), (190, 220, 170), (240, 190, 90)),
+        ),
+    )
     sheet = Image.new("RGB", (width, height), land)
     pen, font = ImageDraw.Draw(sheet), latin(random, int(random.integers(12, 18)), ("inter", "lora"))
     spots = random.uniform(-0.1, 1.1, (int(random.integers(25, 90)), 2)) * (width, height)
@@ -647,8 +672,13 @@ def draw_map(random: Random, index: int) -> Image.Image:
                 for angle in (turn, turn + math.pi / 2):
                     if random.random() < 0.75:
                         shift = (offset * math.cos(angle), offset * math.sin(angle))
-                        ends = [(width / 2 + shift[0] + t * math.sin(angle) + random.normal(0, 6),
-                                 height / 2 + shift[1] - t * math.cos(angle) + random.normal(0, 6)) for t in (-900, -200, 200, 900)]  # fmt: skip
+                        ends = [
+                            (
+                                width / 2 + shift[0] + t * math.sin(angle) + random.normal(0, 6),
+                                height / 2 + shift[1] - t * math.cos(angle) + random.normal(0, 6),
+                            )
+                            for t in (-900, -200, 200, 900)
+                        ]
                         pen.line(ends, fill=tuple(int(channel * 0.85) for channel in road), width=casing)
                         pen.line(ends, fill=road, width=size)
     ink = (240, 240, 240) if sum(land) < 300 else (70, 70, 80)
@@ -665,8 +695,10 @@ def draw_noise(random: Random, index: int) -> Image.Image:
     kind = index % 6
     if kind == 0:
         spectrum = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) + 1 / max(height, width)
-        planes = [np.fft.ifft2(np.fft.fft2(random.normal(size=(height, width))) / spectrum ** random.uniform(0.6, 2)).real
-                  for _ in range(1 if random.random() < 0.4 else 3)]  # fmt: skip
+        planes = [
+            np.fft.ifft2(np.fft.fft2(random.normal(size=(height, width))) / spectrum ** random.uniform(0.6, 2)).real
+            for _ in range(1 if random.random() < 0.4 else 3)
+        ]
         pixels = np.stack([(plane - plane.min()) / np.ptp(plane) * 255 for plane in (planes * 3)[:3]], -1)
     elif kind == 1:
         row = random.integers(0, 256, (height, 1, 3)).repeat(width, 1)

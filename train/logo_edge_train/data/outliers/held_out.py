@@ -158,12 +158,16 @@ def draw_formulas(random: Random, index: int) -> Image.Image:
     for row in range(rows):
         level = 1 - (row + 0.7) / (rows + 0.5)
         a, b, c = (str(letter) for letter in random.choice(list("abcdfghkmnpqrstuvwxyz"), 3, replace=False))
-        formula = str(random.choice([
-            rf"$\int_0^{{{int(random.integers(2, 9))}}} {a}^{{{b}}}\,d{a} = \frac{{{c} + 1}}{{{b}^2}}$",
-            rf"$\sum_{{{a}=1}}^{{n}} \sqrt{{{b}_{a} - {c}}} \leq \alpha {b}$",
-            rf"$\hat{{{a}}} = \arg\max_{{{b}}} \log p({c} \mid {b})$",
-            rf"$\partial_{a} {b} + \nabla \cdot ({c} {b}) = \lambda_{{{int(random.integers(9))}}}$",
-        ]))  # fmt: skip
+        formula = str(
+            random.choice(
+                [
+                    rf"$\int_0^{{{int(random.integers(2, 9))}}} {a}^{{{b}}}\,d{a} = \frac{{{c} + 1}}{{{b}^2}}$",
+                    rf"$\sum_{{{a}=1}}^{{n}} \sqrt{{{b}_{a} - {c}}} \leq \alpha {b}$",
+                    rf"$\hat{{{a}}} = \arg\max_{{{b}}} \log p({c} \mid {b})$",
+                    rf"$\partial_{a} {b} + \nabla \cdot ({c} {b}) = \lambda_{{{int(random.integers(9))}}}$",
+                ]
+            )
+        )
         if random.random() < 0.35:
             figure.text(0.06, level, " ".join(random.choice(WORDS, 8)), fontsize=9, family="serif")
         else:

