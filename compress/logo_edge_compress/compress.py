@@ -32,11 +32,10 @@ from logo_edge_compress.candidates.plan import (
     make_candidate,
     plan_candidates,
     plan_members,
-    read_student,
     save_pixels,
 )
 from logo_edge_compress.convert.tensorrt import why_no_engine
-from logo_edge_compress.distill.distill import check_teachers, distill
+from logo_edge_compress.distill.distill import check_teachers, distill, load_student
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_compress.onnx.embedding_output import embed_bundle
 from logo_edge_compress.onnx.graph import LOGITS, PIXELS
@@ -475,9 +474,7 @@ def _pack(
             _latency(costs[fp32.title]),
             parity=Parity(**fp32.record["parity"]),
         )
-        student = Architecture.parse(candidate.student)
-        task = Task(run, work.manifest, student, candidate.folder, Path(), candidate.student)
-        size_bytes = read_student(task).network.float32_bytes
+        size_bytes = load_student(candidate.folder, len(run.classes)).network.float32_bytes
         stages += [Stage("student, PyTorch", plain.logits, size_bytes, None)]
         stages += [plain] if fp32 is not candidate else []
     stages += [chosen, calibrated]

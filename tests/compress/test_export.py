@@ -70,7 +70,7 @@ def run(tmp_path_factory):
     network.load_state_dict(
         {key: value.half().float() if value.ndim > 1 else value for key, value in network.state_dict().items()}
     )
-    write_json(student / "student.json", {"student": f"{MODEL}@{SIZE}", "sha256": sha256})
+    write_json(student / "student.json", {"student": f"{MODEL}@{SIZE}", "sha256": sha256, "history": []})
     export_onnx(network, SIZE, student / "student-fp32.onnx", body=student / "body.onnx")
     rounded = round_body(student / "body.onnx", pixels, student / "rounded.onnx", reduce_range=True)
     int8 = student / "student-int8-minmax.onnx"

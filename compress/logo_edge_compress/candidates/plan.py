@@ -22,7 +22,7 @@ from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import LogoEdgeError, VerificationError
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.convert.artifacts import FITTING_IMAGES, Images, Source, export_artifact
-from logo_edge_compress.distill.distill import Student, distill
+from logo_edge_compress.distill.distill import load_student
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.onnx.graph import save_model, store_float16
 from logo_edge_compress.quantize.nncf import restore_with_nncf
@@ -358,7 +358,7 @@ def closest(candidates: list[Candidate]) -> Candidate:
 
 def make_fp32(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
     """The student as ONNX, and `body.onnx`, which quantization begins with."""
-    network, size_px = read_student(task).network, task.student.size_px
+    network, size_px = load_student(task.folder, len(task.run.classes)).network, task.student.size_px
     path = export_onnx(network, size_px, task.folder / "student-fp32.onnx", body=task.folder / "body.onnx")
     with torch.no_grad():
         parent = run_artifact(lambda part: network(torch.from_numpy(part)).numpy(), pixels["val"], None)
@@ -449,7 +449,8 @@ def make_stored(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -
 def make_tuned(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -> Made:
     """The INT8 graph after it has learned from the FP32 student."""
     path, key = task.folder / "student-int8-tuned.onnx", candidate_key(task, plan)
-    finetune(plan.inputs[0], read_student(task), task.run, task.manifest, path, key=key, report=report)
+    student = load_student(task.folder, len(task.run.classes))
+    finetune(plan.inputs[0], student, task.run, task.manifest, path, key=key, report=report)
     return Made((path,), open_onnx(path), QUANTIZED, *_parent(task, pixels))
 
 
@@ -492,23 +493,6 @@ def make_export(task: Task, plan: Plan, pixels: dict[str, np.ndarray], report) -
     kept = {name: record[name] for name in ("parity", "verified_by", "kept_range", "not_done") if name in record}
     kept |= {"engine": engine and engine["file"], "said": said, "parent": plan.inputs[0].name}
     return Made(tuple(files), forward, tolerance, record=kept)
-
-
-def read_student(task: Task) -> Student:
-    """The distilled student, which is there already."""
-
-    def refuse(_: dict) -> None:
-        raise AssertionError("a candidate is made of a student that is distilled already")
-
-    return distill(
-        task.run,
-        task.manifest,
-        task.run.recipe.distill,
-        task.student,
-        task.folder,
-        device=torch.device("cpu"),
-        report=refuse,
-    )
 
 
 def _rounded(task: Task, plan: Plan, pixels: dict[str, np.ndarray]) -> Path:

@@ -278,12 +278,12 @@ def _engine(path: Path, folder: Path, parent, precision: str, batch, images: Ima
 def _torchscript(source: Source, path: Path, images: Images) -> dict:
     import torch
 
+    from logo_edge_compress.distill.distill import load_student
     from logo_edge_compress.onnx.export import export_torchscript
-    from logo_edge_train.runs import load_network, read_run
+    from logo_edge_train.runs import read_run
 
     run = read_run(source.run)
-    record = json.loads(source.student.with_suffix(".json").read_text(encoding="utf-8"))
-    network = load_network(source.student, Architecture.parse(record["student"]), len(run.classes))
+    network = load_student(source.student.parent, len(run.classes)).network
     with torch.no_grad():
         parent = run_artifact(lambda pixels: network(torch.from_numpy(pixels)).numpy(), images.verifying, None)
     path = export_torchscript(network, source.input.size_px, path.with_suffix(".pt"))

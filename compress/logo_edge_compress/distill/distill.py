@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
 from pathlib import Path
@@ -42,6 +43,7 @@ from logo_edge_train.runs import Run, load_network, save_member, write_json
 from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import accuracy_on, evaluation_sets, outlier_rows
 
+CHECKPOINT, RECORD = "student.safetensors", "student.json"  # in a student's folder
 CPU_BATCH = 16  # views that a teacher sees at a time: a batch of large ones takes a gigabyte
 GRID = 4  # a side, of the attention that is matched
 TEACHER_TOLERANCE = 1e-3  # of the largest logit, from FP32 sums in another order
@@ -75,14 +77,12 @@ def distill(
     """
     folder.mkdir(parents=True, exist_ok=True)
     identity = student_identity(run, manifest, config, candidate)
-    checkpoint, record_path = folder / "student.safetensors", folder / "student.json"
+    checkpoint, record_path = folder / CHECKPOINT, folder / RECORD
     if record_path.exists():
         record = json.loads(record_path.read_text(encoding="utf-8"))
-        same = not identity.changes(record["identity"], finished=True)
-        if same and checkpoint.exists() and file_hash(checkpoint) == record["sha256"]:
-            return Student(
-                candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint, record["history"]
-            )
+        if not identity.changes(record["identity"], finished=True):
+            with suppress(RunError):  # of a checkpoint that is missing or changed
+                return load_student(folder, len(run.classes))
     teachers = [
         (run.load_member(index), run.architecture(index).contract) for index in range(len(run.record["members"]))
     ]
@@ -119,7 +119,24 @@ def distill(
         state.unlink()
     for lessons in folder.glob("*.lessons"):  # those of other settings that were interrupted, too
         shutil.rmtree(lessons)
-    return Student(candidate, load_network(checkpoint, candidate, len(run.classes)), checkpoint, history)
+    return load_student(folder, len(run.classes))
+
+
+def load_student(folder: Path, classes: int) -> Student:
+    """The distilled student in `folder`, of so many classes.
+
+    Raises RunError where there is none, or its checkpoint is not the one that its record lists.
+    """
+    checkpoint, record_path = folder / CHECKPOINT, folder / RECORD
+    if not record_path.exists():
+        raise RunError(f"{folder} has no {RECORD}; expected a student, made by `logo-edge compress`")
+    record = json.loads(record_path.read_text(encoding="utf-8"))
+    if not checkpoint.exists() or file_hash(checkpoint) != record["sha256"]:
+        raise RunError(
+            f"{checkpoint} is missing or not the file that {RECORD} lists; put it back, or run `logo-edge compress` again"
+        )
+    candidate = Architecture.parse(record["student"])
+    return Student(candidate, load_network(checkpoint, candidate, classes), checkpoint, record["history"])
 
 
 def student_identity(run: Run, manifest: Manifest, config: DistillConfig, candidate: Architecture) -> Identity:
