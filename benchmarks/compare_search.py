@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from logo_edge_compress.onnx.export import export_onnx
-from logo_edge_compress.search.latency_table import measure_options, onnx_latency
-from logo_edge_compress.search.search import LatencyTable, architecture_name, derived_recipe, search, table_ms
+from logo_edge_compress.search.latency_table import LatencyTable, measure_options, onnx_latency
+from logo_edge_compress.search.search import architecture_name, derived_recipe, search, table_ms
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
 from logo_edge_train.keys import versions

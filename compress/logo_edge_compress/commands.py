@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ from logo_edge_train.parallel import refuse_torchrun
 
 if TYPE_CHECKING:
     from logo_edge.bundle.record import Bundle
+
+PAGES = "logo_edge.pages"  # the group of entry points that write a report page
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 calibrate = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -184,13 +187,15 @@ def compress_command(
 
 
 def write_page(folder: Path) -> None:
-    """Writes compress_report.html from the JSON beside it, or says what it would need."""
-    try:
-        from logo_edge_report.compression import make_page
-    except MissingExtraError as error:
-        typer.echo(f"no compress_report.html: {error}")
-        return
-    typer.echo(f"wrote {make_page(folder)}")
+    """Writes compress_report.html from the JSON beside it, or prints which extra is missing.
+
+    The report room registers the function: compress does not import it.
+    """
+    for page in entry_points(group=PAGES, name="compress"):
+        try:
+            typer.echo(f"wrote {page.load()(folder)}")
+        except MissingExtraError as error:
+            typer.echo(f"no compress_report.html: {error}")
 
 
 @calibrate.command(
@@ -357,7 +362,8 @@ def search_command(
         classes = len(read_manifest(source).classes)
         table = measure_options(chosen.search, classes, folder / "search" / "latency.json")
     if estimate:
-        from logo_edge_train.estimate import estimate_search, print_estimate
+        from logo_edge_compress.search.estimate import estimate_search
+        from logo_edge_train.estimate import print_estimate
 
         print_found(estimate_search(source, chosen, table, device=pick_device(device)), as_json, print_estimate)
         return

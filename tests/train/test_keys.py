@@ -13,7 +13,7 @@ from PIL import Image
 
 from logo_edge.errors import RunError
 from logo_edge_compress.search import search
-from logo_edge_compress.search.search import LatencyTable
+from logo_edge_compress.search.latency_table import LatencyTable
 from logo_edge_train import keys, train
 from logo_edge_train.data.manifest import LogoRow, read_manifest, write_manifest
 from logo_edge_train.few_shot import run as few_shot

@@ -1,4 +1,4 @@
-"""How long `logo-edge train`, or `search`, would take here: a few steps of each of its fits, extrapolated (`--estimate`)."""
+"""How long `logo-edge train` would take here: a few steps of each of its fits, extrapolated (`--estimate`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from logo_edge_compress.search.search import LatencyTable, search
 from logo_edge_train.console import LiteralTable
 from logo_edge_train.data.dataset import pool_rows, stratified_sample
 from logo_edge_train.data.manifest import Manifest, read_manifest
@@ -68,30 +67,6 @@ def estimate_training(manifest_path: Path, recipe: Recipe, *, device: torch.devi
     }
 
 
-def estimate_search(manifest_path: Path, recipe: Recipe, table: LatencyTable, *, device: torch.device) -> dict:
-    """As `estimate_training`, of `search`: at most so long, for no epoch of the trial is one of the faster, first ones."""
-    config, rows = recipe.search, read_manifest(manifest_path).split("train")
-    rows = stratified_sample(rows, recipe.train.fit.max_images)
-    # a third more than two halves of the trial's steps: the halves are never quite equal
-    images = min(8 * _trial_images(config.batch_size, device) // 3, len(rows))
-    trial = replace(
-        recipe,
-        search=replace(config, epochs=2, warmup_epochs=0),
-        train=replace(recipe.train, fit=replace(recipe.train.fit, max_images=images)),
-    )
-    reports: Reports = {}
-    with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:
-        search(manifest_path, trial, table, Path(folder), device=device, report=_keep(reports))
-    stages = [extrapolate(name, found, config, len(rows) // 2) for name, found in reports.items()]
-    return {
-        "command": f"logo-edge search --recipe {recipe.name}",
-        "device": device_name(device),
-        "side_by_side": 1,
-        "stages": [asdict(stage) for stage in stages],
-        "seconds": sum(stage.seconds for stage in stages),
-    }
-
-
 def _try_pretraining(
     config: PretrainConfig,
     networks: list[str],
@@ -103,10 +78,10 @@ def _try_pretraining(
     device: torch.device,
 ) -> list[StageEstimate]:
     rows = pool_rows(manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images)
-    few = stratified_sample(rows, min(_trial_images(config.fit.batch_size, device), len(rows)))
+    few = stratified_sample(rows, min(trial_images(config.fit.batch_size, device), len(rows)))
     trial, reports = replace(config, fit=_trial_fit(config.fit)), {}
     jobs = [(manifest_path, trial, text, imagenet, few, folder, str(device), "") for text in networks]
-    run_side_by_side(pretrain, jobs, _keep(reports), workers=workers)
+    run_side_by_side(pretrain, jobs, keep_reports(reports), workers=workers)
     measured = [sum(bool(row.label) for row in part) + len(manifest.split("val")) for part in (rows, few)]
     return [
         extrapolate(name, found, config.fit, len(rows), growth=measured[0] / measured[1])
@@ -119,14 +94,14 @@ def _try_teachers(
 ) -> list[StageEstimate]:
     everyone = len(manifest.split("train")) + 2 * config.synthetic
     count = min(everyone, config.fit.max_images or everyone)
-    images = min(_trial_images(config.fit.batch_size, device), count)
+    images = min(trial_images(config.fit.batch_size, device), count)
     # a curriculum takes as long as none, and what it goes by would be measured in each process
     fit = replace(_trial_fit(config.fit), max_images=images, curriculum_epochs=0.0)
     trial, reports = replace(config, fit=fit, synthetic=0), {}
     jobs = [
         (manifest_path, trial, index, folder, str(device), set(), None, "") for index in range(len(config.teachers))
     ]
-    run_side_by_side(fit_member, jobs, _keep(reports), workers=workers)
+    run_side_by_side(fit_member, jobs, keep_reports(reports), workers=workers)
     held_out = [len(manifest.split(*splits)) for splits in (("val",), ("val", "calib", "test"))]
     return [
         extrapolate(name, found, config.fit, count, evaluations=held_out[1] / held_out[0])
@@ -139,11 +114,13 @@ def _trial_fit(config: LoopConfig) -> LoopConfig:
     return replace(config, epochs=2, phases=PhasesConfig())
 
 
-def _trial_images(batch_size: int, device: torch.device) -> int:
+def trial_images(batch_size: int, device: torch.device) -> int:
+    """How many images a trial has per epoch."""
     return batch_size * (GPU_TRIAL_STEPS if device.type == "cuda" else TRIAL_STEPS)
 
 
-def _keep(reports: Reports) -> Callable[[dict], None]:
+def keep_reports(reports: Reports) -> Callable[[dict], None]:
+    """A report callback that stores each report, with its time, under the name of its fit."""
     return lambda report: reports.setdefault(report["name"], []).append((time.perf_counter(), report))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Hashable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,42 @@ import torch
 from rich.progress import track
 from torch import nn
 
+from logo_edge.errors import RunError
 from logo_edge.timing import Latency, describe_machine, measure_latency
 from logo_edge_compress.onnx.export import export_module
-from logo_edge_compress.search.search import CHOICES, LatencyTable
 from logo_edge_train.models import build_body
 from logo_edge_train.models.composed import WIDTH, Head, Trunk, build_attention
 from logo_edge_train.recipe import SearchConfig
 from logo_edge_train.runs import write_json
 
+CHOICES = ("backbones", "attentions", "heads")
 STRIDE = 32  # of the backbones' last stage
 ROUNDS = 3  # of all options in turn: what slows the machine for a while slows them all
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What each option costs on `machine`: median ms of one logo of `size_px` on one thread.
+
+    A network costs the sum of its three; what a call costs by itself is counted with the backbone.
+    """
+
+    size_px: int
+    machine: dict
+    backbones: dict[str, float]
+    attentions: dict[str, float]
+    heads: dict[str, float]
+
+    def costs(self, config: SearchConfig) -> list[np.ndarray]:
+        """The ms of each option of the three choices. Raises RunError where the table is of another space."""
+        for choice in CHOICES:
+            missing = set(getattr(config, choice)) - set(getattr(self, choice))
+            if missing or self.size_px != config.size_px:
+                raise RunError(
+                    f"the latency table, of {self.size_px} px, lacks {', '.join(sorted(missing)) or 'this size'}; "
+                    f"expected search.{choice} at {config.size_px} px. Remove it, so that it is measured again"
+                )
+        return [np.array([getattr(self, choice)[name] for name in getattr(config, choice)]) for choice in CHOICES]
 
 
 def measure_options(config: SearchConfig, classes: int, path: Path) -> LatencyTable:

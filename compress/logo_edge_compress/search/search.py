@@ -10,8 +10,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial, reduce
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from logo_edge.errors import DatasetError, RunError
-from logo_edge.files import replacing
 from logo_edge.preprocess import InputContract
+from logo_edge_compress.search.gradient import architecture_gradient, derive, expected_ms, mean_entropy, penalties
+from logo_edge_compress.search.latency_table import CHOICES, LatencyTable
+from logo_edge_compress.search.plot import plot_search
 from logo_edge_compress.search.supernet import Supernet
 from logo_edge_train.data.dataset import LogoDataset, check_classes, leave_out, stratified_sample
 from logo_edge_train.data.icons import renders_folder
@@ -65,37 +67,8 @@ SEARCHED_BY = (  # the recipe's settings that a search learns by
         )
     ),
 )
-CHOICES = ("backbones", "attentions", "heads")
 WEIGHTS_PATHS, ALPHAS_PATHS = 1, 2  # backbones drawn for a step of each; two can be told apart, one cannot
 ALPHAS_BETAS = (0.5, 0.999)  # of Adam, as in DARTS
-PROBE_RADIUS = 0.01  # by which the finite difference moves the weights, over the norm of the direction (DARTS, eq. 8)
-
-Loss = Callable[[], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class LatencyTable:
-    """What each option costs on `machine`: median ms of one logo of `size_px` on one thread.
-
-    A network costs the sum of its three; what a call costs by itself is counted with the backbone.
-    """
-
-    size_px: int
-    machine: dict
-    backbones: dict[str, float]
-    attentions: dict[str, float]
-    heads: dict[str, float]
-
-    def costs(self, config: SearchConfig) -> list[np.ndarray]:
-        """The ms of each option of the three choices. Raises RunError where the table is of another space."""
-        for choice in CHOICES:
-            missing = set(getattr(config, choice)) - set(getattr(self, choice))
-            if missing or self.size_px != config.size_px:
-                raise RunError(
-                    f"the latency table, of {self.size_px} px, lacks {', '.join(sorted(missing)) or 'this size'}; "
-                    f"expected search.{choice} at {config.size_px} px. Remove it, so that it is measured again"
-                )
-        return [np.array([getattr(self, choice)[name] for name in getattr(config, choice)]) for choice in CHOICES]
 
 
 def search(
@@ -181,67 +154,6 @@ def search_identity(recipe: Recipe, manifest: Manifest) -> Identity:
     return identify({"data": data_hash(row_hashes(manifest, manifest.rows))}, settings, versions(FITTED_WITH))
 
 
-def architecture_gradient(
-    alphas: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], learn: Loss, judge: Loss, inner_rate: float
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The judging loss and its gradient for the alphas, after one step of the weights at `inner_rate` down `learn`.
-
-    The weights that a step would give depend on the alphas too; the part of the gradient that goes through them is a
-    Hessian-vector product, taken as a finite difference of first gradients (DARTS, eq. 7 and 8). At a rate of 0 the
-    weights stand as they are: first order. The weights are left as they were.
-    """
-    if not inner_rate:
-        loss = judge()
-        return loss.detach(), list(torch.autograd.grad(loss, alphas))
-    before = [weight.detach().clone() for weight in weights]
-    step = torch.autograd.grad(learn(), weights, materialize_grads=True)
-    _place(weights, before, step, -inner_rate)
-    loss = judge()
-    gradients = torch.autograd.grad(loss, [*alphas, *weights], materialize_grads=True)
-    direct, ahead = gradients[: len(alphas)], gradients[len(alphas) :]
-    radius = PROBE_RADIUS / float(nn.utils.get_total_norm(ahead).clamp(min=1e-12))
-    sides = []
-    for sign in (1, -1):
-        _place(weights, before, ahead, sign * radius)
-        sides.append(torch.autograd.grad(learn(), alphas))
-    _place(weights, before, ahead, 0.0)
-    through = [(above - below) / (2 * radius) for above, below in zip(*sides, strict=True)]
-    return loss.detach(), [here - inner_rate * there for here, there in zip(direct, through, strict=True)]
-
-
-def penalties(
-    shares: Sequence[torch.Tensor], costs: Sequence[torch.Tensor], config: SearchConfig, progress: float
-) -> dict[str, torch.Tensor]:
-    """What is added to the judging loss: of the entropy of the shares, and of the latency that they let expect.
-
-    The entropy (mean of the choices, 1 where all options are alike) is pressed down by `progress`, 0 to 1, of its
-    weight. Latency counts by its logarithm (FBNet), and only above the target: below it, faster is no better.
-    """
-    added = {"entropy_penalty": config.entropy_weight * progress * mean_entropy(shares)}
-    if config.target_ms:
-        over = (expected_ms(shares, costs) / config.target_ms).log().clamp(min=0)
-        added["latency_penalty"] = config.latency_weight * over
-    return added
-
-
-def expected_ms(shares: Sequence[torch.Tensor], costs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The latency of an architecture drawn by the shares, in the mean."""
-    return sum((share * cost).sum() for share, cost in zip(shares, costs, strict=True))
-
-
-def mean_entropy(shares: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Mean over the choices of the entropy of the shares over its greatest value: 0 (decided) to 1 (all alike)."""
-    return sum(torch.special.entr(share).sum() / math.log(max(2, len(share))) for share in shares) / len(shares)
-
-
-def derive(shares: Sequence[Sequence[float]], costs: Sequence[np.ndarray], target_ms: float) -> tuple[int, int, int]:
-    """The likeliest (backbone, attention, head) that costs at most `target_ms`; 0: the likeliest of all."""
-    likelihood = reduce(np.multiply.outer, [np.array(share) for share in shares])  # (backbones, attentions, heads)
-    if target_ms:
-        likelihood = np.where(reduce(np.add.outer, costs) <= target_ms, likelihood, -1.0)
-    return tuple(int(index) for index in np.unravel_index(likelihood.argmax(), likelihood.shape))
-
-
 def architecture_name(config: SearchConfig, chosen: tuple[int, int, int]) -> str:
     """`backbone+attention+head`."""
     return "+".join(getattr(config, choice)[index] for choice, index in zip(CHOICES, chosen, strict=True))
@@ -282,42 +194,6 @@ def halve(rows: list[LogoRow], seed: int) -> tuple[list[LogoRow], list[LogoRow]]
         [row.label for row in rows], [row.group for row in rows], seed=seed, shares={"first": 0.5, "second": 0.5}
     )
     return tuple([row for row, side in zip(rows, sides, strict=True) if side == name] for name in ("first", "second"))
-
-
-def plot_search(record: dict, target_ms: float, path: Path) -> None:
-    """Writes a PNG: the shares of each choice's options, the expected latency and the losses, by epoch."""
-    from matplotlib.figure import Figure
-
-    history = record["epochs"]
-    epochs = [epoch["epoch"] for epoch in history]
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    panels = figure.subplots(2, 3).flat
-    for choice in CHOICES:
-        axes = next(panels)
-        for name in history[0]["shares"][choice]:
-            axes.plot(epochs, [100 * epoch["shares"][choice][name] for epoch in history], label=name)
-        axes.set_title(f"{choice}, share in %", loc="left", fontsize=10)
-        axes.set_ylim(0, 100)
-    for title, names in (
-        ("expected latency, ms", ("expected_ms",)),
-        ("entropy of the shares, of 1", ("choice_entropy",)),
-        ("cross-entropy, nats", ("cross_entropy", "held_cross_entropy")),
-    ):
-        axes = next(panels)
-        for name in names:
-            axes.plot(epochs, [epoch.get(name, math.nan) for epoch in history], label=name)
-        axes.set_title(title, loc="left", fontsize=10)
-        if names == ("expected_ms",):
-            axes.axhline(record["table_ms"], color="0.3", linewidth=0.8, label="chosen")
-            if target_ms:
-                axes.axhline(target_ms, color="0.3", linewidth=0.8, linestyle="--", label="target")
-    for axes in figure.axes:
-        axes.set_xlabel("epoch")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=7, frameon=False)
-    figure.suptitle(record["chosen"], fontsize=11)
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=144)
 
 
 def _run_epochs(
@@ -515,14 +391,6 @@ def _batches(dataset: LogoDataset, batch_size: int, steps: int, epoch: int, seed
     )
     for batch in loader:
         yield [tensor.to(device, non_blocking=True) for tensor in batch]
-
-
-def _place(
-    weights: Sequence[torch.Tensor], origin: Sequence[torch.Tensor], direction: Sequence[torch.Tensor], distance: float
-) -> None:
-    """Puts the weights at `origin + distance * direction`."""
-    with torch.no_grad():
-        torch._foreach_copy_(list(weights), torch._foreach_add(list(origin), list(direction), alpha=distance))
 
 
 def _load_state(path: Path, supernet: Supernet, optimizers: dict, identity: Identity) -> list[dict]:

@@ -14,20 +14,12 @@ from PIL import Image
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge_compress.search import search as stage
-from logo_edge_compress.search.search import (
-    LatencyTable,
-    architecture_gradient,
-    derive,
-    derived_recipe,
-    expected_ms,
-    halve,
-    mean_entropy,
-    penalties,
-    search,
-)
+from logo_edge_compress.search.estimate import estimate_search
+from logo_edge_compress.search.gradient import architecture_gradient, derive, expected_ms, mean_entropy, penalties
+from logo_edge_compress.search.latency_table import LatencyTable
+from logo_edge_compress.search.search import derived_recipe, halve, search
 from logo_edge_compress.search.supernet import Supernet
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
-from logo_edge_train.estimate import estimate_search
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.models.composed import ATTENTIONS, POOLS, WIDTH
 from logo_edge_train.recipe import Recipe, SearchConfig, load_recipe, recipe_from_dict
