@@ -20,11 +20,11 @@ from logo_edge.classifier import Classifier
 from logo_edge.likeness.enroll import background_threshold, confidences
 from logo_edge.likeness.similar import cluster
 from logo_edge.likeness.space import DIRECTIONS, EmbeddingSpace, read_space, unit
-from logo_edge.metrics import bootstrap
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.few_shot.episodes import PARTS, BrandTasks, Drawings
 from logo_edge_train.keys import data_hash, row_hashes, versions
+from logo_edge_train.metrics import bootstrap
 from logo_edge_train.recipe import FewShotConfig
 from logo_edge_train.runs import write_json
 

@@ -22,7 +22,6 @@ import numpy as np
 import onnx
 
 from logo_edge.errors import LogoEdgeError, RunError
-from logo_edge.metrics import wilson_interval
 from logo_edge.timing import describe_machine
 from logo_edge_compress.distill.distill import Student
 from logo_edge_compress.onnx.export import export_body, finish
@@ -45,6 +44,7 @@ from logo_edge_train.data.dataset import pixels_of, stratified_sample
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
 from logo_edge_train.keys import artifact_key, versions
+from logo_edge_train.metrics import wilson_interval
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture

@@ -22,17 +22,8 @@ from scipy.stats import spearmanr
 
 from logo_edge.decision import logo_score
 from logo_edge.images.load import load_image
-from logo_edge.metrics import (
-    bootstrap,
-    brier_score,
-    calibration_error_interval,
-    ece_interval,
-    fit_temperature,
-    negative_log_likelihood,
-    softmax,
-    wilson_interval,
-)
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.probabilities import softmax
 from logo_edge_report.novelty import (
     Familiarity,
     background,
@@ -50,11 +41,20 @@ from logo_edge_train.data.outliers import families_of, outlier_paths
 from logo_edge_train.fit import count_loaders, fit
 from logo_edge_train.keys import artifact_key, versions
 from logo_edge_train.losses import supervised_objective
+from logo_edge_train.metrics import (
+    bootstrap,
+    brier_score,
+    calibration_error_interval,
+    ece_interval,
+    negative_log_likelihood,
+    wilson_interval,
+)
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.pretrain.probe import features_of
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import BayesConfig
 from logo_edge_train.runs import Run, load_weights, read_run, save_logits, save_member, write_json
+from logo_edge_train.temperature import fit_temperature
 from logo_edge_train.train import accuracy_on, ensemble_logits, evaluation_sets, pick_device
 from logo_edge_train.uncertainty import (
     BayesianObjective,

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from logo_edge.bundle.calibration import Calibration
 from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.classifier import Classifier
-from logo_edge.decision import Calibration, calibrated_logits, is_answered, logo_score
-from logo_edge.metrics import softmax, wilson_interval
+from logo_edge.decision import calibrated_logits, is_answered, logo_score
+from logo_edge.probabilities import softmax
 from logo_edge_compress.calibrate import compare_methods
 from logo_edge_report.statistics import auroc, coverage_interval
 from logo_edge_report.subjects import load_subject
@@ -23,6 +24,7 @@ from logo_edge_train.data.dataset import ImageFiles
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
 from logo_edge_train.data.manifest import read_manifest, targets_of
 from logo_edge_train.data.outliers import families_of, outlier_paths
+from logo_edge_train.metrics import wilson_interval
 from logo_edge_train.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[1]

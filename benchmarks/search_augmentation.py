@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
-from logo_edge.metrics import softmax
+from logo_edge.probabilities import softmax
 from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset, find_lookalikes, stratified_sample
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder

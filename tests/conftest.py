@@ -12,8 +12,8 @@ import pytest
 from hostile_tree import HostileTree, build_hostile_tree
 from pictures import marked
 
+from logo_edge.bundle.calibration import Calibration, Mode
 from logo_edge.bundle.record import EMBEDDING, VECTORS, Bundle, ModelEntry, list_files, write_bundle_record
-from logo_edge.decision import Calibration, Mode
 from logo_edge.likeness.space import SPACE, fit_space, write_space
 from logo_edge.preprocess import InputContract
 

@@ -27,13 +27,13 @@ from logo_edge.decision import calibrated_logits
 from logo_edge.errors import BenchError, DatasetError
 from logo_edge.files import json_text, write_file
 from logo_edge.images.load import load_image
-from logo_edge.metrics import summarize
 from logo_edge.timing import measure_latency
 from logo_edge_bench import machine
 from logo_edge_bench.candidates import PERCENTILE, Candidate, Worker, measure_starts, median_ms, settle
 from logo_edge_bench.energy import open_meter
 from logo_edge_bench.percentiles import median_interval, summarize_latencies
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
+from logo_edge_train.metrics import summarize
 
 FORMAT, FORMAT_VERSION = "logo-edge-bench", 1
 STAGES = ("preprocess", "inference", "end_to_end")

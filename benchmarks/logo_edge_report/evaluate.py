@@ -10,8 +10,8 @@ from PIL import Image
 
 from logo_edge.decision import logo_score
 from logo_edge.errors import RunError
-from logo_edge.metrics import Figure, bootstrap, softmax, wilson_interval
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.probabilities import softmax
 from logo_edge_compress.calibrate import LEVELS, choose_method, compare_methods, conformal_threshold, fit_familiarity
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_report.attacks import ATTACKS, attack
@@ -38,6 +38,7 @@ from logo_edge_report.subjects import BATCH, Subject
 from logo_edge_train.data.dataset import ImageFiles
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge_train.data.outliers import families_of, outlier_paths
+from logo_edge_train.metrics import Figure, bootstrap, wilson_interval
 from logo_edge_train.recipe import CalibrateConfig
 
 RADII = (1, 2, 4)

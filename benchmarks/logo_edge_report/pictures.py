@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess
+from logo_edge.probabilities import softmax
 from logo_edge_report import charts, embedding, landscape, maps
 from logo_edge_report.sections import Exhibit, Panel, Section
 from logo_edge_report.sheets import make_sheet, thumbnail

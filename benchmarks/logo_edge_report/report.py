@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from logo_edge.decision import Familiarity, Scaling
+from logo_edge.bundle.calibration import Familiarity, Scaling
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.files import without_nan
 from logo_edge_report.evaluate import check_labels, evaluate_predictions, evaluate_slices, load_split

@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 from PIL import Image
 
-from logo_edge.metrics import softmax
+from logo_edge.probabilities import softmax
 from logo_edge_compress.figures import named_slices
 from logo_edge_report import charts
 from logo_edge_report.attacks import ATTACKS

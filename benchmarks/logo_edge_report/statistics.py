@@ -1,4 +1,4 @@
-"""What a report says of predictions beyond `logo_edge.metrics`: selection, prediction sets, detection, comparison.
+"""What a report says of predictions beyond `logo_edge_train.metrics`: selection, prediction sets, detection, comparison.
 
 Everything takes NumPy arrays: probabilities (B, K), targets (B,) integers, confidence (B,), correct (B,) bool.
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from logo_edge.metrics import Figure, bootstrap, equal_mass_bins, wilson_interval
 from logo_edge_compress.calibrate import conformal_rank
+from logo_edge_train.metrics import Figure, bootstrap, equal_mass_bins, wilson_interval
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from logo_edge.bundle.calibration import Conformal, Familiarity, Mode, Scaling
 from logo_edge.bundle.record import RECORD, read_bundle
-from logo_edge.decision import Conformal, Familiarity, Mode, Scaling, calibrated_logits, is_logo, logo_score
+from logo_edge.decision import calibrated_logits, is_logo, logo_score
 from logo_edge.errors import RunError
-from logo_edge.metrics import softmax
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.probabilities import softmax
 
 if TYPE_CHECKING:
     from logo_edge_train.data.manifest import Manifest

@@ -14,19 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import beta
 
-from logo_edge.decision import (
-    Calibration,
-    Conformal,
-    Familiarity,
-    Mode,
-    Scaling,
-    calibrated_logits,
-    is_logo,
-    log_softmax,
-    logo_score,
-)
-from logo_edge.metrics import PRIOR, fit_temperature, softmax
+from logo_edge.bundle.calibration import Calibration, Conformal, Familiarity, Mode, Scaling
+from logo_edge.decision import calibrated_logits, is_logo, logo_score
+from logo_edge.probabilities import log_softmax, softmax
 from logo_edge_train.recipe import CalibrateConfig
+from logo_edge_train.temperature import PRIOR, fit_temperature
 
 LEVELS = (0.80, 0.90, 0.95, 0.99)
 CERTAINTY = 0.95  # that a mode's risk is kept

@@ -216,8 +216,8 @@ def calibrate_command(
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="E.g. calibrate.strict_risk=0.02."),
 ) -> None:
     need_onnx()
+    from logo_edge.bundle.calibration import Mode
     from logo_edge.bundle.record import read_bundle
-    from logo_edge.decision import Mode
     from logo_edge_compress.pack import read_config, recalibrate
     from logo_edge_train.data.icons import renders_folder
     from logo_edge_train.data.manifest import read_manifest

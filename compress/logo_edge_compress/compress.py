@@ -14,11 +14,12 @@ import onnx
 import torch
 from sklearn.metrics import roc_auc_score
 
+from logo_edge.bundle.calibration import Calibration, Mode, Scaling
 from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, read_bundle
-from logo_edge.decision import Calibration, Mode, Scaling, calibrated_logits, is_answered, logo_score
+from logo_edge.decision import calibrated_logits, is_answered, logo_score
 from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError, SelectionError
-from logo_edge.metrics import debiased_calibration_error, debiased_ece, softmax
 from logo_edge.preprocess import InputContract
+from logo_edge.probabilities import softmax
 from logo_edge.timing import Latency, describe_machine
 from logo_edge_compress.calibrate import Fitted, fit_calibration
 from logo_edge_compress.candidates.plan import (
@@ -49,6 +50,7 @@ from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest, targets_of
 from logo_edge_train.data.outliers import Family
 from logo_edge_train.keys import artifact_key, select_settings, versions
+from logo_edge_train.metrics import debiased_calibration_error, debiased_ece
 from logo_edge_train.recipe import Architecture, Recipe
 from logo_edge_train.runs import Run, read_run, write_json
 from logo_edge_train.train import ensemble_logits, short_metrics

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from logo_edge.metrics import summarize, wilson_interval
 from logo_edge.names import printable
 from logo_edge_train.data.manifest import LogoRow, targets_of
+from logo_edge_train.metrics import summarize, wilson_interval
 
 PREFIX = "@iconify-json/"  # of every icon set's package, and left out where one is named
 SLICES = {"by_round": "round ", "by_package": ""}  # what stands before the name of each

@@ -12,14 +12,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from logo_edge.bundle.calibration import Calibration, Mode
 from logo_edge.bundle.record import VECTORS, Bundle, list_files, read_bundle, write_bundle_record
 from logo_edge.classifier import Classifier
-from logo_edge.decision import Calibration, Mode, calibrated_logits, is_answered, logo_score
+from logo_edge.decision import calibrated_logits, is_answered, logo_score
 from logo_edge.errors import BundleError, DatasetError, RecipeError
 from logo_edge.files import folder_beside, json_text
 from logo_edge.likeness.space import SPACE
-from logo_edge.metrics import softmax
 from logo_edge.monitor import reference_of
+from logo_edge.probabilities import softmax
 from logo_edge_compress.calibrate import Fitted, fit_calibration
 from logo_edge_compress.figures import named_slices, summarize_rows
 from logo_edge_compress.onnx.embedding_output import SAMPLES, embed_bundle

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from logo_edge.backends.choose import ModelFile, Resources, open_backend
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
-from logo_edge.metrics import softmax
+from logo_edge.probabilities import softmax
 from logo_edge_compress.onnx.graph import LOGITS
 
 BATCH = 32

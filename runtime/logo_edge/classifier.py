@@ -7,7 +7,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -30,24 +30,15 @@ from logo_edge.backends.choose import (
     warn,
     without_known_faults,
 )
+from logo_edge.bundle.calibration import Mode
 from logo_edge.bundle.record import DEFAULT_BUNDLE, EMBEDDING, EPISTEMIC, VECTORS, Bundle, read_bundle
-from logo_edge.decision import (
-    Mode,
-    Rejection,
-    calibrated_logits,
-    entropy,
-    is_blank,
-    is_logo,
-    logo_score,
-    may_change,
-    prediction_set,
-    spread,
-)
+from logo_edge.decision import calibrated_logits, is_blank, is_logo, logo_score, may_change, prediction_set, spread
 from logo_edge.errors import BundleError, ImageError, LogoEdgeError
 from logo_edge.images.load import MAX_PIXELS, ImageSource, load_image, load_reduced, take_bytes
 from logo_edge.machine import fingerprint
-from logo_edge.metrics import softmax
 from logo_edge.preprocess import preprocess
+from logo_edge.probabilities import entropy, softmax
+from logo_edge.results import Classification, Rejection
 
 if TYPE_CHECKING:
     from logo_edge.likeness.enroll import Enrolment
@@ -60,56 +51,6 @@ REDUCED_SPREAD = 8  # of 255; pixels that differ by no more may be blank when th
 REDUCED_SHIFT = 0.25  # of a logit, by which that might move it: half more than the most seen (docs/runtime.md)
 CHECKED_ROUNDS = 3  # of golden vectors at the first load on a machine
 DEFAULT_COVERAGE = 0.95  # of prediction sets, where the bundle can promise it
-
-
-@dataclass(frozen=True)
-class Match:
-    """What an enrolment says of one image.
-
-    `label` is None where the image is of no enrolled class; `best_guess` is the most similar one all the same, and
-    `similarity` how similar it is, -1 to 1. `confidence`, 0 to 1, weighs it against the other classes and against none.
-    """
-
-    label: str | None
-    best_guess: str
-    similarity: float
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Classification:
-    """What is known of one image.
-
-    `label` is None when the classifier abstains (`reason` says why: it is not sure enough, or the picture is no logo or
-    blank, which no mode but best-guess labels); `best_guess` is there all the same.
-    `confidence` is the calibrated probability of the best guess, 0 to 1; `probabilities` holds every class's.
-    `epistemic` is what the members of an ensemble disagree on, or the network's own estimate of it, in nats, None where
-    the bundle has neither; `aleatoric` is the rest of the entropy of the probabilities, in nats. `prediction_set` holds the true label
-    with the classifier's `coverage`, the likeliest first; None where the bundle cannot promise that.
-    `logo_score` is the log-odds in nats that the picture is a logo; higher is more like a logo. `is_logo` is False where it
-    is as low as that of few logos; docs/bundle.md says what escapes it. Whatever the mode, `high_confidence` says that
-    strict would give the label, and `low_confidence` that balanced would not. `enrolled` is what a classifier with an enrolment
-    says of its classes, apart from the bundle's own.
-    """
-
-    label: str | None
-    best_guess: str
-    confidence: float
-    probabilities: dict[str, float]
-    aleatoric: float
-    epistemic: float | None
-    prediction_set: tuple[str, ...] | None
-    logo_score: float
-    is_logo: bool
-    high_confidence: bool
-    low_confidence: bool
-    reason: Rejection | None
-    enrolled: Match | None = None
-
-    def top(self, count: int) -> dict[str, float]:
-        """The probabilities of the `count` likeliest classes, in order."""
-        ordered = sorted(self.probabilities.items(), key=lambda item: -item[1])
-        return dict(ordered[:count])
 
 
 class Classifier:

@@ -5,78 +5,11 @@ Fitted by `logo_edge_compress.calibrate`, on the artifact's own logits on the ca
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
-
 import numpy as np
 
+from logo_edge.bundle.calibration import Calibration, Familiarity, Mode, Scaling
 from logo_edge.errors import BundleError
-
-
-class Mode(enum.StrEnum):
-    """How much a classifier must be sure of before it gives a label."""
-
-    BEST_GUESS = "best-guess"  # always
-    BALANCED = "balanced"
-    STRICT = "strict"
-
-
-class Rejection(enum.StrEnum):
-    """Why no label was given."""
-
-    BLANK = "blank"  # nothing is in the picture: `is_blank`
-    NOT_A_LOGO = "not_a_logo"  # its logo score is below that of nearly all logos: `is_logo`
-    LOW_CONFIDENCE = "low_confidence"
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """An affine map of log-probabilities: `weight` (K, K), `bias` (K,). `method` is vector or dirichlet.
-
-    Kull et al. 2019, arXiv:1910.12656.
-    """
-
-    method: str
-    weight: tuple[tuple[float, ...], ...]
-    bias: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Conformal:
-    """Prediction sets that hold the true label with P >= `level`: all labels at least as probable as a threshold.
-
-    `threshold` is marginal, over all logos; `by_class` has one for each label, which holds for the logos of each class
-    by themselves. What the calib set was too small for is None, and `refused` says of what there was too little.
-    Vovk et al. 2005; Sadinle et al. 2019, arXiv:1609.00451.
-    """
-
-    level: float
-    threshold: float | None
-    by_class: dict[str, float] | None
-    refused: str = ""
-
-
-@dataclass(frozen=True)
-class Familiarity:
-    """Below the logo score `threshold` a picture is taken for no logo: so are at most `false_positive_rate` of logos."""
-
-    threshold: float
-    false_positive_rate: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Fitted on the artifact's own logits on the calib split.
-
-    temperature > 0; `abstain_below` is the least confidence, 0 to 1, at which a mode gives a label; `scaling` is there
-    where it won over temperature alone; `conformal` is in order of the levels.
-    """
-
-    temperature: float
-    abstain_below: dict[Mode, float]
-    scaling: Scaling | None = None
-    conformal: tuple[Conformal, ...] = ()
-    familiarity: Familiarity | None = None
+from logo_edge.probabilities import TINY, log_odds, log_softmax
 
 
 def is_blank(pixels: np.ndarray) -> np.ndarray:
@@ -101,12 +34,6 @@ def calibrated_logits(logits: np.ndarray, temperature: float, scaling: Scaling |
     return log_softmax(scaled) @ np.array(scaling.weight).T + np.array(scaling.bias)
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """(B, K) logarithms of the class probabilities, without underflow."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
 def logo_score(logits: np.ndarray) -> np.ndarray:
     """(B,) log-odds in nats that the picture is a logo, log sum exp of an artifact's own (B, K) logits.
 
@@ -127,17 +54,6 @@ def is_answered(calibration: Calibration, mode: Mode, confidence: np.ndarray, lo
     """(B,) whether `mode` gives a label to pictures in which something is, of (B,) confidence and logo scores."""
     sure = confidence >= calibration.abstain_below[mode]
     return sure if mode == Mode.BEST_GUESS else sure & is_logo(logo_scores, calibration.familiarity)
-
-
-def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """(B,) entropy in nats of (B, K) probabilities."""
-    return -(probabilities * np.log(np.maximum(probabilities, np.finfo(float).tiny))).sum(axis=-1)
-
-
-def log_odds(probability: np.ndarray | float) -> np.ndarray:
-    """log(p / (1 - p)), finite at 0 and 1 too."""
-    tiny = np.finfo(float).tiny
-    return np.log(np.maximum(probability, tiny)) - np.log(np.maximum(1 - np.asarray(probability), tiny))
 
 
 def may_change(
@@ -161,7 +77,7 @@ def may_change(
     odds, ordered = log_odds(probabilities), np.sort(probabilities, axis=1)
     thresholds = log_odds(np.array([threshold, *calibration.abstain_below.values()]))
     close = (np.abs(odds.max(axis=1)[:, None] - thresholds) <= reach).any(axis=1)
-    close |= np.log(ordered[:, -1]) - np.log(np.maximum(ordered[:, -2], np.finfo(float).tiny)) <= reach
+    close |= np.log(ordered[:, -1]) - np.log(np.maximum(ordered[:, -2], TINY)) <= reach
     for entry in calibration.conformal:
         if entry.level == coverage and entry.threshold is not None:
             close |= (np.abs(odds - log_odds(entry.threshold)) <= reach).any(axis=1)

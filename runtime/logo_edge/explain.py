@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from logo_edge.classifier import Classification, Classifier
-from logo_edge.decision import log_odds
+from logo_edge.classifier import Classifier
 from logo_edge.images.load import ImageSource
 from logo_edge.preprocess import border_colour
+from logo_edge.probabilities import log_odds
+from logo_edge.results import Classification
 
 STEPS = 16  # places of the patch along each side
 PATCH = 1 / 8  # its side, as a share of the image's

@@ -24,7 +24,7 @@ from logo_edge.files import json_text
 from logo_edge.forks import after_fork
 
 if TYPE_CHECKING:
-    from logo_edge.classifier import Classification
+    from logo_edge.results import Classification
 
 BINS = 10
 STABLE, DRIFTED = 0.1, 0.25  # the customary limits of the index (Siddiqi 2006, "Credit Risk Scorecards")

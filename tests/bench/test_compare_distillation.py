@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from logo_edge.metrics import softmax
+from logo_edge.probabilities import softmax
 from logo_edge_train.recipe import DistillConfig, DistillFit
 from logo_edge_train.uncertainty import decompose, entropy
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch_uncertainty.metrics import AURC, BrierScore, CategoricalNLL, RiskAtxCov
 
-from logo_edge.metrics import softmax
+from logo_edge.probabilities import softmax
 from logo_edge_train.train import ensemble_logits
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "compare_uncertainty.py"

@@ -9,18 +9,10 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
-from logo_edge.decision import (
-    Calibration,
-    Conformal,
-    Mode,
-    Scaling,
-    calibrated_logits,
-    is_logo,
-    logo_score,
-    prediction_set,
-)
+from logo_edge.bundle.calibration import Calibration, Conformal, Mode, Scaling
+from logo_edge.decision import calibrated_logits, is_logo, logo_score, prediction_set
 from logo_edge.errors import BundleError
-from logo_edge.metrics import PRIOR, fit_temperature, negative_log_likelihood, softmax
+from logo_edge.probabilities import softmax
 from logo_edge_compress import calibrate
 from logo_edge_compress.calibrate import (
     Candidate,
@@ -38,7 +30,9 @@ from logo_edge_compress.calibrate import (
     least_count,
     stratified_folds,
 )
+from logo_edge_train.metrics import negative_log_likelihood
 from logo_edge_train.recipe import CalibrateConfig
+from logo_edge_train.temperature import PRIOR, fit_temperature
 
 
 def overconfident_logits(temperature: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from logo_edge import Classification, Classifier
+from logo_edge.bundle.calibration import Calibration, Familiarity, Mode
 from logo_edge.classifier import REDUCED_SHIFT
-from logo_edge.decision import Calibration, Familiarity, Mode, logo_score, may_change
+from logo_edge.decision import logo_score, may_change
 from logo_edge_train.data.icons import fetch_logos, renders_folder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,10 +13,11 @@ from contract.cases import contract_of, jpeg_of_vector
 from PIL import Image
 
 from logo_edge import Classifier, ImageError, Mode, load_image, preprocess
+from logo_edge.bundle.calibration import Familiarity, Scaling
 from logo_edge.bundle.members import mutual_information, pool_logits
-from logo_edge.decision import Familiarity, Scaling, is_blank, spread
-from logo_edge.metrics import softmax
+from logo_edge.decision import is_blank, spread
 from logo_edge.preprocess import preprocess_by_pillow
+from logo_edge.probabilities import softmax
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from system.browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
 
-from logo_edge.metrics import summarize
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_report.compression import make_page
 from logo_edge_train.data.manifest import LogoRow
+from logo_edge_train.metrics import summarize
 
 LABELS = ("red", "blue & <b>")
 

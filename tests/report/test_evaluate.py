@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from logo_edge.decision import Conformal
+from logo_edge.bundle.calibration import Conformal
 from logo_edge.errors import DatasetError, RunError
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_report import evaluate as evaluate_module

@@ -14,7 +14,7 @@ import pytest
 from system.browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
 from typer.testing import CliRunner
 
-from logo_edge.decision import Familiarity
+from logo_edge.bundle.calibration import Familiarity
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge_report.commands import report
 from logo_edge_report.report import load_chosen, make_report, read_compressed, read_extra

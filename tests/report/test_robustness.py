@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from logo_edge.decision import Familiarity
+from logo_edge.bundle.calibration import Familiarity
 from logo_edge.errors import RunError
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_report import evaluate as evaluate_module

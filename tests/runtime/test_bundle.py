@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from logo_edge import BundleError, Classifier, InputContract, read_bundle
+from logo_edge.bundle.calibration import Calibration, Conformal, Familiarity, Mode, Scaling
 from logo_edge.bundle.record import DIGEST, RECORD, VECTORS, list_files, write_bundle_record, write_record
-from logo_edge.decision import Calibration, Conformal, Familiarity, Mode, Scaling
 
 FILES = ["card.md", "model.onnx", "vectors/0.png", "vectors/1.png", "vectors/2.png", "vectors/vectors.json"]
 MISSING = object()

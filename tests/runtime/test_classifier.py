@@ -14,11 +14,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge import BundleError, Classification, Classifier, ImageError, LogoEdgeError, Rejection, errors, preprocess
+from logo_edge.bundle.calibration import Conformal, Familiarity
 from logo_edge.bundle.record import RECORD
 from logo_edge.bundle.signing import SIGNATURE, make_keys, sign_record
 from logo_edge.cli import bundle as commands
 from logo_edge.cli import likeness as enroll_commands
-from logo_edge.decision import Conformal, Familiarity
 from logo_edge.errors import MissingExtraError
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)

@@ -15,10 +15,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from logo_edge import BundleError
+from logo_edge.bundle.calibration import Conformal, Familiarity
 from logo_edge.bundle.record import write_record
 from logo_edge.cli import bundle as commands
 from logo_edge.cli.main import plain_options
-from logo_edge.decision import Conformal, Familiarity
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 SHELL = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"

@@ -23,8 +23,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, LogoEdgeError, files
+from logo_edge.bundle.calibration import Conformal
 from logo_edge.cli import bundle as commands
-from logo_edge.decision import Conformal
 from logo_edge.ending import SYSTEM
 from logo_edge.tables import journal as folders
 from logo_edge.tables.journal import Journal, classify_folder, describe_settings, find_images

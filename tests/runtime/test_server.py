@@ -34,8 +34,8 @@ from schemathesis.specs.openapi import checks
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, Rejection
+from logo_edge.bundle.calibration import Familiarity
 from logo_edge.cli.serve import is_loopback, read_token, serve
-from logo_edge.decision import Familiarity
 from logo_edge.errors import LogoEdgeError
 from logo_edge.server.app import create_app
 from logo_edge.server.limits import Limits

@@ -20,8 +20,8 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, InputContract, load_image, preprocess
+from logo_edge.bundle.calibration import Familiarity, Scaling
 from logo_edge.bundle.record import RECORD, VECTORS, list_files, write_record
-from logo_edge.decision import Familiarity, Scaling
 from logo_edge.scale import triton
 from logo_edge.scale.preprocess_graph import preprocess_graph
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from logo_edge.errors import DatasetError, RunError
-from logo_edge.metrics import debiased_calibration_error, fit_temperature, negative_log_likelihood, softmax
 from logo_edge.preprocess import InputContract
+from logo_edge.probabilities import softmax
 from logo_edge_train import distributed
 from logo_edge_train.data.augment import Intensity
 from logo_edge_train.data.dataset import (
@@ -43,11 +43,13 @@ from logo_edge_train.keys import (
     versions,
 )
 from logo_edge_train.losses import SupervisedObjective
+from logo_edge_train.metrics import debiased_calibration_error, negative_log_likelihood
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers, has_imagenet_weights
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain.simclr import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.runs import Run, read_run, read_run_record, save_logits, save_member, write_json, write_run_record
+from logo_edge_train.temperature import fit_temperature
 from logo_edge_train.uncertainty import BayesianObjective
 
 MEASUREMENTS = "measurements.json"  # of the logos that a curriculum orders

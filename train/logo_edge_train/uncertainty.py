@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from logo_edge.metrics import softmax
+from logo_edge.probabilities import softmax
 from logo_edge_train.losses import SupervisedObjective
 from logo_edge_train.models import BayesianLinear, LogoNetwork, bayesian_layers, normalise
 from logo_edge_train.recipe import BayesConfig

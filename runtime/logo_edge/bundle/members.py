@@ -9,8 +9,8 @@ from PIL import Image
 
 from logo_edge.backends.choose import Backend
 from logo_edge.bundle.record import EPISTEMIC, MemberEntry
-from logo_edge.decision import entropy, logo_score
-from logo_edge.metrics import softmax
+from logo_edge.decision import logo_score
+from logo_edge.probabilities import entropy, softmax
 
 
 class Ensemble:

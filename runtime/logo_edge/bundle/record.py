@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from logo_edge.bundle.calibration import Calibration, parse_calibration, problems_of_calibration
+from logo_edge.bundle.fields import parse_table, typed
 from logo_edge.bundle.signing import SIGNATURE, verify_record
-from logo_edge.decision import Calibration, Conformal, Familiarity, Mode, Scaling
 from logo_edge.errors import BundleError
 from logo_edge.files import json_text, write_file
 from logo_edge.preprocess import InputContract
@@ -33,7 +33,6 @@ DIGEST = "bundle.sha256"
 VECTORS = "vectors/vectors.json"
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"
 EPISTEMIC, EMBEDDING = "epistemic", "embedding"  # what a graph may give besides logits: (B,) nats and (B, D) features
-KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool}  # what JSON must hold for a field annotated so
 
 
 @dataclass(frozen=True)
@@ -160,18 +159,18 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
         )
     try:
         bundle = Bundle(
-            name=_typed(record, "name", str),
-            labels=tuple(_typed(record, "labels", list)),
-            model=_model(_typed(record, "model", dict)),
-            input=_input_contract(_typed(record, "input", dict)),
-            calibration=_calibration(_typed(record, "calibration", dict)),
+            name=typed(record, "name", str),
+            labels=tuple(typed(record, "labels", list)),
+            model=_model(typed(record, "model", dict)),
+            input=_input_contract(typed(record, "input", dict)),
+            calibration=parse_calibration(typed(record, "calibration", dict)),
             files={
-                name: _entry(FileEntry, f"files[{name!r}]", entry)
-                for name, entry in _typed(record, "files", dict).items()
+                name: parse_table(FileEntry, f"files[{name!r}]", entry)
+                for name, entry in typed(record, "files", dict).items()
             },
-            provenance=_typed(record, "provenance", dict),
-            metrics=_typed(record, "metrics", dict),
-            reference=_typed(record, "reference", dict),
+            provenance=typed(record, "provenance", dict),
+            metrics=typed(record, "metrics", dict),
+            reference=typed(record, "reference", dict),
             folder=folder,
             members=_members(record.get("members", [])),
         )
@@ -263,37 +262,22 @@ def _read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
 
 
 def _check_content(bundle: Bundle, where: Path) -> None:
-    calibration = bundle.calibration
-    problems = {
-        "labels: expected at least two different names": not all(
-            isinstance(label, str) and label for label in bundle.labels
-        )
-        or len(set(bundle.labels)) != len(bundle.labels)
-        or len(bundle.labels) < 2,
-        "calibration: expected a temperature above 0": not calibration.temperature > 0,
-        "calibration.abstain_below: expected 0 for best-guess, and from 0 to 1 for each mode after it, none below the "
-        "one before": not 0
-        == calibration.abstain_below[Mode.BEST_GUESS]
-        <= calibration.abstain_below[Mode.BALANCED]
-        <= calibration.abstain_below[Mode.STRICT]
-        <= 1,
-        f"calibration.scaling: expected a weight of {len(bundle.labels)} x {len(bundle.labels)} finite numbers and a bias "
-        f"of {len(bundle.labels)}": not _fits_scaling(calibration.scaling, len(bundle.labels)),
-        "calibration.conformal: expected levels between 0 and 1 and thresholds from 0 to 1, by class for each label": not all(
-            _fits_conformal(entry, bundle.labels) for entry in calibration.conformal
-        ),
-        "input: expected size_px from 8 to 4096": not 8 <= bundle.input.size_px <= 4096,
-        f"files: expected {bundle.model.file!r} among them": bundle.model.file not in bundle.files,
-        f"members: expected none, or two or more listed files, the first {bundle.model.file!r}, of 8 px up to the input's "
-        "and one of just that, weights above 0 that sum to 1": not _fits_members(bundle),
-        "files: a path is absolute or leads upwards": any(
-            PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or "\0" in name
-            for name in bundle.files
+    labels, model, names = bundle.labels, bundle.model.file, [PurePosixPath(name) for name in bundle.files]
+    are_names = all(isinstance(label, str) and label for label in labels)
+    expectations = {
+        "labels: expected at least two different names": are_names and len(set(labels)) == len(labels) >= 2,
+        **dict.fromkeys(problems_of_calibration(bundle.calibration, labels), False),
+        "input: expected size_px from 8 to 4096": 8 <= bundle.input.size_px <= 4096,
+        f"files: expected {model!r} among them": model in bundle.files,
+        f"members: expected none, or two or more listed files, the first {model!r}, of 8 px up to the input's and one of "
+        "just that, weights above 0 that sum to 1": _fits_members(bundle),
+        "files: a path is absolute or leads upwards": not any(
+            path.is_absolute() or ".." in path.parts or "\\" in str(path) or "\0" in str(path) for path in names
         ),
     }
-    for problem, found in problems.items():
-        if found:
-            raise BundleError(f"{where}: {problem}; the bundle is damaged, copy or pack it anew")
+    for expected, holds in expectations.items():
+        if not holds:
+            raise BundleError(f"{where}: {expected}; the bundle is damaged, copy or pack it anew")
 
 
 def _fits_members(bundle: Bundle) -> bool:
@@ -314,63 +298,14 @@ def _fits_members(bundle: Bundle) -> bool:
 def _members(entries: Any) -> tuple[MemberEntry, ...]:
     if not isinstance(entries, list):
         raise ValueError(f"members is {type(entries).__name__}; expected list")
-    return tuple(_entry(MemberEntry, f"members[{index}]", entry) for index, entry in enumerate(entries))
+    return tuple(parse_table(MemberEntry, f"members[{index}]", entry) for index, entry in enumerate(entries))
 
 
 def _model(table: dict) -> ModelEntry:
     outputs = table.get("optional_outputs", [])
     if not isinstance(outputs, list) or any(name not in (EPISTEMIC, EMBEDDING) for name in outputs):
         raise ValueError(f"model.optional_outputs is {outputs!r}; expected a list of {EPISTEMIC} and {EMBEDDING}")
-    return _entry(ModelEntry, "model", {**table, "optional_outputs": tuple(outputs)})
-
-
-def _calibration(table: dict) -> Calibration:
-    """The calibration of a JSON table, its parts checked for their types. Raises TypeError, ValueError or KeyError."""
-    modes = _typed(table, "abstain_below", dict)
-    if set(modes) != set(Mode) or not all(map(_is_number, modes.values())):
-        raise ValueError(f"calibration.abstain_below is {modes}; expected a number for each of {', '.join(Mode)}")
-    scaling, familiarity = table.get("scaling"), table.get("familiarity")
-    parts = {
-        "abstain_below": {mode: modes[mode] for mode in Mode},
-        "scaling": None if scaling is None else _scaling(scaling),
-        "conformal": tuple(
-            _entry(Conformal, "calibration.conformal", entry) for entry in _typed(table, "conformal", list)
-        ),
-        "familiarity": None if familiarity is None else _entry(Familiarity, "calibration.familiarity", familiarity),
-    }
-    return _entry(Calibration, "calibration", {**table, **parts})
-
-
-def _scaling(table: Any) -> Scaling:
-    found = _entry(Scaling, "calibration.scaling", table)
-    rows = [*found.weight, found.bias] if isinstance(found.weight, list) else [None]
-    if not all(isinstance(row, list) and all(map(_is_number, row)) for row in rows):
-        raise ValueError("calibration.scaling: expected a weight, rows of numbers, and a bias of numbers")
-    return Scaling(found.method, tuple(map(tuple, found.weight)), tuple(found.bias))
-
-
-def _fits_scaling(scaling: Scaling | None, classes: int) -> bool:
-    if scaling is None:
-        return True
-    rows = [*scaling.weight, scaling.bias]
-    return len(rows) == classes + 1 and all(len(row) == classes and all(map(_is_finite, row)) for row in rows)
-
-
-def _fits_conformal(entry: Conformal, labels: tuple[str, ...]) -> bool:
-    by_class = {} if entry.by_class is None else entry.by_class
-    if not isinstance(by_class, dict) or (by_class and set(by_class) != set(labels)):
-        return False
-    thresholds = [value for value in (entry.threshold, *by_class.values()) if value is not None]
-    return 0 < entry.level < 1 and all(_is_number(value) and 0 <= value <= 1 for value in thresholds)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_finite(value: float) -> bool:
-    """Whether it is neither NaN nor beyond float64, as an integer of JSON may be."""
-    return abs(value) <= sys.float_info.max
+    return parse_table(ModelEntry, "model", {**table, "optional_outputs": tuple(outputs)})
 
 
 def _input_contract(table: dict) -> InputContract:
@@ -380,31 +315,7 @@ def _input_contract(table: dict) -> InputContract:
             raise ValueError(f"input.{key} is {table.get(key)!r}; this runtime reads {expected}")
     values = {key: value for key, value in table.items() if key not in fixed}
     for key in ("light_background", "dark_background"):
-        values[key] = tuple(_typed(values, key, list))
+        values[key] = tuple(typed(values, key, list))
         if len(values[key]) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in values[key]):
             raise ValueError(f"input.{key} is {values[key]}; expected three numbers from 0 to 255")
-    return _entry(InputContract, "input", values)
-
-
-def _entry(kind: type, where: str, table: Any) -> Any:
-    """The dataclass `kind` of a JSON table, its plain fields checked. Raises TypeError or ValueError."""
-    if not isinstance(table, dict):
-        raise ValueError(f"{where} is {type(table).__name__}; expected a table")
-    try:
-        entry = kind(**table)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
-    for key in fields(kind):
-        value, expected = getattr(entry, key.name), KINDS.get(key.type, object)
-        if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-            raise ValueError(f"{where}.{key.name} is {value!r}; expected {key.type}")
-        if key.type == "float" and not _is_finite(value):
-            raise ValueError(f"{where}.{key.name} is not finite; expected a number that a float64 holds")
-    return entry
-
-
-def _typed(record: dict, key: str, kind: type) -> Any:
-    value = record.get(key)
-    if not isinstance(value, kind):
-        raise ValueError(f"{key} is {type(value).__name__}; expected {kind.__name__}")
-    return value
+    return parse_table(InputContract, "input", values)

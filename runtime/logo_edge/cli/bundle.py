@@ -7,10 +7,10 @@ from typing import Any
 
 import typer
 
+from logo_edge.bundle.calibration import Mode
 from logo_edge.bundle.record import record_bytes
 from logo_edge.classifier import Classifier
 from logo_edge.cli.classify import ENGINES, LOCAL, Options, run
-from logo_edge.decision import Mode
 from logo_edge.files import json_text
 from logo_edge.names import printable
 from logo_edge.preprocess import LIBRARY

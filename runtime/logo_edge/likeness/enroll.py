@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 
 from logo_edge.bundle.record import Bundle
-from logo_edge.classifier import Classifier, Match
+from logo_edge.classifier import Classifier
 from logo_edge.errors import EnrolmentError
 from logo_edge.files import changing, json_text, write_file
 from logo_edge.images.load import ImageSource, load_image
 from logo_edge.likeness.space import SPACE, EmbeddingSpace, embed_parts, read_space, unit
 from logo_edge.names import alike, cleaned
+from logo_edge.results import Match
 
 FORMAT = "logo-edge-enrolment"
 FORMAT_VERSION = 1

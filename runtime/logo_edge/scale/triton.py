@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import typer
 
+from logo_edge.bundle.calibration import Mode
 from logo_edge.bundle.record import VECTORS, Bundle
 from logo_edge.classifier import Classifier
 from logo_edge.cli.bundle import PUBLIC_KEY_OPTION
-from logo_edge.decision import Mode, Rejection
 from logo_edge.errors import ExportError
 from logo_edge.files import folder_beside
 from logo_edge.images.load import load_image
+from logo_edge.results import Rejection
 from logo_edge.scale.preprocess_graph import parse_graph, preprocess_graph
 
 PARTS = ("preprocess", "network", "decision")

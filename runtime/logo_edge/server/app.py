@@ -22,12 +22,12 @@ from http import HTTPStatus
 import numpy as np
 
 from logo_edge import __version__
-from logo_edge.classifier import Classification, Classifier
-from logo_edge.decision import Rejection
+from logo_edge.classifier import Classifier
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
 from logo_edge.images.load import decoding_cost
 from logo_edge.images.svg import Renderer, is_svg, render_svg
 from logo_edge.monitor import PredictionLog
+from logo_edge.results import Classification, Rejection
 from logo_edge.server.limits import RETRY_AFTER_S, Bodies, Body, Lane, Limits, Refused
 
 try:

@@ -22,11 +22,12 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-from logo_edge.classifier import Classification, Classifier, Match
+from logo_edge.classifier import Classifier
 from logo_edge.ending import AGAIN
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
 from logo_edge.files import replacing
 from logo_edge.names import csv_line, join_names, shown
+from logo_edge.results import Classification, Match
 
 STDIN = "-"
 RASTER = frozenset(

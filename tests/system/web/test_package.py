@@ -22,8 +22,8 @@ from PIL import Image
 from system.web.serving import node
 
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
+from logo_edge.bundle.calibration import Conformal
 from logo_edge.bundle.record import DEFAULT_BUNDLE, DIGEST, RECORD, VECTORS, list_files, write_record
-from logo_edge.decision import Conformal
 
 ROOT = Path(__file__).parents[3]
 CONTRACT = ROOT / "tests" / "contract"

@@ -25,7 +25,6 @@ from torch.nn import functional
 
 from logo_edge.errors import DatasetError, ImageError, RecipeError, RunError
 from logo_edge.images.load import load_image
-from logo_edge.metrics import bootstrap
 from logo_edge.names import shown
 from logo_edge.tables.journal import walk_images
 from logo_edge_train import distributed
@@ -44,6 +43,7 @@ from logo_edge_train.keys import (
     row_hashes,
     versions,
 )
+from logo_edge_train.metrics import bootstrap
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.models.network import normalise
 from logo_edge_train.recipe import Architecture, FewShotConfig, Recipe, recipe_from_dict

@@ -19,8 +19,8 @@ from PIL import Image
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
 from logo_edge.images.load import load_image
-from logo_edge.metrics import wilson_interval
 from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.metrics import wilson_interval
 from logo_edge_train.organize.features import LogoMeasurements, map_over_images, measure_file, measure_logo
 
 PROPOSER_FILE = Path(__file__).parents[1] / "data" / "proposal.json"

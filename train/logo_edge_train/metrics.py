@@ -1,4 +1,7 @@
-"""Accuracy and calibration of a set of predictions, with 95 % intervals; NumPy only."""
+"""Accuracy and calibration of predictions on a labelled data set, with 95 % intervals.
+
+Imports NumPy alone, so that `logo-edge bench` works on a device with the base install.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from logo_edge.decision import log_softmax
+from logo_edge.probabilities import softmax
 
 BINS = 15
-LOG_TEMPERATURE = (-15.0, 15.0)  # the search's ends, which the prior keeps the result away from
-PRIOR = 4.0  # the weight of "the network is right as it is", in logos
-GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,6 @@ class Figure:
 
     def __format__(self, spec: str) -> str:
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
-
-
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Class probabilities, (B, K) float64, rows sum to 1. Guo et al. 2017, arXiv:1706.04599."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    exponentials = np.exp(scaled)
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def wilson_interval(hits: int, total: int) -> Figure:
@@ -49,35 +41,6 @@ def wilson_interval(hits: int, total: int) -> Figure:
 def negative_log_likelihood(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Mean of -log p(target) in nats. probabilities: (B, K), targets: (B,) integers."""
     return float(-np.log(np.maximum(probabilities[np.arange(len(targets)), targets], 1e-12)).mean())
-
-
-def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature of least penalised NLL: a golden-section search over its logarithm.
-
-    Guo et al. 2017, arXiv:1706.04599, with a Gamma prior on the inverse temperature b, whose mode is 1: PRIOR (b - 1 -
-    log b) nats, as much as 2 PRIOR observations of a precision of 1 say. A few logos, all of them right, would take the
-    temperature to 0, and worse than chance to infinity; the prior's share vanishes as logos become many. Both terms are
-    convex in b, so that their sum is unimodal in log T too.
-    """
-    low, high = LOG_TEMPERATURE
-
-    def loss(log_temperature: float) -> float:
-        inverse = float(np.exp(-log_temperature))
-        own = log_softmax(logits.astype(np.float64) * inverse)[np.arange(len(targets)), targets]
-        return PRIOR * (inverse - 1 + log_temperature) - float(own.sum())
-
-    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    loss_left, loss_right = loss(left), loss(right)
-    while high - low > 1e-5:
-        if loss_left < loss_right:
-            high, right, loss_right = right, left, loss_left
-            left = high - GOLDEN * (high - low)
-            loss_left = loss(left)
-        else:
-            low, left, loss_left = left, right, loss_right
-            right = low + GOLDEN * (high - low)
-            loss_right = loss(right)
-    return float(np.exp((low + high) / 2))
 
 
 def brier_score(probabilities: np.ndarray, targets: np.ndarray) -> float:

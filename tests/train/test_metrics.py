@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from logo_edge.metrics import (
+from logo_edge.probabilities import softmax
+from logo_edge_train.metrics import (
     BINS,
     Figure,
     bootstrap,
@@ -21,7 +22,6 @@ from logo_edge.metrics import (
     equal_mass_bins,
     expected_calibration_error,
     negative_log_likelihood,
-    softmax,
     summarize,
     wilson_interval,
 )
