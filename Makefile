@@ -1,15 +1,17 @@
-# make demo and make test are all that a newcomer needs; every target may be run again and does only what is left.
+# A newcomer needs make demo and make test. Every target can be run again; it does only the remaining work.
 PYTHON ?= python3
 RECIPE ?= cpu
 PRESET ?= full
 DATA ?=
+TESTS ?= tests/runtime tests/contract
 VENV := .venv
 BASE_VENV := .venv-base
-# what the user gives reaches the shell as variables: a blank, a quote or a dollar in it is none of the command
+# values from the user reach the shell as variables, so that blanks, quotes and dollars are not interpreted
 override DATA := $(value DATA)
 override RECIPE := $(value RECIPE)
 override PRESET := $(value PRESET)
-export DATA RECIPE PRESET
+override TESTS := $(value TESTS)
+export DATA RECIPE PRESET TESTS
 NAME := $${DATA:+$$(basename -- "$$DATA")-}$$RECIPE
 RUN := runs/$(NAME)
 BUNDLE := bundles/$(NAME)
@@ -17,13 +19,14 @@ FROM_DATA := $${DATA:+--data "$$DATA"}
 LABELS := train/logo_edge_train/data/labels.csv
 SEARCH := $(filter full,$(RECIPE))
 EDGE := $(VENV)/bin/logo-edge
+PYTEST := $(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo web setup data train compress bench peers test lint clean
+.PHONY: help demo web setup data train compress bench peers test test-quick lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .stamps/base  ## Classify the sample logos with the embedded bundle (base install only)
 	@$(BASE_VENV)/bin/logo-edge classify runtime/logo_edge/samples
@@ -37,12 +40,12 @@ setup: .stamps/full  ## Create the full environment in .venv
 
 data: .stamps/data  ## Fetch and render the project's logos into the cache
 
-train: .stamps/full  ## Train the teachers, for `full` after a search: make train [DATA=folder] [RECIPE=smoke|cpu|default|full]
+train: .stamps/full  ## Train the teachers (`full`: after a search): make train [DATA=folder] [RECIPE=smoke|cpu|default|full]
 	$(if $(SEARCH),$(EDGE) search --recipe "$$RECIPE" --out "$(RUN)" $(FROM_DATA))
 	$(EDGE) train --recipe "$(if $(SEARCH),$(RUN)/search/derived.toml,$$RECIPE)" --out "$(RUN)" $(FROM_DATA)
 
 compress: export GATES ?= $(if $(DATA),,$(wildcard benchmarks/gates/$(RECIPE).toml))
-compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack what was trained; hold it against its gates
+compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack the trained run; check its gates
 	$(EDGE) compress "$(RUN)" --out "$(BUNDLE)"
 	$(if $(GATES),$(EDGE) check "$(BUNDLE)" --gates "$$GATES" --images "$$($(EDGE) data where)" \
 	  --manifest "$$(if [ -d "$$DATA" ]; then $(EDGE) data where "$$DATA"; else printf '%s\n' "$${DATA:-$(LABELS)}"; fi)")
@@ -52,15 +55,18 @@ bench: .stamps/data  ## Measure the default bundle, an hour on an idle machine: 
 	  --images "$$($(EDGE) data where)" --out benchmarks/results/bench.json --report runs/bench
 	$(VENV)/bin/python benchmarks/tables.py
 
-peers: .stamps/data  ## Train, where not done yet, and measure what people would use instead, hours: make peers [PRESET=quick]
+peers: .stamps/data  ## Train (if needed) and measure the usual alternatives, hours: make peers [PRESET=quick]
 	$(VENV)/bin/python benchmarks/peers/run.py train
 	$(VENV)/bin/python benchmarks/peers/run.py measure --preset "$$PRESET" --out benchmarks/results/peers.json --report runs/peers/report
 	$(VENV)/bin/python benchmarks/tables.py
 
 test: .stamps/full  ## Run the whole test suite
-	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
-lint: .stamps/full  ## Check style, and that the documents' tables are those of the committed results
+test-quick: .stamps/full  ## Run the quick tests of the runtime (no slow, no network): make test-quick [TESTS=tests/compress]
+	$(PYTEST) -m "not slow and not network" $$TESTS
+
+lint: .stamps/full  ## Check style, and the documents' tables against the committed results
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python benchmarks/tables.py --check

@@ -128,6 +128,14 @@ def write_bundle(
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks tests of the whole system, and those with a browser, as `network`: they fetch what they need once."""
+    system = Path(__file__).with_name("system")
+    for item in items:
+        if item.path.is_relative_to(system) or "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.network)
+
+
 @pytest.fixture
 def fake_model() -> Callable[..., bytes]:
     """`build_model`: the fake bundle's ONNX graph, or one that does not fit it."""

@@ -71,6 +71,7 @@ def test_the_baseline_is_that_of_the_instruction_set_or_made_and_holds_accuracy_
     assert "size_bytes" in done.output
 
 
+@pytest.mark.network
 @pytest.mark.slow
 def test_the_default_bundle_is_no_slower_larger_or_less_accurate_than_its_baseline(tmp_path):
     from logo_edge_train.data.icons import LABELS, fetch_logos

@@ -78,6 +78,7 @@ def photographed() -> list[tuple[Path, bytes]]:
     return jpegs
 
 
+@pytest.mark.network
 @pytest.mark.slow
 @pytest.mark.parametrize("bundle", [None, ROOT / "runtime" / "bundles" / "robust"])
 def test_decoding_a_jpeg_at_a_lower_scale_changes_no_decision(bundle, photographed):

@@ -71,6 +71,7 @@ def intervals_of(record) -> list[dict]:
     return [record] if {"value", "low", "high"} <= set(record) else intervals_of(list(record.values()))
 
 
+@pytest.mark.network
 def test_every_interval_of_an_evaluation_holds_its_value_but_for_a_class_that_is_never_predicted(
     colours, fake_bundle, fake_model, tmp_path, monkeypatch
 ):

@@ -64,6 +64,7 @@ def test_no_group_stands_on_two_sides():
     assert [group for group, splits in sides.items() if len(splits) > 1] == []
 
 
+@pytest.mark.network
 @pytest.mark.slow
 def test_no_near_duplicate_drawing_stands_on_two_sides_of_what_is_learned_and_measured(renders):
     manifest = read_manifest(LABELS)
@@ -77,6 +78,7 @@ def test_no_near_duplicate_drawing_stands_on_two_sides_of_what_is_learned_and_me
     assert 1 <= len(left_out) <= 8, "labels.csv holds a few; many more would mean that the search is broken"
 
 
+@pytest.mark.network
 @pytest.mark.slow
 def test_no_unlabelled_logo_looks_like_a_held_out_one(renders):
     manifest, unlabelled = read_manifest(LABELS), read_manifest(UNLABELLED)
@@ -84,6 +86,7 @@ def test_no_unlabelled_logo_looks_like_a_held_out_one(renders):
     assert left_out == set()
 
 
+@pytest.mark.network
 def test_every_render_is_256_px_on_its_longer_side_with_alpha(renders):
     manifest = read_manifest(LABELS)
     checked = 0

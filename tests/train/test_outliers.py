@@ -65,6 +65,7 @@ def scribbles(monkeypatch, tmp_path) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.network
 @pytest.mark.parametrize(("part", "name"), EVERY)
 def test_every_family_draws_different_pictures_and_the_same_for_an_index(part, name):
     pictures = drawn(part, name, 8)
@@ -138,6 +139,7 @@ def test_no_photograph_is_in_two_parts():
     assert (whole["fitted"] @ whole["held_out"].T).max() < COPY
 
 
+@pytest.mark.network
 def test_no_fitted_icon_nearly_is_a_held_out_one():
     looks = {
         part: thumbnails(
