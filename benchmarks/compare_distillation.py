@@ -30,12 +30,12 @@ from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.verify import compare_logits, has_epistemic, run_onnx
 from logo_edge_train.data.dataset import pixels_of, stratified_sample
 from logo_edge_train.data.icons import fetch_logos
-from logo_edge_train.fit import predict_logits
+from logo_edge_train.device import pick_device
+from logo_edge_train.evaluate import predict_logits
 from logo_edge_train.keys import artifact_key, file_hash, versions
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, DistillConfig, load_recipe, recipe_from_dict
 from logo_edge_train.runs import Run, read_run, save_logits, write_json
-from logo_edge_train.train import pick_device
 from logo_edge_train.uncertainty import entropy
 
 RESULT = Path(__file__).resolve().parent / "results" / "distillation.json"

@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 
 from logo_edge_train.data.icons import LABELS, fetch_logos
+from logo_edge_train.device import pick_device
 from logo_edge_train.few_shot.run import evaluate_few_shot, train_few_shot
 from logo_edge_train.keys import versions
 from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, FewShotConfig
 from logo_edge_train.runs import write_json
-from logo_edge_train.train import pick_device
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, RUNS = ROOT / "benchmarks" / "results" / "few_shot.json", ROOT / "runs" / "few-shot"

@@ -26,6 +26,7 @@ import torch
 from logo_edge_train.data.dataset import find_lookalikes, pixels_of
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
 from logo_edge_train.data.manifest import read_manifest, targets_of
+from logo_edge_train.device import pick_device
 from logo_edge_train.keys import versions
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.pretrain.probe import features_of, linear_probe, neighbour_probe
@@ -33,7 +34,7 @@ from logo_edge_train.pretrain.simclr import start_from
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, PretrainConfig, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.runs import write_json
-from logo_edge_train.train import pick_device, pretrain_networks, train_ensemble
+from logo_edge_train.train import pretrain_networks, train_ensemble
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, RUNS = ROOT / "benchmarks" / "results" / "pretraining.json", ROOT / "runs" / "pretraining"

@@ -30,11 +30,12 @@ from logo_edge_compress.search.latency_table import LatencyTable, measure_option
 from logo_edge_compress.search.search import architecture_name, derived_recipe, search, table_ms
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
+from logo_edge_train.device import pick_device
 from logo_edge_train.keys import versions
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Recipe, load_recipe
 from logo_edge_train.runs import Run, write_json
-from logo_edge_train.train import pick_device, train_ensemble
+from logo_edge_train.train import train_ensemble
 
 RESULT = Path(__file__).parent / "results" / "search.json"
 METHODS = ("differentiable", "random")

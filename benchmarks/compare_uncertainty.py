@@ -38,6 +38,8 @@ from logo_edge_train.data.dataset import LogoDataset, pixels_of, soft_label
 from logo_edge_train.data.icons import fetch_logos, renders_folder
 from logo_edge_train.data.manifest import targets_of
 from logo_edge_train.data.outliers import families_of, outlier_paths
+from logo_edge_train.device import pick_device
+from logo_edge_train.evaluate import accuracy_on, ensemble_logits, evaluation_sets
 from logo_edge_train.fit import count_loaders, fit
 from logo_edge_train.keys import artifact_key, versions
 from logo_edge_train.losses import supervised_objective
@@ -55,7 +57,6 @@ from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import BayesConfig
 from logo_edge_train.runs import Run, load_weights, read_run, save_logits, save_member, write_json
 from logo_edge_train.temperature import fit_temperature
-from logo_edge_train.train import accuracy_on, ensemble_logits, evaluation_sets, pick_device
 from logo_edge_train.uncertainty import (
     BayesianObjective,
     decompose,

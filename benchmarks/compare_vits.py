@@ -16,12 +16,14 @@ import torch
 
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
+from logo_edge_train.device import pick_device
+from logo_edge_train.evaluate import evaluation_sets
 from logo_edge_train.keys import versions
 from logo_edge_train.models import attention_focus, near_ink
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import load_recipe
 from logo_edge_train.runs import Run, write_json
-from logo_edge_train.train import evaluation_sets, pick_device, train_ensemble
+from logo_edge_train.train import train_ensemble
 
 RESULT = Path(__file__).parent / "results" / "logo_vit.json"
 SUBJECTS = {  # name of the run: network, overrides of its own

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
+from logo_edge_train.device import describe_device, pick_device
 from logo_edge_train.fit import fit
 from logo_edge_train.keys import versions
 from logo_edge_train.losses import supervised_objective
@@ -26,7 +27,6 @@ from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, FitConfig
 from logo_edge_train.resources import peak_memory
 from logo_edge_train.runs import write_json
-from logo_edge_train.train import device_name, pick_device
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
 NETWORKS = ("tf_efficientnet_lite0@192", "vit_tiny_patch16_224@224")
@@ -61,7 +61,7 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found.append({"network": network, "variant": variant, **json.loads(done.stdout.splitlines()[-1])})
     record = {
-        "device": device_name(pick_device(arguments.device)),
+        "device": describe_device(pick_device(arguments.device)),
         "batch_size": PLAIN.batch_size,
         "measured": found,
         "versions": versions(),

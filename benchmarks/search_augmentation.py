@@ -31,14 +31,15 @@ from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset, find_lookalikes, stratified_sample
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
-from logo_edge_train.fit import count_loaders, fit, predict_logits
+from logo_edge_train.device import pick_device
+from logo_edge_train.evaluate import accuracy_on, predict_logits
+from logo_edge_train.fit import count_loaders, fit
 from logo_edge_train.keys import versions
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig, TeacherAugment, TeacherFit
 from logo_edge_train.runs import load_network, save_member, write_json
-from logo_edge_train.train import accuracy_on, pick_device
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, RUNS = ROOT / "benchmarks" / "results" / "augmentation.json", ROOT / "runs" / "augmentation"

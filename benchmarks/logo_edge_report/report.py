@@ -28,10 +28,10 @@ from logo_edge_report.sheets import THUMBNAIL_PX
 from logo_edge_report.subjects import Subject, load_subject
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import Manifest, targets_of
+from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, read_run, write_json, write_text
 from logo_edge_train.tracker import stem_of
-from logo_edge_train.train import ensemble_logits
 
 try:
     from jinja2 import Environment, StrictUndefined

@@ -152,8 +152,8 @@ def _onnx_subject(path: Path) -> Subject:
 
 
 def _run_subject(folder: Path) -> Subject:
+    from logo_edge_train.evaluate import ensemble_logits
     from logo_edge_train.runs import read_run
-    from logo_edge_train.train import ensemble_logits
 
     run = read_run(folder)
     count = len(run.record["members"])

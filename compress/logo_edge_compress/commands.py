@@ -121,9 +121,9 @@ def compress_command(
     from logo_edge_compress.report import print_candidates, print_stages
     from logo_edge_compress.select import Limits
     from logo_edge_train.data.outliers import families_of
+    from logo_edge_train.device import pick_device
     from logo_edge_train.recipe import load_recipe
     from logo_edge_train.runs import read_run
-    from logo_edge_train.train import pick_device
 
     refuse_torchrun("logo-edge compress")
     if override and recipe is None:
@@ -347,8 +347,8 @@ def search_command(
     from logo_edge_compress.search.search import read_search
     from logo_edge_compress.search.search import search as search_architecture
     from logo_edge_train.data.manifest import read_manifest
+    from logo_edge_train.device import pick_device
     from logo_edge_train.recipe import load_recipe
-    from logo_edge_train.train import pick_device
 
     refuse_torchrun("logo-edge search")
     need_estimate(estimate, as_json)

@@ -49,11 +49,11 @@ from logo_edge_compress.verify import Parity
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest, targets_of
 from logo_edge_train.data.outliers import Family
+from logo_edge_train.evaluate import ensemble_logits, short_metrics
 from logo_edge_train.keys import artifact_key, select_settings, versions
 from logo_edge_train.metrics import debiased_calibration_error, debiased_ece
 from logo_edge_train.recipe import Architecture, Recipe
 from logo_edge_train.runs import Run, read_run, write_json
-from logo_edge_train.train import ensemble_logits, short_metrics
 
 REPORT, PAGE = "compress_report.json", "compress_report.html"
 Say = Callable[[str], None]

@@ -13,7 +13,7 @@ import torch
 from torch_uncertainty.metrics import AURC, BrierScore, CategoricalNLL, RiskAtxCov
 
 from logo_edge.probabilities import softmax
-from logo_edge_train.train import ensemble_logits
+from logo_edge_train.evaluate import ensemble_logits
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "compare_uncertainty.py"
 LOGOS, CLASSES = 205, 4

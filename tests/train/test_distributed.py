@@ -28,7 +28,8 @@ from logo_edge_train import distributed
 from logo_edge_train.data.augment import Intensity
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
-from logo_edge_train.fit import fit, predict_logits
+from logo_edge_train.evaluate import predict_logits
+from logo_edge_train.fit import fit
 from logo_edge_train.losses import SupervisedObjective, supervised_objective
 from logo_edge_train.models import LogoNetwork, normalise
 from logo_edge_train.recipe import FitConfig, SamConfig, TeacherFit

@@ -24,12 +24,13 @@ from logo_edge_train.commands import train
 from logo_edge_train.data.dataset import LogoDataset, check_classes, class_weights, soft_label, stratified_sample
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge_train.estimate import extrapolate, finish
-from logo_edge_train.fit import fit, predict_logits
+from logo_edge_train.evaluate import ensemble_logits, predict_logits
+from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights, imagenet, load_imagenet_weights, normalise
 from logo_edge_train.recipe import Architecture, AugmentConfig, FitConfig, SamConfig, recipe_from_dict
 from logo_edge_train.runs import load_network, read_run, save_member
-from logo_edge_train.train import ensemble_logits, networks_to_pretrain, train_ensemble
+from logo_edge_train.train import networks_to_pretrain, train_ensemble
 
 CPU = torch.device("cpu")
 CONFIG = FitConfig(epochs=3, batch_size=4, warmup_epochs=1.0)

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
-from logo_edge_train import estimate
+from logo_edge_train import estimate, evaluate
 from logo_edge_train import train as train_module
 from logo_edge_train.commands import data
 from logo_edge_train.data import icons as fetch
@@ -426,7 +426,8 @@ def test_a_teacher_learns_from_drawn_logos_but_from_no_look_alike(sources_file, 
         learned.append(rows)
         return LogoDataset(manifest, rows, *arguments, **options)
 
-    monkeypatch.setattr(train_module, "LogoDataset", load)
+    for module in (train_module, evaluate):
+        monkeypatch.setattr(module, "LogoDataset", load)
     monkeypatch.setattr(train_module, "leave_out", lambda *_: ({drawn[0]}, set()))
     run = train_module.train_ensemble(
         tmp_path / "manifest.csv", recipe, tmp_path / "run", device=torch.device("cpu"), report=lambda _: None

@@ -25,6 +25,7 @@ from logo_edge_train import parallel, tracker
 from logo_edge_train.commands import train
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.evaluate import accuracy_on
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers
@@ -33,7 +34,7 @@ from logo_edge_train.progress import FitProgress, describe_epoch, sparkline
 from logo_edge_train.recipe import Architecture, FitConfig, recipe_from_dict
 from logo_edge_train.runs import load_network
 from logo_edge_train.tracker import Tracker, read_metrics
-from logo_edge_train.train import accuracy_on, train_ensemble
+from logo_edge_train.train import train_ensemble
 
 CPU = torch.device("cpu")
 CONFIG = FitConfig(epochs=3, batch_size=4)  # of 24 logos: 6 steps per epoch

@@ -22,6 +22,7 @@ from logo_edge.probabilities import softmax
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_train.data.dataset import LogoDataset, pixels_of
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of, write_manifest
+from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.metrics import negative_log_likelihood
@@ -31,7 +32,7 @@ from logo_edge_train.optim import parameter_groups
 from logo_edge_train.recipe import AugmentConfig, BayesConfig, FitConfig, recipe_from_dict
 from logo_edge_train.runs import read_run
 from logo_edge_train.temperature import fit_temperature
-from logo_edge_train.train import ensemble_logits, train_ensemble
+from logo_edge_train.train import train_ensemble
 from logo_edge_train.uncertainty import BayesianObjective, decompose, sample_logits, weigh_members, weighted_logits
 
 CPU = torch.device("cpu")

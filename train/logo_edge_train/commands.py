@@ -331,8 +331,8 @@ def review(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from logo_edge_train.device import pick_device
     from logo_edge_train.recipe import load_recipe
-    from logo_edge_train.train import pick_device
 
     refuse_torchrun("logo-edge data")
     config, place = load_recipe(recipe, tuple(override), used=("review",)).review, pick_device(device)
@@ -406,8 +406,9 @@ def train_command(
     from rich.console import Console
 
     from logo_edge_train import distributed
+    from logo_edge_train.device import pick_device
     from logo_edge_train.recipe import load_recipe
-    from logo_edge_train.train import pick_device, train_ensemble
+    from logo_edge_train.train import train_ensemble
 
     need_estimate(estimate, as_json)
     chosen = load_recipe(recipe, tuple(override))
@@ -467,10 +468,10 @@ def few_shot_train(
     need_torch()
     from rich.console import Console
 
+    from logo_edge_train.device import pick_device
     from logo_edge_train.few_shot.run import train_few_shot
     from logo_edge_train.progress import FitProgress
     from logo_edge_train.recipe import load_recipe
-    from logo_edge_train.train import pick_device
 
     refuse_torchrun("logo-edge few-shot train")
     config = load_recipe(recipe, tuple(override), used=("few_shot",)).few_shot
@@ -504,8 +505,8 @@ def few_shot_evaluate(
     from rich.console import Console
     from rich.progress import Progress
 
+    from logo_edge_train.device import pick_device
     from logo_edge_train.few_shot.run import evaluate_few_shot
-    from logo_edge_train.train import pick_device
 
     if split not in ("val", "test"):
         raise typer.BadParameter(f"--split {split}; expected val or test")
@@ -549,8 +550,8 @@ def few_shot_classify(
 ) -> None:
     need_torch()
     from logo_edge.tables.journal import find_images
+    from logo_edge_train.device import pick_device
     from logo_edge_train.few_shot.run import classify_files, frozen_network, read_few_shot
-    from logo_edge_train.train import pick_device
 
     if not support.is_dir():
         raise typer.BadParameter(f"{support} is no folder; expected one with a subfolder of images for each class")

@@ -15,11 +15,12 @@ from rich.console import Console
 from logo_edge_train.console import LiteralTable
 from logo_edge_train.data.dataset import pool_rows, stratified_sample
 from logo_edge_train.data.manifest import Manifest, read_manifest
+from logo_edge_train.device import describe_device
 from logo_edge_train.parallel import run_side_by_side
 from logo_edge_train.pretrain.simclr import pretrain
 from logo_edge_train.progress import percent
 from logo_edge_train.recipe import LoopConfig, PhasesConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
-from logo_edge_train.train import check_splits, count_workers, device_name, fit_member, networks_to_pretrain
+from logo_edge_train.train import check_splits, count_workers, fit_member, networks_to_pretrain
 
 TRIAL_STEPS = 6  # per epoch
 GPU_TRIAL_STEPS = 200  # more than its loaders make ahead: else their pace would not show
@@ -60,7 +61,7 @@ def estimate_training(manifest_path: Path, recipe: Recipe, *, device: torch.devi
     seconds.append(finish([stage.seconds for stage in teachers], workers[1]))
     return {
         "command": f"logo-edge train --recipe {recipe.name}",
-        "device": device_name(device),
+        "device": describe_device(device),
         "side_by_side": workers[1],
         "stages": [asdict(stage) for stage in [*pretraining, *teachers]],
         "seconds": sum(seconds),

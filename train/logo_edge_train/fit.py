@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, default_collate
@@ -201,20 +200,6 @@ def _shareable_batch(config: LoopConfig, count: int) -> int:
             f"expected a multiple of {ranks}, at least {ranks * config.accumulate}. Change batch_size or accumulate"
         )
     return batch_size
-
-
-@torch.no_grad()
-def predict_logits(network: nn.Module, dataset: LogoDataset, device: torch.device, batch_size: int = 32) -> np.ndarray:
-    """(N, K) float32 logits of the dataset's items in order, in evaluation mode, without mixed precision.
-
-    Each rank predicts its share, and has all of them.
-    """
-    network.eval()
-    batches, mine = [], distributed.share(range(len(dataset)))
-    for start in range(0, len(mine), batch_size):
-        pixels = torch.stack([dataset[i][0] for i in mine[start : start + batch_size]])
-        batches.append(network(pixels.to(device)).float().cpu().numpy())
-    return np.concatenate(distributed.gather_list(batches))
 
 
 class _BatchSampler(Sampler):

@@ -130,9 +130,9 @@ def pair_runs(first: tuple[Path, dict], second: tuple[Path, dict]) -> dict | Non
     Needs the manifest as it was when the runs were trained, and both runs finished.
     """
     from logo_edge_train.data.manifest import read_manifest, targets_of
+    from logo_edge_train.evaluate import ensemble_logits
     from logo_edge_train.keys import data_hash, row_hashes
     from logo_edge_train.runs import Run
-    from logo_edge_train.train import ensemble_logits
 
     (folder, record), (other_folder, other) = first, second
     if record["status"] != "finished" or other["status"] != "finished" or record["classes"] != other["classes"]:

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from logo_edge.errors import DatasetError, RunError
-from logo_edge.preprocess import InputContract
-from logo_edge.probabilities import softmax
+from logo_edge.errors import DatasetError
 from logo_edge_train import distributed
 from logo_edge_train.data.augment import Intensity
 from logo_edge_train.data.dataset import (
@@ -26,11 +24,19 @@ from logo_edge_train.data.dataset import (
     stratified_sample,
 )
 from logo_edge_train.data.icons import renders_folder
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest
 from logo_edge_train.data.outliers import outlier_paths, outliers_key
 from logo_edge_train.data.sampling import EpochOrder, rank_difficulty
 from logo_edge_train.data.synthesize import drawing_identity, drawn_rows
-from logo_edge_train.fit import count_loaders, fit, predict_logits
+from logo_edge_train.device import describe_device
+from logo_edge_train.evaluate import (
+    accuracy_on,
+    ensemble_metrics,
+    ensemble_temperature,
+    evaluation_sets,
+    predict_logits,
+)
+from logo_edge_train.fit import count_loaders, fit
 from logo_edge_train.keys import (
     FITTED_WITH,
     ROWS,
@@ -43,17 +49,14 @@ from logo_edge_train.keys import (
     versions,
 )
 from logo_edge_train.losses import SupervisedObjective
-from logo_edge_train.metrics import debiased_calibration_error, negative_log_likelihood
-from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers, has_imagenet_weights
+from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain.simclr import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.runs import Run, read_run, read_run_record, save_logits, save_member, write_json, write_run_record
-from logo_edge_train.temperature import fit_temperature
 from logo_edge_train.uncertainty import BayesianObjective
 
 MEASUREMENTS = "measurements.json"  # of the logos that a curriculum orders
-ATTENTION_LOGOS = 16  # of val, on which the entropy of attention is measured after each epoch
 
 
 def train_ensemble(
@@ -84,7 +87,7 @@ def train_ensemble(
         "manifest": str(manifest_path.resolve()),
         "recipe": asdict(recipe),
         "versions": versions(),
-        "device": device_name(device),
+        "device": describe_device(device),
     }
     distributed.on_main(write_run_record)(folder, record)
     with distributed.main_first():
@@ -327,102 +330,3 @@ def _write_member(folder: Path, index: int, network: LogoNetwork, logits: dict[s
     files = {"file": checkpoint.name, "sha256": sha256, "logits": kept.name, "logits_sha256": file_hash(kept)}
     write_json(folder / f"member-{index}.json", {**member, **files})
     state.unlink()
-
-
-def evaluation_sets(
-    manifest: Manifest,
-    classes: tuple[str, ...],
-    contract: InputContract,
-    splits: tuple[str, ...] = ("val", "calib", "test"),
-) -> dict[str, LogoDataset]:
-    """The splits as the runtime would see them; one without rows is left out."""
-    sets = {}
-    for split in splits:
-        if rows := manifest.split(split):
-            sets[split] = LogoDataset(manifest, rows, classes, renders_folder(), contract=contract)
-    return sets
-
-
-def accuracy_on(dataset: LogoDataset, device: torch.device) -> Callable[[torch.nn.Module], dict]:
-    """A function network -> the short metrics and the uncertainty on the dataset; with attention, its entropy too."""
-    targets, sure = dataset.hard_targets, dataset.sure
-    probed = np.unique(np.linspace(0, len(dataset) - 1, ATTENTION_LOGOS).round().astype(int))  # of all classes
-
-    def evaluate(network: torch.nn.Module) -> dict:
-        logits = predict_logits(network, dataset, device)
-        figures = {**short_metrics(logits, targets, sure), **uncertainty(logits, targets, dataset.classes)}
-        if attention_layers(network):
-            pixels = torch.stack([dataset[index][0] for index in probed])
-            figures["attention_entropy"] = attention_entropy(network, pixels.to(device))
-        return figures
-
-    return evaluate
-
-
-def short_metrics(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray) -> dict[str, float]:
-    """accuracy, accuracy_sure, worst_recall (fractions of 1) and nll (nats) of (N, K) logits."""
-    correct = logits.argmax(1) == targets
-    return {
-        "accuracy": float(correct.mean()),
-        "accuracy_sure": float(correct[sure].mean()) if sure.any() else float("nan"),
-        "worst_recall": float(min(correct[targets == k].mean() for k in np.unique(targets))),
-        "nll": negative_log_likelihood(softmax(logits), targets),
-    }
-
-
-def uncertainty(logits: np.ndarray, targets: np.ndarray, classes: tuple[str, ...]) -> dict:
-    """How sure the (N, K) logits are, at temperature 1, and how they share the logos out among the classes.
-
-    entropy: mean predictive entropy, nats, 0 to log K; mean_confidence: mean top probability; calibration_error: root
-    mean square of the top label, bias-corrected (Kumar et al. 2019); predicted_share and true_share: {class: share}.
-    """
-    probabilities = softmax(logits)
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    logarithms = np.log(np.maximum(probabilities, 1e-12))
-    return {
-        "entropy": float(-(probabilities * logarithms).sum(1).mean()),
-        "mean_confidence": float(confidence.mean()),
-        "calibration_error": debiased_calibration_error(confidence, predicted == targets),
-        "predicted_share": {name: float((predicted == k).mean()) for k, name in enumerate(classes)},
-        "true_share": {name: float((targets == k).mean()) for k, name in enumerate(classes)},
-    }
-
-
-def ensemble_logits(member_logits: np.ndarray) -> np.ndarray:
-    """(N, K): log of the members' mean probability. member_logits: (M, N, K). Lakshminarayanan 2017."""
-    return np.log(np.maximum(softmax(member_logits).mean(0), 1e-12)).astype(np.float32)
-
-
-def ensemble_metrics(run: Run, manifest: Manifest, split: str) -> dict[str, float]:
-    """The short metrics of the whole ensemble on one split."""
-    rows = manifest.split(split)
-    targets = targets_of(rows, run.classes)
-    return short_metrics(ensemble_logits(run.member_logits(split)), targets, np.array([row.sure for row in rows]))
-
-
-def ensemble_temperature(run: Run, manifest: Manifest) -> float:
-    """That of the ensemble's mean probability, of least NLL on calib.
-
-    Members are pooled first and calibrated then: the mean of calibrated ones is not. Rahaman and Thiery 2021,
-    arXiv:2007.08792.
-    """
-    return fit_temperature(
-        ensemble_logits(run.member_logits("calib")), targets_of(manifest.split("calib"), run.classes)
-    )
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The named torch device, or the GPU where there is one. Raises RunError where it cannot be had."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise RunError(f"device {name!r} cannot be used: {error}; expected auto, cpu or cuda") from error
-    return torch.device(name)
-
-
-def device_name(device: torch.device) -> str:
-    """What a run is fitted on, as a person would say it."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return f"{distributed.world_size()} x {name}" if distributed.world_size() > 1 else name

@@ -56,10 +56,10 @@ from logo_edge_compress.verify import (
 from logo_edge_train.data.dataset import pixels_of, stratified_sample
 from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.data.outliers import Family, draw_pictures
+from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.keys import artifact_key, file_hash, select_settings, source_hash, versions
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, save_logits, write_json
-from logo_edge_train.train import ensemble_logits
 
 SPLITS = ("val", "calib", "test")
 NNCF_DROP = 0.005  # of accuracy on val

@@ -31,6 +31,7 @@ from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.outliers import outliers_key
 from logo_edge_train.data.sampling import EpochOrder
+from logo_edge_train.evaluate import accuracy_on, evaluation_sets
 from logo_edge_train.fit import Objective, fit
 from logo_edge_train.keys import FITTED_WITH, Identity, file_hash, identify, select_settings, versions
 from logo_edge_train.losses import match_width
@@ -41,7 +42,7 @@ from logo_edge_train.resources import return_memory
 from logo_edge_train.review.panel import Features, panel_probabilities
 from logo_edge_train.runs import Run, load_network, save_member, write_json
 from logo_edge_train.tracker import stem_of
-from logo_edge_train.train import accuracy_on, evaluation_sets, outlier_rows
+from logo_edge_train.train import outlier_rows
 
 CHECKPOINT, RECORD = "student.safetensors", "student.json"  # in a student's folder
 CPU_BATCH = 16  # views that a teacher sees at a time: a batch of large ones takes a gigabyte

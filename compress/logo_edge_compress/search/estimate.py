@@ -12,9 +12,9 @@ from logo_edge_compress.search.latency_table import LatencyTable
 from logo_edge_compress.search.search import search
 from logo_edge_train.data.dataset import stratified_sample
 from logo_edge_train.data.manifest import read_manifest
+from logo_edge_train.device import describe_device
 from logo_edge_train.estimate import Reports, extrapolate, keep_reports, trial_images
 from logo_edge_train.recipe import Recipe
-from logo_edge_train.train import device_name
 
 
 def estimate_search(manifest_path: Path, recipe: Recipe, table: LatencyTable, *, device: torch.device) -> dict:
@@ -34,7 +34,7 @@ def estimate_search(manifest_path: Path, recipe: Recipe, table: LatencyTable, *,
     stages = [extrapolate(name, fit_reports, config, len(rows) // 2) for name, fit_reports in reports.items()]
     return {
         "command": f"logo-edge search --recipe {recipe.name}",
-        "device": device_name(device),
+        "device": describe_device(device),
         "side_by_side": 1,
         "stages": [asdict(stage) for stage in stages],
         "seconds": sum(stage.seconds for stage in stages),

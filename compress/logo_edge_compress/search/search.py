@@ -28,7 +28,7 @@ from logo_edge_compress.search.supernet import Supernet
 from logo_edge_train.data.dataset import LogoDataset, check_classes, leave_out, stratified_sample
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
-from logo_edge_train.fit import predict_logits
+from logo_edge_train.evaluate import confidence_metrics, predict_logits, short_metrics
 from logo_edge_train.keys import (
     FITTED_WITH,
     Identity,
@@ -48,7 +48,6 @@ from logo_edge_train.recipe import Architecture, Recipe, SearchConfig, recipe_to
 from logo_edge_train.resources import keep_memory
 from logo_edge_train.runs import write_json, write_text
 from logo_edge_train.state import load_modules, read_metadata, save_modules
-from logo_edge_train.train import short_metrics, uncertainty
 
 HISTORY, DERIVED = "history.json", "derived.toml"
 SEARCHED_BY = (  # the recipe's settings that a search learns by
@@ -279,7 +278,9 @@ def _run_epochs(
             )
         record = {**sums, "epoch": epoch + 1, **_describe_shares(supernet, costs, config, history), **pace}
         logits = predict_logits(supernet, val, device)
-        record |= short_metrics(logits, val.hard_targets, val.sure) | uncertainty(logits, val.hard_targets, val.classes)
+        record |= short_metrics(logits, val.hard_targets, val.sure) | confidence_metrics(
+            logits, val.hard_targets, val.classes
+        )
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
         parts = {"history": history, "identity": asdict(identity), "table": asdict(table)}

@@ -1,0 +1,118 @@
+"""Logits of a network or an ensemble on the splits of a manifest, and the metrics of these logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from logo_edge.preprocess import InputContract
+from logo_edge.probabilities import softmax
+from logo_edge_train import distributed
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import Manifest, targets_of
+from logo_edge_train.metrics import debiased_calibration_error, negative_log_likelihood
+from logo_edge_train.models import attention_entropy, attention_layers
+from logo_edge_train.runs import Run
+from logo_edge_train.temperature import fit_temperature
+
+ATTENTION_LOGOS = 16  # of val, on which the entropy of attention is measured after each epoch
+
+
+def evaluation_sets(
+    manifest: Manifest,
+    classes: tuple[str, ...],
+    contract: InputContract,
+    splits: tuple[str, ...] = ("val", "calib", "test"),
+) -> dict[str, LogoDataset]:
+    """The splits as the runtime would see them; one without rows is left out."""
+    sets = {}
+    for split in splits:
+        if rows := manifest.split(split):
+            sets[split] = LogoDataset(manifest, rows, classes, renders_folder(), contract=contract)
+    return sets
+
+
+@torch.no_grad()
+def predict_logits(network: nn.Module, dataset: LogoDataset, device: torch.device, batch_size: int = 32) -> np.ndarray:
+    """(N, K) float32 logits of the dataset's items in order, in evaluation mode, without mixed precision.
+
+    Each rank predicts its share, and has all of them.
+    """
+    network.eval()
+    batches, mine = [], distributed.share(range(len(dataset)))
+    for start in range(0, len(mine), batch_size):
+        pixels = torch.stack([dataset[i][0] for i in mine[start : start + batch_size]])
+        batches.append(network(pixels.to(device)).float().cpu().numpy())
+    return np.concatenate(distributed.gather_list(batches))
+
+
+def accuracy_on(dataset: LogoDataset, device: torch.device) -> Callable[[torch.nn.Module], dict]:
+    """A function network -> the short metrics and the uncertainty on the dataset; with attention, its entropy too."""
+    targets, sure = dataset.hard_targets, dataset.sure
+    probed = np.unique(np.linspace(0, len(dataset) - 1, ATTENTION_LOGOS).round().astype(int))  # of all classes
+
+    def evaluate(network: torch.nn.Module) -> dict:
+        logits = predict_logits(network, dataset, device)
+        figures = {**short_metrics(logits, targets, sure), **confidence_metrics(logits, targets, dataset.classes)}
+        if attention_layers(network):
+            pixels = torch.stack([dataset[index][0] for index in probed])
+            figures["attention_entropy"] = attention_entropy(network, pixels.to(device))
+        return figures
+
+    return evaluate
+
+
+def short_metrics(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray) -> dict[str, float]:
+    """accuracy, accuracy_sure, worst_recall (fractions of 1) and nll (nats) of (N, K) logits."""
+    correct = logits.argmax(1) == targets
+    return {
+        "accuracy": float(correct.mean()),
+        "accuracy_sure": float(correct[sure].mean()) if sure.any() else float("nan"),
+        "worst_recall": float(min(correct[targets == k].mean() for k in np.unique(targets))),
+        "nll": negative_log_likelihood(softmax(logits), targets),
+    }
+
+
+def confidence_metrics(logits: np.ndarray, targets: np.ndarray, classes: tuple[str, ...]) -> dict:
+    """How sure the (N, K) logits are, at temperature 1, and how they share the logos out among the classes.
+
+    entropy: mean predictive entropy, nats, 0 to log K; mean_confidence: mean top probability; calibration_error: root
+    mean square of the top label, bias-corrected (Kumar et al. 2019); predicted_share and true_share: {class: share}.
+    """
+    probabilities = softmax(logits)
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    logarithms = np.log(np.maximum(probabilities, 1e-12))
+    return {
+        "entropy": float(-(probabilities * logarithms).sum(1).mean()),
+        "mean_confidence": float(confidence.mean()),
+        "calibration_error": debiased_calibration_error(confidence, predicted == targets),
+        "predicted_share": {name: float((predicted == k).mean()) for k, name in enumerate(classes)},
+        "true_share": {name: float((targets == k).mean()) for k, name in enumerate(classes)},
+    }
+
+
+def ensemble_logits(member_logits: np.ndarray) -> np.ndarray:
+    """(N, K): log of the members' mean probability. member_logits: (M, N, K). Lakshminarayanan 2017."""
+    return np.log(np.maximum(softmax(member_logits).mean(0), 1e-12)).astype(np.float32)
+
+
+def ensemble_metrics(run: Run, manifest: Manifest, split: str) -> dict[str, float]:
+    """The short metrics of the whole ensemble on one split."""
+    rows = manifest.split(split)
+    targets = targets_of(rows, run.classes)
+    return short_metrics(ensemble_logits(run.member_logits(split)), targets, np.array([row.sure for row in rows]))
+
+
+def ensemble_temperature(run: Run, manifest: Manifest) -> float:
+    """That of the ensemble's mean probability, of least NLL on calib.
+
+    Members are pooled first and calibrated then: the mean of calibrated ones is not. Rahaman and Thiery 2021,
+    arXiv:2007.08792.
+    """
+    return fit_temperature(
+        ensemble_logits(run.member_logits("calib")), targets_of(manifest.split("calib"), run.classes)
+    )
