@@ -36,7 +36,8 @@ from logo_edge_train.estimate import estimate_training
 from logo_edge_train.keys import artifact_key, file_hash, versions
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import FitConfig, Recipe, load_recipe, recipe_from_dict
+from logo_edge_train.recipe import FitConfig, Recipe
+from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
 from logo_edge_train.runs import write_json
 from logo_edge_train.schedule import plan_phases
 from logo_edge_train.state import read_history

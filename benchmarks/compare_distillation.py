@@ -34,7 +34,8 @@ from logo_edge_train.device import pick_device
 from logo_edge_train.evaluate import predict_logits
 from logo_edge_train.keys import artifact_key, file_hash, versions
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import Architecture, DistillConfig, load_recipe, recipe_from_dict
+from logo_edge_train.recipe import Architecture, DistillConfig
+from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
 from logo_edge_train.runs import Run, read_run, save_logits, write_json
 from logo_edge_train.uncertainty import entropy
 

@@ -33,7 +33,8 @@ from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
 from logo_edge_train.device import pick_device
 from logo_edge_train.keys import versions
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import Recipe, load_recipe
+from logo_edge_train.recipe import Recipe
+from logo_edge_train.recipe_io import load_recipe
 from logo_edge_train.runs import Run, write_json
 from logo_edge_train.train import train_ensemble
 

@@ -21,7 +21,7 @@ from logo_edge_train.evaluate import evaluation_sets
 from logo_edge_train.keys import versions
 from logo_edge_train.models import attention_focus, near_ink
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import load_recipe
+from logo_edge_train.recipe_io import load_recipe
 from logo_edge_train.runs import Run, write_json
 from logo_edge_train.train import train_ensemble
 

@@ -122,7 +122,7 @@ def compress_command(
     from logo_edge_compress.select import Limits
     from logo_edge_train.data.outliers import families_of
     from logo_edge_train.device import pick_device
-    from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.recipe_io import load_recipe
     from logo_edge_train.runs import read_run
 
     refuse_torchrun("logo-edge compress")
@@ -348,7 +348,7 @@ def search_command(
     from logo_edge_compress.search.search import search as search_architecture
     from logo_edge_train.data.manifest import read_manifest
     from logo_edge_train.device import pick_device
-    from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.recipe_io import load_recipe
 
     refuse_torchrun("logo-edge search")
     need_estimate(estimate, as_json)

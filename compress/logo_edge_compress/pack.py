@@ -25,7 +25,8 @@ from logo_edge_compress.calibrate import Fitted, fit_calibration
 from logo_edge_compress.figures import named_slices, summarize_rows
 from logo_edge_compress.onnx.embedding_output import SAMPLES, embed_bundle
 from logo_edge_train.data.manifest import Manifest, labelled_rows, targets_of
-from logo_edge_train.recipe import BUILT_IN, CalibrateConfig, load_recipe
+from logo_edge_train.recipe import CalibrateConfig
+from logo_edge_train.recipe_io import BUILT_IN, load_recipe
 
 CARD = "card.md"
 ARTIFACTS = {"openvino": "model.xml", "torchscript": "model.pt"}  # beside model.onnx, by backend

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
-from logo_edge_train.recipe import FitConfig, SamConfig, load_recipe
+from logo_edge_train.recipe import FitConfig, SamConfig
+from logo_edge_train.recipe_io import load_recipe
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ablate.py"
 TINY = [

@@ -37,7 +37,8 @@ from logo_edge_report.compression import make_page
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.data.outliers import families_of
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import Architecture, DistillConfig, recipe_from_dict
+from logo_edge_train.recipe import Architecture, DistillConfig
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import read_run
 from logo_edge_train.train import train_ensemble
 from logo_edge_train.uncertainty import decompose

@@ -31,7 +31,8 @@ from logo_edge_compress.verify import has_epistemic, run_onnx
 from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.models import LogoNetwork, epistemic_loss, epistemic_nats, mutual_information
 from logo_edge_train.models.epistemic import KINDS
-from logo_edge_train.recipe import Architecture, DistillConfig, DistillFit, recipe_from_dict
+from logo_edge_train.recipe import Architecture, DistillConfig, DistillFit
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import Run, load_network, save_member
 from logo_edge_train.uncertainty import decompose
 

@@ -36,7 +36,7 @@ from logo_edge_compress.verify import open_onnx, run_artifact, run_onnx
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.keys import ROWS, file_hash, row_hashes
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import recipe_from_dict
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import save_member, write_json, write_run_record
 
 MODEL, SIZE, CLASSES = "test_resnet", 32, ("bars", "disc", "word")

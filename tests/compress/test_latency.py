@@ -19,7 +19,8 @@ from logo_edge_compress.search.latency_table import measure_options
 from logo_edge_compress.verify import EXPORTED, run_onnx, verify
 from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import SearchConfig, load_recipe
+from logo_edge_train.recipe import SearchConfig
+from logo_edge_train.recipe_io import load_recipe
 
 SIZE = 32
 TINY = SearchConfig(backbones=("test_resnet", "test_vit"), attentions=("none", "mhsa"), heads=("linear",), size_px=SIZE)

@@ -22,7 +22,8 @@ from logo_edge_compress.search.supernet import Supernet
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.models.composed import ATTENTIONS, POOLS, WIDTH
-from logo_edge_train.recipe import Recipe, SearchConfig, load_recipe, recipe_from_dict
+from logo_edge_train.recipe import Recipe, SearchConfig
+from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
 from logo_edge_train.train import train_ensemble
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from logo_edge_report.evaluate import check_labels, evaluate_corruptions, load_s
 from logo_edge_report.subjects import load_subject
 from logo_edge_train.data.manifest import read_manifest, targets_of, write_manifest
 from logo_edge_train.data.outliers import outlier_paths
-from logo_edge_train.recipe import recipe_from_dict
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.train import train_ensemble
 
 

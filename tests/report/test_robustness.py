@@ -22,7 +22,7 @@ from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import Subject
 from logo_edge_train.data.outliers import families_of
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import recipe_from_dict
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.train import train_ensemble
 
 

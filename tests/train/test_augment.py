@@ -17,7 +17,8 @@ from logo_edge_train.data.augment import Intensity, LogoAugmentation, Mixing, mi
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
 from logo_edge_train.organize.features import LogoMeasurements, measure_logo
-from logo_edge_train.recipe import OPERATIONS, AugmentConfig, TeacherAugment, recipe_from_dict
+from logo_edge_train.recipe import OPERATIONS, AugmentConfig, TeacherAugment
+from logo_edge_train.recipe_io import recipe_from_dict
 
 CONTRACT = InputContract(96)
 

@@ -16,7 +16,8 @@ from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import Architecture, AugmentConfig, recipe_from_dict
+from logo_edge_train.recipe import Architecture, AugmentConfig
+from logo_edge_train.recipe_io import recipe_from_dict
 
 DETAILED = Architecture.parse("test_efficientnet+details@32")
 

@@ -49,7 +49,8 @@ from logo_edge_train.few_shot.run import (
     train_few_shot,
 )
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import FewShotConfig, FewShotFit, recipe_from_dict
+from logo_edge_train.recipe import FewShotConfig, FewShotFit
+from logo_edge_train.recipe_io import recipe_from_dict
 
 CPU = torch.device("cpu")
 MODEL = "test_efficientnet"  # timm's tiny one, of stages

@@ -28,7 +28,8 @@ from logo_edge_train.evaluate import ensemble_logits, predict_logits
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights, imagenet, load_imagenet_weights, normalise
-from logo_edge_train.recipe import Architecture, AugmentConfig, FitConfig, SamConfig, recipe_from_dict
+from logo_edge_train.recipe import Architecture, AugmentConfig, FitConfig, SamConfig
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import load_network, read_run, save_member
 from logo_edge_train.train import networks_to_pretrain, train_ensemble
 

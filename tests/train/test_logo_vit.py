@@ -35,7 +35,7 @@ from logo_edge_train.models.extractors import (
     soft_ink,
 )
 from logo_edge_train.models.logo_vit import PREFIX, LogoBias, Prediction
-from logo_edge_train.recipe import recipe_from_dict
+from logo_edge_train.recipe_io import recipe_from_dict
 
 SIDE = 64
 

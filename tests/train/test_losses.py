@@ -24,7 +24,8 @@ from logo_edge_train.fit import fit
 from logo_edge_train.losses import RECALL_MOMENTUM, SupervisedObjective, penalise_errors, supervised_objective
 from logo_edge_train.models import LogoNetwork, Prediction
 from logo_edge_train.optim import perturbing
-from logo_edge_train.recipe import TeacherAugment, TeacherFit, recipe_from_dict
+from logo_edge_train.recipe import TeacherAugment, TeacherFit
+from logo_edge_train.recipe_io import recipe_from_dict
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c", "d")

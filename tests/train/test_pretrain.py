@@ -36,15 +36,8 @@ from logo_edge_train.pretrain.simclr import (
 )
 from logo_edge_train.pretrain.views import MEASURED_PX, AspectViews, InkDataset, Pair, find_neighbours
 from logo_edge_train.progress import describe_epoch
-from logo_edge_train.recipe import (
-    ASPECTS,
-    Architecture,
-    AspectConfig,
-    PretrainConfig,
-    PretrainFit,
-    SamConfig,
-    recipe_from_dict,
-)
+from logo_edge_train.recipe import ASPECTS, Architecture, AspectConfig, PretrainConfig, PretrainFit, SamConfig
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import load_network
 from logo_edge_train.train import train_ensemble
 

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from logo_edge.errors import RecipeError
 from logo_edge_train.commands import data, few_shot, train
-from logo_edge_train.recipe import BUILT_IN, QuantizeConfig, Recipe, load_recipe, recipe_from_dict, recipe_to_toml
+from logo_edge_train.models.composed import ATTENTIONS, POOLS
+from logo_edge_train.recipe import Attention, Head, QuantizeConfig, Recipe
+from logo_edge_train.recipe_io import BUILT_IN, load_recipe, recipe_from_dict, recipe_to_toml
 
 
 def leaves(config: Any, where: str = "") -> Iterator[tuple[str, Any]]:
@@ -213,7 +215,7 @@ def test_all_problems_are_reported_at_once():
         "distill.students has 'tf_eficientnet_lite0@96'; timm has no model 'tf_eficientnet_lite0'; close names: "
         "tf_efficientnet_lite0",
         "unknown field distill.size; distill has adversarial_radius",
-        "search.attentions has 'sea'; expected one of none, se, cbam, mhsa",
+        "search.attentions has 'sea'; expected none, se, cbam, mhsa",
         "few_shot.fit.batch_size is 4; expected at most few_shot.episodes, 2",
     ):
         assert sum(problem.startswith(f"  {expected}") for problem in problems) == 1, expected
@@ -294,3 +296,8 @@ def test_a_file_that_is_no_toml_is_refused_by_its_path(content, tmp_path):
 def test_an_unknown_way_to_quantize_is_refused():
     with pytest.raises(RecipeError, match=r"quantize.methods has 'magic'; expected minmax, percentile"):
         recipe_from_dict({"quantize": {"methods": ["minmax", "magic"]}})
+
+
+def test_a_search_can_choose_every_block_of_a_composed_network_and_no_other():
+    assert get_args(Attention) == tuple(ATTENTIONS)
+    assert get_args(Head) == tuple(POOLS)

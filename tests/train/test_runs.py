@@ -17,7 +17,7 @@ from logo_edge.errors import RunError
 from logo_edge.files import replacing
 from logo_edge_train.commands import runs
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import recipe_from_dict
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.run_summary import compare_runs, describe_run, list_runs, read_networks, summarize_run
 from logo_edge_train.runs import read_run, save_logits, save_member
 from logo_edge_train.state import save_modules

@@ -14,7 +14,8 @@ from logo_edge_train.data.dataset import LogoDataset, measure_rows
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge_train.data.sampling import CURRICULUM_START, EpochOrder, rank_difficulty, rank_shares
 from logo_edge_train.organize.features import measure_file
-from logo_edge_train.recipe import AugmentConfig, recipe_from_dict
+from logo_edge_train.recipe import AugmentConfig
+from logo_edge_train.recipe_io import recipe_from_dict
 
 CLASSES = np.array([0] * 60 + [1] * 25 + [2] * 12 + [3] * 3)
 

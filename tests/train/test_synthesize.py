@@ -41,7 +41,8 @@ from logo_edge_train.data.marks import (
 )
 from logo_edge_train.data.synthesize import choose_sources, draw_files, drawn_rows, find_fonts
 from logo_edge_train.organize.features import measure_logo
-from logo_edge_train.recipe import Recipe, load_recipe, recipe_from_dict
+from logo_edge_train.recipe import Recipe
+from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
 from logo_edge_train.train import learned_rows, run_identity
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts/ttf"

@@ -31,7 +31,8 @@ from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers
 from logo_edge_train.optim import optimizer_scalars
 from logo_edge_train.progress import FitProgress, describe_epoch, sparkline
-from logo_edge_train.recipe import Architecture, FitConfig, recipe_from_dict
+from logo_edge_train.recipe import Architecture, FitConfig
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import load_network
 from logo_edge_train.tracker import Tracker, read_metrics
 from logo_edge_train.train import train_ensemble

@@ -29,7 +29,8 @@ from logo_edge_train.metrics import negative_log_likelihood
 from logo_edge_train.models import BayesianLinear, LogoNetwork, bayesian_layers
 from logo_edge_train.models.bayesian import RHO_SCALE
 from logo_edge_train.optim import parameter_groups
-from logo_edge_train.recipe import AugmentConfig, BayesConfig, FitConfig, recipe_from_dict
+from logo_edge_train.recipe import AugmentConfig, BayesConfig, FitConfig
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import read_run
 from logo_edge_train.temperature import fit_temperature
 from logo_edge_train.train import train_ensemble

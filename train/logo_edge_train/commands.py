@@ -16,7 +16,7 @@ from logo_edge.errors import MissingExtraError
 from logo_edge.files import json_text
 from logo_edge.names import printable
 from logo_edge_train.parallel import refuse_torchrun
-from logo_edge_train.recipe import find_recipe
+from logo_edge_train.recipe_io import find_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -244,7 +244,7 @@ def describe(
         typer.echo(f"wrote {samples}")
     if augmented:
         need_torch()
-        from logo_edge_train.recipe import load_recipe
+        from logo_edge_train.recipe_io import load_recipe
 
         stage.plot_augmented(rows, renders_folder(), load_recipe(recipe or "cpu").train.augment, augmented)
         typer.echo(f"wrote {augmented}")
@@ -332,7 +332,7 @@ def review(
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from logo_edge_train.device import pick_device
-    from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.recipe_io import load_recipe
 
     refuse_torchrun("logo-edge data")
     config, place = load_recipe(recipe, tuple(override), used=("review",)).review, pick_device(device)
@@ -407,7 +407,7 @@ def train_command(
 
     from logo_edge_train import distributed
     from logo_edge_train.device import pick_device
-    from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.recipe_io import load_recipe
     from logo_edge_train.train import train_ensemble
 
     need_estimate(estimate, as_json)
@@ -471,7 +471,7 @@ def few_shot_train(
     from logo_edge_train.device import pick_device
     from logo_edge_train.few_shot.run import train_few_shot
     from logo_edge_train.progress import FitProgress
-    from logo_edge_train.recipe import load_recipe
+    from logo_edge_train.recipe_io import load_recipe
 
     refuse_torchrun("logo-edge few-shot train")
     config = load_recipe(recipe, tuple(override), used=("few_shot",)).few_shot

@@ -1,15 +1,10 @@
-"""The recipe: one frozen dataclass per stage, read from one TOML file; the command line overrides single fields."""
+"""The recipe: one frozen dataclass per stage, with bounds beside each field. `recipe_io` reads it from a TOML file."""
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from logo_edge.errors import RecipeError
 from logo_edge.preprocess import InputContract
@@ -22,11 +17,9 @@ from logo_edge_train.bounds import (
     Share,
     ShareBelowOne,
     not_empty,
-    read_table,
     within,
 )
 
-BUILT_IN = Path(str(files("logo_edge_train") / "recipes"))
 ASPECTS = ("geometric", "colour", "text", "shape")  # of a logo, each with a head of its own in pretraining
 OPERATIONS = (  # of an augmentation policy: see augment.py
     "shear",
@@ -40,6 +33,8 @@ OPERATIONS = (  # of an augmentation policy: see augment.py
     "sharpen",
 )
 Quantizer = Literal["minmax", "percentile", "entropy", "nncf", "dynamic", "weights-int8", "weights-int4"]
+Attention = Literal["none", "se", "cbam", "mhsa"]  # of a composed network: see models/composed.py
+Head = Literal["linear", "mlp", "attention_pool", "ensemble"]
 PRIOR_PREFIX = "logo_vit"  # the networks that have a logo-type prior, and a head of log variances
 NETWORK_FORM = "expected name@size_px, such as tf_efficientnet_lite0@128"
 OPERATION_FORM = (
@@ -102,16 +97,16 @@ def network_rule(text: str) -> str | None:
         architecture = Architecture.parse(text)
     except RecipeError:
         return NETWORK_FORM
-    return size_rule(architecture.size_px) or _wrong_network(architecture.model, architecture.size_px)
+    return size_rule(architecture.size_px) or network_error(architecture.model, architecture.size_px)
 
 
 def backbone_rule(name: str) -> str | None:
     """The rule of a backbone that a search can take."""
-    return _wrong_network(f"{name}+none+linear", 0)
+    return network_error(f"{name}+none+linear", 0)
 
 
 @cache
-def _wrong_network(name: str, size_px: int, *, frozen_blocks: int = -1, grad_checkpointing: bool = False) -> str | None:
+def network_error(name: str, size_px: int, *, frozen_blocks: int = -1, grad_checkpointing: bool = False) -> str | None:
     from logo_edge_train.models import check_network  # PyTorch and timm: seconds
 
     try:
@@ -119,20 +114,6 @@ def _wrong_network(name: str, size_px: int, *, frozen_blocks: int = -1, grad_che
     except RecipeError as error:
         return str(error)
     return None
-
-
-def attention_rule(name: str) -> str | None:
-    """The rule of an attention block's name."""
-    from logo_edge_train.models.composed import ATTENTIONS
-
-    return None if name in ATTENTIONS else f"expected one of {', '.join(ATTENTIONS)}"
-
-
-def head_rule(name: str) -> str | None:
-    """The rule of a head's name."""
-    from logo_edge_train.models.composed import POOLS
-
-    return None if name in POOLS else f"expected one of {', '.join(POOLS)}"
 
 
 def operation_rule(text: str) -> str | None:
@@ -454,8 +435,8 @@ class SearchConfig:
         "vit_tiny_patch16_224",
         "mobilenetv4_conv_small_050",
     )
-    attentions: Annotated[tuple[Annotated[str, attention_rule], ...], not_empty] = ("none", "se", "cbam", "mhsa")
-    heads: Annotated[tuple[Annotated[str, head_rule], ...], not_empty] = ("linear", "mlp", "attention_pool", "ensemble")
+    attentions: Annotated[tuple[Attention, ...], not_empty] = get_args(Attention)
+    heads: Annotated[tuple[Head, ...], not_empty] = get_args(Head)
     size_px: Annotated[int, size_rule] = 96
     pretrained: bool = False  # ImageNet weights for those backbones for which they can be had
     epochs: Count = 30
@@ -640,207 +621,3 @@ class Recipe:
     review: ReviewConfig = field(default_factory=ReviewConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
-
-
-def find_recipe(name_or_path: str) -> Path:
-    """The TOML file of the built-in recipe of that name, or at that path. Raises RecipeError where there is none."""
-    for path in (BUILT_IN / f"{name_or_path}.toml", Path(name_or_path)):
-        if path.exists():
-            return path
-    known = ", ".join(sorted(path.stem for path in BUILT_IN.glob("*.toml")))
-    raise RecipeError(f"no recipe {name_or_path!r}: expected one of {known}, or the path of a TOML file")
-
-
-def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, used: tuple[str, ...] = ()) -> Recipe:
-    """The recipe of that name (smoke, cpu, default, full, robust) or TOML file, with `section.key=value` overrides applied.
-
-    `used` are the sections that the caller reads, where it does not read all. Raises RecipeError for a missing file, for an
-    override of a section that is not used, and as `recipe_from_dict` does.
-    """
-    path = find_recipe(name_or_path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}; expected a recipe, a TOML file that can be read") from error
-    except ValueError as error:  # no TOML, or no UTF-8
-        raise RecipeError(f"{path}: {error}; expected a recipe, a TOML file") from error
-    table.setdefault("name", path.stem)
-    for override in overrides:
-        if used and override.partition("=")[0].split(".")[0] not in used:
-            raise RecipeError(f"override {override!r} would be ignored; this command uses {', '.join(used)}")
-        _apply_override(table, override)
-    return recipe_from_dict(table)
-
-
-def recipe_from_dict(table: dict[str, Any]) -> Recipe:
-    """The recipe of a nested dict, as `dataclasses.asdict` gives it.
-
-    Raises RecipeError, naming every unknown field, wrong type, value out of its bounds and network that cannot be built,
-    and the fields that do not go together.
-    """
-    problems: list[tuple[str, str]] = []
-    recipe = read_table(Recipe(), table, "", problems)
-    wrong = {name for name, _ in problems}
-    sentences = [text for _, text in problems]
-    sentences += [text for names, text in _find_conflicts(recipe) if not wrong & set(names)]
-    if len(sentences) > 1:
-        raise RecipeError(f"{len(sentences)} problems in the recipe:\n" + "\n".join(f"  {text}" for text in sentences))
-    if sentences:
-        raise RecipeError(sentences[0])
-    return recipe
-
-
-Conflict = tuple[tuple[str, ...], str]  # the fields that do not go together, and a sentence
-
-
-def _find_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    fits = {
-        "pretrain.fit": recipe.pretrain.fit,
-        "train.fit": recipe.train.fit,
-        "distill.fit": recipe.distill.fit,
-        "distill.prune.fit": recipe.distill.prune.fit,
-        "few_shot.fit": recipe.few_shot.fit,
-        "quantize.finetune": recipe.quantize.finetune,
-    }
-    for where, config in fits.items():
-        yield from _fit_conflicts(where, config)
-    yield from _network_conflicts(recipe)
-    yield from _teacher_conflicts(recipe.train)
-    yield from _student_conflicts(recipe)
-    size, parts = recipe.pretrain.fit.batch_size, len(ASPECTS)
-    least = 2 * parts * recipe.pretrain.fit.accumulate
-    if size % parts or size < least:
-        yield (
-            ("pretrain.fit.batch_size", "pretrain.fit.accumulate"),
-            f"pretrain.fit.batch_size is {size}; expected a multiple of {parts}, at least {least}: each aspect has "
-            "an equal part of a batch, and compares at least two logos in each of the parts that `accumulate` makes",
-        )
-    few_shot = recipe.few_shot
-    if few_shot.fit.batch_size > few_shot.episodes:
-        yield (
-            ("few_shot.fit.batch_size", "few_shot.episodes"),
-            f"few_shot.fit.batch_size is {few_shot.fit.batch_size}; expected at most few_shot.episodes, "
-            f"{few_shot.episodes}",
-        )
-    if recipe.search.warmup_epochs >= recipe.search.epochs:
-        yield (
-            ("search.warmup_epochs", "search.epochs"),
-            f"search.warmup_epochs is {recipe.search.warmup_epochs}; expected less than search.epochs, "
-            f"{recipe.search.epochs}: the architecture is chosen after the warm-up",
-        )
-    if recipe.calibrate.strict_risk > recipe.calibrate.target_risk:
-        yield (
-            ("calibrate.strict_risk", "calibrate.target_risk"),
-            f"calibrate.strict_risk is {recipe.calibrate.strict_risk}; expected at most target_risk, "
-            f"{recipe.calibrate.target_risk}: strict may not be wrong more often than balanced",
-        )
-
-
-def _fit_conflicts(where: str, config: LoopConfig) -> Iterator[Conflict]:
-    if config.accumulate > config.batch_size:
-        yield (
-            (f"{where}.accumulate", f"{where}.batch_size"),
-            f"{where}.accumulate is {config.accumulate}; expected at most {where}.batch_size, {config.batch_size}",
-        )
-    late = config.phases.ranger_epochs + config.phases.finetune_epochs
-    if late and late >= config.epochs:
-        yield (
-            (f"{where}.phases.ranger_epochs", f"{where}.phases.finetune_epochs", f"{where}.epochs"),
-            f"{where}.phases.ranger_epochs + finetune_epochs is {late}; expected less than {where}.epochs, "
-            f"{config.epochs}: warm-up and main phase come before them",
-        )
-
-
-def _network_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    """Switches of a fit that one of its networks does not have. A teacher's blocks are frozen where it has weights only."""
-    train, distill = recipe.train, recipe.distill
-    for where, fit, key, texts, frozen_blocks in (
-        ("train.fit", train.fit, "train.teachers", train.teachers, -1),
-        ("distill.fit", distill.fit, "distill.students", distill.students, distill.fit.frozen_blocks),
-        ("distill.prune.fit", distill.prune.fit, "distill.students", distill.students, distill.prune.fit.frozen_blocks),
-    ):
-        if frozen_blocks < 0 and not fit.grad_checkpointing:
-            continue
-        for architecture in map(Architecture.parse, dict.fromkeys(texts)):
-            switches = {"frozen_blocks": frozen_blocks, "grad_checkpointing": fit.grad_checkpointing}
-            if text := _wrong_network(architecture.model, architecture.size_px, **switches):
-                yield (key, *(f"{where}.{name}" for name in switches)), f"{where}: {text}"
-
-
-def _teacher_conflicts(config: TrainConfig) -> Iterator[Conflict]:
-    fit, augment = config.fit, config.augment
-    if fit.adaptive_focal and not fit.focal_gamma:
-        yield (
-            ("train.fit.adaptive_focal", "train.fit.focal_gamma"),
-            "train.fit.adaptive_focal is true, train.fit.focal_gamma 0; expected a gamma above 0",
-        )
-    detailed = [text for text in config.teachers if Architecture.parse(text).contract.details]
-    if detailed and fit.frozen_blocks >= 0:
-        yield (
-            ("train.fit.frozen_blocks", "train.teachers"),
-            f"train.fit.frozen_blocks is {fit.frozen_blocks}; expected -1: the stem of {detailed[0]} has to learn the detail "
-            "planes",
-        )
-    without = [text for text in config.teachers if not text.startswith(PRIOR_PREFIX) or "+" in text]
-    for key, lacking in (("prior_consistency", "logo-type prior"), ("aleatoric", "head of log variances")):
-        if without and (value := getattr(fit, key)):
-            off = "false" if value is True else "0"
-            yield (
-                (f"train.fit.{key}", "train.teachers"),
-                f"train.fit.{key} is {json.dumps(value)}; {without[0]} has no {lacking}: expected {off}, or only "
-                f"{PRIOR_PREFIX} among train.teachers",
-            )
-    if augment.p_mixup + augment.p_cutmix > 1:
-        yield (
-            ("train.augment.p_mixup", "train.augment.p_cutmix"),
-            f"train.augment.p_mixup and p_cutmix are {augment.p_mixup} and {augment.p_cutmix}; expected at most 1 together",
-        )
-
-
-def _student_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    config = recipe.distill
-    if config.teachers_per_batch and (config.feature_weight or config.epistemic == "dispersion"):
-        what = "feature_weight" if config.feature_weight else "epistemic = 'dispersion'"
-        yield (
-            ("distill.teachers_per_batch", "distill.feature_weight", "distill.epistemic"),
-            f"distill.teachers_per_batch is {config.teachers_per_batch}; expected 0: distill.{what} needs all teachers",
-        )
-    if config.epistemic != "off" and len(recipe.train.teachers) < 2:
-        yield (
-            ("distill.epistemic", "train.teachers"),
-            f"distill.epistemic is {config.epistemic!r}, and train.teachers has one, which disagrees with nobody; expected "
-            "two teachers or more, or epistemic = 'off'",
-        )
-
-
-def recipe_to_toml(recipe: Recipe) -> str:
-    """The recipe as `load_recipe` reads it, with every field: it stays as it is when a default changes."""
-    return "\n".join(_toml_lines(asdict(recipe), "")) + "\n"
-
-
-def _toml_lines(table: dict[str, Any], where: str) -> list[str]:
-    lines = [
-        f"{key} = {json.dumps(value, ensure_ascii=False)}"
-        for key, value in table.items()
-        if not isinstance(value, dict)
-    ]
-    for key, value in table.items():
-        if isinstance(value, dict):
-            lines += ["", f"[{where}{key}]", *_toml_lines(value, f"{where}{key}.")]
-    return lines
-
-
-def _apply_override(table: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise RecipeError(f"override {override!r}; expected section.key=value, such as train.fit.epochs=5")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = key.split(".")
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"override {override!r}: {parent} is no table")
-    table[last] = value

@@ -17,7 +17,8 @@ from logo_edge.files import json_text, write_file
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.keys import ROWS, check_rows, file_hash
 from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights, resize_layers
-from logo_edge_train.recipe import Architecture, Recipe, TrainConfig, recipe_from_dict
+from logo_edge_train.recipe import Architecture, Recipe, TrainConfig
+from logo_edge_train.recipe_io import recipe_from_dict
 
 FORMAT_VERSION = 2
 

@@ -44,7 +44,8 @@ from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.optim import parameter_groups
 from logo_edge_train.organize.organize import split_by_group
 from logo_edge_train.parallel import count_cores
-from logo_edge_train.recipe import Architecture, Recipe, SearchConfig, recipe_to_toml
+from logo_edge_train.recipe import Architecture, Recipe, SearchConfig
+from logo_edge_train.recipe_io import recipe_to_toml
 from logo_edge_train.resources import keep_memory
 from logo_edge_train.runs import write_json, write_text
 from logo_edge_train.state import load_modules, read_metadata, save_modules
