@@ -20,8 +20,8 @@ from safetensors.numpy import load_file
 
 from compare_uncertainty import CHOOSE_ON, FAMILIES, MEASURES, NEAR, OUTLIERS, Method, Pictures, describe, measure
 from logo_edge.bundle.record import EPISTEMIC
+from logo_edge.machine import describe_machine
 from logo_edge.probabilities import softmax
-from logo_edge.timing import describe_machine
 from logo_edge_compress.distill.distill import Student, distill
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.quantize.qat import finetune

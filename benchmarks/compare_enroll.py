@@ -17,8 +17,8 @@ import numpy as np
 
 from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.classifier import Classifier
+from logo_edge.likeness.cluster import cluster
 from logo_edge.likeness.enroll import background_threshold, confidences
-from logo_edge.likeness.similar import cluster
 from logo_edge.likeness.space import DIRECTIONS, EmbeddingSpace, read_space, unit
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
 from logo_edge_train.data.manifest import Manifest, read_manifest

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 
 from logo_edge.errors import LogoEdgeError, RunError
-from logo_edge.timing import describe_machine
+from logo_edge.machine import describe_machine
 from logo_edge_compress.distill.distill import Student
 from logo_edge_compress.onnx.export import export_body, finish
 from logo_edge_compress.onnx.graph import save_model, to_float16

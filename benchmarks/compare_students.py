@@ -19,7 +19,7 @@ import logo_edge_train  # noqa: F401 (before torch)
 import numpy as np
 import torch
 
-from logo_edge.timing import describe_machine
+from logo_edge.machine import describe_machine
 from logo_edge_compress.distill.prune import count_macs, prune_channels
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.quantize.static import quantize_body, round_body

@@ -35,8 +35,8 @@ from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.classifier import REDUCED_SHIFT, REDUCED_SIDES
 from logo_edge.decision import logo_score, may_change
 from logo_edge.images.load import load_reduced
+from logo_edge.machine import describe_machine
 from logo_edge.preprocess import preprocess
-from logo_edge.timing import describe_machine
 from logo_edge_train.data.icons import LABELS, renders_folder
 from logo_edge_train.data.manifest import read_manifest
 

@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from logo_edge import Classifier
-from logo_edge.timing import describe_machine, measure_latency
+from logo_edge.machine import describe_machine
+from logo_edge.timing import measure_latency
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "server.json"

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from logo_edge.backends.choose import cache_folder
+from logo_edge.cache import cache_folder
 
 HERE = Path(__file__).resolve().parents[2]
 CACHE = cache_folder() / "aarch64"

@@ -13,9 +13,10 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from logo_edge.backends.choose import OWN_GRAPH, READS, on_cores
+from logo_edge.backends.choose import OWN_GRAPH, READS
 from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
 from logo_edge.errors import BenchError
+from logo_edge.machine import on_cores
 
 WORKER = Path(__file__).with_name("worker.py")
 CLASSIFY = "from logo_edge.cli.main import main; main()"

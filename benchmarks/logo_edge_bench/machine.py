@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from logo_edge.bundle.record import RECORD
-from logo_edge.timing import describe_machine
+from logo_edge.machine import describe_machine
 
 SYS = Path("/sys")
 PROC = Path("/proc")

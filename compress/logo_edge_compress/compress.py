@@ -18,9 +18,10 @@ from logo_edge.bundle.calibration import Calibration, Mode, Scaling
 from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, read_bundle
 from logo_edge.decision import calibrated_logits, is_answered, logo_score
 from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError, SelectionError
+from logo_edge.machine import describe_machine
 from logo_edge.preprocess import InputContract
 from logo_edge.probabilities import softmax
-from logo_edge.timing import Latency, describe_machine
+from logo_edge.timing import Latency
 from logo_edge_compress.calibrate import Fitted, fit_calibration
 from logo_edge_compress.candidates.plan import (
     CONVERTERS,

@@ -113,7 +113,8 @@ def open_single(artifact: Opened) -> Forward:
 
 def open_members(artifact: Opened, *, threads: int) -> Forward:
     """What runs the members of an ensemble and pools their logits, as the runtime does."""
-    from logo_edge.backends.choose import ModelFile, Resources, open_backend
+    from logo_edge.backends.base import ModelFile, Resources
+    from logo_edge.backends.choose import open_backend
     from logo_edge.bundle.members import Ensemble
     from logo_edge.bundle.record import MemberEntry
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from logo_edge.backends.choose import ModelFile, Resources, open_backend
+from logo_edge.backends.base import ModelFile, Resources
+from logo_edge.backends.choose import open_backend
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
 from logo_edge.probabilities import softmax

@@ -1,29 +1,76 @@
-"""From logits to a decision: what a bundle's calibration holds, and the few lines of NumPy that apply it.
-
-Fitted by `logo_edge_compress.calibrate`, on the artifact's own logits on the calib split.
-"""
+"""From logits to a decision, by the calibration of a bundle."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from logo_edge.bundle.calibration import Calibration, Familiarity, Mode, Scaling
 from logo_edge.errors import BundleError
-from logo_edge.probabilities import TINY, log_odds, log_softmax
+from logo_edge.probabilities import TINY, entropy, log_odds, log_softmax, softmax
+from logo_edge.results import Classification, Rejection
 
 
-def is_blank(pixels: np.ndarray) -> np.ndarray:
-    """(B,) whether nothing is in the picture: all pixels of (B, S, S, C) uint8, as the model sees it, have one colour.
+@dataclass(frozen=True)
+class DecisionRule:
+    """How a classifier decides: `threshold` is the lowest confidence for a label, `coverage` that of prediction sets."""
 
-    The first three channels hold it. Modes but best-guess then give no label. A difference of one step in one channel of one pixel is something.
-    """
-    values = pixels[..., :3].reshape(len(pixels), -1)
-    return (values[:, 3:] == values[:, :-3]).all(axis=1)
+    labels: tuple[str, ...]
+    calibration: Calibration
+    mode: Mode
+    threshold: float
+    coverage: float | None
 
 
-def spread(pixels: np.ndarray) -> np.ndarray:
-    """(B,) the largest difference of two pixels within a colour of (B, S, S, C) uint8; 0 where it is blank."""
-    return np.ptp(pixels[..., :3].reshape(len(pixels), -1, 3), axis=1).max(axis=1)
+def decide(
+    rule: DecisionRule, logits: np.ndarray, epistemic: np.ndarray | None, blank: np.ndarray
+) -> list[Classification]:
+    """The decision for each row of an artifact's own (B, K) logits; `epistemic` (B,) nats, `blank` (B,) bool."""
+    probabilities, scores = calibrated_probabilities(logits, rule.calibration), logo_score(logits)
+    entropies, known = entropy(probabilities), [None] * len(logits)
+    if epistemic is not None:
+        epistemic = np.maximum(epistemic, 0.0)
+        entropies, known = np.maximum(entropies - epistemic, 0.0), epistemic.tolist()
+    logos = is_logo(scores, rule.calibration.familiarity)
+    columns = (probabilities, entropies, scores, logos, blank)
+    return [
+        _decide_one(rule, *row, epistemic=own)
+        for *row, own in zip(*(column.tolist() for column in columns), known, strict=True)
+    ]
+
+
+def _decide_one(
+    rule: DecisionRule,
+    probabilities: list[float],
+    aleatoric: float,
+    score: float,
+    is_logo: bool,
+    blank: bool,
+    *,
+    epistemic: float | None,
+) -> Classification:
+    lowest, confidence = rule.calibration.abstain_below, max(probabilities)
+    best_guess = rule.labels[probabilities.index(confidence)]
+    by_label = dict(zip(rule.labels, probabilities, strict=True))
+    unfit = Rejection.BLANK if blank else None if is_logo else Rejection.NOT_A_LOGO
+    reason = None if rule.mode == Mode.BEST_GUESS else unfit
+    if reason is None and not confidence >= rule.threshold:  # NaN too
+        reason = Rejection.LOW_CONFIDENCE
+    return Classification(
+        label=best_guess if reason is None else None,
+        best_guess=best_guess,
+        confidence=confidence,
+        probabilities=by_label,
+        aleatoric=aleatoric,
+        epistemic=epistemic,
+        prediction_set=None if rule.coverage is None else prediction_set(rule.calibration, by_label, rule.coverage),
+        logo_score=score,
+        is_logo=is_logo,
+        high_confidence=not unfit and confidence >= lowest[Mode.STRICT],
+        low_confidence=bool(unfit) or not confidence >= lowest[Mode.BALANCED],
+        reason=reason,
+    )
 
 
 def calibrated_logits(logits: np.ndarray, temperature: float, scaling: Scaling | None = None) -> np.ndarray:
@@ -34,12 +81,17 @@ def calibrated_logits(logits: np.ndarray, temperature: float, scaling: Scaling |
     return log_softmax(scaled) @ np.array(scaling.weight).T + np.array(scaling.bias)
 
 
-def logo_score(logits: np.ndarray) -> np.ndarray:
-    """(B,) log-odds in nats that the picture is a logo, log sum exp of an artifact's own (B, K) logits.
+def calibrated_probabilities(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """(B, K) calibrated probabilities, from an artifact's own (B, K) logits."""
+    return softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
 
-    A network that learned from pictures that are no logos, as a further class whose logit is 0, gives these log-odds
-    (outlier exposure: Hendrycks et al. 2019, arXiv:1812.04606). The form is that of the negative free energy, Liu et al.
-    2020, arXiv:2010.03759: of any other network it is low for pictures unlike those that it learned from.
+
+def logo_score(logits: np.ndarray) -> np.ndarray:
+    """(B,) log-odds in nats that the image is a logo: log sum exp of an artifact's own (B, K) logits.
+
+    These are the log-odds of a network that learned images that are no logos as one more class, whose logit is 0 (outlier
+    exposure: Hendrycks et al. 2019, arXiv:1812.04606). For other networks the score is low on images unlike the training
+    images; it is their negative free energy (Liu et al. 2020, arXiv:2010.03759).
     """
     with np.errstate(invalid="ignore"):
         return np.logaddexp.reduce(logits.astype(np.float64), axis=-1)
@@ -50,10 +102,24 @@ def is_logo(logo_scores: np.ndarray, familiarity: Familiarity | None) -> np.ndar
     return np.full(logo_scores.shape, True) if familiarity is None else logo_scores >= familiarity.threshold
 
 
+def is_blank(pixels: np.ndarray) -> np.ndarray:
+    """(B,) whether the image is blank: all pixels of (B, S, S, C) uint8, as the model sees them, have one RGB colour.
+
+    One step in one channel of one pixel makes it not blank. Every mode but best-guess gives blank images no label.
+    """
+    values = pixels[..., :3].reshape(len(pixels), -1)
+    return (values[:, 3:] == values[:, :-3]).all(axis=1)
+
+
+def spread(pixels: np.ndarray) -> np.ndarray:
+    """(B,) the largest difference of two pixels in one colour channel of (B, S, S, C) uint8; 0 for a blank image."""
+    return np.ptp(pixels[..., :3].reshape(len(pixels), -1, 3), axis=1).max(axis=1)
+
+
 def is_answered(calibration: Calibration, mode: Mode, confidence: np.ndarray, logo_scores: np.ndarray) -> np.ndarray:
-    """(B,) whether `mode` gives a label to pictures in which something is, of (B,) confidence and logo scores."""
-    sure = confidence >= calibration.abstain_below[mode]
-    return sure if mode == Mode.BEST_GUESS else sure & is_logo(logo_scores, calibration.familiarity)
+    """(B,) whether `mode` gives a label to images that are not blank, from (B,) confidence and logo scores."""
+    confident = confidence >= calibration.abstain_below[mode]
+    return confident if mode == Mode.BEST_GUESS else confident & is_logo(logo_scores, calibration.familiarity)
 
 
 def may_change(
@@ -64,23 +130,24 @@ def may_change(
     coverage: float | None,
     shift: float,
 ) -> np.ndarray:
-    """(B,) whether label, best guess, what the modes say, the labels of the prediction set or `is_logo` could be others if
-    each logit were up to `shift` greater or less.
+    """(B,) whether any part of a decision could change if each logit moved by up to `shift`.
 
-    `probabilities` (B, K) are the calibrated ones. A softmax's log-odds move by at most what two of its logits move apart,
-    so that distances to the thresholds are taken there; a logo score moves by at most `shift`.
+    The parts are label, best guess, the answers of the modes, the prediction set and `is_logo`. `probabilities` (B, K) are
+    the calibrated ones. Distances to thresholds are measured in log-odds: those of a softmax move by at most as much as two
+    of its logits move apart. A logo score moves by at most `shift`.
     """
     classes = probabilities.shape[1]
     weight = np.eye(classes) if calibration.scaling is None else np.array(calibration.scaling.weight)
-    apart = weight[:, None] - weight  # (K, K, K); what it weighs moves by a logit's shift and by log sum exp's
-    reach = shift / calibration.temperature * (np.abs(apart).sum(axis=2) + np.abs(apart.sum(axis=2))).max()
+    difference = weight[:, None] - weight  # (K, K, K); its inputs move by a logit's shift and by that of log sum exp
+    reach = np.abs(difference).sum(axis=2) + np.abs(difference.sum(axis=2))  # (K, K)
+    reach = shift / calibration.temperature * reach.max()
     odds, ordered = log_odds(probabilities), np.sort(probabilities, axis=1)
     thresholds = log_odds(np.array([threshold, *calibration.abstain_below.values()]))
     close = (np.abs(odds.max(axis=1)[:, None] - thresholds) <= reach).any(axis=1)
     close |= np.log(ordered[:, -1]) - np.log(np.maximum(ordered[:, -2], TINY)) <= reach
-    for entry in calibration.conformal:
-        if entry.level == coverage and entry.threshold is not None:
-            close |= (np.abs(odds - log_odds(entry.threshold)) <= reach).any(axis=1)
+    for conformal in calibration.conformal:
+        if conformal.level == coverage and conformal.threshold is not None:
+            close |= (np.abs(odds - log_odds(conformal.threshold)) <= reach).any(axis=1)
     if calibration.familiarity is not None:
         close |= np.abs(logo_scores - calibration.familiarity.threshold) <= shift
     return close
@@ -89,20 +156,21 @@ def may_change(
 def prediction_set(
     calibration: Calibration, probabilities: dict[str, float], level: float, *, by_class: bool = False
 ) -> tuple[str, ...]:
-    """The labels that hold the true one with P >= `level`, the likeliest first; it may be empty, or hold all.
+    """The labels that hold the true one with P >= `level`, the most probable first; none, some or all of them.
 
-    `probabilities`: those of a `Classification`. With `by_class` the promise holds for the logos of every class by
-    themselves, and the set is larger. Raises BundleError where the bundle has no threshold at the level, with the reason.
+    `probabilities` are those of a `Classification`. With `by_class` the promise holds for the logos of each class, and sets
+    are larger. Raises BundleError, with the reason, where the bundle has no threshold at the level.
     """
-    entry = next((entry for entry in calibration.conformal if entry.level == level), None)
-    if entry is None:
-        levels = ", ".join(f"{entry.level:g}" for entry in calibration.conformal) or "none"
+    conformal = next((conformal for conformal in calibration.conformal if conformal.level == level), None)
+    if conformal is None:
+        levels = ", ".join(f"{conformal.level:g}" for conformal in calibration.conformal) or "none"
         raise BundleError(f"no prediction sets at level {level:g}; the bundle holds these: {levels}")
-    if (entry.by_class if by_class else entry.threshold) is None:
+    if (conformal.by_class if by_class else conformal.threshold) is None:
+        marginal = ", or for sets over all classes," if by_class and conformal.threshold is not None else ""
         raise BundleError(
-            f"no prediction sets{' by class' if by_class else ''} at level {level:g}: {entry.refused}. Ask for a lower level"
-            f"{', or for sets over all classes,' if by_class and entry.threshold is not None else ''} or calibrate on more logos"
+            f"no prediction sets{' by class' if by_class else ''} at level {level:g}: {conformal.refused}. "
+            f"Ask for a lower level{marginal} or calibrate on more logos"
         )
-    thresholds = entry.by_class if by_class else dict.fromkeys(probabilities, entry.threshold)
+    thresholds = conformal.by_class if by_class else dict.fromkeys(probabilities, conformal.threshold)
     ordered = sorted(probabilities, key=probabilities.get, reverse=True)
     return tuple(label for label in ordered if probabilities[label] >= thresholds[label])

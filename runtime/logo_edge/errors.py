@@ -57,3 +57,10 @@ class MissingExtraError(LogoEdgeError):
 
     def __reduce__(self):
         return type(self), (self.extra, self._package)  # an exception is pickled by its arguments, here a single text
+
+
+def warn(message: str) -> None:
+    """Says on stderr, or wherever the program sends its logs, what a user should know of a classifier that works."""
+    import logging  # 5 ms that a plain start need not pay
+
+    logging.getLogger("logo_edge").warning(message)

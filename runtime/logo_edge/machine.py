@@ -1,13 +1,15 @@
-"""This machine's processor, and the releases of ONNX Runtime that are known to compute wrongly or to leak on such."""
+"""This machine: its processor, and the cores, time and memory that this process may use."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import platform
-import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from logo_edge.errors import LogoEdgeError
 
 CORE = ("model name", "flags", "Features", "CPU implementer", "CPU part", "CPU variant")
 ISA = {
@@ -35,53 +37,7 @@ ISA = {
     "sme",
     "sme2",
 }
-ARM = frozenset({"aarch64", "arm64", "ARM64"})  # as platform.machine() has it on Linux, macOS and Windows
 UNLIMITED_BYTES = 1 << 60  # cgroups of version 1 have a number near 2^63 for "no limit"
-CURE = "Install another release: pip install 'onnxruntime>=1.27.1'"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A fault of the releases from `first` to before `fixed` on these machines; `source` is where it is described.
-
-    With `without_kleidiai` it does not occur where ONNX Runtime may not use KleidiAI, ARM's kernels.
-    """
-
-    machines: frozenset[str]
-    first: str
-    fixed: str
-    symptom: str
-    source: str
-    without_kleidiai: bool
-    cure: str = CURE
-
-
-FAULTS = (
-    Fault(
-        ARM,
-        "1.23.0",
-        "1.24.0",
-        "ends with an illegal instruction on cores with SME and without SME2",
-        "microsoft/onnxruntime#26377",
-        without_kleidiai=False,
-    ),
-    Fault(
-        ARM,
-        "1.24.0",
-        "1.27.0",
-        "leaks about 11 MB a forward pass where it uses KleidiAI",
-        "microsoft/onnxruntime#28231",
-        without_kleidiai=True,
-    ),
-    Fault(
-        ARM,
-        "1.27.0",
-        "1.27.1",
-        "computes convolutions and matrix products wrongly on cores with SME",
-        "microsoft/onnxruntime#28571, #31569",
-        without_kleidiai=True,
-    ),
-)
 
 
 def describe_core(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
@@ -107,18 +63,21 @@ def fingerprint() -> dict[str, str]:
     return {"system": platform.system(), "machine": platform.machine(), "cpu": core.get("model name", ""), "core": kind}
 
 
-def faults_of(version: str, machine: str) -> list[Fault]:
-    """Those of this release of ONNX Runtime on a machine of this kind (`platform.machine()`)."""
-    return [
-        fault
-        for fault in FAULTS
-        if machine in fault.machines and _order(fault.first) <= _order(version) < _order(fault.fixed)
-    ]
+def describe_machine() -> dict:
+    """What a latency depends on besides the code."""
+    from importlib.metadata import version  # slow to load, and a plain start needs none
 
-
-def _order(version: str) -> tuple[int, ...]:
-    """The numbers of the release, of `1.27.0.dev2026` too."""
-    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+    core = describe_core()
+    return {
+        "cpu": core.get("model name") or platform.processor(),
+        "isa": instruction_sets(core),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "onnxruntime": version("onnxruntime"),
+        "pillow": version("pillow"),
+        "numpy": version("numpy"),
+    }
 
 
 def limits(root: Path = Path("/")) -> dict:
@@ -154,6 +113,31 @@ def ranges(numbers: list[int]) -> str:
         else:
             parts.append([number])
     return ",".join("-".join(map(str, part)) for part in parts)
+
+
+@contextmanager
+def on_cores(cores: Sequence[int] | None) -> Iterator[None]:
+    """Keeps the calling thread on these cores, and for good all threads that are started meanwhile.
+
+    Raises LogoEdgeError where the machine has no such cores or the system cannot do it.
+    """
+    if cores is None:
+        yield
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise LogoEdgeError("threads can be kept on CPU cores on Linux only; leave the cores out here")
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cores)
+    except (OSError, ValueError) as error:
+        found = ",".join(map(str, cores)) or "no core"
+        raise LogoEdgeError(
+            f"cores {found}: not to be had here; choose among {', '.join(map(str, sorted(before)))}"
+        ) from error
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _cgroups(root: Path) -> list[Path]:

@@ -1,16 +1,12 @@
-"""Latency of a call, measured by one method everywhere, and the machine that it was measured on."""
+"""Latency of a call, measured by one method everywhere."""
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
-
-from logo_edge.machine import describe_core, instruction_sets
 
 
 @dataclass(frozen=True)
@@ -35,18 +31,3 @@ def measure_latency(call: Callable[[], object], *, runs: int = 200, warmup_s: fl
         times[index] = time.perf_counter() - start
     p50, p90, p99 = np.percentile(times * 1e3, [50, 90, 99]).tolist()
     return Latency(p50, p90, p99, runs)
-
-
-def describe_machine() -> dict:
-    """What a latency depends on besides the code."""
-    core = describe_core()
-    return {
-        "cpu": core.get("model name") or platform.processor(),
-        "isa": instruction_sets(core),
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "onnxruntime": version("onnxruntime"),
-        "pillow": version("pillow"),
-        "numpy": version("numpy"),
-    }

@@ -22,7 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import logo_edge
-from logo_edge.backends import choose as backends
+from logo_edge.backends import tensorrt as backend
 from logo_edge.bundle.record import write_record
 from logo_edge.errors import BundleError, DatasetError, ExportError, MissingExtraError, VerificationError
 from logo_edge_compress.commands import export
@@ -274,7 +274,7 @@ def test_the_tensorrt_code_fits_the_stubs_of_its_library(tmp_path):
     assert find_spec("tensorrt_stubs"), "pip install -c constraints.txt --no-deps tensorrt-stubs, as the Makefile does"
     wrong = {
         engine: (("builder.create_network(", "builder.make_network("), ("STRONGLY_TYPED", "LOOSELY_TYPED")),
-        backends: (("engine.num_io_tensors", "engine.num_tensors"), ("TensorIOMode.OUTPUT", "TensorIOMode.OUT")),
+        backend: (("engine.num_io_tensors", "engine.num_tensors"), ("TensorIOMode.OUTPUT", "TensorIOMode.OUT")),
     }
     own = tmp_path / "own.py"
     for module, replacements in wrong.items():

@@ -15,7 +15,9 @@ import pytest
 
 from logo_edge import BundleError, Classifier, LogoEdgeError
 from logo_edge.backends import choose as backends
-from logo_edge.backends.choose import ModelFile, Resources, open_backend
+from logo_edge.backends.base import ModelFile, Resources
+from logo_edge.backends.choose import open_backend
+from logo_edge.cache import cache_folder
 from logo_edge.errors import MissingExtraError
 
 ROOT = Path(__file__).parents[2]
@@ -245,7 +247,7 @@ def test_a_user_without_a_home_is_told_where_to_put_the_cache(monkeypatch):
 
     monkeypatch.setenv("HOME", "")  # as a service's environment may have it: the cache would be /.cache
     with pytest.raises(LogoEdgeError, match="no home folder is known"):
-        backends.cache_folder()
+        cache_folder()
     monkeypatch.delenv("HOME")
 
     def no_home():
@@ -253,4 +255,4 @@ def test_a_user_without_a_home_is_told_where_to_put_the_cache(monkeypatch):
 
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(LogoEdgeError, match="no home folder is known.*Set LOGO_EDGE_CACHE"):
-        backends.cache_folder()
+        cache_folder()

@@ -89,7 +89,8 @@ def test_a_jpeg_for_details_is_decoded_at_twice_their_size_or_more(fake_bundle, 
         scales.append(size_px)
         return preprocess(image, contract, size_px)
 
-    monkeypatch.setattr("logo_edge.classifier.preprocess", spy)
+    for module in ("classifier", "model"):
+        monkeypatch.setattr(f"logo_edge.{module}.preprocess", spy)
     for details in (False, True):
         Classifier.load(fake_bundle(details=details))._read_reduced(file.getvalue())
     assert {None, (250, 150), (1000, 600)} == set(scales)

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from logo_edge import BundleError, Classifier, LogoEdgeError, machine
 from logo_edge.backends import choose as backends
-from logo_edge.backends.choose import OnnxRuntime
+from logo_edge.backends.faults import FAULTS, faults_of
+from logo_edge.backends.onnxruntime import OnnxRuntime
 from logo_edge.cli import doctor
-from logo_edge.machine import FAULTS, describe_core, faults_of, instruction_sets, limits
+from logo_edge.machine import describe_core, instruction_sets, limits
 
 RELEASES = {
     "1.22.1": 0,
@@ -87,7 +88,7 @@ def test_they_run_at_every_load_where_the_cache_cannot_be_written_or_is_damaged(
     def no_home():
         raise LogoEdgeError("no home folder is known")
 
-    monkeypatch.setattr(backends, "findings_file", no_home)
+    monkeypatch.setattr("logo_edge.cache.findings_file", no_home)
     assert Classifier.load(folder).labels
 
 

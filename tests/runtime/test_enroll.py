@@ -20,6 +20,7 @@ from logo_edge.bundle.record import DEFAULT_BUNDLE, RECORD, Bundle, list_files, 
 from logo_edge.cli import bundle as commands
 from logo_edge.cli import likeness as enroll_commands
 from logo_edge.errors import EnrolmentError, LogoEdgeError
+from logo_edge.likeness.cluster import MAX_CLUSTERED, SAME_LOGO, centre_of, cluster
 from logo_edge.likeness.enroll import (
     SHARPNESS,
     _digest,
@@ -31,8 +32,7 @@ from logo_edge.likeness.enroll import (
     read_enrolment,
     write_enrolment,
 )
-from logo_edge.likeness.similar import MAX_CLUSTERED, SAME_LOGO, centre_of, cluster, rank
-from logo_edge.likeness.space import SPACE, embed_many, embed_parts, fit_space, read_space, write_space
+from logo_edge.likeness.space import SPACE, embed_many, embed_parts, fit_space, rank, read_space, write_space
 from logo_edge.tables.journal import FORMATS, Journal, describe_settings
 
 ROOT = Path(__file__).parents[2]

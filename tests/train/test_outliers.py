@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from logo_edge.backends.choose import cache_folder
+from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.preprocess import InputContract
 from logo_edge_train import train

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from logo_edge.backends.choose import checked, load_cuda, need_tensorrt, sizes
+from logo_edge.backends.tensorrt import checked, load_cuda, need_tensorrt, sizes
 from logo_edge.errors import ExportError, MissingExtraError
 from logo_edge.files import write_file
 from logo_edge_compress.onnx.graph import PIXELS

@@ -15,7 +15,8 @@ from rich.progress import track
 from torch import nn
 
 from logo_edge.errors import RunError
-from logo_edge.timing import Latency, describe_machine, measure_latency
+from logo_edge.machine import describe_machine
+from logo_edge.timing import Latency, measure_latency
 from logo_edge_compress.onnx.export import export_module
 from logo_edge_train.models import build_body
 from logo_edge_train.models.composed import WIDTH, Head, Trunk, build_attention

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from logo_edge.backends.choose import Backend
+from logo_edge.backends.base import Backend
 from logo_edge.bundle.record import EPISTEMIC, MemberEntry
 from logo_edge.decision import logo_score
 from logo_edge.probabilities import entropy, softmax
@@ -19,6 +19,7 @@ class Ensemble:
     def __init__(self, members: Sequence[MemberEntry], backends: Sequence[Backend], output_name: str):
         self.members, self.backends, self.output_name = members, backends, output_name
         self.outputs = frozenset((output_name, EPISTEMIC))
+        self.survives_fork = all(backend.survives_fork for backend in backends)
         self.weights = np.array([member.weight for member in members])
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:

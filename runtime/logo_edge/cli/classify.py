@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 
-from logo_edge.backends.choose import on_cores
 from logo_edge.classifier import Classifier
 from logo_edge.errors import ImageError, LogoEdgeError
 from logo_edge.images.load import MAX_FILE_BYTES, URL
+from logo_edge.machine import on_cores
 from logo_edge.names import printable, shown
 from logo_edge.results import Classification, Rejection
 from logo_edge.tables.journal import (

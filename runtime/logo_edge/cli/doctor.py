@@ -9,15 +9,18 @@ from pathlib import Path
 import typer
 
 from logo_edge import __version__
-from logo_edge.backends.choose import OnnxRuntime, cache_folder, candidates, installed_versions
+from logo_edge.backends.choose import candidates, installed_versions
+from logo_edge.backends.faults import faults_of
+from logo_edge.backends.onnxruntime import OnnxRuntime
 from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
-from logo_edge.classifier import CHECKED_ROUNDS, Classifier
+from logo_edge.cache import cache_folder
+from logo_edge.classifier import Classifier
 from logo_edge.cli.bundle import BUNDLE_OPTION, PUBLIC_KEY_OPTION
 from logo_edge.errors import LogoEdgeError
 from logo_edge.files import json_text
-from logo_edge.machine import faults_of, limits
+from logo_edge.machine import describe_machine, limits
+from logo_edge.model import CHECKED_ROUNDS
 from logo_edge.preprocess import LIBRARY
-from logo_edge.timing import describe_machine
 
 doctor = typer.Typer(rich_markup_mode=None, add_completion=False)
 

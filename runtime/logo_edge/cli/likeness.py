@@ -15,6 +15,8 @@ from logo_edge.cli.bundle import BUNDLE_OPTION, PUBLIC_KEY_OPTION
 from logo_edge.errors import EnrolmentError, ImageError, LogoEdgeError
 from logo_edge.files import json_text
 from logo_edge.images.load import load_image
+from logo_edge.likeness.cluster import SAME_LOGO, centre_of
+from logo_edge.likeness.cluster import cluster as group
 from logo_edge.likeness.enroll import (
     FALSE_ACCEPTS,
     Enrolment,
@@ -23,9 +25,7 @@ from logo_edge.likeness.enroll import (
     new_enrolment,
     open_enrolment,
 )
-from logo_edge.likeness.similar import SAME_LOGO, centre_of, rank
-from logo_edge.likeness.similar import cluster as group
-from logo_edge.likeness.space import embed_many, embed_parts, read_space, unit
+from logo_edge.likeness.space import embed_many, embed_parts, rank, read_space, unit
 from logo_edge.names import csv_line, printable, shown
 from logo_edge.tables.journal import find_images
 

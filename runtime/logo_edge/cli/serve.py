@@ -9,11 +9,11 @@ from pathlib import Path
 
 import typer
 
-from logo_edge.backends.choose import on_cores
 from logo_edge.bundle.calibration import Mode
 from logo_edge.classifier import Classifier
 from logo_edge.cli.bundle import PUBLIC_KEY_OPTION, parse_cores
 from logo_edge.errors import LogoEdgeError
+from logo_edge.machine import on_cores
 from logo_edge.names import printable
 from logo_edge.tables.journal import usable_cores
 

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from logo_edge.bundle.record import Bundle
-from logo_edge.classifier import Classifier
 from logo_edge.errors import EnrolmentError
 from logo_edge.files import changing, json_text, write_file
 from logo_edge.images.load import ImageSource, load_image
 from logo_edge.likeness.space import SPACE, EmbeddingSpace, embed_parts, read_space, unit
+from logo_edge.model import Model
 from logo_edge.names import alike, cleaned
 from logo_edge.results import Match
 
@@ -143,17 +143,15 @@ def new_enrolment(bundle: Bundle, *, false_accepts: float = FALSE_ACCEPTS) -> En
     return Enrolment(_identity(bundle), read_space(bundle), false_accepts=false_accepts)
 
 
-def add_class(
-    enrolment: Enrolment, classifier: Classifier, name: str, sources: Sequence[ImageSource]
-) -> tuple[Enrolment, int]:
+def add_class(enrolment: Enrolment, model: Model, name: str, sources: Sequence[ImageSource]) -> tuple[Enrolment, int]:
     """The enrolment with the images added to class `name` (stripped, in NFC), new or not, and how many of them it had not seen.
 
     Raises ImageError where one cannot be read, EnrolmentError for a name that cannot be one, and for an image that is
     enrolled as another class.
     """
     name = cleaned(name)
-    _check_name(name, classifier.labels)
-    for other in (*classifier.labels, *enrolment.classes):
+    _check_name(name, model.labels)
+    for other in (*model.labels, *enrolment.classes):
         if other != name and alike(other) == alike(name):
             raise EnrolmentError(
                 f"a class named {name!r}; there is {other!r}, which looks the same. Give that name, or another"
@@ -162,14 +160,14 @@ def add_class(
     samples = []
     for source in sources:
         image = load_image(source)
-        digest = hashlib.sha256(classifier.read_pixels(image).tobytes()).hexdigest()
+        digest = hashlib.sha256(model.read_pixels(image).tobytes()).hexdigest()
         owner = owners.setdefault(digest, name)
         if owner != name:
             raise EnrolmentError(
                 f"{source}: enrolled as {owner!r} already; an image is of one class. Remove that one first"
             )
         if all(sample.sha256 != digest for sample in (*enrolment.classes.get(name, ()), *samples)):
-            parts = embed_parts(classifier, enrolment.space, image)
+            parts = embed_parts(model, enrolment.space, image)
             samples.append(Sample(digest, parts[0], unit(parts.mean(0))))
     classes = {**enrolment.classes, name: (*enrolment.classes.get(name, ()), *samples)}
     if not classes[name]:

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.bundle.record import EMBEDDING, Bundle
-from logo_edge.classifier import Classifier
 from logo_edge.errors import BundleError, ImageError
 from logo_edge.images.load import ImageSource
 from logo_edge.likeness.parts import split_drawing
+from logo_edge.model import Model
 from logo_edge.preprocess import letterboxed_size, preprocess
 
 SPACE = "embedding.npz"
@@ -99,18 +99,18 @@ def read_space(bundle: Bundle) -> EmbeddingSpace:
 
 
 def embed_many(
-    classifier: Classifier, space: EmbeddingSpace, sources: Iterable[ImageSource]
+    model: Model, space: EmbeddingSpace, sources: Iterable[ImageSource]
 ) -> Iterator[np.ndarray | ImageError]:
     """(d,) float32 of length 1 for each source, in order; a bad image gives its ImageError in its place."""
     remaining = iter(sources)
     while batch := list(islice(remaining, BATCH)):
-        found = [_pixels_or_error(classifier, source) for source in batch]
+        found = [_pixels_or_error(model, source) for source in batch]
         readable = [pixels for pixels in found if isinstance(pixels, np.ndarray)]
-        vectors = iter(space.project(classifier.embeddings(np.stack(readable))) if readable else ())
+        vectors = iter(space.project(model.embeddings(np.stack(readable))) if readable else ())
         yield from (next(vectors) if isinstance(pixels, np.ndarray) else pixels for pixels in found)
 
 
-def embed_parts(classifier: Classifier, space: EmbeddingSpace, image: Image.Image) -> np.ndarray:
+def embed_parts(model: Model, space: EmbeddingSpace, image: Image.Image) -> np.ndarray:
     """(1 or 3, d) float32 of length 1: the image whole and, where it has a gap, in its two parts.
 
     Packages draw a brand as a mark, a name or both; what is known by all three is found as any of them.
@@ -119,13 +119,19 @@ def embed_parts(classifier: Classifier, space: EmbeddingSpace, image: Image.Imag
         image = image.resize(letterboxed_size(image.size, MAX_SIDE_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
     parts = split_drawing(image)
     seen = parts[:1] if parts[1] is image else parts
-    pixels = np.stack([preprocess(part, classifier.bundle.input) for part in seen])
-    return space.project(classifier.embeddings(pixels))
+    pixels = np.stack([preprocess(part, model.bundle.input) for part in seen])
+    return space.project(model.embeddings(pixels))
 
 
-def _pixels_or_error(classifier: Classifier, source: ImageSource) -> np.ndarray | ImageError:
+def rank(query: np.ndarray, vectors: np.ndarray) -> list[tuple[int, float]]:
+    """(index, similarity) of each of (N, d) vectors of length 1, the most similar to (d,) `query` first; -1 to 1."""
+    similarities = vectors @ query
+    return [(int(index), float(similarities[index])) for index in np.argsort(-similarities, kind="stable")]
+
+
+def _pixels_or_error(model: Model, source: ImageSource) -> np.ndarray | ImageError:
     try:
-        return classifier.read_pixels(source)
+        return model.read_pixels(source)
     except ImageError as error:
         return error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import brotli
 from playwright.sync_api import Browser, sync_playwright
 
-from logo_edge.backends.choose import cache_folder
+from logo_edge.cache import cache_folder
 from logo_edge.files import changing
 from logo_edge_train.data.icons import install_packages
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from logo_edge.backends.choose import cache_folder
+from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError, MissingExtraError
 from logo_edge.files import changing, replacing
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest

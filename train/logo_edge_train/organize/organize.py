@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.backends.choose import cache_folder
+from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError, ImageError
 from logo_edge.files import json_text, write_file
 from logo_edge.images.load import load_image

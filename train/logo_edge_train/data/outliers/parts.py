@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from logo_edge.backends.choose import cache_folder
+from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing, json_text, replacing, write_file
 from logo_edge.images.load import load_image

@@ -12,12 +12,6 @@ SAME_LOGO = 0.9  # mean similarity from which on two groups are one; of the best
 MAX_CLUSTERED = 10_000  # images: their similarities take 400 MB
 
 
-def rank(query: np.ndarray, vectors: np.ndarray) -> list[tuple[int, float]]:
-    """(index, similarity) of each of (N, d) vectors of length 1, the most similar to (d,) `query` first; -1 to 1."""
-    similarities = vectors @ query
-    return [(int(index), float(similarities[index])) for index in np.argsort(-similarities, kind="stable")]
-
-
 def cluster(vectors: np.ndarray, same: float = SAME_LOGO) -> list[list[int]]:
     """The indices of (N, d) vectors of length 1 in groups, the largest first; the same for the same vectors.
 

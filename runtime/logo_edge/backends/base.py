@@ -1,0 +1,96 @@
+"""The types that every backend shares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from logo_edge.errors import LogoEdgeError
+from logo_edge.forks import after_fork, never_free
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a backend may use: threads of one forward pass, the CPU `cores` that those may run on (None: any),
+    whether its threads spin while they wait, which is a little faster and burns their cores while idle, and whether ONNX
+    Runtime may use KleidiAI, its kernels for ARM.
+    """
+
+    threads: int = 1
+    cores: tuple[int, ...] | None = None
+    spinning: bool = False
+    kleidiai: bool = True
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The bytes of a model, read once: those that were hashed are those that run, whatever becomes of the file.
+
+    `path` names it in messages; `weights` is the .bin file of OpenVINO IR, empty for all other kinds.
+    """
+
+    path: Path
+    data: bytes = field(repr=False)
+    weights: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> ModelFile:
+        """The artifact of `logo-edge export` at `path`. Raises LogoEdgeError where it cannot be read."""
+        try:
+            data = path.read_bytes()
+            return cls(path, data, path.with_suffix(".bin").read_bytes() if path.suffix == ".xml" else b"")
+        except FileNotFoundError as error:
+            raise LogoEdgeError(
+                f"{error.filename}: no such file; expected an artifact of `logo-edge export`"
+            ) from error
+        except OSError as error:
+            raise LogoEdgeError(
+                f"{error.filename}: {error.strerror}; expected an artifact of `logo-edge export`"
+            ) from error
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data + self.weights).hexdigest()
+
+
+class Backend(Protocol):
+    """A model in memory; safe to share between threads.
+
+    `outputs`: the names of its outputs, empty where they have none. `survives_fork`: a forked child can open it again.
+    """
+
+    outputs: frozenset[str]
+    survives_fork: bool
+
+    def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        """The outputs of these names, float32, first axis B, of (B, S, S, C) uint8 pixels."""
+        ...
+
+
+class PerProcess:
+    """A backend that a forked child opens for itself, as it has none of the threads of the parent's."""
+
+    def __init__(self, open_here: Callable[[], Backend], name: str):
+        self._open_here, self._name = open_here, name
+        self.opened: Backend | None = open_here()
+        self.outputs, self.survives_fork = self.opened.outputs, self.opened.survives_fork
+        after_fork(self)
+
+    def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        if self.opened is None:
+            if not self.survives_fork:
+                raise LogoEdgeError(
+                    f"a classifier on {self._name} was loaded before this process was forked, and what it uses does not "
+                    "outlive a fork; load it in each process instead (gunicorn: without --preload)"
+                )
+            self.opened = self._open_here()
+        return self.opened.run(pixels, names)
+
+    def leave_to_parent(self) -> None:
+        never_free(self.opened)
+        self.opened = None

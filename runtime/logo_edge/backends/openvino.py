@@ -1,0 +1,46 @@
+"""ONNX graphs and OpenVINO IR on the CPU by OpenVINO (extra `openvino`)."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from logo_edge.backends.base import ModelFile, Resources
+from logo_edge.errors import BundleError, MissingExtraError
+
+
+class OpenVino:
+    """An ONNX graph or OpenVINO IR on the CPU, in float32 where it is not INT8. It has no threads that spin."""
+
+    name, library, suffixes = "openvino", "openvino", (".onnx", ".xml")
+    survives_fork = True
+
+    def __init__(self, model: ModelFile, resources: Resources):
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtraError("openvino", "openvino") from error
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": resources.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
+        }
+        core = openvino.Core()
+        try:
+            network = core.read_model(io.BytesIO(model.data), io.BytesIO(model.weights))
+            self._compiled = core.compile_model(network, "CPU", settings)
+        except RuntimeError as error:
+            raise BundleError(f"{model.path}: OpenVINO cannot load it: {error}") from error
+        self.outputs = frozenset().union(*(output.names for output in self._compiled.outputs))
+        self._local = threading.local()  # a request serves one thread at a time
+
+    def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        request.infer([np.ascontiguousarray(pixels)])
+        return [request.get_tensor(name).data.copy() for name in names]
