@@ -216,7 +216,7 @@ def fit_bayesian(
     place = WORK / f"bayesian-{key[:12]}"
     place.mkdir(parents=True, exist_ok=True)
     network = run.load_member(0, drawing=True)
-    network.learn_deviations(config)
+    network.learn_deviations(config.prior_deviation, config.first_deviation)
     if not (place / "network.safetensors").exists():
         dataset = LogoDataset(
             pictures.manifest,

@@ -194,7 +194,7 @@ def test_step_by_step_the_mean_of_many_draws_learns_as_with_torch_uncertainty_s_
 
 def test_the_kl_grows_by_the_epoch_until_it_counts_in_full():
     network = seeded()
-    network.learn_deviations(BAYES)
+    network.learn_deviations(BAYES.prior_deviation, BAYES.first_deviation)
     (layer,) = bayesian_layers(network)
     config = replace(BAYES, kl_weight=0.5, kl_warmup_epochs=4)
     batch = (torch.zeros(2, 32, 32, 3, dtype=torch.uint8), torch.eye(3)[:2], torch.ones(2), torch.arange(2))
@@ -209,7 +209,7 @@ def test_the_kl_grows_by_the_epoch_until_it_counts_in_full():
 def test_what_has_a_prior_does_not_decay_besides():
     network = seeded()
     plain = [len(group["params"]) for group in parameter_groups(network.parameters(), 0.05)]
-    network.learn_deviations(BAYES)
+    network.learn_deviations(BAYES.prior_deviation, BAYES.first_deviation)
     decayed, others = parameter_groups(network.parameters(), 0.05)
     assert len(decayed["params"]) == plain[0] - 1
     assert len(others["params"]) == plain[1] + 3
@@ -221,7 +221,7 @@ def test_a_network_without_a_linear_classifier_cannot_be_bayesian():
     network = seeded()
     network.backbone.reset_classifier(0)
     with pytest.raises(RecipeError, match="test_resnet has no linear classifier with a bias; set train.bayes.enabled"):
-        network.learn_deviations(BAYES)
+        network.learn_deviations(BAYES.prior_deviation, BAYES.first_deviation)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def fit_bayesian(manifest: Manifest, state, *, stop_after: int | None = None):
         seed=3,
     )
     network = seeded(dropout=0.2)
-    network.learn_deviations(BAYES)
+    network.learn_deviations(BAYES.prior_deviation, BAYES.first_deviation)
 
     def report(item):
         if item["kind"] == "epoch" and item["epoch"] == stop_after:
@@ -314,7 +314,7 @@ def test_an_interrupted_bayesian_fit_resumes_to_the_same_weights(logos, tmp_path
     for key, value in whole.state_dict().items():
         assert torch.equal(value, tensors[key]), key
     before = seeded()
-    before.learn_deviations(BAYES)
+    before.learn_deviations(BAYES.prior_deviation, BAYES.first_deviation)
     assert not torch.equal(tensors["backbone.fc.weight_rho"], before.state_dict()["backbone.fc.weight_rho"])
 
 

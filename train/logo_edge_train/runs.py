@@ -155,7 +155,7 @@ def load_network(
     dropout = drawing.fit.dropout if drawing else dropout
     network = LogoNetwork(architecture.model, classes, size_px=architecture.size_px, dropout=dropout)
     if drawing and drawing.bayes.enabled:
-        network.learn_deviations(drawing.bayes)
+        network.learn_deviations(drawing.bayes.prior_deviation, drawing.bayes.first_deviation)
     load_weights(path, network)
     return network.eval()
 

@@ -279,7 +279,7 @@ def fit_member(
     if config.fit.aleatoric:
         network.learn_variance()
     if config.bayes.enabled:
-        network.learn_deviations(config.bayes)
+        network.learn_deviations(config.bayes.prior_deviation, config.bayes.first_deviation)
     fit_config = config.fit if imagenet else replace(config.fit, frozen_blocks=-1)  # nothing there is worth keeping
     state = folder / f"member-{index}.state"
     objective = SupervisedObjective(fit_config, dataset.classes, intensity)

@@ -9,7 +9,8 @@ from torch import nn
 
 from logo_edge_train.models.composed import Head, Trunk, build_attention
 from logo_edge_train.models.imagenet import has_imagenet_weights
-from logo_edge_train.models.network import build_body, normalise
+from logo_edge_train.models.network import build_body
+from logo_edge_train.models.normalise import normalise
 from logo_edge_train.recipe import SearchConfig
 
 

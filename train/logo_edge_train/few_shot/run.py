@@ -45,7 +45,7 @@ from logo_edge_train.keys import (
 )
 from logo_edge_train.metrics import bootstrap
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
-from logo_edge_train.models.network import normalise
+from logo_edge_train.models.normalise import normalise
 from logo_edge_train.recipe import Architecture, FewShotConfig, Recipe
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import load_weights, save_member, write_json

@@ -14,18 +14,8 @@ from logo_edge_train.models.epistemic import EpistemicHead, epistemic_loss, epis
 from logo_edge_train.models.extractors import find_ink
 from logo_edge_train.models.imagenet import has_imagenet_weights, load_imagenet_weights
 from logo_edge_train.models.logo_vit import LogoViT, Prediction
-from logo_edge_train.models.network import (
-    MEAN,
-    SCALE,
-    Answer,
-    Body,
-    LogoNetwork,
-    build_body,
-    check_network,
-    is_sized,
-    normalise,
-    resize_layers,
-)
+from logo_edge_train.models.network import Answer, Body, LogoNetwork, build_body, check_network, is_sized, resize_layers
+from logo_edge_train.models.normalise import MEAN, SCALE, normalise
 
 __all__ = [
     "MEAN",

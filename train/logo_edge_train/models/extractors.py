@@ -7,6 +7,7 @@ does not depend on S; lengths are shares of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import reduce
 from itertools import pairwise
 
@@ -192,3 +193,12 @@ def soft_histogram(places: torch.Tensor, weights: torch.Tensor, bins: int) -> to
     """(B, bins): the weights by place, both (B, n); bin k is centred on k, a place between two centres is shared out."""
     places = places.clamp(0, bins - 1)
     return torch.stack([((1 - (places - k).abs()).relu() * weights).sum(1) for k in range(bins)], 1)
+
+
+Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (colours, ink) -> (B, number of statistics)
+MEASURES: tuple[Measure, ...] = (measure_colour, measure_text, measure_shape)
+
+
+def count_statistics(measure: Measure) -> int:
+    """How many statistics the measure gives."""
+    return measure(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)).shape[1]

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional
 
 from logo_edge.errors import RecipeError
-from logo_edge_train.models.extractors import measure_colour, measure_shape, measure_text, soft_ink
+from logo_edge_train.models.extractors import MEASURES, count_statistics, soft_ink
+from logo_edge_train.models.normalise import to_colours
 
-MEASURES = (measure_colour, measure_text, measure_shape)
 WIDTH = 64  # of what the classifier reads of the statistics
 MEASURED_PX = 96  # larger planes are averaged down to about this: measuring costs by the pixel, and says little more
 FAR = 3.0  # standard deviations, beyond which a statistic says no more
@@ -24,11 +24,8 @@ class MeasuredNetwork(nn.Module):
     body without maps of features, such as a transformer.
     """
 
-    def __init__(
-        self, body: nn.Module, classes: int, *, channels: int = 3, mean: float, scale: float, dropout: float = 0.0
-    ):
+    def __init__(self, body: nn.Module, classes: int, *, channels: int = 3, dropout: float = 0.0):
         super().__init__()
-        self.mean, self.scale = mean, scale
         with torch.no_grad():
             features = body.eval().forward_features(torch.zeros(1, channels, 64, 64))
             if features.ndim != 4:
@@ -37,7 +34,7 @@ class MeasuredNetwork(nn.Module):
                 )
             self.channels, pooled = features.shape[1], body.forward_head(features, pre_logits=True).shape[1]
         body.reset_classifier(0)
-        count = sum(measure(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)).shape[1] for measure in MEASURES)
+        count = sum(map(count_statistics, MEASURES))
         self.body, self.standardise = body, nn.BatchNorm1d(count, eps=1e-6, affine=False)  # members are kept in float16
         self.project = nn.Sequential(nn.Linear(count, WIDTH), nn.GELU())
         self.dropout, self.num_features = nn.Dropout(dropout), self.channels + WIDTH
@@ -65,7 +62,7 @@ class MeasuredNetwork(nn.Module):
         """(B, F) float32: all statistics of (B, C, S, S) normalised planes, of RGB alone."""
         with torch.autocast(planes.device.type, enabled=False):
             smaller = functional.avg_pool2d(planes[:, :3].float(), max(1, planes.shape[-1] // MEASURED_PX))
-            colours = (smaller * self.scale + self.mean) / 255
+            colours = to_colours(smaller)
             ink = soft_ink(colours)
             return torch.cat([measure(colours, ink) for measure in MEASURES], 1)
 

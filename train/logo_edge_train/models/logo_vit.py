@@ -7,7 +7,6 @@ each logit is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,13 +19,11 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from logo_edge.errors import RecipeError
-from logo_edge_train.models.attention import attention_maps
-from logo_edge_train.models.extractors import measure_colour, measure_shape, measure_text, mirror_images, soft_ink
-from logo_edge_train.models.network import MEAN, SCALE
+from logo_edge_train.models.extractors import MEASURES, Measure, count_statistics, mirror_images, soft_ink
+from logo_edge_train.models.normalise import to_colours
 
 PATCH_PX = 16
-ASPECTS = (measure_colour, measure_text, measure_shape)
-PREFIX = 1 + len(ASPECTS)  # the class token and one token of each aspect
+PREFIX = 1 + len(MEASURES)  # the class token and one token of each aspect
 INK_SHARE = 0.02  # a patch with this much of it inked is not at all empty
 INK_BIAS = 8.0  # by which an empty patch's score is lowered at the start: e^-8 of the weight of an inked one
 LAYER_SCALE = 0.1  # at the start; Touvron et al. 2021, arXiv:2103.17239, for shallow networks
@@ -67,7 +64,7 @@ class LogoViT(nn.Module):
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.num_prefix_tokens, self.grad_checkpointing = PREFIX, False
         self.patch_embed = ConvPatchEmbed(img_size, PATCH_PX, in_chans, embed_dim)
-        self.aspects = nn.ModuleList(Aspect(measure, embed_dim) for measure in ASPECTS)
+        self.aspects = nn.ModuleList(Aspect(measure, embed_dim) for measure in MEASURES)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches, embed_dim))
         self.blocks = nn.ModuleList(
@@ -91,7 +88,7 @@ class LogoViT(nn.Module):
             return
         self.head, self.log_variance = nn.Linear(width, num_classes), nn.Linear(width, num_classes)
         self.prior = nn.Sequential(
-            nn.Linear(len(ASPECTS) * width, PRIOR_WIDTH), nn.GELU(), nn.Linear(PRIOR_WIDTH, num_classes)
+            nn.Linear(len(MEASURES) * width, PRIOR_WIDTH), nn.GELU(), nn.Linear(PRIOR_WIDTH, num_classes)
         )
         for part in (self.head, self.prior, self.log_variance):
             part.apply(_init_linear)
@@ -107,7 +104,7 @@ class LogoViT(nn.Module):
 
     def forward_features(self, planes: torch.Tensor) -> torch.Tensor:
         """(B, N, C): the class token, those of colour, lettering and contour, then the patches."""
-        colours = (planes * SCALE + MEAN) / 255
+        colours = to_colours(planes)
         ink = soft_ink(colours)  # (B, 1, S, S)
         patches = self.patch_embed(planes) + self.pos_embed
         tokens = [
@@ -144,10 +141,6 @@ class LogoViT(nn.Module):
         pooled, prior = self.head_drop(features[:, 0]), self.forward_prior(features)
         return Prediction(self.head(pooled) + self.prior_weight * prior, prior, self.log_variance(pooled))
 
-    def attention_maps(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every layer's weights, (L, B, H, N, N), and their rollout, (B, N, N)."""
-        return attention_maps(self, planes)
-
 
 class ConvPatchEmbed(PatchEmbed):
     """timm's patch embedding by four 3 x 3 convolutions of stride 2. Xiao et al. 2021, arXiv:2106.14881."""
@@ -164,10 +157,10 @@ class ConvPatchEmbed(PatchEmbed):
 class Aspect(nn.Module):
     """One token, (B, 1, C): the statistics of one aspect, projected."""
 
-    def __init__(self, measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], width: int):
+    def __init__(self, measure: Measure, width: int):
         super().__init__()
         self.measure = measure
-        count = measure(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)).shape[1]
+        count = count_statistics(measure)
         self.project = nn.Sequential(nn.LayerNorm(count), nn.Linear(count, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, colours: torch.Tensor, ink: torch.Tensor) -> torch.Tensor:

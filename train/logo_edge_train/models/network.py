@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -19,12 +18,8 @@ from logo_edge_train.models.composed import ComposedNetwork
 from logo_edge_train.models.epistemic import EpistemicHead, epistemic_nats
 from logo_edge_train.models.feature_network import MeasuredNetwork
 from logo_edge_train.models.imagenet import load_imagenet_weights
-
-if TYPE_CHECKING:
-    from logo_edge_train.models.logo_vit import Prediction
-    from logo_edge_train.recipe import BayesConfig
-
-MEAN, SCALE = 127.0, 128.0  # of the EfficientNet-Lite checkpoints: (x - 127) / 128
+from logo_edge_train.models.logo_vit import Prediction
+from logo_edge_train.models.normalise import normalise
 
 
 @dataclass(frozen=True)
@@ -125,13 +120,13 @@ class LogoNetwork(nn.Module):
         """Adds the head of that kind (models/epistemic.py), which knows nothing until it has learned."""
         self.epistemic = EpistemicHead(kind, self.count_features())
 
-    def learn_deviations(self, config: BayesConfig) -> None:
+    def learn_deviations(self, prior_deviation: float, first_deviation: float) -> None:
         """Makes the classifier a BayesianLinear around its weights. Raises RecipeError where it is not linear."""
         classifier = self.backbone.get_classifier()
         if not isinstance(classifier, nn.Linear) or classifier.bias is None:
             raise RecipeError(f"{self.name} has no linear classifier with a bias; set train.bayes.enabled = false")
         name = next(name for name, module in self.backbone.named_modules() if module is classifier)
-        layer = BayesianLinear(classifier, config.prior_deviation, config.first_deviation)
+        layer = BayesianLinear(classifier, prior_deviation, first_deviation)
         self.backbone.set_submodule(name, layer)
 
     def forward(self, pixels: torch.Tensor, whole: bool = False) -> torch.Tensor | Prediction:
@@ -260,7 +255,7 @@ def build_backbone(
         )
     body = build_body(body_name, classes, size_px=size_px, channels=channels, dropout=dropout, pretrained=pretrained)
     if blocks == ["measures"]:
-        return MeasuredNetwork(body, classes, channels=channels, mean=MEAN, scale=SCALE, dropout=dropout)
+        return MeasuredNetwork(body, classes, channels=channels, dropout=dropout)
     return ComposedNetwork(body, *blocks, classes, dropout=dropout) if blocks else body
 
 
@@ -308,8 +303,3 @@ def keep_stages(body: nn.Module, name: str, stages: str) -> None:
     body.stage_ends = [end for end in body.stage_ends if end <= int(stages)]
     body.feature_info = body.feature_info[: len(body.stage_ends)]
     body.reset_classifier(body.num_classes)
-
-
-def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    """(B, S, S, C) uint8 or float of 0 to 255 -> (B, C, S, S) float in about -1 to 1."""
-    return (pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE
