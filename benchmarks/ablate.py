@@ -29,8 +29,8 @@ from scipy.stats import t as student_t
 from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.errors import RecipeError
-from logo_edge_train.data.dataset import find_lookalikes
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.estimate import estimate_training
 from logo_edge_train.keys import artifact_key, file_hash, versions

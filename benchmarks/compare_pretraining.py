@@ -23,8 +23,9 @@ from pathlib import Path
 
 import torch
 
-from logo_edge_train.data.dataset import find_lookalikes, pixels_of
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.images import pixels_of
+from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import read_manifest, targets_of
 from logo_edge_train.device import pick_device
 from logo_edge_train.keys import versions

@@ -40,9 +40,10 @@ from logo_edge_compress.quantize.static import (
 from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
 from logo_edge_report.charts import layer_bars
-from logo_edge_train.data.dataset import pixels_of, stratified_sample
 from logo_edge_train.data.icons import LABELS, fetch_logos
+from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
+from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.keys import artifact_key, versions
 from logo_edge_train.metrics import wilson_interval
 from logo_edge_train.models import LogoNetwork

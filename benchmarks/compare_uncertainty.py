@@ -34,8 +34,9 @@ from logo_edge_report.novelty import (
     virtual_logit,
 )
 from logo_edge_report.statistics import area_under_risk_coverage, auroc
-from logo_edge_train.data.dataset import LogoDataset, pixels_of, soft_label
+from logo_edge_train.data.dataset import LogoDataset, soft_label
 from logo_edge_train.data.icons import fetch_logos, renders_folder
+from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import targets_of
 from logo_edge_train.data.outliers import families_of, outlier_paths
 from logo_edge_train.device import pick_device

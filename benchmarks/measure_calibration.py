@@ -20,8 +20,8 @@ from logo_edge.probabilities import softmax
 from logo_edge_compress.calibrate import compare_methods
 from logo_edge_report.statistics import auroc, coverage_interval
 from logo_edge_report.subjects import load_subject
-from logo_edge_train.data.dataset import ImageFiles
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.data.manifest import read_manifest, targets_of
 from logo_edge_train.data.outliers import families_of, outlier_paths
 from logo_edge_train.metrics import wilson_interval

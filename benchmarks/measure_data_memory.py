@@ -31,7 +31,8 @@ HOLD = """
 import sys
 from pathlib import Path
 from logo_edge_train.data.manifest import read_manifest
-from logo_edge_train.data.dataset import LogoDataset, find_lookalikes
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.recipe import AugmentConfig
 manifest = read_manifest(sys.argv[2])
 find_lookalikes(manifest, manifest.split("train"), Path())

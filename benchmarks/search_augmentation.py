@@ -28,9 +28,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.probabilities import softmax
 from logo_edge_train.data.augment import LogoAugmentation, weaken
-from logo_edge_train.data.dataset import LogoDataset, find_lookalikes, stratified_sample
+from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.device import pick_device
 from logo_edge_train.evaluate import accuracy_on, predict_logits
 from logo_edge_train.fit import count_loaders, fit

@@ -35,7 +35,7 @@ from logo_edge_report.statistics import (
     risk_coverage,
 )
 from logo_edge_report.subjects import BATCH, Subject
-from logo_edge_train.data.dataset import ImageFiles
+from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge_train.data.outliers import families_of, outlier_paths
 from logo_edge_train.metrics import Figure, bootstrap, wilson_interval

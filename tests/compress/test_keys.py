@@ -24,7 +24,7 @@ from logo_edge_compress.search.search import search_identity
 from logo_edge_compress.select import Limits
 from logo_edge_report.report import make_report
 from logo_edge_report.subjects import load_subject, manifest_of
-from logo_edge_train.data import dataset
+from logo_edge_train.data import pool
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.few_shot.run import CHECKPOINT, few_shot_identity
 from logo_edge_train.keys import file_hash
@@ -182,9 +182,7 @@ class Workshop:
 @pytest.fixture
 def workshop(tmp_path, fake_model, monkeypatch):
     monkeypatch.setattr(candidates, "unknown_operators", lambda model: [])
-    monkeypatch.setattr(
-        dataset, "unlabelled_rows", lambda *_: [LogoRow("pool", "1", (tmp_path / "pool.csv").read_text())]
-    )
+    monkeypatch.setattr(pool, "unlabelled_rows", lambda *_: [LogoRow("pool", "1", (tmp_path / "pool.csv").read_text())])
     return Workshop(tmp_path, fake_model())
 
 

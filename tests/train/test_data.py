@@ -14,8 +14,8 @@ from PIL import Image
 
 from logo_edge.errors import DatasetError
 from logo_edge_train.data import icons as fetch
-from logo_edge_train.data.dataset import LOOKALIKE, find_lookalikes, thumbnails
 from logo_edge_train.data.icons import DATA, LABELS, UNLABELLED, fetch_logos, icon_svg, install_icon_sets, render_svg
+from logo_edge_train.data.lookalikes import LOOKALIKE, find_lookalikes, thumbnails
 from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.keys import file_hash
 

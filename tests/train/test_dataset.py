@@ -13,10 +13,14 @@ from PIL import Image
 from logo_edge.errors import DatasetError
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract
-from logo_edge_train.data import dataset
-from logo_edge_train.data.dataset import NOT_A_LOGO, ImageFiles, LogoDataset, find_lookalikes, leave_out, pool_rows
+from logo_edge_train.data import images as images_module
+from logo_edge_train.data import pool as pool_module
+from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.icons import LABELS, UNLABELLED
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest
+from logo_edge_train.data.images import ImageFiles
+from logo_edge_train.data.lookalikes import find_lookalikes, leave_out, thumbnails
+from logo_edge_train.data.manifest import FILES, NOT_A_LOGO, LogoRow, Manifest, read_manifest
+from logo_edge_train.data.pool import pool_rows
 from logo_edge_train.few_shot.episodes import Drawings
 from logo_edge_train.pretrain.views import InkDataset
 from logo_edge_train.recipe import AugmentConfig
@@ -37,22 +41,22 @@ def test_no_more_images_than_readers_are_in_memory_at_full_size(tmp_path, monkey
         weakref.finalize(image, lambda: live.__setitem__(0, live[0] - 1))
         return image
 
-    monkeypatch.setattr(dataset, "load_image", counted)
+    monkeypatch.setattr(images_module, "load_image", counted)
     classes = ("a", "b")
     kept = [
         LogoDataset(manifest, rows, classes, tmp_path, contract=InputContract(32), augment=AugmentConfig()).images,
         LogoDataset(manifest, rows, classes, tmp_path, contract=InputContract(32)).images,
         InkDataset(manifest, rows, tmp_path, size_px=32, seed=0, neighbours=np.empty((4, 40, 0), int)).inks,
         [part for parts in Drawings.load(manifest, rows, 32).images for part in parts],
-        dataset.thumbnails(manifest, rows, tmp_path),
-        dataset.pixels_of(rows, manifest, InputContract(32)),
+        thumbnails(manifest, rows, tmp_path),
+        images_module.pixels_of(rows, manifest, InputContract(32)),
     ]
     assert live[0] == 0
-    assert 1 <= peak[0] <= dataset.READERS
+    assert 1 <= peak[0] <= images_module.READERS
     assert len(kept) == 6
     for images in kept:
         assert len(images) >= 40
-        assert max(np.asarray(image).size for image in images) <= (32 * dataset.KEPT_SCALE) ** 2 * 4
+        assert max(np.asarray(image).size for image in images) <= (32 * images_module.KEPT_SCALE) ** 2 * 4
 
 
 def test_images_of_files_are_decoded_when_they_are_asked_for(tmp_path):
@@ -107,7 +111,7 @@ def test_photographs_of_one_scene_are_not_taken_for_copies_of_held_out_ones(tmp_
 
 
 def test_a_changed_cell_in_a_copy_of_the_projects_labels_keeps_the_unlabelled_pool(monkeypatch):
-    monkeypatch.setattr(dataset, "leave_out", lambda *_: (set(), set()))
+    monkeypatch.setattr(pool_module, "leave_out", lambda *_: (set(), set()))
     labels, unlabelled = read_manifest(LABELS), read_manifest(UNLABELLED)
     changed = list(labels.rows)
     changed[0] = replace(changed[0], sure=not changed[0].sure)

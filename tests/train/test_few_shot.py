@@ -19,7 +19,7 @@ from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.tables.journal import find_images
 from logo_edge_train.commands import few_shot as command
 from logo_edge_train.commands import print_found, print_sorted
-from logo_edge_train.data import dataset
+from logo_edge_train.data import pool
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import LogoRow, read_manifest, write_manifest
 from logo_edge_train.few_shot import episodes
@@ -328,7 +328,7 @@ def test_types_are_shown_and_asked_for_by_different_groups_of_one_package():
 
 @pytest.mark.parametrize(("task", "least"), [("brands", {"train": 800, "val": 60, "test": 80}), ("types", None)])
 def test_the_projects_own_groups_are_never_learned_from_and_reported_on(monkeypatch, task, least):
-    for module in (dataset, episodes):  # they leave out more than this: the test stands without them, and is quick
+    for module in (pool, episodes):  # they leave out more than this: the test stands without them, and is quick
         monkeypatch.setattr(module, "leave_out", lambda *_: (set(), set()))
     manifest, config = read_manifest(LABELS), FewShotConfig(task=task)
     rows = {split: task_rows(manifest, config, split) for split in ("train", "val", "test")}

@@ -21,8 +21,9 @@ from logo_edge_train import fit as fit_module
 from logo_edge_train import resources
 from logo_edge_train import train as train_module
 from logo_edge_train.commands import train
-from logo_edge_train.data.dataset import LogoDataset, check_classes, class_weights, soft_label, stratified_sample
+from logo_edge_train.data.dataset import LogoDataset, check_classes, class_weights, soft_label
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.estimate import extrapolate, finish
 from logo_edge_train.evaluate import ensemble_logits, predict_logits
 from logo_edge_train.fit import fit

@@ -20,23 +20,16 @@ from logo_edge.errors import DatasetError
 from logo_edge.images.load import load_image
 from logo_edge.tables.journal import find_images
 from logo_edge_train.commands import find_manifest
-from logo_edge_train.data.lookalikes import MAX_DISTANCE, group_copies, look_at, nearest_limit
+from logo_edge_train.data.lookalikes import nearest_limit
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.organize import features as measure
 from logo_edge_train.organize import organize
-from logo_edge_train.organize.features import LogoMeasurements
-from logo_edge_train.organize.label_proposer import fit_proposer, load_proposer, write_proposer
-from logo_edge_train.organize.organize import (
-    compare_with_folder,
-    describe_report,
-    manifest_of,
-    measure_logo,
-    measure_proposal_accuracy,
-    organize_folder,
-    print_report,
-    propose_label,
-    split_by_group,
-)
+from logo_edge_train.organize.duplicates import MAX_DISTANCE, group_copies, look_at
+from logo_edge_train.organize.features import LogoMeasurements, measure_logo
+from logo_edge_train.organize.label_proposer import load_proposer, measure_proposal_accuracy, propose_label
+from logo_edge_train.organize.manifest_file import compare_with_folder, manifest_of
+from logo_edge_train.organize.organize import describe_report, organize_folder, print_report
+from logo_edge_train.organize.splits import split_by_group
 
 SAMPLES = Path(__file__).parents[2] / "runtime" / "logo_edge" / "samples"
 GUIDE_CLASSES = ("complex", "gradient", "simple", "text")
@@ -632,18 +625,6 @@ def make_set(folder: Path) -> Manifest:
         LogoRow("files", "", name, name, label, split=split_of.get(name[1], "train")) for name, label in truth.items()
     ]
     return Manifest(tuple(rows), folder)
-
-
-def test_fitting_is_reproducible_and_learns_its_images(tmp_path):
-    manifest = make_set(tmp_path)
-    document = fit_proposer(manifest, tmp_path)
-    assert fit_proposer(manifest, tmp_path) == document
-    write_proposer(document, tmp_path / "proposal.json")
-    proposer = load_proposer(tmp_path / "proposal.json")
-    rows = manifest.split("train")
-    found = [propose_label(measure_logo(load_image(tmp_path / row.icon)), proposer).label for row in rows]
-    assert len(found) == 12
-    assert found == [row.label for row in rows]
 
 
 def test_proposal_accuracy_is_reported_with_its_uncertainty(tmp_path):

@@ -19,8 +19,8 @@ from logo_edge.preprocess import InputContract
 from logo_edge_train import train
 from logo_edge_train.commands import data
 from logo_edge_train.data import outliers
-from logo_edge_train.data.dataset import NOT_A_LOGO, LogoDataset
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.manifest import FILES, NOT_A_LOGO, LogoRow, Manifest
 from logo_edge_train.data.outliers import FAMILIES, families_of, outlier_paths, packages, parts
 from logo_edge_train.data.outliers.drawing import LONGEST_PX, Family, draw_picture
 from logo_edge_train.keys import file_hash

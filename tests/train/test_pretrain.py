@@ -18,8 +18,8 @@ from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed, train
 from logo_edge_train.data.augment import lay_on_background
-from logo_edge_train.data.dataset import pool_rows
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge_train.data.pool import pool_rows
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.optim import SharpnessAware
 from logo_edge_train.pretrain.probe import linear_probe, neighbour_probe

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError
 from logo_edge_train.commands import data
-from logo_edge_train.data import dataset
+from logo_edge_train.data import pool as pool_module
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, targets_of, write_manifest
 from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review import panel as folds
@@ -313,7 +313,7 @@ def test_an_image_of_the_unlabelled_list_becomes_a_row_of_train(tmp_path, monkey
     rows = [LogoRow("set", "1", name, name, label, (label,)) for name, label in (("a", "red"), ("b", "blue"))]
     write_manifest(tmp_path / "m.csv", rows)
     write_manifest(tmp_path / "u.csv", [LogoRow("set", "1", "c"), LogoRow("set", "1", "d")])
-    monkeypatch.setattr(dataset, "UNLABELLED", tmp_path / "u.csv")
+    monkeypatch.setattr(pool_module, "UNLABELLED", tmp_path / "u.csv")
     line = {"package": "set", "version": "1", "icon": "c", "label": "", "corrected": "red"}
     apply_corrections(write_corrections(tmp_path / "c.csv", line), tmp_path / "m.csv")
     assert read_manifest(tmp_path / "m.csv").rows == (*rows, LogoRow("set", "1", "c", "c", "red", ("red",)))

@@ -408,7 +408,7 @@ def test_the_key_covers_the_drawers_code(tmp_path, monkeypatch):
 
 def test_look_alikes_among_drawn_logos_are_left_out_of_training(sources_file, tmp_path, monkeypatch):
     rows = drawn_rows(load_recipe("smoke", ("train.synthetic=2",)).train)
-    monkeypatch.setattr("logo_edge_train.data.dataset.find_lookalikes", lambda *_: {rows[0]})
+    monkeypatch.setattr("logo_edge_train.data.lookalikes.find_lookalikes", lambda *_: {rows[0]})
     assert train_module.leave_out(labelled(tmp_path), rows, tmp_path) == ({rows[0]}, set())
 
 

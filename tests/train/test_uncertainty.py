@@ -20,7 +20,8 @@ from logo_edge.errors import RecipeError
 from logo_edge.preprocess import InputContract
 from logo_edge.probabilities import softmax
 from logo_edge_compress.onnx.export import export_onnx
-from logo_edge_train.data.dataset import LogoDataset, pixels_of
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of, write_manifest
 from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.fit import fit

@@ -63,7 +63,8 @@ def known_recipe(name: str | None) -> str | None:
 def find_manifest(source: Path | None) -> Path:
     """The manifest that `--data` means: a file, that of a folder, organized now if need be, or the project's own."""
     from logo_edge_train.data.icons import LABELS, fetch_logos
-    from logo_edge_train.organize.organize import compare_with_folder, manifest_of, organize_folder, print_report
+    from logo_edge_train.organize.manifest_file import compare_with_folder, manifest_of
+    from logo_edge_train.organize.organize import organize_folder, print_report
 
     if source is None:
         fetch_logos()
@@ -115,7 +116,7 @@ def where(
     folder: Path | None = typer.Argument(None, metavar="[DIR]", help="A folder of images, as for `train --data`."),
 ) -> None:
     from logo_edge_train.data.icons import renders_folder
-    from logo_edge_train.organize.organize import manifest_of
+    from logo_edge_train.organize.manifest_file import manifest_of
 
     typer.echo(manifest_of(folder) if folder else renders_folder())
 
@@ -249,7 +250,7 @@ def describe(
         stage.plot_augmented(rows, renders_folder(), load_recipe(recipe or "cpu").train.augment, augmented)
         typer.echo(f"wrote {augmented}")
     if proposals:
-        from logo_edge_train.organize.organize import measure_proposal_accuracy
+        from logo_edge_train.organize.label_proposer import measure_proposal_accuracy
         from logo_edge_train.runs import write_json
 
         figures = measure_proposal_accuracy(rows, renders_folder())
@@ -369,7 +370,7 @@ def apply(
 ) -> None:
     need_torch()
     from logo_edge_train.data.icons import LABELS
-    from logo_edge_train.organize.organize import manifest_of
+    from logo_edge_train.organize.manifest_file import manifest_of
     from logo_edge_train.review.corrections import apply_corrections
 
     manifest = LABELS if source is None else manifest_of(source) if source.is_dir() else source

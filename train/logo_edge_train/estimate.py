@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 
 from logo_edge_train.console import LiteralTable
-from logo_edge_train.data.dataset import pool_rows, stratified_sample
 from logo_edge_train.data.manifest import Manifest, read_manifest
+from logo_edge_train.data.pool import pool_rows, stratified_sample
 from logo_edge_train.device import describe_device
 from logo_edge_train.parallel import run_side_by_side
 from logo_edge_train.pretrain.simclr import pretrain

@@ -13,19 +13,12 @@ import torch
 from logo_edge.errors import DatasetError
 from logo_edge_train import distributed
 from logo_edge_train.data.augment import Intensity
-from logo_edge_train.data.dataset import (
-    NOT_A_LOGO,
-    LogoDataset,
-    check_classes,
-    data_inputs,
-    leave_out,
-    measure_rows,
-    pool_rows,
-    stratified_sample,
-)
+from logo_edge_train.data.dataset import LogoDataset, check_classes, measure_rows
 from logo_edge_train.data.icons import renders_folder
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest
+from logo_edge_train.data.lookalikes import leave_out
+from logo_edge_train.data.manifest import FILES, NOT_A_LOGO, LogoRow, Manifest, read_manifest
 from logo_edge_train.data.outliers import outlier_paths, outliers_key
+from logo_edge_train.data.pool import data_inputs, pool_rows, stratified_sample
 from logo_edge_train.data.sampling import EpochOrder, rank_difficulty
 from logo_edge_train.data.synthesize import drawing_identity, drawn_rows
 from logo_edge_train.device import describe_device

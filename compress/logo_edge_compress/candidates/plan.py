@@ -53,9 +53,10 @@ from logo_edge_compress.verify import (
     verify,
     verify_epistemic,
 )
-from logo_edge_train.data.dataset import pixels_of, stratified_sample
+from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.data.outliers import Family, draw_pictures
+from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.keys import artifact_key, file_hash, select_settings, source_hash, versions
 from logo_edge_train.recipe import Architecture

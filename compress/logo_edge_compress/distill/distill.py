@@ -26,10 +26,11 @@ from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.distill.prune import prune_channels
 from logo_edge_compress.onnx.export import export_body
 from logo_edge_compress.onnx.graph import PLANES
-from logo_edge_train.data.dataset import LogoDataset, data_inputs, pool_rows
+from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.outliers import outliers_key
+from logo_edge_train.data.pool import data_inputs, pool_rows
 from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.evaluate import accuracy_on, evaluation_sets
 from logo_edge_train.fit import Objective, fit

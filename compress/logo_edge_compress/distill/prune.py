@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.preprocess import InputContract
-from logo_edge_train.data.dataset import pixels_of, stratified_sample
+from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import Manifest, targets_of
+from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.models import Body, LogoNetwork, normalise
 from logo_edge_train.recipe import PruneConfig
 

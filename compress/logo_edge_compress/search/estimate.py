@@ -10,8 +10,8 @@ import torch
 
 from logo_edge_compress.search.latency_table import LatencyTable
 from logo_edge_compress.search.search import search
-from logo_edge_train.data.dataset import stratified_sample
 from logo_edge_train.data.manifest import read_manifest
+from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.device import describe_device
 from logo_edge_train.estimate import Reports, extrapolate, keep_reports, trial_images
 from logo_edge_train.recipe import Recipe

@@ -25,9 +25,11 @@ from logo_edge_compress.search.gradient import architecture_gradient, derive, ex
 from logo_edge_compress.search.latency_table import CHOICES, LatencyTable
 from logo_edge_compress.search.plot import plot_search
 from logo_edge_compress.search.supernet import Supernet
-from logo_edge_train.data.dataset import LogoDataset, check_classes, leave_out, stratified_sample
+from logo_edge_train.data.dataset import LogoDataset, check_classes
 from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.evaluate import confidence_metrics, predict_logits, short_metrics
 from logo_edge_train.keys import (
     FITTED_WITH,
@@ -42,7 +44,7 @@ from logo_edge_train.keys import (
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.optim import parameter_groups
-from logo_edge_train.organize.organize import split_by_group
+from logo_edge_train.organize.splits import split_by_group
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, Recipe, SearchConfig
 from logo_edge_train.recipe_io import recipe_to_toml

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
-from logo_edge.images.load import load_image
-from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
+from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data.augment import INTENSITIES, Intensity, LogoAugmentation, Mixing, mix_views, weaken
-from logo_edge_train.data.icons import UNLABELLED, renders_folder
-from logo_edge_train.data.lookalikes import nearest_limit
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of
-from logo_edge_train.keys import data_hash, row_hashes
+from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
+from logo_edge_train.data.manifest import NOT_A_LOGO, LogoRow, Manifest, targets_of
 from logo_edge_train.organize.features import LogoMeasurements, map_over_images, measure_file
-from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import AugmentConfig
 from logo_edge_train.runs import write_json
-
-LOOKALIKE = 0.97
-READERS = 4  # images at full size in memory at a time: a few hundred MB at most
-KEPT_SCALE = 1.5  # longer side of the images held in memory, in input sizes
-NOT_A_LOGO = "not a logo"  # the label of pictures that are none: a further class, whose logit is the constant 0
-
-Read = TypeVar("Read")
 
 
 class LogoDataset(Dataset):
@@ -182,128 +167,3 @@ def measure_rows(manifest: Manifest, rows: list[LogoRow], renders: Path, cache: 
         known |= {name: asdict(found) for name, found in zip(names, measured, strict=True)}
         write_json(cache, known)
     return [LogoMeasurements(**known[name]) for name in names]
-
-
-def stratified_sample(rows: list[LogoRow], count: int, seed: int = 0) -> list[LogoRow]:
-    """About `count` rows, at least one per label, in equal shares of every label, order kept; all when count is 0."""
-    if not count or count >= len(rows):
-        return rows
-    order = np.random.default_rng(seed).permutation(len(rows))
-    share, kept = count / len(rows), set()
-    for label in sorted({row.label for row in rows}):
-        members = [index for index in order if rows[index].label == label]
-        kept.update(members[: max(1, round(len(members) * share))])
-    return [row for index, row in enumerate(rows) if index in kept]
-
-
-def find_lookalikes(manifest: Manifest, rows: list[LogoRow], renders: Path) -> set[LogoRow]:
-    """The rows whose drawing is nearly that of a val, calib or test logo.
-
-    Nearly: the correlation of their 32 px thumbnails, as the runtime would letterbox them, is above LOOKALIKE or, in a
-    class whose images all look alike, above a limit at which few of them do (`lookalikes.nearest_limit`).
-    """
-    held_out = manifest.split("val", "calib", "test")
-    if not rows or not held_out:
-        return set()
-    block, learned, kept = 1024, thumbnails(manifest, rows, renders), thumbnails(manifest, held_out, renders).T
-    nearest_of = [(learned[start : start + block] @ kept).max(1) for start in range(0, len(learned), block)]
-    correlation = np.concatenate(nearest_of)  # (N,)
-    nearest, found = np.sqrt(np.maximum(2 - 2 * correlation, 0)), set()
-    for label in {row.label for row in rows}:
-        own = [index for index, row in enumerate(rows) if row.label == label]
-        limit = nearest_limit(nearest[own], (2 - 2 * LOOKALIKE) ** 0.5)
-        found |= {rows[index] for index in own if nearest[index] <= limit}
-    return found
-
-
-def leave_out(manifest: Manifest, rows: list[LogoRow], renders: Path) -> tuple[set[LogoRow], set[LogoRow]]:
-    """The look-alikes of held-out logos that whoever learns from `rows` must leave out, and those that stay.
-
-    Those that stay are labelled images of the user's, whose split is the user's decision: they are counted and told.
-    """
-    found = find_lookalikes(manifest, rows, renders)
-    stay = {row for row in found if row.package == FILES and row.label not in ("", NOT_A_LOGO)}
-    return found - stay, stay
-
-
-def pool_rows(manifest: Manifest, *, use_unlabelled: bool, max_images: int) -> list[LogoRow]:
-    """The train split and, if wanted, the `unlabelled_rows`; no look-alike of a held-out logo."""
-    rows = manifest.split("train") + (unlabelled_rows(manifest) if use_unlabelled else [])
-    left_out, _ = leave_out(manifest, rows, renders_folder())
-    return stratified_sample([row for row in rows if row not in left_out], max_images)
-
-
-def unlabelled_rows(manifest: Manifest) -> list[LogoRow]:
-    """The rows of the manifest that have no label and, of the icon sets that it names, those of unlabelled.csv.
-
-    Of these, none that is in the manifest or of a held-out group.
-    """
-    rows, sets = manifest.unlabelled, {(row.package, row.version) for row in manifest.rows if row.package != FILES}
-    if sets:
-        pool = [row for row in read_manifest(UNLABELLED).rows if (row.package, row.version) in sets]
-        rows = rows + leave_out_groups(manifest, pool)
-    return rows
-
-
-def leave_out_groups(manifest: Manifest, rows: list[LogoRow]) -> list[LogoRow]:
-    """The rows that are neither in the manifest nor of a held-out group."""
-    listed = {(row.package, row.icon) for row in manifest.rows}
-    held_out = {row.group for row in manifest.split("val", "calib", "test")}
-    return [row for row in rows if (row.package, row.icon) not in listed and row.group not in held_out]
-
-
-def data_inputs(manifest: Manifest, *, use_unlabelled: bool) -> dict[str, str]:
-    """The hashes, for an artifact_key, of the manifest's rows and, where the stage learns from it, the unlabelled pool."""
-    inputs = {"data": data_hash(row_hashes(manifest, manifest.rows))}
-    if use_unlabelled:
-        inputs["pool"] = data_hash(row_hashes(manifest, unlabelled_rows(manifest)))
-    return inputs
-
-
-def thumbnails(manifest: Manifest, rows: list[LogoRow], renders: Path) -> np.ndarray:
-    """(N, 32 * 32 * 3) float32 of mean 0 and length 1: their dot products are correlations."""
-    pixels = map_images(manifest, rows, renders, partial(preprocess, contract=InputContract(32)))
-    flat = np.stack(pixels).reshape(len(rows), -1).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-
-
-def pixels_of(rows: list[LogoRow], manifest: Manifest, contract: InputContract) -> np.ndarray:
-    """(N, S, S, channels) uint8: the rows as the runtime would preprocess them."""
-    return np.stack(map_images(manifest, rows, renders_folder(), partial(preprocess, contract=contract)))
-
-
-def map_images(
-    manifest: Manifest, rows: list[LogoRow], renders: Path, function: Callable[[Image.Image], Read]
-) -> list[Read]:
-    """`function` of each row's image, in order; of the images themselves at most READERS are in memory at a time.
-
-    Raises DatasetError where images are missing, ImageError where one cannot be read.
-    """
-    paths = manifest.image_paths(rows, renders)
-    with ThreadPoolExecutor(min(READERS, count_cores())) as pool:
-        return list(pool.map(lambda path: function(load_image(path)), paths))
-
-
-def shrink(image: Image.Image, longest_px: int) -> Image.Image:
-    """The image, scaled down where its longer side is above `longest_px`."""
-    if max(image.size) <= longest_px:
-        return image
-    return image.resize(letterboxed_size(image.size, longest_px), Image.Resampling.BILINEAR, reducing_gap=3.0)
-
-
-class ImageFiles(Sequence):
-    """The images of files, each decoded whenever it is asked for: memory holds only those that the caller holds."""
-
-    def __init__(self, paths: Sequence[str | Path]):
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        return (
-            [load_image(path) for path in self.paths[index]]
-            if isinstance(index, slice)
-            else load_image(self.paths[index])
-        )

@@ -1,100 +1,98 @@
-"""Which images are copies of one another: one drawing or photograph in other sizes, formats, margins or compression.
+"""Which logos look like a held-out one: whoever learns leaves them out.
 
-Images of one scene are no copies, though photographs of one machine part differ less than copies of logos do. So the
-limit of a class is that at which its own images do not fall together: it is halved until they do not.
+The search compares every image with every held-out one, so its result is kept in the cache, by the images' content.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 
-from logo_edge.likeness.parts import ink_box
-from logo_edge_train.organize.features import lay_out
+from logo_edge.cache import cache_folder
+from logo_edge.files import json_text, write_file
+from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_train.data.images import map_images
+from logo_edge_train.data.manifest import FILES, NOT_A_LOGO, LogoRow, Manifest
+from logo_edge_train.keys import artifact_key, file_hash, versions
 
-SIDE_PX = 32
-HASH_BITS = 64
-MAX_HASH_DISTANCE = 8  # of 64 bits; 94 % of such pairs of the labelled logos are one brand, a third of those at 10 bits
-MAX_ASPECT_CHANGE = 0.1  # relative
-MAX_DISTANCE = 0.35  # root mean square, in standard deviations of an image: a correlation of 0.94
+LOOKALIKE = 0.97  # correlation of two thumbnails
+THUMBNAIL_PX = 32
 LEAST_DISTANCE = 0.001  # below which only files of the same pixels are copies
 MAX_GROUP_SHARE = 0.1  # of a class; more, and the split of 70/10/10/10 cannot be kept
 FEW_COPIES = 4  # that a group may hold in any class
+BLOCK = 1024  # rows whose correlations are in memory at a time
+MADE_WITH = ("numpy", "opencv-python-headless", "pillow")
+
+
+def find_lookalikes(manifest: Manifest, rows: list[LogoRow], renders: Path) -> set[LogoRow]:
+    """The rows whose drawing is nearly that of a val, calib or test logo.
+
+    Nearly: the correlation of their 32 px thumbnails, as the runtime would letterbox them, is above LOOKALIKE or, in a
+    class whose images all look alike, above a limit at which few of them do (`nearest_limit`).
+    """
+    held_out = manifest.split("val", "calib", "test")
+    if not rows or not held_out:
+        return set()
+    correlation = nearest_correlations(manifest, rows, held_out, renders)
+    distance, lookalikes = np.sqrt(np.maximum(2 - 2 * correlation, 0)), set()
+    for label in {row.label for row in rows}:
+        own = [index for index, row in enumerate(rows) if row.label == label]
+        limit = nearest_limit(distance[own], (2 - 2 * LOOKALIKE) ** 0.5)
+        lookalikes |= {rows[index] for index in own if distance[index] <= limit}
+    return lookalikes
+
+
+def nearest_correlations(manifest: Manifest, rows: list[LogoRow], held_out: list[LogoRow], renders: Path) -> np.ndarray:
+    """(N,) float32: the highest correlation of each row's thumbnail with one of the held-out rows'.
+
+    Those that the cache holds are read. Raises DatasetError where images are missing.
+    """
+    learned, kept_out = ([file_hash(path) for path in manifest.image_paths(part, renders)] for part in (rows, held_out))
+    settings = {"held_out": kept_out, "thumbnail_px": THUMBNAIL_PX}
+    path = cache_folder() / "lookalikes" / f"{artifact_key({}, settings, versions(MADE_WITH))[:16]}.json"
+    known = _read_correlations(path)
+    missing = {digest: row for digest, row in zip(learned, rows, strict=True) if digest not in known}
+    if missing:
+        others, block = thumbnails(manifest, held_out, renders).T, list(missing.values())
+        own = thumbnails(manifest, block, renders)
+        highest = np.concatenate([(own[at : at + BLOCK] @ others).max(1) for at in range(0, len(own), BLOCK)])
+        known |= zip(missing, highest.tolist(), strict=True)
+        with suppress(OSError):  # a cache that cannot be written costs the search again
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, json_text(known))
+    return np.array([known[digest] for digest in learned], np.float32)
+
+
+def _read_correlations(path: Path) -> dict[str, float]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or damaged: the search is made again
+        return {}
+
+
+def leave_out(manifest: Manifest, rows: list[LogoRow], renders: Path) -> tuple[set[LogoRow], set[LogoRow]]:
+    """The look-alikes of held-out logos that whoever learns from `rows` must leave out, and those that stay.
+
+    Those that stay are labelled images of the user's, whose split is the user's decision: they are counted and told.
+    """
+    found = find_lookalikes(manifest, rows, renders)
+    stay = {row for row in found if row.package == FILES and row.label not in ("", NOT_A_LOGO)}
+    return found - stay, stay
+
+
+def thumbnails(manifest: Manifest, rows: list[LogoRow], renders: Path) -> np.ndarray:
+    """(N, 32 * 32 * 3) float32 of mean 0 and length 1: their dot products are correlations."""
+    pixels = map_images(manifest, rows, renders, partial(preprocess, contract=InputContract(32)))
+    flat = np.stack(pixels).reshape(len(rows), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
 BLOCK = 1024  # rows of the distance matrix at a time
-
-
-@dataclass(frozen=True)
-class Look:
-    """What of an image is compared: `square` (SIDE_PX, SIDE_PX) float32 of mean 0 and deviation 1, its hash and shape."""
-
-    square: np.ndarray
-    hash: int
-    aspect_ratio: float
-
-
-@dataclass(frozen=True)
-class Groups:
-    """For each image the index of the first of its group, and the limit of each class, MAX_DISTANCE where usual."""
-
-    firsts: list[int]
-    limits: dict[str, float]
-
-
-def look_at(image: Image.Image) -> Look:
-    """The look of an image, which hardly changes with its size, margins, format and compression.
-
-    The logo on its background, cut to its ink, is squeezed to 32 x 32 grey levels.
-    """
-    pixels, ink = lay_out(image)
-    box = ink_box(ink)
-    grey = cv2.cvtColor(np.ascontiguousarray(pixels[box]), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    square = cv2.resize(grey, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
-    aspect_ratio = (box[1].stop - box[1].start) / (box[0].stop - box[0].start)
-    return Look((square - square.mean()) / max(float(square.std()), 1.0), perceptual_hash(square), aspect_ratio)
-
-
-def perceptual_hash(square: np.ndarray) -> int:
-    """64 bits: which of the 64 lowest frequencies of the cosine transform, the mean left out, lie above their median.
-
-    Zauner 2010, "Implementation and benchmarking of perceptual image hash functions". The squeezing loses the aspect
-    ratio, which is compared by itself: letterboxed, all wordmarks would look alike.
-    """
-    down, across = np.indices(square.shape)
-    lowest_first = np.lexsort((across.ravel(), (down + across).ravel()))[1 : HASH_BITS + 1]
-    frequencies = cv2.dct(np.float32(square)).ravel()[lowest_first]  # (64,)
-    return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
-
-
-def group_copies(
-    looks: Sequence[Look], classes: Sequence[str], digests: Sequence[str], *, exact: bool = False
-) -> Groups:
-    """The groups of images that are copies, and of those that a chain of copies connects; with `exact`, of equal files.
-
-    `digests` are the files' hashes: equal files are copies in any case. Two images are copies where their shapes, their
-    hashes and their looks are closer than the limits; that of looks is the smaller of their two classes' limits.
-    """
-    first_of = {}
-    equal = [(first_of.setdefault(digest, index), index) for index, digest in enumerate(digests)]
-    if exact or not looks:
-        return Groups(_connect(len(digests), equal), dict.fromkeys(sorted(set(classes)), 0.0))
-    pairs, distances = _near_pairs(looks)
-    names, codes = np.unique(np.array(classes, object).astype(str), return_inverse=True)
-    limit = np.full(len(names), MAX_DISTANCE)  # of each class
-    while True:
-        firsts = np.array(_connect(len(looks), [*equal, *pairs[distances <= limit[codes[pairs]].min(1)].tolist()]))
-        crowded = [
-            code
-            for code in np.flatnonzero(limit > LEAST_DISTANCE)
-            if _falls_together(firsts[codes == code])
-            and not _in_a_gap(distances[(codes[pairs] == code).any(1)], limit[code], firsts[codes == code])
-        ]
-        if not crowded:
-            return Groups(firsts.tolist(), dict(zip(names.tolist(), limit.tolist(), strict=True)))
-        limit[crowded] /= 2
 
 
 def nearest_limit(nearest: np.ndarray, most: float) -> float:
@@ -111,51 +109,3 @@ def nearest_limit(nearest: np.ndarray, most: float) -> float:
             break
         limit /= 2
     return limit
-
-
-def _falls_together(firsts: np.ndarray) -> bool:
-    """Whether one group holds too much of a class, whose images' groups are `firsts`."""
-    return np.unique(firsts, return_counts=True)[1].max() > max(FEW_COPIES, MAX_GROUP_SHARE * len(firsts))
-
-
-def _in_a_gap(distances: np.ndarray, limit: float, firsts: np.ndarray) -> bool:
-    """Whether a limit separates copies from all else: few pairs lie just above it, and at most half of the images have one."""
-    below, close = int((distances <= limit).sum()), int((distances <= 2 * limit).sum())
-    counts = np.unique(firsts, return_counts=True)[1]
-    return 2 * int(counts[counts > 1].sum()) <= len(firsts) and 2 * (close - below) <= below
-
-
-def _near_pairs(looks: Sequence[Look]) -> tuple[np.ndarray, np.ndarray]:
-    """(P, 2) indices of pairs that may be copies, or lie up to twice as far apart, and the (P,) distances of their looks."""
-    squares = np.stack([look.square.ravel() for look in looks])  # (N, 1024)
-    raw = b"".join(look.hash.to_bytes(HASH_BITS // 8, "big") for look in looks)
-    signs = np.unpackbits(np.frombuffer(raw, np.uint8)).reshape(-1, HASH_BITS).astype(np.float32) * 2 - 1  # (N, 64)
-    logs = np.log(np.array([look.aspect_ratio for look in looks]))
-    lengths = (squares**2).sum(1, dtype=np.float64)
-    pairs, distances = [np.empty((0, 2), int)], [np.empty(0)]
-    for start in range(0, len(looks), BLOCK):
-        block = slice(start, start + BLOCK)
-        near = (HASH_BITS - signs[block] @ signs.T) / 2 <= MAX_HASH_DISTANCE  # (B, N)
-        near &= np.abs(logs[block, None] - logs) <= np.log1p(MAX_ASPECT_CHANGE)
-        apart = (lengths[block, None] + lengths - 2.0 * (squares[block] @ squares.T)) / squares.shape[1]  # squared
-        near &= apart <= (2 * MAX_DISTANCE) ** 2
-        one, other = np.nonzero(np.triu(near, k=start + 1))
-        pairs.append(np.stack([one + start, other], 1))
-        distances.append(np.sqrt(np.maximum(apart[one, other], 0)))
-    return np.concatenate(pairs), np.concatenate(distances)
-
-
-def _connect(count: int, pairs: Sequence[Sequence[int]]) -> list[int]:
-    """For each of `count` the least index that a chain of pairs leads to."""
-    parents = list(range(count))
-
-    def find_root(at: int) -> int:
-        while parents[at] != at:
-            parents[at] = parents[parents[at]]
-            at = parents[at]
-        return at
-
-    for one, other in pairs:
-        first, second = sorted((find_root(one), find_root(other)))
-        parents[second] = first
-    return [find_root(at) for at in range(count)]

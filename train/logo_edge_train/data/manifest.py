@@ -24,6 +24,7 @@ from logo_edge.names import csv_line, join_names, split_names
 
 SPLITS = ("train", "val", "calib", "test")
 FILES = "files"
+NOT_A_LOGO = "not a logo"  # the label of pictures that are none: a further class, whose logit is the constant 0
 
 
 @dataclass(frozen=True)

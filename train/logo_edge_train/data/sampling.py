@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import rankdata
 
 from logo_edge_train.organize.features import LogoMeasurements
 
@@ -70,6 +71,4 @@ def rank_difficulty(measurements: Sequence[LogoMeasurements], classes: np.ndarra
 
 def rank_shares(values: np.ndarray) -> np.ndarray:
     """(N,) in 0 to 1: the mean share of the other values that are smaller, equal ones counting half."""
-    ordered = np.sort(values)
-    below, upto = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
-    return (below + upto - 1) / max(1, 2 * (len(values) - 1))
+    return (rankdata(values) - 1) / max(1, len(values) - 1)

@@ -22,7 +22,6 @@ from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data import draw, marks
 from logo_edge_train.data import icons as fetch
-from logo_edge_train.data.dataset import find_lookalikes, leave_out_groups, unlabelled_rows
 from logo_edge_train.data.draw import KINDS, Sources, draw_pair
 from logo_edge_train.data.icons import (
     DRAWING,
@@ -37,7 +36,9 @@ from logo_edge_train.data.icons import (
     render_svg,
     renders_folder,
 )
+from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.pool import leave_out_groups, unlabelled_rows
 from logo_edge_train.keys import Identity, identify, refuse_other, versions
 from logo_edge_train.organize.describe import THUMBNAIL_PX, write_sheet
 from logo_edge_train.organize.features import map_over_images, measure_file

@@ -25,9 +25,11 @@ from logo_edge.errors import DatasetError
 from logo_edge.likeness.parts import split_drawing
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data.augment import LogoAugmentation
-from logo_edge_train.data.dataset import KEPT_SCALE, leave_out, map_images, pool_rows, shrink
 from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
+from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.data.pool import pool_rows
 from logo_edge_train.recipe import Architecture, FewShotConfig
 
 PARTS = 3  # of a drawing: the whole, and what lies before and behind its widest gap

@@ -28,8 +28,9 @@ from logo_edge.images.load import load_image
 from logo_edge.names import shown
 from logo_edge.tables.journal import walk_images
 from logo_edge_train import distributed
-from logo_edge_train.data.dataset import ImageFiles, data_inputs
+from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.pool import data_inputs
 from logo_edge_train.few_shot.episodes import TASKS, VIEWS, Drawings, EpisodeDataset, check_disjoint, task_rows
 from logo_edge_train.fit import Objective, count_loaders, fit
 from logo_edge_train.keys import (

@@ -75,14 +75,11 @@ def describe_manifest(manifest: Manifest) -> Description:
 
 def cohen_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
     """Agreement of two annotators beyond chance, at most 1; None without pairs or with one class only. Cohen 1960."""
-    if not pairs:
+    from sklearn.metrics import cohen_kappa_score
+
+    if len({name for pair in pairs for name in pair}) < 2:
         return None
-    total = len(pairs)
-    first, second = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
-    by_chance = sum(first[name] * second[name] for name in first) / total**2
-    if by_chance == 1:
-        return None
-    return (sum(one == other for one, other in pairs) / total - by_chance) / (1 - by_chance)
+    return float(cohen_kappa_score(*zip(*pairs, strict=True)))
 
 
 def print_description(description: Description, console=None) -> None:
@@ -191,7 +188,8 @@ def plot_augmented(
     import numpy as np
 
     from logo_edge_train.data.augment import LogoAugmentation, find_partners, mix_views, weaken
-    from logo_edge_train.data.dataset import KEPT_SCALE, check_classes, map_images, shrink
+    from logo_edge_train.data.dataset import check_classes
+    from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
 
     contract, rng, rows = InputContract(size_px=THUMBNAIL_PX), np.random.default_rng(seed), manifest.split("train")
     check_classes(rows, manifest.classes, "train")

@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shlex
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError, ImageError
 from logo_edge.files import json_text, write_file
 from logo_edge.images.load import load_image
 from logo_edge.names import shown
-from logo_edge.tables.journal import walk_images
-from logo_edge_train.data.lookalikes import MAX_DISTANCE, Look, group_copies, look_at
-from logo_edge_train.data.manifest import FILES, SPLITS, LogoRow, read_manifest, write_manifest
+from logo_edge_train.data.manifest import FILES, SPLITS, LogoRow, write_manifest
+from logo_edge_train.organize.duplicates import MAX_DISTANCE, Look, group_copies, look_at
 from logo_edge_train.organize.features import LogoMeasurements, map_over_images, measure_logo
-from logo_edge_train.organize.label_proposer import (
-    SURE_CONFIDENCE,
-    measure_proposal_accuracy,
-    proposal_classes,
-    propose_label,
-)
+from logo_edge_train.organize.label_proposer import SURE_CONFIDENCE, proposal_classes, propose_label
 from logo_edge_train.organize.layout import NOT_UTF8, PlacedImage, read_layout
+from logo_edge_train.organize.manifest_file import digest_file, digests_file
+from logo_edge_train.organize.splits import (
+    SPLIT_SHARES,
+    assign_splits,
+    class_rng,
+    find_uneven_classes,
+    groups_of_classes,
+)
 
-__all__ = [
-    "OrganizeReport",
-    "SkippedFile",
-    "measure_logo",
-    "measure_proposal_accuracy",
-    "organize_folder",
-    "print_report",
-    "propose_label",
-    "split_by_group",
-]
-
-SPLIT_SHARES = {"train": 0.7, "val": 0.1, "calib": 0.1, "test": 0.1}  # 70/20/10, then half of val is calib
-SHARE_TOLERANCE = 0.05  # of a class: a split further from its share, and by more than one image, is reported
 SMALL_CLASSES = STOP, LEAVE_OUT, MERGE = ("stop", "leave-out", "merge")
 MERGED = "other"
 
@@ -113,7 +96,7 @@ def organize_folder(
 
     Labels and splits are those of `layout.read_layout`. Images directly in `folder` are unlabelled: they get a proposed
     label where every class folder is a class of the labelling guide (or there is none), and are only reported otherwise.
-    Copies share a group (`lookalikes.group_copies`; only equal files with `exact_copies`), and no group stands in two
+    Copies share a group (`duplicates.group_copies`; only equal files with `exact_copies`), and no group stands in two
     splits, but for images whose folders give their split: those are never moved. Classes of fewer than four groups stop
     it, are left out, or are merged into a class MERGED. File names that are not UTF-8 are skipped.
 
@@ -162,11 +145,11 @@ def organize_folder(
     kept, below_target = _balance(candidates, target_per_class, seed)
     _check_classes(folder, [c.row.label for c in kept])
     given = tuple(split for split in SPLITS if any(c.row.split == split for c in kept))
-    rows, filled = _split(folder, [c.row for c in kept], given, seed)
+    rows, filled = assign_splits(folder, [c.row for c in kept], given, seed)
     if manifest_path.is_relative_to(cache_folder()):  # in the user's folders nothing is written but what is asked for
         digests = {name: look.digest for name, (_, look) in zip(names, images, strict=True)}
         manifest_path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(_digests_file(manifest_path), json_text({row.icon: digests[row.icon] for row in rows}))
+        write_file(digests_file(manifest_path), json_text({row.icon: digests[row.icon] for row in rows}))
     write_manifest(manifest_path, rows)
     labels_of, splits_of = _values_of_groups(rows, "label"), _values_of_groups(rows, "split")
     proposals = [c for c in kept if c.proposed]
@@ -188,52 +171,8 @@ def organize_folder(
         given=given,
         split_groups=tuple(group for group, splits in splits_of.items() if len(splits) > 1),
         filled=filled,
-        uneven={} if given else _uneven_classes(rows),
+        uneven={} if given else find_uneven_classes(rows),
     )
-
-
-def manifest_of(folder: Path) -> Path:
-    """Where the manifest of a folder of images lies: its own manifest.csv, else, there or not, one in the cache.
-
-    The cache, so that nothing is written into the user's data unless `data organize` is asked to.
-    """
-    own, resolved = folder / "manifest.csv", folder.resolve()
-    if own.exists():
-        return own
-    digest = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:16]
-    return cache_folder() / "manifests" / digest / "manifest.csv"
-
-
-def compare_with_folder(manifest_path: Path, folder: Path) -> str:
-    """What the images of the folder and of its manifest have not in common, and what to do; empty where they are the same.
-
-    Of a manifest in the cache the content of each file is compared too: groups and splits follow the pixels.
-    """
-    manifest = read_manifest(manifest_path)
-    below = manifest.folder.resolve()
-    listed = {os.path.normpath(below / row.icon) for row in manifest.rows if row.package == FILES}
-    present = set(walk_images(folder.resolve()))
-    gone = sum(not os.path.exists(path) for path in listed - present)
-    kept = _digests_file(manifest_path)
-    digests = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    known = [(below / row.icon, digests[row.icon]) for row in manifest.rows if row.icon in digests]
-    changed = sum(path.exists() and _digest(path) != digest for path, digest in known)
-    if not (added := len(present - listed)) and not gone and not changed:
-        return ""
-    again = f"logo-edge data organize {shlex.quote(str(folder))} --out {shlex.quote(str(manifest_path))} --overwrite"
-    return shown(
-        f"{manifest_path} is used as it stands: {added} images of {folder} are not in it (skipped, or added since), and "
-        f"{gone} of its own are gone, {changed} have another content than when it was written. `{again}` writes it again, without what was corrected by hand"
-    )
-
-
-def _digests_file(manifest_path: Path) -> Path:
-    """The JSON beside a manifest in the cache that has the digest of each row's file, by its icon."""
-    return manifest_path.with_suffix(".digests.json")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def print_report(report: OrganizeReport) -> None:
@@ -292,33 +231,6 @@ def describe_report(report: OrganizeReport) -> list[str]:
     return lines
 
 
-def split_by_group(
-    labels: Sequence[str], groups: Sequence[str], *, seed: int, shares: dict[str, float] = SPLIT_SHARES
-) -> list[str]:
-    """train, val, calib or test for each image: 70/10/10/10 in each class, or other `shares`; no group in two splits.
-
-    A group counts for its commonest label. Every class with four groups reaches all four splits. The same arguments
-    give the same splits, and a class's splits do not depend on the other classes.
-    """
-    sizes = Counter(groups)
-    split_of = {}
-    for label, names in _groups_of_classes(labels, groups).items():
-        shuffled = [names[i] for i in _class_rng(seed, label).permutation(len(names))]
-        # the largest first, so that the small ones even out what is missing
-        ordered = sorted(shuffled, key=lambda name: -sizes[name])
-        total = sum(sizes[name] for name in names)
-        missing = {split: share * total for split, share in shares.items()}
-        empty = list(shares)
-        for at, name in enumerate(ordered):
-            choices = empty if len(ordered) - at <= len(empty) else shares
-            split = max(choices, key=missing.__getitem__)
-            split_of[name] = split
-            missing[split] -= sizes[name]
-            if split in empty:
-                empty.remove(split)
-    return [split_of[group] for group in groups]
-
-
 @dataclass(frozen=True)
 class _Examined:
     digest: str
@@ -331,7 +243,7 @@ def _examine(job: tuple[Path, bool]) -> _Examined | str:
     path, is_measured = job
     try:
         image = load_image(path)
-        digest = _digest(path)
+        digest = digest_file(path)
     except (ImageError, OSError) as error:
         return str(error)
     return _Examined(digest, look_at(image), measure_logo(image) if is_measured else None)
@@ -378,7 +290,7 @@ def _balance(candidates: list[_Candidate], target: int | None, seed: int) -> tup
         own = [at for at, c in enumerate(candidates) if c.row.label == label]
         if len(own) < target:
             below_target[label] = len(own)
-        shuffled = [own[i] for i in _class_rng(seed, label).permutation(len(own))]
+        shuffled = [own[i] for i in class_rng(seed, label).permutation(len(own))]
         shuffled.sort(key=lambda at: -candidates[at].confidence)
         turns: Counter[str] = Counter()
         order = []
@@ -387,21 +299,6 @@ def _balance(candidates: list[_Candidate], target: int | None, seed: int) -> tup
             turns[candidates[at].row.group] += 1
         kept |= {at for _, at in sorted(order, key=lambda entry: entry[0])[:target]}
     return [candidates[at] for at in sorted(kept)], below_target
-
-
-def _class_rng(seed: int, label: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(label.encode())])
-
-
-def _groups_of_classes(labels: Sequence[str], groups: Sequence[str]) -> dict[str, list[str]]:
-    """The groups of each class, in order; a group counts for its commonest label."""
-    votes = defaultdict(Counter)
-    for label, group in zip(labels, groups, strict=True):
-        votes[group][label] += 1
-    found = {label: [] for label in sorted(set(labels))}
-    for group in sorted(votes):
-        found[min(votes[group], key=lambda label: (-votes[group][label], label))].append(group)
-    return found
 
 
 def _settle_small(
@@ -431,7 +328,7 @@ def _settle_few_groups(
     """The candidates without classes of too few groups, and those classes' numbers of groups."""
     if any(c.row.split for c in candidates):
         return candidates, {}
-    groups = _groups_of_classes([c.row.label for c in candidates], [c.row.group for c in candidates])
+    groups = groups_of_classes([c.row.label for c in candidates], [c.row.group for c in candidates])
     small = {label: len(names) for label, names in groups.items() if len(names) < len(SPLITS)}
     alone = mode == MERGE and set(small) == {MERGED}  # merging did not help
     _refuse_small(folder, small, STOP if alone else mode, "different images, copies counted once", is_merged=alone)
@@ -466,45 +363,6 @@ def _check_classes(folder: Path, labels: Sequence[str]) -> None:
             f"{shown(str(folder))}: {classes}; expected at least two class folders "
             "(or images directly in the folder, whose labels are proposed)"
         )
-
-
-def _split(
-    folder: Path, rows: list[LogoRow], given: tuple[str, ...], seed: int
-) -> tuple[list[LogoRow], dict[str, int]]:
-    """The rows with their splits, and how many of train's went to each split that no folder gives.
-
-    Rows with a split keep it, but for those of train where another split has no folder: whole groups of them fill it.
-    """
-    if not given:
-        splits = split_by_group([row.label for row in rows], [row.group for row in rows], seed=seed)
-        return [replace(row, split=split) for row, split in zip(rows, splits, strict=True)], {}
-    if "train" not in given:
-        raise DatasetError(f"{shown(str(folder))}: folders for {', '.join(given)} and none for train; add one")
-    missing = [split for split in SPLITS if split not in given]
-    if not missing:
-        return rows, {}
-    fixed = {row.group for row in rows if row.split != "train"}
-    free = [index for index, row in enumerate(rows) if row.split == "train" and row.group not in fixed]
-    shares = {"train": 1 - 0.1 * len(missing), **dict.fromkeys(missing, 0.1)}
-    splits = split_by_group([rows[i].label for i in free], [rows[i].group for i in free], seed=seed, shares=shares)
-    moved = dict(zip(free, splits, strict=True))
-    rows = [replace(row, split=moved.get(index, row.split)) for index, row in enumerate(rows)]
-    return rows, {split: splits.count(split) for split in missing}
-
-
-def _uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...], int]]:
-    """The classes that large groups keep far from SPLIT_SHARES: their shares in percent, the largest group."""
-    uneven = {}
-    for label in sorted({row.label for row in rows}):
-        own = [row for row in rows if row.label == label]
-        splits, groups = Counter(row.split for row in own), Counter(row.group for row in own)
-        tolerance = max(1, SHARE_TOLERANCE * len(own))  # images
-        if max(groups.values()) > tolerance and any(
-            abs(splits[split] - share * len(own)) > tolerance for split, share in SPLIT_SHARES.items()
-        ):
-            shares = tuple(round(100 * splits[split] / len(own)) for split in SPLIT_SHARES)
-            uneven[label] = (shares, max(groups.values()))
-    return uneven
 
 
 def _values_of_groups(rows: list[LogoRow], field: str) -> dict[str, set[str]]:

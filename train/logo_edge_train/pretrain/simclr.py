@@ -19,8 +19,8 @@ from torch.nn import functional
 from logo_edge.errors import DatasetError, RunError
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
-from logo_edge_train.data.dataset import pixels_of
 from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge_train.fit import Objective, count_loaders, fit
 from logo_edge_train.keys import file_hash

@@ -33,7 +33,7 @@ from torch.utils.data import Dataset
 
 from logo_edge.preprocess import InputContract, letterboxed_size
 from logo_edge_train.data.augment import lay_on_background, recolour
-from logo_edge_train.data.dataset import map_images, shrink
+from logo_edge_train.data.images import map_images, shrink
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.models.extractors import measure_colour, measure_shape, measure_text, soft_ink
 from logo_edge_train.recipe import ASPECTS

@@ -10,8 +10,8 @@ from pathlib import Path
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing, write_file
 from logo_edge.names import csv_line, join_names, shown
-from logo_edge_train.data.dataset import unlabelled_rows
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.pool import unlabelled_rows
 
 COLUMNS = ("package", "version", "icon", "label", "corrected", "sure")
 NAMED = 5  # problems that a message tells in full

@@ -29,8 +29,9 @@ from sklearn.preprocessing import StandardScaler
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
 from logo_edge.preprocess import InputContract
-from logo_edge_train.data.dataset import pixels_of, soft_label
+from logo_edge_train.data.dataset import soft_label
 from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import LogoRow, Manifest, targets_of
 from logo_edge_train.keys import artifact_key, data_hash, row_hashes, versions
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from scipy.stats import rankdata
 
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
 from logo_edge.names import csv_line, shown
 from logo_edge_train.console import LiteralTable, literal
-from logo_edge_train.data.dataset import leave_out, unlabelled_rows
 from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.pool import unlabelled_rows
 from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.confident import choose_diverse, find_label_errors
 from logo_edge_train.review.panel import Features, Panel, Tick, review_labels
@@ -132,7 +134,7 @@ def fill_unsaid(said: np.ndarray) -> np.ndarray:
 
 def rank_share(values: np.ndarray) -> np.ndarray:
     """(N,) the share of the values that are at most as great as each."""
-    return np.searchsorted(np.sort(values), values, side="right") / len(values)
+    return rankdata(values, "max") / len(values)
 
 
 def describe_row(

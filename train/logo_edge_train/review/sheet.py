@@ -18,8 +18,8 @@ from PIL import Image
 from logo_edge.files import write_file
 from logo_edge.names import alike, printable
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.data.dataset import map_images
 from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.images import map_images
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.review.corrections import COLUMNS
 from logo_edge_train.review.panel import Tick

@@ -1,0 +1,64 @@
+"""The images of a manifest's rows and of files: decoded one after another, shrunk, or as the runtime would preprocess them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from logo_edge.images.load import load_image
+from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.parallel import count_cores
+
+READERS = 4  # images at full size in memory at a time: a few hundred MB at most
+KEPT_SCALE = 1.5  # longer side of the images held in memory, in input sizes
+
+Read = TypeVar("Read")
+
+
+def map_images(
+    manifest: Manifest, rows: list[LogoRow], renders: Path, function: Callable[[Image.Image], Read]
+) -> list[Read]:
+    """`function` of each row's image, in order; of the images themselves at most READERS are in memory at a time.
+
+    Raises DatasetError where images are missing, ImageError where one cannot be read.
+    """
+    paths = manifest.image_paths(rows, renders)
+    with ThreadPoolExecutor(min(READERS, count_cores())) as pool:
+        return list(pool.map(lambda path: function(load_image(path)), paths))
+
+
+def pixels_of(rows: list[LogoRow], manifest: Manifest, contract: InputContract) -> np.ndarray:
+    """(N, S, S, channels) uint8: the rows as the runtime would preprocess them."""
+    return np.stack(map_images(manifest, rows, renders_folder(), partial(preprocess, contract=contract)))
+
+
+def shrink(image: Image.Image, longest_px: int) -> Image.Image:
+    """The image, scaled down where its longer side is above `longest_px`."""
+    if max(image.size) <= longest_px:
+        return image
+    return image.resize(letterboxed_size(image.size, longest_px), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+class ImageFiles(Sequence):
+    """The images of files, each decoded whenever it is asked for: memory holds only those that the caller holds."""
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        return (
+            [load_image(path) for path in self.paths[index]]
+            if isinstance(index, slice)
+            else load_image(self.paths[index])
+        )

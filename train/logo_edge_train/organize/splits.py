@@ -1,0 +1,101 @@
+"""Groups of images -> train, val, calib and test: shares in each class, no group in two splits."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from logo_edge.errors import DatasetError
+from logo_edge.names import shown
+from logo_edge_train.data.manifest import SPLITS, LogoRow
+
+SPLIT_SHARES = {"train": 0.7, "val": 0.1, "calib": 0.1, "test": 0.1}  # 70/20/10, then half of val is calib
+
+
+SHARE_TOLERANCE = 0.05  # of a class: a split further from its share, and by more than one image, is reported
+
+
+def split_by_group(
+    labels: Sequence[str], groups: Sequence[str], *, seed: int, shares: dict[str, float] = SPLIT_SHARES
+) -> list[str]:
+    """train, val, calib or test for each image: 70/10/10/10 in each class, or other `shares`; no group in two splits.
+
+    A group counts for its commonest label. Every class with four groups reaches all four splits. The same arguments
+    give the same splits, and a class's splits do not depend on the other classes.
+    """
+    sizes = Counter(groups)
+    split_of = {}
+    for label, names in groups_of_classes(labels, groups).items():
+        shuffled = [names[i] for i in class_rng(seed, label).permutation(len(names))]
+        # the largest first, so that the small ones even out what is missing
+        ordered = sorted(shuffled, key=lambda name: -sizes[name])
+        total = sum(sizes[name] for name in names)
+        missing = {split: share * total for split, share in shares.items()}
+        empty = list(shares)
+        for at, name in enumerate(ordered):
+            choices = empty if len(ordered) - at <= len(empty) else shares
+            split = max(choices, key=missing.__getitem__)
+            split_of[name] = split
+            missing[split] -= sizes[name]
+            if split in empty:
+                empty.remove(split)
+    return [split_of[group] for group in groups]
+
+
+def assign_splits(
+    folder: Path, rows: list[LogoRow], given: tuple[str, ...], seed: int
+) -> tuple[list[LogoRow], dict[str, int]]:
+    """The rows with their splits, and how many of train's went to each split that no folder gives.
+
+    Rows with a split keep it, but for those of train where another split has no folder: whole groups of them fill it.
+    """
+    if not given:
+        splits = split_by_group([row.label for row in rows], [row.group for row in rows], seed=seed)
+        return [replace(row, split=split) for row, split in zip(rows, splits, strict=True)], {}
+    if "train" not in given:
+        raise DatasetError(f"{shown(str(folder))}: folders for {', '.join(given)} and none for train; add one")
+    missing = [split for split in SPLITS if split not in given]
+    if not missing:
+        return rows, {}
+    fixed = {row.group for row in rows if row.split != "train"}
+    free = [index for index, row in enumerate(rows) if row.split == "train" and row.group not in fixed]
+    shares = {"train": 1 - 0.1 * len(missing), **dict.fromkeys(missing, 0.1)}
+    splits = split_by_group([rows[i].label for i in free], [rows[i].group for i in free], seed=seed, shares=shares)
+    moved = dict(zip(free, splits, strict=True))
+    rows = [replace(row, split=moved.get(index, row.split)) for index, row in enumerate(rows)]
+    return rows, {split: splits.count(split) for split in missing}
+
+
+def find_uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...], int]]:
+    """The classes that large groups keep far from SPLIT_SHARES: their shares in percent, the largest group."""
+    uneven = {}
+    for label in sorted({row.label for row in rows}):
+        own = [row for row in rows if row.label == label]
+        splits, groups = Counter(row.split for row in own), Counter(row.group for row in own)
+        tolerance = max(1, SHARE_TOLERANCE * len(own))  # images
+        if max(groups.values()) > tolerance and any(
+            abs(splits[split] - share * len(own)) > tolerance for split, share in SPLIT_SHARES.items()
+        ):
+            shares = tuple(round(100 * splits[split] / len(own)) for split in SPLIT_SHARES)
+            uneven[label] = (shares, max(groups.values()))
+    return uneven
+
+
+def groups_of_classes(labels: Sequence[str], groups: Sequence[str]) -> dict[str, list[str]]:
+    """The groups of each class, in order; a group counts for its commonest label."""
+    votes = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        votes[group][label] += 1
+    found = {label: [] for label in sorted(set(labels))}
+    for group in sorted(votes):
+        found[min(votes[group], key=lambda label: (-votes[group][label], label))].append(group)
+    return found
+
+
+def class_rng(seed: int, label: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(label.encode())])
