@@ -13,12 +13,12 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 from logo_edge.errors import ImageError
+from logo_edge.images.iso_boxes import CODESTREAM, MOST_PARTS, jpeg2000_sizes, read_avif, too_many
 
-PNG, CODESTREAM = b"\x89PNG\r\n\x1a\n", b"\xff\x4f\xff\x51"
+PNG = b"\x89PNG\r\n\x1a\n"
 TIFF = {
     b"II*\0": "<",
     b"MM\0*": ">",
@@ -86,13 +86,11 @@ DRAWN_TAGS = frozenset(
         50674,
     )
 )
-MOST_PARTS = 100_000  # chunks, segments or blocks: more are made to waste time
 MOST_GIF_BLOCKS = 1_000_000  # of up to 255 bytes
 MOST_TEXT_BYTES = 1 << 20  # of metadata, unpacked
 TIFF_UNITS = dict(
     zip(range(1, 19), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), strict=True)
 )  # bytes of a value
-TILE_PX = 64  # a tile of JPEG 2000 takes its decoder as much memory as so many pixels squared, however small it is
 
 
 @dataclass(frozen=True)
@@ -151,10 +149,6 @@ def orientation_in_xmp(xmp: bytes) -> int | None:
     return int(match[1]) if match and 1 <= int(match[1]) <= 8 else None
 
 
-def _too_many(parts: str, most: int = MOST_PARTS) -> ImageError:
-    return ImageError(f"more than {most:,} {parts}; save it again with an image editor")
-
-
 def _read_png(data: bytes) -> ImageFile:
     kept, position, orientations, colours = [(b"", data[:8])], 8, [], 0
     ignored: set[bytes] = set()
@@ -182,7 +176,7 @@ def _read_png(data: bytes) -> ImageFile:
             break
         position = end
     else:
-        raise _too_many("chunks")
+        raise too_many("chunks")
     kept_bytes = b"".join(chunk for kind, chunk in kept if kind not in ignored)
     return ImageFile("PNG", kept_bytes, orientation=next(filter(None, orientations), 1))
 
@@ -253,7 +247,7 @@ def _read_jpeg(data: bytes) -> ImageFile:
         elif kind == 0xE1 and data.startswith(XMP, start + 2):
             by_xmp = by_xmp or orientation_in_xmp(data[start + 2 : end])
         position = max(end, start)
-    raise _too_many("segments before its pixels")
+    raise too_many("segments before its pixels")
 
 
 def has_all_scans(data: bytes, components: int) -> bool:
@@ -288,7 +282,7 @@ def _read_gif(data: bytes) -> ImageFile:
         position += 1
         blocks += 1
         if blocks > MOST_GIF_BLOCKS:
-            raise _too_many("blocks", MOST_GIF_BLOCKS)
+            raise too_many("blocks", MOST_GIF_BLOCKS)
         if is_frame or (data[start + 1] == 0xF9 and data[start + 2] == 4):  # a frame, or how it is shown; no comments
             kept.append(data[start:position])
     if block:
@@ -311,41 +305,6 @@ def _ico_sizes(data: bytes) -> Iterator[tuple[int, int]]:
         else:
             width, height = struct.unpack_from("<ii", data, start + 4)
             yield abs(width), abs(height) // 2
-
-
-def _boxes(data: bytes, position: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, stop) of the content of each box of ISO 14496-12 in this range."""
-    for _ in range(MOST_PARTS):
-        if position + 8 > stop:
-            return
-        size, kind = CHUNK_HEAD.unpack_from(data, position)
-        start = position + 8
-        if size == 1:
-            (size,) = struct.unpack_from(">Q", data, start)
-            start += 8
-        end = min(stop, position + size) if size else stop
-        yield kind, start, end
-        position = max(end, start)
-    raise _too_many("boxes")
-
-
-def _jpeg2000_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Of the codestream, and of its tiles. ISO 15444-1, A.5.1."""
-    starts = (
-        [0]
-        if data.startswith(CODESTREAM)
-        else [start for kind, start, _ in _boxes(data, 0, len(data)) if kind == b"jp2c"]
-    )
-    for start in starts:
-        right, bottom, left, top, tile_width, tile_height, tiles_left, tiles_top = struct.unpack_from(
-            ">8I", data, start + 8
-        )
-        yield max(0, right - left), max(0, bottom - top)
-        if tile_width and tile_height:
-            yield (
-                -(-max(0, right - tiles_left) // tile_width) * TILE_PX,
-                -(-max(0, bottom - tiles_top) // tile_height) * TILE_PX,
-            )
 
 
 def _read_tiff(data: bytes) -> ImageFile:
@@ -382,139 +341,8 @@ def _read_tiff(data: bytes) -> ImageFile:
 
 
 def _read_avif(data: bytes) -> ImageFile:
-    """Of the coded pictures, whatever size the container gives them. AVIF 1.1; its EXIF is hidden, as `irot` tells the orientation."""
-    sizes, hidden = [], bytearray(data)
-    for kind, start, stop in _boxes(data, 0, len(data)):
-        if kind == b"meta":
-            inner = {name: (at, end) for name, at, end in _boxes(data, start + 4, stop)}
-            items_start = inner.get(b"idat", (0, 0))[0]
-            if b"iloc" in inner:
-                for pieces in _item_pieces(data, inner[b"iloc"][0], items_start):
-                    sizes += _av1_sizes(b"".join(pieces))
-            if b"iinf" in inner:
-                at, end = inner[b"iinf"]
-                hidden[at:end] = data[at:end].replace(b"Exif", b"free")
-        elif kind == b"moov":
-            for offset in _chunk_offsets(data, start, stop):
-                sizes += _av1_sizes(data[offset:])
-    return ImageFile("AVIF", bytes(hidden), tuple(sizes))
-
-
-def _item_pieces(data: bytes, at: int, idat: int) -> Iterator[list[bytes]]:
-    """The extents of each item of an `iloc` box. ISO 14496-12, 8.11.3."""
-    version, widths = data[at], struct.unpack_from(">H", data, at + 4)[0]
-    offset_bytes, length_bytes, base_bytes, index_bytes = (widths >> shift & 15 for shift in (12, 8, 4, 0))
-    id_bytes = 4 if version == 2 else 2
-    at += 6
-
-    def take(count: int) -> int:
-        nonlocal at
-        at += count
-        if at > len(data):
-            raise IndexError
-        return int.from_bytes(data[at - count : at], "big")
-
-    for _ in range(min(take(id_bytes), MOST_PARTS)):
-        take(id_bytes)
-        origin = idat if version and take(2) & 15 == 1 else 0
-        take(2)
-        base, pieces = take(base_bytes), []
-        for _ in range(min(take(2), MOST_PARTS)):
-            if version:
-                take(index_bytes)
-            start = origin + base + take(offset_bytes)
-            length = take(length_bytes) or len(data)
-            pieces.append(data[start : start + length])
-        yield pieces
-
-
-def _chunk_offsets(data: bytes, start: int, stop: int) -> Iterator[int]:
-    """Where the samples of all tracks lie."""
-    for kind, at, end in _boxes(data, start, stop):
-        if kind in (b"trak", b"mdia", b"minf", b"stbl"):
-            yield from _chunk_offsets(data, at, end)
-        elif kind in (b"stco", b"co64"):
-            width = 4 if kind == b"stco" else 8
-            (count,) = struct.unpack_from(">I", data, at + 4)
-            for index in range(min(count, (end - at - 8) // width, MOST_PARTS)):
-                yield int.from_bytes(data[at + 8 + width * index : at + 8 + width * (index + 1)], "big")
-
-
-def _av1_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Of every sequence header in a row of open bitstream units. AV1 specification, 5.3 and 5.5."""
-    position = 0
-    while position < len(data):
-        head = data[position]
-        position += 2 if head & 4 else 1
-        size, shift = len(data) - position, 0
-        if head & 2:
-            size = 0
-            while position < len(data) and shift < 56:
-                size |= (data[position] & 0x7F) << shift
-                position, shift = position + 1, shift + 7
-                if not data[position - 1] & 0x80:
-                    break
-        if head >> 3 & 15 == 1:
-            with suppress(IndexError):  # no header of a picture
-                yield _sequence_size(data[position : position + 256])
-        if head & 0x80 or (not size and head >> 3 & 15 not in (2, 15)):  # no unit: what follows is something else
-            return
-        position += size
-
-
-def _sequence_size(header: bytes) -> tuple[int, int]:
-    """The largest (width, height) that an AV1 sequence header lets a frame have."""
-    number, left = int.from_bytes(header, "big"), 8 * len(header)
-
-    def take(bits: int) -> int:
-        nonlocal left
-        left -= bits
-        if left < 0:
-            raise IndexError
-        return number >> left & (1 << bits) - 1
-
-    take(4)  # profile, still picture
-    is_reduced = take(1)
-    if is_reduced:
-        take(5)
-    else:
-        _skip_operating_points(take)
-    width_bits, height_bits = take(4) + 1, take(4) + 1
-    width, height = take(width_bits) + 1, take(height_bits) + 1
-    if not is_reduced:  # a frame may have a size of its own, up to twice what honest encoders need these bits for
-        width, height = max(width, 1 << width_bits - 1), max(height, 1 << height_bits - 1)
-    return width, height
-
-
-def _skip_operating_points(take) -> None:
-    decoder_model = 0
-    if take(1):  # timing
-        take(64)
-        if take(1):
-            _skip_exponential(take)
-        decoder_model = take(1)
-        delay_bits = take(5) + 1 if decoder_model else 0
-        if decoder_model:
-            take(42)
-    displays_delay = take(1)
-    for _ in range(take(5) + 1):
-        take(12)
-        if take(5) > 7:
-            take(1)
-        if decoder_model and take(1):
-            take(2 * delay_bits + 1)
-        if displays_delay and take(1):
-            take(4)
-
-
-def _skip_exponential(take) -> None:
-    """An unsigned number in Exp-Golomb code."""
-    zeros = 0
-    while not take(1):
-        zeros += 1
-    if zeros < 32:
-        take(zeros)
+    return ImageFile("AVIF", *read_avif(data))
 
 
 READERS = {"PNG": _read_png, "JPEG": _read_jpeg, "GIF": _read_gif, "TIFF": _read_tiff, "AVIF": _read_avif}
-SIZES = {"ICO": _ico_sizes, "JPEG2000": _jpeg2000_sizes}
+SIZES = {"ICO": _ico_sizes, "JPEG2000": jpeg2000_sizes}

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from logo_edge.errors import ImageError
+from logo_edge.images.depth import BITS_PER_SAMPLE, check_depth, from_array, has_16_bits, to_rgb_or_rgba
 from logo_edge.images.headers import (
     CHUNK_HEAD,
     ORIENTATION,
@@ -78,10 +79,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-DEPTHS = (8, 10, 12, 14, 16)  # bits that samples of 16 bits may use
-FULL_SCALES = (1.0, *(2.0**depth - 1 for depth in DEPTHS))  # of floats: values up to one of these
-OVERSHOOT = 1.25  # of floats beyond their full scale, as resampling leaves it
-BITS_PER_SAMPLE = 258  # of TIFF
 
 
 def load_image(source: ImageSource, *, fast: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -114,7 +111,9 @@ def load_reduced(
         name, image = "the PIL image", source
         _check_pixel_count(image.size, name, max_pixels)
     elif isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels), None
+        if source.ndim in (2, 3):
+            _check_pixel_count(source.shape[1::-1], "the array", max_pixels)
+        return from_array(source), None
     elif isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) > MAX_FILE_BYTES:
             raise ImageError(f"the bytes: more than {MAX_FILE_BYTES:,}, which is what an image file may have")
@@ -225,8 +224,8 @@ def _decode(
         orientation = _orientation(image, file)
         if covered and orientation >= 5:  # lying on its side
             covered = covered[::-1]
-        if _has_deep_colours(image, file):
-            _check_depth(image, name)
+        if has_16_bits(image, file):
+            check_depth(image, name)
         return _upright(image, orientation), covered
     except UnidentifiedImageError:
         raise ImageError(
@@ -393,7 +392,7 @@ def _orientation_of_caller(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return _to_rgb_or_rgba(image.transpose(TURNS[orientation]) if orientation in TURNS else image)
+    return to_rgb_or_rgba(image.transpose(TURNS[orientation]) if orientation in TURNS else image)
 
 
 def _check_pixel_count(size: tuple[int, int], name: str, most: float) -> None:
@@ -402,84 +401,3 @@ def _check_pixel_count(size: tuple[int, int], name: str, most: float) -> None:
         raise ImageError(f"{name}: {width} x {height} pixels; at most {most:,.0f} are read. Scale it down first")
     if width == 0 or height == 0:
         raise ImageError(f"{name}: {width} x {height} pixels; expected at least 1 x 1")
-
-
-def _to_rgb_or_rgba(image: Image.Image) -> Image.Image:
-    mode, clear = image.mode, image.has_transparency_data
-    if mode == "RGBA" or (mode == "RGB" and not clear):
-        return image
-    if mode.startswith("I;16"):
-        values = np.asarray(image)
-        grey = Image.fromarray(_upper_bits(values))
-        if clear:
-            grey.putalpha(Image.fromarray(values != image.info["transparency"]).convert("L"))
-        return grey.convert("RGBA" if clear else "RGB")
-    if mode == "I":
-        return Image.fromarray(_upper_bits(np.asarray(image))).convert("RGB")
-    if mode == "F":
-        return Image.fromarray(_scale_floats(np.asarray(image))).convert("RGB")
-    if mode == "La":
-        image = image.convert("LA")  # the only way out that Pillow has
-    return image.convert("RGBA" if clear else "RGB")
-
-
-def _upper_bits(values: np.ndarray) -> np.ndarray:
-    """uint8: the upper eight of the bits that these integers use. Cameras and scanners write 10, 12 or 14 in 16."""
-    top = int(values.max())
-    depth = next((depth for depth in DEPTHS if top < 1 << depth), None)
-    if depth is None:
-        raise ImageError(f"found integers up to {top:,}; expected samples of up to 16 bits. Scale them first")
-    return (np.maximum(values, 0) >> depth - 8).astype(np.uint8)
-
-
-def _scale_floats(values: np.ndarray) -> np.ndarray:
-    """uint8, of floats from 0 to 1 or, as their largest tells, to the largest value of 8 to 16 bits; NaN is 0."""
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, top = float(values.min()), float(values.max())
-    full_scale = next((scale for scale in FULL_SCALES if top <= OVERSHOOT * scale), 0.0)
-    if not full_scale or (full_scale == 255.0 and top < 16) or low < (1 - OVERSHOOT) * full_scale:
-        raise ImageError(
-            f"found floats from {low:.3g} to {top:.3g}; expected 0 to 1, or values of 8 to 16 bits. Scale them first"
-        )
-    return (np.clip(values * (255.0 / full_scale), 0, 255) + 0.5).astype(np.uint8)
-
-
-def _has_deep_colours(image: Image.Image, file: ImageFile) -> bool:
-    """Whether Pillow took the upper 8 of 16 bits a channel."""
-    if image.mode not in ("RGB", "RGBA", "LA"):
-        return False
-    if image.format == "PNG":
-        return file.data[24] == 16
-    return image.format == "TIFF" and image.tag_v2.get(BITS_PER_SAMPLE, (8,))[0] == 16
-
-
-def _check_depth(image: Image.Image, name: str) -> None:
-    """Raises ImageError where these colours are black since they use the lower bits of 16 alone."""
-    top = max(high for _, high in image.getextrema())
-    if 0 < top < 16:
-        raise ImageError(
-            f"{name}: samples of 16 bits that use 12 of them or fewer; scale them to all 16, or save 8 bits"
-        )
-
-
-def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ImageError(
-            f"found an array of shape {array.shape}; expected (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA"
-        )
-    _check_pixel_count((array.shape[1], array.shape[0]), "the array", max_pixels)
-    if array.dtype == np.bool_:
-        array = array.astype(np.uint8) * 255
-    elif array.dtype.newbyteorder("=") == np.uint16:
-        array = _upper_bits(array)
-    elif array.dtype.kind == "f":
-        low, high = float(np.min(array)), float(np.max(array))
-        if not (low >= 0.0 and high <= 1.0):
-            raise ImageError(f"found floats from {low:.3g} to {high:.3g}; expected 0 to 1 (or uint8 from 0 to 255)")
-        array = (array * 255.0 + 0.5).astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise ImageError(f"found an array of {array.dtype}; expected bool, uint8, uint16 or floats in 0 to 1")
-    image = Image.fromarray(np.ascontiguousarray(array))
-    return image.convert("RGB") if image.mode == "L" else image
