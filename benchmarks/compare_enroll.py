@@ -152,7 +152,7 @@ def measure(split: Split, views: np.ndarray, count: int, head: str, penalty: flo
 
 
 def ridge(support: np.ndarray, labels: np.ndarray, queries: np.ndarray, penalty: float) -> np.ndarray:
-    """(M, N): ridge regression with an intercept, as `logo_edge_train.few_shot.run.ridge_logits`."""
+    """(M, N): ridge regression with an intercept, as `logo_edge_train.few_shot.methods.ridge_logits`."""
     targets = 2.0 * np.eye(KEPT)[labels] - 1
     centre, intercept = support.mean(0), targets.mean(0)
     centred = support - centre

@@ -13,7 +13,7 @@ from timm.data import Mixup
 
 from logo_edge.errors import RecipeError
 from logo_edge.preprocess import InputContract
-from logo_edge_train.data.augment import Intensity, LogoAugmentation, Mixing, mix_views, weaken
+from logo_edge_train.data.augment import Intensity, LogoAugmentation, Mixing, mix_pair, weaken
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
 from logo_edge_train.organize.features import LogoMeasurements, measure_logo
@@ -193,7 +193,7 @@ def test_mixup_mixes_as_timm_does():
     np.random.seed(5)
     planes = torch.from_numpy(views).permute(0, 3, 1, 2).float()
     expected, targets = Mixup(1.0, 0.0, label_smoothing=0.0, num_classes=2, mode="batch")(planes, torch.tensor([0, 1]))
-    mixed, share = mix_views("mixup", *views, float(targets[0, 0]), np.random.default_rng(0))
+    mixed, share = mix_pair("mixup", *views, float(targets[0, 0]), np.random.default_rng(0))
     assert 0.05 < share < 0.95
     assert np.abs(mixed - expected[0].permute(1, 2, 0).numpy()).max() <= 0.51
 
@@ -203,7 +203,7 @@ def test_cutmix_pastes_a_box_and_the_share_is_what_is_left():
     black, white = np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)
     before = np.random.get_state()[1].copy()
     for seed in range(40):
-        mixed, share = mix_views("cutmix", black, white, 0.7, np.random.default_rng(seed))
+        mixed, share = mix_pair("cutmix", black, white, 0.7, np.random.default_rng(seed))
         rows, columns = np.nonzero(mixed[:, :, 0])
         assert share == pytest.approx((mixed == 0).mean())
         assert (mixed[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == 255).all()

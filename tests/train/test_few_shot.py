@@ -22,8 +22,8 @@ from logo_edge_train.commands import print_found, print_sorted
 from logo_edge_train.data import pool
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import LogoRow, read_manifest, write_manifest
-from logo_edge_train.few_shot import episodes
-from logo_edge_train.few_shot import run as few_shot
+from logo_edge_train.few_shot import classify, episodes
+from logo_edge_train.few_shot.classify import classify_files, classify_images
 from logo_edge_train.few_shot.episodes import (
     PARTS,
     VIEWS,
@@ -35,19 +35,8 @@ from logo_edge_train.few_shot.episodes import (
     split_drawing,
     task_rows,
 )
-from logo_edge_train.few_shot.run import (
-    Maml,
-    Prototypes,
-    build_network,
-    classify_files,
-    classify_images,
-    evaluate_few_shot,
-    few_shot_objective,
-    prototype_logits,
-    read_few_shot,
-    ridge_logits,
-    train_few_shot,
-)
+from logo_edge_train.few_shot.methods import Maml, Prototypes, few_shot_objective, prototype_logits, ridge_logits
+from logo_edge_train.few_shot.run import build_network, evaluate_few_shot, read_few_shot, train_few_shot
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import FewShotConfig, FewShotFit
 from logo_edge_train.recipe_io import recipe_from_dict
@@ -504,7 +493,7 @@ def test_a_wrong_setting_is_refused_by_the_name_of_the_key(table, named):
 
 def test_files_of_any_name_are_sorted_and_printed_and_damaged_ones_reported(hostile_tree, monkeypatch, capsys):
     monkeypatch.setattr(
-        few_shot, "classify_images", lambda network, support, images, device: [{"ok": 1.0, "a|b": 0.0} for _ in images]
+        classify, "classify_images", lambda network, support, images, device: [{"ok": 1.0, "a|b": 0.0} for _ in images]
     )
     paths = [Path(path) for path in find_images([str(hostile_tree.root)])]
     records = classify_files(None, hostile_tree.root, paths, CPU)

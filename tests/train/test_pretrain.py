@@ -34,7 +34,7 @@ from logo_edge_train.pretrain.simclr import (
     pretrain,
     start_from,
 )
-from logo_edge_train.pretrain.views import MEASURED_PX, AspectViews, InkDataset, Pair, find_neighbours
+from logo_edge_train.pretrain.views import NEIGHBOUR_PX, AspectViews, InkDataset, Pair, find_neighbours
 from logo_edge_train.progress import describe_epoch
 from logo_edge_train.recipe import ASPECTS, Architecture, AspectConfig, PretrainConfig, PretrainFit, SamConfig
 from logo_edge_train.recipe_io import recipe_from_dict
@@ -330,7 +330,7 @@ def test_the_second_view_is_of_the_partner_in_the_aspect():
 
 
 def test_neighbours_are_those_of_the_aspect():
-    flat, fading = (np.full((2, MEASURED_PX, MEASURED_PX, 3), 255, np.uint8) for _ in range(2))
+    flat, fading = (np.full((2, NEIGHBOUR_PX, NEIGHBOUR_PX, 3), 255, np.uint8) for _ in range(2))
     ramp = np.linspace(40, 200, 48).astype(np.uint8)
     for place, half in enumerate(
         (slice(0, 48), slice(48, 96))
@@ -345,7 +345,7 @@ def test_neighbours_are_those_of_the_aspect():
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 0), (2, 2), (9, 3)])
 def test_there_are_at_most_as_many_neighbours_as_other_logos(count, expected):
-    pixels = np.random.default_rng(0).integers(0, 256, (4, MEASURED_PX, MEASURED_PX, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, NEIGHBOUR_PX, NEIGHBOUR_PX, 3), dtype=np.uint8)
     near = find_neighbours(pixels, count)
     assert near.shape == (4, 4, expected)
     assert all(index not in near[:, index] for index in range(4)), "no logo is a neighbour of itself"

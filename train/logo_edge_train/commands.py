@@ -552,7 +552,8 @@ def few_shot_classify(
     need_torch()
     from logo_edge.tables.journal import find_images
     from logo_edge_train.device import pick_device
-    from logo_edge_train.few_shot.run import classify_files, frozen_network, read_few_shot
+    from logo_edge_train.few_shot.classify import classify_files, frozen_network
+    from logo_edge_train.few_shot.run import read_few_shot
 
     if not support.is_dir():
         raise typer.BadParameter(f"{support} is no folder; expected one with a subfolder of images for each class")

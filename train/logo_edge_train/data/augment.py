@@ -265,7 +265,7 @@ def find_partners(pairs: Sequence[str], labels: Sequence[str]) -> dict[str, np.n
     return {name: partners for name, partners in found.items() if len(partners)}
 
 
-def mix_views(
+def mix_pair(
     kind: str, one: np.ndarray, other: np.ndarray, share: float, random: np.random.Generator
 ) -> tuple[np.ndarray, float]:
     """Two (S, S, 3) uint8 views in one, and the share of it that is the first's."""

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.data.augment import INTENSITIES, Intensity, LogoAugmentation, Mixing, mix_views, weaken
+from logo_edge_train.data.augment import INTENSITIES, Intensity, LogoAugmentation, Mixing, mix_pair, weaken
 from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
 from logo_edge_train.data.manifest import NOT_A_LOGO, LogoRow, Manifest, targets_of
 from logo_edge_train.organize.features import LogoMeasurements, map_over_images, measure_file
@@ -90,7 +90,7 @@ class LogoDataset(Dataset):
             random = np.random.default_rng((self.seed, epoch, index, 1))
             if drawn := self.mixing.draw(index, random):
                 kind, partner, share = drawn
-                pixels, share = mix_views(kind, pixels, self._view(epoch, partner), share, random)
+                pixels, share = mix_pair(kind, pixels, self._view(epoch, partner), share, random)
                 target = (share * target + (1 - share) * self.targets[partner]).astype(np.float32)
                 weight = share * weight + (1 - share) * self.weights[partner]
         return (

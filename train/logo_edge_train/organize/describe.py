@@ -187,7 +187,7 @@ def plot_augmented(
     """
     import numpy as np
 
-    from logo_edge_train.data.augment import LogoAugmentation, find_partners, mix_views, weaken
+    from logo_edge_train.data.augment import LogoAugmentation, find_partners, mix_pair, weaken
     from logo_edge_train.data.dataset import check_classes
     from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
 
@@ -218,7 +218,7 @@ def plot_augmented(
                 others = [other for other in partners.get(label, ()) if other != index]
                 view = np.full_like(plain[0], 255)
                 if others:
-                    view, _ = mix_views(kind, plain[index], plain[int(rng.choice(others))], 0.6, rng)
+                    view, _ = mix_pair(kind, plain[index], plain[int(rng.choice(others))], 0.6, rng)
                 mixed.append(view)
             lines[f"{kind} {pair}"] = mixed
     write_sheet(lines, path)

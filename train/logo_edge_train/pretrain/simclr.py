@@ -27,7 +27,7 @@ from logo_edge_train.keys import file_hash
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.optim import is_perturbed
 from logo_edge_train.pretrain.probe import features_of, neighbour_probe
-from logo_edge_train.pretrain.views import MEASURED_PX, AspectViews, InkDataset, find_neighbours
+from logo_edge_train.pretrain.views import NEIGHBOUR_PX, AspectViews, InkDataset, find_neighbours
 from logo_edge_train.recipe import ASPECTS, Architecture, PretrainConfig
 from logo_edge_train.runs import load_weights, save_member, write_json
 from logo_edge_train.state import read_history
@@ -63,7 +63,7 @@ def pretrain(
     report({"kind": "start", "name": name, "stem": f"pretrain-{path.stem}", "note": note})
     difficulty = Difficulty(config, read_history(state))
     views = AspectViews(InputContract(architecture.size_px), difficulty.strengths)
-    neighbours = find_neighbours(pixels_of(rows, manifest, InputContract(MEASURED_PX)), config.neighbours)
+    neighbours = find_neighbours(pixels_of(rows, manifest, InputContract(NEIGHBOUR_PX)), config.neighbours)
     dataset = InkDataset(
         manifest, rows, renders_folder(), size_px=architecture.size_px, seed=config.seed, neighbours=neighbours
     )

@@ -39,7 +39,7 @@ from logo_edge_train.models.extractors import measure_colour, measure_shape, mea
 from logo_edge_train.recipe import ASPECTS
 
 LEVELS = 50  # of strength, that differ: the transforms are made once for each
-MEASURED_PX = 96  # the size at which neighbours are found, whatever the network sees
+NEIGHBOUR_PX = 96  # side of the pictures by which neighbours are found, whatever the network sees
 LAYOUT = 16  # cells a side
 FAR = 3.0  # standard deviations, beyond which a statistic moves a logo no further from others
 BATCH = 64
@@ -87,7 +87,7 @@ def _ink_of(image: Image.Image, size_px: int) -> np.ndarray:
 def find_neighbours(pixels: np.ndarray, count: int) -> np.ndarray:
     """(4, N, k) int: for each of ASPECTS the indices of the logos nearest to each of N in that aspect, the nearest first.
 
-    pixels: (N, MEASURED_PX, MEASURED_PX, 3) uint8; k is `count`, or N - 1 where there are no more. Nearest by the Euclidean
+    pixels: (N, NEIGHBOUR_PX, NEIGHBOUR_PX, 3) uint8; k is `count`, or N - 1 where there are no more. Nearest by the Euclidean
     distance of standardised statistics (models/extractors.py), for geometry of where the ink is.
     """
     count = min(count, len(pixels) - 1)
