@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,11 @@ from PIL import Image
 
 from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 
-RED_AND_BLUE = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+Colour = tuple[int, int, int]
+RED_AND_BLUE: dict[str, Colour] = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+COLOURS: dict[str, Colour] = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
+MUTED: dict[str, Colour] = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+EIGHT_EACH = {"train": 8, "val": 8, "calib": 8}
 
 
 def marked(colour: str | tuple[int, int, int], size: tuple[int, int] = (20, 20)) -> Image.Image:
@@ -20,15 +25,29 @@ def marked(colour: str | tuple[int, int, int], size: tuple[int, int] = (20, 20))
     return image
 
 
-def write_squares(folder: Path, colours: dict[str, tuple[int, int, int]] = RED_AND_BLUE) -> Path:
-    """The manifest of squares in the folder: 8 of each colour in train, val and calib each, no two of which look alike."""
+def write_squares(
+    folder: Path,
+    colours: Mapping[str, Colour] = RED_AND_BLUE,
+    counts: Mapping[str, int | Mapping[str, int]] = EIGHT_EACH,
+    *,
+    framed: bool = False,
+) -> Path:
+    """The manifest of squares in the folder, no two of which look alike; `counts` are by split, or by split and label.
+
+    They are mosaics of two shades or, with `framed`, of one colour in a frame of noise.
+    """
     random, rows = np.random.default_rng(0), []
     for label, colour in colours.items():
-        for split in ("train", "val", "calib"):
-            for index in range(8):
-                shade = np.kron(random.choice([0.1, 1.0], (5, 5, 1)), np.ones((8, 8, 1)))  # (40, 40, 1)
+        for split, count in counts.items():
+            for index in range(count if isinstance(count, int) else count[label]):
+                if framed:
+                    pixels = random.integers(0, 255, (40, 40, 4), dtype=np.uint8)
+                    pixels[8:32, 8:32, :3] = colour
+                else:
+                    shade = np.kron(random.choice([0.1, 1.0], (5, 5, 1)), np.ones((8, 8, 1)))  # (40, 40, 1)
+                    pixels = (np.array(colour) * shade).astype(np.uint8)
                 name = f"{label}-{split}-{index}.png"
-                Image.fromarray((np.array(colour) * shade).astype(np.uint8)).save(folder / name)
+                Image.fromarray(pixels).save(folder / name)
                 rows.append(LogoRow(FILES, "", name, name, label, (label,), True, split))
     write_manifest(folder / "manifest.csv", rows)
     return folder / "manifest.csv"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interrupted import Interrupted
 from pictures import write_squares
 from PIL import Image
 
@@ -268,10 +269,6 @@ def trained(tmp_path_factory):
     )
     train_ensemble(folder / "manifest.csv", recipe, folder / "run", device=CPU, report=lambda _: None)
     return folder
-
-
-class Interrupted(Exception):
-    """What a person's Ctrl-C does."""
 
 
 def test_an_interrupted_student_goes_on_with_the_same_settings_and_begins_again_with_others(

@@ -7,10 +7,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from interrupted import Interrupted
+from pictures import MUTED, write_squares
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge_compress.search import search as stage
@@ -35,10 +35,6 @@ RATES = {"epochs": 12, "warmup_epochs": 4, "batch_size": 6, "alpha_rate": 0.1, "
 TIMES = ("seconds", "images_per_s")
 
 
-class Interrupted(Exception):
-    """What a person's Ctrl-C does, at a chosen epoch."""
-
-
 class HalfBlind(Supernet):
     """A supernet whose first backbone sees nothing: only the second can tell logos apart."""
 
@@ -55,15 +51,7 @@ class Blind(torch.nn.Module):
 @pytest.fixture
 def logos(tmp_path) -> Manifest:
     """Three classes by colour: 12 logos to learn from and 4 on each of val and calib, of each."""
-    random, rows = np.random.default_rng(0), []
-    for label, colour in (("red", (200, 30, 30)), ("green", (30, 200, 30)), ("blue", (30, 30, 200))):
-        for index, split in enumerate(["train"] * 12 + ["val"] * 4 + ["calib"] * 4):
-            pixels = random.integers(0, 255, (40, 40, 4), dtype=np.uint8)
-            pixels[8:32, 8:32, :3] = colour
-            Image.fromarray(pixels).save(tmp_path / f"{label}-{index}.png")
-            rows.append(LogoRow(FILES, "", f"{label}-{index}.png", f"{label}-{index}", label, (label,), True, split))
-    write_manifest(tmp_path / "manifest.csv", rows)
-    return read_manifest(tmp_path / "manifest.csv")
+    return read_manifest(write_squares(tmp_path, MUTED, {"train": 12, "val": 4, "calib": 4}, framed=True))
 
 
 def recipe_of(**settings) -> Recipe:

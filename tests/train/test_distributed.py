@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pictures import COLOURS, write_squares
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import default_collate
@@ -27,7 +27,7 @@ from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
 from logo_edge_train.data.augment import Intensity
 from logo_edge_train.data.dataset import LogoDataset
-from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
+from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.evaluate import predict_logits
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import SupervisedObjective, supervised_objective
@@ -40,7 +40,6 @@ RANKS, TIMEOUT_S = 2, 240
 SHARP = SamConfig("asam", rho=0.5, adapt=1.0)
 ONE_STEP = FitConfig(epochs=1, batch_size=24, gradient_clip=1e9)  # of 24 logos: the gradients stay behind it
 EPOCHS = FitConfig(epochs=3, batch_size=8, accumulate=2)  # 3 steps per epoch
-COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 COUNTS = {"red": 14, "green": 7, "blue": 3}  # of train: their weights differ, and so do those of the ranks' shares
 
 
@@ -65,14 +64,7 @@ class Plain(nn.Module):
 
 
 def write_logos(folder: Path) -> None:
-    random, rows = np.random.default_rng(0), []
-    for label, colour in COLOURS.items():
-        for index, split in enumerate(["train"] * COUNTS[label] + ["val"] * 3 + ["calib"] * 2 + ["test"] * 2):
-            shade = np.kron(random.choice([0.1, 1.0], (5, 5, 1)), np.ones((8, 8, 1)))  # no two look alike
-            name = f"{label}-{index}.png"
-            Image.fromarray((np.array(colour) * shade).astype(np.uint8)).save(folder / name)
-            rows.append(LogoRow(FILES, "", name, name, label, (label,), True, split))
-    write_manifest(folder / "manifest.csv", rows)
+    write_squares(folder, COLOURS, {"train": COUNTS, "val": 3, "calib": 2, "test": 2})
 
 
 def read_logos(folder: Path, split: str = "train") -> LogoDataset:

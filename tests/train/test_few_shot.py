@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interrupted import Interrupted
 from PIL import Image, ImageDraw
 from sklearn.linear_model import RidgeClassifier
 from torch.nn import functional
@@ -55,10 +56,6 @@ CONFIG = FewShotConfig(
     fit=FewShotFit(epochs=3, batch_size=2, learning_rate=1e-3, ema_decay=0.995, frozen_blocks=-1),
 )
 KINDS = ("disc", "bars")
-
-
-class Interrupted(Exception):
-    """What a person's Ctrl-C does, at a chosen epoch."""
 
 
 @pytest.fixture

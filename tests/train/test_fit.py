@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from interrupted import Interrupted
 from torch import nn
 from typer.testing import CliRunner
 
@@ -22,7 +22,7 @@ from logo_edge_train import resources
 from logo_edge_train import train as train_module
 from logo_edge_train.commands import train
 from logo_edge_train.data.dataset import LogoDataset, check_classes, class_weights, soft_label
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, write_manifest
 from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.estimate import extrapolate, finish
 from logo_edge_train.evaluate import ensemble_logits, predict_logits
@@ -38,24 +38,6 @@ CPU = torch.device("cpu")
 CONFIG = FitConfig(epochs=3, batch_size=4, warmup_epochs=1.0)
 MODEL = "mobilenetv3_small_050"
 TEACHER = f"{MODEL}@32"
-
-
-class Interrupted(Exception):
-    """What a person's Ctrl-C does, at a chosen epoch."""
-
-
-@pytest.fixture
-def logos(tmp_path) -> Manifest:
-    """Three classes by colour: 8 logos to learn from and 4 to measure on, of each."""
-    random, rows = np.random.default_rng(0), []
-    for label, colour in (("red", (200, 30, 30)), ("green", (30, 200, 30)), ("blue", (30, 30, 200))):
-        for index, split in enumerate(["train"] * 8 + ["val"] * 4 + ["calib"] * 4 + ["test"] * 4):
-            pixels = random.integers(0, 255, (40, 40, 4), dtype=np.uint8)
-            pixels[8:32, 8:32, :3] = colour
-            Image.fromarray(pixels).save(tmp_path / f"{label}-{index}.png")
-            rows.append(LogoRow(FILES, "", f"{label}-{index}.png", f"{label}-{index}", label, (label,), True, split))
-    write_manifest(tmp_path / "manifest.csv", rows)
-    return read_manifest(tmp_path / "manifest.csv")
 
 
 def fit_logos(manifest: Manifest, state, *, config=CONFIG, stop_at: tuple | None = None):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from interrupted import Interrupted
 from pictures import write_squares
 from PIL import Image
 
@@ -36,10 +37,6 @@ RECIPE = recipe_from_dict(
         },
     }
 )
-
-
-class Interrupted(Exception):
-    """What a person's Ctrl-C does."""
 
 
 @pytest.fixture

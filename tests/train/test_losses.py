@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
+from interrupted import Interrupted
+from pictures import MUTED, write_squares
 from torch.nn import functional
 from torch_uncertainty.losses import ConfidencePenaltyLoss, FocalLoss
 
@@ -18,7 +19,7 @@ from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
 from logo_edge_train.data.augment import Intensity
 from logo_edge_train.data.dataset import LogoDataset
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import RECALL_MOMENTUM, SupervisedObjective, penalise_errors, supervised_objective
@@ -212,22 +213,10 @@ def test_all_ranks_learn_what_one_process_learns_from_the_whole_batch(monkeypatc
         assert torch.allclose(fresh.intensity.losses, alone.intensity.losses)
 
 
-class Interrupted(Exception):
-    """What a person's Ctrl-C does, at a chosen epoch."""
-
-
 @pytest.fixture
 def logos(tmp_path) -> Manifest:
     """Twelve red, six green and three blue logos to learn from."""
-    random, rows = np.random.default_rng(0), []
-    for label, colour, count in (("red", (200, 30, 30), 12), ("green", (30, 200, 30), 6), ("blue", (30, 30, 200), 3)):
-        for index in range(count):
-            pixels = random.integers(0, 255, (40, 40, 4), dtype=np.uint8)
-            pixels[8:32, 8:32, :3] = colour
-            Image.fromarray(pixels).save(tmp_path / f"{label}-{index}.png")
-            rows.append(LogoRow(FILES, "", f"{label}-{index}.png", f"{label}-{index}", label, (label,), True, "train"))
-    write_manifest(tmp_path / "manifest.csv", rows)
-    return read_manifest(tmp_path / "manifest.csv")
+    return read_manifest(write_squares(tmp_path, MUTED, {"train": {"red": 12, "green": 6, "blue": 3}}, framed=True))
 
 
 EVERYTHING = TeacherFit(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interrupted import Interrupted
 from PIL import Image, ImageDraw
 from torch import nn
 
@@ -54,10 +55,6 @@ CONFIG = PretrainConfig(
     fit=PretrainFit(epochs=6, batch_size=16, learning_rate=5e-3),
 )
 SIZE_PX = 96
-
-
-class Interrupted(Exception):
-    """What a person's Ctrl-C does, at a chosen epoch."""
 
 
 def draw_logos(folder: Path, *, swap_labels: bool = False) -> Path:

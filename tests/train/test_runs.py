@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from pictures import write_squares
+from interrupted import Interrupted
+from pictures import COLOURS, write_squares
 from typer.testing import CliRunner
 
 from logo_edge import files
@@ -24,7 +25,6 @@ from logo_edge_train.state import save_modules
 from logo_edge_train.tracker import Tracker
 from logo_edge_train.train import train_ensemble
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 STUDENT = {
     "chosen": "test_resnet@32",
     "method": "minmax",
@@ -44,10 +44,6 @@ STUDENT = {
         },
     ],
 }
-
-
-class Interrupted(Exception):
-    """What a person's Ctrl-C does."""
 
 
 def train(manifest, folder, *, epochs: int, stop_after: int | None = None):

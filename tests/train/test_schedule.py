@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from interrupted import Interrupted
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
@@ -30,10 +31,6 @@ EVERYTHING = TeacherFit(
     phases=PhasesConfig(ranger_epochs=3, ranger_rate=1e-3, finetune_epochs=2, finetune_rate=1e-4, restarts=1),
 )
 PHASES = ["warm-up", *["asam"] * 3, *["ranger"] * 3, *["fine-tune"] * 2]  # of each epoch's last step
-
-
-class Interrupted(Exception):
-    """What a person's Ctrl-C does."""
 
 
 class Noise:

@@ -10,10 +10,10 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from interrupted import Interrupted
+from pictures import COLOURS, write_squares
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
@@ -24,7 +24,7 @@ from logo_edge.preprocess import InputContract
 from logo_edge_train import parallel, tracker
 from logo_edge_train.commands import train
 from logo_edge_train.data.dataset import LogoDataset
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.evaluate import accuracy_on
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
@@ -42,25 +42,12 @@ CONFIG = FitConfig(epochs=3, batch_size=4)  # of 24 logos: 6 steps per epoch
 STEPS = 6
 NAME, STEM = "teacher 1/1 test_resnet@32", "member-0"
 START = {"kind": "start", "name": NAME, "stem": STEM}
-COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
-
-
-class Interrupted(Exception):
-    """What a person's Ctrl-C does, at a chosen report."""
 
 
 @pytest.fixture
 def logos(tmp_path) -> Manifest:
     """Three classes by colour: 8 logos to learn from and 4 on each other split, of each."""
-    random, rows = np.random.default_rng(0), []
-    for label, colour in COLOURS.items():
-        for index, split in enumerate(["train"] * 8 + ["val"] * 4 + ["calib"] * 4):
-            shade = np.kron(random.choice([0.1, 1.0], (5, 5, 1)), np.ones((8, 8, 1)))  # no two look alike
-            name = f"{label}-{index}.png"
-            Image.fromarray((np.array(colour) * shade).astype(np.uint8)).save(tmp_path / name)
-            rows.append(LogoRow(FILES, "", name, name, label, (label,), True, split))
-    write_manifest(tmp_path / "manifest.csv", rows)
-    return read_manifest(tmp_path / "manifest.csv")
+    return read_manifest(write_squares(tmp_path, COLOURS, {"train": 8, "val": 4, "calib": 4}))
 
 
 def fit_logos(manifest: Manifest, folder, report, *, model="test_resnet", size_px=32, config=CONFIG) -> list[dict]:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
+from interrupted import Interrupted
 from torch import nn
 from torch_uncertainty.layers.bayesian import BayesLinear
 from torch_uncertainty.losses import ELBOLoss
@@ -22,7 +22,7 @@ from logo_edge.probabilities import softmax
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.images import pixels_of
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, targets_of, write_manifest
+from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
@@ -40,24 +40,6 @@ from logo_edge_train.uncertainty import BayesianObjective, decompose, sample_log
 CPU = torch.device("cpu")
 MODEL = "test_resnet"  # timm's smallest: its dropout is a function, that of test_vit a layer
 BAYES = BayesConfig(enabled=True, kl_warmup_epochs=2)
-
-
-class Interrupted(Exception):
-    """What a person's Ctrl-C does, at the end of a chosen epoch."""
-
-
-@pytest.fixture
-def logos(tmp_path) -> Manifest:
-    """Three classes by colour: 8 logos to learn from, 4 each to choose, calibrate and report on."""
-    random, rows = np.random.default_rng(0), []
-    for label, colour in (("red", (200, 30, 30)), ("green", (30, 200, 30)), ("blue", (30, 30, 200))):
-        for index, split in enumerate(["train"] * 8 + ["val"] * 4 + ["calib"] * 4 + ["test"] * 4):
-            pixels = random.integers(0, 255, (40, 40, 4), dtype=np.uint8)
-            pixels[8:32, 8:32, :3] = colour
-            Image.fromarray(pixels).save(tmp_path / f"{label}-{index}.png")
-            rows.append(LogoRow(FILES, "", f"{label}-{index}.png", f"{label}-{index}", label, (label,), True, split))
-    write_manifest(tmp_path / "manifest.csv", rows)
-    return read_manifest(tmp_path / "manifest.csv")
 
 
 def members(count: int = 5, logos: int = 40, classes: int = 4) -> np.ndarray:
@@ -266,7 +248,7 @@ def test_the_draws_are_dropout_s_own_distribution():
 
 def test_one_draw_is_one_set_of_weights_for_all_logos():
     network = seeded()
-    network.learn_deviations(replace(BAYES, first_deviation=0.5))
+    network.learn_deviations(BAYES.prior_deviation, 0.5)
     pixels = np.repeat(np.random.default_rng(2).integers(0, 256, (1, 32, 32, 3), np.uint8), 40, axis=0)  # two batches
     draws = sample_logits(network, pixels, CPU, samples=3)
     assert np.abs(draws - draws[:, :1]).max() < 1e-5
