@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from logo_edge_compress.compress import PAGE, REPORT, TARGETS
+from logo_edge_compress.report import REPORT
+from logo_edge_compress.targets import TARGETS
 from logo_edge_report import charts
 from logo_edge_report.report import render_page
 from logo_edge_report.sections import Exhibit, Panel, Section, Table, slices_exhibit, stages_exhibit
 from logo_edge_train.runs import write_text
 
+PAGE = "compress_report.html"
 BACKENDS = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",

@@ -116,10 +116,11 @@ def compress_command(
 ) -> None:
     """Exit status: 0 every bundle packed, 1 some could not be packed, 2 none could, or wrong usage."""
     need_onnx()
-    from logo_edge_compress.compress import TARGETS, check_targets, with_recipe, work_folder
     from logo_edge_compress.compress import compress as compress_run
     from logo_edge_compress.report import print_candidates, print_stages
     from logo_edge_compress.select import Limits
+    from logo_edge_compress.targets import TARGETS, check_targets
+    from logo_edge_compress.work import with_recipe, work_folder
     from logo_edge_train.data.outliers import families_of
     from logo_edge_train.device import pick_device
     from logo_edge_train.recipe_io import load_recipe
@@ -218,7 +219,7 @@ def calibrate_command(
     need_onnx()
     from logo_edge.bundle.calibration import Mode
     from logo_edge.bundle.record import read_bundle
-    from logo_edge_compress.pack import read_config, recalibrate
+    from logo_edge_compress.recalibrate import read_config, recalibrate
     from logo_edge_train.data.icons import renders_folder
     from logo_edge_train.data.manifest import read_manifest
 
@@ -239,7 +240,7 @@ def calibrate_command(
 
 def say_weaknesses(bundle: Bundle) -> None:
     """Prints what the bundle does not promise and the classes that it misses."""
-    from logo_edge_compress.pack import find_weaknesses
+    from logo_edge_compress.card import find_weaknesses
 
     for weakness in find_weaknesses(bundle):
         typer.echo(printable(f"{bundle.folder}: {weakness}"), err=True)

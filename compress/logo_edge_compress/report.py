@@ -1,11 +1,122 @@
-"""The tables at the end of a compression: every candidate on val, and every stage of what was packed."""
+"""What a compression reports: the record of every candidate and stage, as JSON and as printed tables."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+
+import numpy as np
 from rich.console import Console
 
-from logo_edge_compress.figures import named_slices
+from logo_edge.bundle.calibration import Calibration, Mode, Scaling
+from logo_edge.decision import calibrated_logits, is_answered, logo_score
+from logo_edge.probabilities import softmax
+from logo_edge.timing import Latency
+from logo_edge_compress.candidates.measure import Measured
+from logo_edge_compress.candidates.store import Candidate
+from logo_edge_compress.figures import named_slices, summarize_rows
+from logo_edge_compress.timing import Cost
+from logo_edge_compress.verify import Parity
+from logo_edge_compress.work import Split
 from logo_edge_train.console import LiteralTable, literal
+from logo_edge_train.evaluate import ensemble_logits
+from logo_edge_train.runs import Run
+
+REPORT = "compress_report.json"
+RECORDED = (
+    "title",
+    "student",
+    "name",
+    "precision",
+    "backend",
+    "status",
+    "reason",
+    "seconds",
+    "files",
+)  # of a Candidate
+RECORDED_OF_ITS_RECORD = ("parity", "epistemic_rank_correlation", "verified_by", "not_done", "sensitivity")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the compression: its logits on every split, its size and single-image latency on one thread.
+
+    `latency` is measured by `measure_side_by_side`; None for a stage in PyTorch, which is not timed.
+    """
+
+    name: str
+    logits: dict[str, np.ndarray]
+    size_bytes: int
+    latency: Latency | None
+    temperature: float = 1.0
+    parity: Parity | None = None
+    scaling: Scaling | None = None
+
+    def calibrated(self, split: str) -> np.ndarray:
+        """The (N, K) logits whose softmax is the stage's probabilities."""
+        return calibrated_logits(self.logits[split], self.temperature, self.scaling)
+
+
+def teachers_stage(run: Run, splits: dict[str, Split]) -> Stage:
+    """The first stage: the ensemble of the teachers."""
+    logits = {name: ensemble_logits(run.member_logits(name)) for name in splits}
+    count = len(run.record["members"])
+    size_bytes = sum(run.load_member(index).float32_bytes for index in range(count))
+    return Stage(f"{count} teachers, PyTorch", logits, size_bytes, None, run.temperature)
+
+
+def candidate_stage(name: str, measured: Measured) -> Stage:
+    """A candidate before calibration."""
+    candidate, cost = measured.candidate, measured.cost
+    latency = Latency(cost.p50_ms, cost.p90_ms, cost.p99_ms, cost.runs) if isinstance(cost, Cost) else None
+    parity = Parity(**candidate.record["parity"])
+    return Stage(name, candidate.logits(), candidate.size_bytes, latency, parity=parity)
+
+
+def describe_stage(stage: Stage, splits: dict[str, Split], labels: tuple[str, ...]) -> dict:
+    """The stage for JSON, with its figures on val and test."""
+    reported = {name: split for name, split in splits.items() if name != "calib"}
+    return {
+        "stage": stage.name,
+        "size_bytes": stage.size_bytes,
+        "temperature": stage.temperature,
+        "scaling": asdict(stage.scaling) if stage.scaling else None,
+        "latency": asdict(stage.latency) if stage.latency else None,
+        "parity": asdict(stage.parity) if stage.parity else None,
+        **{name: summarize_rows(stage.calibrated(name), split.rows, labels) for name, split in reported.items()},
+    }
+
+
+def describe_abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration) -> dict:
+    """Coverage and error among the answered logos of each split, at the packed thresholds; those of strict under its name."""
+
+    def selection(mode: Mode) -> dict:
+        figures = {}
+        for name, split in splits.items():
+            probabilities = softmax(stage.calibrated(name))
+            answered = is_answered(calibration, mode, probabilities.max(1), logo_score(stage.logits[name]))
+            wrong = probabilities.argmax(1) != split.targets
+            risk = float(wrong[answered].mean()) if answered.any() else 0.0
+            figures[name] = {"coverage": float(answered.mean()), "risk": risk}
+        return {"threshold": calibration.abstain_below[mode], **figures}
+
+    familiarity = calibration.familiarity and asdict(calibration.familiarity)
+    return {**selection(Mode.BALANCED), "familiarity": familiarity, Mode.STRICT.value: selection(Mode.STRICT)}
+
+
+def describe_candidate(candidate: Candidate, measured: Measured | None) -> dict:
+    """The candidate for JSON: what it is, its outcome and, where it was made, its figures on val."""
+    record = {name: getattr(candidate, name) for name in RECORDED}
+    record |= {name: candidate.record.get(name) for name in RECORDED_OF_ITS_RECORD}
+    if measured is None:
+        return record
+    cost = measured.cost
+    figures = {name: value for name, value in vars(measured.row).items() if name not in ("correct", "cost", *record)}
+    return {
+        **record,
+        **figures,
+        "cost": asdict(cost) if isinstance(cost, Cost) else None,
+        "not_measured": cost if isinstance(cost, str) else "",
+    }
 
 
 def print_candidates(record: dict, console: Console | None = None) -> None:

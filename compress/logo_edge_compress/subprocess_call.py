@@ -1,4 +1,4 @@
-"""Work in a process of its own: a converter that crashes, hangs or is killed spoils nothing but its own result."""
+"""Runs a function in a separate process, so that a converter that crashes, hangs or is killed affects only its own result."""
 
 from __future__ import annotations
 
@@ -17,77 +17,87 @@ from typing import Any
 from logo_edge.errors import LogoEdgeError
 from logo_edge_train.parallel import PR_SET_PDEATHSIG
 
-PRELOADED = "logo_edge_compress.candidates.plan"
-GRACE_S = 30.0  # for a process that gave its result to end by itself
-LAST_WORDS = 300  # characters of a crashed process's log that its error quotes
+GRACE_S = 30.0  # for a process to exit by itself after it has sent its result
+LOG_TAIL = 300  # characters of a crashed process's log that its error quotes
 
 
-class ApartError(LogoEdgeError):
-    """A process of its own ended without a result: it raised, crashed, was killed, or ran out of time."""
+class SubprocessError(LogoEdgeError):
+    """The process ended without a result: it raised, crashed, was killed, or ran out of time."""
 
 
-class OutOfTimeError(ApartError):
-    """It was still running when its time was over."""
+class OutOfTimeError(SubprocessError):
+    """The process was still running at its deadline."""
 
 
-class Apart:
-    """A function at work in a process of its own; what it sends through its connection comes out of `receive`.
+class Subprocess:
+    """A function that runs in a separate process; `receive` returns what it sends through its connection.
 
-    `function(*arguments, connection)` is found by its name, so it is a module's, and its arguments can be pickled. What
-    it prints, and what native code writes to stderr, goes to the file `log`. It is killed when this process dies.
+    The process calls `function(*arguments, connection)`. The function is pickled by its name, so it must be defined at
+    module level, and its arguments must be picklable. What it prints, and what native code writes to stderr, goes to the
+    file `log`. The process is killed when this process dies.
     """
 
-    def __init__(self, function: Callable, arguments: tuple, log: Path, *, bare: bool = False):
-        """With `bare` the process has loaded nothing but the function's own module; else it begins with PyTorch loaded."""
+    def __init__(self, function: Callable, arguments: tuple, log: Path, *, preload: str | None = None):
+        """Starts the process.
+
+        With `preload`, it is forked from a server that has imported this module, where the system has fork servers. All
+        such processes share the server, so the first call's module counts. Else it is a fresh interpreter.
+        """
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        method = "spawn" if bare or "forkserver" not in multiprocessing.get_all_start_methods() else "forkserver"
+        method = "forkserver" if preload and "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":
-            context.set_forkserver_preload([PRELOADED])  # once for all: it takes seconds
+            context.set_forkserver_preload([preload])
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_begin, args=(function, arguments, theirs, log))
+        self.process = context.Process(target=_run, args=(function, arguments, theirs, log))
         self.process.start()
         theirs.close()
 
     def receive(self, deadline: float = float("inf")) -> Any:
-        """The next thing that it sends. `deadline` is of `time.monotonic`.
+        """The next value that the function sends. `deadline` is a value of `time.monotonic`.
 
-        Raises ApartError where it raised or died, OutOfTimeError where the deadline passes; it is then killed.
+        Raises SubprocessError where the function raised or the process died, OutOfTimeError where the deadline passes;
+        the process is then killed.
         """
         try:
-            left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
-            if not self.connection.poll(left):
+            remaining_s = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+            if not self.connection.poll(remaining_s):
                 self.close()
                 raise OutOfTimeError("stopped: its time was over")
             kind, value = self.connection.recv()
         except (EOFError, ConnectionResetError) as error:
-            self.process.join()
-            raise ApartError(f"{_describe_end(self.process.exitcode)}{self._last_words()}") from error
+            raise self._ended() from error
         if kind == "error":
             self.close()
-            raise ApartError(value)
+            raise SubprocessError(value)
         return value
 
     def send(self, value: Any) -> None:
         try:
             self.connection.send(value)
         except OSError as error:
-            self.process.join()
-            raise ApartError(f"{_describe_end(self.process.exitcode)}{self._last_words()}") from error
+            raise self._ended() from error
 
     def close(self) -> None:
-        """Kills it where it still runs."""
+        """Kills the process if it still runs."""
         self.process.kill()
         self.process.join()
         self.connection.close()
 
-    def _last_words(self) -> str:
-        words = self.log.read_text(encoding="utf-8", errors="replace").strip() if self.log.exists() else ""
-        return f"; its last words, in {self.log}: {words[-LAST_WORDS:]}" if words else ""
+    def _ended(self) -> SubprocessError:
+        """The error that says how the process ended, with the end of its log."""
+        self.process.join()
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            ending = f"the process was ended by {signal.Signals(-code).name}"
+        else:
+            ending = f"the process ended with status {code} and no result"
+        text = self.log.read_text(encoding="utf-8", errors="replace").strip() if self.log.exists() else ""
+        return SubprocessError(ending + (f"; the end of its log, {self.log}: {text[-LOG_TAIL:]}" if text else ""))
 
 
-def run_apart(
+def call_in_subprocess(
     function: Callable,
     arguments: tuple,
     log: Path,
@@ -95,28 +105,29 @@ def run_apart(
     report: Callable[[dict], None] = lambda _: None,
     deadline: float = float("inf"),
 ) -> Any:
-    """What `function(*arguments, report)` gives, computed in a process of its own; its reports come out here.
+    """The result of `function(*arguments, report)`, computed in a separate process that has the function's module loaded.
 
-    Raises ApartError where it raised or died, OutOfTimeError where it still runs at the deadline.
+    Each report of the function is passed to `report` here. Raises SubprocessError where the function raised or the
+    process died, OutOfTimeError where it still runs at the deadline.
     """
-    apart = Apart(_call, (function, arguments), log)
+    process = Subprocess(_send_result, (function, arguments), log, preload=function.__module__)
     try:
         while True:
-            kind, value = apart.receive(deadline)
+            kind, value = process.receive(deadline)
             if kind == "result":
-                apart.process.join(GRACE_S)  # killed, it would leave its semaphores behind
+                process.process.join(GRACE_S)  # if it were killed, it would leave its semaphores behind
                 return value
             report(value)
     finally:
-        apart.close()
+        process.close()
 
 
-def _call(function: Callable, arguments: tuple, connection: _Sender) -> None:
+def _send_result(function: Callable, arguments: tuple, connection: _Connection) -> None:
     connection.send(("result", function(*arguments, lambda item: connection.send(("report", item)))))
 
 
-class _Sender:
-    """The worker's end of the connection."""
+class _Connection:
+    """The child's end of the connection."""
 
     def __init__(self, connection: Connection):
         self.connection = connection
@@ -128,25 +139,19 @@ class _Sender:
         return self.connection.recv()
 
 
-def _begin(function: Callable, arguments: tuple, connection: Connection, log: Path) -> None:
+def _run(function: Callable, arguments: tuple, connection: Connection, log: Path) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a fork server ends with the process that it serves
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which kills this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and kills this process
     with log.open("w", encoding="utf-8") as file:
         sys.stdout.flush()
         sys.stderr.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            function(*arguments, _Sender(connection))
+            function(*arguments, _Connection(connection))
         except LogoEdgeError as error:
             connection.send(("error", str(error)))
         except BaseException as error:
             traceback.print_exc()
             connection.send(("error", f"{type(error).__name__}: {error}"))
-
-
-def _describe_end(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"the process was ended by {signal.Signals(-code).name}"
-    return f"the process ended with status {code} and no result"

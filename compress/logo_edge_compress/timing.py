@@ -14,7 +14,7 @@ import numpy as np
 
 from logo_edge.preprocess import InputContract
 from logo_edge_compress.onnx.graph import LOGITS
-from logo_edge_compress.subprocess_call import Apart, ApartError
+from logo_edge_compress.subprocess_call import Subprocess, SubprocessError
 from logo_edge_compress.verify import Forward, open_artifact
 
 ROUNDS = 11
@@ -50,35 +50,36 @@ class Opened:
 
 def measure_side_by_side(artifacts: dict[str, Opened], logs: Path) -> dict[str, Cost | str]:
     """The cost of each artifact, or why it has none: what its process died of."""
-    found: dict[str, Cost | str] = {}
-    open_now: dict[str, Apart] = {}
+    costs: dict[str, Cost | str] = {}
+    processes: dict[str, Subprocess] = {}
     times: dict[str, list[np.ndarray]] = {}
     runs: dict[str, int] = {}
     try:
-        for name, artifact in artifacts.items():  # one after the other, so that none is warmed up while another loads
-            apart = open_now[name] = Apart(serve, (artifact,), logs / f"measure-{len(open_now)}.log", bare=True)
+        for name, artifact in artifacts.items():  # one at a time, so that none is warmed up while another loads
+            log = logs / f"measure-{len(processes)}.log"
+            process = processes[name] = Subprocess(serve, (artifact,), log)
             try:
-                usual_ms = apart.receive(time.monotonic() + START_S)
+                usual_ms = process.receive(time.monotonic() + START_S)
                 runs[name], times[name] = int(np.clip(1e3 * ROUND_S / usual_ms, *RUNS)), []
-            except ApartError as error:
-                found[name] = str(error)
+            except SubprocessError as error:
+                costs[name] = str(error)
         for _ in range(ROUNDS):
-            for name in [name for name in times if name not in found]:
+            for name in [name for name in times if name not in costs]:
                 try:
-                    open_now[name].send(runs[name])
-                    times[name].append(open_now[name].receive(time.monotonic() + START_S))
-                except ApartError as error:
-                    found[name] = str(error)
-        for name in [name for name in times if name not in found]:
+                    processes[name].send(runs[name])
+                    times[name].append(processes[name].receive(time.monotonic() + START_S))
+                except SubprocessError as error:
+                    costs[name] = str(error)
+        for name in [name for name in times if name not in costs]:
             try:
-                open_now[name].send(0)
-                found[name] = _cost(times[name], open_now[name].receive(time.monotonic() + START_S))
-            except ApartError as error:
-                found[name] = str(error)
+                processes[name].send(0)
+                costs[name] = _cost(times[name], processes[name].receive(time.monotonic() + START_S))
+            except SubprocessError as error:
+                costs[name] = str(error)
     finally:
-        for apart in open_now.values():
-            apart.close()
-    return {name: found[name] for name in artifacts}
+        for process in processes.values():
+            process.close()
+    return {name: costs[name] for name in artifacts}
 
 
 def is_slower(cost: Cost, other: Cost) -> bool:

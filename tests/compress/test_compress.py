@@ -22,10 +22,11 @@ from logo_edge import Classifier
 from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, read_bundle
 from logo_edge.errors import BundleError, SelectionError
 from logo_edge.preprocess import InputContract
-from logo_edge_compress import compress as compression
-from logo_edge_compress.candidates import plan as candidates
-from logo_edge_compress.candidates.plan import Candidate, Task, plan_candidates
-from logo_edge_compress.compress import _next, compress
+from logo_edge_compress.candidates import measure, plan
+from logo_edge_compress.candidates import pack as candidate_packing
+from logo_edge_compress.candidates.plan import make_candidates
+from logo_edge_compress.candidates.store import Task, outcome
+from logo_edge_compress.compress import compress
 from logo_edge_compress.convert.artifacts import read_source
 from logo_edge_compress.convert.tensorrt import unsupported_operators
 from logo_edge_compress.distill.distill import Lesson, attack_views, distill, distillation_objective
@@ -103,7 +104,7 @@ def compress_run(folder, out, say=lambda _: None, **options):
 def equal_costs(monkeypatch):
     """Every artifact costs the same, and none is opened and timed, which takes seconds each."""
     cost = Cost(1.0, 1.0, 1.0, 1.0, 11, (1.0,) * 11, 100.0)
-    monkeypatch.setattr(compression, "measure_side_by_side", lambda artifacts, logs: dict.fromkeys(artifacts, cost))
+    monkeypatch.setattr(measure, "measure_side_by_side", lambda artifacts, logs: dict.fromkeys(artifacts, cost))
 
 
 def test_the_bundle_is_as_accurate_from_files_as_its_report_says(folder):
@@ -221,14 +222,14 @@ def test_where_no_candidate_meets_the_limits_nothing_is_packed_and_the_report_sa
 
 
 def test_one_target_that_cannot_be_packed_is_a_line_of_the_report_and_the_others_are_packed(folder, monkeypatch):
-    pack = compression.pack_bundle
+    pack = candidate_packing.pack_bundle
 
     def refuse_web(bundle, model, out, extra):
         if bundle.provenance["target"] == "web":
             raise BundleError("it does not open")
         return pack(bundle, model, out, extra)
 
-    monkeypatch.setattr(compression, "pack_bundle", refuse_web)
+    monkeypatch.setattr(candidate_packing, "pack_bundle", refuse_web)
     bundles, record = compress(
         folder / "run",
         folder / "both",
@@ -257,14 +258,14 @@ def test_a_limit_of_size_leaves_the_candidates_that_fit(folder):
 
 def test_a_crashed_and_a_killed_converter_spoil_their_own_candidates_only(folder, monkeypatch, equal_costs):
     said: list[str] = []
-    monkeypatch.setattr(candidates, "make_int8", faulty_converters.abort)
-    monkeypatch.setattr(candidates, "make_fp16", faulty_converters.get_killed)
+    monkeypatch.setattr(plan, "make_int8", faulty_converters.abort)
+    monkeypatch.setattr(plan, "make_fp16", faulty_converters.get_killed)
     record = compress_run(folder, folder / "survived", said.append, limits=Limits(size_mb=5.0))
     outcome = {entry["name"]: (entry["status"], entry["reason"]) for entry in record["candidates"]}
     assert outcome["fp32"] == ("made", "")
     assert outcome["fp16"][0] == outcome["int8-minmax"][0] == outcome["int8-percentile"][0] == "failed"
     assert "ended by SIGKILL" in outcome["fp16"][1]
-    assert "ended by SIGABRT; its last words" in outcome["int8-minmax"][1]
+    assert "ended by SIGABRT; the end of its log" in outcome["int8-minmax"][1]
     assert "free(): invalid pointer" in outcome["int8-minmax"][1]
     assert "int8-tuned" not in outcome, "there is nothing to tune"
     assert record["targets"]["cpu"]["method"] == "fp32"
@@ -525,23 +526,13 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
 
 
 def test_layers_go_back_to_fp32_where_no_int8_holds_its_parent(folder, tmp_path):
-    plans = plan_candidates(
-        Task(
-            read_run(folder / "run"),
-            read_manifest(folder / "manifest.csv"),
-            Architecture(MODEL, 32),
-            tmp_path,
-            tmp_path,
-            "it",
-        ),
-        tmp_path,
-        set(),
-    )
-    names, made = [], None
-    while (plan := _next(plans, made)) is not None:
-        names.append(plan.name)
-        status, files = ("refused", {}) if plan.precision == "int8" else ("made", {"it.onnx": ""})
-        made = Candidate("it", plan.name, plan.precision, plan.backend, tmp_path, status, files=files)
+    run, manifest = read_run(folder / "run"), read_manifest(folder / "manifest.csv")
+    task = Task(run, manifest, Architecture(MODEL, 32), tmp_path, tmp_path, "it")
+
+    def refuse_int8(plan):
+        return outcome(task, plan, "refused" if plan.precision == "int8" else "made")
+
+    names = [candidate.name for candidate in make_candidates(task, set(), refuse_int8)]
     assert names == ["fp32", "fp16", "int8-minmax", "int8-percentile", "int8-mixed"]
 
 
@@ -572,7 +563,9 @@ def test_a_servers_bundle_holds_the_teachers_and_says_what_they_disagree_on(fold
 
 def test_what_is_not_measured_here_is_not_held_to_a_latency_and_can_be_exported(folder):
     record = compress_run(folder, folder / "page", targets=("web", "torchscript"), limits=Limits(latency_ms=1000.0))
-    assert "The limit of 1000 ms is not held for web: nothing here measures it." in record["targets"]["web"]["sentence"]
+    assert (
+        "The limit of 1000 ms is not checked for web: nothing here measures it." in record["targets"]["web"]["sentence"]
+    )
     assert record["targets"]["web"]["limits"]["latency_ms"] is None
     assert record["targets"]["torchscript"]["limits"]["latency_ms"] == 1000.0
     assert set(read_source(folder / "run").graphs) >= {"fp32"}

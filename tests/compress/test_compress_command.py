@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 from logo_edge.errors import MissingExtraError, RunError, SelectionError
 from logo_edge_compress import commands
 from logo_edge_compress import compress as stage
-from logo_edge_compress.candidates.plan import Candidate
+from logo_edge_compress import targets as target_checks
+from logo_edge_compress.candidates import measure as measuring
+from logo_edge_compress.candidates.store import Candidate
 from logo_edge_compress.commands import calibrate, compress, export, search
-from logo_edge_compress.compress import TARGETS, check_targets
 from logo_edge_compress.convert.tensorrt import why_no_engine
 from logo_edge_compress.select import Limits
+from logo_edge_compress.targets import TARGETS, check_targets
 from logo_edge_compress.timing import Cost
 from logo_edge_train.commands import few_shot, train
 from logo_edge_train.runs import Run, write_run_record
@@ -54,7 +56,7 @@ def run_of(teachers: int, **distill) -> Run:
 
 def test_a_latency_that_cannot_be_measured_here_is_no_limit_to_hold():
     run = run_of(2)
-    with pytest.raises(SelectionError, match=r"--max-latency-ms 2 cannot be held here \(web: a browser runs it\)"):
+    with pytest.raises(SelectionError, match=r"--max-latency-ms 2 cannot be checked here \(web: a browser runs it\)"):
         check_targets(run, ("web",), Limits(latency_ms=2))
     check_targets(run, ("web",), Limits(size_mb=1))
     check_targets(run, ("cpu", "web"), Limits(latency_ms=2))  # it holds of one of them
@@ -75,7 +77,7 @@ def test_a_servers_bundle_of_one_teacher_is_refused_at_the_start(targets, left):
 def test_what_one_teacher_cannot_say_and_a_library_that_is_missing_are_refused_at_the_start(monkeypatch):
     with pytest.raises(RunError, match="has one teacher, which disagrees with nobody"):
         check_targets(run_of(1, epistemic="dirichlet"), ("cpu",), Limits())
-    monkeypatch.setattr(stage, "find_spec", lambda name: None)
+    monkeypatch.setattr(target_checks, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"logo-edge\[openvino\]"):
         check_targets(run_of(2), ("cpu", "openvino"), Limits())
     check_targets(run_of(2), ("cpu", "web"), Limits())
@@ -133,8 +135,8 @@ def test_a_timing_that_failed_is_taken_again_and_one_that_succeeded_is_kept(tmp_
         calls.append(list(artifacts))
         return answers[len(calls) - 1]
 
-    monkeypatch.setattr(stage, "measure_side_by_side", measure)
-    found = [stage._measure(made, tmp_path, lambda _: None) for _ in range(3)]
+    monkeypatch.setattr(measuring, "measure_side_by_side", measure)
+    found = [measuring.measure_costs(made, tmp_path, lambda _: None) for _ in range(3)]
     assert [complete for _, complete in found] == [False, True, True]
     assert calls == [["s@32, fp32", "s@32, fp16"]] * 2, "both again, by turns; the third call reads what is kept"
     assert found[0][0]["s@32, fp16"] == "the process was ended by SIGKILL"

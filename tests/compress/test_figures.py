@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from logo_edge.bundle.record import read_bundle
+from logo_edge_compress.card import model_card
 from logo_edge_compress.figures import named_slices, summarize_rows
-from logo_edge_compress.pack import model_card
 from logo_edge_compress.report import print_stages
 from logo_edge_train.data.manifest import LogoRow
 

@@ -15,8 +15,11 @@ from pictures import write_squares
 from PIL import Image
 
 from logo_edge.errors import RunError
-from logo_edge_compress.candidates import plan as candidates
-from logo_edge_compress.candidates.plan import Candidate, Task, candidate_key, plan_candidates, plan_members
+from logo_edge_compress.candidates import plan as planning
+from logo_edge_compress.candidates import store
+from logo_edge_compress.candidates.members import plan_members
+from logo_edge_compress.candidates.plan import make_candidates
+from logo_edge_compress.candidates.store import Plan, Task, candidate_key, outcome
 from logo_edge_compress.compress import compress, compression_key
 from logo_edge_compress.convert.artifacts import read_source
 from logo_edge_compress.distill import distill as distillation
@@ -127,7 +130,7 @@ class Workshop:
         write_manifest(folder / "manifest.csv", rows)
         for name in ("teacher", CHECKPOINT, "student.safetensors", "pool.csv"):
             (folder / name).write_bytes(b"first")
-        for name in ("body", "fp32", *(f"int8-{method}" for method in ("minmax", "percentile"))):
+        for name in ("body", "student-fp32", *(f"int8-{method}" for method in ("minmax", "percentile"))):
             (folder / f"{name}.onnx").write_bytes(model)
         for name in ("val", "calib", "fitting"):
             np.save(folder / f"{name}.npy", np.zeros(3))
@@ -152,27 +155,18 @@ class Workshop:
             **{plan.name: candidate_key(task, plan) for plan in [*self.plans(task), *plan_members(task, 1)]},
         }
 
-    def plans(self, task: Task):
-        """Every plan of the student; of each it is said that it succeeded, percentile the closest."""
-        asked, made = plan_candidates(task, self.folder / "student.safetensors", {"onnxruntime", "openvino"}), None
-        while True:
-            try:
-                plan = asked.send(made)
-            except StopIteration:
-                return
-            file = plan.name if (self.folder / f"{plan.name}.onnx").exists() else "fp32"
+    def plans(self, task: Task) -> list[Plan]:
+        """Every plan of the student, where each one succeeds and percentile is the closest."""
+        plans = []
+
+        def make(plan):
+            plans.append(plan)
+            file = plan.name if (self.folder / f"{plan.name}.onnx").exists() else "student-fp32"
             record = {"parity": {"kl_nats": 0.1 if plan.name == "int8-percentile" else 0.2}}
-            made = Candidate(
-                NETWORK,
-                plan.name,
-                plan.precision,
-                plan.backend,
-                self.folder,
-                "made",
-                files={f"{file}.onnx": "1"},
-                record=record,
-            )
-            yield plan
+            return outcome(task, plan, "made", files={f"{file}.onnx": "1"}, record=record)
+
+        make_candidates(task, {"onnxruntime", "openvino"}, make)
+        return plans
 
     def changed(self, before: dict[str, str], recipe: Recipe) -> set[str]:
         """The stages whose keys are others than before; stages that are new or gone have none to compare."""
@@ -182,7 +176,7 @@ class Workshop:
 
 @pytest.fixture
 def workshop(tmp_path, fake_model, monkeypatch):
-    monkeypatch.setattr(candidates, "unknown_operators", lambda model: [])
+    monkeypatch.setattr(planning, "unknown_operators", lambda model: [])
     monkeypatch.setattr(pool, "unlabelled_rows", lambda *_: [LogoRow("pool", "1", (tmp_path / "pool.csv").read_text())])
     return Workshop(tmp_path, fake_model())
 
@@ -228,7 +222,7 @@ def test_each_field_of_the_recipe_changes_the_keys_of_exactly_the_stages_that_it
         ("teacher", {"member-0"}),
         ("student.safetensors", {"fp32", "int8-tuned", "fp32-openvino", "fp16-openvino", "int8-openvino"}),
         ("body.onnx", {"int8-minmax", "int8-percentile", "int8-nncf", "int8-dynamic", "int8-weights", "int8-mixed"}),
-        ("fp32.onnx", GRAPHS - {"fp32", "int8-openvino"}),
+        ("student-fp32.onnx", GRAPHS - {"fp32", "int8-openvino"}),
         ("int8-minmax.onnx", set()),  # percentile's is closer, and goes on
         ("int8-percentile.onnx", {"int8-tuned", "int8-openvino"}),
         ("val.npy", GRAPHS | {"member-0"}),
@@ -252,7 +246,7 @@ def test_each_teacher_s_hash_changes_what_learns_from_it(workshop, part, stages)
 
 def test_a_changed_line_of_the_code_makes_candidates_again_and_no_student(workshop, monkeypatch):
     before = workshop.keys(RECIPE)
-    monkeypatch.setattr(candidates, "source_hash", lambda folder: "another")
+    monkeypatch.setattr(store, "source_hash", lambda folder: "another")
     assert workshop.changed(before, RECIPE) == {*GRAPHS, "member-0", "compress"}
 
 

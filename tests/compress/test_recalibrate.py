@@ -20,8 +20,10 @@ from logo_edge import Classifier, Mode, Rejection, read_bundle
 from logo_edge.bundle.record import RECORD, MemberEntry, list_files, write_bundle_record
 from logo_edge.bundle.signing import SIGNATURE, make_keys, sign_record
 from logo_edge.errors import DatasetError, RecipeError
+from logo_edge_compress.card import find_weaknesses
 from logo_edge_compress.commands import calibrate
-from logo_edge_compress.pack import find_weaknesses, put_folder, read_config, recalibrate
+from logo_edge_compress.pack import put_folder
+from logo_edge_compress.recalibrate import read_config, recalibrate
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, write_manifest
 from logo_edge_train.recipe import CalibrateConfig
 

@@ -1,0 +1,116 @@
+"""A measured candidate -> the bundle of a target, and the record of its stages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry
+from logo_edge_compress.candidates.measure import Measured
+from logo_edge_compress.candidates.store import Candidate
+from logo_edge_compress.distill.distill import load_student
+from logo_edge_compress.onnx.embedding_output import embed_bundle
+from logo_edge_compress.onnx.graph import LOGITS, PIXELS
+from logo_edge_compress.pack import describe_calibration, pack_bundle, reference
+from logo_edge_compress.report import Stage, candidate_stage, describe_abstention, describe_stage, teachers_stage
+from logo_edge_compress.work import Work
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.keys import versions
+from logo_edge_train.recipe import Architecture
+
+BACKENDS = {"onnxruntime": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torchscript": "TorchScript"}
+
+
+def pack_candidate(
+    work: Work, target: str, chosen: Measured, measured: list[Measured], *, name: str, key: str, out: Path
+) -> tuple[Bundle, dict]:
+    """Packs the chosen candidate to `out`; the bundle, and what the target's record says of it."""
+    run, candidate, calibration = work.run, chosen.candidate, chosen.fitted.calibration
+    siblings = [other for other in measured if other.candidate.student == candidate.student]
+    fp32 = [other for other in siblings if other.candidate.name == "fp32"]
+    stages = _stages(work, chosen, next((other for other in fp32 if other.candidate.backend == "onnxruntime"), None))
+    summary = [describe_stage(stage, work.splits, run.classes) for stage in stages]
+    graph = _graph(candidate, siblings)
+    members = tuple(MemberEntry(*member) for member in candidate.record.get("members", ()))
+    if members:
+        outputs, extra = {EPISTEMIC}, {path.name: path for path in candidate.paths}
+    else:
+        outputs = {output.name for output in onnx.load(graph.path, load_external_data=False).graph.output}
+        extra = {} if graph is candidate else {f"model{path.suffix}": path for path in candidate.paths}
+    described = Bundle(
+        name=name if target == "cpu" else f"{name}-{target}",
+        labels=run.classes,
+        members=members,
+        model=ModelEntry(
+            members[0].file if members else "model.onnx",
+            graph.precision,
+            PIXELS,
+            LOGITS,
+            tuple(sorted(outputs & {EPISTEMIC, EMBEDDING})),
+        ),
+        input=Architecture.parse(candidate.record["network"]).contract,
+        calibration=calibration,
+        files={},
+        metrics={split: figures for split, figures in summary[-1].items() if split in ("val", "test")},
+        provenance={
+            "key": key,
+            "target": target,
+            "student": candidate.student.rpartition("@")[0],
+            "recipe": run.recipe.name,
+            "quantization": candidate.name,
+            "reduce_range": run.recipe.quantize.reduce_range,
+            "data_hash": run.data_hash,
+            "teachers": [member["architecture"] for member in run.record["members"]],
+            "versions": versions(),
+            **describe_calibration(run.recipe.calibrate, chosen.fitted),
+        },
+        reference=reference(stages[-1].logits["calib"], run.classes, calibration),
+    )
+    model = graph.path
+    if not members:
+        described, model, space = embed_bundle(described, model, model.parent, work.manifest, renders_folder())
+        extra |= space
+    bundle = pack_bundle(described, model, out, extra)
+    graphs = {other.candidate.precision: other.candidate.path for other in fp32}
+    if graph.precision == "int8":
+        graphs["int8"] = graph.path
+    return bundle, {
+        "run": run.folder.name,
+        "recipe": run.recipe.name,
+        "chosen": candidate.student,
+        "method": candidate.name,
+        "precision": candidate.precision,
+        "artifact": str(candidate.path.relative_to(work.folder)),
+        "graphs": {precision: str(path.relative_to(work.folder)) for precision, path in graphs.items()},
+        "bundle": str(out),
+        "bundle_bytes": bundle.size_bytes,
+        "stages": summary,
+        "abstention": describe_abstention(stages[-1], work.splits, calibration),
+        "versions": versions(),
+    }
+
+
+def _stages(work: Work, chosen: Measured, fp32: Measured | None) -> list[Stage]:
+    """The teachers, the student in PyTorch and as FP32 ONNX, the chosen candidate, and this one calibrated."""
+    candidate, calibration = chosen.candidate, chosen.fitted.calibration
+    precision = candidate.precision.upper()
+    stages = [teachers_stage(work.run, work.splits)]
+    if fp32:
+        plain = candidate_stage("FP32 ONNX", fp32)
+        size_bytes = load_student(candidate.folder, len(work.run.classes)).network.float32_bytes
+        stages.append(Stage("student, PyTorch", plain.logits, size_bytes, None))
+        if fp32 is not chosen:
+            stages.append(plain)
+    stage = candidate_stage(f"{precision} {BACKENDS.get(candidate.backend, 'ONNX')}", chosen)
+    stages.append(stage)
+    fitted = {"temperature": calibration.temperature, "scaling": calibration.scaling}
+    return [*stages, replace(stage, name=f"{precision}, calibrated", **fitted)]
+
+
+def _graph(candidate: Candidate, siblings: list[Measured]) -> Candidate:
+    """The candidate whose ONNX graph is packed: for OpenVINO and TorchScript the parent, which runs anywhere."""
+    if candidate.backend not in ("openvino", "torchscript"):
+        return candidate
+    return next(other.candidate for other in siblings if other.candidate.path.name == candidate.record["parent"])

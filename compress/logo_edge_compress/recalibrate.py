@@ -1,0 +1,99 @@
+"""Calibrates a packed bundle again (`logo-edge calibrate`)."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from logo_edge.bundle.record import VECTORS, Bundle, read_bundle
+from logo_edge.classifier import Classifier
+from logo_edge.decision import calibrated_logits
+from logo_edge.errors import DatasetError, RecipeError
+from logo_edge.likeness.space import SPACE
+from logo_edge_compress.calibrate import fit_calibration
+from logo_edge_compress.card import CARD
+from logo_edge_compress.figures import summarize_rows
+from logo_edge_compress.onnx.embedding_output import embed_bundle
+from logo_edge_compress.pack import describe_calibration, pack_bundle, reference
+from logo_edge_train.data.manifest import Manifest, labelled_rows, targets_of
+from logo_edge_train.recipe import CalibrateConfig
+from logo_edge_train.recipe_io import BUILT_IN, load_recipe
+
+ARTIFACTS = {"openvino": "model.xml", "torchscript": "model.pt"}  # beside model.onnx, by backend
+
+
+def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: CalibrateConfig) -> Bundle:
+    """The bundle in `folder`, packed anew with a calibration fitted on its own logits of the manifest's calib split.
+
+    They are those of the artifact that it is packed for: the OpenVINO or TorchScript file, or all members. Its figures on val
+    and test, where the manifest has them, its reference and, of a manifest with a train split, its embedding are brought
+    up to date; every other file stays, but for a signature. Raises DatasetError where calib is empty, lacks a class or has
+    labels that the bundle does not know, MissingExtraError where the artifact's library is missing.
+    """
+    bundle = read_bundle(folder)
+    backend, artifact = next(
+        ((backend, folder / name) for backend, name in ARTIFACTS.items() if name in bundle.files), ("onnxruntime", None)
+    )
+    classifier = Classifier(bundle, backend=backend, artifact=artifact)
+    labels = classifier.labels
+    rows = {"calib": labelled_rows(manifest, "calib", labels, "the bundle's")}
+    if missing := sorted(set(labels) - {row.label for row in rows["calib"]}):
+        raise DatasetError(
+            f"split 'calib' has no logo of class {', '.join(missing)}; the calibration needs some of each"
+        )
+    rows |= {
+        name: labelled_rows(manifest, name, labels, "the bundle's") for name in ("val", "test") if manifest.split(name)
+    }
+    logits = {
+        name: np.concatenate(
+            [classifier.logits(classifier.read_pixels(manifest.image_path(row, renders))[None]) for row in part]
+        )
+        for name, part in rows.items()
+    }
+    fitted = fit_calibration(logits["calib"], targets_of(rows["calib"], labels), labels, config)
+    calibration = fitted.calibration
+    calibrated = {
+        name: calibrated_logits(part, calibration.temperature, calibration.scaling) for name, part in logits.items()
+    }
+    metrics = {name: summarize_rows(calibrated[name], part, labels) for name, part in rows.items() if name != "calib"}
+    bundle = replace(
+        bundle,
+        calibration=calibration,
+        metrics=metrics,
+        reference=reference(logits["calib"], labels, calibration),
+        provenance={**bundle.provenance, **describe_calibration(config, fitted)},
+    )
+    remade = {
+        bundle.model.file,
+        SPACE,
+        CARD,
+        *(name for name in bundle.files if name.startswith(f"{PurePosixPath(VECTORS).parent}/")),
+    }
+    kept = {name: bundle.folder / name for name in bundle.files if name not in remade}
+    with tempfile.TemporaryDirectory() as work:
+        model, space = bundle.model_path, {}
+        if not bundle.members:
+            bundle, model, space = embed_bundle(bundle, model, Path(work), manifest, renders)
+        return pack_bundle(bundle, model, folder, {**kept, **space})
+
+
+def read_config(bundle: Bundle, recipe: str | None, overrides: tuple[str, ...]) -> CalibrateConfig:
+    """What to calibrate the bundle by: a recipe's settings or, without one, those that it was calibrated by, overridden.
+
+    Raises RecipeError where the bundle is of an earlier release, which kept only the name of its recipe, and there is
+    none of that name.
+    """
+    own = bundle.provenance.get("calibrate")
+    if recipe is None and own is not None:
+        recipe, overrides = "cpu", (*(f"calibrate.{key}={value}" for key, value in dict(own).items()), *overrides)
+    elif recipe is None:
+        recipe = str(bundle.provenance.get("recipe"))
+        if not (BUILT_IN / f"{recipe}.toml").exists():
+            raise RecipeError(
+                f"{bundle.folder}: keeps no risks, and its recipe {recipe!r} is not one of ours; give --recipe, the TOML file "
+                "that it was made by"
+            )
+    return load_recipe(recipe, overrides, used=("calibrate",)).calibrate
