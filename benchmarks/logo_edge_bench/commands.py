@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from logo_edge.cli.bundle import PUBLIC_KEY_OPTION
+from logo_edge.cli.options import PUBLIC_KEY
 from logo_edge.names import printable
 
 bench = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -25,7 +25,7 @@ IMAGES = typer.Option(Path(), "--images", help="Folder of renders, where the man
 )
 def bench_command(
     bundles: list[Path] | None = typer.Argument(None, metavar="[BUNDLE...]", help="Left out: the embedded default."),
-    public_key: Path | None = PUBLIC_KEY_OPTION,
+    public_key: Path | None = PUBLIC_KEY.typer(),
     manifest: Path | None = typer.Option(None, "--manifest", help="CSV of labelled logos, columns as in labels.csv."),
     images: Path = IMAGES,
     split: str = typer.Option("test", "--split", help="Which split to report on."),
@@ -112,7 +112,7 @@ def check_command(
     images: Path = IMAGES,
     split: str = typer.Option("val", "--split", help="val to decide by; test only to guard what has shipped."),
     runs: int = typer.Option(200, "--runs", min=10, help="Counted calls per latency."),
-    public_key: Path | None = PUBLIC_KEY_OPTION,
+    public_key: Path | None = PUBLIC_KEY.typer(),
     as_json: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
     from logo_edge.files import json_text

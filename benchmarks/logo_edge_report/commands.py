@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from logo_edge.cli.bundle import PUBLIC_KEY_OPTION
+from logo_edge.cli.options import PUBLIC_KEY
 
 evaluate = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -20,7 +20,7 @@ def evaluate_command(
     subjects: list[Path] = typer.Argument(
         None, metavar="[SUBJECT]...", help="One or two; left out: the embedded default bundle."
     ),
-    public_key: Path | None = PUBLIC_KEY_OPTION,
+    public_key: Path | None = PUBLIC_KEY.typer(),
     manifest: Path | None = typer.Option(
         None, "--manifest", help="CSV of labelled logos; left out: that of the run, or labels.csv."
     ),

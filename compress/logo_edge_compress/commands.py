@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from logo_edge.cli.bundle import PUBLIC_KEY_OPTION
-from logo_edge.ending import resumed_by_rerun
+from logo_edge.cli.options import PUBLIC_KEY
 from logo_edge.errors import MissingExtraError, SelectionError
+from logo_edge.exits import resumable
 from logo_edge.names import printable
 from logo_edge_train.commands import (
     TRACK_HELP,
@@ -145,7 +145,7 @@ def compress_command(
     folder = out or Path("bundles") / (name if len(targets) > 1 or targets == ("cpu",) else f"{name}-{targets[0]}")
     settings = asdict(chosen) if chosen else read_run(run).record["recipe"]
     try:
-        with resumed_by_rerun(), follow(run, settings, track) as (report, say):
+        with resumable(), follow(run, settings, track) as (report, say):
             bundles, record = compress_run(
                 run,
                 folder,
@@ -267,7 +267,7 @@ def say_weaknesses(bundle: Bundle) -> None:
 )
 def export_command(
     source: Path = typer.Argument(..., metavar="BUNDLE|RUN", help="What `logo-edge compress` wrote, or its run."),
-    public_key: Path | None = PUBLIC_KEY_OPTION,
+    public_key: Path | None = PUBLIC_KEY.typer(),
     kind: str = typer.Option(..., "--format", metavar="FORMAT", help="onnx, openvino, tensorrt or torchscript."),
     out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="Artifacts and engines are kept here."),
     precision: str | None = typer.Option(
@@ -369,6 +369,6 @@ def search_command(
         print_found(estimate_search(source, chosen, table, device=pick_device(device)), as_json, print_estimate)
         return
     if found is None:
-        with resumed_by_rerun(), follow(folder, asdict(chosen), track) as (report, _):
+        with resumable(), follow(folder, asdict(chosen), track) as (report, _):
             found = search_architecture(source, chosen, table, folder, device=pick_device(device), report=report)
     typer.echo(f"{found.train.teachers[-1]}: {found.description} Next: logo-edge train --recipe {derived}")

@@ -80,12 +80,17 @@ def describe_machine() -> dict:
     }
 
 
+def usable_cores() -> list[int]:
+    """The numbers of the CPU cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def limits(root: Path = Path("/")) -> dict:
     """What this process may use of the machine, Linux's cgroups (version 2 or 1) among it; None: not limited, or not told.
 
     cores: how many it may run on; cpuset: which; cpu_quota: how many it gets of their time; memory_mb: what it may take.
     """
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    usable = usable_cores()
     quotas, memories = [], []
     for folder in _cgroups(root):
         old = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"

@@ -17,8 +17,9 @@ from logo_edge import BundleError, Classification, Classifier, ImageError, LogoE
 from logo_edge.bundle.calibration import Conformal, Familiarity
 from logo_edge.bundle.record import RECORD
 from logo_edge.bundle.signing import SIGNATURE, make_keys, sign_record
-from logo_edge.cli import bundle as commands
-from logo_edge.cli import likeness as enroll_commands
+from logo_edge.cli.bundle import info, monitor, sign
+from logo_edge.cli.classify_typer import classify
+from logo_edge.cli.likeness import enroll
 from logo_edge.errors import MissingExtraError
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
@@ -396,11 +397,11 @@ def test_an_empty_name_is_not_the_default_bundle(fake_bundle, monkeypatch):
     assert Classifier.load(None).bundle.name != "fake"
     with pytest.raises(BundleError, match="found an empty name; .*variable"):
         Classifier.load("")
-    for verb in (commands.info, commands.monitor, commands.classify, enroll_commands.enroll):
-        arguments = ["--list"] if verb is enroll_commands.enroll else [] if verb is commands.info else ["x"]
+    for verb in (info, monitor, classify, enroll):
+        arguments = ["--list"] if verb is enroll else [] if verb is info else ["x"]
         refused = CliRunner().invoke(verb, [*arguments, "--bundle", ""])
         assert "found an empty name" in str(refused.exception), verb
-    assert "found an empty name" in str(CliRunner().invoke(commands.sign, ["", "--key", "x"]).exception)
+    assert "found an empty name" in str(CliRunner().invoke(sign, ["", "--key", "x"]).exception)
 
 
 def test_a_classifier_is_pickled_as_its_bundle_and_options_and_serves_a_pool(fake_bundle, tmp_path, monkeypatch):

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from dataclasses import fields
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import classify, run_command
 from pictures import marked
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.main import get_command
+from typer.testing import CliRunner
 
 from logo_edge import BundleError
 from logo_edge.bundle.calibration import Conformal, Familiarity
 from logo_edge.bundle.record import write_record
-from logo_edge.cli import bundle as commands
-from logo_edge.cli.main import plain_options
+from logo_edge.cli import bundle as verbs
+from logo_edge.cli.classify_typer import classify as classify_verb
+from logo_edge.cli.options import PLAIN, ClassifyOptions, plain_options
+from logo_edge.cli.verbs import OWN_VERBS, VERBS
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
-SHELL = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"
 
 
 @pytest.fixture
@@ -37,17 +40,6 @@ def logos(tmp_path) -> Path:
     for name in ("red.png", "green.webp", "more/BLUE.PNG", "more/grey.png"):
         marked(COLOURS[Path(name).stem.lower()], (30, 20)).save(folder / name, lossless=True)
     return folder
-
-
-def classify(bundle: Path, *arguments, stdin: bytes | None = None) -> Result:
-    """The verb run within this process."""
-    return CliRunner().invoke(commands.classify, ["--bundle", str(bundle), *map(str, arguments)], input=stdin)
-
-
-def run(*arguments, stdin: bytes = b"", code: str = SHELL) -> subprocess.CompletedProcess:
-    """The command as a shell runs it."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, check=False)
 
 
 def test_the_table_has_one_line_for_each_image(bundle, logos):
@@ -257,7 +249,7 @@ def test_backends_threads_and_cores_are_taken_from_the_command_line(bundle, logo
         assert [record["label"] for record in records] == ["green", "red", "blue", None], options
     assert (
         "golden vectors agree on openvino"
-        in CliRunner().invoke(commands.info, ["--bundle", str(bundle), "--self-test", "--backend", "openvino"]).stdout
+        in CliRunner().invoke(verbs.info, ["--bundle", str(bundle), "--self-test", "--backend", "openvino"]).stdout
     )
 
 
@@ -284,16 +276,59 @@ def test_only_a_plain_command_line_is_read_without_typer(arguments, plain):
     assert (plain_options(arguments.split()) is not None) == plain
 
 
-def test_a_plain_command_prints_what_typer_would_and_does_not_load_it(bundle, logos):
-    arguments = ["--bundle", bundle, "--jsonl", logos, logos / "absent.png"]
-    plain, typers = run("classify", *arguments), run("classify", *arguments, "--threads", "1")
-    assert plain.stdout.count(b"\n") == 4
+def test_both_ways_to_read_the_command_line_have_the_same_options():
+    parameters = {parameter.name: parameter for parameter in get_command(classify_verb).params}
+    names = [option.name for option in fields(ClassifyOptions)]
+    assert [name for name in parameters if name != "help"] == names
+    assert {name: parameters[name].default for name in names[1:]} == {
+        option.name: option.default for option in fields(ClassifyOptions)[1:]
+    }
+    listed = " ".join(run_command("classify", "--help").stdout.decode().split())
+    for name, option in PLAIN.items():
+        flags = option.flags.split()
+        assert (sorted(parameters[name].opts), parameters[name].help) == (sorted(flags), option.help)
+        assert ", ".join(sorted(flags, key=len)) in listed
+        assert option.help in listed
+        for flag in flags:
+            more = [] if option.default is False else ["x"]
+            assert plain_options(["classify", "a.png", flag, *more]) == ClassifyOptions(
+                ["a.png"], **{name: "x" if more else True}
+            )
+    assert len(PLAIN) == 3
+
+
+@pytest.mark.parametrize("case", ["table", "json", "jsonl", "absent image", "bare folder", "absent bundle", "no image"])
+def test_a_plain_command_prints_what_typer_would(bundle, logos, tmp_path, case):
+    (tmp_path / "bare").mkdir()
+    (logos / "bad.png").write_bytes(b"no image")
+    arguments = {
+        "table": [logos],
+        "json": ["--json", logos],
+        "jsonl": ["--jsonl", logos, logos / "absent.png"],
+        "absent image": [logos / "absent.png"],
+        "bare folder": [tmp_path / "bare"],
+        "absent bundle": ["-b", tmp_path / "absent", logos],
+        "no image": [logos / "bad.png"],
+    }[case]
+    arguments = arguments if "-b" in arguments else ["--bundle", bundle, *arguments]
+    plain, typers = run_command("classify", *arguments), run_command("classify", *arguments, "--threads", "1")
+    assert plain_options(["classify", *map(str, arguments)])
+    assert plain.stdout + plain.stderr
     assert (plain.returncode, plain.stdout, plain.stderr) == (typers.returncode, typers.stdout, typers.stderr)
+
+
+def test_a_plain_command_does_not_load_typer(bundle, logos):
     code = (
-        "import sys; from logo_edge.cli.main import plain_options; from logo_edge.cli.classify import Options, run; "
-        "run(Options(**plain_options(sys.argv[1:]))); print('typer' in sys.modules, file=sys.stderr)"
+        "import sys; from logo_edge.cli.options import plain_options; from logo_edge.cli.classify import run; "
+        "run(plain_options(sys.argv[1:])); print('typer' in sys.modules, file=sys.stderr)"
     )
-    assert run("classify", *arguments[:-1], code=code).stderr == b"False\n"
+    done = run_command("classify", "--bundle", bundle, "--jsonl", logos, code=code)
+    assert (done.stdout.count(b"\n"), done.stderr) == (4, b"False\n")
+
+
+def test_verbs_that_are_found_without_a_search_are_the_entry_points():
+    points = {point.name: point.value for point in entry_points(group=VERBS)}
+    assert {name: f"{module}:{name}" for name, module in OWN_VERBS.items()}.items() <= points.items()
 
 
 def test_an_address_is_not_fetched(bundle, logos):
@@ -303,7 +338,7 @@ def test_an_address_is_not_fetched(bundle, logos):
 
 
 def test_info_says_what_the_bundle_is(bundle):
-    result = CliRunner().invoke(commands.info, ["--bundle", str(bundle)])
+    result = CliRunner().invoke(verbs.info, ["--bundle", str(bundle)])
     rows = dict(line.strip().split("  ", 1) for line in result.stdout.splitlines())
     assert result.exit_code == 0
     assert rows["classes"] == "red, green, blue"
@@ -314,18 +349,18 @@ def test_info_says_what_the_bundle_is(bundle):
 
 
 def test_info_says_which_pictures_are_rejected_as_no_logo(fake_bundle):
-    result = CliRunner().invoke(commands.info, ["--bundle", str(fake_bundle(familiarity=Familiarity(1.25, 0.05)))])
+    result = CliRunner().invoke(verbs.info, ["--bundle", str(fake_bundle(familiarity=Familiarity(1.25, 0.05)))])
     assert "no logo  below a logo score of 1.250" in result.stdout
 
 
 def test_info_counts_the_golden_vectors_of_its_self_test(bundle):
-    result = CliRunner().invoke(commands.info, ["--bundle", str(bundle), "--self-test"])
+    result = CliRunner().invoke(verbs.info, ["--bundle", str(bundle), "--self-test"])
     assert result.exit_code == 0
     assert "3 golden vectors agree" in result.stdout
 
 
 def test_info_gives_the_record_as_json(bundle):
-    result = CliRunner().invoke(commands.info, ["--bundle", str(bundle), "--json", "--self-test"])
+    result = CliRunner().invoke(verbs.info, ["--bundle", str(bundle), "--json", "--self-test"])
     assert json.loads(result.stdout) == json.loads((bundle / "bundle.json").read_text())
 
 
@@ -342,7 +377,7 @@ def test_info_shows_the_measured_accuracy(bundle):
         }
     }
     write_record(bundle, json.dumps(record).encode())
-    output = CliRunner().invoke(commands.info, ["--bundle", str(bundle)]).stdout
+    output = CliRunner().invoke(verbs.info, ["--bundle", str(bundle)]).stdout
     assert "90.0% (85.0% to 94.0%) on all 200" in output
     assert "red 90.0% (85.0% to 94.0%)" in output
 
@@ -354,7 +389,7 @@ def test_info_shows_the_rest_of_a_bundle_whose_figures_are_not_as_expected(bundl
     record = json.loads((bundle / "bundle.json").read_text())
     record["metrics"], record["provenance"] = {"test": test}, {"student": None}
     write_record(bundle, json.dumps(record).encode())
-    result = CliRunner().invoke(commands.info, ["--bundle", str(bundle)])
+    result = CliRunner().invoke(verbs.info, ["--bundle", str(bundle)])
     assert result.exit_code == 0, result.exception
     assert "not shown: metrics.test" in result.stdout
     assert "red, green, blue" in result.stdout
@@ -364,12 +399,12 @@ def test_info_says_what_the_bundle_does_not_promise(bundle):
     record = json.loads((bundle / "bundle.json").read_text())
     record["provenance"]["unpromised"] = {"balanced": "not promised: 6 pictures; 59 answers show it"}
     write_record(bundle, json.dumps(record).encode())
-    output = CliRunner().invoke(commands.info, ["--bundle", str(bundle)]).stdout
+    output = CliRunner().invoke(verbs.info, ["--bundle", str(bundle)]).stdout
     assert "balanced  not promised: 6 pictures; 59 answers show it" in output
 
 
 def test_the_command_lists_its_verbs_and_refuses_unknown_ones():
-    listed, unknown = run("--help"), run("frobnicate")
+    listed, unknown = run_command("--help"), run_command("frobnicate")
     assert listed.returncode == 0
     verbs = [line.split()[0] for line in listed.stdout.decode().partition("Commands:")[2].splitlines() if line.strip()]
     assert {"bench", "classify", "compress", "data", "info", "train"} <= set(verbs)
@@ -379,7 +414,7 @@ def test_the_command_lists_its_verbs_and_refuses_unknown_ones():
 
 def test_a_missing_bundle_is_one_line_on_stderr_and_exits_with_two(logos, tmp_path):
     for verb in (["classify", logos / "red.png"], ["info"]):
-        result = run(*verb, "--bundle", tmp_path / "absent")
+        result = run_command(*verb, "--bundle", tmp_path / "absent")
         assert (result.returncode, result.stdout) == (2, b"")
         assert result.stderr.startswith(b"logo-edge: ")
         assert b"expected a bundle's folder" in result.stderr
@@ -397,7 +432,7 @@ try:
 finally:
     print("loaded:", sorted(set({heavy}) & set(sys.modules)), "onnxruntime" in sys.modules, file=sys.stderr)
 """
-    result = run(
+    result = run_command(
         "classify",
         "--jsonl",
         "--bundle",
@@ -405,7 +440,7 @@ finally:
         logos / "red.png",
         "-",
         code=code,
-        stdin=(logos / "green.webp").read_bytes(),
+        input=(logos / "green.webp").read_bytes(),
     )
     assert result.returncode == 0
     assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == ["red", "green"]
@@ -415,6 +450,6 @@ finally:
 def test_what_pillow_warns_of_is_kept_off_stderr(bundle, logos):
     broken = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
     marked(COLOURS["red"], (30, 20)).save(logos / "broken-exif.png", exif=broken)
-    result = run("classify", "--bundle", bundle, logos / "broken-exif.png")
+    result = run_command("classify", "--bundle", bundle, logos / "broken-exif.png")
     assert (result.returncode, result.stderr) == (0, b"")
     assert b"red" in result.stdout

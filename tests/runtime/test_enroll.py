@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from logo_edge import BundleError, Classifier, ImageError, read_bundle
 from logo_edge.bundle.record import DEFAULT_BUNDLE, RECORD, Bundle, list_files, write_record
-from logo_edge.cli import bundle as commands
-from logo_edge.cli import likeness as enroll_commands
+from logo_edge.cli import likeness as verbs
+from logo_edge.cli.classify_typer import classify
 from logo_edge.errors import EnrolmentError, LogoEdgeError
 from logo_edge.likeness.cluster import MAX_CLUSTERED, SAME_LOGO, centre_of, cluster
 from logo_edge.likeness.enroll import (
@@ -33,7 +33,9 @@ from logo_edge.likeness.enroll import (
     write_enrolment,
 )
 from logo_edge.likeness.space import SPACE, embed_many, embed_parts, fit_space, rank, read_space, write_space
-from logo_edge.tables.journal import FORMATS, Journal, describe_settings
+from logo_edge.tables.folder import describe_settings
+from logo_edge.tables.journal import Journal
+from logo_edge.tables.writers import WRITERS
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "runtime" / "logo_edge" / "samples"
@@ -414,20 +416,20 @@ def run(app, *arguments):
 def test_the_command_enrolls_lists_classifies_and_forgets(bundle, tmp_path):
     file, image = tmp_path / "mine.json", paint(tmp_path / "o.png", TINTS["orange"])
     common = ("--file", file, "--bundle", bundle)
-    made = run(enroll_commands.enroll, "acme", image, *common)
+    made = run(verbs.enroll, "acme", image, *common)
     assert made.exit_code == 0, made.output
     assert "1 new image of acme" in made.stdout
-    listed = json.loads(run(enroll_commands.enroll, "--list", "--json", *common).stdout)
+    listed = json.loads(run(verbs.enroll, "--list", "--json", *common).stdout)
     assert listed["classes"] == [{"class": "acme", "images": 1, "found_when_left_out": None}]
     assert listed["false_accepts"] == 0.05
-    result = run(commands.classify, "--bundle", bundle, "--enrolled", file, "--json", image)
+    result = run(classify, "--bundle", bundle, "--enrolled", file, "--json", image)
     record = json.loads(result.stdout)[0]
     assert record["enrolled"]["label"] == "acme"
-    assert "enrolled: acme" in run(commands.classify, "--bundle", bundle, "--enrolled", file, image).stdout
-    assert "enrolled" not in json.loads(run(commands.classify, "--bundle", bundle, "--json", image).stdout)[0]
-    assert run(enroll_commands.enroll, "--remove", "acme", *common).exit_code == 0
-    assert json.loads(run(enroll_commands.enroll, "--list", "--json", *common).stdout)["classes"] == []
-    assert isinstance(run(enroll_commands.enroll, "--remove", "acme", *common).exception, EnrolmentError)
+    assert "enrolled: acme" in run(classify, "--bundle", bundle, "--enrolled", file, image).stdout
+    assert "enrolled" not in json.loads(run(classify, "--bundle", bundle, "--json", image).stdout)[0]
+    assert run(verbs.enroll, "--remove", "acme", *common).exit_code == 0
+    assert json.loads(run(verbs.enroll, "--list", "--json", *common).stdout)["classes"] == []
+    assert isinstance(run(verbs.enroll, "--remove", "acme", *common).exception, EnrolmentError)
 
 
 def test_a_table_has_the_enrolled_classes_and_goes_on_with_the_same_enrolment_only(bundle, enrolled, tmp_path):
@@ -437,9 +439,9 @@ def test_a_table_has_the_enrolled_classes_and_goes_on_with_the_same_enrolment_on
     paint(folder / "b.png", (0, 0, 0))
     (folder / "c.png").write_bytes(b"no image")
     tables = {}
-    for suffix in FORMATS:
+    for suffix in WRITERS:
         out = tmp_path / f"table{suffix}"
-        done = run(commands.classify, "--bundle", bundle, "--enrolled", enrolled, "--out", out, folder)
+        done = run(classify, "--bundle", bundle, "--enrolled", enrolled, "--out", out, folder)
         assert "3 images, 1 of them failed" in done.stdout, done.exception
         tables[suffix] = out
     rows = parquet.read_table(tables[".parquet"]).to_pylist()
@@ -455,9 +457,9 @@ def test_a_table_has_the_enrolled_classes_and_goes_on_with_the_same_enrolment_on
     classifier = Classifier.load(bundle, enrolled=enrolled)
     with Journal(tmp_path / "other.csv", classifier.labels, describe_settings(classifier)):
         pass
-    run(enroll_commands.enroll, "--bundle", bundle, "--file", enrolled, "third", folder / "b.png")
+    run(verbs.enroll, "--bundle", bundle, "--file", enrolled, "third", folder / "b.png")
     for more in ((), ("--enrolled", enrolled)):
-        done = run(commands.classify, "--bundle", bundle, *more, "--out", tmp_path / "other.csv", folder)
+        done = run(classify, "--bundle", bundle, *more, "--out", tmp_path / "other.csv", folder)
         assert "begun with another enrolment_sha256" in str(done.exception)
 
 
@@ -465,7 +467,7 @@ def test_the_command_changes_nothing_where_an_image_cannot_be_read(bundle, tmp_p
     file = tmp_path / "mine.json"
     (tmp_path / "bad.png").write_bytes(b"no image")
     result = run(
-        enroll_commands.enroll,
+        verbs.enroll,
         "acme",
         paint(tmp_path / "o.png", TINTS["orange"]),
         tmp_path / "bad.png",
@@ -484,7 +486,7 @@ def test_nothing_is_said_to_be_enrolled_that_is_not_written(bundle, tmp_path, mo
 
     monkeypatch.setattr("logo_edge.likeness.enroll.write_file", full)
     result = run(
-        enroll_commands.enroll,
+        verbs.enroll,
         "acme",
         paint(tmp_path / "o.png", TINTS["orange"]),
         "--file",
@@ -498,7 +500,7 @@ def test_nothing_is_said_to_be_enrolled_that_is_not_written(bundle, tmp_path, mo
 
 @pytest.mark.parametrize("arguments", [[], ["acme"], ["--list", "acme", "x.png"], ["--list", "--remove", "acme"]])
 def test_wrong_usage_exits_with_two(bundle, arguments):
-    assert run(enroll_commands.enroll, *arguments, "--bundle", bundle).exit_code == 2
+    assert run(verbs.enroll, *arguments, "--bundle", bundle).exit_code == 2
 
 
 def test_similar_and_cluster_print_what_they_find(bundle, tmp_path):
@@ -508,30 +510,30 @@ def test_similar_and_cluster_print_what_they_find(bundle, tmp_path):
         paint(folder / f"{index}.png", colour)
     (folder / "bad.png").write_bytes(b"no image")
     options = ("--bundle", bundle)
-    found = run(enroll_commands.similar, folder / "0.png", folder, "--top-k", 2, "--json", *options)
+    found = run(verbs.similar, folder / "0.png", folder, "--top-k", 2, "--json", *options)
     record = json.loads(found.stdout)
     assert found.exit_code == 1
     assert [Path(entry["path"]).name for entry in record["results"]] == ["0.png", "2.png"]
     assert [Path(entry["path"]).name for entry in record["errors"]] == ["bad.png"]
     assert "bad.png" in found.stderr
     (folder / "bad.png").unlink()
-    found = run(enroll_commands.similar, folder / "0.png", folder, "--csv", *options)
+    found = run(verbs.similar, folder / "0.png", folder, "--csv", *options)
     assert (found.exit_code, found.stdout.splitlines()[0], len(found.stdout.splitlines())) == (
         0,
         "rank,similarity,path",
         5,
     )
-    groups = json.loads(run(enroll_commands.cluster, folder, "--json", *options).stdout)["groups"]
+    groups = json.loads(run(verbs.cluster, folder, "--json", *options).stdout)["groups"]
     assert [[Path(path).name for path in group] for group in groups] in (
         [["0.png", "2.png"], ["1.png", "3.png"]],
         [["2.png", "0.png"], ["3.png", "1.png"]],
         [["0.png", "2.png"], ["3.png", "1.png"]],
         [["2.png", "0.png"], ["1.png", "3.png"]],
     )
-    assert "group 1: 2 images" in run(enroll_commands.cluster, folder, *options).stdout
+    assert "group 1: 2 images" in run(verbs.cluster, folder, *options).stdout
     for app, arguments in (
-        (enroll_commands.cluster, [tmp_path / "absent"]),
-        (enroll_commands.similar, [folder / "0.png", tmp_path / "absent"]),
+        (verbs.cluster, [tmp_path / "absent"]),
+        (verbs.similar, [folder / "0.png", tmp_path / "absent"]),
     ):
         assert isinstance(run(app, *arguments, *options).exception, LogoEdgeError)
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import classify
 from PIL import Image
-from typer.testing import CliRunner
 
 from logo_edge import Classifier
-from logo_edge.cli import bundle as commands
 from logo_edge.explain import PICTURE_PX, STEPS, explain, occlusion
 
 
@@ -66,9 +65,8 @@ def test_the_picture_is_red_for_and_blue_against(bundle, logo):
 
 
 def test_explain_leaves_a_map_beside_each_image_which_is_no_image_to_classify(bundle, logo):
-    run = ["--bundle", str(bundle), "--jsonl"]
     for _ in range(2):
-        result = CliRunner().invoke(commands.classify, [*run, "--explain", str(logo.parent)])
+        result = classify(bundle, "--jsonl", "--explain", logo.parent)
         assert result.exit_code == 0, result.exception
         assert result.stdout.count("\n") == 1
         assert f'"explanation": "{logo}.explain.png"' in result.stdout
@@ -77,7 +75,7 @@ def test_explain_leaves_a_map_beside_each_image_which_is_no_image_to_classify(bu
 
 def test_an_unreadable_image_is_told_and_gets_no_map(bundle, logo):
     (logo.parent / "bad.png").write_bytes(b"no image")
-    result = CliRunner().invoke(commands.classify, ["--bundle", str(bundle), "--explain", str(logo.parent)])
+    result = classify(bundle, "--explain", logo.parent)
     assert result.exit_code == 1
     assert "bad.png" in result.stderr
     assert sorted(path.name for path in logo.parent.glob("*.explain.png")) == ["logo.png.explain.png"]
@@ -92,6 +90,6 @@ def test_an_image_that_is_replaced_before_its_map_is_told_too(bundle, logo, monk
         return result
 
     monkeypatch.setattr(Classifier, "classify", replaced)
-    result = CliRunner().invoke(commands.classify, ["--bundle", str(bundle), "--jsonl", "--explain", str(logo)])
+    result = classify(bundle, "--jsonl", "--explain", logo)
     assert result.exit_code == 1
     assert '"error"' in result.stdout

@@ -15,7 +15,7 @@ from logo_edge.bundle.members import Ensemble, reduce_pixels
 from logo_edge.bundle.record import EPISTEMIC, VECTORS, list_files, write_record
 from logo_edge.errors import ExportError
 from logo_edge.scale import triton
-from logo_edge.tables.journal import describe_settings
+from logo_edge.tables.folder import describe_settings
 
 SIZES = (16, 8)
 

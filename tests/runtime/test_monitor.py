@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from logo_edge import Classifier
 from logo_edge.bundle.record import read_bundle, write_bundle_record
-from logo_edge.cli.bundle import classify, monitor
+from logo_edge.cli.bundle import monitor
+from logo_edge.cli.classify_typer import classify
 from logo_edge.errors import BundleError, LogoEdgeError
 from logo_edge.monitor import (
     DRIFTED,

@@ -15,17 +15,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from command_line import SHELL
 from pictures import marked
 from typer.testing import CliRunner
 
 from logo_edge import Classifier
-from logo_edge.cli import bundle as commands
-from logo_edge.tables.journal import Journal, describe_settings, find_images, record_of
+from logo_edge.cli.classify_typer import classify
+from logo_edge.tables.find import find_images
+from logo_edge.tables.folder import describe_settings
+from logo_edge.tables.journal import Journal
+from logo_edge.tables.writers import record_of
 
 pytest.importorskip("ray")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 IMAGES, BEGUN = 1000, 300
-SHELL = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"
 WORKER = "MapWorker"  # in the title of the processes that classify
 
 
@@ -119,17 +122,16 @@ def test_it_goes_on_after_an_interruption_and_a_killed_worker_loses_no_row_and_d
     ],
 )
 def test_the_engine_makes_tables_only(fake_bundle, logos, more):
-    result = CliRunner().invoke(commands.classify, [str(logos), "--engine", "ray", *more])
+    result = CliRunner().invoke(classify, [str(logos), "--engine", "ray", *more])
     assert result.exit_code == 2
     assert "goes with --out" in result.stderr
-    assert "expected local or ray" in CliRunner().invoke(commands.classify, [str(logos), "--engine", "x"]).stderr
+    assert "expected local or ray" in CliRunner().invoke(classify, [str(logos), "--engine", "x"]).stderr
 
 
 def test_without_the_extra_it_says_what_to_install(fake_bundle, logos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     result = CliRunner().invoke(
-        commands.classify,
-        ["--bundle", str(fake_bundle()), str(logos), "--engine", "ray", "--out", str(tmp_path / "x.csv")],
+        classify, ["--bundle", str(fake_bundle()), str(logos), "--engine", "ray", "--out", str(tmp_path / "x.csv")]
     )
     assert "pip install 'logo-edge[scale]'" in str(result.exception)
     assert os.path.exists(tmp_path / "x.csv.part")

@@ -20,11 +20,12 @@ from logo_edge import BundleError, Classifier, LogoEdgeError, read_bundle
 from logo_edge.backends.choose import OWN_GRAPH
 from logo_edge.bundle.record import RECORD, list_files, write_record
 from logo_edge.bundle.signing import SIGNATURE, make_keys, sign_record
-from logo_edge.cli.bundle import classify, info, keygen, monitor, sign
+from logo_edge.cli.bundle import info, keygen, monitor, sign
+from logo_edge.cli.classify_typer import classify
 from logo_edge.cli.doctor import doctor
 from logo_edge.cli.likeness import cluster, enroll, similar
+from logo_edge.cli.serve import export_triton
 from logo_edge.scale import ray as scale
-from logo_edge.scale.triton import export_triton
 from logo_edge_bench import reference, subject
 from logo_edge_bench.candidates import bundle_candidates, reference_candidate
 from logo_edge_bench.commands import bench

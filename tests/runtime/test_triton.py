@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from logo_edge import Classifier, InputContract, load_image, preprocess
 from logo_edge.bundle.calibration import Familiarity, Scaling
 from logo_edge.bundle.record import RECORD, VECTORS, list_files, write_record
+from logo_edge.cli.serve import export_triton
 from logo_edge.scale import triton
 from logo_edge.scale.preprocess_graph import preprocess_graph
 
@@ -36,7 +37,7 @@ NUMPY = {
 
 
 def export(bundle: Path, out: Path, *more: str):
-    return CliRunner().invoke(triton.export_triton, ["--bundle", str(bundle), "--out", str(out), *more])
+    return CliRunner().invoke(export_triton, ["--bundle", str(bundle), "--out", str(out), *more])
 
 
 def read_config(repository: Path, model: str) -> ModelConfig:

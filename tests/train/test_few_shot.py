@@ -17,7 +17,7 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
-from logo_edge.tables.journal import find_images
+from logo_edge.tables.find import find_images
 from logo_edge_train.commands import few_shot as command
 from logo_edge_train.commands import print_found, print_sorted
 from logo_edge_train.data import pool

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from logo_edge.ending import resumed_by_rerun
 from logo_edge.errors import MissingExtraError
+from logo_edge.exits import resumable
 from logo_edge.files import json_text
 from logo_edge.names import printable
 from logo_edge_train.parallel import refuse_torchrun
@@ -340,7 +340,7 @@ def review(
     with redirect_stdout(sys.stderr):  # what it says of a folder is no part of the list
         manifest = find_manifest(source)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with resumed_by_rerun(), Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
+    with resumable(), Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
         tasks: dict[str, int] = {}
 
         def tick(what: str, done: int, total: int) -> None:
@@ -426,7 +426,7 @@ def train_command(
         manifest = find_manifest(source)
     folder = out or Path("runs") / chosen.name
     console = None if distributed.is_main() else Console(quiet=True)
-    with resumed_by_rerun(), follow(folder, asdict(chosen), track, console) as (report, _):
+    with resumable(), follow(folder, asdict(chosen), track, console) as (report, _):
         run = train_ensemble(manifest, chosen, folder, device=place, report=report)
     metrics = run.record["metrics"]["val"]
     distributed.on_main(typer.echo)(
@@ -477,7 +477,7 @@ def few_shot_train(
     refuse_torchrun("logo-edge few-shot train")
     config = load_recipe(recipe, tuple(override), used=("few_shot",)).few_shot
     folder = out or Path("runs") / f"few-shot-{config.method}-{config.task}-{config.shots}"
-    with resumed_by_rerun(), FitProgress(Console(quiet=as_json)) as progress:
+    with resumable(), FitProgress(Console(quiet=as_json)) as progress:
         record = train_few_shot(
             find_manifest(source), config, folder, device=pick_device(device), report=progress, start=start
         )
@@ -550,7 +550,7 @@ def few_shot_classify(
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     need_torch()
-    from logo_edge.tables.journal import find_images
+    from logo_edge.tables.find import find_images
     from logo_edge_train.device import pick_device
     from logo_edge_train.few_shot.classify import classify_files, frozen_network
     from logo_edge_train.few_shot.run import read_few_shot

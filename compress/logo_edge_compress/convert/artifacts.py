@@ -21,7 +21,7 @@ from logo_edge.errors import DatasetError, ExportError, MissingExtraError, Recip
 from logo_edge.files import folder_beside, json_text, write_file
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge.tables.journal import walk_images
+from logo_edge.tables.find import walk_images
 from logo_edge_compress.convert.tensorrt import build_engine, trtexec_line, unsupported_operators, why_no_engine
 from logo_edge_compress.onnx.graph import PIXELS, fix_batch, save_model, to_float16, to_tensorrt
 from logo_edge_compress.verify import (

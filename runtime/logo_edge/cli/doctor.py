@@ -1,4 +1,4 @@
-"""`logo-edge doctor`: whether a bundle computes here what it computed when it was packed, and what stands in its way."""
+"""`logo-edge doctor`: checks that a bundle computes here what it computed when it was packed, and says what to fix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from logo_edge.backends.onnxruntime import OnnxRuntime
 from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
 from logo_edge.cache import cache_folder
 from logo_edge.classifier import Classifier
-from logo_edge.cli.bundle import BUNDLE_OPTION, PUBLIC_KEY_OPTION
+from logo_edge.cli.options import BUNDLE, JSON, PUBLIC_KEY
 from logo_edge.errors import LogoEdgeError
 from logo_edge.files import json_text
 from logo_edge.machine import describe_machine, limits
@@ -26,18 +26,16 @@ doctor = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @doctor.command(
-    help="""Say whether this machine and its libraries compute a bundle rightly, and what to do where they do not.
+    help="""Check that this machine and its libraries compute a bundle correctly, and say what to do if not.
 
-    Shows the machine, its instruction sets and limits, the versions, known faults of those, and which backends give the
-    bundle's golden vectors. Exit status: 0 healthy, 1 something failed, 2 wrong usage.
+    Shows the machine, its instruction sets and limits, the versions, their known faults, and which backends reproduce
+    the bundle's golden vectors. Exit status: 0 healthy, 1 something failed, 2 wrong usage.
     """
 )
 def doctor_command(
-    bundle: Path | None = BUNDLE_OPTION,
-    public_key: Path | None = PUBLIC_KEY_OPTION,
-    as_json: bool = typer.Option(False, "--json", help="One JSON object."),
+    bundle: str | None = BUNDLE.typer(), public_key: Path | None = PUBLIC_KEY.typer(), as_json: bool = JSON.typer()
 ) -> None:
-    findings = examine(read_bundle(bundle or DEFAULT_BUNDLE, public_key=public_key))
+    findings = examine(read_bundle(DEFAULT_BUNDLE if bundle is None else bundle, public_key=public_key))
     typer.echo(json_text(findings).rstrip() if as_json else "\n".join(_lines(findings)))
     if not findings["healthy"]:
         raise typer.Exit(1)
@@ -48,45 +46,43 @@ def examine(bundle: Bundle) -> dict:
     machine, versions = describe_machine(), installed_versions()
     faults = faults_of(versions["onnxruntime"], platform.machine())
     backends = {name: _try_backend(bundle, name) for name in candidates(bundle.model_path)}
-    cache = _describe_cache()
-    facts = {
+    python_versions = {name: machine[name] for name in ("python", "numpy", "pillow")}
+    findings = {
         "machine": {name: machine[name] for name in ("system", "machine", "cpu", "isa")},
         "limits": limits(),
-        "versions": {
-            "logo-edge": __version__,
-            **{name: machine[name] for name in ("python", "numpy", "pillow")},
-            **versions,
-        },
+        "versions": {"logo-edge": __version__, **python_versions, **versions},
         "preprocessing": "preprocess.c" if LIBRARY else "Pillow",
         "faults": [f"onnxruntime {versions['onnxruntime']} {fault.symptom} ({fault.source})" for fault in faults],
         "bundle": str(bundle.folder),
         "backends": backends,
-        "cache": cache,
+        "cache": _describe_cache(),
     }
-    advice = [fault.cure for fault in faults]
+    failed = bool(faults) or any(not result["passes"] for result in backends.values())
+    advice = [*(fault.cure for fault in faults), *_advise(findings)]
+    return findings | {"advice": list(dict.fromkeys(advice)), "healthy": not failed}
+
+
+def _advise(findings: dict) -> list[str]:
+    """What to do about the findings, apart from the cures of known faults."""
+    backends, limit, advice = findings["backends"], findings["limits"], []
     if any(result["error"] for result in backends.values()):
         advice.append("do not use a backend that fails; try another release of its library, and report it")
-    if not backends[OnnxRuntime.name]["kleidiai"] and not faults:
-        advice.append(
-            "ONNX Runtime computes wrongly here with KleidiAI, which is left out; try another release, and report it"
-        )
+    if not backends[OnnxRuntime.name]["kleidiai"] and not findings["faults"]:
+        wrong = "ONNX Runtime computes wrong results here with KleidiAI, which is therefore not used"
+        advice.append(f"{wrong}; try another release, and report it")
     if not LIBRARY:
-        advice.append(
-            "preprocess.c was not compiled: install a C compiler and reinstall logo-edge, which is several times quicker"
-        )
-    quota = facts["limits"]["cpu_quota"]
-    if quota is not None and quota < facts["limits"]["cores"]:
-        advice.append(
-            f"the cgroup gives {quota:g} cores of time on {facts['limits']['cores']}: --workers {max(1, int(quota))}"
-        )
-    if not cache["writable"]:
+        fix = "install a C compiler and reinstall logo-edge, which makes preprocessing several times faster"
+        advice.append(f"preprocess.c was not compiled: {fix}")
+    quota, cores = limit["cpu_quota"], limit["cores"]
+    if quota is not None and quota < cores:
+        advice.append(f"the cgroup gives {quota:g} cores of time on {cores}: --workers {max(1, int(quota))}")
+    if not findings["cache"]["writable"]:
         advice.append("the cache cannot be written, so each start runs the golden vectors again; set LOGO_EDGE_CACHE")
-    failed = bool(faults) or any(not result["passes"] for result in backends.values())
-    return facts | {"advice": list(dict.fromkeys(advice)), "healthy": not failed}
+    return advice
 
 
 def _try_backend(bundle: Bundle, name: str) -> dict:
-    """Whether the backend gives the golden vectors now, whatever is remembered of it."""
+    """Whether the backend reproduces the golden vectors now, whatever the cache says of it."""
     try:
         classifier = Classifier(bundle, backend=name)
         count = classifier.run_vectors(rounds=CHECKED_ROUNDS)
@@ -100,39 +96,31 @@ def _describe_cache() -> dict:
         folder = cache_folder()
     except LogoEdgeError:
         return {"folder": None, "writable": False}
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return {"folder": str(folder), "writable": os.access(there, os.W_OK | os.X_OK)}
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return {"folder": str(folder), "writable": os.access(existing, os.W_OK | os.X_OK)}
 
 
 def _lines(findings: dict) -> list[str]:
-    machine, limit = findings["machine"], findings["limits"]
+    machine, limit, cache = findings["machine"], findings["limits"], findings["cache"]
+    quota = "" if limit["cpu_quota"] is None else f", time of {limit['cpu_quota']:g} by cgroup"
     rows = [
-        ("machine", f"{machine['system']} {machine['machine']}, {machine['cpu'] or 'processor not named'}"),
-        ("instruction sets", ", ".join(machine["isa"]) or "not told"),
-        (
-            "cores",
-            f"{limit['cores']} of {limit['cores_of_machine']} (cpuset {limit['cpuset']})"
-            + ("" if limit["cpu_quota"] is None else f", time of {limit['cpu_quota']:g} by cgroup"),
-        ),
+        ("machine", f"{machine['system']} {machine['machine']}, {machine['cpu'] or 'unknown processor'}"),
+        ("instruction sets", ", ".join(machine["isa"]) or "unknown"),
+        ("cores", f"{limit['cores']} of {limit['cores_of_machine']} (cpuset {limit['cpuset']}){quota}"),
         ("memory limit", "none" if limit["memory_mb"] is None else f"{limit['memory_mb']:.0f} MB by cgroup"),
         ("versions", ", ".join(f"{name} {version}" for name, version in findings["versions"].items())),
         ("preprocessing", findings["preprocessing"]),
         ("bundle", findings["bundle"]),
-        *(
-            (
-                name,
-                f"gives all {result['vectors']} golden vectors" + ("" if result["kleidiai"] else ", without KleidiAI")
-                if result["passes"]
-                else f"FAILS: {result['error']}",
-            )
-            for name, result in findings["backends"].items()
-        ),
-        (
-            "cache",
-            f"{findings['cache']['folder'] or 'no home folder'}{'' if findings['cache']['writable'] else ', cannot be written'}",
-        ),
+        *((name, _describe_backend(result)) for name, result in findings["backends"].items()),
+        ("cache", f"{cache['folder'] or 'no home folder'}{'' if cache['writable'] else ', cannot be written'}"),
         *(("known fault", fault) for fault in findings["faults"]),
         *(("advice", sentence) for sentence in findings["advice"]),
         ("result", "healthy" if findings["healthy"] else "something failed"),
     ]
     return [f"{name:>16}  {text}" for name, text in rows]
+
+
+def _describe_backend(result: dict) -> str:
+    if not result["passes"]:
+        return f"FAILS: {result['error']}"
+    return f"gives all {result['vectors']} golden vectors" + ("" if result["kleidiai"] else ", without KleidiAI")

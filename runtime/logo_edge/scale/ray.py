@@ -1,8 +1,8 @@
 """`logo-edge classify DIR --out FILE --engine ray`: the same table, classified by the workers of a Ray cluster.
 
-Paths go out and rows come back; the images must lie under the same paths on every machine. Rows are kept in the same
-`folders.Journal`, here, so that an interrupted run goes on, with either engine. A worker that dies loses what it had not
-delivered, and Ray Data has another do that again; what comes twice is dropped, and what never comes is an error.
+Workers get paths and return rows; every machine must have the images under the same paths. Rows are kept here in the
+same `Journal` as without Ray, so that either engine can go on after an interruption. If a worker dies, Ray Data repeats
+its undelivered images on another one. A row that comes twice is dropped; a missing row is an error.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from logo_edge.bundle.record import DIGEST, RECORD, Bundle
 from logo_edge.bundle.signing import SIGNATURE
 from logo_edge.classifier import Classifier
 from logo_edge.errors import LogoEdgeError, MissingExtraError
-from logo_edge.tables.journal import Journal, Progress, classify_named, record_of
+from logo_edge.exits import RERUN
+from logo_edge.tables.folder import Progress, classify_named
+from logo_edge.tables.journal import Journal
+from logo_edge.tables.writers import record_of
 
 BATCH = 32  # images that a worker classifies at once
-MOST_IN_BLOCK = 4096  # images that a worker takes on, and whose rows come back together
+MAX_BLOCK = 4096  # images that a worker gets, and whose rows come back, together
 ADDRESS = "RAY_ADDRESS"  # the environment variable that names a cluster; without it, one is started on this machine
 
 
 class Worker:
-    """Classifies batches of paths on a worker of the cluster; the bundle comes as the content of its files.
+    """Classifies batches of paths on a worker of the cluster; it gets the bundle as the content of its files.
 
-    `public_key`, the content of a PEM file, must have signed it here too.
+    With `public_key`, the content of a PEM file, the signature is checked here too.
     """
 
     def __init__(self, files: dict[str, bytes], public_key: bytes | None, options: dict):
@@ -57,10 +60,10 @@ def classify_on_cluster(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """As `folders.classify_folder`, by `workers` processes of a Ray cluster, as many as it has cores where left out.
+    """As `classify_folder`, by `workers` processes of a Ray cluster (None: one for each of its cores).
 
-    `options` are those of `Classifier.load` there. The paths that the journal does not hold are all in memory here, the
-    images never. Raises LogoEdgeError where the cluster cannot be had or rows do not come, MissingExtraError without Ray.
+    `options` are those of `Classifier.load` on the workers. The paths without a row are all in memory here, the images
+    never. Raises LogoEdgeError if there is no cluster or rows are missing, MissingExtraError without Ray.
     """
     try:
         import pyarrow
@@ -68,7 +71,7 @@ def classify_on_cluster(
         from ray.data import ActorPoolStrategy, DataContext, from_arrow
     except ImportError as error:
         raise MissingExtraError("scale", error.name or "ray") from error
-    missing = [os.fsencode(name) for name in names if not journal.done(name)]
+    missing = [os.fsencode(name) for name in names if not journal.holds(name)]
     if not missing:
         journal.finish()
         return
@@ -76,17 +79,18 @@ def classify_on_cluster(
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
+        address = os.environ.get(ADDRESS, "this machine")
         raise LogoEdgeError(
-            f"{os.environ.get(ADDRESS, 'this machine')}: no Ray cluster there ({error}); start it with `ray start`, or unset {ADDRESS}"
+            f"{address}: no Ray cluster there ({error}); start it with `ray start`, or unset {ADDRESS}"
         ) from error
     try:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         table = pyarrow.table({"index": np.arange(len(missing)), "name": pyarrow.array(missing, pyarrow.binary())})
-        block = min(max(len(missing) // (8 * size), BATCH), MOST_IN_BLOCK)
+        block = min(max(len(missing) // (8 * size), BATCH), MAX_BLOCK)
         blocks = [table.slice(start, block) for start in range(0, len(missing), block)]
-        # Not a repartition by Ray: it would wait for a core, which the workers have.
+        # Not repartitioned by Ray, which would wait for a free core: the workers hold them all.
         rows = from_arrow(blocks).map_batches(
             Worker,
             batch_size=BATCH,
@@ -96,25 +100,23 @@ def classify_on_cluster(
         )
         seen = np.zeros(len(missing), bool)
         for batch in rows.iter_batches(batch_size=None):
-            fresh = ~seen[batch["index"]]
+            is_new = ~seen[batch["index"]]
             seen[batch["index"]] = True
-            names = [os.fsdecode(missing[index]) for index in batch["index"][fresh]]
-            journal.append(zip(names, map(json.loads, batch["record"][fresh]), strict=True))
+            names = [os.fsdecode(missing[index]) for index in batch["index"][is_new]]
+            journal.append(zip(names, map(json.loads, batch["record"][is_new]), strict=True))
             if progress:
                 progress.show(journal)
     except ray.exceptions.RayError as error:
-        raise LogoEdgeError(f"the Ray cluster gave up: {error}; run the same again to go on") from error
+        raise LogoEdgeError(f"the Ray cluster failed: {error}; {RERUN}") from error
     finally:
         ray.shutdown()
     if not seen.all():
-        raise LogoEdgeError(
-            f"{int((~seen).sum()):,} of {len(missing):,} rows did not come back; run the same again to go on"
-        )
+        raise LogoEdgeError(f"{int((~seen).sum()):,} of {len(missing):,} rows did not come back; {RERUN}")
     journal.finish()
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
-    own = (RECORD, DIGEST) if bundle.public_key is None else (RECORD, DIGEST, SIGNATURE)
-    return {name: (bundle.folder / name).read_bytes() for name in own} | {
-        name: bundle.read(name) for name in bundle.files
-    }
+    """The content of every file of the bundle, by name."""
+    unlisted = (RECORD, DIGEST) if bundle.public_key is None else (RECORD, DIGEST, SIGNATURE)
+    files = {name: (bundle.folder / name).read_bytes() for name in unlisted}
+    return files | {name: bundle.read(name) for name in bundle.files}

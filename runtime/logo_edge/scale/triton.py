@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import typer
 
 from logo_edge.bundle.calibration import Mode
 from logo_edge.bundle.record import VECTORS, Bundle
 from logo_edge.classifier import Classifier
-from logo_edge.cli.bundle import PUBLIC_KEY_OPTION
 from logo_edge.errors import ExportError
 from logo_edge.files import folder_beside
 from logo_edge.images.load import load_image
@@ -69,8 +67,6 @@ SCALING = (
     "logarithms = LogSoftmax <axis = 1> (tempered) mapped = MatMul (logarithms, weight) calibrated = Add (mapped, bias)"
 )
 
-export_triton = typer.Typer(rich_markup_mode=None, add_completion=False)
-
 
 @dataclass(frozen=True)
 class Serving:
@@ -84,50 +80,6 @@ class Serving:
     instances: int = 1
     threads: int = 1
     device: str = "cpu"
-
-
-@export_triton.command(
-    help="""Write a bundle as a model repository for the NVIDIA Triton inference server.
-
-    Clients send one decoded image, (H, W, 4) uint8 RGBA, to the ensemble NAME and get label (empty where it abstains),
-    reason (empty where it does not), best_guess, confidence, probabilities, logo_score and is_logo. Preprocessing, network
-    and decision are ONNX graphs, which are run here on the bundle's own vectors first and written only where they agree with this runtime.
-
-    \b
-    logo-edge export-triton --out models
-    logo-edge export-triton --bundle bundles/mine --out models --name marks --mode strict
-    tritonserver --model-repository=models
-    """
-)
-def export_triton_command(
-    bundle: str | None = typer.Option(
-        None, "--bundle", "-b", metavar="DIR", help="A bundle's folder; left out: the embedded default."
-    ),
-    public_key: Path | None = PUBLIC_KEY_OPTION,
-    out: Path = typer.Option(
-        Path("models"), "--out", metavar="DIR", help="The model repository; others' models in it stay."
-    ),
-    name: str = typer.Option("logo_edge", "--name", help="The ensemble's name: letters, digits, _ and -."),
-    mode: Mode = typer.Option(Mode.BALANCED, "--mode", help="How sure it must be to give a label."),
-    threshold: float | None = typer.Option(
-        None, "--threshold", min=0, max=1, help="The least confidence for a label, instead of the mode's."
-    ),
-    max_batch: int = typer.Option(32, "--max-batch", min=1, help="The most images of one pass."),
-    queue_delay_us: int = typer.Option(
-        500, "--queue-delay-us", min=0, help="How long a request waits for others, in microseconds."
-    ),
-    instances: int = typer.Option(1, "--instances", min=1, help="Copies of each model that run at once."),
-    threads: int = typer.Option(1, "--threads", min=1, help="CPU threads of one pass."),
-    device: str = typer.Option("cpu", "--device", help="cpu, or gpu for the network alone."),
-) -> None:
-    """Exit status: 0 written and verified, 2 refused or wrong usage."""
-    if device not in ("cpu", "gpu"):
-        raise typer.BadParameter(f"--device {device}: expected cpu or gpu")
-    classifier = Classifier.load(bundle, public_key=public_key, mode=mode, threshold=threshold)
-    checked = write_repository(classifier, out, name, Serving(max_batch, queue_delay_us, instances, threads, device))
-    typer.echo(f"{out}: models {', '.join(f'{name}_{part}' for part in PARTS)} and the ensemble {name}")
-    typer.echo(f"run in ONNX Runtime on {checked} vectors: pixels to the byte and decisions as this runtime's")
-    typer.echo(f"serve it with: tritonserver --model-repository={out.resolve()}")
 
 
 def write_repository(classifier: Classifier, out: Path, name: str, serving: Serving) -> int:

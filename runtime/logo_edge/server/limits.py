@@ -1,7 +1,7 @@
-"""What the HTTP service takes on: bodies that arrive, and lanes of work with short queues.
+"""The limits of the HTTP service: request bodies in memory, and lanes of work with short queues.
 
-A client that is slow or sends costly pictures waits or is refused; others are answered meanwhile. No web framework is
-imported here. All of it lives in one event loop.
+A client that is slow or sends costly pictures waits or is refused; others are answered meanwhile. Imports no web
+framework. Everything here lives in one event loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RETRY_AFTER_S = 1
 
 
 class Refused(Exception):
-    """A request that is not taken on: the HTTP status, why, and when to come again."""
+    """A refused request: the HTTP status, the reason, and when to try again."""
 
     def __init__(self, status: int, detail: str, retry_after_s: int | None = None):
         super().__init__(status, detail, retry_after_s)
@@ -29,13 +29,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service takes on.
+    """The limits of the service.
 
-    Up to `bodies` bodies arrive at once, and all bodies in memory hold up to `held_bytes`. `requests` counts requests
-    whose body is there. `timeout_s` holds once for the arrival of a body and once for its classification. `workers`
-    threads decode and as many classify. Drawings (SVG) and pictures of more than `quick_pixels` are decoded by one
-    further thread, for which up to `queue` requests wait; a drawing may take `drawing_s` seconds of CPU time. A batch has
-    up to `batch` images and waits `batch_delay_ms` for more of them.
+    Up to `bodies` bodies arrive at once; all bodies in memory take up to `held_bytes`. `requests` counts requests whose
+    body has arrived. `timeout_s` applies to the arrival of a body, and again to its classification. `workers` threads
+    decode and as many classify. One further thread decodes drawings (SVG) and pictures of more than `quick_pixels`; up to
+    `queue` requests wait for it. A drawing may take `drawing_s` seconds of CPU time. A batch has up to `batch` images and
+    waits `batch_delay_ms` for more.
     """
 
     body_bytes: int = 16 * 1024 * 1024
@@ -63,7 +63,7 @@ class Body:
 
 
 class Bodies:
-    """The bodies in memory. Where they are too many or too large, the one that has been arriving longest gives way."""
+    """The bodies in memory. If they are too many or too large, the one that began to arrive first is dropped."""
 
     def __init__(self, limits: Limits, on_change: Callable[[int], None] = lambda arriving: None):
         """`on_change` is called with the number of bodies that are arriving."""
@@ -82,7 +82,7 @@ class Bodies:
 
     @asynccontextmanager
     async def arriving(self, body: Body) -> AsyncIterator[None]:
-        """Within it the body is read. Raises Refused (408) where it takes too long, or gives way to others."""
+        """Around the reading of the body. Raises Refused (408) if it takes too long, or is dropped for others."""
         timeout_s = self._limits.timeout_s
         try:
             async with asyncio.timeout(timeout_s) as body.deadline:
@@ -91,15 +91,14 @@ class Bodies:
                 self._make_room(body)
                 yield
         except TimeoutError:
-            raise Refused(
-                408, f"the body did not arrive within {timeout_s:g} s, or gave way to others that arrived meanwhile"
-            ) from None
+            detail = f"the body did not arrive within {timeout_s:g} s, or was dropped for others that arrived meanwhile"
+            raise Refused(408, detail) from None
         finally:
             self._arriving.pop(body, None)
             self._on_change(len(self._arriving))
 
     def hold(self, body: Body, size_bytes: int) -> None:
-        """Adds so many bytes to what the body holds. Raises Refused (503) where there is no memory for them."""
+        """Adds `size_bytes` to the body. Raises Refused (503) if there is no memory for them."""
         body.held_bytes += size_bytes
         self._held_bytes += size_bytes
         self._make_room(body)
@@ -108,7 +107,7 @@ class Bodies:
         while len(self._arriving) > self._limits.bodies or self._held_bytes > self._limits.held_bytes:
             oldest = next(iter(self._arriving), body)
             if oldest is body:
-                raise Refused(503, "the bodies of other requests fill the memory set aside; try again", RETRY_AFTER_S)
+                raise Refused(503, "the bodies of other requests fill the memory for bodies; try again", RETRY_AFTER_S)
             del self._arriving[oldest]
             self._held_bytes -= oldest.held_bytes
             oldest.held_bytes = 0
@@ -116,31 +115,30 @@ class Bodies:
 
 
 class Lane:
-    """Threads with a queue that may have an end."""
+    """Threads with a queue of limited length."""
 
     def __init__(self, threads: int, name: str, queue: int | None = None):
         self._pool = ThreadPoolExecutor(threads, name)
-        self._most = None if queue is None else threads + queue
-        self._at_hand = 0
+        self._max_pending = None if queue is None else threads + queue
+        self._pending = 0
 
     async def run(self, function: Callable[..., T], *arguments) -> T:
-        """What the function gives, called in a thread. Raises Refused (503) where the queue is full."""
-        if self._most is not None and self._at_hand >= self._most:
-            raise Refused(
-                503, f"{self._at_hand} drawings or large pictures are waiting, as many as may; try again", RETRY_AFTER_S
-            )
+        """The result of the function, called in a thread. Raises Refused (503) if the queue is full."""
+        if self._max_pending is not None and self._pending >= self._max_pending:
+            detail = f"{self._pending} drawings or large pictures are waiting, the maximum; try again"
+            raise Refused(503, detail, RETRY_AFTER_S)
         loop = asyncio.get_running_loop()
-        self._at_hand += 1
+        self._pending += 1
         work = self._pool.submit(function, *arguments)
-        work.add_done_callback(partial(self._leave, loop))  # not before the thread is free, whoever waits for it
+        work.add_done_callback(partial(self._finish, loop))  # only once the thread is free, even if the caller gave up
         return await asyncio.wrap_future(work)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _leave(self, loop: asyncio.AbstractEventLoop, _work: Future) -> None:
+    def _finish(self, loop: asyncio.AbstractEventLoop, _work: Future) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(self._count_down)
 
     def _count_down(self) -> None:
-        self._at_hand -= 1
+        self._pending -= 1

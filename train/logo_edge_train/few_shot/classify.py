@@ -13,7 +13,7 @@ from PIL import Image
 from logo_edge.errors import DatasetError, ImageError
 from logo_edge.images.load import load_image
 from logo_edge.names import shown
-from logo_edge.tables.journal import walk_images
+from logo_edge.tables.find import walk_images
 from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.few_shot.episodes import VIEWS, Drawings
 from logo_edge_train.few_shot.methods import FewShotNetwork, embed_pixels

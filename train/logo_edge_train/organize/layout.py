@@ -13,7 +13,7 @@ from pathlib import Path
 
 from logo_edge.errors import DatasetError
 from logo_edge.names import alike, cleaned, shown
-from logo_edge.tables.journal import walk_images
+from logo_edge.tables.find import walk_images
 
 SPLIT_FOLDERS = {
     "train": "train",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from logo_edge.cache import cache_folder
 from logo_edge.names import shown
-from logo_edge.tables.journal import walk_images
+from logo_edge.tables.find import walk_images
 from logo_edge_train.data.manifest import FILES, read_manifest
 
 

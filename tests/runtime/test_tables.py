@@ -18,18 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import SHELL, classify
 from pictures import marked
 from PIL import Image
-from typer.testing import CliRunner
 
 from logo_edge import Classifier, LogoEdgeError, files
 from logo_edge.bundle.calibration import Conformal
-from logo_edge.cli import bundle as commands
-from logo_edge.ending import SYSTEM
-from logo_edge.tables import journal as folders
-from logo_edge.tables.journal import Journal, classify_folder, describe_settings, find_images
-
-SHELL = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"
+from logo_edge.exits import SYSTEM
+from logo_edge.tables.find import find_images, source_folders
+from logo_edge.tables.folder import classify_folder, describe_settings
+from logo_edge.tables.journal import FOLDERS, Journal
+from logo_edge.tables.writers import WRITERS, record_of
 
 
 @pytest.fixture
@@ -78,10 +77,6 @@ def test_a_folder_that_cannot_be_read_comes_out_as_a_path_that_fails(tmp_path, m
     assert list(find_images([str(tmp_path)])) == [str(tmp_path / "0.png"), str(tmp_path / "closed")]
 
 
-def classify(bundle: Path, *arguments):
-    return CliRunner().invoke(commands.classify, ["--bundle", str(bundle), *map(str, arguments)])
-
-
 def rows_of(path: Path) -> list[dict]:
     """The table's rows as text and numbers, sorted by path."""
     if path.suffix == ".csv":
@@ -111,7 +106,7 @@ def kept_in(journal: Path) -> int:
 
 def test_the_three_formats_hold_the_same(bundle, logos, tmp_path):
     tables = {}
-    for suffix in folders.FORMATS:
+    for suffix in WRITERS:
         out = tmp_path / f"results{suffix}"
         result = classify(bundle, logos, "--out", out)
         assert result.exit_code == 1  # two failed
@@ -141,7 +136,7 @@ def test_names_that_hold_what_ends_a_row_or_cell_are_whole_in_every_format(bundl
     names = [f"{name}.png" for name in ("a\rb", "c\nd", 'e"f', "g,h", "i\u2028j", "=1+2", "-", "k|l", "m\x85n")]
     for name in names:
         Image.new("RGB", (8, 8), "red").save(folder / name)
-    for suffix in folders.FORMATS:
+    for suffix in WRITERS:
         out = tmp_path / f"results{suffix}"
         assert classify(bundle, folder, "--out", out).exit_code == 0
         if suffix == ".jsonl":
@@ -283,7 +278,7 @@ def test_a_name_that_is_no_unicode_is_kept_as_well_as_it_can_be(bundle, tmp_path
     folder.mkdir()
     marked((255, 0, 0), (8, 8)).save(folder / "plain.png")
     os.rename(folder / "plain.png", os.fsencode(folder) + b"/r\xff.png")
-    for suffix in folders.FORMATS:
+    for suffix in WRITERS:
         result = classify(bundle, folder, "--out", tmp_path / f"odd{suffix}")
         assert result.exit_code == 0, result.exception
         (row,) = rows_of(tmp_path / f"odd{suffix}")
@@ -300,9 +295,9 @@ def test_names_that_differ_in_undecodable_bytes_alone_are_two_images(bundle, tmp
     classifier, out = Classifier.load(bundle), tmp_path / "odd.jsonl"
     first, second = find_images([str(tmp_path / "odd")])
     with Journal(out, classifier.labels, describe_settings(classifier)) as journal:
-        journal.append([(first, folders.record_of(first, classifier.classify(first)))])
+        journal.append([(first, record_of(first, classifier.classify(first)))])
     with Journal(out, classifier.labels, describe_settings(classifier)) as journal:
-        assert (journal.done(first), journal.done(second)) == (True, False)
+        assert (journal.holds(first), journal.holds(second)) == (True, False)
         classify_folder(classifier, [first, second], journal, workers=1)
     assert sorted(row["label"] for row in rows_of(out)) == ["blue", "red"]
 
@@ -335,12 +330,12 @@ def begin(bundle: Path, paths: list[Path], out: Path, count: int) -> None:
     """Leaves the journal of a run over the paths that was interrupted after so many images."""
     classifier = Classifier.load(bundle)
     names = list(map(str, paths))
-    settings = describe_settings(classifier) | {folders.FOLDERS: folders.folders_of(names)}
+    settings = describe_settings(classifier) | {FOLDERS: source_folders(names)}
     with Journal(out, classifier.labels, settings) as journal:
         for name in list(find_images(names))[:count]:
-            assert not journal.done(name)
+            assert not journal.holds(name)
             result = next(classifier.classify_many([name]))
-            journal.append([(name, folders.record_of(name, result))])
+            journal.append([(name, record_of(name, result))])
 
 
 def paint(path: Path, colour: tuple[int, int, int]) -> None:
@@ -426,7 +421,7 @@ def test_on_a_full_disk_the_table_ends_with_its_own_status_and_goes_on_once_ther
     assert os.listdir(out.parent) == ["results.csv"]
 
 
-@pytest.mark.parametrize("suffix", folders.FORMATS)
+@pytest.mark.parametrize("suffix", WRITERS)
 def test_a_table_that_does_not_fit_leaves_its_journal_and_no_half_of_itself(
     bundle, logos, tmp_path, monkeypatch, suffix
 ):
@@ -505,7 +500,7 @@ def test_names_are_never_separators_and_tables_hold_no_nan(fake_bundle, tmp_path
         logo_score=float("nan"),
         confidence=float("inf"),
     )
-    record = folders.record_of("x.png", result)
+    record = record_of("x.png", result)
     assert (record["logo_score"], record["confidence"]) == (None, None)
     assert json.loads(json.dumps(record, allow_nan=False)) == record | {"prediction_set": record["prediction_set"]}
 

@@ -13,14 +13,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from command_line import SHELL, run_command
 from PIL import Image
 
 from logo_edge import LogoEdgeError
-from logo_edge.ending import INTERRUPTED, NO_READER, SYSTEM, USAGE, ending, resumed_by_rerun
+from logo_edge.exits import INTERRUPTED, NO_READER, SYSTEM, USAGE, exit_on_error, resumable
 from logo_edge.files import write_file
 from logo_edge.names import printable
 
-SHELL = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"
 NASTY = "a\x1b[31m\u202egnp\n  forged.png"  # a colour, a reversal and a line of its own
 ESCAPED = r"a\x1b[31m\u202egnp\n  forged.png"
 
@@ -36,12 +36,6 @@ def logo(tmp_path) -> Path:
     path.parent.mkdir()
     Image.new("RGB", (30, 20), (255, 0, 0)).save(path)
     return path
-
-
-def run(*arguments, code: str = SHELL, **options) -> subprocess.CompletedProcess:
-    """The command as a shell runs it."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, stderr=subprocess.PIPE, check=False, **{"stdout": subprocess.PIPE, **options})
 
 
 def verbs(bundle: Path, logo: Path) -> dict[str, list]:
@@ -68,7 +62,7 @@ def verbs(bundle: Path, logo: Path) -> dict[str, list]:
 )
 def test_an_unset_variable_of_the_shell_is_not_the_current_folder(arguments, tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "logo.png")
-    done = run(*arguments, cwd=tmp_path)
+    done = run_command(*arguments, cwd=tmp_path)
     assert done.returncode == USAGE
     assert b"found an empty value" in done.stderr
     assert done.stderr.count(b"\n") == 1
@@ -77,7 +71,7 @@ def test_an_unset_variable_of_the_shell_is_not_the_current_folder(arguments, tmp
 
 def test_an_error_of_a_file_that_is_put_in_place_names_its_place(tmp_path, capsys):
     (tmp_path / "out.json").mkdir()
-    with pytest.raises(SystemExit), ending():
+    with pytest.raises(SystemExit), exit_on_error():
         write_file(tmp_path / "out.json", "{}")
     assert f"logo-edge: {tmp_path / 'out.json'}: Is a directory" in capsys.readouterr().err
 
@@ -87,7 +81,7 @@ def test_a_reader_that_went_away_ends_every_verb_alike(bundle, logo):
     for name, arguments in verbs(bundle, logo).items():
         reader, writer = os.pipe()
         os.close(reader)
-        done = run(*arguments, stdout=writer)
+        done = run_command(*arguments, stdout=writer)
         os.close(writer)
         statuses[name] = done.returncode, done.stderr
     assert statuses == dict.fromkeys(statuses, (NO_READER, b""))
@@ -99,7 +93,7 @@ def test_an_output_that_cannot_be_written_has_a_status_of_its_own(bundle, logo):
     statuses = {}
     for name in ("plain", "info", "help"):
         with open("/dev/full", "wb") as full:
-            done = run(*verbs(bundle, logo)[name], stdout=full)
+            done = run_command(*verbs(bundle, logo)[name], stdout=full)
         statuses[name] = done.returncode
         assert done.stderr == b"logo-edge: No space left on device; free some space\n", name
     assert statuses == dict.fromkeys(statuses, SYSTEM)
@@ -108,7 +102,7 @@ def test_an_output_that_cannot_be_written_has_a_status_of_its_own(bundle, logo):
 def test_a_log_that_cannot_be_written_is_warned_of_once_and_fails_no_answer(bundle, logo):
     for index in range(20):
         (logo.parent / f"{index}.png").write_bytes(logo.read_bytes())
-    done = run("classify", "--bundle", bundle, "--log", "/dev/full", "--jsonl", logo.parent)
+    done = run_command("classify", "--bundle", bundle, "--log", "/dev/full", "--jsonl", logo.parent)
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 21
     assert done.stderr.count(b"\n") == 1
@@ -124,16 +118,16 @@ def test_a_closed_stdout_is_refused_and_a_closed_stdin_or_stderr_is_an_empty_one
 
     classify = ["classify", "--bundle", bundle]
     for arguments in ([*classify, logo], [*classify, "--threads", "1", logo]):
-        done = run(*arguments, code=close(1))
+        done = run_command(*arguments, code=close(1))
         assert (done.returncode, done.stderr.count(b"\n")) == (USAGE, 1), done.stderr
         assert b"standard output is closed; expected" in done.stderr
-    empty = run(*classify, "-", code=close(0))
+    empty = run_command(*classify, "-", code=close(0))
     assert (empty.returncode, empty.stderr.count(b"\n")) == (1, 1), empty.stderr
     assert b"0 bytes" in empty.stderr
-    both = run(*classify, logo, code=close(0, 2))
+    both = run_command(*classify, logo, code=close(0, 2))
     assert (both.returncode, both.stderr) == (0, b"")
     assert b"red" in both.stdout
-    assert run(*classify, logo, code=close(0, 1, 2)).returncode == USAGE
+    assert run_command(*classify, logo, code=close(0, 1, 2)).returncode == USAGE
 
 
 def test_output_is_utf_8_whatever_the_locale_says(bundle, logo):
@@ -141,11 +135,11 @@ def test_output_is_utf_8_whatever_the_locale_says(bundle, logo):
     logo.rename(name)
     env = os.environ | {"PYTHONIOENCODING": "cp1252", "LC_ALL": "C"}
     for arguments in (["classify", "--jsonl"], ["similar", "--json", name]):
-        done = run(arguments[0], "--bundle", bundle, *arguments[1:], name, env=env)
+        done = run_command(arguments[0], "--bundle", bundle, *arguments[1:], name, env=env)
         assert done.returncode == 0, done.stderr
         record = json.loads(done.stdout.decode("utf-8"))
         assert (record.get("path") or record["results"][0]["path"]) == str(name)
-    table = run("classify", "--bundle", bundle, name, env=env)
+    table = run_command("classify", "--bundle", bundle, name, env=env)
     assert (table.returncode, name.name in table.stdout.decode("utf-8")) == (0, True)
 
 
@@ -164,7 +158,7 @@ def test_names_reach_no_terminal_raw(bundle, logo, tmp_path):
         "refused": ["enroll", "x", f"{folder}x"],
     }
     for name, arguments in commands.items():
-        done = run(arguments[0], "--bundle", bundle, *arguments[1:], cwd=tmp_path)
+        done = run_command(arguments[0], "--bundle", bundle, *arguments[1:], cwd=tmp_path)
         printed = (done.stdout + done.stderr).decode("utf-8")
         assert ESCAPED.removesuffix(".png") in printed, (name, printed)
         assert not {"\x1b", "\u202e"} & set(printed), name
@@ -174,7 +168,7 @@ def test_names_reach_no_terminal_raw(bundle, logo, tmp_path):
 def test_names_of_classes_reach_no_terminal_raw(fake_bundle):
     bundle = fake_bundle(labels=("red", f"green{NASTY}", "blue"))
     for arguments in (["info"], ["serve", "--host", "192.0.2.1", "--no-token"]):  # an address of no machine (RFC 5737)
-        done = run(arguments[0], "--bundle", bundle, *arguments[1:])
+        done = run_command(arguments[0], "--bundle", bundle, *arguments[1:])
         printed = (done.stdout + done.stderr).decode("utf-8")
         assert f"green{ESCAPED}" in printed, printed
         assert not {"\x1b", "\u202e"} & set(printed), printed
@@ -237,7 +231,7 @@ Classifier.classify_many = wait
 
 
 def test_help_lists_the_exit_statuses():
-    listed = b" ".join(run("--help").stdout.split())
+    listed = b" ".join(run_command("--help").stdout.split())
     for part in (
         b"0 done",
         b"1 some inputs failed",
@@ -250,8 +244,9 @@ def test_help_lists_the_exit_statuses():
 
 
 def test_more_on_stdin_than_an_image_may_have_is_refused_by_its_size(bundle, logo):
-    code = f"from logo_edge import classify, images; images.MAX_FILE_BYTES = classify.MAX_FILE_BYTES = 50; {SHELL}"
-    done = run("classify", "--bundle", bundle, "-", code=code, input=logo.read_bytes())
+    limit = "from logo_edge.cli import classify; from logo_edge.images import load; load.MAX_FILE_BYTES = classify.MAX_FILE_BYTES = 50"
+    code = f"{limit}; {SHELL}"
+    done = run_command("classify", "--bundle", bundle, "-", code=code, input=logo.read_bytes())
     assert done.returncode == 1
     assert b"more than 50" in done.stderr
     assert b"damaged" not in done.stderr
@@ -278,7 +273,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
             OSError(errno.EROFS, "Read-only file system", "x"),
             False,
             SYSTEM,
-            "x: Read-only file system; expected a place that can be written",
+            "x: Read-only file system; expected a location that can be written",
         ),
         (OSError(errno.EIO, "Input/output error"), False, SYSTEM, "Input/output error"),
         (LogoEdgeError("a\nb"), True, USAGE, r"a\nb"),
@@ -287,13 +282,13 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_each_end_has_its_line_and_its_status(capsys, error, resumes, status, line):
-    with pytest.raises(SystemExit) as ended, ending(), resumed_by_rerun() if resumes else nullcontext():
+    with pytest.raises(SystemExit) as ended, exit_on_error(), resumable() if resumes else nullcontext():
         raise error
     assert ended.value.code == status
     assert capsys.readouterr().err == f"logo-edge: {line}\n"
 
 
 def test_a_wrong_usage_quotes_names_harmlessly():
-    done = run("info", "a\x1b[31m\u202egnp.b")  # Click escapes the first only
+    done = run_command("info", "a\x1b[31m\u202egnp.b")  # Click escapes the first only
     assert done.returncode == USAGE
     assert rb"(a\x1b[31m\u202egnp.b)" in done.stderr

@@ -1,0 +1,99 @@
+"""Finds image files: in folders, by globs, and by name."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+
+from logo_edge.names import shown
+
+RASTER_SUFFIXES = frozenset(
+    ".apng .avif .bmp .dib .gif .ico .jfif .jp2 .jpe .jpeg .jpg "
+    ".pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp".split()
+)
+HEAT_MAP_SUFFIX = ".explain.png"  # --explain writes these files beside the images; they are never classified
+
+
+def find_images(paths: Iterable[str]) -> Iterator[str]:
+    """The path of every image: named files, the images of folders (`walk_images`) and of globs (`**` too).
+
+    A path that does not exist is yielded unchanged: reading it then gives its error.
+    """
+    for path in paths:
+        if os.path.isdir(path):
+            yield from walk_images(path)
+        elif is_glob(path):
+            for match in sorted(set(expand_glob(path))):
+                if os.path.isfile(match) and not match.endswith(HEAT_MAP_SUFFIX):
+                    yield match
+        else:
+            yield path
+
+
+def is_glob(path: str) -> bool:
+    """Whether the path is a pattern, and no file or folder has exactly this name."""
+    return glob.has_magic(path) and not os.path.lexists(path)
+
+
+def expand_glob(pattern: str) -> Iterator[str]:
+    """The paths that match. A leading folder that exists under its literal name, such as `t [new]`, is no pattern.
+
+    `**` matches folders at any depth, in the order of `walk_images`; circular links end.
+    """
+    before, deep, after = re.fullmatch(r"(.*?)(?:(?<![^/])(\*\*)(?:/+(.*))?)?", pattern, re.DOTALL).groups()
+    if deep:
+        for root in expand_glob(before) if before else [os.curdir]:
+            for folder, files in _walk(root, []):
+                folder = folder if before else os.path.relpath(folder) if folder != os.curdir else ""
+                paths = (os.path.join(folder, file) for file in files)
+                yield from expand_glob(os.path.join(folder, after)) if after else paths
+        return
+    literal = pattern
+    while literal and not os.path.isdir(literal):
+        literal = os.path.dirname(literal)
+    yield from glob.iglob(glob.escape(literal) + pattern[len(literal) :])
+
+
+def walk_images(folder: str | os.PathLike) -> Iterator[str]:
+    """The path of every file below the folder with the suffix of an image, without hidden files and heat maps.
+
+    The files of a folder come first, then its subfolders, each in alphabetical order; folders behind links come last.
+    Each folder is visited once, however many links lead to it, so loops end. SVG is an image if the extra `svg` is
+    installed. A folder that cannot be read is yielded as a path: reading it then gives its error. Every verb finds
+    its images with this function.
+    """
+    suffixes = RASTER_SUFFIXES | {".svg", ".svgz"} if find_spec("resvg_py") else RASTER_SUFFIXES
+    unreadable: list[OSError] = []
+    for parent, files in _walk(folder, unreadable):
+        for file in files:
+            suffix = os.path.splitext(file)[1].lower()
+            if suffix in suffixes and not file.startswith(".") and not file.endswith(HEAT_MAP_SUFFIX):
+                yield os.path.join(parent, file)
+    yield from (error.filename for error in unreadable)
+
+
+def source_folders(paths: Iterable[str]) -> list[str]:
+    """The absolute folders and globs among the paths, and the folders of the files among them, each once."""
+    folders = {
+        path if os.path.isdir(path) or is_glob(path) else os.path.dirname(os.path.abspath(path)) for path in paths
+    }
+    return sorted(shown(os.path.abspath(folder)) for folder in folders)
+
+
+def _walk(folder: str | os.PathLike, unreadable: list[OSError]) -> Iterator[tuple[str, list[str]]]:
+    """(folder, names of its files) of each folder that is not hidden, once; appends errors to `unreadable`."""
+    roots, seen = deque([os.fspath(folder)]), set()
+    while roots:
+        for parent, folders, files in os.walk(roots.popleft(), onerror=unreadable.append):
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            roots.extend(path for name in folders if os.path.islink(path := os.path.join(parent, name)))
+            yield parent, sorted(files)
