@@ -21,24 +21,25 @@ from logo_edge_train.commands import data
 from logo_edge_train.data import icons as fetch
 from logo_edge_train.data import synthesize
 from logo_edge_train.data.dataset import LogoDataset
-from logo_edge_train.data.draw import KINDS, Sources, badge, draw_pair
 from logo_edge_train.data.icons import DRAWING, locked_versions, render_svg
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
-from logo_edge_train.data.marks import (
+from logo_edge_train.data.pairs.colours import INK_BLACK
+from logo_edge_train.data.pairs.fades import draw_fade
+from logo_edge_train.data.pairs.fonts import glyphs
+from logo_edge_train.data.pairs.kinds import KINDS, draw_pair
+from logo_edge_train.data.pairs.marks import (
     FULL,
-    INK_BLACK,
     Mark,
     coloured,
     document,
-    draw_fade,
     ellipse,
-    glyphs,
     ink_of,
     path,
     pixels_of,
     rectangle,
     silhouette,
 )
+from logo_edge_train.data.pairs.parts import Sources, badge
 from logo_edge_train.data.synthesize import choose_sources, draw_files, drawn_rows, find_fonts
 from logo_edge_train.organize.features import measure_logo
 from logo_edge_train.recipe import Recipe
@@ -400,9 +401,8 @@ def test_drawn_logos_join_the_train_split_alone_and_are_part_of_the_key(sources_
 
 def test_the_key_covers_the_drawers_code(tmp_path, monkeypatch):
     before = synthesize.drawing_identity(4, 0).key
-    changed = tmp_path / "marks.py"
-    changed.write_text("another drawer")
-    monkeypatch.setattr(synthesize.marks, "__file__", str(changed))
+    (tmp_path / "marks.py").write_text("another drawer")
+    monkeypatch.setattr(synthesize, "DRAWER", tmp_path)
     assert synthesize.drawing_identity(4, 0).key != before
 
 

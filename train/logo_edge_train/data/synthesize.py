@@ -20,9 +20,8 @@ from logo_edge.errors import DatasetError
 from logo_edge.files import changing
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.data import draw, marks
 from logo_edge_train.data import icons as fetch
-from logo_edge_train.data.draw import KINDS, Sources, draw_pair
+from logo_edge_train.data import pairs
 from logo_edge_train.data.icons import (
     DRAWING,
     INSTALLED,
@@ -38,8 +37,10 @@ from logo_edge_train.data.icons import (
 )
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.pairs.kinds import KINDS, draw_pair
+from logo_edge_train.data.pairs.parts import Sources
 from logo_edge_train.data.pool import leave_out_groups, unlabelled_rows
-from logo_edge_train.keys import Identity, identify, refuse_other, versions
+from logo_edge_train.keys import Identity, identify, refuse_other, source_hash, versions
 from logo_edge_train.organize.describe import THUMBNAIL_PX, write_sheet
 from logo_edge_train.organize.features import map_over_images, measure_file
 from logo_edge_train.recipe import TrainConfig
@@ -47,6 +48,7 @@ from logo_edge_train.runs import write_json
 
 DRAWN = "drawn"  # the package of drawn rows that join training; their version is the key of the set
 MANIFEST, RECORD = "manifest.csv", "drawn.json"
+DRAWER = Path(pairs.__file__).parent
 DRAWN_WITH = ("fonttools", "numpy", "opencv-python-headless", "resvg-py", "scipy")
 PICTOGRAMS, FIGURES, SHADED = (f"@iconify-json/{name}" for name in ("ph", "game-icons", "fluent-color"))
 BRANDS = "@iconify-json/simple-icons"
@@ -120,12 +122,7 @@ def drawn_rows(config: TrainConfig) -> list[LogoRow]:
 
 def drawing_identity(pairs: int, seed: int) -> Identity:
     """What drawn logos depend on: their number and seed, the code that draws, what is drawn with and what is held out."""
-    inputs = {
-        "drawer": Path(draw.__file__),
-        "marks": Path(marks.__file__),
-        "renderer": Path(fetch.__file__),
-        **_source_inputs(),
-    }
+    inputs = {"drawer": source_hash(DRAWER), "renderer": Path(fetch.__file__), **_source_inputs()}
     return identify(inputs, {"pairs": pairs, "seed": seed}, versions(DRAWN_WITH))
 
 

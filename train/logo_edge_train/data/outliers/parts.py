@@ -14,8 +14,9 @@ from logo_edge.files import changing, json_text, replacing, write_file
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data import icons as fetch
-from logo_edge_train.data.outliers import choice, fitted, held_out
+from logo_edge_train.data.outliers import choice, held_out
 from logo_edge_train.data.outliers.drawing import Family, draw_picture
+from logo_edge_train.data.outliers.fitted import charts, documents, plans, screens, sketches, textures
 from logo_edge_train.data.outliers.packages import LOCKS, draw_icons, draw_photograph, draw_scene
 from logo_edge_train.keys import artifact_key, file_hash, source_hash, versions
 from logo_edge_train.organize.describe import THUMBNAIL_PX, write_sheet
@@ -40,18 +41,18 @@ FAMILIES: dict[Part, dict[str, Family]] = {
         "flags-cif": _icons("cif", "fitted", count=60, flags=True),
         "flags-lipis": _icons("flag", "fitted", count=100, flags=True),
         "scenes": Family(draw_scene, 400),
-        "pages": Family(fitted.draw_page),
-        "scans": Family(fitted.draw_scan),
-        "code": Family(fitted.draw_code),
-        "programs": Family(fitted.draw_window),
-        "web-pages": Family(fitted.draw_web_page),
-        "graphs": Family(fitted.draw_chart),
-        "diagrams": Family(fitted.draw_diagram),
-        "maps": Family(fitted.draw_map),
-        "spectra": Family(fitted.draw_noise),
-        "textures": Family(fitted.draw_texture),
-        "sketches": Family(fitted.draw_sketch),
-        "backgrounds": Family(fitted.draw_background),
+        "pages": Family(documents.draw_page),
+        "scans": Family(documents.draw_scan),
+        "code": Family(screens.draw_code),
+        "programs": Family(screens.draw_window),
+        "web-pages": Family(screens.draw_web_page),
+        "graphs": Family(charts.draw_chart),
+        "diagrams": Family(plans.draw_diagram),
+        "maps": Family(plans.draw_map),
+        "spectra": Family(textures.draw_noise),
+        "textures": Family(textures.draw_texture),
+        "sketches": Family(sketches.draw_sketch),
+        "backgrounds": Family(textures.draw_background),
     },
     "held_out": {
         "emoji": _icons("twemoji", "held_out", count=HELD_OUT),

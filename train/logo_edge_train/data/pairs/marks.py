@@ -1,8 +1,4 @@
-"""What drawn logos are made of, as SVG: marks, colours, fades and lettering.
-
-A mark is drawn on a canvas of CANVAS units and cut to its ink at the end. Distances of colours are in Oklab (Ottosson
-2020, "A perceptual color space for image processing").
-"""
+"""Marks: the shapes of drawn logos as SVG, on a canvas of CANVAS units that is cut to its ink at the end."""
 
 from __future__ import annotations
 
@@ -12,24 +8,19 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from logo_edge.errors import DatasetError
 from logo_edge_train.data.icons import CURRENT_COLOUR, render_svg
+from logo_edge_train.data.pairs.colours import WHITE, Random, mix
 
 CANVAS = 1000
 EDGE = 30  # units around the canvas that strokes may reach
 INK_PX = 160  # side at which ink is measured
 SILHOUETTE_PX = 640
-WHITE, INK_BLACK = "#ffffff", CURRENT_COLOUR
-CONTRAST = 0.2  # of lightness in Oklab, from which a glyph is read on its badge
-BAND_STEP = 0.08  # least distance in Oklab between hard bands side by side
 
-Random = np.random.Generator
 Box = tuple[float, float, float, float]  # left, top, width, height
 FULL: Box = (0, 0, CANVAS, CANVAS)
 AREA = f'x="{-EDGE}" y="{-EDGE}" width="{CANVAS + 2 * EDGE}" height="{CANVAS + 2 * EDGE}"'
@@ -59,78 +50,6 @@ class Mark:
 
 
 Layer = tuple[Mark, str]  # with a colour, #rrggbb, or the markup that is seen through the mark
-
-
-def colour(lightness: float, chroma: float, hue: float) -> str:
-    """#rrggbb of an OKLCH colour, hue in degrees, with as much of its chroma as sRGB holds."""
-    for keep in np.linspace(1, 0, 11):
-        a, b = keep * chroma * np.cos(np.radians(hue)), keep * chroma * np.sin(np.radians(hue))
-        cone = np.array(
-            [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
-        )
-        rgb = (
-            np.array(
-                [
-                    [4.0767416621, -3.3077115913, 0.2309699292],
-                    [-1.2684380046, 2.6097574011, -0.3413193965],
-                    [-0.0041960863, -0.7034186147, 1.7076147010],
-                ]
-            )
-            @ (cone @ [lightness, a, b]) ** 3
-        )
-        if rgb.min() > -0.002 and rgb.max() < 1.002:
-            break
-    rgb = np.clip(rgb, 0, 1)
-    levels = np.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb ** (1 / 2.4) - 0.055)
-    return "#" + "".join(f"{round(255 * float(level)):02x}" for level in levels)
-
-
-def oklab(text: str) -> np.ndarray:
-    """(3,) Oklab coordinates of #rrggbb."""
-    levels = np.array([int(text[at : at + 2], 16) for at in (1, 3, 5)]) / 255
-    rgb = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
-    cone = (
-        np.array(
-            [
-                [0.4122214708, 0.5363325363, 0.0514459929],
-                [0.2119034982, 0.6806995451, 0.1073969566],
-                [0.0883024619, 0.2817188376, 0.6299787005],
-            ]
-        )
-        @ rgb
-    )
-    return np.array(
-        [
-            [0.2104542553, 0.7936177850, -0.0040720468],
-            [1.9779984951, -2.4285922050, 0.4505937099],
-            [0.0259040371, 0.7827717662, -0.8086757660],
-        ]
-    ) @ np.cbrt(cone)
-
-
-def distance(one: str, other: str) -> float:
-    return float(np.linalg.norm(oklab(one) - oklab(other)))
-
-
-def fade_colours(random: Random, apart: tuple[float, float], others: Sequence[str] = ()) -> tuple[str, str]:
-    """The two ends of a fade, whose distance in Oklab lies within `apart`; both are seen beside the `others` if need be."""
-    for attempt in range(4000):
-        hue, first = random.uniform(0, 360), random.uniform(0.35, 0.75)
-        turn = random.choice([0, 20, 60, 110, 180]) * random.choice([-1, 1]) if apart[1] > 0.2 else 0
-        second = np.clip(first + random.uniform(-0.45, 0.45), 0.3, 0.8)
-        chroma = random.choice([0.02, 0.14, 0.2], p=[0.15, 0.45, 0.4])
-        ends = colour(first, chroma, hue), colour(second, chroma, hue + turn)
-        seen = attempt > 2000 or all(
-            abs(oklab(end)[0] - oklab(other)[0]) > CONTRAST for end in ends for other in others
-        )
-        if seen and apart[0] <= distance(*ends) <= apart[1]:
-            return ends
-    raise AssertionError(f"no colours {apart} apart")
-
-
-def mix(one: str, other: str, share: float) -> str:
-    levels = [round((1 - share) * int(one[at : at + 2], 16) + share * int(other[at : at + 2], 16)) for at in (1, 3, 5)]
-    return "#" + "".join(f"{level:02x}" for level in levels)
 
 
 def identifier(text: str) -> str:
@@ -335,127 +254,3 @@ def document(layers: Sequence[Layer], margin: float = 0.0) -> str:
     box = left - room, top - room, width + 2 * room, height + 2 * room
     size = " ".join(f"{value:.5g}" for value in box)
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="{box[2]:.5g}" height="{box[3]:.5g}" viewBox="{size}">{markup}</svg>'
-
-
-@dataclass(frozen=True)
-class Fade:
-    """A transition over a share of an ink: `smooth` and `banded` are what is seen through the mark, `flat` a colour of it."""
-
-    smooth: str
-    banded: str
-    flat: str
-
-
-def draw_fade(
-    random: Random,
-    ink: np.ndarray,
-    ends: tuple[str, str],
-    share: float,
-    forms: Sequence[str] = ("linear", "radial", "sheen", "mesh"),
-) -> Fade:
-    """A fade between two colours over exactly `share` of the ink, from one end of it on; the rest has the far colour.
-
-    The form is one of `linear`, `radial`, `sheen` (light on metal: there and back), and `mesh` (soft blots of colours,
-    whose share is not exact). The bands are the same colours at the same places, in hard steps.
-    """
-    form = str(random.choice(list(forms)))
-    rows, columns = np.nonzero(ink)
-    points = (np.stack([columns, rows], 1) + 0.5) * CANVAS / len(ink)  # (N, 2)
-    if form == "mesh":
-        return _mesh(random, points, ends)
-    low, high = (0.0, share) if random.random() < 0.5 else (1.0 - share, 1.0)
-    tones = ends
-    if form == "sheen":
-        tones = (ends[0], ends[1], ends[0]) if random.random() < 0.6 else (*ends, *ends)
-    most = max(2, int(distance(*ends) / BAND_STEP))
-    bands = int(random.integers(2, most + 1)) if form != "sheen" else 2 * len(tones) - 1
-    if form == "radial":
-        centre = points[random.integers(len(points))] if random.random() < 0.5 else points.mean(0)
-        begin, end = np.quantile(np.linalg.norm(points - centre, axis=1), [low, high])
-        geometry = f'<radialGradient {{}} cx="{centre[0]:.5g}" cy="{centre[1]:.5g}" r="{end:.5g}"'
-        offset, kind = begin / end, "radialGradient"
-    else:
-        angle = np.radians(random.choice([0, 90, 45, 135, random.uniform(0, 180)]))
-        along = np.array([np.cos(angle), np.sin(angle)])
-        (x1, y1), (x2, y2) = (along * value for value in np.quantile(points @ along, [low, high]))
-        geometry = f'<linearGradient {{}} x1="{x1:.5g}" y1="{y1:.5g}" x2="{x2:.5g}" y2="{y2:.5g}"'
-        offset, kind = 0.0, "linearGradient"
-    scale = len(tones) - 1
-    smooth = [(at / scale, tone) for at, tone in enumerate(tones)]
-    banded = []
-    for at in range(bands):
-        middle = scale * at / max(bands - 1, 1)
-        lower = min(int(middle), scale - 1)
-        tone = mix(tones[lower], tones[lower + 1], middle - lower)
-        banded += [(at / bands, tone), ((at + 1) / bands, tone)]
-
-    def flooded(stops: list[tuple[float, str]]) -> str:
-        body = "".join(f'<stop offset="{offset + (1 - offset) * at:.6g}" stop-color="{tone}"/>' for at, tone in stops)
-        name = identifier(geometry + body)
-        return (
-            f'{geometry.format(f"id={chr(34)}{name}{chr(34)}")} gradientUnits="userSpaceOnUse">{body}</{kind}>'
-            + flood(f"url(#{name})")
-        )
-
-    return Fade(flooded(smooth), flooded(banded), flood(str(random.choice([*ends, mix(*ends, 0.5)]))))
-
-
-def _mesh(random: Random, points: np.ndarray, ends: tuple[str, str]) -> Fade:
-    smooth = banded = flood(ends[0])
-    extent = np.ptp(points, axis=0).max()
-    third = colour(0.65, 0.17, random.uniform(0, 360))
-    for at in range(int(random.integers(2, 5))):
-        centre, tone = points[random.integers(len(points))], (ends[1], third)[at % 2]
-        radius = extent * random.uniform(0.4, 0.75)
-        name = identifier(f"{centre}{radius}{tone}")
-        smooth += (
-            f'<radialGradient id="{name}" gradientUnits="userSpaceOnUse" cx="{centre[0]:.5g}" cy="{centre[1]:.5g}" r="{radius:.5g}">'
-            f'<stop offset="0" stop-color="{tone}"/><stop offset="1" stop-color="{tone}" stop-opacity="0"/></radialGradient>'
-        ) + flood(f"url(#{name})")
-        banded += f'<circle cx="{centre[0]:.5g}" cy="{centre[1]:.5g}" r="{radius / 2:.5g}" fill="{tone}"/>'
-    return Fade(smooth, banded, flood(ends[0]))
-
-
-@lru_cache(maxsize=32)
-def _open_font(file: str):
-    from fontTools.ttLib import TTFont, TTLibError
-
-    try:
-        font = TTFont(file)
-        return font.getGlyphSet(), font.getBestCmap()
-    except (OSError, TTLibError) as error:
-        raise DatasetError(
-            f"font {file}: {error}; expected a TrueType, OpenType or WOFF file. Delete its package's folder, and run it again"
-        ) from error
-
-
-def family_of(font: str) -> str:
-    """`montserrat` of .../montserrat-latin-700-normal.woff."""
-    return Path(font).name.split("-latin-")[0]
-
-
-def glyphs(font: str, text: str, spacing: float = 0.0) -> list[Mark]:
-    """A mark for each letter but blanks, side by side on one line, 1000 units an em or as the font has it; `spacing` in ems.
-
-    Raises DatasetError where the font cannot be read or lacks a letter.
-    """
-    from fontTools.pens.boundsPen import BoundsPen
-    from fontTools.pens.svgPathPen import SVGPathPen
-
-    shapes, names = _open_font(font)
-    marks, at = [], 0.0
-    for letter in text:
-        name = names.get(ord(letter))
-        if name is None:
-            raise DatasetError(
-                f"font {Path(font).name} has no glyph for {letter!r}; expected a font of the Latin alphabet"
-            )
-        pen, bounds = SVGPathPen(shapes, ntos=lambda value: f"{value:.6g}"), BoundsPen(shapes)
-        shapes[name].draw(pen)
-        shapes[name].draw(bounds)
-        if bounds.bounds:
-            left, low, right, high = bounds.bounds
-            markup = f'<path transform="matrix(1 0 0 -1 {at:.6g} 0)" d="{pen.getCommands()}"/>'
-            marks.append(Mark(markup, (at + left, -high, right - left, high - low)))
-        at += shapes[name].width + 1000 * spacing
-    return marks

@@ -1,0 +1,96 @@
+"""The kinds of pairs, and a random pair of one: the labels follow from how a logo is drawn, by the rules of docs/data.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from logo_edge.errors import DatasetError
+from logo_edge_train.data.pairs.colours import Random
+from logo_edge_train.data.pairs.fades import (
+    draw_fade_bands,
+    draw_fade_complex,
+    draw_fade_edge,
+    draw_fade_glyph,
+    draw_fade_icon,
+    draw_fade_lockup,
+    draw_fade_simple,
+    draw_fade_text,
+    draw_glow,
+)
+from logo_edge_train.data.pairs.intricate import (
+    draw_collage,
+    draw_crest,
+    draw_figure,
+    draw_linework,
+    draw_mascot,
+    draw_mosaic,
+    draw_palette,
+)
+from logo_edge_train.data.pairs.letters import (
+    draw_initials,
+    draw_initials_icon,
+    draw_initials_size,
+    draw_lockup,
+    draw_word,
+    draw_word_bars,
+)
+from logo_edge_train.data.pairs.marks import document
+from logo_edge_train.data.pairs.parts import Members, Sources
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two documents whose labels are those of their kind in KINDS; `sure` as in a manifest."""
+
+    kind: str
+    documents: tuple[str, str]
+    sure: tuple[bool, bool]
+
+
+def draw_pair(random: Random, sources: Sources, kind: str) -> Pair:
+    """A random pair of the kind. Raises DatasetError for an unknown kind, an empty pool or a missing glyph."""
+    if kind not in KINDS:
+        raise DatasetError(f"no kind {kind!r} of drawn logos; expected one of {', '.join(KINDS)}")
+    members, sure = KINDS[kind].draw(random, sources)
+    margin = float(random.choice([0.0, 0.0, random.uniform(0.01, 0.06)]))
+    return Pair(kind, (document(members[0], margin), document(members[1], margin)), sure)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of pair is drawn, the labels of its two members, how often it comes, and where the members may differ.
+
+    `differs` is "colour" where both cover the same pixels, else "drawing".
+    """
+
+    draw: Callable[[Random, Sources], Members]
+    labels: tuple[str, str]
+    weight: int
+    differs: str = "drawing"
+
+
+KINDS: dict[str, Kind] = {
+    "fade-simple": Kind(draw_fade_simple, ("gradient", "simple"), 5, "colour"),
+    "fade-bands": Kind(draw_fade_bands, ("gradient", "simple"), 3, "colour"),
+    "fade-glyph": Kind(draw_fade_glyph, ("gradient", "simple"), 1, "colour"),
+    "fade-edge": Kind(draw_fade_edge, ("gradient", "simple"), 2, "colour"),
+    "fade-icon": Kind(draw_fade_icon, ("gradient", "simple"), 2, "colour"),
+    "fade-text": Kind(draw_fade_text, ("gradient", "text"), 3, "colour"),
+    "fade-lockup": Kind(draw_fade_lockup, ("gradient", "text"), 2, "colour"),
+    "fade-complex": Kind(draw_fade_complex, ("gradient", "complex"), 2, "colour"),
+    "glow": Kind(draw_glow, ("gradient", "simple"), 1),
+    "initials": Kind(draw_initials, ("text", "simple"), 4),
+    "initials-icon": Kind(draw_initials_icon, ("text", "simple"), 3),
+    "initials-size": Kind(draw_initials_size, ("text", "simple"), 1),
+    "word": Kind(draw_word, ("text", "simple"), 2),
+    "word-bars": Kind(draw_word_bars, ("text", "simple"), 1),
+    "lockup": Kind(draw_lockup, ("text", "simple"), 3),
+    "mosaic": Kind(draw_mosaic, ("complex", "simple"), 2),
+    "figure": Kind(draw_figure, ("complex", "simple"), 4),
+    "mascot": Kind(draw_mascot, ("complex", "simple"), 3),
+    "crest": Kind(draw_crest, ("complex", "simple"), 2),
+    "linework": Kind(draw_linework, ("complex", "simple"), 2),
+    "collage": Kind(draw_collage, ("complex", "simple"), 1),
+    "palette": Kind(draw_palette, ("complex", "simple"), 1, "colour"),
+}
