@@ -40,6 +40,7 @@ from logo_edge_compress.quantize.static import (
 from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
 from logo_edge_report.charts import layer_bars
+from logo_edge_train.checkpoints import load_network
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
@@ -49,7 +50,7 @@ from logo_edge_train.metrics import wilson_interval
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture
-from logo_edge_train.runs import Run, load_network, read_run, write_json, write_text
+from logo_edge_train.runs import Run, read_run, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, WORK = ROOT / "benchmarks" / "results" / "quantizers.json", ROOT / "runs" / "quantizers"

@@ -34,6 +34,7 @@ from logo_edge_report.novelty import (
     virtual_logit,
 )
 from logo_edge_report.statistics import area_under_risk_coverage, auroc
+from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.dataset import LogoDataset, soft_label
 from logo_edge_train.data.icons import fetch_logos, renders_folder
 from logo_edge_train.data.images import pixels_of
@@ -56,7 +57,7 @@ from logo_edge_train.models import LogoNetwork
 from logo_edge_train.pretrain.probe import features_of
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import BayesConfig
-from logo_edge_train.runs import Run, load_weights, read_run, save_logits, save_member, write_json
+from logo_edge_train.runs import Run, read_run, save_logits, write_json
 from logo_edge_train.temperature import fit_temperature
 from logo_edge_train.uncertainty import (
     BayesianObjective,

@@ -27,6 +27,7 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.probabilities import softmax
+from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
@@ -41,7 +42,7 @@ from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig, TeacherAugment, TeacherFit
-from logo_edge_train.runs import load_network, save_member, write_json
+from logo_edge_train.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, RUNS = ROOT / "benchmarks" / "results" / "augmentation.json", ROOT / "runs" / "augmentation"

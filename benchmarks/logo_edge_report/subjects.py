@@ -170,8 +170,8 @@ def _run_subject(folder: Path) -> Subject:
 
 
 def _checkpoint_subject(path: Path) -> Subject:
+    from logo_edge_train.checkpoints import load_network
     from logo_edge_train.recipe import Architecture
-    from logo_edge_train.runs import load_network
 
     run = _run_of(path)
     record = path.with_suffix(".json")

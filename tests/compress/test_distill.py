@@ -28,12 +28,13 @@ from logo_edge_compress.onnx.graph import save_model, to_float16
 from logo_edge_compress.quantize.qat import QuantizedNetwork, unknown_operators
 from logo_edge_compress.quantize.static import quantize_body
 from logo_edge_compress.verify import has_epistemic, run_onnx
+from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.models import LogoNetwork, epistemic_loss, epistemic_nats, mutual_information
 from logo_edge_train.models.epistemic import KINDS
 from logo_edge_train.recipe import Architecture, DistillConfig, DistillFit
 from logo_edge_train.recipe_io import recipe_from_dict
-from logo_edge_train.runs import Run, load_network, save_member
+from logo_edge_train.runs import Run
 from logo_edge_train.uncertainty import decompose
 
 MODEL, SIZE, CLASSES = "test_resnet", 32, 4

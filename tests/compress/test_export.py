@@ -33,11 +33,12 @@ from logo_edge_compress.onnx.export import export_module, export_onnx
 from logo_edge_compress.onnx.graph import OPSET, save_model, store_float16, to_tensorrt
 from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.verify import open_onnx, run_artifact, run_onnx
+from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.keys import ROWS, file_hash, row_hashes
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe_io import recipe_from_dict
-from logo_edge_train.runs import save_member, write_json, write_run_record
+from logo_edge_train.runs import write_json, write_run_record
 
 MODEL, SIZE, CLASSES = "test_resnet", 32, ("bars", "disc", "word")
 LOGOS = 24

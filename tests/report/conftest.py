@@ -13,11 +13,12 @@ from PIL import Image
 
 from logo_edge.timing import Latency
 from logo_edge_compress.onnx.export import export_onnx
+from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.metrics import summarize
 from logo_edge_train.recipe_io import recipe_from_dict
-from logo_edge_train.runs import read_run, save_member, write_json
+from logo_edge_train.runs import read_run, write_json
 from logo_edge_train.train import train_ensemble
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}

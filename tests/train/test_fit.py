@@ -20,6 +20,7 @@ from logo_edge.preprocess import InputContract
 from logo_edge_train import fit as fit_module
 from logo_edge_train import resources
 from logo_edge_train import train as train_module
+from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.commands import train
 from logo_edge_train.data.dataset import LogoDataset, check_classes, class_weights, soft_label
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, write_manifest
@@ -31,7 +32,7 @@ from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights, imagenet, load_imagenet_weights, normalise
 from logo_edge_train.recipe import Architecture, AugmentConfig, FitConfig, SamConfig
 from logo_edge_train.recipe_io import recipe_from_dict
-from logo_edge_train.runs import load_network, read_run, save_member
+from logo_edge_train.runs import read_run
 from logo_edge_train.train import networks_to_pretrain, train_ensemble
 
 CPU = torch.device("cpu")

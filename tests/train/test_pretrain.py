@@ -18,6 +18,7 @@ from torch import nn
 from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed, train
+from logo_edge_train.checkpoints import load_network
 from logo_edge_train.data.augment import lay_on_background
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.data.pool import pool_rows
@@ -39,7 +40,6 @@ from logo_edge_train.pretrain.views import NEIGHBOUR_PX, AspectViews, InkDataset
 from logo_edge_train.progress import describe_epoch
 from logo_edge_train.recipe import ASPECTS, Architecture, AspectConfig, PretrainConfig, PretrainFit, SamConfig
 from logo_edge_train.recipe_io import recipe_from_dict
-from logo_edge_train.runs import load_network
 from logo_edge_train.train import train_ensemble
 
 LITE = "tf_efficientnet_lite0@32"

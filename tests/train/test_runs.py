@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 from logo_edge import files
 from logo_edge.errors import RunError
 from logo_edge.files import replacing
+from logo_edge_train.checkpoints import save_member
 from logo_edge_train.commands import runs
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.run_summary import compare_runs, describe_run, list_runs, read_networks, summarize_run
-from logo_edge_train.runs import read_run, save_logits, save_member
+from logo_edge_train.runs import read_run, save_logits
 from logo_edge_train.state import save_modules
 from logo_edge_train.tracker import Tracker
 from logo_edge_train.train import train_ensemble

@@ -22,6 +22,7 @@ from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.files import without_nan
 from logo_edge.preprocess import InputContract
 from logo_edge_train import parallel, tracker
+from logo_edge_train.checkpoints import load_network
 from logo_edge_train.commands import train
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import Manifest, read_manifest
@@ -33,7 +34,6 @@ from logo_edge_train.optim import optimizer_scalars
 from logo_edge_train.progress import FitProgress, describe_epoch, sparkline
 from logo_edge_train.recipe import Architecture, FitConfig
 from logo_edge_train.recipe_io import recipe_from_dict
-from logo_edge_train.runs import load_network
 from logo_edge_train.tracker import Tracker, read_metrics
 from logo_edge_train.train import train_ensemble
 

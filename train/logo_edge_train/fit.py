@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from logo_edge.errors import RunError
 from logo_edge_train import distributed
+from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.keys import artifact_key
@@ -23,7 +24,6 @@ from logo_edge_train.optim import SharpnessAware, optimizer_scalars
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import LoopConfig
 from logo_edge_train.resources import gpu_utilisation, keep_memory, peak_memory
-from logo_edge_train.runs import save_member
 from logo_edge_train.schedule import Schedule
 from logo_edge_train.state import load_state, read_history, save_state
 

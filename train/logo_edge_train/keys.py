@@ -97,14 +97,17 @@ def select_settings(recipe: Recipe, *names: str, without: tuple[str, ...] = ()) 
     return {key: every[key] for name in names for key in sorted(under(name) - left_out)}
 
 
-def flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """{dotted name: plain value} of nested dataclasses and mappings, as JSON gives the values back."""
+def flatten(value: Any, name: str = "", *, separator: str = ".") -> dict[str, Any]:
+    """{joined name: plain value} of nested dataclasses and mappings, as JSON gives the values back."""
     if is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if not isinstance(value, Mapping):
         return {name: _plain(value)}
-    parts = [flatten(entry, f"{name}.{key}" if name else str(key)) for key, entry in value.items()]
-    return {key: entry for part in parts for key, entry in part.items()}
+    parts = [
+        flatten(item, f"{name}{separator}{key}" if name else str(key), separator=separator)
+        for key, item in value.items()
+    ]
+    return {key: item for part in parts for key, item in part.items()}
 
 
 def _plain(value: Any) -> Any:

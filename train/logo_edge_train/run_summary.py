@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -12,9 +11,12 @@ from rich.console import Console
 
 from logo_edge.errors import LogoEdgeError, RunError
 from logo_edge_train.console import LiteralTable, literal
+from logo_edge_train.data.manifest import read_manifest, targets_of
+from logo_edge_train.keys import data_hash, flatten, row_hashes
 from logo_edge_train.progress import figure, percent
 from logo_edge_train.recipe import Recipe
-from logo_edge_train.tracker import flatten, read_metrics, stem_of
+from logo_edge_train.runs import Run, read_run_json
+from logo_edge_train.tracker import read_metrics, stem_of
 
 FIGURES = ("accuracy", "accuracy_sure", "worst_recall", "nll")
 HIDDEN = ("epoch", "mean_confidence", "learning_rate", "data_wait", "peak_memory_mb", "peak_gpu_memory_mb")  # in `show`
@@ -84,8 +86,8 @@ def describe_run(folder: Path) -> dict:
     `changed` are the recipe's fields that differ from the defaults. Raises RunError where there is no readable run.json.
     """
     record = read_record(folder)
-    defaults = flatten(json.loads(json.dumps(asdict(Recipe()))), ".")
-    fields = flatten(record["recipe"], ".")
+    defaults = flatten(Recipe())
+    fields = flatten(record["recipe"])
     return {
         **summarize_run(folder),
         "classes": record["classes"],
@@ -108,66 +110,52 @@ def compare_runs(folders: list[Path]) -> dict:
     ones; `logo-edge evaluate` has intervals and a test.
     """
     records = [read_record(folder) for folder in folders]
-    fields = [flatten(record["recipe"], ".") for record in records]
+    fields = [flatten(record["recipe"]) for record in records]
     names = list(dict.fromkeys(name for table in fields for name in table))
     values = {name: [table.get(name) for table in fields] for name in names}
     runs = [summarize_run(folder) for folder in folders]
+    paired = list(map(Run, folders, records))
     return {
         "runs": runs,
         "same_data": len({record["identity"]["inputs"]["data"] for record in records}) == 1,
         "fields": {name: found for name, found in values.items() if any(value != found[0] for value in found)},
         "differences": [_difference(runs[0], run) for run in runs[1:]],
-        "paired": [
-            pair_runs((folders[0], records[0]), (folder, record))
-            for folder, record in zip(folders[1:], records[1:], strict=True)
-        ],
+        "paired": [pair_runs(paired[0], other) for other in paired[1:]],
     }
 
 
-def pair_runs(first: tuple[Path, dict], second: tuple[Path, dict]) -> dict | None:
-    """On how many logos of val one ensemble is right and the other wrong; None where they were not asked about the same.
+def pair_runs(first: Run, second: Run) -> dict | None:
+    """How many logos of val only one of the two ensembles labels correctly; None where their logos of val differ.
 
     Needs the manifest as it was when the runs were trained, and both runs finished.
     """
-    from logo_edge_train.data.manifest import read_manifest, targets_of
-    from logo_edge_train.evaluate import ensemble_logits
-    from logo_edge_train.keys import data_hash, row_hashes
-    from logo_edge_train.runs import Run
+    from logo_edge_train.evaluate import ensemble_logits  # PyTorch: seconds, for which `runs list` does not wait
 
-    (folder, record), (other_folder, other) = first, second
-    if record["status"] != "finished" or other["status"] != "finished" or record["classes"] != other["classes"]:
+    runs = (first, second)
+    if any(run.record["status"] != "finished" for run in runs) or first.classes != second.classes:
         return None
     try:
-        manifest = read_manifest(Path(record["manifest"]))
+        manifest = read_manifest(first.manifest_path)
     except LogoEdgeError:
         return None
-    now = data_hash(row_hashes(manifest, manifest.rows))
-    if {record["identity"]["inputs"]["data"], other["identity"]["inputs"]["data"]} != {now}:
+    if {run.data_hash for run in runs} != {data_hash(row_hashes(manifest, manifest.rows))}:
         return None
-    said = [
-        ensemble_logits(Run(path, entry).member_logits("val")).argmax(1)
-        for path, entry in ((folder, record), (other_folder, other))
-    ]
-    true = targets_of(manifest.split("val"), record["classes"])
-    right = [predicted == true for predicted in said]
-    alone = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+    predictions = [ensemble_logits(run.member_logits("val")).argmax(1) for run in runs]
+    targets = targets_of(manifest.split("val"), first.classes)
+    correct = [predicted == targets for predicted in predictions]
+    only_first, only_second = int((correct[0] & ~correct[1]).sum()), int((correct[1] & ~correct[0]).sum())
     return {
-        "count": len(true),
-        "agree": int((said[0] == said[1]).sum()),
-        "only_first_right": alone[0],
-        "only_second_right": alone[1],
-        "accuracy_difference": (alone[1] - alone[0]) / len(true),
+        "count": len(targets),
+        "agree": int((predictions[0] == predictions[1]).sum()),
+        "only_first_right": only_first,
+        "only_second_right": only_second,
+        "accuracy_difference": (only_second - only_first) / len(targets),
     }
 
 
 def read_record(folder: Path) -> dict:
     """run.json, of a run in any state. Raises RunError where it is missing, no JSON, or lacks what every run has."""
-    path = folder / "run.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{path}: {reason}; expected the folder of a run, made by `logo-edge train`") from error
+    path, record = folder / "run.json", read_run_json(folder)
     lacking = [key for key in NEEDED if key not in record]
     if "teachers" not in record.get("recipe", {}).get("train", {}):
         lacking.append("recipe.train.teachers")

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
-from safetensors.torch import load_file, save
 
 from logo_edge.errors import RecipeError, RunError
 from logo_edge.files import json_text, write_file
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.keys import ROWS, check_rows, file_hash
-from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights, resize_layers
-from logo_edge_train.recipe import Architecture, Recipe, TrainConfig
+from logo_edge_train.recipe import Architecture, Recipe
 from logo_edge_train.recipe_io import recipe_from_dict
+
+if TYPE_CHECKING:
+    from logo_edge_train.models import LogoNetwork
 
 FORMAT_VERSION = 2
 
@@ -70,6 +71,8 @@ class Run:
         With `drawing`, one that `uncertainty.sample_logits` can draw from: with its dropout and its weights'
         distributions. Raises RunError where its checkpoint is missing or changed.
         """
+        from logo_edge_train.checkpoints import load_network  # PyTorch: seconds, for which `runs list` does not wait
+
         member = self.record["members"][index]
         path = self.folder / member["file"]
         if not path.exists() or file_hash(path) != member["sha256"]:
@@ -99,14 +102,19 @@ def read_run(folder: Path) -> Run:
     return Run(folder, record)
 
 
-def read_run_record(folder: Path) -> dict:
-    """run.json of the run in `folder`, finished or not. Raises RunError where there is none, or of another format."""
+def read_run_json(folder: Path) -> dict:
+    """run.json of the run in `folder`, in any state and format. Raises RunError where it is missing or no JSON."""
     path = folder / "run.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"{path}: {reason}; expected the folder of a run, made by `logo-edge train`") from error
+
+
+def read_run_record(folder: Path) -> dict:
+    """run.json of the run in `folder`, finished or not. Raises RunError where there is none, or of another format."""
+    path, record = folder / "run.json", read_run_json(folder)
     if record.get("format_version") != FORMAT_VERSION:
         raise RunError(
             f"{path}: format_version {record.get('format_version')}; expected {FORMAT_VERSION}. Remove the folder, or give "
@@ -129,48 +137,6 @@ def write_text(path: Path, text: str) -> None:
     """Writes the file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, text)
-
-
-def save_member(path: Path, network: torch.nn.Module) -> str:
-    """Writes the network's weights as float16 safetensors and gives the file's sha256.
-
-    Batch-norm statistics stay float32: their range may exceed that of float16.
-    """
-    tensors = {
-        key: (value.half() if value.ndim > 1 else value).detach().cpu().contiguous()
-        for key, value in network.state_dict().items()
-    }
-    write_file(path, save(tensors))
-    return file_hash(path)
-
-
-def load_network(
-    path: Path, architecture: Architecture, classes: int, *, drawing: TrainConfig | None = None, dropout: float = 0.0
-) -> LogoNetwork:
-    """The network of a checkpoint that `save_member` wrote, in evaluation mode, float32, with that dropout.
-
-    With `drawing`, what it was fitted by, it keeps its dropout and its weights' distributions; else it is the network of
-    its mean weights, a plain one.
-    """
-    dropout = drawing.fit.dropout if drawing else dropout
-    network = LogoNetwork(architecture.model, classes, size_px=architecture.size_px, dropout=dropout)
-    if drawing and drawing.bayes.enabled:
-        network.learn_deviations(drawing.bayes.prior_deviation, drawing.bayes.first_deviation)
-    load_weights(path, network)
-    return network.eval()
-
-
-def load_weights(path: Path, network: LogoNetwork) -> None:
-    """Gives the network the weights of a checkpoint that `save_member` wrote of its like; a plain one the mean weights."""
-    tensors = {
-        key: tensor for key, tensor in load_file(path).items() if not key.startswith("match.")
-    }  # of distillation
-    if not bayesian_layers(network):
-        tensors = mean_weights(tensors)
-    if kinds := {key.split(".")[1] for key in tensors if key.startswith("epistemic.")}:
-        network.learn_epistemic(*kinds)
-    resize_layers(network, tensors)
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
 
 
 def save_logits(path: Path, logits: dict[str, np.ndarray]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.files import json_text, write_file
+from logo_edge_train.keys import flatten
 
 STEPS_APART = 10  # every so many steps, and the last of an epoch, is kept
 PROJECT = "logo-edge"  # of Weights & Biases, and MLflow's experiment, where their variables name no other
@@ -170,7 +171,7 @@ class MlflowRun:
         folder = tracker.folder.resolve().name
         run = self.client.create_run(experiment_id, tags={"key": key, "folder": folder}, run_name=f"{folder} {stem}")
         self.run_id = run.info.run_id
-        params = [Param(name, str(value)) for name, value in flatten(tracker.settings, ".").items()]
+        params = [Param(name, str(value)) for name, value in flatten(tracker.settings).items()]
         for first in range(0, len(params), PARAMS_PER_BATCH):
             self.client.log_batch(self.run_id, params=params[first : first + PARAMS_PER_BATCH])
 
@@ -227,20 +228,9 @@ def scalars(record: dict) -> dict[str, float]:
     kind = record["kind"]
     return {
         f"{kind}/{name}": float(value)
-        for name, value in flatten(record, "/").items()
+        for name, value in flatten(record, separator="/").items()
         if name not in ("kind", "epoch", "step") and isinstance(value, (int, float)) and math.isfinite(value)
     }
-
-
-def flatten(table: dict, separator: str) -> dict:
-    """Nested tables as one, the keys joined."""
-    flat = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}{separator}{inner}": entry for inner, entry in flatten(value, separator).items()}
-        else:
-            flat[key] = value
-    return flat
 
 
 def _record(report: dict) -> dict:

@@ -12,6 +12,7 @@ import torch
 
 from logo_edge.errors import DatasetError
 from logo_edge_train import distributed
+from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.augment import Intensity
 from logo_edge_train.data.dataset import LogoDataset, check_classes, measure_rows
 from logo_edge_train.data.icons import renders_folder
@@ -46,7 +47,7 @@ from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain.simclr import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
-from logo_edge_train.runs import Run, read_run, read_run_record, save_logits, save_member, write_json, write_run_record
+from logo_edge_train.runs import Run, read_run, read_run_record, save_logits, write_json, write_run_record
 from logo_edge_train.uncertainty import BayesianObjective
 
 MEASUREMENTS = "measurements.json"  # of the logos that a curriculum orders

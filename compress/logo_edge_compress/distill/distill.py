@@ -26,6 +26,7 @@ from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.distill.prune import prune_channels
 from logo_edge_compress.onnx.export import export_body
 from logo_edge_compress.onnx.graph import PLANES
+from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest
@@ -41,7 +42,7 @@ from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
 from logo_edge_train.review.panel import Features, panel_probabilities
-from logo_edge_train.runs import Run, load_network, save_member, write_json
+from logo_edge_train.runs import Run, write_json
 from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import outlier_rows
 

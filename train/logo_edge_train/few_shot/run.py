@@ -14,6 +14,7 @@ import torch
 
 from logo_edge.errors import RecipeError, RunError
 from logo_edge_train import distributed
+from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.data.pool import data_inputs
 from logo_edge_train.few_shot.episodes import TASKS, Drawings, EpisodeDataset, check_disjoint, task_rows
@@ -34,7 +35,7 @@ from logo_edge_train.metrics import bootstrap
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.recipe import Architecture, FewShotConfig
 from logo_edge_train.recipe_io import recipe_from_dict
-from logo_edge_train.runs import load_weights, save_member, write_json
+from logo_edge_train.runs import write_json
 
 RECORD, CHECKPOINT = "few_shot.json", "few_shot.safetensors"
 

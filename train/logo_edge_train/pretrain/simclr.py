@@ -19,6 +19,7 @@ from torch.nn import functional
 from logo_edge.errors import DatasetError, RunError
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
+from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest, targets_of
@@ -29,7 +30,7 @@ from logo_edge_train.optim import is_perturbed
 from logo_edge_train.pretrain.probe import features_of, neighbour_probe
 from logo_edge_train.pretrain.views import NEIGHBOUR_PX, AspectViews, InkDataset, find_neighbours
 from logo_edge_train.recipe import ASPECTS, Architecture, PretrainConfig
-from logo_edge_train.runs import load_weights, save_member, write_json
+from logo_edge_train.runs import write_json
 from logo_edge_train.state import read_history
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 1.0  # where a learned one stops
