@@ -159,7 +159,7 @@ def fake_bundle(tmp_path: Path) -> Callable[..., Path]:
 def findings(tmp_path_factory, monkeypatch) -> Path:
     """The file in which this process keeps what it finds out about the machine: empty for each test."""
     path = tmp_path_factory.mktemp("findings") / "backends.json"
-    monkeypatch.setattr("logo_edge.cache.findings_file", lambda: path)
+    monkeypatch.setattr("logo_edge.cache.results_file", lambda: path)
     return path
 
 

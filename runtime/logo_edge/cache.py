@@ -16,14 +16,14 @@ KEPT = 200  # results; the file is read at every start
 
 
 def cache_folder() -> Path:
-    """Where logo-edge keeps what it fetched, and what it found out about this machine: $LOGO_EDGE_CACHE, else ~/.cache/logo-edge.
+    """The folder of fetched files and of results about this machine: $LOGO_EDGE_CACHE, else ~/.cache/logo-edge.
 
     Raises LogoEdgeError where no home folder is known.
     """
-    if own := os.environ.get("LOGO_EDGE_CACHE"):
-        return Path(own)
+    if given := os.environ.get("LOGO_EDGE_CACHE"):
+        return Path(given)
     try:
-        if os.environ.get("HOME") == "":  # which Path.home takes for /
+        if os.environ.get("HOME") == "":  # Path.home would give /
             raise RuntimeError
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "logo-edge"
     except RuntimeError as error:  # Path.home
@@ -33,35 +33,34 @@ def cache_folder() -> Path:
         ) from error
 
 
-def remembered(key: dict, find: Callable[[], dict]) -> dict:
-    """`find()`, or what it gave before for the same key: what was found out about this machine is kept in a file.
+def remembered(key: dict, measure: Callable[[], dict]) -> dict:
+    """The result of `measure()`, or its result from before for the same key.
 
-    The file is `backends.json` in the cache folder and keeps the last KEPT findings; where it cannot be written, every
-    process finds out again.
+    Results are kept in `backends.json` in the cache folder, the last KEPT of them; where it cannot be written, every
+    process measures again.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     try:
-        path = findings_file()
+        path = results_file()
     except LogoEdgeError:  # no home folder is known
-        return find()
-    known = _read_findings(path)
+        return measure()
+    known = _read_results(path)
     if digest not in known:
-        known = dict([*known.items(), (digest, {**key, "found": find()})][-KEPT:])
+        known = dict([*known.items(), (digest, {**key, "found": measure()})][-KEPT:])
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, json_text(known))
     return known[digest]["found"]
 
 
-def findings_file() -> Path:
-    """Where `remembered` keeps them. Raises LogoEdgeError."""
+def results_file() -> Path:
+    """The file of `remembered`. Raises LogoEdgeError."""
     return cache_folder() / "backends.json"
 
 
-def _read_findings(path: Path) -> dict[str, dict]:
+def _read_results(path: Path) -> dict[str, dict]:
     try:
-        return {
-            digest: entry for digest, entry in json.loads(path.read_bytes()).items() if isinstance(entry["found"], dict)
-        }
+        results = json.loads(path.read_bytes())
+        return {digest: result for digest, result in results.items() if isinstance(result["found"], dict)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

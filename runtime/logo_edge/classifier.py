@@ -84,8 +84,8 @@ class Classifier(Model):
     ) -> Classifier:
         """The classifier of the bundle in folder `path`, or of the embedded default bundle.
 
-        With `self_test`, the first golden vector is run. `public_key` is a PEM file or its bytes: only a bundle that its
-        private half signed is loaded, and only an artifact that this bundle lists (extra `sign`). Options:
+        With `self_test`, the first golden vector is run. `public_key` is a PEM file or its bytes: only a bundle that
+        its private half signed is loaded, and only an artifact that this bundle lists (extra `sign`). Options:
 
         mode: how confident it must be to give a label: best-guess, balanced or strict.
         threshold: the lowest confidence for a label, 0 to 1, instead of the mode's.
@@ -142,16 +142,15 @@ class Classifier(Model):
     ) -> Iterator[Classification | ImageError]:
         """One result per source, in order; a bad image gives its ImageError at its position and spoils no other.
 
-        Sources are read lazily, `batch_size` at a time. Each of several `workers` is a thread that decodes and classifies
-        one batch; two batches per worker are read ahead. As many workers as cores keep all cores busy.
+        Sources are read lazily, `batch_size` at a time. Each of several `workers` is a thread that decodes and
+        classifies one batch; two batches per worker are read ahead. As many workers as cores keep all cores busy.
 
         Raises TypeError where `sources` is one image or holds something that `classify` does not take, ValueError where
         `batch_size` or `workers` is below 1.
         """
         if _is_one_image(sources):
-            raise TypeError(
-                f"found one {type(sources).__name__}; expected an iterable of images. Give it in a list, or call classify"
-            )
+            kind = type(sources).__name__
+            raise TypeError(f"found one {kind}; expected an iterable of images. Give it in a list, or call classify")
         for name, number in (("batch_size", batch_size), ("workers", workers)):
             if number < 1:
                 raise ValueError(f"{name} {number}; expected 1 or more")
@@ -216,7 +215,7 @@ class Classifier(Model):
         return results
 
     def _read_reduced(self, source: ImageSource) -> tuple[np.ndarray | ImageError, ImageSource | None]:
-        """The pixels of the source, or why it cannot be read; and the source again where it was decoded at reduced scale.
+        """The pixels of the source or its ImageError; and the source again where it was decoded at reduced scale.
 
         With an enrolment images are decoded in full: how far a similarity might move is not known.
         """
@@ -231,7 +230,7 @@ class Classifier(Model):
     def _run_in_full(
         self, outputs: list[np.ndarray], pixels: np.ndarray, reduced: list[ImageSource | None]
     ) -> dict[int, ImageError]:
-        """Decodes again in full the `reduced` sources whose decision could change, and replaces their pixels and outputs.
+        """Decodes again in full the `reduced` sources whose decision could change; replaces their pixels and outputs.
 
         Returns the errors of images that cannot be decoded in full, by row.
         """

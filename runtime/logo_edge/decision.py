@@ -14,7 +14,10 @@ from logo_edge.results import Classification, Rejection
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """How a classifier decides: `threshold` is the lowest confidence for a label, `coverage` that of prediction sets."""
+    """How a classifier decides:
+
+    `threshold` is the lowest confidence for a label, `coverage` that of prediction sets.
+    """
 
     labels: tuple[str, ...]
     calibration: Calibration
@@ -89,9 +92,9 @@ def calibrated_probabilities(logits: np.ndarray, calibration: Calibration) -> np
 def logo_score(logits: np.ndarray) -> np.ndarray:
     """(B,) log-odds in nats that the image is a logo: log sum exp of an artifact's own (B, K) logits.
 
-    These are the log-odds of a network that learned images that are no logos as one more class, whose logit is 0 (outlier
-    exposure: Hendrycks et al. 2019, arXiv:1812.04606). For other networks the score is low on images unlike the training
-    images; it is their negative free energy (Liu et al. 2020, arXiv:2010.03759).
+    These are the log-odds of a network that learned images that are no logos as one more class, whose logit is 0
+    (outlier exposure: Hendrycks et al. 2019, arXiv:1812.04606). For other networks the score is low on images unlike
+    the training images; it is their negative free energy (Liu et al. 2020, arXiv:2010.03759).
     """
     with np.errstate(invalid="ignore"):
         return np.logaddexp.reduce(logits.astype(np.float64), axis=-1)
@@ -132,9 +135,9 @@ def may_change(
 ) -> np.ndarray:
     """(B,) whether any part of a decision could change if each logit moved by up to `shift`.
 
-    The parts are label, best guess, the answers of the modes, the prediction set and `is_logo`. `probabilities` (B, K) are
-    the calibrated ones. Distances to thresholds are measured in log-odds: those of a softmax move by at most as much as two
-    of its logits move apart. A logo score moves by at most `shift`.
+    The parts are label, best guess, the answers of the modes, the prediction set and `is_logo`. `probabilities` (B, K)
+    are the calibrated ones. Distances to thresholds are measured in log-odds: those of a softmax move by at most as
+    much as two of its logits move apart. A logo score moves by at most `shift`.
     """
     classes = probabilities.shape[1]
     weight = np.eye(classes) if calibration.scaling is None else np.array(calibration.scaling.weight)
@@ -158,8 +161,8 @@ def prediction_set(
 ) -> tuple[str, ...]:
     """The labels that hold the true one with P >= `level`, the most probable first; none, some or all of them.
 
-    `probabilities` are those of a `Classification`. With `by_class` the promise holds for the logos of each class, and sets
-    are larger. Raises BundleError, with the reason, where the bundle has no threshold at the level.
+    `probabilities` are those of a `Classification`. With `by_class` the promise holds for the logos of each class, and
+    sets are larger. Raises BundleError, with the reason, where the bundle has no threshold at the level.
     """
     conformal = next((conformal for conformal in calibration.conformal if conformal.level == level), None)
     if conformal is None:

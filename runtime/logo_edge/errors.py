@@ -1,8 +1,11 @@
-"""The errors that logo-edge raises on purpose; each message says what was found, what was expected, what to do."""
+"""The errors that logo-edge raises on purpose, and its one way to warn.
+
+Each message says what was found, what was expected and what to do.
+"""
 
 
 class LogoEdgeError(Exception):
-    """Base of every error that a user can cause or mend."""
+    """Base of every error that a user can cause or fix."""
 
 
 class BundleError(LogoEdgeError):
@@ -10,15 +13,15 @@ class BundleError(LogoEdgeError):
 
 
 class ImageError(LogoEdgeError):
-    """One input is no readable image; other inputs are not concerned."""
+    """One input is no readable image; other inputs are not affected."""
 
 
 class EnrolmentError(LogoEdgeError):
-    """A file of enrolled classes is missing, damaged, of another bundle, or has no such class."""
+    """A file of enrolled classes is missing, damaged, of another bundle, or lacks the class."""
 
 
 class DatasetError(LogoEdgeError):
-    """A manifest, an icon package or a folder of logos does not fit."""
+    """A manifest, an icon package or a folder of logos is not as expected."""
 
 
 class RecipeError(LogoEdgeError):
@@ -26,19 +29,19 @@ class RecipeError(LogoEdgeError):
 
 
 class RunError(LogoEdgeError):
-    """A training run cannot start, go on or be read."""
+    """A training run cannot start, resume or be read."""
 
 
 class VerificationError(LogoEdgeError):
-    """An exported or quantized artifact disagrees with the model that it was made from."""
+    """An exported or quantized artifact disagrees with its parent model."""
 
 
 class SelectionError(LogoEdgeError):
-    """No candidate of a compression meets the limits that were asked for."""
+    """No candidate of a compression meets the given limits."""
 
 
 class ExportError(LogoEdgeError):
-    """A model cannot be had in the format, precision or place that was asked for."""
+    """A model cannot be exported in the given format or precision, or to the given target."""
 
 
 class BenchError(LogoEdgeError):
@@ -56,11 +59,11 @@ class MissingExtraError(LogoEdgeError):
         self.extra, self._package = extra, package
 
     def __reduce__(self):
-        return type(self), (self.extra, self._package)  # an exception is pickled by its arguments, here a single text
+        return type(self), (self.extra, self._package)  # the default pickles `args`, here the message alone
 
 
 def warn(message: str) -> None:
-    """Says on stderr, or wherever the program sends its logs, what a user should know of a classifier that works."""
-    import logging  # 5 ms that a plain start need not pay
+    """Logs a warning about a classifier that works all the same; by default it appears on stderr."""
+    import logging  # 5 ms, which most starts do not need
 
     logging.getLogger("logo_edge").warning(message)

@@ -1,4 +1,4 @@
-"""Where in an image a classification comes from: an occlusion heat map, which needs nothing but the model's outputs."""
+"""Which parts of an image a classification depends on: an occlusion heat map, from the model's outputs alone."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from logo_edge.preprocess import border_colour
 from logo_edge.probabilities import log_odds
 from logo_edge.results import Classification
 
-STEPS = 16  # places of the patch along each side
-PATCH = 1 / 8  # its side, as a share of the image's
+STEPS = 16  # positions of the patch along each side
+PATCH = 1 / 8  # side of the patch, as a share of the image's
 BATCH = 32
-PICTURE_PX = 320  # at least, of the picture's side
-FOR, AGAINST = np.array([214, 39, 40]), np.array([31, 119, 180])  # colours of what speaks for and against the guess
+HEAT_MAP_PX = 320  # smallest side of the heat map
+FOR, AGAINST = np.array([214, 39, 40]), np.array([31, 119, 180])  # colours of evidence for and against the best guess
 
 
 def occlusion(classifier: Classifier, pixels: np.ndarray, label: str) -> np.ndarray:
-    """(STEPS, STEPS) float64: by how much the log-odds of `label` fall where a patch of background hides that place.
+    """(STEPS, STEPS) float64: the fall of the log-odds of `label` when a patch of background covers each position.
 
     pixels: (S, S, C) uint8. Zeiler and Fergus 2014, arXiv:1311.2901.
     """
     size, index = len(pixels), classifier.labels.index(label)
     side = max(1, round(size * PATCH))
     starts = np.linspace(0, size - side, STEPS).round().astype(int)
-    background, hidden = border_colour(pixels), []
-    background[3:] = 0  # nothing fades in it
+    background, images = border_colour(pixels), []
+    background[3:] = 0  # no detail in it
     for top in starts:
         for left in starts:
             covered = pixels.copy()
             covered[top : top + side, left : left + side] = background
-            hidden.append(covered)
+            images.append(covered)
     odds = [
-        _log_odds(classifier, np.stack(hidden[start : start + BATCH]), index) for start in range(0, len(hidden), BATCH)
+        _log_odds(classifier, np.stack(images[start : start + BATCH]), index) for start in range(0, len(images), BATCH)
     ]
     fall = _log_odds(classifier, pixels[None], index)[0] - np.concatenate(odds)
     return fall.reshape(STEPS, STEPS)
 
 
 def explain(classifier: Classifier, source: ImageSource, result: Classification) -> Image.Image:
-    """The image as the model sees it, in grey: red where hiding it takes away from the best guess, blue where it adds.
+    """The image as the model sees it, in grey: red where it speaks for the best guess, blue where it speaks against it.
 
-    Colours are relative to the strongest place of this image. Raises ImageError.
+    Colours are relative to the strongest position in this image. Raises ImageError.
     """
     pixels = classifier.read_pixels(source)
     heat = occlusion(classifier, pixels, result.best_guess)
-    size = len(pixels) * -(-PICTURE_PX // len(pixels))
+    size = len(pixels) * -(-HEAT_MAP_PX // len(pixels))
     strongest = max(float(np.abs(heat).max()), 1e-9)
     wide = Image.fromarray((heat / strongest).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
     wide = np.clip(np.asarray(wide), -1, 1)[:, :, None]  # (P, P, 1)

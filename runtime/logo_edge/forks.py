@@ -1,7 +1,7 @@
-"""State that cannot outlive `os.fork()`: the child has its owner's memory, but none of its threads, and shares its files.
+"""State that does not survive `os.fork()`: the child has the parent's memory and open files, and none of its threads.
 
-An owner of such state says `after_fork(self)`; in every forked child its `leave_to_parent()` is then called before anything
-else runs, to let go of what is the parent's. What it needs is made again when it is next used.
+An owner of such state calls `after_fork(self)`. Its `leave_to_parent()` is then the first call in every forked child;
+it drops the parent's state, and the owner creates its own at the next use.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _OWNERS: weakref.WeakSet[Owner] = weakref.WeakSet()
 
 
 def after_fork(owner: Owner) -> None:
-    """Has `owner.leave_to_parent()` called in each forked child, as long as the owner lives."""
+    """Calls `owner.leave_to_parent()` in each forked child, as long as the owner lives."""
     _OWNERS.add(owner)
 
 
 def never_free(held: object) -> None:
-    """Keeps an object beyond the end of the interpreter.
+    """Never destroys the object, not even at the end of the interpreter.
 
-    The destructor of a session waits for its threads, which a forked child does not have: it would never end
-    (onnxruntime#9800).
+    The destructor of an ONNX Runtime session waits for its threads, which a forked child does not have: it would never
+    return (onnxruntime#9800).
     """
     import ctypes
 

@@ -37,11 +37,11 @@ ISA = {
     "sme",
     "sme2",
 }
-UNLIMITED_BYTES = 1 << 60  # cgroups of version 1 have a number near 2^63 for "no limit"
+UNLIMITED_BYTES = 1 << 60  # cgroups version 1 writes a number near 2^63 for "no limit"
 
 
 def describe_core(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """Of the first core what Linux says of its kind: names and flags, no clock. Empty on other systems."""
+    """The model of the first core as Linux describes it: names and flags, no clock. Empty on other systems."""
     try:
         with cpuinfo.open("rb") as file:
             block = file.read(16384).partition(b"\n\n")[0].decode(errors="replace")
@@ -52,20 +52,25 @@ def describe_core(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
 
 
 def instruction_sets(core: dict[str, str]) -> list[str]:
-    """Those that matter to a network, of what `describe_core` says."""
+    """The instruction sets in the result of `describe_core` that matter to a network."""
     return sorted(set((core.get("flags") or core.get("Features") or "").split()) & ISA)
 
 
 def fingerprint() -> dict[str, str]:
-    """What golden vectors depend on: the system, and the kind of processor. Quick enough for every start."""
+    """The system and the model of processor, on which golden vectors depend. Quick enough for every start."""
     core = describe_core()
-    kind = hashlib.sha256(repr(sorted(core.items())).encode()).hexdigest()[:16]
-    return {"system": platform.system(), "machine": platform.machine(), "cpu": core.get("model name", ""), "core": kind}
+    digest = hashlib.sha256(repr(sorted(core.items())).encode()).hexdigest()[:16]
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu": core.get("model name", ""),
+        "core": digest,
+    }
 
 
 def describe_machine() -> dict:
-    """What a latency depends on besides the code."""
-    from importlib.metadata import version  # slow to load, and a plain start needs none
+    """The processor, system and versions that a latency depends on."""
+    from importlib.metadata import version  # slow to load; most starts do not need it
 
     core = describe_core()
     return {
@@ -86,9 +91,10 @@ def usable_cores() -> list[int]:
 
 
 def limits(root: Path = Path("/")) -> dict:
-    """What this process may use of the machine, Linux's cgroups (version 2 or 1) among it; None: not limited, or not told.
+    """The part of the machine that this process may use, by affinity and by Linux cgroups (version 2 or 1).
 
-    cores: how many it may run on; cpuset: which; cpu_quota: how many it gets of their time; memory_mb: what it may take.
+    cores: the number of cores; cpuset: their numbers; cpu_quota: CPU time, in cores; memory_mb: the largest memory.
+    None: unlimited or unknown.
     """
     usable = usable_cores()
     quotas, memories = [], []
@@ -122,9 +128,9 @@ def ranges(numbers: list[int]) -> str:
 
 @contextmanager
 def on_cores(cores: Sequence[int] | None) -> Iterator[None]:
-    """Keeps the calling thread on these cores, and for good all threads that are started meanwhile.
+    """Keeps the calling thread on these cores inside the block, and threads that it starts there for their whole life.
 
-    Raises LogoEdgeError where the machine has no such cores or the system cannot do it.
+    Raises LogoEdgeError where the machine has no such cores or the system has no affinity.
     """
     if cores is None:
         yield
@@ -135,10 +141,8 @@ def on_cores(cores: Sequence[int] | None) -> Iterator[None]:
     try:
         os.sched_setaffinity(0, cores)
     except (OSError, ValueError) as error:
-        found = ",".join(map(str, cores)) or "no core"
-        raise LogoEdgeError(
-            f"cores {found}: not to be had here; choose among {', '.join(map(str, sorted(before)))}"
-        ) from error
+        given, usable = ",".join(map(str, cores)) or "no core", ", ".join(map(str, sorted(before)))
+        raise LogoEdgeError(f"cores {given}: not available here; choose among {usable}") from error
     try:
         yield
     finally:
@@ -146,7 +150,7 @@ def on_cores(cores: Sequence[int] | None) -> Iterator[None]:
 
 
 def _cgroups(root: Path) -> list[Path]:
-    """The folders of this process's groups and of those that hold them: each may set a limit."""
+    """The folders of this process's groups and of their parent groups: each may set a limit."""
     folders = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)

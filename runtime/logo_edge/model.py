@@ -72,7 +72,10 @@ class Model:
         return self._resources.kleidiai
 
     def read_pixels(self, source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """The image as the model sees it, (S, S, C) uint8; decoded in full. See `images.load_image`. Raises ImageError."""
+        """The image as the model sees it, (S, S, C) uint8; decoded in full.
+
+        See `images.load_image`. Raises ImageError.
+        """
         image = load_image(source, fast=self._fast_decoders, max_pixels=max_pixels)
         return preprocess(image, self.bundle.input)
 
@@ -95,9 +98,9 @@ class Model:
     def run_vectors(self, limit: int | None = None, *, rounds: int = 1) -> int:
         """Checks the bundle's golden vectors and returns how many there were.
 
-        With several `rounds` each vector is run once a round, after other inputs: a library may compute an input rightly
-        only the first time (microsoft/onnxruntime#31569). Raises BundleError where a logit is out of tolerance or a best
-        guess differs.
+        With several `rounds` each vector is run once a round, after other inputs: a library may compute an input
+        rightly only the first time (microsoft/onnxruntime#31569). Raises BundleError where a logit is out of tolerance
+        or a best guess differs.
         """
         vectors = self._read_vectors()[:limit]
         if not vectors:
@@ -167,8 +170,8 @@ class Model:
             self._leave_out_kleidiai()
         if self.kleidiai != before:
             warn(
-                f"{self.backend} {key['version']} gives the golden vectors of {bundle.folder} here only without KleidiAI, "
-                "which is left out; try another release, and report it"
+                f"{self.backend} {key['version']} gives the golden vectors of {bundle.folder} here only without "
+                "KleidiAI, which is left out; try another release, and report it"
             )
 
     def _leave_out_kleidiai(self) -> None:
@@ -186,8 +189,9 @@ class Model:
             )
         if EMBEDDING not in self._backend.outputs:
             raise BundleError(
-                f"{self.artifact or self.bundle.folder}: gives no {EMBEDDING}, which enrolled classes and likeness need. "
-                "Leave out the artifact, or make one of the bundle with `logo-edge export BUNDLE`, since a run's has none"
+                f"{self.artifact or self.bundle.folder}: gives no {EMBEDDING}, which enrolled classes and likeness "
+                "need. Leave out the artifact, or make one of the bundle with `logo-edge export BUNDLE`, since a run's "
+                "has none"
             )
 
 
@@ -217,8 +221,8 @@ def _fastest_backend(bundle: Bundle, artifact: ModelFile | None, resources: Reso
 def _read_artifact(bundle: Bundle, path: Path) -> ModelFile:
     """The artifact that runs instead of the bundle's own graph.
 
-    Raises LogoEdgeError where it cannot be read, BundleError where a public key was given and the signed bundle lists no
-    file of this content: the key's owner has not signed it.
+    Raises LogoEdgeError where it cannot be read, BundleError where a public key was given and the signed bundle lists
+    no file of this content: the key's owner has not signed it.
     """
     model = ModelFile.read(path)
     if bundle.public_key is not None:

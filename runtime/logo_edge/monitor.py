@@ -1,8 +1,8 @@
-"""The opt-in prediction log, and whether its predictions have drifted from those that the bundle was measured on.
+"""The opt-in prediction log, and the drift of its predictions from the reference in the bundle.
 
 The log is JSON lines, one prediction each, and never holds an image or its name. Drift is the population stability
-index of confidence, best guess and abstention against the reference in the bundle: the shares of the artifact's own
-predictions on the calib split.
+index of confidence, best guess and abstention. The reference holds their shares in the artifact's own predictions on
+the calib split.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logo_edge.errors import BundleError, LogoEdgeError
+from logo_edge.errors import BundleError, LogoEdgeError, warn
 from logo_edge.files import json_text
 from logo_edge.forks import after_fork
 
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
     from logo_edge.results import Classification
 
 BINS = 10
-STABLE, DRIFTED = 0.1, 0.25  # the customary limits of the index (Siddiqi 2006, "Credit Risk Scorecards")
-LEAST = 100  # predictions, below which nothing is said
-LEAST_SHARE = 1e-3  # of a bin, so that an empty one does not make the index infinite
-Z_99 = 2.3263  # of the normal distribution: one false alarm in a hundred
+STABLE, DRIFTED = 0.1, 0.25  # customary limits of the index (Siddiqi 2006, "Credit Risk Scorecards")
+LEAST = 100  # predictions; fewer say nothing about drift
+LEAST_SHARE = 1e-3  # of a bin, so that an empty bin does not make the index infinite
+Z_99 = 2.3263  # quantile of the normal distribution: one false alarm in a hundred
 
 
 @dataclass(frozen=True)
 class Drift:
-    """One quantity's population stability index, its shares in the reference and in the log, and what chance allows."""
+    """One quantity's population stability index, the index that chance allows, and its shares in reference and log."""
 
     name: str
     index: float
     by_chance: float
     reference: dict[str, float]
-    found: dict[str, float]
+    found: dict[str, float]  # in the log; a key of `logo-edge monitor --json`
 
     @property
     def verdict(self) -> str:
-        """stable, drifting or drifted: beyond a customary limit, and beyond what samples of these sizes do by chance."""
+        """stable, drifting or drifted, by the customary limits; stable below the index that chance allows."""
         if self.index < max(STABLE, self.by_chance):
             return "stable"
         return "drifting" if self.index < DRIFTED else "drifted"
@@ -54,7 +54,8 @@ class Drift:
 class PredictionLog:
     """Appends one line per prediction to a file; safe to share between threads, and between processes on POSIX.
 
-    A line that cannot be written, on a full disk say, fails no answer: `failures` counts them, and the first is warned of.
+    A line that cannot be written, as on a full disk, does not fail the classification: `failures` counts such lines,
+    and the first one gives a warning.
     """
 
     def __init__(self, path: str | os.PathLike, bundle_name: str):
@@ -69,7 +70,7 @@ class PredictionLog:
         after_fork(self)
 
     def leave_to_parent(self) -> None:
-        """Forgets the parent's file, whose lock a child would share, and a lock that nobody may be left to open."""
+        """Drops the parent's file, whose lock the child would share, and a lock that no thread may release any more."""
         self._lock, self._file = threading.Lock(), None
 
     def _open(self) -> FileIO:
@@ -92,18 +93,15 @@ class PredictionLog:
             except OSError as error:
                 self.failures += 1
                 if self.failures == 1:
-                    import logging  # 5 ms that a plain start need not pay
-
-                    logging.getLogger("logo_edge").warning(
-                        "%s: %s; predictions are answered but not logged until it can be written again (said once)",
-                        self._path,
-                        error.strerror,
+                    warn(
+                        f"{self._path}: {error.strerror}; predictions are answered but not logged until it can be "
+                        "written again (said once)"
                     )
 
 
 @contextmanager
 def _sole_writer(file: FileIO) -> Iterator[None]:
-    """Keeps other processes that append to the same log waiting (POSIX)."""
+    """Locks the file, so that other processes that append to the same log wait (POSIX)."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -117,7 +115,7 @@ def _sole_writer(file: FileIO) -> Iterator[None]:
 
 
 def _append_whole(file: FileIO, data: bytes) -> None:
-    """Writes all of `data` or nothing, where a full disk would take a part of the line. Raises OSError."""
+    """Writes all of `data` or nothing; a full disk would take a part of the line. Raises OSError."""
     end = os.fstat(file.fileno()).st_size
     try:
         while data:
@@ -129,7 +127,7 @@ def _append_whole(file: FileIO, data: bytes) -> None:
 
 
 def reference_of(confidence: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...], answered: np.ndarray) -> dict:
-    """What a bundle keeps of its own predictions: shares by decile of confidence, of best guesses and of abstention.
+    """The reference in a bundle: shares of its own predictions by decile of confidence, best guess and abstention.
 
     confidence: (N,), predicted: (N,) integers, answered: (N,) bool, whether balanced gives a label.
     """
@@ -144,66 +142,68 @@ def reference_of(confidence: np.ndarray, predicted: np.ndarray, labels: tuple[st
 
 
 def read_log(path: str | os.PathLike, bundle_name: str | None = None) -> Iterator[dict]:
-    """The predictions of a log, those of one bundle where it is named.
+    """The predictions of a log, of one bundle where it is named.
 
-    Raises LogoEdgeError, naming the line, where one is no prediction.
+    Raises LogoEdgeError, which names the line, where a line is no prediction.
     """
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    entry = json.loads(line)
-                    found = {
-                        "best_guess": str(entry["best_guess"]),
-                        "confidence": 0.0 if entry["confidence"] is None else float(entry["confidence"]),
-                        "abstained": entry["label"] is None,
+                    record = json.loads(line)
+                    prediction = {
+                        "best_guess": str(record["best_guess"]),
+                        "confidence": 0.0 if record["confidence"] is None else float(record["confidence"]),
+                        "abstained": record["label"] is None,
                     }
-                    bundle = entry["bundle"]
+                    bundle = record["bundle"]
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise LogoEdgeError(
                         f"{path}, line {number}: {error!r}; expected a line that `logo-edge classify --log` wrote"
                     ) from error
                 if bundle_name in (None, bundle):
-                    yield found
+                    yield prediction
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LogoEdgeError(f"{path}: {reason}; expected a log that `logo-edge classify --log` wrote") from error
 
 
-def measure_drift(reference: dict, entries: Iterable[dict]) -> list[Drift]:
-    """The drift of confidence, best guess and abstention.
+def measure_drift(reference: dict, predictions: Iterable[dict]) -> list[Drift]:
+    """The drift of confidence, best guess and abstention; `predictions` are those of `read_log`.
 
     Raises LogoEdgeError on fewer than LEAST predictions, BundleError where bundle and log do not belong together.
     """
-    entries = list(entries)
+    predictions = list(predictions)
     _check_reference(reference)
-    if len(entries) < LEAST:
-        raise LogoEdgeError(f"{len(entries)} predictions of this bundle; at least {LEAST} are needed to speak of drift")
-    confidence = np.array([entry["confidence"] for entry in entries])
-    guesses = [entry["best_guess"] for entry in entries]
+    if len(predictions) < LEAST:
+        raise LogoEdgeError(
+            f"{len(predictions)} predictions of this bundle; at least {LEAST} are needed to speak of drift"
+        )
+    confidence = np.array([prediction["confidence"] for prediction in predictions])
+    guesses = [prediction["best_guess"] for prediction in predictions]
     if unknown := sorted(set(guesses) - set(reference["best_guess"])):
         raise BundleError(
             f"the log has labels {', '.join(unknown)}, which the bundle does not know; it is another's log"
         )
-    found = {
+    logged = {
         "confidence": _confidence_shares(confidence, np.array(reference["confidence_edges"])),
         "best_guess": {name: guesses.count(name) / len(guesses) for name in reference["best_guess"]},
-        "abstention": _abstention_shares(np.array([entry["abstained"] for entry in entries])),
+        "abstention": _abstention_shares(np.array([prediction["abstained"] for prediction in predictions])),
     }
     return [
         Drift(
             name,
             population_stability(reference[name], shares),
-            index_by_chance(len(shares), reference["count"], len(entries)),
+            index_by_chance(len(shares), reference["count"], len(predictions)),
             reference[name],
             shares,
         )
-        for name, shares in found.items()
+        for name, shares in logged.items()
     ]
 
 
 def _check_reference(reference: dict) -> None:
-    """Raises BundleError unless it is such as `reference_of` gives."""
+    """Raises BundleError where it does not have the form that `reference_of` gives."""
     if not reference:
         raise BundleError(
             "the bundle holds no reference of its own predictions; pack it anew with `logo-edge compress`"
@@ -211,7 +211,7 @@ def _check_reference(reference: dict) -> None:
     try:
         edges = np.array(reference["confidence_edges"], float)
         bins = {"confidence": _confidence_shares(np.zeros(1), edges), "abstention": _abstention_shares(np.zeros(1))}
-        fits = reference["count"] > 0 and all(set(reference[name]) == set(found) for name, found in bins.items())
+        fits = reference["count"] > 0 and all(set(reference[name]) == set(shares) for name, shares in bins.items())
         shares = [share for name in (*bins, "best_guess") for share in reference[name].values()]
         fits = fits and bool(((np.array(shares, float) >= 0) & (np.array(shares, float) <= 1)).all())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -220,27 +220,27 @@ def _check_reference(reference: dict) -> None:
         ) from error
     if not fits:
         raise BundleError(
-            "the bundle's reference is not that of one release; expected a count, edges and shares from 0 to 1 of all bins. "
-            "Pack it anew with `logo-edge compress`"
+            "the bundle's reference is not that of one release; expected a count, edges and shares from 0 to 1 of all "
+            "bins. Pack it anew with `logo-edge compress`"
         )
 
 
-def population_stability(reference: dict[str, float], found: dict[str, float]) -> float:
-    """Sum over the bins of (found - reference) log(found / reference); 0 where both agree."""
+def population_stability(reference: dict[str, float], logged: dict[str, float]) -> float:
+    """Sum over the bins of (logged - reference) log(logged / reference); 0 where both agree."""
     before = np.maximum([reference[name] for name in reference], LEAST_SHARE)
-    after = np.maximum([found[name] for name in reference], LEAST_SHARE)
+    after = np.maximum([logged[name] for name in reference], LEAST_SHARE)
     return float(((after - before) * np.log(after / before)).sum())
 
 
-def index_by_chance(bins: int, reference_count: int, found_count: int) -> float:
-    """What the index of two samples of one distribution exceeds once in a hundred times.
+def index_by_chance(bins: int, reference_count: int, logged_count: int) -> float:
+    """The value that the index of two samples of one distribution exceeds once in a hundred times.
 
-    It is (1 / n + 1 / m) chi-square with bins - 1 degrees of freedom (Yurdakul 2018, "Statistical properties of the
-    population stability index"); the quantile after Wilson and Hilferty 1931.
+    The index is (1 / n + 1 / m) times a chi-square with bins - 1 degrees of freedom (Yurdakul 2018, "Statistical
+    properties of the population stability index"); its quantile is that of Wilson and Hilferty 1931.
     """
     freedom = bins - 1
     quantile = freedom * (1 - 2 / (9 * freedom) + Z_99 * (2 / (9 * freedom)) ** 0.5) ** 3 if freedom else 0.0
-    return quantile * (1 / reference_count + 1 / found_count)
+    return quantile * (1 / reference_count + 1 / logged_count)
 
 
 def _confidence_shares(confidence: np.ndarray, edges: np.ndarray) -> dict[str, float]:

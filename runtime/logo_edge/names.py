@@ -1,4 +1,4 @@
-"""File names, labels and messages as text: strict for files that machines read, harmless on a terminal."""
+"""File names, labels and messages as text: exact in files that machines read, harmless on a terminal."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-JOINERS = "\u200c\u200d"  # of letters, in Persian words and in emoji: they shape text and do not reorder it
+JOINERS = "\u200c\u200d"  # join letters in Persian words and in emoji; they do not reorder text
 
 
 def shown(name: str) -> str:
-    """A file's name as valid Unicode: bytes of it that are not UTF-8 become U+FFFD."""
+    """A file's name as valid Unicode: bytes that are not UTF-8 become U+FFFD."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def printable(text: str) -> str:
-    r"""Text that cannot control a terminal or forge a line: what is not visible is escaped, such as \n, \x1b, \u202e.
+    r"""Text that cannot control a terminal or forge a line: invisible characters are escaped, such as \n, \x1b, \u202e.
 
-    Escaped are control and format characters (so all of Unicode's bidirectional controls, UAX #9), line separators,
-    unassigned and private characters. Blanks of every width stay.
+    These are control and format characters (with all bidirectional controls of Unicode, UAX #9), line separators,
+    unassigned and private characters. Spaces of every width stay.
     """
     text = shown(text)
     if text.isprintable():
@@ -33,30 +33,30 @@ def printable(text: str) -> str:
 
 
 def cleaned(name: str) -> str:
-    """The name without blanks at its ends, in Unicode NFC."""
+    """The name without spaces at its ends, in Unicode NFC."""
     return unicodedata.normalize("NFC", name.strip())
 
 
 def alike(name: str) -> str:
-    """What all names have in common that look the same: those that differ in case, blanks at an end or Unicode form."""
+    """One key for all names that look the same: that differ only in case, spaces at an end or Unicode form."""
     return unicodedata.normalize("NFC", cleaned(name).casefold())
 
 
 def join_names(names: Iterable[str]) -> str:
-    r"""The names as one cell of a table, joined by `|`; within a name it is `\|`, and a backslash `\\`."""
+    r"""The names as one cell of a table, joined by `|`; inside a name `|` becomes `\|` and a backslash `\\`."""
     return "|".join(re.sub(r"[|\\]", r"\\\g<0>", name) for name in names)
 
 
 def csv_line(values: Iterable) -> str:
-    """The values as a line of CSV that ends in a line feed; a cell that holds any end of a line is quoted. RFC 4180."""
-    import csv  # which most starts need not pay
+    """The values as a line of CSV that ends in a line feed; a cell with any line ending in it is quoted. RFC 4180."""
+    import csv  # which most starts do not need
 
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(values)  # csv quotes what its line terminator holds
+    csv.writer(text, lineterminator="\r\n").writerow(values)  # csv quotes the letters of its line terminator
     return text.getvalue()[:-2] + "\n"
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """The names of such a cell, without empty ones."""
+    """The names in a cell of `join_names`, without empty ones."""
     names = re.findall(r"(?:[^|\\]|\\.|\\$)+", text, re.DOTALL)
     return tuple(re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in names)

@@ -1,8 +1,8 @@
-"""The one preprocessing: image -> the square uint8 tensor that a model of a bundle reads.
+"""The one preprocessing: image -> the square uint8 tensor that a bundle's model reads.
 
-Defined here for every room and every backend, on Pillow; preprocess.c gives the same bytes several times quicker, where the
-package was built with a C compiler. Normalisation is not part of it: the models read uint8 and normalise
-inside their graph, so that the contract is exact to the bit.
+Every room and backend uses it. Pillow is the definition; preprocess.c gives the same bytes several times faster, where
+the package was built with a C compiler. Normalisation is not part of it: the models read uint8 and normalise inside
+their graph, so that all languages agree to the bit.
 """
 
 from __future__ import annotations
@@ -16,23 +16,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-OPAQUE = np.uint32(0xFF000000)  # the least RGBA pixel of full alpha, as a little-endian number
-MOST_PARTIAL = 4  # above one pixel in so many, converting all is as fast
-
-
+OPAQUE = np.uint32(0xFF000000)  # the smallest opaque RGBA pixel, as a little-endian number
+MOST_PARTIAL = 4  # where more than one pixel in so many is partly transparent, converting all is as fast
 DETAIL_PX = 256  # longer side at which the detail planes are computed
-REACH_PX = 6  # the farthest neighbour that a detail plane looks at
+REACH_PX = 6  # the farthest neighbour that a detail plane reads
 DETAIL_PLANES = ("near fade", "far fade", "ramp", "edge")
 
 
 @dataclass(frozen=True)
 class InputContract:
-    """What a model expects: uint8, NHWC, (B, size_px, size_px, channels), letterboxed; RGB first.
+    """The input of a model: uint8, NHWC, (B, size_px, size_px, channels), letterboxed; RGB first.
 
-    An image with transparency is laid on `light_background`, or on `dark_background` where the mean luminance of its
-    ink, weighted by alpha, is above `dark_above_luminance` of 255. An opaque image is letterboxed in its own
-    background: the median colour of its border. With `details`, four planes follow RGB, which `detail_planes` computes
-    before the image is shrunk to the network's size.
+    An image with transparency is composited on `light_background`, or on `dark_background` where the mean luminance of
+    its ink, weighted by alpha, is above `dark_above_luminance` of 255. An opaque image is letterboxed in its own
+    background: the median colour of its border. With `details`, four planes follow RGB; `detail_planes` computes them
+    before the image is scaled to the network's size.
     """
 
     size_px: int = 128
@@ -43,12 +41,12 @@ class InputContract:
 
     @property
     def channels(self) -> int:
-        """How many channels the model reads: 3, or 7 with the detail planes."""
+        """3, or 7 with the detail planes."""
         return 3 + self.details * len(DETAIL_PLANES)
 
     @property
     def least_px(self) -> int:
-        """The longer side below which a picture loses what the model reads."""
+        """The longer side below which an image lacks detail that the model reads."""
         return max(self.size_px, self.details * DETAIL_PX)
 
 
@@ -58,27 +56,15 @@ def _load_library() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(path))
-    except OSError:  # of another platform: a copied folder
+    except OSError:  # a copied folder of another platform
         return None
-    whole, real, address = ctypes.c_int, ctypes.c_double, ctypes.c_void_p
-    library.logo_edge_preprocess.argtypes = [
-        address,
-        whole,
-        whole,
-        whole,
-        real,
-        real,
-        whole,
-        whole,
-        ctypes.c_char_p,
-        ctypes.c_char_p,
-        real,
-        address,
-    ]
+    number, real, address, text = ctypes.c_int, ctypes.c_double, ctypes.c_void_p, ctypes.c_char_p
+    image, box, contract = [address, number, number, number], [real, real], [number, number, text, text, real]
+    library.logo_edge_preprocess.argtypes = [*image, *box, *contract, address]  # see preprocess.h
     return library
 
 
-LIBRARY = _load_library()  # None: by Pillow
+LIBRARY = _load_library()  # None: Pillow preprocesses
 
 
 def preprocess(
@@ -86,12 +72,11 @@ def preprocess(
 ) -> np.ndarray:
     """The letterboxed image, (size_px, size_px, contract.channels) uint8: RGB, then the detail planes of the contract.
 
-    `image` is RGB or RGBA (see `images.load_image`), or (H, W, 3 or 4) uint8 of the same, which may be changed. The
-    aspect ratio is kept; the resampling is Pillow's antialiased bilinear (a triangle filter whose support grows with the
-    reduction), on premultiplied colours. With detail planes, a larger image is first scaled to DETAIL_PX and laid on its
-    background; RGB and the planes are then scaled from there. `size_px` is that of the picture within the image, where its last column or row
-    is not wholly covered (`images.load_reduced`). The library raises
-    ValueError for anything else, and MemoryError.
+    `image` is RGB or RGBA (see `images.load_image`), or (H, W, 3 or 4) uint8, which may be changed. The aspect ratio
+    is kept. The resampling is Pillow's antialiased bilinear (a triangle filter whose support grows with the
+    reduction), on premultiplied colours. With detail planes, a larger image is first scaled to DETAIL_PX and
+    composited; RGB and planes are then scaled from there. `size_px` is the size of the drawing where it covers only
+    part of the last column or row (`images.load_reduced`). Raises ValueError for any other input, and MemoryError.
     """
     if LIBRARY is None:
         return preprocess_by_pillow(image, contract, size_px)
@@ -105,7 +90,7 @@ def preprocess(
     if not (0 < box_width <= width and 0 < box_height <= height):
         raise ValueError(f"found a picture of {box_width} x {box_height} within {width} x {height} pixels")
     square = np.empty((size, size, contract.channels), np.uint8)
-    failed = LIBRARY.logo_edge_preprocess(
+    status = LIBRARY.logo_edge_preprocess(
         pixels.ctypes.data,
         channels,
         width,
@@ -119,9 +104,9 @@ def preprocess(
         contract.dark_above_luminance,
         square.ctypes.data,
     )
-    if failed > 0:  # a side of more than 65,536 pixels
+    if status > 0:  # a side of more than 65,536 pixels
         return preprocess_by_pillow(pixels, contract, size_px)
-    if failed < 0:
+    if status < 0:
         raise MemoryError(f"not enough memory to scale {width} x {height} pixels")
     return square
 
@@ -129,7 +114,7 @@ def preprocess(
 def preprocess_by_pillow(
     image: Image.Image | np.ndarray, contract: InputContract, size_px: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """What `preprocess` gives, without the library."""
+    """`preprocess` without the C library."""
     size = contract.size_px
     if isinstance(image, np.ndarray):
         image = premultiply(image) if image.shape[2] == 4 else Image.fromarray(image)
@@ -160,7 +145,7 @@ def preprocess_by_pillow(
 
 
 def detail_size(size: tuple[float, float]) -> tuple[int, int]:
-    """(width, height) in pixels at which detail planes are computed: the picture's own, its longer side at most DETAIL_PX."""
+    """(width, height) in pixels at which detail planes are computed; the longer side is at most DETAIL_PX."""
     if max(size) > DETAIL_PX:
         return letterboxed_size(size, DETAIL_PX)
     return max(1, round(size[0])), max(1, round(size[1]))
@@ -169,20 +154,21 @@ def detail_size(size: tuple[float, float]) -> tuple[int, int]:
 def detail_planes(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 4) uint8: the near fade, the far fade, the ramp and the edge at each pixel of (H, W, 3) uint8 RGB.
 
-    The first three are 255 where, across or down, the colour changes smoothly: by a small difference and a smaller second
-    difference over 2 x 2 and 2 x 6 px, and in eight small steps of one sign over 2 x 4 px of the 3 x 3 means. The last
-    is the magnitude of the Laplacian. Each looks at all channels; the picture's rim is repeated beyond it.
+    The first three are 255 where the colour changes smoothly, across or down: by a small difference and a smaller
+    second difference over 2 x 2 px (near) and 2 x 6 px (far), and in eight small steps of one sign over 2 x 4 px of
+    the 3 x 3 means (ramp). The edge is the magnitude of the Laplacian. Each reads all channels; border pixels repeat
+    beyond the border.
     """
     height, width = pixels.shape[:2]
     padded = np.pad(pixels.astype(np.int16), ((REACH_PX, REACH_PX), (REACH_PX, REACH_PX), (0, 0)), mode="edge")
-    summed = sum(  # of the 3 x 3 px around each pixel, which lies one further inwards
+    summed = sum(  # of the 3 x 3 px around each pixel; one pixel smaller on each side
         padded[down : down + height + 2 * REACH_PX - 2, right : right + width + 2 * REACH_PX - 2]
         for down in range(3)
         for right in range(3)
     )
 
     def shifted(values: np.ndarray, margin: int, across: int, down: int) -> np.ndarray:
-        """(H, W, 3): the neighbour so many pixels to the right and down."""
+        """(H, W, 3): the neighbour that many pixels to the right and down."""
         top, left = margin + down, margin + across
         return values[top : top + height, left : left + width]
 
@@ -211,16 +197,16 @@ def detail_planes(pixels: np.ndarray) -> np.ndarray:
 
 
 def premultiply(pixels: np.ndarray) -> Image.Image:
-    """(H, W, 4) uint8 RGBA, which is changed, with premultiplied colours in four channels; RGB where it is all opaque.
+    """The image of (H, W, 4) uint8 RGBA with premultiplied colours in four channels; RGB where all pixels are opaque.
 
-    To the bit what Pillow's `convert("RGBa")` gives, in a fourth of its time where, as in most logos, few pixels are
-    neither opaque nor clear.
+    Changes `pixels`. Equal to the bit to Pillow's `convert("RGBa")`, in a quarter of its time for most logos, in which
+    nearly all pixels are opaque or clear.
     """
     height, width = pixels.shape[:2]
     packed = np.ascontiguousarray(pixels).view("<u4").ravel()  # (H W,), alpha in the highest byte
     if packed.min() >= OPAQUE:
         return Image.fromarray(pixels).convert("RGB")
-    partial = np.flatnonzero(packed - np.uint32(1) < OPAQUE - np.uint32(1))  # neither opaque nor 0
+    partial = np.flatnonzero(packed - np.uint32(1) < OPAQUE - np.uint32(1))  # not opaque and not 0
     if len(partial) > packed.size // MOST_PARTIAL:
         return Image.fromarray(pixels).convert("RGBa")
     some = packed[partial]
@@ -244,17 +230,19 @@ def letterboxed_size(size: tuple[float, float], square_px: int) -> tuple[int, in
 def composite(premultiplied: np.ndarray, contract: InputContract) -> tuple[np.ndarray, tuple[int, int, int]]:
     """(H, W, 3) uint8 on the background that the contract's rule picks, and that background.
 
-    `premultiplied` is (H, W, 4) uint8 RGBA with premultiplied colours.
+    `premultiplied`: (H, W, 4) uint8 RGBA with premultiplied colours.
     """
     background = pick_background(premultiplied, contract)
     packed = np.ascontiguousarray(premultiplied).view("<u4")[:, :, 0]  # (H, W), alpha in the highest byte
-    laid = packed + _shine_table(background)[packed >> 24]  # no carry: premultiplied colours are at most alpha
-    return np.ascontiguousarray(laid.view(np.uint8).reshape(premultiplied.shape)[:, :, :3]), background
+    composited = (
+        packed + _background_table(background)[packed >> 24]
+    )  # no carry: premultiplied colours are at most alpha
+    return np.ascontiguousarray(composited.view(np.uint8).reshape(premultiplied.shape)[:, :, :3]), background
 
 
 @lru_cache(maxsize=4096)
-def _shine_table(background: tuple[int, int, int]) -> np.ndarray:
-    """(256,) little-endian uint32: what shines through at each alpha, red in the lowest byte, then green and blue."""
+def _background_table(background: tuple[int, int, int]) -> np.ndarray:
+    """(256,) little-endian uint32: the background's part at each alpha, red in the lowest byte, then green and blue."""
     clear = 255 - np.arange(256, dtype=np.uint32)[:, None]
     red, green, blue = ((clear * np.array(background, np.uint32) + 127) // 255).T
     return (red | green << 8 | blue << 16).astype("<u4")
@@ -263,7 +251,7 @@ def _shine_table(background: tuple[int, int, int]) -> np.ndarray:
 def pick_background(premultiplied: np.ndarray, contract: InputContract) -> tuple[int, int, int]:
     """The dark background where the ink is nearly white, else the light one (LABELING.md)."""
     red, green, blue, alpha = premultiplied.sum(axis=0, dtype=np.uint32).sum(axis=0).tolist()
-    weighted = 255 * (299 * red + 587 * green + 114 * blue)  # integers: at the threshold, too, every machine agrees
+    weighted = 255 * (299 * red + 587 * green + 114 * blue)  # integers, so that all machines agree at the threshold
     is_light = weighted > 1000 * alpha * contract.dark_above_luminance
     return contract.dark_background if is_light else contract.light_background
 

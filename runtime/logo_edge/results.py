@@ -32,16 +32,15 @@ class Match:
 class Classification:
     """The classification of one image.
 
-    `label` is None when the classifier abstains, and `reason` says why. `best_guess` is always set.
-    `confidence` is the calibrated probability of the best guess, 0 to 1; `probabilities` has one for every class.
-    `epistemic` is the disagreement of an ensemble's members, or the network's own estimate of it, in nats; None where the
-    bundle has neither. `aleatoric` is the rest of the entropy of the probabilities, in nats.
-    `prediction_set` holds the true label with the classifier's `coverage`, the most probable first; None where the bundle
-    cannot promise that.
-    `logo_score` is the log-odds, in nats, that the image is a logo. `is_logo` is False where the score is as low as that of
-    few logos; docs/bundle.md says what it misses.
-    `high_confidence`: mode strict would give the label. `low_confidence`: mode balanced would not. Both hold in any mode.
-    `enrolled` is the match with the enrolled classes, where the classifier has an enrolment.
+    `label` is None when the classifier abstains, and `reason` says why. `best_guess` is always set. `confidence` is
+    the calibrated probability of the best guess, 0 to 1; `probabilities` has one for every class. `epistemic` is the
+    disagreement of an ensemble's members, or the network's own estimate of it, in nats; None where the bundle has
+    neither. `aleatoric` is the rest of the entropy of the probabilities, in nats. `prediction_set` holds the true
+    label with the classifier's `coverage`, the most probable first; None where the bundle cannot promise that.
+    `logo_score` is the log-odds, in nats, that the image is a logo. `is_logo` is False where the score is as low as
+    that of few logos; docs/bundle.md says what it misses. `high_confidence`: mode strict would give the label.
+    `low_confidence`: mode balanced would not. Both hold in any mode. `enrolled` is the match with the enrolled
+    classes, where the classifier has an enrolment.
     """
 
     label: str | None

@@ -20,7 +20,7 @@ class Latency:
 
 
 def measure_latency(call: Callable[[], object], *, runs: int = 200, warmup_s: float = 0.3) -> Latency:
-    """The latency of `call`, after calling it for `warmup_s` seconds uncounted."""
+    """The latency of `call`, after a warm-up of `warmup_s` seconds of calls that do not count."""
     end = time.perf_counter() + warmup_s
     while time.perf_counter() < end:
         call()

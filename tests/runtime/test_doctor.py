@@ -88,7 +88,7 @@ def test_they_run_at_every_load_where_the_cache_cannot_be_written_or_is_damaged(
     def no_home():
         raise LogoEdgeError("no home folder is known")
 
-    monkeypatch.setattr("logo_edge.cache.findings_file", no_home)
+    monkeypatch.setattr("logo_edge.cache.results_file", no_home)
     assert Classifier.load(folder).labels
 
 

@@ -10,7 +10,7 @@ from command_line import classify
 from PIL import Image
 
 from logo_edge import Classifier
-from logo_edge.explain import PICTURE_PX, STEPS, explain, occlusion
+from logo_edge.explain import HEAT_MAP_PX, STEPS, explain, occlusion
 
 
 @pytest.fixture(params=[False, True], ids=["colours", "details"])
@@ -58,7 +58,7 @@ def test_the_picture_is_red_for_and_blue_against(bundle, logo):
     picture = np.asarray(explain(classifier, logo, classifier.classify(logo))).astype(int)
     side = len(picture)
     assert picture.shape == (side, side, 3)
-    assert side >= PICTURE_PX
+    assert side >= HEAT_MAP_PX
     red, blue = picture[side // 4, side // 4], picture[side * 49 // 64, side * 49 // 64]
     assert red[0] > red[2] + 50
     assert blue[2] > blue[0] + 20

@@ -16,9 +16,11 @@ from logo_edge.forks import after_fork, never_free
 
 @dataclass(frozen=True)
 class Resources:
-    """What a backend may use: threads of one forward pass, the CPU `cores` that those may run on (None: any),
-    whether its threads spin while they wait, which is a little faster and burns their cores while idle, and whether ONNX
-    Runtime may use KleidiAI, its kernels for ARM.
+    """What a backend may use.
+
+    `threads` of one forward pass; the CPU `cores` of those threads (None: any); `spinning`: threads spin while they
+    wait, which is a little faster and keeps idle cores busy; `kleidiai`: ONNX Runtime may use KleidiAI, its kernels
+    for ARM.
     """
 
     threads: int = 1
@@ -29,9 +31,9 @@ class Resources:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The bytes of a model, read once: those that were hashed are those that run, whatever becomes of the file.
+    """The bytes of a model, read once: the bytes that were hashed are the ones that run, even if the file changes.
 
-    `path` names it in messages; `weights` is the .bin file of OpenVINO IR, empty for all other kinds.
+    `path` is for messages; `weights` is the .bin file of OpenVINO IR, empty for all other kinds.
     """
 
     path: Path
@@ -44,14 +46,9 @@ class ModelFile:
         try:
             data = path.read_bytes()
             return cls(path, data, path.with_suffix(".bin").read_bytes() if path.suffix == ".xml" else b"")
-        except FileNotFoundError as error:
-            raise LogoEdgeError(
-                f"{error.filename}: no such file; expected an artifact of `logo-edge export`"
-            ) from error
         except OSError as error:
-            raise LogoEdgeError(
-                f"{error.filename}: {error.strerror}; expected an artifact of `logo-edge export`"
-            ) from error
+            reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+            raise LogoEdgeError(f"{error.filename}: {reason}; expected an artifact of `logo-edge export`") from error
 
     @property
     def sha256(self) -> str:
@@ -73,7 +70,7 @@ class Backend(Protocol):
 
 
 class PerProcess:
-    """A backend that a forked child opens for itself, as it has none of the threads of the parent's."""
+    """A backend that each forked child opens again, because it has none of the threads of the parent's."""
 
     def __init__(self, open_here: Callable[[], Backend], name: str):
         self._open_here, self._name = open_here, name
@@ -85,8 +82,8 @@ class PerProcess:
         if self.opened is None:
             if not self.survives_fork:
                 raise LogoEdgeError(
-                    f"a classifier on {self._name} was loaded before this process was forked, and what it uses does not "
-                    "outlive a fork; load it in each process instead (gunicorn: without --preload)"
+                    f"a classifier on {self._name} was loaded before this process was forked, and its library does not "
+                    "survive a fork; load it in each process instead (gunicorn: without --preload)"
                 )
             self.opened = self._open_here()
         return self.opened.run(pixels, names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +31,7 @@ OWN_GRAPH = READS[".onnx"]  # those that run the bundle's own model file
 
 
 def open_backend(name: str, model: ModelFile, resources: Resources) -> Backend:
-    """The backend `name` with this model; every library is handed the bytes themselves, and opens no path again.
+    """The backend `name` with this model; every library is given the bytes, and opens no file itself.
 
     Raises LogoEdgeError where there is no such backend or it cannot read the model, MissingExtraError where its library
     is not installed.
@@ -38,10 +39,10 @@ def open_backend(name: str, model: ModelFile, resources: Resources) -> Backend:
     if name not in BACKENDS:
         raise LogoEdgeError(f"found backend {name!r}; expected one of {', '.join([AUTO, *BACKENDS])}")
     if model.path.suffix == ".onnx" and name not in OWN_GRAPH:
-        source = "RUN" if name == "torchscript" else "BUNDLE"  # a module is made of a run alone
+        source = "RUN" if name == "torchscript" else "BUNDLE"  # a module can be exported from a run only
         raise LogoEdgeError(
-            f"{name} runs no ONNX graph; make its artifact with `logo-edge export {source} --format {name}` and name the "
-            "file by --artifact"
+            f"{name} runs no ONNX graph; make its artifact with `logo-edge export {source} --format {name}` and name "
+            "the file by --artifact"
         )
     if name not in READS.get(model.path.suffix, ()):
         kinds = ", ".join(suffix for suffix, readers in READS.items() if name in readers)
@@ -51,13 +52,14 @@ def open_backend(name: str, model: ModelFile, resources: Resources) -> Backend:
 
 
 def candidates(path: Path) -> list[str]:
-    """The backends that could run the model at `path` here, ONNX Runtime first.
+    """The installed backends that read the model at `path`, ONNX Runtime first.
 
-    Raises LogoEdgeError where none reads its kind, MissingExtraError where what reads it is not installed.
+    Raises LogoEdgeError where no backend reads its kind, MissingExtraError where none that does is installed.
     """
     if path.suffix not in READS:
         raise LogoEdgeError(
-            f"{path}: found suffix {path.suffix!r}; expected one of {', '.join(READS)}, an artifact of `logo-edge export`"
+            f"{path}: found suffix {path.suffix!r}; expected one of {', '.join(READS)}, an artifact of "
+            "`logo-edge export`"
         )
     names = READS[path.suffix]
     installed = [name for name in names if find_spec(BACKENDS[name].library)]
@@ -93,13 +95,11 @@ def loaded_version(name: str) -> str:
 
 
 def installed_versions() -> dict[str, str]:
-    """Of the libraries that a backend may use, those that are here."""
-    from importlib.metadata import PackageNotFoundError, version  # slow to load, and of no use to a plain start
+    """The versions of the backends' libraries, of those that are installed."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to load; most starts do not need it
 
-    found = {}
-    for name in (backend.library for backend in BACKENDS.values()):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    versions = {}
+    for backend in BACKENDS.values():
+        with suppress(PackageNotFoundError):
+            versions[backend.library] = version(backend.library)
+    return versions

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from logo_edge.backends.base import Resources
 from logo_edge.errors import warn
 
-ARM = frozenset({"aarch64", "arm64", "ARM64"})  # as platform.machine() has it on Linux, macOS and Windows
+ARM = frozenset({"aarch64", "arm64", "ARM64"})  # platform.machine() on Linux, macOS and Windows
 CURE = "Install another release: pip install 'onnxruntime>=1.27.1'"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of the releases from `first` to before `fixed` on these machines; `source` is where it is described.
+    """A fault of the releases from `first` to before `fixed` on these machines; `source` describes it.
 
-    With `without_kleidiai` it does not occur where ONNX Runtime may not use KleidiAI, ARM's kernels.
+    `without_kleidiai`: it does not occur where ONNX Runtime may not use KleidiAI, its kernels for ARM.
     """
 
     machines: frozenset[str]
@@ -58,7 +58,7 @@ FAULTS = (
 
 
 def faults_of(version: str, machine: str) -> list[Fault]:
-    """Those of this release of ONNX Runtime on a machine of this kind (`platform.machine()`)."""
+    """The faults of this release of ONNX Runtime on this kind of machine (`platform.machine()`)."""
     return [
         fault
         for fault in FAULTS
@@ -67,18 +67,20 @@ def faults_of(version: str, machine: str) -> list[Fault]:
 
 
 def _order(version: str) -> tuple[int, ...]:
-    """The numbers of the release, of `1.27.0.dev2026` too."""
+    """The three numbers of a release, also of `1.27.0.dev2026`."""
     return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
 def without_known_faults(resources: Resources) -> Resources:
-    """The resources without KleidiAI where this release of ONNX Runtime is known to be faulty with it here; it is said."""
+    """The resources, without KleidiAI where this release of ONNX Runtime is known to be faulty with it here.
+
+    Warns of every known fault.
+    """
     import onnxruntime
 
-    for fault in faults_of(onnxruntime.__version__, platform.machine()):
+    version, machine = onnxruntime.__version__, platform.machine()
+    for fault in faults_of(version, machine):
         off = "; KleidiAI is left out, which avoids it" if fault.without_kleidiai else ""
-        warn(
-            f"onnxruntime {onnxruntime.__version__} on {platform.machine()} {fault.symptom} ({fault.source}){off}. {fault.cure}"
-        )
+        warn(f"onnxruntime {version} on {machine} {fault.symptom} ({fault.source}){off}. {fault.cure}")
         resources = replace(resources, kleidiai=resources.kleidiai and not fault.without_kleidiai)
     return resources

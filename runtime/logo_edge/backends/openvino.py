@@ -13,7 +13,7 @@ from logo_edge.errors import BundleError, MissingExtraError
 
 
 class OpenVino:
-    """An ONNX graph or OpenVINO IR on the CPU, in float32 where it is not INT8. It has no threads that spin."""
+    """An ONNX graph or OpenVINO IR on the CPU, in float32 where it is not INT8. Its threads never spin."""
 
     name, library, suffixes = "openvino", "openvino", (".onnx", ".xml")
     survives_fork = True

@@ -16,13 +16,13 @@ PIXELS = "pixels"
 
 
 class TensorRT:
-    """An engine that `logo-edge export --format tensorrt` built on this machine, run on its first GPU.
+    """An engine that `logo-edge export --format tensorrt` built on this machine, on its first GPU.
 
-    Raises ExportError where the engine is not this machine's.
+    Raises ExportError where the engine was built for another GPU or release.
     """
 
     name, library, suffixes = "tensorrt", "tensorrt", (".engine",)
-    survives_fork = False  # nor does CUDA
+    survives_fork = False  # CUDA belongs to the whole process
 
     def __init__(self, model: ModelFile, resources: Resources):
         need_tensorrt()
@@ -49,27 +49,29 @@ class TensorRT:
         with self._lock:
             if not self._context.set_input_shape(PIXELS, pixels.shape):
                 raise ExportError(f"{self._name} takes no batch of {len(pixels)}; export it again for such batches")
-            made = {name: np.empty(sizes(self._context.get_tensor_shape(name)), np.float32) for name in self.outputs}
-            self._execute({PIXELS: pixels}, made)
-        return [made[name] for name in names]
+            shapes = {name: sizes(self._context.get_tensor_shape(name)) for name in self.outputs}
+            outputs = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+            self._execute({PIXELS: pixels}, outputs)
+        return [outputs[name] for name in names]
 
-    def _execute(self, given: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> None:
-        cuda, kinds, taken = self._cuda, self._cuda.cudaMemcpyKind, {}
+    def _execute(self, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> None:
+        """Runs the engine on `inputs` and fills `outputs`. Raises ExportError."""
+        cuda, kinds, addresses = self._cuda, self._cuda.cudaMemcpyKind, {}
         try:
-            for name, array in (given | made).items():
-                taken[name] = checked(cuda.cudaMalloc(array.nbytes))
-                self._context.set_tensor_address(name, int(taken[name]))
-            for name, array in given.items():
-                checked(cuda.cudaMemcpy(taken[name], array.ctypes.data, array.nbytes, kinds.cudaMemcpyHostToDevice))
+            for name, array in (inputs | outputs).items():
+                addresses[name] = checked(cuda.cudaMalloc(array.nbytes))
+                self._context.set_tensor_address(name, int(addresses[name]))
+            for name, array in inputs.items():
+                checked(cuda.cudaMemcpy(addresses[name], array.ctypes.data, array.nbytes, kinds.cudaMemcpyHostToDevice))
             stream = checked(cuda.cudaStreamCreate())
             if not self._context.execute_async_v3(int(stream)):
                 raise ExportError(f"{self._name} failed to run; TensorRT's messages are above")
             checked(cuda.cudaStreamSynchronize(stream))
             checked(cuda.cudaStreamDestroy(stream))
-            for name, array in made.items():
-                checked(cuda.cudaMemcpy(array.ctypes.data, taken[name], array.nbytes, kinds.cudaMemcpyDeviceToHost))
+            for name, array in outputs.items():
+                checked(cuda.cudaMemcpy(array.ctypes.data, addresses[name], array.nbytes, kinds.cudaMemcpyDeviceToHost))
         finally:
-            for address in taken.values():
+            for address in addresses.values():
                 cuda.cudaFree(address)
 
 
@@ -90,7 +92,7 @@ def load_cuda() -> Any:
 
 
 def checked(result: tuple) -> Any:
-    """The value of a call to CUDA, whose first entry is its status. Raises ExportError where it failed."""
+    """The value of a call to CUDA, whose first item is its status. Raises ExportError where it failed."""
     status, *values = result
     if int(status):
         raise ExportError(
@@ -100,5 +102,5 @@ def checked(result: tuple) -> Any:
 
 
 def sizes(shape: Any) -> list[int]:
-    """TensorRT's Dims, which has a length and entries but is no sequence, as a list."""
+    """TensorRT's Dims as a list; Dims has a length and items but is no sequence."""
     return [shape[axis] for axis in range(len(shape))]

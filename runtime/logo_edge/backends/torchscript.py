@@ -12,9 +12,9 @@ from logo_edge.errors import BundleError, MissingExtraError
 
 
 class TorchScript:
-    """A module of `logo-edge export --format torchscript`, on the CPU; it gives logits alone.
+    """A module of `logo-edge export --format torchscript`, on the CPU; logits are its only output.
 
-    Its threads are those of PyTorch, which the whole process shares.
+    Its threads are PyTorch's, which the whole process shares.
     """
 
     name, library, suffixes = "torchscript", "torch", (".pt",)

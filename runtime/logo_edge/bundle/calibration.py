@@ -1,5 +1,8 @@
-"""The calibration in a bundle. Fitted on the artifact's own logits on the calib split by `logo_edge_compress.calibrate`,
-applied by `logo_edge.decision`."""
+"""The calibration in a bundle.
+
+Fitted on the artifact's own logits on the calib split by `logo_edge_compress.calibrate`, applied by
+`logo_edge.decision`.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,9 @@ class Scaling:
 class Conformal:
     """The thresholds of prediction sets that hold the true label with P >= `level`.
 
-    A set holds all labels whose probability reaches the threshold. `threshold` is marginal, over all logos; `by_class` has
-    one for each label and holds for the logos of each class. A threshold is None where the calib set is too small, and
-    `refused` says which logos were too few. Vovk et al. 2005; Sadinle et al. 2019, arXiv:1609.00451.
+    A set holds all labels whose probability reaches the threshold. `threshold` is marginal, over all logos; `by_class`
+    has one for each label and holds for the logos of each class. A threshold is None where the calib set is too small,
+    and `refused` says which logos were too few. Vovk et al. 2005; Sadinle et al. 2019, arXiv:1609.00451.
     """
 
     level: float
@@ -95,9 +98,8 @@ def problems_of_calibration(calibration: Calibration, labels: tuple[str, ...]) -
         f"calibration.scaling: expected a weight of {count} x {count} finite numbers and a bias of {count}": (
             _fits_scaling(calibration.scaling, count)
         ),
-        "calibration.conformal: expected levels between 0 and 1 and thresholds from 0 to 1, by class for each label": all(
-            _fits_conformal(level, labels) for level in calibration.conformal
-        ),
+        "calibration.conformal: expected levels between 0 and 1 and thresholds from 0 to 1, by class for each "
+        "label": all(_fits_conformal(level, labels) for level in calibration.conformal),
     }
     return [expected for expected, holds in expectations.items() if not holds]
 

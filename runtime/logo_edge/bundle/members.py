@@ -1,4 +1,4 @@
-"""An ensemble in one bundle: several models see the same image and give one prediction, and how far they disagree."""
+"""An ensemble in one bundle: several models see the same image and give one prediction and their disagreement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from logo_edge.probabilities import entropy, softmax
 
 
 class Ensemble:
-    """The members of a bundle as one model, a Backend itself; `epistemic` is what they disagree on."""
+    """The members of a bundle as one Backend; its output `epistemic` is their disagreement."""
 
     def __init__(self, members: Sequence[MemberEntry], backends: Sequence[Backend], output_name: str):
         self.members, self.backends, self.output_name = members, backends, output_name
@@ -33,27 +33,27 @@ class Ensemble:
                 for member, backend in zip(self.members, self.backends, strict=True)
             ]
         )
-        made = {self.output_name: pool_logits(logits, self.weights)}
+        outputs = {self.output_name: pool_logits(logits, self.weights)}
         if EPISTEMIC in names:
-            made[EPISTEMIC] = mutual_information(logits, self.weights)
-        return [made[name] for name in names]
+            outputs[EPISTEMIC] = mutual_information(logits, self.weights)
+        return [outputs[name] for name in names]
 
 
 def reduce_pixels(pixels: np.ndarray, size_px: int) -> np.ndarray:
-    """(B, S, S, C) uint8 -> (B, size_px, size_px, C) by Pillow's antialiased bilinear filter; itself at its own size."""
+    """(B, S, S, C) uint8 -> (B, size_px, size_px, C) by Pillow's antialiased bilinear filter; `pixels` itself at S."""
     if pixels.shape[1] == size_px:
         return pixels
-    planes = pixels.transpose(0, 3, 1, 2).reshape(-1, *pixels.shape[1:3])  # (B C, S, S): Pillow knows no seven channels
+    planes = pixels.transpose(0, 3, 1, 2).reshape(-1, *pixels.shape[1:3])  # (B C, S, S): Pillow has no 7 channels
     size = (size_px, size_px)
     reduced = np.stack([np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)) for plane in planes])
     return np.ascontiguousarray(reduced.reshape(len(pixels), -1, *size).transpose(0, 2, 3, 1))
 
 
 def pool_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(B, K) float32 whose softmax is the weighted mean of the members', and whose logo score that of their logo scores.
+    """(B, K) float32 logits of the ensemble: softmax and logo score are the weighted means of the members'.
 
-    logits: (M, B, K); weights: (M,), summing to 1. Lakshminarayanan et al. 2017, arXiv:1612.01474. A temperature is
-    fitted to what is pooled, not to the members: Rahaman and Thiery 2021, arXiv:2007.08792.
+    logits: (M, B, K); weights: (M,), summing to 1. Lakshminarayanan et al. 2017, arXiv:1612.01474. The temperature is
+    fitted to the pooled logits, not to the members: Rahaman and Thiery 2021, arXiv:2007.08792.
     """
     mean = np.tensordot(weights, softmax(logits), 1)  # (B, K)
     scores = weights @ logo_score(logits)  # (B,); a constant of each row changes no probability
@@ -61,11 +61,11 @@ def pool_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def mutual_information(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(B,) float32 nats, 0 to log K: the entropy of the members' mean probability less their mean entropy.
+    """(B,) float32 nats, 0 to log K: the entropy of the members' mean probabilities less their mean entropy.
 
-    Of the members' own probabilities, before temperature. Depeweg et al. 2018, arXiv:1710.07283.
+    The probabilities are those before temperature. Depeweg et al. 2018, arXiv:1710.07283.
     """
     probabilities = softmax(logits)  # (M, B, K)
     mean = np.tensordot(weights, probabilities, 1)
-    found = entropy(mean) - weights @ entropy(probabilities)
-    return np.maximum(found, 0.0).astype(np.float32)  # rounding may leave it at -1e-17
+    information = entropy(mean) - weights @ entropy(probabilities)
+    return np.maximum(information, 0.0).astype(np.float32)  # rounding may leave -1e-17

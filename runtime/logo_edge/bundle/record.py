@@ -1,13 +1,14 @@
-"""The bundle: a folder that carries a model, its input contract, its calibration and its own test vectors.
+"""The bundle: a folder with a model, its input contract, its calibration and its own test vectors.
 
     bundle.json      the schema below
     bundle.sha256    the sha256 of bundle.json, as `sha256sum` writes it
-    model.onnx       uint8 (B, S, S, C) -> float32 logits (B, K) and, where the manifest says so, epistemic and embedding
-    vectors/         images and vectors.json: the logits that this very artifact must give on them
+    model.onnx       uint8 (B, S, S, C) -> float32 logits (B, K) and, where bundle.json says so, epistemic and embedding
+    vectors/         images and vectors.json: the logits that this artifact must give on them
     card.md          the model card
     signature.json   optional: `logo_edge.bundle.signing`
 
-Every file but bundle.json, its digest and its signature is listed there with its size and sha256. Writer and reader share this module.
+bundle.json lists every other file, except its digest and its signature, with size and sha256. Writer and reader share
+this module.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ RECORD = "bundle.json"
 DIGEST = "bundle.sha256"
 VECTORS = "vectors/vectors.json"
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"
-EPISTEMIC, EMBEDDING = "epistemic", "embedding"  # what a graph may give besides logits: (B,) nats and (B, D) features
+EPISTEMIC, EMBEDDING = "epistemic", "embedding"  # optional outputs of a graph: (B,) nats and (B, D) features
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """The model file and how its graph is called. `precision` is fp32, fp16 or int8; `optional_outputs` lists which of
-    EPISTEMIC and EMBEDDING the graph has."""
+    """The model file, and the names of its graph's input and outputs.
+
+    `precision` is fp32, fp16 or int8; `optional_outputs` lists which of EPISTEMIC and EMBEDDING the graph has.
+    """
 
     file: str
     precision: str
@@ -57,7 +60,7 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class MemberEntry:
-    """One model of an ensemble: its file, the size of the images that it sees, and how much it counts."""
+    """One model of an ensemble: its file, the size of its images, and its weight in the mean."""
 
     file: str
     size_px: int
@@ -66,11 +69,10 @@ class MemberEntry:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The content of bundle.json; `reference` is `monitor.reference_of`, `folder` is where it was read.
+    """The content of bundle.json; `reference` is that of `monitor.reference_of`, `folder` is the bundle's.
 
-    `public_key` is the PEM text of the key whose owner signed it, None where no key was asked for.
-    `members` is empty, or holds the two or more models of an ensemble, the first of them `model`'s; all are called as
-    `model` says and know the same labels.
+    `public_key` is the PEM text of the key whose owner signed it, None where no key was given. `members` is empty, or
+    holds the two or more models of an ensemble; the first is `model`'s, and all have its input, outputs and labels.
     """
 
     name: str
@@ -92,16 +94,16 @@ class Bundle:
 
     @property
     def model_sha256(self) -> str:
-        """The sha256 of the model file or, of an ensemble, of what its members are: files, sizes and weights."""
+        """The sha256 of the model file or, for an ensemble, of its members' files, sizes and weights."""
         if not self.members:
             return self.files[self.model.file].sha256
         members = [[self.files[member.file].sha256, member.size_px, member.weight] for member in self.members]
         return hashlib.sha256(json.dumps(members).encode()).hexdigest()
 
     def read(self, name: str) -> bytes:
-        """The bytes of a listed file, which are those that were packed: the hash is taken of what comes back.
+        """The bytes of a listed file as they were packed: the returned bytes themselves are hashed.
 
-        Raises BundleError where it is not listed, cannot be read or has changed.
+        Raises BundleError where the file is not listed, cannot be read or has changed.
         """
         if name not in self.files:
             raise BundleError(f"{self.folder / str(name)}: bundle.json does not list it; pack the bundle anew")
@@ -109,21 +111,22 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """What was packed: the listed files, bundle.json and its digest."""
+        """The size of the listed files, bundle.json and its digest."""
         own = sum((self.folder / name).stat().st_size for name in (RECORD, DIGEST))
         return own + sum(entry.size_bytes for entry in self.files.values())
 
 
 def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | bytes | None = None) -> Bundle:
-    """The bundle in `folder`, every file's hash checked, and with `public_key`, a PEM file or its bytes, who signed it.
+    """The bundle in `folder`, with every file's hash checked and, with `public_key`, the signature too.
 
-    Raises BundleError where bundle.json is missing, changed, malformed or of another format version, a path leaves the
-    folder, a file is missing or not the one that was packed, or the key's signature is not there or does not fit.
+    `public_key` is a PEM file or its bytes. Raises BundleError where bundle.json is missing, changed, malformed or of
+    another format version, a path leaves the folder, a file is missing or has changed, or the key's signature is
+    missing or wrong.
     """
     if os.fspath(folder) == "":
         raise BundleError(
-            "found an empty name; expected a bundle's folder. Is a variable of the shell or of the environment not set? "
-            "Leave the bundle out for the default one"
+            "found an empty name; expected a bundle's folder. Is a variable of the shell or of the environment not "
+            "set? Leave the bundle out for the default one"
         )
     folder = Path(folder)
     path = folder / RECORD
@@ -146,7 +149,7 @@ def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | by
 
 
 def parse_bundle(record: Any, folder: Path) -> Bundle:
-    """The checked content of bundle.json. Raises BundleError, naming the field, for anything that does not fit."""
+    """The checked content of bundle.json. Raises BundleError, which names the field that is not as expected."""
     where = folder / RECORD
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise BundleError(
@@ -181,7 +184,7 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
 
 
 def write_bundle_record(bundle: Bundle) -> None:
-    """Writes bundle.json and its digest into the bundle's folder; the listed files are there already."""
+    """Writes bundle.json and its digest into the bundle's folder, where the listed files lie already."""
     write_record(bundle.folder, record_bytes(bundle))
 
 
@@ -207,7 +210,7 @@ def record_bytes(bundle: Bundle) -> bytes:
 
 
 def write_record(folder: Path, data: bytes) -> None:
-    """Writes `data` as bundle.json and, last, its digest, each in one step."""
+    """Writes `data` as bundle.json and then its digest, each atomically."""
     for name, content in ((RECORD, data), (DIGEST, _digest_line(data))):
         write_file(folder / name, content)
 
@@ -223,29 +226,29 @@ def list_files(folder: Path) -> dict[str, FileEntry]:
 
 
 def _digest_line(data: bytes) -> bytes:
-    """The content of bundle.sha256, of that of bundle.json."""
+    """The content of bundle.sha256 for this content of bundle.json."""
     return f"{hashlib.sha256(data).hexdigest()}  {RECORD}\n".encode()
 
 
 def _check_digest(folder: Path, data: bytes) -> None:
     """Raises BundleError where bundle.sha256 is missing or not that of `data`, the content of bundle.json."""
-    path, expected = folder / DIGEST, _digest_line(data)
+    path, computed = folder / DIGEST, _digest_line(data)
     try:
-        found = path.read_bytes()
+        packed = path.read_bytes()
     except OSError as error:
         raise BundleError(
-            f"{path}: {error.strerror}; expected the sha256 of {RECORD}, which this release packs. Copy or pack the bundle "
-            "anew"
+            f"{path}: {error.strerror}; expected the sha256 of {RECORD}, which this release packs. Copy or pack the "
+            "bundle anew"
         ) from error
-    if found != expected:
+    if packed != computed:
         raise BundleError(
-            f"{folder / RECORD}: not the file that was packed (sha256 {expected[:12].decode()}..., which is not what "
+            f"{folder / RECORD}: not the file that was packed (sha256 {computed[:12].decode()}..., which is not what "
             f"{DIGEST} says). Copy or pack the bundle anew"
         )
 
 
 def _read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
-    """The bytes of the file, once their hash is that of the entry. Raises BundleError."""
+    """The bytes of the file. Raises BundleError where their hash is not that of the entry."""
     path = folder / name
     try:
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
@@ -253,10 +256,11 @@ def _read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; bundle.json lists it. Copy or pack the bundle anew") from error
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != entry.sha256:
         raise BundleError(
-            f"{path}: not the file that was packed (sha256 {hashlib.sha256(data).hexdigest()[:12]}..., expected "
-            f"{entry.sha256[:12]}...). Copy or pack the bundle anew"
+            f"{path}: not the file that was packed (sha256 {sha256[:12]}..., expected {entry.sha256[:12]}...). "
+            "Copy or pack the bundle anew"
         )
     return data
 
@@ -269,8 +273,8 @@ def _check_content(bundle: Bundle, where: Path) -> None:
         **dict.fromkeys(problems_of_calibration(bundle.calibration, labels), False),
         "input: expected size_px from 8 to 4096": 8 <= bundle.input.size_px <= 4096,
         f"files: expected {model!r} among them": model in bundle.files,
-        f"members: expected none, or two or more listed files, the first {model!r}, of 8 px up to the input's and one of "
-        "just that, weights above 0 that sum to 1": _fits_members(bundle),
+        f"members: expected none, or two or more listed files, the first {model!r}, of 8 px up to the input's and one "
+        "of just that, weights above 0 that sum to 1": _fits_members(bundle),
         "files: a path is absolute or leads upwards": not any(
             path.is_absolute() or ".." in path.parts or "\\" in str(path) or "\0" in str(path) for path in names
         ),

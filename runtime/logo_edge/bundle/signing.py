@@ -1,8 +1,8 @@
-"""A detached signature of a bundle: who packed it, beside the hashes that say it is whole.
+"""A detached signature of a bundle. The hashes prove integrity; the signature proves origin.
 
     signature.json   {"algorithm": "ed25519", "key": fingerprint of the public key, "signature": base64}
 
-It signs the bytes of bundle.json, which list every other file with its sha256 (RFC 8032). Keys are PEM files; the
+It signs the bytes of bundle.json, which lists every other file with its sha256 (RFC 8032). Keys are PEM files. The
 package `cryptography` (extra `sign`) is imported only here, and only when a key is given.
 """
 
@@ -25,9 +25,9 @@ EXPECTED = "expected the PEM file of an Ed25519 {} key, such as `logo-edge keyge
 
 
 def make_keys(name: Path) -> tuple[Path, Path]:
-    """Writes a new pair, NAME.private.pem, which only its owner may read, and NAME.public.pem; gives both paths.
+    """Writes a new pair of keys, NAME.private.pem, readable by its owner only, and NAME.public.pem; returns both paths.
 
-    Raises LogoEdgeError where one is there already, or the last part of `name` names no file.
+    Raises LogoEdgeError where one exists already, or the last part of `name` is no file name.
     """
     if name.name in ("", ".."):
         raise LogoEdgeError(f"{name}: a folder; expected a name for the pair in it, such as {name / 'release'}")
@@ -49,7 +49,7 @@ def make_keys(name: Path) -> tuple[Path, Path]:
                         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
                     ),
                 )
-            except OSError:  # half a pair would stand in the way of the next
+            except OSError:  # half a pair would block the next call
                 private.unlink()
                 raise
     except OSError as error:
@@ -60,9 +60,9 @@ def make_keys(name: Path) -> tuple[Path, Path]:
 
 
 def sign_record(record: Path, private_key: str | os.PathLike) -> Path:
-    """Writes the signature of the file `record`, a bundle.json, beside it, and gives its path.
+    """Writes the signature of the file `record`, a bundle.json, beside it, and returns its path.
 
-    The caller has read the bundle, so that nothing damaged is signed. Raises LogoEdgeError for a key that is none.
+    The caller has read the bundle, so that no damaged bundle is signed. Raises LogoEdgeError for a bad key.
     """
     key = _parse_key(private_key, _read_pem(private_key, "private"), "private")
     content = {
@@ -76,11 +76,10 @@ def sign_record(record: Path, private_key: str | os.PathLike) -> Path:
 
 
 def verify_record(folder: Path, record: bytes, public_key: str | os.PathLike | bytes) -> bytes:
-    """The PEM text of the key, once `folder` holds a signature of `record`, its bundle.json, by that key.
+    """The PEM text of the key, after checking that `folder` holds its signature of `record`, the bytes of bundle.json.
 
-    `public_key` is a PEM file, or its bytes. Raises BundleError for any other signature:
-    missing, unreadable, by another key, and of another content each have their message. LogoEdgeError for a key that
-    is none.
+    `public_key` is a PEM file, or its bytes. Raises BundleError where the signature is missing, unreadable, by another
+    key or of other content, each with its own message; LogoEdgeError for a bad key.
     """
     name, pem = (
         ("the key", public_key) if isinstance(public_key, bytes) else (public_key, _read_pem(public_key, "public"))
@@ -129,7 +128,7 @@ def _read_pem(path: str | os.PathLike, half: str) -> bytes:
 
 
 def _parse_key(path: str | os.PathLike, data: bytes, half: str) -> Any:
-    """The private or public half in the content of a PEM file. Raises LogoEdgeError where it is no Ed25519 key."""
+    """The private or public key in the content of a PEM file. Raises LogoEdgeError where it is no Ed25519 key."""
     serialization, ed25519 = _cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
 

@@ -1,10 +1,11 @@
 """Classes added to a bundle on the device, from a few images and without training (`logo-edge enroll`).
 
-A class is its prototype: the mean of its images' embeddings in the bundle's space (Snell et al. 2017, arXiv:1703.05175).
-An image is of the class whose prototype it is most similar to, or of none: the threshold is the similarity that a given
-share of the bundle's background, logos of no enrolled class, stays below (split conformal, rank ⌈(n + 1)(1 - share)⌉).
+A class has a prototype: the mean embedding of its images in the bundle's space (Snell et al. 2017, arXiv:1703.05175).
+An image belongs to the class of the most similar prototype, or to none where the similarity is below the threshold.
+All but a given share of the bundle's background, logos of no enrolled class, stay below the threshold (split
+conformal, rank ⌈(n + 1)(1 - share)⌉).
 
-An enrolment is one JSON file. It holds embeddings, no image; `sha256` is that of all the rest, in JSON's canonical form.
+An enrolment is one JSON file. It holds embeddings and no image; `sha256` is the hash of the rest in canonical JSON.
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ from logo_edge.results import Match
 FORMAT = "logo-edge-enrolment"
 FORMAT_VERSION = 1
 FALSE_ACCEPTS = 0.05
-SHARPNESS = 7.0  # of confidence by similarity; of least NLL on val (benchmarks/compare_enroll.py)
+SHARPNESS = 7.0  # of confidence as a function of similarity; has the lowest NLL on val (benchmarks/compare_enroll.py)
 MAX_BYTES = 256 * 1024 * 1024
 MAX_NAME = 200
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a class: sha256 of its pixels as the model sees them, (d,) of the whole and (d,) of it and its parts."""
+    """One image of a class: sha256 of its pixels as the model sees them, and two (d,) embeddings.
+
+    `whole` is that of the whole image, `shown` the mean of the whole and its parts.
+    """
 
     sha256: str
     whole: np.ndarray
@@ -51,7 +55,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """The enrolled classes of one bundle; at most `false_accepts` of logos of no class are taken for one, 0 to 1."""
+    """The enrolled classes of one bundle; at most the share `false_accepts` of logos of no class are matched to one."""
 
     identity: dict[str, str]
     space: EmbeddingSpace
@@ -65,16 +69,16 @@ class Enrolment:
 
     @cached_property
     def threshold(self) -> float:
-        """The least similarity to a prototype that counts, of all classes together."""
+        """The lowest similarity to a prototype that gives a label, one for all classes."""
         return background_threshold(self.space.background, self.prototypes, self.false_accepts)
 
     @cached_property
     def sha256(self) -> str:
-        """What tells it from another, and is kept in its file."""
+        """The hash of the content, which its file holds too."""
         return _digest(_record(self))
 
     def match(self, embeddings: np.ndarray) -> list[Match]:
-        """What is enrolled of each of (B, D) embeddings, as the model gives them."""
+        """The match of each of (B, D) embeddings, as the model gives them."""
         names, similarities = list(self.classes), self.space.project(embeddings) @ self.prototypes.T  # (B, K)
         shares = confidences(similarities, self.threshold)
         best = similarities.argmax(1)
@@ -89,34 +93,34 @@ class Enrolment:
         ]
 
     def left_out(self, name: str) -> tuple[int, int]:
-        """How many of a class's images are still found as it when they are left out, each in turn, and of how many.
+        """Leave-one-out recall of a class: how many of its images match it without themselves, and of how many.
 
-        A class of one image cannot be asked: (0, 0).
+        (0, 0) for a class of one image.
         """
         samples = self.classes[name]
         if len(samples) < 2:
             return 0, 0
-        found = 0
+        matched = 0
         for index, sample in enumerate(samples):
             others = replace(self, classes={**self.classes, name: samples[:index] + samples[index + 1 :]})
             similarities = others.prototypes @ sample.whole
             best = int(similarities.argmax())
-            found += list(self.classes)[best] == name and bool(similarities[best] >= others.threshold)
-        return found, len(samples)
+            matched += list(self.classes)[best] == name and bool(similarities[best] >= others.threshold)
+        return matched, len(samples)
 
     def with_classes(self, classes: dict[str, tuple[Sample, ...]]) -> Enrolment:
-        """The enrolment of these classes instead of its own."""
+        """The enrolment with these classes instead."""
         return replace(self, classes=classes)
 
     def without(self, name: str) -> Enrolment:
-        """The enrolment less one class. Raises EnrolmentError where there is no such."""
+        """The enrolment without one class. Raises EnrolmentError where there is no such class."""
         if name not in self.classes:
             raise EnrolmentError(f"no class {name!r} is enrolled; there are: {', '.join(self.classes) or 'none'}")
-        return replace(self, classes={other: found for other, found in self.classes.items() if other != name})
+        return replace(self, classes={other: samples for other, samples in self.classes.items() if other != name})
 
 
 def background_threshold(background: np.ndarray, prototypes: np.ndarray, false_accepts: float) -> float:
-    """The similarity to their nearest of (K, d) prototypes that at most `false_accepts` of (n, d) logos reach by chance.
+    """The similarity to the nearest of (K, d) prototypes that at most `false_accepts` of (n, d) background logos reach.
 
     Raises EnrolmentError where the background is too small to promise that.
     """
@@ -124,30 +128,39 @@ def background_threshold(background: np.ndarray, prototypes: np.ndarray, false_a
     rank = math.ceil((count + 1) * (1 - false_accepts))
     if rank > count:
         raise EnrolmentError(
-            f"false accepts of {false_accepts:g}; the bundle's background of {count} logos can promise {1 / (count + 1):.2g} at least"
+            f"false accepts of {false_accepts:g}; the bundle's background of {count} logos can promise "
+            f"{1 / (count + 1):.2g} at least"
         )
     highest = np.sort((background @ prototypes.T).max(1))
-    return float(np.nextafter(highest[rank - 1], np.float32(np.inf)))  # what is as similar as the background is refused
+    return float(
+        np.nextafter(highest[rank - 1], np.float32(np.inf))
+    )  # an image as similar as the background is refused
 
 
 def confidences(similarities: np.ndarray, threshold: float, sharpness: float = SHARPNESS) -> np.ndarray:
-    """(B, K): the share of each class, of (B, K) similarities, among all classes and none, which is as likely as one at the threshold."""
+    """(B, K): the share of each class among all classes and "none", from (B, K) similarities.
+
+    "None" weighs as much as a class whose similarity is at the threshold.
+    """
     scaled = np.exp(sharpness * (similarities.astype(np.float64) - threshold))
     return scaled / (1 + scaled.sum(1, keepdims=True))
 
 
 def new_enrolment(bundle: Bundle, *, false_accepts: float = FALSE_ACCEPTS) -> Enrolment:
-    """One without classes. Raises BundleError where the bundle has no embeddings, EnrolmentError for a share that is none."""
+    """An enrolment without classes.
+
+    Raises BundleError where the bundle has no embeddings, EnrolmentError where `false_accepts` is no share.
+    """
     if not 0 < false_accepts < 1:
         raise EnrolmentError(f"false accepts of {false_accepts:g}; expected a share between 0 and 1, such as 0.05")
     return Enrolment(_identity(bundle), read_space(bundle), false_accepts=false_accepts)
 
 
 def add_class(enrolment: Enrolment, model: Model, name: str, sources: Sequence[ImageSource]) -> tuple[Enrolment, int]:
-    """The enrolment with the images added to class `name` (stripped, in NFC), new or not, and how many of them it had not seen.
+    """The enrolment with the images added to the class `name` (stripped, in NFC), and how many of them were new.
 
-    Raises ImageError where one cannot be read, EnrolmentError for a name that cannot be one, and for an image that is
-    enrolled as another class.
+    Creates the class if needed. Raises ImageError where an image cannot be read, EnrolmentError for an invalid name and
+    for an image that is enrolled as another class.
     """
     name = cleaned(name)
     _check_name(name, model.labels)
@@ -176,7 +189,7 @@ def add_class(enrolment: Enrolment, model: Model, name: str, sources: Sequence[I
 
 
 def write_enrolment(enrolment: Enrolment, path: str | os.PathLike) -> None:
-    """Writes the file, whole or not at all."""
+    """Writes the file atomically. Raises EnrolmentError."""
     record = {**_record(enrolment), "sha256": enrolment.sha256}
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -186,9 +199,9 @@ def write_enrolment(enrolment: Enrolment, path: str | os.PathLike) -> None:
 
 
 def change_enrolment(path: str | os.PathLike, bundle: Bundle, change: Callable[[Enrolment], Enrolment]) -> Enrolment:
-    """What `change` makes of the enrolment at `path`, or of a new one where there is no file; it is written there.
+    """Writes and returns the result of `change` on the enrolment at `path`, or on a new one where there is no file.
 
-    Another process that changes the same file waits until then, and loses nothing. Where `change` raises, the file stays as
+    Other processes that change the same file wait, so that no change is lost. Where `change` raises, the file stays as
     it was. Raises EnrolmentError.
     """
     path = Path(path)
@@ -203,7 +216,10 @@ def change_enrolment(path: str | os.PathLike, bundle: Bundle, change: Callable[[
 
 
 def read_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:
-    """The enrolment at `path`. Raises EnrolmentError where it is missing, changed, of another format or bundle, or empty."""
+    """The enrolment at `path`.
+
+    Raises EnrolmentError where it is missing, changed, of another format or bundle, or without classes.
+    """
     enrolment = open_enrolment(path, bundle)
     if not enrolment.classes:
         raise EnrolmentError(
@@ -213,7 +229,7 @@ def read_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:
 
 
 def open_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:
-    """As `read_enrolment`, but it may have no class."""
+    """`read_enrolment`, which also accepts a file without classes."""
     again = "Enroll its classes anew, or get the file again"
     try:
         with open(path, "rb") as file:
@@ -246,7 +262,7 @@ def open_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:
 
 
 def _record(enrolment: Enrolment) -> dict:
-    """The content of the file, but for its own hash."""
+    """The content of the file without its hash."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -267,13 +283,13 @@ def _parse_classes(record: dict, fresh: Enrolment, labels: Sequence[str]) -> Enr
     if isinstance(false_accepts, bool) or not isinstance(false_accepts, (int, float)) or not 0 < false_accepts < 1:
         raise ValueError(f"false_accepts is {false_accepts!r}; expected a share between 0 and 1")
     size, classes = len(fresh.space.directions), {}
-    for name, entries in record["classes"].items():
+    for name, samples in record["classes"].items():
         _check_name(name, labels)
-        if not entries:
+        if not samples:
             raise ValueError(f"class {name!r} has no image")
         classes[name] = tuple(
-            Sample(str(entry["sha256"]), _decode(entry["whole"], size), _decode(entry["shown"], size))
-            for entry in entries
+            Sample(str(sample["sha256"]), _decode(sample["whole"], size), _decode(sample["shown"], size))
+            for sample in samples
         )
     return replace(fresh, classes=classes, false_accepts=false_accepts)
 
@@ -292,7 +308,7 @@ def _check_name(name: str, labels: Sequence[str]) -> None:
 
 
 def _identity(bundle: Bundle) -> dict[str, str]:
-    """What embeddings depend on: an enrolment of one bundle means nothing to another."""
+    """The files on which embeddings depend: an enrolment is valid for one bundle only."""
     files = {"model": bundle.model.file, "space": SPACE}
     return {
         "name": bundle.name,
@@ -301,9 +317,9 @@ def _identity(bundle: Bundle) -> dict[str, str]:
 
 
 def _short(identity: Any) -> str:
-    """A bundle's name and the head of its model's hash, as a message names it."""
-    found = identity if isinstance(identity, dict) else {}
-    return f"{found.get('name')}, model {str(found.get('model'))[:12]}"
+    """A bundle's name and the start of its model's hash, for messages."""
+    known = identity if isinstance(identity, dict) else {}
+    return f"{known.get('name')}, model {str(known.get('model'))[:12]}"
 
 
 def _digest(record: Any) -> str:

@@ -1,4 +1,4 @@
-"""A drawing's ink, and its two parts on either side of its widest gap: a mark beside a name, of which either may stand alone."""
+"""The ink of a drawing, and its two parts on either side of the widest gap, such as a mark and a name."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from PIL import Image
 from logo_edge.preprocess import InputContract, composite, letterboxed_size
 
 LONG_SIDE_PX = 160
-PAPER_LUMINANCE = 225.0  # an opaque image with a plain border lighter than this is a logo on paper
+PAPER_LUMINANCE = 225.0  # an opaque image with a plain, lighter border is a logo on paper
 SAME_COLOUR = 30.0  # largest distance in RGB levels between pixels of one flat colour
-MIN_GAP = 0.02  # of the longer side; what is closer together is one thing
+MIN_GAP = 0.02  # of the longer side; a narrower gap does not separate parts
 
 
 def split_drawing(image: Image.Image) -> tuple[Image.Image, Image.Image, Image.Image]:
-    """The whole, and what lies left of and right of, or above and below, its widest gap; the whole where there is none.
+    """The whole image and the parts on either side of its widest gap; three times the whole where there is none.
 
-    A gap is an empty band across the ink's box, at least MIN_GAP of the box's longer side.
+    A gap is an empty band across the box of the ink, either way, at least MIN_GAP of the box's longer side.
     """
     _, ink = lay_on_paper(image, max(image.size))
     down, across = ink_box(ink)
@@ -41,7 +41,7 @@ def split_drawing(image: Image.Image) -> tuple[Image.Image, Image.Image, Image.I
 
 
 def lay_on_paper(image: Image.Image, long_side_px: int = LONG_SIDE_PX) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) uint8 RGB on the background of the preprocessing, or its own, and the (H, W) bool mask of the ink."""
+    """(H, W, 3) uint8 RGB on the preprocessing's background or the image's own, and the (H, W) bool mask of the ink."""
     size = letterboxed_size(image.size, long_side_px)
     if image.mode == "RGBA" and image.getextrema()[3][0] < 128:
         small = np.asarray(image.convert("RGBa").resize(size, Image.Resampling.BILINEAR))
@@ -56,7 +56,7 @@ def lay_on_paper(image: Image.Image, long_side_px: int = LONG_SIDE_PX) -> tuple[
 
 
 def ink_box(ink: np.ndarray) -> tuple[slice, slice]:
-    """The rows and columns that the ink reaches; the whole canvas where there is none."""
+    """The rows and columns that the ink spans; the whole canvas where there is none."""
     if not ink.any():
         return slice(0, ink.shape[0]), slice(0, ink.shape[1])
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))

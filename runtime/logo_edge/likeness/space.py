@@ -1,8 +1,8 @@
-"""Where embeddings are compared: the space that a bundle carries beside its model, in embedding.npz.
+"""The space in which embeddings are compared; a bundle holds it in embedding.npz.
 
-Features of a classifier are narrow where its classes are decided and say little of which logo it is. Centred, and scaled
-to variance 1 along the main directions of its logos (whitened), the cosine of two of them tells one logo from another;
-docs/enroll.md has the figures. Fitted by `fit_space` when a bundle is packed.
+A classifier's features separate its classes and differ little between logos of one class. Centred and whitened (scaled
+to variance 1 along the main directions of the training logos), their cosine distinguishes logos; docs/enroll.md has
+the figures. `fit_space` fits it when a bundle is packed.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from logo_edge.model import Model
 from logo_edge.preprocess import letterboxed_size, preprocess
 
 SPACE = "embedding.npz"
-DIRECTIONS = 96  # of a space
-BACKGROUND = 512  # logos that it keeps, at most
-STEPS = 31  # either side of zero to which a direction is rounded: 6 bits of a value lose nothing on val
+DIRECTIONS = 96  # at most
+BACKGROUND = 512  # logos, at most
+STEPS = 31  # on either side of zero, to which directions are rounded: 6 bits lose nothing on val
 BATCH = 8
-MAX_SIDE_PX = 1024  # to which an image is brought before it is taken apart
+MAX_SIDE_PX = 1024  # of an image before it is split into parts
 
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """`mean` (D,), `directions` (d, D) and `background` (n, d), logos that the network did not learn from, of length 1."""
+    """`mean` (D,), `directions` (d, D), and `background` (n, d): held-out logos as vectors of length 1."""
 
     mean: np.ndarray
     directions: np.ndarray
     background: np.ndarray
 
     def project(self, embeddings: np.ndarray) -> np.ndarray:
-        """(N, d) float32 of length 1, of (N, D) embeddings; their products are their similarities, -1 to 1."""
+        """(N, d) float32 of length 1, of (N, D) embeddings; their dot products are similarities, -1 to 1."""
         return unit((embeddings - self.mean) @ self.directions.T)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """The vectors of the last axis at length 1; those of length 0 stay."""
+    """The vectors of the last axis scaled to length 1; those of length 0 stay."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def fit_space(learned: np.ndarray, background: np.ndarray) -> EmbeddingSpace:
-    """The space of (N, D) embeddings of the logos that a network learned from; `background` are (n, D) of others."""
+    """The space of (N, D) embeddings of training logos; `background` (n, D) are those of held-out logos."""
     mean = learned.mean(0, dtype=np.float64)
     variances, vectors = np.linalg.eigh(np.cov(learned.T.astype(np.float64)))
     count = min(DIRECTIONS, len(learned) - 1, len(variances))
@@ -66,7 +66,7 @@ def fit_space(learned: np.ndarray, background: np.ndarray) -> EmbeddingSpace:
 
 
 def write_space(space: EmbeddingSpace, path: Path) -> None:
-    """Writes the space as an .npz of float32 and int8, each row of which has a scale; it is the same for the same space."""
+    """Writes the space as an .npz: `mean` in float32, the rest in int8 with a scale per row. Deterministic."""
     arrays = {"mean": space.mean}
     for name, rows, steps in (("directions", space.directions, STEPS), ("background", space.background, 127)):
         scale = _scale(rows, steps)
@@ -76,7 +76,7 @@ def write_space(space: EmbeddingSpace, path: Path) -> None:
 
 
 def read_space(bundle: Bundle) -> EmbeddingSpace:
-    """The space of a bundle. Raises BundleError where it has none that fits."""
+    """The space of a bundle. Raises BundleError where it is missing or damaged."""
     if SPACE not in bundle.files or EMBEDDING not in bundle.model.optional_outputs:
         raise BundleError(
             f"{bundle.folder}: has no embeddings to compare logos by; pack it anew with `logo-edge calibrate "
@@ -101,30 +101,30 @@ def read_space(bundle: Bundle) -> EmbeddingSpace:
 def embed_many(
     model: Model, space: EmbeddingSpace, sources: Iterable[ImageSource]
 ) -> Iterator[np.ndarray | ImageError]:
-    """(d,) float32 of length 1 for each source, in order; a bad image gives its ImageError in its place."""
+    """(d,) float32 of length 1 for each source, in order; a bad image gives its ImageError at its position."""
     remaining = iter(sources)
     while batch := list(islice(remaining, BATCH)):
-        found = [_pixels_or_error(model, source) for source in batch]
-        readable = [pixels for pixels in found if isinstance(pixels, np.ndarray)]
+        images = [_pixels_or_error(model, source) for source in batch]
+        readable = [pixels for pixels in images if isinstance(pixels, np.ndarray)]
         vectors = iter(space.project(model.embeddings(np.stack(readable))) if readable else ())
-        yield from (next(vectors) if isinstance(pixels, np.ndarray) else pixels for pixels in found)
+        yield from (next(vectors) if isinstance(pixels, np.ndarray) else pixels for pixels in images)
 
 
 def embed_parts(model: Model, space: EmbeddingSpace, image: Image.Image) -> np.ndarray:
-    """(1 or 3, d) float32 of length 1: the image whole and, where it has a gap, in its two parts.
+    """(1 or 3, d) float32 of length 1: the whole image and, where it has a gap, its two parts.
 
-    Packages draw a brand as a mark, a name or both; what is known by all three is found as any of them.
+    Packages draw a brand as its mark, its name or both; the three vectors together match each of these.
     """
     if max(image.size) > MAX_SIDE_PX:
         image = image.resize(letterboxed_size(image.size, MAX_SIDE_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
     parts = split_drawing(image)
-    seen = parts[:1] if parts[1] is image else parts
-    pixels = np.stack([preprocess(part, model.bundle.input) for part in seen])
+    parts = parts[:1] if parts[1] is image else parts
+    pixels = np.stack([preprocess(part, model.bundle.input) for part in parts])
     return space.project(model.embeddings(pixels))
 
 
 def rank(query: np.ndarray, vectors: np.ndarray) -> list[tuple[int, float]]:
-    """(index, similarity) of each of (N, d) vectors of length 1, the most similar to (d,) `query` first; -1 to 1."""
+    """(index, similarity, -1 to 1) of each of (N, d) vectors of length 1, the most similar to (d,) `query` first."""
     similarities = vectors @ query
     return [(int(index), float(similarities[index])) for index in np.argsort(-similarities, kind="stable")]
 
@@ -137,11 +137,11 @@ def _pixels_or_error(model: Model, source: ImageSource) -> np.ndarray | ImageErr
 
 
 def _scale(rows: np.ndarray, steps: int) -> np.ndarray:
-    """(N, 1): the step of each row, so that its largest value is `steps` of them."""
+    """(N, 1): the step of each row, of which its largest value is `steps`."""
     return np.maximum(np.abs(rows).max(1, keepdims=True, initial=0) / steps, 1e-12).astype(np.float32)
 
 
 def _rounded(rows: np.ndarray, steps: int) -> np.ndarray:
-    """(N, D) float32, to the values that are written and read."""
+    """(N, D) float32, rounded to the values that a file can hold."""
     scale = _scale(rows, steps)
     return np.round(rows / scale).astype(np.int8) * scale
