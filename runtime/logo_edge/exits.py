@@ -23,8 +23,8 @@ from logo_edge.names import printable
 
 USAGE, SYSTEM, INTERRUPTED, NO_READER = 2, 3, 130, 141
 STATUSES = (
-    "Exit status: 0 done, 1 some inputs failed or a check failed, 2 refused or wrong usage, 3 the system failed (such as "
-    "a full disk), 130 interrupted, 141 nobody reads the output."
+    "Exit status: 0 done, 1 some inputs failed or a check failed, 2 refused or wrong usage, 3 the system failed (such "
+    "as a full disk), 130 interrupted, 141 nobody reads the output."
 )
 RERUN = "run the same command again to go on"
 SYSTEM_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))

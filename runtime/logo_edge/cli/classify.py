@@ -1,4 +1,4 @@
-"""Runs `logo-edge classify`: from its options to what it prints and its exit status."""
+"""Runs `logo-edge classify`: from its options to its output and exit status."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _print(records: Iterator[dict], options: ClassifyOptions, width: int) -> int
 
 
 def _describe(record: dict, options: ClassifyOptions) -> str:
-    """The columns of the printed table after the name: label, confidence and what the options ask for."""
+    """The printed columns after the name: label, confidence, and those that the options add."""
     parts = [f"{record['label'] or WITHHELD[record['reason']]:12}  {_percent(record['confidence']):>6}"]
     if record["label"] is None:
         parts.append(f"best guess: {record['best_guess']}")

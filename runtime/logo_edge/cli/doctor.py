@@ -1,4 +1,4 @@
-"""`logo-edge doctor`: checks that a bundle computes here what it computed when it was packed, and says what to fix."""
+"""`logo-edge doctor`: checks that a bundle gives the same results here as when it was packed, and says what to fix."""
 
 from __future__ import annotations
 

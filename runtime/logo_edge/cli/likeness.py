@@ -104,7 +104,7 @@ def enroll_command(
 
 
 def _enrolment_record(file: Path, enrolment: Enrolment) -> dict:
-    """The content of `--json`: the classes and what is promised for them."""
+    """The output of `--json`: the classes, and the threshold of their similarity."""
     rows = [
         {
             "class": name,

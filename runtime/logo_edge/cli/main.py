@@ -53,6 +53,5 @@ def refuse_empty(arguments: list[str]) -> None:
     for before, argument in pairwise(["", *arguments]):
         if not argument or (argument.startswith("--") and argument.partition("=")[1:] == ("=", "")):
             where = f"for {argument[:-1]}" if argument else f"after {before}" if before else "as the verb"
-            raise LogoEdgeError(
-                f"found an empty value {where}; expected a name, or `.` for the current folder. Is a shell variable unset?"
-            )
+            expected = "expected a name, or `.` for the current folder. Is a shell variable unset?"
+            raise LogoEdgeError(f"found an empty value {where}; {expected}")

@@ -17,7 +17,7 @@ from logo_edge.errors import LogoEdgeError
 
 @dataclass(frozen=True)
 class Option:
-    """An option of the command line. `flags` are separated by blanks; `parse` reads its text, or raises LogoEdgeError."""
+    """An option of the command line. Blanks separate its `flags`; `parse` reads its text or raises LogoEdgeError."""
 
     flags: str
     help: str
@@ -109,7 +109,7 @@ ENGINE = Option(
     "--engine", "local, or ray: --out by a Ray cluster (extra scale), of RAY_ADDRESS or started here.", LOCAL
 )
 ENROLLED = Option("--enrolled", "Name the classes of `logo-edge enroll` too, beside the bundle's own.", metavar="FILE")
-PLAIN = {"bundle": BUNDLE, "json": JSON_ARRAY, "jsonl": JSON_LINES}  # what `plain_options` reads
+PLAIN = {"bundle": BUNDLE, "json": JSON_ARRAY, "jsonl": JSON_LINES}  # read by `plain_options`
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""`preprocess` as an ONNX graph, to the byte: for servers and devices that run graphs but no Python.
+"""`preprocess` as an ONNX graph, equal to the byte: for servers and devices that run graphs but no Python.
 
-It computes what Pillow does, in integers: coefficients of 22 bits, made in float64 in Pillow's order, and one rounding
-to 8 bits between the two passes, of which the vertical one comes first where Pillow 13 puts it first. A coefficient is
-cut into three bytes, so that each pass is three products of bytes, exact and quick.
+It resizes as Pillow does, in integers: coefficients of 22 bits, computed in float64 in Pillow's order, and one rounding
+to 8 bits between the two passes. The vertical pass comes first in the cases in which Pillow 13 puts it first. A
+coefficient is split into three bytes, so that each pass is three products of bytes, exact and fast.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from logo_edge.preprocess import DETAIL_PX, InputContract
 
 OPSET, IR_VERSION = 18, 10  # ONNX Runtime 1.20 or later
 
-# Names in capitals stand for a number or, of the image with or without detail planes, for a part below.
+# Names in capitals are replaced: by a number, or by a part below, which depends on the detail planes.
 GRAPH = """
 <ir_version: IR_VERSION, opset_import: ["" : OPSET, "logo_edge" : 1]>
 preprocess (uint8[height, width, 4] image) => (uint8[1, SIZE, SIZE, CHANNELS] pixels, bool[1, 1] is_blank)
 <
   int64 first = {0}, int64 last = {-1}, int64 fourth = {3}, int64[1] minus_two = {-2},
-  int64[1] axis_0 = {0}, int64[1] axis_1 = {1}, int64[1] axis_2 = {2}, int64[2] axes_1_2 = {1, 2}, int64[2] axes_0_1 = {0, 1},
+  int64[1] axis_0 = {0}, int64[1] axis_1 = {1}, int64[1] axis_2 = {2},
+  int64[2] axes_1_2 = {1, 2}, int64[2] axes_0_1 = {0, 1},
   int64[2] three_and_one = {3, 1}, int64[1] one = {1}, int64[1] two = {2},
-  float full_float = {255}, float half = {0.5}, int32 full = {255}, int32 rounding = {127}, int32 pair = {2}, int32 none = {0},
+  float full_float = {255}, float half = {0.5}, int32 full = {255}, int32 rounding = {127}, int32 pair = {2},
+  int32 none = {0},
   double one_pixel = {1},
   double[4] luminance_weights = {76245, 149685, 29070, 0}
 >
@@ -36,7 +38,7 @@ preprocess (uint8[height, width, 4] image) => (uint8[1, SIZE, SIZE, CHANNELS] pi
   premultiplied_colours = Cast <to = 2> (raised)
   premultiplied = Concat <axis = 0> (premultiplied_colours, alpha)
 
-  # The letterboxed size: the longer side becomes SIZE, none less than a pixel.
+  # The letterboxed size: the longer side becomes SIZE, and no side is below one pixel.
   shape = Shape <start = 0, end = 2> (image)
   sides = Cast <to = 11> (shape)
   longer = ReduceMax <keepdims = 0> (sides)
@@ -49,7 +51,7 @@ preprocess (uint8[height, width, 4] image) => (uint8[1, SIZE, SIZE, CHANNELS] pi
 DETAIL_SIDES
   small = logo_edge.resized (premultiplied, sides, LAID_SIDES)
 
-  # The background of an image with transparency, and the image laid on it.
+  # The background of an image with transparency, and the image composited on it.
   small_double = Cast <to = 11> (small)
   sums = ReduceSum <keepdims = 0> (small_double, axes_1_2)
   luminances = Mul (sums, luminance_weights)
@@ -97,7 +99,7 @@ SQUARE
   bytes = Cast <to = 2> (upright)
   pixels = Unsqueeze (bytes, axis_0)
 
-  # Blank where all pixels have one colour.
+  # Blank if all pixels have one colour.
   brightest = ReduceMax <keepdims = 0> (square, axes_1_2)
   darkest = ReduceMin <keepdims = 0> (square, axes_1_2)
   spreads = Sub (brightest, darkest)
@@ -108,7 +110,7 @@ SQUARE
 <domain: "logo_edge", opset_import: ["" : OPSET, "logo_edge" : 1]>
 resized (planes, sides, new_sides) => (resized)
 {
-  # uint8 (C, H, W) in two passes; the vertical one first where it saves more than twice the rows.
+  # uint8 (C, H, W) in two passes; the vertical one first if it saves more rows than twice the saved columns.
   twice = Constant <value = double {2}> ()
   nothing = Constant <value = double {0}> ()
   height, width = Split <num_outputs = 2> (sides)
@@ -216,8 +218,6 @@ rounded (high, middle, low) => (rounded)
   rounded = Cast <to = 2> (quotient)
 }
 """
-
-
 # Without detail planes.
 PLAIN = {
     "LAID_SIDES": "new_sides",
@@ -225,7 +225,7 @@ PLAIN = {
     "DETAILS": "  laid = Identity (opaque_ink)",
     "SQUARE": "  all_channels = Identity (square)",
 }
-# With them: they are computed where the image is at most DETAIL_PX, and pooled with its colours to the letterboxed size.
+# With them: computed at DETAIL_PX or less, then pooled with the colours to the letterboxed size.
 DETAILED = {
     "LAID_SIDES": "detail_sides",
     "DETAIL_SIDES": """
@@ -319,7 +319,7 @@ fade (before, middle, after, least, most) => (is_fade)
 <domain: "logo_edge", opset_import: ["" : OPSET]>
 most (channels) => (most)
 {
-  # (3, h, w) -> (1, h, w); several times quicker than ReduceMax
+  # (3, h, w) -> (1, h, w); several times faster than ReduceMax
   red, green, blue = Split <axis = 0, num_outputs = 3> (channels)
   most = Max (red, green, blue)
 }
@@ -384,10 +384,10 @@ ramp (framed) => (is_ramp)
 
 
 def preprocess_graph(contract: InputContract):
-    """An ONNX model: `image` (H, W, 4) uint8 RGBA of straight alpha -> `pixels` (1, size_px, size_px, channels) uint8 and
-    `is_blank` (1, 1), whether all of them have one colour.
+    """An ONNX model of `preprocess`: `image` -> `pixels` and `is_blank`.
 
-    An RGB image has an alpha of 255 throughout. Raises MissingExtraError without the package onnx.
+    `image` is (H, W, 4) uint8 RGBA with straight alpha; give an RGB image an alpha of 255. `pixels` is (1, size_px,
+    size_px, channels) uint8, `is_blank` (1, 1) bool: all pixels have one colour. Raises MissingExtraError without onnx.
     """
     import numpy as np
 
@@ -405,7 +405,7 @@ def preprocess_graph(contract: InputContract):
 
 
 def parse_graph(text: str, constants: dict):
-    """The checked ONNX model of a text in ONNX's own notation, with these arrays as further initializers."""
+    """The checked ONNX model of a text in ONNX's own syntax, with these arrays as further initializers."""
     try:
         import onnx
         import onnx.parser

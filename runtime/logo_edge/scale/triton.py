@@ -5,7 +5,7 @@
     NAME_decision/     the bundle's calibration and thresholds as a graph -> label, confidence, ...
     NAME/              the ensemble of the three, which clients call
 
-All run in Triton's ONNX Runtime backend; no Python. Configuration after Triton's "Model Configuration" and
+All run in Triton's ONNX Runtime backend, without Python. The configuration follows Triton's "Model Configuration" and
 model_config.proto.
 """
 
@@ -29,7 +29,8 @@ from logo_edge.scale.preprocess_graph import parse_graph, preprocess_graph
 
 PARTS = ("preprocess", "network", "decision")
 REASONS = ("", *(reason.value for reason in Rejection))  # why there is no label
-TOLERANCE = 1e-6  # of a probability: the decision graph computes in float64 and gives float32
+BACKEND, ENSEMBLE = 'backend: "onnxruntime"', 'platform: "ensemble"'
+TOLERANCE = 1e-6  # of a probability: the decision graph computes in float64 and returns float32
 
 DECISION = """
 <ir_version: IR_VERSION, opset_import: ["" : OPSET]>
@@ -70,9 +71,10 @@ SCALING = (
 
 @dataclass(frozen=True)
 class Serving:
-    """How Triton shall run the network: on `device` cpu or gpu, `instances` at once of `threads` CPU threads each.
+    """How Triton runs the models: `instances` of each at once with `threads` CPU threads; the network on `device`.
 
-    Requests wait up to `queue_delay_us` microseconds for others, up to `max_batch` images in a pass.
+    `device` is cpu or gpu. A request waits up to `queue_delay_us` microseconds for others, for a pass of up to
+    `max_batch` images.
     """
 
     max_batch: int = 32
@@ -83,16 +85,16 @@ class Serving:
 
 
 def write_repository(classifier: Classifier, out: Path, name: str, serving: Serving) -> int:
-    """Writes the classifier's bundle, deciding in its mode, as models of repository `out`; gives how many vectors agree.
+    """Writes the classifier's bundle and mode as models of repository `out`; returns the number of checked vectors.
 
-    Nothing is written where one does not. Raises ExportError where it does not, the bundle is an ensemble, the name
-    cannot be one or is taken; MissingExtraError without the package onnx.
+    Raises ExportError, and writes nothing, if a vector disagrees, the bundle is an ensemble or the name is not
+    usable; MissingExtraError without the package onnx.
     """
     bundle = classifier.bundle
     if bundle.members:
         raise ExportError(
-            f"{bundle.folder}: an ensemble of {len(bundle.members)} models; these graphs hold one. Export a bundle of one "
-            "model, such as `logo-edge compress --target cpu` packs, or serve this one with `logo-edge serve`"
+            f"{bundle.folder}: an ensemble of {len(bundle.members)} models; expected one. Export a bundle of one model "
+            "such as `logo-edge compress --target cpu` packs, or serve this one with `logo-edge serve`"
         )
     if not name or not all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in name):
         raise ExportError(f"--name {name!r}: expected letters, digits, _ and -")
@@ -107,31 +109,29 @@ def write_repository(classifier: Classifier, out: Path, name: str, serving: Serv
     checked = _verify(classifier, list(graphs.values()))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        beside = (
-            out.resolve().parent
-        )  # which a server does not look at; but nothing is renamed out of another file system
-        is_near = os.access(beside, os.W_OK) and beside.stat().st_dev == out.stat().st_dev
-        with folder_beside(out.resolve() if is_near else out / out.resolve().name) as part:
+        parent = out.resolve().parent  # a server does not look there; but a rename needs the same file system
+        can_use_parent = os.access(parent, os.W_OK) and parent.stat().st_dev == out.stat().st_dev
+        with folder_beside(out.resolve() if can_use_parent else out / out.resolve().name) as part:
             for model, config in configurations(bundle, name, serving).items():
-                (part / model / "1").mkdir(parents=True)
+                version = part / model / "1"
+                version.mkdir(parents=True)
                 (part / model / "config.pbtxt").write_text(config, encoding="utf-8")
                 if model in graphs:
-                    (part / model / "1" / "model.onnx").write_bytes(graphs[model])
+                    (version / "model.onnx").write_bytes(graphs[model])
                 else:
-                    (part / model / "1" / ".keep").touch()  # an ensemble's version is empty, which Git would drop
-            for folder in folders:  # the ensemble last, so that a server that polls finds its parts
+                    (version / ".keep").touch()  # the ensemble's version is empty; Git would drop the folder
+            for folder in folders:  # the ensemble last: a server that polls then finds its parts
                 os.rename(part / folder.name, folder)
     except OSError as error:
-        raise ExportError(
-            f"{error.filename or out}: {error.strerror}; expected a folder that can be written"
-        ) from error
+        reason = f"{error.filename or out}: {error.strerror}"
+        raise ExportError(f"{reason}; expected a folder that can be written") from error
     return checked
 
 
 def decision_graph(classifier: Classifier):
-    """An ONNX model: logits (B, K) float32 and is_blank (B, 1) -> what `Classifier.decide` makes of them.
+    """An ONNX model of `Classifier.decide`: logits (B, K) float32 and is_blank (B, 1) bool -> the decision.
 
-    `label` is "" where it abstains, `reason` where it does not.
+    `label` is "" if it abstains, `reason` is "" if it does not.
     """
     bundle, calibration = classifier.bundle, classifier.bundle.calibration
     familiarity, scaling = calibration.familiarity, calibration.scaling
@@ -156,9 +156,11 @@ def decision_graph(classifier: Classifier):
 
 
 def configurations(bundle: Bundle, name: str, serving: Serving) -> dict[str, str]:
-    """The config.pbtxt of every model of the repository, by its name; the ensemble's stands last."""
+    """The config.pbtxt of every model of the repository, by name; the ensemble is last."""
     size, channels, classes, model = bundle.input.size_px, bundle.input.channels, len(bundle.labels), bundle.model
-    decision = [
+    preprocess, network, decision = (f"{name}_{part}" for part in PARTS)
+    logits = ("FP32", [classes])
+    outputs = [
         ("label", "STRING", [1]),
         ("best_guess", "STRING", [1]),
         ("confidence", "FP32", [1]),
@@ -167,63 +169,42 @@ def configurations(bundle: Bundle, name: str, serving: Serving) -> dict[str, str
         ("is_logo", "BOOL", [1]),
         ("reason", "STRING", [1]),
     ]
-    batching = [f"dynamic_batching {{ max_queue_delay_microseconds: {serving.queue_delay_us} }}"]
-    names = {part: f"{name}_{part}" for part in PARTS}
-    steps = [
-        _step(names["preprocess"], {"image": "image"}, {"pixels": "pixels", "is_blank": "is_blank"}),
-        _step(names["network"], {model.input_name: "pixels"}, {model.output_name: "logits"}),
-        _step(
-            names["decision"], {"logits": "logits", "is_blank": "is_blank"}, {output: output for output, *_ in decision}
-        ),
-    ]
     image = [("image", "UINT8", [-1, -1, 4])]
+    pixels = [("pixels", "UINT8", [1, size, size, channels]), ("is_blank", "BOOL", [1, 1])]
+    network_input, network_output = (model.input_name, "UINT8", [size, size, channels]), (model.output_name, *logits)
+    decision_inputs = [("logits", *logits), ("is_blank", "BOOL", [1])]
+    steps = [
+        _step(preprocess, {"image": "image"}, {"pixels": "pixels", "is_blank": "is_blank"}),
+        _step(network, {model.input_name: "pixels"}, {model.output_name: "logits"}),
+        _step(decision, {"logits": "logits", "is_blank": "is_blank"}, {output: output for output, *_ in outputs}),
+    ]
+    batching = f"dynamic_batching {{ max_queue_delay_microseconds: {serving.queue_delay_us} }}"
+    on_cpu, on_device = _instances(serving, "cpu"), [batching, *_instances(serving, serving.device)]
+    ensemble_outputs = [(output, kind, [1, *dims]) for output, kind, dims in outputs]
+    scheduling = [f"ensemble_scheduling {{ step [ {', '.join(steps)} ] }}"]
+    batch = serving.max_batch
     return {
-        names["preprocess"]: _config(
-            names["preprocess"],
-            0,
-            image,
-            [("pixels", "UINT8", [1, size, size, channels]), ("is_blank", "BOOL", [1, 1])],
-            _on_cpu(serving),
-        ),
-        names["network"]: _config(
-            names["network"],
-            serving.max_batch,
-            [(model.input_name, "UINT8", [size, size, channels])],
-            [(model.output_name, "FP32", [classes])],
-            batching + _on_device(serving),
-        ),
-        names["decision"]: _config(
-            names["decision"],
-            serving.max_batch,
-            [("logits", "FP32", [classes]), ("is_blank", "BOOL", [1])],
-            decision,
-            _on_cpu(serving),
-        ),
-        name: _config(
-            name,
-            0,
-            image,
-            [(output, kind, [1, *dims]) for output, kind, dims in decision],
-            [f"ensemble_scheduling {{ step [ {', '.join(steps)} ] }}"],
-            platform='platform: "ensemble"',
-        ),
+        preprocess: _config(preprocess, BACKEND, 0, image, pixels, on_cpu),
+        network: _config(network, BACKEND, batch, [network_input], [network_output], on_device),
+        decision: _config(decision, BACKEND, batch, decision_inputs, outputs, on_cpu),
+        name: _config(name, ENSEMBLE, 0, image, ensemble_outputs, scheduling),
     }
 
 
-def _config(
-    name: str, max_batch: int, inputs: list, outputs: list, more: list[str], platform='backend: "onnxruntime"'
-) -> str:
-    tensors = [
-        f"{{ name: {json.dumps(tensor)} data_type: TYPE_{kind} dims: {dims} }}"
-        for tensor, kind, dims in inputs + outputs
-    ]
+def _config(name: str, platform: str, max_batch: int, inputs: list, outputs: list, settings: list[str]) -> str:
+    def tensors(specifications: list[tuple[str, str, list[int]]]) -> str:
+        return ", ".join(
+            f"{{ name: {json.dumps(tensor)} data_type: TYPE_{kind} dims: {dims} }}"
+            for tensor, kind, dims in specifications
+        )
+
     lines = [
         f'name: "{name}"',
         platform,
         f"max_batch_size: {max_batch}",
-        f"input [ {', '.join(tensors[: len(inputs)])} ]",
-        f"output [ {', '.join(tensors[len(inputs) :])} ]",
-        *more,
+        f"input [ {tensors(inputs)} ]",
+        f"output [ {tensors(outputs)} ]",
+        *settings,
     ]
     return "\n".join(lines) + "\n"
 
@@ -234,23 +215,15 @@ def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
     return f'{{ model_name: "{model}" model_version: -1 {" ".join(maps)} }}'
 
 
-def _on_cpu(serving: Serving) -> list[str]:
-    return [f"instance_group [ {{ count: {serving.instances} kind: KIND_CPU }} ]", *_threads(serving)]
-
-
-def _on_device(serving: Serving) -> list[str]:
+def _instances(serving: Serving, device: str) -> list[str]:
     return [
-        f"instance_group [ {{ count: {serving.instances} kind: KIND_{serving.device.upper()} }} ]",
-        *_threads(serving),
+        f"instance_group [ {{ count: {serving.instances} kind: KIND_{device.upper()} }} ]",
+        f'parameters {{ key: "intra_op_thread_count" value: {{ string_value: "{serving.threads}" }} }}',
     ]
 
 
-def _threads(serving: Serving) -> list[str]:
-    return [f'parameters {{ key: "intra_op_thread_count" value: {{ string_value: "{serving.threads}" }} }}']
-
-
 def _verify(classifier: Classifier, graphs: list[bytes]) -> int:
-    """Runs the three graphs after one another on the bundle's vectors. Raises ExportError where they disagree."""
+    """Runs the three graphs in order on the bundle's vectors, which it counts. Raises ExportError if one disagrees."""
     import onnxruntime
 
     bundle = classifier.bundle
@@ -264,16 +237,17 @@ def _verify(classifier: Classifier, graphs: list[bytes]) -> int:
             None, {"logits": logits, "is_blank": is_blank}
         )
         expected = classifier.classify(image)
-        given = (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]), reason[0, 0] or None)
+        decision = (label[0, 0] or None, best_guess[0, 0], bool(is_logo[0, 0]), reason[0, 0] or None)
         off = float(np.abs(probabilities[0] - list(expected.probabilities.values())).max())
         if (
             not np.array_equal(pixels[0], classifier.read_pixels(image))
-            or given != (expected.label, expected.best_guess, expected.is_logo, expected.reason)
+            or decision != (expected.label, expected.best_guess, expected.is_logo, expected.reason)
             or not off <= TOLERANCE
             or not np.isclose(score[0, 0], expected.logo_score, rtol=TOLERANCE, atol=TOLERANCE)
         ):
             raise ExportError(
-                f"{bundle.folder / vector['image']}: the graphs give {given}, probabilities off by {off:.3g}; expected {expected}. Pillow before "
-                "release 13 resizes tall images in another order; update it, or report this"
+                f"{bundle.folder / vector['image']}: the graphs give {decision}, probabilities off by {off:.3g}; "
+                f"expected {expected}. Pillow before release 13 resizes tall images in another order; update it, or "
+                "report this"
             )
     return len(vectors)

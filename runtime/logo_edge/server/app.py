@@ -50,8 +50,8 @@ except ImportError as error:
     raise MissingExtraError("serve", error.name or "fastapi") from error
 
 DESCRIPTION = (
-    "Classifies logos, with calibrated confidence; `label` is null if it abstains. Send one image as the body, or several "
-    "as files of a form; a bad image then gives its own error and does not affect the others."
+    "Classifies logos, with calibrated confidence; `label` is null if it abstains. Send one image as the body, or "
+    "several as files of a form; a bad image then gives its own error and does not affect the others."
 )
 
 
@@ -270,6 +270,6 @@ def run_server(app: FastAPI, host: str, port: int, *, drain_s: float, access_log
         if not error.code:
             raise
         raise LogoEdgeError(
-            f"{host}, port {port}: cannot listen there, see above; give an address of this machine by --host, and a free "
-            "port by --port (0: any)"
+            f"{host}, port {port}: cannot listen there, see above; give an address of this machine by --host, and a "
+            "free port by --port (0: any)"
         ) from error

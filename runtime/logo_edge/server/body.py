@@ -74,8 +74,8 @@ def refuse_fields(where: str, names: Iterable[str]) -> None:
     if joined := ", ".join(sorted(set(names))):
         raise problem(
             422,
-            f"found the {where} fields {joined[:200]}; expected none. The service uses the mode, threshold and coverage "
-            "that it was started with: `logo-edge serve --mode strict`",
+            f"found the {where} fields {joined[:200]}; expected none. The service uses the mode, threshold and "
+            "coverage that it was started with: `logo-edge serve --mode strict`",
         )
 
 

@@ -24,8 +24,8 @@ class Journal:
     """Rows of a table that is being written: `holds` asks for one, `append` adds some, `finish` writes the table.
 
     A context manager over a SQLite database beside the table, `OUT.part`, which one process at a time may open. A row
-    belongs to one file: its absolute path, size and times of change. A file that was replaced since is classified again.
-    Rows of files that a later run does not name are left out of its table.
+    belongs to one file: its absolute path, size and times of change. A file that was replaced since is classified
+    again. Rows of files that a later run does not name are left out of its table.
     """
 
     def __init__(self, out: Path, labels: tuple[str, ...], settings: dict, *, overwrite: bool = False):
@@ -159,9 +159,10 @@ class Journal:
         if FOLDERS not in settings or FOLDERS not in stored:  # another engine need not name them
             compared.pop(FOLDERS, None)
         if differing := sorted(key for key in compared if stored.get(key) != settings.get(key)):
+            changes = f"{_values(stored, differing)}; now {_values(settings, differing)}"
             raise LogoEdgeError(
-                f"{self.path}: begun with another {', '.join(differing)} ({_values(stored, differing)}; now "
-                f"{_values(settings, differing)}); use the same again, name another --out, or delete the file to start over"
+                f"{self.path}: begun with another {', '.join(differing)} ({changes}); use the same again, name another "
+                "--out, or delete the file to start over"
             )
         self._execute("UPDATE journal SET runs = runs + 1")
         (self._run,) = self._execute("SELECT runs FROM journal").fetchone()
@@ -191,8 +192,8 @@ class Journal:
                 f"{self.path}: another process is writing it; wait for it to end, or name another --out"
             )
         return LogoEdgeError(
-            f"{self.path}: damaged, or not a journal of this version ({error}); expected what `--out` wrote. Delete it to "
-            "classify all images again"
+            f"{self.path}: damaged, or not a journal of this version ({error}); expected a file that `--out` wrote. "
+            "Delete it to classify all images again"
         )
 
 

@@ -75,7 +75,7 @@ def columns_of(labels: tuple[str, ...], *, enrolled: bool = False) -> list[str]:
 
 
 def _flat(record: dict, columns: list[str]) -> dict:
-    """The row with a value for every column, None where it has none; each probability has its own column."""
+    """The row with one value for each column, None if missing; each probability has its own column."""
     match = record.get("enrolled", {})
     row = record | {column: match.get(key) for column, key in MATCH_COLUMNS.items()}
     row |= {f"probability_{label}": value for label, value in record.get("probabilities", {}).items()}
