@@ -53,12 +53,12 @@ compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack the trai
 bench: .stamps/data  ## Measure the default bundle, an hour on an idle machine: make bench [PRESET=quick]
 	$(EDGE) bench "--$$PRESET" --scaling --install-size --threads 1,2 --batches 1,8 --manifest train/logo_edge_train/data/labels.csv \
 	  --images "$$($(EDGE) data where)" --out benchmarks/results/bench.json --report runs/bench
-	$(VENV)/bin/python benchmarks/tables.py
+	$(VENV)/bin/python -m logo_edge_bench.experiments tables
 
 peers: .stamps/data  ## Train (if needed) and measure the usual alternatives, hours: make peers [PRESET=quick]
 	$(VENV)/bin/python benchmarks/peers/run.py train
 	$(VENV)/bin/python benchmarks/peers/run.py measure --preset "$$PRESET" --out benchmarks/results/peers.json --report runs/peers/report
-	$(VENV)/bin/python benchmarks/tables.py
+	$(VENV)/bin/python -m logo_edge_bench.experiments tables
 
 test: .stamps/full  ## Run the whole test suite
 	$(PYTEST)
@@ -69,7 +69,7 @@ test-quick: .stamps/full  ## Run the quick tests of the runtime (no slow, no net
 lint: .stamps/full  ## Check style, and the documents' tables against the committed results
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python benchmarks/tables.py --check
+	$(VENV)/bin/python -m logo_edge_bench.experiments tables --check
 
 clean:  ## Remove the environments and stamps; runs and bundles stay
 	rm -rf $(VENV) $(BASE_VENV) .stamps

@@ -26,7 +26,7 @@ from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
 from logo_edge.errors import BenchError, LogoEdgeError
 from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
 from logo_edge_bench.candidates import Candidate, bundle_candidates, record_of, reference_candidate
-from logo_edge_bench.page import markdown_of
+from logo_edge_bench.result_tables import markdown_of
 from logo_edge_train.data.manifest import read_manifest
 
 SUBJECTS = Path(__file__).parent

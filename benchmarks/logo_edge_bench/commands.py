@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -62,9 +63,10 @@ def bench_command(
     from logo_edge.errors import BenchError
     from logo_edge_bench.bench import read_result, write_result
     from logo_edge_bench.compare import compare_milliseconds, compare_ratios
-    from logo_edge_bench.page import markdown_of, write_report
+    from logo_edge_bench.result_tables import markdown_of
 
-    earlier = read_result(against) if against else None  # before the minutes that follow
+    write_report = _load_page() if report else None  # before the minutes that follow
+    earlier = read_result(against) if against else None
     if read_from:
         results = [read_result(path) for path in read_from]
     else:
@@ -87,7 +89,7 @@ def bench_command(
     if out:
         write_result(results[-1], out)
         typer.echo(f"wrote {out}")
-    if report:
+    if write_report:
         typer.echo(f"wrote {write_report(results, report)}")
     typer.echo("\n\n".join(map(markdown_of, results)))
     if earlier:
@@ -137,6 +139,20 @@ def check_command(
             )
     if failed:
         raise typer.Exit(1)
+
+
+def _load_page() -> Callable[[list[dict], Path], Path]:
+    """`page.write_report`. Raises BenchError where the extra that draws it is missing, such as on a device."""
+    from logo_edge.errors import BenchError, MissingExtraError
+
+    try:
+        from logo_edge_bench.page import write_report
+    except MissingExtraError as error:
+        raise BenchError(
+            f"--report: {error}. Or measure here with --out FILE, and draw the page on another machine: "
+            "logo-edge bench --from FILE --report DIR"
+        ) from error
+    return write_report
 
 
 def _measure(

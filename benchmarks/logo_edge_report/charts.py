@@ -14,6 +14,7 @@ from logo_edge.errors import MissingExtraError
 try:
     from matplotlib import rc_context
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -21,6 +22,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("report", "matplotlib") from error
 
+LONG_NAME = 24  # letters; longer names stand below the chart
 INK = "#010203"  # stands for the page's text colour
 COLOURS = ("#3b82c4", "#d9772b", "#2a9d6f", "#b8529a", "#8a6d3b", "#5b6ee1", "#c0453a", "#4a9fb0")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -204,29 +206,47 @@ def share_bars(shares: dict[str, dict], ideal: float | None = None) -> str:
     return draw(paint, height=0.7 + 0.27 * len(shares))
 
 
-def lines(series: dict[str, dict[float, float]], x_label: str, y_label: str, *, percent: bool = True) -> str:
-    """One line per name through its x -> y points; x are whole numbers such as epochs."""
+def lines(
+    series: dict[str, dict[float, float]],
+    x_label: str,
+    y_label: str,
+    *,
+    percent: bool = True,
+    log_x: bool = False,
+    log_y: bool = False,
+    markers: bool = True,
+) -> str:
+    """One line per name through its x -> y points; x on a linear axis are whole numbers such as epochs."""
 
     def paint(axes: Axes) -> None:
         for index, (name, points) in enumerate(series.items()):
             axes.plot(
                 list(points),
                 list(points.values()),
-                marker=MARKERS[index % len(MARKERS)],
+                marker=MARKERS[index % len(MARKERS)] if markers else None,
                 markersize=3,
                 linewidth=1.2,
+                linestyle="-" if index < len(COLOURS) else "--",
                 color=COLOURS[index % len(COLOURS)],
                 label=name,
             )
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if not log_x:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for is_log, axis in ((log_x, axes.xaxis), (log_y, axes.yaxis)):
+            if is_log:
+                _log_scale(axis)
         if percent:
             _percent(axes.yaxis)
         if len(series) > 1:
-            axes.legend()
+            if long_names:
+                axes.figure.legend(loc="outside lower center")
+            else:
+                axes.legend()
 
-    return draw(paint)
+    long_names = max(map(len, series)) > LONG_NAME
+    return draw(paint, height=3.0 + 0.2 * len(series) * long_names)
 
 
 def pareto_plane(points: list[dict], x_label: str) -> str:
@@ -268,11 +288,8 @@ def pareto_plane(points: list[dict], x_label: str) -> str:
             axes.plot([], [], "s", color=colour, markersize=6, label=name)
         for name, shape in shapes.items():
             axes.plot([], [], shape, color=INK, markerfacecolor="none", markersize=6, label=name)
-        axes.set_xscale("log")
         axes.margins(0.12, 0.15)
-        ticks = _log_ticks(*axes.get_xlim())
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_xticks([], minor=True)
+        _log_scale(axes.xaxis)
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.004))
         axes.set_xlabel(x_label)
         axes.set_ylabel("accuracy on val")
@@ -280,6 +297,38 @@ def pareto_plane(points: list[dict], x_label: str) -> str:
         axes.figure.legend(loc="outside lower center", ncol=2, columnspacing=1, handletextpad=0.3)
 
     return draw(paint, height=3.2 + 0.2 * ((len(colours) + len(shapes) + 1) // 2))
+
+
+def cost_plane(points: dict[str, tuple[float, float, float]], x_label: str, y_label: str) -> str:
+    """Disks by name at (cost, gain), their area in proportion to a size; what no other beats in both is ringed."""
+
+    def paint(axes: Axes) -> None:
+        largest = max(size for _, _, size in points.values())
+        best = pareto_front([(cost, gain) for cost, gain, _ in points.values()])
+        for index, (name, (cost, gain, size)) in enumerate(points.items()):
+            colour, ringed = COLOURS[index % len(COLOURS)], index in best
+            area, marker = max(12, 400 * size / largest), MARKERS[index // len(COLOURS) % len(MARKERS)]
+            axes.scatter([cost], [gain], s=area, marker=marker, color=colour, alpha=0.55, linewidths=0)
+            if ringed:
+                axes.scatter([cost], [gain], s=area, marker=marker, facecolors="none", edgecolors=INK, linewidths=1.5)
+            axes.plot([], [], marker, color=colour, markersize=5, label=name)
+        axes.margins(0.12, 0.15)
+        _log_scale(axes.xaxis)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        _percent(axes.yaxis)
+        axes.figure.legend(loc="outside lower center")
+
+    return draw(paint, height=3.2 + 0.2 * len(points))
+
+
+def pareto_front(points: list[tuple[float, float]]) -> set[int]:
+    """The indices of the (cost, gain) points that no other dominates: as cheap and better, or as good and cheaper."""
+    return {
+        index
+        for index, (cost, gain) in enumerate(points)
+        if not any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
+    }
 
 
 def layer_bars(layers: list[dict], restored: list[str]) -> str:
@@ -296,6 +345,21 @@ def layer_bars(layers: list[dict], restored: list[str]) -> str:
         )
 
     return draw(paint, height=3.6)
+
+
+def _log_scale(axis: Axis) -> None:
+    """Makes the axis logarithmic, with few ticks as plain numbers; linear where it shows values of 0 or below."""
+    low, high = axis.get_view_interval()
+    least, most = axis.get_data_interval()
+    if least <= 0:
+        return
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    if least == most:
+        axis.set_view_interval(least / 2, most * 2, ignore=True)
+    low, high = axis.get_view_interval()
+    ticks = _log_ticks(low, high)
+    axis.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axis.set_ticks([], minor=True)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

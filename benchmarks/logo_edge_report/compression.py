@@ -9,8 +9,8 @@ from pathlib import Path
 from logo_edge_compress.report import REPORT
 from logo_edge_compress.targets import TARGETS
 from logo_edge_report import charts
-from logo_edge_report.report import render_page
-from logo_edge_report.sections import Exhibit, Panel, Section, Table, slices_exhibit, stages_exhibit
+from logo_edge_report.page import Exhibit, Panel, Section, Table, render_page
+from logo_edge_report.sections import slices_exhibit, stages_exhibit
 from logo_edge_train.runs import write_text
 
 PAGE = "compress_report.html"

@@ -12,7 +12,7 @@ from PIL import Image
 from logo_edge.preprocess import preprocess
 from logo_edge.probabilities import softmax
 from logo_edge_report import charts, embedding, landscape, maps
-from logo_edge_report.sections import Exhibit, Panel, Section
+from logo_edge_report.page import Exhibit, Panel, Section
 from logo_edge_report.sheets import make_sheet, thumbnail
 from logo_edge_train.checkpoints import load_network
 from logo_edge_train.models import LogoNetwork

@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 from PIL import Image
 
 from logo_edge.bundle.calibration import Familiarity, Scaling
-from logo_edge.errors import MissingExtraError, RunError
+from logo_edge.errors import RunError
 from logo_edge.files import without_nan
 from logo_edge_report.evaluate import check_labels, evaluate_predictions, evaluate_slices, load_split
+from logo_edge_report.page import Section, render_page
 from logo_edge_report.pictures import Pictured, features_section, find_snapshots, landscape_section, maps_section
 from logo_edge_report.sections import (
     Evaluated,
-    Section,
     confidence_section,
     errors_section,
     robustness_section,
     summary_section,
     training_section,
 )
-from logo_edge_report.sheets import THUMBNAIL_PX
 from logo_edge_report.subjects import Subject, load_subject
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import Manifest, targets_of
@@ -32,11 +30,6 @@ from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, read_run, write_json, write_text
 from logo_edge_train.tracker import stem_of
-
-try:
-    from jinja2 import Environment, StrictUndefined
-except ImportError as error:
-    raise MissingExtraError("report", "jinja2") from error
 
 SPLITS = ("val", "calib", "test")
 EXTRA_FIGURES = ("slices", "corruptions", "attacks", "outliers")
@@ -234,16 +227,6 @@ def render_html(run: Run, found: dict, sections: list[Section]) -> str:
         making={"data": f"sha256 {run.data_hash[:16]}", **found["versions"]},
         files="report.json, report.md",
     )
-
-
-def render_page(sections: list[Section], **words) -> str:
-    """A page of these sections that needs nothing beside it; whatever comes from the run is escaped.
-
-    `words`: title, about, lead, description, making (name -> value), recipe, command, files.
-    """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files("logo_edge_report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(sections=sections, tile_px=THUMBNAIL_PX, **words)
 
 
 def render_markdown(found: dict, sections: list[Section]) -> str:

@@ -14,60 +14,14 @@ from logo_edge_compress.figures import named_slices
 from logo_edge_report import charts
 from logo_edge_report.attacks import ATTACKS
 from logo_edge_report.evaluate import CONFIDENT, HISTOGRAM
-from logo_edge_report.sheets import Sheet, make_sheet, thumbnail
+from logo_edge_report.page import Exhibit, Panel, Section, Table
+from logo_edge_report.sheets import make_sheet, thumbnail
 from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import Subject
 from logo_edge_train.data.manifest import LogoRow
 
 SHOWN = 24  # logos of a sheet
 SLICES = {"size": "delivered size", "jpeg": "JPEG quality", "thumbnail": "thumbnail"}
-WIDE_LETTERS = 42  # a table with longer rows takes the whole width
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture; `label` is read aloud in its place, `heading` stands above it where a figure has several."""
-
-    label: str
-    svg: str = ""
-    sheet: Sheet | None = None
-    heading: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Its first column names the row; the others are aligned to the right."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    @property
-    def letters(self) -> int:
-        """The length of a row, each column as long as its longest cell."""
-        return sum(max(map(len, column)) for column in zip(self.head, *self.rows, strict=True))
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """One figure of the page: panels or a table, and the caption that says what to see."""
-
-    title: str
-    caption: str
-    panels: tuple[Panel, ...] = ()
-    table: Table | None = None
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether it needs the page's whole width: a sheet, many panels or a table of long rows."""
-        wide_table = self.table is not None and self.table.letters > WIDE_LETTERS
-        return wide_table or len(self.panels) > 2 or any(panel.sheet for panel in self.panels)
-
-
-@dataclass(frozen=True)
-class Section:
-    anchor: str
-    title: str
-    exhibits: tuple[Exhibit, ...]
 
 
 @dataclass(frozen=True)

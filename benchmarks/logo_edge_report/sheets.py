@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_report.page import THUMBNAIL_PX, Cell, Sheet
 from logo_edge_train.review.sheet import image_uri
 
-THUMBNAIL_PX = 96
 COLUMNS = 8  # of tiles in the sheet's image
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One logo of a sheet: where its tiles stand in the image, (column, row) each, and what is said of it."""
-
-    tiles: tuple[tuple[int, int], ...]
-    text: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """`uri` holds columns * rows tiles of THUMBNAIL_PX square pixels."""
-
-    uri: str
-    columns: int
-    rows: int
-    cells: tuple[Cell, ...]
 
 
 def make_sheet(pictures: Sequence[Sequence[np.ndarray]], texts: Sequence[str], notes: Sequence[str]) -> Sheet:

@@ -23,7 +23,8 @@ from PIL import Image
 from logo_edge.errors import LogoEdgeError
 from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
 from logo_edge_bench.candidates import Candidate, bundle_candidates, reference_candidate
-from logo_edge_bench.page import markdown_of, write_report
+from logo_edge_bench.page import write_report
+from logo_edge_bench.result_tables import markdown_of
 from logo_edge_train.data.icons import LABELS, renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 

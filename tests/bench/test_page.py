@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from logo_edge_bench.page import draw_lines, html_of, markdown_of, pareto_front, write_report
+from logo_edge.errors import BenchError
+from logo_edge_bench.commands import bench
+from logo_edge_bench.page import html_of, write_report
 from logo_edge_bench.percentiles import median_interval, summarize_latencies
+from logo_edge_bench.result_tables import markdown_of
+from logo_edge_report.charts import lines, pareto_front
 
 
 def figure(value):
@@ -116,12 +123,15 @@ def test_the_page_is_whole_escaped_and_needs_nothing_from_outside(result, tmp_pa
     other["machine"]["cpu"] = "B"
     page = write_report([result, other], tmp_path / "report").read_text()
     assert "<b>CPU</b>" not in page
-    assert page.count("<h2>") == 2
-    assert not any(word in page for word in ("http://", "https://", "<script", "<img", "<link"))
+    assert page.count('<h2 id="result-') == 2
+    outside = [text for text in re.findall(r"(?:https?:)?//[\w./-]+", page) if "www.w3.org" not in text]
+    assert outside == []
+    assert not any(tag in page for tag in ("<script", "<img"))
     drawings = page.split("<svg")[1:]
     assert len(drawings) == 2 * (1 + 1 + 4)
     for drawing in drawings:
         ElementTree.fromstring("<svg" + drawing.partition("</svg>")[0] + "</svg>")
+    assert page.index("load average 3.0") < page.index("<svg"), "what makes a run doubtful stands at its head"
     assert (tmp_path / "report" / "report.md").read_text().startswith("## A")
 
 
@@ -130,12 +140,22 @@ def test_the_front_holds_what_nothing_beats_in_both():
     assert pareto_front([(1, 80), (1, 80)]) == {0, 1}
 
 
-@pytest.mark.parametrize("values", [[(1.0, 5.0)], [(1.0, 5.0), (1.0, 5.0)], [(0.001, 0.0), (1000.0, 1e6)]])
+@pytest.mark.parametrize("values", [{1.0: 5.0}, {0.001: 0.0, 1000.0: 1e6}, {0.0: 1.0, 2.0: 3.0}])
 def test_any_curve_can_be_drawn(values):
-    text = draw_lines({"one <two>": values}, "x", "y", log_x=True)
+    text = lines({"one <two>": values}, "x", "y", log_x=True, log_y=True)
     ElementTree.fromstring(text)
     assert "nan" not in text
     assert "inf" not in text
+
+
+def test_without_the_extra_the_page_is_refused_before_anything_is_measured(monkeypatch, tmp_path):
+    monkeypatch.delitem(sys.modules, "logo_edge_bench.page")
+    monkeypatch.delitem(sys.modules, "logo_edge_report.charts")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = CliRunner().invoke(bench, ["--manifest", str(tmp_path / "none.csv"), "--report", str(tmp_path)])
+    assert isinstance(done.exception, BenchError)
+    assert "needs the Python package matplotlib" in str(done.exception)
+    assert "logo-edge bench --from FILE --report DIR" in str(done.exception)
 
 
 def test_medians_of_rounds_have_an_order(result):

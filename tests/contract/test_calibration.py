@@ -30,7 +30,9 @@ def measured(request):
     """A bundle with its (N, K) logits and (N,) targets by split; logits of another artifact would prove nothing."""
     bundle = read_bundle(BUNDLES[request.param])
     record = json.loads((ROOT / "benchmarks" / "results" / f"{request.param}_calibration.json").read_text())
-    assert record["model_sha256"] == bundle.files["model.onnx"].sha256, "run python benchmarks/measure_calibration.py"
+    assert record["model_sha256"] == bundle.files["model.onnx"].sha256, (
+        "run python -m logo_edge_bench.experiments calibration"
+    )
     manifest = read_manifest(ROOT / "train" / "logo_edge_train" / "data" / "labels.csv")
     targets = {
         split: targets_of([row for row in manifest.split(split) if row.round <= ROUND], bundle.labels)

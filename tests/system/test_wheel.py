@@ -9,6 +9,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -83,6 +84,19 @@ def test_without_a_compiler_the_wheel_is_of_any_platform_and_pillow_preprocesses
 def test_with_a_compiler_the_wheel_is_of_this_platform_and_has_the_library(wheel, bare, tmp_path):
     assert "-py3-none-linux_" in wheel.name
     assert "preprocess.c" in must_run(bare / "logo-edge", "info", folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_room_and_no_experiment(wheel):
+    names = ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if name.endswith(".py")} == {
+        "logo_edge",
+        "logo_edge_train",
+        "logo_edge_compress",
+        "logo_edge_bench",
+        "logo_edge_report",
+    }
+    assert not [name for name in names if "/experiments/" in name]
 
 
 def install(wheel: Path, extras: str, folder: Path, *options: str) -> Path:

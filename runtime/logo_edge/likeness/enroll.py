@@ -36,7 +36,7 @@ from logo_edge.results import Match
 FORMAT = "logo-edge-enrolment"
 FORMAT_VERSION = 1
 FALSE_ACCEPTS = 0.05
-SHARPNESS = 7.0  # of confidence as a function of similarity; has the lowest NLL on val (benchmarks/compare_enroll.py)
+SHARPNESS = 7.0  # of confidence as a function of similarity; has the lowest NLL on val (the experiment `enroll`)
 MAX_BYTES = 256 * 1024 * 1024
 MAX_NAME = 200
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import runpy
 import subprocess
 from pathlib import Path
 
 import pytest
+from system.arm import emulate
 
 ROOT = Path(__file__).resolve().parents[3]
-EDGE = runpy.run_path(str(ROOT / "benchmarks" / "edge" / "emulate.py"))
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(bool(EDGE["why_not"]()), reason=f"no emulated aarch64 here: {EDGE['why_not']()}"),
+    pytest.mark.skipif(bool(emulate.why_not()), reason=f"no emulated aarch64 here: {emulate.why_not()}"),
 ]
 
 
-@pytest.fixture(scope="module", params=EDGE["CPUS"])
+@pytest.fixture(scope="module", params=emulate.CPUS)
 def cpu(request):
     return request.param
 
@@ -27,12 +26,12 @@ def cpu(request):
 def emulated(cpu):
     """Runs the guest's Python on one of the processors; what it prints."""
     try:
-        EDGE["build"]()
+        emulate.build()
     except SystemExit as error:
         pytest.skip(f"no emulated aarch64 here: the emulator or its packages cannot be fetched: {error}")
 
     def run(*arguments: str) -> str:
-        done = EDGE["run"](*arguments, cpu=cpu, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = emulate.run(*arguments, cpu=cpu, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, done.stdout[-3000:]
         return done.stdout
 
@@ -40,9 +39,9 @@ def emulated(cpu):
 
 
 def test_the_contract_vectors_hold_on_arm(cpu, emulated):
-    text = emulated("-m", "pytest", "-q", "-p", "no:cacheprovider", *EDGE["SELECTED"], *EDGE["TESTS"][cpu])
+    text = emulated("-m", "pytest", "-q", "-p", "no:cacheprovider", *emulate.SELECTED, *emulate.TESTS[cpu])
     passed = int(text.rpartition(" passed")[0].split()[-1])
-    assert passed >= {EDGE["FIRST"]: 200, "max": 150}[cpu], text
+    assert passed >= {emulate.FIRST: 200, "max": 150}[cpu], text
 
 
 def test_the_doctor_finds_the_golden_vectors_hold_on_arm(emulated):

@@ -1,0 +1,236 @@
+"""The probability of each operation of an augmentation policy: density matching by cross-validation in the train split.
+
+    python -m logo_edge_bench.experiments augmentation                             # about an hour on two cores
+    python -m logo_edge_bench.experiments augmentation --max-images 96 --epochs 1  # a quick trial
+
+Each of three folds of whole groups is held out once from a network fitted on the others without any of the operations.
+The cost of an operation at a magnitude is the rise of this network's cross-entropy on the held-out logos: it measures how
+far the operation takes them from the logos of their class (density matching, Lim et al. 2019, arXiv:1905.00397, which
+needs no fit per policy). That cost is linear in the probability, so nothing is searched: an operation gets the greatest
+magnitude that costs less than MOST_COST over all logos and less than twice that in every class, and a probability that
+falls from MOST_PROBABILITY at no cost to 0 at MOST_COST.
+
+Interrupted, it resumes from the networks in runs/augmentation/ and from the figures with the same settings. Val, calib and
+test are not used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedGroupKFold
+
+from logo_edge.probabilities import softmax
+from logo_edge_bench.experiments.record import RUNS, Device, read_record, result_path, write_plain, write_record
+from logo_edge_bench.experiments.tables import Table
+from logo_edge_bench.markdown import table_of
+from logo_edge_train.checkpoints import load_network, save_member
+from logo_edge_train.data.augment import LogoAugmentation, weaken
+from logo_edge_train.data.dataset import LogoDataset
+from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.lookalikes import find_lookalikes
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.pool import stratified_sample
+from logo_edge_train.device import pick_device
+from logo_edge_train.evaluate import accuracy_on, predict_logits
+from logo_edge_train.fit import count_loaders, fit
+from logo_edge_train.losses import supervised_objective
+from logo_edge_train.models import LogoNetwork, has_imagenet_weights
+from logo_edge_train.progress import FitProgress
+from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig, TeacherAugment, TeacherFit
+
+RESULT = result_path("augmentation")
+FOLDS = 3
+MAGNITUDES = (1.0, 2 / 3, 1 / 3)  # the greatest first
+MOST_COST = 0.05  # nats
+MOST_PROBABILITY = 0.25  # of nine operations: about two a view, like AutoAugment
+PLAIN = "as they are"
+
+
+def measure(
+    *,
+    network: Annotated[str, {"metavar": "NAME@SIZE"}] = "tf_efficientnet_lite0@96",
+    epochs: int = 6,
+    views: Annotated[int, "of each held-out logo, per operation and magnitude"] = 2,
+    max_images: Annotated[int, "0: all of train"] = 0,
+    out: Path = RESULT,
+    work: Annotated[Path, "where the networks of the folds are kept"] = RUNS / "augmentation",
+    device: Device = "auto",
+) -> None:
+    fetch_logos()
+    manifest, chosen_device = read_manifest(LABELS), pick_device(device)
+    settings = {
+        "network": network,
+        "epochs": epochs,
+        "views": views,
+        "folds": FOLDS,
+        "max_images": max_images,
+        "base": json.loads(json.dumps(asdict(TeacherAugment()))),
+    }
+    record = read_record(out, {})
+    if record.get("settings") != settings:
+        record = {"split": "train", "settings": settings, "folds": {}}
+    train = manifest.split("train")
+    left_out = find_lookalikes(manifest, train, renders_folder())
+    rows = stratified_sample([row for row in train if row not in left_out], max_images)
+    labels, groups = [row.label for row in rows], [row.group for row in rows]
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(rows, labels, groups)
+    with FitProgress() as progress:
+        for fold, parts in enumerate(folds):
+            figures = record["folds"].setdefault(str(fold), {})
+            missing = [name for name in variants() if name not in figures]
+            if not missing:
+                continue
+            fitted_on, held_out = ([rows[index] for index in part] for part in parts)
+            fitted = fit_fold(manifest, fitted_on, held_out, settings, fold, work, chosen_device, progress)
+            figures["labels"] = [row.label for row in held_out]
+            dataset = draw_dataset(manifest, held_out, network)
+            for name in missing:
+                figures[name] = cross_entropies(fitted, dataset, variants()[name], views, chosen_device)
+                progress.say(f"  fold {fold + 1}: {name}: {np.mean(figures[name]):.3f}")
+                write_plain(out, record)
+    policy, costs = learn_policy(record["folds"], manifest.classes)
+    write_record(out, {**record, "costs": costs, "policy": policy})
+    print("policy = " + json.dumps(policy))
+
+
+def variants() -> dict[str, AugmentConfig]:
+    """The augmentations of held-out logos: none, and each operation at each magnitude."""
+    still = weaken(AugmentConfig(), 0.0)
+    operations = {
+        f"{name} {magnitude:.2f}": replace(still, policy=(f"{name} 1 {magnitude}",))
+        for name in OPERATIONS
+        for magnitude in MAGNITUDES
+    }
+    return {PLAIN: still} | operations
+
+
+def fit_fold(
+    manifest: Manifest,
+    train: list[LogoRow],
+    held_out: list[LogoRow],
+    settings: dict,
+    fold: int,
+    folder: Path,
+    device: torch.device,
+    progress: Callable[[dict], None],
+) -> LogoNetwork:
+    """The network of a fold, fitted on `train`, or read back if the folder holds one with the same settings."""
+    architecture = Architecture.parse(settings["network"])
+    key = f"{settings['network']}-{settings['epochs']}-{settings['max_images']}-{fold}"
+    checkpoint, classes = folder / f"{key}.safetensors", manifest.classes
+    if not checkpoint.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        imagenet = has_imagenet_weights(architecture.model)
+        config = TeacherFit(epochs=settings["epochs"], frozen_blocks=2 if imagenet else -1, class_weight_power=0.7)
+        dataset = draw_dataset(manifest, train, settings["network"], power=config.class_weight_power, seed=fold)
+        unseen = LogoDataset(manifest, held_out, classes, renders_folder(), contract=architecture.contract)
+        torch.manual_seed(fold)
+        network = LogoNetwork(
+            architecture.model, len(classes), size_px=architecture.size_px, dropout=config.dropout, pretrained=imagenet
+        )
+        name = f"fold {fold + 1}/{FOLDS}"
+        progress({"kind": "start", "name": name, "note": f"on {len(train)} logos"})
+        network, _ = fit(
+            network,
+            dataset,
+            supervised_objective(config.label_smoothing),
+            config,
+            state=folder / f"{key}.state",
+            seed=fold,
+            device=device,
+            evaluate=accuracy_on(unseen, device),
+            report=lambda item: progress({"name": name, **item}),
+            loaders=count_loaders(device),
+        )
+        save_member(checkpoint, network)
+        (folder / f"{key}.state").unlink()
+    return load_network(checkpoint, architecture, len(classes)).to(device)
+
+
+def draw_dataset(
+    manifest: Manifest, rows: list[LogoRow], text: str, *, power: float = 0.0, seed: int = 0
+) -> LogoDataset:
+    """Random views of the rows, with their votes, for the network `text`."""
+    return LogoDataset(
+        manifest,
+        rows,
+        manifest.classes,
+        renders_folder(),
+        contract=Architecture.parse(text).contract,
+        augment=AugmentConfig(),
+        use_votes=True,
+        class_weight_power=power,
+        seed=seed,
+    )
+
+
+def cross_entropies(
+    network: LogoNetwork, dataset: LogoDataset, augment: AugmentConfig, views: int, device: torch.device
+) -> list[float]:
+    """Each logo's cross-entropy with its votes, nats, under the augmentation, the mean over its views."""
+    dataset.augmentation, totals = LogoAugmentation(augment, dataset.contract), np.zeros(len(dataset))
+    for dataset.seed in range(views):
+        probabilities = softmax(predict_logits(network, dataset, device))
+        totals -= (dataset.targets * np.log(np.maximum(probabilities, 1e-12))).sum(1)
+    return (totals / views).round(5).tolist()
+
+
+def learn_policy(folds: dict[str, dict], classes: tuple[str, ...]) -> tuple[list[str], dict[str, dict]]:
+    """The policy in a recipe's form; and each operation and magnitude's cost, with its standard error and by class."""
+    labels = np.concatenate([fold["labels"] for fold in folds.values()])
+    losses = {name: np.concatenate([fold[name] for fold in folds.values()]) for name in variants()}
+    policy, costs = [], {}
+    for operation in OPERATIONS:
+        chosen = False
+        for magnitude in MAGNITUDES:
+            rises = losses[name := f"{operation} {magnitude:.2f}"] - losses[PLAIN]  # (N,)
+            by_class = {label: float(rises[labels == label].mean()) for label in classes}
+            cost = max(0.0, float(rises.mean()))
+            error = float(rises.std(ddof=1) / np.sqrt(len(rises)))
+            costs[name] = {"cost": float(rises.mean()), "standard_error": error, "by_class": by_class}
+            if not chosen and cost < MOST_COST and max(by_class.values()) < 2 * MOST_COST:
+                policy.append(f"{operation} {MOST_PROBABILITY * (1 - cost / MOST_COST):.2f} {magnitude:.2f}")
+                chosen = True
+    return policy, costs
+
+
+def table(result: dict) -> str:
+    """The cost of each operation on held-out logos of train, and its probability in the policy."""
+    policy = {text.split()[0]: text.split()[1:] for text in result["policy"]}
+    rows = []
+    for name, cost in result["costs"].items():
+        operation, magnitude = name.split()
+        probability, chosen = policy.get(operation, ("0", ""))
+        worst = max(cost["by_class"], key=cost["by_class"].get)
+        rows.append(
+            {
+                "operation": operation,
+                "magnitude": magnitude,
+                "cost": f"{cost['cost']:+.3f} ± {1.96 * cost['standard_error']:.3f}",
+                "worst": f"{cost['by_class'][worst]:+.3f} (`{worst}`)",
+                "probability": probability if magnitude == chosen else "",
+            }
+        )
+    settings = result["settings"]
+    text = table_of(
+        rows,
+        ("operation", "{operation}"),
+        ("magnitude", "{magnitude}"),
+        ("cost, nats", "{cost}"),
+        ("in the worst class", "{worst}"),
+        ("probability", "{probability}"),
+    )
+    return (
+        f"{text}\n\n{settings['network']}, {settings['epochs']} epochs, {settings['folds']} folds of train; "
+        "95 % intervals."
+    )
+
+
+TABLES = {"augmentation": Table(table)}

@@ -1,0 +1,223 @@
+"""Coverage, modes and familiarity of a packed calibration: `python -m logo_edge_bench.experiments calibration`.
+
+Writes benchmarks/results/NAME_calibration.json for each bundle: the methods compared within calib, and, for reports only,
+coverage, modes and familiarity on test. It also holds the artifact's logits of both splits, with which tests check the
+bundle without images. Default: the two committed bundles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from logo_edge.bundle.calibration import Calibration
+from logo_edge.classifier import Classifier
+from logo_edge.decision import calibrated_logits, is_answered, logo_score
+from logo_edge.probabilities import softmax
+from logo_edge_bench.experiments.record import BUNDLES, result_path, write_plain
+from logo_edge_bench.experiments.tables import Table
+from logo_edge_bench.markdown import markdown, share, short
+from logo_edge_compress.calibrate import compare_methods
+from logo_edge_report.statistics import auroc, coverage_interval
+from logo_edge_report.subjects import load_subject
+from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.images import ImageFiles
+from logo_edge_train.data.manifest import read_manifest, targets_of
+from logo_edge_train.data.outliers import families_of, outlier_paths
+from logo_edge_train.metrics import wilson_interval
+
+
+def measure(
+    bundles: Annotated[Sequence[str], {"metavar": "NAME=BUNDLE", "help": "default: the committed ones"}] = (),
+) -> None:
+    fetch_logos()
+    for name, folder in (dict(text.split("=", 1) for text in bundles) or BUNDLES).items():
+        path = result_path(f"{name}_calibration")
+        write_plain(path, measure_bundle(Path(folder)))
+        print(f"wrote {path}")
+
+
+def measure_bundle(folder: Path) -> dict:
+    """The figures of one bundle's calibration on the project's logos."""
+    classifier, manifest = Classifier.load(folder), read_manifest(LABELS)
+    bundle, labels = classifier.bundle, classifier.labels
+    rows = {split: manifest.split(split) for split in ("calib", "test")}
+    paths = {split: manifest.image_paths(part, renders_folder()) for split, part in rows.items()}
+    logits = {
+        split: np.concatenate([classifier.logits(classifier.read_pixels(path)[None]) for path in part])
+        for split, part in paths.items()
+    }
+    targets = {split: targets_of(part, labels) for split, part in rows.items()}
+    subject = load_subject(folder)
+    outside = {family: subject.predict(ImageFiles(paths)) for family, paths in outlier_paths("held_out").items()}
+    return {
+        "bundle": bundle.name,
+        "labels": list(labels),
+        "model_sha256": bundle.files[bundle.model.file].sha256,
+        "methods": [
+            {name: value for name, value in vars(entry).items() if name != "held_out"}
+            for entry in compare_methods(logits["calib"], targets["calib"])
+        ],
+        "scaling": bundle.calibration.scaling and bundle.calibration.scaling.method,
+        "coverage": measure_coverage(bundle.calibration, logits["test"], targets, labels),
+        "modes": measure_modes(bundle.calibration, logits, targets),
+        "familiarity": measure_familiarity(bundle.calibration, logits["test"], outside),
+        "logits": {
+            split: [" ".join(f"{value:.6f}" for value in row) for row in part] for split, part in logits.items()
+        },
+    }
+
+
+def measure_coverage(
+    calibration: Calibration, logits: np.ndarray, targets: dict[str, np.ndarray], labels: tuple[str, ...]
+) -> list[dict]:
+    """Coverage of the packed sets on test, marginal and by class, with the range of 95 % of such measurements.
+
+    logits: (N, K) of test, before temperature; targets: (N,) integers of calib and test.
+    """
+    probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
+    own = probabilities[np.arange(len(logits)), targets["test"]]
+    found = []
+    for entry in calibration.conformal:
+        groups: list = [("all", entry.threshold, slice(None))]
+        groups += [(label, entry.by_class[label], k) for k, label in enumerate(labels)] if entry.by_class else []
+        for name, threshold, k in groups:
+            if threshold is None:
+                continue
+            calib, test = (
+                targets[split] == k if name != "all" else np.ones(len(targets[split]), bool) for split in targets
+            )
+            low, high = coverage_interval(int(calib.sum()), int(test.sum()), entry.level)
+            limits = threshold if name == "all" else np.array([entry.by_class[label] for label in labels])
+            found.append(
+                {
+                    "level": entry.level,
+                    "of": name,
+                    "threshold": threshold,
+                    "calib": int(calib.sum()),
+                    "test": int(test.sum()),
+                    "coverage": float((own[test] >= threshold).mean()),
+                    "expected_low": low,
+                    "expected_high": high,
+                    "mean_size": float((probabilities[test] >= limits).sum(1).mean()),
+                }
+            )
+    return found
+
+
+def measure_modes(calibration: Calibration, logits: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict:
+    """For each mode and split: the answered share, and the accuracy of the answers."""
+    found: dict = {}
+    for mode, threshold in calibration.abstain_below.items():
+        found[mode.value] = {"threshold": threshold}
+        for split, part in logits.items():
+            probabilities = softmax(calibrated_logits(part, calibration.temperature, calibration.scaling))
+            answered = is_answered(calibration, mode, probabilities.max(1), logo_score(part))
+            right = probabilities.argmax(1) == targets[split]
+            found[mode.value][split] = {
+                "answered": vars(wilson_interval(int(answered.sum()), len(answered))),
+                "accuracy": vars(wilson_interval(int(right[answered].sum()), int(answered.sum()))),
+            }
+    return found
+
+
+def measure_familiarity(calibration: Calibration, logits: np.ndarray, outside: dict[str, np.ndarray]) -> dict:
+    """The rejected shares of test logos and of the images of each family, and the AUROC of the logo score."""
+    threshold = calibration.familiarity.threshold
+    return {
+        **vars(calibration.familiarity),
+        "near": [name for name, family in families_of("held_out").items() if family.near],
+        "logos": vars(wilson_interval(int((logo_score(logits) < threshold).sum()), len(logits))),
+        "families": {
+            family: {
+                "auroc": auroc(logo_score(logits), logo_score(part)),
+                "unfamiliar": vars(wilson_interval(int((logo_score(part) < threshold).sum()), len(part))),
+            }
+            for family, part in outside.items()
+        },
+    }
+
+
+def methods_table(*results: dict) -> str:
+    """Ways to calibrate each committed bundle, by cross-validation within calib."""
+    header = ["held-out NLL within calib"]
+    for name in BUNDLES:
+        header += [f"`{name}`", "gain ± standard error"]
+    rows = []
+    for methods in zip(*(result["methods"] for result in results), strict=True):
+        penalty = methods[0]["penalty"]
+        row = [methods[0]["method"] + (f", penalty {penalty:g}" if penalty else "")]
+        for method in methods:
+            gain = f"{method['gain']:+.4f} ± {method['gain_error']:.4f}" if penalty else ""
+            row += [f"{method['nll']:.4f}", gain]
+        rows.append(row)
+    return markdown(header, rows)
+
+
+def coverage_table(*results: dict) -> str:
+    """Coverage on test of the committed bundles' prediction sets."""
+    rows = []
+    for name, result in zip(BUNDLES, results, strict=True):
+        for sets in (sets for sets in result["coverage"] if sets["of"] == "all"):
+            classes = [
+                f"{other['of']} {other['coverage']:.0%}"
+                for other in result["coverage"]
+                if other["level"] == sets["level"] and other["of"] != "all"
+            ]
+            rows.append(
+                [
+                    f"`{name}`, {sets['level']:.0%}",
+                    f"{sets['threshold']:.3f}",
+                    f"{sets['coverage']:.1%} ({sets['expected_low']:.1%} to {sets['expected_high']:.1%})",
+                    f"{sets['mean_size']:.2f}",
+                    ", ".join(classes) or "refused",
+                ]
+            )
+    header = ["bundle, level", "threshold", "coverage on test (95 % of such)", "labels in a set", "sets by class"]
+    return markdown(header, rows)
+
+
+def modes_table(*results: dict) -> str:
+    """The answers of each mode of the committed bundles, and their accuracy."""
+    rows = [
+        [
+            f"`{name}`, {mode}",
+            f"{figures['threshold']:.3f}",
+            short(figures["calib"]["answered"]),
+            short(figures["calib"]["accuracy"]),
+            short(figures["test"]["answered"]),
+            share(figures["test"]["accuracy"]),
+        ]
+        for name, result in zip(BUNDLES, results, strict=True)
+        for mode, figures in result["modes"].items()
+    ]
+    header = ["bundle, mode", "label from", "calib, answered", "calib, right", "test, answered", "test, right"]
+    return markdown(header, rows)
+
+
+def familiarity_table(*results: dict) -> str:
+    """The rejected shares of test logos and of other images."""
+    records = [result["familiarity"] for result in results]
+    header = ["rejected as no logo", ""]
+    for name in BUNDLES:
+        header += [f"`{name}`, AUROC", "share"]
+    rows = []
+    for family in records[0]["families"]:
+        row = [family, "near" if family in records[0]["near"] else "far"]
+        for figures in (record["families"][family] for record in records):
+            row += [f"{figures['auroc']:.3f}", short(figures["unfamiliar"])]
+        rows.append(row)
+    rows.append(["logos of test", "", *(cell for record in records for cell in ("", short(record["logos"])))])
+    return markdown(header, rows)
+
+
+RESULTS = tuple(f"{name}_calibration" for name in BUNDLES)
+TABLES = {
+    "methods": Table(methods_table, RESULTS),
+    "coverage": Table(coverage_table, RESULTS),
+    "modes": Table(modes_table, RESULTS),
+    "familiarity": Table(familiarity_table, RESULTS),
+}

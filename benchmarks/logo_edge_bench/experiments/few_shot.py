@@ -1,0 +1,140 @@
+"""Few-shot learning of unseen brands and of logo types: MAML, prototypical networks and ridge on frozen features.
+
+    python -m logo_edge_bench.experiments few_shot                                   # EfficientNet-Lite0, hours
+    python -m logo_edge_bench.experiments few_shot --tasks brands-5 --methods ridge  # minutes
+    python -m logo_edge_bench.experiments few_shot --networks mobilenetv4_conv_small_050@96
+
+Each run adds the missing entries; interrupted, it resumes from the runs in runs/few-shot/. Trained on the train split and
+the unlabelled pool, chosen on val, reported on test. A network without ImageNet weights learns by prototypes first, and
+the other methods start from that network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+
+from logo_edge_bench.experiments.record import RUNS, Device, file_name, read_record, result_path, write_record
+from logo_edge_bench.experiments.tables import Table
+from logo_edge_bench.markdown import share, table_of
+from logo_edge_train.data.icons import LABELS, fetch_logos
+from logo_edge_train.device import pick_device
+from logo_edge_train.few_shot.run import evaluate_few_shot, train_few_shot
+from logo_edge_train.models import has_imagenet_weights
+from logo_edge_train.progress import FitProgress
+from logo_edge_train.recipe import Architecture, FewShotConfig
+
+RESULT = result_path("few_shot")
+TASKS = {  # types are always 4-way
+    "brands-1": {"task": "brands", "shots": 1},
+    "brands-5": {"task": "brands", "shots": 5},
+    "types-1": {"task": "types", "shots": 1},
+    "types-5": {"task": "types", "shots": 5},
+}
+METHODS = {
+    "ridge": {"method": "ridge"},
+    "prototypes": {"method": "prototypes"},
+    "MAML": {"method": "maml"},
+    "MAML, first order": {"method": "maml", "second_order": False},
+    "MAML, fixed rates": {"method": "maml", "rates": "fixed"},
+    "MAML, a rate for each weight": {"method": "maml", "rates": "element"},
+}
+
+
+def measure(
+    *,
+    networks: Annotated[Sequence[str], {"metavar": "NAME@SIZE"}] = ("tf_efficientnet_lite0@96",),
+    tasks: Annotated[Sequence[str], {"choices": TASKS}] = ("brands-1", "brands-5", "types-5"),
+    methods: Annotated[Sequence[str], {"choices": METHODS}] = ("ridge", "prototypes", "MAML"),
+    epochs: Annotated[int, "of meta-training"] = FewShotConfig().fit.epochs,
+    episodes: Annotated[int, "for each reported accuracy"] = 600,
+    seed: int = 0,
+    device: Device = "auto",
+    out: Path = RESULT,
+) -> None:
+    fetch_logos()
+    with FitProgress() as progress:
+        for network in networks:
+            for task in tasks:
+                for method in methods:
+                    config = config_of(network, task, method, epochs, seed)
+                    measure_method(config, task, method, episodes, pick_device(device), progress, out)
+
+
+def config_of(network: str, task: str, method: str, epochs: int, seed: int) -> FewShotConfig:
+    """The settings of one entry."""
+    config = FewShotConfig(network=network, seed=seed, **TASKS[task], **METHODS[method])
+    return replace(config, fit=replace(config.fit, epochs=epochs))
+
+
+def measure_method(
+    config: FewShotConfig, task: str, method: str, episodes: int, device: torch.device, progress: FitProgress, out: Path
+) -> None:
+    """Adds a method's accuracy on a task to the result, unless it is there with the same settings."""
+    key = {"network": config.network, "task": task, "method": method, "seed": config.seed}
+    settings = json.loads(json.dumps(asdict(config)))
+    record = read_record(out, {"split": "test", "entries": []})
+    before = [entry for entry in record["entries"] if key.items() <= entry.items()]
+    if before and before[0]["settings"] == settings and before[0]["episodes"] >= episodes:
+        return
+
+    def report(item: dict) -> None:
+        progress({**item, "name": f"{config.network} {task}, {method}"})
+
+    start = None
+    if method != "prototypes" and not has_imagenet_weights(Architecture.parse(config.network).model):
+        start = folder_of(config.network, task, "prototypes", config)
+        begin = config_of(config.network, task, "prototypes", config.fit.epochs, config.seed)
+        train_few_shot(LABELS, begin, start, device=device, report=report)
+    folder = folder_of(config.network, task, method, config)
+    run = train_few_shot(LABELS, config, folder, device=device, report=report, start=start)
+    progress.say(f"{folder.name}: {episodes} episodes of test")
+    figures = evaluate_few_shot(LABELS, folder, split="test", episodes=episodes, device=device)
+    entry = {
+        **key,
+        "start": run["start"] and "prototypes",
+        "settings": settings,
+        "device": str(device),
+        **figures,
+        "seconds": run["seconds"],
+        "val": [epoch["accuracy"] for epoch in run["history"]],
+        "penalties": run.get("penalties", {}),
+    }
+    entries = [*(other for other in record["entries"] if other not in before), entry]
+    tasks, methods = list(TASKS), list(METHODS)
+    entries.sort(key=lambda e: (e["network"], tasks.index(e["task"]), methods.index(e["method"]), e["seed"]))
+    write_record(out, {**record, "entries": entries})
+
+
+def folder_of(network: str, task: str, method: str, config: FewShotConfig) -> Path:
+    """The folder of a method's run on a task."""
+    name = f"{network}-{task}-{file_name(method)}-{config.fit.epochs}-epochs-seed-{config.seed}"
+    return RUNS / "few-shot" / name
+
+
+def table(result: dict) -> str:
+    return table_of(
+        result["entries"],
+        ("task", lambda row: f"{row['task'].split('-')[0]}, {row['ways']}-way {row['shots']}-shot"),
+        ("method", "{method}"),
+        ("network", lambda row: f"`{row['network']}`" + (f", after {row['start']}" if row["start"] else "")),
+        ("episodes", "{episodes}"),
+        ("accuracy", lambda row: share(row["accuracy"])),
+        ("of other brands", _accuracy_of_other_brands),
+        ("meta-training, min", lambda row: f"{row['seconds'] / 60:.0f}" if row["seconds"] else ""),
+    )
+
+
+def _accuracy_of_other_brands(row: dict) -> str:
+    """The interval of episodes that are drawn class by class."""
+    if not row["task"].startswith("brands"):
+        return ""
+    return "{low:.1%} to {high:.1%}".format(**row["accuracy_by_class"])
+
+
+TABLES = {"few_shot": Table(table)}

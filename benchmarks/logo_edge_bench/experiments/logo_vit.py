@@ -1,0 +1,134 @@
+"""The plain ViT tiny and LogoViT tiny, with and without aleatoric variance, trained on equal budgets.
+
+    python -m logo_edge_bench.experiments logo_vit --size 96 --epochs 20 --seeds 3 --report-test
+
+Runs go to runs/vits-SIZEpx-EPOCHSep/ and resume. Every choice is made on val; test is used with --report-test only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+
+from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, result_path, write_record
+from logo_edge_bench.experiments.tables import Table
+from logo_edge_bench.markdown import markdown
+from logo_edge_train.data.icons import LABELS, fetch_logos
+from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
+from logo_edge_train.device import pick_device
+from logo_edge_train.evaluate import evaluation_sets
+from logo_edge_train.models import attention_focus, near_ink
+from logo_edge_train.progress import FitProgress
+from logo_edge_train.recipe_io import load_recipe
+from logo_edge_train.runs import Run
+from logo_edge_train.train import train_ensemble
+
+RESULT = result_path("logo_vit")
+SUBJECTS = {  # name of the run: network, its own overrides
+    "plain": ("plain_vit_tiny", ()),
+    "logo": ("logo_vit_tiny", ()),
+    "logo-aleatoric": ("logo_vit_tiny", ("train.fit.aleatoric=true",)),
+}
+FIT = ("train.pretrained=false", "train.fit.frozen_blocks=-1", "train.fit.warmup_epochs=3")
+REACHES = {"on_ink": 0, "near_ink": 1}  # patches from ink; with few patches a side nearly all lie within one
+BATCH = 32
+
+
+def measure(
+    *,
+    size: Annotated[int, "input size in px"] = 96,
+    epochs: int = 20,
+    seeds: Annotated[int, "their number: 0, 1, ..."] = 3,
+    subjects: Annotated[Sequence[str], {"choices": SUBJECTS}] = tuple(SUBJECTS),
+    set: Annotated[Sequence[str], {"metavar": "KEY=VALUE", "help": "recipe overrides of all subjects"}] = (),
+    device: Device = "auto",
+    report_test: ReportTest = False,
+    out: Path = RESULT,
+) -> None:
+    fetch_logos()
+    manifest, folder = read_manifest(LABELS), RUNS / f"vits-{size}px-{epochs}ep"
+    splits = ("val", "test") if report_test else ("val",)
+    entries = []
+    with FitProgress() as progress:
+        for name in subjects:
+            model, own = SUBJECTS[name]
+            teachers = [f"{model}@{size}"] * seeds
+            recipe = load_recipe("cpu", (f"train.teachers={teachers}", f"train.fit.epochs={epochs}", *FIT, *own, *set))
+            run = train_ensemble(LABELS, recipe, folder / name, device=pick_device(device), report=progress)
+            entries.append({"subject": name, "network": teachers[0], **measure_run(run, manifest, splits)})
+    record = {
+        "size_px": size,
+        "epochs": epochs,
+        "seeds": list(range(seeds)),
+        "overrides": [*FIT, *set],
+        "device": run.record["device"],
+        "area": {split: measure_area(manifest, run, split) for split in splits},
+        "subjects": entries,
+    }
+    write_record(out, record)
+
+
+def measure_run(run: Run, manifest: Manifest, splits: tuple[str, ...]) -> dict:
+    """Parameters, seconds, and for each split the accuracy and the attention on and near ink, a value for each seed."""
+    members = [run.load_member(index) for index in range(len(run.record["members"]))]
+    figures = {
+        "parameters": members[0].float32_bytes // 4,
+        "seconds": [round(sum(epoch["seconds"] for epoch in member["history"])) for member in run.record["members"]],
+    }
+    for split in splits:
+        targets = targets_of(manifest.split(split), run.classes)
+        pixels = pixels_of(manifest, run, split)
+        right = run.member_logits(split).argmax(2) == targets  # (M, N)
+        figures[split] = {
+            "accuracy": right.mean(1).tolist(),
+            "mean": float(right.mean()),
+            "spread": float(right.mean(1).std(ddof=1)) if len(members) > 1 else 0.0,
+        }
+        for name, reach in REACHES.items():
+            masses = [
+                [attention_focus(member, batch, reach=reach) * len(batch) for batch in pixels] for member in members
+            ]
+            figures[split][name] = (np.sum(masses, 1) / len(targets)).tolist()
+    return figures
+
+
+def measure_area(manifest: Manifest, run: Run, split: str) -> dict[str, float]:
+    """The share of the patches on and near ink, which is what evenly spread attention would give them."""
+    grid, pixels = run.load_member(0).backbone.patch_embed.grid_size, pixels_of(manifest, run, split)
+    return {
+        name: float(torch.cat([near_ink(batch, grid, reach=reach) for batch in pixels]).float().mean())
+        for name, reach in REACHES.items()
+    }
+
+
+def pixels_of(manifest: Manifest, run: Run, split: str) -> tuple[torch.Tensor, ...]:
+    """The split as the run's networks see it: batches (B, S, S, 3) uint8."""
+    data = evaluation_sets(manifest, run.classes, run.architecture(0).contract, (split,))[split]
+    return torch.stack([data[index][0] for index in range(len(data))]).split(BATCH)
+
+
+def table(result: dict) -> str:
+    """LogoViT and a plain ViT of its size, by split."""
+    seeds = len(result["seeds"])
+    header = [f"{result['size_px']} px, {result['epochs']} epochs, {seeds} seeds", "parameters", "minutes a seed"]
+    for split in result["area"]:
+        header += [f"accuracy, {split}", f"focus, {split}", f"strictly on ink, {split}"]
+    rows = []
+    for entry in result["subjects"]:
+        minutes = sum(entry["seconds"]) / seeds / 60
+        row = [f"{entry['subject']}: `{entry['network']}`", f"{entry['parameters'] / 1e6:.2f} M", f"{minutes:.0f}"]
+        for split in result["area"]:
+            row.append(f"{entry[split]['mean']:.1%} ± {entry[split]['spread']:.1%}")
+            row += [f"{sum(entry[split][key]) / seeds:.1%}" for key in ("near_ink", "on_ink")]
+        rows.append(row)
+    even = ["attention without a focus", "", ""]
+    for area in result["area"].values():
+        even += ["", *(f"{area[key]:.1%}" for key in ("near_ink", "on_ink"))]
+    return markdown(header, [*rows, even])
+
+
+TABLES = {"logo_vit": Table(table)}

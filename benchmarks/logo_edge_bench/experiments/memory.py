@@ -1,0 +1,120 @@
+"""The effect of each memory switch of a fit: peak memory of a few steps, each variant in a fresh process.
+
+python -m logo_edge_bench.experiments memory [--device cuda]
+
+Memory of the process: its peak resident set, and its size before the first step (PyTorch, the network). GPU memory: the
+peak of the allocated memory.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from rich.progress import track
+
+from logo_edge_bench.experiments.record import Device, Out, result_path, write_record
+from logo_edge_bench.experiments.tables import Table
+from logo_edge_bench.markdown import table_of
+from logo_edge_train.device import describe_device, pick_device
+from logo_edge_train.fit import fit
+from logo_edge_train.losses import supervised_objective
+from logo_edge_train.models import LogoNetwork
+from logo_edge_train.recipe import Architecture, FitConfig
+from logo_edge_train.resources import peak_memory
+
+RESULT = result_path("memory")
+NETWORKS = ("tf_efficientnet_lite0@192", "vit_tiny_patch16_224@224")
+CLASSES, STEPS = 4, 4
+PLAIN = FitConfig(epochs=1, batch_size=32, amp="off")
+VARIANTS = {
+    "plain": {},
+    "accumulate = 4": {"accumulate": 4},
+    "grad_checkpointing": {"grad_checkpointing": True},
+    "amp = bf16": {"amp": "bf16"},
+    "compile": {"compile": True},
+    "all of them": {"accumulate": 4, "grad_checkpointing": True, "amp": "bf16", "compile": True},
+}
+
+
+ONE = "import json, sys; from {module} import measure_one; print(json.dumps(measure_one(*sys.argv[1:])))"
+
+
+def measure(
+    *,
+    networks: Sequence[str] = NETWORKS,
+    variants: Annotated[Sequence[str], {"choices": VARIANTS}] = tuple(VARIANTS),
+    device: Device = "auto",
+    out: Out = RESULT,
+) -> None:
+    measured = []
+    for network, variant in track([(network, variant) for network in networks for variant in variants]):
+        command = [sys.executable, "-c", ONE.format(module=__name__), network, variant, device]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        measured.append({"network": network, "variant": variant, **json.loads(done.stdout.splitlines()[-1])})
+    name = describe_device(pick_device(device))
+    write_record(out, {"device": name, "batch_size": PLAIN.batch_size, "measured": measured})
+
+
+def measure_one(network: str, variant: str, device_text: str) -> dict:
+    """Peak memory in MB of a few steps on noise, the memory before them, and the images a second."""
+    architecture, device = Architecture.parse(network), pick_device(device_text)
+    config = replace(PLAIN, **VARIANTS[variant])
+    module = LogoNetwork(architecture.model, CLASSES, size_px=architecture.size_px).to(device)
+    before = peak_memory(device)
+    with tempfile.TemporaryDirectory() as folder:
+        _, history = fit(
+            module,
+            Noise(architecture.size_px, STEPS * config.batch_size),
+            supervised_objective(0.05),
+            config,
+            state=Path(folder) / "state",
+            seed=0,
+            device=device,
+            evaluate=lambda _: {},
+            report=lambda _: None,
+        )
+    figures = {name: value for name, value in history[0].items() if name.startswith("peak_")}
+    return {**figures, "before_mb": before.get("peak_memory_mb"), "images_per_s": history[0]["images_per_s"]}
+
+
+class Noise(torch.utils.data.Dataset):
+    """The items of a LogoDataset, of one logo that is noise."""
+
+    def __init__(self, size_px: int, count: int):
+        self.count = count
+        self.pixels = torch.randint(0, 256, (size_px, size_px, 3), dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        return self.pixels, torch.eye(CLASSES)[position % CLASSES], torch.tensor(1.0), position
+
+
+def table(result: dict) -> str:
+    """Peak memory of a few steps with each switch."""
+    on_gpu = "peak_gpu_memory_mb" in result["measured"][0]
+    rows, plain_mb = [], 1.0
+    for entry in result["measured"]:
+        peak_mb = entry["peak_gpu_memory_mb"] if on_gpu else entry["peak_memory_mb"] - entry["before_mb"]
+        plain_mb = peak_mb if entry["variant"] == "plain" else plain_mb
+        rows.append({**entry, "peak_mb": peak_mb, "share": peak_mb / plain_mb})
+    text = table_of(
+        rows,
+        ("network", "{network}"),
+        ("switch", "{variant}"),
+        ("GPU memory, peak" if on_gpu else "memory of the steps, peak", "{peak_mb:,.0f} MB"),
+        ("of plain", "{share:.0%}"),
+    )
+    return f"{text}\n\nBatches of {result['batch_size']} on {result['device']}, PyTorch {result['versions']['torch']}."
+
+
+TABLES = {"memory": Table(table)}

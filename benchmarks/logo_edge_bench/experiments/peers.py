@@ -1,0 +1,179 @@
+"""Tables of the default bundle's speed, alone and beside its peers, from `make bench` and `make peers`."""
+
+from __future__ import annotations
+
+from logo_edge_bench.experiments.shipped import test_split
+from logo_edge_bench.experiments.tables import Table
+from logo_edge_bench.markdown import interval, markdown, share, table_of
+from logo_edge_bench.result_tables import scaling_tables
+
+YOLO_PT, YOLO_ONNX = "YOLO11n-cls, predict, PyTorch", "YOLO11n-cls, predict, ONNX"
+EAGER, FP32 = "timm tf_efficientnet_lite0, eager PyTorch", "timm tf_efficientnet_lite0, ONNX Runtime FP32"
+OPENCV = "by hand: OpenCV and ONNX Runtime"
+SPEED = {  # goal: the peer, the stage, the required multiple of the bundle's latency
+    "latency of Ultralytics' predict on PyTorch, end to end": (YOLO_PT, "end_to_end", 4),
+    "latency of Ultralytics' predict on ONNX, end to end": (YOLO_ONNX, "end_to_end", 2),
+    "latency of a hand-written eager loop over timm's Lite0, end to end": (EAGER, "end_to_end", 5),
+    "latency of a hand-written loop of OpenCV and ONNX Runtime over the same model, end to end": (
+        OPENCV,
+        "end_to_end",
+        1,
+    ),
+    "latency of Lite0 in ONNX Runtime FP32, end to end": (FP32, "end_to_end", 5),
+    "latency of Lite0 in ONNX Runtime FP32, the forward pass": (FP32, "inference", 5),
+}
+SIZE = {  # goal: the peer, the allowed fraction of its size
+    "size by Lite0's FP32 ONNX": (FP32, 0.1),
+    "size by YOLO11n-cls's ONNX (FP32)": (YOLO_ONNX, 0.2),
+    "size by YOLO11n-cls's .pt (stored as FP16)": (YOLO_PT, 0.2),
+}
+ACCURACY = {  # goal: the peer, the required lead in points
+    "accuracy on test, points over Lite0": (FP32, 1),
+    "accuracy on test, points over YOLO11n-cls": (YOLO_PT, 0),
+}
+CALIBRATION, TWO_CORES = "ECE by Lite0's", "throughput on 2 cores by that on one"
+GOALS = {
+    **{goal: f">= {times}" if times > 1 else "> 1" for goal, (_, _, times) in SPEED.items()},
+    **{goal: f">= {points}" if points else "> 0" for goal, (_, points) in ACCURACY.items()},
+    CALIBRATION: "<= 0.50",
+    **{goal: f"<= {part:.2f}" for goal, (_, part) in SIZE.items()},
+    TWO_CORES: ">= 1.90",
+}
+SCALING = ("cores", "batches", "sizes", "folders")
+
+
+def latency(result: dict) -> str:
+    """Latency, start-up and install size of the default bundle, on one thread and image by image."""
+    row, starts = default_row(result), result["process_starts_s"]
+    start, bare = row["process_start_s"], starts["import numpy, onnxruntime"]
+    rows = [
+        ["decode and preprocess", milliseconds(row["latency"]["preprocess"]["p50_ms"]), ""],
+        ["forward pass", milliseconds(row["latency"]["inference"]["p50_ms"]), ""],
+        ["end to end, median", milliseconds(row["latency"]["end_to_end"]["p50_ms"]), ""],
+        ["end to end, p90 (SingleStream)", milliseconds(row["latency"]["end_to_end"].get("p90_ms")), ""],
+        ["images a second (Offline)", f"{row['images_per_s']['value']:.0f}", ""],
+        ["peak memory", f"{row['peak_rss_bytes'] / 1e6:.0f} MB", ""],
+        [
+            "`logo-edge classify one.png`, whole process",
+            f"{start['value']:.2f} s" if start else "not measured",
+            "<= 0.30 s",
+        ],
+        ["bare `import numpy, onnxruntime`, same run", f"{bare['value']:.2f} s", "(0.10 to 0.15 s)"],
+    ]
+    if "install" in result:
+        rows.append(["base install, site-packages", f"{result['install']['megabytes']:.0f} MB", "<= 220 MB"])
+    header = [f"one thread, PNG of {result['method']['size_px']} px", "measured", "must reach"]
+    return markdown(header, rows) + origin(result)
+
+
+def peers(result: dict) -> str:
+    """The default bundle and its peers, in one run."""
+    bundle = default_row(result)
+    split = test_split(result["rows"][0]["accuracy"]["count"])
+    parts = [
+        table_of(
+            result["rows"],
+            ("", lambda row: row["name"] + (f" ({row['note']})" if row["note"] else "")),
+            (f"{split}, all", lambda row: share(row["accuracy"]["accuracy"])),
+            ("ECE", "{accuracy[ece]:.1%}"),
+            ("MB", lambda row: f"{row['size_bytes'] / 1e6:.2f}"),
+            (
+                "inference",
+                lambda row: (
+                    milliseconds(row["latency"]["inference"]["p50_ms"]) if "inference" in row["latency"] else ""
+                ),
+            ),
+            ("end to end, median", lambda row: milliseconds(row["latency"]["end_to_end"]["p50_ms"])),
+            ("times the bundle's", lambda row: f"{median_ms(row) / median_ms(bundle):.2f}"),
+            ("images/s", "{images_per_s[value]:.0f}"),
+            ("peak MB", lambda row: f"{row['peak_rss_bytes'] / 1e6:.0f}"),
+        )
+        + origin(result)
+    ]
+    starts = [[name, interval(figure, suffix=" s")] for name, figure in result["process_starts_s"].items()]
+    starts += [
+        [row["name"], f"{row['process_start_s']['value']:.2f} s"] for row in result["rows"] if row["process_start_s"]
+    ]
+    app = [
+        [name, f"{figures['median_ms']:.2f} ms", f"{figures['per_s']:.0f}"]
+        for name, figures in result.get("openvino_benchmark_app", {}).items()
+    ]
+    parts += [markdown(["whole process", "median"], starts)] if starts else []
+    parts += [markdown(["OpenVINO benchmark_app, graph alone", "median", "a second"], app)] if app else []
+    parts += [f"Not measured: {name}: {' '.join(why.split())}." for name, why in result["not_measured"].items()]
+    return "\n\n".join(parts)
+
+
+def goals(result: dict | None, bench: dict | None) -> str:
+    """The required ratios to peers, and the measured ones."""
+    measured = compare_with_peers(result) if result else {}
+    for row in (bench or {}).get("scaling", {}).get("cores", []):
+        if row["cores"] == 2:
+            ratios = {way: row[way]["of_one"]["value"] for way in ("processes", "threads")}
+            measured[TWO_CORES] = ", ".join(f"{ratio:.2f} by {way}" for way, ratio in ratios.items())
+    rows = [[goal, measured.get(goal, "not measured yet"), limit] for goal, limit in GOALS.items()]
+    return markdown(["goal", "measured", "must reach"], rows)
+
+
+def compare_with_peers(result: dict) -> dict[str, str]:
+    """{goal: the measured ratio}, without the goals whose peer has no row."""
+    bundle, rows = default_row(result), {row["name"]: row for row in result["rows"]}
+    measured = {}
+    for goal, (name, stage, _) in SPEED.items():
+        if name in rows:
+            theirs, ours = median_ms(rows[name], stage), median_ms(bundle, stage)
+            measured[goal] = f"{theirs / ours:.2f} ({theirs:.2f} / {ours:.2f} ms)"
+    for goal, (name, _) in SIZE.items():
+        if name in rows:
+            theirs, ours = (row["size_bytes"] / 1e6 for row in (rows[name], bundle))
+            measured[goal] = f"{ours / theirs:.2f} ({ours:.2f} / {theirs:.2f} MB)"
+    for goal, (name, _) in ACCURACY.items():
+        if name in rows:
+            theirs, ours = (row["accuracy"]["accuracy"]["value"] for row in (rows[name], bundle))
+            split = test_split(rows[name]["accuracy"]["count"])
+            measured[goal] = f"{100 * (ours - theirs):+.1f} ({ours:.1%} / {theirs:.1%}, {split})"
+    if FP32 in rows:
+        theirs, ours = (row["accuracy"]["ece"] for row in (rows[FP32], bundle))
+        measured[CALIBRATION] = f"{ours / theirs:.2f} ({ours:.1%} / {theirs:.1%})"
+    return measured
+
+
+def scaling(index: int, result: dict) -> str:
+    """One of the curves of `logo-edge bench --scaling`."""
+    _, (header, rows) = scaling_tables(result["scaling"])[index]
+    return markdown(header, rows)
+
+
+def default_row(result: dict) -> dict:
+    """The default bundle on one thread, image by image."""
+    return next(row for row in result["rows"] if (row["kind"], row["threads"], row["batch"]) == ("bundle", 1, 1))
+
+
+def median_ms(row: dict, stage: str = "end_to_end") -> float:
+    return row["latency"][stage]["p50_ms"]["value"]
+
+
+def milliseconds(figure: dict | None) -> str:
+    return interval(figure, suffix=" ms") or "too few calls"
+
+
+def origin(result: dict) -> str:
+    """The machine, the libraries and the date of a run, and its warnings."""
+    machine = result["machine"]
+    warnings = "".join(f" Doubtful: {line}." for line in result["warnings"])
+    return (
+        f"\n\n95 % intervals in brackets; one run, by turns, preset `{result['method']['name']}`; {machine['cpu']} "
+        f"({', '.join(machine['isa'])}), onnxruntime {machine['versions']['onnxruntime']}, "
+        f"{result['made'][:10]}.{warnings}"
+    )
+
+
+TABLES = {
+    "default_latency": Table(latency, ("bench",), "make bench"),
+    "peers": Table(peers, ("peers",), "make peers"),
+    "goals": Table(goals, ("peers", "bench"), partial=True),
+    **{
+        f"scaling_{part}": Table(lambda result, index=index: scaling(index, result), ("bench",), "make bench")
+        for index, part in enumerate(SCALING)
+    },
+}

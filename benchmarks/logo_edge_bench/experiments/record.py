@@ -1,0 +1,44 @@
+"""Where experiments read and write: the checkout's folders, the JSON file of a result, and options that many share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from logo_edge.bundle.record import DEFAULT_BUNDLE
+from logo_edge.files import json_text, write_file
+from logo_edge_train.keys import versions
+
+ROOT = Path(__file__).resolve().parents[3]
+RESULTS, RUNS = ROOT / "benchmarks" / "results", ROOT / "runs"
+BUNDLES = {"default": DEFAULT_BUNDLE, "robust": ROOT / "runtime" / "bundles" / "robust"}  # the committed ones
+
+Out = Annotated[Path, "the JSON file of the result"]
+Device = Annotated[str, "cpu, cuda or auto"]
+ReportTest = Annotated[bool, "measure the test split too, after every choice is made on val"]
+
+
+def result_path(name: str) -> Path:
+    return RESULTS / f"{name}.json"
+
+
+def read_record(path: Path, empty: dict) -> dict:
+    """The result as it was last written, or `empty` where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Writes the result with the versions of the libraries, whole or not at all."""
+    write_plain(path, {**record, "versions": versions()})
+
+
+def write_plain(path: Path, record: dict) -> None:
+    """Writes the result, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, json_text(record))
+
+
+def file_name(text: str) -> str:
+    """The text as part of a file name: without blanks and commas."""
+    return text.replace(", ", "-").replace(" ", "-")

@@ -1,0 +1,195 @@
+"""Tables of the committed bundles, from what `logo-edge evaluate`, `compress` and the fuzz tests measured."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from logo_edge.bundle.record import VECTORS
+from logo_edge.classifier import Classifier
+from logo_edge.cli.classify import WITHHELD
+from logo_edge_bench.experiments.record import BUNDLES
+from logo_edge_bench.experiments.tables import Table
+from logo_edge_bench.markdown import markdown, named, share, short, table_of
+from logo_edge_compress.figures import named_slices
+from logo_edge_train.data.icons import LABELS
+from logo_edge_train.data.manifest import read_manifest
+
+LANGUAGES = {"python": "Python, `classify`", "server": "`logo-edge serve`", "native": "C++ example", "web": "Chromium"}
+
+
+@cache
+def test_split(count: int) -> str:
+    """`test split`, with the rounds of labelling that a result of `count` logos covers where these are not all.
+
+    Raises ValueError where no first rounds together have as many logos.
+    """
+    rounds = [row.round for row in read_manifest(LABELS).split("test")]
+    for last in sorted(set(rounds)):
+        if sum(number <= last for number in rounds) == count:
+            covered = " of round 1" if last == 1 else f" of rounds 1 to {last}"
+            return "test split" + ("" if last == max(rounds) else covered)
+    raise ValueError(f"a result of {count} logos of the test split; labels.csv has {len(rounds)} there")
+
+
+def requirements(evaluation: dict, report: dict) -> str:
+    """The default bundle's figures on the test split, whole and on round 1, beside the required ones."""
+    bundle = evaluation["subjects"][0]
+    first, teachers = bundle["by_round"]["1"], report["stages"][0]["test"]
+    rows = [
+        ["accuracy, all", share(bundle["accuracy"]), ""],
+        ["accuracy, sure", share(bundle["accuracy_sure"]), ">= 98 %"],
+        [
+            "accuracy on round 1, all",
+            share(first["accuracy"]),
+            f"within 1 point of its teachers' {short(teachers['accuracy'])}",
+        ],
+        ["accuracy on round 1, sure", share(first["accuracy_sure"]), ">= 98 %"],
+        *([f"recall of `{label}`", share(recall), ">= 85 %"] for label, recall in bundle["recall"].items()),
+        ["calibration error (RMS, bias-corrected)", share(bundle["calibration_error_debiased"]), "<= 1.5 %"],
+        ["calibration error (ECE less its bias)", share(bundle["ece_debiased"]), "<= 1.5 %"],
+        ["size on disk", f"{bundle['size_bytes'] / 1e6:.2f} MB", "<= 1.2 MB"],
+    ]
+    return markdown([f"test split, {bundle['count']:,} logos", "measured (95 % interval)", "must reach"], rows)
+
+
+def slices(evaluation: dict) -> str:
+    """Every bundle by round of labelling and by icon set."""
+    by_subject = [{"all": subject, **named_slices(subject)} for subject in evaluation["subjects"]]
+    figures = [
+        column
+        for name, own in zip(BUNDLES, by_subject, strict=True)
+        for column in (
+            (f"`{name}`, all", lambda part, own=own: share(own[part]["accuracy"])),
+            ("sure", lambda part, own=own: share(own[part]["accuracy_sure"])),
+        )
+    ]
+    return table_of(
+        by_subject[0], ("test split", str), ("logos", lambda part: str(by_subject[0][part]["count"])), *figures
+    )
+
+
+def stages(report: dict) -> str:
+    """Every stage of the run that made the default bundle."""
+    teachers = report["stages"][0]["test"]
+    return table_of(
+        report["stages"],
+        (f"stage ({test_split(teachers['count'])})", "{stage}"),
+        ("all", "{test[accuracy][value]:.1%}"),
+        ("sure", "{test[accuracy_sure][value]:.1%}"),
+        *((label, f"{{test[recall][{label}][value]:.1%}}") for label in teachers["recall"]),
+        ("calib. error", "{test[calibration_error_debiased][value]:.1%}"),
+        ("MB", lambda stage: f"{stage['size_bytes'] / 1e6:.2f}"),
+        ("p50 ms", lambda stage: f"{stage['latency']['p50_ms']:.2f}" if stage["latency"] else "-"),
+    )
+
+
+def proposals(accuracy: dict) -> str:
+    """How often `data organize` proposes the annotators' label."""
+    return table_of(
+        [split for split in ("val", "test") if split in accuracy],
+        ("split", str),
+        ("accuracy", lambda split: share(accuracy[split]["accuracy"])),
+        *(
+            (f"recall of `{label}`", lambda split, label=label: share(accuracy[split]["recall"][label]))
+            for label in accuracy["test"]["recall"]
+        ),
+    )
+
+
+def robustness(*results: dict) -> str:
+    """Attacks and corruptions on test: of each result the bundle, then the checkpoint that it was made from."""
+    header, rows = [test_split(results[0]["subjects"][0]["count"])], {}
+    for name, result in zip(BUNDLES, results, strict=True):
+        for subject in result["subjects"]:
+            header.append(f"`{name}`, {'INT8 bundle' if subject['kind'] == 'bundle' else 'FP32 checkpoint'}")
+            figures = {"accuracy, all": share(subject["accuracy"]), "accuracy, sure": share(subject["accuracy_sure"])}
+            for attack in ("FGSM", "PGD-10"):
+                for radius, accuracy in subject["attacks"][attack].items():
+                    figures[f"{attack} {radius}, sure"] = share(accuracy)
+            for severity in ("1", "3", "5"):
+                kept = subject["corruptions"]["mean"][severity] / subject["accuracy"]["value"]
+                figures[f"corruptions, severity {severity}, of clean"] = f"{kept:.1%}"
+            for figure, text in figures.items():
+                rows.setdefault(figure, [figure]).append(text)
+    return markdown(header, list(rows.values()))
+
+
+def corruptions(result: dict) -> str:
+    """The default bundle's accuracy under each corruption on test."""
+    figures = result["subjects"][0]["corruptions"]
+    rows = [
+        [name, *(short(accuracy[severity]) for severity in figures["mean"])]
+        for name, accuracy in figures["by_corruption"].items()
+    ]
+    rows.append(["mean", *(f"{mean:.1%}" for mean in figures["mean"].values())])
+    return markdown(["accuracy at severity", *figures["mean"]], rows)
+
+
+def outliers(result: dict) -> str:
+    """How the default bundle's logo score separates logos from other pictures, and which of these it answers."""
+    figures = result["subjects"][0]["outliers"]
+    rows = [
+        [
+            family,
+            "near" if family in figures["near"] else "far",
+            f"{auroc:.3f}",
+            *(share(figures[key][family]) for key in ("answered", "rejected")),
+        ]
+        for family, auroc in figures["auroc"].items()
+    ]
+    rows += [
+        [f"all {kind}", kind, f"{auroc:.3f}", share(figures["answered_together"][kind]), ""]
+        for kind, auroc in figures["auroc_together"].items()
+    ]
+    rows.append([f"{figures['logos']:,} logos of test", "", "", "", share(figures["logos_rejected"])])
+    return markdown(["", "", "AUROC", "answered in balanced mode", "called no logo"], rows)
+
+
+def demo() -> str:
+    """What `make demo` prints, from the vectors of the default bundle."""
+    classifier = Classifier.load()
+    vectors = json.loads(classifier.bundle.read(VECTORS))["vectors"]
+    results = classifier.decide(np.array([vector["logits"] for vector in vectors], np.float32))
+    rows = [
+        [
+            Path(vector["image"]).stem,
+            result.label or f"{WITHHELD[result.reason]}, best guess {result.best_guess}",
+            f"{result.confidence:.1%}",
+        ]
+        for vector, result in zip(vectors, results, strict=True)
+    ]
+    return markdown(["drawing", "label", "confidence"], rows)
+
+
+def mutants(runs: dict) -> str:
+    """What each language did with the mutated files, and the most that one of them took."""
+    return table_of(
+        named(runs),
+        ("", lambda run: LANGUAGES[run["name"]]),
+        ("files", "{files:,}"),
+        ("classified", lambda run: f"{sum(run['classified'].values()):,}"),
+        ("refused", lambda run: f"{sum(run['errors'].values()):,}"),
+        ("broken", lambda run: str(len(run["broken"]))),
+        ("most CPU", "{slowest_cpu_s:.2f} s"),
+        ("memory", "{peak_memory_mb:.0f} MB"),
+        ("slowest healthy answer", lambda run: f"{run['slowest_healthy_s']:.2f} s" if run["slowest_healthy_s"] else ""),
+    )
+
+
+EVALUATE, COMPRESS = "logo-edge evaluate", "logo-edge compress"
+ROBUSTNESS = tuple(f"{name}_robustness" for name in BUNDLES)
+TABLES = {
+    "default_bundle": Table(requirements, ("evaluation", "default_report"), EVALUATE),
+    "slices": Table(slices, ("evaluation",), EVALUATE),
+    "stages": Table(stages, ("default_report",), COMPRESS),
+    "proposals": Table(proposals, ("proposal_accuracy",), "logo-edge data organize"),
+    "robustness": Table(robustness, ROBUSTNESS, EVALUATE),
+    "corruptions": Table(corruptions, ROBUSTNESS[:1], EVALUATE),
+    "outliers": Table(outliers, ROBUSTNESS[:1], EVALUATE),
+    "demo": Table(demo, ()),
+    "mutants": Table(mutants, ("mutants",), "python tests/fuzz/mutants.py"),
+}

@@ -1,0 +1,67 @@
+"""Adds the teachers of some runs, with the settings in which they differ, as measured on val after the last epoch.
+
+python -m logo_edge_bench.experiments teachers runs/a runs/b ...
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from logo_edge_bench.experiments.record import read_record, result_path, write_plain
+from logo_edge_bench.experiments.tables import Table
+from logo_edge_bench.markdown import table_of
+
+RESULT = result_path("teachers")
+NOTE = "Single seeds of 361 logos: differences under 3 points are noise. Seconds were taken beside other work."
+
+
+def measure(runs: Sequence[Path], *, out: Path = RESULT) -> None:
+    kept = read_record(out, {"teachers": []})["teachers"]
+    new = [entry for run in runs for entry in teachers_of(run) if entry not in kept]
+    write_plain(out, {"split": "val", "note": NOTE, "teachers": kept + new})
+
+
+def teachers_of(folder: Path) -> list[dict]:
+    """One entry for each finished member of the run, whether or not the run is finished."""
+    recipe = json.loads((folder / "run.json").read_text(encoding="utf-8"))["recipe"]["train"]
+    fit, augment, entries = recipe["fit"], recipe["augment"], []
+    for path in sorted(folder.glob("member-*.json")):
+        member = json.loads(path.read_text(encoding="utf-8"))
+        last, seconds = member["history"][-1], [epoch["seconds"] for epoch in member["history"]]
+        entries.append(
+            {
+                "network": member["architecture"],
+                "epochs": fit["epochs"],
+                "frozen_blocks": fit["frozen_blocks"],
+                "p_mixup": augment["p_mixup"],
+                "unsure_smoothing": fit.get("unsure_smoothing", 0.0),
+                "class_weight_power": fit["class_weight_power"],
+                "augment_scale_min": augment["scale_min"],
+                "seed": member["seed"],
+                **{key: round(last[key], 4) for key in ("accuracy", "accuracy_sure", "worst_recall", "nll")},
+                "seconds_an_epoch": round(sum(seconds) / len(seconds)),
+            }
+        )
+    return entries
+
+
+def table(result: dict) -> str:
+    return table_of(
+        result["teachers"],
+        ("network", "{network}"),
+        ("epochs", "{epochs}"),
+        ("frozen", lambda row: "stem and 2 stages" if row["frozen_blocks"] == 2 else "nothing"),
+        ("mixup", "{p_mixup:g}"),
+        ("class weights", "{class_weight_power:g}"),
+        ("unsure smoothing", "{unsure_smoothing:g}"),
+        ("least scale", "{augment_scale_min:g}"),
+        ("all", "{accuracy:.1%}"),
+        ("sure", "{accuracy_sure:.1%}"),
+        ("worst class", "{worst_recall:.1%}"),
+        ("NLL", "{nll:.3f}"),
+    )
+
+
+TABLES = {"teachers": Table(table)}

@@ -1,0 +1,70 @@
+"""The comparison of distillations: one pass is measured as an ensemble is, and only what was asked for is overridden."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from logo_edge.probabilities import softmax
+from logo_edge_bench.experiments import distillation, uncertainty
+from logo_edge_train.recipe import DistillConfig, DistillFit
+from logo_edge_train.uncertainty import decompose, entropy
+
+LOGOS, CLASSES = 120, 4
+
+
+@pytest.fixture(scope="module")
+def members() -> dict[str, np.ndarray]:
+    """Three members' logits: they agree on logos and not on noise."""
+    random, right = np.random.default_rng(0), 3 * np.eye(CLASSES)[np.arange(LOGOS) % CLASSES]
+    found = {split: right + random.normal(0, 1, (3, LOGOS, CLASSES)) for split in ("calib", "val")}
+    return {**found, **{family: random.normal(0, 4, (3, 40, CLASSES)) for family in uncertainty.FAMILIES}}
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    targets = np.arange(LOGOS) % CLASSES
+    return SimpleNamespace(
+        targets=lambda split: targets,
+        disagreement=lambda split: np.arange(LOGOS, dtype=float),
+        families=uncertainty.FAMILIES,
+    )
+
+
+def test_a_student_that_says_what_the_ensemble_does_has_the_ensemble_s_figures(members, pictures):
+    ensemble = uncertainty.measure_method(uncertainty.Method(members), pictures, ("val",))
+    said = {
+        name: {"logits": np.log(softmax(part).mean(0)), "epistemic": decompose(part).epistemic}
+        for name, part in members.items()
+    }
+    student = distillation.measure_one_pass(said, pictures, ("val",))
+    assert student["chosen"] == ensemble["chosen"]
+    for name in ("total", "aleatoric", "epistemic"):
+        found, wanted = (entry["val"]["uncertainty"][name]["auroc"] for entry in (student, ensemble))
+        assert found == pytest.approx(wanted, abs=1e-6), name
+    assert student["val"]["nll"]["value"] == pytest.approx(ensemble["val"]["nll"]["value"], abs=1e-6)
+    assert ensemble["val"]["uncertainty"]["epistemic"]["auroc"]["noise"] > 0.7
+
+
+def test_a_student_without_the_output_has_nothing_epistemic(members, pictures):
+    said = {name: {"logits": part[0]} for name, part in members.items()}
+    found = distillation.measure_one_pass(said, pictures, ("val",))["val"]["uncertainty"]
+    assert set(found["epistemic"]["auroc"].values()) == {0.5}
+    assert found["total"]["mean"] == pytest.approx(entropy(softmax(members["val"][0])).mean())
+    assert found["total"]["mean"] == pytest.approx(found["aleatoric"]["mean"])
+
+
+def test_only_what_is_asked_for_is_overridden():
+    mine = DistillConfig(p_mixup=0.7, fit=DistillFit(epochs=9, batch_size=24))
+    changed = distillation.override(mine, ("distill.epistemic_weight=0.3", "distill.fit.batch_size=16"))
+    assert changed == replace(mine, epistemic_weight=0.3, fit=replace(mine.fit, batch_size=16))
+    assert distillation.override(mine, ()) == mine
+
+
+def test_every_variant_says_what_it_changes_and_nothing_else():
+    keys = {key for settings in distillation.VARIANTS.values() for key in settings}
+    assert keys == {"epistemic", "teachers_per_batch"}
+    assert {settings["epistemic"] for settings in distillation.VARIANTS.values()} == {"off", "dirichlet", "dispersion"}

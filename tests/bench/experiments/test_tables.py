@@ -1,0 +1,145 @@
+"""The tables of peers and goals, from results that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+
+from logo_edge_bench.experiments import peers as peer_tables
+from logo_edge_bench.experiments import shipped
+from logo_edge_bench.experiments.__main__ import build_parser, list_modules, main
+
+
+def row(name, ms, accuracy, ece, size_bytes, kind="peer"):
+    def figure(value):
+        return {"value": value, "low": value, "high": value}
+
+    return {
+        "name": name,
+        "kind": kind,
+        "note": "",
+        "threads": 1,
+        "batch": 1,
+        "size_bytes": size_bytes,
+        "peak_rss_bytes": 9e7,
+        "accuracy": {"count": 531, "accuracy": figure(accuracy), "ece": ece},
+        "images_per_s": figure(1000 / ms),
+        "process_start_s": None,
+        "latency": {stage: {"p50_ms": figure(ms / part)} for stage, part in (("end_to_end", 1), ("inference", 2))},
+    }
+
+
+@pytest.fixture
+def peers():
+    rows = [
+        row("default", 1, 0.92, 0.02, 1_000_000, "bundle"),
+        row("YOLO11n-cls, predict, PyTorch", 4.5, 0.76, 0.1, 3_200_000),
+        row("timm tf_efficientnet_lite0, ONNX Runtime FP32", 5, 0.9, 0.05, 13_400_000),
+    ]
+    machine = {"cpu": "A", "isa": ["avx2"], "versions": {"onnxruntime": "1"}}
+    return {
+        "rows": rows,
+        "machine": machine,
+        "warnings": [],
+        "made": "2026-01-02",
+        "method": {"name": "quick"},
+        "process_starts_s": {},
+        "not_measured": {"openvino-app": "not installed"},
+    }
+
+
+def cells(table):
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")
+    ]
+    return {name: rest for name, *rest in lines[2:]}
+
+
+def test_goals_are_told_before_and_after_they_are_measured(peers):
+    before = cells(peer_tables.goals(None, None))
+    assert len(before) == 13
+    assert {measured for measured, _ in before.values()} == {"not measured yet"}
+    bench = {
+        "scaling": {
+            "cores": [
+                {
+                    "cores": count,
+                    **{
+                        how: {"of_one": {"value": count * share}}
+                        for how, share in (("processes", 0.98), ("threads", 0.9))
+                    },
+                }
+                for count in (1, 2)
+            ]
+        }
+    }
+    after = cells(peer_tables.goals(peers, bench))
+    assert after["latency of Ultralytics' predict on PyTorch, end to end"] == ["4.50 (4.50 / 1.00 ms)", ">= 4"]
+    assert after["latency of Ultralytics' predict on ONNX, end to end"] == ["not measured yet", ">= 2"]
+    assert after["latency of Lite0 in ONNX Runtime FP32, the forward pass"][0] == "5.00 (2.50 / 0.50 ms)"
+    assert after["accuracy on test, points over Lite0"] == ["+2.0 (92.0% / 90.0%, test split of round 1)", ">= 1"]
+    assert after["ECE by Lite0's"] == ["0.40 (2.0% / 5.0%)", "<= 0.50"]
+    assert after["size by Lite0's FP32 ONNX"] == ["0.07 (1.00 / 13.40 MB)", "<= 0.10"]
+    assert after["throughput on 2 cores by that on one"] == ["1.96 by processes, 1.80 by threads", ">= 1.90"]
+
+
+def test_the_peers_table_tells_how_many_times_the_bundles_latency_and_what_failed(peers):
+    table = peer_tables.peers(peers)
+    assert cells(table)["YOLO11n-cls, predict, PyTorch"][5] == "4.50"
+    assert "preset `quick`" in table
+    assert "Not measured: openvino-app: not installed." in table
+
+
+def test_results_of_fewer_logos_than_the_test_split_has_say_of_which_rounds_they_are():
+    assert shipped.test_split(531) == "test split of round 1"
+    assert shipped.test_split(1246) == "test split"
+    with pytest.raises(ValueError, match="a result of 500 logos of the test split; labels.csv has 1246 there"):
+        shipped.test_split(500)
+
+
+def test_every_goal_names_a_candidate_that_there_is():
+    scripts = Path(__file__).resolve().parents[3] / "benchmarks" / "peers"
+    text = "".join(path.read_text() for path in scripts.glob("*.py"))
+    for name in ("YOLO_PT", "YOLO_ONNX", "EAGER", "FP32", "OPENCV"):
+        words = (
+            getattr(peer_tables, name).replace("timm tf_efficientnet_lite0, ", "").replace("YOLO11n-cls, predict, ", "")
+        )
+        assert f'"{words}"' in text
+
+
+def test_an_option_is_a_parameter_of_measure():
+    def measure(
+        run: Path,
+        bundles: Sequence[str] = (),
+        *,
+        work: Annotated[Path, "a folder"],
+        variants: Annotated[Sequence[str], {"choices": ("a", "b c")}] = ("a", "b c"),
+        report_test: bool = False,
+    ) -> None: ...
+
+    parser = build_parser(measure, "prog", "About.")
+    plain = vars(parser.parse_args(["runs/a", "--work", "w"]))
+    assert plain == {
+        "run": Path("runs/a"),
+        "bundles": (),
+        "work": Path("w"),
+        "variants": ("a", "b c"),
+        "report_test": False,
+    }
+    chosen = parser.parse_args(["runs/a", "x=1", "--work", "w", "--variants", "b c", "a", "--report-test"])
+    assert (chosen.bundles, chosen.variants, chosen.report_test) == (["x=1"], ["b c", "a"], True)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["runs/a"])
+
+
+@pytest.mark.parametrize("name", list_modules())
+def test_every_experiment_says_how_it_is_called(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert f"usage: python -m logo_edge_bench.experiments {name} " in told
+    assert name == "tables" or f"python -m logo_edge_bench.experiments {name}" in list_modules()[name]

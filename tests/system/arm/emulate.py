@@ -1,0 +1,191 @@
+"""The runtime and its contract vectors on an emulated aarch64, so that ARM's arithmetic is tested and not assumed.
+
+    python tests/system/arm/emulate.py                  # builds the root once, then runs tests/contract and a classification
+    python tests/system/arm/emulate.py -- -c "import platform; print(platform.machine())"
+
+Debian's arm64 Python and qemu-user-static are downloaded with apt and unpacked, not installed: no root, no chroot and
+nothing changed on the system. The aarch64 wheels of the versions in constraints.txt come from the Python registry by
+platform tag, and so does Zig's C compiler, which compiles the preprocessing for ARM. Needs Linux on x86-64 with apt-get
+and dpkg-deb. No latency is quoted from emulation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from logo_edge.cache import cache_folder
+
+HERE = Path(__file__).resolve().parents[3]
+CACHE = cache_folder() / "aarch64"
+GUEST_PACKAGES = ["python3", "libstdc++6", "libgomp1"]
+WHEELS = ["numpy", "onnxruntime", "pillow", "typer", "opencv-python-headless", "onnx", "pytest", "pytest-timeout"]
+PLATFORMS = ["manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"]
+FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+CPUS = {
+    "cortex-a76": FEATURES,  # of a Raspberry Pi 5; with dot products, without SVE
+    "max": f"{FEATURES} sve sve2 i8mm bf16 sme",  # all that QEMU knows: ONNX Runtime takes KleidiAI's kernels for SME
+}
+FIRST = "cortex-a76"  # the preprocessing is compiled for it, and runs on later ones
+COMPILER = "ziglang"
+SOURCE = HERE / "runtime" / "c" / "preprocess.c"
+VECTORS = "tests/contract/test_vectors.py"
+TESTS = {FIRST: [VECTORS, "tests/runtime/test_preprocess.py"], "max": [VECTORS]}  # the library of FIRST runs on both
+SELECTED = ["-k", "not without_the_library"]  # the guest starts no process of its own
+# QEMU 7 shows the guest the host's /proc/cpuinfo, in which ONNX Runtime finds no ARM core and crashes.
+CORE = """processor\t: {index}
+BogoMIPS\t: 108.00
+Features\t: {features}
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x4
+CPU part\t: 0xd0b
+CPU revision\t: 1
+"""
+
+
+def main() -> None:
+    if reason := why_not():
+        sys.exit(f"not run: {reason}")
+    build()
+    if "--" in sys.argv:
+        sys.exit(run(*sys.argv[sys.argv.index("--") + 1 :]).returncode)
+    sys.exit(
+        max(
+            run("-m", "pytest", "-q", "-p", "no:cacheprovider", *SELECTED, *TESTS[cpu], cpu=cpu).returncode
+            for cpu in CPUS
+        )
+    )
+
+
+def why_not() -> str:
+    """Why this machine cannot emulate, or nothing where it can."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return f"the emulation is of aarch64 on Linux on x86-64; this is {platform.system()} on {platform.machine()}"
+    missing = [name for name in ("apt-get", "dpkg-deb") if shutil.which(name) is None]
+    return f"Debian's {' and '.join(missing)} are not here to fetch the emulator" if missing else ""
+
+
+def build(cache: Path = CACHE) -> None:
+    """Downloads and unpacks what is not there yet; about 400 MB on disk in the end."""
+    if (cache / "done").exists():
+        return
+    root, site, debs = cache / "root", cache / "site", cache / "apt"
+    for folder in (root / "proc", site, debs / "lists" / "partial", debs / "archives" / "partial"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (debs / "status").touch()
+    apt = [
+        "apt-get",
+        "-o",
+        f"Dir::State={debs}",
+        "-o",
+        f"Dir::State::lists={debs / 'lists'}",
+        "-o",
+        f"Dir::State::status={debs / 'status'}",
+        "-o",
+        f"Dir::Cache={debs}",
+        "-o",
+        f"Dir::Cache::archives={debs / 'archives'}",
+        "-o",
+        "Debug::NoLocking=1",
+        "-o",
+        "APT::Sandbox::User=root",
+        "-o",
+        "APT::Install-Recommends=false",
+        "-q",
+        "-y",
+    ]
+    for architecture, packages, target in (
+        ("arm64", GUEST_PACKAGES, root),
+        ("amd64", ["qemu-user-static"], cache / "host"),
+    ):
+        chosen = [*apt, "-o", f"APT::Architecture={architecture}", "-o", f"APT::Architectures={architecture}"]
+        _quietly(*chosen, "update")
+        _quietly(*chosen, "--download-only", "install", *packages)
+        for package in sorted((debs / "archives").glob(f"*_{architecture}.deb")) + sorted(
+            (debs / "archives").glob("*_all.deb")
+        ):
+            _quietly("dpkg-deb", "-x", str(package), str(target))
+    for other in set((cache / "host/usr/bin").iterdir()) - {cache / "host/usr/bin/qemu-aarch64-static"}:
+        other.unlink()  # the emulators of thirty other processors
+    shutil.rmtree(debs)
+    python = next((root / "usr/bin").glob("python3.*"))
+    tags = [word for tag in PLATFORMS for word in ("--platform", tag)]
+    _quietly(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--target",
+        str(site),
+        "--upgrade",
+        *tags,
+        "--python-version",
+        python.name.removeprefix("python"),
+        "--implementation",
+        "cp",
+        "--only-binary=:all:",
+        "-c",
+        str(HERE / "constraints.txt"),
+        *WHEELS,
+    )
+    (cache / "done").touch()
+
+
+def compile_preprocessing(cache: Path = CACHE) -> Path:
+    """The library for ARM, compiled once for every state of its source."""
+    content = SOURCE.read_bytes() + SOURCE.with_suffix(".h").read_bytes()
+    library = cache / f"preprocess-{hashlib.sha256(content).hexdigest()[:12]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", folder]
+            _quietly(sys.executable, "-m", "pip", *install, "-c", str(HERE / "constraints.txt"), COMPILER)
+            zig = str(Path(folder) / COMPILER / "zig")
+            flags = runpy.run_path(str(HERE / "runtime/build_c.py"))["FLAGS"]
+            target = ["-target", "aarch64-linux-gnu.2.31", f"-mcpu={FIRST.replace('-', '_')}"]
+            _quietly(
+                zig, "cc", *target, *flags, "-Wall", "-Wextra", "-Werror", str(SOURCE), "-o", f"{folder}/made.so", "-lm"
+            )
+            shutil.copyfile(f"{folder}/made.so", library)
+    return library
+
+
+def run(*arguments: str, cpu: str = FIRST, cache: Path = CACHE, **options) -> subprocess.CompletedProcess:
+    """The guest's Python on these arguments and one of CPUS, from the repository's root, with the runtime as it is there."""
+    cores = (CORE.format(index=index, features=CPUS[cpu]) for index in range(os.cpu_count() or 1))
+    (cache / "root" / "proc" / "cpuinfo").write_text("\n".join(cores) + "\n")
+    runtime = cache / "runtime"
+    shutil.rmtree(runtime, ignore_errors=True)
+    ignored = shutil.ignore_patterns("__pycache__", "_preprocess.so")
+    shutil.copytree(HERE / "runtime" / "logo_edge", runtime / "logo_edge", ignore=ignored)
+    shutil.copyfile(compile_preprocessing(cache), runtime / "logo_edge" / "_preprocess.so")
+    python = next((cache / "root/usr/bin").glob("python3.*"))
+    settings = {
+        "PYTHONPATH": f"{cache / 'site'}:{runtime}:{HERE / 'tests'}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    qemu = [str(cache / "host/usr/bin/qemu-aarch64-static"), "-cpu", cpu, "-L", str(cache / "root")]
+    return subprocess.run([*qemu, str(python), *arguments], env=os.environ | settings, cwd=HERE, check=False, **options)
+
+
+def _quietly(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(
+            f"{' '.join(command[:1] + command[-3:])} gave status {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}"
+        )
+
+
+if __name__ == "__main__":
+    main()
