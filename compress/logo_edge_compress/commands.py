@@ -20,7 +20,7 @@ from logo_edge_train.commands import (
     known_recipe,
     need_estimate,
     need_torch,
-    print_found,
+    print_result,
 )
 from logo_edge_train.parallel import refuse_torchrun
 
@@ -366,7 +366,7 @@ def search_command(
         from logo_edge_compress.search.estimate import estimate_search
         from logo_edge_train.estimate import print_estimate
 
-        print_found(estimate_search(source, chosen, table, device=pick_device(device)), as_json, print_estimate)
+        print_result(estimate_search(source, chosen, table, device=pick_device(device)), as_json, print_estimate)
         return
     if found is None:
         with resumable(), follow(folder, asdict(chosen), track) as (report, _):

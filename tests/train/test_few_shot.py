@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.tables.find import find_images
 from logo_edge_train.commands import few_shot as command
-from logo_edge_train.commands import print_found, print_sorted
+from logo_edge_train.commands import print_result, print_sorted
 from logo_edge_train.data import pool
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import LogoRow, read_manifest, write_manifest
@@ -497,7 +497,7 @@ def test_files_of_any_name_are_sorted_and_printed_and_damaged_ones_reported(host
     failed = {os.path.relpath(record["path"], hostile_tree.root) for record in records if "error" in record}
     assert failed == hostile_tree.damaged
     assert len(records) == len(hostile_tree.images)
-    print_found(records, True, print_sorted)
+    print_result(records, True, print_sorted)
     assert json.loads(capsys.readouterr().out.encode("utf-8")) == records
     print_sorted(records)
     printed = capsys.readouterr()

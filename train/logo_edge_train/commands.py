@@ -16,7 +16,7 @@ from logo_edge.exits import resumable
 from logo_edge.files import json_text
 from logo_edge.names import printable
 from logo_edge_train.parallel import refuse_torchrun
-from logo_edge_train.recipe_io import find_recipe
+from logo_edge_train.recipe_io import find_recipe, load_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,7 @@ data = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
     no_args_is_help=True,
-    help="Fetch, organize, draw and describe labelled logos; find labels that are probably wrong, and images worth a label.",
+    help="Fetch, organize, draw and describe labelled logos; find probably wrong labels, and images worth a label.",
 )
 train = typer.Typer(rich_markup_mode=None, add_completion=False)
 runs = typer.Typer(
@@ -35,16 +35,21 @@ few_shot = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
     no_args_is_help=True,
-    help="Tell classes apart of which only a few examples are at hand, such as brands.\n\n"
-    "Begin with `few-shot classify`, which needs no training: a folder with a subfolder of images for each class, and "
-    "the images to sort. `few-shot train` learns how to learn from few, `few-shot evaluate` measures it on brands, or a "
-    "package, that it has not seen.",
+    help="Classify images into classes that have only a few examples, such as brands.\n\n"
+    "Start with `few-shot classify`, which needs no training: give it a folder with one subfolder of images per class, "
+    "and the images to sort. `few-shot train` trains on episodes. `few-shot evaluate` measures a run on brands, or "
+    "on a package, that it has not seen.",
 )
-TRACK_HELP = "Log to wandb or mlflow as well, besides RUN/metrics and RUN/tensorboard; may be given twice."
+TRACK_HELP = "Also log to wandb or mlflow, beside RUN/metrics and RUN/tensorboard; may be given twice."
+DATA = typer.Option(
+    None, "--data", metavar="PATH", help="A manifest CSV or a folder of images. Default: the project's own logos."
+)
+DEVICE = typer.Option("auto", "--device", help="auto, cpu or cuda.")
+AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
 def need_torch() -> None:
-    """Raises MissingExtraError where the training stack is not installed."""
+    """Raises MissingExtraError if the training stack is not installed."""
     try:
         import albumentations  # noqa: F401
         import timm  # noqa: F401
@@ -54,14 +59,14 @@ def need_torch() -> None:
 
 
 def known_recipe(name: str | None) -> str | None:
-    """The value of --recipe: an unknown one is refused before PyTorch is loaded. Raises RecipeError."""
+    """The value of --recipe. Raises RecipeError for an unknown recipe before PyTorch is loaded."""
     if name is not None:
         find_recipe(name)
     return name
 
 
 def find_manifest(source: Path | None) -> Path:
-    """The manifest that `--data` means: a file, that of a folder, organized now if need be, or the project's own."""
+    """The manifest for `--data`: a file, the manifest of a folder (organized now if needed), or the project's own."""
     from logo_edge_train.data.icons import LABELS, fetch_logos
     from logo_edge_train.organize.manifest_file import compare_with_folder, manifest_of
     from logo_edge_train.organize.organize import organize_folder, print_report
@@ -83,7 +88,7 @@ def find_manifest(source: Path | None) -> Path:
 def follow(
     folder: Path, settings: dict, services: list[str], console: Console | None = None
 ) -> Iterator[tuple[Callable[[dict], None], Callable[[str], None]]]:
-    """A context with what takes the reports of fits, to show them and keep them in `folder`, and what prints a line."""
+    """Yields (report, say): `report` shows the reports of fits and stores them in `folder`; `say` prints a line."""
     from logo_edge_train.progress import FitProgress
     from logo_edge_train.tracker import Tracker
 
@@ -97,7 +102,7 @@ def follow(
         yield report, progress.say
 
 
-@data.command(help="Fetch the pinned icon sets and render every logo that labels.csv and unlabelled.csv name.")
+@data.command(help="Fetch the pinned icon sets and render every logo that labels.csv and unlabelled.csv list.")
 def fetch() -> None:
     from rich.progress import Progress
 
@@ -110,7 +115,7 @@ def fetch() -> None:
 
 
 @data.command(
-    help="Print the folder of the renders that `fetch` makes or, with DIR, the manifest that `train --data DIR` uses."
+    help="Print the folder of the renders of `fetch` or, with DIR, the manifest that `train --data DIR` uses."
 )
 def where(
     folder: Path | None = typer.Argument(None, metavar="[DIR]", help="A folder of images, as for `train --data`."),
@@ -122,27 +127,25 @@ def where(
 
 
 @data.command(
-    help="Write a manifest of a folder of images: labels from class folders, or proposed; groups of copies; splits."
+    help="Write a manifest of a folder of images: labels (from class folders, or proposed), groups of copies, splits."
 )
 def organize(
     folder: Path = typer.Argument(..., metavar="DIR", help="Class folders of images, or unlabelled images."),
-    out: Path | None = typer.Option(None, "--out", help="The manifest to write; left out: DIR/manifest.csv."),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a manifest that is there."),
+    out: Path | None = typer.Option(None, "--out", help="The manifest to write. Default: DIR/manifest.csv."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace an existing manifest."),
     target_per_class: int | None = typer.Option(None, "--target-per-class", min=1, help="At most N logos per class."),
-    seed: int = typer.Option(0, "--seed", help="Of the split and the balancing."),
+    seed: int = typer.Option(0, "--seed", help="Seed of the split and of the balancing."),
     split_folders: bool | None = typer.Option(
         None,
         "--split-folders/--no-split-folders",
-        help="Take folders named train, val, calib and test as splits, or as classes; left out: as splits where every "
-        "image lies in one.",
+        help="Treat folders named train, val, calib and test as splits, or as classes. Default: as splits if every "
+        "image is in one of them.",
     ),
     exact_copies: bool = typer.Option(
-        False, "--exact-copies", help="Only equal files are kept in one split, not images that look the same."
+        False, "--exact-copies", help="Keep only identical files in one split, not images that look the same."
     ),
     small_classes: str = typer.Option(
-        "stop",
-        "--small-classes",
-        help="What to do with classes of fewer than 4 images: stop, leave-out, or merge into `other`.",
+        "stop", "--small-classes", help="For classes with fewer than 4 images: stop, leave-out, or merge into `other`."
     ),
 ) -> None:
     from logo_edge_train.organize.organize import SMALL_CLASSES, organize_folder, print_report
@@ -164,15 +167,16 @@ def organize(
 
 
 @data.command(
-    help="Draw pairs of logos whose labels are known by construction, as PNGs and DIR/manifest.csv; for training only.\n\n"
-    "The members of a pair differ only in the thing that decides the label. `train.synthetic` in a recipe draws by itself."
+    help="Draw pairs of logos with labels known by construction, as PNGs and DIR/manifest.csv; for training only.\n\n"
+    "The two logos of a pair differ only in the property that decides the label. With `train.synthetic` in a recipe, "
+    "training draws its own pairs."
 )
 def synthesize(
-    folder: Path = typer.Argument(..., metavar="DIR", help="A new folder, or one that holds the same drawn logos."),
-    pairs: int = typer.Option(1000, "--pairs", min=1, max=100_000, help="Pairs to draw."),
+    folder: Path = typer.Argument(..., metavar="DIR", help="A new folder, or a folder with the same drawn logos."),
+    pairs: int = typer.Option(1000, "--pairs", min=1, max=100_000, help="Number of pairs."),
     seed: int = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="The same seed draws the same files."),
     sheet: Path | None = typer.Option(
-        None, "--sheet", help="Write pairs of every kind, for a person to check, to this PNG."
+        None, "--sheet", help="Write example pairs of every kind to this PNG, to check by eye."
     ),
 ) -> None:
     need_torch()
@@ -187,15 +191,15 @@ def synthesize(
 
 
 @data.command(
-    help="Fetch and draw pictures that are no logos into the cache: emoji, flags, photographs, pages, screens, charts...\n\n"
-    "Networks may learn from the part `fitted`; only evaluation sees `held_out`, of other vendors, scenes and families; "
-    "`choice` is for choices on the way. Minutes, once."
+    help="Fetch and draw pictures that are not logos into the cache: emoji, flags, photos, pages, screens, charts...\n\n"
+    "Networks may learn from the part `fitted`. Only evaluation sees `held_out`, which has other vendors, scenes and "
+    "families. `choice` serves model selection. Takes minutes, once."
 )
 def outliers(
     part: str = typer.Option("fitted", "--part", help="fitted, held_out or choice."),
-    count: int | None = typer.Option(None, "--count", min=1, help="At most so many of each family."),
+    count: int | None = typer.Option(None, "--count", min=1, help="At most N of each family."),
     sheet: Path | None = typer.Option(
-        None, "--sheet", help="Write pictures of every family, for a person to check, to this PNG."
+        None, "--sheet", help="Write example pictures of every family to this PNG, to check by eye."
     ),
 ) -> None:
     need_torch()
@@ -210,22 +214,22 @@ def outliers(
         typer.echo(printable(f"wrote {sheet}"))
 
 
-@data.command(help="Print, and plot, what is in a manifest.")
+@data.command(help="Print and plot the content of a manifest.")
 def describe(
-    manifest: Path | None = typer.Argument(None, metavar="[MANIFEST]", help="Left out: the project's own labels.csv."),
-    plot: Path | None = typer.Option(None, "--plot", help="Write bars of splits and classes to this PNG."),
+    manifest: Path | None = typer.Argument(None, metavar="[MANIFEST]", help="Default: the project's own labels.csv."),
+    plot: Path | None = typer.Option(None, "--plot", help="Write bar charts of splits and classes to this PNG."),
     samples: Path | None = typer.Option(None, "--samples", help="Write a sheet of sample logos to this PNG."),
     augmented: Path | None = typer.Option(
-        None, "--augmented", help="Write a sheet of what augmentation makes of logos of each class to this PNG."
+        None, "--augmented", help="Write a sheet of augmented views of each class to this PNG."
     ),
     recipe: str | None = typer.Option(
         None,
         "--recipe",
         callback=known_recipe,
-        help="With --augmented: whose train.augment the sheet shows as well; left out: that of cpu.",
+        help="With --augmented: the recipe whose train.augment the sheet shows. Default: cpu.",
     ),
     proposals: Path | None = typer.Option(
-        None, "--proposals", help="Measure `organize`'s label proposals against the labels; write JSON here."
+        None, "--proposals", help="Compare the label proposals of `organize` with the labels; write JSON here."
     ),
 ) -> None:
     from logo_edge_train.data.icons import LABELS, renders_folder
@@ -233,7 +237,7 @@ def describe(
     from logo_edge_train.organize import describe as stage
 
     if recipe and not augmented:
-        raise typer.BadParameter("--recipe is of the sheet of --augmented; name its PNG too")
+        raise typer.BadParameter("--recipe applies to the sheet of --augmented; add --augmented")
     rows = read_manifest(manifest or LABELS)
     description = stage.describe_manifest(rows)
     stage.print_description(description)
@@ -245,7 +249,6 @@ def describe(
         typer.echo(f"wrote {samples}")
     if augmented:
         need_torch()
-        from logo_edge_train.recipe_io import load_recipe
 
         stage.plot_augmented(rows, renders_folder(), load_recipe(recipe or "cpu").train.augment, augmented)
         typer.echo(f"wrote {augmented}")
@@ -259,32 +262,31 @@ def describe(
 
 
 REVIEW_OUT = Path("runs/review")
-REVIEW_DATA = typer.Option(
-    None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
-)
 REVIEW_RECIPE = typer.Option(
-    "cpu", "--recipe", callback=known_recipe, help="Whose [review] decides; a built-in recipe or a TOML file."
+    "cpu",
+    "--recipe",
+    callback=known_recipe,
+    help="The recipe whose [review] section is used: a built-in name or a TOML file.",
 )
 REVIEW_OVERRIDE = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. review.divisions=5.")
 REVIEW_FOLDER = typer.Option(
-    REVIEW_OUT, "--out", metavar="DIR", help="Where lists are written, and features and heads kept for the next time."
+    REVIEW_OUT, "--out", metavar="DIR", help="The folder for the lists and for cached features and heads."
 )
-REVIEW_DEVICE = typer.Option("auto", "--device", help="auto, cpu or cuda: where networks compute features.")
-AS_JSON = typer.Option(False, "--json", help="Print JSON.")
+REVIEW_DEVICE = typer.Option("auto", "--device", help="auto, cpu or cuda; for computing features.")
 
 
 @data.command(
-    help="List labels of train and val that are probably wrong. Interrupted, run it again.\n\n"
-    "An ensemble of models judges each label, none of which has learned from its group (cross-validation; confident "
-    "learning, Northcutt et al. 2021). DIR/suspects.csv has the worst first. DIR/suspects.html is a contact sheet: open it in "
-    "a browser, press one key for each image, download the corrections, then:\n\n"
+    help="List labels of train and val that are probably wrong. If interrupted, run it again.\n\n"
+    "An ensemble of models judges each label; none of them has learned from the image's group (cross-validation; "
+    "confident learning, Northcutt et al. 2021). DIR/suspects.csv lists the worst first. DIR/suspects.html is a "
+    "contact sheet: open it in a browser, press one key for each image, download the corrections, then:\n\n"
     "logo-edge data apply corrections.csv --data PATH\n\n"
-    "A suspect is a reason to look, no proof: rare and ambiguous images are listed too. Labels of calib and test take no "
-    "part, are never listed and stay as they are. Nothing is written to the manifest."
+    "A suspect is a reason to look, not a proof: the list also has rare and ambiguous images. Labels of calib and test "
+    "are not used, never listed and never changed. The manifest is not changed."
 )
 def suspects(
-    source: Path | None = REVIEW_DATA,
-    count: int = typer.Option(500, "--count", min=1, metavar="N", help="List at most so many."),
+    source: Path | None = DATA,
+    count: int = typer.Option(500, "--count", min=1, metavar="N", help="List at most N."),
     recipe: str = REVIEW_RECIPE,
     override: list[str] = REVIEW_OVERRIDE,
     out: Path = REVIEW_FOLDER,
@@ -293,20 +295,21 @@ def suspects(
 ) -> None:
     from logo_edge_train.review.ranking import list_suspects, print_suspects
 
-    print_found(review(list_suspects, source, count, recipe, override, out, device), as_json, print_suspects)
+    print_result(review(list_suspects, source, count, recipe, override, out, device), as_json, print_suspects)
 
 
 @data.command(
     "next",
-    help="List the images without a label that are most worth one. Interrupted, run it again.\n\n"
-    "Those come first on which models that learned from different parts of train and val disagree, or whose two likeliest "
-    "classes are close, and that look unlike each other. To choose from: the manifest's rows with an empty label and, of the "
-    "project's icon sets, those of unlabelled.csv; none that looks like an image of val, calib or test. DIR/next.html is a "
-    "contact sheet as that of `data suspects`; `data apply` makes rows of train of what you label there.",
+    help="List the unlabelled images that are most worth a label. If interrupted, run it again.\n\n"
+    "First come images on which models trained on different parts of train and val disagree, or whose two most likely "
+    "classes are close, and that look different from each other. Candidates are the manifest's rows without a label and, for "
+    "the project's icon sets, unlabelled.csv; images that look like an image of val, calib or test are left out. "
+    "DIR/next.html is a contact sheet like that of `data suspects`; `data apply` turns the labels that you give there "
+    "into rows of train.",
 )
 def next_command(
-    source: Path | None = REVIEW_DATA,
-    count: int = typer.Option(200, "--count", min=1, metavar="N", help="List at most so many."),
+    source: Path | None = DATA,
+    count: int = typer.Option(200, "--count", min=1, metavar="N", help="List at most N."),
     recipe: str = REVIEW_RECIPE,
     override: list[str] = REVIEW_OVERRIDE,
     out: Path = REVIEW_FOLDER,
@@ -315,7 +318,7 @@ def next_command(
 ) -> None:
     from logo_edge_train.review.ranking import list_next, print_next
 
-    print_found(review(list_next, source, count, recipe, override, out, device), as_json, print_next)
+    print_result(review(list_next, source, count, recipe, override, out, device), as_json, print_next)
 
 
 def review(
@@ -327,44 +330,41 @@ def review(
     out: Path,
     device: str,
 ) -> dict:
-    """What the stage, `list_suspects` or `list_next`, gives, with bars of progress on stderr."""
+    """The result of the stage, `list_suspects` or `list_next`, with progress bars on stderr."""
     need_torch()
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from logo_edge_train.device import pick_device
-    from logo_edge_train.recipe_io import load_recipe
 
     refuse_torchrun("logo-edge data")
-    config, place = load_recipe(recipe, tuple(override), used=("review",)).review, pick_device(device)
-    with redirect_stdout(sys.stderr):  # what it says of a folder is no part of the list
+    config = load_recipe(recipe, tuple(override), used=("review",)).review
+    torch_device = pick_device(device)
+    with redirect_stdout(sys.stderr):  # messages about the folder are not part of the list
         manifest = find_manifest(source)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with resumable(), Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
         tasks: dict[str, int] = {}
 
-        def tick(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
+        def tick(title: str, done: int, total: int) -> None:
+            if title not in tasks:
+                tasks[title] = bar.add_task(title, total=total)
+            bar.update(tasks[title], completed=done, total=total)
 
-        return stage(manifest, config, out, count=count, device=place, tick=tick)
+        return stage(manifest, config, out, count=count, device=torch_device, tick=tick)
 
 
 @data.command(
-    help="Merge the corrections of a contact sheet into a manifest: all of them or, where one does not fit, none.\n\n"
-    "CORRECTIONS.csv names images by package, version and icon, with the `label` that they had and the `corrected` one; a "
-    "suspects.csv or next.csv whose column `corrected` you filled in is one too. Lines without a corrected label are passed over. "
-    "Refused are images that the manifest does not know, labels of calib and test, labels that changed since, and labels "
-    "that are no class. Images without a label become rows of train."
+    help="Merge the corrections of a contact sheet into a manifest: all of them, or none if one does not fit.\n\n"
+    "CORRECTIONS.csv identifies images by package, version and icon, with their `label` and the `corrected` one. A "
+    "suspects.csv or next.csv with a filled column `corrected` works too. Lines without a corrected label are skipped. "
+    "Refused are images that the manifest does not have, labels of calib and test, labels that have changed since, and "
+    "labels that are not a class. Images without a label become rows of train."
 )
 def apply(
-    corrections: Path = typer.Argument(..., metavar="CORRECTIONS.csv", help="What a contact sheet let you download."),
+    corrections: Path = typer.Argument(..., metavar="CORRECTIONS.csv", help="The file that a contact sheet downloads."),
     source: Path | None = typer.Option(
-        None,
-        "--data",
-        metavar="PATH",
-        help="The manifest, or the folder of images whose it is; left out: the project's own.",
+        None, "--data", metavar="PATH", help="The manifest, or its folder of images. Default: the project's own."
     ),
     as_json: bool = AS_JSON,
 ) -> None:
@@ -375,32 +375,31 @@ def apply(
 
     manifest = LABELS if source is None else manifest_of(source) if source.is_dir() else source
 
-    def print_changes(found: dict) -> None:
-        typer.echo(
-            printable(
-                f"{found['manifest']}: {found['changed']} labels corrected, {found['labelled']} images labelled, "
-                f"{found['confirmed']} labels confirmed"
-            )
+    def print_changes(result: dict) -> None:
+        counts = (
+            f"{result['changed']} labels corrected, {result['labelled']} images labelled, "
+            f"{result['confirmed']} labels confirmed"
         )
-        for change, times in found["changes"].items():
+        typer.echo(printable(f"{result['manifest']}: {counts}"))
+        for change, times in result["changes"].items():
             typer.echo(printable(f"  {change}: {times}"))
 
-    print_found(apply_corrections(corrections, manifest), as_json, print_changes)
+    print_result(apply_corrections(corrections, manifest), as_json, print_changes)
 
 
-@train.command(help="Train an ensemble of teachers on a manifest or a folder of logos. Interrupted, run it again.")
+@train.command(help="Train an ensemble of teachers on a manifest or a folder of logos. If interrupted, run it again.")
 def train_command(
-    source: Path | None = typer.Option(
-        None, "--data", metavar="PATH", help="A manifest CSV or a folder of images; left out: the project's own logos."
-    ),
+    source: Path | None = DATA,
     recipe: str = typer.Option(
         "cpu", "--recipe", callback=known_recipe, help="smoke, cpu, default, full, robust, or the path of a TOML file."
     ),
-    out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The run's folder; left out: runs/RECIPE."),
+    out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The run's folder. Default: runs/RECIPE."),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. train.fit.epochs=5."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
+    device: str = DEVICE,
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
-    estimate: bool = typer.Option(False, "--estimate", help="Do a few steps of each stage and say how long all take."),
+    estimate: bool = typer.Option(
+        False, "--estimate", help="Run a few steps of each stage and print how long all would take."
+    ),
     as_json: bool = typer.Option(False, "--json", help="With --estimate: print JSON."),
 ) -> None:
     need_torch()
@@ -408,7 +407,6 @@ def train_command(
 
     from logo_edge_train import distributed
     from logo_edge_train.device import pick_device
-    from logo_edge_train.recipe_io import load_recipe
     from logo_edge_train.train import train_ensemble
 
     need_estimate(estimate, as_json)
@@ -417,17 +415,17 @@ def train_command(
         from logo_edge_train.estimate import estimate_training, print_estimate
 
         refuse_torchrun("--estimate")
-        print_found(
+        print_result(
             estimate_training(find_manifest(source), chosen, device=pick_device(device)), as_json, print_estimate
         )
         return
-    place = distributed.start(pick_device(device))
+    rank_device = distributed.start(pick_device(device))
     with distributed.main_first():
         manifest = find_manifest(source)
     folder = out or Path("runs") / chosen.name
     console = None if distributed.is_main() else Console(quiet=True)
     with resumable(), follow(folder, asdict(chosen), track, console) as (report, _):
-        run = train_ensemble(manifest, chosen, folder, device=place, report=report)
+        run = train_ensemble(manifest, chosen, folder, device=rank_device, report=report)
     metrics = run.record["metrics"]["val"]
     distributed.on_main(typer.echo)(
         f"{folder}: {len(run.record['members'])} teachers, together {metrics['accuracy']:.1%} on val "
@@ -436,34 +434,37 @@ def train_command(
     )
     if kept := run.record.get("kept_lookalikes"):
         distributed.on_main(typer.echo)(
-            f"Warning: {len(kept)} images of train look like images of val, calib or test, first {printable(kept[0])}. They are "
-            "learned from, as the manifest's splits say; figures on those splits may be too good"
+            f"Warning: {len(kept)} images of train look like images of val, calib or test, first {printable(kept[0])}. "
+            "Training uses them, as the manifest's splits say; figures on those splits may be too good"
         )
     distributed.stop()
 
 
 @few_shot.command(
     "train",
-    help="Learn on episodes, by the recipe's [few_shot]. Interrupted, run it again.\n\n"
-    "Methods: `prototypes`, `maml`, or `ridge`, which only chooses its penalty. Tasks: `brands` over packages, or `types` "
-    "of a package held out. For example:\n\n"
+    help="Train on episodes, by the recipe's [few_shot]. If interrupted, run it again.\n\n"
+    "Methods: `prototypes`, `maml`, or `ridge`, which only chooses its penalty. Tasks: `brands` over packages, or "
+    "`types` of a held-out package. For example:\n\n"
     "logo-edge few-shot train --set few_shot.method=maml --set few_shot.shots=1 --out runs/maml-1-shot",
 )
 def few_shot_train(
     source: Path | None = typer.Option(
-        None, "--data", metavar="PATH", help="A manifest CSV with several packages; left out: the project's own logos."
+        None, "--data", metavar="PATH", help="A manifest CSV with several packages. Default: the project's own logos."
     ),
     recipe: str = typer.Option(
         "cpu", "--recipe", callback=known_recipe, help="smoke, cpu, full, or the path of a TOML file."
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. few_shot.method=maml."),
     out: Path | None = typer.Option(
-        None, "--out", metavar="DIR", help="The run's folder; left out: runs/few-shot-METHOD-TASK-SHOTS."
+        None, "--out", metavar="DIR", help="The run's folder. Default: runs/few-shot-METHOD-TASK-SHOTS."
     ),
     start: Path | None = typer.Option(
-        None, "--start", metavar="RUN", help="Begin at the weights of this few-shot run; left out: at ImageNet's."
+        None,
+        "--start",
+        metavar="RUN",
+        help="Start from the weights of this few-shot run. Default: from ImageNet weights.",
     ),
-    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
+    device: str = DEVICE,
     as_json: bool = typer.Option(False, "--json", help="Print the run's record as JSON, without progress."),
 ) -> None:
     need_torch()
@@ -472,7 +473,6 @@ def few_shot_train(
     from logo_edge_train.device import pick_device
     from logo_edge_train.few_shot.run import train_few_shot
     from logo_edge_train.progress import FitProgress
-    from logo_edge_train.recipe_io import load_recipe
 
     refuse_torchrun("logo-edge few-shot train")
     config = load_recipe(recipe, tuple(override), used=("few_shot",)).few_shot
@@ -486,7 +486,7 @@ def few_shot_train(
         learned = f"learned for {record['seconds'] / 60:.0f} minutes" if record["history"] else "chose its penalty"
         typer.echo(f"{folder}: {config.method} {learned}. Next: logo-edge few-shot evaluate {folder}")
 
-    print_found(record, as_json, print_record)
+    print_result(record, as_json, print_record)
 
 
 @few_shot.command(
@@ -495,12 +495,12 @@ def few_shot_train(
 def few_shot_evaluate(
     run: Path = typer.Argument(..., metavar="RUN", help="The folder of a finished few-shot run."),
     source: Path | None = typer.Option(
-        None, "--data", metavar="PATH", help="The manifest that it was trained on; left out: the project's own logos."
+        None, "--data", metavar="PATH", help="The manifest of the training. Default: the project's own logos."
     ),
     split: str = typer.Option("test", "--split", help="test to report, val to choose settings."),
     episodes: int = typer.Option(600, "--episodes", min=1),
-    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    device: str = DEVICE,
+    as_json: bool = AS_JSON,
 ) -> None:
     need_torch()
     from rich.console import Console
@@ -513,7 +513,7 @@ def few_shot_evaluate(
         raise typer.BadParameter(f"--split {split}; expected val or test")
     with Progress(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"{episodes} episodes", total=episodes)
-        found = evaluate_few_shot(
+        figures = evaluate_few_shot(
             find_manifest(source),
             run,
             split=split,
@@ -522,32 +522,32 @@ def few_shot_evaluate(
             tick=lambda: bar.advance(task),
         )
 
-    def print_figures(found: dict) -> None:
+    def print_figures(figures: dict) -> None:
         whole, classes = (
-            f"{found[key]['value']:.1%} ({found[key]['low']:.1%} to {found[key]['high']:.1%})"
+            f"{figures[key]['value']:.1%} ({figures[key]['low']:.1%} to {figures[key]['high']:.1%})"
             for key in ("accuracy", "accuracy_by_class")
         )
-        typer.echo(f"{found['ways']}-way {found['shots']}-shot on {split}, {episodes} episodes: {whole}")
-        typer.echo(f"over the {found['classes']} classes as a sample of all: {classes}")
+        typer.echo(f"{figures['ways']}-way {figures['shots']}-shot on {split}, {episodes} episodes: {whole}")
+        typer.echo(f"over the {figures['classes']} classes as a sample of all: {classes}")
 
-    print_found(found, as_json, print_figures)
+    print_result(figures, as_json, print_figures)
 
 
 @few_shot.command(
     "classify",
-    help="Sort images into classes of which SUPPORT has a subfolder each, with one image or more.\n\n"
+    help="Sort images into classes. SUPPORT has one subfolder per class, each with one image or more.\n\n"
     "logo-edge few-shot classify brands/ unknown.png, where brands/acme/logo.png, brands/bolt/a.png, ...\n\n"
-    "Nothing is trained and nothing written. The answer is always one of the classes: a small margin, the lead of the best "
-    "logit over the next, says that the choice was close. Exit status: 0 all sorted, 1 some images failed.",
+    "Nothing is trained or written. The answer is always one of the classes. The margin is the best logit minus the "
+    "second best; a small margin means a close decision. Exit status: 0 all sorted, 1 some images failed.",
 )
 def few_shot_classify(
-    support: Path = typer.Argument(..., metavar="SUPPORT", help="A folder with a subfolder of images for each class."),
+    support: Path = typer.Argument(..., metavar="SUPPORT", help="A folder with one subfolder of images per class."),
     images: list[Path] = typer.Argument(..., metavar="IMAGE...", help="Images, or folders of them."),
     run: Path | None = typer.Option(
-        None, "--run", metavar="RUN", help="Use this few-shot run; left out: ridge on ImageNet features."
+        None, "--run", metavar="RUN", help="Use this few-shot run. Default: ridge on ImageNet features."
     ),
-    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    device: str = DEVICE,
+    as_json: bool = AS_JSON,
 ) -> None:
     need_torch()
     from logo_edge.tables.find import find_images
@@ -556,12 +556,12 @@ def few_shot_classify(
     from logo_edge_train.few_shot.run import read_few_shot
 
     if not support.is_dir():
-        raise typer.BadParameter(f"{support} is no folder; expected one with a subfolder of images for each class")
+        raise typer.BadParameter(f"{support} is not a folder; expected a folder with one subfolder of images per class")
     paths = [Path(file) for file in find_images(map(str, images))]
-    place = pick_device(device)
-    network = (read_few_shot(run)[0] if run else frozen_network()).to(place)
-    records = classify_files(network, support, paths, place)
-    print_found(records, as_json, print_sorted)
+    torch_device = pick_device(device)
+    network = (read_few_shot(run)[0] if run else frozen_network()).to(torch_device)
+    records = classify_files(network, support, paths, torch_device)
+    print_result(records, as_json, print_sorted)
     if any("error" in record for record in records):
         raise typer.Exit(1)
 
@@ -575,47 +575,46 @@ def print_sorted(records: list[dict]) -> None:
             typer.echo(printable(f"{record['path']}  {answer}"))
 
 
-@runs.command("list", help="One line per run: state, recipe, teachers, figures on val, student, date, size.")
+@runs.command("list", help="One line per run: status, recipe, teachers, figures on val, student, date, size.")
 def list_command(
     folder: Path = typer.Argument(Path("runs"), metavar="[DIR]", help="The folder of the runs."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    as_json: bool = AS_JSON,
 ) -> None:
-    from logo_edge_train import run_summary as compare
+    from logo_edge_train import run_summary
 
-    print_found(compare.list_runs(folder), as_json, compare.print_list)
+    print_result(run_summary.list_runs(folder), as_json, run_summary.print_list)
 
 
-@runs.command(help="What one run is made of, its epochs, and what compression made of it.")
+@runs.command(help="The recipe, data and epochs of one run, and its compressed student.")
 def show(
     run: Path = typer.Argument(..., metavar="RUN", help="The folder of a run, finished or not."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    as_json: bool = AS_JSON,
 ) -> None:
-    from logo_edge_train import run_summary as compare
+    from logo_edge_train import run_summary
 
-    print_found(compare.describe_run(run), as_json, compare.print_run)
+    print_result(run_summary.describe_run(run), as_json, run_summary.print_run)
 
 
-@runs.command("compare", help="The recipe fields in which runs differ, and their figures side by side.")
+@runs.command("compare", help="The recipe fields that differ between runs, and their figures side by side.")
 def compare_command(
     folders: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more folders of runs."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    as_json: bool = AS_JSON,
 ) -> None:
-    from logo_edge_train import run_summary as compare
+    from logo_edge_train import run_summary
 
     if len(folders) < 2:
         raise typer.BadParameter("one run; expected at least two")
-    print_found(compare.compare_runs(folders), as_json, compare.print_comparison)
+    print_result(run_summary.compare_runs(folders), as_json, run_summary.print_comparison)
 
 
 def need_estimate(estimate: bool, as_json: bool) -> None:
-    """Refuses --json without --estimate: it would be ignored."""
+    """Refuses --json without --estimate, which would be ignored."""
     if as_json and not estimate:
         raise typer.BadParameter("--json prints an estimate; add --estimate")
 
 
-def print_found(found, as_json: bool, print_table: Callable) -> None:
-
+def print_result(result, as_json: bool, print_table: Callable) -> None:
     if as_json:
-        typer.echo(json_text(found), nl=False)
+        typer.echo(json_text(result), nl=False)
     else:
-        print_table(found)
+        print_table(result)
