@@ -21,7 +21,7 @@ FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-ffp-contract=off")
 class CompilePreprocessing(BuildHookInterface):
     """A wheel with the library is of this platform, of any Python; one without is of any platform.
 
-    An editable installation has it beside its source, built anew each time.
+    An editable installation has it beside its source, built again each time.
     """
 
     def initialize(self, version: str, build_data: dict) -> None:

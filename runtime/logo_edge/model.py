@@ -104,7 +104,7 @@ class Model:
         """
         vectors = self._read_vectors()[:limit]
         if not vectors:
-            raise BundleError(f"{self.bundle.folder / VECTORS}: no vectors; pack the bundle anew")
+            raise BundleError(f"{self.bundle.folder / VECTORS}: no vectors; pack the bundle again")
         images = [
             (self.read_pixels(image)[None], PurePosixPath(name).name, *expected) for name, image, *expected in vectors
         ]
@@ -137,7 +137,7 @@ class Model:
             ]
         except (ValueError, KeyError, TypeError) as error:
             path = self.bundle.folder / VECTORS
-            raise BundleError(f"{path}: cannot be read ({error!r}); pack the bundle anew") from error
+            raise BundleError(f"{path}: cannot be read ({error!r}); pack the bundle again") from error
 
     def _check_vectors_once(self) -> None:
         """Runs the golden vectors at the first load on this machine with this release of the backend.
@@ -185,7 +185,7 @@ class Model:
         """Raises BundleError where the model gives no embedding."""
         if EMBEDDING not in self.bundle.model.optional_outputs:
             raise BundleError(
-                f"{self.bundle.folder}: its model gives no {EMBEDDING}; pack it anew with `logo-edge calibrate`"
+                f"{self.bundle.folder}: its model gives no {EMBEDDING}; pack it again with `logo-edge calibrate`"
             )
         if EMBEDDING not in self._backend.outputs:
             raise BundleError(
@@ -269,19 +269,19 @@ def _check_fit(backend: Backend, bundle: Bundle, path: Path, size_px: int, promi
     model, classes, shape = bundle.model, len(bundle.labels), (size_px, size_px, bundle.input.channels)
     if missing := [name for name in promised if name not in backend.outputs]:
         outputs = ", ".join(sorted(backend.outputs))
-        raise BundleError(f"{path}: gives {outputs}; bundle.json promises {missing} too. Pack the bundle anew")
+        raise BundleError(f"{path}: gives {outputs}; bundle.json promises {missing} too. Pack the bundle again")
     if isinstance(backend, OnnxRuntime):  # the session tells at every start, without a run
         inputs = {tensor.name: (tensor.type, _any_batch(tensor.shape)) for tensor in backend.session.get_inputs()}
         outputs = {tensor.name: (tensor.type, tensor.shape[1:]) for tensor in backend.session.get_outputs()}
         if inputs != {model.input_name: ("tensor(uint8)", ["B", *shape])}:
             raise BundleError(
                 f"{path}: reads {inputs}; bundle.json says {model.input_name!r}, uint8, "
-                f"(B, {', '.join(map(str, shape))}). Pack the bundle anew"
+                f"(B, {', '.join(map(str, shape))}). Pack the bundle again"
             )
         if outputs.get(model.output_name) != ("tensor(float)", [classes]):
             raise BundleError(
                 f"{path}: gives {outputs}; bundle.json says {model.output_name!r}, float32, of {classes} classes. "
-                "Pack the bundle anew"
+                "Pack the bundle again"
             )
         return
     try:
@@ -292,7 +292,7 @@ def _check_fit(backend: Backend, bundle: Bundle, path: Path, size_px: int, promi
     if result != f"float32 (1, {classes})":
         raise BundleError(
             f"{path}: on one image of shape {shape} gives {result}; expected {model.output_name!r}, float32 "
-            f"(1, {classes}). It is not an artifact of this bundle; export it anew"
+            f"(1, {classes}). It is not an artifact of this bundle; export it again"
         )
 
 

@@ -206,7 +206,7 @@ def _check_reference(reference: dict) -> None:
     """Raises BundleError where it does not have the form that `reference_of` gives."""
     if not reference:
         raise BundleError(
-            "the bundle holds no reference of its own predictions; pack it anew with `logo-edge compress`"
+            "the bundle holds no reference of its own predictions; pack it again with `logo-edge compress`"
         )
     try:
         edges = np.array(reference["confidence_edges"], float)
@@ -216,12 +216,12 @@ def _check_reference(reference: dict) -> None:
         fits = fits and bool(((np.array(shares, float) >= 0) & (np.array(shares, float) <= 1)).all())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(
-            f"the bundle's reference cannot be read ({error!r}); pack it anew with `logo-edge compress`"
+            f"the bundle's reference cannot be read ({error!r}); pack it again with `logo-edge compress`"
         ) from error
     if not fits:
         raise BundleError(
             "the bundle's reference is not that of one release; expected a count, edges and shares from 0 to 1 of all "
-            "bins. Pack it anew with `logo-edge compress`"
+            "bins. Pack it again with `logo-edge compress`"
         )
 
 

@@ -233,7 +233,7 @@ void count_scans(j_common_ptr common) {
   const std::uint64_t pixels = std::uint64_t(jpeg->image_width) * jpeg->image_height;
   if (scans <= kMostScans && scans * pixels <= kScans * kMaxPixels) return;
   auto* errors = reinterpret_cast<JpegErrors*>(jpeg->err);
-  std::snprintf(errors->failure.message, sizeof errors->failure.message, "%d scans of %u x %u pixels; save it anew, with a few",
+  std::snprintf(errors->failure.message, sizeof errors->failure.message, "%d scans of %u x %u pixels; save it again, with a few",
                 jpeg->input_scan_number, jpeg->image_width, jpeg->image_height);
   std::longjmp(errors->failure.jump, 1);
 }

@@ -132,7 +132,7 @@ std::string read_file(const fs::path& path) {
 }
 
 void require(bool holds, const std::string& problem) {
-  if (!holds) throw BundleError(problem + "; the bundle is damaged, copy or pack it anew");
+  if (!holds) throw BundleError(problem + "; the bundle is damaged, copy or pack it again");
 }
 
 bool is_share(double value) { return 0 <= value && value <= 1; }
@@ -181,7 +181,7 @@ std::string read_verified(const fs::path& folder, const std::string& name, const
   require(inside && !name.empty() && name[0] != '/', "files: " + name + " leads out of the bundle");
   std::string data = read_file(path);
   if (sha256(data.data(), data.size()) != entry.at("sha256")) {
-    throw BundleError(path.string() + ": not the file that was packed. Copy or pack the bundle anew");
+    throw BundleError(path.string() + ": not the file that was packed. Copy or pack the bundle again");
   }
   return data;
 }
@@ -190,7 +190,7 @@ std::string read_verified(const fs::path& folder, const std::string& name, const
 std::string read_record(const fs::path& folder) {
   std::string data = read_file(folder / "bundle.json");
   if (read_file(folder / "bundle.sha256") != sha256(data.data(), data.size()) + "  bundle.json\n") {
-    throw BundleError("not what bundle.sha256 says. Copy or pack the bundle anew");
+    throw BundleError("not what bundle.sha256 says. Copy or pack the bundle again");
   }
   return data;
 }
@@ -282,11 +282,11 @@ Classifier::Classifier(const std::string& folder, Options options, int threads)
     }
     set_threshold(loaded.calibration, options_.coverage);
   } catch (const json::parse_error& error) {
-    throw BundleError(where + "not JSON (byte " + std::to_string(error.byte) + "); the bundle is damaged, copy or pack it anew");
+    throw BundleError(where + "not JSON (byte " + std::to_string(error.byte) + "); the bundle is damaged, copy or pack it again");
   } catch (const json::exception& error) {
-    throw BundleError(where + error.what() + "; the bundle is damaged, copy or pack it anew");
+    throw BundleError(where + error.what() + "; the bundle is damaged, copy or pack it again");
   } catch (const std::out_of_range& error) {
-    throw BundleError(where + "calibration.abstain_below: a mode is missing; the bundle is damaged, copy or pack it anew");
+    throw BundleError(where + "calibration.abstain_below: a mode is missing; the bundle is damaged, copy or pack it again");
   } catch (const Ort::Exception& error) {
     throw BundleError(where + "ONNX Runtime cannot load the model: " + error.what());
   } catch (const BundleError& error) {

@@ -17,7 +17,7 @@ import { readBundle } from "./src/bundle.js";
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const ORT_FILES = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
 
-/** The folder `out`, made anew. Throws BundleError where `bundle` is not whole. */
+/** The folder `out`, made again. Throws BundleError where `bundle` is not whole. */
 async function build(bundle, out) {
   await readBundle((name) => readFile(path.join(bundle, name)));
   const part = `${out}.part`;

@@ -90,7 +90,7 @@ def test_a_changed_digit_of_the_calibration_is_refused(fake_bundle):
     text = (folder / RECORD).read_text(encoding="utf-8")
     (folder / RECORD).write_text(text.replace("1.25", "1.35"), encoding="utf-8")
     with pytest.raises(
-        BundleError, match=r"bundle\.json: not the file that was packed .*bundle\.sha256 says.* pack .* anew"
+        BundleError, match=r"bundle\.json: not the file that was packed .*bundle\.sha256 says.* pack .* again"
     ):
         read_bundle(folder)
 
@@ -107,7 +107,7 @@ def test_the_digest_of_the_record_is_that_of_sha256sum_and_must_be_there_whole(f
         with pytest.raises(BundleError, match="not what bundle.sha256 says"):
             read_bundle(folder)
     (folder / DIGEST).unlink()
-    with pytest.raises(BundleError, match=r"bundle\.sha256: No such file.*Copy or pack the bundle anew"):
+    with pytest.raises(BundleError, match=r"bundle\.sha256: No such file.*Copy or pack the bundle again"):
         read_bundle(folder)
 
 
@@ -355,7 +355,7 @@ MISFITS = {
 def test_a_model_that_does_not_fit_its_record_stops_at_load(fake_bundle, fake_model, misfit):
     options, message = MISFITS[misfit]
     folder = fake_bundle(model=fake_model(**options))
-    with pytest.raises(BundleError, match=f"model.onnx: {message}.*Pack the bundle anew"):
+    with pytest.raises(BundleError, match=f"model.onnx: {message}.*Pack the bundle again"):
         Classifier.load(folder)
 
 
@@ -405,5 +405,5 @@ def test_a_bundle_without_golden_vectors_fails_its_self_test(fake_bundle, text):
     if text is not None:
         (folder / VECTORS).write_text(text)
     relist(folder)
-    with pytest.raises(BundleError, match=r"vectors.json: .*pack the bundle anew"):
+    with pytest.raises(BundleError, match=r"vectors.json: .*pack the bundle again"):
         Classifier.load(folder, self_test=True)

@@ -129,7 +129,7 @@ def test_a_reference_that_is_not_such_as_is_packed_is_refused_with_what_to_do():
     cases = list(broken(reference))
     assert len(cases) > 30
     for case in cases:
-        with pytest.raises(BundleError, match="pack it anew|Pack it anew|another's log"):
+        with pytest.raises(BundleError, match="pack it again|Pack it again|another's log"):
             measure_drift(case, entries)
 
 

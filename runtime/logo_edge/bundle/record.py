@@ -106,7 +106,7 @@ class Bundle:
         Raises BundleError where the file is not listed, cannot be read or has changed.
         """
         if name not in self.files:
-            raise BundleError(f"{self.folder / str(name)}: bundle.json does not list it; pack the bundle anew")
+            raise BundleError(f"{self.folder / str(name)}: bundle.json does not list it; pack the bundle again")
         return _read_file(self.folder, name, self.files[name])
 
     @property
@@ -141,7 +141,7 @@ def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | by
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: not JSON ({error}); the bundle is damaged, copy or pack it anew") from error
+        raise BundleError(f"{path}: not JSON ({error}); the bundle is damaged, copy or pack it again") from error
     bundle = replace(parse_bundle(record, folder), public_key=key)
     for name in bundle.files:
         bundle.read(name)
@@ -178,7 +178,7 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
             members=_members(record.get("members", [])),
         )
     except (TypeError, ValueError, KeyError) as error:
-        raise BundleError(f"{where}: {error}; the bundle is damaged, copy or pack it anew") from error
+        raise BundleError(f"{where}: {error}; the bundle is damaged, copy or pack it again") from error
     _check_content(bundle, where)
     return bundle
 
@@ -238,12 +238,12 @@ def _check_digest(folder: Path, data: bytes) -> None:
     except OSError as error:
         raise BundleError(
             f"{path}: {error.strerror}; expected the sha256 of {RECORD}, which this release packs. Copy or pack the "
-            "bundle anew"
+            "bundle again"
         ) from error
     if packed != computed:
         raise BundleError(
             f"{folder / RECORD}: not the file that was packed (sha256 {computed[:12].decode()}..., which is not what "
-            f"{DIGEST} says). Copy or pack the bundle anew"
+            f"{DIGEST} says). Copy or pack the bundle again"
         )
 
 
@@ -252,15 +252,15 @@ def _read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
     path = folder / name
     try:
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-            raise BundleError(f"{folder}: {name!r} leads out of the bundle; refuse it and get the bundle anew")
+            raise BundleError(f"{folder}: {name!r} leads out of the bundle; refuse it and get the bundle again")
         data = path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}; bundle.json lists it. Copy or pack the bundle anew") from error
+        raise BundleError(f"{path}: {error.strerror}; bundle.json lists it. Copy or pack the bundle again") from error
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != entry.sha256:
         raise BundleError(
             f"{path}: not the file that was packed (sha256 {sha256[:12]}..., expected {entry.sha256[:12]}...). "
-            "Copy or pack the bundle anew"
+            "Copy or pack the bundle again"
         )
     return data
 
@@ -281,7 +281,7 @@ def _check_content(bundle: Bundle, where: Path) -> None:
     }
     for expected, holds in expectations.items():
         if not holds:
-            raise BundleError(f"{where}: {expected}; the bundle is damaged, copy or pack it anew")
+            raise BundleError(f"{where}: {expected}; the bundle is damaged, copy or pack it again")
 
 
 def _fits_members(bundle: Bundle) -> bool:

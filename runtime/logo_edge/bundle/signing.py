@@ -95,7 +95,7 @@ def verify_record(folder: Path, record: bytes, public_key: str | os.PathLike | b
             "with `logo-edge sign`"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
-        raise BundleError(f"{path}: cannot be read ({error!r}); get the bundle anew, or sign it again") from error
+        raise BundleError(f"{path}: cannot be read ({error!r}); get the bundle again, or sign it again") from error
     if algorithm != ALGORITHM:
         raise BundleError(f"{path}: signed by {algorithm!r}; this runtime verifies {ALGORITHM}")
     if signer != fingerprint(key):
@@ -110,7 +110,7 @@ def verify_record(folder: Path, record: bytes, public_key: str | os.PathLike | b
     except InvalidSignature as error:
         raise BundleError(
             f"{folder}: bundle.json is not what was signed; it or {SIGNATURE} was changed afterwards. Get the bundle "
-            "anew, or sign it again if the change was yours"
+            "again, or sign it again if the change was yours"
         ) from error
     return pem
 

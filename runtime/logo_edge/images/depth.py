@@ -85,7 +85,10 @@ def _upper_bits(values: np.ndarray) -> np.ndarray:
 
 
 def _scale_floats(values: np.ndarray) -> np.ndarray:
-    """uint8 of floats; their largest value tells whether they go to 1 or to the largest of 8 to 16 bits. NaN becomes 0."""
+    """uint8 of floats; their largest value tells whether they go to 1 or to the largest of 8 to 16 bits.
+
+    NaN becomes 0.
+    """
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, top = float(values.min()), float(values.max())
     full_scale = next((scale for scale in FULL_SCALES if top <= OVERSHOOT * scale), 0.0)

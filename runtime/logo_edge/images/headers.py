@@ -1,9 +1,9 @@
-"""The bytes of an image file before a decoder sees them: every size that they promise, and only the parts that hold pixels.
+"""Reads image files before a decoder does: every size that they claim, and only the parts that hold pixels.
 
-Decoders allocate by numbers from the file, a container such as ICO or AVIF names its size more than once, and some
-decode while they open. Metadata can cost more than pixels: a TIFF directory or EXIF block of 64 KB whose entries all
-point to the same bytes takes Pillow gigabytes, a GIF's comments quadratic time. So sizes are read here first, and of
-PNG, JPEG, GIF and TIFF the decoder gets no metadata; damage in it refuses no picture.
+Decoders allocate memory by numbers in the file, some while they open it, and containers such as ICO or AVIF name their
+size more than once. Metadata can cost more than pixels: a TIFF directory or EXIF block of 64 KB whose entries all
+point to the same bytes takes Pillow gigabytes, a GIF's comments quadratic time. So sizes are read here first, and
+decoders of PNG, JPEG, GIF and TIFF get no metadata. An image with damaged metadata is still read.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 TIFF = {
     b"II*\0": "<",
     b"MM\0*": ">",
-    b"II+\0": "<",
-    b"MM\0+": ">",  # the last two are BigTIFF
-    b"II\0*": "<",
+    b"II+\0": "<",  # BigTIFF
+    b"MM\0+": ">",
+    b"II\0*": "<",  # wrong, but Pillow reads them
     b"MM*\0": ">",
-}  # wrong, and Pillow reads them all the same
+}
 KINDS = {
     PNG: "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -38,67 +38,37 @@ KINDS = {
 }
 CHUNK_HEAD = struct.Struct(">I4s")  # of PNG
 DRAWN_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"))
-MOVING_CHUNKS = {b"acTL": 8, b"fcTL": 26, b"fdAT": 4}  # the least bytes of content
-METADATA_CHUNKS, MOST_METADATA = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt")), 100  # may tell the orientation
+MOVING_CHUNKS = {b"acTL": 8, b"fcTL": 26, b"fdAT": 4}  # of animations, with the fewest bytes of content
+METADATA_CHUNKS, MOST_METADATA = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt")), 100  # may hold the orientation
 MARKER = re.compile(rb"\xff+([^\x00\xff])")  # of JPEG
 SCAN = re.compile(rb"\xff\xda(?=.{9})", re.DOTALL)
 GIF_BLOCK = re.compile(rb"[!,;]")
 STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
 DRAWN_SEGMENTS = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD))  # tables and restarts
-COLOUR_SEGMENTS = {0xE0: 16, 0xEE: 14}  # JFIF and Adobe, and the least length with which libjpeg takes them for that
+COLOUR_SEGMENTS = {0xE0: 16, 0xEE: 14}  # JFIF and Adobe, with the shortest length that libjpeg recognises
 FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))  # SOFn
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 ORIENTATION = 0x0112
-DRAWN_TAGS = frozenset(
-    (
-        254,
-        255,
-        256,
-        257,
-        258,
-        259,
-        262,
-        266,
-        273,
-        277,
-        278,
-        279,
-        284,
-        292,
-        293,
-        317,
-        320,
-        322,
-        323,
-        324,
-        325,
-        332,
-        334,
-        338,
-        339,
-        347,
-        *range(512, 522),
-        529,
-        530,
-        531,
-        532,
-        50674,
-    )
-)
+BASELINE_TAGS = (*range(254, 260), 262, 266, 273, *range(277, 280), 284, 292, 293, 317, 320, *range(322, 326))
+EXTENSION_TAGS = (332, 334, 338, 339, 347, *range(512, 522), *range(529, 533), 50674)
+DRAWN_TAGS = frozenset((*BASELINE_TAGS, *EXTENSION_TAGS))  # of TIFF, which decoders need
 MOST_GIF_BLOCKS = 1_000_000  # of up to 255 bytes
-MOST_TEXT_BYTES = 1 << 20  # of metadata, unpacked
+MOST_TEXT_BYTES = 1 << 20  # of metadata, uncompressed
 TIFF_UNITS = dict(
-    zip(range(1, 19), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), strict=True)
-)  # bytes of a value
+    enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), start=1)
+)  # bytes of a value by its type
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """`kind`: Pillow's name of the format, None where it is to find out. `data`: what a decoder needs. `sizes`: (width, height) of what it may allocate for, besides its header's own.
+    """An image file that is not decoded yet.
 
-    `orientation` is 1 upright to 8, as EXIF numbers them, where it was taken out of `data`. Of a JPEG, `scans` is how often
-    its pixels are gone over, `in_one_scan` whether the first scan holds all components, and `is_arithmetic` how they are coded.
+    `kind` is Pillow's name of the format, None where Pillow is to find out. `data` is the part that a decoder needs.
+    `sizes` are the (width, height) that a decoder may allocate for, besides the size in the header. `orientation` is 1
+    (upright) to 8 as in EXIF, where it was taken out of `data`. For a JPEG, `scans` counts the passes over its pixels,
+    `in_one_scan` says whether the first scan holds all components, and `is_arithmetic` whether the coding is
+    arithmetic.
     """
 
     kind: str | None
@@ -111,7 +81,7 @@ class ImageFile:
 
 
 def read_image_file(data: bytes) -> ImageFile:
-    """What is known of the file before it is decoded; of a format that hides nothing, its bytes alone.
+    """The file with the facts that its header tells; for formats that hide no size, only its bytes.
 
     Raises ImageError where it is damaged, built to waste memory or time, or of a variant that no decoder here reads.
     """
@@ -122,12 +92,12 @@ def read_image_file(data: bytes) -> ImageFile:
         if kind in READERS:
             return READERS[kind](data)
         return ImageFile(kind, data, tuple(SIZES[kind](data)) if kind in SIZES else ())
-    except (struct.error, IndexError):  # nothing unchecked reaches a decoder
+    except (struct.error, IndexError):  # no unchecked file reaches a decoder
         raise ImageError(f"damaged or truncated image (the header of its {kind} ends too early)") from None
 
 
 def orientation_in(exif: bytes) -> int | None:
-    """1 upright to 8, or None where the TIFF block of EXIF holds none. CIPA DC-008."""
+    """1 (upright) to 8, or None where the TIFF block of EXIF has no orientation. CIPA DC-008."""
     exif = exif.removeprefix(EXIF)
     order = TIFF.get(exif[:4])
     try:
@@ -138,13 +108,13 @@ def orientation_in(exif: bytes) -> int | None:
             if tag == ORIENTATION:
                 (value,) = struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", exif, at + 8)
                 return value if values == 1 and kind in (3, 4) and 1 <= value <= 8 else 1
-    except struct.error:  # damaged, which is no reason to refuse the pixels
+    except struct.error:  # damaged EXIF is no reason to refuse the pixels
         pass
     return None
 
 
 def orientation_in_xmp(xmp: bytes) -> int | None:
-    """1 upright to 8, or None where the XMP packet tells none."""
+    """1 (upright) to 8, or None where the XMP packet has no orientation."""
     match = XMP_ORIENTATION.search(xmp)
     return int(match[1]) if match and 1 <= int(match[1]) <= 8 else None
 
@@ -160,7 +130,8 @@ def _read_png(data: bytes) -> ImageFile:
         end = position + 12 + length
         if kind == b"CgBI":
             raise ImageError(
-                "a PNG in Apple's variant for iPhones (CgBI), which is not read; restore it with `xcrun pngcrush -revert-iphone-optimizations IN OUT`"
+                "a PNG in Apple's variant for iPhones (CgBI), which is not read; restore it with `xcrun pngcrush "
+                "-revert-iphone-optimizations IN OUT`"
             )
         if kind in DRAWN_CHUNKS or not kind[0] & 0x20:
             kept.append((kind, data[position:end]))
@@ -171,7 +142,7 @@ def _read_png(data: bytes) -> ImageFile:
         elif kind == b"tRNS" and (_is_damaged(data, position) or length not in _transparent_lengths(data[25], colours)):
             ignored.add(kind)
         elif kind in MOVING_CHUNKS and (_is_damaged(data, position) or length < MOVING_CHUNKS[kind]):
-            ignored.update(MOVING_CHUNKS)  # the picture that does not move remains
+            ignored.update(MOVING_CHUNKS)  # the still image remains
         if kind == b"IEND":
             break
         position = end
@@ -182,14 +153,14 @@ def _read_png(data: bytes) -> ImageFile:
 
 
 def _is_damaged(data: bytes, position: int) -> bool:
-    """Whether the chunk there is whole and its checksum differs. What is cut off is left to the decoder."""
+    """Whether the chunk there is complete and its checksum is wrong. A truncated chunk is left to the decoder."""
     end = position + 8 + CHUNK_HEAD.unpack_from(data, position)[0]
     checksum = data[end : end + 4]
     return len(checksum) == 4 and zlib.crc32(memoryview(data)[position + 4 : end]).to_bytes(4, "big") != checksum
 
 
 def _transparent_lengths(colour_type: int, colours: int) -> range:
-    """The lengths of a tRNS chunk that say something, and of which decoders take others for damage. PNG, 11.3.2."""
+    """The valid lengths of a tRNS chunk; decoders treat others as damage. PNG, 11.3.2."""
     return {0: range(2, 3), 2: range(6, 7), 3: range(colours + 1)}.get(colour_type, range(0))
 
 
@@ -251,7 +222,7 @@ def _read_jpeg(data: bytes) -> ImageFile:
 
 
 def has_all_scans(data: bytes, components: int) -> bool:
-    """Whether the last coefficient of every component of a JPEG comes to full precision. ITU-T T.81, G.1."""
+    """Whether a JPEG holds the last coefficient of every component in full precision. ITU-T T.81, G.1."""
     complete = set()
     for match in SCAN.finditer(data):
         start = match.end() + 3  # after the length and the number of components
@@ -267,7 +238,7 @@ def _read_gif(data: bytes) -> ImageFile:
     kept, blocks = [data[:position]], 0
     while (block := GIF_BLOCK.search(data, position)) and block[0] != b";":
         start = position = block.start()
-        if start + 10 > len(data):  # cut off between frames
+        if start + 10 > len(data):  # truncated between frames
             break
         is_frame = block[0] == b","
         if is_frame:
@@ -283,7 +254,7 @@ def _read_gif(data: bytes) -> ImageFile:
         blocks += 1
         if blocks > MOST_GIF_BLOCKS:
             raise too_many("blocks", MOST_GIF_BLOCKS)
-        if is_frame or (data[start + 1] == 0xF9 and data[start + 2] == 4):  # a frame, or how it is shown; no comments
+        if is_frame or (data[start + 1] == 0xF9 and data[start + 2] == 4):  # frames and their controls; no comments
             kept.append(data[start:position])
     if block:
         kept.append(b";")
@@ -291,12 +262,12 @@ def _read_gif(data: bytes) -> ImageFile:
 
 
 def _ico_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Of every picture in an icon, by its own header: a PNG, or a bitmap with a mask of the same height below it."""
+    """(width, height) of every image in an icon, by its own header: a PNG, or a bitmap above a mask of equal height."""
     (count,) = struct.unpack_from("<H", data, 4)
     for index in range(count):
         (start,) = struct.unpack_from("<I", data, 6 + 16 * index + 12)
         if start + 24 > len(data):
-            continue  # no picture
+            continue  # no image
         if data.startswith(PNG, start):
             yield struct.unpack_from(">II", data, start + 16)
         elif struct.unpack_from("<I", data, start)[0] == 12:  # of OS/2
@@ -308,11 +279,11 @@ def _ico_sizes(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _read_tiff(data: bytes) -> ImageFile:
-    """The first page without its metadata; of sizes, that of its tiles. TIFF 6.0; BigTIFF."""
+    """The first page without its metadata, with the size of its tiles. TIFF 6.0; BigTIFF."""
     order, is_big = TIFF[data[:4]], data[2:4] in (b"+\0", b"\0+")
     (first,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)
     if first + 8 > len(data):
-        return ImageFile("TIFF", data)  # Pillow meets no directory there either
+        return ImageFile("TIFF", data)  # Pillow finds no directory either
     number, entry = (
         struct.Struct(f"{order}{'Q' if is_big else 'H'}"),
         struct.Struct(f"{order}HH{'QQ' if is_big else 'II'}"),
@@ -333,7 +304,8 @@ def _read_tiff(data: bytes) -> ImageFile:
             held_bytes += count * TIFF_UNITS.get(kind, 0)
     if held_bytes > 2 * len(data) + MOST_TEXT_BYTES:
         raise ImageError(
-            f"a TIFF directory that promises {held_bytes:,} bytes in a file of {len(data):,}; save it again with an image editor"
+            f"a TIFF directory that promises {held_bytes:,} bytes in a file of {len(data):,}; save it again with an "
+            "image editor"
         )
     directory = number.pack(len(kept)) + b"".join(kept) + bytes(8 if is_big else 4)  # and no further page
     data = data[:first] + directory + data[first + len(directory) :]

@@ -77,7 +77,7 @@ def _boxes(data: bytes, position: int, stop: int) -> Iterator[tuple[bytes, int, 
 
 
 def _item_pieces(data: bytes, at: int, idat: int) -> Iterator[list[bytes]]:
-    """The extents of each item of an `iloc` box. ISO 14496-12, 8.11.3."""
+    """The byte ranges of each item of an `iloc` box. ISO 14496-12, 8.11.3."""
     version, widths = data[at], struct.unpack_from(">H", data, at + 4)[0]
     offset_bytes, length_bytes, base_bytes, index_bytes = (widths >> shift & 15 for shift in (12, 8, 4, 0))
     id_bytes = 4 if version == 2 else 2
@@ -105,7 +105,7 @@ def _item_pieces(data: bytes, at: int, idat: int) -> Iterator[list[bytes]]:
 
 
 def _chunk_offsets(data: bytes, start: int, stop: int) -> Iterator[int]:
-    """Where the samples of all tracks lie."""
+    """The offsets of the samples of all tracks."""
     for kind, at, end in _boxes(data, start, stop):
         if kind in (b"trak", b"mdia", b"minf", b"stbl"):
             yield from _chunk_offsets(data, at, end)
@@ -117,7 +117,7 @@ def _chunk_offsets(data: bytes, start: int, stop: int) -> Iterator[int]:
 
 
 def _av1_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Of every sequence header in a row of open bitstream units. AV1 specification, 5.3 and 5.5."""
+    """(width, height) of every sequence header in a row of open bitstream units. AV1 specification, 5.3 and 5.5."""
     position = 0
     while position < len(data):
         head = data[position]
@@ -131,15 +131,15 @@ def _av1_sizes(data: bytes) -> Iterator[tuple[int, int]]:
                 if not data[position - 1] & 0x80:
                     break
         if head >> 3 & 15 == 1:
-            with suppress(IndexError):  # no header of a picture
+            with suppress(IndexError):  # no header of an image
                 yield _sequence_size(data[position : position + 256])
-        if head & 0x80 or (not size and head >> 3 & 15 not in (2, 15)):  # no unit: what follows is something else
+        if head & 0x80 or (not size and head >> 3 & 15 not in (2, 15)):  # no unit, so that no further one follows
             return
         position += size
 
 
 def _sequence_size(header: bytes) -> tuple[int, int]:
-    """The largest (width, height) that an AV1 sequence header lets a frame have."""
+    """The largest (width, height) of a frame that an AV1 sequence header allows."""
     number, left = int.from_bytes(header, "big"), 8 * len(header)
 
     def take(bits: int) -> int:
@@ -157,7 +157,7 @@ def _sequence_size(header: bytes) -> tuple[int, int]:
         _skip_operating_points(take)
     width_bits, height_bits = take(4) + 1, take(4) + 1
     width, height = take(width_bits) + 1, take(height_bits) + 1
-    if not is_reduced:  # a frame may have a size of its own, up to twice what honest encoders need these bits for
+    if not is_reduced:  # a frame may have its own size; honest encoders use at least half the range of these bits
         width, height = max(width, 1 << width_bits - 1), max(height, 1 << height_bits - 1)
     return width, height
 
@@ -184,7 +184,7 @@ def _skip_operating_points(take) -> None:
 
 
 def _skip_exponential(take) -> None:
-    """An unsigned number in Exp-Golomb code."""
+    """Skips an unsigned number in Exp-Golomb code."""
     zeros = 0
     while not take(1):
         zeros += 1

@@ -1,4 +1,4 @@
-"""Anything that a user calls an image -> one upright PIL image, RGB or RGBA, 8 bits a channel."""
+"""An image from any source -> one upright PIL image, RGB or RGBA, 8 bits a channel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ except ImportError:
 
 @runtime_checkable
 class BinaryFile(Protocol):
-    """An open file, `io.BytesIO` or anything else that gives bytes."""
+    """An open file, `io.BytesIO` or any other object whose `read` gives bytes."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -50,25 +50,20 @@ ImageSource = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | 
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 OPENERS = {"PNG": ("PIL.PngImagePlugin", "PngImageFile"), "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile")}
-DOCUMENTS = {b"%PDF-": "PDF", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostScript"}  # the latter are programs
+DOCUMENTS = {b"%PDF-": "PDF", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostScript"}  # PostScript is a program
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 ANIMATED = frozenset(("AVIF", "GIF", "PNG", "WEBP"))
-COSTS = {
-    "AVIF": 1.5,
-    "WEBP": 1.5,
-    "JPEG2000": 16,
-    "QOI": 36,
-}  # of a pixel at worst; of one of up to 4 bytes in others, 1
+COSTS = {"AVIF": 1.5, "WEBP": 1.5, "JPEG2000": 16, "QOI": 36}  # of a pixel at worst; 1 for other formats
 MAX_PIXELS = 36_000_000  # at cost 1, so that no image takes two seconds
-JPEG_SHARE = 4  # times as many pixels may a JPEG have: at 1/2 or less it costs no more than others in full
-COEFFICIENTS = 3  # times MAX_PIXELS: those of a JPEG of several scans, which are all in memory at once
-SCANS = 20  # times MAX_PIXELS: pixels times scans of a progressive JPEG, which may go over all of them again and again
-MOST_SCANS = 14_400  # however few the pixels
-SCANNED_BYTES = 20_000_000  # of a JPEG of several scans, which cost ten times what those of one scan do
-COMPRESSION, LZMA = 259, 34925  # of TIFF: a tag, and its value for one that is slow
+JPEG_SHARE = 4  # times MAX_PIXELS for a JPEG: decoded at 1/2 or less it costs no more than other formats in full
+COEFFICIENTS = 3  # times MAX_PIXELS for the coefficients of a JPEG of several scans, all in memory at once
+SCANS = 20  # times MAX_PIXELS for pixels times scans of a progressive JPEG; every scan may go over all pixels
+MOST_SCANS = 14_400  # for any number of pixels
+SCANNED_BYTES = 20_000_000  # of a JPEG of several scans, ten times as expensive as bytes of one scan
+COMPRESSION, LZMA = 259, 34925  # of TIFF: the tag, and its value for a slow compression
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-ARITHMETIC = 6  # times the cost of Huffman's code
-MOST_FRAMES = 100  # of an animation, of which the first with anything in it is taken
+ARITHMETIC = 6  # times the cost of Huffman coding
+MOST_FRAMES = 100  # of an animation, in which the first frame that is not blank is searched
 MAX_FILE_BYTES = 256 * 1024 * 1024
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,14 +79,15 @@ TURNS = {
 def load_image(source: ImageSource, *, fast: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The upright image behind a path, encoded bytes, an open binary file, an array or a PIL image, mode RGB or RGBA.
 
-    Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA with straight alpha; bool, uint8, uint16 or
-    floats in 0 to 1. Values of 8, 10, 12 or 14 bits in samples of 16 are scaled up, as their largest tells. Of an
-    animation the first frame with anything in it is taken, of several pages the first; SVG is rendered (extra `svg`, see
-    `svg`). With `fast`, the decoders of the extra `fast` are used where they give the very same pixels. Nothing is fetched.
+    Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA with straight alpha; bool, uint8, uint16 or floats
+    from 0 to 1. Values of 8, 10, 12 or 14 bits in samples of 16 are scaled up; the largest value tells how many bits
+    they use. An animation gives its first frame that is not blank, a file of several pages the first page. SVG is
+    rendered (extra `svg`, see `images.svg`). With `fast`, the decoders of the extra `fast` are used where they give
+    the same pixels. Nothing is fetched.
 
-    A JPEG of more than `max_pixels` is decoded at 1/2, up to JPEG_SHARE times as many; of formats that are slow to decode
-    fewer are read (COSTS). Raises ImageError when the source is no image, is damaged, or has more pixels; TypeError
-    when it is nothing of the above.
+    A JPEG of more than `max_pixels` is decoded at 1/2, up to JPEG_SHARE times as many; formats that are slow to decode
+    may have fewer (COSTS). Raises ImageError when the source is no image, is damaged, or has more pixels; TypeError
+    when it is none of these kinds.
     """
     decoded = load_reduced(source, None, fast=fast, max_pixels=max_pixels)[0]
     return Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
@@ -100,11 +96,12 @@ def load_image(source: ImageSource, *, fast: bool = True, max_pixels: int = MAX_
 def load_reduced(
     source: ImageSource, least_px: int | None, *, fast: bool = True, least_pixels: int = 0, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image | np.ndarray, tuple[float, float] | None]:
-    """`load_image`, but a JPEG of `least_pixels` at 1/2, 1/4 or 1/8, and then its (width, height) in such pixels, else None.
+    """`load_image`, but a JPEG of `least_pixels` or more is decoded at reduced scale: 1/2, 1/4 or 1/8.
 
-    A fast decoder's result stays its (H, W, 3 or 4) uint8 array, which belongs to the caller. The JPEG is decoded, straight
-    from its cosine coefficients, at the smallest scale whose longer side has at least `least_px` pixels. The last column or
-    row then stands for less than a whole pixel, which the size tells.
+    Also returns the (width, height) of such a JPEG in reduced pixels, None for other images. It is not whole where the
+    last column or row stands for less than a whole pixel. A JPEG is decoded from its cosine coefficients at the
+    smallest scale whose longer side has at least `least_px` pixels. A fast decoder's result is a (H, W, 3 or 4) uint8
+    array, which belongs to the caller.
     """
     source = take_bytes(source)
     if isinstance(source, Image.Image):
@@ -116,7 +113,7 @@ def load_reduced(
         return from_array(source), None
     elif isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) > MAX_FILE_BYTES:
-            raise ImageError(f"the bytes: more than {MAX_FILE_BYTES:,}, which is what an image file may have")
+            raise ImageError(f"the bytes: more than {MAX_FILE_BYTES:,}, the most that an image file may have")
         return _decode(bytes(source), "the bytes", fast, least_px, least_pixels, max_pixels)
     elif isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
@@ -135,9 +132,9 @@ def load_reduced(
 
 
 def take_bytes(source: ImageSource) -> ImageSource:
-    """The source or, of an open file, its bytes from where it stands, since they can be read but once.
+    """The source or, for an open file, its bytes from the current position, because they can be read only once.
 
-    Raises ImageError where the file cannot be read or holds too much, TypeError where it gives text.
+    Raises ImageError where the file cannot be read or is too large, TypeError where it gives text.
     """
     if not isinstance(source, BinaryFile):
         return source
@@ -157,7 +154,7 @@ def _read_file(path: str) -> bytes:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{path}: no regular file; expected an image file. Give what a pipe says as `-`")
+                raise ImageError(f"{path}: no regular file; expected an image file. Give a pipe's content as `-`")
             if status.st_size > MAX_FILE_BYTES:
                 raise ImageError(f"{path}: {status.st_size:,} bytes; an image file may have up to {MAX_FILE_BYTES:,}")
             return file.read(MAX_FILE_BYTES + 1)
@@ -171,14 +168,14 @@ def _read_file(path: str) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """The file's descriptor, without waiting for anybody who might write to a named pipe."""
+    """The file's descriptor, without waiting for a writer of a named pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def decoding_cost(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
-    """What it costs to decode the encoded image, in pixels; 0 where it is damaged, a drawing or none: decoding says why.
+    """The cost of decoding the encoded image, in pixels; 0 for a drawing, and where decoding will fail and say why.
 
-    Raises ImageError where that is more than `max_pixels` allows.
+    Raises ImageError where the cost is above `max_pixels`.
     """
     try:
         image, file, _ = _open(data, "the bytes", max_pixels)
@@ -190,7 +187,7 @@ def decoding_cost(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
 
 
 def _shows_nothing(image: Image.Image) -> bool:
-    """Whether an RGB or RGBA image shows nothing: it is transparent throughout, or of one colour."""
+    """Whether an RGB or RGBA image is blank: transparent throughout, or of one colour."""
     extrema = image.getextrema()
     return (image.mode == "RGBA" and extrema[3][1] == 0) or all(low == high for low, high in extrema)
 
@@ -238,15 +235,15 @@ def _decode(
         raise
     except MemoryError:
         raise ImageError(f"{name}: not enough memory to decode it; scale it down first") from None
-    # Pillow's decoders raise what the damaged file makes them raise: struct.error, KeyError, IndexError, ...
+    # Pillow's decoders raise many errors for damaged files: struct.error, KeyError, IndexError, ...
     except Exception as error:
         raise ImageError(f"{name}: damaged or truncated image ({type(error).__name__}: {error})") from error
 
 
 def _open(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, ImageFile, int]:
-    """The image, not decoded yet, the file that it is in, and by what its sides are to be divided at least.
+    """The image, not decoded yet, its file, and the smallest denominator of the scale at which it may be decoded.
 
-    Raises ImageError where it costs more than `max_pixels` allow.
+    Raises ImageError where it costs more than `max_pixels`.
     """
     try:
         file = read_image_file(data)
@@ -271,7 +268,7 @@ def _cost_of_pixel(image: Image.Image, file: ImageFile) -> float:
 
 
 def _open_lazily(data: bytes, kind: str | None) -> Image.Image:
-    """The image, not decoded yet; of PNG and JPEG, no other format's plugin is imported, which takes time at start."""
+    """The image, not decoded yet. PNG and JPEG import their own plugin only, which saves time at start."""
     if kind in OPENERS:
         module, opener = OPENERS[kind]
         try:
@@ -282,7 +279,10 @@ def _open_lazily(data: bytes, kind: str | None) -> Image.Image:
 
 
 def _check_jpeg(image: Image.Image, file: ImageFile, name: str, max_pixels: int) -> int:
-    """By what its sides are to be divided, so that at most `max_pixels` come out. Raises ImageError for too costly a JPEG."""
+    """The denominator of the scale at which a JPEG has at most `max_pixels`.
+
+    Raises ImageError where it costs too much.
+    """
     width, height = image.size
     pixels, most = width * height, JPEG_SHARE * max_pixels
     if file.is_arithmetic:
@@ -294,14 +294,15 @@ def _check_jpeg(image: Image.Image, file: ImageFile, name: str, max_pixels: int)
             raise ImageError(f"{name}: {len(file.data):,} bytes of a JPEG of several scans; save it as a baseline JPEG")
     _check_pixel_count(image.size, name, most)
     if file.scans > MOST_SCANS or file.scans * pixels > SCANS * max_pixels:
-        raise ImageError(f"{name}: {file.scans} scans of {width} x {height} pixels; save it anew, with a few")
+        raise ImageError(f"{name}: {file.scans} scans of {width} x {height} pixels; save it again, with a few")
     return next(scale for scale in (1, 2, 4, 8) if pixels <= max_pixels * scale * scale)
 
 
 def _add_end(file: ImageFile, denominator: int, components: int) -> bytes:
-    """The data of a JPEG that lacks nothing but its end marker, with it; as they are where pixels are missing too.
+    """The data of a JPEG with its missing end marker added; unchanged where pixels are missing too.
 
-    Those would change with the bits that follow. To files too large to be decoded thrice nothing is added.
+    Missing pixels depend on the bits that follow, which the two previews show. Files that are too large to decode three
+    times stay unchanged.
     """
     data, previews = file.data.rstrip(b"\xff"), []
     if len(data) > (SCANNED_BYTES if file.scans == 1 else SCANNED_BYTES // 4) or not has_all_scans(data, components):
@@ -315,7 +316,7 @@ def _add_end(file: ImageFile, denominator: int, components: int) -> bytes:
 
 
 def _denominator(image: Image.Image, least_px: int | None) -> int:
-    """1, or of a JPEG the largest of 2, 4 and 8 that leaves its longer side at least `least_px` pixels."""
+    """1, or for a JPEG the largest of 2, 4 and 8 that leaves its longer side at least `least_px` pixels."""
     if least_px is None or image.format != "JPEG":
         return 1
     shorter, longer = sorted(image.size)
@@ -323,7 +324,7 @@ def _denominator(image: Image.Image, least_px: int | None) -> int:
 
 
 def _decode_fast(image: Image.Image, file: ImageFile, denominator: int) -> np.ndarray | None:
-    """The pixels decoded by pyspng or simplejpeg, or None where those could give other pixels than Pillow."""
+    """The pixels decoded by pyspng or simplejpeg, or None where they could differ from Pillow's."""
     if file.orientation != 1:
         return None
     try:
@@ -332,15 +333,15 @@ def _decode_fast(image: Image.Image, file: ImageFile, denominator: int) -> np.nd
         if image.format == "JPEG" and simplejpeg is not None and image.mode == "RGB":
             least = {} if denominator == 1 else {"min_width": image.size[0] // denominator, "min_factor": denominator}
             return simplejpeg.decode_jpeg(file.data, "RGB", fastdct=False, fastupsample=False, **least)
-    except (RuntimeError, ValueError):  # a flaw in the file: whether it can be read all the same is Pillow's to say
+    except (RuntimeError, ValueError):  # a flaw in the file, which Pillow may be able to read
         return None
     return None
 
 
 def _is_plain_png(image: Image.Image, data: bytes) -> bool:
-    """Whether pyspng gives Pillow's pixels: 8 bits, no colour key, no animation, and every chunk the one that was written.
+    """Whether pyspng gives Pillow's pixels: 8 bits, no colour key, no animation, and every checksum right.
 
-    pyspng looks at no checksum, and gives wrong pixels.
+    pyspng does not check them, and gives wrong pixels.
     """
     if data[24] != 8 or image.mode not in ("RGB", "RGBA") or "transparency" in image.info or image.is_animated:
         return False
@@ -357,7 +358,7 @@ def _is_plain_png(image: Image.Image, data: bytes) -> bool:
 
 
 def _first_drawn_frame(image: Image.Image, orientation: int, name: str, max_pixels: int) -> Image.Image:
-    """The first frame that is not blank, or the first of all where none is among as many as may be decoded."""
+    """The first frame that is not blank; frame 0 where all frames that may be decoded are blank."""
     affordable = round(max_pixels / COSTS.get(image.format, 1)) // math.prod(image.size)
     for index in range(max(1, min(affordable, MOST_FRAMES))):
         try:
@@ -373,7 +374,7 @@ def _first_drawn_frame(image: Image.Image, orientation: int, name: str, max_pixe
 
 
 def _orientation(image: Image.Image, file: ImageFile) -> int:
-    """1 upright to 8, as EXIF numbers them."""
+    """1 (upright) to 8, as in EXIF."""
     if file.kind in ("PNG", "JPEG", "TIFF"):
         return file.orientation
     exif, xmp = image.info.get("exif"), image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
@@ -383,10 +384,10 @@ def _orientation(image: Image.Image, file: ImageFile) -> int:
 
 
 def _orientation_of_caller(image: Image.Image) -> int:
-    """As `_orientation`, of an image that the caller opened, and whose EXIF it may have changed."""
+    """`_orientation` of an image that the caller opened, and whose EXIF it may have changed."""
     try:
         value = image.getexif().get(ORIENTATION)
-    except Exception:  # of damaged EXIF, which Pillow meets with whatever it raises, the pixels are none the worse
+    except Exception:  # Pillow raises many errors for damaged EXIF; the pixels are not affected
         return 1
     return value if isinstance(value, int) and value in TURNS else 1
 

@@ -1,8 +1,8 @@
-"""SVG -> pixels (extra `svg`), by resvg, in a process of its own that hostile drawings cannot get out of.
+"""SVG -> pixels (extra `svg`), by resvg in a child process that hostile drawings cannot leave.
 
-A drawing is refused that names another file or address to load. What is left is rendered by a child that has little
-memory and time and, unless text needs the system's fonts, cannot open a file: some drawings of a few bytes make resvg
-abort the process that it runs in.
+A drawing that names another file or address to load is refused. The child has little memory and time and, unless text
+needs the system's fonts, cannot open a file. It is a separate process because some drawings of a few bytes make resvg
+abort.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 RENDER_PX = 512  # of the longer side: the size at which the project's own logos were rendered
 LIMIT_S = 1.5  # of CPU time
-PATIENCE = 5  # times as long by the clock: other work on the machine is not the drawing's fault
+PATIENCE = 5  # times LIMIT_S by the clock, as other work on the machine may slow the drawing down
 EMBEDDED = re.compile(r"\s*data:image/(png|jpe?g|gif|webp)[;,]", re.IGNORECASE)
-MAX_BYTES = 32 * 1024 * 1024  # of a document, unpacked
+MAX_BYTES = 32 * 1024 * 1024  # of a document, uncompressed
 GZIP = b"\x1f\x8b"
 UTF_16 = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 ONE_BYTE = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["'](iso-8859-\d{1,2}|windows-125\d)["']""", re.IGNORECASE)
@@ -47,9 +47,9 @@ def is_svg(data: bytes) -> bool:
 
 
 def render_svg(data: bytes, name: str, renderer: Renderer | None = None) -> bytes:
-    """PNG bytes, RGBA, the longer side RENDER_PX, by this renderer or the process's own.
+    """PNG bytes, RGBA, the longer side RENDER_PX, from this renderer or the process's own.
 
-    Raises ImageError where the document is none, loads something from outside, needs more CPU time than the renderer
+    Raises ImageError where the document is no SVG, loads something from outside, needs more CPU time than the renderer
     allows or too much memory, or the extra `svg` is not installed.
     """
     if find_spec("resvg_py") is None:
@@ -68,7 +68,7 @@ def render_svg(data: bytes, name: str, renderer: Renderer | None = None) -> byte
 
 
 def _unpack(data: bytes, most: int) -> bytes:
-    """The document as UTF-8, up to `most` bytes, of gzip (.svgz), UTF-16 and declared ISO 8859; a damaged one up to its damage."""
+    """The document as UTF-8, up to `most` bytes, from gzip (.svgz), UTF-16 or a declared ISO 8859; up to any damage."""
     if data.startswith(GZIP):
         try:
             data = zlib.decompressobj(wbits=31).decompress(data, 2 * most + 2)  # of UTF-16, with its mark
@@ -104,7 +104,7 @@ def _inspect(data: bytes, name: str) -> bool:
         if system_id is not None or is_parameter:
             refuse(f"the external entity {entity_name!r}")
 
-    parser = expat.ParserCreate("utf-8")  # whatever its declaration says, which may be of UTF-16
+    parser = expat.ParserCreate("utf-8")  # overrides the declaration, which may say UTF-16
     parser.StartElementHandler, parser.EntityDeclHandler = start, entity
     try:
         parser.Parse(data, True)
@@ -114,10 +114,10 @@ def _inspect(data: bytes, name: str) -> bool:
 
 
 class Renderer:
-    """A child process, started when it is first needed, and anew when it has died; safe to share between threads."""
+    """A child process, started at the first use and again after it has died; safe to share between threads."""
 
     def __init__(self, limit_s: float = LIMIT_S):
-        """`limit_s`: seconds of CPU time that a drawing may take."""
+        """`limit_s`: CPU time that a drawing may take, in seconds."""
         self._limit_s = limit_s
         self._lock = threading.Lock()
         self._child: subprocess.Popen | None = None
@@ -125,7 +125,7 @@ class Renderer:
         after_fork(self)
 
     def render(self, data: bytes, has_text: bool, name: str) -> bytes:
-        import subprocess  # its six modules would be a tenth of what every start of the runtime imports
+        import subprocess  # its six modules would be a tenth of all imports at start
 
         with self._lock:
             if self._child is None or self._child.poll() is not None:
@@ -136,7 +136,7 @@ class Renderer:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                 )
-                self._exchange(b"", False)  # which says that it has started: the time of that is not the drawing's
+                self._exchange(b"", False)  # waits for the start, whose time does not count for the drawing
             answer = self._exchange(data, has_text)
             if answer is None:
                 self.close()
@@ -149,11 +149,11 @@ class Renderer:
         return answer[1:]
 
     def leave_to_parent(self) -> None:
-        """Lets go of the parent's child, without ending it or writing to it."""
+        """Drops the parent's child process, without ending it or writing to it."""
         self._lock = threading.Lock()
         if self._child is None:
             return
-        never_free(self._child)  # which would send what the parent has not sent yet
+        never_free(self._child)  # its destructor would send what the parent has not sent yet
         nowhere = os.open(os.devnull, os.O_RDWR)
         for pipe in (self._child.stdin, self._child.stdout):
             os.dup2(nowhere, pipe.fileno(), inheritable=False)
@@ -164,13 +164,13 @@ class Renderer:
         if self._child is not None:
             self._child.kill()
             self._child.wait()
-            with suppress(OSError):  # what was not sent is lost with the child
+            with suppress(OSError):  # unsent data is lost with the child
                 self._child.stdin.close()
             self._child.stdout.close()
             self._child = None
 
     def _exchange(self, data: bytes, has_text: bool) -> bytes | None:
-        """The child's answer, or None where it died or was killed for its slowness."""
+        """The child's answer, or None where it died or was killed because it was too slow."""
         child = self._child
         assert child is not None
         limit = threading.Timer(PATIENCE * (self._limit_s if data else 10), child.kill)

@@ -1,8 +1,8 @@
-"""The program of `svg`'s child process: reads SVG documents from stdin and answers each with a PNG or an error.
+"""The program of the child process of `svg`: reads SVG documents from stdin and answers each with a PNG or an error.
 
-A document comes as (has text: bool, length: uint32) and its bytes; an answer goes as its length and, after one byte
-that is 1 where it worked, the PNG or the message. An empty document is answered at once. Its arguments are the pixels of
-the longer side and the seconds of CPU time after which a document ends the process.
+A document is (has text: bool, length: uint32) and its bytes. An answer is its length, one byte that is 1 for success,
+and the PNG or the message. An empty document is answered at once. Arguments: the pixels of the longer side, and the
+seconds of CPU time after which a document ends the process.
 """
 
 import signal
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """Ends this process after so much CPU time, which others on the machine do not shorten; 0: never."""
+    """Ends this process after so many seconds of CPU time; 0: never."""
     if hasattr(signal, "setitimer"):  # not on Windows, where the parent's clock alone counts
         signal.setitimer(signal.ITIMER_PROF, seconds)
 

@@ -230,7 +230,7 @@ def read_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:
 
 def open_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:
     """`read_enrolment`, which also accepts a file without classes."""
-    again = "Enroll its classes anew, or get the file again"
+    again = "Enroll its classes again, or get the file again"
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -253,7 +253,7 @@ def open_enrolment(path: str | os.PathLike, bundle: Bundle) -> Enrolment:
     if record.get("bundle") != fresh.identity:
         raise EnrolmentError(
             f"{path}: enrolled with another bundle ({_short(record.get('bundle'))}); this one is "
-            f"{_short(fresh.identity)}. Give that bundle, or enroll the classes anew with this one"
+            f"{_short(fresh.identity)}. Give that bundle, or enroll the classes again with this one"
         )
     try:
         return _parse_classes(record, fresh, bundle.labels)

@@ -79,7 +79,7 @@ def read_space(bundle: Bundle) -> EmbeddingSpace:
     """The space of a bundle. Raises BundleError where it is missing or damaged."""
     if SPACE not in bundle.files or EMBEDDING not in bundle.model.optional_outputs:
         raise BundleError(
-            f"{bundle.folder}: has no embeddings to compare logos by; pack it anew with `logo-edge calibrate "
+            f"{bundle.folder}: has no embeddings to compare logos by; pack it again with `logo-edge calibrate "
             f"{bundle.folder}` (extra compress), or take the default bundle"
         )
     path, data = bundle.folder / SPACE, bundle.read(SPACE)
@@ -88,13 +88,13 @@ def read_space(bundle: Bundle) -> EmbeddingSpace:
             mean = arrays["mean"]
             directions, background = (arrays[name] * arrays[f"{name}_scale"] for name in ("directions", "background"))
     except (OSError, ValueError, KeyError, EOFError, MemoryError, TypeError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path}: cannot be read ({error!r}); copy or pack the bundle anew") from error
+        raise BundleError(f"{path}: cannot be read ({error!r}); copy or pack the bundle again") from error
     shapes = mean.shape, directions.shape, background.shape
     fits = mean.ndim == 1 and directions.ndim == background.ndim == 2 and directions.shape[1:] == mean.shape
     if not fits or background.shape[1] != len(directions) or not len(background):
-        raise BundleError(f"{path}: shapes {shapes}; expected (D,), (d, D) and (n, d). Copy or pack the bundle anew")
+        raise BundleError(f"{path}: shapes {shapes}; expected (D,), (d, D) and (n, d). Copy or pack the bundle again")
     if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in (mean, directions, background)):
-        raise BundleError(f"{path}: expected finite float32 numbers; copy or pack the bundle anew")
+        raise BundleError(f"{path}: expected finite float32 numbers; copy or pack the bundle again")
     return EmbeddingSpace(mean, directions, background)
 
 

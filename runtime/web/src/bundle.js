@@ -33,7 +33,7 @@ export function parseBundle(bytes) {
   try {
     record = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch (error) {
-    throw new BundleError(`${RECORD}: not JSON (${error.message}); the bundle is damaged, copy or pack it anew`);
+    throw new BundleError(`${RECORD}: not JSON (${error.message}); the bundle is damaged, copy or pack it again`);
   }
   if (record?.format !== FORMAT) {
     throw new BundleError(`${RECORD}: no logo-edge bundle; expected "format": "${FORMAT}"`);
@@ -51,7 +51,7 @@ export function parseBundle(bytes) {
     );
   }
   const problem = findProblem(record);
-  if (problem) throw new BundleError(`${RECORD}: ${problem}; the bundle is damaged, copy or pack it anew`);
+  if (problem) throw new BundleError(`${RECORD}: ${problem}; the bundle is damaged, copy or pack it again`);
   return record;
 }
 
@@ -161,7 +161,7 @@ async function checkDigest(bytes, line) {
   if (line !== `${found}  ${RECORD}\n`) {
     throw new BundleError(
       `${RECORD}: not the file that was packed (sha256 ${found.slice(0, 12)}..., which is not what ${DIGEST} says). Copy ` +
-        "or pack the bundle anew",
+        "or pack the bundle again",
     );
   }
 }
@@ -171,7 +171,7 @@ async function checkFile(name, bytes, { sha256, size_bytes: sizeBytes }) {
   if (found !== sha256 || bytes.length !== sizeBytes) {
     throw new BundleError(
       `${name}: not the file that was packed (sha256 ${found.slice(0, 12)}..., expected ${sha256.slice(0, 12)}...). ` +
-        "Copy or pack the bundle anew",
+        "Copy or pack the bundle again",
     );
   }
 }

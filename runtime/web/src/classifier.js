@@ -110,7 +110,7 @@ export class Classifier {
    */
   async runVectors() {
     const { vectors } = JSON.parse(new TextDecoder().decode(this.#file(VECTORS)));
-    if (!vectors?.length) throw new BundleError(`${VECTORS}: no vectors; pack the bundle anew`);
+    if (!vectors?.length) throw new BundleError(`${VECTORS}: no vectors; pack the bundle again`);
     for (const { image, logits, best_guess: expected } of vectors) {
       const output = await this.infer(new Blob([this.#file(image)]));
       const off = Math.max(...logits.map((logit, index) => Math.abs(logit - output.logits[index])));
@@ -133,7 +133,7 @@ export class Classifier {
 
   #file(name) {
     const bytes = this.bundle.contents.get(name);
-    if (bytes === undefined) throw new BundleError(`${name}: not in the bundle; pack the bundle anew`);
+    if (bytes === undefined) throw new BundleError(`${name}: not in the bundle; pack the bundle again`);
     return bytes;
   }
 }

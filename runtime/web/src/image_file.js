@@ -123,6 +123,6 @@ function checkScans(bytes, { width, height, isProgressive, blocks }, first, comp
   let scans = 0;
   for (let at = first; at >= 0; at = bytes.indexOf(0xff, at + 1)) scans += bytes[at + 1] === 0xda;
   if (scans > MOST_SCANS || scans * width * height > SCANS * MAX_PIXELS) {
-    throw new ImageError(`${scans} scans of ${width} x ${height} pixels; save it anew, with a few`);
+    throw new ImageError(`${scans} scans of ${width} x ${height} pixels; save it again, with a few`);
   }
 }
