@@ -25,7 +25,7 @@ def after_fork(owner: Owner) -> None:
     _OWNERS.add(owner)
 
 
-def never_free(held: object) -> None:
+def never_free(state: object) -> None:
     """Never destroys the object, not even at the end of the interpreter.
 
     The destructor of an ONNX Runtime session waits for its threads, which a forked child does not have: it would never
@@ -33,7 +33,7 @@ def never_free(held: object) -> None:
     """
     import ctypes
 
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(state))
 
 
 def _leave_all() -> None:

@@ -226,7 +226,7 @@ def _read_artifact(bundle: Bundle, path: Path) -> ModelFile:
     """
     model = ModelFile.read(path)
     if bundle.public_key is not None:
-        signed = {entry.sha256 for entry in bundle.files.values()}
+        signed = {listed.sha256 for listed in bundle.files.values()}
         if not {hashlib.sha256(data).hexdigest() for data in (model.data, model.weights) if data} <= signed:
             raise BundleError(
                 f"{path}: not signed, {bundle.folder} lists no file of this content; a public key was given. Leave out "

@@ -185,7 +185,9 @@ def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, findings, mon
     assert kept["found"] == {"onnxruntime": 3.0, "openvino": 2.0}
     times = iter([2.0, 3.0])
     cores = (min(os.sched_getaffinity(0)),)
-    assert Classifier.load(bundle, backend="auto", cores=cores).backend == "onnxruntime", "measured again on other cores"
+    assert Classifier.load(bundle, backend="auto", cores=cores).backend == "onnxruntime", (
+        "measured again on other cores"
+    )
     monkeypatch.setitem(sys.modules, "openvino", None)
     findings.write_text("damaged")
     times = iter([1.0])
