@@ -1,4 +1,4 @@
-"""Small files that promise a decoder much: pixels, tiles, metadata, scans or parts, in every format that can hold another."""
+"""Small files that cost a decoder much: many pixels, tiles, metadata, scans or parts, in every container format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def png(width: int, height: int, depth: int, colour: int, data: bytes, *more: by
 
 
 def tiff(tags: list[tuple[int, int, int, int]], data: bytes = b"") -> bytes:
-    """A little-endian directory of (tag, type, count, value), and `data` after it, where a value of -1 points to."""
+    """A little-endian directory of (tag, type, count, value) before `data`, to which a value of -1 points."""
     start = 8 + 2 + 12 * len(tags) + 4
     entries = [struct.pack("<HHII", *tag[:3], start if tag[3] < 0 else tag[3]) for tag in tags]
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + data
@@ -64,7 +64,7 @@ def icns(picture: bytes) -> bytes:
 
 
 def lie_in_avif(data: bytes, side: int) -> bytes:
-    """The file with every size in its container made 64 x 64; its coded picture keeps its own."""
+    """The file with every size in its container set to 64 x 64; the coded picture keeps its size."""
     data = bytearray(data)
     sizes = struct.pack(">II", side, side), struct.pack(">HH", side, side), struct.pack(">II", side << 16, side << 16)
     for true, lie in zip(
@@ -77,7 +77,7 @@ def lie_in_avif(data: bytes, side: int) -> bytes:
 
 
 def jpeg2000(**sizes: int) -> bytes:
-    """A codestream of 64 x 64 whose header says otherwise."""
+    """A codestream of 64 x 64 with other sizes in its header."""
     data = bytearray(encode(Image.new("RGB", (64, 64), "navy"), "JPEG2000", no_jp2=True))
     names = ("right", "bottom", "left", "top", "tile_width", "tile_height", "tiles_left", "tiles_top")
     values = {"right": 64, "bottom": 64, "tile_width": 64, "tile_height": 64} | sizes
@@ -124,15 +124,15 @@ def progressive(width: int, height: int, scans: int) -> bytes:
 
 
 def noisy_progressive(width: int, height: int, scans: int) -> bytes:
-    """The same of noise, so that every scan is as costly as one can be."""
+    """The same with noise, so that every scan costs as much as possible."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return repeat_scan(encode(Image.fromarray(noise), "JPEG", progressive=True, quality=75), scans)
 
 
 def repeat_scan(data: bytes, scans: int) -> bytes:
-    """The progressive JPEG with its largest first scan of AC coefficients, then to full precision, until it has so many.
+    """The progressive JPEG with its largest scan of AC coefficients repeated until it has `scans` scans.
 
-    A scan that says neither before (Ah) nor after (Al) it is bits left may come again: the decoder warns of nothing.
+    The repeated scan declares full precision (Ah = Al = 0), so the decoder accepts it without a warning.
     """
     starts, parts = [match.start() for match in re.finditer(b"\xff\xda", data)], []
     for before, start in itertools.pairwise(starts):
@@ -150,7 +150,7 @@ def with_parts(kind: str, part: bytes, count: int, at: int) -> bytes:
 
 @cache
 def bombs() -> dict[str, bytes]:
-    """By name; each must be refused, or read at little cost."""
+    """The files by name; each must be refused, or read at little cost."""
     vast = png(SIDE, SIDE, 8, 6, zlib.compress(bytes(1_000_000), 9))
     bitmap = struct.pack("<IiiHHIIiiII", 40, SIDE, 2 * SIDE, 1, 32, 0, 0, 0, 0, 0, 0)
     tiles = [
@@ -166,7 +166,7 @@ def bombs() -> dict[str, bytes]:
     ]
     tile = zlib.compress(bytes(20_000_000), 9)
     jpeg, picture = encode(Image.new("RGB", (64, 64)), "JPEG"), encode(Image.new("RGB", (64, 64)), "WEBP")[12:]
-    found = {
+    files = {
         "png": vast,
         "png, 1 bit": png(65_000, 65_000, 1, 0, b""),
         "ico of a png": icon(vast),
@@ -224,8 +224,8 @@ def bombs() -> dict[str, bytes]:
         "scans": progressive(1500, 1500, 1000),
     }
     with suppress(OSError, KeyError):  # a Pillow without that codec
-        found |= {
+        files |= {
             "avif": lie_in_avif(encode(Image.new("RGB", (7000, 7000)), "AVIF", speed=10), 7000),
             "avif animation": lie_in_avif(animation("AVIF", 5000), 5000),
         }
-    return found
+    return files

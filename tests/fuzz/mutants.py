@@ -1,12 +1,12 @@
-"""Image files that are wrong in every way that we know, the same for the same seed; and what is made of them.
+"""Damaged and hostile image files of every kind, the same for the same seed, and how the runtimes answer them.
 
     python tests/fuzz/mutants.py --count 25000 --languages python,server --out benchmarks/results/mutants.json
 
-Exit status 1 where something broke. `python`: `logo-edge classify FOLDER --jsonl` runs over them in another process; `server`:
-each is posted to `logo-edge serve`, with a healthy request beside it again and again; `native`: the C++ example of --native
-classifies them. The JavaScript package does in Chromium: `LOGO_EDGE_MUTANTS=25000 LOGO_EDGE_MUTANTS_OUT=FILE pytest
-tests/system/web/test_package.py -k mutant`. CPU time is counted,
-not the clock, since machines are busy; only one that says nothing for a minute is called hung by the clock.
+Exit status 1 if something broke. `python`: another process runs `logo-edge classify FOLDER --jsonl`. `server`: each
+file is posted to `logo-edge serve`, while healthy requests are posted at the same time. `native`: the C++ example of
+--native classifies them. The JavaScript package is tested in Chromium: `LOGO_EDGE_MUTANTS=25000
+LOGO_EDGE_MUTANTS_OUT=FILE pytest tests/system/web/test_package.py -k mutant`. CPU time is measured, not wall-clock
+time, since machines are busy; but a process without output for a minute counts as hung.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # as tests have it
+from command_line import SHELL
 from fuzz.bombs import animation, bombs, noisy_progressive, png, progressive
 
 from logo_edge.bundle.record import DEFAULT_BUNDLE
@@ -76,9 +77,10 @@ SHAPES = (
     "<path d='M0 0C{0} 9 9 {0} 90 90Z'/>",
     "<g transform='scale({0})'><use href='#a'/></g>",
 )
+FILTERED = "<rect width='99' height='99' filter='url(#f)'/>"
 HOSTILE = (
-    "<filter id='f'><feTurbulence baseFrequency='.{0}' numOctaves='9999'/></filter><rect width='99' height='99' filter='url(#f)'/>",
-    "<filter id='f'><feGaussianBlur stdDeviation='{0}e3'/></filter><rect width='99' height='99' filter='url(#f)'/>",
+    "<filter id='f'><feTurbulence baseFrequency='.{0}' numOctaves='9999'/></filter>" + FILTERED,
+    "<filter id='f'><feGaussianBlur stdDeviation='{0}e3'/></filter>" + FILTERED,
     "<pattern id='p' width='.0{0}' height='.01' patternUnits='userSpaceOnUse'><rect width='1' height='1'/></pattern>"
     "<rect width='9999' height='9999' fill='url(#p)'/>",
     "<image href='file:///etc/passwd' width='{0}' height='9'/>",
@@ -89,7 +91,6 @@ CONTROL_EVERY = 20
 HUNG_S, SLOW_CPU_S, HEALTHY_S, SERVER_MB = 60.0, 2.0, 1.0, 400.0
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
 BINARY = {"content-type": "application/octet-stream"}
-RUN = "import sys; from logo_edge.cli.main import main; sys.argv[0] = 'logo-edge'; main()"
 LOAD = """async () => { window.classifier ??= await logo.Classifier.load("demo/bundle"); }"""
 HAND_OVER = "(text) => { window.file = new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))]); }"
 CLASSIFY = """async () => {
@@ -102,7 +103,7 @@ CLASSIFY = """async () => {
 
 @dataclass
 class Findings:
-    """What happened to the files of a folder; `broken` are sentences, and empty where all is well."""
+    """Answers by kind of file, and their cost; `broken` holds a sentence for each failure."""
 
     files: int = 0
     errors: Counter = field(default_factory=Counter)
@@ -113,32 +114,32 @@ class Findings:
     broken: list[str] = field(default_factory=list)
 
     def add_cost(self, path: str, cpu_s: float, memory_bytes: int) -> None:
-        """Counts what a file took; more than SLOW_CPU_S is broken."""
+        """Records the cost of a file; more than SLOW_CPU_S is broken."""
         self.slowest_cpu_s = max(self.slowest_cpu_s, cpu_s)
         self.peak_memory_mb = max(self.peak_memory_mb, memory_bytes / 1e6)
         if cpu_s > SLOW_CPU_S:
             self.broken.append(f"{cpu_s:.1f} s of CPU before {path} was answered")
 
     def check_service(self) -> None:
-        """Healthy requests must have been answered in time and memory bounded: on a machine that does nothing else."""
+        """Checks the time of healthy requests and the memory, which is fair only on an idle machine."""
         if self.slowest_healthy_s > HEALTHY_S:
             self.broken.append(f"a healthy request was answered after {self.slowest_healthy_s:.2f} s")
         if self.peak_memory_mb > SERVER_MB:
             self.broken.append(f"{self.peak_memory_mb:.0f} MB of memory")
 
     def add_answer(self, path: str, kind: str, error: str | None) -> None:
-        """Counts what was said of a file, an error or none, and holds it against its kind."""
+        """Counts the answer to a file, an error or none, and compares it with its kind."""
         (self.classified if error is None else self.errors)[kind] += 1
         if error is not None and len(error) < 20:
             self.broken.append(f"{path}: says only {error!r}")
         if kind == "control" and error is not None:
-            self.broken.append(f"{path} is whole, and failed: {error}")
+            self.broken.append(f"{path} is undamaged, and failed: {error}")
         if kind in MUST_FAIL and error is None:
             self.broken.append(f"{path}: was classified")
 
 
 def drawing(choose: random.Random) -> Image.Image:
-    """A little picture with flat areas, a gradient and, half the time, transparency."""
+    """A small picture with flat areas, a gradient and, half the time, transparency."""
     side = choose.choice((8, 33, 64, 120))
     down, across = np.mgrid[0:side, 0 : side + choose.randrange(20)]
     pixels = np.stack([down * 3 % 256, across * 5 % 256, (down // 8 + across // 8) % 2 * 255, 255 * (down > 3)], 2)
@@ -166,14 +167,14 @@ def flipped(data: bytes, choose: random.Random) -> bytes:
 
 
 def spliced(data: bytes, choose: random.Random) -> bytes:
-    """A stretch taken out, doubled, or made all zeros or ones."""
+    """A range of bytes removed, doubled, or set to zeros or ones."""
     start, length = choose.randrange(len(data)), choose.randrange(1, 200)
     middle = choose.choice((b"", 2 * data[start : start + length], bytes(length), b"\xff" * length))
     return data[:start] + middle + data[start + length :]
 
 
 def lying_header(data: bytes, choose: random.Random) -> bytes:
-    """Numbers of the first bytes replaced by large, small or negative ones; of a PNG, its checksum mended."""
+    """Numbers in the first bytes replaced by large, small or negative ones; a PNG gets a valid checksum."""
     changed = bytearray(data)
     wild = choose.choice((0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, choose.randrange(2**32)))
     if data.startswith(b"\x89PNG"):
@@ -188,7 +189,7 @@ def lying_header(data: bytes, choose: random.Random) -> bytes:
 
 
 def bomb(data: bytes, choose: random.Random) -> bytes:
-    """A small file of more pixels than may be read."""
+    """A small file with more pixels than the limit."""
     side = choose.choice((6001, 20_000, 65_000, 2**31 - 1))
     if choose.random() < 0.4:
         return png(side, side, 8, 6, zlib.compress(bytes(10_000_000), 9))
@@ -198,7 +199,7 @@ def bomb(data: bytes, choose: random.Random) -> bytes:
 
 
 def scans(data: bytes, choose: random.Random) -> bytes:
-    """A progressive JPEG of as many scans as may be, of more, or whose last scan comes a thousand times."""
+    """A progressive JPEG with the most scans allowed, with more, or with its last scan a thousand times."""
     kind = choose.randrange(5)
     if kind < 2:
         return progressive(
@@ -212,41 +213,41 @@ def scans(data: bytes, choose: random.Random) -> bytes:
 
 
 def container(data: bytes, choose: random.Random) -> bytes:
-    """A small file that hides much in a container, half the time damaged."""
-    found = choose.choice(list(bombs().values()))
-    return choose.choice((truncated, flipped))(found, choose) if choose.random() < 0.5 else found
+    """A small file whose container promises much, half the time damaged."""
+    file = choose.choice(list(bombs().values()))
+    return choose.choice((truncated, flipped))(file, choose) if choose.random() < 0.5 else file
 
 
 def vector(data: bytes, choose: random.Random) -> bytes:
-    """A drawing: whole, hostile or damaged; at times compressed or in UTF-16."""
+    """An SVG drawing: valid, hostile or damaged; at times compressed or in UTF-16."""
     body = "".join(choose.choice(SHAPES).format(choose.randrange(1, 99)) for _ in range(choose.randrange(1, 30)))
     if choose.random() < 0.2:
         body += choose.choice(HOSTILE).format(choose.randrange(1, 9))
     size = choose.choice(
         ("viewBox='0 0 99 99'", "width='9e9' height='1'", "width='0' height='0'", "viewBox='0 0 1e-9 1e9'")
     )
-    found = f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{body}</svg>".encode(
+    file = f"<svg xmlns='http://www.w3.org/2000/svg' {size}>{body}</svg>".encode(
         choose.choice(("utf-8", "utf-8", "utf-16"))
     )
     if choose.random() < 0.4:
-        found = choose.choice((truncated, flipped, spliced))(found, choose)
-    return gzip.compress(found, mtime=0) if choose.random() < 0.2 else found
+        file = choose.choice((truncated, flipped, spliced))(file, choose)
+    return gzip.compress(file, mtime=0) if choose.random() < 0.2 else file
 
 
 def gradual(data: bytes, choose: random.Random) -> bytes:
     """A damaged progressive JPEG."""
-    found = encode(drawing(choose), "jpg", progressive=True)
-    return choose.choice((truncated, flipped, spliced))(found, choose)
+    file = encode(drawing(choose), "jpg", progressive=True)
+    return choose.choice((truncated, flipped, spliced))(file, choose)
 
 
 def moving(data: bytes, choose: random.Random) -> bytes:
     """A damaged animation."""
-    found = animation(choose.choice(("GIF", "PNG", "WEBP", "TIFF")), choose.randrange(8, 60))
-    return choose.choice((truncated, flipped, spliced))(found, choose)
+    file = animation(choose.choice(("GIF", "PNG", "WEBP", "TIFF")), choose.randrange(8, 60))
+    return choose.choice((truncated, flipped, spliced))(file, choose)
 
 
 def large(data: bytes, choose: random.Random) -> bytes:
-    """As many pixels as may be read, by the service or else, half the time all of them different; or a phone's JPEG."""
+    """The most pixels allowed, here or in the service: of one colour, or noise; or a JPEG as large as a phone's."""
     side = choose.choice((6000, 5000))
     if choose.random() < 0.5:
         return encode(Image.new(choose.choice(("RGB", "RGBA", "L")), (side, side), "navy"), "png", compress_level=1)
@@ -268,7 +269,7 @@ def many_frames(data: bytes, choose: random.Random) -> bytes:
 
 
 def looping_tiff(data: bytes, choose: random.Random) -> bytes:
-    """Pages that follow one another in a circle."""
+    """Pages that link to each other in a circle."""
     data = bytearray(encode(drawing(choose).convert("RGB"), "tiff"))
     order = "<" if data[:2] == b"II" else ">"
     (first,) = struct.unpack_from(f"{order}I", data, 4)
@@ -295,7 +296,7 @@ CONTENT = {
     "wrong_type": lambda data, choose: choose.choice(list(WRONG_TYPES.values())),
     "noise": lambda data, choose: data[: choose.choice((0, 4, 16))] + choose.randbytes(choose.randrange(1, 3000)),
 }
-PLACES = ("link_to_itself", "dangling_link", "pipe", "folder", "unreadable", "link_to_folder")
+SPECIAL_FILES = ("link_to_itself", "dangling_link", "pipe", "folder", "unreadable", "link_to_folder")
 WEIGHTS = {
     "truncated": 250,
     "flipped": 250,
@@ -313,19 +314,19 @@ WEIGHTS = {
     "empty": 10,
     "wrong_type": 30,
     "noise": 40,
-    **dict.fromkeys(PLACES, 5),
+    **dict.fromkeys(SPECIAL_FILES, 5),
 }
 
 
 def write_mutants(folder: Path, count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """(name, kind) of the files written, of which some are whole (`control`). What is no file is none of them."""
+    """Writes the files and returns their (name, kind); `control` files are undamaged. Folders are not returned."""
     written = []
     encoded: list[tuple[str, bytes]] = []
     make = random.Random(seed)
     for suffix in FORMATS:
         try:
             encoded += [(suffix, encode(drawing(make), suffix)) for _ in range(4)]
-        except (OSError, KeyError):  # this Pillow was built without that format
+        except (OSError, KeyError):  # this Pillow lacks the format
             continue
     rare = [kind for kind in WEIGHTS if WEIGHTS[kind] < 20]  # each of these at least once
     for index in range(count):
@@ -339,9 +340,9 @@ def write_mutants(folder: Path, count: int, seed: int = 0) -> list[tuple[str, st
         if index % CONTROL_EVERY == 0:
             kind, suffix = "control", "png"
             data = encode(Image.new("RGB", (30, 20), (255, 0, 0)), "png")
-        place = folder / f"{index // 1000:03}"
-        place.mkdir(exist_ok=True)
-        path = place / f"{index:06}-{kind}.{ {'icns': 'ico', 'mpo': 'jpg'}.get(suffix, suffix) }"
+        subfolder = folder / f"{index // 1000:03}"
+        subfolder.mkdir(exist_ok=True)
+        path = subfolder / f"{index:06}-{kind}.{ {'icns': 'ico', 'mpo': 'jpg'}.get(suffix, suffix) }"
         if kind == "link_to_itself":
             path.symlink_to(path.name)
         elif kind == "dangling_link":
@@ -356,7 +357,7 @@ def write_mutants(folder: Path, count: int, seed: int = 0) -> list[tuple[str, st
             path.write_bytes(data if kind in ("control", "unreadable") else CONTENT[kind](data, choose))
         if kind == "unreadable" and os.geteuid():
             path.chmod(0)
-        elif kind == "unreadable":  # root may read all but what fails
+        elif kind == "unreadable":  # root can read any file; this one fails for root too
             path.unlink()
             path.symlink_to("/proc/self/mem")
         if kind not in ("folder", "link_to_folder"):  # neither holds an image
@@ -365,13 +366,13 @@ def write_mutants(folder: Path, count: int, seed: int = 0) -> list[tuple[str, st
 
 
 def classify_mutants(folder: Path, written: list[tuple[str, str]], bundle: Path | None) -> Findings:
-    """Runs `logo-edge classify` over the folder and compares its rows with what was written."""
+    """Runs `logo-edge classify` over the folder and compares its rows with the files."""
     options = ["--bundle", str(bundle)] if bundle else []
-    return _run([[sys.executable, "-c", RUN, "classify", str(folder), "--jsonl", *options]], written)
+    return _run([[sys.executable, "-c", SHELL, "classify", str(folder), "--jsonl", *options]], written)
 
 
 def run_native(program: Path, written: list[tuple[str, str]], bundle: Path) -> Findings:
-    """Runs the C++ example over the files and compares its rows with what was written."""
+    """Runs the C++ example over the files and compares its rows with them."""
     paths = [path for path, _ in written]
     return _run(
         [[str(program), str(bundle), *paths[start : start + 500]] for start in range(0, len(paths), 500)], written
@@ -379,32 +380,32 @@ def run_native(program: Path, written: list[tuple[str, str]], bundle: Path) -> F
 
 
 def run_web(page, written: list[tuple[str, str]]) -> Findings:
-    """Gives each file that can be read to the package in a page of Chromium, a child of this process."""
+    """Gives each readable file to the JavaScript package in a page of Chromium, a child of this process."""
     import psutil
 
     posted = [(path, kind) for path, kind in written if kind != "unreadable" and Path(path).is_file()]
-    found, me, seen = Findings(files=len(posted)), psutil.Process(), {}
+    findings, me, seen = Findings(files=len(posted)), psutil.Process(), {}
     page.set_default_timeout(1000 * HUNG_S)
     page.evaluate(LOAD)
     for path, kind in posted:
         try:
             page.evaluate(HAND_OVER, base64.b64encode(Path(path).read_bytes()).decode())
-            before = _cost(me, seen)[0]  # after the way of the file into the page
+            before = _cost(me, seen)[0]  # after the file was sent to the page
             error = page.evaluate(CLASSIFY)
-        except Exception as crash:  # whatever Playwright raises for a page that ended or an error of another kind
-            found.broken.append(f"{path}: {crash}")
+        except Exception as crash:  # Playwright's, for a page that ended, or an error of another class
+            findings.broken.append(f"{path}: {crash}")
             break
         cpu_s, memory = _cost(me, seen)
-        found.add_cost(path, cpu_s - before, memory)
-        found.add_answer(path, kind, error)
-    return found
+        findings.add_cost(path, cpu_s - before, memory)
+        findings.add_answer(path, kind, error)
+    return findings
 
 
 def _run(commands: list[list[str]], written: list[tuple[str, str]]) -> Findings:
-    """What the commands, one after the other, say in JSON lines of the files."""
+    """Runs the commands one after the other and reads their JSON lines about the files."""
     import psutil
 
-    found, kinds, seen = Findings(files=len(written)), dict(written), []
+    findings, kinds, seen = Findings(files=len(written)), dict(written), []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for command in commands:
         said: queue.Queue = queue.Queue()
@@ -412,35 +413,37 @@ def _run(commands: list[list[str]], written: list[tuple[str, str]]) -> Findings:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=environment)
             threading.Thread(target=_pass_on, args=(process.stdout, said), daemon=True).start()
             before, started = None, time.monotonic()
-            for line, cpu_s, memory in _watch(said, psutil.Process(process.pid), process, found):
+            for line, cpu_s, memory in _watch(said, psutil.Process(process.pid), process, findings):
                 record = json.loads(line)
-                found.add_cost(record["path"], 0.0 if before is None else cpu_s - before, memory)
+                findings.add_cost(record["path"], 0.0 if before is None else cpu_s - before, memory)
                 before = cpu_s
                 seen.append(record["path"])
-                found.add_answer(record["path"], kinds.get(record["path"], "?"), record.get("error"))
+                findings.add_answer(record["path"], kinds.get(record["path"], "?"), record.get("error"))
             status = process.wait(timeout=HUNG_S)
             stderr.seek(0)
             complaints = stderr.read().decode(errors="replace")
         if status not in (0, 1):
-            found.broken.append(f"ended with {status} after {time.monotonic() - started:.0f} s: {complaints[-2000:]}")
+            findings.broken.append(
+                f"ended with {status} after {time.monotonic() - started:.0f} s: {complaints[-2000:]}"
+            )
         if "Traceback" in complaints:
-            found.broken.append(complaints[-2000:])
+            findings.broken.append(complaints[-2000:])
     if missing := sorted(set(kinds) - set(seen)):
-        found.broken.append(f"{len(missing)} files without a result, {missing[:3]} among them")
+        findings.broken.append(f"{len(missing)} files without a result, {missing[:3]} among them")
     if len(seen) != len(set(seen)):
-        found.broken.append("a file has two results")
-    return found
+        findings.broken.append("a file has two results")
+    return findings
 
 
 def post_mutants(written: list[tuple[str, str]], bundle: Path | None) -> Findings:
-    """Posts every file that can be read to `logo-edge serve` on this machine and holds the answers against what was written."""
+    """Posts every readable file to `logo-edge serve` on this machine and checks the answers."""
     import httpx
     import psutil
 
     posted = [(path, kind) for path, kind in written if kind != "unreadable" and Path(path).is_file()]
-    found = Findings(files=len(posted))
+    findings = Findings(files=len(posted))
     options = ["--port", "0", *(["--bundle", str(bundle)] if bundle else [])]
-    command = [sys.executable, "-c", RUN, "serve", *options]
+    command = [sys.executable, "-c", SHELL, "serve", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     said: list[str] = []
     at_end = threading.Event()
@@ -448,27 +451,27 @@ def post_mutants(written: list[tuple[str, str]], bundle: Path | None) -> Finding
         address = next(match[0] for line in _kept(process.stderr, said) if (match := ADDRESS.search(line)))
         threading.Thread(target=lambda: list(_kept(process.stderr, said)), daemon=True).start()
         watched, seen = psutil.Process(process.pid), {}
-        threading.Thread(target=_stay_healthy, args=(address, found, at_end), daemon=True).start()
+        threading.Thread(target=_stay_healthy, args=(address, findings, at_end), daemon=True).start()
         with httpx.Client(base_url=address, timeout=HUNG_S) as client:
             for path, kind in posted:
                 before = _cost(watched, seen)[0]
                 answer = client.post("/v1/classify", content=Path(path).read_bytes(), headers=BINARY)
                 cpu_s, memory = _cost(watched, seen)
-                found.add_cost(path, cpu_s - before, memory)
+                findings.add_cost(path, cpu_s - before, memory)
                 if answer.status_code not in (200, 400, 413, 422):
-                    found.broken.append(f"{path}: {answer.status_code} {answer.text[:200]}")
-                found.add_answer(path, kind, None if answer.status_code == 200 else answer.json()["detail"])
+                    findings.broken.append(f"{path}: {answer.status_code} {answer.text[:200]}")
+                findings.add_answer(path, kind, None if answer.status_code == 200 else answer.json()["detail"])
     finally:
         at_end.set()
         process.terminate()
         process.wait(timeout=HUNG_S)
     if complaints := "".join(line for line in said if "Traceback" in line or "ERROR" in line):
-        found.broken.append(complaints[-2000:])
-    return found
+        findings.broken.append(complaints[-2000:])
+    return findings
 
 
-def _stay_healthy(address: str, found: Findings, at_end: threading.Event) -> None:
-    """Posts a whole picture again and again, and keeps how long the slowest answer took."""
+def _stay_healthy(address: str, findings: Findings, at_end: threading.Event) -> None:
+    """Posts an undamaged picture again and again, and records the slowest answer."""
     import httpx
 
     data = encode(Image.new("RGB", (30, 20), (255, 0, 0)), "png")
@@ -476,17 +479,17 @@ def _stay_healthy(address: str, found: Findings, at_end: threading.Event) -> Non
         while not at_end.wait(0.05):
             start = time.monotonic()
             answer = client.post("/v1/classify", content=data, headers=BINARY)
-            found.slowest_healthy_s = max(found.slowest_healthy_s, time.monotonic() - start)
+            findings.slowest_healthy_s = max(findings.slowest_healthy_s, time.monotonic() - start)
             if answer.status_code != 200:
-                found.broken.append(f"a healthy request: {answer.status_code} {answer.text[:200]}")
+                findings.broken.append(f"a healthy request: {answer.status_code} {answer.text[:200]}")
 
 
 def _cost(process, seen: dict[int, float]) -> tuple[float, int]:
-    """CPU seconds of the process and its descendants, those that have ended too, and their bytes of memory now."""
+    """CPU seconds of the process and its descendants, also of those that ended, and their current bytes of memory."""
     import psutil
 
     memory, pids = 0, [process.pid]
-    for pid in pids:  # which grows
+    for pid in pids:  # grows in the loop
         with suppress(psutil.Error, OSError):  # it has ended
             each = psutil.Process(pid)
             times = each.cpu_times()
@@ -498,7 +501,7 @@ def _cost(process, seen: dict[int, float]) -> tuple[float, int]:
 
 
 def _kept(stream, said: list[str]) -> Iterator[str]:
-    """The lines, each of which `said` gets too."""
+    """The lines; each is also appended to `said`."""
     for line in stream:
         said.append(line)
         yield line
@@ -510,8 +513,8 @@ def _pass_on(stream, said: queue.Queue) -> None:
     said.put(None)
 
 
-def _watch(said: queue.Queue, watched, process, found: Findings) -> Iterator[tuple[bytes, float, int]]:
-    """Each line with the CPU seconds and bytes of memory of the process by then; one that hangs is killed."""
+def _watch(said: queue.Queue, watched, process, findings: Findings) -> Iterator[tuple[bytes, float, int]]:
+    """Each line, with the CPU seconds and bytes of memory of the process so far; a hung process is killed."""
     import psutil
 
     cpu_s, memory, silent_since, seen = 0.0, 0, time.monotonic(), {}
@@ -530,14 +533,14 @@ def _watch(said: queue.Queue, watched, process, found: Findings) -> Iterator[tup
             yield line, cpu_s, memory
         elif time.monotonic() - silent_since > HUNG_S:
             process.kill()
-            found.broken.append(f"said nothing for {HUNG_S:g} s")
+            findings.broken.append(f"said nothing for {HUNG_S:g} s")
             silent_since = float("inf")
 
 
-def keep_findings(path: Path, language: str, found: Findings) -> None:
-    """Puts them beside those of the other languages in a JSON file."""
-    findings = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**findings, language: {**provenance(DEFAULT_BUNDLE), **vars(found)}}, indent=1) + "\n")
+def keep_findings(path: Path, language: str, findings: Findings) -> None:
+    """Adds the findings to those of the other languages in a JSON file."""
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**stored, language: {**provenance(DEFAULT_BUNDLE), **vars(findings)}}, indent=1) + "\n")
 
 
 def main() -> None:
@@ -560,13 +563,13 @@ def main() -> None:
             "native": lambda: run_native(arguments.native, written, arguments.bundle or DEFAULT_BUNDLE),
         }
         for language in arguments.languages.split(","):
-            found = runs[language]()
+            findings = runs[language]()
             if language == "server":
-                found.check_service()
-            broken += found.broken
-            print(language, json.dumps(vars(found), indent=1), flush=True)
+                findings.check_service()
+            broken += findings.broken
+            print(language, json.dumps(vars(findings), indent=1), flush=True)
             if arguments.out:
-                keep_findings(arguments.out, language, found)
+                keep_findings(arguments.out, language, findings)
     sys.exit(bool(broken))
 
 

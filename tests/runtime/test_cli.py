@@ -1,4 +1,4 @@
-"""`logo-edge classify` and `logo-edge info`: what they print, where, and with which exit status."""
+"""`logo-edge classify` and `logo-edge info`: their output and exit status."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bundle(fake_bundle) -> Path:
 
 @pytest.fixture
 def logos(tmp_path) -> Path:
-    """A folder with one image of each colour, one of them in a folder below and with a capital suffix."""
+    """A folder with one image of each colour, one of them in a subfolder and with an upper-case suffix."""
     folder = tmp_path / "logos"
     (folder / "more").mkdir(parents=True)
     for name in ("red.png", "green.webp", "more/BLUE.PNG", "more/grey.png"):
@@ -79,7 +79,7 @@ def test_json_is_one_array_in_the_order_of_the_arguments(bundle, logos):
     assert (grey["label"], grey["reason"]) == (None, "low_confidence")
 
 
-def test_a_blank_picture_is_said_to_be_so_in_tables_and_json(bundle, logos):
+def test_a_blank_picture_is_marked_in_tables_and_json(bundle, logos):
     Image.new("RGBA", (30, 20)).save(logos / "clear.png")
     (record,) = map(json.loads, classify(bundle, "--jsonl", logos / "clear.png").stdout.splitlines())
     assert (record["label"], record["reason"], record["low_confidence"]) == (None, "blank", True)
@@ -92,7 +92,7 @@ def test_a_blank_picture_is_said_to_be_so_in_tables_and_json(bundle, logos):
     assert (guessed["label"], guessed["reason"]) == (guessed["best_guess"], None)
 
 
-def test_what_is_no_logo_is_said_to_be_so_in_tables_and_json(fake_bundle, logos):
+def test_a_picture_of_no_logo_is_marked_in_tables_and_json(fake_bundle, logos):
     strange = fake_bundle(familiarity=Familiarity(100.0, 0.05))
     (record,) = map(json.loads, classify(strange, "--jsonl", logos / "green.webp").stdout.splitlines())
     assert (record["label"], record["reason"], record["is_logo"]) == (None, "not_a_logo", False)
@@ -117,7 +117,7 @@ def test_jsonl_is_one_object_a_line(bundle, logos):
     assert [record["label"] for record in records] == ["green", "red", "blue", None]
 
 
-def test_folders_are_searched_to_the_bottom_and_hidden_files_left_out(bundle, logos):
+def test_folders_are_searched_recursively_without_hidden_files(bundle, logos):
     for hidden in (".hidden.png", "more/.hidden.png", ".cache/red.png", "more/.git/deep/red.png"):
         (logos / hidden).parent.mkdir(parents=True, exist_ok=True)
         (logos / hidden).write_bytes((logos / "red.png").read_bytes())
@@ -142,7 +142,7 @@ def test_a_dash_reads_one_image_from_stdin(bundle, logos):
     ]
 
 
-def test_an_empty_stdin_fails_with_what_was_expected(bundle):
+def test_an_empty_stdin_is_an_error(bundle):
     result = classify(bundle, "-", stdin=b"")
     assert result.exit_code == 1
     assert "0 bytes" in result.stderr
@@ -181,7 +181,7 @@ def test_in_json_a_failed_input_is_a_record_with_its_error(bundle, logos):
         assert "expected PNG" in records[1]["error"]
 
 
-def test_a_missing_path_is_told_on_stderr_and_the_others_are_classified(bundle, logos):
+def test_a_missing_path_is_reported_on_stderr_and_the_others_are_classified(bundle, logos):
     result = classify(bundle, "--json", logos / "absent.png", logos / "red.png")
     assert result.exit_code == 1
     assert result.stderr == f"logo-edge: {logos / 'absent.png'}: no such file or folder\n"
@@ -189,7 +189,7 @@ def test_a_missing_path_is_told_on_stderr_and_the_others_are_classified(bundle, 
     assert json.loads(classify(bundle, "--json", logos / "absent.png").stdout) == []
 
 
-def test_a_folder_without_images_fails_with_what_was_expected(bundle, tmp_path):
+def test_a_folder_without_images_is_an_error_that_names_what_is_expected(bundle, tmp_path):
     (tmp_path / "bare").mkdir()
     result = classify(bundle, tmp_path / "bare")
     assert result.exit_code == 1
@@ -221,7 +221,7 @@ def test_wrong_usage_exits_with_two(bundle, arguments):
     assert "Usage" in result.stderr
 
 
-def test_the_options_of_a_decision_reach_it(fake_bundle, logos):
+def test_the_options_of_a_decision_change_it(fake_bundle, logos):
     bundle = fake_bundle(strict_below=0.999, conformal=(Conformal(0.8, 0.3, None), Conformal(0.95, 0.001, None)))
 
     def one(*options) -> dict:
@@ -337,7 +337,7 @@ def test_an_address_is_not_fetched(bundle, logos):
     assert "an address; nothing is fetched. Download it first" in result.stderr
 
 
-def test_info_says_what_the_bundle_is(bundle):
+def test_info_shows_the_bundle(bundle):
     result = CliRunner().invoke(verbs.info, ["--bundle", str(bundle)])
     rows = dict(line.strip().split("  ", 1) for line in result.stdout.splitlines())
     assert result.exit_code == 0
@@ -385,7 +385,7 @@ def test_info_shows_the_measured_accuracy(bundle):
 @pytest.mark.parametrize(
     "test", [[1], "good", {"accuracy": 0.9}, {"count": 5}, {"accuracy": {"value": None}, "count": 1}]
 )
-def test_info_shows_the_rest_of_a_bundle_whose_figures_are_not_as_expected(bundle, test):
+def test_info_shows_a_bundle_whose_metrics_have_another_format(bundle, test):
     record = json.loads((bundle / "bundle.json").read_text())
     record["metrics"], record["provenance"] = {"test": test}, {"student": None}
     write_record(bundle, json.dumps(record).encode())
@@ -447,7 +447,7 @@ finally:
     assert result.stderr.decode() == "loaded: [] True\n"
 
 
-def test_what_pillow_warns_of_is_kept_off_stderr(bundle, logos):
+def test_warnings_of_pillow_are_not_printed(bundle, logos):
     broken = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
     marked(COLOURS["red"], (30, 20)).save(logos / "broken-exif.png", exif=broken)
     result = run_command("classify", "--bundle", bundle, logos / "broken-exif.png")

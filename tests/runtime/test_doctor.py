@@ -31,7 +31,7 @@ RELEASES = {
 
 @pytest.fixture
 def library(monkeypatch):
-    """Replaces ONNX Runtime by one whose passes are counted and, from the `wrong_from`th on, wrong unless KleidiAI is off."""
+    """Replaces ONNX Runtime: counts passes, which are wrong from number `wrong_from` on unless KleidiAI is off."""
 
     class Library(OnnxRuntime):
         passes, wrong_from, always = 0, 10**9, False
@@ -60,7 +60,7 @@ def test_golden_vectors_run_several_times_at_the_first_load_on_a_machine_and_nev
 
 
 @pytest.mark.parametrize("change", ["version", "machine", "bundle", "backend"])
-def test_they_run_again_where_what_they_depend_on_has_changed(fake_bundle, library, monkeypatch, change):
+def test_they_run_again_after_a_change_of_version_machine_bundle_or_backend(fake_bundle, library, monkeypatch, change):
     folder = fake_bundle()
     Classifier.load(folder)
     before = library.passes
@@ -77,7 +77,7 @@ def test_they_run_again_where_what_they_depend_on_has_changed(fake_bundle, libra
     assert library.passes == before + 18
 
 
-def test_they_run_at_every_load_where_the_cache_cannot_be_written_or_is_damaged(
+def test_they_run_at_every_load_if_the_cache_cannot_be_written_or_is_damaged(
     fake_bundle, library, findings, monkeypatch
 ):
     folder = fake_bundle()
@@ -93,7 +93,7 @@ def test_they_run_at_every_load_where_the_cache_cannot_be_written_or_is_damaged(
 
 
 @pytest.mark.parametrize("wrong_from", [1, 9, 14])
-def test_where_they_fail_kleidiai_is_left_out_which_is_said_and_remembered(fake_bundle, library, caplog, wrong_from):
+def test_if_they_fail_kleidiai_is_left_out_with_a_warning_and_remembered(fake_bundle, library, caplog, wrong_from):
     library.wrong_from = wrong_from
     folder = fake_bundle()
     with caplog.at_level(logging.WARNING):
@@ -147,7 +147,7 @@ def test_the_processor_is_read_on_arm_and_on_x86(tmp_path):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_limits_of_a_cgroup_and_of_those_that_hold_it_are_found(tmp_path, version):
+def test_limits_of_a_cgroup_and_of_its_parents_are_read(tmp_path, version):
     lines = (
         "0::/outer/inner\n" if version == 2 else "4:memory:/outer/inner\n3:cpu,cpuacct:/outer/inner\n1:name=systemd:/\n"
     )
@@ -178,7 +178,7 @@ def test_limits_of_a_cgroup_and_of_those_that_hold_it_are_found(tmp_path, versio
     assert limits(tmp_path / "absent")["cpu_quota"] is None
 
 
-def test_ranges_of_cores_are_told_as_linux_does():
+def test_ranges_of_cores_are_written_as_linux_does():
     assert [machine.ranges(cores) for cores in ([], [3], [0, 1], [0, 2, 3, 4, 7])] == ["", "3", "0-1", "0,2-4,7"]
 
 
@@ -203,16 +203,16 @@ def test_the_doctor_names_known_faults_failing_backends_and_the_cure(fake_bundle
     monkeypatch.setattr("logo_edge.cli.doctor.installed_versions", lambda: {"onnxruntime": "1.27.0"})
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     status, output = run_doctor("--bundle", str(fake_bundle()), "--json")
-    found = json.loads(output)
-    assert (status, found["healthy"]) == (1, False)
-    assert found["backends"]["onnxruntime"] == {"passes": True, "vectors": 3, "kleidiai": False, "error": None}
-    assert not found["backends"]["openvino"]["passes"]
-    assert "golden vector" in found["backends"]["openvino"]["error"]
-    assert "#31569" in found["faults"][0]
-    assert any("onnxruntime>=1.27.1" in sentence for sentence in found["advice"])
+    findings = json.loads(output)
+    assert (status, findings["healthy"]) == (1, False)
+    assert findings["backends"]["onnxruntime"] == {"passes": True, "vectors": 3, "kleidiai": False, "error": None}
+    assert not findings["backends"]["openvino"]["passes"]
+    assert "golden vector" in findings["backends"]["openvino"]["error"]
+    assert "#31569" in findings["faults"][0]
+    assert any("onnxruntime>=1.27.1" in sentence for sentence in findings["advice"])
 
 
-def test_the_doctor_says_what_a_quota_and_a_cache_that_cannot_be_written_mean(fake_bundle, monkeypatch):
+def test_the_doctor_explains_a_quota_and_a_cache_that_cannot_be_written(fake_bundle, monkeypatch):
     folder = fake_bundle()
     monkeypatch.setattr(
         doctor,

@@ -1,4 +1,4 @@
-"""Classes are added from a few images, found again, refused where unknown, and kept in a file that nothing can change unseen."""
+"""Classes are enrolled from a few images and recognised; unknown images get none; a changed file is detected."""
 
 from __future__ import annotations
 
@@ -413,12 +413,12 @@ def run(app, *arguments):
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_the_command_enrolls_lists_classifies_and_forgets(bundle, tmp_path):
+def test_the_command_enrolls_lists_classifies_and_removes(bundle, tmp_path):
     file, image = tmp_path / "mine.json", paint(tmp_path / "o.png", TINTS["orange"])
     common = ("--file", file, "--bundle", bundle)
-    made = run(verbs.enroll, "acme", image, *common)
-    assert made.exit_code == 0, made.output
-    assert "1 new image of acme" in made.stdout
+    enrolled = run(verbs.enroll, "acme", image, *common)
+    assert enrolled.exit_code == 0, enrolled.output
+    assert "1 new image of acme" in enrolled.stdout
     listed = json.loads(run(verbs.enroll, "--list", "--json", *common).stdout)
     assert listed["classes"] == [{"class": "acme", "images": 1, "found_when_left_out": None}]
     assert listed["false_accepts"] == 0.05
@@ -432,7 +432,7 @@ def test_the_command_enrolls_lists_classifies_and_forgets(bundle, tmp_path):
     assert isinstance(run(verbs.enroll, "--remove", "acme", *common).exception, EnrolmentError)
 
 
-def test_a_table_has_the_enrolled_classes_and_goes_on_with_the_same_enrolment_only(bundle, enrolled, tmp_path):
+def test_a_table_has_the_enrolled_classes_and_resumes_only_with_the_same_enrolment(bundle, enrolled, tmp_path):
     folder = tmp_path / "logos"
     folder.mkdir()
     paint(folder / "a.png", TINTS["orange"])
@@ -451,9 +451,9 @@ def test_a_table_has_the_enrolled_classes_and_goes_on_with_the_same_enrolment_on
     assert [row["enrolled"] for row in commas] == ["orange", "", ""]
     assert rows[1]["enrolled_best_guess"] == commas[1]["enrolled_best_guess"] == lines[1]["enrolled"]["best_guess"]
     for key in ("similarity", "confidence"):
-        found = lines[0]["enrolled"][key]
-        assert rows[0][f"enrolled_{key}"] == pytest.approx(found, abs=1e-6)
-        assert float(commas[0][f"enrolled_{key}"]) == found
+        value = lines[0]["enrolled"][key]
+        assert rows[0][f"enrolled_{key}"] == pytest.approx(value, abs=1e-6)
+        assert float(commas[0][f"enrolled_{key}"]) == value
     classifier = Classifier.load(bundle, enrolled=enrolled)
     with Journal(tmp_path / "other.csv", classifier.labels, describe_settings(classifier)):
         pass
@@ -463,7 +463,7 @@ def test_a_table_has_the_enrolled_classes_and_goes_on_with_the_same_enrolment_on
         assert "begun with another enrolment_sha256" in str(done.exception)
 
 
-def test_the_command_changes_nothing_where_an_image_cannot_be_read(bundle, tmp_path):
+def test_the_command_changes_nothing_if_an_image_cannot_be_read(bundle, tmp_path):
     file = tmp_path / "mine.json"
     (tmp_path / "bad.png").write_bytes(b"no image")
     result = run(
@@ -480,7 +480,7 @@ def test_the_command_changes_nothing_where_an_image_cannot_be_read(bundle, tmp_p
     assert not file.exists()
 
 
-def test_nothing_is_said_to_be_enrolled_that_is_not_written(bundle, tmp_path, monkeypatch):
+def test_only_what_was_written_is_reported_as_enrolled(bundle, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -510,15 +510,15 @@ def test_similar_and_cluster_print_what_they_find(bundle, tmp_path):
         paint(folder / f"{index}.png", colour)
     (folder / "bad.png").write_bytes(b"no image")
     options = ("--bundle", bundle)
-    found = run(verbs.similar, folder / "0.png", folder, "--top-k", 2, "--json", *options)
-    record = json.loads(found.stdout)
-    assert found.exit_code == 1
+    ranked = run(verbs.similar, folder / "0.png", folder, "--top-k", 2, "--json", *options)
+    record = json.loads(ranked.stdout)
+    assert ranked.exit_code == 1
     assert [Path(entry["path"]).name for entry in record["results"]] == ["0.png", "2.png"]
     assert [Path(entry["path"]).name for entry in record["errors"]] == ["bad.png"]
-    assert "bad.png" in found.stderr
+    assert "bad.png" in ranked.stderr
     (folder / "bad.png").unlink()
-    found = run(verbs.similar, folder / "0.png", folder, "--csv", *options)
-    assert (found.exit_code, found.stdout.splitlines()[0], len(found.stdout.splitlines())) == (
+    ranked = run(verbs.similar, folder / "0.png", folder, "--csv", *options)
+    assert (ranked.exit_code, ranked.stdout.splitlines()[0], len(ranked.stdout.splitlines())) == (
         0,
         "rank,similarity,path",
         5,

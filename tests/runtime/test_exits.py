@@ -1,4 +1,4 @@
-"""How the command ends: one status and one line for each kind of end, output that a machine and a terminal can take."""
+"""Each kind of failure has one exit status and one line, and output is safe for programs and terminals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def logo(tmp_path) -> Path:
 
 
 def verbs(bundle: Path, logo: Path) -> dict[str, list]:
-    """Verbs that print what they find, on the plain way past Typer and on Typer's."""
+    """Verbs that print results; `plain` is read without Typer, the others with it."""
     return {
         "plain": ["classify", "--bundle", bundle, logo],
         "jsonl": ["classify", "--bundle", bundle, "--threads", "1", "--jsonl", logo],
@@ -60,7 +60,7 @@ def verbs(bundle: Path, logo: Path) -> dict[str, list]:
         [""],
     ],
 )
-def test_an_unset_variable_of_the_shell_is_not_the_current_folder(arguments, tmp_path):
+def test_an_unset_shell_variable_is_not_the_current_folder(arguments, tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "logo.png")
     done = run_command(*arguments, cwd=tmp_path)
     assert done.returncode == USAGE
@@ -69,14 +69,14 @@ def test_an_unset_variable_of_the_shell_is_not_the_current_folder(arguments, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["logo.png"]
 
 
-def test_an_error_of_a_file_that_is_put_in_place_names_its_place(tmp_path, capsys):
+def test_an_error_while_a_file_is_renamed_names_its_final_path(tmp_path, capsys):
     (tmp_path / "out.json").mkdir()
     with pytest.raises(SystemExit), exit_on_error():
         write_file(tmp_path / "out.json", "{}")
     assert f"logo-edge: {tmp_path / 'out.json'}: Is a directory" in capsys.readouterr().err
 
 
-def test_a_reader_that_went_away_ends_every_verb_alike(bundle, logo):
+def test_every_verb_ends_the_same_way_when_its_reader_goes_away(bundle, logo):
     statuses = {}
     for name, arguments in verbs(bundle, logo).items():
         reader, writer = os.pipe()
@@ -89,7 +89,7 @@ def test_a_reader_that_went_away_ends_every_verb_alike(bundle, logo):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-def test_an_output_that_cannot_be_written_has_a_status_of_its_own(bundle, logo):
+def test_output_that_cannot_be_written_has_its_own_status(bundle, logo):
     statuses = {}
     for name in ("plain", "info", "help"):
         with open("/dev/full", "wb") as full:
@@ -99,7 +99,7 @@ def test_an_output_that_cannot_be_written_has_a_status_of_its_own(bundle, logo):
     assert statuses == dict.fromkeys(statuses, SYSTEM)
 
 
-def test_a_log_that_cannot_be_written_is_warned_of_once_and_fails_no_answer(bundle, logo):
+def test_a_log_that_cannot_be_written_gives_one_warning_and_all_answers(bundle, logo):
     for index in range(20):
         (logo.parent / f"{index}.png").write_bytes(logo.read_bytes())
     done = run_command("classify", "--bundle", bundle, "--log", "/dev/full", "--jsonl", logo.parent)
@@ -109,7 +109,7 @@ def test_a_log_that_cannot_be_written_is_warned_of_once_and_fails_no_answer(bund
     assert b"/dev/full: No space left on device" in done.stderr
 
 
-def test_a_closed_stdout_is_refused_and_a_closed_stdin_or_stderr_is_an_empty_one(bundle, logo):
+def test_a_closed_stdout_is_refused_and_a_closed_stdin_or_stderr_is_empty(bundle, logo):
     def close(*descriptors: int) -> str:
         return (
             f"import os; [os.close(number) for number in {descriptors}]; os.execv({sys.executable!r}, "
@@ -143,7 +143,7 @@ def test_output_is_utf_8_whatever_the_locale_says(bundle, logo):
     assert (table.returncode, name.name in table.stdout.decode("utf-8")) == (0, True)
 
 
-def test_names_reach_no_terminal_raw(bundle, logo, tmp_path):
+def test_file_names_are_escaped_on_terminals(bundle, logo, tmp_path):
     folder = tmp_path / NASTY.removesuffix(".png")
     folder.mkdir()
     (folder / NASTY).write_bytes(logo.read_bytes())
@@ -165,7 +165,7 @@ def test_names_reach_no_terminal_raw(bundle, logo, tmp_path):
         assert not [line for line in printed.splitlines() if line.lstrip().startswith("forged")], name
 
 
-def test_names_of_classes_reach_no_terminal_raw(fake_bundle):
+def test_class_names_are_escaped_on_terminals(fake_bundle):
     bundle = fake_bundle(labels=("red", f"green{NASTY}", "blue"))
     for arguments in (["info"], ["serve", "--host", "192.0.2.1", "--no-token"]):  # an address of no machine (RFC 5737)
         done = run_command(arguments[0], "--bundle", bundle, *arguments[1:])
@@ -188,16 +188,17 @@ def test_names_of_classes_reach_no_terminal_raw(fake_bundle):
         ("\U000e0041", r"\U000e0041"),
     ],
 )
-def test_what_could_control_a_terminal_is_escaped(text, expected):
+def test_characters_that_control_a_terminal_are_escaped(text, expected):
     assert printable(text) == expected
 
 
 def interrupt(arguments: list, ready: Path, code: str) -> subprocess.CompletedProcess:
-    """The command, with Ctrl-C once the file `ready` is there."""
-    heard = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"  # a job in the background ignores it
-    process = subprocess.Popen(
-        [sys.executable, "-c", heard, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    """The command, with Ctrl-C once the file `ready` exists."""
+    handler = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job ignores SIGINT
     )
+    command = [sys.executable, "-c", f"{handler}\n{code}", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 120
         while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -210,9 +211,7 @@ def interrupt(arguments: list, ready: Path, code: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize(("more", "resumes"), [(["--out", "t.csv"], True), (["--threads", "1"], False), ([], False)])
-def test_ctrl_c_says_to_run_again_where_that_goes_on_and_nowhere_else(
-    bundle, logo, tmp_path, monkeypatch, more, resumes
-):
+def test_ctrl_c_says_to_run_again_only_if_that_resumes(bundle, logo, tmp_path, monkeypatch, more, resumes):
     ready = tmp_path / "ready"
     code = f"""import pathlib, time
 from logo_edge.classifier import Classifier
@@ -243,9 +242,9 @@ def test_help_lists_the_exit_statuses():
         assert part in listed
 
 
-def test_more_on_stdin_than_an_image_may_have_is_refused_by_its_size(bundle, logo):
-    limit = "from logo_edge.cli import classify; from logo_edge.images import load; load.MAX_FILE_BYTES = classify.MAX_FILE_BYTES = 50"
-    code = f"{limit}; {SHELL}"
+def test_too_many_bytes_on_stdin_are_refused_by_their_size(bundle, logo):
+    modules = "from logo_edge.cli import classify; from logo_edge.images import load"
+    code = f"{modules}; load.MAX_FILE_BYTES = classify.MAX_FILE_BYTES = 50; {SHELL}"
     done = run_command("classify", "--bundle", bundle, "-", code=code, input=logo.read_bytes())
     assert done.returncode == 1
     assert b"more than 50" in done.stderr
@@ -281,14 +280,14 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (caused(LogoEdgeError("x: no"), PermissionError(errno.EACCES, "Permission denied")), False, USAGE, "x: no"),
     ],
 )
-def test_each_end_has_its_line_and_its_status(capsys, error, resumes, status, line):
+def test_each_failure_has_its_line_and_its_status(capsys, error, resumes, status, line):
     with pytest.raises(SystemExit) as ended, exit_on_error(), resumable() if resumes else nullcontext():
         raise error
     assert ended.value.code == status
     assert capsys.readouterr().err == f"logo-edge: {line}\n"
 
 
-def test_a_wrong_usage_quotes_names_harmlessly():
+def test_a_wrong_usage_quotes_names_escaped():
     done = run_command("info", "a\x1b[31m\u202egnp.b")  # Click escapes the first only
     assert done.returncode == USAGE
     assert rb"(a\x1b[31m\u202egnp.b)" in done.stderr

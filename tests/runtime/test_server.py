@@ -1,4 +1,4 @@
-"""`logo-edge serve`: what it answers, what it refuses, and that nothing sent to it breaks, blocks or bloats it."""
+"""`logo-edge serve`: answers and refusals, and no input that breaks it, blocks it or fills its memory."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def client(classifier) -> Iterator[httpx.Client]:
 
 
 class Gate:
-    """Stands before a function of the classifier: it goes on once the gate is open; `waiting` counts who is there."""
+    """Wraps a function of the classifier: calls wait until the gate is open; `waiting` counts them."""
 
     def __init__(self, function: Callable):
         self._function, self._open, self.waiting = function, threading.Event(), threading.Semaphore(0)
@@ -100,11 +100,11 @@ class Gate:
 
 @pytest.fixture
 def gate(classifier, monkeypatch) -> Iterator[Gate]:
-    """One before decoding."""
-    found = Gate(classifier.read_pixels)
-    monkeypatch.setattr(classifier, "read_pixels", found)
-    yield found
-    found.open()
+    """A gate before decoding."""
+    decode_gate = Gate(classifier.read_pixels)
+    monkeypatch.setattr(classifier, "read_pixels", decode_gate)
+    yield decode_gate
+    decode_gate.open()
 
 
 def post(client: httpx.Client, data: bytes, **headers) -> httpx.Response:
@@ -116,7 +116,7 @@ def post_files(client: httpx.Client, *files: tuple[str, bytes]) -> httpx.Respons
 
 
 def metric(client: httpx.Client, name: str, **labels) -> float:
-    """The sum of the samples of that name that have these labels."""
+    """The sum of the samples with that name and these labels."""
     families = text_string_to_metric_families(client.get("/metrics").text)
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
@@ -134,16 +134,23 @@ def accepts_connections(client: httpx.Client) -> bool:
     return True
 
 
+def request_head(length: int) -> bytes:
+    """The head of a request whose body is still to come."""
+    head = "POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: "
+    return f"{head}{length}\r\n\r\n".encode()
+
+
 def test_a_raw_image_gives_its_classification(client, classifier):
     for colour in COLOURS:
         response, expected = post(client, png_of(colour)), classifier.classify(png_of(colour))
-        found = response.json()
-        assert (response.status_code, found["label"], found["best_guess"]) == (200, expected.label, expected.best_guess)
-        assert found["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
-    assert found["reason"] == "low_confidence"  # of grey
+        answer = response.json()
+        assert response.status_code == 200
+        assert (answer["label"], answer["best_guess"]) == (expected.label, expected.best_guess)
+        assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    assert answer["reason"] == "low_confidence"  # of grey
 
 
-def test_files_of_a_form_come_back_in_order_and_a_bad_one_spoils_no_other(client):
+def test_files_of_a_form_are_answered_in_order_and_a_bad_one_affects_no_other(client):
     files = [("a.png", png_of("blue")), ("b.png", b"no image"), ("c.png", png_of("grey")), ("blau.jpg", png_of("red"))]
     response = post_files(client, *files)
     results = response.json()["results"]
@@ -165,7 +172,7 @@ def test_a_full_batch_of_files_is_classified(client):
     assert [result["classification"]["label"] for result in results] == colours
 
 
-def test_info_tells_the_bundle_and_the_limits(client):
+def test_info_gives_the_bundle_and_the_limits(client):
     info = client.get("/v1/info").json()
     assert (info["bundle"], info["labels"], info["mode"], info["size_px"]) == (
         "fake",
@@ -204,7 +211,7 @@ def test_info_tells_the_bundle_and_the_limits(client):
         (422, {"content": encode(Image.new("RGB", (101, 100)))["PNG"], "headers": PNG}),
     ],
 )
-def test_a_request_that_cannot_be_answered_is_told_why(classifier, status, request_):
+def test_a_refusal_gives_its_reason(classifier, status, request_):
     limits = Limits(body_bytes=100_000, images=4, pixels=10_000)
     with running(create_app(classifier, limits)) as client:
         response = client.post("/v1/classify", **request_)
@@ -214,7 +221,7 @@ def test_a_request_that_cannot_be_answered_is_told_why(classifier, status, reque
         assert post(client, png_of("red")).json()["label"] == "red"
 
 
-def test_beyond_the_most_requests_at_once_clients_are_told_when_to_come_again(classifier, gate):
+def test_too_many_requests_at_once_get_retry_after(classifier, gate):
     with (
         running(create_app(classifier, Limits(requests=3, workers=3, timeout_s=60))) as client,
         ThreadPoolExecutor(3) as pool,
@@ -231,7 +238,7 @@ def test_beyond_the_most_requests_at_once_clients_are_told_when_to_come_again(cl
         assert metric(client, "logo_edge_requests_in_flight") == 0
 
 
-def test_an_image_that_takes_too_long_gives_up_its_place(classifier, gate):
+def test_an_image_that_takes_too_long_makes_room_for_others(classifier, gate):
     with running(create_app(classifier, Limits(requests=1, timeout_s=0.2, workers=2))) as client:
         response = post(client, png_of("red"))
         assert (response.status_code, response.headers["retry-after"]) == (504, "1")
@@ -239,21 +246,17 @@ def test_an_image_that_takes_too_long_gives_up_its_place(classifier, gate):
         assert post(client, png_of("red")).status_code == 200
 
 
-def test_a_body_that_does_not_arrive_gives_up_its_place(classifier):
+def test_a_body_that_does_not_arrive_makes_room_for_others(classifier):
     with running(create_app(classifier, Limits(requests=1, timeout_s=0.2))) as client:
         with open_socket(client) as slow:
-            slow.sendall(
-                b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\n\x89P"
-            )
+            slow.sendall(request_head(99) + b"\x89P")
             assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
         with open_socket(client) as gone:
-            gone.sendall(
-                b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\n\x89P"
-            )
+            gone.sendall(request_head(99) + b"\x89P")
         assert post(client, png_of("red")).status_code == 200
 
 
-def test_with_a_token_only_its_bearers_are_answered(classifier):
+def test_with_a_token_only_clients_that_send_it_are_answered(classifier):
     with running(create_app(classifier, token=TOKEN)) as client:
         for headers in (
             {},
@@ -273,7 +276,7 @@ def test_with_a_token_only_its_bearers_are_answered(classifier):
         assert 'path="/v1/classify",status="401"' in client.get("/metrics", headers=bearer).text
 
 
-def test_metrics_count_what_was_answered(client):
+def test_metrics_count_answers(client):
     for colour in ("red", "red", "grey"):
         post(client, png_of(colour))
     post(client, b"no image")
@@ -320,7 +323,7 @@ def test_with_a_delay_a_batch_waits_for_more(classifier, monkeypatch):
     assert sizes == [4]
 
 
-def test_a_mistake_of_the_service_is_no_mistake_of_the_client(classifier, monkeypatch):
+def test_an_internal_error_is_not_an_error_of_the_client(classifier, monkeypatch):
     broken, classify = threading.Event(), classifier.classify_pixels
     broken.set()
     monkeypatch.setattr(classifier, "classify_pixels", lambda pixels: 1 / 0 if broken.is_set() else classify(pixels))
@@ -329,22 +332,16 @@ def test_a_mistake_of_the_service_is_no_mistake_of_the_client(classifier, monkey
         assert (response.status_code, response.headers["content-type"]) == (500, "application/problem+json")
         assert "division" not in response.text
         broken.clear()
-        with httpx.Client(base_url=client.base_url) as anew:  # uvicorn has closed the connection
-            assert post(anew, png_of("red")).status_code == 200
-            assert metric(anew, "logo_edge_requests_total", status="500") == 1
+        with httpx.Client(base_url=client.base_url) as reconnected:  # uvicorn has closed the connection
+            assert post(reconnected, png_of("red")).status_code == 200
+            assert metric(reconnected, "logo_edge_requests_total", status="500") == 1
 
 
-def slow_head(length: int) -> bytes:
-    return (
-        f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
-    )
-
-
-def test_bodies_that_arrive_slowly_keep_nobody_out(classifier):
+def test_slow_bodies_do_not_block_other_clients(classifier):
     with running(create_app(classifier, Limits(bodies=20, requests=2, timeout_s=60))) as client, ExitStack() as stack:
         slow = [stack.enter_context(open_socket(client)) for _ in range(25)]
         for index, connection in enumerate(slow):
-            connection.sendall(slow_head(99) + b"\x89")
+            connection.sendall(request_head(99) + b"\x89")
             while metric(client, "logo_edge_bodies_arriving") < min(index + 1, 20):
                 time.sleep(0.005)
         assert metric(client, "logo_edge_requests_in_flight") == 0
@@ -353,12 +350,12 @@ def test_bodies_that_arrive_slowly_keep_nobody_out(classifier):
         assert all(connection.recv(4096).startswith(b"HTTP/1.1 408 ") for connection in slow[:5])  # the oldest gave way
 
 
-def test_bodies_together_hold_no_more_memory_than_is_set_aside(classifier):
+def test_all_bodies_together_stay_within_their_memory(classifier):
     limits = Limits(body_bytes=100_000, held_bytes=250_000, timeout_s=60)
     with running(create_app(classifier, limits)) as client, ExitStack() as stack:
         slow = [stack.enter_context(open_socket(client)) for _ in range(3)]
         for index, connection in enumerate(slow):
-            connection.sendall(slow_head(99_999) + bytes(90_000))
+            connection.sendall(request_head(99_999) + bytes(90_000))
             while metric(client, "logo_edge_bodies_arriving") < min(index + 1, 2):
                 time.sleep(0.005)
         assert slow[0].recv(4096).startswith(b"HTTP/1.1 408 ")
@@ -384,7 +381,7 @@ TURBULENCE = (
 )
 
 
-def test_costly_drawings_wait_in_a_short_queue_of_their_own_and_others_are_answered_meanwhile(classifier):
+def test_costly_drawings_wait_in_their_own_short_queue_while_others_are_answered(classifier):
     limits = Limits(workers=2, queue=2, drawing_s=0.3)
     with running(create_app(classifier, limits)) as client, ThreadPoolExecutor(8) as pool:
         drawings = [pool.submit(post, client, TURBULENCE) for _ in range(8)]
@@ -408,13 +405,13 @@ def test_costly_drawings_wait_in_a_short_queue_of_their_own_and_others_are_answe
 SQUARE = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect width="9" height="8" fill="red"/></svg>'
 
 
-def test_the_drawings_of_one_request_stand_in_the_queue_once(classifier):
+def test_the_drawings_of_one_request_are_in_the_queue_once(classifier):
     with running(create_app(classifier, Limits(queue=0))) as client:
         results = post_files(client, *[("a.svg", SQUARE)] * 5).json()["results"]
     assert [result["classification"]["label"] for result in results] == ["red"] * 5
 
 
-def test_large_pictures_take_no_worker_from_small_ones(classifier, monkeypatch):
+def test_large_pictures_do_not_block_small_ones(classifier, monkeypatch):
     limits, read = Limits(workers=1, queue=0, quick_pixels=1000, timeout_s=60), classifier.read_pixels
     gate = Gate(read)
     monkeypatch.setattr(
@@ -438,7 +435,7 @@ def test_without_drawings_an_svg_is_refused_and_a_picture_is_not(classifier):
         assert post(client, png_of("blue")).json()["label"] == "blue"
 
 
-def test_a_query_a_field_of_a_form_or_an_encoding_that_would_be_ignored_is_refused(client):
+def test_unknown_queries_form_fields_and_encodings_are_refused(client):
     for path, ask in (("/v1/classify", client.post), ("/v1/info", client.get)):
         refused = ask(
             path, params={"mode": "strict"}, **({"content": png_of("red"), "headers": PNG} if "class" in path else {})
@@ -458,7 +455,7 @@ def test_head_is_answered_wherever_get_is(client):
     assert client.head("/nowhere").status_code == 404
 
 
-def test_what_is_no_logo_is_answered_and_counted_as_such(fake_bundle):
+def test_a_picture_of_no_logo_is_answered_and_counted_as_such(fake_bundle):
     with running(create_app(Classifier.load(fake_bundle(familiarity=Familiarity(100.0, 0.05))))) as client:
         found = post(client, png_of("red")).json()
         assert (found["label"], found["reason"], found["is_logo"]) == (None, "not_a_logo", False)
@@ -469,7 +466,7 @@ def test_what_is_no_logo_is_answered_and_counted_as_such(fake_bundle):
         assert counted == {"blank": 0, "not_a_logo": 1, "low_confidence": 0}
 
 
-def test_labels_that_are_called_like_outcomes_are_counted_apart(fake_bundle):
+def test_labels_named_like_outcomes_are_counted_separately(fake_bundle):
     with running(create_app(Classifier.load(fake_bundle(labels=("unreadable", "abstained", "blue"))))) as client:
         assert post(client, png_of("red")).json()["label"] == "unreadable"
         post(client, b"no image")
@@ -486,7 +483,7 @@ def test_a_form_is_never_written_to_disk(classifier, monkeypatch):
         assert post_files(client, ("a.png", noise)).status_code == 200
 
 
-def test_a_full_log_fails_no_answer_and_is_counted(classifier, tmp_path):
+def test_a_full_log_is_counted_and_changes_no_answer(classifier, tmp_path):
     with running(create_app(classifier, log="/dev/full")) as client:
         assert [post(client, png_of("red")).status_code for _ in range(3)] == [200] * 3
         assert metric(client, "logo_edge_log_failures") == 3
@@ -543,8 +540,8 @@ schemathesis.openapi.format("binary", raw_images())
 @pytest.mark.parametrize(
     "mode", [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE], ids=["fit", "unfit"]
 )
-def test_the_service_keeps_to_its_own_description(classifier, mode):
-    """Status codes, content types and bodies are those of the OpenAPI document, of input that fits it or does not."""
+def test_the_service_follows_its_openapi_document(classifier, mode):
+    """Status codes, content types and bodies match the document, for valid and invalid input."""
     expected = [
         not_a_server_error,
         checks.status_code_conformance,
@@ -591,7 +588,7 @@ def test_only_this_machine_is_loopback(host, local):
     assert is_loopback(host) == local
 
 
-def test_the_token_comes_of_the_environment_or_a_file(tmp_path, monkeypatch):
+def test_the_token_comes_from_the_environment_or_a_file(tmp_path, monkeypatch):
     monkeypatch.delenv("LOGO_EDGE_TOKEN", raising=False)
     assert read_token(None) is None
     monkeypatch.setenv("LOGO_EDGE_TOKEN", TOKEN)
@@ -626,14 +623,14 @@ def test_the_service_keeps_to_its_cores_and_spins_if_told_to(fake_bundle, monkey
 
     monkeypatch.setattr(Classifier, "load", load)
     monkeypatch.setattr("logo_edge.server.app.run_server", lambda *_, **__: kept.append(os.sched_getaffinity(0)))
-    before, told = os.sched_getaffinity(0), ["--bundle", str(fake_bundle())]
-    done = CliRunner().invoke(serve, [*told, "--cores", str(min(cores)), "--spinning"])
+    before, arguments = os.sched_getaffinity(0), ["--bundle", str(fake_bundle())]
+    done = CliRunner().invoke(serve, [*arguments, "--cores", str(min(cores)), "--spinning"])
     assert done.exit_code == 0, done.exception
     assert kept == [(cores, True), cores]
     assert os.sched_getaffinity(0) == before
-    assert CliRunner().invoke(serve, told).exit_code == 0
+    assert CliRunner().invoke(serve, arguments).exit_code == 0
     assert kept[2:] == [(set(), False), before]
-    assert CliRunner().invoke(serve, ["--cores", "x", *told]).exit_code == 2
+    assert CliRunner().invoke(serve, ["--cores", "x", *arguments]).exit_code == 2
 
 
 @contextmanager
@@ -650,11 +647,11 @@ def served(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Pop
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if found := re.search(r"running on (http://\S+)", line):
+            if match := re.search(r"running on (http://\S+)", line):
                 break
         else:
             raise AssertionError("".join(lines))
-        with httpx.Client(base_url=found[1].replace("0.0.0.0", "127.0.0.1"), timeout=60) as client:
+        with httpx.Client(base_url=match[1].replace("0.0.0.0", "127.0.0.1"), timeout=60) as client:
             client.started = "".join(lines)
             yield process, client
     finally:
@@ -663,16 +660,17 @@ def served(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Pop
         process.stderr.close()
 
 
-def test_asked_to_stop_it_finishes_the_requests_at_hand(fake_bundle):
+def test_a_stop_lets_current_requests_finish(fake_bundle):
     data = png_of("green")
     with served("--bundle", str(fake_bundle())) as (process, client):
         assert client.base_url.host == "127.0.0.1"
         assert {
-            entry.laddr.ip for entry in psutil.Process(process.pid).net_connections() if entry.status == "LISTEN"
+            connection.laddr.ip
+            for connection in psutil.Process(process.pid).net_connections()
+            if connection.status == "LISTEN"
         } == {"127.0.0.1"}
         with open_socket(client) as half:
-            head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(data)}\r\n\r\n"
-            half.sendall(head.encode() + data[:20])
+            half.sendall(request_head(len(data)) + data[:20])
             while metric(client, "logo_edge_bodies_arriving") < 1:
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
@@ -686,7 +684,7 @@ def test_asked_to_stop_it_finishes_the_requests_at_hand(fake_bundle):
         process.wait(60)
 
 
-def test_beyond_this_machine_it_starts_with_a_token_or_where_told_that_none_is_wanted(fake_bundle, monkeypatch):
+def test_beyond_this_machine_it_needs_a_token_or_no_token(fake_bundle, monkeypatch):
     monkeypatch.delenv("LOGO_EDGE_TOKEN", raising=False)
     bundle = str(fake_bundle())
     for host in ("0.0.0.0", "::", "192.168.1.2"):
@@ -715,11 +713,11 @@ def test_the_default_bundle_answers_as_the_runtime_does():
     for path, result in zip(samples, results, strict=True):
         expected = classifier.classify(path)
         assert result["classification"]["label"] == expected.label
-        found = np.array(list(result["classification"]["probabilities"].values()))
-        assert found == pytest.approx(list(expected.probabilities.values()), abs=1e-4)
+        probabilities = np.array(list(result["classification"]["probabilities"].values()))
+        assert probabilities == pytest.approx(list(expected.probabilities.values()), abs=1e-4)
 
 
-def test_a_jpeg_of_more_pixels_than_the_limit_is_decoded_smaller_and_a_container_is_looked_into(classifier):
+def test_a_jpeg_above_the_pixel_limit_is_decoded_reduced_and_containers_are_checked(classifier):
     picture, icon = Image.new("RGB", (300, 200), "red"), bombs()["ico of a png"]
     picture.paste("maroon", (0, 0, 60, 60))  # so that it is not blank
     phone = encode(picture)["JPEG"]

@@ -50,20 +50,20 @@ def logos(tmp_path) -> Path:
     return tmp_path / "logos"
 
 
-def test_one_walk_finds_every_image_of_a_hostile_tree_once_and_nothing_else(hostile_tree):
-    found = list(find_images([str(hostile_tree.root)]))
-    assert {os.path.relpath(path, hostile_tree.root) for path in found} == hostile_tree.images
-    assert len(found) == len(hostile_tree.images) > 30
+def test_find_images_finds_each_image_of_a_hostile_tree_once_and_nothing_else(hostile_tree):
+    images = list(find_images([str(hostile_tree.root)]))
+    assert {os.path.relpath(path, hostile_tree.root) for path in images} == hostile_tree.images
+    assert len(images) == len(hostile_tree.images) > 30
 
 
-def test_a_folder_that_links_lead_to_is_visited_once_under_its_own_name(tmp_path):
+def test_a_folder_behind_links_is_visited_once_under_its_own_name(tmp_path):
     (tmp_path / "z").mkdir()
     (tmp_path / "z" / "0.png").touch()
     (tmp_path / "a").symlink_to(tmp_path / "z", target_is_directory=True)
     assert list(find_images([str(tmp_path)])) == [str(tmp_path / "z" / "0.png")]
 
 
-def test_a_folder_that_cannot_be_read_comes_out_as_a_path_that_fails(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_yielded_as_a_path(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
     (tmp_path / "0.png").touch()
     scan = os.scandir
@@ -96,7 +96,7 @@ def rows_of(path: Path) -> list[dict]:
 
 
 def kept_in(journal: Path) -> int:
-    """The rows of a journal that nobody writes."""
+    """The number of rows in a journal that no process has open."""
     database = sqlite3.connect(journal)
     try:
         return database.execute("SELECT count(*) FROM rows").fetchone()[0]
@@ -104,7 +104,7 @@ def kept_in(journal: Path) -> int:
         database.close()
 
 
-def test_the_three_formats_hold_the_same(bundle, logos, tmp_path):
+def test_the_three_formats_have_the_same_content(bundle, logos, tmp_path):
     tables = {}
     for suffix in WRITERS:
         out = tmp_path / f"results{suffix}"
@@ -130,7 +130,7 @@ def test_the_three_formats_hold_the_same(bundle, logos, tmp_path):
     assert sum(bool(row.get("error")) for row in lines) == 2
 
 
-def test_names_that_hold_what_ends_a_row_or_cell_are_whole_in_every_format(bundle, tmp_path):
+def test_names_with_characters_that_end_a_row_or_cell_survive_in_every_format(bundle, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     names = [f"{name}.png" for name in ("a\rb", "c\nd", 'e"f', "g,h", "i\u2028j", "=1+2", "-", "k|l", "m\x85n")]
@@ -146,9 +146,9 @@ def test_names_that_hold_what_ends_a_row_or_cell_are_whole_in_every_format(bundl
         assert sorted(paths) == sorted(str(folder / name) for name in names), suffix
 
 
-def test_an_interrupted_run_goes_on_where_it_was_and_loses_and_repeats_nothing(bundle, logos, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_without_lost_or_repeated_rows(bundle, logos, tmp_path, monkeypatch):
     out = tmp_path / "results.jsonl"
-    whole = Classifier.classify_many
+    classify_many = Classifier.classify_many
     seen: list[str] = []
     interruptions = [30]
 
@@ -158,7 +158,7 @@ def test_an_interrupted_run_goes_on_where_it_was_and_loses_and_repeats_nothing(b
                 seen.append(source)
                 yield source
 
-        for index, result in enumerate(whole(self, noted(), **options)):
+        for index, result in enumerate(classify_many(self, noted(), **options)):
             if interruptions and index == interruptions[0]:
                 interruptions.clear()
                 raise KeyboardInterrupt
@@ -184,7 +184,7 @@ def test_an_interrupted_run_goes_on_where_it_was_and_loses_and_repeats_nothing(b
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "results"))] == ["results.jsonl"]
 
 
-def test_a_killed_run_goes_on(bundle, logos, tmp_path):
+def test_a_killed_run_resumes(bundle, logos, tmp_path):
     out = tmp_path / "results.csv"
     many = [str(path) for path in sorted(logos.rglob("*.png"))] * 200
     listed = tmp_path / "many"
@@ -200,7 +200,7 @@ def test_a_killed_run_goes_on(bundle, logos, tmp_path):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert part.exists(), "it was done before it could be killed"
+    assert part.exists(), "the run ended before it could be killed"
     assert 0 < kept_in(part) < 6000
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1
@@ -209,7 +209,7 @@ def test_a_killed_run_goes_on(bundle, logos, tmp_path):
     assert len(paths) == len(set(paths)) == 6000
 
 
-def test_a_table_that_is_there_or_was_begun_otherwise_is_not_touched(bundle, logos, tmp_path):
+def test_an_existing_table_or_one_begun_with_other_settings_is_not_changed(bundle, logos, tmp_path):
     out = tmp_path / "results.csv"
     out.write_text("precious")
     result = classify(bundle, logos, "--out", out)
@@ -229,7 +229,7 @@ def test_an_artifact_and_a_backend_are_settings_of_a_table(bundle, tmp_path):
     own = Classifier.load(bundle)
     artifact = tmp_path / "same.onnx"
     artifact.write_bytes(own.bundle.model_path.read_bytes() + b"\x2a\x00")  # an empty, unknown field
-    settings = [describe_settings(found) for found in (own, Classifier.load(bundle, artifact=artifact))]
+    settings = [describe_settings(classifier) for classifier in (own, Classifier.load(bundle, artifact=artifact))]
     assert {name for name in settings[0] if settings[0][name] != settings[1][name]} == {"model_sha256"}
     assert settings[0]["backend"] == "onnxruntime"
 
@@ -242,7 +242,7 @@ def test_an_artifact_and_a_backend_are_settings_of_a_table(bundle, tmp_path):
         ("absent.png/results.csv", "expected a folder that can be written"),
     ],
 )
-def test_where_no_table_can_be_written_it_says_so(bundle, logos, tmp_path, name, message):
+def test_a_path_that_cannot_be_a_table_is_refused_with_the_reason(bundle, logos, tmp_path, name, message):
     (tmp_path / "absent.png").write_text("a file")
     (tmp_path / "folder.csv").mkdir()
     assert message in str(classify(bundle, logos, "--out", tmp_path / name, "--overwrite").exception)
@@ -264,7 +264,7 @@ def test_parquet_without_pyarrow_names_its_extra(bundle, logos, tmp_path, monkey
     assert "logo-edge[parquet]" in str(result.exception)
 
 
-def test_globs_are_expanded_and_a_file_with_such_a_name_is_itself(logos):
+def test_globs_are_expanded_unless_a_file_has_that_name(logos):
     assert len(list(find_images([str(logos / "**" / "*.png")]))) == 60
     assert len(list(find_images([str(logos / "1" / "?[05].png")]))) == 4
     assert list(find_images([str(logos / "none*.png")])) == []
@@ -273,7 +273,7 @@ def test_globs_are_expanded_and_a_file_with_such_a_name_is_itself(logos):
     assert list(find_images([str(named)])) == [str(named)]
 
 
-def test_a_name_that_is_no_unicode_is_kept_as_well_as_it_can_be(bundle, tmp_path):
+def test_a_name_that_is_not_unicode_is_shown_with_replacement_characters(bundle, tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
     marked((255, 0, 0), (8, 8)).save(folder / "plain.png")
@@ -286,7 +286,7 @@ def test_a_name_that_is_no_unicode_is_kept_as_well_as_it_can_be(bundle, tmp_path
     assert classify(bundle, "--json", folder).exit_code == 0
 
 
-def test_names_that_differ_in_undecodable_bytes_alone_are_two_images(bundle, tmp_path):
+def test_names_that_differ_only_in_undecodable_bytes_are_two_images(bundle, tmp_path):
     folder = os.fsencode(tmp_path / "odd")
     os.mkdir(folder)
     for name, colour in ((b"r\xfe.png", (255, 0, 0)), (b"r\xff.png", (0, 0, 255))):
@@ -305,7 +305,7 @@ def test_names_that_differ_in_undecodable_bytes_alone_are_two_images(bundle, tmp
 @pytest.mark.parametrize(
     "content", [b"SQLite format 3\0" + bytes(4096), b'{"settings": {}}\n["1f", {"path": "a.png"}]\n', None]
 )
-def test_what_is_no_journal_is_named_and_left_alone(bundle, logos, tmp_path, content):
+def test_a_file_that_is_no_journal_is_named_and_not_changed(bundle, logos, tmp_path, content):
     part = tmp_path / "results.csv.part"
     if content is None:
         database = sqlite3.connect(part)
@@ -327,7 +327,7 @@ def test_what_is_no_journal_is_named_and_left_alone(bundle, logos, tmp_path, con
 
 
 def begin(bundle: Path, paths: list[Path], out: Path, count: int) -> None:
-    """Leaves the journal of a run over the paths that was interrupted after so many images."""
+    """Leaves the journal of a run over the paths that was interrupted after `count` images."""
     classifier = Classifier.load(bundle)
     names = list(map(str, paths))
     settings = describe_settings(classifier) | {FOLDERS: source_folders(names)}
@@ -363,7 +363,7 @@ def test_a_file_that_was_replaced_is_classified_again(bundle, tmp_path, how):
     assert [row["label"] for row in rows_of(tmp_path / "results.jsonl")] == ["blue"]
 
 
-def test_another_folders_journal_is_refused_whatever_its_files_are_called(bundle, tmp_path, monkeypatch):
+def test_the_journal_of_another_folder_is_refused_even_with_equal_file_names(bundle, tmp_path, monkeypatch):
     for folder, colour in (("a", (255, 0, 0)), ("b", (0, 0, 255))):
         for index in range(3):
             paint(tmp_path / folder / f"{index}.png", colour)
@@ -380,7 +380,7 @@ def test_another_folders_journal_is_refused_whatever_its_files_are_called(bundle
     assert [(row["path"], row["label"]) for row in rows_of(out)] == [(f"./{index}.png", "red") for index in range(3)]
 
 
-def test_a_table_holds_the_files_of_its_last_run_in_one_order(bundle, tmp_path):
+def test_a_table_has_the_files_of_its_last_run_sorted_by_path(bundle, tmp_path):
     for index in (3, 1, 2, 0):
         paint(tmp_path / "in" / f"{index}.png", (255, 0, 0))
     out = tmp_path / "results.csv"
@@ -389,9 +389,9 @@ def test_a_table_holds_the_files_of_its_last_run_in_one_order(bundle, tmp_path):
     paint(tmp_path / "in" / "15.png", (0, 0, 255))
     result = classify(bundle, tmp_path / "in", "--out", out)
     assert "4 images, 0 of them failed" in result.stdout
-    whole = tmp_path / "whole.csv"
-    assert classify(bundle, tmp_path / "in", "--out", whole).exit_code == 0
-    assert out.read_bytes() == whole.read_bytes()
+    uninterrupted = tmp_path / "whole.csv"
+    assert classify(bundle, tmp_path / "in", "--out", uninterrupted).exit_code == 0
+    assert out.read_bytes() == uninterrupted.read_bytes()
     assert [Path(row["path"]).name for row in rows_of(out)] == ["0.png", "15.png", "2.png", "3.png"]
 
 
@@ -403,7 +403,7 @@ def test_a_file_that_is_named_twice_has_one_row(bundle, tmp_path):
     assert len(rows_of(tmp_path / "results.jsonl")) == 1
 
 
-def test_on_a_full_disk_the_table_ends_with_its_own_status_and_goes_on_once_there_is_room(bundle, tmp_path):
+def test_a_full_disk_has_its_own_status_and_the_run_resumes_once_there_is_room(bundle, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out" / "results.csv"
     for index in range(200):
         paint(folder / f"{index:03}.png", (255, 0, 0))
@@ -422,9 +422,7 @@ def test_on_a_full_disk_the_table_ends_with_its_own_status_and_goes_on_once_ther
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_a_table_that_does_not_fit_leaves_its_journal_and_no_half_of_itself(
-    bundle, logos, tmp_path, monkeypatch, suffix
-):
+def test_a_table_that_does_not_fit_leaves_only_its_journal(bundle, logos, tmp_path, monkeypatch, suffix):
     out = tmp_path / "out" / f"results{suffix}"
     flushed = files._flush
 
@@ -441,7 +439,7 @@ def test_a_table_that_does_not_fit_leaves_its_journal_and_no_half_of_itself(
     assert os.listdir(out.parent) == [f"results{suffix}"]
 
 
-def test_the_journal_goes_only_once_the_disk_has_table_and_folder(bundle, logos, tmp_path, monkeypatch):
+def test_the_journal_is_deleted_only_after_table_and_folder_are_on_the_disk(bundle, logos, tmp_path, monkeypatch):
     out, order = tmp_path / "out" / "results.csv", []
 
     def note(name: str, call):
@@ -467,9 +465,7 @@ def test_the_journal_goes_only_once_the_disk_has_table_and_folder(bundle, logos,
     ]
 
 
-def test_killed_after_its_table_was_put_in_place_a_run_leaves_no_journal_for_the_next(
-    bundle, logos, tmp_path, monkeypatch
-):
+def test_a_run_killed_after_its_table_was_written_leaves_no_journal_for_the_next(bundle, logos, tmp_path, monkeypatch):
     out = tmp_path / "out" / "results.csv"
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "_drop", lambda journal: journal._database.close())
@@ -483,7 +479,7 @@ def test_killed_after_its_table_was_put_in_place_a_run_leaves_no_journal_for_the
     assert kept_in(tmp_path / "begun" / "results.csv.part") == 3
 
 
-def test_names_are_never_separators_and_tables_hold_no_nan(fake_bundle, tmp_path):
+def test_names_never_act_as_separators_and_tables_have_no_nan(fake_bundle, tmp_path):
     bundle = fake_bundle(labels=("a|b", "c\\", 'd,"e"'), conformal=(Conformal(0.95, 0.0, None),))
     paint(tmp_path / "in" / 'x,"y\n.png', (255, 0, 0))
     for suffix in (".csv", ".jsonl"):
@@ -514,7 +510,7 @@ def test_a_bracket_in_a_folders_name_is_no_pattern(bundle, tmp_path):
     assert [Path(path).name for path in find_images([f"{tmp_path}/t [xn]/*.png"])] == ["c.png"]
 
 
-def test_a_deep_glob_visits_each_folder_once_however_links_lead(tmp_path, monkeypatch):
+def test_a_recursive_glob_visits_each_folder_once_despite_links(tmp_path, monkeypatch):
     for name in ("a.png", "in/b.png", "in/deep/c.png", "in/deep/c.jpg", ".hidden/d.png"):
         paint(tmp_path / name, (255, 0, 0))
     for name in ("one", "in/two", "in/deep/three"):
@@ -552,6 +548,6 @@ def test_a_folder_that_cannot_be_read_fails_by_name(bundle, tmp_path, monkeypatc
     assert "closed: Permission denied" in rows_of(tmp_path / "results.csv")[1]["error"]
 
 
-def test_links_that_lead_in_a_circle_are_walked_once(logos):
+def test_circular_links_are_followed_once(logos):
     (logos / "0" / "loop").symlink_to(logos)
     assert len(list(find_images([str(logos)]))) == 60

@@ -49,13 +49,13 @@ def open_graph(path: Path) -> onnxruntime.InferenceSession:
 
 
 def infer(repository: Path, ensemble: str, image: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs of the ensemble, its steps run as its configuration says."""
+    """The outputs of the ensemble, after running the steps of its configuration."""
     config, tensors = read_config(repository, ensemble), {"image": image}
     for step in config.ensemble_scheduling.step:
         session = open_graph(repository / step.model_name / "1" / "model.onnx")
         outputs = list(step.output_map)
-        found = session.run(outputs, {key: tensors[value] for key, value in step.input_map.items()})
-        tensors |= {step.output_map[key]: value for key, value in zip(outputs, found, strict=True)}
+        results = session.run(outputs, {key: tensors[value] for key, value in step.input_map.items()})
+        tensors |= {step.output_map[key]: value for key, value in zip(outputs, results, strict=True)}
     return {output.name: tensors[output.name] for output in config.output}
 
 
@@ -134,17 +134,17 @@ def test_the_ensemble_decides_as_the_runtime_does(bundle, tmp_path):
     assert len(samples) >= 8
     labels = set()
     for path in samples:
-        expected, found = classifier.classify(path), infer(tmp_path / "models", "marks", rgba(load_image(path)))
-        assert (found["label"].item() or None, found["best_guess"].item()) == (expected.label, expected.best_guess)
-        assert found["confidence"].item() == pytest.approx(expected.confidence, abs=1e-6)
-        assert found["probabilities"][0] == pytest.approx(list(expected.probabilities.values()), abs=1e-6)
+        expected, served = classifier.classify(path), infer(tmp_path / "models", "marks", rgba(load_image(path)))
+        assert (served["label"].item() or None, served["best_guess"].item()) == (expected.label, expected.best_guess)
+        assert served["confidence"].item() == pytest.approx(expected.confidence, abs=1e-6)
+        assert served["probabilities"][0] == pytest.approx(list(expected.probabilities.values()), abs=1e-6)
         labels.add(expected.label)
     assert None in labels
     assert len(labels) >= 3
 
 
 @pytest.mark.parametrize("details", [False, True])
-def test_the_configuration_is_what_triton_reads_and_fits_the_graphs(fake_bundle, tmp_path, details):
+def test_triton_can_read_the_configuration_and_it_matches_the_graphs(fake_bundle, tmp_path, details):
     result = export(
         fake_bundle(details=details),
         tmp_path / "models",
@@ -169,10 +169,10 @@ def test_the_configuration_is_what_triton_reads_and_fits_the_graphs(fake_bundle,
         assert (config.name, config.backend) == (name, "onnxruntime")
         assert config.parameters["intra_op_thread_count"].string_value == "3"
         session = open_graph(tmp_path / "models" / name / "1" / "model.onnx")
-        for told, got in [(config.input, session.get_inputs()), (config.output, session.get_outputs())]:
-            shapes = {entry.name: (entry.type, entry.shape[config.max_batch_size > 0 :]) for entry in got}
-            assert {tensor.name for tensor in told} <= set(shapes)
-            for tensor in told:
+        for configured, actual in [(config.input, session.get_inputs()), (config.output, session.get_outputs())]:
+            shapes = {tensor.name: (tensor.type, tensor.shape[config.max_batch_size > 0 :]) for tensor in actual}
+            assert {tensor.name for tensor in configured} <= set(shapes)
+            for tensor in configured:
                 kind, shape = shapes[tensor.name]
                 assert kind == NUMPY[tensor.data_type]
                 assert [side if isinstance(side, int) else -1 for side in shape] == list(tensor.dims)
@@ -192,7 +192,7 @@ def test_the_configuration_is_what_triton_reads_and_fits_the_graphs(fake_bundle,
     assert (tmp_path / "models" / "colours" / "1").is_dir()
 
 
-def test_nothing_is_written_over_a_model_or_under_a_name_that_cannot_be_one(fake_bundle, tmp_path):
+def test_existing_models_and_invalid_names_are_refused(fake_bundle, tmp_path):
     bundle = fake_bundle()
     assert export(bundle, tmp_path / "models").exit_code == 0
     again = export(bundle, tmp_path / "models")
@@ -203,7 +203,7 @@ def test_nothing_is_written_over_a_model_or_under_a_name_that_cannot_be_one(fake
 
 
 @pytest.mark.parametrize("out", [".", "sub/..", "new/models"])
-def test_any_folder_may_become_the_repository_and_nothing_is_left_beside_it(fake_bundle, tmp_path, monkeypatch, out):
+def test_any_folder_may_become_the_repository_and_no_temporary_folder_stays(fake_bundle, tmp_path, monkeypatch, out):
     bundle, here = fake_bundle(), tmp_path / "here"
     here.mkdir()
     (here / "sub").mkdir()
@@ -228,14 +228,14 @@ def test_the_root_of_a_mounted_volume_may_be_the_repository(fake_bundle):
             shutil.rmtree(folder)
 
 
-def test_a_place_that_cannot_be_a_folder_is_a_message(fake_bundle, tmp_path):
+def test_a_path_that_cannot_be_a_folder_is_refused(fake_bundle, tmp_path):
     (tmp_path / "file").write_text("a file")
     result = export(fake_bundle(), tmp_path / "file" / "models")
     assert isinstance(result.exception, triton.ExportError)
     assert "expected a folder that can be written" in str(result.exception)
 
 
-def test_nothing_is_written_where_a_graph_disagrees(fake_bundle, tmp_path, monkeypatch):
+def test_nothing_is_written_if_a_graph_disagrees(fake_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(
         triton, "preprocess_graph", lambda contract: preprocess_graph(InputContract(contract.size_px, (0, 0, 0)))
     )

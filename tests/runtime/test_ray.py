@@ -1,4 +1,4 @@
-"""`--engine ray` on a cluster of two workers on this machine: the table of the local engine, also where a worker dies."""
+"""`--engine ray` on a cluster of two workers on this machine gives the local table, also if a worker dies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WORKER = "MapWorker"  # in the title of the processes that classify
 
 @pytest.fixture(scope="module")
 def logos(tmp_path_factory) -> Path:
-    """A folder of IMAGES logos, named by their colours, and an image that is none."""
+    """A folder of IMAGES logos, named by their colours, and a file that is no image."""
     folder = tmp_path_factory.mktemp("logos")
     for index in range(IMAGES):
         colour = list(COLOURS)[index % 3]
@@ -52,7 +52,7 @@ def begin_table(bundle: Path, logos: Path, out: Path) -> None:
 
 
 def is_growing(journal: Path) -> bool:
-    """Whether a run has added some rows to the journal, which only that run can read."""
+    """Whether a run has added some rows to the journal; only that run can read it."""
     try:
         return journal.with_name(f"{journal.name}-wal").stat().st_size > 100_000
     except FileNotFoundError:
@@ -61,14 +61,14 @@ def is_growing(journal: Path) -> bool:
 
 def classifying(process: psutil.Process) -> list[psutil.Process]:
     """The processes of the cluster that classify."""
-    found = []
+    workers = []
     for child in process.children(recursive=True):
         try:
             if WORKER in " ".join(child.cmdline()):
-                found.append(child)
+                workers.append(child)
         except psutil.Error:  # gone meanwhile
             continue
-    return found
+    return workers
 
 
 @pytest.mark.slow
@@ -87,21 +87,21 @@ def test_it_goes_on_after_an_interruption_and_a_killed_worker_loses_no_row_and_d
         text=True,
         env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
     )
-    held = []
+    was_growing = []
 
     def kill_a_worker() -> None:
         while process.poll() is None and not is_growing(journal):
             time.sleep(0.02)
         for worker in classifying(psutil.Process(process.pid))[:1]:
             worker.send_signal(signal.SIGKILL)
-            held.append(is_growing(journal))
+            was_growing.append(is_growing(journal))
 
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
     output, _ = process.communicate(timeout=2300)
     killer.join()
     assert process.returncode == 1, output  # one image is none
-    assert held == [True], "it was done before a worker could be killed"
+    assert was_growing == [True], "the run ended before a worker could be killed"
     assert f"goes on after {BEGUN:,} of {IMAGES + 1:,} images" in output
     assert f"{IMAGES + 1:,} images, 1 of them failed" in output
     assert not journal.exists()
