@@ -1,6 +1,8 @@
-"""Tables and lines whose texts are shown letter by letter: names of classes, files and runs are not markup or emoji codes."""
+"""Tables and lines for the terminal. Names of classes, files and runs are printed literally, not as markup or emoji."""
 
 from __future__ import annotations
+
+import math
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -10,7 +12,7 @@ from logo_edge.names import printable
 
 
 class LiteralTable(Table):
-    """A rich Table that takes every string for what it is; `[new]` or `:cat:` would be gone from a plain one."""
+    """A rich Table that prints every string as it is; a plain one would drop `[new]` and replace `:cat:`."""
 
     def __init__(self, *headers, title: str | None = None, **options):
         super().__init__(
@@ -24,9 +26,28 @@ class LiteralTable(Table):
         super().add_row(*map(_literal, cells), **options)
 
 
+def figures_table(heading: str, *headings: str, no_wrap: bool = False) -> LiteralTable:
+    """A table without lines: the first column is flush left, the others flush right."""
+    table = LiteralTable(box=None, pad_edge=False)
+    table.add_column(heading, no_wrap=no_wrap)
+    for text in headings:
+        table.add_column(text, justify="right", no_wrap=no_wrap)
+    return table
+
+
 def literal(text: str) -> Text:
-    """A text to print as it is, harmless to the terminal."""
+    """The text as it is, without control characters."""
     return Text(printable(text))
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage; a dash for None, NaN and infinity."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.1%}"
+
+
+def figure(value: float | None) -> str:
+    """Three decimals; a dash for None, NaN and infinity."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def _literal(cell):

@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from logo_edge_train.console import LiteralTable
+from logo_edge_train.console import figures_table, percent
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.data.pool import pool_rows, stratified_sample
 from logo_edge_train.device import describe_device
 from logo_edge_train.parallel import run_side_by_side
 from logo_edge_train.pretrain.simclr import pretrain
-from logo_edge_train.progress import percent
 from logo_edge_train.recipe import LoopConfig, PhasesConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
 from logo_edge_train.train import check_splits, count_workers, fit_member, networks_to_pretrain
 
@@ -169,9 +168,8 @@ def finish(seconds: list[float], workers: int) -> float:
 
 def print_estimate(estimate: dict) -> None:
     """A row per fit, and the sum in words."""
-    table = LiteralTable(box=None, pad_edge=False)
-    for heading in ("estimate", "epochs", "steps", "images/s", "waits for data", "GPU busy", "minutes"):
-        table.add_column(heading, justify="left" if heading == "estimate" else "right", no_wrap=True)
+    headings = ("estimate", "epochs", "steps", "images/s", "waits for data", "GPU busy", "minutes")
+    table = figures_table(*headings, no_wrap=True)
     for stage in estimate["stages"]:
         table.add_row(
             stage["stage"],

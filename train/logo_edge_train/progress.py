@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from logo_edge_train.console import LiteralTable
+from logo_edge_train.console import LiteralTable, figure, figures_table, percent
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_EPOCHS = 40  # the latest so many are drawn
@@ -84,9 +84,9 @@ class FitProgress:
 
 def describe_latest(epochs: dict[str, list[dict]]) -> LiteralTable:
     """One row per network: the figures of its latest epoch on val, and its accuracy by epoch."""
-    table = LiteralTable(box=None, pad_edge=False)
-    for heading in ("latest epoch, val", "all", "sure", "worst", "calib. error", "entropy", "accuracy by epoch"):
-        table.add_column(heading, justify="left" if "epoch" in heading else "right", no_wrap=True)
+    headings = ("latest epoch, val", "all", "sure", "worst", "calib. error", "entropy")
+    table = figures_table(*headings, no_wrap=True)
+    table.add_column("accuracy by epoch", no_wrap=True)
     for name, records in epochs.items():
         last = records[-1]
         table.add_row(
@@ -130,13 +130,3 @@ def describe_epoch(report: dict) -> str:
         f"{report['accuracy']:.1%}{f' ({further})' if further else ''}  {describe_phase(report)}, "
         f"{report['images_per_s']:.0f} images/s, {report['seconds']:.0f} s"
     )
-
-
-def percent(value: float | None) -> str:
-    """A share as a percentage; a dash where there is none."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.1%}"
-
-
-def figure(value: float | None) -> str:
-    """Three decimals; a dash where there is none."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"

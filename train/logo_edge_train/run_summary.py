@@ -10,10 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from logo_edge.errors import LogoEdgeError, RunError
-from logo_edge_train.console import LiteralTable, literal
+from logo_edge_train.console import figure, figures_table, literal, percent
 from logo_edge_train.data.manifest import read_manifest, targets_of
 from logo_edge_train.keys import data_hash, flatten, row_hashes
-from logo_edge_train.progress import figure, percent
 from logo_edge_train.recipe import Recipe
 from logo_edge_train.runs import Run, read_run_json
 from logo_edge_train.tracker import read_metrics, stem_of
@@ -207,7 +206,7 @@ def read_student(folder: Path) -> dict | None:
 
 def print_list(runs: list[dict]) -> None:
     """One row per run."""
-    table = _table("run", "status", "recipe", "teachers", *map(_heading, FIGURES), "student", "date", "MB")
+    table = figures_table("run", "status", "recipe", "teachers", *map(_heading, FIGURES), "student", "date", "MB")
     for run in runs:
         student = run["student"]
         table.add_row(
@@ -241,7 +240,7 @@ def print_run(found: dict) -> None:
             continue
         known = {key: value for epoch in epochs for key, value in epoch.items()}
         columns = [key for key, value in known.items() if key not in HIDDEN and not isinstance(value, dict)]
-        table = _table("epoch", *map(_heading, columns))
+        table = figures_table("epoch", *map(_heading, columns))
         for epoch in epochs:
             table.add_row(str(epoch["epoch"]), *(_show(key, epoch.get(key)) for key in columns))
         console.print(table)
@@ -251,13 +250,13 @@ def print_comparison(found: dict) -> None:
     """The differing fields, the figures and the differences, a column per run."""
     console, runs = _console(), found["runs"]
     names = [run["name"] for run in runs]
-    table = _table("recipe field" if found["fields"] else "the recipes are the same", *names)
+    table = figures_table("recipe field" if found["fields"] else "the recipes are the same", *names)
     for field, values in found["fields"].items():
         table.add_row(field, *("-" if value is None else str(value) for value in values))
     if not found["same_data"]:
         table.add_row("(data)", *["another manifest, or other images"] * len(runs))
     console.print(table)
-    table = _table("val", *names, *(f"{name} less {names[0]}" for name in names[1:]))
+    table = figures_table("val", *names, *(f"{name} less {names[0]}" for name in names[1:]))
     table.add_row("status", *(run["status"] for run in runs))
     for key in FIGURES:
         differences = (entry[key] if entry else None for entry in found["differences"])
@@ -365,13 +364,6 @@ def _teachers(names: list[str]) -> str:
     return ", ".join(
         f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
     )
-
-
-def _table(*headings: str) -> LiteralTable:
-    table = LiteralTable(box=None, pad_edge=False)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index == 0 else "right")
-    return table
 
 
 def _console() -> Console:
