@@ -29,7 +29,9 @@ from logo_edge_compress.candidates.store import Task, outcome
 from logo_edge_compress.compress import compress
 from logo_edge_compress.convert.artifacts import read_source
 from logo_edge_compress.convert.tensorrt import unsupported_operators
-from logo_edge_compress.distill.distill import Lesson, attack_views, distill, distillation_objective
+from logo_edge_compress.distill.distill import distill
+from logo_edge_compress.distill.losses import attack_views, distillation_objective
+from logo_edge_compress.distill.soft_targets import SoftTargets
 from logo_edge_compress.report import print_candidates, print_stages
 from logo_edge_compress.select import Limits
 from logo_edge_compress.timing import Cost
@@ -365,15 +367,15 @@ def read_candidates(work) -> dict[str, tuple]:
     return found
 
 
-def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice_is_the_same_lesson():
+def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice_is_the_same():
     torch.manual_seed(0)
     teachers = [LogoNetwork(MODEL, 3).eval() for _ in range(2)]
     contracts = [InputContract(48), InputContract(40)]
-    lesson = Lesson(teachers, contracts, InputContract(32), DistillConfig(p_mixup=1.0, temperature=2.0))
+    soft_targets = SoftTargets(teachers, contracts, InputContract(32), DistillConfig(p_mixup=1.0, temperature=2.0))
     pictures = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 3), np.uint8)
     items = list(zip(pictures, torch.eye(3)[[0, 1, 2, 0]], [7, 8, 9, 10], strict=True))
-    views, votes, said = lesson.collate(items)
-    again = lesson.collate(items)
+    views, votes, said = soft_targets.collate(items)
+    again = soft_targets.collate(items)
     assert views.shape == (4, 32, 32, 3)
     assert said.shape == (4, 2, 3)
     assert not votes.any(), "of mixed views no vote holds"
@@ -389,7 +391,9 @@ def test_the_votes_weigh_the_same_whether_a_batch_is_learned_from_whole_or_in_pa
     targets = torch.zeros(6, 3)
     targets[[0, 1, 4], [2, 0, 1]] = 1  # half of the logos are labelled, in unequal parts of the batch
     contract = InputContract(32)
-    batch = Lesson([teacher], [contract], contract, config).collate(list(zip(pixels, targets, range(6), strict=True)))
+    batch = SoftTargets([teacher], [contract], contract, config).collate(
+        list(zip(pixels, targets, range(6), strict=True))
+    )
     objective = distillation_objective(config, None)
     whole = objective(network, *batch)
     parts = [objective(network, *part) for part in zip(*(tensor.chunk(3) for tensor in batch), strict=True)]
@@ -406,8 +410,8 @@ def test_teachers_that_are_asked_in_turn_say_in_the_mean_what_all_of_them_say():
 
     def ask(teachers_per_batch, position):
         config = DistillConfig(teachers_per_batch=teachers_per_batch, p_mixup=0.0)
-        lesson = Lesson(teachers, [contract] * 3, contract, config)
-        said = lesson.collate(list(zip(pixels, torch.eye(3)[:2], [position, 0], strict=True)))[2]
+        soft_targets = SoftTargets(teachers, [contract] * 3, contract, config)
+        said = soft_targets.collate(list(zip(pixels, torch.eye(3)[:2], [position, 0], strict=True)))[2]
         return (said / config.temperature).softmax(2).mean(1)
 
     alone = [ask(1, position) for position in range(60)]

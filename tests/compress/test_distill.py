@@ -11,17 +11,15 @@ from torch.nn import functional
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import RecipeError, VerificationError
 from logo_edge.preprocess import InputContract
-from logo_edge_compress.distill import distill
-from logo_edge_compress.distill.distill import (
-    KeptLessons,
-    Lesson,
+from logo_edge_compress.distill import soft_targets as soft_target_module
+from logo_edge_compress.distill.distill import start_student
+from logo_edge_compress.distill.losses import attention_map, distillation_objective, relation_loss
+from logo_edge_compress.distill.soft_targets import (
     OnnxTeacher,
     RepeatedOrder,
-    _start_student,
-    attention_map,
-    distillation_objective,
-    relation_loss,
-    see_pictures,
+    SoftTargets,
+    StoredBatches,
+    preprocess_pictures,
 )
 from logo_edge_compress.onnx.export import export_body, export_onnx
 from logo_edge_compress.onnx.graph import save_model, to_float16
@@ -101,8 +99,8 @@ def test_a_parent_with_a_head_gives_its_evidence_by_onnx_runtime(student, pixels
 def test_a_teacher_that_says_something_else_as_onnx_is_refused(student, monkeypatch):
     other = LogoNetwork(MODEL, CLASSES).eval()
     torch.nn.init.normal_(other.backbone.get_classifier().weight)
-    monkeypatch.setattr(distill, "export_body", lambda _, *rest: export_body(other, *rest))
-    with pytest.raises(VerificationError, match=f"teacher {MODEL}@{SIZE} as ONNX says logits that lie"):
+    monkeypatch.setattr(soft_target_module, "export_body", lambda _, *rest: export_body(other, *rest))
+    with pytest.raises(VerificationError, match=f"logits of teacher {MODEL}@{SIZE} as ONNX differ"):
         OnnxTeacher(student, SIZE)
 
 
@@ -177,9 +175,9 @@ def test_every_loss_that_the_recipe_weighs_is_there_and_moves_the_student(episte
     if epistemic != "off":
         network.learn_epistemic(epistemic)
     network.match = torch.nn.Linear(network.count_features(), 2 * teachers[0].count_features())
-    lesson = Lesson(teachers, [InputContract(48), InputContract(40)], CONTRACT, config)
+    soft_targets = SoftTargets(teachers, [InputContract(48), InputContract(40)], CONTRACT, config)
     pictures = np.repeat(np.repeat(pixels[:8], 2, 1), 2, 2)[:, :48, :48]
-    batch = lesson.collate(list(zip(pictures, torch.eye(CLASSES).repeat(2, 1), range(8), strict=True)))
+    batch = soft_targets.collate(list(zip(pictures, torch.eye(CLASSES).repeat(2, 1), range(8), strict=True)))
     losses = distillation_objective(config, None)(network, *batch)
     names = ["distillation", "votes", "features", "attention", "relations", "epistemic"]
     assert list(losses) == names[: 5 + (epistemic != "off")]
@@ -195,9 +193,10 @@ def test_every_loss_that_the_recipe_weighs_is_there_and_moves_the_student(episte
 def test_the_teachers_features_stand_side_by_side_in_the_same_order_in_every_batch(pixels):
     torch.manual_seed(0)
     teachers = [LogoNetwork(MODEL, CLASSES).eval() for _ in range(3)]
-    lesson = Lesson(teachers, [CONTRACT] * 3, CONTRACT, DistillConfig(p_mixup=0.0, feature_weight=1.0))
+    soft_targets = SoftTargets(teachers, [CONTRACT] * 3, CONTRACT, DistillConfig(p_mixup=0.0, feature_weight=1.0))
     taught = [
-        lesson.collate([(picture, torch.eye(CLASSES)[0], position) for picture in pixels[:4]]) for position in range(8)
+        soft_targets.collate([(picture, torch.eye(CLASSES)[0], position) for picture in pixels[:4]])
+        for position in range(8)
     ]
     assert all(torch.equal(other[3], taught[0][3]) for other in taught)
     assert taught[0][3].shape == (4, 3 * teachers[0].count_features())
@@ -223,9 +222,9 @@ def test_attention_says_where_maps_are_strong_on_one_grid():
 
 def test_pictures_that_are_no_logos_are_a_class_whose_logit_is_0(pixels):
     torch.manual_seed(0)
-    lesson = Lesson([LogoNetwork(MODEL, CLASSES).eval()], [CONTRACT], CONTRACT, DistillConfig(p_mixup=0.0))
+    soft_targets = SoftTargets([LogoNetwork(MODEL, CLASSES).eval()], [CONTRACT], CONTRACT, DistillConfig(p_mixup=0.0))
     targets = torch.eye(CLASSES + 1)[[0, CLASSES, 1, CLASSES]]
-    views, votes, said = lesson.collate(list(zip(pixels[:4], targets, range(4), strict=True)))
+    views, votes, said = soft_targets.collate(list(zip(pixels[:4], targets, range(4), strict=True)))
     assert torch.equal(votes, targets)
     network = LogoNetwork(MODEL, CLASSES)
     losses = distillation_objective(DistillConfig(hard_weight=1.0), None)(network, views, votes, said)
@@ -241,34 +240,36 @@ def test_each_network_sees_a_picture_as_its_own_contract_has_it(pixels):
     pictures = [pixels[0], np.full((50, 90, 3), 200, np.uint8)]
     contracts = [InputContract(48), InputContract(40, details=True)]
     teachers = [LogoNetwork(MODEL, CLASSES), LogoNetwork("test_efficientnet+details", CLASSES)]
-    lesson = Lesson([teacher.eval() for teacher in teachers], contracts, CONTRACT, DistillConfig(p_mixup=0.0))
+    soft_targets = SoftTargets(
+        [teacher.eval() for teacher in teachers], contracts, CONTRACT, DistillConfig(p_mixup=0.0)
+    )
     items = list(zip(pictures, torch.eye(CLASSES)[:2], range(2), strict=True))
-    views, _, said = lesson.collate(items)
-    assert torch.equal(views, see_pictures(pictures, CONTRACT))
-    seen = [see_pictures(pictures, contract) for contract in contracts]
+    views, _, said = soft_targets.collate(items)
+    assert torch.equal(views, preprocess_pictures(pictures, CONTRACT))
+    seen = [preprocess_pictures(pictures, contract) for contract in contracts]
     assert [tuple(part.shape) for part in seen] == [(2, 48, 48, 3), (2, 40, 40, 7)]
     with torch.no_grad():
         wanted = torch.stack([teacher(part) for teacher, part in zip(teachers, seen, strict=True)], 1)
     assert said == pytest.approx(wanted, abs=1e-6)
-    later = Lesson(lesson.teachers, contracts, CONTRACT, lesson.config, ask=False)
+    later = SoftTargets(soft_targets.teachers, contracts, CONTRACT, soft_targets.config, ask=False)
     _, votes, *batch = later.collate(items)
     assert torch.equal(later.answer(*batch)[0], said), "as on a GPU, where the fit asks"
     assert votes.shape == (2, CLASSES)
 
 
-def test_a_lesson_that_is_kept_is_given_once(pixels, tmp_path):
+def test_a_stored_batch_is_computed_once(pixels, tmp_path):
     teacher = LogoNetwork(MODEL, CLASSES).eval()
     asked = []
     teacher.backbone.get_classifier().register_forward_hook(lambda *_: asked.append(1))
     items = [(picture, torch.eye(CLASSES)[index % CLASSES], index) for index, picture in enumerate(pixels)]
-    lesson = Lesson([teacher], [CONTRACT], CONTRACT, DistillConfig(p_mixup=1.0))
-    kept = KeptLessons(items, lesson, tmp_path / "lessons")
+    soft_targets = SoftTargets([teacher], [CONTRACT], CONTRACT, DistillConfig(p_mixup=1.0))
+    kept = StoredBatches(items, soft_targets, tmp_path / "batches")
     first = kept.collate([kept[position] for position in (5, 2, 7)])
     assert len(asked) == 1
-    again = KeptLessons(items, lesson, tmp_path / "lessons").collate([5, 2, 7])
+    again = StoredBatches(items, soft_targets, tmp_path / "batches").collate([5, 2, 7])
     assert len(asked) == 1
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
-    views, *said = lesson.collate([items[position] for position in (5, 2, 7)])
+    views, *said = soft_targets.collate([items[position] for position in (5, 2, 7)])
     assert (first[0] - views).abs().max() <= 0.5
     assert all(torch.equal(one, other) for one, other in zip(first[1:], said, strict=True))
 
@@ -287,7 +288,7 @@ def test_a_student_that_starts_from_a_teacher_has_the_dropout_of_its_own_fit(pix
     run = Run(tmp_path, {"members": [member], "classes": [str(index) for index in range(CLASSES)]})
     views = torch.from_numpy(pixels)
     for dropout in (0.0, 0.5):
-        student = _start_student(run, Architecture(MODEL, SIZE), DistillConfig(fit=DistillFit(dropout=dropout)))
+        student = start_student(run, Architecture(MODEL, SIZE), DistillConfig(fit=DistillFit(dropout=dropout)))
         student.keep_statistics()
         with torch.no_grad():
             assert torch.allclose(student.eval()(views), teacher(views), atol=0.05)

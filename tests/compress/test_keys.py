@@ -268,7 +268,7 @@ def trained(tmp_path_factory):
 def test_an_interrupted_student_goes_on_with_the_same_settings_and_begins_again_with_others(
     trained, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(distillation, "_open_teacher", lambda network, *_: network)  # to export it takes seconds
+    monkeypatch.setattr(distillation, "open_teacher", lambda network, *_: network)  # to export it takes seconds
     run, manifest = read_run(trained / "run"), read_manifest(trained / "manifest.csv")
 
     def learn(folder: str, temperature: float, stop_after: int | None = None) -> tuple[str, list[int]]:

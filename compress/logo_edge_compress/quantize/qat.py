@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
-from logo_edge_compress.distill.distill import DISTILLED_ELSEWHERE, Student, follow_teachers
+from logo_edge_compress.distill.distill import OF_ALL_STUDENTS, Student, fit_to_teachers
 from logo_edge_compress.onnx.graph import EVIDENCE, LOGITS, save_model
 from logo_edge_compress.quantize.rounding import weight_levels
 from logo_edge_train.data.manifest import Manifest
@@ -30,7 +30,7 @@ from logo_edge_train.tracker import stem_of
 
 TUNED_BY = ("quantize.finetune", "distill")  # the recipe's settings that fine-tuning learns by
 NOT_TUNED_BY = (
-    *DISTILLED_ELSEWHERE,
+    *OF_ALL_STUDENTS,
     "distill.pretrained",
     "distill.start_from_teacher",
     "distill.prune",
@@ -61,7 +61,7 @@ def finetune(
     CPU, in float32, in which fake quantization is exact. Interrupted, it goes on where the `key`, the artifact_key of all
     that it depends on, is the same.
     """
-    recipe, contract = run.recipe, student.candidate.contract
+    recipe, contract = run.recipe, student.architecture.contract
     model = onnx.load(artifact)
     network = QuantizedNetwork(model, reduce_range=recipe.quantize.reduce_range)
     config = replace(
@@ -76,9 +76,9 @@ def finetune(
         relation_weight=0.0,
     )
     state = path.with_name(f"{path.stem}-{key[:12]}.state")
-    network, _ = follow_teachers(
+    network, _ = fit_to_teachers(
         network,
-        f"INT8 {student.candidate}",
+        f"INT8 {student.architecture}",
         stem_of("int8", path.parent),
         [(student.network, contract)],
         run,
