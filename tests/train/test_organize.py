@@ -20,9 +20,9 @@ from logo_edge.errors import DatasetError
 from logo_edge.images.load import load_image
 from logo_edge.tables.find import find_images
 from logo_edge_train.commands import find_manifest
+from logo_edge_train.data import processes
 from logo_edge_train.data.lookalikes import nearest_limit
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
-from logo_edge_train.organize import features as measure
 from logo_edge_train.organize import organize
 from logo_edge_train.organize.duplicates import MAX_DISTANCE, group_copies, look_at
 from logo_edge_train.organize.features import LogoMeasurements, measure_logo
@@ -213,7 +213,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_other_splits(tmp_p
 def test_several_processes_write_what_one_does(tmp_path, monkeypatch):
     fill_classes(tmp_path / "logos", {"a": 6, "b": 6})
     organize_folder(tmp_path / "logos", tmp_path / "one.csv", target_per_class=None, seed=0)
-    monkeypatch.setattr(measure, "FEW_IMAGES", 1)
+    monkeypatch.setattr(processes, "FEW_IMAGES", 1)
     organize_folder(tmp_path / "logos", tmp_path / "many.csv", target_per_class=None, seed=0)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "many.csv").read_bytes()
 
@@ -446,7 +446,7 @@ def test_a_folder_that_probably_means_something_else_stops_at_the_start_with_the
             path = tmp_path / "logos" / name / f"{at}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    monkeypatch.setattr(organize, "map_over_images", lambda *_, **__: pytest.fail("images were measured first"))
+    monkeypatch.setattr(organize, "map_in_processes", lambda *_, **__: pytest.fail("images were measured first"))
     with pytest.raises(DatasetError, match=message):
         organize_folder(tmp_path / "logos", tmp_path / "m.csv")
 
@@ -483,7 +483,7 @@ def test_small_classes_are_named_together_left_out_or_merged(tmp_path):
 
 def test_small_classes_that_leave_one_class_are_refused_at_the_start(tmp_path, monkeypatch):
     fill_classes(tmp_path, {"a": 6, "c": 2})
-    monkeypatch.setattr(organize, "map_over_images", lambda *_, **__: pytest.fail("images were measured first"))
+    monkeypatch.setattr(organize, "map_in_processes", lambda *_, **__: pytest.fail("images were measured first"))
     with pytest.raises(DatasetError, match="all 6 images are of one class, 'a'"):
         organize_folder(tmp_path, tmp_path / "m.csv", small_classes="leave-out")
 
@@ -497,7 +497,7 @@ def test_a_merged_class_that_is_still_too_small_is_not_told_to_merge(tmp_path):
 def test_a_manifest_that_is_there_is_never_replaced_unasked(tmp_path, monkeypatch):
     fill_classes(tmp_path, {"a": 5, "b": 5})
     (tmp_path / "manifest.csv").write_text("sku,price\n1,2\n")
-    monkeypatch.setattr(organize, "map_over_images", lambda *_, **__: pytest.fail("images were measured first"))
+    monkeypatch.setattr(organize, "map_in_processes", lambda *_, **__: pytest.fail("images were measured first"))
     with pytest.raises(DatasetError, match="there already.*--overwrite"):
         organize_folder(tmp_path, tmp_path / "manifest.csv")
     assert (tmp_path / "manifest.csv").read_text() == "sku,price\n1,2\n"
@@ -507,7 +507,7 @@ def test_a_manifest_that_is_there_is_never_replaced_unasked(tmp_path, monkeypatc
 
 def test_a_folder_that_cannot_be_written_stops_at_the_start(tmp_path, monkeypatch):
     fill_classes(tmp_path, {"a": 5, "b": 5})
-    monkeypatch.setattr(organize, "map_over_images", lambda *_, **__: pytest.fail("images were measured first"))
+    monkeypatch.setattr(organize, "map_in_processes", lambda *_, **__: pytest.fail("images were measured first"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(DatasetError, match="cannot be written; name another --out"):
         organize_folder(tmp_path, tmp_path / "manifest.csv")

@@ -24,6 +24,7 @@ from logo_edge_train.commands import data
 from logo_edge_train.data import pool as pool_module
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, targets_of, write_manifest
 from logo_edge_train.recipe import ReviewConfig
+from logo_edge_train.review import frozen_features
 from logo_edge_train.review import panel as folds
 from logo_edge_train.review.confident import choose_diverse, find_label_errors
 from logo_edge_train.review.corrections import COLUMNS, apply_corrections
@@ -156,11 +157,11 @@ def test_the_panel_speaks_of_all_rows_and_has_learned_from_no_group_that_it_judg
     monkeypatch.setattr(
         folds, "fit_classifier", lambda kind, features, soft, *rest: learned.append(soft) or Oracle(features, soft)
     )
-    features = folds.Features(manifest, CONFIG, tmp_path / "out", torch.device("cpu"), lambda *report: None)
+    features = frozen_features.Features(manifest, CONFIG, tmp_path / "out", torch.device("cpu"), lambda *report: None)
     relative = replace(manifest.rows[0], icon="copy.png", label="", split="train")  # of a labelled group
     rows = [*manifest.split("test"), relative, *manifest.split("train", "val")[::-1]]
     monkeypatch.setattr(
-        folds.Features, "read", lambda self, names, rows: np.array([[ident(row.group)] for row in rows])
+        frozen_features.Features, "read", lambda self, names, rows: np.array([[ident(row.group)] for row in rows])
     )
     found = folds.panel_probabilities(features, rows)
     assert found.shape == (len(rows), 2)
@@ -202,10 +203,12 @@ def test_a_flipped_label_is_ranked_first_and_none_of_calib_is_listed(squares, tm
 
 def test_an_interrupted_review_goes_on_where_it_was(squares, tmp_path, monkeypatch):
     fitted, seen = [], []
-    fit_classifier, features_of = folds.fit_classifier, folds.features_of
-    monkeypatch.setattr(folds, "BLOCK", 10)
+    fit_classifier, features_of = folds.fit_classifier, frozen_features.features_of
+    monkeypatch.setattr(frozen_features, "BLOCK", 10)
     monkeypatch.setattr(folds, "fit_classifier", lambda *given: fitted.append(1) or fit_classifier(*given))
-    monkeypatch.setattr(folds, "features_of", lambda *given: seen.append(len(given[1])) or features_of(*given))
+    monkeypatch.setattr(
+        frozen_features, "features_of", lambda *given: seen.append(len(given[1])) or features_of(*given)
+    )
     whole = suspects_of(squares, tmp_path / "whole")
     assert (len(fitted), seen) == (6, [10, 10, 10, 2])
     for stop in (("features: test_efficientnet@32", 20, 32), ("out-of-fold fits", 4, 6)):
@@ -225,7 +228,7 @@ def test_a_corrected_label_costs_new_fits_and_no_features(squares, tmp_path, mon
     before = suspects_of(squares, tmp_path / "out")
     write_corrections(tmp_path / "c.csv", {"icon": FLIPPED, "label": "blue", "corrected": "red"})
     apply_corrections(tmp_path / "c.csv", squares)
-    monkeypatch.setattr(folds, "features_of", None)
+    monkeypatch.setattr(frozen_features, "features_of", None)
     after = suspects_of(squares, tmp_path / "out")
     assert FLIPPED in [row["icon"] for row in before["rows"]]
     assert FLIPPED not in [row["icon"] for row in after["rows"]]

@@ -9,11 +9,11 @@ from PIL import Image, ImageDraw
 
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed, fit, train
-from logo_edge_train.data import dataset as dataset_module
-from logo_edge_train.data.dataset import LogoDataset, measure_rows
+from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
 from logo_edge_train.data.sampling import CURRICULUM_START, EpochOrder, rank_difficulty, rank_shares
-from logo_edge_train.organize.features import measure_file
+from logo_edge_train.organize import features as features_module
+from logo_edge_train.organize.features import measure_file, measure_rows
 from logo_edge_train.recipe import AugmentConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 
@@ -119,7 +119,7 @@ def test_intricate_logos_are_the_hard_ones_of_their_class(logos, tmp_path):
 
 def test_measurements_are_taken_once(logos, tmp_path, monkeypatch):
     rows, taken = logos.split("train"), []
-    monkeypatch.setattr(dataset_module, "measure_file", lambda path: taken.append(path) or measure_file(path))
+    monkeypatch.setattr(features_module, "measure_file", lambda path: taken.append(path) or measure_file(path))
     first = measure_rows(logos, rows, tmp_path, tmp_path / "m.json")
     assert len(taken) == len(rows) == 16
     assert measure_rows(logos, rows[:5], tmp_path, tmp_path / "m.json") == first[:5]

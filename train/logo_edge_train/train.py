@@ -14,7 +14,7 @@ from logo_edge.errors import DatasetError
 from logo_edge_train import distributed
 from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.augment import Intensity
-from logo_edge_train.data.dataset import LogoDataset, check_classes, measure_rows
+from logo_edge_train.data.dataset import LogoDataset, check_classes
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import FILES, NOT_A_LOGO, LogoRow, Manifest, read_manifest
@@ -44,6 +44,7 @@ from logo_edge_train.keys import (
 )
 from logo_edge_train.losses import SupervisedObjective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
+from logo_edge_train.organize.features import measure_rows
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain.simclr import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig

@@ -28,7 +28,8 @@ from logo_edge_train.data.dataset import soft_label
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.manifest import LogoRow, read_manifest, targets_of
 from logo_edge_train.recipe import ReviewConfig
-from logo_edge_train.review.panel import Features, fit_classifier, panel_inputs, review_labels
+from logo_edge_train.review.frozen_features import Features
+from logo_edge_train.review.panel import fit_classifier, panel_inputs, review_labels
 
 RESULT = result_path("panel")
 LITE2 = "tf_efficientnet_lite2@192"

@@ -37,7 +37,8 @@ from logo_edge_train.models import LogoNetwork, has_imagenet_weights, is_sized
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
-from logo_edge_train.review.panel import Features, panel_probabilities
+from logo_edge_train.review.frozen_features import Features
+from logo_edge_train.review.panel import panel_probabilities
 from logo_edge_train.runs import Run, write_json
 from logo_edge_train.tracker import stem_of
 from logo_edge_train.train import outlier_rows

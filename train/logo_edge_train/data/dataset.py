@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +15,7 @@ from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data.augment import INTENSITIES, Intensity, LogoAugmentation, Mixing, mix_pair, weaken
 from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
 from logo_edge_train.data.manifest import NOT_A_LOGO, LogoRow, Manifest, targets_of
-from logo_edge_train.organize.features import LogoMeasurements, map_over_images, measure_file
 from logo_edge_train.recipe import AugmentConfig
-from logo_edge_train.runs import write_json
 
 
 class LogoDataset(Dataset):
@@ -156,14 +152,3 @@ def check_classes(rows: list[LogoRow], classes: tuple[str, ...], split: str, not
         raise DatasetError(
             f"split {split!r}{note} has no logo of class {', '.join(missing)}; expected all of {', '.join(classes)}"
         )
-
-
-def measure_rows(manifest: Manifest, rows: list[LogoRow], renders: Path, cache: Path) -> list[LogoMeasurements]:
-    """Each row's measurements: read from the JSON file `cache`, or taken now, and written there, if they are not all in it."""
-    names = [f"{row.package}/{row.icon}" for row in rows]
-    known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
-    if not known.keys() >= set(names):
-        measured = map_over_images(measure_file, manifest.image_paths(rows, renders), title="Measuring train")
-        known |= {name: asdict(found) for name, found in zip(names, measured, strict=True)}
-        write_json(cache, known)
-    return [LogoMeasurements(**known[name]) for name in names]

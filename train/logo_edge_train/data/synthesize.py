@@ -40,9 +40,10 @@ from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifes
 from logo_edge_train.data.pairs.kinds import KINDS, draw_pair
 from logo_edge_train.data.pairs.parts import Sources
 from logo_edge_train.data.pool import leave_out_groups, unlabelled_rows
+from logo_edge_train.data.processes import map_in_processes
 from logo_edge_train.keys import Identity, identify, refuse_other, source_hash, versions
 from logo_edge_train.organize.describe import THUMBNAIL_PX, write_sheet
-from logo_edge_train.organize.features import map_over_images, measure_file
+from logo_edge_train.organize.features import measure_file
 from logo_edge_train.recipe import TrainConfig
 from logo_edge_train.runs import write_json
 
@@ -80,7 +81,7 @@ def synthesize(folder: Path, *, pairs: int, seed: int) -> Manifest:
         part.mkdir()
         try:
             jobs = [(sources, part, seed, index) for index in range(pairs)]
-            rows = [row for both in map_over_images(draw_files, jobs, title="Drawing logos") for row in both]
+            rows = [row for both in map_in_processes(draw_files, jobs, title="Drawing logos") for row in both]
             write_manifest(part / MANIFEST, rows)
             write_json(part / RECORD, asdict(identity))
             if folder.exists():
@@ -184,7 +185,7 @@ def choose_sources(manifest: Manifest) -> Sources:
     kept = [*pictograms, *brands]
     kept = set(kept) - find_lookalikes(manifest, kept, renders_folder())
     pools = {name: [row for row in rows if row in kept] for name, rows in (pools | {"brand": brands}).items()}
-    seen = map_over_images(
+    seen = map_in_processes(
         measure_file, manifest.image_paths(pools["figure"], renders_folder()), title="Measuring figures"
     )
     pools["figure"] = [

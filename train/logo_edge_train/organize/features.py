@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,17 +13,14 @@ from PIL import Image
 
 from logo_edge.images.load import load_image
 from logo_edge.likeness.parts import LONG_SIDE_PX, SAME_COLOUR, ink_box, lay_on_paper
-from logo_edge_train.parallel import count_cores
+from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.data.processes import map_in_processes
+from logo_edge_train.runs import write_json
 
 EDGE_LEVELS = 24  # smallest step between neighbours that counts as an edge
 MAX_COLOURS = 12
 MIN_REGION_SHARE = 0.0006  # of the square canvas; smaller specks are resampling noise
 MARGIN_SHARE = 0.02  # kept around the ink when an image is cut to it
-MEASURERS = 4  # processes, each of which may hold an image at full size
-FEW_IMAGES = 64  # starting processes takes longer than measuring so many
-
-Job = TypeVar("Job")
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -121,29 +116,6 @@ def lay_out(image: Image.Image, long_side_px: int = LONG_SIDE_PX) -> tuple[np.nd
     if cut == (0, 0, *image.size):
         return pixels, ink
     return lay_on_paper(image.crop(cut), long_side_px)
-
-
-def map_over_images(function: Callable[[Job], Found], jobs: Sequence[Job], *, title: str) -> list[Found]:
-    """`function` of every job, in order, with a progress bar; see `each_over_images`."""
-    from rich.progress import track
-
-    return list(track(each_over_images(function, jobs), title, total=len(jobs), transient=True))
-
-
-def each_over_images(function: Callable[[Job], Found], jobs: Sequence[Job]) -> Iterator[Found]:
-    """Yields `function` of every job, in order, from up to MEASURERS cores where there are many jobs.
-
-    `function` is a module's own, since other processes import it.
-    """
-    if len(jobs) < FEW_IMAGES:
-        yield from map(function, jobs)
-        return
-    # spawned, not forked: OpenCV's threads do not survive a fork
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(MEASURERS, count_cores()), context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        yield from pool.map(function, jobs, chunksize=16)
 
 
 class _Components(NamedTuple):
@@ -276,3 +248,14 @@ def _count_runs(layers: list[np.ndarray], ink: np.ndarray) -> tuple[float, float
     across = (np.diff(labels, axis=1) != 0).sum(1)[ink.any(1)]
     down = (np.diff(labels, axis=0) != 0).sum(0)[ink.any(0)]
     return float(across.mean()), float(down.mean())
+
+
+def measure_rows(manifest: Manifest, rows: list[LogoRow], renders: Path, cache: Path) -> list[LogoMeasurements]:
+    """Each row's measurements: read from the JSON file `cache`, or taken now, and written there, if they are not all in it."""
+    names = [f"{row.package}/{row.icon}" for row in rows]
+    known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
+    if not known.keys() >= set(names):
+        measured = map_in_processes(measure_file, manifest.image_paths(rows, renders), title="Measuring train")
+        known |= {name: asdict(found) for name, found in zip(names, measured, strict=True)}
+        write_json(cache, known)
+    return [LogoMeasurements(**known[name]) for name in names]

@@ -16,8 +16,9 @@ import numpy as np
 
 from logo_edge.errors import DatasetError
 from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.data.processes import map_in_processes
 from logo_edge_train.metrics import wilson_interval
-from logo_edge_train.organize.features import LogoMeasurements, map_over_images, measure_file
+from logo_edge_train.organize.features import LogoMeasurements, measure_file
 
 PROPOSER_FILE = Path(__file__).parents[1] / "data" / "proposal.json"
 SURE_CONFIDENCE = 0.9  # from here on a proposal is right about as often as the annotators agree
@@ -83,7 +84,7 @@ def measure_proposal_accuracy(manifest: Manifest, renders_dir: Path) -> dict:
     for split in ("val", "test"):
         rows = _labelled(manifest, split)
         paths = manifest.image_paths(rows, renders_dir)
-        found = [propose_label(m) for m in map_over_images(measure_file, paths, title=f"Measuring {split}")]
+        found = [propose_label(m) for m in map_in_processes(measure_file, paths, title=f"Measuring {split}")]
         right = np.array([proposal.label == row.label for proposal, row in zip(found, rows, strict=True)])
         confidence = np.array([proposal.confidence for proposal in found])
         labels = np.array([row.label for row in rows])

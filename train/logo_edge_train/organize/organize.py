@@ -14,8 +14,9 @@ from logo_edge.files import json_text, write_file
 from logo_edge.images.load import load_image
 from logo_edge.names import shown
 from logo_edge_train.data.manifest import FILES, SPLITS, LogoRow, write_manifest
+from logo_edge_train.data.processes import map_in_processes
 from logo_edge_train.organize.duplicates import MAX_DISTANCE, Look, group_copies, look_at
-from logo_edge_train.organize.features import LogoMeasurements, map_over_images, measure_logo
+from logo_edge_train.organize.features import LogoMeasurements, measure_logo
 from logo_edge_train.organize.label_proposer import SURE_CONFIDENCE, proposal_classes, propose_label
 from logo_edge_train.organize.layout import NOT_UTF8, PlacedImage, read_layout
 from logo_edge_train.organize.manifest_file import digest_file, digests_file
@@ -118,7 +119,7 @@ def organize_folder(
     can_propose = {image.label for image in placed} - {""} <= set(proposal_classes())
     placed, few = _settle_small(folder, placed, small_classes, can_propose=can_propose)
     jobs = [(image.path, can_propose and not image.label) for image in placed]
-    examined = map_over_images(_examine, jobs, title="Measuring")
+    examined = map_in_processes(_examine, jobs, title="Measuring")
     skipped = [SkippedFile(path, NOT_UTF8) for path in not_utf8]
     skipped += [SkippedFile(p.path, e) for p, e in zip(placed, examined, strict=True) if isinstance(e, str)]
     images = [(p, e) for p, e in zip(placed, examined, strict=True) if isinstance(e, _Examined)]

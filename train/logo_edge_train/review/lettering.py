@@ -23,8 +23,9 @@ from logo_edge.images.load import load_image
 from logo_edge.preprocess import border_colour
 from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.data.processes import each_in_processes
 from logo_edge_train.keys import artifact_key, row_hashes, versions
-from logo_edge_train.organize.features import each_over_images, lay_out
+from logo_edge_train.organize.features import lay_out
 
 PACKAGE = "rapidocr-onnxruntime"
 MADE_WITH = (PACKAGE, "numpy", "onnxruntime", "opencv-python-headless", "pillow")
@@ -235,7 +236,7 @@ def read_rows(manifest: Manifest, rows: Sequence[LogoRow], folder: Path) -> Iter
     known = read_journal(journal)
     missing = {digest: row for digest, row in zip(hashes, images, strict=True) if digest not in known}
     paths = manifest.image_paths(list(missing.values()), renders_folder())
-    new = zip(missing, each_over_images(read_lettering, paths), strict=True)
+    new = zip(missing, each_in_processes(read_lettering, paths), strict=True)
     folder.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as file:
         for digest in hashes:

@@ -20,7 +20,8 @@ from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.data.pool import unlabelled_rows
 from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.confident import choose_diverse, find_label_errors
-from logo_edge_train.review.panel import Features, Panel, Tick, review_labels
+from logo_edge_train.review.frozen_features import Features, Tick
+from logo_edge_train.review.panel import Panel, review_labels
 from logo_edge_train.review.sheet import write_sheet
 from logo_edge_train.uncertainty import decompose
 

@@ -22,7 +22,7 @@ from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.images import map_images
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.review.corrections import COLUMNS
-from logo_edge_train.review.panel import Tick
+from logo_edge_train.review.frozen_features import Tick
 
 PICTURE_PX = 160
 MOST_BUTTONS = 8  # of a card, for its likeliest classes; keys reach all

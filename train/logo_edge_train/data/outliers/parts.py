@@ -18,9 +18,9 @@ from logo_edge_train.data.outliers import choice, held_out
 from logo_edge_train.data.outliers.drawing import Family, draw_picture
 from logo_edge_train.data.outliers.fitted import charts, documents, plans, screens, sketches, textures
 from logo_edge_train.data.outliers.packages import LOCKS, draw_icons, draw_photograph, draw_scene
+from logo_edge_train.data.processes import map_in_processes
 from logo_edge_train.keys import artifact_key, file_hash, source_hash, versions
 from logo_edge_train.organize.describe import THUMBNAIL_PX, write_sheet
-from logo_edge_train.organize.features import map_over_images
 
 Part = Literal["fitted", "held_out", "choice"]
 HELD_OUT, CHOICE = 150, 50  # pictures of a family
@@ -112,7 +112,7 @@ def _family_paths(part: Part, name: str, most: int | None) -> list[Path]:
         jobs = [(part, name, path) for path in _damaged(paths, folder)]
         if jobs:
             draw_file(jobs[0])  # what is fetched is fetched once, before there are more processes
-        map_over_images(draw_file, jobs[1:], title=f"Drawing {name}")
+        map_in_processes(draw_file, jobs[1:], title=f"Drawing {name}")
         kept = _read_record(folder) | {path.name: file_hash(path) for _, _, path in jobs}
         write_file(folder / RECORD, json_text(dict(sorted(kept.items()))))
     return paths

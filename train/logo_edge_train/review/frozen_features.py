@@ -1,0 +1,105 @@
+"""Features of images by frozen networks and by measures, kept on disk in blocks: a new image costs its own features only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from safetensors.numpy import save as save_arrays
+
+from logo_edge.files import write_file
+from logo_edge.preprocess import InputContract
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.images import pixels_of
+from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.data.processes import each_in_processes
+from logo_edge_train.keys import artifact_key, row_hashes, versions
+from logo_edge_train.models import LogoNetwork, has_imagenet_weights
+from logo_edge_train.organize.features import measure_file
+from logo_edge_train.organize.label_proposer import place_on_curves
+from logo_edge_train.pretrain.probe import features_of
+from logo_edge_train.recipe import Architecture, ReviewConfig
+from logo_edge_train.review.fades import measure_fades
+from logo_edge_train.review.lettering import describe_lettering, read_rows
+from logo_edge_train.state import read_metadata
+
+BLOCK = 512  # images whose pixels are in memory at a time, and whose features an interruption may cost
+MADE_WITH = ("numpy", "opencv-python-headless", "pillow", "scikit-learn", "timm", "torch")
+
+
+Tick = Callable[[str, int, int], None]
+"""What is being made, how much of it is done, and how much there is."""
+
+
+class Features:
+    """The frozen features of a manifest's images; those that `folder` does not hold are computed and kept there."""
+
+    def __init__(self, manifest: Manifest, config: ReviewConfig, folder: Path, device: torch.device, tick: Tick):
+        self.manifest, self.config, self.folder, self.device, self.tick = manifest, config, folder, device, tick
+
+    def read(self, names: Sequence[str], rows: list[LogoRow]) -> np.ndarray:
+        """(N, F) float32: the features side by side of networks (name@size_px) and measures of these names."""
+        return np.hstack([self._read(name, rows) for name in names])
+
+    def _read(self, name: str, rows: list[LogoRow]) -> np.ndarray:
+        place = self.folder / "features" / artifact_key({}, {"input": name}, versions(MADE_WITH))[:16]
+        images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # whatever their labels
+        hashes = [digest for _, digest in row_hashes(self.manifest, images)]
+        known: dict[str, np.ndarray] = {}
+        for path in sorted(place.glob("*.safetensors")):
+            known |= zip(json.loads(read_metadata(path)["images"]), load_file(path)["features"], strict=True)
+        missing = {digest: row for digest, row in zip(hashes, images, strict=True) if digest not in known}
+        place.mkdir(parents=True, exist_ok=True)
+        start, waiting = 0, list(missing)
+        for features in self._compute(name, list(missing.values())):
+            block = waiting[start : start + len(features)]
+            packed = save_arrays({"features": features.astype(np.float16)}, {"images": json.dumps(block)})
+            write_file(place / f"{artifact_key({}, {'images': block}, {})[:16]}.safetensors", packed)
+            known |= zip(block, features.astype(np.float16), strict=True)
+            start += len(features)
+            self.tick(f"features: {name}", start, len(waiting))
+        return np.stack([known[digest] for digest in hashes]).astype(np.float32)
+
+    def _compute(self, name: str, rows: list[LogoRow]) -> Iterator[np.ndarray]:
+        """Yields the features of BLOCK rows at a time."""
+        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+        if not blocks:
+            return
+        self.tick(f"features: {name}", 0, len(rows))
+        if name in MEASURES:
+            measured = MEASURES[name](self, rows)
+            yield from (np.stack([next(measured) for _ in block]) for block in blocks)
+            return
+        network = build_frozen(name).to(self.device)
+        size_px = Architecture.parse(name).size_px
+        for block in blocks:
+            yield features_of(
+                network,
+                pixels_of(block, self.manifest, InputContract(size_px)),
+                self.device,
+                LogoNetwork.stage_features,
+            )
+
+    def map_files(self, function: Callable[[Path], object], rows: list[LogoRow]) -> Iterator[object]:
+        return each_in_processes(function, self.manifest.image_paths(rows, renders_folder()))
+
+
+MEASURES: dict[str, Callable[[Features, list[LogoRow]], Iterator[np.ndarray]]] = {
+    "curves": lambda features, rows: (place_on_curves([found])[0] for found in features.map_files(measure_file, rows)),
+    "fades": lambda features, rows: features.map_files(measure_fades, rows),
+    "lettering": lambda features, rows: map(describe_lettering, read_rows(features.manifest, rows, features.folder)),
+}
+"""Name -> the measures of each row's image, in order."""
+
+
+def build_frozen(text: str) -> LogoNetwork:
+    """The network name@size_px with ImageNet weights or, where there are none, the same random ones each time."""
+    architecture = Architecture.parse(text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pretrained = has_imagenet_weights(architecture.model)
+        return LogoNetwork(architecture.model, 2, size_px=architecture.size_px, pretrained=pretrained)
