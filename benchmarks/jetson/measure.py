@@ -25,8 +25,8 @@ from pathlib import Path
 from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
 from logo_edge.errors import BenchError, LogoEdgeError
 from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
-from logo_edge_bench.candidates import Candidate, bundle_candidates, record_of, reference_candidate
 from logo_edge_bench.result_tables import markdown_of
+from logo_edge_bench.systems import System, bundle_systems, record_of, reference_system
 from logo_edge_train.data.manifest import read_manifest
 
 SUBJECTS = Path(__file__).parent
@@ -54,12 +54,12 @@ def main() -> None:
         if loose and not arguments.any_clocks:
             raise BenchError(f"clocks may change: {', '.join(loose)}. Run first: sudo jetson_clocks (see README.md)")
         preset, labels = PRESETS[arguments.preset], read_bundle(arguments.bundle or DEFAULT_BUNDLE).labels
-        engines, left_out = engine_candidates(arguments.bundle, find_engines(arguments.engines), arguments.batches)
-        candidates = [
-            reference_candidate(arguments.bundle),
-            *bundle_candidates([arguments.bundle], batches=arguments.batches),
+        engines, left_out = engine_systems(arguments.bundle, find_engines(arguments.engines), arguments.batches)
+        systems = [
+            reference_system(arguments.bundle),
+            *bundle_systems([arguments.bundle], batches=arguments.batches),
             *engines,
-            *cuda_candidates(arguments.bundle, arguments.batches),
+            *cuda_systems(arguments.bundle, arguments.batches),
         ]
         with tempfile.TemporaryDirectory() as folder:
             images = read_images(
@@ -70,7 +70,7 @@ def main() -> None:
                 Path(folder),
                 preset.size_px,
             )
-            result = run_bench(candidates, images, preset, say=lambda line: print(line, file=sys.stderr))
+            result = run_bench(systems, images, preset, say=lambda line: print(line, file=sys.stderr))
         result["clocks"] = {"before": clocks, "after": read_clocks()}
         result["not_measured"] |= left_out
         result["warnings"] += [f"clocks may have changed: {entry}" for entry in loose]
@@ -123,9 +123,7 @@ def find_engines(folder: Path | None) -> list[Path]:
     return engines
 
 
-def engine_candidates(
-    folder: Path | None, engines: list[Path], batches: list[int]
-) -> tuple[list[Candidate], dict[str, str]]:
+def engine_systems(folder: Path | None, engines: list[Path], batches: list[int]) -> tuple[list[System], dict[str, str]]:
     """A row for each engine of the bundle and each batch that it takes; and {what is left out: why}, also printed."""
     bundle, found, left_out = read_bundle(folder or DEFAULT_BUNDLE), [], {}
     for engine in engines:
@@ -136,7 +134,7 @@ def engine_candidates(
         fixed = record["batch"] != "dynamic"
         if fixed and batches != [1]:
             left_out[f"{engine}, batches beyond 1"] = "it was exported with --batch 1"
-        rows = bundle_candidates([folder], batches=[1] if fixed else batches, artifacts=[engine])
+        rows = bundle_systems([folder], batches=[1] if fixed else batches, artifacts=[engine])
         found += [
             replace(row, options={**row.options, "batch_size": 1} if fixed else row.options)
             for row in rows
@@ -169,7 +167,7 @@ def why_not(record: dict, bundle: Bundle, batches: list[int]) -> str:
     return ""
 
 
-def cuda_candidates(bundle: Path | None, batches: list[int]) -> list[Candidate]:
+def cuda_systems(bundle: Path | None, batches: list[int]) -> list[System]:
     """ONNX Runtime on the GPU, where its build has CUDA (JetPack's; not the one of the base install)."""
     import onnxruntime
 
@@ -181,9 +179,7 @@ def cuda_candidates(bundle: Path | None, batches: list[int]) -> list[Candidate]:
         return []
     folder = str(bundle or DEFAULT_BUNDLE)
     return [
-        Candidate(
-            f"ONNX Runtime CUDA, batch {batch}", str(SUBJECTS / "cuda_subject.py"), {"bundle": folder}, batch=batch
-        )
+        System(f"ONNX Runtime CUDA, batch {batch}", str(SUBJECTS / "cuda_subject.py"), {"bundle": folder}, batch=batch)
         for batch in batches
     ]
 

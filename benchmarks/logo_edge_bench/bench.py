@@ -1,8 +1,8 @@
-"""Accuracy and latency of candidates, measured side by side in one run, each from the same artifact.
+"""Accuracy and latency of systems, measured side by side in one run, each from the same artifact.
 
 The method is MLPerf's (docs/benchmarks.md says where it departs): SingleStream sends one image after the other and
 reports p90, MultiStream queries of several and p99, Offline all of them and images per second. A warm-up ends when the
-latency has settled; then the candidates take turns, window by window, so that what disturbs the machine disturbs all.
+latency has settled; then the systems take turns, window by window, so that what disturbs the machine disturbs all.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from logo_edge.files import json_text, write_file
 from logo_edge.images.load import load_image
 from logo_edge.timing import measure_latency
 from logo_edge_bench import machine
-from logo_edge_bench.candidates import PERCENTILE, Candidate, Worker, measure_starts, median_ms, settle
 from logo_edge_bench.energy import open_meter
 from logo_edge_bench.percentiles import median_interval, summarize_latencies
+from logo_edge_bench.processes import Worker, measure_starts, median_ms, settle
+from logo_edge_bench.systems import PERCENTILE, System
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge_train.metrics import summarize
 
@@ -102,29 +103,29 @@ def read_images(
 
 
 def run_bench(
-    candidates: list[Candidate],
+    systems: list[System],
     images: Images,
     preset: Preset,
     *,
     starts: dict[str, tuple[str, ...]] | None = None,
     say: Say = lambda line: None,
 ) -> dict:
-    """The result of one run, ready for JSON: a row for each candidate, ratios to the first, the machine, its doubts.
+    """The result of one run, ready for JSON: a row for each system, ratios to the first, the machine, its doubts.
 
-    `starts` are further commands, by name, whose process starts are timed by turns with those of the candidates; one that
-    fails stands in `not_measured` with its reason. Raises BenchError where a candidate fails, is not unique by name, or does not settle.
+    `starts` are further commands, by name, whose process starts are timed by turns with those of the systems; one that
+    fails stands in `not_measured` with its reason. Raises BenchError where a system fails, is not unique by name, or does not settle.
     """
-    if len({candidate.name for candidate in candidates}) < len(candidates):
-        raise BenchError(f"two candidates have one name: {', '.join(candidate.name for candidate in candidates)}")
+    if len({system.name for system in systems}) < len(systems):
+        raise BenchError(f"two systems have one name: {', '.join(system.name for system in systems)}")
     cpus, before, started = machine.usable_cpus(), machine.conditions(), time.perf_counter()
     with contextlib.ExitStack() as stack:
         meter = open_meter()
         if meter:
             stack.callback(meter.close)
         measured = []
-        for candidate in candidates:
-            worker = stack.enter_context(Worker(candidate, cpus[: candidate.threads], list(images.labels)))
-            measured.append(_Measured(candidate, worker))
+        for system in systems:
+            worker = stack.enter_context(Worker(system, cpus[: system.threads], list(images.labels)))
+            measured.append(_Measured(system, worker))
             measured[-1].prepare(images, preset, say)
         for entry in measured:
             entry.warm_up(preset, say)
@@ -134,9 +135,9 @@ def run_bench(
                 entry.measure_round(preset, meter)
         for entry in measured:
             entry.described |= entry.worker.ask("memory")
-    began, failed = _measure_starts(candidates, starts or {}, images.timed[0], preset, say)
+    began, failed = _measure_starts(systems, starts or {}, images.timed[0], preset, say)
     after, described = machine.conditions(), machine.describe()
-    rows = [entry.row(began.get(entry.candidate.name)) for entry in measured]
+    rows = [entry.row(began.get(entry.system.name)) for entry in measured]
     if preset.settle_within is None:
         rows = [_without_milliseconds(row) for row in rows]
     return {
@@ -158,15 +159,15 @@ def run_bench(
         "process_starts_s": {name: began[name] for name in began if name not in {row["name"] for row in rows}},
         "not_measured": {f"process start of {name}": reason for name, reason in failed.items()},
         "rows": rows,
-        "ratios": {"to": candidates[0].name, "of": _ratios(measured)},
+        "ratios": {"to": systems[0].name, "of": _ratios(measured)},
     }
 
 
 class _Measured:
-    """A candidate, its process and what was measured of it so far."""
+    """A system, its process and what was measured of it so far."""
 
-    def __init__(self, candidate: Candidate, worker: Worker):
-        self.candidate, self.worker = candidate, worker
+    def __init__(self, system: System, worker: Worker):
+        self.system, self.worker = system, worker
         self.described: dict = {}
         self.times: dict[str, list[np.ndarray]] = {}
         self.per_s: list[float] = []
@@ -175,11 +176,11 @@ class _Measured:
         self.switches = 0
 
     def prepare(self, images: Images, preset: Preset, say: Say) -> None:
-        say(f"{self.candidate.name}: loading, and {len(images.paths)} logos for its accuracy")
+        say(f"{self.system.name}: loading, and {len(images.paths)} logos for its accuracy")
         self.described = self.worker.ask("load")
         probabilities = np.array(self.worker.ask("predict", paths=images.paths)["probabilities"])
         self.accuracy = _summarize(probabilities, images)
-        stages = self.worker.ask("prepare", paths=images.timed, batch=self.candidate.batch)["stages"]
+        stages = self.worker.ask("prepare", paths=images.timed, batch=self.system.batch)["stages"]
         self.times = {stage: [] for stage in stages}
 
     def warm_up(self, preset: Preset, say: Say) -> None:
@@ -189,11 +190,11 @@ class _Measured:
         if preset.settle_within is None:
             self.settled_ms = [window() * 1e3 for _ in range(2)]
             return
-        say(f"{self.candidate.name}: warming up")
+        say(f"{self.system.name}: warming up")
         try:
             self.settled_ms = [median * 1e3 for median in settle(window, preset.settle_within, preset.settle_s)]
         except BenchError as error:
-            raise BenchError(f"{self.candidate.name}: {error}") from error
+            raise BenchError(f"{self.system.name}: {error}") from error
 
     def measure_round(self, preset: Preset, meter) -> None:
         for stage, times in self.times.items():
@@ -201,26 +202,26 @@ class _Measured:
             times.append(np.array(reply["ns"]) / 1e6)
             self.switches += reply["involuntary_switches"]
         if preset.offline:
-            queries = -(-preset.offline // self.candidate.batch)
+            queries = -(-preset.offline // self.system.batch)
             joules = meter.joules() if meter else 0.0
             wall_s = self.worker.ask("time", stage="end_to_end", least=queries)["wall_ns"] / 1e9
-            self.per_s.append(queries * self.candidate.batch / wall_s)
+            self.per_s.append(queries * self.system.batch / wall_s)
             if meter:
-                self.joules.append((meter.joules() - joules) / (queries * self.candidate.batch))
+                self.joules.append((meter.joules() - joules) / (queries * self.system.batch))
 
     def row(self, start: dict | None) -> dict:
-        percentile = PERCENTILE[self.candidate.scenario]
+        percentile = PERCENTILE[self.system.scenario]
         medians = [statistics.median(times.tolist()) for times in self.times["end_to_end"]]
         worst = min(self.accuracy["recall"].items(), key=lambda item: item[1]["value"])
         return {
-            "name": self.candidate.name,
-            "kind": self.candidate.kind,
-            "note": self.candidate.note,
-            "threads": self.candidate.threads,
-            "batch": self.candidate.batch,
-            "scenario": self.candidate.scenario,
+            "name": self.system.name,
+            "kind": self.system.kind,
+            "note": self.system.note,
+            "threads": self.system.threads,
+            "batch": self.system.batch,
+            "scenario": self.system.scenario,
             "cpus": self.worker.cpus,
-            "spinning": self.candidate.options.get("spinning", False),
+            "spinning": self.system.options.get("spinning", False),
             **self.described,
             "accuracy": self.accuracy,
             "worst_class": {"label": worst[0], **worst[1]},
@@ -258,23 +259,23 @@ def _summarize(probabilities: np.ndarray, images: Images) -> dict:
 
 
 def _ratios(measured: list[_Measured]) -> dict[str, dict]:
-    """Of each candidate but the first: the median over the rounds of its end-to-end median by that of the first.
+    """Of each system but the first: the median over the rounds of its end-to-end median by that of the first.
 
     Per image, so that queries of several are comparable.
     """
 
     def medians(entry: _Measured) -> np.ndarray:
-        return np.array([np.median(times) for times in entry.times["end_to_end"]]) / entry.candidate.batch
+        return np.array([np.median(times) for times in entry.times["end_to_end"]]) / entry.system.batch
 
     first = medians(measured[0])
-    return {entry.candidate.name: median_interval((medians(entry) / first).tolist()) for entry in measured[1:]}
+    return {entry.system.name: median_interval((medians(entry) / first).tolist()) for entry in measured[1:]}
 
 
 def _measure_starts(
-    candidates: list[Candidate], others: dict[str, tuple[str, ...]], image: str, preset: Preset, say: Say
+    systems: list[System], others: dict[str, tuple[str, ...]], image: str, preset: Preset, say: Say
 ) -> tuple[dict[str, dict], dict[str, str]]:
     """The medians of whole processes, and why there are none of a command that failed, both by name."""
-    commands = {candidate.name: candidate.command for candidate in candidates if candidate.command} | others
+    commands = {system.name: system.command for system in systems if system.command} | others
     if not commands or not preset.starts:
         return {}, {}
     say(f"{preset.starts} process starts of {len(commands)} commands")

@@ -172,8 +172,8 @@ def _measure(
     from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
     from logo_edge.errors import BenchError
     from logo_edge_bench.bench import PRESETS, measure_install_size, read_images, run_bench, write_result
-    from logo_edge_bench.candidates import bundle_candidates, reference_candidate
     from logo_edge_bench.scaling import measure_scaling
+    from logo_edge_bench.systems import bundle_systems, reference_system
     from logo_edge_train.data.manifest import read_manifest
 
     def say(line: str) -> None:
@@ -183,15 +183,15 @@ def _measure(
     labels = [read_bundle(folder or DEFAULT_BUNDLE, public_key=key).labels for folder in bundles]
     if any(set(other) != set(labels[0]) for other in labels):
         raise BenchError(f"the bundles' classes differ: {labels}; measure in one run what does the same")
-    candidates = [reference_candidate(bundles[0], key), *bundle_candidates(bundles, **rows)]
+    systems = [reference_system(bundles[0], key), *bundle_systems(bundles, **rows)]
     with TemporaryDirectory() as folder:
         chosen = PRESETS[preset]
         logos = read_images(read_manifest(manifest), images, split, labels[0], Path(folder), chosen.size_px)
-        result = run_bench(candidates, logos, chosen, say=say)
+        result = run_bench(systems, logos, chosen, say=say)
         if out:
             write_result(result, out)
         if scaling:
-            result["scaling"] = measure_scaling(candidates[1], logos, chosen, say=say)
+            result["scaling"] = measure_scaling(systems[1], logos, chosen, say=say)
             if out:
                 write_result(result, out)
     if install_size:

@@ -20,8 +20,9 @@ from logo_edge.errors import BenchError
 from logo_edge.images.load import load_image
 from logo_edge_bench import machine
 from logo_edge_bench.bench import Images, Preset, Say
-from logo_edge_bench.candidates import CLASSIFY, Candidate, Worker, median_ms, on_cpus
 from logo_edge_bench.percentiles import median_interval
+from logo_edge_bench.processes import Worker, median_ms, on_cpus
+from logo_edge_bench.systems import CLASSIFY, System
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 SIZES_PX = (32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -31,28 +32,28 @@ FOLDERS_QUICK = (10, 1_000)
 DRAWINGS = 3  # of each size and format
 
 
-def measure_scaling(candidate: Candidate, images: Images, preset: Preset, *, say: Say = lambda line: None) -> dict:
-    """Curves of one candidate of a bundle, by what is varied. Folders of 100,000 files only with the full preset."""
-    bundle, quick = candidate.options["bundle"], preset.name != "full"
+def measure_scaling(system: System, images: Images, preset: Preset, *, say: Say = lambda line: None) -> dict:
+    """Curves of one system of a bundle, by what is varied. Folders of 100,000 files only with the full preset."""
+    bundle, quick = system.options["bundle"], preset.name != "full"
     say("scaling: cores")
-    cores = measure_cores(candidate, images, preset)
+    cores = measure_cores(system, images, preset)
     say("scaling: batches")
-    batches = measure_batches(candidate, images, preset)
+    batches = measure_batches(system, images, preset)
     say("scaling: sizes and formats")
-    sizes = measure_sizes(candidate, images, preset)
+    sizes = measure_sizes(system, images, preset)
     say("scaling: folders")
     folders = measure_folders(bundle, images.timed, FOLDERS_QUICK if quick else FOLDERS)
-    return {"of": candidate.name, "cores": cores, "batches": batches, "sizes": sizes, "folders": folders}
+    return {"of": system.name, "cores": cores, "batches": batches, "sizes": sizes, "folders": folders}
 
 
-def measure_cores(candidate: Candidate, images: Images, preset: Preset) -> list[dict]:
+def measure_cores(system: System, images: Images, preset: Preset) -> list[dict]:
     """Images per second over 1, 2, 4, ... cores and all: processes, one on each core, and the runtime's own threads.
 
     `of_one` is the ratio to one core, by rounds in which every number of cores had its turn.
     """
     cpus = machine.usable_cpus()
     counts = sorted({min(2**power, len(cpus)) for power in range(len(cpus).bit_length() + 1)})
-    single = replace(candidate, threads=1, batch=1)
+    single = replace(system, threads=1, batch=1)
     per_s: dict[int, list[float]] = {count: [] for count in counts}
     pooled: dict[int, list[float]] = {count: [] for count in counts}
     with contextlib.ExitStack() as stack:
@@ -65,7 +66,7 @@ def measure_cores(candidate: Candidate, images: Images, preset: Preset) -> list[
             for count in counts:
                 per_s[count].append(_together(workers[:count], preset.window_s * 2))
     classifier, sources = (
-        Classifier.load(candidate.options["bundle"], public_key=candidate.options.get("public_key")),
+        Classifier.load(system.options["bundle"], public_key=system.options.get("public_key")),
         list(images.timed) * max(1, preset.offline // 100),
     )
     for _ in range(preset.rounds):
@@ -80,14 +81,14 @@ def measure_cores(candidate: Candidate, images: Images, preset: Preset) -> list[
     ]
 
 
-def measure_batches(candidate: Candidate, images: Images, preset: Preset) -> list[dict]:
-    """Images per second by batch, of the forward pass alone and end to end, on the candidate's threads."""
+def measure_batches(system: System, images: Images, preset: Preset) -> list[dict]:
+    """Images per second by batch, of the forward pass alone and end to end, on the system's threads."""
     found: dict[int, dict[str, list[float]]] = {}
-    cpus = machine.usable_cpus()[: candidate.threads]
+    cpus = machine.usable_cpus()[: system.threads]
     with contextlib.ExitStack() as stack:
         workers = {}
         for batch in BATCHES:
-            workers[batch] = stack.enter_context(Worker(replace(candidate, batch=batch), cpus, list(images.labels)))
+            workers[batch] = stack.enter_context(Worker(replace(system, batch=batch), cpus, list(images.labels)))
             workers[batch].ask("load")
             workers[batch].ask("prepare", paths=images.timed, batch=batch)
             workers[batch].ask("time", stage="end_to_end", seconds=preset.window_s)
@@ -103,12 +104,12 @@ def measure_batches(candidate: Candidate, images: Images, preset: Preset) -> lis
     ]
 
 
-def measure_sizes(candidate: Candidate, images: Images, preset: Preset) -> list[dict]:
+def measure_sizes(system: System, images: Images, preset: Preset) -> list[dict]:
     """End-to-end milliseconds by format and longer side, and what one file of it weighs."""
     measured = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        Worker(replace(candidate, batch=1), machine.usable_cpus()[: candidate.threads], list(images.labels)) as worker,
+        Worker(replace(system, batch=1), machine.usable_cpus()[: system.threads], list(images.labels)) as worker,
     ):
         worker.ask("load")
         for kind, options in FORMATS.items():

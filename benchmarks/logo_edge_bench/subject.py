@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from logo_edge import Classifier, ImageError
-from logo_edge_bench.candidates import DEFAULT_BACKEND, precision_of
+from logo_edge_bench.systems import DEFAULT_BACKEND, precision_of
 
 
 def load(labels: list[str], bundle: str | None = None, batch_size: int = 8, **options) -> BundleSubject:

@@ -1,11 +1,11 @@
-"""One candidate in a process of its own, timed on request; `bench.py` talks to it in lines of JSON.
+"""One system in a process of its own, timed on request; `bench.py` talks to it in lines of JSON.
 
 The standard library only, so that every peer runs it in its own environment:
 
     python worker.py SUBJECT OPTIONS
 
 SUBJECT is a module, or the path of a .py file, with `load(**options) -> Subject`; OPTIONS is a JSON object. Processes of
-their own keep candidates from sharing thread pools, allocators and caches, and make peak memory that of one candidate.
+their own keep systems from sharing thread pools, allocators and caches, and make peak memory that of one system.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 import peer
 
 from logo_edge.files import replacing
-from logo_edge_bench.candidates import Candidate
+from logo_edge_bench.systems import System
 
 NAME = "classical"
 TREES = (50, 100, 200, 400)
@@ -52,11 +52,11 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
     peer.finish(work, key)
 
 
-def candidates(work: Path, threads: int) -> list[Candidate]:
+def systems(work: Path, threads: int) -> list[System]:
     peer.need(work / "done.json", NAME)
     options = {"model": peer.need(work / "model.joblib", NAME), "threads": threads}
     return [
-        Candidate(
+        System(
             "OpenCV features, gradient boosting",
             str(peer.SUBJECTS / "classical_subject.py"),
             options,

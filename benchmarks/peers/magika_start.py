@@ -13,7 +13,7 @@ from pathlib import Path
 
 import peer
 
-from logo_edge_bench.candidates import Candidate
+from logo_edge_bench.systems import System
 
 NAME = "magika"
 PACKAGES = ["magika==1.0.3"]
@@ -24,7 +24,7 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
     print(f"{NAME}: {peer.own_python(work, PACKAGES, share=False)}")
 
 
-def candidates(work: Path, threads: int) -> list[Candidate]:
+def systems(work: Path, threads: int) -> list[System]:
     return []
 
 

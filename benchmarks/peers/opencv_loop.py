@@ -13,7 +13,7 @@ from pathlib import Path
 import peer
 
 from logo_edge.bundle.record import DEFAULT_BUNDLE
-from logo_edge_bench.candidates import Candidate
+from logo_edge_bench.systems import System
 
 NAME = "opencv-loop"
 
@@ -22,11 +22,11 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
     print(f"{NAME}: nothing to train")
 
 
-def candidates(work: Path, threads: int) -> list[Candidate]:
+def systems(work: Path, threads: int) -> list[System]:
     options = {"bundle": str(DEFAULT_BUNDLE), "threads": threads}
     subject = str(peer.SUBJECTS / "opencv_subject.py")
     return [
-        Candidate("by hand: OpenCV and ONNX Runtime", subject, options, threads, kind="peer", note="the bundle's model")
+        System("by hand: OpenCV and ONNX Runtime", subject, options, threads, kind="peer", note="the bundle's model")
     ]
 
 

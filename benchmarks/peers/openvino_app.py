@@ -1,6 +1,6 @@
 """Reference: OpenVINO's own benchmark_app on the graphs alone, without files or decisions.
 
-It is run after the other candidates, not by turns with them: it is a program of its own that cannot be interleaved. It
+It is run after the other systems, not by turns with them: it is a program of its own that cannot be interleaved. It
 measures the default bundle's graph and, where they are trained, those of the timm peer.
 
     python benchmarks/peers/openvino_app.py measure
@@ -21,7 +21,7 @@ import peer
 from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
 from logo_edge.errors import LogoEdgeError
 from logo_edge_bench.bench import Preset
-from logo_edge_bench.candidates import Candidate
+from logo_edge_bench.systems import System
 
 NAME = "openvino-app"
 TIMES = {"median_ms": "Median", "average_ms": "Average", "max_ms": "Max"}
@@ -33,7 +33,7 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
     print(f"{NAME}: nothing to train")
 
 
-def candidates(work: Path, threads: int) -> list[Candidate]:
+def systems(work: Path, threads: int) -> list[System]:
     return []
 
 

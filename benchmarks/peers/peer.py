@@ -1,6 +1,6 @@
 """What every peer has in common: the logos as its users would have them, its own environment, its command line.
 
-A peer is a script with `NAME`, `train(data, work, epochs)`, `candidates(work, threads)` and, where it has them, `starts(work)`:
+A peer is a script with `NAME`, `train(data, work, epochs)`, `systems(work, threads)` and, where it has them, `starts(work)`:
 commands whose process start is timed, and `extra(work, preset, threads)`: what cannot take turns and is measured after the
 others. Its subjects lie in subjects/, run by the peer's own Python.
 """
@@ -22,9 +22,9 @@ from PIL import Image
 
 from logo_edge.errors import LogoEdgeError
 from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
-from logo_edge_bench.candidates import Candidate, bundle_candidates, reference_candidate
 from logo_edge_bench.page import write_report
 from logo_edge_bench.result_tables import markdown_of
+from logo_edge_bench.systems import System, bundle_systems, reference_system
 from logo_edge_train.data.icons import LABELS, renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 
@@ -169,16 +169,16 @@ def measure(peers: tuple[ModuleType, ...], arguments: argparse.Namespace) -> dic
 
     It is written to --out before the latter and after each of them; one that fails stands in `not_measured`.
     """
-    candidates: list[Candidate] = [reference_candidate(None), *bundle_candidates([None], threads=[arguments.threads])]
+    systems: list[System] = [reference_system(None), *bundle_systems([None], threads=[arguments.threads])]
     starts: dict[str, tuple[str, ...]] = {}
     for entry in peers:
-        candidates += entry.candidates(_folder(entry, arguments), arguments.threads)
+        systems += entry.systems(_folder(entry, arguments), arguments.threads)
         starts |= entry.starts(_folder(entry, arguments)) if hasattr(entry, "starts") else {}
     logos, preset = read_manifest(LABELS), PRESETS[arguments.preset]
     logos = replace(logos, rows=tuple(chosen_rows(logos, arguments.split, arguments.limit)))
     with tempfile.TemporaryDirectory() as folder:
         images = read_images(logos, renders_folder(), arguments.split, logos.classes, Path(folder), preset.size_px)
-        result = run_bench(candidates, images, preset, starts=starts, say=lambda line: print(line, file=sys.stderr))
+        result = run_bench(systems, images, preset, starts=starts, say=lambda line: print(line, file=sys.stderr))
     _keep(result, arguments.out)
     for entry in peers:
         if hasattr(entry, "extra"):

@@ -24,7 +24,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from logo_edge.files import replacing
-from logo_edge_bench.candidates import Candidate
+from logo_edge_bench.systems import System
 from logo_edge_train.models.network import build_body
 
 NAME = "timm"
@@ -56,7 +56,7 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
         peer.finish(folder, key)
 
 
-def candidates(work: Path, threads: int) -> list[Candidate]:
+def systems(work: Path, threads: int) -> list[System]:
     """Eager PyTorch, and ONNX Runtime in FP32 and INT8, of each network."""
     found = []
     for name, pretrained in NETWORKS.items():
@@ -73,7 +73,7 @@ def candidates(work: Path, threads: int) -> list[Candidate]:
                 "about": peer.need(work / name / "model.json", "timm_finetune"),
             }
             found.append(
-                Candidate(
+                System(
                     f"timm {name}, {label}",
                     str(peer.SUBJECTS / f"{subject}_subject.py"),
                     options,

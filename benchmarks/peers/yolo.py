@@ -20,7 +20,7 @@ from pathlib import Path
 import peer
 
 from logo_edge.errors import LogoEdgeError
-from logo_edge_bench.candidates import Candidate
+from logo_edge_bench.systems import System
 
 NAME = "yolo"
 EPOCHS, SIZE_PX = 60, 128
@@ -65,12 +65,12 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
     peer.finish(work, key)
 
 
-def candidates(work: Path, threads: int) -> list[Candidate]:
+def systems(work: Path, threads: int) -> list[System]:
     """Its default predict on the PyTorch weights, and predict on the exported ONNX."""
     python = peer.need(work / "environment" / "bin" / "python", "yolo")
     peer.need(work / "done.json", "yolo")
     return [
-        Candidate(
+        System(
             f"YOLO11n-cls, predict, {label}",
             str(peer.SUBJECTS / "yolo_subject.py"),
             {"model": peer.need(work / "fit" / "weights" / file, "yolo"), "size_px": SIZE_PX, "threads": threads},

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from logo_edge.classifier import Classifier
 from logo_edge.errors import BenchError, DatasetError
-from logo_edge_bench import candidates as candidates_module
-from logo_edge_bench import scaling, subject
+from logo_edge_bench import scaling, subject, systems
 from logo_edge_bench.bench import PRESETS, STAGES, Preset, read_images, read_result, run_bench, write_result
-from logo_edge_bench.candidates import Candidate, bundle_candidates, precision_of, reference_candidate, settle
 from logo_edge_bench.commands import bench
+from logo_edge_bench.processes import settle
 from logo_edge_bench.scaling import measure_folders
+from logo_edge_bench.systems import System, bundle_systems, precision_of, reference_system
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,24 +56,24 @@ def images(labelled, tmp_path):
 
 @pytest.fixture
 def fake(tmp_path):
-    """A candidate that sleeps and always answers with the first class; or fails."""
+    """A system that sleeps and always answers with the first class; or fails."""
     (tmp_path / "fake_subject.py").write_text(SUBJECT)
 
-    def make(name: str, **options) -> Candidate:
-        return Candidate(name, str(tmp_path / "fake_subject.py"), options, kind="peer")
+    def make(name: str, **options) -> System:
+        return System(name, str(tmp_path / "fake_subject.py"), options, kind="peer")
 
     return make
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
-def test_peak_memory_is_the_candidate_s_and_not_what_its_parent_held(fake, images):
+def test_peak_memory_is_the_system_s_and_not_its_parent_s(fake, images):
     held = np.ones(50_000_000)  # 400 MB, touched
     row = run_bench([fake("light")], images, SHORT)["rows"][0]
     assert 5_000_000 < row["peak_rss_bytes"] < 200_000_000 < held.nbytes
 
 
 def test_a_row_holds_accuracy_and_latency_of_the_same_artifact(labelled, images):
-    result = run_bench([reference_candidate(labelled[0]), *bundle_candidates([labelled[0]])], images, SHORT)
+    result = run_bench([reference_system(labelled[0]), *bundle_systems([labelled[0]])], images, SHORT)
     reference, row = result["rows"]
     assert (row["kind"], reference["kind"]) == ("bundle", "reference")
     assert row["accuracy"]["count"] == 12
@@ -95,8 +95,8 @@ def test_a_row_holds_accuracy_and_latency_of_the_same_artifact(labelled, images)
 
 
 def test_every_combination_is_a_row_and_a_query_of_several_is_multi_stream(labelled, images):
-    candidates = bundle_candidates([labelled[0]], threads=[1, 2], batches=[1, 8])
-    result = run_bench(candidates, images, replace(SHORT, starts=0))
+    systems = bundle_systems([labelled[0]], threads=[1, 2], batches=[1, 8])
+    result = run_bench(systems, images, replace(SHORT, starts=0))
     assert [(row["threads"], row["batch"], row["scenario"]) for row in result["rows"]] == [
         (1, 1, "SingleStream"),
         (1, 8, "MultiStream"),
@@ -119,7 +119,7 @@ def test_an_artifact_is_a_row_with_the_precision_that_its_record_tells(labelled,
     )
     (tmp_path / "out" / "other.json").write_text("[]")
     artifacts = [tmp_path / "out" / "mine-int8-openvino.xml", engines / "orin.engine"]
-    plain, openvino, engine = bundle_candidates([labelled[0]], artifacts=artifacts)
+    plain, openvino, engine = bundle_systems([labelled[0]], artifacts=artifacts)
     assert "artifact" not in plain.options
     assert (openvino.options["backend"], engine.options["backend"]) == ("openvino", "tensorrt")
     assert ", int8, " in openvino.name
@@ -127,10 +127,10 @@ def test_an_artifact_is_a_row_with_the_precision_that_its_record_tells(labelled,
     assert f"--artifact={engines / 'orin.engine'}" in engine.command
     assert precision_of(str(tmp_path / "unknown.onnx")) == "not told"
     with pytest.raises(BenchError, match=r"found '.txt'; expected an artifact"):
-        bundle_candidates([labelled[0]], artifacts=[tmp_path / "a.txt"])
+        bundle_systems([labelled[0]], artifacts=[tmp_path / "a.txt"])
 
 
-def test_a_slower_candidate_is_as_much_slower_as_it_is(fake, images):
+def test_a_slower_system_is_as_much_slower_as_it_is(fake, images):
     preset = replace(SHORT, window_s=0.05, settle_within=1000.0)
     result = run_bench([fake("quick", ms=2), fake("slow", ms=8)], images, preset)
     assert 2 < result["ratios"]["of"]["slow"]["value"] < 6
@@ -144,16 +144,16 @@ def test_a_slower_candidate_is_as_much_slower_as_it_is(fake, images):
     ("fail", "message"),
     [("load", "broken: load failed: ValueError: no such weights"), ("die", "broken: its process ended with status 7")],
 )
-def test_a_candidate_that_fails_is_named(fake, images, fail, message):
+def test_a_system_that_fails_is_named(fake, images, fail, message):
     with pytest.raises(BenchError, match=message):
         run_bench([fake("broken", fail=fail)], images, SHORT)
 
 
-def test_a_candidate_has_its_own_environment(fake, images, tmp_path):
-    candidate = replace(fake("own"), environment={"OWN": "kept"})
+def test_a_system_has_its_own_environment(fake, images, tmp_path):
+    system = replace(fake("own"), environment={"OWN": "kept"})
     told = SUBJECT.replace('"backend": "sleep"', '"backend": __import__("os").environ["OWN"]')
     (tmp_path / "fake_subject.py").write_text(told)
-    assert run_bench([candidate], images, replace(SHORT, starts=0))["rows"][0]["backend"] == "kept"
+    assert run_bench([system], images, replace(SHORT, starts=0))["rows"][0]["backend"] == "kept"
 
 
 def test_what_follows_the_rounds_may_fail_without_losing_them(labelled, tmp_path, monkeypatch):
@@ -172,7 +172,7 @@ def test_what_follows_the_rounds_may_fail_without_losing_them(labelled, tmp_path
 
 
 def test_a_process_start_that_fails_is_named_and_the_rest_is_kept(labelled, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidates_module, "CLASSIFY", "raise SystemExit(3)")
+    monkeypatch.setattr(systems, "CLASSIFY", "raise SystemExit(3)")
     monkeypatch.setitem(PRESETS, "quick", SHORT)
     out = tmp_path / "result.json"
     done = CliRunner().invoke(bench, [*map(str, (labelled[0], "--manifest", labelled[1], "--out", out))])
@@ -197,8 +197,8 @@ def test_an_artifact_of_single_images_is_asked_for_single_images(labelled, image
     assert asked == [1, 8]
 
 
-def test_two_candidates_of_one_name_are_refused(fake, images):
-    with pytest.raises(BenchError, match="two candidates have one name"):
+def test_two_systems_of_one_name_are_refused(fake, images):
+    with pytest.raises(BenchError, match="two systems have one name"):
         run_bench([fake("same"), fake("same", ms=1)], images, SHORT)
 
 
@@ -282,8 +282,8 @@ def test_a_file_that_is_no_result_is_named(tmp_path):
 
 def test_backends_are_rows_side_by_side(labelled, images):
     pytest.importorskip("openvino")
-    candidates = bundle_candidates([labelled[0]], backends=["onnxruntime", "openvino"], spinning=True)
-    result = run_bench(candidates, images, replace(SHORT, starts=0))
+    systems = bundle_systems([labelled[0]], backends=["onnxruntime", "openvino"], spinning=True)
+    result = run_bench(systems, images, replace(SHORT, starts=0))
     assert [row["backend"] for row in result["rows"]] == ["onnxruntime", "openvino"]
     assert all(row["spinning"] for row in result["rows"])
     accuracies = [row["accuracy"]["accuracy"]["value"] for row in result["rows"]]
@@ -295,8 +295,8 @@ def test_scaling_is_measured_over_cores_batches_sizes_and_folders(labelled, imag
     monkeypatch.setattr(scaling, "BATCHES", (1, 4))
     monkeypatch.setattr(scaling, "SIZES_PX", (32, 1024))
     monkeypatch.setattr(scaling, "FOLDERS_QUICK", (10, 20))
-    (candidate,) = bundle_candidates([labelled[0]])
-    found = scaling.measure_scaling(candidate, images, replace(SHORT, rounds=2))
+    (system,) = bundle_systems([labelled[0]])
+    found = scaling.measure_scaling(system, images, replace(SHORT, rounds=2))
     assert found["cores"][0]["processes"]["of_one"]["value"] == found["cores"][0]["threads"]["of_one"]["value"] == 1
     assert [entry["batch"] for entry in found["batches"]] == [1, 4]
     cost = {(entry["format"], entry["size_px"]): entry["ms"]["value"] for entry in found["sizes"]}

@@ -54,14 +54,14 @@ def test_every_script_is_a_peer_and_the_runner_knows_them_all():
         module = importlib.import_module(name)
         assert module.NAME
         assert callable(module.train)
-        assert callable(module.candidates)
+        assert callable(module.systems)
         assert f"import {name}\n" in runner
 
 
 def test_a_peer_that_is_not_trained_says_how_to(tmp_path):
     for name in ("classical", "timm_finetune", "yolo", "magika_start"):
         module = importlib.import_module(name)
-        measured = module.starts if name == "magika_start" else lambda work, module=module: module.candidates(work, 1)
+        measured = module.starts if name == "magika_start" else lambda work, module=module: module.systems(work, 1)
         with pytest.raises(LogoEdgeError, match=f"python benchmarks/peers/{name}.py train"):
             measured(tmp_path)
 
@@ -105,7 +105,7 @@ def test_the_timm_peer_trains_resumes_exports_and_all_three_agree(data, tmp_path
     folder = work / "mobilenetv3_small_050"
     timm_finetune.train(data, work, 1)
     assert "done before" in capsys.readouterr().out
-    eager, fp32, int8 = (candidate.options for candidate in timm_finetune.candidates(work, 1))
+    eager, fp32, int8 = (system.options for system in timm_finetune.systems(work, 1))
     files = [str(path) for path in data.files("val")[0]]
     labels = ["simple", "complex"]
     expected = np.array(load_eager(labels, **eager).probabilities(files))
@@ -161,11 +161,11 @@ def measured(monkeypatch, tmp_path, labelled):
     monkeypatch.setitem(PRESETS, "short", short)
     monkeypatch.setattr(peer, "LABELS", manifest)
     monkeypatch.setattr(peer, "renders_folder", lambda: tmp_path)
-    monkeypatch.setattr(peer, "reference_candidate", lambda _, made=peer.reference_candidate: made(bundle))
-    monkeypatch.setattr(peer, "bundle_candidates", lambda _, made=peer.bundle_candidates, **how: made([bundle], **how))
+    monkeypatch.setattr(peer, "reference_system", lambda _, made=peer.reference_system: made(bundle))
+    monkeypatch.setattr(peer, "bundle_systems", lambda _, made=peer.bundle_systems, **how: made([bundle], **how))
 
     def measure(extra, starts):
-        module = types.SimpleNamespace(NAME="fake", candidates=lambda *_: [], starts=lambda _: starts, extra=extra)
+        module = types.SimpleNamespace(NAME="fake", systems=lambda *_: [], starts=lambda _: starts, extra=extra)
         out = tmp_path / "peers.json"
         arguments = argparse.Namespace(work=tmp_path, threads=1, preset="short", split="test", limit=None, out=out)
         return lambda: peer.measure((module,), arguments), out
@@ -320,10 +320,10 @@ def test_yolo_runs_on_as_many_threads_as_it_says_and_in_its_own_settings(labelle
     for path in ("environment/bin/python", "done.json", "fit/weights/best.pt", "fit/weights/best.onnx"):
         (work / path).parent.mkdir(parents=True, exist_ok=True)
         (work / path).touch()
-    for candidate in yolo.candidates(work, 1):
-        assert candidate.environment["YOLO_OFFLINE"] == "True"
-        assert candidate.environment["YOLO_AUTOINSTALL"] == "False"
-        assert candidate.environment["YOLO_CONFIG_DIR"] == str(work)
+    for system in yolo.systems(work, 1):
+        assert system.environment["YOLO_OFFLINE"] == "True"
+        assert system.environment["YOLO_AUTOINSTALL"] == "False"
+        assert system.environment["YOLO_CONFIG_DIR"] == str(work)
 
 
 def test_what_peers_install_is_pinned():
@@ -388,7 +388,7 @@ def test_an_engine_is_measured_with_its_own_bundle_and_the_batches_that_it_takes
         if changes is not None:
             record = {**own, **changes, "engine": {"file": f"engines/{name}.engine"}}
             (folder.parent / "record.json").write_text(json.dumps(record))
-    rows, left_out = measure.engine_candidates(labelled[0], measure.find_engines(tmp_path / "jetson"), [1, 8])
+    rows, left_out = measure.engine_systems(labelled[0], measure.find_engines(tmp_path / "jetson"), [1, 8])
     taken = [(Path(row.options["artifact"]).stem, row.batch, row.options.get("batch_size")) for row in rows]
     assert taken == [("any", 1, None), ("any", 8, None), ("single", 1, 1)]
     assert len(left_out) == 5

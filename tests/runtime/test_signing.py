@@ -27,8 +27,8 @@ from logo_edge.cli.likeness import cluster, enroll, similar
 from logo_edge.cli.serve import export_triton
 from logo_edge.scale import ray as scale
 from logo_edge_bench import reference, subject
-from logo_edge_bench.candidates import bundle_candidates, reference_candidate
 from logo_edge_bench.commands import bench
+from logo_edge_bench.systems import bundle_systems, reference_system
 from logo_edge_compress.commands import export
 from logo_edge_report.commands import evaluate
 
@@ -213,9 +213,9 @@ def test_every_verb_that_loads_a_bundle_takes_a_key_and_refuses_one_that_its_own
 
 def test_every_process_of_bench_verifies_the_bundle_again(signed, keys):
     labels = list(Classifier.load(signed).labels)
-    (candidate,) = bundle_candidates([signed], public_key=keys[1])
-    assert f"--public-key={keys[1]}" in candidate.command
-    loads = [(subject.load, candidate), (reference.load, reference_candidate(signed, keys[1]))]
+    (system,) = bundle_systems([signed], public_key=keys[1])
+    assert f"--public-key={keys[1]}" in system.command
+    loads = [(subject.load, system), (reference.load, reference_system(signed, keys[1]))]
     for load, wanted in loads:
         assert load(labels, **wanted.options).describe()["size_bytes"] > 0
     (signed / SIGNATURE).unlink()
