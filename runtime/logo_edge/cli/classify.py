@@ -26,6 +26,8 @@ from logo_edge.tables.writers import record_of, rounded
 BATCH = 8
 NAME_WIDTH = 60  # of the printed table's first column, at most
 PEEKED = 256  # paths that are looked for before the first is classified
+SHARED_OPTIONS = ("mode", "threshold", "coverage", "backend", "threads", "spinning")  # of Classifier.load
+LOCAL_OPTIONS = ("artifact", "cores", "public_key", "log", "enrolled")  # of Classifier.load, on this machine only
 STDIN = "-"
 STDIN_NAME = "stdin"
 WITHHELD = {Rejection.BLANK: "(blank)", Rejection.NOT_A_LOGO: "(no logo)", Rejection.LOW_CONFIDENCE: "(unsure)"}
@@ -36,20 +38,7 @@ def run(options: ClassifyOptions) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a bad image is reported by its ImageError
     paths = [path for path in options.paths if _exists(path)]
     with on_cores(options.cores):
-        classifier = Classifier.load(
-            options.bundle,
-            mode=options.mode,
-            threshold=options.threshold,
-            coverage=options.coverage,
-            backend=options.backend,
-            artifact=options.artifact,
-            threads=options.threads,
-            cores=options.cores,
-            spinning=options.spinning,
-            public_key=options.public_key,
-            log=options.log,
-            enrolled=options.enrolled,
-        )
+        classifier = Classifier.load(options.bundle, **_values(options, *SHARED_OPTIONS, *LOCAL_OPTIONS))
         gc.enable()
         images = find_images(paths)
         first = list(islice(images, PEEKED))
@@ -72,6 +61,10 @@ def run(options: ClassifyOptions) -> int:
                 records = (_record(name, result, options) for name, result in results)
             failed = _print(records, options, max(map(len, first), default=0))
     return 1 if failed or len(paths) < len(options.paths) else 0
+
+
+def _values(options: ClassifyOptions, *names: str) -> dict:
+    return {name: getattr(options, name) for name in names}
 
 
 def _exists(path: str) -> bool:
@@ -99,10 +92,9 @@ def _write_table(classifier: Classifier, paths: list[str], options: ClassifyOpti
             if options.engine == RAY:
                 from logo_edge.scale.ray import classify_on_cluster
 
-                names = ("mode", "threshold", "coverage", "backend", "threads", "spinning")
-                load_options = {name: getattr(options, name) for name in names}
-                bundle, workers_asked = classifier.bundle, options.workers
-                classify_on_cluster(bundle, load_options, images, journal, workers=workers_asked, progress=progress)
+                load_options = _values(options, *SHARED_OPTIONS)
+                bundle, size = classifier.bundle, options.workers  # None: one worker a core of the cluster
+                classify_on_cluster(bundle, load_options, images, journal, workers=size, progress=progress)
             else:
                 classify_folder(classifier, images, journal, workers=workers, batch_size=BATCH, progress=progress)
         finally:

@@ -11,21 +11,7 @@ import typer
 
 from logo_edge.bundle.calibration import Mode
 from logo_edge.classifier import Classifier
-from logo_edge.cli.options import (
-    ARTIFACT,
-    BACKEND,
-    BUNDLE,
-    CORES,
-    COVERAGE,
-    LOG,
-    MODE,
-    PUBLIC_KEY,
-    SPINNING,
-    THREADS,
-    THRESHOLD,
-    WORKERS,
-    Cores,
-)
+from logo_edge.cli import options
 from logo_edge.errors import LogoEdgeError
 from logo_edge.machine import on_cores, usable_cores
 from logo_edge.names import printable
@@ -52,14 +38,14 @@ export_triton = typer.Typer(rich_markup_mode=None, add_completion=False)
     """
 )
 def serve_command(
-    bundle: str | None = BUNDLE.typer(),
+    bundle: str | None = options.BUNDLE.typer(),
     host: str = typer.Option("127.0.0.1", "--host", help="The address to listen on; 0.0.0.0 for all networks."),
     port: int = typer.Option(8000, "--port", min=0, max=65535, help="0 for any free port; it is printed."),
-    mode: Mode = MODE.typer(),
-    threshold: float | None = THRESHOLD.typer(),
-    coverage: float | None = COVERAGE.typer(),
-    backend: str = BACKEND.typer(),
-    artifact: Path | None = ARTIFACT.typer(),
+    mode: Mode = options.MODE.typer(),
+    threshold: float | None = options.THRESHOLD.typer(),
+    coverage: float | None = options.COVERAGE.typer(),
+    backend: str = options.BACKEND.typer(),
+    artifact: Path | None = options.ARTIFACT.typer(),
     open_to_all: bool = typer.Option(
         False, "--no-token", help="Listen beyond this machine without a token: anyone who reaches it may use it."
     ),
@@ -89,10 +75,10 @@ def serve_command(
     timeout_s: float = typer.Option(
         Limits.timeout_s, "--timeout", min=0.001, help="Seconds for a body to arrive, and again to be classified."
     ),
-    workers: int | None = WORKERS.typer(),
-    threads: int = THREADS.typer(),
-    cores: Cores | None = CORES.typer(),
-    spinning: bool = SPINNING.typer(),
+    workers: int | None = options.WORKERS.typer(),
+    threads: int = options.THREADS.typer(),
+    cores: options.Cores | None = options.CORES.typer(),
+    spinning: bool = options.SPINNING.typer(),
     batch: int = typer.Option(Limits.batch, "--batch", min=1, help="The most images of a forward pass."),
     batch_delay_ms: float = typer.Option(
         Limits.batch_delay_ms,
@@ -100,8 +86,8 @@ def serve_command(
         min=0.0,
         help="How long a forward pass waits for more images; not needed under load.",
     ),
-    public_key: Path | None = PUBLIC_KEY.typer(),
-    log: Path | None = LOG.typer(),
+    public_key: Path | None = options.PUBLIC_KEY.typer(),
+    log: Path | None = options.LOG.typer(),
     access_log: bool = typer.Option(False, "--access-log", help="Print a line for each request."),
 ) -> None:
     """Exit status: 0 stopped, 2 refused or wrong usage."""
@@ -185,14 +171,14 @@ def is_loopback(host: str) -> bool:
     """
 )
 def export_triton_command(
-    bundle: str | None = BUNDLE.typer(),
-    public_key: Path | None = PUBLIC_KEY.typer(),
+    bundle: str | None = options.BUNDLE.typer(),
+    public_key: Path | None = options.PUBLIC_KEY.typer(),
     out: Path = typer.Option(
         Path("models"), "--out", metavar="DIR", help="The model repository; other models in it are kept."
     ),
     name: str = typer.Option("logo_edge", "--name", help="The ensemble's name: letters, digits, _ and -."),
-    mode: Mode = MODE.typer(),
-    threshold: float | None = THRESHOLD.typer(),
+    mode: Mode = options.MODE.typer(),
+    threshold: float | None = options.THRESHOLD.typer(),
     max_batch: int = typer.Option(Serving.max_batch, "--max-batch", min=1, help="The most images of one pass."),
     queue_delay_us: int = typer.Option(
         Serving.queue_delay_us, "--queue-delay-us", min=0, help="How long a request waits for others, in microseconds."
@@ -200,7 +186,7 @@ def export_triton_command(
     instances: int = typer.Option(
         Serving.instances, "--instances", min=1, help="Copies of each model that run at once."
     ),
-    threads: int = THREADS.typer(),
+    threads: int = options.THREADS.typer(),
     device: str = typer.Option(Serving.device, "--device", help="cpu, or gpu for the network alone."),
 ) -> None:
     """Exit status: 0 written and verified, 2 refused or wrong usage."""
