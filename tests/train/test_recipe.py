@@ -242,7 +242,7 @@ def test_a_value_that_is_wrong_by_itself_is_not_compared_with_others():
         ({"train": {"fit": {"aleatoric": True}}}, "train.fit.aleatoric is true; tf_efficientnet_lite0@128 has no head"),
         (
             {"train": {"teachers": ["test_vit@32"]}, "distill": {"epistemic": "dirichlet"}},
-            "distill.epistemic is 'dirichlet', and train.teachers has one, which disagrees with nobody",
+            "distill.epistemic is 'dirichlet', and train.teachers has one, which cannot disagree",
         ),
         (
             {"search": {"epochs": 4, "warmup_epochs": 4}},

@@ -1,4 +1,4 @@
-"""Bounds that stand beside a dataclass's fields, and tables (TOML, JSON) that are read against them."""
+"""Bounds beside the fields of a dataclass, and tables (TOML, JSON) checked against them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 Rule = Callable[[Any], str | None]
-"""value -> None, or what is wrong with it, such as "expected at least 1". It stands in a field's Annotated type."""
+"""value -> None, or the problem, such as "expected at least 1"; part of a field's Annotated type."""
 
 GREATEST = sys.float_info.max
 
@@ -16,7 +16,7 @@ GREATEST = sys.float_info.max
 def within(
     least: float | None = None, most: float | None = None, *, above: float | None = None, below: float | None = None
 ) -> Rule:
-    """The rule of a finite number: from `least` to `most`, both included, or more than `above`, less than `below`."""
+    """The rule of a finite number: `least` and `most` are included, `above` and `below` are not."""
     if least is not None and most is not None:
         expected = f"{least} to {most}"
     elif least is not None:
@@ -25,7 +25,7 @@ def within(
         expected = f"more than {above}" + (f", at most {most}" if most is not None else "")
 
     def rule(value: float) -> str | None:
-        if not abs(value) <= GREATEST:  # NaN is not either
+        if not abs(value) <= GREATEST:  # also true for NaN
             return f"expected a finite number, {expected}"
         holds = (
             (least is None or value >= least)
@@ -39,7 +39,7 @@ def within(
 
 
 def not_empty(values: Sequence) -> str | None:
-    """The rule of a list, or of a text, that holds something."""
+    """The rule of a list or text that is not empty."""
     return None if len(values) else "expected at least one"
 
 
@@ -53,10 +53,10 @@ Seed = Annotated[int, within(0, 2**32 - 1)]
 
 
 def read_table(default: Any, table: Any, where: str, problems: list[tuple[str, str]]) -> Any:
-    """The dataclass `default` with the values of the table; what the table leaves out, or has wrong, stays.
+    """The dataclass `default` with the values of the table; missing and invalid fields keep their default.
 
-    Each problem is added as (dotted name, sentence): a field that the dataclass has not, a value of another type, or one
-    that a rule beside the field refuses. `where` is the dotted name of the table, "" for the outermost.
+    Appends a (dotted name, sentence) to `problems` for each unknown field, value of another type and value that a rule
+    refuses. `where` is the dotted name of the table, "" for the outermost.
     """
     if not isinstance(table, dict):
         problems.append((where, f"{where} is {table!r}; expected a table"))
@@ -71,30 +71,30 @@ def read_table(default: Any, table: Any, where: str, problems: list[tuple[str, s
         elif is_dataclass(hints[key]):
             values[key] = read_table(getattr(default, key), value, name, problems)
         else:
-            wrong: list[str] = []
-            read = _read_value(hints[key], value, "is", wrong)
-            problems += [(name, f"{name} {text}") for text in wrong]
-            values |= {} if wrong else {key: read}
+            errors: list[str] = []
+            read = _read_value(hints[key], value, "is", errors)
+            problems += [(name, f"{name} {text}") for text in errors]
+            values |= {} if errors else {key: read}
     return replace(default, **values)
 
 
-def _read_value(hint: Any, value: Any, verb: str, wrong: list[str]) -> Any:
-    """The value as the field holds it: lists as tuples, whole numbers as float. What is wrong is added to `wrong`."""
+def _read_value(hint: Any, value: Any, verb: str, errors: list[str]) -> Any:
+    """The value in the field's type: lists become tuples, whole numbers floats. Appends problems to `errors`."""
     rules, given = getattr(hint, "__metadata__", ()), value
     kind = hint.__origin__ if rules else hint
     if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
-        value = tuple(_read_value(get_args(kind)[0], item, "has", wrong) for item in value)
+        value = tuple(_read_value(get_args(kind)[0], item, "has", errors) for item in value)
     elif kind is float and type(value) is int and abs(value) <= GREATEST:
         value = float(value)
     elif expected := _expected_kind(kind, value):
-        wrong.append(f"{verb} {value!r}; expected {expected}")
+        errors.append(f"{verb} {value!r}; expected {expected}")
         return value
-    wrong += [f"{verb} {given!r}; {text}" for rule in rules if (text := rule(value))]
+    errors += [f"{verb} {given!r}; {text}" for rule in rules if (text := rule(value))]
     return value
 
 
 def _expected_kind(kind: Any, value: Any) -> str | None:
-    """What the value should be, where it is of another type."""
+    """The expected type or values, or None if the value has it."""
     if get_origin(kind) is tuple:
         return "a list"
     if get_origin(kind) is Literal:

@@ -191,7 +191,7 @@ def synthesize(
 
 
 @data.command(
-    help="Fetch and draw pictures that are not logos into the cache: emoji, flags, photos, pages, screens, charts...\n\n"
+    help="Fetch and draw pictures that are not logos into the cache: emoji, flags, photos, pages, charts...\n\n"
     "Networks may learn from the part `fitted`. Only evaluation sees `held_out`, which has other vendors, scenes and "
     "families. `choice` serves model selection. Takes minutes, once."
 )
@@ -302,9 +302,9 @@ def suspects(
     "next",
     help="List the unlabelled images that are most worth a label. If interrupted, run it again.\n\n"
     "First come images on which models trained on different parts of train and val disagree, or whose two most likely "
-    "classes are close, and that look different from each other. Candidates are the manifest's rows without a label and, for "
-    "the project's icon sets, unlabelled.csv; images that look like an image of val, calib or test are left out. "
-    "DIR/next.html is a contact sheet like that of `data suspects`; `data apply` turns the labels that you give there "
+    "classes are close, and that look different from each other. Candidates are the manifest's rows without a label "
+    "and, for the project's icon sets, unlabelled.csv; images that look like an image of val, calib or test are left "
+    "out. DIR/next.html is a contact sheet like that of `data suspects`; `data apply` turns the labels that you give there "
     "into rows of train.",
 )
 def next_command(

@@ -9,7 +9,7 @@ from logo_edge_train import distributed
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The named torch device, or the GPU where there is one. Raises RunError where it cannot be had."""
+    """The named torch device; for "auto" the GPU if there is one. Raises RunError if it cannot be used."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -20,6 +20,6 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """What a run is fitted on, as a person would say it."""
+    """The device's name for people, with the number of processes."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return f"{distributed.world_size()} x {name}" if distributed.world_size() > 1 else name

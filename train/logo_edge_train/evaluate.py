@@ -19,7 +19,7 @@ from logo_edge_train.models import attention_entropy, attention_layers
 from logo_edge_train.runs import Run
 from logo_edge_train.temperature import fit_temperature
 
-ATTENTION_LOGOS = 16  # of val, on which the entropy of attention is measured after each epoch
+ATTENTION_LOGOS = 16  # logos of val for the attention entropy of each epoch
 
 
 def evaluation_sets(
@@ -28,7 +28,7 @@ def evaluation_sets(
     contract: InputContract,
     splits: tuple[str, ...] = ("val", "calib", "test"),
 ) -> dict[str, LogoDataset]:
-    """The splits as the runtime would see them; one without rows is left out."""
+    """The splits as the runtime sees them, without augmentation; empty splits are left out."""
     sets = {}
     for split in splits:
         if rows := manifest.split(split):
@@ -40,7 +40,7 @@ def evaluation_sets(
 def predict_logits(network: nn.Module, dataset: LogoDataset, device: torch.device, batch_size: int = 32) -> np.ndarray:
     """(N, K) float32 logits of the dataset's items in order, in evaluation mode, without mixed precision.
 
-    Each rank predicts its share, and has all of them.
+    Each rank predicts its share and returns all logits.
     """
     network.eval()
     batches, mine = [], distributed.share(range(len(dataset)))
@@ -51,7 +51,7 @@ def predict_logits(network: nn.Module, dataset: LogoDataset, device: torch.devic
 
 
 def accuracy_on(dataset: LogoDataset, device: torch.device) -> Callable[[torch.nn.Module], dict]:
-    """A function network -> the short metrics and the uncertainty on the dataset; with attention, its entropy too."""
+    """A function network -> short and confidence metrics on the dataset; for transformers, the attention entropy too."""
     targets, sure = dataset.hard_targets, dataset.sure
     probed = np.unique(np.linspace(0, len(dataset) - 1, ATTENTION_LOGOS).round().astype(int))  # of all classes
 
@@ -78,7 +78,7 @@ def short_metrics(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray) -> 
 
 
 def confidence_metrics(logits: np.ndarray, targets: np.ndarray, classes: tuple[str, ...]) -> dict:
-    """How sure the (N, K) logits are, at temperature 1, and how they share the logos out among the classes.
+    """Confidence and calibration of (N, K) logits at temperature 1, and the predicted share of each class.
 
     entropy: mean predictive entropy, nats, 0 to log K; mean_confidence: mean top probability; calibration_error: root
     mean square of the top label, bias-corrected (Kumar et al. 2019); predicted_share and true_share: {class: share}.
@@ -96,7 +96,7 @@ def confidence_metrics(logits: np.ndarray, targets: np.ndarray, classes: tuple[s
 
 
 def ensemble_logits(member_logits: np.ndarray) -> np.ndarray:
-    """(N, K): log of the members' mean probability. member_logits: (M, N, K). Lakshminarayanan 2017."""
+    """(N, K): log of the members' mean probability. member_logits: (M, N, K). Lakshminarayanan et al. 2017."""
     return np.log(np.maximum(softmax(member_logits).mean(0), 1e-12)).astype(np.float32)
 
 
@@ -108,9 +108,9 @@ def ensemble_metrics(run: Run, manifest: Manifest, split: str) -> dict[str, floa
 
 
 def ensemble_temperature(run: Run, manifest: Manifest) -> float:
-    """That of the ensemble's mean probability, of least NLL on calib.
+    """The temperature of the ensemble's mean probability with the least NLL on calib.
 
-    Members are pooled first and calibrated then: the mean of calibrated ones is not. Rahaman and Thiery 2021,
+    Members are pooled first, then calibrated; a mean of calibrated members is not calibrated. Rahaman and Thiery 2021,
     arXiv:2007.08792.
     """
     return fit_temperature(

@@ -20,8 +20,8 @@ from logo_edge_train.bounds import (
     within,
 )
 
-ASPECTS = ("geometric", "colour", "text", "shape")  # of a logo, each with a head of its own in pretraining
-OPERATIONS = (  # of an augmentation policy: see augment.py
+ASPECTS = ("geometric", "colour", "text", "shape")  # of a logo; pretraining has one head for each
+OPERATIONS = (  # of an augmentation policy; data/augment.py implements them
     "shear",
     "perspective",
     "tint",
@@ -35,7 +35,7 @@ OPERATIONS = (  # of an augmentation policy: see augment.py
 Quantizer = Literal["minmax", "percentile", "entropy", "nncf", "dynamic", "weights-int8", "weights-int4"]
 Attention = Literal["none", "se", "cbam", "mhsa"]  # of a composed network: see models/composed.py
 Head = Literal["linear", "mlp", "attention_pool", "ensemble"]
-PRIOR_PREFIX = "logo_vit"  # the networks that have a logo-type prior, and a head of log variances
+PRIOR_PREFIX = "logo_vit"  # these networks have a logo-type prior and a head of log variances
 NETWORK_FORM = "expected name@size_px, such as tf_efficientnet_lite0@128"
 OPERATION_FORM = (
     "expected name, probability and magnitude, 0 to 1 each, such as 'shear 0.3 0.5', with one of "
@@ -45,7 +45,7 @@ OPERATION_FORM = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network and its input size: a timm name, or one put together upon it, and the side of the square it sees, in px."""
+    """A network and its input size: the name of a timm or composed network, and the side of its square input, in px."""
 
     model: str
     size_px: int
@@ -63,13 +63,13 @@ class Architecture:
 
     @property
     def contract(self) -> InputContract:
-        """What the network reads: RGB, and the detail planes where its name has `+details`."""
+        """The network's input: RGB, and the detail planes if its name has `+details`."""
         return InputContract(self.size_px, details="details" in self.model.split("+"))
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of an augmentation policy: how often a view undergoes it, and how strongly, both 0 to 1."""
+    """One operation of an augmentation policy; probability and magnitude are 0 to 1."""
 
     name: str
     probability: float
@@ -88,11 +88,11 @@ class Operation:
         return cls(name, probability, magnitude)
 
 
-size_rule = within(16, 1024)  # of an input's side, px: below, networks have no place left to look at
+size_rule = within(16, 1024)  # of an input's side, px; below 16, the last maps of a network are empty
 
 
 def network_rule(text: str) -> str | None:
-    """The rule of name@size_px: a network that can be built, of an input of that size."""
+    """The rule of name@size_px: the network can be built for that input size."""
     try:
         architecture = Architecture.parse(text)
     except RecipeError:
@@ -101,13 +101,13 @@ def network_rule(text: str) -> str | None:
 
 
 def backbone_rule(name: str) -> str | None:
-    """The rule of a backbone that a search can take."""
+    """The rule of a search's backbone."""
     return network_error(f"{name}+none+linear", 0)
 
 
 @cache
 def network_error(name: str, size_px: int, *, frozen_blocks: int = -1, grad_checkpointing: bool = False) -> str | None:
-    from logo_edge_train.models import check_network  # PyTorch and timm: seconds
+    from logo_edge_train.models import check_network  # loads PyTorch and timm: seconds
 
     try:
         check_network(name, size_px, frozen_blocks=frozen_blocks, grad_checkpointing=grad_checkpointing)
@@ -117,7 +117,7 @@ def network_error(name: str, size_px: int, *, frozen_blocks: int = -1, grad_chec
 
 
 def operation_rule(text: str) -> str | None:
-    """The rule of an operation as `Operation.parse` reads it."""
+    """The rule of an operation in the form of `Operation.parse`."""
     try:
         Operation.parse(text)
     except RecipeError:
@@ -126,13 +126,13 @@ def operation_rule(text: str) -> str | None:
 
 
 def pair_rule(text: str) -> str | None:
-    """The rule of two classes that are joined by a plus sign."""
+    """The rule of two classes joined by a plus sign."""
     first, *others = text.split("+")
     return None if first and len(others) == 1 and others[0] else "expected two classes, such as 'complex+gradient'"
 
 
 def file_name_rule(name: str) -> str | None:
-    """The rule of a name that is also that of a folder."""
+    """The rule of a name that also names a folder."""
     plain = name.strip() == name and name not in ("", ".", "..") and not set(name) & set("/\\\0")
     return None if plain else "expected a name without slashes, and without blanks around it"
 
@@ -145,12 +145,12 @@ Angle = Annotated[float, within(0, 180)]  # degrees
 
 @dataclass(frozen=True)
 class SamConfig:
-    """Whether the main phase learns by the gradient at the worst weights near the present ones, which costs two passes.
+    """Sharpness-aware minimisation in the main phase: two passes a step (see optim.py).
 
-    Near: within `rho` of them, as they are ("sam") or in units of each weight's own size ("asam"). Biases and normalisation
-    move by `plain_scale` of rho, the first convolution by `stem_scale`. With `adapt`, rho follows the norm of the
-    gradient over its running mean, to that power. `scope` is whose gradient perturbs: that of the whole batch, or under
-    torchrun each process's own (m-sharpness).
+    `rho` is the radius of the perturbation, absolute ("sam") or relative to each weight's size ("asam"). Biases and
+    normalisation layers use `plain_scale` x rho, the first convolution `stem_scale` x rho. With `adapt`, rho is scaled
+    by (gradient norm / its running mean) to that power. `scope` selects the gradient that perturbs: the whole batch's
+    or, under torchrun, each process's own (m-sharpness).
     """
 
     kind: Literal["off", "sam", "asam"] = "off"
@@ -163,10 +163,11 @@ class SamConfig:
 
 @dataclass(frozen=True)
 class PhasesConfig:
-    """What a fit does besides the warm-up and the main phase, which has the epochs that are left.
+    """Phases after the main phase, and the restarts of the main phase.
 
-    Last but one come `ranger_epochs` of RAdam with Lookahead, last `finetune_epochs` of AdamW, each with a cosine from its
-    own rate to 0. The cosine of the main phase restarts so often, each cycle `restart_growth` times as long as the last.
+    `ranger_epochs` of RAdam with Lookahead follow the main phase, then `finetune_epochs` of AdamW. Each has a cosine
+    from its own rate to 0. The cosine of the main phase restarts `restarts` times; each cycle is `restart_growth` times
+    as long as the one before.
     """
 
     ranger_epochs: CountOrZero = 0
@@ -179,10 +180,10 @@ class PhasesConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What every fit has: learning rates are per step of `batch_size` images, decayed by a cosine to 0.
+    """Settings of every fit. The learning rate is per step of `batch_size` images and decays by a cosine to 0.
 
-    `accumulate` cuts each batch into so many parts that pass one after another before the weights move, which takes less
-    memory. A stage without a switch has the constant that stands here, and its recipe section does not know the name.
+    `accumulate` splits each batch into that many parts, which pass one after another before a step; this saves memory.
+    The ClassVars are constants for stages that do not have these switches.
     """
 
     epochs: Count = 20
@@ -203,13 +204,13 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class FitConfig(LoopConfig):
-    """How a whole network is fitted.
+    """Settings for the fit of a whole network.
 
-    `grad_checkpointing` computes activations again instead of keeping them, which takes less memory. `amp` is bfloat16
-    where it costs no accuracy, with "auto" on a GPU that computes in it; `compile` is torch.compile.
+    `grad_checkpointing` recomputes activations in the backward pass, which saves memory. `amp` is mixed precision in
+    bfloat16; "auto" uses it on GPUs that support it. `compile` is torch.compile.
     """
 
-    frozen_blocks: Annotated[int, within(-1)] = -1  # stages after the stem that keep their first weights; -1: none
+    frozen_blocks: Annotated[int, within(-1)] = -1  # stages after the stem that are not trained; -1: all are trained
     grad_checkpointing: bool = False
     amp: Literal["auto", "bf16", "off"] = "auto"
     compile: bool = False
@@ -217,20 +218,20 @@ class FitConfig(LoopConfig):
 
 @dataclass(frozen=True)
 class TeacherFit(FitConfig):
-    """How a teacher is fitted to labelled logos.
+    """How a teacher is fitted to labelled logos (losses.py, data/sampling.py).
 
-    Blocks are frozen of networks that have ImageNet weights only. From `aleatoric` on, losses.py and sampling.py say
-    more: the focal loss, with `adaptive_focal` its gamma and class weights after each class's running recall; the weights
-    of the penalty on confident errors and of the consistency with the logo-type prior, which logo_vit has; batches that
-    hold all classes equally; and the epochs in which the logos grow from the easier half to all.
+    Only networks with ImageNet weights have frozen blocks. `adaptive_focal` sets the gamma and the class weights of the
+    focal loss by each class's running recall. `confident_errors` and `prior_consistency` are loss weights; only
+    logo_vit has the logo-type prior. `balanced_batches` have equally many logos of each class. During
+    `curriculum_epochs` the training set grows from the easier half to all logos.
     """
 
     dropout: ShareBelowOne = 0.2
-    max_images: CountOrZero = 0  # 0: all; else a stratified sample, for smoke runs
+    max_images: CountOrZero = 0  # 0: all; else a stratified sample of that size
     label_smoothing: ShareBelowOne = 0.05
-    class_weight_power: NotNegative = 0.5  # weight of a class: its count to the power -p, mean 1
+    class_weight_power: NotNegative = 0.5  # p; the weight of a class is count**-p, normalised to mean 1
     use_votes: bool = True  # the annotators' votes as soft labels
-    aleatoric: bool = False  # also learn the variance of each logit: of teachers that have a head for it
+    aleatoric: bool = False  # also learn the variance of each logit; needs a head of log variances
     focal_gamma: NotNegative = 0.0  # 0: cross-entropy
     adaptive_focal: bool = False
     confident_errors: NotNegative = 0.0
@@ -241,7 +242,7 @@ class TeacherFit(FitConfig):
 
 @dataclass(frozen=True)
 class PretrainFit(FitConfig):
-    """How a network learns from logos without labels; 0 epochs: not at all."""
+    """How a network learns from unlabelled logos; 0 epochs: not at all."""
 
     epochs: CountOrZero = 0
     batch_size: Count = 64
@@ -252,7 +253,7 @@ class PretrainFit(FitConfig):
 
 @dataclass(frozen=True)
 class PruneFit(FitConfig):
-    """How a student that has lost channels learns on from its teachers."""
+    """How a pruned student learns on from its teachers."""
 
     epochs: Count = 3
     batch_size: Count = 64
@@ -275,7 +276,7 @@ class DistillFit(FitConfig):
 
 @dataclass(frozen=True)
 class FewShotFit(LoopConfig):
-    """How a few-shot method learns on episodes, of which a step has `batch_size`."""
+    """How a few-shot method learns on episodes; `batch_size` episodes a step."""
 
     epochs: Count = 10
     batch_size: Count = 4
@@ -288,7 +289,7 @@ class FewShotFit(LoopConfig):
 
 @dataclass(frozen=True)
 class FinetuneFit(LoopConfig):
-    """How an INT8 graph learns from its FP32 parent, on the CPU in float32; 0 epochs: not at all."""
+    """How an INT8 graph is fine-tuned on its FP32 parent, on the CPU in float32; 0 epochs: not at all."""
 
     epochs: CountOrZero = 1
     learning_rate: Positive = 1e-4
@@ -303,8 +304,8 @@ class FinetuneFit(LoopConfig):
 class AugmentConfig:
     """Strengths of the class-preserving augmentation; every p is a probability.
 
-    A picture of low resolution has a longer side of `least_px` to 160 px; `p_rescale` of them are scaled up again.
-    `policy` is applied besides, each operation (`Operation.parse`) for itself.
+    A low-resolution view has a longer side of `least_px` to 160 px; a share `p_rescale` of these is scaled up again.
+    The operations of `policy` (`Operation.parse`) are applied in addition, each with its own probability.
     """
 
     scale_min: Annotated[float, within(above=0, most=1)] = 0.75
@@ -327,11 +328,11 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TeacherAugment(AugmentConfig):
-    """The augmentation of views that have labels.
+    """The augmentation of labelled views.
 
-    MixUp and CutMix join logos of the pairs of classes that are named, whose mix keeps a meaning, with a share of
-    Beta(`mix_alpha`, `mix_alpha`). The logo of the highest running loss gets all strengths times 1 - `adapt_intensity`,
-    that of the lowest gets them in full.
+    MixUp and CutMix mix logos of the listed pairs of classes, for which mixed labels make sense, with a share from
+    Beta(`mix_alpha`, `mix_alpha`). The logo with the highest running loss gets all strengths times
+    1 - `adapt_intensity`, the logo with the lowest gets full strengths.
     """
 
     p_mixup: Share = 0.0
@@ -344,11 +345,11 @@ class TeacherAugment(AugmentConfig):
 
 @dataclass(frozen=True)
 class BayesConfig:
-    """Bayes by backprop: whether the teachers' classifiers learn a distribution over each weight (models/bayesian.py).
+    """Bayes by backprop: the teachers' classifiers learn a distribution over each weight (models/bayesian.py).
 
-    A priori the weights are Gaussian of `prior_deviation`; their deviations begin at `first_deviation`. The KL of the
-    weights counts `kl_weight` times as much as the logos' likelihood has it, 1 being Bayes' rule, in full from epoch
-    `kl_warmup_epochs` on and before that in proportion to the epoch (annealed: Sønderby et al. 2016, arXiv:1602.02282).
+    The prior is Gaussian with `prior_deviation`; the learned deviations start at `first_deviation`. `kl_weight` scales
+    the KL term of the loss; 1 is Bayes' rule. The KL term grows linearly until epoch `kl_warmup_epochs` (annealing:
+    Sønderby et al. 2016, arXiv:1602.02282).
     """
 
     enabled: bool = False
@@ -360,11 +361,11 @@ class BayesConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The teachers, timm name @ input size in px: one member of the ensemble each, teacher i with the seed `seed` + i.
+    """The teachers (name@size_px), one member of the ensemble each; teacher i uses the seed `seed` + i.
 
-    With `pretrained`, those that have ImageNet weights (models/imagenet.py) begin at them, all others at random. So many
-    `synthetic` pairs of drawn logos (synthesize.py), of the same `seed`, join the train split. `outlier_share` of an epoch
-    are pictures that are no logos (outliers.py): a further class, whose logit is the constant 0.
+    With `pretrained`, networks with ImageNet weights (models/imagenet.py) start from them; all others start at random.
+    `synthetic` pairs of drawn logos (data/synthesize.py) of the same `seed` join the train split. `outlier_share` of an
+    epoch are pictures that are not logos (data/outliers): an extra class, whose logit is the constant 0.
     """
 
     teachers: Networks = ("tf_efficientnet_lite0@128", "tf_efficientnet_lite0@192")
@@ -379,7 +380,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class AspectConfig:
-    """Where one aspect's head begins: the temperature of its softmax, and how strongly its views are distorted, 0 to 1."""
+    """Start values of one aspect's head: the softmax temperature, and the distortion strength of its views, 0 to 1."""
 
     temperature: Positive = 0.15
     strength: Share = 0.2
@@ -387,12 +388,12 @@ class AspectConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """How the teachers' networks learn from logos without labels before they are fitted (SimCLR); 0 epochs: not at all.
+    """How the teachers' networks learn from unlabelled logos before they are fitted (SimCLR); 0 epochs: not at all.
 
-    `hidden` and `projection` are the widths of the four heads; `learn_temperature` and `uncertainty` switch what their
-    names say. The second view of a logo is of itself or one of its `neighbours` nearest in the aspect. An aspect's strength moves by `strength_step` per batch, up while more than `target_accuracy` of its views
-    find their partner, else down; 0: it stays. A batch holds as many logos of each aspect, so `fit.batch_size` is a
-    multiple of 4. Networks that have ImageNet weights to begin at are left as they are but with `from_imagenet`.
+    `hidden` and `projection` are the widths of the four heads. The second view of a logo shows the logo itself or one
+    of its `neighbours` nearest in the aspect. An aspect's strength moves by `strength_step` per batch: up while more
+    than `target_accuracy` of its views find their partner, else down. A batch has equally many logos of each aspect, so
+    `fit.batch_size` is a multiple of 4. Networks with ImageNet weights are pretrained only with `from_imagenet`.
     """
 
     hidden: Count = 256
@@ -414,18 +415,17 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What `logo-edge search` chooses from, and how it chooses (Liu et al. 2019, arXiv:1806.09055).
+    """The options of `logo-edge search`, and how it chooses among them (Liu et al. 2019, arXiv:1806.09055).
 
-    An architecture is one of `backbones` (timm names), of `attentions` and of `heads` (models/composed.py). The weights
-    of them all learn from one half of the train split at `learning_rate`, and after `warmup_epochs` the architecture
-    parameters from the other at `alpha_rate`. `inner_rate` is that of the virtual step of the weights by which
-    second-order gradients look ahead; 0: first order. With `sample_paths`, a step of the weights evaluates one backbone
-    and one of the architecture two, drawn by their shares (Cai et al. 2019, arXiv:1812.00332); else all of them.
-    `entropy_weight`, reached linearly by the last epoch, presses for a sharp choice, `latency_weight` for one of at most
-    `target_ms` (median of one logo on one thread; 0: no limit). After `patience` epochs of the same choice the search ends.
-    In the recipe that it writes, what was found takes the place of all teachers and students or, with `joins`, comes
-    beside them.
-    Augmentation, votes, class weights and the seed are those of `train`.
+    An architecture is one of `backbones` (timm names), one of `attentions` and one of `heads` (models/composed.py). All
+    weights learn from one half of the train split at `learning_rate`. After `warmup_epochs`, the architecture
+    parameters learn from the other half at `alpha_rate`. `inner_rate` is the rate of the virtual weight step of
+    second-order gradients; 0: first order. With `sample_paths`, a weight step evaluates one backbone and an
+    architecture step two, drawn by their shares (Cai et al. 2019, arXiv:1812.00332); else all. `entropy_weight`,
+    reached linearly by the last epoch, favours a sharp choice. `latency_weight` favours an architecture within
+    `target_ms` (median for one logo on one thread; 0: no limit). The search ends after `patience` epochs with the same
+    choice. The recipe that it writes has the chosen network as its only teacher and student or, with `joins`, beside
+    the others. Augmentation, votes, class weights and the seed come from `train`.
     """
 
     backbones: Annotated[tuple[Annotated[str, backbone_rule], ...], not_empty] = (
@@ -438,7 +438,7 @@ class SearchConfig:
     attentions: Annotated[tuple[Attention, ...], not_empty] = get_args(Attention)
     heads: Annotated[tuple[Head, ...], not_empty] = get_args(Head)
     size_px: Annotated[int, size_rule] = 96
-    pretrained: bool = False  # ImageNet weights for those backbones for which they can be had
+    pretrained: bool = False  # ImageNet weights for the backbones that have them
     epochs: Count = 30
     warmup_epochs: CountOrZero = 8
     batch_size: Count = 32
@@ -455,36 +455,37 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """How a distilled student loses channels, whole ones, and then learns on from its teachers; 0: it loses none.
+    """How a distilled student is pruned by channels before it learns on from its teachers; share 0: not at all.
 
-    They go until `share` of the multiplications are gone, those first that matter least by `importance`: by the size of
-    their weights, or by how much the loss would change to first order (taylor). Every layer keeps a multiple of `round_to`.
+    Channels are removed until `share` of the multiplications are gone, the least important ones first. `importance` is
+    the size of the weights, or the first-order change of the loss (taylor). Every layer keeps a multiple of `round_to`.
     """
 
     share: ShareBelowOne = 0.0
     importance: Literal["taylor", "magnitude"] = "taylor"
     round_to: Count = 16
-    images: Count = 128  # labelled ones, by which taylor judges
+    images: Count = 128  # labelled images for taylor
     fit: PruneFit = PruneFit()
 
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """The students and how they learn from the ensemble (Hinton et al. 2015; Beyer et al. 2022 for long, matched views).
+    """The students and how they learn from the ensemble (Hinton et al. 2015; Beyer et al. 2022: long, matched views).
 
-    `students` are candidates, timm name @ input size in px; the best on val, after quantization and within
-    `max_size_mb`, is packed. `temperature` softens the teachers' targets; `hard_weight` is the share of the
-    annotators' labels in the loss on labelled logos; `panel_share` that of the panel of `review` in these labels, which it
-    gives to unlabelled logos too; `p_mixup` the share of batches whose views are mixed in pairs before
-    teachers and student see them. With `start_from_teacher`, a student starts from the teacher of its own network, of the closest size, if any.
-    `teachers_per_batch` teachers, drawn anew for each batch, are asked about it; 0: all. Teachers are asked in the first
-    `views` epochs only, whose batches the later ones repeat; 0: in all. With an `adversarial_radius`, in
-    values of 0 to 255, the student sees views with noise of twice as much that were moved against it by as much, its
-    teachers the views as they are.
+    `students` are candidates (name@size_px); the best one on val, after quantization and within `max_size_mb`, is
+    packed. `temperature` softens the teachers' targets. `hard_weight` is the share of the annotators' labels in the
+    loss on labelled logos. `panel_share` is the share of the panel of `review` in these labels; the panel labels
+    unlabelled logos too. `p_mixup` is the share of batches whose views are mixed in pairs, for teachers and student
+    alike. With `start_from_teacher`, a student starts from a teacher of the same network, of the closest size, if there
+    is one. `teachers_per_batch` teachers, drawn for each batch, give its targets; 0: all. Teachers give targets in the
+    first `views` epochs; later epochs repeat these batches; 0: in all epochs. With an `adversarial_radius`, in values
+    of 0 to 255, the student sees attacked views: noise of 2 radii, then a step of one radius against it. The teachers
+    see the views without the attack.
 
-    What is matched besides, by weight (distill.py): the pooled features (`feature_weight`), where the last maps are
-    strong (`attention_weight`), how the logos of a batch lie to each other (`relation_weight`). With `epistemic`, the student learns a further output, what the
-    teachers disagree on, as a Dirichlet distribution or as a figure, by `epistemic_weight`.
+    Further terms of the loss (distill.py) match the pooled features (`feature_weight`), the energy of the last maps
+    (`attention_weight`) and the relations between the logos of a batch (`relation_weight`). With `epistemic`, the
+    student has a further output for the disagreement of its teachers, as a Dirichlet distribution or as a dispersion,
+    weighted by `epistemic_weight`.
     """
 
     students: Networks = ("tf_efficientnet_lite0@128",)
@@ -512,14 +513,14 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class FewShotConfig:
-    """What `logo-edge few-shot` learns: to tell classes apart of which it is shown `shots` views or logos each.
+    """`logo-edge few-shot`: classification with `shots` views or logos per class.
 
-    The tasks are `brands`, `ways` of them, over packages, or `types`, all kinds of logo of a package; `held_out_package`
-    is the one whose types are reported on. An epoch has `episodes` of them, a step `fit.batch_size`, and after each
-    epoch `val_episodes` measure. `ridge` learns nothing beforehand: of `penalties` the best on val is kept. MAML takes
-    `inner_steps` steps on the support, at rates that begin at `inner_rate` (`head_rate` of the last layer) and are then
-    learned by `rates`: one for each `element` of the weights (Meta-SGD), for each `layer` and step (MAML++), or `fixed`.
-    A `network` without ImageNet weights begins at random, and keeps no block frozen.
+    A task has `ways` `brands`, over packages, or all `types` of logo of a package; figures are reported for the types
+    of `held_out_package`. An epoch has `episodes` episodes, a step `fit.batch_size`; `val_episodes` measure after each
+    epoch. `ridge` is not trained; the best of `penalties` on val is kept. MAML takes `inner_steps` steps on the support
+    at learned rates, which start at `inner_rate` (last layer: `head_rate`). There is one rate for each `element` of the
+    weights (Meta-SGD), one for each `layer` and step (MAML++), or the rates are `fixed`. A `network` without ImageNet
+    weights starts at random, without frozen blocks.
     """
 
     network: Network = "tf_efficientnet_lite0@96"
@@ -536,12 +537,7 @@ class FewShotConfig:
     head_rate: Positive = 0.5
     rates: Literal["element", "layer", "fixed"] = "layer"
     second_order: bool = True
-    penalties: Annotated[tuple[Positive, ...], not_empty] = (
-        1.0,
-        0.1,
-        0.01,
-        10.0,
-    )  # the first serves where none was chosen
+    penalties: Annotated[tuple[Positive, ...], not_empty] = (1.0, 0.1, 0.01, 10.0)  # the first is the default
     seed: Seed = 0
     fit: FewShotFit = FewShotFit()
     augment: AugmentConfig = AugmentConfig(p_colour=0.3, hue_degrees=30.0)
@@ -549,14 +545,13 @@ class FewShotConfig:
 
 @dataclass(frozen=True)
 class ReviewConfig:
-    """The panel by which `logo-edge data suspects` doubts labels and `data next` chooses images to label.
+    """The panel of classifiers behind `logo-edge data suspects` and `logo-edge data next`.
 
-    Each of `classifiers` learns from frozen features of `networks`, which have ImageNet weights where there are any (the
-    pooled maps of their stages), and from `measures` of the logo: `curves` of measurements, `fades` and edges, `lettering`
-    that a reader of text sees. A `logistic` regression sees one network and the measures, a `perceptron` all of them,
-    `boosting` the measures alone. The groups of train and val are divided into `folds` parts, so many `divisions` in turn,
-    and each part is predicted by fits on the others. `penalty` is the weight of the squared coefficients of standardised
-    features.
+    The `classifiers` learn from frozen features of `networks` (the pooled maps of their stages, with ImageNet weights
+    if there are any) and from `measures` of the logo: `curves` of measurements, `fades` and edges, `lettering` found by
+    a text reader. A `logistic` regression reads one network and the measures, a `perceptron` all of them, `boosting`
+    only the measures. The groups of train and val are split into `folds` parts, `divisions` times; models fitted on the
+    other parts predict each part. `penalty` is the L2 penalty on the coefficients of standardised features.
     """
 
     networks: Networks = ("tf_efficientnet_lite0@96", "tf_efficientnet_lite0@128")
@@ -574,15 +569,15 @@ class ReviewConfig:
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Which ways to quantize are tried, and on how many train images they are calibrated.
+    """The quantization methods to try, and the number of train images that calibrate them.
 
-    Static INT8, whose ranges are by minmax, percentile or entropy: weights S8 per channel, activations U8. `nncf` is
-    NNCF's, with layers put back to FP32 for up to `nncf_minutes` until val's accuracy holds; `dynamic` is INT8 matrices
-    for transformers; `weights-int8` and `weights-int4` only store less. `mixed` measures every layer's sensitivity and
-    leaves the most sensitive ones in FP32, at most `most_restored`: where no INT8 holds its parent ("needed"), or always.
-    `reduce_range` keeps weights to 7 bits (but for depthwise ones), so that
-    CPUs without VNNI, whose 16-bit sums of U8 x S8 pairs saturate, compute the same logits as all others. `finetune`
-    is how the quantized graph then learns from its FP32 parent; 0 epochs: not at all.
+    minmax, percentile and entropy are static INT8: S8 weights per channel, U8 activations. `nncf` is NNCF; it restores
+    layers to FP32 for up to `nncf_minutes` until val's accuracy is kept. `dynamic` is INT8 matrices for transformers.
+    `weights-int8` and `weights-int4` only reduce storage. `mixed` measures every layer's sensitivity and keeps the most
+    sensitive ones, at most `most_restored`, in FP32: if every INT8 variant disagrees with its parent ("needed"), or
+    always. `reduce_range` limits weights to 7 bits (except depthwise ones): on CPUs without VNNI, 16-bit sums of U8 x
+    S8 pairs saturate, and their logits would differ. `finetune` is how the quantized graph then learns from its FP32
+    parent; 0 epochs: not at all.
     """
 
     methods: tuple[Quantizer, ...] = ("minmax", "percentile")
@@ -596,10 +591,11 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """Abstention: the least confidence at which the calib set's error among the answered is at most the risk.
+    """Abstention: the lowest confidence at which the error among answered calib logos is at most the risk.
 
-    `target_risk` is that of mode balanced, `strict_risk` of strict, some 3 %: on as much two annotators disagree, so that
-    less cannot be measured. `false_positive_rate`: the share of logos that may be rejected as no logo.
+    `target_risk` applies to mode balanced, `strict_risk` to strict. The default of 3 % is the disagreement between two
+    annotators; a smaller error cannot be measured. `false_positive_rate` is the share of logos that may be rejected as
+    not a logo.
     """
 
     target_risk: ShareBelowOne = 0.05

@@ -18,7 +18,7 @@ BUILT_IN = Path(str(files("logo_edge_train") / "recipes"))
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """The TOML file of the built-in recipe of that name, or at that path. Raises RecipeError where there is none."""
+    """The TOML file of the built-in recipe of that name, or at that path. Raises RecipeError if there is none."""
     for path in (BUILT_IN / f"{name_or_path}.toml", Path(name_or_path)):
         if path.exists():
             return path
@@ -27,10 +27,10 @@ def find_recipe(name_or_path: str) -> Path:
 
 
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, used: tuple[str, ...] = ()) -> Recipe:
-    """The recipe of that name (smoke, cpu, default, full, robust) or TOML file, with `section.key=value` overrides applied.
+    """The recipe of that name (smoke, cpu, default, full, robust) or TOML file, with `section.key=value` overrides.
 
-    `used` are the sections that the caller reads, where it does not read all. Raises RecipeError for a missing file, for an
-    override of a section that is not used, and as `recipe_from_dict` does.
+    `used` are the sections that the caller reads; (): all. Raises RecipeError for a missing file, for an override of an
+    unused section, and as `recipe_from_dict` does.
     """
     path = find_recipe(name_or_path)
     try:
@@ -48,16 +48,16 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, used: tup
 
 
 def recipe_from_dict(table: dict[str, Any]) -> Recipe:
-    """The recipe of a nested dict, as `dataclasses.asdict` gives it.
+    """The recipe of a nested dict (the form of `dataclasses.asdict`).
 
-    Raises RecipeError, naming every unknown field, wrong type, value out of its bounds and network that cannot be built,
-    and the fields that do not go together.
+    Raises RecipeError that lists every unknown field, wrong type, value out of bounds, network that cannot be built,
+    and conflict between fields.
     """
     problems: list[tuple[str, str]] = []
     recipe = read_table(Recipe(), table, "", problems)
-    wrong = {name for name, _ in problems}
+    invalid = {name for name, _ in problems}
     sentences = [text for _, text in problems]
-    sentences += [text for names, text in _find_conflicts(recipe) if not wrong & set(names)]
+    sentences += [text for names, text in _find_conflicts(recipe) if not invalid & set(names)]
     if len(sentences) > 1:
         raise RecipeError(f"{len(sentences)} problems in the recipe:\n" + "\n".join(f"  {text}" for text in sentences))
     if sentences:
@@ -65,7 +65,7 @@ def recipe_from_dict(table: dict[str, Any]) -> Recipe:
     return recipe
 
 
-Conflict = tuple[tuple[str, ...], str]  # the fields that do not go together, and a sentence
+Conflict = tuple[tuple[str, ...], str]  # the fields that conflict, and a sentence
 
 
 def _find_conflicts(recipe: Recipe) -> Iterator[Conflict]:
@@ -127,10 +127,10 @@ def _fit_conflicts(where: str, config: LoopConfig) -> Iterator[Conflict]:
 
 
 def _network_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    """Switches of a fit that one of its networks does not have. A teacher's blocks are frozen where it has weights only."""
+    """Switches of a fit that one of its networks does not support."""
     train, distill = recipe.train, recipe.distill
     for where, fit, key, texts, frozen_blocks in (
-        ("train.fit", train.fit, "train.teachers", train.teachers, -1),
+        ("train.fit", train.fit, "train.teachers", train.teachers, -1),  # frozen only in those with ImageNet weights
         ("distill.fit", distill.fit, "distill.students", distill.students, distill.fit.frozen_blocks),
         ("distill.prune.fit", distill.prune.fit, "distill.students", distill.students, distill.prune.fit.frozen_blocks),
     ):
@@ -153,8 +153,8 @@ def _teacher_conflicts(config: TrainConfig) -> Iterator[Conflict]:
     if detailed and fit.frozen_blocks >= 0:
         yield (
             ("train.fit.frozen_blocks", "train.teachers"),
-            f"train.fit.frozen_blocks is {fit.frozen_blocks}; expected -1: the stem of {detailed[0]} has to learn the detail "
-            "planes",
+            f"train.fit.frozen_blocks is {fit.frozen_blocks}; expected -1: the stem of {detailed[0]} has to learn "
+            "the detail planes",
         )
     without = [text for text in config.teachers if not text.startswith(PRIOR_PREFIX) or "+" in text]
     for key, lacking in (("prior_consistency", "logo-type prior"), ("aleatoric", "head of log variances")):
@@ -168,7 +168,8 @@ def _teacher_conflicts(config: TrainConfig) -> Iterator[Conflict]:
     if augment.p_mixup + augment.p_cutmix > 1:
         yield (
             ("train.augment.p_mixup", "train.augment.p_cutmix"),
-            f"train.augment.p_mixup and p_cutmix are {augment.p_mixup} and {augment.p_cutmix}; expected at most 1 together",
+            f"train.augment.p_mixup and p_cutmix are {augment.p_mixup} and {augment.p_cutmix}; expected at most 1 "
+            "together",
         )
 
 
@@ -183,13 +184,13 @@ def _student_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     if config.epistemic != "off" and len(recipe.train.teachers) < 2:
         yield (
             ("distill.epistemic", "train.teachers"),
-            f"distill.epistemic is {config.epistemic!r}, and train.teachers has one, which disagrees with nobody; expected "
+            f"distill.epistemic is {config.epistemic!r}, and train.teachers has one, which cannot disagree; expected "
             "two teachers or more, or epistemic = 'off'",
         )
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """The recipe as `load_recipe` reads it, with every field: it stays as it is when a default changes."""
+    """The recipe as TOML with every field, so that it does not change with the defaults."""
     return "\n".join(_toml_lines(asdict(recipe), "")) + "\n"
 
 

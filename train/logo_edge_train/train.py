@@ -51,18 +51,18 @@ from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.runs import Run, read_run, read_run_record, save_logits, write_json, write_run_record
 from logo_edge_train.uncertainty import BayesianObjective
 
-MEASUREMENTS = "measurements.json"  # of the logos that a curriculum orders
+MEASUREMENTS = "measurements.json"  # features of the logos, by which a curriculum orders them
 
 
 def train_ensemble(
     manifest_path: Path, recipe: Recipe, folder: Path, *, device: torch.device, report: Callable[[dict], None]
 ) -> Run:
-    """Fits every member of the recipe that is not there yet and writes the run.
+    """Fits the members of the recipe that are not finished yet, and writes the run.
 
-    Where the recipe pretrains, each network of the waiting members is pretrained first, once for all of its seeds. On
-    CPUs the members are fitted side by side, each in a process of its own; under torchrun one after another, all ranks
-    at each. A finished run is read and left as it is. Raises RunError where `folder` holds a run of another recipe, other
-    data or, unfinished, of other versions; DatasetError where a split is empty or lacks a class.
+    If the recipe pretrains, each network of these members is pretrained first, once for all of its seeds. On CPUs the
+    members are fitted side by side, each in its own process; under torchrun one after another, each on all ranks. A
+    finished run is read and not changed. Raises RunError if `folder` holds a run of another recipe, other data or,
+    unfinished, other versions; DatasetError if a split is empty or lacks a class.
     """
     manifest, report = read_manifest(manifest_path), distributed.on_main(report)
     check_splits(manifest)
@@ -95,7 +95,7 @@ def train_ensemble(
         record[name] = sorted(f"{row.package}/{row.icon}" for row in rows)
     members = range(len(recipe.train.teachers))
     waiting = [index for index in members if not has_record(folder / f"member-{index}.json", identity.key)]
-    if recipe.train.fit.curriculum_epochs:  # before the members' processes would all measure the same
+    if recipe.train.fit.curriculum_epochs:  # once, before the processes of the members need it
         distributed.on_main(measure_rows)(manifest, learned, renders_folder(), folder / MEASUREMENTS)
     starts = pretrain_networks(manifest_path, recipe, folder, waiting, device=device, report=report)
     jobs = [
@@ -122,22 +122,22 @@ def train_ensemble(
 
 
 def learned_rows(manifest: Manifest, config: TrainConfig) -> list[LogoRow]:
-    """The train split, and the drawn logos and the pictures that are no logos that the recipe adds to it.
+    """The train split, with the drawn logos and the pictures that are not logos that the recipe adds.
 
-    Raises DatasetError where they are of classes that the manifest has not.
+    Raises DatasetError if drawn logos have a class that the manifest does not have.
     """
     drawn = drawn_rows(config)
     if other := sorted({row.label for row in drawn} - set(manifest.classes)):
         raise DatasetError(
-            f"train.synthetic is {config.synthetic}, and drawn logos are of class {', '.join(other)}; the manifest's classes are "
-            f"{', '.join(manifest.classes)}. Set train.synthetic to 0"
+            f"train.synthetic is {config.synthetic}, and drawn logos are of class {', '.join(other)}; the "
+            f"manifest's classes are {', '.join(manifest.classes)}. Set train.synthetic to 0"
         )
     rows = manifest.split("train") + drawn
     return rows + outlier_rows(config, len(rows))
 
 
 def outlier_rows(config: TrainConfig, count: int) -> list[LogoRow]:
-    """The pictures that are no logos which join `count` logos, so many of each family; made into the cache if need be."""
+    """The pictures that are not logos for `count` logos, evenly by family; draws them into the cache if needed."""
     if not config.outlier_share:
         return []
     families = outlier_paths("fitted")
@@ -150,7 +150,7 @@ def outlier_rows(config: TrainConfig, count: int) -> list[LogoRow]:
 
 
 def run_identity(recipe: Recipe, manifest: Manifest) -> Identity:
-    """What a run depends on: the training half of the recipe, and the data; the pool and the drawn logos where it uses them."""
+    """The identity of a run: the training part of the recipe, the data and, if used, the pool and the drawn logos."""
     pretrains = recipe.pretrain.fit.epochs > 0
     inputs = data_inputs(manifest, use_unlabelled=pretrains and recipe.pretrain.use_unlabelled)
     if recipe.train.outlier_share:
@@ -162,28 +162,28 @@ def run_identity(recipe: Recipe, manifest: Manifest) -> Identity:
 
 
 def pretrain_identity(recipe: Recipe, manifest: Manifest, text: str) -> Identity:
-    """What the pretraining of the network `text` (name@size_px) depends on."""
+    """The identity of the pretraining of the network `text` (name@size_px)."""
     inputs = data_inputs(manifest, use_unlabelled=recipe.pretrain.use_unlabelled)
     settings = select_settings(recipe, "pretrain", "train.pretrained") | {"network": text}
     return identify(inputs, settings, versions(FITTED_WITH))
 
 
 def has_record(path: Path, key: str) -> bool:
-    """Whether a finished network has its record there, made under that key."""
+    """Whether the record of a finished network with that key is at `path`."""
     return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key
 
 
 def check_splits(manifest: Manifest) -> None:
-    """Raises DatasetError where there are not two classes, or a split that is needed is empty or lacks a class."""
+    """Raises DatasetError unless there are two classes, and train, val and calib have each class."""
     if len(manifest.classes) < 2:
-        found = f"one class, {manifest.classes[0]}" if manifest.classes else "no labelled logo"
-        raise DatasetError(f"the manifest has {found}; expected at least two classes")
+        labelled = f"one class, {manifest.classes[0]}" if manifest.classes else "no labelled logo"
+        raise DatasetError(f"the manifest has {labelled}; expected at least two classes")
     for split in ("train", "val", "calib"):
         check_classes(manifest.split(split), manifest.classes, split)
 
 
 def count_workers(members: int, device: torch.device) -> int:
-    """How many members are fitted side by side: on CPUs as many as there are cores, if this process is the only one."""
+    """How many members to fit side by side: on CPUs as many as cores, unless torchrun started several processes."""
     return min(members, count_cores()) if device.type == "cpu" and distributed.world_size() == 1 else 1
 
 
@@ -196,9 +196,9 @@ def pretrain_networks(
     device: torch.device,
     report: Callable[[dict], None],
 ) -> dict[str, Path]:
-    """{name@size_px: the checkpoint that the members of that network begin at}, of all that the recipe pretrains.
+    """{name@size_px: checkpoint to start from} of the networks of these members that the recipe pretrains.
 
-    Pretrains what is not there yet, on CPUs side by side.
+    Pretrains the networks that are not finished yet, on CPUs side by side.
     """
     config, waiting = recipe.pretrain, {recipe.train.teachers[index] for index in members}
     starts = {text: encoder_path(folder, text) for text in networks_to_pretrain(recipe) if text in waiting}
@@ -218,7 +218,7 @@ def pretrain_networks(
 
 
 def networks_to_pretrain(recipe: Recipe) -> list[str]:
-    """The teachers' networks, name@size_px, that learn without labels first; those with ImageNet weights if it says so."""
+    """The teachers' networks (name@size_px) to pretrain; those with ImageNet weights only with `from_imagenet`."""
     if not recipe.pretrain.fit.epochs:
         return []
     everyone = recipe.pretrain.from_imagenet or not recipe.train.pretrained
@@ -236,17 +236,17 @@ def fit_member(
     key: str,
     report: Callable[[dict], None],
 ) -> None:
-    """Fits teacher `index` and writes its checkpoint, its logits on every labelled split and its record, under the run's key.
+    """Fits teacher `index`; writes its checkpoint, its logits on the labelled splits and its record with the run's key.
 
-    Rows of the train split that are in `left_out` are not learned from. It begins at the weights in `start`, if any.
-    Under torchrun every rank calls this.
+    Rows in `left_out` are not trained on. The fit starts from the weights in `start`, if any. Under torchrun every rank
+    calls this.
     """
     manifest, device = read_manifest(manifest_path), torch.device(device_name)
     classes, text = manifest.classes, config.teachers[index]
-    architecture, seed = Architecture.parse(text), config.seed + index  # no two see the same order and views
+    architecture, seed = Architecture.parse(text), config.seed + index  # each member sees another order and other views
     name = f"teacher {index + 1}/{len(config.teachers)} {architecture}"
     imagenet = config.pretrained and has_imagenet_weights(architecture.model)
-    begin = "what it learned without labels" if start else "ImageNet weights" if imagenet else "random weights"
+    begin = "pretrained weights" if start else "ImageNet weights" if imagenet else "random weights"
     report({"kind": "start", "name": name, "stem": f"member-{index}", "note": f"from {begin}"})
     rows = [row for row in learned_rows(manifest, config) if row not in left_out]
     rows = stratified_sample(rows, config.fit.max_images)
@@ -275,7 +275,7 @@ def fit_member(
         network.learn_variance()
     if config.bayes.enabled:
         network.learn_deviations(config.bayes.prior_deviation, config.bayes.first_deviation)
-    fit_config = config.fit if imagenet else replace(config.fit, frozen_blocks=-1)  # nothing there is worth keeping
+    fit_config = config.fit if imagenet else replace(config.fit, frozen_blocks=-1)  # random weights must learn
     state = folder / f"member-{index}.state"
     objective = SupervisedObjective(fit_config, dataset.classes, intensity)
     if config.bayes.enabled:
@@ -302,7 +302,7 @@ def fit_member(
 
 
 def draw_order(manifest: Manifest, dataset: LogoDataset, config: TeacherFit, folder: Path, seed: int) -> EpochOrder:
-    """The order of the logos in each epoch; what a curriculum goes by is measured once and kept in the run's folder."""
+    """The order of the logos in each epoch; a curriculum's features are computed once and kept in the run's folder."""
     targets, difficulty = dataset.hard_targets, None
     if config.curriculum_epochs:
         with distributed.main_first():
@@ -318,7 +318,7 @@ def draw_order(manifest: Manifest, dataset: LogoDataset, config: TeacherFit, fol
 
 
 def _write_member(folder: Path, index: int, network: LogoNetwork, logits: dict[str, np.ndarray], member: dict) -> None:
-    """Writes a fitted member's checkpoint, logits and, at last, its record; its state is no longer needed."""
+    """Writes a fitted member's checkpoint, its logits and last its record; deletes its state."""
     checkpoint, kept, state = (folder / f"member-{index}.{kind}" for kind in ("safetensors", "logits", "state"))
     sha256 = save_member(checkpoint, network)
     save_logits(kept, logits)
