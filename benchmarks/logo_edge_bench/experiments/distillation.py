@@ -169,12 +169,12 @@ def export_teachers(run: Run, work: Path) -> dict[str, Path]:
 
 def make_graphs(student: Student, run: Run, images: Images, folder: Path) -> dict[str, Path]:
     """The student as FP32 and as INT8 like in a bundle: the method closest on val, fine-tuned."""
-    config, size_px = run.recipe.quantize, student.candidate.size_px
+    config, size_px = run.recipe.quantize, student.architecture.size_px
     key = file_hash(student.checkpoint)[:12]
     fp32, int8 = (folder / f"{precision}-{key}.onnx" for precision in ("fp32", "int8"))
     if not int8.exists():
         rows = stratified_sample(images.rows["train"], config.calibration_images, seed=1)
-        pixels, val = pixels_of(rows, images.manifest, student.candidate.contract), images.pixels("val", size_px)
+        pixels, val = pixels_of(rows, images.manifest, student.architecture.contract), images.pixels("val", size_px)
         body = folder / "body.onnx"
         export_onnx(student.network, size_px, fp32, body=body)
         rounded = round_body(body, pixels, folder / "rounded.onnx", reduce_range=config.reduce_range)
