@@ -286,14 +286,8 @@ def export_command(
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("compress", "onnx") from error
-    from logo_edge_compress.convert.artifacts import (
-        FORMATS,
-        PRECISIONS,
-        check_request,
-        export_artifact,
-        read_images,
-        read_source,
-    )
+    from logo_edge_compress.convert.export import FORMATS, PRECISIONS, check_request, export_artifact
+    from logo_edge_compress.convert.source import read_images, read_source
 
     refuse_torchrun("logo-edge export")
     if kind not in FORMATS:

@@ -27,7 +27,7 @@ from logo_edge_compress.candidates import pack as candidate_packing
 from logo_edge_compress.candidates.plan import make_candidates
 from logo_edge_compress.candidates.store import Task, outcome
 from logo_edge_compress.compress import compress
-from logo_edge_compress.convert.artifacts import read_source
+from logo_edge_compress.convert.source import read_source
 from logo_edge_compress.convert.tensorrt import unsupported_operators
 from logo_edge_compress.distill.distill import distill
 from logo_edge_compress.distill.losses import attack_views, distillation_objective

@@ -22,15 +22,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import logo_edge
+import logo_edge_compress
 from logo_edge.backends import tensorrt as backend
 from logo_edge.bundle.record import write_record
 from logo_edge.errors import BundleError, DatasetError, ExportError, MissingExtraError, VerificationError
+from logo_edge.preprocess import InputContract
 from logo_edge_compress.commands import export
-from logo_edge_compress.convert import artifacts
+from logo_edge_compress.convert import export as exporting
 from logo_edge_compress.convert import tensorrt as engine
-from logo_edge_compress.convert.artifacts import Images, Source, export_artifact, read_images, read_source
+from logo_edge_compress.convert.export import export_artifact
+from logo_edge_compress.convert.request import Images
+from logo_edge_compress.convert.source import Source, read_images, read_source
 from logo_edge_compress.onnx.export import export_module, export_onnx
-from logo_edge_compress.onnx.graph import OPSET, save_model, store_float16, to_tensorrt
+from logo_edge_compress.onnx.graph import OPSET, fix_batch, save_model, store_float16, to_tensorrt
 from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.verify import open_onnx, run_artifact, run_onnx
 from logo_edge_train.checkpoints import save_member
@@ -63,7 +67,7 @@ def run(tmp_path_factory):
     write_manifest(folder / "manifest.csv", rows)
     manifest = read_manifest(folder / "manifest.csv")
     write_json(folder / ROWS, row_hashes(manifest, manifest.rows))
-    pixels = read_images(folder / "manifest.csv", artifacts.InputContract(SIZE)).fitting
+    pixels = read_images(folder / "manifest.csv", InputContract(SIZE)).fitting
     with torch.no_grad():
         spread = network(torch.from_numpy(pixels)).std(0)
         network.backbone.get_classifier().weight /= spread[:, None]
@@ -150,7 +154,7 @@ def test_a_fixed_batch_is_in_the_graph_and_half_precision_halves_the_file(source
 
 
 def test_an_artifact_that_disagrees_is_not_written(source, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(artifacts, "to_float16", lambda model: negated(model))
+    monkeypatch.setattr(exporting, "to_float16", lambda model: negated(model))
     with pytest.raises(VerificationError, match=r"run-fp16-onnx\.onnx differs from its parent on 24 real logos"):
         make(source, "onnx", "fp16", None, tmp_path, images)
     assert list(tmp_path.iterdir()) == []
@@ -224,7 +228,7 @@ def test_the_trtexec_line_names_shapes_only_where_the_batch_is_free(source):
     assert line.startswith("trtexec --onnx=model.onnx --stronglyTyped --saveEngine=model.engine --timingCacheFile=")
     assert f"--minShapes=pixels:1x{SIZE}x{SIZE}x3" in line
     assert f"--maxShapes=pixels:32x{SIZE}x{SIZE}x3" in line
-    fixed = artifacts.fix_batch(free, 1)
+    fixed = fix_batch(free, 1)
     assert "Shapes" not in engine.trtexec_line(fixed, Path("model.onnx"), "model.engine")
 
 
@@ -236,7 +240,7 @@ def test_without_tensorrt_the_graph_is_written_and_the_command_says_what_it_coul
     record = make(source, "tensorrt", "int8", None, tmp_path, images, said)
     assert record["engine"] is None
     assert "tensorrt" in record["not_done"]
-    assert record["kept_range"] in artifacts.KEPT_RANGES
+    assert record["kept_range"] in engine.KEPT_RANGES
     assert any(line.startswith("not done: no engine was built or run here") for line in said)
     assert any("trtexec --onnx=run-int8-tensorrt.onnx" in line for line in said)
 
@@ -247,15 +251,15 @@ def test_an_engine_that_disagrees_is_deleted_with_its_graph(source, images, tmp_
         (folder / "made.engine").write_bytes(b"plan")
         return folder / "made.engine"
 
-    monkeypatch.setattr(artifacts, "why_no_engine", str)
-    monkeypatch.setattr(artifacts, "build_engine", build)
-    monkeypatch.setattr(artifacts, "open_artifact", lambda *_: lambda pixels: np.zeros((len(pixels), 3), np.float32))
+    monkeypatch.setattr(engine, "why_no_engine", str)
+    monkeypatch.setattr(engine, "build_engine", build)
+    monkeypatch.setattr(engine, "open_artifact", lambda *_: lambda pixels: np.zeros((len(pixels), 3), np.float32))
     with pytest.raises(VerificationError, match=r"made\.engine differs"):
         make(source, "tensorrt", "fp32", None, tmp_path, images)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     parent = open_onnx(source.graphs["fp32"])
     (tmp_path / "engines").rmdir()
-    monkeypatch.setattr(artifacts, "open_artifact", lambda *_: parent)
+    monkeypatch.setattr(engine, "open_artifact", lambda *_: parent)
     record = make(source, "tensorrt", "fp32", None, tmp_path, images)
     assert record["engine"]["file"] == "engines/made.engine"
     assert record["engine"]["parity"]["images"] == LOGOS
@@ -290,7 +294,7 @@ def test_the_tensorrt_code_fits_the_stubs_of_its_library(tmp_path):
 
 def type_errors(path: Path) -> list[str]:
     """basedpyright's errors of one file; mypy cannot read the stubs, which have flaws of syntax."""
-    rooms = [str(Path(module.__file__).resolve().parents[1]) for module in (logo_edge, artifacts)]
+    rooms = [str(Path(module.__file__).resolve().parents[1]) for module in (logo_edge, logo_edge_compress)]
     settings = {
         "include": [path.name],
         "extraPaths": rooms,
@@ -334,7 +338,7 @@ def test_a_bundle_gives_what_it_holds_and_says_where_the_rest_is(fake_bundle, tm
     assert make(source, "onnx", "fp32", None, tmp_path, images)["parity"]["images"] == 9
     with pytest.raises(ExportError, match=r"holds its model in fp32 only.*logo-edge export RUN"):
         make(source, "onnx", "int8", None, tmp_path, images)
-    with pytest.raises(ExportError, match="TorchScript is made of a run"):
+    with pytest.raises(ExportError, match="TorchScript is made from a run"):
         make(source, "torchscript", "fp32", None, tmp_path, images)
     with pytest.raises(ExportError, match="neither a bundle"):
         read_source(tmp_path)
@@ -368,7 +372,7 @@ def test_an_export_on_a_full_disk_or_killed_at_its_end_leaves_no_record_of_the_f
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr(artifacts, "write_file", fill_disk)
+        full.setattr(exporting, "write_file", fill_disk)
         with pytest.raises(OSError, match="No space left"):
             make(source, "openvino", "fp32", None, out, images)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == earlier
@@ -381,7 +385,7 @@ def test_an_export_on_a_full_disk_or_killed_at_its_end_leaves_no_record_of_the_f
         replace(part, path)
 
     with monkeypatch.context() as killed:
-        killed.setattr(artifacts.os, "replace", interrupt)
+        killed.setattr(exporting.os, "replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make(source, "openvino", "fp32", None, out, images)
     assert len(renamed) == 1
@@ -391,7 +395,7 @@ def test_an_export_on_a_full_disk_or_killed_at_its_end_leaves_no_record_of_the_f
 
 
 def test_a_folder_of_images_is_split_and_too_few_are_refused(tmp_path):
-    contract = artifacts.InputContract(16)
+    contract = InputContract(16)
     for index in range(20):
         Image.new("RGB", (20, 20), (index, 0, 0)).save(tmp_path / f"{index:02}.png")
     found = read_images(tmp_path, contract)

@@ -21,7 +21,7 @@ from logo_edge_compress.candidates.members import plan_members
 from logo_edge_compress.candidates.plan import make_candidates
 from logo_edge_compress.candidates.store import Plan, Task, candidate_key, outcome
 from logo_edge_compress.compress import compress, compression_key
-from logo_edge_compress.convert.artifacts import read_source
+from logo_edge_compress.convert.source import read_source
 from logo_edge_compress.distill import distill as distillation
 from logo_edge_compress.distill.distill import distill, student_identity
 from logo_edge_compress.search.search import search_identity

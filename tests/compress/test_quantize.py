@@ -21,9 +21,8 @@ from logo_edge_compress.quantize.static import (
     quantize_dynamically,
     quiet_quantizer,
     round_body,
-    store_int4,
-    store_int8,
 )
+from logo_edge_compress.quantize.weight_only import store_int4, store_int8
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
 from logo_edge_train.models import LogoNetwork
 

@@ -39,14 +39,8 @@ from logo_edge_compress.onnx.graph import save_model, to_float16
 from logo_edge_compress.quantize.nncf import quantize_with_nncf, restore_with_nncf
 from logo_edge_compress.quantize.qat import finetune, unknown_operators
 from logo_edge_compress.quantize.sensitivity import measure_sensitivity, mix_precision
-from logo_edge_compress.quantize.static import (
-    METHODS,
-    quantize_body,
-    quantize_dynamically,
-    round_body,
-    store_int4,
-    store_int8,
-)
+from logo_edge_compress.quantize.static import METHODS, quantize_body, quantize_dynamically, round_body
+from logo_edge_compress.quantize.weight_only import store_int4, store_int8
 from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
 from logo_edge_report.charts import layer_bars

@@ -30,14 +30,17 @@ from logo_edge_compress.candidates.store import (
     read_candidate,
     write_candidate,
 )
-from logo_edge_compress.convert.artifacts import FITTING_IMAGES, Images, Source, export_artifact
+from logo_edge_compress.convert.export import export_artifact
+from logo_edge_compress.convert.request import Images
+from logo_edge_compress.convert.source import FITTING_IMAGES, Source
 from logo_edge_compress.distill.distill import load_student
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.onnx.graph import save_model, store_float16
 from logo_edge_compress.quantize.nncf import restore_with_nncf
 from logo_edge_compress.quantize.qat import finetune
 from logo_edge_compress.quantize.sensitivity import measure_sensitivity, mix_precision
-from logo_edge_compress.quantize.static import quantize_body, quantize_dynamically, round_body, store_int4, store_int8
+from logo_edge_compress.quantize.static import quantize_body, quantize_dynamically, round_body
+from logo_edge_compress.quantize.weight_only import store_int4, store_int8
 from logo_edge_compress.subprocess_call import OutOfTimeError, SubprocessError, call_in_subprocess
 from logo_edge_compress.verify import (
     EXPORTED,

@@ -1,7 +1,7 @@
-"""A TensorRT engine: built from ONNX on the device that will run it, and kept for next time.
+"""ONNX for TensorRT, and a TensorRT engine: built on the device that will run it, and stored for the next time.
 
-TensorRT 10 (Jetson) and 11 alike: the network is strongly typed, so that precision is what the graph says, and neither
-calibrators nor precision flags, which 11 has removed, are needed. Type-checked against tensorrt-stubs.
+For TensorRT 10 (Jetson) and 11: the network is strongly typed, so the graph decides the precision, and neither calibrators
+nor precision flags, which 11 has removed, are needed. Type-checked against tensorrt-stubs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import onnx
 from onnx import TensorProto
 
 from logo_edge.backends.tensorrt import checked, load_cuda, need_tensorrt, sizes
-from logo_edge.errors import ExportError, MissingExtraError
+from logo_edge.errors import ExportError, MissingExtraError, VerificationError
 from logo_edge.files import write_file
-from logo_edge_compress.onnx.graph import PIXELS
+from logo_edge_compress.convert.request import Request
+from logo_edge_compress.onnx.graph import PIXELS, save_model, to_tensorrt
+from logo_edge_compress.verify import EXPORTED, QUANTIZED, ROUNDED, compare_logits, open_artifact, open_onnx, run_onnx
+from logo_edge_train.keys import file_hash
 
+KEPT_RANGES = (1.0, 0.98, 0.96, 0.94, 0.92)  # tried for S8 activations
 BATCHES = 1, 8, 32  # smallest, tuned for, largest; of a graph whose batch is free
 OPSETS = range(9, 21)  # what TensorRT 10.3 reads, the oldest that JetPack 6 has
 
@@ -35,6 +39,45 @@ OPERATORS = frozenset(
     "Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu "
     "Unsqueeze Upsample Where Xor".split()
 )
+
+
+def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
+    """Writes the ONNX that TensorRT 10 and 11 parse and returns its verification, by ONNX Runtime on the CPU.
+
+    Raises ExportError where TensorRT would refuse it.
+    """
+    record: dict = {}
+    if request.precision == "int8":
+        images, path = request.images.fitting, request.path.with_suffix(".onnx")
+        request.say(f"choosing the range of S8 activations on {len(images)} images")
+        parent, kl_nats = run_onnx(graph, images), {}
+        for share in KEPT_RANGES:
+            save_model(to_tensorrt(model, share), path)
+            kl_nats[share] = compare_logits(parent, run_onnx(path, images)).kl_nats
+        record["kept_range"] = min(kl_nats, key=kl_nats.__getitem__)
+    model = to_tensorrt(model, record.get("kept_range", 1.0))
+    path = request.save(model)
+    if problems := unsupported_operators(model):
+        raise ExportError(f"TensorRT would refuse {path.name}: {'; '.join(problems)}; take --format onnx or openvino")
+    tolerance = {"fp32": EXPORTED, "fp16": ROUNDED, "int8": QUANTIZED}[request.precision]
+    return record | request.verify(open_onnx(path), tolerance, path.name, "onnxruntime")
+
+
+def make_engine(request: Request, folder: Path) -> dict:
+    """Builds the engine in `folder` and verifies it, or says why it cannot be built; one that disagrees is deleted."""
+    path = request.path.with_suffix(".onnx")
+    request.say(f"without Python: {trtexec_line(onnx.load(path), path, path.stem + '.engine')}")
+    if reason := why_no_engine():
+        request.say(f"not done: no engine was built or run here. {reason}. Build it from the ONNX on the device")
+        return {"engine": None, "not_done": f"no engine was built or run: {reason}"}
+    engine = build_engine(path, folder)
+    tolerance = QUANTIZED if request.precision == "int8" else ROUNDED  # on GPUs FP32 is TF32
+    try:
+        record = request.verify(open_artifact("tensorrt", engine), tolerance, engine.name, "tensorrt")
+    except VerificationError:
+        engine.unlink()
+        raise
+    return {"engine": {"file": f"{folder.name}/{engine.name}", "sha256": file_hash(engine), **record}}
 
 
 def unsupported_operators(model: onnx.ModelProto) -> list[str]:

@@ -1,0 +1,120 @@
+"""A bundle, or the run it was made from -> a verified artifact for another runtime (`logo-edge export`).
+
+Every format keeps the bundle's contract: `pixels` (batch, S, S, 3) uint8 RGB -> `logits` (batch, K) float32 before
+temperature, normalisation inside.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import onnx as onnx_library
+
+from logo_edge.errors import ExportError
+from logo_edge.files import folder_beside, json_text, write_file
+from logo_edge_compress.convert import onnx, openvino, tensorrt
+from logo_edge_compress.convert.request import Images, Request
+from logo_edge_compress.convert.source import Source
+from logo_edge_compress.onnx.graph import PIXELS, to_float16
+from logo_edge_compress.verify import run_onnx
+from logo_edge_train.keys import file_hash, versions
+
+GRAPH_FORMATS = {"onnx": onnx, "openvino": openvino, "tensorrt": tensorrt}  # made from an ONNX graph
+FORMATS = (*GRAPH_FORMATS, "torchscript")
+PRECISIONS = ("fp32", "fp16", "int8")
+SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt")
+VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "torch")
+
+
+def export_artifact(
+    source: Source,
+    kind: str,
+    precision: str,
+    batch: int | None,
+    out: Path,
+    images: Images,
+    *,
+    say: Callable[[str], None],
+) -> dict:
+    """The record of the artifact in folder `out`, also written beside it as JSON: hashes, parity, versions.
+
+    All files are made and verified in a temporary folder, and renamed to `out` at the end if they pass. The old record is
+    deleted first and the new one written last, so that no record names the files of two exports. `batch` None: any batch
+    size. Raises VerificationError where the artifact disagrees with its parent, ExportError where the source has no such
+    precision or TensorRT would refuse it, MissingExtraError where the format's library is missing.
+    """
+    check_request(source, kind, precision, batch)
+    out.mkdir(parents=True, exist_ok=True)
+    stem = "-".join([source.name, precision, *([f"batch{batch}"] if batch else []), kind])
+    with folder_beside(out / "export") as beside:
+        request = Request(precision, batch, beside / stem, images, say)
+        if kind == "torchscript":
+            from logo_edge_compress.convert import torchscript  # only this format needs PyTorch
+
+            converted = torchscript.convert(request, source)
+        else:
+            graph = _take_graph(source, precision, beside)
+            request = replace(request, parent=run_onnx(graph, images.verifying))
+            model = onnx_library.load(graph)
+            if precision == "fp16":
+                model = to_float16(model)
+            converted = GRAPH_FORMATS[kind].convert(request, model, graph)
+            converted["parent"] = {"file": graph.name, "sha256": file_hash(graph)}
+        if kind == "tensorrt":
+            converted |= tensorrt.make_engine(request, out / "engines")
+        files = sorted(file for file in beside.iterdir() if file.suffix in SUFFIX_OF_FILES)
+        record = {
+            "format": kind,
+            "precision": precision,
+            "batch": batch or "dynamic",
+            "source": source.name,
+            "input": {"name": PIXELS, "layout": "NHWC", "dtype": "uint8", "colour": "RGB", **asdict(source.input)},
+            "files": {file.name: {"sha256": file_hash(file), "size_bytes": file.stat().st_size} for file in files},
+            **converted,
+            "versions": versions(VERSIONED),
+        }
+        record_path = beside / f"{stem}.json"
+        write_file(record_path, json_text(record))
+        (out / record_path.name).unlink(missing_ok=True)
+        for file in (*files, record_path):
+            os.replace(file, out / file.name)
+    return record
+
+
+def _take_graph(source: Source, precision: str, beside: Path) -> Path:
+    """The graph that the artifact is made from; for a bundle, a copy of the bytes whose hash was checked.
+
+    Raises BundleError where the bundle's file has changed.
+    """
+    graph = source.graphs[_source_precision(precision)]
+    if source.bundle is None:
+        return graph
+    copy = beside / "parent" / graph.name
+    copy.parent.mkdir()
+    copy.write_bytes(source.bundle.read(graph.name))
+    return copy
+
+
+def check_request(source: Source, kind: str, precision: str, batch: int | None) -> None:
+    """Raises ExportError where the source cannot give this format, precision or batch."""
+    if kind == "torchscript":
+        if source.student is None:
+            raise ExportError(
+                f"{source.name} is a bundle, which holds no PyTorch network; TorchScript is made from a run: "
+                "logo-edge export RUN --format torchscript"
+            )
+        if precision != "fp32" or batch:
+            raise ExportError("TorchScript modules are FP32 and take any batch; leave out --precision and --batch")
+    elif _source_precision(precision) not in source.graphs:
+        raise ExportError(
+            f"{source.name} holds its model in {', '.join(source.graphs)} only, and {precision} is made from "
+            f"{_source_precision(precision)}; give the run that the bundle was compressed from: logo-edge export RUN"
+        )
+
+
+def _source_precision(precision: str) -> str:
+    """The precision of the graph that an artifact of `precision` is made from."""
+    return "fp32" if precision == "fp16" else precision

@@ -1,0 +1,92 @@
+"""What an export starts from: a bundle, or the run that it was made from, and the images to verify with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from logo_edge.bundle.record import RECORD, Bundle, read_bundle
+from logo_edge.classifier import Classifier
+from logo_edge.errors import DatasetError, ExportError, RecipeError
+from logo_edge.images.load import load_image
+from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.tables.find import walk_images
+from logo_edge_compress.convert.request import Images
+from logo_edge_train.data.icons import renders_folder
+from logo_edge_train.data.manifest import read_manifest
+from logo_edge_train.keys import ROWS, check_rows
+from logo_edge_train.recipe import Architecture
+
+LEAST_IMAGES = 8  # fewer are too few to verify an artifact
+FITTING_IMAGES = 32
+COMPUTED_IN = {"fp16": "fp32", "int8-weights": "fp32"}  # precision of the arithmetic where only storage has fewer bits
+
+
+@dataclass(frozen=True)
+class Source:
+    """What can be exported: ONNX graphs by precision; the bundle that holds them, or a run's student, folder and manifest."""
+
+    name: str
+    input: InputContract
+    graphs: dict[str, Path]
+    bundle: Bundle | None = None
+    student: Path | None = None
+    run: Path | None = None
+    manifest: Path | None = None
+
+
+def read_source(path: Path, *, public_key: Path | None = None) -> Source:
+    """The bundle in folder `path`, or what `logo-edge compress` left in the run's folder `path`.
+
+    With `public_key` it is a bundle that the key's owner signed. Raises BundleError where the bundle is damaged or not signed, ExportError where `path` is neither, or a run not compressed yet,
+    RunError where the run's manifest is another one by now.
+    """
+    if public_key or (path / RECORD).exists():
+        bundle = read_bundle(path, public_key=public_key)
+        Classifier(bundle).run_vectors(limit=1)
+        precision = COMPUTED_IN.get(bundle.model.precision, bundle.model.precision)
+        return Source(bundle.name, bundle.input, {precision: bundle.model_path}, bundle)
+    work = path / "compress" if (path / "run.json").exists() else path
+    run = path if work != path else path.parent
+    try:
+        report = json.loads((work / "report.json").read_text(encoding="utf-8"))
+        manifest = Path(json.loads((run / "run.json").read_text(encoding="utf-8"))["manifest"])
+        contract = Architecture.parse(report["chosen"]).contract
+        graphs = {precision: work / path for precision, path in report["graphs"].items()}
+    except (OSError, ValueError, KeyError, RecipeError) as error:
+        raise ExportError(
+            f"{path}: found neither a bundle ({RECORD}) nor a compressed run ({error!r}); expected a folder that "
+            "`logo-edge compress` wrote, or RUN/compress-RECIPE. Compress the run first: logo-edge compress RUN"
+        ) from error
+    check_rows(read_manifest(manifest), run / ROWS, manifest)
+    name = run.resolve().name + work.name.removeprefix("compress")
+    student = next(iter(graphs.values())).parent / "student.safetensors"
+    return Source(name, contract, graphs, student=student, run=run, manifest=manifest)
+
+
+def read_images(data: Path, contract: InputContract) -> Images:
+    """The train and val logos of the manifest CSV at `data`, or the images of a folder, every other one for fitting.
+
+    Raises DatasetError where fewer than LEAST_IMAGES are left to verify on.
+    """
+    if data.is_dir() and not (data / "manifest.csv").exists():
+        paths = [Path(path) for path in walk_images(data)]
+        fitting, verifying = paths[::2], paths[1::2]
+    else:
+        manifest = read_manifest(data / "manifest.csv" if data.is_dir() else data)
+        fitting, verifying = (
+            manifest.image_paths(manifest.split(split), renders_folder()) for split in ("train", "val")
+        )
+    if len(verifying) < LEAST_IMAGES or not fitting:
+        raise DatasetError(
+            f"{data}: {len(verifying)} images to verify on and {len(fitting)} to fit on; expected at least "
+            f"{LEAST_IMAGES} and 1. Give --data a folder of {2 * LEAST_IMAGES} logos or more, or a manifest whose "
+            "splits train and val have logos"
+        )
+    fitting = fitting[:: -(-len(fitting) // FITTING_IMAGES)]
+    return Images(
+        *(np.stack([preprocess(load_image(path), contract) for path in part]) for part in (fitting, verifying))
+    )
