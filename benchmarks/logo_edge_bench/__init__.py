@@ -1,3 +1,3 @@
-"""Accuracy and latency of a bundle together; needs only the runtime."""
+"""The benchmark harness: accuracy and latency of the same artifact. Measuring needs only the runtime."""
 
-import logo_edge  # noqa: F401  # which tells the libraries that load next to report nothing
+import logo_edge  # noqa: F401  # before other libraries: it switches off their telemetry

@@ -1,8 +1,8 @@
 """Accuracy and latency of systems, measured side by side in one run, each from the same artifact.
 
-The method is MLPerf's (docs/benchmarks.md says where it departs): SingleStream sends one image after the other and
-reports p90, MultiStream queries of several and p99, Offline all of them and images per second. A warm-up ends when the
-latency has settled; then the systems take turns, window by window, so that what disturbs the machine disturbs all.
+The method follows MLPerf (docs/benchmarks.md lists the differences): SingleStream sends one image after the other and
+reports p90, MultiStream sends queries of several images and reports p99, Offline reports images per second. A warm-up
+ends when the latency has settled; then the systems alternate window by window, so a disturbance affects all of them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,12 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from logo_edge.classifier import Classifier
-from logo_edge.decision import calibrated_logits
-from logo_edge.errors import BenchError, DatasetError
+from logo_edge.errors import BenchError
 from logo_edge.files import json_text, write_file
 from logo_edge.images.load import load_image
-from logo_edge.timing import measure_latency
 from logo_edge_bench import machine
 from logo_edge_bench.energy import open_meter
 from logo_edge_bench.percentiles import median_interval, summarize_latencies
@@ -40,18 +35,17 @@ FORMAT, FORMAT_VERSION = "logo-edge-bench", 1
 STAGES = ("preprocess", "inference", "end_to_end")
 LATENCY_IMAGES = 100
 BARE_IMPORT = "import numpy, onnxruntime"
-SPREAD = 0.1  # of the rounds' medians; beyond it a row is called noisy
+SPREAD = 0.1  # of the medians of the rounds; a row with a larger one is reported as noisy
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How long a run takes: `rounds` windows of `window_s` for each stage, after a warm-up.
+    """The length of a run: `rounds` windows of `window_s` for each stage, after a warm-up.
 
-    The warm-up ends with three windows that agree within `settle_within`, and fails after `settle_s`; where that is None
-    it is two windows, and the result holds ratios alone. `starts` is the number of process starts, `offline` of
-    images in an Offline pass. `size_px` is the longer side of the PNG files that are timed.
+    The warm-up ends with three windows that agree within `settle_within`, and fails after `settle_s`; with None it has two windows,
+    and the result holds only ratios. `starts` is the number of process starts, `offline` that of images in an Offline pass. `size_px` is the longer side of the timed PNG files.
     """
 
     name: str
@@ -76,7 +70,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled logos of one split: for the accuracy as they are, for the latency some of them as PNG files of one size."""
+    """Labelled logos of one split: all as they are for the accuracy, some as PNG files of one size for the latency."""
 
     split: str
     labels: tuple[str, ...]
@@ -88,7 +82,7 @@ class Images:
 def read_images(
     manifest: Manifest, renders: Path, split: str, labels: tuple[str, ...], folder: Path, size_px: int
 ) -> Images:
-    """The split's logos; those to be timed are written into `folder`. Raises as `labelled_rows`, and ImageError."""
+    """The split's logos; the timed ones are written into `folder`. Raises like `labelled_rows`, and ImageError."""
     rows = labelled_rows(manifest, split, labels, "the bundle's")
     paths = manifest.image_paths(rows, renders)
     every = max(1, len(paths) // LATENCY_IMAGES)
@@ -110,10 +104,10 @@ def run_bench(
     starts: dict[str, tuple[str, ...]] | None = None,
     say: Say = lambda line: None,
 ) -> dict:
-    """The result of one run, ready for JSON: a row for each system, ratios to the first, the machine, its doubts.
+    """The result of one run, ready for JSON: a row for each system, ratios to the first, the machine, warnings.
 
-    `starts` are further commands, by name, whose process starts are timed by turns with those of the systems; one that
-    fails stands in `not_measured` with its reason. Raises BenchError where a system fails, is not unique by name, or does not settle.
+    `starts` are further commands, by name, whose process starts are timed by turns with those of the systems; the reason
+    of a failure is in `not_measured`. Raises BenchError where a system fails, does not settle, or shares its name.
     """
     if len({system.name for system in systems}) < len(systems):
         raise BenchError(f"two systems have one name: {', '.join(system.name for system in systems)}")
@@ -127,17 +121,18 @@ def run_bench(
             worker = stack.enter_context(Worker(system, cpus[: system.threads], list(images.labels)))
             measured.append(_Measured(system, worker))
             measured[-1].prepare(images, preset, say)
-        for entry in measured:
-            entry.warm_up(preset, say)
+        for one in measured:
+            one.warm_up(preset, say)
         for number in range(preset.rounds):
             say(f"round {number + 1} of {preset.rounds}")
-            for entry in measured:
-                entry.measure_round(preset, meter)
-        for entry in measured:
-            entry.described |= entry.worker.ask("memory")
-    began, failed = _measure_starts(systems, starts or {}, images.timed[0], preset, say)
-    after, described = machine.conditions(), machine.describe()
-    rows = [entry.row(began.get(entry.system.name)) for entry in measured]
+            for one in measured:
+                one.measure_round(preset, meter)
+        for one in measured:
+            one.description |= one.worker.ask("memory")
+    start_times, failed = _measure_starts(systems, starts or {}, images.timed[0], preset, say)
+    after, this_machine = machine.conditions(), machine.describe()
+    rows = [one.row(start_times.get(one.system.name)) for one in measured]
+    names = {row["name"] for row in rows}
     if preset.settle_within is None:
         rows = [_without_milliseconds(row) for row in rows]
     return {
@@ -147,7 +142,7 @@ def run_bench(
         "method": asdict(preset),
         "split": images.split,
         "seconds": round(time.perf_counter() - started, 1),
-        "machine": described,
+        "machine": this_machine,
         "conditions": {"before": before, "after": after},
         "energy_by": meter and meter.name,
         "warnings": machine.warnings_of(before, after, len(cpus))
@@ -156,7 +151,7 @@ def run_bench(
             for row in rows
             if row["noise"]["spread"] > SPREAD
         ],
-        "process_starts_s": {name: began[name] for name in began if name not in {row["name"] for row in rows}},
+        "process_starts_s": {name: time_s for name, time_s in start_times.items() if name not in names},
         "not_measured": {f"process start of {name}": reason for name, reason in failed.items()},
         "rows": rows,
         "ratios": {"to": systems[0].name, "of": _ratios(measured)},
@@ -164,11 +159,11 @@ def run_bench(
 
 
 class _Measured:
-    """A system, its process and what was measured of it so far."""
+    """A system, its process and its measurements so far."""
 
     def __init__(self, system: System, worker: Worker):
         self.system, self.worker = system, worker
-        self.described: dict = {}
+        self.description: dict = {}
         self.times: dict[str, list[np.ndarray]] = {}
         self.per_s: list[float] = []
         self.joules: list[float] = []
@@ -177,7 +172,7 @@ class _Measured:
 
     def prepare(self, images: Images, preset: Preset, say: Say) -> None:
         say(f"{self.system.name}: loading, and {len(images.paths)} logos for its accuracy")
-        self.described = self.worker.ask("load")
+        self.description = self.worker.ask("load")
         probabilities = np.array(self.worker.ask("predict", paths=images.paths)["probabilities"])
         self.accuracy = _summarize(probabilities, images)
         stages = self.worker.ask("prepare", paths=images.timed, batch=self.system.batch)["stages"]
@@ -222,7 +217,7 @@ class _Measured:
             "scenario": self.system.scenario,
             "cpus": self.worker.cpus,
             "spinning": self.system.options.get("spinning", False),
-            **self.described,
+            **self.description,
             "accuracy": self.accuracy,
             "worst_class": {"label": worst[0], **worst[1]},
             "latency": {
@@ -241,7 +236,7 @@ class _Measured:
 
 
 def _without_milliseconds(row: dict) -> dict:
-    """The row of a run that did not wait until the latency had settled."""
+    """The row without latencies, for a run that did not wait for a settled latency."""
     noise = {key: row["noise"][key] for key in ("spread", "involuntary_switches")}
     return {key: value for key, value in row.items() if key not in ("latency", "load_s")} | {"noise": noise}
 
@@ -259,22 +254,22 @@ def _summarize(probabilities: np.ndarray, images: Images) -> dict:
 
 
 def _ratios(measured: list[_Measured]) -> dict[str, dict]:
-    """Of each system but the first: the median over the rounds of its end-to-end median by that of the first.
+    """For each system but the first: the median over the rounds of the ratio of its end-to-end median to the first's.
 
-    Per image, so that queries of several are comparable.
+    Per image, so that batches of different sizes are comparable.
     """
 
-    def medians(entry: _Measured) -> np.ndarray:
-        return np.array([np.median(times) for times in entry.times["end_to_end"]]) / entry.system.batch
+    def medians(one: _Measured) -> np.ndarray:
+        return np.array([np.median(times) for times in one.times["end_to_end"]]) / one.system.batch
 
     first = medians(measured[0])
-    return {entry.system.name: median_interval((medians(entry) / first).tolist()) for entry in measured[1:]}
+    return {one.system.name: median_interval((medians(one) / first).tolist()) for one in measured[1:]}
 
 
 def _measure_starts(
     systems: list[System], others: dict[str, tuple[str, ...]], image: str, preset: Preset, say: Say
 ) -> tuple[dict[str, dict], dict[str, str]]:
-    """The medians of whole processes, and why there are none of a command that failed, both by name."""
+    """The medians of whole processes, and the reasons of the commands that failed, both by name."""
     commands = {system.name: system.command for system in systems if system.command} | others
     if not commands or not preset.starts:
         return {}, {}
@@ -284,63 +279,20 @@ def _measure_starts(
     return {name: median_interval(values) for name, values in times.items()}, failed
 
 
-def measure_bundle(
-    folder: Path | None, manifest: Manifest, images: Path, *, split: str, runs: int, public_key: Path | None = None
-) -> dict:
-    """What gates ask of a bundle, in this process and seconds: accuracy, calibration, size, one forward pass.
-
-    Raises DatasetError where the split has no labelled logos.
-    """
-    classifier = Classifier.load(folder, public_key=public_key)
-    rows = labelled_rows(manifest, split, classifier.labels, "the bundle's")
-    pixels = [classifier.read_pixels(manifest.image_path(row, images))[None] for row in rows]
-    logits = np.concatenate([classifier.logits(one) for one in pixels])
-    bundle, calibration = classifier.bundle, classifier.bundle.calibration
-    calibrated = calibrated_logits(logits, calibration.temperature, calibration.scaling)
-    sure = np.array([row.sure for row in rows], bool)
-    latency = measure_latency(lambda: classifier.logits(pixels[0]), runs=runs)
-    return {
-        "bundle": bundle.name,
-        "size_bytes": bundle.size_bytes,
-        "split": split,
-        "accuracy": summarize(calibrated, targets_of(rows, classifier.labels), sure, 1.0, classifier.labels),
-        "latency": {"inference": asdict(latency)},
-    }
-
-
-def measure_install_size() -> dict:
-    """Megabytes of site-packages after a bare install of this checkout's wheel, without pip and setuptools."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "pyproject.toml").exists():
-        raise DatasetError("the install size is measured from a checkout; this logo-edge is installed from a wheel")
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        python = Path(folder) / "bin" / "python"
-        subprocess.run([python, "-m", "pip", "install", "-q", "-c", root / "constraints.txt", root], check=True)
-        site = next(Path(folder).glob("lib/python*/site-packages"))
-        sizes = {
-            entry.name: sum(path.stat().st_size for path in [entry, *entry.rglob("*")] if path.is_file())
-            for entry in site.iterdir()
-            if not entry.name.startswith(("pip", "setuptools", "_distutils_hack", "distutils-precedence"))
-        }
-    largest = dict(sorted(sizes.items(), key=lambda item: -item[1])[:8])
-    return {"megabytes": sum(sizes.values()) / 1e6, "largest": {name: size / 1e6 for name, size in largest.items()}}
-
-
 def write_result(result: dict, path: Path) -> None:
-    """Writes a result as JSON, whole or not at all."""
+    """Writes a result as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json_text(result))
 
 
 def read_result(path: Path) -> dict:
-    """A result as `write_result` left it. Raises BenchError where it is none, or of another format version."""
+    """A result of `write_result`. Raises BenchError for another file or another format version."""
     try:
         result = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BenchError(f"{path}: {reason}; expected a result of `logo-edge bench --out`") from error
-    found = (result.get("format"), result.get("format_version")) if isinstance(result, dict) else None
-    if found != (FORMAT, FORMAT_VERSION):
-        raise BenchError(f"{path}: found {found}; expected {(FORMAT, FORMAT_VERSION)}. Measure it anew")
+    version = (result.get("format"), result.get("format_version")) if isinstance(result, dict) else None
+    if version != (FORMAT, FORMAT_VERSION):
+        raise BenchError(f"{path}: found {version}; expected {(FORMAT, FORMAT_VERSION)}. Measure again")
     return result

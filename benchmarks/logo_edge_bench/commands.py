@@ -19,9 +19,9 @@ IMAGES = typer.Option(Path(), "--images", help="Folder of renders, where the man
 
 
 @bench.command(
-    help="Measure accuracy and latency of bundles side by side, in one run and from the same artifacts. A yardstick, the "
-    "same model in a few hand-written lines, always runs along. Exit status: 0 done, 1 --against found a row worse, 2 wrong "
-    "usage, unsettled, not comparable or in part not measured, 4 --against could not decide.\n\n"
+    help="Measure accuracy and latency of bundles side by side, in one run and from the same artifacts. A yardstick, "
+    "the same model in a few hand-written lines, is always measured too. Exit status: 0 done, 1 --against found a "
+    "worse row, 2 wrong usage, unsettled, not comparable or partly not measured, 4 --against could not decide.\n\n"
     "logo-edge bench bundles/mine --manifest labels.csv --images renders --threads 1,2 --batches 1,8 --report out"
 )
 def bench_command(
@@ -39,25 +39,26 @@ def bench_command(
     ),
     threads: str = typer.Option("1", "--threads", metavar="N,...", help="Threads of one forward pass."),
     batches: str = typer.Option("1", "--batches", metavar="N,...", help="1 is SingleStream, 8 MLPerf's MultiStream."),
-    spinning: bool = typer.Option(False, "--spinning", help="Let idle threads spin: faster, and burns their cores."),
+    spinning: bool = typer.Option(
+        False, "--spinning", help="Let idle threads spin: faster, but keeps their cores busy."
+    ),
     full: bool = typer.Option(False, "--full", help="Minutes for each row, for figures to publish."),
     quick: bool = typer.Option(False, "--quick", help="Seconds for each row (the default)."),
     ratios: bool = typer.Option(
-        False, "--ratios", help="Many short turns and no wait until the latency settles: for ratios on busy machines."
+        False, "--ratios", help="Many short turns, without waiting for a settled latency: for ratios on busy machines."
     ),
     scaling: bool = typer.Option(False, "--scaling", help="Also over cores, batches, sizes, formats and folders."),
-    install_size: bool = typer.Option(False, "--install-size", help="Also install the wheel bare and weigh it."),
-    against: Path | None = typer.Option(
-        None, "--against", metavar="FILE", help="Compare by ratios to the yardstick with an earlier result."
+    install_size: bool = typer.Option(
+        False, "--install-size", help="Also install the wheel alone and measure its size."
     ),
-    tolerance: float = typer.Option(0.1, "--tolerance", min=0.0, help="How much worse a ratio of --against may be."),
+    against: Path | None = typer.Option(
+        None, "--against", metavar="FILE", help="Compare the ratios to the yardstick with an earlier result."
+    ),
+    tolerance: float = typer.Option(0.1, "--tolerance", min=0.0, help="Allowed increase of a ratio of --against."),
     out: Path | None = typer.Option(None, "--out", help="Write the result to this JSON file."),
     report: Path | None = typer.Option(None, "--report", metavar="DIR", help="Write report.html and report.md there."),
     read_from: list[Path] | None = typer.Option(
-        None,
-        "--from",
-        metavar="FILE",
-        help="Measure nothing: report on results of --out, several are put side by side.",
+        None, "--from", metavar="FILE", help="Measure nothing: report on results of --out, several side by side."
     ),
 ) -> None:
     from logo_edge.errors import BenchError
@@ -100,11 +101,12 @@ def bench_command(
             typer.echo(f"milliseconds: {error}")
         raise typer.Exit(status)
     if not read_from and (failed := results[-1]["not_measured"]):
-        raise BenchError(f"all but this was measured: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise BenchError(f"measured all but this: {reasons}")
 
 
 @check.command(
-    help="Hold a bundle against gates: accuracy, recall, calibration, latency and size, all on the artifact that ships. "
+    help="Check a bundle against gates: accuracy, recall, calibration, latency and size, all of the released artifact. "
     "Exit status: 0 all hold, 1 some fail, 2 wrong usage."
 )
 def check_command(
@@ -112,31 +114,28 @@ def check_command(
     gates: Path = typer.Option(..., "--gates", help="TOML of limits, such as accuracy = 0.93 or size_mb = 4."),
     manifest: Path = MANIFEST,
     images: Path = IMAGES,
-    split: str = typer.Option("val", "--split", help="val to decide by; test only to guard what has shipped."),
+    split: str = typer.Option("val", "--split", help="val for decisions; test only to guard a released bundle."),
     runs: int = typer.Option(200, "--runs", min=10, help="Counted calls per latency."),
     public_key: Path | None = PUBLIC_KEY.typer(),
     as_json: bool = typer.Option(False, "--json", help="One JSON object."),
 ) -> None:
     from logo_edge.files import json_text
-    from logo_edge_bench.bench import measure_bundle
-    from logo_edge_bench.gates import check_gates, read_gates
+    from logo_edge_bench.gates import check_gates, measure_bundle, read_gates
     from logo_edge_train.data.manifest import read_manifest
 
     limits = read_gates(gates)
     figures = measure_bundle(bundle, read_manifest(manifest), images, split=split, runs=runs, public_key=public_key)
     checks = check_gates(limits, figures)
-    failed = [entry for entry in checks if not entry.holds]
+    failed = [gate for gate in checks if not gate.holds]
     if as_json:
-        rows = [{**vars(entry), "holds": entry.holds} for entry in checks]
+        rows = [{**vars(gate), "holds": gate.holds} for gate in checks]
         answer = {"bundle": figures["bundle"], "split": split, "holds": not failed, "gates": rows}
         typer.echo(json_text(answer, indent=None), nl=False)
     else:
         typer.echo(f"{figures['bundle']}: {len(checks) - len(failed)} of {len(checks)} gates hold on {split}")
-        for entry in sorted(checks, key=lambda entry: entry.holds):
-            sign = ">=" if entry.at_least else "<="
-            typer.echo(
-                f"{'ok' if entry.holds else 'FAILS':>6}  {printable(entry.name):<20} {entry.found:9.4f}  {sign} {entry.limit:g}"
-            )
+        for gate in sorted(checks, key=lambda gate: gate.holds):
+            verdict, sign = "ok" if gate.holds else "FAILS", ">=" if gate.at_least else "<="
+            typer.echo(f"{verdict:>6}  {printable(gate.name):<20} {gate.found:9.4f}  {sign} {gate.limit:g}")
     if failed:
         raise typer.Exit(1)
 
@@ -166,12 +165,13 @@ def _measure(
     install_size: bool,
     out: Path | None,
 ) -> dict:
-    """The result of `run_bench` and what else was asked for; `out` holds what is measured even where the rest fails."""
+    """The result of `run_bench`, of scaling and of the install size, written to `out` after each part."""
     from tempfile import TemporaryDirectory
 
     from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
     from logo_edge.errors import BenchError
-    from logo_edge_bench.bench import PRESETS, measure_install_size, read_images, run_bench, write_result
+    from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
+    from logo_edge_bench.install_size import measure_install_size
     from logo_edge_bench.scaling import measure_scaling
     from logo_edge_bench.systems import bundle_systems, reference_system
     from logo_edge_train.data.manifest import read_manifest
@@ -182,7 +182,7 @@ def _measure(
     key = rows["public_key"]
     labels = [read_bundle(folder or DEFAULT_BUNDLE, public_key=key).labels for folder in bundles]
     if any(set(other) != set(labels[0]) for other in labels):
-        raise BenchError(f"the bundles' classes differ: {labels}; measure in one run what does the same")
+        raise BenchError(f"the bundles' classes differ: {labels}; one run compares bundles with the same classes")
     systems = [reference_system(bundles[0], key), *bundle_systems(bundles, **rows)]
     with TemporaryDirectory() as folder:
         chosen = PRESETS[preset]
@@ -195,13 +195,13 @@ def _measure(
             if out:
                 write_result(result, out)
     if install_size:
-        say("installing the wheel bare")
+        say("installing the wheel alone")
         result["install"] = measure_install_size()
     return result
 
 
 def _print_changes(changes: list, tolerance: float | None = None) -> int:
-    """Prints every figure against the earlier one, the worst first, and gives the exit status."""
+    """Prints every figure beside the earlier one, the worst first, and gives the exit status."""
     order = ["worse", "undecided", "ok"]
     for change in sorted(changes, key=lambda change: order.index(change.verdict)):
         typer.echo(
@@ -209,8 +209,9 @@ def _print_changes(changes: list, tolerance: float | None = None) -> int:
             f" ({change.low:.4g} to {change.high:.4g}), {change.ratio:.3f} of what it was"
         )
     verdicts = {change.verdict for change in changes}
-    found = "worse" if "worse" in verdicts else "undecided" if "undecided" in verdicts else "holds"
-    typer.echo(f"{'milliseconds, by their intervals' if tolerance is None else f'tolerance {tolerance:.0%}'}: {found}")
+    verdict = "worse" if "worse" in verdicts else "undecided" if "undecided" in verdicts else "holds"
+    limit = "milliseconds, by their intervals" if tolerance is None else f"tolerance {tolerance:.0%}"
+    typer.echo(f"{limit}: {verdict}")
     return 1 if "worse" in verdicts else 4 if "undecided" in verdicts else 0
 
 

@@ -1,4 +1,4 @@
-"""A run held against an earlier one: by ratios to the yardstick of each run, or in milliseconds on one machine.
+"""Comparison with an earlier run: by ratios to the yardstick of each run, or in milliseconds on one machine.
 
 Ratios within one run hardly depend on how busy or fast the machine is; they are what CI compares.
 """
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from logo_edge.errors import BenchError
 from logo_edge_bench.machine import differences
 
-ACCURACY_TOLERANCE = 0.005  # of 1; the same artifact gives the same, another CPU may flip a logo or two
+ACCURACY_TOLERANCE = 0.005  # of 1; another CPU may change the label of a logo or two
 ROW_KEYS = ("batch", "threads", "backend", "precision", "spinning")
 METHOD_KEYS = ("size_px",)
 
 
 @dataclass(frozen=True)
 class Change:
-    """One figure of one row, then and now; `ratio` is now by then, with the 95 % interval of now."""
+    """One figure of one row, then and now, with the 95 % interval of now; `ratio` is now divided by then."""
 
     row: str
     figure: str

@@ -1,4 +1,4 @@
-"""Joules, where the machine tells: RAPL of Intel and AMD CPUs, the power monitors of a Jetson by jetson-stats."""
+"""Joules, where the machine reports them: RAPL of Intel and AMD CPUs, jetson-stats on a Jetson."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ SAMPLING_S = 0.1
 
 
 class Meter(Protocol):
-    """Energy of the whole package or board, other programs' and idling included."""
+    """Energy of the whole package or board, including other programs and idling."""
 
     name: str
 
     def joules(self) -> float:
-        """Since some moment in the past; the difference of two readings is what was spent between them."""
+        """Joules since a fixed moment; the difference of two readings is the energy used between them."""
         ...
 
     def close(self) -> None: ...
 
 
 def open_meter(powercap: Path = POWERCAP) -> Meter | None:
-    """What this machine tells of its energy, or None: no counter, or none that this user may read."""
+    """The energy meter of this machine, or None without a counter that this user may read."""
     with suppress(OSError, ValueError):
         return Rapl(powercap)
     with suppress(ImportError, OSError, RuntimeError):
@@ -34,7 +34,7 @@ def open_meter(powercap: Path = POWERCAP) -> Meter | None:
 
 
 class Rapl:
-    """The CPU packages' energy counters, which wrap around. Root alone may read them on most systems."""
+    """The CPU packages' energy counters, which wrap around. On most systems only root may read them."""
 
     name = "RAPL, CPU packages"
 
@@ -67,7 +67,7 @@ class Rapl:
 class JetsonStats:
     """The board's total power, sampled ten times a second by jetson-stats (`jtop`) and added up.
 
-    Not run so far: this project has had no Jetson. Raises ImportError without jetson-stats.
+    Not run so far, for lack of a Jetson. Raises ImportError without jetson-stats.
     """
 
     name = "jetson-stats, board"

@@ -1,23 +1,30 @@
-"""Limits that the artifact that ships must keep, all at once: accuracy, worst class, calibration, latency, size.
+"""Gates: limits of accuracy, worst class, calibration, latency and size that a released bundle must keep together.
 
-A file of gates is TOML: `accuracy = 0.93`, `size_mb = 4`, `[recall]` with `complex = 0.8`. What is left out is not asked.
+A file of gates is TOML: `accuracy = 0.93`, `size_mb = 4`, `[recall]` with `complex = 0.8`. A missing key is no limit.
 """
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
+from logo_edge.classifier import Classifier
+from logo_edge.decision import calibrated_logits
 from logo_edge.errors import RecipeError
+from logo_edge.timing import measure_latency
+from logo_edge_train.data.manifest import Manifest, labelled_rows, targets_of
+from logo_edge_train.metrics import summarize
 
 
 @dataclass(frozen=True)
 class Gates:
-    """Fractions of 1, nats, megabytes and milliseconds; None is not asked.
+    """Fractions of 1, nats, megabytes and milliseconds; None is no limit.
 
-    `accuracy`, `accuracy_sure`, `worst_recall` and the classes of `recall` are least values, the others greatest ones.
-    `calibration_error` is bias-corrected, `ece` the plain plug-in; latencies are of one forward pass on one thread.
+    `accuracy`, `accuracy_sure`, `worst_recall` and the classes of `recall` are minima, the others maxima.
+    `calibration_error` is bias-corrected, `ece` the plain estimate; latencies are of one forward pass on one thread.
     """
 
     accuracy: float | None = None
@@ -38,7 +45,7 @@ LATENCIES = ("p50_ms", "p99_ms")
 
 @dataclass(frozen=True)
 class Check:
-    """One gate: what was asked and what was found."""
+    """One gate: the measured value (`found`) and its limit."""
 
     name: str
     found: float
@@ -51,7 +58,7 @@ class Check:
 
 
 def read_gates(path: Path) -> Gates:
-    """The gates of a TOML file. Raises RecipeError, naming the key, for one that is unknown or no number."""
+    """The gates of a TOML file. Raises RecipeError, naming the key, for one that is unknown or not a number."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -70,10 +77,10 @@ def read_gates(path: Path) -> Gates:
 
 
 def check_gates(gates: Gates, figures: dict) -> list[Check]:
-    """Every gate against the figures of `bench.measure_bundle`. Raises RecipeError for the recall of an unknown class."""
+    """Compares the figures of `measure_bundle` with every gate. Raises RecipeError for a recall of an unknown class."""
     accuracy = figures["accuracy"]
-    recall = {name: entry["value"] for name, entry in accuracy["recall"].items()}
-    found = {
+    recall = {label: figure["value"] for label, figure in accuracy["recall"].items()}
+    values = {
         "accuracy": accuracy["accuracy"]["value"],
         "accuracy_sure": accuracy["accuracy_sure"]["value"],
         "worst_recall": min(recall.values()),
@@ -83,13 +90,37 @@ def check_gates(gates: Gates, figures: dict) -> list[Check]:
         "size_mb": figures["size_bytes"] / 1e6,
         **{name: figures["latency"]["inference"][name] for name in LATENCIES},
     }
-    asked = {name: limit for name in found if (limit := getattr(gates, name)) is not None}
-    checks = [Check(name, found[name], float(limit), name in AT_LEAST) for name, limit in asked.items()]
-    for name, limit in (gates.recall or {}).items():
-        if name not in recall:
-            raise RecipeError(f"gate recall.{name}: no such class; expected one of {', '.join(recall)}")
-        checks.append(Check(f"recall.{name}", recall[name], float(limit), True))
+    limits = {name: limit for name in values if (limit := getattr(gates, name)) is not None}
+    checks = [Check(name, values[name], float(limit), name in AT_LEAST) for name, limit in limits.items()]
+    for label, limit in (gates.recall or {}).items():
+        if label not in recall:
+            raise RecipeError(f"gate recall.{label}: no such class; expected one of {', '.join(recall)}")
+        checks.append(Check(f"recall.{label}", recall[label], float(limit), True))
     return checks
+
+
+def measure_bundle(
+    folder: Path | None, manifest: Manifest, images: Path, *, split: str, runs: int, public_key: Path | None = None
+) -> dict:
+    """The figures of a bundle for its gates, measured in this process: accuracy, calibration, size, one forward pass.
+
+    Raises DatasetError where the split has no labelled logos.
+    """
+    classifier = Classifier.load(folder, public_key=public_key)
+    rows = labelled_rows(manifest, split, classifier.labels, "the bundle's")
+    pixels = [classifier.read_pixels(manifest.image_path(row, images))[None] for row in rows]
+    logits = np.concatenate([classifier.logits(image) for image in pixels])
+    bundle, calibration = classifier.bundle, classifier.bundle.calibration
+    calibrated = calibrated_logits(logits, calibration.temperature, calibration.scaling)
+    sure = np.array([row.sure for row in rows], bool)
+    latency = measure_latency(lambda: classifier.logits(pixels[0]), runs=runs)
+    return {
+        "bundle": bundle.name,
+        "size_bytes": bundle.size_bytes,
+        "split": split,
+        "accuracy": summarize(calibrated, targets_of(rows, classifier.labels), sure, 1.0, classifier.labels),
+        "latency": {"inference": asdict(latency)},
+    }
 
 
 def _is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""What a latency depends on besides the code: the machine as it is, how it is set, and how it fares during a run."""
+"""The machine, its settings and its state during a run: everything besides the code that a latency depends on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CODE = ("--", ":/", ":(exclude,top)benchmarks/results")
 
 
 def describe(sys: Path = SYS) -> dict:
-    """What two runs must have in common to be compared in milliseconds, and what else is worth knowing."""
+    """The machine and its settings; COMPARED must be equal in two runs whose milliseconds are compared."""
     known = describe_machine()
     return {
         "cpu": known["cpu"] or _device_model(sys),
@@ -54,14 +54,14 @@ def describe(sys: Path = SYS) -> dict:
         "power_mode": _power_mode(sys),
         "gpu": _gpu(),
         "python": platform.python_version(),
-        "versions": {name: found for name in LIBRARIES if (found := _version(name))},
+        "versions": {name: installed for name in LIBRARIES if (installed := _version(name))},
         "system": f"{platform.system()} {platform.release()}",
         "hypervisor": bool(re.search(r"^flags.*\bhypervisor\b", _read(PROC / "cpuinfo"), re.MULTILINE)),
     }
 
 
 def provenance(bundle: Path | None = None) -> dict:
-    """What a committed result says of its origin: date (UTC), commit ("+" where files differ from it), bundle's sha256."""
+    """The origin of a committed result: date (UTC), commit ("+" with local changes) and the bundle's sha256."""
     folder = Path(__file__).parent
     changed = "+" if _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no", *CODE) else ""
     return {
@@ -72,7 +72,7 @@ def provenance(bundle: Path | None = None) -> dict:
 
 
 def conditions(sys: Path = SYS) -> dict:
-    """How the machine fares at this moment: load, degrees Celsius by zone, MHz, and what holds it back."""
+    """The present state of the machine: load, degrees Celsius by zone, MHz, cooling and throttling."""
     cooling = {
         f"{_read(path.parent / 'type')} {path.parent.name}": int(state)
         for path in sys.glob("class/thermal/cooling_device*/cur_state")
@@ -97,44 +97,44 @@ def conditions(sys: Path = SYS) -> dict:
 
 
 def warnings_of(before: dict, after: dict, cpus: int) -> list[str]:
-    """What made the figures of a run doubtful, in sentences; empty where nothing did."""
-    found = []
+    """Reasons to doubt the figures of a run, a sentence each."""
+    warnings = []
     if before["load_average"] > 0.25 * cpus:
-        found.append(
+        warnings.append(
             f"load average {before['load_average']} on {cpus} CPUs before the run: other programs were running"
         )
     if hot := {zone: degrees for zone, degrees in after["celsius"].items() if degrees >= HOT_CELSIUS}:
-        found.append(f"hot: {', '.join(f'{zone} {degrees:.0f} C' for zone, degrees in hot.items())}")
+        warnings.append(f"hot: {', '.join(f'{zone} {degrees:.0f} C' for zone, degrees in hot.items())}")
     if after["throttles"] > before["throttles"]:
-        found.append(f"the CPU was throttled {after['throttles'] - before['throttles']} times by its temperature")
+        warnings.append(f"the CPU was throttled {after['throttles'] - before['throttles']} times by its temperature")
     if new := {name for name, state in after["cooling"].items() if state > before["cooling"].get(name, 0)}:
-        found.append(f"cooling set in: {', '.join(sorted(new))}; clocks may have been lowered")
+        warnings.append(f"cooling set in: {', '.join(sorted(new))}; clocks may have been lowered")
     if after["under_voltage_or_throttled"] not in ("", "0x0"):
-        found.append(f"vcgencmd get_throttled says {after['under_voltage_or_throttled']}")
+        warnings.append(f"vcgencmd get_throttled says {after['under_voltage_or_throttled']}")
     for low, high in [(min(before["mhz"] + after["mhz"], default=0), max(before["mhz"] + after["mhz"], default=0))]:
         if low < 0.9 * high:
-            found.append(f"clocks varied from {low} to {high} MHz")
-    return found
+            warnings.append(f"clocks varied from {low} to {high} MHz")
+    return warnings
 
 
 def differences(one: dict, other: dict) -> list[str]:
-    """`key: one / other` for all that must be the same for milliseconds to be comparable, and is not."""
+    """`key: one / other` for each of COMPARED that differs."""
     return [f"{key}: {one.get(key)} / {other.get(key)}" for key in COMPARED if one.get(key) != other.get(key)]
 
 
 def usable_cpus() -> list[int]:
-    """The CPUs that this process may use, the fastest first where the system tells (big.LITTLE)."""
+    """The CPUs that this process may use, the fastest first where the system reports it (big.LITTLE)."""
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     return sorted(cpus, key=lambda cpu: -_number(SYS / f"devices/system/cpu/cpu{cpu}/cpu_capacity"))
 
 
 def _device_model(sys: Path) -> str:
-    """Of a board, such as a Jetson or a Raspberry Pi, whose /proc/cpuinfo names no model."""
+    """The model of a board, such as a Jetson or a Raspberry Pi, whose /proc/cpuinfo has none."""
     return _read(sys / "firmware/devicetree/base/model").strip("\0") or platform.processor()
 
 
 def _power_mode(sys: Path) -> str:
-    """Of a Jetson what nvpmodel says, of others the platform profile; empty where there is neither."""
+    """The power mode of nvpmodel on a Jetson, else the platform profile, else empty."""
     if shutil.which("nvpmodel"):
         return " ".join(_output("nvpmodel", "-q").split())
     return _read(sys / "firmware/acpi/platform_profile")

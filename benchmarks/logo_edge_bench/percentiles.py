@@ -1,4 +1,4 @@
-"""What a sample of latencies says of a percentile, and how surely: order statistics, so that no shape is assumed.
+"""Percentiles of latencies with intervals from order statistics, which assume no distribution.
 
 The calls of a run follow one another, and their latencies are correlated: an interval is one of this run on this
 machine. How far runs lie apart is seen in the rounds.
@@ -13,7 +13,7 @@ import numpy as np
 
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95
-EARLY_STOPPING_CONFIDENCE = 0.99  # MLPerf's LoadGen, as its tolerance of 0
+EARLY_STOPPING_CONFIDENCE = 0.99  # like MLPerf's LoadGen, with its tolerance of 0
 KEPT_QUANTILES = 41
 
 
@@ -23,12 +23,12 @@ def summarize_latencies(times_ms: np.ndarray, percentile: int) -> dict:
     A percentile whose interval would have to lie beyond the sample is left out: n does not support it.
     """
     ordered = np.sort(times_ms)
-    found = {f"p{p}_ms": interval for p in PERCENTILES if (interval := percentile_interval(ordered, p)) is not None}
+    percentiles = {f"p{p}_ms": known for p in PERCENTILES if (known := percentile_interval(ordered, p)) is not None}
     shares = np.linspace(0, 1, KEPT_QUANTILES)
     return {
         "count": len(ordered),
         "mean_ms": float(ordered.mean()),
-        **found,
+        **percentiles,
         "early_stopping": early_stopping_bound(ordered, percentile),
         "quantiles_ms": [round(value, 4) for value in np.quantile(ordered, shares).tolist()],
     }
@@ -42,10 +42,8 @@ def percentile_interval(ordered: np.ndarray, percentile: float) -> dict | None:
     count, share = len(ordered), percentile / 100
     below = binomial_cdf(count, share)  # P(at most k of the sample lie below the percentile), k = 0 to count
     tail = (1 - CONFIDENCE) / 2
-    low = (
-        int(np.searchsorted(below, tail, side="right")) - 1
-    )  # the largest index whose value is too high with P <= tail
-    high = int(np.searchsorted(below, 1 - tail, side="left"))  # the least whose value is too low with P <= tail
+    # the largest index whose value is too high with P <= tail, and the least whose value is too low with P <= tail
+    low, high = int(np.searchsorted(below, tail, side="right")) - 1, int(np.searchsorted(below, 1 - tail, side="left"))
     if low < 0 or high > count - 1:
         return None
     value = float(np.quantile(ordered, share))
@@ -53,7 +51,7 @@ def percentile_interval(ordered: np.ndarray, percentile: float) -> dict | None:
 
 
 def median_interval(values: list[float]) -> dict:
-    """{value, low, high} of the median of a few rounds; of fewer than six their range, which promises less than 95 %."""
+    """{value, low, high} of the median of a few rounds; for fewer than six their range, which covers less than 95 %."""
     ordered = np.sort(np.array(values))
     whole = {"value": float(np.median(ordered)), "low": float(ordered[0]), "high": float(ordered[-1])}
     return percentile_interval(ordered, 50) or whole
@@ -86,7 +84,7 @@ def binomial_cdf(count: int, share: float) -> np.ndarray:
 
 @cache
 def _least_queries(over: int, share: float) -> int:
-    """The least n for which P(at most `over` of n queries over the bound), were the percentile above it, is <= 1 %."""
+    """The least n with P(at most `over` of n queries over the bound) <= 1 %, if the percentile were above the bound."""
     low, high = over + 1, 2 * (over + 1)
     while not _allows(over, high, share):
         low, high = high, 2 * high

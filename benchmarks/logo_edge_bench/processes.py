@@ -1,4 +1,4 @@
-"""The processes of a run: one worker for each system, kept on its own CPUs, and whole processes whose start is timed."""
+"""The processes of a run: a worker for each system, pinned to its own CPUs, and whole processes that are timed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Worker:
         if not line:
             raise BenchError(
                 f"{self.system.name}: its process ended with status {self._process.wait(10)} when asked to {do}; "
-                "what it printed stands above"
+                "its output is above"
             )
         reply = json.loads(line)
         if "error" in reply:
@@ -71,7 +71,7 @@ class Worker:
 
 
 def measure_starts(commands: dict[str, tuple[str, ...]], starts: int) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Wall seconds of whole processes, by turns, and why there are none of a command that failed, both by name.
+    """Wall seconds of whole processes, by turns, and the reasons of the commands that failed, both by name.
 
     The first round warms the file cache and is dropped.
     """
@@ -80,15 +80,15 @@ def measure_starts(commands: dict[str, tuple[str, ...]], starts: int) -> tuple[d
     for _ in range(starts + 1):
         for name in [name for name in commands if name not in failed]:
             start = time.perf_counter()
-            reason = _why_it_failed(commands[name])
+            reason = _failure_of(commands[name])
             times[name].append(time.perf_counter() - start)
             if reason:
                 failed[name] = reason
     return {name: values[1:] for name, values in times.items() if name not in failed}, failed
 
 
-def _why_it_failed(command: tuple[str, ...]) -> str:
-    """Runs the command; empty where it succeeds."""
+def _failure_of(command: tuple[str, ...]) -> str:
+    """Runs the command and gives the reason of its failure, or an empty text."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -97,7 +97,7 @@ def _why_it_failed(command: tuple[str, ...]) -> str:
 
 
 def settle(measure: Callable[[], float], within: float, limit_s: float) -> list[float]:
-    """The medians of the windows of a warm-up, ended by three that agree within that share of the least.
+    """The medians of the windows of a warm-up, which ends when the last three agree within the share `within`.
 
     `measure` gives a window's median in seconds. Raises BenchError where no three do within `limit_s` seconds.
     """
@@ -110,9 +110,9 @@ def settle(measure: Callable[[], float], within: float, limit_s: float) -> list[
         if time.perf_counter() >= end:
             shown = ", ".join(f"{median * 1e3:.2f}" for median in medians[-6:])
             raise BenchError(
-                f"its latency did not settle in {limit_s:g} s: the last windows' medians were {shown} ms, and three in a "
-                f"row must agree within {within:.0%}. Stop other programs, fix the clocks, or take --ratios, which "
-                "compares side by side on a busy machine"
+                f"its latency did not settle in {limit_s:g} s: the medians of the last windows were {shown} ms; "
+                f"expected three in a row that agree within {within:.0%}. Stop other programs, fix the clocks, or use "
+                "--ratios, which compares side by side on a busy machine"
             )
 
 
@@ -121,5 +121,5 @@ def median_ms(reply: dict) -> float:
 
 
 def on_cpus(cpus: list[int]) -> AbstractContextManager[None]:
-    """Keeps on these CPUs what is started meanwhile; anywhere, where the system cannot do it."""
+    """Pins the processes started meanwhile to these CPUs, where the operating system can do it."""
     return on_cores(cpus if hasattr(os, "sched_setaffinity") else None)

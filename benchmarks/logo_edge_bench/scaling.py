@@ -1,4 +1,4 @@
-"""How a bundle scales: over cores, batches, sizes and formats of images, and folders; end to end, by the runtime."""
+"""Scaling of a bundle over cores, batches, sizes and formats of images, and folders; end to end, in the runtime."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DRAWINGS = 3  # of each size and format
 
 
 def measure_scaling(system: System, images: Images, preset: Preset, *, say: Say = lambda line: None) -> dict:
-    """Curves of one system of a bundle, by what is varied. Folders of 100,000 files only with the full preset."""
+    """The curves of one system of a bundle. Folders of 100,000 files only with the full preset."""
     bundle, quick = system.options["bundle"], preset.name != "full"
     say("scaling: cores")
     cores = measure_cores(system, images, preset)
@@ -105,7 +105,7 @@ def measure_batches(system: System, images: Images, preset: Preset) -> list[dict
 
 
 def measure_sizes(system: System, images: Images, preset: Preset) -> list[dict]:
-    """End-to-end milliseconds by format and longer side, and what one file of it weighs."""
+    """End-to-end milliseconds by format and longer side, and the size of a file."""
     measured = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -154,7 +154,7 @@ def measure_folders(bundle: str, sources: tuple[str, ...], counts: tuple[int, ..
 
 
 def _run_and_weigh(command: list[str]) -> tuple[float, int, int]:
-    """Wall seconds and peak resident bytes of a command and the lines that it printed."""
+    """Wall seconds, peak resident bytes and the number of output lines of a command."""
     weigh = (
         "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(code)"
@@ -191,7 +191,7 @@ def _together(workers: list[Worker], seconds: float) -> float:
     for thread in threads:
         thread.join()
     if len(replies) < len(workers):
-        raise BenchError("a worker failed while several ran; what it printed stands above")
+        raise BenchError("a worker failed while several ran; its output is above")
     return sum(len(reply["ns"]) / reply["wall_ns"] * 1e9 for reply in replies)
 
 

@@ -12,7 +12,7 @@ from logo_edge_bench.systems import DEFAULT_BACKEND, precision_of
 
 
 def load(labels: list[str], bundle: str | None = None, batch_size: int = 8, **options) -> BundleSubject:
-    """`batch_size` is that of the pass for the accuracy; `options` are those of `Classifier.load`."""
+    """`batch_size` is for the accuracy pass; `options` are those of `Classifier.load`."""
     return BundleSubject(Classifier.load(bundle, **options), labels, options, batch_size)
 
 
@@ -23,7 +23,7 @@ class BundleSubject:
 
     def describe(self) -> dict:
         bundle, size_bytes, precision = self._classifier.bundle, self._classifier.bundle.size_bytes, None
-        if artifact := self._options.get("artifact"):  # stands in for the bundle's model
+        if artifact := self._options.get("artifact"):  # replaces the bundle's model
             weights = [Path(artifact), *([Path(artifact).with_suffix(".bin")] if artifact.endswith(".xml") else [])]
             size_bytes += sum(path.stat().st_size for path in weights) - bundle.files[bundle.model.file].size_bytes
             precision = precision_of(artifact)
@@ -37,8 +37,7 @@ class BundleSubject:
         }
 
     def probabilities(self, paths: list[str]) -> list[list[float]]:
-        found = self._classifier.classify_many(paths, batch_size=self._batch_size)
-        results = [self._checked(result) for result in found]
+        results = map(self._checked, self._classifier.classify_many(paths, batch_size=self._batch_size))
         return [[result.probabilities[label] for label in self._labels] for result in results]
 
     def stages(self, paths: list[str], batch: int) -> dict[str, Callable[[int], object]]:

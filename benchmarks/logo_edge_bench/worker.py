@@ -1,11 +1,11 @@
-"""One system in a process of its own, timed on request; `bench.py` talks to it in lines of JSON.
+"""One system in its own process, timed on request; `processes.Worker` talks to it in lines of JSON.
 
-The standard library only, so that every peer runs it in its own environment:
+It needs only the standard library, so that every peer runs it in its own environment:
 
     python worker.py SUBJECT OPTIONS
 
-SUBJECT is a module, or the path of a .py file, with `load(**options) -> Subject`; OPTIONS is a JSON object. Processes of
-their own keep systems from sharing thread pools, allocators and caches, and make peak memory that of one system.
+SUBJECT is a module, or the path of a .py file, with `load(**options) -> Subject`; OPTIONS is a JSON object. Separate
+processes share no thread pools, allocators and caches, and peak memory is that of one system.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from typing import Protocol
 
 
 class Subject(Protocol):
-    """What is measured: a classifier as its users call it."""
+    """The measured classifier, called like its users call it."""
 
     def describe(self) -> dict:
         """At least size_bytes, precision and backend; further entries, such as versions, are recorded."""
         ...
 
     def probabilities(self, paths: list[str]) -> list[list[float]]:
-        """Of each image file, in the order of the labels that `load` was given."""
+        """(N, K) probabilities of the image files, in the order of the labels given to `load`."""
         ...
 
     def stages(self, paths: list[str], batch: int) -> dict[str, Callable[[int], object]]:
-        """Calls by stage, each of query i, which are `batch` of the files: end_to_end (file to decision) at least."""
+        """{stage: call of query i, which takes `batch` of the files}; at least end_to_end (file to decision)."""
         ...
 
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print goes to stderr
+    os.dup2(2, 1)  # output of libraries goes to stderr
     server = Server(sys.argv[1], json.loads(sys.argv[2]))
     for line in sys.stdin:
         request = json.loads(line)
         try:
             reply = getattr(server, request.pop("do"))(**request)
-        except Exception as error:  # whatever a peer raises is reported by the one who asked
+        except Exception as error:  # the parent process reports any error of a peer
             reply = {"error": f"{type(error).__name__}: {error}"}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
@@ -59,7 +59,7 @@ class Server:
         self._name, self._options = subject, options
 
     def load(self) -> dict:
-        """Seconds from nothing to a model that has answered nothing yet, imports included, and what it says of itself."""
+        """Seconds to import and load the model, before its first answer, and its description."""
         start = time.perf_counter()
         self._subject = _import(self._name).load(**self._options)
         return {"load_s": time.perf_counter() - start, **self._subject.describe()}
@@ -73,7 +73,7 @@ class Server:
         return {"stages": list(self._stages)}
 
     def time(self, stage: str, seconds: float = 0.0, least: int = 1) -> dict:
-        """Nanoseconds of single calls, one after the other, for `seconds` and at least `least` of them."""
+        """Nanoseconds of single calls, one after the other, for `seconds` and at least `least` calls."""
         call, position, times = self._stages[stage], self._positions[stage], []
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         clock = time.perf_counter_ns
@@ -92,7 +92,7 @@ class Server:
         return {"ns": times, "wall_ns": now - start, "involuntary_switches": switches}
 
     def memory(self) -> dict:
-        """Peak resident bytes of this process so far; on Linux, getrusage would count its parent's before it began too."""
+        """Peak resident bytes of this process; on Linux, getrusage would include the parent's before the fork."""
         status = Path("/proc/self/status")
         if status.exists():
             peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -113,5 +113,5 @@ def _import(name: str):
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this file's folder: its neighbours are no top-level modules
+    sys.path.pop(0)  # this file's folder: its modules are not top-level modules
     main()

@@ -157,12 +157,12 @@ def test_a_system_has_its_own_environment(fake, images, tmp_path):
 
 
 def test_what_follows_the_rounds_may_fail_without_losing_them(labelled, tmp_path, monkeypatch):
-    from logo_edge_bench import bench as module
+    from logo_edge_bench import install_size
 
     def fail():
         raise DatasetError("no network")
 
-    monkeypatch.setattr(module, "measure_install_size", fail)
+    monkeypatch.setattr(install_size, "measure_install_size", fail)
     monkeypatch.setitem(PRESETS, "ratios", replace(PRESETS["ratios"], rounds=1, window_s=0.01))
     out = tmp_path / "result.json"
     options = [labelled[0], "--manifest", labelled[1], "--ratios", "--install-size", "--out", out]
@@ -276,7 +276,7 @@ def test_an_empty_split_is_named(labelled, tmp_path):
 
 def test_a_file_that_is_no_result_is_named(tmp_path):
     (tmp_path / "old.json").write_text('{"bundle": "logo-kinds"}')
-    with pytest.raises(BenchError, match="Measure it anew"):
+    with pytest.raises(BenchError, match="Measure again"):
         read_result(tmp_path / "old.json")
 
 
