@@ -172,7 +172,7 @@ def test_accumulated_parts_have_the_gradient_and_loss_of_the_whole_batch(logos, 
 
 
 def test_a_batch_that_cannot_be_cut_into_so_many_parts_is_refused(logos, tmp_path):
-    with pytest.raises(RunError, match="24 logos per step cannot be shared out over processes x accumulate = 1 x 25"):
+    with pytest.raises(RunError, match="24 logos per step cannot be split over processes x accumulate = 1 x 25"):
         fit_one_step(logos, tmp_path, Plain(), accumulate=25)
 
 

@@ -2,8 +2,8 @@
 
 import os
 
-import logo_edge  # noqa: F401  # which tells the libraries that load next to report nothing
+import logo_edge  # noqa: F401  # switches off the telemetry of the libraries that load next
 
-# Training shares its cores; threads that spin at barriers slow it manyfold (measured: 18 -> 240 ms an image).
+# Threads that spin at barriers slow down training on shared cores (measured: 18 -> 240 ms an image).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")

@@ -304,8 +304,8 @@ def suspects(
     "First come images on which models trained on different parts of train and val disagree, or whose two most likely "
     "classes are close, and that look different from each other. Candidates are the manifest's rows without a label "
     "and, for the project's icon sets, unlabelled.csv; images that look like an image of val, calib or test are left "
-    "out. DIR/next.html is a contact sheet like that of `data suspects`; `data apply` turns the labels that you give there "
-    "into rows of train.",
+    "out. DIR/next.html is a contact sheet like that of `data suspects`; `data apply` turns the labels that you give "
+    "there into rows of train.",
 )
 def next_command(
     source: Path | None = DATA,

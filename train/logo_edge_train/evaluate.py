@@ -51,7 +51,7 @@ def predict_logits(network: nn.Module, dataset: LogoDataset, device: torch.devic
 
 
 def accuracy_on(dataset: LogoDataset, device: torch.device) -> Callable[[torch.nn.Module], dict]:
-    """A function network -> short and confidence metrics on the dataset; for transformers, the attention entropy too."""
+    """A function network -> short and confidence metrics on the dataset; for transformers, attention entropy too."""
     targets, sure = dataset.hard_targets, dataset.sure
     probed = np.unique(np.linspace(0, len(dataset) - 1, ATTENTION_LOGOS).round().astype(int))  # of all classes
 

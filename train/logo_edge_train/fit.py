@@ -1,4 +1,4 @@
-"""Fits one network: a schedule of optimizers, EMA, on one device or several; interrupted, it resumes to the same result."""
+"""Fits one network on one or several devices. An interrupted fit resumes to the same result."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from logo_edge_train.schedule import Schedule
 from logo_edge_train.state import load_state, read_history, save_state
 
 Objective = Callable[..., dict[str, torch.Tensor]]
-"""(network, *batch) -> named losses, whose sum is minimised; the batch is what the collate function makes.
+"""(network, *batch) -> named losses; `fit` minimises their sum. The batch comes from the collate function.
 
-Each loss is a mean over the batch's first dimension: fit may hand the batch over in parts, and takes the parts' mean. It
-may hand it over twice, the second time to perturbed weights: what adapts to the batches asks `optim.is_perturbed`.
-One that is an nn.Module is told when a step and an epoch end, and its buffers are kept in the state: see losses.py.
+Each loss is a mean over the batch's first dimension, since `fit` may pass the batch in parts and average these. `fit`
+may pass a batch twice, the second time with perturbed weights (`optim.is_perturbed`). An objective that is an nn.Module has
+`end_step` and `end_epoch`, and the state keeps its buffers: see losses.py.
 """
 
 Report = Callable[[dict], None]
@@ -55,18 +55,18 @@ def fit(
     order: EpochOrder | None = None,
     key: str = "",
 ) -> tuple[nn.Module, list[dict]]:
-    """The network's exponential moving average after the last epoch, and one record per epoch.
+    """The network's exponential moving average (EMA) after the last epoch, and one record per epoch.
 
-    After every epoch all that is needed to go on is written to `state` (safetensors); where that file exists and is of
-    the same configuration, seed and `key`, the artifact_key of all else that the fit depends on, fitting goes on from there. `report` gets a dict per step and per epoch, and one
-    with the epochs so far where fitting goes on. `loaders` is the number of processes that make batches beside this
-    one, ahead and for the whole fit; 0 makes them in this one. With `snapshots`, the averaged weights after epoch 3 are
-    kept as SNAPSHOTS/epoch-003.safetensors (float16, as `save_member` writes them). `order` is that of the items in each
-    epoch; left out, they are shuffled.
+    After every epoch the whole state is written to `state` (safetensors). If that file exists, has the same
+    configuration, seed and `key` (the artifact_key of all other inputs), the fit resumes from it. `report` gets a dict
+    per step and per epoch, and one with the epochs so far if the fit resumes. `loaders` is the number of processes that
+    make batches ahead, for the whole fit; 0: this process makes them. With `snapshots`, the averaged weights after
+    epoch 3 are kept as SNAPSHOTS/epoch-003.safetensors (float16, see `save_member`). `order` is the order of the items
+    in each epoch; None: shuffled.
 
-    Under torchrun every rank calls this, takes its share of each batch and returns the same; the main one alone reports
-    and writes. Raises RunError where the state is of another fit, a batch cannot be shared equally, or the loss or its
-    gradient is not finite, naming the epoch and step.
+    Under torchrun every rank calls this, takes its share of each batch and returns the same result; only the main rank
+    reports and writes. Raises RunError if the state belongs to another fit, if the ranks cannot share a batch equally,
+    or if the loss or its gradient is not finite (with epoch and step).
     """
     torch.manual_seed(seed)
     keep_memory()
@@ -75,7 +75,7 @@ def fit(
     if config.frozen_blocks >= 0:
         network.freeze(config.frozen_blocks)
     replica = distributed.replicate(network)
-    learner = torch.compile(replica) if config.compile else replica  # its weights, under their own names, are network's
+    learner = torch.compile(replica) if config.compile else replica  # shares the weights of network
     ema = copy.deepcopy(network).eval().requires_grad_(False)
     if config.grad_checkpointing:
         network.checkpoint_gradients()
@@ -97,13 +97,13 @@ def fit(
     batches = _BatchSampler(len(dataset), batch_size, range(len(history), config.epochs), order)
     loader = iter(_training_loader(dataset, batches, collate, min(loaders, steps), steps, device))
     for epoch in range(len(history), config.epochs):
-        torch.manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 500_009)  # dropout, the same after a resume
+        torch.manual_seed(seed * 1_000_003 + epoch + distributed.rank() * 500_009)  # dropout: the same after a resume
         start, waited_s, sums, busy = time.perf_counter(), 0.0, {}, []
         network.train()
         for step in range(steps):
-            asked = time.perf_counter()
+            asked_s = time.perf_counter()
             batch = [tensor.to(device, non_blocking=True) for tensor in next(loader)]
-            waited_s += time.perf_counter() - asked
+            waited_s += time.perf_counter() - asked_s
             optimizer = schedule.move_to(epoch + step / steps)
             optimizer.zero_grad(set_to_none=True)
             add = partial(add_gradients, batch)
@@ -156,10 +156,10 @@ def _add_gradients(
     batch: list[torch.Tensor],
     hold: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """This rank's losses, after their gradients were added to the network's, from `accumulate` parts one by one.
+    """This rank's losses; adds their gradients to the network, in `accumulate` parts.
 
-    Each part counts by its share of the rank's batch; the mean over the ranks, of gradients and losses, is then that of
-    the whole batch in one piece. With `hold` the gradients are this rank's own.
+    Each part is weighted by its share of the rank's batch, so that the mean over the ranks, of gradients and losses,
+    equals that of the whole batch. With `hold`, the gradients are not averaged over the ranks.
     """
     totals: dict[str, torch.Tensor] = {}
     parts = list(zip(*(tensor.tensor_split(config.accumulate) for tensor in batch), strict=True))
@@ -176,34 +176,34 @@ def _add_gradients(
 
 
 def _mixed_precision(device: torch.device, amp: str) -> torch.autocast:
-    """bfloat16 where it costs no accuracy; `auto` takes it on a GPU that computes in it."""
-    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16" or (amp == "auto" and has_it))
+    """Autocast to bfloat16; `auto` enables it on GPUs that compute in bfloat16."""
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16" or (amp == "auto" and supported))
 
 
 def _check_finite(losses: dict[str, float], gradient_norm: float, epoch: int, step: int) -> None:
-    """Raises RunError, naming the epoch and the step, before a broken network is kept."""
-    place = f"at epoch {epoch + 1}, step {step + 1}"
+    """Raises RunError with the epoch and the step, before a broken network is saved."""
+    position = f"at epoch {epoch + 1}, step {step + 1}"
     if not all(map(math.isfinite, losses.values())):
         named = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
-        raise RunError(f"loss is not finite {place} ({named}); lower learning_rate")
+        raise RunError(f"loss is not finite {position} ({named}); lower learning_rate")
     if not math.isfinite(gradient_norm):
-        raise RunError(f"gradient is not finite {place} (norm {gradient_norm}); lower learning_rate")
+        raise RunError(f"gradient is not finite {position} (norm {gradient_norm}); lower learning_rate")
 
 
 def _shareable_batch(config: LoopConfig, count: int) -> int:
-    """The images of a step, over all ranks: `batch_size`, or all there are. Raises RunError where ranks cannot share them."""
+    """The images of a step over all ranks, at most `count`. Raises RunError if the ranks cannot share them equally."""
     batch_size, ranks = min(config.batch_size, count), distributed.world_size()
     if batch_size % ranks or batch_size < ranks * config.accumulate:
         raise RunError(
-            f"{batch_size} logos per step cannot be shared out over processes x accumulate = {ranks} x {config.accumulate}; "
+            f"{batch_size} logos per step cannot be split over processes x accumulate = {ranks} x {config.accumulate}; "
             f"expected a multiple of {ranks}, at least {ranks * config.accumulate}. Change batch_size or accumulate"
         )
     return batch_size
 
 
 class _BatchSampler(Sampler):
-    """This rank's share of every batch as positions epoch * N + index, each of the epochs in its own order."""
+    """This rank's share of every batch, as positions epoch * N + index; each epoch has its own order."""
 
     def __init__(self, count: int, batch_size: int, epochs: range, order: EpochOrder):
         self.count, self.batch_size, self.epochs, self.order = count, batch_size, epochs, order
@@ -219,16 +219,16 @@ class _BatchSampler(Sampler):
 
 
 def count_loaders(device: torch.device) -> int:
-    """How many processes make batches for a rank on this device: on a GPU its share of the cores, on CPUs none."""
+    """The number of processes that make batches for a rank: on a GPU its share of the cores, on CPUs none."""
     return max(1, count_cores() // distributed.world_size()) if device.type == "cuda" else 0
 
 
 def _training_loader(
     dataset: LogoDataset, batches: Sampler, collate: Callable, loaders: int, steps: int, device: torch.device
 ) -> DataLoader:
-    """The batches of all epochs in one go: the processes that make them live on from epoch to epoch, and stay ahead.
+    """One loader for the batches of all epochs: its processes keep running between epochs.
 
-    By an epoch at most: what a view of the next epoch but one goes by (see augment.Intensity) is not known before.
+    They are at most one epoch ahead, since augment.Intensity is updated at the end of each epoch.
     """
     return DataLoader(
         dataset,
@@ -246,7 +246,7 @@ def _save_snapshot(folder: Path, epoch: int, network: nn.Module) -> None:
 
 
 def _remove_snapshots(folder: Path, *, after: int) -> None:
-    """Those of later epochs than `after`: they are of an earlier fit, which this one replaces."""
+    """Deletes the snapshots after epoch `after`, which belong to an earlier fit."""
     for path in folder.glob("epoch-*.safetensors"):
         if int(path.stem.removeprefix("epoch-")) > after:
             path.unlink()
@@ -254,7 +254,7 @@ def _remove_snapshots(folder: Path, *, after: int) -> None:
 
 @torch.no_grad()
 def _update_ema(ema: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """The decay grows with the steps, so that the first weights are soon forgotten (as in timm's ModelEmaV3)."""
+    """The decay grows with the steps, so that the first weights are soon forgotten (as in TensorFlow's EMA)."""
     decay = min(decay, (1 + step) / (10 + step))
     averaged = [tensor for tensor in ema.state_dict().values() if tensor.is_floating_point()]
     current = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]

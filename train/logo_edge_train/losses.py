@@ -1,4 +1,4 @@
-"""What a teacher is fitted by: cross-entropy or focal loss on soft labels, and the terms that a recipe adds, each by name."""
+"""The losses of a teacher: cross-entropy or focal loss on soft labels, and the optional terms of a recipe."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from logo_edge_train.data.augment import Intensity
 from logo_edge_train.optim import is_perturbed
 from logo_edge_train.recipe import TeacherFit
 
-NOISE_SAMPLES = 16  # of the logits, where their variance is learned
-RECALL_MOMENTUM = 0.98  # per step: recalls run over some fifty steps
-WEIGHT_FLOOR = 0.25  # added to 1 - recall: no class weighs more than five times another
-LEAST_DOUBT = 1e-6  # of 1 - p, whose power has no gradient at 0
+NOISE_SAMPLES = 16  # draws of the logits if their variance is learned
+RECALL_MOMENTUM = 0.98  # per step: averages over about 50 steps
+WEIGHT_FLOOR = 0.25  # added to 1 - recall: the ratio of two class weights is at most 5
+LEAST_COMPLEMENT = 1e-6  # of 1 - p, whose power has no gradient at 0
 
 
 class SupervisedObjective(nn.Module):
@@ -24,29 +24,31 @@ class SupervisedObjective(nn.Module):
 
     | loss | what it is |
     | --- | --- |
-    | cross_entropy | on smoothed soft labels, weighted per logo; with `aleatoric` over logits of learned variance |
-    | focal | takes its place with a `focal_gamma`: Lin et al. 2017, arXiv:1708.02002, summed over soft labels |
-    | confident_errors | log K less the entropy of a prediction, by the share of the label it is at odds with |
+    | cross_entropy | on smoothed soft labels, weighted per logo; with `aleatoric` on logits with learned variance |
+    | focal | replaces it if `focal_gamma` > 0: Lin et al. 2017, arXiv:1708.02002, summed over soft labels |
+    | confident_errors | (log K - entropy) of a prediction, times the label share of the other classes |
     | prior | cross-entropy of the logo-type prior |
-    | prior_consistency | KL divergence of the prediction from the prior, which has no gradient from it |
+    | prior_consistency | KL divergence of the prediction from the prior, without gradient to the prior |
 
-    With `adaptive_focal` a class of running recall r has the gamma (2 - r) times `focal_gamma` (a gamma by how well a
-    class is learned: Li et al. 2022, arXiv:2201.02593) and weighs 1 - r + WEIGHT_FLOOR, scaled so that the mean weight of
-    the logos seen is 1 (Tian et al. 2021, arXiv:2106.14917). `confident_errors` is the Maximum Entropy on Erroneous
-    Predictions of Larrazabal et al. 2023, arXiv:2112.12218: the penalty of Pereyra et al. 2017, arXiv:1701.06548, on
-    errors only; a prediction that a part of the votes supports is an error in the other part.
+    With `adaptive_focal`, a class with running recall r has the gamma (2 - r) x `focal_gamma` (after Li et al. 2022,
+    arXiv:2201.02593) and the weight 1 - r + WEIGHT_FLOOR, scaled so that the mean weight of the logos seen is 1 (Tian
+    et al. 2021, arXiv:2106.14917). `confident_errors` is Maximum Entropy on Erroneous Predictions (Larrazabal et al.
+    2023, arXiv:2112.12218): the penalty of Pereyra et al. 2017, arXiv:1701.06548, on errors only. With votes, a
+    prediction is an error to the extent that votes differ from it.
 
-    What it learns from batches, the recalls and the `intensity`, changes with `end_step` and
-    `end_epoch` alone: all parts of a batch, on all ranks, meet the same loss. Its buffers are what resuming takes.
+    The running recalls and the `intensity` change only in `end_step` and `end_epoch`, so that all parts of a batch, on
+    all ranks, have the same loss. Its buffers are part of the state of a fit.
     """
 
     def __init__(self, config: TeacherFit, classes: Sequence[str] = (), intensity: Intensity | None = None):
         super().__init__()
         self.config, self.classes, self.intensity = config, tuple(classes), intensity
         if config.adaptive_focal:
-            self.register_buffer("seen", torch.zeros(len(classes), dtype=torch.float64))  # running label mass
-            self.register_buffer("hit", torch.zeros(len(classes), dtype=torch.float64))  # of it, what was predicted so
-        self._found: list[tuple[torch.Tensor, ...]] = []  # of this step: per part of the batch
+            self.register_buffer("seen", torch.zeros(len(classes), dtype=torch.float64))  # running label mass by class
+            self.register_buffer(
+                "hit", torch.zeros(len(classes), dtype=torch.float64)
+            )  # the part of it that is predicted correctly
+        self._predictions: list[tuple[torch.Tensor, ...]] = []  # of this step, by part of the batch
 
     def forward(
         self,
@@ -58,34 +60,33 @@ class SupervisedObjective(nn.Module):
     ) -> dict[str, torch.Tensor]:
         config = self.config
         smoothed = targets * (1 - config.label_smoothing) + config.label_smoothing / targets.shape[1]  # (B, K or K + 1)
-        whole = network(pixels, whole=True) if config.aleatoric or config.prior_consistency else None
+        prediction = network(pixels, whole=True) if config.aleatoric or config.prior_consistency else None
         if config.aleatoric:
-            log_probabilities = noisy_log_softmax(whole.logits.float(), whole.log_variance.float())
+            log_probabilities = noisy_log_softmax(prediction.logits.float(), prediction.log_variance.float())
         else:
-            log_probabilities = match_width((whole.logits if whole else network(pixels)).float(), targets).log_softmax(
-                1
-            )
+            logits = prediction.logits if prediction else network(pixels)
+            log_probabilities = match_width(logits.float(), targets).log_softmax(1)
         if config.focal_gamma:
             gammas, class_weights = (part.to(log_probabilities) for part in self.focus(targets.shape[1]))
-            doubt = (-log_probabilities.expm1()).clamp(min=LEAST_DOUBT)  # (B, K), 1 - p
-            modulated = class_weights * doubt.pow(gammas) * log_probabilities
+            complement = (-log_probabilities.expm1()).clamp(min=LEAST_COMPLEMENT)  # (B, K), 1 - p
+            modulated = class_weights * complement.pow(gammas) * log_probabilities
             losses = {"focal": -((smoothed * modulated).sum(1) * weights).mean()}
         else:
             losses = {"cross_entropy": -((smoothed * log_probabilities).sum(1) * weights).mean()}
         if config.confident_errors:
             losses["confident_errors"] = config.confident_errors * penalise_errors(log_probabilities, targets).mean()
         if config.prior_consistency:
-            log_prior = whole.prior_logits.float().log_softmax(1)
-            known = log_prior.detach()
-            apart = (known.exp() * (known - log_probabilities)).sum(1)
+            log_prior = prediction.prior_logits.float().log_softmax(1)
+            fixed = log_prior.detach()
+            divergence = (fixed.exp() * (fixed - log_probabilities)).sum(1)
             losses["prior"] = -config.prior_consistency * ((smoothed * log_prior).sum(1) * weights).mean()
-            losses["prior_consistency"] = config.prior_consistency * apart.mean()
+            losses["prior_consistency"] = config.prior_consistency * divergence.mean()
         if not is_perturbed() and (config.adaptive_focal or self.intensity):
-            self._found.append((targets, log_probabilities.detach(), positions))
+            self._predictions.append((targets, log_probabilities.detach(), positions))
         return losses
 
     def focus(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(K,) gammas and (K,) class weights of the focal loss as they are now."""
+        """The current (K,) gammas and (K,) class weights of the focal loss."""
         gamma = self.config.focal_gamma
         if not self.config.adaptive_focal:
             return torch.full((count,), gamma), torch.ones(count)
@@ -95,16 +96,16 @@ class SupervisedObjective(nn.Module):
         return gamma * (1 + missed), weights / (shares * weights).sum()
 
     def recalls(self) -> torch.Tensor:
-        """(K,) float64: the running share of each class's label mass that is predicted so; 0 of a class not seen yet."""
+        """(K,) float64: the running recall of each class; 0 for a class not seen yet."""
         return self.hit / self.seen.clamp(min=1e-12)
 
     @torch.no_grad()
     def end_step(self) -> None:
-        """Takes in what the batches of this step have shown, on all ranks."""
-        if not self._found:
+        """Updates the recalls and the intensity from the batches of this step, on all ranks."""
+        if not self._predictions:
             return
-        targets, log_probabilities, positions = (torch.cat(parts) for parts in zip(*self._found, strict=True))
-        self._found = []
+        targets, log_probabilities, positions = (torch.cat(parts) for parts in zip(*self._predictions, strict=True))
+        self._predictions = []
         if self.config.adaptive_focal:
             predicted = nn.functional.one_hot(log_probabilities.argmax(1), targets.shape[1])
             mass = torch.stack([targets.double().sum(0), (targets * predicted).double().sum(0)])  # (2, K)
@@ -116,7 +117,7 @@ class SupervisedObjective(nn.Module):
             self.intensity.record(distributed.gather(positions).cpu(), distributed.gather(losses).cpu())
 
     def end_epoch(self, epoch: int) -> dict:
-        """Adapts what goes by epochs, from 0 on, and says how things stand."""
+        """Updates the intensity at the end of an epoch (from 0); returns figures for the epoch's record."""
         figures = self.intensity.end_epoch(epoch) if self.intensity else {}
         if self.config.adaptive_focal:
             figures["running_recall"] = dict(zip(self.classes, self.recalls().tolist(), strict=True))
@@ -124,10 +125,10 @@ class SupervisedObjective(nn.Module):
 
 
 def match_width(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The (..., K) logits, followed by 0 where the targets (..., K + 1) know pictures that are no logos.
+    """The (..., K) logits; followed by a 0 if the targets, (..., K + 1), have the class of pictures that are not logos.
 
-    That makes log sum exp(logits) the log-odds that a picture is a logo. Outlier exposure: Hendrycks et al. 2019,
-    arXiv:1812.04606, with a class of its own instead of uniform targets.
+    log sum exp(logits) is then the log-odds that a picture is a logo. Outlier exposure (Hendrycks et al. 2019,
+    arXiv:1812.04606), with an extra class instead of uniform targets.
     """
     if targets.shape[-1] == logits.shape[-1]:
         return logits
@@ -135,19 +136,19 @@ def match_width(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def supervised_objective(label_smoothing: float, *, aleatoric: bool = False) -> SupervisedObjective:
-    """The plain one: cross-entropy on smoothed soft labels."""
+    """Cross-entropy on smoothed soft labels, without further terms."""
     return SupervisedObjective(TeacherFit(label_smoothing=label_smoothing, aleatoric=aleatoric))
 
 
 def penalise_errors(log_probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(B,) at least 0, nats: how far the entropy is below log K, times the label's share that is not of the class predicted."""
+    """(B,) nats, at least 0: (log K - entropy) times the label share of the classes that are not predicted."""
     wrong = 1 - targets.gather(1, log_probabilities.argmax(1, keepdim=True)).squeeze(1)  # (B,)
     missing = math.log(log_probabilities.shape[1]) + (log_probabilities.exp() * log_probabilities).sum(1)
     return wrong * missing
 
 
 def noisy_log_softmax(logits: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """(B, K): log of the mean softmax over NOISE_SAMPLES draws of Gaussian logits, with mean and log variance (B, K).
+    """(B, K): log of the mean softmax over NOISE_SAMPLES draws of Gaussian logits; mean and log variance are (B, K).
 
     Kendall and Gal 2017, arXiv:1703.04977, equation 12.
     """

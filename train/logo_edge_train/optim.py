@@ -1,6 +1,7 @@
-"""What moves the weights: AdamW's parameter groups, Ranger, and the sharpness-aware gradient (SAM, ASAM).
+"""Parameter groups, the Ranger optimizer, and sharpness-aware gradients (SAM, ASAM).
 
-Foret et al. 2021, arXiv:2010.01412; Kwon et al. 2021, arXiv:2102.11600. docs/optimisation.md says what was decided, and why.
+Foret et al. 2021, arXiv:2010.01412; Kwon et al. 2021, arXiv:2102.11600. docs/optimisation.md has the decisions and
+their reasons.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from logo_edge_train import distributed
 from logo_edge_train.recipe import SamConfig
 
 SCALARS = {"lr": "learning_rate", "rho": "rho", "gradient_norm": "gradient_norm"}
-"""What a parameter group may hold, and its name in a report."""
+"""Keys of a parameter group, and their names in a report."""
 
 TINY = 1e-12
-NORM_DECAY = 0.98  # of the running mean of the gradient's norm, per step
-RHO_RANGE = 2.0  # an adapted rho is at most so many times the recipe's, and at least that part of it
+NORM_DECAY = 0.98  # per step, of the running mean of the gradient norm
+RHO_RANGE = 2.0  # an adapted rho is within this factor of the recipe's
 _perturbed = ContextVar("perturbed", default=False)
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
-    """Weight decay on matrices and kernels only, not on biases, normalisation and what has a prior of its own.
+    """Groups with weight decay (matrices and kernels) and without (biases, normalisation, weights with a prior).
 
-    What is frozen is left out.
+    Frozen parameters are left out.
     """
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     decayed = [parameter for parameter in learned if parameter.ndim > 1 and not hasattr(parameter, "has_prior")]
@@ -39,33 +40,33 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
 def ranger(groups: list[dict]) -> torch.optim.Optimizer:
     """RAdam (Liu et al. 2020, arXiv:1908.03265) with Lookahead (Zhang et al. 2019, arXiv:1907.08610).
 
-    As in timm, the slow weights begin where the fast ones are at the first of their meetings, every sixth step.
+    As in timm, the slow weights start from the fast ones at the first synchronisation; there is one every sixth step.
     """
     return Lookahead(torch.optim.RAdam(groups, decoupled_weight_decay=True))
 
 
 def optimizer_scalars(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The learning rate and, where the optimiser has them, its other scalars that change or matter, by name."""
+    """The learning rate and, with SAM, rho and the gradient norm, by name."""
     group = optimizer.param_groups[0]
     return {name: float(group[key]) for key, name in SCALARS.items() if key in group}
 
 
 def is_perturbed() -> bool:
-    """Whether a loss is being asked for at perturbed weights: it then sees a batch for the second time, and must not adapt."""
+    """Whether the loss is computed at perturbed weights: the batch comes a second time, and nothing may adapt to it."""
     return _perturbed.get()
 
 
 class SharpnessAware:
-    """The gradient of the weights w + e instead of w, where e raises the loss g . e most within a neighbourhood of w.
+    """The gradient at w + e instead of w, where e maximises g . e in a neighbourhood of the weights w.
 
-    With a batch's gradient g and T = 1 (SAM) or |w| (ASAM), e = rho_i T^2 g / ||T g||: the norm is over all that learns,
-    and rho_i = `scale` x rho differs for biases and normalisation (parameters of one dimension), the stem (the network's
-    first convolution) and the rest.
+    With a batch's gradient g and T = 1 (SAM) or |w| (ASAM), e = rho_i T^2 g / ||T g||. The norm is over all trained
+    parameters. rho_i = scale x rho, with one scale for biases and normalisation (parameters of one dimension), one for
+    the stem (the first convolution) and 1 for the rest.
 
-    With `adapt` = a, rho is the recipe's times (||T g|| / m)^a, within a factor of RHO_RANGE, where m is the running mean
-    of ||T g|| before this step. Where the gradient is large for its time the loss is sharp, as Jiang et al. 2023,
-    arXiv:2304.14647, find, who perturb at such steps only; with a = 1, e is g in units of m, the step that is not
-    normalised of Andriushchenko and Flammarion 2022, arXiv:2206.06232. `history` tells m where a fit goes on.
+    With `adapt` = a, rho is the recipe's times (||T g|| / m)^a, within a factor of RHO_RANGE; m is the running mean of
+    ||T g|| before this step. A gradient that is large for its time indicates a sharp loss (Jiang et al. 2023,
+    arXiv:2304.14647, perturb only at such steps). With a = 1, e is g in units of m: the unnormalised step of
+    Andriushchenko and Flammarion 2022, arXiv:2206.06232. A resumed fit takes m from `history`.
     """
 
     def __init__(self, network: nn.Module, config: SamConfig, history: list[dict]):
@@ -81,12 +82,12 @@ class SharpnessAware:
     def add_gradients(
         self, optimizer: torch.optim.Optimizer, add: Callable[..., dict[str, torch.Tensor]]
     ) -> dict[str, torch.Tensor]:
-        """What `add(hold=...)` gives at the weights themselves, after the gradient at the perturbed ones was left behind.
+        """The losses of `add(hold=...)` at the weights w; leaves the gradient at the perturbed weights.
 
-        `add` adds the gradients of a whole batch, of all its parts, to the network's, which must be none; with `hold`
-        they stay with this rank. Both passes draw the same noise from PyTorch's generators, and buffers, such as the
-        running statistics of batch normalisation, keep what the first has made of them. The weights come back to the bit.
-        The optimizer's groups get `rho` and `gradient_norm` as they are at this step.
+        `add` adds the gradients of a whole batch to the network, whose gradients must be None; with `hold` they are not
+        averaged over the ranks. Both passes draw the same noise from PyTorch's generators. Buffers, such as the
+        statistics of BatchNorm, keep their values of the first pass. The weights are restored bit for bit. The
+        optimizer's groups get this step's `rho` and `gradient_norm`.
         """
         devices = {parameter.device for parameter in self.scales if parameter.is_cuda}
         with torch.random.fork_rng(devices):
@@ -106,7 +107,7 @@ class SharpnessAware:
 
     @torch.no_grad()
     def _perturb(self, weights: list[nn.Parameter]) -> float:
-        """This step's rho, after the weights were moved by their gradients."""
+        """Perturbs the weights along their gradients; returns this step's rho."""
         gradients = [weight.grad for weight in weights]
         sizes = torch._foreach_abs(weights) if self.config.kind == "asam" else None
         scaled = torch._foreach_mul(gradients, sizes) if sizes else gradients  # T g
@@ -127,7 +128,7 @@ class SharpnessAware:
 
 @contextmanager
 def perturbing() -> Iterator[None]:
-    """A context in which `is_perturbed`."""
+    """A context in which `is_perturbed` is true."""
     token = _perturbed.set(True)
     try:
         yield

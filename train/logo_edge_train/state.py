@@ -1,6 +1,6 @@
-"""What an interrupted fit, or search, goes on from: networks, optimizers' moments, buffers of an objective that has any, history.
+"""The state of an interrupted fit or search: networks, optimizer moments, the objective's buffers, and the history.
 
-All in one safetensors file, written whole or not at all.
+One safetensors file, written atomically.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def save_state(
     key: str,
     objective: nn.Module | None = None,
 ) -> None:
-    """Writes all that a fit needs to go on after its last epoch, whole or not at all; `key` is its artifact_key."""
+    """Writes the state after an epoch, atomically; `key` is the artifact_key of the fit."""
     metadata = {"history": json.dumps(history), "key": key}
     save_modules(path, _modules(network, ema, objective), {"optimizer": optimizer}, metadata)
 
@@ -39,46 +39,47 @@ def load_state(
     key: str,
     objective: nn.Module | None = None,
 ) -> list[dict]:
-    """The records of the epochs that are done, their weights and moments put in place; none where there is no file.
+    """Restores weights and moments in place; returns the records of the finished epochs, [] if there is no file.
 
-    Raises RunError where the file is of a fit with another key.
+    Raises RunError if the file has another key.
     """
     if not path.exists():
         return []
     metadata = read_metadata(path)
     if metadata.get("key") != key:
         raise RunError(
-            f"{path} was written by a fit of other settings, data or versions; remove it, or give this run another folder"
+            f"{path} was written by a fit with other settings, data or versions; remove it, or give this run another "
+            "folder"
         )
     load_modules(path, _modules(network, ema, objective), {"optimizer": optimizer})
     return json.loads(metadata["history"])
 
 
 def read_history(path: Path) -> list[dict]:
-    """The records of the epochs from which a fit would go on; none where it would begin."""
+    """The records of the finished epochs; [] if there is no file."""
     return json.loads(read_metadata(path)["history"]) if path.exists() else []
 
 
 def save_modules(
     path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], metadata: dict[str, str]
 ) -> None:
-    """Writes the modules' tensors and the optimizers' moments, each under its name, whole or not at all."""
+    """Writes the modules' tensors and the optimizers' moments, with their names as prefixes, atomically."""
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{slot}": value for slot, value in slots.items()}
-    # not save_file: it puts another file in the place of the part, which then is not locked, and is deleted as a leftover
+    # not save_file: it would replace the locked part file by one without a lock, which is deleted as a leftover
     write_file(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, metadata))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What `save_modules` was told besides."""
+    """The metadata that `save_modules` wrote."""
     with safe_open(path, "pt") as file:
         return file.metadata()
 
 
 def load_modules(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]) -> None:
-    """Puts back in place what `save_modules` wrote."""
+    """Restores the tensors and moments that `save_modules` wrote, in place."""
     tensors = load_file(path)
     for name, module in modules.items():
         module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
