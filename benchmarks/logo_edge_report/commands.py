@@ -41,9 +41,9 @@ def evaluate_command(
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from logo_edge.bundle.record import DEFAULT_BUNDLE
+    from logo_edge_report.console_tables import print_evaluation
     from logo_edge_report.evaluate import evaluate_subjects
     from logo_edge_report.subjects import load_subject, manifest_of
-    from logo_edge_report.table import print_evaluation
     from logo_edge_train.data.icons import fetch_logos, renders_folder
     from logo_edge_train.runs import write_json
 

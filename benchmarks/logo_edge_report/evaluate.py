@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from logo_edge.decision import logo_score
 from logo_edge.errors import RunError
-from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.probabilities import softmax
-from logo_edge_compress.calibrate import LEVELS, choose_method, compare_methods, conformal_threshold, fit_familiarity
+from logo_edge_compress.calibrate import LEVELS, choose_method, compare_methods, conformal_threshold
 from logo_edge_compress.figures import summarize_rows
-from logo_edge_report.attacks import ATTACKS, attack
-from logo_edge_report.conditions import (
-    SEVERITIES,
-    Condition,
-    background_conditions,
-    corruptions,
-    jpeg_conditions,
-    size_conditions,
-    thumbnail_conditions,
-)
+from logo_edge_report.conditions import SEVERITIES
+from logo_edge_report.robustness import Say, evaluate_attacks, evaluate_corruptions, evaluate_outliers, evaluate_slices
 from logo_edge_report.statistics import (
     area_under_risk_coverage,
-    auroc,
     compare_paired,
     coverage_interval,
     precision,
@@ -34,19 +22,14 @@ from logo_edge_report.statistics import (
     reliability_bins,
     risk_coverage,
 )
-from logo_edge_report.subjects import BATCH, Subject
+from logo_edge_report.subjects import Subject
 from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
-from logo_edge_train.data.outliers import families_of, outlier_paths
 from logo_edge_train.metrics import Figure, bootstrap, wilson_interval
-from logo_edge_train.recipe import CalibrateConfig
 
 RADII = (1, 2, 4)
 CONFIDENT = 0.9
 HISTOGRAM = 20
-Say = Callable[[str], None]
-
-
 PARTS = ("slices", "corruptions", "outliers", "attacks")
 
 
@@ -136,172 +119,6 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
     }
 
 
-class ChangedImages(Sequence):
-    """Images under a condition, each made whenever it is asked for; the seed of each is its index."""
-
-    def __init__(self, images: Sequence[Image.Image], condition: Condition):
-        self.images, self.condition = images, condition
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return self.condition(self.images[index], index)
-
-
-def evaluate_conditions(
-    subjects: list[Subject],
-    images: Sequence[Image.Image],
-    targets: np.ndarray,
-    conditions: dict[str, Condition],
-    say: Say,
-) -> list[dict[str, dict]]:
-    """For each subject, name of the condition -> accuracy, with its Wilson interval. All see the same pictures."""
-    found: list[dict] = [{} for _ in subjects]
-    for name, condition in conditions.items():
-        say(name)
-        changed = ChangedImages(images, condition)
-        for entry, subject in zip(found, subjects, strict=True):
-            entry[name] = vars(_share_of(subject.guesses(changed) == targets))
-    return found
-
-
-def evaluate_slices(
-    subjects: list[Subject], images: Sequence[Image.Image], targets: np.ndarray, say: Say
-) -> list[dict[str, dict]]:
-    """For each subject: accuracy by delivered size, background and JPEG quality, and of small JPEGs."""
-    kinds = {
-        "size": size_conditions(),
-        "background": background_conditions(),
-        "jpeg": jpeg_conditions(),
-        "thumbnail": thumbnail_conditions(),
-    }
-    by_kind = [evaluate_conditions(subjects, images, targets, conditions, say) for conditions in kinds.values()]
-    return [dict(zip(kinds, figures, strict=True)) for figures in zip(*by_kind, strict=True)]
-
-
-def evaluate_corruptions(
-    subjects: list[Subject], images: Sequence[Image.Image], targets: np.ndarray, severities: tuple[int, ...], say: Say
-) -> list[dict[str, dict]]:
-    """For each subject: name -> severity -> accuracy, and the mean over all names at each severity under `mean`."""
-    found: list[dict] = [{} for _ in subjects]
-    for name, make in corruptions().items():
-        conditions = {str(severity): make(severity) for severity in severities}
-        figures = evaluate_conditions(subjects, images, targets, conditions, lambda s, name=name: say(f"{name} {s}"))
-        for entry, own in zip(found, figures, strict=True):
-            entry[name] = own
-    return [
-        {
-            "by_corruption": entry,
-            "mean": {
-                str(severity): float(np.mean([own[str(severity)]["value"] for own in entry.values()]))
-                for severity in severities
-            },
-        }
-        for entry in found
-    ]
-
-
-def evaluate_outliers(
-    subjects: list[Subject], logits: list[dict[str, np.ndarray]], split: str, say: Say, count: int | None = None
-) -> list[dict]:
-    """For each subject, how its logo score distinguishes the logos of `split` from pictures of the held-out families.
-
-    `logits`: each subject's of `split`, and of calib if there is one. A picture is called no logo below the threshold that
-    the bundle carries; those of other subjects come from calib. `count`: at most so many pictures of a family.
-    """
-    outside: list[dict] = [{} for _ in subjects]
-    for family, paths in outlier_paths("held_out", count).items():
-        say(family)
-        for entry, subject in zip(outside, subjects, strict=True):
-            entry[family] = subject.predict(ImageFiles(paths))
-    return [
-        compare_with_outliers(
-            logo_score(own[split]),
-            {family: logo_score(part) for family, part in others.items()},
-            _logo_threshold(subject, own),
-            {family: subject.answered(part) for family, part in others.items()},
-        )
-        for subject, own, others in zip(subjects, logits, outside, strict=True)
-    ]
-
-
-def compare_with_outliers(
-    scores: np.ndarray, outside: Mapping[str, np.ndarray], threshold: float, answered: Mapping[str, np.ndarray]
-) -> dict:
-    """The scores of logos, (N,), against those of other pictures, (M,) by held-out family: higher for logos.
-
-    `answered`, (M,) bool by family: whether mode balanced gives a label. Below `threshold` a picture is called no logo.
-    Near and far families are also taken together, under `auroc_together` and `answered_together`; `worst_far` is the far
-    family of the least AUROC. AUROC: 0.5 is chance, 1 perfect.
-    """
-    families = families_of("held_out")
-    areas = {family: auroc(scores, part) for family, part in outside.items()}
-    groups = {
-        kind: [family for family in outside if families[family].near == (kind == "near")] for kind in ("far", "near")
-    }
-    together = {kind: names for kind, names in groups.items() if names}
-    return {
-        "auroc": areas,
-        "answered": {family: vars(_share_of(hits)) for family, hits in answered.items()},
-        "rejected": {family: vars(_share_of(part < threshold)) for family, part in outside.items()},
-        "logos": len(scores),
-        "logos_rejected": vars(_share_of(scores < threshold)),
-        "auroc_together": {
-            kind: auroc(scores, np.concatenate([outside[name] for name in names])) for kind, names in together.items()
-        },
-        "answered_together": {
-            kind: vars(_share_of(np.concatenate([answered[name] for name in names])))
-            for kind, names in together.items()
-        },
-        "worst_far": min(groups["far"], key=areas.__getitem__, default=None),
-        "near": groups["near"],
-        "threshold": threshold,
-        "count": {family: len(part) for family, part in outside.items()},
-    }
-
-
-def evaluate_attacks(
-    subjects: list[Subject],
-    white_box: Subject,
-    images: Sequence[Image.Image],
-    targets: np.ndarray,
-    radii: tuple[int, ...],
-    say: Say,
-) -> list[dict]:
-    """For each subject, attack -> "radius/255" -> accuracy on pictures that attack `white_box`, a checkpoint.
-
-    `images` and `targets`: those to attack. For the white box itself the attack is white-box; for any other subject it
-    is transferred, and weaker than one on itself. Raises RunError where a subject cannot see the attacked pixels.
-    """
-    for subject in subjects:
-        if white_box.contract.details and subject.contract != white_box.contract:
-            raise RunError(
-                f"{subject.name} does not read what {white_box.name} reads, {white_box.contract.size_px} px with detail "
-                "planes, of which an attacked picture is no image; expected one network that reads the same"
-            )
-    pixels = np.stack([preprocess(image, white_box.contract) for image in images])
-    found: list[dict] = [{"from": white_box.name, "count": len(targets)} for _ in subjects]
-    for name in ATTACKS:
-        for radius in radii:
-            attacked = []
-            for batch in attack(name, white_box.network, pixels, targets, radius):
-                attacked += list(batch)
-                say(f"{name} {radius}/255: {len(attacked)} of {len(targets)}")
-            for entry, subject in zip(found, subjects, strict=True):
-                correct = _guess_pixels(subject, attacked, white_box.contract) == targets
-                entry.setdefault(name, {})[f"{radius}/255"] = vars(_share_of(correct))
-    return found
-
-
-def _guess_pixels(subject: Subject, pixels: list[np.ndarray], contract: InputContract) -> np.ndarray:
-    """(N,) integers: the likeliest labels of (S, S, C) uint8 pixels as the contract has them."""
-    if subject.contract != contract:
-        return subject.guesses([Image.fromarray(one) for one in pixels])
-    batches = [np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
-    return subject.calibrated(np.concatenate([subject.forward(batch) for batch in batches])).argmax(1)
-
-
 def compare_subjects(
     first: tuple[Subject, np.ndarray], second: tuple[Subject, np.ndarray], targets: np.ndarray
 ) -> dict:
@@ -325,14 +142,6 @@ def load_split(manifest: Manifest, split: str, renders: Path) -> ImageFiles:
 def check_labels(subject: Subject, manifest: Manifest, split: str) -> None:
     """Raises DatasetError where the split is empty or has classes that the subject does not know."""
     labelled_rows(manifest, split, subject.labels, f"those of {subject.name}")
-
-
-def _logo_threshold(subject: Subject, logits: dict[str, np.ndarray]) -> float:
-    """The logo score below which a picture is called no logo; that of no picture where calib is too small to tell."""
-    fitted = subject.familiarity
-    if fitted is None and "calib" in logits:
-        fitted = fit_familiarity(logits["calib"], CalibrateConfig().false_positive_rate)
-    return fitted.threshold if fitted else -np.inf
 
 
 def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:
@@ -372,10 +181,6 @@ def _held_out_probabilities(subject: Subject, logits: np.ndarray, targets: np.nd
         return softmax(logits)
     candidates = compare_methods(logits, targets)
     return (choose_method(candidates) if subject.scaling else candidates[0]).held_out
-
-
-def _share_of(hits: np.ndarray) -> Figure:
-    return wilson_interval(int(hits.sum()), len(hits))
 
 
 def _annotator_agreement(rows: list[LogoRow]) -> dict | None:

@@ -12,9 +12,10 @@ from PIL import Image
 from logo_edge.bundle.calibration import Familiarity, Scaling
 from logo_edge.errors import RunError
 from logo_edge.files import without_nan
-from logo_edge_report.evaluate import check_labels, evaluate_predictions, evaluate_slices, load_split
+from logo_edge_report.evaluate import check_labels, evaluate_predictions, load_split
 from logo_edge_report.page import Section, render_page
 from logo_edge_report.pictures import Pictured, features_section, find_snapshots, landscape_section, maps_section
+from logo_edge_report.robustness import evaluate_slices
 from logo_edge_report.sections import (
     Evaluated,
     confidence_section,

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from logo_edge.bundle.calibration import Conformal
 from logo_edge.errors import DatasetError, RunError
 from logo_edge_compress.onnx.export import export_onnx
-from logo_edge_report import evaluate as evaluate_module
+from logo_edge_report import robustness
 from logo_edge_report.commands import evaluate
 from logo_edge_report.conditions import SIZES_PX, corruptions, flatten, scale_to
-from logo_edge_report.evaluate import check_labels, evaluate_corruptions, load_split
+from logo_edge_report.evaluate import check_labels, load_split
+from logo_edge_report.robustness import evaluate_corruptions
 from logo_edge_report.subjects import load_subject
 from logo_edge_train.data.manifest import read_manifest, targets_of, write_manifest
 from logo_edge_train.data.outliers import outlier_paths
@@ -75,7 +76,7 @@ def intervals_of(record) -> list[dict]:
 def test_every_interval_of_an_evaluation_holds_its_value_but_for_a_class_that_is_never_predicted(
     colours, fake_bundle, fake_model, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(evaluate_module, "outlier_paths", lambda part, _: outlier_paths(part, 20))
+    monkeypatch.setattr(robustness, "outlier_paths", lambda part, _: outlier_paths(part, 20))
     out = tmp_path / "figures.json"
     bundle = fake_bundle(labels=("blue", "cyan", "green", "red"), model=fake_model(classes=4))
     result = run_evaluate(bundle, "--manifest", colours, "--outliers", "--out", out)

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from logo_edge.bundle.calibration import Familiarity
 from logo_edge.errors import RunError
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_report import evaluate as evaluate_module
+from logo_edge_report import robustness
 from logo_edge_report.attacks import ATTACKS, attack, fgsm, pgd
 from logo_edge_report.commands import evaluate
-from logo_edge_report.evaluate import compare_with_outliers, evaluate_attacks, evaluate_outliers
+from logo_edge_report.robustness import compare_with_outliers, evaluate_attacks, evaluate_outliers
 from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import Subject
 from logo_edge_train.data.outliers import families_of
@@ -178,7 +178,7 @@ def test_a_subject_that_is_sure_of_logos_only_distinguishes_every_family(tmp_pat
     Image.new("RGB", (8, 8), "black").save(tmp_path / "black.png")
     paths = {name: [tmp_path / "black.png"] * 20 for name in families_of("held_out")}
     asked = []
-    monkeypatch.setattr(evaluate_module, "outlier_paths", lambda part, count: asked.append((part, count)) or paths)
+    monkeypatch.setattr(robustness, "outlier_paths", lambda part, count: asked.append((part, count)) or paths)
     random = np.random.default_rng(0)
     subject = Subject(
         "s", "onnx", ("a", "b", "c"), lambda images: random.uniform(0, 0.5, (len(images), 3)), abstain_below=0.9
@@ -214,7 +214,7 @@ def test_far_and_near_families_are_taken_together_and_the_worst_far_one_is_named
 
 def test_a_bundle_calls_no_logo_what_its_own_threshold_does(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8), "black").save(tmp_path / "black.png")
-    monkeypatch.setattr(evaluate_module, "outlier_paths", lambda part, count: {"noise": [tmp_path / "black.png"] * 4})
+    monkeypatch.setattr(robustness, "outlier_paths", lambda part, count: {"noise": [tmp_path / "black.png"] * 4})
     random = np.random.default_rng(0)
     logits = {split: sure_logits(random, 60) for split in ("val", "calib")}
     subject = Subject(

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from logo_edge_compress.calibrate import conformal_threshold
-from logo_edge_report import sections, table
+from logo_edge_report import console_tables, sections
 from logo_edge_report.statistics import (
     area_under_risk_coverage,
     auroc,
@@ -76,7 +76,7 @@ def test_a_paired_comparison_counts_who_alone_was_right():
 def test_precision_of_a_label_that_was_never_predicted_is_unknown():
     figure = precision(np.zeros(3, int), np.zeros(3, int), 1)
     assert np.isnan(figure.value)
-    assert sections.share(vars(figure)) == table._share(vars(figure)) == "unknown"
+    assert sections.share(vars(figure)) == console_tables._share(vars(figure)) == "unknown"
 
 
 def test_precision_of_a_label_that_was_predicted_once_has_an_interval_too():
