@@ -25,7 +25,7 @@ from logo_edge_train.commands import train
 from logo_edge_train.data.dataset import LogoDataset, check_classes, class_weights, soft_label
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, write_manifest
 from logo_edge_train.data.pool import stratified_sample
-from logo_edge_train.estimate import extrapolate, finish
+from logo_edge_train.estimate import extrapolate, finish_time
 from logo_edge_train.evaluate import ensemble_logits, predict_logits
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
@@ -561,8 +561,8 @@ def test_an_estimate_is_the_pace_of_the_second_epoch_times_all_steps():
 
 
 def test_jobs_side_by_side_end_with_the_last_of_them():
-    assert finish([3.0, 2.0, 2.0], workers=1) == 7.0
-    assert finish([3.0, 2.0, 2.0], workers=2) == 4.0
+    assert finish_time([3.0, 2.0, 2.0], workers=1) == 7.0
+    assert finish_time([3.0, 2.0, 2.0], workers=2) == 4.0
 
 
 def test_the_command_estimates_every_network_and_teacher_and_leaves_no_run(logos, tmp_path, monkeypatch):

@@ -399,7 +399,7 @@ def test_a_resumed_fit_goes_on_where_its_bar_was(logos, tmp_path):
     with FitProgress(Console(file=text)) as progress:
         fit_logos(logos, tmp_path, lambda item: (progress(item), reports.append(item)))
     assert [item["kind"] for item in reports[:2]] == ["start", "resume"]
-    assert "goes on after epoch 2/3" in text.getvalue()
+    assert "resumes after epoch 2/3" in text.getvalue()
     assert progress.bar.tasks[0].completed == progress.bar.tasks[0].total == 3 * STEPS
     assert "epoch 3/3" in describe_epoch(reports[-1])
 

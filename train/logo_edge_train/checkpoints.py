@@ -14,9 +14,9 @@ from logo_edge_train.recipe import Architecture, TrainConfig
 
 
 def save_member(path: Path, network: torch.nn.Module) -> str:
-    """Writes the network's weights as float16 safetensors and gives the file's sha256.
+    """Writes the network's weights as float16 safetensors; returns the file's sha256.
 
-    Batch-norm statistics stay float32: their range may exceed that of float16.
+    BatchNorm statistics stay float32, since they may exceed the range of float16.
     """
     tensors = {
         key: (value.half() if value.ndim > 1 else value).detach().cpu().contiguous()
@@ -29,10 +29,10 @@ def save_member(path: Path, network: torch.nn.Module) -> str:
 def load_network(
     path: Path, architecture: Architecture, classes: int, *, drawing: TrainConfig | None = None, dropout: float = 0.0
 ) -> LogoNetwork:
-    """The network of a checkpoint that `save_member` wrote, in evaluation mode, float32, with that dropout.
+    """The network of a checkpoint of `save_member`, in evaluation mode and float32, with that dropout.
 
-    With `drawing`, what it was fitted by, it keeps its dropout and its weights' distributions; else it is the network of
-    its mean weights, a plain one.
+    With `drawing`, its training settings, it keeps its own dropout and its weights' distributions. Without, a Bayesian
+    network has its mean weights.
     """
     dropout = drawing.fit.dropout if drawing else dropout
     network = LogoNetwork(architecture.model, classes, size_px=architecture.size_px, dropout=dropout)
@@ -43,10 +43,9 @@ def load_network(
 
 
 def load_weights(path: Path, network: LogoNetwork) -> None:
-    """Gives the network the weights of a checkpoint that `save_member` wrote of its like; a plain one the mean weights."""
-    tensors = {
-        key: tensor for key, tensor in load_file(path).items() if not key.startswith("match.")
-    }  # of distillation
+    """Loads a checkpoint of `save_member` into a network of the same kind; a plain network gets the mean weights."""
+    tensors = load_file(path)
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("match.")}  # of distillation
     if not bayesian_layers(network):
         tensors = mean_weights(tensors)
     if kinds := {key.split(".")[1] for key in tensors if key.startswith("epistemic.")}:

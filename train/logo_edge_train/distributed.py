@@ -1,6 +1,6 @@
-"""Several processes that fit one network together, as torchrun starts them; with one process everything is the identity.
+"""Several processes of torchrun that fit one network together; with one process, every function is the identity.
 
-Each process is a rank. Every function but `rank`, `world_size`, `is_main` and `share` must be called by all of them.
+Each process is a rank. All ranks must call every function except `rank`, `world_size`, `is_main` and `share`.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from logo_edge_train.parallel import under_torchrun
 
 
 def rank() -> int:
-    """The number of this process among those that fit together, from 0 on."""
+    """The number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes fit together."""
+    """The number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the rank that writes and reports."""
+    """Whether this rank writes and reports."""
     return rank() == 0
 
 
 def start(device: torch.device) -> torch.device:
-    """The device of this rank, which has joined the processes that torchrun started; without torchrun `device` itself.
+    """Joins the processes of torchrun, by gloo on CPUs or NCCL on GPUs; returns this rank's device.
 
-    gloo joins them on CPUs, NCCL on GPUs. Raises RunError where there are more processes than GPUs.
+    Without torchrun it returns `device`. Raises RunError if there are more processes than GPUs.
     """
     if not under_torchrun():
         return device
@@ -56,20 +56,20 @@ def start(device: torch.device) -> torch.device:
 
 
 def stop() -> None:
-    """Leaves the other processes, at the end of the work."""
+    """Leaves the process group at the end of the work."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def wait() -> None:
-    """Returns once every rank has come here."""
+    """Returns when every rank has called it."""
     if world_size() > 1:
         distributed.barrier()
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """A context whose body the main rank runs before all others: what it makes, the others find made."""
+    """A context whose body the main rank runs before the others, which can then use its files."""
     if not is_main():
         wait()
     yield
@@ -78,28 +78,27 @@ def main_first() -> Iterator[None]:
 
 
 def on_main(function: Callable) -> Callable:
-    """The function itself on the main rank, one that does nothing on all others."""
+    """The function itself on the main rank; a function that does nothing on the others."""
     return function if is_main() else lambda *_, **__: None
 
 
 def share(items: Sequence) -> Sequence:
-    """This rank's run of the items; those of all ranks, in order, are the whole, and as long as each other but for 1."""
-    count, among = len(items), world_size()
-    return items[count * rank() // among : count * (rank() + 1) // among]
+    """This rank's part of the items: contiguous shards in rank order, whose sizes differ by at most one."""
+    count, ranks = len(items), world_size()
+    return items[count * rank() // ranks : count * (rank() + 1) // ranks]
 
 
 def gather(part: torch.Tensor) -> torch.Tensor:
-    """(R * N, ...): the (N, ...) tensors of all R ranks, in order; every rank's must have the same shape.
+    """(R * N, ...): the (N, ...) tensors of all R ranks, in order; all must have the same shape.
 
-    Gradients flow back to the rank whose rows they are, summed over the ranks. `replicate` then takes the mean over the
-    ranks, so that a loss which each rank takes as the mean over its own rows, against all, has the gradient of the mean
-    over all rows.
+    Gradients flow back to the rank of the rows, summed over the ranks. `replicate` then averages over the ranks. A loss
+    that each rank averages over its own rows, compared with all rows, thus has the gradient of the mean over all rows.
     """
     return _Gather.apply(part.contiguous()) if world_size() > 1 else part
 
 
 def gather_list(items: list) -> list:
-    """The items of all ranks, in their order, on every rank."""
+    """The items of all ranks in rank order, on every rank."""
     if world_size() == 1:
         return items
     lists: list = [None] * world_size()
@@ -108,7 +107,7 @@ def gather_list(items: list) -> list:
 
 
 def reduce_mean(values: dict[str, float]) -> dict[str, float]:
-    """Each value's mean over the ranks."""
+    """The mean of each value over the ranks."""
     if world_size() == 1:
         return values
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
@@ -118,24 +117,24 @@ def reduce_mean(values: dict[str, float]) -> dict[str, float]:
 
 
 def share_statistics(network: nn.Module) -> nn.Module:
-    """The network, its batch normalisation over the views of all ranks; gloo knows none of that, and leaves it as it is."""
+    """The network with batch statistics over all ranks; under gloo, which does not support that, unchanged."""
     if world_size() == 1 or distributed.get_backend() != "nccl":
         return network
     return convert_sync_batchnorm(network)
 
 
 def replicate(network: nn.Module) -> nn.Module:
-    """The network as all ranks train it: it starts as the main rank's, and a backward pass leaves the mean gradient."""
+    """The network with the main rank's weights and gradients averaged over the ranks in the backward pass."""
     return DistributedDataParallel(network) if world_size() > 1 else network
 
 
 def hold_gradients(network: nn.Module) -> AbstractContextManager:
-    """A context for all but the last of the passes whose gradients add up: those stay with their rank until the last."""
+    """A context in which gradients are not averaged over the ranks: for all but the last of accumulated passes."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def agree_on_buffers(network: nn.Module) -> None:
-    """Gives every rank the main one's buffers: without shared statistics each has measured its own."""
+    """Copies the main rank's buffers to every rank: without shared statistics they differ."""
     for buffer in network.buffers() if world_size() > 1 else ():
         distributed.broadcast(buffer, 0)
 

@@ -21,16 +21,16 @@ from logo_edge_train.pretrain.simclr import pretrain
 from logo_edge_train.recipe import LoopConfig, PhasesConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
 from logo_edge_train.train import check_splits, count_workers, fit_member, networks_to_pretrain
 
-TRIAL_STEPS = 6  # per epoch
-GPU_TRIAL_STEPS = 200  # more than its loaders make ahead: else their pace would not show
+TRIAL_STEPS = 6  # per epoch of a trial
+GPU_TRIAL_STEPS = 200  # more batches than the loaders make ahead, so that their pace shows
 
 
-Reports = dict[str, list[tuple[float, dict]]]  # what each fit of a trial reported, and when
+Reports = dict[str, list[tuple[float, dict]]]  # by fit of a trial: (time, report)
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """One fit: what its trial showed (of its second epoch), and the seconds of the whole."""
+    """One fit: the figures of the second epoch of its trial, and the estimated seconds of the whole fit."""
 
     stage: str
     epochs: int
@@ -42,22 +42,22 @@ class StageEstimate:
 
 
 def estimate_training(manifest_path: Path, recipe: Recipe, *, device: torch.device) -> dict:
-    """The recipe, the device, a StageEstimate as a dict for each network and teacher, and the seconds of all together.
+    """The recipe, the device, a StageEstimate as a dict for each network and teacher, and the total seconds.
 
-    Every network is really pretrained, where the recipe pretrains, and every teacher fitted for two short epochs, in a
-    folder that is thrown away, side by side where they would be. What is left out: the loading of the images beyond the
-    trial's, and the search for look-alikes.
+    Pretrains every network, if the recipe pretrains, and fits every teacher for two short epochs, in a temporary folder
+    and as parallel as the real run. The estimate leaves out the loading of further images and the search for
+    look-alikes.
     """
     manifest = read_manifest(manifest_path)
     check_splits(manifest)
     networks = networks_to_pretrain(recipe)
     workers = [count_workers(len(jobs), device) for jobs in (networks, recipe.train.teachers)]
     with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:
-        place = (manifest_path, manifest, Path(folder), device)
-        pretraining = _try_pretraining(recipe.pretrain, networks, recipe.train.pretrained, workers[0], *place)
-        teachers = _try_teachers(recipe.train, workers[1], *place)
-    seconds = [finish([stage.seconds for stage in pretraining], workers[0])] if networks else []
-    seconds.append(finish([stage.seconds for stage in teachers], workers[1]))
+        shared = (manifest_path, manifest, Path(folder), device)
+        pretraining = _try_pretraining(recipe.pretrain, networks, recipe.train.pretrained, workers[0], *shared)
+        teachers = _try_teachers(recipe.train, workers[1], *shared)
+    seconds = [finish_time([stage.seconds for stage in pretraining], workers[0])] if networks else []
+    seconds.append(finish_time([stage.seconds for stage in teachers], workers[1]))
     return {
         "command": f"logo-edge train --recipe {recipe.name}",
         "device": describe_device(device),
@@ -84,18 +84,18 @@ def _try_pretraining(
     run_side_by_side(pretrain, jobs, keep_reports(reports), workers=workers)
     measured = [sum(bool(row.label) for row in part) + len(manifest.split("val")) for part in (rows, few)]
     return [
-        extrapolate(name, found, config.fit, len(rows), growth=measured[0] / measured[1])
-        for name, found in reports.items()
+        extrapolate(name, trial_reports, config.fit, len(rows), growth=measured[0] / measured[1])
+        for name, trial_reports in reports.items()
     ]
 
 
 def _try_teachers(
     config: TrainConfig, workers: int, manifest_path: Path, manifest: Manifest, folder: Path, device: torch.device
 ) -> list[StageEstimate]:
-    everyone = len(manifest.split("train")) + 2 * config.synthetic
-    count = min(everyone, config.fit.max_images or everyone)
+    every = len(manifest.split("train")) + 2 * config.synthetic
+    count = min(every, config.fit.max_images or every)
     images = min(trial_images(config.fit.batch_size, device), count)
-    # a curriculum takes as long as none, and what it goes by would be measured in each process
+    # without the curriculum, which takes no time but needs features of all logos
     fit = replace(_trial_fit(config.fit), max_images=images, curriculum_epochs=0.0)
     trial, reports = replace(config, fit=fit, synthetic=0), {}
     jobs = [
@@ -104,13 +104,13 @@ def _try_teachers(
     run_side_by_side(fit_member, jobs, keep_reports(reports), workers=workers)
     held_out = [len(manifest.split(*splits)) for splits in (("val",), ("val", "calib", "test"))]
     return [
-        extrapolate(name, found, config.fit, count, evaluations=held_out[1] / held_out[0])
-        for name, found in reports.items()
+        extrapolate(name, trial_reports, config.fit, count, evaluations=held_out[1] / held_out[0])
+        for name, trial_reports in reports.items()
     ]
 
 
 def _trial_fit(config: LoopConfig) -> LoopConfig:
-    """Two epochs, the second of the main phase, the slowest where it is sharpness-aware: the estimate is then an upper one."""
+    """Two epochs, the second in the main phase, which is the slowest one: the estimate is an upper bound."""
     return replace(config, epochs=2, phases=PhasesConfig())
 
 
@@ -133,20 +133,20 @@ def extrapolate(
     evaluations: float = 0.0,
     growth: float = 1.0,
 ) -> StageEstimate:
-    """The whole fit, of `config` on so many images, from the (time, report) of a trial of two short epochs.
+    """The estimate for the fit of `config` on `images` images, from the (time, report) of a trial of two short epochs.
 
-    The second epoch gives the pace, and what an epoch takes besides (evaluating, writing); the first, by what it took
-    longer, the start. `evaluations` is how many evaluations on val the last predictions are worth, `growth` how much
-    longer than in the trial an evaluation takes.
+    The second epoch gives the pace and the overhead of an epoch (evaluation, writing); the extra time of the first
+    epoch is the start-up. `evaluations` is the cost of the final predictions in evaluations on val; `growth` is the
+    factor between an evaluation in the fit and in the trial.
     """
-    began = reports[0][0]
+    start = reports[0][0]
     (first_s, _), (second_s, epoch) = [(at, report) for at, report in reports if report["kind"] == "epoch"]
     steps = next(report["steps"] for _, report in reports if report["kind"] == "step")
     seen = steps * min(config.batch_size, images)  # in an epoch of the trial
-    besides_s = growth * (second_s - first_s - seen / epoch["images_per_s"])
-    start_s = max(0.0, first_s - began - (second_s - first_s))
+    overhead_s = growth * (second_s - first_s - seen / epoch["images_per_s"])
+    start_s = max(0.0, first_s - start - (second_s - first_s))
     batch_size = min(config.batch_size, images)
-    epoch_s = images // batch_size * batch_size / epoch["images_per_s"] + besides_s
+    epoch_s = images // batch_size * batch_size / epoch["images_per_s"] + overhead_s
     return StageEstimate(
         name,
         config.epochs,
@@ -154,12 +154,12 @@ def extrapolate(
         epoch["images_per_s"],
         epoch.get("data_wait"),
         epoch.get("gpu_utilisation"),
-        start_s + config.epochs * epoch_s + evaluations * besides_s,
+        start_s + config.epochs * epoch_s + evaluations * overhead_s,
     )
 
 
-def finish(seconds: list[float], workers: int) -> float:
-    """When the last of the jobs ends, which so many workers take up in order."""
+def finish_time(seconds: list[float], workers: int) -> float:
+    """The time at which the last job ends, if the workers take the jobs in order."""
     busy = [0.0] * workers
     for job_s in seconds:
         heapq.heapreplace(busy, busy[0] + job_s)
@@ -167,7 +167,7 @@ def finish(seconds: list[float], workers: int) -> float:
 
 
 def print_estimate(estimate: dict) -> None:
-    """A row per fit, and the sum in words."""
+    """A row per fit, and the total."""
     headings = ("estimate", "epochs", "steps", "images/s", "waits for data", "GPU busy", "minutes")
     table = figures_table(*headings, no_wrap=True)
     for stage in estimate["stages"]:

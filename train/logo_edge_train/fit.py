@@ -31,7 +31,7 @@ Objective = Callable[..., dict[str, torch.Tensor]]
 """(network, *batch) -> named losses; `fit` minimises their sum. The batch comes from the collate function.
 
 Each loss is a mean over the batch's first dimension, since `fit` may pass the batch in parts and average these. `fit`
-may pass a batch twice, the second time with perturbed weights (`optim.is_perturbed`). An objective that is an nn.Module has
+may pass a batch twice, the second time with perturbed weights (`optim.is_perturbed`). An nn.Module as objective has
 `end_step` and `end_epoch`, and the state keeps its buffers: see losses.py.
 """
 

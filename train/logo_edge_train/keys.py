@@ -1,6 +1,6 @@
-"""Is this the same work? One key from inputs, settings and versions, which every stage that resumes or reuses compares.
+"""Is this the same work? One key from inputs, settings and versions, for every stage that resumes or reuses work.
 
-Finished work is accepted whatever the versions are now; unfinished work goes on under the versions that it began with.
+Finished work is valid under any versions; unfinished work resumes only under the versions that it started with.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from logo_edge.errors import RunError
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
 from logo_edge_train.recipe import Recipe
 
-FITTED_WITH = ("albumentations", "numpy", "pillow", "timm", "torch")  # what decides the weights of a fit
+FITTED_WITH = ("albumentations", "numpy", "pillow", "timm", "torch")  # these decide the weights of a fit
 RECORDED = ("python", "logo-edge", *FITTED_WITH, "torchvision", "onnxruntime")
-ROWS = "rows.json"  # in a run's folder: `row_hashes` of the manifest that it was made of
+ROWS = "rows.json"  # in a run's folder: `row_hashes` of its manifest at training
 HASH_DIGITS = 64
-NAMED = 3  # rows, or settings, that a message names
+NAMED = 3  # rows or settings that a message lists
 
 
 def artifact_key(inputs: Mapping[str, Path | str], settings: Mapping[str, Any], versions: Mapping[str, str]) -> str:
-    """The sha256, in hexadecimal, of all that a piece of work depends on: equal keys mean the same work.
+    """The hexadecimal sha256 of all inputs, settings and versions; equal keys mean the same work.
 
-    An input is a file, of which the content counts, or a hash. Settings may hold dataclasses, mappings and lists.
-    Raises TypeError for a setting of any other type, which could not be compared.
+    An input is a file, whose content is hashed, or a hash. Settings may contain dataclasses, mappings and lists. Raises
+    TypeError for a setting of any other type.
     """
     return identify(inputs, settings, versions).key
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a piece of work depends on: sha256 by input, values by dotted name of the setting, versions by package."""
+    """What work depends on: sha256 by input, values by dotted setting name, versions by package."""
 
     inputs: dict[str, str]
     settings: dict[str, Any]
@@ -45,13 +45,13 @@ class Identity:
 
     @property
     def key(self) -> str:
-        """As `artifact_key` gives it."""
+        """The key of `artifact_key`."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def changes(self, kept: Mapping[str, Mapping], *, finished: bool) -> list[str]:
-        """What differs from the `kept` identity, as `asdict` gives it: `name then -> now` each; empty for the same work.
+        """The differences to the `kept` identity (the form of `asdict`), each `name then -> now`; [] for the same work.
 
-        Versions count for unfinished work only. A setting that is newer than finished work had its default then.
+        Versions count only for unfinished work. For finished work, a setting added since then had its default.
         """
         changed, defaults = [], flatten(Recipe()) if finished else {}
         for part in ("inputs", "settings") if finished else ("inputs", "settings", "versions"):
@@ -66,39 +66,39 @@ class Identity:
 
 
 def identify(inputs: Mapping[str, Path | str], settings: Mapping[str, Any], versions: Mapping[str, str]) -> Identity:
-    """The Identity of work on these inputs, with these settings, as `artifact_key` takes them."""
-    hashes = {name: file_hash(entry) if isinstance(entry, Path) else entry for name, entry in inputs.items()}
+    """The Identity of work; the arguments are those of `artifact_key`."""
+    hashes = {name: file_hash(item) if isinstance(item, Path) else item for name, item in inputs.items()}
     return Identity(hashes, flatten(settings), dict(versions))
 
 
-def refuse_other(folder: Path, what: str, kept: Mapping[str, Mapping], wanted: Identity, *, finished: bool) -> None:
-    """Raises RunError where `folder` holds a `what` (a run, a search) that is other work, naming what differs."""
+def refuse_other(folder: Path, kind: str, kept: Mapping[str, Mapping], wanted: Identity, *, finished: bool) -> None:
+    """Raises RunError with the differences if the `kind` ("a run", "a search") in `folder` is other work."""
     if changed := wanted.changes(kept, finished=finished):
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         raise RunError(
-            f"{folder} holds {what} of other settings or data ({'; '.join(changed[:NAMED])}{more}); give this one another "
-            "folder (--out), or remove that one"
+            f"{folder} holds {kind} of other settings or data ({'; '.join(changed[:NAMED])}{more}); give this one "
+            "another folder (--out), or remove that one"
         )
 
 
 def select_settings(recipe: Recipe, *names: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """{dotted name: value} of the recipe's fields and sections of these names, less those of `without`.
+    """{dotted name: value} of these fields and sections of the recipe, without those of `without`.
 
-    Raises KeyError where the recipe has no such field or section.
+    Raises KeyError if the recipe has no such field or section.
     """
-    every = flatten(recipe)
+    settings = flatten(recipe)
 
     def under(name: str) -> set[str]:
-        if not (found := {key for key in every if key == name or key.startswith(f"{name}.")}):
+        if not (names := {key for key in settings if key == name or key.startswith(f"{name}.")}):
             raise KeyError(f"the recipe has no setting {name!r}")
-        return found
+        return names
 
     left_out = set().union(*map(under, without))
-    return {key: every[key] for name in names for key in sorted(under(name) - left_out)}
+    return {key: settings[key] for name in names for key in sorted(under(name) - left_out)}
 
 
 def flatten(value: Any, name: str = "", *, separator: str = ".") -> dict[str, Any]:
-    """{joined name: plain value} of nested dataclasses and mappings, as JSON gives the values back."""
+    """{joined name: plain value} of nested dataclasses and mappings, with the types of JSON."""
     if is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if not isinstance(value, Mapping):
@@ -112,12 +112,10 @@ def flatten(value: Any, name: str = "", *, separator: str = ".") -> dict[str, An
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
-        return [
-            flatten(entry) if is_dataclass(entry) or isinstance(entry, Mapping) else _plain(entry) for entry in value
-        ]
+        return [flatten(item) if is_dataclass(item) or isinstance(item, Mapping) else _plain(item) for item in value]
     if value is None or isinstance(value, (str, int, float)):
         return value
-    raise TypeError(f"a setting of type {type(value).__name__} has no place in a key: {value!r}")
+    raise TypeError(f"a key cannot contain a setting of type {type(value).__name__}: {value!r}")
 
 
 def _short(value: Any) -> str:
@@ -126,8 +124,8 @@ def _short(value: Any) -> str:
 
 
 def versions(packages: Iterable[str] = RECORDED) -> dict[str, str]:
-    """Version by package, of those that are installed; `python` is Python's own."""
-    return {name: found for name in packages if (found := _version(name))}
+    """The versions of the installed packages; `python` is Python itself."""
+    return {name: number for name in packages if (number := _version(name))}
 
 
 @cache
@@ -140,7 +138,7 @@ def _version(package: str) -> str | None:
 
 @cache
 def source_hash(folder: Path) -> str:
-    """sha256 of the Python files in `folder`: the version of code that is not released yet."""
+    """sha256 of the Python files in `folder`: a version for unreleased code."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
@@ -154,9 +152,9 @@ def file_hash(path: Path) -> str:
 
 
 def row_hashes(manifest: Manifest, rows: Iterable[LogoRow]) -> list[tuple[str, str]]:
-    """(package/icon, sha256) of each row in order: of its columns and, beside the manifest, of its image.
+    """(package/icon, sha256) of each row in order, over its columns and, for an image file, over its content.
 
-    An icon of a package is fixed by the package's version, so the columns say it all. `round` does not count: only
+    An icon of a package is fixed by the package's version, so its columns suffice. `round` is left out, since only
     reports read it.
     """
     hashes = []
@@ -172,30 +170,27 @@ def row_hashes(manifest: Manifest, rows: Iterable[LogoRow]) -> list[tuple[str, s
 
 
 def data_hash(hashes: list[tuple[str, str]]) -> str:
-    """sha256 of what `row_hashes` gives: of all rows and their order."""
+    """sha256 of the result of `row_hashes`: of all rows and their order."""
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
 def check_rows(manifest: Manifest, kept: Path, path: Path) -> None:
-    """Raises RunError where the manifest, of the file `path`, is not the one of which `kept`, a run's ROWS, has the rows.
-
-    The rows that differ are counted.
-    """
+    """Raises RunError, with the changed rows, if the manifest at `path` differs from `kept`, a run's ROWS file."""
     try:
         then = json.loads(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{kept}: {getattr(error, 'strerror', None) or error}; expected the rows that the run was made of. Train again"
+            f"{kept}: {getattr(error, 'strerror', None) or error}; expected the run's rows. Train again"
         ) from error
     if changed := describe_changed_rows(then, row_hashes(manifest, manifest.rows)):
         raise RunError(
-            f"{path} is not the manifest that {kept.parent} was made of: {changed}. Put it back as it was, or train again "
-            "in another folder (--out)"
+            f"{path} is not the manifest that {kept.parent} was made of: {changed}. Put it back as it was, or train "
+            "again in another folder (--out)"
         )
 
 
 def describe_changed_rows(then: list[tuple[str, str]], now: list[tuple[str, str]]) -> str:
-    """How many rows were changed, added and removed, and the first of them; empty where both are the same."""
+    """The number of changed, added and removed rows, and the first ones; "" if there are none."""
     before, after = dict(map(tuple, then)), dict(map(tuple, now))
     rows = {
         "changed": [name for name in before if name in after and before[name] != after[name]],
@@ -206,5 +201,5 @@ def describe_changed_rows(then: list[tuple[str, str]], now: list[tuple[str, str]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         counts = ", ".join(f"{len(part)} {kind}" for kind, part in rows.items() if part)
         return f"rows {counts}: {', '.join(names[:NAMED])}{more}"
-    same = [tuple(entry) for entry in then] == [tuple(entry) for entry in now]
+    same = [tuple(row) for row in then] == [tuple(row) for row in now]
     return "" if same else f"the same rows in another order or number: {len(then)} then, {len(now)} now"

@@ -1,4 +1,4 @@
-"""Runs jobs side by side in processes of their own, their reports gathered in this one."""
+"""Runs jobs side by side in worker processes and passes their reports to this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def count_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -27,7 +27,7 @@ def under_torchrun() -> bool:
 
 
 def refuse_torchrun(command: str) -> None:
-    """Raises RunError where torchrun started several processes: one process runs `command`."""
+    """Raises RunError if torchrun started several processes, since `command` runs in one."""
     if under_torchrun() and int(os.environ["WORLD_SIZE"]) > 1:
         raise RunError(
             f"{command} runs in one process, torchrun started {os.environ['WORLD_SIZE']}; call it without torchrun"
@@ -35,10 +35,10 @@ def refuse_torchrun(command: str) -> None:
 
 
 def run_side_by_side(function: Callable, jobs: list[tuple], report: Callable[[dict], None], *, workers: int) -> None:
-    """Calls `function(*job, report)` for each job; with several workers, each in a process with its share of the cores.
+    """Calls `function(*job, report)` for each job; several workers are processes with an equal share of the cores.
 
-    The first error of a job is raised here at once: the jobs that wait are cancelled, the running ones ended, which
-    resume from what they have written. An error of `report` is raised once all jobs have ended.
+    The first error of a job is raised at once: waiting jobs are cancelled and running ones terminated; they can resume
+    later. An error of `report` is raised after all jobs have ended.
     """
     workers = min(workers, len(jobs), count_cores())
     if workers <= 1:
@@ -72,7 +72,7 @@ def run_side_by_side(function: Callable, jobs: list[tuple], report: Callable[[di
 def _forward(reports, report: Callable[[dict], None], errors: list[Exception]) -> None:
     while (item := reports.get()) is not None:
         if errors:
-            continue  # the queue is emptied, so that no job waits
+            continue  # empty the queue, so that no job waits
         try:
             report(item)
         except Exception as error:
@@ -83,9 +83,9 @@ def _start_worker(threads: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, threads))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and terminates this process
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a killed run leaves no worker behind
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a worker ends with its killed parent
 
 
 def _call(function: Callable, job: tuple, reports) -> None:

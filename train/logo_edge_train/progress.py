@@ -1,4 +1,4 @@
-"""Shows a fit's reports: a live view in a terminal, one line per epoch in a log."""
+"""Shows the reports of fits: a live view in a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rich.text import Text
 from logo_edge_train.console import LiteralTable, figure, figures_table, percent
 
 SPARKS = "▁▂▃▄▅▆▇█"
-SPARK_EPOCHS = 40  # the latest so many are drawn
+SPARK_EPOCHS = 40  # the latest epochs that a sparkline shows
 
 
 class FitProgress:
-    """A context manager whose call takes the reports of `train_ensemble` and `distill`.
+    """A context manager; call it with the reports of `train_ensemble` and `distill` to show them.
 
     In a terminal: a bar per network and, below, a row per network with the figures of its latest epoch. Elsewhere: a
-    line where a fit starts, goes on or ends an epoch.
+    line when a fit starts, resumes or ends an epoch.
     """
 
     def __init__(self, console: Console | None = None):
@@ -29,7 +29,7 @@ class FitProgress:
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(20),
-            TextColumn("{task.fields[place]}"),
+            TextColumn("{task.fields[position]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[pace]}"),
@@ -48,23 +48,23 @@ class FitProgress:
     def __call__(self, report: dict) -> None:
         name, kind = report["name"], report["kind"]
         if name not in self.tasks:
-            self.tasks[name], self.epochs[name] = self.bar.add_task(name, total=None, place="", pace=""), []
+            self.tasks[name], self.epochs[name] = self.bar.add_task(name, total=None, position="", pace=""), []
         if kind == "start":
             self.say(f"{name} {report.get('note', '')}", style="bold")
         elif kind == "resume":
             done = len(report["history"])
             self.epochs[name] = list(report["history"])
             total = report["epochs"] * report["steps"]
-            self.bar.reset(self.tasks[name], total=total, completed=done * report["steps"], place="", pace="")
-            self.say(f"  {name}: goes on after epoch {done}/{report['epochs']}")
+            self.bar.reset(self.tasks[name], total=total, completed=done * report["steps"], position="", pace="")
+            self.say(f"  {name}: resumes after epoch {done}/{report['epochs']}")
         elif kind == "step":
             done = (report["epoch"] - 1) * report["steps"] + report["step"]
-            place = f"epoch {report['epoch']}/{report['epochs']}, step {report['step']}/{report['steps']}"
+            position = f"epoch {report['epoch']}/{report['epochs']}, step {report['step']}/{report['steps']}"
             self.bar.update(
                 self.tasks[name],
                 completed=done,
                 total=report["epochs"] * report["steps"],
-                place=place,
+                position=position,
                 pace=describe_pace(report),
             )
         elif kind == "epoch":
@@ -73,12 +73,14 @@ class FitProgress:
                 self.say(f"  {describe_epoch(report)}")
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Prints a line, above the live view where there is one."""
+        """Prints a line, above the live view if there is one."""
         self.console.print(Text(text), style=style, soft_wrap=True)
 
     def render(self) -> Group:
-        """The bars and, once an epoch has ended, the table of the latest figures."""
-        shown = {name: list(epochs) for name, epochs in list(self.epochs.items()) if epochs}  # reports go on meanwhile
+        """The bars and, after the first epoch, the table of the latest figures."""
+        shown = {
+            name: list(epochs) for name, epochs in list(self.epochs.items()) if epochs
+        }  # a copy: reports arrive meanwhile
         return Group(self.bar, describe_latest(shown)) if shown else Group(self.bar)
 
 
@@ -99,7 +101,7 @@ def describe_latest(epochs: dict[str, list[dict]]) -> LiteralTable:
 
 
 def sparkline(values: list[float]) -> str:
-    """One block per value, the lowest for the least of them, the highest for the greatest; at most 40, the latest."""
+    """One block character per value, scaled from the least to the greatest; the latest SPARK_EPOCHS values."""
     values = [value for value in values[-SPARK_EPOCHS:] if math.isfinite(value)]
     if not values:
         return ""
@@ -115,13 +117,13 @@ def describe_pace(report: dict) -> str:
 
 
 def describe_phase(report: dict) -> str:
-    """The phase, the learning rate and rho, those of them that there are."""
+    """The phase, the learning rate and rho, as far as the report has them."""
     forms = {"phase": "{}", "learning_rate": "rate {:.1e}", "rho": "rho {:.2g}"}
     return ", ".join(form.format(report[key]) for key, form in forms.items() if key in report)
 
 
 def describe_epoch(report: dict) -> str:
-    """One line: the network, the epoch, every loss by name, the figures on val that there are, the phase, the pace."""
+    """One line: the network, the epoch, every loss by name, the figures on val, the phase, the pace."""
     losses = " ".join(f"{name} {report[name]:.3f}" for name in report["losses"])
     named = {"accuracy_sure": "sure", "worst_recall": "worst class", "calibration_error": "calibration error"}
     further = ", ".join(f"{name} {report[key]:.1%}" for key, name in named.items() if key in report)

@@ -1,4 +1,4 @@
-"""Run folders, finished or not: listed, described, and set side by side (`logo-edge runs`); reads them, writes nothing."""
+"""Lists, describes and compares run folders, finished or not (`logo-edge runs`). Read only."""
 
 from __future__ import annotations
 
@@ -18,29 +18,36 @@ from logo_edge_train.runs import Run, read_run_json
 from logo_edge_train.tracker import read_metrics, stem_of
 
 FIGURES = ("accuracy", "accuracy_sure", "worst_recall", "nll")
-HIDDEN = ("epoch", "mean_confidence", "learning_rate", "data_wait", "peak_memory_mb", "peak_gpu_memory_mb")  # in `show`
+HIDDEN = (  # figures that `runs show` leaves out
+    "epoch",
+    "mean_confidence",
+    "learning_rate",
+    "data_wait",
+    "peak_memory_mb",
+    "peak_gpu_memory_mb",
+)
 NEEDED = ("status", "identity", "classes", "manifest", "recipe", "versions", "device")
 
 
 def list_runs(folder: Path) -> list[dict]:
-    """Every run in `folder`, by name. Raises RunError where there is no such folder."""
+    """The summary of every run in `folder`, by name. Raises RunError if there is no such folder."""
     if not folder.is_dir():
-        raise RunError(f"{folder} is no folder; expected the one that holds the runs, such as runs/")
+        raise RunError(f"{folder} is not a folder; expected the folder of the runs, such as runs/")
     return [summarize_run(path) for path in sorted(folder.iterdir()) if is_run(path)]
 
 
 def is_run(folder: Path) -> bool:
-    """Whether the folder holds a run, or what is left of one."""
+    """Whether the folder has a run, complete or not."""
     return folder.is_dir() and any((*folder.glob("run.json"), *folder.glob("member-*.json")))
 
 
 def summarize_run(folder: Path) -> dict:
-    """One run in short.
+    """The summary of one run; unknown fields are None.
 
-    `status` is finished, `training: 2 of 3 teachers` or `broken: why`; `val` the ensemble's figures; `student` what
-    compression chose, with its own; `date` when run.json was last written (ISO 8601); a field is None where unknown.
+    `status` is finished, `training: 2 of 3 teachers` or `broken: reason`. `val` has the ensemble's figures, `student`
+    the compressed student and its figures. `date` is when run.json was last written (ISO 8601).
     """
-    found = {
+    summary = {
         "name": folder.name,
         "status": "",
         "recipe": None,
@@ -53,9 +60,9 @@ def summarize_run(folder: Path) -> dict:
     try:
         record = read_record(folder)
     except RunError as error:
-        return {**found, "status": f"broken: {error}"}
+        return {**summary, "status": f"broken: {error}"}
     path = folder / "run.json"
-    found |= {
+    summary |= {
         "recipe": record["recipe"].get("name"),
         "teachers": record["recipe"]["train"]["teachers"],
         "date": datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(timespec="seconds"),
@@ -67,22 +74,22 @@ def summarize_run(folder: Path) -> dict:
         if not (folder / name).exists()
     ]
     if missing:
-        found["status"] = f"broken: {', '.join(missing)} missing"
+        summary["status"] = f"broken: {', '.join(missing)} missing"
     elif record["status"] == "finished":
         try:
-            found |= {"status": "finished", "val": record["metrics"]["val"], "student": read_student(folder)}
+            summary |= {"status": "finished", "val": record["metrics"]["val"], "student": summarize_student(folder)}
         except (OSError, ValueError, KeyError) as error:
-            found["status"] = f"broken: metrics or compress/report.json: {error!r}"
+            summary["status"] = f"broken: metrics or compress/report.json: {error!r}"
     else:
         done = len(list(folder.glob("member-*.json")))
-        found["status"] = f"{record['status']}: {done} of {len(found['teachers'])} teachers"
-    return found
+        summary["status"] = f"{record['status']}: {done} of {len(summary['teachers'])} teachers"
+    return summary
 
 
 def describe_run(folder: Path) -> dict:
-    """All that is known of one run: its summary, recipe, versions, what was left out, every network's epochs, student.
+    """The summary of one run with its recipe, versions, left-out rows and every network's epochs.
 
-    `changed` are the recipe's fields that differ from the defaults. Raises RunError where there is no readable run.json.
+    `changed` has the recipe's fields that differ from the defaults. Raises RunError if run.json cannot be read.
     """
     record = read_record(folder)
     defaults = flatten(Recipe())
@@ -103,10 +110,10 @@ def describe_run(folder: Path) -> dict:
 
 
 def compare_runs(folders: list[Path]) -> dict:
-    """The recipe fields in which the runs differ, their figures, and each later run less the first.
+    """The recipe fields that differ between the runs, their figures, and the difference of each run to the first.
 
-    `paired` is the plain difference on the logos of val themselves, where both ensembles were asked about the same
-    ones; `logo-edge evaluate` has intervals and a test.
+    `paired` compares the predictions for each logo of val if both runs have the same val; `logo-edge evaluate` adds
+    intervals and a test.
     """
     records = [read_record(folder) for folder in folders]
     fields = [flatten(record["recipe"]) for record in records]
@@ -117,7 +124,7 @@ def compare_runs(folders: list[Path]) -> dict:
     return {
         "runs": runs,
         "same_data": len({record["identity"]["inputs"]["data"] for record in records}) == 1,
-        "fields": {name: found for name, found in values.items() if any(value != found[0] for value in found)},
+        "fields": {name: row for name, row in values.items() if any(value != row[0] for value in row)},
         "differences": [_difference(runs[0], run) for run in runs[1:]],
         "paired": [pair_runs(paired[0], other) for other in paired[1:]],
     }
@@ -153,7 +160,7 @@ def pair_runs(first: Run, second: Run) -> dict | None:
 
 
 def read_record(folder: Path) -> dict:
-    """run.json, of a run in any state. Raises RunError where it is missing, no JSON, or lacks what every run has."""
+    """run.json of a run in any state. Raises RunError if it is missing, not JSON, or lacks a field of every run."""
     path, record = folder / "run.json", read_run_json(folder)
     lacking = [key for key in NEEDED if key not in record]
     if "teachers" not in record.get("recipe", {}).get("train", {}):
@@ -166,26 +173,26 @@ def read_record(folder: Path) -> dict:
 
 
 def read_networks(folder: Path, record: dict) -> dict[str, dict]:
-    """{stem: {network, finished, epochs}} of the pretrained networks, the members, in order, and the students.
+    """{stem: {network, finished, epochs}} of the pretrained networks, the members and the students, in this order.
 
-    The epochs are those of the finished network's record or, while it is being fitted, of its metrics file.
+    The epochs come from the finished network's record or, during the fit, from its metrics file.
     """
-    found = {}
+    networks = {}
     for text in dict.fromkeys(record["recipe"]["train"]["teachers"]):
         stem = text.replace("@", "-")
         network = _read_network(folder, folder / "pretrain" / f"{stem}.json", f"pretrain-{stem}", text)
-        if network["epochs"]:  # those that begin at ImageNet weights are not pretrained
-            found[f"pretrain-{stem}"] = network
+        if network["epochs"]:  # networks with ImageNet weights are not pretrained
+            networks[f"pretrain-{stem}"] = network
     for index, text in enumerate(record["recipe"]["train"]["teachers"]):
-        found[f"member-{index}"] = _read_network(folder, folder / f"member-{index}.json", f"member-{index}", text)
+        networks[f"member-{index}"] = _read_network(folder, folder / f"member-{index}.json", f"member-{index}", text)
     for work in sorted(path for path in folder.glob("compress*/*-[0-9]*") if path.is_dir()):
         stem = stem_of("student", work)
-        found[stem] = _read_network(folder, work / "student.json", stem, "@".join(work.name.rsplit("-", 1)))
-    return found
+        networks[stem] = _read_network(folder, work / "student.json", stem, "@".join(work.name.rsplit("-", 1)))
+    return networks
 
 
-def read_student(folder: Path) -> dict | None:
-    """What `logo-edge compress` chose, or None: student, method, bundle_bytes and its figures on val, INT8 calibrated."""
+def summarize_student(folder: Path) -> dict | None:
+    """The student that `logo-edge compress` chose, with its method, size and calibrated figures on val, or None."""
     path = folder / "compress" / "report.json"
     if not path.exists():
         return None
@@ -197,7 +204,7 @@ def read_student(folder: Path) -> dict | None:
         "bundle_bytes": report["bundle_bytes"],
         "accuracy": val["accuracy"]["value"],
         "accuracy_sure": val["accuracy_sure"]["value"],
-        "worst_recall": min(entry["value"] for entry in val["recall"].values()),
+        "worst_recall": min(recall["value"] for recall in val["recall"].values()),
         "nll": val["nll"],
         "calibration_error": val["calibration_error_debiased"]["value"],
         "threshold": report["abstention"]["threshold"],
@@ -226,40 +233,40 @@ def print_list(runs: list[dict]) -> None:
             console.print(literal(f"{run['name']} is {run['status']}"))
 
 
-def print_run(found: dict) -> None:
+def print_run(description: dict) -> None:
     """The run's record as lines, then a table of epochs per network."""
     console = _console()
-    for line in _describe_lines(found):
+    for line in _describe_lines(description):
         console.print(literal(line))
-    for stem, network in found["networks"].items():
+    for stem, network in description["networks"].items():
         epochs = network["epochs"]
-        state = "" if network["finished"] else ", unfinished" if epochs else ", not begun"
+        state = "" if network["finished"] else ", unfinished" if epochs else ", not started"
         console.print("")
         console.print(literal(f"{stem}: {network['network']}, {len(epochs)} epochs{state}"))
         if not epochs:
             continue
-        known = {key: value for epoch in epochs for key, value in epoch.items()}
-        columns = [key for key, value in known.items() if key not in HIDDEN and not isinstance(value, dict)]
+        figures = {key: value for epoch in epochs for key, value in epoch.items()}
+        columns = [key for key, value in figures.items() if key not in HIDDEN and not isinstance(value, dict)]
         table = figures_table("epoch", *map(_heading, columns))
         for epoch in epochs:
             table.add_row(str(epoch["epoch"]), *(_show(key, epoch.get(key)) for key in columns))
         console.print(table)
 
 
-def print_comparison(found: dict) -> None:
-    """The differing fields, the figures and the differences, a column per run."""
-    console, runs = _console(), found["runs"]
+def print_comparison(comparison: dict) -> None:
+    """The differing fields, the figures and the differences, one column per run."""
+    console, runs = _console(), comparison["runs"]
     names = [run["name"] for run in runs]
-    table = figures_table("recipe field" if found["fields"] else "the recipes are the same", *names)
-    for field, values in found["fields"].items():
+    table = figures_table("recipe field" if comparison["fields"] else "the recipes are the same", *names)
+    for field, values in comparison["fields"].items():
         table.add_row(field, *("-" if value is None else str(value) for value in values))
-    if not found["same_data"]:
+    if not comparison["same_data"]:
         table.add_row("(data)", *["another manifest, or other images"] * len(runs))
     console.print(table)
     table = figures_table("val", *names, *(f"{name} less {names[0]}" for name in names[1:]))
     table.add_row("status", *(run["status"] for run in runs))
     for key in FIGURES:
-        differences = (entry[key] if entry else None for entry in found["differences"])
+        differences = (difference[key] if difference else None for difference in comparison["differences"])
         table.add_row(
             _heading(key),
             *(_show(key, (run["val"] or {}).get(key)) for run in runs),
@@ -269,14 +276,15 @@ def print_comparison(found: dict) -> None:
     table.add_row("student, all", *(percent(run["student"] and run["student"]["accuracy"]) for run in runs))
     table.add_row("MB", *(f"{run['size_bytes'] / 1e6:.1f}" for run in runs))
     console.print(table)
-    for name, paired in zip(names[1:], found["paired"], strict=True):
+    for name, paired in zip(names[1:], comparison["paired"], strict=True):
         if paired is None:
-            text = f"{name} and {names[0]} were not asked about the same logos of val, or one is unfinished"
+            text = f"{name} and {names[0]} have different logos of val, or one is unfinished"
         else:
             text = (
                 f"on the same {paired['count']} logos of val, {name} less {names[0]}: "
-                f"{paired['accuracy_difference']:+.1%}; alone right {paired['only_second_right']} against "
-                f"{paired['only_first_right']}, of one mind on {paired['agree']}"
+                f"{paired['accuracy_difference']:+.1%}; only {name} right on "
+                f"{paired['only_second_right']}, only {names[0]} on {paired['only_first_right']}, same class on "
+                f"{paired['agree']}"
             )
         console.print(literal(text))
 
@@ -296,7 +304,7 @@ def _read_network(folder: Path, path: Path, stem: str, text: str) -> dict:
 def _size_bytes(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # a run that is being trained replaces its files
+        with suppress(FileNotFoundError):  # training replaces files meanwhile
             total += path.lstat().st_size if path.is_file() else 0
     return total
 
@@ -307,24 +315,24 @@ def _difference(first: dict, second: dict) -> dict[str, float] | None:
     return {key: second["val"][key] - first["val"][key] for key in FIGURES}
 
 
-def _describe_lines(found: dict) -> list[str]:
+def _describe_lines(run: dict) -> list[str]:
     lines = [
-        f"{found['name']}: {found['status']}, {found['date']}, {found['size_bytes'] / 1e6:.1f} MB, {found['device']}",
-        f"recipe {found['recipe']}: {found['description']}",
+        f"{run['name']}: {run['status']}, {run['date']}, {run['size_bytes'] / 1e6:.1f} MB, {run['device']}",
+        f"recipe {run['recipe']}: {run['description']}",
         *(
             f"  {key} = {json.dumps(value)}"
-            for key, value in found["changed"].items()
+            for key, value in run["changed"].items()
             if key not in ("name", "description")
         ),
-        f"data {found['manifest']}, classes {', '.join(found['classes'])}",
-        "versions " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
-        f"left out, as look-alikes of held-out logos: {', '.join(found['left_out']) or 'nothing'}",
+        f"data {run['manifest']}, classes {', '.join(run['classes'])}",
+        "versions " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        f"left out, as look-alikes of held-out logos: {', '.join(run['left_out']) or 'nothing'}",
     ]
-    if kept := found["kept_lookalikes"]:
-        lines.append(f"learned from, though they look like held-out images: {len(kept)}, first {kept[0]}")
-    if found["val"]:
-        lines.append("ensemble on val: " + _figures(found["val"]))
-    if student := found["student"]:
+    if kept := run["kept_lookalikes"]:
+        lines.append(f"used for training, though they look like held-out images: {len(kept)}, first {kept[0]}")
+    if run["val"]:
+        lines.append("ensemble on val: " + _figures(run["val"]))
+    if student := run["student"]:
         lines.append(
             f"student {student['network']}, {student['method']}, {student['bundle_bytes'] / 1e6:.2f} MB, answers from "
             f"{student['threshold']:.1%} on; INT8 on val: {_figures(student)}"
@@ -367,6 +375,6 @@ def _teachers(names: list[str]) -> str:
 
 
 def _console() -> Console:
-    """The terminal; in a file or a pipe wide enough for a whole row."""
+    """The terminal; 200 columns in a file or a pipe, for a whole row."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)

@@ -26,7 +26,7 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class Run:
-    """What `train` leaves behind; `record` is run.json."""
+    """The result of `train`; `record` is run.json."""
 
     folder: Path
     record: dict
@@ -37,12 +37,13 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """What it was made by. Raises RunError where that is no recipe of this version."""
+        """The recipe of the run. Raises RunError if it is not a recipe of this version."""
         try:
             return recipe_from_dict(self.record["recipe"])
         except RecipeError as error:
             raise RunError(
-                f"{self.folder / 'run.json'} has a recipe of another version: {error}\nTrain again with `logo-edge train`"
+                f"{self.folder / 'run.json'} has a recipe of another version: {error}\n"
+                "Train again with `logo-edge train`"
             ) from error
 
     @property
@@ -51,40 +52,41 @@ class Run:
 
     @property
     def data_hash(self) -> str:
-        """That of the manifest's rows, as the run was made of them."""
+        """The hash of the manifest's rows at training."""
         return self.record["identity"]["inputs"]["data"]
 
     def read_manifest(self) -> Manifest:
-        """The run's manifest. Raises RunError where it is another one by now, with the rows that differ counted."""
+        """The run's manifest. Raises RunError, with the changed rows, if it has changed since the training."""
         manifest = read_manifest(self.manifest_path)
         check_rows(manifest, self.folder / ROWS, self.manifest_path)
         return manifest
 
     @property
     def temperature(self) -> float:
-        """That of the ensemble's mean probability, fitted on calib; 1 in a run of a version that did not fit it."""
+        """The temperature of the ensemble's mean probability, fitted on calib; 1 in older runs."""
         return self.record.get("temperature", 1.0)
 
     def load_member(self, index: int, *, drawing: bool = False, dropout: float = 0.0) -> LogoNetwork:
-        """One teacher in evaluation mode; a Bayesian one as the network of its mean weights, with that dropout.
+        """One teacher in evaluation mode with that dropout; a Bayesian one with its mean weights.
 
-        With `drawing`, one that `uncertainty.sample_logits` can draw from: with its dropout and its weights'
-        distributions. Raises RunError where its checkpoint is missing or changed.
+        With `drawing`, the teacher keeps its own dropout and its weights' distributions, for
+        `uncertainty.sample_logits`. Raises RunError if its checkpoint is missing or changed.
         """
-        from logo_edge_train.checkpoints import load_network  # PyTorch: seconds, for which `runs list` does not wait
+        from logo_edge_train.checkpoints import load_network  # loads PyTorch: seconds, which `runs list` does not need
 
         member = self.record["members"][index]
         path = self.folder / member["file"]
         if not path.exists() or file_hash(path) != member["sha256"]:
             raise RunError(
-                f"{path} is missing or not the file that run.json lists; put it back, or train again in another folder (--out)"
+                f"{path} is missing or not the file that run.json lists; put it back, or train again in another folder "
+                "(--out)"
             )
         if not drawing:
             return load_network(path, self.architecture(index), len(self.classes), dropout=dropout)
         return load_network(path, self.architecture(index), len(self.classes), drawing=self.recipe.train)
 
     def architecture(self, index: int) -> Architecture:
-        """What teacher `index` is."""
+        """The network and input size of teacher `index`."""
         return Architecture.parse(self.record["members"][index]["architecture"])
 
     def member_logits(self, split: str) -> np.ndarray:
@@ -93,7 +95,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """The finished run in `folder`. Raises RunError where there is none, or it is unfinished or of another format."""
+    """The finished run in `folder`. Raises RunError if it is missing, unfinished or of another format."""
     record = read_run_record(folder)
     if record.get("status") != "finished":
         raise RunError(
@@ -103,7 +105,7 @@ def read_run(folder: Path) -> Run:
 
 
 def read_run_json(folder: Path) -> dict:
-    """run.json of the run in `folder`, in any state and format. Raises RunError where it is missing or no JSON."""
+    """run.json in `folder`, in any state and format. Raises RunError if it is missing or not JSON."""
     path = folder / "run.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -113,32 +115,32 @@ def read_run_json(folder: Path) -> dict:
 
 
 def read_run_record(folder: Path) -> dict:
-    """run.json of the run in `folder`, finished or not. Raises RunError where there is none, or of another format."""
+    """run.json in `folder`, of a run in any state. Raises RunError if it is missing or of another format."""
     path, record = folder / "run.json", read_run_json(folder)
     if record.get("format_version") != FORMAT_VERSION:
         raise RunError(
-            f"{path}: format_version {record.get('format_version')}; expected {FORMAT_VERSION}. Remove the folder, or give "
-            "another one (--out), and train again"
+            f"{path}: format_version {record.get('format_version')}; expected {FORMAT_VERSION}. Remove the folder, or "
+            "give another one (--out), and train again"
         )
     return record
 
 
 def write_run_record(folder: Path, record: dict) -> None:
-    """Writes run.json, whole or not at all."""
+    """Writes run.json atomically."""
     write_json(folder / "run.json", {"format_version": FORMAT_VERSION, **record})
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Writes indented JSON, whole or not at all."""
+    """Writes indented JSON atomically."""
     write_text(path, json_text(value))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes the file, whole or not at all."""
+    """Writes the file atomically, in a new folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, text)
 
 
 def save_logits(path: Path, logits: dict[str, np.ndarray]) -> None:
-    """Writes {split: (N, K) float32} as safetensors, whole or not at all."""
+    """Writes {split: (N, K) float32} as safetensors, atomically."""
     write_file(path, save_arrays({split: np.ascontiguousarray(array) for split, array in logits.items()}))

@@ -1,4 +1,4 @@
-"""What fits report, kept: JSON lines and TensorBoard always, Weights & Biases and MLflow where asked for."""
+"""Stores the reports of fits: JSON lines and TensorBoard always, Weights & Biases and MLflow on request."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.files import json_text, write_file
 from logo_edge_train.keys import flatten
 
-STEPS_APART = 10  # every so many steps, and the last of an epoch, is kept
-PROJECT = "logo-edge"  # of Weights & Biases, and MLflow's experiment, where their variables name no other
-PARAMS_PER_BATCH = 100  # MLflow takes no more at once
+STEPS_APART = 10  # every tenth step and the last of an epoch are stored
+PROJECT = "logo-edge"  # default project of Weights & Biases, and MLflow's experiment
+PARAMS_PER_BATCH = 100  # the limit of MLflow
 
 
 class Tracker:
-    """A context manager whose call takes the reports of `train_ensemble` and `distill`, and keeps them.
+    """A context manager; call it with the reports of `train_ensemble` and `distill` to store them.
 
-    Each fitted network has RUN/metrics/STEM.jsonl, which holds every epoch once however often the fit was interrupted,
-    and RUN/tensorboard/STEM, which is made from it; each of `services` (wandb, mlflow) gets the same figures as a run
-    of its own, with `settings` beside them. A service that fails is left out from then on, and `warn` is told.
-    Raises MissingExtraError or RunError at once, where a service is not installed, not known or not logged in to.
+    Each fitted network has RUN/metrics/STEM.jsonl, with every epoch once even after interruptions, and
+    RUN/tensorboard/STEM, made from it. Each of `services` (wandb, mlflow) gets the same figures as one run per network,
+    with `settings`. A service that fails is left out from then on, with a message to `warn`. Raises MissingExtraError
+    or RunError at the start if a service is not installed, not known or not logged in to.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Tracker:
         name, kind = report["name"], report["kind"]
         if kind == "start":
             self.stems[name] = report["stem"]
-            return  # the next report says whether the fit goes on from some epoch
+            return  # the next report tells whether the fit resumes
         if name not in self.networks:
             self.networks[name] = NetworkRecord(self, name, self.stems[name], report.get("history", []))
         network, last = self.networks[name], report["epochs"]
@@ -62,25 +62,25 @@ class Tracker:
         else:
             epoch = report["epoch"] if kind == "epoch" else 0
             if kind == "epoch" or report["step"] % STEPS_APART == 0 or report["step"] == report["steps"]:
-                network.add(_record(report))
+                network.add(_to_record(report))
         if epoch == last:
             network.close(finished=True)
             del self.networks[name]
 
 
 class NetworkRecord:
-    """One network's file, event folder and runs at the services, opened so that they hold `history` and no more."""
+    """One network's metrics file, event folder and service runs, cut back to `history` when opened."""
 
     def __init__(self, tracker: Tracker, name: str, stem: str, history: list[dict]):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path, self.warn = tracker.folder / "metrics" / f"{stem}.jsonl", tracker.warn
         before = read_metrics(self.path)
-        anew = not before or (not history and any(record["kind"] == "epoch" for record in before))
-        start = {"kind": "start", "network": name, "key": secrets.token_hex(4)} if anew else before[0]
-        self.sent = set() if anew else {_place(record) for record in before}
+        is_new = not before or (not history and any(record["kind"] == "epoch" for record in before))
+        start = {"kind": "start", "network": name, "key": secrets.token_hex(4)} if is_new else before[0]
+        self.sent = set() if is_new else {_position(record) for record in before}
         steps = [record for record in before if record["kind"] == "step" and record["epoch"] <= len(history)]
-        kept = sorted([*steps, *({"kind": "epoch", **epoch} for epoch in history)], key=_place)
+        kept = sorted([*steps, *({"kind": "epoch", **epoch} for epoch in history)], key=_position)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_file(self.path, "".join(_line(record) for record in [start, *kept]))
         self.file = self.path.open("a", encoding="utf-8")
@@ -94,7 +94,7 @@ class NetworkRecord:
             self._show(record)
 
     def add(self, record: dict) -> None:
-        """Appends one record and passes it on."""
+        """Appends one record and sends it to TensorBoard and the services."""
         self.file.write(_line(record))
         self.file.flush()
         self._show(record)
@@ -109,19 +109,19 @@ class NetworkRecord:
         position, figures = record[record["kind"]], scalars(record)
         for name, value in figures.items():
             self.events.add_scalar(name, value, position)
-        if _place(record) not in self.sent:
+        if _position(record) not in self.sent:
             for service, run in list(self.runs.items()):
                 self._try(service, lambda run=run: run.log(record["kind"], position, figures))
 
     def _try(self, service: str, action: Callable) -> None:
         try:
-            made = action()
-        except Exception as error:  # a service that is away must not cost hours of fitting: the file has it all
+            run = action()
+        except Exception as error:  # a failing service must not stop the fit; the file has all records
             self.runs.pop(service, None)
-            self.warn(f"{service}: {str(error).strip() or type(error).__name__}; it is left out, {self.path} goes on")
+            self.warn(f"{service}: {str(error).strip() or type(error).__name__}; it is left out; {self.path} continues")
         else:
-            if made is not None:
-                self.runs[service] = made
+            if run is not None:
+                self.runs[service] = run
 
 
 class WandbRun:
@@ -152,7 +152,7 @@ class WandbRun:
 
 
 class MlflowRun:
-    """One network as a run of MLflow; MLFLOW_* variables configure it, without them a file store beside the run."""
+    """One network as a run of MLflow; MLFLOW_* variables configure it. Default: a file store beside the run."""
 
     def __init__(self, tracker: Tracker, stem: str, key: str):
         from mlflow import MlflowClient
@@ -164,8 +164,8 @@ class MlflowRun:
         self.client = MlflowClient(store)
         experiment = self.client.get_experiment_by_name(experiment_name)
         experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(experiment_name)
-        if found := self.client.search_runs([experiment_id], f"tags.key = '{key}'"):
-            self.run_id = found[0].info.run_id
+        if earlier := self.client.search_runs([experiment_id], f"tags.key = '{key}'"):
+            self.run_id = earlier[0].info.run_id
             self.client.update_run(self.run_id, status="RUNNING")
             return
         folder = tracker.folder.resolve().name
@@ -190,7 +190,7 @@ SERVICES = {"wandb": WandbRun, "mlflow": MlflowRun}
 
 
 def check_service(service: str) -> None:
-    """Raises MissingExtraError where the service's package is absent, RunError where nobody is logged in to it."""
+    """Raises MissingExtraError if the service's package is missing, RunError if nobody is logged in."""
     try:
         package = importlib.import_module(service)
     except ImportError as error:
@@ -202,9 +202,9 @@ def check_service(service: str) -> None:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The records of a metrics file, first the start, then steps and epochs in order; none where there is no file.
+    """The records of a metrics file: the start, then steps and epochs in order; [] if there is no file.
 
-    A last line that was cut short, by a kill or a full disk, is left out.
+    An incomplete last line (after a kill or a full disk) is left out.
     """
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -216,9 +216,9 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def stem_of(kind: str, folder: Path) -> str:
-    """What a network of RUN/compress*/NAME-SIZE is called in the run's metrics and snapshots.
+    """The name, in the run's metrics and snapshots, of a network in RUN/compress*/NAME-SIZE.
 
-    Its kind (student, int8), itself, and the recipe where that is another than the run's own.
+    It has the kind (student, int8), the network, and the recipe if that is not the run's own.
     """
     return f"{kind}-{folder.name}{folder.parent.name.removeprefix('compress')}"
 
@@ -233,16 +233,16 @@ def scalars(record: dict) -> dict[str, float]:
     }
 
 
-def _record(report: dict) -> dict:
-    """A report as it is kept; its step counts from the first of the fit."""
+def _to_record(report: dict) -> dict:
+    """A report as a record; its step counts from the start of the fit."""
     record = {key: value for key, value in report.items() if key not in ("name", "losses", "epochs", "steps")}
     if report["kind"] == "step":
         record["step"] += (report["epoch"] - 1) * report["steps"]
     return record
 
 
-def _place(record: dict) -> tuple[int, bool, int]:
-    """Where a record stands among its network's: by epoch, the steps before the epoch's own."""
+def _position(record: dict) -> tuple[int, bool, int]:
+    """Sort key of a network's records: by epoch, steps before the epoch's record."""
     return record.get("epoch", 0), record["kind"] == "epoch", record.get("step", 0)
 
 

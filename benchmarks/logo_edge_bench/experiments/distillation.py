@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.machine import describe_machine
-from logo_edge.probabilities import softmax
+from logo_edge.probabilities import entropy, softmax
 from logo_edge_bench.experiments.record import Device, ReportTest, file_name, result_path, write_record
 from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.experiments.uncertainty import (
@@ -54,7 +54,6 @@ from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
 from logo_edge_train.runs import Run, read_run, save_logits
-from logo_edge_train.uncertainty import entropy
 
 RESULT = result_path("distillation")
 DISPERSION = {"epistemic": "dispersion", "teachers_per_batch": 0}  # which needs all teachers

@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from logo_edge.decision import logo_score
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge.probabilities import softmax
+from logo_edge.probabilities import entropy, softmax
 from logo_edge_bench.experiments.novelty import (
     Familiarity,
     background,
@@ -63,14 +63,7 @@ from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import BayesConfig
 from logo_edge_train.runs import Run, read_run, save_logits
 from logo_edge_train.temperature import fit_temperature
-from logo_edge_train.uncertainty import (
-    BayesianObjective,
-    decompose,
-    entropy,
-    sample_logits,
-    weigh_members,
-    weighted_logits,
-)
+from logo_edge_train.uncertainty import BayesianObjective, decompose, sample_logits, weigh_members, weighted_logits
 
 RESULT = result_path("uncertainty")
 COVERAGE = 0.9  # of the selective error

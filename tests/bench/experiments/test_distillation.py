@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from logo_edge.probabilities import softmax
+from logo_edge.probabilities import entropy, softmax
 from logo_edge_bench.experiments import distillation, uncertainty
 from logo_edge_train.recipe import DistillConfig, DistillFit
-from logo_edge_train.uncertainty import decompose, entropy
+from logo_edge_train.uncertainty import decompose
 
 LOGOS, CLASSES = 120, 4
 
