@@ -63,8 +63,7 @@ def main() -> None:
         ]
         with tempfile.TemporaryDirectory() as folder:
             images = read_images(
-                read_manifest(arguments.manifest),
-                arguments.images,
+                read_manifest(arguments.manifest, arguments.images),
                 arguments.split,
                 labels,
                 Path(folder),

@@ -79,12 +79,10 @@ class Images:
     timed: tuple[str, ...]
 
 
-def read_images(
-    manifest: Manifest, renders: Path, split: str, labels: tuple[str, ...], folder: Path, size_px: int
-) -> Images:
+def read_images(manifest: Manifest, split: str, labels: tuple[str, ...], folder: Path, size_px: int) -> Images:
     """The split's logos; the timed ones are written into `folder`. Raises like `labelled_rows`, and ImageError."""
     rows = labelled_rows(manifest, split, labels, "the bundle's")
-    paths = manifest.image_paths(rows, renders)
+    paths = manifest.image_paths(rows)
     every = max(1, len(paths) // LATENCY_IMAGES)
     timed = []
     for index, path in enumerate(paths[::every][:LATENCY_IMAGES]):

@@ -124,7 +124,7 @@ def check_command(
     from logo_edge_train.data.manifest import read_manifest
 
     limits = read_gates(gates)
-    figures = measure_bundle(bundle, read_manifest(manifest), images, split=split, runs=runs, public_key=public_key)
+    figures = measure_bundle(bundle, read_manifest(manifest, images), split=split, runs=runs, public_key=public_key)
     checks = check_gates(limits, figures)
     failed = [gate for gate in checks if not gate.holds]
     if as_json:
@@ -186,7 +186,7 @@ def _measure(
     systems = [reference_system(bundles[0], key), *bundle_systems(bundles, **rows)]
     with TemporaryDirectory() as folder:
         chosen = PRESETS[preset]
-        logos = read_images(read_manifest(manifest), images, split, labels[0], Path(folder), chosen.size_px)
+        logos = read_images(read_manifest(manifest, images), split, labels[0], Path(folder), chosen.size_px)
         result = run_bench(systems, logos, chosen, say=say)
         if out:
             write_result(result, out)

@@ -100,7 +100,7 @@ def check_gates(gates: Gates, figures: dict) -> list[Check]:
 
 
 def measure_bundle(
-    folder: Path | None, manifest: Manifest, images: Path, *, split: str, runs: int, public_key: Path | None = None
+    folder: Path | None, manifest: Manifest, *, split: str, runs: int, public_key: Path | None = None
 ) -> dict:
     """The figures of a bundle for its gates, measured in this process: accuracy, calibration, size, one forward pass.
 
@@ -108,7 +108,7 @@ def measure_bundle(
     """
     classifier = Classifier.load(folder, public_key=public_key)
     rows = labelled_rows(manifest, split, classifier.labels, "the bundle's")
-    pixels = [classifier.read_pixels(manifest.image_path(row, images))[None] for row in rows]
+    pixels = [classifier.read_pixels(manifest.image_path(row))[None] for row in rows]
     logits = np.concatenate([classifier.logits(image) for image in pixels])
     bundle, calibration = classifier.bundle, classifier.bundle.calibration
     calibrated = calibrated_logits(logits, calibration.temperature, calibration.scaling)

@@ -44,7 +44,7 @@ def evaluate_command(
     from logo_edge_report.console_tables import print_evaluation
     from logo_edge_report.evaluate import evaluate_subjects
     from logo_edge_report.subjects import load_subject, manifest_of
-    from logo_edge_train.data.icons import fetch_logos, renders_folder
+    from logo_edge_train.data.icons import fetch_logos
     from logo_edge_train.runs import write_json
 
     if len(subjects or []) > 2:
@@ -65,7 +65,6 @@ def evaluate_command(
             loaded,
             manifest_of(loaded, manifest),
             split,
-            renders_folder(),
             parts=[part for part, wanted in asked.items() if wanted],
             say=lambda text: bar.update(task, description=text),
         )

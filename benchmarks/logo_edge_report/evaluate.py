@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 import numpy as np
 
@@ -34,7 +33,7 @@ PARTS = ("slices", "corruptions", "outliers", "attacks")
 
 
 def evaluate_subjects(
-    subjects: list[Subject], manifest: Manifest, split: str, renders: Path, *, parts: Collection[str], say: Say
+    subjects: list[Subject], manifest: Manifest, split: str, *, parts: Collection[str], say: Say
 ) -> dict:
     """Every figure of one or more subjects on one split; two are compared. `parts`: which of PARTS to add.
 
@@ -49,7 +48,7 @@ def evaluate_subjects(
             f"{len(white)} of the subjects are checkpoints; attacks are made against exactly one: name a .safetensors "
             "file of a run, and beside it the bundle that was made of it"
         )
-    images = {name: load_split(manifest, name, renders) for name in sorted({split, "calib"})}
+    images = {name: load_split(manifest, name) for name in sorted({split, "calib"})}
     rows = manifest.split(split)
     targets, sure = targets_of(rows, subjects[0].labels), [index for index, row in enumerate(rows) if row.sure]
     predicted = []
@@ -134,9 +133,9 @@ def compare_subjects(
     }
 
 
-def load_split(manifest: Manifest, split: str, renders: Path) -> ImageFiles:
+def load_split(manifest: Manifest, split: str) -> ImageFiles:
     """The images of a split, decoded whenever they are asked for. Raises DatasetError where one is missing."""
-    return ImageFiles(manifest.image_paths(manifest.split(split), renders))
+    return ImageFiles(manifest.image_paths(manifest.split(split)))
 
 
 def check_labels(subject: Subject, manifest: Manifest, split: str) -> None:

@@ -25,7 +25,6 @@ from logo_edge_report.sections import (
     training_section,
 )
 from logo_edge_report.subjects import Subject, load_subject
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.recipe import Architecture
@@ -63,7 +62,7 @@ def make_report(
     manifest = run.read_manifest()
     compressed = read_compressed(run)
     say("reading logos")
-    images, rows = load_split(manifest, split, renders_folder()), manifest.split(split)
+    images, rows = load_split(manifest, split), manifest.split(split)
     targets = targets_of(rows, run.classes)
     subjects, before = evaluate_run(run, compressed, manifest, images, split, say)
     shown = subjects[-1]
@@ -118,7 +117,7 @@ def evaluate_run(
     if compressed:
         chosen = load_chosen(compressed)
         say(chosen.name)
-        held = {name: images if name == split else load_split(manifest, name, renders_folder()) for name in names}
+        held = {name: images if name == split else load_split(manifest, name) for name in names}
         subjects.append((chosen, {name: chosen.predict(part) for name, part in held.items()}))
     say("figures")
     evaluated = [

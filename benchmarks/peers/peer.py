@@ -25,7 +25,7 @@ from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
 from logo_edge_bench.page import write_report
 from logo_edge_bench.result_tables import markdown_of
 from logo_edge_bench.systems import System, bundle_systems, reference_system
-from logo_edge_train.data.icons import LABELS, renders_folder
+from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 
 WORK = Path("runs/peers")
@@ -55,12 +55,12 @@ def read_data(limit: int | None = None, manifest: Path = LABELS, work: Path = WO
     """The project's train and val logos, written once for a manifest; with `limit`, so many of each class, in a folder
     of their own."""
     logos, digest = read_manifest(manifest), hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
-    root, renders = work / ("data" if limit is None else f"data-{limit}"), renders_folder()
+    root = work / ("data" if limit is None else f"data-{limit}")
     if not _says(root / "done", digest):
         shutil.rmtree(root, ignore_errors=True)
         for split in SPLITS:
             for index, row in enumerate(chosen_rows(logos, split, limit)):
-                write_flat(logos.image_path(row, renders), root / split / row.label / f"{index:05d}.png")
+                write_flat(logos.image_path(row), root / split / row.label / f"{index:05d}.png")
         (root / "done").write_text(digest, encoding="utf-8")
     return Data(root, logos.classes, digest)
 
@@ -177,7 +177,7 @@ def measure(peers: tuple[ModuleType, ...], arguments: argparse.Namespace) -> dic
     logos, preset = read_manifest(LABELS), PRESETS[arguments.preset]
     logos = replace(logos, rows=tuple(chosen_rows(logos, arguments.split, arguments.limit)))
     with tempfile.TemporaryDirectory() as folder:
-        images = read_images(logos, renders_folder(), arguments.split, logos.classes, Path(folder), preset.size_px)
+        images = read_images(logos, arguments.split, logos.classes, Path(folder), preset.size_px)
         result = run_bench(systems, images, preset, starts=starts, say=lambda line: print(line, file=sys.stderr))
     _keep(result, arguments.out)
     for entry in peers:

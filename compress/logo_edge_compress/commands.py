@@ -220,12 +220,11 @@ def calibrate_command(
     from logo_edge.bundle.calibration import Mode
     from logo_edge.bundle.record import read_bundle
     from logo_edge_compress.recalibrate import read_config, recalibrate
-    from logo_edge_train.data.icons import renders_folder
     from logo_edge_train.data.manifest import read_manifest
 
     refuse_torchrun("logo-edge calibrate")
     config = read_config(read_bundle(bundle), recipe, tuple(override))
-    packed = recalibrate(bundle, read_manifest(find_manifest(source)), renders_folder(), config)
+    packed = recalibrate(bundle, read_manifest(find_manifest(source)), config)
     calibration = packed.calibration
     scaling = f"{calibration.scaling.method} scaling" if calibration.scaling else "no scaling"
     typer.echo(

@@ -51,7 +51,7 @@ class Fake:
 
 @pytest.fixture
 def images(labelled, tmp_path):
-    return read_images(read_manifest(labelled[1]), tmp_path, "test", ("red", "green", "blue"), tmp_path, 48)
+    return read_images(read_manifest(labelled[1]), "test", ("red", "green", "blue"), tmp_path, 48)
 
 
 @pytest.fixture
@@ -266,12 +266,12 @@ def test_wrong_usage_is_named(labelled, options, message):
 def test_classes_that_are_not_the_bundles_are_named(labelled, tmp_path):
     write_manifest(tmp_path / "other.csv", [LogoRow(FILES, "", "0.png", "0", "zebra", (), True, "test")])
     with pytest.raises(DatasetError, match="classes zebra are not the bundle's"):
-        read_images(read_manifest(tmp_path / "other.csv"), tmp_path, "test", ("red",), tmp_path, 48)
+        read_images(read_manifest(tmp_path / "other.csv"), "test", ("red",), tmp_path, 48)
 
 
 def test_an_empty_split_is_named(labelled, tmp_path):
     with pytest.raises(DatasetError, match="split 'val' has no labelled logos"):
-        read_images(read_manifest(labelled[1]), tmp_path, "val", ("red",), tmp_path, 48)
+        read_images(read_manifest(labelled[1]), "val", ("red",), tmp_path, 48)
 
 
 def test_a_file_that_is_no_result_is_named(tmp_path):

@@ -160,7 +160,6 @@ def measured(monkeypatch, tmp_path, labelled):
     bundle, manifest = labelled
     monkeypatch.setitem(PRESETS, "short", short)
     monkeypatch.setattr(peer, "LABELS", manifest)
-    monkeypatch.setattr(peer, "renders_folder", lambda: tmp_path)
     monkeypatch.setattr(peer, "reference_system", lambda _, made=peer.reference_system: made(bundle))
     monkeypatch.setattr(peer, "bundle_systems", lambda _, made=peer.bundle_systems, **how: made([bundle], **how))
 
@@ -213,7 +212,6 @@ def test_other_labels_are_written_and_learnt_anew(labelled, tmp_path, monkeypatc
             for index, (label, split) in enumerate(zip(labels, ("train", "val"), strict=True))
         ]
 
-    monkeypatch.setattr(peer, "renders_folder", lambda: tmp_path)
     found = []
     for labels in (("red", "blue"), ("blue", "red"), ("blue", "red")):
         write_manifest(tmp_path / "labels.csv", rows(labels))

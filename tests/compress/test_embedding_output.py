@@ -72,7 +72,7 @@ def logos(folder: Path, splits: dict[str, int]) -> Manifest:
 def test_a_bundle_is_packed_with_its_space(fake_bundle, tmp_path):
     plain = read_bundle(fake_bundle())
     manifest = logos(tmp_path, {"train": 30, "calib": 25})
-    described, model, extra = embed_bundle(plain, plain.model_path, tmp_path, manifest, tmp_path)
+    described, model, extra = embed_bundle(plain, plain.model_path, tmp_path, manifest)
     left = tmp_path / ".packed-killed.parts"
     (left / "bundle").mkdir(parents=True)
     packed = pack_bundle(described, model, tmp_path / "packed", extra)
@@ -80,5 +80,5 @@ def test_a_bundle_is_packed_with_its_space(fake_bundle, tmp_path):
     assert packed.model.optional_outputs == (EMBEDDING,)
     space = read_space(packed)
     assert (space.mean.shape, space.background.shape) == ((3,), (25, 3))
-    again, model, extra = embed_bundle(packed, packed.model_path, tmp_path, logos(tmp_path, {"calib": 3}), tmp_path)
+    again, model, extra = embed_bundle(packed, packed.model_path, tmp_path, logos(tmp_path, {"calib": 3}))
     assert (again, model, extra) == (packed, packed.model_path, {SPACE: packed.folder / SPACE})  # kept

@@ -48,7 +48,7 @@ def test_a_bundle_is_calibrated_anew_and_its_model_stays(fake_bundle, manifest, 
     folder = fake_bundle(temperature=9.0, abstain_below=0.123)
     sign_record(folder / RECORD, make_keys(tmp_path / "ours")[0])
     before = read_bundle(folder)
-    bundle = recalibrate(folder, manifest, tmp_path, CONFIG)
+    bundle = recalibrate(folder, manifest, CONFIG)
     assert bundle == read_bundle(folder)
     assert bundle.files["model.onnx"] == before.files["model.onnx"]
     assert 0 < bundle.calibration.temperature != 9.0
@@ -72,7 +72,7 @@ def test_a_calib_split_without_a_class_is_refused_and_nothing_changes(fake_bundl
     text = (folder / RECORD).read_text()
     kept = Manifest(tuple(row for row in manifest.rows if row.label != "blue"), manifest.folder)
     with pytest.raises(DatasetError, match="split 'calib' has no logo of class blue"):
-        recalibrate(folder, kept, tmp_path, CONFIG)
+        recalibrate(folder, kept, CONFIG)
     assert (folder / RECORD).read_text() == text
 
 
@@ -117,12 +117,12 @@ def test_every_file_of_a_bundle_stays_and_its_own_artifact_is_calibrated(fake_bu
     write_bundle_record(replace(before, files=list_files(folder)))
     listed = read_bundle(folder).files
     assert names < set(listed)
-    bundle = recalibrate(folder, manifest, tmp_path, CONFIG)
+    bundle = recalibrate(folder, manifest, CONFIG)
     assert {name: bundle.files[name] for name in names} == {name: listed[name] for name in names}
     assert bundle.files["model.onnx"] == before.files["model.onnx"]
     assert bundle.calibration.temperature < 9.0
     plain = fake_bundle()
-    expected = recalibrate(plain, manifest, tmp_path, CONFIG).calibration.temperature
+    expected = recalibrate(plain, manifest, CONFIG).calibration.temperature
     share = 0.999 if "model.pt" in names else 1.0
     assert bundle.calibration.temperature == pytest.approx(share * expected, rel=3e-4)
     assert (bundle.calibration.temperature == expected) == (add is add_notes)
@@ -133,10 +133,10 @@ def test_a_bundle_of_several_members_is_calibrated_on_what_they_say_together(fak
     (folder / "second.onnx").write_bytes((folder / "model.onnx").read_bytes())
     members = (MemberEntry("model.onnx", 16, 0.5), MemberEntry("second.onnx", 16, 0.5))
     write_bundle_record(replace(read_bundle(folder), members=members, files=list_files(folder)))
-    bundle = recalibrate(folder, manifest, tmp_path, CONFIG)
+    bundle = recalibrate(folder, manifest, CONFIG)
     assert bundle.members == members
     assert {"model.onnx", "second.onnx"} < set(bundle.files)
-    expected = recalibrate(fake_bundle(), manifest, tmp_path, CONFIG)
+    expected = recalibrate(fake_bundle(), manifest, CONFIG)
     assert bundle.calibration.temperature == pytest.approx(expected.calibration.temperature, rel=1e-3)
     assert Classifier.load(folder).run_vectors() >= 8
 
@@ -144,7 +144,7 @@ def test_a_bundle_of_several_members_is_calibrated_on_what_they_say_together(fak
 def test_the_command_keeps_the_risks_that_the_bundle_was_made_by(fake_bundle, manifest, tmp_path):
     folder = fake_bundle()
     write_manifest(tmp_path / "manifest.csv", manifest.rows)
-    recalibrate(folder, manifest, tmp_path, CONFIG)
+    recalibrate(folder, manifest, CONFIG)
     first = read_bundle(folder)
     assert first.provenance["calibrate"] == asdict(CONFIG)
     command = [str(folder), "--data", str(tmp_path / "manifest.csv")]
@@ -199,7 +199,7 @@ def test_a_class_that_is_never_recognised_and_one_answer_to_everything_are_named
 
 def test_every_interval_of_a_card_holds_its_value(fake_bundle, manifest, tmp_path):
     folder = fake_bundle()
-    recalibrate(folder, manifest, tmp_path, CONFIG)
+    recalibrate(folder, manifest, CONFIG)
     intervals = re.findall(r"([\d.]+)% \(([\d.]+)% to ([\d.]+)%\)", (folder / "card.md").read_text())
     assert len(intervals) == 2 + 3 + 2
     assert all(float(low) <= float(value) <= float(high) for value, low, high in intervals)

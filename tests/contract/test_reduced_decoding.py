@@ -13,7 +13,8 @@ from logo_edge import Classification, Classifier
 from logo_edge.bundle.calibration import Calibration, Familiarity, Mode
 from logo_edge.classifier import REDUCED_SHIFT
 from logo_edge.decision import logo_score, may_change
-from logo_edge_train.data.icons import fetch_logos, renders_folder
+from logo_edge_train.data.icons import fetch_logos
+from logo_edge_train.data.manifest import renders_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 GUARDED = ("label", "best_guess", "reason", "prediction_set", "is_logo", "high_confidence", "low_confidence")

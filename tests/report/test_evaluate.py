@@ -139,7 +139,7 @@ def test_a_run_a_checkpoint_and_an_onnx_file_of_one_network_agree(colours, tmp_p
     run = train_ensemble(colours, recipe, tmp_path / "run", device=torch.device("cpu"), report=lambda _: None)
     export_onnx(run.load_member(0), 32, tmp_path / "run" / "student.onnx")
     manifest = read_manifest(colours)
-    images = load_split(manifest, "val", tmp_path)
+    images = load_split(manifest, "val")
     subjects = [load_subject(tmp_path / "run" / name) for name in ("", "member-0.safetensors", "student.onnx")]
     assert [subject.kind for subject in subjects] == ["run", "checkpoint", "onnx"]
     ensemble, checkpoint, onnx = (subject.predict(images) for subject in subjects)
@@ -179,7 +179,7 @@ def test_every_corruption_changes_the_picture_more_at_a_higher_severity_and_keep
 
 def test_corruptions_are_averaged_at_each_severity(colours, fake_bundle, tmp_path):
     manifest, subject = read_manifest(colours), load_subject(fake_bundle())
-    images, said = load_split(manifest, "val", tmp_path), []
+    images, said = load_split(manifest, "val"), []
     targets = targets_of(manifest.split("val"), subject.labels)
     first, found = evaluate_corruptions([subject, subject], images, targets, (1,), said.append)
     assert first == found

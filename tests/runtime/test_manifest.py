@@ -76,9 +76,9 @@ def test_classes_splits_and_unlabelled_rows_are_told_apart(tmp_path):
 
 
 def test_an_image_lies_beside_the_manifest_or_among_the_renders(tmp_path):
-    manifest, renders = Manifest(ROWS, tmp_path / "set"), tmp_path / "renders"
-    paths = [manifest.image_path(row, renders) for row in manifest.rows]
-    assert paths[0] == renders / "simple-icons" / "15.0.0" / "acme.png"
+    manifest = Manifest(ROWS, tmp_path / "set", tmp_path / "renders")
+    paths = [manifest.image_path(row) for row in manifest.rows]
+    assert paths[0] == tmp_path / "renders" / "simple-icons" / "15.0.0" / "acme.png"
     assert paths[1] == tmp_path / "set" / 'pictures/été, "x".png'
     assert len(paths) == len(ROWS)
 

@@ -243,7 +243,6 @@ def dataset(folder, config: AugmentConfig, intensity: Intensity | None = None) -
         Manifest(tuple(rows), folder),
         rows,
         ("a", "b"),
-        folder,
         contract=InputContract(32),
         augment=config,
         class_weight_power=0.5,

@@ -68,9 +68,9 @@ def test_no_group_stands_on_two_sides():
 @pytest.mark.slow
 def test_no_near_duplicate_drawing_stands_on_two_sides_of_what_is_learned_and_measured(renders):
     manifest = read_manifest(LABELS)
-    left_out = find_lookalikes(manifest, manifest.split("train"), renders)
+    left_out = find_lookalikes(manifest, manifest.split("train"))
     rows = [row for row in manifest.rows if row not in left_out]
-    flat, splits = thumbnails(manifest, rows, renders), np.array([row.split for row in rows])
+    flat, splits = thumbnails(manifest, rows), np.array([row.split for row in rows])
     close = np.argwhere(np.triu(flat @ flat.T > LOOKALIKE, k=1))
     across = [(rows[a].icon, rows[b].icon) for a, b in close if splits[a] != splits[b]]
     assert len(close) > 100, "the search itself must find the near-duplicates inside a split"
@@ -82,7 +82,7 @@ def test_no_near_duplicate_drawing_stands_on_two_sides_of_what_is_learned_and_me
 @pytest.mark.slow
 def test_no_unlabelled_logo_looks_like_a_held_out_one(renders):
     manifest, unlabelled = read_manifest(LABELS), read_manifest(UNLABELLED)
-    left_out = find_lookalikes(manifest, list(unlabelled.rows), renders)
+    left_out = find_lookalikes(manifest, list(unlabelled.rows))
     assert left_out == set()
 
 
@@ -91,7 +91,7 @@ def test_every_render_is_256_px_on_its_longer_side_with_alpha(renders):
     manifest = read_manifest(LABELS)
     checked = 0
     for row in manifest.rows[::20]:
-        with Image.open(manifest.image_path(row, renders)) as image:
+        with Image.open(manifest.image_path(row)) as image:
             assert max(image.size) == 256
             assert image.mode == "RGBA"
             checked += 1

@@ -44,11 +44,11 @@ def test_no_more_images_than_readers_are_in_memory_at_full_size(tmp_path, monkey
     monkeypatch.setattr(images_module, "load_image", counted)
     classes = ("a", "b")
     kept = [
-        LogoDataset(manifest, rows, classes, tmp_path, contract=InputContract(32), augment=AugmentConfig()).images,
-        LogoDataset(manifest, rows, classes, tmp_path, contract=InputContract(32)).images,
-        InkDataset(manifest, rows, tmp_path, size_px=32, seed=0, neighbours=np.empty((4, 40, 0), int)).inks,
+        LogoDataset(manifest, rows, classes, contract=InputContract(32), augment=AugmentConfig()).images,
+        LogoDataset(manifest, rows, classes, contract=InputContract(32)).images,
+        InkDataset(manifest, rows, size_px=32, seed=0, neighbours=np.empty((4, 40, 0), int)).inks,
         [part for parts in Drawings.load(manifest, rows, 32).images for part in parts],
-        thumbnails(manifest, rows, tmp_path),
+        thumbnails(manifest, rows),
         images_module.pixels_of(rows, manifest, InputContract(32)),
     ]
     assert live[0] == 0
@@ -76,9 +76,9 @@ def test_missing_images_are_counted_and_get_the_advice_of_their_kind(tmp_path):
     ]
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     with pytest.raises(DatasetError, match=r"2 of 3 images .* first .*1\.png\. Put them back"):
-        Manifest(tuple(own), tmp_path).image_paths(own, tmp_path)
+        Manifest(tuple(own), tmp_path).image_paths(own)
     with pytest.raises(DatasetError, match="3 of 3 images .* `logo-edge data fetch` renders them"):
-        Manifest(tuple(ours), tmp_path).image_paths(ours, tmp_path)
+        Manifest(tuple(ours), tmp_path, tmp_path).image_paths(ours)
 
 
 def test_a_labelled_copy_of_a_held_out_image_stays_where_the_user_put_it_and_an_unlabelled_one_does_not(tmp_path):
@@ -92,8 +92,8 @@ def test_a_labelled_copy_of_a_held_out_image_stays_where_the_user_put_it_and_an_
     manifest = Manifest(tuple(rows), tmp_path)
     learned = [row for row in rows if row.split == "train"]
     labelled, unlabelled = rows[-2:]
-    assert find_lookalikes(manifest, learned, tmp_path) == {labelled, unlabelled}
-    assert leave_out(manifest, learned, tmp_path) == ({unlabelled}, {labelled})
+    assert find_lookalikes(manifest, learned) == {labelled, unlabelled}
+    assert leave_out(manifest, learned) == ({unlabelled}, {labelled})
 
 
 def test_photographs_of_one_scene_are_not_taken_for_copies_of_held_out_ones(tmp_path):
@@ -106,8 +106,8 @@ def test_photographs_of_one_scene_are_not_taken_for_copies_of_held_out_ones(tmp_
         rows.append(LogoRow("icons", "1", f"{index}", f"{index}", "ab"[index % 2], split=split))
         (tmp_path / "icons" / "1").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{index}.png").rename(tmp_path / "icons" / "1" / f"{index}.png")
-    manifest = Manifest(tuple(rows), tmp_path)
-    assert len(find_lookalikes(manifest, manifest.split("train"), tmp_path)) <= 8
+    manifest = Manifest(tuple(rows), tmp_path, tmp_path)
+    assert len(find_lookalikes(manifest, manifest.split("train"))) <= 8
 
 
 def test_a_changed_cell_in_a_copy_of_the_projects_labels_keeps_the_unlabelled_pool(monkeypatch):
@@ -137,7 +137,6 @@ def test_a_panel_has_its_share_of_the_labels_and_speaks_alone_of_logos_without_o
         Manifest(tuple(rows), tmp_path),
         rows,
         ("a", "b"),
-        tmp_path,
         contract=InputContract(32),
         use_votes=True,
         panel=panel,

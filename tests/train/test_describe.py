@@ -99,7 +99,7 @@ def test_the_contact_sheet_shows_each_class_in_its_own_row(tmp_path):
     manifest = make_manifest(tmp_path)
     for row in manifest.rows:
         Image.new("RGB", (40, 40), "red" if row.label == "cat" else "blue").save(tmp_path / row.icon)
-    plot_samples(manifest, tmp_path, tmp_path / "sheet.png", per_class=2)
+    plot_samples(manifest, tmp_path / "sheet.png", per_class=2)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
     red = (pixels == (255, 0, 0)).all(2)
     blue = (pixels == (0, 0, 255)).all(2)
@@ -110,7 +110,7 @@ def test_the_contact_sheet_shows_each_class_in_its_own_row(tmp_path):
 
 def test_a_contact_sheet_of_missing_images_says_what_to_do(tmp_path):
     with pytest.raises(DatasetError, match="images of the manifest are missing.*Put them back"):
-        plot_samples(make_manifest(tmp_path), tmp_path, tmp_path / "sheet.png")
+        plot_samples(make_manifest(tmp_path), tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
 
 
@@ -119,7 +119,7 @@ def test_the_augmented_sheet_shows_every_operation_and_mix_line_by_line(tmp_path
     for row in manifest.rows:
         Image.new("RGB", (40, 40), "red" if row.label == "cat" else "blue").save(tmp_path / row.icon)
     config = TeacherAugment(mixup_pairs=("cat+dog",), cutmix_pairs=("cat+cat",))
-    plot_augmented(manifest, tmp_path, config, tmp_path / "sheet.png", per_class=2)
+    plot_augmented(manifest, config, tmp_path / "sheet.png", per_class=2)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
     lines = np.array_split(pixels, 2 + 2 * len(OPERATIONS) + 2)
     assert all(len(line) == pytest.approx(104, abs=1) for line in lines)

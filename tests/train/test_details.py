@@ -77,9 +77,7 @@ def test_a_view_has_the_planes_of_the_damaged_picture(tmp_path):
     Image.new("RGBA", (300, 200), (200, 40, 40, 255)).save(tmp_path / "flat.png")
     row = LogoRow(FILES, "", "flat.png", label="a")
     augment = AugmentConfig(p_low_resolution=1.0, least_px=24)
-    dataset = LogoDataset(
-        Manifest((row,), tmp_path), [row], ("a", "b"), tmp_path, contract=DETAILED.contract, augment=augment
-    )
+    dataset = LogoDataset(Manifest((row,), tmp_path), [row], ("a", "b"), contract=DETAILED.contract, augment=augment)
     sides = set()
     for position in range(12):
         picture = dataset.picture(position)

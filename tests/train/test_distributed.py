@@ -70,13 +70,7 @@ def write_logos(folder: Path) -> None:
 def read_logos(folder: Path, split: str = "train") -> LogoDataset:
     manifest = read_manifest(folder / "manifest.csv")
     return LogoDataset(
-        manifest,
-        manifest.split(split),
-        manifest.classes,
-        folder,
-        contract=InputContract(32),
-        class_weight_power=0.5,
-        seed=3,
+        manifest, manifest.split(split), manifest.classes, contract=InputContract(32), class_weight_power=0.5, seed=3
     )
 
 

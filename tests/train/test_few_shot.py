@@ -22,7 +22,7 @@ from logo_edge_train.commands import few_shot as command
 from logo_edge_train.commands import print_result, print_sorted
 from logo_edge_train.data import pool
 from logo_edge_train.data.icons import LABELS
-from logo_edge_train.data.manifest import LogoRow, read_manifest, write_manifest
+from logo_edge_train.data.manifest import LogoRow, read_manifest, renders_folder, write_manifest
 from logo_edge_train.few_shot import classify, episodes
 from logo_edge_train.few_shot.classify import classify_files, classify_images
 from logo_edge_train.few_shot.episodes import (
@@ -68,7 +68,7 @@ def manifest_path(tmp_path, monkeypatch) -> Path:
         blocks[random.random((6, 6)) < 0.5] = 255
         for package in ("one", "two"):
             pixels = blocks if package == "one" else blocks.mean(2, keepdims=True).astype(np.uint8).repeat(3, 2)
-            folder = episodes.renders_folder() / package / "1"
+            folder = renders_folder() / package / "1"
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).resize((48, 48), Image.Resampling.NEAREST).save(folder / f"icon-{index}.png")
             label = KINDS[index % 2]
@@ -430,7 +430,7 @@ def test_images_are_sorted_by_their_likeness_to_the_support(manifest_path, tmp_p
     learn(manifest_path, tmp_path / "run", replace(CONFIG, fit=replace(CONFIG.fit, epochs=1)))
     network, _ = read_few_shot(tmp_path / "run")
     manifest = read_manifest(manifest_path)
-    images = [Image.open(manifest.image_path(manifest.rows[index], episodes.renders_folder())) for index in (0, 2, 4)]
+    images = [Image.open(manifest.image_path(manifest.rows[index])) for index in (0, 2, 4)]
     support = {"first": [images[0]], "second": [images[1], images[1].rotate(90)], "third": [images[2]]}
     answers = classify_images(network, support, images, CPU)
     assert [next(iter(answer)) for answer in answers] == ["first", "second", "third"]

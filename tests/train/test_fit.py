@@ -44,13 +44,7 @@ TEACHER = f"{MODEL}@32"
 def fit_logos(manifest: Manifest, state, *, config=CONFIG, stop_at: tuple | None = None):
     """The average and the history of a fit, which stops at the (kind, epoch, step) of a report."""
     dataset = LogoDataset(
-        manifest,
-        manifest.split("train"),
-        manifest.classes,
-        state.parent,
-        contract=InputContract(32),
-        augment=AugmentConfig(),
-        seed=3,
+        manifest, manifest.split("train"), manifest.classes, contract=InputContract(32), augment=AugmentConfig(), seed=3
     )
     torch.manual_seed(3)
 
@@ -126,12 +120,7 @@ def interpret(monkeypatch, backend: str = "eager") -> list[nn.Module]:
 def fit_one_step(manifest: Manifest, folder, network: nn.Module, objective=None, *, size_px=32, **settings):
     """The (gradients, record) of one step on all 24 logos."""
     dataset = LogoDataset(
-        manifest,
-        manifest.split("train"),
-        manifest.classes,
-        folder,
-        contract=InputContract(size_px),
-        class_weight_power=0.5,
+        manifest, manifest.split("train"), manifest.classes, contract=InputContract(size_px), class_weight_power=0.5
     )
     config = FitConfig(epochs=1, batch_size=24, gradient_clip=1e9, **settings)
     _, history = fit(
@@ -268,7 +257,7 @@ def test_an_epoch_says_which_share_of_it_waited_for_data(logos, tmp_path, monkey
         clock_s[0] += 0.8
         return supervised_objective(0.1)(network, *batch)
 
-    dataset = Slow(logos, logos.split("train"), logos.classes, tmp_path, contract=InputContract(32))
+    dataset = Slow(logos, logos.split("train"), logos.classes, contract=InputContract(32))
     _, history = fit(
         Plain(),
         dataset,
@@ -299,7 +288,7 @@ def test_how_busy_the_gpu_is_is_told_where_it_can_be_and_stops_nothing_where_not
 def test_a_state_of_another_configuration_is_not_resumed(logos, tmp_path):
     with pytest.raises(Interrupted):
         fit_logos(logos, tmp_path / "a.state", stop_at=("epoch", 1, None))
-    dataset = LogoDataset(logos, logos.split("train"), logos.classes, tmp_path, contract=InputContract(32))
+    dataset = LogoDataset(logos, logos.split("train"), logos.classes, contract=InputContract(32))
     with pytest.raises(RunError, match="a fit of other settings, data or versions"):
         fit(
             LogoNetwork(MODEL, 3),
@@ -315,7 +304,7 @@ def test_a_state_of_another_configuration_is_not_resumed(logos, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_epoch_and_step(logos, tmp_path):
-    dataset = LogoDataset(logos, logos.split("train"), logos.classes, tmp_path, contract=InputContract(32))
+    dataset = LogoDataset(logos, logos.split("train"), logos.classes, contract=InputContract(32))
 
     def broken(network, pixels, *_):
         return {"cross_entropy": network(pixels).sum() * float("nan")}
@@ -335,7 +324,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_epoch_and_step(logos, tmp_path
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_is_kept(logos, tmp_path):
-    dataset = LogoDataset(logos, logos.split("train"), logos.classes, tmp_path, contract=InputContract(32))
+    dataset = LogoDataset(logos, logos.split("train"), logos.classes, contract=InputContract(32))
     calls = []
 
     def broken(network, pixels, *_):
@@ -359,7 +348,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_kept(logos, tmp_path):
 
 
 def test_frozen_stages_keep_weights_and_statistics_and_the_others_learn(logos, tmp_path):
-    dataset = LogoDataset(logos, logos.split("train"), logos.classes, tmp_path, contract=InputContract(32))
+    dataset = LogoDataset(logos, logos.split("train"), logos.classes, contract=InputContract(32))
     torch.manual_seed(0)
     network = LogoNetwork(MODEL, 3)
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -394,7 +383,7 @@ def test_an_ensemble_is_trained_once_and_read_back(logos, tmp_path):
     assert run.member_logits("test").shape == (2, 12, 3)
     assert [member["seed"] for member in run.record["members"]] == [0, 1], "no two see the same order and views"
     assert read_run(tmp_path / "run").record["metrics"]["val"].keys() >= {"accuracy", "worst_recall"}
-    val = LogoDataset(logos, logos.split("val"), logos.classes, tmp_path, contract=InputContract(32))
+    val = LogoDataset(logos, logos.split("val"), logos.classes, contract=InputContract(32))
     again = predict_logits(run.load_member(0), val, CPU)
     assert np.abs(again - run.member_logits("val")[0]).max() < 0.05, "float16 checkpoints give nearly the same logits"
     assert np.allclose(np.exp(ensemble_logits(run.member_logits("val"))).sum(1), 1, atol=1e-5)

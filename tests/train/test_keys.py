@@ -105,7 +105,7 @@ def test_rows_that_differ_are_counted_and_so_is_another_order(manifest_path):
     assert describe([*rows, LogoRow("icons", "1", "a")]) == "rows 1 added: icons/a"
     assert describe(rows[::-1]) == "the same rows in another order or number: 48 then, 48 now"
     assert describe([replace(row, round=2) for row in rows]) == "", "only reports read the round"
-    Image.new("RGB", (9, 9)).save(manifest.image_path(rows[3], Path()))
+    Image.new("RGB", (9, 9)).save(manifest.image_path(rows[3]))
     assert describe(rows) == "rows 1 changed: files/red-train-3.png", "the picture itself is another"
 
 

@@ -43,6 +43,6 @@ def test_names_are_no_formulas_in_pictures(tmp_path):
         rows.append(LogoRow("files", "", f"{index}.png", name, name, (name,)))
     manifest = Manifest(tuple(rows), tmp_path)
     plot_description(describe_manifest(manifest), tmp_path / "bars" / "bars.png")
-    plot_samples(manifest, tmp_path, tmp_path / "sheet.png")
+    plot_samples(manifest, tmp_path / "sheet.png")
     for path in (tmp_path / "bars" / "bars.png", tmp_path / "sheet.png"):
         assert Image.open(path).size > (100, 100)

@@ -247,7 +247,6 @@ def fit_logos(manifest: Manifest, state, *, stop_after: int | None = None, loade
         manifest,
         list(manifest.rows),
         manifest.classes,
-        state.parent,
         contract=InputContract(32),
         augment=AUGMENTED,
         seed=3,
@@ -298,7 +297,7 @@ def test_with_every_switch_an_interrupted_fit_resumes_to_the_bit(logos, tmp_path
 
 def test_a_state_of_another_setting_is_not_gone_on_with(logos, tmp_path):
     config = TeacherFit(epochs=2, batch_size=7)
-    dataset = LogoDataset(logos, list(logos.rows), logos.classes, tmp_path, contract=InputContract(32))
+    dataset = LogoDataset(logos, list(logos.rows), logos.classes, contract=InputContract(32))
 
     def fit_plainly(config):
         torch.manual_seed(0)
@@ -347,7 +346,7 @@ def test_a_wrong_recipe_is_refused_by_the_name_of_the_key(table, named):
 
 def test_a_logo_vit_learns_its_prior_in_a_fit(logos, tmp_path):
     config = TeacherFit(epochs=1, batch_size=7, prior_consistency=0.1)
-    dataset = LogoDataset(logos, list(logos.rows), logos.classes, tmp_path, contract=InputContract(32))
+    dataset = LogoDataset(logos, list(logos.rows), logos.classes, contract=InputContract(32))
     torch.manual_seed(0)
     network = LogoNetwork("logo_vit_tiny", 3, size_px=32)
     before = [parameter.clone() for parameter in network.backbone.prior.parameters()]

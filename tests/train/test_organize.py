@@ -124,7 +124,7 @@ def test_class_folders_of_any_name_become_a_split_manifest_with_every_image_once
         f"../logos/{name}/{at:02}.png" for name, count in (("cat", 20), ("dog", 12), ("owl", 7)) for at in range(count)
     )
     for row in manifest.rows:
-        assert manifest.image_path(row, tmp_path).is_file()
+        assert manifest.image_path(row).is_file()
         assert row.label in row.icon
         assert (row.votes, row.sure, row.package, row.version) == ((row.label,), True, "files", "")
     assert report.counts["train"] == {"cat": 14, "dog": 9, "owl": 4}
@@ -522,7 +522,7 @@ def test_the_manifest_of_a_folder_lies_in_the_cache_unless_the_folder_has_its_ow
     assert manifest.is_relative_to(tmp_path / "cache")
     assert sorted((tmp_path / "logos").rglob("*")) == before
     rows = read_manifest(manifest)
-    assert len(rows.image_paths(rows.rows, tmp_path)) == 10
+    assert len(rows.image_paths(rows.rows)) == 10
     (tmp_path / "logos" / "manifest.csv").write_bytes(manifest.read_bytes())
     assert find_manifest(tmp_path / "logos") == tmp_path / "logos" / "manifest.csv"
 
@@ -628,7 +628,7 @@ def make_set(folder: Path) -> Manifest:
 
 
 def test_proposal_accuracy_is_reported_with_its_uncertainty(tmp_path):
-    report = measure_proposal_accuracy(make_set(tmp_path), tmp_path)
+    report = measure_proposal_accuracy(make_set(tmp_path))
     assert list(report) == ["val", "test"]
     for split in report.values():
         assert split["accuracy"]["count"] == 4

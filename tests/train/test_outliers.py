@@ -253,7 +253,7 @@ def test_a_fit_learns_that_pictures_are_no_logos_by_a_class_whose_logit_is_0(pic
     logo = LogoRow(FILES, "", "logo.png", label="b")
     Image.new("RGB", (20, 20), (200, 0, 0)).save(tmp_path / "logo.png")
     rows = [logo, *outlier_rows(TrainConfig(outlier_share=0.75), 1)]
-    dataset = LogoDataset(Manifest((logo,), tmp_path), rows, ("a", "b"), tmp_path, contract=InputContract(32))
+    dataset = LogoDataset(Manifest((logo,), tmp_path), rows, ("a", "b"), contract=InputContract(32))
     assert dataset.classes == ("a", "b", NOT_A_LOGO)
     assert dataset.targets.tolist() == [[0, 1, 0], *[[0, 0, 1]] * (len(rows) - 1)]
     pixels, target, weight, _ = dataset[1]

@@ -351,9 +351,7 @@ def test_there_are_at_most_as_many_neighbours_as_other_logos(count, expected):
 def test_partners_are_the_neighbours_and_the_logo_itself_the_same_for_the_same_seed(manifest_path):
     manifest, rows = read_manifest(manifest_path), pool_of(manifest_path)
     near = np.stack([np.arange(len(rows))[:, None] * 0 + aspect for aspect in range(4)])  # logo 0 for geometric, ...
-    dataset, again, other = (
-        InkDataset(manifest, rows, Path(), size_px=32, seed=seed, neighbours=near) for seed in (5, 5, 6)
-    )
+    dataset, again, other = (InkDataset(manifest, rows, size_px=32, seed=seed, neighbours=near) for seed in (5, 5, 6))
     seen = set()
     for epoch in range(20):
         pair = dataset[epoch * len(rows) + 9]

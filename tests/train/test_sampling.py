@@ -55,7 +55,7 @@ def test_a_logo_that_comes_again_within_an_epoch_comes_in_another_view(tmp_path)
     rows = [LogoRow(FILES, "", "a.png", f"{i}", "a" if i < 99 else "b", (), True, "train") for i in range(100)]
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
     views = LogoDataset(
-        Manifest(tuple(rows), tmp_path), rows, ("a", "b"), tmp_path, contract=InputContract(32), augment=AugmentConfig()
+        Manifest(tuple(rows), tmp_path), rows, ("a", "b"), contract=InputContract(32), augment=AugmentConfig()
     )
     assert len({views[int(position)][0].numpy().tobytes() for position in again}) == len(again)
 
@@ -109,7 +109,7 @@ def logos(tmp_path) -> Manifest:
 
 def test_intricate_logos_are_the_hard_ones_of_their_class(logos, tmp_path):
     rows = logos.split("train")
-    measurements = measure_rows(logos, rows, tmp_path, tmp_path / "m.json")
+    measurements = measure_rows(logos, rows, tmp_path / "m.json")
     found = rank_difficulty(measurements, np.array([row.label == "disc" for row in rows]))
     spotted = np.array([int(row.icon.split("-")[1].split(".")[0]) % 2 == 1 for row in rows])
     assert found[spotted].min() > found[~spotted].max()
@@ -120,11 +120,11 @@ def test_intricate_logos_are_the_hard_ones_of_their_class(logos, tmp_path):
 def test_measurements_are_taken_once(logos, tmp_path, monkeypatch):
     rows, taken = logos.split("train"), []
     monkeypatch.setattr(features_module, "measure_file", lambda path: taken.append(path) or measure_file(path))
-    first = measure_rows(logos, rows, tmp_path, tmp_path / "m.json")
+    first = measure_rows(logos, rows, tmp_path / "m.json")
     assert len(taken) == len(rows) == 16
-    assert measure_rows(logos, rows[:5], tmp_path, tmp_path / "m.json") == first[:5]
+    assert measure_rows(logos, rows[:5], tmp_path / "m.json") == first[:5]
     assert len(taken) == 16
-    assert first[0] == measure_file(logos.image_path(rows[0], tmp_path))
+    assert first[0] == measure_file(logos.image_path(rows[0]))
 
 
 RECIPE = {

@@ -334,9 +334,7 @@ def test_sources_hold_no_icon_of_a_held_out_group_and_no_look_alike(tmp_path, mo
         )
     monkeypatch.setattr(synthesize, "install_packages", lambda *_: tmp_path)
     monkeypatch.setattr(synthesize, "find_fonts", lambda _: ("font",))
-    monkeypatch.setattr(
-        synthesize, "find_lookalikes", lambda _, rows, __: {row for row in rows if row.icon == "tall-fill"}
-    )
+    monkeypatch.setattr(synthesize, "find_lookalikes", lambda _, rows: {row for row in rows if row.icon == "tall-fill"})
     brand = LogoRow("@iconify-json/simple-icons", "1.2.102", "other", "other")
     monkeypatch.setattr(synthesize, "unlabelled_rows", lambda _: [brand])
     held_out = LogoRow("@iconify-json/simple-icons", "1.2.102", "held", "moon", "simple", ("simple",), True, "test")
@@ -389,7 +387,7 @@ def test_drawn_logos_join_the_train_split_alone_and_are_part_of_the_key(sources_
     assert rows[: len(rows) - 8] == manifest.split("train")
     assert len(drawn) == 8
     assert {row.split for row in drawn} == {"train"}
-    assert all(path.exists() for path in manifest.image_paths(drawn, fetch.renders_folder()))
+    assert all(path.exists() for path in manifest.image_paths(drawn))
     keys = {
         run_identity(load_recipe("smoke", (f"train.synthetic={pairs}", f"train.seed={seed}")), manifest).inputs["drawn"]
         for pairs, seed in ((4, 0), (5, 0), (4, 1))
@@ -409,7 +407,7 @@ def test_the_key_covers_the_drawers_code(tmp_path, monkeypatch):
 def test_look_alikes_among_drawn_logos_are_left_out_of_training(sources_file, tmp_path, monkeypatch):
     rows = drawn_rows(load_recipe("smoke", ("train.synthetic=2",)).train)
     monkeypatch.setattr("logo_edge_train.data.lookalikes.find_lookalikes", lambda *_: {rows[0]})
-    assert train_module.leave_out(labelled(tmp_path), rows, tmp_path) == ({rows[0]}, set())
+    assert train_module.leave_out(labelled(tmp_path), rows) == ({rows[0]}, set())
 
 
 def test_a_teacher_learns_from_drawn_logos_but_from_no_look_alike(sources_file, tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def logos(tmp_path) -> Manifest:
 def fit_logos(manifest: Manifest, folder, report, *, model="test_resnet", size_px=32, config=CONFIG) -> list[dict]:
     """The history of a fit whose reports carry the network's name, as those of `fit_member` do."""
     sets = {
-        split: LogoDataset(manifest, manifest.split(split), manifest.classes, folder, contract=InputContract(size_px))
+        split: LogoDataset(manifest, manifest.split(split), manifest.classes, contract=InputContract(size_px))
         for split in ("train", "val")
     }
     torch.manual_seed(3)

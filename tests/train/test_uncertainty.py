@@ -257,13 +257,7 @@ def test_one_draw_is_one_set_of_weights_for_all_logos():
 
 def fit_bayesian(manifest: Manifest, state, *, stop_after: int | None = None):
     dataset = LogoDataset(
-        manifest,
-        manifest.split("train"),
-        manifest.classes,
-        state.parent,
-        contract=InputContract(32),
-        augment=AugmentConfig(),
-        seed=3,
+        manifest, manifest.split("train"), manifest.classes, contract=InputContract(32), augment=AugmentConfig(), seed=3
     )
     network = seeded(dropout=0.2)
     network.learn_deviations(BAYES.prior_deviation, BAYES.first_deviation)

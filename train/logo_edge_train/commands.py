@@ -120,7 +120,7 @@ def fetch() -> None:
 def where(
     folder: Path | None = typer.Argument(None, metavar="[DIR]", help="A folder of images, as for `train --data`."),
 ) -> None:
-    from logo_edge_train.data.icons import renders_folder
+    from logo_edge_train.data.manifest import renders_folder
     from logo_edge_train.organize.manifest_file import manifest_of
 
     typer.echo(manifest_of(folder) if folder else renders_folder())
@@ -232,7 +232,7 @@ def describe(
         None, "--proposals", help="Compare the label proposals of `organize` with the labels; write JSON here."
     ),
 ) -> None:
-    from logo_edge_train.data.icons import LABELS, renders_folder
+    from logo_edge_train.data.icons import LABELS
     from logo_edge_train.data.manifest import read_manifest
     from logo_edge_train.organize import describe as stage
 
@@ -245,18 +245,18 @@ def describe(
         stage.plot_description(description, plot)
         typer.echo(f"wrote {plot}")
     if samples:
-        stage.plot_samples(rows, renders_folder(), samples)
+        stage.plot_samples(rows, samples)
         typer.echo(f"wrote {samples}")
     if augmented:
         need_torch()
 
-        stage.plot_augmented(rows, renders_folder(), load_recipe(recipe or "cpu").train.augment, augmented)
+        stage.plot_augmented(rows, load_recipe(recipe or "cpu").train.augment, augmented)
         typer.echo(f"wrote {augmented}")
     if proposals:
         from logo_edge_train.organize.label_proposer import measure_proposal_accuracy
         from logo_edge_train.runs import write_json
 
-        figures = measure_proposal_accuracy(rows, renders_folder())
+        figures = measure_proposal_accuracy(rows)
         write_json(proposals, figures)
         typer.echo(f"wrote {proposals}")
 

@@ -12,7 +12,6 @@ from logo_edge.preprocess import InputContract
 from logo_edge.probabilities import softmax
 from logo_edge_train import distributed
 from logo_edge_train.data.dataset import LogoDataset
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.metrics import debiased_calibration_error, negative_log_likelihood
 from logo_edge_train.models import attention_entropy, attention_layers
@@ -32,7 +31,7 @@ def evaluation_sets(
     sets = {}
     for split in splits:
         if rows := manifest.split(split):
-            sets[split] = LogoDataset(manifest, rows, classes, renders_folder(), contract=contract)
+            sets[split] = LogoDataset(manifest, rows, classes, contract=contract)
     return sets
 
 

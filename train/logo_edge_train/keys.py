@@ -162,7 +162,7 @@ def row_hashes(manifest: Manifest, rows: Iterable[LogoRow]) -> list[tuple[str, s
         columns = asdict(row)
         del columns["round"]
         digest = hashlib.sha256(json.dumps(columns).encode())
-        path = manifest.image_path(row, Path())
+        path = manifest.image_path(row)
         if row.package == FILES and path.exists():
             digest.update(path.read_bytes())
         hashes.append((f"{row.package}/{row.icon}", digest.hexdigest()))

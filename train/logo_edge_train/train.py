@@ -15,7 +15,6 @@ from logo_edge_train import distributed
 from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.augment import Intensity
 from logo_edge_train.data.dataset import LogoDataset, check_classes
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import FILES, NOT_A_LOGO, LogoRow, Manifest, read_manifest
 from logo_edge_train.data.outliers import outlier_paths, outliers_key
@@ -87,7 +86,7 @@ def train_ensemble(
     distributed.on_main(write_run_record)(folder, record)
     with distributed.main_first():
         rows = learned_rows(manifest, recipe.train)
-    left_out, kept = leave_out(manifest, rows, renders_folder())
+    left_out, kept = leave_out(manifest, rows)
     note = f", without its {len(left_out)} look-alikes of held-out logos,"
     learned = [row for row in rows if row not in left_out]
     check_classes(learned, manifest.classes, "train", note)
@@ -96,7 +95,7 @@ def train_ensemble(
     members = range(len(recipe.train.teachers))
     waiting = [index for index in members if not has_record(folder / f"member-{index}.json", identity.key)]
     if recipe.train.fit.curriculum_epochs:  # once, before the processes of the members need it
-        distributed.on_main(measure_rows)(manifest, learned, renders_folder(), folder / MEASUREMENTS)
+        distributed.on_main(measure_rows)(manifest, learned, folder / MEASUREMENTS)
     starts = pretrain_networks(manifest_path, recipe, folder, waiting, device=device, report=report)
     jobs = [
         (
@@ -256,7 +255,6 @@ def fit_member(
         manifest,
         rows,
         classes,
-        renders_folder(),
         contract=architecture.contract,
         augment=config.augment,
         use_votes=config.fit.use_votes,
@@ -306,7 +304,7 @@ def draw_order(manifest: Manifest, dataset: LogoDataset, config: TeacherFit, fol
     targets, difficulty = dataset.hard_targets, None
     if config.curriculum_epochs:
         with distributed.main_first():
-            measurements = measure_rows(manifest, dataset.rows, renders_folder(), folder / MEASUREMENTS)
+            measurements = measure_rows(manifest, dataset.rows, folder / MEASUREMENTS)
         difficulty = rank_difficulty(measurements, targets)
     return EpochOrder(
         len(dataset),

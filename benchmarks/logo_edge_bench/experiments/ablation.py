@@ -29,7 +29,7 @@ from logo_edge.errors import RecipeError
 from logo_edge_bench.experiments.record import RUNS, read_record, result_path, write_record
 from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.markdown import table_of
-from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.estimate import estimate_training
@@ -131,7 +131,7 @@ def measure(
     if estimate or not missing:
         return
     manifests = [read_manifest(path) for path in paths]
-    left_out = [find_lookalikes(manifest, manifest.split("train"), renders_folder()) for manifest in manifests]
+    left_out = [find_lookalikes(manifest, manifest.split("train")) for manifest in manifests]
     jobs = [(name, index, recipes[name], paths[index], left_out[index], work, out, hours) for name, index in missing]
     with FitProgress() as progress:
 

@@ -33,7 +33,7 @@ from logo_edge_bench.markdown import table_of
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
-from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.data.pool import stratified_sample
@@ -77,7 +77,7 @@ def measure(
     if record.get("settings") != settings:
         record = {"split": "train", "settings": settings, "folds": {}}
     train = manifest.split("train")
-    left_out = find_lookalikes(manifest, train, renders_folder())
+    left_out = find_lookalikes(manifest, train)
     rows = stratified_sample([row for row in train if row not in left_out], max_images)
     labels, groups = [row.label for row in rows], [row.group for row in rows]
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(rows, labels, groups)
@@ -130,7 +130,7 @@ def fit_fold(
         imagenet = has_imagenet_weights(architecture.model)
         config = TeacherFit(epochs=settings["epochs"], frozen_blocks=2 if imagenet else -1, class_weight_power=0.7)
         dataset = draw_dataset(manifest, train, settings["network"], power=config.class_weight_power, seed=fold)
-        unseen = LogoDataset(manifest, held_out, classes, renders_folder(), contract=architecture.contract)
+        unseen = LogoDataset(manifest, held_out, classes, contract=architecture.contract)
         torch.manual_seed(fold)
         network = LogoNetwork(
             architecture.model, len(classes), size_px=architecture.size_px, dropout=config.dropout, pretrained=imagenet
@@ -162,7 +162,6 @@ def draw_dataset(
         manifest,
         rows,
         manifest.classes,
-        renders_folder(),
         contract=Architecture.parse(text).contract,
         augment=AugmentConfig(),
         use_votes=True,

@@ -23,7 +23,7 @@ from logo_edge_bench.markdown import markdown, share, short
 from logo_edge_compress.calibrate import compare_methods
 from logo_edge_report.statistics import auroc, coverage_interval
 from logo_edge_report.subjects import load_subject
-from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.data.manifest import read_manifest, targets_of
 from logo_edge_train.data.outliers import families_of, outlier_paths
@@ -45,7 +45,7 @@ def measure_bundle(folder: Path) -> dict:
     classifier, manifest = Classifier.load(folder), read_manifest(LABELS)
     bundle, labels = classifier.bundle, classifier.labels
     rows = {split: manifest.split(split) for split in ("calib", "test")}
-    paths = {split: manifest.image_paths(part, renders_folder()) for split, part in rows.items()}
+    paths = {split: manifest.image_paths(part) for split, part in rows.items()}
     logits = {
         split: np.concatenate([classifier.logits(classifier.read_pixels(path)[None]) for path in part])
         for split, part in paths.items()

@@ -38,10 +38,10 @@ from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.recipe import AugmentConfig
 manifest = read_manifest(sys.argv[2])
-find_lookalikes(manifest, manifest.split("train"), Path())
+find_lookalikes(manifest, manifest.split("train"))
 classes, contract = manifest.classes, InputContract(192)
-train = LogoDataset(manifest, manifest.split("train"), classes, Path(), contract=contract, augment=AugmentConfig())
-val = LogoDataset(manifest, manifest.split("val"), classes, Path(), contract=contract)
+train = LogoDataset(manifest, manifest.split("train"), classes, contract=contract, augment=AugmentConfig())
+val = LogoDataset(manifest, manifest.split("val"), classes, contract=contract)
 print(len(train) + len(val))
 """
 

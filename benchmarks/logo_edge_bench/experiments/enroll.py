@@ -22,7 +22,7 @@ from logo_edge_bench.experiments.record import BUNDLES, RUNS, ReportTest, result
 from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.experiments.uncertainty import measured_splits
 from logo_edge_bench.markdown import markdown, share, table_of
-from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.few_shot.episodes import PARTS, BrandTasks, Drawings
 from logo_edge_train.keys import data_hash, row_hashes
@@ -56,7 +56,7 @@ class Split:
         model = classifier.bundle.files[classifier.bundle.model.file].sha256
         cache = RUNS / "enroll" / f"{model[:16]}-{data_hash(row_hashes(manifest, manifest.rows))[:16]}-{name}.npz"
         if not cache.exists():
-            whole = [classifier.read_pixels(manifest.image_path(row, renders_folder())) for row in rows]
+            whole = [classifier.read_pixels(manifest.image_path(row)) for row in rows]
             drawings = Drawings.load(
                 manifest, [rows[index] for index in self.tasks.rows], classifier.bundle.input.size_px
             )

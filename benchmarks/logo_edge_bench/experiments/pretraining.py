@@ -27,7 +27,7 @@ import torch
 from logo_edge_bench.experiments.record import RUNS, Device, file_name, read_record, result_path, write_record
 from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.markdown import table_of
-from logo_edge_train.data.icons import LABELS, fetch_logos, renders_folder
+from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import read_manifest, targets_of
@@ -123,7 +123,7 @@ def probe_start(recipe: Recipe, folder: Path, device: torch.device, report: Call
     if starts:
         start_from(starts[text], network)
         history = json.loads(starts[text].with_suffix(".json").read_text(encoding="utf-8"))["history"]
-    left_out = find_lookalikes(manifest, manifest.split("train"), renders_folder())
+    left_out = find_lookalikes(manifest, manifest.split("train"))
     splits = [[row for row in manifest.split("train") if row not in left_out], manifest.split("val")]
     train, val = (features_of(network, pixels_of(rows, manifest, architecture.contract), device) for rows in splits)
     targets = [targets_of(rows, manifest.classes) for rows in splits]

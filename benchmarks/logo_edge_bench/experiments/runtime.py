@@ -39,7 +39,7 @@ from logo_edge.preprocess import preprocess
 from logo_edge_bench.experiments.record import BUNDLES, Out, result_path, write_plain
 from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.markdown import table_of
-from logo_edge_train.data.icons import LABELS, renders_folder
+from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import read_manifest
 
 RESULT = result_path("runtime")
@@ -173,7 +173,7 @@ def measure_reduced(bundle: Path) -> dict:
     classifier, random = Classifier.load(bundle), np.random.default_rng(0)
     manifest, shifts, decoded_again = read_manifest(LABELS), [], []
     for index, row in enumerate(manifest.split("val")[::VAL_STEP]):
-        image = Image.open(manifest.image_path(row, renders_folder()), formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
+        image = Image.open(manifest.image_path(row), formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
         flat = Image.new("RGBA", image.size, "white")
         flat.alpha_composite(image)
         longer = int(random.integers(1300, 3000))

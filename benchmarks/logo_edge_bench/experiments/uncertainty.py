@@ -40,7 +40,7 @@ from logo_edge_bench.markdown import markdown, table_of
 from logo_edge_report.statistics import area_under_risk_coverage, auroc
 from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.dataset import LogoDataset, soft_label
-from logo_edge_train.data.icons import fetch_logos, renders_folder
+from logo_edge_train.data.icons import fetch_logos
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import targets_of
 from logo_edge_train.data.outliers import families_of, outlier_paths
@@ -217,7 +217,6 @@ def fit_bayesian(
             images.manifest,
             images.rows["train"],
             run.classes,
-            renders_folder(),
             contract=InputContract(size_px),
             augment=train.augment,
             use_votes=settings.use_votes,

@@ -16,7 +16,6 @@ from logo_edge_compress.onnx.graph import LOGITS, PIXELS
 from logo_edge_compress.pack import describe_calibration, pack_bundle, reference
 from logo_edge_compress.report import Stage, candidate_stage, describe_abstention, describe_stage, teachers_stage
 from logo_edge_compress.work import Work
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.keys import versions
 from logo_edge_train.recipe import Architecture
 
@@ -70,7 +69,7 @@ def pack_candidate(
     )
     model = graph.path
     if not members:
-        described, model, space = embed_bundle(described, model, model.parent, work.manifest, renders_folder())
+        described, model, space = embed_bundle(described, model, model.parent, work.manifest)
         extra |= space
     bundle = pack_bundle(described, model, out, extra)
     graphs = {other.candidate.precision: other.candidate.path for other in fp32}

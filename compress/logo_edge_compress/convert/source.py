@@ -15,7 +15,6 @@ from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.tables.find import walk_images
 from logo_edge_compress.convert.request import Images
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.keys import ROWS, check_rows
 from logo_edge_train.recipe import Architecture
@@ -77,9 +76,7 @@ def read_images(data: Path, contract: InputContract) -> Images:
         fitting, verifying = paths[::2], paths[1::2]
     else:
         manifest = read_manifest(data / "manifest.csv" if data.is_dir() else data)
-        fitting, verifying = (
-            manifest.image_paths(manifest.split(split), renders_folder()) for split in ("train", "val")
-        )
+        fitting, verifying = (manifest.image_paths(manifest.split(split)) for split in ("train", "val"))
     if len(verifying) < LEAST_IMAGES or not fitting:
         raise DatasetError(
             f"{data}: {len(verifying)} images to verify on and {len(fitting)} to fit on; expected at least "

@@ -25,7 +25,6 @@ from logo_edge_compress.distill.soft_targets import (
     open_teacher,
 )
 from logo_edge_train.checkpoints import load_network, save_member
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.outliers import outliers_key
 from logo_edge_train.data.pool import data_inputs, pool_rows
@@ -191,7 +190,6 @@ def fit_to_teachers(
         manifest,
         rows + outliers,
         run.classes,
-        renders_folder(),
         augment=config.augment,
         contract=InputContract(max(own.least_px for own in (*contracts, contract))),
         use_votes=config.fit.use_votes,

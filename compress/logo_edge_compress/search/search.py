@@ -26,7 +26,6 @@ from logo_edge_compress.search.latency_table import CHOICES, LatencyTable
 from logo_edge_compress.search.plot import plot_search
 from logo_edge_compress.search.supernet import Supernet
 from logo_edge_train.data.dataset import LogoDataset, check_classes
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.data.pool import stratified_sample
@@ -210,10 +209,10 @@ def _run_epochs(
 ) -> list[dict]:
     """One record per epoch, until the last or until the choice has stood for `patience` epochs."""
     costs = table.costs(recipe.search)
-    config, train, seed, renders = recipe.search, recipe.train, recipe.train.seed, renders_folder()
+    config, train, seed = recipe.search, recipe.train, recipe.train.seed
     name = f"search {config.size_px} px"
     report({"kind": "start", "name": name, "stem": "search"})
-    left_out, _ = leave_out(manifest, manifest.split("train"), renders)
+    left_out, _ = leave_out(manifest, manifest.split("train"))
     rows = stratified_sample([row for row in manifest.split("train") if row not in left_out], train.fit.max_images)
     options = {"use_votes": train.fit.use_votes, "class_weight_power": train.fit.class_weight_power, "seed": seed}
     halves = halve(rows, seed)
@@ -223,19 +222,11 @@ def _run_epochs(
         )
     learned, judged = (
         LogoDataset(
-            manifest,
-            half,
-            manifest.classes,
-            renders,
-            contract=InputContract(config.size_px),
-            augment=augment,
-            **options,
+            manifest, half, manifest.classes, contract=InputContract(config.size_px), augment=augment, **options
         )
         for half, augment in zip(halves, (train.augment, None), strict=True)
     )
-    val = LogoDataset(
-        manifest, manifest.split("val"), manifest.classes, renders, contract=InputContract(config.size_px)
-    )
+    val = LogoDataset(manifest, manifest.split("val"), manifest.classes, contract=InputContract(config.size_px))
     torch.manual_seed(seed)
     keep_memory()
     supernet = Supernet(config, len(manifest.classes)).to(device, memory_format=torch.channels_last)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +36,6 @@ class LogoDataset(Dataset):
         manifest: Manifest,
         rows: list[LogoRow],
         classes: tuple[str, ...],
-        renders: Path,
         *,
         contract: InputContract,
         augment: AugmentConfig | None = None,
@@ -73,7 +71,7 @@ class LogoDataset(Dataset):
             if augment
             else partial(preprocess, contract=self.contract)
         )
-        self.images = map_images(manifest, rows, renders, read)
+        self.images = map_images(manifest, rows, read)
 
     def __len__(self) -> int:
         return len(self.rows)

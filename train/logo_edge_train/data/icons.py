@@ -15,18 +15,13 @@ from pathlib import Path
 from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError, MissingExtraError
 from logo_edge.files import changing, replacing
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest
+from logo_edge_train.data.manifest import FILES, RENDER_PX, LogoRow, Manifest, read_manifest, renders_folder
 
-RENDER_PX = 256
 CURRENT_COLOUR = "#111111"
 DATA = Path(str(files("logo_edge_train") / "data"))
 LABELS, UNLABELLED = DATA / "labels.csv", DATA / "unlabelled.csv"
 DRAWING = Path(str(files("logo_edge_train") / "drawing"))
 INSTALLED = {DATA: "icon-sets", DRAWING: "drawing"}  # folder in the cache of each lock file's packages
-
-
-def renders_folder() -> Path:
-    return cache_folder() / f"renders-{RENDER_PX}px"
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ def fetch_logos(manifests: list[Manifest] | None = None, *, locks: Path = DATA, 
     rows = [row for manifest in manifests for row in manifest.rows if row.package != FILES]
 
     def find_missing() -> list[LogoRow]:
-        return [row for row in rows if not manifests[0].image_path(row, folder).exists()]
+        return [row for row in rows if not manifests[0].image_path(row).exists()]
 
     if not find_missing():
         return FetchReport(len(rows), 0, folder)

@@ -13,7 +13,6 @@ from PIL import Image
 
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.parallel import count_cores
 
@@ -23,21 +22,19 @@ KEPT_SCALE = 1.5  # longer side of the images held in memory, in input sizes
 Read = TypeVar("Read")
 
 
-def map_images(
-    manifest: Manifest, rows: list[LogoRow], renders: Path, function: Callable[[Image.Image], Read]
-) -> list[Read]:
+def map_images(manifest: Manifest, rows: list[LogoRow], function: Callable[[Image.Image], Read]) -> list[Read]:
     """`function` of each row's image, in order; of the images themselves at most READERS are in memory at a time.
 
     Raises DatasetError where images are missing, ImageError where one cannot be read.
     """
-    paths = manifest.image_paths(rows, renders)
+    paths = manifest.image_paths(rows)
     with ThreadPoolExecutor(min(READERS, count_cores())) as pool:
         return list(pool.map(lambda path: function(load_image(path)), paths))
 
 
 def pixels_of(rows: list[LogoRow], manifest: Manifest, contract: InputContract) -> np.ndarray:
     """(N, S, S, channels) uint8: the rows as the runtime would preprocess them."""
-    return np.stack(map_images(manifest, rows, renders_folder(), partial(preprocess, contract=contract)))
+    return np.stack(map_images(manifest, rows, partial(preprocess, contract=contract)))
 
 
 def shrink(image: Image.Image, longest_px: int) -> Image.Image:

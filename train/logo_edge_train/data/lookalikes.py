@@ -28,7 +28,7 @@ BLOCK = 1024  # rows whose correlations are in memory at a time
 MADE_WITH = ("numpy", "opencv-python-headless", "pillow")
 
 
-def find_lookalikes(manifest: Manifest, rows: list[LogoRow], renders: Path) -> set[LogoRow]:
+def find_lookalikes(manifest: Manifest, rows: list[LogoRow]) -> set[LogoRow]:
     """The rows whose drawing is nearly that of a val, calib or test logo.
 
     Nearly: the correlation of their 32 px thumbnails, as the runtime would letterbox them, is above LOOKALIKE or, in a
@@ -37,7 +37,7 @@ def find_lookalikes(manifest: Manifest, rows: list[LogoRow], renders: Path) -> s
     held_out = manifest.split("val", "calib", "test")
     if not rows or not held_out:
         return set()
-    correlation = nearest_correlations(manifest, rows, held_out, renders)
+    correlation = nearest_correlations(manifest, rows, held_out)
     distance, lookalikes = np.sqrt(np.maximum(2 - 2 * correlation, 0)), set()
     for label in {row.label for row in rows}:
         own = [index for index, row in enumerate(rows) if row.label == label]
@@ -46,19 +46,19 @@ def find_lookalikes(manifest: Manifest, rows: list[LogoRow], renders: Path) -> s
     return lookalikes
 
 
-def nearest_correlations(manifest: Manifest, rows: list[LogoRow], held_out: list[LogoRow], renders: Path) -> np.ndarray:
+def nearest_correlations(manifest: Manifest, rows: list[LogoRow], held_out: list[LogoRow]) -> np.ndarray:
     """(N,) float32: the highest correlation of each row's thumbnail with one of the held-out rows'.
 
     Those that the cache holds are read. Raises DatasetError where images are missing.
     """
-    learned, kept_out = ([file_hash(path) for path in manifest.image_paths(part, renders)] for part in (rows, held_out))
+    learned, kept_out = ([file_hash(path) for path in manifest.image_paths(part)] for part in (rows, held_out))
     settings = {"held_out": kept_out, "thumbnail_px": THUMBNAIL_PX}
     path = cache_folder() / "lookalikes" / f"{artifact_key({}, settings, versions(MADE_WITH))[:16]}.json"
     known = _read_correlations(path)
     missing = {digest: row for digest, row in zip(learned, rows, strict=True) if digest not in known}
     if missing:
-        others, block = thumbnails(manifest, held_out, renders).T, list(missing.values())
-        own = thumbnails(manifest, block, renders)
+        others, block = thumbnails(manifest, held_out).T, list(missing.values())
+        own = thumbnails(manifest, block)
         highest = np.concatenate([(own[at : at + BLOCK] @ others).max(1) for at in range(0, len(own), BLOCK)])
         known |= zip(missing, highest.tolist(), strict=True)
         with suppress(OSError):  # a cache that cannot be written costs the search again
@@ -74,19 +74,19 @@ def _read_correlations(path: Path) -> dict[str, float]:
         return {}
 
 
-def leave_out(manifest: Manifest, rows: list[LogoRow], renders: Path) -> tuple[set[LogoRow], set[LogoRow]]:
+def leave_out(manifest: Manifest, rows: list[LogoRow]) -> tuple[set[LogoRow], set[LogoRow]]:
     """The look-alikes of held-out logos that whoever learns from `rows` must leave out, and those that stay.
 
     Those that stay are labelled images of the user's, whose split is the user's decision: they are counted and told.
     """
-    found = find_lookalikes(manifest, rows, renders)
+    found = find_lookalikes(manifest, rows)
     stay = {row for row in found if row.package == FILES and row.label not in ("", NOT_A_LOGO)}
     return found - stay, stay
 
 
-def thumbnails(manifest: Manifest, rows: list[LogoRow], renders: Path) -> np.ndarray:
+def thumbnails(manifest: Manifest, rows: list[LogoRow]) -> np.ndarray:
     """(N, 32 * 32 * 3) float32 of mean 0 and length 1: their dot products are correlations."""
-    pixels = map_images(manifest, rows, renders, partial(preprocess, contract=InputContract(32)))
+    pixels = map_images(manifest, rows, partial(preprocess, contract=InputContract(32)))
     flat = np.stack(pixels).reshape(len(rows), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
 from logo_edge.names import csv_line, join_names, split_names
 
 SPLITS = ("train", "val", "calib", "test")
 FILES = "files"
+RENDER_PX = 256  # longer side of a rendered icon
 NOT_A_LOGO = "not a logo"  # the label of pictures that are none: a further class, whose logit is the constant 0
 
 
@@ -42,12 +44,21 @@ class LogoRow:
     round: int = 1
 
 
+def renders_folder() -> Path:
+    """Where the cache keeps the rendered icons."""
+    return cache_folder() / f"renders-{RENDER_PX}px"
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """The rows of a CSV file, with the folder that `files` rows are relative to."""
+    """The rows of a CSV file, and where their images lie.
+
+    Images of `files` rows lie in `folder`, those of icon sets in `renders`: None means the cache's `renders_folder()`.
+    """
 
     rows: tuple[LogoRow, ...]
     folder: Path
+    renders: Path | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,15 +73,15 @@ class Manifest:
     def unlabelled(self) -> list[LogoRow]:
         return [row for row in self.rows if not row.label]
 
-    def image_path(self, row: LogoRow, renders: Path) -> Path:
-        """Where the row's image lies: beside the manifest, or in the folder of renders."""
+    def image_path(self, row: LogoRow) -> Path:
+        """Where the row's image lies: in `folder` or below `renders`."""
         if row.package == FILES:
             return self.folder / row.icon
-        return renders / row.package / row.version / f"{row.icon}.png"
+        return (self.renders or renders_folder()) / row.package / row.version / f"{row.icon}.png"
 
-    def image_paths(self, rows: Sequence[LogoRow], renders: Path) -> list[Path]:
+    def image_paths(self, rows: Sequence[LogoRow]) -> list[Path]:
         """Where each row's image lies. Raises DatasetError where some are missing: how many, and what to do."""
-        paths = [self.image_path(row, renders) for row in rows]
+        paths = [self.image_path(row) for row in rows]
         missing = [(row, path) for row, path in zip(rows, paths, strict=True) if not path.exists()]
         if missing:
             row, path = missing[0]
@@ -85,8 +96,8 @@ class Manifest:
         return paths
 
 
-def read_manifest(path: str | os.PathLike) -> Manifest:
-    """The manifest at `path`. Raises DatasetError, naming the line, where a row does not fit."""
+def read_manifest(path: str | os.PathLike, renders: Path | None = None) -> Manifest:
+    """The manifest at `path`, the images of its icon sets in `renders`. Raises DatasetError, naming the line, where a row does not fit."""
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
@@ -101,7 +112,7 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path}: not a UTF-8 CSV file ({error}); expected the columns {_columns()}") from error
-    return Manifest(rows, path.parent)
+    return Manifest(rows, path.parent, renders)
 
 
 def labelled_rows(manifest: Manifest, split: str, labels: tuple[str, ...], whose: str) -> list[LogoRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from logo_edge_train.data.icons import UNLABELLED, renders_folder
+from logo_edge_train.data.icons import UNLABELLED
 from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest
 from logo_edge_train.keys import data_hash, row_hashes
@@ -13,7 +13,7 @@ from logo_edge_train.keys import data_hash, row_hashes
 def pool_rows(manifest: Manifest, *, use_unlabelled: bool, max_images: int) -> list[LogoRow]:
     """The train split and, if wanted, the `unlabelled_rows`; no look-alike of a held-out logo."""
     rows = manifest.split("train") + (unlabelled_rows(manifest) if use_unlabelled else [])
-    left_out, _ = leave_out(manifest, rows, renders_folder())
+    left_out, _ = leave_out(manifest, rows)
     return stratified_sample([row for row in rows if row not in left_out], max_images)
 
 

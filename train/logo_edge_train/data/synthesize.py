@@ -33,10 +33,9 @@ from logo_edge_train.data.icons import (
     install_packages,
     locked_versions,
     render_svg,
-    renders_folder,
 )
 from logo_edge_train.data.lookalikes import find_lookalikes
-from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
+from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, renders_folder, write_manifest
 from logo_edge_train.data.pairs.kinds import KINDS, draw_pair
 from logo_edge_train.data.pairs.parts import Sources
 from logo_edge_train.data.pool import leave_out_groups, unlabelled_rows
@@ -183,11 +182,9 @@ def choose_sources(manifest: Manifest) -> Sources:
     fetch_logos([Manifest(tuple(pictograms), Path())], locks=DRAWING)
     fetch_logos([manifest, Manifest(tuple(brands), Path())])
     kept = [*pictograms, *brands]
-    kept = set(kept) - find_lookalikes(manifest, kept, renders_folder())
+    kept = set(kept) - find_lookalikes(manifest, kept)
     pools = {name: [row for row in rows if row in kept] for name, rows in (pools | {"brand": brands}).items()}
-    seen = map_in_processes(
-        measure_file, manifest.image_paths(pools["figure"], renders_folder()), title="Measuring figures"
-    )
+    seen = map_in_processes(measure_file, manifest.image_paths(pools["figure"]), title="Measuring figures")
     pools["figure"] = [
         row for row, found in zip(pools["figure"], seen, strict=True) if found.complexity >= MANY_REGIONS
     ]

@@ -25,7 +25,6 @@ from logo_edge.errors import DatasetError
 from logo_edge.likeness.parts import split_drawing
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data.augment import LogoAugmentation
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
 from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import LogoRow, Manifest
@@ -48,7 +47,7 @@ def task_rows(manifest: Manifest, config: FewShotConfig, split: str) -> list[Log
     if config.task == "brands":
         return pool_rows(manifest, use_unlabelled=True, max_images=0) if split == "train" else manifest.split(split)
     rows = [row for row in manifest.split(split) if (row.package == config.held_out_package) == (split == "test")]
-    left_out, _ = leave_out(manifest, rows, renders_folder()) if split == "train" else (set(), set())
+    left_out, _ = leave_out(manifest, rows) if split == "train" else (set(), set())
     return [row for row in rows if row not in left_out]
 
 
@@ -170,7 +169,7 @@ class Drawings:
     ) -> Drawings:
         """Those of the rows; with a `config`, views of its augmentation can be drawn."""
         drawings = cls([], size_px, config)
-        drawings.images = map_images(manifest, rows, renders_folder(), partial(_parts_of, size_px=size_px))
+        drawings.images = map_images(manifest, rows, partial(_parts_of, size_px=size_px))
         return drawings
 
     def draw(self, index: int, view: int, seed: int | None = None) -> np.ndarray:

@@ -148,9 +148,7 @@ def _plot_bars(description: Description, path: str | os.PathLike) -> None:
     _write_whole(path, lambda part: figure.savefig(part, format="png", dpi=144))
 
 
-def plot_samples(
-    manifest: Manifest, renders_dir: Path, path: str | os.PathLike, *, per_class: int = 12, seed: int = 0
-) -> None:
+def plot_samples(manifest: Manifest, path: str | os.PathLike, *, per_class: int = 12, seed: int = 0) -> None:
     """Writes a contact sheet: `per_class` logos of every class in a row of its own, as a model sees them.
 
     The same seed picks the same logos. Raises DatasetError where an image is missing, ImageError where one cannot be read.
@@ -165,19 +163,13 @@ def plot_samples(
     for name in manifest.classes:
         own = [row for row in manifest.rows if row.label == name]
         picked = [own[i] for i in rng.permutation(len(own))[:per_class]]
-        paths = manifest.image_paths(picked, renders_dir)
+        paths = manifest.image_paths(picked)
         lines[name] = [preprocess(load_image(path), contract) for path in paths]
     write_sheet(lines, path)
 
 
 def plot_augmented(
-    manifest: Manifest,
-    renders_dir: Path,
-    config: TeacherAugment,
-    path: str | os.PathLike,
-    *,
-    per_class: int = 3,
-    seed: int = 0,
+    manifest: Manifest, config: TeacherAugment, path: str | os.PathLike, *, per_class: int = 3, seed: int = 0
 ) -> None:
     """Writes a sheet for a person to check: what augmentation makes of logos of each class of the train split.
 
@@ -198,7 +190,7 @@ def plot_augmented(
         own = [row for row in rows if row.label == name]
         picked += [own[i] for i in rng.permutation(len(own))[:per_class]]
     kept = partial(shrink, longest_px=round(THUMBNAIL_PX * KEPT_SCALE))
-    images = [image.convert("RGBA").convert("RGBa") for image in map_images(manifest, picked, renders_dir, kept)]
+    images = [image.convert("RGBA").convert("RGBa") for image in map_images(manifest, picked, kept)]
     labels = [row.label for row in picked]
 
     def draw(config: AugmentConfig) -> list[np.ndarray]:

@@ -250,12 +250,12 @@ def _count_runs(layers: list[np.ndarray], ink: np.ndarray) -> tuple[float, float
     return float(across.mean()), float(down.mean())
 
 
-def measure_rows(manifest: Manifest, rows: list[LogoRow], renders: Path, cache: Path) -> list[LogoMeasurements]:
+def measure_rows(manifest: Manifest, rows: list[LogoRow], cache: Path) -> list[LogoMeasurements]:
     """Each row's measurements: read from the JSON file `cache`, or taken now, and written there, if they are not all in it."""
     names = [f"{row.package}/{row.icon}" for row in rows]
     known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
     if not known.keys() >= set(names):
-        measured = map_in_processes(measure_file, manifest.image_paths(rows, renders), title="Measuring train")
+        measured = map_in_processes(measure_file, manifest.image_paths(rows), title="Measuring train")
         known |= {name: asdict(found) for name, found in zip(names, measured, strict=True)}
         write_json(cache, known)
     return [LogoMeasurements(**known[name]) for name in names]

@@ -74,7 +74,7 @@ def place_on_curves(measured: Sequence[LogoMeasurements]) -> np.ndarray:
     return np.hstack(hats).astype(np.float32)
 
 
-def measure_proposal_accuracy(manifest: Manifest, renders_dir: Path) -> dict:
+def measure_proposal_accuracy(manifest: Manifest) -> dict:
     """How often the proposal is the label, on val and test: accuracy and recall per class, Wilson 95 % intervals.
 
     `confident` counts only proposals of at least SURE_CONFIDENCE. `mean_confidence` beside `accuracy` shows how far
@@ -83,7 +83,7 @@ def measure_proposal_accuracy(manifest: Manifest, renders_dir: Path) -> dict:
     report = {}
     for split in ("val", "test"):
         rows = _labelled(manifest, split)
-        paths = manifest.image_paths(rows, renders_dir)
+        paths = manifest.image_paths(rows)
         found = [propose_label(m) for m in map_in_processes(measure_file, paths, title=f"Measuring {split}")]
         right = np.array([proposal.label == row.label for proposal, row in zip(found, rows, strict=True)])
         confidence = np.array([proposal.confidence for proposal in found])

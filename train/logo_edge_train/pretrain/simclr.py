@@ -20,7 +20,6 @@ from logo_edge.errors import DatasetError, RunError
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
 from logo_edge_train.checkpoints import load_weights, save_member
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge_train.fit import Objective, count_loaders, fit
@@ -65,9 +64,7 @@ def pretrain(
     difficulty = Difficulty(config, read_history(state))
     views = AspectViews(InputContract(architecture.size_px), difficulty.strengths)
     neighbours = find_neighbours(pixels_of(rows, manifest, InputContract(NEIGHBOUR_PX)), config.neighbours)
-    dataset = InkDataset(
-        manifest, rows, renders_folder(), size_px=architecture.size_px, seed=config.seed, neighbours=neighbours
-    )
+    dataset = InkDataset(manifest, rows, size_px=architecture.size_px, seed=config.seed, neighbours=neighbours)
     torch.manual_seed(config.seed)
     encoder = LogoNetwork(
         architecture.model,

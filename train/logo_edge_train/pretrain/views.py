@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -61,11 +60,9 @@ class InkDataset(Dataset):
     ASPECTS and each row the indices of those that may stand in for it in its second view, with itself; k may be 0.
     """
 
-    def __init__(
-        self, manifest: Manifest, rows: list[LogoRow], renders: Path, *, size_px: int, seed: int, neighbours: np.ndarray
-    ):
+    def __init__(self, manifest: Manifest, rows: list[LogoRow], *, size_px: int, seed: int, neighbours: np.ndarray):
         self.seed, self.neighbours = seed, neighbours
-        self.inks = map_images(manifest, rows, renders, partial(_ink_of, size_px=size_px))
+        self.inks = map_images(manifest, rows, partial(_ink_of, size_px=size_px))
 
     def __len__(self) -> int:
         return len(self.inks)

@@ -13,7 +13,6 @@ from safetensors.numpy import save as save_arrays
 
 from logo_edge.files import write_file
 from logo_edge.preprocess import InputContract
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.processes import each_in_processes
@@ -85,7 +84,7 @@ class Features:
             )
 
     def map_files(self, function: Callable[[Path], object], rows: list[LogoRow]) -> Iterator[object]:
-        return each_in_processes(function, self.manifest.image_paths(rows, renders_folder()))
+        return each_in_processes(function, self.manifest.image_paths(rows))
 
 
 MEASURES: dict[str, Callable[[Features, list[LogoRow]], Iterator[np.ndarray]]] = {

@@ -21,7 +21,6 @@ import onnxruntime
 from logo_edge.errors import LogoEdgeError
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import border_colour
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.processes import each_in_processes
 from logo_edge_train.keys import artifact_key, row_hashes, versions
@@ -235,7 +234,7 @@ def read_rows(manifest: Manifest, rows: Sequence[LogoRow], folder: Path) -> Iter
     journal = folder / f"lettering-{key[:16]}.jsonl"
     known = read_journal(journal)
     missing = {digest: row for digest, row in zip(hashes, images, strict=True) if digest not in known}
-    paths = manifest.image_paths(list(missing.values()), renders_folder())
+    paths = manifest.image_paths(list(missing.values()))
     new = zip(missing, each_in_processes(read_lettering, paths), strict=True)
     folder.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as file:

@@ -14,7 +14,6 @@ from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
 from logo_edge.names import csv_line, shown
 from logo_edge_train.console import LiteralTable, literal
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.data.pool import unlabelled_rows
@@ -123,7 +122,7 @@ def labelling_pool(manifest: Manifest) -> tuple[list[LogoRow], int]:
     rows = unlabelled_rows(manifest)
     groups = {row.group for row in manifest.rows if row.split != "train"}
     free = [row for row in rows if row.split == "train" and row.group not in groups]
-    lookalikes, _ = leave_out(manifest, free, renders_folder())
+    lookalikes, _ = leave_out(manifest, free)
     pool = [row for row in free if row not in lookalikes]
     return pool, len(rows) - len(pool)
 

@@ -18,7 +18,6 @@ from PIL import Image
 from logo_edge.files import write_file
 from logo_edge.names import alike, printable
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.data.icons import renders_folder
 from logo_edge_train.data.images import map_images
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.review.corrections import COLUMNS
@@ -48,7 +47,7 @@ def write_sheet(
     for start in range(0, len(rows), BLOCK):
         tick("pictures", start, len(rows))
         draw = partial(preprocess, contract=InputContract(PICTURE_PX))
-        pictures += map(image_uri, map_images(manifest, rows[start : start + BLOCK], renders_folder(), draw))
+        pictures += map(image_uri, map_images(manifest, rows[start : start + BLOCK], draw))
     tick("pictures", len(rows), len(rows))
     template = files("logo_edge_train.review")
     script = template.joinpath("sheet.js").read_text(encoding="utf-8")
