@@ -1,4 +1,4 @@
-"""Compiles the preprocessing in C into the package, where there is a C compiler; without one the runtime uses Pillow."""
+"""Compiles preprocess.c into the package where there is a C compiler; without one the runtime uses Pillow."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-ffp-contract=off")
 
 
 class CompilePreprocessing(BuildHookInterface):
-    """A wheel with the library is of this platform, of any Python; one without is of any platform.
+    """A wheel with the library is for this platform and any Python; one without it is for any platform.
 
-    An editable installation has it beside its source, built again each time.
+    An editable installation has the library beside its source and builds it each time.
     """
 
     def initialize(self, version: str, build_data: dict) -> None:
@@ -29,13 +29,13 @@ class CompilePreprocessing(BuildHookInterface):
         beside = Path(self.root, PACKAGE, LIBRARY)
         if version == "editable":
             beside.unlink(missing_ok=True)
-        made = self._compile(self.folder / LIBRARY)
-        if made and version == "editable":
+        library = self._compile(self.folder / LIBRARY)
+        if library and version == "editable":
             partial = beside.with_suffix(".so.partial")
-            shutil.copyfile(made, partial)
+            shutil.copyfile(library, partial)
             partial.replace(beside)
-        elif made:
-            build_data["force_include"][str(made)] = f"logo_edge/{LIBRARY}"
+        elif library:
+            build_data["force_include"][str(library)] = f"logo_edge/{LIBRARY}"
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
 
@@ -45,7 +45,7 @@ class CompilePreprocessing(BuildHookInterface):
     def _compile(self, library: Path) -> Path | None:
         compiler = shlex.split(os.environ.get("CC", "cc"))
         if os.name != "posix" or shutil.which(compiler[0]) is None:
-            self.app.display_warning(f"no C compiler ({compiler[0]}): Pillow will preprocess, which takes longer")
+            self.app.display_warning(f"no C compiler ({compiler[0]}): Pillow will preprocess, which is slower")
             return None
         command = [*compiler, *FLAGS, str(Path(self.root, SOURCE)), "-o", str(library), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

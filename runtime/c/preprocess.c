@@ -1,8 +1,8 @@
-/* preprocess.py in C: the same bytes several times quicker. Depends on nothing; build_c.py compiles it.
+/* preprocess.py in C: the same bytes, several times faster. Has no dependencies; build_c.py compiles it.
 
    The resampling is Pillow 13's antialiased triangle filter in fixed point, along one axis after the other, each pass
-   rounded to 8 bits. To be compiled with -O3 and -ffp-contract=off: fused multiply-adds would round the weights
-   otherwise. */
+   rounded to 8 bits. Compile it with -O3 and -ffp-contract=off: fused multiply-adds would round the weights
+   differently. */
 
 #include "preprocess.h"
 
@@ -23,17 +23,17 @@
 
 enum { PRECISION_BITS = 22, HALF = 1 << (PRECISION_BITS - 1) };
 enum { LANES = 4 };   /* rows that are scaled together */
-enum { CHUNK = 256 }; /* of their pixels at a time, or as many as one output pixel needs */
+enum { CHUNK = 256 }; /* pixels of each row at a time, or as many as one output pixel needs */
 
-/* Red, green, blue and alpha as numbers, and those of the pixels of two rows. */
+/* Red, green, blue and alpha as numbers: of one pixel, and of two. */
 typedef int32_t Pixel __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t Pair __attribute__((vector_size(32), aligned(4), may_alias));
 
 #define HALVES ((Pair){HALF, HALF, HALF, HALF, HALF, HALF, HALF, HALF})
-/* A weighted sum is never below 0, no weight being negative, but above 255 where very many weights were rounded up. */
+/* A weighted sum is never below 0, as no weight is, but may be above 255 where very many weights were rounded up. */
 #define CLIPPED(sums) (((sums) & ~((sums) > 255)) | (((sums) > 255) & 255))
 
-/* What each pixel of a scaled axis is made of: `count` pixels from `first` on, whose weights' sum is 2^22. */
+/* The inputs of each pixel of a scaled axis: `count` pixels from `first` on, with weights of sum 2^22. */
 typedef struct {
   int most, *first, *count;
   int32_t *weights; /* `most` for each */
@@ -41,7 +41,7 @@ typedef struct {
   int pairs;
 } Taps;
 
-/* Room for `pixels` pixels of LANES rows: as bytes, and as numbers, `pitch` from a row to the next. */
+/* Memory for `pixels` pixels of LANES rows: as bytes, and as numbers with `pitch` from a row to the next. */
 typedef struct {
   int pixels;
   size_t pitch;
@@ -52,7 +52,7 @@ typedef struct {
 static int least(int one, int other) { return one < other ? one : other; }
 static int greatest(int one, int other) { return one > other ? one : other; }
 
-/* The taps from the first `box` of `from` pixels to `to`; false where memory is lacking. */
+/* The taps from the first `box` of `from` pixels to `to` pixels; false where memory runs out. */
 static int make_taps(Taps *taps, int from, double box, int to) {
   const double scale = box / to, support = fmax(scale, 1);
   taps->most = (int)ceil(support) * 2 + 1;
@@ -60,8 +60,8 @@ static int make_taps(Taps *taps, int from, double box, int to) {
   taps->count = malloc(sizeof(int) * to);
   taps->weights = malloc(sizeof(int32_t) * to * taps->most);
   double *shares = malloc(sizeof(double) * taps->most);
-  const int made = taps->first && taps->count && taps->weights && shares;
-  for (int i = 0; made && i < to; ++i) {
+  const int allocated = taps->first && taps->count && taps->weights && shares;
+  for (int i = 0; allocated && i < to; ++i) {
     const double centre = (i + 0.5) * scale;
     const int first = greatest(0, (int)(centre - support + 0.5)), last = least(from, (int)(centre + support + 0.5));
     double total = 0;
@@ -74,10 +74,10 @@ static int make_taps(Taps *taps, int from, double box, int to) {
     taps->count[i] = last - first;
   }
   free(shares);
-  return made;
+  return allocated;
 }
 
-/* Fills `paired` for pixels of `step` bytes; false where memory is lacking. */
+/* Fills `paired` for pixels of `step` bytes; false where memory runs out. */
 static int pair_taps(Taps *taps, int to, int step) {
   int longest = 0;
   for (int i = 0; i < to; ++i) longest = greatest(longest, taps->count[i]);
@@ -94,7 +94,7 @@ static int pair_taps(Taps *taps, int to, int step) {
 
 static void free_taps(Taps *taps) { free(taps->first), free(taps->count), free(taps->weights), free(taps->paired); }
 
-/* `count` pixels of RGBA with premultiplied colours, rounded as Pillow does; gives the AND of `opaque` and each alpha. */
+/* Premultiplies `count` RGBA pixels, rounded as Pillow does; returns the AND of `opaque` and all alphas. */
 FOR_EACH_CPU static uint32_t premultiply(const uint8_t *restrict row, int count, uint8_t *restrict result,
                                          uint32_t opaque) {
   for (int x = 0; x < count; ++x) {
@@ -119,7 +119,7 @@ FOR_EACH_CPU static void narrow(const int32_t *restrict numbers, size_t count, u
   for (size_t i = 0; i < count; ++i) bytes[i] = (uint8_t)numbers[i];
 }
 
-/* The sums of two pixels at a time as those of one; where a pixel has three bytes, the fourth is anything. */
+/* The sums of two pixels at a time as the sum of one; where a pixel has three bytes, the fourth is undefined. */
 static inline void store(Pair pairs, int step, int32_t *result) {
   int32_t sums[8];
   *(Pair *)sums = pairs;
@@ -127,7 +127,7 @@ static inline void store(Pair pairs, int step, int32_t *result) {
   *(Pixel *)result = (sum & ~(sum > 255)) | ((sum > 255) & 255);
 }
 
-/* The scaled pixels from `i` to `end` of the rows whose pixels from `start` on are in the chunk. */
+/* Scales the pixels from `i` to `end` of the rows in the chunk, which begins at pixel `start`. */
 FOR_EACH_CPU static void scale_lanes(const Chunk *chunk, int step, int start, const Taps *taps, int i, int end,
                                      int32_t *const results[]) {
   const size_t pitch = chunk->pitch;
@@ -135,7 +135,7 @@ FOR_EACH_CPU static void scale_lanes(const Chunk *chunk, int step, int start, co
     const int32_t *wide = chunk->wide + (size_t)(taps->first[i] - start) * step;
     const int32_t *weights = taps->paired + (size_t)i * taps->pairs * 8;
     Pair sums[LANES] = {{0}};
-    for (int pair = 0; pair < taps->pairs; ++pair, wide += 2 * step, weights += 8) { /* of weight 0 beyond the last */
+    for (int pair = 0; pair < taps->pairs; ++pair, wide += 2 * step, weights += 8) { /* 0 beyond the last pixel */
       const Pair weight = *(const Pair *)weights;
       for (int lane = 0; lane < LANES; ++lane) sums[lane] += *(const Pair *)(wide + lane * pitch) * weight;
     }
@@ -143,7 +143,7 @@ FOR_EACH_CPU static void scale_lanes(const Chunk *chunk, int step, int start, co
   }
 }
 
-/* LANES rows to `to` pixels, in numbers; the result is that of premultiply. */
+/* Scales LANES rows to `to` pixels, as numbers; returns the result of premultiply. */
 static uint32_t scale_rows(const uint8_t *const rows[], int straight, int step, const Taps *taps, int to,
                            const Chunk *chunk, int32_t *const results[], uint32_t opaque) {
   for (int i = 0, end = 0; i < to; i = end) {
@@ -160,7 +160,7 @@ static uint32_t scale_rows(const uint8_t *const rows[], int straight, int step, 
   return opaque;
 }
 
-/* One row out of `count` rows of `length` numbers, a multiple of 8. */
+/* The weighted sum of `count` rows of `length` numbers; `length` is a multiple of 8. */
 FOR_EACH_CPU static void mix_rows(const int32_t *const *rows, const int32_t *weights, int count, size_t length,
                                   int32_t *restrict result) {
   for (size_t x = 0; x < length; x += 8) {
@@ -170,20 +170,19 @@ FOR_EACH_CPU static void mix_rows(const int32_t *const *rows, const int32_t *wei
   }
 }
 
-/* Fills `ink`, (to_height, to_width, 4), premultiplied first where `straight`. 1 where all is opaque, else 0; -1 where
-   memory is lacking.
+/* Fills `ink`, (to_height, to_width, 4); premultiplies first where `straight`. Returns 1 where all pixels are opaque,
+   else 0; -1 where memory runs out.
 
-   Rows are scaled before columns, but for pictures that lose more than twice as much height as width: Pillow's order.
-   Of the rows only those are kept, in a ring, that the next one of the result is made of, so that they stay in the
-   nearest cache. */
+   Rows are scaled before columns, except for images that lose more than twice as much height as width: Pillow's order.
+   A ring holds only the rows that the next row of the result needs, so that they stay in the first cache. */
 static int scale(const uint8_t *pixels, int step, int straight, int width, int height, const Taps *across,
                  const Taps *down, int to_width, int to_height, uint8_t *ink) {
   const int rows_first = !(height > to_height && height - to_height > 2 * (width - to_width));
-  const int kept = down->most + LANES;
+  const int ring_rows = down->most + LANES;
   const size_t pitch = (size_t)width * step; /* of a row, in bytes */
   const size_t length = ((rows_first ? 4 * (size_t)to_width : (size_t)width * step) + 7) / 8 * 8;
   const int pixels_of_chunk = greatest(CHUNK, across->most);
-  int32_t *ring = calloc(kept * length, 4), *mixed = malloc(4 * (length + 4 * (size_t)to_width));
+  int32_t *ring = calloc(ring_rows * length, 4), *mixed = malloc(4 * (length + 4 * (size_t)to_width));
   int32_t *unused = malloc(16 * (size_t)to_width);
   uint32_t opaque = 255;
   uint8_t *line = malloc(4 * (size_t)width);
@@ -191,27 +190,27 @@ static int scale(const uint8_t *pixels, int step, int straight, int width, int h
   Chunk chunk = {pixels_of_chunk, 4 * ((size_t)pixels_of_chunk + across->most + 2), NULL, NULL};
   chunk.row = malloc(4 * (size_t)chunk.pixels);
   chunk.wide = calloc(LANES * chunk.pitch, 4);
-  const int made = ring && mixed && unused && line && rows && chunk.row && chunk.wide;
-  for (int i = 0, next = 0; made && i < to_height; ++i) {
+  const int allocated = ring && mixed && unused && line && rows && chunk.row && chunk.wide;
+  for (int i = 0, next = 0; allocated && i < to_height; ++i) {
     const int first = down->first[i], end = first + down->count[i];
     while (next < end) {
       if (rows_first) {
         const uint8_t *lanes[LANES];
         int32_t *slots[LANES];
-        for (int lane = 0; lane < LANES; ++lane) { /* below the last row it is scaled once more, for nothing */
+        for (int lane = 0; lane < LANES; ++lane) { /* lanes below the last row scale it again, unused */
           lanes[lane] = pixels + (size_t)least(next + lane, height - 1) * pitch;
-          slots[lane] = next + lane < height ? ring + (next + lane) % kept * length : unused;
+          slots[lane] = next + lane < height ? ring + (next + lane) % ring_rows * length : unused;
         }
         opaque = scale_rows(lanes, straight, step, across, to_width, &chunk, slots, opaque);
         next += LANES;
       } else {
         const uint8_t *row = pixels + (size_t)next * pitch;
         if (straight) opaque = premultiply(row, width, line, opaque), row = line;
-        widen(row, pitch, ring + next % kept * length);
+        widen(row, pitch, ring + next % ring_rows * length);
         ++next;
       }
     }
-    for (int row = first; row < end; ++row) rows[row - first] = ring + row % kept * length;
+    for (int row = first; row < end; ++row) rows[row - first] = ring + row % ring_rows * length;
     mix_rows(rows, down->weights + (size_t)i * down->most, end - first, length, mixed);
     if (!rows_first) {
       const uint8_t *lanes[LANES];
@@ -223,10 +222,10 @@ static int scale(const uint8_t *pixels, int step, int straight, int width, int h
     narrow(mixed, 4 * (size_t)to_width, ink + (size_t)i * to_width * 4);
   }
   free(ring), free(mixed), free(unused), free(line), free(rows), free(chunk.row), free(chunk.wide);
-  return made ? opaque == 255 : -1;
+  return allocated ? opaque == 255 : -1;
 }
 
-/* The median colour of an opaque picture's border; each corner counts twice. */
+/* The median colour of an opaque image's border; each corner counts twice. */
 static void border_colour(const uint8_t *ink, int width, int height, uint8_t colour[3]) {
   for (int channel = 0; channel < 3; ++channel) {
     int counts[256] = {0}, seen = 0, value = -1, middle[2];
@@ -245,7 +244,7 @@ static void border_colour(const uint8_t *ink, int width, int height, uint8_t col
 /* The dark background where the ink is nearly white, else the light one. */
 FOR_EACH_CPU static const uint8_t *pick_background(const uint8_t *ink, int count, const uint8_t *light,
                                                    const uint8_t *dark, double dark_above) {
-  uint32_t red = 0, green = 0, blue = 0, alpha = 0; /* enough for 4096 x 4096 pixels of 255 */
+  uint32_t red = 0, green = 0, blue = 0, alpha = 0; /* wide enough for 4096 x 4096 pixels of 255 */
   for (int i = 0; i < count; ++i) {
     uint32_t pixel;
     memcpy(&pixel, ink + 4 * (size_t)i, 4);
@@ -255,12 +254,12 @@ FOR_EACH_CPU static const uint8_t *pick_background(const uint8_t *ink, int count
   return weighted > (double)(1000 * (int64_t)alpha) * dark_above ? dark : light;
 }
 
-/* The picture of box_width x box_height pixels scaled to `ink`, (to_height, to_width, 4); gives what `scale` does. */
+/* Scales box_width x box_height pixels to `ink`, (to_height, to_width, 4); returns the result of `scale`. */
 static int scale_box(const uint8_t *pixels, int step, int straight, int width, int height, double box_width,
                      double box_height, int to_width, int to_height, uint8_t *ink) {
   Taps across = {0}, down = {0};
   int opaque = -1;
-  if (step == 4 && box_width == to_width && box_height == to_height) { /* its own size, which scaling would not change */
+  if (step == 4 && box_width == to_width && box_height == to_height) { /* scaling would change nothing */
     uint32_t alphas = 255;
     for (int y = 0; y < to_height; ++y, pixels += (size_t)width * 4, ink += (size_t)to_width * 4) {
       if (straight) alphas = premultiply(pixels, to_width, ink, alphas);
@@ -276,8 +275,8 @@ static int scale_box(const uint8_t *pixels, int step, int straight, int width, i
   return opaque;
 }
 
-/* Lays premultiplied ink on a background: `count` pixels of RGBA, which become opaque. */
-FOR_EACH_CPU static void lay(uint8_t *ink, size_t count, const uint8_t background[3]) {
+/* Composites `count` premultiplied RGBA pixels on a background; they become opaque. */
+FOR_EACH_CPU static void composite(uint8_t *ink, size_t count, const uint8_t background[3]) {
   const uint32_t red = background[0], green = background[1], blue = background[2];
   for (size_t i = 0; i < count; ++i) {
     uint32_t pixel;
@@ -289,21 +288,22 @@ FOR_EACH_CPU static void lay(uint8_t *ink, size_t count, const uint8_t backgroun
   }
 }
 
-enum { REACH = 6 };  /* pixels, of the farthest neighbour that a detail plane looks at: the margin around a picture */
-enum { BLOCK = 16 }; /* columns, more than REACH, that are left out together where nothing changes around them */
+enum { REACH = 6 };  /* pixels to the farthest neighbour that a detail plane reads: the margin around an image */
+enum { BLOCK = 16 }; /* columns, more than REACH, that are skipped together where no colour changes around them */
 
 static inline int16_t smaller(int16_t one, int16_t other) { return one < other ? one : other; }
 static inline int16_t larger(int16_t one, int16_t other) { return one > other ? one : other; }
 static inline int16_t magnitude(int16_t number) { return larger(number, (int16_t)-number); }
 
-/* -1 where no slack is below 0, else 0: 16 bits from end to end, as every step here, since wider ones are slower. */
+/* -1 where `slack` is not below 0, else 0. All steps here use 16 bits, because wider ones are slower. */
 static inline int16_t none_below_0(int16_t slack) { return (int16_t)~(slack >> 15); }
 
 /* Whether eight steps of the 3 x 3 sums, `apart` from one to the next, are small and of one sign; -1 or 0.
 
-   Rising or falling need not be told apart: where the change is 27, one of its eight steps is more than 3. */
+   The sign of the change does not matter: where the change is 27, one of its eight steps is more than 3. */
 static inline int16_t is_ramp(const int16_t *sums, ptrdiff_t apart) {
-#define RISE(step) ((int16_t)(sums[(step + 1) * apart] - sums[step * apart])) /* no loop, which would not be vectorised */
+/* no loop, which would not be vectorised */
+#define RISE(step) ((int16_t)(sums[(step + 1) * apart] - sums[step * apart]))
 #define OF_ALL(pick) \
   pick(pick(pick(RISE(-4), RISE(-3)), pick(RISE(-2), RISE(-1))), pick(pick(RISE(0), RISE(1)), pick(RISE(2), RISE(3))))
   const int16_t lowest = OF_ALL(smaller), highest = OF_ALL(larger);
@@ -316,7 +316,7 @@ static inline int16_t is_ramp(const int16_t *sums, ptrdiff_t apart) {
   return none_below_0(smaller(slack, smaller((int16_t)(89 - most), (int16_t)(bound - scaled))));
 }
 
-/* Whether the colour changes smoothly between the neighbours `apart` away, of three channels `channel` apart; -1 or 0. */
+/* Whether the colour changes smoothly between the neighbours `apart` away; -1 or 0. Channels are `channel` apart. */
 static inline int16_t is_fade(const int16_t *pixel, ptrdiff_t apart, ptrdiff_t channel, int16_t least, int16_t most) {
   int16_t change = 0, bend = 0;
   for (int i = 0; i < 3; ++i, pixel += channel) {
@@ -327,7 +327,7 @@ static inline int16_t is_fade(const int16_t *pixel, ptrdiff_t apart, ptrdiff_t c
   return none_below_0(smaller(straight, smaller((int16_t)(change - least), (int16_t)(most - change))));
 }
 
-/* `count` pixels of `planes`, from the first of them in a framed picture and in its 3 x 3 sums. */
+/* Fills `count` pixels of `planes`; `pixel` and `sums` point to the first in a framed image and its 3 x 3 sums. */
 FOR_EACH_CPU static void detail_span(const int16_t *restrict pixel, const int16_t *restrict sums, ptrdiff_t channel,
                                      ptrdiff_t row, int count, int16_t *restrict work, uint8_t *restrict planes) {
   int16_t *near = work, *far = work + count, *ramp = work + 2 * count, *edge = work + 3 * count;
@@ -349,12 +349,13 @@ FOR_EACH_CPU static void detail_span(const int16_t *restrict pixel, const int16_
     edge[x] = smaller(most, 255);
   }
   for (int x = 0; x < count; ++x) {
-    const uint32_t all = (uint32_t)((near[x] & 255) | (far[x] & 255) << 8 | (ramp[x] & 255) << 16) | (uint32_t)edge[x] << 24;
-    memcpy(planes + 4 * (size_t)x, &all, 4);
+    const uint32_t all = (uint32_t)((near[x] & 255) | (far[x] & 255) << 8 | (ramp[x] & 255) << 16);
+    const uint32_t word = all | (uint32_t)edge[x] << 24;
+    memcpy(planes + 4 * (size_t)x, &word, 4);
   }
 }
 
-/* A row of RGBA as numbers, each channel's `pitch` after the one before, the first and last pixel repeated beyond. */
+/* A row of RGBA as numbers, a channel at each `pitch`; the first and last pixel are repeated at its ends. */
 FOR_EACH_CPU static void frame_row(const uint8_t *restrict ink, int width, ptrdiff_t pitch, int16_t *restrict framed) {
   for (int channel = 0; channel < 3; ++channel, framed += pitch) {
     for (int x = 0; x < width; ++x) {
@@ -367,14 +368,14 @@ FOR_EACH_CPU static void frame_row(const uint8_t *restrict ink, int width, ptrdi
   }
 }
 
-/* The 3 x 3 sums of a framed row, but for its first and last number; `work` has room for a row. */
+/* The 3 x 3 sums of a framed row, except its first and last number; `work` holds a row. */
 FOR_EACH_CPU static void sum_row(const int16_t *restrict framed, ptrdiff_t row, int16_t *restrict work,
                                  int16_t *restrict sums) {
   for (ptrdiff_t x = 0; x < row; ++x) work[x] = (int16_t)(framed[x - row] + framed[x] + framed[x + row]);
   for (ptrdiff_t x = 1; x < row - 1; ++x) sums[x] = (int16_t)(work[x - 1] + work[x] + work[x + 1]);
 }
 
-/* For each block of a row whether one of its pixels differs from the one before it or above; `work` has room for a row. */
+/* For each block of a row whether one of its pixels differs from its left or upper neighbour; `work` holds a row. */
 FOR_EACH_CPU static void find_changes(const int16_t *restrict pixel, ptrdiff_t channel, ptrdiff_t row, int blocks,
                                       int16_t *restrict work, uint8_t *restrict changes) {
   memset(work, 0, (size_t)blocks * BLOCK * sizeof(int16_t));
@@ -390,25 +391,25 @@ FOR_EACH_CPU static void find_changes(const int16_t *restrict pixel, ptrdiff_t c
   }
 }
 
-/* Fills `planes`, (height, width, 4), from `ink`, (height, width, 4) opaque; false where memory is lacking. They are 0
-   where all pixels that they look at are equal, as most of a logo's are: such blocks are left out. */
+/* Fills `planes`, (height, width, 4), from `ink`, (height, width, 4) opaque; false where memory runs out. They are 0
+   where all pixels that they read are equal, as in most of a logo: such blocks are skipped. */
 static int detail_planes(const uint8_t *ink, int width, int height, uint8_t *planes) {
   const int blocks = (width + BLOCK - 1) / BLOCK, rows = height + 2 * REACH;
   const ptrdiff_t channel = blocks * BLOCK + 2 * REACH, row = 3 * channel;
   int16_t *framed = malloc(rows * row * sizeof(int16_t)), *sums = malloc(rows * row * sizeof(int16_t));
   int16_t *work = malloc((row + LOGO_EDGE_DETAIL_PLANES * (size_t)width) * sizeof(int16_t));
   uint8_t *changes = malloc((size_t)height * blocks), *around = malloc(blocks);
-  const int made = framed && sums && work && changes && around;
-  for (int y = 0; made && y < rows; ++y) {
+  const int allocated = framed && sums && work && changes && around;
+  for (int y = 0; allocated && y < rows; ++y) {
     const int inside = least(greatest(y - REACH, 0), height - 1);
     frame_row(ink + 4 * (size_t)width * inside, width, channel, framed + y * row);
   }
-  for (int y = 0; made && y < height; ++y) {
+  for (int y = 0; allocated && y < height; ++y) {
     find_changes(framed + (y + REACH) * row + REACH, channel, row, blocks, work,
                  changes + (size_t)y * blocks);
   }
-  memset(planes, 0, made ? 4 * (size_t)width * height : 0);
-  for (int y = 0, summed = 1; made && y < height; ++y) {
+  memset(planes, 0, allocated ? 4 * (size_t)width * height : 0);
+  for (int y = 0, summed = 1; allocated && y < height; ++y) {
     memset(around, 0, blocks);
     for (int other = greatest(y - REACH, 0); other <= least(y + REACH, height - 1); ++other) {
       for (int block = 0; block < blocks; ++block) around[block] |= changes[(size_t)other * blocks + block];
@@ -427,10 +428,10 @@ static int detail_planes(const uint8_t *ink, int width, int height, uint8_t *pla
     }
   }
   free(framed), free(sums), free(work), free(changes), free(around);
-  return made;
+  return allocated;
 }
 
-/* The opaque ink, and its planes if any, in the middle of the square, with the background around it. */
+/* Puts the opaque ink, and its planes if any, in the middle of the square, with the background around it. */
 static void put(const uint8_t *ink, const uint8_t *planes, int width, int height, const uint8_t background[3], int size,
                 uint8_t *square) {
   const int channels = planes ? 3 + LOGO_EDGE_DETAIL_PLANES : 3;
@@ -448,7 +449,7 @@ static void put(const uint8_t *ink, const uint8_t *planes, int width, int height
   }
 }
 
-/* A side in pixels, once the longer one of the picture is `longest`; nearbyint: halves go to the even number. */
+/* A side in pixels after the longer side is scaled to `longest`; nearbyint rounds halves to even. */
 static int scaled_side(double side, double other, int longest) {
   return side >= other ? longest : greatest(1, (int)nearbyint(side * longest / other));
 }
@@ -459,10 +460,12 @@ int logo_edge_preprocess(const uint8_t *pixels, int channels, int width, int hei
   if (width > LOGO_EDGE_LONGEST_PX || height > LOGO_EDGE_LONGEST_PX) return 1; /* the weights would take gigabytes */
   const int to_width = scaled_side(box_width, box_height, size), to_height = scaled_side(box_height, box_width, size);
   const int is_larger = fmax(box_width, box_height) > LOGO_EDGE_DETAIL_PX;
-  int wide = to_width, high = to_height; /* of what is laid on the background */
-  if (details) {
-    wide = is_larger ? scaled_side(box_width, box_height, LOGO_EDGE_DETAIL_PX) : greatest(1, (int)nearbyint(box_width));
-    high = is_larger ? scaled_side(box_height, box_width, LOGO_EDGE_DETAIL_PX) : greatest(1, (int)nearbyint(box_height));
+  int wide = to_width, high = to_height; /* of the image that is composited on the background */
+  if (details && is_larger) {
+    wide = scaled_side(box_width, box_height, LOGO_EDGE_DETAIL_PX);
+    high = scaled_side(box_height, box_width, LOGO_EDGE_DETAIL_PX);
+  } else if (details) {
+    wide = greatest(1, (int)nearbyint(box_width)), high = greatest(1, (int)nearbyint(box_height));
   }
   const size_t large_bytes = (size_t)wide * high * 4, small_bytes = details ? (size_t)to_width * to_height * 4 : 0;
   uint8_t *large = malloc(2 * (large_bytes + small_bytes)), colour[3], *ink = large, *planes = NULL;
@@ -470,7 +473,7 @@ int logo_edge_preprocess(const uint8_t *pixels, int channels, int width, int hei
   int opaque = scale_box(pixels, channels, channels == 4, width, height, box_width, box_height, wide, high, large);
   if (opaque == 0) {
     memcpy(colour, pick_background(large, wide * high, light, dark, dark_above), 3);
-    lay(large, (size_t)wide * high, colour);
+    composite(large, (size_t)wide * high, colour);
   }
   if (details && opaque >= 0) {
     uint8_t *large_planes = large + large_bytes;

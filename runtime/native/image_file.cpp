@@ -19,20 +19,20 @@ namespace logo_edge {
 namespace {
 
 constexpr std::uint64_t kMaxPixels = 36'000'000;
-constexpr std::uint64_t kJpegShare = 4;  // times as many pixels may a JPEG have, which is then decoded at 1/2
-constexpr std::uint64_t kCoefficients = 3;  // times kMaxPixels: those of a JPEG of several scans, all in memory at once
-constexpr std::uint64_t kScans = 20;  // times kMaxPixels: scans times pixels
+constexpr std::uint64_t kJpegShare = 4;  // times kMaxPixels for a JPEG, which is then decoded at 1/2
+constexpr std::uint64_t kCoefficients = 3;  // times kMaxPixels for a JPEG of several scans, all in memory at once
+constexpr std::uint64_t kScans = 20;  // times kMaxPixels for scans times pixels
 constexpr int kMostScans = 14'400;
-constexpr std::uint64_t kArithmetic = 6;  // times the cost of Huffman's code
+constexpr std::uint64_t kArithmetic = 6;  // times the cost of Huffman coding
 constexpr std::size_t kScannedBytes = 20'000'000;  // of a JPEG of several scans
 constexpr int kLeastDepth = 8, kMostDepth = 16, kDepthStep = 2;  // bits that samples of 16 bits may use
 constexpr std::streamoff kMaxFileBytes = 256 * 1024 * 1024;
 using Bytes = std::vector<std::uint8_t>;
 
 void check_pixels(std::uint64_t width, std::uint64_t height, std::uint64_t most) {
-  if (width == 0 || height == 0 || width * height > most) {
-    throw ImageError(std::to_string(width) + " x " + std::to_string(height) + " pixels; expected 1 to " + std::to_string(most));
-  }
+  if (width > 0 && height > 0 && width * height <= most) return;
+  const std::string size = std::to_string(width) + " x " + std::to_string(height);
+  throw ImageError(size + " pixels; expected 1 to " + std::to_string(most));
 }
 
 void allocate(Image& image, std::uint64_t width, std::uint64_t height) {
@@ -42,7 +42,7 @@ void allocate(Image& image, std::uint64_t width, std::uint64_t height) {
   image.rgba.resize(width * height * 4);
 }
 
-/// The orientation, 1 to 8, in a TIFF block of EXIF; 1 where it holds none. CIPA DC-008.
+/// The orientation, 1 to 8, in a TIFF block of EXIF; 1 where it has none. CIPA DC-008.
 int orientation_in(const Bytes& exif) {
   const bool little = exif.size() > 8 && exif[0] == 'I';
   const auto read = [&](std::size_t at, int count) {
@@ -53,7 +53,8 @@ int orientation_in(const Bytes& exif) {
   if (exif.size() < 14 || read(2, 2) != 42) return 1;
   const std::size_t directory = read(4, 4);
   if (directory > exif.size() - 2) return 1;
-  for (std::size_t at = directory + 2, left = read(directory, 2); left > 0 && at + 12 <= exif.size(); at += 12, --left) {
+  std::size_t left = read(directory, 2);
+  for (std::size_t at = directory + 2; left > 0 && at + 12 <= exif.size(); at += 12, --left) {
     if (read(at, 2) != 0x0112) continue;
     const std::uint32_t type = read(at + 2, 2), value = read(at + 8, type == 4 ? 4 : 2);
     const bool is_one = (type == 3 || type == 4) && read(at + 4, 4) == 1 && value >= 1 && value <= 8;
@@ -62,7 +63,7 @@ int orientation_in(const Bytes& exif) {
   return 1;
 }
 
-/// The image as it is meant to be seen, of one that is stored with an EXIF orientation.
+/// The upright image of one that is stored with an EXIF orientation.
 Image turn_upright(Image image, int orientation) {
   if (orientation == 1) return image;
   const bool on_its_side = orientation >= 5;
@@ -82,13 +83,13 @@ Image turn_upright(Image image, int orientation) {
   return upright;
 }
 
-/// Where libpng and libjpeg, being C, jump to when they give up, and why they did.
+/// The jump target of libpng and libjpeg, which are C, when they fail, and their message.
 struct Failure {
   std::jmp_buf jump;
   char message[JMSG_LENGTH_MAX];
 };
 
-/// Whether `body` came to its end. It may own nothing with a destructor, as a jump runs none.
+/// Whether `body` returned. It may own no object with a destructor, because a jump runs none.
 template <typename Body>
 bool succeeds(Failure& failure, const Body& body) {
   if (setjmp(failure.jump) != 0) return false;
@@ -114,12 +115,12 @@ void fail_png(png_structp png, png_const_charp message) {
   std::longjmp(failure->jump, 1);
 }
 
-// libpng would inflate each of them, up to 8 MB at a time, though nothing here reads them
+// Chunks that nothing here reads; libpng would inflate each of them, up to 8 MB at a time.
 constexpr png_byte kUnread[] = "iCCP\0iTXt\0sPLT\0tEXt\0zTXt";
 
 void ignore_warning(png_structp, png_const_charp) {}
 
-/// The upper eight of the bits that grey samples use, as opaque colours, or clear where they are the transparent value.
+/// The upper 8 of the bits that grey samples use, as opaque colours; clear where a sample is the transparent value.
 void fill_with_grey(Image& image, const std::vector<std::uint16_t>& samples, const png_color_16* clear) {
   int depth = kLeastDepth;
   for (const int top = *std::max_element(samples.begin(), samples.end()); top >= 1 << depth; depth += kDepthStep) {}
@@ -129,18 +130,21 @@ void fill_with_grey(Image& image, const std::vector<std::uint16_t>& samples, con
   }
 }
 
-/// Throws where the colours are black since they use the lower bits of 16 alone.
+/// Throws ImageError for an image that is nearly black because its samples use only the lower of 16 bits.
 void check_depth(const Image& image, bool has_alpha) {
   int top = 0;
   for (std::size_t i = 0; i < image.rgba.size(); ++i) {
     if (i % 4 < 3 || has_alpha) top = std::max<int>(top, image.rgba[i]);
   }
-  if (top > 0 && top < 16) throw ImageError("samples of 16 bits that use 12 of them or fewer; scale them to all 16, or save 8 bits");
+  if (top == 0 || top >= 16) return;
+  throw ImageError("samples of 16 bits that use 12 of them or fewer; scale them to all 16, or save 8 bits");
 }
 
 Image decode_png(const Bytes& data) {
   if (data.size() > 16 && std::memcmp(&data[12], "CgBI", 4) == 0) {
-    throw ImageError("a PNG in Apple's variant for iPhones (CgBI); restore it with `xcrun pngcrush -revert-iphone-optimizations IN OUT`");
+    throw ImageError(
+        "a PNG in Apple's variant for iPhones (CgBI); restore it with `xcrun pngcrush -revert-iphone-optimizations IN "
+        "OUT`");
   }
   Image image;
   std::vector<png_bytep> rows;
@@ -199,9 +203,9 @@ Image decode_png(const Bytes& data) {
 }
 
 struct JpegErrors {
-  jpeg_error_mgr manager;  // first, as libjpeg knows only this
+  jpeg_error_mgr manager;  // first member, as libjpeg has a pointer to it only
   Failure failure;
-  bool lacks_end;  // the marker; whether pixels are missing too, the decoder finds out
+  bool lacks_end;  // no end marker; decoding shows whether pixels are missing too
 };
 
 void fail_jpeg(j_common_ptr jpeg) {
@@ -210,14 +214,14 @@ void fail_jpeg(j_common_ptr jpeg) {
   std::longjmp(errors->failure.jump, 1);
 }
 
-/// Warnings stand for damage: data that is corrupt, or lacks pixels. Nothing but the end marker may be missing.
+/// Warnings mean damage: corrupt data or missing pixels. Only the end marker may be missing.
 void fail_on_warning(j_common_ptr jpeg, int level) {
   if (level >= 0) return;
   if (jpeg->err->msg_code != JWRN_JPEG_EOF) fail_jpeg(jpeg);
   reinterpret_cast<JpegErrors*>(jpeg->err)->lacks_end = true;
 }
 
-/// Whether a progressive JPEG has come to the full precision of every coefficient.
+/// Whether a progressive JPEG has every coefficient in full precision.
 bool is_precise(const jpeg_decompress_struct& jpeg) {
   for (int component = 0; jpeg.coef_bits != nullptr && component < jpeg.num_components; ++component) {
     const int* bits = jpeg.coef_bits[component];
@@ -226,19 +230,20 @@ bool is_precise(const jpeg_decompress_struct& jpeg) {
   return true;
 }
 
-/// Gives up a progressive JPEG that goes over its pixels again and again.
+/// Stops decoding a progressive JPEG of too many scans.
 void count_scans(j_common_ptr common) {
   auto* jpeg = reinterpret_cast<j_decompress_ptr>(common);
   const auto scans = static_cast<std::uint64_t>(jpeg->input_scan_number);
   const std::uint64_t pixels = std::uint64_t(jpeg->image_width) * jpeg->image_height;
   if (scans <= kMostScans && scans * pixels <= kScans * kMaxPixels) return;
   auto* errors = reinterpret_cast<JpegErrors*>(jpeg->err);
-  std::snprintf(errors->failure.message, sizeof errors->failure.message, "%d scans of %u x %u pixels; save it again, with a few",
-                jpeg->input_scan_number, jpeg->image_width, jpeg->image_height);
+  std::snprintf(errors->failure.message, sizeof errors->failure.message,
+                "%d scans of %u x %u pixels; save it again, with a few", jpeg->input_scan_number, jpeg->image_width,
+                jpeg->image_height);
   std::longjmp(errors->failure.jump, 1);
 }
 
-/// Throws where it costs too much, and gives by what the sides are to be divided so that kMaxPixels come out at most.
+/// The divisor of the sides at which a JPEG has at most kMaxPixels. Throws ImageError where it costs too much.
 int check_jpeg(jpeg_decompress_struct& jpeg, std::size_t bytes) {
   const std::uint64_t pixels = std::uint64_t(jpeg.image_width) * jpeg.image_height;
   std::uint64_t most = kJpegShare * kMaxPixels;
@@ -252,7 +257,9 @@ int check_jpeg(jpeg_decompress_struct& jpeg, std::size_t bytes) {
       largest = std::max(largest, blocks);
     }
     most = std::max(kMaxPixels, kCoefficients * kMaxPixels * largest / all);
-    if (bytes > kScannedBytes) throw ImageError("a JPEG of several scans with too many bytes; save it as a baseline JPEG");
+    if (bytes > kScannedBytes) {
+      throw ImageError("a JPEG of several scans with too many bytes; save it as a baseline JPEG");
+    }
   }
   check_pixels(jpeg.image_width, jpeg.image_height, most);
   int scale = 1;
@@ -323,7 +330,9 @@ Image read_image(const std::string& path) {
   if (size < 0 || size > kMaxFileBytes) throw ImageError("cannot be read; expected an image file of up to 256 MiB");
   Bytes data(static_cast<std::size_t>(size));
   file.seekg(0);
-  if (!file.read(reinterpret_cast<char*>(data.data()), size)) throw ImageError("cannot be read; expected an image file");
+  if (!file.read(reinterpret_cast<char*>(data.data()), size)) {
+    throw ImageError("cannot be read; expected an image file");
+  }
   if (data.size() > 8 && png_sig_cmp(data.data(), 0, 8) == 0) return decode_png(data);
   if (data.size() > 3 && data[0] == 0xff && data[1] == 0xd8) return decode_jpeg(data);
   throw ImageError("neither PNG nor JPEG");

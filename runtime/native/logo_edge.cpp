@@ -21,11 +21,14 @@ using nlohmann::json;
 std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& contract) {
   const int size = contract.size_px;
   std::vector<std::uint8_t> square(static_cast<std::size_t>(size) * size * contract.channels());
-  const int failed = logo_edge_preprocess(image.rgba.data(), 4, image.width, image.height, image.width, image.height, size,
-                                          contract.details, contract.light_background.data(), contract.dark_background.data(),
-                                          contract.dark_above_luminance, square.data());
-  if (failed < 0) throw std::bad_alloc();
-  if (failed > 0) throw ImageError("a side of more than " + std::to_string(LOGO_EDGE_LONGEST_PX) + " pixels; scale it down first");
+  const std::uint8_t *light = contract.light_background.data(), *dark = contract.dark_background.data();
+  const int width = image.width, height = image.height;
+  const int status = logo_edge_preprocess(image.rgba.data(), 4, width, height, width, height, size, contract.details,
+                                          light, dark, contract.dark_above_luminance, square.data());
+  if (status < 0) throw std::bad_alloc();
+  if (status > 0) {
+    throw ImageError("a side of more than " + std::to_string(LOGO_EDGE_LONGEST_PX) + " pixels; scale it down first");
+  }
   return square;
 }
 
@@ -41,6 +44,7 @@ bool is_blank(const std::vector<std::uint8_t>& pixels, int channels) {
 namespace {
 
 constexpr double kDefaultCoverage = 0.95;
+const char* const kDamaged = "; the bundle is damaged, copy or pack it again";
 const char* const kModes[] = {"best-guess", "balanced", "strict"};
 
 double log_sum_exp(const std::vector<double>& logits) {
@@ -57,7 +61,8 @@ std::vector<double> calibrated_probabilities(const std::vector<double>& logits, 
     const double total = log_sum_exp(scaled);
     std::vector<double> mapped(calibration.scaling->bias);
     for (std::size_t i = 0; i < mapped.size(); ++i) {
-      for (std::size_t j = 0; j < scaled.size(); ++j) mapped[i] += calibration.scaling->weight[i][j] * (scaled[j] - total);
+      const std::vector<double>& weights = calibration.scaling->weight[i];
+      for (std::size_t j = 0; j < scaled.size(); ++j) mapped[i] += weights[j] * (scaled[j] - total);
     }
     scaled = mapped;
   }
@@ -68,22 +73,23 @@ std::vector<double> calibrated_probabilities(const std::vector<double>& logits, 
   return scaled;
 }
 
-/// The threshold at which a label joins the set, or nothing where no level was asked for and 0.95 is not promised.
+/// The lowest probability of a label in the prediction set; none where no level was given and 0.95 is not promised.
 std::optional<double> set_threshold(const Calibration& calibration, std::optional<double> coverage) {
   const double level = coverage.value_or(kDefaultCoverage);
-  const auto entry = std::find_if(calibration.conformal.begin(), calibration.conformal.end(),
-                                  [level](const Conformal& candidate) { return candidate.level == level; });
-  const bool known = entry != calibration.conformal.end();
-  if (known && entry->threshold) return entry->threshold;
+  const auto conformal = std::find_if(calibration.conformal.begin(), calibration.conformal.end(),
+                                      [level](const Conformal& candidate) { return candidate.level == level; });
+  const bool known = conformal != calibration.conformal.end();
+  if (known && conformal->threshold) return conformal->threshold;
   if (!coverage) return std::nullopt;
   throw BundleError("no prediction sets at level " + json(level).dump() +
-                    (known ? ": " + entry->refused : "; it is none of the bundle's levels"));
+                    (known ? ": " + conformal->refused : "; it is none of the bundle's levels"));
 }
 
 }  // namespace
 
 Classification decide(const std::vector<std::string>& labels, const Calibration& calibration,
-                      const std::vector<float>& logits, std::optional<float> epistemic, bool blank, const Options& options) {
+                      const std::vector<float>& logits, std::optional<float> epistemic, bool blank,
+                      const Options& options) {
   const std::vector<double> wide(logits.begin(), logits.end());
   const auto probabilities = calibrated_probabilities(wide, calibration);
   const auto best = std::max_element(probabilities.begin(), probabilities.end()) - probabilities.begin();
@@ -99,7 +105,8 @@ Classification decide(const std::vector<std::string>& labels, const Calibration&
   result.aleatoric = std::max(0.0, entropy - result.epistemic.value_or(0));
   if (const auto threshold = set_threshold(calibration, options.coverage)) {
     auto ordered = result.probabilities;
-    std::stable_sort(ordered.begin(), ordered.end(), [](const auto& one, const auto& other) { return one.second > other.second; });
+    const auto is_likelier = [](const auto& one, const auto& other) { return one.second > other.second; };
+    std::stable_sort(ordered.begin(), ordered.end(), is_likelier);
     result.prediction_set.emplace();
     for (const auto& [label, share] : ordered) {
       if (share >= *threshold) result.prediction_set->push_back(label);
@@ -110,9 +117,10 @@ Classification decide(const std::vector<std::string>& labels, const Calibration&
   const bool unfit = blank || !result.is_logo;
   result.high_confidence = !unfit && result.confidence >= calibration.abstain_below.at("strict");
   result.low_confidence = unfit || !(result.confidence >= calibration.abstain_below.at("balanced"));
+  const double lowest = options.threshold.value_or(calibration.abstain_below.at(options.mode));
   if (unfit && options.mode != "best-guess") {
     result.reason = blank ? "blank" : "not_a_logo";
-  } else if (result.confidence >= options.threshold.value_or(calibration.abstain_below.at(options.mode))) {  // false for NaN too
+  } else if (result.confidence >= lowest) {  // false for NaN too
     result.label = result.best_guess;
   } else {
     result.reason = "low_confidence";
@@ -132,7 +140,7 @@ std::string read_file(const fs::path& path) {
 }
 
 void require(bool holds, const std::string& problem) {
-  if (!holds) throw BundleError(problem + "; the bundle is damaged, copy or pack it again");
+  if (!holds) throw BundleError(problem + kDamaged);
 }
 
 bool is_share(double value) { return 0 <= value && value <= 1; }
@@ -140,12 +148,14 @@ bool is_share(double value) { return 0 <= value && value <= 1; }
 Calibration parse_calibration(const json& table, std::size_t classes) {
   Calibration calibration;
   table.at("temperature").get_to(calibration.temperature);
-  require(calibration.temperature > 0 && std::isfinite(calibration.temperature), "calibration: expected a temperature above 0");
+  const double temperature = calibration.temperature;
+  require(temperature > 0 && std::isfinite(temperature), "calibration: expected a temperature above 0");
   table.at("abstain_below").get_to(calibration.abstain_below);
   double least = 0;
   for (const char* mode : kModes) {
     const double threshold = calibration.abstain_below.at(mode);
-    require(least <= threshold && threshold <= 1, "calibration.abstain_below: expected from 0 to 1, no mode below the one before");
+    require(least <= threshold && threshold <= 1,
+            "calibration.abstain_below: expected from 0 to 1, no mode below the one before");
     least = threshold;
   }
   if (const json& scaling = table.at("scaling"); !scaling.is_null()) {
@@ -157,7 +167,8 @@ Calibration parse_calibration(const json& table, std::size_t classes) {
   for (const json& entry : table.at("conformal")) {
     Conformal conformal{entry.at("level"), std::nullopt, entry.at("refused")};
     if (!entry.at("threshold").is_null()) conformal.threshold = entry.at("threshold").get<double>();
-    require(is_share(conformal.level) && is_share(conformal.threshold.value_or(0)), "calibration.conformal: expected shares");
+    require(is_share(conformal.level) && is_share(conformal.threshold.value_or(0)),
+            "calibration.conformal: expected shares");
     calibration.conformal.push_back(conformal);
   }
   if (const json& familiarity = table.at("familiarity"); !familiarity.is_null()) {
@@ -167,14 +178,15 @@ Calibration parse_calibration(const json& table, std::size_t classes) {
 }
 
 InputContract parse_input(const json& table) {
-  require(table.at("layout") == "NHWC" && table.at("dtype") == "uint8" && table.at("colour") == "RGB", "input: expected NHWC, uint8, RGB");
+  require(table.at("layout") == "NHWC" && table.at("dtype") == "uint8" && table.at("colour") == "RGB",
+          "input: expected NHWC, uint8, RGB");
   InputContract contract{table.at("size_px"), table.at("light_background"), table.at("dark_background"),
                          table.at("dark_above_luminance"), table.value("details", false)};
   require(8 <= contract.size_px && contract.size_px <= 4096, "input: expected size_px from 8 to 4096");
   return contract;
 }
 
-/// The bytes of a file of the bundle, once its path stays inside and its hash is the packed one.
+/// The bytes of a file of the bundle. Throws BundleError where its path leaves the folder or its hash is wrong.
 std::string read_verified(const fs::path& folder, const std::string& name, const json& entry) {
   const fs::path root = fs::weakly_canonical(folder), path = fs::weakly_canonical(folder / name);
   const bool inside = std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first == root.end();
@@ -186,7 +198,7 @@ std::string read_verified(const fs::path& folder, const std::string& name, const
   return data;
 }
 
-/// The content of bundle.json, once bundle.sha256 says that it is what was packed.
+/// The content of bundle.json. Throws BundleError where its hash is not that of bundle.sha256.
 std::string read_record(const fs::path& folder) {
   std::string data = read_file(folder / "bundle.json");
   if (read_file(folder / "bundle.sha256") != sha256(data.data(), data.size()) + "  bundle.json\n") {
@@ -195,8 +207,9 @@ std::string read_record(const fs::path& folder) {
   return data;
 }
 
-/// ONNX Runtime's environment. It reads the variable once, while it is made, and then leaves no device id in the home folder
-/// and reports nothing; what the user has set stays.
+/// ONNX Runtime's environment, without telemetry: no device id in the home folder, no reports.
+///
+/// ONNX Runtime reads the variable once, when the environment is created. A user's own setting stays.
 Ort::Env make_environment() {
 #ifdef _WIN32
   if (!std::getenv("ORT_DISABLE_TELEMETRY")) _putenv_s("ORT_DISABLE_TELEMETRY", "1");
@@ -210,11 +223,11 @@ Ort::SessionOptions session_options(int threads) {
   Ort::SessionOptions options;
   options.SetIntraOpNumThreads(threads);
   options.SetInterOpNumThreads(1);
-  options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // no core is burnt while idle
+  options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // idle threads use no CPU
   return options;
 }
 
-/// How many numbers the output of that name holds for one image; 0 where there is none.
+/// The number of values per image in the output of that name; 0 where there is no such output.
 std::int64_t classes_of(const Ort::Session& session, const std::string& name) {
   Ort::AllocatorWithDefaultOptions allocator;
   for (std::size_t i = 0; i < session.GetOutputCount(); ++i) {
@@ -250,7 +263,8 @@ Classifier::Classifier(const std::string& folder, Options options, int threads)
     }
     if (const std::size_t members = record.value("members", json::array()).size()) {
       throw BundleError("an ensemble of " + std::to_string(members) +
-                        " models, which is for servers; this program runs one. Load a bundle of `logo-edge compress --target cpu`");
+                        " models, which is for servers; this program runs one. Load a bundle of `logo-edge compress "
+                        "--target cpu`");
     }
     Loaded& loaded = *loaded_;
     record.at("labels").get_to(loaded.labels);
@@ -282,11 +296,11 @@ Classifier::Classifier(const std::string& folder, Options options, int threads)
     }
     set_threshold(loaded.calibration, options_.coverage);
   } catch (const json::parse_error& error) {
-    throw BundleError(where + "not JSON (byte " + std::to_string(error.byte) + "); the bundle is damaged, copy or pack it again");
+    throw BundleError(where + "not JSON (byte " + std::to_string(error.byte) + ")" + kDamaged);
   } catch (const json::exception& error) {
-    throw BundleError(where + error.what() + "; the bundle is damaged, copy or pack it again");
+    throw BundleError(where + error.what() + kDamaged);
   } catch (const std::out_of_range& error) {
-    throw BundleError(where + "calibration.abstain_below: a mode is missing; the bundle is damaged, copy or pack it again");
+    throw BundleError(where + "calibration.abstain_below: a mode is missing" + kDamaged);
   } catch (const Ort::Exception& error) {
     throw BundleError(where + "ONNX Runtime cannot load the model: " + error.what());
   } catch (const BundleError& error) {
@@ -304,7 +318,8 @@ Classification Classifier::classify(const Image& image) const {
   const std::int64_t size = loaded.input.size_px;
   const std::array<std::int64_t, 4> shape = {1, size, size, loaded.input.channels()};
   const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  const auto input = Ort::Value::CreateTensor<std::uint8_t>(memory, pixels.data(), pixels.size(), shape.data(), shape.size());
+  const auto input =
+      Ort::Value::CreateTensor<std::uint8_t>(memory, pixels.data(), pixels.size(), shape.data(), shape.size());
   const char* const input_name = loaded.input_name.c_str();
   const auto outputs = loaded.session.Run(Ort::RunOptions{nullptr}, &input_name, &input, 1, loaded.output_names.data(),
                                           loaded.output_names.size());

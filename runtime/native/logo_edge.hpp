@@ -13,7 +13,7 @@
 
 namespace logo_edge {
 
-/// A bundle is missing, damaged, of another format, or lacks what was asked for.
+/// A bundle is missing, damaged, of another format, or has no such level of prediction sets.
 struct BundleError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -30,7 +30,7 @@ struct Image {
   std::vector<std::uint8_t> rgba;
 };
 
-/// What a model expects: see `logo_edge.preprocess.InputContract`.
+/// The input of a model: see `logo_edge.preprocess.InputContract`.
 struct InputContract {
   int size_px = 0;
   std::array<std::uint8_t, 3> light_background{};
@@ -41,7 +41,7 @@ struct InputContract {
   int channels() const { return details ? 7 : 3; }
 };
 
-/// Split conformal prediction sets at one level; what calib was too small for is absent, and `refused` says why.
+/// Split conformal prediction sets at one level; the threshold is absent where calib is too small, `refused` says why.
 struct Conformal {
   double level = 0;
   std::optional<double> threshold;
@@ -54,7 +54,7 @@ struct Scaling {
   std::vector<double> bias;
 };
 
-/// See `logo_edge.decision.Calibration`. `abstain_below` is by mode: best-guess, balanced, strict.
+/// See `logo_edge.bundle.calibration`. `abstain_below` is by mode: best-guess, balanced, strict.
 struct Calibration {
   double temperature = 1;
   std::map<std::string, double> abstain_below;
@@ -63,44 +63,46 @@ struct Calibration {
   std::optional<double> familiar_above;  // logo score
 };
 
-/// How sure a label must be, and of which level a prediction set is.
+/// How confident a label must be, and the level of prediction sets.
 struct Options {
   std::string mode = "balanced";
   std::optional<double> threshold;  // confidence, instead of the mode's
-  std::optional<double> coverage;   // left out: 0.95, where the bundle can promise it
+  std::optional<double> coverage;   // default 0.95, where the bundle can promise it
 };
 
-/// What is known of one image. Entropies are in nats.
+/// The classification of one image. Entropies are in nats.
 struct Classification {
-  std::optional<std::string> label;  // empty where it abstains; `reason` says why
+  std::optional<std::string> label;  // none where it abstains; `reason` says why
   std::string best_guess;
   double confidence = 0;  // calibrated probability of the best guess
   std::vector<std::pair<std::string, double>> probabilities;
   double aleatoric = 0;
   std::optional<double> epistemic;
   std::optional<std::vector<std::string>> prediction_set;
-  double logo_score = 0;  // log-odds in nats that the picture is a logo; higher is more like a logo
+  double logo_score = 0;  // log-odds in nats that the image is a logo
   bool is_logo = true;
   bool high_confidence = false;
   bool low_confidence = false;
   std::optional<std::string> reason;  // blank, not_a_logo or low_confidence
 };
 
-/// The letterboxed image, (size_px, size_px, channels) uint8: RGB, then the detail planes if any; equal to `logo_edge.preprocess` to the byte.
+/// The letterboxed image, (size_px, size_px, channels) uint8: RGB, then the detail planes if any. Equal to
+/// `logo_edge.preprocess` to the byte.
 std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& contract);
 
-/// Whether nothing is in the picture: all pixels of so many channels that `preprocess` gave have one colour.
+/// Whether the image is blank: all pixels of `preprocess`, of so many channels, have one colour.
 bool is_blank(const std::vector<std::uint8_t>& pixels, int channels);
 
-/// The decision on (K) logits before temperature; `epistemic` in nats, where the graph estimates it. What is `blank` or
-/// no logo gets no label in any mode but best-guess.
+/// The decision on (K) logits before temperature; `epistemic` in nats, where the graph estimates it. Only best-guess
+/// gives a label to an image that is `blank` or no logo.
 Classification decide(const std::vector<std::string>& labels, const Calibration& calibration,
-                      const std::vector<float>& logits, std::optional<float> epistemic, bool blank, const Options& options);
+                      const std::vector<float>& logits, std::optional<float> epistemic, bool blank,
+                      const Options& options);
 
 /// A bundle in memory, every file's hash checked; may be shared by threads.
 class Classifier {
  public:
-  /// Throws BundleError where the folder holds no whole bundle of format 2, or not what `options` ask for.
+  /// Throws BundleError where the folder holds no intact bundle of format 2, or lacks the level of `options`.
   explicit Classifier(const std::string& folder, Options options = {}, int threads = 1);
   ~Classifier();
 

@@ -12,8 +12,8 @@ namespace {
 const char* const kUsage =
     "logo-edge-native [OPTIONS] BUNDLE IMAGE...\n\n"
     "Classifies PNG and JPEG files with a logo-edge bundle; prints one line of JSON for each.\n\n"
-    "  --mode MODE        best-guess, balanced (default) or strict: how sure a label must be\n"
-    "  --threshold SHARE  the least confidence for a label, 0 to 1, instead of the mode's\n"
+    "  --mode MODE        best-guess, balanced (default) or strict: how confident a label must be\n"
+    "  --threshold SHARE  the lowest confidence for a label, 0 to 1, instead of the mode's\n"
     "  --coverage SHARE   of prediction sets, one of the bundle's levels; 0.95 where it is promised\n"
     "  --threads N        of one forward pass; 1 by default\n\n"
     "Exit status: 0, 1 where an image could not be read, 2 for usage or a bad bundle.\n";
@@ -47,8 +47,8 @@ double parse_share(const std::string& text) {
     value = std::stod(text, &used);
   } catch (const std::exception&) {
   }
-  if (used != text.size() || !(0 <= value && value <= 1)) throw std::invalid_argument(text + "; expected a number from 0 to 1");
-  return value;
+  if (used == text.size() && 0 <= value && value <= 1) return value;
+  throw std::invalid_argument(text + "; expected a number from 0 to 1");
 }
 
 }  // namespace
@@ -87,11 +87,12 @@ int main(int count, char** arguments) {
         line["error"] = error.what();
         all_read = false;
       }
-      std::cout << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;  // at once, for who reads along
+      const auto replace = nlohmann::json::error_handler_t::replace;
+      std::cout << line.dump(-1, ' ', false, replace) << std::endl;  // flushed, so that readers see each line at once
     }
     return all_read ? 0 : 1;
   } catch (const std::exception& error) {
-    std::cerr << "logo-edge-native: " << error.what() << "\n(--help tells how it is used)\n";
+    std::cerr << "logo-edge-native: " << error.what() << "\n(--help shows the usage)\n";
     return 2;
   }
 }

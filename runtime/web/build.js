@@ -1,8 +1,8 @@
 /**
  * Writes the demo as a folder that any static web server can serve: `node build.js [--bundle FOLDER] [--out FOLDER]`.
  *
- * Nothing is bundled or minified: the package's modules, onnxruntime-web's two modules and its WASM, one bundle, the
- * page, and a service worker that knows all of them by their common hash.
+ * Nothing is bundled or minified. The folder holds the package's modules, onnxruntime-web's two modules and its WASM,
+ * one bundle, the page, and a service worker with the hash of all of them.
  */
 
 import { createHash } from "node:crypto";
@@ -17,18 +17,19 @@ import { readBundle } from "./src/bundle.js";
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const ORT_FILES = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
 
-/** The folder `out`, made again. Throws BundleError where `bundle` is not whole. */
+/** Writes the folder `out` from scratch and returns its number of files. Throws BundleError for a damaged `bundle`. */
 async function build(bundle, out) {
   await readBundle((name) => readFile(path.join(bundle, name)));
   const part = `${out}.part`;
   await rm(part, { recursive: true, force: true });
   await mkdir(path.join(part, "ort"), { recursive: true });
   await cp(path.join(HERE, "demo"), part, { recursive: true });
-  await cp(path.join(HERE, "src"), path.join(part, "lib"), { recursive: true, filter: (name) => !name.endsWith(".d.ts") });
+  const filter = (name) => !name.endsWith(".d.ts");
+  await cp(path.join(HERE, "src"), path.join(part, "lib"), { recursive: true, filter });
   await cp(bundle, path.join(part, "bundle"), { recursive: true, dereference: true });
   const ort = path.dirname(createRequire(import.meta.url).resolve("onnxruntime-web/wasm"));
   for (const name of ORT_FILES) await cp(path.join(ort, name), path.join(part, "ort", name));
-  // A page without a bundler finds modules by their address alone.
+  // Without a bundler a page finds modules only by their address.
   await replace(path.join(part, "lib", "classifier.js"), '"onnxruntime-web/wasm"', '"../ort/ort.wasm.min.mjs"');
   const files = (await readdir(part, { recursive: true, withFileTypes: true }))
     .filter((entry) => entry.isFile() && entry.name !== "sw.js")
@@ -44,10 +45,10 @@ async function build(bundle, out) {
   return files.length + 1;
 }
 
-async function replace(file, found, replacement) {
+async function replace(file, old, replacement) {
   const text = await readFile(file, "utf-8");
-  if (!text.includes(found)) throw new Error(`${file}: expected ${found} in it`);
-  await writeFile(file, text.replace(found, () => replacement));
+  if (!text.includes(old)) throw new Error(`${file}: expected ${old} in it`);
+  await writeFile(file, text.replace(old, () => replacement));
 }
 
 const { values } = parseArgs({
@@ -58,11 +59,12 @@ const { values } = parseArgs({
   },
 });
 if (values.help) {
-  console.log("node build.js [--bundle FOLDER] [--out FOLDER]\n\nWrites the demo page, with the bundle in it, to a folder.");
+  console.log("node build.js [--bundle FOLDER] [--out FOLDER]\n\nWrites the demo page with the bundle to a folder.");
 } else {
   try {
     const count = await build(values.bundle, values.out);
-    console.log(`${count} files in ${values.out}; serve them with: python3 -m http.server --bind 127.0.0.1 --directory ${values.out}`);
+    const serve = `python3 -m http.server --bind 127.0.0.1 --directory ${values.out}`;
+    console.log(`${count} files in ${values.out}; serve them with: ${serve}`);
   } catch (error) {
     console.error(error.name === "BundleError" ? `${values.bundle}: ${error.message}` : error);
     process.exitCode = 1;

@@ -1,4 +1,4 @@
-/** The demo page: images in by choice, drop or paste, a card for each. */
+/** The demo page: a card for each image that is chosen, dropped or pasted. */
 
 import { Classifier, ImageError, loadImage, preprocess } from "./lib/index.js";
 
@@ -27,7 +27,7 @@ async function classify(chosen) {
   for (const file of chosen) {
     const card = { name: file.name, node: element("card").content.firstElementChild.cloneNode(true) };
     try {
-      await look(classifier, file, card);
+      await infer(classifier, file, card);
     } catch (error) {
       if (!(error instanceof ImageError)) throw error;
       card.error = error;
@@ -44,15 +44,15 @@ async function classify(chosen) {
   summarize(classifier, added);
 }
 
-/** Fills in what stays the same in every mode: the picture, and what the network gave for it. */
-async function look(classifier, file, card) {
+/** Fills in the parts of a card that do not depend on the mode: the image and the network's output. */
+async function infer(classifier, file, card) {
   const pixels = preprocess(await loadImage(file), classifier.bundle.input);
   card.output = await classifier.run(pixels);
   card.node.querySelector("img").src = URL.createObjectURL(file);
-  card.node.querySelector(".picture").style.background = `rgb(${pixels.slice(0, 3)})`; // what the network sees it on
+  card.node.querySelector(".picture").style.background = `rgb(${pixels.slice(0, 3)})`; // as the network sees it
 }
 
-/** Writes into the card what the chosen mode and coverage make of it. */
+/** Writes the decision in the chosen mode and coverage into the card. */
 function show(classifier, { name, output, error, node }) {
   const fill = (part, ...content) => node.querySelector(part).replaceChildren(...content);
   fill(".file", name);
@@ -72,10 +72,14 @@ function show(classifier, { name, output, error, node }) {
   fill(".bars", ...ordered.map(([label, share]) => bar(label, share, label === result.bestGuess)));
   fill(".set", ...describeSet(result.predictionSet));
   node.querySelector(".set").hidden = result.predictionSet === null;
-  const notes = [
-    ...(result.isLogo || result.label === null ? [] : ["It is unlike the logos that the network knows: it may be none."]),
-    ...(result.epistemic === null ? [] : [`Uncertainty: ${result.epistemic.toFixed(2)} nats of the network's own, ${result.aleatoric.toFixed(2)} in the image.`]),
-  ];
+  const notes = [];
+  if (!result.isLogo && result.label !== null) {
+    notes.push("It is unlike the logos that the network knows: it may be none.");
+  }
+  if (result.epistemic !== null) {
+    const [own, image] = [result.epistemic, result.aleatoric].map((nats) => nats.toFixed(2));
+    notes.push(`Uncertainty: ${own} nats of the network's own, ${image} in the image.`);
+  }
   fill(".note", notes.join(" "));
   node.querySelector(".note").hidden = notes.length === 0;
 }
@@ -117,14 +121,15 @@ function bar(label, share, isBest) {
   return row;
 }
 
-/** One sentence, read aloud by screen readers: of a single image all that matters, of many how many. */
+/** One sentence that screen readers read aloud: the result of a single image, or the counts of several. */
 function summarize(classifier, shown) {
   const read = shown.filter((card) => !card.error);
   if (shown.length === 1) {
     const [{ name, output, error }] = shown;
     if (error) return say(error.message);
     const result = decide(classifier, output);
-    return say(`${name}: ${result.label ?? WITHHELD[result.reason].toLowerCase()}. ${describe(classifier, result).join("")}.`);
+    const label = result.label ?? WITHHELD[result.reason].toLowerCase();
+    return say(`${name}: ${label}. ${describe(classifier, result).join("")}.`);
   }
   const labelled = read.filter(({ output }) => decide(classifier, output).label !== null).length;
   const parts = [
@@ -171,7 +176,7 @@ function removeAll() {
   files.focus();
 }
 
-/** The drawings that the bundle carries to check itself with. */
+/** Adds the images of the bundle's golden vectors. */
 async function addSamples() {
   const { bundle } = await loading;
   const names = [...bundle.contents.keys()].filter((name) => /^vectors\/.*\.png$/.test(name));
@@ -207,6 +212,6 @@ loading.then(({ bundle }) => {
 if ("serviceWorker" in navigator) {
   navigator.serviceWorker.register("sw.js").then(
     () => navigator.serviceWorker.ready.then(() => (element("offline").textContent = "Works offline from now on")),
-    () => {}, // then it works online only, and says nothing of offline
+    () => {}, // without it the page works online only
   );
 }

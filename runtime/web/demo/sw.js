@@ -1,4 +1,4 @@
-// Keeps the page's own files, so that it works without a network once it has been loaded. `build.js` fills in the two.
+// Caches the page's files, so that it works offline after the first load. `build.js` fills in VERSION and FILES.
 const CACHE = `logo-edge-${"VERSION"}`;
 const FILES = [/* FILES */];
 
@@ -18,8 +18,8 @@ self.addEventListener("fetch", (event) => {
 });
 
 async function removeOldCaches() {
-  const names = await caches.keys();
-  await Promise.all(names.filter((name) => name.startsWith("logo-edge-") && name !== CACHE).map((name) => caches.delete(name)));
+  const names = (await caches.keys()).filter((name) => name.startsWith("logo-edge-") && name !== CACHE);
+  await Promise.all(names.map((name) => caches.delete(name)));
 }
 
 async function answer(request) {

@@ -1,4 +1,4 @@
-/** The bundle: reads the folder that `logo-edge compress` packs, and refuses one that is not whole. See docs/bundle.md. */
+/** Reads a bundle, the folder that `logo-edge compress` packs, and refuses a damaged one. See docs/bundle.md. */
 
 import { MODES } from "./decision.js";
 import { BundleError } from "./errors.js";
@@ -9,14 +9,16 @@ const RECORD = "bundle.json";
 const DIGEST = "bundle.sha256";
 
 /**
- * The record of the bundle at `source`, and `files`, a Map of the bytes of every file that it lists, by its name.
+ * The record of the bundle at `source`, and `contents`, a Map from the name of each listed file to its bytes.
  *
  * `source` is the address of the folder, or a function from a file's name to its bytes (or a promise of them). Throws
- * BundleError where bundle.json is missing, changed, malformed or of another format version, a path leaves the folder, or a
- * file is missing or not the one that was packed.
+ * BundleError where bundle.json is missing, changed, malformed or of another format version, a path leaves the folder,
+ * or a file is missing or has changed.
  */
 export async function readBundle(source) {
-  if (source === "") throw new BundleError("found an empty address; expected that of a bundle's folder. Is a variable not set?");
+  if (source === "") {
+    throw new BundleError("found an empty address; expected that of a bundle's folder. Is a variable not set?");
+  }
   const read = typeof source === "function" ? source : fetcher(source);
   const bytes = await readFile(read, RECORD);
   await checkDigest(bytes, new TextDecoder().decode(await readFile(read, DIGEST)));
@@ -27,7 +29,7 @@ export async function readBundle(source) {
   return { ...record, contents: new Map(names.map((name, index) => [name, contents[index]])) };
 }
 
-/** The checked content of bundle.json. Throws BundleError, naming the field, for anything that does not fit. */
+/** The checked content of bundle.json. Throws BundleError, which names the field that is not as expected. */
 export function parseBundle(bytes) {
   let record;
   try {
@@ -46,8 +48,8 @@ export function parseBundle(bytes) {
   }
   if (record.members?.length) {
     throw new BundleError(
-      `${RECORD}: an ensemble of ${record.members.length} models, which is for servers; this package runs one. Load a ` +
-        "bundle of `logo-edge compress --target web`",
+      `${RECORD}: an ensemble of ${record.members.length} models, which is for servers; this package runs one. Load ` +
+        "a bundle of `logo-edge compress --target web`",
     );
   }
   const problem = findProblem(record);
@@ -55,28 +57,37 @@ export function parseBundle(bytes) {
   return record;
 }
 
-/** What is wrong with a record, or undefined. */
+/** The first expectation that a record does not meet, or undefined. */
 function findProblem({ name, labels, model, input, calibration, files }) {
   const checks = [
     ["name: expected a string", () => isString(name)],
     [
       "labels: expected at least two different names",
-      () => labels.length >= 2 && labels.every((label) => isString(label) && label) && new Set(labels).size === labels.length,
+      () => labels.length >= 2 && labels.every((label) => label && isString(label)) && areDistinct(labels),
     ],
     [
       "model: expected the names of a file, an input, an output and, if any, of optional outputs",
       () => [model.file, model.input_name, model.output_name, ...(model.optional_outputs ?? [])].every(isString),
     ],
-    ["input: expected NHWC, uint8, RGB", () => input.layout === "NHWC" && input.dtype === "uint8" && input.colour === "RGB"],
+    [
+      "input: expected NHWC, uint8, RGB",
+      () => input.layout === "NHWC" && input.dtype === "uint8" && input.colour === "RGB",
+    ],
     ["input: expected details true, false or none", () => [true, false, undefined].includes(input.details)],
-    ["input: expected size_px from 8 to 4096", () => Number.isInteger(input.size_px) && isWithin(input.size_px, 8, 4096)],
+    ["input: expected size_px from 8 to 4096", () => isWhole(input.size_px, 8, 4096)],
     [
       "input: expected two backgrounds of three numbers from 0 to 255, and a luminance",
       () => isColour(input.light_background) && isColour(input.dark_background) && isNumber(input.dark_above_luminance),
     ],
-    ["calibration: expected a temperature above 0", () => isNumber(calibration.temperature) && calibration.temperature > 0],
-    ["calibration.abstain_below: expected 0 for best-guess, and from 0 to 1 for each mode after it, none below the one " +
-      "before", () => fitsModes(calibration.abstain_below)],
+    [
+      "calibration: expected a temperature above 0",
+      () => isNumber(calibration.temperature) && calibration.temperature > 0,
+    ],
+    [
+      "calibration.abstain_below: expected 0 for best-guess, and from 0 to 1 for each mode after it, none below the " +
+        "one before",
+      () => fitsModes(calibration.abstain_below),
+    ],
     [
       "calibration.scaling: expected a square weight and a bias of finite numbers, one row for each label",
       () => calibration.scaling === null || fitsScaling(calibration.scaling, labels.length),
@@ -96,7 +107,7 @@ function findProblem({ name, labels, model, input, calibration, files }) {
   return checks.find(([, holds]) => !succeeds(holds))?.[0];
 }
 
-/** A field that is missing, or of another kind than the check presumes, fails it. */
+/** Whether the check holds; a field that is missing or of another type fails it. */
 function succeeds(check) {
   try {
     return check();
@@ -108,8 +119,10 @@ function succeeds(check) {
 const isString = (value) => typeof value === "string";
 const isNumber = (value) => Number.isFinite(value);
 const isWithin = (value, low, high) => isNumber(value) && low <= value && value <= high;
-const isColour = (value) => value.length === 3 && value.every((part) => Number.isInteger(part) && isWithin(part, 0, 255));
-const isEntry = ({ sha256, size_bytes }) => /^[0-9a-f]{64}$/.test(sha256) && Number.isInteger(size_bytes) && size_bytes >= 0;
+const isWhole = (value, low, high) => Number.isInteger(value) && isWithin(value, low, high);
+const isColour = (value) => value.length === 3 && value.every((part) => isWhole(part, 0, 255));
+const isEntry = ({ sha256, size_bytes: size }) => /^[0-9a-f]{64}$/.test(sha256) && isWhole(size, 0, Infinity);
+const areDistinct = (values) => new Set(values).size === values.length;
 const staysInside = (name) => !name.startsWith("/") && !/[\\\0]/.test(name) && !name.split("/").includes("..");
 
 function fitsModes(thresholds) {
@@ -132,7 +145,7 @@ function fetcher(folder) {
   const base = new URL(`${folder}`.replace(/\/?$/, "/"), globalThis.document?.baseURI ?? globalThis.location?.href);
   return async (name) => {
     const address = new URL(name.split("/").map(encodeURIComponent).join("/"), base);
-    const response = await fetch(address, { cache: "no-cache" }); // lest files of two releases of a bundle be mixed
+    const response = await fetch(address, { cache: "no-cache" }); // never mixes files of two releases of a bundle
     if (!response.ok) throw new Error(`HTTP status ${response.status} from ${response.url}`);
     return response.arrayBuffer();
   };
@@ -157,21 +170,17 @@ async function sha256Of(bytes) {
 }
 
 async function checkDigest(bytes, line) {
-  const found = await sha256Of(bytes);
-  if (line !== `${found}  ${RECORD}\n`) {
-    throw new BundleError(
-      `${RECORD}: not the file that was packed (sha256 ${found.slice(0, 12)}..., which is not what ${DIGEST} says). Copy ` +
-        "or pack the bundle again",
-    );
+  const computed = await sha256Of(bytes);
+  if (line !== `${computed}  ${RECORD}\n`) {
+    const reason = `sha256 ${computed.slice(0, 12)}..., which is not what ${DIGEST} says`;
+    throw new BundleError(`${RECORD}: not the file that was packed (${reason}). Copy or pack the bundle again`);
   }
 }
 
 async function checkFile(name, bytes, { sha256, size_bytes: sizeBytes }) {
-  const found = await sha256Of(bytes);
-  if (found !== sha256 || bytes.length !== sizeBytes) {
-    throw new BundleError(
-      `${name}: not the file that was packed (sha256 ${found.slice(0, 12)}..., expected ${sha256.slice(0, 12)}...). ` +
-        "Copy or pack the bundle again",
-    );
+  const computed = await sha256Of(bytes);
+  if (computed !== sha256 || bytes.length !== sizeBytes) {
+    const reason = `sha256 ${computed.slice(0, 12)}..., expected ${sha256.slice(0, 12)}...`;
+    throw new BundleError(`${name}: not the file that was packed (${reason}). Copy or pack the bundle again`);
   }
 }

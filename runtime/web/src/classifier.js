@@ -1,4 +1,4 @@
-/** The front door: a bundle loaded once, then images in and classifications out. */
+/** Images in, classifications out: the package's entry point. */
 
 import * as ort from "onnxruntime-web/wasm";
 
@@ -13,7 +13,7 @@ const EPISTEMIC = "epistemic";
 const VECTORS = "vectors/vectors.json";
 const VECTOR_TOLERANCE = 0.1; // of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
 
-/** A bundle in memory, ready to classify. Made by `Classifier.load`. */
+/** A bundle in memory, ready to classify. `Classifier.load` creates it. */
 export class Classifier {
   #session;
   #options;
@@ -29,12 +29,12 @@ export class Classifier {
   /**
    * The classifier of the bundle at `source`: the address of its folder, or a function from a file's name to its bytes.
    *
-   * `mode` says how sure it must be to give a label, and `threshold`, a confidence, replaces what the mode asks for.
-   * `coverage` is the level of the prediction sets, null for none; left out: 0.95, where the bundle can promise it.
-   * `threads` is how many a forward pass may use (more than one only in a cross-origin isolated page), `wasm` where
-   * onnxruntime-web's own files are, if not beside its module. With `selfTest` the golden vectors are run. Throws
-   * BundleError for a bundle that is damaged, of another format, holds no such level, or fails its vectors; RangeError
-   * for a mode or threshold that there is not, TypeError for another option.
+   * `mode` says how confident it must be to give a label; `threshold` replaces the mode's lowest confidence. `coverage`
+   * is the level of the prediction sets, null for none; default 0.95, where the bundle can promise it. `threads` is the
+   * number of threads of a forward pass (more than one only in a cross-origin isolated page). `wasm` is the address of
+   * onnxruntime-web's files, by default beside its module. With `selfTest` the golden vectors are run. Throws
+   * BundleError for a bundle that is damaged, of another format, without such a level, or that fails its vectors;
+   * RangeError for an unknown mode or a threshold out of range, TypeError for an unknown option.
    */
   static async load(source, { threads = 1, wasm, selfTest = false, ...options } = {}) {
     ort.env.wasm.numThreads = threads;
@@ -50,12 +50,12 @@ export class Classifier {
     return this.bundle.labels;
   }
 
-  /** The classification of one image: see `loadImage` for what may be one. Throws ImageError where none is readable. */
+  /** The classification of one image of a kind that `loadImage` takes. Throws ImageError where it cannot be read. */
   async classify(image, options = {}) {
     return this.decide(await this.infer(image), options);
   }
 
-  /** One classification for each image, in order; a bad one gives its ImageError in its place and spoils no other. */
+  /** One classification per image, in order; a bad one gives its ImageError at its position and spoils no other. */
   async *classifyMany(images, options = {}) {
     for await (const image of images) {
       try {
@@ -72,12 +72,12 @@ export class Classifier {
     return preprocess(await loadImage(image), this.bundle.input);
   }
 
-  /** What the graph gives for one image: `logits`, before temperature, and `epistemic`, in nats, or null; and `isBlank`. */
+  /** The graph's outputs for one image: `logits` before temperature, `epistemic` in nats or null; and `isBlank`. */
   async infer(image) {
     return this.run(await this.readPixels(image));
   }
 
-  /** `infer`, of (S, S, channels) uint8 pixels. Calls may overlap; they are run one after the other. */
+  /** `infer` for (S, S, channels) uint8 pixels. Calls may overlap; they run one after the other. */
   run(pixels) {
     const shape = shapeOf(this.bundle.input);
     const feeds = { [this.bundle.model.input_name]: new ort.Tensor("uint8", pixels, [1, ...shape]) };
@@ -86,25 +86,25 @@ export class Classifier {
     const result = this.#queue.then(() => this.#session.run(feeds, outputs));
     this.#queue = result.catch(() => {});
     const blank = isBlank(pixels, shape[2]);
-    return result.then((found) => ({
-      logits: found[logits].data,
-      epistemic: found[EPISTEMIC]?.data[0] ?? null,
+    return result.then((tensors) => ({
+      logits: tensors[logits].data,
+      epistemic: tensors[EPISTEMIC]?.data[0] ?? null,
       isBlank: blank,
     }));
   }
 
-  /** The calibrated decision on what `infer` gave; the options may differ from those that were loaded with. */
+  /** The calibrated decision on the output of `infer`; the options override those of `load`. */
   decide(output, options = {}) {
     return decide(this.bundle, output, resolveOptions(this.bundle, { ...this.#options, ...options }));
   }
 
-  /** The labels that hold the true one with P >= `level`; with `byClass` for the logos of each class by themselves. */
+  /** The labels that hold the true one with P >= `level`; with `byClass` for the logos of each class. */
   predictionSet(result, level, options) {
     return predictionSet(this.bundle.calibration, result.probabilities, level, options);
   }
 
   /**
-   * Checks the bundle's golden vectors and gives how many were run.
+   * Checks the bundle's golden vectors and returns how many there were.
    *
    * Throws BundleError where a logit is off by more than 0.1 or a best guess differs.
    */
@@ -138,10 +138,10 @@ export class Classifier {
   }
 }
 
-/** [S, S, channels] of what the model reads. */
+/** [S, S, channels] of the model's input. */
 const shapeOf = (contract) => [contract.size_px, contract.size_px, channelsOf(contract)];
 
-/** The mode, the threshold and the coverage that the options mean. Throws TypeError, RangeError or BundleError. */
+/** The mode, threshold and coverage of the options, with defaults. Throws TypeError, RangeError or BundleError. */
 function resolveOptions({ calibration }, { mode = "balanced", threshold, coverage, ...unknown }) {
   const [other] = Object.keys(unknown);
   if (other !== undefined) throw new TypeError(`found option ${other}; expected mode, threshold or coverage`);
@@ -149,7 +149,8 @@ function resolveOptions({ calibration }, { mode = "balanced", threshold, coverag
   const least = threshold ?? calibration.abstain_below[mode];
   if (!(least >= 0 && least <= 1)) throw new RangeError(`threshold ${threshold}; expected a confidence from 0 to 1`);
   if (coverage === undefined) {
-    const promised = calibration.conformal.some(({ level, threshold: found }) => level === COVERAGE && found !== null);
+    const conformal = calibration.conformal.find(({ level }) => level === COVERAGE);
+    const promised = (conformal?.threshold ?? null) !== null;
     return { mode, threshold: least, coverage: promised ? COVERAGE : null };
   }
   if (coverage !== null) predictionSet(calibration, {}, coverage);
@@ -174,7 +175,8 @@ async function openSession(bundle) {
     throw new BundleError(`${file}: reads ${input}; bundle.json says ${inputName}, uint8, ${shape}`);
   }
   if (output?.type !== "float32" || `${output.shape.slice(1)}` !== `${bundle.labels.length}`) {
-    throw new BundleError(`${file}: gives no ${outputName} of ${bundle.labels.length} classes, which bundle.json names`);
+    const classes = bundle.labels.length;
+    throw new BundleError(`${file}: gives no ${outputName} of ${classes} classes, which bundle.json names`);
   }
   return session;
 }

@@ -2,28 +2,28 @@
 
 import { BundleError } from "./errors.js";
 
-/** How much a classifier must be sure of before it gives a label; best-guess always gives one. */
+/** How confident a classifier must be to give a label; best-guess always gives one. */
 export const MODES = Object.freeze(["best-guess", "balanced", "strict"]);
 
 /**
  * The calibrated decision on one image.
  *
- * `output` holds its (K,) `logits` before temperature, `epistemic` in nats, or null, and whether it `isBlank`. No
- * `mode` but best-guess gives what is blank or no logo a label. `threshold` is the least confidence for one, `coverage` the level of the prediction
- * set, or null.
+ * `output` holds the (K,) `logits` before temperature, `epistemic` in nats or null, and `isBlank`. Every `mode` but
+ * best-guess gives a blank image or one that is no logo no label. `threshold` is the lowest confidence for a label,
+ * `coverage` the level of the prediction set, or null.
  */
 export function decide({ calibration, labels }, output, { mode, threshold, coverage }) {
   const logits = Array.from(output.logits);
   const values = softmax(calibratedLogits(logits, calibration));
-  const best = values.reduce((top, value, index) => (value > values[top] ? index : top), 0); // of equal ones the first
+  const best = values.reduce((top, value, index) => (value > values[top] ? index : top), 0); // the first of equal ones
   const confidence = values[best];
   const probabilities = Object.fromEntries(labels.map((label, index) => [label, values[index]]));
   const { isBlank } = output;
   const logoScore = logSumExp(logits);
   const isLogo = calibration.familiarity === null || logoScore >= calibration.familiarity.threshold;
   const unfit = isBlank ? "blank" : isLogo ? null : "not_a_logo";
-  const isSure = confidence >= threshold; // false for NaN too
-  const reason = (mode === "best-guess" ? null : unfit) ?? (isSure ? null : "low_confidence");
+  const isConfident = confidence >= threshold; // false for NaN too
+  const reason = (mode === "best-guess" ? null : unfit) ?? (isConfident ? null : "low_confidence");
   const entropy = -values.reduce((sum, value) => sum + (value > 0 ? value * Math.log(value) : 0), 0);
   const epistemic = output.epistemic === null ? null : Math.max(0, output.epistemic);
   return {
@@ -42,7 +42,7 @@ export function decide({ calibration, labels }, output, { mode, threshold, cover
   };
 }
 
-/** Whether nothing is in the picture: all of its (S, S, channels) pixels, as the model sees it, have one colour. */
+/** Whether the image is blank: all its (S, S, channels) pixels, as the model sees them, have one colour. */
 export function isBlank(pixels, channels = 3) {
   return pixels.every((value, index) => index % channels >= 3 || value === pixels[index % channels]);
 }
@@ -73,24 +73,25 @@ function logSumExp(logits) {
 }
 
 /**
- * The labels that hold the true one with P >= `level`, the likeliest first; it may be empty, or hold all.
+ * The labels that hold the true one with P >= `level`, the most probable first; none, some or all of them.
  *
- * With `byClass` the promise holds for the logos of every class by themselves, and the set is larger. Throws
- * BundleError where the bundle has no threshold at the level, with the reason.
+ * With `byClass` the promise holds for the logos of each class, and sets are larger. Throws BundleError, with the
+ * reason, where the bundle has no threshold at the level.
  */
 export function predictionSet(calibration, probabilities, level, { byClass = false } = {}) {
-  const entry = calibration.conformal.find((candidate) => candidate.level === level);
-  if (entry === undefined) {
+  const conformal = calibration.conformal.find((candidate) => candidate.level === level);
+  if (conformal === undefined) {
     const levels = calibration.conformal.map((candidate) => candidate.level).join(", ") || "none";
     throw new BundleError(`no prediction sets at level ${level}; the bundle holds these: ${levels}`);
   }
-  if ((byClass ? entry.by_class : entry.threshold) === null) {
+  const { threshold, by_class: thresholds, refused } = conformal;
+  if ((byClass ? thresholds : threshold) === null) {
     throw new BundleError(
-      `no prediction sets${byClass ? " by class" : ""} at level ${level}: ${entry.refused}. Ask for a lower level` +
-        `${byClass && entry.threshold !== null ? ", or for sets over all classes," : ""} or calibrate on more logos`,
+      `no prediction sets${byClass ? " by class" : ""} at level ${level}: ${refused}. Ask for a lower level` +
+        `${byClass && threshold !== null ? ", or for sets over all classes," : ""} or calibrate on more logos`,
     );
   }
   return Object.keys(probabilities)
     .sort((one, other) => probabilities[other] - probabilities[one])
-    .filter((label) => probabilities[label] >= (byClass ? entry.by_class[label] : entry.threshold));
+    .filter((label) => probabilities[label] >= (byClass ? thresholds[label] : threshold));
 }

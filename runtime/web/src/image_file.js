@@ -1,22 +1,22 @@
-/** What the bytes of an image file promise, read before the browser decodes them: sizes, scans and variants. */
+/** Reads the sizes, scans and variant of an image file before the browser decodes it. */
 
 import { ImageError } from "./errors.js";
 
 export const MAX_PIXELS = 36_000_000;
-const WHOLE_PIXELS = 16_000_000; // of all but a JPEG: browsers take 0.1 s for a million in a PNG
-const JPEG_SHARE = 4; // times as many pixels may a JPEG have, which is then shown at 1/2 or less
-const COEFFICIENTS = 3; // times MAX_PIXELS: those of a JPEG of several scans, all in memory at once
-const SCANS = 20; // times MAX_PIXELS: scans times pixels
+const WHOLE_PIXELS = 16_000_000; // of formats but JPEG: browsers take 0.1 s for a million pixels of a PNG
+const JPEG_SHARE = 4; // times MAX_PIXELS for a JPEG, which is then drawn at 1/2 or less
+const COEFFICIENTS = 3; // times MAX_PIXELS for the coefficients of a JPEG of several scans, all in memory at once
+const SCANS = 20; // times MAX_PIXELS for scans times pixels
 const MOST_SCANS = 14_400;
 const SCANNED_BYTES = 20_000_000; // of a JPEG of several scans
 const MOST_SEGMENTS = 100_000;
 const PNG = "89504e470d0a1a0a";
 
 /**
- * Whether colours of 16 bits a channel lie in the file. Throws ImageError where it promises more than may be read.
+ * Whether the file has 16 bits a channel. Throws ImageError where it claims more pixels or scans than are allowed.
  *
- * The limits are those of the Python runtime (tests/contract/jpeg_limit_vectors.json); formats that it does not know here
- * are left to the browser.
+ * The limits are those of the Python runtime (tests/contract/jpeg_limit_vectors.json); other formats are left to the
+ * browser.
  */
 export function checkFile(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -29,7 +29,7 @@ export function checkFile(bytes) {
     else if (text(0, 4) === "RIFF" && text(8, 4) === "WEBP") checkWebp(view, text);
     else if (view.getUint32(0) === 0x00000100) checkIcon(bytes, view);
   } catch (error) {
-    if (!(error instanceof RangeError)) throw error; // a damaged head: the browser says how
+    if (!(error instanceof RangeError)) throw error; // a damaged header: the browser says how
   }
   return false;
 }
@@ -38,12 +38,14 @@ export function checkFile(bytes) {
 export function animatedType(bytes) {
   const text = textOf(bytes);
   if (text(0, 4) === "GIF8") return "image/gif";
-  if (text(0, 4) === "RIFF" && text(8, 4) === "WEBP") return text(12, 4) === "VP8X" && bytes[20] & 2 ? "image/webp" : null;
+  if (text(0, 4) === "RIFF" && text(8, 4) === "WEBP") {
+    return text(12, 4) === "VP8X" && bytes[20] & 2 ? "image/webp" : null;
+  }
   if (!isPng(bytes, 0)) return null;
   return bytes.subarray(0, 4096).some((_, at) => text(at, 4) === "acTL") ? "image/png" : null;
 }
 
-/** By what the sides of a picture of so many pixels are to be divided, so that MAX_PIXELS come out at most. */
+/** The divisor of the sides at which an image of so many pixels has at most MAX_PIXELS. */
 export function leastDivisor(pixels) {
   return [1, 2, 4, 8].find((divisor) => pixels <= MAX_PIXELS * divisor * divisor) ?? 8;
 }
@@ -54,7 +56,7 @@ function checkPixels(width, height, most = WHOLE_PIXELS) {
   }
 }
 
-/** A function: the characters of `length` bytes from `start` on. */
+/** A function that gives `length` bytes from `start` on as characters. */
 const textOf = (bytes) => (start, length) => String.fromCharCode(...bytes.subarray(start, start + length));
 
 const isPng = (bytes, start) =>
@@ -63,7 +65,8 @@ const isPng = (bytes, start) =>
 function checkPng(view, text) {
   if (text(12, 4) === "CgBI") {
     throw new ImageError(
-      "a PNG in Apple's variant for iPhones (CgBI); restore it with `xcrun pngcrush -revert-iphone-optimizations IN OUT`",
+      "a PNG in Apple's variant for iPhones (CgBI); restore it with `xcrun pngcrush -revert-iphone-optimizations IN " +
+        "OUT`",
     );
   }
   checkPixels(view.getUint32(16), view.getUint32(20));

@@ -1,20 +1,20 @@
-/** Anything that a page calls an image -> width, height and RGBA bytes, decoded by the browser without colour management. */
+/** An image from any source -> width, height and RGBA bytes, decoded by the browser without colour management. */
 
 import { ImageError } from "./errors.js";
 import { MAX_PIXELS, animatedType, checkFile, leastDivisor } from "./image_file.js";
 
 const MAX_FILE_BYTES = 256 * 1024 * 1024;
-const MOST_FRAMES = 100; // of an animation, of which the first that is not blank is taken
+const MOST_FRAMES = 100; // of an animation, in which the first frame that is not blank is searched
 const SVG_PX = 512; // of the longer side; a drawing has no pixels of its own
 const DECODING = { premultiplyAlpha: "none", colorSpaceConversion: "none", imageOrientation: "from-image" };
 
 /**
- * The upright image behind a Blob or File, encoded bytes, an ImageData, or what a canvas can draw, as an ImageData.
+ * The upright image of a Blob or File, encoded bytes, an ImageData, or a source that a canvas can draw, as ImageData.
  *
- * Of an animation it is the first frame that is not blank, in a browser with WebCodecs; elsewhere the first. A canvas
- * keeps premultiplied colours, so that straight ones come back rounded; `preprocess` multiplies them again, and that gives
- * the very bytes that were drawn. Throws ImageError when it is no image, is damaged, or costs too much to decode: more than
- * 16 million pixels, of a JPEG nine times as many, which is drawn at 1/2 beyond 36 million.
+ * An animation gives its first frame that is not blank; without WebCodecs its first frame. A canvas stores
+ * premultiplied colours and returns rounded straight ones; `preprocess` premultiplies them again, which gives the
+ * stored bytes. Throws ImageError when the source is no image, is damaged, or costs too much to decode: more than 16
+ * million pixels, or nine times as many for a JPEG, which is drawn at 1/2 above 36 million.
  */
 export async function loadImage(source) {
   if (source instanceof ImageData) return source;
@@ -50,7 +50,7 @@ async function readBytes(file, name) {
   return new Uint8Array(await file.arrayBuffer());
 }
 
-/** Whether the file holds 16 bits a channel. Throws ImageError, with the name, where it must not be decoded. */
+/** Whether the file has 16 bits a channel. Throws ImageError, with the name, where it must not be decoded. */
 function checkBytes(bytes, name) {
   try {
     return checkFile(bytes);
@@ -65,7 +65,7 @@ function showsNothing({ data }) {
   return pixels.every((pixel) => pixel === pixels[0]) || data.every((value, at) => at % 4 < 3 || value === 0);
 }
 
-/** The first later frame of an animation that is not blank; null where there is none or the browser has no WebCodecs. */
+/** The first later frame of an animation that is not blank; null where there is none, and without WebCodecs. */
 async function laterFrame(bytes, { width, height }) {
   const type = animatedType(bytes);
   if (!type || typeof ImageDecoder === "undefined" || !(await ImageDecoder.isTypeSupported(type))) return null;
@@ -83,19 +83,20 @@ async function laterFrame(bytes, { width, height }) {
       if (!showsNothing(pixels)) return pixels;
     }
   } catch {
-    // a damaged later frame: the first one stands
+    // a later frame is damaged: the first one is used
   } finally {
     decoder.close();
   }
   return null;
 }
 
-/** The browser gives the upper 8 of 16 bits, which are black where a camera wrote 12. */
+/** Throws ImageError for nearly black images: the browser gives the upper 8 of 16 bits, and cameras may use only 12. */
 function checkDepth(rgba, name) {
   let top = 0;
   for (let at = 0; at < rgba.length; at++) if (at % 4 < 3 && rgba[at] > top) top = rgba[at];
   if (top > 0 && top < 16) {
-    throw new ImageError(`${name}samples of 16 bits that use 12 of them or fewer; scale them to all 16, or save 8 bits`);
+    const advice = "scale them to all 16, or save 8 bits";
+    throw new ImageError(`${name}samples of 16 bits that use 12 of them or fewer; ${advice}`);
   }
 }
 
@@ -119,7 +120,7 @@ function readPixels(bitmap, name) {
 
 const isSvg = (source) => source instanceof Blob && source.type === "image/svg+xml";
 
-/** An SVG shown as a picture: the browser runs no script of it and loads nothing that it names. */
+/** An SVG drawn as an image: the browser runs none of its scripts and loads nothing that it names. */
 async function rasterizeSvg(file) {
   const address = URL.createObjectURL(file);
   try {

@@ -3,7 +3,7 @@
 export type Mode = "best-guess" | "balanced" | "strict";
 export const MODES: readonly Mode[];
 
-/** What is known of one image. */
+/** The classification of one image. */
 export interface Classification {
   /** null where the classifier abstains; `reason` says why. */
   label: string | null;
@@ -11,13 +11,13 @@ export interface Classification {
   /** The calibrated probability of the best guess, 0 to 1. */
   confidence: number;
   probabilities: Record<string, number>;
-  /** The entropy of the probabilities less `epistemic`, not below 0, in nats. */
+  /** The entropy of the probabilities less `epistemic`, at least 0, in nats. */
   aleatoric: number;
   /** The network's own estimate of its epistemic uncertainty, in nats; null where the graph gives none. */
   epistemic: number | null;
-  /** The labels that hold the true one with P >= coverage, the likeliest first; null where coverage is. */
+  /** The labels that hold the true one with P >= coverage, the most probable first; null where coverage is null. */
   predictionSet: string[] | null;
-  /** Log-odds in nats that the picture is a logo; higher is more like a logo. */
+  /** Log-odds in nats that the image is a logo. */
   logoScore: number;
   /** False where the logo score is as low as that of few logos; only best-guess then gives a label. */
   isLogo: boolean;
@@ -25,11 +25,11 @@ export interface Classification {
   highConfidence: boolean;
   /** Whether balanced would give none. */
   lowConfidence: boolean;
-  /** Why there is no label: nothing is in the picture, it is no logo (best-guess labels both), or not sure enough. */
+  /** Why there is no label: the image is blank or no logo (best-guess labels both), or the confidence is too low. */
   reason: "blank" | "not_a_logo" | "low_confidence" | null;
 }
 
-/** What the graph gives for one image: (K,) logits before temperature; and whether nothing is in it. */
+/** The graph's outputs for one image: (K,) logits before temperature, epistemic in nats; and whether it is blank. */
 export interface Output {
   logits: Float32Array;
   epistemic: number | null;
@@ -85,21 +85,21 @@ export interface Bundle extends BundleRecord {
 export type BundleSource = string | URL | ((name: string) => BytesLike | Promise<BytesLike>);
 type BytesLike = ArrayBuffer | Uint8Array<ArrayBuffer>;
 
-/** A File or Blob, encoded bytes, pixels, or what a canvas can draw. */
+/** A File or Blob, encoded bytes, pixels, or a source that a canvas can draw. */
 export type ImageSource = Blob | BytesLike | ImageData | ImageBitmapSource;
 
 export interface DecisionOptions {
   mode?: Mode;
-  /** The least confidence for a label, 0 to 1, instead of the mode's. */
+  /** The lowest confidence for a label, 0 to 1, instead of the mode's. */
   threshold?: number;
-  /** The level of the prediction sets, one that the bundle holds; null for none. Left out: 0.95, where promised. */
+  /** The level of the prediction sets, one that the bundle has; null for none. Default 0.95, where promised. */
   coverage?: number | null;
 }
 
 export interface LoadOptions extends DecisionOptions {
-  /** Of one forward pass; more than one only in a cross-origin isolated page. Default 1. */
+  /** Threads of one forward pass; more than one only in a cross-origin isolated page. Default 1. */
   threads?: number;
-  /** Where onnxruntime-web's own .mjs and .wasm are, if not beside its module. */
+  /** The address of onnxruntime-web's .mjs and .wasm, if not beside its module. */
   wasm?: string | { mjs?: string | URL; wasm?: string | URL };
   /** Runs the bundle's golden vectors. Default false. */
   selfTest?: boolean;
@@ -133,7 +133,7 @@ export function preprocess(
   contract: InputContract,
 ): Uint8Array;
 
-/** Whether all pixels that `preprocess` gave have one colour: nothing is in the picture. `channels` is 3, or 7 with details. */
+/** Whether the image is blank: all pixels of `preprocess` have one colour. `channels` is 3, or 7 with details. */
 export function isBlank(pixels: Uint8Array, channels?: 3 | 7): boolean;
 
 export class LogoEdgeError extends Error {}

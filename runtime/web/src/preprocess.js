@@ -1,5 +1,5 @@
 /**
- * The one preprocessing, image -> square uint8 tensor, as `logo_edge.preprocess` defines it; equal to it to the byte.
+ * The one preprocessing, image -> square uint8 tensor; equal to `logo_edge.preprocess` to the byte.
  *
  * The resampling is that of Pillow 13: a triangle filter whose support grows with the reduction, in fixed point of 22
  * bits, along one axis after the other, each pass rounded to 8 bits.
@@ -8,15 +8,15 @@
 const PRECISION_BITS = 22;
 const DETAIL_PX = 256; // longer side at which the detail planes are computed
 const DETAIL_PLANES = 4;
-const REACH_PX = 6; // the farthest neighbour that a detail plane looks at
+const REACH_PX = 6; // the farthest neighbour that a detail plane reads
 
-/** How many channels the model reads: RGB and, where the contract asks for them, the detail planes. */
+/** The number of channels that the model reads: 3 for RGB, and those of the detail planes in the contract. */
 export const channelsOf = ({ details = false }) => 3 + (details ? DETAIL_PLANES : 0);
 
 /**
  * The letterboxed image, (size_px, size_px, channels) uint8: RGB, then the detail planes of the contract.
  *
- * `image` is an ImageData or anything with its width, height and data: RGBA, straight alpha, 8 bits a channel.
+ * `image` is an ImageData or another object with width, height and data: RGBA, straight alpha, 8 bits a channel.
  * `contract` is the table `input` of bundle.json.
  */
 export function preprocess(image, contract) {
@@ -30,7 +30,7 @@ export function preprocess(image, contract) {
   let background;
   if (!opaque) {
     background = pickBackground(ink, contract);
-    layOn(ink, background);
+    composite(ink, background);
   }
   let planes;
   if (contract.details) {
@@ -52,12 +52,12 @@ export function preprocess(image, contract) {
   return square;
 }
 
-/** [width, height] in pixels at which detail planes are computed: the picture's own, its longer side at most DETAIL_PX. */
+/** [width, height] in pixels at which detail planes are computed; the longer side is at most DETAIL_PX. */
 function detailSize(width, height) {
   return Math.max(width, height) > DETAIL_PX ? letterboxedSize(width, height, DETAIL_PX) : [width, height];
 }
 
-/** (height, width, 4): the near fade, the far fade, the ramp and the edge at each pixel of opaque RGBA, as in Python. */
+/** (height, width, 4): near fade, far fade, ramp and edge at each pixel of opaque RGBA, as in Python. */
 function detailPlanes(rgba, width, height) {
   const pitch = width + 2 * REACH_PX;
   const padded = [0, 1, 2].map((channel) => padChannel(rgba, width, height, channel));
@@ -74,7 +74,7 @@ function detailPlanes(rgba, width, height) {
   return planes;
 }
 
-/** (height + 12, width + 12) of one channel, the picture's rim repeated beyond it. */
+/** (height + 12, width + 12) of one channel; border pixels repeat beyond the border. */
 function padChannel(rgba, width, height, channel) {
   const pitch = width + 2 * REACH_PX;
   const padded = new Int16Array(pitch * (height + 2 * REACH_PX));
@@ -86,7 +86,7 @@ function padChannel(rgba, width, height, channel) {
   return padded;
 }
 
-/** The sum of the 3 x 3 pixels around each one; anything at the rim. */
+/** The sum of the 3 x 3 pixels around each one; undefined at the border. */
 function sumNeighbours(values, pitch) {
   const columns = values.map((value, at) => values[at - pitch] + value + values[at + pitch]);
   return columns.map((value, at) => columns[at - 1] + value + columns[at + 1]);
@@ -157,7 +157,7 @@ function premultiply(rgba) {
 /**
  * (height, width, 4) of (fromHeight, fromWidth, 4), both uint8.
  *
- * Pillow scales rows first, but for pictures that lose more than twice as much height as width.
+ * Pillow scales rows first, except for images that lose more than twice as much height as width.
  */
 function resample(pixels, fromWidth, fromHeight, width, height) {
   const columnsFirst = fromHeight > height && fromHeight - height > 2 * (fromWidth - width);
@@ -170,8 +170,8 @@ function resample(pixels, fromWidth, fromHeight, width, height) {
 }
 
 /**
- * One pass over `lines` lines of `from` pixels, which become `to` pixels long. Neighbours on a line lie `step` bytes
- * apart; neighbouring lines `fromPitch` bytes apart in the source and `toPitch` in the result.
+ * Scales `lines` lines from `from` to `to` pixels. Neighbours on a line are `step` bytes apart; neighbouring lines are
+ * `fromPitch` bytes apart in the source and `toPitch` in the result.
  */
 function scaleAxis(pixels, from, to, lines, step, fromPitch, toPitch) {
   const result = new Uint8ClampedArray(to * lines * 4);
@@ -235,7 +235,7 @@ function pickBackground(rgba, contract) {
   return weighted > 1000 * alpha * contract.dark_above_luminance ? contract.dark_background : contract.light_background;
 }
 
-function layOn(premultiplied, background) {
+function composite(premultiplied, background) {
   for (let index = 0; index < premultiplied.length; index += 4) {
     const clear = 255 - premultiplied[index + 3];
     for (let channel = 0; channel < 3; channel++) {
@@ -244,7 +244,7 @@ function layOn(premultiplied, background) {
   }
 }
 
-/** The median colour of an opaque picture's border; each corner counts twice. */
+/** The median colour of an opaque image's border; each corner counts twice. */
 function borderColour(rgba, width, height) {
   const border = [];
   for (let x = 0; x < width; x++) border.push(x, (height - 1) * width + x);
