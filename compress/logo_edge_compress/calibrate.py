@@ -1,8 +1,8 @@
-"""What a bundle says of its own logits, fitted last, on the exported artifact's logits on the calib split alone.
+"""The calibration of a bundle, fitted last, on the exported artifact's logits on the calib split only.
 
-Temperature, and a vector or Dirichlet scaling where cross-validation within calib shows that it wins; conformal
-thresholds; one abstention threshold for each mode; the logo score below which a picture is taken for no logo. Every threshold
-is fitted to the probabilities that each logo gets from fits which have not seen it.
+Temperature; a vector or Dirichlet scaling if it wins in cross-validation within calib; conformal thresholds; one
+abstention threshold for each mode; the logo score below which a picture is rejected as no logo. Every threshold is fitted
+to out-of-fold probabilities.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from logo_edge_train.recipe import CalibrateConfig
 from logo_edge_train.temperature import PRIOR, fit_temperature
 
 LEVELS = (0.80, 0.90, 0.95, 0.99)
-CERTAINTY = 0.95  # that a mode's risk is kept
+CERTAINTY = 0.95  # probability that a mode keeps its risk
 FOLDS, REPEATS = 5, 4
-REPEATED = 1200  # logos, from which on chance in the folds needs no repeats
-PENALTIES = (0.01, 0.1, 1.0)  # of what leaves the identity, per logo; the grid of the cross-validation
+REPEATED = 1200  # logos; with more, the folds vary too little to need repeats
+PENALTIES = (0.01, 0.1, 1.0)  # for the distance from the identity, per logo; the grid of the cross-validation
 LEAST_PER_CLASS = 20  # logos for a scaling: ten for each of a class's two parameters (Peduzzi et al. 1996)
 MOST_CLASSES = {"vector": 128, "dirichlet": 8}  # a step of a fit costs O(N P^2 + P^3): P = 2 K, K (K + 1)
-STEPS = 200  # of Newton's method at most; some ten do
+STEPS = 200  # of Newton's method, at most; about ten are usual
 DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way to calibrate, by cross-validation within calib: `nll` in nats, `gain` is what temperature's exceeds it by.
+class MethodResult:
+    """One way to calibrate, by cross-validation within calib: `nll` in nats; `gain` is temperature's NLL minus this one.
 
-    `gain_error` is the standard error of the mean gain over the logos. `held_out`: the (N, K) probabilities of fits
-    which have not seen the logo, the mean over the repeats.
+    `gain_error` is the standard error of the mean gain over the logos. `held_out`: the (N, K) out-of-fold probabilities,
+    mean over the repeats.
     """
 
     method: str
@@ -48,13 +48,13 @@ class Candidate:
 
     @property
     def wins(self) -> bool:
-        """Better than temperature alone by more than chance may make it, one standard error (Breiman et al. 1984)."""
+        """Better than temperature alone by more than one standard error (Breiman et al. 1984)."""
         return self.gain > self.gain_error
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A calibration, and for each mode whose risk calib is too small or too wrong to show, that it is not promised."""
+    """A calibration and, for each mode whose risk calib cannot prove, why it is not promised."""
 
     calibration: Calibration
     unpromised: dict[Mode, str]
@@ -63,11 +63,11 @@ class Fitted:
 def fit_calibration(
     logits: np.ndarray, targets: np.ndarray, labels: tuple[str, ...], config: CalibrateConfig = CalibrateConfig()
 ) -> Fitted:
-    """All that a bundle holds of its calibration, from (N, K) logits and (N,) integer targets of the calib split.
+    """The calibration of a bundle, from (N, K) logits and (N,) integer targets of the calib split.
 
-    The modes' risks are of the answers given, so their thresholds are fitted on the logos that are not rejected as no
-    logo. The familiarity threshold is one of calib's logo scores and was chosen without the targets: the logos above it
-    are a sample of all logos above it, so that the bounds of `highest_risk` hold.
+    A mode's risk is the error of its answers, so its threshold is fitted on the logos that are not rejected as no logo.
+    The familiarity threshold is one of calib's logo scores, chosen without the targets. So the logos above it are a sample
+    of all logos above it, and the bounds of `highest_risk` hold.
     """
     chosen = choose_method(compare_methods(logits, targets))
     temperature = round(fit_temperature(logits, targets), DIGITS)
@@ -92,11 +92,11 @@ def fit_calibration(
     return Fitted(calibration, unpromised)
 
 
-def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -> list[Candidate]:
+def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -> list[MethodResult]:
     """Temperature first, then each scaling and penalty, on the same stratified folds. Shapes as in `fit_calibration`.
 
-    Each logo's loss is that of fits which have not seen it, the mean over the repeats. Where a class has fewer logos than
-    LEAST_PER_CLASS there is temperature alone.
+    Each logo's loss is out-of-fold, mean over the repeats. If a class has fewer than LEAST_PER_CLASS logos, temperature is
+    the only method.
     """
     classes = logits.shape[1]
     enough = np.bincount(targets, minlength=classes).min() >= LEAST_PER_CLASS
@@ -121,18 +121,18 @@ def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -
     gains = losses[0] - losses
     errors = gains.std(axis=1, ddof=1) / math.sqrt(len(targets)) if len(targets) > 1 else np.zeros(len(methods))
     return [
-        Candidate(*method, float(losses[row].mean()), float(gains[row].mean()), float(errors[row]), held_out[row])
+        MethodResult(*method, float(losses[row].mean()), float(gains[row].mean()), float(errors[row]), held_out[row])
         for row, method in enumerate(methods)
     ]
 
 
-def choose_method(candidates: list[Candidate]) -> Candidate:
-    """The candidate of least held-out NLL among those that win over temperature, the first of them; else temperature."""
-    return min((entry for entry in candidates if entry.wins), key=lambda entry: entry.nll, default=candidates[0])
+def choose_method(results: list[MethodResult]) -> MethodResult:
+    """The method with the lowest held-out NLL among those that win over temperature; else temperature."""
+    return min((result for result in results if result.wins), key=lambda result: result.nll, default=results[0])
 
 
 def stratified_folds(targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(N,) integers from 0 to FOLDS - 1, such that the folds hold each class in equal numbers but for one."""
+    """(N,) fold numbers from 0 to FOLDS - 1; the counts of each class in the folds differ by at most one."""
     folds = np.empty(len(targets), int)
     order = np.lexsort((random.random(len(targets)), targets))
     folds[order] = np.arange(len(targets)) % FOLDS
@@ -140,13 +140,13 @@ def stratified_folds(targets: np.ndarray, random: np.random.Generator) -> np.nda
 
 
 def fit_scaling(logits: np.ndarray, targets: np.ndarray, temperature: float, method: str, penalty: float) -> Scaling:
-    """The affine map of the log-probabilities at `temperature` of least penalised NLL.
+    """The affine map of the log-probabilities at `temperature` with the lowest penalised NLL.
 
-    `vector` fits K factors and K offsets (Guo et al. 2017), `dirichlet` a whole matrix (Kull et al. 2019,
-    arXiv:1910.12656). The penalty is on the squares of what leaves the identity, so that a large one gives temperature
-    scaling back; Kull et al. leave the diagonal free, which a few dozen logos of a class do not support. To it comes the
-    prior of `fit_temperature`, whose share vanishes as logos become many. The loss is convex: Newton's method, its step
-    halved until the loss falls.
+    `vector` fits K factors and K offsets (Guo et al. 2017), `dirichlet` a full matrix (Kull et al. 2019,
+    arXiv:1910.12656). The penalty is the squared distance from the identity, so a large one returns temperature scaling;
+    Kull et al. do not penalise the diagonal, for which a few dozen logos of a class are too few. The prior of
+    `fit_temperature` is added; its share vanishes with the number of logos. The loss is convex: Newton's method, with
+    the step halved until the loss falls.
     """
     inputs = log_softmax(calibrated_logits(logits, temperature))
     (count, classes), one_hot = inputs.shape, np.eye(inputs.shape[1])[targets]
@@ -188,7 +188,7 @@ def fit_scaling(logits: np.ndarray, targets: np.ndarray, temperature: float, met
 
 
 def least_count(level: float) -> int:
-    """How many calibration logos a conformal threshold at `level` needs: the least n with ceil((n + 1) level) <= n."""
+    """The number of calibration logos that a conformal threshold at `level` needs: the least n, ceil((n + 1) level) <= n."""
     count = 1
     while conformal_rank(count, level) > count:
         count += 1
@@ -201,10 +201,10 @@ def conformal_rank(count: int, level: float) -> int:
 
 
 def conformal_threshold(probabilities: np.ndarray, targets: np.ndarray, level: float) -> float | None:
-    """The least probability that a label needs to join a prediction set which holds the target with P >= level.
+    """The lowest probability of a label in a prediction set that contains the target with P >= level.
 
-    Split conformal with the score 1 - p(target) and its `conformal_rank`. Vovk et al. 2005; Sadinle et al. 2019,
-    arXiv:1609.00451. None where there are fewer than `least_count(level)` targets.
+    Split conformal prediction with the score 1 - p(target) and its `conformal_rank`. Vovk et al. 2005; Sadinle et al.
+    2019, arXiv:1609.00451. None where there are fewer than `least_count(level)` targets.
     """
     scores = np.sort(1 - probabilities[np.arange(len(targets)), targets])
     rank = conformal_rank(len(scores), level)
@@ -212,9 +212,9 @@ def conformal_threshold(probabilities: np.ndarray, targets: np.ndarray, level: f
 
 
 def fit_conformal(probabilities: np.ndarray, targets: np.ndarray, labels: tuple[str, ...], level: float) -> Conformal:
-    """The marginal threshold and those of each class at one level; refused is what has too few logos.
+    """The marginal threshold and those of each class at one level; `refused` names the classes with too few logos.
 
-    Sets by class promise something of every class, so that one class which is too small refuses them all.
+    Sets by class make a promise for every class, so a single class that is too small refuses all of them.
     """
     marginal = conformal_threshold(probabilities, targets, level)
     by_class = {
@@ -238,9 +238,9 @@ def fit_conformal(probabilities: np.ndarray, targets: np.ndarray, labels: tuple[
 
 
 def fit_familiarity(logits: np.ndarray, false_positive_rate: float) -> Familiarity | None:
-    """The logo score that a new logo falls below with P <= the rate: the floor((n + 1) rate)-th smallest of n calib logos.
+    """The logo score that a new logo is below with P <= the rate: the floor((n + 1) rate)-th smallest of n calib logos.
 
-    A conformal test of one class; None where n is too small for the rate. logits: (N, K), before temperature.
+    A one-class conformal test; None where n is too small for the rate. logits: (N, K), before temperature.
     """
     rank = math.floor(round((len(logits) + 1) * false_positive_rate, 9))
     if rank < 1:
@@ -249,20 +249,20 @@ def fit_familiarity(logits: np.ndarray, false_positive_rate: float) -> Familiari
 
 
 def abstention_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float | None:
-    """The least confidence from which on at most a share `risk` of the answers is wrong, with CERTAINTY.
+    """The lowest confidence above which, with CERTAINTY, at most a share `risk` of the answers is wrong.
 
-    confidence: (N,), correct: (N,) bool. Of all logos at or above it, `highest_risk` is at most `risk`; it lies between
-    two confidences that differ in DIGITS, so that equal ones are answered together. 0 where everything may be answered, None
-    where the logos do not show it at any. Selective classification: Geifman and El-Yaniv 2017, arXiv:1705.08500.
+    confidence: (N,), correct: (N,) bool. `highest_risk` of the logos at or above it is at most `risk`. It lies between two
+    confidences that differ in DIGITS, so equal ones are answered together. 0 where everything may be answered, None where
+    no confidence is high enough. Selective classification: Geifman and El-Yaniv 2017, arXiv:1705.08500.
     """
     return _least_threshold(confidence, correct, lambda wrong, answers: highest_risk(wrong, answers) <= risk)
 
 
 def cautious_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float:
-    """The confidence from which on answers are given where `abstention_threshold` has none to promise.
+    """The confidence threshold of a mode where `abstention_threshold` can promise none.
 
-    1 - risk, which keeps the risk wherever the confidence is right, or more where of the logos above it more are wrong;
-    1 where that helps nothing.
+    1 - risk, which keeps the risk if the confidence is calibrated; higher if more of the logos above it are wrong; 1 if
+    no threshold helps.
     """
     usual = round(1 - risk, DIGITS)
     sure = confidence >= usual
@@ -273,21 +273,18 @@ def cautious_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float)
 
 
 def highest_risk(wrong: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """The upper bound, with CERTAINTY, of the risk of which `wrong` of so many `answers` are a sample.
-
-    Clopper and Pearson 1934, one-sided.
-    """
-    bounds = beta.ppf(CERTAINTY, wrong + 1, np.maximum(answers - wrong, 1e-9))  # of no right answer: 1
+    """The upper bound, with CERTAINTY, of the risk after `wrong` of `answers`. Clopper and Pearson 1934, one-sided."""
+    bounds = beta.ppf(CERTAINTY, wrong + 1, np.maximum(answers - wrong, 1e-9))  # 1 where no answer is right
     return np.where(wrong == answers, 1.0, bounds)
 
 
 def least_answers(risk: float) -> float:
-    """How many answers, none of them wrong, show that the risk is at most `risk`: 59 for 5 %, 99 for 3 %."""
+    """The number of answers, all of them right, that prove a risk of at most `risk`: 59 for 5 %, 99 for 3 %."""
     return math.ceil(math.log(1 - CERTAINTY) / math.log1p(-risk)) if risk else math.inf
 
 
 def explain_risk(count: int, risk: float) -> str:
-    """Why `count` logos of calib do not promise a risk, for a reader of the bundle."""
+    """Why `count` logos of calib cannot prove a risk, for a reader of the bundle."""
     if not risk:
         return f"not promised: {count} pictures; no number of them shows that nothing is ever wrong"
     if count < (least := least_answers(risk)):
@@ -298,7 +295,7 @@ def explain_risk(count: int, risk: float) -> str:
 
 
 def _least_threshold(confidence: np.ndarray, correct: np.ndarray, keeps: Callable) -> float | None:
-    """The least threshold of which keeps(wrong, answers) holds, halfway to the next lower confidence; or 0, or None."""
+    """The lowest threshold for which keeps(wrong, answers) holds, halfway to the next lower confidence; or 0, or None."""
     levels, inverse = np.unique(confidence.round(DIGITS), return_inverse=True)  # in ascending order
     answers = np.bincount(inverse)[::-1].cumsum()[::-1]
     wrong = np.bincount(inverse, ~correct)[::-1].cumsum()[::-1].astype(int)
@@ -309,5 +306,5 @@ def _least_threshold(confidence: np.ndarray, correct: np.ndarray, keeps: Callabl
 
 
 def _below(threshold: float) -> float:
-    """Rounded down, so that rounding excludes nothing that the threshold itself lets in."""
+    """Rounded down, so that rounding excludes nothing that the exact threshold includes."""
     return math.floor(threshold * 10**DIGITS) / 10**DIGITS

@@ -12,14 +12,14 @@ CARD = "card.md"
 
 
 def model_card(bundle: Bundle) -> str:
-    """The bundle's card.md: what it is for, how it was made, what it reaches, where it fails."""
+    """The text of card.md: how the bundle was made, its figures and its limits."""
     provenance, calibration, lines = bundle.provenance, bundle.calibration, []
     weaknesses = find_weaknesses(bundle)
     scaling = f", {calibration.scaling.method} scaling" if calibration.scaling else ""
     familiarity = calibration.familiarity
     rejects = (
-        f"In modes balanced and strict a picture whose logo score is below {familiarity.threshold:.2f} gets no label and the "
-        f"reason `not_a_logo`; so do at most {familiarity.false_positive_rate:.0%} of logos. "
+        f"In modes balanced and strict a picture whose logo score is below {familiarity.threshold:.2f} gets no label and "
+        f"the reason `not_a_logo`; this happens to at most {familiarity.false_positive_rate:.0%} of logos. "
         if familiarity
         else ""
     )
@@ -31,9 +31,9 @@ def model_card(bundle: Bundle) -> str:
             f"- accuracy: {_percent(figures['accuracy'])} on all, {_percent(figures['accuracy_sure'])} on sure ones",
             f"- recall: {recalls}",
             *(
-                f"- {name}, {entry['count']} of {figures['count']}: {_percent(entry['accuracy'])} on all, "
-                f"{_percent(entry['accuracy_sure'])} on sure ones"
-                for name, entry in named_slices(figures).items()
+                f"- {name}, {part['count']} of {figures['count']}: {_percent(part['accuracy'])} on all, "
+                f"{_percent(part['accuracy_sure'])} on sure ones"
+                for name, part in named_slices(figures).items()
             ),
             f"- calibration error, bias-corrected (RMS, Kumar et al. 2019): "
             f"{_percent(figures['calibration_error_debiased'])}; ECE less its bias: {_percent(figures['ece_debiased'])}; "
@@ -45,7 +45,7 @@ def model_card(bundle: Bundle) -> str:
         [
             f"# {bundle.name}",
             "",
-            f"Tells {', '.join(bundle.labels)} apart. {provenance.get('student', '?')}, {bundle.model.precision}, "
+            f"Classifies logos as {', '.join(bundle.labels)}. {provenance.get('student', '?')}, {bundle.model.precision}, "
             f"{bundle.input.size_px} px, temperature {calibration.temperature:.3f}{scaling}; gives no label below "
             f"{calibration.abstain_below[Mode.BALANCED]:.1%} confidence, in mode strict below "
             f"{calibration.abstain_below[Mode.STRICT]:.1%}.",
@@ -54,8 +54,8 @@ def model_card(bundle: Bundle) -> str:
             "",
             f"- recipe `{provenance.get('recipe', '?')}`; teachers: {', '.join(provenance.get('teachers', ())) or '?'}",
             f"- labelled logos: manifest with sha256 `{str(provenance.get('data_hash', '?'))[:16]}...`; temperature and "
-            "thresholds from its calib split, every choice from val, the figures below from splits that no choice saw, "
-            "where not named val",
+            "thresholds were fitted on its calib split, every choice was made on val, and no choice saw the other splits "
+            "below",
             "",
             "## Figures, with 95 % intervals",
             "",
@@ -64,8 +64,9 @@ def model_card(bundle: Bundle) -> str:
             "",
             *(f"- {weakness}" for weakness in weaknesses),
             *([""] if weaknesses else []),
-            f"{rejects}Confidence is calibrated on logos like those of its manifest: on other pictures that it takes for "
-            "logos, and on damaged images, it may be confidently wrong. The marks that it was trained on belong to their owners and are not part of the bundle.",
+            f"{rejects}Confidence is calibrated on logos like those of its manifest: on other pictures that it accepts as "
+            "logos, and on damaged images, it may be confidently wrong. The marks that it was trained on belong to their "
+            "owners and are not part of the bundle.",
             "",
         ]
     )
@@ -76,19 +77,19 @@ def _percent(figure: dict) -> str:
 
 
 def find_weaknesses(bundle: Bundle) -> list[str]:
-    """What a bundle should not ship with unseen: a mode that promises nothing, one answer to everything, a class missed.
+    """Sentences about what a user must know: a mode without a promised risk, a single answer, a class never recognised.
 
-    Each is a sentence. A class counts as missed where no split recognises a single logo of it.
+    A class counts as never recognised if no logo of it is, on any split.
     """
     weaknesses = [f"mode {mode}: {why}" for mode, why in bundle.provenance.get("unpromised", {}).items()]
     if not bundle.metrics:
         return weaknesses
     confusion = np.sum([figures["confusion"] for figures in bundle.metrics.values()], axis=0)  # (K, K), rows are true
-    where = f"the {confusion.sum()} logos of {' and '.join(bundle.metrics)}"
-    given = np.flatnonzero(confusion.sum(0))
-    if len(given) == 1:
-        return [*weaknesses, f"gives {bundle.labels[given[0]]!r} for each of {where}"]
+    logos = f"the {confusion.sum()} logos of {' and '.join(bundle.metrics)}"
+    answers = np.flatnonzero(confusion.sum(0))
+    if len(answers) == 1:
+        return [*weaknesses, f"gives {bundle.labels[answers[0]]!r} for each of {logos}"]
     missed = np.flatnonzero((confusion.sum(1) > 0) & (confusion.diagonal() == 0))
     return weaknesses + [
-        f"recognises none of the {confusion[k].sum()} logos of {bundle.labels[k]!r} among {where}" for k in missed
+        f"recognises none of the {confusion[k].sum()} logos of {bundle.labels[k]!r} among {logos}" for k in missed
     ]

@@ -1,4 +1,4 @@
-"""Figures of labelled logos: on all of them, and by the icon set and the round of labelling that they come from."""
+"""Figures of labelled logos: on all, by icon set and by round of labelling."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from logo_edge.names import printable
 from logo_edge_train.data.manifest import LogoRow, targets_of
 from logo_edge_train.metrics import summarize, wilson_interval
 
-PREFIX = "@iconify-json/"  # of every icon set's package, and left out where one is named
-SLICES = {"by_round": "round ", "by_package": ""}  # what stands before the name of each
+PREFIX = "@iconify-json/"  # of every icon set's package; left out of the names shown
+SLICES = {"by_round": "round ", "by_package": ""}  # prefix of each slice's name
 
 
 def summarize_rows(logits: np.ndarray, rows: Sequence[LogoRow], labels: tuple[str, ...]) -> dict:
@@ -26,17 +26,17 @@ def summarize_rows(logits: np.ndarray, rows: Sequence[LogoRow], labels: tuple[st
 
 
 def named_slices(figures: dict) -> dict[str, dict]:
-    """The slices of `summarize_rows` by the name that a reader sees, rounds first; none of a kind that all logos are of."""
+    """The slices of `summarize_rows` by their shown names, rounds first; a kind with a single slice is left out."""
     named = {}
     for kind, prefix in SLICES.items():
-        slices = figures.get(kind, {})  # which bundles of earlier releases do not have
+        slices = figures.get(kind, {})  # bundles of earlier releases have none
         if len(slices) > 1:
-            named |= {prefix + printable(name.removeprefix(PREFIX)): entry for name, entry in slices.items()}
+            named |= {prefix + printable(name.removeprefix(PREFIX)): part for name, part in slices.items()}
     return named
 
 
 def _accuracy_by(keys: Sequence, correct: np.ndarray, sure: np.ndarray) -> dict[str, dict]:
-    """{key: accuracy on all and on sure logos, and how many these are}, in the keys' order."""
+    """{key: accuracy on all and on sure logos, and their numbers}, in the keys' order."""
     accuracies = {}
     for key in sorted(set(keys)):
         own = np.array([other == key for other in keys])

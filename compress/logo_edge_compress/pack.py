@@ -28,11 +28,12 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
 def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path] | None = None) -> Bundle:
-    """Writes `model` and what `bundle` says of it to `folder`, with golden vectors and a card, and reads it back.
+    """Writes `model`, its record `bundle`, golden vectors and a card to `folder`, and reads the bundle back.
 
     `extra` are further files by their names in the bundle: the members of an ensemble, the artifact for another
-    backend, the space of `embed_bundle`. The vectors are the project's own drawings with the logits of this very artifact. A bundle that is there already
-    is replaced in one step, and what killed packings to the same folder left is deleted; any other folder is refused with BundleError.
+    backend, the space of `embed_bundle`. The vectors are the project's own drawings with the logits of this artifact. An
+    existing bundle is replaced in one step, and what killed packings to the same folder left is deleted. Raises
+    BundleError for any other existing folder.
     """
     refuse_other_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,10 +53,10 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path
 
 
 def put_folder(part: Path, folder: Path) -> None:
-    """Puts `part` in the place of `folder`, which takes its place where there is one: at no moment there is none.
+    """Renames `part` to `folder`; an existing folder is exchanged with it, so that `folder` exists at every moment.
 
-    Linux exchanges the two names in one step (renameat2(2), RENAME_EXCHANGE). Elsewhere, and on file systems that cannot,
-    there are two steps: a process that is killed between them leaves the old folder as PART-replaced.
+    Linux exchanges the two names in one step (renameat2(2), RENAME_EXCHANGE). Elsewhere, and on file systems without that
+    call, there are two steps: a process that is killed between them leaves the old folder as PART-replaced.
     """
     if folder.exists():
         libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -67,12 +68,12 @@ def put_folder(part: Path, folder: Path) -> None:
 
 
 def describe_calibration(config: CalibrateConfig, fitted: Fitted) -> dict:
-    """What a bundle's provenance says of its calibration: what was asked for, and by mode what is not promised."""
+    """The calibration's part of a bundle's provenance: its settings and, by mode, why a risk is not promised."""
     return {"calibrate": asdict(config), "unpromised": {mode.value: why for mode, why in fitted.unpromised.items()}}
 
 
 def reference(logits: np.ndarray, labels: tuple[str, ...], calibration: Calibration) -> dict:
-    """`monitor.reference_of` the (N, K) logits of calib, before temperature, by the thresholds of balanced."""
+    """`monitor.reference_of` the (N, K) logits of calib, before temperature, with the thresholds of balanced."""
     probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
     confidence = probabilities.max(1)
     answered = is_answered(calibration, Mode.BALANCED, confidence, logo_score(logits))
@@ -80,13 +81,13 @@ def reference(logits: np.ndarray, labels: tuple[str, ...], calibration: Calibrat
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Raises BundleError where `folder` holds something that is no bundle."""
+    """Raises BundleError if `folder` is not empty and is no bundle."""
     if folder.exists() and any(folder.iterdir()) and not (folder / "bundle.json").exists():
         raise BundleError(f"{folder} exists and is no bundle; give --out another folder")
 
 
 def _write_vectors(bundle: Bundle) -> None:
-    classifier = Classifier(replace(bundle, files=list_files(bundle.folder)))  # which has no vectors to check yet
+    classifier = Classifier(replace(bundle, files=list_files(bundle.folder)))  # the record has no vectors yet
     (bundle.folder / VECTORS).parent.mkdir()
     vectors = []
     for sample in sorted(SAMPLES.glob("*.png")):

@@ -25,13 +25,13 @@ from logo_edge_train.recipe_io import BUILT_IN, load_recipe
 ARTIFACTS = {"openvino": "model.xml", "torchscript": "model.pt"}  # beside model.onnx, by backend
 
 
-def recalibrate(folder: Path, manifest: Manifest, config: CalibrateConfig) -> Bundle:
-    """The bundle in `folder`, packed anew with a calibration fitted on its own logits of the manifest's calib split.
+def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: CalibrateConfig) -> Bundle:
+    """The bundle in `folder`, packed again with a calibration fitted on its logits of the manifest's calib split.
 
-    They are those of the artifact that it is packed for: the OpenVINO or TorchScript file, or all members. Its figures on val
-    and test, where the manifest has them, its reference and, of a manifest with a train split, its embedding are brought
-    up to date; every other file stays, but for a signature. Raises DatasetError where calib is empty, lacks a class or has
-    labels that the bundle does not know, MissingExtraError where the artifact's library is missing.
+    The logits are those of the artifact that it is packed for: the OpenVINO or TorchScript file, or all members. Figures
+    on val and test and the reference are updated and, if the manifest has a train split, the embedding; a signature is
+    dropped; every other file stays. Raises DatasetError where calib is empty, lacks a class or has labels that the bundle
+    does not know, MissingExtraError where the artifact's library is missing.
     """
     bundle = read_bundle(folder)
     backend, artifact = next(
@@ -49,7 +49,7 @@ def recalibrate(folder: Path, manifest: Manifest, config: CalibrateConfig) -> Bu
     }
     logits = {
         name: np.concatenate(
-            [classifier.logits(classifier.read_pixels(manifest.image_path(row))[None]) for row in part]
+            [classifier.logits(classifier.read_pixels(manifest.image_path(row, renders))[None]) for row in part]
         )
         for name, part in rows.items()
     }
@@ -66,25 +66,25 @@ def recalibrate(folder: Path, manifest: Manifest, config: CalibrateConfig) -> Bu
         reference=reference(logits["calib"], labels, calibration),
         provenance={**bundle.provenance, **describe_calibration(config, fitted)},
     )
-    remade = {
+    rewritten = {
         bundle.model.file,
         SPACE,
         CARD,
         *(name for name in bundle.files if name.startswith(f"{PurePosixPath(VECTORS).parent}/")),
     }
-    kept = {name: bundle.folder / name for name in bundle.files if name not in remade}
+    unchanged = {name: bundle.folder / name for name in bundle.files if name not in rewritten}
     with tempfile.TemporaryDirectory() as work:
         model, space = bundle.model_path, {}
         if not bundle.members:
-            bundle, model, space = embed_bundle(bundle, model, Path(work), manifest)
-        return pack_bundle(bundle, model, folder, {**kept, **space})
+            bundle, model, space = embed_bundle(bundle, model, Path(work), manifest, renders)
+        return pack_bundle(bundle, model, folder, {**unchanged, **space})
 
 
 def read_config(bundle: Bundle, recipe: str | None, overrides: tuple[str, ...]) -> CalibrateConfig:
-    """What to calibrate the bundle by: a recipe's settings or, without one, those that it was calibrated by, overridden.
+    """The settings to calibrate with: the recipe's or, without one, those that the bundle was calibrated with, overridden.
 
-    Raises RecipeError where the bundle is of an earlier release, which kept only the name of its recipe, and there is
-    none of that name.
+    Raises RecipeError where the bundle is of an earlier release, which stored only the name of its recipe, and no built-in
+    recipe has that name.
     """
     own = bundle.provenance.get("calibrate")
     if recipe is None and own is not None:
@@ -93,7 +93,7 @@ def read_config(bundle: Bundle, recipe: str | None, overrides: tuple[str, ...]) 
         recipe = str(bundle.provenance.get("recipe"))
         if not (BUILT_IN / f"{recipe}.toml").exists():
             raise RecipeError(
-                f"{bundle.folder}: keeps no risks, and its recipe {recipe!r} is not one of ours; give --recipe, the TOML file "
-                "that it was made by"
+                f"{bundle.folder}: stores no risks, and its recipe {recipe!r} is not built in; give --recipe, the TOML file "
+                "that it was made with"
             )
     return load_recipe(recipe, overrides, used=("calibrate",)).calibrate

@@ -9,20 +9,20 @@ import numpy as np
 
 from logo_edge_compress.timing import Cost, is_slower
 
-TIED = 0.05  # of a latency: so much two measurements of one artifact differ; of a size: no matter
+TIED = 0.05  # relative: two measurements of one latency differ by as much; sizes that close count as equal
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the user asks for; None: no matter. Shares in points of 100."""
+    """The limits that the user sets; None: no limit. Shares in percentage points."""
 
     size_mb: float | None = None
     latency_ms: float | None = None
-    accuracy_drop: float | None = None  # against the teachers, on val
+    accuracy_drop: float | None = None  # from the teachers' accuracy, on val
     ece: float | None = None  # bias-corrected, on val
 
     def describe(self) -> str:
-        """The limits in words; empty where there are none."""
+        """The limits in words; empty if there are none."""
         return ", ".join(
             text.format(value)
             for text, value in (
@@ -37,10 +37,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Row:
-    """A candidate with its figures on val, calibrated on calib: shares of 1. `correct` is (N,) bool, logo by logo.
+    """A candidate with its figures on val after calibration on calib, as shares of 1. `correct`: (N,) bool, by logo.
 
-    `accuracy_drop` is what the teachers have more; `ood` the AUROC of the logo score against pictures that are no logos, by
-    family; `cost` None where it was not measured here.
+    `accuracy_drop`: accuracy of the teachers minus its own; `ood`: AUROC of the logo score against outliers, by family;
+    `cost`: None where it was not measured here.
     """
 
     student: str
@@ -66,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Miss:
-    """One limit that a candidate does not meet; `excess` is by how much of the limit, to tell the nearest."""
+    """A limit that a candidate does not meet; `excess`: by which share of the limit, to find the nearest candidate."""
 
     text: str
     excess: float
@@ -74,7 +74,7 @@ class Miss:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen row, or None; the sentence that says why; the misses of every row by its title."""
+    """The chosen row or None, the sentence that gives the reason, and the misses of every row by its title."""
 
     row: Row | None
     sentence: str
@@ -82,21 +82,21 @@ class Choice:
 
 
 def find_misses(row: Row, limits: Limits) -> list[Miss]:
-    """Which limits the row does not meet."""
-    found = {
+    """The limits that the row does not meet."""
+    checks = {
         "size": (row.size_bytes / 1e6, limits.size_mb, "{:.2f} MB"),
         "latency": (row.cost.p50_ms if row.cost else None, limits.latency_ms, "{:.2f} ms"),
         "accuracy drop": (100 * row.accuracy_drop, limits.accuracy_drop, "{:.1f} points"),
         "ECE": (100 * row.ece, limits.ece, "{:.1f} %"),
     }
     misses = []
-    for name, (value, limit, form) in found.items():
+    for name, (value, limit, form) in checks.items():
         if limit is None:
             continue
         if value is None:
             misses.append(Miss(f"{name} not measured here (limit {form.format(limit)})", float("inf")))
         elif not value <= limit:
-            least = {"accuracy drop": 1.0, "ECE": 1.0}.get(name, 1e-9)  # points; a limit of 0 has no share
+            least = {"accuracy drop": 1.0, "ECE": 1.0}.get(name, 1e-9)  # points: a limit of 0 cannot be divided by
             misses.append(
                 Miss(f"{name} {form.format(value)} (limit {form.format(limit)})", (value - limit) / max(limit, least))
             )
@@ -104,37 +104,40 @@ def find_misses(row: Row, limits: Limits) -> list[Miss]:
 
 
 def find_dominators(rows: list[Row]) -> dict[str, str]:
-    """Title -> that of a row which is no worse in accuracy, p50 and size, and better in one; undominated ones are left out.
+    """Title -> title of the most accurate row that dominates it; rows that are not dominated are left out.
 
-    Of several the most accurate. Rows without a latency are compared by the other two.
+    A row dominates another if it is no worse in accuracy, p50 and size and better in one of them. A row without a latency
+    is compared by the other two.
     """
-    found = {}
+    dominators = {}
     for row in rows:
         others = [other for other in rows if other is not row and _dominates(other, row)]
         if others:
-            found[row.title] = max(others, key=lambda other: (other.accuracy, -other.size_bytes, other.title)).title
-    return found
+            dominators[row.title] = max(
+                others, key=lambda other: (other.accuracy, -other.size_bytes, other.title)
+            ).title
+    return dominators
 
 
 def find_slow_int8(rows: list[Row]) -> dict[str, str]:
-    """Title -> why an INT8 row is refused: its student's FP32 graph is faster on this machine, by the same backend."""
-    plain = {(row.student, row.backend): row for row in rows if row.precision == "fp32" and row.cost}
-    found = {}
+    """Title -> why an INT8 row is refused: the FP32 graph of its student is faster here, in the same backend."""
+    fp32 = {(row.student, row.backend): row for row in rows if row.precision == "fp32" and row.cost}
+    reasons = {}
     for row in rows:
-        parent = plain.get((row.student, row.backend))
+        parent = fp32.get((row.student, row.backend))
         if row.precision == "int8" and row.cost and parent and is_slower(row.cost, parent.cost):
-            found[row.title] = (
+            reasons[row.title] = (
                 f"slower than FP32 on this machine: {row.cost.p50_ms:.2f} ms against {parent.cost.p50_ms:.2f} ms"
             )
-    return found
+    return reasons
 
 
 def choose(rows: list[Row], limits: Limits, refused: dict[str, str], *, by_size: bool) -> Choice:
     """The cheapest of the rows that meet the limits and are as accurate as the best of them, as far as val can tell.
 
-    That is: within one standard error of the most accurate (`is_as_accurate`; Breiman et al. 1984). Cheap is a
-    low p50, of those within TIED of it a small file, and of those within TIED of that the most accurate; with `by_size`,
-    or where none of them was timed, a small file alone. A row that was not timed is no candidate beside those that were.
+    As accurate: within one standard error of the most accurate (`is_as_accurate`; Breiman et al. 1984). The cheapest has
+    the lowest p50; among those within TIED of it, the smallest file; among those within TIED of that, the best accuracy.
+    With `by_size`, or if none was timed, the file size decides first. A row that was not timed is left out if others were.
     """
     misses = {row.title: find_misses(row, limits) for row in rows}
     able = [row for row in rows if row.title not in refused]
@@ -142,25 +145,26 @@ def choose(rows: list[Row], limits: Limits, refused: dict[str, str], *, by_size:
     if not fitting:
         return Choice(None, _explain_none(able, misses, limits, refused), misses)
     best = max(fitting, key=lambda row: (row.accuracy, -row.nll, row.title))
-    alike = [row for row in fitting if is_as_accurate(row, best)]
-    timed = [row for row in alike if row.cost]
+    as_accurate = [row for row in fitting if is_as_accurate(row, best)]
+    timed = [row for row in as_accurate if row.cost]
     by_size = by_size or not timed
-    cheap = alike if by_size else _least(timed, lambda row: row.cost.p50_ms)
+    cheap = as_accurate if by_size else _least(timed, lambda row: row.cost.p50_ms)
     chosen = max(_least(cheap, lambda row: row.size_bytes), key=lambda row: (row.accuracy, -row.nll, row.title))
-    return Choice(chosen, _explain(chosen, best, alike, fitting, rows, limits, by_size), misses)
+    return Choice(chosen, _explain(chosen, best, as_accurate, fitting, rows, limits, by_size), misses)
 
 
 def is_as_accurate(row: Row, best: Row) -> bool:
-    """Whether the logos that only the best is right on outnumber those that only the row is by one standard error at most.
+    """Whether the best row's lead in correct logos is at most one standard error.
 
-    That of their difference where both are as good: the root of how many they differ on (McNemar 1947).
+    The standard error under equal accuracy is the root of the number of logos on which only one of both is right (McNemar
+    1947).
     """
     only_best, only_row = int((best.correct & ~row.correct).sum()), int((row.correct & ~best.correct).sum())
     return only_best - only_row <= (only_best + only_row) ** 0.5
 
 
 def _least(rows: list[Row], cost: Callable[[Row], float]) -> list[Row]:
-    """Those within TIED of the least cost."""
+    """The rows within TIED of the lowest cost."""
     least = min(map(cost, rows))
     return [row for row in rows if cost(row) <= (1 + TIED) * least]
 
@@ -173,26 +177,26 @@ def _dominates(one: Row, other: Row) -> bool:
 
 
 def _explain(
-    chosen: Row, best: Row, alike: list[Row], fitting: list[Row], rows: list[Row], limits: Limits, by_size: bool
+    chosen: Row, best: Row, as_accurate: list[Row], fitting: list[Row], rows: list[Row], limits: Limits, by_size: bool
 ) -> str:
     speed = f", {chosen.cost.p50_ms:.2f} ms" if chosen.cost else ""
-    told = f"{chosen.title}: {chosen.accuracy:.1%} on val{speed}, {chosen.size_bytes / 1e6:.2f} MB"
-    if wanted := limits.describe():
-        meets = f"{len(fitting)} of {len(rows)} candidates meet the limits ({wanted})"
+    summary = f"{chosen.title}: {chosen.accuracy:.1%} on val{speed}, {chosen.size_bytes / 1e6:.2f} MB"
+    if described := limits.describe():
+        meets = f"{len(fitting)} of {len(rows)} candidates meet the limits ({described})"
     else:
         meets = f"{len(fitting)} of {len(rows)} candidates may ship, as no limit was given"
     if len(fitting) == 1:
-        whom = f"of the {len(rows)} candidates it alone" if len(rows) > 1 else "the one candidate, it"
-        return f"{told}; {whom} {f'meets the limits ({wanted})' if wanted else 'may ship'}."
-    if len(alike) == 1:
-        return f"{told}; {meets}, and it is the most accurate by more than val leaves open."
+        subject = f"of the {len(rows)} candidates only it" if len(rows) > 1 else "the only candidate"
+        return f"{summary}; {subject} {f'meets the limits ({described})' if described else 'may ship'}."
+    if len(as_accurate) == 1:
+        return f"{summary}; {meets}, and it is the most accurate by more than one standard error."
     how = "smallest" if by_size else "fastest (and of equally fast ones the smallest)"
     other = (
         f"the most accurate, {best.title} with {best.accuracy:.1%}" if best is not chosen else "it, the most accurate"
     )
-    untimed = 0 if by_size else sum(row.cost is None for row in alike)
+    untimed = 0 if by_size else sum(row.cost is None for row in as_accurate)
     left_out = f"; {untimed} of them could not be timed and were left out" if untimed else ""
-    return f"{told}; {meets}, and it is the {how} of the {len(alike)} that val cannot tell from {other}{left_out}."
+    return f"{summary}; {meets}, and it is the {how} of the {len(as_accurate)} that val cannot distinguish from {other}{left_out}."
 
 
 def _explain_none(able: list[Row], misses: dict[str, list[Miss]], limits: Limits, refused: dict[str, str]) -> str:

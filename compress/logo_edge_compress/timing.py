@@ -1,6 +1,6 @@
-"""What artifacts cost on this machine, side by side: latency by turns, so that a slow moment slows them all, and memory.
+"""Latency and peak memory of artifacts on this machine, measured by turns, so that a slow moment slows them all.
 
-Each is opened in a process of its own that loads nothing but its runtime: no torch, unless that is the runtime.
+Each artifact is opened in a separate process that loads only its runtime: no torch, unless that is the runtime.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUND_S = 0.2  # of each artifact in each round
 RUNS = (5, 50)  # in a round, at least and at most
 WARMUP_S = 0.3
 START_S = 300.0  # until an artifact is open
-SURE = 2  # rounds of 11 that may say otherwise: the median is then above 1 with 97 % (a sign test)
+SURE = 2  # rounds of 11 that may disagree: the median is then above 1 with 97 % (a sign test)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Opened:
-    """How to open an artifact: the backend, the files it is made of, and what its images are like."""
+    """How to open an artifact: its backend, its files and the input contract of its images."""
 
     backend: str
     paths: tuple[Path, ...]
@@ -49,7 +49,7 @@ class Opened:
 
 
 def measure_side_by_side(artifacts: dict[str, Opened], logs: Path) -> dict[str, Cost | str]:
-    """The cost of each artifact, or why it has none: what its process died of."""
+    """The cost of each artifact, or the error of its process."""
     costs: dict[str, Cost | str] = {}
     processes: dict[str, Subprocess] = {}
     times: dict[str, list[np.ndarray]] = {}
@@ -83,37 +83,37 @@ def measure_side_by_side(artifacts: dict[str, Opened], logs: Path) -> dict[str, 
 
 
 def is_slower(cost: Cost, other: Cost) -> bool:
-    """Whether the median of the rounds' ratios is above 1 by more than measuring leaves open (a sign test, 97 %)."""
+    """Whether the median of the rounds' ratios is above 1 with 97 % confidence (a sign test)."""
     slower = sum(mine > theirs for mine, theirs in zip(cost.rounds_ms, other.rounds_ms, strict=True))
     return slower >= len(cost.rounds_ms) - SURE
 
 
 def serve(artifact: Opened, connection) -> None:
-    """Opens the artifact, says its usual latency in ms, then, for each number that comes, the ms of so many runs.
+    """Opens the artifact and sends its usual latency in ms; then, for each number received, the ms of that many runs.
 
-    At 0 it says the peak memory of this process, MB.
+    At 0 it sends the peak memory of this process, MB.
     """
     forward = open_single(artifact)
     side, channels = artifact.contract.size_px, artifact.contract.channels
     pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, channels), dtype=np.uint8)
-    end, taken = time.perf_counter() + WARMUP_S, []
-    while time.perf_counter() < end or len(taken) < 3:
-        taken.append(_time(forward, pixels))
-    connection.send(float(np.median(taken)))
+    end, times_ms = time.perf_counter() + WARMUP_S, []
+    while time.perf_counter() < end or len(times_ms) < 3:
+        times_ms.append(_time_ms(forward, pixels))
+    connection.send(float(np.median(times_ms)))
     while runs := connection.receive():
-        connection.send(np.array([_time(forward, pixels) for _ in range(runs)]))
+        connection.send(np.array([_time_ms(forward, pixels) for _ in range(runs)]))
     connection.send(peak_memory_mb())
 
 
 def open_single(artifact: Opened) -> Forward:
-    """What runs the artifact on one thread."""
+    """The function that runs the artifact on one thread."""
     if artifact.backend == "members":
         return open_members(artifact, threads=1)
     return open_artifact(artifact.backend, artifact.paths[0], threads=1)
 
 
 def open_members(artifact: Opened, *, threads: int) -> Forward:
-    """What runs the members of an ensemble and pools their logits, as the runtime does."""
+    """The function that runs the members of an ensemble and pools their logits, as the runtime does."""
     from logo_edge.backends.base import ModelFile, Resources
     from logo_edge.backends.choose import open_backend
     from logo_edge.bundle.members import Ensemble
@@ -126,7 +126,7 @@ def open_members(artifact: Opened, *, threads: int) -> Forward:
 
 
 def peak_memory_mb() -> float:
-    """The peak resident set of this process, MB; that of its parent before it began is not counted."""
+    """The peak resident set of this process, MB; memory of the parent before the fork is not counted."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -136,7 +136,7 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _time(forward: Forward, pixels: np.ndarray) -> float:
+def _time_ms(forward: Forward, pixels: np.ndarray) -> float:
     start = time.perf_counter()
     forward(pixels)
     return 1e3 * (time.perf_counter() - start)

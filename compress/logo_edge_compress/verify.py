@@ -1,4 +1,4 @@
-"""Does an artifact still compute what it was made from? Compared on real logos."""
+"""Verifies on real logos that an artifact agrees with the model that it was made from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Forward = Callable[[np.ndarray], np.ndarray]  # any artifact: (B, S, S, 3) uint8
 
 @dataclass(frozen=True)
 class Parity:
-    """Logits of an artifact against those of its parent. `kl_nats` is the mean KL(parent || artifact)."""
+    """The difference between the logits of an artifact and its parent. `kl_nats`: mean KL(parent || artifact)."""
 
     max_difference: float
     mean_difference: float
@@ -33,7 +33,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What is still the same model. Rounding may move FP32 logits a little, INT8 ones more."""
+    """The largest differences that are accepted. Rounding moves FP32 logits a little, INT8 logits more."""
 
     mean_difference: float
     top1_agreement: float
@@ -79,17 +79,17 @@ def verify(parent: np.ndarray, artifact: np.ndarray, tolerance: Tolerance, name:
 def verify_epistemic(parent: np.ndarray, artifact: np.ndarray, least: float, name: str) -> float:
     """Spearman's correlation of both (N,) outputs `epistemic`; raises VerificationError below `least`.
 
-    What it is used for is the order of pictures, and its threshold is fitted to the artifact's own.
+    Only the ranking matters: it is used to order pictures, and thresholds are fitted to the artifact's own output.
     """
     if np.ptp(parent) == 0 and np.ptp(artifact) == 0:
         return 1.0
-    found = float(spearmanr(parent, artifact).statistic) if np.ptp(parent) and np.ptp(artifact) else 0.0
-    if not (found >= least and np.isfinite(artifact).all()):
+    correlation = float(spearmanr(parent, artifact).statistic) if np.ptp(parent) and np.ptp(artifact) else 0.0
+    if not (correlation >= least and np.isfinite(artifact).all()):
         raise VerificationError(
-            f"{name}: its `epistemic` orders {len(parent)} pictures otherwise than its parent's: rank correlation "
-            f"{found:.3f}; expected at least {least}. It is not packed; try more calibration images or another method"
+            f"{name}: its `epistemic` ranks {len(parent)} pictures differently from its parent: rank correlation "
+            f"{correlation:.3f}; expected at least {least}. It is not packed; try more calibration images or another method"
         )
-    return found
+    return correlation
 
 
 def has_epistemic(path: Path) -> bool:
@@ -108,7 +108,7 @@ def run_onnx(
 
 
 def run_artifact(forward: Forward, pixels: np.ndarray, batch: int | None) -> np.ndarray:
-    """(N, K) logits in batches of `batch`; where that is free (None), of one image and then of many."""
+    """(N, K) logits in batches of `batch`; None: one batch of one image, then larger ones."""
     bounds = range(0, len(pixels), batch) if batch else [0, *range(1, len(pixels), BATCH)]
     return np.concatenate(
         [forward(pixels[start:stop]) for start, stop in zip(bounds, [*bounds[1:], len(pixels)], strict=True)]
@@ -116,11 +116,11 @@ def run_artifact(forward: Forward, pixels: np.ndarray, batch: int | None) -> np.
 
 
 def open_onnx(path: Path, *, output: str = LOGITS, threads: int = 2) -> Forward:
-    """What runs an ONNX file in ONNX Runtime, for one of its outputs."""
+    """The function that runs an ONNX file in ONNX Runtime, for one of its outputs."""
     return open_artifact("onnxruntime", path, output=output, threads=threads)
 
 
 def open_artifact(backend: str, path: Path, *, output: str = LOGITS, threads: int = 2) -> Forward:
-    """What gives one output of the artifact at `path`, in the runtime's backend. Raises as `backends.open_backend`."""
+    """The function that returns one output of the artifact at `path`, in the runtime's backend. Raises as `open_backend`."""
     opened = open_backend(backend, ModelFile.read(path), Resources(threads))
     return lambda pixels: opened.run(pixels, [output])[0]

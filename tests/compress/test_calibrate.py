@@ -15,7 +15,7 @@ from logo_edge.errors import BundleError
 from logo_edge.probabilities import softmax
 from logo_edge_compress import calibrate
 from logo_edge_compress.calibrate import (
-    Candidate,
+    MethodResult,
     abstention_threshold,
     cautious_threshold,
     choose_method,
@@ -224,11 +224,14 @@ def test_the_promised_risk_is_kept_by_the_answers_on_other_logos_of_which_the_fa
 
 
 def test_a_scaling_is_chosen_only_where_its_gain_exceeds_one_standard_error():
-    plain = Candidate("temperature", None, 0.300)
-    doubtful, clear = Candidate("dirichlet", 0.1, 0.280, 0.020, 0.021), Candidate("vector", 0.1, 0.290, 0.010, 0.009)
+    plain = MethodResult("temperature", None, 0.300)
+    doubtful, clear = (
+        MethodResult("dirichlet", 0.1, 0.280, 0.020, 0.021),
+        MethodResult("vector", 0.1, 0.290, 0.010, 0.009),
+    )
     assert choose_method([plain, doubtful]) == plain
     assert choose_method([plain, doubtful, clear]) == clear
-    assert choose_method([plain, clear, Candidate("vector", 1.0, 0.285, 0.015, 0.009)]).penalty == 1.0
+    assert choose_method([plain, clear, MethodResult("vector", 1.0, 0.285, 0.015, 0.009)]).penalty == 1.0
 
 
 def test_where_a_temperature_is_right_whatever_is_chosen_costs_next_to_nothing():

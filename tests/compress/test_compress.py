@@ -516,7 +516,7 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
         "int8-mixed",
     ]
     assert entries["int4-weights"]["status"] == "refused"
-    assert "no matrix product that 4 bits are for" in entries["int4-weights"]["reason"]
+    assert "no matrix product to store in 4 bits" in entries["int4-weights"]["reason"]
     for name in ("int8-nncf", "int8-dynamic", "int8-weights", "int8-mixed"):
         assert entries[name]["status"] == "made", entries[name]["reason"]
         assert entries[name]["parity"]["images"] == 16

@@ -168,10 +168,10 @@ def test_every_layer_is_measured_once_and_the_most_sensitive_stay_in_fp32(cnn, t
 @pytest.mark.parametrize(
     ("reduce_range", "isa", "told"),
     [
-        (True, ["avx2", "avx512_vnni"], "keep to 7 bits, .*; this CPU has VNNI and would bear 8"),
-        (True, ["avx2"], "keep to 7 bits, .*; this CPU has none"),
-        (False, ["avx_vnni"], "have 8 bits, .*; this CPU has VNNI"),
-        (False, ["avx2"], "have 8 bits, .*; this CPU has none, so that these figures are of saturated sums"),
+        (True, ["avx2", "avx512_vnni"], "have 7 bits, .*; this CPU has VNNI and could use 8"),
+        (True, ["avx2"], "have 7 bits, .*; this CPU has none"),
+        (False, ["avx_vnni"], "have 8 bits; .*; this CPU has VNNI"),
+        (False, ["avx2"], "have 8 bits; .*; this CPU has none, so these figures include saturation"),
     ],
 )
 def test_the_bits_of_weights_are_explained_by_the_cpu(reduce_range, isa, told):

@@ -158,7 +158,7 @@ def test_a_bundle_of_an_earlier_release_is_calibrated_by_its_recipe_or_one_that_
     old = read_bundle(fake_bundle())
     built_in = replace(old, provenance={"recipe": "robust"})
     assert read_config(built_in, None, ("calibrate.strict_risk=0.01",)) == CalibrateConfig(strict_risk=0.01)
-    with pytest.raises(RecipeError, match="keeps no risks, and its recipe 'mine' is not one of ours; give --recipe"):
+    with pytest.raises(RecipeError, match="stores no risks, and its recipe 'mine' is not built in; give --recipe"):
         read_config(replace(old, provenance={"recipe": "mine"}), None, ())
     (tmp_path / "mine.toml").write_text("[calibrate]\ntarget_risk = 0.1\n")
     assert read_config(old, str(tmp_path / "mine.toml"), ()).target_risk == 0.1

@@ -52,7 +52,7 @@ def test_the_fastest_of_those_that_val_cannot_tell_from_the_best_is_chosen():
     assert choice.row is SMALL, "weak is faster, but less accurate by more than chance"
     assert choice.sentence == (
         "small@96, fp32: 92.8% on val, 0.40 ms, 2.00 MB; 4 of 5 candidates may ship, as no limit was given, and it is the "
-        "fastest (and of equally fast ones the smallest) of the 3 that val cannot tell from the most accurate, large@128, "
+        "fastest (and of equally fast ones the smallest) of the 3 that val cannot distinguish from the most accurate, large@128, "
         "fp32 with 93.0%."
     )
 

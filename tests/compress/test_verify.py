@@ -27,5 +27,5 @@ def test_an_artifact_that_orders_pictures_otherwise_is_refused():
     parent = np.arange(20.0)
     assert verify_epistemic(np.zeros(5), np.zeros(5), 0.9, "it") == 1.0
     for artifact in (parent[::-1], np.zeros(20), np.full(20, np.nan)):
-        with pytest.raises(VerificationError, match="orders 20 pictures otherwise than its parent's"):
+        with pytest.raises(VerificationError, match="ranks 20 pictures differently from its parent"):
             verify_epistemic(parent, artifact, 0.9, "it")

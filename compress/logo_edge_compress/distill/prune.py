@@ -1,6 +1,6 @@
-"""A convolutional student with whole channels taken out, so that every later stage sees a plain, smaller network.
+"""Structured pruning: removes channels of a convolutional student, so that later stages see a plain, smaller network.
 
-Which layers share channels, and lose them together, is found by torch-pruning (Fang et al. 2023, arXiv:2301.12900).
+torch-pruning finds the layers that share channels and must lose them together (Fang et al. 2023, arXiv:2301.12900).
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from logo_edge_train.models import Body, LogoNetwork, normalise
 from logo_edge_train.recipe import PruneConfig
 
 BATCH = 32
-STEPS = 60  # of equal numbers of channels, at most
-MOST = 0.9  # of the channels of a layer, or of all
+STEPS = 60  # at most, with equal numbers of channels
+MOST = 0.9  # share of the channels of a layer, or of all, that may be removed
 
 
 def prune_channels(
     network: LogoNetwork, config: PruneConfig, manifest: Manifest, classes: tuple[str, ...], contract: InputContract
 ) -> LogoNetwork:
-    """A copy of the network with channels taken out, those over all layers that matter least, until `config.share` of its
-    multiplications are gone.
+    """A copy of the network without its least important channels, over all layers.
 
-    Taylor's importance is that of the cross-entropy on labelled logos of the train split. Inputs and outputs stay as they
-    are. It is worse than before until it has learned again. A checkpoint of it is read like that of the whole network:
-    `models.resize_layers`. Raises RunError for a network with attention or more than timm's own layers,
-    MissingExtraError without torch-pruning.
+    Channels are removed until `config.share` of the multiplications are gone. The Taylor importance uses the
+    cross-entropy on labelled logos of the train split. Inputs and outputs do not change. The network must be fine-tuned
+    afterwards. Its checkpoint is read like that of the unpruned network: `models.resize_layers`. Raises RunError for a
+    network with attention or with layers other than timm's, MissingExtraError without torch-pruning.
     """
     try:
         import torch_pruning
@@ -42,9 +41,8 @@ def prune_channels(
         raise RunError(
             f"{network.name} cannot lose channels; expected one of timm's convolutional networks, or share = 0"
         )
-    pruned = (
-        copy.deepcopy(network).cpu().eval().requires_grad_(True)
-    )  # an average of weights, such as `fit` gives, learns not
+    # `fit` returns averaged weights, which do not require gradients
+    pruned = copy.deepcopy(network).cpu().eval().requires_grad_(True)
     body = Body(pruned)
     importance = torch_pruning.importance
     taylor = config.importance == "taylor"
@@ -62,13 +60,13 @@ def prune_channels(
     if taylor:
         rows = stratified_sample(manifest.split("train"), config.images, seed=2)
         pixels, targets = torch.from_numpy(pixels_of(rows, manifest, contract)), targets_of(rows, classes)
-        for part, wanted in zip(pixels.split(BATCH), torch.from_numpy(targets).split(BATCH), strict=True):
-            functional.cross_entropy(body(normalise(part))[0], wanted).backward()
-        for parameter in body.parameters():  # the epistemic head has no part in that loss
+        for part, labels in zip(pixels.split(BATCH), torch.from_numpy(targets).split(BATCH), strict=True):
+            functional.cross_entropy(body(normalise(part))[0], labels).backward()
+        for parameter in body.parameters():  # that loss does not depend on the epistemic head
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    wanted = (1 - config.share) * count_macs(network, contract.size_px)
+    target = (1 - config.share) * count_macs(network, contract.size_px)
     for _ in range(STEPS):
-        if count_macs(pruned, contract.size_px) <= wanted:
+        if count_macs(pruned, contract.size_px) <= target:
             break
         pruner.step()
     pruned.zero_grad()

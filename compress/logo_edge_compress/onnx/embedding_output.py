@@ -1,4 +1,4 @@
-"""A bundle's model -> the same with an output `embedding`, and the space in which logos are compared by it."""
+"""Adds the output `embedding` to a bundle's model, and fits the space in which logos are compared by it."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from logo_edge_train.data.manifest import Manifest
 SAMPLES = Path(logo_edge.__file__).parent / "samples"
 
 
-def embed_bundle(bundle: Bundle, model: Path, work: Path, manifest: Manifest) -> tuple[Bundle, Path, dict[str, Path]]:
-    """What `pack_bundle` packs, of a bundle and its model: both with an embedding, and embedding.npz, written to `work`.
+def embed_bundle(
+    bundle: Bundle, model: Path, work: Path, manifest: Manifest, renders: Path
+) -> tuple[Bundle, Path, dict[str, Path]]:
+    """The bundle and its model with an embedding, and embedding.npz, for `pack_bundle`; files are written to `work`.
 
-    The space is fitted on the manifest's train split, its background is the calib split; without a train split, and of
-    a graph whose features cannot be had, all stays as it is. Raises VerificationError where the added output changes a
-    logit.
+    The space is fitted on the manifest's train split, its background is the calib split. Without a train split, or if the
+    graph's features are not accessible, nothing changes. Raises VerificationError where the added output changes a logit.
     """
-    found = add_embedding(onnx.load(model))
-    if found is None or len(manifest.split("train")) < 2:
-        kept = {SPACE: bundle.folder / SPACE} if SPACE in bundle.files else {}
-        return bundle, model, kept
+    embedding_model = add_embedding(onnx.load(model))
+    if embedding_model is None or len(manifest.split("train")) < 2:
+        return bundle, model, {SPACE: bundle.folder / SPACE} if SPACE in bundle.files else {}
     path = work / "model-embedding.onnx"
-    save_model(found, path)
+    save_model(embedding_model, path)
     samples = [preprocess(load_image(sample), bundle.input) for sample in sorted(SAMPLES.glob("*.png"))]
     before, after = (_outputs(graph, samples, LOGITS) for graph in (model, path))
     if not np.array_equal(before, after):
         raise VerificationError(
-            f"{model}: with the output {EMBEDDING}, logits differ by up to {np.abs(before - after).max():.3g}; expected the "
-            "very same. It is not packed; report it"
+            f"{model}: with the output {EMBEDDING}, logits differ by up to {np.abs(before - after).max():.3g}; expected no "
+            "difference. It is not packed; report it"
         )
     embeddings = [
         _outputs(
             path,
-            (preprocess(load_image(manifest.image_path(row)), bundle.input) for row in manifest.split(split)),
+            (preprocess(load_image(manifest.image_path(row, renders)), bundle.input) for row in manifest.split(split)),
             EMBEDDING,
         )
         for split in ("train", "calib")

@@ -21,8 +21,8 @@ from logo_edge_train.models.epistemic import EVIDENCE_RANGE
 def export_onnx(network: LogoNetwork, size_px: int, path: Path, *, body: Path | None = None) -> Path:
     """The network at `path` as FP32 ONNX, `pixels` (batch, S, S, C) uint8 -> `logits` (batch, K) float32.
 
-    One with an epistemic head gives `epistemic` (batch,) float32 besides, in nats. The graph of `export_body`, which
-    quantization begins with, stays at `body`, if given.
+    With an epistemic head it also has the output `epistemic` (batch,) float32, in nats. If `body` is given, the graph of
+    `export_body`, which quantization begins with, is kept there.
     """
     exported = body or path.with_suffix(".body.onnx")
     export_body(network, size_px, exported)
@@ -33,7 +33,7 @@ def export_onnx(network: LogoNetwork, size_px: int, path: Path, *, body: Path | 
 
 
 def finish(model: onnx.ModelProto, size_px: int, path: Path) -> None:
-    """Gives a body, in any precision, its uint8 front and its epistemic output, and writes it."""
+    """Adds the uint8 input and the epistemic output to a body, in any precision, and writes it."""
     add_uint8_front(model, size_px)
     add_epistemic(model)
     save_model(model, path)
@@ -42,13 +42,11 @@ def finish(model: onnx.ModelProto, size_px: int, path: Path) -> None:
 def export_torchscript(network: LogoNetwork, size_px: int, path: Path) -> Path:
     """The network at `path` as a traced and frozen TorchScript module of the same contract as the ONNX graph.
 
-    PyTorch has deprecated TorchScript; it is for programs that are built on libtorch.
+    PyTorch has deprecated TorchScript; programs built on libtorch still need it.
     """
     pixels = torch.randint(0, 256, (2, size_px, size_px, network.channels), dtype=torch.uint8)
     with open_attention(network), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of its deprecation, and of shapes that tracing fixes: verification finds those
+        warnings.simplefilter("ignore")  # about its deprecation, and about fixed shapes, which verification would find
         traced = torch.jit.freeze(torch.jit.trace(network.eval(), pixels, check_trace=False))
         with replacing(path) as part:
             torch.jit.save(traced, str(part))
@@ -58,7 +56,7 @@ def export_torchscript(network: LogoNetwork, size_px: int, path: Path) -> Path:
 def export_body(network: LogoNetwork, size_px: int, path: Path) -> None:
     """The backbone alone, `planes` (batch, C, S, S) normalised float32 -> `logits`, with batch-norm folded.
 
-    With an epistemic head it gives EVIDENCE too; what follows has no place in a quantized graph, so that
+    With an epistemic head it also has the output EVIDENCE. The conversion to nats must not be quantized, so
     `add_epistemic` adds it last.
     """
     outputs = (LOGITS, *([EVIDENCE[network.epistemic.kind]] if network.epistemic else []))
@@ -70,10 +68,10 @@ def export_module(
 ) -> None:
     """Any part of a network, `planes` (batch, ...) of the given shape -> `outputs`, with batch-norm folded.
 
-    What PyTorch's exporter cannot take apart is traced by its predecessor, with a warning.
+    If PyTorch's exporter fails, the module is traced by the older exporter, with a warning.
     """
     raw = path.with_suffix(".raw.onnx")
-    with open_attention(module):  # the exporter cannot take the fused kernel apart
+    with open_attention(module):  # the exporter cannot decompose the fused kernel
         try:
             program = torch.onnx.export(
                 module.eval(),
@@ -105,7 +103,7 @@ def export_module(
 def add_uint8_front(model: onnx.ModelProto, size_px: int) -> None:
     """Replaces the float input by uint8 pixels; (x - 127) / 128 becomes a DequantizeLinear, exact in both precisions.
 
-    In a quantized graph the first QuantizeLinear goes where it has these very figures: the pixels are its values already.
+    In a quantized graph the first QuantizeLinear is removed if it has the same parameters: the pixels are its output.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -132,14 +130,14 @@ def add_uint8_front(model: onnx.ModelProto, size_px: int) -> None:
 def add_epistemic(model: onnx.ModelProto) -> None:
     """Replaces the output EVIDENCE (batch, 1), if there is one, by `epistemic` (batch,), in nats, always in float32.
 
-    ONNX's operators have no digamma; its asymptotic series from a + 2 on, and two steps of the recurrence, are within
-    1e-4 nats of `models.epistemic_nats`.
+    ONNX has no digamma operator; its asymptotic series at a + 2, with two steps of the recurrence, is within 1e-4 nats of
+    `models.epistemic_nats`.
     """
     graph, nodes = model.graph, []
-    found = [(kind, entry) for entry in graph.output for kind, name in EVIDENCE.items() if entry.name == name]
-    if not found:
+    outputs = [(kind, output) for output in graph.output for kind, name in EVIDENCE.items() if output.name == name]
+    if not outputs:
         return
-    ((kind, evidence),) = found
+    ((kind, evidence),) = outputs
 
     def constant(value) -> str:
         array = np.asarray(value)
@@ -158,7 +156,7 @@ def add_epistemic(model: onnx.ModelProto) -> None:
 
     axis = constant(np.array([1], np.int64))
     if kind == "dispersion":
-        logits = next(entry for entry in graph.output if entry.name == LOGITS)
+        logits = next(output for output in graph.output if output.name == LOGITS)
         most = np.log(logits.type.tensor_type.shape.dim[1].dim_value)
         column = add("Mul", add("Sigmoid", evidence.name), number(most))  # (B, 1)
     else:

@@ -1,6 +1,6 @@
-"""What every ONNX graph of this project is: its names, its versions, how it is written, how it becomes another one.
+"""The ONNX graphs of this project: their names and versions, how they are written and converted.
 
-Needs onnx and numpy, not torch, so that a device can convert what it was given.
+Needs onnx and numpy, not torch, so that a device can convert a graph.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ OPSET = 18
 IR_VERSION = 10  # read by onnxruntime >= 1.20
 LEAST_STORED = 64  # values; casting fewer saves nothing
 PIXELS, PLANES, LOGITS = "pixels", "planes", "logits"
-EVIDENCE = {
-    "dirichlet": "log_precision",
-    "dispersion": "dispersion_logit",
-}  # by kind of head, what `epistemic` is made of
+# by kind of head, the output that `epistemic` is computed from
+EVIDENCE = {"dirichlet": "log_precision", "dispersion": "dispersion_logit"}
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """Checks and writes the model, whole or not at all, without what only debugging needs."""
+    """Checks the model and writes it in one step, without debugging information."""
     model.ir_version = min(model.ir_version, IR_VERSION)
     model.doc_string = ""
     del model.metadata_props[:]
@@ -34,28 +32,28 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
         node.doc_string = ""
         del node.metadata_props[:]
     used = {"", *(node.domain for node in model.graph.node)}
-    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
-        model.opset_import.remove(entry)
+    for opset in [opset for opset in model.opset_import if opset.domain not in used]:
+        model.opset_import.remove(opset)
     onnx.checker.check_model(model, full_check=True)
     write_file(path, model.SerializeToString())
 
 
 def fix_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """The model for batches of just this size; its inputs and outputs have a free first dimension before."""
+    """The model for batches of exactly this size; before, the first dimension of inputs and outputs is free."""
     model = copy_model(model)
-    for entry in [*model.graph.input, *model.graph.output]:
-        entry.type.tensor_type.shape.dim[0].dim_value = batch
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = batch
     return model
 
 
 def add_embedding(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The model with an output `embedding` (batch, D) float32: what its last layer reads, before it is quantized.
+    """The model with an output `embedding` (batch, D) float32: the input of its last layer, before quantization.
 
-    Nothing is computed that was not before. None where the logits are not those of a layer of rank 2.
+    No computation is added. None where the logits do not come from a layer of rank 2.
     """
     model = copy_model(model)
     graph = model.graph
-    if any(entry.name == EMBEDDING for entry in graph.output):
+    if any(output.name == EMBEDDING for output in graph.output):
         return model
     makers = {output: node for node in graph.node for output in node.output}
     name = LOGITS
@@ -66,7 +64,8 @@ def add_embedding(model: onnx.ModelProto) -> onnx.ModelProto | None:
     name = makers[name].input[0]
     while name in makers and makers[name].op_type in ("QuantizeLinear", "DequantizeLinear", "Identity", "Dropout"):
         name = makers[name].input[0]
-    shapes = {entry.name: entry.type.tensor_type for entry in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    values = onnx.shape_inference.infer_shapes(model).graph.value_info
+    shapes = {value.name: value.type.tensor_type for value in values}
     if name not in shapes or len(shapes[name].shape.dim) != 2 or shapes[name].elem_type != TensorProto.FLOAT:
         return None
     width = shapes[name].shape.dim[1].dim_value
@@ -78,9 +77,9 @@ def add_embedding(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The FP32 model with weights and arithmetic in float16; it still reads uint8 pixels and gives float32 outputs.
+    """The FP32 model with weights and arithmetic in float16; it still reads uint8 pixels and returns float32 outputs.
 
-    What makes evidence into nats stays in float32, which it needs.
+    The conversion of evidence to nats stays in float32, because it needs the precision.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -93,7 +92,7 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def store_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The FP32 model with its weights stored in float16 and cast back where a runtime loads it: half the bytes, no slower."""
+    """The FP32 model with its weights stored in float16 and cast back at load: half the bytes, the same speed."""
     model = copy_model(model)
     graph, casts = model.graph, []
     for tensor in [tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT]:
@@ -109,13 +108,13 @@ def store_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelProto:
-    """The model in TensorRT's terms: the same weights, on grids and types that its parser takes.
+    """The model for TensorRT: the same weights, with the types and quantization that its parser accepts.
 
-    TensorRT reads uint8 only to cast it, and quantizes to S8 with a zero point of 0. So pixels are cast and then
-    normalised; U8 activations become S8 with the larger half of their range on 127 steps; biases become float. A Relu
-    that ran as the lower end of a U8 range is written out again. onnx-tensorrt, docs/operators.md, 10.15.
+    TensorRT can only cast uint8, and quantizes to S8 with a zero point of 0. So pixels are cast and then normalised; U8
+    activations become S8 with the larger half of their range on 127 steps; biases become float. A Relu that was expressed
+    by the lower end of a U8 range is added as a node again. onnx-tensorrt, docs/operators.md, 10.15.
 
-    Activations lose up to one bit; `kept_range` is the share of their range that the steps cover, for finer ones.
+    Activations lose up to one bit. `kept_range` is the share of their range that the steps cover; less gives finer steps.
     """
     model = copy_model(model)
     graph = model.graph
@@ -146,21 +145,21 @@ def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelPr
 
 
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    twin = onnx.ModelProto()
-    twin.CopyFrom(model)
-    return twin
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _sort_nodes(graph: onnx.GraphProto) -> None:
-    """Puts each node after those whose outputs it reads."""
+    """Sorts the nodes topologically."""
     waiting, nodes = list(graph.node), []
-    made = {entry.name for entry in [*graph.input, *graph.initializer]} | {""}
+    known = {value.name for value in [*graph.input, *graph.initializer]} | {""}
     while waiting:
-        ready = [node for node in waiting if made.issuperset(node.input)]
+        ready = [node for node in waiting if known.issuperset(node.input)]
         assert ready, "the graph has a cycle"
         nodes += ready
-        made.update(name for node in ready for name in node.output)
-        waiting = [node for node in waiting if not made.issuperset(node.output)]
+        known.update(name for node in ready for name in node.output)
+        waiting = [node for node in waiting if not known.issuperset(node.output)]
     del graph.node[:]
     graph.node.extend(nodes)
 
@@ -168,7 +167,7 @@ def _sort_nodes(graph: onnx.GraphProto) -> None:
 def _make_symmetric(
     graph: onnx.GraphProto, node: onnx.NodeProto, constants: dict, kept_range: float
 ) -> list[onnx.NodeProto]:
-    """Moves one Q or DQ node from U8 to S8 about 0, in place, and gives what has to run before it."""
+    """Changes one Q or DQ node from U8 to symmetric S8, in place; returns the nodes that must precede it."""
     scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
     if zero_point.dtype != np.uint8:
         return []

@@ -1,6 +1,6 @@
-"""Static INT8 by NNCF: with its bias correction, and with layers put back to FP32 until the accuracy holds, within a time.
+"""Static INT8 by NNCF: with its bias correction, or with layers restored to FP32 until the accuracy holds, within a time.
 
-A second opinion beside `quantize.quantize_body`, for graphs on which that loses too much.
+An alternative to `static.quantize_body`, for graphs on which that loses too much.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def restore_with_nncf(
     minutes: float,
     reduce_range: bool,
 ) -> tuple[Path, bool]:
-    """The same with layers put back to FP32 until accuracy on val is at most `max_drop` below; and whether it is by then.
+    """The same with layers restored to FP32 until accuracy on val drops by at most `max_drop`; and whether that is reached.
 
-    After `minutes` the most accurate of those tried so far is taken. val_pixels: (N, S, S, 3) uint8, val_targets: (N,).
+    After `minutes` the most accurate model so far is used. val_pixels: (N, S, S, 3) uint8, val_targets: (N,).
     """
     import onnxruntime
 
     nncf, model = _import_nncf(), onnx.load(body)
-    whole, tried = [], []  # accuracies of the FP32 model; (accuracy, model) of quantized ones
+    fp32_accuracies, tried = [], []  # tried: (accuracy, model) of quantized ones
     end = time.monotonic() + 60 * minutes
 
     def validate(candidate: onnx.ModelProto, items: Iterable[int]) -> tuple[float, list[float]]:
@@ -79,8 +79,8 @@ def restore_with_nncf(
         ]
         accuracy = float(np.mean(right))
         if not any(node.op_type == "QuantizeLinear" for node in candidate.graph.node):
-            whole.append(accuracy)
-        elif len(right) == len(val_targets):  # else it is ranking layers, on a part
+            fp32_accuracies.append(accuracy)
+        elif len(right) == len(val_targets):  # else NNCF ranks layers on a part of them
             tried.append((accuracy, copy_model(candidate)))
         return accuracy, [float(hit) for hit in right]
 
@@ -104,22 +104,22 @@ def restore_with_nncf(
     except _TimeUp:
         from nncf.onnx.quantization.quantize_model import compress_quantize_weights_transformation
 
-        quantized = max(tried, key=lambda entry: entry[0])[1]
-        compress_quantize_weights_transformation(quantized)  # what NNCF does last: weights become integers
+        quantized = max(tried, key=lambda pair: pair[0])[1]
+        compress_quantize_weights_transformation(quantized)  # the last step of NNCF: weights become integers
     finish(quantized, size_px, path)
-    return path, bool((run_onnx(path, val_pixels).argmax(1) == val_targets).mean() >= whole[0] - max_drop)
+    return path, bool((run_onnx(path, val_pixels).argmax(1) == val_targets).mean() >= fp32_accuracies[0] - max_drop)
 
 
 def _correct_biases(quantize: Callable[..., onnx.ModelProto]) -> onnx.ModelProto:
-    """What `quantize` gives with accurate bias correction or, where NNCF cuts a graph so that it does not load, the fast one."""
+    """The model with accurate bias correction; with the fast one if NNCF cuts the graph so that it does not load."""
     try:
         return quantize(fast_bias_correction=False)
-    except RuntimeError:  # of ONNX Runtime, on the cut graph
+    except RuntimeError:  # by ONNX Runtime, on the cut graph
         return quantize(fast_bias_correction=True)
 
 
 def _planes(nncf: ModuleType, pixels: np.ndarray):
-    """One image at a time, normalised as it is asked for."""
+    """The images one by one, normalised on access."""
     return nncf.Dataset(list(range(len(pixels))), lambda index: {PLANES: to_planes(pixels[index : index + 1])})
 
 

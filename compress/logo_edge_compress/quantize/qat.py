@@ -1,8 +1,8 @@
-"""Quantization-aware fine-tuning of the very graph that ships: its weights learn what its FP32 parent says.
+"""Quantization-aware fine-tuning of the graph that ships, with its FP32 parent as the teacher.
 
-The INT8 QDQ file is read as a PyTorch network that computes what ONNX Runtime will, learned with straight-through
+The INT8 QDQ file is read as a PyTorch network that computes the same as ONNX Runtime, fitted with straight-through
 gradients (Bengio et al. 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877), and its integers are written back.
-Scales and zero points stay as they were calibrated.
+Scales and zero points do not change.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from logo_edge_train.models import Answer
 from logo_edge_train.runs import Run
 from logo_edge_train.tracker import stem_of
 
-TUNED_BY = ("quantize.finetune", "distill")  # the recipe's settings that fine-tuning learns by
+TUNED_BY = ("quantize.finetune", "distill")  # the recipe's settings that fine-tuning depends on
 NOT_TUNED_BY = (
     *OF_ALL_STUDENTS,
     "distill.pretrained",
@@ -57,9 +57,9 @@ def finetune(
 ) -> Path:
     """The INT8 artifact with its weights and biases fine-tuned, at `path`.
 
-    The one teacher is the FP32 student that it was made from, on the transfer set of the distillation. It learns on the
-    CPU, in float32, in which fake quantization is exact. Interrupted, it goes on where the `key`, the artifact_key of all
-    that it depends on, is the same.
+    The only teacher is the FP32 student that it was made from, on the data of the distillation. The fit runs on the CPU
+    in float32, where fake quantization is exact. An interrupted fit is resumed if `key`, the artifact_key of its inputs,
+    is the same.
     """
     recipe, contract = run.recipe, student.architecture.contract
     model = onnx.load(artifact)
@@ -92,7 +92,7 @@ def finetune(
     )
     network.write_integers(model)
     save_model(model, path)
-    for state in path.parent.glob(f"{path.stem}-*.state"):  # those of other settings that were interrupted, too
+    for state in path.parent.glob(f"{path.stem}-*.state"):  # also those of other settings that were interrupted
         state.unlink()
     return path
 
@@ -105,15 +105,15 @@ def unknown_operators(model: onnx.ModelProto) -> list[str]:
 
 
 def _learned_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """All nodes but those that make evidence into nats, which have nothing to learn."""
+    """All nodes except those that convert evidence to nats, which have nothing to learn."""
     return [node for node in model.graph.node if not node.name.startswith(f"{EPISTEMIC}/")]
 
 
 class QuantizedNetwork(nn.Module):
-    """(B, S, S, 3) pixels of 0 to 255 -> (B, K) logits, as an INT8 QDQ model of this project computes them."""
+    """(B, S, S, 3) pixels of 0 to 255 -> (B, K) logits, computed like an INT8 QDQ model of this project."""
 
     def __init__(self, model: onnx.ModelProto, *, reduce_range: bool):
-        """Raises VerificationError where the model has an operator that is not known here."""
+        """Raises VerificationError where the model has an operator that is not supported here."""
         super().__init__()
         self.nodes = _learned_nodes(model)
         if unknown := unknown_operators(model):
@@ -121,8 +121,8 @@ class QuantizedNetwork(nn.Module):
                 f"the INT8 graph has operators that fine-tuning does not know: {', '.join(unknown)}"
             )
         self.source, self.target = model.graph.input[0].name, LOGITS
-        given = {name for node in self.nodes for name in node.output}
-        self.evidence = next((name for name in EVIDENCE.values() if name in given), None)
+        outputs = {name for node in self.nodes for name in node.output}
+        self.evidence = next((name for name in EVIDENCE.values() if name in outputs), None)
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self.constants = {name: torch.from_numpy(np.array(array)) for name, array in constants.items()}
         self.learned, self.grids = nn.ParameterDict(), {}
@@ -131,16 +131,14 @@ class QuantizedNetwork(nn.Module):
             if node.op_type == "DequantizeLinear" and node.input[0] in constants:
                 self._learn(node, constants, layers[node.output[0]], reduce_range)
             elif node.op_type == "Gemm":
-                for name in (
-                    set(node.input[1:]) & self.constants.keys()
-                ):  # what is not quantized: biases, the epistemic head
+                for name in set(node.input[1:]) & self.constants.keys():  # not quantized: biases, the epistemic head
                     self.learned[_key(name)] = nn.Parameter(self.constants.pop(name))
         self.quantized = {name for node in self.nodes if node.op_type == "QuantizeLinear" for name in node.output}
 
     def _learn(self, node: onnx.NodeProto, constants: dict, layer: onnx.NodeProto, reduce_range: bool) -> None:
-        """The dequantized integers of `node` become a parameter; weights keep their grid, biases are free."""
+        """Turns the dequantized integers of `node` into a parameter; weights stay on their grid, biases are free."""
         integers, scale, _ = (constants[name] for name in node.input)
-        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1) if scale.ndim else 0
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1) if scale.ndim else 0
         shape = [-1 if index == axis else 1 for index in range(integers.ndim)] if scale.ndim else []
         real = integers.astype(np.float32) * scale.reshape(shape)
         self.learned[_key(node.output[0])] = nn.Parameter(torch.from_numpy(real))
@@ -153,7 +151,7 @@ class QuantizedNetwork(nn.Module):
         return self.answer(pixels).logits
 
     def answer(self, pixels: torch.Tensor) -> Answer:
-        """The logits and, of a student with an epistemic head, its evidence."""
+        """The logits and, for a student with an epistemic head, its evidence."""
         values: dict[str, torch.Tensor] = {self.source: pixels.float(), **self.constants}
         for node in self.nodes:
             if node.op_type == "DequantizeLinear":
@@ -181,13 +179,13 @@ class QuantizedNetwork(nn.Module):
             return torch.fake_quantize_per_channel_affine(self.learned[_key(name)], steps, zeros, axis, -levels, levels)
         if _key(name) in self.learned:
             return self.learned[_key(name)]
-        if node.input[0] in self.quantized:  # a fake-quantized value is real already
+        if node.input[0] in self.quantized:  # a fake-quantized value is already real
             return values[node.input[0]]
         scale, zero = (float(self.constants[part]) for part in node.input[1:3])
         return (values[node.input[0]] - zero) * scale  # the pixels
 
     def write_integers(self, model: onnx.ModelProto) -> None:
-        """Puts the learned weights and biases, on their grids, into the model that the network was read from."""
+        """Writes the learned weights and biases, on their grids, into the model that the network was read from."""
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "DequantizeLinear" and _key(node.output[0]) in self.learned:
@@ -209,7 +207,7 @@ def _key(name: str) -> str:
 
 
 def _attributes(node: onnx.NodeProto) -> dict:
-    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _conv(attributes: dict, inputs, weight, bias=None) -> torch.Tensor:
@@ -285,4 +283,4 @@ OPERATORS: dict[str, Callable[..., torch.Tensor]] = {
     "Flatten": lambda _, inputs: inputs.flatten(1),
     "Reshape": _reshape,
 }
-"""What a student's graph may hold besides QuantizeLinear and DequantizeLinear: f(attributes, inputs...)."""
+"""The supported operators besides QuantizeLinear and DequantizeLinear: f(attributes, inputs...)."""

@@ -1,7 +1,7 @@
-"""Which way weights are rounded, and how biases make up for it, so that INT8 moves a logo's logits least.
+"""Rounds weights and corrects biases so that INT8 changes the logits of logos as little as possible.
 
-A logo is mostly flat, and where it is flat the rounding errors of a kernel's taps add up instead of averaging out:
-rounding to the nearest value left half of the decisions of an EfficientNet-Lite0 that was trained on logos.
+Logos have large flat areas, where the rounding errors of a kernel's taps add up instead of averaging out: after rounding
+to the nearest value, an EfficientNet-Lite0 trained on logos kept only half of its decisions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from logo_edge_compress.onnx.graph import copy_model
 BATCH = 8
 LAYERS = ("Conv", "Gemm")
 DAMPING = 0.01  # of the mean diagonal of H, added to it
-INT8_LEVELS, REDUCED_LEVELS = 127, 64  # largest magnitude of a weight, as onnxruntime's quantizer has it
+INT8_LEVELS, REDUCED_LEVELS = 127, 64  # largest magnitude of a weight in onnxruntime's quantizer
 
 
 def weight_levels(conv: onnx.NodeProto, *, reduce_range: bool) -> int:
@@ -44,21 +44,21 @@ def kernel_scales(body: onnx.ModelProto, *, reduce_range: bool) -> dict[str, np.
 
 
 def round_weights(body: onnx.ModelProto, planes: np.ndarray, *, reduce_range: bool) -> onnx.ModelProto:
-    """The body with the weights of every convolution moved onto their INT8 grid, one scale per output channel.
+    """The body with the weights of every convolution rounded to their INT8 grid, one scale per output channel.
 
-    Weights are rounded one after the other, and what each one's rounding does to the outputs is taken up by those that
-    are not rounded yet. Optimal brain quantization: Frantar et al. 2023, arXiv:2210.17323. planes: (N, 3, S, S)
-    float32, the inputs whose outputs are to be kept. Layers without a bias get one of 0, for `correct_biases`.
+    Weights are rounded one after the other; the others, not yet rounded, compensate the change of the outputs. Optimal
+    brain quantization: Frantar et al. 2023, arXiv:2210.17323. planes: (N, 3, S, S) float32, the inputs whose outputs are
+    to be preserved. Layers without a bias get a bias of 0, for `correct_biases`.
     """
     scales = kernel_scales(body, reduce_range=reduce_range)
     body = copy_model(body)
     _add_missing_biases(body.graph)
     weights = {tensor.name: tensor for tensor in body.graph.initializer}
     convs = [node for node in body.graph.node if node.op_type == "Conv"]
-    moments: dict[str, np.ndarray] = {}  # of each convolution, (G, n, n): sums of products of its inputs' taps
-    for found in _run(body, planes, [conv.input[0] for conv in convs]):
+    moments: dict[str, np.ndarray] = {}  # by convolution, (G, n, n): sums of products of its inputs' taps
+    for tensors in _run(body, planes, [conv.input[0] for conv in convs]):
         for conv in convs:
-            taps = _taps(found[conv.input[0]], conv, weights[conv.input[1]].dims)
+            taps = _taps(tensors[conv.input[0]], conv, weights[conv.input[1]].dims)
             moments[conv.name] = moments.get(conv.name, 0) + (taps @ taps.transpose(0, 2, 1)).astype(np.float64)
     for conv in convs:
         kernel = numpy_helper.to_array(weights[conv.input[1]])
@@ -74,9 +74,9 @@ def round_weights(body: onnx.ModelProto, planes: np.ndarray, *, reduce_range: bo
 
 
 def round_rows(rows: np.ndarray, scale: np.ndarray, levels: int, moments: np.ndarray) -> np.ndarray:
-    """(R, n) weights as multiples, at most `levels`, of each row's scale (R,), with (w - q) H (w - q) small; H: (n, n)."""
+    """(R, n) weights as multiples (at most `levels`) of each row's scale (R,), with (w - q) H (w - q) small; H: (n, n)."""
     damped = moments + np.eye(len(moments)) * (DAMPING * np.trace(moments) / len(moments) + 1e-9)
-    order = np.argsort(-np.diag(damped), kind="stable")  # the strongest inputs first, while others can still make up
+    order = np.argsort(-np.diag(damped), kind="stable")  # the strongest inputs first, while others can still compensate
     factor = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T  # (n, n), upper
     left, rounded = rows[:, order].copy(), np.empty_like(rows)
     for j, position in enumerate(order):
@@ -87,7 +87,7 @@ def round_rows(rows: np.ndarray, scale: np.ndarray, levels: int, moments: np.nda
 
 
 def correct_biases(quantized: onnx.ModelProto, body: onnx.ModelProto, planes: np.ndarray) -> onnx.ModelProto:
-    """The QDQ graph with each layer's INT32 bias shifted, first layer first, so that its channels keep their mean.
+    """The QDQ graph with each layer's INT32 bias shifted, in order, so that the means of its channels are preserved.
 
     Nagel et al. 2019, arXiv:1906.04721, with measured means. planes: (N, 3, S, S) float32, read by both graphs.
     """
@@ -100,8 +100,8 @@ def correct_biases(quantized: onnx.ModelProto, body: onnx.ModelProto, planes: np
         for node in quantized.graph.node
         if node.op_type in LAYERS and len(node.input) == 3 and node.input[2] in makers  # a float bias is exact
     ]
-    wanted = _channel_means(body, planes, [outputs[layer.name] for layer in layers])
-    for layer, mean in zip(layers, wanted, strict=True):
+    targets = _channel_means(body, planes, [outputs[layer.name] for layer in layers])
+    for layer, mean in zip(layers, targets, strict=True):
         (now,) = _channel_means(quantized, planes, [layer.output[0]])
         integers, scale = (constants[name] for name in makers[layer.input[2]].input[:2])
         shift = np.round((mean - now) / numpy_helper.to_array(scale))
@@ -122,32 +122,32 @@ def _add_missing_biases(graph: onnx.GraphProto) -> None:
 
 
 def _channel_means(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> list[np.ndarray]:
-    """The mean of each named tensor, (B, C) or (B, C, H, W), over all but its channels: (C,) float64."""
+    """The mean of each named tensor, (B, C) or (B, C, H, W), by channel: (C,) float64."""
     sums = [0.0] * len(names)
-    for found in _run(model, planes, names):
+    for tensors in _run(model, planes, names):
         for index, name in enumerate(names):
-            tensor = found[name].astype(np.float64)
+            tensor = tensors[name].astype(np.float64)
             sums[index] = sums[index] + tensor.reshape(*tensor.shape[:2], -1).mean(axis=2).sum(axis=0)
     return [total / len(planes) for total in sums]
 
 
 def _run(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
-    """The named tensors of the graph exactly as it is written, batch by batch."""
+    """The named tensors of the graph, without graph optimization, batch by batch."""
     import onnxruntime
 
     source = model.graph.input[0].name
-    asked = [name for name in dict.fromkeys(names) if name != source]
-    if not asked:  # a graph without nodes cannot be run
+    outputs = [name for name in dict.fromkeys(names) if name != source]
+    if not outputs:  # a graph without nodes cannot be run
         yield from ({source: planes[start : start + BATCH]} for start in range(0, len(planes), BATCH))
         return
-    probe = _upstream(model, asked)
+    probe = _upstream(model, outputs)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     for start in range(0, len(planes), BATCH):
         batch = planes[start : start + BATCH]
-        yield {source: batch, **dict(zip(asked, session.run(asked, {source: batch}), strict=True))}
+        yield {source: batch, **dict(zip(outputs, session.run(outputs, {source: batch}), strict=True))}
 
 
 def _upstream(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
@@ -164,7 +164,7 @@ def _upstream(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 
 
 def _taps(tensor: np.ndarray, conv: onnx.NodeProto, shape) -> np.ndarray:
-    """What a convolution multiplies with its weights: (B, C, H, W) -> (G, C / G * kh * kw, B * H' * W') float32."""
+    """The inputs that a convolution multiplies with its weights: (B, C, H, W) -> (G, C / G * kh * kw, B * H' * W') float32."""
     top, left, bottom, right = _attribute(conv, "pads", [0, 0, 0, 0])
     down, across = _attribute(conv, "strides", [1, 1])
     padded = np.pad(tensor, ((0, 0), (0, 0), (top, bottom), (left, right)))
@@ -176,4 +176,4 @@ def _taps(tensor: np.ndarray, conv: onnx.NodeProto, shape) -> np.ndarray:
 
 
 def _attribute(node: onnx.NodeProto, name: str, default):
-    return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
+    return next((helper.get_attribute_value(part) for part in node.attribute if part.name == name), default)

@@ -1,4 +1,4 @@
-"""What INT8 costs layer by layer, and which layers to leave in FP32."""
+"""The cost of INT8 layer by layer, and the layers to leave in FP32."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from logo_edge_train.runs import write_json
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer quantized alone, all others in FP32: KL(FP32 || so) of the logits in nats, and the accuracy, on val."""
+    """One layer quantized alone, all others in FP32: KL(FP32 || this) of the logits in nats, and accuracy, on val."""
 
     name: str
     operator: str
@@ -41,10 +41,10 @@ def measure_sensitivity(
     reduce_range: bool,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Layer]:
-    """Every layer that has weights, in the order of the graph; its weights as in `rounded`, its inputs in U8.
+    """Every layer with weights, in the order of the graph; its weights as in `rounded`, its inputs in U8.
 
-    Each is written to the JSON file `record` as soon as it is measured, and read from there. pixels: (N, S, S, 3) uint8 of
-    train, val_pixels and val_targets (N,) those to measure on.
+    Each result is written to the JSON file `record` at once, and read from there. pixels: (N, S, S, 3) uint8 of train;
+    val_pixels and val_targets (N,): the images to measure on.
     """
     model, grid = onnx.load(body), onnx.load(rounded)
     kernels = {tensor.name: tensor for tensor in grid.graph.initializer}
@@ -55,7 +55,7 @@ def measure_sensitivity(
         if node.op_type in LEARNED and node.input[1] in names and node.name not in evidence_nodes(model)
     ]
     done = (
-        {entry["name"]: Layer(**entry) for entry in json.loads(record.read_text())["layers"]} if record.exists() else {}
+        {layer["name"]: Layer(**layer) for layer in json.loads(record.read_text())["layers"]} if record.exists() else {}
     )
     if done.keys() >= {layer.name for layer in layers}:
         return [done[layer.name] for layer in layers]
@@ -79,16 +79,16 @@ def measure_sensitivity(
         )
         finish(quantized, size_px, scratch)
         logits = run_onnx(scratch, val_pixels)
-        found = Layer(
+        result = Layer(
             layer.name,
             layer.op_type,
             int(np.prod(weight.dims)),
             compare_logits(parent, logits).kl_nats,
             float((logits.argmax(1) == val_targets).mean()),
         )
-        done[layer.name] = found
-        say(f"  {found.name}: KL {found.kl_nats:.5f} nats, {found.accuracy:.1%}")
-        write_json(record, {"layers": [asdict(entry) for entry in done.values()]})
+        done[layer.name] = result
+        say(f"  {result.name}: KL {result.kl_nats:.5f} nats, {result.accuracy:.1%}")
+        write_json(record, {"layers": [asdict(result) for result in done.values()]})
     scratch.unlink()
     ranges.unlink(missing_ok=True)
     return [done[layer.name] for layer in layers]
@@ -108,14 +108,14 @@ def mix_precision(
     tolerance: Tolerance,
     most: int,
 ) -> tuple[tuple[str, ...], Parity]:
-    """The INT8 body at `path` with as few of the most sensitive layers in FP32 as `tolerance` takes, their names, its parity.
+    """Writes the INT8 body with the fewest sensitive layers in FP32 that `tolerance` allows; their names and the parity.
 
-    Their number is doubled, from none on, until the tolerance on val holds, or there are `most` of them.
+    The number of layers is doubled, starting with none, until val is within the tolerance, or `most` is reached.
     """
     order = [layer.name for layer in sorted(layers, key=lambda layer: -layer.kl_nats)]
-    whole, ranges = path.with_suffix(".whole.onnx"), path.with_suffix(".ranges.json")
-    finish(onnx.load(body), size_px, whole)
-    parent = run_onnx(whole, val_pixels)
+    fp32, ranges = path.with_suffix(".whole.onnx"), path.with_suffix(".ranges.json")
+    finish(onnx.load(body), size_px, fp32)
+    parent = run_onnx(fp32, val_pixels)
     counts = [0, *(2**power for power in range(most.bit_length()) if 2**power < most), most]
     for count in counts:
         restored = tuple(order[:count])
@@ -137,6 +137,6 @@ def mix_precision(
             and parity.mean_difference <= tolerance.mean_difference
         ):
             break
-    whole.unlink()
+    fp32.unlink()
     ranges.unlink(missing_ok=True)
     return restored, parity

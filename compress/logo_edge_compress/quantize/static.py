@@ -1,4 +1,4 @@
-"""An FP32 ONNX body -> static INT8 in QDQ form, calibrated on logos of the train split; dynamic INT8."""
+"""An FP32 ONNX body -> static INT8 in QDQ form, calibrated on logos of the train split, or dynamic INT8."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ METHODS = {
 
 @contextmanager
 def quiet_quantizer() -> Iterator[None]:
-    """Withholds what ONNX Runtime's quantizer prints, and its warnings of its own defaults to the root logger."""
+    """Suppresses what ONNX Runtime's quantizer prints, and its warnings to the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -59,12 +59,12 @@ def quantize_body(
     restored: tuple[str, ...] = (),
     ranges: Path | None = None,
 ) -> Path:
-    """The body of `export_body`, whose `round_body` is `rounded`, as INT8 QDQ with a uint8 front, at `path`.
+    """The body of `export_body`, whose `round_body` is `rounded`, as INT8 QDQ with a uint8 input, at `path`.
 
     pixels: (N, S, S, C) uint8, the calibration images. Activations are U8, weights S8 per output channel (see
-    QuantizeConfig); with attention only what has weights is quantized. Layers that `restored` names stay in FP32, and so
-    does the head of epistemic uncertainty, which is next to nothing. Where activations reach is kept in the JSON file
-    `ranges`, and read where it is there. ONNX Runtime, "Quantize ONNX models".
+    QuantizeConfig); in networks with attention only operators with weights are quantized. The layers named in `restored`
+    stay in FP32, as does the small epistemic head. The activation ranges are stored in the JSON file `ranges`, and read if
+    it exists. ONNX Runtime, "Quantize ONNX models".
     """
     model, base = onnx.load(body), onnx.load(rounded)
     kernels = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -98,9 +98,9 @@ def insert_qdq(
     restored: tuple[str, ...] = (),
     ranges: Path | None = None,
 ) -> onnx.ModelProto:
-    """The body as QDQ, weights on the grids `scales` (C,) of each kernel's name; further arguments as `quantize_body`'s.
+    """The body as QDQ, weights on the grids `scales` (kernel name -> (C,)); the other arguments as in `quantize_body`.
 
-    `only` names the layers to quantize, left out all. Images are streamed: STRIDE of them are in memory at a time.
+    `only` names the layers to quantize; empty: all. Images are streamed: STRIDE of them are in memory at a time.
     """
     exact = {
         "scale": np.array(1 / SCALE, np.float32),
@@ -119,10 +119,12 @@ def insert_qdq(
     }
     stride = min(STRIDE, len(pixels))
     options = {"CalibStridedMinMax": stride, "QuantizeBias": True, "TensorQuantOverrides": {PLANES: [exact], **weights}}
-    types = None  # all that can be
-    if any(node.op_type == "Softmax" for node in model.graph.node):  # scores of attention reach too far for 8 bits
+    types = None  # all supported
+    if any(
+        node.op_type == "Softmax" for node in model.graph.node
+    ):  # the range of attention scores is too wide for 8 bits
         types, options["MatMulConstBOnly"] = list(LEARNED), True
-    whole_strides = pixels[: len(pixels) // stride * stride]  # onnxruntime asks for them
+    whole_strides = pixels[: len(pixels) // stride * stride]  # onnxruntime needs full strides
     with tempfile.TemporaryDirectory() as folder, quiet_quantizer():
         source, raw = Path(folder) / "body.onnx", Path(folder) / "quantized.onnx"
         onnx.save(model, source)
@@ -148,9 +150,9 @@ def insert_qdq(
 def quantize_dynamically(
     body: Path, size_px: int, path: Path, *, operators: tuple[str, ...] = ("MatMul", "Gemm"), reduce_range: bool
 ) -> Path:
-    """The body with INT8 weights of those operators, whose inputs are quantized as they come: nothing is calibrated.
+    """The body with INT8 weights of these operators, whose inputs are quantized at run time, without calibration.
 
-    Made for matrices. ONNX Runtime has slow kernels for convolutions so quantized, and one range for all channels of
+    For matrix products. ONNX Runtime's kernels for dynamic convolutions are slow, and use one range for all channels of
     an input; take static INT8 for those.
     """
     with tempfile.TemporaryDirectory() as folder, quiet_quantizer():
@@ -171,28 +173,28 @@ def quantize_dynamically(
 
 
 def evidence_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The names of the nodes that give the evidence of a body: at most one."""
+    """The names of the nodes that compute the evidence of a body: at most one."""
     return tuple(node.name for node in model.graph.node if set(node.output) & set(EVIDENCE.values()))
 
 
 def explain_range(reduce_range: bool, isa: list[str]) -> str:
-    """Why INT8 weights have the bits that they have, in a sentence about a CPU with these instruction sets."""
+    """A sentence on the number of bits of INT8 weights, for a CPU with these instruction sets."""
     has_vnni = any("vnni" in name for name in isa)
     if reduce_range:
-        here = "this CPU has VNNI and would bear 8" if has_vnni else "this CPU has none"
-        return f"INT8 weights keep to 7 bits, as sums of 8-bit ones saturate on CPUs without VNNI; {here}."
-    here = "this CPU has VNNI" if has_vnni else "this CPU has none, so that these figures are of saturated sums"
-    return f"INT8 weights have 8 bits, whose sums saturate on CPUs without VNNI; {here}."
+        here = "this CPU has VNNI and could use 8" if has_vnni else "this CPU has none"
+        return f"INT8 weights have 7 bits, because sums of 8-bit products saturate on CPUs without VNNI; {here}."
+    here = "this CPU has VNNI" if has_vnni else "this CPU has none, so these figures include saturation"
+    return f"INT8 weights have 8 bits; sums of their products saturate on CPUs without VNNI; {here}."
 
 
 def round_body(body: Path, pixels: np.ndarray, path: Path, *, reduce_range: bool) -> Path:
-    """The body with its convolutions' weights on their INT8 grid, at `path`; see `rounding.round_weights`."""
+    """The body with the weights of its convolutions on their INT8 grid, at `path`; see `rounding.round_weights`."""
     save_model(round_weights(onnx.load(body), _probes(pixels), reduce_range=reduce_range), path)
     return path
 
 
 def to_planes(pixels: np.ndarray) -> np.ndarray:
-    """(N, S, S, C) uint8 -> (N, C, S, S) float32, normalised as the body reads it."""
+    """(N, S, S, C) uint8 -> (N, C, S, S) float32, normalised for the body."""
     return np.ascontiguousarray(((pixels.astype(np.float32) - MEAN) / SCALE).transpose(0, 3, 1, 2))
 
 

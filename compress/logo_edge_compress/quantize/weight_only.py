@@ -23,9 +23,9 @@ def store_int8(body: Path, size_px: int, path: Path) -> Path:
 
 
 def store_int4(body: Path, size_px: int, path: Path, *, block: int = 32) -> Path:
-    """As `store_int8`, but the weights of its matrix products in 4 bits, a scale for every `block` of them.
+    """As `store_int8`, but with the weights of matrix products in 4 bits, one scale for every `block` of them.
 
-    Only ONNX Runtime reads that. Raises VerificationError where there is no such product: convolutions have no such form.
+    Only ONNX Runtime reads such files. Raises VerificationError where there is no matrix product; convolutions do not count.
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -39,7 +39,7 @@ def store_int4(body: Path, size_px: int, path: Path, *, block: int = 32) -> Path
     model = quantizer.model.model
     if all(node.op_type != "MatMulNBits" for node in model.graph.node):
         raise VerificationError(
-            f"{body.name} has no matrix product that 4 bits are for; take store_int8 or static INT8"
+            f"{body.name} has no matrix product to store in 4 bits; take weights-int8 or static INT8"
         )
     _store_int8(model)
     finish(model, size_px, path)
@@ -47,13 +47,13 @@ def store_int4(body: Path, size_px: int, path: Path, *, block: int = 32) -> Path
 
 
 def _store_int8(model: onnx.ModelProto) -> None:
-    """Makes each FP32 weight of a layer S8, read through a DequantizeLinear."""
-    graph, spared = model.graph, evidence_nodes(model)
+    """Converts each FP32 weight of a layer to S8, read through a DequantizeLinear."""
+    graph, excluded = model.graph, evidence_nodes(model)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    layers = [node for node in graph.node if node.op_type in LEARNED and node.name not in spared]
+    layers = [node for node in graph.node if node.op_type in LEARNED and node.name not in excluded]
     for index, (name, node) in enumerate({node.input[1]: node for node in layers if node.input[1] in tensors}.items()):
         kernel = numpy_helper.to_array(tensors[name])
-        transposed = node.op_type == "Gemm" and any(entry.name == "transB" and entry.i for entry in node.attribute)
+        transposed = node.op_type == "Gemm" and any(part.name == "transB" and part.i for part in node.attribute)
         axis = 0 if node.op_type == "Conv" or transposed else kernel.ndim - 1
         others = tuple(other for other in range(kernel.ndim) if other != axis)
         steps = np.maximum(np.abs(kernel).max(others), 1e-12).astype(np.float32) / INT8_LEVELS

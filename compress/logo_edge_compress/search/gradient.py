@@ -18,29 +18,33 @@ Loss = Callable[[], torch.Tensor]
 
 
 def architecture_gradient(
-    alphas: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], learn: Loss, judge: Loss, inner_rate: float
+    alphas: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+    fitting_loss: Loss,
+    held_out_loss: Loss,
+    inner_rate: float,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The judging loss and its gradient for the alphas, after one step of the weights at `inner_rate` down `learn`.
+    """The held-out loss and its gradient for the alphas, after one step of the weights at `inner_rate` on `fitting_loss`.
 
-    The weights that a step would give depend on the alphas too; the part of the gradient that goes through them is a
-    Hessian-vector product, taken as a finite difference of first gradients (DARTS, eq. 7 and 8). At a rate of 0 the
-    weights stand as they are: first order. The weights are left as they were.
+    The weights after the step depend on the alphas too. That part of the gradient is a Hessian-vector product, computed as
+    a finite difference of first gradients (DARTS, eq. 7 and 8). A rate of 0 gives the first-order gradient at the present
+    weights. The weights are restored.
     """
     if not inner_rate:
-        loss = judge()
+        loss = held_out_loss()
         return loss.detach(), list(torch.autograd.grad(loss, alphas))
     before = [weight.detach().clone() for weight in weights]
-    step = torch.autograd.grad(learn(), weights, materialize_grads=True)
-    _place(weights, before, step, -inner_rate)
-    loss = judge()
+    step = torch.autograd.grad(fitting_loss(), weights, materialize_grads=True)
+    _set_weights(weights, before, step, -inner_rate)
+    loss = held_out_loss()
     gradients = torch.autograd.grad(loss, [*alphas, *weights], materialize_grads=True)
     direct, ahead = gradients[: len(alphas)], gradients[len(alphas) :]
     radius = PROBE_RADIUS / float(nn.utils.get_total_norm(ahead).clamp(min=1e-12))
     sides = []
     for sign in (1, -1):
-        _place(weights, before, ahead, sign * radius)
-        sides.append(torch.autograd.grad(learn(), alphas))
-    _place(weights, before, ahead, 0.0)
+        _set_weights(weights, before, ahead, sign * radius)
+        sides.append(torch.autograd.grad(fitting_loss(), alphas))
+    _set_weights(weights, before, ahead, 0.0)
     through = [(above - below) / (2 * radius) for above, below in zip(*sides, strict=True)]
     return loss.detach(), [here - inner_rate * there for here, there in zip(direct, through, strict=True)]
 
@@ -48,10 +52,10 @@ def architecture_gradient(
 def penalties(
     shares: Sequence[torch.Tensor], costs: Sequence[torch.Tensor], config: SearchConfig, progress: float
 ) -> dict[str, torch.Tensor]:
-    """What is added to the judging loss: of the entropy of the shares, and of the latency that they let expect.
+    """The penalties that are added to the held-out loss: for the entropy of the shares and for their expected latency.
 
-    The entropy (mean of the choices, 1 where all options are alike) is pressed down by `progress`, 0 to 1, of its
-    weight. Latency counts by its logarithm (FBNet), and only above the target: below it, faster is no better.
+    The entropy (mean of the choices, 1 where all options have equal shares) is weighted by `progress`, 0 to 1, of its
+    weight. The latency counts by its logarithm (FBNet), and only above the target.
     """
     added = {"entropy_penalty": config.entropy_weight * progress * mean_entropy(shares)}
     if config.target_ms:
@@ -61,24 +65,24 @@ def penalties(
 
 
 def expected_ms(shares: Sequence[torch.Tensor], costs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The latency of an architecture drawn by the shares, in the mean."""
+    """The expected latency of an architecture drawn by the shares."""
     return sum((share * cost).sum() for share, cost in zip(shares, costs, strict=True))
 
 
 def mean_entropy(shares: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Mean over the choices of the entropy of the shares over its greatest value: 0 (decided) to 1 (all alike)."""
+    """Entropy of the shares, relative to its maximum, mean over the choices: 0 (decided) to 1 (all equal)."""
     return sum(torch.special.entr(share).sum() / math.log(max(2, len(share))) for share in shares) / len(shares)
 
 
 def derive(shares: Sequence[Sequence[float]], costs: Sequence[np.ndarray], target_ms: float) -> tuple[int, int, int]:
-    """The likeliest (backbone, attention, head) that costs at most `target_ms`; 0: the likeliest of all."""
+    """The most likely (backbone, attention, head) that costs at most `target_ms`; 0: no limit."""
     likelihood = reduce(np.multiply.outer, [np.array(share) for share in shares])  # (backbones, attentions, heads)
     if target_ms:
         likelihood = np.where(reduce(np.add.outer, costs) <= target_ms, likelihood, -1.0)
     return tuple(int(index) for index in np.unravel_index(likelihood.argmax(), likelihood.shape))
 
 
-def _place(
+def _set_weights(
     weights: Sequence[torch.Tensor], origin: Sequence[torch.Tensor], direction: Sequence[torch.Tensor], distance: float
 ) -> None:
     """Puts the weights at `origin + distance * direction`."""

@@ -1,4 +1,4 @@
-"""What a network, and each option of a search, costs on this machine: exported, one logo at a time on one thread."""
+"""The latency of a network, and of each option of a search, on this machine: as ONNX, one logo at a time, one thread."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from logo_edge_train.runs import write_json
 
 CHOICES = ("backbones", "attentions", "heads")
 STRIDE = 32  # of the backbones' last stage
-ROUNDS = 3  # of all options in turn: what slows the machine for a while slows them all
+ROUNDS = 3  # over all options by turns: a slow moment of the machine slows them all
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """What each option costs on `machine`: median ms of one logo of `size_px` on one thread.
+    """The latency of each option on `machine`: median ms of one logo of `size_px` on one thread.
 
-    A network costs the sum of its three; what a call costs by itself is counted with the backbone.
+    A network costs the sum of its three options; the cost of the call itself is counted with the backbone.
     """
 
     size_px: int
@@ -42,22 +42,22 @@ class LatencyTable:
     heads: dict[str, float]
 
     def costs(self, config: SearchConfig) -> list[np.ndarray]:
-        """The ms of each option of the three choices. Raises RunError where the table is of another space."""
+        """The ms of each option of the three choices. Raises RunError where the table is for another search space."""
         for choice in CHOICES:
             missing = set(getattr(config, choice)) - set(getattr(self, choice))
             if missing or self.size_px != config.size_px:
                 raise RunError(
-                    f"the latency table, of {self.size_px} px, lacks {', '.join(sorted(missing)) or 'this size'}; "
+                    f"the latency table, for {self.size_px} px, lacks {', '.join(sorted(missing)) or 'this size'}; "
                     f"expected search.{choice} at {config.size_px} px. Remove it, so that it is measured again"
                 )
         return [np.array([getattr(self, choice)[name] for name in getattr(config, choice)]) for choice in CHOICES]
 
 
 def measure_options(config: SearchConfig, classes: int, path: Path) -> LatencyTable:
-    """The latency table of the search's options, which is kept at `path` and read where it is of this very machine.
+    """The latency table of the search's options; stored at `path`, and read if it is for this machine.
 
-    Backbone (with its projection), attention block and head are exported each by itself; from the latter two is taken
-    what a call costs that computes nothing, which a whole network pays but once.
+    Backbone (with its projection), attention block and head are exported separately. The cost of an empty call is
+    subtracted from the latter two, because a whole network pays it only once.
     """
     options = {choice: list(getattr(config, choice)) for choice in CHOICES}
     if path.exists():
@@ -81,7 +81,7 @@ def measure_options(config: SearchConfig, classes: int, path: Path) -> LatencyTa
             export_module(build(), example, paths[key])
         for key in track(list(parts) * ROUNDS, "measure options", transient=True):
             times[key].append(onnx_latency(paths[key], parts[key][1][:1].numpy()).p50_ms)
-    medians = {key: float(np.median(found)) for key, found in times.items()}
+    medians = {key: float(np.median(values_ms)) for key, values_ms in times.items()}
     call_ms = medians["call", ""]
     costs = {
         choice: {
@@ -96,7 +96,7 @@ def measure_options(config: SearchConfig, classes: int, path: Path) -> LatencyTa
 
 
 def onnx_latency(path: Path, values: np.ndarray) -> Latency:
-    """The latency of an ONNX file of one input on these values, on one thread."""
+    """The latency of an ONNX file with one input, on these values and one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -107,9 +107,9 @@ def onnx_latency(path: Path, values: np.ndarray) -> Latency:
 
 
 def latencies_by_turns(graphs: dict[Hashable, Path], rounds: int) -> dict[Hashable, float]:
-    """Key -> median milliseconds of one image on one thread, of ONNX files that take uint8 images, all in turn."""
-    found: dict[Hashable, list[float]] = {key: [] for key in graphs}
+    """Key -> median milliseconds of one image on one thread, of ONNX files that read uint8 images, measured by turns."""
+    times: dict[Hashable, list[float]] = {key: [] for key in graphs}
     for key, path in list(graphs.items()) * rounds:
         side = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1].dim_value
-        found[key].append(onnx_latency(path, np.zeros((1, side, side, 3), np.uint8)).p50_ms)
-    return {key: float(np.median(times)) for key, times in found.items()}
+        times[key].append(onnx_latency(path, np.zeros((1, side, side, 3), np.uint8)).p50_ms)
+    return {key: float(np.median(values_ms)) for key, values_ms in times.items()}

@@ -1,7 +1,7 @@
 """Chooses backbone, attention and head by gradient, within a latency (`logo-edge search`).
 
-Differentiable search by two levels: Liu et al. 2019, arXiv:1806.09055 (DARTS); drawn backbones and the latency in the
-loss: Cai et al. 2019, arXiv:1812.00332 (ProxylessNAS), Wu et al. 2019, arXiv:1812.03443 (FBNet).
+Bilevel differentiable search: Liu et al. 2019, arXiv:1806.09055 (DARTS); sampled backbones and the latency in
+the loss: Cai et al. 2019, arXiv:1812.00332 (ProxylessNAS), Wu et al. 2019, arXiv:1812.03443 (FBNet).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from logo_edge_train.runs import write_json, write_text
 from logo_edge_train.state import load_modules, read_metadata, save_modules
 
 HISTORY, DERIVED = "history.json", "derived.toml"
-SEARCHED_BY = (  # the recipe's settings that a search learns by
+SEARCHED_BY = (  # the recipe's settings that a search depends on
     "search",
     "train.seed",
     "train.augment",
@@ -68,7 +68,7 @@ SEARCHED_BY = (  # the recipe's settings that a search learns by
         )
     ),
 )
-WEIGHTS_PATHS, ALPHAS_PATHS = 1, 2  # backbones drawn for a step of each; two can be told apart, one cannot
+WEIGHTS_PATHS, ALPHAS_PATHS = 1, 2  # backbones drawn for a step of each; a single one could not be compared
 ALPHAS_BETAS = (0.5, 0.999)  # of Adam, as in DARTS
 
 
@@ -81,13 +81,13 @@ def search(
     device: torch.device,
     report: Callable[[dict], None],
 ) -> Recipe:
-    """The `derived_recipe` of the network that was found, also FOLDER/search/derived.toml.
+    """The `derived_recipe` of the chosen network, also written to FOLDER/search/derived.toml.
 
-    FOLDER/search/history.json holds every epoch: losses, shares of each option, their entropy, the expected latency,
-    and the figures on val of the architecture that would be taken; search.png shows them. Neither val nor test is
-    learned from. Interrupted, it goes on to the same result, by the latencies that it began with; where it is finished,
-    it is read and left as it is (`read_search`).
-    Raises RunError where the folder holds another search, no architecture is within `target_ms` or a loss is not finite.
+    FOLDER/search/history.json holds every epoch: losses, shares of each option, their entropy, the expected latency, and
+    the figures on val of the architecture that would be chosen; search.png plots them. The search learns from neither val
+    nor test. An interrupted search resumes to the same result, with the latencies that it started with; a finished one is
+    read (`read_search`). Raises RunError where the folder holds another search, no architecture is within `target_ms` or a
+    loss is not finite.
     """
     if (finished := read_search(manifest_path, recipe, folder)) is not None:
         return finished
@@ -109,48 +109,48 @@ def search(
     history = _run_epochs(manifest, recipe, table, state, identity, device=device, report=report)
     chosen = derive([list(share.values()) for share in history[-1]["shares"].values()], costs, config.target_ms)
     name, ms = architecture_name(config, chosen), table_ms(costs, chosen)
-    found = _found_recipe(recipe, name, ms)
+    derived = _describe_derived(recipe, name, ms)
     record = {
         "identity": asdict(identity),
-        "chosen": found.train.teachers[-1],
+        "chosen": derived.train.teachers[-1],
         "table_ms": ms,
         "table": asdict(table),
         "seconds": sum(epoch["seconds"] for epoch in history),
         "epochs": history,
     }
-    write_text(out / DERIVED, recipe_to_toml(found))
+    write_text(out / DERIVED, recipe_to_toml(derived))
     plot_search(record, config.target_ms, out / "search.png")
     write_json(out / HISTORY, record)
     state.unlink()
-    return found
+    return derived
 
 
 def read_search(manifest_path: Path, recipe: Recipe, folder: Path) -> Recipe | None:
     """The `derived_recipe` of the finished search in FOLDER/search; None where none is finished there.
 
-    derived.toml is written again only where the recipe's other stages have changed since. Raises RunError where the
-    search is of other settings or data.
+    derived.toml is written again only where the recipe's other stages have changed. Raises RunError where the search has
+    other settings or data.
     """
-    path, derived = folder / "search" / HISTORY, folder / "search" / DERIVED
+    path, derived_path = folder / "search" / HISTORY, folder / "search" / DERIVED
     if not path.exists():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
     identity = search_identity(recipe, read_manifest(manifest_path))
     refuse_other(path.parent, "a search", record["identity"], identity, finished=True)
-    found = _found_recipe(recipe, Architecture.parse(record["chosen"]).model, record["table_ms"])
-    text = recipe_to_toml(found)
-    if not derived.exists() or derived.read_text(encoding="utf-8") != text:
-        write_text(derived, text)
-    return found
+    derived = _describe_derived(recipe, Architecture.parse(record["chosen"]).model, record["table_ms"])
+    text = recipe_to_toml(derived)
+    if not derived_path.exists() or derived_path.read_text(encoding="utf-8") != text:
+        write_text(derived_path, text)
+    return derived
 
 
-def _found_recipe(recipe: Recipe, name: str, ms: float) -> Recipe:
-    told = f"Found by `logo-edge search`, {ms:.2f} ms by its table."
-    return replace(derived_recipe(recipe, name), description=told)
+def _describe_derived(recipe: Recipe, name: str, ms: float) -> Recipe:
+    description = f"Found by `logo-edge search`, {ms:.2f} ms by its table."
+    return replace(derived_recipe(recipe, name), description=description)
 
 
 def search_identity(recipe: Recipe, manifest: Manifest) -> Identity:
-    """What a search depends on; what it measures is a result."""
+    """What a search depends on; the latencies are a result."""
     settings = select_settings(recipe, *SEARCHED_BY, without=("search.joins",))
     return identify({"data": data_hash(row_hashes(manifest, manifest.rows))}, settings, versions(FITTED_WITH))
 
@@ -161,16 +161,15 @@ def architecture_name(config: SearchConfig, chosen: tuple[int, int, int]) -> str
 
 
 def table_ms(costs: Sequence[np.ndarray], chosen: tuple[int, int, int]) -> float:
-    """What the table says that the architecture takes."""
+    """The latency of the architecture by the table."""
     return float(sum(cost[index] for cost, index in zip(costs, chosen, strict=True)))
 
 
 def derived_recipe(recipe: Recipe, name: str) -> Recipe:
     """The recipe with this network, at the size of the search, as its only teacher and only student.
 
-    ImageNet weights stay only where the search had them for it as well. One teacher disagrees with nobody: the student
-    learns no epistemic output. With `search.joins` the network comes beside the recipe's own teachers and students, and
-    nothing else changes.
+    It keeps ImageNet weights only if the search used them. As there is one teacher, the student learns no epistemic
+    output. With `search.joins` the network is added to the recipe's own teachers and students, and nothing else changes.
     """
     network, train, distill = str(Architecture(name, recipe.search.size_px)), recipe.train, recipe.distill
     if recipe.search.joins:
@@ -179,7 +178,7 @@ def derived_recipe(recipe: Recipe, name: str) -> Recipe:
     else:
         pretrained = recipe.search.pretrained and has_imagenet_weights(name)
         train = replace(train, teachers=(network,), pretrained=pretrained)
-        distill = replace(distill, students=(network,), pretrained=pretrained, epistemic="off")  # of one teacher
+        distill = replace(distill, students=(network,), pretrained=pretrained, epistemic="off")  # there is one teacher
     return replace(
         recipe,
         name=f"{recipe.name}-derived",
@@ -190,7 +189,7 @@ def derived_recipe(recipe: Recipe, name: str) -> Recipe:
 
 
 def halve(rows: list[LogoRow], seed: int) -> tuple[list[LogoRow], list[LogoRow]]:
-    """The rows in two halves of like classes, no group in both."""
+    """Two halves of the rows with the same share of each class and no common group."""
     sides = split_by_group(
         [row.label for row in rows], [row.group for row in rows], seed=seed, shares={"first": 0.5, "second": 0.5}
     )
@@ -207,7 +206,7 @@ def _run_epochs(
     device: torch.device,
     report: Callable[[dict], None],
 ) -> list[dict]:
-    """One record per epoch, until the last or until the choice has stood for `patience` epochs."""
+    """One record per epoch, until the last or until the choice has not changed for `patience` epochs."""
     costs = table.costs(recipe.search)
     config, train, seed = recipe.search, recipe.train, recipe.train.seed
     name = f"search {config.size_px} px"
@@ -220,7 +219,7 @@ def _run_epochs(
         raise DatasetError(
             f"{len(rows)} logos to search with; expected enough for two halves without a common group: one is empty"
         )
-    learned, judged = (
+    fitting, held_out = (
         LogoDataset(
             manifest, half, manifest.classes, contract=InputContract(config.size_px), augment=augment, **options
         )
@@ -237,8 +236,8 @@ def _run_epochs(
         "alphas": torch.optim.Adam(supernet.alphas, config.alpha_rate, betas=ALPHAS_BETAS),
     }
     history = _load_state(state, supernet, optimizers, identity)
-    batch_size = min(config.batch_size, len(learned), len(judged))
-    steps = min(len(learned), len(judged)) // batch_size
+    batch_size = min(config.batch_size, len(fitting), len(held_out))
+    steps = min(len(fitting), len(held_out)) // batch_size
     if history:
         report({"kind": "resume", "name": name, "epochs": config.epochs, "steps": steps, "history": history})
     learner = _Learner(supernet, optimizers, costs, recipe, device)
@@ -247,34 +246,22 @@ def _run_epochs(
             break
         torch.manual_seed(seed * 1_000_003 + epoch)  # which backbones are drawn, the same after a resume
         start, sums = time.perf_counter(), {}
-        lessons, exams = (_batches(half, batch_size, steps, epoch, seed, device) for half in (learned, judged))
+        batches = (_batches(half, batch_size, steps, epoch, seed, device) for half in (fitting, held_out))
         supernet.train()
-        for step, (lesson, exam) in enumerate(zip(lessons, exams, strict=True)):
-            losses = learner.take_step(lesson, exam, epoch, epoch + step / steps)
+        for step, (batch, held_out_batch) in enumerate(zip(*batches, strict=True)):
+            losses = learner.take_step(batch, held_out_batch, epoch, epoch + step / steps)
             for key, value in losses.items():
                 sums[key] = sums.get(key, 0.0) + value / steps
             pace = {
                 "images_per_s": round((step + 1) * batch_size / (time.perf_counter() - start), 1),
                 "learning_rate": optimizers["weights"].param_groups[0]["lr"],
             }
-            report(
-                {
-                    "kind": "step",
-                    "name": name,
-                    "epoch": epoch + 1,
-                    "epochs": config.epochs,
-                    "step": step + 1,
-                    "steps": steps,
-                    "losses": list(losses),
-                    **losses,
-                    **pace,
-                }
-            )
+            position = {"epoch": epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps}
+            report({"kind": "step", "name": name, **position, "losses": list(losses), **losses, **pace})
         record = {**sums, "epoch": epoch + 1, **_describe_shares(supernet, costs, config, history), **pace}
         logits = predict_logits(supernet, val, device)
-        record |= short_metrics(logits, val.hard_targets, val.sure) | confidence_metrics(
-            logits, val.hard_targets, val.classes
-        )
+        record |= short_metrics(logits, val.hard_targets, val.sure)
+        record |= confidence_metrics(logits, val.hard_targets, val.classes)
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
         parts = {"history": history, "identity": asdict(identity), "table": asdict(table)}
@@ -286,7 +273,7 @@ def _run_epochs(
 
 
 class _Learner:
-    """The two levels of the search: a step of the architecture on one half of the logos, one of the weights on the other."""
+    """Both levels of the search: the architecture is fitted on one half of the logos, the weights on the other."""
 
     def __init__(
         self,
@@ -301,18 +288,18 @@ class _Learner:
         self.gradient_clip = recipe.train.fit.gradient_clip
         self.objective = supervised_objective(recipe.train.fit.label_smoothing)
 
-    def take_step(self, lesson: list, exam: list, epoch: int, place: float) -> dict[str, float]:
-        """The losses of one step, by name; `place`, in epochs, is what the rate and the entropy's weight go by.
+    def take_step(self, batch: list, held_out_batch: list, epoch: int, position: float) -> dict[str, float]:
+        """The losses of one step, by name; `position`, in epochs, sets the learning rate and the entropy's weight.
 
         Raises RunError where one is not finite.
         """
         losses = {}
         if epoch >= self.config.warmup_epochs:
-            losses |= self._learn_alphas(lesson, exam, place)
-        rate = 0.5 * self.config.learning_rate * (1 + math.cos(math.pi * place / self.config.epochs))
+            losses |= self._learn_alphas(batch, held_out_batch, position)
+        rate = 0.5 * self.config.learning_rate * (1 + math.cos(math.pi * position / self.config.epochs))
         for group in self.optimizers["weights"].param_groups:
             group["lr"] = rate
-        loss = self._loss(lesson, self.supernet.draw_paths(WEIGHTS_PATHS if self.config.sample_paths else 0))
+        loss = self._loss(batch, self.supernet.draw_paths(WEIGHTS_PATHS if self.config.sample_paths else 0))
         losses = {"cross_entropy": loss.item(), **losses}
         if not all(math.isfinite(value) for value in losses.values()):
             named = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
@@ -325,19 +312,19 @@ class _Learner:
         self.optimizers["weights"].step()
         return losses
 
-    def _learn_alphas(self, lesson: list, exam: list, place: float) -> dict[str, float]:
+    def _learn_alphas(self, batch: list, held_out_batch: list, position: float) -> dict[str, float]:
         config, alphas = self.config, list(self.supernet.alphas)
-        progress = (place - config.warmup_epochs) / max(1, config.epochs - config.warmup_epochs)
+        progress = (position - config.warmup_epochs) / max(1, config.epochs - config.warmup_epochs)
         paths = self.supernet.draw_paths(ALPHAS_PATHS if config.sample_paths else 0)
         parts = {}
 
-        def judge() -> torch.Tensor:
-            parts["held_cross_entropy"] = self._loss(exam, paths)
+        def held_out_loss() -> torch.Tensor:
+            parts["held_cross_entropy"] = self._loss(held_out_batch, paths)
             parts.update(penalties(self.supernet.shares(), self.costs, config, progress))
             return sum(parts.values())
 
         _, gradients = architecture_gradient(
-            alphas, self.supernet.weights(), lambda: self._loss(lesson, paths), judge, config.inner_rate
+            alphas, self.supernet.weights(), lambda: self._loss(batch, paths), held_out_loss, config.inner_rate
         )
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
@@ -352,7 +339,7 @@ class _Learner:
 
 
 def _describe_shares(supernet: Supernet, costs: list[np.ndarray], config: SearchConfig, history: list[dict]) -> dict:
-    """Where the choice stands after an epoch; the supernet then answers as the architecture that would be taken."""
+    """The state of the choice after an epoch; sets the supernet to the architecture that would be chosen."""
     shares = [share.detach().cpu() for share in supernet.shares()]
     named = {
         choice: dict(zip(getattr(config, choice), share.tolist(), strict=True))
@@ -360,7 +347,7 @@ def _describe_shares(supernet: Supernet, costs: list[np.ndarray], config: Search
     }
     supernet.chosen = derive([share.tolist() for share in shares], costs, config.target_ms)
     stable = 0
-    if len(history) > config.warmup_epochs:  # the alphas have learned before as well
+    if len(history) > config.warmup_epochs:  # the alphas have been fitted before as well
         before = derive([list(share.values()) for share in history[-1]["shares"].values()], costs, config.target_ms)
         stable = history[-1]["stable_epochs"] + 1 if before == supernet.chosen else 0
     expected = expected_ms(shares, [torch.from_numpy(cost) for cost in costs])
@@ -389,7 +376,7 @@ def _batches(dataset: LogoDataset, batch_size: int, steps: int, epoch: int, seed
 
 
 def _load_state(path: Path, supernet: Supernet, optimizers: dict, identity: Identity) -> list[dict]:
-    """The epochs so far, everything put back as it was after the last; none where there is no state."""
+    """The epochs so far, with networks and optimizers restored; empty where there is no state."""
     if not path.exists():
         return []
     metadata = read_metadata(path)

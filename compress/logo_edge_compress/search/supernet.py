@@ -1,4 +1,4 @@
-"""Every network of a search space at once, and the architecture parameters that weigh them."""
+"""All networks of a search space in one module, weighted by the architecture parameters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from logo_edge_train.recipe import SearchConfig
 
 
 class Supernet(nn.Module):
-    """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits of the `chosen` architecture; `mix` gives those of several.
+    """(B, S, S, 3) uint8 RGB -> (B, K) float32 logits of the `chosen` architecture; `mix` returns those of several.
 
     An architecture is (backbone, attention, head), an index into each choice. `alphas` holds the parameters of the
-    three choices; their softmax is how much each option counts (Liu et al. 2019, arXiv:1806.09055).
+    three choices; their softmax is the weight of each option (Liu et al. 2019, arXiv:1806.09055).
     """
 
     def __init__(self, config: SearchConfig, classes: int):
@@ -37,7 +37,7 @@ class Supernet(nn.Module):
         self.chosen = (0, 0, 0)
 
     def weights(self) -> list[nn.Parameter]:
-        """All parameters but the alphas."""
+        """All parameters except the alphas."""
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("alphas.")]
 
     def shares(self) -> list[torch.Tensor]:
@@ -49,27 +49,27 @@ class Supernet(nn.Module):
         return self.heads[head](self.attentions[attention](self.trunks[backbone](normalise(pixels))))
 
     def mix(self, pixels: torch.Tensor, paths: Sequence[int]) -> torch.Tensor:
-        """(B, K): the logits of the backbones `paths`, weighed by the softmax of their alphas alone.
+        """(B, K): the logits of the backbones `paths`, weighted by the softmax of their alphas only.
 
-        After each backbone, every attention block and every head counts by its share: they cost next to nothing. The
-        backbones meet in the logits and not before, where their maps would have to be of one size.
+        After each backbone, all attention blocks and heads are weighted by their shares: they cost little. Backbones are
+        combined in the logits, because their feature maps have different sizes.
         """
         planes, (_, attentions, heads) = normalise(pixels), self.shares()
         logits = []
         for path in paths:
             features = self.trunks[path](planes)
-            features = _weigh(attentions, [block(features) for block in self.attentions])  # (B, WIDTH, H, W)
-            logits.append(_weigh(heads, [head(features) for head in self.heads]))  # (B, K)
-        return _weigh(self.alphas[0][list(paths)].softmax(0), logits)
+            features = _weighted_sum(attentions, [block(features) for block in self.attentions])  # (B, WIDTH, H, W)
+            logits.append(_weighted_sum(heads, [head(features) for head in self.heads]))  # (B, K)
+        return _weighted_sum(self.alphas[0][list(paths)].softmax(0), logits)
 
     @torch.no_grad()
     def draw_paths(self, count: int) -> list[int]:
-        """`count` different backbones, drawn by their shares; all of them where `count` is 0."""
+        """`count` different backbones, drawn by their shares; 0: all of them."""
         share = self.shares()[0]
         if not count or count >= len(share):
             return list(range(len(share)))
         return torch.multinomial(share.cpu(), count).tolist()
 
 
-def _weigh(shares: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
+def _weighted_sum(shares: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
     return sum(share * part for share, part in zip(shares, parts, strict=True))
