@@ -1,4 +1,4 @@
-"""Stand-ins for converters that fail, imported by name in the processes that `logo_edge_compress.subprocess_call` starts."""
+"""Stand-ins for converters that fail, imported by name in the processes of `logo_edge_compress.subprocess_call`."""
 
 from __future__ import annotations
 

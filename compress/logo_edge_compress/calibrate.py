@@ -1,8 +1,8 @@
 """The calibration of a bundle, fitted last, on the exported artifact's logits on the calib split only.
 
 Temperature; a vector or Dirichlet scaling if it wins in cross-validation within calib; conformal thresholds; one
-abstention threshold for each mode; the logo score below which a picture is rejected as no logo. Every threshold is fitted
-to out-of-fold probabilities.
+abstention threshold for each mode; the logo score below which a picture is rejected as no logo. Every threshold is
+fitted to out-of-fold probabilities.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One way to calibrate, by cross-validation within calib: `nll` in nats; `gain` is temperature's NLL minus this one.
+    """A way to calibrate, cross-validated within calib: `nll` in nats; `gain`: temperature's NLL minus this one.
 
-    `gain_error` is the standard error of the mean gain over the logos. `held_out`: the (N, K) out-of-fold probabilities,
-    mean over the repeats.
+    `gain_error` is the standard error of the mean gain over the logos. `held_out`: the (N, K) out-of-fold
+    probabilities, mean over the repeats.
     """
 
     method: str
@@ -66,8 +66,8 @@ def fit_calibration(
     """The calibration of a bundle, from (N, K) logits and (N,) integer targets of the calib split.
 
     A mode's risk is the error of its answers, so its threshold is fitted on the logos that are not rejected as no logo.
-    The familiarity threshold is one of calib's logo scores, chosen without the targets. So the logos above it are a sample
-    of all logos above it, and the bounds of `highest_risk` hold.
+    The familiarity threshold is one of calib's logo scores, chosen without the targets. So the logos above it are a
+    sample of all logos above it, and the bounds of `highest_risk` hold.
     """
     chosen = choose_method(compare_methods(logits, targets))
     temperature = round(fit_temperature(logits, targets), DIGITS)
@@ -95,8 +95,8 @@ def fit_calibration(
 def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -> list[MethodResult]:
     """Temperature first, then each scaling and penalty, on the same stratified folds. Shapes as in `fit_calibration`.
 
-    Each logo's loss is out-of-fold, mean over the repeats. If a class has fewer than LEAST_PER_CLASS logos, temperature is
-    the only method.
+    Each logo's loss is out-of-fold, mean over the repeats. If a class has fewer than LEAST_PER_CLASS logos, temperature
+    is the only method.
     """
     classes = logits.shape[1]
     enough = np.bincount(targets, minlength=classes).min() >= LEAST_PER_CLASS
@@ -143,8 +143,8 @@ def fit_scaling(logits: np.ndarray, targets: np.ndarray, temperature: float, met
     """The affine map of the log-probabilities at `temperature` with the lowest penalised NLL.
 
     `vector` fits K factors and K offsets (Guo et al. 2017), `dirichlet` a full matrix (Kull et al. 2019,
-    arXiv:1910.12656). The penalty is the squared distance from the identity, so a large one returns temperature scaling;
-    Kull et al. do not penalise the diagonal, for which a few dozen logos of a class are too few. The prior of
+    arXiv:1910.12656). The penalty is the squared distance from the identity, so a large one returns temperature
+    scaling; Kull et al. do not penalise the diagonal, for which a few dozen logos of a class are too few. The prior of
     `fit_temperature` is added; its share vanishes with the number of logos. The loss is convex: Newton's method, with
     the step halved until the loss falls.
     """
@@ -188,7 +188,7 @@ def fit_scaling(logits: np.ndarray, targets: np.ndarray, temperature: float, met
 
 
 def least_count(level: float) -> int:
-    """The number of calibration logos that a conformal threshold at `level` needs: the least n, ceil((n + 1) level) <= n."""
+    """The number of logos that a conformal threshold at `level` needs: the least n with ceil((n + 1) level) <= n."""
     count = 1
     while conformal_rank(count, level) > count:
         count += 1
@@ -251,9 +251,9 @@ def fit_familiarity(logits: np.ndarray, false_positive_rate: float) -> Familiari
 def abstention_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float | None:
     """The lowest confidence above which, with CERTAINTY, at most a share `risk` of the answers is wrong.
 
-    confidence: (N,), correct: (N,) bool. `highest_risk` of the logos at or above it is at most `risk`. It lies between two
-    confidences that differ in DIGITS, so equal ones are answered together. 0 where everything may be answered, None where
-    no confidence is high enough. Selective classification: Geifman and El-Yaniv 2017, arXiv:1705.08500.
+    confidence: (N,), correct: (N,) bool. `highest_risk` of the logos at or above it is at most `risk`. It lies between
+    two confidences that differ in DIGITS, so equal ones are answered together. 0 where everything may be answered, None
+    where no confidence is high enough. Selective classification: Geifman and El-Yaniv 2017, arXiv:1705.08500.
     """
     return _least_threshold(confidence, correct, lambda wrong, answers: highest_risk(wrong, answers) <= risk)
 
@@ -288,14 +288,15 @@ def explain_risk(count: int, risk: float) -> str:
     if not risk:
         return f"not promised: {count} pictures; no number of them shows that nothing is ever wrong"
     if count < (least := least_answers(risk)):
-        return f"not promised: {count} pictures; {least:.0f} answers, none of them wrong, show a risk of {risk:.0%} or less"
+        needed = f"{least:.0f} answers, none of them wrong, show a risk of {risk:.0%} or less"
+        return f"not promised: {count} pictures; {needed}"
     return (
         f"not promised: {count} pictures; too many of the surest answers are wrong to show a risk of {risk:.0%} or less"
     )
 
 
 def _least_threshold(confidence: np.ndarray, correct: np.ndarray, keeps: Callable) -> float | None:
-    """The lowest threshold for which keeps(wrong, answers) holds, halfway to the next lower confidence; or 0, or None."""
+    """The lowest threshold where keeps(wrong, answers) is true, halfway to the next lower confidence; or 0, or None."""
     levels, inverse = np.unique(confidence.round(DIGITS), return_inverse=True)  # in ascending order
     answers = np.bincount(inverse)[::-1].cumsum()[::-1]
     wrong = np.bincount(inverse, ~correct)[::-1].cumsum()[::-1].astype(int)

@@ -18,8 +18,8 @@ def model_card(bundle: Bundle) -> str:
     scaling = f", {calibration.scaling.method} scaling" if calibration.scaling else ""
     familiarity = calibration.familiarity
     rejects = (
-        f"In modes balanced and strict a picture whose logo score is below {familiarity.threshold:.2f} gets no label and "
-        f"the reason `not_a_logo`; this happens to at most {familiarity.false_positive_rate:.0%} of logos. "
+        f"In modes balanced and strict a picture whose logo score is below {familiarity.threshold:.2f} gets no label "
+        f"and the reason `not_a_logo`; this happens to at most {familiarity.false_positive_rate:.0%} of logos. "
         if familiarity
         else ""
     )
@@ -36,8 +36,8 @@ def model_card(bundle: Bundle) -> str:
                 for name, part in named_slices(figures).items()
             ),
             f"- calibration error, bias-corrected (RMS, Kumar et al. 2019): "
-            f"{_percent(figures['calibration_error_debiased'])}; ECE less its bias: {_percent(figures['ece_debiased'])}; "
-            f"plain 15-bin ECE: {figures['ece']:.1%}",
+            f"{_percent(figures['calibration_error_debiased'])}; "
+            f"ECE less its bias: {_percent(figures['ece_debiased'])}; plain 15-bin ECE: {figures['ece']:.1%}",
             f"- NLL {figures['nll']:.3f}, Brier {figures['brier']:.3f}",
             "",
         ]
@@ -45,17 +45,17 @@ def model_card(bundle: Bundle) -> str:
         [
             f"# {bundle.name}",
             "",
-            f"Classifies logos as {', '.join(bundle.labels)}. {provenance.get('student', '?')}, {bundle.model.precision}, "
-            f"{bundle.input.size_px} px, temperature {calibration.temperature:.3f}{scaling}; gives no label below "
-            f"{calibration.abstain_below[Mode.BALANCED]:.1%} confidence, in mode strict below "
+            f"Classifies logos as {', '.join(bundle.labels)}. {provenance.get('student', '?')}, "
+            f"{bundle.model.precision}, {bundle.input.size_px} px, temperature {calibration.temperature:.3f}{scaling}; "
+            f"gives no label below {calibration.abstain_below[Mode.BALANCED]:.1%} confidence, in mode strict below "
             f"{calibration.abstain_below[Mode.STRICT]:.1%}.",
             "",
             "## Made from",
             "",
             f"- recipe `{provenance.get('recipe', '?')}`; teachers: {', '.join(provenance.get('teachers', ())) or '?'}",
-            f"- labelled logos: manifest with sha256 `{str(provenance.get('data_hash', '?'))[:16]}...`; temperature and "
-            "thresholds were fitted on its calib split, every choice was made on val, and no choice saw the other splits "
-            "below",
+            f"- labelled logos: manifest with sha256 `{str(provenance.get('data_hash', '?'))[:16]}...`; temperature "
+            "and thresholds were fitted on its calib split, every choice was made on val, and no choice saw the other "
+            "splits below",
             "",
             "## Figures, with 95 % intervals",
             "",
@@ -64,9 +64,9 @@ def model_card(bundle: Bundle) -> str:
             "",
             *(f"- {weakness}" for weakness in weaknesses),
             *([""] if weaknesses else []),
-            f"{rejects}Confidence is calibrated on logos like those of its manifest: on other pictures that it accepts as "
-            "logos, and on damaged images, it may be confidently wrong. The marks that it was trained on belong to their "
-            "owners and are not part of the bundle.",
+            f"{rejects}Confidence is calibrated on logos like those of its manifest: on other pictures that it "
+            "accepts as logos, and on damaged images, it may be confidently wrong. The marks that it was trained on "
+            "belong to their owners and are not part of the bundle.",
             "",
         ]
     )

@@ -36,7 +36,7 @@ search = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 def need_onnx() -> None:
-    """Raises MissingExtraError where the training stack, or what exports its networks, is not installed."""
+    """Raises MissingExtraError where the training stack or the ONNX exporter is not installed."""
     need_torch()
     try:
         import onnx  # noqa: F401
@@ -46,11 +46,11 @@ def need_onnx() -> None:
 
 
 @compress.command(
-    help="""Make the best verified, calibrated bundle of a run of `logo-edge train`, for each place where it is to run.
+    help="""Make the best verified, calibrated bundle of a run of `logo-edge train`, for each target.
 
-    Every student of the recipe is distilled, and made in FP32, FP16 and INT8 for the target's backend. Each of these
-    candidates is verified on real logos, calibrated on its own logits, measured here and held against your limits; val
-    decides, and compress_report.html in the run's folder shows why. Interrupted or killed, run it again: it goes on.
+    Every student of the recipe is distilled and converted to FP32, FP16 and INT8 for the target's backend. Each
+    candidate is verified on real logos, calibrated on its own logits, measured here and compared with your limits. val
+    decides; compress_report.html in the run's folder shows why. After an interruption, run it again: it resumes.
 
     \b
     cpu          ONNX Runtime on any CPU: the fastest
@@ -58,7 +58,7 @@ def need_onnx() -> None:
     jetson       NVIDIA: an ONNX that TensorRT reads; timed where there is a GPU
     web          ONNX for a browser: the smallest
     torchscript  programs built on libtorch: model.pt beside model.onnx
-    server       the teachers together, in one bundle: the most accurate, and sure of what it does not know
+    server       the teachers in one bundle: the most accurate, and the best at rejecting what it does not know
     all          one bundle for each
 
     \b
@@ -73,9 +73,9 @@ def compress_command(
         None,
         "--out",
         metavar="DIR",
-        help="The bundle; left out: bundles/NAME. Of several targets, those but cpu: DIR-TARGET.",
+        help="The bundle; left out: bundles/NAME. With several targets, all but cpu go to DIR-TARGET.",
     ),
-    name: str | None = typer.Option(None, "--name", help="The bundle's name; left out: that of the run's folder."),
+    name: str | None = typer.Option(None, "--name", help="The bundle's name; left out: the name of the run's folder."),
     target: list[str] = typer.Option(
         ["cpu"],
         "--target",
@@ -86,29 +86,31 @@ def compress_command(
         None,
         "--max-size-mb",
         min=0.0,
-        help="Of the model's files; left out: the recipe's distill.max_size_mb for cpu and web.",
+        help="Size of the model's files; left out: the recipe's distill.max_size_mb for cpu and web.",
     ),
     latency_ms: float | None = typer.Option(
         None, "--max-latency-ms", min=0.0, help="Median of one forward pass on one thread of this machine."
     ),
     accuracy_drop: float | None = typer.Option(
-        None,
-        "--max-accuracy-drop",
-        metavar="POINTS",
-        help="How far it may be below the teachers on val: 1 is 1 % of the logos.",
+        None, "--max-accuracy-drop", metavar="POINTS", help="Accuracy below the teachers on val, in percentage points."
     ),
     ece: float | None = typer.Option(
-        None, "--max-ece", metavar="PERCENT", min=0.0, help="Calibration error on val, less what chance adds to it."
+        None, "--max-ece", metavar="PERCENT", min=0.0, help="Calibration error on val, corrected for its bias."
     ),
-    members: int = typer.Option(0, "--members", min=0, help="For server: the first so many teachers; 0: all."),
+    members: int = typer.Option(
+        0, "--members", min=0, help="For server: the number of teachers, from the first; 0: all."
+    ),
     budget: float | None = typer.Option(
-        None, "--budget-minutes", min=0.0, help="Try nothing more after so long and choose; run it again to go on."
+        None,
+        "--budget-minutes",
+        min=0.0,
+        help="Stop after this time and choose among the candidates so far; run it again to resume.",
     ),
     recipe: str | None = typer.Option(
         None,
         "--recipe",
         callback=known_recipe,
-        help="Distil and quantize by this recipe, such as robust, instead of the run's own.",
+        help="Distil and quantize with this recipe, such as robust, instead of the run's own.",
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a field of --recipe."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; for the distillation."),
@@ -129,12 +131,12 @@ def compress_command(
     refuse_torchrun("logo-edge compress")
     if override and recipe is None:
         raise typer.BadParameter("--set changes fields of --recipe; name the recipe too")
-    if unknown := [entry for entry in target if entry not in (*TARGETS, "all")]:
+    if unknown := [value for value in target if value not in (*TARGETS, "all")]:
         raise typer.BadParameter(f"--target {unknown[0]}: expected one of {', '.join([*TARGETS, 'all'])}")
     targets = tuple(TARGETS) if "all" in target else tuple(dict.fromkeys(target))
     limits = Limits(size_mb, latency_ms, accuracy_drop, ece)
     if members and "server" not in targets:
-        raise typer.BadParameter("--members is of the server's bundle; add --target server")
+        raise typer.BadParameter("--members applies to the server's bundle; add --target server")
     if members == 1 or members > len(read_run(run).record["members"]):
         raise typer.BadParameter(
             f"--members {members}: expected from 2 to the {len(read_run(run).record['members'])} teachers of {run}"
@@ -168,17 +170,17 @@ def compress_command(
         print_stages(record["targets"][target_name])
     write_page(work_folder(run, chosen))
     for target_name, bundle in bundles.items():
-        found = record["targets"][target_name]
-        typer.echo(printable(f"{target_name}: {found['sentence']}"))
-        typer.echo(
-            f"{found['bundle']}: {bundle.size_bytes / 1e6:.2f} MB. Next: logo-edge classify --bundle {found['bundle']} IMAGE.png"
-        )
+        packed = record["targets"][target_name]
+        typer.echo(printable(f"{target_name}: {packed['sentence']}"))
+        example = f"logo-edge classify --bundle {packed['bundle']} IMAGE.png"
+        typer.echo(f"{packed['bundle']}: {bundle.size_bytes / 1e6:.2f} MB. Next: {example}")
         say_weaknesses(bundle)
     if not record["complete"]:
-        lost = [entry["status"] for entry in record["candidates"] if entry["status"] in ("failed", "not tried")]
+        statuses = [candidate["status"] for candidate in record["candidates"]]
+        failures, untried = statuses.count("failed"), statuses.count("not tried")
         typer.echo(
-            f"Not complete: {lost.count('failed')} candidates failed, {lost.count('not tried')} were not tried in the "
-            "budget, or some could not be timed; the same command tries them again."
+            f"Not complete: {failures} candidates failed, {untried} were not tried in the budget, or some could not be timed; "
+            "the same command tries them again."
         )
     failed = [target_name for target_name in targets if target_name not in bundles]
     for target_name in failed:
@@ -201,7 +203,7 @@ def write_page(folder: Path) -> None:
 
 @calibrate.command(
     help="Calibrate a packed bundle again, on its own logits of a manifest's calib split. Figures, card, vectors and "
-    "embedding are brought up to date, a signature is dropped, every other file stays."
+    "embedding are updated, a signature is dropped, every other file stays."
 )
 def calibrate_command(
     bundle: Path = typer.Argument(..., metavar="BUNDLE", help="A bundle's folder, replaced in one step."),
@@ -212,7 +214,7 @@ def calibrate_command(
         None,
         "--recipe",
         callback=known_recipe,
-        help="Take the risks from this recipe; left out: those that the bundle was made by.",
+        help="Take the risks from this recipe; left out: those that the bundle was made with.",
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="E.g. calibrate.strict_risk=0.02."),
 ) -> None:
@@ -227,18 +229,19 @@ def calibrate_command(
     packed = recalibrate(bundle, read_manifest(find_manifest(source)), config)
     calibration = packed.calibration
     scaling = f"{calibration.scaling.method} scaling" if calibration.scaling else "no scaling"
+    balanced, strict = (calibration.abstain_below[mode] for mode in (Mode.BALANCED, Mode.STRICT))
     typer.echo(
         f"{bundle}: temperature {calibration.temperature:.3f}, {scaling}; labels from "
-        f"{calibration.abstain_below[Mode.BALANCED]:.3f} confidence on, strict from {calibration.abstain_below[Mode.STRICT]:.3f}"
+        f"{balanced:.3f} confidence on, strict from {strict:.3f}"
     )
     say_weaknesses(packed)
-    for entry in calibration.conformal:
-        if entry.refused:
-            typer.echo(printable(f"no prediction sets by class at {entry.level:.0%}: {entry.refused}"))
+    for conformal in calibration.conformal:
+        if conformal.refused:
+            typer.echo(printable(f"no prediction sets by class at {conformal.level:.0%}: {conformal.refused}"))
 
 
 def say_weaknesses(bundle: Bundle) -> None:
-    """Prints what the bundle does not promise and the classes that it misses."""
+    """Prints the modes without a promised risk and the classes that the bundle never recognises."""
     from logo_edge_compress.card import find_weaknesses
 
     for weakness in find_weaknesses(bundle):
@@ -246,16 +249,16 @@ def say_weaknesses(bundle: Bundle) -> None:
 
 
 @export.command(
-    help="""Make a verified artifact for another runtime out of a bundle, or of the run that it was compressed from.
+    help="""Make a verified artifact for another runtime from a bundle, or from the run that it was compressed from.
 
-    A bundle holds one precision, mostly INT8; its run gives fp32, fp16, int8 and TorchScript. Every artifact reads what the bundle reads,
-    `pixels` (batch, S, S, 3) uint8 RGB, and gives `logits` before temperature. It is compared with its parent on real
-    images and written, with a JSON of hashes and figures beside it, only where it agrees.
+    A bundle holds one precision, mostly INT8; its run also has fp32, fp16 and TorchScript. Every artifact has the input
+    of the bundle, `pixels` (batch, S, S, 3) uint8 RGB, and returns `logits` before temperature. It is compared with its
+    parent on real images and written, with a JSON of hashes and figures, only if it agrees.
 
     \b
     onnx         ONNX Runtime, anywhere
     openvino     Intel CPUs, GPUs and NPUs; needs logo-edge[openvino]
-    tensorrt     NVIDIA: ONNX that TensorRT 10 (Jetson) and 11 take and, on the device itself, the engine
+    tensorrt     NVIDIA: ONNX for TensorRT 10 (Jetson) and 11 and, on the device itself, the engine
     torchscript  programs built on libtorch; RUN only
 
     \b
@@ -268,16 +271,16 @@ def export_command(
     source: Path = typer.Argument(..., metavar="BUNDLE|RUN", help="What `logo-edge compress` wrote, or its run."),
     public_key: Path | None = PUBLIC_KEY.typer(),
     kind: str = typer.Option(..., "--format", metavar="FORMAT", help="onnx, openvino, tensorrt or torchscript."),
-    out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="Artifacts and engines are kept here."),
+    out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="The folder for artifacts and engines."),
     precision: str | None = typer.Option(
         None, "--precision", help="fp32, fp16 or int8; left out: int8 where the source has it, fp32 for torchscript."
     ),
-    batch: str = typer.Option("dynamic", "--batch", help="dynamic, or a number for just that size, such as 1."),
+    batch: str = typer.Option("dynamic", "--batch", help="dynamic, or one fixed batch size, such as 1."),
     data: Path | None = typer.Option(
         None,
         "--data",
         metavar="PATH",
-        help="A folder of logos, or a manifest CSV (train fits, val verifies); left out: the run's, or the project's own.",
+        help="A folder of logos, or a manifest CSV (train fits, val verifies); left out: the run's, or ours.",
     ),
 ) -> None:
     """Exit status: 0 made and verified, 2 refused or wrong usage."""
@@ -295,21 +298,21 @@ def export_command(
         raise typer.BadParameter(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}")
     if batch != "dynamic" and not (batch.isdigit() and int(batch)):
         raise typer.BadParameter(f"--batch {batch}: expected dynamic, or a number from 1")
-    found, size = read_source(source, public_key=public_key), None if batch == "dynamic" else int(batch)
+    model, size = read_source(source, public_key=public_key), None if batch == "dynamic" else int(batch)
     if precision is None:
-        precision = "fp32" if kind == "torchscript" else "int8" if "int8" in found.graphs else "fp32"
-    check_request(found, kind, precision, size)
+        precision = "fp32" if kind == "torchscript" else "int8" if "int8" in model.graphs else "fp32"
+    check_request(model, kind, precision, size)
     if kind == "torchscript":
         need_torch()
-    images = read_images(data or found.manifest or find_manifest(None), found.input)
-    record = export_artifact(found, kind, precision, size, out, images, say=typer.echo)
+    images = read_images(data or model.manifest or find_manifest(None), model.input)
+    record = export_artifact(model, kind, precision, size, out, images, say=typer.echo)
     parity = record["parity"]
-    for name, entry in record["files"].items():
-        typer.echo(f"{out / name}: {entry['size_bytes'] / 1e6:.2f} MB")
+    for name, file in record["files"].items():
+        typer.echo(f"{out / name}: {file['size_bytes'] / 1e6:.2f} MB")
     typer.echo(
         f"verified on {parity['images']} images against {record['parent']['file']}: top-1 agreement "
-        f"{parity['top1_agreement']:.1%}, KL {parity['kl_nats']:.5f} nats, logits differ by {parity['mean_difference']:.4f} "
-        f"in the mean, {parity['max_difference']:.4f} at most ({record['verified_by']})"
+        f"{parity['top1_agreement']:.1%}, KL {parity['kl_nats']:.5f} nats, logits differ by "
+        f"{parity['mean_difference']:.4f} on average, {parity['max_difference']:.4f} at most ({record['verified_by']})"
     )
     if record.get("engine"):
         typer.echo(f"engine {out / record['engine']['file']}, verified on the GPU")
@@ -317,7 +320,7 @@ def export_command(
 
 @search.command(
     help="Choose backbone, attention and head by gradient, within a latency measured here, and write the recipe that "
-    "trains and compresses the choice. Interrupted, run it again."
+    "trains and compresses the choice. After an interruption, run it again: it resumes."
 )
 def search_command(
     source: Path | None = typer.Option(
@@ -333,7 +336,9 @@ def search_command(
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. search.epochs=5."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; the latency is always that of this CPU."),
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
-    estimate: bool = typer.Option(False, "--estimate", help="Do a few steps and say how long all take, at most."),
+    estimate: bool = typer.Option(
+        False, "--estimate", help="Do a few steps and print an upper bound of the whole time."
+    ),
     as_json: bool = typer.Option(False, "--json", help="With --estimate: print JSON."),
 ) -> None:
     need_onnx()
@@ -351,8 +356,8 @@ def search_command(
     chosen = load_recipe(recipe, tuple(override))
     source, folder = find_manifest(source), out or Path("runs") / chosen.name
     derived = folder / "search" / "derived.toml"
-    found = None if estimate else read_search(source, chosen, folder)
-    if found is None:
+    result = None if estimate else read_search(source, chosen, folder)
+    if result is None:
         classes = len(read_manifest(source).classes)
         table = measure_options(chosen.search, classes, folder / "search" / "latency.json")
     if estimate:
@@ -361,7 +366,7 @@ def search_command(
 
         print_result(estimate_search(source, chosen, table, device=pick_device(device)), as_json, print_estimate)
         return
-    if found is None:
+    if result is None:
         with resumable(), follow(folder, asdict(chosen), track) as (report, _):
-            found = search_architecture(source, chosen, table, folder, device=pick_device(device), report=report)
-    typer.echo(f"{found.train.teachers[-1]}: {found.description} Next: logo-edge train --recipe {derived}")
+            result = search_architecture(source, chosen, table, folder, device=pick_device(device), report=report)
+    typer.echo(f"{result.train.teachers[-1]}: {result.description} Next: logo-edge train --recipe {derived}")

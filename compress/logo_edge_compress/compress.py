@@ -53,15 +53,15 @@ def compress(
 ) -> tuple[dict[str, Bundle], dict]:
     """The packed bundle of each target, and the record that is also written to RUN/compress/compress_report.json.
 
-    With a `recipe`, its stages after training replace the run's own, and the work is kept in RUN/compress-NAME.
-    `out` is the folder of the one target's bundle; of several targets, those other than `cpu` go to OUT-TARGET. `members`
-    is the number of teachers in a server's bundle; 0: all. `outliers` are families of pictures that are no logos, from
+    With a `recipe`, its stages after training replace the run's own, and the work is kept in RUN/compress-NAME. `out`
+    is the folder of the one target's bundle; of several targets, those other than `cpu` go to OUT-TARGET. `members` is
+    the number of teachers in a server's bundle; 0: all. `outliers` are families of pictures that are no logos, from
     neither the fitted nor the evaluated families.
 
     Every student of the recipe is distilled; every candidate of it is made, verified, calibrated on calib and measured
     here. val decides (`select.choose`), test is only reported. When the budget ends, the candidates made so far are
-    chosen from, and the next call continues. A target that cannot be packed is missing among the bundles, and its record
-    says why; the others are packed. Raises SelectionError, after the report is written, if none was packed.
+    chosen from, and the next call continues. A target that cannot be packed is missing among the bundles, and its
+    record says why; the others are packed. Raises SelectionError, after the report is written, if none was packed.
     """
     outs = {
         target: out if len(targets) == 1 or target == "cpu" else out.with_name(f"{out.name}-{target}")
@@ -132,7 +132,7 @@ def compress(
 
 
 def _make_all(work: Work, targets: tuple[str, ...], members: int, device: torch.device) -> tuple[list[Candidate], bool]:
-    """Every candidate of the targets, and whether none is left to try again. Each student's come before the next student."""
+    """Every candidate of the targets, student by student, and whether none is left to try again."""
     recipe, budget, candidates = work.run.recipe, work.budget, []
     backends = {TARGETS[target].backend for target in targets}
     if "members" in backends:

@@ -31,8 +31,8 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path
     """Writes `model`, its record `bundle`, golden vectors and a card to `folder`, and reads the bundle back.
 
     `extra` are further files by their names in the bundle: the members of an ensemble, the artifact for another
-    backend, the space of `embed_bundle`. The vectors are the project's own drawings with the logits of this artifact. An
-    existing bundle is replaced in one step, and what killed packings to the same folder left is deleted. Raises
+    backend, the space of `embed_bundle`. The vectors are the project's own drawings with the logits of this artifact.
+    An existing bundle is replaced in one step, and what killed packings to the same folder left is deleted. Raises
     BundleError for any other existing folder.
     """
     refuse_other_folder(folder)
@@ -55,8 +55,8 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path
 def put_folder(part: Path, folder: Path) -> None:
     """Renames `part` to `folder`; an existing folder is exchanged with it, so that `folder` exists at every moment.
 
-    Linux exchanges the two names in one step (renameat2(2), RENAME_EXCHANGE). Elsewhere, and on file systems without that
-    call, there are two steps: a process that is killed between them leaves the old folder as PART-replaced.
+    Linux exchanges the two names in one step (renameat2(2), RENAME_EXCHANGE). Elsewhere, and on file systems without
+    that call, there are two steps: a process that is killed between them leaves the old folder as PART-replaced.
     """
     if folder.exists():
         libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -28,10 +28,10 @@ ARTIFACTS = {"openvino": "model.xml", "torchscript": "model.pt"}  # beside model
 def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: CalibrateConfig) -> Bundle:
     """The bundle in `folder`, packed again with a calibration fitted on its logits of the manifest's calib split.
 
-    The logits are those of the artifact that it is packed for: the OpenVINO or TorchScript file, or all members. Figures
-    on val and test and the reference are updated and, if the manifest has a train split, the embedding; a signature is
-    dropped; every other file stays. Raises DatasetError where calib is empty, lacks a class or has labels that the bundle
-    does not know, MissingExtraError where the artifact's library is missing.
+    The logits are those of the artifact that it is packed for: the OpenVINO or TorchScript file, or all members.
+    Figures on val and test and the reference are updated and, if the manifest has a train split, the embedding; a
+    signature is dropped; every other file stays. Raises DatasetError where calib is empty, lacks a class or has labels
+    that the bundle does not know, MissingExtraError where the artifact's library is missing.
     """
     bundle = read_bundle(folder)
     backend, artifact = next(
@@ -81,10 +81,10 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: Calibra
 
 
 def read_config(bundle: Bundle, recipe: str | None, overrides: tuple[str, ...]) -> CalibrateConfig:
-    """The settings to calibrate with: the recipe's or, without one, those that the bundle was calibrated with, overridden.
+    """The settings to calibrate with: the recipe's or, without one, those of the bundle's calibration, overridden.
 
-    Raises RecipeError where the bundle is of an earlier release, which stored only the name of its recipe, and no built-in
-    recipe has that name.
+    Raises RecipeError where the bundle is of an earlier release, which stored only the name of its recipe, and no
+    built-in recipe has that name.
     """
     own = bundle.provenance.get("calibrate")
     if recipe is None and own is not None:
@@ -93,7 +93,7 @@ def read_config(bundle: Bundle, recipe: str | None, overrides: tuple[str, ...]) 
         recipe = str(bundle.provenance.get("recipe"))
         if not (BUILT_IN / f"{recipe}.toml").exists():
             raise RecipeError(
-                f"{bundle.folder}: stores no risks, and its recipe {recipe!r} is not built in; give --recipe, the TOML file "
-                "that it was made with"
+                f"{bundle.folder}: stores no risks, and its recipe {recipe!r} is not built in; give --recipe, the TOML "
+                "file that it was made with"
             )
     return load_recipe(recipe, overrides, used=("calibrate",)).calibrate

@@ -87,7 +87,7 @@ def describe_stage(stage: Stage, splits: dict[str, Split], labels: tuple[str, ..
 
 
 def describe_abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration) -> dict:
-    """Coverage and error among the answered logos of each split, at the packed thresholds; those of strict under its name."""
+    """Coverage and error of the answers on each split, at the packed thresholds; those of strict under its name."""
 
     def selection(mode: Mode) -> dict:
         figures = {}
@@ -120,44 +120,40 @@ def describe_candidate(candidate: Candidate, measured: Measured | None) -> dict:
 
 
 def print_candidates(record: dict, console: Console | None = None) -> None:
-    """Prints the candidates that were made, those that nothing dominates marked, and what became of the others."""
+    """Prints a table of the candidates that were made, and why each of the others was not."""
     console = _console(console)
-    dominated = {title for found in record["targets"].values() for title in found["dominated"]}
-    chosen = {(found.get("chosen"), found.get("method")) for found in record["targets"].values()}
+    targets = record["targets"].values()
+    dominated = {title for target in targets for title in target["dominated"]}
+    chosen = {(target.get("chosen"), target.get("method")) for target in targets}
     table = LiteralTable(title=f"candidates on val: {record['val']} logos")
     table.add_column("candidate", no_wrap=True)
     for heading in ("all", "worst class", "ECE", "OOD", "p50 ms", "p95 ms", "size MB", "memory MB", ""):
         table.add_column(heading, justify="right" if heading else "left")
-    for entry in record["candidates"]:
-        if "accuracy" not in entry:
+    for candidate in record["candidates"]:
+        if "accuracy" not in candidate:
             continue
-        cost, ood = entry["cost"], list(entry["ood"].values())
-        mark = (
-            "chosen"
-            if (entry["student"], entry["name"]) in chosen
-            else "dominated"
-            if entry["title"] in dominated
-            else ""
-        )
+        cost, ood = candidate["cost"], list(candidate["ood"].values())
+        mark = "dominated" if candidate["title"] in dominated else ""
+        mark = "chosen" if (candidate["student"], candidate["name"]) in chosen else mark
         table.add_row(
-            entry["title"],
-            f"{entry['accuracy']:.1%}",
-            f"{entry['worst_recall']:.1%}",
-            f"{entry['ece']:.1%}",
+            candidate["title"],
+            f"{candidate['accuracy']:.1%}",
+            f"{candidate['worst_recall']:.1%}",
+            f"{candidate['ece']:.1%}",
             f"{sum(ood) / len(ood):.3f}" if ood else "-",
             *(f"{cost[key]:.2f}" if cost else "-" for key in ("p50_ms", "p95_ms")),
-            f"{entry['size_bytes'] / 1e6:.2f}",
+            f"{candidate['size_bytes'] / 1e6:.2f}",
             f"{cost['peak_memory_mb']:.0f}" if cost else "-",
             mark,
         )
     console.print(table)
-    for entry in record["candidates"]:
-        if entry["status"] != "made":
-            console.print(literal(f"{entry['title']}: {entry['status']}, {entry['reason']}"))
+    for candidate in record["candidates"]:
+        if candidate["status"] != "made":
+            console.print(literal(f"{candidate['title']}: {candidate['status']}, {candidate['reason']}"))
 
 
 def print_stages(record: dict, console: Console | None = None) -> None:
-    """Prints the stages of what was packed for a target, one table per split: a column a stage, a row a class."""
+    """Prints the stages of a target's bundle, one table per split: a column per stage, a row per class."""
     console = _console(console)
     for split in ("val", "test"):
         if split not in record["stages"][0]:
@@ -171,15 +167,15 @@ def print_stages(record: dict, console: Console | None = None) -> None:
         table.add_column("", no_wrap=True)
         for stage in stages:
             table.add_column(stage["stage"], justify="right")
-        table.add_row("accuracy, all", *(_percent(found["accuracy"]) for found in figures))
-        table.add_row("accuracy, sure", *(_percent(found["accuracy_sure"]) for found in figures))
+        table.add_row("accuracy, all", *(_percent(part["accuracy"]) for part in figures))
+        table.add_row("accuracy, sure", *(_percent(part["accuracy_sure"]) for part in figures))
         for label in figures[0]["recall"]:
-            table.add_row(f"recall of {label}", *(_percent(found["recall"][label]) for found in figures))
-        slices = [named_slices(found) for found in figures]
+            table.add_row(f"recall of {label}", *(_percent(part["recall"][label]) for part in figures))
+        slices = [named_slices(part) for part in figures]
         for name in slices[0]:
-            table.add_row(f"{name}, all", *(_percent(own[name]["accuracy"]) for own in slices))
-            table.add_row(f"{name}, sure", *(_percent(own[name]["accuracy_sure"]) for own in slices))
-        table.add_row("calibration error", *(_percent(found["calibration_error_debiased"]) for found in figures))
+            table.add_row(f"{name}, all", *(_percent(part[name]["accuracy"]) for part in slices))
+            table.add_row(f"{name}, sure", *(_percent(part[name]["accuracy_sure"]) for part in slices))
+        table.add_row("calibration error", *(_percent(part["calibration_error_debiased"]) for part in figures))
         table.add_row("size MB", *(f"{stage['size_bytes'] / 1e6:.2f}" for stage in stages))
         table.add_row("p50 ms", *(f"{stage['latency']['p50_ms']:.2f}" if stage["latency"] else "-" for stage in stages))
         console.print(table)

@@ -106,8 +106,8 @@ def find_misses(row: Row, limits: Limits) -> list[Miss]:
 def find_dominators(rows: list[Row]) -> dict[str, str]:
     """Title -> title of the most accurate row that dominates it; rows that are not dominated are left out.
 
-    A row dominates another if it is no worse in accuracy, p50 and size and better in one of them. A row without a latency
-    is compared by the other two.
+    A row dominates another if it is no worse in accuracy, p50 and size and better in one of them. A row without a
+    latency is compared by the other two.
     """
     dominators = {}
     for row in rows:
@@ -135,9 +135,10 @@ def find_slow_int8(rows: list[Row]) -> dict[str, str]:
 def choose(rows: list[Row], limits: Limits, refused: dict[str, str], *, by_size: bool) -> Choice:
     """The cheapest of the rows that meet the limits and are as accurate as the best of them, as far as val can tell.
 
-    As accurate: within one standard error of the most accurate (`is_as_accurate`; Breiman et al. 1984). The cheapest has
-    the lowest p50; among those within TIED of it, the smallest file; among those within TIED of that, the best accuracy.
-    With `by_size`, or if none was timed, the file size decides first. A row that was not timed is left out if others were.
+    As accurate: within one standard error of the most accurate (`is_as_accurate`; Breiman et al. 1984). The cheapest
+    has the lowest p50; among those within TIED of it, the smallest file; among those within TIED of that, the best
+    accuracy. With `by_size`, or if none was timed, the file size decides first. A row that was not timed is left out if
+    others were.
     """
     misses = {row.title: find_misses(row, limits) for row in rows}
     able = [row for row in rows if row.title not in refused]
@@ -156,8 +157,8 @@ def choose(rows: list[Row], limits: Limits, refused: dict[str, str], *, by_size:
 def is_as_accurate(row: Row, best: Row) -> bool:
     """Whether the best row's lead in correct logos is at most one standard error.
 
-    The standard error under equal accuracy is the root of the number of logos on which only one of both is right (McNemar
-    1947).
+    The standard error under equal accuracy is the root of the number of logos on which only one of both is right
+    (McNemar 1947).
     """
     only_best, only_row = int((best.correct & ~row.correct).sum()), int((row.correct & ~best.correct).sum())
     return only_best - only_row <= (only_best + only_row) ** 0.5
@@ -196,7 +197,8 @@ def _explain(
     )
     untimed = 0 if by_size else sum(row.cost is None for row in as_accurate)
     left_out = f"; {untimed} of them could not be timed and were left out" if untimed else ""
-    return f"{summary}; {meets}, and it is the {how} of the {len(as_accurate)} that val cannot distinguish from {other}{left_out}."
+    tied = f"the {len(as_accurate)} that val cannot distinguish from {other}"
+    return f"{summary}; {meets}, and it is the {how} of {tied}{left_out}."
 
 
 def _explain_none(able: list[Row], misses: dict[str, list[Miss]], limits: Limits, refused: dict[str, str]) -> str:

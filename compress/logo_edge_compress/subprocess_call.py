@@ -1,4 +1,4 @@
-"""Runs a function in a separate process, so that a converter that crashes, hangs or is killed affects only its own result."""
+"""Runs a function in a separate process, so that a converter that crashes, hangs or is killed harms only its result."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Subprocess:
     """A function that runs in a separate process; `receive` returns what it sends through its connection.
 
     The process calls `function(*arguments, connection)`. The function is pickled by its name, so it must be defined at
-    module level, and its arguments must be picklable. What it prints, and what native code writes to stderr, goes to the
-    file `log`. The process is killed when this process dies.
+    module level, and its arguments must be picklable. What it prints, and what native code writes to stderr, goes to
+    the file `log`. The process is killed when this process dies.
     """
 
     def __init__(self, function: Callable, arguments: tuple, log: Path, *, preload: str | None = None):
@@ -105,7 +105,7 @@ def call_in_subprocess(
     report: Callable[[dict], None] = lambda _: None,
     deadline: float = float("inf"),
 ) -> Any:
-    """The result of `function(*arguments, report)`, computed in a separate process that has the function's module loaded.
+    """The result of `function(*arguments, report)`, computed in a separate process with the function's module loaded.
 
     Each report of the function is passed to `report` here. Raises SubprocessError where the function raised or the
     process died, OutOfTimeError where it still runs at the deadline.

@@ -39,16 +39,16 @@ def is_measured(target: str) -> bool:
 def check_targets(run: Run, targets: tuple[str, ...], limits: Limits, members: int = 0) -> None:
     """Refuses at the start what would fail after the work. `members` as for `compress`.
 
-    Raises SelectionError for a latency limit where no target can be measured here, or for a server's bundle of fewer than
-    two teachers; MissingExtraError where a target's library is not installed; RunError where the recipe distils
+    Raises SelectionError for a latency limit where no target can be measured here, or for a server's bundle of fewer
+    than two teachers; MissingExtraError where a target's library is not installed; RunError where the recipe distils
     the disagreement of teachers and there is one teacher.
     """
     teachers = members or len(run.record["members"])
     if "server" in targets and teachers < 2:
         others = " ".join(f"--target {target}" for target in targets if target != "server") or "--target cpu"
         raise SelectionError(
-            f"--target server packs the teachers of {run.folder} together, and it has {teachers}; expected two or more. "
-            f"Train with more train.teachers, or leave it out: {others}"
+            f"--target server packs the teachers of {run.folder} together, and it has {teachers}; expected two or "
+            f"more. Train with more train.teachers, or leave it out: {others}"
         )
     if "openvino" in targets and find_spec("openvino") is None:
         raise MissingExtraError("openvino", "openvino")
@@ -59,5 +59,6 @@ def check_targets(run: Run, targets: tuple[str, ...], limits: Limits, members: i
         reasons = {"web": "a browser runs it", "jetson": why_no_engine()}
         why = "; ".join(f"{target}: {reasons[target]}" for target in unmeasured)
         raise SelectionError(
-            f"--max-latency-ms {limits.latency_ms:g} cannot be checked here ({why}); leave it out and measure on the device"
+            f"--max-latency-ms {limits.latency_ms:g} cannot be checked here ({why}); leave it out and "
+            "measure on the device"
         )

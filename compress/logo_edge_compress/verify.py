@@ -87,7 +87,8 @@ def verify_epistemic(parent: np.ndarray, artifact: np.ndarray, least: float, nam
     if not (correlation >= least and np.isfinite(artifact).all()):
         raise VerificationError(
             f"{name}: its `epistemic` ranks {len(parent)} pictures differently from its parent: rank correlation "
-            f"{correlation:.3f}; expected at least {least}. It is not packed; try more calibration images or another method"
+            f"{correlation:.3f}; expected at least {least}. It is not packed; try more calibration images or another "
+            "method"
         )
     return correlation
 
@@ -121,6 +122,6 @@ def open_onnx(path: Path, *, output: str = LOGITS, threads: int = 2) -> Forward:
 
 
 def open_artifact(backend: str, path: Path, *, output: str = LOGITS, threads: int = 2) -> Forward:
-    """The function that returns one output of the artifact at `path`, in the runtime's backend. Raises as `open_backend`."""
+    """The function that returns one output of the artifact at `path`. Raises as `open_backend`."""
     opened = open_backend(backend, ModelFile.read(path), Resources(threads))
     return lambda pixels: opened.run(pixels, [output])[0]

@@ -322,8 +322,9 @@ def report(item):
     print(item["kind"], item.get("epoch"), flush=True)
 
 run, out, limit = sys.argv[1:]
-compress(Path(run), Path(out), name="shapes", device=torch.device("cpu"), report=report, limits=Limits(size_mb=float(limit)),
-         say=lambda text: print(text, flush=True), outliers={"specks": families_of("choice")["specks"]})
+compress(Path(run), Path(out), name="shapes", device=torch.device("cpu"), report=report,
+         limits=Limits(size_mb=float(limit)), say=lambda text: print(text, flush=True),
+         outliers={"specks": families_of("choice")["specks"]})
 """
 
 

@@ -37,7 +37,7 @@ def run(tmp_path):
             ["--target", "toaster"],
             "--target toaster: expected one of cpu, openvino, jetson, web, torchscript, server, all",
         ),
-        (["--members", "2"], "--members is of the server's bundle; add --target server"),
+        (["--members", "2"], "--members applies to the server's bundle; add --target server"),
         (["--target", "server", "--members", "1"], "--members 1: expected from 2 to the 2 teachers"),
         (["--target", "server", "--members", "3"], "--members 3: expected from 2 to the 2 teachers"),
         (["--set", "distill.seed=1"], "--set changes fields of --recipe; name the recipe too"),

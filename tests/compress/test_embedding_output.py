@@ -1,4 +1,4 @@
-"""A model gets the output `embedding` without any other of its figures changing, and its bundle the space to compare by."""
+"""A model gets the output `embedding`, with unchanged logits, and its bundle the space to compare by."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ STUDENTS = ("mobilenetv4_conv_small_050", "mobilenetv3_small_050", "test_resnet"
 
 @pytest.fixture(scope="module", params=STUDENTS)
 def artifact(request, tmp_path_factory):
-    """(network, pixels (24, S, S, 3), INT8 artifact) of one kind of student, its weights rounded to the nearest value."""
+    """(network, pixels (24, S, S, 3), INT8 artifact) of a student whose weights are rounded to the nearest value."""
     folder = tmp_path_factory.mktemp("finetune")
     torch.manual_seed(0)
     network = LogoNetwork(request.param, 5).eval()

@@ -1,4 +1,4 @@
-"""The search: composed networks, both levels of its gradient, latency and entropy, and that it resumes to the same result."""
+"""The search: composed networks, its bilevel gradient, latency and entropy; it resumes to the same result."""
 
 from __future__ import annotations
 

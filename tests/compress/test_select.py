@@ -51,9 +51,9 @@ def test_the_fastest_of_those_that_val_cannot_tell_from_the_best_is_chosen():
     choice = choose(ROWS, Limits(), find_slow_int8(ROWS), by_size=False)
     assert choice.row is SMALL, "weak is faster, but less accurate by more than chance"
     assert choice.sentence == (
-        "small@96, fp32: 92.8% on val, 0.40 ms, 2.00 MB; 4 of 5 candidates may ship, as no limit was given, and it is the "
-        "fastest (and of equally fast ones the smallest) of the 3 that val cannot distinguish from the most accurate, large@128, "
-        "fp32 with 93.0%."
+        "small@96, fp32: 92.8% on val, 0.40 ms, 2.00 MB; 4 of 5 candidates may ship, as no limit was given, and it is "
+        "the fastest (and of equally fast ones the smallest) of the 3 that val cannot distinguish from the most "
+        "accurate, large@128, fp32 with 93.0%."
     )
 
 
@@ -123,7 +123,8 @@ def test_where_none_meets_the_limits_the_nearest_is_named_and_what_each_misses()
     assert choice.row is None
     lines = choice.sentence.splitlines()
     assert lines[0] == (
-        "no candidate meets the limits (at most 0.55 MB, at most 3 points below the teachers). Nearest: small@96, int8-minmax"
+        "no candidate meets the limits (at most 0.55 MB, at most 3 points below the teachers). Nearest: "
+        "small@96, int8-minmax"
     )
     assert lines[1] == "  small@96, int8-minmax: size 0.60 MB (limit 0.55 MB)"
     assert "  weak@64, fp32: accuracy drop 15.0 points (limit 3.0 points)" in lines

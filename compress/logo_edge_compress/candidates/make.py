@@ -149,7 +149,7 @@ def make_int8(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
 
 
 def make_mixed(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
-    """INT8 with the fewest sensitive layers in FP32 that agree with the parent; the record has every layer's sensitivity."""
+    """INT8 with as few layers in FP32 as needed to agree with the parent; records the sensitivity of every layer."""
     path, size_px = _int8_path(task, plan), task.student.size_px
     rounded, settings = _round_weights(task, plan, pixels), _quantizer_settings(plan)
     images, val = pixels[FITTING], pixels["val"]

@@ -41,7 +41,7 @@ class Measured:
 
 
 def measure_candidates(work: Work, candidates: list[Candidate]) -> tuple[list[Measured], bool]:
-    """Each candidate, timed on this machine and calibrated on calib; and whether every one that opens here was timed."""
+    """Each candidate, timed here and calibrated on calib; and whether every one that opens here was timed."""
     costs, complete = measure_costs(candidates, work.folder, work.say)
     work.say(f"calibrating {len(candidates)} candidates")
     measured = []

@@ -28,8 +28,9 @@ STATIC = {f"int8-{method}" for method in METHODS}  # names of candidates
 def make_candidates(task: Task, backends: set[str], make: Callable[[Plan], Candidate]) -> list[Candidate]:
     """All candidates of one student for these backends; `make` turns a plan into a candidate.
 
-    The graphs for ONNX Runtime come first, as all others are made from them: FP32, its weights stored in FP16, then each
-    of the recipe's methods, the closest static INT8 fine-tuned and, by `quantize.mixed`, one with sensitive layers in FP32.
+    The graphs for ONNX Runtime come first, as all others are made from them: FP32, its weights stored in FP16, then
+    each of the recipe's methods, the closest static INT8 fine-tuned and, by `quantize.mixed`, one with sensitive layers
+    in FP32.
     """
     candidates = [make(Plan("fp32", "fp32", "onnxruntime", make_fp32, (task.checkpoint,)))]
     if candidates[0].status == "made":

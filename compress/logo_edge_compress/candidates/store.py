@@ -52,7 +52,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to make a candidate: `make(task, plan, pixels, report)` returns an Artifact, made from `inputs` and `settings`.
+    """How to make a candidate: `make(task, plan, pixels, report)` returns an Artifact from `inputs` and `settings`.
 
     `fits`: it is also fitted on the train logos among the pixels.
     """
@@ -113,7 +113,7 @@ def outcome(task: Task, plan: Plan, status: str, reason: str = "", **stored) -> 
 
 
 def candidate_key(task: Task, plan: Plan) -> str:
-    """The key of the candidate: its inputs and settings, the logos that it is made and run on, and the code that makes it."""
+    """The key of the candidate: inputs, settings, the logos that it is made and run on, and the code that makes it."""
     names = [path.stem for path in sorted(task.pixels.glob("*.npy")) if plan.fits or path.stem != FITTING]
     inputs = {path.name: path for path in plan.inputs} | pixel_files(task.pixels, *names)
     settings = {**plan.settings, "name": plan.name, "make": plan.make.__qualname__}
@@ -122,7 +122,7 @@ def candidate_key(task: Task, plan: Plan) -> str:
 
 
 def made_with(*packages: str) -> dict[str, str]:
-    """The versions for an `artifact_key`: of the packages that make and run artifacts, of `packages`, and of this code."""
+    """The versions for an `artifact_key`: packages that make and run artifacts, `packages`, and this code."""
     return versions((*MADE_WITH, *packages)) | {"logo_edge_compress": source_hash(Path(__file__).parents[1])}
 
 

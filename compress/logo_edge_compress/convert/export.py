@@ -41,10 +41,10 @@ def export_artifact(
 ) -> dict:
     """The record of the artifact in folder `out`, also written beside it as JSON: hashes, parity, versions.
 
-    All files are made and verified in a temporary folder, and renamed to `out` at the end if they pass. The old record is
-    deleted first and the new one written last, so that no record names the files of two exports. `batch` None: any batch
-    size. Raises VerificationError where the artifact disagrees with its parent, ExportError where the source has no such
-    precision or TensorRT would refuse it, MissingExtraError where the format's library is missing.
+    All files are made and verified in a temporary folder, and renamed to `out` at the end if they pass. The old record
+    is deleted first and the new one written last, so that no record names the files of two exports. `batch` None: any
+    batch size. Raises VerificationError where the artifact disagrees with its parent, ExportError where the source has
+    no such precision or TensorRT would refuse it, MissingExtraError where the format's library is missing.
     """
     check_request(source, kind, precision, batch)
     out.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from logo_edge_compress.verify import EXPORTED, ROUNDED, open_artifact
 
 
 def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
-    """Writes the model of the ONNX file `graph` and returns its verification. Raises MissingExtraError without OpenVINO."""
+    """Converts the ONNX file `graph` and returns the verification. Raises MissingExtraError without OpenVINO."""
     try:
         import openvino
     except ImportError as error:

@@ -15,7 +15,7 @@ from logo_edge_compress.verify import Forward, Tolerance, run_artifact, verify
 
 @dataclass(frozen=True)
 class Images:
-    """(N, S, S, 3) uint8 each: `fitting` to choose settings on, `verifying` to compare the artifact with its parent on."""
+    """(N, S, S, 3) uint8 each: `fitting` to choose settings on, `verifying` to compare artifact and parent on."""
 
     fitting: np.ndarray
     verifying: np.ndarray

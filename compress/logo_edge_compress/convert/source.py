@@ -26,7 +26,7 @@ COMPUTED_IN = {"fp16": "fp32", "int8-weights": "fp32"}  # precision of the arith
 
 @dataclass(frozen=True)
 class Source:
-    """What can be exported: ONNX graphs by precision; the bundle that holds them, or a run's student, folder and manifest."""
+    """The input of an export: ONNX graphs by precision, and their bundle, or a run's student, folder and manifest."""
 
     name: str
     input: InputContract
@@ -38,10 +38,11 @@ class Source:
 
 
 def read_source(path: Path, *, public_key: Path | None = None) -> Source:
-    """The bundle in folder `path`, or what `logo-edge compress` left in the run's folder `path`.
+    """The bundle in folder `path`, or the compressed run in folder `path`.
 
-    With `public_key` it is a bundle that the key's owner signed. Raises BundleError where the bundle is damaged or not signed, ExportError where `path` is neither, or a run not compressed yet,
-    RunError where the run's manifest is another one by now.
+    With `public_key`, it must be a bundle signed with that key. Raises BundleError where the bundle is damaged or not
+    signed, ExportError where `path` is neither, or a run not compressed yet, RunError where the run's manifest is
+    another one by now.
     """
     if public_key or (path / RECORD).exists():
         bundle = read_bundle(path, public_key=public_key)

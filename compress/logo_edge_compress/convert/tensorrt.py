@@ -1,7 +1,7 @@
 """ONNX for TensorRT, and a TensorRT engine: built on the device that will run it, and stored for the next time.
 
-For TensorRT 10 (Jetson) and 11: the network is strongly typed, so the graph decides the precision, and neither calibrators
-nor precision flags, which 11 has removed, are needed. Type-checked against tensorrt-stubs.
+For TensorRT 10 (Jetson) and 11: the network is strongly typed, so the graph decides the precision, and neither
+calibrators nor precision flags, which 11 has removed, are needed. Type-checked against tensorrt-stubs.
 """
 
 from __future__ import annotations

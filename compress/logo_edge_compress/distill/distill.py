@@ -1,4 +1,4 @@
-"""An ensemble of teachers -> one small student, fitted on labelled and unlabelled logos, mixtures of them and outliers."""
+"""An ensemble of teachers -> one small student, fitted on labelled and unlabelled logos, mixtures and outliers."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ def load_student(folder: Path, classes: int) -> Student:
     record = json.loads(record_path.read_text(encoding="utf-8"))
     if not checkpoint.exists() or file_hash(checkpoint) != record["sha256"]:
         raise RunError(
-            f"{checkpoint} is missing or not the file that {RECORD} lists; put it back, or run `logo-edge compress` again"
+            f"{checkpoint} is missing or not the file that {RECORD} lists; put it back, or run "
+            "`logo-edge compress` again"
         )
     architecture = Architecture.parse(record["student"])
     return Student(architecture, load_network(checkpoint, architecture, classes), checkpoint, record["history"])
@@ -150,8 +151,8 @@ def check_teachers(run: Run, config: DistillConfig) -> None:
     """Raises RunError where the student is to learn the disagreement of the run's teachers, and there is only one."""
     if config.epistemic != "off" and len(run.record["members"]) < 2:
         raise RunError(
-            f"distill.epistemic is {config.epistemic!r}, and {run.folder} has one teacher, which disagrees with nobody; "
-            "expected two or more, or epistemic = 'off'"
+            f"distill.epistemic is {config.epistemic!r}, and {run.folder} has one teacher, which disagrees with "
+            "nobody; expected two or more, or epistemic = 'off'"
         )
 
 

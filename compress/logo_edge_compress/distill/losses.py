@@ -24,7 +24,7 @@ def matches(config: DistillConfig) -> bool:
 
 
 def further_targets(answers: list[Answer], config: DistillConfig) -> tuple[torch.Tensor, ...]:
-    """The targets besides logits: features (B, F) and attention (B, GRID * GRID), or a single teacher's evidence (B, 1).
+    """Targets besides logits: features (B, F) and attention (B, GRID * GRID), or a single teacher's evidence (B, 1).
 
     Features are the concatenation of all teachers', each normalised to length 1; attention is the teachers' mean.
     """
@@ -39,14 +39,14 @@ def distillation_objective(config: DistillConfig, ask: Callable[..., tuple[torch
 
     `ask` returns the teachers' outputs for a batch (`SoftTargets.answer`); None: the batch contains them.
 
-    - `distillation`: T^2 KL(teachers || student) at temperature T, to the ensemble's mean softened prediction (Hinton et
-      al. 2015, arXiv:1503.02531).
+    - `distillation`: T^2 KL(teachers || student) at temperature T, to the ensemble's mean softened prediction (Hinton
+      et al. 2015, arXiv:1503.02531).
     - `votes`: cross-entropy on the annotators' votes of labelled logos.
-    - `features`: 1 - cosine between a linear map of the student's pooled features and the teachers' (Romero et al. 2015,
-      arXiv:1412.6550).
+    - `features`: 1 - cosine between a linear map of the student's pooled features and the teachers' (Romero et al.
+      2015, arXiv:1412.6550).
     - `attention`: squared distance of the last maps' energies (Zagoruyko and Komodakis 2017, arXiv:1612.03928).
-    - `relations`: differences of distances and angles between the logos of a batch, or of a part of it (Park et al. 2019,
-      arXiv:1904.05068).
+    - `relations`: differences of distances and angles between the logos of a batch, or of a part of it (Park et al.
+      2019, arXiv:1904.05068).
     - `epistemic`: that of models/epistemic.py, or the squared difference from a single teacher's own evidence.
 
     With `adversarial_radius` the student learns on attacked views (Goldblum et al. 2020, arXiv:1905.09747).
@@ -110,7 +110,7 @@ def attention_map(maps: torch.Tensor, network: LogoNetwork) -> torch.Tensor:
 
 
 def relation_loss(own: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The difference of distances and angles within a batch's features (B, F) from those within (B, G); 0 for one logo."""
+    """The difference between distances and angles within features (B, F) and within (B, G); 0 for one logo."""
     distances, angles = (functional.smooth_l1_loss(measure(own), measure(target)) for measure in (_distances, _angles))
     return distances + ANGLES * angles
 
@@ -132,10 +132,10 @@ def _angles(features: torch.Tensor) -> torch.Tensor:
 def attack_views(
     network: nn.Module, views: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor], radius: float
 ) -> torch.Tensor:
-    """(B, S, S, C) views of 0 to 255, attacked to raise the network's loss: noise of 2 radii, then a step of one radius.
+    """(B, S, S, C) views of 0 to 255, attacked to raise the loss: noise of 2 radii, then a step of one radius.
 
-    The noise is strong and the result is not clipped to the radius: with weaker noise, a network soon learns to withstand
-    this step and no other attack. N-FGSM, de Jorge et al. 2022, arXiv:2202.01181.
+    The noise is strong and the result is not clipped to the radius: with weaker noise, a network soon learns to
+    withstand this step and no other attack. N-FGSM, de Jorge et al. 2022, arXiv:2202.01181.
     """
     noisy = (views + torch.empty_like(views).uniform_(-2 * radius, 2 * radius)).requires_grad_(True)
     (gradient,) = torch.autograd.grad(loss(network(noisy).float()), noisy)

@@ -31,7 +31,8 @@ TEACHER_TOLERANCE = 1e-3  # of the largest logit, from FP32 sums in another orde
 class OnnxTeacher:
     """A teacher in ONNX Runtime on one thread: on CPUs in less than half of PyTorch's time.
 
-    Each process opens its own session at its first call. Raises VerificationError if its logits differ from the network's.
+    Each process opens its own session at its first call. Raises VerificationError if its logits differ from the
+    network's.
     """
 
     def __init__(self, network: LogoNetwork, size_px: int):
@@ -47,8 +48,8 @@ class OnnxTeacher:
         difference = (self.answer(noise).logits - logits).abs().max().item()
         if not difference <= TEACHER_TOLERANCE * max(1.0, logits.abs().max().item()):
             raise VerificationError(
-                f"the logits of teacher {network.name}@{size_px} as ONNX differ by {difference:.3g} from PyTorch's; expected "
-                f"at most {TEACHER_TOLERANCE:g} of the largest"
+                f"the logits of teacher {network.name}@{size_px} as ONNX differ by {difference:.3g} from PyTorch's; "
+                f"expected at most {TEACHER_TOLERANCE:g} of the largest"
             )
 
     def __getstate__(self) -> dict:
@@ -105,9 +106,9 @@ class SoftTargets:
     def collate(self, items: list[tuple[np.ndarray, torch.Tensor, int]]) -> tuple[torch.Tensor, ...]:
         """A batch of items of a PictureDataset; runs in the processes of the data loader.
 
-        (views (B, S, S, C) float, votes, result of `answer`). Without `ask`: (views, votes, position, views of each drawn
-        teacher), for `answer` on the GPU. `votes` (B, K), or (B, K + 1) with outliers, are 0 for unlabelled pictures, and
-        scaled so that their mean over all B is the mean over the labelled pictures.
+        (views (B, S, S, C) float, votes, result of `answer`). Without `ask`: (views, votes, position, views of each
+        drawn teacher), for `answer` on the GPU. `votes` (B, K), or (B, K + 1) with outliers, are 0 for unlabelled
+        pictures, and scaled so that their mean over all B is the mean over the labelled pictures.
         """
         pictures, targets, positions = zip(*items, strict=True)
         targets, position = torch.stack(targets), torch.full((len(pictures),), positions[0])

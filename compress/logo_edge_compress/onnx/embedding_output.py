@@ -26,8 +26,9 @@ def embed_bundle(
 ) -> tuple[Bundle, Path, dict[str, Path]]:
     """The bundle and its model with an embedding, and embedding.npz, for `pack_bundle`; files are written to `work`.
 
-    The space is fitted on the manifest's train split, its background is the calib split. Without a train split, or if the
-    graph's features are not accessible, nothing changes. Raises VerificationError where the added output changes a logit.
+    The space is fitted on the manifest's train split, its background is the calib split. Without a train split, or if
+    the graph's features are not accessible, nothing changes. Raises VerificationError where the added output changes a
+    logit.
     """
     embedding_model = add_embedding(onnx.load(model))
     if embedding_model is None or len(manifest.split("train")) < 2:
@@ -38,8 +39,8 @@ def embed_bundle(
     before, after = (_outputs(graph, samples, LOGITS) for graph in (model, path))
     if not np.array_equal(before, after):
         raise VerificationError(
-            f"{model}: with the output {EMBEDDING}, logits differ by up to {np.abs(before - after).max():.3g}; expected no "
-            "difference. It is not packed; report it"
+            f"{model}: with the output {EMBEDDING}, logits differ by up to {np.abs(before - after).max():.3g}; "
+            "expected no difference. It is not packed; report it"
         )
     embeddings = [
         _outputs(

@@ -21,8 +21,8 @@ from logo_edge_train.models.epistemic import EVIDENCE_RANGE
 def export_onnx(network: LogoNetwork, size_px: int, path: Path, *, body: Path | None = None) -> Path:
     """The network at `path` as FP32 ONNX, `pixels` (batch, S, S, C) uint8 -> `logits` (batch, K) float32.
 
-    With an epistemic head it also has the output `epistemic` (batch,) float32, in nats. If `body` is given, the graph of
-    `export_body`, which quantization begins with, is kept there.
+    With an epistemic head it also has the output `epistemic` (batch,) float32, in nats. If `body` is given, the graph
+    of `export_body`, which quantization begins with, is kept there.
     """
     exported = body or path.with_suffix(".body.onnx")
     export_body(network, size_px, exported)
@@ -130,8 +130,8 @@ def add_uint8_front(model: onnx.ModelProto, size_px: int) -> None:
 def add_epistemic(model: onnx.ModelProto) -> None:
     """Replaces the output EVIDENCE (batch, 1), if there is one, by `epistemic` (batch,), in nats, always in float32.
 
-    ONNX has no digamma operator; its asymptotic series at a + 2, with two steps of the recurrence, is within 1e-4 nats of
-    `models.epistemic_nats`.
+    ONNX has no digamma operator; its asymptotic series at a + 2, with two steps of the recurrence, is within 1e-4 nats
+    of `models.epistemic_nats`.
     """
     graph, nodes = model.graph, []
     outputs = [(kind, output) for output in graph.output for kind, name in EVIDENCE.items() if output.name == name]

@@ -111,10 +111,11 @@ def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelPr
     """The model for TensorRT: the same weights, with the types and quantization that its parser accepts.
 
     TensorRT can only cast uint8, and quantizes to S8 with a zero point of 0. So pixels are cast and then normalised; U8
-    activations become S8 with the larger half of their range on 127 steps; biases become float. A Relu that was expressed
-    by the lower end of a U8 range is added as a node again. onnx-tensorrt, docs/operators.md, 10.15.
+    activations become S8 with the larger half of their range on 127 steps; biases become float. A Relu that was
+    expressed by the lower end of a U8 range is added as a node again. onnx-tensorrt, docs/operators.md, 10.15.
 
-    Activations lose up to one bit. `kept_range` is the share of their range that the steps cover; less gives finer steps.
+    Activations lose up to one bit. `kept_range` is the share of their range that the steps cover; less gives finer
+    steps.
     """
     model = copy_model(model)
     graph = model.graph

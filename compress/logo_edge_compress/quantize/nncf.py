@@ -1,4 +1,4 @@
-"""Static INT8 by NNCF: with its bias correction, or with layers restored to FP32 until the accuracy holds, within a time.
+"""Static INT8 by NNCF: with its bias correction, or with layers restored to FP32 until the accuracy holds.
 
 An alternative to `static.quantize_body`, for graphs on which that loses too much.
 """
@@ -59,7 +59,7 @@ def restore_with_nncf(
     minutes: float,
     reduce_range: bool,
 ) -> tuple[Path, bool]:
-    """The same with layers restored to FP32 until accuracy on val drops by at most `max_drop`; and whether that is reached.
+    """The same with layers restored to FP32 until val accuracy drops by at most `max_drop`; and whether it does.
 
     After `minutes` the most accurate model so far is used. val_pixels: (N, S, S, 3) uint8, val_targets: (N,).
     """

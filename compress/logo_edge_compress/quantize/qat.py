@@ -58,8 +58,8 @@ def finetune(
     """The INT8 artifact with its weights and biases fine-tuned, at `path`.
 
     The only teacher is the FP32 student that it was made from, on the data of the distillation. The fit runs on the CPU
-    in float32, where fake quantization is exact. An interrupted fit is resumed if `key`, the artifact_key of its inputs,
-    is the same.
+    in float32, where fake quantization is exact. An interrupted fit is resumed if `key`, the artifact_key of its
+    inputs, is the same.
     """
     recipe, contract = run.recipe, student.architecture.contract
     model = onnx.load(artifact)

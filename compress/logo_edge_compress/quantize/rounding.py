@@ -1,7 +1,7 @@
 """Rounds weights and corrects biases so that INT8 changes the logits of logos as little as possible.
 
-Logos have large flat areas, where the rounding errors of a kernel's taps add up instead of averaging out: after rounding
-to the nearest value, an EfficientNet-Lite0 trained on logos kept only half of its decisions.
+Logos have large flat areas, where the rounding errors of a kernel's taps add up instead of averaging out: after
+rounding to the nearest value, an EfficientNet-Lite0 trained on logos kept only half of its decisions.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def round_weights(body: onnx.ModelProto, planes: np.ndarray, *, reduce_range: bo
     """The body with the weights of every convolution rounded to their INT8 grid, one scale per output channel.
 
     Weights are rounded one after the other; the others, not yet rounded, compensate the change of the outputs. Optimal
-    brain quantization: Frantar et al. 2023, arXiv:2210.17323. planes: (N, 3, S, S) float32, the inputs whose outputs are
-    to be preserved. Layers without a bias get a bias of 0, for `correct_biases`.
+    brain quantization: Frantar et al. 2023, arXiv:2210.17323. planes: (N, 3, S, S) float32, the inputs whose outputs
+    are to be preserved. Layers without a bias get a bias of 0, for `correct_biases`.
     """
     scales = kernel_scales(body, reduce_range=reduce_range)
     body = copy_model(body)
@@ -74,7 +74,7 @@ def round_weights(body: onnx.ModelProto, planes: np.ndarray, *, reduce_range: bo
 
 
 def round_rows(rows: np.ndarray, scale: np.ndarray, levels: int, moments: np.ndarray) -> np.ndarray:
-    """(R, n) weights as multiples (at most `levels`) of each row's scale (R,), with (w - q) H (w - q) small; H: (n, n)."""
+    """(R, n) weights as multiples (at most `levels`) of `scale` (R,), with (w - q) H (w - q) small; H: (n, n)."""
     damped = moments + np.eye(len(moments)) * (DAMPING * np.trace(moments) / len(moments) + 1e-9)
     order = np.argsort(-np.diag(damped), kind="stable")  # the strongest inputs first, while others can still compensate
     factor = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T  # (n, n), upper
@@ -164,7 +164,7 @@ def _upstream(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 
 
 def _taps(tensor: np.ndarray, conv: onnx.NodeProto, shape) -> np.ndarray:
-    """The inputs that a convolution multiplies with its weights: (B, C, H, W) -> (G, C / G * kh * kw, B * H' * W') float32."""
+    """The inputs of each weight of a convolution: (B, C, H, W) -> (G, C / G * kh * kw, B * H' * W') float32."""
     top, left, bottom, right = _attribute(conv, "pads", [0, 0, 0, 0])
     down, across = _attribute(conv, "strides", [1, 1])
     padded = np.pad(tensor, ((0, 0), (0, 0), (top, bottom), (left, right)))

@@ -108,7 +108,7 @@ def mix_precision(
     tolerance: Tolerance,
     most: int,
 ) -> tuple[tuple[str, ...], Parity]:
-    """Writes the INT8 body with the fewest sensitive layers in FP32 that `tolerance` allows; their names and the parity.
+    """Writes the INT8 body with as few layers in FP32 as `tolerance` allows; returns their names and the parity.
 
     The number of layers is doubled, starting with none, until val is within the tolerance, or `most` is reached.
     """

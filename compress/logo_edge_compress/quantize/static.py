@@ -62,9 +62,9 @@ def quantize_body(
     """The body of `export_body`, whose `round_body` is `rounded`, as INT8 QDQ with a uint8 input, at `path`.
 
     pixels: (N, S, S, C) uint8, the calibration images. Activations are U8, weights S8 per output channel (see
-    QuantizeConfig); in networks with attention only operators with weights are quantized. The layers named in `restored`
-    stay in FP32, as does the small epistemic head. The activation ranges are stored in the JSON file `ranges`, and read if
-    it exists. ONNX Runtime, "Quantize ONNX models".
+    QuantizeConfig); in networks with attention only operators with weights are quantized. The layers named in
+    `restored` stay in FP32, as does the small epistemic head. The activation ranges are stored in the JSON file
+    `ranges`, and read if it exists. ONNX Runtime, "Quantize ONNX models".
     """
     model, base = onnx.load(body), onnx.load(rounded)
     kernels = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -25,7 +25,8 @@ def store_int8(body: Path, size_px: int, path: Path) -> Path:
 def store_int4(body: Path, size_px: int, path: Path, *, block: int = 32) -> Path:
     """As `store_int8`, but with the weights of matrix products in 4 bits, one scale for every `block` of them.
 
-    Only ONNX Runtime reads such files. Raises VerificationError where there is no matrix product; convolutions do not count.
+    Only ONNX Runtime reads such files. Raises VerificationError where there is no matrix product; convolutions do not
+    count.
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 

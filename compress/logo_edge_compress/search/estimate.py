@@ -18,7 +18,7 @@ from logo_edge_train.recipe import Recipe
 
 
 def estimate_search(manifest_path: Path, recipe: Recipe, table: LatencyTable, *, device: torch.device) -> dict:
-    """As `estimate_training`, of `search`: an upper bound, since no epoch of the trial is one of the faster first ones."""
+    """As `estimate_training`, for `search`: an upper bound, because the trial has none of the faster first epochs."""
     config, rows = recipe.search, read_manifest(manifest_path).split("train")
     rows = stratified_sample(rows, recipe.train.fit.max_images)
     # a third more than two halves of the trial's steps: the halves are never quite equal

@@ -1,4 +1,4 @@
-"""The mathematics of the search: the gradient of its two levels, the penalties, and the architecture that is derived."""
+"""The mathematics of the search: its bilevel gradient, the penalties, and the derived architecture."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def architecture_gradient(
     held_out_loss: Loss,
     inner_rate: float,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The held-out loss and its gradient for the alphas, after one step of the weights at `inner_rate` on `fitting_loss`.
+    """The held-out loss and its gradient for the alphas, after a step of the weights at `inner_rate` on `fitting_loss`.
 
-    The weights after the step depend on the alphas too. That part of the gradient is a Hessian-vector product, computed as
-    a finite difference of first gradients (DARTS, eq. 7 and 8). A rate of 0 gives the first-order gradient at the present
-    weights. The weights are restored.
+    The weights after the step depend on the alphas too. That part of the gradient is a Hessian-vector product, computed
+    as a finite difference of first gradients (DARTS, eq. 7 and 8). A rate of 0 gives the first-order gradient at the
+    present weights. The weights are restored.
     """
     if not inner_rate:
         loss = held_out_loss()

@@ -1,4 +1,4 @@
-"""The latency of a network, and of each option of a search, on this machine: as ONNX, one logo at a time, one thread."""
+"""The latency of a network, and of each option of a search, on this machine: as ONNX, one logo, one thread."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def onnx_latency(path: Path, values: np.ndarray) -> Latency:
 
 
 def latencies_by_turns(graphs: dict[Hashable, Path], rounds: int) -> dict[Hashable, float]:
-    """Key -> median milliseconds of one image on one thread, of ONNX files that read uint8 images, measured by turns."""
+    """Key -> median ms of one image on one thread, for ONNX files that read uint8 images, measured by turns."""
     times: dict[Hashable, list[float]] = {key: [] for key in graphs}
     for key, path in list(graphs.items()) * rounds:
         side = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1].dim_value

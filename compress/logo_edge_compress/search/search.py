@@ -83,11 +83,11 @@ def search(
 ) -> Recipe:
     """The `derived_recipe` of the chosen network, also written to FOLDER/search/derived.toml.
 
-    FOLDER/search/history.json holds every epoch: losses, shares of each option, their entropy, the expected latency, and
-    the figures on val of the architecture that would be chosen; search.png plots them. The search learns from neither val
-    nor test. An interrupted search resumes to the same result, with the latencies that it started with; a finished one is
-    read (`read_search`). Raises RunError where the folder holds another search, no architecture is within `target_ms` or a
-    loss is not finite.
+    FOLDER/search/history.json holds every epoch: losses, shares of each option, their entropy, the expected latency,
+    and the figures on val of the architecture that would be chosen; search.png plots them. The search learns from
+    neither val nor test. An interrupted search resumes to the same result, with the latencies that it started with; a
+    finished one is read (`read_search`). Raises RunError where the folder holds another search, no architecture is
+    within `target_ms` or a loss is not finite.
     """
     if (finished := read_search(manifest_path, recipe, folder)) is not None:
         return finished
@@ -128,8 +128,8 @@ def search(
 def read_search(manifest_path: Path, recipe: Recipe, folder: Path) -> Recipe | None:
     """The `derived_recipe` of the finished search in FOLDER/search; None where none is finished there.
 
-    derived.toml is written again only where the recipe's other stages have changed. Raises RunError where the search has
-    other settings or data.
+    derived.toml is written again only where the recipe's other stages have changed. Raises RunError where the search
+    has other settings or data.
     """
     path, derived_path = folder / "search" / HISTORY, folder / "search" / DERIVED
     if not path.exists():
@@ -169,7 +169,8 @@ def derived_recipe(recipe: Recipe, name: str) -> Recipe:
     """The recipe with this network, at the size of the search, as its only teacher and only student.
 
     It keeps ImageNet weights only if the search used them. As there is one teacher, the student learns no epistemic
-    output. With `search.joins` the network is added to the recipe's own teachers and students, and nothing else changes.
+    output. With `search.joins` the network is added to the recipe's own teachers and students, and nothing else
+    changes.
     """
     network, train, distill = str(Architecture(name, recipe.search.size_px)), recipe.train, recipe.distill
     if recipe.search.joins:

@@ -51,8 +51,8 @@ class Supernet(nn.Module):
     def mix(self, pixels: torch.Tensor, paths: Sequence[int]) -> torch.Tensor:
         """(B, K): the logits of the backbones `paths`, weighted by the softmax of their alphas only.
 
-        After each backbone, all attention blocks and heads are weighted by their shares: they cost little. Backbones are
-        combined in the logits, because their feature maps have different sizes.
+        After each backbone, all attention blocks and heads are weighted by their shares: they cost little. Backbones
+        are combined in the logits, because their feature maps have different sizes.
         """
         planes, (_, attentions, heads) = normalise(pixels), self.shares()
         logits = []
