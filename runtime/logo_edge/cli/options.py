@@ -91,7 +91,7 @@ LOG = Option("--log", "Append each result, never the image, for `logo-edge monit
 JSON = Option("--json", "One JSON object.", False)
 CSV = Option("--csv", "Rows of CSV.", False)
 
-# Of classify alone.
+# Options of `classify` only.
 JSON_ARRAY = Option("--json", "One JSON array.", False)
 JSON_LINES = Option("--jsonl", "One JSON object a line, as soon as it is known.", False)
 OUT = Option(
