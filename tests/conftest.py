@@ -1,4 +1,4 @@
-"""Fixtures of every room: a fake bundle that tells colours apart, so that runtime tests are quick and torch-free."""
+"""Fixtures of every room: a fake bundle that classifies colours, so that runtime tests are quick and torch-free."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def build_model(
 ) -> bytes:
     """A serialized ONNX graph, pixels (batch, S, S, C) -> mean of each channel (batch, C) -> logits (batch, K).
 
-    Only the colours, the first three channels, have a weight. With `epistemic` it also gives the mean of the pixels / 255, (batch,); with `embedding` the means.
+    Only the colours, the first three channels, have a weight. With `epistemic` it also gives the mean of the pixels /
+    255, (batch,); with `embedding` the means.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -145,19 +146,19 @@ def fake_model() -> Callable[..., bytes]:
 @pytest.fixture
 def fake_bundle(tmp_path: Path) -> Callable[..., Path]:
     """A factory: the folder of a new fake bundle, told by the arguments of `write_bundle`."""
-    made = 0
+    count = 0
 
     def make(**options) -> Path:
-        nonlocal made
-        made += 1
-        return write_bundle(tmp_path / f"bundle-{made}", **options)
+        nonlocal count
+        count += 1
+        return write_bundle(tmp_path / f"bundle-{count}", **options)
 
     return make
 
 
 @pytest.fixture(autouse=True)
 def findings(tmp_path_factory, monkeypatch) -> Path:
-    """The file in which this process keeps what it finds out about the machine: empty for each test."""
+    """The file of results about this machine (`cache.remembered`): a new one for each test."""
     path = tmp_path_factory.mktemp("findings") / "backends.json"
     monkeypatch.setattr("logo_edge.cache.results_file", lambda: path)
     return path

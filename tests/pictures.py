@@ -1,4 +1,4 @@
-"""The picture that most tests of the runtime classify, and a small labelled set to train on."""
+"""The image that most runtime tests classify, and a small labelled set to train on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runtimes in other languages are tried on besides the committed vectors: images in many encodings, and a graph."""
+"""Cases for runtimes in other languages, besides the committed vectors: images in many encodings, and a graph."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def encoded_images() -> dict[str, bytes]:
 
 
 def jpeg_of_vector(vector: dict) -> bytes:
-    """The file that a row of jpeg_limit_vectors.json describes: progressive where it has several scans, else baseline."""
+    """The file of a row of jpeg_limit_vectors.json: progressive where it has several scans, else baseline."""
     width, height, scans = vector["width"], vector["height"], vector["scans"]
     if scans > 1:
         return progressive(width, height, scans)

@@ -77,10 +77,10 @@ def decision_vector(
     not_a_logo_below: float | None = None,
     blank: bool = False,
 ) -> dict:
-    """One row: what is put in, on which side of the threshold the confidence lies, and what must come out.
+    """One row: the input, the side of the threshold on which its confidence lies, and the expected decision.
 
-    A picture that is `blank`, or whose logo score is below `not_a_logo_below`, gets no label in any mode but best-guess,
-    whichever side it lies on. `abstain_below` is the threshold of balanced; that of strict lies halfway from it to 1.
+    Every mode but best-guess gives no label to an image that is `blank` or whose logo score is below
+    `not_a_logo_below`. `abstain_below` is the threshold of balanced; that of strict lies halfway from it to 1.
     """
     probabilities = scale(logits, temperature, scaling) if scaling else softmax(logits, temperature)
     confidence = max(probabilities)
@@ -261,7 +261,7 @@ def plain_pictures() -> dict:
 
 
 def fading_pictures() -> dict:
-    """Pictures for the detail planes: larger and smaller than the size at which they are computed, fades beside edges."""
+    """Images for the detail planes: larger and smaller than the size at which they are computed, fades beside edges."""
     from PIL import Image, ImageDraw, ImageFilter
 
     ramp, ball = Image.linear_gradient("L"), Image.radial_gradient("L")
@@ -307,8 +307,8 @@ def write_preprocess_vectors() -> list[dict]:
     return rows
 
 
-# (width, height, scans, size when read): limits of 36 million pixels, 4 times that of a JPEG, 20 times that of scans, and
-# 14,400 scans however few the pixels.
+# (width, height, scans, size when read). Limits: 36 million pixels, 4 times as many for a JPEG, 20 times as many for
+# scans times pixels, and 14,400 scans.
 JPEGS = (
     (1500, 1500, 320, (1500, 1500)),
     (1500, 1500, 321, None),
@@ -326,7 +326,7 @@ JPEGS = (
 
 
 def jpeg_limit_vectors() -> list[dict]:
-    """JPEGs at their limits: what they are made of, and the size at which they are read, None where they are refused."""
+    """JPEGs at their limits, with the size at which they are read, None where they are refused."""
     return [dict(zip(("width", "height", "scans", "size"), row, strict=True)) for row in JPEGS]
 
 

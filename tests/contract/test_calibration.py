@@ -1,4 +1,4 @@
-"""What the committed bundles promise of themselves: fitted on calib alone, and kept on test, which no choice has seen.
+"""The committed bundles keep their promises on the test split; all was fitted on calib, and no choice used test.
 
 The artifact's own logits are committed beside the figures, so that this needs neither the pictures nor the model.
 """

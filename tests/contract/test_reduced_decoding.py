@@ -1,4 +1,4 @@
-"""Large JPEGs are decoded at a lower scale, and decided as if they had been decoded whole: real logos, every bundle."""
+"""Large JPEGs are decoded at reduced scale with the same decisions as in full: real logos, every bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every backend and language must agree on: preprocessing, decisions, and the default bundle from end to end."""
+"""Every backend and language agrees on preprocessing, decisions, and the default bundle from end to end."""
 
 from __future__ import annotations
 

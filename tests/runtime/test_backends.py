@@ -1,4 +1,4 @@
-"""Every backend gives the contract's vectors; one that is missing names its extra; no idle core is burnt."""
+"""Every backend gives the contract's vectors; a missing one names its extra; idle threads use no CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle reads back as it was written; one that is damaged, foreign or tampered with stops at load, with the reason."""
+"""A bundle reads back as it was written; a damaged, foreign or changed one is refused at load, with the reason."""
 
 from __future__ import annotations
 

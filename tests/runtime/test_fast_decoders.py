@@ -1,4 +1,4 @@
-"""pyspng and simplejpeg, of the extra `fast`, give the very pixels that Pillow gives, and refuse what it refuses."""
+"""pyspng and simplejpeg, of the extra `fast`, give the same pixels as Pillow, and refuse the same files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file is replaced in one step or stays as it was, whoever writes beside and whenever the writer is killed."""
+"""A file is replaced atomically or stays as it was, with other writers and wherever the writer is killed."""
 
 from __future__ import annotations
 

@@ -72,7 +72,8 @@ renderer._child.stdin.write(b"not sent yet")  # as another thread may be doing m
 renderer._lock.acquire()
 fork(child)
 renderer._lock.release()
-print(os.read(renderer._child.stdout.fileno(), 1) if renderer._child.poll() is not None else "alive", before == renderer._child.pid)
+state = os.read(renderer._child.stdout.fileno(), 1) if renderer._child.poll() is not None else "alive"
+print(state, before == renderer._child.pid)
 """
     assert run(program).splitlines() == ["255 True", "alive True"]
 

@@ -1,4 +1,4 @@
-"""Whatever a user calls an image comes out upright, RGB or RGBA; what is none comes out as an ImageError."""
+"""An image from any source comes out upright, RGB or RGBA; anything else is an ImageError."""
 
 from __future__ import annotations
 

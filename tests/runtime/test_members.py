@@ -1,4 +1,4 @@
-"""A bundle of several members: read and checked, run as one model, and sure of what they agree on only."""
+"""A bundle of several members is checked, runs as one model, and is confident only where they agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prediction log holds decisions and no image; `logo-edge monitor` says when they have drifted, and not by chance."""
+"""The prediction log holds decisions and no image; `logo-edge monitor` detects drift beyond chance."""
 
 from __future__ import annotations
 

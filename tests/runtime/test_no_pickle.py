@@ -1,4 +1,4 @@
-"""The runtime unpickles nothing: no module of it names pickle, or what would unpickle for it."""
+"""The runtime unpickles nothing: none of its modules imports pickle or a library that unpickles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is written into the home folder but what docs/runtime.md lists, and nobody is called: recorded for each verb."""
+"""Each verb, recorded: it writes only the files in docs/runtime.md into the home folder, and opens no connection."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ for verb, call in json.loads(sys.argv[4]).items():
 
 @dataclass(frozen=True)
 class Recorder:
-    """A program runs with an empty home, which it has for its working folder too, and a library that records connections."""
+    """Runs programs in an empty home folder, also their working folder, with a library that records connections."""
 
     home: Path
     connections: Path

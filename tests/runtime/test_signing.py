@@ -1,4 +1,4 @@
-"""A signed bundle loads with its signer's key; every way in which it can be another's or changed has its own message."""
+"""A signed bundle loads with its signer's key; each way to be changed or signed by another has its own message."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ def test_what_programs_write_before_a_drawing_is_no_hindrance(before, tmp_path):
 @pytest.mark.parametrize("encoding", ["ISO-8859-1", "windows-1252"])
 def test_drawings_of_older_programs_are_read(encoding):
     drawing = (
-        f"<?xml version='1.0' encoding='{encoding}'?><!-- \u00e9 --><svg:svg xmlns:svg='http://www.w3.org/2000/svg' width='9' "
-        "height='9'><svg:rect width='9' height='9' fill='red'/></svg:svg>"
+        f"<?xml version='1.0' encoding='{encoding}'?><!-- \u00e9 --><svg:svg xmlns:svg='http://www.w3.org/2000/svg' "
+        "width='9' height='9'><svg:rect width='9' height='9' fill='red'/></svg:svg>"
     )
     assert load_image(drawing.encode(encoding)).getpixel((100, 100)) == (255, 0, 0, 255)
 

@@ -100,7 +100,7 @@ def test_the_wheel_holds_every_room_and_no_experiment(wheel):
 
 
 def install(wheel: Path, extras: str, folder: Path, *options: str) -> Path:
-    """The programs of a new environment with the wheel and these extras; not compiled to bytecode, which takes seconds."""
+    """The programs of a new environment with the wheel and these extras; not compiled to bytecode, to save time."""
     venv.create(folder)
     wanted = f"logo-edge[{extras}] @ {wheel.as_uri()}" if extras else str(wheel)
     must_run(

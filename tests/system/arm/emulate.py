@@ -1,6 +1,6 @@
 """The runtime and its contract vectors on an emulated aarch64, so that ARM's arithmetic is tested and not assumed.
 
-    python tests/system/arm/emulate.py                  # builds the root once, then runs tests/contract and a classification
+    python tests/system/arm/emulate.py                  # builds the root once; runs tests/contract and a classification
     python tests/system/arm/emulate.py -- -c "import platform; print(platform.machine())"
 
 Debian's arm64 Python and qemu-user-static are downloaded with apt and unpacked, not installed: no root, no chroot and
@@ -160,7 +160,7 @@ def compile_preprocessing(cache: Path = CACHE) -> Path:
 
 
 def run(*arguments: str, cpu: str = FIRST, cache: Path = CACHE, **options) -> subprocess.CompletedProcess:
-    """The guest's Python on these arguments and one of CPUS, from the repository's root, with the runtime as it is there."""
+    """Runs the guest's Python with these arguments on one of CPUS, from the repository's root, with its runtime."""
     cores = (CORE.format(index=index, features=CPUS[cpu]) for index in range(os.cpu_count() or 1))
     (cache / "root" / "proc" / "cpuinfo").write_text("\n".join(cores) + "\n")
     runtime = cache / "runtime"
@@ -182,9 +182,8 @@ def run(*arguments: str, cpu: str = FIRST, cache: Path = CACHE, **options) -> su
 def _quietly(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(
-            f"{' '.join(command[:1] + command[-3:])} gave status {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}"
-        )
+        output = (done.stdout + done.stderr)[-2000:]
+        sys.exit(f"{' '.join(command[:1] + command[-3:])} gave status {done.returncode}:\n{output}")
 
 
 if __name__ == "__main__":

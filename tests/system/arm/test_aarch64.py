@@ -1,4 +1,4 @@
-"""The runtime on an emulated ARM core: the contract vectors to the byte, the preprocessing in C, golden vectors, the command."""
+"""The runtime on an emulated ARM core: contract vectors to the byte, preprocess.c, golden vectors, the command."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def test_the_contract_vectors_hold_on_arm(cpu, emulated):
 
 
 def test_the_doctor_finds_the_golden_vectors_hold_on_arm(emulated):
-    code = "from logo_edge.cli.doctor import examine; from logo_edge.bundle.record import *; import json; print(json.dumps(examine(read_bundle(DEFAULT_BUNDLE))))"
+    imports = "import json; from logo_edge.cli.doctor import examine; from logo_edge.bundle.record import *"
+    code = f"{imports}; print(json.dumps(examine(read_bundle(DEFAULT_BUNDLE))))"
     found = json.loads(emulated("-c", code).splitlines()[-1])
     assert found["machine"]["machine"] == "aarch64"
     assert "asimddp" in found["machine"]["isa"]

@@ -1,4 +1,4 @@
-"""The browser package as its users have it: installed by npm, its demo built by Node, served over HTTP to a Chromium."""
+"""The browser package as users have it: installed by npm, its demo built by Node, served over HTTP to a Chromium."""
 
 from __future__ import annotations
 

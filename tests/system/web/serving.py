@@ -1,4 +1,4 @@
-"""What the browser tests run beside Chromium: Node.js, and a folder over HTTP."""
+"""Helpers of the browser tests: Node.js, and a folder served over HTTP."""
 
 from __future__ import annotations
 

@@ -16,10 +16,14 @@ ROOT = Path(__file__).parents[3]
 SAMPLES = sorted((ROOT / "runtime" / "logo_edge" / "samples").glob("*.png"))
 SECOND = 1000  # Playwright counts in milliseconds
 LOADING = 60 * SECOND
-AXE = """async () => (await axe.run()).violations.map((found) => `${found.id}: ${found.nodes.map((node) => node.html)}`)"""
+AXE = """async () => {
+  const { violations } = await axe.run();
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html)}`);
+}"""
 DROP = """(text) => {
   const carried = new DataTransfer();
-  carried.items.add(new File([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], "dropped.png", { type: "image/png" }));
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  carried.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
   const options = { bubbles: true, cancelable: true, dataTransfer: carried };
   document.querySelector("header").dispatchEvent(new DragEvent("drop", options));
 }"""

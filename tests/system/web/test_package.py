@@ -36,7 +36,8 @@ PREPROCESS = (
     + """
   const pixels = await logo.loadImage(new Blob([bytes(image)]));
   return inputs.map(([size_px, details]) => {
-    const contract = { size_px, details, light_background: [255, 255, 255], dark_background: [60, 60, 60], dark_above_luminance: 225 };
+    const backgrounds = { light_background: [255, 255, 255], dark_background: [60, 60, 60] };
+    const contract = { size_px, details, ...backgrounds, dark_above_luminance: 225 };
     let text = "";
     for (const byte of logo.preprocess(pixels, contract)) text += String.fromCharCode(byte);
     return btoa(text);
@@ -57,7 +58,12 @@ CLASSIFY = (
 }"""
 )
 LOAD_ERROR = """async (bundle) => {
-  try { await logo.Classifier.load(bundle, { selfTest: true }); return null; } catch (error) { return `${error.name}: ${error.message}`; }
+  try {
+    await logo.Classifier.load(bundle, { selfTest: true });
+    return null;
+  } catch (error) {
+    return `${error.name}: ${error.message}`;
+  }
 }"""
 
 
@@ -185,7 +191,8 @@ def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
         found = page.evaluate(
             """([record, logits, isBlank, mode]) => {
               const bundle = logo.parseBundle(new TextEncoder().encode(JSON.stringify(record)));
-              return new logo.Classifier(bundle, null, { mode }).decide({ logits: Float32Array.from(logits), epistemic: null, isBlank });
+              const output = { logits: Float32Array.from(logits), epistemic: null, isBlank };
+              return new logo.Classifier(bundle, null, { mode }).decide(output);
             }""",
             [record, vector["logits"], vector["blank"], vector["mode"]],
         )
@@ -442,7 +449,8 @@ CONSUMER = """
 import { BundleError, Classifier, ImageError, type Classification, type Mode } from "logo-edge-web";
 
 const mode: Mode = "strict";
-const classifier = await Classifier.load(new URL("https://example.org/bundle"), { mode, coverage: 0.95, selfTest: true });
+const options = { mode, coverage: 0.95, selfTest: true };
+const classifier = await Classifier.load(new URL("https://example.org/bundle"), options);
 const result: Classification = await classifier.classify(new Blob(), { threshold: 0.5 });
 const label: string | null = result.label;
 for await (const each of classifier.classifyMany([new Uint8Array(4)])) {
