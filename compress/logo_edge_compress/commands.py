@@ -179,8 +179,8 @@ def compress_command(
         statuses = [candidate["status"] for candidate in record["candidates"]]
         failures, untried = statuses.count("failed"), statuses.count("not tried")
         typer.echo(
-            f"Not complete: {failures} candidates failed, {untried} were not tried in the budget, or some could not be timed; "
-            "the same command tries them again."
+            f"Not complete: {failures} candidates failed, {untried} were not tried in the budget, or some could not be "
+            "timed; the same command tries them again."
         )
     failed = [target_name for target_name in targets if target_name not in bundles]
     for target_name in failed:

@@ -25,7 +25,7 @@ from logo_edge_train.recipe_io import BUILT_IN, load_recipe
 ARTIFACTS = {"openvino": "model.xml", "torchscript": "model.pt"}  # beside model.onnx, by backend
 
 
-def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: CalibrateConfig) -> Bundle:
+def recalibrate(folder: Path, manifest: Manifest, config: CalibrateConfig) -> Bundle:
     """The bundle in `folder`, packed again with a calibration fitted on its logits of the manifest's calib split.
 
     The logits are those of the artifact that it is packed for: the OpenVINO or TorchScript file, or all members.
@@ -49,7 +49,7 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: Calibra
     }
     logits = {
         name: np.concatenate(
-            [classifier.logits(classifier.read_pixels(manifest.image_path(row, renders))[None]) for row in part]
+            [classifier.logits(classifier.read_pixels(manifest.image_path(row))[None]) for row in part]
         )
         for name, part in rows.items()
     }
@@ -76,7 +76,7 @@ def recalibrate(folder: Path, manifest: Manifest, renders: Path, config: Calibra
     with tempfile.TemporaryDirectory() as work:
         model, space = bundle.model_path, {}
         if not bundle.members:
-            bundle, model, space = embed_bundle(bundle, model, Path(work), manifest, renders)
+            bundle, model, space = embed_bundle(bundle, model, Path(work), manifest)
         return pack_bundle(bundle, model, folder, {**unchanged, **space})
 
 

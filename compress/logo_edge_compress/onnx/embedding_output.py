@@ -21,9 +21,7 @@ from logo_edge_train.data.manifest import Manifest
 SAMPLES = Path(logo_edge.__file__).parent / "samples"
 
 
-def embed_bundle(
-    bundle: Bundle, model: Path, work: Path, manifest: Manifest, renders: Path
-) -> tuple[Bundle, Path, dict[str, Path]]:
+def embed_bundle(bundle: Bundle, model: Path, work: Path, manifest: Manifest) -> tuple[Bundle, Path, dict[str, Path]]:
     """The bundle and its model with an embedding, and embedding.npz, for `pack_bundle`; files are written to `work`.
 
     The space is fitted on the manifest's train split, its background is the calib split. Without a train split, or if
@@ -45,7 +43,7 @@ def embed_bundle(
     embeddings = [
         _outputs(
             path,
-            (preprocess(load_image(manifest.image_path(row, renders)), bundle.input) for row in manifest.split(split)),
+            (preprocess(load_image(manifest.image_path(row)), bundle.input) for row in manifest.split(split)),
             EMBEDDING,
         )
         for split in ("train", "calib")
