@@ -57,7 +57,7 @@ def test_the_stem_learns_the_planes_and_so_cannot_be_frozen():
     network = LogoNetwork(DETAILED.model, 4).train()
     network(torch.randint(0, 256, (4, 32, 32, 7), dtype=torch.uint8)).sum().backward()
     assert network.backbone.conv_stem.weight.grad[:, 3:].abs().sum() > 0
-    with pytest.raises(RecipeError, match="the stem has to learn the detail planes; set frozen_blocks = -1"):
+    with pytest.raises(RecipeError, match="the stem must learn the detail planes; set frozen_blocks = -1"):
         network.freeze(2)
     frozen = {"teachers": ["tf_efficientnet_lite0+details@32"], "fit": {"frozen_blocks": 2}}
     with pytest.raises(RecipeError, match="train.fit.frozen_blocks is 2"):

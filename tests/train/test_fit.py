@@ -195,7 +195,7 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(logos, t
 def test_a_network_that_cannot_compute_activations_anew_is_refused_by_name(logos, tmp_path):
     network = LogoNetwork(MODEL, 3)
     network.backbone = nn.Identity()
-    with pytest.raises(RecipeError, match=f"{MODEL} cannot compute activations anew; set grad_checkpointing = false"):
+    with pytest.raises(RecipeError, match=f"{MODEL} cannot recompute activations; set grad_checkpointing = false"):
         fit_one_step(logos, tmp_path, network, grad_checkpointing=True)
 
 

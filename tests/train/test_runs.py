@@ -192,7 +192,7 @@ def test_an_unfinished_run_is_compared_by_its_recipe_alone(trained):
 def test_what_is_no_run_is_refused(trained):
     with pytest.raises(RunError, match="expected the folder of a run"):
         describe_run(trained / "mlruns")
-    with pytest.raises(RunError, match="is no folder"):
+    with pytest.raises(RunError, match="is not a folder"):
         list_runs(trained / "nothing")
     assert CliRunner().invoke(runs, ["compare", str(trained / "a")]).exit_code == 2
 

@@ -41,7 +41,7 @@ def test_the_stages_features_are_moments_of_timm_s_maps(model):
 
 
 def test_a_network_that_does_not_give_its_stages_is_refused():
-    with pytest.raises(RecipeError, match="logo_vit_tiny does not give its stages; expected a network of timm"):
+    with pytest.raises(RecipeError, match="logo_vit_tiny does not give its stages; expected a timm network"):
         LogoNetwork("logo_vit_tiny", 3, size_px=32).stage_features(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
 
 

@@ -1,4 +1,4 @@
-"""The networks that can be trained: timm's, and this project's own beside them."""
+"""The networks: those of timm, and this project's own."""
 
 from logo_edge_train.models.attention import (
     attention_entropy,

@@ -1,4 +1,4 @@
-"""Reading a network's attention: its weights, their entropy, their rollout, and how much of it rests on the drawing."""
+"""The attention of a network: its weights, their entropy, their rollout, and its share on the drawing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from logo_edge_train.models.extractors import find_ink
 
 
 def attention_layers(network: nn.Module) -> list[nn.Module]:
-    """The layers of timm's that weigh tokens by a softmax; none in a convolutional network."""
+    """The timm layers that weight tokens by a softmax; [] for a convolutional network."""
     return [
         module
         for module in network.modules()
@@ -22,27 +22,27 @@ def attention_layers(network: nn.Module) -> list[nn.Module]:
 
 
 def attention_entropy(network: nn.Module, pixels: torch.Tensor) -> float:
-    """Mean entropy of the rows of attention in nats, over heads, logos and layers: 0 (one token) to log N (all alike).
+    """Mean entropy of the attention rows in nats, over heads, logos and layers: 0 (one token) to log N (uniform).
 
     pixels: (B, S, S, 3) uint8.
     """
-    entropies = each_attention(network, pixels, lambda rows: torch.special.entr(rows.float()).sum(-1).mean())
+    entropies = map_attention(network, pixels, lambda rows: torch.special.entr(rows.float()).sum(-1).mean())
     return float(torch.stack(entropies).mean())
 
 
 def attention_maps(network: nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every layer's weights, (L, B, H, N, N), and their rollout, (B, N, N); all rows sum to 1.
+    """The weights of every layer, (L, B, H, N, N), and their rollout, (B, N, N); all rows sum to 1.
 
-    pixels: what the network reads.
+    pixels: the input of `network`.
     """
-    maps = torch.stack(each_attention(network, pixels, lambda rows: rows.float()))
+    maps = torch.stack(map_attention(network, pixels, lambda rows: rows.float()))
     return maps, attention_rollout(maps)
 
 
 def attention_rollout(maps: torch.Tensor) -> torch.Tensor:
-    """(B, N, N), rows sum to 1: how much each output token owes each input token, of (L, B, H, N, N).
+    """(B, N, N), rows sum to 1: the contribution of each input token to each output token, from (L, B, H, N, N).
 
-    Heads are averaged, the residual counts as half. Abnar and Zuidema 2020, arXiv:2005.00928.
+    Heads are averaged; the residual has weight one half. Abnar and Zuidema 2020, arXiv:2005.00928.
     """
     identity = torch.eye(maps.shape[-1], dtype=maps.dtype, device=maps.device)
     rolled = identity.expand(maps.shape[1], -1, -1)
@@ -53,15 +53,15 @@ def attention_rollout(maps: torch.Tensor) -> torch.Tensor:
 
 
 def patch_mass(rows: torch.Tensor, prefix: int) -> torch.Tensor:
-    """(B, patches) of (B, N, N): what the class token, or without one the mean token, takes from each patch.
+    """(B, patches) of (B, N, N): the attention of the class token, or without one the mean token, to each patch.
 
-    prefix: the number of tokens before the patches; where there are any, the first is the class token.
+    prefix: the number of tokens before the patches; the first of them is the class token.
     """
     return rows[:, 0, prefix:] if prefix else rows.mean(1)
 
 
 def attention_focus(network: nn.Module, pixels: torch.Tensor, *, reach: int = 1) -> float:
-    """The share, 0 to 1, of the rollout's mass over the patches that lies `near_ink`; mean over the logos.
+    """The share, 0 to 1, of the rollout's mass on patches `near_ink`; mean over the logos.
 
     network: a LogoNetwork whose backbone is a plain vision transformer; pixels: (B, S, S, 3) uint8.
     """
@@ -72,7 +72,7 @@ def attention_focus(network: nn.Module, pixels: torch.Tensor, *, reach: int = 1)
 
 
 def near_ink(pixels: torch.Tensor, grid: tuple[int, int], *, reach: int = 1) -> torch.Tensor:
-    """(B, patches) bool: which patches hold ink, or lie within `reach` patches, also across a corner, of one that does.
+    """(B, patches) bool: patches with ink, or within `reach` patches (also diagonally) of one with ink.
 
     pixels: (B, S, S, 3) uint8.
     """
@@ -81,10 +81,10 @@ def near_ink(pixels: torch.Tensor, grid: tuple[int, int], *, reach: int = 1) -> 
 
 
 @torch.no_grad()
-def each_attention(
+def map_attention(
     network: nn.Module, pixels: torch.Tensor, take: Callable[[torch.Tensor], torch.Tensor]
 ) -> list[torch.Tensor]:
-    """What `take` makes of the weights of each layer of attention, (B, H, N, N), whose rows sum to 1."""
+    """`take` of the attention weights of each layer, (B, H, N, N), whose rows sum to 1."""
     layers, taken, training = attention_layers(network), [], network.training
     assert layers, "a network without attention"
     hooks = [
@@ -102,7 +102,7 @@ def each_attention(
 
 @contextmanager
 def open_attention(network: nn.Module) -> Iterator[None]:
-    """While it lasts, layers of attention compute their weights in the open: the fused kernel keeps them to itself."""
+    """A context in which attention layers do not use the fused kernel, which hides their weights."""
     layers = attention_layers(network)
     fused = [layer.fused_attn for layer in layers]
     try:

@@ -1,4 +1,4 @@
-"""Networks put together of three choices, `backbone+attention+head`: what `logo-edge search` chooses from."""
+"""Composed networks, `backbone+attention+head`, for `logo-edge search`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import nn
 
 from logo_edge.errors import RecipeError
 
-WIDTH = 256  # channels between the three parts, so that each fits each
+WIDTH = 256  # channels between the three parts, so that all combinations fit
 ATTENTION_HEADS = 8
 
 
 class ComposedNetwork(nn.Module):
-    """(B, 3, S, S) normalised planes -> (B, K) logits, with the methods of a timm network.
+    """(B, 3, S, S) normalised planes -> (B, K) logits, with timm's interface.
 
-    `body` is a timm network of any kind; of it only the features are kept.
+    `body` is any timm network; only its features are used.
     """
 
     def __init__(self, body: nn.Module, attention: str, head: str, classes: int, *, dropout: float = 0.0):
@@ -38,7 +38,7 @@ class ComposedNetwork(nn.Module):
         return self.forward_head(self.forward_features(planes))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether the backbone computes anew in the backward pass what it would otherwise keep."""
+        """Whether the backbone recomputes activations in the backward pass."""
         self.trunk.body.set_grad_checkpointing(enable)
 
     def get_classifier(self) -> nn.Linear:
@@ -53,12 +53,12 @@ class Trunk(nn.Module):
 
     def __init__(self, body: nn.Module):
         super().__init__()
-        body.prune_intermediate_layers(1)  # timm: drops all that follows the last stage
+        body.prune_intermediate_layers(1)  # drops the layers after the last stage
         self.body, self.projection = body, ConvNormAct(body.num_features, WIDTH, 1)
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         features = self.body.forward_features(planes)
-        if features.ndim == 3:  # (B, N, C) tokens, the class token and its like first
+        if features.ndim == 3:  # (B, N, C) tokens, prefix tokens such as the class token first
             patches = features[:, self.body.num_prefix_tokens :].transpose(1, 2)
             side = isqrt(patches.shape[2])
             features = patches.unflatten(2, (side, side))  # (B, C, H, W)
@@ -66,7 +66,7 @@ class Trunk(nn.Module):
 
 
 class Head(nn.Module):
-    """(B, WIDTH, H, W) -> (B, K) logits; with `pre_logits` what the last linear layer reads."""
+    """(B, WIDTH, H, W) -> (B, K) logits; with `pre_logits` the input of the last linear layer."""
 
     def __init__(self, name: str, classes: int, *, dropout: float = 0.0):
         super().__init__()
@@ -79,7 +79,7 @@ class Head(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """(B, C, H, W) -> the same: multi-head self-attention between the places, beside the input itself."""
+    """(B, C, H, W) -> the same: multi-head self-attention between positions, with a residual connection."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ class SelfAttention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """(B, C, H, W) -> (B, C): a learned query's weighted mean over the places."""
+    """(B, C, H, W) -> (B, C): the weighted mean over positions for a learned query."""
 
     def __init__(self):
         super().__init__()
@@ -101,9 +101,9 @@ class AttentionPool(nn.Module):
 
 
 class JoinedPools(nn.Module):
-    """(B, C, H, W) -> (B, F): what the other three heads read, side by side.
+    """(B, C, H, W) -> (B, F): the pooled features of the other three heads, concatenated.
 
-    One linear layer over it is the sum of three linear layers: an ensemble of the three heads that shares all below.
+    A linear layer on it is the sum of three linear layers: an ensemble of the three heads on shared features.
     """
 
     def __init__(self):
@@ -125,7 +125,7 @@ ATTENTIONS: dict[str, Callable[[], nn.Module]] = {
     "cbam": lambda: CbamModule(WIDTH),  # Woo et al. 2018, arXiv:1807.06521
     "mhsa": SelfAttention,  # Vaswani et al. 2017, arXiv:1706.03762
 }
-POOLS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # and the features that come out
+POOLS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # and the number of features
     "linear": (average_pool, WIDTH),
     "mlp": (lambda: nn.Sequential(average_pool(), nn.Linear(WIDTH, 2 * WIDTH), nn.ReLU()), 2 * WIDTH),
     "attention_pool": (AttentionPool, WIDTH),
@@ -134,14 +134,14 @@ POOLS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # and the features th
 
 
 def build_attention(name: str) -> nn.Module:
-    """(B, WIDTH, H, W) -> the same shape. Raises RecipeError for a name that there is not."""
+    """(B, WIDTH, H, W) -> the same shape. Raises RecipeError for an unknown name."""
     if name not in ATTENTIONS:
         raise RecipeError(f"no attention block {name!r}; expected one of {', '.join(ATTENTIONS)}")
     return ATTENTIONS[name]()
 
 
 def build_pool(name: str) -> tuple[nn.Module, int]:
-    """(B, WIDTH, H, W) -> (B, F) before the head's last layer, and F. Raises RecipeError for a name that there is not."""
+    """The module (B, WIDTH, H, W) -> (B, F) below a head's last layer, and F. RecipeError for an unknown name."""
     if name not in POOLS:
         raise RecipeError(f"no head {name!r}; expected one of {', '.join(POOLS)}")
     build, features = POOLS[name]

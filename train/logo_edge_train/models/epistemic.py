@@ -1,8 +1,8 @@
-"""The head by which one network says what an ensemble would disagree on, in nats, and what it learns by.
+"""The epistemic head: one network predicts the disagreement of an ensemble, in nats; and its loss.
 
-Two kinds. A Dirichlet distribution over the ensemble's predictions (Malinin et al. 2020, arXiv:1905.00076): the logits
-give its mean and the head its precision, and what is epistemic follows, the mutual information of label and prediction.
-Or a dispersion: the head gives that figure itself.
+Two kinds. "dirichlet": a Dirichlet distribution over the ensemble's predictions (Malinin et al. 2020,
+arXiv:1905.00076). The logits give its mean, the head its precision; the epistemic uncertainty is the mutual information
+of label and prediction. "dispersion": the head predicts that figure directly.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import nn
 from torch.nn import functional
 
 KINDS = ("dirichlet", "dispersion")
-EVIDENCE_RANGE = (-3.0, 10.0)  # of the log precision: from "anything" to members that all say the same
-SMOOTHING = 1e-3  # of the members' probabilities, whose logarithms a Dirichlet likelihood reads
-FIRST = {"dirichlet": math.log(30.0), "dispersion": -4.0}  # evidence before anything is learned
+EVIDENCE_RANGE = (-3.0, 10.0)  # of the log precision: from no information to members that agree
+SMOOTHING = 1e-3  # of the members' probabilities, since the Dirichlet likelihood takes their logarithms
+FIRST = {"dirichlet": math.log(30.0), "dispersion": -4.0}  # the initial evidence
 
 
 class EpistemicHead(nn.Module):
-    """(B, F) features -> (B, 1) evidence; its one layer bears the name of its kind, so that a checkpoint tells it."""
+    """(B, F) features -> (B, 1) evidence. Its layer has the name of the kind, so that a checkpoint shows the kind."""
 
     def __init__(self, kind: str, features: int):
         super().__init__()
@@ -35,7 +35,7 @@ class EpistemicHead(nn.Module):
 
 
 def epistemic_nats(kind: str, logits: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
-    """(B,) 0 to log K: what (B, K) logits and (B, 1) evidence say is epistemic. `export.add_epistemic` in PyTorch."""
+    """(B,) 0 to log K: the epistemic uncertainty from (B, K) logits and (B, 1) evidence; as `export.add_epistemic`."""
     if kind == "dispersion":
         return math.log(logits.shape[1]) * evidence.sigmoid().squeeze(1)
     precision = evidence.clamp(*EVIDENCE_RANGE).exp()  # (B, 1)
@@ -47,12 +47,12 @@ def epistemic_nats(kind: str, logits: torch.Tensor, evidence: torch.Tensor) -> t
 def epistemic_loss(
     kind: str, logits: torch.Tensor, evidence: torch.Tensor, member_logits: torch.Tensor
 ) -> torch.Tensor:
-    """The loss of the head, from (B, K) logits, (B, 1) evidence and what the members say, (B, M, K).
+    """The loss of the head, from (B, K) logits, (B, 1) evidence and the members' logits, (B, M, K).
 
-    Of a Dirichlet, the negative log-likelihood of the members' probabilities, which teaches the precision alone: the
-    mean is held, since the likelihood counts its error times the precision, up to e^10, and would drown the divergence
-    that teaches it. Of a dispersion, the cross-entropy of its share of log K with that of the members' mutual information,
-    whose minimiser is the conditional mean (Papke and Wooldridge 1996).
+    Dirichlet: the negative log-likelihood of the members' probabilities. Only the precision learns from it; the mean is
+    detached, since the likelihood weights its error by the precision, up to e^10, which would dominate the distillation
+    loss. Dispersion: the cross-entropy between the predicted share of log K and that of the members' mutual
+    information; the conditional mean minimises it (Papke and Wooldridge 1996).
     """
     probabilities, classes = member_logits.softmax(2), logits.shape[1]
     if kind == "dispersion":
@@ -67,7 +67,7 @@ def epistemic_loss(
 
 
 def mutual_information(probabilities: torch.Tensor) -> torch.Tensor:
-    """(B,) nats, at least 0: of label and member, from (B, M, K) probabilities; uncertainty.decompose in PyTorch."""
+    """(B,) nats, at least 0: of label and member, from (B, M, K) probabilities; as uncertainty.decompose."""
     return (_entropy(probabilities.mean(1)) - _entropy(probabilities).mean(1)).clamp(min=0)
 
 
@@ -76,5 +76,5 @@ def _entropy(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def _excess(a: torch.Tensor) -> torch.Tensor:
-    """digamma(a + 1) - log a: about 1 / 2a of large a, so that no large terms cancel."""
+    """digamma(a + 1) - log a; about 1 / 2a for large a, so no large terms cancel."""
     return torch.digamma(a + 1) - a.log()

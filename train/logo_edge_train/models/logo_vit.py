@@ -1,8 +1,8 @@
-"""LogoViT: a vision transformer that is told what a logo is made of. Registered with timm: `logo_vit_tiny@128`.
+"""LogoViT: a vision transformer with extra inputs about logos. Registered with timm: `logo_vit_tiny@128`.
 
-Beside the patches stand three tokens of colour, lettering and contour (`extractors`); attention knows how patches lie to
-each other, which are mirror images and which are empty; a prior reads the three tokens alone, and a head says how noisy
-each logit is.
+Three tokens of colour, lettering and contour (`extractors`) join the patches. Attention has biases for the offset of
+two patches, for mirror images and for empty patches. A prior reads only the three tokens; a further head predicts the
+variance of each logit.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from logo_edge_train.models.extractors import MEASURES, Measure, count_statistic
 from logo_edge_train.models.normalise import to_colours
 
 PATCH_PX = 16
-PREFIX = 1 + len(MEASURES)  # the class token and one token of each aspect
-INK_SHARE = 0.02  # a patch with this much of it inked is not at all empty
-INK_BIAS = 8.0  # by which an empty patch's score is lowered at the start: e^-8 of the weight of an inked one
-LAYER_SCALE = 0.1  # at the start; Touvron et al. 2021, arXiv:2103.17239, for shallow networks
+PREFIX = 1 + len(MEASURES)  # the class token and one token per aspect
+INK_SHARE = 0.02  # the share of ink from which a patch is not empty
+INK_BIAS = 8.0  # initial penalty on the score of an empty patch: e^-8 of the weight of an inked one
+LAYER_SCALE = 0.1  # initial value; Touvron et al. 2021, arXiv:2103.17239, for shallow networks
 PRIOR_WIDTH = 64
-LOG_VARIANCE = -2.0  # at the start
+LOG_VARIANCE = -2.0  # initial value
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """All that a LogoViT says, (B, K) each: logits (with their share of the prior's), the prior's, log variances."""
+    """The outputs of a LogoViT, (B, K) each: logits (which include the prior's), prior logits, log variances."""
 
     logits: torch.Tensor
     prior_logits: torch.Tensor
@@ -64,7 +64,7 @@ class LogoViT(nn.Module):
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.num_prefix_tokens, self.grad_checkpointing = PREFIX, False
         self.patch_embed = ConvPatchEmbed(img_size, PATCH_PX, in_chans, embed_dim)
-        self.aspects = nn.ModuleList(Aspect(measure, embed_dim) for measure in MEASURES)
+        self.aspects = nn.ModuleList(AspectToken(measure, embed_dim) for measure in MEASURES)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches, embed_dim))
         self.blocks = nn.ModuleList(
@@ -81,7 +81,7 @@ class LogoViT(nn.Module):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """New heads for so many classes; 0: none, the logits are the features of the class token."""
+        """New heads for that many classes; 0: no heads, the output is the feature of the class token."""
         width, self.num_classes = self.embed_dim, num_classes
         if not num_classes:
             self.head, self.prior, self.log_variance = nn.Identity(), nn.Identity(), nn.Identity()
@@ -93,17 +93,17 @@ class LogoViT(nn.Module):
         for part in (self.head, self.prior, self.log_variance):
             part.apply(_init_linear)
         nn.init.constant_(self.log_variance.bias, LOG_VARIANCE)
-        self.log_variance.requires_grad_(False)  # until a loss asks for it: ranks would wait for its gradient
+        self.log_variance.requires_grad_(False)  # until a loss uses it: ranks would wait for its gradient
 
     def get_classifier(self) -> nn.Module:
         return self.head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether the blocks compute anew in the backward pass what they would otherwise keep."""
+        """Whether the blocks recompute activations in the backward pass."""
         self.grad_checkpointing = enable
 
     def forward_features(self, planes: torch.Tensor) -> torch.Tensor:
-        """(B, N, C): the class token, those of colour, lettering and contour, then the patches."""
+        """(B, N, C): the class token, the tokens of colour, lettering and contour, then the patches."""
         colours = to_colours(planes)
         ink = soft_ink(colours)  # (B, 1, S, S)
         patches = self.patch_embed(planes) + self.pos_embed
@@ -122,28 +122,28 @@ class LogoViT(nn.Module):
         return self.norm(x)
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """(B, K) logits of `forward_features`' tokens; with `pre_logits` what the classifier reads, (B, C)."""
+        """(B, K) logits from the output of `forward_features`; with `pre_logits` the classifier's input, (B, C)."""
         pooled = self.head_drop(features[:, 0])
         if pre_logits or not self.num_classes:
             return pooled
         return self.head(pooled) + self.prior_weight * self.forward_prior(features)
 
     def forward_prior(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, K): the logits that follow from the colour, lettering and contour tokens, which never see a patch."""
+        """(B, K): logits from the colour, lettering and contour tokens, which do not depend on patches."""
         return self.prior(features[:, 1:PREFIX].flatten(1))
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(planes))
 
     def predict(self, planes: torch.Tensor) -> Prediction:
-        """The logits of `forward`, with what only training and uncertainty need."""
+        """The logits of `forward`, with the outputs for training and uncertainty."""
         features = self.forward_features(planes)
         pooled, prior = self.head_drop(features[:, 0]), self.forward_prior(features)
         return Prediction(self.head(pooled) + self.prior_weight * prior, prior, self.log_variance(pooled))
 
 
 class ConvPatchEmbed(PatchEmbed):
-    """timm's patch embedding by four 3 x 3 convolutions of stride 2. Xiao et al. 2021, arXiv:2106.14881."""
+    """timm's patch embedding with four 3 x 3 convolutions of stride 2. Xiao et al. 2021, arXiv:2106.14881."""
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int):
         super().__init__(img_size, patch_size, in_chans, embed_dim)
@@ -154,8 +154,8 @@ class ConvPatchEmbed(PatchEmbed):
         self.proj = nn.Sequential(*layers, nn.Conv2d(widths[-1], embed_dim, 3, 2, 1))
 
 
-class Aspect(nn.Module):
-    """One token, (B, 1, C): the statistics of one aspect, projected."""
+class AspectToken(nn.Module):
+    """One token, (B, 1, C): the projected statistics of one aspect."""
 
     def __init__(self, measure: Measure, width: int):
         super().__init__()
@@ -168,26 +168,26 @@ class Aspect(nn.Module):
 
 
 class LogoBias(nn.Module):
-    """What is added to one layer's attention scores before the softmax, (B, H, N, N), learned for each head.
+    """The bias on one layer's attention scores before the softmax, (B, H, N, N), learned for each head.
 
-    Between patches: a number for each way that one lies to the other, at the start falling with their distance, the
-    first head steepest, the last not at all; and one for each way that one mirrors the other about the centre. On every
-    empty patch: a malus. The tokens of the aspects attend to each other only.
+    Between two patches: a value for their offset, which initially falls with the distance (steepest in the first head,
+    constant in the last), and a value for each symmetry that maps one to the other. For an empty patch: a penalty. The
+    tokens of the aspects attend only to each other.
     """
 
     def __init__(self, heads: int, side: int):
         super().__init__()
-        places = torch.arange(side * side)
-        row, column = places // side, places % side
+        patches = torch.arange(side * side)
+        row, column = patches // side, patches % side
         span = 2 * side - 1  # of the offsets along one axis
         offset = (row[:, None] - row + side - 1) * span + column[:, None] - column + side - 1
-        images = [functional.one_hot(image.flatten(), side * side) for image in mirror_images(places.view(side, side))]
-        apart = torch.zeros(PREFIX + side * side, PREFIX + side * side)
-        apart[1:PREFIX] = -torch.inf
-        apart[1:PREFIX, 1:PREFIX] = 0
+        images = [functional.one_hot(image.flatten(), side * side) for image in mirror_images(patches.view(side, side))]
+        mask = torch.zeros(PREFIX + side * side, PREFIX + side * side)
+        mask[1:PREFIX] = -torch.inf
+        mask[1:PREFIX, 1:PREFIX] = 0
         self.register_buffer("offset", offset, persistent=False)  # (P, P), P patches
         self.register_buffer("images", torch.stack(images).float(), persistent=False)  # (7, P, P)
-        self.register_buffer("apart", apart, persistent=False)  # (N, N)
+        self.register_buffer("mask", mask, persistent=False)  # (N, N)
         steps = torch.arange(1.0 - side, side)
         distance = torch.hypot(steps[:, None], steps).flatten()  # (span * span,)
         self.relative = nn.Parameter(-torch.linspace(1, 0, heads)[:, None] * distance)
@@ -195,14 +195,14 @@ class LogoBias(nn.Module):
         self.ink = nn.Parameter(torch.full((heads,), INK_BIAS))
 
     def geometry(self) -> torch.Tensor:
-        """(H, P, P): what the places of two patches alone make of their score."""
+        """(H, P, P): the part of the bias that depends only on the positions of two patches."""
         return self.relative[:, self.offset] + torch.einsum("hi,ipq->hpq", self.symmetry, self.images)
 
     def forward(self, empty: torch.Tensor) -> torch.Tensor:
-        """empty: (B, P), 1 for a patch without ink, 0 for one with enough of it."""
-        placed = functional.pad(self.geometry(), (PREFIX, 0, PREFIX, 0)) + self.apart  # (H, N, N)
-        malus = self.ink[:, None, None] * functional.pad(empty, (PREFIX, 0))[:, None, None]  # (B, H, 1, N)
-        return placed - malus
+        """empty: (B, P), 1 for a patch without ink, 0 for a patch with at least INK_SHARE of ink."""
+        geometry = functional.pad(self.geometry(), (PREFIX, 0, PREFIX, 0)) + self.mask  # (H, N, N)
+        penalty = self.ink[:, None, None] * functional.pad(empty, (PREFIX, 0))[:, None, None]  # (B, H, 1, N)
+        return geometry - penalty
 
 
 def _run_block(block: Block, bias: LogoBias, x: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
@@ -210,7 +210,7 @@ def _run_block(block: Block, bias: LogoBias, x: torch.Tensor, empty: torch.Tenso
 
 
 def _init_linear(module: nn.Module) -> None:
-    """As timm's vision transformers begin."""
+    """The initialisation of timm's vision transformers."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
@@ -232,23 +232,23 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def logo_vit_base(pretrained: bool = False, **options) -> LogoViT:
-    """The reference: 12 layers of 768 with 12 heads and MLPs of 3072, made for 224 px."""
+    """The reference size: 12 layers of width 768, 12 heads, MLPs of width 3072, for 224 px."""
     return build_model_with_cfg(LogoViT, "logo_vit_base", pretrained, **SIZES["logo_vit_base"] | options)
 
 
 @register_model
 def logo_vit_small(pretrained: bool = False, **options) -> LogoViT:
-    """8 layers of 256 with 4 heads, made for 128 px."""
+    """8 layers of width 256, 4 heads, for 128 px."""
     return build_model_with_cfg(LogoViT, "logo_vit_small", pretrained, **SIZES["logo_vit_small"] | options)
 
 
 @register_model
 def logo_vit_tiny(pretrained: bool = False, **options) -> LogoViT:
-    """6 layers of 192 with 3 heads, made for 128 px."""
+    """6 layers of width 192, 3 heads, for 128 px."""
     return build_model_with_cfg(LogoViT, "logo_vit_tiny", pretrained, **SIZES["logo_vit_tiny"] | options)
 
 
 @register_model
 def plain_vit_tiny(pretrained: bool = False, **options) -> VisionTransformer:
-    """What logo_vit_tiny is compared with: timm's vision transformer of its depth and width, and as many parameters."""
+    """The baseline of logo_vit_tiny: timm's vision transformer with equal depth, width and number of parameters."""
     return build_model_with_cfg(VisionTransformer, "plain_vit_tiny", pretrained, **SIZES["plain_vit_tiny"] | options)

@@ -1,4 +1,4 @@
-"""Networks that read uint8 logos: a timm backbone behind a fixed normalisation."""
+"""LogoNetwork: a backbone behind a fixed normalisation, which reads uint8 logos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from logo_edge_train.models.normalise import normalise
 
 @dataclass(frozen=True)
 class Answer:
-    """All that a network says: logits (B, K), pooled features (B, F), the last maps or tokens, evidence (B, 1) or None."""
+    """The outputs of a network: logits (B, K), pooled features (B, F), last maps or tokens, evidence (B, 1) or None."""
 
     logits: torch.Tensor
     features: torch.Tensor
@@ -35,11 +35,10 @@ class Answer:
 class LogoNetwork(nn.Module):
     """(B, S, S, C) uint8 -> (B, K) float32 logits, before temperature; RGB first.
 
-    `name` is timm's, `backbone:5` for the first five stages of an EfficientNet, `backbone+measures` for one that is told
-    what can be measured (models/measured.py), or `backbone+attention+head` for one put together (models/composed.py).
-    With `+details` after the backbone it reads the four detail planes besides RGB.
-    `size_px` is S, which a transformer must know beforehand; 0: the size that it is made for. Raises RecipeError for a
-    name that there is not.
+    `name` is a timm name, `backbone:5` (the first five stages of an EfficientNet), `backbone+measures` (with statistics
+    of the logo, feature_network.py) or `backbone+attention+head` (composed.py). With `+details` after the backbone, it
+    reads the four detail planes besides RGB. `size_px` is S, for backbones with a fixed input size; 0: their default.
+    Raises RecipeError for an unknown name.
     """
 
     def __init__(self, name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False):
@@ -51,13 +50,13 @@ class LogoNetwork(nn.Module):
             nn.init.zeros_(self.backbone.get_classifier().weight)  # no random gradient into the pretrained layers
 
     def freeze(self, blocks: int) -> None:
-        """Keeps the stem and the first `blocks` stages as they are: no gradient, no change of batch statistics.
+        """Freezes the stem and the first `blocks` stages: no gradients, no updates of BatchNorm statistics.
 
-        Raises RecipeError where the network is not built of stages, or reads planes that its stem has yet to learn.
+        Raises RecipeError if the network has no stages, or reads detail planes, which its stem must learn.
         """
         body = _body(self.backbone)
         if self.channels > 3:
-            raise RecipeError(f"{self.name}: the stem has to learn the detail planes; set frozen_blocks = -1")
+            raise RecipeError(f"{self.name}: the stem must learn the detail planes; set frozen_blocks = -1")
         if not all(hasattr(body, part) for part in ("conv_stem", "bn1", "blocks")):
             raise RecipeError(f"{self.name} has no stem and stages that can be frozen; set frozen_blocks = -1")
         frozen = [body.conv_stem, body.bn1, *body.blocks[:blocks]]
@@ -66,19 +65,19 @@ class LogoNetwork(nn.Module):
         self.frozen += frozen
 
     def keep_statistics(self) -> None:
-        """Normalises by the running statistics as they are, also while it learns, instead of those of each batch."""
+        """Freezes BatchNorm statistics: training uses the running statistics, not those of the batch."""
         self.frozen += [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self.train(self.training)
 
     def checkpoint_gradients(self) -> None:
-        """Keeps few activations for the backward pass, which computes the others anew. Chen et al. 2016, arXiv:1604.06174.
+        """Recomputes activations in the backward pass, to save memory. Chen et al. 2016, arXiv:1604.06174.
 
-        Raises RecipeError where the network cannot do that.
+        Raises RecipeError if the network does not support it.
         """
         try:
             self.backbone.set_grad_checkpointing(True)
         except (AttributeError, AssertionError) as error:
-            raise RecipeError(f"{self.name} cannot compute activations anew; set grad_checkpointing = false") from error
+            raise RecipeError(f"{self.name} cannot recompute activations; set grad_checkpointing = false") from error
 
     def train(self, mode: bool = True) -> LogoNetwork:
         super().train(mode)
@@ -87,7 +86,7 @@ class LogoNetwork(nn.Module):
         return self
 
     def learn_features(self, size_px: int) -> int:
-        """F, the width of its features; what makes none of them, such as the classifier, is not learned from now on."""
+        """F, the feature width; freezes parameters that do not affect the features, such as the classifier."""
         features = self.eval().features(torch.zeros(1, size_px, size_px, self.channels, dtype=torch.uint8))  # (1, F)
         features.sum().backward()
         for parameter in self.parameters():
@@ -96,11 +95,11 @@ class LogoNetwork(nn.Module):
 
     @property
     def float32_bytes(self) -> int:
-        """The size of its parameters as float32."""
+        """The size of the parameters in float32."""
         return 4 * sum(parameter.numel() for parameter in self.parameters())
 
     def learn_variance(self) -> None:
-        """Lets the head of log variances learn. Raises RecipeError for a network without one."""
+        """Makes the head of log variances trainable. Raises RecipeError for a network without one."""
         if not hasattr(self.backbone, "predict"):
             raise RecipeError(
                 f"{self.name} has no head of log variances; take a logo_vit, or set train.fit.aleatoric = false"
@@ -109,7 +108,7 @@ class LogoNetwork(nn.Module):
 
     @torch.no_grad()
     def count_features(self) -> int:
-        """F, the width of its features."""
+        """F, the feature width."""
         mode, patches = self.training, getattr(_body(self.backbone), "patch_embed", None)
         side = patches.img_size[0] if patches is not None else 64
         features = self.eval().features(torch.zeros(1, side, side, self.channels, dtype=torch.uint8))  # (1, F)
@@ -117,11 +116,11 @@ class LogoNetwork(nn.Module):
         return features.shape[1]
 
     def learn_epistemic(self, kind: str) -> None:
-        """Adds the head of that kind (models/epistemic.py), which knows nothing until it has learned."""
+        """Adds an untrained epistemic head of that kind (models/epistemic.py)."""
         self.epistemic = EpistemicHead(kind, self.count_features())
 
     def learn_deviations(self, prior_deviation: float, first_deviation: float) -> None:
-        """Makes the classifier a BayesianLinear around its weights. Raises RecipeError where it is not linear."""
+        """Replaces the classifier by a BayesianLinear around its weights. Raises RecipeError if it is not linear."""
         classifier = self.backbone.get_classifier()
         if not isinstance(classifier, nn.Linear) or classifier.bias is None:
             raise RecipeError(f"{self.name} has no linear classifier with a bias; set train.bayes.enabled = false")
@@ -130,39 +129,39 @@ class LogoNetwork(nn.Module):
         self.backbone.set_submodule(name, layer)
 
     def forward(self, pixels: torch.Tensor, whole: bool = False) -> torch.Tensor | Prediction:
-        """The logits; with `whole` all that a LogoViT says."""
+        """The logits; with `whole` all outputs of a LogoViT."""
         return self.backbone.predict(normalise(pixels)) if whole else self.backbone(normalise(pixels))
 
     def answer(self, pixels: torch.Tensor) -> Answer:
-        """All that it says of (B, S, S, C) uint8 pixels."""
+        """All outputs for (B, S, S, C) uint8 pixels."""
         maps = self.backbone.forward_features(normalise(pixels))
         features = self.backbone.forward_head(maps, pre_logits=True)
         evidence = self.epistemic(features) if self.epistemic else None
         return Answer(self.backbone.forward_head(maps), features, maps, evidence)
 
     def epistemic_nats(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B,) 0 to log K, of (B, S, S, C) uint8, by a network that has an epistemic head."""
+        """(B,) 0 to log K: the epistemic uncertainty for (B, S, S, C) uint8 pixels; needs an epistemic head."""
         answer = self.answer(pixels)
         return epistemic_nats(self.epistemic.kind, answer.logits, answer.evidence)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, F): what the classifier reads of (B, S, S, C) uint8."""
+        """(B, F): the input of the classifier for (B, S, S, C) uint8 pixels."""
         return self.backbone.forward_head(self.backbone.forward_features(normalise(pixels)), pre_logits=True)
 
     def stage_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, G): the mean and deviation over the places of every channel of every stage, first to last, of (B, S, S, C).
+        """(B, G): mean and standard deviation over positions of every channel of every stage, for (B, S, S, C) pixels.
 
-        Raises RecipeError for a network whose stages timm does not give.
+        Raises RecipeError if timm does not give the stages of the network.
         """
         body = _body(self.backbone)
         if not hasattr(body, "forward_intermediates"):
-            raise RecipeError(f"{self.name} does not give its stages; expected a network of timm")
+            raise RecipeError(f"{self.name} does not give its stages; expected a timm network")
         maps = body.forward_intermediates(normalise(pixels), intermediates_only=True)  # each (B, C, H, W)
         return torch.cat([moment for part in maps for moment in (part.mean((2, 3)), part.std((2, 3), correction=0))], 1)
 
 
 class Body(nn.Module):
-    """A network without its normalisation: (B, C, S, S) planes -> its logits and, where it has the head, its evidence."""
+    """A network without its normalisation: (B, C, S, S) planes -> logits and, with an epistemic head, evidence."""
 
     def __init__(self, network: LogoNetwork):
         super().__init__()
@@ -176,9 +175,9 @@ class Body(nn.Module):
 
 
 def resize_layers(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Makes the layers as narrow as their tensors in a checkpoint of the network with fewer channels (compress/prune.py).
+    """Narrows the layers to the tensors of a pruned network's checkpoint (compress: distill/prune.py).
 
-    Raises RunError where a tensor is larger than its layer, so that a checkpoint of another network is not taken.
+    Raises RunError if a tensor is larger than its layer: the checkpoint belongs to another network.
     """
     for name, module in network.named_modules():
         own = {**module._parameters, **module._buffers}
@@ -189,10 +188,10 @@ def resize_layers(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
         }
         for key, shape in shapes.items():
             before = own[key].shape
-            if len(shape) != len(before) or any(now > then for now, then in zip(shape, before, strict=True)):
+            if len(shape) != len(before) or any(new > old for new, old in zip(shape, before, strict=True)):
                 raise RunError(
-                    f"the checkpoint's {name}.{key} is {tuple(shape)}, the network's {tuple(before)}; expected the same "
-                    "network, or one with fewer channels"
+                    f"the checkpoint's {name}.{key} is {tuple(shape)}, the network's {tuple(before)}; expected the "
+                    "same network, or one with fewer channels"
                 )
             if key in module._parameters:
                 module._parameters[key] = nn.Parameter(own[key].new_empty(shape))
@@ -212,14 +211,14 @@ def resize_layers(network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def check_network(name: str, size_px: int, *, frozen_blocks: int = -1, grad_checkpointing: bool = False) -> None:
-    """Raises RecipeError where the network cannot be built, or has not the switches that are on.
+    """Raises RecipeError if the network cannot be built, or does not support the switches that are on.
 
-    Without memory for its weights: it is built on PyTorch's meta device. Random numbers are left as they are.
+    Builds it on PyTorch's meta device, without memory for weights. Does not change the random state.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
             network = LogoNetwork(name, 2, size_px=size_px)
-        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # timm's, of many kinds
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # timm raises many kinds
             raise RecipeError(f"{name} at {size_px} px cannot be built: {error}") from error
     if frozen_blocks >= 0:
         network.freeze(frozen_blocks)
@@ -228,21 +227,21 @@ def check_network(name: str, size_px: int, *, frozen_blocks: int = -1, grad_chec
 
 
 def count_channels(name: str) -> int:
-    """How many channels the network of that name reads."""
+    """The number of input channels of the network of that name."""
     return InputContract(details="details" in name.split("+")).channels
 
 
 def is_sized(name: str) -> bool:
-    """Whether the network of that name is built for one size of input."""
+    """Whether the network of that name has a fixed input size."""
     return timm.get_pretrained_cfg(re.split("[:+]", name)[0]).fixed_input_size
 
 
 def build_backbone(
     name: str, classes: int, *, size_px: int = 0, dropout: float = 0.0, pretrained: bool = False
 ) -> nn.Module:
-    """(B, C, S, S) normalised planes -> (B, K) logits: timm's network, or one put together upon it.
+    """(B, C, S, S) normalised planes -> (B, K) logits: a timm network, or a network built on one.
 
-    Raises RecipeError for a name that there is not, or without weights where `pretrained` asks for them.
+    Raises RecipeError for an unknown name, or with `pretrained` for a network without ImageNet weights.
     """
     body_name, *blocks = name.split("+")
     channels = count_channels(name)
@@ -250,8 +249,8 @@ def build_backbone(
         blocks = blocks[1:]
     if (len(blocks) not in (0, 2) and blocks != ["measures"]) or "details" in blocks:
         raise RecipeError(
-            f"network {name!r}; expected a timm name, backbone+measures, or backbone+attention+head; +details after the backbone "
-            "where it reads detail planes"
+            f"network {name!r}; expected a timm name, backbone+measures, or backbone+attention+head; for detail "
+            "planes with +details after the backbone"
         )
     body = build_body(body_name, classes, size_px=size_px, channels=channels, dropout=dropout, pretrained=pretrained)
     if blocks == ["measures"]:
@@ -260,7 +259,7 @@ def build_backbone(
 
 
 def _body(backbone: nn.Module) -> nn.Module:
-    """timm's network in one that is put together upon it, or itself."""
+    """The timm network inside a composed network, or the network itself."""
     if isinstance(backbone, ComposedNetwork):
         return backbone.trunk.body
     return backbone.body if isinstance(backbone, MeasuredNetwork) else backbone
@@ -269,7 +268,7 @@ def _body(backbone: nn.Module) -> nn.Module:
 def build_body(
     name: str, classes: int, *, size_px: int = 0, channels: int = 3, dropout: float = 0.0, pretrained: bool = False
 ) -> nn.Module:
-    """timm's network of that name, or its first stages, for planes of `size_px`; 0: of the size that it is made for."""
+    """The timm network of that name, or its first stages, for planes of `size_px`; 0: its default size."""
     name, cut, stages = name.partition(":")
     if name not in timm.list_models():
         close = ", ".join(get_close_matches(name, timm.list_models(), n=5))
@@ -284,9 +283,9 @@ def build_body(
 
 
 def keep_stages(body: nn.Module, name: str, stages: str) -> None:
-    """Cuts an EfficientNet after that many stages, where its classifier then reads: late ones are most of its weights.
+    """Cuts an EfficientNet after that many stages; the classifier moves there. Late stages have most of the weights.
 
-    Raises RecipeError for another network, or a number of stages that it has not.
+    Raises RecipeError for another network, or an invalid number of stages.
     """
     if not isinstance(body, EfficientNet):
         raise RecipeError(
