@@ -1,6 +1,6 @@
 """A bundle with ONNX Runtime's CUDA provider: the project's preprocessing and decision around a session on the GPU.
 
-NOT RUN SO FAR: this project has had no Jetson.
+Not run so far, for lack of a Jetson.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from logo_edge_bench.subject import BundleSubject
 
 
 def load(labels: list[str], bundle: str) -> BundleSubject:
-    """Raises BenchError where CUDA does not take the graph: ONNX Runtime would run it on the CPU without a word."""
+    """Raises BenchError where CUDA does not run the graph: ONNX Runtime would silently use the CPU."""
     return BundleSubject(CudaClassifier.load(bundle, self_test=True), labels, {"backend": "onnxruntime CUDA"})
 
 
 class CudaClassifier(Classifier):
-    """The same but for the backend."""
+    """A classifier with the backend `Cuda`."""
 
     def __init__(self, bundle: Bundle, **options):
         super().__init__(bundle, **options)
@@ -29,7 +29,7 @@ class CudaClassifier(Classifier):
 
 
 class Cuda:
-    """A backend as those of logo_edge/backends.py."""
+    """A backend like those of `logo_edge.backends`."""
 
     def __init__(self, bundle: Bundle):
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]

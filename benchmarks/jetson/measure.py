@@ -1,13 +1,14 @@
-"""Measures bundles on a Jetson: TensorRT FP16 and INT8 beside ONNX Runtime on the CPU and, where it is built in, CUDA.
+"""Measures bundles on a Jetson: TensorRT FP16 and INT8 beside ONNX Runtime on the CPU and, if built in, CUDA.
 
-Run it on the device, as README.md beside it says. It writes the JSON of `logo-edge bench`, so that its rows join the tables:
+Run it on the device, as README.md beside it says. It writes the JSON of `logo-edge bench`, so that its rows join the
+tables:
 
     python benchmarks/jetson/measure.py --bundle bundles/mine --engines jetson/mine --manifest labels.csv \\
       --images images --out jetson.json
 
-An engine that is of another bundle, or that takes no single images, is left out, and the result says why.
+An engine of another bundle, or without single images, is left out with its reason in the result.
 
-NOT RUN SO FAR: this project has had no Jetson. What does not need one is tested in tests/bench/test_peers.py.
+Not run so far, for lack of a Jetson. The parts that need none are tested in tests/bench/test_peers.py.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def read_clocks() -> dict[str, dict[str, int]]:
-    """What `jetson_clocks --show` says: {unit: {MinFreq, MaxFreq, CurrentFreq}} in its own units. Raises BenchError."""
+    """{unit: {MinFreq, MaxFreq, CurrentFreq}} of `jetson_clocks --show`, in its units. Raises BenchError."""
     if shutil.which("jetson_clocks") is None:
         raise BenchError("jetson_clocks is not here; expected a Jetson with JetPack 6. Elsewhere use: logo-edge bench")
     done = subprocess.run(["sudo", "-n", "jetson_clocks", "--show"], capture_output=True, text=True, check=False)
@@ -92,7 +93,7 @@ def read_clocks() -> dict[str, dict[str, int]]:
 
 
 def parse_clocks(text: str) -> dict[str, dict[str, int]]:
-    """The lines of `jetson_clocks --show` that name frequencies, such as `cpu0: Online=1 ... MinFreq=729600 ...`."""
+    """The frequencies in the output of `jetson_clocks --show`, such as `cpu0: Online=1 ... MinFreq=729600 ...`."""
     units = {}
     for line in text.splitlines():
         figures = {name: int(value) for name, value in re.findall(r"(MinFreq|MaxFreq|CurrentFreq)=(\d+)", line)}
@@ -104,7 +105,7 @@ def parse_clocks(text: str) -> dict[str, dict[str, int]]:
 
 
 def unpinned(clocks: dict[str, dict[str, int]]) -> list[str]:
-    """The units whose least frequency is not their largest: their clock follows the load."""
+    """The units whose minimum and maximum frequencies differ, so that the clock follows the load."""
     return [
         f"{name} {entry['MinFreq']} to {entry['MaxFreq']}"
         for name, entry in clocks.items()
@@ -113,7 +114,7 @@ def unpinned(clocks: dict[str, dict[str, int]]) -> list[str]:
 
 
 def find_engines(folder: Path | None) -> list[Path]:
-    """The engines of `logo-edge export --format tensorrt` in the folder and those below it."""
+    """The engines of `logo-edge export --format tensorrt` in the folder and its subfolders."""
     if folder is None:
         return []
     engines = sorted(folder.rglob("*.engine"))
@@ -123,7 +124,7 @@ def find_engines(folder: Path | None) -> list[Path]:
 
 
 def engine_systems(folder: Path | None, engines: list[Path], batches: list[int]) -> tuple[list[System], dict[str, str]]:
-    """A row for each engine of the bundle and each batch that it takes; and {what is left out: why}, also printed."""
+    """A system for each engine of the bundle and each of its batches; and {engine left out: reason}, also printed."""
     bundle, found, left_out = read_bundle(folder or DEFAULT_BUNDLE), [], {}
     for engine in engines:
         record = record_of(str(engine)) or {}
@@ -145,7 +146,7 @@ def engine_systems(folder: Path | None, engines: list[Path], batches: list[int])
 
 
 def why_not(record: dict, bundle: Bundle, batches: list[int]) -> str:
-    """Why an engine with this record of `logo-edge export` cannot be measured with the bundle; empty where it can."""
+    """The reason why an engine with this record of `logo-edge export` cannot be measured with the bundle, or empty."""
     if not record:
         return "no record names it; expected the .json that `logo-edge export` wrote in the folder above engines/"
     expected = json.loads(json.dumps(asdict(bundle.input)))
@@ -155,8 +156,8 @@ def why_not(record: dict, bundle: Bundle, batches: list[int]) -> str:
     )  # engines may be made of a bundle or its run
     if record["source"] not in (bundle.name, run) or read != expected:
         return (
-            f"it is of {record['source']!r} and reads {read}; expected {bundle.name!r} and {expected}. "
-            "Give --bundle the bundle that it was exported with, and keep each bundle's engines in a folder of their own"
+            f"it is of {record['source']!r} and reads {read}; expected {bundle.name!r} and {expected}. Give --bundle "
+            "the bundle that it was exported with, and keep each bundle's engines in a folder of their own"
         )
     if record["batch"] not in ("dynamic", 1) or (record["batch"] == 1 and 1 not in batches):
         return (

@@ -44,8 +44,9 @@ Say = Callable[[str], None]
 class Preset:
     """The length of a run: `rounds` windows of `window_s` for each stage, after a warm-up.
 
-    The warm-up ends with three windows that agree within `settle_within`, and fails after `settle_s`; with None it has two windows,
-    and the result holds only ratios. `starts` is the number of process starts, `offline` that of images in an Offline pass. `size_px` is the longer side of the timed PNG files.
+    The warm-up ends with three windows that agree within `settle_within`, and fails after `settle_s`; with None it has
+    two windows, and the result holds only ratios. `starts` is the number of process starts, `offline` that of images in
+    an Offline pass. `size_px` is the longer side of the timed PNG files.
     """
 
     name: str
@@ -104,8 +105,9 @@ def run_bench(
 ) -> dict:
     """The result of one run, ready for JSON: a row for each system, ratios to the first, the machine, warnings.
 
-    `starts` are further commands, by name, whose process starts are timed by turns with those of the systems; the reason
-    of a failure is in `not_measured`. Raises BenchError where a system fails, does not settle, or shares its name.
+    `starts` are further commands, by name, whose process starts are timed by turns with those of the systems; the
+    reason of a failure is in `not_measured`. Raises BenchError where a system fails, does not settle, or shares its
+    name.
     """
     if len({system.name for system in systems}) < len(systems):
         raise BenchError(f"two systems have one name: {', '.join(system.name for system in systems)}")

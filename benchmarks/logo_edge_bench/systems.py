@@ -56,8 +56,8 @@ def bundle_systems(
 ) -> list[System]:
     """Every bundle with every backend, number of threads and batch, then every artifact of `logo-edge export`.
 
-    None is the default bundle. With `public_key` each process verifies the bundle's signature. An artifact runs with the
-    first bundle's preprocessing and calibration.
+    None is the default bundle. With `public_key` each process verifies the bundle's signature. An artifact runs with
+    the first bundle's preprocessing and calibration.
     """
     runs = [
         (folder or DEFAULT_BUNDLE, {} if backend == DEFAULT_BACKEND else {"backend": backend}, backend)

@@ -1,6 +1,6 @@
 """White-box attacks on a checkpoint, in units of pixels of 0 to 255: FGSM and PGD under the maximum norm.
 
-What is attacked is RGB as the network sees it; detail planes stay as they are.
+Attacks change the RGB input of the network; detail planes stay unchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 def fgsm(network: nn.Module, pixels: torch.Tensor, targets: torch.Tensor, radius: float) -> torch.Tensor:
-    """One step of length `radius` up the loss, (B, S, S, C) float of 0 to 255. Goodfellow et al. 2015, arXiv:1412.6572."""
+    """One step of `radius` up the loss, (B, S, S, C) float, 0 to 255. Goodfellow et al. 2015, arXiv:1412.6572."""
     return _project(pixels + radius * _gradient(network, pixels, targets).sign(), pixels, radius)
 
 
@@ -29,7 +29,7 @@ def pgd(
 ) -> torch.Tensor:
     """`steps` steps of radius / 4 up the loss, (B, S, S, C) float. Madry et al. 2018, arXiv:1706.06083.
 
-    `start` (B, S, S, C), of -1 to 1, says where in the ball each image starts; left out: in its middle.
+    `start` (B, S, S, C), -1 to 1, is the starting point of each image in the ball; default: its centre.
     """
     attacked = pixels if start is None else _project(pixels + radius * start, pixels, radius)
     for _ in range(steps):
@@ -50,9 +50,9 @@ def attack(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Iterator[np.ndarray]:
-    """Batches of attacked pixels (B, S, S, C) uint8, of (N, S, S, C) uint8 ones; the network is left in evaluation mode.
+    """Batches of attacked pixels (B, S, S, C) uint8, from (N, S, S, C) uint8; leaves the network in evaluation mode.
 
-    PGD starts at random. Rounding to whole values keeps within a whole `radius`.
+    PGD starts at random. Rounding to integers stays within an integer `radius`.
     """
     network.eval()
     random = torch.Generator().manual_seed(seed)
@@ -60,7 +60,7 @@ def attack(
         batch = torch.from_numpy(pixels[first : first + batch_size]).float()
         labels = torch.from_numpy(targets[first : first + batch_size]).long()
         options = (
-            {"start": _of_rgb(torch.rand(batch.shape, generator=random) * 2 - 1)} if name.startswith("PGD") else {}
+            {"start": _rgb_only(torch.rand(batch.shape, generator=random) * 2 - 1)} if name.startswith("PGD") else {}
         )
         yield ATTACKS[name](network, batch, labels, radius, **options).round().to(torch.uint8).numpy()
 
@@ -68,11 +68,11 @@ def attack(
 def _gradient(network: nn.Module, pixels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     leaf = pixels.detach().requires_grad_(True)
     loss = functional.cross_entropy(network(leaf).float(), targets, reduction="sum")
-    return _of_rgb(torch.autograd.grad(loss, leaf)[0])
+    return _rgb_only(torch.autograd.grad(loss, leaf)[0])
 
 
-def _of_rgb(values: torch.Tensor) -> torch.Tensor:
-    """The (B, S, S, C) values, with 0 for the channels after RGB."""
+def _rgb_only(values: torch.Tensor) -> torch.Tensor:
+    """Sets the channels after RGB of (B, S, S, C) values to 0."""
     values[..., 3:] = 0
     return values
 

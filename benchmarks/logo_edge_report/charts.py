@@ -1,4 +1,4 @@
-"""Charts as inline SVG: transparent, their ink in the page's own text colour, light or dark."""
+"""Charts as inline SVG: transparent, with ink in the page's text colour, light or dark."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ STYLE = {
 def draw(paint: Callable[[Axes], None], *, width: float = 4.2, height: float = 3.0) -> str:
     """The SVG element of what `paint` draws on one set of axes, `width` by `height` inches.
 
-    The same figures give the same bytes. Text stays text, and ids are unique to the chart, so that several fit a page.
+    The same figures give the same bytes. Text stays text, and ids are unique, so a page can hold several charts.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -75,15 +75,15 @@ def draw(paint: Callable[[Axes], None], *, width: float = 4.2, height: float = 3
 
 
 def _own_ids(svg: str) -> str:
-    """The SVG with only those ids that something refers to, each beginning with a digest of the whole."""
+    """The SVG with only the referenced ids, each prefixed with a digest of the whole."""
     digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
     used = set(re.findall(r"[\"(]#([\w-]+)", svg))
-    svg = re.sub(r' id="([\w.-]+)"', lambda found: f' id="{digest}-{found[1]}"' if found[1] in used else "", svg)
-    return re.sub(r"([\"(]#)([\w-]+)", lambda found: f"{found[1]}{digest}-{found[2]}", svg)
+    svg = re.sub(r' id="([\w.-]+)"', lambda match: f' id="{digest}-{match[1]}"' if match[1] in used else "", svg)
+    return re.sub(r"([\"(]#)([\w-]+)", lambda match: f"{match[1]}{digest}-{match[2]}", svg)
 
 
 def confusion_matrix(counts: list[list[int]], labels: list[str]) -> str:
-    """True labels down, predicted ones across; each cell its count, shaded by its share of the row."""
+    """True labels down, predicted ones across; each cell shows its count, shaded by its share of the row."""
     table = np.array(counts)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
 
@@ -115,7 +115,7 @@ def confusion_matrix(counts: list[list[int]], labels: list[str]) -> str:
 
 
 def reliability_diagram(bins_by_name: dict[str, list[dict]]) -> str:
-    """Accuracy against confidence in equal-mass bins; on the diagonal, confidence can be believed."""
+    """Accuracy against confidence in equal-mass bins; on the diagonal, confidence equals accuracy."""
 
     def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--", alpha=0.5)
@@ -159,7 +159,7 @@ def risk_coverage_curve(curves: dict[str, dict]) -> str:
 
 
 def confidence_histogram(counts: list[int], wrong: list[int]) -> str:
-    """How many logos, and how many wrong ones among them, have a confidence in each equal part of 0 to 1."""
+    """The numbers of logos and of errors in each equal part of the confidence range 0 to 1."""
 
     def paint(axes: Axes) -> None:
         edges = np.linspace(0, 1, len(counts) + 1)
@@ -184,12 +184,12 @@ def share_bars(shares: dict[str, dict], ideal: float | None = None) -> str:
         values = np.array([shares[name]["value"] for name in names], float)
         low, high = (np.array([shares[name][end] for name in names], float) for end in ("low", "high"))
         known = np.isfinite(values)
-        places = np.arange(len(names))
-        axes.barh(places, np.where(known, values, 0), color=COLOURS[0], alpha=0.8, height=0.7)
+        positions = np.arange(len(names))
+        axes.barh(positions, np.where(known, values, 0), color=COLOURS[0], alpha=0.8, height=0.7)
         known &= high > low
         axes.errorbar(
             values[known],
-            places[known],
+            positions[known],
             xerr=np.abs(np.stack([values - low, high - values])[:, known]),
             fmt="none",
             ecolor=INK,
@@ -198,7 +198,7 @@ def share_bars(shares: dict[str, dict], ideal: float | None = None) -> str:
         )
         if ideal is not None:
             axes.axvline(ideal, color=INK, linewidth=0.8, linestyle="--", alpha=0.5)
-        axes.set_yticks(places, names)
+        axes.set_yticks(positions, names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         _percent(axes.xaxis)
@@ -252,7 +252,7 @@ def lines(
 def pareto_plane(points: list[dict], x_label: str) -> str:
     """Candidates by cost `x` and accuracy `y`; colour is the `student`, shape the `precision`, a ring the `chosen`.
 
-    `dominated` ones are hollow. The line is the front: nothing is both cheaper and more accurate than what lies on it.
+    `dominated` ones are hollow. The line is the front: no candidate is both cheaper and more accurate than one on it.
     """
     colours = dict(zip(dict.fromkeys(point["student"] for point in points), COLOURS * len(points), strict=False))
     shapes = dict(zip(dict.fromkeys(point["precision"] for point in points), MARKERS, strict=False))
@@ -300,7 +300,7 @@ def pareto_plane(points: list[dict], x_label: str) -> str:
 
 
 def cost_plane(points: dict[str, tuple[float, float, float]], x_label: str, y_label: str) -> str:
-    """Disks by name at (cost, gain), their area in proportion to a size; what no other beats in both is ringed."""
+    """Disks by name at (cost, gain), their area proportional to a size; a ring marks the Pareto front."""
 
     def paint(axes: Axes) -> None:
         largest = max(size for _, _, size in points.values())
@@ -332,7 +332,7 @@ def pareto_front(points: list[tuple[float, float]]) -> set[int]:
 
 
 def layer_bars(layers: list[dict], restored: list[str]) -> str:
-    """What each layer costs in INT8, `kl_nats` by `name`, on a logarithmic axis; hollow ones are left in FP32."""
+    """The cost of each layer in INT8, `kl_nats` by `name`, on a logarithmic axis; hollow ones stay in FP32."""
 
     def paint(axes: Axes) -> None:
         heights = [max(layer["kl_nats"], 1e-7) for layer in layers]
@@ -363,14 +363,14 @@ def _log_scale(axis: Axis) -> None:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten between the two; the ends where there is no such number."""
+    """1, 2 and 5 times the powers of ten between the two, or the ends where there are fewer than two."""
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    found = [digit * 10.0**power for power in powers for digit in (1, 2, 5) if low <= digit * 10.0**power <= high]
-    return found if len(found) > 1 else [float(f"{low:.2g}"), float(f"{high:.2g}")]
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5) if low <= digit * 10.0**power <= high]
+    return ticks if len(ticks) > 1 else [float(f"{low:.2g}"), float(f"{high:.2g}")]
 
 
 def uncertainty_map(confidence: np.ndarray, disagreement: np.ndarray, correct: np.ndarray) -> str:
-    """Each logo by its confidence and by how much the members disagree, nats; all (N,), the wrong ones on top."""
+    """Each logo by its confidence and the disagreement of the members in nats; all (N,), errors on top."""
 
     def paint(axes: Axes) -> None:
         for chosen, marker, colour, name in ((correct, "o", RIGHT, "right"), (~correct, "X", WRONG, "wrong")):
@@ -406,7 +406,7 @@ def class_plane(
 ) -> str:
     """Points (N, 2) coloured by class; `regions` (H, W) of class indices behind them, row 0 below; `wrong` (N,) ringed.
 
-    `window` is (left, right, bottom, top), which the regions fill too.
+    `window` is (left, right, bottom, top), and the extent of the regions.
     """
     colours = np.array([to_rgb(COLOURS[index % len(COLOURS)]) for index in range(len(labels))])
 
@@ -475,7 +475,7 @@ def confidence_plane(
 
 
 def loss_surface(steps: np.ndarray, losses: np.ndarray, top: float, *, small: bool = False) -> str:
-    """The loss (S, S) over a plane through the weights, `steps` (S,) along both directions; above `top` it is capped."""
+    """The loss (S, S) over a plane through the weights, `steps` (S,) along both directions; capped at `top`."""
 
     def paint(axes: Axes) -> None:
         bottom = float(min(losses.min(), top * 0.98))

@@ -12,9 +12,9 @@ evaluate = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @evaluate.command(
-    help="Evaluate a bundle, a run, an .onnx file or a checkpoint: accuracy with intervals, whole, by round of labelling and "
-    "by icon set, calibration, selection, prediction sets, sizes, backgrounds, JPEG; on request corruptions, pictures that are no logos, and attacks. Two "
-    "subjects are compared on the same logos."
+    help="Evaluate a bundle, a run, an .onnx file or a checkpoint: accuracy with intervals (all, by labelling round, "
+    "by icon set), calibration, selection, prediction sets, sizes, backgrounds, JPEG; on request corruptions, images "
+    "that are no logos, and attacks. Two subjects are compared on the same logos."
 )
 def evaluate_command(
     subjects: list[Path] = typer.Argument(

@@ -1,4 +1,4 @@
-"""What `logo-edge compress` tried and chose -> one HTML page that needs nothing beside it."""
+"""The candidates and the choice of `logo-edge compress` -> one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def make_page(folder: Path) -> Path:
     page = render_page(
         sections,
         title=record["run"],
-        about="what was compressed, and chosen",
+        about="candidates and choice",
         description="",
         recipe="",
-        lead=f"{len(record['candidates'])} candidates, compared on {record['val']} logos of val; recipe {record['recipe']}, "
-        f"teachers {', '.join(record['teachers']['networks'])}.",
+        lead=f"{len(record['candidates'])} candidates, compared on {record['val']} logos of val; recipe "
+        f"{record['recipe']}, teachers {', '.join(record['teachers']['networks'])}.",
         making={
             "measured on": f"{machine['cpu']} ({', '.join(machine['isa'])})",
             "onnxruntime": machine["onnxruntime"],
@@ -62,12 +62,12 @@ def make_page(folder: Path) -> Path:
 
 
 def _tested(stage: dict) -> Exhibit | None:
-    """What is packed on the slices of test, for reports only."""
+    """The packed model on the slices of test, for reports only."""
     return slices_exhibit(stage["test"], "Test split, by round and icon set") if "test" in stage else None
 
 
 def choice_section(record: dict) -> Section:
-    """What was chosen for each target, against which limits, and why."""
+    """The choice for each target, its limits and the reason."""
     rows = [("the teachers", "-", "-", f"{record['teachers']['val']['accuracy']:.1%}", "-", "-")]
     reasons = []
     for target, found in record["targets"].items():
@@ -86,13 +86,11 @@ def choice_section(record: dict) -> Section:
         )
         reasons.append(f"For {target}, {_one_line(found['sentence'])}")
     head = ("for", "chosen", "limits", "accuracy", "p50 ms", "MB")
-    return Section(
-        "choice", "What was chosen", (Exhibit("By target", " ".join(reasons), table=Table(head, tuple(rows))),)
-    )
+    return Section("choice", "Choice", (Exhibit("By target", " ".join(reasons), table=Table(head, tuple(rows))),))
 
 
 def backend_section(record: dict, backend: str) -> Section | None:
-    """Every candidate that one backend runs: two planes and a table; None where there is none."""
+    """The candidates of one backend: two planes and a table; None where there are none."""
     entries = [entry for entry in record["candidates"] if entry["backend"] == backend and "accuracy" in entry]
     if not entries:
         return None
@@ -182,24 +180,26 @@ def _plane(entries: list[dict], dominated: dict, chosen: set[str], title: str, l
         for entry in entries
         if cost(entry) is not None
     ]
-    told = f"{len(points)} candidates by {label} and accuracy on val; chosen: {', '.join(sorted(chosen)) or 'none'}"
+    label_text = (
+        f"{len(points)} candidates by {label} and accuracy on val; chosen: {', '.join(sorted(chosen)) or 'none'}"
+    )
     return Exhibit(
         title,
-        "The line is the front: nothing is both cheaper and more accurate. Hollow is dominated, in accuracy, latency and "
-        "size together; the ring is what was chosen. Differences below some three points may be chance.",
-        (Panel(told, charts.pareto_plane(points, label)),),
+        "The line is the front: no candidate is both cheaper and more accurate. Hollow ones are dominated in accuracy, "
+        "latency and size together; the ring marks the choice. Differences below about three points may be chance.",
+        (Panel(label_text, charts.pareto_plane(points, label)),),
     )
 
 
 def lost_section(record: dict) -> Section | None:
-    """What was refused, failed or was not tried, and why; None where all was made."""
+    """The candidates that were refused, failed or were not tried, with the reasons; None where all were made."""
     lost = [entry for entry in record["candidates"] if entry["status"] != "made"]
     if not lost:
         return None
     rows = tuple((entry["title"], entry["status"], _one_line(entry["reason"])) for entry in lost)
     caption = (
-        "Refused: the artifact disagrees with its parent on real logos. Failed: its converter raised, crashed or was "
-        "killed. Not tried: the budget was over; run the same command again."
+        "Refused: the artifact disagrees with its parent on real logos. Failed: the converter raised, crashed or was "
+        "killed. Not tried: the budget was used up; run the same command again."
     )
     return Section(
         "lost",
@@ -209,17 +209,18 @@ def lost_section(record: dict) -> Section | None:
 
 
 def _describe_table(entries: list[dict], dominated: dict, refused: dict, record: dict) -> str:
-    told = [
-        "All on val, calibrated on calib. ECE: calibration error less what chance adds. OOD: AUROC of the logo score against "
-        f"pictures that are no logos ({', '.join(record['outliers']) or 'none were drawn'}); 50 % is chance. Latencies by turns, "
-        "one image, one thread. Memory: the peak of a process that loads the model and runs it. Agreement and KL are with "
-        "the parent of each.",
+    families = ", ".join(record["outliers"]) or "none were drawn"
+    sentences = [
+        "All on val, calibrated on calib. ECE: calibration error minus its bias. OOD: AUROC of the logo score "
+        f"against images that are no logos ({families}); 50 % is chance. Latencies by turns, one image, one thread. "
+        "Memory: the peak of a process that loads and runs the model. Agreement and KL compare each candidate with "
+        "its parent.",
         f"{len(dominated)} of {len(entries)} are dominated.",
         record["int8_range"],
         *(f"Refused: {title} is {why}." for title, why in refused.items()),
         *sorted({entry["not_measured"] for entry in entries if entry["not_measured"]}),
     ]
-    return " ".join(told)
+    return " ".join(sentences)
 
 
 def _chosen(record: dict, found: dict) -> dict | None:

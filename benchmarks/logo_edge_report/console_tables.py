@@ -1,4 +1,4 @@
-"""The evaluation, printed."""
+"""The console tables of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from logo_edge_report.attacks import ATTACKS
 from logo_edge_train.console import LiteralTable, literal
 
 
-def print_evaluation(found: dict, console: Console | None = None) -> None:
+def print_evaluation(evaluation: dict, console: Console | None = None) -> None:
     """One table of the subjects' figures, one of each kind of slice and condition, and the comparison of two."""
-    console, subjects = console or Console(highlight=False), found["subjects"]
-    table = LiteralTable(title=f"{subjects[0]['count']} logos of {found['split']}, 95 % intervals")
+    console, subjects = console or Console(highlight=False), evaluation["subjects"]
+    table = LiteralTable(title=f"{subjects[0]['count']} logos of {evaluation['split']}, 95 % intervals")
     table.add_column("")
     for subject in subjects:
         table.add_column(f"{subject['name']}, {subject['size_bytes'] / 1e6:.2f} MB", justify="right")
@@ -66,7 +66,7 @@ def print_evaluation(found: dict, console: Console | None = None) -> None:
     _print_corruptions(subjects, console)
     _print_outliers(subjects, console)
     _print_attacks(subjects, console)
-    if comparison := found.get("comparison"):
+    if comparison := evaluation.get("comparison"):
         text = (
             f"{comparison['second']} less {comparison['first']}: {_share(comparison['difference'])}; alone right "
             f"{comparison['only_second_right']} against {comparison['only_first_right']}, "
@@ -96,7 +96,7 @@ def _print_outliers(subjects: list[dict], console: Console) -> None:
         if not (outliers := subject.get("outliers")):
             continue
         table = LiteralTable(
-            "family", "", "AUROC", "answered", "called no logo", title=f"{subject['name']}: pictures that are no logos"
+            "family", "", "AUROC", "answered", "called no logo", title=f"{subject['name']}: images that are no logos"
         )
         for family, value in outliers["auroc"].items():
             kind = "near" if family in outliers["near"] else "far"

@@ -1,4 +1,4 @@
-"""One subject on one labelled split: every figure of a report, as plain numbers for JSON."""
+"""The figures of subjects on one labelled split, as plain numbers for JSON."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ PARTS = ("slices", "corruptions", "outliers", "attacks")
 def evaluate_subjects(
     subjects: list[Subject], manifest: Manifest, split: str, *, parts: Collection[str], say: Say
 ) -> dict:
-    """Every figure of one or more subjects on one split; two are compared. `parts`: which of PARTS to add.
+    """The figures of one or more subjects on one split; two are compared. `parts`: those of PARTS to add.
 
-    Attacks are made on the sure logos, against the one checkpoint among the subjects. Raises DatasetError where the
-    split does not fit a subject, RunError where attacks are asked for and not exactly one subject is a checkpoint.
+    Attacks change the sure logos, against the one checkpoint among the subjects. Raises DatasetError where the split
+    does not fit a subject, RunError for attacks without exactly one checkpoint.
     """
     for subject in subjects:
         check_labels(subject, manifest, split)
     white = [subject for subject in subjects if subject.network is not None]
     if "attacks" in parts and len(white) != 1:
         raise RunError(
-            f"{len(white)} of the subjects are checkpoints; attacks are made against exactly one: name a .safetensors "
-            "file of a run, and beside it the bundle that was made of it"
+            f"{len(white)} of the subjects are checkpoints; attacks need exactly one: name a .safetensors file of a "
+            "run, and with it the bundle made from it"
         )
     images = {name: load_split(manifest, name) for name in sorted({split, "calib"})}
     rows = manifest.split(split)
     targets, sure = targets_of(rows, subjects[0].labels), [index for index, row in enumerate(rows) if row.sure]
     predicted = []
     for subject in subjects:
-        say(f"logos to {subject.name}")
+        say(f"predictions of {subject.name}")
         predicted.append({name: subject.predict(part) for name, part in images.items() if part})
     entries: list[dict] = [
         {
@@ -84,7 +84,7 @@ def evaluate_subjects(
 
 
 def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:
-    """Figures that need no further picture: from the (N, K) logits of `split` and of calib, for prediction sets."""
+    """Figures from the (N, K) logits of `split`, and of calib for prediction sets."""
     rows = manifest.split(split)
     targets = targets_of(rows, subject.labels)
     probabilities = softmax(subject.calibrated(logits[split]))
@@ -134,19 +134,19 @@ def compare_subjects(
 
 
 def load_split(manifest: Manifest, split: str) -> ImageFiles:
-    """The images of a split, decoded whenever they are asked for. Raises DatasetError where one is missing."""
+    """The images of a split, decoded on access. Raises DatasetError where one is missing."""
     return ImageFiles(manifest.image_paths(manifest.split(split)))
 
 
 def check_labels(subject: Subject, manifest: Manifest, split: str) -> None:
-    """Raises DatasetError where the split is empty or has classes that the subject does not know."""
+    """Raises DatasetError where the split is empty or has classes that the subject lacks."""
     labelled_rows(manifest, split, subject.labels, f"those of {subject.name}")
 
 
 def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:
-    """Split-conformal sets: coverage with the interval that both sizes imply, and mean size.
+    """Split-conformal sets: coverage with its interval for both sample sizes, and mean size.
 
-    A bundle's thresholds are those that it carries; of other subjects they come from calib.
+    Thresholds come from the bundle, or from calib for other subjects.
     """
     calib = manifest.split("calib")
     if not calib or "calib" not in logits:
@@ -175,7 +175,7 @@ def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: 
 
 
 def _held_out_probabilities(subject: Subject, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(N, K) of the logos of calib, each from a fit that has not seen it, where the subject was calibrated on them."""
+    """(N, K) probabilities of calib's logos, cross-validated if the subject was calibrated on them."""
     if subject.scaling is None and subject.temperature == 1.0:
         return softmax(logits)
     candidates = compare_methods(logits, targets)
@@ -183,7 +183,7 @@ def _held_out_probabilities(subject: Subject, logits: np.ndarray, targets: np.nd
 
 
 def _annotator_agreement(rows: list[LogoRow]) -> dict | None:
-    """How often the first two annotators chose the same label: the ceiling of every accuracy."""
+    """The agreement of the first two annotators, which limits every accuracy."""
     pairs = [row.votes[:2] for row in rows if len(row.votes) >= 2]
     if not pairs:
         return None

@@ -18,7 +18,7 @@ WIDE_LETTERS = 42  # a table with longer rows takes the whole width
 
 @dataclass(frozen=True)
 class Cell:
-    """One logo of a sheet: where its tiles stand in the image, (column, row) each, and what is said of it."""
+    """One logo of a sheet: the (column, row) of each of its tiles in the image, and its text."""
 
     tiles: tuple[tuple[int, int], ...]
     text: str
@@ -37,7 +37,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture; `label` is read aloud in its place, `heading` stands above it where a figure has several."""
+    """One picture; `label` is its text for screen readers, `heading` its title where a figure has several."""
 
     label: str
     svg: str = ""
@@ -47,20 +47,20 @@ class Panel:
 
 @dataclass(frozen=True)
 class Table:
-    """Its first column names the row; the others are aligned to the right."""
+    """The first column names the row; the others are aligned to the right."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     @property
     def letters(self) -> int:
-        """The length of a row, each column as long as its longest cell."""
+        """The length of a row, with each column as long as its longest cell."""
         return sum(max(map(len, column)) for column in zip(self.head, *self.rows, strict=True))
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One figure of the page: panels or a table, and the caption that says what to see."""
+    """One figure of the page: panels or a table, and a caption with the finding."""
 
     title: str
     caption: str
@@ -69,7 +69,7 @@ class Exhibit:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it needs the page's whole width: a sheet, many panels or a table of long rows."""
+        """Whether it needs the whole width: a sheet, many panels or a table with long rows."""
         wide_table = self.table is not None and self.table.letters > WIDE_LETTERS
         return wide_table or len(self.panels) > 2 or any(panel.sheet for panel in self.panels)
 
@@ -82,7 +82,7 @@ class Section:
 
 
 def render_page(sections: list[Section], **words) -> str:
-    """A page of these sections that needs nothing beside it; whatever comes from the run is escaped.
+    """A self-contained page of these sections; all text is escaped.
 
     `words`: title, about, lead, description, making (name -> value), recipe, command, files.
     """

@@ -1,4 +1,4 @@
-"""The sections that look into a network: where it looks, how it lays out the logos, and the loss around its weights."""
+"""The sections on a network's inside: heat maps, features, and the loss around its weights."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Pictured:
         return load_network(path or self.path, self.architecture, len(self.classes))
 
     def read(self, images: Iterable[Image.Image]) -> np.ndarray:
-        """(N, S, S, C) uint8: the images as the network sees them."""
+        """(N, S, S, C) uint8: the images as input of the network."""
         return np.stack([preprocess(image, self.architecture.contract) for image in images])
 
     def chosen_snapshots(self, count: int) -> list[tuple[int, Path]]:
         """At most `count` snapshots at even distances, the first and the last among them."""
         if len(self.snapshots) <= count:
             return list(self.snapshots)
-        places = np.unique(np.linspace(0, len(self.snapshots) - 1, count).round().astype(int))
-        return [self.snapshots[place] for place in places]
+        indices = np.unique(np.linspace(0, len(self.snapshots) - 1, count).round().astype(int))
+        return [self.snapshots[index] for index in indices]
 
 
 def maps_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.ndarray) -> Section | None:
@@ -63,47 +63,47 @@ def maps_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.
     right, wrong = _typical(predicted == targets, targets, confidence), np.flatnonzero(predicted != targets)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_WRONG]
     exhibits = []
-    found = maps.explain(network, pixels[right], predicted[right])
-    if not found:
+    heats = maps.explain(network, pixels[right], predicted[right])
+    if not heats:
         return None
-    for method, heat in found.items():
+    for method, heat in heats.items():
         on_ink, ink = maps.heat_on_ink(pixels[right, :, :, :3], heat)
         sheet = make_sheet(
-            [_tiles(images[i], [one]) for i, one in zip(right, heat, strict=True)],
+            [_tiles(images[i], [own]) for i, own in zip(right, heat, strict=True)],
             [f"{labels[predicted[i]]} {confidence[i]:.0%}" for i in right],
             [""] * len(right),
         )
         caption = (
-            f"{_what(method)} on logos that it names rightly, of every class: {on_ink:.0%} of the heat lies on the "
-            f"drawing, which covers {ink:.0%} of the picture."
+            f"{_what(method)} on correctly classified logos of every class: {on_ink:.0%} of the heat lies on the "
+            f"drawing, which covers {ink:.0%} of the image."
         )
         exhibits.append(
             Exhibit(f"{_title(method)}, right answers", caption, (Panel(f"{method} of logos", sheet=sheet),))
         )
     if len(wrong):
-        said, true = (maps.explain(network, pixels[wrong], chosen[wrong]) for chosen in (predicted, targets))
-        both = maps.GRAD_CAM in said
+        answer, true = (maps.explain(network, pixels[wrong], chosen[wrong]) for chosen in (predicted, targets))
+        both = maps.GRAD_CAM in answer
         method = maps.GRAD_CAM if both else maps.ROLLOUT
         sheet = make_sheet(
             [
-                _tiles(images[i], [said[method][n], true[method][n]] if both else [said[method][n]])
+                _tiles(images[i], [answer[method][n], true[method][n]] if both else [answer[method][n]])
                 for n, i in enumerate(wrong)
             ],
             [f"{labels[predicted[i]]} {confidence[i]:.0%}" for i in wrong],
             [f"is {labels[targets[i]]}" for i in wrong],
         )
-        caption = "The errors that it believes most: the logo, and what the answer draws on."
+        caption = "The errors with the highest confidence: the logo, and the patches behind the answer."
         if both:
             caption = (
-                "The errors that it believes most: the logo, what speaks for the label that it said, and what would have "
-                "spoken for the true one (no heat: nothing did)."
+                "The errors with the highest confidence: the logo, the evidence for the predicted label, and the "
+                "evidence for the true one (no heat: none)."
             )
         exhibits.append(Exhibit(f"{_title(method)}, errors", caption, (Panel(f"{method} of errors", sheet=sheet),)))
     return Section("maps", f"Where {pictured.name} looks", tuple(exhibits))
 
 
 def _typical(correct: np.ndarray, targets: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Of each class a few rightly named logos, spread from the most to the least confident."""
+    """A few correctly classified logos of each class, from the most to the least confident."""
     chosen = []
     for label in np.unique(targets):
         of_class = np.flatnonzero(correct & (targets == label))
@@ -120,9 +120,9 @@ def _tiles(image: Image.Image, heats: list[np.ndarray]) -> list[np.ndarray]:
 
 def _what(method: str) -> str:
     return {
-        maps.GRAD_CAM: "What speaks for the label (Grad-CAM)",
-        maps.ATTENTION: "The patches that the last block attends to, mean over the heads,",
-        maps.ROLLOUT: "The patches that the answer draws on through all blocks (rollout)",
+        maps.GRAD_CAM: "The evidence for the label (Grad-CAM)",
+        maps.ATTENTION: "The attention of the last block, mean over the heads,",
+        maps.ROLLOUT: "The attention through all blocks (rollout)",
     }[method]
 
 
@@ -131,7 +131,7 @@ def _title(method: str) -> str:
 
 
 def features_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.ndarray, say: Say) -> Section:
-    """The logos in the plane of their features: regions of decision, confidence, and how training sorted them."""
+    """The logos in the plane of their features: decision regions, confidence, and their order during training."""
     pixels, labels = pictured.read(images), pictured.classes
     epochs = pictured.chosen_snapshots(PANELS - 1)
     stages = []
@@ -149,17 +149,17 @@ def features_section(pictured: Pictured, images: Sequence[Image.Image], targets:
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predicted == targets
     regions = embedding.decision_regions(points, probabilities, embedding.window_of([points]))
-    values = [embedding.separation(one, targets) for one in [*stages, features]]
+    values = [embedding.separation(stage, targets) for stage in [*stages, features]]
     home = float((regions_at(regions, points, embedding.window_of([points])) == targets).mean())
     exhibits = [
         Exhibit(
             "Decision regions",
-            f"Each logo of the split by its features before the last layer, laid out by t-SNE, over "
-            f"the label that the network says nearby; {int((~correct).sum())} of {len(targets)} are named wrongly (ringed), "
-            f"and {home:.0%} stand in the region of their own class. Distances between groups mean little.",
+            "Each logo of the split by its features before the last layer, laid out by t-SNE, over the label "
+            f"predicted nearby; {int((~correct).sum())} of {len(targets)} are misclassified (ringed), and {home:.0%} "
+            "lie in the region of their own class. Distances between groups mean little.",
             (
                 Panel(
-                    "Logos by features, over regions of decision",
+                    "Logos by features, over decision regions",
                     charts.class_plane(
                         points, targets, labels, regions=regions, wrong=~correct, window=embedding.window_of([points])
                     ),
@@ -182,8 +182,8 @@ def features_section(pictured: Pictured, images: Sequence[Image.Image], targets:
         exhibits.append(
             Exhibit(
                 "Feature evolution",
-                f"The same logos and colours through training, with the mean silhouette of the classes, which goes from "
-                f"{values[0]:.2f} to {values[-1]:.2f} (1: every logo is among its own).",
+                f"The same logos and colours during training, with the mean silhouette of the classes, from "
+                f"{values[0]:.2f} to {values[-1]:.2f} (1: every logo is among its own class).",
                 tuple(
                     Panel(
                         f"Features at {name}",
@@ -198,7 +198,7 @@ def features_section(pictured: Pictured, images: Sequence[Image.Image], targets:
 
 
 def regions_at(regions: np.ndarray, points: np.ndarray, window: embedding.Window) -> np.ndarray:
-    """(N,) integers: the region in which each point stands."""
+    """(N,) integers: the region of each point."""
     last = np.array(regions.shape[::-1]) - 1
     low, high = np.array([window[0], window[2]]), np.array([window[1], window[3]])
     column, row = np.clip(((points - low) / (high - low) * last).round().astype(int), 0, last).T
@@ -207,7 +207,7 @@ def regions_at(regions: np.ndarray, points: np.ndarray, window: embedding.Window
 
 def _confidence_finding(confidence: np.ndarray, correct: np.ndarray) -> str:
     text = (
-        f"Confidence is least between the groups: {confidence[correct].mean():.0%} on the mean where the label is right"
+        f"Confidence is lowest between the groups: {confidence[correct].mean():.0%} on average where the label is right"
     )
     if not correct.all():
         text += f", {confidence[~correct].mean():.0%} where it is wrong"
@@ -215,7 +215,7 @@ def _confidence_finding(confidence: np.ndarray, correct: np.ndarray) -> str:
 
 
 def landscape_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.ndarray, say: Say) -> Section:
-    """The loss around the weights, and around those of earlier epochs, on the same few logos of every class."""
+    """The loss around the weights, and around those of earlier epochs, on a few logos of every class."""
     kept = _balanced(targets, LANDSCAPE_LOGOS)
     pixels, wanted = pictured.read(images[i] for i in kept), targets[kept]
     network = pictured.load()
@@ -235,10 +235,9 @@ def landscape_section(pictured: Pictured, images: Sequence[Image.Image], targets
     exhibits = [
         Exhibit(
             "Loss landscape",
-            f"The loss on {len(kept)} logos where every filter takes a random step of up to "
-            f"{100 * reach:.2g} % of its norm along two directions (Li et al. 2018): {centre:.2f} nats at the trained weights "
-            f"(cross), {RISE:g} more at a mean distance of {_at(steps, losses)}. Wide, round contours mean a flat "
-            "minimum.",
+            f"The loss on {len(kept)} logos when every filter takes a random step of up to {100 * reach:.2g} % of its "
+            f"norm along two directions (Li et al. 2018): {centre:.2f} nats at the trained weights (cross), {RISE:g} "
+            f"more at a mean distance of {_at(steps, losses)}. Wide, round contours mean a flat minimum.",
             (Panel("Loss on a plane through the weights", charts.loss_surface(steps, losses, top)),),
         )
     ]
@@ -259,10 +258,10 @@ def landscape_section(pictured: Pictured, images: Sequence[Image.Image], targets
         first = next(iter(planes))
         exhibits.append(
             Exhibit(
-                "The landscape through training",
-                "The same plane around the weights of earlier epochs, in the same colours: from the first to the last, the "
-                f"loss in the middle goes from {centres[first]:.2f} to {centres['end']:.2f} nats, and is {RISE:g} "
-                f"nats higher at a distance of {_at(*planes[first])} and {_at(*planes['end'])}.",
+                "The landscape during training",
+                "The same plane around the weights of earlier epochs, in the same colours: from the first to the "
+                f"last, the loss at the centre changes from {centres[first]:.2f} to {centres['end']:.2f} nats; it is "
+                f"{RISE:g} nats higher at a distance of {_at(*planes[first])} and {_at(*planes['end'])}.",
                 tuple(
                     Panel(
                         f"Loss around the weights, {name}",
@@ -277,7 +276,7 @@ def landscape_section(pictured: Pictured, images: Sequence[Image.Image], targets
 
 
 def _balanced(targets: np.ndarray, count: int) -> np.ndarray:
-    """Positions of about `count` logos in equal shares of every label, in order."""
+    """Indices of about `count` logos in equal shares of every label, in order."""
     order = np.random.default_rng(0).permutation(len(targets))
     names = np.unique(targets)
     kept = [i for label in names for i in order[targets[order] == label][: max(1, count // len(names))]]
@@ -285,7 +284,7 @@ def _balanced(targets: np.ndarray, count: int) -> np.ndarray:
 
 
 def rise_distance(steps: np.ndarray, losses: np.ndarray) -> float | None:
-    """The distance from the middle at which the mean loss is RISE nats above the middle's; None where it never is."""
+    """The distance from the centre at which the mean loss is RISE nats higher, or None where it never is."""
     distance, width = np.hypot(*np.meshgrid(steps, steps)), steps[1] - steps[0]
     centre = losses[len(steps) // 2, len(steps) // 2]
     before = 0.0
@@ -303,6 +302,6 @@ def _at(steps: np.ndarray, losses: np.ndarray) -> str:
 
 
 def find_snapshots(folder: Path, name: str) -> tuple[tuple[int, Path], ...]:
-    """The snapshots of the network's training in order, (epoch, path); none where none were kept."""
+    """The snapshots of the network's training in order, (epoch, path)."""
     paths = sorted((folder / "snapshots" / name).glob("epoch-*.safetensors"))
     return tuple((int(path.stem.removeprefix("epoch-")), path) for path in paths)

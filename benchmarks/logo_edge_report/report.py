@@ -1,4 +1,4 @@
-"""A run -> one HTML page that needs nothing beside it, and the same figures as JSON and Markdown."""
+"""A run -> one self-contained HTML page, and the same figures as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Compressed:
-    """What `logo-edge compress` left in the run: its report, and the ONNX file that it chose, beside its student."""
+    """The output of `logo-edge compress` in the run: its report, and the chosen ONNX file beside its student."""
 
     record: dict
     path: Path
@@ -51,12 +51,12 @@ class Compressed:
 def make_report(
     folder: Path, out: Path, *, split: str, quick: bool, evaluation: Path | None, say: Say
 ) -> tuple[Path, dict]:
-    """Writes report.html, report.json and report.md into `out`; gives the page's path and what report.json holds.
+    """Writes report.html, report.json and report.md into `out`; gives the page's path and the content of report.json.
 
-    The subjects are the teachers together and, where the run was compressed, the student that was packed with its temperature.
-    `quick` leaves out what takes minutes: sizes, backgrounds and JPEG, t-SNE and the loss landscape. `evaluation` is a
-    file of `logo-edge evaluate --out`: its first subject's slices, corruptions, attacks and outliers are shown.
-    Raises RunError where the run is unfinished or of other data.
+    The subjects are the ensemble of teachers and, in a compressed run, the packed student with its temperature. `quick`
+    leaves out the slow parts: sizes, backgrounds and JPEG, t-SNE and the loss landscape. `evaluation` is a file of
+    `logo-edge evaluate --out`: the report shows its first subject's slices, corruptions, attacks and outliers.
+    Raises RunError where the run is unfinished or its data has changed.
     """
     run = read_run(folder)
     manifest = run.read_manifest()
@@ -84,12 +84,12 @@ def make_report(
         sections.append(features_section(moving, images, targets, say))
         sections.append(landscape_section(moving, images, targets, say))
     kept = [section for section in sections if section]
-    found = {
+    figures = {
         "run": folder.resolve().name,
         "recipe": run.recipe.name,
         "split": split,
         "count": len(rows),
-        "subjects": [describe(entry.subject) | entry.figures for entry in subjects],
+        "subjects": [describe(evaluated.subject) | evaluated.figures for evaluated in subjects],
         "before_temperature": {key: before[key] for key in ("ece", "nll", "calibration_error_debiased", "reliability")},
         "stages": compressed.record["stages"] if compressed else [],
         **extra,
@@ -98,18 +98,18 @@ def make_report(
         },
         "versions": run.record["versions"],
     }
-    found = without_nan(found)
+    figures = without_nan(figures)
     page = out / "report.html"
-    write_text(page, render_html(run, found, kept))
-    write_text(out / "report.md", render_markdown(found, kept))
-    write_json(out / "report.json", found)
-    return page, found
+    write_text(page, render_html(run, figures, kept))
+    write_text(out / "report.md", render_markdown(figures, kept))
+    write_json(out / "report.json", figures)
+    return page, figures
 
 
 def evaluate_run(
     run: Run, compressed: Compressed | None, manifest: Manifest, images: Sequence[Image.Image], split: str, say: Say
 ) -> tuple[list[Evaluated], dict]:
-    """The teachers together, the packed student if there is one, and the figures of the last at temperature 1."""
+    """The ensemble of teachers, the packed student if any, and the figures of the last one at temperature 1."""
     teachers = load_subject(run.folder)
     check_labels(teachers, manifest, split)
     names = [name for name in dict.fromkeys((split, "calib")) if manifest.split(name)]
@@ -132,20 +132,20 @@ def evaluate_run(
 
 
 def read_compressed(run: Run) -> Compressed | None:
-    """What the compression of the run left, or None where it was not compressed to the end."""
+    """The output of the run's compression, or None where it is not finished."""
     path = run.folder / "compress" / "report.json"
     if not path.exists():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    found = Compressed(record, path.parent / record["artifact"])
-    for needed in (found.path, found.folder / "student.safetensors"):
+    compressed = Compressed(record, path.parent / record["artifact"])
+    for needed in (compressed.path, compressed.folder / "student.safetensors"):
         if not needed.exists():
             raise RunError(f"{needed} is missing, though {path} names it; compress again with `logo-edge compress`")
-    return found
+    return compressed
 
 
 def load_chosen(compressed: Compressed) -> Subject:
-    """The student with the calibration and the thresholds that were packed with it."""
+    """The student with its packed calibration and thresholds."""
     calibrated, abstention = compressed.record["stages"][-1], compressed.record["abstention"]
     return replace(
         load_subject(compressed.path),
@@ -159,7 +159,7 @@ def load_chosen(compressed: Compressed) -> Subject:
 
 
 def find_pictured(run: Run, compressed: Compressed | None) -> Pictured:
-    """The network whose inside is shown: the student where there is one, else the first teacher."""
+    """The network to show: the student if any, else the first teacher."""
     if compressed:
         return Pictured(
             "the student",
@@ -172,7 +172,7 @@ def find_pictured(run: Run, compressed: Compressed | None) -> Pictured:
 
 
 def with_snapshots(run: Run) -> Pictured | None:
-    """The first teacher of whose training snapshots were kept, if there is one."""
+    """The first teacher with snapshots of its training, or None."""
     teachers = (_teacher(run, index) for index in range(len(run.record["members"])))
     return next((teacher for teacher in teachers if teacher.snapshots), None)
 
@@ -186,24 +186,25 @@ def _teacher(run: Run, index: int) -> Pictured:
 
 def histories(run: Run, compressed: Compressed | None) -> dict[str, list[dict]]:
     """Network -> one record per epoch of its training."""
-    found = {f"teacher {index + 1}": member["history"] for index, member in enumerate(run.record["members"])}
+    by_network = {f"teacher {index + 1}": member["history"] for index, member in enumerate(run.record["members"])}
     if compressed:
-        found["student"] = json.loads((compressed.folder / "student.json").read_text(encoding="utf-8"))["history"]
-    return found
+        by_network["student"] = json.loads((compressed.folder / "student.json").read_text(encoding="utf-8"))["history"]
+    return by_network
 
 
 def read_extra(path: Path) -> tuple[dict, str, str]:
     """The figures beyond accuracy of the first subject of an evaluation, its split and its name."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        subject = found["subjects"][0]
-        return {key: subject[key] for key in EXTRA_FIGURES if key in subject}, found["split"], subject["name"]
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        subject = evaluation["subjects"][0]
+        extra = {key: subject[key] for key in EXTRA_FIGURES if key in subject}
+        return extra, evaluation["split"], subject["name"]
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise RunError(f"{path}: {error!r}; expected a file that `logo-edge evaluate --out` wrote") from error
 
 
 def describe(subject: Subject) -> dict:
-    """What the subject is, for JSON, beside its figures."""
+    """The description of the subject, for JSON."""
     return {
         "name": subject.name,
         "kind": subject.kind,
@@ -213,25 +214,25 @@ def describe(subject: Subject) -> dict:
     }
 
 
-def render_html(run: Run, found: dict, sections: list[Section]) -> str:
+def render_html(run: Run, figures: dict, sections: list[Section]) -> str:
     """The page of a run."""
     teachers = ", ".join(member["architecture"] for member in run.record["members"])
     return render_page(
         sections,
-        title=found["run"],
-        about=f"report on {found['split']}",
-        lead=f"{found['count']} logos of the split {found['split']}; recipe {found['recipe']}, teachers {teachers}.",
+        title=figures["run"],
+        about=f"report on {figures['split']}",
+        lead=f"{figures['count']} logos of {figures['split']}; recipe {figures['recipe']}, teachers {teachers}.",
         description=run.recipe.description,
         recipe=json.dumps(run.record["recipe"], indent=1),
         command="logo-edge report",
-        making={"data": f"sha256 {run.data_hash[:16]}", **found["versions"]},
+        making={"data": f"sha256 {run.data_hash[:16]}", **figures["versions"]},
         files="report.json, report.md",
     )
 
 
-def render_markdown(found: dict, sections: list[Section]) -> str:
-    """The tables and what each figure says, for a pull request or a terminal."""
-    parts = [f"# {found['run']}: {found['count']} logos of {found['split']}"]
+def render_markdown(figures: dict, sections: list[Section]) -> str:
+    """The tables and captions, for a pull request or a terminal."""
+    parts = [f"# {figures['run']}: {figures['count']} logos of {figures['split']}"]
     for section in sections:
         parts.append(f"## {section.title}")
         for exhibit in section.exhibits:

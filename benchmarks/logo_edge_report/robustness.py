@@ -101,8 +101,9 @@ def evaluate_outliers(
 ) -> list[dict]:
     """For each subject, how well its logo score separates the logos of `split` from images of the held-out families.
 
-    `logits`: each subject's of `split`, and of calib if there is one. An image is rejected as no logo below the bundle's
-    threshold; the threshold of other subjects comes from calib. `count`: the maximum number of images of a family.
+    `logits`: each subject's of `split`, and of calib if there is one. An image is rejected as no logo below the
+    bundle's threshold; the threshold of other subjects comes from calib. `count`: the maximum number of images of a
+    family.
     """
     outside: list[dict] = [{} for _ in subjects]
     for family, paths in outlier_paths("held_out", count).items():
@@ -125,9 +126,9 @@ def compare_with_outliers(
 ) -> dict:
     """Compares the scores of logos, (N,), with those of other images, (M,) by held-out family; higher for logos.
 
-    `answered`, (M,) bool by family: whether mode balanced gives a label. Below `threshold` an image is rejected. Near and
-    far families are also pooled, under `auroc_together` and `answered_together`; `worst_far` is the far family with the
-    lowest AUROC. AUROC: 0.5 is chance, 1 perfect.
+    `answered`, (M,) bool by family: whether mode balanced gives a label. Below `threshold` an image is rejected. Near
+    and far families are also pooled, under `auroc_together` and `answered_together`; `worst_far` is the far family with
+    the lowest AUROC. AUROC: 0.5 is chance, 1 perfect.
     """
     families = families_of("held_out")
     areas = {family: auroc(scores, part) for family, part in outside.items()}
@@ -171,8 +172,8 @@ def evaluate_attacks(
     for subject in subjects:
         if white_box.contract.details and subject.contract != white_box.contract:
             raise RunError(
-                f"{subject.name} does not have the input of {white_box.name}, {white_box.contract.size_px} px with detail "
-                "planes, which an attacked image cannot replace; expected a network with the same input"
+                f"{subject.name} does not have the input of {white_box.name}, {white_box.contract.size_px} px with "
+                "detail planes, which an attacked image cannot replace; expected a network with the same input"
             )
     pixels = np.stack([preprocess(image, white_box.contract) for image in images])
     accuracies: list[dict] = [{"from": white_box.name, "count": len(targets)} for _ in subjects]

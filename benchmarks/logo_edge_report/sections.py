@@ -1,4 +1,4 @@
-"""The sections of a report: every chart, sheet and table beside one sentence that says what to see in it."""
+"""The sections of a report: charts, sheets and tables, each with a caption that states the finding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLICES = {"size": "delivered size", "jpeg": "JPEG quality", "thumbnail": "thumbn
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A subject on the split: its (N, K) logits, and the figures that `evaluate_predictions` gave."""
+    """A subject on the split: its (N, K) logits and the figures of `evaluate_predictions`."""
 
     subject: Subject
     logits: np.ndarray
@@ -54,9 +54,9 @@ def summary_section(subjects: list[Evaluated], stages: list[dict], split: str) -
         ("size", *(f"{s.subject.size_bytes / 1e6:.2f} MB" for s in subjects)),
     ]
     caption = (
-        f"{shown.subject.name} is right on {share(figures['accuracy'])} of the {figures['count']} logos of {split}, and "
-        f"on {share(figures['accuracy_sure'])} of the {figures['count_sure']} that the annotators were sure of "
-        "(95 % intervals)."
+        f"{shown.subject.name} classifies {share(figures['accuracy'])} of the {figures['count']} logos of {split} "
+        f"correctly, and {share(figures['accuracy_sure'])} of the {figures['count_sure']} logos with a sure label (95 "
+        "% intervals)."
     )
     if agreement := figures["annotator_agreement"]:
         caption += f" Two annotators agree on {agreement['value']:.1%}."
@@ -67,7 +67,7 @@ def summary_section(subjects: list[Evaluated], stages: list[dict], split: str) -
 
 
 def stages_exhibit(stages: list[dict], split: str) -> Exhibit:
-    """A row for every stage of a compression, from the teachers to what is packed."""
+    """A row for every stage of a compression, from the teachers to the packed model."""
     labels = list(stages[0][split]["recall"])
     rows = tuple(
         (
@@ -97,13 +97,13 @@ def stages_exhibit(stages: list[dict], split: str) -> Exhibit:
 
 
 def slices_exhibit(figures: dict, title: str) -> Exhibit | None:
-    """A row for every round of labelling and every icon set; None where all logos are of one."""
+    """A row for every round of labelling and every icon set; None where there is only one."""
     if not (slices := named_slices(figures)):
         return None
     hardest = min(slices, key=lambda name: slices[name]["accuracy"]["value"])
     rows = tuple(
-        (name, str(entry["count"]), share(entry["accuracy"]), share(entry["accuracy_sure"]))
-        for name, entry in slices.items()
+        (name, str(figures["count"]), share(figures["accuracy"]), share(figures["accuracy_sure"]))
+        for name, figures in slices.items()
     )
     caption = f"Hardest: {hardest}, {share(slices[hardest]['accuracy'])} of {slices[hardest]['count']} logos."
     return Exhibit(title, caption, table=Table(("", "logos", "all", "sure"), rows))
@@ -114,7 +114,7 @@ def training_section(histories: dict[str, list[dict]]) -> Section | None:
     histories = {name: history for name, history in histories.items() if history}
     if not histories:
         return None
-    best = {name: max(history, key=lambda entry: entry["accuracy"]) for name, history in histories.items()}
+    best = {name: max(history, key=lambda epoch: epoch["accuracy"]) for name, history in histories.items()}
     first = next(iter(best))
     rising = [name for name, history in histories.items() if history[-1]["nll"] > 1.05 * min(e["nll"] for e in history)]
     losses = sorted({name for history in histories.values() for name in _losses(history[0])})
@@ -122,7 +122,7 @@ def training_section(histories: dict[str, list[dict]]) -> Section | None:
         (
             name,
             *(f"{history[-1][key]:.1%}" for key in ("accuracy", "worst_recall")),
-            f"{sum(entry['seconds'] for entry in history) / 60:.0f} min",
+            f"{sum(epoch['seconds'] for epoch in history) / 60:.0f} min",
         )
         for name, history in histories.items()
     )
@@ -147,11 +147,11 @@ def training_section(histories: dict[str, list[dict]]) -> Section | None:
         ),
         Exhibit(
             "Losses on train",
-            "What is minimised, on augmented views and softened labels"
+            "The minimised loss, on augmented views and softened labels"
             + (
-                "; teachers and student minimise different losses, so that only the slopes compare."
+                "; teachers and student minimise different losses, so only the slopes are comparable."
                 if len(losses) > 1
-                else ", so that it stays above the loss on val."
+                else ", so it stays above the loss on val."
             ),
             (
                 Panel(
@@ -159,7 +159,7 @@ def training_section(histories: dict[str, list[dict]]) -> Section | None:
                     charts.lines(
                         {
                             (name if len(losses) == 1 else f"{name}, {loss.replace('_', ' ')}"): {
-                                entry["epoch"]: entry[loss] for entry in history
+                                epoch["epoch"]: epoch[loss] for epoch in history
                             }
                             for loss in losses
                             for name, history in histories.items()
@@ -175,34 +175,34 @@ def training_section(histories: dict[str, list[dict]]) -> Section | None:
         Exhibit(
             "At the end of training",
             f"Best at the end: {leader}, {histories[leader][-1]['accuracy']:.1%} on val. "
-            "Worst recall is that of its weakest class.",
-            table=Table(("", "accuracy", "worst recall", "took"), rows),
+            "Worst recall is the recall of the weakest class.",
+            table=Table(("", "accuracy", "worst recall", "time"), rows),
         ),
     )
     return Section("training", "Training", exhibits)
 
 
 def _losses(record: dict) -> list[str]:
-    """The named losses: every record of an epoch holds them first, before `epoch`."""
+    """The named losses, which come first in the record of an epoch, before `epoch`."""
     return list(takewhile(lambda name: name != "epoch", record))
 
 
 def _by_epoch(histories: dict[str, list[dict]], key: str) -> dict[str, dict[float, float]]:
-    return {name: {entry["epoch"]: entry[key] for entry in history} for name, history in histories.items()}
+    return {name: {epoch["epoch"]: epoch[key] for epoch in history} for name, history in histories.items()}
 
 
 def errors_section(
     shown: Evaluated, images: Sequence[Image.Image], rows: list[LogoRow], targets: np.ndarray
 ) -> Section:
-    """Which labels are taken for which, and the most confident errors as pictures."""
+    """The confusion of labels, and the most confident errors as pictures."""
     figures, labels = shown.figures, shown.subject.labels
     probabilities = shown.probabilities
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != targets)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN]
     weakest = min(labels, key=lambda label: figures["recall"][label]["value"])
-    told = [k for k in labels if np.isfinite(figures["precision"][k]["value"])]
-    least_precise = min(told, key=lambda label: figures["precision"][label]["value"])
+    predicted_labels = [k for k in labels if np.isfinite(figures["precision"][k]["value"])]
+    least_precise = min(predicted_labels, key=lambda label: figures["precision"][label]["value"])
     exhibits = [
         Exhibit(
             "Confusion matrix",
@@ -216,9 +216,8 @@ def errors_section(
         ),
         Exhibit(
             "Recall and precision",
-            f"Least recall: {weakest}, of whose logos {share(figures['recall'][weakest])} are "
-            f"found. Least precision: {least_precise}, right {share(figures['precision'][least_precise])} of the times "
-            "that it is said.",
+            f"Lowest recall: {weakest}, {share(figures['recall'][weakest])}. "
+            f"Lowest precision: {least_precise}, {share(figures['precision'][least_precise])}.",
             (
                 Panel("Recall by class", charts.share_bars(figures["recall"]), heading="Recall"),
                 Panel("Precision by class", charts.share_bars(figures["precision"]), heading="Precision"),
@@ -235,9 +234,9 @@ def errors_section(
         exhibits.append(
             Exhibit(
                 "The most confident errors",
-                f"The {len(worst)} of {len(wrong)} errors that the network believes most; "
-                f"the annotators were themselves unsure of {unsure} of them.",
-                (Panel("Logos named wrongly", sheet=sheet),),
+                f"The {len(worst)} of {len(wrong)} errors with the highest confidence; the annotators were unsure of "
+                f"{unsure} of them.",
+                (Panel("Misclassified logos", sheet=sheet),),
             )
         )
     if slices := slices_exhibit(figures, "Accuracy by round and icon set"):
@@ -246,22 +245,22 @@ def errors_section(
 
 
 def confusion_finding(confusion: list[list[int]], labels: tuple[str, ...]) -> str:
-    """Which label is most often taken for which other."""
+    """The most frequent confusion of two labels."""
     off = np.array(confusion)
     np.fill_diagonal(off, 0)
     if not off.sum():
-        return "True labels down, predicted ones across: no error at all."
-    true, said = np.unravel_index(off.argmax(), off.shape)
+        return "True labels down, predicted ones across: no errors."
+    true, predicted = np.unravel_index(off.argmax(), off.shape)
     return (
-        f"True labels down, predicted ones across. Most errors: {labels[true]} called {labels[said]} "
-        f"({off[true, said]} of {off.sum()})."
+        f"True labels down, predicted ones across. Most errors: {labels[true]} classified as {labels[predicted]} "
+        f"({off[true, predicted]} of {off.sum()})."
     )
 
 
 def confidence_section(
     shown: Evaluated, before: dict, members: np.ndarray, targets: np.ndarray, images: Sequence[Image.Image]
 ) -> Section:
-    """Whether confidence can be believed. `before`: the figures at temperature 1; members: (M, N, K) logits."""
+    """The reliability of confidence. `before`: the figures at temperature 1; members: (M, N, K) logits."""
     figures, subject = shown.figures, shown.subject
     probabilities = shown.probabilities
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
@@ -270,8 +269,8 @@ def confidence_section(
         _reliability(subject, before, figures),
         Exhibit(
             "Confidence of right and wrong answers",
-            f"{figures['confident']['share']:.0%} of the logos get more than "
-            f"{CONFIDENT:.0%} confidence, and of those {share(figures['confident']['accuracy'])} are right.",
+            f"{figures['confident']['share']:.0%} of the logos get more than {CONFIDENT:.0%} confidence; "
+            f"{share(figures['confident']['accuracy'])} of them are right.",
             (
                 Panel(
                     "Histogram of confidence",
@@ -304,10 +303,9 @@ def confidence_section(
     exhibits.append(
         Exhibit(
             "The most uncertain logos",
-            f"The {len(order)} logos with the least confidence, {confidence[order[0]]:.0%} to "
-            f"{confidence[order[-1]]:.0%}: {int(correct[order].sum())} are named rightly all the same. Each with its two "
-            "likeliest labels.",
-            (Panel("Logos with the least confidence", sheet=sheet),),
+            f"The {len(order)} logos with the lowest confidence, {confidence[order[0]]:.0%} to "
+            f"{confidence[order[-1]]:.0%}, with their two likeliest labels; {int(correct[order].sum())} are right.",
+            (Panel("Logos with the lowest confidence", sheet=sheet),),
         )
     )
     return Section("confidence", "Confidence", tuple(exhibits))
@@ -317,17 +315,17 @@ def _reliability(subject: Subject, before: dict, after: dict) -> Exhibit:
     curves = {"T = 1": before["reliability"]}
     error = after["calibration_error_debiased"]
     gap = after["mean_confidence"] - after["accuracy"]["value"]
-    caption = "On the dashed line, confidence is what it says. "
+    caption = "On the dashed line, confidence equals accuracy. "
     if subject.temperature != 1 or subject.scaling:
         scaling = f" with {subject.scaling.method} scaling" if subject.scaling else ""
         curves[f"T = {subject.temperature:.2f}"] = after["reliability"]
         caption += (
-            f"Temperature {subject.temperature:.2f}{scaling} takes plain ECE from {before['ece']:.1%} to {after['ece']:.1%}, NLL "
-            f"from {before['nll']:.3f} to {after['nll']:.3f}; "
+            f"Temperature {subject.temperature:.2f}{scaling} changes plain ECE from {before['ece']:.1%} to "
+            f"{after['ece']:.1%} and NLL from {before['nll']:.3f} to {after['nll']:.3f}; "
         )
     caption += (
-        f"{subject.name} is {'over' if gap > 0 else 'under'}confident by {abs(gap) * 100:.1f} points on the mean, with a "
-        f"corrected calibration error of {share(error)}."
+        f"{subject.name} is {'over' if gap > 0 else 'under'}confident by {abs(gap) * 100:.1f} points on average, with "
+        f"a corrected calibration error of {share(error)}."
     )
     return Exhibit("Reliability", caption, (Panel("Accuracy against confidence", charts.reliability_diagram(curves)),))
 
@@ -335,30 +333,32 @@ def _reliability(subject: Subject, before: dict, after: dict) -> Exhibit:
 def _selection_finding(subject: Subject, figures: dict) -> str:
     curve, answered = figures["risk_coverage"], figures["answered"]
     half = float(np.interp(0.5, curve["coverage"], curve["risk"]))
-    text = f"Where only the more confident half is answered, {half:.1%} are wrong; of all, {curve['risk'][-1]:.1%}."
+    text = f"The error is {half:.1%} for the more confident half and {curve['risk'][-1]:.1%} for all logos."
     if subject.abstain_below > 0:
         text += (
             f" At the packed threshold, {subject.abstain_below:.2f}, {answered['share']:.0%} are answered"
-            f"{', those taken for no logo left out,' if subject.familiarity else ''} and "
+            f"{' (images rejected as no logo are not)' if subject.familiarity else ''} and "
             f"{share(answered['accuracy'])} of the answers are right."
         )
     return text
 
 
 def _uncertainty_map(members: np.ndarray, targets: np.ndarray) -> Exhibit:
-    """Confidence of the ensemble against the mutual information of member and label (Depeweg et al. 2018)."""
+    """The ensemble's confidence and the mutual information of member and label (Depeweg et al. 2018)."""
     each = softmax(members)  # (M, N, K)
     mean = each.mean(0)
     disagreement = _entropy(mean) - _entropy(each).mean(0)
     correct = mean.argmax(1) == targets
     caption = (
-        f"Each logo by the confidence of the {len(members)} teachers together and by how much they disagree (epistemic "
-        "uncertainty). Low and to the right they agree; high up, another teacher would have said something else."
+        f"Each logo by the confidence of the ensemble of {len(members)} teachers and by their disagreement (epistemic "
+        "uncertainty). At the lower right they agree; high up, single teachers differ."
     )
     if correct.any() and not correct.all():
-        found = auroc(disagreement[~correct], disagreement[correct])
-        both = auroc(-mean.max(1)[~correct], -mean.max(1)[correct])
-        caption += f" Disagreement tells errors from right answers with AUROC {found:.2f}, confidence with {both:.2f}."
+        by_disagreement = auroc(disagreement[~correct], disagreement[correct])
+        by_confidence = auroc(-mean.max(1)[~correct], -mean.max(1)[correct])
+        caption += (
+            f" Disagreement detects errors with AUROC {by_disagreement:.2f}, confidence with {by_confidence:.2f}."
+        )
     svg = charts.uncertainty_map(mean.max(1), np.maximum(disagreement, 0), correct)
     return Exhibit("Uncertainty map", caption, (Panel("Disagreement against confidence", svg),))
 
@@ -372,42 +372,42 @@ def _prediction_sets(sets: dict) -> Exhibit:
     rows = tuple(
         (
             f"{float(level):.0%}",
-            f"{entry['coverage']:.1%}",
-            f"{entry['expected_low']:.1%} to {entry['expected_high']:.1%}",
-            f"{entry['mean_size']:.2f}",
+            f"{figures['coverage']:.1%}",
+            f"{figures['expected_low']:.1%} to {figures['expected_high']:.1%}",
+            f"{figures['mean_size']:.2f}",
         )
-        for level, entry in sets.items()
+        for level, figures in sets.items()
     )
     kept = [level for level, e in sets.items() if e["expected_low"] <= e["coverage"] <= e["expected_high"]]
     return Exhibit(
         "Prediction sets",
-        f"Sets of labels that promise to hold the true one: {len(kept)} of {len(sets)} levels are "
-        "within the range that chance allows.",
+        f"Sets of labels that contain the true one with the promised probability: {len(kept)} of {len(sets)} levels "
+        "are within the range of chance.",
         table=Table(("promised", "covered", "chance allows", "labels"), rows),
     )
 
 
 def robustness_section(figures: dict, split: str, whose: str) -> Section | None:
-    """Whatever an evaluation holds of slices, corruptions, attacks and foreign images."""
+    """The slices, corruptions, attacks and outliers of an evaluation."""
     exhibits: list[Exhibit] = []
-    for kind, found in figures.get("slices", {}).items():
+    for kind, accuracies in figures.get("slices", {}).items():
         title = f"Accuracy by {SLICES.get(kind, kind)}"
-        worst, best = (pick(found, key=lambda name: found[name]["value"]) for pick in (min, max))
-        caption = f"Best: {best}, {share(found[best])}; worst: {worst}, {share(found[worst])}."
-        if found[worst]["value"] == found[best]["value"]:
-            caption = f"The same everywhere: {share(found[best])}."
-        exhibits.append(Exhibit(title, caption, (Panel(title, charts.share_bars(found)),)))
+        worst, best = (pick(accuracies, key=lambda name: accuracies[name]["value"]) for pick in (min, max))
+        caption = f"Best: {best}, {share(accuracies[best])}; worst: {worst}, {share(accuracies[worst])}."
+        if accuracies[worst]["value"] == accuracies[best]["value"]:
+            caption = f"The same everywhere: {share(accuracies[best])}."
+        exhibits.append(Exhibit(title, caption, (Panel(title, charts.share_bars(accuracies)),)))
     if corruptions := figures.get("corruptions"):
         exhibits.append(_corruptions(corruptions))
     if attacks := figures.get("attacks"):
-        left = {f"{name}, {size}": entry for name in ATTACKS for size, entry in attacks.get(name, {}).items()}
+        left = {f"{name}, {size}": own for name in ATTACKS for size, own in attacks.get(name, {}).items()}
         worst = min(left, key=lambda name: left[name]["value"])
         exhibits.append(
             Exhibit(
                 "Attacks",
-                f"Accuracy on {attacks['count']} sure logos where every pixel may be changed by so much against "
+                f"Accuracy on {attacks['count']} sure logos with every pixel changed by at most this strength, against "
                 f"{attacks['from']}: {worst} leaves {share(left[worst])}.",
-                table=Table(("attack, strength", "sure"), tuple((name, share(entry)) for name, entry in left.items())),
+                table=Table(("attack, strength", "sure"), tuple((name, share(own)) for name, own in left.items())),
             )
         )
     if areas := figures.get("outliers", {}).get("auroc"):
@@ -416,19 +416,18 @@ def robustness_section(figures: dict, split: str, whose: str) -> Section | None:
         exhibits.append(
             Exhibit(
                 "Images that are no logos",
-                "How well the logo score distinguishes them from logos (AUROC; the dashed line is "
-                f"guessing): hardest are {hardest}, {areas[hardest]:.2f}.",
-                (Panel("AUROC by kind of foreign image", charts.share_bars(bars, ideal=0.5)),),
+                f"AUROC of the logo score (dashed line: chance); hardest are {hardest}, {areas[hardest]:.2f}.",
+                (Panel("AUROC by family of images that are no logos", charts.share_bars(bars, ideal=0.5)),),
             )
         )
     title = f"Robustness of {whose} on {split}"
     return Section("robustness", title, tuple(exhibits)) if exhibits else None
 
 
-def _corruptions(found: dict) -> Exhibit:
-    names, mean = found["by_corruption"], found["mean"]
+def _corruptions(figures: dict) -> Exhibit:
+    names, mean = figures["by_corruption"], figures["mean"]
     worst = max(mean, key=int)
-    series = {name: {int(s): entry["value"] for s, entry in by.items()} for name, by in names.items()}
+    series = {name: {int(s): accuracy["value"] for s, accuracy in by.items()} for name, by in names.items()}
     hardest = min(names, key=lambda name: names[name][worst]["value"])
     caption = (
         f"At severity {worst} the mean accuracy is {mean[worst]:.1%}; most harmful is {hardest}, "

@@ -1,4 +1,4 @@
-"""Image sheets: many thumbnails in one WebP data URI, each shown through its own window beside text that stays text."""
+"""Image sheets: many thumbnails in one WebP data URI, each shown through its own window beside its text."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def make_sheet(pictures: Sequence[Sequence[np.ndarray]], texts: Sequence[str], n
     columns = min(COLUMNS, max(1, len(tiles)))
     rows = -(-len(tiles) // columns)
     paper = np.full((max(1, rows) * THUMBNAIL_PX, columns * THUMBNAIL_PX, 3), 255, np.uint8)
-    cells, place = [], 0
+    cells, position = [], 0
     for cell, text, note in zip(pictures, texts, notes, strict=True):
-        where = [divmod(place + offset, columns)[::-1] for offset in range(len(cell))]
-        for (column, row), tile in zip(where, cell, strict=True):
+        tiles_at = [divmod(position + offset, columns)[::-1] for offset in range(len(cell))]
+        for (column, row), tile in zip(tiles_at, cell, strict=True):
             top, left = row * THUMBNAIL_PX, column * THUMBNAIL_PX
             paper[top : top + THUMBNAIL_PX, left : left + THUMBNAIL_PX] = tile
-        cells.append(Cell(tuple(where), text, note))
-        place += len(cell)
+        cells.append(Cell(tuple(tiles_at), text, note))
+        position += len(cell)
     return Sheet(image_uri(paper), columns, max(1, rows), tuple(cells))
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """(96, 96, 3) uint8: the logo letterboxed on the background that the runtime gives it."""
+    """(96, 96, 3) uint8: the logo, letterboxed on the runtime's background."""
     return preprocess(image, InputContract(THUMBNAIL_PX))

@@ -44,7 +44,7 @@ def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = 10
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(coverage, risk), (B,) each: the error among the most confident share. Geifman and El-Yaniv 2017, arXiv:1705.08500.
+    """(coverage, risk), (B,) each: the error of the most confident share. Geifman and El-Yaniv 2017, arXiv:1705.08500.
 
     Equal confidences share their mean error, so their order does not matter.
     """

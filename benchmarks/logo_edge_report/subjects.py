@@ -1,4 +1,4 @@
-"""Anything that can be evaluated: a packed bundle, an ONNX file, one checkpoint, or the ensemble of a run."""
+"""Subjects of an evaluation: a packed bundle, an ONNX file, a checkpoint, or the ensemble of a run."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Forward = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Subject:
-    """`predict` gives (N, K) float32 logits before temperature for images as `images.load_image` returns them.
+    """`predict` gives (N, K) float32 logits before temperature for images from `load_image`.
 
-    Where it is one network, `forward` gives those of (B, S, S, C) uint8 pixels as `contract` has them; where it is a
-    checkpoint, `network` is there to be differentiated.
+    `forward`, of a single network, gives the logits of (B, S, S, C) uint8 pixels of its `contract`; `network`, of a
+    checkpoint, can be differentiated.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Subject:
     forward: Forward | None = None
     contract: InputContract | None = None
     network: LogoNetwork | None = None
-    run: Run | None = None  # that it is, or belongs to
+    run: Run | None = None  # of a run or one of its checkpoints
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
-        """The (N, K) logits whose softmax are the subject's probabilities, from those of `predict`."""
+        """(N, K) calibrated logits, whose softmax gives the probabilities, from those of `predict`."""
         return calibrated_logits(logits, self.temperature, self.scaling)
 
     def answered(self, logits: np.ndarray) -> np.ndarray:
-        """(N,) whether a label is given, by the thresholds of balanced where the subject is a bundle, for (N, K) logits."""
+        """(N,) bool: whether a label is given for (N, K) logits; a bundle uses its thresholds of mode balanced."""
         confidence = softmax(self.calibrated(logits)).max(1)
         return (confidence >= self.abstain_below) & is_logo(logo_score(logits), self.familiarity)
 
@@ -68,7 +68,7 @@ class Subject:
 def load_subject(path: Path, *, public_key: Path | None = None) -> Subject:
     """The subject at `path`: a bundle's or run's folder, an .onnx file or a .safetensors checkpoint inside a run.
 
-    With `public_key` only a bundle that the key's owner signed is loaded. Raises RunError where it is none of these,
+    With `public_key` only a bundle signed with its private key is loaded. Raises RunError for any other path,
     BundleError or RunError where it is damaged or not signed.
     """
     if public_key or (path / RECORD).exists():
@@ -80,14 +80,15 @@ def load_subject(path: Path, *, public_key: Path | None = None) -> Subject:
     if path.suffix == ".safetensors" and path.exists():
         return _checkpoint_subject(path)
     raise RunError(
-        f"{path}: neither a bundle (with {RECORD}), nor a run (with run.json), nor an .onnx or .safetensors file of a run"
+        f"{path}: found no subject; expected a bundle (with {RECORD}), a run (with run.json), or an .onnx or "
+        ".safetensors file of a run"
     )
 
 
 def manifest_of(subjects: Sequence[Subject], path: Path | None) -> Manifest:
-    """The manifest at `path` or, where that is left out, that of the first run among the subjects, or labels.csv.
+    """The manifest at `path`, else of the first run among the subjects, else labels.csv.
 
-    Raises RunError where it is the manifest of a subject's run, and has changed since: its rows that differ are counted.
+    Raises RunError, with the number of different rows, where a run's manifest has changed since the run.
     """
     from logo_edge_train.data.icons import LABELS
     from logo_edge_train.data.manifest import read_manifest

@@ -1,4 +1,4 @@
-"""Peer: no network at all: features measured with OpenCV and gradient boosting, the number of trees chosen on val.
+"""Peer without a network: OpenCV features and gradient boosting, with the number of trees chosen on val.
 
 python benchmarks/peers/classical.py train
 python benchmarks/peers/classical.py measure
@@ -20,7 +20,7 @@ TREES = (50, 100, 200, 400)
 
 
 def train(data: peer.Data, work: Path, epochs: int | None) -> None:
-    """Features are kept between calls; --epochs is the one number of trees to try."""
+    """Features are kept between calls; --epochs gives a single number of trees."""
     import joblib
     from sklearn.ensemble import HistGradientBoostingClassifier
 

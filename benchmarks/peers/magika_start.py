@@ -1,6 +1,6 @@
 """Reference for a lean ONNX command: the process start of Google's Magika (its Python command) on one file.
 
-It tells file types, not logos: it has no accuracy here and stands with the process starts alone.
+It detects file types, not logos, so it has no accuracy here, only a process start.
 
     python benchmarks/peers/magika_start.py train      # installs it into its own environment
     python benchmarks/peers/magika_start.py measure
@@ -29,7 +29,7 @@ def systems(work: Path, threads: int) -> list[System]:
 
 
 def starts(work: Path) -> dict[str, tuple[str, ...]]:
-    """Its Python API in a process that ends: its newer `magika` command is a Rust program, which would be another thing."""
+    """Its Python API in a process of its own: the newer `magika` command is a Rust program, which does not compare."""
     python = peer.need(work / "environment" / "bin" / "python", "magika_start")
     return {"Magika, Python, one file": (python, "-c", CALL)}
 

@@ -1,6 +1,6 @@
 """Reference: OpenVINO's own benchmark_app on the graphs alone, without files or decisions.
 
-It is run after the other systems, not by turns with them: it is a program of its own that cannot be interleaved. It
+It runs after the other systems, because a separate program cannot be interleaved with them. It
 measures the default bundle's graph and, where they are trained, those of the timm peer.
 
     python benchmarks/peers/openvino_app.py measure

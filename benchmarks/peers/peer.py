@@ -1,8 +1,8 @@
-"""What every peer has in common: the logos as its users would have them, its own environment, its command line.
+"""The common part of all peers: logos as files, an environment of their own, the command line.
 
-A peer is a script with `NAME`, `train(data, work, epochs)`, `systems(work, threads)` and, where it has them, `starts(work)`:
-commands whose process start is timed, and `extra(work, preset, threads)`: what cannot take turns and is measured after the
-others. Its subjects lie in subjects/, run by the peer's own Python.
+A peer is a script with `NAME`, `train(data, work, epochs)` and `systems(work, threads)`. It may have `starts(work)`,
+commands whose process start is timed, and `extra(work, preset, threads)`, measured after the others because it cannot
+be interleaved. Its subjects are in subjects/ and run in the peer's own Python.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 
 WORK = Path("runs/peers")
 SUBJECTS = Path(__file__).with_name("subjects")
-SPLITS = ("train", "val")  # what a peer may learn from and choose by; test is for `measure` alone
+SPLITS = ("train", "val")  # for training and choices; test is for `measure` alone
 SIDE_PX = 192
 
 
@@ -38,7 +38,7 @@ SIDE_PX = 192
 class Data:
     """Class folders `root/SPLIT/LABEL/*.png` of logos on white, SIDE_PX in the longer side, and the labels in order.
 
-    `digest` tells manifests apart: what was learnt from another one is not done.
+    `digest` identifies the manifest: training on another one does not count.
     """
 
     root: Path
@@ -52,11 +52,10 @@ class Data:
 
 
 def read_data(limit: int | None = None, manifest: Path = LABELS, work: Path = WORK) -> Data:
-    """The project's train and val logos, written once for a manifest; with `limit`, so many of each class, in a folder
-    of their own."""
+    """The project's train and val logos, written once for a manifest; `limit` of each class go to their own folder."""
     logos, digest = read_manifest(manifest), hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
     root = work / ("data" if limit is None else f"data-{limit}")
-    if not _says(root / "done", digest):
+    if not _contains(root / "done", digest):
         shutil.rmtree(root, ignore_errors=True)
         for split in SPLITS:
             for index, row in enumerate(chosen_rows(logos, split, limit)):
@@ -65,7 +64,7 @@ def read_data(limit: int | None = None, manifest: Path = LABELS, work: Path = WO
     return Data(root, logos.classes, digest)
 
 
-def _says(path: Path, text: str) -> bool:
+def _contains(path: Path, text: str) -> bool:
     return path.exists() and path.read_text(encoding="utf-8") == text
 
 
@@ -78,7 +77,7 @@ def chosen_rows(logos: Manifest, split: str, limit: int | None) -> list[LogoRow]
 
 
 def write_flat(source: Path | str, target: Path) -> None:
-    """The logo on white as an RGB PNG: what a tool gets that does not know transparency."""
+    """The logo on white as an RGB PNG, for tools without transparency."""
     image = Image.open(source, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
     image.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
     flat = Image.new("RGB", image.size, "white")
@@ -88,14 +87,14 @@ def write_flat(source: Path | str, target: Path) -> None:
 
 
 def own_python(work: Path, packages: list[str], *, share: bool) -> str:
-    """The Python of a peer's own environment, made on the first call and anew for other packages.
+    """The Python of a peer's own environment, created on the first call and again for other packages.
 
-    With `share`, packages of this environment that it lacks (PyTorch, NumPy) are seen in it, so that gigabytes are not
-    installed twice; what it installs is never seen here.
+    With `share` it also sees the packages of this environment (PyTorch, NumPy), so that gigabytes are not installed
+    twice; its packages are never visible here.
     """
     folder = work / "environment"
     python = folder / "bin" / "python"
-    if not _says(folder / "done", " ".join(packages)):
+    if not _contains(folder / "done", " ".join(packages)):
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         if share:
             site = next(folder.glob("lib/python*/site-packages"))
@@ -111,7 +110,7 @@ def own_python(work: Path, packages: list[str], *, share: bool) -> str:
 def finished(work: Path, key: dict) -> bool:
     """Whether `finish` was called in this folder with the same key.
 
-    Another key means other settings, train anew: the folder counts as not trained until that is finished.
+    Another key means other settings: the folder counts as untrained until training with them is finished.
     """
     path = work / "done.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) == key:
@@ -125,9 +124,9 @@ def finish(work: Path, key: dict) -> None:
 
 
 def need(path: Path, script: str) -> str:
-    """The path as text. Raises LogoEdgeError where it is not there yet."""
+    """The path as text. Raises LogoEdgeError where it does not exist."""
     if not path.exists():
-        raise LogoEdgeError(f"{path}: not there yet; run first: python benchmarks/peers/{script}.py train")
+        raise LogoEdgeError(f"{path}: not found; run first: python benchmarks/peers/{script}.py train")
     return str(path.absolute())
 
 
@@ -139,9 +138,9 @@ def main(*peers: ModuleType, about: str | None = None) -> None:
     parser.add_argument("do", choices=["train", "measure"], help="train resumes where it was interrupted")
     parser.add_argument("--epochs", type=int, default=None, help="left out: the peer's own number")
     parser.add_argument(
-        "--limit", type=int, default=None, help="logos of each class and split; for a quick proof, kept apart"
+        "--limit", type=int, default=None, help="logos of each class and split; for a quick test, kept apart"
     )
-    parser.add_argument("--work", type=Path, default=WORK, help="where checkpoints and environments lie")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints and environments")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--preset", choices=list(PRESETS), default="quick", help="of measure; full for figures to publish"
@@ -152,9 +151,9 @@ def main(*peers: ModuleType, about: str | None = None) -> None:
     arguments = parser.parse_args()
     try:
         if arguments.do == "train":
-            for entry in peers:
+            for one in peers:
                 data = read_data(arguments.limit, work=arguments.work)
-                entry.train(data, _folder(entry, arguments), arguments.epochs)
+                one.train(data, _folder(one, arguments), arguments.epochs)
         else:
             result = measure(peers, arguments)
             print(markdown_of(result))
@@ -165,27 +164,27 @@ def main(*peers: ModuleType, about: str | None = None) -> None:
 
 
 def measure(peers: tuple[ModuleType, ...], arguments: argparse.Namespace) -> dict:
-    """One run of the yardstick, the default bundle and the peers, all by turns, then what the peers have besides.
+    """One run of the yardstick, the default bundle and the peers, all by turns, then the `extra` of the peers.
 
-    It is written to --out before the latter and after each of them; one that fails stands in `not_measured`.
+    The result is written to --out before and after each `extra`; the reason of a failure is in `not_measured`.
     """
     systems: list[System] = [reference_system(None), *bundle_systems([None], threads=[arguments.threads])]
     starts: dict[str, tuple[str, ...]] = {}
-    for entry in peers:
-        systems += entry.systems(_folder(entry, arguments), arguments.threads)
-        starts |= entry.starts(_folder(entry, arguments)) if hasattr(entry, "starts") else {}
+    for one in peers:
+        systems += one.systems(_folder(one, arguments), arguments.threads)
+        starts |= one.starts(_folder(one, arguments)) if hasattr(one, "starts") else {}
     logos, preset = read_manifest(LABELS), PRESETS[arguments.preset]
     logos = replace(logos, rows=tuple(chosen_rows(logos, arguments.split, arguments.limit)))
     with tempfile.TemporaryDirectory() as folder:
         images = read_images(logos, arguments.split, logos.classes, Path(folder), preset.size_px)
         result = run_bench(systems, images, preset, starts=starts, say=lambda line: print(line, file=sys.stderr))
     _keep(result, arguments.out)
-    for entry in peers:
-        if hasattr(entry, "extra"):
+    for one in peers:
+        if hasattr(one, "extra"):
             try:
-                result |= entry.extra(_folder(entry, arguments), preset, arguments.threads)
+                result |= one.extra(_folder(one, arguments), preset, arguments.threads)
             except LogoEdgeError as error:
-                result["not_measured"][entry.NAME] = str(error)
+                result["not_measured"][one.NAME] = str(error)
             _keep(result, arguments.out)
     return result
 
@@ -195,9 +194,9 @@ def _keep(result: dict, out: Path | None) -> None:
         write_result(result, out)
 
 
-def _folder(entry: ModuleType, arguments: argparse.Namespace) -> Path:
-    """The peer's folder under runs/peers; proofs on a few logos have one of their own."""
-    name = entry.NAME if arguments.limit is None else f"{entry.NAME}-{arguments.limit}"
+def _folder(peer: ModuleType, arguments: argparse.Namespace) -> Path:
+    """The peer's folder under runs/peers; runs with --limit have their own."""
+    name = peer.NAME if arguments.limit is None else f"{peer.NAME}-{arguments.limit}"
     folder = arguments.work / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

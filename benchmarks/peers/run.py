@@ -1,4 +1,4 @@
-"""All peers: trains what is not trained yet, or measures them with the default bundle in one run.
+"""All peers: trains the untrained ones, or measures all with the default bundle in one run.
 
 python benchmarks/peers/run.py train
 python benchmarks/peers/run.py measure --preset full --out benchmarks/results/peers.json

@@ -1,6 +1,6 @@
-"""Peer: a plain fine-tune of EfficientNet-Lite0 (ImageNet weights) and MobileNetV3 (random: its weights cannot be had
-here), as a careful user writes it by hand: AdamW, cosine, crops, flips and colour jitter, label smoothing, the best epoch
-on val. Measured in eager PyTorch and in ONNX Runtime, FP32 and statically quantized to INT8.
+"""Peer: a plain fine-tune of EfficientNet-Lite0 (ImageNet weights) and MobileNetV3 (random: its weights are not available
+here), as a careful user writes it: AdamW, cosine, crops, flips and colour jitter, label smoothing, the best
+epoch on val. Measured in eager PyTorch and in ONNX Runtime, FP32 and statically quantized to INT8.
 
     python benchmarks/peers/timm_finetune.py train            # 25 epochs each, about 40 s an epoch on two idle cores
     python benchmarks/peers/timm_finetune.py measure

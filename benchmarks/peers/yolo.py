@@ -1,8 +1,7 @@
 """Peer: Ultralytics YOLO11n-cls, trained, exported and run by its own package, as its users do.
 
-Its licence is AGPL-3.0: it is installed into an environment of its own, runs as a process of its own, and nothing of it
-enters this project. Its pretrained weights come from a hub that cannot be reached here, so it is trained from scratch,
-which the tables say.
+Its licence is AGPL-3.0: it has its own environment and process, and no part of it enters this project. Its pretrained
+weights come from a hub that cannot be reached here, so it is trained from scratch; the tables say so.
 
     python benchmarks/peers/yolo.py train        # 60 epochs; resumes
     python benchmarks/peers/yolo.py measure

@@ -325,12 +325,14 @@ def test_the_documents_tables_are_those_of_the_committed_results():
 def test_the_bench_room_needs_only_the_runtime():
     names = {path.stem for path in (ROOT / "benchmarks/logo_edge_bench").glob("[a-z]*.py")} - {"page"}
     modules = ", ".join(f"logo_edge_bench.{name}" for name in names)
-    code = f"import sys, {modules}; print([m for m in ('torch', 'onnx', 'cv2', 'psutil', 'matplotlib') if m in sys.modules])"
+    heavy = "torch", "onnx", "cv2", "psutil", "matplotlib"
+    code = f"import sys, {modules}; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_the_worker_needs_only_the_standard_library():
-    code = f"import runpy, sys; runpy.run_path({str(ROOT / 'benchmarks/logo_edge_bench/worker.py')!r}); print('numpy' in sys.modules)"
+    worker = str(ROOT / "benchmarks/logo_edge_bench/worker.py")
+    code = f"import runpy, sys; runpy.run_path({worker!r}); print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

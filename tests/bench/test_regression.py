@@ -1,4 +1,4 @@
-"""In CI: the default bundle against the committed baseline of this instruction set, by ratios to each run's yardstick."""
+"""In CI: the default bundle and the committed baseline of this instruction set, by ratios to each run's yardstick."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "balanced batches": ("train.fit.balanced_batches=true", "train.fit.class_weight_power=0.0"),
     "intensity": ("train.augment.adapt_intensity=0.5",),
 }
-"""Technique -> recipe overrides. Each is added to the plain recipe, and removed from the full one, which has all of them."""
+"""Technique -> recipe overrides. Each is added to the plain recipe, and removed from the full one, which has all."""
 
 ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "ASAM": ("train.fit.sam.kind=asam", "train.fit.sam.rho=0.5"),
@@ -174,7 +174,7 @@ def fit_fold(
     hours: float,
     report: Callable[[dict], None],
 ) -> None:
-    """Fits the variant on the fold's train rows and reports its figures on the other rows, unless the time is used up."""
+    """Fits the variant on the fold's train rows and reports its figures on the others, unless the time is used up."""
     if spent_hours(read_record(out, EMPTY)) >= hours:
         return
     settings = json.loads(json.dumps(asdict(recipe.train)))

@@ -4,14 +4,14 @@
     python -m logo_edge_bench.experiments augmentation --max-images 96 --epochs 1  # a quick trial
 
 Each of three folds of whole groups is held out once from a network fitted on the others without any of the operations.
-The cost of an operation at a magnitude is the rise of this network's cross-entropy on the held-out logos: it measures how
-far the operation takes them from the logos of their class (density matching, Lim et al. 2019, arXiv:1905.00397, which
-needs no fit per policy). That cost is linear in the probability, so nothing is searched: an operation gets the greatest
-magnitude that costs less than MOST_COST over all logos and less than twice that in every class, and a probability that
-falls from MOST_PROBABILITY at no cost to 0 at MOST_COST.
+The cost of an operation at a magnitude is the rise of this network's cross-entropy on the held-out logos: it measures
+how far the operation takes them from the logos of their class (density matching, Lim et al. 2019, arXiv:1905.00397,
+which needs no fit per policy). That cost is linear in the probability, so nothing is searched: an operation gets the
+greatest magnitude that costs less than MOST_COST over all logos and less than twice that in every class, and a
+probability that falls from MOST_PROBABILITY at no cost to 0 at MOST_COST.
 
-Interrupted, it resumes from the networks in runs/augmentation/ and from the figures with the same settings. Val, calib and
-test are not used.
+Interrupted, it resumes from the networks in runs/augmentation/ and from the figures with the same settings. Val, calib
+and test are not used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Coverage, modes and familiarity of a packed calibration: `python -m logo_edge_bench.experiments calibration`.
 
-Writes benchmarks/results/NAME_calibration.json for each bundle: the methods compared within calib, and, for reports only,
-coverage, modes and familiarity on test. It also holds the artifact's logits of both splits, with which tests check the
-bundle without images. Default: the two committed bundles.
+Writes benchmarks/results/NAME_calibration.json for each bundle: the methods compared within calib, and, for reports
+only, coverage, modes and familiarity on test. It also holds the artifact's logits of both splits, with which tests
+check the bundle without images. Default: the two committed bundles.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     python -m logo_edge_bench.experiments few_shot --tasks brands-5 --methods ridge  # minutes
     python -m logo_edge_bench.experiments few_shot --networks mobilenetv4_conv_small_050@96
 
-Each run adds the missing entries; interrupted, it resumes from the runs in runs/few-shot/. Trained on the train split and
-the unlabelled pool, chosen on val, reported on test. A network without ImageNet weights learns by prototypes first, and
-the other methods start from that network.
+Each run adds the missing entries; interrupted, it resumes from the runs in runs/few-shot/. Trained on the train split
+and the unlabelled pool, chosen on val, reported on test. A network without ImageNet weights learns by prototypes first,
+and the other methods start from that network.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     python -m logo_edge_bench.experiments kills --verb classify --kills 30     # of each format of its table
     python -m logo_edge_bench.experiments kills --kills 30                     # of all verbs: 210 together
 
-A trial begins with a fresh folder and kills one to three runs of the command, each with SIGKILL to its process group: half
-of them after a random time, half at a random file system event (a file opened for writing, renamed, removed), which hits
-the moments between two events. After each kill no file that a user sees may be half-written; the run after the last kill
-must end like the undisturbed run, with its result. The moments follow from --seed and the trial's number. Figures are
-written trial by trial, so the same command resumes after an interruption.
+A trial begins with a fresh folder and kills one to three runs of the command, each with SIGKILL to its process group:
+half of them after a random time, half at a random file system event (a file opened for writing, renamed, removed),
+which hits the moments between two events. After each kill no file that a user sees may be half-written; the run after
+the last kill must end like the undisturbed run, with its result. The moments follow from --seed and the trial's number.
+Figures are written trial by trial, so the same command resumes after an interruption.
 """
 
 from __future__ import annotations

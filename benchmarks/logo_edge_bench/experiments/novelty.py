@@ -1,7 +1,8 @@
-"""How familiar features are to a network: detectors of pictures that are no logos, learned from the train split alone.
+"""Detectors of images that are no logos, by the familiarity of their features; fitted on the train split alone.
 
-Each takes the (N, F) features of logos and their (N,) integer targets, and gives a function (B, F) -> (B,), higher for what
-is like the logos. Features of any scale will do: all but ViM, which needs those that the classifier reads, standardise.
+Each takes the (N, F) features of logos and their (N,) integer targets, and gives a function (B, F) -> (B,), higher for
+images like the logos. Features may have any scale: all detectors standardise them but ViM, which needs the classifier's
+own input.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Familiarity = Callable[[np.ndarray], np.ndarray]
 
 
 def mahalanobis(features: np.ndarray, targets: np.ndarray) -> Familiarity:
-    """Minus the squared distance to the closest class mean, by the covariance that the classes share.
+    """Minus the squared distance to the closest class mean, with the shared covariance of the classes.
 
     Lee et al. 2018, arXiv:1807.03888; the covariance is shrunk (Ledoit and Wolf 2004), as F may come near to N.
     """
@@ -35,12 +36,12 @@ def mahalanobis(features: np.ndarray, targets: np.ndarray) -> Familiarity:
 
 
 def background(features: np.ndarray, _targets: np.ndarray) -> Familiarity:
-    """Minus the squared Mahalanobis distance to the mean of all logos, whatever their class."""
+    """Minus the squared Mahalanobis distance to the mean of all logos."""
     return mahalanobis(features, np.zeros(len(features), int))
 
 
 def relative_mahalanobis(features: np.ndarray, targets: np.ndarray) -> Familiarity:
-    """That of `mahalanobis` less that of `background`: what no class explains. Ren et al. 2021, arXiv:2106.09022."""
+    """`mahalanobis` minus `background`. Ren et al. 2021, arXiv:2106.09022."""
     near, anywhere = mahalanobis(features, targets), background(features, targets)
     return lambda others: near(others) - anywhere(others)
 
@@ -58,7 +59,7 @@ def nearest_neighbours(features: np.ndarray, _targets: np.ndarray, *, k: int = 1
 
 
 def virtual_logit(features: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, dimensions: int = 512) -> Familiarity:
-    """ViM: the logo score less the length of what lies outside the features' first principal dimensions.
+    """ViM: the logo score minus the norm of the residual outside the features' first principal dimensions.
 
     That length is scaled so that over the logos its mean is that of the largest logit; the features are seen from where
     all logits of `weight` (K, F) and `bias` (K,) are 0. Wang et al. 2022, arXiv:2203.10807.
@@ -77,6 +78,6 @@ def virtual_logit(features: np.ndarray, weight: np.ndarray, bias: np.ndarray, *,
 
 
 def on_one_scale(familiarity: Familiarity, held_out: np.ndarray) -> Familiarity:
-    """The familiarity less its median over held-out logos, in their interquartile ranges: so several can be added up."""
+    """The familiarity minus its median over held-out logos, in interquartile ranges, so several can be added."""
     low, middle, high = np.percentile(familiarity(held_out), [25, 50, 75])
     return lambda others: (familiarity(others) - middle) / (high - low)

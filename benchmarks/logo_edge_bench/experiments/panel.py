@@ -4,8 +4,8 @@
     python -m logo_edge_bench.experiments panel --variants networks panel --no-packages
 
 Writes each variant when it is measured; features and fits are kept in runs/panel/, so an interrupted run resumes. Only
-train and val are used; each of two seeds divides their groups differently. `left_out` holds the figures on each icon set
-when the classifiers have seen neither the set nor any of its groups.
+train and val are used; each of two seeds divides their groups differently. `left_out` holds the figures on each icon
+set when the classifiers have seen neither the set nor any of its groups.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m logo_edge_bench.experiments quantizers runs/default runs/vits-96px-20ep/logo/member-0.safetensors
 
-A subject is a compressed run, whose student is taken, or a checkpoint with its record beside it. Rows are written one by
-one and kept as long as the checkpoint is the same; artifacts are kept in runs/quantizers/, and all of a subject are timed
-by turns at the end. Calibrated on train logos, measured on val; test is not used. With --sensitivity every layer is
-quantized alone, a further row keeps the most sensitive ones in FP32, and docs/sensitivity-SUBJECT.svg shows them.
+A subject is a compressed run, whose student is taken, or a checkpoint with its record beside it. Rows are written one
+by one and kept as long as the checkpoint is the same; artifacts are kept in runs/quantizers/, and all of a subject are
+timed by turns at the end. Calibrated on train logos, measured on val; test is not used. With --sensitivity every layer
+is quantized alone, a further row keeps the most sensitive ones in FP32, and docs/sensitivity-SUBJECT.svg shows them.
 """
 
 from __future__ import annotations

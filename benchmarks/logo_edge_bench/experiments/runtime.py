@@ -1,9 +1,9 @@
 """Speed and memory of the runtime: `python -m logo_edge_bench.experiments runtime [--images 100000] [--rounds 40]`.
 
-Speed is given as ratios measured by turns in one run, and also in CPU seconds, which other programs disturb less: end to
-end, relative to a fast decoder and a bare session on the same 512 px images; and the whole process of `logo-edge classify
-one.png`, relative to a bare import of NumPy and ONNX Runtime. Memory is the resident set after a number of images;
-`tests/runtime/test_memory.py` requires a growth below 2 % on fewer images.
+Speed is given as ratios measured by turns in one run, and also in CPU seconds, which other programs disturb less: end
+to end, relative to a fast decoder and a bare session on the same 512 px images; and the whole process of `logo-edge
+classify one.png`, relative to a bare import of NumPy and ONNX Runtime. Memory is the resident set after a number of
+images; `tests/runtime/test_memory.py` requires a growth below 2 % on fewer images.
 """
 
 from __future__ import annotations
@@ -239,14 +239,14 @@ def table(result: dict) -> str:
         f"(load average {load:.1f} on two cores)."
     ]
     notes += [
-        f"{name}: {part['images']} logos of val as JPEGs of 1300 to 3000 px, decoded at a lower scale, move no logit by "
-        f"more than {part['largest_shift']:.2f}; {part['decoded_again']:.0%} are decoded again."
+        f"{name}: {part['images']} logos of val as JPEGs of 1300 to 3000 px, decoded at a lower scale, move no logit "
+        f"by more than {part['largest_shift']:.2f}; {part['decoded_again']:.0%} are decoded again."
         for name, part in result.get("reduced_jpeg", {}).items()
     ]
     if memory := result.get("memory"):
         notes.append(
-            f"Resident set over {memory['images']:,} images with {memory['workers']} workers, from the thousandth to the "
-            f"last: {memory['growth']:+.2%} of {memory['warm_bytes'] / 1e6:.0f} MB."
+            f"Resident set over {memory['images']:,} images with {memory['workers']} workers, from the thousandth to "
+            f"the last: {memory['growth']:+.2%} of {memory['warm_bytes'] / 1e6:.0f} MB."
         )
     return f"{text}\n\n{' '.join(notes)}"
 

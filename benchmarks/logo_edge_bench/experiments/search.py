@@ -2,11 +2,12 @@
 
     python -m logo_edge_bench.experiments search --work runs/compare-search
 
-In each round the differentiable search runs once per target; its total seconds are the budget of the random search, which
-draws networks of the same space, evenly among those within the slowest target, and trains each for a short time on the
-train split until the budget is used up (the last one counts). For every target the best of them on val within the target
-is taken: random search chooses on val, differentiable search never sees it. All chosen networks are then trained alike,
-with several seeds, exported and timed. Fronts are compared on val; test is only reported. Interrupted, it resumes.
+In each round the differentiable search runs once per target; its total seconds are the budget of the random search,
+which draws networks of the same space, evenly among those within the slowest target, and trains each for a short time
+on the train split until the budget is used up (the last one counts). For every target the best of them on val within
+the target is taken: random search chooses on val, differentiable search never sees it. All chosen networks are then
+trained alike, with several seeds, exported and timed. Fronts are compared on val; test is only reported. Interrupted,
+it resumes.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def measure(
 
 @dataclass
 class Comparison:
-    """Both searches and the training of the networks that they choose, each in a folder of its own, so that all resume."""
+    """Both searches and the training of the chosen networks, each in its own folder, so that all resume."""
 
     manifest: Path
     work: Path
@@ -233,8 +234,8 @@ def table(result: dict) -> str:
         ("test", lambda network: _mean_and_deviation(network["test"])),
     )
     return (
-        f"{text}\n\nMean and standard deviation of {settings['final_seeds']} seeds, {settings['final_epochs']} epochs from "
-        f"random weights; median on one thread, FP32; {machine['cpu']}, onnxruntime {machine['onnxruntime']}."
+        f"{text}\n\nMean and standard deviation of {settings['final_seeds']} seeds, {settings['final_epochs']} epochs "
+        f"from random weights; median on one thread, FP32; {machine['cpu']}, onnxruntime {machine['onnxruntime']}."
     )
 
 

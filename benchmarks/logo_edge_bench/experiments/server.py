@@ -2,8 +2,8 @@
 
 python -m logo_edge_bench.experiments server [--seconds 10]
 
-Each client has one connection, sends one sample logo after another and waits for each answer. The clients run on the same
-machine and compete with the service for its cores. The load average before the start shows other programs.
+Each client has one connection, sends one sample logo after another and waits for each answer. The clients run on the
+same machine and compete with the service for its cores. The load average before the start shows other programs.
 """
 
 from __future__ import annotations

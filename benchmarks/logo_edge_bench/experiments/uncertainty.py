@@ -3,8 +3,8 @@
     python -m logo_edge_bench.experiments uncertainty runs/default [--report-test]
 
 Temperatures and scales are fitted on calib; the measure that separates other images from logos is chosen on val logos
-against the families of CHOOSE_ON; test is used with --report-test only. The networks' outputs for each set of images and
-the Bayesian network, whose fit resumes, are kept in runs/uncertainty/.
+against the families of CHOOSE_ON; test is used with --report-test only. The networks' outputs for each set of images
+and the Bayesian network, whose fit resumes, are kept in runs/uncertainty/.
 """
 
 from __future__ import annotations
@@ -202,8 +202,8 @@ def fit_bayesian(
 ) -> tuple[LogoNetwork, Path]:
     """The run's first member with a Bayesian classifier, and its folder.
 
-    The member's weights become the initial means (Krishnan et al. 2020, arXiv:1906.05323). It is fitted like the member,
-    for `epochs`, with all layers frozen but the classifier and the last convolution.
+    The member's weights become the initial means (Krishnan et al. 2020, arXiv:1906.05323). It is fitted like the
+    member, for `epochs`, with all layers frozen but the classifier and the last convolution.
     """
     train, member, size_px = run.recipe.train, run.record["members"][0], run.architecture(0).size_px
     settings = replace(train.fit, epochs=epochs, frozen_blocks=FROZEN)
@@ -244,7 +244,7 @@ def fit_bayesian(
 
 
 def measure_method(method: Method, images: Images, splits: tuple[str, ...]) -> dict:
-    """The method's figures by split, at the temperature that fits it on calib, and its uncertainty about other images."""
+    """The method's figures by split, at its temperature fitted on calib, and its uncertainty on other images."""
     pooled = {name: method.pool(logits) for name, logits in method.logits.items()}
     uncertainties = {name: vars(decompose(logits, method.weigh(logits))) for name, logits in method.logits.items()}
     return describe(pooled, uncertainties, images, splits) | {"draws": len(method.logits["calib"])}

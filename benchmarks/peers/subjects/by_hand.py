@@ -1,4 +1,4 @@
-"""What the hand-written subjects share: the interface of logo_edge_bench/worker.py over `read` and `classify`."""
+"""The interface of logo_edge_bench/worker.py over `read` and `classify`, for the hand-written subjects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class ByHand:
-    """Of a file, `read(path)` makes the network's input, (1, ...); `classify(input)` gives (B, K) probabilities.
+    """`read(path)` gives the network's input, (1, ...); `classify(input)` gives (B, K) probabilities.
 
     `labels` are those of the run, `own` those of the model, in its order.
     """

@@ -1,4 +1,4 @@
-"""Features measured with OpenCV, and scikit-learn's gradient boosting on them."""
+"""OpenCV features and scikit-learn's gradient boosting."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Classical(ByHand):
 
 
 def features(path: str) -> np.ndarray:
-    """(F,) float32: HOG, colour histograms, number of colours, gradients, edges, corners and shape moments of a logo."""
+    """(F,) float32: HOG, colour histograms, number of colours, gradients, edges, corners and shape moments."""
     image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
     if image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
@@ -83,7 +83,7 @@ def features(path: str) -> np.ndarray:
 
 
 def oriented_gradients(slope: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """(CELLS * CELLS * ORIENTATIONS,) gradients by direction in each cell, of length 1: Dalal and Triggs 2005, one block.
+    """(CELLS * CELLS * ORIENTATIONS,) gradients by direction and cell, of length 1; one block of Dalal and Triggs 2005.
 
     OpenCV 5 has no HOG of its own any more.
     """

@@ -1,4 +1,4 @@
-"""An exported timm network in ONNX Runtime, by hand: Pillow and NumPy before it."""
+"""An exported timm network in ONNX Runtime, by hand, with Pillow and NumPy."""
 
 from __future__ import annotations
 

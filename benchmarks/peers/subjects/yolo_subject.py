@@ -12,16 +12,18 @@ from ultralytics.utils import torch_utils
 
 
 def load(labels: list[str], model: str, size_px: int, threads: int) -> Yolo:
-    torch_utils.NUM_THREADS = threads  # which Ultralytics sets for PyTorch when it first predicts: the cores less one
+    torch_utils.NUM_THREADS = (
+        threads  # Ultralytics passes it to PyTorch at the first prediction; default: the cores less one
+    )
     torch.set_num_threads(threads)
     limit_sessions(threads)
     return Yolo(labels, Path(model), size_px, threads)
 
 
 def limit_sessions(threads: int) -> None:
-    """Makes ONNX Runtime's sessions from here on run on so many threads.
+    """Limits the threads of all later sessions of ONNX Runtime.
 
-    Ultralytics opens its own without options, which makes as many threads as the machine has cores.
+    Ultralytics opens its session without options, with a thread for every core.
     """
     opened = onnxruntime.InferenceSession
 

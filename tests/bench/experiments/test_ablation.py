@@ -1,4 +1,4 @@
-"""The ablation: its variants, its folds, the intervals, and that it goes on and stops as it says."""
+"""The ablation: its variants, folds and intervals, how it resumes, and its budget."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def manifest(tmp_path) -> Path:
     return tmp_path / "manifest.csv"
 
 
-def test_each_technique_is_tried_alone_and_left_out_once():
+def test_each_technique_is_added_and_removed_once():
     variants = ablation.VARIANTS
     recipes = {
         name: load_recipe("cpu", ("train.fit.epochs=8", *variant.overrides)).train for name, variant in variants.items()
@@ -73,7 +73,7 @@ def test_sharpness_aware_epochs_count_twice():
     assert ablation.passes(FitConfig(epochs=8, warmup_epochs=2.0, sam=SamConfig("sam"))) == 1.75
 
 
-def test_what_is_measured_is_not_fitted_anew_and_no_fit_begins_beyond_the_budget(
+def test_a_measured_fold_is_not_fitted_again_and_no_fit_begins_beyond_the_budget(
     manifest, tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / "ablation.json"

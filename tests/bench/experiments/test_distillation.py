@@ -1,4 +1,4 @@
-"""The comparison of distillations: one pass is measured as an ensemble is, and only what was asked for is overridden."""
+"""The comparison of distillations: one pass is measured like an ensemble, and overrides change nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pictures():
     )
 
 
-def test_a_student_that_says_what_the_ensemble_does_has_the_ensemble_s_figures(members, pictures):
+def test_a_student_with_the_ensemble_s_outputs_has_its_figures(members, pictures):
     ensemble = uncertainty.measure_method(uncertainty.Method(members), pictures, ("val",))
     said = {
         name: {"logits": np.log(softmax(part).mean(0)), "epistemic": decompose(part).epistemic}
@@ -57,14 +57,14 @@ def test_a_student_without_the_output_has_nothing_epistemic(members, pictures):
     assert found["total"]["mean"] == pytest.approx(found["aleatoric"]["mean"])
 
 
-def test_only_what_is_asked_for_is_overridden():
+def test_an_override_changes_nothing_else():
     mine = DistillConfig(p_mixup=0.7, fit=DistillFit(epochs=9, batch_size=24))
     changed = distillation.override(mine, ("distill.epistemic_weight=0.3", "distill.fit.batch_size=16"))
     assert changed == replace(mine, epistemic_weight=0.3, fit=replace(mine.fit, batch_size=16))
     assert distillation.override(mine, ()) == mine
 
 
-def test_every_variant_says_what_it_changes_and_nothing_else():
+def test_every_variant_holds_only_its_changes():
     keys = {key for settings in distillation.VARIANTS.values() for key in settings}
     assert keys == {"epistemic", "teachers_per_batch"}
     assert {settings["epistemic"] for settings in distillation.VARIANTS.values()} == {"off", "dirichlet", "dispersion"}

@@ -1,4 +1,4 @@
-"""Killed at random moments and run again, verbs end as an undisturbed run does; the whole of it is benchmarks/logo_edge_bench/experiments/kills.py."""
+"""Killed at random moments and run again, a verb ends like an undisturbed run; the experiment `kills` runs more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def fewer_images(monkeypatch):
 
 
 @pytest.mark.parametrize("verb", ["classify-csv", "enroll"])
-def test_a_verb_that_is_killed_and_run_again_ends_as_an_undisturbed_one(tmp_path, verb):
+def test_a_verb_that_is_killed_and_run_again_ends_like_an_undisturbed_one(tmp_path, verb):
     done = {"kills": 0, "trials": 0, "seed": 1}
     figures = list(kills.kill_often(verb, tmp_path, 3, done))[-1]
     assert figures["kills"] >= 3

@@ -1,4 +1,4 @@
-"""Detectors of unfamiliar features: their distances are those of SciPy and scikit-learn, and they tell far from near."""
+"""Detectors of unfamiliar features: distances equal SciPy's and scikit-learn's, and far images score lower."""
 
 from __future__ import annotations
 

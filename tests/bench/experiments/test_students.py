@@ -1,4 +1,4 @@
-"""The comparison of students: what is asked for is made, smaller where it is pruned, and timed."""
+"""The comparison of students: they are made, pruned and timed as named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of peers and goals, from results that are made up."""
+"""The tables of peers and goals, from made-up results; and the command line of experiments."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def cells(table):
     return {name: rest for name, *rest in lines[2:]}
 
 
-def test_goals_are_told_before_and_after_they_are_measured(peers):
+def test_goals_are_shown_before_and_after_they_are_measured(peers):
     before = cells(peer_tables.goals(None, None))
     assert len(before) == 13
     assert {measured for measured, _ in before.values()} == {"not measured yet"}
@@ -86,21 +86,21 @@ def test_goals_are_told_before_and_after_they_are_measured(peers):
     assert after["throughput on 2 cores by that on one"] == ["1.96 by processes, 1.80 by threads", ">= 1.90"]
 
 
-def test_the_peers_table_tells_how_many_times_the_bundles_latency_and_what_failed(peers):
+def test_the_peers_table_shows_multiples_of_the_bundles_latency_and_failures(peers):
     table = peer_tables.peers(peers)
     assert cells(table)["YOLO11n-cls, predict, PyTorch"][5] == "4.50"
     assert "preset `quick`" in table
     assert "Not measured: openvino-app: not installed." in table
 
 
-def test_results_of_fewer_logos_than_the_test_split_has_say_of_which_rounds_they_are():
+def test_results_of_fewer_logos_name_their_rounds():
     assert shipped.test_split(531) == "test split of round 1"
     assert shipped.test_split(1246) == "test split"
     with pytest.raises(ValueError, match="a result of 500 logos of the test split; labels.csv has 1246 there"):
         shipped.test_split(500)
 
 
-def test_every_goal_names_a_candidate_that_there_is():
+def test_every_goal_names_an_existing_system():
     scripts = Path(__file__).resolve().parents[3] / "benchmarks" / "peers"
     text = "".join(path.read_text() for path in scripts.glob("*.py"))
     for name in ("YOLO_PT", "YOLO_ONNX", "EAGER", "FP32", "OPENCV"):
@@ -136,10 +136,10 @@ def test_an_option_is_a_parameter_of_measure():
 
 
 @pytest.mark.parametrize("name", list_modules())
-def test_every_experiment_says_how_it_is_called(name, capsys):
+def test_every_experiment_documents_its_command(name, capsys):
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert f"usage: python -m logo_edge_bench.experiments {name} " in told
+    text = capsys.readouterr().out
+    assert f"usage: python -m logo_edge_bench.experiments {name} " in text
     assert name == "tables" or f"python -m logo_edge_bench.experiments {name}" in list_modules()[name]

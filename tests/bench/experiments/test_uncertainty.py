@@ -1,4 +1,4 @@
-"""The comparison of uncertainties: its figures are those of torch-uncertainty, its choices those of the families named."""
+"""The comparison of uncertainties: figures equal torch-uncertainty's, choices depend on the named families."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def test_the_figures_are_torch_uncertainty_s(pictures, logits):
     assert figures["nll"]["value"] <= figures["nll_before"] + 0.02
 
 
-def test_the_parts_of_the_uncertainty_tell_pictures_apart_and_the_best_on_the_named_families_is_chosen(
-    pictures, logits
-):
+def test_the_parts_of_the_uncertainty_separate_images_and_the_best_on_the_named_families_is_chosen(pictures, logits):
     found = uncertainty.measure_method(uncertainty.Method(logits), pictures, ("val",))
     apart = {name: entry["auroc"] for name, entry in found["val"]["uncertainty"].items()}
     assert apart["epistemic"]["noise"] > 0.8 > 0.5 > apart["aleatoric"]["noise"]
