@@ -158,6 +158,6 @@ def test_a_member_whose_graph_does_not_fit_is_refused_at_load(ensemble):
 
 def test_an_ensemble_is_not_exported_for_triton_with_one_member_alone(ensemble, tmp_path):
     serving = triton.Serving()
-    with pytest.raises(ExportError, match=r"an ensemble of 2 models; these graphs hold one\. Export a bundle of one"):
+    with pytest.raises(ExportError, match=r"an ensemble of 2 models; expected one\. Export a bundle of one model"):
         triton.write_repository(Classifier.load(ensemble()), tmp_path / "models", "logo", serving)
     assert not (tmp_path / "models").exists()
