@@ -295,7 +295,7 @@ def _open_log(path: str | os.PathLike | None, bundle_name: str):
 
 
 def _pick_coverage(bundle: Bundle, coverage: float | None) -> float | None:
-    """The level of prediction sets. Raises BundleError where one was asked for that the bundle does not have."""
+    """The level of prediction sets. Raises BundleError where the bundle lacks the given level."""
     evenly = dict.fromkeys(bundle.labels, 1 / len(bundle.labels))
     try:
         prediction_set(bundle.calibration, evenly, DEFAULT_COVERAGE if coverage is None else coverage)

@@ -270,7 +270,7 @@ def _check_fit(backend: Backend, bundle: Bundle, path: Path, size_px: int, promi
     if missing := [name for name in promised if name not in backend.outputs]:
         outputs = ", ".join(sorted(backend.outputs))
         raise BundleError(f"{path}: gives {outputs}; bundle.json promises {missing} too. Pack the bundle again")
-    if isinstance(backend, OnnxRuntime):  # the session tells at every start, without a run
+    if isinstance(backend, OnnxRuntime):  # its session knows names and shapes without a run
         inputs = {tensor.name: (tensor.type, _any_batch(tensor.shape)) for tensor in backend.session.get_inputs()}
         outputs = {tensor.name: (tensor.type, tensor.shape[1:]) for tensor in backend.session.get_outputs()}
         if inputs != {model.input_name: ("tensor(uint8)", ["B", *shape])}:

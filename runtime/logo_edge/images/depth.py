@@ -85,7 +85,7 @@ def _upper_bits(values: np.ndarray) -> np.ndarray:
 
 
 def _scale_floats(values: np.ndarray) -> np.ndarray:
-    """uint8 of floats; their largest value tells whether they go to 1 or to the largest of 8 to 16 bits.
+    """uint8 of floats; their largest value decides whether full scale is 1 or the largest number of 8 to 16 bits.
 
     NaN becomes 0.
     """

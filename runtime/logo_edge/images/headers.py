@@ -81,7 +81,7 @@ class ImageFile:
 
 
 def read_image_file(data: bytes) -> ImageFile:
-    """The file with the facts that its header tells; for formats that hide no size, only its bytes.
+    """The file with the facts in its header; for formats that hide no size, only its bytes.
 
     Raises ImageError where it is damaged, built to waste memory or time, or of a variant that no decoder here reads.
     """

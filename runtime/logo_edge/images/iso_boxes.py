@@ -22,7 +22,7 @@ def too_many(parts: str, most: int = MOST_PARTS) -> ImageError:
 def read_avif(data: bytes) -> tuple[bytes, tuple[tuple[int, int], ...]]:
     """The file with its EXIF hidden, and the sizes of its coded pictures, whatever size the container says. AVIF 1.1.
 
-    The EXIF does not count: `irot` tells the orientation.
+    The orientation is in `irot`, not in the EXIF.
     """
     sizes, hidden = [], bytearray(data)
     for kind, start, stop in _boxes(data, 0, len(data)):

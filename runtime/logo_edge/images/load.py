@@ -80,7 +80,7 @@ def load_image(source: ImageSource, *, fast: bool = True, max_pixels: int = MAX_
     """The upright image behind a path, encoded bytes, an open binary file, an array or a PIL image, mode RGB or RGBA.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA with straight alpha; bool, uint8, uint16 or floats
-    from 0 to 1. Values of 8, 10, 12 or 14 bits in samples of 16 are scaled up; the largest value tells how many bits
+    from 0 to 1. Values of 8, 10, 12 or 14 bits in samples of 16 are scaled up; the largest value shows how many bits
     they use. An animation gives its first frame that is not blank, a file of several pages the first page. SVG is
     rendered (extra `svg`, see `images.svg`). With `fast`, the decoders of the extra `fast` are used where they give
     the same pixels. Nothing is fetched.

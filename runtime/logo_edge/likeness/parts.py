@@ -14,7 +14,7 @@ MIN_GAP = 0.02  # of the longer side; a narrower gap does not separate parts
 
 
 def split_drawing(image: Image.Image) -> tuple[Image.Image, Image.Image, Image.Image]:
-    """The whole image and the parts on either side of its widest gap; three times the whole where there is none.
+    """The image and the parts on either side of its widest gap; three times the image where there is no gap.
 
     A gap is an empty band across the box of the ink, either way, at least MIN_GAP of the box's longer side.
     """
