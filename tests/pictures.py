@@ -18,7 +18,7 @@ EIGHT_EACH = {"train": 8, "val": 8, "calib": 8}
 
 
 def marked(colour: str | tuple[int, int, int], size: tuple[int, int] = (20, 20)) -> Image.Image:
-    """A picture of one colour but for a corner that is one step off, which no reduction takes away: it is not blank."""
+    """An image of one colour with a corner that is one step off, so that it is not blank at any scale."""
     image = Image.new("RGB", size, colour)
     red, green, blue = image.getpixel((0, 0))
     image.paste((red + 1 if red < 255 else 254, green, blue), (0, 0, -(-size[0] // 4), -(-size[1] // 4)))
@@ -32,7 +32,7 @@ def write_squares(
     *,
     framed: bool = False,
 ) -> Path:
-    """The manifest of squares in the folder, no two of which look alike; `counts` are by split, or by split and label.
+    """The manifest of distinct squares in the folder; `counts` are by split, or by split and label.
 
     They are mosaics of two shades or, with `framed`, of one colour in a frame of noise.
     """

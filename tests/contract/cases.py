@@ -47,7 +47,7 @@ def noise(width: int, height: int, channels: int) -> Image.Image:
 
 
 def encoded_images() -> dict[str, bytes]:
-    """What decoders and canvases are known to differ in: alpha, palettes, depths, colour management, orientation."""
+    """Images on which decoders and canvases may differ: alpha, palettes, depths, colour management, orientation."""
     logo = Image.open(ROOT / "runtime/logo_edge/samples/04-complex.png").convert("RGBA")
     opaque = Image.alpha_composite(Image.new("RGBA", logo.size, (250, 240, 200)), logo).convert("RGB")
     wide = opaque.crop((0, 40, opaque.width, 180))
@@ -100,7 +100,7 @@ def jpeg_of_vector(vector: dict) -> bytes:
 
 
 def write_epistemic_bundle(fake_bundle: Callable[..., Path], fake_model: Callable[..., bytes]) -> Path:
-    """A fake bundle whose graph gives `epistemic` besides: the mean of all pixels less OFFSET."""
+    """A fake bundle whose graph also gives `epistemic`: the mean of all pixels less OFFSET."""
     model = onnx.load_from_string(fake_model())
     model.graph.node.append(helper.make_node("ReduceMean", ["colour"], ["mean"], axes=[1], keepdims=0))
     model.graph.node.append(helper.make_node("Sub", ["mean", "offset"], ["epistemic"]))

@@ -37,7 +37,7 @@ EXACT = (
 
 
 def softmax(logits: tuple[float, ...], temperature: float) -> list[float]:
-    """Class probabilities in double precision, their sum exact."""
+    """Class probabilities in double precision, with an exact sum."""
     top = max(logits)
     exponentials = [math.exp((logit - top) / temperature) for logit in logits]
     total = math.fsum(exponentials)
@@ -114,7 +114,7 @@ def decision_vector(
 
 
 def decision_vectors() -> list[dict]:
-    """Every case just below and just above its threshold, the exact ones at it too, and the two extreme thresholds."""
+    """Every case just below and just above its threshold, exact ones also at it, and the two extreme thresholds."""
     rows = []
     for logits, temperature in CASES:
         confidence = max(softmax(logits, temperature))
@@ -178,7 +178,7 @@ def decision_vectors() -> list[dict]:
 
 
 def make_scaling(classes: int, *, whole: bool) -> dict:
-    """A map that changes some best guesses: of the diagonal alone, or of the `whole` matrix."""
+    """An affine map that changes some best guesses: a diagonal weight or, with `whole`, a full one."""
     weight = [
         [0.75 + row / 8 if row == column else (row - column) / 16 if whole else 0.0 for column in range(classes)]
         for row in range(classes)
@@ -199,7 +199,7 @@ MEMBERS = (
 
 
 def member_vectors() -> list[dict]:
-    """What the members say, and what they say together: logits, probabilities and epistemic uncertainty."""
+    """The members' logits, and the ensemble's logits, probabilities and epistemic uncertainty."""
     rows = []
     for logits, weights in MEMBERS:
         each = [softmax(row, 1.0) for row in logits]
@@ -219,7 +219,7 @@ def member_vectors() -> list[dict]:
 
 
 def write_inputs() -> list[Path]:
-    """The images to preprocess: the project's drawings, and some that those do not stand for."""
+    """The images to preprocess: the project's drawings, and cases that are not among those."""
     from PIL import Image, ImageDraw
 
     opaque = Image.new("RGB", (230, 75), (20, 40, 90))
@@ -238,7 +238,7 @@ def write_inputs() -> list[Path]:
 
 
 def plain_pictures() -> dict:
-    """Pictures in which nothing is, by names that begin with `blank`, and some in which hardly anything is."""
+    """Blank images, whose names begin with `blank`, and nearly blank ones."""
     from PIL import Image
 
     clear = Image.linear_gradient("L").resize((31, 50)).convert("RGBA")  # hidden colours
@@ -281,7 +281,7 @@ def fading_pictures() -> dict:
 
 
 def write_preprocess_vectors() -> list[dict]:
-    """One row for each image and input, the expected pixels written beside as a PNG: grey, S times channels wide, where
+    """One row for each image and input, the expected pixels in a PNG beside it: grey, S times channels wide, where
     they have detail planes."""
     from PIL import Image
 

@@ -27,7 +27,7 @@ ROUND = 1  # of labelling, whose calib logos both were calibrated on
 
 @pytest.fixture(scope="module", params=BUNDLES)
 def measured(request):
-    """A bundle with its (N, K) logits and (N,) targets by split; logits of another artifact would prove nothing."""
+    """A bundle with its (N, K) logits and (N,) targets by split; those of another artifact prove nothing."""
     bundle = read_bundle(BUNDLES[request.param])
     record = json.loads((ROOT / "benchmarks" / "results" / f"{request.param}_calibration.json").read_text())
     assert record["model_sha256"] == bundle.files["model.onnx"].sha256, (

@@ -21,7 +21,7 @@ GUARDED = ("label", "best_guess", "reason", "prediction_set", "is_logo", "high_c
 
 
 def said(result: Classification) -> dict:
-    """What is guarded, but for the order of the prediction set."""
+    """The guarded parts of a decision; the order of the prediction set is not one."""
     return {name: getattr(result, name) for name in GUARDED} | {"prediction_set": frozenset(result.prediction_set)}
 
 
@@ -63,7 +63,7 @@ def test_where_nothing_may_change_no_shift_of_the_logits_changes_anything_and_el
 
 @pytest.fixture(scope="module")
 def photographed() -> list[tuple[Path, bytes]]:
-    """Every 400th logo on white as a JPEG of 1500 to 3200 px: each quality, subsampling and order of its scans."""
+    """Every 400th logo on white as a JPEG of 1500 to 3200 px, in every quality, subsampling and scan order."""
     fetch_logos()
     jpegs, generator = [], np.random.default_rng(0)
     for index, path in enumerate(sorted(renders_folder().rglob("*.png"))[11::400]):

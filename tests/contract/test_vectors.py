@@ -24,7 +24,7 @@ ROOT = HERE.parents[1]
 
 
 def load_vectors(name: str, *, at_least: int) -> list[dict]:
-    """The rows of a committed file of vectors, which must hold that many."""
+    """The rows of a committed file of vectors, at least so many."""
     rows = json.loads((HERE / name).read_text(encoding="utf-8"))["vectors"]
     assert len(rows) >= at_least, f"{name} holds {len(rows)} vectors; expected {at_least} or more"
     return rows

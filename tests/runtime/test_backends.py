@@ -31,7 +31,7 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture
 def module(tmp_path) -> Path:
-    """A TorchScript module that computes what the fake bundle's graph does."""
+    """A TorchScript module that computes the same as the fake bundle's graph."""
     import torch
 
     class MeanColour(torch.nn.Module):

@@ -41,7 +41,7 @@ def change_record(folder: Path, *keys: str, value) -> None:
 
 
 def relist(folder: Path) -> None:
-    """Brings the hashes in bundle.json up to date, as someone would who packs a wrong file."""
+    """Updates the hashes in bundle.json, as for a wrong file that was packed."""
     files = {
         name: {"sha256": entry.sha256, "size_bytes": entry.size_bytes} for name, entry in list_files(folder).items()
     }

@@ -54,7 +54,7 @@ def bundle(fake_bundle) -> Path:
 
 
 def relisted(folder: Path) -> Bundle:
-    """The bundle, its record brought up to date by someone who changed a file."""
+    """The bundle with the hashes updated after a file was changed."""
     record = json.loads((folder / RECORD).read_text())
     record["files"] = {name: vars(entry) for name, entry in list_files(folder).items()}
     write_record(folder, json.dumps(record).encode())
@@ -151,7 +151,7 @@ def test_an_unknown_image_is_of_no_enrolled_class(bundle, enrolled, tmp_path):
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
 def test_false_accepts_are_as_rare_as_promised(share):
-    """Over fresh backgrounds, enrolled classes and strangers of one distribution, split conformal holds on average."""
+    """Split conformal holds on average over new backgrounds, classes and unknown logos of one distribution."""
     random, taken = np.random.default_rng(1), []
     for _ in range(300):
         vectors = random.normal(size=(399 + 3 + 50, 24))
@@ -240,7 +240,7 @@ def test_a_changed_character_anywhere_is_refused(bundle, enrolled):
 
 
 def resign(path: Path, change) -> None:
-    """Changes the record and brings its hash up to date, as someone would who writes a wrong file."""
+    """Changes the record and updates its hash, as for a wrong file that was written."""
     record = json.loads(path.read_text())
     record.pop("sha256")
     change(record)

@@ -27,7 +27,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(pixels: np.ndarray, colour_type: int, *before: bytes, interlaced=False, after: tuple[bytes, ...] = ()) -> bytes:
-    """A PNG of (H, W, C) uint8 or uint16 samples, written chunk by chunk as no library would."""
+    """A PNG of (H, W, C) uint8 or uint16 samples, written chunk by chunk, in ways that no library uses."""
     height, width, channels = pixels.shape
     assert channels == PNG_TYPES[colour_type]
     samples = pixels.astype(pixels.dtype.newbyteorder(">"))

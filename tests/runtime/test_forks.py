@@ -30,7 +30,7 @@ def fork(child):
 
 
 def run(program: str, *arguments: str | Path) -> str:
-    """What a program that begins as above prints."""
+    """The output of a program that begins with BEGIN."""
     command = [sys.executable, "-c", BEGIN + program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -42,7 +42,7 @@ def encode(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def quadrants(mode: str = "RGB") -> Image.Image:
-    """24 x 16, every quadrant of another colour, so that each of the 8 orientations looks different."""
+    """24 x 16 with quadrants of four colours, so that all 8 orientations look different."""
     image = Image.new("RGB", (24, 16), (250, 250, 250))
     image.paste(RED, (0, 0, 12, 8))
     image.paste(BLUE, (12, 0, 24, 8))
@@ -308,7 +308,7 @@ def test_other_objects_are_refused_with_their_type(source):
 
 
 def bomb(kind: str) -> bytes:
-    """A few bytes whose header promises 65000 x 65000 pixels."""
+    """A few bytes whose header claims 65000 x 65000 pixels."""
     if kind == "PNG":
         header = b"IHDR" + struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
         data = encode(quadrants(), "PNG")
@@ -386,7 +386,7 @@ def test_threads_leave_the_warning_filters_of_the_process_alone():
 
 
 def decode_reduced(data: bytes, *, fast: bool = True) -> tuple[Image.Image, tuple[float, float] | None]:
-    """`load_reduced` to 320 px, as an image whatever decoded it."""
+    """`load_reduced` to 320 px, as an image from any decoder."""
     found, covered = load_reduced(data, 320, fast=fast)
     return Image.fromarray(found) if isinstance(found, np.ndarray) else found, covered
 

@@ -21,7 +21,7 @@ SIZES = (16, 8)
 
 
 def turned(model: bytes, by: int) -> bytes:
-    """The fake model with its classes moved by so many places: it calls red green."""
+    """The fake model with its classes shifted by so many positions: red becomes green."""
     graph = onnx.load_from_string(model)
     (weights,) = [tensor for tensor in graph.graph.initializer if tensor.name == "weights"]
     weights.CopyFrom(onnx.numpy_helper.from_array(np.roll(onnx.numpy_helper.to_array(weights), by, 1), weights.name))

@@ -34,7 +34,7 @@ LABELS = ("red", "green", "blue")
 
 
 def predictions(count: int, seed: int, *, power: float = 4.0, shares=(0.5, 0.3, 0.2), threshold: float = 0.5):
-    """Entries as `read_log` gives them: a higher power makes for a lower confidence."""
+    """Predictions as `read_log` gives them: a higher power lowers the confidence."""
     random = np.random.default_rng(seed)
     confidence = 1 - random.random(count) ** 4 * power / 8
     guesses = random.choice(len(LABELS), count, p=shares)
@@ -135,7 +135,7 @@ def test_a_reference_that_is_not_such_as_is_packed_is_refused_with_what_to_do():
 
 @pytest.fixture
 def monitored(fake_bundle, tmp_path):
-    """A bundle whose reference is that of 200 noisy pictures, and the folder of as many others."""
+    """A bundle whose reference is of 200 noisy images, and a folder of 200 others."""
     folder = fake_bundle()
     random = np.random.default_rng(0)
     for index in range(2 * LEAST):

@@ -30,7 +30,7 @@ WHITE, DARK = CONTRACT.light_background, CONTRACT.dark_background
 
 
 def drawing(width: int, height: int, seed: int, *, alpha: bool) -> Image.Image:
-    """A smooth random picture, with soft-edged holes where `alpha`."""
+    """A smooth random image, with soft-edged holes where `alpha`."""
     generator = np.random.default_rng(seed)
     small = generator.integers(0, 256, (5, 6, 4), dtype=np.uint8)
     image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
@@ -290,7 +290,7 @@ def test_the_library_gives_the_planes_of_python_to_the_bit(size):
 @needs_compiler
 @pytest.mark.parametrize("change", [0, 1])
 def test_what_changes_in_one_pixel_reaches_all_planes_that_look_at_it(change):
-    """Blocks in which nothing changes are left out: the pixel moves over the borders of blocks."""
+    """Blocks without changes are skipped: the pixel moves over the borders of blocks."""
     for column in range(40):
         pixels = np.full((30, 40, 3), 100, np.uint8)
         pixels[min(column, 29), column] += 8 * change
@@ -309,7 +309,7 @@ def triangle_weights(length: int, scaled: int) -> np.ndarray:
 
 
 def reference(image: Image.Image, contract: InputContract, background: tuple[int, int, int] | None) -> np.ndarray:
-    """(S, S, 3) float64 of the same contract, in floats from end to end; the background is given, or the border's."""
+    """(S, S, 3) float64 of the same contract, in floats throughout; the background is given, or the border's."""
     size, (width, height) = contract.size_px, image.size
     scaled = (
         (size, max(1, round(height * size / width)))

@@ -130,7 +130,7 @@ def recorder(tmp_path, library) -> Recorder:
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory, library) -> dict[str, tuple]:
-    """By verb: its status, the files in the home folder and the addresses called, of it and those before it."""
+    """By verb: its status, and the files in the home folder and addresses called up to its end."""
     work = tmp_path_factory.mktemp("verbs")
     for label, level in (("simple", 40), ("text", 200)):
         (work / "logos" / label).mkdir(parents=True)

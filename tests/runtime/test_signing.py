@@ -261,7 +261,7 @@ def test_an_artifact_that_the_signed_bundle_lists_is_run_by_its_key_too(fake_bun
 
 @pytest.mark.parametrize("backend", OWN_GRAPH)
 def test_a_model_that_is_swapped_after_it_was_verified_is_not_run(signed, keys, monkeypatch, fake_model, backend):
-    """Every opening of the model's file but the first gives another model, as a swap between check and use would."""
+    """All but the first opening of the model's file give another model, like a swap between check and use."""
     other, opened = fake_model(classes=3, size_px=16), []
     path = signed / "model.onnx"
     verified = path.read_bytes()

@@ -28,7 +28,7 @@ PIP = (
 
 
 def run(*command: str | Path, folder: Path, **settings: str) -> subprocess.CompletedProcess:
-    """A command run outside the repository, so that only what is installed can be imported."""
+    """Runs a command outside the repository, so that only installed modules can be imported."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | settings
     return subprocess.run(
         list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -36,14 +36,14 @@ def run(*command: str | Path, folder: Path, **settings: str) -> subprocess.Compl
 
 
 def must_run(*command: str | Path, folder: Path, **settings: str) -> str:
-    """The command's stdout, once it has succeeded."""
+    """The stdout of a command that must succeed."""
     result = run(*command, folder=folder, **settings)
     assert result.returncode == 0, f"{command}: {result.stdout[-2000:]}\n{result.stderr[-2000:]}"
     return result.stdout
 
 
 def size_bytes(site_packages: Path) -> int:
-    """Of all files but those that a new environment holds anyway."""
+    """The size of all files except those of a new environment."""
     entries = [entry for entry in site_packages.iterdir() if not entry.name.startswith(OF_THE_ENVIRONMENT)]
     return sum(path.stat().st_size for entry in entries for path in (entry, *entry.rglob("*")) if path.is_file())
 

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def why_not() -> str:
-    """Why this machine cannot emulate, or nothing where it can."""
+    """Why this machine cannot emulate; empty where it can."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return f"the emulation is of aarch64 on Linux on x86-64; this is {platform.system()} on {platform.machine()}"
     missing = [name for name in ("apt-get", "dpkg-deb") if shutil.which(name) is None]
@@ -74,7 +74,7 @@ def why_not() -> str:
 
 
 def build(cache: Path = CACHE) -> None:
-    """Downloads and unpacks what is not there yet; about 400 MB on disk in the end."""
+    """Downloads and unpacks missing parts; about 400 MB on disk in total."""
     if (cache / "done").exists():
         return
     root, site, debs = cache / "root", cache / "site", cache / "apt"

@@ -24,7 +24,7 @@ def cpu(request):
 
 @pytest.fixture(scope="module")
 def emulated(cpu):
-    """Runs the guest's Python on one of the processors; what it prints."""
+    """The output of the guest's Python on one of the processors."""
     try:
         emulate.build()
     except SystemExit as error:

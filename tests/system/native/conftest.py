@@ -22,7 +22,7 @@ HEADERS = (
 
 @dataclass(frozen=True)
 class Programs:
-    """The built example and the program that shows its parts."""
+    """The built example, and the program that shows its intermediate results."""
 
     example: Path
     contract: Path
@@ -69,7 +69,7 @@ def programs(tmp_path_factory) -> Programs:
 
 
 def lay_out_onnxruntime(folder: Path) -> Path:
-    """The wheel's library and the package's headers, in a folder as ONNX Runtime's own releases have it."""
+    """The wheel's library and the package's headers, in a folder like those of ONNX Runtime's releases."""
     plugins = install_packages(HERE, "native") / HEADERS / "Plugins"
     for unused in (path for path in plugins.iterdir() if path.name != "iOS~"):
         shutil.rmtree(unused) if unused.is_dir() else unused.unlink()

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 def oriented_images() -> dict[str, bytes]:
-    """A JPEG and a PNG in each orientation that EXIF knows."""
+    """A JPEG and a PNG in each EXIF orientation."""
     image, made = Image.open(SAMPLES[3]).convert("RGB").crop((0, 0, 170, 120)), {}
     for orientation in range(1, 9):
         exif = Image.Exif()
@@ -53,7 +53,7 @@ def images(tmp_path_factory) -> list[Path]:
 
 
 def told(contract: InputContract) -> tuple[str, str]:
-    """The contract as the program `contract` takes it."""
+    """The contract as the arguments of the program `contract`."""
     return str(contract.size_px), str(int(contract.details))
 
 

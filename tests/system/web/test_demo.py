@@ -31,7 +31,7 @@ DROP = """(text) => {
 
 @pytest.fixture
 def visit(browser, server):
-    """A factory of the loaded page, in a context of its own; at the end nothing may have been complained of."""
+    """A factory of the loaded page, in its own context; at the end there may be no errors."""
     contexts, complaints = [], []
 
     def open_page(**options):
@@ -54,7 +54,7 @@ WITHHELD = {"not_a_logo": "No logo", "low_confidence": "Unsure"}
 
 
 def summary(mode="balanced"):
-    """What the page says of the samples, by Python's decisions."""
+    """The page's sentence on the samples, from Python's decisions."""
     labelled = sum(result.label is not None for result in Classifier.load(mode=mode).classify_many(SAMPLES))
     return f"8 images: {labelled} labelled" + (f", {8 - labelled} without a label." if labelled < 8 else ".")
 
