@@ -73,8 +73,8 @@ def fit_calibration(
     temperature = round(fit_temperature(logits, targets), DIGITS)
     scaling = fit_scaling(logits, targets, temperature, chosen.method, chosen.penalty) if chosen.penalty else None
     familiarity = fit_familiarity(logits, config.false_positive_rate)
-    kept = is_logo(logo_score(logits), familiarity)
-    confidence, correct = chosen.held_out.max(1)[kept], (chosen.held_out.argmax(1) == targets)[kept]
+    accepted = is_logo(logo_score(logits), familiarity)
+    confidence, correct = chosen.held_out.max(1)[accepted], (chosen.held_out.argmax(1) == targets)[accepted]
     thresholds, unpromised = {Mode.BEST_GUESS: 0.0}, {}
     for mode, risk in {Mode.BALANCED: config.target_risk, Mode.STRICT: config.strict_risk}.items():
         threshold = abstention_threshold(confidence, correct, risk)
@@ -109,10 +109,10 @@ def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -
     for repeat in range(repeats):
         folds = stratified_folds(targets, np.random.default_rng([seed, repeat]))
         for fold in range(FOLDS):
-            held, kept = folds == fold, folds != fold
-            temperature = fit_temperature(logits[kept], targets[kept])
+            held, rest = folds == fold, folds != fold
+            temperature = fit_temperature(logits[rest], targets[rest])
             for row, (name, penalty) in enumerate(methods):
-                scaling = fit_scaling(logits[kept], targets[kept], temperature, name, penalty) if penalty else None
+                scaling = fit_scaling(logits[rest], targets[rest], temperature, name, penalty) if penalty else None
                 probabilities = softmax(calibrated_logits(logits[held], temperature, scaling))
                 losses[row, held] -= (
                     np.log(np.maximum(probabilities[np.arange(held.sum()), targets[held]], 1e-12)) / repeats
@@ -300,10 +300,10 @@ def _least_threshold(confidence: np.ndarray, correct: np.ndarray, keeps: Callabl
     levels, inverse = np.unique(confidence.round(DIGITS), return_inverse=True)  # in ascending order
     answers = np.bincount(inverse)[::-1].cumsum()[::-1]
     wrong = np.bincount(inverse, ~correct)[::-1].cumsum()[::-1].astype(int)
-    kept = np.flatnonzero(keeps(wrong, answers))
-    if not len(kept):
+    positions = np.flatnonzero(keeps(wrong, answers))
+    if not len(positions):
         return None
-    return round(float(levels[kept[0]] + levels[kept[0] - 1]) / 2, DIGITS + 1) if kept[0] else 0.0
+    return round(float(levels[positions[0]] + levels[positions[0] - 1]) / 2, DIGITS + 1) if positions[0] else 0.0
 
 
 def _below(threshold: float) -> float:

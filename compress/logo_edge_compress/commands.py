@@ -54,10 +54,10 @@ def need_onnx() -> None:
 
     \b
     cpu          ONNX Runtime on any CPU: the fastest
-    openvino     Intel CPUs, GPUs, NPUs: model.xml beside model.onnx; needs logo-edge[openvino]
+    openvino     Intel CPUs, GPUs, NPUs: model.xml next to model.onnx; needs logo-edge[openvino]
     jetson       NVIDIA: an ONNX that TensorRT reads; timed where there is a GPU
     web          ONNX for a browser: the smallest
-    torchscript  programs built on libtorch: model.pt beside model.onnx
+    torchscript  programs built on libtorch: model.pt next to model.onnx
     server       the teachers in one bundle: the most accurate, and the best at rejecting what it does not know
     all          one bundle for each
 
@@ -190,7 +190,7 @@ def compress_command(
 
 
 def write_page(folder: Path) -> None:
-    """Writes compress_report.html from the JSON beside it, or prints which extra is missing.
+    """Writes compress_report.html from the JSON next to it, or prints which extra is missing.
 
     The report room registers the function: compress does not import it.
     """

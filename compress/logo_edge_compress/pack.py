@@ -37,8 +37,8 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path
     """
     refuse_other_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder_beside(folder) as beside:
-        part = beside / "bundle"
+    with folder_beside(folder) as temporary:
+        part = temporary / "bundle"
         part.mkdir()
         for name, path in {bundle.model.file: model, **(extra or {})}.items():
             (part / name).parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from logo_edge_train.data.manifest import Manifest, labelled_rows, targets_of
 from logo_edge_train.recipe import CalibrateConfig
 from logo_edge_train.recipe_io import BUILT_IN, load_recipe
 
-ARTIFACTS = {"openvino": "model.xml", "torchscript": "model.pt"}  # beside model.onnx, by backend
+ARTIFACTS = {"openvino": "model.xml", "torchscript": "model.pt"}  # next to model.onnx, by backend
 
 
 def recalibrate(folder: Path, manifest: Manifest, config: CalibrateConfig) -> Bundle:

@@ -1,4 +1,4 @@
-"""The places that a bundle is made for, and what is refused for them before the work begins."""
+"""The targets of a compression, and the checks that refuse a request before the work begins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from logo_edge_train.runs import Run
 
 @dataclass(frozen=True)
 class Target:
-    """A place where a bundle runs: its backend, and how to choose for it."""
+    """What a bundle is made for: its backend, and how to choose for it."""
 
     backend: str
     by_size: bool = False  # choose the smallest file, not the fastest

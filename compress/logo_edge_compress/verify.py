@@ -97,7 +97,7 @@ def has_epistemic(path: Path) -> bool:
     """Whether an ONNX file has the output `epistemic`."""
     import onnx
 
-    return any(entry.name == EPISTEMIC for entry in onnx.load(path, load_external_data=False).graph.output)
+    return any(output.name == EPISTEMIC for output in onnx.load(path, load_external_data=False).graph.output)
 
 
 def run_onnx(

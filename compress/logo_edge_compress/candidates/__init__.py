@@ -1,1 +1,1 @@
-"""The candidates for a bundle: which there are, how each is made, where it is stored."""
+"""The candidates for a bundle: plans, making, measuring, storage."""

@@ -96,14 +96,14 @@ def make_candidate(
     delete_candidate(task, plan)
     started, log = time.monotonic(), task.folder / f"{plan.name}.log"
     try:
-        made = call_in_subprocess(_make, (task, plan), log, report=report, deadline=budget.deadline)
+        fields = call_in_subprocess(_make, (task, plan), log, report=report, deadline=budget.deadline)
     except OutOfTimeError:
         reason = f"stopped when the budget of {budget.minutes:g} minutes was over"
         candidate = outcome(task, plan, "not tried", reason)
     except SubprocessError as error:  # it may succeed next time: not stored
         candidate = outcome(task, plan, "failed", str(error))
     else:
-        candidate = outcome(task, plan, **made, seconds=time.monotonic() - started)
+        candidate = outcome(task, plan, **fields, seconds=time.monotonic() - started)
         write_candidate(task, plan, key, candidate)
     say(f"  {candidate.name}: {describe(candidate)}")
     return candidate
@@ -167,7 +167,7 @@ def make_nncf(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     """INT8 by NNCF, with layers restored to FP32 until accuracy on val is at most NNCF_DROP lower, or time is over."""
     path = _int8_path(task, plan)
     settings = {name: plan.settings[name] for name in ("minutes", "reduce_range")}
-    _, held = restore_with_nncf(
+    _, within_drop = restore_with_nncf(
         task.body,
         pixels[FITTING],
         pixels["val"],
@@ -177,7 +177,7 @@ def make_nncf(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
         max_drop=NNCF_DROP,
         **settings,
     )
-    return _onnx_artifact(task, path, pixels, held=held)
+    return _onnx_artifact(task, path, pixels, held=within_drop)
 
 
 def make_dynamic(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
@@ -216,8 +216,8 @@ def make_export(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
         manifest=task.run.manifest_path,
     )
     few = pixels[FITTING][:: -(-len(pixels[FITTING]) // FITTING_IMAGES)]
-    images, said = Images(few, pixels["val"]), []
-    exported = export_artifact(source, plan.backend, plan.precision, None, task.folder, images, say=said.append)
+    images, messages = Images(few, pixels["val"]), []
+    exported = export_artifact(source, plan.backend, plan.precision, None, task.folder, images, say=messages.append)
     files = sorted((task.folder / name for name in exported["files"]), key=lambda path: path.suffix == ".bin")
     engine = exported.get("engine")
     verified = engine or exported
@@ -226,7 +226,12 @@ def make_export(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     else:  # TensorRT's graph runs in ONNX Runtime where there is no engine
         forward = open_artifact("onnxruntime" if plan.backend == "tensorrt" else plan.backend, files[0])
     record = {name: exported[name] for name in ("verified_by", "kept_range", "not_done") if name in exported}
-    record |= {"parity": verified["parity"], "engine": engine and engine["file"], "said": said, "parent": parent.name}
+    record |= {
+        "parity": verified["parity"],
+        "engine": engine and engine["file"],
+        "said": messages,
+        "parent": parent.name,
+    }
     return Artifact(tuple(files), forward, Tolerance(**verified["tolerance"]), record=record)
 
 

@@ -39,7 +39,7 @@ def export_artifact(
     *,
     say: Callable[[str], None],
 ) -> dict:
-    """The record of the artifact in folder `out`, also written beside it as JSON: hashes, parity, versions.
+    """The record of the artifact in folder `out`, also written next to it as JSON: hashes, parity, versions.
 
     All files are made and verified in a temporary folder, and renamed to `out` at the end if they pass. The old record
     is deleted first and the new one written last, so that no record names the files of two exports. `batch` None: any
@@ -49,14 +49,14 @@ def export_artifact(
     check_request(source, kind, precision, batch)
     out.mkdir(parents=True, exist_ok=True)
     stem = "-".join([source.name, precision, *([f"batch{batch}"] if batch else []), kind])
-    with folder_beside(out / "export") as beside:
-        request = Request(precision, batch, beside / stem, images, say)
+    with folder_beside(out / "export") as temporary:
+        request = Request(precision, batch, temporary / stem, images, say)
         if kind == "torchscript":
             from logo_edge_compress.convert import torchscript  # only this format needs PyTorch
 
             converted = torchscript.convert(request, source)
         else:
-            graph = _take_graph(source, precision, beside)
+            graph = _take_graph(source, precision, temporary)
             request = replace(request, parent=run_onnx(graph, images.verifying))
             model = onnx_library.load(graph)
             if precision == "fp16":
@@ -65,7 +65,7 @@ def export_artifact(
             converted["parent"] = {"file": graph.name, "sha256": file_hash(graph)}
         if kind == "tensorrt":
             converted |= tensorrt.make_engine(request, out / "engines")
-        files = sorted(file for file in beside.iterdir() if file.suffix in SUFFIX_OF_FILES)
+        files = sorted(file for file in temporary.iterdir() if file.suffix in SUFFIX_OF_FILES)
         record = {
             "format": kind,
             "precision": precision,
@@ -76,7 +76,7 @@ def export_artifact(
             **converted,
             "versions": versions(VERSIONED),
         }
-        record_path = beside / f"{stem}.json"
+        record_path = temporary / f"{stem}.json"
         write_file(record_path, json_text(record))
         (out / record_path.name).unlink(missing_ok=True)
         for file in (*files, record_path):
@@ -84,7 +84,7 @@ def export_artifact(
     return record
 
 
-def _take_graph(source: Source, precision: str, beside: Path) -> Path:
+def _take_graph(source: Source, precision: str, folder: Path) -> Path:
     """The graph that the artifact is made from; for a bundle, a copy of the bytes whose hash was checked.
 
     Raises BundleError where the bundle's file has changed.
@@ -92,7 +92,7 @@ def _take_graph(source: Source, precision: str, beside: Path) -> Path:
     graph = source.graphs[_source_precision(precision)]
     if source.bundle is None:
         return graph
-    copy = beside / "parent" / graph.name
+    copy = folder / "parent" / graph.name
     copy.parent.mkdir()
     copy.write_bytes(source.bundle.read(graph.name))
     return copy

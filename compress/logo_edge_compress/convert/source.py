@@ -68,9 +68,9 @@ def read_source(path: Path, *, public_key: Path | None = None) -> Source:
 
 
 def read_images(data: Path, contract: InputContract) -> Images:
-    """The train and val logos of the manifest CSV at `data`, or the images of a folder, every other one for fitting.
+    """The train and val logos of the manifest CSV at `data`, or the images of a folder, alternately.
 
-    Raises DatasetError where fewer than LEAST_IMAGES are left to verify on.
+    Raises DatasetError where fewer than LEAST_IMAGES remain to verify with.
     """
     if data.is_dir() and not (data / "manifest.csv").exists():
         paths = [Path(path) for path in walk_images(data)]

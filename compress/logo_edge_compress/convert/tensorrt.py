@@ -22,8 +22,8 @@ from logo_edge_compress.verify import EXPORTED, QUANTIZED, ROUNDED, compare_logi
 from logo_edge_train.keys import file_hash
 
 KEPT_RANGES = (1.0, 0.98, 0.96, 0.94, 0.92)  # tried for S8 activations
-BATCHES = 1, 8, 32  # smallest, tuned for, largest; of a graph whose batch is free
-OPSETS = range(9, 21)  # what TensorRT 10.3 reads, the oldest that JetPack 6 has
+BATCHES = 1, 8, 32  # smallest, optimal, largest; for a graph with a free batch size
+OPSETS = range(9, 21)  # read by TensorRT 10.3, the oldest in JetPack 6
 
 # The operators up to opset 18 that docs/operators.md of onnx-tensorrt 10.15 marks as supported.
 OPERATORS = frozenset(
@@ -81,29 +81,29 @@ def make_engine(request: Request, folder: Path) -> dict:
 
 
 def unsupported_operators(model: onnx.ModelProto) -> list[str]:
-    """What TensorRT's ONNX parser would refuse, one line each; empty where its documented support covers the graph."""
-    graph, found = model.graph, []
+    """What TensorRT's ONNX parser would refuse, one line each; empty if its documented support covers the graph."""
+    graph, problems = model.graph, []
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     zeros = {tensor.name: not onnx.numpy_helper.to_array(tensor).any() for tensor in graph.initializer}
-    bytes_in = {entry.name for entry in graph.input if entry.type.tensor_type.elem_type == TensorProto.UINT8}
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx") and entry.version not in OPSETS:
-            found.append(f"opset {entry.version}; TensorRT 10.3 reads {OPSETS.start} to {OPSETS.stop - 1}")
+    bytes_in = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version not in OPSETS:
+            problems.append(f"opset {opset.version}; TensorRT 10.3 reads {OPSETS.start} to {OPSETS.stop - 1}")
     for node in graph.node:
         where = f"{node.op_type} {node.name!r}"
         if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
-            found.append(f"{where}: TensorRT has no such operator")
+            problems.append(f"{where}: TensorRT has no such operator")
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             zero_point = node.input[2] if len(node.input) > 2 else ""
             if types.get(zero_point) != TensorProto.INT8 or not zeros[zero_point]:
-                found.append(f"{where}: TensorRT quantizes to S8 with a zero point of 0 only")
+                problems.append(f"{where}: TensorRT quantizes to S8 with a zero point of 0 only")
         elif node.op_type != "Cast" and bytes_in.intersection(node.input):
-            found.append(f"{where}: TensorRT can only cast uint8 pixels")
-    return found
+            problems.append(f"{where}: TensorRT can only cast uint8 pixels")
+    return problems
 
 
 def engine_name(gpu: str, version: str, model: bytes) -> str:
-    """The file of an engine: it serves this GPU, this TensorRT and this model, batch sizes included, and no other."""
+    """The file name of an engine, which is valid for this GPU, TensorRT and model (with its batch sizes) only."""
     digest = hashlib.sha256(repr(BATCHES).encode() + model).hexdigest()
     return f"{_slug(gpu)}-trt{version}-{digest[:16]}.engine"
 
@@ -125,9 +125,9 @@ def trtexec_line(model: onnx.ModelProto, path: Path, engine: str) -> str:
 
 
 def build_engine(path: Path, folder: Path) -> Path:
-    """The engine of the ONNX file at `path` for this machine's GPU, in `folder`; built unless it is there already.
+    """The engine of the ONNX file at `path` for this machine's GPU, in `folder`; built unless it exists.
 
-    Timings of kernels are kept beside it, so that the next model is built faster. Raises MissingExtraError where
+    Timings of kernels are stored next to it, so that the next model is built faster. Raises MissingExtraError where
     TensorRT or CUDA's bindings are missing, ExportError where there is no GPU or TensorRT refuses the model.
     """
     need_tensorrt()
@@ -164,7 +164,7 @@ def build_engine(path: Path, folder: Path) -> Path:
 
 
 def why_no_engine() -> str:
-    """Why no engine can be built on this machine: a library or a GPU that it has not; empty where it can."""
+    """Why no engine can be built on this machine: a missing library or GPU; empty if it can."""
     try:
         need_tensorrt()
         gpu_name()

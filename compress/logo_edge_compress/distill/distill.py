@@ -248,14 +248,14 @@ def ask_panel(
 
 def start_student(run: Run, architecture: Architecture, config: DistillConfig) -> LogoNetwork:
     torch.manual_seed(config.seed)
-    alike = [
+    same_model = [
         i
         for i in range(len(run.record["members"]))
         if run.architecture(i).model == architecture.model
         and (run.architecture(i) == architecture or not is_sized(architecture.model))
     ]
-    if config.start_from_teacher and alike:
-        closest = min(alike, key=lambda i: abs(run.architecture(i).size_px - architecture.size_px))
+    if config.start_from_teacher and same_model:
+        closest = min(same_model, key=lambda i: abs(run.architecture(i).size_px - architecture.size_px))
         return run.load_member(closest, dropout=config.fit.dropout)
     pretrained = config.pretrained and has_imagenet_weights(architecture.model)
     return LogoNetwork(

@@ -63,8 +63,8 @@ def distillation_objective(config: DistillConfig, ask: Callable[..., tuple[torch
 
         if config.adversarial_radius:
             views = attack_views(network, views, diverge, config.adversarial_radius)
-        whole = matches(config) or config.epistemic != "off"
-        answer = network.answer(views) if whole else Answer(network(views), None, None, None)
+        all_outputs = matches(config) or config.epistemic != "off"
+        answer = network.answer(views) if all_outputs else Answer(network(views), None, None, None)
         logits = answer.logits.float()  # (B, K)
         losses = {
             "distillation": (1 - config.hard_weight) * temperature**2 * diverge(logits),
