@@ -1,4 +1,4 @@
-"""Names of classes, files and runs reach the terminal as they are: none is markup or an emoji's code."""
+"""Names of classes, files and runs are printed literally, not as markup or emoji codes."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ COUNTS = {"red": 14, "green": 7, "blue": 3}  # of train: their weights differ, a
 
 
 class Plain(nn.Module):
-    """(B, S, S, 3) uint8 -> (B, K) logits, without batch normalisation, which would see the views of one rank only."""
+    """(B, S, S, 3) uint8 -> (B, K) logits, without BatchNorm, whose statistics would be of one rank only."""
 
     def __init__(self, classes: int = 3):
         super().__init__()
@@ -98,7 +98,7 @@ def fit_logos(folder: Path, config: FitConfig, state: Path, report=lambda _: Non
 
 
 def fit_adaptively(folder: Path, state: Path) -> dict[str, torch.Tensor]:
-    """What the objective has learned of classes and logos after a fit."""
+    """The running statistics of the objective after a fit."""
     logos = read_logos(folder)
     config = TeacherFit(**{**vars(EPOCHS), "focal_gamma": 2.0, "adaptive_focal": True})
     objective = SupervisedObjective(config, logos.classes, Intensity(len(logos), 0.5))
@@ -121,7 +121,7 @@ def gradients(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def halves_by_hand(folder: Path) -> tuple[dict[str, torch.Tensor], float]:
-    """The mean of both halves' ASAM gradients, each at weights that its own gradient perturbed, and of their norms |w| g."""
+    """The means of both halves' ASAM gradients, each at its own perturbed weights, and of their norms |w| g."""
     dataset, order = read_logos(folder), np.random.default_rng((3, 0)).permutation(24)
     found, norms = [], []
     for half in (order[:12], order[12:]):
@@ -171,7 +171,7 @@ def make_views() -> torch.Tensor:
 
 
 def work(folder: Path, out: Path) -> dict:
-    """What is compared, as this process finds it, alone or as a rank."""
+    """The values to compare, computed by this process, alone or as a rank."""
     found: dict = {}
     for accumulate in (1, 3):
         config = FitConfig(**{**vars(ONE_STEP), "accumulate": accumulate})
@@ -251,7 +251,7 @@ def main(task: str, folder: Path, out: Path) -> None:
 
 
 def launch(task: str, folder: Path, out: Path) -> list[int]:
-    """The exit statuses of the two ranks; one that outlives the other's failure is ended."""
+    """The exit statuses of the two ranks; if one fails, the other is ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -290,7 +290,7 @@ def logos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def together(logos, tmp_path_factory) -> list[dict]:
-    """What each of two ranks found."""
+    """The values of each of two ranks."""
     out = tmp_path_factory.mktemp("together")
     statuses = launch("work", logos, out)
     assert statuses == [0, 0], "\n".join(path.read_text() for path in out.glob("work-*.log"))

@@ -1,4 +1,4 @@
-"""Networks that are told what can be measured: what they read, how it is standardised, what they refuse."""
+"""Networks with statistics as features: their input, its standardisation, and refused backbones."""
 
 from __future__ import annotations
 

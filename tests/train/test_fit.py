@@ -1,4 +1,4 @@
-"""Fitting: an interrupted run resumes to the same result; bad loss, data and models stop by name."""
+"""Fitting: an interrupted run resumes to the same result; a bad loss, bad data and bad models raise clear errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TEACHER = f"{MODEL}@32"
 
 
 def fit_logos(manifest: Manifest, state, *, config=CONFIG, stop_at: tuple | None = None):
-    """The average and the history of a fit, which stops at the (kind, epoch, step) of a report."""
+    """The averaged network and the history of a fit, interrupted at the report (kind, epoch, step)."""
     dataset = LogoDataset(
         manifest, manifest.split("train"), manifest.classes, contract=InputContract(32), augment=AugmentConfig(), seed=3
     )
@@ -95,7 +95,7 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(logos, tmp_path, monkeyp
 
 
 class Plain(nn.Module):
-    """(B, S, S, 3) uint8 -> (B, 3) logits; without batch normalisation, which would see each part for itself."""
+    """(B, S, S, 3) uint8 -> (B, 3) logits; without BatchNorm, whose statistics would depend on the parts of a batch."""
 
     def __init__(self):
         super().__init__()
@@ -106,7 +106,7 @@ class Plain(nn.Module):
 
 
 def interpret(monkeypatch, backend: str = "eager") -> list[nn.Module]:
-    """What is compiled from now on, by a backend that takes no minute: the graphs are found, and run as they are."""
+    """The list of modules compiled from now on, by a fast backend that runs the traced graphs."""
     compiled, compile_ = [], torch.compile
 
     def replacement(network):
@@ -533,7 +533,7 @@ def test_training_stops_without_two_classes(logos, tmp_path, labels, found):
 
 
 def test_an_estimate_is_the_pace_of_the_second_epoch_times_all_steps():
-    """Starting takes 7 s, of which the first epoch's surplus 3; an epoch of 4 steps of 10 logos 2 s at 20 logos/s and 1 s besides."""
+    """Start-up takes 7 s, 3 s of it in the first epoch; an epoch takes 2 s for 4 steps of 10 logos and 1 s more."""
     epoch = {"kind": "epoch", "images_per_s": 20.0, "data_wait": 0.25}
     reports = [
         (100.0, {"kind": "start"}),

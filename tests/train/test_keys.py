@@ -1,4 +1,4 @@
-"""Keys tell work apart by inputs, settings and versions; what is finished is read and never written again."""
+"""Keys identify work by inputs, settings and versions; finished work is read and never written again."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ def test_rows_that_differ_are_counted_and_so_is_another_order(manifest_path):
 
 
 def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    """Path -> (time of writing in ns, bytes) of every file."""
+    """Path -> (modification time in ns, bytes) of every file."""
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def upgrade_pillow(monkeypatch):
-    """Every stage finds another version of Pillow from now on."""
+    """From now on, every stage sees another version of Pillow."""
     for stage in (train, search, few_shot):
         monkeypatch.setattr(stage, "versions", lambda *names: {**keys.versions(*names), "pillow": "99.0"})
 

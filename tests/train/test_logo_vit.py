@@ -1,4 +1,4 @@
-"""LogoViT: what it is told of a logo, how its attention is led, what its heads say, and that it is like any network."""
+"""LogoViT: the statistics of a logo, the attention bias, the heads, and the interface of any other network."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def noise(count: int, side: int = SIDE) -> torch.Tensor:
 
 
 def drawing(side: int = 96) -> np.ndarray:
-    """(side, side, 3) uint8: nothing, on white."""
+    """(side, side, 3) uint8: blank white."""
     return np.full((side, side, 3), 255, np.uint8)
 
 
@@ -71,7 +71,7 @@ def fading_square(side: int = 96) -> np.ndarray:
 
 
 def strokes(side: int = 96) -> np.ndarray:
-    """Upright strokes across the middle, as of lettering."""
+    """Vertical strokes across the middle, like lettering."""
     picture = drawing(side)
     for left in range(4, side - 8, 8):
         picture[side // 2 - 8 : side // 2 + 8, left : left + 3] = 20
@@ -86,12 +86,12 @@ def disc(side: int = 96) -> np.ndarray:
 
 
 def seen(*pictures: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Their colours and ink, as the extractors take them."""
+    """The colours and the ink of the pictures, the inputs of the extractors."""
     colours = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
     return colours, soft_ink(colours)
 
 
-# What it is told of a logo.
+# Statistics of a logo.
 
 
 def test_ink_is_what_differs_from_the_corners_also_where_one_of_them_is_inked():
@@ -180,7 +180,7 @@ def test_statistics_are_finite_few_and_smooth_at_any_size(measure):
     assert len(counts) == 1
 
 
-# How its attention is led.
+# The attention bias.
 
 
 @pytest.mark.parametrize("which", range(7))
@@ -263,7 +263,7 @@ def test_looking_at_attention_computes_what_the_fused_kernel_does(network):
     assert torch.allclose(fused, open_, atol=1e-5)
 
 
-# What its heads say.
+# The heads.
 
 
 def test_the_prior_sees_the_aspects_and_no_patch(network):
@@ -325,7 +325,7 @@ def test_only_a_network_with_a_head_for_it_learns_variances():
         recipe_from_dict({"distill": {"fit": {"aleatoric": True}}})
 
 
-# That it is like any network.
+# The interface of any other network.
 
 
 @pytest.mark.parametrize(("name", "side"), [("logo_vit_tiny", 96), ("logo_vit_small", 64), ("plain_vit_tiny", 96)])

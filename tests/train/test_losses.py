@@ -1,4 +1,4 @@
-"""Losses: the published equations, recalls that adapt them, terms by name, a state that resumes to the bit."""
+"""Losses: the published equations, adaptive recalls, named terms, and a state that resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def draw_batch(count: int = 24, classes: int = 4, *, soft: bool = True, seed: in
 
 
 def as_network(logits: torch.Tensor, prior: torch.Tensor | None = None):
-    """A network that says the same of whatever it sees."""
+    """A network with constant output."""
 
     def network(pixels, whole=False):
         return Prediction(logits, prior, torch.zeros_like(logits)) if whole else logits
@@ -80,7 +80,7 @@ def test_the_focal_loss_and_its_gradient_are_those_of_torch_uncertainty(gamma):
 
 
 def test_on_votes_the_focal_loss_is_the_votes_mean_of_it():
-    """Of two classes it is the binary loss of Lin et al., as torchvision has it, for each vote."""
+    """For two classes it is the binary loss of Lin et al., as in torchvision, for each vote."""
     logits, targets, weights, positions = draw_batch(classes=2)
     losses = losses_of(SupervisedObjective(replace(PLAIN, focal_gamma=2.0)), (logits, targets, weights, positions))
     margin = (logits[:, 1] - logits[:, 0]).float()
@@ -279,7 +279,7 @@ def fit_logos(manifest: Manifest, state, *, stop_after: int | None = None, loade
 
 @pytest.mark.parametrize(("stop_after", "loaders"), [(1, 0), (3, 0), (3, 2)])
 def test_with_every_switch_an_interrupted_fit_resumes_to_the_bit(logos, tmp_path, stop_after, loaders):
-    """With processes that make batches ahead, too, and then as without them."""
+    """Also with loader processes, with the same result as without."""
     whole, whole_network, whole_history = fit_logos(logos, tmp_path / "whole.state")
     with pytest.raises(Interrupted):
         fit_logos(logos, tmp_path / "parts.state", stop_after=stop_after, loaders=loaders)

@@ -1,4 +1,4 @@
-"""What the user gives to make reaches the commands whole, whatever characters it has."""
+"""Variables given to make reach the commands unchanged, whatever characters they have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that are cut after a stage: what is left of them, what their classifier reads, what is refused."""
+"""Networks cut after a stage: their layers, their classifier, and refused names."""
 
 from __future__ import annotations
 

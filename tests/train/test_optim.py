@@ -1,4 +1,4 @@
-"""Sharpness-aware gradients: step by step those of pytorch-optimizer, in parts, in bfloat16, with noise and statistics once."""
+"""Sharpness-aware gradients equal pytorch-optimizer's, in parts and in bfloat16; both passes have the same noise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONE_STEP = FitConfig(epochs=1, batch_size=LOGOS, warmup_epochs=0.0, gradient_cli
 
 
 class Toy(nn.Module):
-    """(B, 3, 8, 8) -> (B, K) logits; with `statistics` through batch normalisation, else none sees its neighbours."""
+    """(B, 3, 8, 8) -> (B, K) logits; with `statistics` it has BatchNorm, else items of a batch are independent."""
 
     def __init__(self, statistics: bool = False):
         super().__init__()
@@ -131,7 +131,7 @@ def test_weights_move_as_those_of_pytorch_optimizer_step_by_step(kind, scales):
 
 
 def by_hand(config: FitConfig, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """The gradients of Toy at w + rho g / ||g||, of all logos at once."""
+    """The gradients of Toy at w + rho g / ||g||, for all logos at once."""
     network, batch = Toy(), Batches()
 
     def gradient() -> list[torch.Tensor]:

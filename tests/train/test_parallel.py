@@ -1,4 +1,4 @@
-"""Jobs side by side: one that fails ends the others, and is told at once."""
+"""Jobs side by side: the first failure is raised at once and ends the other jobs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PATIENCE_S = 60
 
 
 def start_lightly(threads: int) -> None:
-    """In place of the initializer that imports PyTorch."""
+    """Replaces the initializer, which imports PyTorch."""
 
 
 def work(kind: str, folder: Path, report) -> None:
-    """Marks that it runs; "fails" raises once "long" runs, which then would work for another minute."""
+    """Marks that it runs; "fails" raises once "long" runs, which would then take another minute."""
     (folder / f"{kind} began").touch()
     if kind.startswith("queued"):
         return

@@ -1,4 +1,4 @@
-"""Recipes: read whole, overridden by single fields, refused by the name of the key."""
+"""Recipes: reading, overrides of single fields, and errors that name the field."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from logo_edge_train.recipe_io import BUILT_IN, load_recipe, recipe_from_dict, r
 
 
 def leaves(config: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, type with its rules) of every field of a recipe that is no section."""
+    """(dotted name, type with its rules) of every field of a recipe that is not a section."""
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
         name = f"{where}.{field.name}".lstrip(".")
@@ -30,7 +30,7 @@ def leaves(config: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def plain(hint: Any) -> Any:
-    """The type without its rules; of a list that of its items."""
+    """The type without its rules; for a list, the type of its items."""
     hint = hint.__origin__ if get_origin(hint) is Annotated else hint
     return plain(get_args(hint)[0]) if get_origin(hint) is tuple else hint
 
@@ -41,14 +41,14 @@ NAMES = [name for name, hint in LEAVES.items() if plain(hint) is str and name !=
 
 
 def nested(name: str, value: Any) -> dict:
-    """The table in which the field of that dotted name has the value."""
+    """The nested table with the value in the field of that dotted name."""
     for part in reversed(name.split(".")):
         value = {part: value}
     return value
 
 
 def refusal(table: dict) -> str:
-    """Why the recipe of the table is refused."""
+    """The message of the RecipeError for the table."""
     with pytest.raises(RecipeError) as caught:
         recipe_from_dict(table)
     return str(caught.value)

@@ -1,4 +1,4 @@
-"""`logo-edge runs`: finished, unfinished and broken runs are listed, shown and set side by side."""
+"""`logo-edge runs`: lists, shows and compares finished, unfinished and broken runs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def train(manifest, folder, *, epochs: int, stop_after: int | None = None):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder of runs: a (compressed) and b finished, c interrupted in its second epoch, d cut short, and no run."""
+    """Runs: a (compressed) and b finished, c interrupted in its second epoch, d incomplete; and a folder without a run."""
     folder = tmp_path_factory.mktemp("runs")
     data = tmp_path_factory.mktemp("data")
     write_squares(data, COLOURS)

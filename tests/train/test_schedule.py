@@ -53,7 +53,7 @@ def cross_entropy(network, pixels, targets) -> dict[str, torch.Tensor]:
 
 
 def fit_noise(state, config: TeacherFit = EVERYTHING, stop_at: tuple | None = None):
-    """The average's weights, the history and the reports of a fit, which stops at the (kind, epoch, step) of a report."""
+    """The averaged weights, the history and the reports of a fit, interrupted at the report (kind, epoch, step)."""
     torch.manual_seed(3)
     network, reports = LogoNetwork("test_resnet", 3, dropout=config.dropout), []
 

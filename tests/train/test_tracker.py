@@ -1,4 +1,4 @@
-"""Tracking: what a fit reports, where it is kept, and that an interrupted fit is kept once."""
+"""Tracking: the reports of a fit, their files and services; an interrupted fit has every record once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def logos(tmp_path) -> Manifest:
 
 
 def fit_logos(manifest: Manifest, folder, report, *, model="test_resnet", size_px=32, config=CONFIG) -> list[dict]:
-    """The history of a fit whose reports carry the network's name, as those of `fit_member` do."""
+    """The history of a fit whose reports have the network's name, like those of `fit_member`."""
     sets = {
         split: LogoDataset(manifest, manifest.split(split), manifest.classes, contract=InputContract(size_px))
         for split in ("train", "val")
@@ -74,7 +74,7 @@ def fit_logos(manifest: Manifest, folder, report, *, model="test_resnet", size_p
 
 
 def track_interrupted(manifest: Manifest, folder, stop, *, lost: bool, **options) -> None:
-    """A tracked fit that stops at the report for which `stop` holds, before (lost) or after it was kept."""
+    """A tracked fit, interrupted at the report for which `stop` is true, before (`lost`) or after it is stored."""
 
     def report(item):
         if lost and stop(item):

@@ -1,4 +1,4 @@
-"""Uncertainty: the layers, losses and measures are torch-uncertainty's; draws repeat; a Bayesian run resumes and exports."""
+"""Uncertainty: layers, losses and measures of torch-uncertainty; draws repeat; a Bayesian run resumes and exports."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def seeded(model: str = MODEL, dropout: float = 0.0) -> LogoNetwork:
 
 
 def pair_of_layers(deviation: float = 0.3) -> tuple[BayesianLinear, BayesLinear]:
-    """This project's layer and torch-uncertainty's, of the same posterior and prior."""
+    """This project's layer and torch-uncertainty's, with the same posterior and prior."""
     torch.manual_seed(0)
     ours = BayesianLinear(nn.Linear(6, 3), prior_deviation=0.5, first_deviation=deviation)
     theirs = BayesLinear(6, 3, prior_sigma_1=0.5, prior_sigma_2=1.0, prior_pi=1)
