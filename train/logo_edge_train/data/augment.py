@@ -1,4 +1,4 @@
-"""Augmentation that keeps a logo's class: no operation adds or removes a gradient, breaks lettering or mirrors it."""
+"""Augmentation that keeps a logo's class: no operation adds or removes a gradient, or breaks or mirrors lettering."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from logo_edge_train.recipe import AugmentConfig, Operation, TeacherAugment
 MAX_HIDDEN_INK = 0.02  # share of the ink that may come close to a random background colour
 CLOSE_COLOUR = 110  # sum of absolute differences over R, G and B
 INTENSITIES = 10  # steps of strength between nothing and the whole
-LOW_RESOLUTION_PX = 160  # longer side of a picture of low resolution, at most
-LOSS_MOMENTUM = 0.5  # of a logo's running loss: it is seen about once an epoch
+LOW_RESOLUTION_PX = 160  # most, of the longer side of a picture of low resolution
+LOSS_MOMENTUM = 0.5  # of a logo's running loss, which is updated about once an epoch
 
 
 class LogoAugmentation:
     """Random view of one logo: scale, offset, rotation, colour, background; the policy; resolution, blur, JPEG, WebP.
 
-    The picture is made at the resolution at which the contract reads details, damaged there, and preprocessed as the
-    runtime would. The same seed gives the same view, whatever ran before and in whatever process.
+    The picture is drawn and degraded at the resolution at which the contract reads details, then preprocessed as in the
+    runtime. A view depends on its seed alone, in any process.
     """
 
     def __init__(self, config: AugmentConfig, contract: InputContract):
@@ -58,11 +58,11 @@ class LogoAugmentation:
         )
 
     def __call__(self, image: Image.Image, seed: int) -> np.ndarray:
-        """A view of the logo, (S, S, channels) uint8, as the contract has it. `image` is RGBa: premultiplied."""
+        """A view of the logo, (S, S, channels) uint8, preprocessed by the contract. `image` is RGBa (premultiplied)."""
         return preprocess(self.draw_picture(image, seed), self.contract)
 
     def draw_picture(self, image: Image.Image, seed: int) -> np.ndarray:
-        """The picture that a view is made of, (H, H, 3) uint8, H at most the `least_px` of the contract."""
+        """The picture from which a view is preprocessed, (H, H, 3) uint8; H is at most the contract's `least_px`."""
         random, policy_random = np.random.default_rng(seed), np.random.default_rng((seed, 1))
         for stage in (self.on_ink, self.on_colours, self.on_picture):
             stage.set_random_seed(int(random.integers(2**31)))
@@ -84,7 +84,7 @@ class LogoAugmentation:
         return picture
 
     def _draw_resolution(self, random: np.random.Generator) -> int:
-        """The side of the picture in pixels: mostly that of the canvas, for a share of the views a lower one."""
+        """The side of the picture in pixels: the canvas's, or less for the share `p_low_resolution` of the views."""
         least, most = self.config.least_px, min(LOW_RESOLUTION_PX, self.contract.least_px)
         if random.random() >= self.config.p_low_resolution or most <= least:
             return self.contract.least_px
@@ -104,7 +104,7 @@ class LogoAugmentation:
 
 
 def weaken(config: AugmentConfig, strength: float) -> AugmentConfig:
-    """The augmentation with all its strengths and probabilities times 0 to 1, but for the mixing; 0 leaves logos as they are."""
+    """The augmentation with all strengths and probabilities, except the mixing, times 0 to 1; 0 changes nothing."""
     policy = [Operation.parse(text) for text in config.policy]
     numbers = {
         key: getattr(config, key) * strength
@@ -140,7 +140,7 @@ Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]  # of an
 def operate(
     changes: dict[str, Change], drawn: Sequence[Operation], image: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
-    """The image after those of the drawn operations that are among the changes."""
+    """The image after the drawn operations that are in `changes`, in order."""
     for operation in drawn:
         if operation.name in changes:
             image = changes[operation.name](image, operation.magnitude, random)
@@ -154,13 +154,13 @@ def shear(ink: np.ndarray, magnitude: float, random: np.random.Generator) -> np.
 
 
 def perspective(ink: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """Seen at an angle: each corner of the mark's box is moved inwards by at most 12 % of the box."""
+    """Seen at an angle: each corner of the mark's box moves inwards by at most 12 % of the box."""
     inwards = 0.12 * magnitude * random.uniform(0, 1, (4, 2)) * [[1, 1], [-1, 1], [-1, -1], [1, -1]]
     return _move_corners(ink, lambda width, height: inwards * [width, height])
 
 
 def _move_corners(ink: np.ndarray, shift: Callable[[int, int], np.ndarray]) -> np.ndarray:
-    """The ink with the corners of its box shifted by (4, 2) px of (width, height); shrunk where it would leave the canvas.
+    """The ink with the corners of its box shifted by (4, 2) px of (width, height); shrunk if it would leave the canvas.
 
     The corners are the upper left, upper right, lower right and lower left.
     """
@@ -172,18 +172,18 @@ def _move_corners(ink: np.ndarray, shift: Callable[[int, int], np.ndarray]) -> n
     corners += np.maximum(0, -corners.min(0)) - np.maximum(0, corners.max(0) - size)
     # OpenCV's coordinates are those of the pixels' centres
     matrix = cv2.getPerspectiveTransform(np.float32(before - 0.5), np.float32(corners - 0.5))
-    opaque = ink[:, :, 3].min() == 255  # a picture with a ground of its own, which goes on beyond its edges
+    opaque = ink[:, :, 3].min() == 255  # a picture with a background of its own, which continues beyond its edges
     border = cv2.BORDER_REPLICATE if opaque else cv2.BORDER_CONSTANT
     return cv2.warpPerspective(ink, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
 
 
 def tint(colours: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """All colours drawn towards a random one, by at most 30 %: a straight mixture, which flattens nothing."""
+    """All colours mixed with a random one, by at most 30 %: a linear mixture keeps every difference."""
     return _mix(colours, random.uniform(0, 255, 3), 0.3 * magnitude * random.uniform())
 
 
 def fade(colours: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """All colours drawn towards black, white or a grey between, by at most 35 %."""
+    """All colours mixed with black, white or a grey, by at most 35 %."""
     return _mix(colours, np.full(3, random.uniform(0, 255)), 0.35 * magnitude * random.uniform())
 
 
@@ -194,7 +194,7 @@ def change_gamma(colours: np.ndarray, magnitude: float, random: np.random.Genera
 
 
 def desaturate(colours: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """Colours drawn towards their own grey, by at most 50 %: what only their hue tells apart must stay apart."""
+    """Colours mixed with their own grey, by at most 50 %: colours that differ in hue only must stay distinct."""
     grey = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)[:, :, None]
     return _mix(colours, grey, 0.5 * magnitude * random.uniform())
 
@@ -204,18 +204,18 @@ def _mix(colours: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
 
 
 def invert(picture: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """The negative of mark and ground, whatever the magnitude: of the mark alone, black letters would vanish on white."""
+    """The negative of mark and background at any magnitude: inverted alone, black letters would vanish on white."""
     return 255 - picture
 
 
 def add_noise(picture: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """Grain of a standard deviation of at most 4 levels: of twice as much, `measure_logo` finds fades in a flat mark."""
+    """Grain with a standard deviation of at most 4 levels: at 8, `measure_logo` finds fades in a flat mark."""
     grain = random.normal(0, 4 * magnitude * random.uniform(), picture.shape)
     return np.rint(picture + grain).clip(0, 255).astype(np.uint8)
 
 
 def sharpen(picture: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:
-    """Unsharp masking by at most its whole difference to a blur of 1 px."""
+    """Unsharp masking: adds at most the whole difference to a blur of 1 px."""
     amount = magnitude * random.uniform()
     return cv2.addWeighted(picture, 1 + amount, cv2.GaussianBlur(picture, (0, 0), 1), -amount, 0)
 
@@ -226,10 +226,10 @@ ON_PICTURE: dict[str, Change] = {"invert": invert, "noise": add_noise, "sharpen"
 
 
 class Mixing:
-    """Which logos MixUp and CutMix may join, by their classes, and how.
+    """Draws the partner and share with which MixUp or CutMix mixes a logo, by their classes.
 
-    MixUp: Zhang et al. 2018, arXiv:1710.09412; CutMix: Yun et al. 2019, arXiv:1905.04899, its box timm's. What a logo is
-    joined with depends on its seed alone, not on the batch. Raises RecipeError where no pair is of the labels' classes.
+    MixUp: Zhang et al. 2018, arXiv:1710.09412; CutMix: Yun et al. 2019, arXiv:1905.04899, with timm's box. The partner
+    depends on the seed alone, not on the batch. Raises RecipeError if no pair consists of the labels' classes.
     """
 
     def __init__(self, config: TeacherAugment, labels: Sequence[str]):
@@ -246,7 +246,7 @@ class Mixing:
                 )
 
     def draw(self, index: int, random: np.random.Generator) -> tuple[str, int, float] | None:
-        """How logo `index` is mixed, with which, and its own share; None where it is not."""
+        """(kind, partner's index, own share) of the mixture for logo `index`; None if it is not mixed."""
         chance = random.random()
         kind = "mixup" if chance < self.config.p_mixup else "cutmix"
         partners = self.partners[kind].get(self.labels[index])
@@ -261,14 +261,14 @@ def find_partners(pairs: Sequence[str], labels: Sequence[str]) -> dict[str, np.n
     for one, other in (pair.split("+") for pair in pairs):
         allowed.setdefault(one, set()).add(other)
         allowed.setdefault(other, set()).add(one)
-    found = {name: np.flatnonzero(np.isin(labels, list(others))) for name, others in allowed.items()}
-    return {name: partners for name, partners in found.items() if len(partners)}
+    indices = {name: np.flatnonzero(np.isin(labels, list(others))) for name, others in allowed.items()}
+    return {name: partners for name, partners in indices.items() if len(partners)}
 
 
 def mix_pair(
     kind: str, one: np.ndarray, other: np.ndarray, share: float, random: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    """Two (S, S, 3) uint8 views in one, and the share of it that is the first's."""
+    """The mixture of two (S, S, 3) uint8 views, and the first view's share of it."""
     if kind == "mixup":
         return _mix(one, other, 1 - share), share
     with _seeded_globally(int(random.integers(2**32))):
@@ -280,7 +280,7 @@ def mix_pair(
 
 @contextmanager
 def _seeded_globally(seed: int) -> Iterator[None]:
-    """numpy's global stream, from which timm draws, at a seed; afterwards as it was."""
+    """Seeds numpy's global generator, from which timm draws, within the block; restores it afterwards."""
     before = np.random.get_state()
     np.random.seed(seed)
     try:
@@ -290,10 +290,10 @@ def _seeded_globally(seed: int) -> Iterator[None]:
 
 
 class Intensity(nn.Module):
-    """How strongly each logo's views are distorted: 1 for the lowest running loss, 1 - depth for the highest.
+    """The strength of each logo's views: 1 for the lowest running loss, 1 - depth for the highest.
 
-    Epoch e goes by the losses up to the end of epoch e - 2. So processes that make batches ahead, by an epoch at most,
-    find what a fit without them finds, and what a resumed fit finds. The tensors are shared with those processes.
+    Epoch e uses the losses up to the end of epoch e - 2. So loader processes, which may be an epoch ahead, read the
+    same strengths as a fit without them and as a resumed fit. The tensors are shared with these processes.
     """
 
     def __init__(self, count: int, depth: float):
@@ -304,11 +304,11 @@ class Intensity(nn.Module):
         self.register_buffer("strengths", strengths.share_memory_())
 
     def strength(self, epoch: int, index: int) -> float:
-        """How strongly logo `index` is distorted in an epoch, 0 to 1."""
+        """The strength of the views of logo `index` in an epoch, 0 to 1."""
         return float(self.strengths[epoch % 2, index])
 
     def record(self, positions: torch.Tensor, losses: torch.Tensor) -> None:
-        """Takes in the (n,) losses at the positions of a step; the mean of those of one logo."""
+        """Adds the (n,) losses at the positions of a step to the running losses; several of one logo by their mean."""
         count = len(self.losses)
         indices = positions % count
         times = torch.bincount(indices, minlength=count)
@@ -317,7 +317,7 @@ class Intensity(nn.Module):
         self.losses.copy_(torch.where(times > 0, means, self.losses))
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        """Sets the strengths of the next epoch but one; their mean."""
+        """Sets the strengths of the epoch after the next; returns their mean."""
         seen = ~self.losses.isnan()
         ranks = torch.from_numpy(rank_shares(self.losses[seen].numpy()))
         self.strengths[epoch % 2, seen] = 1 - self.depth * ranks
@@ -325,7 +325,7 @@ class Intensity(nn.Module):
 
 
 def recolour(ink: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """The ink, (S, S, 4) uint8 premultiplied, its straight colours (S, S, 3) changed; its alpha stays."""
+    """The ink, (S, S, 4) uint8 premultiplied, after `change` of its straight colours (S, S, 3); alpha stays."""
     alpha, straight = ink[:, :, 3], np.ascontiguousarray(ink[:, :, :3])
     partial = (alpha > 0) & (alpha < 255)
     cover = alpha[partial][:, None].astype(np.uint16)  # (N, 1)
@@ -339,7 +339,10 @@ def recolour(ink: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.
 def lay_on_background(
     ink: np.ndarray, contract: InputContract, random: np.random.Generator, p_random: float
 ) -> np.ndarray:
-    """(S, S, 3) uint8: the premultiplied ink on the contract's background or, so often, on a random colour unlike its own."""
+    """(S, S, 3) uint8: the premultiplied ink on the contract's background.
+
+    With the probability `p_random`, on a random colour unlike its own.
+    """
     background = pick_background(ink, contract)
     if random.random() < p_random:
         solid = ink[ink[:, :, 3] > 250][:, :3].astype(np.int16)  # (N, 3)

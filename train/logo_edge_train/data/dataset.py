@@ -20,15 +20,15 @@ from logo_edge_train.recipe import AugmentConfig
 class LogoDataset(Dataset):
     """Logos as (pixels, target, weight, position).
 
-    pixels: (S, S, channels) uint8, as the contract has it; target: (K,) float32 summing to 1, or all 0 without a label;
-    weight: float32 scalar. Where some rows are NOT_A_LOGO, targets are (K + 1,), the last for those. `panel` are (N, K)
-    probabilities of the rows, which have a share of `panel_share` in the targets of logos that are labelled, and stand for
-    those of logos that are not.
+    pixels: (S, S, channels) uint8, preprocessed by the contract; target: (K,) float32 summing to 1, or all 0 without a
+    label; weight: float32 scalar. If some rows are NOT_A_LOGO, targets are (K + 1,), the last class for those. `panel`
+    holds (N, K) probabilities: they enter the targets of labelled logos with the weight `panel_share`, and are the
+    targets of unlabelled logos.
 
     With `augment`, item `epoch * len(rows) + i` is a random view of logo i that depends on (seed, epoch, i) alone, so
-    that an interrupted run sees the same views again; without, item i has the exact preprocessing of the runtime. With
-    an `intensity` the views of a logo are as strong as it says. A view that `augment` mixes with another logo's has the
-    mixture of both targets and weights.
+    that an interrupted run sees the same views again; without, item i has the exact preprocessing of the runtime.
+    `intensity` sets the strength of each logo's views. A mixture of two logos' views has the mixture of both targets
+    and weights.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class LogoDataset(Dataset):
         )
 
     def picture(self, position: int) -> np.ndarray:
-        """The picture that the view at this position is made of, (H, H, 3) uint8; of a dataset with `augment`."""
+        """The picture from which the view at this position is preprocessed, (H, H, 3) uint8. Needs `augment`."""
         epoch, index = divmod(position, len(self.rows))
         image = self.images[index]
         strength = self.intensity.strength(epoch, index) if self.intensity else 1.0
@@ -119,7 +119,7 @@ class LogoDataset(Dataset):
 
 
 def soft_label(row: LogoRow, classes: tuple[str, ...], use_votes: bool) -> np.ndarray:
-    """(K,) float64: the annotators' votes as shares, or the label alone; zeros where there is no label."""
+    """(K,) float64: the shares of the annotators' votes, or 1 for the label; zeros without a label."""
     target = np.zeros(len(classes))
     votes = row.votes if use_votes and row.votes else (row.label,) if row.label else ()
     for vote in votes:
@@ -142,7 +142,7 @@ def class_weights(rows: list[LogoRow], classes: tuple[str, ...], power: float) -
 
 
 def check_classes(rows: list[LogoRow], classes: tuple[str, ...], split: str, note: str = "") -> None:
-    """Raises DatasetError where a split is empty or lacks a class; `note` says what its rows are without."""
+    """Raises DatasetError if a split is empty or lacks a class; `note` follows the split's name in the message."""
     if not rows:
         raise DatasetError(f"split {split!r}{note} is empty; expected logos of each class, {', '.join(classes)}")
     missing = sorted(set(classes) - {row.label for row in rows})

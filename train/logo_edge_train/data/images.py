@@ -1,4 +1,4 @@
-"""The images of a manifest's rows and of files: decoded one after another, shrunk, or as the runtime would preprocess them."""
+"""Images of a manifest's rows and of files: decoded a few at a time, shrunk, or preprocessed as in the runtime."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Read = TypeVar("Read")
 
 
 def map_images(manifest: Manifest, rows: list[LogoRow], function: Callable[[Image.Image], Read]) -> list[Read]:
-    """`function` of each row's image, in order; of the images themselves at most READERS are in memory at a time.
+    """`function` of each row's image, in order; at most READERS decoded images are in memory at a time.
 
-    Raises DatasetError where images are missing, ImageError where one cannot be read.
+    Raises DatasetError if images are missing, ImageError if one cannot be read.
     """
     paths = manifest.image_paths(rows)
     with ThreadPoolExecutor(min(READERS, count_cores())) as pool:
@@ -33,19 +33,19 @@ def map_images(manifest: Manifest, rows: list[LogoRow], function: Callable[[Imag
 
 
 def pixels_of(rows: list[LogoRow], manifest: Manifest, contract: InputContract) -> np.ndarray:
-    """(N, S, S, channels) uint8: the rows as the runtime would preprocess them."""
+    """(N, S, S, channels) uint8: the rows' images, preprocessed as in the runtime."""
     return np.stack(map_images(manifest, rows, partial(preprocess, contract=contract)))
 
 
 def shrink(image: Image.Image, longest_px: int) -> Image.Image:
-    """The image, scaled down where its longer side is above `longest_px`."""
+    """The image, scaled down if its longer side is above `longest_px`."""
     if max(image.size) <= longest_px:
         return image
     return image.resize(letterboxed_size(image.size, longest_px), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
 class ImageFiles(Sequence):
-    """The images of files, each decoded whenever it is asked for: memory holds only those that the caller holds."""
+    """The images of files, decoded at each access: memory holds only what the caller holds."""
 
     def __init__(self, paths: Sequence[str | Path]):
         self.paths = paths

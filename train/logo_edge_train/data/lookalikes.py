@@ -1,6 +1,6 @@
-"""Which logos look like a held-out one: whoever learns leaves them out.
+"""Logos that look like a held-out one: training leaves them out.
 
-The search compares every image with every held-out one, so its result is kept in the cache, by the images' content.
+The search compares every image with every held-out one. Its result is kept in the cache, by the images' content.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from logo_edge_train.keys import artifact_key, file_hash, versions
 
 LOOKALIKE = 0.97  # correlation of two thumbnails
 THUMBNAIL_PX = 32
-LEAST_DISTANCE = 0.001  # below which only files of the same pixels are copies
+LEAST_DISTANCE = 0.001  # below it, only images of the same pixels are copies
 MAX_GROUP_SHARE = 0.1  # of a class; more, and the split of 70/10/10/10 cannot be kept
 FEW_COPIES = 4  # that a group may hold in any class
 BLOCK = 1024  # rows whose correlations are in memory at a time
@@ -29,10 +29,10 @@ MADE_WITH = ("numpy", "opencv-python-headless", "pillow")
 
 
 def find_lookalikes(manifest: Manifest, rows: list[LogoRow]) -> set[LogoRow]:
-    """The rows whose drawing is nearly that of a val, calib or test logo.
+    """The rows whose image nearly equals that of a val, calib or test logo.
 
-    Nearly: the correlation of their 32 px thumbnails, as the runtime would letterbox them, is above LOOKALIKE or, in a
-    class whose images all look alike, above a limit at which few of them do (`nearest_limit`).
+    The correlation of their 32 px thumbnails, letterboxed as in the runtime, is above LOOKALIKE. In a class whose
+    images all look alike, the limit is higher, so that few images pass it (`nearest_limit`).
     """
     held_out = manifest.split("val", "calib", "test")
     if not rows or not held_out:
@@ -49,7 +49,7 @@ def find_lookalikes(manifest: Manifest, rows: list[LogoRow]) -> set[LogoRow]:
 def nearest_correlations(manifest: Manifest, rows: list[LogoRow], held_out: list[LogoRow]) -> np.ndarray:
     """(N,) float32: the highest correlation of each row's thumbnail with one of the held-out rows'.
 
-    Those that the cache holds are read. Raises DatasetError where images are missing.
+    Known ones are read from the cache. Raises DatasetError if images are missing.
     """
     learned, kept_out = ([file_hash(path) for path in manifest.image_paths(part)] for part in (rows, held_out))
     settings = {"held_out": kept_out, "thumbnail_px": THUMBNAIL_PX}
@@ -70,18 +70,18 @@ def nearest_correlations(manifest: Manifest, rows: list[LogoRow], held_out: list
 def _read_correlations(path: Path) -> dict[str, float]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none yet, or damaged: the search is made again
+    except (OSError, ValueError):  # missing or damaged: search again
         return {}
 
 
 def leave_out(manifest: Manifest, rows: list[LogoRow]) -> tuple[set[LogoRow], set[LogoRow]]:
-    """The look-alikes of held-out logos that whoever learns from `rows` must leave out, and those that stay.
+    """The look-alikes of held-out logos that training on `rows` must leave out, and those that stay.
 
-    Those that stay are labelled images of the user's, whose split is the user's decision: they are counted and told.
+    The user's own labelled images stay, since the user decided on their split; reports count them.
     """
-    found = find_lookalikes(manifest, rows)
-    stay = {row for row in found if row.package == FILES and row.label not in ("", NOT_A_LOGO)}
-    return found - stay, stay
+    lookalikes = find_lookalikes(manifest, rows)
+    stay = {row for row in lookalikes if row.package == FILES and row.label not in ("", NOT_A_LOGO)}
+    return lookalikes - stay, stay
 
 
 def thumbnails(manifest: Manifest, rows: list[LogoRow]) -> np.ndarray:
@@ -96,9 +96,9 @@ BLOCK = 1024  # rows of the distance matrix at a time
 
 
 def nearest_limit(nearest: np.ndarray, most: float) -> float:
-    """The limit, `most` or a half, a quarter... of it, below which (N,) distances to the nearest other image mean a copy.
+    """The limit, `most` or a half, a quarter... of it, up to which (N,) distances to the nearest other image mean a copy.
 
-    At most MAX_GROUP_SHARE of the images may have one; up to half of them where few lie just above the limit.
+    At most MAX_GROUP_SHARE of the images may have a copy; up to half of them if few distances lie just above the limit.
     """
     limit = most
     while limit > LEAST_DISTANCE:

@@ -2,9 +2,10 @@
 
 The columns are those of the project's own labels.csv: `package` and `version` (the npm icon set, or the word `files`
 for images beside the manifest), `icon` (the key in the set, or the image's path from the manifest's folder), `group`
-(what may not be split: a brand, near-duplicates), `label`, `votes` (the annotators' labels, separated by `|`; one within
-a label, or a backslash, is written after a backslash), `sure` (1 or 0), `split` (train, val, calib or test) and `round`
-(of labelling: a number from 1; reports tell the rounds apart, so that their figures stay comparable when logos are added).
+(rows that stay in one split: a brand, near-duplicates), `label`, `votes` (the annotators' labels, separated by `|`; one
+within a label, or a backslash, is written after a backslash), `sure` (1 or 0), `split` (train, val, calib or test) and
+`round` (of labelling: a number from 1; reports give figures by round, so that they stay comparable when logos are
+added).
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from logo_edge.names import csv_line, join_names, split_names
 SPLITS = ("train", "val", "calib", "test")
 FILES = "files"
 RENDER_PX = 256  # longer side of a rendered icon
-NOT_A_LOGO = "not a logo"  # the label of pictures that are none: a further class, whose logit is the constant 0
+NOT_A_LOGO = "not a logo"  # label of outliers: a further class, whose logit is the constant 0
 
 
 @dataclass(frozen=True)
 class LogoRow:
-    """One logo of a manifest; `label` is empty where it is not known."""
+    """One logo of a manifest; `label` is empty if unknown."""
 
     package: str
     version: str
@@ -71,6 +72,7 @@ class Manifest:
 
     @property
     def unlabelled(self) -> list[LogoRow]:
+        """The rows without a label."""
         return [row for row in self.rows if not row.label]
 
     def image_path(self, row: LogoRow) -> Path:
@@ -80,24 +82,27 @@ class Manifest:
         return (self.renders or renders_folder()) / row.package / row.version / f"{row.icon}.png"
 
     def image_paths(self, rows: Sequence[LogoRow]) -> list[Path]:
-        """Where each row's image lies. Raises DatasetError where some are missing: how many, and what to do."""
+        """Where each row's image lies. Raises DatasetError if images are missing."""
         paths = [self.image_path(row) for row in rows]
         missing = [(row, path) for row, path in zip(rows, paths, strict=True) if not path.exists()]
         if missing:
             row, path = missing[0]
-            cure = (
+            remedy = (
                 "Put them back, or take their rows out of the manifest (`logo-edge data organize` writes a new one)"
                 if row.package == FILES
                 else "`logo-edge data fetch` renders them"
             )
             raise DatasetError(
-                f"{len(missing)} of {len(rows)} images of the manifest are missing, first {path}. {cure}"
+                f"{len(missing)} of {len(rows)} images of the manifest are missing, first {path}. {remedy}"
             )
         return paths
 
 
 def read_manifest(path: str | os.PathLike, renders: Path | None = None) -> Manifest:
-    """The manifest at `path`, the images of its icon sets in `renders`. Raises DatasetError, naming the line, where a row does not fit."""
+    """The manifest at `path`, the images of its icon sets in `renders`.
+
+    Raises DatasetError, which names the line, if a row is invalid.
+    """
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
@@ -116,9 +121,9 @@ def read_manifest(path: str | os.PathLike, renders: Path | None = None) -> Manif
 
 
 def labelled_rows(manifest: Manifest, split: str, labels: tuple[str, ...], whose: str) -> list[LogoRow]:
-    """The labelled rows of the split. Raises DatasetError where there is none, or a class is not among `labels`.
+    """The labelled rows of the split. Raises DatasetError if there are none, or a class is not among `labels`.
 
-    `whose` labels they are stands in the message: "the bundle's".
+    `whose` names the owner of the labels in the message, such as "the bundle's".
     """
     rows = manifest.split(split)
     if not rows:
@@ -135,7 +140,7 @@ def targets_of(rows: Iterable[LogoRow], labels: Sequence[str]) -> np.ndarray:
 
 
 def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
-    """Writes the rows as CSV, whole or not at all. Raises DatasetError where it cannot be written."""
+    """Writes the rows as CSV, in one step. Raises DatasetError if the file cannot be written."""
     path = Path(path)
     lines = [csv_line(field.name for field in fields(LogoRow))]
     for row in rows:

@@ -1,4 +1,4 @@
-"""Which rows a stage learns from: the train split, the unlabelled pool, a sample of both."""
+"""The rows that a stage learns from: the train split, the unlabelled pool, or a sample of both."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from logo_edge_train.keys import data_hash, row_hashes
 
 
 def pool_rows(manifest: Manifest, *, use_unlabelled: bool, max_images: int) -> list[LogoRow]:
-    """The train split and, if wanted, the `unlabelled_rows`; no look-alike of a held-out logo."""
+    """The train split and, with `use_unlabelled`, the `unlabelled_rows`, without look-alikes of held-out logos."""
     rows = manifest.split("train") + (unlabelled_rows(manifest) if use_unlabelled else [])
     left_out, _ = leave_out(manifest, rows)
     return stratified_sample([row for row in rows if row not in left_out], max_images)
 
 
 def unlabelled_rows(manifest: Manifest) -> list[LogoRow]:
-    """The rows of the manifest that have no label and, of the icon sets that it names, those of unlabelled.csv.
+    """The manifest's rows without a label, and the rows of unlabelled.csv from the icon sets that the manifest names.
 
-    Of these, none that is in the manifest or of a held-out group.
+    Rows of unlabelled.csv that are in the manifest or in a held-out group are left out.
     """
     rows, sets = manifest.unlabelled, {(row.package, row.version) for row in manifest.rows if row.package != FILES}
     if sets:
@@ -30,14 +30,14 @@ def unlabelled_rows(manifest: Manifest) -> list[LogoRow]:
 
 
 def leave_out_groups(manifest: Manifest, rows: list[LogoRow]) -> list[LogoRow]:
-    """The rows that are neither in the manifest nor of a held-out group."""
+    """The rows that are neither in the manifest nor in a held-out group."""
     listed = {(row.package, row.icon) for row in manifest.rows}
     held_out = {row.group for row in manifest.split("val", "calib", "test")}
     return [row for row in rows if (row.package, row.icon) not in listed and row.group not in held_out]
 
 
 def stratified_sample(rows: list[LogoRow], count: int, seed: int = 0) -> list[LogoRow]:
-    """About `count` rows, at least one per label, in equal shares of every label, order kept; all when count is 0."""
+    """About `count` rows in order, the same share of each label but at least one; all rows if `count` is 0."""
     if not count or count >= len(rows):
         return rows
     order = np.random.default_rng(seed).permutation(len(rows))
@@ -49,7 +49,7 @@ def stratified_sample(rows: list[LogoRow], count: int, seed: int = 0) -> list[Lo
 
 
 def data_inputs(manifest: Manifest, *, use_unlabelled: bool) -> dict[str, str]:
-    """The hashes, for an artifact_key, of the manifest's rows and, where the stage learns from it, the unlabelled pool."""
+    """The hashes, for an artifact_key, of the manifest's rows and, with `use_unlabelled`, of the unlabelled pool."""
     inputs = {"data": data_hash(row_hashes(manifest, manifest.rows))}
     if use_unlabelled:
         inputs["pool"] = data_hash(row_hashes(manifest, unlabelled_rows(manifest)))

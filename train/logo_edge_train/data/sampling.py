@@ -1,4 +1,4 @@
-"""In which order a fit sees its logos: shuffled, held in balance over the classes, the easy ones first."""
+"""The order in which a fit sees its logos: shuffled, balanced over the classes, easy logos first."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from scipy.stats import rankdata
 
 from logo_edge_train.organize.features import LogoMeasurements
 
-REPEAT = 2**20  # epochs apart are the views of a logo that comes again within an epoch: even, and more than any fit has
+REPEAT = 2**20  # epochs between the views of a logo that repeats within an epoch: even, and more than any fit has
 CURRICULUM_START = 0.5  # the share of each class that the first epoch learns from
-DIFFICULTY = ("complexity", "n_colours", "edge_density")  # the measurements that make a logo hard
+DIFFICULTY = ("complexity", "n_colours", "edge_density")  # measurements of how hard a logo is
 
 
 class EpochOrder:
     """epoch -> (N,) positions epoch * N + index, in an order that depends on (seed, epoch) alone.
 
-    With `classes`, (N,) integers, every run of K positions has one logo of each of the K classes: so does each batch of a
-    multiple of K, each rank's share and each part of it; of a common class not all logos are seen in an epoch, of a rare
-    one some again, in other views. With `difficulty`, (N,) places of 0 to 1 within a class, an epoch takes those up to a limit that rises
-    from CURRICULUM_START to 1 over `curriculum_epochs` (linear pacing; Hacohen and Weinshall 2019, arXiv:1904.03626).
+    With `classes`, (N,) integers, every K consecutive positions have one logo of each of the K classes. This balances
+    each batch of a multiple of K, and each rank's share of it. An epoch omits logos of common classes and repeats logos
+    of rare ones in other views. With `difficulty`, (N,) ranks of 0 to 1 within a class, an epoch takes the logos up to
+    a limit that rises from CURRICULUM_START to 1 over `curriculum_epochs` (linear pacing; Hacohen and Weinshall 2019,
+    arXiv:1904.03626).
     """
 
     def __init__(
@@ -57,16 +58,16 @@ class EpochOrder:
 
 
 def rank_difficulty(measurements: Sequence[LogoMeasurements], classes: np.ndarray) -> np.ndarray:
-    """(N,) in 0 to 1: each logo's place within its class by the mean of its places in each of DIFFICULTY.
+    """(N,) in 0 to 1: each logo's rank within its class by the mean of its ranks in each of DIFFICULTY.
 
-    Within its class, so that a curriculum leaves no class out.
+    Ranks are within the class, so that a curriculum leaves no class out.
     """
-    found = np.zeros(len(classes))
+    difficulty = np.zeros(len(classes))
     for label in np.unique(classes):
         own = np.flatnonzero(classes == label)
-        places = [rank_shares(np.array([getattr(measurements[i], name) for i in own])) for name in DIFFICULTY]
-        found[own] = rank_shares(np.mean(places, axis=0))
-    return found
+        ranks = [rank_shares(np.array([getattr(measurements[i], name) for i in own])) for name in DIFFICULTY]
+        difficulty[own] = rank_shares(np.mean(ranks, axis=0))
+    return difficulty
 
 
 def rank_shares(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Drawn logos, whose labels are known by construction, as PNGs with a manifest (`logo-edge data synthesize`).
+"""Draws logos with labels that are known by construction, as PNGs with a manifest (`logo-edge data synthesize`).
 
-They are drawn from fonts and pictograms that `drawing/package-lock.json` pins and from unlabelled.csv; no icon is of a
+The sources are fonts and pictograms that `drawing/package-lock.json` pins, and icons of unlabelled.csv. No icon is of a
 held-out group or looks like a held-out logo. Drawn logos are for training only.
 """
 
@@ -58,14 +58,14 @@ LETTERED = re.compile(  # pictograms with letters or digits in them, many parts,
 )
 MOST_PARTS, LEAST_PARTS = 4, 14  # subpaths of a simple pictogram, and of a figure
 MANY_REGIONS = 13  # the guide: more than about 12 separate regions are complex
-LEAST_WEIGHT = 200  # of a font; thinner strokes are not seen at the size of a thumbnail
+LEAST_WEIGHT = 200  # of a font; thinner strokes vanish at thumbnail size
 
 
 def synthesize(folder: Path, *, pairs: int, seed: int) -> Manifest:
-    """The manifest of so many drawn pairs in `folder`, which are drawn now if it does not hold them yet.
+    """The manifest of `pairs` drawn pairs in `folder`, which are drawn now unless they are there.
 
-    The same seed draws the same bytes, and fewer pairs are the first of more. The folder appears as a whole or not at
-    all. Raises RunError where it holds drawn logos of other settings, DatasetError where it holds anything else.
+    The same seed draws the same bytes; a smaller number of pairs gives the first of them. The folder appears complete
+    or not at all. Raises RunError if it holds drawn logos of other settings, DatasetError if it holds other files.
     """
     identity = drawing_identity(pairs, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def synthesize(folder: Path, *, pairs: int, seed: int) -> Manifest:
 
 
 def draw_files(job: tuple[Path, Path, int, int]) -> tuple[LogoRow, LogoRow]:
-    """Draws pair `index` of the seed with the sources of a file into a folder, and gives its rows."""
+    """Draws pair `index` of the seed into a folder, with the sources of a file; returns its two rows."""
     sources, folder, seed, index = job
     random = np.random.default_rng((seed, index))
     weights = np.array([kind.weight for kind in KINDS.values()], float)
@@ -112,7 +112,7 @@ def _read_sources(path: Path) -> Sources:
 
 
 def drawn_rows(config: TrainConfig) -> list[LogoRow]:
-    """The drawn logos that the recipe adds to the train split, none by default; drawn into the cache if need be."""
+    """The drawn logos that the recipe adds to the train split, none by default; new ones are drawn into the cache."""
     if not config.synthetic:
         return []
     key = drawing_identity(config.synthetic, config.seed).key[:16]
@@ -121,7 +121,7 @@ def drawn_rows(config: TrainConfig) -> list[LogoRow]:
 
 
 def drawing_identity(pairs: int, seed: int) -> Identity:
-    """What drawn logos depend on: their number and seed, the code that draws, what is drawn with and what is held out."""
+    """Everything that drawn logos depend on: number, seed, the drawing code, its sources and the held-out rows."""
     inputs = {"drawer": source_hash(DRAWER), "renderer": Path(fetch.__file__), **_source_inputs()}
     return identify(inputs, {"pairs": pairs, "seed": seed}, versions(DRAWN_WITH))
 
@@ -136,7 +136,7 @@ def _source_inputs() -> dict[str, Path]:
 
 
 def sources_file() -> Path:
-    """The JSON file in the cache with the pools of icons and the fonts to draw with; chosen once for the labels as they are."""
+    """The JSON file in the cache with the pools of icons and the fonts to draw with, chosen once for each labels.csv."""
     path = cache_folder() / f"drawing-{identify(_source_inputs(), {}, {}).key[:16]}.json"
     if not path.exists():
         sources = choose_sources(read_manifest(LABELS))
@@ -145,9 +145,9 @@ def sources_file() -> Path:
 
 
 def choose_sources(manifest: Manifest) -> Sources:
-    """All icons and fonts that logos may be drawn with: of no held-out group of the manifest, and no held-out logo's look-alike.
+    """The icons and fonts that logos may be drawn with, without held-out groups and look-alikes of held-out logos.
 
-    Raises DatasetError where npm fails or a font's package has no file of the Latin alphabet.
+    Raises DatasetError if npm fails or a font's package has no file of the Latin alphabet.
     """
     locked = locked_versions(DRAWING)
     wanted = [(package, locked[package]) for package in (PICTOGRAMS, FIGURES, SHADED)]
@@ -186,7 +186,7 @@ def choose_sources(manifest: Manifest) -> Sources:
     pools = {name: [row for row in rows if row in kept] for name, rows in (pools | {"brand": brands}).items()}
     seen = map_in_processes(measure_file, manifest.image_paths(pools["figure"]), title="Measuring figures")
     pools["figure"] = [
-        row for row, found in zip(pools["figure"], seen, strict=True) if found.complexity >= MANY_REGIONS
+        row for row, measured in zip(pools["figure"], seen, strict=True) if measured.complexity >= MANY_REGIONS
     ]
     return Sources(
         {name: {row.icon: icon_svg(sets[row.package], row.icon) for row in rows} for name, rows in pools.items()},
@@ -195,27 +195,27 @@ def choose_sources(manifest: Manifest) -> Sources:
 
 
 def find_fonts(modules: Path) -> tuple[str, ...]:
-    """The upright Latin files of every font that the lock file pins. Raises DatasetError where a package has none."""
+    """The upright Latin files of every pinned font. Raises DatasetError if a package has none."""
     fonts = []
     for package in sorted(locked_versions(DRAWING)):
         if package.startswith("@fontsource/"):
             folder, family = modules / package / "files", package.split("/")[1]
-            found = [
+            upright = [
                 file
                 for file in sorted(folder.glob(f"{family}-latin-[0-9]*-normal.woff"))
                 if int(file.name.split("-")[-2]) >= LEAST_WEIGHT
             ]
-            if not found:
+            if not upright:
                 raise DatasetError(
                     f"{folder} has no file {family}-latin-WEIGHT-normal.woff; expected the font of the lock file. "
                     f"Delete {modules.parent}, and run it again"
                 )
-            fonts += map(str, found)
+            fonts += map(str, upright)
     return tuple(fonts)
 
 
 def plot_pairs(manifest: Manifest, path: Path, *, per_kind: int = 12) -> None:
-    """Writes a sheet for a person to check: of every kind the first pairs, one member above the other, as a model sees them."""
+    """Writes a sheet for a person to check: the first pairs of every kind, one member above the other."""
     contract = InputContract(size_px=THUMBNAIL_PX)
     lines: dict[str, list] = {}
     for kind, drawn in KINDS.items():

@@ -22,7 +22,7 @@ from logo_edge_train.recipe import Architecture, Recipe
 
 
 def frozen_network() -> FewShotNetwork:
-    """Ridge on ImageNet features, for whoever has trained nothing."""
+    """Ridge on ImageNet features, which needs no training."""
     network, _ = build_network(replace(Recipe().few_shot, method="ridge"), None)
     return network.eval()
 
@@ -33,13 +33,13 @@ def classify_images(
     images: Iterable[Image.Image],
     device: torch.device,
 ) -> list[dict[str, float]]:
-    """Each image's {class: logit}, the likeliest first; logits are no probabilities. `support` are images of each class.
+    """Each image's {class: logit}, the highest first; logits are no probabilities. `support`: images of each class.
 
-    Of brands, a support image is shown in as many views as the network has learned shots. Raises DatasetError where
-    there are not two classes, or one has no image.
+    For brands, a support image gives as many views as the network's shots. Raises DatasetError with fewer than two
+    classes, or if one has no image.
     """
     if len(support) < 2 or not all(support.values()):
-        counts = ", ".join(f"{name} ({len(found)})" for name, found in support.items())
+        counts = ", ".join(f"{name} ({len(examples)})" for name, examples in support.items())
         raise DatasetError(f"classes to tell apart: {counts or 'none'}; expected two or more, each with an image")
     config, size_px = network.config, Architecture.parse(network.config.network).size_px
     shown = range(min(config.shots, len(VIEWS)) if config.task == "brands" else 1)
@@ -47,8 +47,8 @@ def classify_images(
     queried = Drawings(images, size_px)
     if not queried.images:
         return []
-    known = Drawings((image for found in support.values() for image in found), size_px)
-    labels = torch.tensor([label for label, found in enumerate(support.values()) for _ in found]).to(device)
+    known = Drawings((image for examples in support.values() for image in examples), size_px)
+    labels = torch.tensor([label for label, examples in enumerate(support.values()) for _ in examples]).to(device)
     embedded = [
         embed_pixels(
             network,
@@ -66,8 +66,8 @@ def classify_images(
 def classify_files(network: FewShotNetwork, support: Path, paths: Sequence[Path], device: torch.device) -> list[dict]:
     """One record per path, {path, label, runner_up, margin, logits} or {path, error}; `support` has a subfolder for each class.
 
-    The margin is the lead of the best logit over the next. Raises ImageError where an image of the support cannot be
-    read, DatasetError where there are not two classes with images.
+    The margin is the best logit minus the next. Raises ImageError if an image of the support cannot be read,
+    DatasetError with fewer than two classes with images.
     """
     folders = [folder for folder in sorted(support.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     known = {shown(folder.name): ImageFiles(tuple(walk_images(folder))) for folder in folders}

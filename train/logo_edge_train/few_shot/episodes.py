@@ -1,11 +1,11 @@
-"""Few-shot tasks: which logos are learned from, chosen by and reported on, and the episodes that are drawn from them.
+"""Few-shot tasks: the logos for training, selection and reports, and random episodes of them.
 
 | task | classes | support | queries |
 | --- | --- | --- | --- |
 | `brands` | groups with drawings in two packages or more | views of one package's drawing | other packages' drawings |
 | `types` | all labels, within one package | logos | logos of other groups |
 
-An episode is the task of Vinyals et al. 2016, arXiv:1606.04080: `ways` classes, `shots` of each to learn from.
+An episode is a task as in Vinyals et al. 2016, arXiv:1606.04080: `ways` classes with `shots` examples each.
 """
 
 from __future__ import annotations
@@ -31,18 +31,17 @@ from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.pool import pool_rows
 from logo_edge_train.recipe import Architecture, FewShotConfig
 
-PARTS = 3  # of a drawing: the whole, and what lies before and behind its widest gap
-VIEWS = tuple((part, grey) for grey in (False, True) for part in range(PARTS))  # in the order in which shots take them
+PARTS = 3  # of a drawing: the whole, and the parts before and after its widest gap
+VIEWS = tuple((part, grey) for grey in (False, True) for part in range(PARTS))  # in the order of the shots
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-SPLIT_PX = 1024  # longer side at which a larger drawing's gaps are looked for
+SPLIT_PX = 1024  # longer side at which gaps of larger drawings are searched
 
 
 def task_rows(manifest: Manifest, config: FewShotConfig, split: str) -> list[LogoRow]:
-    """The rows of the task to learn from (`train`), to choose by (`val`) or to report on (`test`).
+    """The rows of the task for training (`train`), selection (`val`) or reports (`test`), without look-alikes in train.
 
-    They are those of the splits of these names; for brands the unlabelled pool is learned from too, an unlabelled drawing
-    being of the brand whose name it has. No look-alike of a held-out logo is learned from. Types are reported on the
-    held-out package, learned and chosen on all others.
+    They are of the splits of these names. For brands, train includes the unlabelled pool, since a drawing's name gives
+    its brand. For types, test is the held-out package; train and val are all others.
     """
     if config.task == "brands":
         return pool_rows(manifest, use_unlabelled=True, max_images=0) if split == "train" else manifest.split(split)
@@ -52,8 +51,8 @@ def task_rows(manifest: Manifest, config: FewShotConfig, split: str) -> list[Log
 
 
 def check_disjoint(rows: dict[str, list[LogoRow]]) -> None:
-    """Raises DatasetError where a group stands in two of the splits."""
-    groups = {split: {row.group for row in found} for split, found in rows.items()}
+    """Raises DatasetError if a group is in two of the splits."""
+    groups = {split: {row.group for row in members} for split, members in rows.items()}
     for one, other in combinations(groups, 2):
         if shared := groups[one] & groups[other]:
             names = ", ".join(sorted(shared)[:5])
@@ -62,7 +61,7 @@ def check_disjoint(rows: dict[str, list[LogoRow]]) -> None:
 
 @dataclass(frozen=True)
 class Episode:
-    """Rows of an episode, by their index: (N, K) of the support, (N, Q) of the queries; `classes` are the names of N."""
+    """Indices of an episode's rows: (N, K) of the support, (N, Q) of the queries, for N `classes`."""
 
     classes: tuple[str, ...]
     support: np.ndarray
@@ -70,9 +69,9 @@ class Episode:
 
 
 class BrandTasks:
-    """Draws episodes of brands among the rows: all shots are views of one drawing, queries are other packages' drawings.
+    """Draws episodes of brands: all shots are views of one drawing, queries are drawings of other packages.
 
-    Raises DatasetError where fewer than `ways` groups have drawings in two packages.
+    Raises DatasetError if fewer than `ways` groups have drawings in two packages.
     """
 
     def __init__(self, rows: list[LogoRow], config: FewShotConfig):
@@ -80,13 +79,13 @@ class BrandTasks:
         members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, row in enumerate(rows):
             members[row.group][row.package].append(index)
-        self.members = {group: dict(found) for group, found in sorted(members.items()) if len(found) > 1}
+        self.members = {group: dict(drawings) for group, drawings in sorted(members.items()) if len(drawings) > 1}
         if len(self.members) < config.ways:
             raise DatasetError(
                 f"{len(self.members)} groups have drawings in two packages; expected at least few_shot.ways, {config.ways}"
             )
         self.ways = config.ways
-        self.rows = sorted(index for found in self.members.values() for part in found.values() for index in part)
+        self.rows = sorted(index for drawings in self.members.values() for part in drawings.values() for index in part)
         self.views = len(VIEWS)
 
     def draw(self, random: np.random.Generator) -> Episode:
@@ -96,7 +95,7 @@ class BrandTasks:
         for group in chosen:
             packages = self.members[group]
             shown = list(packages)[random.integers(len(packages))]
-            others = [index for package, found in packages.items() if package != shown for index in found]
+            others = [index for package, drawings in packages.items() if package != shown for index in drawings]
             support.append([packages[shown][random.integers(len(packages[shown]))]] * self.config.shots)
             queries.append(_take(others, self.config.queries, random))
         return Episode(chosen, np.array(support), np.array(queries))
@@ -105,7 +104,7 @@ class BrandTasks:
 class TypeTasks:
     """Draws episodes of all labels within one package; no group is in the support and the queries.
 
-    Raises DatasetError where no package has enough groups of each label.
+    Raises DatasetError if no package has enough groups of each label.
     """
 
     def __init__(self, rows: list[LogoRow], config: FewShotConfig):
@@ -116,9 +115,9 @@ class TypeTasks:
             members[row.package][row.label].append(index)
         need = config.shots + config.queries
         self.members = {
-            package: found
-            for package, found in sorted(members.items())
-            if all(len({self.groups[index] for index in found[label]}) >= need for label in labels)
+            package: rows_of
+            for package, rows_of in sorted(members.items())
+            if all(len({self.groups[index] for index in rows_of[label]}) >= need for label in labels)
         }
         if not self.members or len(labels) < 2:
             raise DatasetError(
@@ -126,7 +125,7 @@ class TypeTasks:
                 "expected few_shot.shots + few_shot.queries of two types or more"
             )
         self.ways = len(labels)
-        self.rows = sorted(index for found in self.members.values() for part in found.values() for index in part)
+        self.rows = sorted(index for rows_of in self.members.values() for part in rows_of.values() for index in part)
         self.views = 1
 
     def draw(self, random: np.random.Generator) -> Episode:
@@ -134,11 +133,11 @@ class TypeTasks:
         members = self.members[package]
         classes = tuple(list(members)[index] for index in random.permutation(self.ways))
         support = [_take(members[label], self.config.shots, random) for label in classes]
-        seen = {self.groups[index] for found in support for index in found}
+        seen = {self.groups[index] for rows_of in support for index in rows_of}
         unseen = [[index for index in members[label] if self.groups[index] not in seen] for label in classes]
-        if not all(unseen):  # the few groups of a label may all be shown as another label
+        if not all(unseen):  # all groups of a label may be in the support under another label
             return self.draw(random)
-        queries = [_take(found, self.config.queries, random) for found in unseen]
+        queries = [_take(rows_of, self.config.queries, random) for rows_of in unseen]
         return Episode(classes, np.array(support), np.array(queries))
 
 
@@ -146,16 +145,15 @@ TASKS = {"brands": BrandTasks, "types": TypeTasks}
 
 
 def _take(items: list[int], count: int, random: np.random.Generator) -> list[int]:
-    """So many of the items, none more often than another needs be."""
+    """`count` random items; items repeat only if there are fewer."""
     order = random.permutation(items)
     return np.resize(order, count).tolist()
 
 
 class Drawings:
-    """Logos in memory, each whole and in the two parts on either side of its widest gap, which draws views of them.
+    """Views of logos in memory: each whole and in the two parts beside its widest gap, in colour and in grey.
 
-    A mark beside a name in one package may stand alone in another, and a colour logo be black there: so a drawing is also
-    looked at in parts, and without its colours.
+    A mark beside a name in one package may be alone, or black, in another package.
     """
 
     def __init__(self, images: Iterable[Image.Image], size_px: int, config: FewShotConfig | None = None):
@@ -167,13 +165,13 @@ class Drawings:
     def load(
         cls, manifest: Manifest, rows: list[LogoRow], size_px: int, config: FewShotConfig | None = None
     ) -> Drawings:
-        """Those of the rows; with a `config`, views of its augmentation can be drawn."""
+        """The drawings of the rows; with a `config`, views can be augmented."""
         drawings = cls([], size_px, config)
         drawings.images = map_images(manifest, rows, partial(_parts_of, size_px=size_px))
         return drawings
 
     def draw(self, index: int, view: int, seed: int | None = None) -> np.ndarray:
-        """(S, S, 3) uint8: view `view` of VIEWS of a drawing as the runtime would preprocess it; with a seed, augmented."""
+        """(S, S, 3) uint8: view `view` of VIEWS of a drawing, preprocessed as in the runtime; with a seed, augmented."""
         part, grey = VIEWS[view]
         image = self.images[index][part]
         if seed is None:
@@ -186,21 +184,21 @@ class Drawings:
 
 
 def _parts_of(image: Image.Image, size_px: int) -> list[Image.Image]:
-    """The whole and its two parts, none larger than views of `size_px` need."""
+    """The whole and its two parts, shrunk to the size that views of `size_px` need."""
     return [shrink(part, round(size_px * KEPT_SCALE)) for part in split_drawing(shrink(image, SPLIT_PX))]
 
 
 class EpisodeDataset(Dataset):
-    """Augmented episodes to learn from: (N, K, S, S, 3) uint8 support and (N * Q, V, S, S, 3) queries, class by class.
+    """Augmented training episodes: (N, K, S, S, 3) uint8 support and (N * Q, V, S, S, 3) queries, class by class.
 
-    A query of a brand comes in all its parts (V = 3), all in colour or all in grey. Item i depends on (seed, i) alone.
+    A query of a brand has all its parts (V = 3), all in colour or all in grey. Item i depends on (seed, i) alone.
     """
 
     def __init__(self, manifest: Manifest, rows: list[LogoRow], config: FewShotConfig):
         self.config, self.tasks = config, TASKS[config.task](rows, config)
         size_px = Architecture.parse(config.network).size_px
         self.drawings = Drawings.load(manifest, [rows[index] for index in self.tasks.rows], size_px, config)
-        self.place = {index: place for place, index in enumerate(self.tasks.rows)}
+        self.position_of = {index: position for position, index in enumerate(self.tasks.rows)}
 
     def __len__(self) -> int:
         return self.config.episodes
@@ -210,9 +208,9 @@ class EpisodeDataset(Dataset):
         episode, views = self.tasks.draw(random), self.tasks.views
 
         def draw(index: int, view: int) -> np.ndarray:
-            return self.drawings.draw(self.place[index], view % views, int(random.integers(2**31)))
+            return self.drawings.draw(self.position_of[index], view % views, int(random.integers(2**31)))
 
-        support = [[draw(index, shot) for shot, index in enumerate(found)] for found in episode.support]
+        support = [[draw(index, shot) for shot, index in enumerate(shots)] for shots in episode.support]
         queries = []
         for index in episode.queries.flat:
             first = PARTS * int(random.integers(2)) if views > 1 else 0

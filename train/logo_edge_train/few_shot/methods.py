@@ -1,9 +1,9 @@
 """Three ways to classify by few examples: MAML, prototypical networks, ridge regression on frozen features.
 
 MAML: Finn et al. 2017, arXiv:1703.03400, its inner rates learned as in Meta-SGD (Li et al. 2017, arXiv:1707.09835) or
-MAML++ (Antoniou et al. 2019, arXiv:1810.09502), its last layer zero at first (Kao et al. 2022, arXiv:2106.15367), so that
-the order and number of classes do not matter. Prototypes: Snell et al. 2017, arXiv:1703.05175. Ridge:
-Bertinetto et al. 2019, arXiv:1805.08136, without learning through it.
+MAML++ (Antoniou et al. 2019, arXiv:1810.09502), its last layer zero at first (Kao et al. 2022, arXiv:2106.15367), so
+that the order and number of classes do not matter. Prototypes: Snell et al. 2017, arXiv:1703.05175. Ridge: Bertinetto
+et al. 2019, arXiv:1805.08136, without learning through it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,15 @@ from logo_edge_train.models.normalise import normalise
 from logo_edge_train.recipe import Architecture, FewShotConfig
 
 SCALE = 10.0  # of logits of features of length 1, where it begins
-RATE_PACE = (
-    50.0  # a learned rate changes by this factor more per step than weights do: rates are learned too late otherwise
-)
+RATE_PACE = 50.0  # learned rates change faster than weights by this factor: otherwise they are learned too late
 BATCH = 64  # images at a time, where nothing is learned
 
 
 class FewShotNetwork(nn.Module):
     """Support (T, N, K, S, S, 3) and queries (T, M, V, S, S, 3) of T tasks, uint8 -> (T, M, N) logits.
 
-    `trunk` is what no method changes: the stem and `frozen_blocks` stages. A query is of the class that the best of its
-    V views is of. Raises RecipeError where stages are to be frozen in a network that has none.
+    No method changes `trunk`: the stem and `frozen_blocks` stages. A query's logits are the maxima over its V views.
+    Raises RecipeError if stages are to be frozen in a network without stages.
     """
 
     def __init__(self, network: LogoNetwork, config: FewShotConfig, *, keep_statistics: bool):
@@ -45,7 +43,7 @@ class FewShotNetwork(nn.Module):
         self.learned = [name for name, weight in self.rest.named_parameters() if weight.requires_grad]
 
     def train(self, mode: bool = True) -> FewShotNetwork:
-        """Batch statistics stay as they are in the trunk and, where the network began at weights, everywhere."""
+        """Freezes BatchNorm statistics in the trunk and, if the network began at weights, everywhere."""
         super().train(mode)
         for module in self.modules() if self.keep_statistics else self.trunk.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -62,11 +60,11 @@ class FewShotNetwork(nn.Module):
         return torch.stack([self.classify(one, labels, other, ways) for one, other in zip(first, second, strict=True)])
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, ...): what (B, S, S, 3) uint8 pixels are to the method whatever the task; here features (B, F) of length 1."""
+        """(B, ...): the task-independent embedding of (B, S, S, 3) uint8 pixels; here features (B, F) of length 1."""
         return functional.normalize(self.rest(self._trunk_maps(pixels)), dim=1)
 
     def classify(self, support: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, ways: int) -> torch.Tensor:
-        """(M, N) logits of (M, V, ...) embedded queries, by (n, ...) embedded support with labels (n,) of 0 to N - 1."""
+        """(M, N) logits of (M, V, ...) embedded queries, given (n, ...) embedded support with labels (n,) of 0 to N - 1."""
         return self.solve(support, labels, queries.flatten(0, 1), ways).unflatten(0, queries.shape[:2]).amax(1)
 
     def solve(self, support: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, ways: int) -> torch.Tensor:
@@ -79,7 +77,7 @@ class FewShotNetwork(nn.Module):
 
 
 class Prototypes(FewShotNetwork):
-    """The nearest mean of the support's features of length 1, by squared distance; its scale is learned."""
+    """Nearest mean of the support's features of length 1, by squared distance; the scale is learned."""
 
     def __init__(self, network: LogoNetwork, config: FewShotConfig, *, keep_statistics: bool):
         super().__init__(network, config, keep_statistics=keep_statistics)
@@ -90,14 +88,17 @@ class Prototypes(FewShotNetwork):
 
 
 def prototype_logits(support: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, ways: int) -> torch.Tensor:
-    """(B, N): minus the squared distance of (B, F) queries to each class's mean of the (n, F) support. Snell et al., eq. 1, 2."""
+    """(B, N): minus the squared distance of (B, F) queries to each class's mean of the (n, F) support.
+
+    Snell et al., eq. 1, 2.
+    """
     members = functional.one_hot(labels, ways).to(support.dtype)  # (n, N)
     means = members.T @ support / members.sum(0)[:, None]  # (N, F)
     return -(queries[:, None] - means).square().sum(2)
 
 
 class Ridge(FewShotNetwork):
-    """Ridge regression on the features of length 1; nothing is learned beforehand but its penalty, of a few."""
+    """Ridge regression on the features of length 1; only its penalty is chosen beforehand."""
 
     def __init__(self, network: LogoNetwork, config: FewShotConfig, *, keep_statistics: bool):
         super().__init__(network, config, keep_statistics=keep_statistics)
@@ -110,7 +111,7 @@ class Ridge(FewShotNetwork):
 def ridge_logits(
     support: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, ways: int, penalty: float | torch.Tensor
 ) -> torch.Tensor:
-    """(B, N): ridge regression with an intercept from (n, F) support to 1 for its class and -1 for others, at (B, F) queries.
+    """(B, N): ridge regression with an intercept from (n, F) support to 1 for its class, -1 for others; at (B, F) queries.
 
     An n x n system is solved, not one of F x F (Woodbury; Bertinetto et al. 2019, equation 4).
     """
@@ -123,10 +124,10 @@ def ridge_logits(
 
 
 class Maml(FewShotNetwork):
-    """A few gradient steps on the support, from weights and at rates that make them count. What is embedded are the trunk's maps.
+    """A few gradient steps on the support, from learned weights and at learned rates. Embeddings are the trunk's maps.
 
-    The last layer begins at zero: what its rows have in common, the softmax does not see. `rates` are stored as what they
-    differ by, in parts of the rate that they begin at and of RATE_PACE.
+    The last layer begins at zero, since the softmax ignores a component that its rows share. `rates` are stored as
+    offsets: effective rate = initial rate x (1 + RATE_PACE x offset).
     """
 
     def __init__(self, network: LogoNetwork, config: FewShotConfig, *, keep_statistics: bool):
@@ -144,9 +145,9 @@ class Maml(FewShotNetwork):
         return self._logits(self.adapt(support, labels, ways), queries)
 
     def adapt(self, support: torch.Tensor, labels: torch.Tensor, ways: int) -> dict[str, torch.Tensor]:
-        """The weights after the inner steps on (n, ...) maps, by name; gradients of gradients flow where it is so set.
+        """The weights after the inner steps on (n, ...) maps, by name.
 
-        Finn et al. 2017, equation 1; where first-order, inner gradients are taken as constants (section 5.2).
+        Finn et al. 2017, equation 1. Without `second_order`, inner gradients are constants (section 5.2).
         """
 
         def loss(weights: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -184,7 +185,7 @@ METHODS: dict[str, type[FewShotNetwork]] = {"maml": Maml, "prototypes": Prototyp
 
 
 class Rest(nn.Module):
-    """(B, C, h, w) maps -> (B, F): the features that a backbone without its trunk makes of them."""
+    """(B, C, h, w) maps -> (B, F) features: a backbone without its trunk."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
@@ -195,9 +196,9 @@ class Rest(nn.Module):
 
 
 def split_network(network: LogoNetwork, blocks: int) -> tuple[nn.Module, Rest]:
-    """The stem and first `blocks` stages, which do not learn, and the rest; under the names that they had. -1: all is rest.
+    """The frozen stem and first `blocks` stages, and the rest, with unchanged parameter names. -1: nothing is frozen.
 
-    Raises RecipeError where the network is not built of stages.
+    Raises RecipeError if the network has no stages.
     """
     body = network.backbone
     if blocks < 0:
@@ -217,7 +218,7 @@ def split_network(network: LogoNetwork, blocks: int) -> tuple[nn.Module, Rest]:
 
 
 def few_shot_objective(queries: int) -> Objective:
-    """The cross-entropy of the queries, of which each class has so many, in order."""
+    """The cross-entropy of the queries; each class has `queries` of them, in order."""
 
     def objective(network, support, asked):
         logits = network(support, asked).float()  # (T, N * Q, N)

@@ -1,4 +1,7 @@
-"""Few-shot runs: trained, read again and evaluated. The tasks are defined in `episodes`, the ways to learn in `methods`."""
+"""Few-shot runs: trained, read again and evaluated.
+
+The tasks are defined in `episodes`, the ways to learn in `methods`.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +44,10 @@ RECORD, CHECKPOINT = "few_shot.json", "few_shot.safetensors"
 
 
 def build_network(config: FewShotConfig, start: Path | None) -> tuple[FewShotNetwork, FewShotConfig]:
-    """The method's network at the weights of the few-shot run in `start`, or ImageNet's, or random ones; its true configuration.
+    """The method's network, and its effective configuration.
 
-    Raises RecipeError where weights are needed and there are none, RunError where `start` is of another network, or has
-    learned from what the task holds out.
+    Its weights are those of the few-shot run in `start`, of ImageNet, or random. Raises RecipeError if the method needs
+    weights and there are none, RunError if `start` has another network or was trained on rows that the task holds out.
     """
     architecture = Architecture.parse(config.network)
     imagenet = has_imagenet_weights(architecture.model) and start is None
@@ -55,7 +58,7 @@ def build_network(config: FewShotConfig, start: Path | None) -> tuple[FewShotNet
             "`--start RUN` of the method prototypes"
         )
     if not begins:
-        config = replace(config, fit=replace(config.fit, frozen_blocks=-1))  # nothing there is worth keeping
+        config = replace(config, fit=replace(config.fit, frozen_blocks=-1))  # random weights are not worth freezing
     torch.manual_seed(config.seed)
     network = LogoNetwork(
         architecture.model, 2, size_px=architecture.size_px, dropout=config.fit.dropout, pretrained=imagenet
@@ -79,14 +82,14 @@ def _start_from(folder: Path, config: FewShotConfig, network: LogoNetwork) -> No
 
 
 class EpisodeEvaluation:
-    """Episodes of some rows as the runtime would see them, each view of each drawing embedded once for all of them."""
+    """Evaluates episodes of some rows, preprocessed as in the runtime; each view is embedded once for all episodes."""
 
     def __init__(self, manifest: Manifest, rows: list[LogoRow], config: FewShotConfig):
         self.tasks = TASKS[config.task](rows, config)
         size_px = Architecture.parse(config.network).size_px
         self.drawings = Drawings.load(manifest, [rows[index] for index in self.tasks.rows], size_px)
-        self.place = np.zeros(len(rows), int)
-        self.place[self.tasks.rows] = np.arange(len(self.tasks.rows))
+        self.position_of = np.zeros(len(rows), int)
+        self.position_of[self.tasks.rows] = np.arange(len(self.tasks.rows))
 
     @torch.no_grad()
     def embed(self, network: FewShotNetwork, device: torch.device) -> torch.Tensor:
@@ -105,14 +108,14 @@ class EpisodeEvaluation:
         seed: int,
         tick: Callable[[], None] = lambda: None,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """(E,) the share of right queries of each episode, and of each class by name, (X,) of every time that it came."""
+        """(E,) accuracy of each episode; {class: (X,) its accuracy in each of the X episodes that contain it}."""
         accuracy, by_class = [], defaultdict(list)
         for index in range(episodes):
             episode = self.tasks.draw(np.random.default_rng((seed, index)))
             ways, shots = episode.support.shape
             shown = np.arange(shots) % self.tasks.views
-            support = embedded[self.place[episode.support], shown].flatten(0, 1)  # (N * K, ...)
-            queries = embedded[self.place[episode.queries]].flatten(0, 1)  # (N * Q, V, ...)
+            support = embedded[self.position_of[episode.support], shown].flatten(0, 1)  # (N * K, ...)
+            queries = embedded[self.position_of[episode.queries]].flatten(0, 1)  # (N * Q, V, ...)
             labels = torch.arange(ways, device=embedded.device).repeat_interleave(shots)
             guesses = network.classify(support, labels, queries, ways).argmax(1).cpu().numpy()
             right = guesses.reshape(episode.queries.shape) == np.arange(ways)[:, None]
@@ -132,11 +135,10 @@ def train_few_shot(
     report: Callable[[dict], None],
     start: Path | None = None,
 ) -> dict:
-    """The record of the run that is now in FOLDER: few_shot.json beside few_shot.safetensors. Interrupted, it goes on.
+    """Trains into FOLDER (few_shot.json, few_shot.safetensors) and returns the record. An interrupted run continues.
 
-    It begins at the weights of the few-shot run in `start`, or at ImageNet's where there are any. A finished run is read
-    and left as it is. Raises RunError where the folder holds a run of other settings, other data or, unfinished, of other
-    versions.
+    The first weights are those of the few-shot run in `start`, or ImageNet's if there are any. A finished run is only
+    read. Raises RunError if the folder holds a run of other settings, other data or, unfinished, other versions.
     """
     manifest, report = read_manifest(manifest_path), distributed.on_main(report)
     network, config = build_network(config, start)
@@ -162,10 +164,10 @@ def train_few_shot(
     evaluation = EpisodeEvaluation(manifest, rows["val"], config)
 
     def accuracy_on_val(network: FewShotNetwork) -> float:
-        found, _ = evaluation.measure(
+        accuracy, _ = evaluation.measure(
             network, evaluation.embed(network, device), episodes=config.val_episodes, seed=config.seed
         )
-        return float(found.mean())
+        return float(accuracy.mean())
 
     if config.method == "ridge":
         history, network = [], network.to(device)
@@ -195,7 +197,7 @@ def train_few_shot(
 
 
 def few_shot_identity(config: FewShotConfig, manifest: Manifest, start: Path | None) -> Identity:
-    """What a few-shot run depends on; brands are learned from the unlabelled pool too."""
+    """Everything that a few-shot run depends on; brands are learned from the unlabelled pool too."""
     inputs = data_inputs(manifest, use_unlabelled=config.task == "brands")
     inputs |= {"start": file_hash(start / CHECKPOINT)} if start else {}
     return identify(inputs, {"few_shot": config}, versions(FITTED_WITH))
@@ -204,14 +206,14 @@ def few_shot_identity(config: FewShotConfig, manifest: Manifest, start: Path | N
 def choose_penalty(
     network: Ridge, evaluation: EpisodeEvaluation, config: FewShotConfig, device: torch.device
 ) -> dict[str, float]:
-    """{penalty: accuracy on val}; the best is given to the network."""
-    embedded, found = evaluation.embed(network, device), {}
+    """{penalty: accuracy on val}; sets the network's penalty to the best."""
+    embedded, accuracies = evaluation.embed(network, device), {}
     for penalty in config.penalties:
         network.penalty.fill_(penalty)
         accuracy, _ = evaluation.measure(network, embedded, episodes=config.val_episodes, seed=config.seed)
-        found[str(penalty)] = float(accuracy.mean())
-    network.penalty.fill_(float(max(found, key=found.get)))
-    return found
+        accuracies[str(penalty)] = float(accuracy.mean())
+    network.penalty.fill_(float(max(accuracies, key=accuracies.get)))
+    return accuracies
 
 
 def _finish(folder: Path, network: FewShotNetwork, record: dict) -> None:
@@ -226,7 +228,7 @@ def _read_record(folder: Path) -> dict | None:
 
 
 def read_few_shot(folder: Path) -> tuple[FewShotNetwork, dict]:
-    """The network of a finished few-shot run, in evaluation mode, and the run's record. Raises RunError where there is none."""
+    """The network of a finished few-shot run, in evaluation mode, and its record. Raises RunError if there is none."""
     record, path = _read_record(folder), folder / CHECKPOINT
     if not record or record["status"] != "finished":
         raise RunError(f"{folder} holds no finished few-shot run; expected one that `logo-edge few-shot train` made")
@@ -251,9 +253,9 @@ def evaluate_few_shot(
 ) -> dict:
     """The run's accuracy on val or test: {accuracy, accuracy_by_class: {value, low, high}, episodes, classes, ...}.
 
-    `accuracy` is the mean over the episodes with the interval of other episodes of the same classes; `accuracy_by_class`
-    that over the classes, with the wider interval of other classes. Both by bootstrap, 95 %. Raises RunError where the
-    manifest is not the one that the run was made of.
+    `accuracy` is the mean over the episodes, its interval for other episodes of the same classes. `accuracy_by_class`
+    is the mean over the classes, its wider interval for other classes. Both intervals are bootstrap, 95 %. Raises
+    RunError if the run was made with another manifest.
     """
     manifest, (network, _) = read_manifest(manifest_path), read_few_shot(folder)
     check_rows(manifest, folder / ROWS, manifest_path)

@@ -1,4 +1,4 @@
-"""A manifest -> what is in it, as numbers, a table and pictures (`logo-edge data describe`)."""
+"""Describes a manifest in figures, a table and pictures (`logo-edge data describe`)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ THUMBNAIL_PX = 96
 
 @dataclass(frozen=True)
 class Description:
-    """What a manifest holds.
+    """The figures of a manifest.
 
-    `counts` maps split -> class -> logos, with the class UNLABELLED where rows have no label; only splits with rows
-    are in it. `sure` maps class -> the share of sure rows. `groups` counts groups, `largest_group` the logos of the
-    biggest one, and `split_groups` the groups that stand in more than one split (there should be none). `sources`
-    maps "package version" -> logos. Of the `voted_twice` rows with two votes or more, `agreement` is the share whose
-    first two agree (a third vote is the decision where they do not) and `kappa` Cohen's kappa; both are None where
-    there is no such row, and `kappa` also where every vote is the same class.
+    `counts` maps split -> class -> logos, for splits with rows; rows without a label count as the class UNLABELLED.
+    `sure` maps class -> the share of sure rows. `groups` counts groups, `largest_group` the logos of the largest one,
+    and `split_groups` names groups in more than one split (there should be none). `sources` maps "package version" ->
+    logos. `voted_twice` rows have two votes or more: `agreement` is the share whose first two agree (a third vote
+    decides otherwise), `kappa` Cohen's kappa. Both are None without such rows, `kappa` also if all votes are one class.
     """
 
     rows: int
@@ -46,7 +45,7 @@ class Description:
 
 
 def describe_manifest(manifest: Manifest) -> Description:
-    """The description of a manifest. Raises DatasetError where it has no rows."""
+    """The description of a manifest. Raises DatasetError if it has no rows."""
     rows = manifest.rows
     if not rows:
         raise DatasetError(f"the manifest in {manifest.folder} has no rows; expected at least one logo")
@@ -149,9 +148,9 @@ def _plot_bars(description: Description, path: str | os.PathLike) -> None:
 
 
 def plot_samples(manifest: Manifest, path: str | os.PathLike, *, per_class: int = 12, seed: int = 0) -> None:
-    """Writes a contact sheet: `per_class` logos of every class in a row of its own, as a model sees them.
+    """Writes a contact sheet: `per_class` logos of each class in a row, as a model sees them.
 
-    The same seed picks the same logos. Raises DatasetError where an image is missing, ImageError where one cannot be read.
+    The same seed picks the same logos. Raises DatasetError if an image is missing, ImageError if one cannot be read.
     """
     import numpy as np
 
@@ -171,11 +170,11 @@ def plot_samples(manifest: Manifest, path: str | os.PathLike, *, per_class: int 
 def plot_augmented(
     manifest: Manifest, config: TeacherAugment, path: str | os.PathLike, *, per_class: int = 3, seed: int = 0
 ) -> None:
-    """Writes a sheet for a person to check: what augmentation makes of logos of each class of the train split.
+    """Writes a sheet for a person to check: augmented logos of each class of the train split.
 
-    The same logos, `per_class` of each class in order, line after line: as they are, as `config` makes them, under
-    each operation of a policy at half and full magnitude, and mixed with a logo of the class that the line names.
-    Raises DatasetError where a class has no logo in train.
+    Each line shows the same logos, `per_class` of each class: unchanged, augmented by `config`, under each operation of
+    a policy at half and full magnitude, and mixed with a logo of the class that the line names. Raises DatasetError if
+    a class has no logo in train.
     """
     import numpy as np
 
@@ -252,7 +251,7 @@ def _facts(description: Description) -> list[str]:
 
 
 def _colours(count: int) -> list:
-    """Colours that stay apart in print and for colour-blind eyes. Okabe & Ito 2008, then a colour map."""
+    """Colours that differ in print and for colour-blind readers. Okabe & Ito 2008; for more, a colour map."""
     okabe_ito = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
     if count <= len(okabe_ito):
         return okabe_ito[:count]

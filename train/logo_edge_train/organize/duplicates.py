@@ -1,7 +1,7 @@
-"""Which images are copies of one another: one drawing or photograph in other sizes, formats, margins or compression.
+"""Finds images that are copies: one drawing or photograph in other sizes, formats, margins or compression.
 
-Images of one scene are no copies, though photographs of one machine part differ less than copies of logos do. So the
-limit of a class is that at which its own images do not fall together: it is halved until they do not.
+Images of one scene are no copies, though photographs of one machine part differ less than copies of logos. So the limit
+of a class is halved until its own images no longer form one group.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCK = 1024  # rows of the distance matrix at a time
 
 @dataclass(frozen=True)
 class Look:
-    """What of an image is compared: `square` (SIDE_PX, SIDE_PX) float32 of mean 0 and deviation 1, its hash and shape."""
+    """The compared features of an image: `square`, (SIDE_PX, SIDE_PX) float32 of mean 0 and deviation 1, hash and shape."""
 
     square: np.ndarray
     hash: int
@@ -38,16 +38,16 @@ class Look:
 
 @dataclass(frozen=True)
 class Groups:
-    """For each image the index of the first of its group, and the limit of each class, MAX_DISTANCE where usual."""
+    """For each image the index of the first image of its group; for each class its limit, usually MAX_DISTANCE."""
 
     firsts: list[int]
     limits: dict[str, float]
 
 
 def look_at(image: Image.Image) -> Look:
-    """The look of an image, which hardly changes with its size, margins, format and compression.
+    """The look of an image, which hardly depends on its size, margins, format and compression.
 
-    The logo on its background, cut to its ink, is squeezed to 32 x 32 grey levels.
+    The logo on its background, cut to its ink, is scaled to 32 x 32 grey levels.
     """
     pixels, ink = lay_out(image)
     box = ink_box(ink)
@@ -58,10 +58,10 @@ def look_at(image: Image.Image) -> Look:
 
 
 def perceptual_hash(square: np.ndarray) -> int:
-    """64 bits: which of the 64 lowest frequencies of the cosine transform, the mean left out, lie above their median.
+    """64 bits: whether each of the 64 lowest frequencies of the cosine transform, without the mean, is above their median.
 
-    Zauner 2010, "Implementation and benchmarking of perceptual image hash functions". The squeezing loses the aspect
-    ratio, which is compared by itself: letterboxed, all wordmarks would look alike.
+    Zauner 2010, "Implementation and benchmarking of perceptual image hash functions". Scaling to a square loses the
+    aspect ratio, which is compared separately: letterboxed, all wordmarks would look alike.
     """
     down, across = np.indices(square.shape)
     lowest_first = np.lexsort((across.ravel(), (down + across).ravel()))[1 : HASH_BITS + 1]
@@ -72,10 +72,10 @@ def perceptual_hash(square: np.ndarray) -> int:
 def group_copies(
     looks: Sequence[Look], classes: Sequence[str], digests: Sequence[str], *, exact: bool = False
 ) -> Groups:
-    """The groups of images that are copies, and of those that a chain of copies connects; with `exact`, of equal files.
+    """The groups of images that a chain of copies connects; with `exact`, only equal files are copies.
 
-    `digests` are the files' hashes: equal files are copies in any case. Two images are copies where their shapes, their
-    hashes and their looks are closer than the limits; that of looks is the smaller of their two classes' limits.
+    `digests` are the files' hashes: equal files are always copies. Other images are copies if the differences of their
+    shapes, hashes and looks are below the limits; the limit for looks is the smaller of their two classes' limits.
     """
     first_of = {}
     equal = [(first_of.setdefault(digest, index), index) for index, digest in enumerate(digests)]
@@ -98,19 +98,19 @@ def group_copies(
 
 
 def _falls_together(firsts: np.ndarray) -> bool:
-    """Whether one group holds too much of a class, whose images' groups are `firsts`."""
+    """Whether one group holds too many images of a class; `firsts` are its images' groups."""
     return np.unique(firsts, return_counts=True)[1].max() > max(FEW_COPIES, MAX_GROUP_SHARE * len(firsts))
 
 
 def _in_a_gap(distances: np.ndarray, limit: float, firsts: np.ndarray) -> bool:
-    """Whether a limit separates copies from all else: few pairs lie just above it, and at most half of the images have one."""
+    """Whether a limit separates copies from others: few pairs lie just above it, and at most half of the images are copies."""
     below, close = int((distances <= limit).sum()), int((distances <= 2 * limit).sum())
     counts = np.unique(firsts, return_counts=True)[1]
     return 2 * int(counts[counts > 1].sum()) <= len(firsts) and 2 * (close - below) <= below
 
 
 def _near_pairs(looks: Sequence[Look]) -> tuple[np.ndarray, np.ndarray]:
-    """(P, 2) indices of pairs that may be copies, or lie up to twice as far apart, and the (P,) distances of their looks."""
+    """(P, 2) indices of pairs up to twice as distant as copies may be, and the (P,) distances of their looks."""
     squares = np.stack([look.square.ravel() for look in looks])  # (N, 1024)
     raw = b"".join(look.hash.to_bytes(HASH_BITS // 8, "big") for look in looks)
     signs = np.unpackbits(np.frombuffer(raw, np.uint8)).reshape(-1, HASH_BITS).astype(np.float32) * 2 - 1  # (N, 64)
@@ -121,16 +121,16 @@ def _near_pairs(looks: Sequence[Look]) -> tuple[np.ndarray, np.ndarray]:
         block = slice(start, start + BLOCK)
         near = (HASH_BITS - signs[block] @ signs.T) / 2 <= MAX_HASH_DISTANCE  # (B, N)
         near &= np.abs(logs[block, None] - logs) <= np.log1p(MAX_ASPECT_CHANGE)
-        apart = (lengths[block, None] + lengths - 2.0 * (squares[block] @ squares.T)) / squares.shape[1]  # squared
-        near &= apart <= (2 * MAX_DISTANCE) ** 2
+        distance = (lengths[block, None] + lengths - 2.0 * (squares[block] @ squares.T)) / squares.shape[1]  # squared
+        near &= distance <= (2 * MAX_DISTANCE) ** 2
         one, other = np.nonzero(np.triu(near, k=start + 1))
         pairs.append(np.stack([one + start, other], 1))
-        distances.append(np.sqrt(np.maximum(apart[one, other], 0)))
+        distances.append(np.sqrt(np.maximum(distance[one, other], 0)))
     return np.concatenate(pairs), np.concatenate(distances)
 
 
 def _connect(count: int, pairs: Sequence[Sequence[int]]) -> np.ndarray:
-    """(N,) for each of `count` the least index that a chain of pairs leads to."""
+    """(N,) for each of `count` indices, the least index that is connected by pairs."""
     one, other = np.array(pairs, int).reshape(-1, 2).T
     _, groups = connected_components(coo_array((np.ones(len(one)), (one, other)), (count, count)), directed=False)
     _, firsts = np.unique(groups, return_index=True)

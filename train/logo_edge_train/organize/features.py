@@ -1,4 +1,4 @@
-"""A logo -> a few classical measurements that tell flat, lettered, shaded and intricate marks apart (OpenCV)."""
+"""Classical measurements of a logo (OpenCV) that distinguish flat, lettered, shaded and intricate marks."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ MARGIN_SHARE = 0.02  # kept around the ink when an image is cut to it
 
 @dataclass(frozen=True)
 class LogoMeasurements:
-    """What one logo looks like, cut to its ink, at a long side of LONG_SIDE_PX; shares are 0 to 1.
+    """Measurements of one logo, cut to its ink, at a long side of LONG_SIDE_PX; shares are 0 to 1.
 
-    `ink` is what the background does not cover. `aspect_ratio` and `ink_share` are those of its bounding box.
-    `n_colours` counts flat colours of at least 1 % of the ink, and `main_colour_share` is the largest one's part;
+    The ink is every pixel that differs from the background. `aspect_ratio` and `ink_share` are of its bounding box.
+    `n_colours` counts flat colours of at least 1 % of the ink; `main_colour_share` is the share of the largest;
     `tone_count` counts the distinct colours away from edges (of 4096). `gradient_share` is the part of the ink with
     a smooth transition: no edge within 5 px, yet another colour 10 px on. `complexity` counts connected regions after
     colour quantisation, holes included. `edge_density` is the part of the canvas that is an edge, `detail` the part
     of the ink in structures finer than 5 px. `letters` is the length of the likeliest row of aligned components of
     similar height, `row_width` its part of the logo's width, `row_stroke` its stroke width over its height,
     `stroke_spread` the relative spread of its strokes; `text_likeness` puts them into one number of 0 to 8.
-    `runs_across` and `runs_down` count the changes of colour along an average row and column. `symmetry` is the
-    part of the ink that its mirror image covers.
+    `runs_across` and `runs_down` count the colour changes along an average row and column. `symmetry` is the part
+    of the ink that its mirror image covers.
     """
 
     aspect_ratio: float
@@ -59,10 +59,10 @@ class LogoMeasurements:
 
 
 def measure_logo(image: Image.Image) -> LogoMeasurements:
-    """The measurements of an RGB or RGBA image (see `images.load_image`), laid on its background."""
+    """The measurements of an RGB or RGBA image (see `images.load_image`) on its background."""
     pixels, ink = lay_out(image)
     box = ink_box(ink)
-    # JPEG noise must not look like a transition; steps between flat colours stay
+    # smooths JPEG noise, which would look like a transition, and keeps steps between flat colours
     pixels = cv2.bilateralFilter(pixels, 7, 32, 2)
     edges = _local_range(pixels) > EDGE_LEVELS  # (H, W) bool
     calm = _erode(ink, 3) & ~edges
@@ -79,7 +79,7 @@ def measure_logo(image: Image.Image) -> LogoMeasurements:
         main_colour_share=float(shares.max(initial=0.0)),
         tone_count=_count_tones(pixels[calm]),
         gradient_share=float(_smooth_transitions(pixels, ink, edges).sum() / ink_area),
-        complexity=sum(len(found.boxes) for found in regions),
+        complexity=sum(len(region.boxes) for region in regions),
         edge_density=float(edges.mean()),
         detail=float((ink & ~_open(ink, 5)).sum() / ink_area),
         letters=row.letters,
@@ -94,7 +94,7 @@ def measure_logo(image: Image.Image) -> LogoMeasurements:
 
 
 def measure_file(path: Path) -> LogoMeasurements:
-    """The measurements of an image file. Raises ImageError where it is none."""
+    """The measurements of an image file. Raises ImageError if it cannot be read."""
     return measure_logo(load_image(path))
 
 
@@ -151,17 +151,19 @@ def _local_range(pixels: np.ndarray) -> np.ndarray:
 
 
 def _smooth_transitions(pixels: np.ndarray, ink: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the ink with no edge within 5 px across or down, whose colour yet changes over 10 px."""
+    """(H, W) bool: ink without an edge within 5 px across or down, whose colour changes over 10 px."""
     reach_px, change_levels = 5, 5
     smooth = cv2.blur(pixels, (3, 3)).astype(np.int16)
     barrier = edges | ~ink
-    found = np.zeros(ink.shape, bool)
+    smooth_ink = np.zeros(ink.shape, bool)
     for axis, line in ((0, (2 * reach_px + 1, 1)), (1, (1, 2 * reach_px + 1))):
         change = np.abs(np.roll(smooth, -reach_px, axis) - np.roll(smooth, reach_px, axis)).max(2)
-        found |= ~_dilate(barrier, *line) & (change >= change_levels)
-    found = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))  # noise is speckled
-    # grown back by the reach, which hides the rim of every shape
-    return _dilate(found, reach_px + 1, reach_px + 1) & ink
+        smooth_ink |= ~_dilate(barrier, *line) & (change >= change_levels)
+    smooth_ink = cv2.morphologyEx(
+        smooth_ink.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)
+    )  # noise is speckled
+    # dilated by the reach, which has removed the rim of every shape
+    return _dilate(smooth_ink, reach_px + 1, reach_px + 1) & ink
 
 
 def _count_tones(values: np.ndarray) -> int:
@@ -170,7 +172,7 @@ def _count_tones(values: np.ndarray) -> int:
 
 
 def _flat_colours(pixels: np.ndarray, calm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(K, 3) float32 colours, the commonest first, none nearer than SAME_COLOUR; (K,) shares of the calm pixels."""
+    """(K, 3) float32 colours, most common first, at least SAME_COLOUR apart; (K,) shares of the calm pixels."""
     values = pixels[calm].astype(np.int32)
     if not len(values):
         return np.zeros((0, 3), np.float32), np.zeros(0)
@@ -191,7 +193,7 @@ def _flat_colours(pixels: np.ndarray, calm: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _quantise(pixels: np.ndarray, colours: np.ndarray, ink: np.ndarray) -> list[np.ndarray]:
-    """One (H, W) bool mask per flat colour (each ink pixel goes to the nearest) and, last, the background's."""
+    """One (H, W) bool mask per flat colour (each ink pixel has the nearest) and, last, the background's."""
     if not len(colours):
         return [~ink]
     levels = pixels.astype(np.float32)
@@ -212,12 +214,16 @@ def _components(mask: np.ndarray) -> _Components:
 
 def _likeliest_row(candidates: list[_Components], logo_width_px: int) -> _Row:
     """The best row of letters among the components of any one colour."""
-    rows = (_row_around(found, seed, logo_width_px) for found in candidates for seed in range(len(found.boxes)))
+    rows = (
+        _row_around(components, seed, logo_width_px)
+        for components in candidates
+        for seed in range(len(components.boxes))
+    )
     return max(rows, key=lambda row: row.likeness, default=_Row())
 
 
-def _row_around(found: _Components, seed: int, logo_width_px: int) -> _Row:
-    left, top, width, height = found.boxes.T
+def _row_around(components: _Components, seed: int, logo_width_px: int) -> _Row:
+    left, top, width, height = components.boxes.T
     tall = height[seed]
     if tall < 5:
         return _Row()
@@ -232,7 +238,7 @@ def _row_around(found: _Components, seed: int, logo_width_px: int) -> _Row:
     if len(members) < 2:
         return _Row()
     span = (left + width)[members].max() - left[members].min()
-    strokes, heights = found.strokes[members], height[members]
+    strokes, heights = components.strokes[members], height[members]
     stroke_spread = float(strokes.std() / strokes.mean())
     evenness = np.exp(-2 * stroke_spread - 2 * heights.std() / heights.mean())
     row_width = min(float(span / logo_width_px), 1.0)
@@ -241,7 +247,7 @@ def _row_around(found: _Components, seed: int, logo_width_px: int) -> _Row:
 
 
 def _count_runs(layers: list[np.ndarray], ink: np.ndarray) -> tuple[float, float]:
-    """Changes of colour along the average row and column that carry ink."""
+    """Colour changes along the average row and column with ink."""
     if not ink.any():
         return 0.0, 0.0
     labels = np.argmax(layers, axis=0)  # (H, W)
@@ -251,11 +257,11 @@ def _count_runs(layers: list[np.ndarray], ink: np.ndarray) -> tuple[float, float
 
 
 def measure_rows(manifest: Manifest, rows: list[LogoRow], cache: Path) -> list[LogoMeasurements]:
-    """Each row's measurements: read from the JSON file `cache`, or taken now, and written there, if they are not all in it."""
+    """Each row's measurements, from the JSON file `cache`; if some are missing there, all are measured and written."""
     names = [f"{row.package}/{row.icon}" for row in rows]
     known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
     if not known.keys() >= set(names):
         measured = map_in_processes(measure_file, manifest.image_paths(rows), title="Measuring train")
-        known |= {name: asdict(found) for name, found in zip(names, measured, strict=True)}
+        known |= {name: asdict(measured_row) for name, measured_row in zip(names, measured, strict=True)}
         write_json(cache, known)
     return [LogoMeasurements(**known[name]) for name in names]

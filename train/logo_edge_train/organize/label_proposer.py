@@ -1,4 +1,4 @@
-"""Measurements -> a proposed label of the labelling guide, by an additive model that is small enough to read.
+"""Proposes a label of the labelling guide from measurements, by an additive model that is small enough to read.
 
 Each measurement has one piecewise-linear curve per class; the sum of the curves gives the logits. The curves lie in
 data/proposal.json. They were fitted once, on the train split of the project's own labels.
@@ -26,7 +26,7 @@ SURE_CONFIDENCE = 0.9  # from here on a proposal is right about as often as the 
 
 @dataclass(frozen=True)
 class Proposal:
-    """The likeliest label, its probability, and the probabilities of all classes (they sum to 1)."""
+    """The most likely label, its probability, and the probabilities of all classes (sum 1)."""
 
     label: str
     confidence: float
@@ -35,7 +35,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Proposer:
-    """For each measurement its knots, (J,), and its logits there, (J, K); K `classes`."""
+    """For each measurement its knots, (J,), and the logits at the knots, (J, K), of K `classes`."""
 
     classes: tuple[str, ...]
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -43,18 +43,19 @@ class Proposer:
 
 @functools.cache
 def load_proposer() -> Proposer:
+    """The model in data/proposal.json."""
     document = json.loads(PROPOSER_FILE.read_text(encoding="utf-8"))
     curves = {name: (np.array(curve["knots"]), np.array(curve["logits"])) for name, curve in document["curves"].items()}
     return Proposer(tuple(document["classes"]), curves)
 
 
 def proposal_classes() -> Sequence[str]:
-    """The classes that can be proposed: those of the labelling guide."""
+    """The classes that can be proposed, those of the labelling guide."""
     return load_proposer().classes
 
 
 def propose_label(measurements: LogoMeasurements) -> Proposal:
-    """The label that such measurements had most often among the project's own logos."""
+    """The most likely label of a logo with these measurements."""
     proposer, values = load_proposer(), asdict(measurements)
     logits = np.zeros(len(proposer.classes))
     for name, (knots, heights) in proposer.curves.items():
@@ -67,7 +68,7 @@ def propose_label(measurements: LogoMeasurements) -> Proposal:
 
 
 def place_on_curves(measured: Sequence[LogoMeasurements]) -> np.ndarray:
-    """(N, J) float32, 0 to 1: the weight of each knot of the proposer's curves in each of the measurements."""
+    """(N, J) float32, 0 to 1: the weights of the J knots of all curves, for each of N measured logos."""
     curves = load_proposer().curves
     columns = [np.array([getattr(measurements, name) for measurements in measured], float) for name in curves]
     hats = [_hats(column, knots) for column, (knots, _) in zip(columns, curves.values(), strict=True)]
@@ -75,18 +76,18 @@ def place_on_curves(measured: Sequence[LogoMeasurements]) -> np.ndarray:
 
 
 def measure_proposal_accuracy(manifest: Manifest) -> dict:
-    """How often the proposal is the label, on val and test: accuracy and recall per class, Wilson 95 % intervals.
+    """Accuracy of the proposals on val and test, and recall per class, with Wilson 95 % intervals.
 
-    `confident` counts only proposals of at least SURE_CONFIDENCE. `mean_confidence` beside `accuracy` shows how far
-    the confidences can be believed.
+    `confident` is the accuracy of proposals of at least SURE_CONFIDENCE. The difference of `mean_confidence` and
+    `accuracy` shows how well the confidences are calibrated.
     """
     report = {}
     for split in ("val", "test"):
         rows = _labelled(manifest, split)
         paths = manifest.image_paths(rows)
-        found = [propose_label(m) for m in map_in_processes(measure_file, paths, title=f"Measuring {split}")]
-        right = np.array([proposal.label == row.label for proposal, row in zip(found, rows, strict=True)])
-        confidence = np.array([proposal.confidence for proposal in found])
+        proposals = [propose_label(m) for m in map_in_processes(measure_file, paths, title=f"Measuring {split}")]
+        right = np.array([proposal.label == row.label for proposal, row in zip(proposals, rows, strict=True)])
+        confidence = np.array([proposal.confidence for proposal in proposals])
         labels = np.array([row.label for row in rows])
         report[split] = {
             "accuracy": _share(right),

@@ -1,7 +1,7 @@
-"""A user's folder -> the label and the split of each image in it, or what the folder seems to mean instead.
+"""Reads the label and the split of each image from its folders, and refuses ambiguous layouts.
 
-Class folders lie directly in the folder, in split folders (`train/cat`), or hold split folders themselves (`cat/train`).
-Names are compared stripped, in Unicode NFC and without case: people cannot distinguish more.
+Class folders lie directly in the folder, in split folders (`train/cat`), or hold split folders themselves
+(`cat/train`). Names are compared stripped, in Unicode NFC and without case.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
-CONTAINERS = frozenset(("images", "image", "imgs", "img", "data", "dataset"))  # hold classes and are none
+CONTAINERS = frozenset(
+    ("images", "image", "imgs", "img", "data", "dataset")
+)  # hold classes, and are not classes themselves
 NOT_UTF8 = "its name, or that of its folder, is not UTF-8, which a manifest holds; rename it"
 
 
 @dataclass(frozen=True)
 class PlacedImage:
-    """An image with what its folders say: both empty where they say nothing."""
+    """An image with the label and split that its folders name; empty if they name none."""
 
     path: Path
     label: str = ""
@@ -43,9 +45,9 @@ class PlacedImage:
 def read_layout(folder: Path, *, split_folders: bool | None = None) -> tuple[list[PlacedImage], list[Path]]:
     """The images below a folder with their labels and splits, and the files whose names are not UTF-8.
 
-    `split_folders`: whether folders named train, val, calib or test are splits; None: they are where all first-level
-    folders are, or all folders within classes. Raises DatasetError, with the cure, where the folder probably means
-    something else: split folders beside class folders, a folder of class folders in between, names that look the same.
+    `split_folders`: whether folders named train, val, calib or test are splits; None: if all first-level folders, or
+    all folders within classes, have such names. Raises DatasetError, with the remedy, for an ambiguous layout: split
+    folders beside class folders, a folder between that holds the class folders, names that look the same.
     """
     paths = [Path(path) for path in walk_images(folder)]
     readable = [path for path in paths if _is_utf8(path.relative_to(folder))]
@@ -89,7 +91,7 @@ def read_layout(folder: Path, *, split_folders: bool | None = None) -> tuple[lis
 
 
 def _with_clean_labels(folder: Path, placed: list[PlacedImage]) -> list[PlacedImage]:
-    """The images with stripped labels in NFC. Raises DatasetError where two names look the same, or one is blank."""
+    """The images with stripped labels in NFC. Raises DatasetError if two names look the same, or one is blank."""
     looks = defaultdict(set)
     for image in placed:
         if image.label:

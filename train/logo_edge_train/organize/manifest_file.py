@@ -15,9 +15,9 @@ from logo_edge_train.data.manifest import FILES, read_manifest
 
 
 def manifest_of(folder: Path) -> Path:
-    """Where the manifest of a folder of images lies: its own manifest.csv, else, there or not, one in the cache.
+    """The path of the manifest of a folder of images: its own manifest.csv or, existing or not, one in the cache.
 
-    The cache, so that nothing is written into the user's data unless `data organize` is asked to.
+    In the cache, since only `data organize` may write into the user's data.
     """
     own, resolved = folder / "manifest.csv", folder.resolve()
     if own.exists():
@@ -27,18 +27,18 @@ def manifest_of(folder: Path) -> Path:
 
 
 def compare_with_folder(manifest_path: Path, folder: Path) -> str:
-    """What the images of the folder and of its manifest have not in common, and what to do; empty where they are the same.
+    """How the images of the folder differ from its manifest, and what to do; empty if they are the same.
 
-    Of a manifest in the cache the content of each file is compared too: groups and splits follow the pixels.
+    For a manifest in the cache, the files' content is compared too, since groups and splits follow the pixels.
     """
     manifest = read_manifest(manifest_path)
-    below = manifest.folder.resolve()
-    listed = {os.path.normpath(below / row.icon) for row in manifest.rows if row.package == FILES}
+    base = manifest.folder.resolve()
+    listed = {os.path.normpath(base / row.icon) for row in manifest.rows if row.package == FILES}
     present = set(walk_images(folder.resolve()))
     gone = sum(not os.path.exists(path) for path in listed - present)
-    kept = digests_file(manifest_path)
-    digests = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    known = [(below / row.icon, digests[row.icon]) for row in manifest.rows if row.icon in digests]
+    digests_path = digests_file(manifest_path)
+    digests = json.loads(digests_path.read_text(encoding="utf-8")) if digests_path.exists() else {}
+    known = [(base / row.icon, digests[row.icon]) for row in manifest.rows if row.icon in digests]
     changed = sum(path.exists() and digest_file(path) != digest for path, digest in known)
     if not (added := len(present - listed)) and not gone and not changed:
         return ""
@@ -50,9 +50,10 @@ def compare_with_folder(manifest_path: Path, folder: Path) -> str:
 
 
 def digests_file(manifest_path: Path) -> Path:
-    """The JSON beside a manifest in the cache that has the digest of each row's file, by its icon."""
+    """The JSON beside a manifest in the cache: {icon: digest of the row's file}."""
     return manifest_path.with_suffix(".digests.json")
 
 
 def digest_file(path: Path) -> str:
+    """The BLAKE2 digest of the file's content, in hexadecimal."""
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()

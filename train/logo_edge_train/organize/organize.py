@@ -1,4 +1,4 @@
-"""A folder of images -> a manifest with labels, groups of copies and splits (`logo-edge data organize`)."""
+"""Writes the manifest of a folder of images: labels, groups of copies, splits (`logo-edge data organize`)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MERGED = "other"
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that gave no image, and why."""
+    """A file that is no readable image, and the reason."""
 
     path: Path
     reason: str
@@ -42,17 +42,16 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class OrganizeReport:
-    """What `organize_folder` found and wrote.
+    """The result of `organize_folder`.
 
-    `counts` maps split -> class -> images. `labelled` counts the manifest's rows whose label a folder gave, `proposed`
-    the others, `proposed_sure` those of them with a confidence of at least SURE_CONFIDENCE. `unlabelled` lists images
-    that no label could be proposed for, `left_out` counts those that balancing dropped, `below_target` maps the
-    classes that are too small for the target to their size, `small_classes` those that were left out or merged. `groups`
-    counts the manifest's groups, `near_duplicates` its images beyond the first of their group; `mixed_groups` names the
-    groups whose images carry different labels, which deserve a look. `limits` maps the classes whose images all look
-    alike to their limit for copies, a share of the usual one. `given` names the splits that folders gave, and
-    `split_groups` the groups that they divide; `filled` maps the other splits to their images, taken from train.
-    `uneven` maps classes whose splits are far from 70/10/10/10 to their shares in percent and their largest group.
+    counts: split -> class -> images. labelled: rows with a label from a folder; proposed: rows with a proposed label;
+    proposed_sure: those with a confidence of at least SURE_CONFIDENCE. unlabelled: images without any label. left_out:
+    images that balancing dropped. below_target: classes below the target -> their size. small_classes: classes that
+    were left out or merged -> their size. groups: groups in the manifest. near_duplicates: images after the first of
+    their group. mixed_groups: groups with several labels. limits: classes whose images all look alike -> their limit
+    for copies, as a share of the usual limit. given: splits that folders name. split_groups: groups that these folders
+    divide. filled: splits without a folder -> their images, taken from train. uneven: classes whose splits are far from
+    70/10/10/10 -> their shares in percent, and their largest group.
     """
 
     manifest: Path
@@ -76,10 +75,10 @@ class OrganizeReport:
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    row: LogoRow  # its split is empty where no folder gave one
+class _LabelledRow:
+    row: LogoRow  # its split is empty unless a folder names it
     proposed: bool
-    confidence: float  # 1 where the folder gave the label
+    confidence: float  # 1 for a label from a folder
 
 
 def organize_folder(
@@ -93,17 +92,16 @@ def organize_folder(
     exact_copies: bool = False,
     small_classes: str = STOP,
 ) -> OrganizeReport:
-    """The report on the manifest that was written for the images in `folder` and its subfolders.
+    """Writes the manifest of the images in `folder` and its subfolders, and returns the report.
 
-    Labels and splits are those of `layout.read_layout`. Images directly in `folder` are unlabelled: they get a proposed
-    label where every class folder is a class of the labelling guide (or there is none), and are only reported otherwise.
-    Copies share a group (`duplicates.group_copies`; only equal files with `exact_copies`), and no group stands in two
-    splits, but for images whose folders give their split: those are never moved. Classes of fewer than four groups stop
-    it, are left out, or are merged into a class MERGED. File names that are not UTF-8 are skipped.
+    `layout.read_layout` gives labels and splits. Images directly in `folder` are unlabelled: they get a proposed label
+    if every class folder is a class of the labelling guide (or there is none), and are only reported otherwise. Copies
+    share a group (`duplicates.group_copies`; only equal files with `exact_copies`), and no group is in two splits,
+    except where folders give the split: such images never move. `small_classes` decides on classes of fewer than four
+    groups: stop, leave out, or merge into the class MERGED. Files whose names are not UTF-8 are skipped.
 
-    Raises DatasetError, where it can before images are measured: where the folder or its images are missing, the folder
-    means something else, the manifest is there already (unless `overwrite`) or cannot be written, or a class cannot be
-    split.
+    Raises DatasetError, if possible before images are measured: the folder or its images are missing, its layout is
+    ambiguous, the manifest exists (without `overwrite`) or cannot be written, or a class cannot be split.
     """
     folder, manifest_path = Path(folder), Path(manifest_path)
     if not folder.is_dir():
@@ -117,7 +115,7 @@ def organize_folder(
     _check_destination(manifest_path, overwrite)
     placed, not_utf8 = read_layout(folder.resolve(), split_folders=split_folders)
     can_propose = {image.label for image in placed} - {""} <= set(proposal_classes())
-    placed, few = _settle_small(folder, placed, small_classes, can_propose=can_propose)
+    placed, few_images = _settle_small_classes(folder, placed, small_classes, can_propose=can_propose)
     jobs = [(image.path, can_propose and not image.label) for image in placed]
     examined = map_in_processes(_examine, jobs, title="Measuring")
     skipped = [SkippedFile(path, NOT_UTF8) for path in not_utf8]
@@ -136,18 +134,18 @@ def organize_folder(
         exact=exact_copies,
     )
     candidates, unlabelled = [], []
-    for (image, found), name, first in zip(images, names, groups.firsts, strict=True):
+    for (image, details), name, first in zip(images, names, groups.firsts, strict=True):
         if image.label or can_propose:
             row = LogoRow(FILES, "", name, names[first], image.label, split=image.split)
-            candidates.append(_label(row, found.measurements))
+            candidates.append(_label(row, details.measurements))
         else:
             unlabelled.append(image.path)
-    candidates, too_few = _settle_few_groups(folder, candidates, small_classes)
+    candidates, few_groups = _settle_few_groups(folder, candidates, small_classes)
     kept, below_target = _balance(candidates, target_per_class, seed)
     _check_classes(folder, [c.row.label for c in kept])
     given = tuple(split for split in SPLITS if any(c.row.split == split for c in kept))
     rows, filled = assign_splits(folder, [c.row for c in kept], given, seed)
-    if manifest_path.is_relative_to(cache_folder()):  # in the user's folders nothing is written but what is asked for
+    if manifest_path.is_relative_to(cache_folder()):  # into the user's folders only the manifest is written
         digests = {name: look.digest for name, (_, look) in zip(names, images, strict=True)}
         manifest_path.parent.mkdir(parents=True, exist_ok=True)
         write_file(digests_file(manifest_path), json_text({row.icon: digests[row.icon] for row in rows}))
@@ -164,7 +162,7 @@ def organize_folder(
         skipped=tuple(skipped),
         left_out=len(candidates) - len(kept),
         below_target=below_target,
-        small_classes={**few, **too_few},
+        small_classes={**few_images, **few_groups},
         groups=len(labels_of),
         near_duplicates=len(rows) - len(labels_of),
         mixed_groups=tuple(group for group, labels in labels_of.items() if len(labels) > 1),
@@ -177,7 +175,7 @@ def organize_folder(
 
 
 def print_report(report: OrganizeReport) -> None:
-    """Prints what was found, what was left out and why, and what deserves a look."""
+    """Prints the counts by class and split, and what was left out and why."""
     from rich.console import Console
 
     from logo_edge_train.console import LiteralTable, literal
@@ -224,11 +222,11 @@ def describe_report(report: OrganizeReport) -> list[str]:
             for label, (shares, largest) in report.uneven.items()
         ],
     }
-    for remark, found in remarks.items():
-        if isinstance(found, int) and found:
-            lines.append(f"{found} {remark}")
-        elif found:
-            lines += [f"{len(found)} {remark}:", *(f"  {line}" for line in found[:10])]
+    for remark, entries in remarks.items():
+        if isinstance(entries, int) and entries:
+            lines.append(f"{entries} {remark}")
+        elif entries:
+            lines += [f"{len(entries)} {remark}:", *(f"  {line}" for line in entries[:10])]
     return lines
 
 
@@ -240,7 +238,7 @@ class _Examined:
 
 
 def _examine(job: tuple[Path, bool]) -> _Examined | str:
-    """The image's look and, if asked for, its measurements, or why there are none."""
+    """The image's look and, if asked for, its measurements; or the reason why it cannot be read."""
     path, is_measured = job
     try:
         image = load_image(path)
@@ -251,7 +249,7 @@ def _examine(job: tuple[Path, bool]) -> _Examined | str:
 
 
 def _check_destination(path: Path, overwrite: bool) -> None:
-    """Raises DatasetError where the manifest is there already, is a folder, or its folder cannot be written."""
+    """Raises DatasetError if the manifest exists, is a folder, or its folder cannot be written."""
     if path.is_dir():
         raise DatasetError(
             f"{shown(str(path))}: a folder; name a file for the manifest, such as {path / 'manifest.csv'}"
@@ -270,19 +268,21 @@ def _icon_name(path: Path, manifest_folder: Path) -> str:
     return Path(os.path.relpath(path, manifest_folder)).as_posix()
 
 
-def _label(row: LogoRow, measurements: LogoMeasurements | None) -> _Candidate:
+def _label(row: LogoRow, measurements: LogoMeasurements | None) -> _LabelledRow:
     if measurements is None:
-        return _Candidate(replace(row, votes=(row.label,)), proposed=False, confidence=1.0)
+        return _LabelledRow(replace(row, votes=(row.label,)), proposed=False, confidence=1.0)
     proposal = propose_label(measurements)
     sure = proposal.confidence >= SURE_CONFIDENCE
     row = replace(row, label=proposal.label, votes=(proposal.label,), sure=sure)
-    return _Candidate(row, proposed=True, confidence=proposal.confidence)
+    return _LabelledRow(row, proposed=True, confidence=proposal.confidence)
 
 
-def _balance(candidates: list[_Candidate], target: int | None, seed: int) -> tuple[list[_Candidate], dict[str, int]]:
+def _balance(
+    candidates: list[_LabelledRow], target: int | None, seed: int
+) -> tuple[list[_LabelledRow], dict[str, int]]:
     """At most `target` images a class, and the sizes of the classes below it.
 
-    One image of every group comes before a second one of any; then the confident labels come first.
+    One image of every group comes before a second image of any; among these, confident labels come first.
     """
     if target is None:
         return candidates, {}
@@ -298,16 +298,16 @@ def _balance(candidates: list[_Candidate], target: int | None, seed: int) -> tup
         for at in shuffled:
             order.append((turns[candidates[at].row.group], at))
             turns[candidates[at].row.group] += 1
-        kept |= {at for _, at in sorted(order, key=lambda entry: entry[0])[:target]}
+        kept |= {at for _, at in sorted(order, key=lambda turn: turn[0])[:target]}
     return [candidates[at] for at in sorted(kept)], below_target
 
 
-def _settle_small(
+def _settle_small_classes(
     folder: Path, placed: list[PlacedImage], mode: str, *, can_propose: bool
 ) -> tuple[list[PlacedImage], dict[str, int]]:
-    """The images without classes that are too small whatever is in them, and those classes' sizes."""
+    """The images without classes that have too few images, and these classes' sizes."""
     counts = Counter(image.label for image in placed if image.label)
-    loose = can_propose and any(not image.label for image in placed)  # may be of any class
+    loose = can_propose and any(not image.label for image in placed)  # may belong to any class
     if not loose and placed:
         _check_classes(folder, list(counts.elements()))
     if loose or any(image.split for image in placed):
@@ -324,9 +324,9 @@ def _settle_small(
 
 
 def _settle_few_groups(
-    folder: Path, candidates: list[_Candidate], mode: str
-) -> tuple[list[_Candidate], dict[str, int]]:
-    """The candidates without classes of too few groups, and those classes' numbers of groups."""
+    folder: Path, candidates: list[_LabelledRow], mode: str
+) -> tuple[list[_LabelledRow], dict[str, int]]:
+    """The candidates without classes of too few groups, and these classes' numbers of groups."""
     if any(c.row.split for c in candidates):
         return candidates, {}
     groups = groups_of_classes([c.row.label for c in candidates], [c.row.group for c in candidates])
@@ -367,10 +367,10 @@ def _check_classes(folder: Path, labels: Sequence[str]) -> None:
 
 
 def _values_of_groups(rows: list[LogoRow], field: str) -> dict[str, set[str]]:
-    found = defaultdict(set)
+    values = defaultdict(set)
     for row in rows:
-        found[row.group].add(getattr(row, field))
-    return dict(found)
+        values[row.group].add(getattr(row, field))
+    return dict(values)
 
 
 def _count(rows: list[LogoRow]) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Groups of images -> train, val, calib and test: shares in each class, no group in two splits."""
+"""Assigns whole groups of images to train, val, calib and test, by shares in each class."""
 
 from __future__ import annotations
 
@@ -15,33 +15,31 @@ from logo_edge.names import shown
 from logo_edge_train.data.manifest import SPLITS, LogoRow
 
 SPLIT_SHARES = {"train": 0.7, "val": 0.1, "calib": 0.1, "test": 0.1}  # 70/20/10, then half of val is calib
-
-
-SHARE_TOLERANCE = 0.05  # of a class: a split further from its share, and by more than one image, is reported
+SHARE_TOLERANCE = 0.05  # of a class: larger deviations of a split, if of more than one image, are reported
 
 
 def split_by_group(
     labels: Sequence[str], groups: Sequence[str], *, seed: int, shares: dict[str, float] = SPLIT_SHARES
 ) -> list[str]:
-    """train, val, calib or test for each image: 70/10/10/10 in each class, or other `shares`; no group in two splits.
+    """The split of each image, by `shares` in each class; no group is in two splits.
 
-    A group counts for its commonest label. Every class with four groups reaches all four splits. The same arguments
-    give the same splits, and a class's splits do not depend on the other classes.
+    A group counts for its most common label. A class with four groups is in all four splits. The same arguments give
+    the same splits, and a class's splits do not depend on the other classes.
     """
     sizes = Counter(groups)
     split_of = {}
     for label, names in groups_of_classes(labels, groups).items():
         shuffled = [names[i] for i in class_rng(seed, label).permutation(len(names))]
-        # the largest first, so that the small ones even out what is missing
+        # largest first, so that small groups even out the shares
         ordered = sorted(shuffled, key=lambda name: -sizes[name])
         total = sum(sizes[name] for name in names)
-        missing = {split: share * total for split, share in shares.items()}
+        wanted = {split: share * total for split, share in shares.items()}
         empty = list(shares)
         for at, name in enumerate(ordered):
             choices = empty if len(ordered) - at <= len(empty) else shares
-            split = max(choices, key=missing.__getitem__)
+            split = max(choices, key=wanted.__getitem__)
             split_of[name] = split
-            missing[split] -= sizes[name]
+            wanted[split] -= sizes[name]
             if split in empty:
                 empty.remove(split)
     return [split_of[group] for group in groups]
@@ -50,9 +48,9 @@ def split_by_group(
 def assign_splits(
     folder: Path, rows: list[LogoRow], given: tuple[str, ...], seed: int
 ) -> tuple[list[LogoRow], dict[str, int]]:
-    """The rows with their splits, and how many of train's went to each split that no folder gives.
+    """The rows with their splits, and how many rows of train fill each split that has no folder.
 
-    Rows with a split keep it, but for those of train where another split has no folder: whole groups of them fill it.
+    Rows with a split keep it. If a split has no folder, whole groups of train fill it.
     """
     if not given:
         splits = split_by_group([row.label for row in rows], [row.group for row in rows], seed=seed)
@@ -72,7 +70,7 @@ def assign_splits(
 
 
 def find_uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...], int]]:
-    """The classes that large groups keep far from SPLIT_SHARES: their shares in percent, the largest group."""
+    """Classes whose large groups make SPLIT_SHARES impossible -> their shares in percent, and their largest group."""
     uneven = {}
     for label in sorted({row.label for row in rows}):
         own = [row for row in rows if row.label == label]
@@ -87,15 +85,16 @@ def find_uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...],
 
 
 def groups_of_classes(labels: Sequence[str], groups: Sequence[str]) -> dict[str, list[str]]:
-    """The groups of each class, in order; a group counts for its commonest label."""
+    """The groups of each class, in order; a group counts for its most common label."""
     votes = defaultdict(Counter)
     for label, group in zip(labels, groups, strict=True):
         votes[group][label] += 1
-    found = {label: [] for label in sorted(set(labels))}
+    groups_of = {label: [] for label in sorted(set(labels))}
     for group in sorted(votes):
-        found[min(votes[group], key=lambda label: (-votes[group][label], label))].append(group)
-    return found
+        groups_of[min(votes[group], key=lambda label: (-votes[group][label], label))].append(group)
+    return groups_of
 
 
 def class_rng(seed: int, label: str) -> np.random.Generator:
+    """The generator of a class: it does not depend on other classes."""
     return np.random.default_rng([seed, zlib.crc32(label.encode())])

@@ -1,4 +1,4 @@
-"""What frozen features are worth: a linear probe and a vote of nearest neighbours, whose settings the train split chooses."""
+"""Measures frozen features: a linear probe and a vote of nearest neighbours, tuned on the train split."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ BATCH = 64
 def features_of(
     network: LogoNetwork, pixels: np.ndarray, device: torch.device, read: Callable = LogoNetwork.features
 ) -> np.ndarray:
-    """(N, F) float32: what the classifier would read of (N, S, S, 3) uint8 pixels, in evaluation mode.
+    """(N, F) float32: the features of (N, S, S, 3) uint8 pixels that the classifier reads, in evaluation mode.
 
-    Or what `read` takes from the network and a batch of pixels, such as LogoNetwork.stage_features.
+    `read` takes other features from the network and a batch of pixels, such as LogoNetwork.stage_features.
     """
     network.eval()
     parts = (torch.from_numpy(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH))
@@ -36,13 +36,13 @@ def features_of(
 
 
 def linear_probe(features: np.ndarray, targets: np.ndarray, groups: Sequence[str]) -> GridSearchCV:
-    """A logistic regression on standardised features, its penalty chosen by cross-validation that splits no group."""
+    """A logistic regression on standardised features; grouped cross-validation chooses its penalty."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return _search(model, {"logisticregression__C": INVERSE_PENALTIES}, features, targets, groups)
 
 
 def neighbour_probe(features: np.ndarray, targets: np.ndarray, groups: Sequence[str]) -> GridSearchCV:
-    """The vote of the k logos of the nearest angle (standardised features), k chosen by cross-validation that splits no group."""
+    """The vote of the k nearest logos by angle of standardised features; grouped cross-validation chooses k."""
     model = make_pipeline(StandardScaler(), KNeighborsClassifier(metric="cosine", weights="distance"))
     counts = [count for count in NEIGHBOURS if count <= max(1, len(features) // 3)]
     return _search(model, {"kneighborsclassifier__n_neighbors": counts}, features, targets, groups)
@@ -53,6 +53,6 @@ def _search(
 ) -> GridSearchCV:
     folds = min(FOLDS, len(set(groups)), int(np.bincount(targets).max()))
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    with warnings.catch_warnings():  # a class of few logos is in few folds, which is all that can be done
+    with warnings.catch_warnings():  # a class of few logos can only be in few folds
         warnings.filterwarnings("ignore", "The least populated class in y", UserWarning)
         return GridSearchCV(model, grid, cv=split).fit(features, targets, groups=groups)

@@ -1,7 +1,7 @@
-"""Learns a network's first weights from logos without labels: SimCLR with a head for each of four aspects of a logo.
+"""Pretrains a network on logos without labels: SimCLR with a head for each of four aspects of a logo.
 
-Chen et al. 2020, "A simple framework for contrastive learning of visual representations", arXiv:2002.05709. What the
-two views of a pair share is told in `views`; what frozen features are worth is measured by `probe`.
+Chen et al. 2020, "A simple framework for contrastive learning of visual representations", arXiv:2002.05709. `views`
+defines what the two views of a pair share; `probe` measures the frozen features.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from logo_edge_train.recipe import ASPECTS, Architecture, PretrainConfig
 from logo_edge_train.runs import write_json
 from logo_edge_train.state import read_history
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 1.0  # where a learned one stops
-FIRST_DOUBT = -3.0  # softplus(-3) = 0.05: at first every pair counts nearly in full
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 1.0  # limits of a learned one
+INITIAL_LOG_VARIANCE = -3.0  # softplus(-3) = 0.05: at first every pair counts nearly in full
 
 
 def pretrain(
@@ -47,11 +47,11 @@ def pretrain(
     key: str,
     report: Callable[[dict], None],
 ) -> None:
-    """Writes what the network `text` (name@size_px) learned from the rows to FOLDER/pretrain/NAME-SIZE.safetensors.
+    """Pretrains the network `text` (name@size_px) on the rows; writes FOLDER/pretrain/NAME-SIZE.safetensors.
 
-    It begins at random or, with `imagenet`, at its ImageNet weights. Labels are not learned from; those of the train
-    split and of val measure the features after each epoch. NAME-SIZE.json has the history and the `key`, which is that
-    of `train.pretrain_identity`; interrupted, it goes on to the same result. Raises DatasetError where there are too few rows.
+    It begins at random or, with `imagenet`, at ImageNet weights. Labels of train and val only measure the features
+    after each epoch. NAME-SIZE.json has the history and the `key` of `train.pretrain_identity`. An interrupted run
+    continues to the same result. Raises DatasetError if there are too few rows.
     """
     if len(rows) < 2 * len(ASPECTS):
         raise DatasetError(f"{len(rows)} logos to pretrain on; expected at least {2 * len(ASPECTS)}")
@@ -93,14 +93,14 @@ def pretrain(
 
 
 def encoder_path(folder: Path, text: str) -> Path:
-    """Where a run keeps what the network `text` (name@size_px) learned without labels."""
+    """Where a run keeps the pretrained weights of the network `text` (name@size_px)."""
     return folder / "pretrain" / f"{text.replace('@', '-')}.safetensors"
 
 
 def start_from(path: Path, network: LogoNetwork) -> None:
-    """Gives the network the weights at `path`, all but the classifier's, which become 0: no random gradient enters them.
+    """Loads the weights at `path` into the network; the classifier's become 0, so that it sends no random gradients back.
 
-    Raises RunError where the file is missing or not the one that was written there.
+    Raises RunError if the file is missing or was changed.
     """
     record = path.with_suffix(".json")
     if not path.exists() or file_hash(path) != json.loads(record.read_text(encoding="utf-8"))["sha256"]:
@@ -111,7 +111,7 @@ def start_from(path: Path, network: LogoNetwork) -> None:
 
 
 class Pairs(NamedTuple):
-    """What a head says of the pairs of its aspect."""
+    """The output of a head for the pairs of its aspect."""
 
     first: torch.Tensor  # (B, P) float32 of length 1
     second: torch.Tensor  # (B, P)
@@ -122,7 +122,7 @@ class Pairs(NamedTuple):
 class AspectNetwork(nn.Module):
     """(B, S, S, 3) uint8 first and second views, (B,) indices of their aspects -> {aspect: Pairs}.
 
-    What makes no feature, such as the classifier, is not learned.
+    Layers after the features, such as the classifier, are not trained.
     """
 
     def __init__(self, encoder: LogoNetwork, size_px: int, config: PretrainConfig):
@@ -145,13 +145,13 @@ class AspectNetwork(nn.Module):
         features = self.encoder.features(torch.cat([first, second])).chunk(2)  # 2 of (B, F)
         pairs = {}
         for index, (aspect, head) in enumerate(self.heads.items()):
-            (one, doubt), (other, other_doubt) = (head(half[aspects == index]) for half in features)
-            pairs[aspect] = Pairs(one, other, (doubt + other_doubt) / 2, head.temperature())
+            (one, variance), (other, other_variance) = (head(half[aspects == index]) for half in features)
+            pairs[aspect] = Pairs(one, other, (variance + other_variance) / 2, head.temperature())
         return pairs
 
 
 class AspectHead(nn.Module):
-    """(B, F) features -> the (B, P) float32 projections, of length 1, and the (B,) log-variances; its temperature."""
+    """(B, F) features -> (B, P) float32 projections of length 1 and (B,) log-variances; it has a temperature."""
 
     def __init__(self, width: int, temperature: float, config: PretrainConfig):
         super().__init__()
@@ -160,7 +160,7 @@ class AspectHead(nn.Module):
         self.doubt = nn.Linear(config.hidden, 1) if config.uncertainty else None
         if self.doubt is not None:
             nn.init.zeros_(self.doubt.weight)
-            nn.init.constant_(self.doubt.bias, FIRST_DOUBT)
+            nn.init.constant_(self.doubt.bias, INITIAL_LOG_VARIANCE)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)), config.learn_temperature)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,8 +179,8 @@ def nt_xent(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(B,) the loss of each pair in nats, the mean of its two directions; and the share of views whose partner is closest.
 
-    first, second: (B, P) of length 1. The negatives of a view are all other views, of this process and of all others
-    that fit along with it. Chen et al. 2020, equation 1. Raises RunError where there is but one pair.
+    first, second: (B, P) of length 1. The negatives of a view are all other views in all processes of the fit. Chen et
+    al. 2020, equation 1. Raises RunError for a single pair.
     """
     everyone = torch.cat([distributed.gather(first), distributed.gather(second)])  # (2N, P)
     count, total = len(first), len(everyone) // 2
@@ -188,7 +188,7 @@ def nt_xent(
         raise RunError(f"{total} logos of an aspect in a batch; expected at least 2. Raise pretrain.fit.batch_size")
     here = distributed.rank() * count + torch.arange(count, device=first.device)
     itself, partner = torch.cat([here, here + total]), torch.cat([here + total, here])
-    with torch.autocast(first.device.type, enabled=False):  # bfloat16 would blur what a low temperature magnifies
+    with torch.autocast(first.device.type, enabled=False):  # bfloat16 is too coarse at a low temperature
         similarity = torch.cat([first, second]) @ everyone.T / temperature  # (2B, 2N)
     similarity = similarity.scatter(1, itself[:, None], float("-inf"))
     losses = functional.cross_entropy(similarity, partner, reduction="none")
@@ -196,10 +196,10 @@ def nt_xent(
 
 
 def contrastive_objective(difficulty: Difficulty) -> Objective:
-    """The four aspects' losses by name, unreliable pairs counting less; the difficulty follows how many find their partner.
+    """The four aspects' losses by name, with less weight on unreliable pairs; adapts the difficulty.
 
-    A pair of loss l and log-variance s counts as exp(-s) l + s / 2: Kendall, Gal and Cipolla 2018, arXiv:1705.07115,
-    whose classification likelihood NT-Xent is. With s at least 0, no pair counts more than plainly.
+    A pair of loss l and log-variance s counts as exp(-s) l + s / 2, the classification likelihood of Kendall, Gal and
+    Cipolla 2018, arXiv:1705.07115. As s is at least 0, no pair gets more than its plain weight.
     """
 
     def objective(network, first, second, aspects):
@@ -217,10 +217,10 @@ def contrastive_objective(difficulty: Difficulty) -> Objective:
 
 
 class Difficulty:
-    """How strongly the views of each aspect are distorted, 0 to 1: more where most find their partner, less where not.
+    """The strength of each aspect's views, 0 to 1: it rises while most views find their partner, and falls otherwise.
 
-    A step up or down per batch, as Karras et al. 2020, arXiv:2006.06676, adapt theirs. Processes that make batches
-    ahead see a change that much later.
+    One step per batch, as in Karras et al. 2020, arXiv:2006.06676. Loader processes, which prepare batches ahead, see a
+    change that much later.
     """
 
     def __init__(self, config: PretrainConfig, history: list[dict]):
@@ -230,7 +230,7 @@ class Difficulty:
         self.shares: list[torch.Tensor] = []  # of this epoch
 
     def adapt(self, shares: torch.Tensor) -> None:
-        """Takes the (4,) shares of views that found their partner in a batch."""
+        """Adapts the strengths to the (4,) shares of views that found their partner in a batch."""
         self.shares.append(shares.detach().double().cpu())
         steps = self.config.strength_step * (self.shares[-1] - self.config.target_accuracy).sign()
         self.strengths.copy_((self.strengths + steps).clamp(0, 1))
@@ -247,7 +247,7 @@ class Difficulty:
 def _neighbours_on_val(
     manifest: Manifest, rows: list[LogoRow], size_px: int, difficulty: Difficulty, device: torch.device
 ) -> Callable[[AspectNetwork], dict]:
-    """A function network -> the accuracy on val of the labelled rows' vote, and the figures of the heads."""
+    """A function network -> the accuracy on val of the nearest labelled rows' vote, and the heads' figures."""
     known, asked = [row for row in rows if row.label], manifest.split("val")
     pixels = [pixels_of(part, manifest, InputContract(size_px)) for part in (known, asked)]
     targets = [targets_of(part, manifest.classes) for part in (known, asked)]

@@ -1,4 +1,4 @@
-"""Views of a logo that share one of its aspects and little else: the positive pairs of pretraining.
+"""Views of a logo that share little except one of its aspects: the positive pairs of pretraining.
 
 | aspect | kept | destroyed, the more the greater the strength |
 | --- | --- | --- |
@@ -7,9 +7,9 @@
 | text | strokes and edges: their widths, rhythm and angle | colours, the background; where parts stand and how many there are |
 | shape | the contour of the ink | what fills it: colours, transitions, inner edges; the background; some of place, size and angle |
 
-Unlike in SimCLR (Chen et al. 2020, arXiv:2002.05709) nothing is cropped: a part of a logo is often of another kind. And
-the second view may be of another logo, one of those whose statistics of the aspect are nearest: that keeps the aspect and
-destroys all else better than any distortion (Dwibedi et al. 2021, arXiv:2104.14548, whose neighbours are of learned features).
+Unlike SimCLR (Chen et al. 2020, arXiv:2002.05709), views are not cropped, since a part of a logo is often of another
+kind. The second view may be of another logo, with nearly the same statistics of the aspect: this keeps the aspect and
+changes everything else more than any distortion does (Dwibedi et al. 2021, arXiv:2104.14548, use learned features).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.models.extractors import measure_colour, measure_shape, measure_text, soft_ink
 from logo_edge_train.recipe import ASPECTS
 
-LEVELS = 50  # of strength, that differ: the transforms are made once for each
+LEVELS = 50  # of strength; each has its own transforms, built once
 NEIGHBOUR_PX = 96  # side of the pictures by which neighbours are found, whatever the network sees
 LAYOUT = 16  # cells a side
-FAR = 3.0  # standard deviations, beyond which a statistic moves a logo no further from others
+FAR = 3.0  # standard deviations at which a statistic is clipped
 BATCH = 64
 
 
 class Pair(NamedTuple):
-    """What the two views of a logo are drawn from: (h, w, 4) uint8 premultiplied each, and a seed."""
+    """The sources of the two views of a logo: (h, w, 4) uint8 premultiplied each, and a seed."""
 
     ink: np.ndarray
     partners: tuple[np.ndarray, ...]  # for each of ASPECTS, itself or a neighbour
@@ -55,9 +55,9 @@ class Pair(NamedTuple):
 class InkDataset(Dataset):
     """Logos as Pairs, longer side `size_px`.
 
-    The partners and the seed of item `epoch * len(rows) + i` depend on (seed, epoch, i) alone, so that an interrupted run
-    sees the same views again. No label is read. An opaque image is ink all over. `neighbours` (4, N, k): for each of
-    ASPECTS and each row the indices of those that may stand in for it in its second view, with itself; k may be 0.
+    The partners and the seed of item `epoch * len(rows) + i` depend on (seed, epoch, i) alone, so that an interrupted
+    run sees the same views again. No label is read. An opaque image is all ink. `neighbours` (4, N, k): for each of
+    ASPECTS and each row, the indices of rows that may replace it in its second view, beside itself; k may be 0.
     """
 
     def __init__(self, manifest: Manifest, rows: list[LogoRow], *, size_px: int, seed: int, neighbours: np.ndarray):
@@ -82,23 +82,23 @@ def _ink_of(image: Image.Image, size_px: int) -> np.ndarray:
 
 
 def find_neighbours(pixels: np.ndarray, count: int) -> np.ndarray:
-    """(4, N, k) int: for each of ASPECTS the indices of the logos nearest to each of N in that aspect, the nearest first.
+    """(4, N, k) int: for each of ASPECTS and each of N logos, the indices of the nearest others, the nearest first.
 
-    pixels: (N, NEIGHBOUR_PX, NEIGHBOUR_PX, 3) uint8; k is `count`, or N - 1 where there are no more. Nearest by the Euclidean
-    distance of standardised statistics (models/extractors.py), for geometry of where the ink is.
+    pixels: (N, NEIGHBOUR_PX, NEIGHBOUR_PX, 3) uint8; k is `count`, at most N - 1. The distance is Euclidean, of
+    standardised statistics (models/extractors.py), for geometry of the ink's layout.
     """
     count = min(count, len(pixels) - 1)
     if count < 1:
         return np.empty((len(ASPECTS), len(pixels), 0), np.int64)
     batches = [_measure(torch.from_numpy(pixels[start : start + BATCH])) for start in range(0, len(pixels), BATCH)]
-    found = []
+    neighbours = []
     for aspect in ASPECTS:
         statistics = (
             StandardScaler().fit_transform(np.concatenate([batch[aspect] for batch in batches])).clip(-FAR, FAR)
         )
         search = NearestNeighbors(n_neighbors=count).fit(statistics)
-        found.append(search.kneighbors(return_distance=False))  # without the logos themselves
-    return np.stack(found)
+        neighbours.append(search.kneighbors(return_distance=False))  # without the logos themselves
+    return np.stack(neighbours)
 
 
 @torch.no_grad()
@@ -116,17 +116,16 @@ def _measure(pixels: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 class AspectViews:
-    """Draws pairs of views; `strengths` (4,), in the order of ASPECTS, may change while processes make batches."""
+    """Draws pairs of views; the (4,) `strengths`, in the order of ASPECTS, may change during an epoch."""
 
     def __init__(self, contract: InputContract, strengths: torch.Tensor):
         self.contract, self.strengths = contract, strengths
 
     def collate(self, items: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The logos' first and second views, (B, S, S, 3) uint8 each, and (B,) the aspects that they share: 0, 1, 2, 3, 0, ...
+        """The logos' first and second views, (B, S, S, 3) uint8 each, and (B,) their aspects: 0, 1, 2, 3, 0, ...
 
-        So a logo is drawn for one aspect, and for another in another epoch, which costs what SimCLR costs; all four
-        of each would cost four times that. Every batch, and every part of it, teaches all four heads, and batch
-        normalisation sees the views of all.
+        A logo is drawn for one aspect per epoch, at the cost of SimCLR; all four would cost four times as much. Every
+        batch, and every part of it, trains all four heads, and batch normalisation sees the views of all.
         """
         aspects = np.arange(len(items)) % len(ASPECTS)
         views = [
@@ -153,7 +152,7 @@ class AspectViews:
 
 @dataclass(frozen=True)
 class Policy:
-    """What happens to the ink of a view: to all of it, to its colours; the largest share of a random fill; its ground."""
+    """Transforms of a view's ink and of its colours, the largest share of a random fill, and p of a random background."""
 
     on_ink: tuple[A.BasicTransform, ...]
     on_colours: tuple[A.BasicTransform, ...] = ()
@@ -186,7 +185,7 @@ def _moves(
     shear: float = 0.0,
     border: int = cv2.BORDER_CONSTANT,
 ) -> tuple[A.BasicTransform, ...]:
-    """Shrinks, moves (in parts of the side), turns and shears (degrees) by at most so much at full strength."""
+    """Shrinks, moves (in parts of the side), turns and shears (degrees); the arguments are limits at full strength."""
     shift, rotate, shear = (strength * most for most in (shift, rotate, shear))
     return (
         A.Affine(
@@ -213,7 +212,7 @@ def _recolours(strength: float) -> tuple[A.BasicTransform, ...]:
 
 
 def _apply(transforms: Sequence[A.BasicTransform], image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The image after one transform upon the other, drawn from one stream: seeds of their own would be all alike in Compose."""
+    """The image after all transforms, drawn from one stream: Compose would give them equal seeds."""
     stream = Random(int(random.integers(2**31)))
     for transform in transforms:
         transform.set_random_state(random, stream)
@@ -229,12 +228,12 @@ def _centre(ink: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def _fill(ink: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    """The premultiplied ink with so much of its colours replaced by a flat colour or a ramp between two; alpha stays."""
+    """The premultiplied ink with a share of its colours replaced by a flat colour or a ramp of two; alpha stays."""
     one, other = random.uniform(0, 255, (2, 3)).astype(np.float32)
     if random.random() < 0.5:
         other = one
     angle, across = random.uniform(0, 2 * np.pi), np.linspace(-0.5, 0.5, len(ink), dtype=np.float32)
-    place = np.float32(np.cos(angle)) * across[None, :] + np.float32(np.sin(angle)) * across[:, None]  # (S, S)
-    ramp = one + (place + 0.5).clip(0, 1)[:, :, None] * (other - one)  # (S, S, 3)
+    level = np.float32(np.cos(angle)) * across[None, :] + np.float32(np.sin(angle)) * across[:, None]  # (S, S)
+    ramp = one + (level + 0.5).clip(0, 1)[:, :, None] * (other - one)  # (S, S, 3)
     mixed = np.float32(1 - share) * ink[:, :, :3] + np.float32(share / 255) * ramp * ink[:, :, 3:]
     return np.concatenate([mixed.astype(np.uint8), ink[:, :, 3:]], axis=2)

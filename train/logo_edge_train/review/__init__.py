@@ -1,1 +1,1 @@
-"""Which labels are probably wrong, which images deserve a label, and the corrections that a person makes of both."""
+"""Lists labels that are probably wrong and images worth a label, and merges a person's corrections."""

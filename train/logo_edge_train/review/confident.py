@@ -1,6 +1,6 @@
-"""Confident learning: which labels are probably wrong, by out-of-fold probabilities (Northcutt et al. 2021, arXiv:1911.00068).
+"""Confident learning: finds probably wrong labels by out-of-fold probabilities (Northcutt et al. 2021, arXiv:1911.00068).
 
-The package cleanlab does the same and more, and brings pandas, tqdm and termcolor along.
+The package cleanlab does the same and more, but needs pandas, tqdm and termcolor.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LabelErrors:
-    """`joint`, (K, K): how many of the N labels of class i are estimated to belong to class j; it sums to N.
+    """`joint`, (K, K): the estimated number of the N rows with label i that belong to class j; it sums to N.
 
-    `suspects` are the rows whose label is probably wrong, the worst first. `margins`, (N,): the lead of the likeliest
-    other class over the label, -1 to 1.
+    `suspects`: rows whose label is probably wrong, the worst first. `margins`, (N,): the probability of the most likely
+    other class minus that of the label, -1 to 1.
     """
 
     joint: np.ndarray
@@ -24,12 +24,12 @@ class LabelErrors:
 
 
 def find_label_errors(probabilities: np.ndarray, targets: np.ndarray) -> LabelErrors:
-    """The label errors among N rows: (N, K) probabilities by models that have not seen the row, (N,) indices of labels.
+    """The label errors among N rows, given (N, K) out-of-fold probabilities and (N,) indices of labels.
 
-    A row counts for the likeliest of the classes whose probability reaches the mean that rows of that label have; `joint`
-    is these counts, scaled to those of the labels. Suspect are the rows that count for another class than their label,
-    and of each pair of classes as many as `joint` has, by the lead of the other class; never one whose label is the
-    likeliest class. Every class has at least one row.
+    A row counts for the most likely class among those whose probability reaches the mean over the rows with that label.
+    `joint` holds these counts, scaled to the sizes of the classes. A row is suspect if it counts for another class than
+    its label, or is among the `joint` rows of a pair of classes with the largest margins; never if its label is the
+    most likely class. Every class needs a row.
     """
     count, classes = probabilities.shape
     thresholds = np.array([probabilities[targets == k, k].mean() for k in range(classes)])
@@ -37,7 +37,7 @@ def find_label_errors(probabilities: np.ndarray, targets: np.ndarray) -> LabelEr
     confident, counted = reached.argmax(1), reached.max(1) >= 0
     confused = np.zeros((classes, classes))
     np.add.at(confused, (targets[counted], confident[counted]), 1)
-    confused[np.diag_indices(classes)] += confused.sum(1) == 0  # of a class whose rows reach no threshold
+    confused[np.diag_indices(classes)] += confused.sum(1) == 0  # for a class whose rows reach no threshold
     sizes = np.bincount(targets, minlength=classes)
     joint = confused / confused.sum(1, keepdims=True) * sizes[:, None]
     lead = probabilities - probabilities[np.arange(count), targets, None]  # (N, K) of each class over the label
@@ -51,10 +51,10 @@ def find_label_errors(probabilities: np.ndarray, targets: np.ndarray) -> LabelEr
 
 
 def choose_diverse(worth: np.ndarray, features: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` indices of (N,) non-negative worths, the best first, no two of which look alike in (N, F) features.
+    """Up to `count` indices by (N,) non-negative worths, the best first, with diverse (N, F) features.
 
-    Each next one has the greatest product of its worth and its distance from the nearest that is chosen already: 1 less
-    the cosine of standardised features, at most 1. Worth and spread together as in Ash et al. 2020, arXiv:1906.03671.
+    The next index has the greatest product of its worth and its distance to the nearest chosen one: 1 minus the cosine
+    of standardised features, at most 1. Worth and diversity together as in Ash et al. 2020, arXiv:1906.03671.
     """
     scaled = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
     scaled /= np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-6)

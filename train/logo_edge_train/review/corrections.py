@@ -1,4 +1,4 @@
-"""A person's corrections -> a manifest (`logo-edge data apply`): all of them or, where one does not fit, none."""
+"""Merges a person's corrections into a manifest (`logo-edge data apply`): all of them or, if one is invalid, none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.data.pool import unlabelled_rows
 
 COLUMNS = ("package", "version", "icon", "label", "corrected", "sure")
-NAMED = 5  # problems that a message tells in full
+NAMED = 5  # problems that a message lists in full
 HELD_OUT = ("calib", "test")
 WRITTEN = ("label", "votes", "sure", "split")  # what a correction changes
 
@@ -23,7 +23,7 @@ Name = tuple[str, str, str]  # package, version, icon
 
 @dataclass(frozen=True)
 class Correction:
-    """The label that an image is to have, whether that is sure (None: as it was), and the label that it had."""
+    """The new label of an image, whether it is sure (None: unchanged), and the label before."""
 
     line: int
     before: str
@@ -34,12 +34,12 @@ class Correction:
 def apply_corrections(path: Path, manifest_path: Path) -> dict:
     """Merges the corrections of the CSV at `path` into the manifest, in one step.
 
-    A corrected label is the only vote that is left. An image without a label becomes a row of train; one of unlabelled.csv
-    is added. Other columns and rows stay as they are. Returns {manifest, changed, labelled, confirmed, changes}: how many
-    labels are others now, how many images have a first one, and how many stay as they were; `changes` counts each
-    `label -> label`. Raises DatasetError, and changes nothing, where the file is no such CSV, or any correction is of an
-    image that the manifest does not name, of calib or test, made against another label than the manifest has now, to a
-    label that is no class, or of a group of another split that train would then divide.
+    A corrected label replaces all votes. An image without a label becomes a row of train; one of unlabelled.csv is
+    added. Other columns and rows stay. Returns {manifest, changed, labelled, confirmed, changes}: the numbers of
+    changed labels, of first labels and of confirmed labels; `changes` counts each `label -> label`. Raises
+    DatasetError, and changes nothing, if the file is no such CSV, or a correction names an unknown image, a row of
+    calib or test, an outdated label, an unknown class, or an unlabelled image whose group is in another split than
+    train.
     """
     corrections = read_corrections(path)
     try:
@@ -98,7 +98,7 @@ def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path)
 
 
 def find_problem(correction: Correction, row: LogoRow | None, manifest: Manifest) -> str | None:
-    """Why the correction cannot be made, as a sentence; None where it can. `row` is the image's, if there is one."""
+    """The reason why the correction is invalid, as a sentence; None if it is valid. `row`: the image's row, if any."""
     if row is None:
         return "no such image in the manifest or among its unlabelled ones"
     if row.split in HELD_OUT:
@@ -120,9 +120,9 @@ def find_problem(correction: Correction, row: LogoRow | None, manifest: Manifest
 
 
 def read_corrections(path: Path) -> dict[Name, Correction]:
-    """The corrections of the CSV by image, without the lines whose `corrected` is empty.
+    """The corrections of the CSV by image, without lines whose `corrected` is empty.
 
-    Raises DatasetError where the file is no CSV of corrections, names an image twice, or has no correction at all.
+    Raises DatasetError if the file is no CSV of corrections, names an image twice, or has no correction.
     """
     expected = f"expected the CSV that a contact sheet gives, with the columns {', '.join(COLUMNS[:-1])}"
     corrections: dict[Name, Correction] = {}

@@ -1,6 +1,6 @@
-"""Fades and edges of a logo: how much of the ink changes slowly, by how much, and how sharp the rest is (OpenCV).
+"""Measures fades and edges of a logo: how much of the ink changes slowly, by how much, and the rest's sharpness (OpenCV).
 
-Measured in the source's own pixels, of which at most LONGEST_PX are kept and none invented: an upscaled picture fades everywhere.
+Images are shrunk to LONGEST_PX, never enlarged: an upscaled picture fades everywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from logo_edge.images.load import load_image
 from logo_edge_train.organize.features import lay_out
 
 LONGEST_PX = 336
-REACHES_PX = (4, 16)  # over which a fade changes
+REACHES_PX = (4, 16)  # distances over which a fade is measured
 SLOPES = (2, 4, 8, 16, 32)  # levels over a reach: edges of the bins
 LARGEST_BEND = 1  # levels between the middle and the mean of both ends; anti-aliased edges bend more
 RIM_PX = 7  # side of the square that the inner part is eroded by
@@ -23,7 +23,7 @@ EDGES = (8, 32, 96)  # levels of the Laplacian that count as an edge
 
 
 def measure_fades(path: Path) -> np.ndarray:
-    """(F,) float32 fade and edge measures of an image file, shares as square roots. Raises ImageError where it is none.
+    """(F,) float32 fade and edge measures of an image file, shares as square roots. Raises ImageError if it is unreadable.
 
     For the ink and for its inner part: by reach, the share that fades, by SLOPES, the share and the tonal range of the
     largest fading region, and the range of all; quantiles and shares of the Laplacian.
@@ -49,7 +49,7 @@ def measure_fades(path: Path) -> np.ndarray:
 
 
 def _smooth_slope(levels: np.ndarray, edge: np.ndarray, reach_px: int) -> np.ndarray:
-    """(H, W) levels that the picture changes by over the reach, along the steeper axis; 0 where it does not change smoothly."""
+    """(H, W) change in levels over the reach, along the steeper axis; 0 where the change is not smooth."""
     half, steepest = reach_px // 2, np.zeros(edge.shape, np.uint8)
     padded = cv2.copyMakeBorder(levels, half, half, half, half, cv2.BORDER_REPLICATE)
     hard = (edge > EDGES[0]).astype(np.uint8)

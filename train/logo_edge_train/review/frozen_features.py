@@ -1,4 +1,4 @@
-"""Features of images by frozen networks and by measures, kept on disk in blocks: a new image costs its own features only."""
+"""Features of images by frozen networks and measures, kept on disk in blocks: only new images are computed."""
 
 from __future__ import annotations
 
@@ -26,38 +26,40 @@ from logo_edge_train.review.fades import measure_fades
 from logo_edge_train.review.lettering import describe_lettering, read_rows
 from logo_edge_train.state import read_metadata
 
-BLOCK = 512  # images whose pixels are in memory at a time, and whose features an interruption may cost
+BLOCK = 512  # images in memory at a time; an interruption loses at most one block of features
 MADE_WITH = ("numpy", "opencv-python-headless", "pillow", "scikit-learn", "timm", "torch")
 
 
 Tick = Callable[[str, int, int], None]
-"""What is being made, how much of it is done, and how much there is."""
+"""(stage, done, total)"""
 
 
 class Features:
-    """The frozen features of a manifest's images; those that `folder` does not hold are computed and kept there."""
+    """The features of a manifest's images; new ones are computed and kept in `folder`."""
 
     def __init__(self, manifest: Manifest, config: ReviewConfig, folder: Path, device: torch.device, tick: Tick):
         self.manifest, self.config, self.folder, self.device, self.tick = manifest, config, folder, device, tick
 
     def read(self, names: Sequence[str], rows: list[LogoRow]) -> np.ndarray:
-        """(N, F) float32: the features side by side of networks (name@size_px) and measures of these names."""
+        """(N, F) float32: the concatenated features of the named networks (name@size_px) and measures."""
         return np.hstack([self._read(name, rows) for name in names])
 
     def _read(self, name: str, rows: list[LogoRow]) -> np.ndarray:
-        place = self.folder / "features" / artifact_key({}, {"input": name}, versions(MADE_WITH))[:16]
-        images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # whatever their labels
+        folder = self.folder / "features" / artifact_key({}, {"input": name}, versions(MADE_WITH))[:16]
+        images = [
+            LogoRow(row.package, row.version, row.icon) for row in rows
+        ]  # without labels, which do not matter here
         hashes = [digest for _, digest in row_hashes(self.manifest, images)]
         known: dict[str, np.ndarray] = {}
-        for path in sorted(place.glob("*.safetensors")):
+        for path in sorted(folder.glob("*.safetensors")):
             known |= zip(json.loads(read_metadata(path)["images"]), load_file(path)["features"], strict=True)
         missing = {digest: row for digest, row in zip(hashes, images, strict=True) if digest not in known}
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         start, waiting = 0, list(missing)
         for features in self._compute(name, list(missing.values())):
             block = waiting[start : start + len(features)]
             packed = save_arrays({"features": features.astype(np.float16)}, {"images": json.dumps(block)})
-            write_file(place / f"{artifact_key({}, {'images': block}, {})[:16]}.safetensors", packed)
+            write_file(folder / f"{artifact_key({}, {'images': block}, {})[:16]}.safetensors", packed)
             known |= zip(block, features.astype(np.float16), strict=True)
             start += len(features)
             self.tick(f"features: {name}", start, len(waiting))
@@ -88,7 +90,9 @@ class Features:
 
 
 MEASURES: dict[str, Callable[[Features, list[LogoRow]], Iterator[np.ndarray]]] = {
-    "curves": lambda features, rows: (place_on_curves([found])[0] for found in features.map_files(measure_file, rows)),
+    "curves": lambda features, rows: (
+        place_on_curves([measured])[0] for measured in features.map_files(measure_file, rows)
+    ),
     "fades": lambda features, rows: features.map_files(measure_fades, rows),
     "lettering": lambda features, rows: map(describe_lettering, read_rows(features.manifest, rows, features.folder)),
 }
@@ -96,7 +100,7 @@ MEASURES: dict[str, Callable[[Features, list[LogoRow]], Iterator[np.ndarray]]] =
 
 
 def build_frozen(text: str) -> LogoNetwork:
-    """The network name@size_px with ImageNet weights or, where there are none, the same random ones each time."""
+    """The network name@size_px with ImageNet weights or, if there are none, fixed random ones."""
     architecture = Architecture.parse(text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,7 +1,8 @@
-"""Lettering on a logo, as a detector and a recogniser of text read it: PP-OCRv4 (arXiv:2206.03001), by ONNX Runtime.
+"""Reads the lettering on a logo by text detection and recognition: PP-OCRv4 (arXiv:2206.03001), by ONNX Runtime.
 
-The two models lie in the wheel of rapidocr-onnxruntime (Apache-2.0). Its code is not used: it demands opencv-python, which
-overwrites opencv-python-headless. Both decoders are those of the paper: DB (arXiv:1911.08947) and CTC (Graves et al. 2006).
+The two models are in the wheel of rapidocr-onnxruntime (Apache-2.0). Its code is not used: it needs opencv-python,
+which overwrites opencv-python-headless. Both decoders are those of the paper: DB (arXiv:1911.08947) and CTC (Graves et
+al. 2006).
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ LEAST_SIDE_PX = 3
 LINE_PX, LEAST_LINE_PX = 48, 160  # height of what the recogniser reads, and its least width
 KINDS = ("letter", "digit", "other")  # of characters: of the Latin alphabet, 0 to 9, everything else
 READ = 0.5  # confidence from which a character counts as read
-MOST_READ, MOST_LINES = 12, 6  # more say nothing more
+MOST_READ, MOST_LINES = 12, 6  # counts are capped here
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of text: where it lies, and what is read there.
+    """A line of text: its position and content.
 
-    `box` has four corners (x, y), clockwise from the top left, as shares of the logo's box. `score` is the detector's, 0 to
-    1. `confidences` are those of the characters of `text`. `kinds` are the highest probabilities of any letter, digit and
-    other character at one position, before characters are decided on.
+    `box` has four corners (x, y), clockwise from the top left, as shares of the logo's box. `score` is the detector's,
+    0 to 1. `confidences` are of the characters of `text`. `kinds` are the highest probabilities of any letter, digit
+    and other character at one position, before decoding.
     """
 
     box: list[list[float]]
@@ -55,10 +56,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read on a logo: its lines of text, and which share of its box the detector calls text.
+    """The lettering of a logo: its lines, and the share of its box that the detector calls text.
 
-    Where the detector finds no line, the logo is read as one, with the score 0. `peak` is the highest value of the detector's map;
-    `aspect_ratio` is the logo's, width over height.
+    If the detector finds no line, the whole logo is read as one, with the score 0. `peak` is the highest value of the
+    detector's map; `aspect_ratio` is the logo's, width over height.
     """
 
     lines: list[Line]
@@ -68,7 +69,7 @@ class Reading:
 
 
 def read_lettering(path: Path) -> Reading:
-    """What is read of an image file. Raises ImageError where it is none."""
+    """Reads the lettering of an image file. Raises ImageError if the file is unreadable."""
     pixels, _ = lay_out(load_image(path), LOGO_PX)
     height, width = pixels.shape[:2]
     left, top = (CANVAS_PX - width) // 2, (CANVAS_PX - height) // 2
@@ -91,9 +92,9 @@ def read_lettering(path: Path) -> Reading:
 
 
 def describe_lettering(reading: Reading) -> np.ndarray:
-    """(F,) float32 features of what was read: how many characters, how surely, of which kinds, over which part of the logo.
+    """(F,) float32 features of the lettering: number, confidence and kinds of its characters, and the part of the logo.
 
-    Characters of the kinds letter and digit count, at a confidence of at least READ; shares are of the logo's box.
+    Letters and digits of a confidence of at least READ count; shares are of the logo's box.
     """
     lines = reading.lines
     text, confidences = "".join(line.text for line in lines), [c for line in lines for c in line.confidences]
@@ -140,7 +141,7 @@ def describe_lettering(reading: Reading) -> np.ndarray:
 
 
 def find_boxes(text_map: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    """Yields (4, 2) float32 corners of each box of text and its score, out of the detector's (H, W) map (DB)."""
+    """Yields (4, 2) float32 corners of each text box, and its score, from the detector's (H, W) map (DB)."""
     bitmap = cv2.dilate((text_map > INK_LEVEL).astype(np.uint8), np.ones((2, 2), np.uint8))
     for contour in cv2.findContours(bitmap, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]:
         centre, (width, height), angle = cv2.minAreaRect(contour)
@@ -151,7 +152,7 @@ def find_boxes(text_map: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
         score = cv2.mean(text_map, mask)[0]
         if score < LEAST_BOX_SCORE:
             continue
-        grown = GROWTH * width * height / (width + height)  # both sides of what the map has shrunk
+        grown = GROWTH * width * height / (width + height)  # restores the shrunk boxes of the map
         box = cv2.boxPoints((centre, (width + grown, height + grown), angle))
         box = box[np.argsort(box[:, 0], kind="stable")]  # two left, two right
         left, right = (pair[np.argsort(pair[:, 1], kind="stable")] for pair in (box[:2], box[2:]))
@@ -180,7 +181,7 @@ def _normalise(pixels: np.ndarray) -> np.ndarray:
 
 
 def _cut(canvas: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The pixels within four corners, upright; a box that stands is laid on its side."""
+    """The pixels within four corners, upright; a vertical box is rotated."""
     width = max(1, int(max(np.linalg.norm(box[0] - box[1]), np.linalg.norm(box[2] - box[3]))))
     height = max(1, int(max(np.linalg.norm(box[0] - box[3]), np.linalg.norm(box[1] - box[2]))))
     flat = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
@@ -210,25 +211,25 @@ def _detector() -> onnxruntime.InferenceSession:
 
 @cache
 def _recogniser() -> tuple[onnxruntime.InferenceSession, list[str], np.ndarray]:
-    """The model, its characters, and each one's index in KINDS; -1 of the blank and the space."""
+    """The model, its characters, and each character's index in KINDS; -1 for the blank and the space."""
     model = _load_model("ch_PP-OCRv4_rec_infer.onnx")
     characters = ["", *model.get_modelmeta().custom_metadata_map["character"].splitlines(), " "]
     return model, characters, np.array([_kind_of(text) for text in characters])
 
 
 def _kind_of(character: str) -> int:
-    """The index in KINDS; -1 of a blank and of a space."""
+    """The index in KINDS; -1 for a blank or a space."""
     if not character.strip():
         return -1
     return 2 if not character.isascii() or not character.isalnum() else int(character.isdigit())
 
 
 def read_rows(manifest: Manifest, rows: Sequence[LogoRow], folder: Path) -> Iterator[Reading]:
-    """Yields each row's Reading in order; those that the journal in `folder` does not hold are read and added to it.
+    """Yields each row's Reading in order; new ones are added to the journal in `folder`.
 
-    A line of the journal is one image's; the last one may be torn by an interruption, and is then read again.
+    The journal has one line per image. If an interruption cut the last line, its image is read again.
     """
-    images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # whatever their labels
+    images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # without labels, which do not matter here
     hashes = [digest for _, digest in row_hashes(manifest, images)]
     key = artifact_key({}, {"px": (CANVAS_PX, LOGO_PX, LEAST_LINE_PX)}, versions(MADE_WITH))
     journal = folder / f"lettering-{key[:16]}.jsonl"
@@ -248,7 +249,7 @@ def read_rows(manifest: Manifest, rows: Sequence[LogoRow], folder: Path) -> Iter
 
 
 def read_journal(path: Path) -> dict[str, Reading]:
-    """The readings by the image's digest; a torn last line is cut off the file."""
+    """The readings by the image's digest; an incomplete last line is removed from the file."""
     known: dict[str, Reading] = {}
     if not path.exists():
         return known

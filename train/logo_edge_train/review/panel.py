@@ -1,7 +1,7 @@
-"""Out-of-fold predictions of a panel of classifiers on frozen features, which go on wherever they were stopped.
+"""Out-of-fold predictions of a panel of classifiers on frozen features; an interrupted computation continues.
 
-Features are kept in blocks of images, predictions fit by fit, each under the artifact_key of what it was made of. So a
-corrected label costs new fits, and a new image its own features.
+Each fit's predictions are kept under the artifact_key of its inputs. So a corrected label costs new fits, and a new
+image only its own features.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ TREES, LEAVES = 150, 12  # of boosting
 
 @dataclass(frozen=True)
 class Panel:
-    """The labelled rows of train and val, and what classifiers say of them that have not learned from their groups.
+    """The labelled rows of train and val, and their probabilities by classifiers that have not seen their groups.
 
-    `probabilities` is (M, N, K), of M members: each has a classifier, its inputs and a division into folds. `others` is
-    (M, F, P, K): what the fit of each of F folds says of P other rows; NaN where it has learned from the row's group, or
-    where a division has fewer folds.
+    `probabilities` is (M, N, K) of M members; a member is a classifier, its inputs and a division into folds. `others`
+    is (M, F, P, K): the probabilities of P other rows by the fit of each of F folds; NaN if the fit has seen the row's
+    group, or the division has fewer folds.
     """
 
     rows: list[LogoRow]
@@ -54,7 +54,7 @@ class Panel:
 
 
 def panel_inputs(config: ReviewConfig) -> list[tuple[str, tuple[str, ...]]]:
-    """The (classifier, names of its features) of a panel, once for all divisions."""
+    """The (classifier, names of its features) of a panel, the same for all divisions."""
     seen = {
         "logistic": [(network, *config.measures) for network in config.networks],
         "perceptron": [(*config.networks, *config.measures)],
@@ -64,10 +64,10 @@ def panel_inputs(config: ReviewConfig) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def panel_probabilities(features: Features, rows: list[LogoRow]) -> np.ndarray:
-    """(N, K) probabilities of the rows, the mean of a panel that has not learned from any row's group.
+    """(N, K) probabilities of the rows, the mean of a panel that has not seen the rows' groups.
 
-    Out-of-fold for labelled rows of train and val; for all others, such as unlabelled and drawn ones, calib and test, the
-    mean of all folds' fits. The classes are `features.manifest.classes` of train and val, in alphabetical order.
+    Out-of-fold for labelled rows of train and val. For all other rows (unlabelled, drawn, calib, test) the mean of all
+    folds' fits. The classes are those of train and val, in alphabetical order.
     """
     known = {row: at for at, row in enumerate(features.manifest.split("train", "val"))}
     others = [row for row in rows if row not in known]
@@ -78,10 +78,10 @@ def panel_probabilities(features: Features, rows: list[LogoRow]) -> np.ndarray:
 
 
 def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
-    """What the panel says of the labelled rows of train and val, and of `others`; calib and test teach it nothing.
+    """The panel's probabilities of the labelled rows of train and val, and of `others`; calib and test are not used.
 
-    No group is divided between the rows that a classifier has learned from and those that it predicts. Raises DatasetError
-    where there are not two classes, or one lacks a second group.
+    A classifier never predicts a group that it has seen. Raises DatasetError with fewer than two classes, or if a class
+    lacks a second group.
     """
     config, rows, others = features.config, features.manifest.split("train", "val"), list(others)
     classes = tuple(sorted({row.label for row in rows}))
@@ -94,9 +94,9 @@ def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
     data = [data_hash(row_hashes(features.manifest, part)) for part in (rows, others)]
     divisions = [divide_groups(rows, targets, classes, config, division) for division in range(config.divisions)]
     members, folds = panel_inputs(config), max(fold_of.max() + 1 for fold_of in divisions)
-    total, fitted, said, said_of_others = len(members) * sum(fold_of.max() + 1 for fold_of in divisions), 0, [], []
+    total, fitted, out_of_fold, of_others = len(members) * sum(fold_of.max() + 1 for fold_of in divisions), 0, [], []
     for classifier, names in members:
-        read = features.read(names, rows + others)
+        inputs = features.inputs(names, rows + others)
         for division, fold_of in enumerate(divisions):
             own = np.zeros((len(rows), len(classes)), np.float32)
             rest = np.full((folds, len(others), len(classes)), np.nan, np.float32)
@@ -114,9 +114,9 @@ def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
                 path = features.folder / "fits" / f"{artifact_key({'others': data[1]}, settings, {})[:16]}.safetensors"
                 key = artifact_key({"rows": data[0], "others": data[1]}, settings, versions(MADE_WITH))
                 if not path.exists() or read_metadata(path)["key"] != key:
-                    learned, seed = read[: len(rows)][~left_out], config.seed + division
+                    learned, seed = inputs[: len(rows)][~left_out], config.seed + division
                     model = fit_classifier(classifier, learned, soft[~left_out], config.penalty, seed)
-                    unseen = read[np.append(left_out, np.ones(len(others), bool))]
+                    unseen = inputs[np.append(left_out, np.ones(len(others), bool))]
                     path.parent.mkdir(parents=True, exist_ok=True)
                     predicted = np.zeros((len(unseen), len(classes)), np.float32)
                     predicted[:, model.classes_] = model.predict_proba(unseen)
@@ -127,18 +127,18 @@ def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
                 unknown = np.array([row.group not in groups for row in others], bool)
                 rest[fold, unknown] = predicted[left_out.sum() :][unknown]
                 fitted += 1
-            said.append(own)
-            said_of_others.append(rest)
+            out_of_fold.append(own)
+            of_others.append(rest)
     features.tick("out-of-fold fits", fitted, total)
-    return Panel(rows, classes, np.stack(said), np.stack(said_of_others))
+    return Panel(rows, classes, np.stack(out_of_fold), np.stack(of_others))
 
 
 def divide_groups(
     rows: Sequence[LogoRow], targets: np.ndarray, classes: tuple[str, ...], config: ReviewConfig, division: int
 ) -> np.ndarray:
-    """(N,) the fold of each row: whole groups, the classes in about equal shares; at most `config.folds`, at least two.
+    """(N,) the fold of each row: whole groups, stratified by class; at most `config.folds` and at least two folds.
 
-    Raises DatasetError where a class would be missing among the other folds.
+    Raises DatasetError if a class would be in one fold only.
     """
     groups = np.array([row.group for row in rows])
     few = [name for at, name in enumerate(classes) if len(set(groups[targets == at])) < 2]
@@ -150,7 +150,7 @@ def divide_groups(
     folds = min(config.folds, int(np.bincount(targets).max()), len(set(groups)))
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=config.seed + division)
     fold_of = np.zeros(len(rows), int)
-    with warnings.catch_warnings():  # a class of few logos is in few folds, which is all that can be done
+    with warnings.catch_warnings():  # a class of few logos can only be in few folds
         warnings.filterwarnings("ignore", "The least populated class in y", UserWarning)
         for fold, (_, left_out) in enumerate(split.split(groups, targets, groups)):
             fold_of[left_out] = fold
@@ -163,9 +163,9 @@ def divide_groups(
 
 
 def fit_classifier(kind: str, features: np.ndarray, soft: np.ndarray, penalty: float, seed: int) -> ClassifierMixin:
-    """A classifier fitted to (N, F) features and (N, K) soft targets; its `classes_` are indices of classes.
+    """A classifier fitted to (N, F) features and (N, K) soft targets; its `classes_` are class indices.
 
-    A row counts once for each class that has votes, by its share of them.
+    A row enters once for each class with votes, weighted by the share of the votes.
     """
     rows, targets = np.nonzero(soft)
     features, weights = features[rows], soft[rows, targets]
@@ -190,7 +190,7 @@ def fit_classifier(kind: str, features: np.ndarray, soft: np.ndarray, penalty: f
             MLPClassifier((HIDDEN,), alpha=3.0, learning_rate_init=1e-3, max_iter=EPOCHS, random_state=seed),
         ]
     model = make_pipeline(StandardScaler(), *steps)
-    with warnings.catch_warnings():  # nearly converged is as good here
+    with warnings.catch_warnings():  # near convergence is enough
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "lbfgs failed to converge", UserWarning)
         return model.fit(features, targets, **{f"{model.steps[-1][0]}__sample_weight": weights})

@@ -1,4 +1,4 @@
-"""Lists for a person to look through, as CSV and as a contact sheet: labels that are probably wrong, images worth a label."""
+"""Writes review lists as CSV and contact sheet: labels that are probably wrong, and images worth a label."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ SHOWN = 10  # rows in the terminal
 def list_suspects(
     manifest_path: Path, config: ReviewConfig, folder: Path, *, count: int, device: torch.device, tick: Tick
 ) -> dict:
-    """Writes suspects.csv and suspects.html into `folder`: the `count` labels of train and val that are most probably wrong.
+    """Writes suspects.csv and suspects.html into `folder`: the `count` most probably wrong labels of train and val.
 
-    Returns what `write_list` does and {reviewed, held_out, accuracy, suspects, estimated_errors, rows}: how many labels were
-    reviewed, how many of calib and test were not, the share that the ensemble predicts, how many are suspect, how many of
-    each label are estimated to belong to each other class, and the records. Raises DatasetError as `review_labels` does.
+    Returns the result of `write_list` and {reviewed, held_out, accuracy, suspects, estimated_errors, rows}: the numbers
+    of reviewed labels and of excluded ones (calib, test), the ensemble's accuracy, the number of suspects, the
+    estimated number of rows of each label in each other class, and the records. Raises DatasetError like
+    `review_labels`.
     """
     manifest = read_manifest(manifest_path)
     features = Features(manifest, config, folder, device, tick)
@@ -78,12 +79,12 @@ def list_suspects(
 def list_next(
     manifest_path: Path, config: ReviewConfig, folder: Path, *, count: int, device: torch.device, tick: Tick
 ) -> dict:
-    """Writes next.csv and next.html into `folder`: the `count` unlabelled images whose labels would teach most.
+    """Writes next.csv and next.html into `folder`: the `count` unlabelled images whose labels would help most.
 
-    Worth is the mean of an image's ranks, 0 to 1, by what the members disagree on and by how close the two likeliest
-    classes are; each next image is also unlike those before it. Returns what `write_list` does and {pool, left_out, rows}:
-    how many images there were to choose from, how many could not be chosen, and the records. Raises DatasetError where
-    nothing is unlabelled, and as `review_labels` does.
+    The worth of an image is its mean rank, 0 to 1, by the members' disagreement and by the closeness of its two most
+    likely classes; each next image also differs from those before it. Returns the result of `write_list` and {pool,
+    left_out, rows}: the numbers of candidates and of excluded images, and the records. Raises DatasetError if nothing
+    is unlabelled, and like `review_labels`.
     """
     manifest = read_manifest(manifest_path)
     pool, left_out = labelling_pool(manifest)
@@ -94,16 +95,16 @@ def list_next(
         )
     features = Features(manifest, config, folder, device, tick)
     reviewed = review_labels(features, pool)
-    said = fill_unsaid(reviewed.others.reshape(-1, *reviewed.others.shape[2:]))  # (M F, N, K)
-    mean, disagreement = said.mean(0), decompose(np.log(said)).epistemic  # (N, K), and (N,) nats
-    read = features.read(config.networks[:1], pool)
+    predicted = fill_missing(reviewed.others.reshape(-1, *reviewed.others.shape[2:]))  # (M F, N, K)
+    mean, disagreement = predicted.mean(0), decompose(np.log(predicted)).epistemic  # (N, K), and (N,) nats
+    features_of_pool = features.features_of_pool(config.networks[:1], pool)
     first, second = -np.sort(-mean, axis=1)[:, :2].T
     worth = (rank_share(disagreement) + rank_share(second - first)) / 2
     records = [
         describe_row(
             pool[at], mean[at], reviewed.classes, rank, margin=first[at] - second[at], disagreement=disagreement[at]
         )
-        for rank, at in enumerate(choose_diverse(worth, read, count), start=1)
+        for rank, at in enumerate(choose_diverse(worth, features_of_pool, count), start=1)
     ]
     lead = (
         f"{len(records)} of {len(pool)} images without a label, the most useful first: models that were fitted to different "
@@ -115,9 +116,9 @@ def list_next(
 
 
 def labelling_pool(manifest: Manifest) -> tuple[list[LogoRow], int]:
-    """The unlabelled rows that may become rows of train, and how many may not.
+    """The unlabelled rows that may become rows of train, and the number of excluded ones.
 
-    Those may not that stand in another split, are of a group of one, or look like an image of one.
+    Excluded are rows in another split, in a group of another split, or that look like an image of one.
     """
     rows = unlabelled_rows(manifest)
     groups = {row.group for row in manifest.rows if row.split != "train"}
@@ -127,20 +128,20 @@ def labelling_pool(manifest: Manifest) -> tuple[list[LogoRow], int]:
     return pool, len(rows) - len(pool)
 
 
-def fill_unsaid(said: np.ndarray) -> np.ndarray:
-    """(M, N, K) probabilities above 0, the mean of the other members where a member says nothing of a row (NaN)."""
-    return np.maximum(np.where(np.isnan(said), np.nanmean(said, 0), said), 1e-7)
+def fill_missing(predicted: np.ndarray) -> np.ndarray:
+    """(M, N, K) probabilities above 0; NaN, where a member has no prediction, becomes the mean of the others."""
+    return np.maximum(np.where(np.isnan(predicted), np.nanmean(predicted, 0), predicted), 1e-7)
 
 
 def rank_share(values: np.ndarray) -> np.ndarray:
-    """(N,) the share of the values that are at most as great as each."""
+    """(N,) for each value the share of values that are at most as large."""
     return rankdata(values, "max") / len(values)
 
 
 def describe_row(
     row: LogoRow, probabilities: np.ndarray, classes: tuple[str, ...], rank: int, **figures: float
 ) -> dict:
-    """The record of a listed row: what it is, the likeliest class, the figures, and every class's probability."""
+    """The record of a listed row: its columns, the most likely class, the figures, and all probabilities."""
     return {
         "rank": rank,
         "package": row.package,
@@ -158,9 +159,9 @@ def describe_row(
 def write_list(
     name: str, title: str, lead: str, records: list[dict], manifest_path: Path, reviewed: Panel, features: Features
 ) -> dict[str, str]:
-    """{csv, sheet, apply}: the paths of the list's files, which are written now, and the command that merges corrections.
+    """Writes the list's files; returns {csv, sheet, apply}: their paths, and the command that merges corrections.
 
-    The CSV has an empty column `corrected`: filled in, it is a file of corrections as well.
+    The CSV has an empty column `corrected`: filled in, it is also a file of corrections.
     """
     columns = ("rank", "package", "version", "icon", "split", "label", "sure", "suggested", *FIGURES[name])
     head = (*columns, *(f"p_{label}" for label in reviewed.classes), "corrected")
@@ -173,34 +174,34 @@ def write_list(
     return {"csv": shown(str(table)), "sheet": shown(str(sheet)), "apply": command}
 
 
-def print_suspects(found: dict) -> None:
-    """Prints how many labels are suspect, the worst ones, and what to do."""
+def print_suspects(listed: dict) -> None:
+    """Prints the number of suspect labels, the worst ones, and the next step."""
     print_list(
-        f"{found['suspects']} of {found['reviewed']} labels of train and val are suspect; the ensemble agrees with "
-        f"{found['accuracy']:.1%} of all. {found['held_out']} labels of calib and test took no part.",
-        found,
+        f"{listed['suspects']} of {listed['reviewed']} labels of train and val are suspect; the ensemble agrees with "
+        f"{listed['accuracy']:.1%} of all. {listed['held_out']} labels of calib and test took no part.",
+        listed,
         "members_against",
     )
 
 
-def print_next(found: dict) -> None:
-    """Prints how many images there were to choose from, the first ones, and what to do."""
+def print_next(listed: dict) -> None:
+    """Prints the number of candidates, the first ones, and the next step."""
     print_list(
-        f"{len(found['rows'])} of {found['pool']} images without a label; {found['left_out']} others are, or look like, "
+        f"{len(listed['rows'])} of {listed['pool']} images without a label; {listed['left_out']} others are, or look like, "
         "images of val, calib or test.",
-        found,
+        listed,
         "disagreement",
     )
 
 
-def print_list(lead: str, found: dict, figure: str) -> None:
-    """Prints a lead, the first rows with a figure of theirs, and where the files are."""
+def print_list(lead: str, listed: dict, figure: str) -> None:
+    """Prints a lead, the first rows with one of their figures, and the files' paths."""
     console = Console()
     console.print(literal(lead), soft_wrap=True)
     table = LiteralTable(box=None, pad_edge=False)
     for heading in ("", "image", "label", "suggested", "probability", figure.replace("_", " ")):
         table.add_column(heading, overflow="fold")
-    for record in found["rows"][:SHOWN]:
+    for record in listed["rows"][:SHOWN]:
         table.add_row(
             str(record["rank"]),
             f"{record['package']}/{record['icon']}",
@@ -209,7 +210,7 @@ def print_list(lead: str, found: dict, figure: str) -> None:
             f"{record['probabilities'][record['suggested']]:.0%}",
             f"{record[figure]:.2f}",
         )
-    if found["rows"]:
+    if listed["rows"]:
         console.print(table)
-    for line in (f"wrote {found['csv']}", f"Open {found['sheet']}, then: {found['apply']}"):
+    for line in (f"wrote {listed['csv']}", f"Open {listed['sheet']}, then: {listed['apply']}"):
         console.print(literal(line), soft_wrap=True)

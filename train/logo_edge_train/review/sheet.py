@@ -1,4 +1,4 @@
-"""Contact sheets: one HTML file with pictures, probabilities and a key for each label, which gives corrections as CSV."""
+"""Contact sheets: one HTML file with pictures, probabilities and a key for each label; it exports corrections as CSV."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from logo_edge_train.review.corrections import COLUMNS
 from logo_edge_train.review.frozen_features import Tick
 
 PICTURE_PX = 160
-MOST_BUTTONS = 8  # of a card, for its likeliest classes; keys reach all
+MOST_BUTTONS = 8  # of a card, for its most likely classes; keys reach all
 KEYS = "1234567890abcdefghijklmnopqrstuvwxyz"
 BLOCK = 64  # pictures between two reports of progress
 
@@ -39,9 +39,9 @@ def write_sheet(
     classes: tuple[str, ...],
     tick: Tick,
 ) -> None:
-    """Writes the page of the records, which `ranking.describe_row` gives. It loads nothing and sends nothing.
+    """Writes the page of the records of `ranking.describe_row`. The page loads nothing and sends nothing.
 
-    Decisions are kept by the browser, under a digest of the records. `command` is what merges the downloaded ones.
+    The browser keeps decisions under a digest of the records. `command` merges the downloaded corrections.
     """
     rows, pictures = [LogoRow(record["package"], record["version"], record["icon"]) for record in records], []
     for start in range(0, len(rows), BLOCK):
@@ -60,7 +60,7 @@ def write_sheet(
         "rows": [{name: record[name] for name in COLUMNS if name in record} for record in records],
     }
     listed["digest"] = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-    data = json.dumps(listed).replace("<", "\\u003c")  # no end of the script's element within it
+    data = json.dumps(listed).replace("<", "\\u003c")  # cannot end the script element
     page = Template(template.joinpath("sheet.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         lead=html.escape(lead),
@@ -78,7 +78,7 @@ def write_sheet(
 
 
 def draw_card(record: dict, picture: str, classes: tuple[str, ...], keys: list[str]) -> str:
-    """One image as a list item: its picture, its name and label, and a button for each of its likeliest classes."""
+    """One image as a list item: picture, name, label, and a button for each of its most likely classes."""
     probabilities = record["probabilities"]
     likeliest = sorted(classes, key=lambda name: (-probabilities[name], name))[:MOST_BUTTONS]
     if record["label"] in probabilities and record["label"] not in likeliest:
@@ -89,21 +89,21 @@ def draw_card(record: dict, picture: str, classes: tuple[str, ...], keys: list[s
         for name in likeliest
     )
     label = f"labelled <strong>{text_of(record['label'])}</strong>" if record["label"] else "no label"
-    doubt = ", not sure" if record["sure"] == 0 else ""
+    unsure = ", not sure" if record["sure"] == 0 else ""
     return (
         f'<li><img src="{picture}" width="{PICTURE_PX}" height="{PICTURE_PX}" alt="">'
-        f"<div><h2>{record['rank']}. {text_of(record['icon'])}</h2><p>{label}{doubt}<br>{text_of(record['package'])}, "
+        f"<div><h2>{record['rank']}. {text_of(record['icon'])}</h2><p>{label}{unsure}<br>{text_of(record['package'])}, "
         f"{record['split']}</p>{buttons}</div></li>"
     )
 
 
 def text_of(name: str) -> str:
-    """A name as harmless text of HTML."""
+    """A name as escaped HTML."""
     return html.escape(printable(name))
 
 
 def assign_keys(classes: tuple[str, ...]) -> list[str]:
-    """A key for each class: its first letter where that is free, else the first free digit or letter, else none."""
+    """A key for each class: its first letter if free, else the first free digit or letter, else none."""
     free, keys = dict.fromkeys(KEYS), []
     for name in classes:
         first = alike(name)[:1]

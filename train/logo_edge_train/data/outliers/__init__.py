@@ -1,7 +1,7 @@
-"""Pictures that are no logos, in families near (emoji, flags) and far: what a classifier of logos should not be sure of.
+"""Outliers: pictures that are no logos, in near families (emoji, flags) and far ones.
 
-Three parts with no vendor, scene, emoji, country or drawing program of text in common: "fitted", from which networks may
-learn; "held_out", which only evaluation sees; "choice", by which compression is watched.
+Three parts share no vendor, scene, emoji, country or text renderer: networks may learn from "fitted", only evaluation
+reads "held_out", and compression is checked with "choice".
 """
 
 from logo_edge_train.data.outliers.drawing import Draw, Family, draw_pictures

@@ -1,4 +1,4 @@
-"""Drawn families that compression is watched and chosen by: neither fitted nor those of the evaluation. OpenCV draws them."""
+"""Drawn families for choices in compression, neither fitted nor used in the evaluation. OpenCV draws them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _text(random: Random, length: int) -> str:
 
 
 def draw_letter(random: Random, index: int) -> Image.Image:
-    """A page in stroke letters as plotters write."""
+    """A page in the stroke letters of plotters."""
     paper = np.full((480, 360, 3), int(random.integers(225, 256)), np.uint8)
     font, scale, ink = FONTS[index % 4], random.uniform(0.35, 0.7), colour_of(random, 0, 90)
     for y in range(int(random.integers(30, 90)), int(random.integers(330, 470)), int(28 * scale) + 6):
@@ -59,7 +59,7 @@ def draw_gauges(random: Random, index: int) -> Image.Image:
 
 
 def draw_ripples(random: Random, index: int) -> Image.Image:
-    """Interference of round waves, or a chequered floor in perspective, by turns."""
+    """Interference of round waves, or a chequered floor in perspective, alternately."""
     across, down = np.meshgrid(np.arange(300.0), np.arange(300.0))
     ends = np.array([colour_of(random), colour_of(random)], float)
     if index % 2:

@@ -1,4 +1,4 @@
-"""Pictures by index: what every family of outliers is made of."""
+"""Families of outliers, and their pictures by index."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
-LONGEST_PX, LEAST_PX = 336, 128  # of the long side of a kept picture, unless it is smaller already
-SHRUNK = 0.5  # share of the pictures whose long side is drawn between the two
+LONGEST_PX, LEAST_PX = 336, 128  # of the long side of a kept picture; smaller pictures stay
+SHRUNK = 0.5  # share of pictures whose long side is random between the two
 Random = np.random.Generator
 Draw = Callable[[Random, int], Image.Image]  # (stream of the picture, its index) -> picture
 
 
 @dataclass(frozen=True)
 class Family:
-    """Pictures of one kind: how one is drawn, and how many there are. Near families look much like logos."""
+    """Pictures of one kind: the function that draws one, and their number. Near families resemble logos."""
 
     draw: Draw
     count: int = 300
@@ -25,15 +25,17 @@ class Family:
 
 
 def draw_picture(name: str, family: Family, index: int) -> Image.Image:
-    """Picture `index` of the family of that name, RGB or RGBA, its long side at most LONGEST_PX. It depends on nothing else.
+    """Picture `index` of the named family, RGB or RGBA, its long side at most LONGEST_PX; it depends on nothing else.
 
-    Half of the pictures are shrunk further, so that no size means a logo; none is enlarged.
+    Half of the pictures are shrunk further, so that size does not reveal a logo; none is enlarged.
     """
     seed = crc32(name.encode()), index
     picture = family.draw(np.random.default_rng(seed), index)
     random = np.random.default_rng((*seed, 1))
     longest = LONGEST_PX if random.random() >= SHRUNK else int(random.integers(LEAST_PX, LONGEST_PX + 1))
-    kept, shrunk = ("RGBA", "RGBa") if picture.mode == "RGBA" else ("RGB", "RGB")  # RGBa: clear pixels lend no colour
+    kept, shrunk = (
+        ("RGBA", "RGBa") if picture.mode == "RGBA" else ("RGB", "RGB")
+    )  # RGBa: transparent pixels add no colour
     scale = longest / max(picture.size)
     if scale >= 1:
         return picture.convert(kept)
@@ -42,7 +44,7 @@ def draw_picture(name: str, family: Family, index: int) -> Image.Image:
 
 
 def draw_pictures(name: str, family: Family) -> Iterator[Image.Image]:
-    """Yields all pictures of the family of that name."""
+    """Yields all pictures of the named family."""
     for index in range(family.count):
         yield draw_picture(name, family, index)
 
@@ -54,5 +56,5 @@ def colour_of(random: Random, low: int = 0, high: int = 256) -> tuple[int, int, 
 
 
 def pick(random: Random, items):
-    """One of a sequence, as it is."""
+    """A random item of a sequence, not converted to a numpy type."""
     return items[int(random.integers(len(items)))]

@@ -1,6 +1,6 @@
-"""Drawn families that only evaluation sees: no network learns from them, and nothing is chosen by them.
+"""Drawn families for evaluation only: no network learns from them, and nothing is chosen by them.
 
-Matplotlib draws the charts, formulas and surfaces; the lettering of pages and windows is Pillow's own font.
+Matplotlib draws the charts, formulas and surfaces; Pillow's own font letters pages and windows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WORDS = (
 
 
 def draw_noise(random: Random, index: int) -> Image.Image:
-    """White noise, smooth noise or a grating, by turns."""
+    """White noise, smooth noise or a grating, in turn."""
     if index % 3 == 0:
         pixels = random.integers(0, 256, (SIZE_PX, SIZE_PX, 3))
     elif index % 3 == 1:
@@ -37,7 +37,7 @@ def draw_noise(random: Random, index: int) -> Image.Image:
 
 
 def draw_fractal(random: Random, index: int) -> Image.Image:
-    """A Julia set, coloured by the steps until a point escapes."""
+    """A Julia set, coloured by the steps until escape."""
     turn = random.uniform(0, 2 * np.pi)
     constant = 0.7885 * np.exp(1j * turn)
     span, middle = random.uniform(0.6, 1.5), random.uniform(-0.4, 0.4, 2)
@@ -78,7 +78,7 @@ def draw_page(random: Random, index: int) -> Image.Image:
 
 
 def draw_window(random: Random, index: int) -> Image.Image:
-    """The window of a made-up program: a title bar, a side list, rows of text, fields and buttons."""
+    """The window of an invented program: a title bar, a side list, rows of text, fields and buttons."""
     dark = random.random() < 0.4
     paper, ink, line = (
         ((32, 34, 40), (225, 228, 232), (70, 74, 82)) if dark else ((250, 250, 252), (40, 42, 48), (205, 208, 214))
@@ -103,7 +103,7 @@ def draw_window(random: Random, index: int) -> Image.Image:
 
 
 def draw_chart(random: Random, index: int) -> Image.Image:
-    """A line, bar, scatter, pie or heat-map chart, by turns."""
+    """A line, bar, scatter, pie or heat-map chart, in turn."""
     from matplotlib.figure import Figure
 
     figure, kind = Figure(figsize=(4, 3), dpi=80), index % 5
@@ -124,7 +124,7 @@ def draw_chart(random: Random, index: int) -> Image.Image:
 
 
 def draw_surface(random: Random, index: int) -> Image.Image:
-    """A surface in space, contour lines, or a field of arrows, by turns."""
+    """A surface in space, contour lines, or a field of arrows, in turn."""
     from matplotlib.figure import Figure
 
     figure, kind = Figure(figsize=(4, 3.4), dpi=80), index % 3

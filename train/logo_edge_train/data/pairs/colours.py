@@ -1,4 +1,7 @@
-"""Colours of drawn logos as #rrggbb. Distances are in Oklab (Ottosson 2020, "A perceptual color space for image processing")."""
+"""Colours of drawn logos as #rrggbb, and their distances in Oklab.
+
+Ottosson 2020, "A perceptual color space for image processing".
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Random = np.random.Generator
 
 
 def colour(lightness: float, chroma: float, hue: float) -> str:
-    """#rrggbb of an OKLCH colour, hue in degrees, with as much of its chroma as sRGB holds."""
+    """#rrggbb of an OKLCH colour, hue in degrees; the chroma is reduced to fit sRGB."""
     for keep in np.linspace(1, 0, 11):
         a, b = keep * chroma * np.cos(np.radians(hue)), keep * chroma * np.sin(np.radians(hue))
         cone = np.array(
@@ -63,16 +66,18 @@ def oklab(text: str) -> np.ndarray:
 
 
 def distance(one: str, other: str) -> float:
+    """The distance of two colours in Oklab."""
     return float(np.linalg.norm(oklab(one) - oklab(other)))
 
 
 def mix(one: str, other: str, share: float) -> str:
+    """A linear mixture of two colours, with `share` of the other."""
     levels = [round((1 - share) * int(one[at : at + 2], 16) + share * int(other[at : at + 2], 16)) for at in (1, 3, 5)]
     return "#" + "".join(f"{level:02x}" for level in levels)
 
 
 def fade_colours(random: Random, apart: tuple[float, float], others: Sequence[str] = ()) -> tuple[str, str]:
-    """The two ends of a fade, whose distance in Oklab lies within `apart`; both are seen beside the `others` if need be."""
+    """The two end colours of a fade, at a distance in Oklab within `apart`; both contrast with the `others`."""
     for attempt in range(4000):
         hue, first = random.uniform(0, 360), random.uniform(0.35, 0.75)
         turn = random.choice([0, 20, 60, 110, 180]) * random.choice([-1, 1]) if apart[1] > 0.2 else 0
@@ -88,14 +93,14 @@ def fade_colours(random: Random, apart: tuple[float, float], others: Sequence[st
 
 
 def main_colour(random: Random) -> str:
-    """A colour that a mark has: near black now and then, else one that is seen on white."""
+    """The colour of a mark: sometimes near black, else one that is visible on white."""
     if random.random() < 0.2:
         return INK_BLACK
     return colour(random.uniform(0.38, 0.68), random.uniform(0.06, 0.22), random.uniform(0, 360))
 
 
 def palette(random: Random, count: int) -> list[str]:
-    """Colours of distinct hues, in random order, that are all seen on white."""
+    """Colours of distinct hues in random order, all visible on white."""
     start, spread = random.uniform(0, 360), random.uniform(0.85, 1.0)
     hues = start + 360 * spread * np.arange(count) / count
     colours = [colour(random.choice([0.45, 0.6, 0.74]), random.uniform(0.1, 0.2), hue) for hue in hues]
@@ -103,6 +108,6 @@ def palette(random: Random, count: int) -> list[str]:
 
 
 def readable_on(paint: str, random: Random) -> str:
-    """White or a dark colour, whichever is seen on the paint."""
+    """White or a dark colour, whichever is visible on the paint."""
     dark = str(random.choice([INK_BLACK, colour(0.3, 0.08, random.uniform(0, 360))]))
     return WHITE if oklab(paint)[0] < 0.72 else dark

@@ -40,10 +40,13 @@ from logo_edge_train.data.pairs.marks import (
 from logo_edge_train.data.pairs.parts import Members, Sources, badge, badge_shape, initials, letter, solid, wordmark
 from logo_edge_train.organize.features import measure_logo
 
-PLAIN, SOFT = (0.2, 0.45), (0.07, 0.1)  # distance in Oklab of the two ends of a fade: seen at once, seen on comparing
+PLAIN, SOFT = (
+    (0.2, 0.45),
+    (0.07, 0.1),
+)  # distance in Oklab of the ends of a fade: obvious, or visible only in comparison
 
 
-PLAINLY = 0.25  # of a mark's ink, from which a fade is a gradient to everybody; the guide's limit is 0.15
+PLAINLY = 0.25  # share of a mark's ink from which everybody calls a fade a gradient; the guide's limit is 0.15
 
 
 FEW_REGIONS, FEW_COLOURS = 10, 5
@@ -54,7 +57,7 @@ BAND_STEP = 0.08  # least distance in Oklab between hard bands side by side
 
 @dataclass(frozen=True)
 class Fade:
-    """A transition over a share of an ink: `smooth` and `banded` are what is seen through the mark, `flat` a colour of it."""
+    """Markup of a transition over a share of an ink: `smooth`, in hard bands (`banded`), or in one of its colours (`flat`)."""
 
     smooth: str
     banded: str
@@ -68,10 +71,10 @@ def draw_fade(
     share: float,
     forms: Sequence[str] = ("linear", "radial", "sheen", "mesh"),
 ) -> Fade:
-    """A fade between two colours over exactly `share` of the ink, from one end of it on; the rest has the far colour.
+    """A fade between two colours over exactly `share` of the ink, from one of its ends; the rest has the far colour.
 
-    The form is one of `linear`, `radial`, `sheen` (light on metal: there and back), and `mesh` (soft blots of colours,
-    whose share is not exact). The bands are the same colours at the same places, in hard steps.
+    The form is one of `linear`, `radial`, `sheen` (there and back, like light on metal), and `mesh` (soft spots, whose
+    share is not exact). The bands have the same colours at the same positions, in hard steps.
     """
     form = str(random.choice(list(forms)))
     rows, columns = np.nonzero(ink)
@@ -136,9 +139,10 @@ def repaint(layers: Sequence[Layer], at: int, paint: str) -> list[Layer]:
 
 
 def fade_pair(random: Random, layers: Sequence[Layer], at: int, *, plain: float = 0.8, bands: bool = False) -> Members:
-    """The layers with layer `at` in a fade over about half of it or more, and in a flat colour or hard bands.
+    """The layers with layer `at` in a fade over about half of it or more, and with it in a flat colour or hard bands.
 
-    Without `bands` a share 1 - `plain` of the fades is soft. Unsure are soft fades and those over less than PLAINLY of the ink.
+    Without `bands`, a share 1 - `plain` of the fades is soft. Soft fades, and fades over less than PLAINLY of the ink,
+    are not sure.
     """
     apart = PLAIN if random.random() < plain else SOFT
     seen, share = ink_of(layers[at][0]), random.uniform(0.45, 1.0)
@@ -177,7 +181,7 @@ def draw_fade_bands(random: Random, sources: Sources) -> Members:
 
 
 def draw_fade_glyph(random: Random, sources: Sources) -> Members:
-    """A glyph on a flat badge, all of which fades: the guide calls it a gradient, unsure where it is small."""
+    """A flat badge whose whole glyph fades: the guide calls it a gradient, not sure if it is small."""
     shape, room = badge_shape(random)
     glyph = solid(random, sources).into(room)
     base = str(random.choice([INK_BLACK, colour(0.88, 0.03, random.uniform(0, 360))]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from logo_edge.errors import DatasetError
 from logo_edge_train.data.pairs.marks import Mark
 
-SCRIPTS = ("great-vibes", "lobster", "pacifico")  # fonts whose capitals do not stand in a row
+SCRIPTS = ("great-vibes", "lobster", "pacifico")  # fonts whose capitals cannot be set side by side
 
 
 @lru_cache(maxsize=32)
@@ -30,9 +30,9 @@ def family_of(font: str) -> str:
 
 
 def glyphs(font: str, text: str, spacing: float = 0.0) -> list[Mark]:
-    """A mark for each letter but blanks, side by side on one line, 1000 units an em or as the font has it; `spacing` in ems.
+    """A mark for each letter except blanks, side by side on one line, in font units; `spacing` in ems.
 
-    Raises DatasetError where the font cannot be read or lacks a letter.
+    Raises DatasetError if the font cannot be read or lacks a letter.
     """
     from fontTools.pens.boundsPen import BoundsPen
     from fontTools.pens.svgPathPen import SVGPathPen

@@ -40,7 +40,7 @@ from logo_edge_train.data.pairs.marks import (
 )
 from logo_edge_train.data.pairs.parts import Members, Sources, badge, badge_shape, name_of, solid
 
-FILLED = 1.2  # least ink of a silhouette, in that of its picture
+FILLED = 1.2  # least ink of a silhouette, relative to its picture
 
 
 def draw_mosaic(random: Random, sources: Sources) -> Members:
@@ -53,7 +53,7 @@ def draw_mosaic(random: Random, sources: Sources) -> Members:
 
     def paved(cells: list[np.ndarray], tones: list[str]) -> list[Layer]:
         chosen = [str(random.choice(tones)) for _ in cells]
-        if gaps:  # tiles apart, with the background between them
+        if gaps:  # gaps between the tiles
             cells = [cell.mean(0) + 0.86 * (cell - cell.mean(0)) for cell in cells]
         return [merged([(path(cell), tone) for cell, tone in zip(cells, chosen, strict=True)], outline)]
 
@@ -64,7 +64,7 @@ def draw_mosaic(random: Random, sources: Sources) -> Members:
 
 
 def draw_figure(random: Random, sources: Sources) -> Members:
-    """A picture of many parts in one colour, and its silhouette, which fills what lies between them."""
+    """A picture of many parts in one colour, and its filled silhouette."""
     for _ in range(50):
         picture = sources.icon(random, "figure").into(FULL)
         outline = silhouette(picture)
@@ -335,7 +335,7 @@ def draw_collage(random: Random, sources: Sources) -> Members:
 
 
 def draw_palette(random: Random, sources: Sources) -> Members:
-    """Petals, wedges or bars, each in a colour of its own, and in one or two."""
+    """Petals, wedges or bars, each in its own colour, and in one or two colours."""
     count, form = int(random.integers(7, 12)), random.integers(3)
     hues = palette(random, count)
     two = [hues[0], hues[0] if count % 2 else mix(hues[0], WHITE, 0.5)]

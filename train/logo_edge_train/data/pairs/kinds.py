@@ -1,4 +1,4 @@
-"""The kinds of pairs, and a random pair of one: the labels follow from how a logo is drawn, by the rules of docs/data.md."""
+"""KINDS, the table of all pairs, and random pairs of a kind. Labels follow the rules of docs/data.md."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from logo_edge_train.data.pairs.parts import Members, Sources
 
 @dataclass(frozen=True)
 class Pair:
-    """Two documents whose labels are those of their kind in KINDS; `sure` as in a manifest."""
+    """Two SVG documents with the labels of their kind in KINDS; `sure` as in a manifest."""
 
     kind: str
     documents: tuple[str, str]
@@ -59,9 +59,9 @@ def draw_pair(random: Random, sources: Sources, kind: str) -> Pair:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a kind of pair is drawn, the labels of its two members, how often it comes, and where the members may differ.
+    """How a kind of pair is drawn, the labels of its two members, its frequency, and how the members may differ.
 
-    `differs` is "colour" where both cover the same pixels, else "drawing".
+    `differs` is "colour" if both members cover the same pixels, else "drawing".
     """
 
     draw: Callable[[Random, Sources], Members]

@@ -9,7 +9,7 @@ from logo_edge_train.data.pairs.parts import Members, Sources, badge, initials, 
 
 
 def draw_initials(random: Random, sources: Sources) -> Members:
-    """Two or three letters, and one of them, on the same badge or on none."""
+    """Two or three letters, and one of them, on the same badge or without one."""
     holder, count = badge(random, none=0.25), int(random.integers(2, 4))
     font, text = sources.font(random, scripts=False), initials(random, count)
     align = (float(random.integers(2)), 1.0) if holder.corners and random.random() < 0.3 else (0.5, 0.5)
@@ -20,7 +20,7 @@ def draw_initials(random: Random, sources: Sources) -> Members:
 
 
 def draw_initials_icon(random: Random, sources: Sources) -> Members:
-    """Letters, and a pictogram, on the same badge or on none."""
+    """Letters, and a pictogram, on the same badge or without one."""
     holder = badge(random, none=0.25)
     text = join(glyphs(sources.font(random, scripts=False), initials(random, int(random.integers(2, 4)))))
     icon = sources.icon(random, "line" if random.random() < 0.6 else "solid")
@@ -59,7 +59,7 @@ def draw_word(random: Random, sources: Sources) -> Members:
 
 
 def draw_word_bars(random: Random, sources: Sources) -> Members:
-    """A word, and bars or discs where its letters stand."""
+    """A word, and bars or discs in the positions of its letters."""
     font, letters = word(random, sources)
     while any(name in font for name in SCRIPTS):
         font, letters = word(random, sources)

@@ -1,4 +1,4 @@
-"""Marks: the shapes of drawn logos as SVG, on a canvas of CANVAS units that is cut to its ink at the end."""
+"""Marks: shapes of drawn logos as SVG, on a canvas of CANVAS units that is cropped to the ink at the end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Mark:
     box: Box
 
     def into(self, box: Box, align: tuple[float, float] = (0.5, 0.5)) -> Mark:
-        """The mark as large as the box holds it, its aspect kept; `align` shares the room that is left."""
+        """The mark scaled to fit the box, its aspect kept; `align` distributes the free space, 0 to 1."""
         left, top, width, height = self.box
         scale = min(box[2] / width, box[3] / height)
         x = box[0] + align[0] * (box[2] - scale * width)
@@ -49,7 +49,7 @@ class Mark:
         return Mark(markup, (left - shift * (top + height), top, width + shift * height, height))
 
 
-Layer = tuple[Mark, str]  # with a colour, #rrggbb, or the markup that is seen through the mark
+Layer = tuple[Mark, str]  # with a colour, #rrggbb, or the markup that is visible through the mark
 
 
 def identifier(text: str) -> str:
@@ -68,7 +68,7 @@ def mask(markup: str, content: str) -> str:
 
 
 def coloured(mark: Mark, paint: str) -> str:
-    """The mark's markup in a colour, or with the markup `paint` seen through it."""
+    """The mark's markup in a colour, or as a mask over the markup `paint`."""
     if paint.startswith("#"):
         return f'<g fill="{paint}" color="{paint}">{mark.markup}</g>'
     return mask(coloured(mark, WHITE), paint)
@@ -93,7 +93,7 @@ def join(marks: Sequence[Mark]) -> Mark:
 
 
 def merged(layers: Sequence[Layer], outline: Mark) -> Layer:
-    """The layers seen through the outline, as one layer: no seam shows between cells."""
+    """The layers clipped by the outline, as one layer without seams between cells."""
     content = "".join(
         f'<g fill="{paint}" stroke="{paint}" color="{paint}" stroke-width="2">{mark.markup}</g>'
         for mark, paint in layers
@@ -149,7 +149,7 @@ def around(
 
 
 def tiles(random: Random, count: int, form: str) -> list[np.ndarray]:
-    """About `count` polygons, (N, 2) each, that cover the canvas."""
+    """About `count` polygons, (N, 2) points each, that cover the canvas."""
     from scipy.spatial import Delaunay, Voronoi
 
     side = max(2, round(np.sqrt(count / (2 if form == "triangles" else 1))))
@@ -170,7 +170,7 @@ def tiles(random: Random, count: int, form: str) -> list[np.ndarray]:
 
 
 def mark_of(svg: str) -> Mark:
-    """An icon as a mark: its markup takes the colour that it gets."""
+    """An icon as a mark, whose markup takes any colour."""
     left, top, width, height = map(float, re.search(r'viewBox="([^"]*)"', svg).group(1).split())
     body = svg[svg.index(">") + 1 : svg.rindex("</svg>")].replace(CURRENT_COLOUR, "currentColor")
     side = max(width, height)
@@ -179,7 +179,7 @@ def mark_of(svg: str) -> Mark:
 
 
 def flattened(markup: str) -> str:
-    """The markup with every gradient's mean colour in its place; filters are left out."""
+    """The markup with each gradient replaced by its mean colour; filters are removed."""
     for name, body in re.findall(
         r'<(?:linear|radial)Gradient id="([^"]+)"[^>]*?(?:/>|>(.*?)</(?:linear|radial)Gradient>)', markup
     ):
@@ -187,7 +187,7 @@ def flattened(markup: str) -> str:
             (re.search(r'stop-color="(#[0-9a-fA-F]{3,6})"', stop), re.search(r'stop-opacity="([\d.]+)"', stop))
             for stop in re.findall(r"<stop[^>]*>", body)
         ]
-        tones = [_six(found.group(1)) for found, _ in stops if found]
+        tones = [_six(stop.group(1)) for stop, _ in stops if stop]
         if not tones:
             continue
         opacity = np.mean([float(faint.group(1)) if faint else 1.0 for _, faint in stops])
@@ -204,7 +204,7 @@ def _six(text: str) -> str:
 
 
 def pixels_of(markup: str, side_px: int = INK_PX) -> np.ndarray:
-    """(S, S, 4) uint8: the canvas with the markup."""
+    """(S, S, 4) uint8: the rendered canvas."""
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{CANVAS}" height="{CANVAS}" viewBox="0 0 {CANVAS} {CANVAS}">{markup}</svg>'
     with Image.open(io.BytesIO(render_svg(svg, longest_px=side_px)), formats=("PNG",)) as image:
         return np.asarray(image.convert("RGBA"))
@@ -212,7 +212,7 @@ def pixels_of(markup: str, side_px: int = INK_PX) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def ink_box(markup: str) -> Box:
-    """The box of what the markup covers of the canvas; all of the canvas where it covers nothing."""
+    """The bounding box of the rendered markup; the whole canvas if nothing is drawn."""
     covered = pixels_of(markup)[:, :, 3] > 8
     if not covered.any():
         return FULL
@@ -223,12 +223,12 @@ def ink_box(markup: str) -> Box:
 
 
 def ink_of(mark: Mark) -> np.ndarray:
-    """(S, S) bool: the canvas that the mark covers."""
+    """(S, S) bool: the pixels that the mark covers."""
     return pixels_of(coloured(mark, "#000000"))[:, :, 3] > 127
 
 
 def silhouette(mark: Mark) -> Mark:
-    """The outer outline of the mark's largest parts, its holes filled."""
+    """The outer outline of the mark's largest parts, with holes filled."""
     alpha = pixels_of(coloured(mark, WHITE), SILHOUETTE_PX)[:, :, 3]
     side = max(3, SILHOUETTE_PX // 16) | 1
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
@@ -247,7 +247,7 @@ def silhouette(mark: Mark) -> Mark:
 
 
 def document(layers: Sequence[Layer], margin: float = 0.0) -> str:
-    """The layers as an SVG document, cut to their ink with a margin in shares of the longer side."""
+    """The layers as an SVG document, cropped to their ink with a margin in shares of the longer side."""
     markup = "".join(coloured(mark, paint) for mark, paint in layers)
     left, top, width, height = ink_box(markup)
     room = margin * max(width, height)

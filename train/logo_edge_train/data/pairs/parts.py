@@ -50,22 +50,22 @@ BADGES = ("disc", "square", "rounded", "squircle", "hexagon", "octagon", "diamon
 
 
 Members = tuple[tuple[Sequence[Layer], Sequence[Layer]], tuple[bool, bool]]
-"""The layers of both members, in the order of their kind's labels, and whether these are sure."""
+"""The layers of both members, in the order of their kind's labels, and whether these labels are sure."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What is drawn with: pools of icons, name -> (SVG body, ink box), and font files.
+    """The sources of drawn logos: pools of icons, {pool: {name: SVG document}}, and font files.
 
-    Pools: `solid` and `line` are one-colour pictograms of few parts, `brand` flat icons of any kind, `figure` one-colour
-    pictures of many parts, `shaded` icons with gradients.
+    Pools: `solid` and `line` are one-colour pictograms of few parts, `brand` flat icons of any kind, `figure`
+    one-colour pictures of many parts, `shaded` icons with gradients.
     """
 
     pools: dict[str, dict[str, str]]
     fonts: tuple[str, ...]
 
     def icon(self, random: Random, pool: str) -> Mark:
-        """A random icon of a pool. Raises DatasetError where the pool is unknown or empty."""
+        """A random icon of a pool. Raises DatasetError if the pool is unknown or empty."""
         icons = self.pools.get(pool)
         if not icons:
             known = ", ".join(f"{name} ({len(held)})" for name, held in self.pools.items())
@@ -73,7 +73,7 @@ class Sources:
         return mark_of(icons[str(random.choice(list(icons)))])
 
     def font(self, random: Random, *, scripts: bool = True) -> str:
-        """The file of a random font; without `scripts`, one whose capitals can stand in a row."""
+        """The file of a random font; without `scripts`, one whose capitals can be set side by side."""
         fonts = [font for font in self.fonts if scripts or not any(name in font for name in SCRIPTS)]
         if not fonts:
             raise DatasetError(
@@ -85,7 +85,7 @@ class Sources:
 
 
 def name_of(random: Random, syllables: tuple[int, int] = (2, 4)) -> str:
-    """A made-up name that can be spoken, such as Brekona."""
+    """An invented, pronounceable name such as Brekona."""
     parts = [
         random.choice(CONSONANTS) + random.choice(VOWELS) + random.choice(ENDINGS).replace("_", "")
         for _ in range(random.integers(*syllables))
@@ -94,7 +94,7 @@ def name_of(random: Random, syllables: tuple[int, int] = (2, 4)) -> str:
 
 
 def initials(random: Random, count: int) -> str:
-    """Letters that stand for a name; two may be a letter and a sign that are read together."""
+    """Initials of a name; two may be a letter and a sign."""
     letters = "".join(chr(65 + code) for code in random.integers(0, 26, count))
     if count == 2 and random.random() < 0.2:
         letters = letters[0] + str(random.choice(list(SIGNS)))
@@ -119,11 +119,12 @@ def word(random: Random, sources: Sources) -> tuple[str, list[Mark]]:
 
 
 def letter(random: Random, sources: Sources) -> Mark:
+    """A random letter."""
     return join(glyphs(sources.font(random, scripts=False), initials(random, 1)))
 
 
 def wordmark(random: Random, sources: Sources) -> Mark:
-    """A word, with a line or a box around it now and then, as wide as the canvas."""
+    """A word as wide as the canvas, sometimes with a line below or a box around it."""
     whole, style = join(word(random, sources)[1]).into((20, 20, 960, 960)), random.random()
     if style > 0.2:
         return whole
@@ -199,7 +200,7 @@ def geometric(random: Random) -> Mark:
 
 
 def badge_shape(random: Random) -> tuple[Mark, Box]:
-    """A plain badge, and the box within it that glyphs are fitted into."""
+    """A plain badge, and the box in it for glyphs."""
     kind = str(random.choice(BADGES, p=[0.28, 0.15, 0.24, 0.09, 0.08, 0.04, 0.04, 0.05, 0.03]))
     if kind == "disc":
         return ellipse(500, 500, 480), (190, 190, 620, 620)
@@ -221,15 +222,15 @@ def badge_shape(random: Random) -> tuple[Mark, Box]:
 
 @dataclass(frozen=True)
 class Badge:
-    """A badge without its glyph: `draw` gives the layers with a glyph on it, `room` is the box for glyphs."""
+    """A badge without its glyph: `draw` returns the layers with a glyph on it, `room` is the box for glyphs."""
 
     draw: Callable[[Mark], list[Layer]]
     room: Box
-    corners: bool  # whether glyphs may stand in them
+    corners: bool  # whether glyphs may be placed in the corners
 
 
 def badge(random: Random, *, none: float = 0.0, fades: bool = False) -> Badge:
-    """A badge of a random style, for `fades` one of a large dark ground; with the probability `none` it is left out, and the glyph stands alone."""
+    """A badge of a random style; `fades` asks for a large dark one. With the probability `none` there is no badge."""
     paint = main_colour(random)
     if random.random() < none:
         return Badge(lambda glyph: [(glyph, paint)], FULL, False)
@@ -251,5 +252,5 @@ def badge(random: Random, *, none: float = 0.0, fades: bool = False) -> Badge:
     if style < 0.87:
         edge = second if random.random() < 0.6 else mix(paint, "#000000", 0.35)
         return Badge(lambda glyph: [(shape, edge), (inner, paint), (glyph, light)], shrink(room, 0.84), corners)
-    pale = colour(0.88, 0.05, random.uniform(0, 360))  # on white, not on dark grey, as the other member
+    pale = colour(0.88, 0.05, random.uniform(0, 360))  # on white, not on dark grey like the other member
     return Badge(lambda glyph: [(shape, pale), (glyph, paint)], room, corners)

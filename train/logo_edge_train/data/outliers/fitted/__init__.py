@@ -1,1 +1,1 @@
-"""Drawn families that networks may learn from: documents, screens, charts and plans, drawn at two to three times the kept size."""
+"""Drawn families that networks may learn from, drawn at two to three times the kept size."""

@@ -12,7 +12,7 @@ from logo_edge_train.data.outliers.fitted.text import DARK, LIGHT, WORDS, latin,
 
 
 def draw_chart(random: Random, index: int) -> Image.Image:
-    """A chart in a style of a spreadsheet or dashboard: bars, lines, areas, rings, points, boxes, candles, heat map, gauge."""
+    """A chart as in spreadsheets and dashboards: bars, lines, areas, rings, points, boxes, candles, heat map, tiles."""
     width, height = pick(random, ((720, 480), (640, 640), (900, 420)))
     dark = random.random() < 0.2
     paper, ink, grid = (

@@ -22,7 +22,7 @@ from logo_edge_train.data.outliers.packages import draw_scene, find_font, letter
 
 
 def draw_page(random: Random, index: int) -> Image.Image:
-    """A page of running text: many fonts and scripts, one to three columns, headings, figures, portrait or a part of it."""
+    """A page of running text in many fonts and scripts: one to three columns, headings, figures."""
     width, height = pick(random, ((620, 880), (620, 880), (880, 620), (700, 700), (640, 400)))
     paper, ink = (255, 255, 255), tuple([int(random.integers(0, 90))] * 3)
     if random.random() < 0.3:
@@ -61,7 +61,7 @@ def draw_page(random: Random, index: int) -> Image.Image:
 
 
 def draw_scan(random: Random, index: int) -> Image.Image:
-    """A receipt, a form, a calendar or a typed letter as a scanner or a phone sees it: tilted, shaded, noisy."""
+    """A scanned receipt, form, calendar or typed letter: tilted, shaded, noisy."""
     kind = index % 4
     width, height = ((300, 760), (640, 820), (760, 600), (640, 820))[kind]
     page = Image.new("L", (width, height), int(random.integers(225, 256)))

@@ -12,7 +12,7 @@ from logo_edge_train.data.outliers.fitted.text import LIGHT, WORDS, latin, words
 
 
 def draw_diagram(random: Random, index: int) -> Image.Image:
-    """A flow chart, a graph of nodes, a circuit of right angles, a sheet of music, a floor plan, or bar and matrix codes."""
+    """A flow chart, a graph of nodes, a circuit, a sheet of music, a floor plan, or bar and matrix codes."""
     kind = index % 6
     width, height = pick(random, ((720, 560), (560, 720), (800, 480)))
     paper, ink = pick(random, LIGHT), colour_of(random, 0, 90)

@@ -24,7 +24,7 @@ from logo_edge_train.data.outliers.packages import draw_scene, find_font
 
 
 def draw_code(random: Random, index: int) -> Image.Image:
-    """A listing in an editor, with colours, line numbers and indents, or a terminal with a prompt and its output."""
+    """A listing in an editor with colours, line numbers and indents, or a terminal with a prompt and output."""
     width, height = pick(random, ((760, 560), (900, 520), (520, 680)))
     paper = pick(random, DARK) if random.random() < 0.65 else pick(random, LIGHT)
     dark = sum(paper) < 300
@@ -74,7 +74,7 @@ def draw_code(random: Random, index: int) -> Image.Image:
 
 
 def draw_window(random: Random, index: int) -> Image.Image:
-    """A desktop program: menus, tool bar, tree, grid or form or chat, status bar; sometimes on a desktop with a task bar."""
+    """A desktop program: menus, tool bar, tree, grid, form or chat, status bar; sometimes on a desktop."""
     width, height = pick(random, ((960, 600), (800, 600), (640, 720), (420, 320)))
     dark = random.random() < 0.35
     paper, panel, ink, line = (

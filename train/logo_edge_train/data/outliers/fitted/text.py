@@ -64,7 +64,7 @@ def latin(random: Random, size: int, families=LATIN) -> ImageFont.FreeTypeFont:
 
 
 def words(random: Random, count: int, letters: str = "") -> str:
-    """So many words, of the letters where a script's are given."""
+    """`count` words, or random words of `letters`."""
     if letters:
         return " ".join(
             "".join(letters[at] for at in random.integers(len(letters), size=int(random.integers(2, 9))))

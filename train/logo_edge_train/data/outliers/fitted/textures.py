@@ -11,7 +11,7 @@ from logo_edge_train.data.outliers.drawing import Random, colour_of, pick
 
 
 def draw_noise(random: Random, index: int) -> Image.Image:
-    """Noise of kinds that the held-out part has not: of a spectrum, of rows, of blocks, of a sensor, salt and pepper, walks."""
+    """Noise of kinds that the held-out part lacks: spectrum, rows, blocks, sensor, salt and pepper, random walks."""
     height, width = (int(side) for side in random.integers(160, 420, 2))
     kind = index % 6
     if kind == 0:
@@ -136,7 +136,7 @@ def draw_texture(random: Random, index: int) -> Image.Image:
 
 
 def draw_background(random: Random, index: int) -> Image.Image:
-    """A wallpaper without a subject: fades of two or three colours over the whole, blurred lights, bands of hills, rays."""
+    """A wallpaper without a subject: large fades of three colours, blurred lights, bands of hills, rays."""
     width, height = pick(random, ((480, 320), (400, 400), (320, 480)))
     kind = int(random.integers(4))
     across, down = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
