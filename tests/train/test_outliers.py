@@ -207,7 +207,7 @@ def test_the_verb_counts_the_pictures_and_draws_a_sheet(scribbles, tmp_path):
     sheet = tmp_path / "sheet.png"
     done = CliRunner().invoke(data, ["outliers", "--count", "4", "--sheet", str(sheet)])
     assert done.exit_code == 0, done.output
-    assert "4 pictures that are no logos, fitted, in 1 families" in done.output
+    assert "4 pictures that are not logos, fitted, in 1 families" in done.output
     assert f"scribbles: 4 in {cache_folder()}" in done.output
     assert Image.open(sheet).size[0] > 300
 

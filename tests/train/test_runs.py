@@ -67,7 +67,7 @@ def train(manifest, folder, *, epochs: int, stop_after: int | None = None):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Runs: a (compressed) and b finished, c interrupted in its second epoch, d incomplete; and a folder without a run."""
+    """Runs: a (compressed) and b finished, c interrupted in epoch 2, d incomplete; and a folder without a run."""
     folder = tmp_path_factory.mktemp("runs")
     data = tmp_path_factory.mktemp("data")
     write_squares(data, COLOURS)

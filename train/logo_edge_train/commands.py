@@ -206,7 +206,7 @@ def outliers(
     from logo_edge_train.data import outliers as stage
 
     paths = stage.outlier_paths(part, count)
-    typer.echo(f"{sum(map(len, paths.values())):,} pictures that are no logos, {part}, in {len(paths)} families:")
+    typer.echo(f"{sum(map(len, paths.values())):,} pictures that are not logos, {part}, in {len(paths)} families:")
     for name, files in paths.items():
         typer.echo(f"  {name}: {len(files)} in {files[0].parent}")
     if sheet:

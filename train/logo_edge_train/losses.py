@@ -22,7 +22,7 @@ LEAST_COMPLEMENT = 1e-6  # of 1 - p, whose power has no gradient at 0
 class SupervisedObjective(nn.Module):
     """(network, *items of a LogoDataset) -> the losses by name, each a mean over the batch.
 
-    | loss | what it is |
+    | loss | definition |
     | --- | --- |
     | cross_entropy | on smoothed soft labels, weighted per logo; with `aleatoric` on logits with learned variance |
     | focal | replaces it if `focal_gamma` > 0: Lin et al. 2017, arXiv:1708.02002, summed over soft labels |

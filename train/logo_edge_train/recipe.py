@@ -605,7 +605,7 @@ class CalibrateConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a run depends on besides the data and the seed."""
+    """All settings of a run, for every stage."""
 
     name: Annotated[str, file_name_rule] = "cpu"
     description: str = ""

@@ -218,5 +218,5 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise RecipeError(f"override {override!r}: {parent} is no table")
+            raise RecipeError(f"override {override!r}: {parent} is not a table")
     table[last] = value
