@@ -1,4 +1,4 @@
-"""Calibration: positive, optimal, and checked on logits of known miscalibration; what calib cannot bear is refused."""
+"""Calibration: positive, optimal, and correct on logits of known miscalibration; too small a calib split is refused."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_the_temperature_is_the_least_of_its_penalised_loss():
         likelihood = -np.log(softmax(logits, temperature)[np.arange(400), targets]).sum()
         return likelihood + PRIOR * (1 / temperature - 1 + np.log(temperature))
 
-    found = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-7})
-    assert best == pytest.approx(found.x, rel=1e-4)
+    minimum = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-7})
+    assert best == pytest.approx(minimum.x, rel=1e-4)
     assert best == pytest.approx(1.7, rel=0.1)
 
 
@@ -157,8 +157,8 @@ def test_the_promised_risk_is_kept_on_other_logos_in_nearly_every_draw():
     correct = random.random(100_000) < confidence
     broken = answered = 0
     for _ in range(300):
-        kept = random.integers(0, 100_000, 345)
-        threshold = abstention_threshold(confidence[kept], correct[kept], 0.05)
+        calib = random.integers(0, 100_000, 345)
+        threshold = abstention_threshold(confidence[calib], correct[calib], 0.05)
         sure = confidence >= (2 if threshold is None else threshold)
         broken += sure.any() and (~correct[sure]).mean() > 0.05
         answered += sure.mean() / 300
@@ -200,9 +200,9 @@ def test_the_risk_is_of_the_answers_given_so_that_logos_rejected_as_no_logo_coun
     calibration = fit_calibration(logits, targets, LABELS[:2], RISKS).calibration
     assert np.array_equal(is_logo(logo_score(logits), calibration.familiarity), ~rejected)
     assert calibration.abstain_below[Mode.STRICT] == 0, "of the 381 that are left all are right"
-    kept = fit_calibration(logits, targets, LABELS[:2], CalibrateConfig(0.05, 0.02, 0.0)).calibration
-    assert kept.familiarity is None
-    assert kept.abstain_below[Mode.STRICT] > 0.9, "19 of 400 equally sure ones are wrong"
+    unlimited = fit_calibration(logits, targets, LABELS[:2], CalibrateConfig(0.05, 0.02, 0.0)).calibration
+    assert unlimited.familiarity is None
+    assert unlimited.abstain_below[Mode.STRICT] > 0.9, "19 of 400 equally sure ones are wrong"
 
 
 def test_the_promised_risk_is_kept_by_the_answers_on_other_logos_of_which_the_familiar_ones_are_right_less_often():
@@ -214,8 +214,8 @@ def test_the_promised_risk_is_kept_by_the_answers_on_other_logos_of_which_the_fa
         correct = random.random(confidence.shape) < confidence - 0.03 * np.tanh(scores)
         calib = slice(0, 345)
         threshold = np.sort(scores[0, calib])[16]
-        kept = scores[0, calib] >= threshold
-        least = abstention_threshold(confidence[0, calib][kept], correct[0, calib][kept], 0.05)
+        accepted = scores[0, calib] >= threshold
+        least = abstention_threshold(confidence[0, calib][accepted], correct[0, calib][accepted], 0.05)
         sure = (confidence[1] >= (2 if least is None else least)) & (scores[1] >= threshold)
         broken += sure.any() and (~correct[1][sure]).mean() > 0.05
         answered += sure.mean() / 150
@@ -236,16 +236,18 @@ def test_a_scaling_is_chosen_only_where_its_gain_exceeds_one_standard_error():
 
 def test_where_a_temperature_is_right_whatever_is_chosen_costs_next_to_nothing():
     logits, targets = overconfident_logits(1.7)
-    kept, held = slice(0, 400), slice(400, None)
-    assert [entry.method for entry in compare_methods(logits[kept], targets[kept])[::3]] == [
+    calib, held = slice(0, 400), slice(400, None)
+    assert [result.method for result in compare_methods(logits[calib], targets[calib])[::3]] == [
         "temperature",
         "vector",
         "dirichlet",
     ]
-    found = fit_calibration(logits[kept], targets[kept], LABELS, RISKS).calibration
+    calibration = fit_calibration(logits[calib], targets[calib], LABELS, RISKS).calibration
     plain, chosen = (
-        negative_log_likelihood(softmax(calibrated_logits(logits[held], found.temperature, scaling)), targets[held])
-        for scaling in (None, found.scaling)
+        negative_log_likelihood(
+            softmax(calibrated_logits(logits[held], calibration.temperature, scaling)), targets[held]
+        )
+        for scaling in (None, calibration.scaling)
     )
     assert chosen <= plain + 0.01
 
@@ -266,30 +268,30 @@ def test_where_classes_are_skewed_a_scaling_wins_and_is_better_on_logos_it_has_n
 def test_a_scaling_is_at_the_least_of_its_convex_loss(method):
     logits, targets = skewed_logits(300, 0)
     penalty, random = 0.1, np.random.default_rng(0)
-    found = fit_scaling(logits, targets, 1.3, method, penalty)
+    scaling = fit_scaling(logits, targets, 1.3, method, penalty)
 
     def loss(scaling: Scaling) -> float:
         left = np.sum((np.array(scaling.weight) - np.eye(4)) ** 2) + np.sum(np.array(scaling.bias) ** 2)
         likelihood = negative_log_likelihood(softmax(calibrated_logits(logits, 1.3, scaling)), targets)
         return likelihood + (penalty + PRIOR / 300) / 2 * left
 
-    assert method == "dirichlet" or np.count_nonzero(found.weight) == 4
+    assert method == "dirichlet" or np.count_nonzero(scaling.weight) == 4
     for _ in range(40):
         weight, bias = random.normal(0, 0.02, (4, 4)), random.normal(0, 0.02, 4)
         weight = weight if method == "dirichlet" else np.diag(np.diag(weight))
-        assert loss(found) <= loss(Scaling(method, np.array(found.weight) + weight, np.array(found.bias) + bias))
+        assert loss(scaling) <= loss(Scaling(method, np.array(scaling.weight) + weight, np.array(scaling.bias) + bias))
 
 
 def test_a_great_penalty_gives_temperature_scaling_back():
-    found = fit_scaling(*skewed_logits(300, 0), 1.3, "dirichlet", 1e6)
-    assert np.allclose(found.weight, np.eye(4), atol=1e-3)
-    assert np.allclose(found.bias, 0, atol=1e-3)
+    scaling = fit_scaling(*skewed_logits(300, 0), 1.3, "dirichlet", 1e6)
+    assert np.allclose(scaling.weight, np.eye(4), atol=1e-3)
+    assert np.allclose(scaling.bias, 0, atol=1e-3)
 
 
 def test_a_class_with_few_logos_is_calibrated_by_temperature_alone():
     logits, targets = skewed_logits(600, 0)
     few = np.concatenate([np.flatnonzero(targets != 3), np.flatnonzero(targets == 3)[:19]])
-    assert [entry.method for entry in compare_methods(logits[few], targets[few])] == ["temperature"]
+    assert [result.method for result in compare_methods(logits[few], targets[few])] == ["temperature"]
 
 
 def test_of_many_classes_only_the_diagonal_is_fitted_and_that_in_little_time():
@@ -298,7 +300,7 @@ def test_of_many_classes_only_the_diagonal_is_fitted_and_that_in_little_time():
     logits = (random.normal(0, 1.5, (len(targets), classes)) + 4 * np.eye(classes)[targets]).astype(np.float32)
     began = time.process_time()
     candidates = compare_methods(logits, targets)
-    assert [entry.method for entry in candidates] == ["temperature", *["vector"] * 3]
+    assert [result.method for result in candidates] == ["temperature", *["vector"] * 3]
     assert time.process_time() - began < 30  # about 1 s; a whole matrix of 4160 numbers took 20 s a fit, 60 fits
 
 
@@ -307,13 +309,13 @@ def test_thresholds_are_fitted_to_probabilities_of_fits_that_have_not_seen_the_l
     chosen = choose_method(compare_methods(logits, targets))
     assert chosen.held_out.shape == (300, 4)
     assert chosen.held_out.sum(1) == pytest.approx(np.ones(300))
-    found = fit_calibration(logits, targets, LABELS, RISKS).calibration
-    seen = softmax(calibrated_logits(logits, found.temperature, found.scaling))
+    calibration = fit_calibration(logits, targets, LABELS, RISKS).calibration
+    seen = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
     own, held_out = (part[np.arange(300), targets] for part in (seen, chosen.held_out))
     assert np.log(held_out).mean() < np.log(own).mean(), "a fit is better on what it has seen"
-    for entry in found.conformal:
-        rank = np.ceil(round(301 * entry.level, 9)).astype(int)
-        assert entry.threshold == pytest.approx(np.sort(held_out)[::-1][rank - 1], abs=2e-6)
+    for result in calibration.conformal:
+        rank = np.ceil(round(301 * result.level, 9)).astype(int)
+        assert result.threshold == pytest.approx(np.sort(held_out)[::-1][rank - 1], abs=2e-6)
 
 
 @pytest.mark.parametrize(("count", "skew", "rounds"), [(30, 1.0, 60), (200, 1.0, 20)])
@@ -332,7 +334,7 @@ def test_sets_cover_as_promised_where_the_scaling_is_fitted_on_the_same_calib(mo
         logits, targets = draw(2000)
         probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
         own = probabilities[np.arange(2000), targets]
-        covered.append([(own >= entry.threshold).mean() for entry in calibration.conformal[:3]])
+        covered.append([(own >= result.threshold).mean() for result in calibration.conformal[:3]])
     for level, mean in zip((0.8, 0.9, 0.95), np.mean(covered, axis=0), strict=True):
         error = np.sqrt(level * (1 - level) / (count + 2) / rounds)  # of the mean of beta-distributed coverages
         assert level - 2.5 * error <= mean <= level + 1 / (count + 1) + 2.5 * error + 0.01
@@ -357,17 +359,17 @@ def test_a_conformal_threshold_needs_as_many_logos_as_its_level_implies(level, c
 def test_the_finite_sample_rank_chooses_the_threshold():
     probabilities = np.linspace(0.05, 0.95, 19)[:, None]
     targets = np.zeros(19, int)
-    found = [conformal_threshold(probabilities, targets, level) for level in (0.8, 0.9, 0.95)]
-    assert found == pytest.approx([0.2, 0.1, 0.05])  # the 16th, 18th and 19th of 19
+    fitted = [conformal_threshold(probabilities, targets, level) for level in (0.8, 0.9, 0.95)]
+    assert fitted == pytest.approx([0.2, 0.1, 0.05])  # the 16th, 18th and 19th of 19
 
 
 def test_what_calib_is_too_small_for_is_refused_with_class_count_and_need():
     random = np.random.default_rng(0)
     probabilities, targets = random.dirichlet([1, 1], 120), np.repeat([0, 1], [105, 15])
-    found = {level: fit_conformal(probabilities, targets, ("many", "few"), level) for level in (0.9, 0.95, 0.99)}
-    assert (set(found[0.9].by_class), found[0.9].refused) == ({"many", "few"}, "")
-    assert (found[0.95].by_class, found[0.95].refused) == (None, "few: 15 logos of calib, 19 needed")
-    assert found[0.99].threshold is not None
+    fitted = {level: fit_conformal(probabilities, targets, ("many", "few"), level) for level in (0.9, 0.95, 0.99)}
+    assert (set(fitted[0.9].by_class), fitted[0.9].refused) == ({"many", "few"}, "")
+    assert (fitted[0.95].by_class, fitted[0.95].refused) == (None, "few: 15 logos of calib, 19 needed")
+    assert fitted[0.99].threshold is not None
     small = fit_conformal(probabilities[:8], targets[:8], ("many", "few"), 0.9)
     assert (small.threshold, small.by_class) == (None, None)
     assert "all classes together: 8 logos of calib, 9 needed" in small.refused
@@ -379,10 +381,10 @@ def test_prediction_sets_by_class_cover_every_class_and_marginal_ones_all_togeth
         targets = random.choice(3, 400, p=[0.7, 0.2, 0.1])
         logits = random.normal(0, 1, (400, 3)) + 2.5 * np.eye(3)[targets] * np.array([2.0, 1.0, 0.4])[targets, None]
         probabilities = softmax(logits)
-        found = fit_conformal(probabilities[:200], targets[:200], ("a", "b", "c"), 0.8)
+        fitted = fit_conformal(probabilities[:200], targets[:200], ("a", "b", "c"), 0.8)
         own = probabilities[np.arange(400), targets][200:]
-        by_class = own >= np.array([found.by_class[label] for label in "abc"])[targets[200:]]
-        covered.append([(own >= found.threshold).mean(), *(by_class[targets[200:] == k].mean() for k in range(3))])
+        by_class = own >= np.array([fitted.by_class[label] for label in "abc"])[targets[200:]]
+        covered.append([(own >= fitted.threshold).mean(), *(by_class[targets[200:] == k].mean() for k in range(3))])
     means = np.mean(covered, axis=0)
     assert means[0] == pytest.approx(0.8, abs=0.015)
     assert (means[1:] >= 0.79).all()
@@ -390,9 +392,9 @@ def test_prediction_sets_by_class_cover_every_class_and_marginal_ones_all_togeth
 
 def test_few_logos_are_unfamiliar_by_the_corrected_rank():
     logits = np.repeat(np.arange(1.0, 40.0)[:, None], 2, axis=1)  # 39 of growing logo score
-    found = fit_familiarity(logits, 0.05)
-    assert (logo_score(logits) < found.threshold).sum() == 1  # the second of 39 is the threshold: 2 / 40
-    assert found.threshold == pytest.approx(2 + np.log(2), abs=1e-6)
+    fitted = fit_familiarity(logits, 0.05)
+    assert (logo_score(logits) < fitted.threshold).sum() == 1  # the second of 39 is the threshold: 2 / 40
+    assert fitted.threshold == pytest.approx(2 + np.log(2), abs=1e-6)
     assert fit_familiarity(logits[:18], 0.05) is None
 
 

@@ -148,7 +148,7 @@ def test_the_report_has_every_stage_with_its_figures(folder, capsys):
 
 def test_every_candidate_is_verified_measured_and_compared_on_val(folder, capsys):
     record = json.loads((folder / "run" / "compress" / "compress_report.json").read_text())
-    assert [entry["name"] for entry in record["candidates"]] == [
+    assert [candidate["name"] for candidate in record["candidates"]] == [
         "fp32",
         "fp16",
         "int8-minmax",
@@ -156,20 +156,20 @@ def test_every_candidate_is_verified_measured_and_compared_on_val(folder, capsys
         "int8-tuned",
     ]
     assert (record["val"], record["complete"]) == (16, True)
-    for entry in record["candidates"]:
-        assert entry["status"] == "made"
-        assert entry["parity"]["images"] == 16
-        assert entry["parity"]["top1_agreement"] >= 0.95
-        assert 0 <= entry["ece"] <= 1
-        assert 0 <= entry["ood"]["ripples"] <= 1
-        assert 0 < entry["cost"]["p50_ms"] <= entry["cost"]["p95_ms"]
-        assert len(entry["cost"]["rounds_ms"]) == 11
-        assert 20 < entry["cost"]["peak_memory_mb"] < 400, "of a process without PyTorch"
-    sizes = {entry["name"]: entry["size_bytes"] for entry in record["candidates"]}
+    for candidate in record["candidates"]:
+        assert candidate["status"] == "made"
+        assert candidate["parity"]["images"] == 16
+        assert candidate["parity"]["top1_agreement"] >= 0.95
+        assert 0 <= candidate["ece"] <= 1
+        assert 0 <= candidate["ood"]["ripples"] <= 1
+        assert 0 < candidate["cost"]["p50_ms"] <= candidate["cost"]["p95_ms"]
+        assert len(candidate["cost"]["rounds_ms"]) == 11
+        assert 20 < candidate["cost"]["peak_memory_mb"] < 400, "of a process without PyTorch"
+    sizes = {candidate["name"]: candidate["size_bytes"] for candidate in record["candidates"]}
     assert sizes["int8-tuned"] < sizes["fp16"] < 0.6 * sizes["fp32"]
-    found = record["targets"]["cpu"]
-    assert found["sentence"].startswith(f"{found['chosen']}, {found['method']}: ")
-    assert found["limits"]["size_mb"] == 4.0, "the recipe's, as no other was given"
+    target = record["targets"]["cpu"]
+    assert target["sentence"].startswith(f"{target['chosen']}, {target['method']}: ")
+    assert target["limits"]["size_mb"] == 4.0, "the recipe's, as no other was given"
     print_candidates(record)
     assert "int8-percentile" in capsys.readouterr().out
 
@@ -180,18 +180,18 @@ def test_the_temperature_comes_from_the_artifact_that_is_packed(folder):
     assert bundle.calibration.temperature == record["stages"][-1]["temperature"] > 0
     assert bundle.metrics["test"] == record["stages"][-1]["test"]
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
-    found, made = (
+    packed_logits, artifact_logits = (
         run_onnx(path, pixels) for path in (bundle.model_path, folder / "run" / "compress" / record["artifact"])
     )
-    assert np.array_equal(found, made), "only an embedding was added"
+    assert np.array_equal(packed_logits, artifact_logits), "only an embedding was added"
     assert (bundle.folder / "card.md").read_text().startswith("# shapes")
 
 
 def test_a_finished_compression_is_not_done_again(folder):
-    said: list[str] = []
+    messages: list[str] = []
     before = (folder / "bundle" / "bundle.json").stat().st_mtime_ns
-    compress_run(folder, folder / "bundle", said.append)
-    assert said == [f"{folder / 'bundle'} is up to date"]
+    compress_run(folder, folder / "bundle", messages.append)
+    assert messages == [f"{folder / 'bundle'} is up to date"]
     assert (folder / "bundle" / "bundle.json").stat().st_mtime_ns == before
 
 
@@ -246,12 +246,15 @@ def test_one_target_that_cannot_be_packed_is_a_line_of_the_report_and_the_others
     assert Classifier.load(folder / "both").run_vectors() >= 8
     assert record["targets"]["web"]["sentence"].endswith("It could not be packed: it does not open")
     assert not (folder / "both-web").exists()
-    kept = json.loads((folder / "run" / "compress" / "compress_report.json").read_text())
-    assert kept["targets"]["web"]["sentence"] == record["targets"]["web"]["sentence"]
+    stored = json.loads((folder / "run" / "compress" / "compress_report.json").read_text())
+    assert stored["targets"]["web"]["sentence"] == record["targets"]["web"]["sentence"]
 
 
 def test_a_limit_of_size_leaves_the_candidates_that_fit(folder):
-    sizes = {entry["name"]: entry["size_bytes"] for entry in compress_run(folder, folder / "bundle")["candidates"]}
+    sizes = {
+        candidate["name"]: candidate["size_bytes"]
+        for candidate in compress_run(folder, folder / "bundle")["candidates"]
+    }
     limit = (sizes["fp16"] + sizes["fp32"]) / 2 / 1e6
     record = compress_run(folder, folder / "small", limits=Limits(size_mb=limit))
     assert list(record["targets"]["cpu"]["misses"]) == [f"{MODEL}@32, fp32"]
@@ -259,11 +262,11 @@ def test_a_limit_of_size_leaves_the_candidates_that_fit(folder):
 
 
 def test_a_crashed_and_a_killed_converter_spoil_their_own_candidates_only(folder, monkeypatch, equal_costs):
-    said: list[str] = []
+    messages: list[str] = []
     monkeypatch.setattr(plan, "make_int8", faulty_converters.abort)
     monkeypatch.setattr(plan, "make_fp16", faulty_converters.get_killed)
-    record = compress_run(folder, folder / "survived", said.append, limits=Limits(size_mb=5.0))
-    outcome = {entry["name"]: (entry["status"], entry["reason"]) for entry in record["candidates"]}
+    record = compress_run(folder, folder / "survived", messages.append, limits=Limits(size_mb=5.0))
+    outcome = {candidate["name"]: (candidate["status"], candidate["reason"]) for candidate in record["candidates"]}
     assert outcome["fp32"] == ("made", "")
     assert outcome["fp16"][0] == outcome["int8-minmax"][0] == outcome["int8-percentile"][0] == "failed"
     assert "ended by SIGKILL" in outcome["fp16"][1]
@@ -272,10 +275,12 @@ def test_a_crashed_and_a_killed_converter_spoil_their_own_candidates_only(folder
     assert "int8-tuned" not in outcome, "there is nothing to tune"
     assert record["targets"]["cpu"]["method"] == "fp32"
     assert Classifier.load(folder / "survived").run_vectors() >= 8
-    assert any("fp16: failed" in line for line in said)
+    assert any("fp16: failed" in line for line in messages)
     monkeypatch.undo()
     again = compress_run(folder, folder / "survived", limits=Limits(size_mb=5.0, ece=99.0))
-    assert {entry["status"] for entry in again["candidates"]} == {"made"}, "a crash is not kept: it may go better"
+    assert {candidate["status"] for candidate in again["candidates"]} == {"made"}, (
+        "a crash is not kept: it may go better"
+    )
 
 
 def test_a_budget_that_is_over_leaves_the_rest_for_the_next_call(folder, tmp_path, equal_costs):
@@ -302,11 +307,11 @@ def test_a_budget_that_is_over_leaves_the_rest_for_the_next_call(folder, tmp_pat
     shutil.copytree(folder / "run" / "compress", run / "compress", dirs_exist_ok=True)
     (run / "compress" / f"{MODEL}-32" / "int8-tuned.candidate.json").unlink()
     _, record = call(0)  # what is there already is chosen from, however little time there is
-    assert {entry["name"]: entry["status"] for entry in record["candidates"]}["int8-tuned"] == "not tried"
+    assert {candidate["name"]: candidate["status"] for candidate in record["candidates"]}["int8-tuned"] == "not tried"
     assert not record["complete"]
     _, record = call(None)
     assert record["complete"]
-    assert {entry["status"] for entry in record["candidates"]} == {"made"}
+    assert {candidate["status"] for candidate in record["candidates"]} == {"made"}
 
 
 COMPRESS = """
@@ -353,19 +358,19 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_result(fol
         if moment:
             assert psutil.wait_procs(children, timeout=60)[1] == [], "nothing goes on alone"
     assert killed == len(killed_after)
-    whole, resumed = (read_candidates(place / "compress") for place in (folder / "run", run))
+    whole, resumed = (read_candidates(run_folder / "compress") for run_folder in (folder / "run", run))
     assert len(whole) == 5
     assert resumed == whole, "every artifact and every logit, to the byte"
 
 
 def read_candidates(work) -> dict[str, tuple]:
     """Name -> the hashes of each candidate's files and of its logits of the three splits."""
-    found = {}
+    candidates = {}
     for path in sorted((work / f"{MODEL}-32").glob("*.candidate.json")):
-        name, kept = path.name.partition(".")[0], json.loads(path.read_text())
+        name, stored = path.name.partition(".")[0], json.loads(path.read_text())
         logits = load_arrays(path.with_name(f"{name}.logits"))
-        found[name] = kept["files"], {split: logits[split].tobytes() for split in ("val", "calib", "test")}
-    return found
+        candidates[name] = stored["files"], {split: logits[split].tobytes() for split in ("val", "calib", "test")}
+    return candidates
 
 
 def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice_is_the_same():
@@ -375,12 +380,12 @@ def test_the_teachers_see_the_very_views_of_the_student_and_the_same_batch_twice
     soft_targets = SoftTargets(teachers, contracts, InputContract(32), DistillConfig(p_mixup=1.0, temperature=2.0))
     pictures = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 3), np.uint8)
     items = list(zip(pictures, torch.eye(3)[[0, 1, 2, 0]], [7, 8, 9, 10], strict=True))
-    views, votes, said = soft_targets.collate(items)
+    views, votes, logits = soft_targets.collate(items)
     again = soft_targets.collate(items)
     assert views.shape == (4, 32, 32, 3)
-    assert said.shape == (4, 2, 3)
+    assert logits.shape == (4, 2, 3)
     assert not votes.any(), "of mixed views no vote holds"
-    assert all(torch.equal(a, b) for a, b in zip((views, votes, said), again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((views, votes, logits), again, strict=True))
 
 
 @torch.no_grad()
@@ -412,8 +417,8 @@ def test_teachers_that_are_asked_in_turn_say_in_the_mean_what_all_of_them_say():
     def ask(teachers_per_batch, position):
         config = DistillConfig(teachers_per_batch=teachers_per_batch, p_mixup=0.0)
         soft_targets = SoftTargets(teachers, [contract] * 3, contract, config)
-        said = soft_targets.collate(list(zip(pixels, torch.eye(3)[:2], [position, 0], strict=True)))[2]
-        return (said / config.temperature).softmax(2).mean(1)
+        logits = soft_targets.collate(list(zip(pixels, torch.eye(3)[:2], [position, 0], strict=True)))[2]
+        return (logits / config.temperature).softmax(2).mean(1)
 
     alone = [ask(1, position) for position in range(60)]
     assert len({tuple(soft.flatten().tolist()) for soft in alone}) == 3, "each teacher is asked at some time"
@@ -465,9 +470,9 @@ def test_a_student_with_attention_is_quantized_and_packed_without_fine_tuning(fo
     distilled = {**RECIPE["distill"], "students": [network], "max_size_mb": 50.0}
     recipe = recipe_from_dict({**RECIPE, "name": name, "distill": distilled})
     record = compress_run(folder, folder / name, recipe=recipe)
-    entries = {entry["name"]: entry for entry in record["candidates"]}
+    entries = {candidate["name"]: candidate for candidate in record["candidates"]}
     assert list(entries) == ["fp32", "fp16", "int8-minmax", "int8-percentile"]
-    assert min(entry["parity"]["top1_agreement"] for entry in entries.values()) >= 0.9
+    assert min(candidate["parity"]["top1_agreement"] for candidate in entries.values()) >= 0.9
     assert Classifier.load(folder / name).run_vectors() >= 8
 
 
@@ -479,21 +484,23 @@ def test_a_pruned_student_with_doubts_of_its_own_is_packed_with_them(folder, equ
     bundle = read_bundle(folder / "slim")
     assert set(bundle.model.optional_outputs) == {EMBEDDING, EPISTEMIC}
     whole = json.loads((folder / "run" / "compress" / "compress_report.json").read_text())
-    smallest = [min(entry["size_bytes"] for entry in report["candidates"]) for report in (record, whole)]
+    smallest = [min(candidate["size_bytes"] for candidate in report["candidates"]) for report in (record, whole)]
     assert smallest[0] < 0.8 * smallest[1], "which one is packed depends on latencies here"
     val = read_manifest(folder / "manifest.csv").split("val")
     pixels = np.stack([Classifier.load(folder / "slim").read_pixels(folder / row.icon) for row in val])
     nats = run_onnx(bundle.model_path, pixels, output=EPISTEMIC)
     assert nats.shape == (16,)
     assert 0 <= nats.min() < nats.max() < np.log(2)
-    correlations = [entry["epistemic_rank_correlation"] for entry in record["candidates"]]
+    correlations = [candidate["epistemic_rank_correlation"] for candidate in record["candidates"]]
     assert len(correlations) >= 3
     assert min(correlations) >= 0.9
     assert record["targets"]["cpu"]["stages"][-1]["test"]["accuracy"]["value"] >= 0.7
     student = json.loads((folder / "run" / "compress-slim" / f"{MODEL}-32" / "student.json").read_text())
     epochs = RECIPE["distill"]["fit"]["epochs"]
-    assert [entry["epoch"] for entry in student["history"]] == [*range(1, epochs + 1)] * 2, "pruned, it learned on"
-    assert all(np.isfinite(entry["epistemic"]) for entry in student["history"])
+    assert [candidate["epoch"] for candidate in student["history"]] == [*range(1, epochs + 1)] * 2, (
+        "pruned, it learned on"
+    )
+    assert all(np.isfinite(candidate["epistemic"]) for candidate in student["history"])
 
 
 def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
@@ -504,7 +511,7 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
     }
     recipe = recipe_from_dict({**RECIPE, "name": "ways", "quantize": {**RECIPE["quantize"], **ways}})
     record = compress_run(folder, folder / "ways", recipe=recipe)
-    entries = {entry["name"]: entry for entry in record["candidates"]}
+    entries = {candidate["name"]: candidate for candidate in record["candidates"]}
     assert list(entries) == [
         "fp32",
         "fp16",
@@ -522,9 +529,9 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
         assert entries[name]["status"] == "made", entries[name]["reason"]
         assert entries[name]["parity"]["images"] == 16
     assert entries["int8-weights"]["size_bytes"] < 0.4 * entries["fp32"]["size_bytes"]
-    found = entries["int8-mixed"]["sensitivity"]
-    assert len(found["layers"]) > 8
-    assert found["restored"] == [], "quantized whole, it holds its parent"
+    sensitivity = entries["int8-mixed"]["sensitivity"]
+    assert len(sensitivity["layers"]) > 8
+    assert sensitivity["restored"] == [], "quantized whole, it holds its parent"
     page = make_page(folder / "run" / "compress-ways").read_text()
     assert f"Layer by layer, {MODEL}@32" in page
     assert record["int8_range"] in page
@@ -561,8 +568,8 @@ def test_a_servers_bundle_holds_the_teachers_and_says_what_they_disagree_on(fold
     results = [classifier.classify(folder / row.icon) for row in rows]
     right = sum(result.best_guess == row.label for result, row in zip(results, rows, strict=True))
     assert right == round(16 * classifier.bundle.metrics["test"]["accuracy"]["value"])
-    wanted = decompose(read_run(folder / "run").member_logits("test")).epistemic
-    assert [result.epistemic for result in results] == pytest.approx(wanted.tolist(), abs=1e-3)
+    expected = decompose(read_run(folder / "run").member_logits("test")).epistemic
+    assert [result.epistemic for result in results] == pytest.approx(expected.tolist(), abs=1e-3)
     assert (folder / "server" / "member-1.onnx").exists()
 
 
@@ -582,19 +589,19 @@ def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):
         bundle = Classifier.load(folder / f"bundle-{target}").bundle
         assert f"model{suffix}" in bundle.files, "beside the graph that it was made of"
         assert bundle.provenance["target"] == target
-    entries = {entry["title"]: entry for entry in record["candidates"]}
+    entries = {candidate["title"]: candidate for candidate in record["candidates"]}
     jetson = entries[f"{MODEL}@32, {record['targets']['jetson']['method']}"]
     assert (jetson["backend"], jetson["cost"]) == ("tensorrt", None)
     assert "no engine was built or run" in jetson["not_measured"]
-    made = {entry["backend"] for entry in entries.values() if entry["status"] == "made"}
-    assert made == {"onnxruntime", "openvino", "tensorrt", "torchscript"}
+    backends = {candidate["backend"] for candidate in entries.values() if candidate["status"] == "made"}
+    assert backends == {"onnxruntime", "openvino", "tensorrt", "torchscript"}
     web = record["targets"]["web"]
     assert web["method"].startswith("int8"), "the smallest"
     assert unsupported_operators(onnx.load(folder / "bundle-jetson" / "model.onnx")) == []
 
 
 def test_a_setting_that_is_as_by_default_changes_no_key_of_a_finished_student(folder):
-    said: list[dict] = []
+    reports: list[dict] = []
     run = read_run(folder / "run")
     spelled = replace(run.recipe.distill, adversarial_radius=0.0)
     distill(
@@ -604,6 +611,6 @@ def test_a_setting_that_is_as_by_default_changes_no_key_of_a_finished_student(fo
         Architecture(MODEL, 32),
         folder / "run" / "compress" / f"{MODEL}-32",
         device=CPU,
-        report=said.append,
+        report=reports.append,
     )
-    assert said == [], "it is read back, not learned again"
+    assert reports == [], "it is read back, not learned again"

@@ -1,4 +1,4 @@
-"""What `logo-edge compress` refuses before hours of work, and what its help teaches."""
+"""What `logo-edge compress` refuses before the work begins, and its help."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from logo_edge_train.runs import Run, write_run_record
 
 @pytest.fixture
 def run(tmp_path):
-    """The record of a run of two teachers, whose files nothing here gets as far as to read."""
+    """The record of a run of two teachers, without their files."""
     write_run_record(tmp_path, {"status": "finished", "members": [{}, {}]})
     return str(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["--target", "toaster"],
@@ -43,14 +43,14 @@ def run(tmp_path):
         (["--set", "distill.seed=1"], "--set changes fields of --recipe; name the recipe too"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_what_can(run, arguments, told):
+def test_invalid_options_are_refused_with_the_valid_ones(run, arguments, message):
     result = CliRunner().invoke(compress, [run, *arguments])
     assert result.exit_code == 2
-    assert told in " ".join(result.output.replace("│", " ").split())
+    assert message in " ".join(result.output.replace("│", " ").split())
 
 
 def run_of(teachers: int, **distill) -> Run:
-    """The run that a command would read, of so many teachers."""
+    """A run with this number of teachers."""
     return Run(Path("runs/it"), {"members": [{}] * teachers, "recipe": {"distill": distill}})
 
 
@@ -111,7 +111,7 @@ def test_the_exit_status_says_that_one_target_of_several_was_not_packed(tmp_path
 
 
 def test_a_timing_that_failed_is_taken_again_and_one_that_succeeded_is_kept(tmp_path, monkeypatch):
-    made = [
+    candidates = [
         Candidate(
             "s@32",
             name,
@@ -136,11 +136,11 @@ def test_a_timing_that_failed_is_taken_again_and_one_that_succeeded_is_kept(tmp_
         return answers[len(calls) - 1]
 
     monkeypatch.setattr(measuring, "measure_side_by_side", measure)
-    found = [measuring.measure_costs(made, tmp_path, lambda _: None) for _ in range(3)]
-    assert [complete for _, complete in found] == [False, True, True]
+    results = [measuring.measure_costs(candidates, tmp_path, lambda _: None) for _ in range(3)]
+    assert [complete for _, complete in results] == [False, True, True]
     assert calls == [["s@32, fp32", "s@32, fp16"]] * 2, "both again, by turns; the third call reads what is kept"
-    assert found[0][0]["s@32, fp16"] == "the process was ended by SIGKILL"
-    assert found[2][0] == found[1][0] == answers[1]
+    assert results[0][0]["s@32, fp16"] == "the process was ended by SIGKILL"
+    assert results[2][0] == results[1][0] == answers[1]
 
 
 def test_the_help_names_every_target():

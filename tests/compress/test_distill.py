@@ -1,4 +1,4 @@
-"""What a student learns besides predictions, from whom, and that what it says of its doubts reaches the device."""
+"""The further targets of a student, its teachers, and its epistemic output from checkpoint to INT8."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture(params=KINDS)
 def student(request, pixels) -> LogoNetwork:
-    """A network whose head of that kind says something else of every picture."""
+    """A network whose epistemic head of that kind gives a different value for every picture."""
     torch.manual_seed(0)
     network = LogoNetwork(MODEL, CLASSES).eval()
     network.learn_epistemic(request.param)
     head = network.epistemic.get_submodule(request.param)
     torch.nn.init.normal_(head.weight)
     with torch.no_grad():
-        said = network.answer(torch.from_numpy(pixels))
-        head.weight *= 2 / said.evidence.std()
+        answer = network.answer(torch.from_numpy(pixels))
+        head.weight *= 2 / answer.evidence.std()
         head.bias += 1 - network.answer(torch.from_numpy(pixels)).evidence.mean()
-        network.backbone.get_classifier().weight *= 2 / said.logits.std()
+        network.backbone.get_classifier().weight *= 2 / answer.logits.std()
     return network
 
 
@@ -68,9 +68,9 @@ def nats(network: LogoNetwork, pixels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("precision", [0.1, 2.0, 40.0, 3000.0])
 def test_the_epistemic_part_of_a_dirichlet_is_what_its_draws_disagree_on(precision):
     mean = torch.tensor([[0.7, 0.2, 0.1], [0.98, 0.01, 0.01]])
-    found = epistemic_nats("dirichlet", mean.log(), torch.full((2, 1), np.log(precision)))
+    nats = epistemic_nats("dirichlet", mean.log(), torch.full((2, 1), np.log(precision)))
     draws = np.random.default_rng(0)
-    for row, expected in zip(mean.numpy(), found.tolist(), strict=True):
+    for row, expected in zip(mean.numpy(), nats.tolist(), strict=True):
         drawn = draws.dirichlet(row * precision, 200_000)[:, None]  # (M, 1, K)
         assert decompose(np.log(np.maximum(drawn, 1e-300))).epistemic[0] == pytest.approx(expected, rel=0.05, abs=2e-5)
 
@@ -81,19 +81,19 @@ def test_a_teacher_says_the_same_by_onnx_runtime(name, pixels):
     network = LogoNetwork(name, CLASSES).eval()
     teacher, views = OnnxTeacher(network, SIZE), torch.from_numpy(pixels).float()
     with torch.no_grad():
-        wanted = network(views)
-    assert wanted.std() > 0.001
-    said = teacher.answer(views)
-    assert said.logits.numpy() == pytest.approx(wanted.numpy(), abs=1e-3)
-    assert said.evidence is None
+        logits = network(views)
+    assert logits.std() > 0.001
+    answer = teacher.answer(views)
+    assert answer.logits.numpy() == pytest.approx(logits.numpy(), abs=1e-3)
+    assert answer.evidence is None
 
 
 def test_a_parent_with_a_head_gives_its_evidence_by_onnx_runtime(student, pixels):
-    said = OnnxTeacher(student, SIZE).answer(torch.from_numpy(pixels).float())
+    answer = OnnxTeacher(student, SIZE).answer(torch.from_numpy(pixels).float())
     with torch.no_grad():
-        wanted = student.answer(torch.from_numpy(pixels))
-    assert said.logits.numpy() == pytest.approx(wanted.logits.numpy(), abs=1e-3)
-    assert said.evidence.numpy() == pytest.approx(wanted.evidence.numpy(), abs=1e-3)
+        expected = student.answer(torch.from_numpy(pixels))
+    assert answer.logits.numpy() == pytest.approx(expected.logits.numpy(), abs=1e-3)
+    assert answer.evidence.numpy() == pytest.approx(expected.evidence.numpy(), abs=1e-3)
 
 
 def test_a_teacher_that_says_something_else_as_onnx_is_refused(student, monkeypatch):
@@ -106,8 +106,8 @@ def test_a_teacher_that_says_something_else_as_onnx_is_refused(student, monkeypa
 
 def test_mutual_information_is_that_of_the_ensemble_s_decomposition():
     logits = np.random.default_rng(0).normal(0, 2, (3, 10, CLASSES)).astype(np.float32)
-    found = mutual_information(torch.from_numpy(logits).softmax(2).transpose(0, 1))
-    assert found.numpy() == pytest.approx(decompose(logits).epistemic, abs=1e-5)
+    information = mutual_information(torch.from_numpy(logits).softmax(2).transpose(0, 1))
+    assert information.numpy() == pytest.approx(decompose(logits).epistemic, abs=1e-5)
 
 
 def test_a_head_learns_what_its_members_disagree_on():
@@ -116,7 +116,7 @@ def test_a_head_learns_what_its_members_disagree_on():
     spread = torch.tensor([0.05] * 32 + [2.0] * 32)[:, None, None]
     members = mean + spread * torch.randn(64, 5, CLASSES, generator=random)
     logits = members.softmax(2).mean(1).log()
-    wanted = mutual_information(members.softmax(2))
+    information = mutual_information(members.softmax(2))
     for kind in KINDS:
         evidence = torch.zeros(64, 1, requires_grad=True)
         optimizer = torch.optim.Adam([evidence], lr=0.2)
@@ -124,29 +124,29 @@ def test_a_head_learns_what_its_members_disagree_on():
             optimizer.zero_grad()
             epistemic_loss(kind, logits, evidence, members).backward()
             optimizer.step()
-        found = epistemic_nats(kind, logits, evidence.detach())
-        assert found[:32].max() < found[32:].median(), kind
-        assert found.mean().item() == pytest.approx(wanted.mean().item(), rel=0.5), kind
+        nats = epistemic_nats(kind, logits, evidence.detach())
+        assert nats[:32].max() < nats[32:].median(), kind
+        assert nats.mean().item() == pytest.approx(information.mean().item(), rel=0.5), kind
 
 
 def test_the_head_reaches_the_device_in_every_precision_within_what_rounding_moves(student, pixels, tmp_path):
-    wanted, kind = nats(student, pixels), student.epistemic.kind
-    assert np.ptp(wanted) > 0.05
+    expected, kind = nats(student, pixels), student.epistemic.kind
+    assert np.ptp(expected) > 0.05
     body = tmp_path / "body.onnx"
     exported = export_onnx(student, SIZE, tmp_path / "fp32.onnx", body=body)
-    assert [entry.name for entry in onnx.load(exported).graph.output] == ["logits", EPISTEMIC]
+    assert [output.name for output in onnx.load(exported).graph.output] == ["logits", EPISTEMIC]
     assert has_epistemic(exported)
-    assert run_onnx(exported, pixels, output=EPISTEMIC) == pytest.approx(wanted, abs=2e-4), kind
+    assert run_onnx(exported, pixels, output=EPISTEMIC) == pytest.approx(expected, abs=2e-4), kind
     save_model(to_float16(onnx.load(exported)), tmp_path / "fp16.onnx")
-    assert run_onnx(tmp_path / "fp16.onnx", pixels, output=EPISTEMIC) == pytest.approx(wanted, abs=0.02)
+    assert run_onnx(tmp_path / "fp16.onnx", pixels, output=EPISTEMIC) == pytest.approx(expected, abs=0.02)
     int8 = quantize_body(body, body, pixels, SIZE, tmp_path / "int8.onnx", method="minmax", reduce_range=True)
-    found = run_onnx(int8, pixels, output=EPISTEMIC)
-    assert np.corrcoef(found, wanted)[0, 1] > 0.9
+    int8_nats = run_onnx(int8, pixels, output=EPISTEMIC)
+    assert np.corrcoef(int8_nats, expected)[0, 1] > 0.9
     assert unknown_operators(onnx.load(int8)) == [], "it can be fine-tuned"
     network = QuantizedNetwork(onnx.load(int8), reduce_range=True)
     with torch.no_grad():
         answer = network.answer(torch.from_numpy(pixels))
-    assert np.corrcoef(epistemic_nats(kind, answer.logits, answer.evidence).numpy(), found)[0, 1] > 0.98
+    assert np.corrcoef(epistemic_nats(kind, answer.logits, answer.evidence).numpy(), int8_nats)[0, 1] > 0.98
     model = onnx.load(int8)
     network.write_integers(model)
     assert model.SerializeToString() == onnx.load(int8).SerializeToString()
@@ -154,7 +154,7 @@ def test_the_head_reaches_the_device_in_every_precision_within_what_rounding_mov
 
 def test_a_graph_without_the_head_has_one_output(pixels, tmp_path):
     exported = export_onnx(LogoNetwork(MODEL, CLASSES).eval(), SIZE, tmp_path / "plain.onnx")
-    assert [entry.name for entry in onnx.load(exported).graph.output] == ["logits"]
+    assert [output.name for output in onnx.load(exported).graph.output] == ["logits"]
     assert not has_epistemic(exported)
 
 
@@ -224,16 +224,16 @@ def test_pictures_that_are_no_logos_are_a_class_whose_logit_is_0(pixels):
     torch.manual_seed(0)
     soft_targets = SoftTargets([LogoNetwork(MODEL, CLASSES).eval()], [CONTRACT], CONTRACT, DistillConfig(p_mixup=0.0))
     targets = torch.eye(CLASSES + 1)[[0, CLASSES, 1, CLASSES]]
-    views, votes, said = soft_targets.collate(list(zip(pixels[:4], targets, range(4), strict=True)))
+    views, votes, logits_of_teachers = soft_targets.collate(list(zip(pixels[:4], targets, range(4), strict=True)))
     assert torch.equal(votes, targets)
     network = LogoNetwork(MODEL, CLASSES)
-    losses = distillation_objective(DistillConfig(hard_weight=1.0), None)(network, views, votes, said)
+    losses = distillation_objective(DistillConfig(hard_weight=1.0), None)(network, views, votes, logits_of_teachers)
     logits = network(views)
-    wanted = [functional.softplus(logits[row].logsumexp(0)) for row in (1, 3)]  # -log of 1 / (1 + sum exp)
-    wanted += [
+    expected = [functional.softplus(logits[row].logsumexp(0)) for row in (1, 3)]  # -log of 1 / (1 + sum exp)
+    expected += [
         torch.cat([logits[row], torch.zeros(1)]).logsumexp(0) - logits[row, label] for row, label in ((0, 0), (2, 1))
     ]
-    assert losses["votes"].item() == pytest.approx(torch.stack(wanted).mean().item(), abs=1e-5)
+    assert losses["votes"].item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-5)
 
 
 def test_each_network_sees_a_picture_as_its_own_contract_has_it(pixels):
@@ -244,16 +244,16 @@ def test_each_network_sees_a_picture_as_its_own_contract_has_it(pixels):
         [teacher.eval() for teacher in teachers], contracts, CONTRACT, DistillConfig(p_mixup=0.0)
     )
     items = list(zip(pictures, torch.eye(CLASSES)[:2], range(2), strict=True))
-    views, _, said = soft_targets.collate(items)
+    views, _, logits = soft_targets.collate(items)
     assert torch.equal(views, preprocess_pictures(pictures, CONTRACT))
     seen = [preprocess_pictures(pictures, contract) for contract in contracts]
     assert [tuple(part.shape) for part in seen] == [(2, 48, 48, 3), (2, 40, 40, 7)]
     with torch.no_grad():
-        wanted = torch.stack([teacher(part) for teacher, part in zip(teachers, seen, strict=True)], 1)
-    assert said == pytest.approx(wanted, abs=1e-6)
+        expected = torch.stack([teacher(part) for teacher, part in zip(teachers, seen, strict=True)], 1)
+    assert logits == pytest.approx(expected, abs=1e-6)
     later = SoftTargets(soft_targets.teachers, contracts, CONTRACT, soft_targets.config, ask=False)
     _, votes, *batch = later.collate(items)
-    assert torch.equal(later.answer(*batch)[0], said), "as on a GPU, where the fit asks"
+    assert torch.equal(later.answer(*batch)[0], logits), "as on a GPU, where the fit asks"
     assert votes.shape == (2, CLASSES)
 
 
@@ -263,15 +263,15 @@ def test_a_stored_batch_is_computed_once(pixels, tmp_path):
     teacher.backbone.get_classifier().register_forward_hook(lambda *_: asked.append(1))
     items = [(picture, torch.eye(CLASSES)[index % CLASSES], index) for index, picture in enumerate(pixels)]
     soft_targets = SoftTargets([teacher], [CONTRACT], CONTRACT, DistillConfig(p_mixup=1.0))
-    kept = StoredBatches(items, soft_targets, tmp_path / "batches")
-    first = kept.collate([kept[position] for position in (5, 2, 7)])
+    stored = StoredBatches(items, soft_targets, tmp_path / "batches")
+    first = stored.collate([stored[position] for position in (5, 2, 7)])
     assert len(asked) == 1
     again = StoredBatches(items, soft_targets, tmp_path / "batches").collate([5, 2, 7])
     assert len(asked) == 1
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
-    views, *said = soft_targets.collate([items[position] for position in (5, 2, 7)])
+    views, *further = soft_targets.collate([items[position] for position in (5, 2, 7)])
     assert (first[0] - views).abs().max() <= 0.5
-    assert all(torch.equal(one, other) for one, other in zip(first[1:], said, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(first[1:], further, strict=True))
 
 
 def test_epochs_that_repeat_see_all_logos_where_there_are_fewer_than_a_batch():

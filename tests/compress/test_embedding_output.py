@@ -32,17 +32,17 @@ def test_the_committed_models_give_the_very_logits_that_they_give_without_an_emb
     model = onnx.load(classifier.bundle.model_path)
     bare = onnx.load(classifier.bundle.model_path)
     bare.graph.output.remove(bare.graph.output[-1])
-    outputs = [entry.name for entry in model.graph.output]
+    outputs = [output.name for output in model.graph.output]
     assert (outputs[0], outputs[-1]) == (LOGITS, EMBEDDING)
     samples = sorted(SAMPLES.glob("*.png"))
     assert len(samples) == 8
     for sample in samples:
         pixels = classifier.read_pixels(sample)[None]
         np.testing.assert_array_equal(run(model, pixels, LOGITS), run(bare, pixels, LOGITS))
-    found = add_embedding(bare)  # the name is there, of what is no output any more
-    assert [entry.name for entry in found.graph.output] == outputs
-    assert len(found.graph.node) == len(model.graph.node)
-    np.testing.assert_array_equal(run(found, pixels, EMBEDDING), classifier.embeddings(pixels))
+    embedding_model = add_embedding(bare)  # the name is there, of what is no output any more
+    assert [output.name for output in embedding_model.graph.output] == outputs
+    assert len(embedding_model.graph.node) == len(model.graph.node)
+    np.testing.assert_array_equal(run(embedding_model, pixels, EMBEDDING), classifier.embeddings(pixels))
 
 
 def test_the_embedding_is_what_the_last_layer_reads(fake_model):

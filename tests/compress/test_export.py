@@ -1,4 +1,4 @@
-"""`logo-edge export`: every format gives what its parent gives, or is not written."""
+"""`logo-edge export`: every format agrees with its parent, or is not written."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LOGOS = 24
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run as `logo-edge compress` leaves it, of a network that tells its logos well apart."""
+    """The folder of a run as `logo-edge compress` leaves it, with a network that separates its logos well."""
     folder = tmp_path_factory.mktemp("exported") / "run"
     student = folder / "compress" / f"{MODEL}-{SIZE}"
     student.mkdir(parents=True)
@@ -110,8 +110,10 @@ def images(run, source) -> Images:
     return read_images(source.manifest, source.input)
 
 
-def make(source, kind, precision, batch, out, images, said=None):
-    return export_artifact(source, kind, precision, batch, out, images, say=(said if said is not None else []).append)
+def make(source, kind, precision, batch, out, images, messages=None):
+    return export_artifact(
+        source, kind, precision, batch, out, images, say=(messages if messages is not None else []).append
+    )
 
 
 @pytest.mark.parametrize("batch", [None, 1])
@@ -139,8 +141,8 @@ def test_a_torchscript_module_gives_the_students_logits_at_any_batch(source, ima
     expected = run_onnx(source.graphs["fp32"], images.verifying[:5])
     assert record["verified_by"] == "torch"
     for count in (1, 5):
-        found = module(torch.from_numpy(images.verifying[:count])).numpy()
-        assert np.abs(found - expected[:count]).max() < 1e-3
+        logits = module(torch.from_numpy(images.verifying[:count])).numpy()
+        assert np.abs(logits - expected[:count]).max() < 1e-3
 
 
 def test_a_fixed_batch_is_in_the_graph_and_half_precision_halves_the_file(source, images, tmp_path):
@@ -236,13 +238,13 @@ def test_without_tensorrt_the_graph_is_written_and_the_command_says_what_it_coul
     source, images, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    said: list[str] = []
-    record = make(source, "tensorrt", "int8", None, tmp_path, images, said)
+    messages: list[str] = []
+    record = make(source, "tensorrt", "int8", None, tmp_path, images, messages)
     assert record["engine"] is None
     assert "tensorrt" in record["not_done"]
     assert record["kept_range"] in engine.KEPT_RANGES
-    assert any(line.startswith("not done: no engine was built or run here") for line in said)
-    assert any("trtexec --onnx=run-int8-tensorrt.onnx" in line for line in said)
+    assert any(line.startswith("not done: no engine was built or run here") for line in messages)
+    assert any("trtexec --onnx=run-int8-tensorrt.onnx" in line for line in messages)
 
 
 def test_an_engine_that_disagrees_is_deleted_with_its_graph(source, images, tmp_path, monkeypatch):
@@ -312,9 +314,9 @@ def type_errors(path: Path) -> list[str]:
         "-p",
         str(path.parent),
     ]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
-    assert found["summary"]["filesAnalyzed"] == 1
-    return [entry["message"] for entry in found["generalDiagnostics"] if entry["severity"] == "error"]
+    report = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+    assert report["summary"]["filesAnalyzed"] == 1
+    return [diagnostic["message"] for diagnostic in report["generalDiagnostics"] if diagnostic["severity"] == "error"]
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("onnx", "fp16"), ("openvino", "fp32"), ("tensorrt", "fp16")])
@@ -398,8 +400,8 @@ def test_a_folder_of_images_is_split_and_too_few_are_refused(tmp_path):
     contract = InputContract(16)
     for index in range(20):
         Image.new("RGB", (20, 20), (index, 0, 0)).save(tmp_path / f"{index:02}.png")
-    found = read_images(tmp_path, contract)
-    assert (found.fitting[:, 0, 0, 0].tolist(), found.verifying[:, 0, 0, 0].tolist()) == (
+    images = read_images(tmp_path, contract)
+    assert (images.fitting[:, 0, 0, 0].tolist(), images.verifying[:, 0, 0, 0].tolist()) == (
         list(range(0, 20, 2)),
         list(range(1, 20, 2)),
     )

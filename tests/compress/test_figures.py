@@ -1,4 +1,4 @@
-"""Figures of labelled logos are told by icon set and by round of labelling, wherever a test split is reported."""
+"""Figures of labelled logos are reported by icon set and by round of labelling."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ROWS = [
 LOGITS = np.eye(2)[[0, 0, 1, 1, 0]] * 2  # rows 1 and 4 are wrong
 
 
-def test_accuracy_is_told_by_round_and_by_package_with_the_numbers_of_logos():
+def test_accuracy_is_reported_by_round_and_by_package_with_the_numbers_of_logos():
     figures = summarize_rows(LOGITS, ROWS, LABELS)
     assert (figures["count"], figures["count_sure"], figures["accuracy"]["value"]) == (5, 4, 0.6)
     slices = named_slices(figures)
     assert list(slices) == ["round 1", "round 2", "round 10", "logos", "unjs", r"mine\x1b[1m"]
-    assert [(entry["count"], entry["count_sure"]) for entry in slices.values()] == [
+    assert [(part["count"], part["count_sure"]) for part in slices.values()] == [
         (2, 1),
         (1, 1),
         (2, 2),
@@ -37,8 +37,8 @@ def test_accuracy_is_told_by_round_and_by_package_with_the_numbers_of_logos():
         (1, 1),
         (2, 2),
     ]
-    assert [entry["accuracy"]["value"] for entry in slices.values()] == [0.5, 1, 0.5, 0.5, 1, 0.5]
-    assert [entry["accuracy_sure"]["value"] for entry in slices.values()] == [1, 1, 0.5, 1, 1, 0.5]
+    assert [part["accuracy"]["value"] for part in slices.values()] == [0.5, 1, 0.5, 0.5, 1, 0.5]
+    assert [part["accuracy_sure"]["value"] for part in slices.values()] == [1, 1, 0.5, 1, 1, 0.5]
     assert slices["logos"]["accuracy"]["high"] > 0.9, "two logos tell little"
     assert json.loads(json.dumps(figures)) == figures
 

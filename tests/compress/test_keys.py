@@ -188,7 +188,7 @@ def every_change(value, name: str = "") -> list[tuple[str, object]]:
         before, dotted = getattr(value, field.name), f"{name}.{field.name}".lstrip(".")
         if is_dataclass(before):
             inner = every_change(before, dotted)
-            changes += [(deep, replace(value, **{field.name: entry})) for deep, entry in inner]
+            changes += [(deep, replace(value, **{field.name: part})) for deep, part in inner]
         else:
             changes.append((dotted, replace(value, **{field.name: another(before)})))
     return changes
@@ -206,7 +206,7 @@ def test_each_field_of_the_recipe_changes_the_keys_of_exactly_the_stages_that_it
     before, changes, seen = workshop.keys(RECIPE), every_change(RECIPE), set()
     assert GRAPHS | {"run", "pretrain", "search", "few-shot", "student", "compress", "member-0"} == set(before)
     for name, recipe in changes:
-        section = max((entry for entry in STAGES_OF if f"{name}.".startswith(f"{entry}.")), key=len)
+        section = max((part for part in STAGES_OF if f"{name}.".startswith(f"{part}.")), key=len)
         seen.add(section)
         assert workshop.changed(before, recipe) == STAGES_OF[section], name
     assert len(changes) > 150

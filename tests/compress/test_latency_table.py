@@ -1,4 +1,4 @@
-"""Composed networks export to what they compute, and what each part costs is measured once."""
+"""Composed networks keep their logits when exported, and the latency of each part is measured once."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_a_composed_network_exports_to_the_same_logits(name, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (9, SIZE, SIZE, 3), dtype=np.uint8)
     with torch.no_grad():
         logits = network(torch.from_numpy(pixels)).numpy()
-    found = run_onnx(export_onnx(network, SIZE, tmp_path / "fp32.onnx"), pixels, batch_size=4)
-    assert verify(logits, found, EXPORTED, name).images == 9
+    logits_of_graph = run_onnx(export_onnx(network, SIZE, tmp_path / "fp32.onnx"), pixels, batch_size=4)
+    assert verify(logits, logits_of_graph, EXPORTED, name).images == 9
     assert np.ptp(logits, axis=0).min() > 1e-4, "the logits tell the images apart"
 
 
@@ -91,7 +91,7 @@ def test_the_command_searches_and_leaves_a_recipe_that_can_be_read(tmp_path):
         str(tmp_path / "run"),
         "--target-ms",
         "1000",
-        *(part for entry in settings for part in ("--set", f"search.{entry}")),
+        *(part for setting in settings for part in ("--set", f"search.{setting}")),
     ]
     result = CliRunner().invoke(search, arguments)
     assert result.exit_code == 0, result.output

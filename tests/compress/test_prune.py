@@ -1,4 +1,4 @@
-"""A network that has lost channels is a plain, smaller one: it computes, is kept, exported and faster."""
+"""A pruned network is a plain, smaller one: it can be run, stored and exported, and is faster."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def test_it_computes_and_comes_back_from_its_checkpoint(name, importance, manife
     again = load_network(tmp_path / "pruned.safetensors", Architecture(name, SIZE), len(CLASSES))
     pixels = torch.randint(0, 256, (3, SIZE, SIZE, 3), dtype=torch.uint8)
     with torch.no_grad():
-        for found, wanted in zip(
+        for logits, wanted in zip(
             vars(again.answer(pixels)).values(), vars(pruned.answer(pixels)).values(), strict=True
         ):
-            assert torch.allclose(found, wanted, atol=0.05, rtol=0.05)
+            assert torch.allclose(logits, wanted, atol=0.05, rtol=0.05)
 
 
 def test_it_is_exported_and_faster(manifest, tmp_path):

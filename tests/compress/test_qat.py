@@ -1,4 +1,4 @@
-"""Fine-tuning reads the INT8 artifact as ONNX Runtime computes it, learns from its parent and writes integers back."""
+"""Fine-tuning computes the INT8 artifact as ONNX Runtime does, learns from its parent and writes integers back."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def test_the_network_computes_what_onnx_runtime_computes(artifact):
     _, pixels, path = artifact
     network = QuantizedNetwork(onnx.load(path), reduce_range=True)
     with torch.no_grad():
-        found = network(torch.from_numpy(pixels)).numpy()
-    wanted = run_onnx(path, pixels)
-    assert np.abs(found - wanted).max() < 0.1 * wanted.std() + 0.03
-    assert (found.argmax(1) == wanted.argmax(1)).mean() > 0.9
+        network_logits = network(torch.from_numpy(pixels)).numpy()
+    expected = run_onnx(path, pixels)
+    assert np.abs(network_logits - expected).max() < 0.1 * expected.std() + 0.03
+    assert (network_logits.argmax(1) == expected.argmax(1)).mean() > 0.9
 
 
 def test_what_has_learned_nothing_is_written_back_unchanged(artifact):
@@ -64,8 +64,8 @@ def test_weights_off_their_grid_count_as_what_they_are_rounded_to(artifact, tmp_
             weight = network.learned[name.replace(".", "/")]
             shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
             weight += 0.8 * (torch.rand(weight.shape, generator=random) - 0.5) * steps.reshape(shape)
-        found = network(torch.from_numpy(pixels)).numpy()
-    assert np.abs(found - run_onnx(path, pixels)).max() < 0.1 * found.std() + 0.03
+        logits = network(torch.from_numpy(pixels)).numpy()
+    assert np.abs(logits - run_onnx(path, pixels)).max() < 0.1 * logits.std() + 0.03
     network.write_integers(model)
     assert model.SerializeToString() == onnx.load(path).SerializeToString()
 
@@ -74,7 +74,7 @@ def test_weights_off_their_grid_count_as_what_they_are_rounded_to(artifact, tmp_
 def test_learning_mends_a_damaged_artifact_and_keeps_to_the_grid(artifact, tmp_path):
     parent, pixels, path = artifact
     with torch.no_grad():
-        wanted = parent(torch.from_numpy(pixels))
+        target = parent(torch.from_numpy(pixels))
     model = onnx.load(path)
     network = QuantizedNetwork(model, reduce_range=True)
     random = torch.Generator().manual_seed(0)
@@ -85,18 +85,18 @@ def test_learning_mends_a_damaged_artifact_and_keeps_to_the_grid(artifact, tmp_p
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-4)
     losses = []
     for _ in range(25):
-        loss = functional.mse_loss(network(torch.from_numpy(pixels)), wanted)
+        loss = functional.mse_loss(network(torch.from_numpy(pixels)), target)
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     network.write_integers(model)
     save_model(model, tmp_path / "tuned.onnx")
-    found = run_onnx(tmp_path / "tuned.onnx", pixels)
-    assert ((found - wanted.numpy()) ** 2).mean() < 0.5 * losses[0]
+    artifact_logits = run_onnx(tmp_path / "tuned.onnx", pixels)
+    assert ((artifact_logits - target.numpy()) ** 2).mean() < 0.5 * losses[0]
     with torch.no_grad():
         learned = network(torch.from_numpy(pixels)).numpy()
-    assert np.abs(learned - found).max() < 0.1 * learned.std() + 0.03
+    assert np.abs(learned - artifact_logits).max() < 0.1 * learned.std() + 0.03
     arrays = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
     wide = [array for array in arrays if array.dtype == np.int8 and array.ndim == 4 and array.shape[1] > 1]
     assert len(wide) >= 4

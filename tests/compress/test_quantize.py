@@ -1,4 +1,4 @@
-"""Every way to quantize: what it leaves of the size and of the logits, and which layers of it."""
+"""Every way to quantize: its effect on size and logits, and on which layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIZE, CLASSES = 32, 4
 
 
 def draw_pictures(count: int) -> np.ndarray:
-    """(N, S, S, 3) uint8: one rectangle each, whose colours and place differ."""
+    """(N, S, S, 3) uint8: one rectangle each, of different colour and position."""
     random, pictures = np.random.default_rng(0), []
     for _ in range(count):
         picture = np.tile(random.integers(0, 256, 3, dtype=np.uint8), (SIZE, SIZE, 1))
@@ -44,7 +44,7 @@ PIXELS = draw_pictures(32)
 
 
 def prepare(folder, name):
-    """(body, FP32 graph, its logits) of a network that says something else of every picture."""
+    """(body, FP32 graph, its logits) of a network with different logits for every picture."""
     torch.manual_seed(0)
     network = LogoNetwork(name, CLASSES, size_px=SIZE).eval()
     for module in network.modules():
@@ -55,15 +55,15 @@ def prepare(folder, name):
         classifier.weight *= 2 / network(torch.from_numpy(PIXELS)).std(0)[:, None]
         classifier.bias -= network(torch.from_numpy(PIXELS)).mean(0)
     body = folder / "body.onnx"
-    whole = export_onnx(network, SIZE, folder / "fp32.onnx", body=body)
-    return body, whole, run_onnx(whole, PIXELS)
+    fp32 = export_onnx(network, SIZE, folder / "fp32.onnx", body=body)
+    return body, fp32, run_onnx(fp32, PIXELS)
 
 
 @pytest.fixture(scope="module")
 def cnn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cnn")
-    body, whole, logits = prepare(folder, "test_resnet")
-    return body, whole, logits, round_body(body, PIXELS, folder / "rounded.onnx", reduce_range=True)
+    body, fp32, logits = prepare(folder, "test_resnet")
+    return body, fp32, logits, round_body(body, PIXELS, folder / "rounded.onnx", reduce_range=True)
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +72,16 @@ def vit(tmp_path_factory):
 
 
 def test_dynamic_int8_of_a_transformer_is_a_third_of_its_size_and_says_the_same(vit, tmp_path):
-    body, whole, logits = vit
+    body, fp32, logits = vit
     path = quantize_dynamically(body, SIZE, tmp_path / "dynamic.onnx", reduce_range=True)
-    assert path.stat().st_size < 0.4 * whole.stat().st_size
+    assert path.stat().st_size < 0.4 * fp32.stat().st_size
     assert compare_logits(logits, run_onnx(path, PIXELS)).top1_agreement >= 0.85
 
 
 def test_weights_in_fewer_bits_are_a_quarter_and_less(vit, cnn, tmp_path):
-    body, whole, logits = vit
+    body, fp32, logits = vit
     eight, four = store_int8(body, SIZE, tmp_path / "w8.onnx"), store_int4(body, SIZE, tmp_path / "w4.onnx")
-    assert four.stat().st_size < eight.stat().st_size < 0.4 * whole.stat().st_size
+    assert four.stat().st_size < eight.stat().st_size < 0.4 * fp32.stat().st_size
     exact, coarse = (compare_logits(logits, run_onnx(path, PIXELS)) for path in (eight, four))
     assert exact.kl_nats < 0.03
     assert exact.kl_nats < coarse.kl_nats
@@ -103,7 +103,7 @@ def test_four_bits_are_refused_where_there_is_no_matrix(tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_ranges_that_were_kept_make_the_same_artifact(cnn, tmp_path, method):
     body, _, logits, rounded = cnn
-    made = [
+    paths = [
         quantize_body(
             body,
             rounded,
@@ -117,28 +117,28 @@ def test_ranges_that_were_kept_make_the_same_artifact(cnn, tmp_path, method):
         for turn in range(2)
     ]
     assert (tmp_path / "ranges.json").exists()
-    assert made[0].read_bytes() == made[1].read_bytes()
-    assert compare_logits(logits, run_onnx(made[0], PIXELS)).top1_agreement >= 0.8
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert compare_logits(logits, run_onnx(paths[0], PIXELS)).top1_agreement >= 0.8
 
 
 def test_every_layer_is_measured_once_and_the_most_sensitive_stay_in_fp32(cnn, tmp_path):
     body, _, logits, rounded = cnn
     settings = {"method": "minmax", "reduce_range": True}
-    record, said = tmp_path / "sensitivity.json", []
+    record, messages = tmp_path / "sensitivity.json", []
 
     def measure():
         return measure_sensitivity(
-            body, rounded, PIXELS, PIXELS, logits.argmax(1), SIZE, record, say=said.append, **settings
+            body, rounded, PIXELS, PIXELS, logits.argmax(1), SIZE, record, say=messages.append, **settings
         )
 
     layers = measure()
     kinds = [node.op_type for node in onnx.load(body).graph.node if node.op_type in ("Conv", "Gemm")]
-    assert len(layers) == len(said) == len(kinds) > 8
+    assert len(layers) == len(messages) == len(kinds) > 8
     assert all(0 <= layer.kl_nats < 1 for layer in layers)
     assert sum(layer.kl_nats > 0 for layer in layers) >= len(layers) - 1
     assert max(layer.kl_nats for layer in layers) > 3 * np.median([layer.kl_nats for layer in layers])
     assert measure() == layers
-    assert len(said) == len(layers), "what was measured is read back"
+    assert len(messages) == len(layers), "what was measured is read back"
 
     def mix(tolerance, most):
         return mix_precision(
@@ -166,7 +166,7 @@ def test_every_layer_is_measured_once_and_the_most_sensitive_stay_in_fp32(cnn, t
 
 
 @pytest.mark.parametrize(
-    ("reduce_range", "isa", "told"),
+    ("reduce_range", "isa", "sentence"),
     [
         (True, ["avx2", "avx512_vnni"], "have 7 bits, .*; this CPU has VNNI and could use 8"),
         (True, ["avx2"], "have 7 bits, .*; this CPU has none"),
@@ -174,8 +174,8 @@ def test_every_layer_is_measured_once_and_the_most_sensitive_stay_in_fp32(cnn, t
         (False, ["avx2"], "have 8 bits; .*; this CPU has none, so these figures include saturation"),
     ],
 )
-def test_the_bits_of_weights_are_explained_by_the_cpu(reduce_range, isa, told):
-    assert re.fullmatch(f"INT8 weights {told}.", explain_range(reduce_range, isa))
+def test_the_bits_of_weights_are_explained_by_the_cpu(reduce_range, isa, sentence):
+    assert re.fullmatch(f"INT8 weights {sentence}.", explain_range(reduce_range, isa))
 
 
 def test_nncf_s_int8_says_the_same_and_its_restore_keeps_to_its_time(cnn, tmp_path):

@@ -1,4 +1,4 @@
-"""A packed bundle calibrated anew on its own logits keeps its model, and says of itself what the new splits show."""
+"""A packed bundle that is calibrated again keeps its model, and reports the figures of the new splits."""
 
 from __future__ import annotations
 
@@ -171,17 +171,17 @@ def test_what_a_bundle_does_not_promise_and_misses_is_said_in_it_and_at_the_end(
     command = [str(folder), "--data", str(tmp_path / "few.csv"), "--recipe", "cpu"]
     result = CliRunner().invoke(calibrate, command)
     assert result.exit_code == 0, result.output
-    told = "mode balanced: not promised: 12 pictures; 59 answers, none of them wrong, show a risk of 5% or less"
+    message = "mode balanced: not promised: 12 pictures; 59 answers, none of them wrong, show a risk of 5% or less"
     bundle = read_bundle(folder)
-    assert told in result.stderr
-    assert f"- {told}" in (folder / "card.md").read_text()
-    assert find_weaknesses(bundle)[0] == told
+    assert message in result.stderr
+    assert f"- {message}" in (folder / "card.md").read_text()
+    assert find_weaknesses(bundle)[0] == message
     assert bundle.calibration.abstain_below[Mode.BALANCED] >= 0.95
-    assert json.loads((folder / RECORD).read_text())["provenance"]["unpromised"]["balanced"] in told
+    assert json.loads((folder / RECORD).read_text())["provenance"]["unpromised"]["balanced"] in message
 
 
 @pytest.mark.parametrize(
-    ("confusion", "told"),
+    ("confusion", "message"),
     [
         ([[5, 0, 0], [0, 5, 0], [0, 0, 5]], []),
         (
@@ -192,9 +192,9 @@ def test_what_a_bundle_does_not_promise_and_misses_is_said_in_it_and_at_the_end(
         ([[5, 0, 0], [0, 5, 0], [0, 0, 0]], []),
     ],
 )
-def test_a_class_that_is_never_recognised_and_one_answer_to_everything_are_named(fake_bundle, confusion, told):
+def test_a_class_that_is_never_recognised_and_one_answer_to_everything_are_named(fake_bundle, confusion, message):
     metrics = {split: {"confusion": confusion} for split in ("val", "test")}
-    assert find_weaknesses(replace(read_bundle(fake_bundle()), metrics=metrics)) == told
+    assert find_weaknesses(replace(read_bundle(fake_bundle()), metrics=metrics)) == message
 
 
 def test_every_interval_of_a_card_holds_its_value(fake_bundle, manifest, tmp_path):

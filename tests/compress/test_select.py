@@ -79,7 +79,7 @@ def test_of_equally_fast_candidates_the_smallest_is_chosen():
 
 def test_where_size_counts_or_nothing_was_measured_the_smallest_is_chosen():
     assert choose(ROWS, Limits(), {}, by_size=True).row is SMALL8
-    unmeasured = [replace(entry, cost=None) for entry in ROWS]
+    unmeasured = [replace(candidate, cost=None) for candidate in ROWS]
     assert choose(unmeasured, Limits(), {}, by_size=False).row.name == "int8-minmax"
 
 
@@ -114,8 +114,8 @@ def test_a_latency_that_was_not_measured_meets_no_limit():
 def test_the_limits_decide_before_accuracy_does():
     choice = choose(ROWS, Limits(size_mb=1.2), {}, by_size=False)
     assert choice.row is SMALL8
-    assert set(choice.misses) == {entry.title for entry in ROWS}
-    assert [entry.title for entry in ROWS if not choice.misses[entry.title]] == [SMALL8.title, WEAK.title]
+    assert set(choice.misses) == {candidate.title for candidate in ROWS}
+    assert [candidate.title for candidate in ROWS if not choice.misses[candidate.title]] == [SMALL8.title, WEAK.title]
 
 
 def test_where_none_meets_the_limits_the_nearest_is_named_and_what_each_misses():

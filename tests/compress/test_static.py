@@ -35,9 +35,9 @@ def student(tmp_path_factory):
 
 def test_the_exported_graph_gives_the_networks_logits(student):
     _, pixels, logits, folder = student
-    found = run_onnx(folder / "fp32.onnx", pixels)
-    assert found.shape == (24, 5)
-    assert verify(logits, found, EXPORTED, "fp32").images == 24
+    logits_of_artifact = run_onnx(folder / "fp32.onnx", pixels)
+    assert logits_of_artifact.shape == (24, 5)
+    assert verify(logits, logits_of_artifact, EXPORTED, "fp32").images == 24
 
 
 def test_the_batch_size_is_free(student):
@@ -50,7 +50,7 @@ def test_the_batch_size_is_free(student):
 def test_the_graph_is_pinned_for_old_runtimes_and_reads_uint8_pixels(student):
     model = onnx.load(student[3] / "fp32.onnx")
     assert model.ir_version <= IR_VERSION
-    assert [entry.name for entry in model.graph.input] == [PIXELS]
+    assert [value.name for value in model.graph.input] == [PIXELS]
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
@@ -89,7 +89,7 @@ def test_the_int8_graph_takes_the_pixels_as_they_are_quantized_already(quantize)
     transposed = next(node for node in graph.node if node.op_type == "Transpose").output[0]
     assert [node.op_type for node in graph.node if transposed in node.input] == ["DequantizeLinear"]
     weights = [
-        onnx.numpy_helper.to_array(entry) for entry in graph.initializer if entry.data_type == onnx.TensorProto.INT8
+        onnx.numpy_helper.to_array(value) for value in graph.initializer if value.data_type == onnx.TensorProto.INT8
     ]
     kernels = [array for array in weights if array.ndim == 4]
     assert len(kernels) > 10
@@ -113,18 +113,18 @@ def test_rounded_weights_survive_the_quantizer_unchanged(quantize):
     path = quantize("minmax", True)
     model, rounded = onnx.load(path), onnx.load(path.with_name("rounded.onnx"))
     kernels = {conv.name: conv.input[1] for conv in rounded.graph.node if conv.op_type == "Conv"}
-    constants = {entry.name: onnx.numpy_helper.to_array(entry) for entry in model.graph.initializer}
-    wanted = {entry.name: onnx.numpy_helper.to_array(entry) for entry in rounded.graph.initializer}
+    constants = {value.name: onnx.numpy_helper.to_array(value) for value in model.graph.initializer}
+    targets = {value.name: onnx.numpy_helper.to_array(value) for value in rounded.graph.initializer}
     makers = {node.output[0]: node for node in model.graph.node}
     for conv in (node for node in model.graph.node if node.op_type == "Conv"):
         integers, scale = (constants[name] for name in makers[conv.input[1]].input[:2])
-        assert np.allclose(integers * scale.reshape(-1, 1, 1, 1), wanted[kernels[conv.name]], atol=1e-5)
+        assert np.allclose(integers * scale.reshape(-1, 1, 1, 1), targets[kernels[conv.name]], atol=1e-5)
 
 
 def test_corrected_biases_keep_the_mean_of_the_logits(student, quantize):
     _, pixels, logits, _ = student
-    found = run_onnx(quantize("minmax", True), pixels)
-    assert np.abs(found.mean(0) - logits.mean(0)).max() < 0.2 * logits.std()
+    logits_of_artifact = run_onnx(quantize("minmax", True), pixels)
+    assert np.abs(logits_of_artifact.mean(0) - logits.mean(0)).max() < 0.2 * logits.std()
 
 
 def test_an_artifact_that_computes_something_else_is_refused():

@@ -1,4 +1,4 @@
-"""Work in a separate process: results and reports come back, and whatever goes wrong stays there."""
+"""Work in a separate process: results and reports come back, and failures stay there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_process_that_gave_its_result_ends_by_itself_and_leaves_no_semaphores(
 
 
 @pytest.mark.parametrize(
-    ("converter", "told"),
+    ("converter", "message"),
     [
         (converters.abort, r"ended by SIGABRT; the end of its log, .*log: free\(\): invalid pointer"),
         (converters.get_killed, "ended by SIGKILL"),
@@ -37,8 +37,8 @@ def test_a_process_that_gave_its_result_ends_by_itself_and_leaves_no_semaphores(
         (converters.lack_a_library, r"pip install 'logo-edge\[openvino\]'"),
     ],
 )
-def test_what_goes_wrong_is_an_error_that_says_how(tmp_path, converter, told):
-    with pytest.raises(SubprocessError, match=told):
+def test_what_goes_wrong_is_an_error_that_says_how(tmp_path, converter, message):
+    with pytest.raises(SubprocessError, match=message):
         call_in_subprocess(converter, (), tmp_path / "log")
     assert call_in_subprocess(converters.count, ([1],), tmp_path / "log") == 1, "the next one is none the worse"
 

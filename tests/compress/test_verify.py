@@ -1,4 +1,4 @@
-"""What verification measures is what its words say, by a well-kept library."""
+"""The rank correlation of verification agrees with SciPy's, and a different ranking is refused."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def test_epistemic_is_compared_by_spearmans_correlation_with_ties_and_without(de
     random = np.random.default_rng(0)
     parent = random.random(60).round(decimals)
     artifact = (parent + random.normal(0, 0.2, 60)).round(decimals)
-    found = verify_epistemic(parent, artifact, 0.5, "it")
-    assert found == pytest.approx(spearmanr(parent, artifact).statistic, abs=1e-12)
+    correlation = verify_epistemic(parent, artifact, 0.5, "it")
+    assert correlation == pytest.approx(spearmanr(parent, artifact).statistic, abs=1e-12)
     ranks = [
         (values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2 for values in (parent, artifact)
     ]
-    assert found == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12), "ties have their mean rank"
+    assert correlation == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12), "ties have their mean rank"
 
 
 def test_an_artifact_that_orders_pictures_otherwise_is_refused():
