@@ -241,7 +241,8 @@ class Mixing:
         for kind, partners in self.partners.items():
             if getattr(config, f"p_{kind}") and not partners:
                 raise RecipeError(
-                    f"p_{kind} is {getattr(config, f'p_{kind}')}, {kind}_pairs {', '.join(getattr(config, f'{kind}_pairs'))}; "
+                    f"p_{kind} is {getattr(config, f'p_{kind}')}, {kind}_pairs "
+                    f"{', '.join(getattr(config, f'{kind}_pairs'))}; "
                     f"expected pairs of {', '.join(sorted(set(labels)))}"
                 )
 

@@ -96,7 +96,7 @@ BLOCK = 1024  # rows of the distance matrix at a time
 
 
 def nearest_limit(nearest: np.ndarray, most: float) -> float:
-    """The limit, `most` or a half, a quarter... of it, up to which (N,) distances to the nearest other image mean a copy.
+    """The limit (`most`, or a half, a quarter... of it) up to which (N,) distances to the nearest image mean a copy.
 
     At most MAX_GROUP_SHARE of the images may have a copy; up to half of them if few distances lie just above the limit.
     """

@@ -152,8 +152,8 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
         raise DatasetError(f"{path}: {error.strerror}; expected a folder that can be written") from error
     except UnicodeEncodeError as error:
         raise DatasetError(
-            f"{path}: the name {error.object[error.start - 20 : error.end + 20]!r} is not UTF-8, which a manifest holds; "
-            "rename that file or folder"
+            f"{path}: the name {error.object[error.start - 20 : error.end + 20]!r} is not UTF-8, which a manifest "
+            "holds; rename that file or folder"
         ) from error
 
 

@@ -136,7 +136,7 @@ def _source_inputs() -> dict[str, Path]:
 
 
 def sources_file() -> Path:
-    """The JSON file in the cache with the pools of icons and the fonts to draw with, chosen once for each labels.csv."""
+    """The JSON file in the cache with the icons and fonts to draw with, chosen once for each labels.csv."""
     path = cache_folder() / f"drawing-{identify(_source_inputs(), {}, {}).key[:16]}.json"
     if not path.exists():
         sources = choose_sources(read_manifest(LABELS))

@@ -64,10 +64,10 @@ def classify_images(
 
 
 def classify_files(network: FewShotNetwork, support: Path, paths: Sequence[Path], device: torch.device) -> list[dict]:
-    """One record per path, {path, label, runner_up, margin, logits} or {path, error}; `support` has a subfolder for each class.
+    """One record per path: {path, label, runner_up, margin, logits} or {path, error}.
 
-    The margin is the best logit minus the next. Raises ImageError if an image of the support cannot be read,
-    DatasetError with fewer than two classes with images.
+    `support` has a subfolder for each class. The margin is the best logit minus the next. Raises ImageError if an image
+    of the support cannot be read, DatasetError with fewer than two classes with images.
     """
     folders = [folder for folder in sorted(support.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     known = {shown(folder.name): ImageFiles(tuple(walk_images(folder))) for folder in folders}

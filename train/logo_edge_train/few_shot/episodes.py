@@ -82,7 +82,8 @@ class BrandTasks:
         self.members = {group: dict(drawings) for group, drawings in sorted(members.items()) if len(drawings) > 1}
         if len(self.members) < config.ways:
             raise DatasetError(
-                f"{len(self.members)} groups have drawings in two packages; expected at least few_shot.ways, {config.ways}"
+                f"{len(self.members)} groups have drawings in two packages; expected at least few_shot.ways, "
+                f"{config.ways}"
             )
         self.ways = config.ways
         self.rows = sorted(index for drawings in self.members.values() for part in drawings.values() for index in part)
@@ -171,7 +172,7 @@ class Drawings:
         return drawings
 
     def draw(self, index: int, view: int, seed: int | None = None) -> np.ndarray:
-        """(S, S, 3) uint8: view `view` of VIEWS of a drawing, preprocessed as in the runtime; with a seed, augmented."""
+        """(S, S, 3) uint8: view `view` of VIEWS, preprocessed as in the runtime; with a seed, augmented."""
         part, grey = VIEWS[view]
         image = self.images[index][part]
         if seed is None:

@@ -64,7 +64,7 @@ class FewShotNetwork(nn.Module):
         return functional.normalize(self.rest(self._trunk_maps(pixels)), dim=1)
 
     def classify(self, support: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, ways: int) -> torch.Tensor:
-        """(M, N) logits of (M, V, ...) embedded queries, given (n, ...) embedded support with labels (n,) of 0 to N - 1."""
+        """(M, N) logits of (M, V, ...) embedded queries, given (n, ...) support with labels (n,) of 0 to N - 1."""
         return self.solve(support, labels, queries.flatten(0, 1), ways).unflatten(0, queries.shape[:2]).amax(1)
 
     def solve(self, support: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, ways: int) -> torch.Tensor:
@@ -111,7 +111,7 @@ class Ridge(FewShotNetwork):
 def ridge_logits(
     support: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, ways: int, penalty: float | torch.Tensor
 ) -> torch.Tensor:
-    """(B, N): ridge regression with an intercept from (n, F) support to 1 for its class, -1 for others; at (B, F) queries.
+    """(B, N) outputs of a ridge regression from (n, F) support to 1 for its class and -1 for others, at (B, F) queries.
 
     An n x n system is solved, not one of F x F (Woodbury; Bertinetto et al. 2019, equation 4).
     """

@@ -54,8 +54,8 @@ def build_network(config: FewShotConfig, start: Path | None) -> tuple[FewShotNet
     begins = imagenet or start is not None
     if not begins and config.method != "prototypes":
         raise RecipeError(
-            f"few_shot.method is {config.method!r} and {config.network} has no ImageNet weights; expected a start, such as "
-            "`--start RUN` of the method prototypes"
+            f"few_shot.method is {config.method!r} and {config.network} has no ImageNet weights; expected a start, "
+            "such as `--start RUN` of the method prototypes"
         )
     if not begins:
         config = replace(config, fit=replace(config.fit, frozen_blocks=-1))  # random weights are not worth freezing
@@ -75,7 +75,8 @@ def _start_from(folder: Path, config: FewShotConfig, network: LogoNetwork) -> No
     known = (before.config.task, before.config.held_out_package)
     if config.task == "types" and (known != ("types", config.held_out_package) or record["start"]):
         raise RunError(
-            f"{folder} has learned {known[0]}, from {config.held_out_package} too; expected a run of types that holds it out"
+            f"{folder} has learned {known[0]}, from {config.held_out_package} too; expected a run of types that holds "
+            "it out"
         )
     tensors = {**before.trunk.state_dict(), **before.rest.backbone.state_dict()}
     network.backbone.load_state_dict(tensors)

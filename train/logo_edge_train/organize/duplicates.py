@@ -29,7 +29,7 @@ BLOCK = 1024  # rows of the distance matrix at a time
 
 @dataclass(frozen=True)
 class Look:
-    """The compared features of an image: `square`, (SIDE_PX, SIDE_PX) float32 of mean 0 and deviation 1, hash and shape."""
+    """The compared features of an image; `square` is (SIDE_PX, SIDE_PX) float32 of mean 0 and deviation 1."""
 
     square: np.ndarray
     hash: int
@@ -58,10 +58,10 @@ def look_at(image: Image.Image) -> Look:
 
 
 def perceptual_hash(square: np.ndarray) -> int:
-    """64 bits: whether each of the 64 lowest frequencies of the cosine transform, without the mean, is above their median.
+    """64 bits: whether each of the 64 lowest frequencies of the cosine transform is above their median.
 
-    Zauner 2010, "Implementation and benchmarking of perceptual image hash functions". Scaling to a square loses the
-    aspect ratio, which is compared separately: letterboxed, all wordmarks would look alike.
+    The mean is left out. Zauner 2010, "Implementation and benchmarking of perceptual image hash functions". Scaling to
+    a square loses the aspect ratio, which is compared separately: letterboxed, all wordmarks would look alike.
     """
     down, across = np.indices(square.shape)
     lowest_first = np.lexsort((across.ravel(), (down + across).ravel()))[1 : HASH_BITS + 1]
@@ -103,7 +103,7 @@ def _falls_together(firsts: np.ndarray) -> bool:
 
 
 def _in_a_gap(distances: np.ndarray, limit: float, firsts: np.ndarray) -> bool:
-    """Whether a limit separates copies from others: few pairs lie just above it, and at most half of the images are copies."""
+    """Whether a limit separates copies: few pairs lie just above it, and at most half of the images are copies."""
     below, close = int((distances <= limit).sum()), int((distances <= 2 * limit).sum())
     counts = np.unique(firsts, return_counts=True)[1]
     return 2 * int(counts[counts > 1].sum()) <= len(firsts) and 2 * (close - below) <= below

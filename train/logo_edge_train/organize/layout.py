@@ -64,14 +64,14 @@ def read_layout(folder: Path, *, split_folders: bool | None = None) -> tuple[lis
             return _with_clean_labels(folder, placed), _others(paths, readable)
         if split_folders:
             raise DatasetError(
-                f"{shown(str(folder))}: found {_listed(firsts) or 'no folders'}; expected split folders alone (train, val, "
-                "calib, test), each with class folders, or such split folders in every class folder"
+                f"{shown(str(folder))}: found {_listed(firsts) or 'no folders'}; expected split folders alone (train, "
+                "val, calib, test), each with class folders, or such split folders in every class folder"
             )
         if splits and firsts != splits[:1]:
             raise DatasetError(
-                f"{shown(str(folder))}: {_listed(splits)} are named like splits, but not all images lie in class folders of "
-                f"splits (found {_listed(firsts)}). Put every image into SPLIT/CLASS/, or say --no-split-folders where "
-                "these are classes"
+                f"{shown(str(folder))}: {_listed(splits)} are named like splits, but not all images lie in class "
+                f"folders of splits (found {_listed(firsts)}). Put every image into SPLIT/CLASS/, or say "
+                "--no-split-folders where these are classes"
             )
     if containers := [name for name in firsts if alike(name) in CONTAINERS]:
         name = containers[0]
@@ -83,8 +83,8 @@ def read_layout(folder: Path, *, split_folders: bool | None = None) -> tuple[lis
         name = firsts[0]
         inner = sorted({where[1] for where in parts.values() if len(where) > 1})
         raise DatasetError(
-            f"{shown(str(folder))}: its only folder, {_listed([name])}, holds the folders {_listed(inner)}. Where those "
-            f"are the classes, give {shown(str(folder / name))}; else add a second class folder beside it"
+            f"{shown(str(folder))}: its only folder, {_listed([name])}, holds the folders {_listed(inner)}. Where "
+            f"those are the classes, give {shown(str(folder / name))}; else add a second class folder beside it"
         )
     placed = [PlacedImage(path, where[0] if where else "") for path, where in parts.items()]
     return _with_clean_labels(folder, placed), _others(paths, readable)
@@ -104,7 +104,8 @@ def _with_clean_labels(folder: Path, placed: list[PlacedImage]) -> list[PlacedIm
     if same:
         raise DatasetError(
             f"{shown(str(folder))}: class folders whose names differ only in case, blanks at an end or Unicode form: "
-            f"{'; '.join(' and '.join(map(ascii, names)) for names in same)}. Put the images of each such class into one folder"
+            f"{'; '.join(' and '.join(map(ascii, names)) for names in same)}. Put the images of each such class into "
+            "one folder"
         )
     return [PlacedImage(image.path, cleaned(image.label), image.split) for image in placed]
 

@@ -44,8 +44,9 @@ def compare_with_folder(manifest_path: Path, folder: Path) -> str:
         return ""
     again = f"logo-edge data organize {shlex.quote(str(folder))} --out {shlex.quote(str(manifest_path))} --overwrite"
     return shown(
-        f"{manifest_path} is used as it stands: {added} images of {folder} are not in it (skipped, or added since), and "
-        f"{gone} of its own are gone, {changed} have another content than when it was written. `{again}` writes it again, without what was corrected by hand"
+        f"{manifest_path} is used as it stands: {added} images of {folder} are not in it (skipped, or added since), "
+        f"and {gone} of its own are gone, {changed} have another content than when it was written. `{again}` "
+        "writes it again, without what was corrected by hand"
     )
 
 

@@ -216,8 +216,8 @@ def describe_report(report: OrganizeReport) -> list[str]:
             f"{label or '(no label)'}: closer than {share:.1%} of the usual limit"
             for label, share in report.limits.items()
         ],
-        f"classes whose splits are not {'/'.join(f'{share:.0%}'[:-1] for share in SPLIT_SHARES.values())}, since no group "
-        "of copies is divided (--exact-copies groups equal files only)": [
+        f"classes whose splits are not {'/'.join(f'{share:.0%}'[:-1] for share in SPLIT_SHARES.values())}, since no "
+        "group of copies is divided (--exact-copies groups equal files only)": [
             f"{label}: {'/'.join(map(str, shares))}, the largest group has {largest} images"
             for label, (shares, largest) in report.uneven.items()
         ],
@@ -256,8 +256,8 @@ def _check_destination(path: Path, overwrite: bool) -> None:
         )
     if path.exists() and not overwrite:
         raise DatasetError(
-            f"{shown(str(path))}: there already, and its labels may have been corrected by hand; name another --out, or "
-            "replace it with --overwrite"
+            f"{shown(str(path))}: there already, and its labels may have been corrected by hand; name another --out, "
+            "or replace it with --overwrite"
         )
     folder = next(parent for parent in path.resolve().parents if parent.exists())
     if not os.access(folder, os.W_OK):
@@ -350,8 +350,9 @@ def _refuse_small(folder: Path, small: dict[str, int], mode: str, unit: str, *, 
         listed = ", ".join(f"{shown(label)!r} ({count})" for label, count in small.items())
         merge = "" if is_merged else f", or put them together into a class {MERGED!r} (--small-classes {MERGE})"
         raise DatasetError(
-            f"{shown(str(folder))}: classes with fewer than {len(SPLITS)} {unit}: {listed}; expected at least one image for "
-            f"each of {', '.join(SPLITS)}. Add images, or leave these classes out (--small-classes {LEAVE_OUT}){merge}"
+            f"{shown(str(folder))}: classes with fewer than {len(SPLITS)} {unit}: {listed}; expected at least one "
+            f"image for each of {', '.join(SPLITS)}. Add images, or leave these classes out (--small-classes "
+            f"{LEAVE_OUT}){merge}"
         )
 
 

@@ -98,7 +98,7 @@ def encoder_path(folder: Path, text: str) -> Path:
 
 
 def start_from(path: Path, network: LogoNetwork) -> None:
-    """Loads the weights at `path` into the network; the classifier's become 0, so that it sends no random gradients back.
+    """Loads the weights at `path`; the classifier's become 0, so that it sends no random gradients back.
 
     Raises RunError if the file is missing or was changed.
     """
@@ -177,7 +177,7 @@ class AspectHead(nn.Module):
 def nt_xent(
     first: torch.Tensor, second: torch.Tensor, temperature: float | torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B,) the loss of each pair in nats, the mean of its two directions; and the share of views whose partner is closest.
+    """(B,) losses of the pairs in nats, means of both directions; and the share of views whose partner is closest.
 
     first, second: (B, P) of length 1. The negatives of a view are all other views in all processes of the fit. Chen et
     al. 2020, equation 1. Raises RunError for a single pair.

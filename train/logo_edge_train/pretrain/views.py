@@ -3,9 +3,9 @@
 | aspect | kept | destroyed, the more the greater the strength |
 | --- | --- | --- |
 | geometric | where the ink is: layout, proportions, angle | colours, up to their negative; the background |
-| colour | the colours, their shares and transitions; the background | place, size, angle, handedness, the order of the parts |
-| text | strokes and edges: their widths, rhythm and angle | colours, the background; where parts stand and how many there are |
-| shape | the contour of the ink | what fills it: colours, transitions, inner edges; the background; some of place, size and angle |
+| colour | colours, their shares and transitions; background | position, size, angle, mirroring, order of the parts |
+| text | strokes and edges: their widths, rhythm and angle | colours, the background; position and number of parts |
+| shape | the contour of the ink | colours, transitions, inner edges; the background; some of position, size and angle |
 
 Unlike SimCLR (Chen et al. 2020, arXiv:2002.05709), views are not cropped, since a part of a logo is often of another
 kind. The second view may be of another logo, with nearly the same statistics of the aspect: this keeps the aspect and
@@ -152,7 +152,7 @@ class AspectViews:
 
 @dataclass(frozen=True)
 class Policy:
-    """Transforms of a view's ink and of its colours, the largest share of a random fill, and p of a random background."""
+    """Transforms of a view's ink and colours, the largest share of a random fill, p of a random background."""
 
     on_ink: tuple[A.BasicTransform, ...]
     on_colours: tuple[A.BasicTransform, ...] = ()

@@ -1,6 +1,6 @@
-"""Confident learning: finds probably wrong labels by out-of-fold probabilities (Northcutt et al. 2021, arXiv:1911.00068).
+"""Confident learning: finds probably wrong labels by out-of-fold probabilities.
 
-The package cleanlab does the same and more, but needs pandas, tqdm and termcolor.
+Northcutt et al. 2021, arXiv:1911.00068. The package cleanlab does this and more, but needs pandas, tqdm and termcolor.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path)
     if problems:
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise DatasetError(
-            f"{shown(str(path))}: {len(problems)} of {len(corrections)} corrections do not fit {shown(str(manifest_path))}, "
-            f"which stays as it was: {'; '.join(problems[:NAMED] + more)}"
+            f"{shown(str(path))}: {len(problems)} of {len(corrections)} corrections do not fit "
+            f"{shown(str(manifest_path))}, which stays as it was: {'; '.join(problems[:NAMED] + more)}"
         )
     with manifest_path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
@@ -105,7 +105,8 @@ def find_problem(correction: Correction, row: LogoRow | None, manifest: Manifest
         return f"it is of {row.split}, whose labels stay as they are; only those of train and val can be corrected"
     if row.label != correction.before:
         now = f"is {shown(row.label)!r}" if row.label else "is empty"
-        return f"it was labelled {shown(correction.before)!r} when this was made, and its label {now} now; look at it again"
+        before = shown(correction.before)
+        return f"it was labelled {before!r} when this was made, and its label {now} now; look at it again"
     if correction.label not in manifest.classes:
         return (
             f"label {shown(correction.label)!r} is no class; expected one of {', '.join(map(shown, manifest.classes))}"

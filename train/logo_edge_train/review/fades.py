@@ -1,4 +1,4 @@
-"""Measures fades and edges of a logo: how much of the ink changes slowly, by how much, and the rest's sharpness (OpenCV).
+"""Measures fades and edges of a logo: the share and range of slow changes, and the sharpness (OpenCV).
 
 Images are shrunk to LONGEST_PX, never enlarged: an upscaled picture fades everywhere.
 """
@@ -23,7 +23,7 @@ EDGES = (8, 32, 96)  # levels of the Laplacian that count as an edge
 
 
 def measure_fades(path: Path) -> np.ndarray:
-    """(F,) float32 fade and edge measures of an image file, shares as square roots. Raises ImageError if it is unreadable.
+    """(F,) float32 fade and edge measures of an image file, shares as square roots. Raises ImageError.
 
     For the ink and for its inner part: by reach, the share that fades, by SLOPES, the share and the tonal range of the
     largest fading region, and the range of all; quantiles and shares of the Laplacian.

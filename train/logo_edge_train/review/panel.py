@@ -87,8 +87,8 @@ def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
     classes = tuple(sorted({row.label for row in rows}))
     if len(classes) < 2:
         raise DatasetError(
-            f"the labelled rows of train and val have {f'one class, {classes[0]}' if classes else 'no class'}; expected "
-            "at least two. Label some images of each class first"
+            f"the labelled rows of train and val have {f'one class, {classes[0]}' if classes else 'no class'}; "
+            "expected at least two. Label some images of each class first"
         )
     targets, soft = targets_of(rows, classes), np.stack([soft_label(row, classes, True) for row in rows])
     data = [data_hash(row_hashes(features.manifest, part)) for part in (rows, others)]
@@ -144,8 +144,9 @@ def divide_groups(
     few = [name for at, name in enumerate(classes) if len(set(groups[targets == at])) < 2]
     if few:
         raise DatasetError(
-            f"in train and val, class {', '.join(few)} has images of one group only; expected at least two groups for each "
-            "class, as a group is judged by models that have not seen it. Label more images of it, or leave it out"
+            f"in train and val, class {', '.join(few)} has images of one group only; expected at least two groups for "
+            "each class, as a group is judged by models that have not seen it. Label more images of it, or leave it "
+            "out"
         )
     folds = min(config.folds, int(np.bincount(targets).max()), len(set(groups)))
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=config.seed + division)

@@ -56,9 +56,9 @@ def list_suspects(
     accuracy, suspects = float((mean.argmax(1) == targets).mean()), len(errors.suspects)
     held_out = len(manifest.split("calib", "test"))
     lead = (
-        f"{suspects} of {len(targets)} labels of train and val are suspect by confident learning (Northcutt et al. 2021), the "
-        f"worst first. The models that judge a label have not seen its group; they agree with {accuracy:.1%} of all labels. The "
-        f"{held_out} labels of calib and test take no part."
+        f"{suspects} of {len(targets)} labels of train and val are suspect by confident learning (Northcutt et al. "
+        "2021), the worst first. The models that judge a label have not seen its group; they agree with "
+        f"{accuracy:.1%} of all labels. The {held_out} labels of calib and test take no part."
     )
     pairs = {
         label: {other: round(float(errors.joint[i, j]), 1) for j, other in enumerate(reviewed.classes) if i != j}
@@ -90,8 +90,8 @@ def list_next(
     pool, left_out = labelling_pool(manifest)
     if not pool:
         raise DatasetError(
-            f"{manifest_path} has no image without a label that could be one of train ({left_out} look like images of val, "
-            "calib or test, or are of their groups); expected rows with an empty label"
+            f"{manifest_path} has no image without a label that could be one of train ({left_out} look like images of "
+            "val, calib or test, or are of their groups); expected rows with an empty label"
         )
     features = Features(manifest, config, folder, device, tick)
     reviewed = review_labels(features, pool)
@@ -107,9 +107,9 @@ def list_next(
         for rank, at in enumerate(choose_diverse(worth, features_of_pool, count), start=1)
     ]
     lead = (
-        f"{len(records)} of {len(pool)} images without a label, the most useful first: models that were fitted to different "
-        "parts of train and val disagree on them, or find two classes about as likely, and they look unlike each other. "
-        "A label makes an image a row of train."
+        f"{len(records)} of {len(pool)} images without a label, the most useful first: models that were fitted to "
+        "different parts of train and val disagree on them, or find two classes about as likely, and they look unlike "
+        "each other. A label makes an image a row of train."
     )
     files = write_list(NEXT, "Images worth a label", lead, records, manifest_path, reviewed, features)
     return {**files, "pool": len(pool), "left_out": left_out, "rows": records}
@@ -187,8 +187,8 @@ def print_suspects(listed: dict) -> None:
 def print_next(listed: dict) -> None:
     """Prints the number of candidates, the first ones, and the next step."""
     print_list(
-        f"{len(listed['rows'])} of {listed['pool']} images without a label; {listed['left_out']} others are, or look like, "
-        "images of val, calib or test.",
+        f"{len(listed['rows'])} of {listed['pool']} images without a label; {listed['left_out']} others are, or look "
+        "like, images of val, calib or test.",
         listed,
         "disagreement",
     )

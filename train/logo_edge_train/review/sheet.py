@@ -1,4 +1,4 @@
-"""Contact sheets: one HTML file with pictures, probabilities and a key for each label; it exports corrections as CSV."""
+"""Contact sheets: one HTML file with pictures, probabilities and keys for labels; it exports corrections as CSV."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def draw_card(record: dict, picture: str, classes: tuple[str, ...], keys: list[s
     if record["label"] in probabilities and record["label"] not in likeliest:
         likeliest.append(record["label"])
     buttons = "".join(
-        f'<button type="button" data-class="{classes.index(name)}" aria-pressed="false" style="--share: {probabilities[name]:.1%}">'
+        f'<button type="button" data-class="{classes.index(name)}" aria-pressed="false" style="--share: '
+        f'{probabilities[name]:.1%}">'
         f"<kbd>{keys[classes.index(name)]}</kbd> <span>{text_of(name)}</span> <b>{probabilities[name]:.0%}</b></button>"
         for name in likeliest
     )

@@ -14,9 +14,10 @@ from logo_edge_train.data.outliers.drawing import Random, colour_of
 
 SIZE_PX = 256
 WORDS = (
-    "the of a to in is on that by this with from as it or at an be are which one has not but all were when we there can "
-    "more if out some time than other into only new two may first then any like over such our even most after also through "
-    "years where much before right too means old same three must under last another while us off might being against"
+    "the of a to in is on that by this with from as it or at an be are which one has not but all were when we there "
+    "can more if out some time than other into only new two may first then any like over such our even most after "
+    "also through years where much before right too means old same three must under last another while us off might "
+    "being against"
 ).split()
 
 

@@ -57,7 +57,7 @@ BAND_STEP = 0.08  # least distance in Oklab between hard bands side by side
 
 @dataclass(frozen=True)
 class Fade:
-    """Markup of a transition over a share of an ink: `smooth`, in hard bands (`banded`), or in one of its colours (`flat`)."""
+    """Markup of a transition over a share of an ink: `smooth`, in hard bands (`banded`), or in one colour (`flat`)."""
 
     smooth: str
     banded: str
@@ -127,8 +127,10 @@ def _mesh(random: Random, points: np.ndarray, ends: tuple[str, str]) -> Fade:
         radius = extent * random.uniform(0.4, 0.75)
         name = identifier(f"{centre}{radius}{tone}")
         smooth += (
-            f'<radialGradient id="{name}" gradientUnits="userSpaceOnUse" cx="{centre[0]:.5g}" cy="{centre[1]:.5g}" r="{radius:.5g}">'
-            f'<stop offset="0" stop-color="{tone}"/><stop offset="1" stop-color="{tone}" stop-opacity="0"/></radialGradient>'
+            f'<radialGradient id="{name}" gradientUnits="userSpaceOnUse" cx="{centre[0]:.5g}" cy="{centre[1]:.5g}" '
+            f'r="{radius:.5g}">'
+            f'<stop offset="0" stop-color="{tone}"/><stop offset="1" stop-color="{tone}" '
+            'stop-opacity="0"/></radialGradient>'
         ) + flood(f"url(#{name})")
         banded += f'<circle cx="{centre[0]:.5g}" cy="{centre[1]:.5g}" r="{radius / 2:.5g}" fill="{tone}"/>'
     return Fade(smooth, banded, flood(ends[0]))
@@ -263,7 +265,8 @@ def draw_glow(random: Random, sources: Sources) -> Members:
     """A mark on a disc that glows out, and on a hard disc."""
     tone, centre = colour(random.uniform(0.6, 0.8), 0.16, random.uniform(0, 360)), ellipse(500, 500, 490)
     name = identifier(tone)
-    faint = f'<stop offset="{random.uniform(0.25, 0.5):.4g}" stop-color="{tone}"/><stop offset="1" stop-color="{tone}" stop-opacity="0"/>'
+    faint = f'<stop offset="{random.uniform(0.25, 0.5):.4g}" stop-color="{tone}"/>'
+    faint += f'<stop offset="1" stop-color="{tone}" stop-opacity="0"/>'
     glow = (
         f'<radialGradient id="{name}" gradientUnits="userSpaceOnUse" cx="500" cy="500" r="490">{faint}</radialGradient>'
         + flood(f"url(#{name})")

@@ -20,7 +20,8 @@ def _open_font(file: str):
         return font.getGlyphSet(), font.getBestCmap()
     except (OSError, TTLibError) as error:
         raise DatasetError(
-            f"font {file}: {error}; expected a TrueType, OpenType or WOFF file. Delete its package's folder, and run it again"
+            f"font {file}: {error}; expected a TrueType, OpenType or WOFF file. Delete its package's folder, and run "
+            "it again"
         ) from error
 
 

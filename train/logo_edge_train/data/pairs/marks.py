@@ -205,7 +205,8 @@ def _six(text: str) -> str:
 
 def pixels_of(markup: str, side_px: int = INK_PX) -> np.ndarray:
     """(S, S, 4) uint8: the rendered canvas."""
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{CANVAS}" height="{CANVAS}" viewBox="0 0 {CANVAS} {CANVAS}">{markup}</svg>'
+    size = f'width="{CANVAS}" height="{CANVAS}" viewBox="0 0 {CANVAS} {CANVAS}"'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{markup}</svg>'
     with Image.open(io.BytesIO(render_svg(svg, longest_px=side_px)), formats=("PNG",)) as image:
         return np.asarray(image.convert("RGBA"))
 
@@ -252,5 +253,6 @@ def document(layers: Sequence[Layer], margin: float = 0.0) -> str:
     left, top, width, height = ink_box(markup)
     room = margin * max(width, height)
     box = left - room, top - room, width + 2 * room, height + 2 * room
-    size = " ".join(f"{value:.5g}" for value in box)
-    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{box[2]:.5g}" height="{box[3]:.5g}" viewBox="{size}">{markup}</svg>'
+    view = " ".join(f"{value:.5g}" for value in box)
+    size = f'width="{box[2]:.5g}" height="{box[3]:.5g}" viewBox="{view}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{markup}</svg>'

@@ -26,13 +26,14 @@ SCRIPTS = (
 
 
 WORDS = (
-    "account amount and are average before between bericht cable carbon carton chaque city clause client cold comme committee "
-    "contract copper dans date delivery der die digital dinner distance east engine evening every field figure final für garden "
-    "glass hour hundred index invoice item january kilometer la large le les letter library light line list luna market méthode "
-    "member model month mountain nicht north number october office onder order para paper percent por power price produkt que "
-    "rain rapport result river road sample season section series service signal société soil south station steel storm street "
-    "student summer sur system table target temperature the total town train transport und valley value version village volume "
-    "water weather week west winter with wood work year zeit zone"
+    "account amount and are average before between bericht cable carbon carton chaque city clause client cold comme "
+    "committee contract copper dans date delivery der die digital dinner distance east engine evening every field "
+    "figure final für garden glass hour hundred index invoice item january kilometer la large le les letter library "
+    "light line list luna market méthode member model month mountain nicht north number october office onder order "
+    "para paper percent por power price produkt que rain rapport result river road sample season section series "
+    "service signal société soil south station steel storm street student summer sur system table target temperature "
+    "the total town train transport und valley value version village volume water weather week west winter with wood "
+    "work year zeit zone"
 ).split()
 
 
