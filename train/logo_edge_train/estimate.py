@@ -98,9 +98,7 @@ def _try_teachers(
     # without the curriculum, which takes no time but needs features of all logos
     fit = replace(_trial_fit(config.fit), max_images=images, curriculum_epochs=0.0)
     trial, reports = replace(config, fit=fit, synthetic=0), {}
-    jobs = [
-        (manifest_path, trial, index, folder, str(device), set(), None, "") for index in range(len(config.teachers))
-    ]
+    jobs = [(manifest_path, trial, i, folder, str(device), set(), None, "") for i in range(len(config.teachers))]
     run_side_by_side(fit_member, jobs, keep_reports(reports), workers=workers)
     held_out = [len(manifest.split(*splits)) for splits in (("val",), ("val", "calib", "test"))]
     return [

@@ -121,18 +121,8 @@ def fit(
             fitting_s = time.perf_counter() - start
             pace = {"images_per_s": round((step + 1) * batch_size / fitting_s, 1), "phase": schedule.phase.name}
             pace |= optimizer_scalars(optimizer)
-            report(
-                {
-                    "kind": "step",
-                    "epoch": epoch + 1,
-                    "epochs": config.epochs,
-                    "step": step + 1,
-                    "steps": steps,
-                    "losses": list(losses),
-                    **losses,
-                    **pace,
-                }
-            )
+            position = {"epoch": epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps}
+            report({"kind": "step", **position, "losses": list(losses), **losses, **pace})
         distributed.agree_on_buffers(ema)
         record = {name: total / steps for name, total in sums.items()}
         record |= {"epoch": epoch + 1, **evaluate(ema), "seconds": round(time.perf_counter() - start, 2)}

@@ -92,26 +92,16 @@ def train_ensemble(
     check_classes(learned, manifest.classes, "train", note)
     for name, rows in (("left_out", left_out), ("kept_lookalikes", kept)):
         record[name] = sorted(f"{row.package}/{row.icon}" for row in rows)
-    members = range(len(recipe.train.teachers))
+    teachers = recipe.train.teachers
+    members = range(len(teachers))
     waiting = [index for index in members if not has_record(folder / f"member-{index}.json", identity.key)]
     if recipe.train.fit.curriculum_epochs:  # once, before the processes of the members need it
         distributed.on_main(measure_rows)(manifest, learned, folder / MEASUREMENTS)
     starts = pretrain_networks(manifest_path, recipe, folder, waiting, device=device, report=report)
-    jobs = [
-        (
-            manifest_path,
-            recipe.train,
-            index,
-            folder,
-            str(device),
-            left_out,
-            starts.get(recipe.train.teachers[index]),
-            identity.key,
-        )
-        for index in waiting
-    ]
+    shared = (folder, str(device), left_out)
+    jobs = [(manifest_path, recipe.train, i, *shared, starts.get(teachers[i]), identity.key) for i in waiting]
     run_side_by_side(fit_member, jobs, report, workers=count_workers(len(jobs), device))
-    record["members"] = [json.loads((folder / f"member-{index}.json").read_text()) for index in members]
+    record["members"] = [json.loads((folder / f"member-{i}.json").read_text(encoding="utf-8")) for i in members]
     run = Run(folder, {**record, "status": "finished"})
     metrics = {"val": ensemble_metrics(run, manifest, "val")}
     temperature = ensemble_temperature(run, manifest)
@@ -220,8 +210,8 @@ def networks_to_pretrain(recipe: Recipe) -> list[str]:
     """The teachers' networks (name@size_px) to pretrain; those with ImageNet weights only with `from_imagenet`."""
     if not recipe.pretrain.fit.epochs:
         return []
-    everyone = recipe.pretrain.from_imagenet or not recipe.train.pretrained
-    return [text for text in dict.fromkeys(recipe.train.teachers) if everyone or not has_imagenet_weights(text)]
+    every_network = recipe.pretrain.from_imagenet or not recipe.train.pretrained
+    return [text for text in dict.fromkeys(recipe.train.teachers) if every_network or not has_imagenet_weights(text)]
 
 
 def fit_member(
