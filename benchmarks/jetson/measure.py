@@ -125,7 +125,7 @@ def find_engines(folder: Path | None) -> list[Path]:
 
 def engine_systems(folder: Path | None, engines: list[Path], batches: list[int]) -> tuple[list[System], dict[str, str]]:
     """A system for each engine of the bundle and each of its batches; and {engine left out: reason}, also printed."""
-    bundle, found, left_out = read_bundle(folder or DEFAULT_BUNDLE), [], {}
+    bundle, systems, left_out = read_bundle(folder or DEFAULT_BUNDLE), [], {}
     for engine in engines:
         record = record_of(str(engine)) or {}
         if reason := why_not(record, bundle, batches):
@@ -135,14 +135,14 @@ def engine_systems(folder: Path | None, engines: list[Path], batches: list[int])
         if fixed and batches != [1]:
             left_out[f"{engine}, batches beyond 1"] = "it was exported with --batch 1"
         rows = bundle_systems([folder], batches=[1] if fixed else batches, artifacts=[engine])
-        found += [
+        systems += [
             replace(row, options={**row.options, "batch_size": 1} if fixed else row.options)
             for row in rows
             if "artifact" in row.options
         ]
     for name, reason in left_out.items():
         print(f"not measured: {name}: {reason}", file=sys.stderr)
-    return found, left_out
+    return systems, left_out
 
 
 def why_not(record: dict, bundle: Bundle, batches: list[int]) -> str:

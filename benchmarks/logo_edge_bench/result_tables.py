@@ -35,9 +35,9 @@ def note_of(result: dict) -> str:
     machine, method = result["machine"], result["method"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     settings = [
-        f"governor {', '.join(machine['governor']) or 'not told'}",
-        f"power mode {machine['power_mode'] or 'not told'}",
-        f"energy {result['energy_by'] or 'not told'}",
+        f"governor {', '.join(machine['governor']) or 'unknown'}",
+        f"power mode {machine['power_mode'] or 'unknown'}",
+        f"energy {result['energy_by'] or 'unknown'}",
         f"load average {result['conditions']['before']['load_average']}",
     ]
     return (

@@ -83,7 +83,7 @@ def measure_cores(system: System, images: Images, preset: Preset) -> list[dict]:
 
 def measure_batches(system: System, images: Images, preset: Preset) -> list[dict]:
     """Images per second by batch, of the forward pass alone and end to end, on the system's threads."""
-    found: dict[int, dict[str, list[float]]] = {}
+    images_per_s: dict[int, dict[str, list[float]]] = {}
     cpus = machine.usable_cpus()[: system.threads]
     with contextlib.ExitStack() as stack:
         workers = {}
@@ -92,15 +92,15 @@ def measure_batches(system: System, images: Images, preset: Preset) -> list[dict
             workers[batch].ask("load")
             workers[batch].ask("prepare", paths=images.timed, batch=batch)
             workers[batch].ask("time", stage="end_to_end", seconds=preset.window_s)
-            found[batch] = {"inference": [], "end_to_end": []}
+            images_per_s[batch] = {"inference": [], "end_to_end": []}
         for _ in range(preset.rounds):
             for batch, worker in workers.items():
-                for stage, values in found[batch].items():
+                for stage, values in images_per_s[batch].items():
                     reply = worker.ask("time", stage=stage, seconds=preset.window_s)
                     values.append(batch * len(reply["ns"]) / reply["wall_ns"] * 1e9)
     return [
         {"batch": batch, **{stage: median_interval(values) for stage, values in stages.items()}}
-        for batch, stages in found.items()
+        for batch, stages in images_per_s.items()
     ]
 
 

@@ -61,16 +61,16 @@ def evaluate_command(
     ) as bar:
         task = bar.add_task("reading logos")
         loaded = [load_subject(path, public_key=public_key) for path in subjects or [DEFAULT_BUNDLE]]
-        found = evaluate_subjects(
+        evaluation = evaluate_subjects(
             loaded,
             manifest_of(loaded, manifest),
             split,
             parts=[part for part, wanted in asked.items() if wanted],
             say=lambda text: bar.update(task, description=text),
         )
-    print_evaluation(found)
+    print_evaluation(evaluation)
     if out:
-        write_json(out, found)
+        write_json(out, evaluation)
         typer.echo(f"wrote {out}")
 
 

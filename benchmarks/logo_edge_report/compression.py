@@ -34,11 +34,13 @@ def make_page(folder: Path) -> Path:
             f"stages-{target}",
             f"Packed for {target}",
             tuple(
-                exhibit for exhibit in (stages_exhibit(found["stages"], "val"), _tested(found["stages"][-1])) if exhibit
+                exhibit
+                for exhibit in (stages_exhibit(choice["stages"], "val"), _tested(choice["stages"][-1]))
+                if exhibit
             ),
         )
-        for target, found in record["targets"].items()
-        if "stages" in found
+        for target, choice in record["targets"].items()
+        if "stages" in choice
     ]
     machine = record["machine"]
     page = render_page(
@@ -70,62 +72,68 @@ def choice_section(record: dict) -> Section:
     """The choice for each target, its limits and the reason."""
     rows = [("the teachers", "-", "-", f"{record['teachers']['val']['accuracy']:.1%}", "-", "-")]
     reasons = []
-    for target, found in record["targets"].items():
-        entry = _chosen(record, found)
+    for target, choice in record["targets"].items():
+        candidate = _chosen(record, choice)
         rows.append(
             (
                 target,
-                entry["title"] if entry else "nothing",
-                _limits(found["limits"]),
+                candidate["title"] if candidate else "nothing",
+                _limits(choice["limits"]),
                 *(
-                    (f"{entry['accuracy']:.1%}", _milliseconds(entry, "p50_ms"), f"{entry['size_bytes'] / 1e6:.2f}")
-                    if entry
+                    (
+                        f"{candidate['accuracy']:.1%}",
+                        _milliseconds(candidate, "p50_ms"),
+                        f"{candidate['size_bytes'] / 1e6:.2f}",
+                    )
+                    if candidate
                     else ("-", "-", "-")
                 ),
             )
         )
-        reasons.append(f"For {target}, {_one_line(found['sentence'])}")
+        reasons.append(f"For {target}, {_one_line(choice['sentence'])}")
     head = ("for", "chosen", "limits", "accuracy", "p50 ms", "MB")
     return Section("choice", "Choice", (Exhibit("By target", " ".join(reasons), table=Table(head, tuple(rows))),))
 
 
 def backend_section(record: dict, backend: str) -> Section | None:
     """The candidates of one backend: two planes and a table; None where there are none."""
-    entries = [entry for entry in record["candidates"] if entry["backend"] == backend and "accuracy" in entry]
-    if not entries:
+    candidates = [
+        candidate for candidate in record["candidates"] if candidate["backend"] == backend and "accuracy" in candidate
+    ]
+    if not candidates:
         return None
-    targets = {name: found for name, found in record["targets"].items() if TARGETS[name].backend == backend}
-    dominated = {title: by for found in targets.values() for title, by in found["dominated"].items()}
-    refused = {title: why for found in targets.values() for title, why in found["refused"].items()}
-    chosen = {entry["title"] for found in targets.values() if (entry := _chosen(record, found))}
+    targets = {name: choice for name, choice in record["targets"].items() if TARGETS[name].backend == backend}
+    dominated = {title: by for choice in targets.values() for title, by in choice["dominated"].items()}
+    refused = {title: why for choice in targets.values() for title, why in choice["refused"].items()}
+    chosen = {candidate["title"] for choice in targets.values() if (candidate := _chosen(record, choice))}
     exhibits = [
-        _plane(entries, dominated, chosen, *plane)
+        _plane(candidates, dominated, chosen, *plane)
         for plane in (
             (
                 "Accuracy against latency",
                 "median latency, ms, one thread",
-                lambda entry: entry["cost"] and entry["cost"]["p50_ms"],
+                lambda candidate: candidate["cost"] and candidate["cost"]["p50_ms"],
             ),
-            ("Accuracy against size", "size, MB", lambda entry: entry["size_bytes"] / 1e6),
+            ("Accuracy against size", "size, MB", lambda candidate: candidate["size_bytes"] / 1e6),
         )
-        if sum(plane[2](entry) is not None for entry in entries) > 1
+        if sum(plane[2](candidate) is not None for candidate in candidates) > 1
     ]
     rows = tuple(
         (
-            entry["title"],
-            _mark(entry["title"], chosen, refused, dominated),
-            f"{entry['accuracy']:.1%}",
-            f"{entry['worst_recall']:.1%}",
-            f"{entry['ece']:.1%}",
-            _mean(entry["ood"]),
-            _milliseconds(entry, "p50_ms"),
-            _milliseconds(entry, "p95_ms"),
-            f"{entry['size_bytes'] / 1e6:.2f}",
-            f"{entry['cost']['peak_memory_mb']:.0f}" if entry["cost"] else "-",
-            f"{entry['parity']['top1_agreement']:.1%}",
-            f"{entry['parity']['kl_nats']:.4f}",
+            candidate["title"],
+            _mark(candidate["title"], chosen, refused, dominated),
+            f"{candidate['accuracy']:.1%}",
+            f"{candidate['worst_recall']:.1%}",
+            f"{candidate['ece']:.1%}",
+            _mean(candidate["ood"]),
+            _milliseconds(candidate, "p50_ms"),
+            _milliseconds(candidate, "p95_ms"),
+            f"{candidate['size_bytes'] / 1e6:.2f}",
+            f"{candidate['cost']['peak_memory_mb']:.0f}" if candidate["cost"] else "-",
+            f"{candidate['parity']['top1_agreement']:.1%}",
+            f"{candidate['parity']['kl_nats']:.4f}",
         )
-        for entry in entries
+        for candidate in candidates
     )
     head = (
         "candidate",
@@ -142,43 +150,45 @@ def backend_section(record: dict, backend: str) -> Section | None:
         "KL",
     )
     exhibits.append(
-        Exhibit("Candidates", _describe_table(entries, dominated, refused, record), table=Table(head, rows))
+        Exhibit("Candidates", _describe_table(candidates, dominated, refused, record), table=Table(head, rows))
     )
     exhibits += [
         Exhibit(
-            f"Layer by layer, {entry['student']}",
+            f"Layer by layer, {candidate['student']}",
             "Each layer in INT8 alone, all others in FP32: the KL of the logits on val. "
-            f"Left in FP32 by {entry['name']}: {', '.join(found['restored']) or 'none'}.",
+            f"Left in FP32 by {candidate['name']}: {', '.join(sensitivity['restored']) or 'none'}.",
             (
                 Panel(
                     "KL in nats by layer, in the order of the graph",
-                    charts.layer_bars(found["layers"], found["restored"]),
+                    charts.layer_bars(sensitivity["layers"], sensitivity["restored"]),
                 ),
             ),
         )
-        for entry in entries
-        if (found := entry.get("sensitivity"))
+        for candidate in candidates
+        if (sensitivity := candidate.get("sensitivity"))
     ]
-    if missed := {title: texts for found in targets.values() for title, texts in found["misses"].items()}:
+    if missed := {title: texts for choice in targets.values() for title, texts in choice["misses"].items()}:
         table = Table(("candidate", "misses"), tuple((title, "; ".join(texts)) for title, texts in missed.items()))
         exhibits.append(
-            Exhibit("Limits that are not met", f"{len(missed)} of {len(entries)} candidates miss one.", table=table)
+            Exhibit("Limits that are not met", f"{len(missed)} of {len(candidates)} candidates miss one.", table=table)
         )
     return Section(backend, BACKENDS[backend], tuple(exhibits))
 
 
-def _plane(entries: list[dict], dominated: dict, chosen: set[str], title: str, label: str, cost: Callable) -> Exhibit:
+def _plane(
+    candidates: list[dict], dominated: dict, chosen: set[str], title: str, label: str, cost: Callable
+) -> Exhibit:
     points = [
         {
-            "x": cost(entry),
-            "y": entry["accuracy"],
-            "student": entry["student"],
-            "precision": entry["precision"].upper(),
-            "dominated": entry["title"] in dominated,
-            "chosen": entry["title"] in chosen,
+            "x": cost(candidate),
+            "y": candidate["accuracy"],
+            "student": candidate["student"],
+            "precision": candidate["precision"].upper(),
+            "dominated": candidate["title"] in dominated,
+            "chosen": candidate["title"] in chosen,
         }
-        for entry in entries
-        if cost(entry) is not None
+        for candidate in candidates
+        if cost(candidate) is not None
     ]
     label_text = (
         f"{len(points)} candidates by {label} and accuracy on val; chosen: {', '.join(sorted(chosen)) or 'none'}"
@@ -193,10 +203,10 @@ def _plane(entries: list[dict], dominated: dict, chosen: set[str], title: str, l
 
 def lost_section(record: dict) -> Section | None:
     """The candidates that were refused, failed or were not tried, with the reasons; None where all were made."""
-    lost = [entry for entry in record["candidates"] if entry["status"] != "made"]
+    lost = [candidate for candidate in record["candidates"] if candidate["status"] != "made"]
     if not lost:
         return None
-    rows = tuple((entry["title"], entry["status"], _one_line(entry["reason"])) for entry in lost)
+    rows = tuple((candidate["title"], candidate["status"], _one_line(candidate["reason"])) for candidate in lost)
     caption = (
         "Refused: the artifact disagrees with its parent on real logos. Failed: the converter raised, crashed or was "
         "killed. Not tried: the budget was used up; run the same command again."
@@ -208,27 +218,27 @@ def lost_section(record: dict) -> Section | None:
     )
 
 
-def _describe_table(entries: list[dict], dominated: dict, refused: dict, record: dict) -> str:
+def _describe_table(candidates: list[dict], dominated: dict, refused: dict, record: dict) -> str:
     families = ", ".join(record["outliers"]) or "none were drawn"
     sentences = [
         "All on val, calibrated on calib. ECE: calibration error minus its bias. OOD: AUROC of the logo score "
         f"against images that are no logos ({families}); 50 % is chance. Latencies by turns, one image, one thread. "
         "Memory: the peak of a process that loads and runs the model. Agreement and KL compare each candidate with "
         "its parent.",
-        f"{len(dominated)} of {len(entries)} are dominated.",
+        f"{len(dominated)} of {len(candidates)} are dominated.",
         record["int8_range"],
         *(f"Refused: {title} is {why}." for title, why in refused.items()),
-        *sorted({entry["not_measured"] for entry in entries if entry["not_measured"]}),
+        *sorted({candidate["not_measured"] for candidate in candidates if candidate["not_measured"]}),
     ]
     return " ".join(sentences)
 
 
-def _chosen(record: dict, found: dict) -> dict | None:
+def _chosen(record: dict, choice: dict) -> dict | None:
     return next(
         (
-            entry
-            for entry in record["candidates"]
-            if "chosen" in found and (entry["student"], entry["name"]) == (found["chosen"], found["method"])
+            candidate
+            for candidate in record["candidates"]
+            if "chosen" in choice and (candidate["student"], candidate["name"]) == (choice["chosen"], choice["method"])
         ),
         None,
     )
@@ -247,8 +257,8 @@ def _limits(limits: dict) -> str:
     return ", ".join(form.format(limits[name]) for name, form in forms.items() if limits[name] is not None) or "none"
 
 
-def _milliseconds(entry: dict, key: str) -> str:
-    return f"{entry['cost'][key]:.2f}" if entry["cost"] else "-"
+def _milliseconds(candidate: dict, key: str) -> str:
+    return f"{candidate['cost'][key]:.2f}" if candidate["cost"] else "-"
 
 
 def _mean(ood: dict[str, float]) -> str:

@@ -68,16 +68,16 @@ def window_of(layouts: list[np.ndarray], margin: float = 0.06) -> Window:
 def decision_regions(points: np.ndarray, probabilities: np.ndarray, window: Window) -> np.ndarray:
     """(GRID, GRID) integers, row 0 at the bottom: the class that the network would say there."""
     across, up = np.linspace(*window[:2], GRID), np.linspace(*window[2:], GRID)
-    places = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
-    return blend(points, probabilities, places).argmax(1).reshape(GRID, GRID)
+    positions = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
+    return blend(points, probabilities, positions).argmax(1).reshape(GRID, GRID)
 
 
-def blend(points: np.ndarray, probabilities: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """(M, K) probabilities at `places` (M, 2): those of the nearest points, weighted by the inverse squared distance.
+def blend(points: np.ndarray, probabilities: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """(M, K) probabilities at `positions` (M, 2): those of the nearest points, weighted by the inverse squared distance.
 
     At a point itself they are its own (Shepard 1968), so that the regions agree with the network there.
     """
-    squared = ((places[:, None] - points[None]) ** 2).sum(-1)  # (M, N)
+    squared = ((positions[:, None] - points[None]) ** 2).sum(-1)  # (M, N)
     nearest = np.argsort(squared, axis=1, kind="stable")[:, :NEIGHBOURS]
     weights = 1 / np.maximum(np.take_along_axis(squared, nearest, axis=1), 1e-12)  # (M, n)
     return (weights[..., None] * probabilities[nearest]).sum(1) / weights.sum(1, keepdims=True)

@@ -55,7 +55,7 @@ def evaluate_subjects(
     for subject in subjects:
         say(f"predictions of {subject.name}")
         predicted.append({name: subject.predict(part) for name, part in images.items() if part})
-    entries: list[dict] = [
+    figures_by_subject: list[dict] = [
         {
             "name": subject.name,
             "kind": subject.kind,
@@ -73,14 +73,14 @@ def evaluate_subjects(
         ),
     }
     for part in (part for part in PARTS if part in parts):
-        for entry, figures in zip(entries, more[part](), strict=True):
-            entry[part] = figures
-    found: dict = {"split": split, "subjects": entries}
+        for own, figures in zip(figures_by_subject, more[part](), strict=True):
+            own[part] = figures
+    evaluation: dict = {"split": split, "subjects": figures_by_subject}
     if len(subjects) == 2:
-        found["comparison"] = compare_subjects(
+        evaluation["comparison"] = compare_subjects(
             (subjects[0], predicted[0][split]), (subjects[1], predicted[1][split]), targets
         )
-    return found
+    return evaluation
 
 
 def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:
@@ -151,7 +151,7 @@ def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: 
     calib = manifest.split("calib")
     if not calib or "calib" not in logits:
         return {}
-    thresholds = {entry.level: entry.threshold for entry in subject.conformal}
+    thresholds = {packed.level: packed.threshold for packed in subject.conformal}
     if not thresholds:
         calib_targets = targets_of(calib, subject.labels)
         held_out = _held_out_probabilities(subject, logits["calib"], calib_targets)
@@ -160,18 +160,18 @@ def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: 
         softmax(subject.calibrated(logits[split])),
         targets_of(manifest.split(split), subject.labels),
     )
-    found = {}
+    by_level = {}
     for level, threshold in thresholds.items():
         sets = prediction_sets(probabilities, threshold or 0.0)  # without a threshold all labels join
         low, high = coverage_interval(len(calib), len(targets), level)
-        found[f"{level:.2f}"] = {
+        by_level[f"{level:.2f}"] = {
             "threshold": threshold,
             "coverage": float(sets[np.arange(len(targets)), targets].mean()),
             "expected_low": low,
             "expected_high": high,
             "mean_size": float(sets.sum(1).mean()),
         }
-    return found
+    return by_level
 
 
 def _held_out_probabilities(subject: Subject, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

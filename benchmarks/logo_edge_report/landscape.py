@@ -39,16 +39,18 @@ class Plane:
     def __init__(self, network: nn.Module, seed: int):
         self.directions = [random_direction(network, seed + offset) for offset in range(2)]
         self.moved = copy.deepcopy(network).eval().requires_grad_(False)
-        self.places = {name: place for name, place in self.moved.named_parameters() if name in self.directions[0]}
-        self.origin = {name: place.clone() for name, place in self.places.items()}
+        self.parameters = {
+            name: parameter for name, parameter in self.moved.named_parameters() if name in self.directions[0]
+        }
+        self.origin = {name: parameter.clone() for name, parameter in self.parameters.items()}
 
     @torch.no_grad()
     def loss(self, across: float, up: float, pixels: np.ndarray, targets: np.ndarray) -> float:
         """Mean cross-entropy in nats at these steps on (N, S, S, 3) uint8; what is not finite counts as 1e9."""
-        for name, place in self.places.items():
-            place.copy_(self.origin[name])
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.origin[name])
             for step, direction in zip((across, up), self.directions, strict=True):
-                place.add_(direction[name], alpha=step)
+                parameter.add_(direction[name], alpha=step)
         images, labels, total = torch.from_numpy(pixels), torch.from_numpy(targets), 0.0
         for start in range(0, len(images), BATCH):
             logits = self.moved(images[start : start + BATCH])

@@ -161,8 +161,8 @@ def _run_subject(folder: Path) -> Subject:
     members = [(run.load_member(index), run.architecture(index).contract) for index in range(count)]
 
     def predict(images: Sequence[Image.Image]) -> np.ndarray:
-        said = [_in_batches(contract, partial(_torch_logits, network), images) for network, contract in members]
-        return ensemble_logits(np.stack(said))
+        logits = [_in_batches(contract, partial(_torch_logits, network), images) for network, contract in members]
+        return ensemble_logits(np.stack(logits))
 
     size = sum(network.float32_bytes for network, _ in members)
     return Subject(
@@ -177,8 +177,8 @@ def _checkpoint_subject(path: Path) -> Subject:
     run = _run_of(path)
     record = path.with_suffix(".json")
     try:
-        entry = json.loads(record.read_text(encoding="utf-8"))
-        architecture = Architecture.parse(entry.get("architecture") or entry["student"])
+        member = json.loads(record.read_text(encoding="utf-8"))
+        architecture = Architecture.parse(member.get("architecture") or member["student"])
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{record}: {error!r}; expected the record that `logo-edge train` writes beside it") from error
     network = load_network(path, architecture, len(run.classes))

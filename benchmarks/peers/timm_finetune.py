@@ -1,6 +1,6 @@
-"""Peer: a plain fine-tune of EfficientNet-Lite0 (ImageNet weights) and MobileNetV3 (random: its weights are not available
-here), as a careful user writes it: AdamW, cosine, crops, flips and colour jitter, label smoothing, the best
-epoch on val. Measured in eager PyTorch and in ONNX Runtime, FP32 and statically quantized to INT8.
+"""Peer: a plain fine-tune of EfficientNet-Lite0 (ImageNet weights) and MobileNetV3 (random weights: its own are missing
+here), written with care: AdamW, cosine, crops, flips and colour jitter, label smoothing, the best epoch on val.
+Measured in eager PyTorch and in ONNX Runtime, FP32 and statically quantized to INT8.
 
     python benchmarks/peers/timm_finetune.py train            # 25 epochs each, about 40 s an epoch on two idle cores
     python benchmarks/peers/timm_finetune.py measure
@@ -58,7 +58,7 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
 
 def systems(work: Path, threads: int) -> list[System]:
     """Eager PyTorch, and ONNX Runtime in FP32 and INT8, of each network."""
-    found = []
+    systems = []
     for name, pretrained in NETWORKS.items():
         peer.need(work / name / "done.json", "timm_finetune")
         note = "" if pretrained else "from scratch"
@@ -72,7 +72,7 @@ def systems(work: Path, threads: int) -> list[System]:
                 "threads": threads,
                 "about": peer.need(work / name / "model.json", "timm_finetune"),
             }
-            found.append(
+            systems.append(
                 System(
                     f"timm {name}, {label}",
                     str(peer.SUBJECTS / f"{subject}_subject.py"),
@@ -82,7 +82,7 @@ def systems(work: Path, threads: int) -> list[System]:
                     note=note,
                 )
             )
-    return found
+    return systems
 
 
 def _fit(name: str, classes: int, images: dict, labels: dict, epochs: int, folder: Path, key: dict) -> nn.Module:
@@ -182,10 +182,10 @@ def quantize(folder: Path, images: dict, targets: torch.Tensor) -> None:
     first = [node.name for node in onnx.load(fp32).graph.node if node.op_type == "Conv"][:IN_FLOAT]
     best = -1.0
     for excluded in ([], first):
-        made = folder / "int8.partial.onnx"
+        partial = folder / "int8.partial.onnx"
         quantize_static(
             str(fp32),
-            str(made),
+            str(partial),
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
@@ -193,14 +193,14 @@ def quantize(folder: Path, images: dict, targets: torch.Tensor) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        session = onnxruntime.InferenceSession(made)
+        session = onnxruntime.InferenceSession(partial)
         guesses = [session.run(None, {"planes": _input(image).numpy()})[0].argmax() for image in images["val"]]
         accuracy = float((torch.tensor(np.array(guesses)) == targets).float().mean())
         print(f"{folder.name}: INT8, {len(excluded)} of its convolutions in float: val {accuracy:.1%}")
         if accuracy > best:
             best = accuracy
-            made.replace(folder / "int8.onnx")
-        made.unlink(missing_ok=True)
+            partial.replace(folder / "int8.onnx")
+        partial.unlink(missing_ok=True)
 
 
 @torch.inference_mode()
@@ -221,14 +221,14 @@ def _input(image: torch.Tensor) -> torch.Tensor:
 
 def _read(paths: list[Path]) -> list[torch.Tensor]:
     """(3, 160, 160) uint8 each, letterboxed in white."""
-    found = []
+    pixels = []
     for path in paths:
         image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGB")
         image.thumbnail((160, 160))
         square = Image.new("RGB", (160, 160), "white")
         square.paste(image, ((160 - image.width) // 2, (160 - image.height) // 2))
-        found.append(torch.from_numpy(np.array(square)).permute(2, 0, 1))
-    return found
+        pixels.append(torch.from_numpy(np.array(square)).permute(2, 0, 1))
+    return pixels
 
 
 def _save(content: dict, path: Path) -> None:

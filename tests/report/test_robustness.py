@@ -1,4 +1,4 @@
-"""Attacks are those of a maintained library; pictures that are no logos are told from logos by a threshold fixed before."""
+"""Attacks equal a maintained library's; a threshold fixed beforehand separates other images from logos."""
 
 from __future__ import annotations
 

@@ -80,21 +80,21 @@ def measure_coverage(
     """
     probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
     own = probabilities[np.arange(len(logits)), targets["test"]]
-    found = []
-    for entry in calibration.conformal:
-        groups: list = [("all", entry.threshold, slice(None))]
-        groups += [(label, entry.by_class[label], k) for k, label in enumerate(labels)] if entry.by_class else []
+    sets = []
+    for packed in calibration.conformal:
+        groups: list = [("all", packed.threshold, slice(None))]
+        groups += [(label, packed.by_class[label], k) for k, label in enumerate(labels)] if packed.by_class else []
         for name, threshold, k in groups:
             if threshold is None:
                 continue
             calib, test = (
                 targets[split] == k if name != "all" else np.ones(len(targets[split]), bool) for split in targets
             )
-            low, high = coverage_interval(int(calib.sum()), int(test.sum()), entry.level)
-            limits = threshold if name == "all" else np.array([entry.by_class[label] for label in labels])
-            found.append(
+            low, high = coverage_interval(int(calib.sum()), int(test.sum()), packed.level)
+            limits = threshold if name == "all" else np.array([packed.by_class[label] for label in labels])
+            sets.append(
                 {
-                    "level": entry.level,
+                    "level": packed.level,
                     "of": name,
                     "threshold": threshold,
                     "calib": int(calib.sum()),
@@ -105,23 +105,23 @@ def measure_coverage(
                     "mean_size": float((probabilities[test] >= limits).sum(1).mean()),
                 }
             )
-    return found
+    return sets
 
 
 def measure_modes(calibration: Calibration, logits: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict:
     """For each mode and split: the answered share, and the accuracy of the answers."""
-    found: dict = {}
+    figures: dict = {}
     for mode, threshold in calibration.abstain_below.items():
-        found[mode.value] = {"threshold": threshold}
+        figures[mode.value] = {"threshold": threshold}
         for split, part in logits.items():
             probabilities = softmax(calibrated_logits(part, calibration.temperature, calibration.scaling))
             answered = is_answered(calibration, mode, probabilities.max(1), logo_score(part))
             right = probabilities.argmax(1) == targets[split]
-            found[mode.value][split] = {
+            figures[mode.value][split] = {
                 "answered": vars(wilson_interval(int(answered.sum()), len(answered))),
                 "accuracy": vars(wilson_interval(int(right[answered].sum()), int(answered.sum()))),
             }
-    return found
+    return figures
 
 
 def measure_familiarity(calibration: Calibration, logits: np.ndarray, outside: dict[str, np.ndarray]) -> dict:

@@ -122,7 +122,7 @@ def spaces_of(space: EmbeddingSpace):
 
 def compare_heads(split: Split, space: EmbeddingSpace, episodes: int, penalties: dict[str, float] | None) -> dict:
     """{"space, head, shots": accuracy with its interval}; ridge at the best penalty, or at the given one."""
-    found = {}
+    heads = {}
     for name, project in spaces_of(space).items():
         views = project(split.views)
         for shots, count in SHOTS.items():
@@ -135,8 +135,8 @@ def compare_heads(split: Split, space: EmbeddingSpace, episodes: int, penalties:
                 }
                 best = max(accuracy, key=lambda penalty: accuracy[penalty].mean())
                 figure = bootstrap(lambda drawn: float(drawn.mean()), accuracy[best])
-                found[key] = {"accuracy": vars(figure), "penalty": best}
-    return found
+                heads[key] = {"accuracy": vars(figure), "penalty": best}
+    return heads
 
 
 def measure_episodes(

@@ -71,12 +71,12 @@ def measure(
     latencies = measure_options(base.search, len(logos.classes), work / "latency.json")
     with FitProgress() as progress:
         comparison = Comparison(manifest, work, base, latencies, settings, pick_device(device), progress)
-        found = [comparison.run_round(seed) for seed in range(rounds)]
-        names = {pick["network"] for one in found for method in METHODS for pick in one[method]["picks"]}
+        results = [comparison.run_round(seed) for seed in range(rounds)]
+        names = {pick["network"] for one in results for method in METHODS for pick in one[method]["picks"]}
         networks = {name: comparison.train_finally(name, logos) for name in sorted(names)}
     commonest = max(share_of_classes(logos, "val"))
     reference = (max(targets_ms), commonest)
-    for one in found:
+    for one in results:
         points = {}
         for method in METHODS:
             picks = [networks[name] for name in {pick["network"] for pick in one[method]["picks"]}]
@@ -89,7 +89,7 @@ def measure(
         "size_px": base.search.size_px,
         "reference": {"ms": reference[0], "accuracy": commonest},
         "machine": latencies.machine,
-        "rounds": found,
+        "rounds": results,
         "networks": networks,
     }
     write_record(out, record)

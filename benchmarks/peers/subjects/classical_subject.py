@@ -90,6 +90,6 @@ def oriented_gradients(slope: np.ndarray, angle: np.ndarray) -> np.ndarray:
     side = slope.shape[0] // CELLS
     cell = np.arange(slope.shape[0]) // side
     direction = (angle % np.pi * (ORIENTATIONS / np.pi)).astype(int) % ORIENTATIONS
-    place = (cell[:, None] * CELLS + cell[None]) * ORIENTATIONS + direction
-    sums = np.bincount(place.ravel(), slope.ravel(), CELLS * CELLS * ORIENTATIONS)
+    bin_index = (cell[:, None] * CELLS + cell[None]) * ORIENTATIONS + direction
+    sums = np.bincount(bin_index.ravel(), slope.ravel(), CELLS * CELLS * ORIENTATIONS)
     return sums / (np.linalg.norm(sums) + 1e-6)

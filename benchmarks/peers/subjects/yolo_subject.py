@@ -58,12 +58,12 @@ class Yolo:
         return self.model.predict(path, imgsz=self.size, device="cpu", verbose=False)[0]
 
     def probabilities(self, paths: list[str]) -> list[list[float]]:
-        found = []
+        probabilities = []
         for path in self.flat(paths):
             result = self.predict(path)
             by_label = {result.names[index]: value for index, value in enumerate(result.probs.data.tolist())}
-            found.append([by_label[label] for label in self.labels])
-        return found
+            probabilities.append([by_label[label] for label in self.labels])
+        return probabilities
 
     def stages(self, paths: list[str], batch: int):
         files = self.flat(paths)
@@ -82,11 +82,11 @@ class Yolo:
         from PIL import Image
 
         folder = Path(tempfile.mkdtemp(prefix="yolo-flat-"))
-        found = []
+        written = []
         for index, path in enumerate(paths):
             image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
             square = Image.new("RGB", image.size, "white")
             square.paste(image, mask=image)
             square.save(folder / f"{index:05d}.png")
-            found.append(str(folder / f"{index:05d}.png"))
-        return found
+            written.append(str(folder / f"{index:05d}.png"))
+        return written
