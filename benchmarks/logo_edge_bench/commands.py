@@ -206,7 +206,7 @@ def _print_changes(changes: list, tolerance: float | None = None) -> int:
     for change in sorted(changes, key=lambda change: order.index(change.verdict)):
         typer.echo(
             f"{change.verdict:>9}  {change.row}: {change.figure} {change.then:.4g} -> {change.now:.4g}"
-            f" ({change.low:.4g} to {change.high:.4g}), {change.ratio:.3f} of what it was"
+            f" ({change.low:.4g} to {change.high:.4g}), {change.ratio:.3f} of the earlier value"
         )
     verdicts = {change.verdict for change in changes}
     verdict = "worse" if "worse" in verdicts else "undecided" if "undecided" in verdicts else "holds"

@@ -35,9 +35,9 @@ class Change:
 def compare_ratios(then: dict, now: dict, tolerance: float) -> list[Change]:
     """Latency by ratio to the yardstick, accuracy and size of every row that both results have.
 
-    A row is worse where even the low end of its interval is beyond 1 + tolerance of what it was. Raises BenchError
-    where the results have no row in common, or what must be the same is not: yardstick, instruction set, split, size of
-    the images, and each row's number of logos, backend, precision, threads, batch and spinning.
+    A row is worse where even the low end of its interval is above 1 + tolerance times the earlier value. Raises
+    BenchError where the results have no row in common, or these differ: yardstick, instruction set, split, size of the
+    images, and each row's number of logos, backend, precision, threads, batch and spinning.
     """
     problems = [
         f"{key}: {one} / {other}"

@@ -54,7 +54,7 @@ def exhibits_of(result: dict) -> list[Exhibit]:
     """The figures of one result, in the order in which the page shows them."""
     exhibits = [Exhibit("Warnings", line) for line in [" ".join(warnings_of(result))] if line]
     if result["method"]["settle_within"] is not None:
-        latencies = "The share of queries answered within so many milliseconds, up to the 97.5th percentile."
+        latencies = "The share of queries answered within a number of milliseconds, up to the 97.5th percentile."
         exhibits += [
             _chart("Accuracy over latency", "End to end, median; the area of a disk is the size.", draw_pareto(result)),
             _chart("Latencies, end to end", latencies, draw_distributions(result)),

@@ -60,7 +60,7 @@ def median_interval(values: list[float]) -> dict:
 def early_stopping_bound(ordered: np.ndarray, percentile: int) -> dict:
     """{percentile, bound_ms, queries, needed}: with 99 % confidence the percentile is at most bound_ms.
 
-    As LoadGen's early stopping: the largest t such that t queries over the bound among so many allow the claim; the
+    Like LoadGen's early stopping: the largest t such that t queries over the bound among all allow the claim; the
     bound is the t-th largest latency. None where fewer than `needed` queries were made (64 for p90, 662 for p99).
     """
     share, count = percentile / 100, len(ordered)

@@ -1,6 +1,6 @@
 """The yardstick of a run: a bundle's model in a few hand-written lines of Pillow and ONNX Runtime.
 
-It stays as it is, whatever becomes of the runtime: ratios to it are comparable between versions and, much more than
+It never changes, unlike the runtime: ratios to it are comparable between versions and, much more than
 milliseconds, between machines. It letterboxes on white, does not calibrate and never abstains.
 """
 

@@ -21,7 +21,7 @@ def markdown_of(result: dict) -> str:
 
 
 def warnings_of(result: dict) -> list[str]:
-    """What makes the run doubtful, and what failed in it, a sentence each."""
+    """The warnings and failures of a run, a sentence each."""
     doubtful = [f"Doubtful: {line}." for line in result["warnings"]]
     return doubtful + [f"Not measured: {name}: {why}." for name, why in result.get("not_measured", {}).items()]
 

@@ -85,7 +85,7 @@ def report_command(
     run: Path = typer.Argument(..., metavar="RUN", help="The folder of a finished run, compressed or not."),
     out: Path | None = typer.Option(None, "--out", help="Where the report goes; left out: RUN/report."),
     split: str = typer.Option("val", "--split", help="val to choose by, test to report."),
-    quick: bool = typer.Option(False, "--quick", help="Leave out what takes minutes: slices, t-SNE, loss landscape."),
+    quick: bool = typer.Option(False, "--quick", help="Leave out the slow parts: slices, t-SNE, loss landscape."),
     evaluation: Path | None = typer.Option(
         None,
         "--evaluation",

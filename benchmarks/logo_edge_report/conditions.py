@@ -1,4 +1,4 @@
-"""What may happen to a logo before a classifier sees it: sizes, backgrounds, JPEG, and corruptions at five severities.
+"""Changes of a logo before classification: sizes, backgrounds, JPEG, and corruptions at five severities.
 
 Every condition is a function of one image, RGB or RGBA, and of a seed where it draws at random; the same seed gives
 the same picture.
@@ -80,7 +80,7 @@ def corruptions() -> dict[str, Callable[[int], Condition]]:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """The logo on the background that the runtime would choose for it, RGB."""
+    """The logo on the runtime's background, RGB."""
     if image.mode == "RGB":
         return image
     pixels, _ = composite(np.asarray(image.convert("RGBa")), PAPER)
@@ -124,7 +124,7 @@ def pixelate(image: Image.Image, long_side_px: int) -> Image.Image:
 
 
 def tilt(image: Image.Image, share: float, seed: int) -> Image.Image:
-    """The picture seen from aside: each corner moves by up to `share` of its side, none out of sight."""
+    """The image in perspective: each corner moves inwards by up to `share` of its side."""
     width, height = image.size
     moved = np.random.default_rng(seed).uniform(0, share, (4, 2)) * (width, height)
     corners = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)

@@ -66,16 +66,16 @@ def window_of(layouts: list[np.ndarray], margin: float = 0.06) -> Window:
 
 
 def decision_regions(points: np.ndarray, probabilities: np.ndarray, window: Window) -> np.ndarray:
-    """(GRID, GRID) integers, row 0 at the bottom: the class that the network would say there."""
+    """(GRID, GRID) integers, row 0 at the bottom: the class predicted there."""
     across, up = np.linspace(*window[:2], GRID), np.linspace(*window[2:], GRID)
     positions = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
     return blend(points, probabilities, positions).argmax(1).reshape(GRID, GRID)
 
 
 def blend(points: np.ndarray, probabilities: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """(M, K) probabilities at `positions` (M, 2): those of the nearest points, weighted by the inverse squared distance.
+    """(M, K) probabilities at `positions` (M, 2), from the nearest points weighted by the inverse squared distance.
 
-    At a point itself they are its own (Shepard 1968), so that the regions agree with the network there.
+    At a point they equal its own (Shepard 1968), so the regions agree with the network there.
     """
     squared = ((positions[:, None] - points[None]) ** 2).sum(-1)  # (M, N)
     nearest = np.argsort(squared, axis=1, kind="stable")[:, :NEIGHBOURS]

@@ -16,9 +16,9 @@ Direction = dict[str, torch.Tensor]
 
 
 def random_direction(network: nn.Module, seed: int) -> Direction:
-    """Parameter name -> a random step of its shape, each filter of the norm that the network's own filter has.
+    """Parameter name -> a random step of its shape, each filter with the norm of the network's filter.
 
-    Vectors (biases, normalisation) stay still, as do all buffers, batch-norm statistics among them.
+    Vectors (biases, normalisation) and buffers (batch-norm statistics) do not move.
     Li et al. 2018, arXiv:1712.09913, section 4.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -34,7 +34,7 @@ def random_direction(network: nn.Module, seed: int) -> Direction:
 
 
 class Plane:
-    """Weights on a plane through a network's own, along two random directions; the network itself stays as it is."""
+    """Weights on a plane through a network's own, along two random directions; the network itself is not changed."""
 
     def __init__(self, network: nn.Module, seed: int):
         self.directions = [random_direction(network, seed + offset) for offset in range(2)]
@@ -46,7 +46,7 @@ class Plane:
 
     @torch.no_grad()
     def loss(self, across: float, up: float, pixels: np.ndarray, targets: np.ndarray) -> float:
-        """Mean cross-entropy in nats at these steps on (N, S, S, 3) uint8; what is not finite counts as 1e9."""
+        """Mean cross-entropy in nats at these steps on (N, S, S, 3) uint8; non-finite values count as 1e9."""
         for name, parameter in self.parameters.items():
             parameter.copy_(self.origin[name])
             for step, direction in zip((across, up), self.directions, strict=True):

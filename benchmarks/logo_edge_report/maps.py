@@ -1,4 +1,4 @@
-"""Where a network looks: Grad-CAM of a convolutional one, attention and its rollout of a transformer."""
+"""Heat maps: Grad-CAM of a convolutional network, attention and its rollout of a transformer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def class_activation(network: nn.Module, pixels: np.ndarray, classes: np.ndarray
 
 
 def token_maps(rows: torch.Tensor, prefix: int, grid: tuple[int, int]) -> np.ndarray:
-    """(B, h, w) heat of (B, N, N): what the class token, or without one the mean patch, takes from each patch."""
+    """(B, h, w) heat of (B, N, N): the attention of the class token, or of the mean patch, to each patch."""
     heat = patch_mass(rows, prefix).reshape(-1, *grid).numpy()
     low, high = heat.min((1, 2), keepdims=True), heat.max((1, 2), keepdims=True)
     return ((heat - low) / np.maximum(high - low, 1e-12)).astype(np.float32)

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-import logo_edge  # noqa: F401  # before onnxruntime, which it tells to report nothing
+import logo_edge  # noqa: F401  # before onnxruntime: it switches off its telemetry
 
 # isort: split
 import numpy as np
@@ -36,7 +36,7 @@ IN_FLOAT = 4  # convolutions: the stem and the first block
 
 
 def train(data: peer.Data, work: Path, epochs: int | None) -> None:
-    """Trains what is not trained yet and exports it; a checkpoint after every epoch, from which it goes on."""
+    """Trains and exports the networks that are not trained yet; resumes from a checkpoint after every epoch."""
     epochs = epochs or EPOCHS
     images = {split: _read(data.files(split)[0]) for split in peer.SPLITS}
     labels = {split: torch.tensor(data.files(split)[1]) for split in peer.SPLITS}

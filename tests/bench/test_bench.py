@@ -1,4 +1,4 @@
-"""`logo-edge bench`: accuracy and latency of one artifact in one run; documents show what was committed."""
+"""`logo-edge bench`: accuracy and latency of one artifact in one run; documents show the committed results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Fake:
     def __init__(self, labels, ms, fail):
         self.labels, self.ms, self.fail = labels, ms, fail
     def describe(self):
-        print("what a library prints")
+        print("output of a library")
         return {"size_bytes": 1000, "precision": "fp32", "backend": "sleep"}
     def probabilities(self, paths):
         return [[1.0] + [0.0] * (len(self.labels) - 1) for _ in paths]
@@ -151,8 +151,8 @@ def test_a_system_that_fails_is_named(fake, images, fail, message):
 
 def test_a_system_has_its_own_environment(fake, images, tmp_path):
     system = replace(fake("own"), environment={"OWN": "kept"})
-    told = SUBJECT.replace('"backend": "sleep"', '"backend": __import__("os").environ["OWN"]')
-    (tmp_path / "fake_subject.py").write_text(told)
+    subject_code = SUBJECT.replace('"backend": "sleep"', '"backend": __import__("os").environ["OWN"]')
+    (tmp_path / "fake_subject.py").write_text(subject_code)
     assert run_bench([system], images, replace(SHORT, starts=0))["rows"][0]["backend"] == "kept"
 
 
@@ -245,7 +245,7 @@ def test_the_command_writes_json_a_page_and_tables(labelled, tmp_path):
     write_result(result, tmp_path / "faster.json")
     slower = CliRunner().invoke(bench, ["--from", str(out), "--against", str(tmp_path / "faster.json")])
     assert slower.exit_code == 1, slower.output
-    assert "2.000 of what it was" in slower.output
+    assert "2.000 of the earlier value" in slower.output
 
 
 @pytest.mark.parametrize(

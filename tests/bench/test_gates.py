@@ -1,4 +1,4 @@
-"""`logo-edge check`: every gate is held against the measured artifact, and a failing one fails the command."""
+"""`logo-edge check`: compares the measured artifact with every gate, and fails where one does not hold."""
 
 from __future__ import annotations
 

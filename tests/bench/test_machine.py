@@ -1,4 +1,4 @@
-"""What is recorded of a machine, read from a made-up /sys; what two machines must share; what makes a run doubtful."""
+"""The record of a machine from a made-up /sys, the comparison of two machines, and the warnings of a run."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_machine_without_counters_has_no_meter(tmp_path):
 
 
 def test_a_result_says_when_by_which_commit_and_on_which_bundle_it_was_measured():
-    told = machine.provenance(DEFAULT_BUNDLE)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", told["date"])
-    assert re.fullmatch(r"[0-9a-f]{12}\+?|", told["commit"]), "empty outside a git checkout"
-    assert told["bundle_sha256"] == (DEFAULT_BUNDLE / DIGEST).read_text().split()[0]
+    origin = machine.provenance(DEFAULT_BUNDLE)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", origin["date"])
+    assert re.fullmatch(r"[0-9a-f]{12}\+?|", origin["commit"]), "empty outside a git checkout"
+    assert origin["bundle_sha256"] == (DEFAULT_BUNDLE / DIGEST).read_text().split()[0]

@@ -1,4 +1,4 @@
-"""Pages and tables of results: what was measured stands there, what was not is left out, and names are escaped."""
+"""Pages and tables of results: they hold every measured figure, omit the others, and escape names."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_page_is_whole_escaped_and_needs_nothing_from_outside(result, tmp_pa
     assert len(drawings) == 2 * (1 + 1 + 4)
     for drawing in drawings:
         ElementTree.fromstring("<svg" + drawing.partition("</svg>")[0] + "</svg>")
-    assert page.index("load average 3.0") < page.index("<svg"), "what makes a run doubtful stands at its head"
+    assert page.index("load average 3.0") < page.index("<svg"), "warnings come first"
     assert (tmp_path / "report" / "report.md").read_text().startswith("## A")
 
 

@@ -265,7 +265,7 @@ class YOLO:
 
 @pytest.fixture
 def ultralytics(tmp_path, monkeypatch):
-    """A package of that name which only writes down what is asked of it; its log."""
+    """A package of that name that only logs its calls; gives the log."""
     (package := tmp_path / "packages" / "ultralytics").mkdir(parents=True)
     (package / "utils").mkdir()
     log = tmp_path / "log"
@@ -391,7 +391,7 @@ def test_an_engine_is_measured_with_its_own_bundle_and_the_batches_that_it_takes
     taken = [(Path(row.options["artifact"]).stem, row.batch, row.options.get("batch_size")) for row in rows]
     assert taken == [("any", 1, None), ("any", 8, None), ("single", 1, 1)]
     assert len(left_out) == 5
-    told = capsys.readouterr().err
+    messages = capsys.readouterr().err
     for reason in ("exported with --batch 1", "batches of 8 only", "it is of 'another'", "999", "no record names it"):
-        assert reason in told
+        assert reason in messages
     assert "--run" not in measure.__doc__

@@ -1,4 +1,4 @@
-"""Coloured squares that are learned in seconds, and a tiny finished run on them, with what a compression leaves."""
+"""Coloured squares that are learned in seconds, and a tiny finished run on them, with the files of a compression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of `logo-edge compress`: what it says of the candidates and the choice, and how it looks to a browser."""
+"""The page of `logo-edge compress`: its candidates and choice, and its HTML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def candidate(
     student, name, backend="onnxruntime", *, accuracy=0.9, ms=1.0, megabytes=2.0, status="made", reason=""
 ) -> dict:
     """One entry of compress_report.json; without figures where it was not made."""
-    told = {
+    entry = {
         "title": f"{student}, {name}",
         "student": student,
         "name": name,
@@ -30,9 +30,9 @@ def candidate(
         "reason": reason,
     }
     if status != "made":
-        return told
+        return entry
     cost = {"p50_ms": ms, "p95_ms": 2 * ms, "peak_memory_mb": 88.0} if ms else None
-    return told | {
+    return entry | {
         "size_bytes": int(1e6 * megabytes),
         "accuracy": accuracy,
         "worst_recall": 0.8,
@@ -112,7 +112,7 @@ def test_the_page_says_what_was_chosen_and_what_became_of_every_candidate(folder
     assert chosen.startswith(
         "For cpu, small@96, int8-minmax: it is the fastest. For jetson, no candidate meets the limits"
     )
-    assert "Hollow is dominated" in latency
+    assert "Hollow ones are dominated" in latency
     assert "1 of 5 are dominated" in table
     assert "Refused: tiny@64, int8-minmax is slower than FP32 on this machine" in table
     for mark in ("chosen", "dominated", "refused", "on the front", "failed"):

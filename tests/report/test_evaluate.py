@@ -149,7 +149,7 @@ def test_a_run_a_checkpoint_and_an_onnx_file_of_one_network_agree(colours, tmp_p
 
 
 def test_what_is_no_subject_is_refused(tmp_path):
-    with pytest.raises(RunError, match="neither a bundle"):
+    with pytest.raises(RunError, match="found no subject; expected a bundle"):
         load_subject(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""`logo-edge report`: the page of a tiny run, what it says, and how it looks to a browser."""
+"""`logo-edge report`: the page of a tiny run, its text and its HTML."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_a_run_of_other_data_or_without_its_student_is_refused(compressed_run, t
 
 
 @pytest.mark.parametrize(
-    ("package", "module"), [("jinja2", "report"), ("sklearn.decomposition", "embedding"), ("matplotlib", "charts")]
+    ("package", "module"), [("jinja2", "page"), ("sklearn.decomposition", "embedding"), ("matplotlib", "charts")]
 )
 def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, package, module):
     monkeypatch.setitem(sys.modules, package, None)

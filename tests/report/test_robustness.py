@@ -135,7 +135,7 @@ def test_an_attack_leaves_the_detail_planes_as_they_are():
 def test_what_reads_other_planes_cannot_see_an_attack_on_them(network):
     detailed = Subject("detailed", "checkpoint", ("a",), len, contract=InputContract(32, details=True))
     plain = Subject("plain", "bundle", ("a",), len, contract=InputContract(32))
-    with pytest.raises(RunError, match="plain does not read what detailed reads"):
+    with pytest.raises(RunError, match="plain does not have the input of detailed"):
         evaluate_attacks([detailed, plain], detailed, [], np.zeros(0, int), (1,), print)
 
 

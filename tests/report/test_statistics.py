@@ -1,4 +1,4 @@
-"""The report's statistics against well-kept libraries and against what they promise."""
+"""The report's statistics compared with maintained libraries and with their guarantees."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def measure_run(run: Run, manifest: Manifest, splits: tuple[str, ...]) -> dict:
 
 
 def measure_area(manifest: Manifest, run: Run, split: str) -> dict[str, float]:
-    """The share of the patches on and near ink, which is what evenly spread attention would give them."""
+    """The share of the patches on and near ink, which equals the share of evenly spread attention."""
     grid, pixels = run.load_member(0).backbone.patch_embed.grid_size, pixels_of(manifest, run, split)
     return {
         name: float(torch.cat([near_ink(batch, grid, reach=reach) for batch in pixels]).float().mean())

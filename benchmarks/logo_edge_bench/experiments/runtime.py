@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
-import logo_edge  # before onnxruntime, which it tells to report nothing
+import logo_edge  # before onnxruntime: it switches off its telemetry
 
 # isort: split
 import numpy as np

@@ -1,4 +1,4 @@
-"""Tables of the committed bundles, from what `logo-edge evaluate`, `compress` and the fuzz tests measured."""
+"""Tables of the committed bundles, from results of `logo-edge evaluate`, `compress` and the fuzz tests."""
 
 from __future__ import annotations
 
