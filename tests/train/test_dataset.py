@@ -1,4 +1,4 @@
-"""What of a user's images is held in memory, and what is said of images that are missing."""
+"""Images in memory, missing images, look-alikes of held-out images, the unlabelled pool, targets of a panel."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from logo_edge.errors import DatasetError
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract
 from logo_edge_train.data import images as images_module
+from logo_edge_train.data import lookalikes
 from logo_edge_train.data import pool as pool_module
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.icons import LABELS, UNLABELLED
@@ -94,6 +95,26 @@ def test_a_labelled_copy_of_a_held_out_image_stays_where_the_user_put_it_and_an_
     labelled, unlabelled = rows[-2:]
     assert find_lookalikes(manifest, learned) == {labelled, unlabelled}
     assert leave_out(manifest, learned) == ({unlabelled}, {labelled})
+
+
+def test_look_alikes_are_searched_once_and_again_for_a_changed_image(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    rows = [LogoRow(FILES, "", f"{at}.png", f"{at}", "a", split=("val", "train")[at > 3]) for at in range(24)]
+    for at, row in enumerate(rows):
+        draw_mark(at if at < 23 else 0).save(tmp_path / row.icon)
+    manifest, measured = Manifest(tuple(rows), tmp_path), []
+
+    def count(manifest, rows):
+        measured.append(len(rows))
+        return thumbnails(manifest, rows)
+
+    monkeypatch.setattr(lookalikes, "thumbnails", count)
+    learned = manifest.split("train")
+    assert find_lookalikes(manifest, learned) == find_lookalikes(manifest, learned[::-1]) == {rows[-1]}
+    assert measured == [4, 20]
+    draw_mark(99).save(tmp_path / rows[-1].icon)
+    assert find_lookalikes(manifest, learned) == set()
+    assert measured == [4, 20, 4, 1]
 
 
 def test_photographs_of_one_scene_are_not_taken_for_copies_of_held_out_ones(tmp_path):

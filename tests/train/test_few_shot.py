@@ -1,4 +1,4 @@
-"""Few-shot learning: MAML's gradients by finite differences, prototypes by hand, ridge by scikit-learn; splits kept apart."""
+"""Few-shot learning: MAML's gradients by finite differences, prototypes by hand, ridge by scikit-learn; the splits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ KINDS = ("disc", "bars")
 
 @pytest.fixture
 def manifest_path(tmp_path, monkeypatch) -> Path:
-    """Brands of random blocks, in colour in package `one` and in grey in `two`: 8 to learn from, 4 to choose by, 4 to report on."""
+    """Brands of random blocks, in colour in package `one`, in grey in `two`: 8 in train, 4 in val, 4 in test."""
     monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
     random, rows = np.random.default_rng(0), []
     for index, split in enumerate(["train"] * 8 + ["val"] * 4 + ["test"] * 4):
@@ -78,7 +78,7 @@ def manifest_path(tmp_path, monkeypatch) -> Path:
 
 
 def toy(**changes) -> tuple[Maml, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A tiny MAML in float64, its rates away from their start; maps of a support of 3 classes, their labels, and of 4 queries of a view."""
+    """A tiny MAML in float64 with changed rates; maps of a support of 3 classes, its labels, and maps of 4 queries."""
     torch.manual_seed(0)
     network = Maml(LogoNetwork(MODEL, 2), replace(CONFIG, **changes), keep_statistics=True).double().train()
     with torch.no_grad():

@@ -320,7 +320,7 @@ def test_different_wordmarks_of_one_shape_have_distant_looks():
 
 
 def draw_part(seed: int, *, jitter_px: float) -> Image.Image:
-    """A photograph of one machine part: it lies a little elsewhere each time, in other light; every other one is scratched."""
+    """A photograph of one machine part at a random position and light; every other part is scratched."""
     rng = np.random.default_rng(seed)
     image = Image.new("RGB", (200, 150), (96, 98, 101))
     pen = ImageDraw.Draw(image)

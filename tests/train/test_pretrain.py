@@ -1,4 +1,4 @@
-"""Pretraining: NT-Xent by hand, views that keep their aspect, difficulty that adapts, weights that members start from."""
+"""Pretraining: NT-Xent by hand, views that keep their aspect, adaptive difficulty, the members' first weights."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ SIZE_PX = 96
 
 
 def draw_logos(folder: Path, *, swap_labels: bool = False) -> Path:
-    """A manifest of discs and bars of all colours: 16 of each to learn from, 4 of each per held-out split, 8 without label."""
+    """A manifest of discs and bars of all colours: 16 of each in train, 4 in each held-out split, 8 without label."""
     random, rows = np.random.default_rng(3), []  # no two of them look alike
     splits = ["train"] * 16 + ["val"] * 4 + ["calib"] * 4 + ["test"] * 4 + ["train"] * 4
     for kind in ("disc", "bars"):

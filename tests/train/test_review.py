@@ -1,4 +1,4 @@
-"""`logo-edge data suspects`, `next` and `apply`: which labels are doubted, which images are chosen, and what is merged."""
+"""`logo-edge data suspects`, `next` and `apply`: suspect labels, chosen images, merged corrections."""
 
 from __future__ import annotations
 

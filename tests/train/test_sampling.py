@@ -1,4 +1,4 @@
-"""The order of logos in an epoch: as it always was, balanced over the classes, the easy ones first, the same on resuming."""
+"""The order of logos in an epoch: unchanged by default, balanced over classes, easy first, the same when resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawn logos: the same bytes for a seed, labels by construction, pairs that differ only where they should, nothing held out."""
+"""Drawn logos: equal bytes for a seed, labels by construction, pairs that differ in one feature, nothing held out."""
 
 from __future__ import annotations
 
