@@ -1,4 +1,4 @@
-"""The runtime and its contract vectors on an emulated aarch64, so that ARM's arithmetic is tested and not assumed.
+"""The runtime and its contract vectors on an emulated aarch64, which tests ARM's arithmetic.
 
     python tests/system/arm/emulate.py                  # builds the root once; runs tests/contract and a classification
     python tests/system/arm/emulate.py -- -c "import platform; print(platform.machine())"
@@ -81,27 +81,17 @@ def build(cache: Path = CACHE) -> None:
     for folder in (root / "proc", site, debs / "lists" / "partial", debs / "archives" / "partial"):
         folder.mkdir(parents=True, exist_ok=True)
     (debs / "status").touch()
-    apt = [
-        "apt-get",
-        "-o",
-        f"Dir::State={debs}",
-        "-o",
-        f"Dir::State::lists={debs / 'lists'}",
-        "-o",
-        f"Dir::State::status={debs / 'status'}",
-        "-o",
-        f"Dir::Cache={debs}",
-        "-o",
-        f"Dir::Cache::archives={debs / 'archives'}",
-        "-o",
-        "Debug::NoLocking=1",
-        "-o",
-        "APT::Sandbox::User=root",
-        "-o",
-        "APT::Install-Recommends=false",
-        "-q",
-        "-y",
-    ]
+    options = {
+        "Dir::State": debs,
+        "Dir::State::lists": debs / "lists",
+        "Dir::State::status": debs / "status",
+        "Dir::Cache": debs,
+        "Dir::Cache::archives": debs / "archives",
+        "Debug::NoLocking": 1,
+        "APT::Sandbox::User": "root",
+        "APT::Install-Recommends": "false",
+    }
+    apt = ["apt-get", "-q", "-y", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
     for architecture, packages, target in (
         ("arm64", GUEST_PACKAGES, root),
         ("amd64", ["qemu-user-static"], cache / "host"),
@@ -118,31 +108,15 @@ def build(cache: Path = CACHE) -> None:
     shutil.rmtree(debs)
     python = next((root / "usr/bin").glob("python3.*"))
     tags = [word for tag in PLATFORMS for word in ("--platform", tag)]
-    _quietly(
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--target",
-        str(site),
-        "--upgrade",
-        *tags,
-        "--python-version",
-        python.name.removeprefix("python"),
-        "--implementation",
-        "cp",
-        "--only-binary=:all:",
-        "-c",
-        str(HERE / "constraints.txt"),
-        *WHEELS,
-    )
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
+    wheels = ["--implementation", "cp", "--only-binary=:all:", "-c", str(HERE / "constraints.txt"), *WHEELS]
+    version = ["--python-version", python.name.removeprefix("python")]
+    _quietly(*install, "--target", str(site), *tags, *version, *wheels)
     (cache / "done").touch()
 
 
 def compile_preprocessing(cache: Path = CACHE) -> Path:
-    """The library for ARM, compiled once for every state of its source."""
+    """The library for ARM, compiled once for each state of its source."""
     content = SOURCE.read_bytes() + SOURCE.with_suffix(".h").read_bytes()
     library = cache / f"preprocess-{hashlib.sha256(content).hexdigest()[:12]}.so"
     if not library.exists():
