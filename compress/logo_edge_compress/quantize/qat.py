@@ -29,20 +29,11 @@ from logo_edge_train.runs import Run
 from logo_edge_train.tracker import stem_of
 
 TUNED_BY = ("quantize.finetune", "distill")  # the recipe's settings that fine-tuning depends on
-NOT_TUNED_BY = (
-    *OF_ALL_STUDENTS,
-    "distill.pretrained",
-    "distill.start_from_teacher",
-    "distill.prune",
-    "distill.fit",
-    "distill.hard_weight",
-    "distill.panel_share",
-    "distill.teachers_per_batch",
-    "distill.views",
-    "distill.feature_weight",
-    "distill.attention_weight",
-    "distill.relation_weight",
-)
+NO_FURTHER_TARGETS = {"feature_weight": 0.0, "attention_weight": 0.0, "relation_weight": 0.0}
+# the settings of the distillation that fine-tuning replaces, and those that it does not use
+REPLACED = {"hard_weight": 0.0, "panel_share": 0.0, "teachers_per_batch": 0, "views": 0, **NO_FURTHER_TARGETS}
+UNUSED = ("pretrained", "start_from_teacher", "prune", "fit", *REPLACED)
+NOT_TUNED_BY = (*OF_ALL_STUDENTS, *(f"distill.{name}" for name in UNUSED))
 
 
 def finetune(
@@ -64,17 +55,7 @@ def finetune(
     recipe, contract = run.recipe, student.architecture.contract
     model = onnx.load(artifact)
     network = QuantizedNetwork(model, reduce_range=recipe.quantize.reduce_range)
-    config = replace(
-        recipe.distill,
-        fit=recipe.quantize.finetune,
-        hard_weight=0.0,
-        panel_share=0.0,
-        teachers_per_batch=0,
-        views=0,
-        feature_weight=0.0,
-        attention_weight=0.0,
-        relation_weight=0.0,
-    )
+    config = replace(recipe.distill, fit=recipe.quantize.finetune, **REPLACED)
     state = path.with_name(f"{path.stem}-{key[:12]}.state")
     network, _ = fit_to_teachers(
         network,

@@ -52,22 +52,9 @@ from logo_edge_train.runs import write_json, write_text
 from logo_edge_train.state import load_modules, read_metadata, save_modules
 
 HISTORY, DERIVED = "history.json", "derived.toml"
-SEARCHED_BY = (  # the recipe's settings that a search depends on
-    "search",
-    "train.seed",
-    "train.augment",
-    *(
-        f"train.fit.{name}"
-        for name in (
-            "max_images",
-            "use_votes",
-            "class_weight_power",
-            "weight_decay",
-            "gradient_clip",
-            "label_smoothing",
-        )
-    ),
-)
+FIT_SETTINGS = "max_images use_votes class_weight_power weight_decay gradient_clip label_smoothing".split()
+# the recipe's settings that a search depends on
+SEARCHED_BY = ("search", "train.seed", "train.augment", *(f"train.fit.{name}" for name in FIT_SETTINGS))
 WEIGHTS_PATHS, ALPHAS_PATHS = 1, 2  # backbones drawn for a step of each; a single one could not be compared
 ALPHAS_BETAS = (0.5, 0.999)  # of Adam, as in DARTS
 
