@@ -135,7 +135,7 @@ def pair_runs(first: Run, second: Run) -> dict | None:
 
     Needs the manifest as it was when the runs were trained, and both runs finished.
     """
-    from logo_edge_train.evaluate import ensemble_logits  # PyTorch: seconds, for which `runs list` does not wait
+    from logo_edge_train.evaluate import ensemble_logits  # loads PyTorch: seconds, which `runs list` does not need
 
     runs = (first, second)
     if any(run.record["status"] != "finished" for run in runs) or first.classes != second.classes:
