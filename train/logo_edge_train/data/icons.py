@@ -103,10 +103,10 @@ def install_packages(locks: Path, name: str) -> Path:
 
 def _npm_ci(folder: Path) -> None:
     command = [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
-    if done.returncode:
+    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    if finished.returncode:
         raise DatasetError(
-            f"npm ci ended with {done.returncode}: {done.stderr.strip()[-800:]}. "
+            f"npm ci ended with {finished.returncode}: {finished.stderr.strip()[-800:]}. "
             "It fetches packages from the npm registry: check the network, then run it again"
         )
 

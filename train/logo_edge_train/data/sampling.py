@@ -53,8 +53,8 @@ class EpochOrder:
 
     def limit(self, epoch: int) -> float:
         """The greatest difficulty of the epoch's logos."""
-        done = epoch / self.curriculum_epochs if epoch < self.curriculum_epochs else 1.0
-        return CURRICULUM_START + (1 - CURRICULUM_START) * done
+        progress = epoch / self.curriculum_epochs if epoch < self.curriculum_epochs else 1.0
+        return CURRICULUM_START + (1 - CURRICULUM_START) * progress
 
 
 def rank_difficulty(measurements: Sequence[LogoMeasurements], classes: np.ndarray) -> np.ndarray:

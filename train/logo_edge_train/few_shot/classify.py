@@ -40,14 +40,14 @@ def classify_images(
     """
     if len(support) < 2 or not all(support.values()):
         counts = ", ".join(f"{name} ({len(examples)})" for name, examples in support.items())
-        raise DatasetError(f"classes to tell apart: {counts or 'none'}; expected two or more, each with an image")
+        raise DatasetError(f"classes to distinguish: {counts or 'none'}; expected two or more, each with an image")
     config, size_px = network.config, Architecture.parse(network.config.network).size_px
-    shown = range(min(config.shots, len(VIEWS)) if config.task == "brands" else 1)
-    asked = range(len(VIEWS) if config.task == "brands" else 1)
-    queried = Drawings(images, size_px)
-    if not queried.images:
+    support_views = range(min(config.shots, len(VIEWS)) if config.task == "brands" else 1)
+    query_views = range(len(VIEWS) if config.task == "brands" else 1)
+    queries_drawn = Drawings(images, size_px)
+    if not queries_drawn.images:
         return []
-    known = Drawings((image for examples in support.values() for image in examples), size_px)
+    support_drawn = Drawings((image for examples in support.values() for image in examples), size_px)
     labels = torch.tensor([label for label, examples in enumerate(support.values()) for _ in examples]).to(device)
     embedded = [
         embed_pixels(
@@ -55,11 +55,11 @@ def classify_images(
             np.stack([drawings.draw(index, view) for index in range(len(drawings.images)) for view in views]),
             device,
         )
-        for drawings, views in ((known, shown), (queried, asked))
+        for drawings, views in ((support_drawn, support_views), (queries_drawn, query_views))
     ]
     with torch.no_grad():
-        queries = embedded[1].unflatten(0, (-1, len(asked)))
-        logits = network.classify(embedded[0], labels.repeat_interleave(len(shown)), queries, len(support))
+        queries = embedded[1].unflatten(0, (-1, len(query_views)))
+        logits = network.classify(embedded[0], labels.repeat_interleave(len(support_views)), queries, len(support))
     return [dict(sorted(zip(support, row, strict=True), key=lambda item: -item[1])) for row in logits.double().tolist()]
 
 

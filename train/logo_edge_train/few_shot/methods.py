@@ -220,8 +220,8 @@ def split_network(network: LogoNetwork, blocks: int) -> tuple[nn.Module, Rest]:
 def few_shot_objective(queries: int) -> Objective:
     """The cross-entropy of the queries; each class has `queries` of them, in order."""
 
-    def objective(network, support, asked):
-        logits = network(support, asked).float()  # (T, N * Q, N)
+    def objective(network, support, query_pixels):
+        logits = network(support, query_pixels).float()  # (T, N * Q, N)
         ways = logits.shape[2]
         targets = torch.arange(ways, device=logits.device).repeat_interleave(queries).repeat(len(logits))
         return {"cross_entropy": functional.cross_entropy(logits.flatten(0, 1), targets)}

