@@ -48,7 +48,7 @@ def load_state(
     metadata = read_metadata(path)
     if metadata.get("key") != key:
         raise RunError(
-            f"{path} was written by a fit with other settings, data or versions; remove it, or give this run another "
+            f"{path} was written by a fit of other settings, data or versions; remove it, or give this run another "
             "folder"
         )
     load_modules(path, _modules(network, ema, objective), {"optimizer": optimizer})
