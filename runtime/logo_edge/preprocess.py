@@ -249,7 +249,7 @@ def _background_table(background: tuple[int, int, int]) -> np.ndarray:
 
 
 def pick_background(premultiplied: np.ndarray, contract: InputContract) -> tuple[int, int, int]:
-    """The dark background where the ink is nearly white, else the light one (LABELING.md)."""
+    """The dark background where the ink is nearly white, else the light one: what annotators saw."""
     red, green, blue, alpha = premultiplied.sum(axis=0, dtype=np.uint32).sum(axis=0).tolist()
     weighted = 255 * (299 * red + 587 * green + 114 * blue)  # integers, so that all machines agree at the threshold
     is_light = weighted > 1000 * alpha * contract.dark_above_luminance

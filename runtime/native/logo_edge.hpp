@@ -90,7 +90,7 @@ struct Classification {
 /// `logo_edge.preprocess` to the byte.
 std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& contract);
 
-/// Whether the image is blank: all pixels of `preprocess`, of so many channels, have one colour.
+/// Whether the image is blank: all pixels of `preprocess` have one RGB colour. `channels` is that of the contract.
 bool is_blank(const std::vector<std::uint8_t>& pixels, int channels);
 
 /// The decision on (K) logits before temperature; `epistemic` in nats, where the graph estimates it. Only best-guess
@@ -102,10 +102,12 @@ Classification decide(const std::vector<std::string>& labels, const Calibration&
 /// A bundle in memory, every file's hash checked; may be shared by threads.
 class Classifier {
  public:
-  /// Throws BundleError where the folder holds no intact bundle of format 2, or lacks the level of `options`.
+  /// Throws BundleError if the folder holds no intact bundle of format 2 or the bundle lacks `options.coverage`,
+  /// std::invalid_argument for an unknown mode. `options.threshold` must be 0 to 1.
   explicit Classifier(const std::string& folder, Options options = {}, int threads = 1);
   ~Classifier();
 
+  /// Throws ImageError if a side is above 65,536 px, Ort::Exception if the model cannot run.
   Classification classify(const Image& image) const;
   const std::vector<std::string>& labels() const;
 
