@@ -1,4 +1,4 @@
-"""Accuracy and latency of systems, measured side by side in one run, each from the same artifact.
+"""Accuracy and latency of systems, measured side by side in one run. Both figures of a system are of the same file.
 
 The method follows MLPerf (docs/benchmarks.md lists the differences): SingleStream sends one image after the other and
 reports p90, MultiStream sends queries of several images and reports p99, Offline reports images per second. A warm-up
@@ -71,7 +71,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled logos of one split: all as they are for the accuracy, some as PNG files of one size for the latency."""
+    """Labelled logos of one split: accuracy is measured on all, latency on some, as PNG files of one size."""
 
     split: str
     labels: tuple[str, ...]
@@ -254,7 +254,7 @@ def _summarize(probabilities: np.ndarray, images: Images) -> dict:
 
 
 def _ratios(measured: list[_Measured]) -> dict[str, dict]:
-    """For each system but the first: the median over the rounds of the ratio of its end-to-end median to the first's.
+    """For each system but the first: its median end-to-end time / that of the first, in each round; then the median.
 
     Per image, so that batches of different sizes are comparable.
     """

@@ -70,7 +70,7 @@ class PredictionLog:
         after_fork(self)
 
     def leave_to_parent(self) -> None:
-        """Drops the parent's file, whose lock the child would share, and a lock that no thread may release any more."""
+        """In a forked child: a new lock, and no file, since the parent's would share its lock."""
         self._lock, self._file = threading.Lock(), None
 
     def _open(self) -> FileIO:
@@ -142,7 +142,7 @@ def reference_of(confidence: np.ndarray, predicted: np.ndarray, labels: tuple[st
 
 
 def read_log(path: str | os.PathLike, bundle_name: str | None = None) -> Iterator[dict]:
-    """The predictions of a log, of one bundle where it is named.
+    """The predictions of a log; with a bundle's name, only those of this bundle.
 
     Raises LogoEdgeError, which names the line, where a line is no prediction.
     """

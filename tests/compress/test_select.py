@@ -47,7 +47,7 @@ WEAK = row("weak@64", "fp32", right=320, megabytes=0.3, ms=0.1)
 ROWS = [LARGE, LARGE8, SMALL, SMALL8, WEAK]
 
 
-def test_the_fastest_of_those_that_val_cannot_tell_from_the_best_is_chosen():
+def test_the_fastest_candidate_is_chosen_among_those_as_accurate_as_the_best():
     choice = choose(ROWS, Limits(), find_slow_int8(ROWS), by_size=False)
     assert choice.row is SMALL, "weak is faster, but less accurate by more than chance"
     assert choice.sentence == (
@@ -57,7 +57,7 @@ def test_the_fastest_of_those_that_val_cannot_tell_from_the_best_is_chosen():
     )
 
 
-def test_val_tells_candidates_apart_by_the_logos_that_only_one_is_right_on():
+def test_candidates_differ_if_one_is_right_on_enough_logos_where_the_other_is_wrong():
     best = replace(SMALL, correct=np.arange(LOGOS) < 372)
     assert is_as_accurate(replace(SMALL, correct=np.arange(LOGOS) < 371), best), "one logo is chance"
     assert not is_as_accurate(replace(SMALL, correct=np.arange(LOGOS) < 366), best)
@@ -139,7 +139,7 @@ def test_int8_that_is_slower_than_its_own_fp32_is_refused_with_the_reason():
     assert "small@96, int8-minmax: slower than FP32" in tight.sentence
 
 
-def test_what_noise_may_have_made_slower_is_not_called_slower():
+def test_a_difference_within_the_noise_is_not_called_slower():
     plain = (1.0,) * 11
     assert not is_slower(cost(1.0, (1.01,) * 8 + (0.99,) * 3), cost(1.0, plain))
     assert is_slower(cost(1.0, (1.01,) * 9 + (0.99,) * 2), cost(1.0, plain))

@@ -31,8 +31,8 @@ Objective = Callable[..., dict[str, torch.Tensor]]
 """(network, *batch) -> named losses; `fit` minimises their sum. The batch comes from the collate function.
 
 Each loss is a mean over the batch's first dimension, since `fit` may pass the batch in parts and average these. `fit`
-may pass a batch twice, the second time with perturbed weights (`optim.is_perturbed`). An nn.Module as objective has
-`end_step` and `end_epoch`, and the state keeps its buffers: see losses.py.
+may pass a batch twice, the second time with perturbed weights (`optim.is_perturbed`). An objective that is an nn.Module
+also has `end_step` and `end_epoch`, and its buffers are part of the state: see losses.py.
 """
 
 Report = Callable[[dict], None]
@@ -148,8 +148,8 @@ def _add_gradients(
 ) -> dict[str, torch.Tensor]:
     """This rank's losses; adds their gradients to the network, in `accumulate` parts.
 
-    Each part is weighted by its share of the rank's batch, so that the mean over the ranks, of gradients and losses,
-    equals that of the whole batch. With `hold`, the gradients are not averaged over the ranks.
+    Each part is weighted by its share of the rank's batch. So the mean gradient and the mean loss over the ranks are
+    those of the whole batch. With `hold`, the gradients are not averaged over the ranks.
     """
     totals: dict[str, torch.Tensor] = {}
     parts = list(zip(*(tensor.tensor_split(config.accumulate) for tensor in batch), strict=True))

@@ -72,8 +72,8 @@ Pixels = dict[str, np.ndarray]  # as `load_pixels` returns them
 class Artifact:
     """A converted model: its files (first the one that the backend opens) and the function that runs it.
 
-    It is compared with `parent`, the (N, K) logits of its parent on val, unless `record` has its parity already. If it
-    has an epistemic output, this is compared with `epistemic`, (N,), its parent's on val and the outliers.
+    Its logits on val are compared with `parent`, the (N, K) logits of its parent, unless `record` holds that comparison
+    already. Its epistemic output, if it has one, is compared with `epistemic` (N,), its parent's on val and outliers.
     """
 
     files: tuple[Path, ...]
@@ -122,7 +122,7 @@ def describe(candidate: Candidate) -> str:
 
 
 def make_fp32(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
-    """The student as ONNX, and `body.onnx`, which quantization begins with."""
+    """The student as ONNX, and `body.onnx`, the graph that is quantized."""
     network = load_student(task.folder, len(task.run.classes)).network
     export_onnx(network, task.student.size_px, task.fp32, body=task.body)
     with torch.no_grad():
@@ -299,5 +299,5 @@ def _make(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
 
 
 def _val_and_outliers(pixels: Pixels) -> np.ndarray:
-    """The images that the ranking by `epistemic` is compared on. On easy logos alone, it hardly varies."""
+    """The images on which rankings by `epistemic` are compared: also outliers, as it hardly varies on easy logos."""
     return np.concatenate([images for name, images in pixels.items() if name == "val" or name.startswith(OUTLIERS)])
