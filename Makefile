@@ -40,7 +40,7 @@ setup: .stamps/full  ## Create the full environment in .venv
 
 data: .stamps/data  ## Fetch and render the project's logos into the cache
 
-train: .stamps/full  ## Train the teachers (`full`: after a search): make train [DATA=folder] [RECIPE=smoke|cpu|default|full]
+train: .stamps/full  ## Train the teachers (`full`: after a search): make train [DATA=folder] [RECIPE=smoke|cpu|shipped|full]
 	$(if $(SEARCH),$(EDGE) search --recipe "$$RECIPE" --out "$(RUN)" $(FROM_DATA))
 	$(EDGE) train --recipe "$(if $(SEARCH),$(RUN)/search/derived.toml,$$RECIPE)" --out "$(RUN)" $(FROM_DATA)
 

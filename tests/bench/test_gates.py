@@ -128,8 +128,11 @@ def test_the_repositorys_own_gates_ask_for_accuracy_calibration_latency_and_size
         assert any(getattr(gates, name) is not None for name in LATENCIES), path
 
 
+ROBUST = ROOT / "runtime" / "bundles" / "robust"
+
+
 @pytest.mark.network
-@pytest.mark.parametrize(("bundle", "gates"), [([], "shipped"), ([ROOT / "runtime" / "bundles" / "robust"], "robust")])
+@pytest.mark.parametrize(("bundle", "gates"), [([], "default_bundle"), ([ROBUST], "robust")])
 def test_a_committed_bundle_still_holds_on_the_test_split(bundle, gates):
     from logo_edge_train.data.icons import LABELS, fetch_logos
 

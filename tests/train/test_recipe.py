@@ -80,7 +80,7 @@ def test_a_recipe_that_was_written_is_read_as_it_was(name, tmp_path):
 
 
 def test_a_recipe_for_each_need_is_there():
-    assert {path.stem for path in BUILT_IN.glob("*.toml")} >= {"smoke", "cpu", "default", "full"}
+    assert {path.stem for path in BUILT_IN.glob("*.toml")} >= {"smoke", "cpu", "shipped", "full"}
 
 
 def test_the_command_line_overrides_single_fields():

@@ -1,6 +1,6 @@
 """How much of an ensemble's accuracy and uncertainty one pass of a student keeps, by the way it is distilled.
 
-    python -m logo_edge_bench.experiments distillation runs/default [--student NAME@SIZE] [--epochs 6] [--report-test]
+    python -m logo_edge_bench.experiments distillation runs/shipped [--student NAME@SIZE] [--epochs 6] [--report-test]
 
 Every variant distils the same student from the same teachers on the same logos for as many epochs, and is quantized to
 INT8. Students are kept in RUN/compare-distillation/ and resume. Temperatures are fitted on calib; the measure that

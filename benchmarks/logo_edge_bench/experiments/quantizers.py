@@ -1,6 +1,6 @@
 """Every way to quantize a network, side by side: size, latency and accuracy on val.
 
-    python -m logo_edge_bench.experiments quantizers runs/default runs/vits-96px-20ep/logo/member-0.safetensors
+    python -m logo_edge_bench.experiments quantizers runs/shipped runs/vits-96px-20ep/logo/member-0.safetensors
 
 A subject is a compressed run, whose student is taken, or a checkpoint with its record beside it. Rows are written one
 by one and kept as long as the checkpoint is the same; artifacts are kept in runs/quantizers/, and all of a subject are

@@ -1,6 +1,6 @@
 """The effect of rounding, bias correction and fine-tuning: INT8 variants of a student, compared with FP32 on val.
 
-python -m logo_edge_bench.experiments rounding runs/default
+python -m logo_edge_bench.experiments rounding runs/shipped
 """
 
 from __future__ import annotations

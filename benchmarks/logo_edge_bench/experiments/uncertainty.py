@@ -1,6 +1,6 @@
 """The uncertainty of one network, of draws from it and of ensembles, and detectors of images that are no logos.
 
-    python -m logo_edge_bench.experiments uncertainty runs/default [--report-test]
+    python -m logo_edge_bench.experiments uncertainty runs/shipped [--report-test]
 
 Temperatures and scales are fitted on calib; the measure that separates other images from logos is chosen on val logos
 against the families of CHOOSE_ON; test is used with --report-test only. The networks' outputs for each set of images
