@@ -62,7 +62,7 @@ def test_an_unknown_recipe_is_refused_before_pytorch_is_loaded(verb, arguments, 
         monkeypatch.setitem(sys.modules, package, None)  # an import of it fails
     result = CliRunner().invoke(verb, [*arguments, "--recipe", "nope"])
     assert isinstance(result.exception, RecipeError), result.output
-    assert str(result.exception).startswith("no recipe 'nope': expected one of cpu, default, ")
+    assert str(result.exception).startswith("no recipe 'nope': expected one of cpu, full, ")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BUILT_IN.glob("*.toml")))
@@ -263,7 +263,7 @@ def test_checking_networks_draws_no_random_numbers():
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
-    with pytest.raises(RecipeError, match="expected one of cpu, default, full, robust, smoke"):
+    with pytest.raises(RecipeError, match="expected one of cpu, full, robust, shipped, smoke"):
         load_recipe("quick")
 
 
