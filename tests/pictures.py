@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
-
 Colour = tuple[int, int, int]
 RED_AND_BLUE: dict[str, Colour] = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 COLOURS: dict[str, Colour] = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
@@ -36,6 +34,8 @@ def write_squares(
 
     They are mosaics of two shades or, with `framed`, of one colour in a frame of noise.
     """
+    from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest  # absent where only the runtime is tested
+
     random, rows = np.random.default_rng(0), []
     for label, colour in colours.items():
         for split, count in counts.items():

@@ -96,7 +96,7 @@ def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
     members, folds = panel_inputs(config), max(fold_of.max() + 1 for fold_of in divisions)
     total, fitted, out_of_fold, of_others = len(members) * sum(fold_of.max() + 1 for fold_of in divisions), 0, [], []
     for classifier, names in members:
-        inputs = features.inputs(names, rows + others)
+        inputs = features.read(names, rows + others)
         for division, fold_of in enumerate(divisions):
             own = np.zeros((len(rows), len(classes)), np.float32)
             rest = np.full((folds, len(others), len(classes)), np.nan, np.float32)

@@ -97,7 +97,7 @@ def list_next(
     reviewed = review_labels(features, pool)
     predicted = fill_missing(reviewed.others.reshape(-1, *reviewed.others.shape[2:]))  # (M F, N, K)
     mean, disagreement = predicted.mean(0), decompose(np.log(predicted)).epistemic  # (N, K), and (N,) nats
-    features_of_pool = features.features_of_pool(config.networks[:1], pool)
+    features_of_pool = features.read(config.networks[:1], pool)
     first, second = -np.sort(-mean, axis=1)[:, :2].T
     worth = (rank_share(disagreement) + rank_share(second - first)) / 2
     records = [
