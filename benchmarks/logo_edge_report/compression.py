@@ -14,7 +14,7 @@ from logo_edge_report.sections import slices_exhibit, stages_exhibit
 from logo_edge_train.runs import write_text
 
 PAGE = "compress_report.html"
-BACKENDS = {
+BACKEND_TITLES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "tensorrt": "TensorRT",
@@ -26,7 +26,10 @@ BACKENDS = {
 def make_page(folder: Path) -> Path:
     """Writes compress_report.html beside the compress_report.json in `folder`."""
     record = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    sections = [choice_section(record), *(section for name in BACKENDS if (section := backend_section(record, name)))]
+    sections = [
+        choice_section(record),
+        *(section for name in BACKEND_TITLES if (section := backend_section(record, name))),
+    ]
     if lost := lost_section(record):
         sections.append(lost)
     sections += [
@@ -172,7 +175,7 @@ def backend_section(record: dict, backend: str) -> Section | None:
         exhibits.append(
             Exhibit("Limits that are not met", f"{len(missed)} of {len(candidates)} candidates miss one.", table=table)
         )
-    return Section(backend, BACKENDS[backend], tuple(exhibits))
+    return Section(backend, BACKEND_TITLES[backend], tuple(exhibits))
 
 
 def _plane(

@@ -214,7 +214,7 @@ def calibrate_command(
         None,
         "--recipe",
         callback=known_recipe,
-        help="Take the risks from this recipe; left out: those that the bundle was made with.",
+        help="Take the risks from this recipe; default: the risks that the bundle was made with.",
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="E.g. calibrate.strict_risk=0.02."),
 ) -> None:

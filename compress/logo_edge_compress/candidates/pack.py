@@ -19,7 +19,7 @@ from logo_edge_compress.work import Work
 from logo_edge_train.keys import versions
 from logo_edge_train.recipe import Architecture
 
-BACKENDS = {"onnxruntime": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torchscript": "TorchScript"}
+FORMAT_NAMES = {"onnxruntime": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torchscript": "TorchScript"}
 
 
 def pack_candidate(
@@ -102,7 +102,7 @@ def _stages(work: Work, chosen: Measured, fp32: Measured | None) -> list[Stage]:
         stages.append(Stage("student, PyTorch", plain.logits, size_bytes, None))
         if fp32 is not chosen:
             stages.append(plain)
-    stage = candidate_stage(f"{precision} {BACKENDS.get(candidate.backend, 'ONNX')}", chosen)
+    stage = candidate_stage(f"{precision} {FORMAT_NAMES.get(candidate.backend, 'ONNX')}", chosen)
     stages.append(stage)
     fitted = {"temperature": calibration.temperature, "scaling": calibration.scaling}
     return [*stages, replace(stage, name=f"{precision}, calibrated", **fitted)]

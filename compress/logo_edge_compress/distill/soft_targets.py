@@ -145,7 +145,7 @@ class SoftTargets:
         return torch.stack([answer.logits for answer in answers], 1), *further_targets(answers, self.config)
 
     def _ask(self, index: int, views: torch.Tensor) -> Answer:
-        """A teacher's outputs in float32; only those that the losses need."""
+        """A teacher's outputs that the losses need, in float32."""
         teacher, batch_size = self.teachers[index], CPU_BATCH if views.device.type == "cpu" else len(views)
         answers = [teacher.answer(part) for part in views.split(batch_size)]
         matched = matches(self.config)
