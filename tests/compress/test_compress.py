@@ -217,7 +217,8 @@ def test_where_no_candidate_meets_the_limits_nothing_is_packed_and_the_report_sa
         SelectionError, match=r"cpu: no candidate meets the limits \(at most 0.01 MB\). Nearest: "
     ) as error:
         compress_run(folder, folder / "none", limits=Limits(size_mb=0.01))
-    assert str(error.value).count("(limit 0.01 MB)") == 5, "each with its size"
+    reasons = str(error.value).splitlines()[1:]
+    assert len([line for line in reasons if "(limit 0.01 MB)" in line or "slower than FP32" in line]) == 5, reasons
     assert not (folder / "none").exists()
     record = json.loads((folder / "run" / "compress" / "compress_report.json").read_text())
     assert len(record["targets"]["cpu"]["misses"]) == 5
