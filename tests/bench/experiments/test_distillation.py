@@ -20,8 +20,8 @@ LOGOS, CLASSES = 120, 4
 def members() -> dict[str, np.ndarray]:
     """Three members' logits: they agree on logos and not on noise."""
     random, right = np.random.default_rng(0), 3 * np.eye(CLASSES)[np.arange(LOGOS) % CLASSES]
-    found = {split: right + random.normal(0, 1, (3, LOGOS, CLASSES)) for split in ("calib", "val")}
-    return {**found, **{family: random.normal(0, 4, (3, 40, CLASSES)) for family in uncertainty.FAMILIES}}
+    logits = {split: right + random.normal(0, 1, (3, LOGOS, CLASSES)) for split in ("calib", "val")}
+    return {**logits, **{family: random.normal(0, 4, (3, 40, CLASSES)) for family in uncertainty.FAMILIES}}
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +43,18 @@ def test_a_student_with_the_ensemble_s_outputs_has_its_figures(members, pictures
     student = distillation.measure_one_pass(said, pictures, ("val",))
     assert student["chosen"] == ensemble["chosen"]
     for name in ("total", "aleatoric", "epistemic"):
-        found, wanted = (entry["val"]["uncertainty"][name]["auroc"] for entry in (student, ensemble))
-        assert found == pytest.approx(wanted, abs=1e-6), name
+        auroc, wanted = (figures["val"]["uncertainty"][name]["auroc"] for figures in (student, ensemble))
+        assert auroc == pytest.approx(wanted, abs=1e-6), name
     assert student["val"]["nll"]["value"] == pytest.approx(ensemble["val"]["nll"]["value"], abs=1e-6)
     assert ensemble["val"]["uncertainty"]["epistemic"]["auroc"]["noise"] > 0.7
 
 
 def test_a_student_without_the_output_has_nothing_epistemic(members, pictures):
     said = {name: {"logits": part[0]} for name, part in members.items()}
-    found = distillation.measure_one_pass(said, pictures, ("val",))["val"]["uncertainty"]
-    assert set(found["epistemic"]["auroc"].values()) == {0.5}
-    assert found["total"]["mean"] == pytest.approx(entropy(softmax(members["val"][0])).mean())
-    assert found["total"]["mean"] == pytest.approx(found["aleatoric"]["mean"])
+    figures = distillation.measure_one_pass(said, pictures, ("val",))["val"]["uncertainty"]
+    assert set(figures["epistemic"]["auroc"].values()) == {0.5}
+    assert figures["total"]["mean"] == pytest.approx(entropy(softmax(members["val"][0])).mean())
+    assert figures["total"]["mean"] == pytest.approx(figures["aleatoric"]["mean"])
 
 
 def test_an_override_changes_nothing_else():
