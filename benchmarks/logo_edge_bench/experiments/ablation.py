@@ -27,8 +27,6 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.errors import RecipeError
 from logo_edge_bench.experiments.record import RUNS, read_record, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
@@ -284,30 +282,3 @@ def print_estimate(plain: Recipe, fold: Path, fits: list[FitConfig], hours: floa
 def passes(config: FitConfig) -> float:
     """The cost of a fit, relative to one of the same length without sharpness-aware epochs."""
     return 1 + sum(phase.end - phase.begin for phase in plan_phases(config) if phase.sharp) / config.epochs
-
-
-def table(result: dict) -> str:
-    return table_of(
-        result["summary"],
-        ("recipe", "{variant}"),
-        ("folds", "{folds}"),
-        ("all", "{accuracy:.1%}"),
-        ("sure", "{accuracy_sure:.1%}"),
-        ("worst class", "{worst_recall:.1%}"),
-        ("NLL", "{nll:.3f}"),
-        ("less that of", lambda row: row["baseline"] if row["difference"] else ""),
-        ("all (95 %)", lambda row: _change(row["difference"].get("accuracy"), "+.1%")),
-        ("NLL (95 %)", lambda row: _change(row["difference"].get("nll"), "+.3f")),
-        ("minutes a fit", lambda row: f"{row['seconds'] / 60:.1f}"),
-    )
-
-
-def _change(figure: dict | None, form: str) -> str:
-    """A mean difference and, of several folds, its interval."""
-    if figure is None:
-        return ""
-    text = f"{figure['mean']:{form}}"
-    return text if figure["low"] is None else f"{text} ({figure['low']:{form}} to {figure['high']:{form}})"
-
-
-TABLES = {"ablation": Table(table)}

@@ -28,8 +28,6 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.probabilities import softmax
 from logo_edge_bench.experiments.record import RUNS, Device, read_record, result_path, write_plain, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
@@ -198,38 +196,3 @@ def learn_policy(folds: dict[str, dict], classes: tuple[str, ...]) -> tuple[list
                 policy.append(f"{operation} {MOST_PROBABILITY * (1 - cost / MOST_COST):.2f} {magnitude:.2f}")
                 chosen = True
     return policy, costs
-
-
-def table(result: dict) -> str:
-    """The cost of each operation on held-out logos of train, and its probability in the policy."""
-    policy = {text.split()[0]: text.split()[1:] for text in result["policy"]}
-    rows = []
-    for name, cost in result["costs"].items():
-        operation, magnitude = name.split()
-        probability, chosen = policy.get(operation, ("0", ""))
-        worst = max(cost["by_class"], key=cost["by_class"].get)
-        rows.append(
-            {
-                "operation": operation,
-                "magnitude": magnitude,
-                "cost": f"{cost['cost']:+.3f} ± {1.96 * cost['standard_error']:.3f}",
-                "worst": f"{cost['by_class'][worst]:+.3f} (`{worst}`)",
-                "probability": probability if magnitude == chosen else "",
-            }
-        )
-    settings = result["settings"]
-    text = table_of(
-        rows,
-        ("operation", "{operation}"),
-        ("magnitude", "{magnitude}"),
-        ("cost, nats", "{cost}"),
-        ("in the worst class", "{worst}"),
-        ("probability", "{probability}"),
-    )
-    return (
-        f"{text}\n\n{settings['network']}, {settings['epochs']} epochs, {settings['folds']} folds of train; "
-        "95 % intervals."
-    )
-
-
-TABLES = {"augmentation": Table(table)}

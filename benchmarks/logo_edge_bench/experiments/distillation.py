@@ -23,7 +23,6 @@ from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.machine import describe_machine
 from logo_edge.probabilities import entropy, softmax
 from logo_edge_bench.experiments.record import Device, ReportTest, file_name, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.experiments.uncertainty import (
     CHOOSE_ON,
     FAMILIES,
@@ -33,11 +32,8 @@ from logo_edge_bench.experiments.uncertainty import (
     Images,
     Method,
     describe,
-    mean_of,
     measure_method,
-    measured_splits,
 )
-from logo_edge_bench.markdown import table_of
 from logo_edge_compress.distill.distill import Student, distill
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.quantize.qat import finetune
@@ -221,52 +217,3 @@ def measure_one_pass(outputs: dict[str, dict[str, np.ndarray]], images: Images, 
         epistemic = arrays.get(EPISTEMIC, np.zeros(len(total)))
         uncertainties[name] = dict(zip(MEASURES, (total, np.maximum(total - epistemic, 0.0), epistemic), strict=True))
     return describe(pooled, uncertainties, images, splits)
-
-
-def table(result: dict) -> str:
-    """The figures of one pass beside those of the ensemble that it was distilled from."""
-    methods = result["methods"]
-    ensemble = next(iter(methods.values()))
-    rows = [
-        _row(name, methods[name], ensemble, split, result["near"])
-        for split in measured_splits(methods)
-        for name in methods
-    ]
-    text = table_of(
-        rows,
-        ("(less the ensemble's)", "{name}"),
-        ("accuracy", "{accuracy[value]:.1%}"),
-        ("NLL", "{nll[value]:.3f}"),
-        ("AURC", "{aurc}"),
-        ("outliers by", "{chosen}"),
-        ("near", "{near}"),
-        ("far", "{far}"),
-        ("forward pass, ms", "{ms}"),
-    )
-    return (
-        f"{text}\n\n{result['student']} from {', '.join(result['members'])}, {result['epochs']} epochs each; "
-        f"{result['pictures']} pictures of each family; medians on one thread, {result['machine']['cpu']}."
-    )
-
-
-def _row(name: str, method: dict, ensemble: dict, split: str, near: list[str]) -> dict:
-    own, whole = (one[split]["uncertainty"][one["chosen"]]["auroc"] for one in (method, ensemble))
-    aurc, aurc_whole = (one[split]["area_under_risk_coverage"]["value"] for one in (method, ensemble))
-    families = {
-        "near": [family for family in near if family in own],
-        "far": [family for family in own if family not in near],
-    }
-    return {
-        **method[split],
-        "name": f"{name}, {split}",
-        "aurc": f"{aurc:.4f} ({aurc / aurc_whole - 1:+.0%})",
-        "chosen": method["chosen"],
-        **{
-            kind: f"{mean_of(own, part):.3f} ({mean_of(own, part) / mean_of(whole, part) - 1:+.0%})" if part else ""
-            for kind, part in families.items()
-        },
-        "ms": f"{method['forward_ms']:.2f}" if method["forward_ms"] else "",
-    }
-
-
-TABLES = {"distillation": Table(table)}

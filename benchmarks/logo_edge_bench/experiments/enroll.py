@@ -19,9 +19,6 @@ from logo_edge.likeness.cluster import cluster
 from logo_edge.likeness.enroll import background_threshold, confidences
 from logo_edge.likeness.space import DIRECTIONS, EmbeddingSpace, read_space, unit
 from logo_edge_bench.experiments.record import BUNDLES, RUNS, ReportTest, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.experiments.uncertainty import measured_splits
-from logo_edge_bench.markdown import markdown, share, table_of
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.few_shot.episodes import PARTS, BrandTasks, Drawings
@@ -249,62 +246,3 @@ def group_figures(split: Split, space: EmbeddingSpace, same: float) -> dict:
         "groups": int(clusters.max()) + 1,
         "brands": len(set(groups)),
     }
-
-
-def heads_table(result: dict) -> str:
-    """Accuracy on brands across packages, by the comparison of embeddings and the head."""
-    columns = {f"`{name}`, {split}": figures["heads"] for name, split, figures in _splits(result)}
-    heads = next(iter(columns.values()))
-    rows = [[key, *(share(column[key]["accuracy"]) for column in columns.values())] for key in heads]
-    return markdown(["5-way", *columns], rows)
-
-
-def open_set_table(result: dict) -> str:
-    """Of five enrolled brands: their drawings found and mistaken, and the other logos accepted as one of them."""
-    header = ["", "promised at most", "other logos taken for one", "found", "taken for another of the five"]
-    rows = [
-        [
-            f"`{name}`, {split}",
-            f"{float(limit):.0%}",
-            *(share(shares[key]) for key in ("others_taken", "found", "wrong")),
-        ]
-        for name, split, figures in _splits(result)
-        for limit, shares in figures["open_set"]["by_false_accepts"].items()
-    ]
-    return markdown(header, rows)
-
-
-def use_table(result: dict) -> str:
-    """Confidence, ranking and grouping at the constants chosen on val."""
-    sharpness, same = (str(result["chosen"][key]) for key in ("sharpness", "same"))
-    rows = [
-        {
-            "name": f"`{name}`, {split}",
-            "calibration_error": figures["open_set"]["calibration_error"][sharpness],
-            "nearest": {f"in {k}": figures["nearest"][str(k)] for k in NEAREST},
-            "among": figures["nearest"]["among"],
-            **figures["groups"][same],
-        }
-        for name, split, figures in _splits(result)
-    ]
-    return table_of(
-        rows,
-        ("", "{name}"),
-        ("calibration error", "{calibration_error:.1%}"),
-        ("first", "{nearest[in 1]:.1%}"),
-        ("in 5", "{nearest[in 5]:.1%}"),
-        ("in 10", "{nearest[in 10]:.1%}"),
-        ("of", "{among}"),
-        ("precision", "{precision:.1%}"),
-        ("recall", "{recall:.1%}"),
-        ("B-cubed F1", "{b_cubed_f1:.3f}"),
-    )
-
-
-def _splits(result: dict) -> list[tuple[str, str, dict]]:
-    """(bundle, split, figures) of each measured split."""
-    bundles = result["bundles"].items()
-    return [(name, split, bundle[split]) for name, bundle in bundles for split in measured_splits({"": bundle})]
-
-
-TABLES = {"enroll": Table(heads_table), "enroll_open": Table(open_set_table), "enroll_use": Table(use_table)}

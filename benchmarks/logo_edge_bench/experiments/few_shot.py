@@ -20,8 +20,6 @@ from typing import Annotated
 import torch
 
 from logo_edge_bench.experiments.record import RUNS, Device, file_name, read_record, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import share, table_of
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.device import pick_device
 from logo_edge_train.few_shot.run import evaluate_few_shot, train_few_shot
@@ -115,26 +113,3 @@ def folder_of(network: str, task: str, method: str, config: FewShotConfig) -> Pa
     """The folder of a method's run on a task."""
     name = f"{network}-{task}-{file_name(method)}-{config.fit.epochs}-epochs-seed-{config.seed}"
     return RUNS / "few-shot" / name
-
-
-def table(result: dict) -> str:
-    return table_of(
-        result["entries"],
-        ("task", lambda row: f"{row['task'].split('-')[0]}, {row['ways']}-way {row['shots']}-shot"),
-        ("method", "{method}"),
-        ("network", lambda row: f"`{row['network']}`" + (f", after {row['start']}" if row["start"] else "")),
-        ("episodes", "{episodes}"),
-        ("accuracy", lambda row: share(row["accuracy"])),
-        ("of other brands", _accuracy_of_other_brands),
-        ("meta-training, min", lambda row: f"{row['seconds'] / 60:.0f}" if row["seconds"] else ""),
-    )
-
-
-def _accuracy_of_other_brands(row: dict) -> str:
-    """The interval of episodes that are drawn class by class."""
-    if not row["task"].startswith("brands"):
-        return ""
-    return "{low:.1%} to {high:.1%}".format(**row["accuracy_by_class"])
-
-
-TABLES = {"few_shot": Table(table)}

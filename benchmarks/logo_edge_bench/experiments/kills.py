@@ -36,9 +36,7 @@ from logo_edge.classifier import Classifier
 from logo_edge.errors import RecipeError
 from logo_edge.likeness.enroll import open_enrolment
 from logo_edge_bench.experiments.record import Out, read_record, result_path, write_plain
-from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.machine import provenance
-from logo_edge_bench.markdown import named, table_of
 from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 
 RESULT = result_path("kills")
@@ -330,10 +328,3 @@ VERBS = {
     "train": train(),
     "compress": compress(),
 }
-
-
-def table(result: dict) -> str:
-    return table_of(named(result), ("", "{name}"), ("kills", "{kills}"), ("trials", "{trials}"))
-
-
-TABLES = {"kills": Table(table)}

@@ -15,8 +15,6 @@ import numpy as np
 import torch
 
 from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import markdown
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
 from logo_edge_train.device import pick_device
@@ -109,26 +107,3 @@ def pixels_of(manifest: Manifest, run: Run, split: str) -> tuple[torch.Tensor, .
     """The split as the run's networks see it: batches (B, S, S, 3) uint8."""
     data = evaluation_sets(manifest, run.classes, run.architecture(0).contract, (split,))[split]
     return torch.stack([data[index][0] for index in range(len(data))]).split(BATCH)
-
-
-def table(result: dict) -> str:
-    """LogoViT and a plain ViT of its size, by split."""
-    seeds = len(result["seeds"])
-    header = [f"{result['size_px']} px, {result['epochs']} epochs, {seeds} seeds", "parameters", "minutes a seed"]
-    for split in result["area"]:
-        header += [f"accuracy, {split}", f"focus, {split}", f"strictly on ink, {split}"]
-    rows = []
-    for entry in result["subjects"]:
-        minutes = sum(entry["seconds"]) / seeds / 60
-        row = [f"{entry['subject']}: `{entry['network']}`", f"{entry['parameters'] / 1e6:.2f} M", f"{minutes:.0f}"]
-        for split in result["area"]:
-            row.append(f"{entry[split]['mean']:.1%} ± {entry[split]['spread']:.1%}")
-            row += [f"{sum(entry[split][key]) / seeds:.1%}" for key in ("near_ink", "on_ink")]
-        rows.append(row)
-    even = ["attention without a focus", "", ""]
-    for area in result["area"].values():
-        even += ["", *(f"{area[key]:.1%}" for key in ("near_ink", "on_ink"))]
-    return markdown(header, [*rows, even])
-
-
-TABLES = {"logo_vit": Table(table)}

@@ -21,8 +21,6 @@ import torch
 from rich.progress import track
 
 from logo_edge_bench.experiments.record import Device, Out, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
 from logo_edge_train.device import describe_device, pick_device
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
@@ -97,24 +95,3 @@ class Noise(torch.utils.data.Dataset):
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
         return self.pixels, torch.eye(CLASSES)[position % CLASSES], torch.tensor(1.0), position
-
-
-def table(result: dict) -> str:
-    """Peak memory of a few steps with each switch."""
-    on_gpu = "peak_gpu_memory_mb" in result["measured"][0]
-    rows, plain_mb = [], 1.0
-    for entry in result["measured"]:
-        peak_mb = entry["peak_gpu_memory_mb"] if on_gpu else entry["peak_memory_mb"] - entry["before_mb"]
-        plain_mb = peak_mb if entry["variant"] == "plain" else plain_mb
-        rows.append({**entry, "peak_mb": peak_mb, "share": peak_mb / plain_mb})
-    text = table_of(
-        rows,
-        ("network", "{network}"),
-        ("switch", "{variant}"),
-        ("GPU memory, peak" if on_gpu else "memory of the steps, peak", "{peak_mb:,.0f} MB"),
-        ("of plain", "{share:.0%}"),
-    )
-    return f"{text}\n\nBatches of {result['batch_size']} on {result['device']}, PyTorch {result['versions']['torch']}."
-
-
-TABLES = {"memory": Table(table)}

@@ -11,19 +11,16 @@ set when the classifiers have seen neither the set nor any of its groups.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean
 from typing import Annotated
 
 import numpy as np
 import torch
 
 from logo_edge_bench.experiments.record import RUNS, read_record, result_path, write_plain
-from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.machine import provenance
-from logo_edge_bench.markdown import named, table_of
 from logo_edge_train.data.dataset import soft_label
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.manifest import LogoRow, read_manifest, targets_of
@@ -123,31 +120,3 @@ def describe(rows: list[LogoRow], probabilities: np.ndarray, classes: tuple[str,
         "recall": {name: round(float(hits.mean()), 4) for name, hits in own.items() if len(hits)},
         "nll": round(float(-np.log(likelihood).mean()), 4),
     }
-
-
-def table(result: dict) -> str:
-    """Means over the seeds, over train and val, on val alone, and over the icon sets that were left out."""
-
-    def average(variant: dict, part: str, figure: str) -> float:
-        return mean(seed[part][figure] for seed in variant["seeds"])
-
-    def left_out(variant: dict) -> str:
-        accuracies = [figures["accuracy"] for figures in variant.get("left_out", {}).values()]
-        return f"{mean(accuracies):.1%}" if accuracies else "-"
-
-    def recall(label: str) -> Callable[[dict], str]:
-        return lambda variant: f"{mean(seed['all']['recall'][label] for seed in variant['seeds']):.0%}"
-
-    return table_of(
-        named(result["variants"]),
-        (f"panel, {result['count']:,} logos of train and val", "{name}"),
-        ("accuracy", lambda variant: f"{average(variant, 'all', 'accuracy'):.1%}"),
-        ("sure", lambda variant: f"{average(variant, 'all', 'accuracy_sure'):.1%}"),
-        *((f"`{label}`", recall(label)) for label in result["classes"]),
-        ("NLL", lambda variant: f"{average(variant, 'all', 'nll'):.3f}"),
-        ("val", lambda variant: f"{average(variant, 'val', 'accuracy'):.1%}"),
-        ("icon sets left out", left_out),
-    )
-
-
-TABLES = {"panel": Table(table)}

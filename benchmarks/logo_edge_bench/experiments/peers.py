@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from logo_edge_bench.experiments.shipped import test_split
-from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.markdown import interval, markdown, share, table_of
 from logo_edge_bench.result_tables import scaling_tables
 
@@ -39,12 +40,11 @@ GOALS = {
     **{goal: f"<= {part:.2f}" for goal, (_, part) in SIZE.items()},
     TWO_CORES: ">= 1.90",
 }
-SCALING = ("cores", "batches", "sizes", "folders")
 
 
-def latency(result: dict) -> str:
+def default_latency(bench: dict) -> str:
     """Latency, start-up and install size of the default bundle, on one thread and image by image."""
-    row, starts = default_row(result), result["process_starts_s"]
+    row, starts = default_row(bench), bench["process_starts_s"]
     start, bare = row["process_start_s"], starts["import numpy, onnxruntime"]
     rows = [
         ["decode and preprocess", milliseconds(row["latency"]["preprocess"]["p50_ms"]), ""],
@@ -60,10 +60,10 @@ def latency(result: dict) -> str:
         ],
         ["bare `import numpy, onnxruntime`, same run", f"{bare['value']:.2f} s", "(0.10 to 0.15 s)"],
     ]
-    if "install" in result:
-        rows.append(["base install, site-packages", f"{result['install']['megabytes']:.0f} MB", "<= 220 MB"])
-    header = [f"one thread, PNG of {result['method']['size_px']} px", "measured", "must reach"]
-    return markdown(header, rows) + origin(result)
+    if "install" in bench:
+        rows.append(["base install, site-packages", f"{bench['install']['megabytes']:.0f} MB", "<= 220 MB"])
+    header = [f"one thread, PNG of {bench['method']['size_px']} px", "measured", "must reach"]
+    return markdown(header, rows) + origin(bench)
 
 
 def peers(result: dict) -> str:
@@ -104,9 +104,9 @@ def peers(result: dict) -> str:
     return "\n\n".join(parts)
 
 
-def goals(result: dict | None, bench: dict | None) -> str:
+def goals(peers: dict | None = None, bench: dict | None = None) -> str:
     """The required ratios to peers, and the measured ones."""
-    measured = compare_with_peers(result) if result else {}
+    measured = compare_with_peers(peers) if peers else {}
     for row in (bench or {}).get("scaling", {}).get("cores", []):
         if row["cores"] == 2:
             ratios = {way: row[way]["of_one"]["value"] for way in ("processes", "threads")}
@@ -138,10 +138,13 @@ def compare_with_peers(result: dict) -> dict[str, str]:
     return measured
 
 
-def scaling(index: int, result: dict) -> str:
+def _scaling(index: int, bench: dict) -> str:
     """One of the curves of `logo-edge bench --scaling`."""
-    _, (header, rows) = scaling_tables(result["scaling"])[index]
+    _, (header, rows) = scaling_tables(bench["scaling"])[index]
     return markdown(header, rows)
+
+
+scaling_cores, scaling_batches, scaling_sizes, scaling_folders = (partial(_scaling, index) for index in range(4))
 
 
 def default_row(result: dict) -> dict:
@@ -166,14 +169,3 @@ def origin(result: dict) -> str:
         f"({', '.join(machine['isa'])}), onnxruntime {machine['versions']['onnxruntime']}, "
         f"{result['made'][:10]}.{warnings}"
     )
-
-
-TABLES = {
-    "default_latency": Table(latency, ("bench",), "make bench"),
-    "peers": Table(peers, ("peers",), "make peers"),
-    "goals": Table(goals, ("peers", "bench"), partial=True),
-    **{
-        f"scaling_{part}": Table(lambda result, index=index: scaling(index, result), ("bench",), "make bench")
-        for index, part in enumerate(SCALING)
-    },
-}

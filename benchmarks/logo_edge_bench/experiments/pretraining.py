@@ -19,14 +19,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Annotated
 
 import torch
 
 from logo_edge_bench.experiments.record import RUNS, Device, file_name, read_record, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
+from logo_edge_bench.experiments.training_tables import first_epoch
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.lookalikes import find_lookalikes
@@ -152,69 +150,3 @@ def fit_start(recipe: Recipe, folder: Path, device: torch.device, report: Callab
         "accuracy": curve[-1],
         "reached": {f"{level:.0%}": first_epoch(curve, level) for level in LEVELS},
     }
-
-
-def first_epoch(curve: list[float], level: float) -> int | None:
-    """The first epoch, counted from 1, whose accuracy is at least `level`, or None."""
-    return next((index + 1 for index, accuracy in enumerate(curve) if accuracy >= level), None)
-
-
-def table(result: dict) -> str:
-    """By network and start: the mean over the seeds and, of several, their standard deviation."""
-    by_start: dict[tuple[str, str, int], list[dict]] = {}
-    for entry in result["entries"]:
-        by_start.setdefault((entry["network"], entry["start"], entry["pretraining_epochs"]), []).append(entry)
-    rows = []
-    for (network, start, epochs), entries in by_start.items():
-        fits = [entry for entry in entries if "fit" in entry]
-        random = {entry["seed"]: entry for entry in by_start.get((network, "random", 0), []) if "fit" in entry}
-        overtakes = [
-            first_epoch(entry["curve"], random[entry["seed"]]["accuracy"]) for entry in fits if entry["seed"] in random
-        ]
-        rows.append(
-            {
-                "network": network,
-                "start": f"{start}, {epochs} epochs" if epochs else start,
-                "seeds": len(entries),
-                "linear": _spread([entry["linear_probe"] for entry in entries], ".1%"),
-                "neighbours": _spread([entry["neighbours"] for entry in entries], ".1%"),
-                "80%": _first_epochs([entry["reached"]["80%"] for entry in fits]),
-                "85%": _first_epochs([entry["reached"]["85%"] for entry in fits]),
-                "overtakes": _first_epochs(overtakes),
-                "accuracy": _spread([entry["accuracy"] for entry in fits], ".1%"),
-                "pretraining": _spread([entry["pretraining_seconds"] / 60 for entry in entries], ".0f") * bool(epochs),
-                "fit": _spread([entry["fit_seconds"] / 60 for entry in fits], ".0f"),
-            }
-        )
-    return table_of(
-        rows,
-        ("network", "{network}"),
-        ("starts from", "{start}"),
-        ("seeds", "{seeds}"),
-        ("linear probe", "{linear}"),
-        ("nearest neighbours", "{neighbours}"),
-        ("epochs to 80 %", "{80%}"),
-        ("to 85 %", "{85%}"),
-        ("to where random ends", "{overtakes}"),
-        ("after the fit", "{accuracy}"),
-        ("pretraining, min", "{pretraining}"),
-        ("fit, min", "{fit}"),
-    )
-
-
-def _first_epochs(epochs: list[int | None]) -> str:
-    """The mean and spread of the known epochs, and their number where some are unknown."""
-    reached = [epoch for epoch in epochs if epoch is not None]
-    if len(reached) == len(epochs):
-        return _spread(reached, ".1f")
-    return f"{_spread(reached, '.1f')} ({len(reached)} of {len(epochs)})".strip()
-
-
-def _spread(values: list[float], form: str) -> str:
-    """The mean and, of several values, the sample standard deviation."""
-    if len(values) < 2:
-        return "".join(f"{value:{form}}" for value in values)
-    return f"{mean(values):{form}} ± {stdev(values):{form}}"
-
-
-TABLES = {"pretraining": Table(table)}

@@ -31,8 +31,6 @@ from logo_edge_bench.experiments.record import (
     write_plain,
     write_record,
 )
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import markdown
 from logo_edge_compress.distill.distill import Student
 from logo_edge_compress.onnx.export import export_body, finish
 from logo_edge_compress.onnx.graph import save_model, to_float16
@@ -317,38 +315,3 @@ MAKERS: dict[str, Maker] = {
     "NNCF, bias correction": nncf,
     "NNCF, accuracy-aware": nncf_restored,
 }
-
-
-def table(result: dict) -> str:
-    header = ["", "MB", "of FP32", "p50 ms", "accuracy (points)", "top-1 agreement", "KL, nats"]
-    lines = []
-    for checkpoint, subject in result["subjects"].items():
-        title = f"**{subject['network']}** ({checkpoint}), {subject['logos']} logos of val"
-        lines.append([title, *[""] * len(header[1:])])
-        lines += [row_table(name, row, subject["rows"]["FP32"]) for name, row in subject["rows"].items()]
-    machine = result["machine"]
-    note = (
-        f"Calibrated on {result['images']} train logos; medians on one thread, {machine['cpu']} "
-        f"({', '.join(machine['isa'])}), onnxruntime {machine['onnxruntime']}."
-    )
-    return f"{markdown(header, lines)}\n\n{note}"
-
-
-def row_table(name: str, row: dict, fp32: dict) -> list[str]:
-    if "refused" in row:
-        return [name, f"refused: {row['refused']}", *[""] * 5]
-    restored = f" ({len(row['restored'])} layers)" if "restored" in row else ""
-    missed = f" (not held in {row['minutes']:g} min)" if row.get("held") is False else ""
-    accuracy, whole = row["accuracy"]["value"], fp32["accuracy"]["value"]
-    return [
-        name + restored + missed,
-        f"{row['size_bytes'] / 1e6:.2f}",
-        f"{row['size_bytes'] / fp32['size_bytes']:.0%}",
-        f"{row['p50_ms']:.2f} ({row['p50_ms'] / fp32['p50_ms']:.2f}x)" if "p50_ms" in row else "not measured",
-        f"{accuracy:.1%} ({100 * (accuracy - whole):+.1f})",
-        f"{row['top1_agreement']:.1%}",
-        f"{row['kl_nats']:.4f}",
-    ]
-
-
-TABLES = {"quantizers": Table(table)}

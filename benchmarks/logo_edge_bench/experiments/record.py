@@ -23,7 +23,7 @@ def result_path(name: str) -> Path:
     return RESULTS / f"{name}.json"
 
 
-def read_record(path: Path, empty: dict) -> dict:
+def read_record(path: Path, empty: dict | None) -> dict | None:
     """The result as it was last written, or `empty` where there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
 

@@ -15,8 +15,6 @@ import numpy as np
 from rich.progress import track
 
 from logo_edge_bench.experiments.record import result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
 from logo_edge_compress.quantize.rounding import correct_biases
 from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.verify import compare_logits, run_onnx
@@ -73,17 +71,3 @@ def compare(path: Path, pixels: np.ndarray, parent: np.ndarray, targets: np.ndar
     """The distance of a graph's logits from its parent's, and its accuracy."""
     logits = run_onnx(path, pixels)
     return {**asdict(compare_logits(parent, logits)), "accuracy": float((logits.argmax(1) == targets).mean())}
-
-
-def table(result: dict) -> str:
-    parent = {"name": "FP32 parent", "accuracy": result["accuracy_fp32"]}
-    return table_of(
-        [*result["variants"], parent],
-        (f"{result['student']}, val", "{name}"),
-        ("top-1 agreement", lambda row: f"{row['top1_agreement']:.1%}" if "top1_agreement" in row else ""),
-        ("KL, nats", lambda row: f"{row['kl_nats']:.4f}" if "kl_nats" in row else ""),
-        ("accuracy", "{accuracy:.1%}"),
-    )
-
-
-TABLES = {"rounding": Table(table)}

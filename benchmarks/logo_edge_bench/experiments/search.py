@@ -24,8 +24,6 @@ import numpy as np
 import torch
 
 from logo_edge_bench.experiments.record import Device, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import named, table_of
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.search.latency_table import LatencyTable, measure_options, onnx_latency
 from logo_edge_compress.search.search import architecture_name, derived_recipe, search, table_ms
@@ -215,56 +213,3 @@ def hypervolume(points: list[tuple[float, float]], reference: tuple[float, float
 def is_dominated(point: tuple[float, float], others: list[tuple[float, float]]) -> bool:
     """Whether another (ms, accuracy) point is no slower and no worse."""
     return any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in others)
-
-
-def table(result: dict) -> str:
-    """The networks that both searches chose, trained alike."""
-    chosen_by: dict[str, list[str]] = {}
-    for one in result["rounds"]:
-        for method in METHODS:
-            for pick in one[method]["picks"]:
-                chosen_by.setdefault(pick["network"], []).append(f"{method}, {pick['target_ms']:g} ms")
-    settings, machine = result["settings"], result["machine"]
-    text = table_of(
-        sorted(named(result["networks"]), key=lambda network: network["measured_ms"]),
-        ("network", "`{name}`"),
-        ("found by, for at most", lambda network: "; ".join(_counted(chosen_by[network["name"]]))),
-        ("p50 ms", "{measured_ms:.2f}"),
-        ("val", lambda network: _mean_and_deviation(network["val"])),
-        ("test", lambda network: _mean_and_deviation(network["test"])),
-    )
-    return (
-        f"{text}\n\nMean and standard deviation of {settings['final_seeds']} seeds, {settings['final_epochs']} epochs "
-        f"from random weights; median on one thread, FP32; {machine['cpu']}, onnxruntime {machine['onnxruntime']}."
-    )
-
-
-def fronts_table(result: dict) -> str:
-    """Both searches' fronts of latency and accuracy on val, round by round."""
-    rows = [(one["seed"] + 1, method, one[method]) for one in result["rounds"] for method in METHODS]
-    return table_of(
-        rows,
-        ("round", lambda row: f"{row[0]}, {row[1]}"),
-        (
-            "tried",
-            lambda row: f"{len(row[2]['tried'])} networks" if "tried" in row[2] else f"{len(row[2]['picks'])} searches",
-        ),
-        ("minutes", lambda row: f"{row[2]['seconds'] / 60:.0f}"),
-        ("hypervolume", lambda row: f"{row[2]['hypervolume']:.3f}"),
-        (
-            "dominated by the other's",
-            lambda row: f"{row[2]['dominated']} of {len({pick['network'] for pick in row[2]['picks']})}",
-        ),
-    )
-
-
-def _counted(names: list[str]) -> list[str]:
-    """Each name once, with its number of occurrences if more than one."""
-    return [name if (count := names.count(name)) == 1 else f"{name} ({count} times)" for name in dict.fromkeys(names)]
-
-
-def _mean_and_deviation(figure: dict) -> str:
-    return f"{figure['mean']:.1%}" + (f" ± {figure['sd']:.1%}" if figure["sd"] is not None else "")
-
-
-TABLES = {"search": Table(table), "search_fronts": Table(fronts_table)}

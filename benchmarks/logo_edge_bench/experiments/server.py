@@ -28,8 +28,6 @@ from logo_edge import Classifier
 from logo_edge.machine import describe_machine
 from logo_edge.timing import measure_latency
 from logo_edge_bench.experiments.record import ROOT, Out, result_path, write_plain
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
 
 RESULT = result_path("server")
 SAMPLES = sorted((ROOT / "runtime/logo_edge/samples").glob("*.png"))
@@ -161,30 +159,3 @@ def read_metrics(port: int) -> dict[str, float]:
         name: float(value)
         for name, value in (line.split() for line in lines if " " in line and line[0] != "#" and "{" not in line)
     }
-
-
-def table(result: dict) -> str:
-    text = table_of(
-        result["entries"],
-        ("clients", "{clients}"),
-        ("images a request", "{images_per_request}"),
-        ("options", lambda row: " ".join(row["options"])),
-        ("images/s", "{images_per_s:.0f}"),
-        ("median", "{p50_ms:.0f} ms"),
-        ("99 %", "{p99_ms:.0f} ms"),
-        ("CPU an image", lambda row: f"{1e3 * row['cpu_s_per_image']:.1f} ms"),
-        ("batch", "{mean_batch:.1f}"),
-        ("503", lambda row: str(row["statuses"].get("503", 0))),
-        ("memory", "{resident_mb:.0f} MB"),
-    )
-    direct, before, after = result["direct"], result["load_before"], result["load_after"]
-    other_work = f"on which other work ran all the time: a load of {before:.0f} before and {after:.0f} after"
-    return (
-        f"{text}\n\nIn Python, without the service: {direct['p50_ms']:.0f} ms at the median, "
-        f"{1e3 * direct['cpu_s_per_image']:.1f} ms of CPU. {result['machine']['cpu']}, {result['cores']} cores, "
-        f"{other_work if before > 1 else 'otherwise idle'}. "
-        "The latencies grow with that load, the CPU times hardly do."
-    )
-
-
-TABLES = {"server": Table(table)}

@@ -19,8 +19,6 @@ import torch
 
 from logo_edge.machine import describe_machine
 from logo_edge_bench.experiments.record import result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import named, table_of
 from logo_edge_compress.distill.prune import count_macs, prune_channels
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.quantize.static import quantize_body, round_body
@@ -101,25 +99,3 @@ def make_graphs(student: Student, folder: Path) -> tuple[dict[str, Path], int]:
     rounded = round_body(body, noise, folder / "rounded.onnx", reduce_range=False)
     int8 = quantize_body(body, rounded, noise, size_px, folder / "int8.onnx", method="minmax", reduce_range=False)
     return {"FP32": fp32, "INT8": int8}, count_macs(network, size_px)
-
-
-def table(result: dict) -> str:
-    students, machine = named(result["students"]), result["machine"]
-    first_ms = students[0]["INT8"]["p50_ms"]
-    text = table_of(
-        students,
-        ("network @ px / pruned / multiple", "`{name}`"),
-        ("million MACs", "{million_macs:.0f}"),
-        ("FP32 MB", "{FP32[size_mb]:.2f}"),
-        ("ms", "{FP32[p50_ms]:.2f}"),
-        ("INT8 MB", "{INT8[size_mb]:.2f}"),
-        ("ms", "{INT8[p50_ms]:.2f}"),
-        ("INT8 of the first's", lambda student: f"{student['INT8']['p50_ms'] / first_ms:.2f}"),
-    )
-    return (
-        f"{text}\n\nMedians on one thread, by turns; {machine['cpu']} ({', '.join(machine['isa'])}), "
-        f"onnxruntime {machine['onnxruntime']}."
-    )
-
-
-TABLES = {"students": Table(table)}

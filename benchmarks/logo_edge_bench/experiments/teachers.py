@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from logo_edge_bench.experiments.record import read_record, result_path, write_plain
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
 
 RESULT = result_path("teachers")
 NOTE = "Single seeds of 361 logos: differences under 3 points are noise. Seconds were taken beside other work."
@@ -45,23 +43,3 @@ def teachers_of(folder: Path) -> list[dict]:
             }
         )
     return entries
-
-
-def table(result: dict) -> str:
-    return table_of(
-        result["teachers"],
-        ("network", "{network}"),
-        ("epochs", "{epochs}"),
-        ("frozen", lambda row: "stem and 2 stages" if row["frozen_blocks"] == 2 else "nothing"),
-        ("mixup", "{p_mixup:g}"),
-        ("class weights", "{class_weight_power:g}"),
-        ("unsure smoothing", "{unsure_smoothing:g}"),
-        ("least scale", "{augment_scale_min:g}"),
-        ("all", "{accuracy:.1%}"),
-        ("sure", "{accuracy_sure:.1%}"),
-        ("worst class", "{worst_recall:.1%}"),
-        ("NLL", "{nll:.3f}"),
-    )
-
-
-TABLES = {"teachers": Table(table)}

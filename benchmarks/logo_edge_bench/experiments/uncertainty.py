@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import Annotated
 
 import numpy as np
@@ -35,8 +34,6 @@ from logo_edge_bench.experiments.novelty import (
     virtual_logit,
 )
 from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, file_name, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import markdown, table_of
 from logo_edge_report.statistics import area_under_risk_coverage, auroc
 from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.dataset import LogoDataset, soft_label
@@ -347,64 +344,3 @@ def correlate(uncertainty: np.ndarray, disagreement: np.ndarray) -> float:
     if np.ptp(uncertainty) == 0 or np.ptp(disagreement) == 0:
         return 0.0
     return float(spearmanr(uncertainty, disagreement).statistic)
-
-
-def methods_table(result: dict) -> str:
-    """The accuracy, calibration and uncertainty of each method, by split."""
-    near = result["near"]
-    rows = []
-    for split in measured_splits(result["methods"]):
-        for name, method in result["methods"].items():
-            auroc_by_family = method[split]["uncertainty"][method["chosen"]]["auroc"]
-            far = [family for family in auroc_by_family if family not in near]
-            rows.append(
-                {
-                    **method[split],
-                    "name": f"{name}, {split}",
-                    "chosen": method["chosen"],
-                    "near": mean_of(auroc_by_family, near),
-                    "far": mean_of(auroc_by_family, far),
-                }
-            )
-    return table_of(
-        rows,
-        ("", "{name}"),
-        ("accuracy", "{accuracy[value]:.1%}"),
-        ("NLL", "{nll[value]:.3f}"),
-        ("Brier", "{brier[value]:.3f}"),
-        ("ECE less its bias", "{ece_debiased[value]:.1%}"),
-        ("AURC", "{area_under_risk_coverage[value]:.4f}"),
-        (f"error at {result['coverage']:.0%} coverage", "{selective_error[value]:.1%}"),
-        ("outliers by", "{chosen}"),
-        ("near", "{near:.3f}"),
-        ("far", "{far:.3f}"),
-        ("votes, total", "{uncertainty[total][spearman][value]:.2f}"),
-        ("votes, epistemic", "{uncertainty[epistemic][spearman][value]:.2f}"),
-    )
-
-
-def detectors_table(result: dict) -> str:
-    """How well each detector separates other images from logos: AUROC by family."""
-    detectors, near = result["detectors"], result["near"]
-    families = list(detectors["val"]["ViM"])
-    far = [family for family in families if family not in near]
-    rows = []
-    for split in measured_splits({"": detectors}):
-        for name, auroc_by_family in detectors[split].items():
-            values = [*auroc_by_family.values(), mean_of(auroc_by_family, near), mean_of(auroc_by_family, far)]
-            label = f"**{name}**" if name == detectors["chosen"] else name
-            rows.append([f"{label}, {split}", *(f"{value:.3f}" for value in values)])
-    starred = [f"{family}{' *' if family in result['chosen_on'] else ''}" for family in families]
-    return markdown(["", *starred, "near", "far"], rows) + "\n\nBold: the chosen one. * chosen on it."
-
-
-def measured_splits(entries: dict[str, dict]) -> list[str]:
-    """The splits, val and test, that all entries have."""
-    return [split for split in ("val", "test") if all(split in entry for entry in entries.values())]
-
-
-def mean_of(by_family: dict[str, float], families: list[str]) -> float:
-    return mean(by_family[family] for family in families)
-
-
-TABLES = {"uncertainty": Table(methods_table), "detectors": Table(detectors_table)}
