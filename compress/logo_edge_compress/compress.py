@@ -82,7 +82,7 @@ def compress(
     shutil.rmtree(folder / "pixels", ignore_errors=True)
     packable = [candidate for candidate in candidates if candidate.status == "made" and candidate.backend != "member"]
     measured, timed = measure_candidates(work, packable)
-    by_title = {entry.title: entry for entry in measured}
+    by_title = {candidate.title: candidate for candidate in measured}
     machine, val = describe_machine(), splits["val"]
     record = {
         "key": key,
@@ -175,7 +175,7 @@ def _make(work: Work, task: Task, plan: Plan) -> Candidate:
 def _choose(run: Run, target: str, measured: list[Measured], limits: Limits) -> tuple[Choice, dict]:
     """The choice among the candidates for the target's backend, and its record."""
     settings = TARGETS[target]
-    rows = [entry.row for entry in measured if entry.row.backend == settings.backend]
+    rows = [candidate.row for candidate in measured if candidate.row.backend == settings.backend]
     if settings.small and limits.size_mb is None:
         limits = replace(limits, size_mb=run.recipe.distill.max_size_mb)
     slow, shown, note = find_slow_int8(rows), rows, ""

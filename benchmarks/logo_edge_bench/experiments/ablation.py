@@ -120,7 +120,7 @@ def measure(
         (name, index)
         for index, path in enumerate(paths)
         for name, recipe in recipes.items()
-        if not any(is_measured(entry, name, index, recipe, path) for entry in record["entries"])
+        if not any(is_measured(fit, name, index, recipe, path) for fit in record["entries"])
     ]
     print(f"{len(missing)} fits to do, {len(record['entries'])} done in {spent_hours(record):.2f} hours of CPU time")
     if missing:
@@ -210,45 +210,45 @@ def fit_fold(
 
 def spent_hours(record: dict) -> float:
     """Hours of CPU time."""
-    return sum(entry["cpu_seconds"] for entry in record["entries"]) / 3600
+    return sum(fit["cpu_seconds"] for fit in record["entries"]) / 3600
 
 
-def is_measured(entry: dict, variant: str, index: int, recipe: Recipe, fold: Path) -> bool:
-    """Whether the entry has the current variant and fold; settings that it does not name have their default."""
-    if (entry["variant"], entry["fold"], entry["fold_sha256"]) != (variant, index + 1, file_hash(fold)):
+def is_measured(fit: dict, variant: str, index: int, recipe: Recipe, fold: Path) -> bool:
+    """Whether the fit is of the current variant and fold; settings that it does not name have their default."""
+    if (fit["variant"], fit["fold"], fit["fold_sha256"]) != (variant, index + 1, file_hash(fold)):
         return False
     try:
-        return recipe_from_dict({"train": entry["settings"]}).train == recipe.train
+        return recipe_from_dict({"train": fit["settings"]}).train == recipe.train
     except RecipeError:  # of settings that were removed
         return False
 
 
-def add_entry(path: Path, entry: dict) -> None:
-    """Adds the entry, in place of an earlier one of the same variant and fold, and summarizes all."""
+def add_entry(path: Path, fit: dict) -> None:
+    """Adds the fit, in place of an earlier one of the same variant and fold, and summarizes all."""
     order = list(VARIANTS)
-    others = [other for other in read_record(path, EMPTY)["entries"] if _key(other) != _key(entry)]
-    entries = sorted(
-        [*others, entry],
+    others = [other for other in read_record(path, EMPTY)["entries"] if _key(other) != _key(fit)]
+    fits = sorted(
+        [*others, fit],
         key=lambda one: (order.index(one["variant"]) if one["variant"] in order else len(order), one["fold"]),
     )
-    write_record(path, {"summary": summarize(entries), "entries": entries})
+    write_record(path, {"summary": summarize(fits), "entries": fits})
 
 
-def _key(entry: dict) -> tuple[str, int]:
-    return entry["variant"], entry["fold"]
+def _key(fit: dict) -> tuple[str, int]:
+    return fit["variant"], fit["fold"]
 
 
-def summarize(entries: list[dict]) -> list[dict]:
+def summarize(fits: list[dict]) -> list[dict]:
     """Per variant: the mean of each figure over its folds, and its difference from the baseline on shared folds."""
     by_variant: dict[str, dict[int, dict]] = {}
-    for entry in entries:
-        by_variant.setdefault(entry["variant"], {})[entry["fold"]] = entry
+    for fit in fits:
+        by_variant.setdefault(fit["variant"], {})[fit["fold"]] = fit
     summary = []
     for name, folds in by_variant.items():
         baseline = VARIANTS[name].baseline if name in VARIANTS else None
         base_folds = by_variant.get(baseline, {})
         shared = sorted(folds.keys() & base_folds.keys())
-        means = {key: statistics.mean(entry[key] for entry in folds.values()) for key in (*METRICS, "seconds")}
+        means = {key: statistics.mean(fit[key] for fit in folds.values()) for key in (*METRICS, "seconds")}
         difference = {
             metric: paired_interval([folds[fold][metric] - base_folds[fold][metric] for fold in shared])
             for metric in METRICS

@@ -56,8 +56,8 @@ def measure_bundle(folder: Path) -> dict:
         "labels": list(labels),
         "model_sha256": bundle.files[bundle.model.file].sha256,
         "methods": [
-            {name: value for name, value in vars(entry).items() if name != "held_out"}
-            for entry in compare_methods(logits["calib"], targets["calib"])
+            {name: value for name, value in vars(method).items() if name != "held_out"}
+            for method in compare_methods(logits["calib"], targets["calib"])
         ],
         "scaling": bundle.calibration.scaling and bundle.calibration.scaling.method,
         "coverage": measure_coverage(bundle.calibration, logits["test"], targets, labels),

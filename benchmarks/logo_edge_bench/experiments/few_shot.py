@@ -77,7 +77,7 @@ def measure_method(
     key = {"network": config.network, "task": task, "method": method, "seed": config.seed}
     settings = json.loads(json.dumps(asdict(config)))
     record = read_record(out, {"split": "test", "entries": []})
-    before = [entry for entry in record["entries"] if key.items() <= entry.items()]
+    before = [measurement for measurement in record["entries"] if key.items() <= measurement.items()]
     if before and before[0]["settings"] == settings and before[0]["episodes"] >= episodes:
         return
 
@@ -93,7 +93,7 @@ def measure_method(
     run = train_few_shot(LABELS, config, folder, device=device, report=report, start=start)
     progress.say(f"{folder.name}: {episodes} episodes of test")
     figures = evaluate_few_shot(LABELS, folder, split="test", episodes=episodes, device=device)
-    entry = {
+    measurement = {
         **key,
         "start": run["start"] and "prototypes",
         "settings": settings,
@@ -103,10 +103,10 @@ def measure_method(
         "val": [epoch["accuracy"] for epoch in run["history"]],
         "penalties": run.get("penalties", {}),
     }
-    entries = [*(other for other in record["entries"] if other not in before), entry]
+    measurements = [*(other for other in record["entries"] if other not in before), measurement]
     tasks, methods = list(TASKS), list(METHODS)
-    entries.sort(key=lambda e: (e["network"], tasks.index(e["task"]), methods.index(e["method"]), e["seed"]))
-    write_record(out, {**record, "entries": entries})
+    measurements.sort(key=lambda e: (e["network"], tasks.index(e["task"]), methods.index(e["method"]), e["seed"]))
+    write_record(out, {**record, "entries": measurements})
 
 
 def folder_of(network: str, task: str, method: str, config: FewShotConfig) -> Path:

@@ -50,14 +50,14 @@ def measure(
     fetch_logos()
     manifest, folder = read_manifest(LABELS), RUNS / f"vits-{size}px-{epochs}ep"
     splits = ("val", "test") if report_test else ("val",)
-    entries = []
+    measured = []
     with FitProgress() as progress:
         for name in subjects:
             model, own = SUBJECTS[name]
             teachers = [f"{model}@{size}"] * seeds
             recipe = load_recipe("cpu", (f"train.teachers={teachers}", f"train.fit.epochs={epochs}", *FIT, *own, *set))
             run = train_ensemble(LABELS, recipe, folder / name, device=pick_device(device), report=progress)
-            entries.append({"subject": name, "network": teachers[0], **measure_run(run, manifest, splits)})
+            measured.append({"subject": name, "network": teachers[0], **measure_run(run, manifest, splits)})
     record = {
         "size_px": size,
         "epochs": epochs,
@@ -65,7 +65,7 @@ def measure(
         "overrides": [*FIT, *set],
         "device": run.record["device"],
         "area": {split: measure_area(manifest, run, split) for split in splits},
-        "subjects": entries,
+        "subjects": measured,
     }
     write_record(out, record)
 

@@ -57,19 +57,19 @@ def measure(
     for name in variants:
         features = Features(manifest, VARIANTS[name], runs, torch.device("cpu"), lambda *report: None)
         start_s = time.process_time()
-        entry = {"settings": asdict(VARIANTS[name]), **measure_folds(features)}
+        variant = {"settings": asdict(VARIANTS[name]), **measure_folds(features)}
         if not no_packages:
-            entry["left_out"] = measure_packages(features)
-        entry["cpu_s"] = round(time.process_time() - start_s, 1)
+            variant["left_out"] = measure_packages(features)
+        variant["cpu_s"] = round(time.process_time() - start_s, 1)
         record = {
             **provenance(),
             "split": "train and val",
             "count": len(manifest.split("train", "val")),
             "classes": manifest.classes,
-            "variants": {**read_record(out, {}).get("variants", {}), name: entry},
+            "variants": {**read_record(out, {}).get("variants", {}), name: variant},
         }
         write_plain(out, record)
-        print(name, [seed["all"]["accuracy"] for seed in entry["seeds"]], flush=True)
+        print(name, [seed["all"]["accuracy"] for seed in variant["seeds"]], flush=True)
 
 
 def measure_folds(features: Features) -> dict:

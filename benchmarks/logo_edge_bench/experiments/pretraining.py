@@ -93,19 +93,19 @@ def measure_start(
     """Adds the start's probes and, on request, its fit to the result, unless it has them of the same recipe."""
     (network,), seed, epochs = recipe.train.teachers, recipe.train.seed, recipe.pretrain.fit.epochs
     key = {"network": network, "start": start, "seed": seed, "pretraining_epochs": epochs}
-    before = [entry for entry in read_record(out, EMPTY)["entries"] if key.items() <= entry.items()]
+    before = [run for run in read_record(out, EMPTY)["entries"] if key.items() <= run.items()]
     settings, fit = (json.loads(json.dumps(asdict(part))) for part in (recipe.pretrain, recipe.train.fit))
-    entry = before[0] if before and before[0]["settings"] == settings else {**key, "settings": settings}
+    run = before[0] if before and before[0]["settings"] == settings else {**key, "settings": settings}
     digest = hashlib.sha256(json.dumps([settings, recipe.train.pretrained]).encode()).hexdigest()[:8]
     folder = RUNS / "pretraining" / f"{network}-{file_name(start)}-{seed}-{digest}"
-    if "linear_probe" not in entry:
-        entry |= {"device": str(device), **probe_start(recipe, folder, device, report)}
-    if fits and entry.get("fit") != fit:
-        entry |= {"fit": fit, **fit_start(recipe, folder, device, report)}
+    if "linear_probe" not in run:
+        run |= {"device": str(device), **probe_start(recipe, folder, device, report)}
+    if fits and run.get("fit") != fit:
+        run |= {"fit": fit, **fit_start(recipe, folder, device, report)}
     record = read_record(out, EMPTY)  # again: another process may have added an entry meanwhile
-    entries = [*(other for other in record["entries"] if not key.items() <= other.items()), entry]
-    entries.sort(key=lambda e: (e["network"], STARTS.index(e["start"]), e["pretraining_epochs"], e["seed"]))
-    write_record(out, {**record, "entries": entries})
+    runs = [*(other for other in record["entries"] if not key.items() <= other.items()), run]
+    runs.sort(key=lambda e: (e["network"], STARTS.index(e["start"]), e["pretraining_epochs"], e["seed"]))
+    write_record(out, {**record, "entries": runs})
 
 
 def probe_start(recipe: Recipe, folder: Path, device: torch.device, report: Callable[[dict], None]) -> dict:

@@ -112,16 +112,16 @@ def measure(
         makers["static INT8, most sensitive layers in FP32"] = mixed
     for path in subjects:
         subject = open_subject(path, manifest, images)
-        entry = record["subjects"].get(subject.name)
-        if entry is None or entry["key"] != subject.key:
-            entry = {"key": subject.key, "network": str(subject.architecture), "logos": len(subject.val), "rows": {}}
-            record["subjects"][subject.name] = entry
+        stored = record["subjects"].get(subject.name)
+        if stored is None or stored["key"] != subject.key:
+            stored = {"key": subject.key, "network": str(subject.architecture), "logos": len(subject.val), "rows": {}}
+            record["subjects"][subject.name] = stored
         for name, make in makers.items():
-            if name not in entry["rows"]:
-                entry["rows"][name] = measure_row(subject, name, make, minutes)
+            if name not in stored["rows"]:
+                stored["rows"][name] = measure_row(subject, name, make, minutes)
                 write_plain(out, record)
         if not no_latency:
-            time_rows(subject, entry["rows"])
+            time_rows(subject, stored["rows"])
         record |= {"images": images, "max_drop": MAX_DROP, "goal": asdict(GOAL), "machine": describe_machine()}
         write_record(out, record)
 

@@ -124,7 +124,7 @@ class Comparison:
             "differentiable": {"picks": picks, "seconds": round(seconds, 1)},
             "random": {
                 "picks": [self.best_within(target_ms, tried) for target_ms in self.settings["targets_ms"]],
-                "seconds": round(sum(entry["seconds"] for entry in tried), 1),
+                "seconds": round(sum(trial["seconds"] for trial in tried), 1),
                 "tried": tried,
             },
         }
@@ -136,7 +136,7 @@ class Comparison:
         allowed = [choice for choice in space if table_ms(costs, choice) <= max(self.settings["targets_ms"])]
         tried: list[dict] = []
         for index in np.random.default_rng(seed).permutation(len(allowed)):
-            if sum(entry["seconds"] for entry in tried) >= budget_s:
+            if sum(trial["seconds"] for trial in tried) >= budget_s:
                 break
             name, ms = architecture_name(config, allowed[index]), table_ms(costs, allowed[index])
             run = self.train(recipe, name, self.settings["short_epochs"], 1, f"random-{seed}-{name}")
@@ -153,8 +153,8 @@ class Comparison:
 
     def best_within(self, target_ms: float, tried: list[dict]) -> dict:
         """The most accurate on val within the target, or the fastest network where none is."""
-        within = [entry for entry in tried if entry["table_ms"] <= target_ms]
-        best = max(within, key=lambda entry: entry["accuracy"]) if within else min(tried, key=lambda e: e["table_ms"])
+        within = [trial for trial in tried if trial["table_ms"] <= target_ms]
+        best = max(within, key=lambda trial: trial["accuracy"]) if within else min(tried, key=lambda e: e["table_ms"])
         return {"target_ms": target_ms, "network": best["network"], "table_ms": best["table_ms"]}
 
     def train_finally(self, architecture: str, manifest: Manifest) -> dict:

@@ -51,7 +51,7 @@ def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out = RESU
     for _ in range(200):
         classifier.classify(next(turn))
     cpu_s = (time.process_time() - cpu_s) / 200
-    entries = []
+    rows = []
     for clients, images, options in CASES:
         with service(options) as port:
             asyncio.run(press(port, min(clients, 8), images, 2.0))  # warm up
@@ -61,7 +61,7 @@ def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out = RESU
         passes = after["logo_edge_batch_size_count"] - before["logo_edge_batch_size_count"]
         classified = after["logo_edge_batch_size_sum"] - before["logo_edge_batch_size_sum"]
         cpu_s_used = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
-        entries.append(
+        rows.append(
             {
                 "clients": clients,
                 "images_per_request": images,
@@ -73,14 +73,14 @@ def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out = RESU
                 "resident_mb": after["process_resident_memory_bytes"] / 1e6,
             }
         )
-        print(json.dumps(entries[-1]))
+        print(json.dumps(rows[-1]))
     record = {
         "machine": describe_machine(),
         "cores": os.cpu_count(),
         "load_before": load_before,
         "load_after": os.getloadavg()[0],
         "direct": {**vars(direct), "cpu_s_per_image": cpu_s},
-        "entries": entries,
+        "entries": rows,
     }
     write_plain(out, record)
 

@@ -17,18 +17,18 @@ NOTE = "Single seeds of 361 logos: differences under 3 points are noise. Seconds
 
 def measure(runs: Sequence[Path], *, out: Path = RESULT) -> None:
     kept = read_record(out, {"teachers": []})["teachers"]
-    new = [entry for run in runs for entry in teachers_of(run) if entry not in kept]
+    new = [teacher for run in runs for teacher in teachers_of(run) if teacher not in kept]
     write_plain(out, {"split": "val", "note": NOTE, "teachers": kept + new})
 
 
 def teachers_of(folder: Path) -> list[dict]:
     """One entry for each finished member of the run, whether or not the run is finished."""
     recipe = json.loads((folder / "run.json").read_text(encoding="utf-8"))["recipe"]["train"]
-    fit, augment, entries = recipe["fit"], recipe["augment"], []
+    fit, augment, teachers = recipe["fit"], recipe["augment"], []
     for path in sorted(folder.glob("member-*.json")):
         member = json.loads(path.read_text(encoding="utf-8"))
         last, seconds = member["history"][-1], [epoch["seconds"] for epoch in member["history"]]
-        entries.append(
+        teachers.append(
             {
                 "network": member["architecture"],
                 "epochs": fit["epochs"],
@@ -42,4 +42,4 @@ def teachers_of(folder: Path) -> list[dict]:
                 "seconds_an_epoch": round(sum(seconds) / len(seconds)),
             }
         )
-    return entries
+    return teachers

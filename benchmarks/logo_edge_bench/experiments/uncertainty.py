@@ -107,8 +107,8 @@ def measure(
     size_px = trained.architecture(0).size_px
     drawn = read_outputs(bayesian, size_px, images, sets, folder, samples, chosen_device)
 
-    def gather(kind: str, entries: list[dict]) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([entry[name][kind] for entry in entries]) for name in sets}
+    def gather(kind: str, members: list[dict]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([member[name][kind] for member in members]) for name in sets}
 
     ensemble = gather("logits", outputs)
     methods = {
