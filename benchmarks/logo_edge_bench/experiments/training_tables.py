@@ -84,12 +84,12 @@ def logo_vit(result: dict) -> str:
         header += [f"accuracy, {split}", f"focus, {split}", f"strictly on ink, {split}"]
         even += ["", *(f"{area[key]:.1%}" for key in ("near_ink", "on_ink"))]
     rows = []
-    for entry in result["subjects"]:
-        minutes = sum(entry["seconds"]) / seeds / 60
-        row = [f"{entry['subject']}: `{entry['network']}`", f"{entry['parameters'] / 1e6:.2f} M", f"{minutes:.0f}"]
+    for run in result["subjects"]:
+        minutes = sum(run["seconds"]) / seeds / 60
+        row = [f"{run['subject']}: `{run['network']}`", f"{run['parameters'] / 1e6:.2f} M", f"{minutes:.0f}"]
         for split in result["area"]:
-            row.append(f"{entry[split]['mean']:.1%} ± {entry[split]['spread']:.1%}")
-            row += [f"{sum(entry[split][key]) / seeds:.1%}" for key in ("near_ink", "on_ink")]
+            row.append(f"{run[split]['mean']:.1%} ± {run[split]['spread']:.1%}")
+            row += [f"{sum(run[split][key]) / seeds:.1%}" for key in ("near_ink", "on_ink")]
         rows.append(row)
     return markdown(header, [*rows, even])
 
@@ -98,10 +98,10 @@ def memory(result: dict) -> str:
     """Peak memory of a few steps with each switch."""
     on_gpu = "peak_gpu_memory_mb" in result["measured"][0]
     rows, plain_mb = [], 1.0
-    for entry in result["measured"]:
-        peak_mb = entry["peak_gpu_memory_mb"] if on_gpu else entry["peak_memory_mb"] - entry["before_mb"]
-        plain_mb = peak_mb if entry["variant"] == "plain" else plain_mb
-        rows.append([entry["network"], entry["variant"], f"{peak_mb:,.0f} MB", f"{peak_mb / plain_mb:.0%}"])
+    for run in result["measured"]:
+        peak_mb = run["peak_gpu_memory_mb"] if on_gpu else run["peak_memory_mb"] - run["before_mb"]
+        plain_mb = peak_mb if run["variant"] == "plain" else plain_mb
+        rows.append([run["network"], run["variant"], f"{peak_mb:,.0f} MB", f"{peak_mb / plain_mb:.0%}"])
     text = markdown(
         ["network", "switch", "GPU memory, peak" if on_gpu else "memory of the steps, peak", "of plain"], rows
     )
@@ -136,21 +136,21 @@ def panel(result: dict) -> str:
 def pretraining(result: dict) -> str:
     """By network and start: the mean over the seeds and, of several, their standard deviation."""
     by_start: dict[tuple[str, str, int], list[dict]] = {}
-    for entry in result["entries"]:
-        by_start.setdefault((entry["network"], entry["start"], entry["pretraining_epochs"]), []).append(entry)
+    for run in result["entries"]:
+        by_start.setdefault((run["network"], run["start"], run["pretraining_epochs"]), []).append(run)
     rows = []
-    for (network, start, epochs), entries in by_start.items():
-        fits = [entry for entry in entries if "fit" in entry]
-        random = {entry["seed"]: entry for entry in by_start.get((network, "random", 0), []) if "fit" in entry}
+    for (network, start, epochs), runs in by_start.items():
+        fits = [run for run in runs if "fit" in run]
+        random = {run["seed"]: run for run in by_start.get((network, "random", 0), []) if "fit" in run}
         overtakes = [
-            first_epoch(entry["curve"], random[entry["seed"]]["accuracy"]) for entry in fits if entry["seed"] in random
+            first_epoch(run["curve"], random[run["seed"]]["accuracy"]) for run in fits if run["seed"] in random
         ]
-        row = [network, f"{start}, {epochs} epochs" if epochs else start, str(len(entries))]
-        row += [_spread([entry[probe] for entry in entries], ".1%") for probe in ("linear_probe", "neighbours")]
-        row += [_first_epochs([entry["reached"][level] for entry in fits]) for level in ("80%", "85%")]
-        row += [_first_epochs(overtakes), _spread([entry["accuracy"] for entry in fits], ".1%")]
-        row.append(_spread([entry["pretraining_seconds"] / 60 for entry in entries], ".0f") * bool(epochs))
-        rows.append([*row, _spread([entry["fit_seconds"] / 60 for entry in fits], ".0f")])
+        row = [network, f"{start}, {epochs} epochs" if epochs else start, str(len(runs))]
+        row += [_spread([run[probe] for run in runs], ".1%") for probe in ("linear_probe", "neighbours")]
+        row += [_first_epochs([run["reached"][level] for run in fits]) for level in ("80%", "85%")]
+        row += [_first_epochs(overtakes), _spread([run["accuracy"] for run in fits], ".1%")]
+        row.append(_spread([run["pretraining_seconds"] / 60 for run in runs], ".0f") * bool(epochs))
+        rows.append([*row, _spread([run["fit_seconds"] / 60 for run in fits], ".0f")])
     header = ["network", "starts from", "seeds", "linear probe", "nearest neighbours", "epochs to 80 %", "to 85 %"]
     header += ["to where random ends", "after the fit", "pretraining, min", "fit, min"]
     return markdown(header, rows)
@@ -232,10 +232,10 @@ def detectors(uncertainty: dict) -> str:
     return markdown(["", *starred, "near", "far"], rows) + "\n\nBold: the chosen one. * chosen on it."
 
 
-def measured_splits(entries: Iterable[dict]) -> list[str]:
-    """The splits, val and test, that all entries have."""
-    entries = list(entries)
-    return [split for split in ("val", "test") if all(split in entry for entry in entries)]
+def measured_splits(records: Iterable[dict]) -> list[str]:
+    """The splits, val and test, that all records have."""
+    records = list(records)
+    return [split for split in ("val", "test") if all(split in record for record in records)]
 
 
 def near_and_far(by_family: dict[str, float], near: list[str]) -> list[float | None]:
