@@ -26,7 +26,7 @@ from scipy.stats import t as student_t
 from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.errors import RecipeError
-from logo_edge_bench.experiments.record import RUNS, read_record, result_path, write_record
+from logo_edge_bench.experiments.record import RUNS, Out, read_record, result_path, write_record
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
@@ -40,8 +40,8 @@ from logo_edge_train.schedule import plan_phases
 from logo_edge_train.state import read_history
 from logo_edge_train.train import fit_member
 
-RESULT, POLICY = result_path("ablation"), result_path("augmentation")
 EMPTY = {"entries": []}
+POLICY = read_record(result_path("augmentation"), {})["policy"]
 METRICS = ("accuracy", "accuracy_sure", "worst_recall", "nll", "calibration_error")
 
 SWITCHES: dict[str, tuple[str, ...]] = {
@@ -66,7 +66,7 @@ ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "focal loss": ("train.fit.focal_gamma=2.0",),
     "hard labels": ("train.fit.use_votes=false",),
     "MixUp": ("train.augment.p_mixup=0.3",),
-    "learned policy": (f"train.augment.policy={json.dumps(read_record(POLICY, {})['policy'])}",),
+    "learned policy": (f"train.augment.policy={json.dumps(POLICY)}",),
     "CutMix": ("train.augment.p_cutmix=0.3",),
     "curriculum": ("train.fit.curriculum_epochs=4.0",),
 }
@@ -107,7 +107,7 @@ def measure(
     estimate: Annotated[bool, "print the expected time and stop"] = False,
     manifest: Path = LABELS,
     work: Path = RUNS / "ablation",
-    out: Path = RESULT,
+    out: Out,
 ) -> None:
     if manifest == LABELS:
         fetch_logos()

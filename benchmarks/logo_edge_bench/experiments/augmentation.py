@@ -27,7 +27,7 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.probabilities import softmax
-from logo_edge_bench.experiments.record import RUNS, Device, read_record, result_path, write_plain, write_record
+from logo_edge_bench.experiments.record import RUNS, Device, Out, read_record, write_plain, write_record
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
@@ -43,7 +43,6 @@ from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig, TeacherAugment, TeacherFit
 
-RESULT = result_path("augmentation")
 FOLDS = 3
 MAGNITUDES = (1.0, 2 / 3, 1 / 3)  # the greatest first
 MOST_COST = 0.05  # nats
@@ -57,7 +56,7 @@ def measure(
     epochs: int = 6,
     views: Annotated[int, "of each held-out logo, per operation and magnitude"] = 2,
     max_images: Annotated[int, "0: all of train"] = 0,
-    out: Path = RESULT,
+    out: Out,
     work: Annotated[Path, "where the networks of the folds are kept"] = RUNS / "augmentation",
     device: Device = "auto",
 ) -> None:

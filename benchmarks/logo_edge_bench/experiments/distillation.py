@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.machine import describe_machine
 from logo_edge.probabilities import entropy, softmax
-from logo_edge_bench.experiments.record import Device, ReportTest, file_name, result_path, write_record
+from logo_edge_bench.experiments.record import Device, ReportTest, file_name
 from logo_edge_bench.experiments.uncertainty import (
     CHOOSE_ON,
     FAMILIES,
@@ -51,7 +51,6 @@ from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
 from logo_edge_train.runs import Run, read_run, save_logits
 
-RESULT = result_path("distillation")
 DISPERSION = {"epistemic": "dispersion", "teachers_per_batch": 0}  # which needs all teachers
 VARIANTS: dict[str, dict] = {
     "plain": {"epistemic": "off"},
@@ -72,8 +71,7 @@ def measure(
     families: Annotated[Sequence[str], {"choices": FAMILIES}] = tuple(FAMILIES),
     device: Device = "auto",
     report_test: ReportTest = False,
-    out: Path = RESULT,
-) -> None:
+) -> dict:
     fetch_logos()
     teachers_run, chosen_device = read_run(run), pick_device(device)
     recipe = recipe_from_dict(teachers_run.record["recipe"])
@@ -109,7 +107,7 @@ def measure(
         methods[name]["forward_ms"] = times_ms.get(name)
     methods[ensemble]["forward_ms"] = sum(times_ms[name] for name in times_ms if name.startswith("teacher "))
     methods["one teacher"]["forward_ms"] = times_ms["teacher 1"]
-    record = {
+    return {
         "run": teachers_run.folder.name,
         "members": [member["architecture"] for member in teachers_run.record["members"]],
         "student": str(architecture),
@@ -121,7 +119,6 @@ def measure(
         "methods": methods,
         "machine": describe_machine(),
     }
-    write_record(out, record)
 
 
 def override(config: DistillConfig, overrides: tuple[str, ...]) -> DistillConfig:

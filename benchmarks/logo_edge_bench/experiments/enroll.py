@@ -10,7 +10,6 @@ package's drawing to learn from (five shots are five views of it) and other pack
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from logo_edge.classifier import Classifier
 from logo_edge.likeness.cluster import cluster
 from logo_edge.likeness.enroll import background_threshold, confidences
 from logo_edge.likeness.space import DIRECTIONS, EmbeddingSpace, read_space, unit
-from logo_edge_bench.experiments.record import BUNDLES, RUNS, ReportTest, result_path, write_record
+from logo_edge_bench.experiments.record import BUNDLES, RUNS, ReportTest
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.few_shot.episodes import PARTS, BrandTasks, Drawings
@@ -26,7 +25,6 @@ from logo_edge_train.keys import data_hash, row_hashes
 from logo_edge_train.metrics import bootstrap
 from logo_edge_train.recipe import FewShotConfig
 
-RESULT = result_path("enroll")
 SHOTS = {
     "1 shot": 1,
     "1 shot, in parts": PARTS,
@@ -67,7 +65,7 @@ class Split:
             self.whole, self.views = arrays["whole"], arrays["views"]
 
 
-def measure(*, episodes: int = 600, report_test: ReportTest = False, out: Path = RESULT) -> None:
+def measure(*, episodes: int = 600, report_test: ReportTest = False) -> dict:
     fetch_logos()
     manifest = read_manifest(LABELS)
     classifiers = {name: Classifier.load(folder) for name, folder in BUNDLES.items()}
@@ -87,12 +85,11 @@ def measure(*, episodes: int = 600, report_test: ReportTest = False, out: Path =
         penalties = {key: head["penalty"] for key, head in bundles[name]["val"]["heads"].items()}
         bundles[name]["test"] = split_figures(test, spaces[name], episodes, penalties, (sharpness,), (same,))
         print(name, "test", flush=True)
-    record = {
+    return {
         "settings": {"episodes": episodes, "ways": KEPT, "directions": DIRECTIONS},
         "chosen": {"sharpness": sharpness, "same": same},
         "bundles": bundles,
     }
-    write_record(out, record)
 
 
 def split_figures(

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, Device, file_name, read_record, result_path, write_record
+from logo_edge_bench.experiments.record import RUNS, Device, Out, file_name, read_record, write_record
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.device import pick_device
 from logo_edge_train.few_shot.run import evaluate_few_shot, train_few_shot
@@ -27,7 +27,6 @@ from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, FewShotConfig
 
-RESULT = result_path("few_shot")
 TASKS = {  # types are always 4-way
     "brands-1": {"task": "brands", "shots": 1},
     "brands-5": {"task": "brands", "shots": 5},
@@ -53,7 +52,7 @@ def measure(
     episodes: Annotated[int, "for each reported accuracy"] = 600,
     seed: int = 0,
     device: Device = "auto",
-    out: Path = RESULT,
+    out: Out,
 ) -> None:
     fetch_logos()
     with FitProgress() as progress:

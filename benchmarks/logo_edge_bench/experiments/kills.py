@@ -35,11 +35,10 @@ from logo_edge.bundle.record import DEFAULT_BUNDLE, RECORD, read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import RecipeError
 from logo_edge.likeness.enroll import open_enrolment
-from logo_edge_bench.experiments.record import Out, read_record, result_path, write_plain
+from logo_edge_bench.experiments.record import Out, read_record, write_plain
 from logo_edge_bench.machine import provenance
 from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 
-RESULT = result_path("kills")
 IMAGES = 1500  # of a table by classify
 BROKEN = 5  # of these files
 MOST_KILLS = 3  # in one trial
@@ -83,7 +82,7 @@ def measure(
     verb: Annotated[Sequence[str], "the beginnings of names of verbs; default: all"] = ("",),
     kills: Annotated[int, "of each verb, at least"] = 30,
     seed: int = 0,
-    out: Out = RESULT,
+    out: Out,
 ) -> None:
     chosen = [name for name in VERBS if name.startswith(tuple(verb))]
     if not chosen:

@@ -8,13 +8,12 @@ Runs go to runs/vits-SIZEpx-EPOCHSep/ and resume. Every choice is made on val; t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, result_path, write_record
+from logo_edge_bench.experiments.record import RUNS, Device, ReportTest
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
 from logo_edge_train.device import pick_device
@@ -25,7 +24,6 @@ from logo_edge_train.recipe_io import load_recipe
 from logo_edge_train.runs import Run
 from logo_edge_train.train import train_ensemble
 
-RESULT = result_path("logo_vit")
 SUBJECTS = {  # name of the run: network, its own overrides
     "plain": ("plain_vit_tiny", ()),
     "logo": ("logo_vit_tiny", ()),
@@ -45,8 +43,7 @@ def measure(
     set: Annotated[Sequence[str], {"metavar": "KEY=VALUE", "help": "recipe overrides of all subjects"}] = (),
     device: Device = "auto",
     report_test: ReportTest = False,
-    out: Path = RESULT,
-) -> None:
+) -> dict:
     fetch_logos()
     manifest, folder = read_manifest(LABELS), RUNS / f"vits-{size}px-{epochs}ep"
     splits = ("val", "test") if report_test else ("val",)
@@ -58,7 +55,7 @@ def measure(
             recipe = load_recipe("cpu", (f"train.teachers={teachers}", f"train.fit.epochs={epochs}", *FIT, *own, *set))
             run = train_ensemble(LABELS, recipe, folder / name, device=pick_device(device), report=progress)
             measured.append({"subject": name, "network": teachers[0], **measure_run(run, manifest, splits)})
-    record = {
+    return {
         "size_px": size,
         "epochs": epochs,
         "seeds": list(range(seeds)),
@@ -67,7 +64,6 @@ def measure(
         "area": {split: measure_area(manifest, run, split) for split in splits},
         "subjects": measured,
     }
-    write_record(out, record)
 
 
 def measure_run(run: Run, manifest: Manifest, splits: tuple[str, ...]) -> dict:

@@ -20,7 +20,7 @@ from typing import Annotated
 import torch
 from rich.progress import track
 
-from logo_edge_bench.experiments.record import Device, Out, result_path, write_record
+from logo_edge_bench.experiments.record import Device
 from logo_edge_train.device import describe_device, pick_device
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
@@ -28,7 +28,6 @@ from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, FitConfig
 from logo_edge_train.resources import peak_memory
 
-RESULT = result_path("memory")
 NETWORKS = ("tf_efficientnet_lite0@192", "vit_tiny_patch16_224@224")
 CLASSES, STEPS = 4, 4
 PLAIN = FitConfig(epochs=1, batch_size=32, amp="off")
@@ -50,15 +49,14 @@ def measure(
     networks: Sequence[str] = NETWORKS,
     variants: Annotated[Sequence[str], {"choices": VARIANTS}] = tuple(VARIANTS),
     device: Device = "auto",
-    out: Out = RESULT,
-) -> None:
+) -> dict:
     measured = []
     for network, variant in track([(network, variant) for network in networks for variant in variants]):
         command = [sys.executable, "-c", ONE.format(module=__name__), network, variant, device]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         measured.append({"network": network, "variant": variant, **json.loads(done.stdout.splitlines()[-1])})
     name = describe_device(pick_device(device))
-    write_record(out, {"device": name, "batch_size": PLAIN.batch_size, "measured": measured})
+    return {"device": name, "batch_size": PLAIN.batch_size, "measured": measured}
 
 
 def measure_one(network: str, variant: str, device_text: str) -> dict:

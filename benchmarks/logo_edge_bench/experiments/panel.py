@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, read_record, result_path, write_plain
+from logo_edge_bench.experiments.record import RUNS, Out, read_record, write_plain
 from logo_edge_bench.machine import provenance
 from logo_edge_train.data.dataset import soft_label
 from logo_edge_train.data.icons import LABELS, fetch_logos
@@ -28,7 +28,6 @@ from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.frozen_features import Features
 from logo_edge_train.review.panel import fit_classifier, panel_inputs, review_labels
 
-RESULT = result_path("panel")
 LITE2 = "tf_efficientnet_lite2@192"
 LEAST_PACKAGE = 100  # rows; smaller icon sets are not left out
 PLAIN = ReviewConfig(classifiers=("logistic",), measures=("curves",))
@@ -50,7 +49,7 @@ def measure(
     variants: Annotated[Sequence[str], {"choices": VARIANTS}] = tuple(VARIANTS),
     no_packages: Annotated[bool, "leave no icon set out"] = False,
     runs: Annotated[Path, "where features and fits are kept"] = RUNS / "panel",
-    out: Path = RESULT,
+    out: Out,
 ) -> None:
     fetch_logos()
     manifest = read_manifest(LABELS)

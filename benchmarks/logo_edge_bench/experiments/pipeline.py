@@ -18,12 +18,14 @@ from typing import Annotated
 from logo_edge_bench.experiments.process_memory import run_and_weigh
 from logo_edge_bench.experiments.record import ROOT, Out, result_path, write_plain
 
-RESULT = result_path("cpu_pipeline")
 SAMPLE_S = 5.0
 
 
 def measure(
-    *, recipe: str = "cpu", out: Out = RESULT, note: Annotated[str, "a sentence on other programs that ran"] = ""
+    *,
+    recipe: str = "cpu",
+    note: Annotated[str, "a sentence on other programs that ran"] = "",
+    out: Out = result_path("cpu_pipeline"),
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:
         clone = Path(folder) / "clone"

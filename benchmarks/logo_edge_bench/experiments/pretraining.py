@@ -23,7 +23,7 @@ from typing import Annotated
 
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, Device, file_name, read_record, result_path, write_record
+from logo_edge_bench.experiments.record import RUNS, Device, Out, file_name, read_record, write_record
 from logo_edge_bench.experiments.training_tables import first_epoch
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.images import pixels_of
@@ -37,7 +37,6 @@ from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, PretrainConfig, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.train import pretrain_networks, train_ensemble
 
-RESULT = result_path("pretraining")
 EMPTY = {"split": "val", "entries": []}
 LEVELS = (0.8, 0.85, 0.9)  # of val accuracy; their first epochs are recorded
 SIMCLR = {
@@ -59,7 +58,7 @@ def measure(
     fit_epochs: int = 40,
     no_fit: Annotated[bool, "only probe frozen features"] = False,
     device: Device = "auto",
-    out: Path = RESULT,
+    out: Out,
 ) -> None:
     fetch_logos()
     with FitProgress() as progress:

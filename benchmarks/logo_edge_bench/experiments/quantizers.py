@@ -22,15 +22,7 @@ import onnx
 
 from logo_edge.errors import LogoEdgeError, RecipeError, RunError
 from logo_edge.machine import describe_machine
-from logo_edge_bench.experiments.record import (
-    ROOT,
-    RUNS,
-    file_name,
-    read_record,
-    result_path,
-    write_plain,
-    write_record,
-)
+from logo_edge_bench.experiments.record import ROOT, RUNS, Out, file_name, read_record, write_plain, write_record
 from logo_edge_compress.distill.distill import Student
 from logo_edge_compress.onnx.export import export_body, finish
 from logo_edge_compress.onnx.graph import save_model, to_float16
@@ -54,7 +46,6 @@ from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, read_run, write_text
 
-RESULT = result_path("quantizers")
 ROUNDS = 3  # of all artifacts by turns, so that a disturbance affects all of them
 MAX_DROP = 0.005  # of accuracy on val, for NNCF
 GOAL = Tolerance(mean_difference=0.2, top1_agreement=0.98, kl_nats=0.01)  # for mixed precision
@@ -100,7 +91,7 @@ def measure(
     rows: Annotated[Sequence[str], "names of rows; default: all"] = (),
     sensitivity: Annotated[bool, "quantize every layer alone, and mix precisions"] = False,
     no_latency: Annotated[bool, "for a machine that runs other programs"] = False,
-    out: Path = RESULT,
+    out: Out,
 ) -> None:
     if unknown := set(rows) - MAKERS.keys():
         raise RecipeError(f"rows {sorted(unknown)}; expected some of {', '.join(MAKERS)}")

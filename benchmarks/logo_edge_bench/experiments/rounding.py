@@ -14,7 +14,6 @@ from unittest.mock import patch
 import numpy as np
 from rich.progress import track
 
-from logo_edge_bench.experiments.record import result_path, write_record
 from logo_edge_compress.quantize.rounding import correct_biases
 from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.verify import compare_logits, run_onnx
@@ -24,12 +23,11 @@ from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import read_run
 
-RESULT = result_path("rounding")
 METHODS = ("minmax", "percentile")
 VARIANTS = {"nearest": (False, False), "rounded": (True, False), "rounded, biases corrected": (True, True)}
 
 
-def measure(run: Path, *, out: Path = RESULT) -> None:
+def measure(run: Path) -> dict:
     trained = read_run(run)
     chosen = Architecture.parse(json.loads((trained.folder / "compress" / "report.json").read_text())["chosen"])
     folder = trained.folder / "compress" / str(chosen).replace("@", "-")
@@ -58,13 +56,12 @@ def measure(run: Path, *, out: Path = RESULT) -> None:
             variants.append({"name": f"{method}, weights {name}", **compare(path, val, parent, targets)})
     if (tuned := folder / "student-int8-tuned.onnx").exists():
         variants.append({"name": "the closest of them, fine-tuned", **compare(tuned, val, parent, targets)})
-    record = {
+    return {
         "student": str(chosen),
         "split": "val",
         "accuracy_fp32": float((parent.argmax(1) == targets).mean()),
         "variants": variants,
     }
-    write_record(out, record)
 
 
 def compare(path: Path, pixels: np.ndarray, parent: np.ndarray, targets: np.ndarray) -> dict:

@@ -36,11 +36,10 @@ from logo_edge.decision import logo_score, may_change
 from logo_edge.images.load import load_reduced
 from logo_edge.machine import describe_machine
 from logo_edge.preprocess import preprocess
-from logo_edge_bench.experiments.record import BUNDLES, Out, result_path, write_plain
+from logo_edge_bench.experiments.record import BUNDLES, Out, write_plain
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import read_manifest
 
-RESULT = result_path("runtime")
 SIDE_PX = 512
 SAMPLES = Path(logo_edge.__file__).parent / "samples"
 CLASSIFY = "from logo_edge.cli.main import main; main()"
@@ -55,7 +54,7 @@ def measure(
     images: Annotated[int, "measure memory over this number of images, such as 100000"] = 0,
     workers: int = 2,
     rounds: int = 40,
-    out: Out = RESULT,
+    out: Out,
 ) -> None:
     record = {
         "steady_state_512px": measure_steady_state(Classifier.load(), rounds),

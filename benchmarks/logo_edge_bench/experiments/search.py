@@ -23,7 +23,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from logo_edge_bench.experiments.record import Device, result_path, write_record
+from logo_edge_bench.experiments.record import Device
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.search.latency_table import LatencyTable, measure_options, onnx_latency
 from logo_edge_compress.search.search import architecture_name, derived_recipe, search, table_ms
@@ -36,7 +36,6 @@ from logo_edge_train.recipe_io import load_recipe
 from logo_edge_train.runs import Run
 from logo_edge_train.train import train_ensemble
 
-RESULT = result_path("search")
 METHODS = ("differentiable", "random")
 
 
@@ -52,8 +51,7 @@ def measure(
     final_seeds: int = 2,
     manifest: Path = LABELS,
     device: Device = "auto",
-    out: Path = RESULT,
-) -> None:
+) -> dict:
     torch.set_float32_matmul_precision("high")
     settings = {
         "recipe": recipe,
@@ -82,7 +80,7 @@ def measure(
         for method, other in zip(METHODS, METHODS[::-1], strict=True):
             one[method]["hypervolume"] = hypervolume(points[method], reference)
             one[method]["dominated"] = sum(is_dominated(point, points[other]) for point in points[method])
-    record = {
+    return {
         "settings": settings,
         "size_px": base.search.size_px,
         "reference": {"ms": reference[0], "accuracy": commonest},
@@ -90,7 +88,6 @@ def measure(
         "rounds": results,
         "networks": networks,
     }
-    write_record(out, record)
 
 
 @dataclass

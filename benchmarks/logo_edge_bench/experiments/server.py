@@ -27,9 +27,8 @@ import numpy as np
 from logo_edge import Classifier
 from logo_edge.machine import describe_machine
 from logo_edge.timing import measure_latency
-from logo_edge_bench.experiments.record import ROOT, Out, result_path, write_plain
+from logo_edge_bench.experiments.record import ROOT, Out, write_plain
 
-RESULT = result_path("server")
 SAMPLES = sorted((ROOT / "runtime/logo_edge/samples").glob("*.png"))
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 CASES = (  # clients, images a request, options of the service
@@ -42,7 +41,7 @@ CASES = (  # clients, images a request, options of the service
 )
 
 
-def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out = RESULT) -> None:
+def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out) -> None:
     load_before = os.getloadavg()[0]
     classifier = Classifier.load()
     turn = cycle([path.read_bytes() for path in SAMPLES])

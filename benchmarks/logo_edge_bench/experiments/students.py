@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from logo_edge.machine import describe_machine
-from logo_edge_bench.experiments.record import result_path, write_record
 from logo_edge_compress.distill.prune import count_macs, prune_channels
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.quantize.static import quantize_body, round_body
@@ -28,7 +27,6 @@ from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.recipe import Architecture, PruneConfig
 
-RESULT = result_path("students")
 LITE = "tf_efficientnet_lite0"
 STUDENTS = (
     f"{LITE}@128",
@@ -67,9 +65,7 @@ class Student:
         return cls(Architecture.parse(name), PruneConfig(importance="magnitude", **settings))
 
 
-def measure(
-    *, students: Annotated[Sequence[str], {"metavar": "STUDENT"}] = STUDENTS, rounds: int = ROUNDS, out: Path = RESULT
-) -> None:
+def measure(*, students: Annotated[Sequence[str], {"metavar": "STUDENT"}] = STUDENTS, rounds: int = ROUNDS) -> dict:
     torch.set_num_threads(1)
     rows, graphs = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +77,7 @@ def measure(
         times_ms = latencies_by_turns(graphs, rounds)
         for (text, precision), path in graphs.items():
             rows[text][precision] = {"size_mb": path.stat().st_size / 1e6, "p50_ms": times_ms[text, precision]}
-    write_record(out, {"students": rows, "machine": describe_machine()})
+    return {"students": rows, "machine": describe_machine()}
 
 
 def make_graphs(student: Student, folder: Path) -> tuple[dict[str, Path], int]:

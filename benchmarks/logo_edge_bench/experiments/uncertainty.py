@@ -33,7 +33,7 @@ from logo_edge_bench.experiments.novelty import (
     relative_mahalanobis,
     virtual_logit,
 )
-from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, file_name, result_path, write_record
+from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, file_name
 from logo_edge_report.statistics import area_under_risk_coverage, auroc
 from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.dataset import LogoDataset, soft_label
@@ -62,7 +62,6 @@ from logo_edge_train.runs import Run, read_run, save_logits
 from logo_edge_train.temperature import fit_temperature
 from logo_edge_train.uncertainty import BayesianObjective, decompose, sample_logits, weigh_members, weighted_logits
 
-RESULT = result_path("uncertainty")
 COVERAGE = 0.9  # of the selective error
 MEASURES = ("total", "aleatoric", "epistemic")
 CHOOSE_ON = tuple(families_of("choice"))
@@ -89,8 +88,7 @@ def measure(
     pictures: Annotated[int, "of each family that is no logo, at most"] = OUTLIERS,
     device: Device = "auto",
     report_test: ReportTest = False,
-    out: Path = RESULT,
-) -> None:
+) -> dict:
     fetch_logos()
     trained, chosen_device = read_run(run), pick_device(device)
     images = Images(trained, pictures)
@@ -119,7 +117,7 @@ def measure(
         "deep ensemble, weighted": Method(ensemble, weighted_logits, weigh_members),
         "deep ensemble of MC dropout": Method(gather("draws", outputs)),
     }
-    record = {
+    return {
         "run": trained.folder.name,
         "members": [str(trained.architecture(index)) for index in range(len(outputs))],
         "samples": samples,
@@ -131,7 +129,6 @@ def measure(
         "methods": {name: measure_method(method, images, splits) for name, method in methods.items()},
         "detectors": measure_detectors(trained, outputs, images, splits),
     }
-    write_record(out, record)
 
 
 class Images:

@@ -8,12 +8,15 @@ import pytest
 
 from logo_edge.errors import RecipeError
 from logo_edge_bench.experiments import students
+from logo_edge_bench.experiments.__main__ import main
 
 
 def test_a_pruned_student_has_fewer_multiplications_and_bytes(tmp_path):
     out, names = tmp_path / "students.json", ["test_resnet@32", "test_resnet@32/0.6/8"]
-    students.measure(students=names, rounds=1, out=out)
-    whole, pruned = json.loads(out.read_text())["students"].values()
+    main(["students", "--students", *names, "--rounds", "1", "--out", str(out)])
+    record = json.loads(out.read_text())
+    assert record["versions"]["torch"]
+    whole, pruned = record["students"].values()
     assert pruned["million_macs"] <= 0.4 * whole["million_macs"]
     for precision in ("FP32", "INT8"):
         assert 0 < pruned[precision]["size_mb"] < whole[precision]["size_mb"]

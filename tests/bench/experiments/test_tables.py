@@ -138,7 +138,7 @@ def test_an_option_is_a_parameter_of_measure():
         report_test: bool = False,
     ) -> None: ...
 
-    parser = build_parser(measure, "prog", "About.")
+    parser = build_parser(measure, "prog", "About.", Path("name.json"))
     plain = vars(parser.parse_args(["runs/a", "--work", "w"]))
     assert plain == {
         "run": Path("runs/a"),
