@@ -27,13 +27,12 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.probabilities import softmax
-from logo_edge_bench.experiments.record import RUNS, Device, Out, read_record, write_plain, write_record
+from logo_edge_bench.experiments.record import RUNS, Device, Out, read_logos, read_record, write_plain, write_record
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
-from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.lookalikes import find_lookalikes
-from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.device import pick_device
 from logo_edge_train.evaluate import accuracy_on, predict_logits
@@ -60,8 +59,7 @@ def measure(
     work: Annotated[Path, "where the networks of the folds are kept"] = RUNS / "augmentation",
     device: Device = "auto",
 ) -> None:
-    fetch_logos()
-    manifest, chosen_device = read_manifest(LABELS), pick_device(device)
+    manifest, chosen_device = read_logos(), pick_device(device)
     settings = {
         "network": network,
         "epochs": epochs,

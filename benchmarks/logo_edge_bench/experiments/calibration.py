@@ -17,13 +17,12 @@ from logo_edge.bundle.calibration import Calibration
 from logo_edge.classifier import Classifier
 from logo_edge.decision import calibrated_logits, is_answered, logo_score
 from logo_edge.probabilities import softmax
-from logo_edge_bench.experiments.record import BUNDLES, result_path, write_plain
+from logo_edge_bench.experiments.record import BUNDLES, read_logos, result_path, write_plain
 from logo_edge_compress.calibrate import compare_methods
 from logo_edge_report.statistics import auroc, coverage_interval
 from logo_edge_report.subjects import load_subject
-from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.images import ImageFiles
-from logo_edge_train.data.manifest import read_manifest, targets_of
+from logo_edge_train.data.manifest import targets_of
 from logo_edge_train.data.outliers import families_of, outlier_paths
 from logo_edge_train.metrics import wilson_interval
 
@@ -31,7 +30,6 @@ from logo_edge_train.metrics import wilson_interval
 def measure(
     bundles: Annotated[Sequence[str], {"metavar": "NAME=BUNDLE", "help": "default: the committed ones"}] = (),
 ) -> None:
-    fetch_logos()
     for name, folder in (dict(text.split("=", 1) for text in bundles) or BUNDLES).items():
         path = result_path(f"{name}_calibration")
         write_plain(path, measure_bundle(Path(folder)))
@@ -40,7 +38,7 @@ def measure(
 
 def measure_bundle(folder: Path) -> dict:
     """The figures of one bundle's calibration on the project's logos."""
-    classifier, manifest = Classifier.load(folder), read_manifest(LABELS)
+    classifier, manifest = Classifier.load(folder), read_logos()
     bundle, labels = classifier.bundle, classifier.labels
     rows = {split: manifest.split(split) for split in ("calib", "test")}
     paths = {split: manifest.image_paths(part) for split, part in rows.items()}

@@ -17,12 +17,11 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.machine import describe_machine
 from logo_edge.probabilities import entropy, softmax
-from logo_edge_bench.experiments.record import Device, ReportTest, file_name
+from logo_edge_bench.experiments.record import Device, ReportTest, file_name, keep_arrays
 from logo_edge_bench.experiments.uncertainty import (
     CHOOSE_ON,
     FAMILIES,
@@ -49,7 +48,7 @@ from logo_edge_train.keys import artifact_key, file_hash
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
-from logo_edge_train.runs import Run, read_run, save_logits
+from logo_edge_train.runs import Run, read_run
 
 DISPERSION = {"epistemic": "dispersion", "teachers_per_batch": 0}  # which needs all teachers
 VARIANTS: dict[str, dict] = {
@@ -133,18 +132,17 @@ def read_teachers(
     run: Run, images: Images, sets: tuple[str, ...], work: Path, device: torch.device
 ) -> dict[str, np.ndarray]:
     """Set -> (M, N, K) logits of the run's members, kept in `work`."""
+
+    def predict(index: int, name: str) -> dict[str, np.ndarray]:
+        print(f"teacher {index + 1}: {name}", flush=True)
+        pixels = [(torch.from_numpy(part),) for part in images.pixels(name, run.architecture(index).size_px)]
+        return {"logits": predict_logits(run.load_member(index).to(device), pixels, device)}
+
     logits: dict[str, list[np.ndarray]] = {name: [] for name in sets}
     for index, member in enumerate(run.record["members"]):
-        network, size_px = None, run.architecture(index).size_px
         for name in sets:
             path = work / "teachers" / f"{member['sha256'][:12]}-{images.count}-{file_name(name)}.safetensors"
-            if not path.exists():
-                print(f"teacher {index + 1}: {name}", flush=True)
-                network = network or run.load_member(index).to(device)
-                pixels = [(torch.from_numpy(part),) for part in images.pixels(name, size_px)]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_logits(path, {"logits": predict_logits(network, pixels, device)})
-            logits[name].append(load_file(path)["logits"])
+            logits[name].append(keep_arrays(path, predict, index, name)["logits"])
     return {name: np.stack(parts) for name, parts in logits.items()}
 
 
@@ -172,15 +170,8 @@ def make_graphs(student: Student, run: Run, images: Images, folder: Path) -> dic
         rounded = round_body(body, pixels, folder / "rounded.onnx", reduce_range=config.reduce_range)
         parent, divergences = run_onnx(fp32, val), {}
         for method in config.methods:
-            path = quantize_body(
-                body,
-                rounded,
-                pixels,
-                size_px,
-                folder / f"int8-{method}.onnx",
-                method=method,
-                reduce_range=config.reduce_range,
-            )
+            path, settings = folder / f"int8-{method}.onnx", {"method": method, "reduce_range": config.reduce_range}
+            quantize_body(body, rounded, pixels, size_px, path, **settings)
             divergences[path] = compare_logits(parent, run_onnx(path, val)).kl_nats
         with FitProgress() as progress:
             source = min(divergences, key=divergences.__getitem__)
@@ -193,16 +184,14 @@ def read_graph(
     path: Path, size_px: int, images: Images, sets: tuple[str, ...], folder: Path
 ) -> dict[str, dict[str, np.ndarray]]:
     """Set -> the graph's logits (N, K) and, where it has the output, epistemic (N,); kept in `folder`."""
-    names = ("logits", *([EPISTEMIC] if has_epistemic(path) else []))
-    outputs = {}
-    for name in sets:
-        kept = folder / "said" / f"{path.stem}-{images.count}-{file_name(name)}.safetensors"
-        if not kept.exists():
-            pixels = images.pixels(name, size_px)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            save_logits(kept, {output: run_onnx(path, pixels, output=output) for output in names})
-        outputs[name] = load_file(kept)
-    return outputs
+    outputs = ("logits", *([EPISTEMIC] if has_epistemic(path) else []))
+
+    def predict(name: str) -> dict[str, np.ndarray]:
+        pixels = images.pixels(name, size_px)
+        return {output: run_onnx(path, pixels, output=output) for output in outputs}
+
+    kept = {name: folder / "said" / f"{path.stem}-{images.count}-{file_name(name)}.safetensors" for name in sets}
+    return {name: keep_arrays(kept[name], predict, name) for name in sets}
 
 
 def measure_one_pass(outputs: dict[str, dict[str, np.ndarray]], images: Images, splits: tuple[str, ...]) -> dict:

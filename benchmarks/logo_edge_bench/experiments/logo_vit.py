@@ -13,9 +13,9 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, Device, ReportTest
-from logo_edge_train.data.icons import LABELS, fetch_logos
-from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
+from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, read_logos
+from logo_edge_train.data.icons import LABELS
+from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.device import pick_device
 from logo_edge_train.evaluate import evaluation_sets
 from logo_edge_train.models import attention_focus, near_ink
@@ -44,8 +44,7 @@ def measure(
     device: Device = "auto",
     report_test: ReportTest = False,
 ) -> dict:
-    fetch_logos()
-    manifest, folder = read_manifest(LABELS), RUNS / f"vits-{size}px-{epochs}ep"
+    manifest, folder = read_logos(), RUNS / f"vits-{size}px-{epochs}ep"
     splits = ("val", "test") if report_test else ("val",)
     measured = []
     with FitProgress() as progress:

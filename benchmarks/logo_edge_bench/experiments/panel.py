@@ -19,11 +19,10 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, Out, read_record, write_plain
+from logo_edge_bench.experiments.record import RUNS, Out, read_logos, read_record, write_plain
 from logo_edge_bench.machine import provenance
 from logo_edge_train.data.dataset import soft_label
-from logo_edge_train.data.icons import LABELS, fetch_logos
-from logo_edge_train.data.manifest import LogoRow, read_manifest, targets_of
+from logo_edge_train.data.manifest import LogoRow, targets_of
 from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.frozen_features import Features
 from logo_edge_train.review.panel import fit_classifier, panel_inputs, review_labels
@@ -51,8 +50,7 @@ def measure(
     runs: Annotated[Path, "where features and fits are kept"] = RUNS / "panel",
     out: Out,
 ) -> None:
-    fetch_logos()
-    manifest = read_manifest(LABELS)
+    manifest = read_logos()
     for name in variants:
         features = Features(manifest, VARIANTS[name], runs, torch.device("cpu"), lambda *report: None)
         start_s = time.process_time()

@@ -44,15 +44,9 @@ def measure(run: Path) -> dict:
         for method, (name, (rounds, corrects)) in track([(m, v) for m in METHODS for v in VARIANTS.items()]):
             correct = correct_biases if corrects else lambda quantized, *_: quantized
             with patch("logo_edge_compress.quantize.static.correct_biases", correct):
-                path = quantize_body(
-                    body,
-                    rounded if rounds else body,
-                    calibration,
-                    chosen.size_px,
-                    Path(work) / "int8.onnx",
-                    method=method,
-                    reduce_range=config.reduce_range,
-                )
+                source, path = rounded if rounds else body, Path(work) / "int8.onnx"
+                settings = {"method": method, "reduce_range": config.reduce_range}
+                quantize_body(body, source, calibration, chosen.size_px, path, **settings)
             variants.append({"name": f"{method}, weights {name}", **compare(path, val, parent, targets)})
     if (tuned := folder / "student-int8-tuned.onnx").exists():
         variants.append({"name": "the closest of them, fine-tuned", **compare(tuned, val, parent, targets)})

@@ -17,7 +17,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 
 from logo_edge.decision import logo_score
@@ -33,7 +32,7 @@ from logo_edge_bench.experiments.novelty import (
     relative_mahalanobis,
     virtual_logit,
 )
-from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, file_name
+from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, file_name, keep_arrays
 from logo_edge_report.statistics import area_under_risk_coverage, auroc
 from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.dataset import LogoDataset, soft_label
@@ -58,7 +57,7 @@ from logo_edge_train.models import LogoNetwork
 from logo_edge_train.pretrain.probe import features_of
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import BayesConfig
-from logo_edge_train.runs import Run, read_run, save_logits
+from logo_edge_train.runs import Run, read_run
 from logo_edge_train.temperature import fit_temperature
 from logo_edge_train.uncertainty import BayesianObjective, decompose, sample_logits, weigh_members, weighted_logits
 
@@ -169,26 +168,18 @@ def read_outputs(
 
     Kept in `folder`, set by set. The train split has no draws.
     """
-    outputs = {}
-    for name in sets:
-        path = folder / f"{file_name(name)}.safetensors"
-        if not path.exists():
-            print(f"{folder.name}: {name}", flush=True)
-            pixels = images.pixels(name, size_px)
-            features = features_of(network, pixels, device)
-            with torch.no_grad():
-                logits = network.backbone.get_classifier()(torch.from_numpy(features).to(device))
-            arrays = {
-                "logits": logits.cpu().numpy()[None],
-                "features": features,
-                "stages": features_of(network, pixels, device, LogoNetwork.stage_features),
-            }
-            if name != "train":
-                arrays["draws"] = sample_logits(network, pixels, device, samples=samples)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_logits(path, arrays)
-        outputs[name] = load_file(path)
-    return outputs
+
+    def compute(name: str) -> dict[str, np.ndarray]:
+        print(f"{folder.name}: {name}", flush=True)
+        pixels = images.pixels(name, size_px)
+        features = features_of(network, pixels, device)
+        with torch.no_grad():
+            logits = network.backbone.get_classifier()(torch.from_numpy(features).to(device))
+        draws = {} if name == "train" else {"draws": sample_logits(network, pixels, device, samples=samples)}
+        stages = features_of(network, pixels, device, LogoNetwork.stage_features)
+        return {"logits": logits.cpu().numpy()[None], "features": features, "stages": stages, **draws}
+
+    return {name: keep_arrays(folder / f"{file_name(name)}.safetensors", compute, name) for name in sets}
 
 
 def fit_bayesian(
