@@ -181,31 +181,28 @@ def fit_fold(
     folder.mkdir(parents=True, exist_ok=True)
     before, began_s = read_history(folder / "member-0.state"), time.process_time()
     if not (fitted := (folder / "member-0.json").exists()):
-        name = f"{variant}, fold {index + 1}"
-        fit_member(
-            fold, recipe.train, 0, folder, "cpu", left_out, None, key, lambda item: report({**item, "name": name})
-        )
+
+        def rename(item: dict) -> None:
+            report({**item, "name": f"{variant}, fold {index + 1}"})
+
+        fit_member(fold, recipe.train, 0, folder, "cpu", left_out, None, key, rename)
     shutil.rmtree(folder / "snapshots", ignore_errors=True)
     history = json.loads((folder / "member-0.json").read_text(encoding="utf-8"))["history"]
     seconds = cpu_seconds = sum(epoch["seconds"] for epoch in history)
     if not fitted and len(before) < len(history):  # else only wall time is known
         cpu_seconds = (time.process_time() - began_s) * len(history) / (len(history) - len(before))
-    report(
-        {
-            "kind": "entry",
-            "entry": {
-                "variant": variant,
-                "fold": index + 1,
-                **{name: history[-1][name] for name in METRICS},
-                "seconds": seconds,
-                "cpu_seconds": cpu_seconds,
-                "curve": [epoch["accuracy"] for epoch in history],
-                "settings": settings,
-                "fold_sha256": file_hash(fold),
-                "folder": key,
-            },
-        }
-    )
+    figures = {
+        "variant": variant,
+        "fold": index + 1,
+        **{name: history[-1][name] for name in METRICS},
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "curve": [epoch["accuracy"] for epoch in history],
+        "settings": settings,
+        "fold_sha256": file_hash(fold),
+        "folder": key,
+    }
+    report({"kind": "entry", "entry": figures})
 
 
 def spent_hours(record: dict) -> float:
@@ -225,17 +222,11 @@ def is_measured(fit: dict, variant: str, index: int, recipe: Recipe, fold: Path)
 
 def add_entry(path: Path, fit: dict) -> None:
     """Adds the fit, in place of an earlier one of the same variant and fold, and summarizes all."""
-    order = list(VARIANTS)
-    others = [other for other in read_record(path, EMPTY)["entries"] if _key(other) != _key(fit)]
-    fits = sorted(
-        [*others, fit],
-        key=lambda one: (order.index(one["variant"]) if one["variant"] in order else len(order), one["fold"]),
-    )
+    order = {name: number for number, name in enumerate(VARIANTS)}
+    key = fit["variant"], fit["fold"]
+    others = [other for other in read_record(path, EMPTY)["entries"] if (other["variant"], other["fold"]) != key]
+    fits = sorted([*others, fit], key=lambda one: (order.get(one["variant"], len(order)), one["fold"]))
     write_record(path, {"summary": summarize(fits), "entries": fits})
-
-
-def _key(fit: dict) -> tuple[str, int]:
-    return fit["variant"], fit["fold"]
 
 
 def summarize(fits: list[dict]) -> list[dict]:
@@ -249,11 +240,8 @@ def summarize(fits: list[dict]) -> list[dict]:
         base_folds = by_variant.get(baseline, {})
         shared = sorted(folds.keys() & base_folds.keys())
         means = {key: statistics.mean(fit[key] for fit in folds.values()) for key in (*METRICS, "seconds")}
-        difference = {
-            metric: paired_interval([folds[fold][metric] - base_folds[fold][metric] for fold in shared])
-            for metric in METRICS
-            if shared
-        }
+        changes = {metric: [folds[fold][metric] - base_folds[fold][metric] for fold in shared] for metric in METRICS}
+        difference = {metric: paired_interval(values) for metric, values in changes.items() if shared}
         summary.append({"variant": name, "folds": len(folds), "baseline": baseline, **means, "difference": difference})
     return summary
 

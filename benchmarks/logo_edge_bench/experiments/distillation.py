@@ -50,11 +50,10 @@ from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
 from logo_edge_train.runs import Run, read_run
 
-DISPERSION = {"epistemic": "dispersion", "teachers_per_batch": 0}  # which needs all teachers
 VARIANTS: dict[str, dict] = {
     "plain": {"epistemic": "off"},
     "Dirichlet": {"epistemic": "dirichlet"},
-    "dispersion": DISPERSION,
+    "dispersion": {"epistemic": "dispersion", "teachers_per_batch": 0},  # which needs all teachers
 }
 ROUNDS = 3  # of all graphs by turns, so that a disturbance affects all of them
 
@@ -97,15 +96,14 @@ def measure(
                 teachers_run, images.manifest, config, architecture, folder, device=chosen_device, report=progress
             )
         for precision, path in make_graphs(distilled, teachers_run, images, folder).items():
-            print(f"{name}, {precision}", flush=True)
+            print(variant := f"{name}, {precision}", flush=True)
             outputs = read_graph(path, architecture.size_px, images, sets, folder)
-            methods[f"{name}, {precision}"] = measure_one_pass(outputs, images, splits)
-            graphs[f"{name}, {precision}"] = path
+            methods[variant], graphs[variant] = measure_one_pass(outputs, images, splits), path
     times_ms = latencies_by_turns(graphs, ROUNDS)
-    for name in methods:
-        methods[name]["forward_ms"] = times_ms.get(name)
-    methods[ensemble]["forward_ms"] = sum(times_ms[name] for name in times_ms if name.startswith("teacher "))
-    methods["one teacher"]["forward_ms"] = times_ms["teacher 1"]
+    times_ms[ensemble] = sum(ms for name, ms in times_ms.items() if name.startswith("teacher "))
+    times_ms["one teacher"] = times_ms["teacher 1"]
+    for name, method in methods.items():
+        method["forward_ms"] = times_ms[name]
     return {
         "run": teachers_run.folder.name,
         "members": [member["architecture"] for member in teachers_run.record["members"]],
