@@ -73,10 +73,11 @@ def measure(
     commonest = max(share_of_classes(logos, "val"))
     reference = (max(targets_ms), commonest)
     for one in results:
-        points = {}
-        for method in METHODS:
-            picks = [networks[name] for name in {pick["network"] for pick in one[method]["picks"]}]
-            points[method] = [(network["measured_ms"], network["val"]["mean"]) for network in picks]
+        picks = {method: {pick["network"] for pick in one[method]["picks"]} for method in METHODS}
+        points = {
+            method: [(networks[name]["measured_ms"], networks[name]["val"]["mean"]) for name in names]
+            for method, names in picks.items()
+        }
         for method, other in zip(METHODS, METHODS[::-1], strict=True):
             one[method]["hypervolume"] = hypervolume(points[method], reference)
             one[method]["dominated"] = sum(is_dominated(point, points[other]) for point in points[method])
@@ -137,15 +138,10 @@ class Comparison:
                 break
             name, ms = architecture_name(config, allowed[index]), table_ms(costs, allowed[index])
             run = self.train(recipe, name, self.settings["short_epochs"], 1, f"random-{seed}-{name}")
-            history = run.record["members"][0]["history"]
-            tried.append(
-                {
-                    "network": run.record["members"][0]["architecture"],
-                    "table_ms": ms,
-                    "accuracy": history[-1]["accuracy"],
-                    "seconds": sum(epoch["seconds"] for epoch in history),
-                }
-            )
+            (member,) = run.record["members"]
+            accuracy, seconds = member["history"][-1]["accuracy"], sum(one["seconds"] for one in member["history"])
+            key = {"network": member["architecture"], "table_ms": ms}
+            tried.append({**key, "accuracy": accuracy, "seconds": seconds})
         return tried
 
     def best_within(self, target_ms: float, tried: list[dict]) -> dict:

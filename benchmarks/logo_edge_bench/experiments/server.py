@@ -57,9 +57,8 @@ def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out) -> No
             before = read_metrics(port)
             figures = asyncio.run(press(port, clients, images, seconds))
             after = read_metrics(port)
-        passes = after["logo_edge_batch_size_count"] - before["logo_edge_batch_size_count"]
-        classified = after["logo_edge_batch_size_sum"] - before["logo_edge_batch_size_sum"]
-        cpu_s_used = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
+        names = "logo_edge_batch_size_count", "logo_edge_batch_size_sum", "process_cpu_seconds_total"
+        passes, classified, cpu_s_used = (after[name] - before[name] for name in names)
         rows.append(
             {
                 "clients": clients,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -46,23 +45,15 @@ STUDENTS = (
     "resnet10t@128",
 )
 ROUNDS = 7  # of all graphs by turns, so that a disturbance affects all of them
+PRUNING = (("share", float), ("round_to", int))  # of a student, after its network
 PROBES = 16  # images of noise to calibrate INT8 on
 
 
-@dataclass(frozen=True)
-class Student:
-    """A network and the share of its multiplications to prune."""
-
-    architecture: Architecture
-    prune: PruneConfig
-
-    @classmethod
-    def parse(cls, text: str) -> Student:
-        """From NAME@SIZE[/SHARE[/ROUND_TO]]."""
-        name, *numbers = text.split("/")
-        given = dict(zip(("share", "round_to"), (float, int), strict=True))
-        settings = {key: kind(value) for (key, kind), value in zip(given.items(), numbers, strict=False)}
-        return cls(Architecture.parse(name), PruneConfig(importance="magnitude", **settings))
+def parse_student(text: str) -> tuple[Architecture, PruneConfig]:
+    """The network, and the share of its multiplications to prune, of NAME@SIZE[/SHARE[/ROUND_TO]]."""
+    name, *numbers = text.split("/")
+    settings = {key: kind(text) for (key, kind), text in zip(PRUNING, numbers, strict=False)}
+    return Architecture.parse(name), PruneConfig(importance="magnitude", **settings)
 
 
 def measure(*, students: Annotated[Sequence[str], {"metavar": "STUDENT"}] = STUDENTS, rounds: int = ROUNDS) -> dict:
@@ -71,7 +62,7 @@ def measure(*, students: Annotated[Sequence[str], {"metavar": "STUDENT"}] = STUD
     with tempfile.TemporaryDirectory() as folder:
         for text in students:
             print(text, flush=True)
-            paths, macs = make_graphs(Student.parse(text), Path(folder) / text.replace("/", "-"))
+            paths, macs = make_graphs(*parse_student(text), Path(folder) / text.replace("/", "-"))
             graphs |= {(text, precision): path for precision, path in paths.items()}
             rows[text] = {"million_macs": macs / 1e6}
         times_ms = latencies_by_turns(graphs, rounds)
@@ -80,15 +71,14 @@ def measure(*, students: Annotated[Sequence[str], {"metavar": "STUDENT"}] = STUD
     return {"students": rows, "machine": describe_machine()}
 
 
-def make_graphs(student: Student, folder: Path) -> tuple[dict[str, Path], int]:
+def make_graphs(architecture: Architecture, prune: PruneConfig, folder: Path) -> tuple[dict[str, Path], int]:
     """The student as FP32 and INT8, and its multiplications."""
     folder.mkdir()
     torch.manual_seed(0)
-    name, size_px = student.architecture.model, student.architecture.size_px
-    manifest = read_manifest(LABELS)
+    name, size_px, manifest = architecture.model, architecture.size_px, read_manifest(LABELS)
     network = LogoNetwork(name, len(manifest.classes), size_px=size_px, pretrained=has_imagenet_weights(name)).eval()
-    if student.prune.share:
-        network = prune_channels(network, student.prune, manifest, manifest.classes, student.architecture.contract)
+    if prune.share:
+        network = prune_channels(network, prune, manifest, manifest.classes, architecture.contract)
     noise = np.random.default_rng(0).integers(0, 256, (PROBES, size_px, size_px, network.channels), dtype=np.uint8)
     body, fp32 = folder / "body.onnx", folder / "fp32.onnx"
     export_onnx(network, size_px, fp32, body=body)

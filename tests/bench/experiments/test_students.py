@@ -28,10 +28,10 @@ def test_a_pruned_student_has_fewer_multiplications_and_bytes(tmp_path):
     ("text", "share", "multiple"), [("a@32", 0.0, 16), ("a@32/0.5", 0.5, 16), ("a@32/0.5/8", 0.5, 8)]
 )
 def test_a_student_is_named_by_network_size_share_and_multiple(text, share, multiple):
-    student = students.Student.parse(text)
-    assert (str(student.architecture), student.prune.share, student.prune.round_to) == ("a@32", share, multiple)
+    architecture, prune = students.parse_student(text)
+    assert (str(architecture), prune.share, prune.round_to) == ("a@32", share, multiple)
 
 
 def test_a_name_without_a_size_is_refused():
     with pytest.raises(RecipeError, match="expected name@size_px"):
-        students.Student.parse("resnet10t/0.5")
+        students.parse_student("resnet10t/0.5")
