@@ -138,7 +138,7 @@ class Comparison:
                 break
             name, ms = architecture_name(config, allowed[index]), table_ms(costs, allowed[index])
             run = self.train(recipe, name, self.settings["short_epochs"], 1, f"random-{seed}-{name}")
-            (member,) = run.record["members"]
+            member = run.record["members"][0]
             accuracy, seconds = member["history"][-1]["accuracy"], sum(one["seconds"] for one in member["history"])
             key = {"network": member["architecture"], "table_ms": ms}
             tried.append({**key, "accuracy": accuracy, "seconds": seconds})
