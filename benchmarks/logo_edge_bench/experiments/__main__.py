@@ -46,16 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def list_modules() -> dict[str, str]:
     """{name: docstring} of the modules that can be run, without importing them."""
-    modules = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(_folder().glob("[a-z]*.py"))}
-    return {
-        name: ast.get_docstring(module) or ""
-        for name, module in modules.items()
-        if any(isinstance(node, ast.FunctionDef) and node.name == "measure" for node in module.body)
-    }
-
-
-def _folder() -> Path:
-    return Path(__file__).parent
+    documented = {}
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "measure" for node in module.body):
+            documented[path.stem] = ast.get_docstring(module) or ""
+    return documented
 
 
 def build_parser(

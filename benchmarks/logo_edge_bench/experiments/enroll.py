@@ -10,6 +10,7 @@ package's drawing to learn from (five shots are five views of it) and other pack
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -111,19 +112,14 @@ def spaces_of(space: EmbeddingSpace):
 def compare_heads(split: Split, space: EmbeddingSpace, episodes: int, penalties: dict[str, float] | None) -> dict:
     """{"space, head, shots": accuracy with its interval}; ridge at the best penalty, or at the given one."""
     heads = {}
-    for name, project in spaces_of(space).items():
+    for (name, project), (shots, count) in product(spaces_of(space).items(), SHOTS.items()):
         views = project(split.views)
-        for shots, count in SHOTS.items():
-            for head, tried in (("prototypes", (0.0,)), ("ridge", PENALTIES)):
-                key = f"{name}, {head}, {shots}"
-                if penalties:
-                    tried = (penalties[key],)
-                accuracy = {
-                    penalty: measure_episodes(split, views, count, head, penalty, episodes) for penalty in tried
-                }
-                best = max(accuracy, key=lambda penalty: accuracy[penalty].mean())
-                figure = bootstrap(np.mean, accuracy[best])
-                heads[key] = {"accuracy": vars(figure), "penalty": best}
+        for head, tried in (("prototypes", (0.0,)), ("ridge", PENALTIES)):
+            key = f"{name}, {head}, {shots}"
+            tried = (penalties[key],) if penalties else tried
+            accuracy = {penalty: measure_episodes(split, views, count, head, penalty, episodes) for penalty in tried}
+            best = max(accuracy, key=lambda penalty: accuracy[penalty].mean())
+            heads[key] = {"accuracy": vars(bootstrap(np.mean, accuracy[best])), "penalty": best}
     return heads
 
 

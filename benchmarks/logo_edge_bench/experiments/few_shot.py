@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -56,11 +57,9 @@ def measure(
 ) -> None:
     fetch_logos()
     with FitProgress() as progress:
-        for network in networks:
-            for task in tasks:
-                for method in methods:
-                    config = config_of(network, task, method, epochs, seed)
-                    measure_method(config, task, method, episodes, pick_device(device), progress, out)
+        for network, task, method in product(networks, tasks, methods):
+            config = config_of(network, task, method, epochs, seed)
+            measure_method(config, task, method, episodes, pick_device(device), progress, out)
 
 
 def config_of(network: str, task: str, method: str, epochs: int, seed: int) -> FewShotConfig:
@@ -83,13 +82,16 @@ def measure_method(
     def report(item: dict) -> None:
         progress({**item, "name": f"{config.network} {task}, {method}"})
 
+    def train(method: str, start: Path | None) -> tuple[Path, dict]:
+        own = config_of(config.network, task, method, config.fit.epochs, config.seed)
+        name = f"{own.network}-{task}-{file_name(method)}-{own.fit.epochs}-epochs-seed-{own.seed}"
+        folder = RUNS / "few-shot" / name
+        return folder, train_few_shot(LABELS, own, folder, device=device, report=report, start=start)
+
     start = None
     if method != "prototypes" and not has_imagenet_weights(Architecture.parse(config.network).model):
-        start = folder_of(config.network, task, "prototypes", config)
-        begin = config_of(config.network, task, "prototypes", config.fit.epochs, config.seed)
-        train_few_shot(LABELS, begin, start, device=device, report=report)
-    folder = folder_of(config.network, task, method, config)
-    run = train_few_shot(LABELS, config, folder, device=device, report=report, start=start)
+        start, _ = train("prototypes", None)
+    folder, run = train(method, start)
     progress.say(f"{folder.name}: {episodes} episodes of test")
     figures = evaluate_few_shot(LABELS, folder, split="test", episodes=episodes, device=device)
     measurement = {
@@ -106,9 +108,3 @@ def measure_method(
     tasks, methods = list(TASKS), list(METHODS)
     measurements.sort(key=lambda e: (e["network"], tasks.index(e["task"]), methods.index(e["method"]), e["seed"]))
     write_record(out, {**record, "entries": measurements})
-
-
-def folder_of(network: str, task: str, method: str, config: FewShotConfig) -> Path:
-    """The folder of a method's run on a task."""
-    name = f"{network}-{task}-{file_name(method)}-{config.fit.epochs}-epochs-seed-{config.seed}"
-    return RUNS / "few-shot" / name
