@@ -21,18 +21,8 @@ import torch
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.machine import describe_machine
 from logo_edge.probabilities import entropy, softmax
+from logo_edge_bench.experiments import uncertainty
 from logo_edge_bench.experiments.record import Device, ReportTest, file_name, keep_arrays
-from logo_edge_bench.experiments.uncertainty import (
-    CHOOSE_ON,
-    FAMILIES,
-    MEASURES,
-    NEAR,
-    OUTLIERS,
-    Images,
-    Method,
-    describe,
-    measure_method,
-)
 from logo_edge_compress.distill.distill import Student, distill
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.quantize.qat import finetune
@@ -65,8 +55,8 @@ def measure(
     epochs: Annotated[int, "of every student; 0: as in the run's recipe"] = 0,
     set: Annotated[Sequence[str], {"metavar": "KEY=VALUE", "help": "distill.KEY=VALUE, for all variants"}] = (),
     variants: Annotated[Sequence[str], {"choices": VARIANTS}] = tuple(VARIANTS),
-    pictures: Annotated[int, "of each family that is no logo, at most"] = OUTLIERS,
-    families: Annotated[Sequence[str], {"choices": FAMILIES}] = tuple(FAMILIES),
+    pictures: Annotated[int, "of each family that is no logo, at most"] = uncertainty.OUTLIERS,
+    families: Annotated[Sequence[str], {"choices": uncertainty.FAMILIES}] = tuple(uncertainty.FAMILIES),
     device: Device = "auto",
     report_test: ReportTest = False,
 ) -> dict:
@@ -76,7 +66,7 @@ def measure(
     base = override(recipe.distill, tuple(set))
     base = replace(base, fit=replace(base.fit, epochs=epochs or base.fit.epochs))
     architecture = Architecture.parse(student or base.students[0])
-    images = Images(teachers_run, pictures, families)
+    images = uncertainty.Images(teachers_run, pictures, families)
     splits = ("val", "test") if report_test else ("val",)
     sets = ("calib", *splits, *families)
     work = teachers_run.folder / "compare-distillation"
@@ -84,8 +74,8 @@ def measure(
     one_teacher = {name: logits[:1] for name, logits in teachers.items()}
     ensemble = f"ensemble of {len(teachers_run.record['members'])}"
     methods = {
-        ensemble: measure_method(Method(teachers), images, splits),
-        "one teacher": measure_method(Method(one_teacher), images, splits),
+        ensemble: uncertainty.measure_method(uncertainty.Method(teachers), images, splits),
+        "one teacher": uncertainty.measure_method(uncertainty.Method(one_teacher), images, splits),
     }
     graphs = export_teachers(teachers_run, work)
     for name in variants:
@@ -111,8 +101,8 @@ def measure(
         "epochs": base.fit.epochs,
         "pictures": pictures,
         "families": list(families),
-        "chosen_on": list(CHOOSE_ON),
-        "near": list(NEAR),
+        "chosen_on": list(uncertainty.CHOOSE_ON),
+        "near": list(uncertainty.NEAR),
         "methods": methods,
         "machine": describe_machine(),
     }
@@ -127,7 +117,7 @@ def override(config: DistillConfig, overrides: tuple[str, ...]) -> DistillConfig
 
 
 def read_teachers(
-    run: Run, images: Images, sets: tuple[str, ...], work: Path, device: torch.device
+    run: Run, images: uncertainty.Images, sets: tuple[str, ...], work: Path, device: torch.device
 ) -> dict[str, np.ndarray]:
     """Set -> (M, N, K) logits of the run's members, kept in `work`."""
 
@@ -155,7 +145,7 @@ def export_teachers(run: Run, work: Path) -> dict[str, Path]:
     return paths
 
 
-def make_graphs(student: Student, run: Run, images: Images, folder: Path) -> dict[str, Path]:
+def make_graphs(student: Student, run: Run, images: uncertainty.Images, folder: Path) -> dict[str, Path]:
     """The student as FP32 and as INT8 like in a bundle: the method closest on val, fine-tuned."""
     config, size_px = run.recipe.quantize, student.architecture.size_px
     key = file_hash(student.checkpoint)[:12]
@@ -179,7 +169,7 @@ def make_graphs(student: Student, run: Run, images: Images, folder: Path) -> dic
 
 
 def read_graph(
-    path: Path, size_px: int, images: Images, sets: tuple[str, ...], folder: Path
+    path: Path, size_px: int, images: uncertainty.Images, sets: tuple[str, ...], folder: Path
 ) -> dict[str, dict[str, np.ndarray]]:
     """Set -> the graph's logits (N, K) and, where it has the output, epistemic (N,); kept in `folder`."""
     outputs = ("logits", *([EPISTEMIC] if has_epistemic(path) else []))
@@ -192,12 +182,15 @@ def read_graph(
     return {name: keep_arrays(kept[name], predict, name) for name in sets}
 
 
-def measure_one_pass(outputs: dict[str, dict[str, np.ndarray]], images: Images, splits: tuple[str, ...]) -> dict:
+def measure_one_pass(
+    outputs: dict[str, dict[str, np.ndarray]], images: uncertainty.Images, splits: tuple[str, ...]
+) -> dict:
     """The figures of `measure_method` for one pass: total uncertainty that is not epistemic is aleatoric."""
     pooled = {name: arrays["logits"] for name, arrays in outputs.items()}
     uncertainties = {}
     for name, arrays in outputs.items():
         total = entropy(softmax(arrays["logits"]))
         epistemic = arrays.get(EPISTEMIC, np.zeros(len(total)))
-        uncertainties[name] = dict(zip(MEASURES, (total, np.maximum(total - epistemic, 0.0), epistemic), strict=True))
-    return describe(pooled, uncertainties, images, splits)
+        parts = total, np.maximum(total - epistemic, 0.0), epistemic
+        uncertainties[name] = dict(zip(uncertainty.MEASURES, parts, strict=True))
+    return uncertainty.describe(pooled, uncertainties, images, splits)

@@ -23,15 +23,7 @@ from logo_edge.decision import logo_score
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.probabilities import entropy, softmax
-from logo_edge_bench.experiments.novelty import (
-    Familiarity,
-    background,
-    mahalanobis,
-    nearest_neighbours,
-    on_one_scale,
-    relative_mahalanobis,
-    virtual_logit,
-)
+from logo_edge_bench.experiments import novelty
 from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, file_name, keep_arrays
 from logo_edge_report.statistics import area_under_risk_coverage, auroc
 from logo_edge_train.checkpoints import load_weights, save_member
@@ -300,24 +292,26 @@ def fit_detectors(
     train, held_out = sets["train"], sets["calib"]
     weight, bias = (part.detach().numpy() for part in (classifier.weight, classifier.bias))
 
-    def detect(kind: str, fit: Callable[..., Familiarity], **settings) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-        scaled = on_one_scale(fit(train[kind], targets, **settings), held_out[kind])
+    def detect(
+        kind: str, fit: Callable[..., novelty.Familiarity], **settings
+    ) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+        scaled = novelty.on_one_scale(fit(train[kind], targets, **settings), held_out[kind])
         return lambda arrays: scaled(arrays[kind])
 
-    score = on_one_scale(lambda logits: logo_score(logits[0]), held_out["logits"])
-    vim = on_one_scale(virtual_logit(train["features"], weight, bias), held_out["features"])
-    distance, neighbour = detect("stages", mahalanobis), detect("stages", nearest_neighbours, k=1)
+    score = novelty.on_one_scale(lambda logits: logo_score(logits[0]), held_out["logits"])
+    vim = novelty.on_one_scale(novelty.virtual_logit(train["features"], weight, bias), held_out["features"])
+    distance, neighbour = detect("stages", novelty.mahalanobis), detect("stages", novelty.nearest_neighbours, k=1)
     return {
         "logo score": lambda arrays: score(arrays["logits"]),
-        "Mahalanobis": detect("features", mahalanobis),
-        "relative Mahalanobis": detect("features", relative_mahalanobis),
-        "nearest neighbour": detect("features", nearest_neighbours, k=1),
-        "tenth neighbour": detect("features", nearest_neighbours, k=10),
+        "Mahalanobis": detect("features", novelty.mahalanobis),
+        "relative Mahalanobis": detect("features", novelty.relative_mahalanobis),
+        "nearest neighbour": detect("features", novelty.nearest_neighbours, k=1),
+        "tenth neighbour": detect("features", novelty.nearest_neighbours, k=10),
         "ViM": lambda arrays: vim(arrays["features"]),
         "Mahalanobis, stages": distance,
-        "Mahalanobis of one class, stages": detect("stages", background),
+        "Mahalanobis of one class, stages": detect("stages", novelty.background),
         "nearest neighbour, stages": neighbour,
-        "tenth neighbour, stages": detect("stages", nearest_neighbours, k=10),
+        "tenth neighbour, stages": detect("stages", novelty.nearest_neighbours, k=10),
         "Mahalanobis + nearest neighbour, stages": lambda arrays: distance(arrays) + neighbour(arrays),
     }
 
