@@ -167,8 +167,8 @@ def read_outputs(
         features = features_of(network, pixels, device)
         with torch.no_grad():
             logits = network.backbone.get_classifier()(torch.from_numpy(features).to(device))
-        draws = {} if name == "train" else {"draws": sample_logits(network, pixels, device, samples=samples)}
         stages = features_of(network, pixels, device, LogoNetwork.stage_features)
+        draws = {} if name == "train" else {"draws": sample_logits(network, pixels, device, samples=samples)}
         return {"logits": logits.cpu().numpy()[None], "features": features, "stages": stages, **draws}
 
     return {name: keep_arrays(folder / f"{file_name(name)}.safetensors", compute, name) for name in sets}
