@@ -19,6 +19,7 @@ from typing import Annotated
 
 import torch
 from rich.progress import track
+from torch.utils.data import TensorDataset
 
 from logo_edge_bench.experiments.record import Device
 from logo_edge_train.device import describe_device, pick_device
@@ -39,8 +40,6 @@ VARIANTS = {
     "compile": {"compile": True},
     "all of them": {"accumulate": 4, "grad_checkpointing": True, "amp": "bf16", "compile": True},
 }
-
-
 ONE = "import json, sys; from {module} import measure_one; print(json.dumps(measure_one(*sys.argv[1:])))"
 
 
@@ -68,7 +67,7 @@ def measure_one(network: str, variant: str, device_text: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         _, history = fit(
             module,
-            Noise(architecture.size_px, STEPS * config.batch_size),
+            draw_noise(architecture.size_px, STEPS * config.batch_size),
             supervised_objective(0.05),
             config,
             state=Path(folder) / "state",
@@ -81,15 +80,8 @@ def measure_one(network: str, variant: str, device_text: str) -> dict:
     return {**figures, "before_mb": before.get("peak_memory_mb"), "images_per_s": history[0]["images_per_s"]}
 
 
-class Noise(torch.utils.data.Dataset):
+def draw_noise(size_px: int, count: int) -> TensorDataset:
     """The items of a LogoDataset, of one logo that is noise."""
-
-    def __init__(self, size_px: int, count: int):
-        self.count = count
-        self.pixels = torch.randint(0, 256, (size_px, size_px, 3), dtype=torch.uint8)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-        return self.pixels, torch.eye(CLASSES)[position % CLASSES], torch.tensor(1.0), position
+    pixels = torch.randint(0, 256, (size_px, size_px, 3), dtype=torch.uint8).expand(count, -1, -1, -1)
+    positions = torch.arange(count)
+    return TensorDataset(pixels, torch.eye(CLASSES)[positions % CLASSES], torch.ones(count), positions)
