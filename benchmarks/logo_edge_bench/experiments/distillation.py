@@ -36,8 +36,8 @@ from logo_edge_train.device import pick_device
 from logo_edge_train.evaluate import predict_logits
 from logo_edge_train.keys import artifact_key, file_hash
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import Architecture, DistillConfig
-from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
+from logo_edge_train.recipe import Architecture
+from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import Run, read_run
 
 VARIANTS: dict[str, dict] = {
@@ -62,8 +62,7 @@ def measure(
 ) -> dict:
     fetch_logos()
     teachers_run, chosen_device = read_run(run), pick_device(device)
-    recipe = recipe_from_dict(teachers_run.record["recipe"])
-    base = override(recipe.distill, tuple(set))
+    base = recipe_from_dict(teachers_run.record["recipe"], tuple(set)).distill
     base = replace(base, fit=replace(base.fit, epochs=epochs or base.fit.epochs))
     architecture = Architecture.parse(student or base.students[0])
     images = uncertainty.Images(teachers_run, pictures, families)
@@ -106,14 +105,6 @@ def measure(
         "methods": methods,
         "machine": describe_machine(),
     }
-
-
-def override(config: DistillConfig, overrides: tuple[str, ...]) -> DistillConfig:
-    """The configuration with `distill.key=value` applied, like on the command line of `logo-edge`."""
-    changed, plain = load_recipe("cpu", overrides).distill, load_recipe("cpu").distill
-    fit = {key: value for key, value in vars(changed.fit).items() if value != getattr(plain.fit, key)}
-    others = {key: value for key, value in vars(changed).items() if key != "fit" and value != getattr(plain, key)}
-    return replace(config, **others, fit=replace(config.fit, **fit))
 
 
 def read_teachers(

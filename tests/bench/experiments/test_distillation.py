@@ -1,8 +1,7 @@
-"""The comparison of distillations: one pass is measured like an ensemble, and overrides change nothing else."""
+"""The comparison of distillations: one pass is measured like an ensemble."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from logo_edge.probabilities import entropy, softmax
 from logo_edge_bench.experiments import distillation, uncertainty
-from logo_edge_train.recipe import DistillConfig, DistillFit
 from logo_edge_train.uncertainty import decompose
 
 LOGOS, CLASSES = 120, 4
@@ -55,13 +53,6 @@ def test_a_student_without_the_output_has_nothing_epistemic(members, pictures):
     assert set(figures["epistemic"]["auroc"].values()) == {0.5}
     assert figures["total"]["mean"] == pytest.approx(entropy(softmax(members["val"][0])).mean())
     assert figures["total"]["mean"] == pytest.approx(figures["aleatoric"]["mean"])
-
-
-def test_an_override_changes_nothing_else():
-    mine = DistillConfig(p_mixup=0.7, fit=DistillFit(epochs=9, batch_size=24))
-    changed = distillation.override(mine, ("distill.epistemic_weight=0.3", "distill.fit.batch_size=16"))
-    assert changed == replace(mine, epistemic_weight=0.3, fit=replace(mine.fit, batch_size=16))
-    assert distillation.override(mine, ()) == mine
 
 
 def test_every_variant_holds_only_its_changes():
