@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import beta
@@ -72,9 +72,13 @@ def fit_calibration(
     chosen = choose_method(compare_methods(logits, targets))
     temperature = round(fit_temperature(logits, targets), DIGITS)
     scaling = fit_scaling(logits, targets, temperature, chosen.method, chosen.penalty) if chosen.penalty else None
+    held_out = chosen.held_out
+    if config.class_balance:
+        lift = config.class_balance * class_lift(targets, len(labels))
+        scaling, held_out = add_to_bias(scaling, lift), softmax(np.log(np.maximum(held_out, 1e-12)) + lift)
     familiarity = fit_familiarity(logits, config.false_positive_rate)
     accepted = is_logo(logo_score(logits), familiarity)
-    confidence, correct = chosen.held_out.max(1)[accepted], (chosen.held_out.argmax(1) == targets)[accepted]
+    confidence, correct = held_out.max(1)[accepted], (held_out.argmax(1) == targets)[accepted]
     thresholds, unpromised = {Mode.BEST_GUESS: 0.0}, {}
     for mode, risk in {Mode.BALANCED: config.target_risk, Mode.STRICT: config.strict_risk}.items():
         threshold = abstention_threshold(confidence, correct, risk)
@@ -86,7 +90,7 @@ def fit_calibration(
         temperature,
         thresholds,
         scaling,
-        tuple(fit_conformal(chosen.held_out, targets, labels, level) for level in LEVELS),
+        tuple(fit_conformal(held_out, targets, labels, level) for level in LEVELS),
         familiarity,
     )
     return Fitted(calibration, unpromised)
@@ -185,6 +189,22 @@ def fit_scaling(logits: np.ndarray, targets: np.ndarray, temperature: float, met
     values = values.round(DIGITS)
     weight = np.diag(values[0]) if method == "vector" else values[:-1].T
     return Scaling(method, tuple(map(tuple, weight.tolist())), tuple(values[-1].tolist()))
+
+
+def class_lift(targets: np.ndarray, classes: int) -> np.ndarray:
+    """(K,) the negative log of each class's share of the (N,) targets, less the mean over the classes.
+
+    Added to log-probabilities it makes all classes equally frequent: logit adjustment, Menon et al. 2021,
+    arXiv:2007.07314. A class without a target counts as half a one.
+    """
+    lift = -np.log(np.maximum(np.bincount(targets, minlength=classes), 0.5))
+    return lift - lift.mean()
+
+
+def add_to_bias(scaling: Scaling | None, lift: np.ndarray) -> Scaling:
+    """The scaling, or the identity, with the (K,) lift added to its offsets."""
+    scaling = scaling or Scaling("vector", tuple(map(tuple, np.eye(len(lift)).tolist())), (0.0,) * len(lift))
+    return replace(scaling, bias=tuple((np.array(scaling.bias) + lift).round(DIGITS).tolist()))
 
 
 def least_count(level: float) -> int:

@@ -24,7 +24,7 @@ from logo_edge.images.load import MAX_PIXELS, ImageSource, load_image
 from logo_edge.machine import describe_machine, fingerprint
 from logo_edge.preprocess import preprocess
 
-VECTOR_TOLERANCE = 0.1  # of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
+VECTOR_TOLERANCE = 0.2  # of a logit; INT8 rounds in steps of 0.04, and OpenVINO differs by 0.19 on 1 of 100 logos
 ARTIFACT_TOLERANCE = 0.5  # of a logit, for an artifact in another precision; `logo-edge export` verified it on logos
 CHECKED_ROUNDS = 3  # of golden vectors at the first load on a machine
 

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from logo_edge.bundle.calibration import Calibration, Conformal, Mode, Scaling
 from logo_edge.decision import calibrated_logits, is_logo, logo_score, prediction_set
 from logo_edge.errors import BundleError
-from logo_edge.probabilities import softmax
+from logo_edge.probabilities import log_softmax, softmax
 from logo_edge_compress import calibrate
 from logo_edge_compress.calibrate import (
     MethodResult,
@@ -286,6 +286,27 @@ def test_a_great_penalty_gives_temperature_scaling_back():
     scaling = fit_scaling(*skewed_logits(300, 0), 1.3, "dirichlet", 1e6)
     assert np.allclose(scaling.weight, np.eye(4), atol=1e-3)
     assert np.allclose(scaling.bias, 0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("count", "scaled"), [(19, False), (60, True)])
+def test_class_balance_adds_its_share_of_the_inverse_frequency_to_the_log_probabilities(count, scaled):
+    logits, targets = skewed_logits(2000, 0)
+    rows = np.concatenate([np.flatnonzero(targets != 3), np.flatnonzero(targets == 3)[:count]])
+    logits, targets = logits[rows], targets[rows]
+    plain, balanced = (
+        fit_calibration(logits, targets, LABELS, CalibrateConfig(class_balance=balance)).calibration
+        for balance in (0.0, 0.5)
+    )
+    assert (plain.scaling is not None) == scaled
+    before, after = (
+        log_softmax(calibrated_logits(logits, fitted.temperature, fitted.scaling)) for fitted in (plain, balanced)
+    )
+    lift = -0.5 * np.log(np.bincount(targets, minlength=4))
+    assert np.allclose(after, log_softmax(before + lift), atol=1e-5)
+    rare = targets == 3
+    assert (after.argmax(1) == 3)[rare].mean() > (before.argmax(1) == 3)[rare].mean()
+    assert balanced.familiarity == plain.familiarity, "the logo score is of the logits"
+    assert balanced.conformal != plain.conformal, "sets and modes are fitted to the probabilities that are shown"
 
 
 def test_a_class_with_few_logos_is_calibrated_by_temperature_alone():

@@ -36,7 +36,7 @@ def test_images_near_any_threshold_of_the_modes_or_the_chosen_one_are_decoded_wh
 
 def test_images_whose_logo_score_is_near_its_threshold_are_decoded_whole():
     calibration = Calibration(1.0, dict.fromkeys(Mode, 0.0), familiarity=Familiarity(2.0, 0.05))
-    scores, sure = np.array([1.7, 1.8, 2.2, 2.3]), np.tile([0.99, 0.01], (4, 1))
+    scores, sure = np.array([1.6, 1.75, 2.25, 2.4]), np.tile([0.99, 0.01], (4, 1))
     close = may_change(calibration, sure, scores, 0.0, None, REDUCED_SHIFT)
     assert close.tolist() == [False, True, True, False]
 

@@ -95,8 +95,8 @@ def test_the_sample_drawings_are_decided_as_their_pngs():
     assert len(SAMPLES) >= 8
     for path in SAMPLES:
         drawn, stored = classifier.classify(path), classifier.classify(path.with_suffix(".png"))
-        assert drawn.best_guess == stored.best_guess
-        assert drawn.confidence == pytest.approx(stored.confidence, abs=0.03)
+        assert (drawn.label, drawn.best_guess) == (stored.label, stored.best_guess)
+        assert drawn.confidence == pytest.approx(stored.confidence, abs=0.1)
 
 
 def test_an_embedded_picture_is_drawn():

@@ -48,7 +48,7 @@ def test_no_more_images_than_readers_are_in_memory_at_full_size(tmp_path, monkey
         LogoDataset(manifest, rows, classes, contract=InputContract(32), augment=AugmentConfig()).images,
         LogoDataset(manifest, rows, classes, contract=InputContract(32)).images,
         InkDataset(manifest, rows, size_px=32, seed=0, neighbours=np.empty((4, 40, 0), int)).inks,
-        [part for parts in Drawings.load(manifest, rows, 32).images for part in parts],
+        [part for parts in Drawings.load(manifest, rows, InputContract(32)).images for part in parts],
         thumbnails(manifest, rows),
         images_module.pixels_of(rows, manifest, InputContract(32)),
     ]

@@ -17,6 +17,7 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, RecipeError, RunError
+from logo_edge.preprocess import InputContract
 from logo_edge.tables.find import find_images
 from logo_edge_train.commands import few_shot as command
 from logo_edge_train.commands import print_result, print_sorted
@@ -245,14 +246,18 @@ def test_a_drawing_without_a_gap_stays_whole():
 
 
 def test_views_are_the_parts_in_colour_then_in_grey():
-    drawings = Drawings([lockup()], 32)
+    drawings = Drawings([lockup()], InputContract(32))
     views = [drawings.draw(0, view) for view in range(len(VIEWS))]
     assert len(VIEWS) == 2 * PARTS
     assert not np.array_equal(views[0], views[1])
     assert (views[1] == (200, 0, 0)).all(), "the first part fills the square"
     for colour, grey in zip(views[:PARTS], views[PARTS:], strict=True):
-        assert np.array_equal(grey[:, :, 0], (colour @ episodes.LUMINANCE).round())
+        assert np.allclose(grey[:, :, 0], colour @ [0.299, 0.587, 0.114], atol=2)
         assert (grey == grey[:, :, :1]).all()
+    detailed = Drawings([lockup()], InputContract(32, details=True))
+    colour, grey = (detailed.draw(0, view) for view in (0, PARTS))
+    assert colour.shape == grey.shape == (32, 32, 7)
+    assert not np.array_equal(colour[:, :, 3:], grey[:, :, 3:]), "the planes are of the grey drawing"
 
 
 def brand_rows(count: int) -> list[LogoRow]:

@@ -595,12 +595,14 @@ class CalibrateConfig:
 
     `target_risk` applies to mode balanced, `strict_risk` to strict. The default of 3 % is the disagreement between two
     annotators; a smaller error cannot be measured. `false_positive_rate` is the share of logos that may be rejected as
-    not a logo.
+    not a logo. `class_balance` raises the probabilities of rare classes by this power of the inverse of their share:
+    0 leaves them, 1 treats all classes as equally frequent. It trades accuracy of the frequent classes for the rare.
     """
 
     target_risk: ShareBelowOne = 0.05
     strict_risk: ShareBelowOne = 0.03
     false_positive_rate: ShareBelowOne = 0.05
+    class_balance: Share = 0.0
 
 
 @dataclass(frozen=True)

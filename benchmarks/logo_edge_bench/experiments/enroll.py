@@ -50,9 +50,9 @@ class Split:
         data = data_hash(row_hashes(manifest, manifest.rows))
 
         def embed() -> dict[str, np.ndarray]:
-            drawn, size_px = [rows[index] for index in self.tasks.rows], classifier.bundle.input.size_px
+            drawn = [rows[index] for index in self.tasks.rows]
             whole = [classifier.read_pixels(manifest.image_path(row)) for row in rows]
-            drawings = Drawings.load(manifest, drawn, size_px)
+            drawings = Drawings.load(manifest, drawn, classifier.bundle.input)
             views = [drawings.draw(index, view) for index in range(len(drawn)) for view in range(SHOWN)]
             parts = [np.concatenate([classifier.embeddings(one[None]) for one in part]) for part in (whole, views)]
             return {"whole": parts[0], "views": parts[1].reshape(len(drawn), SHOWN, -1)}

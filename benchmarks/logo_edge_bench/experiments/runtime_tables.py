@@ -65,7 +65,7 @@ def modes(default_calibration: dict, robust_calibration: dict) -> str:
 
 
 def familiarity(default_calibration: dict, robust_calibration: dict) -> str:
-    """The rejected shares of test logos and of other images."""
+    """The rejected shares of test logos and of other images; `-` where a bundle did not see a family."""
     records = [result["familiarity"] for result in (default_calibration, robust_calibration)]
     header = ["rejected as no logo", ""]
     for name in BUNDLES:
@@ -73,8 +73,9 @@ def familiarity(default_calibration: dict, robust_calibration: dict) -> str:
     rows = []
     for family in records[0]["families"]:
         row = [family, "near" if family in records[0]["near"] else "far"]
-        for figures in (record["families"][family] for record in records):
-            row += [f"{figures['auroc']:.3f}", short(figures["unfamiliar"])]
+        for record in records:
+            figures = record["families"].get(family)
+            row += [f"{figures['auroc']:.3f}", short(figures["unfamiliar"])] if figures else ["-", "-"]
         rows.append(row)
     rows.append(["logos of test", "", *(cell for record in records for cell in ("", short(record["logos"])))])
     return markdown(header, rows)

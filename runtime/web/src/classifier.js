@@ -11,7 +11,7 @@ import { channelsOf, preprocess } from "./preprocess.js";
 const COVERAGE = 0.95; // of prediction sets, where the bundle can promise it
 const EPISTEMIC = "epistemic";
 const VECTORS = "vectors/vectors.json";
-const VECTOR_TOLERANCE = 0.1; // of a logit; backends and CPUs sum in other orders, and INT8 rounds in steps of 0.03
+const VECTOR_TOLERANCE = 0.2; // of a logit, as in Python; INT8 rounds in steps of 0.04
 
 /** A bundle in memory, ready to classify. `Classifier.load` creates it. */
 export class Classifier {
@@ -106,7 +106,7 @@ export class Classifier {
   /**
    * Checks the bundle's golden vectors and returns how many there were.
    *
-   * Throws BundleError where a logit is off by more than 0.1 or a best guess differs.
+   * Throws BundleError where a logit is off by more than 0.2 or a best guess differs.
    */
   async runVectors() {
     const { vectors } = JSON.parse(new TextDecoder().decode(this.#file(VECTORS)));

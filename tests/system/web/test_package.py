@@ -274,7 +274,7 @@ def test_prediction_sets_by_class_are_those_of_python(page):
     for path in SAMPLES:
         expected = classifier.prediction_set(classifier.classify(path), 0.95, by_class=True)
         assert tuple(page.evaluate(script, [base64_of(path.read_bytes()), 0.95])) == expected
-    with pytest.raises(Exception, match="by class at level 0.99: complex: 48 logos of calib, 99 needed"):
+    with pytest.raises(Exception, match="by class at level 0.99: complex: 71 logos of calib, 99 needed"):
         page.evaluate(script, [base64_of(SAMPLES[0].read_bytes()), 0.99])
 
 
@@ -440,7 +440,7 @@ def test_a_vector_that_the_model_does_not_give_is_refused(page, damaged):
 
     message = page.evaluate(LOAD_ERROR, damaged(other_logits))
     assert re.search(
-        r"golden vector vectors/1\.png gives green with logits off by (1\.00|0\.999); expected green within 0\.1",
+        r"golden vector vectors/1\.png gives green with logits off by (1\.00|0\.999); expected green within 0\.2",
         message,
     )
 

@@ -41,13 +41,13 @@ def classify_images(
     if len(support) < 2 or not all(support.values()):
         counts = ", ".join(f"{name} ({len(examples)})" for name, examples in support.items())
         raise DatasetError(f"classes to distinguish: {counts or 'none'}; expected two or more, each with an image")
-    config, size_px = network.config, Architecture.parse(network.config.network).size_px
+    config, contract = network.config, Architecture.parse(network.config.network).contract
     support_views = range(min(config.shots, len(VIEWS)) if config.task == "brands" else 1)
     query_views = range(len(VIEWS) if config.task == "brands" else 1)
-    queries_drawn = Drawings(images, size_px)
+    queries_drawn = Drawings(images, contract)
     if not queries_drawn.images:
         return []
-    support_drawn = Drawings((image for examples in support.values() for image in examples), size_px)
+    support_drawn = Drawings((image for examples in support.values() for image in examples), contract)
     labels = torch.tensor([label for label, examples in enumerate(support.values()) for _ in examples]).to(device)
     embedded = [
         embed_pixels(

@@ -33,7 +33,6 @@ from logo_edge_train.recipe import Architecture, FewShotConfig
 
 PARTS = 3  # of a drawing: the whole, and the parts before and after its widest gap
 VIEWS = tuple((part, grey) for grey in (False, True) for part in range(PARTS))  # in the order of the shots
-LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 SPLIT_PX = 1024  # longer side at which gaps of larger drawings are searched
 
 
@@ -157,36 +156,34 @@ class Drawings:
     A mark beside a name in one package may be alone, or black, in another package.
     """
 
-    def __init__(self, images: Iterable[Image.Image], size_px: int, config: FewShotConfig | None = None):
-        self.contract = InputContract(size_px)
-        self.augmentation = LogoAugmentation(config.augment, self.contract) if config else None
-        self.images = [_parts_of(image, size_px) for image in images]
+    def __init__(self, images: Iterable[Image.Image], contract: InputContract, config: FewShotConfig | None = None):
+        self.contract = contract
+        self.augmentation = LogoAugmentation(config.augment, contract) if config else None
+        self.images = [_parts_of(image, contract.least_px) for image in images]
 
     @classmethod
     def load(
-        cls, manifest: Manifest, rows: list[LogoRow], size_px: int, config: FewShotConfig | None = None
+        cls, manifest: Manifest, rows: list[LogoRow], contract: InputContract, config: FewShotConfig | None = None
     ) -> Drawings:
         """The drawings of the rows; with a `config`, views can be augmented."""
-        drawings = cls([], size_px, config)
-        drawings.images = map_images(manifest, rows, partial(_parts_of, size_px=size_px))
+        drawings = cls([], contract, config)
+        drawings.images = map_images(manifest, rows, partial(_parts_of, side_px=contract.least_px))
         return drawings
 
     def draw(self, index: int, view: int, seed: int | None = None) -> np.ndarray:
-        """(S, S, 3) uint8: view `view` of VIEWS, preprocessed as in the runtime; with a seed, augmented."""
+        """(S, S, C) uint8: view `view` of VIEWS, preprocessed as in the runtime; with a seed, augmented."""
         part, grey = VIEWS[view]
         image = self.images[index][part]
+        if grey:
+            image = image.convert("LA" if image.has_transparency_data else "L").convert(image.mode)
         if seed is None:
-            pixels = preprocess(image, self.contract)
-        else:
-            pixels = self.augmentation(image.convert("RGBA").convert("RGBa"), seed)
-        if not grey:
-            return pixels
-        return np.repeat((pixels @ LUMINANCE).round().astype(np.uint8)[:, :, None], 3, axis=2)
+            return preprocess(image, self.contract)
+        return self.augmentation(image.convert("RGBA").convert("RGBa"), seed)
 
 
-def _parts_of(image: Image.Image, size_px: int) -> list[Image.Image]:
-    """The whole and its two parts, shrunk to the size that views of `size_px` need."""
-    return [shrink(part, round(size_px * KEPT_SCALE)) for part in split_drawing(shrink(image, SPLIT_PX))]
+def _parts_of(image: Image.Image, side_px: int) -> list[Image.Image]:
+    """The whole and its two parts, shrunk to the size that views of a side of `side_px` need."""
+    return [shrink(part, round(side_px * KEPT_SCALE)) for part in split_drawing(shrink(image, SPLIT_PX))]
 
 
 class EpisodeDataset(Dataset):
@@ -197,8 +194,8 @@ class EpisodeDataset(Dataset):
 
     def __init__(self, manifest: Manifest, rows: list[LogoRow], config: FewShotConfig):
         self.config, self.tasks = config, TASKS[config.task](rows, config)
-        size_px = Architecture.parse(config.network).size_px
-        self.drawings = Drawings.load(manifest, [rows[index] for index in self.tasks.rows], size_px, config)
+        contract = Architecture.parse(config.network).contract
+        self.drawings = Drawings.load(manifest, [rows[index] for index in self.tasks.rows], contract, config)
         self.position_of = {index: position for position, index in enumerate(self.tasks.rows)}
 
     def __len__(self) -> int:

@@ -87,8 +87,8 @@ class EpisodeEvaluation:
 
     def __init__(self, manifest: Manifest, rows: list[LogoRow], config: FewShotConfig):
         self.tasks = TASKS[config.task](rows, config)
-        size_px = Architecture.parse(config.network).size_px
-        self.drawings = Drawings.load(manifest, [rows[index] for index in self.tasks.rows], size_px)
+        contract = Architecture.parse(config.network).contract
+        self.drawings = Drawings.load(manifest, [rows[index] for index in self.tasks.rows], contract)
         self.position_of = np.zeros(len(rows), int)
         self.position_of[self.tasks.rows] = np.arange(len(self.tasks.rows))
 
