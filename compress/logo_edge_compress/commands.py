@@ -14,6 +14,7 @@ from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge.exits import resumable
 from logo_edge.names import printable
 from logo_edge_train.commands import (
+    PAGES,
     TRACK_HELP,
     find_manifest,
     follow,
@@ -26,8 +27,6 @@ from logo_edge_train.parallel import refuse_torchrun
 
 if TYPE_CHECKING:
     from logo_edge.bundle.record import Bundle
-
-PAGES = "logo_edge.pages"  # the group of entry points that write a report page
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 calibrate = typer.Typer(rich_markup_mode=None, add_completion=False)

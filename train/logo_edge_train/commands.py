@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from logo_edge_train.recipe_io import find_recipe, load_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from logo_edge_train.data.manifest import Manifest
 
 data = typer.Typer(
     rich_markup_mode=None,
@@ -40,6 +43,7 @@ few_shot = typer.Typer(
     "and the images to sort. `few-shot train` trains on episodes. `few-shot evaluate` measures a run on brands, or "
     "on a package, that it has not seen.",
 )
+PAGES = "logo_edge.pages"  # entry points: functions of the report room that write a page; no room below imports it
 TRACK_HELP = "Also log to wandb or mlflow, beside RUN/metrics and RUN/tensorboard; may be given twice."
 DATA = typer.Option(
     None, "--data", metavar="PATH", help="A manifest CSV or a folder of images. Default: the project's own logos."
@@ -214,9 +218,19 @@ def outliers(
         typer.echo(printable(f"wrote {sheet}"))
 
 
-@data.command(help="Print and plot the content of a manifest.")
+@data.command(
+    help="Print and plot the content of a manifest; with --page, everything to look at before a training.\n\n"
+    "The page shows images by class and split, formats, sizes, copies across splits, outliers, some images of every "
+    "class and, for a folder, the files that are not used. It loads and sends nothing."
+)
 def describe(
-    manifest: Path | None = typer.Argument(None, metavar="[MANIFEST]", help="Default: the project's own labels.csv."),
+    manifest: Path | None = typer.Argument(
+        None, metavar="[MANIFEST|DIR]", help="A manifest, or a folder of images. Default: the project's own labels.csv."
+    ),
+    page: Path | None = typer.Option(None, "--page", metavar="FILE.html", help="Write the page to this file."),
+    suspects: Path | None = typer.Option(
+        None, "--suspects", metavar="CSV", help="With --page: also show the labels that `data suspects` listed there."
+    ),
     plot: Path | None = typer.Option(None, "--plot", help="Write bar charts of splits and classes to this PNG."),
     samples: Path | None = typer.Option(None, "--samples", help="Write a sheet of sample logos to this PNG."),
     augmented: Path | None = typer.Option(
@@ -238,9 +252,17 @@ def describe(
 
     if recipe and not augmented:
         raise typer.BadParameter("--recipe applies to the sheet of --augmented; add --augmented")
-    rows = read_manifest(manifest or LABELS)
+    if suspects and not page:
+        raise typer.BadParameter("--suspects applies to the page; add --page")
+    source, folder = manifest or LABELS, manifest if manifest and manifest.is_dir() else None
+    if folder:
+        source = find_manifest(folder)
+    rows = read_manifest(source)
     description = stage.describe_manifest(rows)
     stage.print_description(description)
+    if page:
+        write_description(source, rows, page, folder, suspects)
+        typer.echo(printable(f"wrote {page}"))
     if plot:
         stage.plot_description(description, plot)
         typer.echo(f"wrote {plot}")
@@ -259,6 +281,21 @@ def describe(
         figures = measure_proposal_accuracy(rows)
         write_json(proposals, figures)
         typer.echo(f"wrote {proposals}")
+
+
+def write_description(manifest: Path, rows: Manifest, page: Path, folder: Path | None, suspects: Path | None) -> None:
+    """Writes the page; features of images are kept beside the suspects, where they were computed, or in the cache."""
+    need_torch()
+    from logo_edge.cache import cache_folder
+    from logo_edge_train.device import pick_device
+    from logo_edge_train.recipe import ReviewConfig
+    from logo_edge_train.review.frozen_features import Features
+
+    (point,) = entry_points(group=PAGES, name="describe")
+    make_page, kept = point.load(), suspects.parent if suspects else cache_folder() / "review"
+    with resumable(), show_stages() as tick:
+        features = Features(rows, ReviewConfig(), kept, pick_device("auto"), tick)
+        make_page(manifest, page, features=features, folder=folder, suspects=suspects)
 
 
 REVIEW_OUT = Path("runs/review")
@@ -332,9 +369,6 @@ def review(
 ) -> dict:
     """The result of the stage, `list_suspects` or `list_next`, with progress bars on stderr."""
     need_torch()
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from logo_edge_train.device import pick_device
 
     refuse_torchrun("logo-edge data")
@@ -342,8 +376,18 @@ def review(
     torch_device = pick_device(device)
     with redirect_stdout(sys.stderr):  # messages about the folder are not part of the list
         manifest = find_manifest(source)
+    with resumable(), show_stages() as tick:
+        return stage(manifest, config, out, count=count, device=torch_device, tick=tick)
+
+
+@contextmanager
+def show_stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields `tick(stage, done, total)`, which shows a progress bar for each stage on stderr."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with resumable(), Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
         tasks: dict[str, int] = {}
 
         def tick(title: str, done: int, total: int) -> None:
@@ -351,7 +395,7 @@ def review(
                 tasks[title] = bar.add_task(title, total=total)
             bar.update(tasks[title], completed=done, total=total)
 
-        return stage(manifest, config, out, count=count, device=torch_device, tick=tick)
+        yield tick
 
 
 @data.command(
