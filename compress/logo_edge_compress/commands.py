@@ -22,6 +22,7 @@ from logo_edge_train.commands import (
     need_estimate,
     need_torch,
     print_result,
+    say_limits,
 )
 from logo_edge_train.parallel import refuse_torchrun
 
@@ -279,7 +280,8 @@ def export_command(
         None,
         "--data",
         metavar="PATH",
-        help="A folder of logos, or a manifest CSV (train fits, val verifies); left out: the run's, or ours.",
+        help="A folder of logos, or a manifest or file of labels (train fits, val verifies); left out: the run's, or "
+        "ours.",
     ),
 ) -> None:
     """Exit status: 0 made and verified, 2 refused or wrong usage."""
@@ -303,7 +305,11 @@ def export_command(
     check_request(model, kind, precision, size)
     if kind == "torchscript":
         need_torch()
-    images = read_images(data or model.manifest or find_manifest(None), model.input)
+    if data is None:
+        data = model.manifest or find_manifest(None)
+    elif not data.is_dir():
+        data = find_manifest(data)
+    images = read_images(data, model.input)
     record = export_artifact(model, kind, precision, size, out, images, say=typer.echo)
     parity = record["parity"]
     for name, file in record["files"].items():
@@ -354,6 +360,7 @@ def search_command(
         override = [*override, f"search.target_ms={target_ms}"]
     chosen = load_recipe(recipe, tuple(override))
     source, folder = find_manifest(source), out or Path("runs") / chosen.name
+    say_limits(source, chosen)
     derived = folder / "search" / "derived.toml"
     result = None if estimate else read_search(source, chosen, folder)
     if result is None:

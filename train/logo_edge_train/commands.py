@@ -17,6 +17,7 @@ from logo_edge.exits import resumable
 from logo_edge.files import json_text
 from logo_edge.names import printable
 from logo_edge_train.parallel import refuse_torchrun
+from logo_edge_train.recipe import Recipe
 from logo_edge_train.recipe_io import find_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ few_shot = typer.Typer(
 PAGES = "logo_edge.pages"  # entry points: functions of the report room that write a page; no room below imports it
 TRACK_HELP = "Also log to wandb or mlflow, beside RUN/metrics and RUN/tensorboard; may be given twice."
 DATA = typer.Option(
-    None, "--data", metavar="PATH", help="A manifest CSV or a folder of images. Default: the project's own logos."
+    None,
+    "--data",
+    metavar="PATH",
+    help="A manifest, a folder of images, or a file of labels: CSV path,label[,split], COCO, CVAT, Label Studio, "
+    "Parquet. Default: the project's own logos.",
 )
 DEVICE = typer.Option("auto", "--device", help="auto, cpu or cuda.")
 AS_JSON = typer.Option(False, "--json", help="Print JSON.")
@@ -70,22 +75,31 @@ def known_recipe(name: str | None) -> str | None:
 
 
 def find_manifest(source: Path | None) -> Path:
-    """The manifest for `--data`: a file, the manifest of a folder (organized now if needed), or the project's own."""
+    """The manifest for `--data`: itself, that of a folder or label file (organized now if needed), or the project's."""
     from logo_edge_train.data.icons import LABELS, fetch_logos
-    from logo_edge_train.organize.manifest_file import compare_with_folder, manifest_of
-    from logo_edge_train.organize.organize import organize_folder, print_report
+    from logo_edge_train.organize.manifest_file import compare_with_source, manifest_of
+    from logo_edge_train.organize.organize import organize_images, print_report
 
     if source is None:
         fetch_logos()
         return LABELS
-    if not source.is_dir():
-        return source
     manifest = manifest_of(source)
+    if manifest == source:
+        return source
     if not manifest.exists():
-        print_report(organize_folder(source, manifest))
-    elif difference := compare_with_folder(manifest, source):
+        print_report(organize_images(source, manifest))
+    elif difference := compare_with_source(manifest, source):
         typer.echo(printable(difference))
     return manifest
+
+
+def say_limits(manifest: Path, recipe: Recipe) -> None:
+    """Prints what the manifest has too few images for."""
+    from logo_edge_train.data.manifest import read_manifest
+    from logo_edge_train.organize.limits import describe_limits
+
+    for line in describe_limits(read_manifest(manifest), recipe.calibrate):
+        typer.echo(printable(line), err=True)
 
 
 @contextmanager
@@ -119,23 +133,28 @@ def fetch() -> None:
 
 
 @data.command(
-    help="Print the folder of the renders of `fetch` or, with DIR, the manifest that `train --data DIR` uses."
+    help="Print the folder of the renders of `fetch` or, with DATA, the manifest that `train --data DATA` uses."
 )
 def where(
-    folder: Path | None = typer.Argument(None, metavar="[DIR]", help="A folder of images, as for `train --data`."),
+    source: Path | None = typer.Argument(None, metavar="[DATA]", help="A folder or file, as for `train --data`."),
 ) -> None:
     from logo_edge_train.data.manifest import renders_folder
     from logo_edge_train.organize.manifest_file import manifest_of
 
-    typer.echo(manifest_of(folder) if folder else renders_folder())
+    typer.echo(manifest_of(source) if source else renders_folder())
 
 
 @data.command(
-    help="Write a manifest of a folder of images: labels (from class folders, or proposed), groups of copies, splits."
+    help="Write a manifest of a folder of images or a file of labels: labels, groups of copies, splits.\n\n"
+    "DATA is a folder with a subfolder for each class, a folder of unlabelled images (whose labels are proposed), a "
+    "CSV path,label[,split], an export of COCO, CVAT for images 1.1 or Label Studio (JSON), a Parquet file, or a "
+    "folder of one of these or of Hugging Face datasets."
 )
 def organize(
-    folder: Path = typer.Argument(..., metavar="DIR", help="Class folders of images, or unlabelled images."),
-    out: Path | None = typer.Option(None, "--out", help="The manifest to write. Default: DIR/manifest.csv."),
+    source: Path = typer.Argument(..., metavar="DATA", help="A folder of images, or a file of labels."),
+    out: Path | None = typer.Option(
+        None, "--out", help="The manifest to write. Default: manifest.csv in the folder, or beside the file."
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace an existing manifest."),
     target_per_class: int | None = typer.Option(None, "--target-per-class", min=1, help="At most N logos per class."),
     seed: int = typer.Option(0, "--seed", help="Seed of the split and of the balancing."),
@@ -152,14 +171,15 @@ def organize(
         "stop", "--small-classes", help="For classes with fewer than 4 images: stop, leave-out, or merge into `other`."
     ),
 ) -> None:
-    from logo_edge_train.organize.organize import SMALL_CLASSES, organize_folder, print_report
+    from logo_edge_train.organize.organize import SMALL_CLASSES, organize_images, print_report
 
     if small_classes not in SMALL_CLASSES:
         raise typer.BadParameter(f"--small-classes {small_classes}: expected {', '.join(SMALL_CLASSES)}")
+    manifest = out or (source if source.is_dir() else source.parent) / "manifest.csv"
     print_report(
-        organize_folder(
-            folder,
-            out or folder / "manifest.csv",
+        organize_images(
+            source,
+            manifest,
             target_per_class=target_per_class,
             seed=seed,
             overwrite=overwrite,
@@ -168,6 +188,7 @@ def organize(
             small_classes=small_classes,
         )
     )
+    say_limits(manifest, Recipe())
 
 
 @data.command(
@@ -224,8 +245,8 @@ def outliers(
     "class and, for a folder, the files that are not used. It loads and sends nothing."
 )
 def describe(
-    manifest: Path | None = typer.Argument(
-        None, metavar="[MANIFEST|DIR]", help="A manifest, or a folder of images. Default: the project's own labels.csv."
+    source: Path | None = typer.Argument(
+        None, metavar="[DATA]", help="A manifest, folder or file of labels. Default: the project's own labels.csv."
     ),
     page: Path | None = typer.Option(None, "--page", metavar="FILE.html", help="Write the page to this file."),
     suspects: Path | None = typer.Option(
@@ -254,14 +275,12 @@ def describe(
         raise typer.BadParameter("--recipe applies to the sheet of --augmented; add --augmented")
     if suspects and not page:
         raise typer.BadParameter("--suspects applies to the page; add --page")
-    source, folder = manifest or LABELS, manifest if manifest and manifest.is_dir() else None
-    if folder:
-        source = find_manifest(folder)
-    rows = read_manifest(source)
+    manifest = find_manifest(source) if source else LABELS
+    rows = read_manifest(manifest)
     description = stage.describe_manifest(rows)
     stage.print_description(description)
     if page:
-        write_description(source, rows, page, folder, suspects)
+        write_description(manifest, rows, page, source if source and source.is_dir() else None, suspects)
         typer.echo(printable(f"wrote {page}"))
     if plot:
         stage.plot_description(description, plot)
@@ -408,7 +427,7 @@ def show_stages() -> Iterator[Callable[[str, int, int], None]]:
 def apply(
     corrections: Path = typer.Argument(..., metavar="CORRECTIONS.csv", help="The file that a contact sheet downloads."),
     source: Path | None = typer.Option(
-        None, "--data", metavar="PATH", help="The manifest, or its folder of images. Default: the project's own."
+        None, "--data", metavar="PATH", help="The manifest, or its folder or label file. Default: the project's own."
     ),
     as_json: bool = AS_JSON,
 ) -> None:
@@ -417,7 +436,7 @@ def apply(
     from logo_edge_train.organize.manifest_file import manifest_of
     from logo_edge_train.review.corrections import apply_corrections
 
-    manifest = LABELS if source is None else manifest_of(source) if source.is_dir() else source
+    manifest = LABELS if source is None else manifest_of(source)
 
     def print_changes(result: dict) -> None:
         counts = (
@@ -459,13 +478,14 @@ def train_command(
         from logo_edge_train.estimate import estimate_training, print_estimate
 
         refuse_torchrun("--estimate")
-        print_result(
-            estimate_training(find_manifest(source), chosen, device=pick_device(device)), as_json, print_estimate
-        )
+        manifest = find_manifest(source)
+        say_limits(manifest, chosen)
+        print_result(estimate_training(manifest, chosen, device=pick_device(device)), as_json, print_estimate)
         return
     rank_device = distributed.start(pick_device(device))
     with distributed.main_first():
         manifest = find_manifest(source)
+    distributed.on_main(say_limits)(manifest, chosen)
     folder = out or Path("runs") / chosen.name
     console = None if distributed.is_main() else Console(quiet=True)
     with resumable(), follow(folder, asdict(chosen), track, console) as (report, _):
