@@ -418,14 +418,46 @@ def show_stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @data.command(
-    help="Merge the corrections of a contact sheet into a manifest: all of them, or none if one does not fit.\n\n"
+    "review",
+    help="Serve a page for labelling on this machine: one key per label; each decision is saved at once.\n\n"
+    "Without LIST.csv it shows all images of train and val, and those without a label. Open the printed address in a "
+    "browser. Decisions go to DIR/corrections.csv; a second start continues there. Ctrl-C ends. Then:\n\n"
+    "logo-edge data apply DIR/corrections.csv --data PATH\n\n"
+    "Needs the extra serve. It listens on loopback, and the address holds a token.",
+)
+def review_command(
+    listed: Path | None = typer.Argument(
+        None, metavar="[LIST.csv]", help="The images of a suspects.csv or next.csv, in that order."
+    ),
+    source: Path | None = DATA,
+    out: Path = typer.Option(REVIEW_OUT, "--out", metavar="DIR", help="The folder for corrections.csv."),
+    port: int = typer.Option(0, "--port", min=0, max=65535, help="0 for any free port."),
+) -> None:
+    from logo_edge_train.review.server import serve_review  # needs the extra serve
+    from logo_edge_train.review.session import Session
+
+    session = Session(find_manifest(source), out / "corrections.csv", listed)
+
+    def announce(address: str) -> None:
+        typer.echo(
+            printable(f"{len(session.rows):,} images, {len(session.decisions()):,} decided in {session.file.path}")
+        )
+        typer.echo(f"Open {address}")
+
+    serve_review(session, port, announce)
+
+
+@data.command(
+    help="Merge corrections of `data review` or a contact sheet into a manifest: all, or none if one is invalid.\n\n"
     "CORRECTIONS.csv identifies images by package, version and icon, with their `label` and the `corrected` one. A "
     "suspects.csv or next.csv with a filled column `corrected` works too. Lines without a corrected label are skipped. "
     "Refused are images that the manifest does not have, labels of calib and test, labels that have changed since, and "
     "labels that are not a class. Images without a label become rows of train."
 )
 def apply(
-    corrections: Path = typer.Argument(..., metavar="CORRECTIONS.csv", help="The file that a contact sheet downloads."),
+    corrections: Path = typer.Argument(
+        ..., metavar="CORRECTIONS.csv", help="The file that `data review` keeps, or that a contact sheet downloads."
+    ),
     source: Path | None = typer.Option(
         None, "--data", metavar="PATH", help="The manifest, or its folder or label file. Default: the project's own."
     ),
