@@ -30,6 +30,7 @@ from logo_edge_train.review.confident import choose_diverse, find_label_errors
 from logo_edge_train.review.corrections import COLUMNS, apply_corrections
 from logo_edge_train.review.panel import divide_groups
 from logo_edge_train.review.ranking import labelling_pool, list_next, list_suspects
+from logo_edge_train.review.session import Session
 from logo_edge_train.review.sheet import assign_keys
 
 CONFIG = ReviewConfig(
@@ -199,6 +200,11 @@ def test_a_flipped_label_is_ranked_first_and_none_of_calib_is_listed(squares, tm
     assert [row["icon"] for row in listed] == [row["icon"] for row in record["rows"]]
     assert float(listed[0]["p_red"]) + float(listed[0]["p_blue"]) == pytest.approx(1, abs=1e-3)
     assert listed[0]["corrected"] == ""
+    judged = read_csv(tmp_path / "out" / "judged.csv")
+    assert (len(judged), judged[0]["icon"]) == (32, FLIPPED)
+    assert [float(row["margin"]) for row in judged] == sorted((float(row["margin"]) for row in judged), reverse=True)
+    session = Session(squares, tmp_path / "corrections.csv", tmp_path / "out" / "judged.csv")
+    assert [row.icon for row in session.rows] == [row["icon"] for row in judged]
 
 
 def test_an_interrupted_review_goes_on_where_it_was(squares, tmp_path, monkeypatch):
@@ -537,7 +543,7 @@ def test_a_person_corrects_labels_by_keys_and_applies_what_the_browser_gives(bro
     state, button = page.locator("#state"), page.locator("#download")
     assert page.locator("li").count() == len(listed)
     assert f"{[row['icon'] for row in listed].index(HOSTILE) + 1}. {HOSTILE}" in page.locator("h2").all_inner_texts()
-    assert page.evaluate("[...document.images].every(image => image.naturalWidth === 160)")
+    assert page.evaluate("[...document.querySelectorAll('li img')].every(image => image.naturalWidth === 160)")
     assert button.is_disabled()
     page.keyboard.press("Shift+" + listed[0]["suggested"][0].upper())  # not sure; then on to the second
     page.keyboard.press("b")

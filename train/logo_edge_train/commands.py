@@ -334,8 +334,9 @@ REVIEW_DEVICE = typer.Option("auto", "--device", help="auto, cpu or cuda; for co
 @data.command(
     help="List labels of train and val that are probably wrong. If interrupted, run it again.\n\n"
     "An ensemble of models judges each label; none of them has learned from the image's group (cross-validation; "
-    "confident learning, Northcutt et al. 2021). DIR/suspects.csv lists the worst first. DIR/suspects.html is a "
-    "contact sheet: open it in a browser, press one key for each image, download the corrections, then:\n\n"
+    "confident learning, Northcutt et al. 2021). DIR/suspects.csv lists the worst first, DIR/judged.csv all labels. "
+    "Correct them on the page of `data review DIR/suspects.csv`, or on the contact sheet DIR/suspects.html: open it in "
+    "a browser, press one key for each image, download the corrections, then:\n\n"
     "logo-edge data apply corrections.csv --data PATH\n\n"
     "A suspect is a reason to look, not a proof: the list also has rare and ambiguous images. Labels of calib and test "
     "are not used, never listed and never changed. The manifest is not changed."
@@ -427,7 +428,7 @@ def show_stages() -> Iterator[Callable[[str, int, int], None]]:
 )
 def review_command(
     listed: Path | None = typer.Argument(
-        None, metavar="[LIST.csv]", help="The images of a suspects.csv or next.csv, in that order."
+        None, metavar="[LIST.csv]", help="The images of a suspects.csv, judged.csv or next.csv, in that order."
     ),
     source: Path | None = DATA,
     out: Path = typer.Option(REVIEW_OUT, "--out", metavar="DIR", help="The folder for corrections.csv."),
