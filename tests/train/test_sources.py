@@ -273,6 +273,8 @@ def test_names_that_give_no_image_several_labels_or_several_splits_are_skipped_w
         ("a.json", '{"images": []}', "not as COCO"),
         ("a.json", '[{"image": "x.png", "choice": "cat"}]', "not as COCO, Label Studio"),
         ("a.json", "3", "not as COCO"),
+        ("a.json", "[" * 100_000, "not as COCO"),
+        ("a.csv", "", "found the columns none"),
         ("a.xml", "<annotation><filename>x.png</filename></annotation>", "found <annotation>; expected <annotations>"),
         ("a.xml", "<annotations><image name='x.png'>", "damaged, or not UTF-8"),
         ("a.xml", "<annotations><image/></annotations>", "not as COCO.*CVAT for images 1.1"),
@@ -366,6 +368,8 @@ def test_data_takes_a_label_file_and_notices_its_changes(tmp_path, monkeypatch, 
 
 def test_a_folder_with_an_export_and_class_folders_takes_the_labels_of_the_export(pictures):
     write_cvat(pictures)
+    (pictures / "annotations").mkdir()
+    (pictures / "annotations" / "._instances.json").write_bytes(b"of a Mac")
     for name in ("cat", "dog"):
         (pictures / name).mkdir()
         draw_mark(70).save(pictures / name / "0.png")
@@ -422,4 +426,5 @@ def test_labels_of_a_hostile_tree_reach_the_same_manifest_through_a_csv(hostile_
     assert sorted((row.icon, row.label, row.split) for row in again) == sorted(key)
     assert len(rows) > 60
     assert report.label_files == (source,)
+    assert "  1 x empty: 'empty.jpg'" in describe_report(report)
     assert {file.path.name for file in report.skipped} == {Path(name).name for name in hostile_tree.damaged}

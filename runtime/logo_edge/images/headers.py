@@ -88,7 +88,7 @@ def read_image_file(data: bytes) -> ImageFile:
     """
     kind = next((kind for magic, kind in KINDS.items() if data.startswith(magic)), None)
     if data[4:8] == b"ftyp":
-        kind = "HEIF" if data[8:12] in HEIC_BRANDS or HEIC_BRANDS & _other_brands(data) else "AVIF"
+        kind = "HEIF" if HEIC_BRANDS & _brands(data) else "AVIF"
     try:
         if kind in READERS:
             return READERS[kind](data)
@@ -97,10 +97,10 @@ def read_image_file(data: bytes) -> ImageFile:
         raise ImageError(f"damaged or truncated image (the header of its {kind} ends too early)") from None
 
 
-def _other_brands(data: bytes) -> set[bytes]:
-    """The compatible brands of a file whose major brand is that of any image: AVIF or HEIC."""
+def _brands(data: bytes) -> set[bytes]:
+    """The brand in an `ftyp` box; for `mif1`, which is any image, the compatible brands. ISO 23008-12, 10.2."""
     size = int.from_bytes(data[:4], "big")
-    return {data[at : at + 4] for at in range(16, min(size, 256), 4)} if data[8:12] == b"mif1" else set()
+    return {data[at : at + 4] for at in range(16, min(size, 256), 4)} if data[8:12] == b"mif1" else {data[8:12]}
 
 
 def orientation_in(exif: bytes) -> int | None:

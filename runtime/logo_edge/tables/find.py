@@ -19,7 +19,7 @@ DECODERS = {
     **dict.fromkeys((".svg", ".svgz"), ("resvg_py", "svg")),
     **dict.fromkeys((".heic", ".heif", ".hif"), ("pillow_heif", "heif")),
 }  # suffix -> module, extra that installs it
-HIDDEN = "hidden: its name begins with a dot"
+HIDDEN = "hidden (a dot before its name)"
 HEAT_MAP_SUFFIX = ".explain.png"  # --explain writes these files beside the images; they are never classified
 
 

@@ -45,7 +45,7 @@ def read_csv(path: Path) -> Iterator[NamedLabel]:
         columns = {alike(name): name for name in reader.fieldnames or ()}
         if not {"path", "label"} <= columns.keys():
             raise DatasetError(
-                f"{path}: found the columns {', '.join(columns)}; expected path, label and perhaps split"
+                f"{path}: found the columns {', '.join(columns) or 'none'}; expected path, label and perhaps split"
             )
         for row in reader:
             name, label, split = (
@@ -71,7 +71,7 @@ def _read_coco(content: dict) -> Iterator[NamedLabel]:
         labels[annotation["image_id"]].add(names[annotation["category_id"]])
     for image in content["images"]:
         for label in labels[image["id"]] or {""}:
-            yield NamedLabel(image["file_name"], label)
+            yield NamedLabel(image["file_name"], str(label))
 
 
 def _read_label_studio(tasks: list) -> Iterator[NamedLabel]:
@@ -87,7 +87,7 @@ def _read_label_studio(tasks: list) -> Iterator[NamedLabel]:
         results = [part for given in task["annotations"] if not given.get("was_cancelled") for part in given["result"]]
         choices = {choice for part in results if part["type"] == "choices" for choice in part["value"]["choices"]}
         for label in choices or {""}:
-            yield NamedLabel(name, label, second_name=UPLOADED.sub("", name, count=1))
+            yield NamedLabel(name, str(label), second_name=UPLOADED.sub("", name, count=1))
 
 
 def read_cvat(path: Path) -> Iterator[NamedLabel]:
@@ -111,8 +111,8 @@ def read_labels(path: Path) -> Iterator[NamedLabel]:
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a label file") from error
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, ElementTree.ParseError) as error:
-        raise DatasetError(f"{path}: damaged, or not UTF-8 ({error}); export it again") from error
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DatasetError(f"{path}: damaged, or not UTF-8 ({error}); export it again, as UTF-8") from error
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"{path}: not as COCO, Label Studio (JSON) or CVAT for images 1.1 export labels of whole images "
             f"({type(error).__name__}: {error}); export it again in one of these formats, or as a CSV path,label,split"

@@ -31,6 +31,7 @@ from logo_edge_train.organize.splits import (
 
 SMALL_CLASSES = STOP, LEAVE_OUT, MERGE = ("stop", "leave-out", "merge")
 MERGED = "other"
+REASONS = 20  # that are printed
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,11 @@ def organize_images(
     placed, few_images = _settle_small_classes(source, placed, small_classes, can_propose=can_propose)
     jobs = [(image.path, can_propose and not image.label) for image in placed]
     examined = map_in_processes(_examine, jobs, title="Measuring")
-    skipped += [SkippedFile(p.path, e) for p, e in zip(placed, examined, strict=True) if isinstance(e, str)]
+    skipped += [
+        SkippedFile(p.path, e.removeprefix(f"{p.path}: "))
+        for p, e in zip(placed, examined, strict=True)
+        if isinstance(e, str)
+    ]
     images = [(p, e) for p, e in zip(placed, examined, strict=True) if isinstance(e, _Examined)]
     if not images:
         raise DatasetError(
@@ -263,13 +268,13 @@ def _examine(job: tuple[Path, bool]) -> _Examined | str:
 
 
 def _count_skipped(skipped: Sequence[SkippedFile]) -> list[str]:
-    """Each reason with its number of files and the first of them, the most frequent reason first."""
+    """Each reason, without its details, with the number of its files and the first of them; the most frequent first."""
     names = defaultdict(list)
     for file in skipped:
-        names[file.reason.removeprefix(f"{file.path}: ")].append(file.path.name)
+        names[file.reason.split(" (")[0]].append(file.path.name)
     ordered = sorted(names.items(), key=lambda item: -len(item[1]))
-    lines = [f"{len(files)} {reason} ({listed(files, most=3)})" for reason, files in ordered[:10]]
-    return lines + ([f"and {len(ordered) - 10} other reasons"] if len(ordered) > 10 else [])
+    lines = [f"{len(files)} x {reason}: {listed(files, most=3)}" for reason, files in ordered[:REASONS]]
+    return lines + ([f"{len(ordered) - REASONS} more reasons"] if len(ordered) > REASONS else [])
 
 
 def _check_destination(path: Path, overwrite: bool, label_files: Sequence[Path]) -> None:
@@ -381,7 +386,7 @@ def _settle_incomplete(source: Path, kept: list[_LabelledRow], mode: str) -> tup
     }
     if not lacking:
         return kept, {}
-    if mode == STOP or MERGED in lacking:
+    if mode == STOP or MERGED in lacking or (mode == LEAVE_OUT and len(sizes) - len(lacking) < 2):
         texts = [f"{shown(label)!r} (none in {', '.join(splits)})" for label, splits in lacking.items()]
         raise DatasetError(
             f"{shown(str(source))}: classes that your splits leave out: {', '.join(texts)}; expected an image of each "
@@ -390,9 +395,7 @@ def _settle_incomplete(source: Path, kept: list[_LabelledRow], mode: str) -> tup
         )
     if mode == MERGE:
         return _settle_incomplete(source, _merge(kept, lacking), STOP)[0], {label: sizes[label] for label in lacking}
-    kept = [c for c in kept if c.row.label not in lacking]
-    _check_classes(source, [c.row.label for c in kept])
-    return kept, {label: sizes[label] for label in lacking}
+    return [c for c in kept if c.row.label not in lacking], {label: sizes[label] for label in lacking}
 
 
 def _refuse_small(folder: Path, small: dict[str, int], mode: str, unit: str, *, is_merged: bool = False) -> None:

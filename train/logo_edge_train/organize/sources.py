@@ -46,7 +46,7 @@ def find_label_files(source: Path) -> list[Path]:
     """
     if source.is_dir():
         patterns = IN_FOLDERS if next(walk_images(source), None) else (*IN_FOLDERS, *TABLES)
-        return next((files for pattern in patterns if (files := sorted(source.glob(pattern)))), [])
+        return next((files for pattern in patterns if (files := _visible_files(source, pattern))), [])
     if not source.is_file() or source.suffix.lower() not in (*READERS, *SUFFIXES):
         state = "no such file or folder" if not source.exists() else f"a file with the suffix {source.suffix!r}"
         raise DatasetError(
@@ -54,6 +54,11 @@ def find_label_files(source: Path) -> list[Path]:
             f"file of labels ({', '.join((*READERS, *SUFFIXES))})"
         )
     return [source]
+
+
+def _visible_files(folder: Path, pattern: str) -> list[Path]:
+    files = (file for file in folder.glob(pattern) if file.is_file())
+    return sorted(file for file in files if not any(part[0] == "." for part in file.relative_to(folder).parts))
 
 
 def _read_files(source: Path, files: list[Path]) -> tuple[list[PlacedImage], list[SkippedFile]]:
