@@ -12,10 +12,11 @@ from xml.sax.saxutils import quoteattr
 
 import pytest
 from hostile_tree import draw_mark
+from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, MissingExtraError
 from logo_edge.names import csv_line
-from logo_edge_train.commands import find_manifest
+from logo_edge_train.commands import data, find_manifest, train
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest
 from logo_edge_train.organize.limits import describe_limits
 from logo_edge_train.organize.manifest_file import compare_with_source, manifest_of
@@ -412,6 +413,28 @@ def test_enough_images_of_each_class_are_no_reason_to_say_anything():
     enough = {split: {"a": 99, "b": 99} for split in ("train", "val", "calib", "test")}
     assert describe_limits(make_manifest(enough), CalibrateConfig()) == []
     assert len(describe_limits(make_manifest({**enough, "train": {"a": 300, "b": 99}}), CalibrateConfig())) == 1
+
+
+def test_organize_and_train_say_before_anything_is_fitted_what_is_too_small(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    source = write_classes(tmp_path / "x", {"a": {"": 6}, "b": {"": 6}})
+    done = CliRunner().invoke(data, ["organize", str(source)])
+    assert done.exit_code == 0, done.output
+    assert "calib has 2 images: mode balanced promises a risk of 5% from 59 on" in done.output
+    assert (tmp_path / "x" / "manifest.csv").exists()
+    monkeypatch.setattr("logo_edge_train.train.train_ensemble", lambda *_, **__: pytest.fail("said too late"))
+    monkeypatch.setattr(
+        "logo_edge_train.commands.say_limits", lambda manifest, recipe: sys.exit(f"{manifest} {recipe.name}")
+    )
+    done = CliRunner().invoke(train, ["--data", str(source), "--recipe", "smoke", "--out", str(tmp_path / "run")])
+    assert done.exception.code == f"{manifest_of(source)} smoke"
+    done = CliRunner().invoke(data, ["where", str(source)])
+    assert done.output.strip() == str(manifest_of(source))
+
+
+def test_splits_of_folders_are_not_asked_of_a_label_file(pictures):
+    with pytest.raises(DatasetError, match=r"mine.csv gives the splits; --split-folders is for class folders"):
+        read_source(write_csv(pictures), split_folders=True)
 
 
 def test_labels_of_a_hostile_tree_reach_the_same_manifest_through_a_csv(hostile_tree, tmp_path):

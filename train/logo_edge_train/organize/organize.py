@@ -154,17 +154,8 @@ def organize_images(
     kept = [replace(c, row=row) for c, row in zip(kept, rows, strict=True)]
     kept, incomplete = _settle_incomplete(source, kept, small_classes)
     rows = [c.row for c in kept]
-    if manifest_path.is_relative_to(cache_folder()):  # into the user's folders only what was asked for is written
-        digests = {name: look.digest for name, (_, look) in zip(names, images, strict=True)}
-        own = {row.icon: digests[row.icon] for row in rows}
-        own |= {_icon_name(path, manifest_path.resolve().parent): digest_file(path) for path in label_files}
-        manifest_path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(digests_file(manifest_path), json_text(own))
-    write_manifest(manifest_path, rows)
-    skipped_file(manifest_path).unlink(missing_ok=True)
-    if skipped:
-        lines = [csv_line((shown(str(file.path)), shown(file.reason))) for file in skipped]
-        write_file(skipped_file(manifest_path), "".join([csv_line(("path", "reason")), *lines]))
+    digests = {name: look.digest for name, (_, look) in zip(names, images, strict=True)}
+    _write_files(manifest_path, rows, {row.icon: digests[row.icon] for row in rows}, label_files, skipped)
     labels_of, splits_of = _values_of_groups(rows, "label"), _values_of_groups(rows, "split")
     proposals = [c for c in kept if c.proposed]
     return OrganizeReport(
@@ -189,6 +180,25 @@ def organize_images(
         filled=filled,
         uneven={} if given else find_uneven_classes(rows),
     )
+
+
+def _write_files(
+    manifest_path: Path,
+    rows: list[LogoRow],
+    digests: dict[str, str],
+    label_files: Sequence[Path],
+    skipped: Sequence[SkippedFile],
+) -> None:
+    """Writes the manifest, the list of skipped files if there are any and, in the cache, the digests of its sources."""
+    if manifest_path.is_relative_to(cache_folder()):  # into the user's folders only what was asked for is written
+        labels = {_icon_name(path, manifest_path.resolve().parent): digest_file(path) for path in label_files}
+        manifest_path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(digests_file(manifest_path), json_text(digests | labels))
+    write_manifest(manifest_path, rows)
+    skipped_file(manifest_path).unlink(missing_ok=True)
+    if skipped:
+        lines = [csv_line((shown(str(file.path)), shown(file.reason))) for file in skipped]
+        write_file(skipped_file(manifest_path), "".join([csv_line(("path", "reason")), *lines]))
 
 
 def print_report(report: OrganizeReport) -> None:

@@ -36,6 +36,10 @@ def read_source(source: Path, *, split_folders: bool | None = None) -> tuple[lis
     source is missing, ambiguous or damaged.
     """
     files = find_label_files(source)
+    if files and split_folders is not None:
+        raise DatasetError(
+            f"{shown(str(files[0]))} gives the splits; --split-folders is for class folders. Leave it out"
+        )
     return _read_files(source, files) if files else read_layout(source, split_folders=split_folders)
 
 
