@@ -35,13 +35,15 @@ class CorrectionsFile:
         """Sets or, where None, removes corrections; they are on the disk when this returns. Raises as `read` does."""
         with changing(self.path):
             self._refresh()
-            is_new = self._corrections.keys().isdisjoint(changes)
-            changed = {name: item for name, item in {**self._corrections, **changes}.items() if item}
-            if is_new:
-                self._append("".join(_line(name, item) for name, item in changes.items() if item))
+            added = {name: correction for name, correction in changes.items() if correction}
+            if self._corrections.keys().isdisjoint(changes):
+                self._append("".join(_line(*item) for item in added.items()))
+                self._corrections |= added
             else:
-                self._write(changed)
-            self._corrections, self._stamp = changed, _stamp(self.path)
+                kept = {name: item for name, item in self._corrections.items() if changes.get(name, item)}
+                self._write(kept | added)
+                self._corrections = kept | added
+            self._stamp = _stamp(self.path)
 
     def _write(self, corrections: Mapping[Name, Correction]) -> None:
         lines = (_line(name, item) for name, item in corrections.items())

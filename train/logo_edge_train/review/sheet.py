@@ -61,8 +61,8 @@ def list_records(name: str, records: Iterable[dict], classes: tuple[str, ...]) -
     index_of, rows = {label: index for index, label in enumerate(classes)}, []
     for record in records:
         probabilities, label = record["probabilities"], record["label"]
-        likeliest = sorted(probabilities or classes, key=lambda name: (-probabilities.get(name, 0.0), name))
-        shown = likeliest[:MOST_BUTTONS] + [label] * (label in likeliest[MOST_BUTTONS:])
+        likeliest = sorted(probabilities, key=lambda name: (-probabilities[name], name)) or classes
+        shown = [*likeliest[:MOST_BUTTONS], *[label] * (label in likeliest[MOST_BUTTONS:])]
         row = {column: record[column] for column in COLUMNS if column in record}
         row |= {"title": f"{record['rank']}. {printable(record['icon'])}", "split": record["split"]}
         rows.append(row | {"buttons": [[index_of[name], probabilities.get(name)] for name in shown]})
