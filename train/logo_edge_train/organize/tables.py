@@ -24,11 +24,12 @@ ROWS = 16  # images in memory at a time
 def extract_tables(splits: Mapping[Path, str]) -> Path:
     """The label file path,label,split of these tables, whose images are written beside it into the cache, once.
 
-    `splits`: table -> the split of its rows without one. The folder's name depends on the content of the tables. Raises
-    DatasetError if a table cannot be read or has no columns of images and labels, MissingExtraError without pyarrow.
+    `splits`: table -> the split of its rows without one. The folder's name depends on the place and the content of the
+    tables. Raises DatasetError if a table cannot be read or has no columns of images and labels, MissingExtraError
+    without pyarrow.
     """
     pyarrow = import_pyarrow()
-    inputs = {f"{at:06}{split}": path for at, (path, split) in enumerate(splits.items())}
+    inputs = {f"{split} {path}": path for path, split in splits.items()}
     folder = cache_folder() / "tables" / artifact_key(inputs, {"version": 1}, {})[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with changing(folder):
@@ -38,20 +39,19 @@ def extract_tables(splits: Mapping[Path, str]) -> Path:
                 for at, (path, split) in enumerate(splits.items()):
                     try:
                         lines += (csv_line(row) for row in _extract(path, split, part, f"{at:03}"))
-                    except (OSError, pyarrow.ArrowException) as error:
+                    except (OSError, ValueError, LookupError, AttributeError, pyarrow.ArrowException) as error:
                         raise DatasetError(f"{path}: {error}; expected a readable Parquet or Arrow file") from error
                 write_file(part / LABELS, "".join(lines))
                 part.rename(folder)
-                part.mkdir()  # which `folder_beside` deletes
     return folder / LABELS
 
 
 def _extract(path: Path, split: str, folder: Path, prefix: str) -> Iterator[tuple[str, str, str]]:
     """(path, label, split) of each row of a table, whose image is written into the folder; an empty path: no image."""
-    schema, batches = _open(path)
+    schema, read_batches = _open(path)
     image_column, label_column, names = _columns(path, schema)
-    number = 0
-    for batch in batches:
+    columns, number = [name for name in schema.names if name in (image_column, label_column, "split")], 0
+    for batch in read_batches(columns):
         for row in batch.to_pylist():
             image, value, own = row[image_column], row[label_column], str(row.get("split") or "")
             if own and alike(own) not in SPLIT_NAMES:
@@ -70,16 +70,18 @@ def _extract(path: Path, split: str, folder: Path, prefix: str) -> Iterator[tupl
 
 
 def _open(path: Path):
-    """The schema of a table and its record batches, read lazily."""
+    """The schema of a table, and a function: names of columns -> their record batches, read lazily."""
     import pyarrow
 
     if path.suffix.lower() == ".arrow":
         reader = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
-        return reader.schema, (batch.slice(at, ROWS) for batch in reader for at in range(0, batch.num_rows, ROWS))
+        return reader.schema, lambda columns: (
+            batch.select(columns).slice(at, ROWS) for batch in reader for at in range(0, batch.num_rows, ROWS)
+        )
     from pyarrow import parquet
 
     file = parquet.ParquetFile(path)
-    return file.schema_arrow, file.iter_batches(batch_size=ROWS)
+    return file.schema_arrow, lambda columns: file.iter_batches(batch_size=ROWS, columns=columns)
 
 
 def _columns(path: Path, schema) -> tuple[str, str, list[str]]:
