@@ -80,7 +80,7 @@ def press_keys(manifest: Path, corrections: Path, count: int) -> dict[str, list[
     session = Session(manifest, corrections)
     with running(create_app(session, "token")) as client, open_browser() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.goto(f"{client.base_url}/token/")
+        page.goto(f"{client.base_url}/token/", wait_until="domcontentloaded")
         page.evaluate(WATCH)
         for pressed in range(1, count + 1):
             page.keyboard.press(CLASSES[pressed % 4][0])

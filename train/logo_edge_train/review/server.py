@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
 from logo_edge.exits import describe_os_error
@@ -24,8 +25,8 @@ from logo_edge_train.review.sheet import PICTURE_PX, encode_webp
 
 try:
     import uvicorn
-    from fastapi import APIRouter, Depends, FastAPI, HTTPException
-    from fastapi.responses import HTMLResponse, Response
+    from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+    from fastapi.responses import HTMLResponse, JSONResponse, Response
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 except ImportError as error:
     raise MissingExtraError("serve", error.name or "fastapi") from error
@@ -38,6 +39,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 PICTURE_HEADERS = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+ERRORS = ((ImageError, 422, str), (LogoEdgeError, 409, str), (OSError, 507, describe_os_error))
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,9 @@ def create_app(session: Session, token: str) -> FastAPI:
     def draw(position: int, size_px: int) -> Response:
         check_position(position)
         path = session.manifest.image_path(session.rows[position])
-        try:
-            with reading:
-                image, covered = load_reduced(path, size_px)
-                pixels = preprocess(image, InputContract(size_px), covered)
-        except ImageError as error:
-            raise HTTPException(422, str(error)) from error
+        with reading:
+            image, covered = load_reduced(path, size_px)
+            pixels = preprocess(image, InputContract(size_px), covered)
         return Response(encode_webp(pixels), media_type="image/webp", headers=PICTURE_HEADERS)
 
     router = APIRouter(prefix="/{key}", dependencies=[Depends(guard)])
@@ -92,18 +91,18 @@ def create_app(session: Session, token: str) -> FastAPI:
             check_position(decision.position)
             if decision.label is not None and decision.label not in session.classes:
                 raise HTTPException(422, f"label {decision.label!r} is no class of the manifest")
-        changes = dict(session.decide(item.position, item.label, item.sure) for item in decisions)
-        try:
-            session.file.save(changes)
-        except LogoEdgeError as error:
-            raise HTTPException(409, str(error)) from error
-        except OSError as error:
-            raise HTTPException(507, describe_os_error(error)) from error
+        session.file.save(dict(session.decide(item.position, item.label, item.sure) for item in decisions))
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    for kind, status, describe in ERRORS:
+        app.add_exception_handler(kind, partial(answer_error, status, describe))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
     app.include_router(router)
     return app
+
+
+def answer_error(status: int, describe: Callable, _request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": describe(error)}, status)
 
 
 def serve_review(session: Session, port: int, announce: Callable[[str], None]) -> None:

@@ -26,7 +26,7 @@ Probabilities = dict[str, float]  # class -> probability; empty if unknown
 
 
 class Session:
-    """The rows of a list of `data suspects` or `data next`, or all that a correction may change; and decisions.
+    """The rows of a list of `data suspects` or `data next`, or all whose label may change; and decisions on them.
 
     Decisions that the corrections file already has are taken up. Those on other images of the manifest stay in it.
     """
@@ -44,11 +44,15 @@ class Session:
         self.file = CorrectionsFile(corrections_path)
         aim = f"{manifest_path}. Correct or delete these lines, or name another folder by --out"
         check_corrections(self.file.read(), known, self.manifest, corrections_path, aim)
-        listed = read_list(list_path, known, self.classes) if list_path else list_open(self.manifest, known)
+        correctable = find_correctable(self.manifest, known)
+        listed = (
+            read_list(list_path, correctable, self.classes)
+            if list_path
+            else [(row, {}) for row in correctable.values()]
+        )
+        self._source = shown(str(list_path or manifest_path))
         if not listed:
-            raise DatasetError(
-                f"{shown(str(list_path or manifest_path))} has no image of train or val; nothing to review"
-            )
+            raise DatasetError(f"{self._source} has no image of train or val; nothing to review")
         self.rows = [row for row, _ in listed]
         self._listed = list_records(
             "review",
@@ -67,7 +71,6 @@ class Session:
             ],
             self.classes,
         )
-        self._source = list_path or manifest_path
 
     def decisions(self) -> list[tuple[int, dict]]:
         """(position of the row, {label, sure}) of each listed row that has a decision."""
@@ -98,22 +101,22 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path.resolve()))
 
 
-def list_open(manifest: Manifest, known: Mapping[Name, LogoRow]) -> list[tuple[LogoRow, Probabilities]]:
+def find_correctable(manifest: Manifest, known: Mapping[Name, LogoRow]) -> dict[Name, LogoRow]:
     """The known rows that a correction may change, in order."""
     groups, classes = rows_of_groups(manifest), manifest.classes
-    return [
-        (row, {})
-        for row in known.values()
+    return {
+        name: row
+        for name, row in known.items()
         if find_problem(Correction(0, row.label, classes[0], None), row, classes, groups) is None
-    ]
+    }
 
 
 def read_list(
-    path: Path, known: Mapping[Name, LogoRow], classes: tuple[str, ...]
+    path: Path, correctable: Mapping[Name, LogoRow], classes: tuple[str, ...]
 ) -> list[tuple[LogoRow, Probabilities]]:
     """The rows of a CSV of `data suspects` or `data next` with the probabilities of its columns `p_CLASS`.
 
-    Raises DatasetError if the file is no such CSV, or names an image that is not `known`.
+    Raises DatasetError if the file is no such CSV, or names an image that is not `correctable`.
     """
     expected = "expected a CSV of `logo-edge data suspects` or `next`; run it again"
     listed = []
@@ -121,12 +124,13 @@ def read_list(
         with path.open(newline="", encoding="utf-8-sig") as file:
             for number, cells in enumerate(csv.DictReader(file), start=1):
                 name = tuple(cells.get(column) or "" for column in ("package", "version", "icon"))
-                if name not in known:
+                if name not in correctable:
                     raise DatasetError(
-                        f"{shown(str(path))}, row {number}: no image {shown(name[2])!r} in the manifest; {expected}"
+                        f"{shown(str(path))}, row {number}: the manifest has no image {shown(name[2])!r} whose label "
+                        f"may change; {expected}"
                     )
                 probabilities = {label: float(cells[f"p_{label}"]) for label in classes if cells.get(f"p_{label}")}
-                listed.append((known[name], probabilities))
+                listed.append((correctable[name], probabilities))
     except OSError as error:
         raise DatasetError(f"{shown(str(path))}: {error.strerror}; {expected}") from error
     except (ValueError, csv.Error) as error:  # not UTF-8, or no number
