@@ -100,6 +100,9 @@ def compress_command(
     members: int = typer.Option(
         0, "--members", min=0, help="For server: the number of teachers, from the first; 0: all."
     ),
+    intended_use: str = typer.Option(
+        "", "--intended-use", metavar="TEXT", help="For the card: what the bundle is for, and for whom."
+    ),
     budget: float | None = typer.Option(
         None,
         "--budget-minutes",
@@ -161,6 +164,7 @@ def compress_command(
                 members=members,
                 budget_minutes=budget,
                 outliers=families_of("choice"),
+                intended_use=intended_use,
             )
     except SelectionError:
         write_page(work_folder(run, chosen))
