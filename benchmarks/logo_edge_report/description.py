@@ -18,7 +18,9 @@ from logo_edge_train.data.images import map_images
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.keys import file_hash, versions
 from logo_edge_train.organize.describe import Description, describe_manifest
+from logo_edge_train.organize.limits import describe_limits
 from logo_edge_train.organize.splits import SPLIT_SHARES, find_uneven_classes
+from logo_edge_train.recipe import CalibrateConfig
 from logo_edge_train.review.frozen_features import Features
 from logo_edge_train.review.survey import UNLIKE, Survey, survey_images, unused_files
 from logo_edge_train.runs import write_text
@@ -38,7 +40,8 @@ def make_page(
 ) -> Path:
     """Writes the page of the manifest to `out`, and returns `out`.
 
-    With `folder`, images below it that the manifest does not list are shown with the reason. `suspects` is the CSV of
+    Files that `data organize` skipped and, with `folder`, images below it that the manifest does not list are shown
+    with the reason. `suspects` is the CSV of
     `data suspects`. Raises DatasetError for a manifest without labels, missing images or another CSV.
     """
     manifest = features.manifest
@@ -46,7 +49,7 @@ def make_page(
         raise DatasetError(f"{manifest_path} has no labels; the page shows images by class. Label some, or organize")
     doubtful = read_suspects(suspects, manifest) if suspects else []
     description, survey = describe_manifest(manifest), survey_images(manifest, features)
-    left_out = unused_files(manifest, folder, features.tick) if folder else []
+    left_out = unused_files(manifest, manifest_path, folder, features.tick)
     sections = [
         classes_section(description),
         splits_section(manifest, description),
@@ -109,8 +112,7 @@ def classes_section(description: Description) -> Section:
         (
             Exhibit(
                 "Images by class and split",
-                "Sure: the share of labels that are marked sure. train fits; class weights of a recipe "
-                "(train.fit.class_weight_power) and its balanced batches even out unequal classes.",
+                "Sure: the share of labels that are marked sure.",
                 table=Table(("class", *counts, "all", "share", "sure"), tuple(rows)),
             ),
             Exhibit(
@@ -160,7 +162,10 @@ def splits_section(manifest: Manifest, description: Description) -> Section:
         )
     sentences = sentences or ["Every class has images in every split, and no group of copies is divided."]
     head = ("split", "used", "images", "share", "groups", "smallest class")
-    return Section("splits", "Splits", (Exhibit("Splits", " ".join(sentences), table=Table(head, rows)),))
+    exhibits = [Exhibit("Splits", " ".join(sentences), table=Table(head, rows))]
+    if limits := describe_limits(manifest, CalibrateConfig()):
+        exhibits.append(Exhibit("Too few images", " ".join(f"{printable(line)}." for line in limits)))
+    return Section("splits", "Splits", tuple(exhibits))
 
 
 def files_section(survey: Survey) -> Section:

@@ -142,12 +142,15 @@ def test_the_verb_describes_a_folder_and_writes_nothing_into_it(tmp_path, monkey
             Image.fromarray(random.integers(0, 255, (40, 40, 3), np.uint8)).save(
                 tmp_path / "pets" / name / f"{index}.png"
             )
+    (tmp_path / "pets" / "cats" / "broken.png").write_bytes(b"no image")
     before = sorted((tmp_path / "pets").rglob("*"))
     result = CliRunner().invoke(data, ["describe", str(tmp_path / "pets"), "--page", str(tmp_path / "page.html")])
     assert result.exit_code == 0, result.output
     assert "10 logos" in result.output
     assert f"wrote {tmp_path / 'page.html'}" in result.output
-    assert "cats" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count("cats/broken.png</th><td>not an image that can be read") == 1
+    assert "calib has 2 images: mode balanced promises a risk of 5% from" in text
     assert sorted((tmp_path / "pets").rglob("*")) == before
 
 

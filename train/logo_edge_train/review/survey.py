@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,13 @@ from logo_edge.tables.find import walk_images
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
 from logo_edge_train.data.processes import each_in_processes
 from logo_edge_train.organize.duplicates import Look, group_copies, look_at
-from logo_edge_train.organize.manifest_file import digest_file
+from logo_edge_train.organize.manifest_file import digest_file, skipped_file
 from logo_edge_train.review.frozen_features import Features, Tick
 
 NEIGHBOURS = 10  # of an image, within its class, whose density is compared with its own
 FEW = 2 * NEIGHBOURS  # a class with fewer different images has no density to compare with
 UNLIKE = 1.5  # local outlier factor; about 1 among images of even density
-NOT_LISTED = "readable, but not in the manifest: without a label, left out with a small class, or added since"
+NOT_LISTED = "readable, but not in the manifest: left out to balance classes, or added since"
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,16 @@ def look_at_file(path: Path) -> Seen | str:
         return str(error).removeprefix(f"{path}: ")
 
 
-def unused_files(manifest: Manifest, folder: Path, tick: Tick) -> list[tuple[str, str]]:
-    """(file, reason) of the images below `folder` that the manifest does not list."""
-    listed = {manifest.image_path(row).resolve() for row in manifest.rows if row.package == FILES}
-    others = [Path(path) for path in walk_images(folder.resolve()) if Path(path).resolve() not in listed]
-    return [
-        (str(path.relative_to(folder.resolve())), image if isinstance(image, str) else NOT_LISTED)
-        for path, image in zip(others, look_at_files(others, tick), strict=True)
-    ]
+def unused_files(manifest: Manifest, manifest_path: Path, folder: Path | None, tick: Tick) -> list[tuple[str, str]]:
+    """(file, reason) of what `data organize` skipped, and of images below `folder` that the manifest does not list."""
+    reasons, base = {}, f"{folder.resolve()}/" if folder else ""
+    if (path := skipped_file(manifest_path)).exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            reasons = {record["path"]: record["reason"] for record in csv.DictReader(file)}
+    if folder:
+        known = {manifest.image_path(row).resolve() for row in manifest.rows if row.package == FILES}
+        known |= {Path(name).resolve() for name in reasons}
+        others = [Path(path) for path in walk_images(base) if Path(path).resolve() not in known]
+        for path, image in zip(others, look_at_files(others, tick), strict=True):
+            reasons[str(path)] = image if isinstance(image, str) else NOT_LISTED
+    return [(name.removeprefix(base), reason.removeprefix(f"{name}: ")) for name, reason in reasons.items()]
