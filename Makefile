@@ -40,7 +40,7 @@ setup: .stamps/full  ## Create the full environment in .venv
 
 data: .stamps/data  ## Fetch and render the project's logos into the cache
 
-train: .stamps/full  ## Train the teachers (`full`: after a search): make train [DATA=folder] [RECIPE=smoke|cpu|shipped|full]
+train: .stamps/full  ## Train the teachers (`full`: after a search): make train [DATA=folder or labels] [RECIPE=smoke|cpu|shipped|full]
 	$(if $(SEARCH),$(EDGE) search --recipe "$$RECIPE" --out "$(RUN)" $(FROM_DATA))
 	$(EDGE) train --recipe "$(if $(SEARCH),$(RUN)/search/derived.toml,$$RECIPE)" --out "$(RUN)" $(FROM_DATA)
 
@@ -48,7 +48,7 @@ compress: export GATES ?= $(if $(DATA),,$(wildcard benchmarks/gates/$(RECIPE).to
 compress: .stamps/full  ## Distil, quantize, verify, calibrate and pack the trained run; check its gates
 	$(EDGE) compress "$(RUN)" --out "$(BUNDLE)"
 	$(if $(GATES),$(EDGE) check "$(BUNDLE)" --gates "$$GATES" --images "$$($(EDGE) data where)" \
-	  --manifest "$$(if [ -d "$$DATA" ]; then $(EDGE) data where "$$DATA"; else printf '%s\n' "$${DATA:-$(LABELS)}"; fi)")
+	  --manifest "$$(if [ -n "$$DATA" ]; then $(EDGE) data where "$$DATA"; else printf '%s\n' "$(LABELS)"; fi)")
 
 bench: .stamps/data  ## Measure the default bundle, an hour on an idle machine: make bench [PRESET=quick]
 	$(EDGE) bench "--$$PRESET" --scaling --install-size --threads 1,2 --batches 1,8 --manifest train/logo_edge_train/data/labels.csv \

@@ -1,4 +1,4 @@
-"""The verbs `logo-edge bench` and `logo-edge check`."""
+"""The verbs `logo-edge bench`, `logo-edge check` and `logo-edge init`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from logo_edge.names import printable
 
 bench = typer.Typer(rich_markup_mode=None, add_completion=False)
 check = typer.Typer(rich_markup_mode=None, add_completion=False)
+init = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 BUNDLE = typer.Argument(None, metavar="[BUNDLE]", help="Left out: the embedded default.")
 MANIFEST = typer.Option(..., "--manifest", help="CSV of labelled logos, columns as in labels.csv.")
@@ -138,6 +139,23 @@ def check_command(
             typer.echo(f"{verdict:>6}  {printable(gate.name):<20} {gate.found:9.4f}  {sign} {gate.limit:g}")
     if failed:
         raise typer.Exit(1)
+
+
+@init.command(
+    help="Write a small project for a classifier of your own images: recipe, gates, Makefile and a CI job that runs "
+    "`logo-edge check`. Nothing is overwritten. Then put your images into DIR/data/CLASS/ and run make."
+)
+def init_command(
+    folder: Path = typer.Argument(..., metavar="DIR", help="A new folder, or the root of your repository."),
+    recipe: str = typer.Option("cpu", "--recipe", help="Copied to DIR/recipe.toml: a built-in name or a TOML file."),
+) -> None:
+    from logo_edge_bench.project import write_project
+
+    for name in write_project(folder, recipe):
+        typer.echo(printable(f"wrote {folder / name}"))
+    typer.echo(
+        printable(f"Next: put images into {folder / 'data'}/CLASS/, then make -C {folder} describe bundle check")
+    )
 
 
 def _load_page() -> Callable[[list[dict], Path], Path]:

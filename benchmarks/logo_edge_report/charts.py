@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -66,7 +67,9 @@ def draw(paint: Callable[[Axes], None], *, width: float = 4.2, height: float = 3
         axes.patch.set_visible(False)
         paint(axes)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # text stays text: the browser's fonts draw it
+            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
@@ -204,6 +207,39 @@ def share_bars(shares: dict[str, dict], ideal: float | None = None) -> str:
         _percent(axes.xaxis)
 
     return draw(paint, height=0.7 + 0.27 * len(shares))
+
+
+def stacked_bars(counts: dict[str, dict[str, int]], x_label: str) -> str:
+    """A bar for each name, stacked of its parts; every name has the same parts."""
+
+    def paint(axes: Axes) -> None:
+        names = [name if len(name) <= LONG_NAME else f"{name[: LONG_NAME - 1]}…" for name in counts]
+        starts, parts = np.zeros(len(counts)), list(next(iter(counts.values())))
+        for index, part in enumerate(parts):
+            widths = np.array([cells[part] for cells in counts.values()])
+            axes.barh(range(len(names)), widths, left=starts, height=0.75, color=COLOURS[index], label=part)
+            starts += widths
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel(x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.figure.legend(loc="outside lower center", ncols=len(parts))
+
+    return draw(paint, height=1.2 + 0.24 * len(counts))
+
+
+def log_histogram(values: np.ndarray, x_label: str, y_label: str, bins: int = 24) -> str:
+    """The numbers of values above 0 in bins of equal width on a logarithmic axis."""
+
+    def paint(axes: Axes) -> None:
+        low, high = values.min() / 1.05, values.max() * 1.05  # equal values too have a width
+        axes.hist(values, np.geomspace(low, high, bins + 1), color=COLOURS[0])
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        _log_scale(axes.xaxis)
+
+    return draw(paint)
 
 
 def lines(

@@ -8,7 +8,7 @@ import numpy as np
 
 from logo_edge.errors import RunError
 from logo_edge.probabilities import softmax
-from logo_edge_compress.calibrate import LEVELS, choose_method, compare_methods, conformal_threshold
+from logo_edge_compress.calibrate import choose_method, compare_methods, conformal_threshold
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_report.conditions import SEVERITIES
 from logo_edge_report.robustness import Say, evaluate_attacks, evaluate_corruptions, evaluate_outliers, evaluate_slices
@@ -25,6 +25,7 @@ from logo_edge_report.subjects import Subject
 from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge_train.metrics import Figure, bootstrap, wilson_interval
+from logo_edge_train.promises import LEVELS
 
 RADII = (1, 2, 4)
 CONFIDENT = 0.9

@@ -84,7 +84,7 @@ class Section:
 def render_page(sections: list[Section], **words) -> str:
     """A self-contained page of these sections; all text is escaped.
 
-    `words`: title, about, lead, description, making (name -> value), recipe, command, files.
+    `words`: title, about, lead, description, making (name -> value), recipe, command, files (with the same figures).
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("logo_edge_report").joinpath("report.html.j2").read_text(encoding="utf-8")

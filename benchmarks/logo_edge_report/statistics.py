@@ -11,8 +11,8 @@ import numpy as np
 from scipy.stats import betabinom, binomtest
 from sklearn.metrics import roc_auc_score
 
-from logo_edge_compress.calibrate import conformal_rank
 from logo_edge_train.metrics import Figure, bootstrap, equal_mass_bins, wilson_interval
+from logo_edge_train.promises import conformal_rank
 
 
 @dataclass(frozen=True)

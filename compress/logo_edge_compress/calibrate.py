@@ -17,15 +17,13 @@ from scipy.stats import beta
 from logo_edge.bundle.calibration import Calibration, Conformal, Familiarity, Mode, Scaling
 from logo_edge.decision import calibrated_logits, is_logo, logo_score
 from logo_edge.probabilities import log_softmax, softmax
+from logo_edge_train.promises import CERTAINTY, LEAST_PER_CLASS, LEVELS, conformal_rank, least_answers, least_count
 from logo_edge_train.recipe import CalibrateConfig
 from logo_edge_train.temperature import PRIOR, fit_temperature
 
-LEVELS = (0.80, 0.90, 0.95, 0.99)
-CERTAINTY = 0.95  # probability that a mode keeps its risk
 FOLDS, REPEATS = 5, 4
 REPEATED = 1200  # logos; with more, the folds vary too little to need repeats
 PENALTIES = (0.01, 0.1, 1.0)  # for the distance from the identity, per logo; the grid of the cross-validation
-LEAST_PER_CLASS = 20  # logos for a scaling: ten for each of a class's two parameters (Peduzzi et al. 1996)
 MOST_CLASSES = {"vector": 128, "dirichlet": 8}  # a step of a fit costs O(N P^2 + P^3): P = 2 K, K (K + 1)
 STEPS = 200  # of Newton's method, at most; about ten are usual
 DIGITS = 6
@@ -207,19 +205,6 @@ def add_to_bias(scaling: Scaling | None, lift: np.ndarray) -> Scaling:
     return replace(scaling, bias=tuple((np.array(scaling.bias) + lift).round(DIGITS).tolist()))
 
 
-def least_count(level: float) -> int:
-    """The number of logos that a conformal threshold at `level` needs: the least n with ceil((n + 1) level) <= n."""
-    count = 1
-    while conformal_rank(count, level) > count:
-        count += 1
-    return count
-
-
-def conformal_rank(count: int, level: float) -> int:
-    """ceil((count + 1) level), the finite-sample corrected rank; rounding of `level` does not lift it by one."""
-    return math.ceil(round((count + 1) * level, 9))
-
-
 def conformal_threshold(probabilities: np.ndarray, targets: np.ndarray, level: float) -> float | None:
     """The lowest probability of a label in a prediction set that contains the target with P >= level.
 
@@ -296,11 +281,6 @@ def highest_risk(wrong: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """The upper bound, with CERTAINTY, of the risk after `wrong` of `answers`. Clopper and Pearson 1934, one-sided."""
     bounds = beta.ppf(CERTAINTY, wrong + 1, np.maximum(answers - wrong, 1e-9))  # 1 where no answer is right
     return np.where(wrong == answers, 1.0, bounds)
-
-
-def least_answers(risk: float) -> float:
-    """The number of answers, all of them right, that prove a risk of at most `risk`: 59 for 5 %, 99 for 3 %."""
-    return math.ceil(math.log(1 - CERTAINTY) / math.log1p(-risk)) if risk else math.inf
 
 
 def explain_risk(count: int, risk: float) -> str:

@@ -1,4 +1,4 @@
-"""The model card of a bundle, and its weaknesses."""
+"""The model card of a bundle, its intended use, its weaknesses and its known failures."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import numpy as np
 
 from logo_edge.bundle.calibration import Mode
 from logo_edge.bundle.record import Bundle
+from logo_edge.names import printable
 from logo_edge_compress.figures import named_slices
 
 CARD = "card.md"
+CONFUSIONS = 8  # listed pairs of classes
 
 
 def model_card(bundle: Bundle) -> str:
-    """The text of card.md: how the bundle was made, its figures and its limits."""
+    """The text of card.md: intended use, training data, figures, limits and known failures."""
     provenance, calibration, lines = bundle.provenance, bundle.calibration, []
     weaknesses = find_weaknesses(bundle)
     scaling = f", {calibration.scaling.method} scaling" if calibration.scaling else ""
     familiarity = calibration.familiarity
     rejects = (
         f"In modes balanced and strict a picture whose logo score is below {familiarity.threshold:.2f} gets no label "
-        f"and the reason `not_a_logo`; this happens to at most {familiarity.false_positive_rate:.0%} of logos. "
+        f"and the reason `not_a_logo`; this happens to at most {familiarity.false_positive_rate:.0%} of images like "
+        "those of its manifest. "
         if familiarity
         else ""
     )
     for split, figures in bundle.metrics.items():
         recalls = ", ".join(f"{label} {_percent(recall)}" for label, recall in figures["recall"].items())
         lines += [
-            f"### On the {split} split ({figures['count']} logos, {figures['count_sure']} of them sure)",
+            f"### On the {split} split ({figures['count']} images, {figures['count_sure']} of them sure)",
             "",
             f"- accuracy: {_percent(figures['accuracy'])} on all, {_percent(figures['accuracy_sure'])} on sure ones",
             f"- recall: {recalls}",
@@ -45,17 +48,28 @@ def model_card(bundle: Bundle) -> str:
         [
             f"# {bundle.name}",
             "",
-            f"Classifies logos as {', '.join(bundle.labels)}. {provenance.get('student', '?')}, "
+            f"Classifies images as {', '.join(bundle.labels)}. {provenance.get('student', '?')}, "
             f"{bundle.model.precision}, {bundle.input.size_px} px, temperature {calibration.temperature:.3f}{scaling}; "
             f"gives no label below {calibration.abstain_below[Mode.BALANCED]:.1%} confidence, in mode strict below "
             f"{calibration.abstain_below[Mode.STRICT]:.1%}.",
             "",
-            "## Made from",
+            "## Intended use",
             "",
+            intended_use(bundle),
+            "",
+            "Not for images of other kinds or of other classes.",
+            "",
+            "## Trained on",
+            "",
+            *_data_lines(provenance.get("data")),
             f"- recipe `{provenance.get('recipe', '?')}`; teachers: {', '.join(provenance.get('teachers', ())) or '?'}",
-            f"- labelled logos: manifest with sha256 `{str(provenance.get('data_hash', '?'))[:16]}...`; temperature "
-            "and thresholds were fitted on its calib split, every choice was made on val, and no choice saw the other "
-            "splits below",
+            f"- labels and images: sha256 `{provenance.get('data_hash', '?')}`; temperature and thresholds were fitted "
+            "on calib, every choice was made on val, and no choice saw the other splits below",
+            *(
+                [f"- calibrated again, and measured, on other labels and images: sha256 `{again}`"]
+                if (again := provenance.get("recalibrated_on"))
+                else []
+            ),
             "",
             "## Figures, with 95 % intervals",
             "",
@@ -64,12 +78,73 @@ def model_card(bundle: Bundle) -> str:
             "",
             *(f"- {weakness}" for weakness in weaknesses),
             *([""] if weaknesses else []),
-            f"{rejects}Confidence is calibrated on logos like those of its manifest: on other pictures that it "
-            "accepts as logos, and on damaged images, it may be confidently wrong. The marks that it was trained on "
-            "belong to their owners and are not part of the bundle.",
+            f"{rejects}Confidence is calibrated on images like those of its manifest: on other pictures that it does "
+            "not reject, and on damaged images, it may be confidently wrong. The images that it was trained on are not "
+            "part of the bundle; marks among them belong to their owners.",
+            "",
+            "## Known failures",
+            "",
+            *(f"- {failure}" for failure in find_failures(bundle) or ["none was seen on the images above"]),
             "",
         ]
     )
+
+
+def intended_use(bundle: Bundle) -> str:
+    """The use that `compress --intended-use` names, or what the bundle does."""
+    return bundle.provenance.get("intended_use") or (
+        f"To give images like those that it was trained on one of {len(bundle.labels)} labels, or none where it is "
+        f"not confident: {', '.join(map(printable, bundle.labels))}."
+    )
+
+
+def find_failures(bundle: Bundle) -> list[str]:
+    """Sentences about errors on the last split with figures (test, if there is one): the weakest parts, the confusions.
+
+    Listed are the class and the slice of the lowest accuracy, and the most frequent of all confusions.
+    """
+    if not bundle.metrics:
+        return []
+    split, figures = list(bundle.metrics.items())[-1]
+    confusion = np.array(figures["confusion"])  # (K, K), rows are true
+    wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
+    if not wrong.any():
+        return []
+    labels = [printable(label) for label in bundle.labels]
+    seen = np.flatnonzero(confusion.sum(1))
+    recall = confusion.diagonal()[seen] / confusion.sum(1)[seen]
+    weakest = seen[recall.argmin()]
+    failures = [f"on {split} the weakest class is {labels[weakest]}, of which it recognises {recall.min():.1%}"]
+    if slices := named_slices(figures):
+        name, part = min(slices.items(), key=lambda item: item[1]["accuracy"]["value"])
+        failures.append(f"on {split} the weakest part is {name}, with an accuracy of {part['accuracy']['value']:.1%}")
+    most = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    return failures + [
+        f"takes {wrong[true, guess]} of {confusion[true].sum()} images of {labels[true]} for {labels[guess]} on {split}"
+        for true, guess in zip(*np.unravel_index(most, wrong.shape), strict=True)
+        if wrong[true, guess]
+    ]
+
+
+def _data_lines(data: dict | None) -> list[str]:
+    """A table of images by class and split, and where they come from; bundles of earlier releases do not know."""
+    if not data:
+        return []
+    splits = data["splits"]
+    rows = [[_cell(name), *(f"{counts[name]:,}" for counts in splits.values())] for name in next(iter(splits.values()))]
+    table = [["images", *splits], ["---", *["---:"] * len(splits)], *rows]
+    return [
+        *(f"| {' | '.join(cells)} |" for cells in table),
+        "",
+        f"- {data['images']:,} images in {data['groups']:,} groups of copies, {data['unsure']:,} labels marked as not "
+        f"sure; {data['left_out']:,} were not trained on, because they look like an image of another split",
+        f"- from {', '.join(f'{_cell(name)} ({count:,})' for name, count in data['sources'].items())}",
+    ]
+
+
+def _cell(name: str) -> str:
+    """A name that neither ends a cell of a Markdown table nor controls a terminal."""
+    return printable(name).replace("|", "\\|")
 
 
 def _percent(figure: dict) -> str:

@@ -14,6 +14,7 @@ from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge.exits import resumable
 from logo_edge.names import printable
 from logo_edge_train.commands import (
+    PAGES,
     TRACK_HELP,
     find_manifest,
     follow,
@@ -21,13 +22,12 @@ from logo_edge_train.commands import (
     need_estimate,
     need_torch,
     print_result,
+    say_limits,
 )
 from logo_edge_train.parallel import refuse_torchrun
 
 if TYPE_CHECKING:
     from logo_edge.bundle.record import Bundle
-
-PAGES = "logo_edge.pages"  # the group of entry points that write a report page
 
 compress = typer.Typer(rich_markup_mode=None, add_completion=False)
 calibrate = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -100,6 +100,9 @@ def compress_command(
     members: int = typer.Option(
         0, "--members", min=0, help="For server: the number of teachers, from the first; 0: all."
     ),
+    intended_use: str = typer.Option(
+        "", "--intended-use", metavar="TEXT", help="For the card: what the bundle is for, and for whom."
+    ),
     budget: float | None = typer.Option(
         None,
         "--budget-minutes",
@@ -161,6 +164,7 @@ def compress_command(
                 members=members,
                 budget_minutes=budget,
                 outliers=families_of("choice"),
+                intended_use=intended_use,
             )
     except SelectionError:
         write_page(work_folder(run, chosen))
@@ -280,7 +284,8 @@ def export_command(
         None,
         "--data",
         metavar="PATH",
-        help="A folder of logos, or a manifest CSV (train fits, val verifies); left out: the run's, or ours.",
+        help="A folder of logos, or a manifest or file of labels (train fits, val verifies); left out: the run's, or "
+        "ours.",
     ),
 ) -> None:
     """Exit status: 0 made and verified, 2 refused or wrong usage."""
@@ -304,7 +309,11 @@ def export_command(
     check_request(model, kind, precision, size)
     if kind == "torchscript":
         need_torch()
-    images = read_images(data or model.manifest or find_manifest(None), model.input)
+    if data is None:
+        data = model.manifest or find_manifest(None)
+    elif not data.is_dir():
+        data = find_manifest(data)
+    images = read_images(data, model.input)
     record = export_artifact(model, kind, precision, size, out, images, say=typer.echo)
     parity = record["parity"]
     for name, file in record["files"].items():
@@ -355,6 +364,7 @@ def search_command(
         override = [*override, f"search.target_ms={target_ms}"]
     chosen = load_recipe(recipe, tuple(override))
     source, folder = find_manifest(source), out or Path("runs") / chosen.name
+    say_limits(source, chosen)
     derived = folder / "search" / "derived.toml"
     result = None if estimate else read_search(source, chosen, folder)
     if result is None:

@@ -50,13 +50,14 @@ def compress(
     budget_minutes: float | None = None,
     recipe: Recipe | None = None,
     outliers: dict[str, Family] | None = None,
+    intended_use: str = "",
 ) -> tuple[dict[str, Bundle], dict]:
     """The packed bundle of each target, and the record that is also written to RUN/compress/compress_report.json.
 
     With a `recipe`, its stages after training replace the run's own, and the work is kept in RUN/compress-NAME. `out`
     is the folder of the one target's bundle; of several targets, those other than `cpu` go to OUT-TARGET. `members` is
     the number of teachers in a server's bundle; 0: all. `outliers` are families of pictures that are no logos, from
-    neither the fitted nor the evaluated families.
+    neither the fitted nor the evaluated families. `intended_use` is a sentence for the cards.
 
     Every student of the recipe is distilled; every candidate of it is made, verified, calibrated on calib and measured
     here. val decides (`select.choose`), test is only reported. When the budget ends, the candidates made so far are
@@ -71,7 +72,7 @@ def compress(
         refuse_other_folder(folder)  # before the work, not after it
     run, folder = with_recipe(read_run(run_folder), recipe), work_folder(run_folder, recipe)
     manifest = run.read_manifest()
-    key = compression_key(run, name, targets, limits, members, sorted(outliers or {}))
+    key = compression_key(run, name, targets, limits, members, sorted(outliers or {}), intended_use)
     if (packed := _read_packed(folder / REPORT, key, outs)) is not None:
         say(f"{', '.join(map(str, outs.values()))} {'is' if len(outs) == 1 else 'are'} up to date")
         return packed
@@ -113,7 +114,7 @@ def compress(
         chosen = by_title[choice.row.title]
         try:
             bundles[target], packed_record = pack_candidate(
-                work, target, chosen, measured, name=name, key=key, out=outs[target]
+                work, target, chosen, measured, name=name, key=key, out=outs[target], intended_use=intended_use
             )
         except LogoEdgeError as error:
             choice_record["sentence"] += f" It could not be packed: {error}"
@@ -203,13 +204,14 @@ def _explain_none(choice: Choice, candidates: list[Candidate], target: str) -> s
 
 
 def compression_key(
-    run: Run, name: str, targets: tuple[str, ...], limits: Limits, members: int, outliers: list[str]
+    run: Run, name: str, targets: tuple[str, ...], limits: Limits, members: int, outliers: list[str], intended_use: str
 ) -> str:
     """The key of a compression: teachers, data, the recipe's stages after training, the options, versions."""
     inputs = {"data": run.data_hash}
     for index, member in enumerate(run.record["members"]):
         inputs |= {f"teacher {index + 1}": member["sha256"], f"logits {index + 1}": member["logits_sha256"]}
     asked = {"bundle": name, "targets": targets, "limits": limits, "members": members, "outliers": outliers}
+    asked |= {"intended_use": intended_use}
     settings = select_settings(run.recipe, "name", "distill", "quantize", "calibrate")
     return artifact_key(inputs, settings | asked, made_with("pillow", *CONVERTERS))
 

@@ -19,16 +19,19 @@ from logo_edge.errors import BundleError
 from logo_edge.files import folder_beside, json_text
 from logo_edge.monitor import reference_of
 from logo_edge.probabilities import softmax
+from logo_edge_compress.bom import BOM, bill_of_materials
 from logo_edge_compress.calibrate import Fitted
 from logo_edge_compress.card import CARD, model_card
 from logo_edge_compress.onnx.embedding_output import SAMPLES
+from logo_edge_train.data.manifest import Manifest
+from logo_edge_train.organize.describe import describe_manifest
 from logo_edge_train.recipe import CalibrateConfig
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
 def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path] | None = None) -> Bundle:
-    """Writes `model`, its record `bundle`, golden vectors and a card to `folder`, and reads the bundle back.
+    """Writes `model`, its record `bundle`, golden vectors, a card and a bill of materials to `folder`; reads it back.
 
     `extra` are further files by their names in the bundle: the members of an ensemble, the artifact for another
     backend, the space of `embed_bundle`. The vectors are the project's own drawings with the logits of this artifact.
@@ -46,6 +49,8 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path
         bundle = replace(bundle, folder=part)
         _write_vectors(bundle)
         (part / CARD).write_text(model_card(bundle), encoding="utf-8")
+        materials = bill_of_materials(replace(bundle, files=list_files(part)))
+        (part / BOM).write_text(json_text(materials, indent=None), encoding="utf-8")
         write_bundle_record(replace(bundle, files=list_files(part)))
         Classifier.load(part).run_vectors()
         put_folder(part, folder)
@@ -65,6 +70,22 @@ def put_folder(part: Path, folder: Path) -> None:
             return
         folder.rename(part.with_name(f"{part.name}-replaced"))
     part.rename(folder)
+
+
+def describe_data(manifest: Manifest, left_out: int) -> dict:
+    """The data's part of a bundle's provenance: counts by split and class, and by source.
+
+    `left_out` is the number of images that training did not use, since they look like held-out ones.
+    """
+    description = describe_manifest(manifest)
+    return {
+        "images": description.rows,
+        "groups": description.groups,
+        "unsure": sum(not row.sure for row in manifest.rows),
+        "left_out": left_out,
+        "splits": description.counts,
+        "sources": description.sources,
+    }
 
 
 def describe_calibration(config: CalibrateConfig, fitted: Fitted) -> dict:

@@ -13,12 +13,14 @@ from logo_edge.classifier import Classifier
 from logo_edge.decision import calibrated_logits
 from logo_edge.errors import DatasetError, RecipeError
 from logo_edge.likeness.space import SPACE
+from logo_edge_compress.bom import BOM
 from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.card import CARD
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_compress.onnx.embedding_output import embed_bundle
 from logo_edge_compress.pack import describe_calibration, pack_bundle, reference
 from logo_edge_train.data.manifest import Manifest, labelled_rows, targets_of
+from logo_edge_train.keys import data_hash, row_hashes
 from logo_edge_train.recipe import CalibrateConfig
 from logo_edge_train.recipe_io import BUILT_IN, load_recipe
 
@@ -59,17 +61,22 @@ def recalibrate(folder: Path, manifest: Manifest, config: CalibrateConfig) -> Bu
         name: calibrated_logits(part, calibration.temperature, calibration.scaling) for name, part in logits.items()
     }
     metrics = {name: summarize_rows(calibrated[name], part, labels) for name, part in rows.items() if name != "calib"}
+    provenance = {**bundle.provenance, **describe_calibration(config, fitted)}
+    provenance["recalibrated_on"] = data_hash(row_hashes(manifest, manifest.rows))
+    if provenance["recalibrated_on"] == provenance.get("data_hash"):
+        del provenance["recalibrated_on"]
     bundle = replace(
         bundle,
         calibration=calibration,
         metrics=metrics,
         reference=reference(logits["calib"], labels, calibration),
-        provenance={**bundle.provenance, **describe_calibration(config, fitted)},
+        provenance=provenance,
     )
     rewritten = {
         bundle.model.file,
         SPACE,
         CARD,
+        BOM,
         *(name for name in bundle.files if name.startswith(f"{PurePosixPath(VECTORS).parent}/")),
     }
     unchanged = {name: bundle.folder / name for name in bundle.files if name not in rewritten}

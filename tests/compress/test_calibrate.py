@@ -26,11 +26,10 @@ from logo_edge_compress.calibrate import (
     fit_familiarity,
     fit_scaling,
     highest_risk,
-    least_answers,
-    least_count,
     stratified_folds,
 )
 from logo_edge_train.metrics import negative_log_likelihood
+from logo_edge_train.promises import least_answers, least_count
 from logo_edge_train.recipe import CalibrateConfig
 from logo_edge_train.temperature import PRIOR, fit_temperature
 

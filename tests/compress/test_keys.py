@@ -151,7 +151,7 @@ class Workshop:
             "search": search_identity(recipe, manifest).key,
             "few-shot": few_shot_identity(recipe.few_shot, manifest, self.folder).key,
             "student": student_identity(run, manifest, recipe.distill, task.student).key,
-            "compress": compression_key(run, "it", ("cpu",), Limits(), 0, []),
+            "compress": compression_key(run, "it", ("cpu",), Limits(), 0, [], ""),
             **{plan.name: candidate_key(task, plan) for plan in [*self.plans(task), *plan_members(task, 1)]},
         }
 

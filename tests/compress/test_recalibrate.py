@@ -62,7 +62,11 @@ def test_a_bundle_is_calibrated_anew_and_its_model_stays(fake_bundle, manifest, 
     reasons = Counter(decision.reason for decision in classifier.decide(classifier.logits(pixels)))
     assert reasons[Rejection.NOT_A_LOGO] == 5, "below the sixth smallest of 120"
     assert bundle.reference["abstention"]["abstained"] == pytest.approx(1 - reasons[None] / 120)
-    assert "the reason `not_a_logo`" in (folder / "card.md").read_text()
+    card, again = (folder / "card.md").read_text(), bundle.provenance["recalibrated_on"]
+    assert "the reason `not_a_logo`" in card
+    assert f"- calibrated again, and measured, on other labels and images: sha256 `{again}`" in card
+    parts = {part["name"]: part for part in json.loads(bundle.read("bom.json"))["components"]}
+    assert parts["card.md"]["hashes"] == [{"alg": "SHA-256", "content": bundle.files["card.md"].sha256}]
     assert not (folder / SIGNATURE).exists()
     assert Classifier.load(folder).run_vectors() >= 8
 

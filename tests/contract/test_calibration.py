@@ -16,9 +16,10 @@ from logo_edge import Mode, read_bundle
 from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.decision import calibrated_logits, is_answered, logo_score
 from logo_edge.probabilities import softmax
-from logo_edge_compress.calibrate import LEVELS, fit_calibration, fit_familiarity
+from logo_edge_compress.calibrate import fit_calibration, fit_familiarity
 from logo_edge_report.statistics import coverage_interval
 from logo_edge_train.data.manifest import read_manifest, targets_of
+from logo_edge_train.promises import LEVELS
 from logo_edge_train.recipe import CalibrateConfig
 
 ROOT = Path(__file__).parents[2]

@@ -101,6 +101,52 @@ def test_the_coded_size_of_avif_is_found_whatever_its_container_says():
         assert (640, 640) in read_image_file(data).sizes
 
 
+def encode_heic(image: Image.Image) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(image).save(file := io.BytesIO(), quality=50)
+    return file.getvalue()
+
+
+def test_heic_is_read_and_its_coded_size_is_found_whatever_its_container_says():
+    honest = encode_heic(Image.new("RGBA", (640, 400), (0, 0, 128, 90)))
+    image = load_image(honest)
+    assert (image.mode, image.size) == ("RGBA", (640, 400))
+    assert np.abs(np.asarray(image)[200, 300].astype(int) - (0, 0, 128, 90)).max() <= 3
+    large = encode_heic(Image.new("RGB", (6400, 6400)))
+    lie = large.replace(struct.pack(">II", 6400, 6400), struct.pack(">II", 64, 64))
+    assert lie != large
+    for data in (large, lie):
+        with pytest.raises(ImageError, match=r"6400 x 6400 pixels; at most 25,714,285 are read"):
+            load_image(data)
+
+
+def test_heic_of_other_brands_and_without_a_decoder_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for brands in (b"heic\0\0\0\0mif1", b"mif1\0\0\0\0heic"):
+        data = b"\0\0\0\x14ftyp" + brands
+        assert read_image_file(data).kind == "HEIF"
+        with pytest.raises(ImageError, match=r"pip install 'logo-edge\[heif\]'"):
+            load_image(data)
+    assert read_image_file(b"\0\0\0\x14ftypmif1\0\0\0\0avif").kind == "AVIF"
+
+
+def test_a_canvas_of_a_heic_grid_counts_and_overlays_are_refused():
+    def box(kind: bytes, *parts: bytes) -> bytes:
+        content = b"".join(parts)
+        return struct.pack(">I4s", 8 + len(content), kind) + content
+
+    grid = b"\0\0\0\0" + struct.pack(">HH", 30_000, 20_000)
+    where = b"\1\0\0\0\x44\0\0\1" + struct.pack(">HHHHII", 1, 1, 0, 1, 0, 8)  # one item, in idat
+    for item, expected in ((b"grid", (30_000, 20_000)), (b"iovl", None)):
+        meta = box(b"meta", bytes(4), box(b"iinf", item), box(b"iloc", where), box(b"idat", grid))
+        data = box(b"ftyp", b"heic\0\0\0\0") + meta
+        if expected:
+            assert expected in read_image_file(data).sizes
+        else:
+            with pytest.raises(ImageError, match="overlaid pictures"):
+                read_image_file(data)
+
+
 @pytest.mark.parametrize("max_pixels", [100, 99])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "array", "PIL"])
 def test_the_caller_may_read_fewer_pixels(kind, max_pixels):

@@ -38,6 +38,7 @@ CALLS = {
     "cluster": "cluster {work}/logos",
     "export-triton": "export-triton --out {work}/models",
     "data": "data where",
+    "init": "init {work}/project",
     # Of those that take minutes, how they begin; their libraries have a test of their own below.
     **{
         verb: f"{verb} --help"

@@ -21,7 +21,6 @@ import numpy as np
 import psutil
 import pytest
 import schemathesis
-import uvicorn
 from fuzz.bombs import bombs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,6 +30,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
+from serving import running
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, Rejection
@@ -48,24 +48,6 @@ TOKEN = "0123456789abcdef"
 
 def png_of(colour: str) -> bytes:
     return encode(marked(COLOURS[colour], (30, 20)))["PNG"]
-
-
-@contextmanager
-def running(app) -> Iterator[httpx.Client]:
-    """A client of the application behind a real server on a free port of this machine."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hostile_tree import draw_mark
+from hostile_tree import HOSTILE_CLASSES, draw_mark
 from PIL import Image, ImageDraw, ImageFont
 
 from logo_edge.errors import DatasetError
@@ -27,8 +28,8 @@ from logo_edge_train.organize import organize
 from logo_edge_train.organize.duplicates import MAX_DISTANCE, group_copies, look_at
 from logo_edge_train.organize.features import LogoMeasurements, measure_logo
 from logo_edge_train.organize.label_proposer import load_proposer, measure_proposal_accuracy, propose_label
-from logo_edge_train.organize.manifest_file import compare_with_folder, manifest_of
-from logo_edge_train.organize.organize import describe_report, organize_folder, print_report
+from logo_edge_train.organize.manifest_file import compare_with_source, manifest_of
+from logo_edge_train.organize.organize import describe_report, organize_images, print_report
 from logo_edge_train.organize.splits import split_by_group
 
 SAMPLES = Path(__file__).parents[2] / "runtime" / "logo_edge" / "samples"
@@ -117,7 +118,7 @@ def groups_by_split(rows) -> dict[str, set[str]]:
 
 def test_class_folders_of_any_name_become_a_split_manifest_with_every_image_once(tmp_path):
     fill_classes(tmp_path / "logos", {"cat": 20, "dog": 12, "owl": 7})
-    report = organize_folder(tmp_path / "logos", tmp_path / "out" / "mine.csv", target_per_class=None, seed=3)
+    report = organize_images(tmp_path / "logos", tmp_path / "out" / "mine.csv", target_per_class=None, seed=3)
     manifest = read_manifest(tmp_path / "out" / "mine.csv")
     assert manifest.classes == ("cat", "dog", "owl")
     assert sorted(row.icon for row in manifest.rows) == sorted(
@@ -145,7 +146,7 @@ def test_resized_recompressed_and_padded_copies_share_a_group_that_no_split_cuts
         padded = Image.new("RGBA", (240, 220))
         padded.paste(mark, (50, 20))
         save(padded, folder / "deeper" / f"{at}-padded.webp", lossless=True)
-    report = organize_folder(tmp_path / "logos", tmp_path / "logos" / "manifest.csv", target_per_class=None, seed=0)
+    report = organize_images(tmp_path / "logos", tmp_path / "logos" / "manifest.csv", target_per_class=None, seed=0)
     rows = read_manifest(tmp_path / "logos" / "manifest.csv").rows
     drawings_of_group = defaultdict(set)
     for row in rows:
@@ -159,7 +160,7 @@ def test_resized_recompressed_and_padded_copies_share_a_group_that_no_split_cuts
 def test_a_drawing_under_two_labels_is_reported_as_a_mixed_group(tmp_path):
     fill_classes(tmp_path, {"a": 5, "b": 5})
     save(draw_mark(0), tmp_path / "b" / "again.png")
-    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+    report = organize_images(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
     assert report.mixed_groups == ("a/00.png",)
 
 
@@ -172,9 +173,12 @@ def test_damaged_and_foreign_files_are_reported_and_skipped_and_hidden_ones_igno
     (tmp_path / "b" / ".hidden.png").write_bytes(whole)
     save(draw_mark(99), tmp_path / ".cache" / "thumbnail.png")
     for _ in range(2):  # the second time beside the manifest of the first
-        report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0, overwrite=True)
-        assert [skipped.path.name for skipped in report.skipped] == ["cut.png", "empty.jpg"]
-        assert all(str(skipped.path) in skipped.reason for skipped in report.skipped)
+        report = organize_images(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0, overwrite=True)
+        reasons = {skipped.path.name: skipped.reason for skipped in report.skipped}
+        assert reasons.keys() == {"cut.png", "empty.jpg", "notes.txt", ".hidden.png", ".cache"}
+        assert reasons["notes.txt"] == "the suffix .txt is not that of an image"
+        assert "damaged or truncated" in reasons["cut.png"]
+        assert "empty (0 bytes)" in reasons["empty.jpg"]
         assert len(read_manifest(tmp_path / "m.csv").rows) == 10
 
 
@@ -185,16 +189,16 @@ def test_a_loop_of_links_ends(tmp_path):
         os.symlink(tmp_path / "gone", tmp_path / "a" / "dangling.png")
     except OSError:
         pytest.skip("this system lets the user make no links")
-    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+    report = organize_images(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
     assert report.labelled == 8
-    assert [skipped.path.name for skipped in report.skipped] == ["dangling.png"]
+    assert [skipped.path.name for skipped in report.skipped] == ["loop", "dangling.png"]
 
 
 def test_balancing_drops_near_duplicates_first_and_reports_small_classes(tmp_path):
     fill_classes(tmp_path, {"many": 9, "few": 5})
     for at in range(9):
         save(draw_mark(at).resize((100, 100)), tmp_path / "many" / f"copy{at}.png")
-    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=8, seed=1)
+    report = organize_images(tmp_path, tmp_path / "m.csv", target_per_class=8, seed=1)
     many = [row for row in read_manifest(tmp_path / "m.csv").rows if row.label == "many"]
     assert len(many) == len({row.group for row in many}) == 8
     assert report.below_target == {"few": 5}
@@ -205,22 +209,22 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_other_splits(tmp_p
     fill_classes(tmp_path / "logos", {"a": 12, "b": 12})
     written = []
     for seed in (5, 5, 6):
-        organize_folder(tmp_path / "logos", tmp_path / "m.csv", target_per_class=10, seed=seed, overwrite=True)
+        organize_images(tmp_path / "logos", tmp_path / "m.csv", target_per_class=10, seed=seed, overwrite=True)
         written.append((tmp_path / "m.csv").read_bytes())
     assert written[0] == written[1] != written[2]
 
 
 def test_several_processes_write_what_one_does(tmp_path, monkeypatch):
     fill_classes(tmp_path / "logos", {"a": 6, "b": 6})
-    organize_folder(tmp_path / "logos", tmp_path / "one.csv", target_per_class=None, seed=0)
+    organize_images(tmp_path / "logos", tmp_path / "one.csv", target_per_class=None, seed=0)
     monkeypatch.setattr(processes, "FEW_IMAGES", 1)
-    organize_folder(tmp_path / "logos", tmp_path / "many.csv", target_per_class=None, seed=0)
+    organize_images(tmp_path / "logos", tmp_path / "many.csv", target_per_class=None, seed=0)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "many.csv").read_bytes()
 
 
 def test_images_without_a_class_folder_get_proposed_labels(tmp_path):
     truth = fill_unlabelled(tmp_path)
-    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+    report = organize_images(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
     rows = read_manifest(tmp_path / "m.csv").rows
     right = [row.label == truth[row.icon] for row in rows]
     assert (len(rows), report.labelled, report.proposed) == (24, 0, 24)
@@ -236,7 +240,7 @@ def test_given_and_proposed_labels_mix_and_the_given_ones_are_sure(tmp_path):
         label = truth[name]
         (tmp_path / label).mkdir(exist_ok=True)
         (tmp_path / name).rename(tmp_path / label / name)
-    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+    report = organize_images(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
     rows = {row.icon: row for row in read_manifest(tmp_path / "m.csv").rows}
     assert (report.labelled, report.proposed) == (12, 12)
     checked = [rows[f"{truth[name]}/{name}"] for name in given]
@@ -247,7 +251,7 @@ def test_given_and_proposed_labels_mix_and_the_given_ones_are_sure(tmp_path):
 def test_beside_other_classes_unlabelled_images_are_reported_and_left_out(tmp_path):
     fill_classes(tmp_path, {"cat": 5, "dog": 5})
     save(draw_word("ondrel"), tmp_path / "loose.png")
-    report = organize_folder(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
+    report = organize_images(tmp_path, tmp_path / "m.csv", target_per_class=None, seed=0)
     assert [path.name for path in report.unlabelled] == ["loose.png"]
     assert {row.label for row in read_manifest(tmp_path / "m.csv").rows} == {"cat", "dog"}
 
@@ -255,7 +259,7 @@ def test_beside_other_classes_unlabelled_images_are_reported_and_left_out(tmp_pa
 @pytest.mark.parametrize(
     ("sizes", "target", "message"),
     [
-        ({}, None, "0 image files, none of which can be read"),
+        ({}, None, "no image can be used; expected images such as .png"),
         ({"a": 6}, None, "all 6 images are of one class, 'a'"),
         ({"a": 6, "b": 3, "c": 2}, None, r"classes with fewer than 4 images: 'b' \(3\), 'c' \(2\)"),
         ({"a": 6, "b": 6}, 3, "target_per_class is 3; expected at least 4"),
@@ -266,13 +270,13 @@ def test_a_folder_that_cannot_be_split_says_why_and_writes_nothing(tmp_path, siz
     folder.mkdir()
     fill_classes(folder, sizes)
     with pytest.raises(DatasetError, match=message):
-        organize_folder(folder, tmp_path / "m.csv", target_per_class=target, seed=0)
+        organize_images(folder, tmp_path / "m.csv", target_per_class=target, seed=0)
     assert not (tmp_path / "m.csv").exists()
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(DatasetError, match="nowhere: no such folder"):
-        organize_folder(tmp_path / "nowhere", tmp_path / "m.csv", target_per_class=None, seed=0)
+    with pytest.raises(DatasetError, match="nowhere: no such file or folder"):
+        organize_images(tmp_path / "nowhere", tmp_path / "m.csv", target_per_class=None, seed=0)
 
 
 def test_splits_hold_the_shares_in_every_class_and_keep_groups_whole():
@@ -341,7 +345,7 @@ def test_photographs_of_one_part_are_split_70_10_10_10_and_their_copies_stay_tog
         save(photograph, tmp_path / name / f"{seed}.png")
         if seed % 10 == 0:
             save(photograph.resize((160, 120)), tmp_path / name / f"{seed}-again.jpg", quality=80)
-    report = organize_folder(tmp_path, tmp_path / "m.csv")
+    report = organize_images(tmp_path, tmp_path / "m.csv")
     rows = read_manifest(tmp_path / "m.csv").rows
     for name, total in (("ok", 60), ("scratch", 50)):
         for split, share in (("train", 0.7), ("val", 0.1), ("calib", 0.1), ("test", 0.1)):
@@ -368,7 +372,7 @@ def test_a_large_group_of_copies_is_said_to_be_why_splits_are_uneven(tmp_path):
     fill_classes(tmp_path, {"a": 10, "b": 25})
     for at in range(30):
         shutil.copy(tmp_path / "a" / "00.png", tmp_path / "a" / f"copy{at}.png")
-    report = organize_folder(tmp_path, tmp_path / "m.csv")
+    report = organize_images(tmp_path, tmp_path / "m.csv")
     assert report.uneven == {"a": ((78, 8, 8, 8), 31)}
     assert any("a: 78/8/8/8, the largest group has 31 images" in line for line in describe_report(report))
 
@@ -376,7 +380,7 @@ def test_a_large_group_of_copies_is_said_to_be_why_splits_are_uneven(tmp_path):
 def test_a_class_is_uneven_only_by_more_than_one_image(tmp_path):
     fill_classes(tmp_path, {"a": 11, "b": 12})
     shutil.copy(tmp_path / "a" / "00.png", tmp_path / "a" / "copy.png")
-    counts, uneven = (report := organize_folder(tmp_path, tmp_path / "m.csv")).counts, report.uneven
+    counts, uneven = (report := organize_images(tmp_path, tmp_path / "m.csv")).counts, report.uneven
     assert {split: counts[split]["a"] for split in counts} == {"train": 9, "val": 1, "calib": 1, "test": 1}
     assert uneven == {}
 
@@ -385,8 +389,8 @@ def test_only_equal_files_are_copies_where_the_user_says_so(tmp_path):
     fill_classes(tmp_path, {"a": 8, "b": 8})
     save(draw_mark(0).resize((90, 90)), tmp_path / "a" / "small.png")
     shutil.copy(tmp_path / "a" / "01.png", tmp_path / "a" / "equal.png")
-    assert organize_folder(tmp_path, tmp_path / "m.csv").near_duplicates == 2
-    assert organize_folder(tmp_path, tmp_path / "exact.csv", exact_copies=True).near_duplicates == 1
+    assert organize_images(tmp_path, tmp_path / "m.csv").near_duplicates == 2
+    assert organize_images(tmp_path, tmp_path / "exact.csv", exact_copies=True).near_duplicates == 1
 
 
 def test_split_folders_are_kept_and_what_has_no_folder_comes_from_train(tmp_path):
@@ -395,7 +399,7 @@ def test_split_folders_are_kept_and_what_has_no_folder_comes_from_train(tmp_path
             for k, label in enumerate(("cat", "dog")):
                 save(draw_mark(1000 * k + 10 * ord(split[0]) + at), tmp_path / split / label / f"{at}.png")
     save(load_image(tmp_path / "test" / "cat" / "0.png"), tmp_path / "Train" / "cat" / "twin.png")
-    report = organize_folder(tmp_path, tmp_path / "m.csv")
+    report = organize_images(tmp_path, tmp_path / "m.csv")
     manifest = read_manifest(tmp_path / "m.csv")
     assert manifest.classes == ("cat", "dog")
     for row in manifest.rows:
@@ -407,8 +411,7 @@ def test_split_folders_are_kept_and_what_has_no_folder_comes_from_train(tmp_path
     assert report.counts["calib"] == {"cat": 2, "dog": 2}
     assert len(report.split_groups) == 1
     assert any(
-        line.startswith("1 Warning: copies that your folders put into different splits")
-        for line in describe_report(report)
+        line.startswith("1 Warning: copies that you put into different splits") for line in describe_report(report)
     )
 
 
@@ -417,7 +420,7 @@ def test_split_folders_may_lie_within_classes(tmp_path):
         for split in ("train", "val", "calib", "test"):
             for at in range(2):
                 save(draw_mark(1000 * k + 10 * len(split) + at + ord(split[0])), tmp_path / label / split / f"{at}.png")
-    report = organize_folder(tmp_path, tmp_path / "m.csv")
+    report = organize_images(tmp_path, tmp_path / "m.csv")
     assert all(row.icon.split("/")[:2] == [row.label, row.split] for row in read_manifest(tmp_path / "m.csv").rows)
     assert report.counts == {split: {"cat": 2, "dog": 2} for split in ("train", "val", "calib", "test")}
 
@@ -435,7 +438,7 @@ def test_split_folders_may_lie_within_classes(tmp_path):
         (("logo ", "logo", "cat"), r"'logo' and 'logo '"),
         (("caf\u00e9", "cafe\u0301", "cat"), r"'cafe\\u0301' and 'caf\\xe9'"),
         (("train/cat", "test/Cat", "train/dog", "test/dog"), r"'Cat' and 'cat'"),
-        ((" ", "cat"), "a class folder's name is blank"),
+        ((" ", "cat"), "a class's name is blank"),
     ],
 )
 def test_a_folder_that_probably_means_something_else_stops_at_the_start_with_the_cure(
@@ -448,18 +451,18 @@ def test_a_folder_that_probably_means_something_else_stops_at_the_start_with_the
             path.touch()
     monkeypatch.setattr(organize, "map_in_processes", lambda *_, **__: pytest.fail("images were measured first"))
     with pytest.raises(DatasetError, match=message):
-        organize_folder(tmp_path / "logos", tmp_path / "m.csv")
+        organize_images(tmp_path / "logos", tmp_path / "m.csv")
 
 
 def test_classes_may_be_named_like_splits_where_the_user_says_so(tmp_path):
     fill_classes(tmp_path, {"train": 5, "test": 5})
-    organize_folder(tmp_path, tmp_path / "m.csv", split_folders=False)
+    organize_images(tmp_path, tmp_path / "m.csv", split_folders=False)
     assert read_manifest(tmp_path / "m.csv").classes == ("test", "train")
 
 
 def test_a_label_is_its_folders_name_without_blanks_in_nfc(tmp_path):
     fill_classes(tmp_path, {"cafe\u0301 ": 5, "b": 5})
-    organize_folder(tmp_path, tmp_path / "m.csv")
+    organize_images(tmp_path, tmp_path / "m.csv")
     assert read_manifest(tmp_path / "m.csv").classes == ("b", unicodedata.normalize("NFC", "cafe\u0301"))
 
 
@@ -471,11 +474,11 @@ def test_small_classes_are_named_together_left_out_or_merged(tmp_path):
     with pytest.raises(
         DatasetError, match=r"'c' \(2\), 'd' \(3\), 'e' \(1\).*--small-classes leave-out.*--small-classes merge"
     ):
-        organize_folder(tmp_path, tmp_path / "m.csv")
-    report = organize_folder(tmp_path, tmp_path / "m.csv", small_classes="leave-out")
+        organize_images(tmp_path, tmp_path / "m.csv")
+    report = organize_images(tmp_path, tmp_path / "m.csv", small_classes="leave-out")
     assert report.small_classes == {"c": 2, "d": 3, "e": 1, "f": 1}
     assert read_manifest(tmp_path / "m.csv").classes == ("a", "b")
-    organize_folder(tmp_path, tmp_path / "m.csv", small_classes="merge", overwrite=True)
+    organize_images(tmp_path, tmp_path / "m.csv", small_classes="merge", overwrite=True)
     manifest = read_manifest(tmp_path / "m.csv")
     assert manifest.classes == ("a", "b", "other")
     assert sum(row.label == "other" for row in manifest.rows) == 11
@@ -485,13 +488,13 @@ def test_small_classes_that_leave_one_class_are_refused_at_the_start(tmp_path, m
     fill_classes(tmp_path, {"a": 6, "c": 2})
     monkeypatch.setattr(organize, "map_in_processes", lambda *_, **__: pytest.fail("images were measured first"))
     with pytest.raises(DatasetError, match="all 6 images are of one class, 'a'"):
-        organize_folder(tmp_path, tmp_path / "m.csv", small_classes="leave-out")
+        organize_images(tmp_path, tmp_path / "m.csv", small_classes="leave-out")
 
 
 def test_a_merged_class_that_is_still_too_small_is_not_told_to_merge(tmp_path):
     fill_classes(tmp_path, {"a": 6, "b": 6, "c": 2})
     with pytest.raises(DatasetError, match=r"'other' \(2\).*--small-classes leave-out\)$"):
-        organize_folder(tmp_path, tmp_path / "m.csv", small_classes="merge")
+        organize_images(tmp_path, tmp_path / "m.csv", small_classes="merge")
 
 
 def test_a_manifest_that_is_there_is_never_replaced_unasked(tmp_path, monkeypatch):
@@ -499,10 +502,10 @@ def test_a_manifest_that_is_there_is_never_replaced_unasked(tmp_path, monkeypatc
     (tmp_path / "manifest.csv").write_text("sku,price\n1,2\n")
     monkeypatch.setattr(organize, "map_in_processes", lambda *_, **__: pytest.fail("images were measured first"))
     with pytest.raises(DatasetError, match="there already.*--overwrite"):
-        organize_folder(tmp_path, tmp_path / "manifest.csv")
+        organize_images(tmp_path, tmp_path / "manifest.csv")
     assert (tmp_path / "manifest.csv").read_text() == "sku,price\n1,2\n"
     with pytest.raises(DatasetError, match="a folder; name a file"):
-        organize_folder(tmp_path, tmp_path / "a", overwrite=True)
+        organize_images(tmp_path, tmp_path / "a", overwrite=True)
 
 
 def test_a_folder_that_cannot_be_written_stops_at_the_start(tmp_path, monkeypatch):
@@ -510,7 +513,7 @@ def test_a_folder_that_cannot_be_written_stops_at_the_start(tmp_path, monkeypatc
     monkeypatch.setattr(organize, "map_in_processes", lambda *_, **__: pytest.fail("images were measured first"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(DatasetError, match="cannot be written; name another --out"):
-        organize_folder(tmp_path, tmp_path / "manifest.csv")
+        organize_images(tmp_path, tmp_path / "manifest.csv")
 
 
 def test_the_manifest_of_a_folder_lies_in_the_cache_unless_the_folder_has_its_own(tmp_path, monkeypatch):
@@ -530,13 +533,13 @@ def test_the_manifest_of_a_folder_lies_in_the_cache_unless_the_folder_has_its_ow
 def test_a_manifest_is_compared_with_its_folder_by_the_files_and_not_by_their_dates(tmp_path):
     fill_classes(tmp_path / "logos", {"a": 5, "b": 5})
     manifest = tmp_path / "m.csv"
-    organize_folder(tmp_path / "logos", manifest)
+    organize_images(tmp_path / "logos", manifest)
     os.utime(tmp_path / "logos" / "a" / "00.png")
-    assert compare_with_folder(manifest, tmp_path / "logos") == ""
+    assert compare_with_source(manifest, tmp_path / "logos") == ""
     save(draw_mark(500), tmp_path / "logos" / "a" / "new.png")
     (tmp_path / "logos" / "a" / "00.png").unlink()
     (tmp_path / "logos" / "b" / "01.png").unlink()
-    text = compare_with_folder(manifest, tmp_path / "logos")
+    text = compare_with_source(manifest, tmp_path / "logos")
     assert "1 images of" in text
     assert "2 of its own are gone" in text
     assert "--overwrite" in text
@@ -559,21 +562,22 @@ def test_a_file_of_other_pixels_under_the_same_name_is_noticed_by_the_manifest_i
     os.utime(replaced, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert find_manifest(logos) == manifest
     assert "0 of its own are gone, 1 have another content than when it was written" in capsys.readouterr().out
-    organize_folder(logos, manifest, overwrite=True)
-    assert compare_with_folder(manifest, logos) == ""
+    organize_images(logos, manifest, overwrite=True)
+    assert compare_with_source(manifest, logos) == ""
 
 
 def test_a_hostile_tree_is_organized_from_the_files_that_classify_looks_at(hostile_tree, tmp_path, capsys):
-    report = organize_folder(hostile_tree.root, tmp_path / "m.csv")
+    report, damaged = (
+        organize_images(hostile_tree.root, tmp_path / "m.csv"),
+        hostile_tree.damaged | hostile_tree.not_utf8,
+    )
     rows = read_manifest(tmp_path / "m.csv").rows
-    seen = [os.path.normpath(tmp_path / row.icon) for row in rows] + [str(file.path) for file in report.skipped]
+    seen = [os.path.normpath(tmp_path / row.icon) for row in rows]
+    seen += [str(file.path) for file in report.skipped if os.path.relpath(file.path, hostile_tree.root) in damaged]
     assert sorted(seen) == sorted(find_images([str(hostile_tree.root)]))
     assert {os.path.relpath(path, hostile_tree.root) for path in seen} == hostile_tree.images
-    reasons = {os.path.relpath(file.path, hostile_tree.root): file.reason for file in report.skipped}
-    assert reasons.keys() == hostile_tree.damaged | hostile_tree.not_utf8
-    assert all("not UTF-8" in reasons[name] for name in hostile_tree.not_utf8)
     assert report.uneven == {}, "few images, and not copies, are why these classes are split 50/17/17/17"
-    assert {row.label for row in rows} == {"[draft]", "a|b", "linked", "ok", "t-shirts [new]"}
+    assert {row.label for row in rows} == {*HOSTILE_CLASSES, "linked"}
     assert all(row.votes == (row.label,) for row in rows)
     print_report(report)
     shown = capsys.readouterr().out
@@ -581,6 +585,21 @@ def test_a_hostile_tree_is_organized_from_the_files_that_classify_looks_at(hosti
     assert shown.count("cut.png") == 1
     assert "[draft]" in shown
     assert "\x1b" not in shown
+    with (tmp_path / "m.skipped.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.reader(file))) == 1 + len(report.skipped)
+    assert f"{len(report.skipped)} skipped, listed in {tmp_path / 'm.skipped.csv'}" in shown.replace("\n", "")
+
+
+def test_each_file_of_a_hostile_tree_is_a_row_or_skipped_with_its_reason(hostile_tree, tmp_path):
+    report = organize_images(hostile_tree.root, tmp_path / "m.csv")
+    reasons = {os.path.relpath(file.path, hostile_tree.root): file.reason for file in report.skipped}
+    assert reasons.keys() == hostile_tree.damaged | hostile_tree.not_utf8 | hostile_tree.left_out.keys()
+    assert all("not UTF-8" in reasons[name] for name in hostile_tree.not_utf8)
+    assert all(part in reasons[name] for name, part in hostile_tree.left_out.items())
+    rows = read_manifest(tmp_path / "m.csv").rows
+    groups = {Path(row.icon).name: row.group for row in rows if row.label == "3M"}
+    assert groups["copy of 0.png"] == groups["0.png"]
+    assert len(report.mixed_groups) == 1, "the copy in another class"
 
 
 def test_measurements_tell_what_they_are_named_after():

@@ -30,6 +30,7 @@ from logo_edge_train.review.confident import choose_diverse, find_label_errors
 from logo_edge_train.review.corrections import COLUMNS, apply_corrections
 from logo_edge_train.review.panel import divide_groups
 from logo_edge_train.review.ranking import labelling_pool, list_next, list_suspects
+from logo_edge_train.review.session import Session
 from logo_edge_train.review.sheet import assign_keys
 
 CONFIG = ReviewConfig(
@@ -199,6 +200,11 @@ def test_a_flipped_label_is_ranked_first_and_none_of_calib_is_listed(squares, tm
     assert [row["icon"] for row in listed] == [row["icon"] for row in record["rows"]]
     assert float(listed[0]["p_red"]) + float(listed[0]["p_blue"]) == pytest.approx(1, abs=1e-3)
     assert listed[0]["corrected"] == ""
+    judged = read_csv(tmp_path / "out" / "judged.csv")
+    assert (len(judged), judged[0]["icon"]) == (32, FLIPPED)
+    assert [float(row["margin"]) for row in judged] == sorted((float(row["margin"]) for row in judged), reverse=True)
+    session = Session(squares, tmp_path / "corrections.csv", tmp_path / "out" / "judged.csv")
+    assert [row.icon for row in session.rows] == [row["icon"] for row in judged]
 
 
 def test_an_interrupted_review_goes_on_where_it_was(squares, tmp_path, monkeypatch):
@@ -346,7 +352,10 @@ GOOD = {"icon": FLIPPED, "label": "blue", "corrected": "red"}
             "it is of calib, whose labels stay as they are",
         ),
         ({**GOOD, "icon": "test.png", "label": ""}, "it is of test, whose labels stay"),
-        ({**GOOD, "icon": "red-val-1.png"}, "it was labelled 'blue' when this was made, and its label is 'red' now"),
+        (
+            {**GOOD, "icon": "red-val-1.png", "corrected": "blue"},
+            "it was labelled 'blue' when this was made, and its label is 'red' now",
+        ),
         ({**GOOD, "icon": "p1.png"}, "it was labelled 'blue' when this was made, and its label is empty now"),
         (
             {**GOOD, "icon": "red-val-1.png", "label": "red", "corrected": "green"},
@@ -365,11 +374,13 @@ def test_one_correction_that_does_not_fit_stops_them_all(pool, tmp_path, line, r
     assert pool.read_bytes() == before
 
 
-def test_what_was_applied_is_not_applied_again(squares, tmp_path):
+def test_what_was_applied_is_only_confirmed_when_it_is_applied_again(squares, tmp_path):
     corrections = write_corrections(tmp_path / "c.csv", GOOD)
     apply_corrections(corrections, squares)
-    with pytest.raises(DatasetError, match="1 of 1 corrections do not fit .*its label is 'red' now; look at it again"):
-        apply_corrections(corrections, squares)
+    once = squares.read_bytes()
+    summary = apply_corrections(corrections, squares)
+    assert summary == {"manifest": str(squares), "changed": 0, "labelled": 0, "confirmed": 1, "changes": {}}
+    assert squares.read_bytes() == once
 
 
 @pytest.mark.parametrize(
@@ -493,33 +504,29 @@ def sheet(squares, tmp_path) -> Path:
     return Path(suspects_of(squares, tmp_path / "out")["sheet"])
 
 
-class Names(HTMLParser):
-    """The headings of a page's cards, and its scripts' types."""
+class Scripts(HTMLParser):
+    """The tags of a page in order, and the text of its script elements by type."""
 
     def __init__(self, text: str):
         super().__init__()
-        self.headings, self.scripts, self.inside = [], [], ""
+        self.tags, self.scripts = [], {}
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        self.inside = tag
-        if tag == "h2":
-            self.headings.append("")
+        self.tags.append(tag)
         if tag == "script":
-            self.scripts.append(dict(attributes).get("type"))
+            self.type = dict(attributes).get("type")
 
     def handle_data(self, text):
-        if self.inside == "h2":
-            self.headings[-1] += text
-
-    def handle_endtag(self, tag):
-        self.inside = ""
+        if self.tags and self.tags[-1] == "script":
+            self.scripts.setdefault(self.type, "")
+            self.scripts[self.type] += text
 
 
-def test_a_hostile_name_is_text_on_the_sheet(sheet):
-    page = Names(sheet.read_text(encoding="utf-8"))
-    assert f"1. {HOSTILE}" in page.headings or f"2. {HOSTILE}" in page.headings
-    assert page.scripts == ["application/json", None]
+def test_a_hostile_name_cannot_end_the_script_that_holds_it(sheet):
+    page = Scripts(sheet.read_text(encoding="utf-8"))
+    assert page.tags.count("script") == 2
+    assert HOSTILE in [row["icon"] for row in json.loads(page.scripts["application/json"])["rows"]]
 
 
 @pytest.mark.skipif(not CHROMIUM_RUNS, reason="the Chromium that tests use is built for Linux on x86-64")
@@ -535,7 +542,8 @@ def test_a_person_corrects_labels_by_keys_and_applies_what_the_browser_gives(bro
     page.goto(sheet.as_uri())
     state, button = page.locator("#state"), page.locator("#download")
     assert page.locator("li").count() == len(listed)
-    assert page.evaluate("[...document.images].every(image => image.naturalWidth === 160)")
+    assert f"{[row['icon'] for row in listed].index(HOSTILE) + 1}. {HOSTILE}" in page.locator("h2").all_inner_texts()
+    assert page.evaluate("[...document.querySelectorAll('li img')].every(image => image.naturalWidth === 160)")
     assert button.is_disabled()
     page.keyboard.press("Shift+" + listed[0]["suggested"][0].upper())  # not sure; then on to the second
     page.keyboard.press("b")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,13 @@ from logo_edge.exits import resumable
 from logo_edge.files import json_text
 from logo_edge.names import printable
 from logo_edge_train.parallel import refuse_torchrun
+from logo_edge_train.recipe import Recipe
 from logo_edge_train.recipe_io import find_recipe, load_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from logo_edge_train.data.manifest import Manifest
 
 data = typer.Typer(
     rich_markup_mode=None,
@@ -40,9 +44,14 @@ few_shot = typer.Typer(
     "and the images to sort. `few-shot train` trains on episodes. `few-shot evaluate` measures a run on brands, or "
     "on a package, that it has not seen.",
 )
+PAGES = "logo_edge.pages"  # entry points: functions of the report room that write a page; no room below imports it
 TRACK_HELP = "Also log to wandb or mlflow, beside RUN/metrics and RUN/tensorboard; may be given twice."
 DATA = typer.Option(
-    None, "--data", metavar="PATH", help="A manifest CSV or a folder of images. Default: the project's own logos."
+    None,
+    "--data",
+    metavar="PATH",
+    help="A manifest, a folder of images, or a file of labels: CSV path,label[,split], COCO, CVAT, Label Studio, "
+    "Parquet. Default: the project's own logos.",
 )
 DEVICE = typer.Option("auto", "--device", help="auto, cpu or cuda.")
 AS_JSON = typer.Option(False, "--json", help="Print JSON.")
@@ -66,22 +75,31 @@ def known_recipe(name: str | None) -> str | None:
 
 
 def find_manifest(source: Path | None) -> Path:
-    """The manifest for `--data`: a file, the manifest of a folder (organized now if needed), or the project's own."""
+    """The manifest for `--data`: itself, that of a folder or label file (organized now if needed), or the project's."""
     from logo_edge_train.data.icons import LABELS, fetch_logos
-    from logo_edge_train.organize.manifest_file import compare_with_folder, manifest_of
-    from logo_edge_train.organize.organize import organize_folder, print_report
+    from logo_edge_train.organize.manifest_file import compare_with_source, manifest_of
+    from logo_edge_train.organize.organize import organize_images, print_report
 
     if source is None:
         fetch_logos()
         return LABELS
-    if not source.is_dir():
-        return source
     manifest = manifest_of(source)
+    if manifest == source:
+        return source
     if not manifest.exists():
-        print_report(organize_folder(source, manifest))
-    elif difference := compare_with_folder(manifest, source):
+        print_report(organize_images(source, manifest))
+    elif difference := compare_with_source(manifest, source):
         typer.echo(printable(difference))
     return manifest
+
+
+def say_limits(manifest: Path, recipe: Recipe) -> None:
+    """Prints what the manifest has too few images for."""
+    from logo_edge_train.data.manifest import read_manifest
+    from logo_edge_train.organize.limits import describe_limits
+
+    for line in describe_limits(read_manifest(manifest), recipe.calibrate):
+        typer.echo(printable(line), err=True)
 
 
 @contextmanager
@@ -115,23 +133,28 @@ def fetch() -> None:
 
 
 @data.command(
-    help="Print the folder of the renders of `fetch` or, with DIR, the manifest that `train --data DIR` uses."
+    help="Print the folder of the renders of `fetch` or, with DATA, the manifest that `train --data DATA` uses."
 )
 def where(
-    folder: Path | None = typer.Argument(None, metavar="[DIR]", help="A folder of images, as for `train --data`."),
+    source: Path | None = typer.Argument(None, metavar="[DATA]", help="A folder or file, as for `train --data`."),
 ) -> None:
     from logo_edge_train.data.manifest import renders_folder
     from logo_edge_train.organize.manifest_file import manifest_of
 
-    typer.echo(manifest_of(folder) if folder else renders_folder())
+    typer.echo(manifest_of(source) if source else renders_folder())
 
 
 @data.command(
-    help="Write a manifest of a folder of images: labels (from class folders, or proposed), groups of copies, splits."
+    help="Write a manifest of a folder of images or a file of labels: labels, groups of copies, splits.\n\n"
+    "DATA is a folder with a subfolder for each class, a folder of unlabelled images (whose labels are proposed), a "
+    "CSV path,label[,split], an export of COCO, CVAT for images 1.1 or Label Studio (JSON), a Parquet file, or a "
+    "folder of one of these or of Hugging Face datasets."
 )
 def organize(
-    folder: Path = typer.Argument(..., metavar="DIR", help="Class folders of images, or unlabelled images."),
-    out: Path | None = typer.Option(None, "--out", help="The manifest to write. Default: DIR/manifest.csv."),
+    source: Path = typer.Argument(..., metavar="DATA", help="A folder of images, or a file of labels."),
+    out: Path | None = typer.Option(
+        None, "--out", help="The manifest to write. Default: manifest.csv in the folder, or beside the file."
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace an existing manifest."),
     target_per_class: int | None = typer.Option(None, "--target-per-class", min=1, help="At most N logos per class."),
     seed: int = typer.Option(0, "--seed", help="Seed of the split and of the balancing."),
@@ -148,14 +171,15 @@ def organize(
         "stop", "--small-classes", help="For classes with fewer than 4 images: stop, leave-out, or merge into `other`."
     ),
 ) -> None:
-    from logo_edge_train.organize.organize import SMALL_CLASSES, organize_folder, print_report
+    from logo_edge_train.organize.organize import SMALL_CLASSES, organize_images, print_report
 
     if small_classes not in SMALL_CLASSES:
         raise typer.BadParameter(f"--small-classes {small_classes}: expected {', '.join(SMALL_CLASSES)}")
+    manifest = out or (source if source.is_dir() else source.parent) / "manifest.csv"
     print_report(
-        organize_folder(
-            folder,
-            out or folder / "manifest.csv",
+        organize_images(
+            source,
+            manifest,
             target_per_class=target_per_class,
             seed=seed,
             overwrite=overwrite,
@@ -164,6 +188,7 @@ def organize(
             small_classes=small_classes,
         )
     )
+    say_limits(manifest, Recipe())
 
 
 @data.command(
@@ -214,9 +239,19 @@ def outliers(
         typer.echo(printable(f"wrote {sheet}"))
 
 
-@data.command(help="Print and plot the content of a manifest.")
+@data.command(
+    help="Print and plot the content of a manifest; with --page, everything to look at before a training.\n\n"
+    "The page shows images by class and split, formats, sizes, copies across splits, outliers, some images of every "
+    "class and, for a folder, the files that are not used. It loads and sends nothing."
+)
 def describe(
-    manifest: Path | None = typer.Argument(None, metavar="[MANIFEST]", help="Default: the project's own labels.csv."),
+    source: Path | None = typer.Argument(
+        None, metavar="[DATA]", help="A manifest, folder or file of labels. Default: the project's own labels.csv."
+    ),
+    page: Path | None = typer.Option(None, "--page", metavar="FILE.html", help="Write the page to this file."),
+    suspects: Path | None = typer.Option(
+        None, "--suspects", metavar="CSV", help="With --page: also show the labels that `data suspects` listed there."
+    ),
     plot: Path | None = typer.Option(None, "--plot", help="Write bar charts of splits and classes to this PNG."),
     samples: Path | None = typer.Option(None, "--samples", help="Write a sheet of sample logos to this PNG."),
     augmented: Path | None = typer.Option(
@@ -238,9 +273,15 @@ def describe(
 
     if recipe and not augmented:
         raise typer.BadParameter("--recipe applies to the sheet of --augmented; add --augmented")
-    rows = read_manifest(manifest or LABELS)
+    if suspects and not page:
+        raise typer.BadParameter("--suspects applies to the page; add --page")
+    manifest = find_manifest(source) if source else LABELS
+    rows = read_manifest(manifest)
     description = stage.describe_manifest(rows)
     stage.print_description(description)
+    if page:
+        write_description(manifest, rows, page, source if source and source.is_dir() else None, suspects)
+        typer.echo(printable(f"wrote {page}"))
     if plot:
         stage.plot_description(description, plot)
         typer.echo(f"wrote {plot}")
@@ -261,6 +302,21 @@ def describe(
         typer.echo(f"wrote {proposals}")
 
 
+def write_description(manifest: Path, rows: Manifest, page: Path, folder: Path | None, suspects: Path | None) -> None:
+    """Writes the page; features of images are kept beside the suspects, where they were computed, or in the cache."""
+    need_torch()
+    from logo_edge.cache import cache_folder
+    from logo_edge_train.device import pick_device
+    from logo_edge_train.recipe import ReviewConfig
+    from logo_edge_train.review.frozen_features import Features
+
+    (point,) = entry_points(group=PAGES, name="describe")
+    make_page, kept = point.load(), suspects.parent if suspects else cache_folder() / "review"
+    with resumable(), show_stages() as tick:
+        features = Features(rows, ReviewConfig(), kept, pick_device("auto"), tick)
+        make_page(manifest, page, features=features, folder=folder, suspects=suspects)
+
+
 REVIEW_OUT = Path("runs/review")
 REVIEW_RECIPE = typer.Option(
     "cpu",
@@ -278,8 +334,9 @@ REVIEW_DEVICE = typer.Option("auto", "--device", help="auto, cpu or cuda; for co
 @data.command(
     help="List labels of train and val that are probably wrong. If interrupted, run it again.\n\n"
     "An ensemble of models judges each label; none of them has learned from the image's group (cross-validation; "
-    "confident learning, Northcutt et al. 2021). DIR/suspects.csv lists the worst first. DIR/suspects.html is a "
-    "contact sheet: open it in a browser, press one key for each image, download the corrections, then:\n\n"
+    "confident learning, Northcutt et al. 2021). DIR/suspects.csv lists the worst first, DIR/judged.csv all labels. "
+    "Correct them on the page of `data review DIR/suspects.csv`, or on the contact sheet DIR/suspects.html: open it in "
+    "a browser, press one key for each image, download the corrections, then:\n\n"
     "logo-edge data apply corrections.csv --data PATH\n\n"
     "A suspect is a reason to look, not a proof: the list also has rare and ambiguous images. Labels of calib and test "
     "are not used, never listed and never changed. The manifest is not changed."
@@ -332,9 +389,6 @@ def review(
 ) -> dict:
     """The result of the stage, `list_suspects` or `list_next`, with progress bars on stderr."""
     need_torch()
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from logo_edge_train.device import pick_device
 
     refuse_torchrun("logo-edge data")
@@ -342,8 +396,18 @@ def review(
     torch_device = pick_device(device)
     with redirect_stdout(sys.stderr):  # messages about the folder are not part of the list
         manifest = find_manifest(source)
+    with resumable(), show_stages() as tick:
+        return stage(manifest, config, out, count=count, device=torch_device, tick=tick)
+
+
+@contextmanager
+def show_stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields `tick(stage, done, total)`, which shows a progress bar for each stage on stderr."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with resumable(), Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
         tasks: dict[str, int] = {}
 
         def tick(title: str, done: int, total: int) -> None:
@@ -351,20 +415,52 @@ def review(
                 tasks[title] = bar.add_task(title, total=total)
             bar.update(tasks[title], completed=done, total=total)
 
-        return stage(manifest, config, out, count=count, device=torch_device, tick=tick)
+        yield tick
 
 
 @data.command(
-    help="Merge the corrections of a contact sheet into a manifest: all of them, or none if one does not fit.\n\n"
+    "review",
+    help="Serve a page for labelling on this machine: one key per label; each decision is saved at once.\n\n"
+    "Without LIST.csv it shows all images of train and val, and those without a label. Open the printed address in a "
+    "browser. Decisions go to DIR/corrections.csv; a second start continues there. Ctrl-C ends. Then:\n\n"
+    "logo-edge data apply DIR/corrections.csv --data PATH\n\n"
+    "Needs the extra serve. It listens on loopback, and the address holds a token.",
+)
+def review_command(
+    listed: Path | None = typer.Argument(
+        None, metavar="[LIST.csv]", help="The images of a suspects.csv, judged.csv or next.csv, in that order."
+    ),
+    source: Path | None = DATA,
+    out: Path = typer.Option(REVIEW_OUT, "--out", metavar="DIR", help="The folder for corrections.csv."),
+    port: int = typer.Option(0, "--port", min=0, max=65535, help="0 for any free port."),
+) -> None:
+    from logo_edge_train.review.server import serve_review  # needs the extra serve
+    from logo_edge_train.review.session import Session
+
+    session = Session(find_manifest(source), out / "corrections.csv", listed)
+
+    def announce(address: str) -> None:
+        typer.echo(
+            printable(f"{len(session.rows):,} images, {len(session.decisions()):,} decided in {session.file.path}")
+        )
+        typer.echo(f"Open {address}")
+
+    serve_review(session, port, announce)
+
+
+@data.command(
+    help="Merge corrections of `data review` or a contact sheet into a manifest: all, or none if one is invalid.\n\n"
     "CORRECTIONS.csv identifies images by package, version and icon, with their `label` and the `corrected` one. A "
     "suspects.csv or next.csv with a filled column `corrected` works too. Lines without a corrected label are skipped. "
     "Refused are images that the manifest does not have, labels of calib and test, labels that have changed since, and "
     "labels that are not a class. Images without a label become rows of train."
 )
 def apply(
-    corrections: Path = typer.Argument(..., metavar="CORRECTIONS.csv", help="The file that a contact sheet downloads."),
+    corrections: Path = typer.Argument(
+        ..., metavar="CORRECTIONS.csv", help="The file that `data review` keeps, or that a contact sheet downloads."
+    ),
     source: Path | None = typer.Option(
-        None, "--data", metavar="PATH", help="The manifest, or its folder of images. Default: the project's own."
+        None, "--data", metavar="PATH", help="The manifest, or its folder or label file. Default: the project's own."
     ),
     as_json: bool = AS_JSON,
 ) -> None:
@@ -373,7 +469,7 @@ def apply(
     from logo_edge_train.organize.manifest_file import manifest_of
     from logo_edge_train.review.corrections import apply_corrections
 
-    manifest = LABELS if source is None else manifest_of(source) if source.is_dir() else source
+    manifest = LABELS if source is None else manifest_of(source)
 
     def print_changes(result: dict) -> None:
         counts = (
@@ -415,13 +511,14 @@ def train_command(
         from logo_edge_train.estimate import estimate_training, print_estimate
 
         refuse_torchrun("--estimate")
-        print_result(
-            estimate_training(find_manifest(source), chosen, device=pick_device(device)), as_json, print_estimate
-        )
+        manifest = find_manifest(source)
+        say_limits(manifest, chosen)
+        print_result(estimate_training(manifest, chosen, device=pick_device(device)), as_json, print_estimate)
         return
     rank_device = distributed.start(pick_device(device))
     with distributed.main_first():
         manifest = find_manifest(source)
+    distributed.on_main(say_limits)(manifest, chosen)
     folder = out or Path("runs") / chosen.name
     console = None if distributed.is_main() else Console(quiet=True)
     with resumable(), follow(folder, asdict(chosen), track, console) as (report, _):

@@ -24,8 +24,8 @@ SAMPLE_S = 0.1
 ORGANIZE = """
 import sys
 from pathlib import Path
-from logo_edge_train.organize.organize import organize_folder
-organize_folder(Path(sys.argv[1]), Path(sys.argv[2]))
+from logo_edge_train.organize.organize import organize_images
+organize_images(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 HOLD = """
 import sys

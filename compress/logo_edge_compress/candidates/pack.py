@@ -13,7 +13,7 @@ from logo_edge_compress.candidates.store import Candidate
 from logo_edge_compress.distill.distill import load_student
 from logo_edge_compress.onnx.embedding_output import embed_bundle
 from logo_edge_compress.onnx.graph import LOGITS, PIXELS
-from logo_edge_compress.pack import describe_calibration, pack_bundle, reference
+from logo_edge_compress.pack import describe_calibration, describe_data, pack_bundle, reference
 from logo_edge_compress.report import Stage, candidate_stage, describe_abstention, describe_stage, teachers_stage
 from logo_edge_compress.work import Work
 from logo_edge_train.keys import versions
@@ -23,9 +23,20 @@ FORMAT_NAMES = {"onnxruntime": "ONNX", "openvino": "OpenVINO", "tensorrt": "Tens
 
 
 def pack_candidate(
-    work: Work, target: str, chosen: Measured, measured: list[Measured], *, name: str, key: str, out: Path
+    work: Work,
+    target: str,
+    chosen: Measured,
+    measured: list[Measured],
+    *,
+    name: str,
+    key: str,
+    out: Path,
+    intended_use: str = "",
 ) -> tuple[Bundle, dict]:
-    """Packs the chosen candidate to `out`; the bundle, and what the target's record says of it."""
+    """Packs the chosen candidate to `out`; the bundle, and what the target's record says of it.
+
+    `intended_use` is a sentence for the card; empty: what the bundle does.
+    """
     run, candidate, calibration = work.run, chosen.candidate, chosen.fitted.calibration
     siblings = [other for other in measured if other.candidate.student == candidate.student]
     fp32 = [other for other in siblings if other.candidate.name == "fp32"]
@@ -61,6 +72,8 @@ def pack_candidate(
             "quantization": candidate.name,
             "reduce_range": run.recipe.quantize.reduce_range,
             "data_hash": run.data_hash,
+            "data": describe_data(work.manifest, len(run.record.get("left_out", ()))),
+            "intended_use": intended_use,
             "teachers": [member["architecture"] for member in run.record["members"]],
             "versions": versions(),
             **describe_calibration(run.recipe.calibrate, chosen.fitted),

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from logo_edge.errors import ImageError
-from logo_edge.images.iso_boxes import CODESTREAM, MOST_PARTS, jpeg2000_sizes, read_avif, too_many
+from logo_edge.images.iso_boxes import CODESTREAM, MOST_PARTS, jpeg2000_sizes, read_avif, read_heic, too_many
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TIFF = {
@@ -36,6 +36,7 @@ KINDS = {
     b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
     **dict.fromkeys(TIFF, "TIFF"),
 }
+HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis"))  # ISO 23008-12, B.4.1
 CHUNK_HEAD = struct.Struct(">I4s")  # of PNG
 DRAWN_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT"))
 MOVING_CHUNKS = {b"acTL": 8, b"fcTL": 26, b"fdAT": 4}  # of animations, with the fewest bytes of content
@@ -85,15 +86,21 @@ def read_image_file(data: bytes) -> ImageFile:
 
     Raises ImageError where it is damaged, built to waste memory or time, or of a variant that no decoder here reads.
     """
-    kind = next(
-        (kind for magic, kind in KINDS.items() if data.startswith(magic)), "AVIF" if data[4:8] == b"ftyp" else None
-    )
+    kind = next((kind for magic, kind in KINDS.items() if data.startswith(magic)), None)
+    if data[4:8] == b"ftyp":
+        kind = "HEIF" if HEIC_BRANDS & _brands(data) else "AVIF"
     try:
         if kind in READERS:
             return READERS[kind](data)
         return ImageFile(kind, data, tuple(SIZES[kind](data)) if kind in SIZES else ())
     except (struct.error, IndexError):  # no unchecked file reaches a decoder
         raise ImageError(f"damaged or truncated image (the header of its {kind} ends too early)") from None
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """The brand in an `ftyp` box; for `mif1`, which is any image, the compatible brands. ISO 23008-12, 10.2."""
+    size = int.from_bytes(data[:4], "big")
+    return {data[at : at + 4] for at in range(16, min(size, 256), 4)} if data[8:12] == b"mif1" else {data[8:12]}
 
 
 def orientation_in(exif: bytes) -> int | None:
@@ -316,5 +323,16 @@ def _read_avif(data: bytes) -> ImageFile:
     return ImageFile("AVIF", *read_avif(data))
 
 
-READERS = {"PNG": _read_png, "JPEG": _read_jpeg, "GIF": _read_gif, "TIFF": _read_tiff, "AVIF": _read_avif}
+def _read_heic(data: bytes) -> ImageFile:
+    return ImageFile("HEIF", *read_heic(data))
+
+
+READERS = {
+    "PNG": _read_png,
+    "JPEG": _read_jpeg,
+    "GIF": _read_gif,
+    "TIFF": _read_tiff,
+    "AVIF": _read_avif,
+    "HEIF": _read_heic,
+}
 SIZES = {"ICO": _ico_sizes, "JPEG2000": jpeg2000_sizes}

@@ -1,9 +1,9 @@
-"""The sizes in containers of ISO boxes (ISO 14496-12): AVIF and JPEG 2000."""
+"""The sizes in containers of ISO boxes (ISO 14496-12): AVIF, HEIC and JPEG 2000."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from logo_edge.errors import ImageError
@@ -38,6 +38,39 @@ def read_avif(data: bytes) -> tuple[bytes, tuple[tuple[int, int], ...]]:
         elif kind == b"moov":
             for offset in _chunk_offsets(data, start, stop):
                 sizes += _av1_sizes(data[offset:])
+    return bytes(hidden), tuple(sizes)
+
+
+def read_heic(data: bytes) -> tuple[bytes, tuple[tuple[int, int], ...]]:
+    """The file with its EXIF hidden, and the sizes of its coded pictures and of the canvases that they are laid on.
+
+    The orientation is in `irot`, not in the EXIF. ISO 23008-12. Raises ImageError for overlays, whose canvas may have
+    any size.
+    """
+    sizes, hidden, length_bytes = [], bytearray(data), {4}
+    for kind, start, stop in _boxes(data, 0, len(data)):
+        if kind != b"meta":
+            continue
+        inner = {name: (at, end) for name, at, end in _boxes(data, start + 4, stop)}
+        if b"iinf" in inner:
+            at, end = inner[b"iinf"]
+            if b"iovl" in data[at:end]:
+                raise ImageError("an HEIC of overlaid pictures, which is not read; save it again as PNG or JPEG")
+            hidden[at:end] = data[at:end].replace(b"Exif", b"free")
+        for _, at, end in _boxes(data, *inner.get(b"iprp", (0, 0))):
+            for name, first, last in _boxes(data, at, end):
+                if name == b"ispe":
+                    sizes.append(struct.unpack_from(">II", data, first + 4))
+                elif name == b"hvcC":
+                    length_bytes.add((data[first + 21] & 3) + 1)
+                    sizes += _hevc_sizes(_parameter_sets(data[first:last]))
+        if b"iloc" in inner:
+            for pieces in _item_pieces(data, inner[b"iloc"][0], inner.get(b"idat", (0, 0))[0]):
+                item = b"".join(pieces)
+                if len(item) in (8, 12):  # a grid: its canvas
+                    sizes.append(struct.unpack(">HH" if len(item) == 8 else ">II", item[4:]))
+                for count in length_bytes:
+                    sizes += _hevc_sizes(_units(item, count))
     return bytes(hidden), tuple(sizes)
 
 
@@ -138,8 +171,56 @@ def _av1_sizes(data: bytes) -> Iterator[tuple[int, int]]:
         position += size
 
 
-def _sequence_size(header: bytes) -> tuple[int, int]:
-    """The largest (width, height) of a frame that an AV1 sequence header allows."""
+def _parameter_sets(configuration: bytes) -> Iterator[bytes]:
+    """The network units in an `hvcC` box. ISO 14496-15, 8.3.2.1."""
+    at = 23
+    for _ in range(configuration[22]):
+        (count,) = struct.unpack_from(">H", configuration, at + 1)
+        at += 3
+        for _ in range(count):
+            (length,) = struct.unpack_from(">H", configuration, at)
+            yield configuration[at + 2 : at + 2 + length]
+            at += 2 + length
+
+
+def _units(item: bytes, length_bytes: int) -> Iterator[bytes]:
+    """The network units of a coded picture, each behind its length."""
+    at = 0
+    for _ in range(MOST_PARTS):
+        if at + length_bytes >= len(item):
+            return
+        start = at + length_bytes
+        at = start + int.from_bytes(item[at:start], "big")
+        yield item[start:at]
+    raise too_many("units")
+
+
+def _hevc_sizes(units: Iterable[bytes]) -> Iterator[tuple[int, int]]:
+    """(width, height) of each sequence parameter set among the units. ITU-T H.265, 7.3.2.2."""
+    for unit in units:
+        if unit[:1] and unit[0] >> 1 & 63 == 33:
+            with suppress(IndexError):  # no picture can follow
+                yield _parameter_size(unit[2:258].replace(b"\0\0\3", b"\0\0"))
+
+
+def _parameter_size(header: bytes) -> tuple[int, int]:
+    """(width, height) in a sequence parameter set of HEVC."""
+    take = _bits_of(header)
+    take(4)
+    layers = take(3)
+    take(1 + 96)  # profile and level
+    present = [(take(1), take(1)) for _ in range(layers)]
+    take(2 * (8 - layers) if layers else 0)
+    for has_profile, has_level in present:
+        take(88 * has_profile + 8 * has_level)
+    _take_exponential(take)
+    if _take_exponential(take) == 3:  # 4:4:4
+        take(1)
+    return _take_exponential(take), _take_exponential(take)
+
+
+def _bits_of(header: bytes) -> Callable[[int], int]:
+    """A function that takes the next bits as a number, and raises IndexError at the end."""
     number, left = int.from_bytes(header, "big"), 8 * len(header)
 
     def take(bits: int) -> int:
@@ -149,6 +230,12 @@ def _sequence_size(header: bytes) -> tuple[int, int]:
             raise IndexError
         return number >> left & (1 << bits) - 1
 
+    return take
+
+
+def _sequence_size(header: bytes) -> tuple[int, int]:
+    """The largest (width, height) of a frame that an AV1 sequence header allows."""
+    take = _bits_of(header)
     take(4)  # profile, still picture
     is_reduced = take(1)
     if is_reduced:
@@ -167,7 +254,7 @@ def _skip_operating_points(take) -> None:
     if take(1):  # timing
         take(64)
         if take(1):
-            _skip_exponential(take)
+            _take_exponential(take)
         decoder_model = take(1)
         delay_bits = take(5) + 1 if decoder_model else 0
         if decoder_model:
@@ -183,10 +270,9 @@ def _skip_operating_points(take) -> None:
             take(4)
 
 
-def _skip_exponential(take) -> None:
-    """Skips an unsigned number in Exp-Golomb code."""
+def _take_exponential(take: Callable[[int], int]) -> int:
+    """An unsigned number in Exp-Golomb code."""
     zeros = 0
     while not take(1):
         zeros += 1
-    if zeros < 32:
-        take(zeros)
+    return (1 << zeros) - 1 + take(zeros) if zeros < 32 else (1 << 32) - 1

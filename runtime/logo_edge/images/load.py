@@ -49,11 +49,15 @@ class BinaryFile(Protocol):
 ImageSource = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image | BinaryFile
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-OPENERS = {"PNG": ("PIL.PngImagePlugin", "PngImageFile"), "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile")}
+OPENERS = {
+    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
+    "HEIF": ("pillow_heif", "HeifImageFile"),
+}
 DOCUMENTS = {b"%PDF-": "PDF", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostScript"}  # PostScript is a program
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 ANIMATED = frozenset(("AVIF", "GIF", "PNG", "WEBP"))
-COSTS = {"AVIF": 1.5, "WEBP": 1.5, "JPEG2000": 16, "QOI": 36}  # of a pixel at worst; 1 for other formats
+COSTS = {"AVIF": 1.5, "WEBP": 1.5, "HEIF": 1.4, "JPEG2000": 16, "QOI": 36}  # of a pixel at worst; 1 for other formats
 MAX_PIXELS = 36_000_000  # at cost 1, so that no image takes two seconds
 JPEG_SHARE = 4  # times MAX_PIXELS for a JPEG: decoded at 1/2 or less it costs no more than other formats in full
 COEFFICIENTS = 3  # times MAX_PIXELS for the coefficients of a JPEG of several scans, all in memory at once
@@ -268,11 +272,16 @@ def _cost_of_pixel(image: Image.Image, file: ImageFile) -> float:
 
 
 def _open_lazily(data: bytes, kind: str | None) -> Image.Image:
-    """The image, not decoded yet. PNG and JPEG import their own plugin only, which saves time at start."""
+    """The image, not decoded yet. PNG and JPEG import their own plugin only, which saves time at start.
+
+    Raises ImageError for HEIC without the extra `heif`.
+    """
     if kind in OPENERS:
         module, opener = OPENERS[kind]
         try:
             return getattr(import_module(module), opener)(io.BytesIO(data))
+        except ImportError:
+            raise ImageError("HEIC needs the Python package pillow-heif: pip install 'logo-edge[heif]'") from None
         except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open does
             raise UnidentifiedImageError from None
     return Image.open(io.BytesIO(data), formats=(kind,) if kind else FORMATS)

@@ -15,6 +15,11 @@ RASTER_SUFFIXES = frozenset(
     ".apng .avif .bmp .dib .gif .ico .jfif .jp2 .jpe .jpeg .jpg "
     ".pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp".split()
 )
+DECODERS = {
+    **dict.fromkeys((".svg", ".svgz"), ("resvg_py", "svg")),
+    **dict.fromkeys((".heic", ".heif", ".hif"), ("pillow_heif", "heif")),
+}  # suffix -> module, extra that installs it
+HIDDEN = "hidden (a dot before its name)"
 HEAT_MAP_SUFFIX = ".explain.png"  # --explain writes these files beside the images; they are never classified
 
 
@@ -47,7 +52,7 @@ def expand_glob(pattern: str) -> Iterator[str]:
     before, deep, after = re.fullmatch(r"(.*?)(?:(?<![^/])(\*\*)(?:/+(.*))?)?", pattern, re.DOTALL).groups()
     if deep:
         for root in expand_glob(before) if before else [os.curdir]:
-            for folder, files in _walk(root, []):
+            for folder, files in _walk(root, [], []):
                 folder = folder if before else os.path.relpath(folder) if folder != os.curdir else ""
                 paths = (os.path.join(folder, file) for file in files)
                 yield from expand_glob(os.path.join(folder, after)) if after else paths
@@ -58,22 +63,38 @@ def expand_glob(pattern: str) -> Iterator[str]:
     yield from glob.iglob(glob.escape(literal) + pattern[len(literal) :])
 
 
-def walk_images(folder: str | os.PathLike) -> Iterator[str]:
+def walk_images(folder: str | os.PathLike, left_out: list[tuple[str, str]] | None = None) -> Iterator[str]:
     """The path of every file below the folder with the suffix of an image, without hidden files and heat maps.
 
     The files of a folder come first, then its subfolders, each in alphabetical order; folders behind links come last.
-    Each folder is visited once, however many links lead to it, so loops end. SVG is an image if the extra `svg` is
-    installed. A folder that cannot be read is yielded as a path: reading it then gives its error. Every verb finds
-    its images with this function.
+    Each folder is visited once, however many links lead to it, so loops end. Formats of DECODERS are images if their
+    extra is installed. A folder that cannot be read is yielded as a path: reading it then gives its error. The other
+    files and folders are appended to `left_out` with the reason. Every verb finds its images with this function.
     """
-    suffixes = RASTER_SUFFIXES | {".svg", ".svgz"} if find_spec("resvg_py") else RASTER_SUFFIXES
+    suffixes = RASTER_SUFFIXES | {suffix for suffix, (module, _) in DECODERS.items() if find_spec(module)}
     unreadable: list[OSError] = []
-    for parent, files in _walk(folder, unreadable):
+    left_out = deque(maxlen=0) if left_out is None else left_out
+    for parent, files in _walk(folder, unreadable, left_out):
         for file in files:
-            suffix = os.path.splitext(file)[1].lower()
-            if suffix in suffixes and not file.startswith(".") and not file.endswith(HEAT_MAP_SUFFIX):
+            if reason := _why_no_image(file, suffixes):
+                left_out.append((os.path.join(parent, file), reason))
+            else:
                 yield os.path.join(parent, file)
     yield from (error.filename for error in unreadable)
+
+
+def _why_no_image(file: str, suffixes: frozenset[str]) -> str:
+    """Why a file of this name is not taken as an image; empty if it is."""
+    suffix = os.path.splitext(file)[1].lower()
+    if file.startswith("."):
+        return HIDDEN
+    if file.endswith(HEAT_MAP_SUFFIX):
+        return "a heat map of --explain"
+    if suffix in suffixes:
+        return ""
+    if suffix in DECODERS:
+        return f"no decoder of {suffix} is installed; pip install 'logo-edge[{DECODERS[suffix][1]}]'"
+    return f"the suffix {suffix} is not that of an image" if suffix else "no suffix of an image"
 
 
 def source_folders(paths: Iterable[str]) -> list[str]:
@@ -84,16 +105,23 @@ def source_folders(paths: Iterable[str]) -> list[str]:
     return sorted(shown(os.path.abspath(folder)) for folder in folders)
 
 
-def _walk(folder: str | os.PathLike, unreadable: list[OSError]) -> Iterator[tuple[str, list[str]]]:
-    """(folder, names of its files) of each folder that is not hidden, once; appends errors to `unreadable`."""
+def _walk(
+    folder: str | os.PathLike, unreadable: list[OSError], left_out: list[tuple[str, str]] | deque
+) -> Iterator[tuple[str, list[str]]]:
+    """(folder, names of its files) of each folder that is not hidden, once.
+
+    Appends errors to `unreadable`, and other folders with the reason to `left_out`.
+    """
     roots, seen = deque([os.fspath(folder)]), set()
     while roots:
         for parent, folders, files in os.walk(roots.popleft(), onerror=unreadable.append):
             status = os.stat(parent)
             if (status.st_dev, status.st_ino) in seen:
                 folders.clear()
+                left_out.append((parent, "a link to a folder that is visited under another name"))
                 continue
             seen.add((status.st_dev, status.st_ino))
+            left_out += ((os.path.join(parent, name), HIDDEN) for name in sorted(folders) if name.startswith("."))
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             roots.extend(path for name in folders if os.path.islink(path := os.path.join(parent, name)))
             yield parent, sorted(files)

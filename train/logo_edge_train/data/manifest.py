@@ -109,7 +109,10 @@ def read_manifest(path: str | os.PathLike, renders: Path | None = None) -> Manif
             reader = csv.DictReader(file)
             missing = {"package", "icon"} - set(reader.fieldnames or ())
             if missing:
-                raise DatasetError(f"{path}: no column {', '.join(sorted(missing))}; expected {_columns()}")
+                raise DatasetError(
+                    f"{path}: no column {', '.join(sorted(missing))}; expected {_columns()} (or, for --data, a CSV of "
+                    "your own images: path, label and perhaps split)"
+                )
             rows = tuple(_parse_row(path, reader.line_num, raw) for raw in reader)
     except OSError as error:
         raise DatasetError(

@@ -1,10 +1,10 @@
-"""Writes the manifest of a folder of images: labels, groups of copies, splits (`logo-edge data organize`)."""
+"""Writes the manifest of a folder or label file: labels, groups of copies, splits (`logo-edge data organize`)."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,14 +12,15 @@ from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError, ImageError
 from logo_edge.files import json_text, write_file
 from logo_edge.images.load import load_image
-from logo_edge.names import shown
+from logo_edge.names import csv_line, shown
 from logo_edge_train.data.manifest import FILES, SPLITS, LogoRow, write_manifest
 from logo_edge_train.data.processes import map_in_processes
 from logo_edge_train.organize.duplicates import MAX_DISTANCE, Look, group_copies, look_at
 from logo_edge_train.organize.features import LogoMeasurements, measure_logo
 from logo_edge_train.organize.label_proposer import SURE_CONFIDENCE, proposal_classes, propose_label
-from logo_edge_train.organize.layout import NOT_UTF8, PlacedImage, read_layout
-from logo_edge_train.organize.manifest_file import digest_file, digests_file
+from logo_edge_train.organize.manifest_file import digest_file, digests_file, skipped_file
+from logo_edge_train.organize.placed_images import PlacedImage, SkippedFile, listed
+from logo_edge_train.organize.sources import find_label_files, read_source
 from logo_edge_train.organize.splits import (
     SPLIT_SHARES,
     assign_splits,
@@ -30,31 +31,26 @@ from logo_edge_train.organize.splits import (
 
 SMALL_CLASSES = STOP, LEAVE_OUT, MERGE = ("stop", "leave-out", "merge")
 MERGED = "other"
-
-
-@dataclass(frozen=True)
-class SkippedFile:
-    """A file that is no readable image, and the reason."""
-
-    path: Path
-    reason: str
+REASONS = 20  # that are printed
 
 
 @dataclass(frozen=True)
 class OrganizeReport:
-    """The result of `organize_folder`.
+    """The result of `organize_images`.
 
-    counts: split -> class -> images. labelled: rows with a label from a folder; proposed: rows with a proposed label;
-    proposed_sure: those with a confidence of at least SURE_CONFIDENCE. unlabelled: images without any label. left_out:
-    images that balancing dropped. below_target: classes below the target -> their size. small_classes: classes that
-    were left out or merged -> their size. groups: groups in the manifest. near_duplicates: images after the first of
-    their group. mixed_groups: groups with several labels. limits: classes whose images all look alike -> their limit
-    for copies, as a share of the usual limit. given: splits that folders name. split_groups: groups that these folders
-    divide. filled: splits without a folder -> their images, taken from train. uneven: classes whose splits are far from
-    70/10/10/10 -> their shares in percent, and their largest group.
+    label_files: the files that give labels; none where class folders do. counts: split -> class -> images. labelled:
+    rows with a label from the source; proposed: rows with a proposed label; proposed_sure: those with a confidence of
+    at least SURE_CONFIDENCE. unlabelled: images without any label. skipped: other files. left_out: images that
+    balancing dropped. below_target: classes below the target -> their size. small_classes: classes that were left out
+    or merged -> their size. groups: groups in the manifest. near_duplicates: images after the first of their group.
+    mixed_groups: groups with several labels. limits: classes whose images all look alike -> their limit for copies, as
+    a share of the usual limit. given: splits that the source names; unsplit: images without one, used as train.
+    split_groups: groups that these splits divide. filled: splits that the source lacks -> their images, taken from
+    train. uneven: classes whose splits are far from 70/10/10/10 -> their shares in percent, and their largest group.
     """
 
     manifest: Path
+    label_files: tuple[Path, ...]
     counts: dict[str, dict[str, int]]
     labelled: int
     proposed: int
@@ -69,6 +65,7 @@ class OrganizeReport:
     mixed_groups: tuple[str, ...]
     limits: dict[str, float]
     given: tuple[str, ...]
+    unsplit: int
     split_groups: tuple[str, ...]
     filled: dict[str, int]
     uneven: dict[str, tuple[tuple[int, ...], int]]
@@ -76,13 +73,13 @@ class OrganizeReport:
 
 @dataclass(frozen=True)
 class _LabelledRow:
-    row: LogoRow  # its split is empty unless a folder names it
+    row: LogoRow  # its split is empty unless the source names it
     proposed: bool
-    confidence: float  # 1 for a label from a folder
+    confidence: float  # 1 for a label from the source
 
 
-def organize_folder(
-    folder: Path,
+def organize_images(
+    source: Path,
     manifest_path: Path,
     *,
     target_per_class: int | None = None,
@@ -92,39 +89,43 @@ def organize_folder(
     exact_copies: bool = False,
     small_classes: str = STOP,
 ) -> OrganizeReport:
-    """Writes the manifest of the images in `folder` and its subfolders, and returns the report.
+    """Writes the manifest of the images in a folder and its subfolders, or of a label file, and returns the report.
 
-    `layout.read_layout` gives labels and splits. Images directly in `folder` are unlabelled: they get a proposed label
-    if every class folder is a class of the labelling guide (or there is none), and are only reported otherwise. Copies
-    share a group (`duplicates.group_copies`; only equal files with `exact_copies`), and no group is in two splits,
-    except where folders give the split: such images never move. `small_classes` decides on classes of fewer than four
-    groups: stop, leave out, or merge into the class MERGED. Files whose names are not UTF-8 are skipped.
+    `sources.read_source` gives labels and splits. Images without a label, such as those directly in a folder, get a
+    proposed label if every class is a class of the labelling guide (or there is none), and are only reported otherwise.
+    Copies share a group (`duplicates.group_copies`; only equal files with `exact_copies`), and no group is in two
+    splits, except where the source gives the split: such images never move. `small_classes` decides on classes of fewer
+    than four groups, or without an image in a split that needs it: stop, leave out, or merge into the class MERGED.
+    Everything that is skipped is listed in `skipped_file(manifest_path)`.
 
-    Raises DatasetError, if possible before images are measured: the folder or its images are missing, its layout is
+    Raises DatasetError, if possible before images are measured: the source or its images are missing, its layout is
     ambiguous, the manifest exists (without `overwrite`) or cannot be written, or a class cannot be split.
     """
-    folder, manifest_path = Path(folder), Path(manifest_path)
-    if not folder.is_dir():
-        raise DatasetError(
-            f"{shown(str(folder))}: no such folder; expected one with images, best in a subfolder for each class"
-        )
+    source, manifest_path = Path(os.path.abspath(source)), Path(manifest_path)
     if target_per_class is not None and target_per_class < len(SPLITS):
         raise DatasetError(
             f"target_per_class is {target_per_class}; expected at least {len(SPLITS)}, one for each split"
         )
-    _check_destination(manifest_path, overwrite)
-    placed, not_utf8 = read_layout(folder.resolve(), split_folders=split_folders)
+    label_files = find_label_files(source)
+    _check_destination(manifest_path, overwrite, label_files)
+    source = source.resolve() if source.is_dir() else source
+    placed, skipped = read_source(source, split_folders=split_folders)
+    own_files = {manifest_path.resolve(), skipped_file(manifest_path.resolve())}
+    skipped = [file for file in skipped if file.path not in own_files]
     can_propose = {image.label for image in placed} - {""} <= set(proposal_classes())
-    placed, few_images = _settle_small_classes(folder, placed, small_classes, can_propose=can_propose)
+    placed, few_images = _settle_small_classes(source, placed, small_classes, can_propose=can_propose)
     jobs = [(image.path, can_propose and not image.label) for image in placed]
     examined = map_in_processes(_examine, jobs, title="Measuring")
-    skipped = [SkippedFile(path, NOT_UTF8) for path in not_utf8]
-    skipped += [SkippedFile(p.path, e) for p, e in zip(placed, examined, strict=True) if isinstance(e, str)]
+    skipped += [
+        SkippedFile(p.path, e.removeprefix(f"{p.path}: "))
+        for p, e in zip(placed, examined, strict=True)
+        if isinstance(e, str)
+    ]
     images = [(p, e) for p, e in zip(placed, examined, strict=True) if isinstance(e, _Examined)]
     if not images:
         raise DatasetError(
-            f"{shown(str(folder))}: {len(placed) + len(not_utf8)} image files, none of which can be read"
-            + (f" (first: {skipped[0].reason})" if skipped else "; expected images such as .png or .jpg")
+            f"{shown(str(source))}: no image can be used; expected images such as .png or .jpg, best in a "
+            "subfolder for each class" + "".join(f"\n  {line}" for line in _count_skipped(skipped))
         )
     names = [_icon_name(image.path, manifest_path.resolve().parent) for image, _ in images]
     groups = group_copies(
@@ -140,38 +141,64 @@ def organize_folder(
             candidates.append(_label(row, details.measurements))
         else:
             unlabelled.append(image.path)
-    candidates, few_groups = _settle_few_groups(folder, candidates, small_classes)
+    candidates, few_groups = _settle_few_groups(source, candidates, small_classes)
     kept, below_target = _balance(candidates, target_per_class, seed)
-    _check_classes(folder, [c.row.label for c in kept])
+    balanced = len(candidates) - len(kept)
     given = tuple(split for split in SPLITS if any(c.row.split == split for c in kept))
-    rows, filled = assign_splits(folder, [c.row for c in kept], given, seed)
-    if manifest_path.is_relative_to(cache_folder()):  # into the user's folders only the manifest is written
-        digests = {name: look.digest for name, (_, look) in zip(names, images, strict=True)}
-        manifest_path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(digests_file(manifest_path), json_text({row.icon: digests[row.icon] for row in rows}))
-    write_manifest(manifest_path, rows)
+    unsplit = [c for c in kept if given and not c.row.split]
+    if unsplit:
+        kept = [replace(c, row=replace(c.row, split=c.row.split or "train")) for c in kept]
+        given = tuple(split for split in SPLITS if split in (*given, "train"))
+    _check_classes(source, [c.row.label for c in kept])
+    rows, filled = assign_splits(source, [c.row for c in kept], given, seed)
+    kept = [replace(c, row=row) for c, row in zip(kept, rows, strict=True)]
+    kept, incomplete = _settle_incomplete(source, kept, small_classes)
+    rows = [c.row for c in kept]
+    digests = {name: look.digest for name, (_, look) in zip(names, images, strict=True)}
+    _write_files(manifest_path, rows, {row.icon: digests[row.icon] for row in rows}, label_files, skipped)
     labels_of, splits_of = _values_of_groups(rows, "label"), _values_of_groups(rows, "split")
     proposals = [c for c in kept if c.proposed]
     return OrganizeReport(
         manifest=manifest_path,
+        label_files=tuple(label_files),
         counts=_count(rows),
         labelled=len(rows) - len(proposals),
         proposed=len(proposals),
         proposed_sure=sum(c.row.sure for c in proposals),
         unlabelled=tuple(unlabelled),
         skipped=tuple(skipped),
-        left_out=len(candidates) - len(kept),
+        left_out=balanced,
         below_target=below_target,
-        small_classes={**few_images, **few_groups},
+        small_classes={**few_images, **few_groups, **incomplete},
         groups=len(labels_of),
         near_duplicates=len(rows) - len(labels_of),
         mixed_groups=tuple(group for group, labels in labels_of.items() if len(labels) > 1),
         limits={name: limit / MAX_DISTANCE for name, limit in groups.limits.items() if 0 < limit < MAX_DISTANCE},
         given=given,
+        unsplit=len(unsplit),
         split_groups=tuple(group for group, splits in splits_of.items() if len(splits) > 1),
         filled=filled,
         uneven={} if given else find_uneven_classes(rows),
     )
+
+
+def _write_files(
+    manifest_path: Path,
+    rows: list[LogoRow],
+    digests: dict[str, str],
+    label_files: Sequence[Path],
+    skipped: Sequence[SkippedFile],
+) -> None:
+    """Writes the manifest, the list of skipped files if there are any and, in the cache, the digests of its sources."""
+    if manifest_path.is_relative_to(cache_folder()):  # into the user's folders only what was asked for is written
+        labels = {_icon_name(path, manifest_path.resolve().parent): digest_file(path) for path in label_files}
+        manifest_path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(digests_file(manifest_path), json_text(digests | labels))
+    write_manifest(manifest_path, rows)
+    skipped_file(manifest_path).unlink(missing_ok=True)
+    if skipped:
+        lines = [csv_line((shown(str(file.path)), shown(file.reason))) for file in skipped]
+        write_file(skipped_file(manifest_path), "".join([csv_line(("path", "reason")), *lines]))
 
 
 def print_report(report: OrganizeReport) -> None:
@@ -194,21 +221,23 @@ def print_report(report: OrganizeReport) -> None:
 
 def describe_report(report: OrganizeReport) -> list[str]:
     """The lines below the table of counts."""
+    names = ", ".join(path.name for path in report.label_files) or "their folders"
     lines = [
-        f"{report.labelled} labelled by their folders, {report.proposed} by proposal ({report.proposed_sure} sure)",
+        f"{report.labelled} labelled by {names}, {report.proposed} by proposal ({report.proposed_sure} sure)",
         f"{report.groups} groups; {report.near_duplicates} copies kept in the split of the first of their group",
     ]
     if report.given:
-        lines.append(f"splits given by folders, which are kept: {', '.join(report.given)}")
-    lines += [
-        f"no folder for {split}: {count} images of train are used for it" for split, count in report.filled.items()
-    ]
+        lines.append(f"splits of your own, which are kept: {', '.join(report.given)}")
+    lines += [f"no images of {split}: {count} of train are used for it" for split, count in report.filled.items()]
+    if report.skipped:
+        lines.append(f"{len(report.skipped)} skipped, listed in {skipped_file(report.manifest)}:")
+        lines += (f"  {line}" for line in _count_skipped(report.skipped))
     remarks = {
         "left out by balancing": report.left_out,
-        "skipped": [f"{file.path}: {file.reason.removeprefix(f'{file.path}: ')}" for file in report.skipped],
+        "without a split, used as train": report.unsplit,
         "without a label, left out": [str(path) for path in report.unlabelled],
         "copies under different labels, have a look": list(report.mixed_groups),
-        "Warning: copies that your folders put into different splits; they are kept there, and figures on those splits "
+        "Warning: copies that you put into different splits; they are kept there, and figures on those splits "
         "are too good": list(report.split_groups),
         "classes below the target": [f"{label}: {count}" for label, count in report.below_target.items()],
         "classes with too few images": [f"{label}: {count}" for label, count in report.small_classes.items()],
@@ -248,8 +277,20 @@ def _examine(job: tuple[Path, bool]) -> _Examined | str:
     return _Examined(digest, look_at(image), measure_logo(image) if is_measured else None)
 
 
-def _check_destination(path: Path, overwrite: bool) -> None:
-    """Raises DatasetError if the manifest exists, is a folder, or its folder cannot be written."""
+def _count_skipped(skipped: Sequence[SkippedFile]) -> list[str]:
+    """Each reason, without its details, with the number of its files and the first of them; the most frequent first."""
+    names = defaultdict(list)
+    for file in skipped:
+        names[file.reason.split(" (")[0]].append(file.path.name)
+    ordered = sorted(names.items(), key=lambda item: -len(item[1]))
+    lines = [f"{len(files)} x {reason}: {listed(files, most=3)}" for reason, files in ordered[:REASONS]]
+    return lines + ([f"{len(ordered) - REASONS} more reasons"] if len(ordered) > REASONS else [])
+
+
+def _check_destination(path: Path, overwrite: bool, label_files: Sequence[Path]) -> None:
+    """Raises DatasetError if the manifest exists, is a folder or a label file, or its folder cannot be written."""
+    if any(path.exists() and path.samefile(file) for file in label_files):
+        raise DatasetError(f"{shown(str(path))}: the label file itself; name another --out for the manifest")
     if path.is_dir():
         raise DatasetError(
             f"{shown(str(path))}: a folder; name a file for the manifest, such as {path / 'manifest.csv'}"
@@ -334,15 +375,37 @@ def _settle_few_groups(
     alone = mode == MERGE and set(small) == {MERGED}  # merging did not help
     _refuse_small(folder, small, STOP if alone else mode, "different images, copies counted once", is_merged=alone)
     if mode == MERGE:
-        merged = {*small, MERGED}
-        candidates = [
-            replace(c, row=replace(c.row, label=MERGED, votes=(MERGED,))) if c.row.label in merged else c
-            for c in candidates
-        ]
+        candidates = _merge(candidates, {*small, MERGED})
         if small and len({c.row.group for c in candidates if c.row.label == MERGED}) < len(SPLITS):
             _refuse_small(folder, small, STOP, "different images, copies counted once", is_merged=True)
         return candidates, small
     return [c for c in candidates if c.row.label not in small], small
+
+
+def _merge(rows: list[_LabelledRow], labels: Collection[str]) -> list[_LabelledRow]:
+    return [replace(c, row=replace(c.row, label=MERGED, votes=(MERGED,))) if c.row.label in labels else c for c in rows]
+
+
+def _settle_incomplete(source: Path, kept: list[_LabelledRow], mode: str) -> tuple[list[_LabelledRow], dict[str, int]]:
+    """The rows without classes that train, val or calib lacks, as given splits may leave them, and their sizes."""
+    sizes, pairs = Counter(c.row.label for c in kept), {(c.row.label, c.row.split) for c in kept}
+    lacking = {
+        label: splits
+        for label in sorted(sizes)
+        if (splits := [split for split in SPLITS[:3] if (label, split) not in pairs])
+    }
+    if not lacking:
+        return kept, {}
+    if mode == STOP or MERGED in lacking or (mode == LEAVE_OUT and len(sizes) - len(lacking) < 2):
+        texts = [f"{shown(label)!r} (none in {', '.join(splits)})" for label, splits in lacking.items()]
+        raise DatasetError(
+            f"{shown(str(source))}: classes that your splits leave out: {', '.join(texts)}; expected an image of each "
+            f"class in train, val and calib. Add images, leave these classes out (--small-classes {LEAVE_OUT}), put "
+            f"them together into a class {MERGED!r} (--small-classes {MERGE}), or give no splits"
+        )
+    if mode == MERGE:
+        return _settle_incomplete(source, _merge(kept, lacking), STOP)[0], {label: sizes[label] for label in lacking}
+    return [c for c in kept if c.row.label not in lacking], {label: sizes[label] for label in lacking}
 
 
 def _refuse_small(folder: Path, small: dict[str, int], mode: str, unit: str, *, is_merged: bool = False) -> None:
@@ -362,7 +425,7 @@ def _check_classes(folder: Path, labels: Sequence[str]) -> None:
             f"all {len(labels)} images are of one class, {shown(labels[0])!r}" if labels else "no image has a class"
         )
         raise DatasetError(
-            f"{shown(str(folder))}: {classes}; expected at least two class folders "
+            f"{shown(str(folder))}: {classes}; expected at least two classes "
             "(or images directly in the folder, whose labels are proposed)"
         )
 

@@ -46,17 +46,17 @@ def split_by_group(
 
 
 def assign_splits(
-    folder: Path, rows: list[LogoRow], given: tuple[str, ...], seed: int
+    source: Path, rows: list[LogoRow], given: tuple[str, ...], seed: int
 ) -> tuple[list[LogoRow], dict[str, int]]:
-    """The rows with their splits, and how many rows of train fill each split that has no folder.
+    """The rows with their splits, and how many rows of train fill each split that is not given.
 
-    Rows with a split keep it. If a split has no folder, whole groups of train fill it.
+    Rows with a split keep it. If a split is not given, whole groups of train fill it.
     """
     if not given:
         splits = split_by_group([row.label for row in rows], [row.group for row in rows], seed=seed)
         return [replace(row, split=split) for row, split in zip(rows, splits, strict=True)], {}
     if "train" not in given:
-        raise DatasetError(f"{shown(str(folder))}: folders for {', '.join(given)} and none for train; add one")
+        raise DatasetError(f"{shown(str(source))}: splits {', '.join(given)} without train; add images of train")
     missing = [split for split in SPLITS if split not in given]
     if not missing:
         return rows, {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Correction:
 
 
 def apply_corrections(path: Path, manifest_path: Path) -> dict:
-    """Merges the corrections of the CSV at `path` into the manifest, in one step.
+    """Merges the corrections of the CSV at `path` into the manifest, in one step; a second time they only confirm.
 
     A corrected label replaces all votes. An image without a label becomes a row of train; one of unlabelled.csv is
     added. Other columns and rows stay. Returns {manifest, changed, labelled, confirmed, changes}: the numbers of
@@ -53,18 +54,9 @@ def apply_corrections(path: Path, manifest_path: Path) -> dict:
 
 def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path) -> dict:
     manifest = read_manifest(manifest_path)
-    rows = {(row.package, row.version, row.icon): row for row in manifest.rows}
-    added = {(row.package, row.version, row.icon): row for row in unlabelled_rows(manifest)}
-    known, problems = {**added, **rows}, []
-    for name, correction in corrections.items():
-        if problem := find_problem(correction, known.get(name), manifest):
-            problems.append(f"line {correction.line}, {shown(f'{name[0]}/{name[2]}')}: {problem}")
-    if problems:
-        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
-        raise DatasetError(
-            f"{shown(str(path))}: {len(problems)} of {len(corrections)} corrections do not fit "
-            f"{shown(str(manifest_path))}, which stays as it was: {'; '.join(problems[:NAMED] + more)}"
-        )
+    rows = {name_of(row): row for row in manifest.rows}
+    added = {name_of(row): row for row in unlabelled_rows(manifest)}
+    check_corrections(corrections, {**added, **rows}, manifest, path, f"{manifest_path}, which stays as it was")
     with manifest_path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns, raw = list(reader.fieldnames), list(reader)
@@ -76,12 +68,12 @@ def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path)
         correction = corrections.get((line["package"], line["version"], line["icon"]))
         if correction is None:
             continue
-        confirmed = correction.label == correction.before
-        counts["confirmed" if confirmed else "changed" if correction.before else "labelled"] += 1
-        if not confirmed:
+        before = line["label"]
+        counts["confirmed" if before == correction.label else "changed" if before else "labelled"] += 1
+        if before != correction.label:
             line |= {"label": correction.label, "votes": join_names([correction.label])}
-            changes[f"{correction.before or 'no label'} -> {correction.label}"] += 1
-        if not correction.before:
+            changes[f"{before or 'no label'} -> {correction.label}"] += 1
+        if not before:
             line["split"] = "train"
         if correction.sure is not None:
             line["sure"] = str(int(correction.sure))
@@ -90,33 +82,71 @@ def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path)
     return {"manifest": shown(str(manifest_path)), **counts, "changes": dict(changes.most_common())}
 
 
-def find_problem(correction: Correction, row: LogoRow | None, manifest: Manifest) -> str | None:
-    """The reason why the correction is invalid, as a sentence; None if it is valid. `row`: the image's row, if any."""
+def name_of(row: LogoRow) -> Name:
+    """What identifies the row's image in a CSV of corrections."""
+    return row.package, row.version, row.icon
+
+
+def check_corrections(
+    corrections: Mapping[Name, Correction], known: Mapping[Name, LogoRow], manifest: Manifest, path: Path, aim: str
+) -> None:
+    """Raises DatasetError, which lists the first problems, if a correction of the CSV at `path` does not fit.
+
+    `known`: the rows of the manifest and its unlabelled ones, by image. `aim` names the manifest in the message.
+    """
+    groups, classes, problems = rows_of_groups(manifest), manifest.classes, []
+    for name, correction in corrections.items():
+        if problem := find_problem(correction, known.get(name), classes, groups):
+            problems.append(f"line {correction.line}, {shown(f'{name[0]}/{name[2]}')}: {problem}")
+    if problems:
+        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+        raise DatasetError(
+            f"{shown(str(path))}: {len(problems)} of {len(corrections)} corrections do not fit {shown(aim)}: "
+            + "; ".join(problems[:NAMED] + more)
+        )
+
+
+def rows_of_groups(manifest: Manifest) -> dict[str, list[LogoRow]]:
+    """The manifest's rows by group."""
+    groups = defaultdict(list)
+    for row in manifest.rows:
+        groups[row.group].append(row)
+    return groups
+
+
+def find_problem(
+    correction: Correction, row: LogoRow | None, classes: tuple[str, ...], groups: Mapping[str, list[LogoRow]]
+) -> str | None:
+    """The reason why the correction is invalid, as a sentence; None if it is valid.
+
+    `row`: the image's row, if any. `groups`: see `rows_of_groups`.
+    """
     if row is None:
         return "no such image in the manifest or among its unlabelled ones"
     if row.split in HELD_OUT:
         return f"it is of {row.split}, whose labels stay as they are; only those of train and val can be corrected"
-    if row.label != correction.before:
+    if row.label not in (correction.before, correction.label):
         now = f"is {shown(row.label)!r}" if row.label else "is empty"
         before = shown(correction.before)
         return f"it was labelled {before!r} when this was made, and its label {now} now; look at it again"
-    if correction.label not in manifest.classes:
-        return (
-            f"label {shown(correction.label)!r} is no class; expected one of {', '.join(map(shown, manifest.classes))}"
-        )
-    if not row.label:
-        others = {other.split for other in manifest.rows if other.group == row.group and other != row} - {"train"}
-        if others:
-            return (
-                f"its group {shown(row.group)!r} is in {', '.join(sorted(others))}, and train may not hold a part of it"
-            )
+    if correction.label not in classes:
+        return f"label {shown(correction.label)!r} is no class; expected one of {', '.join(map(shown, classes))}"
+    if not row.label and (others := {other.split for other in groups.get(row.group, ()) if other != row} - {"train"}):
+        return f"its group {shown(row.group)!r} is in {', '.join(sorted(others))}, and train may not hold a part of it"
     return None
 
 
 def read_corrections(path: Path) -> dict[Name, Correction]:
+    """The corrections of the CSV by image. Raises DatasetError like `parse_corrections`, and if there is none."""
+    if corrections := parse_corrections(path):
+        return corrections
+    raise DatasetError(f"{shown(str(path))}: no line has a label in the column `corrected`; nothing to do")
+
+
+def parse_corrections(path: Path) -> dict[Name, Correction]:
     """The corrections of the CSV by image, without lines whose `corrected` is empty.
 
-    Raises DatasetError if the file is no CSV of corrections, names an image twice, or has no correction.
+    Raises DatasetError if the file is no CSV of corrections, or names an image twice.
     """
     expected = f"expected the CSV that a contact sheet gives, with the columns {', '.join(COLUMNS[:-1])}"
     corrections: dict[Name, Correction] = {}
@@ -141,8 +171,6 @@ def read_corrections(path: Path) -> dict[Name, Correction]:
         raise DatasetError(f"{shown(str(path))}: {error.strerror}; {expected}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{shown(str(path))}: not a UTF-8 CSV file ({error}); {expected}") from error
-    if not corrections:
-        raise DatasetError(f"{shown(str(path))}: no line has a label in the column `corrected`; nothing to do")
     return corrections
 
 

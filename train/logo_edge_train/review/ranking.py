@@ -35,10 +35,10 @@ def list_suspects(
 ) -> dict:
     """Writes suspects.csv and suspects.html into `folder`: the `count` most probably wrong labels of train and val.
 
-    Returns the result of `write_list` and {reviewed, held_out, accuracy, suspects, estimated_errors, rows}: the numbers
-    of reviewed labels and of excluded ones (calib, test), the ensemble's accuracy, the number of suspects, the
-    estimated number of rows of each label in each other class, and the records. Raises DatasetError like
-    `review_labels`.
+    judged.csv has all labels of train and val, the most doubtful first. Returns the result of `write_list` and
+    {reviewed, held_out, accuracy, suspects, estimated_errors, rows}: the numbers of reviewed labels and of excluded
+    ones (calib, test), the ensemble's accuracy, the number of suspects, the estimated number of rows of each label in
+    each other class, and the records. Raises DatasetError like `review_labels`.
     """
     manifest = read_manifest(manifest_path)
     features = Features(manifest, config, folder, device, tick)
@@ -47,10 +47,14 @@ def list_suspects(
     targets = targets_of(rows, classes)
     errors = find_label_errors(mean, targets)
     against = (reviewed.probabilities.argmax(2) != targets).mean(0)  # (N,)
-    records = [
-        describe_row(rows[at], mean[at], classes, rank, margin=errors.margins[at], members_against=against[at])
-        for rank, at in enumerate(errors.suspects[:count], start=1)
-    ]
+
+    def describe(order: np.ndarray) -> list[dict]:
+        return [
+            describe_row(rows[at], mean[at], classes, rank, margin=errors.margins[at], members_against=against[at])
+            for rank, at in enumerate(order, start=1)
+        ]
+
+    records = describe(errors.suspects[:count])
     accuracy, suspects = float((mean.argmax(1) == targets).mean()), len(errors.suspects)
     held_out = len(manifest.split("calib", "test"))
     lead = (
@@ -62,6 +66,7 @@ def list_suspects(
         label: {other: round(float(errors.joint[i, j]), 1) for j, other in enumerate(classes) if i != j}
         for i, label in enumerate(classes)
     }
+    write_table(folder / "judged.csv", SUSPECTS, describe(np.argsort(-errors.margins, kind="stable")), classes)
     files = write_list(SUSPECTS, "Labels that are probably wrong", lead, records, manifest_path, reviewed, features)
     return {
         **files,
@@ -160,15 +165,20 @@ def write_list(
 
     The CSV has an empty column `corrected`: filled in, it is also a file of corrections.
     """
-    columns = ("rank", "package", "version", "icon", "split", "label", "sure", "suggested", *FIGURES[name])
-    head = (*columns, *(f"p_{label}" for label in reviewed.classes), "corrected")
-    lines = [(*map(record.get, columns), *record["probabilities"].values(), "") for record in records]
     table, sheet = features.folder / f"{name}.csv", features.folder / f"{name}.html"
-    features.folder.mkdir(parents=True, exist_ok=True)
-    write_file(table, "".join(map(csv_line, [head, *lines])))
+    write_table(table, name, records, reviewed.classes)
     command = shown(f"logo-edge data apply corrections.csv --data {shlex.quote(str(manifest_path.resolve()))}")
     write_sheet(sheet, title, lead, command, records, reviewed.classes, features)
     return {"csv": shown(str(table)), "sheet": shown(str(sheet)), "apply": command}
+
+
+def write_table(path: Path, name: str, records: list[dict], classes: tuple[str, ...]) -> None:
+    """Writes the records of the list of this name as CSV."""
+    columns = ("rank", "package", "version", "icon", "split", "label", "sure", "suggested", *FIGURES[name])
+    head = (*columns, *(f"p_{label}" for label in classes), "corrected")
+    lines = [(*map(record.get, columns), *record["probabilities"].values(), "") for record in records]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, "".join(map(csv_line, [head, *lines])))
 
 
 def print_suspects(listed: dict) -> None:

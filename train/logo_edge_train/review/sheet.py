@@ -1,4 +1,4 @@
-"""Contact sheets: one HTML file with pictures, probabilities and keys for labels; it exports corrections as CSV."""
+"""The page where a person corrects labels: a contact sheet in one file, or served by `logo-edge data review`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import hashlib
 import html
 import io
 import json
+from collections.abc import Iterable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -21,10 +23,12 @@ from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data.images import map_images
 from logo_edge_train.data.manifest import LogoRow
 from logo_edge_train.review.corrections import COLUMNS
-from logo_edge_train.review.frozen_features import Features
+
+if TYPE_CHECKING:
+    from logo_edge_train.review.frozen_features import Features
 
 PICTURE_PX = 160
-MOST_BUTTONS = 8  # of a card, for its most likely classes; keys reach all
+MOST_BUTTONS = 8  # of a card, for its most likely classes; keys and the list of labels reach all
 KEYS = "1234567890abcdefghijklmnopqrstuvwxyz"
 BLOCK = 64  # pictures between two reports of progress
 
@@ -42,50 +46,46 @@ def write_sheet(
         features.tick("pictures", start, len(rows))
         pictures += map(image_uri, map_images(features.manifest, rows[start : start + BLOCK], draw))
     features.tick("pictures", len(rows), len(rows))
+    listed = list_records(path.stem, records, classes)
+    listed["digest"] = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    listed["pictures"] = pictures
+    saved = f"The browser keeps your decisions. Download them, then run <code>{text_of(command)}</code>."
+    write_file(path, fill_page(title, lead, saved, listed))
+
+
+def list_records(name: str, records: Iterable[dict], classes: tuple[str, ...]) -> dict:
+    """The data of a page: the columns of a correction, the classes with their keys, and a row for each record.
+
+    A row has the columns, the printable name (`title`), the split and the buttons: [class, probability or None].
+    """
+    index_of, rows = {label: index for index, label in enumerate(classes)}, []
+    for record in records:
+        probabilities, label = record["probabilities"], record["label"]
+        likeliest = sorted(probabilities, key=lambda name: (-probabilities[name], name)) or classes
+        shown = [*likeliest[:MOST_BUTTONS], *[label] * (label in likeliest[MOST_BUTTONS:])]
+        row = {column: record[column] for column in COLUMNS if column in record}
+        row |= {"title": f"{record['rank']}. {printable(record['icon'])}", "split": record["split"]}
+        rows.append(row | {"buttons": [[index_of[name], probabilities.get(name)] for name in shown]})
+    names, keys = [printable(label) for label in classes], assign_keys(classes)
+    return {"name": name, "columns": COLUMNS, "classes": classes, "names": names, "keys": keys, "rows": rows}
+
+
+def fill_page(title: str, lead: str, saved: str, listed: dict, *, sources: str = "img-src data:") -> str:
+    """The page of `list_records`.
+
+    `saved` is HTML that says where decisions are kept; `sources` belongs to the content security policy.
+    """
     template = files("logo_edge_train.review")
     script = template.joinpath("sheet.js").read_text(encoding="utf-8")
-    keys = assign_keys(classes)
-    listed = {
-        "name": path.stem,
-        "columns": COLUMNS,
-        "classes": classes,
-        "keys": keys,
-        "rows": [{name: record[name] for name in COLUMNS if name in record} for record in records],
-    }
-    listed["digest"] = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-    data = json.dumps(listed).replace("<", "\\u003c")  # cannot end the script element
-    page = Template(template.joinpath("sheet.html").read_text(encoding="utf-8")).substitute(
+    return Template(template.joinpath("sheet.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         lead=html.escape(lead),
-        command=text_of(command),
+        saved=saved,
+        sources=sources,
         script=script,
-        data=data,
+        data=json.dumps(listed).replace("<", "\\u003c"),  # cannot end the script element
         size=PICTURE_PX,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        keys=" ".join(f"<kbd>{key}</kbd> {text_of(name)}" for name, key in zip(classes, keys, strict=True) if key),
-        cards="\n".join(draw_card(*card, classes, keys) for card in zip(records, pictures, strict=True)),
-    )
-    write_file(path, page)
-
-
-def draw_card(record: dict, picture: str, classes: tuple[str, ...], keys: list[str]) -> str:
-    """One image as a list item: picture, name, label, and a button for each of its most likely classes."""
-    probabilities = record["probabilities"]
-    likeliest = sorted(classes, key=lambda name: (-probabilities[name], name))[:MOST_BUTTONS]
-    if record["label"] in probabilities and record["label"] not in likeliest:
-        likeliest.append(record["label"])
-    buttons = "".join(
-        f'<button type="button" data-class="{classes.index(name)}" aria-pressed="false" style="--share: '
-        f'{probabilities[name]:.1%}">'
-        f"<kbd>{keys[classes.index(name)]}</kbd> <span>{text_of(name)}</span> <b>{probabilities[name]:.0%}</b></button>"
-        for name in likeliest
-    )
-    label = f"labelled <strong>{text_of(record['label'])}</strong>" if record["label"] else "no label"
-    unsure = ", not sure" if record["sure"] == 0 else ""
-    return (
-        f'<li><img src="{picture}" width="{PICTURE_PX}" height="{PICTURE_PX}" alt="">'
-        f"<div><h2>{record['rank']}. {text_of(record['icon'])}</h2><p>{label}{unsure}<br>{text_of(record['package'])}, "
-        f"{record['split']}</p>{buttons}</div></li>"
     )
 
 
@@ -107,6 +107,11 @@ def assign_keys(classes: tuple[str, ...]) -> list[str]:
 
 def image_uri(pixels: np.ndarray) -> str:
     """The (H, W, 3) uint8 pixels as a WebP data URI."""
+    return "data:image/webp;base64," + base64.b64encode(encode_webp(pixels)).decode()
+
+
+def encode_webp(pixels: np.ndarray) -> bytes:
+    """The (H, W, 3) uint8 pixels as a WebP file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "WEBP", quality=82, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()

@@ -1,0 +1,139 @@
+"""The path, label and split of each image of any source: class folders, a label file or an export, or a table."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from functools import cached_property
+from pathlib import Path
+
+from logo_edge.errors import DatasetError
+from logo_edge.images.load import URL
+from logo_edge.names import cleaned, shown
+from logo_edge.tables.find import walk_images
+from logo_edge_train.organize.label_files import READERS, NamedLabel, read_labels
+from logo_edge_train.organize.layout import is_utf8, read_layout
+from logo_edge_train.organize.placed_images import (
+    NOT_UTF8,
+    SPLIT_NAMES,
+    PlacedImage,
+    SkippedFile,
+    listed,
+    with_clean_labels,
+)
+from logo_edge_train.organize.tables import SUFFIXES, extract_tables
+
+IN_FOLDERS = ("labels.csv", "annotations.xml", "annotations/*.json", "*/_annotations.coco.json")
+TABLES = ("data-*.arrow", "*/data-*.arrow", "*.parquet", "*/*.parquet")  # in folders without images
+
+
+def read_source(source: Path, *, split_folders: bool | None = None) -> tuple[list[PlacedImage], list[SkippedFile]]:
+    """The images of a folder or label file with their labels and splits, and what is left out.
+
+    `split_folders` is for class folders, as in `layout.read_layout`. Raises DatasetError, with the remedy, if the
+    source is missing, ambiguous or damaged.
+    """
+    files = find_label_files(source)
+    if files and split_folders is not None:
+        raise DatasetError(
+            f"{shown(str(files[0]))} gives the splits; --split-folders is for class folders. Leave it out"
+        )
+    return _read_files(source, files) if files else read_layout(source, split_folders=split_folders)
+
+
+def find_label_files(source: Path) -> list[Path]:
+    """The files that give the labels: the source itself, or those that exports put into a folder; [] for class folders.
+
+    Raises DatasetError if there is no such source, or it has another format.
+    """
+    if source.is_dir():
+        patterns = IN_FOLDERS if next(walk_images(source), None) else (*IN_FOLDERS, *TABLES)
+        return next((files for pattern in patterns if (files := _visible_files(source, pattern))), [])
+    if not source.is_file() or source.suffix.lower() not in (*READERS, *SUFFIXES):
+        state = "no such file or folder" if not source.exists() else f"a file with the suffix {source.suffix!r}"
+        raise DatasetError(
+            f"{shown(str(source))}: {state}; expected a folder with images, best in a subfolder for each class, or a "
+            f"file of labels ({', '.join((*READERS, *SUFFIXES))})"
+        )
+    return [source]
+
+
+def _visible_files(folder: Path, pattern: str) -> list[Path]:
+    files = (file for file in folder.glob(pattern) if file.is_file())
+    return sorted(file for file in files if not any(part[0] == "." for part in file.relative_to(folder).parts))
+
+
+def _read_files(source: Path, files: list[Path]) -> tuple[list[PlacedImage], list[SkippedFile]]:
+    splits = {file: _split_in_name(file, source) if len(files) > 1 else "" for file in files}
+    if files[0].suffix.lower() in SUFFIXES:
+        files = [extract_tables(splits)]
+    root = source if source.is_dir() else source.parent.parent if source.parent.name == "annotations" else source.parent
+    named, labels_of, splits_of = NamedImages(root), defaultdict(set), defaultdict(set)
+    skipped: dict[str, str] = {}
+    for file in files:
+        for row in read_labels(file):
+            split = row.split or splits.get(file, "")
+            path, reason = named.find(row, file.parent, split)
+            if reason:
+                skipped[path] = reason
+                continue
+            labels_of[path] |= {cleaned(row.label)} - {""}
+            splits_of[path] |= {split} - {""}
+    placed = []
+    for path, labels in labels_of.items():
+        for values, kind in ((labels, "labels"), (splits_of[path], "splits")):
+            if len(values) > 1:
+                skipped[path] = f"{len(values)} {kind} ({listed(sorted(values))}); expected one"
+        if path not in skipped:
+            placed.append(PlacedImage(Path(path), next(iter(labels), ""), next(iter(splits_of[path]), "")))
+    return with_clean_labels(source, placed), [SkippedFile(Path(path), reason) for path, reason in skipped.items()]
+
+
+def _split_in_name(path: Path, source: Path) -> str:
+    """The split in the path of a file or folder, such as instances_train2017.json; empty if there is none."""
+    words = re.findall("[a-z]+", os.path.relpath(path, source).lower())
+    return next((SPLIT_NAMES[word] for word in reversed(words) if word in SPLIT_NAMES), "")
+
+
+class NamedImages:
+    """Finds the images that label files name, below the folder `root`."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    @cached_property
+    def paths(self) -> dict[str, list[str]]:
+        """{file name in NFC: paths of the images}."""
+        paths = defaultdict(list)
+        for path in walk_images(self.root):
+            paths[unicodedata.normalize("NFC", os.path.basename(path))].append(path)
+        return paths
+
+    def find(self, row: NamedLabel, folder: Path, split: str) -> tuple[str, str]:
+        """The image's path and "", or its name and the reason why it is not used.
+
+        It is the file of that name from the label file's folder, or the only image below the root (or in a folder of
+        the split, such as images/train2017) whose path ends so, in any Unicode form.
+        """
+        if not row.name.strip():
+            return str(folder), "a row without the path of an image"
+        if URL.match(row.name):
+            return row.name, "a web address, and nothing is fetched; download the image and give its path"
+        if not is_utf8(Path(row.name)):
+            return row.name, NOT_UTF8
+        for name in filter(None, (row.name, row.second_name)):
+            if os.path.isfile(path := os.path.normpath(folder / name)):
+                return path, ""
+        counts = []
+        for name in filter(None, (row.name, row.second_name)):
+            end = "/" + unicodedata.normalize("NFC", name).replace("\\", "/").lstrip("./")
+            paths = self.paths.get(os.path.basename(end), [])
+            paths = [path for path in paths if unicodedata.normalize("NFC", path).endswith(end)]
+            if len(paths) > 1 and split:
+                paths = [path for path in paths if _split_in_name(Path(path).parent, self.root) == split]
+            if len(paths) == 1:
+                return paths[0], ""
+            counts.append(len(paths))
+        return row.name, f"named by the labels, but {max(counts) or 'no'} images below {self.root} have this path"
