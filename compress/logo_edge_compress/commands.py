@@ -282,6 +282,12 @@ def export_command(
         metavar="PATH",
         help="A folder of logos, or a manifest CSV (train fits, val verifies); left out: the run's, or ours.",
     ),
+    converter_python: Path | None = typer.Option(
+        None,
+        "--converter-python",
+        metavar="PATH",
+        help="The Python of an environment with the format's converter; left out: one is made and cached.",
+    ),
 ) -> None:
     """Exit status: 0 made and verified, 2 refused or wrong usage."""
     try:
@@ -305,7 +311,9 @@ def export_command(
     if kind == "torchscript":
         need_torch()
     images = read_images(data or model.manifest or find_manifest(None), model.input)
-    record = export_artifact(model, kind, precision, size, out, images, say=typer.echo)
+    record = export_artifact(
+        model, kind, precision, size, out, images, say=typer.echo, converter_python=converter_python
+    )
     parity = record["parity"]
     for name, file in record["files"].items():
         typer.echo(f"{out / name}: {file['size_bytes'] / 1e6:.2f} MB")

@@ -38,19 +38,21 @@ def export_artifact(
     images: Images,
     *,
     say: Callable[[str], None],
+    converter_python: Path | None = None,
 ) -> dict:
     """The record of the artifact in folder `out`, also written next to it as JSON: hashes, parity, versions.
 
     All files are made and verified in a temporary folder, and renamed to `out` at the end if they pass. The old record
     is deleted first and the new one written last, so that no record names the files of two exports. `batch` None: any
-    batch size. Raises VerificationError where the artifact disagrees with its parent, ExportError where the source has
-    no such precision or TensorRT would refuse it, MissingExtraError where the format's library is missing.
+    batch size. `converter_python`: see `environments.check_environment`. Raises VerificationError where the artifact
+    disagrees with its parent, ExportError where the source has no such precision or TensorRT would refuse it,
+    MissingExtraError where the format's library is missing.
     """
     check_request(source, kind, precision, batch)
     out.mkdir(parents=True, exist_ok=True)
     stem = "-".join([source.name, precision, *([f"batch{batch}"] if batch else []), kind])
     with folder_beside(out / "export") as temporary:
-        request = Request(precision, batch, temporary / stem, images, say)
+        request = Request(precision, batch, temporary / stem, images, say, converter_python=converter_python)
         if kind == "torchscript":
             from logo_edge_compress.convert import torchscript  # only this format needs PyTorch
 

@@ -26,6 +26,7 @@ class Request:
     """One artifact to make, at `path` (which has no suffix yet).
 
     `batch` None: any batch size. `parent`: the (N, K) logits on `images.verifying` of the model that it is made from.
+    `converter_python`: the Python that runs the converter, for `run_converter`; None: one of ours.
     """
 
     precision: str
@@ -34,6 +35,7 @@ class Request:
     images: Images
     say: Callable[[str], None]
     parent: np.ndarray | None = None
+    converter_python: Path | None = None
 
     def save(self, model: onnx.ModelProto) -> Path:
         """Writes the model as ONNX, with the batch size that was asked for."""

@@ -132,8 +132,8 @@ def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelPr
             continue
         elif node.op_type == "DequantizeLinear" and node.input[0] == "pixels_nchw":
             scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
-            _add_constant(graph, "pixel_mean", np.float32(zero_point))
-            _add_constant(graph, "pixel_step", np.float32(scale))
+            add_constant(graph, "pixel_mean", np.float32(zero_point))
+            add_constant(graph, "pixel_step", np.float32(scale))
             nodes.append(helper.make_node("Sub", ["pixels_nchw", "pixel_mean"], ["pixels_centred"], name="centre"))
             node = helper.make_node("Mul", ["pixels_centred", "pixel_step"], [node.output[0]], name="scale")
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -141,7 +141,7 @@ def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelPr
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unused(graph)
+    drop_unused(graph)
     return model
 
 
@@ -174,8 +174,8 @@ def _make_symmetric(
         return []
     below, above = float(zero_point) * float(scale), (255 - float(zero_point)) * float(scale)
     names = f"{node.input[1]}_s8", f"{node.input[2]}_s8"
-    _add_constant(graph, names[0], np.float32(kept_range * max(below, above) / 127))
-    _add_constant(graph, names[1], np.int8(0))
+    add_constant(graph, names[0], np.float32(kept_range * max(below, above) / 127))
+    add_constant(graph, names[1], np.int8(0))
     node.input[1:3] = names
     if node.op_type == "DequantizeLinear" or below > 0:
         return []
@@ -188,12 +188,12 @@ def _is_int32(tensor: onnx.TensorProto | None) -> bool:
     return tensor is not None and tensor.data_type == TensorProto.INT32
 
 
-def _add_constant(graph: onnx.GraphProto, name: str, value: np.generic) -> None:
+def add_constant(graph: onnx.GraphProto, name: str, value: np.generic) -> None:
     if all(tensor.name != name for tensor in graph.initializer):
         graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
