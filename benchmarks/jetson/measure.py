@@ -83,7 +83,9 @@ def main() -> None:
 def read_clocks() -> dict[str, dict[str, int]]:
     """{unit: {MinFreq, MaxFreq, CurrentFreq}} of `jetson_clocks --show`, in its units. Raises BenchError."""
     if shutil.which("jetson_clocks") is None:
-        raise BenchError("jetson_clocks is not here; expected a Jetson with JetPack 6. Elsewhere use: logo-edge bench")
+        raise BenchError(
+            "jetson_clocks is not here; expected a Jetson with JetPack 6 or 7. Elsewhere use: logo-edge bench"
+        )
     done = subprocess.run(["sudo", "-n", "jetson_clocks", "--show"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(

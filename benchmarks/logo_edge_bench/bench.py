@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +138,7 @@ def run_bench(
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "method": asdict(preset),
         "split": images.split,
         "seconds": round(time.perf_counter() - started, 1),

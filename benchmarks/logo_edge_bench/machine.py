@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def provenance(bundle: Path | None = None) -> dict:
     folder = Path(__file__).parent
     changed = "+" if _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no", *CODE) else ""
     return {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": _output("git", "-C", str(folder), "rev-parse", "--short=12", "HEAD") + changed,
         **({} if bundle is None else {"bundle_sha256": hashlib.sha256((bundle / RECORD).read_bytes()).hexdigest()}),
     }

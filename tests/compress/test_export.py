@@ -199,6 +199,11 @@ def test_the_graph_for_tensorrt_quantizes_to_s8_about_zero_and_needs_nothing_tha
             lambda graph: graph.node.remove(graph.node[0]) or graph.node[0].input.__setitem__(0, "pixels"),
             "only cast uint8",
         ),
+        (lambda graph: graph.initializer.remove(first_weights(graph)), "constant weights"),
+        (
+            lambda graph: graph.node.append(helper.make_node("ReduceMean", ["logits", "logits"], ["mean"])),
+            "'logits' as",
+        ),
     ],
 )
 def test_what_tensorrt_would_refuse_is_named(source, change, complaint):
@@ -209,6 +214,29 @@ def test_what_tensorrt_would_refuse_is_named(source, change, complaint):
     model.opset_import[0].version = 25
     assert any("opset 25" in line for line in engine.unsupported_operators(model))
     assert OPSET in engine.OPSETS
+
+
+def first_weights(graph):
+    name = next(node.input[1] for node in graph.node if node.op_type == "Conv")
+    return next(tensor for tensor in graph.initializer if tensor.name == name)
+
+
+@pytest.mark.parametrize(
+    ("scale", "complaint"),
+    [(np.float32(0), "constants above 0"), (np.ones(8, np.float32), "activations with one scale")],
+)
+def test_a_scale_that_tensorrt_would_refuse_is_named(source, scale, complaint):
+    model = to_tensorrt(onnx.load(source.graphs["int8"]))
+    name = next(node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear")
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(scale, name))
+    assert any(complaint in line for line in engine.unsupported_operators(model))
+
+
+def test_a_device_exports_without_the_training_stack():
+    absent = "import sys; sys.modules.update(dict.fromkeys(('scipy', 'sklearn', 'torch', 'torchvision', 'onnxscript')))"
+    imports = "import logo_edge_compress.commands, logo_edge_compress.convert.export, logo_edge_compress.convert.source"
+    subprocess.run([sys.executable, "-c", f"{absent}; {imports}"], check=True)
 
 
 def test_an_engine_serves_one_gpu_one_tensorrt_and_one_model():

@@ -40,6 +40,11 @@ OPERATORS = frozenset(
     "Unsqueeze Upsample Where Xor".split()
 )
 
+# The inputs that the same page wants as constants: axes, and the number of results.
+CONSTANT_INPUTS = {"CumSum": 1, "Slice": 3, "Squeeze": 1, "TopK": 1, "Unsqueeze": 1} | {
+    name: 1 for name in OPERATORS if name.startswith("Reduce")
+}
+
 
 def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
     """Writes the ONNX that TensorRT 10 and 11 parse and returns its verification, by ONNX Runtime on the CPU.
@@ -84,7 +89,12 @@ def unsupported_operators(model: onnx.ModelProto) -> list[str]:
     """What TensorRT's ONNX parser would refuse, one line each; empty if its documented support covers the graph."""
     graph, problems = model.graph, []
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    zeros = {tensor.name: not onnx.numpy_helper.to_array(tensor).any() for tensor in graph.initializer}
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants = {"", *types, *(node.output[0] for node in graph.node if node.op_type == "Constant")}
+    weights = {  # name -> the constant that it is, or that it is dequantized from
+        **{name: name for name in types},
+        **{node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"},
+    }
     bytes_in = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version not in OPSETS:
@@ -95,8 +105,19 @@ def unsupported_operators(model: onnx.ModelProto) -> list[str]:
             problems.append(f"{where}: TensorRT has no such operator")
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             zero_point = node.input[2] if len(node.input) > 2 else ""
-            if types.get(zero_point) != TensorProto.INT8 or not zeros[zero_point]:
+            if types.get(zero_point) != TensorProto.INT8 or arrays[zero_point].any():
                 problems.append(f"{where}: TensorRT quantizes to S8 with a zero point of 0 only")
+            scale = arrays.get(node.input[1])
+            if scale is None or not (scale > 0).all():
+                problems.append(f"{where}: TensorRT wants scales that are constants above 0")
+            elif scale.size > 1 and node.input[0] not in types:
+                problems.append(f"{where}: TensorRT quantizes activations with one scale, not one per channel")
+        elif node.op_type in ("Conv", "ConvTranspose"):
+            kernel = arrays.get(weights.get(node.input[1], ""))
+            if kernel is None or kernel.ndim not in (4, 5):
+                problems.append(f"{where}: TensorRT wants constant weights of 2 or 3 dimensions")
+        elif not constants.issuperset(node.input[CONSTANT_INPUTS.get(node.op_type, len(node.input)) :][:1]):
+            problems.append(f"{where}: TensorRT wants {node.input[CONSTANT_INPUTS[node.op_type]]!r} as a constant")
         elif node.op_type != "Cast" and bytes_in.intersection(node.input):
             problems.append(f"{where}: TensorRT can only cast uint8 pixels")
     return problems
