@@ -17,7 +17,18 @@ from logo_edge.machine import describe_machine
 
 SYS = Path("/sys")
 PROC = Path("/proc")
-LIBRARIES = ("logo-edge", "onnxruntime", "numpy", "pillow", "pyspng", "simplejpeg", "openvino", "tensorrt", "torch")
+LIBRARIES = (
+    "logo-edge",
+    "onnxruntime",
+    "numpy",
+    "pillow",
+    "pyspng",
+    "simplejpeg",
+    "openvino",
+    "ai-edge-litert",
+    "tensorrt",
+    "torch",
+)
 COMPARED = (
     "cpu",
     "isa",

@@ -17,6 +17,7 @@ PAGE = "compress_report.html"
 BACKEND_TITLES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "litert": "LiteRT",
     "tensorrt": "TensorRT",
     "torchscript": "TorchScript",
     "members": "Several members",

@@ -55,6 +55,7 @@ def need_onnx() -> None:
     \b
     cpu          ONNX Runtime on any CPU: the fastest
     openvino     Intel CPUs, GPUs, NPUs: model.xml next to model.onnx; needs logo-edge[openvino]
+    litert       Android, Linux boards: model.tflite next to model.onnx; needs logo-edge[litert]
     jetson       NVIDIA: an ONNX that TensorRT reads; timed where there is a GPU
     web          ONNX for a browser: the smallest
     torchscript  programs built on libtorch: model.pt next to model.onnx
@@ -258,6 +259,8 @@ def say_weaknesses(bundle: Bundle) -> None:
     \b
     onnx         ONNX Runtime, anywhere
     openvino     Intel CPUs, GPUs and NPUs; needs logo-edge[openvino]
+    litert       Android, Linux boards, Apple: a .tflite with the bundle's own scales; needs logo-edge[litert]
+    tflm         microcontrollers: integers alone, as .tflite and C array, run in TFLM here; needs logo-edge[litert]
     tensorrt     NVIDIA: ONNX for TensorRT 10 (Jetson) and 11 and, on the device itself, the engine
     torchscript  programs built on libtorch; RUN only
 
@@ -270,7 +273,9 @@ def say_weaknesses(bundle: Bundle) -> None:
 def export_command(
     source: Path = typer.Argument(..., metavar="BUNDLE|RUN", help="What `logo-edge compress` wrote, or its run."),
     public_key: Path | None = PUBLIC_KEY.typer(),
-    kind: str = typer.Option(..., "--format", metavar="FORMAT", help="onnx, openvino, tensorrt or torchscript."),
+    kind: str = typer.Option(
+        ..., "--format", metavar="FORMAT", help="onnx, openvino, litert, tflm, tensorrt or torchscript."
+    ),
     out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="The folder for artifacts and engines."),
     precision: str | None = typer.Option(
         None, "--precision", help="fp32, fp16 or int8; left out: int8 where the source has it, fp32 for torchscript."

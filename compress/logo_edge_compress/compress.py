@@ -211,7 +211,7 @@ def compression_key(
         inputs |= {f"teacher {index + 1}": member["sha256"], f"logits {index + 1}": member["logits_sha256"]}
     asked = {"bundle": name, "targets": targets, "limits": limits, "members": members, "outliers": outliers}
     settings = select_settings(run.recipe, "name", "distill", "quantize", "calibrate")
-    return artifact_key(inputs, settings | asked, made_with("pillow", *CONVERTERS))
+    return artifact_key(inputs, settings | asked, made_with("pillow", *CONVERTERS.values()))
 
 
 def _read_packed(report: Path, key: str, outs: dict[str, Path]) -> tuple[dict[str, Bundle], dict] | None:

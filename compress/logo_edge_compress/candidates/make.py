@@ -216,7 +216,7 @@ def make_export(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
         manifest=task.run.manifest_path,
     )
     few = pixels[FITTING][:: -(-len(pixels[FITTING]) // FITTING_IMAGES)]
-    images, messages = Images(few, pixels["val"]), []
+    images, messages = Images(few, pixels["val"], whole_val=True), []
     exported = export_artifact(source, plan.backend, plan.precision, None, task.folder, images, say=messages.append)
     files = sorted((task.folder / name for name in exported["files"]), key=lambda path: path.suffix == ".bin")
     engine = exported.get("engine")
@@ -225,7 +225,7 @@ def make_export(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
         forward = open_artifact(plan.backend, task.folder / engine["file"])
     else:  # TensorRT's graph runs in ONNX Runtime where there is no engine
         forward = open_artifact("onnxruntime" if plan.backend == "tensorrt" else plan.backend, files[0])
-    record = {name: exported[name] for name in ("verified_by", "kept_range", "not_done") if name in exported}
+    record = {name: exported[name] for name in ("verified_by", "steps", "kept_range", "not_done") if name in exported}
     record |= {
         "parity": verified["parity"],
         "engine": engine and engine["file"],

@@ -19,7 +19,13 @@ from logo_edge_compress.work import Work
 from logo_edge_train.keys import versions
 from logo_edge_train.recipe import Architecture
 
-FORMAT_NAMES = {"onnxruntime": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torchscript": "TorchScript"}
+FORMAT_NAMES = {
+    "onnxruntime": "ONNX",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+    "tensorrt": "TensorRT",
+    "torchscript": "TorchScript",
+}
 
 
 def pack_candidate(

@@ -15,18 +15,24 @@ import onnx as onnx_library
 
 from logo_edge.errors import ExportError
 from logo_edge.files import folder_beside, json_text, write_file
-from logo_edge_compress.convert import onnx, openvino, tensorrt
+from logo_edge_compress.convert import litert, onnx, openvino, tensorrt, tflm
 from logo_edge_compress.convert.request import Images, Request
 from logo_edge_compress.convert.source import Source
 from logo_edge_compress.onnx.graph import PIXELS, to_float16
 from logo_edge_compress.verify import run_onnx
 from logo_edge_train.keys import file_hash, versions
 
-GRAPH_FORMATS = {"onnx": onnx, "openvino": openvino, "tensorrt": tensorrt}  # made from an ONNX graph
+GRAPH_FORMATS = {
+    "onnx": onnx,
+    "openvino": openvino,
+    "tensorrt": tensorrt,
+    "litert": litert,
+    "tflm": tflm,
+}  # made from an ONNX graph
 FORMATS = (*GRAPH_FORMATS, "torchscript")
 PRECISIONS = ("fp32", "fp16", "int8")
-SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt")
-VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "torch")
+SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt", ".tflite", ".h")
+VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "ai-edge-litert", "torch")
 
 
 def export_artifact(
@@ -110,6 +116,8 @@ def check_request(source: Source, kind: str, precision: str, batch: int | None) 
             )
         if precision != "fp32" or batch:
             raise ExportError("TorchScript modules are FP32 and take any batch; leave out --precision and --batch")
+    elif kind == "tflm" and (precision != "int8" or batch not in (None, 1)):
+        raise ExportError("tflm is INT8 and takes one image at a time; leave out --precision and --batch")
     elif _source_precision(precision) not in source.graphs:
         raise ExportError(
             f"{source.name} holds its model in {', '.join(source.graphs)} only, and {precision} is made from "

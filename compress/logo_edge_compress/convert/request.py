@@ -10,15 +10,19 @@ import numpy as np
 import onnx
 
 from logo_edge_compress.onnx.graph import fix_batch, save_model
-from logo_edge_compress.verify import Forward, Tolerance, run_artifact, verify
+from logo_edge_compress.verify import Forward, Tolerance, compare_steps, run_artifact, verify
 
 
 @dataclass(frozen=True)
 class Images:
-    """(N, S, S, 3) uint8 each: `fitting` to choose settings on, `verifying` to compare artifact and parent on."""
+    """(N, S, S, 3) uint8 each: `fitting` to choose settings on, `verifying` to compare artifact and parent on.
+
+    `whole_val`: those to verify on are all logos of the val split.
+    """
 
     fitting: np.ndarray
     verifying: np.ndarray
+    whole_val: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,28 @@ class Request:
         save_model(fix_batch(model, self.batch) if self.batch else model, path)
         return path
 
-    def verify(self, forward: Forward, tolerance: Tolerance, name: str, backend: str) -> dict:
-        """The verification's part of the artifact's record. Raises VerificationError where it is out of tolerance."""
-        parity = verify(self.parent, run_artifact(forward, self.images.verifying, self.batch), tolerance, name)
-        return {"verified_by": backend, "parity": asdict(parity), "tolerance": asdict(tolerance)}
+    def verify(
+        self, forward: Forward, tolerance: Tolerance, name: str, backend: str, *, step: float | None = None
+    ) -> dict:
+        """The verification's part of the artifact's record. Raises VerificationError where it is out of tolerance.
+
+        `step`: see `verify_logits`.
+        """
+        logits = run_artifact(forward, self.images.verifying, self.batch)
+        return self.verify_logits(logits, tolerance, name, backend, step=step)
+
+    def verify_logits(
+        self, logits: np.ndarray, tolerance: Tolerance, name: str, backend: str, *, step: float | None = None
+    ) -> dict:
+        """As `verify`, of the artifact's (N, K) logits on `images.verifying`.
+
+        With the `step` of the parent's quantized logits, the record also has the comparison of `compare_steps`, and
+        whether the artifact may share its parent's calibration: where it is equal and `images.verifying` are all of
+        val.
+        """
+        record = {"verified_by": backend, "tolerance": asdict(tolerance)}
+        record["parity"] = asdict(verify(self.parent, logits, tolerance, name))
+        if step is not None:
+            steps = compare_steps(self.parent, logits, step)
+            record["steps"] = {**asdict(steps), "shares_calibration": steps.is_transfer and self.images.whole_val}
+        return record

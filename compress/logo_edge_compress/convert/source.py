@@ -72,7 +72,7 @@ def read_images(data: Path, contract: InputContract) -> Images:
 
     Raises DatasetError where fewer than LEAST_IMAGES remain to verify with.
     """
-    if data.is_dir() and not (data / "manifest.csv").exists():
+    if is_folder := data.is_dir() and not (data / "manifest.csv").exists():
         paths = [Path(path) for path in walk_images(data)]
         fitting, verifying = paths[::2], paths[1::2]
     else:
@@ -86,5 +86,6 @@ def read_images(data: Path, contract: InputContract) -> Images:
         )
     fitting = fitting[:: -(-len(fitting) // FITTING_IMAGES)]
     return Images(
-        *(np.stack([preprocess(load_image(path), contract) for path in part]) for part in (fitting, verifying))
+        *(np.stack([preprocess(load_image(path), contract) for path in part]) for part in (fitting, verifying)),
+        whole_val=not is_folder,
     )

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from logo_edge.errors import ExportError
-from logo_edge_compress.onnx.graph import PLANES, add_constant, copy_model, drop_unused
+from logo_edge_compress.onnx.graph import LOGITS, PLANES, add_constant, copy_model, drop_unused
 
 RELU6, RELU6_SLACK = 6.0, 0.02  # a calibrated range that ends within 2 % of 6 is that of a ReLU6
 CLIPPED = ("Conv", "Gemm", "Add")  # operators into whose quantizer an activation disappears
@@ -58,7 +58,7 @@ def to_float(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Grid]]:
     nodes: list[onnx.NodeProto] = []
 
     def keep(tensor: str, node: onnx.NodeProto) -> None:
-        grid = _grid(node, constants)
+        grid = read_grid(node, constants)
         known = grids.setdefault(tensor, grid)
         if (known.scale, known.zero_point) != (grid.scale, grid.zero_point):
             raise ExportError(
@@ -72,8 +72,8 @@ def to_float(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Grid]]:
         elif node.op_type != "DequantizeLinear":
             nodes.append(node)
         elif node.input[0] in constants:
-            grid = grids[node.output[0]] = _grid(node, constants)
-            graph.initializer.append(numpy_helper.from_array(_dequantize(grid), node.output[0]))
+            grid = grids[node.output[0]] = read_grid(node, constants)
+            graph.initializer.append(numpy_helper.from_array(dequantize(grid), node.output[0]))
         elif node.input[0] in makers and makers[node.input[0]].op_type == "QuantizeLinear":
             renamed[node.output[0]] = makers[node.input[0]].input[0]
             keep(renamed[node.output[0]], node)
@@ -97,14 +97,21 @@ def to_float(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Grid]]:
     return model, grids
 
 
-def _grid(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> Grid:
+def logits_grid(model: onnx.ModelProto) -> Grid | None:
+    """The grid of the logits of a QDQ graph; None where they are float."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    (node,) = (node for node in model.graph.node if LOGITS in node.output)
+    return read_grid(node, constants) if node.op_type == "DequantizeLinear" else None
+
+
+def read_grid(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> Grid:
     """The grid of a QuantizeLinear or DequantizeLinear."""
     scale, zero_point = (constants[name] for name in node.input[1:3])
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1) if scale.ndim else None
     return Grid(scale, zero_point, axis, constants.get(node.input[0]))
 
 
-def _dequantize(grid: Grid) -> np.ndarray:
+def dequantize(grid: Grid) -> np.ndarray:
     """The real values of a constant, float32, as ONNX Runtime computes them."""
     shape = [-1 if index == grid.axis else 1 for index in range(grid.integers.ndim)]
     scale, zero_point = (part.reshape(shape) if part.ndim else part for part in (grid.scale, grid.zero_point))

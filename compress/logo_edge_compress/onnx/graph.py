@@ -145,6 +145,10 @@ def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelPr
     return model
 
 
+def attributes_of(node: onnx.NodeProto) -> dict:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

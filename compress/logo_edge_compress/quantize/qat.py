@@ -19,9 +19,9 @@ from torch import nn
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
-from logo_edge_compress.convert.inside.network import OPERATORS, attributes_of
+from logo_edge_compress.convert.inside.network import OPERATORS
 from logo_edge_compress.distill.distill import OF_ALL_STUDENTS, Student, fit_to_teachers
-from logo_edge_compress.onnx.graph import EVIDENCE, LOGITS, save_model
+from logo_edge_compress.onnx.graph import EVIDENCE, LOGITS, attributes_of, save_model
 from logo_edge_compress.quantize.rounding import weight_levels
 from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.models import Answer

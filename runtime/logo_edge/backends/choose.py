@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from logo_edge.backends.base import Backend, ModelFile, Resources
+from logo_edge.backends.litert import LiteRt
 from logo_edge.backends.onnxruntime import OnnxRuntime
 from logo_edge.backends.openvino import OpenVino
 from logo_edge.backends.tensorrt import TensorRT
@@ -22,7 +23,7 @@ from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError
 from logo_edge.machine import on_cores
 
 AUTO = "auto"
-BACKENDS = {backend.name: backend for backend in (OnnxRuntime, OpenVino, TensorRT, TorchScript)}
+BACKENDS = {backend.name: backend for backend in (OnnxRuntime, OpenVino, LiteRt, TensorRT, TorchScript)}
 READS = {  # the backends that read a kind of model file
     suffix: tuple(name for name, backend in BACKENDS.items() if suffix in backend.suffixes)
     for suffix in dict.fromkeys(suffix for backend in BACKENDS.values() for suffix in backend.suffixes)

@@ -77,7 +77,7 @@ COVERAGE = Option(
 )
 BACKEND = Option(
     "--backend",
-    "onnxruntime, openvino, tensorrt, torchscript, or auto: the fastest here, measured once and remembered.",
+    "onnxruntime, openvino, litert, tensorrt, torchscript, or auto: the fastest here, measured once and remembered.",
     "onnxruntime",
 )
 ARTIFACT = Option(
