@@ -119,7 +119,11 @@ def make(source, kind, precision, batch, out, images, messages=None):
 @pytest.mark.parametrize("batch", [None, 1])
 @pytest.mark.parametrize(
     ("kind", "precision"),
-    [(kind, precision) for kind in ("onnx", "openvino", "tensorrt") for precision in ("fp32", "fp16", "int8")],
+    [
+        (kind, precision)
+        for kind in ("onnx", "openvino", "tensorrt", "litert")
+        for precision in ("fp32", "fp16", "int8")
+    ],
 )
 def test_every_format_agrees_with_its_parent_and_leaves_a_record(source, images, tmp_path, kind, precision, batch):
     record = make(source, kind, precision, batch, tmp_path, images)
@@ -128,7 +132,8 @@ def test_every_format_agrees_with_its_parent_and_leaves_a_record(source, images,
     stem = f"run-{precision}-{'batch1-' if batch else ''}{kind}"
     assert json.loads((tmp_path / f"{stem}.json").read_text()) == json.loads(json.dumps(record))
     assert (record["format"], record["precision"], record["batch"]) == (kind, precision, batch or "dynamic")
-    assert set(record["files"]) == ({f"{stem}.xml", f"{stem}.bin"} if kind == "openvino" else {f"{stem}.onnx"})
+    suffixes = {"openvino": ("xml", "bin"), "litert": ("tflite",)}.get(kind, ("onnx",))
+    assert set(record["files"]) == {f"{stem}.{suffix}" for suffix in suffixes}
     for name, entry in record["files"].items():
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == entry["sha256"]
     left = {path.name for path in tmp_path.iterdir()}

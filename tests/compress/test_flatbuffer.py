@@ -96,6 +96,14 @@ CASES = {
         {},
     ),
     "average pool": ([("AveragePool", "planes", "y", {"kernel_shape": [2, 2], "strides": [2, 2]})], {}),
+    "average pool of an odd side, rounded up": (
+        [("AveragePool", "planes", "y", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1})],
+        {},
+    ),
+    "max pool of an odd side, rounded up": (
+        [("MaxPool", "planes", "y", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1})],
+        {},
+    ),
     "global pool": ([("GlobalAveragePool", "planes", "y", {})], {}),
     "hard swish": ([("HardSwish", "planes", "y", {})], {}),
     "squeeze and excite": (

@@ -257,9 +257,9 @@ class _Writer:
         """A tensor with these values; float ones are stored in float16 for `half`, where that saves bytes."""
         kinds = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "int32": "INT32"}
         buffer = self.schema.BufferT()
-        stored = array.astype(np.float16) if self.half and array.dtype == np.float32 else array
-        small = array.size < LEAST_STORED or not np.isfinite(stored).all()
-        stored = array if small else stored
+        large = array.dtype == np.float32 and array.size >= LEAST_STORED
+        halve = self.half and large and np.abs(array).max() <= np.finfo(np.float16).max
+        stored = array.astype(np.float16) if halve else array
         buffer.data = np.frombuffer(np.ascontiguousarray(stored).tobytes(), np.uint8)
         index = self.tensor(name, array.shape, kinds[str(stored.dtype)], grid, constant=True)
         self.tensors[index].buffer = len(self.buffers)
@@ -403,12 +403,18 @@ def _gemm(writer: _Writer, node: onnx.NodeProto, attributes: dict) -> None:
 
 
 def _pool(writer: _Writer, node: onnx.NodeProto, attributes: dict) -> None:
+    """A pool; ONNX's ceil_mode is a padding at the end. LiteRT leaves padding out of means, as ONNX does by default."""
     options, largest = writer.schema.Pool2DOptionsT(), node.op_type == "MaxPool"
-    if attributes.get("ceil_mode", 0) or (not largest and any(attributes.get("pads", []))):
-        raise ExportError(f"{node.name}: {node.op_type} of {attributes}; expected no ceil_mode, and no pads in a mean")
-    options.padding, source = _pads(writer, node, attributes, attributes["kernel_shape"])
-    options.filterHeight, options.filterWidth = attributes["kernel_shape"]
-    options.strideH, options.strideW = attributes.get("strides", [1, 1])
+    pads, kernel, steps = [*attributes.get("pads", [0, 0, 0, 0])], attributes["kernel_shape"], attributes["strides"]
+    before, after = writer.shapes[node.input[0]][2:], writer.shapes[node.output[0]][2:]
+    for axis in (0, 1):
+        covered = (after[axis] - 1) * steps[axis] + kernel[axis]
+        pads[axis + 2] = max(covered - before[axis] - pads[axis], 0) if attributes.get("ceil_mode") else pads[axis + 2]
+    options.padding, source = _pads(writer, node, {**attributes, "pads": pads}, kernel)
+    if not largest and (source != node.input[0] or (any(pads) and attributes.get("count_include_pad"))):
+        raise ExportError(f"{node.name}: AveragePool with pads {pads}; expected none, or even ones that do not count")
+    options.filterHeight, options.filterWidth = kernel
+    options.strideH, options.strideW = steps
     writer.emit(node, "MAX_POOL_2D" if largest else "AVERAGE_POOL_2D", [source], options)
 
 
