@@ -327,6 +327,10 @@ def export_command(
         f"{parity['top1_agreement']:.1%}, KL {parity['kl_nats']:.5f} nats, logits differ by "
         f"{parity['mean_difference']:.4f} on average, {parity['max_difference']:.4f} at most ({record['verified_by']})"
     )
+    if counted := record.get("audit"):
+        layers = ", ".join(f"{number} in {kind}" for kind, number in counted["layers"].items())
+        left = f" ({', '.join(counted['float_layers'])})" if counted["float_layers"] else ""
+        typer.echo(f"layers with weights compute {layers}{left}")
     if record.get("engine"):
         typer.echo(f"engine {out / record['engine']['file']}, verified on the GPU")
 

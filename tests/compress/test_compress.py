@@ -526,7 +526,10 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
     ]
     assert entries["int4-weights"]["status"] == "refused"
     assert "no matrix product to store in 4 bits" in entries["int4-weights"]["reason"]
-    for name in ("int8-nncf", "int8-dynamic", "int8-weights", "int8-mixed"):
+    assert entries["int8-dynamic"]["status"] == "refused"
+    assert "layers compute in float" in entries["int8-dynamic"]["reason"], "it quantizes no convolution"
+    assert entries["int8-minmax"]["audit"]["float_layers"] == []
+    for name in ("int8-nncf", "int8-weights", "int8-mixed"):
         assert entries[name]["status"] == "made", entries[name]["reason"]
         assert entries[name]["parity"]["images"] == 16
     assert entries["int8-weights"]["size_bytes"] < 0.4 * entries["fp32"]["size_bytes"]

@@ -15,6 +15,7 @@ import onnx as onnx_library
 
 from logo_edge.errors import ExportError
 from logo_edge.files import folder_beside, json_text, write_file
+from logo_edge_compress.audit import CHOSEN_IN_FLOAT, refuse_float
 from logo_edge_compress.convert import litert, onnx, openvino, tensorrt, tflm
 from logo_edge_compress.convert.request import Images, Request
 from logo_edge_compress.convert.source import Source
@@ -65,8 +66,12 @@ def export_artifact(
             converted = torchscript.convert(request, source)
         else:
             graph = _take_graph(source, precision, temporary)
-            request = replace(request, parent=run_onnx(graph, images.verifying))
             model = onnx_library.load(graph)
+            if precision == "int8":
+                counted = onnx.audit_pairs(model)
+                refuse_float(counted, graph.name, share=CHOSEN_IN_FLOAT)
+                request = replace(request, left_in_float=frozenset(counted.float_layers))
+            request = replace(request, parent=run_onnx(graph, images.verifying))
             if precision == "fp16":
                 model = to_float16(model)
             converted = GRAPH_FORMATS[kind].convert(request, model, graph)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from logo_edge_compress.audit import Audit, refuse_float
 from logo_edge_compress.onnx.graph import fix_batch, save_model
 from logo_edge_compress.verify import Forward, Tolerance, compare_steps, run_artifact, verify
 
@@ -30,6 +31,7 @@ class Request:
     """One artifact to make, at `path` (which has no suffix yet).
 
     `batch` None: any batch size. `parent`: the (N, K) logits on `images.verifying` of the model that it is made from.
+    `left_in_float`: the layers of that model that compute in float, though it is INT8.
     `converter_python`: the Python that runs the converter, for `run_converter`; None: one of ours.
     """
 
@@ -39,6 +41,7 @@ class Request:
     images: Images
     say: Callable[[str], None]
     parent: np.ndarray | None = None
+    left_in_float: frozenset[str] = frozenset()
     converter_python: Path | None = None
 
     def save(self, model: onnx.ModelProto) -> Path:
@@ -72,3 +75,13 @@ class Request:
             steps = compare_steps(self.parent, logits, step)
             record["steps"] = {**asdict(steps), "shares_calibration": steps.is_transfer and self.images.whole_val}
         return record
+
+    def audit(self, audit: Audit, name: str, *, left: Collection[str] = ()) -> dict:
+        """The audit's part of the artifact's record.
+
+        Raises VerificationError where an INT8 artifact computes in float in layers that are neither in `left_in_float`
+        nor in `left`.
+        """
+        if self.precision == "int8":
+            refuse_float(audit, name, left=self.left_in_float.union(left))
+        return {"audit": audit.record()}

@@ -16,12 +16,14 @@ from onnx import TensorProto
 from logo_edge.backends.tensorrt import checked, load_cuda, need_tensorrt, sizes
 from logo_edge.errors import ExportError, MissingExtraError, VerificationError
 from logo_edge.files import write_file
+from logo_edge_compress.convert.onnx import audit_pairs
 from logo_edge_compress.convert.request import Request
 from logo_edge_compress.onnx.graph import PIXELS, save_model, to_tensorrt
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, ROUNDED, compare_logits, open_artifact, open_onnx, run_onnx
 from logo_edge_train.keys import file_hash
 
 KEPT_RANGES = (1.0, 0.98, 0.96, 0.94, 0.92)  # tried for S8 activations
+STEM = 1  # layers: the one that reads the pixels stays in float, as they are normalised and not quantized
 BATCHES = 1, 8, 32  # smallest, optimal, largest; for a graph with a free batch size
 OPSETS = range(9, 21)  # read by TensorRT 10.3, the oldest in JetPack 6
 
@@ -65,7 +67,9 @@ def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
     if problems := unsupported_operators(model):
         raise ExportError(f"TensorRT would refuse {path.name}: {'; '.join(problems)}; take --format onnx or openvino")
     tolerance = {"fp32": EXPORTED, "fp16": ROUNDED, "int8": QUANTIZED}[request.precision]
-    return record | request.verify(open_onnx(path), tolerance, path.name, "onnxruntime")
+    verified = request.verify(open_onnx(path), tolerance, path.name, "onnxruntime")
+    counted = audit_pairs(model)
+    return record | verified | request.audit(counted, path.name, left=list(counted.layers)[:STEM])
 
 
 def make_engine(request: Request, folder: Path) -> dict:
