@@ -299,7 +299,7 @@ def export_command(
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("compress", "onnx") from error
-    from logo_edge_compress.convert.export import FORMATS, PRECISIONS, check_request, export_artifact
+    from logo_edge_compress.convert.export import FORMATS, PRECISIONS, check_request, export_artifact, is_fitted
     from logo_edge_compress.convert.source import read_images, read_source
 
     refuse_torchrun("logo-edge export")
@@ -315,7 +315,7 @@ def export_command(
     check_request(model, kind, precision, size)
     if kind == "torchscript":
         need_torch()
-    images = read_images(data or model.manifest or find_manifest(None), model.input)
+    images = read_images(data or model.manifest or find_manifest(None), model.input, fits=is_fitted(kind, precision))
     record = export_artifact(
         model, kind, precision, size, out, images, say=typer.echo, converter_python=converter_python
     )

@@ -23,6 +23,7 @@ from logo_edge_compress.candidates.plan import make_candidates
 from logo_edge_compress.candidates.store import CONVERTERS, Candidate, Plan, Task, made_with
 from logo_edge_compress.distill.distill import distill
 from logo_edge_compress.pack import refuse_other_folder
+from logo_edge_compress.quantize.fitting import check_fitting, describe_fitting, fitting_rows
 from logo_edge_compress.quantize.static import explain_range
 from logo_edge_compress.report import REPORT, describe_candidate
 from logo_edge_compress.select import Choice, Limits, choose, find_dominators, find_slow_int8
@@ -61,7 +62,8 @@ def compress(
     Every student of the recipe is distilled; every candidate of it is made, verified, calibrated on calib and measured
     here. val decides (`select.choose`), test is only reported. When the budget ends, the candidates made so far are
     chosen from, and the next call continues. A target that cannot be packed is missing among the bundles, and its
-    record says why; the others are packed. Raises SelectionError, after the report is written, if none was packed.
+    record says why; the others are packed. Raises SelectionError, after the report is written, if none was packed,
+    DatasetError before the work where INT8 would be fitted on too little (`check_fitting`).
     """
     outs = {
         target: out if len(targets) == 1 or target == "cpu" else out.with_name(f"{out.name}-{target}")
@@ -75,6 +77,9 @@ def compress(
     if (packed := _read_packed(folder / REPORT, key, outs)) is not None:
         say(f"{', '.join(map(str, outs.values()))} {'is' if len(outs) == 1 else 'are'} up to date")
         return packed
+    fitted_on = fitting_rows(manifest, run.recipe.quantize.calibration_images)
+    if targets != ("server",):
+        check_fitting(manifest, fitted_on, run.manifest_path)
     splits = {split: read_split(run, manifest, split) for split in SPLITS if manifest.split(split)}
     work = Work(run, manifest, folder, splits, outliers or {}, Budget(budget_minutes), report, say)
     shutil.rmtree(folder / "pixels", ignore_errors=True)  # left by an earlier call that was killed
@@ -95,6 +100,7 @@ def compress(
         "versions": versions(),
         "int8_range": explain_range(run.recipe.quantize.reduce_range, machine["isa"]),
         "val": len(val.targets),
+        "fitting": describe_fitting(manifest, fitted_on),
         "teachers": {
             "networks": [member["architecture"] for member in run.record["members"]],
             "val": short_metrics(ensemble_logits(run.member_logits("val")), val.targets, val.sure),

@@ -14,6 +14,7 @@ from logo_edge_compress.distill.distill import load_student
 from logo_edge_compress.onnx.embedding_output import embed_bundle
 from logo_edge_compress.onnx.graph import LOGITS, PIXELS
 from logo_edge_compress.pack import describe_calibration, pack_bundle, reference
+from logo_edge_compress.quantize.fitting import describe_fitting, fitting_rows
 from logo_edge_compress.report import Stage, candidate_stage, describe_abstention, describe_stage, teachers_stage
 from logo_edge_compress.work import Work
 from logo_edge_train.keys import versions
@@ -66,6 +67,9 @@ def pack_candidate(
             "recipe": run.recipe.name,
             "quantization": candidate.name,
             "reduce_range": run.recipe.quantize.reduce_range,
+            "fitting": describe_fitting(
+                work.manifest, fitting_rows(work.manifest, run.recipe.quantize.calibration_images)
+            ),
             "data_hash": run.data_hash,
             "teachers": [member["architecture"] for member in run.record["members"]],
             "versions": versions(),

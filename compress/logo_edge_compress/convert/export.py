@@ -31,6 +31,7 @@ GRAPH_FORMATS = {
     "tflm": tflm,
 }  # made from an ONNX graph
 FORMATS = (*GRAPH_FORMATS, "torchscript")
+FITTED = ("tensorrt",)  # formats whose INT8 has ranges of its own
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt", ".tflite", ".h")
 VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "ai-edge-litert", "torch")
@@ -86,6 +87,7 @@ def export_artifact(
             "source": source.name,
             "input": {"name": PIXELS, "layout": "NHWC", "dtype": "uint8", "colour": "RGB", **asdict(source.input)},
             "files": {file.name: {"sha256": file_hash(file), "size_bytes": file.stat().st_size} for file in files},
+            **({"fitting": images.fitted_on} if is_fitted(kind, precision) else {}),
             **converted,
             "versions": versions(VERSIONED),
         }
@@ -95,6 +97,11 @@ def export_artifact(
         for file in (*files, record_path):
             os.replace(file, out / file.name)
     return record
+
+
+def is_fitted(kind: str, precision: str) -> bool:
+    """Whether the artifact is fitted on images, and does not take all its scales from its parent."""
+    return precision == "int8" and kind in FITTED
 
 
 def _take_graph(source: Source, precision: str, folder: Path) -> Path:

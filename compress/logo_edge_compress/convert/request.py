@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,13 @@ from logo_edge_compress.verify import Forward, Tolerance, compare_steps, run_art
 class Images:
     """(N, S, S, 3) uint8 each: `fitting` to choose settings on, `verifying` to compare artifact and parent on.
 
-    `whole_val`: those to verify on are all logos of the val split.
+    `whole_val`: those to verify on are all logos of the val split. `fitted_on` describes those to fit on for a record.
     """
 
     fitting: np.ndarray
     verifying: np.ndarray
     whole_val: bool = False
+    fitted_on: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
