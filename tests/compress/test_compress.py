@@ -588,8 +588,10 @@ def test_what_is_not_measured_here_is_not_held_to_a_latency_and_can_be_exported(
 
 
 def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):
-    record = compress_run(folder, folder / "bundle", targets=("cpu", "openvino", "jetson", "web", "torchscript"))
-    for target, suffix in (("openvino", ".xml"), ("torchscript", ".pt")):
+    record = compress_run(
+        folder, folder / "bundle", targets=("cpu", "openvino", "litert", "jetson", "web", "torchscript")
+    )
+    for target, suffix in (("openvino", ".xml"), ("litert", ".tflite"), ("torchscript", ".pt")):
         bundle = Classifier.load(folder / f"bundle-{target}").bundle
         assert f"model{suffix}" in bundle.files, "beside the graph that it was made of"
         assert bundle.provenance["target"] == target
@@ -598,7 +600,9 @@ def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):
     assert (jetson["backend"], jetson["cost"]) == ("tensorrt", None)
     assert "no engine was built or run" in jetson["not_measured"]
     backends = {candidate["backend"] for candidate in entries.values() if candidate["status"] == "made"}
-    assert backends == {"onnxruntime", "openvino", "tensorrt", "torchscript"}
+    assert backends == {"onnxruntime", "openvino", "litert", "tensorrt", "torchscript"}
+    model = folder / "bundle-litert" / "model.tflite"
+    assert Classifier.load(folder / "bundle-litert", backend="litert", artifact=model).run_vectors() >= 8
     web = record["targets"]["web"]
     assert web["method"].startswith("int8"), "the smallest"
     assert unsupported_operators(onnx.load(folder / "bundle-jetson" / "model.onnx")) == []
