@@ -6,8 +6,14 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from system.arm import emulate
+
+from logo_edge import Classifier
+from logo_edge.bundle.record import DEFAULT_BUNDLE
+from logo_edge_compress.convert.flatbuffer import write_flatbuffer
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [
@@ -52,6 +58,24 @@ def test_the_doctor_finds_the_golden_vectors_hold_on_arm(emulated):
     assert "asimddp" in found["machine"]["isa"]
     assert found["backends"]["onnxruntime"] == {"passes": True, "vectors": 8, "kleidiai": True, "error": None}
     assert found["healthy"]
+
+
+def test_litert_computes_on_arm_what_it_computes_here(emulated, tmp_path):
+    artifact, pixels, logits = (tmp_path / name for name in ("model.tflite", "pixels.npy", "logits.npy"))
+    artifact.write_bytes(write_flatbuffer(onnx.load(DEFAULT_BUNDLE / "model.onnx")))
+    classifier = Classifier.load(None, backend="litert", artifact=artifact)
+    images = np.stack([classifier.read_pixels(path) for path in sorted((DEFAULT_BUNDLE / "vectors").glob("*.png"))])
+    np.save(pixels, np.concatenate([images, 255 - images]))
+    code = f"""
+import numpy as np
+from logo_edge import Classifier
+classifier = Classifier.load(None, backend="litert", artifact={str(artifact)!r})
+assert classifier.run_vectors() == 8
+np.save({str(logits)!r}, classifier.logits(np.load({str(pixels)!r})))
+"""
+    emulated("-c", code)
+    assert np.load(logits).shape == (16, 4)
+    assert np.array_equal(np.load(logits), classifier.logits(np.load(pixels)))
 
 
 def test_the_command_classifies_on_arm_as_its_golden_vectors_say(emulated):
