@@ -81,7 +81,7 @@ def compress_command(
         ["cpu"],
         "--target",
         metavar="TARGET",
-        help="cpu, openvino, jetson, web, torchscript, server or all; may be repeated.",
+        help="cpu, openvino, litert, jetson, web, torchscript, server or all; may be repeated.",
     ),
     size_mb: float | None = typer.Option(
         None,

@@ -22,13 +22,17 @@ from logo_edge_train.data.manifest import Manifest, labelled_rows, targets_of
 from logo_edge_train.recipe import CalibrateConfig
 from logo_edge_train.recipe_io import BUILT_IN, load_recipe
 
-ARTIFACTS = {"openvino": "model.xml", "torchscript": "model.pt"}  # next to model.onnx, by backend
+ARTIFACTS = {
+    "openvino": "model.xml",
+    "litert": "model.tflite",
+    "torchscript": "model.pt",
+}  # next to model.onnx, by backend
 
 
 def recalibrate(folder: Path, manifest: Manifest, config: CalibrateConfig) -> Bundle:
     """The bundle in `folder`, packed again with a calibration fitted on its logits of the manifest's calib split.
 
-    The logits are those of the artifact that it is packed for: the OpenVINO or TorchScript file, or all members.
+    The logits are those of the artifact that it is packed for: the file of another backend beside it, or all members.
     Figures on val and test and the reference are updated and, if the manifest has a train split, the embedding; a
     signature is dropped; every other file stays. Raises DatasetError where calib is empty, lacks a class or has labels
     that the bundle does not know, MissingExtraError where the artifact's library is missing.

@@ -14,7 +14,7 @@ import logo_edge
 from logo_edge.backends.base import ModelFile, Resources
 from logo_edge.backends.choose import open_backend
 from logo_edge.errors import ExportError
-from logo_edge_compress.convert.flatbuffer import list_operators, load_schema, write_flatbuffer
+from logo_edge_compress.convert.flatbuffer import audit, load_schema, write_flatbuffer
 from logo_edge_compress.onnx.dequantize import to_float
 from logo_edge_compress.onnx.graph import store_float16
 
@@ -147,7 +147,8 @@ def test_every_operator_computes_in_litert_what_it_computes_in_onnx_runtime(case
 
 
 def test_an_activation_is_fused_only_where_nothing_else_reads_its_input():
-    operators = {name: list_operators(write_flatbuffer(small_graph(*CASES[name], "y"))) for name in CASES}
+    graphs = {name: small_graph(*CASES[name], "y") for name in CASES}
+    operators = {name: audit(write_flatbuffer(graph), graph).operators for name, graph in graphs.items()}
     assert operators["relu6 after conv"] == {"DEQUANTIZE": 1, "CONV_2D": 1}
     assert operators["a relu whose input is read again"]["RELU"] == 1
     assert "PAD" not in operators["conv"]
@@ -227,7 +228,7 @@ def test_a_fixed_batch_takes_no_other(shipped, noise):
 
 def test_integers_alone_are_what_a_microcontroller_gets(shipped):
     data = write_flatbuffer(shipped, outputs=("logits",), batch=1, integers_only=True)
-    assert list_operators(data) == {
+    assert audit(data, shipped).operators == {
         "CONV_2D": 22,
         "DEPTHWISE_CONV_2D": 11,
         "ADD": 6,
@@ -240,6 +241,19 @@ def test_integers_alone_are_what_a_microcontroller_gets(shipped):
     assert {tensor.type for tensor in graph.tensors} == {schema.TensorType.INT8, schema.TensorType.INT32}
     with pytest.raises(ExportError, match=r"in float, and a microcontroller's has integers alone"):
         write_flatbuffer(shipped, outputs=("epistemic",), batch=1, integers_only=True)
+
+
+def test_the_audit_names_the_layers_as_the_onnx_graph_does_and_counts_bytes(shipped):
+    counted = audit(write_flatbuffer(shipped), shipped)
+    assert len(counted.layers) == 35
+    assert counted.float_layers == ["node_linear_1"], "the epistemic head, which is never quantized"
+    assert set(counted.layers.values()) == {"int8", "float32"}
+    model, _ = to_float(shipped)
+    half = audit(write_flatbuffer(model, half=True), model)
+    assert half.layers == dict.fromkeys(counted.layers, "float32")
+    assert half.bytes["float16"] > 20 * half.bytes["float32"]
+    weights = sum(tensor.integers.size for tensor in to_float(shipped)[1].values() if tensor.integers is not None)
+    assert counted.bytes["int8"] + counted.bytes["int32"] / 4 == pytest.approx(weights, abs=40)
 
 
 def test_what_is_not_known_is_refused_with_its_list(shipped):

@@ -13,6 +13,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -22,6 +23,7 @@ from logo_edge.bundle.signing import SIGNATURE, make_keys, sign_record
 from logo_edge.errors import DatasetError, RecipeError
 from logo_edge_compress.card import find_weaknesses
 from logo_edge_compress.commands import calibrate
+from logo_edge_compress.convert.flatbuffer import write_flatbuffer
 from logo_edge_compress.pack import put_folder
 from logo_edge_compress.recalibrate import read_config, recalibrate
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, write_manifest
@@ -101,6 +103,25 @@ def add_torchscript(folder: Path) -> None:
     torch.jit.script(MeanColour()).save(str(folder / "model.pt"))
 
 
+def add_litert(folder: Path) -> None:
+    """What the fake bundle's graph computes, half as sure, in the form that the conversion reads."""
+    constants = {"step": np.float32(6 / 255 * 0.999), "zero": np.uint8(0), "axes": np.array([2, 3])}
+    nodes = [
+        helper.make_node("Transpose", ["pixels"], ["turned"], perm=[0, 3, 1, 2]),
+        helper.make_node("DequantizeLinear", ["turned", "step", "zero"], ["planes"]),
+        helper.make_node("ReduceMean", ["planes", "axes"], ["logits"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean-colour",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 16, 16, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    (folder / "model.tflite").write_bytes(write_flatbuffer(model))
+
+
 def add_notes(folder: Path) -> None:
     (folder / "more").mkdir()
     (folder / "more" / "notes.txt").write_text("trained by us")
@@ -108,7 +129,12 @@ def add_notes(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("add", "names"),
-    [(add_openvino, {"model.xml", "model.bin"}), (add_torchscript, {"model.pt"}), (add_notes, {"more/notes.txt"})],
+    [
+        (add_openvino, {"model.xml", "model.bin"}),
+        (add_litert, {"model.tflite"}),
+        (add_torchscript, {"model.pt"}),
+        (add_notes, {"more/notes.txt"}),
+    ],
 )
 def test_every_file_of_a_bundle_stays_and_its_own_artifact_is_calibrated(fake_bundle, manifest, tmp_path, add, names):
     folder = fake_bundle(temperature=9.0)
@@ -123,7 +149,7 @@ def test_every_file_of_a_bundle_stays_and_its_own_artifact_is_calibrated(fake_bu
     assert bundle.calibration.temperature < 9.0
     plain = fake_bundle()
     expected = recalibrate(plain, manifest, CONFIG).calibration.temperature
-    share = 0.999 if "model.pt" in names else 1.0
+    share = 0.999 if names & {"model.pt", "model.tflite"} else 1.0
     assert bundle.calibration.temperature == pytest.approx(share * expected, rel=3e-4)
     assert (bundle.calibration.temperature == expected) == (add is add_notes)
 

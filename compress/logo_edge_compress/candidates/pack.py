@@ -119,7 +119,7 @@ def _stages(work: Work, chosen: Measured, fp32: Measured | None) -> list[Stage]:
 
 
 def _graph(candidate: Candidate, siblings: list[Measured]) -> Candidate:
-    """The candidate whose ONNX graph is packed: for OpenVINO and TorchScript the parent, which runs anywhere."""
-    if candidate.backend not in ("openvino", "torchscript"):
+    """The candidate whose ONNX graph is packed: for a file of another format its parent, which runs anywhere."""
+    if candidate.path.suffix == ".onnx":
         return candidate
     return next(other.candidate for other in siblings if other.candidate.path.name == candidate.record["parent"])

@@ -18,11 +18,12 @@ import onnx
 from onnx import numpy_helper
 
 from logo_edge.errors import ExportError, MissingExtraError
+from logo_edge_compress.audit import Audit
 from logo_edge_compress.onnx.dequantize import RELU6, Grid, dequantize, read_grid
 from logo_edge_compress.onnx.graph import LEAST_STORED, PIXELS, attributes_of, fix_batch
 
 NHWC, NCHW_TO_NHWC = (0, 2, 3, 1), {0: 0, 1: 3, 2: 1, 3: 2}
-IDENTIFIER = b"TFL3"
+IDENTIFIER, FROM_HALF = b"TFL3", "_from_float16"  # the latter ends the name of a tensor of halves as float32
 ALIGNMENT = 16  # bytes, of a buffer
 INTEGER = ("Conv", "Gemm", "Add", "Mul", "MaxPool", "Concat")  # operators whose integer kernels round alike
 ON_A_CHIP = (*INTEGER, "ReduceMean", "GlobalAveragePool", "HardSwish", "AveragePool")  # where there is no float at all
@@ -266,7 +267,7 @@ class _Writer:
         self.buffers.append(buffer)
         if stored.dtype == array.dtype:
             return index
-        real = self.tensor(f"{name}_float32", array.shape, "FLOAT32", constant=True)
+        real = self.tensor(f"{name}{FROM_HALF}", array.shape, "FLOAT32", constant=True)
         self.operator("DEQUANTIZE", [index], real, self.schema.DequantizeOptionsT())
         return real
 
@@ -540,10 +541,20 @@ EMITTERS: dict[str, Callable[[_Writer, onnx.NodeProto, dict], None]] = {
 """By ONNX operator, the function that adds it to the flatbuffer: f(writer, node, attributes)."""
 
 
-def list_operators(data: bytes) -> Counter[str]:
-    """How many operators of each kind a .tflite has."""
+def audit(data: bytes, source: onnx.ModelProto) -> Audit:
+    """The audit of a .tflite: each of its layers, under the name that it has in `source`, in the type of its input."""
     schema = load_schema()
     model = schema.ModelT.InitFromPackedBuf(data)
+    kinds = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    codes = [names[code.builtinCode] for code in model.operatorCodes]
-    return Counter(codes[operator.opcodeIndex] for graph in model.subgraphs for operator in graph.operators)
+    layers_by_kernel = {node.input[1]: node.name for node in source.graph.node if node.op_type in ("Conv", "Gemm")}
+    graph, layers, sizes = model.subgraphs[0], {}, Counter()
+    operators = [names[model.operatorCodes[operator.opcodeIndex].builtinCode] for operator in graph.operators]
+    for name, operator in zip(operators, graph.operators, strict=True):
+        if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            pixels, kernel = (graph.tensors[index] for index in operator.inputs[:2])
+            layers[layers_by_kernel[kernel.name.decode().removesuffix(FROM_HALF)]] = kinds[pixels.type]
+    for tensor in graph.tensors:
+        data = model.buffers[tensor.buffer].data
+        sizes[kinds[tensor.type]] += 0 if data is None else len(data)
+    return Audit(layers, dict(Counter(operators)), {kind: size for kind, size in sizes.items() if size})

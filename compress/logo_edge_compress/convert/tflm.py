@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx
 from logo_edge.errors import ExportError
 from logo_edge.files import write_file
 from logo_edge_compress.convert.environments import run_converter
-from logo_edge_compress.convert.flatbuffer import list_operators, signed, write_flatbuffer
+from logo_edge_compress.convert.flatbuffer import audit, signed, write_flatbuffer
 from logo_edge_compress.convert.request import Request
 from logo_edge_compress.onnx.dequantize import Grid, logits_grid
 from logo_edge_compress.onnx.graph import LOGITS
@@ -52,14 +52,15 @@ LINE = 20  # bytes in a line of the C array
 
 
 def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
-    """Writes the INT8 ONNX file `graph` as .tflite and .h, and returns the verification by TFLM on this machine.
+    """Writes the INT8 ONNX file `graph` as .tflite and .h, and returns its audit and verification by TFLM.
 
     The record lists the operators, the bytes of TFLM's arena (on a 64-bit machine with the reference kernels; a chip
     needs fewer for pointers, and optimized kernels more for scratch) and the chips that could hold both.
     """
     source, path = onnx.load(graph), request.path.with_suffix(".tflite")
     data = write_flatbuffer(source, outputs=(LOGITS,), batch=1, integers_only=True)
-    operators = list_operators(data)
+    counted = audit(data, source)
+    operators = counted.operators
     if unknown := sorted(operators.keys() - RESOLVER.keys()):
         raise ExportError(f"{path.name} has operators that we do not know of TFLM: {', '.join(unknown)}")
     write_file(path, data)
@@ -68,8 +69,9 @@ def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
     logits = (integers.astype(np.float32) - grid.zero_point) * np.float32(grid.scale)
     record = request.verify_logits(logits, ROUNDED, path.name, "tflite-micro", step=float(grid.scale))
     write_file(request.path.with_suffix(".h"), c_array(data, operators, arena["total"], grid))
-    return record | {
-        "operators": dict(operators),
+    return {
+        **record,
+        **request.audit(counted, path.name),
         "arena_bytes": arena,
         "fits": [name for name, (flash, ram) in CHIPS.items() if _fits(len(data), arena["total"], flash, ram)],
         "batch": 1,
@@ -92,18 +94,18 @@ def _run_tflm(request: Request, path: Path) -> tuple[np.ndarray, dict[str, int]]
     return np.load(folder / "integers.npy"), record["arena"]
 
 
-def c_array(data: bytes, operators: Counter, arena_bytes: int, grid: Grid) -> str:
+def c_array(data: bytes, operators: Iterable[str], arena_bytes: int, grid: Grid) -> str:
     """The flatbuffer as a C and C++ header."""
     lines = [", ".join(f"0x{byte:02x}" for byte in data[start : start + LINE]) for start in range(0, len(data), LINE)]
-    calls = "\n".join(f"//   resolver.{RESOLVER[name]}();" for name in sorted(operators))
-    body = ",\n  ".join(lines)
+    calls = [f"//   resolver.{RESOLVER[name]}();" for name in sorted(operators)]
+    newline, body = "\n", ",\n  ".join(lines)
     return f"""// Written by `logo-edge export --format tflm`. sha256 of the array: {hashlib.sha256(data).hexdigest()}
 //
 // input   int8 (1, S, S, C): each byte of `pixels` minus 128
 // output  int8 (1, K): logit = (value - ({int(grid.zero_point)})) * {float(grid.scale)!r}f, before temperature
 //
-//   tflite::MicroMutableOpResolver<{len(operators)}> resolver;
-{calls}
+//   tflite::MicroMutableOpResolver<{len(calls)}> resolver;
+{newline.join(calls)}
 #ifndef LOGO_EDGE_MODEL_H
 #define LOGO_EDGE_MODEL_H
 
