@@ -27,6 +27,7 @@ LIBRARIES = (
     "openvino",
     "ai-edge-litert",
     "tensorrt",
+    "ncnn",
     "torch",
 )
 COMPARED = (

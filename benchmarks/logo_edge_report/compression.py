@@ -20,6 +20,7 @@ BACKEND_TITLES = {
     "litert": "LiteRT",
     "tensorrt": "TensorRT",
     "torchscript": "TorchScript",
+    "ncnn": "NCNN",
     "members": "Several members",
 }
 

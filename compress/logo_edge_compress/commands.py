@@ -59,6 +59,7 @@ def need_onnx() -> None:
     jetson       NVIDIA: an ONNX that TensorRT reads; timed where there is a GPU
     web          ONNX for a browser: the smallest
     torchscript  programs built on libtorch: model.pt next to model.onnx
+    ncnn         small ARM CPUs: model.param and model.bin next to model.onnx; needs logo-edge[ncnn]
     server       the teachers in one bundle: the most accurate, and the best at rejecting what it does not know
     all          one bundle for each
 
@@ -81,7 +82,7 @@ def compress_command(
         ["cpu"],
         "--target",
         metavar="TARGET",
-        help="cpu, openvino, litert, jetson, web, torchscript, server or all; may be repeated.",
+        help="cpu, openvino, litert, jetson, web, torchscript, ncnn, server or all; may be repeated.",
     ),
     size_mb: float | None = typer.Option(
         None,
@@ -218,7 +219,13 @@ def calibrate_command(
         help="Take the risks from this recipe; default: the risks that the bundle was made with.",
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="E.g. calibrate.strict_risk=0.02."),
+    artifact: Path | None = typer.Option(
+        None, "--artifact", metavar="FILE", help="Pack this file of `logo-edge export BUNDLE` too, and calibrate it."
+    ),
+    out: Path | None = typer.Option(None, "--out", metavar="DIR", help="With --artifact: the new bundle's folder."),
 ) -> None:
+    if (artifact is None) != (out is None):
+        raise typer.BadParameter("--artifact FILE and --out DIR: give both or neither")
     need_onnx()
     from logo_edge.bundle.calibration import Mode
     from logo_edge.bundle.record import read_bundle
@@ -227,12 +234,12 @@ def calibrate_command(
 
     refuse_torchrun("logo-edge calibrate")
     config = read_config(read_bundle(bundle), recipe, tuple(override))
-    packed = recalibrate(bundle, read_manifest(find_manifest(source)), config)
+    packed = recalibrate(bundle, read_manifest(find_manifest(source)), config, artifact=artifact, out=out)
     calibration = packed.calibration
     scaling = f"{calibration.scaling.method} scaling" if calibration.scaling else "no scaling"
     balanced, strict = (calibration.abstain_below[mode] for mode in (Mode.BALANCED, Mode.STRICT))
     typer.echo(
-        f"{bundle}: temperature {calibration.temperature:.3f}, {scaling}; labels from "
+        f"{packed.folder}: temperature {calibration.temperature:.3f}, {scaling}; labels from "
         f"{balanced:.3f} confidence on, strict from {strict:.3f}"
     )
     say_weaknesses(packed)
@@ -263,6 +270,7 @@ def say_weaknesses(bundle: Bundle) -> None:
     tflm         microcontrollers: integers alone, as .tflite and C array, run in TFLM here; needs logo-edge[litert]
     tensorrt     NVIDIA: ONNX for TensorRT 10 (Jetson) and 11 and, on the device itself, the engine
     torchscript  programs built on libtorch; RUN only
+    ncnn         small ARM CPUs; needs logo-edge[ncnn]
 
     \b
     logo-edge export bundles/mine --format openvino
@@ -274,7 +282,7 @@ def export_command(
     source: Path = typer.Argument(..., metavar="BUNDLE|RUN", help="What `logo-edge compress` wrote, or its run."),
     public_key: Path | None = PUBLIC_KEY.typer(),
     kind: str = typer.Option(
-        ..., "--format", metavar="FORMAT", help="onnx, openvino, litert, tflm, tensorrt or torchscript."
+        ..., "--format", metavar="FORMAT", help="onnx, openvino, litert, tflm, tensorrt, torchscript or ncnn."
     ),
     out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="The folder for artifacts and engines."),
     precision: str | None = typer.Option(

@@ -24,6 +24,12 @@ from logo_edge_compress.card import CARD, model_card
 from logo_edge_compress.onnx.embedding_output import SAMPLES
 from logo_edge_train.recipe import CalibrateConfig
 
+ARTIFACTS = {  # by backend, beside model.onnx
+    "openvino": "model.xml",
+    "litert": "model.tflite",
+    "torchscript": "model.pt",
+    "ncnn": "model.param",
+}
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 

@@ -9,6 +9,7 @@ from logo_edge.backends.choose import BACKENDS
 from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge_compress.convert.tensorrt import why_no_engine
 from logo_edge_compress.distill.distill import check_teachers
+from logo_edge_compress.pack import ARTIFACTS
 from logo_edge_compress.select import Limits
 from logo_edge_train.runs import Run
 
@@ -29,10 +30,9 @@ TARGETS = {
     "jetson": Target("tensorrt"),
     "web": Target("onnxruntime", by_size=True, small=True),
     "torchscript": Target("torchscript"),
+    "ncnn": Target("ncnn"),
     "server": Target("members"),
 }
-
-CONVERTED = ("openvino", "litert")  # targets whose artifacts are made and run by the backend's own library
 
 
 def is_measured(target: str) -> bool:
@@ -54,7 +54,7 @@ def check_targets(run: Run, targets: tuple[str, ...], limits: Limits, members: i
             f"--target server packs the teachers of {run.folder} together, and it has {teachers}; expected two or "
             f"more. Train with more train.teachers, or leave it out: {others}"
         )
-    for target in CONVERTED:
+    for target in ARTIFACTS:
         library = BACKENDS[target].library
         if target in targets and find_spec(library) is None:
             raise MissingExtraError(target, library)

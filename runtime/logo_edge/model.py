@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from logo_edge.backends.base import Backend, ModelFile, PerProcess, Resources
+from logo_edge.backends.base import WITH_WEIGHTS, Backend, ModelFile, PerProcess, Resources
 from logo_edge.backends.choose import AUTO, candidates, fastest, installed_versions, loaded_version, open_backend
 from logo_edge.backends.faults import without_known_faults
 from logo_edge.backends.onnxruntime import OnnxRuntime
@@ -238,7 +238,7 @@ def _read_artifact(bundle: Bundle, path: Path) -> ModelFile:
 def _own_model(bundle: Bundle, name: str) -> ModelFile:
     """The verified bytes of one of the bundle's models. Raises BundleError."""
     path = PurePosixPath(name)
-    weights = bundle.read(path.with_suffix(".bin").as_posix()) if path.suffix == ".xml" else b""
+    weights = bundle.read(path.with_suffix(".bin").as_posix()) if path.suffix in WITH_WEIGHTS else b""
     return ModelFile(bundle.folder / name, bundle.read(name), weights)
 
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from logo_edge import Classifier, Mode, Rejection, read_bundle
 from logo_edge.bundle.record import RECORD, MemberEntry, list_files, write_bundle_record
 from logo_edge.bundle.signing import SIGNATURE, make_keys, sign_record
-from logo_edge.errors import DatasetError, RecipeError
+from logo_edge.errors import BundleError, DatasetError, RecipeError
 from logo_edge_compress.card import find_weaknesses
 from logo_edge_compress.commands import calibrate
 from logo_edge_compress.convert.flatbuffer import write_flatbuffer
@@ -152,6 +152,22 @@ def test_every_file_of_a_bundle_stays_and_its_own_artifact_is_calibrated(fake_bu
     share = 0.999 if names & {"model.pt", "model.tflite"} else 1.0
     assert bundle.calibration.temperature == pytest.approx(share * expected, rel=3e-4)
     assert (bundle.calibration.temperature == expected) == (add is add_notes)
+
+
+def test_an_artifact_is_packed_with_a_copy_of_its_bundle_and_calibrated(fake_bundle, manifest, tmp_path):
+    folder, artifact, out = fake_bundle(temperature=9.0), tmp_path / "exported.xml", tmp_path / "packed"
+    openvino.save_model(openvino.convert_model(folder / "model.onnx"), artifact)
+    before = read_bundle(folder).files
+    bundle = recalibrate(folder, manifest, CONFIG, artifact=artifact, out=out)
+    assert bundle.folder == out
+    assert {"model.onnx", "model.xml", "model.bin"} < set(bundle.files)
+    assert (out / "model.xml").read_bytes() == artifact.read_bytes()
+    assert bundle.calibration.temperature < 9.0
+    assert read_bundle(folder).files == before, "the bundle itself stays"
+    with pytest.raises(BundleError, match="holds model.xml, the artifact is .*exported.xml"):
+        recalibrate(out, manifest, CONFIG, artifact=artifact, out=tmp_path / "twice")
+    with pytest.raises(BundleError, match="a file that ends in .xml, .tflite, .pt, .param"):
+        recalibrate(folder, manifest, CONFIG, artifact=folder / "model.onnx", out=tmp_path / "graph")
 
 
 def test_a_bundle_of_several_members_is_calibrated_on_what_they_say_together(fake_bundle, manifest, tmp_path):

@@ -227,9 +227,8 @@ def make_export(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
         forward = open_artifact(plan.backend, task.folder / engine["file"])
     else:  # TensorRT's graph runs in ONNX Runtime where there is no engine
         forward = open_artifact("onnxruntime" if plan.backend == "tensorrt" else plan.backend, files[0])
-    record = {
-        name: exported[name] for name in ("verified_by", "audit", "steps", "kept_range", "not_done") if name in exported
-    }
+    copied = "verified_by", "audit", "steps", "kept_range", "ranges", "not_done"
+    record = {name: exported[name] for name in copied if name in exported}
     record |= {
         "parity": verified["parity"],
         "engine": engine and engine["file"],

@@ -26,6 +26,7 @@ FORMAT_NAMES = {
     "litert": "LiteRT",
     "tensorrt": "TensorRT",
     "torchscript": "TorchScript",
+    "ncnn": "NCNN",
 }
 
 

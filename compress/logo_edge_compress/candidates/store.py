@@ -23,6 +23,7 @@ CONVERTERS = {  # the package of a candidate's method or backend
     "openvino": "openvino",
     "tensorrt": "tensorrt",
     "litert": "ai-edge-litert",
+    "ncnn": "ncnn",
 }
 STORED = ("status", "reason", "files", "record", "seconds")  # fields of a Candidate
 

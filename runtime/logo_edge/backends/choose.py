@@ -1,6 +1,6 @@
 """Which backend runs a model: one by name, or the fastest on this machine.
 
-ONNX Runtime and OpenVINO read the bundle's own graph; TensorRT and TorchScript run an artifact of `logo-edge export`.
+ONNX Runtime and OpenVINO read the bundle's own graph; the others run an artifact of `logo-edge export`.
 Only ONNX Runtime is in the base install; every library is loaded when its backend is opened.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from logo_edge.backends.base import Backend, ModelFile, Resources
 from logo_edge.backends.litert import LiteRt
+from logo_edge.backends.ncnn import Ncnn
 from logo_edge.backends.onnxruntime import OnnxRuntime
 from logo_edge.backends.openvino import OpenVino
 from logo_edge.backends.tensorrt import TensorRT
@@ -23,7 +24,7 @@ from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError
 from logo_edge.machine import on_cores
 
 AUTO = "auto"
-BACKENDS = {backend.name: backend for backend in (OnnxRuntime, OpenVino, LiteRt, TensorRT, TorchScript)}
+BACKENDS = {backend.name: backend for backend in (OnnxRuntime, OpenVino, LiteRt, TensorRT, TorchScript, Ncnn)}
 READS = {  # the backends that read a kind of model file
     suffix: tuple(name for name, backend in BACKENDS.items() if suffix in backend.suffixes)
     for suffix in dict.fromkeys(suffix for backend in BACKENDS.values() for suffix in backend.suffixes)

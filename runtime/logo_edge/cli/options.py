@@ -77,7 +77,8 @@ COVERAGE = Option(
 )
 BACKEND = Option(
     "--backend",
-    "onnxruntime, openvino, litert, tensorrt, torchscript, or auto: the fastest here, measured once and remembered.",
+    "onnxruntime, openvino, litert, tensorrt, torchscript, ncnn, or auto: the fastest here, measured once and "
+    "remembered.",
     "onnxruntime",
 )
 ARTIFACT = Option(
