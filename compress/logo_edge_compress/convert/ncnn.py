@@ -191,9 +191,9 @@ def find_quantized(layers: list[Layer], model: onnx.ModelProto, grids: dict[str,
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     by_weights, dense = {}, 0
-    for node in model.graph.node:
+    for node in [node for node in model.graph.node if node.op_type == "Conv"]:
         inputs, kernel = node.input[:2]
-        if node.op_type == "Conv" and {inputs, kernel} <= grids.keys() and not grids[kernel].zero_point.any():
+        if {inputs, kernel} <= grids.keys() and not grids[kernel].zero_point.any():
             by_weights[len(constants[kernel]), constants[kernel].tobytes()] = grids[inputs], grids[kernel]
             dense += all(attribute.i == 1 for attribute in node.attribute if attribute.name == "group")
     quantized = {
