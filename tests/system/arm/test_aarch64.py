@@ -60,7 +60,8 @@ def test_the_doctor_finds_the_golden_vectors_hold_on_arm(emulated):
     assert found["healthy"]
 
 
-def test_litert_computes_on_arm_what_it_computes_here(emulated, tmp_path):
+def test_litert_computes_on_arm_what_it_computes_here_or_is_refused(cpu, emulated, tmp_path):
+    """LiteRT 2.3.0 gives other INT8 logits on an emulated core with SME; it is not known if QEMU 7 or LiteRT errs."""
     artifact, pixels, logits = (tmp_path / name for name in ("model.tflite", "pixels.npy", "logits.npy"))
     artifact.write_bytes(write_flatbuffer(onnx.load(DEFAULT_BUNDLE / "model.onnx")))
     classifier = Classifier.load(None, backend="litert", artifact=artifact)
@@ -68,12 +69,18 @@ def test_litert_computes_on_arm_what_it_computes_here(emulated, tmp_path):
     np.save(pixels, np.concatenate([images, 255 - images]))
     code = f"""
 import numpy as np
-from logo_edge import Classifier
-classifier = Classifier.load(None, backend="litert", artifact={str(artifact)!r})
-assert classifier.run_vectors() == 8
-np.save({str(logits)!r}, classifier.logits(np.load({str(pixels)!r})))
+from logo_edge import BundleError, Classifier
+try:
+    classifier = Classifier.load(None, backend="litert", artifact={str(artifact)!r})
+except BundleError as error:
+    print(error)
+else:
+    np.save({str(logits)!r}, classifier.logits(np.load({str(pixels)!r})))
 """
-    emulated("-c", code)
+    text = emulated("-c", code)
+    if cpu != emulate.FIRST and not logits.exists():
+        assert "golden vector 01-simple.png gives simple with logits off by" in text
+        return
     assert np.load(logits).shape == (16, 4)
     assert np.array_equal(np.load(logits), classifier.logits(np.load(pixels)))
 
