@@ -339,6 +339,12 @@ def export_command(
         layers = ", ".join(f"{number} in {kind}" for kind, number in counted["layers"].items())
         left = f" ({', '.join(counted['float_layers'])})" if counted["float_layers"] else ""
         typer.echo(f"layers with weights compute {layers}{left}")
+    if steps := record.get("steps"):
+        shared = "it may share" if steps["shares_calibration"] else "it does not share"
+        typer.echo(
+            f"all logits equal on {steps['equal_share']:.1%} of the images, off by {steps['largest']} steps of "
+            f"quantization at most: {shared} its parent's calibration"
+        )
     if record.get("engine"):
         typer.echo(f"engine {out / record['engine']['file']}, verified on the GPU")
 

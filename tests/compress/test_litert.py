@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import logo_edge
 from logo_edge import BundleError, Classifier
 from logo_edge.errors import ExportError, MissingExtraError
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import preprocess
+from logo_edge_compress.commands import export
 from logo_edge_compress.convert.export import export_artifact
 from logo_edge_compress.convert.request import Images
 from logo_edge_compress.convert.source import read_source
@@ -57,6 +59,17 @@ def test_the_shipped_bundle_is_reproduced_to_the_step_and_may_share_its_calibrat
     assert steps["equal_share"] >= 0.9
     assert steps["shares_calibration"] == (steps["equal_share"] >= 0.97)
     assert record["verified_by"] == "ai-edge-litert"
+
+
+def test_the_command_says_whether_the_calibration_is_shared(tmp_path):
+    for index, sample in enumerate(2 * SAMPLES):
+        shutil.copy(sample, tmp_path / f"{index}.png")
+    arguments = [str(RUNTIME / "default_bundle"), "--format", "litert", "--data", str(tmp_path), "--out", str(tmp_path)]
+    result = CliRunner().invoke(export, arguments)
+    assert result.exit_code == 0, result.output
+    assert "off by 0 steps of quantization at most: it does not share its parent's calibration" in result.output
+    record = json.loads((tmp_path / "default-int8-litert.json").read_text())
+    assert record["steps"]["equal_share"] == 1, "but a folder is not val"
 
 
 def test_only_what_is_equal_on_all_of_val_may_share_a_calibration():
