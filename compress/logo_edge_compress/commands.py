@@ -102,6 +102,13 @@ def compress_command(
     members: int = typer.Option(
         0, "--members", min=0, help="For server: the number of teachers, from the first; 0: all."
     ),
+    carry: list[str] = typer.Option(
+        [],
+        "--carry",
+        metavar="CANDIDATE",
+        help="Put this candidate of the chosen student, such as fp32 or int8-openvino, into the bundle too; --backend "
+        "auto then takes the quickest on each device. Its size counts. May be repeated.",
+    ),
     budget: float | None = typer.Option(
         None,
         "--budget-minutes",
@@ -143,6 +150,8 @@ def compress_command(
         raise typer.BadParameter(
             f"--members {members}: expected from 2 to the {len(read_run(run).record['members'])} teachers of {run}"
         )
+    if carry and "server" in targets:
+        raise typer.BadParameter("--carry applies to one network, and --target server packs several; leave one out")
     chosen = load_recipe(recipe, tuple(override), used=("name", "distill", "quantize", "calibrate")) if recipe else None
     check_targets(with_recipe(read_run(run), chosen), targets, limits, members)
     name = name or "-".join([run.resolve().name, *([chosen.name] if chosen else [])])
@@ -161,6 +170,7 @@ def compress_command(
                 targets=targets,
                 limits=limits,
                 members=members,
+                carry=tuple(dict.fromkeys(carry)),
                 budget_minutes=budget,
                 outliers=families_of("choice"),
             )

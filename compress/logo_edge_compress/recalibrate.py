@@ -18,8 +18,8 @@ from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.card import CARD
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_compress.onnx.embedding_output import embed_bundle
-from logo_edge_compress.pack import ARTIFACTS, describe_calibration, pack_bundle, reference
-from logo_edge_train.data.manifest import Manifest, labelled_rows, targets_of
+from logo_edge_compress.pack import ARTIFACTS, describe_calibration, open_view, pack_bundle, reference
+from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge_train.recipe import CalibrateConfig
 from logo_edge_train.recipe_io import BUILT_IN, load_recipe
 
@@ -30,7 +30,8 @@ def recalibrate(
     """The bundle in `folder`, packed again with a calibration fitted on its logits of the manifest's calib split.
 
     The logits are those of the artifact that it is packed for (`ARTIFACTS`), or of all members. With `artifact`, which
-    `logo-edge export` made of the bundle, a copy of the bundle that also holds this artifact is packed to `out`.
+    `logo-edge export` made of the bundle, a copy of the bundle that also holds this artifact is packed to `out`. Each
+    variant is calibrated on its own logits.
     Figures on val and test and the reference are updated and, if the manifest has a train split, the embedding; a
     signature is dropped; every other file stays. Raises DatasetError where calib is empty, lacks a class or has labels
     that the bundle does not know, MissingExtraError where the artifact's library is missing, BundleError where the
@@ -64,21 +65,22 @@ def recalibrate(
     rows |= {
         name: labelled_rows(manifest, name, labels, "the bundle's") for name in ("val", "test") if manifest.split(name)
     }
-    logits = {
-        name: np.concatenate(
-            [classifier.logits(classifier.read_pixels(manifest.image_path(row))[None]) for row in part]
-        )
-        for name, part in rows.items()
-    }
+    logits = {name: _logits(classifier, manifest, part) for name, part in rows.items()}
     fitted = fit_calibration(logits["calib"], targets_of(rows["calib"], labels), labels, config)
     calibration = fitted.calibration
     calibrated = {
         name: calibrated_logits(part, calibration.temperature, calibration.scaling) for name, part in logits.items()
     }
+    variants = []
+    for variant in bundle.variants:
+        own = _logits(open_view(bundle.of_variant(variant)), manifest, rows["calib"])
+        refitted = fit_calibration(own, targets_of(rows["calib"], labels), labels, config)
+        variants.append(replace(variant, calibration=refitted.calibration))
     metrics = {name: summarize_rows(calibrated[name], part, labels) for name, part in rows.items() if name != "calib"}
     bundle = replace(
         bundle,
         calibration=calibration,
+        variants=tuple(variants),
         metrics=metrics,
         reference=reference(logits["calib"], labels, calibration),
         provenance={**bundle.provenance, **describe_calibration(config, fitted)},
@@ -95,6 +97,11 @@ def recalibrate(
         if not bundle.members:
             bundle, model, space = embed_bundle(bundle, model, Path(work), manifest)
         return pack_bundle(bundle, model, out or folder, {**unchanged, **space, **added})
+
+
+def _logits(classifier: Classifier, manifest: Manifest, rows: list[LogoRow]) -> np.ndarray:
+    """(N, K), image by image."""
+    return np.concatenate([classifier.logits(classifier.read_pixels(manifest.image_path(row))[None]) for row in rows])
 
 
 def read_config(bundle: Bundle, recipe: str | None, overrides: tuple[str, ...]) -> CalibrateConfig:

@@ -555,8 +555,14 @@ def test_layers_go_back_to_fp32_where_no_int8_holds_its_parent(folder, tmp_path)
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder, equal_costs):
     recipe = recipe_from_dict({**RECIPE, "name": "tough", "distill": {**RECIPE["distill"], "adversarial_radius": 2.0}})
     before = (folder / "run" / "compress" / "report.json").read_bytes()
-    record = compress_run(folder, folder / "tough", recipe=recipe)
+    record = compress_run(folder, folder / "tough", recipe=recipe, carry=("fp32", "fp16"))
     bundle = Classifier.load(folder / "tough").bundle
+    carried = {variant.file: variant for variant in bundle.variants}
+    names = {"fp32", "fp16"} - {record["targets"]["cpu"]["method"]}
+    assert set(carried) == {f"variants/{name}.onnx" for name in names}
+    assert {variant.vectors for variant in carried.values()} == {f"vectors/{name}.json" for name in names}
+    assert all(Classifier(bundle.of_variant(variant)).run_vectors() >= 8 for variant in carried.values())
+    assert bundle.provenance["fitting"]["images"] == 24
     assert record["recipe"] == bundle.provenance["recipe"] == "tough"
     assert json.loads((folder / "run" / "compress-tough" / "report.json").read_text())["bundle_bytes"] > 0
     assert (folder / "run" / "compress" / "report.json").read_bytes() == before

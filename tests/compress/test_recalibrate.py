@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino
 import pytest
 import torch
@@ -18,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, Mode, Rejection, read_bundle
-from logo_edge.bundle.record import RECORD, MemberEntry, list_files, write_bundle_record
+from logo_edge.bundle.record import RECORD, MemberEntry, VariantEntry, list_files, write_bundle_record
 from logo_edge.bundle.signing import SIGNATURE, make_keys, sign_record
 from logo_edge.errors import BundleError, DatasetError, RecipeError
 from logo_edge_compress.card import find_weaknesses
@@ -181,6 +182,30 @@ def test_a_bundle_of_several_members_is_calibrated_on_what_they_say_together(fak
     expected = recalibrate(fake_bundle(), manifest, CONFIG)
     assert bundle.calibration.temperature == pytest.approx(expected.calibration.temperature, rel=1e-3)
     assert Classifier.load(folder).run_vectors() >= 8
+
+
+def test_a_variant_is_calibrated_on_its_own_logits_and_gets_vectors_of_its_own(fake_bundle, manifest):
+    folder, name = fake_bundle(temperature=9.0), "variants/fp32.onnx"
+    model = onnx.load(folder / "model.onnx")
+    weights = model.graph.initializer[0]
+    weights.CopyFrom(onnx.numpy_helper.from_array(3 * onnx.numpy_helper.to_array(weights), weights.name))
+    (folder / name).parent.mkdir()
+    onnx.save(model, folder / name)
+    before = read_bundle(folder)
+    variant = VariantEntry(name, "fp32", "vectors/fp32.json", before.calibration)
+    vectors = json.loads((folder / before.vectors).read_text())
+    for vector in vectors["vectors"]:
+        vector["logits"] = [3 * logit for logit in vector["logits"]]
+    (folder / variant.vectors).write_text(json.dumps(vectors))
+    write_bundle_record(replace(before, variants=(variant,), files=list_files(folder)))
+    bundle = recalibrate(folder, manifest, CONFIG)
+    (packed,) = bundle.variants
+    assert packed.calibration.temperature > 1.5 * bundle.calibration.temperature
+    assert bundle.files[name].sha256 == read_bundle(folder).files[name].sha256
+    own, other = (json.loads((folder / path).read_text())["vectors"] for path in (bundle.vectors, packed.vectors))
+    assert [vector["logits"] for vector in other] == [
+        pytest.approx([3 * logit for logit in vector["logits"]], rel=1e-3, abs=1e-3) for vector in own
+    ]
 
 
 def test_the_command_keeps_the_risks_that_the_bundle_was_made_by(fake_bundle, manifest, tmp_path):

@@ -175,11 +175,11 @@ def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, findings, mon
 
     times, measured = iter([3.0, 2.0]), []
 
-    def measure(call, **_):
-        measured.append(call())
-        return timing.Latency(next(times), 0, 0, 1)
+    def measure(calls):
+        measured.extend(call() for call in calls.values())
+        return {name: next(times) for name in calls}
 
-    monkeypatch.setattr(timing, "measure_latency", measure)
+    monkeypatch.setattr(timing, "measure_by_turns", measure)
     bundle = fake_bundle()
     assert [Classifier.load(bundle, backend="auto").backend for _ in range(3)] == ["openvino"] * 3
     assert len(measured) == 2

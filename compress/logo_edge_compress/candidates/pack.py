@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry
+from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, VariantEntry
 from logo_edge_compress.candidates.measure import Measured
 from logo_edge_compress.candidates.store import Candidate
 from logo_edge_compress.distill.distill import load_student
@@ -31,9 +31,20 @@ FORMAT_NAMES = {
 
 
 def pack_candidate(
-    work: Work, target: str, chosen: Measured, measured: list[Measured], *, name: str, key: str, out: Path
+    work: Work,
+    target: str,
+    chosen: Measured,
+    measured: list[Measured],
+    *,
+    name: str,
+    key: str,
+    out: Path,
+    carry: tuple[str, ...] = (),
 ) -> tuple[Bundle, dict]:
-    """Packs the chosen candidate to `out`; the bundle, and what the target's record says of it."""
+    """Packs the chosen candidate to `out`; the bundle, and what the target's record says of it.
+
+    `carry` names further candidates of the student, which become the bundle's variants.
+    """
     run, candidate, calibration = work.run, chosen.candidate, chosen.fitted.calibration
     siblings = [other for other in measured if other.candidate.student == candidate.student]
     fp32 = [other for other in siblings if other.candidate.name == "fp32"]
@@ -46,10 +57,22 @@ def pack_candidate(
     else:
         outputs = {output.name for output in onnx.load(graph.path, load_external_data=False).graph.output}
         extra = {} if graph is candidate else {f"model{path.suffix}": path for path in candidate.paths}
+    carried = [other for other in siblings if other.candidate.name in carry and other is not chosen]
+    for other in carried:
+        extra |= {f"variants/{other.candidate.name}{path.suffix}": path for path in other.candidate.paths}
     described = Bundle(
         name=name if target == "cpu" else f"{name}-{target}",
         labels=run.classes,
         members=members,
+        variants=tuple(
+            VariantEntry(
+                f"variants/{other.candidate.name}{other.candidate.path.suffix}",
+                other.candidate.precision,
+                f"vectors/{other.candidate.name}.json",
+                other.fitted.calibration,
+            )
+            for other in carried
+        ),
         model=ModelEntry(
             members[0].file if members else "model.onnx",
             graph.precision,

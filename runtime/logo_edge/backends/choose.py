@@ -70,22 +70,24 @@ def candidates(path: Path) -> list[str]:
     return installed
 
 
-def fastest(names: Sequence[str], measure_ms: Callable[[str], float], key: dict, model: str) -> str:
-    """The backend of the lowest `measure_ms(name)`; the latencies are measured once per `key` and kept in the cache.
+def fastest(names: Sequence[str], prepare: Callable[[str], Callable[[], object]], key: dict, model: str) -> str:
+    """The name whose `prepare(name)()` is fastest; all take turns, once per `key`, and the times are kept in the cache.
 
-    A backend that raises LogoEdgeError is left out. Raises BundleError, naming `model`, where all do.
+    A name for which `prepare` raises LogoEdgeError is left out. Raises BundleError, naming `model`, where all are.
     """
 
     def measure() -> dict[str, float]:
-        times_ms, refusals = {}, []
+        from logo_edge import timing
+
+        calls, refusals = {}, []
         for name in names:
             try:
-                times_ms[name] = measure_ms(name)
+                calls[name] = prepare(name)
             except LogoEdgeError as error:
                 refusals.append(f"{name}: {error}")
-        if not times_ms:
+        if not calls:
             raise BundleError(f"{model}: no backend runs it here. {'; '.join(refusals)}")
-        return times_ms
+        return timing.measure_by_turns(calls)
 
     times_ms = remembered(key, measure)
     return min(times_ms, key=times_ms.__getitem__)
