@@ -115,8 +115,8 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print(child.pid, flush=True)
 time.sleep(600)
 """
-    with pytest.raises(ExportError, match=r"stopped after 5 s.*Its last lines: \d+") as stopped:
-        convert(lock, tmp_path, hangs, limit_s=5)
+    with pytest.raises(ExportError, match=r"stopped after 10 s.*Its last lines: \d+") as stopped:
+        convert(lock, tmp_path, hangs, limit_s=10)
     state = Path(f"/proc/{str(stopped.value).split()[-1]}/stat")
     deadline = time.monotonic() + 30
     while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline:

@@ -24,7 +24,7 @@ from logo_edge_compress.onnx.graph import LEAST_STORED, PIXELS, attributes_of, f
 
 NHWC, NCHW_TO_NHWC = (0, 2, 3, 1), {0: 0, 1: 3, 2: 1, 3: 2}
 IDENTIFIER, FROM_HALF = b"TFL3", "_from_float16"  # the latter ends the name of a tensor of halves as float32
-ALIGNMENT = 16  # bytes, of a buffer
+NAMED = 4  # tensors in a message
 INTEGER = ("Conv", "Gemm", "Add", "Mul", "MaxPool", "Concat")  # operators whose integer kernels round alike
 ON_A_CHIP = (*INTEGER, "ReduceMean", "GlobalAveragePool", "HardSwish", "AveragePool")  # where there is no float at all
 FUSING = ("Conv", "Gemm", "Add", "Mul", "MaxPool", "AveragePool")  # operators that can end in an activation
@@ -127,9 +127,10 @@ class _Writer:
             elif not self.fused.issuperset(node.output):
                 EMITTERS[node.op_type](self, node, attributes_of(node))
         if self.integers_only and self.floats:
+            more = f" and {len(self.floats) - NAMED} more tensors" if len(self.floats) > NAMED else ""
             raise ExportError(
-                f"the graph computes {', '.join(self.floats)} in float, and a microcontroller's has integers alone; "
-                "export it for litert"
+                f"the graph computes {', '.join([*self.floats][:NAMED])}{more} in float, and a microcontroller's has "
+                "integers alone; export it for litert"
             )
         find = self.integers.__getitem__ if self.integers_only else self.real
         results = [find(name) for name in self.outputs]
