@@ -73,7 +73,7 @@ def main() -> None:
             result = run_bench(systems, images, preset, say=lambda line: print(line, file=sys.stderr))
         result["clocks"] = {"before": clocks, "after": read_clocks()}
         result["not_measured"] |= left_out
-        result["warnings"] += [f"clocks may have changed: {entry}" for entry in loose]
+        result["warnings"] += [f"clocks may have changed: {clock}" for clock in loose]
         write_result(result, arguments.out)
         print(markdown_of(result))
     except LogoEdgeError as error:
@@ -109,9 +109,9 @@ def parse_clocks(text: str) -> dict[str, dict[str, int]]:
 def unpinned(clocks: dict[str, dict[str, int]]) -> list[str]:
     """The units whose minimum and maximum frequencies differ, so that the clock follows the load."""
     return [
-        f"{name} {entry['MinFreq']} to {entry['MaxFreq']}"
-        for name, entry in clocks.items()
-        if entry["MinFreq"] < entry["MaxFreq"]
+        f"{name} {clock['MinFreq']} to {clock['MaxFreq']}"
+        for name, clock in clocks.items()
+        if clock["MinFreq"] < clock["MaxFreq"]
     ]
 
 

@@ -121,15 +121,15 @@ def reliability_diagram(bins_by_name: dict[str, list[dict]]) -> str:
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--", alpha=0.5)
         for index, (name, bins) in enumerate(bins_by_name.items()):
             axes.plot(
-                [entry["confidence"] for entry in bins],
-                [entry["accuracy"] for entry in bins],
+                [row["confidence"] for row in bins],
+                [row["accuracy"] for row in bins],
                 f"{MARKERS[index]}-",
                 color=COLOURS[index],
                 markersize=4,
                 linewidth=1.2,
                 label=name,
             )
-        least = min(min(entry["confidence"], entry["accuracy"]) for bins in bins_by_name.values() for entry in bins)
+        least = min(min(row["confidence"], row["accuracy"]) for bins in bins_by_name.values() for row in bins)
         axes.set_xlabel("mean confidence")
         axes.set_ylabel("accuracy")
         axes.set_xlim(max(0.0, least - 0.05), 1.02)

@@ -50,7 +50,7 @@ def print_evaluation(evaluation: dict, console: Console | None = None) -> None:
     console.print(table)
     named = [named_slices(subject) for subject in subjects]
     by_kind = {
-        f"round and icon set, {which}": [{name: entry[key] for name, entry in slices.items()} for slices in named]
+        f"round and icon set, {which}": [{name: rates[key] for name, rates in slices.items()} for slices in named]
         for which, key in (("all", "accuracy"), ("sure", "accuracy_sure"))
         if named[0]
     }
@@ -81,8 +81,8 @@ def _print_corruptions(subjects: list[dict], console: Console) -> None:
             continue
         severities = list(corruptions["mean"])
         table = LiteralTable("", *severities, title=f"{subject['name']}: accuracy by corruption and severity")
-        for name, entry in corruptions["by_corruption"].items():
-            table.add_row(name, *(f"{entry[severity]['value']:.1%}" for severity in severities))
+        for name, by_severity in corruptions["by_corruption"].items():
+            table.add_row(name, *(f"{by_severity[severity]['value']:.1%}" for severity in severities))
         table.add_row("mean", *(f"{corruptions['mean'][severity]:.1%}" for severity in severities))
         if clean := subject["accuracy"]["value"]:
             table.add_row(

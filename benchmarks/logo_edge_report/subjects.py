@@ -133,11 +133,11 @@ def _onnx_subject(path: Path) -> Subject:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    entry = session.get_inputs()[0]
-    contract = InputContract(entry.shape[1], details=entry.shape[3] > 3)
+    model_input = session.get_inputs()[0]
+    contract = InputContract(model_input.shape[1], details=model_input.shape[3] > 3)
 
     def forward(pixels: np.ndarray) -> np.ndarray:
-        return session.run(None, {entry.name: pixels})[0]
+        return session.run(None, {model_input.name: pixels})[0]
 
     run = _run_of(path)
     return Subject(

@@ -51,8 +51,8 @@ def run_app(path: Path, threads: int, seconds: int) -> dict:
     program = shutil.which("benchmark_app", path=str(Path(sys.executable).parent)) or shutil.which("benchmark_app")
     if program is None:
         raise LogoEdgeError("benchmark_app is not installed; it comes with: pip install 'logo-edge[openvino]'")
-    (entry,) = onnx.load(path, load_external_data=False).graph.input
-    shape = ",".join(str(axis.dim_value or 1) for axis in entry.type.tensor_type.shape.dim)
+    (model_input,) = onnx.load(path, load_external_data=False).graph.input
+    shape = ",".join(str(axis.dim_value or 1) for axis in model_input.type.tensor_type.shape.dim)
     command = [
         program,
         "-m",
@@ -66,9 +66,9 @@ def run_app(path: Path, threads: int, seconds: int) -> dict:
         "-nthreads",
         str(threads),
         "-shape",
-        f"{entry.name}[{shape}]",
+        f"{model_input.name}[{shape}]",
         "-data_shape",
-        f"{entry.name}[{shape}]",
+        f"{model_input.name}[{shape}]",
         "-t",
         str(seconds),
         "-infer_precision",

@@ -90,7 +90,7 @@ def compress(
     shutil.rmtree(folder / "pixels", ignore_errors=True)
     packable = [candidate for candidate in candidates if candidate.status == "made" and candidate.backend != "member"]
     measured, timed = measure_candidates(work, packable)
-    by_title = {entry.title: entry for entry in measured}
+    by_title = {candidate.title: candidate for candidate in measured}
     machine, val = describe_machine(), splits["val"]
     record = {
         "key": key,
@@ -189,7 +189,7 @@ def _choose(
 ) -> tuple[Choice, dict]:
     """The choice among the candidates for the target's backend, each with what it carries, and its record."""
     settings = TARGETS[target]
-    rows, unable = add_carried([entry.row for entry in measured], carry)
+    rows, unable = add_carried([candidate.row for candidate in measured], carry)
     rows = [row for row in rows if row.backend == settings.backend]
     if settings.small and limits.size_mb is None:
         limits = replace(limits, size_mb=run.recipe.distill.max_size_mb)

@@ -164,9 +164,9 @@ Calibration parse_calibration(const json& table, std::size_t classes) {
     for (const auto& row : calibration.scaling->weight) square = square && row.size() == classes;
     require(square, "calibration.scaling: expected a square weight and a bias, one row for each label");
   }
-  for (const json& entry : table.at("conformal")) {
-    Conformal conformal{entry.at("level"), std::nullopt, entry.at("refused")};
-    if (!entry.at("threshold").is_null()) conformal.threshold = entry.at("threshold").get<double>();
+  for (const json& row : table.at("conformal")) {
+    Conformal conformal{row.at("level"), std::nullopt, row.at("refused")};
+    if (!row.at("threshold").is_null()) conformal.threshold = row.at("threshold").get<double>();
     require(is_share(conformal.level) && is_share(conformal.threshold.value_or(0)),
             "calibration.conformal: expected shares");
     calibration.conformal.push_back(conformal);
@@ -187,12 +187,12 @@ InputContract parse_input(const json& table) {
 }
 
 /// The bytes of a file of the bundle. Throws BundleError where its path leaves the folder or its hash is wrong.
-std::string read_verified(const fs::path& folder, const std::string& name, const json& entry) {
+std::string read_verified(const fs::path& folder, const std::string& name, const json& expected) {
   const fs::path root = fs::weakly_canonical(folder), path = fs::weakly_canonical(folder / name);
   const bool inside = std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first == root.end();
   require(inside && !name.empty() && name[0] != '/', "files: " + name + " leads out of the bundle");
   std::string data = read_file(path);
-  if (sha256(data.data(), data.size()) != entry.at("sha256")) {
+  if (sha256(data.data(), data.size()) != expected.at("sha256")) {
     throw BundleError(path.string() + ": not the file that was packed. Copy or pack the bundle again");
   }
   return data;
@@ -279,8 +279,8 @@ Classifier::Classifier(const std::string& folder, Options options, int threads)
       if (name == "epistemic") loaded.output_names.push_back("epistemic");
     }
     std::string graph;
-    for (const auto& [name, entry] : record.at("files").items()) {
-      std::string data = read_verified(root, name, entry);
+    for (const auto& [name, file] : record.at("files").items()) {
+      std::string data = read_verified(root, name, file);
       if (name == model.at("file")) graph = std::move(data);
     }
     require(!graph.empty(), "files: expected the model's among them");

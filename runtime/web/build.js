@@ -37,8 +37,8 @@ async function build(bundle, out, webgpu) {
   await replace(path.join(part, "lib", "classifier.js"), '"onnxruntime-web/wasm"', '"../ort/ort.wasm.min.mjs"');
   await replace(path.join(part, "lib", "classifier.js"), '"onnxruntime-web/webgpu"', '"../ort/ort.webgpu.min.mjs"');
   const files = (await readdir(part, { recursive: true, withFileTypes: true }))
-    .filter((entry) => entry.isFile() && entry.name !== "sw.js")
-    .map((entry) => path.relative(part, path.join(entry.parentPath, entry.name)).split(path.sep).join("/"))
+    .filter((file) => file.isFile() && file.name !== "sw.js")
+    .map((file) => path.relative(part, path.join(file.parentPath, file.name)).split(path.sep).join("/"))
     .sort();
   const hash = createHash("sha256");
   for (const name of files) hash.update(`${name}\0`).update(await readFile(path.join(part, name)));

@@ -296,13 +296,13 @@ def test_scaling_is_measured_over_cores_batches_sizes_and_folders(labelled, imag
     monkeypatch.setattr(scaling, "SIZES_PX", (32, 1024))
     monkeypatch.setattr(scaling, "FOLDERS_QUICK", (10, 20))
     (system,) = bundle_systems([labelled[0]])
-    found = scaling.measure_scaling(system, images, replace(SHORT, rounds=2))
-    assert found["cores"][0]["processes"]["of_one"]["value"] == found["cores"][0]["threads"]["of_one"]["value"] == 1
-    assert [entry["batch"] for entry in found["batches"]] == [1, 4]
-    cost = {(entry["format"], entry["size_px"]): entry["ms"]["value"] for entry in found["sizes"]}
+    figures = scaling.measure_scaling(system, images, replace(SHORT, rounds=2))
+    assert figures["cores"][0]["processes"]["of_one"]["value"] == figures["cores"][0]["threads"]["of_one"]["value"] == 1
+    assert [row["batch"] for row in figures["batches"]] == [1, 4]
+    cost = {(row["format"], row["size_px"]): row["ms"]["value"] for row in figures["sizes"]}
     assert {kind for kind, _ in cost} == {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"}
     assert all(cost[kind, 1024] > cost[kind, 32] > 0 for kind, _ in cost)
-    assert [entry["files"] for entry in found["folders"]] == [10, 20]
+    assert [row["files"] for row in figures["folders"]] == [10, 20]
 
 
 def test_scaling_covers_what_a_user_may_have():

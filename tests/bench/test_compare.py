@@ -76,14 +76,14 @@ def test_accuracy_and_size_are_held_too():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda found: found["machine"].update(isa=["avx512_vnni"]), "instruction set"),
-        (lambda found: found["ratios"].update(to="another"), "yardstick"),
-        (lambda found: found.update(split="val"), "split"),
-        (lambda found: found["method"].update(size_px=256), "size_px"),
-        (lambda found: found["rows"][0]["accuracy"].update(count=1246), "ours, logos: 531 / 1246"),
-        (lambda found: found["rows"][0].update(threads=2), "ours, threads"),
-        (lambda found: found["rows"][0].update(spinning=True), "ours, spinning"),
-        (lambda found: found["rows"][0].update(precision="fp32"), "ours, precision"),
+        (lambda record: record["machine"].update(isa=["avx512_vnni"]), "instruction set"),
+        (lambda record: record["ratios"].update(to="another"), "yardstick"),
+        (lambda record: record.update(split="val"), "split"),
+        (lambda record: record["method"].update(size_px=256), "size_px"),
+        (lambda record: record["rows"][0]["accuracy"].update(count=1246), "ours, logos: 531 / 1246"),
+        (lambda record: record["rows"][0].update(threads=2), "ours, threads"),
+        (lambda record: record["rows"][0].update(spinning=True), "ours, spinning"),
+        (lambda record: record["rows"][0].update(precision="fp32"), "ours, precision"),
     ],
 )
 def test_ratios_measured_otherwise_are_refused_with_what_differs(change, named):

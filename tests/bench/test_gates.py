@@ -61,15 +61,12 @@ def test_every_gate_holds_at_its_limit_and_fails_beyond_it(name):
 
 def test_a_figure_that_is_not_a_number_holds_no_gate():
     figures = {**FIGURES, "accuracy": {**FIGURES["accuracy"], "nll": float("nan"), "accuracy": {"value": float("nan")}}}
-    assert not any(entry.holds for entry in check_gates(Gates(accuracy=0.0, nll=9.0), figures))
+    assert not any(gate.holds for gate in check_gates(Gates(accuracy=0.0, nll=9.0), figures))
 
 
 def test_single_classes_have_gates_of_their_own(gates_file):
     gates = read_gates(gates_file("[recall]\nred = 0.75\nblue = 0.75"))
-    assert {entry.name: entry.holds for entry in check_gates(gates, FIGURES)} == {
-        "recall.red": True,
-        "recall.blue": False,
-    }
+    assert {gate.name: gate.holds for gate in check_gates(gates, FIGURES)} == {"recall.red": True, "recall.blue": False}
     with pytest.raises(RecipeError, match="recall.green: no such class; expected one of red, blue"):
         check_gates(Gates(recall={"green": 0.5}), FIGURES)
 
@@ -102,9 +99,9 @@ def test_the_command_fails_with_the_failing_rows_and_passes_without(labelled, ga
     assert "2 of 2 gates hold on test" in held.output
     failed = run_check(bundle, manifest, gates_file("accuracy = 0.9\nsize_mb = 1"), "--json")
     assert failed.exit_code == 1
-    found = json.loads(failed.stdout)
-    assert not found["holds"]
-    assert [row["name"] for row in found["gates"] if not row["holds"]] == ["accuracy"]
+    record = json.loads(failed.stdout)
+    assert not record["holds"]
+    assert [row["name"] for row in record["gates"] if not row["holds"]] == ["accuracy"]
 
 
 def test_a_bundle_that_is_not_signed_by_the_given_key_is_not_checked(labelled, gates_file, tmp_path):

@@ -45,14 +45,14 @@ def board(tmp_path):
 
 
 def test_a_board_is_described_by_what_its_speed_depends_on(board):
-    found = machine.describe(board)
-    assert found["governor"] == ["schedutil"]
-    assert found["frequency_limits_mhz"] == [[600, 2000]]
-    assert found["power_mode"] == "balanced"
-    assert found["cpus"] >= len(found["usable_cpus"]) >= 1
-    assert found["versions"]["onnxruntime"]
-    assert found["isa"]
-    assert set(machine.COMPARED) <= set(found)
+    description = machine.describe(board)
+    assert description["governor"] == ["schedutil"]
+    assert description["frequency_limits_mhz"] == [[600, 2000]]
+    assert description["power_mode"] == "balanced"
+    assert description["cpus"] >= len(description["usable_cpus"]) >= 1
+    assert description["versions"]["onnxruntime"]
+    assert description["isa"]
+    assert set(machine.COMPARED) <= set(description)
 
 
 def test_its_conditions_are_read_and_doubts_are_said(board):
@@ -75,9 +75,9 @@ def test_its_conditions_are_read_and_doubts_are_said(board):
 
 
 def test_a_machine_that_tells_nothing_is_described_all_the_same(tmp_path):
-    found = machine.conditions(tmp_path)
-    assert (found["celsius"], found["mhz"], found["cooling"], found["throttles"]) == ({}, [], {}, 0)
-    assert machine.warnings_of(found | {"load_average": 0}, found, 2) == []
+    conditions = machine.conditions(tmp_path)
+    assert (conditions["celsius"], conditions["mhz"], conditions["cooling"], conditions["throttles"]) == ({}, [], {}, 0)
+    assert machine.warnings_of(conditions | {"load_average": 0}, conditions, 2) == []
 
 
 @pytest.mark.parametrize("key", machine.COMPARED)

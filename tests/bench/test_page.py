@@ -159,5 +159,5 @@ def test_without_the_extra_the_page_is_refused_before_anything_is_measured(monke
 
 
 def test_medians_of_rounds_have_an_order(result):
-    found = median_interval([3.0, 1.0, 2.0, 5.0, 4.0, 6.0, 7.0])
-    assert (found["low"], found["value"], found["high"]) == (1.0, 4.0, 7.0)
+    interval = median_interval([3.0, 1.0, 2.0, 5.0, 4.0, 6.0, 7.0])
+    assert (interval["low"], interval["value"], interval["high"]) == (1.0, 4.0, 7.0)

@@ -121,10 +121,11 @@ def test_the_opencv_loop_gives_the_bundles_guesses(labelled, tmp_path):
 
     classifier = Classifier.load(labelled[0])
     files = [str(tmp_path / f"{index}.png") for index in range(12)]
-    found = np.array(load(list(classifier.labels), str(labelled[0]), 1).probabilities(files))
+    probabilities = np.array(load(list(classifier.labels), str(labelled[0]), 1).probabilities(files))
     guesses = [classifier.classify(path).best_guess for path in files]
     assert (
-        np.mean([classifier.labels[row.argmax()] == guess for row, guess in zip(found, guesses, strict=True)]) >= 0.75
+        np.mean([classifier.labels[row.argmax()] == guess for row, guess in zip(probabilities, guesses, strict=True)])
+        >= 0.75
     )
 
 
@@ -145,9 +146,9 @@ def test_benchmark_app_runs_on_the_default_bundle():
 
     from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
 
-    found = run_app(read_bundle(DEFAULT_BUNDLE).model_path, 1, 1)
-    assert found["count"] >= 1
-    assert found["median_ms"] > 0
+    latency = run_app(read_bundle(DEFAULT_BUNDLE).model_path, 1, 1)
+    assert latency["count"] >= 1
+    assert latency["median_ms"] > 0
 
 
 @pytest.fixture
@@ -161,8 +162,8 @@ def measured(monkeypatch, tmp_path, labelled):
     bundle, manifest = labelled
     monkeypatch.setitem(PRESETS, "short", short)
     monkeypatch.setattr(peer, "LABELS", manifest)
-    monkeypatch.setattr(peer, "reference_system", lambda _, made=peer.reference_system: made(bundle))
-    monkeypatch.setattr(peer, "bundle_systems", lambda _, made=peer.bundle_systems, **how: made([bundle], **how))
+    monkeypatch.setattr(peer, "reference_system", lambda _, build=peer.reference_system: build(bundle))
+    monkeypatch.setattr(peer, "bundle_systems", lambda _, build=peer.bundle_systems, **how: build([bundle], **how))
 
     def measure(extra, starts):
         module = types.SimpleNamespace(NAME="fake", systems=lambda *_: [], starts=lambda _: starts, extra=extra)
@@ -213,15 +214,15 @@ def test_other_labels_are_written_and_learnt_anew(labelled, tmp_path, monkeypatc
             for index, (label, split) in enumerate(zip(labels, ("train", "val"), strict=True))
         ]
 
-    found = []
+    states = []
     for labels in (("red", "blue"), ("blue", "red"), ("blue", "red")):
         write_manifest(tmp_path / "labels.csv", rows(labels))
         data = peer.read_data(manifest=tmp_path / "labels.csv", work=tmp_path / "work")
         (kept,) = data.files("train")[0]
-        found.append((kept.parent.name, data.digest, kept.stat().st_mtime_ns))
-    assert [label for label, _, _ in found] == ["red", "blue", "blue"]
-    assert found[0][1] != found[1][1]
-    assert found[1] == found[2]
+        states.append((kept.parent.name, data.digest, kept.stat().st_mtime_ns))
+    assert [label for label, _, _ in states] == ["red", "blue", "blue"]
+    assert states[0][1] != states[1][1]
+    assert states[1] == states[2]
 
 
 def test_what_was_finished_with_other_settings_counts_as_not_trained(tmp_path):
@@ -358,7 +359,7 @@ def test_a_jetsons_clocks_are_read_and_loose_ones_named(monkeypatch):
     )
     clocks = measure.parse_clocks(text)
     assert clocks["cpu0"] == {"MinFreq": 1510400, "MaxFreq": 1510400, "CurrentFreq": 1510400}
-    assert [entry.split()[0] for entry in measure.unpinned(clocks)] == ["GPU", "EMC"]
+    assert [clock.split()[0] for clock in measure.unpinned(clocks)] == ["GPU", "EMC"]
     with pytest.raises(BenchError, match="names no frequencies"):
         measure.parse_clocks("nothing")
     with pytest.raises(BenchError, match="no .engine"):

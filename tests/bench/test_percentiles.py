@@ -17,21 +17,21 @@ from logo_edge_bench.percentiles import (
 @pytest.mark.parametrize(("percentile", "least"), [(50, 6), (90, 36), (95, 72), (99, 368)])
 def test_a_percentile_is_left_out_until_the_sample_supports_its_interval(percentile, least):
     assert percentile_interval(np.arange(float(least - 1)), percentile) is None
-    found = percentile_interval(np.arange(float(least)), percentile)
-    assert found["low"] <= found["value"] <= found["high"] == least - 1
+    interval = percentile_interval(np.arange(float(least)), percentile)
+    assert interval["low"] <= interval["value"] <= interval["high"] == least - 1
 
 
 def test_the_interval_of_a_median_is_that_of_the_tables():
-    found = percentile_interval(np.arange(1.0, 21.0), 50)  # Conover 1999, table A3: ranks 6 and 15 of 20
-    assert found == {"value": 10.5, "low": 6.0, "high": 15.0}
+    interval = percentile_interval(np.arange(1.0, 21.0), 50)  # Conover 1999, table A3: ranks 6 and 15 of 20
+    assert interval == {"value": 10.5, "low": 6.0, "high": 15.0}
 
 
 @pytest.mark.parametrize("percentile", [50, 90, 99])
 def test_the_interval_holds_the_percentile_as_often_as_it_says(percentile):
     random, truth, held = np.random.default_rng(0), -np.log(1 - percentile / 100), 0
     for _ in range(400):
-        found = percentile_interval(np.sort(random.exponential(size=500)), percentile)
-        held += found["low"] <= truth <= found["high"]
+        interval = percentile_interval(np.sort(random.exponential(size=500)), percentile)
+        held += interval["low"] <= truth <= interval["high"]
     assert held >= 370  # 95 % of 400 are 380; 370 is 2.3 standard errors below
 
 

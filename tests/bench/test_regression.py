@@ -63,9 +63,9 @@ def test_the_baseline_is_that_of_the_instruction_set_or_made_and_holds_accuracy_
     write_result(other, tmp_path / "other.json")
     baselines, isa = [tmp_path / "other.json", tmp_path / "here.json"], here["machine"]["isa"]
     assert baseline_for(isa, baselines, tmp_path, options) == tmp_path / "here.json"
-    made = read_result(baseline_for(isa, baselines[:1], tmp_path, options))
-    assert made["machine"]["isa"] == isa
-    assert [row["size_bytes"] for row in made["rows"]] == [row["size_bytes"] for row in other["rows"]]
+    baseline = read_result(baseline_for(isa, baselines[:1], tmp_path, options))
+    assert baseline["machine"]["isa"] == isa
+    assert [row["size_bytes"] for row in baseline["rows"]] == [row["size_bytes"] for row in other["rows"]]
     done = CliRunner().invoke(bench, [*map(str, options), "--against", str(tmp_path / "baseline.json")])
     assert done.exit_code == 1, done.output
     assert "size_bytes" in done.output

@@ -471,9 +471,9 @@ def test_a_student_with_attention_is_quantized_and_packed_without_fine_tuning(fo
     distilled = {**RECIPE["distill"], "students": [network], "max_size_mb": 50.0}
     recipe = recipe_from_dict({**RECIPE, "name": name, "distill": distilled})
     record = compress_run(folder, folder / name, recipe=recipe)
-    entries = {candidate["name"]: candidate for candidate in record["candidates"]}
-    assert list(entries) == ["fp32", "fp16", "int8-minmax", "int8-percentile"]
-    assert min(candidate["parity"]["top1_agreement"] for candidate in entries.values()) >= 0.9
+    by_name = {candidate["name"]: candidate for candidate in record["candidates"]}
+    assert list(by_name) == ["fp32", "fp16", "int8-minmax", "int8-percentile"]
+    assert min(candidate["parity"]["top1_agreement"] for candidate in by_name.values()) >= 0.9
     assert Classifier.load(folder / name).run_vectors() >= 8
 
 
@@ -512,8 +512,8 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
     }
     recipe = recipe_from_dict({**RECIPE, "name": "ways", "quantize": {**RECIPE["quantize"], **ways}})
     record = compress_run(folder, folder / "ways", recipe=recipe)
-    entries = {candidate["name"]: candidate for candidate in record["candidates"]}
-    assert list(entries) == [
+    by_name = {candidate["name"]: candidate for candidate in record["candidates"]}
+    assert list(by_name) == [
         "fp32",
         "fp16",
         "int8-minmax",
@@ -524,16 +524,16 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
         "int8-tuned",
         "int8-mixed",
     ]
-    assert entries["int4-weights"]["status"] == "refused"
-    assert "no matrix product to store in 4 bits" in entries["int4-weights"]["reason"]
-    assert entries["int8-dynamic"]["status"] == "refused"
-    assert "layers compute in float" in entries["int8-dynamic"]["reason"], "it quantizes no convolution"
-    assert entries["int8-minmax"]["audit"]["float_layers"] == []
+    assert by_name["int4-weights"]["status"] == "refused"
+    assert "no matrix product to store in 4 bits" in by_name["int4-weights"]["reason"]
+    assert by_name["int8-dynamic"]["status"] == "refused"
+    assert "layers compute in float" in by_name["int8-dynamic"]["reason"], "it quantizes no convolution"
+    assert by_name["int8-minmax"]["audit"]["float_layers"] == []
     for name in ("int8-nncf", "int8-weights", "int8-mixed"):
-        assert entries[name]["status"] == "made", entries[name]["reason"]
-        assert entries[name]["parity"]["images"] == 16
-    assert entries["int8-weights"]["size_bytes"] < 0.4 * entries["fp32"]["size_bytes"]
-    sensitivity = entries["int8-mixed"]["sensitivity"]
+        assert by_name[name]["status"] == "made", by_name[name]["reason"]
+        assert by_name[name]["parity"]["images"] == 16
+    assert by_name["int8-weights"]["size_bytes"] < 0.4 * by_name["fp32"]["size_bytes"]
+    sensitivity = by_name["int8-mixed"]["sensitivity"]
     assert len(sensitivity["layers"]) > 8
     assert sensitivity["restored"] == [], "quantized whole, it holds its parent"
     page = make_page(folder / "run" / "compress-ways").read_text()
@@ -601,11 +601,11 @@ def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):
         bundle = Classifier.load(folder / f"bundle-{target}").bundle
         assert f"model{suffix}" in bundle.files, "beside the graph that it was made of"
         assert bundle.provenance["target"] == target
-    entries = {candidate["title"]: candidate for candidate in record["candidates"]}
-    jetson = entries[f"{MODEL}@32, {record['targets']['jetson']['method']}"]
+    by_title = {candidate["title"]: candidate for candidate in record["candidates"]}
+    jetson = by_title[f"{MODEL}@32, {record['targets']['jetson']['method']}"]
     assert (jetson["backend"], jetson["cost"]) == ("tensorrt", None)
     assert "no engine was built or run" in jetson["not_measured"]
-    backends = {candidate["backend"] for candidate in entries.values() if candidate["status"] == "made"}
+    backends = {candidate["backend"] for candidate in by_title.values() if candidate["status"] == "made"}
     assert backends == {"onnxruntime", "openvino", "litert", "tensorrt", "torchscript"}
     model = folder / "bundle-litert" / "model.tflite"
     assert Classifier.load(folder / "bundle-litert", backend="litert", artifact=model).run_vectors() >= 8

@@ -134,8 +134,8 @@ def test_every_format_agrees_with_its_parent_and_leaves_a_record(source, images,
     assert (record["format"], record["precision"], record["batch"]) == (kind, precision, batch or "dynamic")
     suffixes = {"openvino": ("xml", "bin"), "litert": ("tflite",)}.get(kind, ("onnx",))
     assert set(record["files"]) == {f"{stem}.{suffix}" for suffix in suffixes}
-    for name, entry in record["files"].items():
-        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == entry["sha256"]
+    for name, file in record["files"].items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == file["sha256"]
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {*record["files"], f"{stem}.json"}, "nothing temporary is left"
 
@@ -440,7 +440,7 @@ def test_an_export_on_a_full_disk_or_killed_at_its_end_leaves_no_record_of_the_f
     assert len(renamed) == 1
     assert sorted(path.name for path in out.iterdir()) == sorted(record["files"])
     again = make(source, "openvino", "fp32", None, out, images)["files"]
-    assert {name: file_hash(out / name) for name in again} == {name: entry["sha256"] for name, entry in again.items()}
+    assert {name: file_hash(out / name) for name in again} == {name: file["sha256"] for name, file in again.items()}
 
 
 def test_a_folder_of_images_is_split_and_too_few_are_refused(tmp_path):

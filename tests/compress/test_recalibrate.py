@@ -56,7 +56,7 @@ def test_a_bundle_is_calibrated_anew_and_its_model_stays(fake_bundle, manifest, 
     assert bundle.files["model.onnx"] == before.files["model.onnx"]
     assert 0 < bundle.calibration.temperature != 9.0
     assert bundle.calibration.abstain_below[Mode.BALANCED] != 0.123
-    assert [entry.level for entry in bundle.calibration.conformal] == [0.8, 0.9, 0.95, 0.99]
+    assert [conformal.level for conformal in bundle.calibration.conformal] == [0.8, 0.9, 0.95, 0.99]
     assert "99 needed" in bundle.calibration.conformal[-1].refused
     assert (bundle.metrics["test"]["count"], bundle.reference["count"]) == (120, 120)
     assert list(bundle.metrics) == ["test"]

@@ -145,10 +145,10 @@ def test_the_second_order_gradient_is_that_of_autograd_through_the_step():
     ahead = [weight - rate * gradient for weight, gradient in zip(weights, gradients, strict=True)]
     exact = torch.autograd.grad(judge(alphas, ahead), alphas)
     before = [weight.detach().clone() for weight in weights]
-    loss, found = architecture_gradient(
+    loss, approximate = architecture_gradient(
         alphas, weights, lambda: learn(alphas, weights), lambda: judge(alphas, weights), rate
     )
-    assert torch.allclose(found[0], exact[0], rtol=1e-3)
+    assert torch.allclose(approximate[0], exact[0], rtol=1e-3)
     assert loss.item() == pytest.approx(judge(alphas, ahead).item())
     assert all(torch.equal(weight, kept) for weight, kept in zip(weights, before, strict=True)), "the weights stay"
     _, first_order = architecture_gradient(alphas, weights, lambda: 1 / 0, lambda: judge(alphas, weights), 0.0)
@@ -167,9 +167,9 @@ def test_latency_counts_above_the_target_only_and_entropy_by_the_progress():
     shares = [torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0])]
     costs = [torch.tensor([1.0, 7.0]), torch.zeros(2), torch.zeros(2)]  # 4 ms expected
     config = SearchConfig(entropy_weight=3.0, latency_weight=2.0, target_ms=2.0)
-    found = penalties(shares, costs, config, 0.5)
-    assert float(found["latency_penalty"]) == pytest.approx(2 * math.log(2))
-    assert float(found["entropy_penalty"]) == pytest.approx(3 * 0.5 / 3)
+    terms = penalties(shares, costs, config, 0.5)
+    assert float(terms["latency_penalty"]) == pytest.approx(2 * math.log(2))
+    assert float(terms["entropy_penalty"]) == pytest.approx(3 * 0.5 / 3)
     assert float(penalties(shares, costs, replace(config, target_ms=4.5), 0.5)["latency_penalty"]) == 0
     assert "latency_penalty" not in penalties(shares, costs, replace(config, target_ms=0.0), 0.5)
     assert float(mean_entropy([torch.tensor([1.0])])) == 0, "one option is no choice"
@@ -311,10 +311,10 @@ def test_a_pretrained_choice_keeps_its_weights():
 
 
 def test_a_choice_that_joins_stands_beside_all_others():
-    recipe, found = recipe_of(joins=True), f"resnet10t+se+mlp@{SIZE}"
+    recipe, architecture = recipe_of(joins=True), f"resnet10t+se+mlp@{SIZE}"
     derived = derived_recipe(recipe, "resnet10t+se+mlp")
-    assert derived.train == replace(recipe.train, teachers=(*recipe.train.teachers, found))
-    assert derived.distill == replace(recipe.distill, students=(*recipe.distill.students, found))
+    assert derived.train == replace(recipe.train, teachers=(*recipe.train.teachers, architecture))
+    assert derived.distill == replace(recipe.distill, students=(*recipe.distill.students, architecture))
 
 
 def test_a_target_that_no_architecture_meets_is_refused(logos, tmp_path):
@@ -346,8 +346,8 @@ def test_a_wrong_setting_is_refused_by_the_name_of_the_key(settings, message):
 
 
 def test_an_estimate_of_a_search_is_of_all_its_epochs_and_leaves_nothing(logos, tmp_path):
-    found = estimate_search(tmp_path / "manifest.csv", recipe_of(epochs=12), TABLE, device=CPU)
-    (stage_found,) = found["stages"]
-    assert (stage_found["epochs"], stage_found["steps"]) == (12, 3), "of 18 logos in batches of 6"
-    assert found["seconds"] >= 12 * 18 / stage_found["images_per_s"] > 0
+    estimate = estimate_search(tmp_path / "manifest.csv", recipe_of(epochs=12), TABLE, device=CPU)
+    (stage_estimate,) = estimate["stages"]
+    assert (stage_estimate["epochs"], stage_estimate["steps"]) == (12, 3), "of 18 logos in batches of 6"
+    assert estimate["seconds"] >= 12 * 18 / stage_estimate["images_per_s"] > 0
     assert not list(tmp_path.glob("**/search"))

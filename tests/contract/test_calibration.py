@@ -50,8 +50,8 @@ def measured(request):
 def test_the_packed_familiarity_is_the_one_that_the_calib_logits_give(measured):
     bundle, logits, targets = measured
     assert len(logits["calib"]) == len(targets["calib"])
-    found = fit_familiarity(logits["calib"], bundle.calibration.familiarity.false_positive_rate)
-    assert found.threshold == pytest.approx(bundle.calibration.familiarity.threshold, abs=1e-4)
+    familiarity = fit_familiarity(logits["calib"], bundle.calibration.familiarity.false_positive_rate)
+    assert familiarity.threshold == pytest.approx(bundle.calibration.familiarity.threshold, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def test_prediction_sets_cover_test_within_what_both_sizes_imply(measured, level
 
 
 def check_coverage(bundle, logits, targets, level: float) -> None:
-    (entry,) = (entry for entry in bundle.calibration.conformal if entry.level == level)
-    hits = own_probabilities(bundle, logits["test"], targets["test"]) >= entry.threshold
+    (conformal,) = (conformal for conformal in bundle.calibration.conformal if conformal.level == level)
+    hits = own_probabilities(bundle, logits["test"], targets["test"]) >= conformal.threshold
     low, high = coverage_interval(len(targets["calib"]), len(targets["test"]), level)
     assert low < level < high
     assert low <= hits.mean() <= high
@@ -102,18 +102,18 @@ def test_prediction_sets_by_class_cover_each_class_of_test(measured, level):
 
 
 def check_coverage_by_class(bundle, logits, targets, level: float) -> None:
-    (entry,) = (entry for entry in bundle.calibration.conformal if entry.level == level)
+    (conformal,) = (conformal for conformal in bundle.calibration.conformal if conformal.level == level)
     own = own_probabilities(bundle, logits["test"], targets["test"])
-    assert len(entry.by_class) == len(bundle.labels) == 4
+    assert len(conformal.by_class) == len(bundle.labels) == 4
     for k, label in enumerate(bundle.labels):
         calib, test = (targets[split] == k for split in ("calib", "test"))
         share = 0.05 / len(bundle.labels)  # of misses by chance, over all classes (Bonferroni)
         low, high = coverage_interval(int(calib.sum()), int(test.sum()), level, 1 - share)
-        assert low <= (own[test] >= entry.by_class[label]).mean() <= high, label
+        assert low <= (own[test] >= conformal.by_class[label]).mean() <= high, label
 
 
 def test_the_level_that_two_classes_are_too_small_for_is_refused(measured):
-    refused = {entry.level: entry.refused for entry in measured[0].calibration.conformal}
+    refused = {conformal.level: conformal.refused for conformal in measured[0].calibration.conformal}
     assert refused == {
         0.8: "",
         0.9: "",
@@ -124,9 +124,9 @@ def test_the_level_that_two_classes_are_too_small_for_is_refused(measured):
 
 def test_no_more_logos_of_test_are_unfamiliar_than_the_rate_and_both_sizes_allow(measured):
     bundle, logits, targets = measured
-    found = bundle.calibration.familiarity
-    low, high = coverage_interval(len(targets["calib"]), len(targets["test"]), 1 - found.false_positive_rate)
-    assert low <= (logo_score(logits["test"]) >= found.threshold).mean() <= high
+    familiarity = bundle.calibration.familiarity
+    low, high = coverage_interval(len(targets["calib"]), len(targets["test"]), 1 - familiarity.false_positive_rate)
+    assert low <= (logo_score(logits["test"]) >= familiarity.threshold).mean() <= high
 
 
 def own_probabilities(bundle, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

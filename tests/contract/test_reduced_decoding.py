@@ -86,8 +86,8 @@ def test_decoding_a_jpeg_at_a_lower_scale_changes_no_decision(bundle, photograph
     classifier, reduced = Classifier.load(bundle), 0
     for path, data in photographed:
         whole = classifier.decide(classifier.logits(classifier.read_pixels(data)[None]))[0]
-        found = classifier.classify(data)
-        reduced += found != whole
+        classification = classifier.classify(data)
+        reduced += classification != whole
         for name in GUARDED:
-            assert getattr(found, name) == getattr(whole, name), (path, name)
+            assert getattr(classification, name) == getattr(whole, name), (path, name)
     assert reduced >= len(photographed) // 5  # the others were near a threshold, and decoded whole

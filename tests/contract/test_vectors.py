@@ -40,10 +40,10 @@ MEMBERS = load_vectors("member_vectors.json", at_least=6)
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "pillow"])
 def test_an_image_is_preprocessed_to_the_byte(vector, fast):
     image, contract = load_image(ROOT / vector["image"], fast=fast), contract_of(vector)
-    found, slowly = preprocess(image, contract), preprocess_by_pillow(image, contract)
-    assert found.shape == slowly.shape == (vector["size_px"], vector["size_px"], 7 if vector["details"] else 3)
-    assert found.tobytes() == slowly.tobytes() == Image.open(ROOT / vector["expected"]).tobytes()
-    assert is_blank(found[None]).tolist() == [vector["blank"]]
+    pixels, slowly = preprocess(image, contract), preprocess_by_pillow(image, contract)
+    assert pixels.shape == slowly.shape == (vector["size_px"], vector["size_px"], 7 if vector["details"] else 3)
+    assert pixels.tobytes() == slowly.tobytes() == Image.open(ROOT / vector["expected"]).tobytes()
+    assert is_blank(pixels[None]).tolist() == [vector["blank"]]
 
 
 def test_the_preprocessing_vectors_cover_every_drawing_size_and_background():
@@ -144,10 +144,10 @@ def test_the_decision_vectors_lie_on_every_side_of_their_thresholds():
 
 
 def test_the_committed_decisions_are_those_of_the_independent_calculation():
-    made = runpy.run_path(str(HERE / "make_vectors.py"))["decision_vectors"]()
+    calculated = runpy.run_path(str(HERE / "make_vectors.py"))["decision_vectors"]()
     close = [
         vector | {name: pytest.approx(vector[name], abs=1e-12) for name in ("confidence", "logo_score", "entropy")}
-        for vector in made
+        for vector in calculated
     ]
     assert close == DECISIONS
 
@@ -162,11 +162,11 @@ def test_members_are_pooled_to_one_prediction(vector):
 
 
 def test_the_committed_member_vectors_are_those_of_the_independent_calculation():
-    made = runpy.run_path(str(HERE / "make_vectors.py"))["member_vectors"]()
-    assert json.loads(json.dumps(made)) == MEMBERS
-    found = [vector["epistemic"] for vector in MEMBERS]
-    assert found[0] == 0, "members that agree"
-    assert found[1] > 0.68, "members that contradict each other: nearly log 2"
+    calculated = runpy.run_path(str(HERE / "make_vectors.py"))["member_vectors"]()
+    assert json.loads(json.dumps(calculated)) == MEMBERS
+    epistemic = [vector["epistemic"] for vector in MEMBERS]
+    assert epistemic[0] == 0, "members that agree"
+    assert epistemic[1] > 0.68, "members that contradict each other: nearly log 2"
 
 
 @pytest.mark.parametrize("bundle", [None, HERE.parents[1] / "runtime" / "bundles" / "robust"])

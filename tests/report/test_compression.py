@@ -20,7 +20,7 @@ def candidate(
     student, name, backend="onnxruntime", *, accuracy=0.9, ms=1.0, megabytes=2.0, status="made", reason=""
 ) -> dict:
     """One entry of compress_report.json; without figures where it was not made."""
-    entry = {
+    record = {
         "title": f"{student}, {name}",
         "student": student,
         "name": name,
@@ -30,9 +30,9 @@ def candidate(
         "reason": reason,
     }
     if status != "made":
-        return entry
+        return record
     cost = {"p50_ms": ms, "p95_ms": 2 * ms, "peak_memory_mb": 88.0} if ms else None
-    return entry | {
+    return record | {
         "size_bytes": int(1e6 * megabytes),
         "accuracy": accuracy,
         "worst_recall": 0.8,
@@ -59,7 +59,7 @@ def folder(tmp_path):
         }
         for name, size in (("2 teachers, PyTorch", 9_000_000), ("INT8, calibrated", 600_000))
     ]
-    found = {"limits": {"size_mb": 4.0, "latency_ms": None, "accuracy_drop": 2.0, "ece": None}, "stages": stages}
+    target = {"limits": {"size_mb": 4.0, "latency_ms": None, "accuracy_drop": 2.0, "ece": None}, "stages": stages}
     record = {
         "run": "mine <&>",
         "recipe": "cpu",
@@ -79,7 +79,7 @@ def folder(tmp_path):
             candidate("small@96", "fp16-tensorrt", "tensorrt", ms=None),
         ],
         "targets": {
-            "cpu": found
+            "cpu": target
             | {
                 "chosen": "small@96",
                 "method": "int8-minmax",
@@ -89,7 +89,7 @@ def folder(tmp_path):
                 "refused": {"tiny@64, int8-minmax": "slower than FP32 on this machine: 0.20 ms against 0.10 ms"},
             },
             "jetson": {
-                "limits": found["limits"],
+                "limits": target["limits"],
                 "dominated": {},
                 "refused": {},
                 "misses": {"small@96, fp16-tensorrt": ["latency not measured here"]},

@@ -66,7 +66,7 @@ def test_rounds_of_labelling_are_told_beside_the_whole(colours, fake_bundle, tmp
 def intervals_of(record) -> list[dict]:
     """Every {value, low, high} of a record, however deep."""
     if isinstance(record, list):
-        return [figure for entry in record for figure in intervals_of(entry)]
+        return [figure for part in record for figure in intervals_of(part)]
     if not isinstance(record, dict):
         return []
     return [record] if {"value", "low", "high"} <= set(record) else intervals_of(list(record.values()))
@@ -84,9 +84,9 @@ def test_every_interval_of_an_evaluation_holds_its_value_but_for_a_class_that_is
     subject = json.loads(out.read_text(), parse_constant=pytest.fail)["subjects"][0]
     never = {name for name, share in subject["class_shares"].items() if not share["predicted"]}
     assert never == {name for name, figure in subject["precision"].items() if figure["value"] is None} != set()
-    found = [figure for figure in intervals_of(subject) if figure["value"] is not None]
-    assert len(found) > 30
-    assert all(0 <= figure["low"] <= figure["value"] <= figure["high"] for figure in found)
+    intervals = [figure for figure in intervals_of(subject) if figure["value"] is not None]
+    assert len(intervals) > 30
+    assert all(0 <= figure["low"] <= figure["value"] <= figure["high"] for figure in intervals)
     assert "unknown" in result.output
 
 
@@ -99,9 +99,9 @@ def test_every_interval_of_an_evaluation_holds_its_value_but_for_a_class_that_is
     ],
 )
 def test_every_interval_that_ships_holds_its_value(published):
-    found = intervals_of(json.loads((Path(__file__).parents[2] / published).read_text()))
-    assert len(found) >= 2 * 8
-    assert all(0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1 for figure in found)
+    intervals = intervals_of(json.loads((Path(__file__).parents[2] / published).read_text()))
+    assert len(intervals) >= 2 * 8
+    assert all(0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1 for figure in intervals)
 
 
 def test_a_bundles_own_prediction_sets_are_measured_and_those_of_others_are_cross_fitted(
@@ -113,7 +113,7 @@ def test_a_bundles_own_prediction_sets_are_measured_and_those_of_others_are_cros
         run_evaluate(fake_bundle(conformal=packed), "--manifest", colours, "--no-slices", "--out", out).exit_code == 0
     )
     sets = json.loads(out.read_text())["subjects"][0]["prediction_sets"]
-    assert {level: entry["threshold"] for level, entry in sets.items()} == {"0.80": 0.123, "0.90": None}
+    assert {level: figures["threshold"] for level, figures in sets.items()} == {"0.80": 0.123, "0.90": None}
     assert (sets["0.90"]["coverage"], sets["0.90"]["mean_size"]) == (1.0, 3.0)
 
 
@@ -181,10 +181,10 @@ def test_corruptions_are_averaged_at_each_severity(colours, fake_bundle, tmp_pat
     manifest, subject = read_manifest(colours), load_subject(fake_bundle())
     images, said = load_split(manifest, "val"), []
     targets = targets_of(manifest.split("val"), subject.labels)
-    first, found = evaluate_corruptions([subject, subject], images, targets, (1,), said.append)
-    assert first == found
-    values = [entry["1"]["value"] for entry in found["by_corruption"].values()]
-    assert found["mean"]["1"] == pytest.approx(np.mean(values))
+    first, second = evaluate_corruptions([subject, subject], images, targets, (1,), said.append)
+    assert first == second
+    values = [by_severity["1"]["value"] for by_severity in second["by_corruption"].values()]
+    assert second["mean"]["1"] == pytest.approx(np.mean(values))
     assert len(said) == 7
 
 

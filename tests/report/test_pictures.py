@@ -77,9 +77,9 @@ def test_the_weights_of_attention_are_those_of_the_network_and_leave_it_as_it_wa
 
 
 def test_a_transformer_is_explained_by_attention_and_rollout(transformer):
-    found = maps.explain(transformer, noise(2, 160), np.array([0, 1]))
-    assert list(found) == [maps.ATTENTION, maps.ROLLOUT]
-    for heat in found.values():
+    explanations = maps.explain(transformer, noise(2, 160), np.array([0, 1]))
+    assert list(explanations) == [maps.ATTENTION, maps.ROLLOUT]
+    for heat in explanations.values():
         assert heat.shape == (2, *transformer.backbone.patch_embed.grid_size)
         assert np.allclose(heat.max((1, 2)), 1)
 
@@ -256,11 +256,11 @@ def test_a_sheet_has_a_cell_for_every_logo_and_its_tiles_where_it_says():
     tiles = [np.full((THUMBNAIL_PX, THUMBNAIL_PX, 3), colour, np.uint8) for colour in colours]
     sheet = make_sheet([tiles[i : i + 2] for i in range(0, 22, 2)], [f"logo {i}" for i in range(11)], [""] * 11)
     assert (len(sheet.cells), sheet.columns, sheet.rows) == (11, 8, 3)
-    places = [place for cell in sheet.cells for place in cell.tiles]
-    assert len(set(places)) == 22
+    positions = [position for cell in sheet.cells for position in cell.tiles]
+    assert len(set(positions)) == 22
     image = Image.open(io.BytesIO(base64.b64decode(sheet.uri.removeprefix("data:image/webp;base64,"))))
     assert image.size == (8 * THUMBNAIL_PX, 3 * THUMBNAIL_PX)
-    for (column, row), colour in zip(places, colours, strict=True):
+    for (column, row), colour in zip(positions, colours, strict=True):
         middle = image.getpixel(((column + 0.5) * THUMBNAIL_PX, (row + 0.5) * THUMBNAIL_PX))
         assert np.abs(np.array(middle) - colour).max() < 12  # WebP is lossy
 

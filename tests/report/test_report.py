@@ -40,7 +40,7 @@ def read(folder) -> tuple[str, Page, dict]:
 
 
 def test_the_page_holds_every_section_and_figure(whole_report):
-    _, page, found = read(whole_report)
+    _, page, record = read(whole_report)
     anchors = [attributes["id"] for attributes in page.all("h2")]
     assert anchors == [
         "summary",
@@ -54,10 +54,10 @@ def test_the_page_holds_every_section_and_figure(whole_report):
         "making",
     ]
     assert [attributes["href"] for attributes in page.all("a")] == [f"#{anchor}" for anchor in anchors]
-    assert list(found["findings"]) == anchors[:-1]
-    assert len(page.all("figure")) == sum(map(len, found["findings"].values())) >= 22
+    assert list(record["findings"]) == anchors[:-1]
+    assert len(page.all("figure")) == sum(map(len, record["findings"].values())) >= 22
     assert all(len(caption) > 20 for caption in page.captions)
-    titles = [title for section in found["findings"].values() for title in section]
+    titles = [title for section in record["findings"].values() for title in section]
     assert {"Reliability", "Confusion matrix", "Uncertainty map", "Feature evolution", "Loss landscape"} <= set(titles)
     assert page.open == []
 
@@ -96,19 +96,19 @@ def test_nothing_is_fetched_and_nothing_of_the_run_is_markup(whole_report):
 
 
 def test_the_figures_are_those_of_the_evaluation(whole_report):
-    text, _, found = read(whole_report)
-    teachers, int8 = found["subjects"]
+    text, _, record = read(whole_report)
+    teachers, int8 = record["subjects"]
     assert (teachers["kind"], int8["name"], int8["temperature"]) == ("run", "INT8 student", 1.5)
     confusion = int8["confusion"]
     right = sum(confusion[k][k] for k in range(3))
     assert int8["accuracy"]["value"] == pytest.approx(right / 36)
     assert f"{int8['accuracy']['value']:.1%}" in text
-    assert found["before_temperature"]["nll"] != int8["nll"]
+    assert record["before_temperature"]["nll"] != int8["nll"]
     markdown = (whole_report / "report.md").read_text(encoding="utf-8")
     assert f"{int8['accuracy']['value']:.1%}" in markdown
     assert "| 2 teachers, PyTorch |" in markdown
     assert "## Robustness of INT8 student on val" in markdown
-    assert found["slices"]["size"]["256 px"]["value"] == int8["accuracy"]["value"]  # no square is as large
+    assert record["slices"]["size"]["256 px"]["value"] == int8["accuracy"]["value"]  # no square is as large
 
 
 def test_the_figures_of_an_evaluation_are_shown_under_its_own_name(compressed_run, tmp_path):
@@ -136,9 +136,9 @@ def test_the_figures_of_an_evaluation_are_shown_under_its_own_name(compressed_ru
     )
     options = [str(compressed_run), "--out", str(tmp_path), "--quick", "--evaluation", str(evaluation)]
     assert CliRunner().invoke(report, options).exit_code == 0
-    text, _, found = read(tmp_path)
+    text, _, record = read(tmp_path)
     assert "Robustness of a bundle on test" in text
-    assert list(found["findings"]["robustness"]) == ["Corruptions", "Attacks", "Images that are no logos"]
+    assert list(record["findings"]["robustness"]) == ["Corruptions", "Attacks", "Images that are no logos"]
     assert "most harmful is blur, 40.0%" in text
     assert "hardest are noise, 0.70" in text
     evaluation.write_text("{}")
@@ -174,7 +174,7 @@ def test_the_same_run_gives_the_same_page(plain_run, tmp_path):
 def test_a_quick_report_of_a_run_without_a_student_is_whole(plain_run, tmp_path):
     result = CliRunner().invoke(report, [str(plain_run), "--out", str(tmp_path), "--quick"])
     assert result.exit_code == 0, result.output
-    _, page, found = read(tmp_path)
+    _, page, record = read(tmp_path)
     assert [attributes["id"] for attributes in page.all("h2")] == [
         "summary",
         "training",
@@ -183,8 +183,8 @@ def test_a_quick_report_of_a_run_without_a_student_is_whole(plain_run, tmp_path)
         "maps",
         "making",
     ]
-    assert [subject["kind"] for subject in found["subjects"]] == ["run"]
-    assert found["stages"] == []
+    assert [subject["kind"] for subject in record["subjects"]] == ["run"]
+    assert record["stages"] == []
 
 
 def test_a_run_of_other_data_or_without_its_student_is_refused(compressed_run, tmp_path):

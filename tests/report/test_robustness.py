@@ -60,12 +60,12 @@ def test_every_attack_finds_the_same_pictures_as_foolbox(network, batch, name, r
         theirs = foolbox.attacks.LinfFastGradientAttack(random_start=False)
     else:
         theirs = foolbox.attacks.LinfPGD(abs_stepsize=radius / 4, steps=10, random_start=False)
-    _, found, _ = theirs(model, pixels.permute(0, 3, 1, 2), targets, epsilons=float(radius))
+    _, perturbed, _ = theirs(model, pixels.permute(0, 3, 1, 2), targets, epsilons=float(radius))
     ours = ATTACKS[name](network, pixels, targets, radius)
-    off = (ours - found.permute(0, 2, 3, 1)).abs()
+    off = (ours - perturbed.permute(0, 2, 3, 1)).abs()
     assert (off < 1e-3).float().mean() > 0.995  # the sign of a gradient of nearly nought may differ
     with torch.no_grad():
-        agree = network(ours).argmax(1) == network(found.permute(0, 2, 3, 1)).argmax(1)
+        agree = network(ours).argmax(1) == network(perturbed.permute(0, 2, 3, 1)).argmax(1)
     assert agree.float().mean() >= 23 / 24
 
 
@@ -113,11 +113,11 @@ def test_the_white_box_suffers_more_than_a_subject_that_the_attack_is_carried_to
     white, carried = subject("white", network), subject("other", other)
     targets = white.predict(images).argmax(1)
     said: list[str] = []
-    found = evaluate_attacks([white, carried], white, images, targets, (40,), said.append)
-    assert [entry["from"] for entry in found] == ["white", "white"]
+    results = evaluate_attacks([white, carried], white, images, targets, (40,), said.append)
+    assert [result["from"] for result in results] == ["white", "white"]
     agreement = (carried.predict(images).argmax(1) == targets).mean()
-    assert found[0]["PGD-10"]["40/255"]["value"] < 0.5
-    assert found[1]["PGD-10"]["40/255"]["value"] > agreement - 0.4
+    assert results[0]["PGD-10"]["40/255"]["value"] < 0.5
+    assert results[1]["PGD-10"]["40/255"]["value"] > agreement - 0.4
     assert said[-1] == "PGD-10 40/255: 24 of 24"
 
 
@@ -184,32 +184,32 @@ def test_a_subject_that_is_sure_of_logos_only_distinguishes_every_family(tmp_pat
         "s", "onnx", ("a", "b", "c"), lambda images: random.uniform(0, 0.5, (len(images), 3)), abstain_below=0.9
     )
     logits = {split: sure_logits(random, 60) for split in ("val", "calib")}
-    (found,) = evaluate_outliers([subject], [logits], "val", lambda _: None, count=20)
+    (figures,) = evaluate_outliers([subject], [logits], "val", lambda _: None, count=20)
     assert asked == [("held_out", 20)]
-    assert set(found["auroc"]) == set(found["answered"]) == set(found["rejected"]) == set(families_of("held_out"))
-    assert all(value == 1.0 for value in (*found["auroc"].values(), *found["auroc_together"].values()))
-    assert all(figure["value"] == 1.0 for figure in found["rejected"].values())
-    assert all(figure["value"] == 0.0 for figure in found["answered"].values())
-    assert found["logos_rejected"]["value"] < 0.1  # the threshold of calib, at a rate of 5 %
-    assert set(found["near"]) == {"emoji", "emoji-fxemoji", "flags", "flags-flagpack"}
+    assert set(figures["auroc"]) == set(figures["answered"]) == set(figures["rejected"]) == set(families_of("held_out"))
+    assert all(value == 1.0 for value in (*figures["auroc"].values(), *figures["auroc_together"].values()))
+    assert all(figure["value"] == 1.0 for figure in figures["rejected"].values())
+    assert all(figure["value"] == 0.0 for figure in figures["answered"].values())
+    assert figures["logos_rejected"]["value"] < 0.1  # the threshold of calib, at a rate of 5 %
+    assert set(figures["near"]) == {"emoji", "emoji-fxemoji", "flags", "flags-flagpack"}
 
 
 def test_far_and_near_families_are_taken_together_and_the_worst_far_one_is_named():
     scores = np.array([3.0, 4.0, 5.0, 6.0])
     outside = {"noise": np.array([1.0, 2.0]), "charts": np.array([2.0, 5.5]), "emoji": np.array([7.0, 4.5])}
     answered = {"noise": np.array([False, False]), "charts": np.array([True, False]), "emoji": np.array([True, True])}
-    found = compare_with_outliers(scores, outside, 3.5, answered)
-    assert found["auroc"] == {"noise": 1.0, "charts": 5 / 8, "emoji": 2 / 8}
-    assert found["auroc_together"] == {"far": 13 / 16, "near": 2 / 8}
-    assert found["worst_far"] == "charts"
-    assert {kind: figure["value"] for kind, figure in found["answered_together"].items()} == {"far": 0.25, "near": 1.0}
-    assert {name: figure["value"] for name, figure in found["rejected"].items()} == {
+    record = compare_with_outliers(scores, outside, 3.5, answered)
+    assert record["auroc"] == {"noise": 1.0, "charts": 5 / 8, "emoji": 2 / 8}
+    assert record["auroc_together"] == {"far": 13 / 16, "near": 2 / 8}
+    assert record["worst_far"] == "charts"
+    assert {kind: figure["value"] for kind, figure in record["answered_together"].items()} == {"far": 0.25, "near": 1.0}
+    assert {name: figure["value"] for name, figure in record["rejected"].items()} == {
         "noise": 1.0,
         "charts": 0.5,
         "emoji": 0.0,
     }
-    assert found["logos_rejected"]["value"] == 0.25
-    assert (found["count"], found["logos"]) == ({"noise": 2, "charts": 2, "emoji": 2}, 4)
+    assert record["logos_rejected"]["value"] == 0.25
+    assert (record["count"], record["logos"]) == ({"noise": 2, "charts": 2, "emoji": 2}, 4)
 
 
 def test_a_bundle_calls_no_logo_what_its_own_threshold_does(tmp_path, monkeypatch):
@@ -220,9 +220,9 @@ def test_a_bundle_calls_no_logo_what_its_own_threshold_does(tmp_path, monkeypatc
     subject = Subject(
         "s", "bundle", ("a", "b", "c"), lambda images: np.zeros((len(images), 3)), familiarity=Familiarity(1.0, 0.05)
     )
-    (found,) = evaluate_outliers([subject], [logits], "val", lambda _: None)
-    assert found["threshold"] == 1.0
-    assert found["rejected"]["noise"]["value"] == 0.0  # log 3 is above it
+    (figures,) = evaluate_outliers([subject], [logits], "val", lambda _: None)
+    assert figures["threshold"] == 1.0
+    assert figures["rejected"]["noise"]["value"] == 0.0  # log 3 is above it
 
 
 def test_auroc_counts_pairs():

@@ -38,9 +38,9 @@ def test_mcnemar_is_the_exact_binomial_test(first, second):
 
 def test_the_coverage_interval_is_that_of_the_beta_binomial():
     rank = int(np.ceil(346 * 0.9))
-    found = coverage_interval(345, 531, 0.9)
+    interval = coverage_interval(345, 531, 0.9)
     expected = stats.betabinom(531, rank, 346 - rank).interval(0.95)
-    assert np.allclose(np.array(found) * 531, expected, atol=1)
+    assert np.allclose(np.array(interval) * 531, expected, atol=1)
 
 
 def test_prediction_sets_cover_as_promised_over_many_draws():
@@ -99,11 +99,11 @@ def test_the_order_of_equal_confidences_does_not_count():
     assert np.ptp(areas) < 1e-12
     assert risk_coverage(confidence, correct)[1] == pytest.approx(np.mean(risks, axis=0), abs=0.05)
     bins = [reliability_bins(confidence[::step], correct[::step]) for step in (1, -1)]
-    assert [list(entry.values()) for entry in bins[0]] == [pytest.approx(list(entry.values())) for entry in bins[1]]
+    assert [list(row.values()) for row in bins[0]] == [pytest.approx(list(row.values())) for row in bins[1]]
 
 
 def test_reliability_bins_hold_every_prediction_once():
     random = np.random.default_rng(0)
     bins = reliability_bins(random.random(57), random.random(57) < 0.5)
-    assert sum(entry["count"] for entry in bins) == 57
-    assert [entry["confidence"] for entry in bins] == sorted(entry["confidence"] for entry in bins)
+    assert sum(row["count"] for row in bins) == 57
+    assert [row["confidence"] for row in bins] == sorted(row["confidence"] for row in bins)

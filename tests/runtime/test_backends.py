@@ -78,8 +78,8 @@ def test_eight_threads_that_share_a_backend_get_what_one_gets(fake_bundle, backe
     batches = [np.random.default_rng(seed).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8) for seed in range(60)]
     expected = [run(batch) for batch in batches]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(run, batches))
-    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+        outputs = list(pool.map(run, batches))
+    assert all(np.array_equal(one, other) for one, other in zip(outputs, expected, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,10 @@ def test_an_artifact_of_a_run_lacks_what_packing_added_and_results_say_so_by_non
     grey = np.full((9, 9, 3), 90, np.uint8)
     classifier = Classifier.load(folder, backend=backend, artifact=artifact)
     whole = Classifier.load(folder).classify(grey)
-    found = classifier.classify(grey)
+    unpacked = classifier.classify(grey)
     assert whole.epistemic == pytest.approx(90 / 255, abs=1e-4)
-    assert found.epistemic is None
-    assert found.probabilities == pytest.approx(whole.probabilities, abs=1e-4)
+    assert unpacked.epistemic is None
+    assert unpacked.probabilities == pytest.approx(whole.probabilities, abs=1e-4)
     with pytest.raises(BundleError, match=rf"{artifact.name}: gives no embedding.*Leave out the artifact"):
         classifier.embeddings(np.zeros((1, 16, 16, 3), np.uint8))
 
@@ -183,7 +183,7 @@ def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, findings, mon
     bundle = fake_bundle()
     assert [Classifier.load(bundle, backend="auto").backend for _ in range(3)] == ["openvino"] * 3
     assert len(measured) == 2
-    (kept,) = (entry for entry in json.loads(findings.read_text()).values() if "backends" in entry)
+    (kept,) = (finding for finding in json.loads(findings.read_text()).values() if "backends" in finding)
     assert kept["found"] == {"onnxruntime": 3.0, "openvino": 2.0}
     times = iter([2.0, 3.0])
     cores = (min(os.sched_getaffinity(0)),)
@@ -197,8 +197,8 @@ def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, findings, mon
 
 
 def test_auto_says_what_is_wrong_with_an_artifact_that_nothing_here_can_run(fake_bundle, tmp_path, monkeypatch):
-    found = backends.find_spec
-    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "tensorrt" else found(name))
+    find_spec = backends.find_spec
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "tensorrt" else find_spec(name))
     (tmp_path / "made.engine").write_bytes(b"plan")
     (tmp_path / "made.h5").write_bytes(b"model")
     for name, error, message in (

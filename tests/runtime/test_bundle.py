@@ -42,9 +42,7 @@ def change_record(folder: Path, *keys: str, value) -> None:
 
 def relist(folder: Path) -> None:
     """Updates the hashes in bundle.json, as for a wrong file that was packed."""
-    files = {
-        name: {"sha256": entry.sha256, "size_bytes": entry.size_bytes} for name, entry in list_files(folder).items()
-    }
+    files = {name: {"sha256": file.sha256, "size_bytes": file.size_bytes} for name, file in list_files(folder).items()}
     change_record(folder, "files", value=files)
 
 
@@ -69,17 +67,17 @@ def test_the_listed_files_carry_their_size_and_hash(fake_bundle):
     folder = fake_bundle()
     listed = read_bundle(folder).files
     assert sorted(listed) == FILES
-    for name, entry in listed.items():
+    for name, file in listed.items():
         data = (folder / name).read_bytes()
-        assert (entry.size_bytes, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        assert (file.size_bytes, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 @pytest.mark.parametrize("name", [*FILES, RECORD])
-@pytest.mark.parametrize("place", [0, -1])
-def test_a_changed_byte_in_any_file_is_refused(fake_bundle, name, place):
+@pytest.mark.parametrize("position", [0, -1])
+def test_a_changed_byte_in_any_file_is_refused(fake_bundle, name, position):
     folder = fake_bundle()
     data = bytearray((folder / name).read_bytes())
-    data[place] ^= 1
+    data[position] ^= 1
     (folder / name).write_bytes(data)
     with pytest.raises(BundleError, match=f"{name}: not the file that was packed"):
         read_bundle(folder)
@@ -100,9 +98,9 @@ def test_the_digest_of_the_record_is_that_of_sha256sum_and_must_be_there_whole(f
     whole = (folder / DIGEST).read_bytes()
     assert whole.decode() == f"{hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()}  bundle.json\n"
     assert DIGEST not in read_bundle(folder).files
-    for place in range(len(whole)):
+    for position in range(len(whole)):
         changed = bytearray(whole)
-        changed[place] ^= 1
+        changed[position] ^= 1
         (folder / DIGEST).write_bytes(changed)
         with pytest.raises(BundleError, match="not what bundle.sha256 says"):
             read_bundle(folder)

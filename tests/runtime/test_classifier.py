@@ -173,8 +173,8 @@ def test_a_faint_mark_is_not_blank_and_a_blank_picture_spoils_no_other(fake_bund
     faint, light = Image.new("RGB", (40, 40), WHITE), Image.new("RGBA", (40, 40))
     faint.paste((254, 255, 255), (10, 10, 20, 14))
     light.paste((255, 255, 255, 255), (10, 10, 20, 30))  # a white mark, laid on the dark background
-    found = list(classifier.classify_many([faint, EMPTY["white"], light, EMPTY["clear"], solid(RED)]))
-    assert [result.reason for result in found] == [None, Rejection.BLANK, None, Rejection.BLANK, None]
+    results = list(classifier.classify_many([faint, EMPTY["white"], light, EMPTY["clear"], solid(RED)]))
+    assert [result.reason for result in results] == [None, Rejection.BLANK, None, Rejection.BLANK, None]
 
 
 @pytest.mark.parametrize(("grain", "width", "blank"), [(0, 1600, True), (40, 1600, True), (3, 800, False)])
@@ -302,11 +302,11 @@ def test_many_images_are_read_no_further_than_a_batch_ahead(classifier):
 def test_several_workers_give_what_one_gives_in_order_with_errors_in_place(classifier, workers):
     sources = [b"no image" if index % 7 == 3 else array for index, array in enumerate(noise(60))]
     expected = [None if isinstance(source, bytes) else classifier.classify(source) for source in sources]
-    found = list(classifier.classify_many(sources, batch_size=4, workers=workers))
-    assert [None if isinstance(result, ImageError) else result.best_guess for result in found] == [
+    results = list(classifier.classify_many(sources, batch_size=4, workers=workers))
+    assert [None if isinstance(result, ImageError) else result.best_guess for result in results] == [
         result and result.best_guess for result in expected
     ]
-    assert sum(isinstance(result, ImageError) for result in found) == 9
+    assert sum(isinstance(result, ImageError) for result in results) == 9
 
 
 def test_several_workers_read_a_few_batches_ahead_and_stop_when_no_more_is_taken(classifier):
@@ -478,10 +478,10 @@ def test_eight_threads_that_share_a_classifier_get_what_one_gets(classifier):
     sources = [png(Image.fromarray(array)) for array in noise(25)] * 8
     expected = [classifier.classify(source) for source in sources]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(classifier.classify, sources))
-    assert len(found) == 200
-    assert all(isinstance(result, Classification) for result in found)
-    assert found == expected
+        results = list(pool.map(classifier.classify, sources))
+    assert len(results) == 200
+    assert all(isinstance(result, Classification) for result in results)
+    assert results == expected
 
 
 def test_the_golden_vectors_are_counted(classifier):

@@ -56,7 +56,7 @@ def bundle(fake_bundle) -> Path:
 def relisted(folder: Path) -> Bundle:
     """The bundle with the hashes updated after a file was changed."""
     record = json.loads((folder / RECORD).read_text())
-    record["files"] = {name: vars(entry) for name, entry in list_files(folder).items()}
+    record["files"] = {name: vars(file) for name, file in list_files(folder).items()}
     write_record(folder, json.dumps(record).encode())
     return read_bundle(folder)
 
@@ -229,10 +229,10 @@ def test_the_file_reads_back_as_it_was_written(bundle, enrolled, tmp_path):
 
 def test_a_changed_character_anywhere_is_refused(bundle, enrolled):
     text, content, refused = enrolled.read_text(), read_bundle(bundle), 0
-    for place in range(0, len(text), 7):
-        if text[place].isspace():
+    for position in range(0, len(text), 7):
+        if text[position].isspace():
             continue
-        enrolled.write_text(text[:place] + chr(ord(text[place]) ^ 1) + text[place + 1 :])
+        enrolled.write_text(text[:position] + chr(ord(text[position]) ^ 1) + text[position + 1 :])
         with pytest.raises(EnrolmentError):
             read_enrolment(enrolled, content)
         refused += 1
@@ -334,9 +334,9 @@ def test_a_space_is_the_same_after_writing_and_reading(tmp_path, bundle):
     spread = ((learned - space.mean) @ space.directions.T).std(0)
     assert spread.max() / spread.min() < 1.2  # whitened
     write_space(space, bundle / SPACE)
-    found = read_space(read_bundle_after_change(bundle))
+    restored = read_space(read_bundle_after_change(bundle))
     for name in ("mean", "directions", "background"):
-        np.testing.assert_allclose(getattr(found, name), getattr(space, name), rtol=1e-5)
+        np.testing.assert_allclose(getattr(restored, name), getattr(space, name), rtol=1e-5)
 
 
 def read_bundle_after_change(folder: Path):
@@ -365,9 +365,9 @@ def test_a_drawing_with_a_gap_is_embedded_in_parts_too(bundle):
 def test_a_bad_image_spoils_only_its_own_embedding(bundle, tmp_path):
     classifier = Classifier.load(bundle)
     sources = [paint(tmp_path / "a.png", (9, 200, 9)), b"no image", tmp_path / "a.png", *[b""] * 9]
-    found = list(embed_many(classifier, read_space(classifier.bundle), sources))
-    assert [isinstance(result, ImageError) for result in found] == [False, True, False, *[True] * 9]
-    np.testing.assert_array_equal(found[0], found[2])
+    embeddings = list(embed_many(classifier, read_space(classifier.bundle), sources))
+    assert [isinstance(result, ImageError) for result in embeddings] == [False, True, False, *[True] * 9]
+    np.testing.assert_array_equal(embeddings[0], embeddings[2])
 
 
 def test_ranking_puts_the_most_similar_first():
@@ -387,7 +387,7 @@ def naive_groups(vectors: np.ndarray, same: float) -> list[list[int]]:
         if mean < same:
             break
         groups[-other] += groups.pop(-one)
-    return sorted((sorted(found) for found in groups), key=lambda found: (-len(found), found))
+    return sorted((sorted(group) for group in groups), key=lambda group: (-len(group), group))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -513,8 +513,8 @@ def test_similar_and_cluster_print_what_they_find(bundle, tmp_path):
     ranked = run(verbs.similar, folder / "0.png", folder, "--top-k", 2, "--json", *options)
     record = json.loads(ranked.stdout)
     assert ranked.exit_code == 1
-    assert [Path(entry["path"]).name for entry in record["results"]] == ["0.png", "2.png"]
-    assert [Path(entry["path"]).name for entry in record["errors"]] == ["bad.png"]
+    assert [Path(result["path"]).name for result in record["results"]] == ["0.png", "2.png"]
+    assert [Path(error["path"]).name for error in record["errors"]] == ["bad.png"]
     assert "bad.png" in ranked.stderr
     (folder / "bad.png").unlink()
     ranked = run(verbs.similar, folder / "0.png", folder, "--csv", *options)

@@ -44,7 +44,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert path.read_text() == "old"
     with pytest.raises(OSError, match="directory"):
         write_file(tmp_path, "a file in place of a folder")
-    assert [found.name for found in tmp_path.iterdir()] == ["kept.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["kept.json"]
 
 
 def test_writers_of_one_file_at_once_never_fail_and_one_of_them_wins_whole(tmp_path):
@@ -52,7 +52,7 @@ def test_writers_of_one_file_at_once_never_fail_and_one_of_them_wins_whole(tmp_p
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda content: write_file(path, content), contents * 5))
     assert path.read_bytes() in contents
-    assert [found.name for found in tmp_path.iterdir()] == ["shared"]
+    assert [file.name for file in tmp_path.iterdir()] == ["shared"]
 
 
 def test_what_a_killed_writer_left_is_deleted_by_the_next_and_what_a_live_one_holds_is_not(tmp_path):
@@ -110,7 +110,7 @@ def test_changes_of_one_file_wait_for_each_other_and_none_is_lost(tmp_path):
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(add, range(60)))
     assert path.read_text() == "60"
-    assert [found.name for found in tmp_path.iterdir()] == ["count"]
+    assert [file.name for file in tmp_path.iterdir()] == ["count"]
 
 
 def test_a_change_that_fails_lets_the_next_one_in(tmp_path):

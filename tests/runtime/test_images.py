@@ -56,8 +56,8 @@ def exif(orientation: int) -> Image.Exif:
     return table
 
 
-def pixel(source, place=(1, 1)) -> tuple[int, ...]:
-    return load_image(source).getpixel(place)
+def pixel(source, position=(1, 1)) -> tuple[int, ...]:
+    return load_image(source).getpixel(position)
 
 
 MODES = [
@@ -85,15 +85,15 @@ WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_of_pillow_becomes_rgb_or_rgba(mode):
     image = Image.new(mode, (6, 4))
-    found = load_image(image)
-    assert found.size == (6, 4)
-    assert found.mode == ("RGBA" if mode in WITH_ALPHA else "RGB")
+    loaded = load_image(image)
+    assert loaded.size == (6, 4)
+    assert loaded.mode == ("RGBA" if mode in WITH_ALPHA else "RGB")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "YCbCr", "HSV", "P", "RGBX"])
 def test_colours_survive_the_conversion(mode):
-    found = np.asarray(load_image(quadrants(mode)).convert("RGB")).astype(int)
-    assert np.abs(found - np.asarray(quadrants()).astype(int)).max() <= 3
+    pixels = np.asarray(load_image(quadrants(mode)).convert("RGB")).astype(int)
+    assert np.abs(pixels - np.asarray(quadrants()).astype(int)).max() <= 3
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "I;16", "I", "F"])
@@ -121,8 +121,8 @@ def test_a_palette_is_transparent_where_its_index_or_its_bytes_say_so(kind, in_b
     clear = image.getpixel((1, 1))
     alphas = bytes([255] * clear + [40])
     data = encode(image, kind, transparency=alphas if in_bytes else clear)
-    found = load_image(data)
-    assert (found.mode, found.getpixel((1, 1))[3], found.getpixel((20, 1))) == (
+    loaded = load_image(data)
+    assert (loaded.mode, loaded.getpixel((1, 1))[3], loaded.getpixel((20, 1))) == (
         "RGBA",
         40 if in_bytes else 0,
         (*BLUE, 255),
@@ -142,8 +142,8 @@ def test_a_palette_of_colours_with_alpha_keeps_its_alpha():
 def test_the_one_transparent_colour_of_a_png_is_transparent(colour, dtype, shape):
     array = np.zeros(shape, dtype)
     array[:, :3] = colour
-    found = load_image(encode(Image.fromarray(array), "PNG", transparency=colour))
-    assert (found.mode, found.getpixel((1, 1))[3], found.getpixel((4, 1))) == ("RGBA", 0, (0, 0, 0, 255))
+    loaded = load_image(encode(Image.fromarray(array), "PNG", transparency=colour))
+    assert (loaded.mode, loaded.getpixel((1, 1))[3], loaded.getpixel((4, 1))) == ("RGBA", 0, (0, 0, 0, 255))
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -153,11 +153,11 @@ def test_all_eight_orientations_come_out_upright(kind, orientation):
     stored = upright if turn is None else upright.transpose(turn)
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     for fast in (False, True):
-        found = load_image(encode(stored, kind, exif=exif(orientation), **options), fast=fast)
-        assert found.size == upright.size
-        off = np.abs(np.asarray(found).astype(int) - np.asarray(upright).astype(int))
+        loaded = load_image(encode(stored, kind, exif=exif(orientation), **options), fast=fast)
+        assert loaded.size == upright.size
+        off = np.abs(np.asarray(loaded).astype(int) - np.asarray(upright).astype(int))
         assert np.median(off) <= 3
-        assert [found.getpixel(place)[2] > 128 for place in ((2, 2), (21, 2), (2, 13), (21, 13))] == [
+        assert [loaded.getpixel(position)[2] > 128 for position in ((2, 2), (21, 2), (2, 13), (21, 13))] == [
             False,
             True,
             False,
@@ -185,8 +185,8 @@ def test_of_an_animation_the_first_frame_with_anything_in_it_is_taken(kind, opti
         )
         assert Image.open(io.BytesIO(data)).n_frames >= 3
         for fast in (False, True):
-            found = load_image(data, fast=fast).convert("RGB")
-            off = np.abs(np.asarray(found).astype(int) - np.asarray(drawn.convert("RGB")).astype(int))
+            loaded = load_image(data, fast=fast).convert("RGB")
+            off = np.abs(np.asarray(loaded).astype(int) - np.asarray(drawn.convert("RGB")).astype(int))
             assert np.median(off) <= 3
 
 
@@ -210,8 +210,8 @@ def test_values_of_fewer_bits_in_wider_samples_are_scaled_up(kind, bits):
     source = (
         values if kind == "array" else image if kind == "PIL" else encode(image, "PNG" if kind == "PNG" else "TIFF")
     )
-    found = np.asarray(load_image(source).convert("L")).astype(int)
-    assert np.abs(found - np.arange(256).reshape(16, 16)).max() <= 1
+    grey = np.asarray(load_image(source).convert("L")).astype(int)
+    assert np.abs(grey - np.arange(256).reshape(16, 16)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -264,10 +264,10 @@ def test_tiny_images_and_long_strips_are_read(kind, size):
 def test_arrays_of_every_accepted_type_and_shape_give_the_same_image(dtype, shape):
     bits = np.random.default_rng(3).integers(0, 2, shape).astype(bool)
     full = {"b": True, "u": np.iinfo(dtype).max if "u" in dtype else None, "f": 1.0}[np.dtype(dtype).kind]
-    found = load_image(bits.astype(dtype) * np.dtype(dtype).type(full))
+    loaded = load_image(bits.astype(dtype) * np.dtype(dtype).type(full))
     expected = Image.fromarray((bits * np.uint8(255)).reshape(shape if shape[-1] > 2 and len(shape) == 3 else (5, 7)))
-    assert found.mode == ("RGBA" if shape[-1:] == (4,) else "RGB")
-    assert found.tobytes() == expected.convert(found.mode).tobytes()
+    assert loaded.mode == ("RGBA" if shape[-1:] == (4,) else "RGB")
+    assert loaded.tobytes() == expected.convert(loaded.mode).tobytes()
 
 
 def test_an_array_need_not_be_contiguous():
@@ -276,7 +276,7 @@ def test_an_array_need_not_be_contiguous():
 
 
 @pytest.mark.parametrize(
-    ("array", "found"),
+    ("array", "message"),
     [
         (np.zeros((4, 4), np.int64), "int64"),
         (np.zeros((4, 4), np.int8), "int8"),
@@ -295,8 +295,8 @@ def test_an_array_need_not_be_contiguous():
         (np.broadcast_to(np.uint8(0), (MAX_PIXELS, 2)), "Scale it down"),
     ],
 )
-def test_other_arrays_are_refused_with_what_was_found_and_expected(array, found):
-    with pytest.raises(ImageError, match=found) as caught:
+def test_other_arrays_are_refused_with_what_was_found_and_expected(array, message):
+    with pytest.raises(ImageError, match=message) as caught:
         load_image(array)
     assert "expected" in str(caught.value) or "at most" in str(caught.value)
 
@@ -387,8 +387,8 @@ def test_threads_leave_the_warning_filters_of_the_process_alone():
 
 def decode_reduced(data: bytes, *, fast: bool = True) -> tuple[Image.Image, tuple[float, float] | None]:
     """`load_reduced` to 320 px, as an image from any decoder."""
-    found, covered = load_reduced(data, 320, fast=fast)
-    return Image.fromarray(found) if isinstance(found, np.ndarray) else found, covered
+    decoded, covered = load_reduced(data, 320, fast=fast)
+    return Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded, covered
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 6, 7])
@@ -398,13 +398,13 @@ def test_a_large_jpeg_is_decoded_smaller_and_covers_the_same_picture(size, orien
     data = encode(image, "JPEG", quality=95, exif=exif(orientation))
     upright = load_image(data)
     for fast in (False, True):
-        found, covered = decode_reduced(data, fast=fast)
+        decoded, covered = decode_reduced(data, fast=fast)
         scale = upright.width / covered[0]
         assert scale in (2, 4, 8)
         assert 320 <= max(covered) < 640 or scale == 8
         assert (upright.width / scale, upright.height / scale) == covered
-        assert found.size == (-(-upright.width // int(scale)), -(-upright.height // int(scale)))
-        assert decode_reduced(data)[0].tobytes() == found.tobytes()
+        assert decoded.size == (-(-upright.width // int(scale)), -(-upright.height // int(scale)))
+        assert decode_reduced(data)[0].tobytes() == decoded.tobytes()
 
 
 def test_small_jpegs_and_other_formats_are_decoded_whole():
@@ -412,9 +412,9 @@ def test_small_jpegs_and_other_formats_are_decoded_whole():
     data = encode(image, "JPEG")
     assert [load_reduced(data, 320, least_pixels=count)[1] for count in (1_000_000, 1_000_001)] == [(500, 500), None]
     for data in (encode(image, "PNG"), encode(image.resize((639, 400)), "JPEG"), encode(image, "WEBP")):
-        found, covered = decode_reduced(data)
+        decoded, covered = decode_reduced(data)
         assert covered is None
-        assert found.size == load_image(data).size
+        assert decoded.size == load_image(data).size
 
 
 @pytest.mark.parametrize("source", ["https://example.org/logo.png", "s3://bucket/logo.png"])

@@ -43,7 +43,7 @@ def ensemble(fake_bundle, fake_model):
             for name, size_px, weight in zip(("model.onnx", "second.onnx"), SIZES, weights, strict=True)
         ]
         record["model"]["optional_outputs"] = [EPISTEMIC]
-        record["files"] = {name: vars(entry) for name, entry in list_files(folder).items()}
+        record["files"] = {name: vars(file) for name, file in list_files(folder).items()}
         change(record)
         write_record(folder, json.dumps(record).encode())
         return folder

@@ -21,10 +21,10 @@ def test_the_resident_set_grows_by_less_than_two_percent(workers):
         f"print(json.dumps(measure_memory({IMAGES}, {workers})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert found["images"] == IMAGES
-    assert 30_000_000 < found["warm_bytes"] < 600_000_000
-    assert found["growth"] < 0.02
+    memory = json.loads(done.stdout)
+    assert memory["images"] == IMAGES
+    assert 30_000_000 < memory["warm_bytes"] < 600_000_000
+    assert memory["growth"] < 0.02
 
 
 def test_too_few_images_to_be_warm_are_refused():

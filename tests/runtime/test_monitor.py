@@ -38,11 +38,11 @@ def predictions(count: int, seed: int, *, power: float = 4.0, shares=(0.5, 0.3, 
     random = np.random.default_rng(seed)
     confidence = 1 - random.random(count) ** 4 * power / 8
     guesses = random.choice(len(LABELS), count, p=shares)
-    entries = [
+    logged = [
         {"best_guess": LABELS[g], "confidence": float(c), "abstained": bool(c < threshold)}
         for g, c in zip(guesses, confidence, strict=True)
     ]
-    return entries, confidence, guesses
+    return logged, confidence, guesses
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def reference():
     return reference_of(confidence, guesses, LABELS, confidence >= 0.5)
 
 
-def verdicts(reference, entries):
-    return {drift.name: drift.verdict for drift in measure_drift(reference, entries)}
+def verdicts(reference, logged):
+    return {drift.name: drift.verdict for drift in measure_drift(reference, logged)}
 
 
 def test_predictions_of_the_same_kind_are_stable_almost_always_whatever_their_number(reference):
@@ -73,9 +73,9 @@ def test_each_quantity_that_has_changed_is_named(reference):
         "abstention": "stable",
     }
     less_sure = predictions(500, seed=1, power=8.0, threshold=0.5)[0]
-    found = verdicts(reference, less_sure)
-    assert found["best_guess"] == "stable"
-    assert found["confidence"] != "stable"
+    verdict_of = verdicts(reference, less_sure)
+    assert verdict_of["best_guess"] == "stable"
+    assert verdict_of["confidence"] != "stable"
 
 
 def test_the_index_is_nought_on_equal_shares_symmetric_and_finite_on_empty_bins():
@@ -101,11 +101,11 @@ def test_too_few_predictions_say_nothing(reference):
 
 
 def test_a_log_of_other_labels_and_a_bundle_without_reference_are_refused(reference):
-    entries = predictions(LEAST, seed=1)[0]
+    logged = predictions(LEAST, seed=1)[0]
     with pytest.raises(BundleError, match="labels zebra"):
-        measure_drift(reference, [*entries, {**entries[0], "best_guess": "zebra"}])
+        measure_drift(reference, [*logged, {**logged[0], "best_guess": "zebra"}])
     with pytest.raises(BundleError, match="no reference"):
-        measure_drift({}, entries)
+        measure_drift({}, logged)
 
 
 def broken(reference: dict) -> Iterator[dict]:
@@ -124,13 +124,13 @@ def test_a_reference_that_is_not_such_as_is_packed_is_refused_with_what_to_do():
     random = np.random.default_rng(0)
     confidence, guesses = random.uniform(0.4, 1, 300), random.integers(0, 2, 300)
     reference = reference_of(confidence, guesses, ("a", "b"), confidence >= 0.5)
-    entries = [{"best_guess": "a", "confidence": float(value), "abstained": False} for value in confidence]
-    assert len(measure_drift(reference, entries)) == 3
+    logged = [{"best_guess": "a", "confidence": float(value), "abstained": False} for value in confidence]
+    assert len(measure_drift(reference, logged)) == 3
     cases = list(broken(reference))
     assert len(cases) > 30
     for case in cases:
         with pytest.raises(BundleError, match="pack it again|Pack it again|another's log"):
-            measure_drift(case, entries)
+            measure_drift(case, logged)
 
 
 @pytest.fixture
@@ -166,8 +166,8 @@ def test_the_command_line_logs_decisions_and_nothing_of_the_image_and_judges_the
     assert CliRunner().invoke(classify, [*[str(tmp_path / "blue.png")] * LEAST, *options]).exit_code == 0
     drifted = CliRunner().invoke(monitor, [str(log), "--bundle", str(folder), "--last", str(LEAST), "--json"])
     assert drifted.exit_code == 1, drifted.output
-    found = {entry["name"]: entry["verdict"] for entry in json.loads(drifted.stdout)["drift"]}
-    assert found["best_guess"] == "drifted"
+    verdict_of = {quantity["name"]: quantity["verdict"] for quantity in json.loads(drifted.stdout)["drift"]}
+    assert verdict_of["best_guess"] == "drifted"
 
 
 def test_nothing_is_logged_unless_asked_for_and_a_classifier_appends(fake_bundle, tmp_path):
@@ -179,8 +179,8 @@ def test_nothing_is_logged_unless_asked_for_and_a_classifier_appends(fake_bundle
         classifier = Classifier.load(folder, log=log, self_test=True)  # the golden vectors are no predictions
         classifier.classify(image)
         assert len(list(classifier.classify_many([image, b"no image"]))) == 2
-    entries = list(read_log(log, "fake"))
-    assert [entry["best_guess"] for entry in entries] == ["red"] * 4
+    logged = list(read_log(log, "fake"))
+    assert [line["best_guess"] for line in logged] == ["red"] * 4
     assert list(read_log(log, "another")) == []
 
 
@@ -226,4 +226,4 @@ def test_a_line_is_strict_json_whatever_the_model_computes(fake_bundle, tmp_path
     result = Classifier.load(fake_bundle()).classify(Image.new("RGB", (9, 9), (255, 0, 0)))
     PredictionLog(log, "fake").append(replace(result, confidence=float("nan")))
     assert json.loads(log.read_text(), parse_constant=lambda name: pytest.fail(name))["confidence"] is None
-    assert [entry["confidence"] for entry in read_log(log)] == [0.0]
+    assert [line["confidence"] for line in read_log(log)] == [0.0]

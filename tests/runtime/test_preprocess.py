@@ -106,9 +106,9 @@ def test_the_library_gives_pillow_s_pixels_to_the_bit(size_px):
             else (width - random.choice([0, 0.125, 0.5]), height - random.choice([0, 0.25, 0.5]))
         )
         before = pixels.copy()
-        found = preprocess(pixels, contract, box)
+        prepared = preprocess(pixels, contract, box)
         assert np.array_equal(pixels, before)
-        assert np.array_equal(found, preprocess_by_pillow(before, contract, box)), (pixels.shape, box)
+        assert np.array_equal(prepared, preprocess_by_pillow(before, contract, box)), (pixels.shape, box)
 
 
 @needs_compiler
@@ -173,10 +173,10 @@ def test_without_the_library_pillow_gives_the_same(copied, tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     for image in sorted((package / "samples").glob("*.png"))[:3]:
-        found = subprocess.run(
+        pixels = subprocess.run(
             [sys.executable, "-c", code, image], env=environment, capture_output=True, check=True
         ).stdout
-        assert found == logo_edge.Classifier.load().read_pixels(image).tobytes()
+        assert pixels == logo_edge.Classifier.load().read_pixels(image).tobytes()
 
 
 DETAILED = InputContract(64, details=True)
@@ -293,10 +293,10 @@ def test_the_library_gives_the_planes_of_python_to_the_bit(size):
             less = random.choice([0, 0.125, 0.5], 2)
             for box in (None, (size[0] - less[0], size[1] - less[1])):  # of a JPEG decoded at a lower scale
                 before = pixels.copy()
-                found = preprocess(pixels, contract, box)
+                planes = preprocess(pixels, contract, box)
                 assert np.array_equal(pixels, before)
-                assert np.array_equal(found, preprocess_by_pillow(before, contract, box)), (pixels.shape, size_px, box)
-                fired += found[:, :, 3:].max(axis=(0, 1)) > 0
+                assert np.array_equal(planes, preprocess_by_pillow(before, contract, box)), (pixels.shape, size_px, box)
+                fired += planes[:, :, 3:].max(axis=(0, 1)) > 0
     assert min(size) < 50 or fired.min() > 5
 
 
@@ -307,9 +307,9 @@ def test_what_changes_in_one_pixel_reaches_all_planes_that_look_at_it(change):
     for column in range(40):
         pixels = np.full((30, 40, 3), 100, np.uint8)
         pixels[min(column, 29), column] += 8 * change
-        found = preprocess(pixels, InputContract(40, details=True))
-        assert np.array_equal(found, preprocess_by_pillow(pixels.copy(), InputContract(40, details=True)))
-        assert found[:, :, 3:].any() == change
+        prepared = preprocess(pixels, InputContract(40, details=True))
+        assert np.array_equal(prepared, preprocess_by_pillow(pixels.copy(), InputContract(40, details=True)))
+        assert prepared[:, :, 3:].any() == change
 
 
 def triangle_weights(length: int, scaled: int) -> np.ndarray:
@@ -359,8 +359,8 @@ def test_a_transparent_image_agrees_with_a_slow_reference_in_floats(size):
         image = drawing(*size, seed, alpha=True)
         for light, dark in ((WHITE, DARK), ((250, 200, 10), (10, 60, 90))):
             contract = InputContract(64, light, dark)
-            found = preprocess(image, contract)
-            off = min((np.abs(found - reference(image, contract, ground)) for ground in (light, dark)), key=np.max)
+            prepared = preprocess(image, contract)
+            off = min((np.abs(prepared - reference(image, contract, ground)) for ground in (light, dark)), key=np.max)
             assert off.max() <= 2.5  # the bytes of colour and of alpha are both rounded on each of the two passes
             assert (off > 1.5).mean() <= 0.005
 
@@ -368,11 +368,11 @@ def test_a_transparent_image_agrees_with_a_slow_reference_in_floats(size):
 def test_the_composition_agrees_with_straight_alpha_in_floats():
     for seed in range(5):
         image = drawing(90, 70, seed, alpha=True)
-        found, background = composite(np.asarray(image.convert("RGBa")), CONTRACT)
+        composited, background = composite(np.asarray(image.convert("RGBa")), CONTRACT)
         straight = np.asarray(image).astype(np.float64)
         alpha = straight[:, :, 3:] / 255
         assert alpha.min() < 0.1 < 0.9 < alpha.max()
-        assert np.abs(found - (straight[:, :, :3] * alpha + (1 - alpha) * np.array(background))).max() <= 1.5
+        assert np.abs(composited - (straight[:, :, :3] * alpha + (1 - alpha) * np.array(background))).max() <= 1.5
 
 
 @pytest.mark.parametrize("size_px", [8, 96, 128])

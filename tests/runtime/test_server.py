@@ -457,9 +457,9 @@ def test_head_is_answered_wherever_get_is(client):
 
 def test_a_picture_of_no_logo_is_answered_and_counted_as_such(fake_bundle):
     with running(create_app(Classifier.load(fake_bundle(familiarity=Familiarity(100.0, 0.05))))) as client:
-        found = post(client, png_of("red")).json()
-        assert (found["label"], found["reason"], found["is_logo"]) == (None, "not_a_logo", False)
-        assert found["logo_score"] < 100
+        answer = post(client, png_of("red")).json()
+        assert (answer["label"], answer["reason"], answer["is_logo"]) == (None, "not_a_logo", False)
+        assert answer["logo_score"] < 100
         counted = {
             reason: metric(client, "logo_edge_images_total", outcome="abstained", reason=reason) for reason in Rejection
         }
@@ -554,8 +554,8 @@ def test_the_service_follows_its_openapi_document(classifier, mode):
     seen, app = set(), create_app(classifier, Limits(body_bytes=100_000, images=4), token=TOKEN)
     with running(app) as client:
         schema = schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
-        for found in schema.get_all_operations():
-            operation = found.ok()
+        for result in schema.get_all_operations():
+            operation = result.ok()
             if mode == schemathesis.GenerationMode.NEGATIVE and not operation.body.items:
                 continue  # nothing that could be unfit
 

@@ -86,10 +86,10 @@ def test_a_forged_fingerprint_does_not_pass(signed, keys, tmp_path):
         read_bundle(signed, public_key=keys[1])
 
 
-@pytest.mark.parametrize("place", [0, 1, 400, -1])
-def test_a_changed_byte_of_the_record_is_refused_before_it_is_read(signed, keys, place):
+@pytest.mark.parametrize("position", [0, 1, 400, -1])
+def test_a_changed_byte_of_the_record_is_refused_before_it_is_read(signed, keys, position):
     data = bytearray((signed / RECORD).read_bytes())
-    data[place] ^= 1
+    data[position] ^= 1
     (signed / RECORD).write_bytes(data)
     with pytest.raises(BundleError, match="bundle.json is not what was signed; .*changed afterwards"):
         read_bundle(signed, public_key=keys[1])
@@ -302,6 +302,6 @@ def test_cryptography_is_imported_only_for_a_key(signed, keys):
         f"import sys, logo_edge; logo_edge.Classifier.load({str(signed)!r}); assert 'cryptography' not in sys.modules; "
         f"sys.modules['cryptography'] = None; logo_edge.Classifier.load({str(signed)!r}, public_key={str(keys[1])!r})"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "MissingExtraError" in found.stderr
-    assert "pip install 'logo-edge[sign]'" in found.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "MissingExtraError" in done.stderr
+    assert "pip install 'logo-edge[sign]'" in done.stderr

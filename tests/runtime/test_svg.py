@@ -37,9 +37,9 @@ def drawing(body: str = RED, attributes: str = 'viewBox="0 0 200 100"', before: 
     ],
 )
 def test_a_drawing_of_any_size_is_rendered_at_one(attributes):
-    found = load_image(drawing(attributes=attributes))
-    assert (found.mode, found.size) == ("RGBA", (svg.RENDER_PX, svg.RENDER_PX // 2))
-    assert found.getpixel((100, 100)) == (255, 0, 0, 255)
+    image = load_image(drawing(attributes=attributes))
+    assert (image.mode, image.size) == ("RGBA", (svg.RENDER_PX, svg.RENDER_PX // 2))
+    assert image.getpixel((100, 100)) == (255, 0, 0, 255)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_an_embedded_picture_is_drawn():
     file = io.BytesIO()
     Image.new("RGB", (20, 10), (0, 0, 255)).save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()
-    found = load_image(drawing(f'<image xlink:href="data:image/png;base64,{data}" width="200" height="100"/>'))
-    assert found.getpixel((100, 100)) == (0, 0, 255, 255)
+    image = load_image(drawing(f'<image xlink:href="data:image/png;base64,{data}" width="200" height="100"/>'))
+    assert image.getpixel((100, 100)) == (0, 0, 255, 255)
 
 
 @pytest.fixture
@@ -179,8 +179,8 @@ def test_a_drawing_that_takes_too_long_is_given_up(monkeypatch, patience):
 def test_threads_share_the_renderer():
     documents = [drawing(f'<rect width="200" height="100" fill="rgb({n},0,0)"/>') for n in range(24)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(load_image, documents))
-    assert [image.getpixel((100, 100))[0] for image in found] == list(range(24))
+        images = list(pool.map(load_image, documents))
+    assert [image.getpixel((100, 100))[0] for image in images] == list(range(24))
 
 
 def test_without_the_extra_a_drawing_says_which_one_to_install(monkeypatch):

@@ -245,7 +245,7 @@ def test_nothing_is_written_if_a_graph_disagrees(fake_bundle, tmp_path, monkeypa
     vectors[0]["logits"] = [6.0, 6.0, 6.0]  # on white, which all of it is
     (folder / VECTORS).write_text(json.dumps({"vectors": vectors}))
     record = json.loads((folder / RECORD).read_text())
-    record["files"] = {name: vars(entry) for name, entry in list_files(folder).items()}
+    record["files"] = {name: vars(file) for name, file in list_files(folder).items()}
     write_record(folder, json.dumps(record).encode())
     classifier = Classifier.load(folder)
     with pytest.raises(triton.ExportError, match="the graphs give"):

@@ -44,16 +44,16 @@ def must_run(*command: str | Path, folder: Path, **settings: str) -> str:
 
 def size_bytes(site_packages: Path) -> int:
     """The size of all files except those of a new environment."""
-    entries = [entry for entry in site_packages.iterdir() if not entry.name.startswith(OF_THE_ENVIRONMENT)]
-    return sum(path.stat().st_size for entry in entries for path in (entry, *entry.rglob("*")) if path.is_file())
+    installed = [top for top in site_packages.iterdir() if not top.name.startswith(OF_THE_ENVIRONMENT)]
+    return sum(path.stat().st_size for top in installed for path in (top, *top.rglob("*")) if path.is_file())
 
 
 def build_wheel(folder: Path, **settings: str) -> Path:
     must_run(
         sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder, **settings
     )
-    (found,) = folder.glob("logo_edge-*.whl")
-    return found
+    (archive,) = folder.glob("logo_edge-*.whl")
+    return archive
 
 
 @pytest.fixture(scope="module")

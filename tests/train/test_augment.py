@@ -87,8 +87,8 @@ def wordmark() -> Image.Image:
 def corners() -> Image.Image:
     """A red, a green, a blue and a purple square in the corners of the canvas."""
     image = Image.new("RGBA", (96, 96), (0, 0, 0, 0))
-    places = ((0, 0), (78, 0), (0, 78), (78, 78))
-    for (left, top), colour in zip(places, ((200, 0, 0), (0, 160, 0), (0, 0, 200), (160, 0, 160)), strict=True):
+    positions = ((0, 0), (78, 0), (0, 78), (78, 78))
+    for (left, top), colour in zip(positions, ((200, 0, 0), (0, 160, 0), (0, 0, 200), (160, 0, 160)), strict=True):
         ImageDraw.Draw(image).rectangle((left, top, left + 17, top + 17), fill=(*colour, 255))
     return image.convert("RGBa")
 
@@ -111,9 +111,9 @@ def test_an_operation_changes_the_view_and_adds_and_removes_no_gradient(name):
     assert all(not np.array_equal(view, plain(gradient_badge(), 0)) for view in views_under(name, gradient_badge()))
     flat, faded = (measured(views_under(name, image)) for image in (badge(), gradient_badge()))
     assert len(flat) == len(faded) == 12
-    assert max(found.gradient_share for found in flat) < 0.03
+    assert max(measurement.gradient_share for measurement in flat) < 0.03
     assert (
-        min(found.gradient_share for found in faded)
+        min(measurement.gradient_share for measurement in faded)
         > 0.6 * measured([plain(gradient_badge(), 0)])[0].gradient_share
         > 0.3
     )
@@ -123,9 +123,9 @@ def test_an_operation_changes_the_view_and_adds_and_removes_no_gradient(name):
 def test_an_operation_keeps_lettering_whole(name):
     (before,) = measured([LogoAugmentation(STILL, CONTRACT)(wordmark(), 0)])
     assert before.letters == 5
-    for found in measured(views_under(name, wordmark())):
-        assert found.letters == 5
-        assert found.row_width > 0.8 * before.row_width
+    for after in measured(views_under(name, wordmark())):
+        assert after.letters == 5
+        assert after.row_width > 0.8 * before.row_width
 
 
 @pytest.mark.parametrize("name", ["shear", "perspective"])
@@ -219,15 +219,15 @@ PAIRS = {"p_mixup": 0.4, "p_cutmix": 0.4, "mixup_pairs": ("a+b",), "cutmix_pairs
 def test_only_pairs_of_the_table_are_mixed():
     labels = ["a"] * 5 + ["b"] * 5 + ["c"] * 5
     mixing = Mixing(TeacherAugment(**PAIRS), labels)
-    random, found = np.random.default_rng(0), Counter()
+    random, counts = np.random.default_rng(0), Counter()
     for index in list(range(15)) * 60:
         if drawn := mixing.draw(index, random):
             kind, partner, share = drawn
             assert 0 <= share <= 1
-            found[kind, labels[index], labels[partner]] += 1
-    assert found.keys() == {("mixup", "a", "b"), ("mixup", "b", "a"), ("cutmix", "b", "b")}
-    assert found["mixup", "a", "b"] / 300 == pytest.approx(0.4, abs=0.09)
-    assert found["cutmix", "b", "b"] / 300 == pytest.approx(0.4, abs=0.09)
+            counts[kind, labels[index], labels[partner]] += 1
+    assert counts.keys() == {("mixup", "a", "b"), ("mixup", "b", "a"), ("cutmix", "b", "b")}
+    assert counts["mixup", "a", "b"] / 300 == pytest.approx(0.4, abs=0.09)
+    assert counts["cutmix", "b", "b"] / 300 == pytest.approx(0.4, abs=0.09)
 
 
 def test_pairs_of_classes_that_are_not_there_are_refused():

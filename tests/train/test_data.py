@@ -100,9 +100,9 @@ def test_every_render_is_256_px_on_its_longer_side_with_alpha(renders):
 
 def test_the_lock_file_pins_every_package_by_hash_and_names_no_host():
     lock = json.loads((DATA / "package-lock.json").read_text())
-    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    packages = {name: package for name, package in lock["packages"].items() if name}
     assert len(packages) == 10
-    assert all(entry["integrity"].startswith("sha512-") for entry in packages.values())
+    assert all(package["integrity"].startswith("sha512-") for package in packages.values())
     assert "http" not in json.dumps(packages)
 
 

@@ -123,7 +123,7 @@ def gradients(network: nn.Module) -> dict[str, torch.Tensor]:
 def halves_by_hand(folder: Path) -> tuple[dict[str, torch.Tensor], float]:
     """The means of both halves' ASAM gradients, each at its own perturbed weights, and of their norms |w| g."""
     dataset, order = read_logos(folder), np.random.default_rng((3, 0)).permutation(24)
-    found, norms = [], []
+    half_gradients, norms = [], []
     for half in (order[:12], order[12:]):
         batch = default_collate([dataset[int(index)] for index in half])
         network = build_network()
@@ -137,9 +137,9 @@ def halves_by_hand(folder: Path) -> tuple[dict[str, torch.Tensor], float]:
         with torch.no_grad():
             for weight, part in zip(weights, first, strict=True):
                 weight += SHARP.rho * weight.square() * part / norms[-1]
-        found.append(gradient())
+        half_gradients.append(gradient())
     names = [name for name, _ in network.named_parameters()]
-    mean = [(first + second) / 2 for first, second in zip(*found, strict=True)]
+    mean = [(first + second) / 2 for first, second in zip(*half_gradients, strict=True)]
     return dict(zip(names, mean, strict=True)), sum(norms) / 2
 
 
@@ -172,21 +172,22 @@ def make_views() -> torch.Tensor:
 
 def work(folder: Path, out: Path) -> dict:
     """The values to compare, computed by this process, alone or as a rank."""
-    found: dict = {}
+    values: dict = {}
     for accumulate in (1, 3):
         config = FitConfig(**{**vars(ONE_STEP), "accumulate": accumulate})
         network, _, history = fit_logos(folder, config, out / f"one-{accumulate}.state")
-        found[f"gradients {accumulate}"], found[f"loss {accumulate}"] = gradients(network), history[0]["cross_entropy"]
+        values[f"gradients {accumulate}"] = gradients(network)
+        values[f"loss {accumulate}"] = history[0]["cross_entropy"]
         for scope in ("batch", "process"):
             sharp = replace(config, warmup_epochs=0.0, sam=replace(SHARP, scope=scope))
             network, _, history = fit_logos(folder, sharp, out / f"{scope}-{accumulate}.state")
-            found[f"sharp gradients {scope} {accumulate}"] = gradients(network)
-            found[f"sharp record {scope} {accumulate}"] = history[0]
+            values[f"sharp gradients {scope} {accumulate}"] = gradients(network)
+            values[f"sharp record {scope} {accumulate}"] = history[0]
     sharp = replace(EPOCHS, warmup_epochs=0.0, sam=replace(SHARP, scope="process"))
-    found["sharp whole"] = fit_logos(folder, sharp, out / "sharp.state")[1].state_dict()
+    values["sharp whole"] = fit_logos(folder, sharp, out / "sharp.state")[1].state_dict()
     reports: list[dict] = []
     _, average, history = fit_logos(folder, EPOCHS, out / "whole.state", reports.append)
-    found["history"], found["whole"], found["reports"] = history, average.state_dict(), len(reports)
+    values["history"], values["whole"], values["reports"] = history, average.state_dict(), len(reports)
     for aleatoric in (False, True):
         vit = LogoNetwork("logo_vit_tiny", 3, size_px=32)
         if aleatoric:
@@ -202,24 +203,24 @@ def work(folder: Path, out: Path) -> dict:
             evaluate=lambda _: {},
             report=lambda _: None,
         )
-        found[f"vit {aleatoric}"] = vit_average.state_dict()
+        values[f"vit {aleatoric}"] = vit_average.state_dict()
         distributed.on_main((out / "vit.state").unlink)()
         distributed.wait()
-    found["objective"] = fit_adaptively(folder, out / "adaptive.state")
-    found["contrast loss"], found["contrast gradients"] = contrast(make_views())
-    found["logits"] = predict_logits(average, read_logos(folder, "val"), CPU)
-    found["one logit"] = predict_logits(average, OneLogo(), CPU)
-    found["mean"] = distributed.reduce_mean({"a": float(distributed.rank()), "b": 3.0})
-    found["shares"] = distributed.share(range(7))
-    found["order"] = distributed.gather_list([f"rank {distributed.rank()}"])
+    values["objective"] = fit_adaptively(folder, out / "adaptive.state")
+    values["contrast loss"], values["contrast gradients"] = contrast(make_views())
+    values["logits"] = predict_logits(average, read_logos(folder, "val"), CPU)
+    values["one logit"] = predict_logits(average, OneLogo(), CPU)
+    values["mean"] = distributed.reduce_mean({"a": float(distributed.rank()), "b": 3.0})
+    values["shares"] = distributed.share(range(7))
+    values["order"] = distributed.gather_list([f"rank {distributed.rank()}"])
     statistics = nn.BatchNorm1d(2)
     statistics.running_mean.fill_(float(distributed.rank()))
     distributed.agree_on_buffers(statistics)
-    found["statistics"] = statistics.running_mean
+    values["statistics"] = statistics.running_mean
     with distributed.main_first():
-        found["made before"] = (out / "made").exists()
+        values["made before"] = (out / "made").exists()
         (out / "made").touch()
-    return found
+    return values
 
 
 class OneLogo:
@@ -302,12 +303,12 @@ def alone(logos, tmp_path_factory) -> dict:
     return work(logos, tmp_path_factory.mktemp("alone"))
 
 
-def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    assert len(found) >= 8
+def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    assert len(actual) >= 8
     for name, tensor in expected.items():
         assert tensor.abs().max() > 1e-5, f"{name} has no gradient"
-        assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-6 * float(tensor.abs().max())), name
+        assert torch.allclose(actual[name], tensor, rtol=1e-4, atol=1e-6 * float(tensor.abs().max())), name
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -321,10 +322,10 @@ def test_two_ranks_have_the_gradients_of_one_process_with_the_whole_batch(togeth
 def test_two_ranks_perturb_by_the_gradient_of_the_whole_batch(together, alone, accumulate):
     for rank in together:
         assert_close(rank[f"sharp gradients batch {accumulate}"], alone["sharp gradients batch 1"])
-        found, expected = (side[f"sharp record batch {accumulate}"] for side in (rank, alone))
-        assert found["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-5)
-        assert found["cross_entropy"] == pytest.approx(expected["cross_entropy"], rel=1e-5)
-        assert found["rho"] == SHARP.rho
+        record, expected = (side[f"sharp record batch {accumulate}"] for side in (rank, alone))
+        assert record["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-5)
+        assert record["cross_entropy"] == pytest.approx(expected["cross_entropy"], rel=1e-5)
+        assert record["rho"] == SHARP.rho
     unaware = alone["gradients 1"]
     assert not torch.allclose(
         alone["sharp gradients batch 1"]["layers.0.weight"], unaware["layers.0.weight"], rtol=1e-2

@@ -55,10 +55,10 @@ def test_statistics_are_standardised_over_what_was_seen(network):
     standardise.train()
     for _ in range(200):
         standardise(measured)
-    found, varied = standardise.eval()(measured), measured.std(0) > 5e-3
+    standardised, varied = standardise.eval()(measured), measured.std(0) > 5e-3
     assert varied.sum() > 10
-    assert found[:, varied].mean(0).abs().max() < 0.2
-    assert (found[:, varied].std(0) - 1).abs().max() < 0.2
+    assert standardised[:, varied].mean(0).abs().max() < 0.2
+    assert (standardised[:, varied].std(0) - 1).abs().max() < 0.2
     assert FAR > 2, "few of them are cut off"
 
 

@@ -114,8 +114,8 @@ def test_the_second_order_gradient_is_that_of_finite_differences(rates):
                 parameter += sign * step * direction
                 losses.append(float(outer_loss(network, *task)))
                 parameter -= sign * step * direction
-        found = float((parameter.grad * direction).sum())
-        assert found == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-3, abs=1e-7), name
+        slope = float((parameter.grad * direction).sum())
+        assert slope == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-3, abs=1e-7), name
 
 
 def test_the_second_order_gradient_is_that_of_the_inner_steps_written_out():
@@ -305,8 +305,8 @@ def test_types_are_shown_and_asked_for_by_different_groups_of_one_package():
         packages.add(everyone[0].package)
         shown, asked = ({rows[index].group for index in part.flat} for part in (episode.support, episode.queries))
         assert not shown & asked
-        for name, found in zip(episode.classes, episode.support, strict=True):
-            assert {rows[index].label for index in found} == {name}
+        for name, indices in zip(episode.classes, episode.support, strict=True):
+            assert {rows[index].label for index in indices} == {name}
     assert packages == {"a", "b"}
     with pytest.raises(DatasetError, match="no package has logos of 23 groups of each type"):
         TypeTasks(rows, replace(CONFIG, shots=21, queries=2))
@@ -344,13 +344,13 @@ def test_a_group_in_two_splits_is_refused():
 def test_episodes_have_fixed_shapes_and_come_again(manifest_path, task):
     config = replace(CONFIG, task=task)
     manifest = read_manifest(manifest_path)
-    found = EpisodeDataset(manifest, task_rows(manifest, config, "train"), config)
+    dataset = EpisodeDataset(manifest, task_rows(manifest, config, "train"), config)
     ways, views = (3, PARTS) if task == "brands" else (2, 1)
-    support, queries = found[4]
+    support, queries = dataset[4]
     assert support.shape == (ways, 2, 32, 32, 3)
     assert queries.shape == (ways, views, 32, 32, 3)
     assert support.dtype == queries.dtype == torch.uint8
-    again, other = found[4], found[5]
+    again, other = dataset[4], dataset[5]
     assert torch.equal(again[0], support)
     assert torch.equal(again[1], queries)
     assert not torch.equal(other[0], support)
@@ -398,12 +398,12 @@ def test_prototypes_learn_brands_that_they_are_then_asked_for(manifest_path, tmp
     config = replace(CONFIG, episodes=24, fit=replace(CONFIG.fit, epochs=4, batch_size=4, learning_rate=3e-3))
     record = learn(manifest_path, tmp_path / "run", config)
     assert record["history"][-1]["cross_entropy"] < 0.8 * record["history"][0]["cross_entropy"]
-    found = evaluate_few_shot(manifest_path, tmp_path / "run", split="test", episodes=60, device=CPU)
-    assert (found["ways"], found["shots"], found["classes"], found["drawings"]) == (3, 2, 4, 8)
-    assert found["accuracy"]["low"] <= found["accuracy"]["value"] <= found["accuracy"]["high"]
-    assert found["accuracy"]["value"] > 0.5, "chance is a third"
+    figures = evaluate_few_shot(manifest_path, tmp_path / "run", split="test", episodes=60, device=CPU)
+    assert (figures["ways"], figures["shots"], figures["classes"], figures["drawings"]) == (3, 2, 4, 8)
+    assert figures["accuracy"]["low"] <= figures["accuracy"]["value"] <= figures["accuracy"]["high"]
+    assert figures["accuracy"]["value"] > 0.5, "chance is a third"
     again = evaluate_few_shot(manifest_path, tmp_path / "run", split="test", episodes=60, device=CPU)
-    assert again["accuracy"] == found["accuracy"]
+    assert again["accuracy"] == figures["accuracy"]
     write_manifest(manifest_path, read_manifest(manifest_path).rows[2:])
     with pytest.raises(
         RunError, match=r"is not the manifest that .*run was made of: rows 2 removed: one/icon-0, two/icon-0"

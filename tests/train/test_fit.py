@@ -509,8 +509,8 @@ def test_an_empty_split_and_a_missing_class_are_named():
 def test_training_stops_at_a_split_that_is_empty_or_lacks_a_class_and_writes_nothing(logos, tmp_path, split, lost):
     rows = [row for row in logos.rows if row.split != split or (row.label != lost and lost != "all")]
     write_manifest(tmp_path / "less.csv", rows)
-    found = "is empty" if lost == "all" else "has no logo of class red"
-    with pytest.raises(DatasetError, match=f"split '{split}' {found}"):
+    problem = "is empty" if lost == "all" else "has no logo of class red"
+    with pytest.raises(DatasetError, match=f"split '{split}' {problem}"):
         train_ensemble(tmp_path / "less.csv", recipe_from_dict({}), tmp_path / "run", device=CPU, report=print)
     assert not (tmp_path / "run").exists()
 
@@ -524,11 +524,11 @@ def test_training_stops_where_every_logo_of_a_class_looks_like_a_held_out_one(lo
         train_ensemble(tmp_path / "manifest.csv", recipe_from_dict({}), tmp_path / "run", device=CPU, report=print)
 
 
-@pytest.mark.parametrize(("labels", "found"), [(["red"], "one class, red"), ([], "no labelled logo")])
-def test_training_stops_without_two_classes(logos, tmp_path, labels, found):
+@pytest.mark.parametrize(("labels", "problem"), [(["red"], "one class, red"), ([], "no labelled logo")])
+def test_training_stops_without_two_classes(logos, tmp_path, labels, problem):
     rows = [row if row.label in labels else replace(row, label="", votes=()) for row in logos.rows]
     write_manifest(tmp_path / "few.csv", rows)
-    with pytest.raises(DatasetError, match=f"{found}; expected at least two classes"):
+    with pytest.raises(DatasetError, match=f"{problem}; expected at least two classes"):
         train_ensemble(tmp_path / "few.csv", recipe_from_dict({}), tmp_path / "run", device=CPU, report=print)
 
 
@@ -542,9 +542,9 @@ def test_an_estimate_is_the_pace_of_the_second_epoch_times_all_steps():
         *((113.0, {"kind": "step", "steps": 4}) for _ in range(4)),
         (113.0, epoch),
     ]
-    found = extrapolate("a", reports, FitConfig(epochs=6, batch_size=10), 205, evaluations=3.0)
-    assert (found.steps, found.epochs, found.data_wait) == (20, 6, 0.25)
-    assert found.seconds == pytest.approx(7 + 6 * (200 / 20 + 1) + 3 * 1)
+    estimate = extrapolate("a", reports, FitConfig(epochs=6, batch_size=10), 205, evaluations=3.0)
+    assert (estimate.steps, estimate.epochs, estimate.data_wait) == (20, 6, 0.25)
+    assert estimate.seconds == pytest.approx(7 + 6 * (200 / 20 + 1) + 3 * 1)
     slower = extrapolate("a", reports, FitConfig(epochs=6, batch_size=10), 205, growth=2.0)
     assert slower.seconds == pytest.approx(7 + 6 * (200 / 20 + 2)), "an evaluation of twice as many logos"
 

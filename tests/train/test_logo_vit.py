@@ -191,10 +191,10 @@ def test_a_place_and_its_mirror_image_share_a_learned_score(which):
         bias.relative.zero_()
         bias.symmetry[1, which] = 3.0
     geometry = bias.geometry().detach()
-    places = torch.arange(side * side)
-    image = mirror_images(places.view(side, side))[which].flatten()
+    positions = torch.arange(side * side)
+    image = mirror_images(positions.view(side, side))[which].flatten()
     assert geometry[0].abs().sum() == 0, "each head learns its own"
-    assert torch.equal(geometry[1, places, image], torch.full((side * side,), 3.0))
+    assert torch.equal(geometry[1, positions, image], torch.full((side * side,), 3.0))
     assert int((geometry[1] != 0).sum()) == side * side
 
 
@@ -277,7 +277,7 @@ def test_the_prior_sees_the_aspects_and_no_patch(network):
         for name, parameter in network.backbone.named_parameters():
             if name.startswith("patch_embed"):
                 parameter.sub_(0.1)
-        before, after = (network.backbone.forward_prior(found) for found in (features, moved))
+        before, after = (network.backbone.forward_prior(tokens) for tokens in (features, moved))
     assert not torch.allclose(features[:, 0], moved[:, 0], atol=1e-3)
     assert torch.equal(before, after)
 
@@ -298,8 +298,8 @@ def test_the_prior_counts_for_nothing_at_first_and_by_its_weight_then():
 def test_without_variance_the_aleatoric_loss_is_the_cross_entropy():
     torch.manual_seed(0)
     logits, targets = torch.randn(8, 4) * 3, torch.randint(0, 4, (8,))
-    found = noisy_log_softmax(logits, torch.full((8, 4), -torch.inf))
-    assert torch.allclose(found, logits.log_softmax(1), atol=1e-5)
+    log_probabilities = noisy_log_softmax(logits, torch.full((8, 4), -torch.inf))
+    assert torch.allclose(log_probabilities, logits.log_softmax(1), atol=1e-5)
 
     class Sure(nn.Module):
         def forward(self, _pixels, whole=False):
@@ -350,11 +350,11 @@ def test_a_gradient_reaches_every_parameter(checkpointing):
     network.backbone.set_grad_checkpointing(checkpointing)
     network.learn_variance()
     pixels = torch.from_numpy(np.stack([strokes(SIDE), square(SIDE), fading_square(SIDE)]))
-    found = network(pixels, whole=True)
-    loss = cross_entropy(found.logits, torch.tensor([0, 1, 2])) + cross_entropy(
-        found.prior_logits, torch.tensor([0, 1, 2])
+    output = network(pixels, whole=True)
+    loss = cross_entropy(output.logits, torch.tensor([0, 1, 2])) + cross_entropy(
+        output.prior_logits, torch.tensor([0, 1, 2])
     )
-    (loss + found.log_variance.square().sum()).backward()
+    (loss + output.log_variance.square().sum()).backward()
     silent = {name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     assert silent == {"backbone.biases.5.relative", "backbone.biases.5.symmetry"}, (
         "no one reads the last layer's patches"

@@ -104,14 +104,14 @@ def test_a_certain_prediction_has_a_finite_focal_gradient():
 def test_confident_errors_cost_what_the_confidence_penalty_does_and_right_predictions_nothing():
     logits, targets, _, _ = draw_batch(soft=False)
     log_probabilities = logits.log_softmax(1)
-    found = penalise_errors(log_probabilities, targets)
+    costs = penalise_errors(log_probabilities, targets)
     labels = targets.argmax(1)
     penalty = ConfidencePenaltyLoss(reduction="none", eps=0.0)(logits, labels)
     penalty -= functional.cross_entropy(logits, labels, reduction="none")
     wrong = logits.argmax(1) != labels
     assert 5 < wrong.sum() < 24
-    assert torch.allclose(found[wrong], penalty[wrong], atol=1e-6)
-    assert found[~wrong].abs().max() == 0
+    assert torch.allclose(costs[wrong], penalty[wrong], atol=1e-6)
+    assert costs[~wrong].abs().max() == 0
     disputed = torch.tensor([[0.25, 0.75, 0.0, 0.0]], dtype=torch.float64)
     sure_of_the_first = torch.tensor([[30.0, 0.0, 0.0, 0.0]], dtype=torch.float64).log_softmax(1)
     assert penalise_errors(sure_of_the_first, disputed).item() == pytest.approx(0.75 * math.log(4), rel=1e-6)

@@ -31,7 +31,7 @@ def test_rows_read_back_as_they_were_written(tmp_path):
     first = path.read_bytes()
     write_manifest(str(path), manifest.rows)
     assert path.read_bytes() == first
-    assert [entry.name for entry in path.parent.iterdir()] == ["labels.csv"]
+    assert [file.name for file in path.parent.iterdir()] == ["labels.csv"]
 
 
 def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path):
@@ -46,7 +46,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(RuntimeError, match="no more rows"):
         write_manifest(path, broken())
     assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["labels.csv"]
+    assert [file.name for file in tmp_path.iterdir()] == ["labels.csv"]
 
 
 def test_a_manifest_is_readable_by_those_who_may_read_any_new_file(tmp_path):

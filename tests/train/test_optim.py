@@ -76,12 +76,12 @@ def gradients(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
-def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
-    assert found.keys() == expected.keys()
-    assert len(found) == 7
+def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert actual.keys() == expected.keys()
+    assert len(actual) == 7
     for name, tensor in expected.items():
         assert torch.allclose(
-            found[name], tensor, rtol=tolerance, atol=tolerance * float(tensor.detach().abs().max())
+            actual[name], tensor, rtol=tolerance, atol=tolerance * float(tensor.detach().abs().max())
         ), name
 
 

@@ -104,16 +104,16 @@ def unit_rows(count: int, width: int, seed: int) -> torch.Tensor:
 
 def test_nt_xent_is_the_equation_of_the_paper():
     first, second, temperature = unit_rows(5, 8, 0), unit_rows(5, 8, 1), 0.3
-    views, losses, found = torch.cat([first, second]).numpy(), [], []
+    views, losses, hits = torch.cat([first, second]).numpy(), [], []
     for index in range(10):
         partner = (index + 5) % 10
         others = [k for k in range(10) if k != index]
         similar = {k: math.exp(float(views[index] @ views[k]) / temperature) for k in others}
         losses.append(-math.log(similar[partner] / sum(similar.values())))
-        found.append(max(similar, key=similar.get) == partner)
+        hits.append(max(similar, key=similar.get) == partner)
     pairs, share = nt_xent(first, second, temperature)
     assert pairs.tolist() == pytest.approx([(losses[k] + losses[k + 5]) / 2 for k in range(5)], rel=1e-9)
-    assert float(share) == pytest.approx(sum(found) / 10)
+    assert float(share) == pytest.approx(sum(hits) / 10)
 
 
 def test_the_ranks_have_each_others_views_as_negatives(monkeypatch):
@@ -190,8 +190,8 @@ def test_any_backbone_of_timm_can_be_pretrained(model):
     network = AspectNetwork(LogoNetwork(model, 4), size_px, CONFIG)
     views = torch.randint(0, 256, (8, size_px, size_px, 3), dtype=torch.uint8)
     pairs = network(views, views.flip(0), torch.arange(8) % 4)
-    assert {aspect: tuple(entry.first.shape) for aspect, entry in pairs.items()} == dict.fromkeys(ASPECTS, (2, 16))
-    sum(nt_xent(entry.first, entry.second, entry.temperature)[0].sum() for entry in pairs.values()).backward()
+    assert {aspect: tuple(pair.first.shape) for aspect, pair in pairs.items()} == dict.fromkeys(ASPECTS, (2, 16))
+    sum(nt_xent(pair.first, pair.second, pair.temperature)[0].sum() for pair in pairs.values()).backward()
     learned = [name for name, value in network.named_parameters() if value.requires_grad]
     assert [name for name, value in network.named_parameters() if value.requires_grad and value.grad is None] == [
         f"heads.{aspect}.doubt.{kind}" for aspect in ASPECTS for kind in ("weight", "bias")
@@ -329,11 +329,9 @@ def test_the_second_view_is_of_the_partner_in_the_aspect():
 def test_neighbours_are_those_of_the_aspect():
     flat, fading = (np.full((2, NEIGHBOUR_PX, NEIGHBOUR_PX, 3), 255, np.uint8) for _ in range(2))
     ramp = np.linspace(40, 200, 48).astype(np.uint8)
-    for place, half in enumerate(
-        (slice(0, 48), slice(48, 96))
-    ):  # each colouring once on the left and once on the right
-        flat[place, 24:72, half] = (200, 40, 40)
-        fading[place, 24:72, half] = ramp[None, :, None]
+    for index, half in enumerate((slice(0, 48), slice(48, 96))):  # each colouring once left and once right
+        flat[index, 24:72, half] = (200, 40, 40)
+        fading[index, 24:72, half] = ramp[None, :, None]
     near = find_neighbours(np.concatenate([flat, fading]), 1)  # flat left, flat right, fading left, fading right
     assert near.shape == (4, 4, 1)
     assert near[ASPECTS.index("colour"), :, 0].tolist() == [1, 0, 3, 2]

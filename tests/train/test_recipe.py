@@ -98,6 +98,13 @@ def test_the_command_line_overrides_single_fields():
     assert recipe.distill.students == ("test_resnet@96",)
 
 
+def test_a_field_of_a_stored_recipe_can_be_set_to_its_default_and_the_stored_one_stays():
+    stored = {"distill": {"fit": {"epochs": 9}}}
+    default = Recipe().distill.fit.epochs
+    assert recipe_from_dict(stored, (f"distill.fit.epochs={default}",)).distill.fit.epochs == default != 9
+    assert stored == {"distill": {"fit": {"epochs": 9}}}
+
+
 @pytest.mark.parametrize(
     ("table", "named"),
     [

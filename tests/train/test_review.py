@@ -117,7 +117,7 @@ def test_no_group_is_divided_and_every_class_is_learned_in_every_fold(division):
     folds_of_group = defaultdict(set)
     for row, fold in zip(rows, fold_of, strict=True):
         folds_of_group[row.group].add(int(fold))
-    assert [group for group, found in folds_of_group.items() if len(found) > 1] == []
+    assert [group for group, numbers in folds_of_group.items() if len(numbers) > 1] == []
     assert set(fold_of) == {0, 1, 2, 3, 4}
     assert all(set(targets[fold_of != fold]) == {0, 1, 2} for fold in range(5))
 
@@ -163,10 +163,10 @@ def test_the_panel_speaks_of_all_rows_and_has_learned_from_no_group_that_it_judg
     monkeypatch.setattr(
         frozen_features.Features, "read", lambda self, names, rows: np.array([[ident(row.group)] for row in rows])
     )
-    found = folds.panel_probabilities(features, rows)
-    assert found.shape == (len(rows), 2)
+    probabilities = folds.panel_probabilities(features, rows)
+    assert probabilities.shape == (len(rows), 2)
     assert len(learned) == 6
-    assert (found == 0.5).all(), "an oracle that knows every group that it has learned knew none"
+    assert (probabilities == 0.5).all(), "an oracle that knows every group that it has learned knew none"
 
 
 def ident(group: str) -> int:
@@ -189,14 +189,14 @@ class Oracle:
 
 
 def test_a_flipped_label_is_ranked_first_and_none_of_calib_is_listed(squares, tmp_path):
-    found = suspects_of(squares, tmp_path / "out")
-    assert found["rows"][0]["icon"] == FLIPPED
-    assert found["rows"][0] | {"label": "blue", "suggested": "red", "split": "train", "rank": 1} == found["rows"][0]
-    assert (found["reviewed"], found["held_out"]) == (32, 16)
-    assert {row["split"] for row in found["rows"]} <= {"train", "val"}
-    assert found["estimated_errors"]["blue"]["red"] >= 1
-    listed = read_csv(found["csv"])
-    assert [row["icon"] for row in listed] == [row["icon"] for row in found["rows"]]
+    record = suspects_of(squares, tmp_path / "out")
+    assert record["rows"][0]["icon"] == FLIPPED
+    assert record["rows"][0] | {"label": "blue", "suggested": "red", "split": "train", "rank": 1} == record["rows"][0]
+    assert (record["reviewed"], record["held_out"]) == (32, 16)
+    assert {row["split"] for row in record["rows"]} <= {"train", "val"}
+    assert record["estimated_errors"]["blue"]["red"] >= 1
+    listed = read_csv(record["csv"])
+    assert [row["icon"] for row in listed] == [row["icon"] for row in record["rows"]]
     assert float(listed[0]["p_red"]) + float(listed[0]["p_blue"]) == pytest.approx(1, abs=1e-3)
     assert listed[0]["corrected"] == ""
 
@@ -261,11 +261,11 @@ def pool(squares, tmp_path) -> Path:
 
 
 def test_what_is_between_the_classes_is_worth_a_label_first(pool, tmp_path):
-    found = list_next(pool, CONFIG, tmp_path / "out", count=3, device=torch.device("cpu"), tick=lambda *report: None)
-    assert len(found["rows"]) == 3
-    assert found["rows"][0]["icon"] in ("p1.png", "p2.png")
-    assert (found["pool"], found["left_out"]) == (4, 3)
-    assert {row["label"] for row in read_csv(found["csv"])} == {""}
+    record = list_next(pool, CONFIG, tmp_path / "out", count=3, device=torch.device("cpu"), tick=lambda *report: None)
+    assert len(record["rows"]) == 3
+    assert record["rows"][0]["icon"] in ("p1.png", "p2.png")
+    assert (record["pool"], record["left_out"]) == (4, 3)
+    assert {row["label"] for row in read_csv(record["csv"])} == {""}
 
 
 def test_nothing_that_may_not_become_a_row_of_train_is_chosen(pool):
@@ -294,8 +294,8 @@ def test_corrections_are_merged_and_everything_else_stays(pool, tmp_path):
         {"icon": "red-val-1.png", "label": "red", "corrected": "red", "sure": "1"},
         {"icon": "red-val-2.png", "label": "red", "corrected": ""},
     )
-    found = apply_corrections(corrections, pool)
-    assert found == {
+    summary = apply_corrections(corrections, pool)
+    assert summary == {
         "manifest": str(pool),
         "changed": 1,
         "labelled": 1,
@@ -430,16 +430,16 @@ def test_the_verbs_give_json_and_the_listed_csv_filled_in_is_a_file_of_correctio
     given = ["--data", str(pool), "--out", str(tmp_path / "out"), *SETTINGS]
     suspects = CliRunner().invoke(data, ["suspects", *given, "--json"])
     assert suspects.exit_code == 0, suspects.output
-    found = json.loads(suspects.stdout)
-    assert found["rows"][0]["icon"] == FLIPPED
+    record = json.loads(suspects.stdout)
+    assert record["rows"][0]["icon"] == FLIPPED
     following = CliRunner().invoke(data, ["next", *given, "--count", "2", "--json"])
     assert len(json.loads(following.stdout)["rows"]) == 2
-    listed = read_csv(found["csv"])
-    with Path(found["csv"]).open("w", newline="", encoding="utf-8") as file:
+    listed = read_csv(record["csv"])
+    with Path(record["csv"]).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, listed[0])
         writer.writeheader()
         writer.writerows([{**listed[0], "corrected": "red"}, *listed[1:]])
-    done = CliRunner().invoke(data, ["apply", found["csv"], "--data", str(pool)])
+    done = CliRunner().invoke(data, ["apply", record["csv"], "--data", str(pool)])
     assert done.exit_code == 0, done.output
     assert "1 labels corrected, 0 images labelled, 0 labels confirmed\n  blue -> red: 1" in done.output
 

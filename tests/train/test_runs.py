@@ -119,12 +119,12 @@ def test_the_list_is_printed_and_given_as_json(trained):
 
 
 def test_a_run_is_shown_with_its_epochs_and_what_compression_made_of_it(trained):
-    found = describe_run(trained / "a")
-    assert found["changed"]["train.fit.epochs"] == 1
-    assert "train.fit.learning_rate" not in found["changed"], "what is as the defaults have it is not repeated"
-    assert found["networks"]["member-0"]["finished"]
-    assert [epoch["epoch"] for epoch in found["networks"]["member-0"]["epochs"]] == [1]
-    student = found["networks"]["student-test_resnet-32"]
+    description = describe_run(trained / "a")
+    assert description["changed"]["train.fit.epochs"] == 1
+    assert "train.fit.learning_rate" not in description["changed"], "what is as the defaults have it is not repeated"
+    assert description["networks"]["member-0"]["finished"]
+    assert [epoch["epoch"] for epoch in description["networks"]["member-0"]["epochs"]] == [1]
+    student = description["networks"]["student-test_resnet-32"]
     assert (student["network"], student["epochs"][0]["distillation"]) == ("test_resnet@32", 0.1)
     printed = CliRunner().invoke(runs, ["show", str(trained / "a")])
     assert printed.exit_code == 0, printed.output
@@ -154,34 +154,34 @@ def test_a_network_that_was_pretrained_is_shown_and_one_that_was_not_is_left_out
     record = {"recipe": {"train": {"teachers": ["a@32", "b@32", "b@32"]}, "pretrain": {"fit": {"epochs": 1}}}}
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "b-32.json").write_text(json.dumps({"history": [{"epoch": 1, "accuracy": 0.5}]}))
-    found = read_networks(tmp_path, record)
-    assert list(found) == ["pretrain-b-32", "member-0", "member-1", "member-2"]
-    assert found["pretrain-b-32"] == {"network": "b@32", "finished": True, "epochs": [{"epoch": 1, "accuracy": 0.5}]}
+    networks = read_networks(tmp_path, record)
+    assert list(networks) == ["pretrain-b-32", "member-0", "member-1", "member-2"]
+    assert networks["pretrain-b-32"] == {"network": "b@32", "finished": True, "epochs": [{"epoch": 1, "accuracy": 0.5}]}
 
 
 def test_two_runs_are_compared_by_recipe_figures_and_logos(trained):
-    found = compare_runs([trained / "a", trained / "b"])
-    assert found["fields"] == {"train.fit.epochs": [1, 2]}
+    comparison = compare_runs([trained / "a", trained / "b"])
+    assert comparison["fields"] == {"train.fit.epochs": [1, 2]}
     first, second = (read_run(trained / name) for name in "ab")
     difference = second.record["metrics"]["val"]["accuracy"] - first.record["metrics"]["val"]["accuracy"]
-    assert found["differences"][0]["accuracy"] == pytest.approx(difference)
-    paired = found["paired"][0]
+    assert comparison["differences"][0]["accuracy"] == pytest.approx(difference)
+    paired = comparison["paired"][0]
     assert paired["count"] == 24
     assert paired["accuracy_difference"] == pytest.approx(difference)
     assert (paired["only_second_right"] - paired["only_first_right"]) / 24 == pytest.approx(difference)
 
 
 def test_a_run_compared_with_itself_differs_in_nothing(trained):
-    found = compare_runs([trained / "a", trained / "a"])
-    assert found["fields"] == {}
-    assert found["paired"][0]["agree"] == 24
-    assert set(found["differences"][0].values()) == {0}
+    comparison = compare_runs([trained / "a", trained / "a"])
+    assert comparison["fields"] == {}
+    assert comparison["paired"][0]["agree"] == 24
+    assert set(comparison["differences"][0].values()) == {0}
 
 
 def test_an_unfinished_run_is_compared_by_its_recipe_alone(trained):
-    found = compare_runs([trained / "a", trained / "c"])
-    assert found["differences"] == [None]
-    assert found["paired"] == [None]
+    comparison = compare_runs([trained / "a", trained / "c"])
+    assert comparison["differences"] == [None]
+    assert comparison["paired"] == [None]
     printed = CliRunner().invoke(runs, ["compare", str(trained / "a"), str(trained / "c")])
     assert printed.exit_code == 0, printed.output
     assert "train.fit.epochs" in printed.output

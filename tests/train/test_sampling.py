@@ -110,11 +110,11 @@ def logos(tmp_path) -> Manifest:
 def test_intricate_logos_are_the_hard_ones_of_their_class(logos, tmp_path):
     rows = logos.split("train")
     measurements = measure_rows(logos, rows, tmp_path / "m.json")
-    found = rank_difficulty(measurements, np.array([row.label == "disc" for row in rows]))
+    difficulty = rank_difficulty(measurements, np.array([row.label == "disc" for row in rows]))
     spotted = np.array([int(row.icon.split("-")[1].split(".")[0]) % 2 == 1 for row in rows])
-    assert found[spotted].min() > found[~spotted].max()
-    assert found.min() == 0.0
-    assert found.max() == 1.0
+    assert difficulty[spotted].min() > difficulty[~spotted].max()
+    assert difficulty.min() == 0.0
+    assert difficulty.max() == 1.0
 
 
 def test_measurements_are_taken_once(logos, tmp_path, monkeypatch):

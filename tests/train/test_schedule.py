@@ -130,16 +130,16 @@ def test_every_epoch_records_its_phase_rate_and_rho_and_every_view_shows_them(wh
 def rates(config: TeacherFit, steps: int = STEPS) -> list[float]:
     """The learning rate of every step."""
     schedule = Schedule(nn.Linear(2, 2), config, steps, 0)
-    places = [epoch + step / steps for epoch in range(config.epochs) for step in range(steps)]
-    return [schedule.move_to(place).param_groups[0]["lr"] for place in places]
+    positions = [epoch + step / steps for epoch in range(config.epochs) for step in range(steps)]
+    return [schedule.move_to(position).param_groups[0]["lr"] for position in positions]
 
 
 @pytest.mark.parametrize("warmup_epochs", [0.0, 0.3, 1.0, 3.0])
 def test_without_phases_a_fit_warms_up_and_follows_one_cosine(warmup_epochs):
     config = TeacherFit(epochs=4, warmup_epochs=warmup_epochs)
     warm, expected = min(warmup_epochs, 2), []
-    for place in (epoch + step / STEPS for epoch in range(4) for step in range(STEPS)):
-        share = (place + 1e-3) / warm if place < warm else 0.5 * (1 + math.cos(math.pi * (place - warm) / (4 - warm)))
+    for epoch in (index + step / STEPS for index in range(4) for step in range(STEPS)):
+        share = (epoch + 1e-3) / warm if epoch < warm else 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (4 - warm)))
         expected.append(5e-4 * share)
     assert rates(config) == expected
     assert [phase.name for phase in plan_phases(config)] == ["warm-up"] * (warm > 0) + ["adamw"]
@@ -157,9 +157,9 @@ def test_warm_restarts_are_those_of_pytorch():
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    found = rates(config)
-    assert found == pytest.approx(expected, rel=1e-6)
-    assert [index for index, rate in enumerate(found) if rate == 0.1] == [0, STEPS, 3 * STEPS]
+    actual = rates(config)
+    assert actual == pytest.approx(expected, rel=1e-6)
+    assert [index for index, rate in enumerate(actual) if rate == 0.1] == [0, STEPS, 3 * STEPS]
 
 
 def test_a_restart_is_at_its_step_however_its_place_is_rounded():
@@ -169,13 +169,13 @@ def test_a_restart_is_at_its_step_however_its_place_is_rounded():
 
 def test_each_phase_begins_at_its_own_rate_with_its_own_optimizer():
     schedule = Schedule(nn.Linear(2, 2), EVERYTHING, STEPS, 0)
-    found = []
-    for place, name, rate in ((1.4, "asam", 2e-3), (4, "ranger", 1e-3), (7, "fine-tune", 1e-4)):
-        optimizer = schedule.move_to(place)
+    optimizers = []
+    for position, name, rate in ((1.4, "asam", 2e-3), (4, "ranger", 1e-3), (7, "fine-tune", 1e-4)):
+        optimizer = schedule.move_to(position)
         assert (schedule.phase.name, optimizer.param_groups[0]["lr"]) == (name, pytest.approx(rate))
-        found.append((type(optimizer).__name__, optimizer))
-    assert [name for name, _ in found] == ["AdamW", "Lookahead", "AdamW"]
-    assert found[0][1] is not found[2][1]
+        optimizers.append((type(optimizer).__name__, optimizer))
+    assert [name for name, _ in optimizers] == ["AdamW", "Lookahead", "AdamW"]
+    assert optimizers[0][1] is not optimizers[2][1]
     assert [phase.sharp for phase in schedule.phases] == [False, True, False, False]
 
 

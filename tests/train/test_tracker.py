@@ -104,7 +104,7 @@ def kept(folder) -> list[dict]:
     return read_metrics(folder / "metrics" / f"{STEM}.jsonl")
 
 
-def places(folder, kind: str) -> list[int]:
+def recorded(folder, kind: str) -> list[int]:
     return [record[kind] for record in kept(folder) if record["kind"] == kind]
 
 
@@ -172,7 +172,7 @@ def test_every_epoch_and_some_steps_are_kept_as_json_lines(logos, tmp_path):
     assert records[0]["network"] == NAME
     epochs = [record for record in records if record["kind"] == "epoch"]
     assert epochs == [{"kind": "epoch", **record} for record in history]
-    assert places(tmp_path, "step") == [6, 12, 18], "the last step of each epoch: there are fewer than ten"
+    assert recorded(tmp_path, "step") == [6, 12, 18], "the last step of each epoch: there are fewer than ten"
     assert {"cross_entropy", "learning_rate", "images_per_s"} <= records[1].keys()
 
 
@@ -192,8 +192,8 @@ def test_an_interrupted_fit_is_kept_once(logos, tmp_path, stop, lost):
     key = kept(tmp_path)[0]["key"]
     history = track(logos, tmp_path)
     assert len(history) == 3
-    assert places(tmp_path, "epoch") == [1, 2, 3]
-    steps = places(tmp_path, "step")
+    assert recorded(tmp_path, "epoch") == [1, 2, 3]
+    steps = recorded(tmp_path, "step")
     assert steps == sorted(set(steps))
     assert steps[-1] == 18
     assert kept(tmp_path)[0]["key"] == key
@@ -205,9 +205,9 @@ def test_a_line_cut_short_by_a_kill_is_mended_on_resuming(logos, tmp_path):
     track_interrupted(logos, tmp_path, at_end_of_epoch_2, lost=False)
     path = tmp_path / "metrics" / f"{STEM}.jsonl"
     path.write_text(path.read_text()[:-20])
-    assert places(tmp_path, "epoch") == [1]
+    assert recorded(tmp_path, "epoch") == [1]
     track(logos, tmp_path)
-    assert places(tmp_path, "epoch") == [1, 2, 3]
+    assert recorded(tmp_path, "epoch") == [1, 2, 3]
     assert len(path.read_text().splitlines()) == len(kept(tmp_path))
 
 
@@ -217,7 +217,7 @@ def test_a_fit_that_begins_anew_replaces_what_was_kept(logos, tmp_path):
     (tmp_path / "member-0.state").unlink()
     (tmp_path / "snapshots" / STEM / "epoch-007.safetensors").write_bytes(b"of a longer fit")
     track(logos, tmp_path)
-    assert places(tmp_path, "epoch") == [1, 2, 3]
+    assert recorded(tmp_path, "epoch") == [1, 2, 3]
     assert kept(tmp_path)[0]["key"] != key, "services must not take it for the old one"
     assert len(list((tmp_path / "snapshots" / STEM).iterdir())) == 3
 
@@ -298,13 +298,13 @@ def test_mlflow_gets_every_epoch_once_though_the_fit_was_interrupted(logos, tmp_
     experiment = client.get_experiment_by_name(tracker.PROJECT)
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "KILLED"
-    assert [entry.step for entry in client.get_metric_history(run.info.run_id, "epoch/accuracy")] == [1]
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "epoch/accuracy")] == [1]
     history = track(logos, tmp_path, services=("mlflow",), warn=said.append)
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     accuracy = client.get_metric_history(run.info.run_id, "epoch/accuracy")
-    assert [(entry.step, entry.value) for entry in accuracy] == [(r["epoch"], r["accuracy"]) for r in history]
-    steps = [entry.step for entry in client.get_metric_history(run.info.run_id, "step/cross_entropy")]
+    assert [(metric.step, metric.value) for metric in accuracy] == [(r["epoch"], r["accuracy"]) for r in history]
+    steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "step/cross_entropy")]
     assert steps == sorted(set(steps))
     assert run.data.tags["key"] == kept(tmp_path)[0]["key"]
     assert not said
@@ -352,7 +352,7 @@ def test_a_service_that_fails_is_left_out_and_the_fit_is_kept(logos, tmp_path, m
     track(logos, tmp_path, services=("mlflow",), warn=said.append)
     assert len(said) == 1
     assert "mlflow: no route to host" in said[0]
-    assert places(tmp_path, "epoch") == [1, 2, 3]
+    assert recorded(tmp_path, "epoch") == [1, 2, 3]
 
 
 def test_what_is_not_finite_is_null_in_json():

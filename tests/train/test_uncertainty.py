@@ -65,16 +65,16 @@ def pair_of_layers(deviation: float = 0.3) -> tuple[BayesianLinear, BayesLinear]
 
 def test_total_aleatoric_and_epistemic_are_those_of_torch_uncertainty():
     logits = members()
-    found, probabilities = decompose(logits), torch.from_numpy(softmax(logits)).transpose(0, 1)  # (N, M, K)
+    uncertainty, probabilities = decompose(logits), torch.from_numpy(softmax(logits)).transpose(0, 1)  # (N, M, K)
     epistemic, aleatoric, total = (metric(reduction="none") for metric in (MutualInformation, Entropy, Entropy))
     epistemic.update(probabilities)
     aleatoric.update(probabilities)
     total.update(probabilities.mean(1))
-    assert found.total.shape == (40,)
+    assert uncertainty.total.shape == (40,)
     for name, metric in (("epistemic", epistemic), ("aleatoric", aleatoric), ("total", total)):
-        assert getattr(found, name) == pytest.approx(metric.compute().numpy(), abs=1e-7), name
-    assert found.total == pytest.approx(found.aleatoric + found.epistemic)
-    assert found.epistemic.min() > 0
+        assert getattr(uncertainty, name) == pytest.approx(metric.compute().numpy(), abs=1e-7), name
+    assert uncertainty.total == pytest.approx(uncertainty.aleatoric + uncertainty.epistemic)
+    assert uncertainty.epistemic.min() > 0
 
 
 def test_members_that_agree_leave_nothing_epistemic_and_sure_ones_that_do_not_nothing_else():
@@ -160,7 +160,7 @@ def test_step_by_step_the_mean_of_many_draws_learns_as_with_torch_uncertainty_s_
     for step in range(4):
         torch.manual_seed(step)
         losses = [objective(ours, *batch) for _ in range(400)]
-        ours_loss = sum(sum(found.values()) for found in losses) / 400
+        ours_loss = sum(sum(parts.values()) for parts in losses) / 400
         torch.manual_seed(step)
         theirs_loss = elbo(features, targets).squeeze() + 0.5 * 21 / 12
         assert float(ours_loss) == pytest.approx(float(theirs_loss), abs=0.05)

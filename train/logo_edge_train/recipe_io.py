@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Iterator
@@ -48,16 +49,18 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, used: tup
     for override in overrides:
         if used and override.partition("=")[0].split(".")[0] not in used:
             raise RecipeError(f"override {override!r} would be ignored; this command uses {', '.join(used)}")
-        _apply_override(table, override)
-    return recipe_from_dict(table)
+    return recipe_from_dict(table, overrides)
 
 
-def recipe_from_dict(table: dict[str, Any]) -> Recipe:
-    """The recipe of a nested dict (the form of `dataclasses.asdict`).
+def recipe_from_dict(table: dict[str, Any], overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe of a nested dict (the form of `dataclasses.asdict`), with `section.key=value` overrides.
 
     Raises RecipeError that lists every unknown field, wrong type, value out of bounds, network that cannot be built,
     and conflict between fields.
     """
+    table = copy.deepcopy(table)
+    for override in overrides:
+        _apply_override(table, override)
     problems: list[tuple[str, str]] = []
     recipe = read_table(Recipe(), table, "", problems)
     invalid = {name for name, _ in problems}

@@ -26,9 +26,7 @@ from scipy.stats import t as student_t
 from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.errors import RecipeError
-from logo_edge_bench.experiments.record import RUNS, read_record, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
+from logo_edge_bench.experiments.record import RUNS, Out, read_record, result_path, write_record
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
@@ -42,8 +40,8 @@ from logo_edge_train.schedule import plan_phases
 from logo_edge_train.state import read_history
 from logo_edge_train.train import fit_member
 
-RESULT, POLICY = result_path("ablation"), result_path("augmentation")
 EMPTY = {"entries": []}
+POLICY = read_record(result_path("augmentation"), {})["policy"]
 METRICS = ("accuracy", "accuracy_sure", "worst_recall", "nll", "calibration_error")
 
 SWITCHES: dict[str, tuple[str, ...]] = {
@@ -68,7 +66,7 @@ ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "focal loss": ("train.fit.focal_gamma=2.0",),
     "hard labels": ("train.fit.use_votes=false",),
     "MixUp": ("train.augment.p_mixup=0.3",),
-    "learned policy": (f"train.augment.policy={json.dumps(read_record(POLICY, {})['policy'])}",),
+    "learned policy": (f"train.augment.policy={json.dumps(POLICY)}",),
     "CutMix": ("train.augment.p_cutmix=0.3",),
     "curriculum": ("train.fit.curriculum_epochs=4.0",),
 }
@@ -109,7 +107,7 @@ def measure(
     estimate: Annotated[bool, "print the expected time and stop"] = False,
     manifest: Path = LABELS,
     work: Path = RUNS / "ablation",
-    out: Path = RESULT,
+    out: Out,
 ) -> None:
     if manifest == LABELS:
         fetch_logos()
@@ -122,7 +120,7 @@ def measure(
         (name, index)
         for index, path in enumerate(paths)
         for name, recipe in recipes.items()
-        if not any(is_measured(entry, name, index, recipe, path) for entry in record["entries"])
+        if not any(is_measured(fit, name, index, recipe, path) for fit in record["entries"])
     ]
     print(f"{len(missing)} fits to do, {len(record['entries'])} done in {spent_hours(record):.2f} hours of CPU time")
     if missing:
@@ -183,79 +181,67 @@ def fit_fold(
     folder.mkdir(parents=True, exist_ok=True)
     before, began_s = read_history(folder / "member-0.state"), time.process_time()
     if not (fitted := (folder / "member-0.json").exists()):
-        name = f"{variant}, fold {index + 1}"
-        fit_member(
-            fold, recipe.train, 0, folder, "cpu", left_out, None, key, lambda item: report({**item, "name": name})
-        )
+
+        def rename(item: dict) -> None:
+            report({**item, "name": f"{variant}, fold {index + 1}"})
+
+        fit_member(fold, recipe.train, 0, folder, "cpu", left_out, None, key, rename)
     shutil.rmtree(folder / "snapshots", ignore_errors=True)
     history = json.loads((folder / "member-0.json").read_text(encoding="utf-8"))["history"]
     seconds = cpu_seconds = sum(epoch["seconds"] for epoch in history)
     if not fitted and len(before) < len(history):  # else only wall time is known
         cpu_seconds = (time.process_time() - began_s) * len(history) / (len(history) - len(before))
-    report(
-        {
-            "kind": "entry",
-            "entry": {
-                "variant": variant,
-                "fold": index + 1,
-                **{name: history[-1][name] for name in METRICS},
-                "seconds": seconds,
-                "cpu_seconds": cpu_seconds,
-                "curve": [epoch["accuracy"] for epoch in history],
-                "settings": settings,
-                "fold_sha256": file_hash(fold),
-                "folder": key,
-            },
-        }
-    )
+    figures = {
+        "variant": variant,
+        "fold": index + 1,
+        **{name: history[-1][name] for name in METRICS},
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "curve": [epoch["accuracy"] for epoch in history],
+        "settings": settings,
+        "fold_sha256": file_hash(fold),
+        "folder": key,
+    }
+    report({"kind": "entry", "entry": figures})
 
 
 def spent_hours(record: dict) -> float:
     """Hours of CPU time."""
-    return sum(entry["cpu_seconds"] for entry in record["entries"]) / 3600
+    return sum(fit["cpu_seconds"] for fit in record["entries"]) / 3600
 
 
-def is_measured(entry: dict, variant: str, index: int, recipe: Recipe, fold: Path) -> bool:
-    """Whether the entry has the current variant and fold; settings that it does not name have their default."""
-    if (entry["variant"], entry["fold"], entry["fold_sha256"]) != (variant, index + 1, file_hash(fold)):
+def is_measured(fit: dict, variant: str, index: int, recipe: Recipe, fold: Path) -> bool:
+    """Whether the fit is of the current variant and fold; settings that it does not name have their default."""
+    if (fit["variant"], fit["fold"], fit["fold_sha256"]) != (variant, index + 1, file_hash(fold)):
         return False
     try:
-        return recipe_from_dict({"train": entry["settings"]}).train == recipe.train
+        return recipe_from_dict({"train": fit["settings"]}).train == recipe.train
     except RecipeError:  # of settings that were removed
         return False
 
 
-def add_entry(path: Path, entry: dict) -> None:
-    """Adds the entry, in place of an earlier one of the same variant and fold, and summarizes all."""
-    order = list(VARIANTS)
-    others = [other for other in read_record(path, EMPTY)["entries"] if _key(other) != _key(entry)]
-    entries = sorted(
-        [*others, entry],
-        key=lambda one: (order.index(one["variant"]) if one["variant"] in order else len(order), one["fold"]),
-    )
-    write_record(path, {"summary": summarize(entries), "entries": entries})
+def add_entry(path: Path, fit: dict) -> None:
+    """Adds the fit, in place of an earlier one of the same variant and fold, and summarizes all."""
+    order = {name: number for number, name in enumerate(VARIANTS)}
+    key = fit["variant"], fit["fold"]
+    others = [other for other in read_record(path, EMPTY)["entries"] if (other["variant"], other["fold"]) != key]
+    fits = sorted([*others, fit], key=lambda one: (order.get(one["variant"], len(order)), one["fold"]))
+    write_record(path, {"summary": summarize(fits), "entries": fits})
 
 
-def _key(entry: dict) -> tuple[str, int]:
-    return entry["variant"], entry["fold"]
-
-
-def summarize(entries: list[dict]) -> list[dict]:
+def summarize(fits: list[dict]) -> list[dict]:
     """Per variant: the mean of each figure over its folds, and its difference from the baseline on shared folds."""
     by_variant: dict[str, dict[int, dict]] = {}
-    for entry in entries:
-        by_variant.setdefault(entry["variant"], {})[entry["fold"]] = entry
+    for fit in fits:
+        by_variant.setdefault(fit["variant"], {})[fit["fold"]] = fit
     summary = []
     for name, folds in by_variant.items():
         baseline = VARIANTS[name].baseline if name in VARIANTS else None
         base_folds = by_variant.get(baseline, {})
         shared = sorted(folds.keys() & base_folds.keys())
-        means = {key: statistics.mean(entry[key] for entry in folds.values()) for key in (*METRICS, "seconds")}
-        difference = {
-            metric: paired_interval([folds[fold][metric] - base_folds[fold][metric] for fold in shared])
-            for metric in METRICS
-            if shared
-        }
+        means = {key: statistics.mean(fit[key] for fit in folds.values()) for key in (*METRICS, "seconds")}
+        changes = {metric: [folds[fold][metric] - base_folds[fold][metric] for fold in shared] for metric in METRICS}
+        difference = {metric: paired_interval(values) for metric, values in changes.items() if shared}
         summary.append({"variant": name, "folds": len(folds), "baseline": baseline, **means, "difference": difference})
     return summary
 
@@ -284,30 +270,3 @@ def print_estimate(plain: Recipe, fold: Path, fits: list[FitConfig], hours: floa
 def passes(config: FitConfig) -> float:
     """The cost of a fit, relative to one of the same length without sharpness-aware epochs."""
     return 1 + sum(phase.end - phase.begin for phase in plan_phases(config) if phase.sharp) / config.epochs
-
-
-def table(result: dict) -> str:
-    return table_of(
-        result["summary"],
-        ("recipe", "{variant}"),
-        ("folds", "{folds}"),
-        ("all", "{accuracy:.1%}"),
-        ("sure", "{accuracy_sure:.1%}"),
-        ("worst class", "{worst_recall:.1%}"),
-        ("NLL", "{nll:.3f}"),
-        ("less that of", lambda row: row["baseline"] if row["difference"] else ""),
-        ("all (95 %)", lambda row: _change(row["difference"].get("accuracy"), "+.1%")),
-        ("NLL (95 %)", lambda row: _change(row["difference"].get("nll"), "+.3f")),
-        ("minutes a fit", lambda row: f"{row['seconds'] / 60:.1f}"),
-    )
-
-
-def _change(figure: dict | None, form: str) -> str:
-    """A mean difference and, of several folds, its interval."""
-    if figure is None:
-        return ""
-    text = f"{figure['mean']:{form}}"
-    return text if figure["low"] is None else f"{text} ({figure['low']:{form}} to {figure['high']:{form}})"
-
-
-TABLES = {"ablation": Table(table)}

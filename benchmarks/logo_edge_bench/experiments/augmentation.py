@@ -27,15 +27,12 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.probabilities import softmax
-from logo_edge_bench.experiments.record import RUNS, Device, read_record, result_path, write_plain, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
+from logo_edge_bench.experiments.record import RUNS, Device, Out, read_logos, read_record, write_plain, write_record
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
-from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.lookalikes import find_lookalikes
-from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.device import pick_device
 from logo_edge_train.evaluate import accuracy_on, predict_logits
@@ -45,7 +42,6 @@ from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig, TeacherAugment, TeacherFit
 
-RESULT = result_path("augmentation")
 FOLDS = 3
 MAGNITUDES = (1.0, 2 / 3, 1 / 3)  # the greatest first
 MOST_COST = 0.05  # nats
@@ -59,12 +55,11 @@ def measure(
     epochs: int = 6,
     views: Annotated[int, "of each held-out logo, per operation and magnitude"] = 2,
     max_images: Annotated[int, "0: all of train"] = 0,
-    out: Path = RESULT,
+    out: Out,
     work: Annotated[Path, "where the networks of the folds are kept"] = RUNS / "augmentation",
     device: Device = "auto",
 ) -> None:
-    fetch_logos()
-    manifest, chosen_device = read_manifest(LABELS), pick_device(device)
+    manifest, chosen_device = read_logos(), pick_device(device)
     settings = {
         "network": network,
         "epochs": epochs,
@@ -198,38 +193,3 @@ def learn_policy(folds: dict[str, dict], classes: tuple[str, ...]) -> tuple[list
                 policy.append(f"{operation} {MOST_PROBABILITY * (1 - cost / MOST_COST):.2f} {magnitude:.2f}")
                 chosen = True
     return policy, costs
-
-
-def table(result: dict) -> str:
-    """The cost of each operation on held-out logos of train, and its probability in the policy."""
-    policy = {text.split()[0]: text.split()[1:] for text in result["policy"]}
-    rows = []
-    for name, cost in result["costs"].items():
-        operation, magnitude = name.split()
-        probability, chosen = policy.get(operation, ("0", ""))
-        worst = max(cost["by_class"], key=cost["by_class"].get)
-        rows.append(
-            {
-                "operation": operation,
-                "magnitude": magnitude,
-                "cost": f"{cost['cost']:+.3f} ± {1.96 * cost['standard_error']:.3f}",
-                "worst": f"{cost['by_class'][worst]:+.3f} (`{worst}`)",
-                "probability": probability if magnitude == chosen else "",
-            }
-        )
-    settings = result["settings"]
-    text = table_of(
-        rows,
-        ("operation", "{operation}"),
-        ("magnitude", "{magnitude}"),
-        ("cost, nats", "{cost}"),
-        ("in the worst class", "{worst}"),
-        ("probability", "{probability}"),
-    )
-    return (
-        f"{text}\n\n{settings['network']}, {settings['epochs']} epochs, {settings['folds']} folds of train; "
-        "95 % intervals."
-    )
-
-
-TABLES = {"augmentation": Table(table)}

@@ -17,15 +17,12 @@ from logo_edge.bundle.calibration import Calibration
 from logo_edge.classifier import Classifier
 from logo_edge.decision import calibrated_logits, is_answered, logo_score
 from logo_edge.probabilities import softmax
-from logo_edge_bench.experiments.record import BUNDLES, result_path, write_plain
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import markdown, share, short
+from logo_edge_bench.experiments.record import BUNDLES, read_logos, result_path, write_plain
 from logo_edge_compress.calibrate import compare_methods
 from logo_edge_report.statistics import auroc, coverage_interval
 from logo_edge_report.subjects import load_subject
-from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.images import ImageFiles
-from logo_edge_train.data.manifest import read_manifest, targets_of
+from logo_edge_train.data.manifest import targets_of
 from logo_edge_train.data.outliers import families_of, outlier_paths
 from logo_edge_train.metrics import wilson_interval
 
@@ -33,7 +30,6 @@ from logo_edge_train.metrics import wilson_interval
 def measure(
     bundles: Annotated[Sequence[str], {"metavar": "NAME=BUNDLE", "help": "default: the committed ones"}] = (),
 ) -> None:
-    fetch_logos()
     for name, folder in (dict(text.split("=", 1) for text in bundles) or BUNDLES).items():
         path = result_path(f"{name}_calibration")
         write_plain(path, measure_bundle(Path(folder)))
@@ -42,7 +38,7 @@ def measure(
 
 def measure_bundle(folder: Path) -> dict:
     """The figures of one bundle's calibration on the project's logos."""
-    classifier, manifest = Classifier.load(folder), read_manifest(LABELS)
+    classifier, manifest = Classifier.load(folder), read_logos()
     bundle, labels = classifier.bundle, classifier.labels
     rows = {split: manifest.split(split) for split in ("calib", "test")}
     paths = {split: manifest.image_paths(part) for split, part in rows.items()}
@@ -58,8 +54,8 @@ def measure_bundle(folder: Path) -> dict:
         "labels": list(labels),
         "model_sha256": bundle.files[bundle.model.file].sha256,
         "methods": [
-            {name: value for name, value in vars(entry).items() if name != "held_out"}
-            for entry in compare_methods(logits["calib"], targets["calib"])
+            {name: value for name, value in vars(method).items() if name != "held_out"}
+            for method in compare_methods(logits["calib"], targets["calib"])
         ],
         "scaling": bundle.calibration.scaling and bundle.calibration.scaling.method,
         "coverage": measure_coverage(bundle.calibration, logits["test"], targets, labels),
@@ -139,85 +135,3 @@ def measure_familiarity(calibration: Calibration, logits: np.ndarray, outside: d
             for family, part in outside.items()
         },
     }
-
-
-def methods_table(*results: dict) -> str:
-    """Ways to calibrate each committed bundle, by cross-validation within calib."""
-    header = ["held-out NLL within calib"]
-    for name in BUNDLES:
-        header += [f"`{name}`", "gain ± standard error"]
-    rows = []
-    for methods in zip(*(result["methods"] for result in results), strict=True):
-        penalty = methods[0]["penalty"]
-        row = [methods[0]["method"] + (f", penalty {penalty:g}" if penalty else "")]
-        for method in methods:
-            gain = f"{method['gain']:+.4f} ± {method['gain_error']:.4f}" if penalty else ""
-            row += [f"{method['nll']:.4f}", gain]
-        rows.append(row)
-    return markdown(header, rows)
-
-
-def coverage_table(*results: dict) -> str:
-    """Coverage on test of the committed bundles' prediction sets."""
-    rows = []
-    for name, result in zip(BUNDLES, results, strict=True):
-        for sets in (sets for sets in result["coverage"] if sets["of"] == "all"):
-            classes = [
-                f"{other['of']} {other['coverage']:.0%}"
-                for other in result["coverage"]
-                if other["level"] == sets["level"] and other["of"] != "all"
-            ]
-            rows.append(
-                [
-                    f"`{name}`, {sets['level']:.0%}",
-                    f"{sets['threshold']:.3f}",
-                    f"{sets['coverage']:.1%} ({sets['expected_low']:.1%} to {sets['expected_high']:.1%})",
-                    f"{sets['mean_size']:.2f}",
-                    ", ".join(classes) or "refused",
-                ]
-            )
-    header = ["bundle, level", "threshold", "coverage on test (95 % of such)", "labels in a set", "sets by class"]
-    return markdown(header, rows)
-
-
-def modes_table(*results: dict) -> str:
-    """The answers of each mode of the committed bundles, and their accuracy."""
-    rows = [
-        [
-            f"`{name}`, {mode}",
-            f"{figures['threshold']:.3f}",
-            short(figures["calib"]["answered"]),
-            short(figures["calib"]["accuracy"]),
-            short(figures["test"]["answered"]),
-            share(figures["test"]["accuracy"]),
-        ]
-        for name, result in zip(BUNDLES, results, strict=True)
-        for mode, figures in result["modes"].items()
-    ]
-    header = ["bundle, mode", "label from", "calib, answered", "calib, right", "test, answered", "test, right"]
-    return markdown(header, rows)
-
-
-def familiarity_table(*results: dict) -> str:
-    """The rejected shares of test logos and of other images."""
-    records = [result["familiarity"] for result in results]
-    header = ["rejected as no logo", ""]
-    for name in BUNDLES:
-        header += [f"`{name}`, AUROC", "share"]
-    rows = []
-    for family in records[0]["families"]:
-        row = [family, "near" if family in records[0]["near"] else "far"]
-        for figures in (record["families"][family] for record in records):
-            row += [f"{figures['auroc']:.3f}", short(figures["unfamiliar"])]
-        rows.append(row)
-    rows.append(["logos of test", "", *(cell for record in records for cell in ("", short(record["logos"])))])
-    return markdown(header, rows)
-
-
-RESULTS = tuple(f"{name}_calibration" for name in BUNDLES)
-TABLES = {
-    "methods": Table(methods_table, RESULTS),
-    "coverage": Table(coverage_table, RESULTS),
-    "modes": Table(modes_table, RESULTS),
-    "familiarity": Table(familiarity_table, RESULTS),
-}

@@ -18,9 +18,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge_bench.experiments.process_memory import run_and_weigh
-from logo_edge_bench.experiments.record import Out, result_path, write_record
 
-RESULT = result_path("data_memory")
 DIFFERENT = 20  # photographs; the others are links to them
 SAMPLE_S = 0.1
 ORGANIZE = """
@@ -46,7 +44,7 @@ print(len(train) + len(val))
 """
 
 
-def measure(*, images: int = 500, megapixels: float = 12, out: Out = RESULT) -> None:
+def measure(*, images: int = 500, megapixels: float = 12) -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder, manifest = Path(name) / "photographs", Path(name) / "manifest.csv"
         write_photographs(folder, images, megapixels)
@@ -56,7 +54,7 @@ def measure(*, images: int = 500, megapixels: float = 12, out: Out = RESULT) -> 
             peaks[stage] = round(run_and_weigh(command, SAMPLE_S) / 1e6)
     record = {"images": images, "megapixels": megapixels, "cores": os.cpu_count(), "peak_mb": peaks}
     print(json.dumps(record, indent=1))
-    write_record(out, record)
+    return record
 
 
 def write_photographs(folder: Path, count: int, megapixels: float) -> None:

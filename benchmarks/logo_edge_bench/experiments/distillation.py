@@ -17,27 +17,12 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.machine import describe_machine
 from logo_edge.probabilities import entropy, softmax
-from logo_edge_bench.experiments.record import Device, ReportTest, file_name, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.experiments.uncertainty import (
-    CHOOSE_ON,
-    FAMILIES,
-    MEASURES,
-    NEAR,
-    OUTLIERS,
-    Images,
-    Method,
-    describe,
-    mean_of,
-    measure_method,
-    measured_splits,
-)
-from logo_edge_bench.markdown import table_of
+from logo_edge_bench.experiments import uncertainty
+from logo_edge_bench.experiments.record import Device, ReportTest, file_name, keep_arrays
 from logo_edge_compress.distill.distill import Student, distill
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.quantize.qat import finetune
@@ -51,16 +36,14 @@ from logo_edge_train.device import pick_device
 from logo_edge_train.evaluate import predict_logits
 from logo_edge_train.keys import artifact_key, file_hash
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import Architecture, DistillConfig
-from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
-from logo_edge_train.runs import Run, read_run, save_logits
+from logo_edge_train.recipe import Architecture
+from logo_edge_train.recipe_io import recipe_from_dict
+from logo_edge_train.runs import Run, read_run
 
-RESULT = result_path("distillation")
-DISPERSION = {"epistemic": "dispersion", "teachers_per_batch": 0}  # which needs all teachers
 VARIANTS: dict[str, dict] = {
     "plain": {"epistemic": "off"},
     "Dirichlet": {"epistemic": "dirichlet"},
-    "dispersion": DISPERSION,
+    "dispersion": {"epistemic": "dispersion", "teachers_per_batch": 0},  # which needs all teachers
 }
 ROUNDS = 3  # of all graphs by turns, so that a disturbance affects all of them
 
@@ -72,19 +55,17 @@ def measure(
     epochs: Annotated[int, "of every student; 0: as in the run's recipe"] = 0,
     set: Annotated[Sequence[str], {"metavar": "KEY=VALUE", "help": "distill.KEY=VALUE, for all variants"}] = (),
     variants: Annotated[Sequence[str], {"choices": VARIANTS}] = tuple(VARIANTS),
-    pictures: Annotated[int, "of each family that is no logo, at most"] = OUTLIERS,
-    families: Annotated[Sequence[str], {"choices": FAMILIES}] = tuple(FAMILIES),
+    pictures: Annotated[int, "of each family that is no logo, at most"] = uncertainty.OUTLIERS,
+    families: Annotated[Sequence[str], {"choices": uncertainty.FAMILIES}] = tuple(uncertainty.FAMILIES),
     device: Device = "auto",
     report_test: ReportTest = False,
-    out: Path = RESULT,
-) -> None:
+) -> dict:
     fetch_logos()
     teachers_run, chosen_device = read_run(run), pick_device(device)
-    recipe = recipe_from_dict(teachers_run.record["recipe"])
-    base = override(recipe.distill, tuple(set))
+    base = recipe_from_dict(teachers_run.record["recipe"], tuple(set)).distill
     base = replace(base, fit=replace(base.fit, epochs=epochs or base.fit.epochs))
     architecture = Architecture.parse(student or base.students[0])
-    images = Images(teachers_run, pictures, families)
+    images = uncertainty.Images(teachers_run, pictures, families)
     splits = ("val", "test") if report_test else ("val",)
     sets = ("calib", *splits, *families)
     work = teachers_run.folder / "compare-distillation"
@@ -92,8 +73,8 @@ def measure(
     one_teacher = {name: logits[:1] for name, logits in teachers.items()}
     ensemble = f"ensemble of {len(teachers_run.record['members'])}"
     methods = {
-        ensemble: measure_method(Method(teachers), images, splits),
-        "one teacher": measure_method(Method(one_teacher), images, splits),
+        ensemble: uncertainty.measure_method(uncertainty.Method(teachers), images, splits),
+        "one teacher": uncertainty.measure_method(uncertainty.Method(one_teacher), images, splits),
     }
     graphs = export_teachers(teachers_run, work)
     for name in variants:
@@ -104,54 +85,43 @@ def measure(
                 teachers_run, images.manifest, config, architecture, folder, device=chosen_device, report=progress
             )
         for precision, path in make_graphs(distilled, teachers_run, images, folder).items():
-            print(f"{name}, {precision}", flush=True)
+            print(variant := f"{name}, {precision}", flush=True)
             outputs = read_graph(path, architecture.size_px, images, sets, folder)
-            methods[f"{name}, {precision}"] = measure_one_pass(outputs, images, splits)
-            graphs[f"{name}, {precision}"] = path
+            methods[variant], graphs[variant] = measure_one_pass(outputs, images, splits), path
     times_ms = latencies_by_turns(graphs, ROUNDS)
-    for name in methods:
-        methods[name]["forward_ms"] = times_ms.get(name)
-    methods[ensemble]["forward_ms"] = sum(times_ms[name] for name in times_ms if name.startswith("teacher "))
-    methods["one teacher"]["forward_ms"] = times_ms["teacher 1"]
-    record = {
+    times_ms[ensemble] = sum(ms for name, ms in times_ms.items() if name.startswith("teacher "))
+    times_ms["one teacher"] = times_ms["teacher 1"]
+    for name, method in methods.items():
+        method["forward_ms"] = times_ms[name]
+    return {
         "run": teachers_run.folder.name,
         "members": [member["architecture"] for member in teachers_run.record["members"]],
         "student": str(architecture),
         "epochs": base.fit.epochs,
         "pictures": pictures,
         "families": list(families),
-        "chosen_on": list(CHOOSE_ON),
-        "near": list(NEAR),
+        "chosen_on": list(uncertainty.CHOOSE_ON),
+        "near": list(uncertainty.NEAR),
         "methods": methods,
         "machine": describe_machine(),
     }
-    write_record(out, record)
-
-
-def override(config: DistillConfig, overrides: tuple[str, ...]) -> DistillConfig:
-    """The configuration with `distill.key=value` applied, like on the command line of `logo-edge`."""
-    changed, plain = load_recipe("cpu", overrides).distill, load_recipe("cpu").distill
-    fit = {key: value for key, value in vars(changed.fit).items() if value != getattr(plain.fit, key)}
-    others = {key: value for key, value in vars(changed).items() if key != "fit" and value != getattr(plain, key)}
-    return replace(config, **others, fit=replace(config.fit, **fit))
 
 
 def read_teachers(
-    run: Run, images: Images, sets: tuple[str, ...], work: Path, device: torch.device
+    run: Run, images: uncertainty.Images, sets: tuple[str, ...], work: Path, device: torch.device
 ) -> dict[str, np.ndarray]:
     """Set -> (M, N, K) logits of the run's members, kept in `work`."""
+
+    def predict(index: int, name: str) -> dict[str, np.ndarray]:
+        print(f"teacher {index + 1}: {name}", flush=True)
+        pixels = [(torch.from_numpy(part),) for part in images.pixels(name, run.architecture(index).size_px)]
+        return {"logits": predict_logits(run.load_member(index).to(device), pixels, device)}
+
     logits: dict[str, list[np.ndarray]] = {name: [] for name in sets}
     for index, member in enumerate(run.record["members"]):
-        network, size_px = None, run.architecture(index).size_px
         for name in sets:
             path = work / "teachers" / f"{member['sha256'][:12]}-{images.count}-{file_name(name)}.safetensors"
-            if not path.exists():
-                print(f"teacher {index + 1}: {name}", flush=True)
-                network = network or run.load_member(index).to(device)
-                pixels = [(torch.from_numpy(part),) for part in images.pixels(name, size_px)]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_logits(path, {"logits": predict_logits(network, pixels, device)})
-            logits[name].append(load_file(path)["logits"])
+            logits[name].append(keep_arrays(path, predict, index, name)["logits"])
     return {name: np.stack(parts) for name, parts in logits.items()}
 
 
@@ -166,7 +136,7 @@ def export_teachers(run: Run, work: Path) -> dict[str, Path]:
     return paths
 
 
-def make_graphs(student: Student, run: Run, images: Images, folder: Path) -> dict[str, Path]:
+def make_graphs(student: Student, run: Run, images: uncertainty.Images, folder: Path) -> dict[str, Path]:
     """The student as FP32 and as INT8 like in a bundle: the method closest on val, fine-tuned."""
     config, size_px = run.recipe.quantize, student.architecture.size_px
     key = file_hash(student.checkpoint)[:12]
@@ -179,15 +149,8 @@ def make_graphs(student: Student, run: Run, images: Images, folder: Path) -> dic
         rounded = round_body(body, pixels, folder / "rounded.onnx", reduce_range=config.reduce_range)
         parent, divergences = run_onnx(fp32, val), {}
         for method in config.methods:
-            path = quantize_body(
-                body,
-                rounded,
-                pixels,
-                size_px,
-                folder / f"int8-{method}.onnx",
-                method=method,
-                reduce_range=config.reduce_range,
-            )
+            path, settings = folder / f"int8-{method}.onnx", {"method": method, "reduce_range": config.reduce_range}
+            quantize_body(body, rounded, pixels, size_px, path, **settings)
             divergences[path] = compare_logits(parent, run_onnx(path, val)).kl_nats
         with FitProgress() as progress:
             source = min(divergences, key=divergences.__getitem__)
@@ -197,76 +160,28 @@ def make_graphs(student: Student, run: Run, images: Images, folder: Path) -> dic
 
 
 def read_graph(
-    path: Path, size_px: int, images: Images, sets: tuple[str, ...], folder: Path
+    path: Path, size_px: int, images: uncertainty.Images, sets: tuple[str, ...], folder: Path
 ) -> dict[str, dict[str, np.ndarray]]:
     """Set -> the graph's logits (N, K) and, where it has the output, epistemic (N,); kept in `folder`."""
-    names = ("logits", *([EPISTEMIC] if has_epistemic(path) else []))
-    outputs = {}
-    for name in sets:
-        kept = folder / "said" / f"{path.stem}-{images.count}-{file_name(name)}.safetensors"
-        if not kept.exists():
-            pixels = images.pixels(name, size_px)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            save_logits(kept, {output: run_onnx(path, pixels, output=output) for output in names})
-        outputs[name] = load_file(kept)
-    return outputs
+    outputs = ("logits", *([EPISTEMIC] if has_epistemic(path) else []))
+
+    def predict(name: str) -> dict[str, np.ndarray]:
+        pixels = images.pixels(name, size_px)
+        return {output: run_onnx(path, pixels, output=output) for output in outputs}
+
+    kept = {name: folder / "said" / f"{path.stem}-{images.count}-{file_name(name)}.safetensors" for name in sets}
+    return {name: keep_arrays(kept[name], predict, name) for name in sets}
 
 
-def measure_one_pass(outputs: dict[str, dict[str, np.ndarray]], images: Images, splits: tuple[str, ...]) -> dict:
+def measure_one_pass(
+    outputs: dict[str, dict[str, np.ndarray]], images: uncertainty.Images, splits: tuple[str, ...]
+) -> dict:
     """The figures of `measure_method` for one pass: total uncertainty that is not epistemic is aleatoric."""
     pooled = {name: arrays["logits"] for name, arrays in outputs.items()}
     uncertainties = {}
     for name, arrays in outputs.items():
         total = entropy(softmax(arrays["logits"]))
         epistemic = arrays.get(EPISTEMIC, np.zeros(len(total)))
-        uncertainties[name] = dict(zip(MEASURES, (total, np.maximum(total - epistemic, 0.0), epistemic), strict=True))
-    return describe(pooled, uncertainties, images, splits)
-
-
-def table(result: dict) -> str:
-    """The figures of one pass beside those of the ensemble that it was distilled from."""
-    methods = result["methods"]
-    ensemble = next(iter(methods.values()))
-    rows = [
-        _row(name, methods[name], ensemble, split, result["near"])
-        for split in measured_splits(methods)
-        for name in methods
-    ]
-    text = table_of(
-        rows,
-        ("(less the ensemble's)", "{name}"),
-        ("accuracy", "{accuracy[value]:.1%}"),
-        ("NLL", "{nll[value]:.3f}"),
-        ("AURC", "{aurc}"),
-        ("outliers by", "{chosen}"),
-        ("near", "{near}"),
-        ("far", "{far}"),
-        ("forward pass, ms", "{ms}"),
-    )
-    return (
-        f"{text}\n\n{result['student']} from {', '.join(result['members'])}, {result['epochs']} epochs each; "
-        f"{result['pictures']} pictures of each family; medians on one thread, {result['machine']['cpu']}."
-    )
-
-
-def _row(name: str, method: dict, ensemble: dict, split: str, near: list[str]) -> dict:
-    own, whole = (one[split]["uncertainty"][one["chosen"]]["auroc"] for one in (method, ensemble))
-    aurc, aurc_whole = (one[split]["area_under_risk_coverage"]["value"] for one in (method, ensemble))
-    families = {
-        "near": [family for family in near if family in own],
-        "far": [family for family in own if family not in near],
-    }
-    return {
-        **method[split],
-        "name": f"{name}, {split}",
-        "aurc": f"{aurc:.4f} ({aurc / aurc_whole - 1:+.0%})",
-        "chosen": method["chosen"],
-        **{
-            kind: f"{mean_of(own, part):.3f} ({mean_of(own, part) / mean_of(whole, part) - 1:+.0%})" if part else ""
-            for kind, part in families.items()
-        },
-        "ms": f"{method['forward_ms']:.2f}" if method["forward_ms"] else "",
-    }
-
-
-TABLES = {"distillation": Table(table)}
+        parts = total, np.maximum(total - epistemic, 0.0), epistemic
+        uncertainties[name] = dict(zip(uncertainty.MEASURES, parts, strict=True))
+    return uncertainty.describe(pooled, uncertainties, images, splits)

@@ -10,31 +10,24 @@ package's drawing to learn from (five shots are five views of it) and other pack
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from itertools import product
 
 import numpy as np
+import torch
 
 from logo_edge.classifier import Classifier
 from logo_edge.likeness.cluster import cluster
 from logo_edge.likeness.enroll import background_threshold, confidences
 from logo_edge.likeness.space import DIRECTIONS, EmbeddingSpace, read_space, unit
-from logo_edge_bench.experiments.record import BUNDLES, RUNS, ReportTest, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.experiments.uncertainty import measured_splits
-from logo_edge_bench.markdown import markdown, share, table_of
-from logo_edge_train.data.icons import LABELS, fetch_logos
-from logo_edge_train.data.manifest import Manifest, read_manifest
+from logo_edge_bench.experiments.record import BUNDLES, RUNS, ReportTest, keep_arrays, read_logos
+from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.few_shot.episodes import PARTS, BrandTasks, Drawings
+from logo_edge_train.few_shot.methods import ridge_logits
 from logo_edge_train.keys import data_hash, row_hashes
-from logo_edge_train.metrics import bootstrap
+from logo_edge_train.metrics import bootstrap, expected_calibration_error
 from logo_edge_train.recipe import FewShotConfig
 
-RESULT = result_path("enroll")
-SHOTS = {
-    "1 shot": 1,
-    "1 shot, in parts": PARTS,
-    "5 shots": 5,
-}  # views of each drawing to learn from; a query is the whole drawing
+SHOTS = {"1 shot": 1, "1 shot, in parts": PARTS, "5 shots": 5}  # views of a drawing to learn; a query is a whole one
 SHOWN = max(SHOTS.values())
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 FALSE_ACCEPTS = (0.01, 0.02, 0.05, 0.1)
@@ -54,25 +47,22 @@ class Split:
         self.position = np.zeros(len(rows), int)  # of a row in `views`
         self.position[self.tasks.rows] = np.arange(len(self.tasks.rows))
         model = classifier.bundle.files[classifier.bundle.model.file].sha256
-        cache = RUNS / "enroll" / f"{model[:16]}-{data_hash(row_hashes(manifest, manifest.rows))[:16]}-{name}.npz"
-        if not cache.exists():
+        data = data_hash(row_hashes(manifest, manifest.rows))
+
+        def embed() -> dict[str, np.ndarray]:
+            drawn, size_px = [rows[index] for index in self.tasks.rows], classifier.bundle.input.size_px
             whole = [classifier.read_pixels(manifest.image_path(row)) for row in rows]
-            drawings = Drawings.load(
-                manifest, [rows[index] for index in self.tasks.rows], classifier.bundle.input.size_px
-            )
-            views = [drawings.draw(index, view) for index in range(len(drawings.images)) for view in range(SHOWN)]
-            embedded = [
-                np.concatenate([classifier.embeddings(image[None]) for image in part]) for part in (whole, views)
-            ]
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(cache, whole=embedded[0], views=embedded[1].reshape(len(drawings.images), SHOWN, -1))
-        with np.load(cache) as arrays:
-            self.whole, self.views = arrays["whole"], arrays["views"]
+            drawings = Drawings.load(manifest, drawn, size_px)
+            views = [drawings.draw(index, view) for index in range(len(drawn)) for view in range(SHOWN)]
+            parts = [np.concatenate([classifier.embeddings(one[None]) for one in part]) for part in (whole, views)]
+            return {"whole": parts[0], "views": parts[1].reshape(len(drawn), SHOWN, -1)}
+
+        arrays = keep_arrays(RUNS / "enroll" / f"{model[:16]}-{data[:16]}-{name}.safetensors", embed)
+        self.whole, self.views = arrays["whole"], arrays["views"]
 
 
-def measure(*, episodes: int = 600, report_test: ReportTest = False, out: Path = RESULT) -> None:
-    fetch_logos()
-    manifest = read_manifest(LABELS)
+def measure(*, episodes: int = 600, report_test: ReportTest = False) -> dict:
+    manifest = read_logos()
     classifiers = {name: Classifier.load(folder) for name, folder in BUNDLES.items()}
     spaces = {name: read_space(classifier.bundle) for name, classifier in classifiers.items()}
     bundles: dict[str, dict] = {}
@@ -90,12 +80,11 @@ def measure(*, episodes: int = 600, report_test: ReportTest = False, out: Path =
         penalties = {key: head["penalty"] for key, head in bundles[name]["val"]["heads"].items()}
         bundles[name]["test"] = split_figures(test, spaces[name], episodes, penalties, (sharpness,), (same,))
         print(name, "test", flush=True)
-    record = {
+    return {
         "settings": {"episodes": episodes, "ways": KEPT, "directions": DIRECTIONS},
         "chosen": {"sharpness": sharpness, "same": same},
         "bundles": bundles,
     }
-    write_record(out, record)
 
 
 def split_figures(
@@ -123,19 +112,14 @@ def spaces_of(space: EmbeddingSpace):
 def compare_heads(split: Split, space: EmbeddingSpace, episodes: int, penalties: dict[str, float] | None) -> dict:
     """{"space, head, shots": accuracy with its interval}; ridge at the best penalty, or at the given one."""
     heads = {}
-    for name, project in spaces_of(space).items():
+    for (name, project), (shots, count) in product(spaces_of(space).items(), SHOTS.items()):
         views = project(split.views)
-        for shots, count in SHOTS.items():
-            for head, tried in (("prototypes", (0.0,)), ("ridge", PENALTIES)):
-                key = f"{name}, {head}, {shots}"
-                if penalties:
-                    tried = (penalties[key],)
-                accuracy = {
-                    penalty: measure_episodes(split, views, count, head, penalty, episodes) for penalty in tried
-                }
-                best = max(accuracy, key=lambda penalty: accuracy[penalty].mean())
-                figure = bootstrap(lambda drawn: float(drawn.mean()), accuracy[best])
-                heads[key] = {"accuracy": vars(figure), "penalty": best}
+        for head, tried in (("prototypes", (0.0,)), ("ridge", PENALTIES)):
+            key = f"{name}, {head}, {shots}"
+            tried = (penalties[key],) if penalties else tried
+            accuracy = {penalty: measure_episodes(split, views, count, head, penalty, episodes) for penalty in tried}
+            best = max(accuracy, key=lambda penalty: accuracy[penalty].mean())
+            heads[key] = {"accuracy": vars(bootstrap(np.mean, accuracy[best])), "penalty": best}
     return heads
 
 
@@ -149,29 +133,20 @@ def measure_episodes(
         support = views[split.position[episode.support[:, 0]], :count]  # (N, V, d)
         queries = views[split.position[episode.queries.ravel()], 0]  # (N * Q, d)
         if head == "ridge":
-            logits = ridge(support.reshape(-1, support.shape[-1]), np.repeat(np.arange(KEPT), count), queries, penalty)
+            shown = support.reshape(-1, support.shape[-1]).astype(float), np.repeat(np.arange(KEPT), count)
+            tensors = (torch.from_numpy(array) for array in (*shown, queries.astype(float)))
+            logits = ridge_logits(*tensors, KEPT, penalty).numpy()
         else:
             logits = queries @ unit(support.mean(1)).T
         shares.append((logits.argmax(1) == np.repeat(np.arange(KEPT), episode.queries.shape[1])).mean())
     return np.array(shares)
 
 
-def ridge(support: np.ndarray, labels: np.ndarray, queries: np.ndarray, penalty: float) -> np.ndarray:
-    """(M, N): ridge regression with an intercept, as `logo_edge_train.few_shot.methods.ridge_logits`."""
-    targets = 2.0 * np.eye(KEPT)[labels] - 1
-    centre, intercept = support.mean(0), targets.mean(0)
-    centred = support - centre
-    weights = centred.T @ np.linalg.solve(centred @ centred.T + penalty * np.eye(len(support)), targets - intercept)
-    return (queries - centre) @ weights + intercept
-
-
 def open_set(split: Split, space: EmbeddingSpace, episodes: int, tried: tuple[float, ...]) -> dict:
     """Of 5 enrolled brands: the recognized share of their other drawings, and of all other logos the accepted share."""
     views, whole = space.project(split.views), space.project(split.whole)
     groups = np.array([row.group for row in split.rows])
-    shares: dict[float, dict[str, list]] = {
-        limit: {"found": [], "wrong": [], "others_taken": []} for limit in FALSE_ACCEPTS
-    }
+    shares: dict[float, list] = {limit: [] for limit in FALSE_ACCEPTS}  # found, wrong, others_taken
     known, unknown, targets = [], [], []  # similarities less the runtime's default threshold
     for index in range(episodes):
         episode = split.tasks.draw(np.random.default_rng((1, index)))
@@ -182,39 +157,29 @@ def open_set(split: Split, space: EmbeddingSpace, episodes: int, tried: tuple[fl
         for limit in FALSE_ACCEPTS:
             threshold = background_threshold(space.background, prototypes, limit)
             accepted = queries.max(1) >= threshold
-            shares[limit]["found"].append((accepted & right).mean())
-            shares[limit]["wrong"].append((accepted & ~right).mean())
-            shares[limit]["others_taken"].append((others.max(1) >= threshold).mean())
+            taken = others.max(1) >= threshold
+            shares[limit].append([(accepted & right).mean(), (accepted & ~right).mean(), taken.mean()])
             if limit == 0.05:
                 known.append(queries - threshold)
                 unknown.append(others[index % 10 :: max(1, len(others) // len(queries))][: len(queries)] - threshold)
                 targets.append(np.repeat(np.arange(KEPT), episode.queries.shape[1]))
     answers, none, labels = np.concatenate(known), np.concatenate(unknown), np.concatenate(targets)
-    record: dict = {
-        "by_false_accepts": {
-            str(limit): {
-                name: vars(bootstrap(lambda drawn: float(drawn.mean()), np.array(values)))
-                for name, values in shares[limit].items()
-            }
-            for limit in FALSE_ACCEPTS
-        },
-        "nll": {},
-        "calibration_error": {},
+    by_false_accepts = {
+        str(limit): {
+            name: vars(bootstrap(np.mean, values))
+            for name, values in zip(("found", "wrong", "others_taken"), np.array(parts).T, strict=True)
+        }
+        for limit, parts in shares.items()
     }
+    record: dict = {"by_false_accepts": by_false_accepts, "nll": {}, "calibration_error": {}}
     for sharpness in tried:
         inside, outside = confidences(answers, 0.0, sharpness), confidences(none, 0.0, sharpness)
         likely = np.concatenate([inside[np.arange(len(labels)), labels], 1 - outside.sum(1)])
         record["nll"][str(sharpness)] = float(-np.log(np.maximum(likely, 1e-12)).mean())
         confidence = np.concatenate([inside.max(1), outside.max(1)])
         right = np.concatenate([answers.argmax(1) == labels, np.zeros(len(outside), bool)])
-        record["calibration_error"][str(sharpness)] = calibration_error(confidence, right)
+        record["calibration_error"][str(sharpness)] = expected_calibration_error(confidence, right, BINS)
     return record
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """The mean distance of confidence and accuracy over bins of equal count."""
-    parts = np.array_split(np.argsort(confidence, kind="stable"), BINS)
-    return float(sum(len(part) * abs(confidence[part].mean() - right[part].mean()) for part in parts) / len(confidence))
 
 
 def nearest_figures(split: Split, space: EmbeddingSpace) -> dict:
@@ -227,10 +192,8 @@ def nearest_figures(split: Split, space: EmbeddingSpace) -> dict:
         similarities[index] = -np.inf
         order = np.argsort(-similarities)
         ranks.append(int(np.flatnonzero((groups[order] == groups[index]) & (packages[order] != packages[index]))[0]))
-    return {str(k): float((np.array(ranks) < k).mean()) for k in NEAREST} | {
-        "queries": len(ranks),
-        "among": len(whole) - 1,
-    }
+    shares = {str(k): float((np.array(ranks) < k).mean()) for k in NEAREST}
+    return {**shares, "queries": len(ranks), "among": len(whole) - 1}
 
 
 def group_figures(split: Split, space: EmbeddingSpace, same: float) -> dict:
@@ -249,62 +212,3 @@ def group_figures(split: Split, space: EmbeddingSpace, same: float) -> dict:
         "groups": int(clusters.max()) + 1,
         "brands": len(set(groups)),
     }
-
-
-def heads_table(result: dict) -> str:
-    """Accuracy on brands across packages, by the comparison of embeddings and the head."""
-    columns = {f"`{name}`, {split}": figures["heads"] for name, split, figures in _splits(result)}
-    heads = next(iter(columns.values()))
-    rows = [[key, *(share(column[key]["accuracy"]) for column in columns.values())] for key in heads]
-    return markdown(["5-way", *columns], rows)
-
-
-def open_set_table(result: dict) -> str:
-    """Of five enrolled brands: their drawings found and mistaken, and the other logos accepted as one of them."""
-    header = ["", "promised at most", "other logos taken for one", "found", "taken for another of the five"]
-    rows = [
-        [
-            f"`{name}`, {split}",
-            f"{float(limit):.0%}",
-            *(share(shares[key]) for key in ("others_taken", "found", "wrong")),
-        ]
-        for name, split, figures in _splits(result)
-        for limit, shares in figures["open_set"]["by_false_accepts"].items()
-    ]
-    return markdown(header, rows)
-
-
-def use_table(result: dict) -> str:
-    """Confidence, ranking and grouping at the constants chosen on val."""
-    sharpness, same = (str(result["chosen"][key]) for key in ("sharpness", "same"))
-    rows = [
-        {
-            "name": f"`{name}`, {split}",
-            "calibration_error": figures["open_set"]["calibration_error"][sharpness],
-            "nearest": {f"in {k}": figures["nearest"][str(k)] for k in NEAREST},
-            "among": figures["nearest"]["among"],
-            **figures["groups"][same],
-        }
-        for name, split, figures in _splits(result)
-    ]
-    return table_of(
-        rows,
-        ("", "{name}"),
-        ("calibration error", "{calibration_error:.1%}"),
-        ("first", "{nearest[in 1]:.1%}"),
-        ("in 5", "{nearest[in 5]:.1%}"),
-        ("in 10", "{nearest[in 10]:.1%}"),
-        ("of", "{among}"),
-        ("precision", "{precision:.1%}"),
-        ("recall", "{recall:.1%}"),
-        ("B-cubed F1", "{b_cubed_f1:.3f}"),
-    )
-
-
-def _splits(result: dict) -> list[tuple[str, str, dict]]:
-    """(bundle, split, figures) of each measured split."""
-    bundles = result["bundles"].items()
-    return [(name, split, bundle[split]) for name, bundle in bundles for split in measured_splits({"": bundle})]
-
-
-TABLES = {"enroll": Table(heads_table), "enroll_open": Table(open_set_table), "enroll_use": Table(use_table)}

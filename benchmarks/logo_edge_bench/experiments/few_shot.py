@@ -14,14 +14,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, Device, file_name, read_record, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import share, table_of
+from logo_edge_bench.experiments.record import RUNS, Device, Out, file_name, read_record, write_record
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.device import pick_device
 from logo_edge_train.few_shot.run import evaluate_few_shot, train_few_shot
@@ -29,7 +28,6 @@ from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, FewShotConfig
 
-RESULT = result_path("few_shot")
 TASKS = {  # types are always 4-way
     "brands-1": {"task": "brands", "shots": 1},
     "brands-5": {"task": "brands", "shots": 5},
@@ -55,15 +53,13 @@ def measure(
     episodes: Annotated[int, "for each reported accuracy"] = 600,
     seed: int = 0,
     device: Device = "auto",
-    out: Path = RESULT,
+    out: Out,
 ) -> None:
     fetch_logos()
     with FitProgress() as progress:
-        for network in networks:
-            for task in tasks:
-                for method in methods:
-                    config = config_of(network, task, method, epochs, seed)
-                    measure_method(config, task, method, episodes, pick_device(device), progress, out)
+        for network, task, method in product(networks, tasks, methods):
+            config = config_of(network, task, method, epochs, seed)
+            measure_method(config, task, method, episodes, pick_device(device), progress, out)
 
 
 def config_of(network: str, task: str, method: str, epochs: int, seed: int) -> FewShotConfig:
@@ -79,23 +75,26 @@ def measure_method(
     key = {"network": config.network, "task": task, "method": method, "seed": config.seed}
     settings = json.loads(json.dumps(asdict(config)))
     record = read_record(out, {"split": "test", "entries": []})
-    before = [entry for entry in record["entries"] if key.items() <= entry.items()]
+    before = [measurement for measurement in record["entries"] if key.items() <= measurement.items()]
     if before and before[0]["settings"] == settings and before[0]["episodes"] >= episodes:
         return
 
     def report(item: dict) -> None:
         progress({**item, "name": f"{config.network} {task}, {method}"})
 
+    def train(method: str, start: Path | None) -> tuple[Path, dict]:
+        own = config_of(config.network, task, method, config.fit.epochs, config.seed)
+        name = f"{own.network}-{task}-{file_name(method)}-{own.fit.epochs}-epochs-seed-{own.seed}"
+        folder = RUNS / "few-shot" / name
+        return folder, train_few_shot(LABELS, own, folder, device=device, report=report, start=start)
+
     start = None
     if method != "prototypes" and not has_imagenet_weights(Architecture.parse(config.network).model):
-        start = folder_of(config.network, task, "prototypes", config)
-        begin = config_of(config.network, task, "prototypes", config.fit.epochs, config.seed)
-        train_few_shot(LABELS, begin, start, device=device, report=report)
-    folder = folder_of(config.network, task, method, config)
-    run = train_few_shot(LABELS, config, folder, device=device, report=report, start=start)
+        start, _ = train("prototypes", None)
+    folder, run = train(method, start)
     progress.say(f"{folder.name}: {episodes} episodes of test")
     figures = evaluate_few_shot(LABELS, folder, split="test", episodes=episodes, device=device)
-    entry = {
+    measurement = {
         **key,
         "start": run["start"] and "prototypes",
         "settings": settings,
@@ -105,36 +104,7 @@ def measure_method(
         "val": [epoch["accuracy"] for epoch in run["history"]],
         "penalties": run.get("penalties", {}),
     }
-    entries = [*(other for other in record["entries"] if other not in before), entry]
+    measurements = [*(other for other in record["entries"] if other not in before), measurement]
     tasks, methods = list(TASKS), list(METHODS)
-    entries.sort(key=lambda e: (e["network"], tasks.index(e["task"]), methods.index(e["method"]), e["seed"]))
-    write_record(out, {**record, "entries": entries})
-
-
-def folder_of(network: str, task: str, method: str, config: FewShotConfig) -> Path:
-    """The folder of a method's run on a task."""
-    name = f"{network}-{task}-{file_name(method)}-{config.fit.epochs}-epochs-seed-{config.seed}"
-    return RUNS / "few-shot" / name
-
-
-def table(result: dict) -> str:
-    return table_of(
-        result["entries"],
-        ("task", lambda row: f"{row['task'].split('-')[0]}, {row['ways']}-way {row['shots']}-shot"),
-        ("method", "{method}"),
-        ("network", lambda row: f"`{row['network']}`" + (f", after {row['start']}" if row["start"] else "")),
-        ("episodes", "{episodes}"),
-        ("accuracy", lambda row: share(row["accuracy"])),
-        ("of other brands", _accuracy_of_other_brands),
-        ("meta-training, min", lambda row: f"{row['seconds'] / 60:.0f}" if row["seconds"] else ""),
-    )
-
-
-def _accuracy_of_other_brands(row: dict) -> str:
-    """The interval of episodes that are drawn class by class."""
-    if not row["task"].startswith("brands"):
-        return ""
-    return "{low:.1%} to {high:.1%}".format(**row["accuracy_by_class"])
-
-
-TABLES = {"few_shot": Table(table)}
+    measurements.sort(key=lambda e: (e["network"], tasks.index(e["task"]), methods.index(e["method"]), e["seed"]))
+    write_record(out, {**record, "entries": measurements})

@@ -13,7 +13,6 @@ Figures are written trial by trial, so the same command resumes after an interru
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import random
@@ -25,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated
 
@@ -35,13 +35,11 @@ from logo_edge.bundle.record import DEFAULT_BUNDLE, RECORD, read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import RecipeError
 from logo_edge.likeness.enroll import open_enrolment
-from logo_edge_bench.experiments.record import Out, read_record, result_path, write_plain
-from logo_edge_bench.experiments.tables import Table
+from logo_edge_bench.experiments.record import Out, read_record, write_plain
 from logo_edge_bench.machine import provenance
-from logo_edge_bench.markdown import named, table_of
 from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
+from logo_edge_train.keys import file_hash
 
-RESULT = result_path("kills")
 IMAGES = 1500  # of a table by classify
 BROKEN = 5  # of these files
 MOST_KILLS = 3  # in one trial
@@ -75,7 +73,7 @@ class Verb:
     """A verb: its initial folder, its command there, its result as comparable values, and the check after each kill."""
 
     prepare: Callable[[Path], None]
-    command: Callable[[Path], list[str]]
+    command: list[str]
     result: Callable[[Path], dict]
     check: Callable[[Path], None]
 
@@ -85,7 +83,7 @@ def measure(
     verb: Annotated[Sequence[str], "the beginnings of names of verbs; default: all"] = ("",),
     kills: Annotated[int, "of each verb, at least"] = 30,
     seed: int = 0,
-    out: Out = RESULT,
+    out: Out,
 ) -> None:
     chosen = [name for name in VERBS if name.startswith(tuple(verb))]
     if not chosen:
@@ -94,13 +92,9 @@ def measure(
         done = read_record(out, {}).get(name, {"kills": 0, "trials": 0, "seed": seed})
         with tempfile.TemporaryDirectory(prefix=f"kills-{name}-") as folder:
             for figures in kill_often(name, Path(folder), kills, done):
-                add_figures(out, name, figures)
+                write_plain(out, read_record(out, {}) | {name: figures})
                 counts = f"{figures['kills']} kills in {figures['trials']} trials"
                 print(f"{name}: {counts}, every result that of an undisturbed run")
-
-
-def add_figures(path: Path, name: str, figures: dict) -> None:
-    write_plain(path, read_record(path, {}) | {name: figures})
 
 
 def kill_often(name: str, folder: Path, kills: int, figures: dict) -> Iterator[dict]:
@@ -159,7 +153,7 @@ def run_and_kill(verb: Verb, folder: Path, at: int | float) -> bool:
 def start_process(verb: Verb, folder: Path, *, at: int, count: Path | None = None) -> subprocess.Popen:
     settings = {"KILL_FOLDER": str(folder), "KILL_AT": str(at), "KILL_COUNT": str(count)}
     return subprocess.Popen(
-        [sys.executable, "-c", HOOKED, *verb.command(folder)],
+        [sys.executable, "-c", HOOKED, *verb.command],
         cwd=folder,
         env=os.environ | settings,
         start_new_session=True,
@@ -169,8 +163,7 @@ def start_process(verb: Verb, folder: Path, *, at: int, count: Path | None = Non
 
 
 def run_undisturbed(command: list[str], folder: Path) -> None:
-    program = Path(sys.executable).with_name("logo-edge")
-    subprocess.run([program, *command], cwd=folder, check=True, capture_output=True)
+    subprocess.run([Path(sys.executable).with_name("logo-edge"), *command], cwd=folder, check=True, capture_output=True)
 
 
 def draw_images(folder: Path, count: int, *, size_px: int = 24) -> None:
@@ -186,18 +179,18 @@ def draw_images(folder: Path, count: int, *, size_px: int = 24) -> None:
 
 def draw_manifest(folder: Path) -> None:
     """A manifest with its images: the default bundle's classes, in all splits."""
-    rows = []
-    shares = {"train": 96, "val": 36, "calib": 36, "test": 36}
-    draw_images(folder / "images", sum(shares.values()))
-    splits = [split for split, count in shares.items() for _ in range(count)]
-    for index, split in enumerate(splits):
-        label = LABELS[index % len(LABELS)]
-        rows.append(LogoRow(FILES, "", f"images/{index:05}.png", str(index), label, (label,), True, split))
+    splits = ["train"] * 96 + ["val"] * 36 + ["calib"] * 36 + ["test"] * 36
+    draw_images(folder / "images", len(splits))
+    rows = [
+        LogoRow(FILES, "", f"images/{index:05}.png", str(index), label, (label,), True, split)
+        for index, (split, label) in enumerate(zip(splits, cycle(LABELS), strict=False))
+    ]
     write_manifest(folder / "manifest.csv", rows)
 
 
 def classify_into(suffix: str) -> Verb:
     """`classify --out`: one row for each image, and the bytes of an undisturbed run."""
+    name = f"table{suffix}"
 
     def prepare(folder: Path) -> None:
         draw_images(folder / "logos", IMAGES)
@@ -205,19 +198,15 @@ def classify_into(suffix: str) -> Verb:
             (folder / "logos" / f"broken-{index}.png").write_bytes(b"no image")
 
     def result(folder: Path) -> dict:
-        paths = read_paths(folder / f"table{suffix}")
+        paths = read_paths(folder / name)
         assert len(paths) == len(set(paths)) == IMAGES + BROKEN, f"{len(paths)} rows, {len(set(paths))} images"
-        left = [name for name in os.listdir(folder) if name not in ("logos", f"table{suffix}")]
-        content = (folder / f"table{suffix}").read_bytes()
-        return {"rows": len(paths), "sha256": hashlib.sha256(content).hexdigest(), "left": left}
+        left = [other for other in os.listdir(folder) if other not in ("logos", name)]
+        return {"rows": len(paths), "sha256": file_hash(folder / name), "left": left}
 
     def check(folder: Path) -> None:
-        if (folder / f"table{suffix}").exists():
-            assert len(read_paths(folder / f"table{suffix}")) == IMAGES + BROKEN
+        assert not (folder / name).exists() or len(read_paths(folder / name)) == IMAGES + BROKEN
 
-    return Verb(
-        prepare, lambda folder: ["classify", "logos", "--out", f"table{suffix}", "--workers", "2"], result, check
-    )
+    return Verb(prepare, ["classify", "logos", "--out", name, "--workers", "2"], result, check)
 
 
 def read_paths(table: Path) -> list[str]:
@@ -227,9 +216,7 @@ def read_paths(table: Path) -> list[str]:
 
         return parquet.read_table(table, columns=["path"])["path"].to_pylist()
     with open(table, encoding="utf-8", newline="") as file:
-        if table.suffix == ".csv":
-            return [row["path"] for row in csv.DictReader(file)]
-        return [json.loads(line)["path"] for line in file]
+        return [row["path"] for row in (csv.DictReader(file) if table.suffix == ".csv" else map(json.loads, file))]
 
 
 def enrol() -> Verb:
@@ -238,20 +225,17 @@ def enrol() -> Verb:
     def prepare(folder: Path) -> None:
         draw_images(folder / "brand", 12, size_px=64)
         draw_images(folder / "other", 5, size_px=48)
-        command = ["enroll", "other", "other", "--file", "enrolled.json"]
-        run_undisturbed(command, folder)
-
-    def classes(folder: Path) -> dict[str, int]:
-        enrolment = open_enrolment(folder / "enrolled.json", read_bundle(DEFAULT_BUNDLE))
-        return {name: len(samples) for name, samples in enrolment.classes.items()}
-
-    def check(folder: Path) -> None:
-        assert classes(folder) in ({"other": 5}, {"other": 5, "brand": 12})
+        run_undisturbed(["enroll", "other", "other", "--file", "enrolled.json"], folder)
 
     def result(folder: Path) -> dict:
-        return {"classes": classes(folder), "sha256": sha256(folder / "enrolled.json")}
+        enrolment = open_enrolment(folder / "enrolled.json", read_bundle(DEFAULT_BUNDLE))
+        classes = {name: len(samples) for name, samples in enrolment.classes.items()}
+        return {"classes": classes, "sha256": file_hash(folder / "enrolled.json")}
 
-    return Verb(prepare, lambda folder: ["enroll", "brand", "brand", "--file", "enrolled.json"], result, check)
+    def check(folder: Path) -> None:
+        assert result(folder)["classes"] in ({"other": 5}, {"other": 5, "brand": 12})
+
+    return Verb(prepare, ["enroll", "brand", "brand", "--file", "enrolled.json"], result, check)
 
 
 def recalibrate() -> Verb:
@@ -261,15 +245,17 @@ def recalibrate() -> Verb:
         draw_manifest(folder)
         shutil.copytree(DEFAULT_BUNDLE, folder / "bundle")
 
-    def check(folder: Path) -> None:
-        Classifier.load(folder / "bundle").run_vectors()
-
     def result(folder: Path) -> dict:
-        check(folder)
-        record = json.loads((folder / "bundle" / RECORD).read_text(encoding="utf-8"))
+        record = read_whole_bundle(folder)
         return {"calibration": record["calibration"], "files": record["files"]}
 
-    return Verb(prepare, lambda folder: ["calibrate", "bundle", "--data", "manifest.csv"], result, check)
+    return Verb(prepare, ["calibrate", "bundle", "--data", "manifest.csv"], result, read_whole_bundle)
+
+
+def read_whole_bundle(folder: Path) -> dict:
+    """The record of the bundle, which loads and agrees with its vectors."""
+    Classifier.load(folder / "bundle").run_vectors()
+    return json.loads((folder / "bundle" / RECORD).read_text(encoding="utf-8"))
 
 
 def train() -> Verb:
@@ -279,11 +265,9 @@ def train() -> Verb:
         run = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
         assert run["status"] == "finished"
         kept = sorted(path for path in (folder / "run").rglob("*") if path.suffix in (".safetensors", ".npz", ".npy"))
-        return {"metrics": run["metrics"], "files": {path.name: sha256(path) for path in kept}}
+        return {"metrics": run["metrics"], "files": {path.name: file_hash(path) for path in kept}}
 
-    def command(folder: Path) -> list[str]:
-        return ["train", "--data", "manifest.csv", "--recipe", "smoke", "--out", "run", "--set", "train.fit.epochs=3"]
-
+    command = ["train", "--data", "manifest.csv", "--recipe", "smoke", "--out", "run", "--set", "train.fit.epochs=3"]
     return Verb(draw_manifest, command, result, check_json)
 
 
@@ -292,33 +276,25 @@ def compress() -> Verb:
 
     def prepare(folder: Path) -> None:
         draw_manifest(folder)
-        command = train().command(folder)
-        run_undisturbed(command, folder)
+        run_undisturbed(train().command, folder)
 
     def check(folder: Path) -> None:
         check_json(folder)
         if (folder / "bundle").exists():
-            Classifier.load(folder / "bundle").run_vectors()
+            read_whole_bundle(folder)
 
     def result(folder: Path) -> dict:
-        check(folder)
-        record = json.loads((folder / "bundle" / RECORD).read_text(encoding="utf-8"))
+        check_json(folder)
+        record = read_whole_bundle(folder)
         return {"calibration": record["calibration"], "model": record["files"][record["model"]["file"]]}
 
-    def command(folder: Path) -> list[str]:
-        return ["compress", "run", "--target", "web", "--out", "bundle"]
-
-    return Verb(prepare, command, result, check)
+    return Verb(prepare, ["compress", "run", "--target", "web", "--out", "bundle"], result, check)
 
 
 def check_json(folder: Path) -> None:
     """Every JSON file can be read."""
     for path in folder.rglob("*.json"):
         json.loads(path.read_text(encoding="utf-8"))
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 VERBS = {
@@ -330,10 +306,3 @@ VERBS = {
     "train": train(),
     "compress": compress(),
 }
-
-
-def table(result: dict) -> str:
-    return table_of(named(result), ("", "{name}"), ("kills", "{kills}"), ("trials", "{trials}"))
-
-
-TABLES = {"kills": Table(table)}

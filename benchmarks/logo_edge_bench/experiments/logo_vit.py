@@ -8,17 +8,14 @@ Runs go to runs/vits-SIZEpx-EPOCHSep/ and resume. Every choice is made on val; t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import markdown
-from logo_edge_train.data.icons import LABELS, fetch_logos
-from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
+from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, read_logos
+from logo_edge_train.data.icons import LABELS
+from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.device import pick_device
 from logo_edge_train.evaluate import evaluation_sets
 from logo_edge_train.models import attention_focus, near_ink
@@ -27,7 +24,6 @@ from logo_edge_train.recipe_io import load_recipe
 from logo_edge_train.runs import Run
 from logo_edge_train.train import train_ensemble
 
-RESULT = result_path("logo_vit")
 SUBJECTS = {  # name of the run: network, its own overrides
     "plain": ("plain_vit_tiny", ()),
     "logo": ("logo_vit_tiny", ()),
@@ -47,29 +43,26 @@ def measure(
     set: Annotated[Sequence[str], {"metavar": "KEY=VALUE", "help": "recipe overrides of all subjects"}] = (),
     device: Device = "auto",
     report_test: ReportTest = False,
-    out: Path = RESULT,
-) -> None:
-    fetch_logos()
-    manifest, folder = read_manifest(LABELS), RUNS / f"vits-{size}px-{epochs}ep"
+) -> dict:
+    manifest, folder = read_logos(), RUNS / f"vits-{size}px-{epochs}ep"
     splits = ("val", "test") if report_test else ("val",)
-    entries = []
+    measured = []
     with FitProgress() as progress:
         for name in subjects:
             model, own = SUBJECTS[name]
             teachers = [f"{model}@{size}"] * seeds
             recipe = load_recipe("cpu", (f"train.teachers={teachers}", f"train.fit.epochs={epochs}", *FIT, *own, *set))
             run = train_ensemble(LABELS, recipe, folder / name, device=pick_device(device), report=progress)
-            entries.append({"subject": name, "network": teachers[0], **measure_run(run, manifest, splits)})
-    record = {
+            measured.append({"subject": name, "network": teachers[0], **measure_run(run, manifest, splits)})
+    return {
         "size_px": size,
         "epochs": epochs,
         "seeds": list(range(seeds)),
         "overrides": [*FIT, *set],
         "device": run.record["device"],
         "area": {split: measure_area(manifest, run, split) for split in splits},
-        "subjects": entries,
+        "subjects": measured,
     }
-    write_record(out, record)
 
 
 def measure_run(run: Run, manifest: Manifest, splits: tuple[str, ...]) -> dict:
@@ -109,26 +102,3 @@ def pixels_of(manifest: Manifest, run: Run, split: str) -> tuple[torch.Tensor, .
     """The split as the run's networks see it: batches (B, S, S, 3) uint8."""
     data = evaluation_sets(manifest, run.classes, run.architecture(0).contract, (split,))[split]
     return torch.stack([data[index][0] for index in range(len(data))]).split(BATCH)
-
-
-def table(result: dict) -> str:
-    """LogoViT and a plain ViT of its size, by split."""
-    seeds = len(result["seeds"])
-    header = [f"{result['size_px']} px, {result['epochs']} epochs, {seeds} seeds", "parameters", "minutes a seed"]
-    for split in result["area"]:
-        header += [f"accuracy, {split}", f"focus, {split}", f"strictly on ink, {split}"]
-    rows = []
-    for entry in result["subjects"]:
-        minutes = sum(entry["seconds"]) / seeds / 60
-        row = [f"{entry['subject']}: `{entry['network']}`", f"{entry['parameters'] / 1e6:.2f} M", f"{minutes:.0f}"]
-        for split in result["area"]:
-            row.append(f"{entry[split]['mean']:.1%} ± {entry[split]['spread']:.1%}")
-            row += [f"{sum(entry[split][key]) / seeds:.1%}" for key in ("near_ink", "on_ink")]
-        rows.append(row)
-    even = ["attention without a focus", "", ""]
-    for area in result["area"].values():
-        even += ["", *(f"{area[key]:.1%}" for key in ("near_ink", "on_ink"))]
-    return markdown(header, [*rows, even])
-
-
-TABLES = {"logo_vit": Table(table)}

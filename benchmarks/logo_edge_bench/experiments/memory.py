@@ -19,10 +19,9 @@ from typing import Annotated
 
 import torch
 from rich.progress import track
+from torch.utils.data import TensorDataset
 
-from logo_edge_bench.experiments.record import Device, Out, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
+from logo_edge_bench.experiments.record import Device
 from logo_edge_train.device import describe_device, pick_device
 from logo_edge_train.fit import fit
 from logo_edge_train.losses import supervised_objective
@@ -30,7 +29,6 @@ from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe import Architecture, FitConfig
 from logo_edge_train.resources import peak_memory
 
-RESULT = result_path("memory")
 NETWORKS = ("tf_efficientnet_lite0@192", "vit_tiny_patch16_224@224")
 CLASSES, STEPS = 4, 4
 PLAIN = FitConfig(epochs=1, batch_size=32, amp="off")
@@ -42,8 +40,6 @@ VARIANTS = {
     "compile": {"compile": True},
     "all of them": {"accumulate": 4, "grad_checkpointing": True, "amp": "bf16", "compile": True},
 }
-
-
 ONE = "import json, sys; from {module} import measure_one; print(json.dumps(measure_one(*sys.argv[1:])))"
 
 
@@ -52,15 +48,14 @@ def measure(
     networks: Sequence[str] = NETWORKS,
     variants: Annotated[Sequence[str], {"choices": VARIANTS}] = tuple(VARIANTS),
     device: Device = "auto",
-    out: Out = RESULT,
-) -> None:
+) -> dict:
     measured = []
     for network, variant in track([(network, variant) for network in networks for variant in variants]):
         command = [sys.executable, "-c", ONE.format(module=__name__), network, variant, device]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         measured.append({"network": network, "variant": variant, **json.loads(done.stdout.splitlines()[-1])})
     name = describe_device(pick_device(device))
-    write_record(out, {"device": name, "batch_size": PLAIN.batch_size, "measured": measured})
+    return {"device": name, "batch_size": PLAIN.batch_size, "measured": measured}
 
 
 def measure_one(network: str, variant: str, device_text: str) -> dict:
@@ -72,7 +67,7 @@ def measure_one(network: str, variant: str, device_text: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         _, history = fit(
             module,
-            Noise(architecture.size_px, STEPS * config.batch_size),
+            draw_noise(architecture.size_px, STEPS * config.batch_size),
             supervised_objective(0.05),
             config,
             state=Path(folder) / "state",
@@ -85,36 +80,8 @@ def measure_one(network: str, variant: str, device_text: str) -> dict:
     return {**figures, "before_mb": before.get("peak_memory_mb"), "images_per_s": history[0]["images_per_s"]}
 
 
-class Noise(torch.utils.data.Dataset):
+def draw_noise(size_px: int, count: int) -> TensorDataset:
     """The items of a LogoDataset, of one logo that is noise."""
-
-    def __init__(self, size_px: int, count: int):
-        self.count = count
-        self.pixels = torch.randint(0, 256, (size_px, size_px, 3), dtype=torch.uint8)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-        return self.pixels, torch.eye(CLASSES)[position % CLASSES], torch.tensor(1.0), position
-
-
-def table(result: dict) -> str:
-    """Peak memory of a few steps with each switch."""
-    on_gpu = "peak_gpu_memory_mb" in result["measured"][0]
-    rows, plain_mb = [], 1.0
-    for entry in result["measured"]:
-        peak_mb = entry["peak_gpu_memory_mb"] if on_gpu else entry["peak_memory_mb"] - entry["before_mb"]
-        plain_mb = peak_mb if entry["variant"] == "plain" else plain_mb
-        rows.append({**entry, "peak_mb": peak_mb, "share": peak_mb / plain_mb})
-    text = table_of(
-        rows,
-        ("network", "{network}"),
-        ("switch", "{variant}"),
-        ("GPU memory, peak" if on_gpu else "memory of the steps, peak", "{peak_mb:,.0f} MB"),
-        ("of plain", "{share:.0%}"),
-    )
-    return f"{text}\n\nBatches of {result['batch_size']} on {result['device']}, PyTorch {result['versions']['torch']}."
-
-
-TABLES = {"memory": Table(table)}
+    pixels = torch.randint(0, 256, (size_px, size_px, 3), dtype=torch.uint8).expand(count, -1, -1, -1)
+    positions = torch.arange(count)
+    return TensorDataset(pixels, torch.eye(CLASSES)[positions % CLASSES], torch.ones(count), positions)

@@ -11,27 +11,22 @@ set when the classifiers have seen neither the set nor any of its groups.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean
 from typing import Annotated
 
 import numpy as np
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, read_record, result_path, write_plain
-from logo_edge_bench.experiments.tables import Table
+from logo_edge_bench.experiments.record import RUNS, Out, read_logos, read_record, write_plain
 from logo_edge_bench.machine import provenance
-from logo_edge_bench.markdown import named, table_of
 from logo_edge_train.data.dataset import soft_label
-from logo_edge_train.data.icons import LABELS, fetch_logos
-from logo_edge_train.data.manifest import LogoRow, read_manifest, targets_of
+from logo_edge_train.data.manifest import LogoRow, targets_of
 from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.frozen_features import Features
 from logo_edge_train.review.panel import fit_classifier, panel_inputs, review_labels
 
-RESULT = result_path("panel")
 LITE2 = "tf_efficientnet_lite2@192"
 LEAST_PACKAGE = 100  # rows; smaller icon sets are not left out
 PLAIN = ReviewConfig(classifiers=("logistic",), measures=("curves",))
@@ -53,26 +48,25 @@ def measure(
     variants: Annotated[Sequence[str], {"choices": VARIANTS}] = tuple(VARIANTS),
     no_packages: Annotated[bool, "leave no icon set out"] = False,
     runs: Annotated[Path, "where features and fits are kept"] = RUNS / "panel",
-    out: Path = RESULT,
+    out: Out,
 ) -> None:
-    fetch_logos()
-    manifest = read_manifest(LABELS)
+    manifest = read_logos()
     for name in variants:
         features = Features(manifest, VARIANTS[name], runs, torch.device("cpu"), lambda *report: None)
         start_s = time.process_time()
-        entry = {"settings": asdict(VARIANTS[name]), **measure_folds(features)}
+        variant = {"settings": asdict(VARIANTS[name]), **measure_folds(features)}
         if not no_packages:
-            entry["left_out"] = measure_packages(features)
-        entry["cpu_s"] = round(time.process_time() - start_s, 1)
+            variant["left_out"] = measure_packages(features)
+        variant["cpu_s"] = round(time.process_time() - start_s, 1)
         record = {
             **provenance(),
             "split": "train and val",
             "count": len(manifest.split("train", "val")),
             "classes": manifest.classes,
-            "variants": {**read_record(out, {}).get("variants", {}), name: entry},
+            "variants": {**read_record(out, {}).get("variants", {}), name: variant},
         }
         write_plain(out, record)
-        print(name, [seed["all"]["accuracy"] for seed in entry["seeds"]], flush=True)
+        print(name, [seed["all"]["accuracy"] for seed in variant["seeds"]], flush=True)
 
 
 def measure_folds(features: Features) -> dict:
@@ -123,31 +117,3 @@ def describe(rows: list[LogoRow], probabilities: np.ndarray, classes: tuple[str,
         "recall": {name: round(float(hits.mean()), 4) for name, hits in own.items() if len(hits)},
         "nll": round(float(-np.log(likelihood).mean()), 4),
     }
-
-
-def table(result: dict) -> str:
-    """Means over the seeds, over train and val, on val alone, and over the icon sets that were left out."""
-
-    def average(variant: dict, part: str, figure: str) -> float:
-        return mean(seed[part][figure] for seed in variant["seeds"])
-
-    def left_out(variant: dict) -> str:
-        accuracies = [figures["accuracy"] for figures in variant.get("left_out", {}).values()]
-        return f"{mean(accuracies):.1%}" if accuracies else "-"
-
-    def recall(label: str) -> Callable[[dict], str]:
-        return lambda variant: f"{mean(seed['all']['recall'][label] for seed in variant['seeds']):.0%}"
-
-    return table_of(
-        named(result["variants"]),
-        (f"panel, {result['count']:,} logos of train and val", "{name}"),
-        ("accuracy", lambda variant: f"{average(variant, 'all', 'accuracy'):.1%}"),
-        ("sure", lambda variant: f"{average(variant, 'all', 'accuracy_sure'):.1%}"),
-        *((f"`{label}`", recall(label)) for label in result["classes"]),
-        ("NLL", lambda variant: f"{average(variant, 'all', 'nll'):.3f}"),
-        ("val", lambda variant: f"{average(variant, 'val', 'accuracy'):.1%}"),
-        ("icon sets left out", left_out),
-    )
-
-
-TABLES = {"panel": Table(table)}

@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from logo_edge_bench.experiments.shipped import test_split
-from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.markdown import interval, markdown, share, table_of
 from logo_edge_bench.result_tables import scaling_tables
 
 YOLO_PT, YOLO_ONNX = "YOLO11n-cls, predict, PyTorch", "YOLO11n-cls, predict, ONNX"
 EAGER, FP32 = "timm tf_efficientnet_lite0, eager PyTorch", "timm tf_efficientnet_lite0, ONNX Runtime FP32"
 OPENCV = "by hand: OpenCV and ONNX Runtime"
-SPEED = {  # goal: the peer, the stage, the required multiple of the bundle's latency
-    "latency of Ultralytics' predict on PyTorch, end to end": (YOLO_PT, "end_to_end", 4),
-    "latency of Ultralytics' predict on ONNX, end to end": (YOLO_ONNX, "end_to_end", 2),
-    "latency of a hand-written eager loop over timm's Lite0, end to end": (EAGER, "end_to_end", 5),
+TWO_CORES = "throughput on 2 cores by that on one"
+GOALS = {  # goal: the peer, the figure to compare with the bundle's, the required ratio or lead in points
+    "latency of Ultralytics' predict on PyTorch, end to end": (YOLO_PT, "end_to_end", ">= 4"),
+    "latency of Ultralytics' predict on ONNX, end to end": (YOLO_ONNX, "end_to_end", ">= 2"),
+    "latency of a hand-written eager loop over timm's Lite0, end to end": (EAGER, "end_to_end", ">= 5"),
     "latency of a hand-written loop of OpenCV and ONNX Runtime over the same model, end to end": (
         OPENCV,
         "end_to_end",
-        1,
+        "> 1",
     ),
-    "latency of Lite0 in ONNX Runtime FP32, end to end": (FP32, "end_to_end", 5),
-    "latency of Lite0 in ONNX Runtime FP32, the forward pass": (FP32, "inference", 5),
+    "latency of Lite0 in ONNX Runtime FP32, end to end": (FP32, "end_to_end", ">= 5"),
+    "latency of Lite0 in ONNX Runtime FP32, the forward pass": (FP32, "inference", ">= 5"),
+    "accuracy on test, points over Lite0": (FP32, "accuracy", ">= 1"),
+    "accuracy on test, points over YOLO11n-cls": (YOLO_PT, "accuracy", "> 0"),
+    "ECE by Lite0's": (FP32, "ece", "<= 0.50"),
+    "size by Lite0's FP32 ONNX": (FP32, "size", "<= 0.10"),
+    "size by YOLO11n-cls's ONNX (FP32)": (YOLO_ONNX, "size", "<= 0.20"),
+    "size by YOLO11n-cls's .pt (stored as FP16)": (YOLO_PT, "size", "<= 0.20"),
+    TWO_CORES: ("", "", ">= 1.90"),
 }
-SIZE = {  # goal: the peer, the allowed fraction of its size
-    "size by Lite0's FP32 ONNX": (FP32, 0.1),
-    "size by YOLO11n-cls's ONNX (FP32)": (YOLO_ONNX, 0.2),
-    "size by YOLO11n-cls's .pt (stored as FP16)": (YOLO_PT, 0.2),
-}
-ACCURACY = {  # goal: the peer, the required lead in points
-    "accuracy on test, points over Lite0": (FP32, 1),
-    "accuracy on test, points over YOLO11n-cls": (YOLO_PT, 0),
-}
-CALIBRATION, TWO_CORES = "ECE by Lite0's", "throughput on 2 cores by that on one"
-GOALS = {
-    **{goal: f">= {times}" if times > 1 else "> 1" for goal, (_, _, times) in SPEED.items()},
-    **{goal: f">= {points}" if points else "> 0" for goal, (_, points) in ACCURACY.items()},
-    CALIBRATION: "<= 0.50",
-    **{goal: f"<= {part:.2f}" for goal, (_, part) in SIZE.items()},
-    TWO_CORES: ">= 1.90",
-}
-SCALING = ("cores", "batches", "sizes", "folders")
 
 
-def latency(result: dict) -> str:
+def default_latency(bench: dict) -> str:
     """Latency, start-up and install size of the default bundle, on one thread and image by image."""
-    row, starts = default_row(result), result["process_starts_s"]
+    row, starts = default_row(bench), bench["process_starts_s"]
     start, bare = row["process_start_s"], starts["import numpy, onnxruntime"]
     rows = [
         ["decode and preprocess", milliseconds(row["latency"]["preprocess"]["p50_ms"]), ""],
@@ -60,10 +51,10 @@ def latency(result: dict) -> str:
         ],
         ["bare `import numpy, onnxruntime`, same run", f"{bare['value']:.2f} s", "(0.10 to 0.15 s)"],
     ]
-    if "install" in result:
-        rows.append(["base install, site-packages", f"{result['install']['megabytes']:.0f} MB", "<= 220 MB"])
-    header = [f"one thread, PNG of {result['method']['size_px']} px", "measured", "must reach"]
-    return markdown(header, rows) + origin(result)
+    if "install" in bench:
+        rows.append(["base install, site-packages", f"{bench['install']['megabytes']:.0f} MB", "<= 220 MB"])
+    header = [f"one thread, PNG of {bench['method']['size_px']} px", "measured", "must reach"]
+    return markdown(header, rows) + origin(bench)
 
 
 def peers(result: dict) -> str:
@@ -104,44 +95,45 @@ def peers(result: dict) -> str:
     return "\n\n".join(parts)
 
 
-def goals(result: dict | None, bench: dict | None) -> str:
+def goals(peers: dict | None = None, bench: dict | None = None) -> str:
     """The required ratios to peers, and the measured ones."""
-    measured = compare_with_peers(result) if result else {}
+    rows = {row["name"]: row for row in peers["rows"]} if peers else {}
+    measured = {
+        goal: compare(figure, rows[name], default_row(peers))
+        for goal, (name, figure, _) in GOALS.items()
+        if name in rows
+    }
     for row in (bench or {}).get("scaling", {}).get("cores", []):
         if row["cores"] == 2:
             ratios = {way: row[way]["of_one"]["value"] for way in ("processes", "threads")}
             measured[TWO_CORES] = ", ".join(f"{ratio:.2f} by {way}" for way, ratio in ratios.items())
-    rows = [[goal, measured.get(goal, "not measured yet"), limit] for goal, limit in GOALS.items()]
-    return markdown(["goal", "measured", "must reach"], rows)
+    cells = [[goal, measured.get(goal, "not measured yet"), limit] for goal, (_, _, limit) in GOALS.items()]
+    return markdown(["goal", "measured", "must reach"], cells)
 
 
-def compare_with_peers(result: dict) -> dict[str, str]:
-    """{goal: the measured ratio}, without the goals whose peer has no row."""
-    bundle, rows = default_row(result), {row["name"]: row for row in result["rows"]}
-    measured = {}
-    for goal, (name, stage, _) in SPEED.items():
-        if name in rows:
-            theirs, ours = median_ms(rows[name], stage), median_ms(bundle, stage)
-            measured[goal] = f"{theirs / ours:.2f} ({theirs:.2f} / {ours:.2f} ms)"
-    for goal, (name, _) in SIZE.items():
-        if name in rows:
-            theirs, ours = (row["size_bytes"] / 1e6 for row in (rows[name], bundle))
-            measured[goal] = f"{ours / theirs:.2f} ({ours:.2f} / {theirs:.2f} MB)"
-    for goal, (name, _) in ACCURACY.items():
-        if name in rows:
-            theirs, ours = (row["accuracy"]["accuracy"]["value"] for row in (rows[name], bundle))
-            split = test_split(rows[name]["accuracy"]["count"])
-            measured[goal] = f"{100 * (ours - theirs):+.1f} ({ours:.1%} / {theirs:.1%}, {split})"
-    if FP32 in rows:
-        theirs, ours = (row["accuracy"]["ece"] for row in (rows[FP32], bundle))
-        measured[CALIBRATION] = f"{ours / theirs:.2f} ({ours:.1%} / {theirs:.1%})"
-    return measured
+def compare(figure: str, peer: dict, bundle: dict) -> str:
+    """The ratio of a figure, or the bundle's lead in accuracy, with both figures in brackets."""
+    if figure == "accuracy":
+        theirs, ours = (row["accuracy"]["accuracy"]["value"] for row in (peer, bundle))
+        split = test_split(peer["accuracy"]["count"])
+        return f"{100 * (ours - theirs):+.1f} ({ours:.1%} / {theirs:.1%}, {split})"
+    if figure == "ece":
+        theirs, ours = (row["accuracy"]["ece"] for row in (peer, bundle))
+        return f"{ours / theirs:.2f} ({ours:.1%} / {theirs:.1%})"
+    if figure == "size":
+        theirs, ours = (row["size_bytes"] / 1e6 for row in (peer, bundle))
+        return f"{ours / theirs:.2f} ({ours:.2f} / {theirs:.2f} MB)"
+    theirs, ours = (median_ms(row, figure) for row in (peer, bundle))
+    return f"{theirs / ours:.2f} ({theirs:.2f} / {ours:.2f} ms)"
 
 
-def scaling(index: int, result: dict) -> str:
+def _scaling(index: int, bench: dict) -> str:
     """One of the curves of `logo-edge bench --scaling`."""
-    _, (header, rows) = scaling_tables(result["scaling"])[index]
+    _, (header, rows) = scaling_tables(bench["scaling"])[index]
     return markdown(header, rows)
+
+
+scaling_cores, scaling_batches, scaling_sizes, scaling_folders = (partial(_scaling, index) for index in range(4))
 
 
 def default_row(result: dict) -> dict:
@@ -166,14 +158,3 @@ def origin(result: dict) -> str:
         f"({', '.join(machine['isa'])}), onnxruntime {machine['versions']['onnxruntime']}, "
         f"{result['made'][:10]}.{warnings}"
     )
-
-
-TABLES = {
-    "default_latency": Table(latency, ("bench",), "make bench"),
-    "peers": Table(peers, ("peers",), "make peers"),
-    "goals": Table(goals, ("peers", "bench"), partial=True),
-    **{
-        f"scaling_{part}": Table(lambda result, index=index: scaling(index, result), ("bench",), "make bench")
-        for index, part in enumerate(SCALING)
-    },
-}

@@ -19,14 +19,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Annotated
 
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, Device, file_name, read_record, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
+from logo_edge_bench.experiments.record import RUNS, Device, Out, file_name, read_record, write_record
+from logo_edge_bench.experiments.training_tables import first_epoch
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.lookalikes import find_lookalikes
@@ -39,7 +37,6 @@ from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture, PretrainConfig, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.train import pretrain_networks, train_ensemble
 
-RESULT = result_path("pretraining")
 EMPTY = {"split": "val", "entries": []}
 LEVELS = (0.8, 0.85, 0.9)  # of val accuracy; their first epochs are recorded
 SIMCLR = {
@@ -61,7 +58,7 @@ def measure(
     fit_epochs: int = 40,
     no_fit: Annotated[bool, "only probe frozen features"] = False,
     device: Device = "auto",
-    out: Path = RESULT,
+    out: Out,
 ) -> None:
     fetch_logos()
     with FitProgress() as progress:
@@ -95,19 +92,19 @@ def measure_start(
     """Adds the start's probes and, on request, its fit to the result, unless it has them of the same recipe."""
     (network,), seed, epochs = recipe.train.teachers, recipe.train.seed, recipe.pretrain.fit.epochs
     key = {"network": network, "start": start, "seed": seed, "pretraining_epochs": epochs}
-    before = [entry for entry in read_record(out, EMPTY)["entries"] if key.items() <= entry.items()]
+    before = [run for run in read_record(out, EMPTY)["entries"] if key.items() <= run.items()]
     settings, fit = (json.loads(json.dumps(asdict(part))) for part in (recipe.pretrain, recipe.train.fit))
-    entry = before[0] if before and before[0]["settings"] == settings else {**key, "settings": settings}
+    run = before[0] if before and before[0]["settings"] == settings else {**key, "settings": settings}
     digest = hashlib.sha256(json.dumps([settings, recipe.train.pretrained]).encode()).hexdigest()[:8]
     folder = RUNS / "pretraining" / f"{network}-{file_name(start)}-{seed}-{digest}"
-    if "linear_probe" not in entry:
-        entry |= {"device": str(device), **probe_start(recipe, folder, device, report)}
-    if fits and entry.get("fit") != fit:
-        entry |= {"fit": fit, **fit_start(recipe, folder, device, report)}
+    if "linear_probe" not in run:
+        run |= {"device": str(device), **probe_start(recipe, folder, device, report)}
+    if fits and run.get("fit") != fit:
+        run |= {"fit": fit, **fit_start(recipe, folder, device, report)}
     record = read_record(out, EMPTY)  # again: another process may have added an entry meanwhile
-    entries = [*(other for other in record["entries"] if not key.items() <= other.items()), entry]
-    entries.sort(key=lambda e: (e["network"], STARTS.index(e["start"]), e["pretraining_epochs"], e["seed"]))
-    write_record(out, {**record, "entries": entries})
+    runs = [*(other for other in record["entries"] if not key.items() <= other.items()), run]
+    runs.sort(key=lambda e: (e["network"], STARTS.index(e["start"]), e["pretraining_epochs"], e["seed"]))
+    write_record(out, {**record, "entries": runs})
 
 
 def probe_start(recipe: Recipe, folder: Path, device: torch.device, report: Callable[[dict], None]) -> dict:
@@ -152,69 +149,3 @@ def fit_start(recipe: Recipe, folder: Path, device: torch.device, report: Callab
         "accuracy": curve[-1],
         "reached": {f"{level:.0%}": first_epoch(curve, level) for level in LEVELS},
     }
-
-
-def first_epoch(curve: list[float], level: float) -> int | None:
-    """The first epoch, counted from 1, whose accuracy is at least `level`, or None."""
-    return next((index + 1 for index, accuracy in enumerate(curve) if accuracy >= level), None)
-
-
-def table(result: dict) -> str:
-    """By network and start: the mean over the seeds and, of several, their standard deviation."""
-    by_start: dict[tuple[str, str, int], list[dict]] = {}
-    for entry in result["entries"]:
-        by_start.setdefault((entry["network"], entry["start"], entry["pretraining_epochs"]), []).append(entry)
-    rows = []
-    for (network, start, epochs), entries in by_start.items():
-        fits = [entry for entry in entries if "fit" in entry]
-        random = {entry["seed"]: entry for entry in by_start.get((network, "random", 0), []) if "fit" in entry}
-        overtakes = [
-            first_epoch(entry["curve"], random[entry["seed"]]["accuracy"]) for entry in fits if entry["seed"] in random
-        ]
-        rows.append(
-            {
-                "network": network,
-                "start": f"{start}, {epochs} epochs" if epochs else start,
-                "seeds": len(entries),
-                "linear": _spread([entry["linear_probe"] for entry in entries], ".1%"),
-                "neighbours": _spread([entry["neighbours"] for entry in entries], ".1%"),
-                "80%": _first_epochs([entry["reached"]["80%"] for entry in fits]),
-                "85%": _first_epochs([entry["reached"]["85%"] for entry in fits]),
-                "overtakes": _first_epochs(overtakes),
-                "accuracy": _spread([entry["accuracy"] for entry in fits], ".1%"),
-                "pretraining": _spread([entry["pretraining_seconds"] / 60 for entry in entries], ".0f") * bool(epochs),
-                "fit": _spread([entry["fit_seconds"] / 60 for entry in fits], ".0f"),
-            }
-        )
-    return table_of(
-        rows,
-        ("network", "{network}"),
-        ("starts from", "{start}"),
-        ("seeds", "{seeds}"),
-        ("linear probe", "{linear}"),
-        ("nearest neighbours", "{neighbours}"),
-        ("epochs to 80 %", "{80%}"),
-        ("to 85 %", "{85%}"),
-        ("to where random ends", "{overtakes}"),
-        ("after the fit", "{accuracy}"),
-        ("pretraining, min", "{pretraining}"),
-        ("fit, min", "{fit}"),
-    )
-
-
-def _first_epochs(epochs: list[int | None]) -> str:
-    """The mean and spread of the known epochs, and their number where some are unknown."""
-    reached = [epoch for epoch in epochs if epoch is not None]
-    if len(reached) == len(epochs):
-        return _spread(reached, ".1f")
-    return f"{_spread(reached, '.1f')} ({len(reached)} of {len(epochs)})".strip()
-
-
-def _spread(values: list[float], form: str) -> str:
-    """The mean and, of several values, the sample standard deviation."""
-    if len(values) < 2:
-        return "".join(f"{value:{form}}" for value in values)
-    return f"{mean(values):{form}} ± {stdev(values):{form}}"
-
-
-TABLES = {"pretraining": Table(table)}

@@ -25,14 +25,13 @@ from logo_edge.machine import describe_machine
 from logo_edge_bench.experiments.record import (
     ROOT,
     RUNS,
+    Out,
     file_name,
+    read_logos,
     read_record,
-    result_path,
     write_plain,
     write_record,
 )
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import markdown
 from logo_edge_compress.distill.distill import Student
 from logo_edge_compress.onnx.export import export_body, finish
 from logo_edge_compress.onnx.graph import save_model, to_float16
@@ -45,22 +44,20 @@ from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
 from logo_edge_report.charts import layer_bars
 from logo_edge_train.checkpoints import load_network
-from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.images import pixels_of
-from logo_edge_train.data.manifest import Manifest, read_manifest, targets_of
+from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.keys import artifact_key
 from logo_edge_train.metrics import wilson_interval
-from logo_edge_train.models import LogoNetwork
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, read_run, write_text
 
-RESULT = result_path("quantizers")
 ROUNDS = 3  # of all artifacts by turns, so that a disturbance affects all of them
 MAX_DROP = 0.005  # of accuracy on val, for NNCF
 GOAL = Tolerance(mean_difference=0.2, top1_agreement=0.98, kl_nats=0.01)  # for mixed precision
 MOST_RESTORED = 8  # layers
+PERCENTILE = {"method": "percentile", "reduce_range": True}
 
 
 @dataclass(frozen=True)
@@ -69,26 +66,22 @@ class Subject:
 
     name: str
     key: str
-    architecture: Architecture
-    network: LogoNetwork
-    checkpoint: Path
+    student: Student
     run: Run | None
     folder: Path
+    body: Path
+    rounded: Path
     calibration: np.ndarray
     val: np.ndarray
     targets: np.ndarray
+    size_px: int
 
-    @property
-    def size_px(self) -> int:
-        return self.architecture.size_px
+    def artifact(self, row: str) -> Path:
+        return self.folder / f"{file_name(row)}.onnx"
 
-    @property
-    def body(self) -> Path:
-        return self.folder / "body.onnx"
-
-    @property
-    def rounded(self) -> Path:
-        return self.folder / "rounded.onnx"
+    def logits(self, row: str) -> np.ndarray:
+        """(N, K) of val, by the artifact of that row."""
+        return run_onnx(self.artifact(row), self.val)
 
 
 Maker = Callable[[Subject, Path, float], object]  # writes the artifact; a dict that it returns joins the row
@@ -102,28 +95,31 @@ def measure(
     rows: Annotated[Sequence[str], "names of rows; default: all"] = (),
     sensitivity: Annotated[bool, "quantize every layer alone, and mix precisions"] = False,
     no_latency: Annotated[bool, "for a machine that runs other programs"] = False,
-    out: Path = RESULT,
+    out: Out,
 ) -> None:
     if unknown := set(rows) - MAKERS.keys():
         raise RecipeError(f"rows {sorted(unknown)}; expected some of {', '.join(MAKERS)}")
-    fetch_logos()
-    record = read_record(out, {"subjects": {}})
-    manifest = read_manifest(LABELS)
+    record, manifest = read_record(out, {"subjects": {}}), read_logos()
     makers = {name: make for name, make in MAKERS.items() if not rows or name in rows}
     if sensitivity:
         makers["static INT8, most sensitive layers in FP32"] = mixed
     for path in subjects:
         subject = open_subject(path, manifest, images)
-        entry = record["subjects"].get(subject.name)
-        if entry is None or entry["key"] != subject.key:
-            entry = {"key": subject.key, "network": str(subject.architecture), "logos": len(subject.val), "rows": {}}
-            record["subjects"][subject.name] = entry
+        stored = record["subjects"].get(subject.name)
+        if stored is None or stored["key"] != subject.key:
+            stored = {
+                "key": subject.key,
+                "network": str(subject.student.architecture),
+                "logos": len(subject.val),
+                "rows": {},
+            }
+            record["subjects"][subject.name] = stored
         for name, make in makers.items():
-            if name not in entry["rows"]:
-                entry["rows"][name] = measure_row(subject, name, make, minutes)
+            if name not in stored["rows"]:
+                stored["rows"][name] = measure_row(subject, name, make, minutes)
                 write_plain(out, record)
         if not no_latency:
-            time_rows(subject, entry["rows"])
+            time_rows(subject, stored["rows"])
         record |= {"images": images, "max_drop": MAX_DROP, "goal": asdict(GOAL), "machine": describe_machine()}
         write_record(out, record)
 
@@ -131,9 +127,8 @@ def measure(
 def open_subject(path: Path, manifest: Manifest, images: int) -> Subject:
     """The network at `path`, exported, and its logos. Raises RunError where there is none."""
     if path.suffix == ".safetensors":
-        checkpoint, run = path, None
-        source = path.parent / "run.json"
-        name = "-".join([path.resolve().parent.name, path.stem])
+        run, checkpoint, source = None, path, path.parent / "run.json"
+        name = f"{path.resolve().parent.name}-{path.stem}"
     else:
         run = read_run(path)
         try:
@@ -148,29 +143,21 @@ def open_subject(path: Path, manifest: Manifest, images: int) -> Subject:
     rows, val = stratified_sample(manifest.split("train"), images, seed=1), manifest.split("val")
     key = artifact_key({"network": checkpoint}, {"images": images}, {})
     folder = RUNS / "quantizers" / f"{name}-{key[:12]}"
-    subject = Subject(
-        name,
-        key,
-        architecture,
-        load_network(checkpoint, architecture, len(classes)),
-        checkpoint,
-        run,
-        folder,
-        pixels_of(rows, manifest, architecture.contract),
-        pixels_of(val, manifest, architecture.contract),
-        targets_of(val, classes),
-    )
-    if not subject.rounded.exists():
+    student = Student(architecture, load_network(checkpoint, architecture, len(classes)), checkpoint, [])
+    calibration, on_val = (pixels_of(part, manifest, architecture.contract) for part in (rows, val))
+    body, rounded = folder / "body.onnx", folder / "rounded.onnx"
+    if not rounded.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        export_body(subject.network, architecture.size_px, subject.body)
-        round_body(subject.body, subject.calibration, subject.rounded, reduce_range=True)
-    return subject
+        export_body(student.network, architecture.size_px, body)
+        round_body(body, calibration, rounded, reduce_range=True)
+    targets, size_px = targets_of(val, classes), architecture.size_px
+    return Subject(name, key, student, run, folder, body, rounded, calibration, on_val, targets, size_px)
 
 
 def measure_row(subject: Subject, name: str, make: Maker, minutes: float) -> dict:
     """The figures of one way to quantize the subject, or the reason why it failed."""
     print(f"{subject.name}: {name}", flush=True)
-    path, start_s = artifact(subject, name), time.perf_counter()
+    path, start_s = subject.artifact(name), time.perf_counter()
     try:
         further = make(subject, path, minutes)
     except LogoEdgeError as error:
@@ -178,8 +165,7 @@ def measure_row(subject: Subject, name: str, make: Maker, minutes: float) -> dic
     except Exception as error:  # a quantizer's failure is a result; the others go on
         return {"refused": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
     seconds = time.perf_counter() - start_s
-    parent = run_onnx(artifact(subject, "FP32"), subject.val)
-    logits = run_onnx(path, subject.val)
+    parent, logits = subject.logits("FP32"), subject.logits(name)
     right = int((logits.argmax(1) == subject.targets).sum())
     return {
         "size_bytes": path.stat().st_size,
@@ -190,23 +176,11 @@ def measure_row(subject: Subject, name: str, make: Maker, minutes: float) -> dic
     }
 
 
-def artifact(subject: Subject, name: str) -> Path:
-    return subject.folder / f"{file_name(name)}.onnx"
-
-
 def time_rows(subject: Subject, rows: dict[str, dict]) -> None:
     """Adds the median milliseconds of one logo on one thread to every row, all artifacts by turns."""
-    paths = {name: artifact(subject, name) for name, row in rows.items() if "refused" not in row}
+    paths = {name: subject.artifact(name) for name, row in rows.items() if "refused" not in row}
     for name, p50_ms in latencies_by_turns(paths, ROUNDS).items():
         rows[name]["p50_ms"] = p50_ms
-
-
-def plain(subject: Subject, path: Path, _) -> None:
-    finish(onnx.load(subject.body), subject.size_px, path)
-
-
-def half(subject: Subject, path: Path, _) -> None:
-    save_model(to_float16(onnx.load(artifact(subject, "FP32"))), path)
 
 
 def dynamic(*operators: str) -> Maker:
@@ -217,14 +191,10 @@ def dynamic(*operators: str) -> Maker:
 
 def static(method: str, *, rounds: bool = True, reduce_range: bool = True) -> Maker:
     def make(subject: Subject, path: Path, _) -> None:
-        rounded = subject.rounded if rounds and reduce_range else subject.body
-        if rounds and not reduce_range:
-            rounded = round_body(
-                subject.body, subject.calibration, subject.folder / "rounded-8-bit.onnx", reduce_range=False
-            )
-        quantize_body(
-            subject.body, rounded, subject.calibration, subject.size_px, path, method=method, reduce_range=reduce_range
-        )
+        body, pixels, rounded = subject.body, subject.calibration, subject.rounded if rounds else subject.body
+        if not reduce_range:
+            rounded = round_body(body, pixels, subject.folder / "rounded-8-bit.onnx", reduce_range=False)
+        quantize_body(body, rounded, pixels, subject.size_px, path, method=method, reduce_range=reduce_range)
 
     return make
 
@@ -233,79 +203,41 @@ def tuned(subject: Subject, path: Path, _) -> None:
     """The closest static INT8 after quantization-aware training."""
     if subject.run is None:
         raise RunError("this subject is a checkpoint alone; expected a run, whose transfer set the training needs")
-    tried = {
-        method: run_onnx(artifact(subject, STATIC[method]), subject.val)
-        for method in METHODS
-        if artifact(subject, STATIC[method]).exists()
-    }
+    tried = [STATIC[method] for method in METHODS if subject.artifact(STATIC[method]).exists()]
     if not tried:
         raise RunError("no static INT8 artifact to start from; ask for one of its rows too")
-    parent = run_onnx(artifact(subject, "FP32"), subject.val)
-    best = min(tried, key=lambda method: compare_logits(parent, tried[method]).kl_nats)
-    source = artifact(subject, STATIC[best])
+    parent = subject.logits("FP32")
+    source = subject.artifact(min(tried, key=lambda row: compare_logits(parent, subject.logits(row)).kl_nats))
     if unknown := unknown_operators(onnx.load(source)):
         raise RunError(f"the graph has operators that fine-tuning cannot train: {', '.join(unknown)}")
-    student = Student(subject.architecture, subject.network, subject.checkpoint, [])
-    with FitProgress() as progress:
-        key = artifact_key({"artifact": source}, {"subject": subject.key, "recipe": subject.run.recipe}, {})
-        finetune(source, student, subject.run, subject.run.read_manifest(), path, key=key, report=progress)
+    key = artifact_key({"artifact": source}, {"subject": subject.key, "recipe": subject.run.recipe}, {})
+    with FitProgress() as report:
+        finetune(source, subject.student, subject.run, subject.run.read_manifest(), path, key=key, report=report)
 
 
-def nncf(subject: Subject, path: Path, _) -> None:
-    quantize_with_nncf(subject.body, subject.calibration, subject.size_px, path, reduce_range=True)
-
-
-def nncf_restored(subject: Subject, path: Path, minutes: float) -> dict:
+def restored(subject: Subject, path: Path, minutes: float) -> dict:
+    logos, limits = (subject.val, subject.targets), {"max_drop": MAX_DROP, "minutes": minutes}
     _, held = restore_with_nncf(
-        subject.body,
-        subject.calibration,
-        subject.val,
-        subject.targets,
-        subject.size_px,
-        path,
-        max_drop=MAX_DROP,
-        minutes=minutes,
-        reduce_range=True,
+        subject.body, subject.calibration, *logos, subject.size_px, path, **limits, reduce_range=True
     )
     return {"held": held, "minutes": minutes}
 
 
 def mixed(subject: Subject, path: Path, _) -> dict:
-    size_px, record = subject.size_px, subject.folder / "sensitivity.json"
+    graphs, logos, size_px = (subject.body, subject.rounded, subject.calibration), subject.val, subject.size_px
     layers = measure_sensitivity(
-        subject.body,
-        subject.rounded,
-        subject.calibration,
-        subject.val,
-        subject.targets,
-        size_px,
-        record,
-        method="percentile",
-        reduce_range=True,
-        say=print,
+        *graphs, logos, subject.targets, size_px, subject.folder / "sensitivity.json", **PERCENTILE, say=print
     )
-    restored, _ = mix_precision(
-        layers,
-        subject.body,
-        subject.rounded,
-        subject.calibration,
-        subject.val,
-        size_px,
-        path,
-        method="percentile",
-        reduce_range=True,
-        tolerance=GOAL,
-        most=MOST_RESTORED,
-    )
-    figures = {"restored": list(restored), "layers": [asdict(layer) for layer in layers]}
+    kept, _ = mix_precision(layers, *graphs, logos, size_px, path, **PERCENTILE, tolerance=GOAL, most=MOST_RESTORED)
+    figures = {"restored": list(kept), "layers": [asdict(layer) for layer in layers]}
     write_text(ROOT / "docs" / f"sensitivity-{subject.name}.svg", layer_bars(**figures))
     return figures
 
 
 STATIC = {method: f"static INT8, {method}" for method in METHODS}
 MAKERS: dict[str, Maker] = {
-    "FP32": plain,
-    "FP16": half,
+    "FP32": lambda subject, path, _: finish(onnx.load(subject.body), subject.size_px, path),
+    "FP16": lambda subject, path, _: save_model(to_float16(onnx.load(subject.artifact("FP32"))), path),
     "weights INT8, computes in FP32": lambda subject, path, _: store_int8(subject.body, subject.size_px, path),
     "weights INT4, matrices": lambda subject, path, _: store_int4(subject.body, subject.size_px, path),
     "dynamic INT8, matrices": dynamic("MatMul", "Gemm"),
@@ -314,41 +246,8 @@ MAKERS: dict[str, Maker] = {
     "static INT8, percentile, nearest weights": static("percentile", rounds=False),
     "static INT8, percentile, 8-bit weights": static("percentile", reduce_range=False),
     "static INT8, quantization-aware training": tuned,
-    "NNCF, bias correction": nncf,
-    "NNCF, accuracy-aware": nncf_restored,
+    "NNCF, bias correction": lambda subject, path, _: quantize_with_nncf(
+        subject.body, subject.calibration, subject.size_px, path, reduce_range=True
+    ),
+    "NNCF, accuracy-aware": restored,
 }
-
-
-def table(result: dict) -> str:
-    header = ["", "MB", "of FP32", "p50 ms", "accuracy (points)", "top-1 agreement", "KL, nats"]
-    lines = []
-    for checkpoint, subject in result["subjects"].items():
-        title = f"**{subject['network']}** ({checkpoint}), {subject['logos']} logos of val"
-        lines.append([title, *[""] * len(header[1:])])
-        lines += [row_table(name, row, subject["rows"]["FP32"]) for name, row in subject["rows"].items()]
-    machine = result["machine"]
-    note = (
-        f"Calibrated on {result['images']} train logos; medians on one thread, {machine['cpu']} "
-        f"({', '.join(machine['isa'])}), onnxruntime {machine['onnxruntime']}."
-    )
-    return f"{markdown(header, lines)}\n\n{note}"
-
-
-def row_table(name: str, row: dict, fp32: dict) -> list[str]:
-    if "refused" in row:
-        return [name, f"refused: {row['refused']}", *[""] * 5]
-    restored = f" ({len(row['restored'])} layers)" if "restored" in row else ""
-    missed = f" (not held in {row['minutes']:g} min)" if row.get("held") is False else ""
-    accuracy, whole = row["accuracy"]["value"], fp32["accuracy"]["value"]
-    return [
-        name + restored + missed,
-        f"{row['size_bytes'] / 1e6:.2f}",
-        f"{row['size_bytes'] / fp32['size_bytes']:.0%}",
-        f"{row['p50_ms']:.2f} ({row['p50_ms'] / fp32['p50_ms']:.2f}x)" if "p50_ms" in row else "not measured",
-        f"{accuracy:.1%} ({100 * (accuracy - whole):+.1f})",
-        f"{row['top1_agreement']:.1%}",
-        f"{row['kl_nats']:.4f}",
-    ]
-
-
-TABLES = {"quantizers": Table(table)}

@@ -14,9 +14,6 @@ from unittest.mock import patch
 import numpy as np
 from rich.progress import track
 
-from logo_edge_bench.experiments.record import result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
 from logo_edge_compress.quantize.rounding import correct_biases
 from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.verify import compare_logits, run_onnx
@@ -26,12 +23,11 @@ from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import read_run
 
-RESULT = result_path("rounding")
 METHODS = ("minmax", "percentile")
 VARIANTS = {"nearest": (False, False), "rounded": (True, False), "rounded, biases corrected": (True, True)}
 
 
-def measure(run: Path, *, out: Path = RESULT) -> None:
+def measure(run: Path) -> dict:
     trained = read_run(run)
     chosen = Architecture.parse(json.loads((trained.folder / "compress" / "report.json").read_text())["chosen"])
     folder = trained.folder / "compress" / str(chosen).replace("@", "-")
@@ -48,42 +44,21 @@ def measure(run: Path, *, out: Path = RESULT) -> None:
         for method, (name, (rounds, corrects)) in track([(m, v) for m in METHODS for v in VARIANTS.items()]):
             correct = correct_biases if corrects else lambda quantized, *_: quantized
             with patch("logo_edge_compress.quantize.static.correct_biases", correct):
-                path = quantize_body(
-                    body,
-                    rounded if rounds else body,
-                    calibration,
-                    chosen.size_px,
-                    Path(work) / "int8.onnx",
-                    method=method,
-                    reduce_range=config.reduce_range,
-                )
+                source, path = rounded if rounds else body, Path(work) / "int8.onnx"
+                settings = {"method": method, "reduce_range": config.reduce_range}
+                quantize_body(body, source, calibration, chosen.size_px, path, **settings)
             variants.append({"name": f"{method}, weights {name}", **compare(path, val, parent, targets)})
     if (tuned := folder / "student-int8-tuned.onnx").exists():
         variants.append({"name": "the closest of them, fine-tuned", **compare(tuned, val, parent, targets)})
-    record = {
+    return {
         "student": str(chosen),
         "split": "val",
         "accuracy_fp32": float((parent.argmax(1) == targets).mean()),
         "variants": variants,
     }
-    write_record(out, record)
 
 
 def compare(path: Path, pixels: np.ndarray, parent: np.ndarray, targets: np.ndarray) -> dict:
     """The distance of a graph's logits from its parent's, and its accuracy."""
     logits = run_onnx(path, pixels)
     return {**asdict(compare_logits(parent, logits)), "accuracy": float((logits.argmax(1) == targets).mean())}
-
-
-def table(result: dict) -> str:
-    parent = {"name": "FP32 parent", "accuracy": result["accuracy_fp32"]}
-    return table_of(
-        [*result["variants"], parent],
-        (f"{result['student']}, val", "{name}"),
-        ("top-1 agreement", lambda row: f"{row['top1_agreement']:.1%}" if "top1_agreement" in row else ""),
-        ("KL, nats", lambda row: f"{row['kl_nats']:.4f}" if "kl_nats" in row else ""),
-        ("accuracy", "{accuracy:.1%}"),
-    )
-
-
-TABLES = {"rounding": Table(table)}

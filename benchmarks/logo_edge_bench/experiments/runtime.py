@@ -36,13 +36,10 @@ from logo_edge.decision import logo_score, may_change
 from logo_edge.images.load import load_reduced
 from logo_edge.machine import describe_machine
 from logo_edge.preprocess import preprocess
-from logo_edge_bench.experiments.record import BUNDLES, Out, result_path, write_plain
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
+from logo_edge_bench.experiments.record import BUNDLES, Out, write_plain
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import read_manifest
 
-RESULT = result_path("runtime")
 SIDE_PX = 512
 SAMPLES = Path(logo_edge.__file__).parent / "samples"
 CLASSIFY = "from logo_edge.cli.main import main; main()"
@@ -57,7 +54,7 @@ def measure(
     images: Annotated[int, "measure memory over this number of images, such as 100000"] = 0,
     workers: int = 2,
     rounds: int = 40,
-    out: Out = RESULT,
+    out: Out,
 ) -> None:
     record = {
         "steady_state_512px": measure_steady_state(Classifier.load(), rounds),
@@ -200,55 +197,3 @@ def measure_reduced(bundle: Path) -> dict:
         "bound": REDUCED_SHIFT,
         "decoded_again": float(np.mean(decoded_again)),
     }
-
-
-def table(result: dict) -> str:
-    """Speed as ratios measured by turns in one run, and memory over many images."""
-    rows = [
-        {
-            "name": f"512 px {kind.upper()}: classify / (decode + bare session run), one thread",
-            "bare": f"{part['bare_cpu_ms']:.1f} ms",
-            "ours": f"{part['classify_cpu_ms']:.1f} ms",
-            "limit": "1.25",
-            **part,
-        }
-        for kind, part in result["steady_state_512px"].items()
-    ]
-    start = result["start"]
-    rows.append(
-        {
-            "name": "`logo-edge classify one.png` / `import numpy, onnxruntime`",
-            "bare": f"{start['bare_cpu_s'] * 1e3:.0f} ms",
-            "ours": f"{start['classify_cpu_s'] * 1e3:.0f} ms",
-            "limit": "1.5",
-            **start,
-        }
-    )
-    text = table_of(
-        rows,
-        ("medians, extra `fast`", "{name}"),
-        ("bare, CPU time", "{bare}"),
-        ("ours, CPU time", "{ours}"),
-        ("ratio, CPU", "{ratio_cpu:.2f}"),
-        ("ratio, wall", "{ratio_wall:.2f}"),
-        ("at most", "{limit}"),
-    )
-    load = result["load_average"]
-    notes = [
-        f"By turns in one run; {result['machine']['cpu']} with {'nothing else' if load < 2 else 'other work'} on it "
-        f"(load average {load:.1f} on two cores)."
-    ]
-    notes += [
-        f"{name}: {part['images']} logos of val as JPEGs of 1300 to 3000 px, decoded at a lower scale, move no logit "
-        f"by more than {part['largest_shift']:.2f}; {part['decoded_again']:.0%} are decoded again."
-        for name, part in result.get("reduced_jpeg", {}).items()
-    ]
-    if memory := result.get("memory"):
-        notes.append(
-            f"Resident set over {memory['images']:,} images with {memory['workers']} workers, from the thousandth to "
-            f"the last: {memory['growth']:+.2%} of {memory['warm_bytes'] / 1e6:.0f} MB."
-        )
-    return f"{text}\n\n{' '.join(notes)}"
-
-
-TABLES = {"runtime": Table(table)}

@@ -23,9 +23,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from logo_edge_bench.experiments.record import Device, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import named, table_of
+from logo_edge_bench.experiments.record import Device
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.search.latency_table import LatencyTable, measure_options, onnx_latency
 from logo_edge_compress.search.search import architecture_name, derived_recipe, search, table_ms
@@ -38,7 +36,6 @@ from logo_edge_train.recipe_io import load_recipe
 from logo_edge_train.runs import Run
 from logo_edge_train.train import train_ensemble
 
-RESULT = result_path("search")
 METHODS = ("differentiable", "random")
 
 
@@ -54,8 +51,7 @@ def measure(
     final_seeds: int = 2,
     manifest: Path = LABELS,
     device: Device = "auto",
-    out: Path = RESULT,
-) -> None:
+) -> dict:
     torch.set_float32_matmul_precision("high")
     settings = {
         "recipe": recipe,
@@ -77,14 +73,15 @@ def measure(
     commonest = max(share_of_classes(logos, "val"))
     reference = (max(targets_ms), commonest)
     for one in results:
-        points = {}
-        for method in METHODS:
-            picks = [networks[name] for name in {pick["network"] for pick in one[method]["picks"]}]
-            points[method] = [(network["measured_ms"], network["val"]["mean"]) for network in picks]
+        picks = {method: {pick["network"] for pick in one[method]["picks"]} for method in METHODS}
+        points = {
+            method: [(networks[name]["measured_ms"], networks[name]["val"]["mean"]) for name in names]
+            for method, names in picks.items()
+        }
         for method, other in zip(METHODS, METHODS[::-1], strict=True):
             one[method]["hypervolume"] = hypervolume(points[method], reference)
             one[method]["dominated"] = sum(is_dominated(point, points[other]) for point in points[method])
-    record = {
+    return {
         "settings": settings,
         "size_px": base.search.size_px,
         "reference": {"ms": reference[0], "accuracy": commonest},
@@ -92,7 +89,6 @@ def measure(
         "rounds": results,
         "networks": networks,
     }
-    write_record(out, record)
 
 
 @dataclass
@@ -126,7 +122,7 @@ class Comparison:
             "differentiable": {"picks": picks, "seconds": round(seconds, 1)},
             "random": {
                 "picks": [self.best_within(target_ms, tried) for target_ms in self.settings["targets_ms"]],
-                "seconds": round(sum(entry["seconds"] for entry in tried), 1),
+                "seconds": round(sum(trial["seconds"] for trial in tried), 1),
                 "tried": tried,
             },
         }
@@ -138,25 +134,20 @@ class Comparison:
         allowed = [choice for choice in space if table_ms(costs, choice) <= max(self.settings["targets_ms"])]
         tried: list[dict] = []
         for index in np.random.default_rng(seed).permutation(len(allowed)):
-            if sum(entry["seconds"] for entry in tried) >= budget_s:
+            if sum(trial["seconds"] for trial in tried) >= budget_s:
                 break
             name, ms = architecture_name(config, allowed[index]), table_ms(costs, allowed[index])
             run = self.train(recipe, name, self.settings["short_epochs"], 1, f"random-{seed}-{name}")
-            history = run.record["members"][0]["history"]
-            tried.append(
-                {
-                    "network": run.record["members"][0]["architecture"],
-                    "table_ms": ms,
-                    "accuracy": history[-1]["accuracy"],
-                    "seconds": sum(epoch["seconds"] for epoch in history),
-                }
-            )
+            member = run.record["members"][0]
+            accuracy, seconds = member["history"][-1]["accuracy"], sum(one["seconds"] for one in member["history"])
+            key = {"network": member["architecture"], "table_ms": ms}
+            tried.append({**key, "accuracy": accuracy, "seconds": seconds})
         return tried
 
     def best_within(self, target_ms: float, tried: list[dict]) -> dict:
         """The most accurate on val within the target, or the fastest network where none is."""
-        within = [entry for entry in tried if entry["table_ms"] <= target_ms]
-        best = max(within, key=lambda entry: entry["accuracy"]) if within else min(tried, key=lambda e: e["table_ms"])
+        within = [trial for trial in tried if trial["table_ms"] <= target_ms]
+        best = max(within, key=lambda trial: trial["accuracy"]) if within else min(tried, key=lambda e: e["table_ms"])
         return {"target_ms": target_ms, "network": best["network"], "table_ms": best["table_ms"]}
 
     def train_finally(self, architecture: str, manifest: Manifest) -> dict:
@@ -215,56 +206,3 @@ def hypervolume(points: list[tuple[float, float]], reference: tuple[float, float
 def is_dominated(point: tuple[float, float], others: list[tuple[float, float]]) -> bool:
     """Whether another (ms, accuracy) point is no slower and no worse."""
     return any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in others)
-
-
-def table(result: dict) -> str:
-    """The networks that both searches chose, trained alike."""
-    chosen_by: dict[str, list[str]] = {}
-    for one in result["rounds"]:
-        for method in METHODS:
-            for pick in one[method]["picks"]:
-                chosen_by.setdefault(pick["network"], []).append(f"{method}, {pick['target_ms']:g} ms")
-    settings, machine = result["settings"], result["machine"]
-    text = table_of(
-        sorted(named(result["networks"]), key=lambda network: network["measured_ms"]),
-        ("network", "`{name}`"),
-        ("found by, for at most", lambda network: "; ".join(_counted(chosen_by[network["name"]]))),
-        ("p50 ms", "{measured_ms:.2f}"),
-        ("val", lambda network: _mean_and_deviation(network["val"])),
-        ("test", lambda network: _mean_and_deviation(network["test"])),
-    )
-    return (
-        f"{text}\n\nMean and standard deviation of {settings['final_seeds']} seeds, {settings['final_epochs']} epochs "
-        f"from random weights; median on one thread, FP32; {machine['cpu']}, onnxruntime {machine['onnxruntime']}."
-    )
-
-
-def fronts_table(result: dict) -> str:
-    """Both searches' fronts of latency and accuracy on val, round by round."""
-    rows = [(one["seed"] + 1, method, one[method]) for one in result["rounds"] for method in METHODS]
-    return table_of(
-        rows,
-        ("round", lambda row: f"{row[0]}, {row[1]}"),
-        (
-            "tried",
-            lambda row: f"{len(row[2]['tried'])} networks" if "tried" in row[2] else f"{len(row[2]['picks'])} searches",
-        ),
-        ("minutes", lambda row: f"{row[2]['seconds'] / 60:.0f}"),
-        ("hypervolume", lambda row: f"{row[2]['hypervolume']:.3f}"),
-        (
-            "dominated by the other's",
-            lambda row: f"{row[2]['dominated']} of {len({pick['network'] for pick in row[2]['picks']})}",
-        ),
-    )
-
-
-def _counted(names: list[str]) -> list[str]:
-    """Each name once, with its number of occurrences if more than one."""
-    return [name if (count := names.count(name)) == 1 else f"{name} ({count} times)" for name in dict.fromkeys(names)]
-
-
-def _mean_and_deviation(figure: dict) -> str:
-    return f"{figure['mean']:.1%}" + (f" ± {figure['sd']:.1%}" if figure["sd"] is not None else "")
-
-
-TABLES = {"search": Table(table), "search_fronts": Table(fronts_table)}

@@ -27,11 +27,8 @@ import numpy as np
 from logo_edge import Classifier
 from logo_edge.machine import describe_machine
 from logo_edge.timing import measure_latency
-from logo_edge_bench.experiments.record import ROOT, Out, result_path, write_plain
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
+from logo_edge_bench.experiments.record import ROOT, Out, write_plain
 
-RESULT = result_path("server")
 SAMPLES = sorted((ROOT / "runtime/logo_edge/samples").glob("*.png"))
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 CASES = (  # clients, images a request, options of the service
@@ -44,7 +41,7 @@ CASES = (  # clients, images a request, options of the service
 )
 
 
-def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out = RESULT) -> None:
+def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out) -> None:
     load_before = os.getloadavg()[0]
     classifier = Classifier.load()
     turn = cycle([path.read_bytes() for path in SAMPLES])
@@ -53,17 +50,16 @@ def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out = RESU
     for _ in range(200):
         classifier.classify(next(turn))
     cpu_s = (time.process_time() - cpu_s) / 200
-    entries = []
+    rows = []
     for clients, images, options in CASES:
         with service(options) as port:
             asyncio.run(press(port, min(clients, 8), images, 2.0))  # warm up
             before = read_metrics(port)
             figures = asyncio.run(press(port, clients, images, seconds))
             after = read_metrics(port)
-        passes = after["logo_edge_batch_size_count"] - before["logo_edge_batch_size_count"]
-        classified = after["logo_edge_batch_size_sum"] - before["logo_edge_batch_size_sum"]
-        cpu_s_used = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
-        entries.append(
+        names = "logo_edge_batch_size_count", "logo_edge_batch_size_sum", "process_cpu_seconds_total"
+        passes, classified, cpu_s_used = (after[name] - before[name] for name in names)
+        rows.append(
             {
                 "clients": clients,
                 "images_per_request": images,
@@ -75,14 +71,14 @@ def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out = RESU
                 "resident_mb": after["process_resident_memory_bytes"] / 1e6,
             }
         )
-        print(json.dumps(entries[-1]))
+        print(json.dumps(rows[-1]))
     record = {
         "machine": describe_machine(),
         "cores": os.cpu_count(),
         "load_before": load_before,
         "load_after": os.getloadavg()[0],
         "direct": {**vars(direct), "cpu_s_per_image": cpu_s},
-        "entries": entries,
+        "entries": rows,
     }
     write_plain(out, record)
 
@@ -161,30 +157,3 @@ def read_metrics(port: int) -> dict[str, float]:
         name: float(value)
         for name, value in (line.split() for line in lines if " " in line and line[0] != "#" and "{" not in line)
     }
-
-
-def table(result: dict) -> str:
-    text = table_of(
-        result["entries"],
-        ("clients", "{clients}"),
-        ("images a request", "{images_per_request}"),
-        ("options", lambda row: " ".join(row["options"])),
-        ("images/s", "{images_per_s:.0f}"),
-        ("median", "{p50_ms:.0f} ms"),
-        ("99 %", "{p99_ms:.0f} ms"),
-        ("CPU an image", lambda row: f"{1e3 * row['cpu_s_per_image']:.1f} ms"),
-        ("batch", "{mean_batch:.1f}"),
-        ("503", lambda row: str(row["statuses"].get("503", 0))),
-        ("memory", "{resident_mb:.0f} MB"),
-    )
-    direct, before, after = result["direct"], result["load_before"], result["load_after"]
-    other_work = f"on which other work ran all the time: a load of {before:.0f} before and {after:.0f} after"
-    return (
-        f"{text}\n\nIn Python, without the service: {direct['p50_ms']:.0f} ms at the median, "
-        f"{1e3 * direct['cpu_s_per_image']:.1f} ms of CPU. {result['machine']['cpu']}, {result['cores']} cores, "
-        f"{other_work if before > 1 else 'otherwise idle'}. "
-        "The latencies grow with that load, the CPU times hardly do."
-    )
-
-
-TABLES = {"server": Table(table)}

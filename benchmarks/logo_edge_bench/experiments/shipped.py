@@ -12,7 +12,6 @@ from logo_edge.bundle.record import VECTORS
 from logo_edge.classifier import Classifier
 from logo_edge.cli.classify import WITHHELD
 from logo_edge_bench.experiments.record import BUNDLES
-from logo_edge_bench.experiments.tables import Table
 from logo_edge_bench.markdown import markdown, named, share, short, table_of
 from logo_edge_compress.figures import named_slices
 from logo_edge_train.data.icons import LABELS
@@ -35,10 +34,10 @@ def test_split(count: int) -> str:
     raise ValueError(f"a result of {count} logos of the test split; labels.csv has {len(rounds)} there")
 
 
-def requirements(evaluation: dict, report: dict) -> str:
+def default_bundle(evaluation: dict, default_report: dict) -> str:
     """The default bundle's figures on the test split, whole and on round 1, beside the required ones."""
     bundle = evaluation["subjects"][0]
-    first, teachers = bundle["by_round"]["1"], report["stages"][0]["test"]
+    first, teachers = bundle["by_round"]["1"], default_report["stages"][0]["test"]
     rows = [
         ["accuracy, all", share(bundle["accuracy"]), ""],
         ["accuracy, sure", share(bundle["accuracy_sure"]), ">= 98 %"],
@@ -72,11 +71,11 @@ def slices(evaluation: dict) -> str:
     )
 
 
-def stages(report: dict) -> str:
+def stages(default_report: dict) -> str:
     """Every stage of the run that made the default bundle."""
-    teachers = report["stages"][0]["test"]
+    teachers = default_report["stages"][0]["test"]
     return table_of(
-        report["stages"],
+        default_report["stages"],
         (f"stage ({test_split(teachers['count'])})", "{stage}"),
         ("all", "{test[accuracy][value]:.1%}"),
         ("sure", "{test[accuracy_sure][value]:.1%}"),
@@ -87,23 +86,23 @@ def stages(report: dict) -> str:
     )
 
 
-def proposals(accuracy: dict) -> str:
+def proposals(proposal_accuracy: dict) -> str:
     """How often `data organize` proposes the annotators' label."""
     return table_of(
-        [split for split in ("val", "test") if split in accuracy],
+        [split for split in ("val", "test") if split in proposal_accuracy],
         ("split", str),
-        ("accuracy", lambda split: share(accuracy[split]["accuracy"])),
+        ("accuracy", lambda split: share(proposal_accuracy[split]["accuracy"])),
         *(
-            (f"recall of `{label}`", lambda split, label=label: share(accuracy[split]["recall"][label]))
-            for label in accuracy["test"]["recall"]
+            (f"recall of `{label}`", lambda split, label=label: share(proposal_accuracy[split]["recall"][label]))
+            for label in proposal_accuracy["test"]["recall"]
         ),
     )
 
 
-def robustness(*results: dict) -> str:
+def robustness(default_robustness: dict, robust_robustness: dict) -> str:
     """Attacks and corruptions on test: of each result the bundle, then the checkpoint that it was made from."""
-    header, rows = [test_split(results[0]["subjects"][0]["count"])], {}
-    for name, result in zip(BUNDLES, results, strict=True):
+    header, rows = [test_split(default_robustness["subjects"][0]["count"])], {}
+    for name, result in zip(BUNDLES, (default_robustness, robust_robustness), strict=True):
         for subject in result["subjects"]:
             header.append(f"`{name}`, {'INT8 bundle' if subject['kind'] == 'bundle' else 'FP32 checkpoint'}")
             figures = {"accuracy, all": share(subject["accuracy"]), "accuracy, sure": share(subject["accuracy_sure"])}
@@ -118,9 +117,9 @@ def robustness(*results: dict) -> str:
     return markdown(header, list(rows.values()))
 
 
-def corruptions(result: dict) -> str:
+def corruptions(default_robustness: dict) -> str:
     """The default bundle's accuracy under each corruption on test."""
-    figures = result["subjects"][0]["corruptions"]
+    figures = default_robustness["subjects"][0]["corruptions"]
     rows = [
         [name, *(short(accuracy[severity]) for severity in figures["mean"])]
         for name, accuracy in figures["by_corruption"].items()
@@ -129,9 +128,9 @@ def corruptions(result: dict) -> str:
     return markdown(["accuracy at severity", *figures["mean"]], rows)
 
 
-def outliers(result: dict) -> str:
+def outliers(default_robustness: dict) -> str:
     """How the default bundle's logo score separates logos from other pictures, and which of these it answers."""
-    figures = result["subjects"][0]["outliers"]
+    figures = default_robustness["subjects"][0]["outliers"]
     rows = [
         [
             family,
@@ -165,10 +164,10 @@ def demo() -> str:
     return markdown(["drawing", "label", "confidence"], rows)
 
 
-def mutants(runs: dict) -> str:
+def mutants(result: dict) -> str:
     """What each language did with the mutated files, and the most that one of them took."""
     return table_of(
-        named(runs),
+        named(result),
         ("", lambda run: LANGUAGES[run["name"]]),
         ("files", "{files:,}"),
         ("classified", lambda run: f"{sum(run['classified'].values()):,}"),
@@ -178,18 +177,3 @@ def mutants(runs: dict) -> str:
         ("memory", "{peak_memory_mb:.0f} MB"),
         ("slowest healthy answer", lambda run: f"{run['slowest_healthy_s']:.2f} s" if run["slowest_healthy_s"] else ""),
     )
-
-
-EVALUATE, COMPRESS = "logo-edge evaluate", "logo-edge compress"
-ROBUSTNESS = tuple(f"{name}_robustness" for name in BUNDLES)
-TABLES = {
-    "default_bundle": Table(requirements, ("evaluation", "default_report"), EVALUATE),
-    "slices": Table(slices, ("evaluation",), EVALUATE),
-    "stages": Table(stages, ("default_report",), COMPRESS),
-    "proposals": Table(proposals, ("proposal_accuracy",), "logo-edge data organize"),
-    "robustness": Table(robustness, ROBUSTNESS, EVALUATE),
-    "corruptions": Table(corruptions, ROBUSTNESS[:1], EVALUATE),
-    "outliers": Table(outliers, ROBUSTNESS[:1], EVALUATE),
-    "demo": Table(demo, ()),
-    "mutants": Table(mutants, ("mutants",), "python tests/fuzz/mutants.py"),
-}

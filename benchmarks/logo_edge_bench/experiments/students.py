@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +17,6 @@ import numpy as np
 import torch
 
 from logo_edge.machine import describe_machine
-from logo_edge_bench.experiments.record import result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import named, table_of
 from logo_edge_compress.distill.prune import count_macs, prune_channels
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.quantize.static import quantize_body, round_body
@@ -30,7 +26,6 @@ from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.recipe import Architecture, PruneConfig
 
-RESULT = result_path("students")
 LITE = "tf_efficientnet_lite0"
 STUDENTS = (
     f"{LITE}@128",
@@ -50,76 +45,43 @@ STUDENTS = (
     "resnet10t@128",
 )
 ROUNDS = 7  # of all graphs by turns, so that a disturbance affects all of them
+PRUNING = (("share", float), ("round_to", int))  # of a student, after its network
 PROBES = 16  # images of noise to calibrate INT8 on
 
 
-@dataclass(frozen=True)
-class Student:
-    """A network and the share of its multiplications to prune."""
-
-    architecture: Architecture
-    prune: PruneConfig
-
-    @classmethod
-    def parse(cls, text: str) -> Student:
-        """From NAME@SIZE[/SHARE[/ROUND_TO]]."""
-        name, *numbers = text.split("/")
-        given = dict(zip(("share", "round_to"), (float, int), strict=True))
-        settings = {key: kind(value) for (key, kind), value in zip(given.items(), numbers, strict=False)}
-        return cls(Architecture.parse(name), PruneConfig(importance="magnitude", **settings))
+def parse_student(text: str) -> tuple[Architecture, PruneConfig]:
+    """The network, and the share of its multiplications to prune, of NAME@SIZE[/SHARE[/ROUND_TO]]."""
+    name, *numbers = text.split("/")
+    settings = {key: kind(text) for (key, kind), text in zip(PRUNING, numbers, strict=False)}
+    return Architecture.parse(name), PruneConfig(importance="magnitude", **settings)
 
 
-def measure(
-    *, students: Annotated[Sequence[str], {"metavar": "STUDENT"}] = STUDENTS, rounds: int = ROUNDS, out: Path = RESULT
-) -> None:
+def measure(*, students: Annotated[Sequence[str], {"metavar": "STUDENT"}] = STUDENTS, rounds: int = ROUNDS) -> dict:
     torch.set_num_threads(1)
     rows, graphs = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for text in students:
             print(text, flush=True)
-            paths, macs = make_graphs(Student.parse(text), Path(folder) / text.replace("/", "-"))
+            paths, macs = make_graphs(*parse_student(text), Path(folder) / text.replace("/", "-"))
             graphs |= {(text, precision): path for precision, path in paths.items()}
             rows[text] = {"million_macs": macs / 1e6}
         times_ms = latencies_by_turns(graphs, rounds)
         for (text, precision), path in graphs.items():
             rows[text][precision] = {"size_mb": path.stat().st_size / 1e6, "p50_ms": times_ms[text, precision]}
-    write_record(out, {"students": rows, "machine": describe_machine()})
+    return {"students": rows, "machine": describe_machine()}
 
 
-def make_graphs(student: Student, folder: Path) -> tuple[dict[str, Path], int]:
+def make_graphs(architecture: Architecture, prune: PruneConfig, folder: Path) -> tuple[dict[str, Path], int]:
     """The student as FP32 and INT8, and its multiplications."""
     folder.mkdir()
     torch.manual_seed(0)
-    name, size_px = student.architecture.model, student.architecture.size_px
-    manifest = read_manifest(LABELS)
+    name, size_px, manifest = architecture.model, architecture.size_px, read_manifest(LABELS)
     network = LogoNetwork(name, len(manifest.classes), size_px=size_px, pretrained=has_imagenet_weights(name)).eval()
-    if student.prune.share:
-        network = prune_channels(network, student.prune, manifest, manifest.classes, student.architecture.contract)
+    if prune.share:
+        network = prune_channels(network, prune, manifest, manifest.classes, architecture.contract)
     noise = np.random.default_rng(0).integers(0, 256, (PROBES, size_px, size_px, network.channels), dtype=np.uint8)
     body, fp32 = folder / "body.onnx", folder / "fp32.onnx"
     export_onnx(network, size_px, fp32, body=body)
     rounded = round_body(body, noise, folder / "rounded.onnx", reduce_range=False)
     int8 = quantize_body(body, rounded, noise, size_px, folder / "int8.onnx", method="minmax", reduce_range=False)
     return {"FP32": fp32, "INT8": int8}, count_macs(network, size_px)
-
-
-def table(result: dict) -> str:
-    students, machine = named(result["students"]), result["machine"]
-    first_ms = students[0]["INT8"]["p50_ms"]
-    text = table_of(
-        students,
-        ("network @ px / pruned / multiple", "`{name}`"),
-        ("million MACs", "{million_macs:.0f}"),
-        ("FP32 MB", "{FP32[size_mb]:.2f}"),
-        ("ms", "{FP32[p50_ms]:.2f}"),
-        ("INT8 MB", "{INT8[size_mb]:.2f}"),
-        ("ms", "{INT8[p50_ms]:.2f}"),
-        ("INT8 of the first's", lambda student: f"{student['INT8']['p50_ms'] / first_ms:.2f}"),
-    )
-    return (
-        f"{text}\n\nMedians on one thread, by turns; {machine['cpu']} ({', '.join(machine['isa'])}), "
-        f"onnxruntime {machine['onnxruntime']}."
-    )
-
-
-TABLES = {"students": Table(table)}

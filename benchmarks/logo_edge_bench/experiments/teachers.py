@@ -9,28 +9,25 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from logo_edge_bench.experiments.record import read_record, result_path, write_plain
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import table_of
+from logo_edge_bench.experiments.record import Out, read_record, write_plain
 
-RESULT = result_path("teachers")
 NOTE = "Single seeds of 361 logos: differences under 3 points are noise. Seconds were taken beside other work."
 
 
-def measure(runs: Sequence[Path], *, out: Path = RESULT) -> None:
+def measure(runs: Sequence[Path], *, out: Out) -> None:
     kept = read_record(out, {"teachers": []})["teachers"]
-    new = [entry for run in runs for entry in teachers_of(run) if entry not in kept]
+    new = [teacher for run in runs for teacher in teachers_of(run) if teacher not in kept]
     write_plain(out, {"split": "val", "note": NOTE, "teachers": kept + new})
 
 
 def teachers_of(folder: Path) -> list[dict]:
     """One entry for each finished member of the run, whether or not the run is finished."""
     recipe = json.loads((folder / "run.json").read_text(encoding="utf-8"))["recipe"]["train"]
-    fit, augment, entries = recipe["fit"], recipe["augment"], []
+    fit, augment, teachers = recipe["fit"], recipe["augment"], []
     for path in sorted(folder.glob("member-*.json")):
         member = json.loads(path.read_text(encoding="utf-8"))
         last, seconds = member["history"][-1], [epoch["seconds"] for epoch in member["history"]]
-        entries.append(
+        teachers.append(
             {
                 "network": member["architecture"],
                 "epochs": fit["epochs"],
@@ -44,24 +41,4 @@ def teachers_of(folder: Path) -> list[dict]:
                 "seconds_an_epoch": round(sum(seconds) / len(seconds)),
             }
         )
-    return entries
-
-
-def table(result: dict) -> str:
-    return table_of(
-        result["teachers"],
-        ("network", "{network}"),
-        ("epochs", "{epochs}"),
-        ("frozen", lambda row: "stem and 2 stages" if row["frozen_blocks"] == 2 else "nothing"),
-        ("mixup", "{p_mixup:g}"),
-        ("class weights", "{class_weight_power:g}"),
-        ("unsure smoothing", "{unsure_smoothing:g}"),
-        ("least scale", "{augment_scale_min:g}"),
-        ("all", "{accuracy:.1%}"),
-        ("sure", "{accuracy_sure:.1%}"),
-        ("worst class", "{worst_recall:.1%}"),
-        ("NLL", "{nll:.3f}"),
-    )
-
-
-TABLES = {"teachers": Table(table)}
+    return teachers

@@ -13,30 +13,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import Annotated
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 
 from logo_edge.decision import logo_score
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.probabilities import entropy, softmax
-from logo_edge_bench.experiments.novelty import (
-    Familiarity,
-    background,
-    mahalanobis,
-    nearest_neighbours,
-    on_one_scale,
-    relative_mahalanobis,
-    virtual_logit,
-)
-from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, file_name, result_path, write_record
-from logo_edge_bench.experiments.tables import Table
-from logo_edge_bench.markdown import markdown, table_of
+from logo_edge_bench.experiments import novelty
+from logo_edge_bench.experiments.record import RUNS, Device, ReportTest, file_name, keep_arrays
 from logo_edge_report.statistics import area_under_risk_coverage, auroc
 from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.dataset import LogoDataset, soft_label
@@ -61,11 +49,10 @@ from logo_edge_train.models import LogoNetwork
 from logo_edge_train.pretrain.probe import features_of
 from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import BayesConfig
-from logo_edge_train.runs import Run, read_run, save_logits
+from logo_edge_train.runs import Run, read_run
 from logo_edge_train.temperature import fit_temperature
 from logo_edge_train.uncertainty import BayesianObjective, decompose, sample_logits, weigh_members, weighted_logits
 
-RESULT = result_path("uncertainty")
 COVERAGE = 0.9  # of the selective error
 MEASURES = ("total", "aleatoric", "epistemic")
 CHOOSE_ON = tuple(families_of("choice"))
@@ -92,8 +79,7 @@ def measure(
     pictures: Annotated[int, "of each family that is no logo, at most"] = OUTLIERS,
     device: Device = "auto",
     report_test: ReportTest = False,
-    out: Path = RESULT,
-) -> None:
+) -> dict:
     fetch_logos()
     trained, chosen_device = read_run(run), pick_device(device)
     images = Images(trained, pictures)
@@ -110,8 +96,8 @@ def measure(
     size_px = trained.architecture(0).size_px
     drawn = read_outputs(bayesian, size_px, images, sets, folder, samples, chosen_device)
 
-    def gather(kind: str, entries: list[dict]) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([entry[name][kind] for entry in entries]) for name in sets}
+    def gather(kind: str, members: list[dict]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([member[name][kind] for member in members]) for name in sets}
 
     ensemble = gather("logits", outputs)
     methods = {
@@ -122,7 +108,7 @@ def measure(
         "deep ensemble, weighted": Method(ensemble, weighted_logits, weigh_members),
         "deep ensemble of MC dropout": Method(gather("draws", outputs)),
     }
-    record = {
+    return {
         "run": trained.folder.name,
         "members": [str(trained.architecture(index)) for index in range(len(outputs))],
         "samples": samples,
@@ -134,7 +120,6 @@ def measure(
         "methods": {name: measure_method(method, images, splits) for name, method in methods.items()},
         "detectors": measure_detectors(trained, outputs, images, splits),
     }
-    write_record(out, record)
 
 
 class Images:
@@ -175,26 +160,18 @@ def read_outputs(
 
     Kept in `folder`, set by set. The train split has no draws.
     """
-    outputs = {}
-    for name in sets:
-        path = folder / f"{file_name(name)}.safetensors"
-        if not path.exists():
-            print(f"{folder.name}: {name}", flush=True)
-            pixels = images.pixels(name, size_px)
-            features = features_of(network, pixels, device)
-            with torch.no_grad():
-                logits = network.backbone.get_classifier()(torch.from_numpy(features).to(device))
-            arrays = {
-                "logits": logits.cpu().numpy()[None],
-                "features": features,
-                "stages": features_of(network, pixels, device, LogoNetwork.stage_features),
-            }
-            if name != "train":
-                arrays["draws"] = sample_logits(network, pixels, device, samples=samples)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_logits(path, arrays)
-        outputs[name] = load_file(path)
-    return outputs
+
+    def compute(name: str) -> dict[str, np.ndarray]:
+        print(f"{folder.name}: {name}", flush=True)
+        pixels = images.pixels(name, size_px)
+        features = features_of(network, pixels, device)
+        with torch.no_grad():
+            logits = network.backbone.get_classifier()(torch.from_numpy(features).to(device))
+        stages = features_of(network, pixels, device, LogoNetwork.stage_features)
+        draws = {} if name == "train" else {"draws": sample_logits(network, pixels, device, samples=samples)}
+        return {"logits": logits.cpu().numpy()[None], "features": features, "stages": stages, **draws}
+
+    return {name: keep_arrays(folder / f"{file_name(name)}.safetensors", compute, name) for name in sets}
 
 
 def fit_bayesian(
@@ -315,24 +292,26 @@ def fit_detectors(
     train, held_out = sets["train"], sets["calib"]
     weight, bias = (part.detach().numpy() for part in (classifier.weight, classifier.bias))
 
-    def detect(kind: str, fit: Callable[..., Familiarity], **settings) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-        scaled = on_one_scale(fit(train[kind], targets, **settings), held_out[kind])
+    def detect(
+        kind: str, fit: Callable[..., novelty.Familiarity], **settings
+    ) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+        scaled = novelty.on_one_scale(fit(train[kind], targets, **settings), held_out[kind])
         return lambda arrays: scaled(arrays[kind])
 
-    score = on_one_scale(lambda logits: logo_score(logits[0]), held_out["logits"])
-    vim = on_one_scale(virtual_logit(train["features"], weight, bias), held_out["features"])
-    distance, neighbour = detect("stages", mahalanobis), detect("stages", nearest_neighbours, k=1)
+    score = novelty.on_one_scale(lambda logits: logo_score(logits[0]), held_out["logits"])
+    vim = novelty.on_one_scale(novelty.virtual_logit(train["features"], weight, bias), held_out["features"])
+    distance, neighbour = detect("stages", novelty.mahalanobis), detect("stages", novelty.nearest_neighbours, k=1)
     return {
         "logo score": lambda arrays: score(arrays["logits"]),
-        "Mahalanobis": detect("features", mahalanobis),
-        "relative Mahalanobis": detect("features", relative_mahalanobis),
-        "nearest neighbour": detect("features", nearest_neighbours, k=1),
-        "tenth neighbour": detect("features", nearest_neighbours, k=10),
+        "Mahalanobis": detect("features", novelty.mahalanobis),
+        "relative Mahalanobis": detect("features", novelty.relative_mahalanobis),
+        "nearest neighbour": detect("features", novelty.nearest_neighbours, k=1),
+        "tenth neighbour": detect("features", novelty.nearest_neighbours, k=10),
         "ViM": lambda arrays: vim(arrays["features"]),
         "Mahalanobis, stages": distance,
-        "Mahalanobis of one class, stages": detect("stages", background),
+        "Mahalanobis of one class, stages": detect("stages", novelty.background),
         "nearest neighbour, stages": neighbour,
-        "tenth neighbour, stages": detect("stages", nearest_neighbours, k=10),
+        "tenth neighbour, stages": detect("stages", novelty.nearest_neighbours, k=10),
         "Mahalanobis + nearest neighbour, stages": lambda arrays: distance(arrays) + neighbour(arrays),
     }
 
@@ -347,64 +326,3 @@ def correlate(uncertainty: np.ndarray, disagreement: np.ndarray) -> float:
     if np.ptp(uncertainty) == 0 or np.ptp(disagreement) == 0:
         return 0.0
     return float(spearmanr(uncertainty, disagreement).statistic)
-
-
-def methods_table(result: dict) -> str:
-    """The accuracy, calibration and uncertainty of each method, by split."""
-    near = result["near"]
-    rows = []
-    for split in measured_splits(result["methods"]):
-        for name, method in result["methods"].items():
-            auroc_by_family = method[split]["uncertainty"][method["chosen"]]["auroc"]
-            far = [family for family in auroc_by_family if family not in near]
-            rows.append(
-                {
-                    **method[split],
-                    "name": f"{name}, {split}",
-                    "chosen": method["chosen"],
-                    "near": mean_of(auroc_by_family, near),
-                    "far": mean_of(auroc_by_family, far),
-                }
-            )
-    return table_of(
-        rows,
-        ("", "{name}"),
-        ("accuracy", "{accuracy[value]:.1%}"),
-        ("NLL", "{nll[value]:.3f}"),
-        ("Brier", "{brier[value]:.3f}"),
-        ("ECE less its bias", "{ece_debiased[value]:.1%}"),
-        ("AURC", "{area_under_risk_coverage[value]:.4f}"),
-        (f"error at {result['coverage']:.0%} coverage", "{selective_error[value]:.1%}"),
-        ("outliers by", "{chosen}"),
-        ("near", "{near:.3f}"),
-        ("far", "{far:.3f}"),
-        ("votes, total", "{uncertainty[total][spearman][value]:.2f}"),
-        ("votes, epistemic", "{uncertainty[epistemic][spearman][value]:.2f}"),
-    )
-
-
-def detectors_table(result: dict) -> str:
-    """How well each detector separates other images from logos: AUROC by family."""
-    detectors, near = result["detectors"], result["near"]
-    families = list(detectors["val"]["ViM"])
-    far = [family for family in families if family not in near]
-    rows = []
-    for split in measured_splits({"": detectors}):
-        for name, auroc_by_family in detectors[split].items():
-            values = [*auroc_by_family.values(), mean_of(auroc_by_family, near), mean_of(auroc_by_family, far)]
-            label = f"**{name}**" if name == detectors["chosen"] else name
-            rows.append([f"{label}, {split}", *(f"{value:.3f}" for value in values)])
-    starred = [f"{family}{' *' if family in result['chosen_on'] else ''}" for family in families]
-    return markdown(["", *starred, "near", "far"], rows) + "\n\nBold: the chosen one. * chosen on it."
-
-
-def measured_splits(entries: dict[str, dict]) -> list[str]:
-    """The splits, val and test, that all entries have."""
-    return [split for split in ("val", "test") if all(split in entry for entry in entries.values())]
-
-
-def mean_of(by_family: dict[str, float], families: list[str]) -> float:
-    return mean(by_family[family] for family in families)
-
-
-TABLES = {"uncertainty": Table(methods_table), "detectors": Table(detectors_table)}

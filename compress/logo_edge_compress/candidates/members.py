@@ -48,7 +48,7 @@ def join_members(task: Task, members: list[Candidate]) -> Candidate:
     }
     save_logits(task.folder / "fp32.logits", pooled)
     teachers = ensemble_logits(task.run.member_logits("val")[: len(members)])
-    entries = [(member.path.name, task.run.architecture(index).size_px, weight) for index, member in enumerate(members)]
+    joined = [(member.path.name, task.run.architecture(index).size_px, weight) for index, member in enumerate(members)]
     return Candidate(
         task.title,
         "fp32",
@@ -58,7 +58,7 @@ def join_members(task: Task, members: list[Candidate]) -> Candidate:
         "made",
         files={name: sha256 for member in members for name, sha256 in member.files.items()},
         record={
-            "members": entries,
+            "members": joined,
             "network": str(task.student),
             "parity": asdict(compare_logits(teachers, pooled["val"])),
         },

@@ -132,7 +132,7 @@ class Bundle:
     def size_bytes(self) -> int:
         """The size of the listed files, bundle.json and its digest."""
         own = sum((self.folder / name).stat().st_size for name in (RECORD, DIGEST))
-        return own + sum(entry.size_bytes for entry in self.files.values())
+        return own + sum(file.size_bytes for file in self.files.values())
 
 
 def read_bundle(folder: str | os.PathLike, *, public_key: str | os.PathLike | bytes | None = None) -> Bundle:
@@ -187,8 +187,8 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
             input=_input_contract(typed(record, "input", dict)),
             calibration=parse_calibration(typed(record, "calibration", dict)),
             files={
-                name: parse_table(FileEntry, f"files[{name!r}]", entry)
-                for name, entry in typed(record, "files", dict).items()
+                name: parse_table(FileEntry, f"files[{name!r}]", file)
+                for name, file in typed(record, "files", dict).items()
             },
             provenance=typed(record, "provenance", dict),
             metrics=typed(record, "metrics", dict),
@@ -219,7 +219,7 @@ def record_bytes(bundle: Bundle) -> bytes:
         "model": asdict(bundle.model),
         "input": {"layout": "NHWC", "dtype": "uint8", "colour": "RGB", **contract},
         "calibration": asdict(bundle.calibration),
-        "files": {name: asdict(entry) for name, entry in sorted(bundle.files.items())},
+        "files": {name: asdict(file) for name, file in sorted(bundle.files.items())},
         "provenance": bundle.provenance,
         "metrics": bundle.metrics,
         "reference": bundle.reference,
@@ -239,12 +239,12 @@ def write_record(folder: Path, data: bytes) -> None:
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
     """Every file under `folder` but bundle.json, its digest and its signature, by its POSIX path."""
-    entries = {}
+    files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in (RECORD, DIGEST, SIGNATURE):
-            entries[name] = FileEntry(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
-    return entries
+            files[name] = FileEntry(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+    return files
 
 
 def _digest_line(data: bytes) -> bytes:
@@ -269,8 +269,8 @@ def _check_digest(folder: Path, data: bytes) -> None:
         )
 
 
-def _read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
-    """The bytes of the file. Raises BundleError where their hash is not that of the entry."""
+def _read_file(folder: Path, name: str, expected: FileEntry) -> bytes:
+    """The bytes of the file. Raises BundleError where their hash is not the expected one."""
     path = folder / name
     try:
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
@@ -279,9 +279,9 @@ def _read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; bundle.json lists it. Copy or pack the bundle again") from error
     sha256 = hashlib.sha256(data).hexdigest()
-    if sha256 != entry.sha256:
+    if sha256 != expected.sha256:
         raise BundleError(
-            f"{path}: not the file that was packed (sha256 {sha256[:12]}..., expected {entry.sha256[:12]}...). "
+            f"{path}: not the file that was packed (sha256 {sha256[:12]}..., expected {expected.sha256[:12]}...). "
             "Copy or pack the bundle again"
         )
     return data
@@ -332,10 +332,10 @@ def _fits_members(bundle: Bundle) -> bool:
     )
 
 
-def _members(entries: Any) -> tuple[MemberEntry, ...]:
-    if not isinstance(entries, list):
-        raise ValueError(f"members is {type(entries).__name__}; expected list")
-    return tuple(parse_table(MemberEntry, f"members[{index}]", entry) for index, entry in enumerate(entries))
+def _members(members: Any) -> tuple[MemberEntry, ...]:
+    if not isinstance(members, list):
+        raise ValueError(f"members is {type(members).__name__}; expected list")
+    return tuple(parse_table(MemberEntry, f"members[{index}]", member) for index, member in enumerate(members))
 
 
 def _variants(entries: Any) -> tuple[VariantEntry, ...]:

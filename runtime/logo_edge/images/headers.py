@@ -284,23 +284,23 @@ def _read_tiff(data: bytes) -> ImageFile:
     (first,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)
     if first + 8 > len(data):
         return ImageFile("TIFF", data)  # Pillow finds no directory either
-    number, entry = (
+    number, field = (
         struct.Struct(f"{order}{'Q' if is_big else 'H'}"),
         struct.Struct(f"{order}HH{'QQ' if is_big else 'II'}"),
     )
     start = first + number.size
-    stop = min(start + entry.size * number.unpack_from(data, first)[0], len(data) - entry.size + 1)
+    stop = min(start + field.size * number.unpack_from(data, first)[0], len(data) - field.size + 1)
     kept, held_bytes, sides, orientation = [], 0, {322: 0, 323: 0}, 1
-    for at in range(start, stop, entry.size):
-        tag, kind, count, value = entry.unpack_from(data, at)
+    for at in range(start, stop, field.size):
+        tag, kind, count, value = field.unpack_from(data, at)
         if kind == 3:
-            (value,) = struct.unpack_from(f"{order}H", data, at + entry.size - (8 if is_big else 4))
+            (value,) = struct.unpack_from(f"{order}H", data, at + field.size - (8 if is_big else 4))
         if tag in sides:
             sides[tag] = max(sides[tag], value)
         if tag == ORIENTATION and kind in (3, 4) and count == 1 and 1 <= value <= 8:
             orientation = value
         if tag in DRAWN_TAGS:
-            kept.append(data[at : at + entry.size])
+            kept.append(data[at : at + field.size])
             held_bytes += count * TIFF_UNITS.get(kind, 0)
     if held_bytes > 2 * len(data) + MOST_TEXT_BYTES:
         raise ImageError(

@@ -202,7 +202,7 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 }
 
 loading.then(({ bundle }) => {
-  const levels = bundle.calibration.conformal.filter((entry) => entry.threshold !== null).map((entry) => entry.level);
+  const levels = bundle.calibration.conformal.filter((row) => row.threshold !== null).map((row) => row.level);
   for (const value of levels) coverage.add(new Option(percent(value, 0), value, false, value === 0.95));
   coverage.parentElement.hidden = levels.length === 0;
   element("about").textContent = `Bundle ${bundle.name}: ${bundle.labels.join(", ")}; every file verified by SHA-256`;

@@ -94,7 +94,7 @@ function findProblem({ name, labels, model, input, calibration, files }) {
     ],
     [
       "calibration.conformal: expected levels between 0 and 1 and thresholds from 0 to 1, by class for each label",
-      () => calibration.conformal.every((entry) => fitsConformal(entry, labels)),
+      () => calibration.conformal.every((conformal) => fitsConformal(conformal, labels)),
     ],
     [
       "calibration.familiarity: expected null or a threshold",

@@ -62,9 +62,9 @@ def test_folds_hold_every_logo_of_train_and_val_out_once_and_split_no_group(mani
 
 
 def test_an_interval_is_that_of_students_t():
-    found = ablation.paired_interval([0.01, 0.02, 0.03])
-    assert found["mean"] == pytest.approx(0.02)
-    assert found["high"] - found["mean"] == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-5)
+    interval = ablation.paired_interval([0.01, 0.02, 0.03])
+    assert interval["mean"] == pytest.approx(0.02)
+    assert interval["high"] - interval["mean"] == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-5)
     assert ablation.paired_interval([0.01]) == {"mean": 0.01, "low": None, "high": None}
 
 
@@ -83,7 +83,7 @@ def test_a_measured_fold_is_not_fitted_again_and_no_fit_begins_beyond_the_budget
     assert not out.exists()
     ablation.measure(variants=["plain"], **common)
     first = json.loads(out.read_text())["entries"]
-    assert [(entry["variant"], entry["fold"]) for entry in first] == [("plain", 1), ("plain", 2)]
+    assert [(fit["variant"], fit["fold"]) for fit in first] == [("plain", 1), ("plain", 2)]
     fitted, fit_member = [], ablation.fit_member
     monkeypatch.setattr(ablation, "fit_member", lambda *job: (fitted.append(job[1].fit.sam.kind), fit_member(*job)))
     ablation.measure(variants=["plain", "plain + SAM"], **common)
@@ -92,8 +92,8 @@ def test_a_measured_fold_is_not_fitted_again_and_no_fit_begins_beyond_the_budget
     assert record["entries"][:2] == first
     plain, sam = record["summary"]
     assert (plain["folds"], plain["difference"], sam["baseline"]) == (2, {}, "plain")
-    entries = {(entry["variant"], entry["fold"]): entry for entry in record["entries"]}
-    differences = [entries["plain + SAM", fold]["nll"] - entries["plain", fold]["nll"] for fold in (1, 2)]
+    fits = {(fit["variant"], fit["fold"]): fit for fit in record["entries"]}
+    differences = [fits["plain + SAM", fold]["nll"] - fits["plain", fold]["nll"] for fold in (1, 2)]
     assert sam["difference"]["nll"]["mean"] == pytest.approx(sum(differences) / 2)
     assert sam["difference"]["nll"]["low"] < sam["difference"]["nll"]["mean"]
     capsys.readouterr()

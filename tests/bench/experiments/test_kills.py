@@ -24,7 +24,7 @@ def test_a_verb_that_is_killed_and_run_again_ends_like_an_undisturbed_one(tmp_pa
 
 def test_a_result_that_differs_is_an_error(tmp_path, monkeypatch):
     results = iter(({"rows": 1}, {"rows": 2}))
-    verb = kills.Verb(lambda folder: None, lambda folder: ["--help"], lambda folder: next(results), lambda folder: None)
+    verb = kills.Verb(lambda folder: None, ["--help"], lambda folder: next(results), lambda folder: None)
     monkeypatch.setitem(kills.VERBS, "odd", verb)
     monkeypatch.setattr(kills, "run_to_end", lambda *arguments: (0, 1, ""))
     monkeypatch.setattr(kills, "run_and_kill", lambda *arguments: True)
@@ -32,8 +32,11 @@ def test_a_result_that_differs_is_an_error(tmp_path, monkeypatch):
         list(kills.kill_often("odd", tmp_path, 1, {"kills": 0, "trials": 0, "seed": 0}))
 
 
-def test_figures_of_verbs_are_added_to_one_file(tmp_path):
+def test_figures_of_verbs_are_added_to_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "VERBS", dict.fromkeys("ab"))
+    monkeypatch.setattr(kills, "kill_often", lambda *arguments: iter([{"kills": 1, "trials": 1}]))
     for name in ("a", "b"):
-        kills.add_figures(tmp_path / "kills.json", name, {"kills": 1})
-    assert json.loads((tmp_path / "kills.json").read_text()) == {"a": {"kills": 1}, "b": {"kills": 1}}
+        kills.measure(verb=[name], out=tmp_path / "kills.json")
+    record = json.loads((tmp_path / "kills.json").read_text())
+    assert record == {name: {"kills": 1, "trials": 1} for name in ("a", "b")}
     assert [path.name for path in tmp_path.iterdir()] == ["kills.json"]

@@ -32,12 +32,12 @@ def test_the_stages_features_are_moments_of_timm_s_maps(model):
     body = network.backbone.trunk.body if "+" in model else network.backbone
     with torch.no_grad():
         maps = body.forward_intermediates(normalise(pixels))[1]
-    found = features_of(network, pixels.numpy(), torch.device("cpu"), LogoNetwork.stage_features)
-    assert found.shape == (5, 2 * sum(part.shape[1] for part in maps))
+    features = features_of(network, pixels.numpy(), torch.device("cpu"), LogoNetwork.stage_features)
+    assert features.shape == (5, 2 * sum(part.shape[1] for part in maps))
     first = maps[0].flatten(2)
-    assert found[:, : first.shape[1]] == pytest.approx(first.mean(2).numpy(), abs=1e-5)
+    assert features[:, : first.shape[1]] == pytest.approx(first.mean(2).numpy(), abs=1e-5)
     last = maps[-1].flatten(2)
-    assert found[:, -last.shape[1] :] == pytest.approx(last.std(2, correction=0).numpy(), abs=1e-5)
+    assert features[:, -last.shape[1] :] == pytest.approx(last.std(2, correction=0).numpy(), abs=1e-5)
 
 
 def test_a_network_that_does_not_give_its_stages_is_refused():

@@ -8,12 +8,15 @@ import pytest
 
 from logo_edge.errors import RecipeError
 from logo_edge_bench.experiments import students
+from logo_edge_bench.experiments.__main__ import main
 
 
 def test_a_pruned_student_has_fewer_multiplications_and_bytes(tmp_path):
     out, names = tmp_path / "students.json", ["test_resnet@32", "test_resnet@32/0.6/8"]
-    students.measure(students=names, rounds=1, out=out)
-    whole, pruned = json.loads(out.read_text())["students"].values()
+    main(["students", "--students", *names, "--rounds", "1", "--out", str(out)])
+    record = json.loads(out.read_text())
+    assert record["versions"]["torch"]
+    whole, pruned = record["students"].values()
     assert pruned["million_macs"] <= 0.4 * whole["million_macs"]
     for precision in ("FP32", "INT8"):
         assert 0 < pruned[precision]["size_mb"] < whole[precision]["size_mb"]
@@ -25,10 +28,10 @@ def test_a_pruned_student_has_fewer_multiplications_and_bytes(tmp_path):
     ("text", "share", "multiple"), [("a@32", 0.0, 16), ("a@32/0.5", 0.5, 16), ("a@32/0.5/8", 0.5, 8)]
 )
 def test_a_student_is_named_by_network_size_share_and_multiple(text, share, multiple):
-    student = students.Student.parse(text)
-    assert (str(student.architecture), student.prune.share, student.prune.round_to) == ("a@32", share, multiple)
+    architecture, prune = students.parse_student(text)
+    assert (str(architecture), prune.share, prune.round_to) == ("a@32", share, multiple)
 
 
 def test_a_name_without_a_size_is_refused():
     with pytest.raises(RecipeError, match="expected name@size_px"):
-        students.Student.parse("resnet10t/0.5")
+        students.parse_student("resnet10t/0.5")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +11,7 @@ from typing import Annotated
 import pytest
 
 from logo_edge_bench.experiments import peers as peer_tables
-from logo_edge_bench.experiments import shipped
+from logo_edge_bench.experiments import shipped, tables
 from logo_edge_bench.experiments.__main__ import build_parser, list_modules, main
 
 
@@ -110,6 +112,22 @@ def test_every_goal_names_an_existing_system():
         assert f'"{words}"' in text
 
 
+def test_a_missing_result_shows_the_command_that_writes_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "result_path", lambda name: tmp_path / f"{name}.json")
+    text = "Not measured yet: `{}` writes benchmarks/results/{}.json."
+    assert tables.render_table("kills") == text.format("python -m logo_edge_bench.experiments kills", "kills")
+    assert tables.render_table("stages") == text.format("logo-edge compress", "default_report")
+    assert set(cells(tables.render_table("goals"))) == set(peer_tables.GOALS), "shows what is measured"
+    (tmp_path / "kills.json").write_text('{"train": {"kills": 3, "trials": 2}}')
+    assert cells(tables.render_table("kills")) == {"train": ["3", "2"]}
+
+
+def test_tables_need_no_library_that_only_measuring_needs():
+    heavy = "torch", "timm", "scipy", "sklearn", "onnx", "psutil"
+    code = f"import sys, logo_edge_bench.experiments.tables; print([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_an_option_is_a_parameter_of_measure():
     def measure(
         run: Path,
@@ -120,7 +138,7 @@ def test_an_option_is_a_parameter_of_measure():
         report_test: bool = False,
     ) -> None: ...
 
-    parser = build_parser(measure, "prog", "About.")
+    parser = build_parser(measure, "prog", "About.", Path("name.json"))
     plain = vars(parser.parse_args(["runs/a", "--work", "w"]))
     assert plain == {
         "run": Path("runs/a"),

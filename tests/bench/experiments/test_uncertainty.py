@@ -31,15 +31,15 @@ def pictures():
 def logits(pictures) -> dict[str, np.ndarray]:
     """Three members' logits: mostly right on logos, of large disagreement on noise, flat on all other pictures."""
     random, right = np.random.default_rng(0), 2 * np.eye(CLASSES)[pictures.targets("val")]
-    found = {split: right + random.normal(0, 2, (3, LOGOS, CLASSES)) for split in ("calib", "val")}
-    found |= {family: random.normal(0, 0.1, (3, 60, CLASSES)) for family in uncertainty.FAMILIES}
-    return {**found, "noise": random.normal(0, 9, (3, 60, CLASSES))}
+    by_set = {split: right + random.normal(0, 2, (3, LOGOS, CLASSES)) for split in ("calib", "val")}
+    by_set |= {family: random.normal(0, 0.1, (3, 60, CLASSES)) for family in uncertainty.FAMILIES}
+    return {**by_set, "noise": random.normal(0, 9, (3, 60, CLASSES))}
 
 
 def test_the_figures_are_torch_uncertainty_s(pictures, logits):
-    found = uncertainty.measure_method(uncertainty.Method(logits), pictures, ("val",))
-    probabilities = torch.from_numpy(softmax(ensemble_logits(logits["val"]), found["temperature"]))
-    targets, figures = torch.from_numpy(pictures.targets("val")), found["val"]
+    record = uncertainty.measure_method(uncertainty.Method(logits), pictures, ("val",))
+    probabilities = torch.from_numpy(softmax(ensemble_logits(logits["val"]), record["temperature"]))
+    targets, figures = torch.from_numpy(pictures.targets("val")), record["val"]
     metrics = {
         "nll": CategoricalNLL(),
         "brier": BrierScore(CLASSES),
@@ -57,21 +57,21 @@ def test_the_figures_are_torch_uncertainty_s(pictures, logits):
 
 
 def test_the_parts_of_the_uncertainty_separate_images_and_the_best_on_the_named_families_is_chosen(pictures, logits):
-    found = uncertainty.measure_method(uncertainty.Method(logits), pictures, ("val",))
-    apart = {name: entry["auroc"] for name, entry in found["val"]["uncertainty"].items()}
+    record = uncertainty.measure_method(uncertainty.Method(logits), pictures, ("val",))
+    apart = {name: figures["auroc"] for name, figures in record["val"]["uncertainty"].items()}
     assert apart["epistemic"]["noise"] > 0.8 > 0.5 > apart["aleatoric"]["noise"]
     assert apart["aleatoric"]["flags"] > 0.9
     means = {
         name: np.mean([by_family[family] for family in uncertainty.CHOOSE_ON]) for name, by_family in apart.items()
     }
-    assert found["chosen"] == max(means, key=means.get)
+    assert record["chosen"] == max(means, key=means.get)
 
 
 def test_one_network_has_nothing_epistemic(pictures, logits):
     alone = {name: part[:1] for name, part in logits.items()}
-    found = uncertainty.measure_method(uncertainty.Method(alone), pictures, ("val",))["val"]["uncertainty"]
-    assert found["epistemic"]["mean"] == found["epistemic"]["spearman"]["value"] == 0
-    assert set(found["epistemic"]["auroc"].values()) == {0.5}
+    figures = uncertainty.measure_method(uncertainty.Method(alone), pictures, ("val",))["val"]["uncertainty"]
+    assert figures["epistemic"]["mean"] == figures["epistemic"]["spearman"]["value"] == 0
+    assert set(figures["epistemic"]["auroc"].values()) == {0.5}
 
 
 def test_detectors_learn_from_train_and_are_scaled_on_calib():
@@ -82,10 +82,10 @@ def test_detectors_learn_from_train_and_are_scaled_on_calib():
         return {"features": features, "stages": np.tile(features, 2), "logits": features[None, :, :CLASSES]}
 
     sets = {"train": say(90, 0), "calib": say(40, 0)}
-    found = uncertainty.fit_detectors(sets, targets, torch.nn.Linear(6, CLASSES))
-    assert len(found) >= 10
-    for name, familiarity in found.items():
+    detectors = uncertainty.fit_detectors(sets, targets, torch.nn.Linear(6, CLASSES))
+    assert len(detectors) >= 10
+    for name, familiarity in detectors.items():
         assert familiarity(say(30, 0)).shape == (30,), name
-    distance = found["Mahalanobis, stages"]
+    distance = detectors["Mahalanobis, stages"]
     assert np.median(distance(sets["calib"])) == pytest.approx(0, abs=1e-6)
     assert distance(say(30, 6)).max() < distance(say(30, 0)).min()

@@ -53,11 +53,11 @@ def test_the_contract_vectors_hold_on_arm(cpu, emulated):
 def test_the_doctor_finds_the_golden_vectors_hold_on_arm(emulated):
     imports = "import json; from logo_edge.cli.doctor import examine; from logo_edge.bundle.record import *"
     code = f"{imports}; print(json.dumps(examine(read_bundle(DEFAULT_BUNDLE))))"
-    found = json.loads(emulated("-c", code).splitlines()[-1])
-    assert found["machine"]["machine"] == "aarch64"
-    assert "asimddp" in found["machine"]["isa"]
-    assert found["backends"]["onnxruntime"] == {"passes": True, "vectors": 8, "kleidiai": True, "error": None}
-    assert found["healthy"]
+    report = json.loads(emulated("-c", code).splitlines()[-1])
+    assert report["machine"]["machine"] == "aarch64"
+    assert "asimddp" in report["machine"]["isa"]
+    assert report["backends"]["onnxruntime"] == {"passes": True, "vectors": 8, "kleidiai": True, "error": None}
+    assert report["healthy"]
 
 
 def test_litert_computes_on_arm_what_it_computes_here_or_is_refused(cpu, emulated, tmp_path):
@@ -90,9 +90,9 @@ def test_the_command_classifies_on_arm_as_its_golden_vectors_say(emulated):
     vectors = json.loads((folder / "vectors.json").read_text(encoding="utf-8"))["vectors"]
     code = "import platform, sys; assert platform.machine() == 'aarch64'; from logo_edge.cli.main import main; main()"
     records = json.loads(emulated("-c", code, "classify", "--json", str(folder)))
-    found = {Path(record["path"]).name: record for record in records}
+    by_name = {Path(record["path"]).name: record for record in records}
     assert len(vectors) >= 8
     for vector in vectors:
-        record = found[Path(vector["image"]).name]
+        record = by_name[Path(vector["image"]).name]
         assert (record["label"], record["best_guess"]) == (vector["label"], vector["best_guess"])
         assert record["confidence"] == pytest.approx(vector["confidence"], abs=0.02)

@@ -19,16 +19,16 @@ nlohmann::json decide(const nlohmann::json& vector) {
   if (!vector.at("not_a_logo_below").is_null()) calibration.familiar_above = vector.at("not_a_logo_below").get<double>();
   logo_edge::Options options;
   options.mode = vector.at("mode");
-  const auto found = logo_edge::decide(vector.at("labels"), calibration, vector.at("logits"), std::nullopt, vector.at("blank"), options);
-  return {{"label", found.label ? nlohmann::json(*found.label) : nlohmann::json()},
-          {"best_guess", found.best_guess},
-          {"reason", found.reason ? nlohmann::json(*found.reason) : nlohmann::json()},
-          {"confidence", found.confidence},
-          {"logo_score", found.logo_score},
-          {"is_logo", found.is_logo},
-          {"high_confidence", found.high_confidence},
-          {"low_confidence", found.low_confidence},
-          {"has_set", found.prediction_set.has_value()}};
+  const auto decision = logo_edge::decide(vector.at("labels"), calibration, vector.at("logits"), std::nullopt, vector.at("blank"), options);
+  return {{"label", decision.label ? nlohmann::json(*decision.label) : nlohmann::json()},
+          {"best_guess", decision.best_guess},
+          {"reason", decision.reason ? nlohmann::json(*decision.reason) : nlohmann::json()},
+          {"confidence", decision.confidence},
+          {"logo_score", decision.logo_score},
+          {"is_logo", decision.is_logo},
+          {"high_confidence", decision.high_confidence},
+          {"low_confidence", decision.low_confidence},
+          {"has_set", decision.prediction_set.has_value()}};
 }
 
 }  // namespace

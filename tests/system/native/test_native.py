@@ -31,13 +31,13 @@ pytestmark = pytest.mark.slow
 
 def oriented_images() -> dict[str, bytes]:
     """A JPEG and a PNG in each EXIF orientation."""
-    image, made = Image.open(SAMPLES[3]).convert("RGB").crop((0, 0, 170, 120)), {}
+    image, files = Image.open(SAMPLES[3]).convert("RGB").crop((0, 0, 170, 120)), {}
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        made[f"turned-{orientation}.jpg"] = encode(image, "JPEG", exif=exif)
-        made[f"turned-{orientation}.png"] = encode(image, "PNG", exif=exif)
-    return made
+        files[f"turned-{orientation}.jpg"] = encode(image, "JPEG", exif=exif)
+        files[f"turned-{orientation}.png"] = encode(image, "PNG", exif=exif)
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ def records(output: str) -> list[dict]:
 @pytest.mark.parametrize("size_px", [16, 96, 128, 160])
 def test_an_image_is_decoded_and_preprocessed_to_the_byte(programs, images, size_px):
     contract = InputContract(size_px, details=size_px == 96)
-    found = np.frombuffer(programs.show("preprocess", *told(contract), *images), np.uint8)
-    found = found.reshape(len(images), size_px, size_px, contract.channels)
-    for path, pixels in zip(images, found, strict=True):
+    batch = np.frombuffer(programs.show("preprocess", *told(contract), *images), np.uint8)
+    batch = batch.reshape(len(images), size_px, size_px, contract.channels)
+    for path, pixels in zip(images, batch, strict=True):
         assert np.array_equal(pixels, preprocess(load_image(path, fast=False), contract)), path.name
 
 
@@ -74,8 +74,8 @@ def test_the_contract_s_images_are_preprocessed_to_the_byte(programs):
     vectors = json.loads((CONTRACT / "preprocess_vectors.json").read_text())["vectors"]
     assert len(vectors) >= 20
     for vector in vectors:
-        found = programs.show("preprocess", *told(contract_of(vector)), ROOT / vector["image"])
-        assert found == Image.open(ROOT / vector["expected"]).tobytes(), vector["expected"]
+        pixels = programs.show("preprocess", *told(contract_of(vector)), ROOT / vector["image"])
+        assert pixels == Image.open(ROOT / vector["expected"]).tobytes(), vector["expected"]
         blank = programs.show("is_blank", *told(contract_of(vector)), ROOT / vector["image"])
         assert bool(int(blank)) == vector["blank"], vector["expected"]
 
@@ -127,8 +127,8 @@ def test_grey_values_of_fewer_bits_and_odd_files_are_read_or_named_as_in_python(
     for name, data in files.items():
         paths.append(tmp_path / name)
         paths[-1].write_bytes(data)
-    found, read = programs.show("size", *paths).decode().splitlines(), []
-    for path, line in zip(paths, found, strict=True):
+    lines, read = programs.show("size", *paths).decode().splitlines(), []
+    for path, line in zip(paths, lines, strict=True):
         try:
             expected = "{} {}".format(*load_image(path).size)
             read.append(path)
@@ -145,18 +145,18 @@ def test_the_contract_s_logits_give_its_decisions(programs):
     vectors = json.loads((CONTRACT / "decision_vectors.json").read_text())["vectors"]
     decisions = json.loads(programs.show("decide", CONTRACT / "decision_vectors.json"))
     assert len(vectors) == len(decisions) >= 60
-    for vector, found in zip(vectors, decisions, strict=True):
-        assert (found["label"], found["best_guess"], found["reason"]) == (
+    for vector, decision in zip(vectors, decisions, strict=True):
+        assert (decision["label"], decision["best_guess"], decision["reason"]) == (
             vector["label"],
             vector["best_guess"],
             vector["reason"],
         )
-        assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
-        assert found["logo_score"] == pytest.approx(vector["logo_score"], abs=1e-9)
-        assert found["is_logo"] == vector["is_logo"]
-        assert found["high_confidence"] == vector["high_confidence"]
-        assert found["low_confidence"] == vector["low_confidence"]
-        assert not found["has_set"]
+        assert decision["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
+        assert decision["logo_score"] == pytest.approx(vector["logo_score"], abs=1e-9)
+        assert decision["is_logo"] == vector["is_logo"]
+        assert decision["high_confidence"] == vector["high_confidence"]
+        assert decision["low_confidence"] == vector["low_confidence"]
+        assert not decision["has_set"]
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
@@ -178,11 +178,11 @@ def test_a_threshold_and_a_coverage_may_be_asked_for(programs):
     done = programs.classify("--threshold", "0.9", "--coverage", "0.99", DEFAULT_BUNDLE, *SAMPLES)
     strict, usual = Classifier.load(DEFAULT_BUNDLE, threshold=0.9), Classifier.load(DEFAULT_BUNDLE)
     expected = list(strict.classify_many(SAMPLES))
-    sets = [strict.prediction_set(entry, 0.99) for entry in expected]
-    assert [result["label"] for result in records(done.stdout)] == [entry.label for entry in expected]
+    sets = [strict.prediction_set(wanted, 0.99) for wanted in expected]
+    assert [result["label"] for result in records(done.stdout)] == [wanted.label for wanted in expected]
     assert [tuple(result["prediction_set"]) for result in records(done.stdout)] == sets
-    assert [entry.label for entry in expected] != [entry.label for entry in usual.classify_many(SAMPLES)]
-    assert sets != [strict.prediction_set(entry, 0.9) for entry in expected]
+    assert [wanted.label for wanted in expected] != [wanted.label for wanted in usual.classify_many(SAMPLES)]
+    assert sets != [strict.prediction_set(wanted, 0.9) for wanted in expected]
 
 
 def test_an_epistemic_output_is_told_apart_from_the_rest(programs, tmp_path, fake_bundle, fake_model):
@@ -258,18 +258,18 @@ def test_no_mutated_file_brings_it_down(programs, tmp_path, images):
         paths[-1].write_bytes(data[: int(generator.integers(8, len(data) + 1))] if index % 3 == 0 else data)
     done = programs.classify(DEFAULT_BUNDLE, *paths)
     assert done.returncode == 1
-    found = records(done.stdout)
-    assert len(found) == len(paths)
-    assert 100 < sum("error" in record for record in found) < 400
+    results = records(done.stdout)
+    assert len(results) == len(paths)
+    assert 100 < sum("error" in record for record in results) < 400
 
 
 def test_every_mutant_is_answered_in_time_by_itself(programs, tmp_path):
-    found = run_native(programs.example, write_mutants(tmp_path, 120), DEFAULT_BUNDLE)
-    assert found.broken == []
-    assert sum(found.errors.values()) + sum(found.classified.values()) == found.files > 100
-    assert found.classified["control"] == 6
-    assert found.slowest_cpu_s < 2
-    assert found.peak_memory_mb < 600
+    findings = run_native(programs.example, write_mutants(tmp_path, 120), DEFAULT_BUNDLE)
+    assert findings.broken == []
+    assert sum(findings.errors.values()) + sum(findings.classified.values()) == findings.files > 100
+    assert findings.classified["control"] == 6
+    assert findings.slowest_cpu_s < 2
+    assert findings.peak_memory_mb < 600
 
 
 def flip(name):

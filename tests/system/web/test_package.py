@@ -79,8 +79,8 @@ IMAGES = encoded_images()
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_is_decoded_and_preprocessed_to_the_byte(page, image):
     inputs = [(16, False), (96, False), (96, True), (128, False), (160, True)]
-    found = page.evaluate(PREPROCESS, [base64_of(IMAGES[image]), inputs])
-    for (size_px, details), pixels in zip(inputs, found, strict=True):
+    outputs = page.evaluate(PREPROCESS, [base64_of(IMAGES[image]), inputs])
+    for (size_px, details), pixels in zip(inputs, outputs, strict=True):
         expected = preprocess(load_image(IMAGES[image], fast=False), InputContract(size_px, details=details))
         assert np.array_equal(np.frombuffer(base64.b64decode(pixels), np.uint8).reshape(expected.shape), expected)
 
@@ -104,8 +104,8 @@ SIZES = (
 def test_a_jpeg_is_read_within_the_contract_s_limits_and_refused_beyond(page):
     vectors = json.loads((CONTRACT / "jpeg_limit_vectors.json").read_text())["vectors"]
     assert len(vectors) >= 12
-    found = page.evaluate(SIZES, [base64_of(jpeg_of_vector(vector)) for vector in vectors])
-    for vector, result in zip(vectors, found, strict=True):
+    results = page.evaluate(SIZES, [base64_of(jpeg_of_vector(vector)) for vector in vectors])
+    for vector, result in zip(vectors, results, strict=True):
         if vector["size"] and vector["scans"] == 1:
             assert result == vector["size"]
         elif vector["size"]:  # Chromium stops after a few hundred scans by itself
@@ -121,7 +121,7 @@ def test_what_a_header_promises_is_checked_before_the_browser_decodes(page):
     plain = encode(Image.new("RGB", (9, 9)), "PNG")
     data["iphone"] = plain[:8] + chunk(b"CgBI", b"1234") + plain[8:]
     data["12 bits"] = encode(Image.fromarray(np.full((9, 9), 4095, np.uint16)), "PNG")
-    for name, result in zip(data, page.evaluate(SIZES, [base64_of(entry) for entry in data.values()]), strict=True):
+    for name, result in zip(data, page.evaluate(SIZES, [base64_of(file) for file in data.values()]), strict=True):
         assert re.search("at most 16000000 are read|scans of|CgBI|12 of them", result), (name, result)
 
 
@@ -133,10 +133,10 @@ def test_of_an_animation_the_first_frame_that_is_not_blank_is_taken(page, kind, 
     data = io.BytesIO()
     frames[0].save(data, kind, save_all=True, append_images=frames[1:], duration=50, **options)
     (pixels,) = page.evaluate(PREPROCESS, [base64_of(data.getvalue()), [(32, False)]])
-    found = np.frombuffer(base64.b64decode(pixels), np.uint8)
+    decoded = np.frombuffer(base64.b64decode(pixels), np.uint8)
     expected = preprocess(load_image(data.getvalue()), InputContract(32, (255, 255, 255), (60, 60, 60), 225)).ravel()
-    assert found.std() > 5
-    assert np.abs(found.astype(int) - expected).max() <= (0 if kind != "WEBP" or "lossless" in options else 3)
+    assert decoded.std() > 5
+    assert np.abs(decoded.astype(int) - expected).max() <= (0 if kind != "WEBP" or "lossless" in options else 3)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG"])
@@ -151,13 +151,13 @@ def test_an_animation_of_blank_frames_or_a_damaged_one_gives_its_first_frame(pag
 
 def test_every_mutant_is_answered_in_time_by_itself(page, tmp_path):
     count = int(os.environ.get("LOGO_EDGE_MUTANTS", "120"))
-    found = run_web(page, write_mutants(tmp_path, count))
+    findings = run_web(page, write_mutants(tmp_path, count))
     if target := os.environ.get("LOGO_EDGE_MUTANTS_OUT"):
-        keep_findings(Path(target), "web", found)
-    assert found.broken == []
-    assert sum(found.errors.values()) + sum(found.classified.values()) == found.files > 0.8 * count
-    assert found.classified["control"] == -(-count // 20)
-    assert found.slowest_cpu_s < 2
+        keep_findings(Path(target), "web", findings)
+    assert findings.broken == []
+    assert sum(findings.errors.values()) + sum(findings.classified.values()) == findings.files > 0.8 * count
+    assert findings.classified["control"] == -(-count // 20)
+    assert findings.slowest_cpu_s < 2
 
 
 def test_the_contract_s_images_are_preprocessed_to_the_byte(page):
@@ -166,11 +166,11 @@ def test_the_contract_s_images_are_preprocessed_to_the_byte(page):
     for vector in vectors:
         contract = contract_of(vector)
         image = base64_of((ROOT / vector["image"]).read_bytes())
-        (found,) = page.evaluate(PREPROCESS, [image, [(contract.size_px, contract.details)]])
-        assert base64.b64decode(found) == Image.open(ROOT / vector["expected"]).tobytes(), vector["expected"]
+        (encoded,) = page.evaluate(PREPROCESS, [image, [(contract.size_px, contract.details)]])
+        assert base64.b64decode(encoded) == Image.open(ROOT / vector["expected"]).tobytes(), vector["expected"]
         blank = page.evaluate(
             "([text, channels]) => logo.isBlank(Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0)), channels)",
-            [found, contract.channels],
+            [encoded, contract.channels],
         )
         assert blank == vector["blank"], vector["expected"]
 
@@ -190,7 +190,7 @@ def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
             "abstain_below": {"best-guess": 0, "balanced": below, "strict": strict},
             "familiarity": None if threshold is None else {"threshold": threshold, "false_positive_rate": 0.05},
         }
-        found = page.evaluate(
+        decision = page.evaluate(
             """([record, logits, isBlank, mode]) => {
               const bundle = logo.parseBundle(new TextEncoder().encode(JSON.stringify(record)));
               const output = { logits: Float32Array.from(logits), epistemic: null, isBlank };
@@ -198,16 +198,16 @@ def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
             }""",
             [record, vector["logits"], vector["blank"], vector["mode"]],
         )
-        assert (found["label"], found["bestGuess"], found["reason"]) == (
+        assert (decision["label"], decision["bestGuess"], decision["reason"]) == (
             vector["label"],
             vector["best_guess"],
             vector["reason"],
         )
-        assert found["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
-        assert found["logoScore"] == pytest.approx(vector["logo_score"], abs=1e-9)
-        assert found["isLogo"] == vector["is_logo"]
-        assert found["highConfidence"] == vector["high_confidence"]
-        assert found["lowConfidence"] == vector["low_confidence"]
+        assert decision["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
+        assert decision["logoScore"] == pytest.approx(vector["logo_score"], abs=1e-9)
+        assert decision["isLogo"] == vector["is_logo"]
+        assert decision["highConfidence"] == vector["high_confidence"]
+        assert decision["lowConfidence"] == vector["low_confidence"]
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
@@ -217,8 +217,8 @@ def test_a_committed_bundle_decides_as_in_python_from_file_to_prediction_set(pag
     abstained = 0
     for mode in Mode:
         classifier = Classifier.load(BUNDLES[bundle], mode=mode)
-        found = page.evaluate(CLASSIFY, [bundle, list(map(base64_of, images)), {"mode": mode}])
-        for expected, result in zip(classifier.classify_many(images), found, strict=True):
+        results = page.evaluate(CLASSIFY, [bundle, list(map(base64_of, images)), {"mode": mode}])
+        for expected, result in zip(classifier.classify_many(images), results, strict=True):
             assert result["probabilities"] == pytest.approx(expected.probabilities, abs=1e-3)
             assert (result["label"], result["bestGuess"]) == (expected.label, expected.best_guess)
             assert result["reason"] == expected.reason
@@ -309,12 +309,12 @@ def test_the_options_of_a_call_take_the_place_of_those_that_were_loaded(page):
     }"""
     )
     choices = [{}, {"mode": "best-guess"}, {"threshold": 0.5}, {"threshold": 1}]
-    found = page.evaluate(script, [badge, [*choices, {"coverage": None}, {"coverage": 0.99}]])
+    answers = page.evaluate(script, [badge, [*choices, {"coverage": None}, {"coverage": 0.99}]])
     results = [Classifier.load(**options).classify(SAMPLES[6]) for options in [*choices, {}, {}]]
-    assert [result["label"] for result in found] == [result.label for result in results]
+    assert [result["label"] for result in answers] == [result.label for result in results]
     assert {result.label is None for result in results} == {True, False}
     wanted = Classifier.load().prediction_set(results[0], 0.99)
-    assert [result["predictionSet"] for result in found][-2:] == [None, list(wanted)]
+    assert [result["predictionSet"] for result in answers][-2:] == [None, list(wanted)]
 
 
 def test_prediction_sets_by_class_are_those_of_python(page):
@@ -351,11 +351,11 @@ def test_an_option_that_there_is_not_is_refused(page, options, message):
 def test_a_bad_image_gives_its_error_in_its_place_and_spoils_no_other(page):
     good = SAMPLES[0].read_bytes()
     images = [good, b"", b"no image", good[:500], good]
-    found = page.evaluate(CLASSIFY, ["demo/bundle", list(map(base64_of, images)), {}])
-    assert "empty (0 bytes)" in found[1]["error"]
-    assert all("expected PNG, JPEG, WebP" in found[index]["error"] for index in (2, 3))
-    assert found[0] == found[4]
-    assert found[0]["label"] == "simple"
+    results = page.evaluate(CLASSIFY, ["demo/bundle", list(map(base64_of, images)), {}])
+    assert "empty (0 bytes)" in results[1]["error"]
+    assert all("expected PNG, JPEG, WebP" in results[index]["error"] for index in (2, 3))
+    assert results[0] == results[4]
+    assert results[0]["label"] == "simple"
 
 
 def test_overlapping_calls_give_what_single_ones_give(page):
@@ -378,9 +378,9 @@ def test_overlapping_calls_give_what_single_ones_give(page):
 def test_any_labels_do_and_no_calibration_is_needed(page, site, fake_bundle):
     shutil.copytree(fake_bundle(labels=("1", "0", "blue")), site / "fake", dirs_exist_ok=True)
     images = [encode(marked(colour, (20, 10)), "PNG") for colour in ("red", "#00ff00", "blue")]
-    found = page.evaluate(CLASSIFY, ["fake", list(map(base64_of, images)), {}])
-    assert [result["label"] for result in found] == ["1", "0", "blue"]
-    assert [result["predictionSet"] for result in found] == [None] * 3
+    results = page.evaluate(CLASSIFY, ["fake", list(map(base64_of, images)), {}])
+    assert [result["label"] for result in results] == ["1", "0", "blue"]
+    assert [result["predictionSet"] for result in results] == [None] * 3
 
 
 @pytest.fixture
@@ -481,9 +481,9 @@ def change(*path, value):
     ids=lambda value: None if callable(value) else value[:30],
 )
 def test_what_does_not_fit_is_refused_with_its_name(page, damaged, damage, message):
-    found = page.evaluate(LOAD_ERROR, damaged(damage))
-    assert found.startswith("BundleError: ")
-    assert message in found
+    error = page.evaluate(LOAD_ERROR, damaged(damage))
+    assert error.startswith("BundleError: ")
+    assert message in error
 
 
 def test_a_vector_that_the_model_does_not_give_is_refused(page, damaged):
@@ -491,8 +491,8 @@ def test_a_vector_that_the_model_does_not_give_is_refused(page, damaged):
         vectors = json.loads((folder / VECTORS).read_text())
         vectors["vectors"][1]["logits"][0] += 1
         (folder / VECTORS).write_text(json.dumps(vectors))
-        entry = list_files(folder)[VECTORS]
-        record["files"][VECTORS] = {"sha256": entry.sha256, "size_bytes": entry.size_bytes}
+        file = list_files(folder)[VECTORS]
+        record["files"][VECTORS] = {"sha256": file.sha256, "size_bytes": file.size_bytes}
 
     message = page.evaluate(LOAD_ERROR, damaged(other_logits))
     assert re.search(

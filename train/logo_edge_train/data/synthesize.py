@@ -11,6 +11,7 @@ import re
 import shutil
 from dataclasses import asdict, replace
 from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,6 @@ import numpy as np
 from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing
-from logo_edge.images.load import load_image
-from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data import icons as fetch
 from logo_edge_train.data import pairs
 from logo_edge_train.data.icons import (
@@ -41,7 +40,7 @@ from logo_edge_train.data.pairs.parts import Sources
 from logo_edge_train.data.pool import leave_out_groups, unlabelled_rows
 from logo_edge_train.data.processes import map_in_processes
 from logo_edge_train.keys import Identity, identify, refuse_other, source_hash, versions
-from logo_edge_train.organize.describe import THUMBNAIL_PX, write_sheet
+from logo_edge_train.organize.describe import plot_files
 from logo_edge_train.organize.features import measure_file
 from logo_edge_train.recipe import TrainConfig
 from logo_edge_train.runs import write_json
@@ -127,12 +126,8 @@ def drawing_identity(pairs: int, seed: int) -> Identity:
 
 
 def _source_inputs() -> dict[str, Path]:
-    return {
-        "sources": Path(__file__),
-        "locks": DRAWING / "package-lock.json",
-        "labels": LABELS,
-        "unlabelled": UNLABELLED,
-    }
+    locks = DRAWING / "package-lock.json"
+    return {"sources": Path(__file__), "locks": locks, "labels": LABELS, "unlabelled": UNLABELLED}
 
 
 def sources_file() -> Path:
@@ -163,31 +158,24 @@ def choose_sources(manifest: Manifest) -> Sources:
     def rows_of(package: str, icons: list[str], suffix: str) -> list[LogoRow]:
         return [LogoRow(package, locked[package], icon, icon.removesuffix(suffix)) for icon in icons]
 
-    plain = [
-        icon.removesuffix("-fill")
-        for icon in sets[PICTOGRAMS]["icons"]
-        if icon.endswith("-fill")
-        and not LETTERED.search(icon.removesuffix("-fill"))
-        and parts(PICTOGRAMS, icon) <= MOST_PARTS
-    ]
+    pictograms, figures, shaded = (sets[package]["icons"] for package in (PICTOGRAMS, FIGURES, SHADED))
+    filled = [icon for icon in pictograms if icon.endswith("-fill") and parts(PICTOGRAMS, icon) <= MOST_PARTS]
+    plain = [name for name in (icon.removesuffix("-fill") for icon in filled) if not LETTERED.search(name)]
     pools = {
         "solid": rows_of(PICTOGRAMS, [f"{icon}-fill" for icon in plain], "-fill"),
-        "line": rows_of(PICTOGRAMS, [icon for icon in plain if icon in sets[PICTOGRAMS]["icons"]], ""),
-        "figure": rows_of(
-            FIGURES, [icon for icon in sets[FIGURES]["icons"] if parts(FIGURES, icon) >= LEAST_PARTS], ""
-        ),
-        "shaded": rows_of(SHADED, [icon for icon in sets[SHADED]["icons"] if icon.endswith("-32")], "-32"),
+        "line": rows_of(PICTOGRAMS, [icon for icon in plain if icon in pictograms], ""),
+        "figure": rows_of(FIGURES, [icon for icon in figures if parts(FIGURES, icon) >= LEAST_PARTS], ""),
+        "shaded": rows_of(SHADED, [icon for icon in shaded if icon.endswith("-32")], "-32"),
     }
-    pictograms = leave_out_groups(manifest, [row for rows in pools.values() for row in rows])
-    fetch_logos([Manifest(tuple(pictograms), Path())], locks=DRAWING)
+    drawable = leave_out_groups(manifest, [row for rows in pools.values() for row in rows])
+    fetch_logos([Manifest(tuple(drawable), Path())], locks=DRAWING)
     fetch_logos([manifest, Manifest(tuple(brands), Path())])
-    kept = [*pictograms, *brands]
-    kept = set(kept) - find_lookalikes(manifest, kept)
+    drawable += brands
+    kept = set(drawable) - find_lookalikes(manifest, drawable)
     pools = {name: [row for row in rows if row in kept] for name, rows in (pools | {"brand": brands}).items()}
     seen = map_in_processes(measure_file, manifest.image_paths(pools["figure"]), title="Measuring figures")
-    pools["figure"] = [
-        row for row, measured in zip(pools["figure"], seen, strict=True) if measured.complexity >= MANY_REGIONS
-    ]
+    intricate = [measured.complexity >= MANY_REGIONS for measured in seen]
+    pools["figure"] = list(compress(pools["figure"], intricate))
     return Sources(
         {name: {row.icon: icon_svg(sets[row.package], row.icon) for row in rows} for name, rows in pools.items()},
         find_fonts(install_packages(DRAWING, INSTALLED[DRAWING])),
@@ -200,11 +188,8 @@ def find_fonts(modules: Path) -> tuple[str, ...]:
     for package in sorted(locked_versions(DRAWING)):
         if package.startswith("@fontsource/"):
             folder, family = modules / package / "files", package.split("/")[1]
-            upright = [
-                file
-                for file in sorted(folder.glob(f"{family}-latin-[0-9]*-normal.woff"))
-                if int(file.name.split("-")[-2]) >= LEAST_WEIGHT
-            ]
+            files = sorted(folder.glob(f"{family}-latin-[0-9]*-normal.woff"))
+            upright = [file for file in files if int(file.name.split("-")[-2]) >= LEAST_WEIGHT]
             if not upright:
                 raise DatasetError(
                     f"{folder} has no file {family}-latin-WEIGHT-normal.woff; expected the font of the lock file. "
@@ -216,13 +201,8 @@ def find_fonts(modules: Path) -> tuple[str, ...]:
 
 def plot_pairs(manifest: Manifest, path: Path, *, per_kind: int = 12) -> None:
     """Writes a sheet for a person to check: the first pairs of every kind, one member above the other."""
-    contract = InputContract(size_px=THUMBNAIL_PX)
-    lines: dict[str, list] = {}
-    for kind, drawn in KINDS.items():
-        for label in drawn.labels:
-            own = [row for row in manifest.rows if row.icon.split("-", 1)[1] == f"{kind}-{label}.png"][:per_kind]
-            if own:
-                lines[f"{kind}: {label}"] = [
-                    preprocess(load_image(manifest.folder / row.icon), contract) for row in own
-                ]
-    write_sheet(lines, path)
+    lines = {f"{name}: {label}": [] for name, kind in KINDS.items() for label in kind.labels}
+    for row in manifest.rows:
+        name, label = row.icon.split("-", 1)[1].removesuffix(".png").rsplit("-", 1)
+        lines[f"{name}: {label}"].append(manifest.folder / row.icon)
+    plot_files({name: files[:per_kind] for name, files in lines.items() if files}, path)

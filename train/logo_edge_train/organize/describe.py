@@ -156,15 +156,11 @@ def plot_samples(manifest: Manifest, path: str | os.PathLike, *, per_class: int 
 
     if not manifest.classes:
         raise DatasetError(f"the manifest in {manifest.folder} has no labels; a contact sheet shows logos by class")
-    rng = np.random.default_rng(seed)
-    contract = InputContract(size_px=THUMBNAIL_PX)
-    lines = {}
+    rng, lines = np.random.default_rng(seed), {}
     for name in manifest.classes:
         own = [row for row in manifest.rows if row.label == name]
-        picked = [own[i] for i in rng.permutation(len(own))[:per_class]]
-        paths = manifest.image_paths(picked)
-        lines[name] = [preprocess(load_image(path), contract) for path in paths]
-    write_sheet(lines, path)
+        lines[name] = manifest.image_paths([own[i] for i in rng.permutation(len(own))[:per_class]])
+    plot_files(lines, path)
 
 
 def plot_augmented(
@@ -213,6 +209,14 @@ def plot_augmented(
                 mixed.append(view)
             lines[f"{kind} {pair}"] = mixed
     write_sheet(lines, path)
+
+
+def plot_files(lines: dict[str, list[Path]], path: str | os.PathLike) -> None:
+    """Writes a contact sheet of image files as a model sees them, each line under its name."""
+    contract = InputContract(size_px=THUMBNAIL_PX)
+    write_sheet(
+        {name: [preprocess(load_image(file), contract) for file in files] for name, files in lines.items()}, path
+    )
 
 
 def write_sheet(lines: dict[str, list], path: str | os.PathLike) -> None:

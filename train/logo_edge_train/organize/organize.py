@@ -222,11 +222,11 @@ def describe_report(report: OrganizeReport) -> list[str]:
             for label, (shares, largest) in report.uneven.items()
         ],
     }
-    for remark, entries in remarks.items():
-        if isinstance(entries, int) and entries:
-            lines.append(f"{entries} {remark}")
-        elif entries:
-            lines += [f"{len(entries)} {remark}:", *(f"  {line}" for line in entries[:10])]
+    for remark, details in remarks.items():
+        if isinstance(details, int) and details:
+            lines.append(f"{details} {remark}")
+        elif details:
+            lines += [f"{len(details)} {remark}:", *(f"  {line}" for line in details[:10])]
     return lines
 
 

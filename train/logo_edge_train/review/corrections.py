@@ -58,7 +58,7 @@ def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path)
     known, problems = {**added, **rows}, []
     for name, correction in corrections.items():
         if problem := find_problem(correction, known.get(name), manifest):
-            problems.append(f"line {correction.line}, {shown('/'.join((name[0], name[2])))}: {problem}")
+            problems.append(f"line {correction.line}, {shown(f'{name[0]}/{name[2]}')}: {problem}")
     if problems:
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise DatasetError(
@@ -71,30 +71,23 @@ def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path)
     columns += [name for name in WRITTEN if name not in columns]
     cells = [{**_cells(row), **line} for row, line in zip(manifest.rows, raw, strict=True)]
     cells += [_cells(added[name]) for name in corrections if name not in rows]
-    changes, changed, labelled, confirmed = Counter(), 0, 0, 0
+    changes, counts = Counter(), {"changed": 0, "labelled": 0, "confirmed": 0}
     for line in cells:
         correction = corrections.get((line["package"], line["version"], line["icon"]))
         if correction is None:
             continue
-        if correction.label != correction.before:
+        confirmed = correction.label == correction.before
+        counts["confirmed" if confirmed else "changed" if correction.before else "labelled"] += 1
+        if not confirmed:
             line |= {"label": correction.label, "votes": join_names([correction.label])}
             changes[f"{correction.before or 'no label'} -> {correction.label}"] += 1
-            changed, labelled = changed + bool(correction.before), labelled + (not correction.before)
-        else:
-            confirmed += 1
         if not correction.before:
             line["split"] = "train"
         if correction.sure is not None:
             line["sure"] = str(int(correction.sure))
     lines = [columns, *([line.get(name) for name in columns] for line in cells)]
     write_file(manifest_path, "".join(map(csv_line, lines)))
-    return {
-        "manifest": shown(str(manifest_path)),
-        "changed": changed,
-        "labelled": labelled,
-        "confirmed": confirmed,
-        "changes": dict(changes.most_common()),
-    }
+    return {"manifest": shown(str(manifest_path)), **counts, "changes": dict(changes.most_common())}
 
 
 def find_problem(correction: Correction, row: LogoRow | None, manifest: Manifest) -> str | None:

@@ -29,7 +29,6 @@ from logo_edge_train.state import read_metadata
 BLOCK = 512  # images in memory at a time; an interruption loses at most one block of features
 MADE_WITH = ("numpy", "opencv-python-headless", "pillow", "scikit-learn", "timm", "torch")
 
-
 Tick = Callable[[str, int, int], None]
 """(stage, done, total)"""
 
@@ -46,9 +45,7 @@ class Features:
 
     def _read(self, name: str, rows: list[LogoRow]) -> np.ndarray:
         folder = self.folder / "features" / artifact_key({}, {"input": name}, versions(MADE_WITH))[:16]
-        images = [
-            LogoRow(row.package, row.version, row.icon) for row in rows
-        ]  # without labels, which do not matter here
+        images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # labels do not matter here
         hashes = [digest for _, digest in row_hashes(self.manifest, images)]
         known: dict[str, np.ndarray] = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -67,10 +64,10 @@ class Features:
 
     def _compute(self, name: str, rows: list[LogoRow]) -> Iterator[np.ndarray]:
         """Yields the features of BLOCK rows at a time."""
-        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
-        if not blocks:
+        if not rows:
             return
         self.tick(f"features: {name}", 0, len(rows))
+        blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
         if name in MEASURES:
             measured = MEASURES[name](self, rows)
             yield from (np.stack([next(measured) for _ in block]) for block in blocks)
@@ -78,12 +75,8 @@ class Features:
         network = build_frozen(name).to(self.device)
         size_px = Architecture.parse(name).size_px
         for block in blocks:
-            yield features_of(
-                network,
-                pixels_of(block, self.manifest, InputContract(size_px)),
-                self.device,
-                LogoNetwork.stage_features,
-            )
+            pixels = pixels_of(block, self.manifest, InputContract(size_px))
+            yield features_of(network, pixels, self.device, LogoNetwork.stage_features)
 
     def map_files(self, function: Callable[[Path], object], rows: list[LogoRow]) -> Iterator[object]:
         return each_in_processes(function, self.manifest.image_paths(rows))

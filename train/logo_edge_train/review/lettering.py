@@ -105,11 +105,10 @@ def describe_lettering(reading: Reading) -> np.ndarray:
         for line in lines
     ]
     boxes = np.array([line.box for line, count in zip(lines, counts, strict=True) if count]).reshape(-1, 4, 2)
-    reach = np.ptp(boxes.reshape(-1, 2), 0) if len(boxes) else np.zeros(2)
-    longest = lines[int(np.argmax(counts))]
+    width, height = np.minimum(np.ptp(boxes.reshape(-1, 2), 0), 1) if len(boxes) else (0.0, 0.0)
+    longest, total = lines[int(np.argmax(counts))], sum(counts)
     sides = [float(np.linalg.norm(np.subtract(longest.box[at], longest.box[0]))) for at in (1, 3)]
-    total, width = sum(counts), min(float(reach[0]), 1.0)
-    certainty = float(known.mean()) if len(known) else 0.0
+    certainty = known.mean() if len(known) else 0.0
     return np.array(
         [
             min(len(lines), MOST_LINES),
@@ -123,10 +122,7 @@ def describe_lettering(reading: Reading) -> np.ndarray:
             known.max(initial=0.0),
             *(kinds.count(kind) / max(len(kinds), 1) for kind in range(len(KINDS))),
             sum(one.isupper() for one in text) / max(len(text), 1),
-            width,
-            min(float(reach[1]), 1.0),
-            width * min(float(reach[1]), 1.0),
-            width * certainty,
+            *(width, height, width * height, width * certainty),
             *sides,
             np.log((sides[0] + 0.01) / (sides[1] + 0.01)),
             max(line.score for line in lines),
@@ -229,7 +225,7 @@ def read_rows(manifest: Manifest, rows: Sequence[LogoRow], folder: Path) -> Iter
 
     The journal has one line per image. If an interruption cut the last line, its image is read again.
     """
-    images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # without labels, which do not matter here
+    images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # labels do not matter here
     hashes = [digest for _, digest in row_hashes(manifest, images)]
     key = artifact_key({}, {"px": (CANVAS_PX, LOGO_PX, LEAST_LINE_PX)}, versions(MADE_WITH))
     journal = folder / f"lettering-{key[:16]}.jsonl"

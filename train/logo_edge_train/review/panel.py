@@ -123,7 +123,7 @@ def review_labels(features: Features, others: Sequence[LogoRow] = ()) -> Panel:
                     write_file(path, save_arrays({"probabilities": predicted}, {"key": key}))
                 predicted = load_file(path)["probabilities"]
                 own[left_out] = predicted[: left_out.sum()]
-                groups = {row.group for row, out in zip(rows, left_out, strict=True) if not out}
+                groups = {rows[at].group for at in np.flatnonzero(~left_out)}
                 unknown = np.array([row.group not in groups for row in others], bool)
                 rest[fold, unknown] = predicted[left_out.sum() :][unknown]
                 fitted += 1

@@ -15,7 +15,7 @@ from logo_edge.files import write_file
 from logo_edge.names import csv_line, shown
 from logo_edge_train.console import LiteralTable, literal
 from logo_edge_train.data.lookalikes import leave_out
-from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest, targets_of
 from logo_edge_train.data.pool import unlabelled_rows
 from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.confident import choose_diverse, find_label_errors
@@ -43,14 +43,12 @@ def list_suspects(
     manifest = read_manifest(manifest_path)
     features = Features(manifest, config, folder, device, tick)
     reviewed = review_labels(features)
-    targets = np.array([reviewed.classes.index(row.label) for row in reviewed.rows])
-    mean = reviewed.probabilities.mean(0)
+    rows, classes, mean = reviewed.rows, reviewed.classes, reviewed.probabilities.mean(0)
+    targets = targets_of(rows, classes)
     errors = find_label_errors(mean, targets)
     against = (reviewed.probabilities.argmax(2) != targets).mean(0)  # (N,)
     records = [
-        describe_row(
-            reviewed.rows[at], mean[at], reviewed.classes, rank, margin=errors.margins[at], members_against=against[at]
-        )
+        describe_row(rows[at], mean[at], classes, rank, margin=errors.margins[at], members_against=against[at])
         for rank, at in enumerate(errors.suspects[:count], start=1)
     ]
     accuracy, suspects = float((mean.argmax(1) == targets).mean()), len(errors.suspects)
@@ -61,8 +59,8 @@ def list_suspects(
         f"{accuracy:.1%} of all labels. The {held_out} labels of calib and test take no part."
     )
     pairs = {
-        label: {other: round(float(errors.joint[i, j]), 1) for j, other in enumerate(reviewed.classes) if i != j}
-        for i, label in enumerate(reviewed.classes)
+        label: {other: round(float(errors.joint[i, j]), 1) for j, other in enumerate(classes) if i != j}
+        for i, label in enumerate(classes)
     }
     files = write_list(SUSPECTS, "Labels that are probably wrong", lead, records, manifest_path, reviewed, features)
     return {
@@ -97,14 +95,13 @@ def list_next(
     reviewed = review_labels(features, pool)
     predicted = fill_missing(reviewed.others.reshape(-1, *reviewed.others.shape[2:]))  # (M F, N, K)
     mean, disagreement = predicted.mean(0), decompose(np.log(predicted)).epistemic  # (N, K), and (N,) nats
-    features_of_pool = features.read(config.networks[:1], pool)
-    first, second = -np.sort(-mean, axis=1)[:, :2].T
+    second, first = np.sort(mean, axis=1)[:, -2:].T
     worth = (rank_share(disagreement) + rank_share(second - first)) / 2
+    chosen = choose_diverse(worth, features.read(config.networks[:1], pool), count)
+    margin = first - second
     records = [
-        describe_row(
-            pool[at], mean[at], reviewed.classes, rank, margin=first[at] - second[at], disagreement=disagreement[at]
-        )
-        for rank, at in enumerate(choose_diverse(worth, features_of_pool, count), start=1)
+        describe_row(pool[at], mean[at], reviewed.classes, rank, margin=margin[at], disagreement=disagreement[at])
+        for rank, at in enumerate(chosen, start=1)
     ]
     lead = (
         f"{len(records)} of {len(pool)} images without a label, the most useful first: models that were fitted to "
@@ -170,7 +167,7 @@ def write_list(
     features.folder.mkdir(parents=True, exist_ok=True)
     write_file(table, "".join(map(csv_line, [head, *lines])))
     command = shown(f"logo-edge data apply corrections.csv --data {shlex.quote(str(manifest_path.resolve()))}")
-    write_sheet(sheet, title, lead, command, records, features.manifest, reviewed.classes, features.tick)
+    write_sheet(sheet, title, lead, command, records, reviewed.classes, features)
     return {"csv": shown(str(table)), "sheet": shown(str(sheet)), "apply": command}
 
 

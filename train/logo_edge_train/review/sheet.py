@@ -19,9 +19,9 @@ from logo_edge.files import write_file
 from logo_edge.names import alike, printable
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data.images import map_images
-from logo_edge_train.data.manifest import LogoRow, Manifest
+from logo_edge_train.data.manifest import LogoRow
 from logo_edge_train.review.corrections import COLUMNS
-from logo_edge_train.review.frozen_features import Tick
+from logo_edge_train.review.frozen_features import Features
 
 PICTURE_PX = 160
 MOST_BUTTONS = 8  # of a card, for its most likely classes; keys reach all
@@ -30,25 +30,18 @@ BLOCK = 64  # pictures between two reports of progress
 
 
 def write_sheet(
-    path: Path,
-    title: str,
-    lead: str,
-    command: str,
-    records: list[dict],
-    manifest: Manifest,
-    classes: tuple[str, ...],
-    tick: Tick,
+    path: Path, title: str, lead: str, command: str, records: list[dict], classes: tuple[str, ...], features: Features
 ) -> None:
     """Writes the page of the records of `ranking.describe_row`. The page loads nothing and sends nothing.
 
     The browser keeps decisions under a digest of the records. `command` merges the downloaded corrections.
     """
     rows, pictures = [LogoRow(record["package"], record["version"], record["icon"]) for record in records], []
+    draw = partial(preprocess, contract=InputContract(PICTURE_PX))
     for start in range(0, len(rows), BLOCK):
-        tick("pictures", start, len(rows))
-        draw = partial(preprocess, contract=InputContract(PICTURE_PX))
-        pictures += map(image_uri, map_images(manifest, rows[start : start + BLOCK], draw))
-    tick("pictures", len(rows), len(rows))
+        features.tick("pictures", start, len(rows))
+        pictures += map(image_uri, map_images(features.manifest, rows[start : start + BLOCK], draw))
+    features.tick("pictures", len(rows), len(rows))
     template = files("logo_edge_train.review")
     script = template.joinpath("sheet.js").read_text(encoding="utf-8")
     keys = assign_keys(classes)
@@ -70,9 +63,7 @@ def write_sheet(
         size=PICTURE_PX,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         keys=" ".join(f"<kbd>{key}</kbd> {text_of(name)}" for name, key in zip(classes, keys, strict=True) if key),
-        cards="\n".join(
-            draw_card(record, picture, classes, keys) for record, picture in zip(records, pictures, strict=True)
-        ),
+        cards="\n".join(draw_card(*card, classes, keys) for card in zip(records, pictures, strict=True)),
     )
     write_file(path, page)
 

@@ -21,9 +21,8 @@ def draw_letter(random: Random, index: int) -> Image.Image:
     paper = np.full((480, 360, 3), int(random.integers(225, 256)), np.uint8)
     font, scale, ink = FONTS[index % 4], random.uniform(0.35, 0.7), colour_of(random, 0, 90)
     for y in range(int(random.integers(30, 90)), int(random.integers(330, 470)), int(28 * scale) + 6):
-        cv2.putText(
-            paper, _text(random, int(random.integers(14, 19) / scale)), (20, y), font, scale, ink, 1, cv2.LINE_AA
-        )
+        text = _text(random, int(random.integers(14, 19) / scale))
+        cv2.putText(paper, text, (20, y), font, scale, ink, 1, cv2.LINE_AA)
     paper[:, 345:] = paper[0, 0]
     return Image.fromarray(paper)
 
@@ -32,29 +31,21 @@ def draw_gauges(random: Random, index: int) -> Image.Image:
     """A control panel: curves on grids, dials and lamps with stroke letters."""
     panel = np.full((330, 440, 3), colour_of(random, 0, 250), np.uint8)
     ink = (20, 20, 20) if panel[0, 0].mean() > 110 else (235, 235, 235)
-    for row in range(2):
-        for column in range(3):
-            x, y, paint = 15 + column * 142, 15 + row * 158, colour_of(random, 60, 256)
-            cv2.rectangle(panel, (x, y), (x + 126, y + 130), ink, 1)
-            cv2.putText(panel, _text(random, 9), (x + 4, y + 148), FONTS[1], 0.9, ink, 1, cv2.LINE_AA)
-            if random.random() < 0.5:
-                for at in range(1, 5):
-                    cv2.line(panel, (x, y + 26 * at), (x + 126, y + 26 * at), ink, 1)
-                curve = np.stack(
-                    [np.linspace(x, x + 126, 40), y + 65 + random.normal(0, 7, 40).cumsum().clip(-60, 60)], 1
-                )
-                cv2.polylines(panel, [curve.astype(np.int32)], False, paint, 2, cv2.LINE_AA)
-            else:
-                cv2.ellipse(panel, (x + 63, y + 75), (50, 50), 0, 150, 390, ink, 2, cv2.LINE_AA)
-                turn = np.radians(random.uniform(150, 390))
-                cv2.line(
-                    panel,
-                    (x + 63, y + 75),
-                    (int(x + 63 + 44 * np.cos(turn)), int(y + 75 + 44 * np.sin(turn))),
-                    paint,
-                    3,
-                    cv2.LINE_AA,
-                )
+    for row, column in np.ndindex(2, 3):
+        x, y, paint = 15 + column * 142, 15 + row * 158, colour_of(random, 60, 256)
+        cv2.rectangle(panel, (x, y), (x + 126, y + 130), ink, 1)
+        cv2.putText(panel, _text(random, 9), (x + 4, y + 148), FONTS[1], 0.9, ink, 1, cv2.LINE_AA)
+        if random.random() < 0.5:
+            for at in range(1, 5):
+                cv2.line(panel, (x, y + 26 * at), (x + 126, y + 26 * at), ink, 1)
+            level = y + 65 + random.normal(0, 7, 40).cumsum().clip(-60, 60)
+            curve = np.stack([np.linspace(x, x + 126, 40), level], 1).astype(np.int32)
+            cv2.polylines(panel, [curve], False, paint, 2, cv2.LINE_AA)
+        else:
+            hub, turn = (x + 63, y + 75), np.radians(random.uniform(150, 390))
+            tip = int(hub[0] + 44 * np.cos(turn)), int(hub[1] + 44 * np.sin(turn))
+            cv2.ellipse(panel, hub, (50, 50), 0, 150, 390, ink, 2, cv2.LINE_AA)
+            cv2.line(panel, hub, tip, paint, 3, cv2.LINE_AA)
     return Image.fromarray(panel)
 
 
@@ -80,17 +71,8 @@ def draw_specks(random: Random, index: int) -> Image.Image:
     picture = ground + np.array(colour_of(random, 0, 240), np.float32)
     for _ in range(int(random.integers(20, 200))):
         x, y, size = (int(value) for value in random.integers((0, 0, 1), (300, 300, 16)))
-        cv2.ellipse(
-            picture,
-            (x, y),
-            (size, max(1, int(size * random.uniform(0.5, 1)))),
-            float(random.uniform(0, 180)),
-            0,
-            360,
-            colour_of(random),
-            -1,
-        )
-    picture = cv2.GaussianBlur(picture, (0, 0), float(random.uniform(0.6, 3))) + random.normal(
-        0, random.uniform(2, 18), picture.shape
-    )
+        radii, degrees = (size, max(1, int(size * random.uniform(0.5, 1)))), float(random.uniform(0, 180))
+        cv2.ellipse(picture, (x, y), radii, degrees, 0, 360, colour_of(random), -1)
+    blurred = cv2.GaussianBlur(picture, (0, 0), float(random.uniform(0.6, 3)))
+    picture = blurred + random.normal(0, random.uniform(2, 18), picture.shape)
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))

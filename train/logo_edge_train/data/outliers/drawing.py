@@ -33,9 +33,7 @@ def draw_picture(name: str, family: Family, index: int) -> Image.Image:
     picture = family.draw(np.random.default_rng(seed), index)
     random = np.random.default_rng((*seed, 1))
     longest = LONGEST_PX if random.random() >= SHRUNK else int(random.integers(LEAST_PX, LONGEST_PX + 1))
-    kept, shrunk = (
-        ("RGBA", "RGBa") if picture.mode == "RGBA" else ("RGB", "RGB")
-    )  # RGBa: transparent pixels add no colour
+    kept, shrunk = ("RGBA", "RGBa") if picture.mode == "RGBA" else ("RGB", "RGB")  # RGBa: ink alone adds colour
     scale = longest / max(picture.size)
     if scale >= 1:
         return picture.convert(kept)

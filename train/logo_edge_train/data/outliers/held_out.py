@@ -131,10 +131,8 @@ def draw_surface(random: Random, index: int) -> Image.Image:
     figure, kind = Figure(figsize=(4, 3.4), dpi=80), index % 3
     axes = figure.add_subplot(projection="3d" if kind == 0 else None)
     across, down = np.meshgrid(np.linspace(-3, 3, 40), np.linspace(-3, 3, 40))
-    waves, colours = (
-        random.uniform(0.4, 2.2, 4),
-        str(random.choice(["viridis", "plasma", "coolwarm", "terrain", "Greys"])),
-    )
+    waves = random.uniform(0.4, 2.2, 4)
+    colours = str(random.choice(["viridis", "plasma", "coolwarm", "terrain", "Greys"]))
     height = np.sin(waves[0] * across + waves[1]) * np.cos(waves[2] * down) + waves[3] * np.exp(-(across**2) - down**2)
     if kind == 0:
         axes.plot_surface(across, down, height, cmap=colours)
@@ -142,11 +140,8 @@ def draw_surface(random: Random, index: int) -> Image.Image:
     elif kind == 1:
         axes.contour(across, down, height, int(random.integers(6, 18)), cmap=colours)
     else:
-        part = slice(None, None, 3)
         slope, rise = np.gradient(height)
-        axes.quiver(
-            across[part, part], down[part, part], rise[part, part], slope[part, part], height[part, part], cmap=colours
-        )
+        axes.quiver(*(grid[::3, ::3] for grid in (across, down, rise, slope, height)), cmap=colours)
     return _pixels_of(figure)
 
 

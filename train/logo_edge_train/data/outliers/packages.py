@@ -27,14 +27,8 @@ LOCKS = Path(str(files("logo_edge_train") / "data" / "outliers" / "locks"))
 INSTALLED = "outlier-sources"  # folder in the cache of the lock file's packages
 WHEELS = ("skimage/data/", "foolbox/data/imagenet_")  # folders and names of photographs inside photographs.txt's wheels
 NO_PHOTOGRAPHS = ("chessboard", "clock", "color", "logo", "microaneurysms", "page", "phantom", "text", "horse", "cell")
-TEMPLATES = (
-    "material-kit",
-    "paper-kit-2",
-    "startbootstrap-agency",
-    "startbootstrap-clean-blog",
-    "startbootstrap-creative",
-    "startbootstrap-landing-page",
-)
+BOOTSTRAP = tuple(f"startbootstrap-{name}" for name in ("agency", "clean-blog", "creative", "landing-page"))
+TEMPLATES = ("material-kit", "paper-kit-2", *BOOTSTRAP)
 NO_SCENES = re.compile(
     "/(faces|team|src|thumbnails|sections)/|avatar|testimonials|placeholder|-page[.]|template|[.]min[.]"
 )
@@ -108,16 +102,19 @@ def draw_photograph(random: Random, index: int, *, part: str) -> Image.Image:
         min(whole, max(64, round(side * 2**power)))
         for whole, power in zip(photograph.size, (shape, -shape), strict=True)
     )
-    left, top = (
-        int(random.integers(0, photograph.width - width + 1)),
-        int(random.integers(0, photograph.height - height + 1)),
-    )
+    left = int(random.integers(0, photograph.width - width + 1))
+    top = int(random.integers(0, photograph.height - height + 1))
     return photograph.crop((left, top, left + width, top + height))
 
 
 def draw_scene(random: Random, index: int) -> Image.Image:
     """A crop of a photograph of the fitted part."""
     return draw_photograph(random, index, part="fitted")
+
+
+def draw_any_scene(random: Random) -> Image.Image:
+    """A crop of one of the scenes, for a picture that contains it."""
+    return draw_scene(random, int(random.integers(1000)))
 
 
 def _photographs(part: str) -> list[Path]:
@@ -129,11 +126,9 @@ def _photograph(part: str, at: int) -> Image.Image:
     """A photograph, its shorter side at most MOST_SCENE_PX."""
     photograph = load_image(_photographs(part)[at]).convert("RGB")
     scale = MOST_SCENE_PX / min(photograph.size)
-    return (
-        photograph
-        if scale >= 1
-        else photograph.resize(tuple(round(side * scale) for side in photograph.size), Image.Resampling.LANCZOS)
-    )
+    if scale >= 1:
+        return photograph
+    return photograph.resize(tuple(round(side * scale) for side in photograph.size), Image.Resampling.LANCZOS)
 
 
 @cache
@@ -188,25 +183,12 @@ def wheel_photographs() -> list[Path]:
 
 
 def _download_wheels(folder: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--python-version",
-        "3.8",
-        "--platform",
-        "manylinux1_x86_64",
-        "--require-hashes",
-        "-r",
-        str(LOCKS / "photographs.txt"),
-        "-d",
-        str(folder),
-    ]
+    options = (
+        "--quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes "
+        "--python-version 3.8 --platform manylinux1_x86_64"
+    ).split()
+    files = ["-r", str(LOCKS / "photographs.txt"), "-d", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, *files]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if finished.returncode:
         raise DatasetError(

@@ -11,8 +11,6 @@ from typing import Literal
 from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing, json_text, replacing, write_file
-from logo_edge.images.load import load_image
-from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data import icons as fetch
 from logo_edge_train.data.outliers import choice, held_out
 from logo_edge_train.data.outliers.drawing import Family, draw_picture
@@ -20,7 +18,7 @@ from logo_edge_train.data.outliers.fitted import charts, documents, plans, scree
 from logo_edge_train.data.outliers.packages import LOCKS, draw_icons, draw_photograph, draw_scene
 from logo_edge_train.data.processes import map_in_processes
 from logo_edge_train.keys import artifact_key, file_hash, source_hash, versions
-from logo_edge_train.organize.describe import THUMBNAIL_PX, write_sheet
+from logo_edge_train.organize.describe import plot_files
 
 Part = Literal["fitted", "held_out", "choice"]
 HELD_OUT, CHOICE = 150, 50  # pictures of a family
@@ -142,11 +140,4 @@ def _read_record(folder: Path) -> dict[str, str]:
 
 def plot_outliers(paths: dict[str, list[Path]], path: str | os.PathLike, *, per_family: int = 16) -> None:
     """Writes a sheet for a person to check: the first pictures of every family."""
-    contract = InputContract(size_px=THUMBNAIL_PX)
-    write_sheet(
-        {
-            name: [preprocess(load_image(file), contract) for file in files[:per_family]]
-            for name, files in paths.items()
-        },
-        path,
-    )
+    plot_files({name: files[:per_family] for name, files in paths.items()}, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -19,7 +20,6 @@ from logo_edge_train.data.pairs.colours import (
     main_colour,
     mix,
 )
-from logo_edge_train.data.pairs.fonts import glyphs
 from logo_edge_train.data.pairs.marks import (
     CANVAS,
     FULL,
@@ -28,7 +28,7 @@ from logo_edge_train.data.pairs.marks import (
     ellipse,
     flattened,
     flood,
-    identifier,
+    gradient,
     ink_of,
     join,
     merged,
@@ -37,21 +37,22 @@ from logo_edge_train.data.pairs.marks import (
     shrink,
     tiles,
 )
-from logo_edge_train.data.pairs.parts import Members, Sources, badge, badge_shape, initials, letter, solid, wordmark
+from logo_edge_train.data.pairs.parts import (
+    Members,
+    Sources,
+    badge,
+    badge_shape,
+    letter,
+    lettered,
+    pictogram,
+    solid,
+    wordmark,
+)
 from logo_edge_train.organize.features import measure_logo
 
-PLAIN, SOFT = (
-    (0.2, 0.45),
-    (0.07, 0.1),
-)  # distance in Oklab of the ends of a fade: obvious, or visible only in comparison
-
-
+PLAIN, SOFT = (0.2, 0.45), (0.07, 0.1)  # distances in Oklab of a fade's ends: obvious, visible only in comparison
 PLAINLY = 0.25  # share of a mark's ink from which everybody calls a fade a gradient; the guide's limit is 0.15
-
-
 FEW_REGIONS, FEW_COLOURS = 10, 5
-
-
 BAND_STEP = 0.08  # least distance in Oklab between hard bands side by side
 
 
@@ -64,17 +65,11 @@ class Fade:
     flat: str
 
 
-def draw_fade(
-    random: Random,
-    ink: np.ndarray,
-    ends: tuple[str, str],
-    share: float,
-    forms: Sequence[str] = ("linear", "radial", "sheen", "mesh"),
-) -> Fade:
+def draw_fade(random: Random, ink: np.ndarray, ends: tuple[str, str], share: float, forms: Sequence[str]) -> Fade:
     """A fade between two colours over exactly `share` of the ink, from one of its ends; the rest has the far colour.
 
-    The form is one of `linear`, `radial`, `sheen` (there and back, like light on metal), and `mesh` (soft spots, whose
-    share is not exact). The bands have the same colours at the same positions, in hard steps.
+    Its form is one of `forms`: `linear`, `radial`, `sheen` (there and back, like light on metal), and `mesh` (soft
+    spots, whose share is not exact). The bands have the same colours at the same positions, in hard steps.
     """
     form = str(random.choice(list(forms)))
     rows, columns = np.nonzero(ink)
@@ -82,40 +77,33 @@ def draw_fade(
     if form == "mesh":
         return _mesh(random, points, ends)
     low, high = (0.0, share) if random.random() < 0.5 else (1.0 - share, 1.0)
-    tones = ends
     if form == "sheen":
-        tones = (ends[0], ends[1], ends[0]) if random.random() < 0.6 else (*ends, *ends)
-    most = max(2, int(distance(*ends) / BAND_STEP))
-    bands = int(random.integers(2, most + 1)) if form != "sheen" else 2 * len(tones) - 1
+        tones = (*ends, ends[0]) if random.random() < 0.6 else (*ends, *ends)
+        bands = 2 * len(tones) - 1
+    else:
+        tones, bands = ends, int(random.integers(2, max(2, int(distance(*ends) / BAND_STEP)) + 1))
     if form == "radial":
         centre = points[random.integers(len(points))] if random.random() < 0.5 else points.mean(0)
         begin, end = np.quantile(np.linalg.norm(points - centre, axis=1), [low, high])
-        geometry = f'<radialGradient {{}} cx="{centre[0]:.5g}" cy="{centre[1]:.5g}" r="{end:.5g}"'
-        offset, kind = begin / end, "radialGradient"
+        shape, offset, geometry = "radial", begin / end, _circle(centre, end)
     else:
         angle = np.radians(random.choice([0, 90, 45, 135, random.uniform(0, 180)]))
         along = np.array([np.cos(angle), np.sin(angle)])
         (x1, y1), (x2, y2) = (along * value for value in np.quantile(points @ along, [low, high]))
-        geometry = f'<linearGradient {{}} x1="{x1:.5g}" y1="{y1:.5g}" x2="{x2:.5g}" y2="{y2:.5g}"'
-        offset, kind = 0.0, "linearGradient"
+        shape, offset, geometry = "linear", 0.0, f'x1="{x1:.5g}" y1="{y1:.5g}" x2="{x2:.5g}" y2="{y2:.5g}"'
     scale = len(tones) - 1
     smooth = [(at / scale, tone) for at, tone in enumerate(tones)]
     banded = []
     for at in range(bands):
-        middle = scale * at / max(bands - 1, 1)
+        middle = scale * at / (bands - 1)
         lower = min(int(middle), scale - 1)
         tone = mix(tones[lower], tones[lower + 1], middle - lower)
         banded += [(at / bands, tone), ((at + 1) / bands, tone)]
-
-    def flooded(stops: list[tuple[float, str]]) -> str:
-        body = "".join(f'<stop offset="{offset + (1 - offset) * at:.6g}" stop-color="{tone}"/>' for at, tone in stops)
-        name = identifier(geometry + body)
-        return (
-            f'{geometry.format(f"id={chr(34)}{name}{chr(34)}")} gradientUnits="userSpaceOnUse">{body}</{kind}>'
-            + flood(f"url(#{name})")
-        )
-
-    return Fade(flooded(smooth), flooded(banded), flood(str(random.choice([*ends, mix(*ends, 0.5)]))))
+    drawn = (
+        gradient(shape, geometry, [(offset + (1 - offset) * at, tone, 1) for at, tone in stops])
+        for stops in (smooth, banded)
+    )
+    return Fade(*drawn, flood(str(random.choice([*ends, mix(*ends, 0.5)]))))
 
 
 def _mesh(random: Random, points: np.ndarray, ends: tuple[str, str]) -> Fade:
@@ -125,19 +113,13 @@ def _mesh(random: Random, points: np.ndarray, ends: tuple[str, str]) -> Fade:
     for at in range(int(random.integers(2, 5))):
         centre, tone = points[random.integers(len(points))], (ends[1], third)[at % 2]
         radius = extent * random.uniform(0.4, 0.75)
-        name = identifier(f"{centre}{radius}{tone}")
-        smooth += (
-            f'<radialGradient id="{name}" gradientUnits="userSpaceOnUse" cx="{centre[0]:.5g}" cy="{centre[1]:.5g}" '
-            f'r="{radius:.5g}">'
-            f'<stop offset="0" stop-color="{tone}"/><stop offset="1" stop-color="{tone}" '
-            'stop-opacity="0"/></radialGradient>'
-        ) + flood(f"url(#{name})")
-        banded += f'<circle cx="{centre[0]:.5g}" cy="{centre[1]:.5g}" r="{radius / 2:.5g}" fill="{tone}"/>'
+        smooth += gradient("radial", _circle(centre, radius), [(0, tone, 1), (1, tone, 0)])
+        banded += f'<circle {_circle(centre, radius / 2)} fill="{tone}"/>'
     return Fade(smooth, banded, flood(ends[0]))
 
 
-def repaint(layers: Sequence[Layer], at: int, paint: str) -> list[Layer]:
-    return [(mark, paint if index == at else old) for index, (mark, old) in enumerate(layers)]
+def _circle(centre: Sequence[float], radius: float) -> str:
+    return f'cx="{centre[0]:.5g}" cy="{centre[1]:.5g}" r="{radius:.5g}"'
 
 
 def fade_pair(random: Random, layers: Sequence[Layer], at: int, *, plain: float = 0.8, bands: bool = False) -> Members:
@@ -154,7 +136,10 @@ def fade_pair(random: Random, layers: Sequence[Layer], at: int, *, plain: float 
     forms = ("linear", "radial", "sheen") if bands else ("linear", "linear", "radial", "radial", "sheen", "mesh")
     ends = fade_colours(random, apart, [paint for index, (_, paint) in enumerate(layers) if index != at])
     fade = draw_fade(random, seen, ends, share, forms)
-    smooth, other = repaint(layers, at, fade.smooth), repaint(layers, at, fade.banded if bands else fade.flat)
+    smooth, other = (
+        [*layers[:at], (layers[at][0], paint), *layers[at + 1 :]]
+        for paint in (fade.smooth, fade.banded if bands else fade.flat)
+    )
     return (smooth, other), (bool(apart == PLAIN and fades > PLAINLY), True)
 
 
@@ -163,23 +148,17 @@ def plain_layers(random: Random, sources: Sources) -> tuple[list[Layer], int]:
     if random.random() < 0.45:
         return [(solid(random, sources), main_colour(random))], 0
     holder = badge(random, fades=True)
-    glyph = (
-        sources.icon(random, "solid" if random.random() < 0.7 else "line")
-        if random.random() < 0.7
-        else letter(random, sources)
-    )
+    glyph = pictogram(random, sources, 0.7) if random.random() < 0.7 else letter(random, sources)
     layers = holder.draw(glyph.into(shrink(holder.room, random.uniform(0.75, 1.05))))
     return layers, max(len(layers) - 2, 0)
 
 
 def draw_fade_simple(random: Random, sources: Sources) -> Members:
-    layers, at = plain_layers(random, sources)
-    return fade_pair(random, layers, at)
+    return fade_pair(random, *plain_layers(random, sources))
 
 
 def draw_fade_bands(random: Random, sources: Sources) -> Members:
-    layers, at = plain_layers(random, sources)
-    return fade_pair(random, layers, at, plain=1.0, bands=True)
+    return fade_pair(random, *plain_layers(random, sources), plain=1.0, bands=True)
 
 
 def draw_fade_glyph(random: Random, sources: Sources) -> Members:
@@ -194,7 +173,7 @@ def draw_fade_text(random: Random, sources: Sources) -> Members:
     if random.random() < 0.5:
         return fade_pair(random, [(wordmark(random, sources), INK_BLACK)], 0)
     holder = badge(random, fades=True)
-    letters = join(glyphs(sources.font(random, scripts=False), initials(random, int(random.integers(2, 4)))))
+    letters = lettered(random, sources)
     layers = holder.draw(letters.into(holder.room))
     return fade_pair(random, layers, max(len(layers) - 2, 0))
 
@@ -244,17 +223,12 @@ def draw_fade_icon(random: Random, sources: Sources) -> Members:
         flat = flattened(shaded.markup)
         if flat == shaded.markup or "url(#" in flat.split("<defs>")[0]:
             continue
-        one, other = pixels_of(shaded.markup).astype(int), pixels_of(flat).astype(int)
-        share = (np.abs(one - other).max(2) > 8).sum() / max((one[:, :, 3] > 127).sum(), 1)
-        kept = (np.abs(one - other)[:, :, 3] > 8).mean() < 0.001
-        seen = measure_logo(Image.fromarray(other.astype(np.uint8)))
-        if (
-            kept
-            and share > 0.35
-            and seen.complexity <= FEW_REGIONS
-            and seen.n_colours <= FEW_COLOURS
-            and seen.gradient_share < 0.02
-        ):
+        one, other = pixels_of(shaded.markup), pixels_of(flat)
+        changed = cv2.absdiff(one, other) > 8  # (S, S, 4)
+        share = changed.any(2).sum() / max((one[:, :, 3] > 127).sum(), 1)
+        seen = measure_logo(Image.fromarray(other))
+        few = seen.complexity <= FEW_REGIONS and seen.n_colours <= FEW_COLOURS and seen.gradient_share < 0.02
+        if changed[:, :, 3].mean() < 0.001 and share > 0.35 and few:
             return ([(shaded, WHITE)], [(Mark(flat, shaded.box), WHITE)]), (True, True)
     raise DatasetError(
         "of 50 icons of pool 'shaded' none has gradients over a flat drawing of few parts; expected some"
@@ -264,13 +238,8 @@ def draw_fade_icon(random: Random, sources: Sources) -> Members:
 def draw_glow(random: Random, sources: Sources) -> Members:
     """A mark on a disc that glows out, and on a hard disc."""
     tone, centre = colour(random.uniform(0.6, 0.8), 0.16, random.uniform(0, 360)), ellipse(500, 500, 490)
-    name = identifier(tone)
-    faint = f'<stop offset="{random.uniform(0.25, 0.5):.4g}" stop-color="{tone}"/>'
-    faint += f'<stop offset="1" stop-color="{tone}" stop-opacity="0"/>'
-    glow = (
-        f'<radialGradient id="{name}" gradientUnits="userSpaceOnUse" cx="500" cy="500" r="490">{faint}</radialGradient>'
-        + flood(f"url(#{name})")
-    )
+    stops = [(round(random.uniform(0.25, 0.5), 4), tone, 1), (1, tone, 0)]
+    glow = gradient("radial", _circle((500, 500), 490), stops)
     mark = solid(random, sources).into((290, 290, 420, 420))
     paint = str(random.choice([INK_BLACK, mix(tone, "#000000", 0.6)]))
     return ([(centre, glow), (mark, paint)], [(centre, flood(tone)), (mark, paint)]), (True, True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from logo_edge.errors import DatasetError
 from logo_edge_train.data.pairs.marks import Mark
 
-SCRIPTS = ("great-vibes", "lobster", "pacifico")  # fonts whose capitals cannot be set side by side
+SCRIPTS = ("great-vibes", "lobster", "pacifico")
 
 
 @lru_cache(maxsize=32)
@@ -23,6 +23,11 @@ def _open_font(file: str):
             f"font {file}: {error}; expected a TrueType, OpenType or WOFF file. Delete its package's folder, and run "
             "it again"
         ) from error
+
+
+def is_script(font: str) -> bool:
+    """Whether the capitals of the font cannot be set side by side."""
+    return any(name in font for name in SCRIPTS)
 
 
 def family_of(font: str) -> str:

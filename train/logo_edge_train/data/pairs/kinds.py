@@ -6,35 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from logo_edge.errors import DatasetError
+from logo_edge_train.data.pairs import fades, intricate, letters
 from logo_edge_train.data.pairs.colours import Random
-from logo_edge_train.data.pairs.fades import (
-    draw_fade_bands,
-    draw_fade_complex,
-    draw_fade_edge,
-    draw_fade_glyph,
-    draw_fade_icon,
-    draw_fade_lockup,
-    draw_fade_simple,
-    draw_fade_text,
-    draw_glow,
-)
-from logo_edge_train.data.pairs.intricate import (
-    draw_collage,
-    draw_crest,
-    draw_figure,
-    draw_linework,
-    draw_mascot,
-    draw_mosaic,
-    draw_palette,
-)
-from logo_edge_train.data.pairs.letters import (
-    draw_initials,
-    draw_initials_icon,
-    draw_initials_size,
-    draw_lockup,
-    draw_word,
-    draw_word_bars,
-)
 from logo_edge_train.data.pairs.marks import document
 from logo_edge_train.data.pairs.parts import Members, Sources
 
@@ -71,26 +44,26 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "fade-simple": Kind(draw_fade_simple, ("gradient", "simple"), 5, "colour"),
-    "fade-bands": Kind(draw_fade_bands, ("gradient", "simple"), 3, "colour"),
-    "fade-glyph": Kind(draw_fade_glyph, ("gradient", "simple"), 1, "colour"),
-    "fade-edge": Kind(draw_fade_edge, ("gradient", "simple"), 2, "colour"),
-    "fade-icon": Kind(draw_fade_icon, ("gradient", "simple"), 2, "colour"),
-    "fade-text": Kind(draw_fade_text, ("gradient", "text"), 3, "colour"),
-    "fade-lockup": Kind(draw_fade_lockup, ("gradient", "text"), 2, "colour"),
-    "fade-complex": Kind(draw_fade_complex, ("gradient", "complex"), 2, "colour"),
-    "glow": Kind(draw_glow, ("gradient", "simple"), 1),
-    "initials": Kind(draw_initials, ("text", "simple"), 4),
-    "initials-icon": Kind(draw_initials_icon, ("text", "simple"), 3),
-    "initials-size": Kind(draw_initials_size, ("text", "simple"), 1),
-    "word": Kind(draw_word, ("text", "simple"), 2),
-    "word-bars": Kind(draw_word_bars, ("text", "simple"), 1),
-    "lockup": Kind(draw_lockup, ("text", "simple"), 3),
-    "mosaic": Kind(draw_mosaic, ("complex", "simple"), 2),
-    "figure": Kind(draw_figure, ("complex", "simple"), 4),
-    "mascot": Kind(draw_mascot, ("complex", "simple"), 3),
-    "crest": Kind(draw_crest, ("complex", "simple"), 2),
-    "linework": Kind(draw_linework, ("complex", "simple"), 2),
-    "collage": Kind(draw_collage, ("complex", "simple"), 1),
-    "palette": Kind(draw_palette, ("complex", "simple"), 1, "colour"),
+    "fade-simple": Kind(fades.draw_fade_simple, ("gradient", "simple"), 5, "colour"),
+    "fade-bands": Kind(fades.draw_fade_bands, ("gradient", "simple"), 3, "colour"),
+    "fade-glyph": Kind(fades.draw_fade_glyph, ("gradient", "simple"), 1, "colour"),
+    "fade-edge": Kind(fades.draw_fade_edge, ("gradient", "simple"), 2, "colour"),
+    "fade-icon": Kind(fades.draw_fade_icon, ("gradient", "simple"), 2, "colour"),
+    "fade-text": Kind(fades.draw_fade_text, ("gradient", "text"), 3, "colour"),
+    "fade-lockup": Kind(fades.draw_fade_lockup, ("gradient", "text"), 2, "colour"),
+    "fade-complex": Kind(fades.draw_fade_complex, ("gradient", "complex"), 2, "colour"),
+    "glow": Kind(fades.draw_glow, ("gradient", "simple"), 1),
+    "initials": Kind(letters.draw_initials, ("text", "simple"), 4),
+    "initials-icon": Kind(letters.draw_initials_icon, ("text", "simple"), 3),
+    "initials-size": Kind(letters.draw_initials_size, ("text", "simple"), 1),
+    "word": Kind(letters.draw_word, ("text", "simple"), 2),
+    "word-bars": Kind(letters.draw_word_bars, ("text", "simple"), 1),
+    "lockup": Kind(letters.draw_lockup, ("text", "simple"), 3),
+    "mosaic": Kind(intricate.draw_mosaic, ("complex", "simple"), 2),
+    "figure": Kind(intricate.draw_figure, ("complex", "simple"), 4),
+    "mascot": Kind(intricate.draw_mascot, ("complex", "simple"), 3),
+    "crest": Kind(intricate.draw_crest, ("complex", "simple"), 2),
+    "linework": Kind(intricate.draw_linework, ("complex", "simple"), 2),
+    "collage": Kind(intricate.draw_collage, ("complex", "simple"), 1),
+    "palette": Kind(intricate.draw_palette, ("complex", "simple"), 1, "colour"),
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from logo_edge_train.data.pairs.colours import Random, main_colour
-from logo_edge_train.data.pairs.fonts import SCRIPTS, glyphs
+from logo_edge_train.data.pairs.fonts import glyphs
 from logo_edge_train.data.pairs.marks import FULL, Layer, Mark, ellipse, join, rectangle, shrink
-from logo_edge_train.data.pairs.parts import Members, Sources, badge, initials, word
+from logo_edge_train.data.pairs.parts import Members, Sources, badge, initials, lettered, pictogram, word
 
 
 def draw_initials(random: Random, sources: Sources) -> Members:
@@ -22,7 +22,7 @@ def draw_initials(random: Random, sources: Sources) -> Members:
 def draw_initials_icon(random: Random, sources: Sources) -> Members:
     """Letters, and a pictogram, on the same badge or without one."""
     holder = badge(random, none=0.25)
-    text = join(glyphs(sources.font(random, scripts=False), initials(random, int(random.integers(2, 4)))))
+    text = lettered(random, sources)
     icon = sources.icon(random, "line" if random.random() < 0.6 else "solid")
     return (holder.draw(text.into(holder.room)), holder.draw(icon.into(holder.room))), (True, True)
 
@@ -30,29 +30,24 @@ def draw_initials_icon(random: Random, sources: Sources) -> Members:
 def draw_initials_size(random: Random, sources: Sources) -> Members:
     """The same letters on the same badge, over more and over less than half of its inner width."""
     holder = badge(random)
-    text = join(glyphs(sources.font(random, scripts=False), initials(random, 2)))
-    large, small = (
-        text.into(shrink(holder.room, share)) for share in (random.uniform(0.9, 1.05), random.uniform(0.3, 0.38))
-    )
-    return (holder.draw(large), holder.draw(small)), (True, False)
+    text = lettered(random, sources, 2)
+    shares = random.uniform(0.9, 1.05), random.uniform(0.3, 0.38)
+    large, small = (holder.draw(text.into(shrink(holder.room, share))) for share in shares)
+    return (large, small), (True, False)
 
 
 def draw_word(random: Random, sources: Sources) -> Members:
     """A word, and its first letter."""
-    font, letters = word(random, sources)
-    while any(name in font for name in SCRIPTS):
-        font, letters = word(random, sources)
+    letters = word(random, sources, scripts=False)
     paint = main_colour(random)
     second = main_colour(random) if random.random() < 0.2 else paint
     at = int(random.integers(1, len(letters)))
-    whole = join(letters)
-    scale = 960 / max(whole.box[2:])
+    left, top, *sides = join(letters).box
+    scale = 960 / max(sides)
 
     def placed(mark: Mark) -> Mark:
-        left, top, width, height = mark.box
-        return mark.into(
-            (20 + scale * (left - whole.box[0]), 20 + scale * (top - whole.box[1]), scale * width, scale * height)
-        )
+        x, y, width, height = mark.box
+        return mark.into((20 + scale * (x - left), 20 + scale * (y - top), scale * width, scale * height))
 
     layers = [(placed(join(letters[:at])), paint), (placed(join(letters[at:])), second)]
     return (layers, [(letters[0].into(FULL), paint)]), (True, True)
@@ -60,10 +55,7 @@ def draw_word(random: Random, sources: Sources) -> Members:
 
 def draw_word_bars(random: Random, sources: Sources) -> Members:
     """A word, and bars or discs in the positions of its letters."""
-    font, letters = word(random, sources)
-    while any(name in font for name in SCRIPTS):
-        font, letters = word(random, sources)
-    letters, paint = letters[:8], main_colour(random)
+    letters, paint = word(random, sources, scripts=False)[:8], main_colour(random)
     whole, discs = join(letters), random.random() < 0.3
     bars = [
         ellipse(left + width / 2, top + height / 2, min(width, height) / 2)
@@ -76,7 +68,7 @@ def draw_word_bars(random: Random, sources: Sources) -> Members:
 
 def draw_lockup(random: Random, sources: Sources) -> Members:
     """An icon and a word in two proportions: the word is the larger part, or the icon is by far."""
-    name, icon = join(word(random, sources)[1]), sources.icon(random, "solid" if random.random() < 0.7 else "line")
+    name, icon = join(word(random, sources)), pictogram(random, sources, 0.7)
     paint, second, stacked = main_colour(random), main_colour(random), random.random() < 0.4
     aspect = name.box[2] / name.box[3]
     if stacked:
@@ -85,10 +77,9 @@ def draw_lockup(random: Random, sources: Sources) -> Members:
         def lay(width: float) -> list[Layer]:
             high = width / aspect
             unit = 960 / max(1.15 + high, width)
-            side = unit * 1.0
             return [
-                (icon.into((500 - side / 2, 20, side, side)), second),
-                (name.into((500 - unit * width / 2, 20 + 1.15 * side, unit * width, unit * high)), paint),
+                (icon.into((500 - unit / 2, 20, unit, unit)), second),
+                (name.into((500 - unit * width / 2, 20 + 1.15 * unit, unit * width, unit * high)), paint),
             ]
     else:
         large, small = random.uniform(1.2, 4.5), random.uniform(0.3, 0.6)

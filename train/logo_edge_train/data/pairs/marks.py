@@ -94,11 +94,8 @@ def join(marks: Sequence[Mark]) -> Mark:
 
 def merged(layers: Sequence[Layer], outline: Mark) -> Layer:
     """The layers clipped by the outline, as one layer without seams between cells."""
-    content = "".join(
-        f'<g fill="{paint}" stroke="{paint}" color="{paint}" stroke-width="2">{mark.markup}</g>'
-        for mark, paint in layers
-    )
-    return outline, content
+    cell = '<g fill="{0}" stroke="{0}" color="{0}" stroke-width="2">{1}</g>'
+    return outline, "".join(cell.format(paint, mark.markup) for mark, paint in layers)
 
 
 def thick(mark: Mark, width: float) -> Mark:
@@ -125,12 +122,11 @@ def path(points: np.ndarray, *, closed: bool = True, stroke: float = 0.0) -> Mar
     return Mark(f'<path d="{data}" {style if stroke else ""}/>', (*low, *(high - low)))
 
 
-def ellipse(x: float, y: float, across: float, down: float | None = None, *, stroke: float = 0.0) -> Mark:
-    """An ellipse around (x, y) with these radii, or its outline."""
+def ellipse(x: float, y: float, across: float, down: float | None = None) -> Mark:
+    """An ellipse around (x, y) with these radii; a disc without the second."""
     down = across if down is None else down
-    style = f'fill="none" stroke="currentColor" stroke-width="{stroke:.4g}"' if stroke else ""
-    markup = f'<ellipse cx="{x:.5g}" cy="{y:.5g}" rx="{across:.5g}" ry="{down:.5g}" {style}/>'
-    return Mark(markup, (x - across - stroke / 2, y - down - stroke / 2, 2 * across + stroke, 2 * down + stroke))
+    markup = f'<ellipse cx="{x:.5g}" cy="{y:.5g}" rx="{across:.5g}" ry="{down:.5g}"/>'
+    return Mark(markup, (x - across, y - down, 2 * across, 2 * down))
 
 
 def rectangle(box: Box, *, radius: float = 0.0, stroke: float = 0.0) -> Mark:
@@ -140,12 +136,29 @@ def rectangle(box: Box, *, radius: float = 0.0, stroke: float = 0.0) -> Mark:
     return Mark(f"<rect {shape} {style}/>", (left - stroke / 2, top - stroke / 2, width + stroke, height + stroke))
 
 
-def around(
-    count: int, radius: float = 480, turn: float = -90.0, centre: tuple[float, float] = (500, 500)
-) -> np.ndarray:
+def polar(angles: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
+    """(N, 2) points around the centre of the canvas, angles in radians."""
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * np.reshape(radius, (-1, 1)) + 500
+
+
+def around(count: int, radius: float = 480, turn: float = -90.0) -> np.ndarray:
     """(N, 2) points on a circle, the first at the angle `turn` in degrees."""
-    angles = np.radians(turn + 360 * np.arange(count) / count)
-    return np.stack([np.cos(angles), np.sin(angles)], 1) * radius + centre
+    return polar(np.radians(turn + 360 * np.arange(count) / count), radius)
+
+
+def turned(markup: str, degrees: float, x: float = 500, y: float = 500) -> str:
+    """The markup, rotated about a point."""
+    return f'<g transform="rotate({degrees:.5g} {x:.5g} {y:.5g})">{markup}</g>'
+
+
+def gradient(shape: str, geometry: str, stops: Sequence[tuple[float, str, float]]) -> str:
+    """The whole canvas in a `linear` or `radial` gradient; a stop is its offset, colour and opacity."""
+    body = "".join(
+        f'<stop offset="{at:.6g}" stop-color="{tone}" stop-opacity="{opacity}"/>' for at, tone, opacity in stops
+    )
+    name, shape = identifier(geometry + body), f"{shape}Gradient"
+    head = f'<{shape} id="{name}" gradientUnits="userSpaceOnUse" {geometry}>'
+    return f"{head}{body}</{shape}>" + flood(f"url(#{name})")
 
 
 def tiles(random: Random, count: int, form: str) -> list[np.ndarray]:
@@ -187,20 +200,15 @@ def flattened(markup: str) -> str:
             (re.search(r'stop-color="(#[0-9a-fA-F]{3,6})"', stop), re.search(r'stop-opacity="([\d.]+)"', stop))
             for stop in re.findall(r"<stop[^>]*>", body)
         ]
-        tones = [_six(stop.group(1)) for stop, _ in stops if stop]
+        tones = [stop.group(1) for stop, _ in stops if stop]
         if not tones:
             continue
-        opacity = np.mean([float(faint.group(1)) if faint else 1.0 for _, faint in stops])
         mean = tones[0]
         for at, tone in enumerate(tones[1:], start=2):
             mean = mix(mean, tone, 1 / at)
-        plain = f'fill="{mean}"' if opacity == 1 else 'fill="none"'
-        markup = markup.replace(f'fill="url(#{name})"', plain)
+        opaque = all(float(faint.group(1)) == 1 for _, faint in stops if faint)
+        markup = markup.replace(f'fill="url(#{name})"', f'fill="{mean if opaque else "none"}"')
     return re.sub(r'filter="url\([^)]*\)"', "", markup)
-
-
-def _six(text: str) -> str:
-    return text if len(text) == 7 else "#" + "".join(2 * digit for digit in text[1:4])
 
 
 def pixels_of(markup: str, side_px: int = INK_PX) -> np.ndarray:
@@ -214,13 +222,8 @@ def pixels_of(markup: str, side_px: int = INK_PX) -> np.ndarray:
 @lru_cache(maxsize=256)
 def ink_box(markup: str) -> Box:
     """The bounding box of the rendered markup; the whole canvas if nothing is drawn."""
-    covered = pixels_of(markup)[:, :, 3] > 8
-    if not covered.any():
-        return FULL
-    rows, columns = np.flatnonzero(covered.any(1)), np.flatnonzero(covered.any(0))
-    unit = CANVAS / INK_PX
-    box = columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]
-    return tuple(float(unit * value) for value in box)
+    box = cv2.boundingRect((pixels_of(markup)[:, :, 3] > 8).astype(np.uint8))
+    return tuple(CANVAS / INK_PX * value for value in box) if any(box) else FULL
 
 
 def ink_of(mark: Mark) -> np.ndarray:
@@ -237,13 +240,12 @@ def silhouette(mark: Mark) -> Mark:
     closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, brush)
     outlines, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outlines = sorted(outlines, key=cv2.contourArea, reverse=True)
-    kept = [outline for outline in outlines[:4] if cv2.contourArea(outline) > 0.1 * cv2.contourArea(outlines[0])]
-    unit = CANVAS / SILHOUETTE_PX
     parts = []
-    for outline in kept:
-        points = outline[:, 0].astype(float)  # (N, 2)
-        smooth = sum(np.roll(points, shift, 0) for shift in range(-3, 4)) / 7
-        parts.append(path(((smooth - side) * unit)[::2]))
+    for outline in outlines[:4]:
+        if cv2.contourArea(outline) > 0.1 * cv2.contourArea(outlines[0]):
+            points = outline[:, 0].astype(float)  # (N, 2)
+            smooth = sum(np.roll(points, shift, 0) for shift in range(-3, 4)) / 7
+            parts.append(path(((smooth - side) * (CANVAS / SILHOUETTE_PX))[::2]))
     return join(parts)
 
 

@@ -19,7 +19,7 @@ from logo_edge_train.data.pairs.colours import (
     oklab,
     readable_on,
 )
-from logo_edge_train.data.pairs.fonts import SCRIPTS, family_of, glyphs
+from logo_edge_train.data.pairs.fonts import family_of, glyphs, is_script
 from logo_edge_train.data.pairs.marks import (
     FULL,
     Box,
@@ -33,21 +33,16 @@ from logo_edge_train.data.pairs.marks import (
     join,
     mark_of,
     path,
+    polar,
     rectangle,
     shrink,
+    turned,
 )
 
 SIGNS = "#+!?123456789"
-
-
 CONSONANTS = "b br c ch cl d dr f fl g gr h j k l m n p pl pr qu r s sh sk st t tr v w z".split()
-
-
 VOWELS, ENDINGS = "a e i o u ai ea ee io oo y".split(), "_ _ _ l m n r s t x nd rk st sh".split()
-
-
 BADGES = ("disc", "square", "rounded", "squircle", "hexagon", "octagon", "diamond", "shield", "drop")
-
 
 Members = tuple[tuple[Sequence[Layer], Sequence[Layer]], tuple[bool, bool]]
 """The layers of both members, in the order of their kind's labels, and whether these labels are sure."""
@@ -74,13 +69,12 @@ class Sources:
 
     def font(self, random: Random, *, scripts: bool = True) -> str:
         """The file of a random font; without `scripts`, one whose capitals can be set side by side."""
-        fonts = [font for font in self.fonts if scripts or not any(name in font for name in SCRIPTS)]
+        fonts = [font for font in self.fonts if scripts or not is_script(font)]
         if not fonts:
             raise DatasetError(
                 f"no font to letter with among {len(self.fonts)}; expected at least one that is no script"
             )
-        families = sorted({family_of(font) for font in fonts})
-        family = str(random.choice(families))
+        family = str(random.choice(sorted(set(map(family_of, fonts)))))
         return str(random.choice([font for font in fonts if family_of(font) == family]))
 
 
@@ -101,11 +95,10 @@ def initials(random: Random, count: int) -> str:
     return letters[0] + letters[1:].lower() if random.random() < 0.3 else letters
 
 
-def word(random: Random, sources: Sources) -> tuple[str, list[Mark]]:
-    """The font of a wordmark, and a mark for each of its letters."""
-    font = sources.font(random)
-    script = any(name in font for name in SCRIPTS)
-    text = name_of(random)
+def word(random: Random, sources: Sources, *, scripts: bool = True) -> list[Mark]:
+    """A mark for each letter of a word; without `scripts`, letters that do not join."""
+    font, text = sources.font(random), name_of(random)
+    script = is_script(font)
     style = "title" if script else str(random.choice(["title", "lower", "upper"], p=[0.4, 0.25, 0.35]))
     text = {"title": text, "lower": text.lower(), "upper": text.upper()}[style]
     if not script and random.random() < 0.12:
@@ -115,17 +108,28 @@ def word(random: Random, sources: Sources) -> tuple[str, list[Mark]]:
     if random.random() < 0.12:
         degrees = random.uniform(8, 16)
         letters = [letter.slanted(degrees) for letter in letters]
-    return font, letters
+    return letters if scripts or not script else word(random, sources, scripts=False)
+
+
+def lettered(random: Random, sources: Sources, count: int | None = None) -> Mark:
+    """`count` initials in a random font, by default two or three."""
+    font = sources.font(random, scripts=False)
+    return join(glyphs(font, initials(random, count or int(random.integers(2, 4)))))
 
 
 def letter(random: Random, sources: Sources) -> Mark:
     """A random letter."""
-    return join(glyphs(sources.font(random, scripts=False), initials(random, 1)))
+    return lettered(random, sources, 1)
+
+
+def pictogram(random: Random, sources: Sources, solid: float) -> Mark:
+    """A pictogram, filled with the probability `solid`, else drawn in lines."""
+    return sources.icon(random, "solid" if random.random() < solid else "line")
 
 
 def wordmark(random: Random, sources: Sources) -> Mark:
     """A word as wide as the canvas, sometimes with a line below or a box around it."""
-    whole, style = join(word(random, sources)[1]).into((20, 20, 960, 960)), random.random()
+    whole, style = join(word(random, sources)).into((20, 20, 960, 960)), random.random()
     if style > 0.2:
         return whole
     left, top, width, height = whole.box
@@ -166,37 +170,30 @@ def geometric(random: Random) -> Mark:
         inner, outer = around(count, random.uniform(170, 300), -90 + 180 / count), around(count)
         mark = path(np.stack([outer, inner], 1).reshape(-1, 2))
     elif kind == 4:
-        petal = ellipse(500, 260, random.uniform(70, 150), 240).markup
-        mark = Mark(
-            "".join(f'<g transform="rotate({360 * at / count:.5g} 500 500)">{petal}</g>' for at in range(count)), FULL
-        )
+        mark = join(petals(ellipse(500, 260, random.uniform(70, 150), 240), count))
     elif kind == 5:
         high = random.uniform(120, 200)
-        bars = [
-            rectangle((150 + 250 * at, 900 - (at + 2) * high, 190, (at + 2) * high), radius=random.choice([0, 30]))
-            for at in range(3)
-        ]
-        mark = join(bars)
+        boxes = [(150 + 250 * at, 900 - (at + 2) * high, 190, (at + 2) * high) for at in range(3)]
+        mark = join([rectangle(box, radius=random.choice([0, 30])) for box in boxes])
     elif kind == 6:
         angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
         radius = 380 + sum(random.uniform(-70, 70) * np.cos(k * angles + random.uniform(0, 6)) for k in (2, 3))
-        mark = path(np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None] + 500)
+        mark = path(polar(angles, radius))
     elif kind == 7:
         chevron = np.array([[100, 0], [500, 320], [900, 0], [900, 180], [500, 500], [100, 180]])
         mark = join([path(np.add(chevron, (0, shift))) for shift in (80, 400)[: random.integers(1, 3)]])
     elif kind == 8:
         turns = np.linspace(0, random.uniform(3, 5) * np.pi, 120)
-        mark = path(
-            np.stack([np.cos(turns), np.sin(turns)], 1) * (60 + 26 * turns)[:, None] + 500,
-            closed=False,
-            stroke=random.uniform(60, 100),
-        )
+        mark = path(polar(turns, 60 + 26 * turns), closed=False, stroke=random.uniform(60, 100))
     else:
-        mark = cut(
-            rectangle((40, 40, 920, 920), radius=random.choice([0, 120, 260])),
-            path(around(3, 300, random.choice([-90, 0]))),
-        )
+        square = rectangle((40, 40, 920, 920), radius=random.choice([0, 120, 260]))
+        mark = cut(square, path(around(3, 300, random.choice([-90, 0]))))
     return Mark(mark.markup, ink_box(coloured(mark, WHITE))).into(FULL)
+
+
+def petals(petal: Mark, count: int) -> list[Mark]:
+    """Copies of a petal, turned around the centre of the canvas."""
+    return [Mark(turned(petal.markup, 360 * at / count), FULL) for at in range(count)]
 
 
 def badge_shape(random: Random) -> tuple[Mark, Box]:
@@ -245,10 +242,8 @@ def badge(random: Random, *, none: float = 0.0, fades: bool = False) -> Badge:
         return Badge(lambda glyph: [(cut(shape, glyph), paint)], room, corners)
     inner = shape.into((90, 90, 820, 820))
     if style < 0.75 and not fades:
-        ring = cut(shape, inner)
-        return Badge(
-            lambda glyph: [(ring, paint), (glyph, paint if style < 0.68 else second)], shrink(room, 0.86), corners
-        )
+        ring, tone = cut(shape, inner), paint if style < 0.68 else second
+        return Badge(lambda glyph: [(ring, paint), (glyph, tone)], shrink(room, 0.86), corners)
     if style < 0.87:
         edge = second if random.random() < 0.6 else mix(paint, "#000000", 0.35)
         return Badge(lambda glyph: [(shape, edge), (inner, paint), (glyph, light)], shrink(room, 0.84), corners)

@@ -18,7 +18,7 @@ from logo_edge_train.data.outliers.fitted.text import (
     write,
     write_lines,
 )
-from logo_edge_train.data.outliers.packages import draw_scene, find_font, letters_of
+from logo_edge_train.data.outliers.packages import draw_any_scene, find_font, letters_of
 
 
 def draw_page(random: Random, index: int) -> Image.Image:
@@ -49,9 +49,7 @@ def draw_page(random: Random, index: int) -> Image.Image:
         if random.random() < 0.25:
             box = (int(left), int(start), int(left + column), int(start + column * random.uniform(0.4, 0.8)))
             if random.random() < 0.5:
-                page.paste(
-                    draw_scene(random, int(random.integers(1000))).resize((box[2] - box[0], box[3] - box[1])), box[:2]
-                )
+                page.paste(draw_any_scene(random).resize((box[2] - box[0], box[3] - box[1])), box[:2])
             else:
                 pen.rectangle(box, outline=ink, fill=colour_of(random, 190))
             start = box[3] + size
@@ -96,27 +94,21 @@ def draw_scan(random: Random, index: int) -> Image.Image:
         across, down = (width - 60) / columns, (height - 110) / rows
         pen.text((30, 24), words(random, 2).title(), font=latin(random, 30), fill=ink)
         calendar = random.random() < 0.4
-        for row in range(rows):
-            for column in range(columns):
-                left, top = 30 + column * across, 80 + row * down
-                pen.rectangle((left, top, left + across, top + down), outline=ink)
-                text = (
-                    str(row * columns + column + 1)
-                    if calendar
-                    else (words(random, 1) if row == 0 or column == 0 else f"{random.uniform(0, 999):.1f}")
-                )
-                write(pen, (left + 6, top + 6), across - 10, text, font, ink)
+        for row, column in np.ndindex(rows, columns):
+            left, top = 30 + column * across, 80 + row * down
+            pen.rectangle((left, top, left + across, top + down), outline=ink)
+            if calendar:
+                text = str(row * columns + column + 1)
+            else:
+                text = f"{random.uniform(0, 999):.1f}" if row and column else words(random, 1)
+            write(pen, (left + 6, top + 6), across - 10, text, font, ink)
     else:
         write_lines(pen, (70, 80, width - 70, height * random.uniform(0.6, 0.92)), random, font, ink, leading=1.6)
         write(pen, (70, height - 60), 300, words(random, 2).title(), font_of(find_font("caveat"), 42), ink)
-    shade = (
-        np.linspace(1, random.uniform(0.7, 1), width)[None] * np.linspace(1, random.uniform(0.75, 1), height)[:, None]
-    )
-    pixels = np.asarray(page) * shade + random.normal(0, random.uniform(0, 9), (height, width))
+    across, down = np.linspace(1, random.uniform(0.7, 1), width), np.linspace(1, random.uniform(0.75, 1), height)
+    pixels = np.asarray(page) * (across[None] * down[:, None]) + random.normal(0, random.uniform(0, 9), (height, width))
     tint = np.array([1, random.uniform(0.95, 1), random.uniform(0.82, 1)])
     page = Image.fromarray((pixels[..., None] * tint).clip(0, 255).astype(np.uint8))
-    table = colour_of(random, 20, 140)
-    page = page.rotate(
-        float(random.normal(0, 2.5)), Image.Resampling.BICUBIC, expand=random.random() < 0.6, fillcolor=table
-    )
+    table, degrees = colour_of(random, 20, 140), float(random.normal(0, 2.5))
+    page = page.rotate(degrees, Image.Resampling.BICUBIC, expand=random.random() < 0.6, fillcolor=table)
     return page.filter(ImageFilter.GaussianBlur(float(random.uniform(0, 1.2))))

@@ -22,26 +22,23 @@ def draw_diagram(random: Random, index: int) -> Image.Image:
         columns, rows = int(random.integers(2, 5)), int(random.integers(3, 6))
         fills = [colour_of(random, 170) if random.random() < 0.7 else paper for _ in range(3)]
         boxes = {}
-        for row in range(rows):
-            for column in range(columns):
-                if random.random() < 0.75:
-                    middle = ((column + 0.5) * width / columns, (row + 0.5) * height / rows)
-                    boxes[row, column] = (*middle, width / columns * 0.36, height / rows * 0.28)
-        for (row, column), (x, y, *_) in boxes.items():
+        across, down = width / columns * 0.36, height / rows * 0.28
+        for row, column in np.ndindex(rows, columns):
+            if random.random() < 0.75:
+                boxes[row, column] = ((column + 0.5) * width / columns, (row + 0.5) * height / rows)
+        for (row, column), (x, y) in boxes.items():
             for other in ((row + 1, column), (row, column + 1), (row + 1, column + 1)):
                 if other in boxes and random.random() < 0.7:
-                    u, v, *_ = boxes[other]
+                    u, v = boxes[other]
                     pen.line((x, y, x, v, u, v) if random.random() < 0.6 else (x, y, u, v), fill=ink, width=2)
-                    pen.regular_polygon((u, v - boxes[other][3] - 6, 7), 3, rotation=180, fill=ink)
-        for x, y, across, down in boxes.values():
+                    pen.regular_polygon((u, v - down - 6, 7), 3, rotation=180, fill=ink)
+        for x, y in boxes.values():
             shape, fill = int(random.integers(3)), pick(random, fills)
             if shape == 0:
                 pen.polygon(((x, y - down), (x + across, y), (x, y + down), (x - across, y)), fill=fill, outline=ink)
             else:
-                radius = 2 if shape == 1 else down
-                pen.rounded_rectangle(
-                    (x - across, y - down, x + across, y + down), radius, fill=fill, outline=ink, width=2
-                )
+                box, radius = (x - across, y - down, x + across, y + down), 2 if shape == 1 else down
+                pen.rounded_rectangle(box, radius, fill=fill, outline=ink, width=2)
             pen.text((x, y), pick(random, WORDS), font=font, fill=ink, anchor="mm")
     elif kind == 1:
         spots = random.uniform(0.06, 0.94, (int(random.integers(8, 40)), 2)) * (width, height)
@@ -50,7 +47,7 @@ def draw_diagram(random: Random, index: int) -> Image.Image:
                 pen.line((*spot, *spots[other]), fill=ink, width=int(random.integers(1, 4)))
         for x, y in spots:
             size = random.uniform(6, 24)
-            pen.ellipse((x - size, y - size, x + size, y + size), fill=colour_of(random, 60), outline=ink, width=2)
+            pen.circle((x, y), size, colour_of(random, 60), ink, 2)
             if random.random() < 0.6:
                 pen.text((x + size + 2, y), pick(random, WORDS), font=font, fill=ink, anchor="lm")
     elif kind == 2:
@@ -63,7 +60,7 @@ def draw_diagram(random: Random, index: int) -> Image.Image:
                 x, y = (x + length, y) if turn % 2 else (x, y + length)
                 path.append((x, y))
             pen.line(path, fill=ink, width=2)
-            pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=ink if random.random() < 0.5 else paper, outline=ink)
+            pen.circle((x, y), 5, ink if random.random() < 0.5 else paper, ink)
             if random.random() < 0.4:
                 pen.rectangle((x - 14, y - 28, x + 14, y + 28), fill=paper, outline=ink, width=2)
                 pen.text((x + 20, y - 10), f"R{int(random.integers(99))}", font=font, fill=ink)
@@ -76,15 +73,11 @@ def draw_diagram(random: Random, index: int) -> Image.Image:
                 pen.line((x, top, x, top + 4 * gap), fill=ink, width=2)
             x = 80.0
             while x < width - 60:
-                y, up = top + gap * random.integers(-2, 11) / 2, random.random() < 0.5
-                pen.ellipse(
-                    (x - gap * 0.65, y - gap / 2, x + gap * 0.65, y + gap / 2),
-                    fill=ink if random.random() < 0.8 else None,
-                    outline=ink,
-                    width=2,
-                )
-                stem = x + gap * 0.6 if up else x - gap * 0.6
-                pen.line((stem, y, stem, y - gap * 3.3 if up else y + gap * 3.3), fill=ink, width=2)
+                y, up = top + gap * random.integers(-2, 11) / 2, 1 if random.random() < 0.5 else -1
+                head, fill = (x - gap * 0.65, y - gap / 2, x + gap * 0.65, y + gap / 2), random.random() < 0.8
+                pen.ellipse(head, fill=ink if fill else None, outline=ink, width=2)
+                stem = x + up * gap * 0.6
+                pen.line((stem, y, stem, y - up * gap * 3.3), fill=ink, width=2)
                 x += gap * random.uniform(1.8, 5)
     elif kind == 4:
         pen.rectangle((40, 40, width - 40, height - 40), outline=ink, width=8)
@@ -99,11 +92,8 @@ def draw_diagram(random: Random, index: int) -> Image.Image:
             pen.line((x, 18, x, 30), fill=ink)
     else:
         for _ in range(int(random.integers(1, 4))):
-            x, y, size = (
-                int(random.integers(20, width // 2)),
-                int(random.integers(20, height // 2)),
-                int(random.integers(140, 260)),
-            )
+            x, y = int(random.integers(20, width // 2)), int(random.integers(20, height // 2))
+            size = int(random.integers(140, 260))
             if random.random() < 0.5:
                 cells = int(pick(random, (21, 25, 29, 33)))
                 dots = random.random((cells, cells)) < 0.5
@@ -111,10 +101,8 @@ def draw_diagram(random: Random, index: int) -> Image.Image:
                     dots[row : row + 7, column : column + 7] = True
                     dots[row + 1 : row + 6, column + 1 : column + 6] = False
                     dots[row + 2 : row + 5, column + 2 : column + 5] = True
-                code = Image.fromarray(np.where(dots, 0, 255).astype(np.uint8)).resize(
-                    (size, size), Image.Resampling.NEAREST
-                )
-                sheet.paste(code.convert("RGB"), (x, y))
+                code = Image.fromarray(np.where(dots, 0, 255).astype(np.uint8)).convert("RGB")
+                sheet.paste(code.resize((size, size), Image.Resampling.NEAREST), (x, y))
             else:
                 u = x
                 while u < x + size * 1.4:
@@ -147,40 +135,28 @@ def draw_map(random: Random, index: int) -> Image.Image:
         palette = random.integers(150, 250, (len(spots), 3))
         palette[random.random(len(spots)) < 0.25] = water
         sheet = Image.fromarray(palette[nearest].astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
-        edges = Image.fromarray(
-            ((nearest != np.roll(nearest, 1, 0)) | (nearest != np.roll(nearest, 1, 1))).astype(np.uint8) * 255
-        )
+        borders = (nearest != np.roll(nearest, 1, 0)) | (nearest != np.roll(nearest, 1, 1))
+        edges = Image.fromarray(borders.astype(np.uint8) * 255)
         sheet.paste((90, 80, 90), (0, 0), edges.resize((width, height), Image.Resampling.NEAREST))
         pen = ImageDraw.Draw(sheet)
     else:
         for paint in (park, park, water):
-            middle, size = random.uniform(0, 1, 2) * (width, height), random.uniform(60, 220)
-            angles = np.linspace(0, 2 * math.pi, 14)[:-1]
+            (x, y), size = random.uniform(0, 1, 2) * (width, height), random.uniform(60, 220)
             radii = size * random.uniform(0.5, 1.2, 13)
-            pen.polygon(
-                [
-                    (middle[0] + r * math.cos(a), middle[1] + r * math.sin(a))
-                    for r, a in zip(radii, angles, strict=True)
-                ],
-                fill=paint,
-            )
-        walk = (
-            random.normal(0, 40, (14, 2)).cumsum(0)
-            + (width * random.random(), 0)
-            + np.linspace(0, height, 14)[:, None] * (0, 1)
-        )
+            rim = zip(radii, np.linspace(0, 2 * math.pi, 14)[:-1], strict=True)
+            pen.polygon([(x + r * math.cos(a), y + r * math.sin(a)) for r, a in rim], fill=paint)
+        walk = random.normal(0, 40, (14, 2)).cumsum(0)
+        walk += np.stack([np.full(14, width * random.random()), np.linspace(0, height, 14)], 1)
         pen.line([tuple(point) for point in walk], fill=water, width=int(random.integers(10, 40)), joint="curve")
         for size, casing in ((4, 6), (4, 6), (9, 12)):
             turn, step = random.uniform(0, math.pi), random.uniform(45, 120) * (1 + (size > 4))
             for offset in np.arange(-1000, 1500, step):
                 for angle in (turn, turn + math.pi / 2):
                     if random.random() < 0.75:
-                        shift = (offset * math.cos(angle), offset * math.sin(angle))
+                        cosine, sine = math.cos(angle), math.sin(angle)
+                        x, y = width / 2 + offset * cosine, height / 2 + offset * sine
                         ends = [
-                            (
-                                width / 2 + shift[0] + t * math.sin(angle) + random.normal(0, 6),
-                                height / 2 + shift[1] - t * math.cos(angle) + random.normal(0, 6),
-                            )
+                            (x + t * sine + random.normal(0, 6), y - t * cosine + random.normal(0, 6))
                             for t in (-900, -200, 200, 900)
                         ]
                         pen.line(ends, fill=tuple(int(channel * 0.85) for channel in road), width=casing)

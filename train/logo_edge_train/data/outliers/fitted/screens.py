@@ -20,7 +20,7 @@ from logo_edge_train.data.outliers.fitted.text import (
     write_lines,
 )
 from logo_edge_train.data.outliers.fitted.textures import draw_background
-from logo_edge_train.data.outliers.packages import draw_scene, find_font
+from logo_edge_train.data.outliers.packages import draw_any_scene, find_font
 
 
 def draw_code(random: Random, index: int) -> Image.Image:
@@ -34,11 +34,10 @@ def draw_code(random: Random, index: int) -> Image.Image:
     pen, font = ImageDraw.Draw(window), latin(random, int(random.integers(12, 22)), MONO)
     top = 12
     if random.random() < 0.5:
-        pen.rectangle(
-            (0, 0, width, 34), fill=tuple(max(0, channel - 14) if not dark else channel + 20 for channel in paper)
-        )
-        for at in range(3):
-            pen.ellipse((14 + 22 * at, 11, 26 + 22 * at, 23), fill=((255, 95, 86), (255, 189, 46), (39, 201, 63))[at])
+        bar = tuple(channel + 20 if dark else max(0, channel - 14) for channel in paper)
+        pen.rectangle((0, 0, width, 34), fill=bar)
+        for at, paint in enumerate(((255, 95, 86), (255, 189, 46), (39, 201, 63))):
+            pen.circle((20 + 22 * at, 17), 6, paint)
         top = 46
     step, em, indent = font.size * 1.45, font.getlength("0"), 0
     for line, y in enumerate(np.arange(top, height * random.uniform(0.6, 1.0), step)):
@@ -47,9 +46,8 @@ def draw_code(random: Random, index: int) -> Image.Image:
             if random.random() < 0.3:
                 prompt = f"{pick(random, NAMES)}@{pick(random, WORDS)}:~$ "
                 pen.text((x, y), prompt, font=font, fill=colours[0])
-                pen.text(
-                    (x + em * len(prompt), y), f"{pick(random, NAMES)} --{pick(random, NAMES)}", font=font, fill=ink
-                )
+                command = f"{pick(random, NAMES)} --{pick(random, NAMES)}"
+                pen.text((x + em * len(prompt), y), command, font=font, fill=ink)
             elif random.random() < 0.4:
                 row = [f"{int(value):>8}" for value in random.integers(0, 99999, 4)] + [pick(random, NAMES) + ".txt"]
                 pen.text((x, y), " ".join(row), font=font, fill=ink)
@@ -97,10 +95,8 @@ def draw_window(random: Random, index: int) -> Image.Image:
     top, bottom, left = 2 * step, height - step, int(width * random.uniform(0, 0.3))
     if random.random() < 0.6:
         for at in range(int(random.integers(5, 16))):
-            box = (10 + at * 38, top + 6, 38 + at * 38, top + 34)
-            pen.rounded_rectangle(
-                box, 4, fill=colour_of(random, 60, 230) if random.random() < 0.6 else None, outline=line
-            )
+            fill = colour_of(random, 60, 230) if random.random() < 0.6 else None
+            pen.rounded_rectangle((10 + at * 38, top + 6, 38 + at * 38, top + 34), 4, fill=fill, outline=line)
         top += 42
     if left > 90:
         pen.rectangle((0, top, left, bottom), fill=panel)
@@ -124,26 +120,17 @@ def draw_window(random: Random, index: int) -> Image.Image:
             write(pen, (left + 20, y), 140, words(random, 2), font, ink)
             pen.rounded_rectangle((left + 170, y - 5, width - 30, y + step - 5), 4, fill=panel, outline=line)
             write(pen, (left + 180, y), width - left - 230, words(random, 4), font, ink)
-        for at in range(2):
-            pen.rounded_rectangle(
-                (width - 110 - 100 * at, bottom - step - 8, width - 24 - 100 * at, bottom - 8), 5, fill=accent
-            )
+        for end in (width - 24, width - 124):
+            pen.rounded_rectangle((end - 86, bottom - step - 8, end, bottom - 8), 5, fill=accent)
     elif kind == 2:
         for y in range(top + 12, bottom - 50, 58):
             mine, span = random.random() < 0.5, (width - left) * random.uniform(0.25, 0.6)
-            start = width - 20 - span if mine else left + 20
-            pen.rounded_rectangle((start, y, start + span, y + 46), 14, fill=accent if mine else panel)
-            for at in range(2):
-                write(
-                    pen,
-                    (start + 12, y + 4 + at * 20),
-                    span - 24,
-                    words(random, 9),
-                    font,
-                    (255, 255, 255) if mine else ink,
-                )
+            start, fill, paint = (width - 20 - span, accent, (255, 255, 255)) if mine else (left + 20, panel, ink)
+            pen.rounded_rectangle((start, y, start + span, y + 46), 14, fill=fill)
+            for level in (y + 4, y + 24):
+                write(pen, (start + 12, level), span - 24, words(random, 9), font, paint)
     else:
-        picture = draw_scene(random, int(random.integers(1000)))
+        picture = draw_any_scene(random)
         box = (left + 14, top + 14, width - 14, bottom - 14)
         if box[2] - box[0] > 40 and box[3] - box[1] > 40:
             window.paste(picture.resize((box[2] - box[0], box[3] - box[1])), box[:2])
@@ -162,20 +149,14 @@ def draw_web_page(random: Random, index: int) -> Image.Image:
     width, height = pick(random, ((960, 640), (960, 1000), (400, 800)))
     paper, ink, accent = pick(random, LIGHT), colour_of(random, 10, 70), colour_of(random, 30, 230)
     page = Image.new("RGB", (width, height), paper)
-    pen, font = (
-        ImageDraw.Draw(page),
-        latin(random, int(random.integers(13, 19)), ("inter", "lora", "merriweather", "noto-serif")),
-    )
+    pen = ImageDraw.Draw(page)
+    font = latin(random, int(random.integers(13, 19)), ("inter", "lora", "merriweather", "noto-serif"))
     head, y = latin(random, int(font.size * random.uniform(2, 3)), ("inter", "lora", "merriweather")), 0
     if random.random() < 0.5:
         pen.rectangle((0, 0, width, 40), fill=(222, 225, 230))
         pen.rounded_rectangle((90, 8, width - 60, 32), 12, fill=(255, 255, 255))
-        pen.text(
-            (104, 12),
-            f"{pick(random, WORDS)}.example/{pick(random, WORDS)}",
-            font=font_of(find_font("inter"), 15),
-            fill=(80, 80, 80),
-        )
+        address = f"{pick(random, WORDS)}.example/{pick(random, WORDS)}"
+        pen.text((104, 12), address, font=font_of(find_font("inter"), 15), fill=(80, 80, 80))
         y = 40
     pen.rectangle((0, y, width, y + 50), fill=accent if random.random() < 0.3 else paper)
     pen.text((24, y + 14), words(random, 1).title(), font=font, fill=ink)
@@ -184,9 +165,7 @@ def draw_web_page(random: Random, index: int) -> Image.Image:
     y += 50
     if random.random() < 0.75:
         tall = int(random.integers(140, 320))
-        banner = (
-            draw_scene(random, int(random.integers(1000))) if random.random() < 0.6 else draw_background(random, index)
-        )
+        banner = draw_any_scene(random) if random.random() < 0.6 else draw_background(random, index)
         page.paste(banner.resize((width, tall)), (0, y))
         pen.text((width / 2, y + tall / 2), words(random, 3).title(), font=head, fill=(255, 255, 255), anchor="mm")
         pen.rounded_rectangle((width / 2 - 70, y + tall * 0.72, width / 2 + 70, y + tall * 0.72 + 36), 6, fill=accent)
@@ -198,12 +177,10 @@ def draw_web_page(random: Random, index: int) -> Image.Image:
         for column in range(columns):
             left, inner = margin + column * (across + margin), y
             if random.random() < 0.5:
-                pen.rounded_rectangle(
-                    (left, y, left + across, y + tall), 8, outline=(210, 212, 216), fill=(255, 255, 255)
-                )
+                card = (left, y, left + across, y + tall)
+                pen.rounded_rectangle(card, 8, outline=(210, 212, 216), fill=(255, 255, 255))
             if random.random() < 0.55:
-                picture = draw_scene(random, int(random.integers(1000))).resize((int(across), tall // 2))
-                page.paste(picture, (int(left), y))
+                page.paste(draw_any_scene(random).resize((int(across), tall // 2)), (int(left), y))
                 inner += tall // 2 + 6
             write(pen, (left + 8, inner + 4), across - 16, words(random, 4).title(), font, accent)
             write_lines(pen, (left + 8, inner + font.size * 1.8, left + across - 8, y + tall), random, font, ink)

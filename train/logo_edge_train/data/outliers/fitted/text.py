@@ -10,11 +10,7 @@ from logo_edge_train.data.outliers.drawing import Random, pick
 from logo_edge_train.data.outliers.packages import find_font
 
 LATIN = ("inter", "lora", "merriweather", "noto-serif", "ibm-plex-mono", "jetbrains-mono")
-
-
 MONO = ("ibm-plex-mono", "jetbrains-mono")
-
-
 SCRIPTS = (
     ("noto-serif", "cyrillic"),
     ("noto-serif", "greek"),
@@ -23,8 +19,6 @@ SCRIPTS = (
     ("noto-sans-jp", "110"),
     ("lora", "cyrillic"),
 )
-
-
 WORDS = (
     "account amount and are average before between bericht cable carbon carton chaque city clause client cold comme "
     "committee contract copper dans date delivery der die digital dinner distance east engine evening every field "
@@ -35,21 +29,13 @@ WORDS = (
     "the total town train transport und valley value version village volume water weather week west winter with wood "
     "work year zeit zone"
 ).split()
-
-
 KEYWORDS = (
     "def return if else for while import class fn let const match async await struct use pub static void int".split()
 )
-
-
 NAMES = (
     "value index count self node items path config buffer result key data offset user size total request limit".split()
 )
-
-
 LIGHT = ((255, 255, 255), (255, 255, 255), (255, 255, 255), (250, 248, 240), (243, 244, 246))
-
-
 DARK = ((24, 26, 31), (40, 42, 54), (0, 43, 54), (12, 12, 12))
 
 

@@ -71,68 +71,45 @@ def draw_texture(random: Random, index: int) -> Image.Image:
         step = int(random.integers(8, 26))
         for row, y in enumerate(range(0, height, step)):
             for column, x in enumerate(range(0, width, step)):
-                box = (
-                    (x, y + step * 0.15, x + step, y + step * 0.85)
-                    if (row + column) % 2
-                    else (x + step * 0.15, y, x + step * 0.85, y + step)
-                )
+                near, far, lies = step * 0.15, step * 0.85, (row + column) % 2
+                box = (x, y + near, x + step, y + far) if lies else (x + near, y, x + far, y + step)
                 pen.rectangle(box, fill=shade(0.08))
     elif kind == 3:
         step, sides = int(random.integers(30, 80)), int(pick(random, (3, 4, 6)))
         for row, y in enumerate(range(0, height + step, step)):
             for x in range(0, width + step, step):
-                pen.regular_polygon(
-                    (x + (row % 2) * step / 2, y, step * 0.48),
-                    sides,
-                    rotation=int(random.integers(2)) * 30,
-                    fill=shade(0.2),
-                )
+                circle, turn = (x + (row % 2) * step / 2, y, step * 0.48), int(random.integers(2)) * 30
+                pen.regular_polygon(circle, sides, rotation=turn, fill=shade(0.2))
     elif kind == 4:
         spots = random.uniform(0, 480, (int(random.integers(40, 160)), 2))
         across, down = np.meshgrid(np.arange(0, width, 3), np.arange(0, height, 3))
         away = np.sort(np.hypot(across - spots[:, :1, None], down - spots[:, 1:, None]), 0)[:2]
         level = np.clip((away[1] - away[0]) / random.uniform(6, 40), 0, 1)[..., None]
-        return Image.fromarray((base * (1 - level) + other * level).astype(np.uint8)).resize(
-            (width, height), Image.Resampling.BICUBIC
-        )
+        cells = Image.fromarray((base * (1 - level) + other * level).astype(np.uint8))
+        return cells.resize((width, height), Image.Resampling.BICUBIC)
     elif kind == 5:
         step = int(random.integers(14, 44))
         for row, y in enumerate(range(0, height + step, step)):
             for x in range(0, width + step, step):
-                size = step * random.uniform(0.15, 0.5)
-                middle = x + (row % 2) * step / 2
-                pen.ellipse((middle - size, y - size, middle + size, y + size), fill=shade())
+                pen.circle((x + (row % 2) * step / 2, y), step * random.uniform(0.15, 0.5), shade())
     elif kind == 6:
         step, wave, sway = int(random.integers(6, 24)), random.uniform(10, 60), random.uniform(0, 26)
         for at, y in enumerate(range(-30, height + 30, step)):
-            pen.line(
-                [(x, y + sway * math.sin(x / wave + at * 0.2)) for x in range(0, width + 8, 8)],
-                fill=shade(),
-                width=max(1, step // 3),
-            )
+            line = [(x, y + sway * math.sin(x / wave + at * 0.2)) for x in range(0, width + 8, 8)]
+            pen.line(line, fill=shade(), width=max(1, step // 3))
     else:
         for _ in range(int(random.integers(120, 400))):
             x, y, turn, long = *random.uniform(0, 480, 2), random.uniform(0, 2 * math.pi), random.uniform(12, 60)
-            tip, side = (x + long * math.cos(turn), y + long * math.sin(turn)), long * 0.25
-            middle = ((x + tip[0]) / 2, (y + tip[1]) / 2)
-            normal = (-math.sin(turn) * side, math.cos(turn) * side)
-            pen.polygon(
-                (
-                    (x, y),
-                    (middle[0] + normal[0], middle[1] + normal[1]),
-                    tip,
-                    (middle[0] - normal[0], middle[1] - normal[1]),
-                ),
-                fill=shade(0.35),
-            )
+            end, low, side = x + long * math.cos(turn), y + long * math.sin(turn), long * 0.25
+            middle, level = (x + end) / 2, (y + low) / 2
+            u, v = -math.sin(turn) * side, math.cos(turn) * side
+            pen.polygon((x, y, middle + u, level + v, end, low, middle - u, level - v), fill=shade(0.35))
     noise = random.normal(0, random.uniform(0, 14), (height, width, 1))
     sheet = Image.fromarray((np.asarray(sheet) + noise).clip(0, 255).astype(np.uint8))
     side = int(random.integers(240, 480))
-    return (
-        sheet.rotate(float(random.uniform(0, 90)), Image.Resampling.BICUBIC).crop((90, 90, 390, 390))
-        if random.random() < 0.4
-        else sheet.crop((0, 0, side, side))
-    )
+    if random.random() < 0.4:
+        return sheet.rotate(float(random.uniform(0, 90)), Image.Resampling.BICUBIC).crop((90, 90, 390, 390))
+    return sheet.crop((0, 0, side, side))
 
 
 def draw_background(random: Random, index: int) -> Image.Image:
@@ -142,37 +119,29 @@ def draw_background(random: Random, index: int) -> Image.Image:
     across, down = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
     ends = np.array([colour_of(random) for _ in range(3)], float)
     turn = random.uniform(0, 2 * math.pi)
-    level = (
-        ((across * math.cos(turn) + down * math.sin(turn)) / 1.5 + 1) / 2
-        if random.random() < 0.6
-        else np.hypot(across - random.uniform(-1, 1), down - random.uniform(-1, 1)) / 2.5
-    )
+    if random.random() < 0.6:
+        level = ((across * math.cos(turn) + down * math.sin(turn)) / 1.5 + 1) / 2
+    else:
+        level = np.hypot(across - random.uniform(-1, 1), down - random.uniform(-1, 1)) / 2.5
     level = level.clip(0, 1)[..., None]
     pixels = ends[0] * (1 - level) ** 2 + 2 * ends[1] * level * (1 - level) + ends[2] * level**2
     sheet = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     pen = ImageDraw.Draw(sheet)
     if kind == 1:
         for _ in range(int(random.integers(8, 40))):
-            x, y, size = random.uniform(0, width), random.uniform(0, height), random.uniform(6, 50)
-            pen.ellipse((x - size, y - size, x + size, y + size), fill=colour_of(random, 60))
+            spot = random.uniform(0, width), random.uniform(0, height)
+            pen.circle(spot, random.uniform(6, 50), colour_of(random, 60))
         sheet = sheet.filter(ImageFilter.GaussianBlur(float(random.uniform(4, 14))))
     elif kind == 2:
         for layer in range(int(random.integers(2, 6))):
-            waves = random.uniform(0.5, 3), random.uniform(0, 6), random.uniform(8, 50)
-            ridge = [
-                (x, height * (0.4 + layer * 0.12) + waves[2] * math.sin(x / width * 6 * waves[0] + waves[1]))
-                for x in range(0, width + 4, 4)
-            ]
+            pace, shift, high = random.uniform(0.5, 3), random.uniform(0, 6), random.uniform(8, 50)
+            level = height * (0.4 + layer * 0.12)
+            ridge = [(x, level + high * math.sin(x / width * 6 * pace + shift)) for x in range(0, width + 4, 4)]
             pen.polygon([(0, height), *ridge, (width, height)], fill=colour_of(random, 20, 200))
     elif kind == 3:
-        middle, count = random.uniform(0, 1, 2) * (width, height), int(random.integers(8, 30))
+        (x, y), count = random.uniform(0, 1, 2) * (width, height), int(random.integers(8, 30))
         for at in range(0, count, 2):
-            edge = [
-                (
-                    middle[0] + 900 * math.cos((at + step) / count * 2 * math.pi),
-                    middle[1] + 900 * math.sin((at + step) / count * 2 * math.pi),
-                )
-                for step in (0, 1)
-            ]
-            pen.polygon([tuple(middle), *edge], fill=tuple(int(value) for value in ends[1]))
+            angles = (at / count * 2 * math.pi, (at + 1) / count * 2 * math.pi)
+            edge = [(x + 900 * math.cos(angle), y + 900 * math.sin(angle)) for angle in angles]
+            pen.polygon([(x, y), *edge], fill=tuple(int(value) for value in ends[1]))
     return sheet

@@ -1,0 +1,176 @@
+"""Tables of the experiments on compression: distillation, students, quantization, search, the whole pipeline."""
+
+from __future__ import annotations
+
+from logo_edge_bench.experiments.shipped import test_split
+from logo_edge_bench.experiments.training_tables import measured_splits, outliers_by
+from logo_edge_bench.markdown import markdown, named, share, table_of
+
+
+def distillation(result: dict) -> str:
+    """The figures of one pass beside those of the ensemble that it was distilled from."""
+    methods, rows = result["methods"], []
+    ensemble = next(iter(methods.values()))
+    for split in measured_splits(methods.values()):
+        aurc_whole, *whole = _selection(ensemble, split, result["near"])
+        for name, method in methods.items():
+            aurc, *outliers = _selection(method, split, result["near"])
+            row = [
+                f"{name}, {split}",
+                f"{method[split]['accuracy']['value']:.1%}",
+                f"{method[split]['nll']['value']:.3f}",
+            ]
+            row += [f"{aurc:.4f} ({aurc / aurc_whole - 1:+.0%})", method["chosen"]]
+            row += [
+                "" if auroc is None else f"{auroc:.3f} ({auroc / auroc_whole - 1:+.0%})"
+                for auroc, auroc_whole in zip(outliers, whole, strict=True)
+            ]
+            rows.append([*row, f"{method['forward_ms']:.2f}" if method["forward_ms"] else ""])
+    header = ["(less the ensemble's)", "accuracy", "NLL", "AURC", "outliers by", "near", "far", "forward pass, ms"]
+    return (
+        f"{markdown(header, rows)}\n\n{result['student']} from {', '.join(result['members'])}, {result['epochs']} "
+        f"epochs each; {result['pictures']} pictures of each family; medians on one thread, {result['machine']['cpu']}."
+    )
+
+
+def _selection(method: dict, split: str, near: list[str]) -> list[float | None]:
+    """The area under the risk-coverage curve, and the AUROC of near and of far images."""
+    return [method[split]["area_under_risk_coverage"]["value"], *outliers_by(method, split, near)]
+
+
+def pipeline(cpu_pipeline: dict, default_report: dict) -> str:
+    """The cost of the `cpu` recipe from a clean clone, and the accuracy of its bundle."""
+    required = default_report["stages"][-1]["test"]["accuracy"]["value"] - 0.015
+    split = test_split(cpu_pipeline["test"]["count"])
+    train, compress = (cpu_pipeline["seconds"][half] / 60 for half in ("train", "compress"))
+    rows = [
+        ["`make train`, with set-up, fetch and rendering", f"{train:.0f} minutes", ""],
+        ["`make compress`", f"{compress:.0f} minutes", "<= 20"],
+        ["together", f"{cpu_pipeline['minutes']:.0f} minutes", "<= 60"],
+        ["peak memory", f"{max(cpu_pipeline['peak_memory_gb'].values()):.1f} GB", "<= 8 GB"],
+        [f"its bundle on the {split}, all", share(cpu_pipeline["test"]["accuracy"]), f"{required:.1%}"],
+        [f"its bundle on the {split}, sure", share(cpu_pipeline["test"]["accuracy_sure"]), ""],
+    ]
+    text = markdown([f"recipe `cpu`, {cpu_pipeline['cores']} cores", "measured", "must reach"], rows)
+    return f"{text}\n\n{cpu_pipeline['note']}" if cpu_pipeline.get("note") else text
+
+
+def quantizers(result: dict) -> str:
+    """Size, latency and accuracy of each way to quantize each subject."""
+    header = ["", "MB", "of FP32", "p50 ms", "accuracy (points)", "top-1 agreement", "KL, nats"]
+    lines = []
+    for checkpoint, subject in result["subjects"].items():
+        title = f"**{subject['network']}** ({checkpoint}), {subject['logos']} logos of val"
+        rows = {title: {}, **subject["rows"]}
+        lines += [_quantizer(name, row, subject["rows"]["FP32"]) for name, row in rows.items()]
+    machine = result["machine"]
+    return (
+        f"{markdown(header, lines)}\n\nCalibrated on {result['images']} train logos; medians on one thread, "
+        f"{machine['cpu']} ({', '.join(machine['isa'])}), onnxruntime {machine['onnxruntime']}."
+    )
+
+
+def _quantizer(name: str, row: dict, fp32: dict) -> list[str]:
+    if "accuracy" not in row:
+        return [name, f"refused: {row['refused']}" if row else "", *[""] * 5]
+    restored = f" ({len(row['restored'])} layers)" if "restored" in row else ""
+    missed = f" (not held in {row['minutes']:g} min)" if row.get("held") is False else ""
+    accuracy, whole = row["accuracy"]["value"], fp32["accuracy"]["value"]
+    return [
+        name + restored + missed,
+        f"{row['size_bytes'] / 1e6:.2f}",
+        f"{row['size_bytes'] / fp32['size_bytes']:.0%}",
+        f"{row['p50_ms']:.2f} ({row['p50_ms'] / fp32['p50_ms']:.2f}x)" if "p50_ms" in row else "not measured",
+        f"{accuracy:.1%} ({100 * (accuracy - whole):+.1f})",
+        f"{row['top1_agreement']:.1%}",
+        f"{row['kl_nats']:.4f}",
+    ]
+
+
+def rounding(result: dict) -> str:
+    """INT8 variants of a student, compared with FP32."""
+    parent = {"name": "FP32 parent", "accuracy": result["accuracy_fp32"]}
+    return table_of(
+        [*result["variants"], parent],
+        (f"{result['student']}, val", "{name}"),
+        ("top-1 agreement", lambda row: f"{row['top1_agreement']:.1%}" if "top1_agreement" in row else ""),
+        ("KL, nats", lambda row: f"{row['kl_nats']:.4f}" if "kl_nats" in row else ""),
+        ("accuracy", "{accuracy:.1%}"),
+    )
+
+
+def search(result: dict) -> str:
+    """The networks that both searches chose, trained alike."""
+
+    def accuracy(split: str):
+        """The mean and the standard deviation of the seeds."""
+        return lambda network: (
+            f"{network[split]['mean']:.1%}" + ("" if network[split]["sd"] is None else f" ± {network[split]['sd']:.1%}")
+        )
+
+    def chosen_by(network: dict) -> str:
+        """The methods and targets that chose it, with the number of times if it is not one."""
+        names = [
+            f"{method}, {pick['target_ms']:g} ms"
+            for one in result["rounds"]
+            for method in ("differentiable", "random")
+            for pick in one[method]["picks"]
+            if pick["network"] == network["name"]
+        ]
+        return "; ".join(
+            name + f" ({names.count(name)} times)" * (names.count(name) > 1) for name in dict.fromkeys(names)
+        )
+
+    settings, machine = result["settings"], result["machine"]
+    text = table_of(
+        sorted(named(result["networks"]), key=lambda network: network["measured_ms"]),
+        ("network", "`{name}`"),
+        ("found by, for at most", chosen_by),
+        ("p50 ms", "{measured_ms:.2f}"),
+        ("val", accuracy("val")),
+        ("test", accuracy("test")),
+    )
+    return (
+        f"{text}\n\nMean and standard deviation of {settings['final_seeds']} seeds, {settings['final_epochs']} epochs "
+        f"from random weights; median on one thread, FP32; {machine['cpu']}, onnxruntime {machine['onnxruntime']}."
+    )
+
+
+def search_fronts(search: dict) -> str:
+    """Both searches' fronts of latency and accuracy on val, round by round."""
+    rows = [
+        {**one[method], "name": f"{one['seed'] + 1}, {method}"}
+        for one in search["rounds"]
+        for method in ("differentiable", "random")
+    ]
+    return table_of(
+        rows,
+        ("round", "{name}"),
+        ("tried", lambda row: f"{len(row['tried'])} networks" if "tried" in row else f"{len(row['picks'])} searches"),
+        ("minutes", lambda row: f"{row['seconds'] / 60:.0f}"),
+        ("hypervolume", "{hypervolume:.3f}"),
+        (
+            "dominated by the other's",
+            lambda row: f"{row['dominated']} of {len({pick['network'] for pick in row['picks']})}",
+        ),
+    )
+
+
+def students(result: dict) -> str:
+    """Size and latency of each student, FP32 and INT8."""
+    rows, machine = named(result["students"]), result["machine"]
+    first_ms = rows[0]["INT8"]["p50_ms"]
+    text = table_of(
+        rows,
+        ("network @ px / pruned / multiple", "`{name}`"),
+        ("million MACs", "{million_macs:.0f}"),
+        ("FP32 MB", "{FP32[size_mb]:.2f}"),
+        ("ms", "{FP32[p50_ms]:.2f}"),
+        ("INT8 MB", "{INT8[size_mb]:.2f}"),
+        ("ms", "{INT8[p50_ms]:.2f}"),
+        ("INT8 of the first's", lambda student: f"{student['INT8']['p50_ms'] / first_ms:.2f}"),
+    )
+    return (
+        f"{text}\n\nMedians on one thread, by turns; {machine['cpu']} ({', '.join(machine['isa'])}), "
+        f"onnxruntime {machine['onnxruntime']}."
+    )
