@@ -28,6 +28,7 @@ LIBRARIES = (
     "ai-edge-litert",
     "tensorrt",
     "ncnn",
+    "MNN",
     "torch",
 )
 COMPARED = (

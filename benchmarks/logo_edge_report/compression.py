@@ -21,6 +21,7 @@ BACKEND_TITLES = {
     "tensorrt": "TensorRT",
     "torchscript": "TorchScript",
     "ncnn": "NCNN",
+    "mnn": "MNN",
     "members": "Several members",
 }
 

@@ -60,6 +60,7 @@ def need_onnx() -> None:
     web          ONNX for a browser: the smallest
     torchscript  programs built on libtorch: model.pt next to model.onnx
     ncnn         small ARM CPUs: model.param and model.bin next to model.onnx; needs logo-edge[ncnn]
+    mnn          phones: model.mnn next to model.onnx; needs logo-edge[mnn]
     server       the teachers in one bundle: the most accurate, and the best at rejecting what it does not know
     all          one bundle for each
 
@@ -82,7 +83,7 @@ def compress_command(
         ["cpu"],
         "--target",
         metavar="TARGET",
-        help="cpu, openvino, litert, jetson, web, torchscript, ncnn, server or all; may be repeated.",
+        help="cpu, openvino, litert, jetson, web, torchscript, ncnn, mnn, server or all; may be repeated.",
     ),
     size_mb: float | None = typer.Option(
         None,
@@ -281,6 +282,7 @@ def say_weaknesses(bundle: Bundle) -> None:
     tensorrt     NVIDIA: ONNX for TensorRT 10 (Jetson) and 11 and, on the device itself, the engine
     torchscript  programs built on libtorch; RUN only
     ncnn         small ARM CPUs; needs logo-edge[ncnn]
+    mnn          phones; needs logo-edge[mnn]
 
     \b
     logo-edge export bundles/mine --format openvino
@@ -292,7 +294,7 @@ def export_command(
     source: Path = typer.Argument(..., metavar="BUNDLE|RUN", help="What `logo-edge compress` wrote, or its run."),
     public_key: Path | None = PUBLIC_KEY.typer(),
     kind: str = typer.Option(
-        ..., "--format", metavar="FORMAT", help="onnx, openvino, litert, tflm, tensorrt, torchscript or ncnn."
+        ..., "--format", metavar="FORMAT", help="onnx, openvino, litert, tflm, tensorrt, torchscript, ncnn or mnn."
     ),
     out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="The folder for artifacts and engines."),
     precision: str | None = typer.Option(

@@ -30,6 +30,7 @@ ARTIFACTS = {  # by backend, beside model.onnx
     "litert": "model.tflite",
     "torchscript": "model.pt",
     "ncnn": "model.param",
+    "mnn": "model.mnn",
 }
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 

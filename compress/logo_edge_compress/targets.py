@@ -31,6 +31,7 @@ TARGETS = {
     "web": Target("onnxruntime", by_size=True, small=True),
     "torchscript": Target("torchscript"),
     "ncnn": Target("ncnn"),
+    "mnn": Target("mnn"),
     "server": Target("members"),
 }
 

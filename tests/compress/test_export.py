@@ -143,15 +143,16 @@ def test_every_format_agrees_with_its_parent_and_leaves_a_record(source, images,
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_run_gives_ncnn_in_every_precision(source, images, tmp_path, precision):
-    pytest.importorskip("ncnn", reason="needs NCNN: make setup installs it")
-    record = make(source, "ncnn", precision, None, tmp_path, images)
+@pytest.mark.parametrize(("kind", "library", "suffix"), [("ncnn", "ncnn", "bin"), ("mnn", "MNN", "mnn")])
+def test_a_run_gives_ncnn_and_mnn_in_every_precision(source, images, tmp_path, kind, library, suffix, precision):
+    pytest.importorskip(library, reason=f"needs {library}: make setup installs it")
+    record = make(source, kind, precision, None, tmp_path, images)
     assert record["parity"]["top1_agreement"] >= 0.95
     assert record["parity"]["mean_difference"] < {"fp32": 1e-3, "fp16": 0.01, "int8": 0.3}[precision]
     sizes = {name.rpartition(".")[2]: file["size_bytes"] for name, file in record["files"].items()}
-    assert sizes.keys() == {"param", "bin"}
+    assert sizes.keys() == {suffix, *(["param"] if kind == "ncnn" else [])}
     fp32 = source.graphs["fp32"].stat().st_size
-    assert sizes["bin"] < {"fp32": 1.1, "fp16": 0.6, "int8": 0.4}[precision] * fp32
+    assert sizes[suffix] < {"fp32": 1.1, "fp16": 0.6, "int8": 0.4}[precision] * fp32
 
 
 def test_a_torchscript_module_gives_the_students_logits_at_any_batch(source, images, tmp_path):

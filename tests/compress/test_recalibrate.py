@@ -167,7 +167,7 @@ def test_an_artifact_is_packed_with_a_copy_of_its_bundle_and_calibrated(fake_bun
     assert read_bundle(folder).files == before, "the bundle itself stays"
     with pytest.raises(BundleError, match="holds model.xml, the artifact is .*exported.xml"):
         recalibrate(out, manifest, CONFIG, artifact=artifact, out=tmp_path / "twice")
-    with pytest.raises(BundleError, match="a file that ends in .xml, .tflite, .pt, .param"):
+    with pytest.raises(BundleError, match="a file that ends in .xml, .tflite, .pt, .param, .mnn"):
         recalibrate(folder, manifest, CONFIG, artifact=folder / "model.onnx", out=tmp_path / "graph")
 
 

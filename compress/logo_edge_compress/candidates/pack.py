@@ -27,6 +27,7 @@ FORMAT_NAMES = {
     "tensorrt": "TensorRT",
     "torchscript": "TorchScript",
     "ncnn": "NCNN",
+    "mnn": "MNN",
 }
 
 

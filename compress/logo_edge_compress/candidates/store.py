@@ -24,6 +24,7 @@ CONVERTERS = {  # the package of a candidate's method or backend
     "tensorrt": "tensorrt",
     "litert": "ai-edge-litert",
     "ncnn": "ncnn",
+    "mnn": "MNN",
 }
 STORED = ("status", "reason", "files", "record", "seconds")  # fields of a Candidate
 

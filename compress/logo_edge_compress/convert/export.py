@@ -16,7 +16,7 @@ import onnx as onnx_library
 from logo_edge.errors import ExportError
 from logo_edge.files import folder_beside, json_text, write_file
 from logo_edge_compress.audit import CHOSEN_IN_FLOAT, refuse_float
-from logo_edge_compress.convert import litert, ncnn, onnx, openvino, tensorrt, tflm
+from logo_edge_compress.convert import litert, mnn, ncnn, onnx, openvino, tensorrt, tflm
 from logo_edge_compress.convert.request import Images, Request
 from logo_edge_compress.convert.source import Source
 from logo_edge_compress.onnx.graph import PIXELS, to_float16
@@ -30,12 +30,13 @@ GRAPH_FORMATS = {
     "litert": litert,
     "tflm": tflm,
     "ncnn": ncnn,
+    "mnn": mnn,
 }  # made from an ONNX graph
 FORMATS = (*GRAPH_FORMATS, "torchscript")
 FITTED = ("tensorrt", "ncnn")  # formats whose INT8 has ranges of its own
 PRECISIONS = ("fp32", "fp16", "int8")
-SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt", ".tflite", ".h", ".param")
-VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "ai-edge-litert", "ncnn", "torch")
+SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt", ".tflite", ".h", ".param", ".mnn")
+VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "ai-edge-litert", "ncnn", "MNN", "torch")
 
 
 def export_artifact(
@@ -131,8 +132,8 @@ def check_request(source: Source, kind: str, precision: str, batch: int | None) 
             raise ExportError("TorchScript modules are FP32 and take any batch; leave out --precision and --batch")
     elif kind == "tflm" and (precision != "int8" or batch not in (None, 1)):
         raise ExportError("tflm is INT8 and takes one image at a time; leave out --precision and --batch")
-    elif kind == "ncnn" and batch not in (None, 1):
-        raise ExportError("NCNN takes one image at a time, and the runtime gives it any batch so; leave out --batch")
+    elif kind in ("ncnn", "mnn") and batch not in (None, 1):
+        raise ExportError(f"{kind} takes one image at a time, as the runtime gives it any batch; leave out --batch")
     elif _source_precision(precision) not in source.graphs:
         raise ExportError(
             f"{source.name} holds its model in {', '.join(source.graphs)} only, and {precision} is made from "

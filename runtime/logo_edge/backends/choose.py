@@ -14,6 +14,7 @@ from pathlib import Path
 
 from logo_edge.backends.base import Backend, ModelFile, Resources
 from logo_edge.backends.litert import LiteRt
+from logo_edge.backends.mnn import Mnn
 from logo_edge.backends.ncnn import Ncnn
 from logo_edge.backends.onnxruntime import OnnxRuntime
 from logo_edge.backends.openvino import OpenVino
@@ -24,7 +25,7 @@ from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError
 from logo_edge.machine import on_cores
 
 AUTO = "auto"
-BACKENDS = {backend.name: backend for backend in (OnnxRuntime, OpenVino, LiteRt, TensorRT, TorchScript, Ncnn)}
+BACKENDS = {backend.name: backend for backend in (OnnxRuntime, OpenVino, LiteRt, TensorRT, TorchScript, Ncnn, Mnn)}
 READS = {  # the backends that read a kind of model file
     suffix: tuple(name for name, backend in BACKENDS.items() if suffix in backend.suffixes)
     for suffix in dict.fromkeys(suffix for backend in BACKENDS.values() for suffix in backend.suffixes)
@@ -95,7 +96,8 @@ def fastest(names: Sequence[str], prepare: Callable[[str], Callable[[], object]]
 
 def loaded_version(name: str) -> str:
     """The version of the library of a backend that has been opened."""
-    return str(sys.modules[BACKENDS[name].library].__version__)
+    module = sys.modules[BACKENDS[name].library]
+    return str(module.__version__ if hasattr(module, "__version__") else module.version())  # MNN's is a function
 
 
 def installed_versions() -> dict[str, str]:

@@ -77,7 +77,7 @@ COVERAGE = Option(
 )
 BACKEND = Option(
     "--backend",
-    "onnxruntime, openvino, litert, tensorrt, torchscript, ncnn, or auto: the fastest here, measured once and "
+    "onnxruntime, openvino, litert, tensorrt, torchscript, ncnn, mnn, or auto: the fastest here, measured once and "
     "remembered.",
     "onnxruntime",
 )
