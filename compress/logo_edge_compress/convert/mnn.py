@@ -22,6 +22,7 @@ from logo_edge_compress.verify import EXPORTED, ROUNDED, open_artifact
 CONVOLUTIONS = ("Convolution", "ConvolutionDepthwise")
 DENSE = "__matmul_converted"  # MNN's suffix of a dense layer's tensor
 LOWEST, LARGEST = -128, 127
+FINE = 1024  # parts of a step of the output, in which the bias of a channel without weights is stored
 TABLE = bytes([0]) + np.arange(LOWEST, LARGEST + 1).astype(np.int8).tobytes()  # 256 values; weights are indices
 
 
@@ -82,7 +83,7 @@ def transfer_grids(described: dict, model: onnx.ModelProto, grids: dict[str, Gri
     """Writes the grids of the float graph `model` into the model that MNN's JSON describes; the layers left in float.
 
     MNN keeps the graph's names of tensors. Its JSON has six decimals of a float, so every constant is written again.
-    Raises ExportError where a layer is not known by its name.
+    Raises ExportError where a layer is not known by its name, or a pooling is quantized.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -117,7 +118,13 @@ def transfer_grids(described: dict, model: onnx.ModelProto, grids: dict[str, Gri
                 left.append(op["name"])
         elif op["type"] == "Const" and "float32s" in main:
             main["float32s"] = constants[op["name"]].ravel().tolist()
+        elif op["type"] == "Pooling" and names[ends[-1]] in grids:
+            raise ExportError(
+                f"MNN's INT8 pools wrongly ({op['name']}, as measured with 3.6.1); export it in fp32 or fp16"
+            )
         elif op["type"] == "BinaryOp" and {graph_name(index) for index in ends} <= grids.keys():
+            if grids[names[ends[-1]]].bounds[0] == 0:
+                main["activationType"] = 0  # the grid is its ReLU; MNN's own clips at the integer 0, not the zero point
             described_grids |= {index: grids[graph_name(index)] for index in ends}
     described["extraTensorDescribe"] = [
         {
@@ -141,11 +148,14 @@ def _quantized(inputs: Grid, kernel: Grid, output: Grid) -> dict:
     columns = kernel.integers.size // rows
     width = 2 if columns < 1 << 16 else 4
     sizes = b"".join(size.to_bytes(width, "little") for size in (rows, columns))
+    scales = np.array(np.broadcast_to(kernel.scale, rows), np.float64)
+    # MNN divides zero points by a scale, so that of a channel without weights would make them overflow
+    scales[~kernel.integers.reshape(rows, -1).any(1)] = float(output.scale) / float(inputs.scale) / FINE
     indices = (kernel.integers.astype(np.int16).ravel() - LOWEST).astype(np.uint8).tobytes()
     return {
         "quanParameter": {
             "buffer": np.frombuffer(bytes([2]) + sizes + TABLE + indices, np.int8).tolist(),
-            "alpha": np.broadcast_to(kernel.scale, rows).tolist(),
+            "alpha": scales.tolist(),
             "type": 1,
             "quantScale": 1.0,
             "aMaxOrBits": 8,
