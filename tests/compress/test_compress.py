@@ -593,11 +593,13 @@ def test_what_is_not_measured_here_is_not_held_to_a_latency_and_can_be_exported(
     assert set(read_source(folder / "run").graphs) >= {"fp32"}
 
 
+@pytest.mark.network
 def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):
     record = compress_run(
-        folder, folder / "bundle", targets=("cpu", "openvino", "litert", "jetson", "web", "torchscript")
+        folder, folder / "bundle", targets=("cpu", "openvino", "litert", "jetson", "web", "torchscript", "ncnn", "mnn")
     )
-    for target, suffix in (("openvino", ".xml"), ("litert", ".tflite"), ("torchscript", ".pt")):
+    suffixes = {"openvino": ".xml", "litert": ".tflite", "torchscript": ".pt", "ncnn": ".param", "mnn": ".mnn"}
+    for target, suffix in suffixes.items():
         bundle = Classifier.load(folder / f"bundle-{target}").bundle
         assert f"model{suffix}" in bundle.files, "beside the graph that it was made of"
         assert bundle.provenance["target"] == target
@@ -606,7 +608,11 @@ def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):
     assert (jetson["backend"], jetson["cost"]) == ("tensorrt", None)
     assert "no engine was built or run" in jetson["not_measured"]
     backends = {candidate["backend"] for candidate in by_title.values() if candidate["status"] == "made"}
-    assert backends == {"onnxruntime", "openvino", "litert", "tensorrt", "torchscript"}
+    assert backends == {"onnxruntime", "openvino", "litert", "tensorrt", "torchscript", "ncnn", "mnn"}
+    assert (by_title[f"{MODEL}@32, int8-mnn"]["status"], by_title[f"{MODEL}@32, int8-ncnn"]["status"]) == (
+        "refused",
+        "made",
+    )
     model = folder / "bundle-litert" / "model.tflite"
     assert Classifier.load(folder / "bundle-litert", backend="litert", artifact=model).run_vectors() >= 8
     web = record["targets"]["web"]

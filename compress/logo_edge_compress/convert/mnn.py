@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from logo_edge.errors import ExportError
+from logo_edge.errors import ExportError, VerificationError
 from logo_edge.files import json_text, write_file
 from logo_edge_compress.audit import Audit
 from logo_edge_compress.convert.environments import run_converter
@@ -83,7 +83,7 @@ def transfer_grids(described: dict, model: onnx.ModelProto, grids: dict[str, Gri
     """Writes the grids of the float graph `model` into the model that MNN's JSON describes; the layers left in float.
 
     MNN keeps the graph's names of tensors. Its JSON has six decimals of a float, so every constant is written again.
-    Raises ExportError where a layer is not known by its name, or a pooling is quantized.
+    Raises ExportError where a layer is not known by its name, VerificationError where a pooling is quantized.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -119,7 +119,7 @@ def transfer_grids(described: dict, model: onnx.ModelProto, grids: dict[str, Gri
         elif op["type"] == "Const" and "float32s" in main:
             main["float32s"] = constants[op["name"]].ravel().tolist()
         elif op["type"] == "Pooling" and names[ends[-1]] in grids:
-            raise ExportError(
+            raise VerificationError(
                 f"MNN's INT8 pools wrongly ({op['name']}, as measured with 3.6.1); export it in fp32 or fp16"
             )
         elif op["type"] == "BinaryOp" and {graph_name(index) for index in ends} <= grids.keys():
