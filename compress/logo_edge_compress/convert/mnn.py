@@ -76,7 +76,9 @@ def _run(request: Request, folder: Path, kind: str, source: str, *target: str) -
     (folder / target[1]).unlink(missing_ok=True)
     record = run_converter("mnn", {"options": options, "file": target[1]}, folder, python=request.converter_python)
     if not record["files"]:
-        raise ExportError(f"MNN made no {target[1]} of {source}; see what it printed above, or export another format")
+        raise ExportError(
+            f"MNN made no {target[1]} of {source}, and did not say so by its status; export another format"
+        )
 
 
 def transfer_grids(described: dict, model: onnx.ModelProto, grids: dict[str, Grid]) -> list[str]:
@@ -116,7 +118,7 @@ def transfer_grids(described: dict, model: onnx.ModelProto, grids: dict[str, Gri
             else:
                 main["weight"] = constants[kernel].ravel().tolist()
                 left.append(op["name"])
-        elif op["type"] == "Const" and "float32s" in main:
+        elif op["type"] == "Const" and "float32s" in main and op["name"] in constants:
             main["float32s"] = constants[op["name"]].ravel().tolist()
         elif op["type"] == "Pooling" and names[ends[-1]] in grids:
             raise VerificationError(
