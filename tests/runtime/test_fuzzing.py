@@ -28,6 +28,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 def test_every_damaged_image_fails_alone_and_the_others_are_classified(fake_bundle, tmp_path):
     (tmp_path / "images").mkdir()
     written = write_mutants(tmp_path / "images", MUTANTS)
@@ -43,6 +44,7 @@ def test_every_damaged_image_fails_alone_and_the_others_are_classified(fake_bund
     assert findings.peak_memory_mb < 800
 
 
+@pytest.mark.slow
 def test_every_damaged_image_that_is_posted_is_answered_and_the_service_goes_on(fake_bundle, tmp_path):
     (tmp_path / "images").mkdir()
     findings = post_mutants(write_mutants(tmp_path / "images", MUTANTS), fake_bundle())

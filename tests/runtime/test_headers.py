@@ -62,6 +62,7 @@ for path in map(Path, sys.argv[1:]):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_no_small_file_takes_much_memory_or_time(tmp_path):
     for name, data in bombs().items():
         (tmp_path / name).write_bytes(data)

@@ -499,6 +499,7 @@ def test_predictions_are_logged_without_images(classifier, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.slow
 def test_damaged_and_hostile_images_get_clear_answers_in_time_and_in_bounded_memory(classifier):
     bad = [*hostile().items(), *mutations(seed=7, count=800)]
     assert len({name.split()[0] for name, _ in bad}) >= 15
@@ -540,6 +541,7 @@ schemathesis.openapi.format("binary", raw_images())
 @pytest.mark.parametrize(
     "mode", [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE], ids=["fit", "unfit"]
 )
+@pytest.mark.slow
 def test_the_service_follows_its_openapi_document(classifier, mode):
     """Status codes, content types and bodies match the document, for valid and invalid input."""
     expected = [
