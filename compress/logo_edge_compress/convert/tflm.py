@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from logo_edge.errors import ExportError
-from logo_edge.files import write_file
+from logo_edge.files import folder_beside, write_file
 from logo_edge_compress.convert.environments import run_converter
 from logo_edge_compress.convert.flatbuffer import audit, signed, write_flatbuffer
 from logo_edge_compress.convert.request import Request
@@ -65,8 +65,9 @@ def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
         raise ExportError(f"{path.name} has operators that we do not know of TFLM: {', '.join(unknown)}")
     write_file(path, data)
     grid = signed(logits_grid(source))
-    integers, arena = _run_tflm(request, path)
-    logits = (integers.astype(np.float32) - grid.zero_point) * np.float32(grid.scale)
+    logits, arena = run_tflm(
+        path, request.images.verifying, float(grid.scale), int(grid.zero_point), python=request.converter_python
+    )
     record = request.verify_logits(logits, ROUNDED, path.name, "tflite-micro", step=float(grid.scale))
     write_file(request.path.with_suffix(".h"), c_array(data, operators, arena["total"], grid))
     return {
@@ -84,14 +85,19 @@ def _fits(model_bytes: int, arena_bytes: int, flash_kb: int, ram_kb: int) -> boo
     return model_bytes / 1024 + CODE_KB <= flash_kb and arena_bytes / 1024 + OTHER_RAM_KB <= ram_kb
 
 
-def _run_tflm(request: Request, path: Path) -> tuple[np.ndarray, dict[str, int]]:
-    """The (N, K) int8 outputs that TFLM's interpreter gives for the verifying images, and the bytes of its arena."""
-    folder = path.parent / "tflm"
-    folder.mkdir()
-    np.save(folder / "pixels.npy", (request.images.verifying.astype(np.int16) - 128).astype(np.int8))
-    arguments = {"model": str(path), "pixels": str(folder / "pixels.npy"), "arena_bytes": ARENA_BYTES}
-    record = run_converter("micro", arguments, folder, python=request.converter_python)
-    return np.load(folder / "integers.npy"), record["arena"]
+def run_tflm(
+    path: Path, pixels: np.ndarray, scale: float, zero_point: int, *, python: Path | None = None
+) -> tuple[np.ndarray, dict[str, int]]:
+    """The (N, K) float32 logits that TFLM's interpreter gives for (N, S, S, C) uint8 pixels, and its arena's bytes.
+
+    `scale` and `zero_point` are those of the model's output, `python` is as in `run_converter`.
+    """
+    with folder_beside(path) as folder:
+        np.save(folder / "pixels.npy", (pixels.astype(np.int16) - 128).astype(np.int8))
+        arguments = {"model": str(path), "pixels": str(folder / "pixels.npy"), "arena_bytes": ARENA_BYTES}
+        record = run_converter("micro", arguments, folder, python=python)
+        integers = np.load(folder / "integers.npy")
+    return (integers.astype(np.float32) - zero_point) * np.float32(scale), record["arena"]
 
 
 def c_array(data: bytes, operators: Iterable[str], arena_bytes: int, grid: Grid) -> str:
