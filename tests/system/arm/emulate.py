@@ -2,6 +2,7 @@
 
     python tests/system/arm/emulate.py                  # builds the root once; runs tests/contract and a classification
     python tests/system/arm/emulate.py -- -c "import platform; print(platform.machine())"
+    python tests/system/arm/emulate.py --build          # prints the root's folder and the compiled preprocessing
 
 Debian's arm64 Python and qemu-user-static are downloaded with apt and unpacked, not installed: no root, no chroot and
 nothing changed on the system. The aarch64 wheels of the versions in constraints.txt come from the Python registry by
@@ -56,6 +57,9 @@ def main() -> None:
     if reason := why_not():
         sys.exit(f"not run: {reason}")
     build()
+    if sys.argv[1:] == ["--build"]:
+        print(CACHE, compile_preprocessing(), sep="\n")
+        return
     if "--" in sys.argv:
         sys.exit(run(*sys.argv[sys.argv.index("--") + 1 :]).returncode)
     sys.exit(
