@@ -42,7 +42,7 @@ ADB_FOLDER = "/data/local/tmp/logo-edge"
 LOADER, LIBRARIES = "root/lib/ld-linux-aarch64.so.1", ("root/lib/aarch64-linux-gnu", "root/usr/lib/aarch64-linux-gnu")
 ADB_SHELL = "/system/bin/sh"
 PHONE = "getprop ro.product.manufacturer; getprop ro.product.model; getprop ro.build.version.release; uname -srm"
-BOARD = "uname -srm; tr -d '\\0' < /proc/device-tree/model 2>/dev/null || true"
+BOARD = "uname -srm; cat /proc/device-tree/model 2>/dev/null | tr -d '\\0'"
 
 
 class Ssh:
@@ -190,7 +190,7 @@ def measure(device: Ssh | Adb, chosen: argparse.Namespace) -> dict:
             device.pull(name, work / name)
         result = read_result(work / RESULT)
         result["doctor"] = json.loads((work / DOCTOR).read_text(encoding="utf-8"))
-        result["device"] = device.run(device.describe).decode(errors="replace").split("\n")
+        result["device"] = device.run(device.describe).decode(errors="replace").splitlines()
         return result
 
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,10 @@ def session(monkeypatch):
 def words(labelled, tmp_path) -> list[str]:
     """The options of a session with the fake bundle, its logos, and an export that no library here can load."""
     bundle = read_bundle(labelled[0])
-    exports, contract = tmp_path / "exports", {"size_px": bundle.input.size_px, "details": bundle.input.details}
-    exports.mkdir()
+    (exports := tmp_path / "exports").mkdir()
     (exports / "a.tflite").write_bytes(b"not a flatbuffer")
     record = {"format": "litert", "precision": "int8", "source": bundle.name, "files": {"a.tflite": {}}}
-    (exports / "a.json").write_text(json.dumps(record | {"input": contract}))
+    (exports / "a.json").write_text(json.dumps(record | {"input": asdict(bundle.input)}))
     options = {"bundle": labelled[0], "exports": exports, "manifest": labelled[1], "out": tmp_path / "there.json"}
     return [str(word) for name, value in options.items() for word in (f"--{name}", value)]
 
@@ -141,45 +141,37 @@ def board(tmp_path, monkeypatch):
     user.write_private_key(str(tmp_path / "key"))
     (tmp_path / "key").chmod(0o600)
     user.write_public_key(str(tmp_path / "authorized"))
-    loop, ports = asyncio.new_event_loop(), []
-    ready = threading.Event()
+    loop, done = asyncio.new_event_loop(), asyncio.Event()
 
     async def handle(process) -> None:
-        started = await asyncio.create_subprocess_shell(
-            process.command, cwd=home, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        started = await asyncio.create_subprocess_shell(process.command, cwd=home, **pipes)
         await process.redirect(stdin=started.stdin, stdout=started.stdout, stderr=started.stderr)
         await process.stdout.drain()
         process.exit(await started.wait())
 
-    async def serve() -> None:
-        server = await asyncssh.listen(
-            "127.0.0.1",
-            0,
-            server_host_keys=[host],
-            authorized_client_keys=str(tmp_path / "authorized"),
-            process_factory=handle,
-            encoding=None,
-        )
-        ports.append(server.sockets[0].getsockname()[1])
-        ready.set()
+    async def listen():
+        settings = {"server_host_keys": [host], "authorized_client_keys": str(tmp_path / "authorized")}
+        return await asyncssh.listen("127.0.0.1", 0, process_factory=handle, encoding=None, **settings)
 
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        loop.create_task(serve())
-        loop.run_forever()
+    async def wait(server) -> None:
+        await done.wait()
+        server.close()
+        await server.wait_closed()
 
-    thread = threading.Thread(target=run, daemon=True)
+    server = loop.run_until_complete(listen())
+    port = server.sockets[0].getsockname()[1]
+    thread = threading.Thread(target=loop.run_until_complete, args=(wait(server),))
     thread.start()
-    assert ready.wait(30)
     config = tmp_path / "config"
     config.write_text(
-        f"Host board\n HostName 127.0.0.1\n Port {ports[0]}\n User pi\n IdentityFile {tmp_path / 'key'}\n"
+        f"Host board\n HostName 127.0.0.1\n Port {port}\n User pi\n IdentityFile {tmp_path / 'key'}\n"
         f" StrictHostKeyChecking no\n UserKnownHostsFile {tmp_path / 'known'}\n"
     )
     yield config
-    loop.call_soon_threadsafe(loop.stop)
+    loop.call_soon_threadsafe(done.set)
     thread.join(30)
+    loop.close()
 
 
 @pytest.mark.slow
@@ -189,7 +181,7 @@ def test_a_board_that_ssh_reaches_is_measured(session, board, words, tmp_path):
     assert result["doctor"]["healthy"]
     assert [row["kind"] for row in result["rows"]] == ["reference", "bundle"]
     assert result["rows"][1]["accuracy"]["count"] == 12
-    (reason,) = result["not_measured"].values()
+    (reason,) = result["not_measured"].values()  # by whether LiteRT is installed here
     assert "LiteRT cannot load it" in reason or "ai-edge-litert" in reason
     assert result["device"][0].startswith("Linux")
     assert (tmp_path / "home" / "logo-edge-session" / "bench.txt").exists()
