@@ -14,20 +14,19 @@ Not run so far, for lack of a Jetson. The parts that need none are tested in tes
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
 from logo_edge.errors import BenchError, LogoEdgeError
 from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
 from logo_edge_bench.result_tables import markdown_of
-from logo_edge_bench.systems import System, bundle_systems, record_of, reference_system
+from logo_edge_bench.systems import System, bundle_systems, record_of, reference_system, why_other
 from logo_edge_train.data.manifest import read_manifest
 
 SUBJECTS = Path(__file__).parent
@@ -83,7 +82,9 @@ def main() -> None:
 def read_clocks() -> dict[str, dict[str, int]]:
     """{unit: {MinFreq, MaxFreq, CurrentFreq}} of `jetson_clocks --show`, in its units. Raises BenchError."""
     if shutil.which("jetson_clocks") is None:
-        raise BenchError("jetson_clocks is not here; expected a Jetson with JetPack 6. Elsewhere use: logo-edge bench")
+        raise BenchError(
+            "jetson_clocks is not here; expected a Jetson with JetPack 6 or 7. Elsewhere use: logo-edge bench"
+        )
     done = subprocess.run(["sudo", "-n", "jetson_clocks", "--show"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(
@@ -149,16 +150,8 @@ def why_not(record: dict, bundle: Bundle, batches: list[int]) -> str:
     """The reason why an engine with this record of `logo-edge export` cannot be measured with the bundle, or empty."""
     if not record:
         return "no record names it; expected the .json that `logo-edge export` wrote in the folder above engines/"
-    expected = json.loads(json.dumps(asdict(bundle.input)))
-    read = {name: record["input"].get(name) for name in expected}
-    run = bundle.name.removesuffix(
-        f"-{bundle.provenance.get('target', '')}"
-    )  # engines may be made of a bundle or its run
-    if record["source"] not in (bundle.name, run) or read != expected:
-        return (
-            f"it is of {record['source']!r} and reads {read}; expected {bundle.name!r} and {expected}. Give --bundle "
-            "the bundle that it was exported with, and keep each bundle's engines in a folder of their own"
-        )
+    if reason := why_other(record, bundle):
+        return reason
     if record["batch"] not in ("dynamic", 1) or (record["batch"] == 1 and 1 not in batches):
         return (
             f"it takes batches of {record['batch']} only, and --batches has {batches}; golden vectors are run one at a "

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +105,10 @@ def run_bench(
 ) -> dict:
     """The result of one run, ready for JSON: a row for each system, ratios to the first, the machine, warnings.
 
-    `starts` are further commands, by name, whose process starts are timed by turns with those of the systems; the
-    reason of a failure is in `not_measured`. Raises BenchError where a system fails, does not settle, or shares its
-    name.
+    `starts` are further commands, by name, whose process starts are timed by turns with those of the systems. A system
+    that does not load, such as one that fails its golden vectors, is left out; the reasons are in `not_measured`.
+    Raises BenchError where the first system or all others do not load, or one fails later, does not settle, or shares
+    its name.
     """
     if len({system.name for system in systems}) < len(systems):
         raise BenchError(f"two systems have one name: {', '.join(system.name for system in systems)}")
@@ -116,11 +117,19 @@ def run_bench(
         meter = open_meter()
         if meter:
             stack.callback(meter.close)
-        measured = []
+        measured, refused = [], {}
         for system in systems:
             worker = stack.enter_context(Worker(system, cpus[: system.threads], list(images.labels)))
-            measured.append(_Measured(system, worker))
-            measured[-1].prepare(images, preset, say)
+            one = _Measured(system, worker)
+            try:
+                one.prepare(images, preset, say)
+            except BenchError as error:
+                refused[system.name] = str(error)
+                if len(refused) == max(1, len(systems) - 1) or not measured:
+                    raise
+                say(f"left out: {error}")
+            else:
+                measured.append(one)
         for one in measured:
             one.warm_up(preset, say)
         for number in range(preset.rounds):
@@ -129,7 +138,7 @@ def run_bench(
                 one.measure_round(preset, meter)
         for one in measured:
             one.description |= one.worker.ask("memory")
-    start_times, failed = _measure_starts(systems, starts or {}, images.timed[0], preset, say)
+    start_times, failed = _measure_starts([one.system for one in measured], starts or {}, images.timed[0], preset, say)
     after, this_machine = machine.conditions(), machine.describe()
     rows = [one.row(start_times.get(one.system.name)) for one in measured]
     names = {row["name"] for row in rows}
@@ -138,7 +147,7 @@ def run_bench(
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "method": asdict(preset),
         "split": images.split,
         "seconds": round(time.perf_counter() - started, 1),
@@ -152,7 +161,7 @@ def run_bench(
             if row["noise"]["spread"] > SPREAD
         ],
         "process_starts_s": {name: time_s for name, time_s in start_times.items() if name not in names},
-        "not_measured": {f"process start of {name}": reason for name, reason in failed.items()},
+        "not_measured": refused | {f"process start of {name}": reason for name, reason in failed.items()},
         "rows": rows,
         "ratios": {"to": systems[0].name, "of": _ratios(measured)},
     }

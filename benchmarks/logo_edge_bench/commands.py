@@ -31,12 +31,14 @@ def bench_command(
     manifest: Path | None = typer.Option(None, "--manifest", help="CSV of labelled logos, columns as in labels.csv."),
     images: Path = IMAGES,
     split: str = typer.Option("test", "--split", help="Which split to report on."),
-    backends: str = typer.Option("onnxruntime", "--backends", metavar="NAME,...", help="Such as onnxruntime,openvino."),
+    backends: str = typer.Option(
+        "onnxruntime", "--backends", metavar="NAME,...", help="Such as onnxruntime,openvino, or all."
+    ),
     artifacts: list[Path] | None = typer.Option(
         None,
         "--artifact",
-        metavar="FILE",
-        help="Also run a file of `logo-edge export`, with the first bundle's labels.",
+        metavar="PATH",
+        help="Also run a file of `logo-edge export`, or all of the first bundle's in a folder, with its calibration.",
     ),
     threads: str = typer.Option("1", "--threads", metavar="N,...", help="Threads of one forward pass."),
     batches: str = typer.Option("1", "--batches", metavar="N,...", help="1 is SingleStream, 8 MLPerf's MultiStream."),
@@ -186,26 +188,35 @@ def _measure(
     """The result of `run_bench`, of scaling and of the install size, written to `out` after each part."""
     from tempfile import TemporaryDirectory
 
+    from logo_edge.backends.choose import candidates
     from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
     from logo_edge.errors import BenchError
     from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
     from logo_edge_bench.install_size import measure_install_size
     from logo_edge_bench.scaling import measure_scaling
-    from logo_edge_bench.systems import bundle_systems, reference_system
+    from logo_edge_bench.systems import bundle_systems, find_artifacts, reference_system
     from logo_edge_train.data.manifest import read_manifest
 
     def say(line: str) -> None:
         typer.echo(line, err=True)
 
     key = rows["public_key"]
-    labels = [read_bundle(folder or DEFAULT_BUNDLE, public_key=key).labels for folder in bundles]
+    first, *others = [read_bundle(folder or DEFAULT_BUNDLE, public_key=key) for folder in bundles]
+    labels = [bundle.labels for bundle in (first, *others)]
     if any(set(other) != set(labels[0]) for other in labels):
         raise BenchError(f"the bundles' classes differ: {labels}; one run compares bundles with the same classes")
-    systems = [reference_system(bundles[0], key), *bundle_systems(bundles, **rows)]
+    if rows["backends"] == ["all"]:
+        rows["backends"] = candidates(first.model_path)
+    files, left_out = [], {}
+    for path in rows["artifacts"]:
+        listed = find_artifacts(path, first) if path.is_dir() else ([path], {})
+        files, left_out = [*files, *listed[0]], left_out | listed[1]
+    systems = [reference_system(bundles[0], key), *bundle_systems(bundles, **rows | {"artifacts": files})]
     with TemporaryDirectory() as folder:
         chosen = PRESETS[preset]
         logos = read_images(read_manifest(manifest, images), split, labels[0], Path(folder), chosen.size_px)
         result = run_bench(systems, logos, chosen, say=say)
+        result["not_measured"] |= left_out
         if out:
             write_result(result, out)
         if scaling:

@@ -5,9 +5,14 @@ A file of gates is TOML: `accuracy = 0.93`, `size_mb = 4`, `[recall]` with `comp
 
 from __future__ import annotations
 
-import tomllib
+import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 import numpy as np
 

@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,7 +17,20 @@ from logo_edge.machine import describe_machine
 
 SYS = Path("/sys")
 PROC = Path("/proc")
-LIBRARIES = ("logo-edge", "onnxruntime", "numpy", "pillow", "pyspng", "simplejpeg", "openvino", "tensorrt", "torch")
+LIBRARIES = (
+    "logo-edge",
+    "onnxruntime",
+    "numpy",
+    "pillow",
+    "pyspng",
+    "simplejpeg",
+    "openvino",
+    "ai-edge-litert",
+    "tensorrt",
+    "ncnn",
+    "MNN",
+    "torch",
+)
 COMPARED = (
     "cpu",
     "isa",
@@ -65,7 +78,7 @@ def provenance(bundle: Path | None = None) -> dict:
     folder = Path(__file__).parent
     changed = "+" if _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no", *CODE) else ""
     return {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": _output("git", "-C", str(folder), "rev-parse", "--short=12", "HEAD") + changed,
         **({} if bundle is None else {"bundle_sha256": hashlib.sha256((bundle / RECORD).read_bytes()).hexdigest()}),
     }

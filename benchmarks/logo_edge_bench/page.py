@@ -14,6 +14,7 @@ from logo_edge_bench.result_tables import (
     note_of,
     ratios_table,
     rows_table,
+    runtimes_table,
     scaling_tables,
     title_of,
     warnings_of,
@@ -60,6 +61,8 @@ def exhibits_of(result: dict) -> list[Exhibit]:
             _chart("Latencies, end to end", latencies, draw_distributions(result)),
             _table("Accuracy and latency", "95 % intervals in brackets.", rows_table(result)),
         ]
+        if (runtimes := runtimes_table(result))[0]:
+            exhibits.append(_table("Which runtime for this CPU", "One image a call, the fastest first.", runtimes))
     exhibits.append(_table("Ratios to the yardstick", "The end-to-end time of an image.", ratios_table(result)))
     if scaling := result.get("scaling"):
         for (heading, rows), chart in zip(scaling_tables(scaling), draw_scaling(scaling), strict=True):

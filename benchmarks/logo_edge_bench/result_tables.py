@@ -14,6 +14,8 @@ def markdown_of(result: dict) -> str:
         parts.append("Only ratios to the yardstick were measured; milliseconds of such a run mean nothing.")
     else:
         parts.append(markdown(*rows_table(result)))
+        if (runtimes := runtimes_table(result))[0]:
+            parts += ["### Which runtime for this CPU", markdown(*runtimes)]
     parts.append(markdown(*ratios_table(result)))
     for heading, rows in scaling_tables(result.get("scaling")):
         parts += [f"### {heading}", markdown(*rows)]
@@ -75,6 +77,35 @@ def rows_table(result: dict) -> Rows:
             ]
         )
     return header, rows
+
+
+def runtimes_table(result: dict) -> Rows:
+    """The bundle's rows of one image a call, the fastest forward pass first; empty where they are of one runtime.
+
+    "as fast": the interval of its median reaches that of the first.
+    """
+    medians = [
+        (p50, row)
+        for row in result["rows"]
+        if row["kind"] == "bundle" and row["batch"] == 1 and (p50 := row["latency"]["inference"].get("p50_ms"))
+    ]
+    if len({(row["backend"], row["precision"]) for _, row in medians}) < 2:
+        return [], []
+    medians.sort(key=lambda pair: pair[0]["value"])
+    first, _ = medians[0]
+    return ["runtime", "precision", "threads", "inference ms", "of the first", "all", "MB", "peak MB"], [
+        [
+            row["backend"],
+            row["precision"],
+            str(row["threads"]),
+            interval(p50),
+            f"{p50['value'] / first['value']:.2f}" + (" (as fast)" if p50["low"] <= first["high"] else ""),
+            short(row["accuracy"]["accuracy"]),
+            f"{row['size_bytes'] / 1e6:.2f}",
+            f"{row['peak_rss_bytes'] / 1e6:.0f}",
+        ]
+        for p50, row in medians
+    ]
 
 
 def ratios_table(result: dict) -> Rows:

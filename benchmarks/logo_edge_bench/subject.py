@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from logo_edge import Classifier, ImageError
+from logo_edge.backends.base import ModelFile
 from logo_edge_bench.systems import DEFAULT_BACKEND, precision_of
 
 
@@ -24,8 +25,8 @@ class BundleSubject:
     def describe(self) -> dict:
         bundle, size_bytes, precision = self._classifier.bundle, self._classifier.bundle.size_bytes, None
         if artifact := self._options.get("artifact"):  # replaces the bundle's model
-            weights = [Path(artifact), *([Path(artifact).with_suffix(".bin")] if artifact.endswith(".xml") else [])]
-            size_bytes += sum(path.stat().st_size for path in weights) - bundle.files[bundle.model.file].size_bytes
+            model = ModelFile.read(Path(artifact))
+            size_bytes += len(model.data) + len(model.weights) - bundle.files[bundle.model.file].size_bytes
             precision = precision_of(artifact)
         return {
             "bundle": bundle.name,

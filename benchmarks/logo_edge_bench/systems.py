@@ -6,15 +6,16 @@ import json
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from logo_edge.backends.choose import OWN_GRAPH, READS
-from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
+from logo_edge.backends.choose import BACKENDS, OWN_GRAPH, READS
+from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
 from logo_edge.errors import BenchError
 
 CLASSIFY = "from logo_edge.cli.main import main; main()"
 DEFAULT_BACKEND = OWN_GRAPH[0]
+NO_BACKEND = "no backend of the runtime runs this format"
 SINGLE_STREAM, MULTI_STREAM = "SingleStream", "MultiStream"
 PERCENTILE = {SINGLE_STREAM: 90, MULTI_STREAM: 99}  # reported by MLPerf for each
 
@@ -90,6 +91,40 @@ def bundle_systems(
             for batch in batches
         ]
     return systems
+
+
+def find_artifacts(folder: Path, bundle: Bundle) -> tuple[dict[Path, dict], dict[str, str]]:
+    """{artifact of the bundle: its record} of `logo-edge export`, and {record left out: reason}, of all in the folder.
+
+    Subfolders are searched too. Raises BenchError where there is no record.
+    """
+    artifacts, left_out = {}, {}
+    for path in sorted(folder.rglob("*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # another JSON file
+            record = json.loads(path.read_bytes())
+            names = [record["engine"]["file"]] if record.get("engine") else record["files"]
+            files = [path.parent / name for name in names if Path(name).suffix in READS]
+            runs = record["format"] in (*BACKENDS, "onnx") and files
+            if reason := record.get("not_done") or why_other(record, bundle) or ("" if runs else NO_BACKEND):
+                left_out[str(path)] = reason
+            else:
+                artifacts[files[0]] = record
+    if not artifacts and not left_out:
+        raise BenchError(f"{folder}: no record of `logo-edge export`; make artifacts there: logo-edge export --out")
+    return artifacts, left_out
+
+
+def why_other(record: dict, bundle: Bundle) -> str:
+    """Why an artifact with this record of `logo-edge export` is not the bundle's, or empty."""
+    expected = json.loads(json.dumps(asdict(bundle.input)))
+    read = {name: record["input"].get(name) for name in expected}
+    run = bundle.name.removesuffix(f"-{bundle.provenance.get('target', '')}")  # it may be exported from the run
+    if record["source"] in (bundle.name, run) and read == expected:
+        return ""
+    return (
+        f"it is of {record['source']!r} and reads {read}; expected {bundle.name!r} and {expected}. Give --bundle the "
+        "bundle that it was exported with, and keep each bundle's artifacts in a folder of their own"
+    )
 
 
 def precision_of(artifact: str) -> str:

@@ -17,8 +17,11 @@ PAGE = "compress_report.html"
 BACKEND_TITLES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "litert": "LiteRT",
     "tensorrt": "TensorRT",
     "torchscript": "TorchScript",
+    "ncnn": "NCNN",
+    "mnn": "MNN",
     "members": "Several members",
 }
 

@@ -55,9 +55,12 @@ def need_onnx() -> None:
     \b
     cpu          ONNX Runtime on any CPU: the fastest
     openvino     Intel CPUs, GPUs, NPUs: model.xml next to model.onnx; needs logo-edge[openvino]
+    litert       Android, Linux boards: model.tflite next to model.onnx; needs logo-edge[litert]
     jetson       NVIDIA: an ONNX that TensorRT reads; timed where there is a GPU
     web          ONNX for a browser: the smallest
     torchscript  programs built on libtorch: model.pt next to model.onnx
+    ncnn         small ARM CPUs: model.param and model.bin next to model.onnx; needs logo-edge[ncnn]
+    mnn          phones: model.mnn next to model.onnx; needs logo-edge[mnn]
     server       the teachers in one bundle: the most accurate, and the best at rejecting what it does not know
     all          one bundle for each
 
@@ -80,7 +83,7 @@ def compress_command(
         ["cpu"],
         "--target",
         metavar="TARGET",
-        help="cpu, openvino, jetson, web, torchscript, server or all; may be repeated.",
+        help="cpu, openvino, litert, jetson, web, torchscript, ncnn, mnn, server or all; may be repeated.",
     ),
     size_mb: float | None = typer.Option(
         None,
@@ -102,6 +105,13 @@ def compress_command(
     ),
     intended_use: str = typer.Option(
         "", "--intended-use", metavar="TEXT", help="For the card: what the bundle is for, and for whom."
+    ),
+    carry: list[str] = typer.Option(
+        [],
+        "--carry",
+        metavar="CANDIDATE",
+        help="Put this candidate of the chosen student, such as fp32 or int8-openvino, into the bundle too; --backend "
+        "auto then takes the quickest on each device. Its size counts. May be repeated.",
     ),
     budget: float | None = typer.Option(
         None,
@@ -144,6 +154,8 @@ def compress_command(
         raise typer.BadParameter(
             f"--members {members}: expected from 2 to the {len(read_run(run).record['members'])} teachers of {run}"
         )
+    if carry and "server" in targets:
+        raise typer.BadParameter("--carry applies to one network, and --target server packs several; leave one out")
     chosen = load_recipe(recipe, tuple(override), used=("name", "distill", "quantize", "calibrate")) if recipe else None
     check_targets(with_recipe(read_run(run), chosen), targets, limits, members)
     name = name or "-".join([run.resolve().name, *([chosen.name] if chosen else [])])
@@ -162,6 +174,7 @@ def compress_command(
                 targets=targets,
                 limits=limits,
                 members=members,
+                carry=tuple(dict.fromkeys(carry)),
                 budget_minutes=budget,
                 outliers=families_of("choice"),
                 intended_use=intended_use,
@@ -221,7 +234,13 @@ def calibrate_command(
         help="Take the risks from this recipe; default: the risks that the bundle was made with.",
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="E.g. calibrate.strict_risk=0.02."),
+    artifact: Path | None = typer.Option(
+        None, "--artifact", metavar="FILE", help="Pack this file of `logo-edge export BUNDLE` too, and calibrate it."
+    ),
+    out: Path | None = typer.Option(None, "--out", metavar="DIR", help="With --artifact: the new bundle's folder."),
 ) -> None:
+    if (artifact is None) != (out is None):
+        raise typer.BadParameter("--artifact FILE and --out DIR: give both or neither")
     need_onnx()
     from logo_edge.bundle.calibration import Mode
     from logo_edge.bundle.record import read_bundle
@@ -230,12 +249,12 @@ def calibrate_command(
 
     refuse_torchrun("logo-edge calibrate")
     config = read_config(read_bundle(bundle), recipe, tuple(override))
-    packed = recalibrate(bundle, read_manifest(find_manifest(source)), config)
+    packed = recalibrate(bundle, read_manifest(find_manifest(source)), config, artifact=artifact, out=out)
     calibration = packed.calibration
     scaling = f"{calibration.scaling.method} scaling" if calibration.scaling else "no scaling"
     balanced, strict = (calibration.abstain_below[mode] for mode in (Mode.BALANCED, Mode.STRICT))
     typer.echo(
-        f"{bundle}: temperature {calibration.temperature:.3f}, {scaling}; labels from "
+        f"{packed.folder}: temperature {calibration.temperature:.3f}, {scaling}; labels from "
         f"{balanced:.3f} confidence on, strict from {strict:.3f}"
     )
     say_weaknesses(packed)
@@ -262,8 +281,12 @@ def say_weaknesses(bundle: Bundle) -> None:
     \b
     onnx         ONNX Runtime, anywhere
     openvino     Intel CPUs, GPUs and NPUs; needs logo-edge[openvino]
+    litert       Android, Linux boards, Apple: a .tflite with the bundle's own scales; needs logo-edge[litert]
+    tflm         microcontrollers: integers alone, as .tflite and C array, run in TFLM here; needs logo-edge[litert]
     tensorrt     NVIDIA: ONNX for TensorRT 10 (Jetson) and 11 and, on the device itself, the engine
     torchscript  programs built on libtorch; RUN only
+    ncnn         small ARM CPUs; needs logo-edge[ncnn]
+    mnn          phones; needs logo-edge[mnn]
 
     \b
     logo-edge export bundles/mine --format openvino
@@ -274,7 +297,9 @@ def say_weaknesses(bundle: Bundle) -> None:
 def export_command(
     source: Path = typer.Argument(..., metavar="BUNDLE|RUN", help="What `logo-edge compress` wrote, or its run."),
     public_key: Path | None = PUBLIC_KEY.typer(),
-    kind: str = typer.Option(..., "--format", metavar="FORMAT", help="onnx, openvino, tensorrt or torchscript."),
+    kind: str = typer.Option(
+        ..., "--format", metavar="FORMAT", help="onnx, openvino, litert, tflm, tensorrt, torchscript, ncnn or mnn."
+    ),
     out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="The folder for artifacts and engines."),
     precision: str | None = typer.Option(
         None, "--precision", help="fp32, fp16 or int8; left out: int8 where the source has it, fp32 for torchscript."
@@ -287,13 +312,19 @@ def export_command(
         help="A folder of logos, or a manifest or file of labels (train fits, val verifies); left out: the run's, or "
         "ours.",
     ),
+    converter_python: Path | None = typer.Option(
+        None,
+        "--converter-python",
+        metavar="PATH",
+        help="The Python of an environment with the format's converter; left out: one is made and cached.",
+    ),
 ) -> None:
     """Exit status: 0 made and verified, 2 refused or wrong usage."""
     try:
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("compress", "onnx") from error
-    from logo_edge_compress.convert.export import FORMATS, PRECISIONS, check_request, export_artifact
+    from logo_edge_compress.convert.export import FORMATS, PRECISIONS, check_request, export_artifact, is_fitted
     from logo_edge_compress.convert.source import read_images, read_source
 
     refuse_torchrun("logo-edge export")
@@ -313,8 +344,10 @@ def export_command(
         data = model.manifest or find_manifest(None)
     elif not data.is_dir():
         data = find_manifest(data)
-    images = read_images(data, model.input)
-    record = export_artifact(model, kind, precision, size, out, images, say=typer.echo)
+    images = read_images(data, model.input, fits=is_fitted(kind, precision))
+    record = export_artifact(
+        model, kind, precision, size, out, images, say=typer.echo, converter_python=converter_python
+    )
     parity = record["parity"]
     for name, file in record["files"].items():
         typer.echo(f"{out / name}: {file['size_bytes'] / 1e6:.2f} MB")
@@ -323,6 +356,16 @@ def export_command(
         f"{parity['top1_agreement']:.1%}, KL {parity['kl_nats']:.5f} nats, logits differ by "
         f"{parity['mean_difference']:.4f} on average, {parity['max_difference']:.4f} at most ({record['verified_by']})"
     )
+    if counted := record.get("audit"):
+        layers = ", ".join(f"{number} in {kind}" for kind, number in counted["layers"].items())
+        left = f" ({', '.join(counted['float_layers'])})" if counted["float_layers"] else ""
+        typer.echo(f"layers with weights compute {layers}{left}")
+    if steps := record.get("steps"):
+        shared = "it may share" if steps["shares_calibration"] else "it does not share"
+        typer.echo(
+            f"all logits equal on {steps['equal_share']:.1%} of the images, off by {steps['largest']} steps of "
+            f"quantization at most: {shared} its parent's calibration"
+        )
     if record.get("engine"):
         typer.echo(f"engine {out / record['engine']['file']}, verified on the GPU")
 

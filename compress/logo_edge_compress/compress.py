@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from logo_edge.backends.choose import BACKENDS
 from logo_edge.bundle.record import Bundle, read_bundle
 from logo_edge.errors import BundleError, LogoEdgeError, SelectionError
 from logo_edge.machine import describe_machine
@@ -23,9 +24,10 @@ from logo_edge_compress.candidates.plan import make_candidates
 from logo_edge_compress.candidates.store import CONVERTERS, Candidate, Plan, Task, made_with
 from logo_edge_compress.distill.distill import distill
 from logo_edge_compress.pack import refuse_other_folder
+from logo_edge_compress.quantize.fitting import check_fitting, describe_fitting, fitting_rows
 from logo_edge_compress.quantize.static import explain_range
 from logo_edge_compress.report import REPORT, describe_candidate
-from logo_edge_compress.select import Choice, Limits, choose, find_dominators, find_slow_int8
+from logo_edge_compress.select import Choice, Limits, add_carried, choose, find_dominators, find_slow_int8
 from logo_edge_compress.subprocess_call import OutOfTimeError
 from logo_edge_compress.targets import TARGETS, is_measured
 from logo_edge_compress.work import Budget, Say, Work, read_split, with_recipe, work_folder
@@ -47,6 +49,7 @@ def compress(
     targets: tuple[str, ...] = ("cpu",),
     limits: Limits = Limits(),
     members: int = 0,
+    carry: tuple[str, ...] = (),
     budget_minutes: float | None = None,
     recipe: Recipe | None = None,
     outliers: dict[str, Family] | None = None,
@@ -56,13 +59,15 @@ def compress(
 
     With a `recipe`, its stages after training replace the run's own, and the work is kept in RUN/compress-NAME. `out`
     is the folder of the one target's bundle; of several targets, those other than `cpu` go to OUT-TARGET. `members` is
-    the number of teachers in a server's bundle; 0: all. `outliers` are families of pictures that are no logos, from
-    neither the fitted nor the evaluated families. `intended_use` is a sentence for the cards.
+    the number of teachers in a server's bundle; 0: all. `carry` names candidates, such as fp32 and int8-openvino, that
+    every bundle holds as variants; the size limit counts them. `outliers` are families of pictures that are no logos,
+    from neither the fitted nor the evaluated families. `intended_use` is a sentence for the cards.
 
     Every student of the recipe is distilled; every candidate of it is made, verified, calibrated on calib and measured
     here. val decides (`select.choose`), test is only reported. When the budget ends, the candidates made so far are
     chosen from, and the next call continues. A target that cannot be packed is missing among the bundles, and its
-    record says why; the others are packed. Raises SelectionError, after the report is written, if none was packed.
+    record says why; the others are packed. Raises SelectionError, after the report is written, if none was packed,
+    DatasetError before the work where INT8 would be fitted on too little (`check_fitting`).
     """
     outs = {
         target: out if len(targets) == 1 or target == "cpu" else out.with_name(f"{out.name}-{target}")
@@ -72,14 +77,17 @@ def compress(
         refuse_other_folder(folder)  # before the work, not after it
     run, folder = with_recipe(read_run(run_folder), recipe), work_folder(run_folder, recipe)
     manifest = run.read_manifest()
-    key = compression_key(run, name, targets, limits, members, sorted(outliers or {}), intended_use)
+    key = compression_key(run, name, targets, limits, members, sorted(outliers or {}), carry, intended_use)
     if (packed := _read_packed(folder / REPORT, key, outs)) is not None:
         say(f"{', '.join(map(str, outs.values()))} {'is' if len(outs) == 1 else 'are'} up to date")
         return packed
+    fitted_on = fitting_rows(manifest, run.recipe.quantize.calibration_images)
+    if targets != ("server",):
+        check_fitting(manifest, fitted_on, run.manifest_path)
     splits = {split: read_split(run, manifest, split) for split in SPLITS if manifest.split(split)}
     work = Work(run, manifest, folder, splits, outliers or {}, Budget(budget_minutes), report, say)
     shutil.rmtree(folder / "pixels", ignore_errors=True)  # left by an earlier call that was killed
-    candidates, complete = _make_all(work, targets, members, device)
+    candidates, complete = _make_all(work, targets, members, carry, device)
     shutil.rmtree(folder / "pixels", ignore_errors=True)
     packable = [candidate for candidate in candidates if candidate.status == "made" and candidate.backend != "member"]
     measured, timed = measure_candidates(work, packable)
@@ -96,6 +104,7 @@ def compress(
         "versions": versions(),
         "int8_range": explain_range(run.recipe.quantize.reduce_range, machine["isa"]),
         "val": len(val.targets),
+        "fitting": describe_fitting(manifest, fitted_on),
         "teachers": {
             "networks": [member["architecture"] for member in run.record["members"]],
             "val": short_metrics(ensemble_logits(run.member_logits("val")), val.targets, val.sure),
@@ -106,7 +115,7 @@ def compress(
     }
     bundles = {}
     for target in targets:
-        choice, choice_record = _choose(run, target, measured, limits)
+        choice, choice_record = _choose(run, target, measured, limits, carry)
         record["targets"][target] = choice_record
         if choice.row is None:
             choice_record["sentence"] = _explain_none(choice, candidates, target)
@@ -114,7 +123,15 @@ def compress(
         chosen = by_title[choice.row.title]
         try:
             bundles[target], packed_record = pack_candidate(
-                work, target, chosen, measured, name=name, key=key, out=outs[target], intended_use=intended_use
+                work,
+                target,
+                chosen,
+                measured,
+                name=name,
+                key=key,
+                out=outs[target],
+                carry=carry,
+                intended_use=intended_use,
             )
         except LogoEdgeError as error:
             choice_record["sentence"] += f" It could not be packed: {error}"
@@ -132,10 +149,13 @@ def compress(
     return bundles, record
 
 
-def _make_all(work: Work, targets: tuple[str, ...], members: int, device: torch.device) -> tuple[list[Candidate], bool]:
+def _make_all(
+    work: Work, targets: tuple[str, ...], members: int, carry: tuple[str, ...], device: torch.device
+) -> tuple[list[Candidate], bool]:
     """Every candidate of the targets, student by student, and whether none is left to try again."""
     recipe, budget, candidates = work.run.recipe, work.budget, []
     backends = {TARGETS[target].backend for target in targets}
+    backends |= {name.partition("-")[2] for name in carry} & set(BACKENDS)
     if "members" in backends:
         candidates += _make_members(work, members)
         backends.remove("members")
@@ -173,10 +193,13 @@ def _make(work: Work, task: Task, plan: Plan) -> Candidate:
     return make_candidate(task, plan, work.budget, report=work.report, say=work.say)
 
 
-def _choose(run: Run, target: str, measured: list[Measured], limits: Limits) -> tuple[Choice, dict]:
-    """The choice among the candidates for the target's backend, and its record."""
+def _choose(
+    run: Run, target: str, measured: list[Measured], limits: Limits, carry: tuple[str, ...]
+) -> tuple[Choice, dict]:
+    """The choice among the candidates for the target's backend, each with what it carries, and its record."""
     settings = TARGETS[target]
-    rows = [candidate.row for candidate in measured if candidate.row.backend == settings.backend]
+    rows, unable = add_carried([candidate.row for candidate in measured], carry)
+    rows = [row for row in rows if row.backend == settings.backend]
     if settings.small and limits.size_mb is None:
         limits = replace(limits, size_mb=run.recipe.distill.max_size_mb)
     slow, shown, note = find_slow_int8(rows), rows, ""
@@ -185,6 +208,7 @@ def _choose(run: Run, target: str, measured: list[Measured], limits: Limits) -> 
         if limits.latency_ms is not None:
             note = f" The limit of {limits.latency_ms:g} ms is not checked for {target}: nothing here measures it."
             limits = replace(limits, latency_ms=None)
+    slow |= unable
     choice = choose(shown, limits, slow, by_size=settings.by_size)
     return choice, {
         "limits": asdict(limits),
@@ -204,7 +228,14 @@ def _explain_none(choice: Choice, candidates: list[Candidate], target: str) -> s
 
 
 def compression_key(
-    run: Run, name: str, targets: tuple[str, ...], limits: Limits, members: int, outliers: list[str], intended_use: str
+    run: Run,
+    name: str,
+    targets: tuple[str, ...],
+    limits: Limits,
+    members: int,
+    outliers: list[str],
+    carry: tuple[str, ...] = (),
+    intended_use: str = "",
 ) -> str:
     """The key of a compression: teachers, data, the recipe's stages after training, the options, versions."""
     inputs = {"data": run.data_hash}
@@ -212,8 +243,10 @@ def compression_key(
         inputs |= {f"teacher {index + 1}": member["sha256"], f"logits {index + 1}": member["logits_sha256"]}
     asked = {"bundle": name, "targets": targets, "limits": limits, "members": members, "outliers": outliers}
     asked |= {"intended_use": intended_use}
+    if carry:
+        asked["carry"] = carry
     settings = select_settings(run.recipe, "name", "distill", "quantize", "calibrate")
-    return artifact_key(inputs, settings | asked, made_with("pillow", *CONVERTERS))
+    return artifact_key(inputs, settings | asked, made_with("pillow", *CONVERTERS.values()))
 
 
 def _read_packed(report: Path, key: str, outs: dict[str, Path]) -> tuple[dict[str, Bundle], dict] | None:

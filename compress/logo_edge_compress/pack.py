@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from logo_edge.backends.choose import candidates
 from logo_edge.bundle.calibration import Calibration, Mode
-from logo_edge.bundle.record import VECTORS, Bundle, list_files, read_bundle, write_bundle_record
+from logo_edge.bundle.record import Bundle, list_files, read_bundle, write_bundle_record
 from logo_edge.classifier import Classifier
 from logo_edge.decision import calibrated_logits, is_answered, logo_score
 from logo_edge.errors import BundleError
@@ -27,6 +28,13 @@ from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.organize.describe import describe_manifest
 from logo_edge_train.recipe import CalibrateConfig
 
+ARTIFACTS = {  # by backend, beside model.onnx
+    "openvino": "model.xml",
+    "litert": "model.tflite",
+    "torchscript": "model.pt",
+    "ncnn": "model.param",
+    "mnn": "model.mnn",
+}
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
@@ -34,7 +42,8 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path
     """Writes `model`, its record `bundle`, golden vectors, a card and a bill of materials to `folder`; reads it back.
 
     `extra` are further files by their names in the bundle: the members of an ensemble, the artifact for another
-    backend, the space of `embed_bundle`. The vectors are the project's own drawings with the logits of this artifact.
+    backend, the space of `embed_bundle`, the files of variants. The vectors are the project's own drawings with the
+    logits of this artifact, and those of each variant.
     An existing bundle is replaced in one step, and what killed packings to the same folder left is deleted. Raises
     BundleError for any other existing folder.
     """
@@ -47,14 +56,23 @@ def pack_bundle(bundle: Bundle, model: Path, folder: Path, extra: dict[str, Path
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, part / name)
         bundle = replace(bundle, folder=part)
-        _write_vectors(bundle)
+        views = [bundle, *map(bundle.of_variant, bundle.variants)]
+        for view in views:
+            _write_vectors(view)
         (part / CARD).write_text(model_card(bundle), encoding="utf-8")
         materials = bill_of_materials(replace(bundle, files=list_files(part)))
         (part / BOM).write_text(json_text(materials, indent=None), encoding="utf-8")
         write_bundle_record(replace(bundle, files=list_files(part)))
-        Classifier.load(part).run_vectors()
+        packed = read_bundle(part)
+        for view in (packed, *map(packed.of_variant, packed.variants)):
+            open_view(view).run_vectors()
         put_folder(part, folder)
     return read_bundle(folder)
+
+
+def open_view(view: Bundle) -> Classifier:
+    """The bundle or its variant on the first installed backend that reads its file, ONNX Runtime before others."""
+    return Classifier(view, backend=candidates(view.model_path)[0])
 
 
 def put_folder(part: Path, folder: Path) -> None:
@@ -108,8 +126,8 @@ def refuse_other_folder(folder: Path) -> None:
 
 
 def _write_vectors(bundle: Bundle) -> None:
-    classifier = Classifier(replace(bundle, files=list_files(bundle.folder)))  # the record has no vectors yet
-    (bundle.folder / VECTORS).parent.mkdir()
+    classifier = open_view(replace(bundle, files=list_files(bundle.folder)))  # the record has no vectors yet
+    (bundle.folder / bundle.vectors).parent.mkdir(exist_ok=True)
     vectors = []
     for sample in sorted(SAMPLES.glob("*.png")):
         image = f"vectors/{sample.name}"
@@ -125,4 +143,4 @@ def _write_vectors(bundle: Bundle) -> None:
                 "confidence": round(decision.confidence, 6),
             }
         )
-    (bundle.folder / VECTORS).write_text(json_text({"vectors": vectors}), encoding="utf-8")
+    (bundle.folder / bundle.vectors).write_text(json_text({"vectors": vectors}), encoding="utf-8")

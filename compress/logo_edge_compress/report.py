@@ -33,7 +33,7 @@ RECORDED = (
     "seconds",
     "files",
 )  # of a Candidate
-RECORDED_OF_ITS_RECORD = ("parity", "epistemic_rank_correlation", "verified_by", "not_done", "sensitivity")
+RECORDED_OF_ITS_RECORD = ("parity", "epistemic_rank_correlation", "verified_by", "audit", "not_done", "sensitivity")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -101,6 +101,19 @@ def find_misses(row: Row, limits: Limits) -> list[Miss]:
                 Miss(f"{name} {form.format(value)} (limit {form.format(limit)})", (value - limit) / max(limit, least))
             )
     return misses
+
+
+def add_carried(rows: list[Row], carry: tuple[str, ...]) -> tuple[list[Row], dict[str, str]]:
+    """Each row with the size of the candidates of its student that are carried too; title -> why one cannot be."""
+    sizes = {(row.student, row.name): row.size_bytes for row in rows}
+    whole, unable = [], {}
+    for row in rows:
+        others = [name for name in carry if name != row.name]
+        if missing := [name for name in others if (row.student, name) not in sizes]:
+            unable[row.title] = f"{', '.join(missing)}, which it should carry, was not made"
+        size_bytes = row.size_bytes + sum(sizes.get((row.student, name), 0) for name in others)
+        whole.append(replace(row, size_bytes=size_bytes))
+    return whole, unable
 
 
 def find_dominators(rows: list[Row]) -> dict[str, str]:

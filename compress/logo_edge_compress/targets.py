@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from logo_edge.backends.choose import BACKENDS
 from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge_compress.convert.tensorrt import why_no_engine
 from logo_edge_compress.distill.distill import check_teachers
+from logo_edge_compress.pack import ARTIFACTS
 from logo_edge_compress.select import Limits
 from logo_edge_train.runs import Run
 
@@ -24,9 +26,12 @@ class Target:
 TARGETS = {
     "cpu": Target("onnxruntime", small=True),
     "openvino": Target("openvino"),
+    "litert": Target("litert"),
     "jetson": Target("tensorrt"),
     "web": Target("onnxruntime", by_size=True, small=True),
     "torchscript": Target("torchscript"),
+    "ncnn": Target("ncnn"),
+    "mnn": Target("mnn"),
     "server": Target("members"),
 }
 
@@ -50,8 +55,10 @@ def check_targets(run: Run, targets: tuple[str, ...], limits: Limits, members: i
             f"--target server packs the teachers of {run.folder} together, and it has {teachers}; expected two or "
             f"more. Train with more train.teachers, or leave it out: {others}"
         )
-    if "openvino" in targets and find_spec("openvino") is None:
-        raise MissingExtraError("openvino", "openvino")
+    for target in ARTIFACTS:
+        library = BACKENDS[target].library
+        if target in targets and find_spec(library) is None:
+            raise MissingExtraError(target, library)
     if targets != ("server",):
         check_teachers(run, run.recipe.distill)
     unmeasured = [target for target in targets if not is_measured(target)]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from logo_edge.backends.base import ModelFile, Resources
 from logo_edge.backends.choose import open_backend
@@ -40,6 +39,25 @@ class Tolerance:
     kl_nats: float
 
 
+@dataclass(frozen=True)
+class Steps:
+    """The difference between two artifacts' logits on one grid, in its steps.
+
+    `equal_share`: of the images, those with all logits equal.
+    """
+
+    equal_share: float
+    largest: int
+    top1_agreement: float
+    images: int
+
+    @property
+    def is_transfer(self) -> bool:
+        """Whether the artifact reproduces its parent so closely that the parent's calibration holds for it."""
+        return self.equal_share >= LEAST_EQUAL and self.largest <= 1 and self.top1_agreement == 1
+
+
+LEAST_EQUAL = 0.97  # of images, by an exact transfer of scales to another runtime
 EXPORTED = Tolerance(mean_difference=1e-3, top1_agreement=0.999, kl_nats=1e-4)
 ROUNDED = Tolerance(mean_difference=0.1, top1_agreement=0.99, kl_nats=2e-3)  # float16, or another runtime's INT8
 QUANTIZED = Tolerance(mean_difference=0.5, top1_agreement=0.96, kl_nats=0.05)
@@ -55,6 +73,13 @@ def compare_logits(parent: np.ndarray, artifact: np.ndarray) -> Parity:
     return Parity(
         float(difference.max()), float(difference.mean()), float(agreement), float(divergence.mean()), len(parent)
     )
+
+
+def compare_steps(parent: np.ndarray, artifact: np.ndarray, step: float) -> Steps:
+    """parent, artifact: (N, K) float32 logits, multiples of `step`."""
+    steps = np.rint(np.abs(parent - artifact) / step).max(1)
+    agreement = (parent.argmax(1) == artifact.argmax(1)).mean()
+    return Steps(float((steps == 0).mean()), int(steps.max()), float(agreement), len(parent))
 
 
 def verify(parent: np.ndarray, artifact: np.ndarray, tolerance: Tolerance, name: str) -> Parity:
@@ -83,7 +108,7 @@ def verify_epistemic(parent: np.ndarray, artifact: np.ndarray, least: float, nam
     """
     if np.ptp(parent) == 0 and np.ptp(artifact) == 0:
         return 1.0
-    correlation = float(spearmanr(parent, artifact).statistic) if np.ptp(parent) and np.ptp(artifact) else 0.0
+    correlation = rank_correlation(parent, artifact) if np.ptp(parent) and np.ptp(artifact) else 0.0
     if not (correlation >= least and np.isfinite(artifact).all()):
         raise VerificationError(
             f"{name}: its `epistemic` ranks {len(parent)} pictures differently from its parent: rank correlation "
@@ -91,6 +116,15 @@ def verify_epistemic(parent: np.ndarray, artifact: np.ndarray, least: float, nam
             "method"
         )
     return correlation
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's correlation of two (N,) arrays; ties share their mean rank. Without SciPy, which devices lack."""
+    ranks = []
+    for values in (one, other):
+        _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[group])
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def has_epistemic(path: Path) -> bool:

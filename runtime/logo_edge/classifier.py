@@ -57,9 +57,9 @@ class Classifier(Model):
         files = {name: None if path is None else os.path.abspath(path) for name, path in files.items()}
         self._options = {"mode": mode, "threshold": threshold, "coverage": coverage, **files, **running}
         self.mode = Mode(mode)
-        self.threshold = bundle.calibration.abstain_below[self.mode] if threshold is None else threshold
-        self.coverage = _pick_coverage(bundle, coverage)
-        super().__init__(bundle, artifact=artifact, **running)
+        super().__init__(bundle, artifact=artifact, variants=enrolled is None, **running)
+        self.threshold = self.bundle.calibration.abstain_below[self.mode] if threshold is None else threshold
+        self.coverage = _pick_coverage(self.bundle, coverage)
         self.enrolment = None if enrolled is None else self._read_enrolment(enrolled)
         self._log = _open_log(log, bundle.name)
 
@@ -90,8 +90,9 @@ class Classifier(Model):
         mode: how confident it must be to give a label: best-guess, balanced or strict.
         threshold: the lowest confidence for a label, 0 to 1, instead of the mode's.
         coverage: of prediction sets, one of the bundle's levels; default 0.95, where the bundle can promise it.
-        backend: onnxruntime, openvino, tensorrt, torchscript (each an extra), or auto: the fastest of those installed,
-            measured once and kept in the cache. Each must give the bundle's golden vectors first, once on a machine.
+        backend: onnxruntime, openvino, litert, tensorrt, torchscript, ncnn, mnn (each an extra), or auto: the fastest
+            installed, measured by turns once and kept in the cache, with the bundle's model or, without `enrolled`, a
+            variant that it carries. Each must give its golden vectors first, once on a machine.
         artifact: a file of `logo-edge export` to run instead of the bundle's own graph; where it has no epistemic
             output, results have no epistemic uncertainty.
         threads: CPU threads of one forward pass. cores: the CPU cores of those threads (Linux). spinning: threads spin

@@ -68,8 +68,13 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, OSError) as error:
-        error.add_note(RERUN)
+        note_rerun(error)
         raise
+
+
+def note_rerun(error: BaseException) -> None:
+    """Adds to the error that the same command goes on; `BaseException.add_note`, which Python 3.10 lacks."""
+    error.__notes__ = [*getattr(error, "__notes__", ()), RERUN]
 
 
 def describe_os_error(error: OSError) -> str:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from logo_edge.backends.base import Backend, ModelFile, PerProcess, Resources
+from logo_edge.backends.base import WITH_WEIGHTS, Backend, ModelFile, PerProcess, Resources
 from logo_edge.backends.choose import AUTO, candidates, fastest, installed_versions, loaded_version, open_backend
 from logo_edge.backends.faults import without_known_faults
 from logo_edge.backends.onnxruntime import OnnxRuntime
 from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, VECTORS, Bundle
 from logo_edge.cache import remembered
 from logo_edge.decision import calibrated_probabilities
-from logo_edge.errors import BundleError, warn
+from logo_edge.errors import BundleError, MissingExtraError, warn
 from logo_edge.images.load import MAX_PIXELS, ImageSource, load_image
 from logo_edge.machine import describe_machine, fingerprint
 from logo_edge.preprocess import preprocess
@@ -46,20 +47,24 @@ class Model:
         cores: Sequence[int] | None = None,
         spinning: bool = False,
         fast_decoders: bool = True,
+        variants: bool = False,
     ):
+        """`variants`: with the backend auto, the bundle's variants may run instead of its own model."""
         if threads < 1:
             raise ValueError(f"threads {threads}; expected 1 or more")
-        self.bundle, self._fast_decoders = bundle, fast_decoders
+        self._fast_decoders = fast_decoders
         self._file = None if artifact is None else _read_artifact(bundle, Path(artifact))
         self.artifact = self._file.path if self._file else None
-        self.model_sha256 = self._file.sha256 if self._file else bundle.model_sha256  # of the model that runs
         resources = Resources(threads, None if cores is None else tuple(cores), spinning)
-        self.backend = _fastest_backend(bundle, self._file, resources) if backend == AUTO else backend
+        if backend == AUTO:
+            bundle, backend = _fastest(bundle, self._file, resources, variants)
+        self.bundle, self.backend = bundle, backend
+        self.model_sha256 = self._file.sha256 if self._file else bundle.model_sha256  # of the model that runs
         self._open(without_known_faults(resources) if self.backend == OnnxRuntime.name else resources)
         self._outputs = [bundle.model.output_name]
         if EPISTEMIC in bundle.model.optional_outputs and EPISTEMIC in self._backend.outputs:
             self._outputs.append(EPISTEMIC)
-        if VECTORS in bundle.files:  # a bundle that is being packed has none yet
+        if bundle.vectors in bundle.files:  # a bundle that is being packed has none yet
             self._check_vectors_once()
 
     @property
@@ -104,7 +109,7 @@ class Model:
         """
         vectors = self._read_vectors()[:limit]
         if not vectors:
-            raise BundleError(f"{self.bundle.folder / VECTORS}: no vectors; pack the bundle again")
+            raise BundleError(f"{self.bundle.folder / self.bundle.vectors}: no vectors; pack the bundle again")
         images = [
             (self.read_pixels(image)[None], PurePosixPath(name).name, *expected) for name, image, *expected in vectors
         ]
@@ -133,10 +138,10 @@ class Model:
                     np.array(vector["logits"], np.float32),
                     vector["best_guess"],
                 )
-                for vector in json.loads(self.bundle.read(VECTORS))["vectors"]
+                for vector in json.loads(self.bundle.read(self.bundle.vectors))["vectors"]
             ]
         except (ValueError, KeyError, TypeError) as error:
-            path = self.bundle.folder / VECTORS
+            path = self.bundle.folder / self.bundle.vectors
             raise BundleError(f"{path}: cannot be read ({error!r}); pack the bundle again") from error
 
     def _check_vectors_once(self) -> None:
@@ -183,6 +188,11 @@ class Model:
 
     def _need_embedding(self) -> None:
         """Raises BundleError where the model gives no embedding."""
+        if self.bundle.vectors != VECTORS:
+            raise BundleError(
+                f"{self.bundle.model_path}: a variant gives no {EMBEDDING}; open the bundle's own model with --backend "
+                f"{OnnxRuntime.name}"
+            )
         if EMBEDDING not in self.bundle.model.optional_outputs:
             raise BundleError(
                 f"{self.bundle.folder}: its model gives no {EMBEDDING}; pack it again with `logo-edge calibrate`"
@@ -195,27 +205,31 @@ class Model:
             )
 
 
-def _fastest_backend(bundle: Bundle, artifact: ModelFile | None, resources: Resources) -> str:
-    """The fastest backend, at one image a call, of those that give the golden vectors here."""
-    from logo_edge.timing import measure_latency
-
+def _fastest(bundle: Bundle, artifact: ModelFile | None, resources: Resources, variants: bool) -> tuple[Bundle, str]:
+    """The bundle, or its variant, and the backend: the fastest at one image a call of those that give their vectors."""
+    own = candidates(artifact.path if artifact else bundle.model_path)
+    choices = {name: (bundle, name) for name in own}
+    for variant in bundle.variants if variants and not artifact else ():
+        with suppress(MissingExtraError):  # nothing here reads it
+            backends = candidates(bundle.folder / variant.file)
+            choices |= {f"{variant.file}, {name}": (bundle.of_variant(variant), name) for name in backends}
+    if len(choices) == 1:
+        return choices[own[0]]
     contract = bundle.input
     pixels = np.zeros((1, contract.size_px, contract.size_px, contract.channels), np.uint8)
     running = {"threads": resources.threads, "cores": resources.cores, "spinning": resources.spinning}
 
-    def measure_ms(name: str) -> float:
-        model = Model(bundle, backend=name, artifact=artifact and artifact.path, **running)
+    def prepare(choice: str) -> Callable[[], object]:
+        view, name = choices[choice]
+        model = Model(view, backend=name, artifact=artifact and artifact.path, **running)
         model.run_vectors()
-        return measure_latency(lambda: model.logits(pixels), runs=50).p50_ms
+        return lambda: model.logits(pixels)
 
-    names = candidates(artifact.path if artifact else bundle.model_path)
-    if len(names) == 1:
-        return names[0]
     description = describe_machine()
     machine = {key: description[key] for key in ("cpu", "isa", "system", "machine")}
-    sha256 = artifact.sha256 if artifact else bundle.model_sha256
-    key = {"model": sha256, "backends": names, **asdict(resources), "versions": installed_versions(), **machine}
-    return fastest(names, measure_ms, key, str(bundle.folder))
+    models = [artifact.sha256] if artifact else sorted({view.model_sha256 for view, _ in choices.values()})
+    key = {"model": models, "backends": list(choices), **asdict(resources), "versions": installed_versions(), **machine}
+    return choices[fastest(list(choices), prepare, key, str(bundle.folder))]
 
 
 def _read_artifact(bundle: Bundle, path: Path) -> ModelFile:
@@ -238,7 +252,7 @@ def _read_artifact(bundle: Bundle, path: Path) -> ModelFile:
 def _own_model(bundle: Bundle, name: str) -> ModelFile:
     """The verified bytes of one of the bundle's models. Raises BundleError."""
     path = PurePosixPath(name)
-    weights = bundle.read(path.with_suffix(".bin").as_posix()) if path.suffix == ".xml" else b""
+    weights = bundle.read(path.with_suffix(".bin").as_posix()) if path.suffix in WITH_WEIGHTS else b""
     return ModelFile(bundle.folder / name, bundle.read(name), weights)
 
 

@@ -6,8 +6,10 @@ import enum
 from dataclasses import dataclass
 
 
-class Rejection(enum.StrEnum):
+class Rejection(str, enum.Enum):
     """Why no label was given."""
+
+    __str__ = str.__str__  # enum.StrEnum, which Python 3.10 lacks
 
     BLANK = "blank"  # all pixels have one colour: `decision.is_blank`
     NOT_A_LOGO = "not_a_logo"  # the logo score is below that of nearly all logos: `decision.is_logo`

@@ -19,6 +19,18 @@ class Latency:
     runs: int
 
 
+def measure_by_turns(
+    calls: dict[str, Callable[[], object]], *, rounds: int = 5, runs: int = 10, warmup_s: float = 0.2
+) -> dict[str, float]:
+    """The median latency of each call in ms: they take turns, so that a slow moment of the machine affects all."""
+    medians_ms: dict[str, list[float]] = {name: [] for name in calls}
+    for index in range(rounds):
+        for name, call in calls.items():
+            latency = measure_latency(call, runs=runs, warmup_s=0.0 if index else warmup_s)
+            medians_ms[name].append(latency.p50_ms)
+    return {name: float(np.median(medians)) for name, medians in medians_ms.items()}
+
+
 def measure_latency(call: Callable[[], object], *, runs: int = 200, warmup_s: float = 0.3) -> Latency:
     """The latency of `call`, after a warm-up of `warmup_s` seconds of calls that do not count."""
     end = time.perf_counter() + warmup_s

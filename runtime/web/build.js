@@ -1,5 +1,6 @@
 /**
- * Writes the demo as a folder that any static web server can serve: `node build.js [--bundle FOLDER] [--out FOLDER]`.
+ * Writes the demo as a folder that any static web server can serve:
+ * `node build.js [--bundle FOLDER] [--out FOLDER] [--webgpu]`.
  *
  * Nothing is bundled or minified. The folder holds the package's modules, onnxruntime-web's two modules and its WASM,
  * one bundle, the page, and a service worker with the hash of all of them.
@@ -16,9 +17,11 @@ import { readBundle } from "./src/bundle.js";
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const ORT_FILES = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
+const ASYNCIFY = "ort-wasm-simd-threaded.asyncify";
+const WEBGPU_FILES = ["ort.webgpu.min.mjs", `${ASYNCIFY}.mjs`, `${ASYNCIFY}.wasm`];
 
 /** Writes the folder `out` from scratch and returns its number of files. Throws BundleError for a damaged `bundle`. */
-async function build(bundle, out) {
+async function build(bundle, out, webgpu) {
   await readBundle((name) => readFile(path.join(bundle, name)));
   const part = `${out}.part`;
   await rm(part, { recursive: true, force: true });
@@ -28,9 +31,11 @@ async function build(bundle, out) {
   await cp(path.join(HERE, "src"), path.join(part, "lib"), { recursive: true, filter });
   await cp(bundle, path.join(part, "bundle"), { recursive: true, dereference: true });
   const ort = path.dirname(createRequire(import.meta.url).resolve("onnxruntime-web/wasm"));
-  for (const name of ORT_FILES) await cp(path.join(ort, name), path.join(part, "ort", name));
+  const ortFiles = webgpu ? [...ORT_FILES, ...WEBGPU_FILES] : ORT_FILES;
+  for (const name of ortFiles) await cp(path.join(ort, name), path.join(part, "ort", name));
   // Without a bundler a page finds modules only by their address.
   await replace(path.join(part, "lib", "classifier.js"), '"onnxruntime-web/wasm"', '"../ort/ort.wasm.min.mjs"');
+  await replace(path.join(part, "lib", "classifier.js"), '"onnxruntime-web/webgpu"', '"../ort/ort.webgpu.min.mjs"');
   const files = (await readdir(part, { recursive: true, withFileTypes: true }))
     .filter((file) => file.isFile() && file.name !== "sw.js")
     .map((file) => path.relative(part, path.join(file.parentPath, file.name)).split(path.sep).join("/"))
@@ -55,14 +60,16 @@ const { values } = parseArgs({
   options: {
     bundle: { type: "string", default: path.join(HERE, "..", "logo_edge", "default_bundle") },
     out: { type: "string", default: path.join(HERE, "dist") },
+    webgpu: { type: "boolean", default: false },
     help: { type: "boolean", short: "h" },
   },
 });
 if (values.help) {
-  console.log("node build.js [--bundle FOLDER] [--out FOLDER]\n\nWrites the demo page with the bundle to a folder.");
+  console.log("node build.js [--bundle FOLDER] [--out FOLDER] [--webgpu]\n");
+  console.log("Writes the demo page with the bundle to a folder; --webgpu adds the files of that backend, 27 MB.");
 } else {
   try {
-    const count = await build(values.bundle, values.out);
+    const count = await build(values.bundle, values.out, values.webgpu);
     const serve = `python3 -m http.server --bind 127.0.0.1 --directory ${values.out}`;
     console.log(`${count} files in ${values.out}; serve them with: ${serve}`);
   } catch (error) {

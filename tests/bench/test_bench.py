@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from logo_edge.backends import choose
+from logo_edge.bundle.record import read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import BenchError, DatasetError
 from logo_edge_bench import scaling, subject, systems
@@ -18,7 +21,7 @@ from logo_edge_bench.bench import PRESETS, STAGES, Preset, read_images, read_res
 from logo_edge_bench.commands import bench
 from logo_edge_bench.processes import settle
 from logo_edge_bench.scaling import measure_folders
-from logo_edge_bench.systems import System, bundle_systems, precision_of, reference_system
+from logo_edge_bench.systems import System, bundle_systems, find_artifacts, precision_of, reference_system
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,6 +150,71 @@ def test_a_slower_system_is_as_much_slower_as_it_is(fake, images):
 def test_a_system_that_fails_is_named(fake, images, fail, message):
     with pytest.raises(BenchError, match=message):
         run_bench([fake("broken", fail=fail)], images, SHORT)
+
+
+def test_a_system_that_does_not_load_is_left_out_unless_it_is_the_yardstick_or_the_last(fake, images):
+    systems = [fake("first"), fake("broken", fail="load"), fake("second")]
+    result = run_bench(systems, images, replace(SHORT, starts=0))
+    assert [row["name"] for row in result["rows"]] == ["first", "second"]
+    assert result["not_measured"] == {"broken": "broken: load failed: ValueError: no such weights"}
+    for fewer in (systems[:2], systems[1:]):
+        with pytest.raises(BenchError, match="no such weights"):
+            run_bench(fewer, images, replace(SHORT, starts=0))
+
+
+def test_a_folder_gives_the_artifacts_of_the_bundle_and_says_why_others_are_left_out(labelled, tmp_path):
+    bundle = read_bundle(labelled[0])
+    own = {"format": "litert", "source": bundle.name, "input": asdict(bundle.input), "files": {"own.tflite": {}}}
+    records = {
+        "engine": own | {"format": "tensorrt", "engine": {"file": "engines/a.engine"}},
+        "micro": own | {"format": "tflm"},
+        "other": own | {"source": "another"},
+        "own": own,
+        "undone": own | {"format": "coreml", "not_done": "not run: no Mac"},
+    }
+    for name, record in records.items():
+        (folder := tmp_path / "exports" / name).mkdir(parents=True)
+        (folder / f"{name}.json").write_text(json.dumps(record))
+    (tmp_path / "exports" / "list.json").write_text("[]")
+    artifacts, left_out = find_artifacts(tmp_path / "exports", bundle)
+    assert [path.name for path in artifacts] == ["a.engine", "own.tflite"]
+    reasons = {Path(name).stem: reason for name, reason in left_out.items()}
+    assert reasons.keys() == {"micro", "other", "undone"}
+    assert "no backend" in reasons["micro"]
+    assert "it is of 'another'" in reasons["other"]
+    assert reasons["undone"] == "not run: no Mac"
+    with pytest.raises(BenchError, match="no record of `logo-edge export`"):
+        find_artifacts(labelled[0] / "vectors", bundle)
+
+
+def test_the_command_measures_all_backends_and_a_folder_and_says_what_it_left_out(labelled, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "quick", replace(SHORT, starts=0))
+    monkeypatch.setattr(choose, "candidates", lambda path: ["onnxruntime"])
+    bundle, out = read_bundle(labelled[0]), tmp_path / "result.json"
+    (exports := tmp_path / "exports").mkdir()
+    for name, source in (("mine", bundle.name), ("other", "another")):
+        (exports / f"{name}.onnx").write_bytes((labelled[0] / "model.onnx").read_bytes())
+        record = {"format": "onnx", "source": source, "input": asdict(bundle.input), "files": {f"{name}.onnx": {}}}
+        (exports / f"{name}.json").write_text(json.dumps(record | {"precision": "fp32"}))
+    options = ["--manifest", labelled[1], "--backends", "all", "--artifact", exports, "--out", out]
+    done = CliRunner().invoke(bench, [str(word) for word in (labelled[0], *options)])
+    assert isinstance(done.exception, BenchError)
+    assert "it is of 'another'" in str(done.exception)
+    assert [row["name"].split(", ")[1] for row in read_result(out)["rows"][1:]] == [
+        "onnxruntime",
+        "onnxruntime mine.onnx",
+    ]
+
+
+def test_the_size_of_an_artifact_holds_its_weights(labelled, tmp_path):
+    classifier = Classifier.load(labelled[0])
+    (tmp_path / "a.param").write_bytes(bytes(10))
+    (tmp_path / "a.bin").write_bytes(bytes(90))
+    plain, ncnn = (
+        subject.BundleSubject(classifier, ["red"], options).describe()["size_bytes"]
+        for options in ({}, {"artifact": str(tmp_path / "a.param")})
+    )
+    assert ncnn - plain == 100 - (labelled[0] / "model.onnx").stat().st_size
 
 
 def test_a_system_has_its_own_environment(fake, images, tmp_path):

@@ -29,6 +29,8 @@ def row(name, ms, accuracy, size_bytes, *, count=500, **changes):
     return {
         "name": name,
         "kind": "bundle",
+        "backend": "onnxruntime",
+        "precision": "int8",
         "note": "",
         "threads": 1,
         "batch": 1,
@@ -116,6 +118,24 @@ def test_a_run_of_ratios_shows_no_milliseconds(result):
     assert "end to end p50" not in text
     assert "0.500" in text
     assert "<svg" not in html_of([result | {"scaling": None}])
+
+
+def test_runtimes_are_listed_by_their_forward_pass_and_only_where_there_are_several(result):
+    assert "Which runtime" not in markdown_of(result)
+    result["rows"] += [
+        row("ours, litert", 1, 0.93, 900_000, backend="litert"),
+        row("ours, litert, close", 1.01, 0.93, 900_000, backend="litert", precision="fp16"),
+        row("ours, by eight", 0.1, 0.93, 900_000, batch=8),
+        row("a peer", 0.1, 0.93, 900_000, kind="peer"),
+    ]
+    text = markdown_of(result).partition("### Which runtime for this CPU\n\n")[2].partition("\n\n")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    shown = [(backend, precision, ratio) for backend, precision, _, _, ratio, *_ in lines]
+    assert shown[0] == ("litert", "int8", "1.00 (as fast)")
+    assert shown[1] == ("litert", "fp16", "1.01 (as fast)")
+    assert [backend for backend, *_ in shown[2:]] == ["onnxruntime"] * 3
+    assert shown[2][2].startswith("2.0")
+    assert "Which runtime for this CPU" in html_of([result])
 
 
 def test_the_page_is_whole_escaped_and_needs_nothing_from_outside(result, tmp_path):

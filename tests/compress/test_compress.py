@@ -526,7 +526,10 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
     ]
     assert by_name["int4-weights"]["status"] == "refused"
     assert "no matrix product to store in 4 bits" in by_name["int4-weights"]["reason"]
-    for name in ("int8-nncf", "int8-dynamic", "int8-weights", "int8-mixed"):
+    assert by_name["int8-dynamic"]["status"] == "refused"
+    assert "layers compute in float" in by_name["int8-dynamic"]["reason"], "it quantizes no convolution"
+    assert by_name["int8-minmax"]["audit"]["float_layers"] == []
+    for name in ("int8-nncf", "int8-weights", "int8-mixed"):
         assert by_name[name]["status"] == "made", by_name[name]["reason"]
         assert by_name[name]["parity"]["images"] == 16
     assert by_name["int8-weights"]["size_bytes"] < 0.4 * by_name["fp32"]["size_bytes"]
@@ -552,8 +555,14 @@ def test_layers_go_back_to_fp32_where_no_int8_holds_its_parent(folder, tmp_path)
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder, equal_costs):
     recipe = recipe_from_dict({**RECIPE, "name": "tough", "distill": {**RECIPE["distill"], "adversarial_radius": 2.0}})
     before = (folder / "run" / "compress" / "report.json").read_bytes()
-    record = compress_run(folder, folder / "tough", recipe=recipe)
+    record = compress_run(folder, folder / "tough", recipe=recipe, carry=("fp32", "fp16"))
     bundle = Classifier.load(folder / "tough").bundle
+    carried = {variant.file: variant for variant in bundle.variants}
+    names = {"fp32", "fp16"} - {record["targets"]["cpu"]["method"]}
+    assert set(carried) == {f"variants/{name}.onnx" for name in names}
+    assert {variant.vectors for variant in carried.values()} == {f"vectors/{name}.json" for name in names}
+    assert all(Classifier(bundle.of_variant(variant)).run_vectors() >= 8 for variant in carried.values())
+    assert bundle.provenance["fitting"]["images"] == 24
     assert record["recipe"] == bundle.provenance["recipe"] == "tough"
     assert json.loads((folder / "run" / "compress-tough" / "report.json").read_text())["bundle_bytes"] > 0
     assert (folder / "run" / "compress" / "report.json").read_bytes() == before
@@ -584,9 +593,13 @@ def test_what_is_not_measured_here_is_not_held_to_a_latency_and_can_be_exported(
     assert set(read_source(folder / "run").graphs) >= {"fp32"}
 
 
+@pytest.mark.network
 def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):
-    record = compress_run(folder, folder / "bundle", targets=("cpu", "openvino", "jetson", "web", "torchscript"))
-    for target, suffix in (("openvino", ".xml"), ("torchscript", ".pt")):
+    record = compress_run(
+        folder, folder / "bundle", targets=("cpu", "openvino", "litert", "jetson", "web", "torchscript", "ncnn", "mnn")
+    )
+    suffixes = {"openvino": ".xml", "litert": ".tflite", "torchscript": ".pt", "ncnn": ".param", "mnn": ".mnn"}
+    for target, suffix in suffixes.items():
         bundle = Classifier.load(folder / f"bundle-{target}").bundle
         assert f"model{suffix}" in bundle.files, "beside the graph that it was made of"
         assert bundle.provenance["target"] == target
@@ -595,7 +608,13 @@ def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):
     assert (jetson["backend"], jetson["cost"]) == ("tensorrt", None)
     assert "no engine was built or run" in jetson["not_measured"]
     backends = {candidate["backend"] for candidate in by_title.values() if candidate["status"] == "made"}
-    assert backends == {"onnxruntime", "openvino", "tensorrt", "torchscript"}
+    assert backends == {"onnxruntime", "openvino", "litert", "tensorrt", "torchscript", "ncnn", "mnn"}
+    assert (by_title[f"{MODEL}@32, int8-mnn"]["status"], by_title[f"{MODEL}@32, int8-ncnn"]["status"]) == (
+        "refused",
+        "made",
+    )
+    model = folder / "bundle-litert" / "model.tflite"
+    assert Classifier.load(folder / "bundle-litert", backend="litert", artifact=model).run_vectors() >= 8
     web = record["targets"]["web"]
     assert web["method"].startswith("int8"), "the smallest"
     assert unsupported_operators(onnx.load(folder / "bundle-jetson" / "model.onnx")) == []

@@ -35,7 +35,7 @@ def run(tmp_path):
     [
         (
             ["--target", "toaster"],
-            "--target toaster: expected one of cpu, openvino, jetson, web, torchscript, server, all",
+            "--target toaster: expected one of cpu, openvino, litert, jetson, web, torchscript, ncnn, mnn, server, all",
         ),
         (["--members", "2"], "--members applies to the server's bundle; add --target server"),
         (["--target", "server", "--members", "1"], "--members 1: expected from 2 to the 2 teachers"),
@@ -80,6 +80,8 @@ def test_what_one_teacher_cannot_say_and_a_library_that_is_missing_are_refused_a
     monkeypatch.setattr(target_checks, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"logo-edge\[openvino\]"):
         check_targets(run_of(2), ("cpu", "openvino"), Limits())
+    with pytest.raises(MissingExtraError, match=r"logo-edge\[litert\]"):
+        check_targets(run_of(2), ("cpu", "litert"), Limits())
     check_targets(run_of(2), ("cpu", "web"), Limits())
 
 

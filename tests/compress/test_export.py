@@ -119,7 +119,11 @@ def make(source, kind, precision, batch, out, images, messages=None):
 @pytest.mark.parametrize("batch", [None, 1])
 @pytest.mark.parametrize(
     ("kind", "precision"),
-    [(kind, precision) for kind in ("onnx", "openvino", "tensorrt") for precision in ("fp32", "fp16", "int8")],
+    [
+        (kind, precision)
+        for kind in ("onnx", "openvino", "tensorrt", "litert")
+        for precision in ("fp32", "fp16", "int8")
+    ],
 )
 def test_every_format_agrees_with_its_parent_and_leaves_a_record(source, images, tmp_path, kind, precision, batch):
     record = make(source, kind, precision, batch, tmp_path, images)
@@ -128,11 +132,31 @@ def test_every_format_agrees_with_its_parent_and_leaves_a_record(source, images,
     stem = f"run-{precision}-{'batch1-' if batch else ''}{kind}"
     assert json.loads((tmp_path / f"{stem}.json").read_text()) == json.loads(json.dumps(record))
     assert (record["format"], record["precision"], record["batch"]) == (kind, precision, batch or "dynamic")
-    assert set(record["files"]) == ({f"{stem}.xml", f"{stem}.bin"} if kind == "openvino" else {f"{stem}.onnx"})
+    suffixes = {"openvino": ("xml", "bin"), "litert": ("tflite",)}.get(kind, ("onnx",))
+    assert set(record["files"]) == {f"{stem}.{suffix}" for suffix in suffixes}
     for name, file in record["files"].items():
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == file["sha256"]
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {*record["files"], f"{stem}.json"}, "nothing temporary is left"
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(("kind", "library", "suffix"), [("ncnn", "ncnn", "bin"), ("mnn", "MNN", "mnn")])
+def test_a_run_gives_ncnn_and_mnn_in_every_precision(source, images, tmp_path, kind, library, suffix, precision):
+    pytest.importorskip(library, reason=f"needs {library}: make setup installs it")
+    if (kind, precision) == ("mnn", "int8"):
+        with pytest.raises(VerificationError, match="MNN's INT8 pools wrongly"):
+            make(source, kind, precision, None, tmp_path, images)
+        return
+    record = make(source, kind, precision, None, tmp_path, images)
+    assert record["parity"]["top1_agreement"] >= 0.95
+    assert record["parity"]["mean_difference"] < {"fp32": 1e-3, "fp16": 0.01, "int8": 0.3}[precision]
+    sizes = {name.rpartition(".")[2]: file["size_bytes"] for name, file in record["files"].items()}
+    assert sizes.keys() == {suffix, *(["param"] if kind == "ncnn" else [])}
+    fp32 = source.graphs["fp32"].stat().st_size
+    assert sizes[suffix] < {"fp32": 1.1, "fp16": 0.6, "int8": 0.4}[precision] * fp32
 
 
 def test_a_torchscript_module_gives_the_students_logits_at_any_batch(source, images, tmp_path):
@@ -199,6 +223,11 @@ def test_the_graph_for_tensorrt_quantizes_to_s8_about_zero_and_needs_nothing_tha
             lambda graph: graph.node.remove(graph.node[0]) or graph.node[0].input.__setitem__(0, "pixels"),
             "only cast uint8",
         ),
+        (lambda graph: graph.initializer.remove(first_weights(graph)), "constant weights"),
+        (
+            lambda graph: graph.node.append(helper.make_node("ReduceMean", ["logits", "logits"], ["mean"])),
+            "'logits' as",
+        ),
     ],
 )
 def test_what_tensorrt_would_refuse_is_named(source, change, complaint):
@@ -209,6 +238,29 @@ def test_what_tensorrt_would_refuse_is_named(source, change, complaint):
     model.opset_import[0].version = 25
     assert any("opset 25" in line for line in engine.unsupported_operators(model))
     assert OPSET in engine.OPSETS
+
+
+def first_weights(graph):
+    name = next(node.input[1] for node in graph.node if node.op_type == "Conv")
+    return next(tensor for tensor in graph.initializer if tensor.name == name)
+
+
+@pytest.mark.parametrize(
+    ("scale", "complaint"),
+    [(np.float32(0), "constants above 0"), (np.ones(8, np.float32), "activations with one scale")],
+)
+def test_a_scale_that_tensorrt_would_refuse_is_named(source, scale, complaint):
+    model = to_tensorrt(onnx.load(source.graphs["int8"]))
+    name = next(node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear")
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(scale, name))
+    assert any(complaint in line for line in engine.unsupported_operators(model))
+
+
+def test_a_device_exports_without_the_training_stack():
+    absent = "import sys; sys.modules.update(dict.fromkeys(('scipy', 'sklearn', 'torch', 'torchvision', 'onnxscript')))"
+    imports = "import logo_edge_compress.commands, logo_edge_compress.convert.export, logo_edge_compress.convert.source"
+    subprocess.run([sys.executable, "-c", f"{absent}; {imports}"], check=True)
 
 
 def test_an_engine_serves_one_gpu_one_tensorrt_and_one_model():

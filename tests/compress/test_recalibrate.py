@@ -10,18 +10,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
 from logo_edge import Classifier, Mode, Rejection, read_bundle
-from logo_edge.bundle.record import RECORD, MemberEntry, list_files, write_bundle_record
+from logo_edge.bundle.record import RECORD, MemberEntry, VariantEntry, list_files, write_bundle_record
 from logo_edge.bundle.signing import SIGNATURE, make_keys, sign_record
-from logo_edge.errors import DatasetError, RecipeError
+from logo_edge.errors import BundleError, DatasetError, RecipeError
 from logo_edge_compress.card import find_weaknesses
 from logo_edge_compress.commands import calibrate
+from logo_edge_compress.convert.flatbuffer import write_flatbuffer
 from logo_edge_compress.pack import put_folder
 from logo_edge_compress.recalibrate import read_config, recalibrate
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, write_manifest
@@ -105,6 +108,25 @@ def add_torchscript(folder: Path) -> None:
     torch.jit.script(MeanColour()).save(str(folder / "model.pt"))
 
 
+def add_litert(folder: Path) -> None:
+    """What the fake bundle's graph computes, half as sure, in the form that the conversion reads."""
+    constants = {"step": np.float32(6 / 255 * 0.999), "zero": np.uint8(0), "axes": np.array([2, 3])}
+    nodes = [
+        helper.make_node("Transpose", ["pixels"], ["turned"], perm=[0, 3, 1, 2]),
+        helper.make_node("DequantizeLinear", ["turned", "step", "zero"], ["planes"]),
+        helper.make_node("ReduceMean", ["planes", "axes"], ["logits"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean-colour",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 16, 16, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    (folder / "model.tflite").write_bytes(write_flatbuffer(model))
+
+
 def add_notes(folder: Path) -> None:
     (folder / "more").mkdir()
     (folder / "more" / "notes.txt").write_text("trained by us")
@@ -112,7 +134,12 @@ def add_notes(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("add", "names"),
-    [(add_openvino, {"model.xml", "model.bin"}), (add_torchscript, {"model.pt"}), (add_notes, {"more/notes.txt"})],
+    [
+        (add_openvino, {"model.xml", "model.bin"}),
+        (add_litert, {"model.tflite"}),
+        (add_torchscript, {"model.pt"}),
+        (add_notes, {"more/notes.txt"}),
+    ],
 )
 def test_every_file_of_a_bundle_stays_and_its_own_artifact_is_calibrated(fake_bundle, manifest, tmp_path, add, names):
     folder = fake_bundle(temperature=9.0)
@@ -127,9 +154,25 @@ def test_every_file_of_a_bundle_stays_and_its_own_artifact_is_calibrated(fake_bu
     assert bundle.calibration.temperature < 9.0
     plain = fake_bundle()
     expected = recalibrate(plain, manifest, CONFIG).calibration.temperature
-    share = 0.999 if "model.pt" in names else 1.0
+    share = 0.999 if names & {"model.pt", "model.tflite"} else 1.0
     assert bundle.calibration.temperature == pytest.approx(share * expected, rel=3e-4)
     assert (bundle.calibration.temperature == expected) == (add is add_notes)
+
+
+def test_an_artifact_is_packed_with_a_copy_of_its_bundle_and_calibrated(fake_bundle, manifest, tmp_path):
+    folder, artifact, out = fake_bundle(temperature=9.0), tmp_path / "exported.xml", tmp_path / "packed"
+    openvino.save_model(openvino.convert_model(folder / "model.onnx"), artifact)
+    before = read_bundle(folder).files
+    bundle = recalibrate(folder, manifest, CONFIG, artifact=artifact, out=out)
+    assert bundle.folder == out
+    assert {"model.onnx", "model.xml", "model.bin"} < set(bundle.files)
+    assert (out / "model.xml").read_bytes() == artifact.read_bytes()
+    assert bundle.calibration.temperature < 9.0
+    assert read_bundle(folder).files == before, "the bundle itself stays"
+    with pytest.raises(BundleError, match="holds model.xml, the artifact is .*exported.xml"):
+        recalibrate(out, manifest, CONFIG, artifact=artifact, out=tmp_path / "twice")
+    with pytest.raises(BundleError, match="a file that ends in .xml, .tflite, .pt, .param, .mnn"):
+        recalibrate(folder, manifest, CONFIG, artifact=folder / "model.onnx", out=tmp_path / "graph")
 
 
 def test_a_bundle_of_several_members_is_calibrated_on_what_they_say_together(fake_bundle, manifest, tmp_path):
@@ -143,6 +186,30 @@ def test_a_bundle_of_several_members_is_calibrated_on_what_they_say_together(fak
     expected = recalibrate(fake_bundle(), manifest, CONFIG)
     assert bundle.calibration.temperature == pytest.approx(expected.calibration.temperature, rel=1e-3)
     assert Classifier.load(folder).run_vectors() >= 8
+
+
+def test_a_variant_is_calibrated_on_its_own_logits_and_gets_vectors_of_its_own(fake_bundle, manifest):
+    folder, name = fake_bundle(temperature=9.0), "variants/fp32.onnx"
+    model = onnx.load(folder / "model.onnx")
+    weights = model.graph.initializer[0]
+    weights.CopyFrom(onnx.numpy_helper.from_array(3 * onnx.numpy_helper.to_array(weights), weights.name))
+    (folder / name).parent.mkdir()
+    onnx.save(model, folder / name)
+    before = read_bundle(folder)
+    variant = VariantEntry(name, "fp32", "vectors/fp32.json", before.calibration)
+    vectors = json.loads((folder / before.vectors).read_text())
+    for vector in vectors["vectors"]:
+        vector["logits"] = [3 * logit for logit in vector["logits"]]
+    (folder / variant.vectors).write_text(json.dumps(vectors))
+    write_bundle_record(replace(before, variants=(variant,), files=list_files(folder)))
+    bundle = recalibrate(folder, manifest, CONFIG)
+    (packed,) = bundle.variants
+    assert packed.calibration.temperature > 1.5 * bundle.calibration.temperature
+    assert bundle.files[name].sha256 == read_bundle(folder).files[name].sha256
+    own, other = (json.loads((folder / path).read_text())["vectors"] for path in (bundle.vectors, packed.vectors))
+    assert [vector["logits"] for vector in other] == [
+        pytest.approx([3 * logit for logit in vector["logits"]], rel=1e-3, abs=1e-3) for vector in own
+    ]
 
 
 def test_the_command_keeps_the_risks_that_the_bundle_was_made_by(fake_bundle, manifest, tmp_path):

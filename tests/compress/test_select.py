@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from logo_edge_compress.select import Limits, Row, choose, find_dominators, find_misses, find_slow_int8, is_as_accurate
+from logo_edge_compress.select import (
+    Limits,
+    Row,
+    add_carried,
+    choose,
+    find_dominators,
+    find_misses,
+    find_slow_int8,
+    is_as_accurate,
+)
 from logo_edge_compress.timing import Cost, is_slower
 
 LOGOS = 400
@@ -55,6 +64,20 @@ def test_the_fastest_candidate_is_chosen_among_those_as_accurate_as_the_best():
         "the fastest (and of equally fast ones the smallest) of the 3 that val cannot distinguish from the most "
         "accurate, large@128, fp32 with 93.0%."
     )
+
+
+def test_what_is_carried_counts_as_size_and_must_exist():
+    carrying, unable = add_carried(ROWS, ("fp32",))
+    sizes = {row.title: row.size_bytes for row in carrying}
+    assert sizes["large@128, int8-tuned"] == 17_300_000
+    assert sizes["large@128, fp32"] == 13_500_000
+    assert unable == {}
+    assert [len(find_misses(row, Limits(size_mb=2.2))) for row in carrying if row.student == "small@96"] == [0, 1]
+    _, unable = add_carried(ROWS, ("int8-tuned",))
+    assert unable["small@96, fp32"] == "int8-tuned, which it should carry, was not made"
+    assert "large@128, fp32" not in unable
+    choice = choose(ROWS, Limits(), unable, by_size=False)
+    assert choice.row is LARGE8, "the quickest that can carry it"
 
 
 def test_candidates_differ_if_one_is_right_on_enough_logos_where_the_other_is_wrong():

@@ -86,6 +86,7 @@ def test_eight_threads_that_share_a_backend_get_what_one_gets(fake_bundle, backe
     ("backend", "package", "extra"),
     [
         ("openvino", "openvino", "openvino"),
+        ("litert", "ai_edge_litert", "litert"),
         ("torchscript", "torch", "torchscript"),
         ("tensorrt", "tensorrt", "tensorrt"),
     ],
@@ -94,9 +95,10 @@ def test_a_backend_that_is_not_installed_names_its_extra(
     fake_bundle, module, tmp_path, monkeypatch, backend, package, extra
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    engine = tmp_path / "made.engine"
-    engine.write_bytes(b"plan")
-    artifact = {"openvino": None, "torchscript": module, "tensorrt": engine}[backend]
+    artifacts = {"litert": tmp_path / "made.tflite", "tensorrt": tmp_path / "made.engine"}
+    for path in artifacts.values():
+        path.write_bytes(b"plan")
+    artifact = {"openvino": None, "torchscript": module, **artifacts}[backend]
     with pytest.raises(MissingExtraError, match=rf"logo-edge\[{extra}\]"):
         Classifier.load(fake_bundle(), backend=backend, artifact=artifact)
 
@@ -173,11 +175,11 @@ def test_auto_measures_once_and_remembers_the_fastest(fake_bundle, findings, mon
 
     times, measured = iter([3.0, 2.0]), []
 
-    def measure(call, **_):
-        measured.append(call())
-        return timing.Latency(next(times), 0, 0, 1)
+    def measure(calls):
+        measured.extend(call() for call in calls.values())
+        return {name: next(times) for name in calls}
 
-    monkeypatch.setattr(timing, "measure_latency", measure)
+    monkeypatch.setattr(timing, "measure_by_turns", measure)
     bundle = fake_bundle()
     assert [Classifier.load(bundle, backend="auto").backend for _ in range(3)] == ["openvino"] * 3
     assert len(measured) == 2
@@ -198,11 +200,11 @@ def test_auto_says_what_is_wrong_with_an_artifact_that_nothing_here_can_run(fake
     find_spec = backends.find_spec
     monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "tensorrt" else find_spec(name))
     (tmp_path / "made.engine").write_bytes(b"plan")
-    (tmp_path / "made.tflite").write_bytes(b"model")
+    (tmp_path / "made.h5").write_bytes(b"model")
     for name, error, message in (
         ("absent.onnx", LogoEdgeError, r"absent\.onnx: no such file; expected an artifact"),
         ("absent.xml", LogoEdgeError, r"absent\.xml: no such file; expected an artifact"),
-        ("made.tflite", LogoEdgeError, r"found suffix '\.tflite'; expected one of \.onnx, \.xml, \.engine, \.pt"),
+        ("made.h5", LogoEdgeError, r"found suffix .\.h5.; expected one of \.onnx, \.xml, \.tflite, .*\.pt"),
         ("made.engine", MissingExtraError, r"logo-edge\[tensorrt\]"),
     ):
         with pytest.raises(error, match=message):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from logo_edge.preprocess import (
     preprocess_by_pillow,
 )
 
+preprocessing = import_module("logo_edge.preprocess")  # the package's name for it is the function
 CONTRACT = InputContract(size_px=64)
 WHITE, DARK = CONTRACT.light_background, CONTRACT.dark_background
 
@@ -139,6 +141,17 @@ def test_what_is_no_picture_never_reaches_the_library(pixels):
 def test_a_picture_beyond_its_image_never_reaches_the_library(box):
     with pytest.raises(ValueError, match="within 8 x 8"):
         preprocess(np.zeros((8, 8, 3), np.uint8), CONTRACT, box)
+
+
+@pytest.mark.skipif(preprocessing.OLD_PILLOW, reason="it compares with Pillow 13")
+@pytest.mark.parametrize("box", [None, (0, 0, 89.5, 898.25)])
+@pytest.mark.parametrize("size", [(40, 128), (100, 128), (90, 100), (128, 900)])
+def test_old_pillow_scales_tall_images_in_the_order_of_pillow_13(monkeypatch, size, box):
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 90, 4), np.uint8)
+    image = Image.fromarray(pixels, "RGBX")
+    expected = np.asarray(preprocessing.resize(image, size, box))
+    monkeypatch.setattr(preprocessing, "OLD_PILLOW", True)
+    assert np.array_equal(np.asarray(preprocessing.resize(image, size, box)), expected)
 
 
 def test_an_array_need_not_be_contiguous():

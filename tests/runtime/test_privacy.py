@@ -25,7 +25,7 @@ DOCUMENTED = re.compile(r"\.cache/(logo-edge/|matplotlib/fontlist-)")
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 OTHER_SWITCHES = "CI TF_BUILD JENKINS_URL GITHUB_ACTIONS PYTEST_CURRENT_TEST LOGO_EDGE_CACHE XDG_CACHE_HOME".split()
 ROOMS = ("logo_edge", "logo_edge_train", "logo_edge_compress", "logo_edge_bench", "logo_edge_report")
-LIBRARIES = ("onnxruntime", "openvino", "nncf", "albumentations", "mlflow")
+LIBRARIES = ("onnxruntime", "openvino", "ai_edge_litert.interpreter", "ncnn", "MNN", "nncf", "albumentations", "mlflow")
 CALLS = {
     "classify": "classify {work}/logos --log {work}/log --backend auto",
     "info": "info --self-test",

@@ -134,8 +134,8 @@ def test_with_any_of_its_extras_the_runtime_classifies_without_torch(wheel, bare
     assert counted == (16 if "svg" in chosen else 8)
     table = run(*classify[:-1], samples, "--out", tmp_path / "results.parquet", folder=tmp_path)
     assert table.returncode == 0 if "parquet" in chosen else "logo-edge[parquet]" in table.stderr
-    for backend, extra in (("openvino", "openvino"), ("torchscript", "torchscript")):
-        artifact = tmp_path / {"openvino": "a.xml", "torchscript": "a.pt"}[backend]
+    for backend, extra in (("openvino", "openvino"), ("litert", "litert"), ("torchscript", "torchscript")):
+        artifact = tmp_path / {"openvino": "a.xml", "litert": "a.tflite", "torchscript": "a.pt"}[backend]
         artifact.write_bytes(b"")
         artifact.with_suffix(".bin").write_bytes(b"")  # the other half of an OpenVINO artifact
         refused = run(

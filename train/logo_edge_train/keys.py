@@ -147,8 +147,11 @@ def source_hash(folder: Path) -> str:
 
 def file_hash(path: Path) -> str:
     """sha256 of the file's content."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def row_hashes(manifest: Manifest, rows: Iterable[LogoRow]) -> list[tuple[str, str]]:

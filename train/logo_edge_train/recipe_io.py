@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
-import tomllib
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from logo_edge.errors import RecipeError
 from logo_edge_train.bounds import read_table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from logo_edge_bench.experiments.shipped import test_split
 from logo_edge_bench.experiments.training_tables import measured_splits, outliers_by
 from logo_edge_bench.markdown import markdown, named, share, table_of
@@ -174,3 +176,86 @@ def students(result: dict) -> str:
         f"{text}\n\nMedians on one thread, by turns; {machine['cpu']} ({', '.join(machine['isa'])}), "
         f"onnxruntime {machine['onnxruntime']}."
     )
+
+
+def formats(result: dict) -> str:
+    """Every format and precision: agreement, accuracy, size and latency, and where its golden vectors were given."""
+    header = [
+        "",
+        "top-1 agreement",
+        "logits differ by, mean",
+        "at most",
+        "all equal",
+        "accuracy",
+        "ECE",
+        "MB",
+        "p50 ms",
+    ]
+    header += ["golden vectors here", "on emulated ARM"]
+    reasons: list[str] = []
+
+    def number(reason: str) -> str:
+        """The reason's number in the notes below the table."""
+        reason = " ".join(reason.split())
+        if reason not in reasons:
+            reasons.append(reason)
+        return f"({reasons.index(reason) + 1})"
+
+    table = markdown(header, [_format(name, row, number) for name, row in result["rows"].items()])
+    images, machine = result["images"], result.get("machine")
+    notes = [
+        f"Bundle `{result['bundle']}`. The parent is its graph or, in FP32 and FP16, the same with its dequantized "
+        f"weights. Agreement: {images['val']} logos of val. Accuracy and debiased ECE: {images['test']} of test, with "
+        "the bundle's calibration where it is named, else with one fitted on calib."
+    ]
+    if machine:
+        notes.append(f"Medians on one thread, by turns; {machine['cpu']} ({', '.join(machine['isa'])}).")
+    notes += [f"({index}) {reason}" for index, reason in enumerate(reasons, start=1)]
+    return "\n\n".join([table, *notes])
+
+
+def _format(name: str, row: dict, number: Callable[[str], str]) -> list[str]:
+    if "parity" not in row:
+        return [name, f"not made {number(row['refused'])}", *[""] * 9]
+    parity, test, cost, arm = row["parity"], row["test"], row.get("cost"), row.get("arm")
+    passes = row["vectors"].get("passes")
+    return [
+        name,
+        f"{parity['top1_agreement']:.1%}",
+        f"{parity['mean_difference']:.5f}",
+        f"{parity['max_difference']:.2g}",
+        f"{row['steps']['equal_share']:.1%}" if "steps" in row else "",
+        f"{test['accuracy']['value']:.1%}",
+        f"{test['ece_debiased']['value']:.1%}" + (" by the bundle's" if row["shares_calibration"] else ""),
+        f"{row['size_bytes'] / 1e6:.2f}",
+        "not timed" if not cost else f"{cost['p50_ms']:.2f}" if "p50_ms" in cost else number(cost["refused"]),
+        f"all {passes}" if passes else f"no {number(row['vectors']['refused'])}",
+        "not run"
+        if not arm
+        else f"no {number(arm['refused'])}"
+        if "refused" in arm
+        else f"all {arm['passes']}; differs by {arm['max_difference']:.2g} at most",
+    ]
+
+
+def format_goals(formats: dict) -> str:
+    """The goals of exact transfer and of NCNN, beside the figures on val."""
+    rows = {name: row for name, row in formats["rows"].items() if "parity" in row}
+    lines = []
+    for name in ("litert int8", "executorch int8"):
+        measured = ["not measured"] * 3
+        if row := rows.get(name):
+            steps = row["steps"]
+            measured = [f"{steps['equal_share']:.1%}", f"{steps['largest']}", f"{steps['top1_agreement']:.1%}"]
+        goals = {
+            "images with all logits equal to ONNX Runtime's": ">= 97 %",
+            "largest difference, steps of quantization": "<= 1",
+            "top-1 equal": "100 %",
+        }
+        lines += [[f"{name}, {goal}", cell, goals[goal]] for goal, cell in zip(goals, measured, strict=True)]
+    measured, names = "not measured", ("ncnn int8", "onnx fp32")
+    if rows.keys() >= set(names):
+        int8, fp32 = (100 * rows[name]["val_accuracy"]["value"] for name in names)
+        measured = f"{int8 - fp32:+.1f} ({int8:.1f} / {fp32:.1f} %)"
+    lines.append(["ncnn int8, points of accuracy over the FP32 parent", measured, ">= -0.7"])
+    return markdown(["goal", f"{formats['images']['val']} logos of val", "must reach"], lines)

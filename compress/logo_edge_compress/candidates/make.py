@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from safetensors.numpy import load_file as load_arrays
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import LogoEdgeError, VerificationError
+from logo_edge_compress.audit import CHOSEN_IN_FLOAT, refuse_float
 from logo_edge_compress.candidates.pixels import FITTING, OUTLIERS, load_pixels, pixel_files
 from logo_edge_compress.candidates.store import (
     Candidate,
@@ -31,6 +32,7 @@ from logo_edge_compress.candidates.store import (
     write_candidate,
 )
 from logo_edge_compress.convert.export import export_artifact
+from logo_edge_compress.convert.onnx import audit
 from logo_edge_compress.convert.request import Images
 from logo_edge_compress.convert.source import FITTING_IMAGES, Source
 from logo_edge_compress.distill.distill import load_student
@@ -39,7 +41,7 @@ from logo_edge_compress.onnx.graph import save_model, store_float16
 from logo_edge_compress.quantize.nncf import restore_with_nncf
 from logo_edge_compress.quantize.qat import finetune
 from logo_edge_compress.quantize.sensitivity import measure_sensitivity, mix_precision
-from logo_edge_compress.quantize.static import quantize_body, quantize_dynamically, round_body
+from logo_edge_compress.quantize.static import evidence_nodes, quantize_body, quantize_dynamically, round_body
 from logo_edge_compress.quantize.weight_only import store_int4, store_int8
 from logo_edge_compress.subprocess_call import OutOfTimeError, SubprocessError, call_in_subprocess
 from logo_edge_compress.verify import (
@@ -137,7 +139,7 @@ def make_fp16(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     """FP32 with its weights stored in half the bytes."""
     path = task.folder / "student-fp16.onnx"
     save_model(store_float16(onnx.load(task.fp32)), path)
-    return _onnx_artifact(task, path, pixels, ROUNDED)
+    return _onnx_artifact(task, plan, path, pixels, ROUNDED)
 
 
 def make_int8(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
@@ -145,7 +147,7 @@ def make_int8(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     path = _int8_path(task, plan)
     rounded, size_px = _round_weights(task, plan, pixels), task.student.size_px
     quantize_body(task.body, rounded, pixels[FITTING], size_px, path, **_quantizer_settings(plan))
-    return _onnx_artifact(task, path, pixels)
+    return _onnx_artifact(task, plan, path, pixels)
 
 
 def make_mixed(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
@@ -160,7 +162,7 @@ def make_mixed(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     limits = {"tolerance": QUANTIZED, "most": plan.settings["most"]}
     restored, _ = mix_precision(layers, task.body, rounded, images, val, size_px, path, **settings, **limits)
     sensitivity = {"layers": [asdict(layer) for layer in layers], "restored": list(restored)}
-    return _onnx_artifact(task, path, pixels, sensitivity=sensitivity)
+    return _onnx_artifact(task, plan, path, pixels, left=restored, sensitivity=sensitivity)
 
 
 def make_nncf(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
@@ -177,14 +179,14 @@ def make_nncf(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
         max_drop=NNCF_DROP,
         **settings,
     )
-    return _onnx_artifact(task, path, pixels, held=within_drop)
+    return _onnx_artifact(task, plan, path, pixels, share=CHOSEN_IN_FLOAT, held=within_drop)
 
 
 def make_dynamic(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     """INT8 matrices whose inputs are quantized at run time."""
     path = _int8_path(task, plan)
     quantize_dynamically(task.body, task.student.size_px, path, reduce_range=plan.settings["reduce_range"])
-    return _onnx_artifact(task, path, pixels)
+    return _onnx_artifact(task, plan, path, pixels, share=CHOSEN_IN_FLOAT)
 
 
 def make_stored(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
@@ -192,7 +194,7 @@ def make_stored(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     path = _int8_path(task, plan)
     store = {"weights-int8": store_int8, "weights-int4": store_int4}[plan.settings["method"]]
     store(task.body, task.student.size_px, path)
-    return _onnx_artifact(task, path, pixels)
+    return _onnx_artifact(task, plan, path, pixels)
 
 
 def make_tuned(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
@@ -200,7 +202,7 @@ def make_tuned(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     path, key = _int8_path(task, plan), candidate_key(task, plan)
     student = load_student(task.folder, len(task.run.classes))
     finetune(plan.inputs[0], student, task.run, task.manifest, path, key=key, report=report)
-    return _onnx_artifact(task, path, pixels)
+    return _onnx_artifact(task, plan, path, pixels)
 
 
 def make_export(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
@@ -216,7 +218,7 @@ def make_export(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
         manifest=task.run.manifest_path,
     )
     few = pixels[FITTING][:: -(-len(pixels[FITTING]) // FITTING_IMAGES)]
-    images, messages = Images(few, pixels["val"]), []
+    images, messages = Images(few, pixels["val"], whole_val=True), []
     exported = export_artifact(source, plan.backend, plan.precision, None, task.folder, images, say=messages.append)
     files = sorted((task.folder / name for name in exported["files"]), key=lambda path: path.suffix == ".bin")
     engine = exported.get("engine")
@@ -225,7 +227,8 @@ def make_export(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
         forward = open_artifact(plan.backend, task.folder / engine["file"])
     else:  # TensorRT's graph runs in ONNX Runtime where there is no engine
         forward = open_artifact("onnxruntime" if plan.backend == "tensorrt" else plan.backend, files[0])
-    record = {name: exported[name] for name in ("verified_by", "kept_range", "not_done") if name in exported}
+    copied = "verified_by", "audit", "steps", "kept_range", "ranges", "not_done"
+    record = {name: exported[name] for name in copied if name in exported}
     record |= {
         "parity": verified["parity"],
         "engine": engine and engine["file"],
@@ -258,8 +261,26 @@ def _val_targets(task: Task) -> np.ndarray:
     return targets_of(task.manifest.split("val"), task.run.classes)
 
 
-def _onnx_artifact(task: Task, path: Path, pixels: Pixels, tolerance: Tolerance = QUANTIZED, **record) -> Artifact:
-    """The artifact at `path`, to be compared with the FP32 graph."""
+def _onnx_artifact(
+    task: Task,
+    plan: Plan,
+    path: Path,
+    pixels: Pixels,
+    tolerance: Tolerance = QUANTIZED,
+    *,
+    left: Collection[str] = (),
+    share: float = 0.0,
+    **record,
+) -> Artifact:
+    """The artifact at `path`, to be compared with the FP32 graph; its audit is recorded.
+
+    Raises VerificationError where it is an INT8 with layers in float other than `left` and the epistemic head, and more
+    than a `share` of them.
+    """
+    counted = audit(path)
+    if plan.precision == "int8":
+        refuse_float(counted, path.name, left={*left, *evidence_nodes(onnx.load(path))}, share=share)
+    record["audit"] = counted.record()
     parent = load_arrays(task.folder / "fp32.logits")["val"]
     images = _val_and_outliers(pixels)
     epistemic = run_onnx(task.fp32, images, output=EPISTEMIC) if has_epistemic(task.fp32) else None

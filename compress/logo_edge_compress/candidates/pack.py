@@ -7,19 +7,28 @@ from pathlib import Path
 
 import onnx
 
-from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry
+from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, Bundle, MemberEntry, ModelEntry, VariantEntry
 from logo_edge_compress.candidates.measure import Measured
 from logo_edge_compress.candidates.store import Candidate
 from logo_edge_compress.distill.distill import load_student
 from logo_edge_compress.onnx.embedding_output import embed_bundle
 from logo_edge_compress.onnx.graph import LOGITS, PIXELS
 from logo_edge_compress.pack import describe_calibration, describe_data, pack_bundle, reference
+from logo_edge_compress.quantize.fitting import describe_fitting, fitting_rows
 from logo_edge_compress.report import Stage, candidate_stage, describe_abstention, describe_stage, teachers_stage
 from logo_edge_compress.work import Work
 from logo_edge_train.keys import versions
 from logo_edge_train.recipe import Architecture
 
-FORMAT_NAMES = {"onnxruntime": "ONNX", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torchscript": "TorchScript"}
+FORMAT_NAMES = {
+    "onnxruntime": "ONNX",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+    "tensorrt": "TensorRT",
+    "torchscript": "TorchScript",
+    "ncnn": "NCNN",
+    "mnn": "MNN",
+}
 
 
 def pack_candidate(
@@ -31,11 +40,13 @@ def pack_candidate(
     name: str,
     key: str,
     out: Path,
+    carry: tuple[str, ...] = (),
     intended_use: str = "",
 ) -> tuple[Bundle, dict]:
     """Packs the chosen candidate to `out`; the bundle, and what the target's record says of it.
 
-    `intended_use` is a sentence for the card; empty: what the bundle does.
+    `carry` names further candidates of the student, which become the bundle's variants. `intended_use` is a sentence
+    for the card; empty: what the bundle does.
     """
     run, candidate, calibration = work.run, chosen.candidate, chosen.fitted.calibration
     siblings = [other for other in measured if other.candidate.student == candidate.student]
@@ -49,10 +60,22 @@ def pack_candidate(
     else:
         outputs = {output.name for output in onnx.load(graph.path, load_external_data=False).graph.output}
         extra = {} if graph is candidate else {f"model{path.suffix}": path for path in candidate.paths}
+    carried = [other for other in siblings if other.candidate.name in carry and other is not chosen]
+    for other in carried:
+        extra |= {f"variants/{other.candidate.name}{path.suffix}": path for path in other.candidate.paths}
     described = Bundle(
         name=name if target == "cpu" else f"{name}-{target}",
         labels=run.classes,
         members=members,
+        variants=tuple(
+            VariantEntry(
+                f"variants/{other.candidate.name}{other.candidate.path.suffix}",
+                other.candidate.precision,
+                f"vectors/{other.candidate.name}.json",
+                other.fitted.calibration,
+            )
+            for other in carried
+        ),
         model=ModelEntry(
             members[0].file if members else "model.onnx",
             graph.precision,
@@ -71,6 +94,9 @@ def pack_candidate(
             "recipe": run.recipe.name,
             "quantization": candidate.name,
             "reduce_range": run.recipe.quantize.reduce_range,
+            "fitting": describe_fitting(
+                work.manifest, fitting_rows(work.manifest, run.recipe.quantize.calibration_images)
+            ),
             "data_hash": run.data_hash,
             "data": describe_data(work.manifest, len(run.record.get("left_out", ()))),
             "intended_use": intended_use,
@@ -122,7 +148,7 @@ def _stages(work: Work, chosen: Measured, fp32: Measured | None) -> list[Stage]:
 
 
 def _graph(candidate: Candidate, siblings: list[Measured]) -> Candidate:
-    """The candidate whose ONNX graph is packed: for OpenVINO and TorchScript the parent, which runs anywhere."""
-    if candidate.backend not in ("openvino", "torchscript"):
+    """The candidate whose ONNX graph is packed: for a file of another format its parent, which runs anywhere."""
+    if candidate.path.suffix == ".onnx":
         return candidate
     return next(other.candidate for other in siblings if other.candidate.path.name == candidate.record["parent"])

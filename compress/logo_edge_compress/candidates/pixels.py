@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_compress.quantize.fitting import fitting_rows
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.data.outliers import Family, draw_pictures
-from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.runs import Run
 
 SPLITS = ("val", "calib", "test")
@@ -31,7 +31,7 @@ def save_pixels(
     for name in SPLITS:
         if rows := manifest.split(name):
             np.save(folder / f"{name}.npy", pixels_of(rows, manifest, contract))
-    rows = stratified_sample(manifest.split("train"), run.recipe.quantize.calibration_images, seed=1)
+    rows = fitting_rows(manifest, run.recipe.quantize.calibration_images)
     np.save(folder / f"{FITTING}.npy", pixels_of(rows, manifest, contract))
     for name, family in outliers.items():
         pictures = [preprocess(image, contract) for image in draw_pictures(name, family)]

@@ -18,7 +18,14 @@ from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, write_json
 
 MADE_WITH = ("numpy", "onnx", "onnxruntime", "torch")
-CONVERTERS = ("nncf", "openvino", "tensorrt")  # packages that give a candidate's method or backend its name
+CONVERTERS = {  # the package of a candidate's method or backend
+    "nncf": "nncf",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "litert": "ai-edge-litert",
+    "ncnn": "ncnn",
+    "mnn": "MNN",
+}
 STORED = ("status", "reason", "files", "record", "seconds")  # fields of a Candidate
 
 
@@ -59,7 +66,7 @@ class Plan:
 
     name: str  # also the name of its files: int8-percentile
     precision: str  # fp32, fp16, int8, or weights stored in fewer bits: int8-weights, int4-weights
-    backend: str  # onnxruntime, openvino, tensorrt or torchscript
+    backend: str  # a name of BACKENDS
     make: Callable
     inputs: tuple[Path, ...]
     settings: dict = field(default_factory=dict)
@@ -117,7 +124,7 @@ def candidate_key(task: Task, plan: Plan) -> str:
     names = [path.stem for path in sorted(task.pixels.glob("*.npy")) if plan.fits or path.stem != FITTING]
     inputs = {path.name: path for path in plan.inputs} | pixel_files(task.pixels, *names)
     settings = {**plan.settings, "name": plan.name, "make": plan.make.__qualname__}
-    converters = [name for name in CONVERTERS if name in (plan.backend, plan.settings.get("method"))]
+    converters = [CONVERTERS[name] for name in (plan.backend, plan.settings.get("method")) if name in CONVERTERS]
     return artifact_key(inputs, settings, made_with(*converters))
 
 

@@ -15,18 +15,28 @@ import onnx as onnx_library
 
 from logo_edge.errors import ExportError
 from logo_edge.files import folder_beside, json_text, write_file
-from logo_edge_compress.convert import onnx, openvino, tensorrt
+from logo_edge_compress.audit import CHOSEN_IN_FLOAT, refuse_float
+from logo_edge_compress.convert import litert, mnn, ncnn, onnx, openvino, tensorrt, tflm
 from logo_edge_compress.convert.request import Images, Request
 from logo_edge_compress.convert.source import Source
 from logo_edge_compress.onnx.graph import PIXELS, to_float16
 from logo_edge_compress.verify import run_onnx
 from logo_edge_train.keys import file_hash, versions
 
-GRAPH_FORMATS = {"onnx": onnx, "openvino": openvino, "tensorrt": tensorrt}  # made from an ONNX graph
+GRAPH_FORMATS = {
+    "onnx": onnx,
+    "openvino": openvino,
+    "tensorrt": tensorrt,
+    "litert": litert,
+    "tflm": tflm,
+    "ncnn": ncnn,
+    "mnn": mnn,
+}  # made from an ONNX graph
 FORMATS = (*GRAPH_FORMATS, "torchscript")
+FITTED = ("tensorrt", "ncnn")  # formats whose INT8 has ranges of its own
 PRECISIONS = ("fp32", "fp16", "int8")
-SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt")
-VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "torch")
+SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt", ".tflite", ".h", ".param", ".mnn")
+VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "ai-edge-litert", "ncnn", "MNN", "torch")
 
 
 def export_artifact(
@@ -38,27 +48,33 @@ def export_artifact(
     images: Images,
     *,
     say: Callable[[str], None],
+    converter_python: Path | None = None,
 ) -> dict:
     """The record of the artifact in folder `out`, also written next to it as JSON: hashes, parity, versions.
 
     All files are made and verified in a temporary folder, and renamed to `out` at the end if they pass. The old record
     is deleted first and the new one written last, so that no record names the files of two exports. `batch` None: any
-    batch size. Raises VerificationError where the artifact disagrees with its parent, ExportError where the source has
-    no such precision or TensorRT would refuse it, MissingExtraError where the format's library is missing.
+    batch size. `converter_python`: see `environments.check_environment`. Raises VerificationError where the artifact
+    disagrees with its parent, ExportError where the source has no such precision or TensorRT would refuse it,
+    MissingExtraError where the format's library is missing.
     """
     check_request(source, kind, precision, batch)
     out.mkdir(parents=True, exist_ok=True)
     stem = "-".join([source.name, precision, *([f"batch{batch}"] if batch else []), kind])
     with folder_beside(out / "export") as temporary:
-        request = Request(precision, batch, temporary / stem, images, say)
+        request = Request(precision, batch, temporary / stem, images, say, converter_python=converter_python)
         if kind == "torchscript":
             from logo_edge_compress.convert import torchscript  # only this format needs PyTorch
 
             converted = torchscript.convert(request, source)
         else:
             graph = _take_graph(source, precision, temporary)
-            request = replace(request, parent=run_onnx(graph, images.verifying))
             model = onnx_library.load(graph)
+            if precision == "int8":
+                counted = onnx.audit_pairs(model)
+                refuse_float(counted, graph.name, share=CHOSEN_IN_FLOAT)
+                request = replace(request, left_in_float=frozenset(counted.float_layers))
+            request = replace(request, parent=run_onnx(graph, images.verifying))
             if precision == "fp16":
                 model = to_float16(model)
             converted = GRAPH_FORMATS[kind].convert(request, model, graph)
@@ -73,6 +89,7 @@ def export_artifact(
             "source": source.name,
             "input": {"name": PIXELS, "layout": "NHWC", "dtype": "uint8", "colour": "RGB", **asdict(source.input)},
             "files": {file.name: {"sha256": file_hash(file), "size_bytes": file.stat().st_size} for file in files},
+            **({"fitting": images.fitted_on} if is_fitted(kind, precision) else {}),
             **converted,
             "versions": versions(VERSIONED),
         }
@@ -82,6 +99,11 @@ def export_artifact(
         for file in (*files, record_path):
             os.replace(file, out / file.name)
     return record
+
+
+def is_fitted(kind: str, precision: str) -> bool:
+    """Whether the artifact is fitted on images, and does not take all its scales from its parent."""
+    return precision == "int8" and kind in FITTED
 
 
 def _take_graph(source: Source, precision: str, folder: Path) -> Path:
@@ -108,6 +130,10 @@ def check_request(source: Source, kind: str, precision: str, batch: int | None) 
             )
         if precision != "fp32" or batch:
             raise ExportError("TorchScript modules are FP32 and take any batch; leave out --precision and --batch")
+    elif kind == "tflm" and (precision != "int8" or batch not in (None, 1)):
+        raise ExportError("tflm is INT8 and takes one image at a time; leave out --precision and --batch")
+    elif kind in ("ncnn", "mnn") and batch not in (None, 1):
+        raise ExportError(f"{kind} takes one image at a time, as the runtime gives it any batch; leave out --batch")
     elif _source_precision(precision) not in source.graphs:
         raise ExportError(
             f"{source.name} holds its model in {', '.join(source.graphs)} only, and {precision} is made from "

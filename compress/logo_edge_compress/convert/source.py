@@ -15,8 +15,9 @@ from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.tables.find import walk_images
 from logo_edge_compress.convert.request import Images
+from logo_edge_compress.quantize.fitting import check_files, check_fitting, describe_fitting, fitting_rows
 from logo_edge_train.data.manifest import read_manifest
-from logo_edge_train.keys import ROWS, check_rows
+from logo_edge_train.keys import ROWS, check_rows, file_hash
 from logo_edge_train.recipe import Architecture
 
 LEAST_IMAGES = 8  # fewer are too few to verify an artifact
@@ -67,24 +68,34 @@ def read_source(path: Path, *, public_key: Path | None = None) -> Source:
     return Source(name, contract, graphs, student=student, run=run, manifest=manifest)
 
 
-def read_images(data: Path, contract: InputContract) -> Images:
+def read_images(data: Path, contract: InputContract, *, fits: bool = False) -> Images:
     """The train and val logos of the manifest CSV at `data`, or the images of a folder, alternately.
 
-    Raises DatasetError where fewer than LEAST_IMAGES remain to verify with.
+    `fits`: an INT8 is fitted on the first. Raises DatasetError where fewer than LEAST_IMAGES remain to verify with or,
+    with `fits`, where those to fit on are refused (`quantize.fitting`).
     """
-    if data.is_dir() and not (data / "manifest.csv").exists():
+    if is_folder := data.is_dir() and not (data / "manifest.csv").exists():
         paths = [Path(path) for path in walk_images(data)]
         fitting, verifying = paths[::2], paths[1::2]
+        fitting = fitting[:: -(-len(fitting) // FITTING_IMAGES)] if fitting else []
+        if fits:
+            check_files(fitting, verifying, data)
+        fitted_on = {"split": "every other file", "images": len(fitting), "files_sha256": list(map(file_hash, fitting))}
     else:
         manifest = read_manifest(data / "manifest.csv" if data.is_dir() else data)
-        fitting, verifying = (manifest.image_paths(manifest.split(split)) for split in ("train", "val"))
+        rows = fitting_rows(manifest, FITTING_IMAGES)
+        if fits:
+            check_fitting(manifest, rows, data)
+        fitting, verifying = manifest.image_paths(rows), manifest.image_paths(manifest.split("val"))
+        fitted_on = describe_fitting(manifest, rows)
     if len(verifying) < LEAST_IMAGES or not fitting:
         raise DatasetError(
             f"{data}: {len(verifying)} images to verify on and {len(fitting)} to fit on; expected at least "
             f"{LEAST_IMAGES} and 1. Give --data a folder of {2 * LEAST_IMAGES} logos or more, or a manifest whose "
             "splits train and val have logos"
         )
-    fitting = fitting[:: -(-len(fitting) // FITTING_IMAGES)]
     return Images(
-        *(np.stack([preprocess(load_image(path), contract) for path in part]) for part in (fitting, verifying))
+        *(np.stack([preprocess(load_image(path), contract) for path in part]) for part in (fitting, verifying)),
+        whole_val=not is_folder,
+        fitted_on=fitted_on,
     )

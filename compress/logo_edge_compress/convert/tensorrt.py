@@ -16,12 +16,14 @@ from onnx import TensorProto
 from logo_edge.backends.tensorrt import checked, load_cuda, need_tensorrt, sizes
 from logo_edge.errors import ExportError, MissingExtraError, VerificationError
 from logo_edge.files import write_file
+from logo_edge_compress.convert.onnx import audit_pairs
 from logo_edge_compress.convert.request import Request
 from logo_edge_compress.onnx.graph import PIXELS, save_model, to_tensorrt
 from logo_edge_compress.verify import EXPORTED, QUANTIZED, ROUNDED, compare_logits, open_artifact, open_onnx, run_onnx
 from logo_edge_train.keys import file_hash
 
 KEPT_RANGES = (1.0, 0.98, 0.96, 0.94, 0.92)  # tried for S8 activations
+STEM = 1  # layers: the one that reads the pixels stays in float, as they are normalised and not quantized
 BATCHES = 1, 8, 32  # smallest, optimal, largest; for a graph with a free batch size
 OPSETS = range(9, 21)  # read by TensorRT 10.3, the oldest in JetPack 6
 
@@ -39,6 +41,11 @@ OPERATORS = frozenset(
     "Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu "
     "Unsqueeze Upsample Where Xor".split()
 )
+
+# The inputs that the same page wants as constants: axes, and the number of results.
+CONSTANT_INPUTS = {"CumSum": 1, "Slice": 3, "Squeeze": 1, "TopK": 1, "Unsqueeze": 1} | {
+    name: 1 for name in OPERATORS if name.startswith("Reduce")
+}
 
 
 def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
@@ -60,7 +67,9 @@ def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
     if problems := unsupported_operators(model):
         raise ExportError(f"TensorRT would refuse {path.name}: {'; '.join(problems)}; take --format onnx or openvino")
     tolerance = {"fp32": EXPORTED, "fp16": ROUNDED, "int8": QUANTIZED}[request.precision]
-    return record | request.verify(open_onnx(path), tolerance, path.name, "onnxruntime")
+    verified = request.verify(open_onnx(path), tolerance, path.name, "onnxruntime")
+    counted = audit_pairs(model)
+    return record | verified | request.audit(counted, path.name, left=list(counted.layers)[:STEM])
 
 
 def make_engine(request: Request, folder: Path) -> dict:
@@ -84,7 +93,12 @@ def unsupported_operators(model: onnx.ModelProto) -> list[str]:
     """What TensorRT's ONNX parser would refuse, one line each; empty if its documented support covers the graph."""
     graph, problems = model.graph, []
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    zeros = {tensor.name: not onnx.numpy_helper.to_array(tensor).any() for tensor in graph.initializer}
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants = {"", *types, *(node.output[0] for node in graph.node if node.op_type == "Constant")}
+    weights = {  # name -> the constant that it is, or that it is dequantized from
+        **{name: name for name in types},
+        **{node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"},
+    }
     bytes_in = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version not in OPSETS:
@@ -95,8 +109,19 @@ def unsupported_operators(model: onnx.ModelProto) -> list[str]:
             problems.append(f"{where}: TensorRT has no such operator")
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             zero_point = node.input[2] if len(node.input) > 2 else ""
-            if types.get(zero_point) != TensorProto.INT8 or not zeros[zero_point]:
+            if types.get(zero_point) != TensorProto.INT8 or arrays[zero_point].any():
                 problems.append(f"{where}: TensorRT quantizes to S8 with a zero point of 0 only")
+            scale = arrays.get(node.input[1])
+            if scale is None or not (scale > 0).all():
+                problems.append(f"{where}: TensorRT wants scales that are constants above 0")
+            elif scale.size > 1 and node.input[0] not in types:
+                problems.append(f"{where}: TensorRT quantizes activations with one scale, not one per channel")
+        elif node.op_type in ("Conv", "ConvTranspose"):
+            kernel = arrays.get(weights.get(node.input[1], ""))
+            if kernel is None or kernel.ndim not in (4, 5):
+                problems.append(f"{where}: TensorRT wants constant weights of 2 or 3 dimensions")
+        elif not constants.issuperset(node.input[CONSTANT_INPUTS.get(node.op_type, len(node.input)) :][:1]):
+            problems.append(f"{where}: TensorRT wants {node.input[CONSTANT_INPUTS[node.op_type]]!r} as a constant")
         elif node.op_type != "Cast" and bytes_in.intersection(node.input):
             problems.append(f"{where}: TensorRT can only cast uint8 pixels")
     return problems

@@ -107,6 +107,23 @@ def store_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def read_float_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The FP32 model with the input `pixels` (1, C, S, S) float32 from 0 to 255, for converters that read no uint8."""
+    model = fix_batch(model, 1)
+    graph = model.graph
+    (to_planes,) = [node for node in graph.node if node.op_type == "Transpose" and node.input[0] == PIXELS]
+    (normalise,) = [node for node in graph.node if to_planes.output[0] in node.input]
+    nodes = _normalise(graph, normalise, PIXELS)
+    nodes += [node for node in graph.node if node not in (to_planes, normalise)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _, height, width, channels = (size.dim_value for size in graph.input[0].type.tensor_type.shape.dim)
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info(PIXELS, TensorProto.FLOAT, [1, channels, height, width]))
+    drop_unused(graph)
+    return model
+
+
 def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelProto:
     """The model for TensorRT: the same weights, with the types and quantization that its parser accepts.
 
@@ -131,24 +148,37 @@ def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelPr
             graph.initializer.append(numpy_helper.from_array(bias, node.output[0]))
             continue
         elif node.op_type == "DequantizeLinear" and node.input[0] == "pixels_nchw":
-            scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
-            _add_constant(graph, "pixel_mean", np.float32(zero_point))
-            _add_constant(graph, "pixel_step", np.float32(scale))
-            nodes.append(helper.make_node("Sub", ["pixels_nchw", "pixel_mean"], ["pixels_centred"], name="centre"))
-            node = helper.make_node("Mul", ["pixels_centred", "pixel_step"], [node.output[0]], name="scale")
+            nodes += _normalise(graph, node, "pixels_nchw")
+            continue
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             nodes += _make_symmetric(graph, node, constants, kept_range)
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unused(graph)
+    drop_unused(graph)
     return model
+
+
+def attributes_of(node: onnx.NodeProto) -> dict:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
+
+
+def _normalise(graph: onnx.GraphProto, node: onnx.NodeProto, pixels: str) -> list[onnx.NodeProto]:
+    """A Sub and a Mul of the float tensor `pixels`, in place of the DequantizeLinear `node` of uint8 pixels."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+    add_constant(graph, "pixel_mean", np.float32(zero_point))
+    add_constant(graph, "pixel_step", np.float32(scale))
+    return [
+        helper.make_node("Sub", [pixels, "pixel_mean"], ["pixels_centred"], name="centre"),
+        helper.make_node("Mul", ["pixels_centred", "pixel_step"], [node.output[0]], name="scale"),
+    ]
 
 
 def _sort_nodes(graph: onnx.GraphProto) -> None:
@@ -174,8 +204,8 @@ def _make_symmetric(
         return []
     below, above = float(zero_point) * float(scale), (255 - float(zero_point)) * float(scale)
     names = f"{node.input[1]}_s8", f"{node.input[2]}_s8"
-    _add_constant(graph, names[0], np.float32(kept_range * max(below, above) / 127))
-    _add_constant(graph, names[1], np.int8(0))
+    add_constant(graph, names[0], np.float32(kept_range * max(below, above) / 127))
+    add_constant(graph, names[1], np.int8(0))
     node.input[1:3] = names
     if node.op_type == "DequantizeLinear" or below > 0:
         return []
@@ -188,12 +218,12 @@ def _is_int32(tensor: onnx.TensorProto | None) -> bool:
     return tensor is not None and tensor.data_type == TensorProto.INT32
 
 
-def _add_constant(graph: onnx.GraphProto, name: str, value: np.generic) -> None:
+def add_constant(graph: onnx.GraphProto, name: str, value: np.generic) -> None:
     if all(tensor.name != name for tensor in graph.initializer):
         graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)

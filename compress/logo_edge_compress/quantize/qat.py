@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from torch import nn
-from torch.nn import functional
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
+from logo_edge_compress.convert.inside.network import OPERATORS
 from logo_edge_compress.distill.distill import OF_ALL_STUDENTS, Student, fit_to_teachers
-from logo_edge_compress.onnx.graph import EVIDENCE, LOGITS, save_model
+from logo_edge_compress.onnx.graph import EVIDENCE, LOGITS, attributes_of, save_model
 from logo_edge_compress.quantize.rounding import weight_levels
 from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.models import Answer
@@ -145,7 +145,7 @@ class QuantizedNetwork(nn.Module):
                 )
             else:
                 inputs = [self._value(name, values) for name in node.input]
-                values[node.output[0]] = OPERATORS[node.op_type](_attributes(node), *inputs)
+                values[node.output[0]] = OPERATORS[node.op_type](attributes_of(node), *inputs)
         return Answer(values[self.target], None, None, values[self.evidence] if self.evidence else None)
 
     def _value(self, name: str, values: dict[str, torch.Tensor]) -> torch.Tensor | None:
@@ -185,83 +185,3 @@ class QuantizedNetwork(nn.Module):
 
 def _key(name: str) -> str:
     return name.replace(".", "/")  # a parameter's name has no dots
-
-
-def _attributes(node: onnx.NodeProto) -> dict:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def _conv(attributes: dict, inputs, weight, bias=None) -> torch.Tensor:
-    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
-    if (top, left) != (bottom, right):
-        inputs, top, left = functional.pad(inputs, (left, right, top, bottom)), 0, 0
-    return functional.conv2d(
-        inputs,
-        weight,
-        bias,
-        attributes.get("strides", [1, 1]),
-        (top, left),
-        attributes.get("dilations", [1, 1]),
-        attributes.get("group", 1),
-    )
-
-
-def _gemm(attributes: dict, inputs, weight, bias=None) -> torch.Tensor:
-    return functional.linear(inputs, weight if attributes.get("transB", 0) else weight.T, bias)
-
-
-def _max_pool(attributes: dict, inputs) -> torch.Tensor:
-    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
-    padded = functional.pad(inputs, (left, right, top, bottom), value=float("-inf"))
-    return functional.max_pool2d(padded, attributes["kernel_shape"], attributes.get("strides", [1, 1]))
-
-
-def _average_pool(attributes: dict, inputs) -> torch.Tensor:
-    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
-    if (top, left) != (bottom, right):
-        raise VerificationError(f"AveragePool with pads {top, left, bottom, right}; fine-tuning knows even ones only")
-    return functional.avg_pool2d(
-        inputs,
-        attributes["kernel_shape"],
-        attributes.get("strides", [1, 1]),
-        (top, left),
-        bool(attributes.get("ceil_mode", 0)),
-        bool(attributes.get("count_include_pad", 0)),
-    )
-
-
-def _clip(_, inputs, low=None, high=None) -> torch.Tensor:
-    return torch.clamp(inputs, low, high)
-
-
-def _mean(attributes: dict, inputs, axes=None) -> torch.Tensor:
-    return inputs.mean(axes.tolist(), keepdim=bool(attributes.get("keepdims", 1)))
-
-
-def _reshape(_, inputs, shape) -> torch.Tensor:
-    return inputs.reshape([size or inputs.shape[index] for index, size in enumerate(shape.tolist())])
-
-
-def _hard_sigmoid(attributes: dict, inputs) -> torch.Tensor:
-    return torch.clamp(attributes.get("alpha", 0.2) * inputs + attributes.get("beta", 0.5), 0, 1)
-
-
-OPERATORS: dict[str, Callable[..., torch.Tensor]] = {
-    "Transpose": lambda attributes, inputs: inputs.permute(attributes["perm"]),
-    "Conv": _conv,
-    "Gemm": _gemm,
-    "MaxPool": _max_pool,
-    "AveragePool": _average_pool,
-    "Clip": _clip,
-    "Relu": lambda _, inputs: inputs.relu(),
-    "HardSwish": lambda _, inputs: functional.hardswish(inputs),
-    "HardSigmoid": _hard_sigmoid,
-    "Sigmoid": lambda _, inputs: inputs.sigmoid(),
-    "Add": lambda _, first, second: first + second,
-    "Mul": lambda _, first, second: first * second,
-    "ReduceMean": _mean,
-    "GlobalAveragePool": lambda _, inputs: inputs.mean((2, 3), keepdim=True),
-    "Flatten": lambda _, inputs: inputs.flatten(1),
-    "Reshape": _reshape,
-}
-"""The supported operators besides QuantizeLinear and DequantizeLinear: f(attributes, inputs...)."""

@@ -29,11 +29,14 @@ class Resources:
     kleidiai: bool = True
 
 
+WITH_WEIGHTS = (".xml", ".param")  # suffixes of models whose weights are a file of their own, with the suffix .bin
+
+
 @dataclass(frozen=True)
 class ModelFile:
     """The bytes of a model, read once: the bytes that were hashed are the ones that run, even if the file changes.
 
-    `path` is for messages; `weights` is the .bin file of OpenVINO IR, empty for all other kinds.
+    `path` is for messages; `weights` is the .bin file of OpenVINO IR and NCNN, empty for all other kinds.
     """
 
     path: Path
@@ -45,7 +48,7 @@ class ModelFile:
         """The artifact of `logo-edge export` at `path`. Raises LogoEdgeError where it cannot be read."""
         try:
             data = path.read_bytes()
-            return cls(path, data, path.with_suffix(".bin").read_bytes() if path.suffix == ".xml" else b"")
+            return cls(path, data, path.with_suffix(".bin").read_bytes() if path.suffix in WITH_WEIGHTS else b"")
         except OSError as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
             raise LogoEdgeError(f"{error.filename}: {reason}; expected an artifact of `logo-edge export`") from error

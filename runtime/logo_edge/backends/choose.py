@@ -1,6 +1,6 @@
 """Which backend runs a model: one by name, or the fastest on this machine.
 
-ONNX Runtime and OpenVINO read the bundle's own graph; TensorRT and TorchScript run an artifact of `logo-edge export`.
+ONNX Runtime and OpenVINO read the bundle's own graph; the others run an artifact of `logo-edge export`.
 Only ONNX Runtime is in the base install; every library is loaded when its backend is opened.
 """
 
@@ -13,6 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from logo_edge.backends.base import Backend, ModelFile, Resources
+from logo_edge.backends.litert import LiteRt
+from logo_edge.backends.mnn import Mnn
+from logo_edge.backends.ncnn import Ncnn
 from logo_edge.backends.onnxruntime import OnnxRuntime
 from logo_edge.backends.openvino import OpenVino
 from logo_edge.backends.tensorrt import TensorRT
@@ -22,7 +25,7 @@ from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError
 from logo_edge.machine import on_cores
 
 AUTO = "auto"
-BACKENDS = {backend.name: backend for backend in (OnnxRuntime, OpenVino, TensorRT, TorchScript)}
+BACKENDS = {backend.name: backend for backend in (OnnxRuntime, OpenVino, LiteRt, TensorRT, TorchScript, Ncnn, Mnn)}
 READS = {  # the backends that read a kind of model file
     suffix: tuple(name for name, backend in BACKENDS.items() if suffix in backend.suffixes)
     for suffix in dict.fromkeys(suffix for backend in BACKENDS.values() for suffix in backend.suffixes)
@@ -68,22 +71,24 @@ def candidates(path: Path) -> list[str]:
     return installed
 
 
-def fastest(names: Sequence[str], measure_ms: Callable[[str], float], key: dict, model: str) -> str:
-    """The backend of the lowest `measure_ms(name)`; the latencies are measured once per `key` and kept in the cache.
+def fastest(names: Sequence[str], prepare: Callable[[str], Callable[[], object]], key: dict, model: str) -> str:
+    """The name whose `prepare(name)()` is fastest; all take turns, once per `key`, and the times are kept in the cache.
 
-    A backend that raises LogoEdgeError is left out. Raises BundleError, naming `model`, where all do.
+    A name for which `prepare` raises LogoEdgeError is left out. Raises BundleError, naming `model`, where all are.
     """
 
     def measure() -> dict[str, float]:
-        times_ms, refusals = {}, []
+        from logo_edge import timing
+
+        calls, refusals = {}, []
         for name in names:
             try:
-                times_ms[name] = measure_ms(name)
+                calls[name] = prepare(name)
             except LogoEdgeError as error:
                 refusals.append(f"{name}: {error}")
-        if not times_ms:
+        if not calls:
             raise BundleError(f"{model}: no backend runs it here. {'; '.join(refusals)}")
-        return times_ms
+        return timing.measure_by_turns(calls)
 
     times_ms = remembered(key, measure)
     return min(times_ms, key=times_ms.__getitem__)
@@ -91,7 +96,8 @@ def fastest(names: Sequence[str], measure_ms: Callable[[str], float], key: dict,
 
 def loaded_version(name: str) -> str:
     """The version of the library of a backend that has been opened."""
-    return str(sys.modules[BACKENDS[name].library].__version__)
+    module = sys.modules[BACKENDS[name].library]
+    return str(module.__version__ if hasattr(module, "__version__") else module.version())  # MNN's is a function
 
 
 def installed_versions() -> dict[str, str]:

@@ -13,8 +13,10 @@ from typing import Any
 from logo_edge.bundle.fields import is_finite, is_number, parse_table, typed
 
 
-class Mode(enum.StrEnum):
+class Mode(str, enum.Enum):
     """How confident a classifier must be to give a label."""
+
+    __str__ = str.__str__  # enum.StrEnum, which Python 3.10 lacks
 
     BEST_GUESS = "best-guess"  # gives a label always
     BALANCED = "balanced"

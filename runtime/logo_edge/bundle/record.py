@@ -68,11 +68,22 @@ class MemberEntry:
 
 
 @dataclass(frozen=True)
+class VariantEntry:
+    """The same network in another precision or format, with vectors and a calibration of its own logits."""
+
+    file: str
+    precision: str
+    vectors: str
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
 class Bundle:
     """The content of bundle.json; `reference` is that of `monitor.reference_of`, `folder` is the bundle's.
 
     `public_key` is the PEM text of the key whose owner signed it, None where no key was given. `members` is empty, or
     holds the two or more models of an ensemble; the first is `model`'s, and all have its input, outputs and labels.
+    `variants` are what `--backend auto` may run instead of `model`. `vectors` is the file of the golden vectors.
     """
 
     name: str
@@ -86,11 +97,19 @@ class Bundle:
     reference: dict[str, Any] = field(default_factory=dict)
     folder: Path = Path()
     members: tuple[MemberEntry, ...] = ()
+    variants: tuple[VariantEntry, ...] = ()
+    vectors: str = VECTORS
     public_key: bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def model_path(self) -> Path:
         return self.folder / self.model.file
+
+    def of_variant(self, variant: VariantEntry) -> Bundle:
+        """The bundle as if the variant were its only model; it promises no embedding, which has a space."""
+        outputs = tuple(name for name in self.model.optional_outputs if name != EMBEDDING)
+        model = replace(self.model, file=variant.file, precision=variant.precision, optional_outputs=outputs)
+        return replace(self, model=model, calibration=variant.calibration, vectors=variant.vectors, variants=())
 
     @property
     def model_sha256(self) -> str:
@@ -176,6 +195,7 @@ def parse_bundle(record: Any, folder: Path) -> Bundle:
             reference=typed(record, "reference", dict),
             folder=folder,
             members=_members(record.get("members", [])),
+            variants=_variants(record.get("variants", [])),
         )
     except (TypeError, ValueError, KeyError) as error:
         raise BundleError(f"{where}: {error}; the bundle is damaged, copy or pack it again") from error
@@ -206,6 +226,8 @@ def record_bytes(bundle: Bundle) -> bytes:
     }
     if bundle.members:
         record["members"] = [asdict(member) for member in bundle.members]
+    if bundle.variants:
+        record["variants"] = [asdict(variant) for variant in bundle.variants]
     return json_text(record).encode()
 
 
@@ -270,7 +292,18 @@ def _check_content(bundle: Bundle, where: Path) -> None:
     are_names = all(isinstance(label, str) and label for label in labels)
     expectations = {
         "labels: expected at least two different names": are_names and len(set(labels)) == len(labels) >= 2,
-        **dict.fromkeys(problems_of_calibration(bundle.calibration, labels), False),
+        **dict.fromkeys(
+            (
+                problem
+                for calibration in (bundle.calibration, *(variant.calibration for variant in bundle.variants))
+                for problem in problems_of_calibration(calibration, labels)
+            ),
+            False,
+        ),
+        "variants: expected none in an ensemble, and listed files with listed vectors": not (
+            bundle.variants and bundle.members
+        )
+        and {name for variant in bundle.variants for name in (variant.file, variant.vectors)} <= set(bundle.files),
         "input: expected size_px from 8 to 4096": 8 <= bundle.input.size_px <= 4096,
         f"files: expected {model!r} among them": model in bundle.files,
         f"members: expected none, or two or more listed files, the first {model!r}, of 8 px up to the input's and one "
@@ -303,6 +336,19 @@ def _members(members: Any) -> tuple[MemberEntry, ...]:
     if not isinstance(members, list):
         raise ValueError(f"members is {type(members).__name__}; expected list")
     return tuple(parse_table(MemberEntry, f"members[{index}]", member) for index, member in enumerate(members))
+
+
+def _variants(entries: Any) -> tuple[VariantEntry, ...]:
+    if not isinstance(entries, list):
+        raise ValueError(f"variants is {type(entries).__name__}; expected list")
+    variants = []
+    for index, entry in enumerate(entries):
+        name = f"variants[{index}]"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{name} is {type(entry).__name__}; expected a table")
+        calibration = parse_calibration(typed(entry, "calibration", dict))
+        variants.append(parse_table(VariantEntry, name, {**entry, "calibration": calibration}))
+    return tuple(variants)
 
 
 def _model(table: dict) -> ModelEntry:

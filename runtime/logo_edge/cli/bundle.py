@@ -33,7 +33,7 @@ def info_command(
     classifier = Classifier.load(bundle, public_key=public_key, backend=backend, artifact=artifact)
     checked = classifier.run_vectors() if self_test else 0
     if as_json:
-        typer.echo(record_bytes(classifier.bundle).decode(), nl=False)
+        typer.echo(record_bytes(read_bundle(classifier.bundle.folder)).decode(), nl=False)
         return
     rows = _bundle_rows(classifier.bundle)
     if classifier.artifact:
@@ -62,6 +62,8 @@ def _bundle_rows(bundle: Bundle) -> dict[str, str]:
         "abstains below": ", ".join(thresholds),
         "no logo": f"below a logo score of {familiarity.threshold:.3f}" if familiarity else "rejects none",
     }
+    if bundle.variants:
+        rows["variants"] = ", ".join(f"{variant.precision} ({variant.file})" for variant in bundle.variants)
     if isinstance(unpromised := bundle.provenance.get("unpromised"), dict):
         rows |= {str(mode): str(reason) for mode, reason in unpromised.items()}
     return rows | _test_rows(bundle.metrics.get("test"))

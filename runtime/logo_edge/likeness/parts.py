@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from logo_edge.preprocess import InputContract, composite, letterboxed_size
+from logo_edge.preprocess import InputContract, composite, letterboxed_size, resize
 
 LONG_SIDE_PX = 160
 PAPER_LUMINANCE = 225.0  # an opaque image with a plain, lighter border is a logo on paper
@@ -44,9 +44,9 @@ def lay_on_paper(image: Image.Image, long_side_px: int = LONG_SIDE_PX) -> tuple[
     """(H, W, 3) uint8 RGB on the preprocessing's background or the image's own, and the (H, W) bool mask of the ink."""
     size = letterboxed_size(image.size, long_side_px)
     if image.mode == "RGBA" and image.getextrema()[3][0] < 128:
-        small = np.asarray(image.convert("RGBa").resize(size, Image.Resampling.BILINEAR))
+        small = np.asarray(resize(image.convert("RGBa"), size))
         return composite(small, InputContract())[0], small[:, :, 3] > 127
-    pixels = np.array(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+    pixels = np.array(resize(image.convert("RGB"), size))
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.float32)  # (2W + 2H, 3)
     paper = np.median(border, axis=0)
     on_paper = paper.mean() > PAPER_LUMINANCE and (np.abs(border - paper).max(1) < SAME_COLOUR).mean() > 0.7

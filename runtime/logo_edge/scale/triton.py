@@ -247,7 +247,6 @@ def _verify(classifier: Classifier, graphs: list[bytes]) -> int:
         ):
             raise ExportError(
                 f"{bundle.folder / vector['image']}: the graphs give {decision}, probabilities off by {off:.3g}; "
-                f"expected {expected}. Pillow before release 13 resizes tall images in another order; update it, or "
-                "report this"
+                f"expected {expected}. Report this"
             )
     return len(vectors)

@@ -25,6 +25,7 @@ from logo_edge.images.svg import Renderer, is_svg, render_svg
 from logo_edge.monitor import PredictionLog
 from logo_edge.results import Classification
 from logo_edge.server.batcher import Batcher
+from logo_edge.server.deadline import timeout
 from logo_edge.server.limits import RETRY_AFTER_S, Bodies, Lane, Limits, Refused
 
 try:
@@ -177,9 +178,9 @@ def create_app(
             in_flight += 1
             metrics.in_flight.set(in_flight)
             try:
-                async with asyncio.timeout(limits.timeout_s):
+                async with timeout(limits.timeout_s):
                     return await classify_images(images)
-            except TimeoutError:
+            except asyncio.TimeoutError:
                 detail = f"not classified within {limits.timeout_s:g} s; send less, or try again"
                 raise problem(504, detail, RETRY_AFTER_S) from None
             finally:

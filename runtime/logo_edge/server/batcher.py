@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from logo_edge.results import Classification
+from logo_edge.server.deadline import timeout_at
 from logo_edge.server.limits import Limits
 
 
@@ -41,9 +42,9 @@ class Batcher:
             end = asyncio.get_running_loop().time() + self._limits.batch_delay_ms / 1e3
             while len(batch) < self._limits.batch:
                 try:
-                    async with asyncio.timeout_at(end if self._waiting.empty() else None):
+                    async with timeout_at(end if self._waiting.empty() else None):
                         batch.append(await self._waiting.get())
-                except TimeoutError:
+                except asyncio.TimeoutError:
                     break
             forward_pass = asyncio.create_task(self._run(batch))
             self._passes.add(forward_pass)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from logo_edge.server.deadline import Timeout, expire, timeout
+
 T = TypeVar("T")
 RETRY_AFTER_S = 1
 
@@ -59,7 +61,7 @@ class Body:
 
     def __init__(self):
         self.held_bytes = 0
-        self.deadline: asyncio.Timeout
+        self.deadline: Timeout
 
 
 class Bodies:
@@ -85,12 +87,12 @@ class Bodies:
         """Around the reading of the body. Raises Refused (408) if it takes too long, or is dropped for others."""
         timeout_s = self._limits.timeout_s
         try:
-            async with asyncio.timeout(timeout_s) as body.deadline:
+            async with timeout(timeout_s) as body.deadline:
                 self._arriving[body] = None
                 self._on_change(len(self._arriving))
                 self._make_room(body)
                 yield
-        except TimeoutError:
+        except asyncio.TimeoutError:
             detail = f"the body did not arrive within {timeout_s:g} s, or was dropped for others that arrived meanwhile"
             raise Refused(408, detail) from None
         finally:
@@ -111,7 +113,7 @@ class Bodies:
             del self._arriving[oldest]
             self._held_bytes -= oldest.held_bytes
             oldest.held_bytes = 0
-            oldest.deadline.reschedule(asyncio.get_running_loop().time())
+            expire(oldest.deadline)
 
 
 class Lane:

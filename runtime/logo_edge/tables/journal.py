@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from logo_edge.errors import LogoEdgeError
-from logo_edge.exits import RERUN
+from logo_edge.exits import note_rerun
 from logo_edge.files import replacing
 from logo_edge.names import shown
 from logo_edge.tables.writers import ROW_GROUP, WRITERS, columns_of, import_pyarrow
@@ -65,7 +65,7 @@ class Journal:
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
         if isinstance(error, (KeyboardInterrupt, OSError)):
-            error.add_note(RERUN)
+            note_rerun(error)
         self._database.close()
 
     def holds(self, name: str) -> bool:

@@ -1,29 +1,32 @@
 /** Images in, classifications out: the package's entry point. */
 
-import * as ort from "onnxruntime-web/wasm";
+import * as wasmRuntime from "onnxruntime-web/wasm";
 
 import { readBundle } from "./bundle.js";
 import { MODES, decide, isBlank, predictionSet } from "./decision.js";
-import { BundleError, ImageError } from "./errors.js";
+import { BundleError, ImageError, LogoEdgeError } from "./errors.js";
 import { loadImage } from "./images.js";
 import { channelsOf, preprocess } from "./preprocess.js";
 
 const COVERAGE = 0.95; // of prediction sets, where the bundle can promise it
 const EPISTEMIC = "epistemic";
 const VECTORS = "vectors/vectors.json";
+const BACKENDS = ["wasm", "webgpu"];
 const VECTOR_TOLERANCE = 0.2; // of a logit, as in Python; INT8 rounds in steps of 0.04
 
 /** A bundle in memory, ready to classify. `Classifier.load` creates it. */
 export class Classifier {
   #session;
   #options;
+  #Tensor;
   #queue = Promise.resolve();
 
-  /** See `load`. */
-  constructor(bundle, session, options) {
+  /** See `load`. `runtime` is the onnxruntime-web of the session. */
+  constructor(bundle, session, options, runtime = wasmRuntime) {
     this.bundle = bundle;
     this.#session = session;
     this.#options = options;
+    this.#Tensor = runtime.Tensor;
   }
 
   /**
@@ -32,17 +35,25 @@ export class Classifier {
    * `mode` says how confident it must be to give a label; `threshold` replaces the mode's lowest confidence. `coverage`
    * is the level of the prediction sets, null for none; default 0.95, where the bundle can promise it. `threads` is the
    * number of threads of a forward pass (more than one only in a cross-origin isolated page). `wasm` is the address of
-   * onnxruntime-web's files, by default beside its module. With `selfTest` the golden vectors are run. Throws
-   * BundleError for a bundle that is damaged, of another format, without such a level, or that fails its vectors;
-   * RangeError for an unknown mode or a threshold out of range, TypeError for an unknown option.
+   * onnxruntime-web's files, by default beside its module. `backend` is wasm, or webgpu, which fetches another
+   * onnxruntime-web and always runs the golden vectors; with `selfTest` wasm runs them too. Throws LogoEdgeError where
+   * the browser has no WebGPU, BundleError for a bundle that is damaged, of another format, without such a level, or
+   * that fails its vectors; RangeError for an unknown mode or backend or a threshold out of range, TypeError for an
+   * unknown option.
    */
-  static async load(source, { threads = 1, wasm, selfTest = false, ...options } = {}) {
-    ort.env.wasm.numThreads = threads;
-    if (wasm !== undefined) ort.env.wasm.wasmPaths = wasm;
+  static async load(source, { backend = "wasm", threads = 1, wasm, selfTest = false, ...options } = {}) {
+    const runtime = await openRuntime(backend);
+    runtime.env.wasm.numThreads = threads;
+    if (wasm !== undefined) runtime.env.wasm.wasmPaths = wasm;
     const bundle = await readBundle(source);
     resolveOptions(bundle, options);
-    const classifier = new Classifier(bundle, await openSession(bundle), options);
-    if (selfTest) await classifier.runVectors();
+    const classifier = new Classifier(bundle, await openSession(runtime, bundle, backend), options, runtime);
+    try {
+      if (selfTest || backend !== "wasm") await classifier.runVectors();
+    } catch (error) {
+      await classifier.release();
+      throw error;
+    }
     return classifier;
   }
 
@@ -80,7 +91,7 @@ export class Classifier {
   /** `infer` for (S, S, channels) uint8 pixels. Calls may overlap; they run one after the other. */
   run(pixels) {
     const shape = shapeOf(this.bundle.input);
-    const feeds = { [this.bundle.model.input_name]: new ort.Tensor("uint8", pixels, [1, ...shape]) };
+    const feeds = { [this.bundle.model.input_name]: new this.#Tensor("uint8", pixels, [1, ...shape]) };
     const { output_name: logits, optional_outputs: optional = [] } = this.bundle.model;
     const outputs = [logits, ...optional.filter((name) => name === EPISTEMIC)];
     const result = this.#queue.then(() => this.#session.run(feeds, outputs));
@@ -157,12 +168,27 @@ function resolveOptions({ calibration }, { mode = "balanced", threshold, coverag
   return { mode, threshold: least, coverage };
 }
 
-async function openSession(bundle) {
+/** The onnxruntime-web of a backend. Throws RangeError or, where this browser cannot run it, LogoEdgeError. */
+async function openRuntime(backend) {
+  if (!BACKENDS.includes(backend)) throw new RangeError(`backend is ${backend}; expected ${BACKENDS.join(" or ")}`);
+  if (backend === "wasm") return wasmRuntime;
+  if (!(await globalThis.navigator?.gpu?.requestAdapter())) {
+    throw new LogoEdgeError("found no WebGPU adapter in this browser; take the backend wasm, which is the default");
+  }
+  try {
+    return await import("onnxruntime-web/webgpu");
+  } catch (error) {
+    const cure = "build the page with --webgpu, or take the backend wasm";
+    throw new LogoEdgeError(`onnxruntime-web/webgpu cannot be loaded: ${error.message}; ${cure}`, { cause: error });
+  }
+}
+
+async function openSession(runtime, bundle, backend) {
   const { file, input_name: inputName, output_name: outputName } = bundle.model;
   let session;
   try {
-    session = await ort.InferenceSession.create(bundle.contents.get(file), {
-      executionProviders: ["wasm"],
+    session = await runtime.InferenceSession.create(bundle.contents.get(file), {
+      executionProviders: [backend],
       logSeverityLevel: 3,
     });
   } catch (error) {

@@ -97,6 +97,8 @@ export interface DecisionOptions {
 }
 
 export interface LoadOptions extends DecisionOptions {
+  /** What runs the network. webgpu must give the bundle's golden vectors, or load throws. Default wasm. */
+  backend?: "wasm" | "webgpu";
   /** Threads of one forward pass; more than one only in a cross-origin isolated page. Default 1. */
   threads?: number;
   /** The address of onnxruntime-web's .mjs and .wasm, if not beside its module. */

@@ -2,6 +2,7 @@
 
     python tests/system/arm/emulate.py                  # builds the root once; runs tests/contract and a classification
     python tests/system/arm/emulate.py -- -c "import platform; print(platform.machine())"
+    python tests/system/arm/emulate.py --build          # prints the root's folder and the compiled preprocessing
 
 Debian's arm64 Python and qemu-user-static are downloaded with apt and unpacked, not installed: no root, no chroot and
 nothing changed on the system. The aarch64 wheels of the versions in constraints.txt come from the Python registry by
@@ -27,6 +28,7 @@ HERE = Path(__file__).resolve().parents[3]
 CACHE = cache_folder() / "aarch64"
 GUEST_PACKAGES = ["python3", "libstdc++6", "libgomp1"]
 WHEELS = ["numpy", "onnxruntime", "pillow", "typer", "opencv-python-headless", "onnx", "pytest", "pytest-timeout"]
+WHEELS += ["ai-edge-litert", "ncnn", "MNN"]
 PLATFORMS = ["manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"]
 FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 CPUS = {
@@ -55,6 +57,9 @@ def main() -> None:
     if reason := why_not():
         sys.exit(f"not run: {reason}")
     build()
+    if sys.argv[1:] == ["--build"]:
+        print(CACHE, compile_preprocessing(), sep="\n")
+        return
     if "--" in sys.argv:
         sys.exit(run(*sys.argv[sys.argv.index("--") + 1 :]).returncode)
     sys.exit(
@@ -74,11 +79,18 @@ def why_not() -> str:
 
 
 def build(cache: Path = CACHE) -> None:
-    """Downloads and unpacks missing parts; about 400 MB on disk in total."""
-    if (cache / "done").exists():
-        return
-    root, site, debs = cache / "root", cache / "site", cache / "apt"
-    for folder in (root / "proc", site, debs / "lists" / "partial", debs / "archives" / "partial"):
+    """Downloads and unpacks missing parts; about 500 MB on disk in total."""
+    if not (cache / "done").exists():
+        _unpack_root(cache)
+    installed = cache / f"wheels-{hashlib.sha256(' '.join(WHEELS).encode()).hexdigest()[:12]}"
+    if not installed.exists():
+        _install_wheels(cache)
+        installed.touch()
+
+
+def _unpack_root(cache: Path) -> None:
+    root, debs = cache / "root", cache / "apt"
+    for folder in (root / "proc", debs / "lists" / "partial", debs / "archives" / "partial"):
         folder.mkdir(parents=True, exist_ok=True)
     (debs / "status").touch()
     options = {
@@ -106,13 +118,16 @@ def build(cache: Path = CACHE) -> None:
     for other in set((cache / "host/usr/bin").iterdir()) - {cache / "host/usr/bin/qemu-aarch64-static"}:
         other.unlink()  # the emulators of thirty other processors
     shutil.rmtree(debs)
-    python = next((root / "usr/bin").glob("python3.*"))
+    (cache / "done").touch()
+
+
+def _install_wheels(cache: Path) -> None:
+    python, site = next((cache / "root/usr/bin").glob("python3.*")), cache / "site"
     tags = [word for tag in PLATFORMS for word in ("--platform", tag)]
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
     wheels = ["--implementation", "cp", "--only-binary=:all:", "-c", str(HERE / "constraints.txt"), *WHEELS]
     version = ["--python-version", python.name.removeprefix("python")]
     _quietly(*install, "--target", str(site), *tags, *version, *wheels)
-    (cache / "done").touch()
 
 
 def compile_preprocessing(cache: Path = CACHE) -> Path:

@@ -6,8 +6,19 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from system.arm import emulate
+
+from logo_edge import Classifier
+from logo_edge.bundle.record import DEFAULT_BUNDLE
+from logo_edge.images.load import load_image
+from logo_edge.preprocess import preprocess
+from logo_edge_compress.convert.export import export_artifact
+from logo_edge_compress.convert.flatbuffer import write_flatbuffer
+from logo_edge_compress.convert.request import Images
+from logo_edge_compress.convert.source import read_source
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [
@@ -52,6 +63,56 @@ def test_the_doctor_finds_the_golden_vectors_hold_on_arm(emulated):
     assert "asimddp" in report["machine"]["isa"]
     assert report["backends"]["onnxruntime"] == {"passes": True, "vectors": 8, "kleidiai": True, "error": None}
     assert report["healthy"]
+
+
+def run_on_both(emulated, backend: str, artifact: Path, folder: Path) -> tuple[str, np.ndarray, np.ndarray | None]:
+    """The guest's output, the (16, K) logits of this machine and of the guest; None where it refused the artifact."""
+    pixels, logits = folder / "pixels.npy", folder / "logits.npy"
+    classifier = Classifier.load(None, backend=backend, artifact=artifact)
+    images = np.stack([classifier.read_pixels(path) for path in sorted((DEFAULT_BUNDLE / "vectors").glob("*.png"))])
+    np.save(pixels, np.concatenate([images, 255 - images]))
+    code = f"""
+import numpy as np
+from logo_edge import BundleError, Classifier
+try:
+    classifier = Classifier.load(None, backend={backend!r}, artifact={str(artifact)!r})
+except BundleError as error:
+    print(error)
+else:
+    np.save({str(logits)!r}, classifier.logits(np.load({str(pixels)!r})))
+"""
+    text = emulated("-c", code)
+    here = classifier.logits(np.load(pixels))
+    assert here.shape == (16, 4)
+    return text, here, np.load(logits) if logits.exists() else None
+
+
+def test_litert_computes_on_arm_what_it_computes_here_or_is_refused(cpu, emulated, tmp_path):
+    """LiteRT 2.3.0 gives other INT8 logits on an emulated core with SME; it is not known if QEMU 7 or LiteRT errs."""
+    artifact = tmp_path / "model.tflite"
+    artifact.write_bytes(write_flatbuffer(onnx.load(DEFAULT_BUNDLE / "model.onnx")))
+    text, here, there = run_on_both(emulated, "litert", artifact, tmp_path)
+    if cpu != emulate.FIRST and there is None:
+        assert "golden vector 01-simple.png gives simple with logits off by" in text
+        return
+    assert np.array_equal(there, here)
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("ncnn", "param"), ("mnn", "mnn")])
+def test_ncnn_and_mnn_compute_on_arm_within_two_steps_or_are_refused(cpu, emulated, tmp_path, kind, suffix):
+    """MNN 3.6.1 gives other INT8 logits on an emulated core with i8mm, SVE 2 and SME; which one errs is not known."""
+    source = read_source(DEFAULT_BUNDLE)
+    images = np.stack(
+        [preprocess(load_image(path), source.input) for path in (DEFAULT_BUNDLE / "vectors").glob("*.png")]
+    )
+    export_artifact(source, kind, "int8", None, tmp_path, Images(images, images), say=print)
+    text, here, there = run_on_both(emulated, kind, tmp_path / f"default-int8-{kind}.{suffix}", tmp_path)
+    if kind == "mnn" and cpu != emulate.FIRST and there is None:
+        assert "golden vector" in text
+        return
+    assert there is not None, text
+    assert np.abs(there - here).max() < 0.08, "two steps of the logits"
+    assert np.array_equal(there.argmax(1), here.argmax(1))
 
 
 def test_the_command_classifies_on_arm_as_its_golden_vectors_say(emulated):

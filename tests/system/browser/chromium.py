@@ -6,12 +6,12 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import brotli
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserType, sync_playwright
 
 from logo_edge.cache import cache_folder
 from logo_edge.files import changing
@@ -21,18 +21,31 @@ LOCKS = Path(__file__).parent
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/fonts-cache</cachedir></fontconfig>
 """
-FLAGS = ["--no-sandbox", "--no-zygote", "--in-process-gpu", "--disable-gpu"]
+FLAGS = ["--no-sandbox", "--no-zygote", "--in-process-gpu"]
+NO_GPU = ["--disable-gpu"]
+WEBGPU = [  # by SwiftShader, on the CPU
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader",
+    "--disable-vulkan-surface",
+]
 
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
     """Chromium driven by Playwright, closed at the end."""
-    folder = unpack_chromium()
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder / "lib"), "FONTCONFIG_PATH": str(folder)}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=folder / "chromium", args=FLAGS, env=environment)
+        browser = launch(playwright.chromium, NO_GPU)
         yield browser
         browser.close()
+
+
+def launch(kind: BrowserType, flags: Sequence[str]) -> Browser:
+    """A Chromium with NO_GPU or WEBGPU; `kind` is Playwright's, which has one driver in a process."""
+    folder = unpack_chromium()
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder / "lib"), "FONTCONFIG_PATH": str(folder)}
+    return kind.launch(executable_path=folder / "chromium", args=[*FLAGS, *flags], env=environment)
 
 
 def unpack_chromium() -> Path:

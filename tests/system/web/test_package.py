@@ -10,6 +10,7 @@ import re
 import shutil
 import struct
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from fuzz.bombs import bombs, chunk
 from fuzz.mutants import keep_findings, run_web, write_mutants
 from pictures import marked
 from PIL import Image
+from system.browser.chromium import WEBGPU, launch
 from system.web.serving import node
 
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
@@ -228,6 +230,60 @@ def test_a_committed_bundle_decides_as_in_python_from_file_to_prediction_set(pag
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_the_golden_vectors_of_a_committed_bundle_hold(page, bundle):
     assert page.evaluate("async (bundle) => (await logo.Classifier.load(bundle)).runVectors()", bundle) >= 8
+
+
+@pytest.fixture
+def webgpu_page(browser, package, server, site):
+    """The empty page in a Chromium whose WebGPU is SwiftShader, with a demo that has the backend's files."""
+    if not (site / "gpu").exists():
+        done = node("build.js", "--webgpu", "--bundle", DEFAULT_BUNDLE, "--out", site / "gpu", folder=package)
+        assert done.returncode == 0, done.stderr
+        (site / "gpu.html").write_text((site / "harness.html").read_text().replace("./demo/", "./gpu/"))
+    other = launch(browser.browser_type, WEBGPU)
+    opened = other.new_page()
+    opened.goto(f"{server.url}/gpu.html")
+    opened.wait_for_function("window.logo")
+    opened.set_default_timeout(300_000)
+    yield opened
+    other.close()
+
+
+LOAD_ON = """async ([bundle, backend]) => {
+  try {
+    const classifier = await logo.Classifier.load(bundle, { backend });
+    const count = await classifier.runVectors();
+    await classifier.release();
+    return count;
+  } catch (error) {
+    return `${error.name}: ${error.message}`;
+  }
+}"""
+
+
+@pytest.mark.slow
+def test_on_webgpu_a_bundle_runs_if_it_gives_its_golden_vectors_and_is_refused_if_not(webgpu_page, damaged):
+    assert webgpu_page.evaluate(LOAD_ON, ["gpu/bundle", "webgpu"]) >= 8
+
+    def shift(folder, record):
+        vectors = json.loads((folder / VECTORS).read_text())
+        vectors["vectors"][0]["logits"][0] += 1
+        (folder / VECTORS).write_text(json.dumps(vectors))
+        record["files"] = {name: asdict(entry) for name, entry in list_files(folder).items()}
+
+    wrong = damaged(shift)
+    found = webgpu_page.evaluate(LOAD_ON, [wrong, "webgpu"])
+    assert found.startswith("BundleError: golden vector vectors/0.png gives red with logits off by 1")
+    assert webgpu_page.evaluate("async (name) => (await logo.Classifier.load(name)).labels.length", wrong) == 3
+
+
+def test_without_webgpu_or_its_files_the_backend_is_refused_and_wasm_stays_the_default(page, site):
+    assert "LogoEdgeError: found no WebGPU adapter" in page.evaluate(LOAD_ON, ["demo/bundle", "webgpu"])
+    assert "RangeError: backend is cuda; expected wasm or webgpu" in page.evaluate(LOAD_ON, ["demo/bundle", "cuda"])
+    page.evaluate("Object.defineProperty(navigator, 'gpu', { value: { requestAdapter: async () => ({}) } })")
+    found = page.evaluate(LOAD_ON, ["demo/bundle", "webgpu"])
+    assert "LogoEdgeError: onnxruntime-web/webgpu cannot be loaded" in found
+    assert "build the page with --webgpu" in found
+    assert not list((site / "demo" / "ort").glob("*webgpu*")), "a page without it is as small as before"
 
 
 def test_an_epistemic_output_is_told_apart_from_the_rest(page, site, fake_bundle, fake_model):

@@ -1,0 +1,118 @@
+"""A bundle may carry its network in several precisions and formats; `auto` takes the quickest that agrees here."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from logo_edge import Classifier, timing
+from logo_edge.bundle.record import VECTORS, VariantEntry, list_files, read_bundle, write_bundle_record, write_record
+from logo_edge.errors import BundleError
+from logo_edge.files import json_text
+
+FILE, OWN_VECTORS = "variants/double.onnx", "variants/double.json"
+
+
+@pytest.fixture
+def carrying(fake_bundle, fake_model):
+    """A function that gives the folder of a bundle with a variant of doubled logits and a temperature of 2."""
+
+    def make(*, vectors_scale: float = 2.0, **options):
+        folder = fake_bundle(**options)
+        (folder / FILE).parent.mkdir()
+        model = onnx.load_from_string(fake_model())
+        weights = model.graph.initializer[0]
+        weights.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weights), weights.name))
+        onnx.save(model, folder / FILE)
+        vectors = json.loads((folder / VECTORS).read_text())
+        for vector in vectors["vectors"]:
+            vector["logits"] = [vectors_scale * logit for logit in vector["logits"]]
+        (folder / OWN_VECTORS).write_text(json_text(vectors))
+        bundle = read_bundle(folder)
+        calibration = replace(
+            bundle.calibration,
+            temperature=2.0,
+            abstain_below={**bundle.calibration.abstain_below, "balanced": 0.6, "strict": 0.7},
+        )
+        variant = VariantEntry(FILE, "fp32", OWN_VECTORS, calibration)
+        write_bundle_record(replace(bundle, variants=(variant,), files=list_files(folder)))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def quickest(monkeypatch):
+    """A function that makes one choice the quickest; the list of all measurements."""
+    measured = []
+
+    def take(name: str):
+        def measure(calls):
+            measured.append(sorted(calls))
+            return {choice: 1.0 if choice == name else 2.0 for choice in calls}
+
+        monkeypatch.setattr(timing, "measure_by_turns", measure)
+        return measured
+
+    return take
+
+
+def test_the_quickest_that_agrees_runs_with_its_own_calibration_and_is_remembered(carrying, quickest):
+    measured, folder = quickest(f"{FILE}, onnxruntime"), carrying()
+    classifier = Classifier.load(folder, backend="auto")
+    assert (classifier.bundle.model.file, classifier.backend) == (FILE, "onnxruntime")
+    assert (classifier.bundle.calibration.temperature, classifier.threshold) == (2.0, 0.6)
+    own, picture = Classifier.load(folder), np.full((9, 9, 3), (200, 90, 30), np.uint8)
+    assert (own.bundle.model.file, own.threshold) == ("model.onnx", 0.5)
+    assert classifier.classify(picture).probabilities == pytest.approx(own.classify(picture).probabilities, abs=1e-5)
+    assert classifier.model_sha256 != own.model_sha256
+    copied = pickle.loads(pickle.dumps(classifier))
+    assert copied.bundle.model.file == FILE
+    assert len(measured) == 1
+    assert {"onnxruntime", f"{FILE}, onnxruntime"} <= set(measured[0])
+
+
+def test_a_variant_that_fails_its_vectors_is_not_even_timed(carrying, quickest):
+    measured, folder = quickest(f"{FILE}, onnxruntime"), carrying(vectors_scale=2.5)
+    assert Classifier.load(folder, backend="auto").bundle.model.file == "model.onnx"
+    assert not any(FILE in name for name in measured[0])
+
+
+def test_a_variant_gives_no_embedding_and_says_how_to_get_one(carrying, quickest):
+    quickest(f"{FILE}, onnxruntime")
+    classifier = Classifier.load(carrying(embedding=True), backend="auto")
+    with pytest.raises(BundleError, match="a variant gives no embedding; open the bundle's own model"):
+        classifier.embeddings(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"file": "absent.onnx"}, "listed files with listed vectors"),
+        ({"vectors": "absent.json"}, "listed files with listed vectors"),
+        ({"calibration": {}}, "abstain_below"),
+        ({"precision": 8}, r"variants\[0\]\.precision is 8"),
+    ],
+)
+def test_a_wrong_variant_stops_the_bundle_at_load(carrying, change, complaint):
+    folder = carrying()
+    record = json.loads((folder / "bundle.json").read_text())
+    record["variants"][0] |= change
+    write_record(folder, json_text(record).encode())
+    with pytest.raises(BundleError, match=complaint):
+        read_bundle(folder)
+
+
+def test_calls_are_timed_by_turns():
+    order = []
+    times = timing.measure_by_turns(
+        {name: lambda name=name: order.append(name) for name in "ab"}, rounds=3, runs=2, warmup_s=0.0
+    )
+    assert order == list("aabb" * 3)
+    assert set(times) == {"a", "b"}
