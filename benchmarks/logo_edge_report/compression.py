@@ -22,6 +22,7 @@ BACKEND_TITLES = {
     "torchscript": "TorchScript",
     "ncnn": "NCNN",
     "mnn": "MNN",
+    "executorch": "ExecuTorch",
     "members": "Several members",
 }
 

@@ -61,6 +61,7 @@ def need_onnx() -> None:
     torchscript  programs built on libtorch: model.pt next to model.onnx
     ncnn         small ARM CPUs: model.param and model.bin next to model.onnx; needs logo-edge[ncnn]
     mnn          phones: model.mnn next to model.onnx; needs logo-edge[mnn]
+    executorch   phones and boards: model.pte next to model.onnx; needs logo-edge[executorch]
     server       the teachers in one bundle: the most accurate, and the best at rejecting what it does not know
     all          one bundle for each
 
@@ -83,7 +84,7 @@ def compress_command(
         ["cpu"],
         "--target",
         metavar="TARGET",
-        help="cpu, openvino, litert, jetson, web, torchscript, ncnn, mnn, server or all; may be repeated.",
+        help="cpu, openvino, litert, jetson, web, torchscript, ncnn, mnn, executorch, server or all; may be repeated.",
     ),
     size_mb: float | None = typer.Option(
         None,
@@ -283,6 +284,7 @@ def say_weaknesses(bundle: Bundle) -> None:
     torchscript  programs built on libtorch; RUN only
     ncnn         small ARM CPUs; needs logo-edge[ncnn]
     mnn          phones; needs logo-edge[mnn]
+    executorch   phones and boards, by XNNPACK; needs logo-edge[executorch]
 
     \b
     logo-edge export bundles/mine --format openvino
@@ -294,11 +296,14 @@ def export_command(
     source: Path = typer.Argument(..., metavar="BUNDLE|RUN", help="What `logo-edge compress` wrote, or its run."),
     public_key: Path | None = PUBLIC_KEY.typer(),
     kind: str = typer.Option(
-        ..., "--format", metavar="FORMAT", help="onnx, openvino, litert, tflm, tensorrt, torchscript, ncnn or mnn."
+        ...,
+        "--format",
+        metavar="FORMAT",
+        help="onnx, openvino, litert, tflm, tensorrt, torchscript, ncnn, mnn or executorch.",
     ),
     out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="The folder for artifacts and engines."),
     precision: str | None = typer.Option(
-        None, "--precision", help="fp32, fp16 or int8; left out: int8 where the source has it, fp32 for torchscript."
+        None, "--precision", help="fp32, fp16 or int8; left out: int8 where source and format have it."
     ),
     batch: str = typer.Option("dynamic", "--batch", help="dynamic, or one fixed batch size, such as 1."),
     data: Path | None = typer.Option(

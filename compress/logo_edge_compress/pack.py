@@ -31,6 +31,7 @@ ARTIFACTS = {  # by backend, beside model.onnx
     "torchscript": "model.pt",
     "ncnn": "model.param",
     "mnn": "model.mnn",
+    "executorch": "model.pte",
 }
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 

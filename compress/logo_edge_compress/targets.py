@@ -32,6 +32,7 @@ TARGETS = {
     "torchscript": Target("torchscript"),
     "ncnn": Target("ncnn"),
     "mnn": Target("mnn"),
+    "executorch": Target("executorch"),
     "server": Target("members"),
 }
 
