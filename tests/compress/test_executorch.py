@@ -92,6 +92,10 @@ def test_batches_of_any_size_and_threads_that_share_it_get_what_one_image_gets(e
     alone = [backend.run(image[None], ["logits"])[0] for image in pixels]
     assert len({logits.tobytes() for logits in alone}) > 8, "outputs are copies, not one buffer"
     assert np.array_equal(np.concatenate(alone), backend.run(pixels, ["logits"])[0])
+    for threads in (1, 3, 2):  # another number replaces the threads that an open program uses
+        other = open_backend("executorch", ModelFile.read(exported[1]), Resources(threads=threads))
+        for program in (backend, other):
+            assert np.array_equal(program.run(pixels[:1], ["logits"])[0], alone[0])
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda image: backend.run(image[None], ["logits"])[0], [*pixels] * 4))
     assert all(np.array_equal(one, other) for one, other in zip(results, alone * 4, strict=True))
