@@ -30,6 +30,7 @@ class ExecuTorch:
             from executorch.extension.pybindings import portable_lib
         except ImportError as error:
             raise MissingExtraError("executorch", error.name or "executorch") from error
+        # a program reads the bytes as long as it lives, and does not own them: `_load` does
         self._torch, self._load = torch, lambda: portable_lib._load_for_executorch_from_buffer(model.data)
         with self._lock:
             if portable_lib._threadpool_get_thread_count() != resources.threads:
