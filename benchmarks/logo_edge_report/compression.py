@@ -23,6 +23,7 @@ BACKEND_TITLES = {
     "ncnn": "NCNN",
     "mnn": "MNN",
     "executorch": "ExecuTorch",
+    "coreml": "Core ML",
     "members": "Several members",
 }
 

@@ -29,6 +29,7 @@ FORMAT_NAMES = {
     "ncnn": "NCNN",
     "mnn": "MNN",
     "executorch": "ExecuTorch",
+    "coreml": "Core ML",
 }
 
 

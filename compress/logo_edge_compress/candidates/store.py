@@ -27,6 +27,7 @@ CONVERTERS = {  # the package of a candidate's method or backend
     "ncnn": "ncnn",
     "mnn": "MNN",
     "executorch": "executorch",
+    "coreml": "coremltools",
 }
 STORED = ("status", "reason", "files", "record", "seconds")  # fields of a Candidate
 

@@ -16,7 +16,7 @@ import onnx as onnx_library
 from logo_edge.errors import ExportError
 from logo_edge.files import folder_beside, json_text, write_file
 from logo_edge_compress.audit import CHOSEN_IN_FLOAT, refuse_float
-from logo_edge_compress.convert import executorch, litert, mnn, ncnn, onnx, openvino, tensorrt, tflm
+from logo_edge_compress.convert import coreml, executorch, litert, mnn, ncnn, onnx, openvino, tensorrt, tflm
 from logo_edge_compress.convert.request import Images, Request
 from logo_edge_compress.convert.source import Source
 from logo_edge_compress.onnx.graph import PIXELS, to_float16
@@ -32,12 +32,13 @@ GRAPH_FORMATS = {
     "ncnn": ncnn,
     "mnn": mnn,
     "executorch": executorch,
+    "coreml": coreml,
 }  # made from an ONNX graph
 FORMATS = (*GRAPH_FORMATS, "torchscript")
 FITTED = ("tensorrt", "ncnn")  # formats whose INT8 has ranges of its own
 PRECISIONS = ("fp32", "fp16", "int8")
-LACKS = {"executorch": "fp16"}  # the precision that a format does not have
-SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt", ".tflite", ".h", ".param", ".mnn", ".pte")
+LACKS = {"executorch": "fp16", "coreml": "fp32"}  # the precision that a format does not have
+SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt", ".tflite", ".h", ".param", ".mnn", ".pte", ".zip")
 VERSIONED = (
     "logo-edge",
     "onnx",
