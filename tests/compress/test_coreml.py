@@ -66,7 +66,7 @@ def test_the_saved_program_has_8_bit_weights_takes_a_picture_and_agrees_with_the
     names = zipfile.ZipFile(tmp_path / f"{STEM}.mlpackage.zip").namelist()
     assert f"{STEM}.mlpackage/Data/com.apple.CoreML/weights/weight.bin" in names
     save_model(to_float(onnx.load(DEFAULT_BUNDLE / "model.onnx"))[0], tmp_path / "float.onnx")
-    for output, most in (("logits", 0.3), ("epistemic", 0.05)):
+    for output, most in (("logits", 0.6), ("epistemic", 0.1)):
         expected = run_onnx(tmp_path / "float.onnx", pixels, output=output)
         found = run_onnx(tmp_path / f"{STEM}-readback.onnx", pixels, output=output)
         assert np.abs(expected - found).max() < most, output

@@ -24,6 +24,7 @@ from network import Network
 from onnx import TensorProto, helper, numpy_helper
 
 PIXELS, PLANES, OPSET = "pixels", "planes", 18
+TAKEN = "taken"  # what the program calls pixels, in float
 MODEL, WEIGHTS = "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights"  # in a package
 UNARY = {"exp": "Exp", "log": "Log", "relu": "Relu", "sigmoid": "Sigmoid", "identity": "Identity", "cast": "Identity"}
 BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "real_div": "Div", "maximum": "Max"}
@@ -115,10 +116,9 @@ class Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.unknown: set[str] = set()
-        raw = "taken" if self.taken.shape[1] == 3 else self.taken.name
-        self._write("Cast", [PIXELS], raw, to=TensorProto.FLOAT)
-        if raw != self.taken.name:
-            self._write("Transpose", [raw], self.taken.name, perm=[0, 3, 1, 2])
+        if self.taken.shape[1] == 3:
+            self._write("Transpose", [PIXELS], "planes", perm=[0, 3, 1, 2])
+        self._write("Cast", ["planes" if self.nodes else PIXELS], TAKEN, to=TensorProto.FLOAT)
 
     def add(self, operation) -> None:
         """Adds what the operation computes. One that is not known here is collected in `unknown`."""
@@ -186,7 +186,7 @@ class Writer:
         """The tensor of a variable, with its values if it is a constant."""
         if variable.val is not None:
             self._constant(variable.name, np.asarray(variable.val, np.float32))
-        return variable.name
+        return TAKEN if variable is self.taken else variable.name
 
     def _names(self, inputs: dict, *names: str) -> list[str]:
         return [self._name(inputs[name]) for name in names if inputs.get(name) is not None]
