@@ -26,6 +26,7 @@ LIBRARIES = (
     "simplejpeg",
     "openvino",
     "ai-edge-litert",
+    "executorch",
     "tensorrt",
     "ncnn",
     "MNN",

@@ -22,6 +22,8 @@ BACKEND_TITLES = {
     "torchscript": "TorchScript",
     "ncnn": "NCNN",
     "mnn": "MNN",
+    "executorch": "ExecuTorch",
+    "coreml": "Core ML",
     "members": "Several members",
 }
 

@@ -61,6 +61,8 @@ def need_onnx() -> None:
     torchscript  programs built on libtorch: model.pt next to model.onnx
     ncnn         small ARM CPUs: model.param and model.bin next to model.onnx; needs logo-edge[ncnn]
     mnn          phones: model.mnn next to model.onnx; needs logo-edge[mnn]
+    executorch   phones and boards: model.pte next to model.onnx; needs logo-edge[executorch]
+    coreml       Apple's systems: model.mlpackage.zip next to model.onnx; not run here; needs logo-edge[coreml]
     server       the teachers in one bundle: the most accurate, and the best at rejecting what it does not know
     all          one bundle for each
 
@@ -83,7 +85,8 @@ def compress_command(
         ["cpu"],
         "--target",
         metavar="TARGET",
-        help="cpu, openvino, litert, jetson, web, torchscript, ncnn, mnn, server or all; may be repeated.",
+        help="cpu, openvino, litert, jetson, web, torchscript, ncnn, mnn, executorch, coreml, server or all; may be "
+        "repeated.",
     ),
     size_mb: float | None = typer.Option(
         None,
@@ -287,6 +290,8 @@ def say_weaknesses(bundle: Bundle) -> None:
     torchscript  programs built on libtorch; RUN only
     ncnn         small ARM CPUs; needs logo-edge[ncnn]
     mnn          phones; needs logo-edge[mnn]
+    executorch   phones and boards, by XNNPACK; needs logo-edge[executorch]
+    coreml       Apple's systems: FP16, or INT8 weights; not run here; needs logo-edge[coreml]
 
     \b
     logo-edge export bundles/mine --format openvino
@@ -298,11 +303,14 @@ def export_command(
     source: Path = typer.Argument(..., metavar="BUNDLE|RUN", help="What `logo-edge compress` wrote, or its run."),
     public_key: Path | None = PUBLIC_KEY.typer(),
     kind: str = typer.Option(
-        ..., "--format", metavar="FORMAT", help="onnx, openvino, litert, tflm, tensorrt, torchscript, ncnn or mnn."
+        ...,
+        "--format",
+        metavar="FORMAT",
+        help="onnx, openvino, litert, tflm, tensorrt, torchscript, ncnn, mnn, executorch or coreml.",
     ),
     out: Path = typer.Option(Path("exports"), "--out", metavar="DIR", help="The folder for artifacts and engines."),
     precision: str | None = typer.Option(
-        None, "--precision", help="fp32, fp16 or int8; left out: int8 where the source has it, fp32 for torchscript."
+        None, "--precision", help="fp32, fp16 or int8; left out: int8 where source and format have it."
     ),
     batch: str = typer.Option("dynamic", "--batch", help="dynamic, or one fixed batch size, such as 1."),
     data: Path | None = typer.Option(
@@ -336,7 +344,8 @@ def export_command(
         raise typer.BadParameter(f"--batch {batch}: expected dynamic, or a number from 1")
     model, size = read_source(source, public_key=public_key), None if batch == "dynamic" else int(batch)
     if precision is None:
-        precision = "fp32" if kind == "torchscript" else "int8" if "int8" in model.graphs else "fp32"
+        others = "fp16" if kind == "coreml" else "fp32"
+        precision = "int8" if "int8" in model.graphs and kind != "torchscript" else others
     check_request(model, kind, precision, size)
     if kind == "torchscript":
         need_torch()

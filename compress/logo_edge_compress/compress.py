@@ -22,6 +22,7 @@ from logo_edge_compress.candidates.pack import pack_candidate
 from logo_edge_compress.candidates.pixels import SPLITS
 from logo_edge_compress.candidates.plan import make_candidates
 from logo_edge_compress.candidates.store import CONVERTERS, Candidate, Plan, Task, made_with
+from logo_edge_compress.convert.environments import LOCKS
 from logo_edge_compress.distill.distill import distill
 from logo_edge_compress.pack import refuse_other_folder
 from logo_edge_compress.quantize.fitting import check_fitting, describe_fitting, fitting_rows
@@ -238,7 +239,7 @@ def compression_key(
     intended_use: str = "",
 ) -> str:
     """The key of a compression: teachers, data, the recipe's stages after training, the options, versions."""
-    inputs = {"data": run.data_hash}
+    inputs = {"data": run.data_hash, **{path.name: path for path in LOCKS.glob("*.txt")}}
     for index, member in enumerate(run.record["members"]):
         inputs |= {f"teacher {index + 1}": member["sha256"], f"logits {index + 1}": member["logits_sha256"]}
     asked = {"bundle": name, "targets": targets, "limits": limits, "members": members, "outliers": outliers}

@@ -34,7 +34,9 @@ ARTIFACTS = {  # by backend, beside model.onnx
     "torchscript": "model.pt",
     "ncnn": "model.param",
     "mnn": "model.mnn",
+    "executorch": "model.pte",
 }
+COREML = "model.mlpackage.zip"  # beside model.onnx too, and run by no backend of ours
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 

@@ -19,7 +19,7 @@ from logo_edge_compress.calibrate import fit_calibration
 from logo_edge_compress.card import CARD
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_compress.onnx.embedding_output import embed_bundle
-from logo_edge_compress.pack import ARTIFACTS, describe_calibration, open_view, pack_bundle, reference
+from logo_edge_compress.pack import ARTIFACTS, COREML, describe_calibration, open_view, pack_bundle, reference
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge_train.keys import data_hash, row_hashes
 from logo_edge_train.recipe import CalibrateConfig
@@ -37,9 +37,14 @@ def recalibrate(
     Figures on val and test and the reference are updated and, if the manifest has a train split, the embedding; a
     signature is dropped; every other file stays. Raises DatasetError where calib is empty, lacks a class or has labels
     that the bundle does not know, MissingExtraError where the artifact's library is missing, BundleError where the
-    bundle cannot hold the artifact.
+    bundle cannot hold the artifact, or holds Core ML's, which does not run here.
     """
     bundle = read_bundle(folder)
+    if COREML in bundle.files:
+        raise BundleError(
+            f"{folder}: {COREML} does not run here, so its logits are not known; make the bundle again with "
+            "`logo-edge compress RUN --target coreml`"
+        )
     backend, held = next(
         ((backend, folder / name) for backend, name in ARTIFACTS.items() if name in bundle.files), ("onnxruntime", None)
     )

@@ -32,13 +32,15 @@ TARGETS = {
     "torchscript": Target("torchscript"),
     "ncnn": Target("ncnn"),
     "mnn": Target("mnn"),
+    "executorch": Target("executorch"),
+    "coreml": Target("coreml", by_size=True),
     "server": Target("members"),
 }
 
 
 def is_measured(target: str) -> bool:
     """Whether the latencies measured on this machine are those of the target."""
-    return target != "web" and not (target == "jetson" and why_no_engine())
+    return target not in ("web", "coreml") and not (target == "jetson" and why_no_engine())
 
 
 def check_targets(run: Run, targets: tuple[str, ...], limits: Limits, members: int = 0) -> None:
@@ -55,15 +57,15 @@ def check_targets(run: Run, targets: tuple[str, ...], limits: Limits, members: i
             f"--target server packs the teachers of {run.folder} together, and it has {teachers}; expected two or "
             f"more. Train with more train.teachers, or leave it out: {others}"
         )
-    for target in ARTIFACTS:
-        library = BACKENDS[target].library
+    for target in (*ARTIFACTS, "coreml"):
+        library = BACKENDS[target].library if target in BACKENDS else "coremltools"
         if target in targets and find_spec(library) is None:
             raise MissingExtraError(target, library)
     if targets != ("server",):
         check_teachers(run, run.recipe.distill)
     unmeasured = [target for target in targets if not is_measured(target)]
     if limits.latency_ms is not None and len(unmeasured) == len(targets):
-        reasons = {"web": "a browser runs it", "jetson": why_no_engine()}
+        reasons = {"web": "a browser runs it", "coreml": "Apple's systems run it", "jetson": why_no_engine()}
         why = "; ".join(f"{target}: {reasons[target]}" for target in unmeasured)
         raise SelectionError(
             f"--max-latency-ms {limits.latency_ms:g} cannot be checked here ({why}); leave it out and "

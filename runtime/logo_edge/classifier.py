@@ -90,9 +90,9 @@ class Classifier(Model):
         mode: how confident it must be to give a label: best-guess, balanced or strict.
         threshold: the lowest confidence for a label, 0 to 1, instead of the mode's.
         coverage: of prediction sets, one of the bundle's levels; default 0.95, where the bundle can promise it.
-        backend: onnxruntime, openvino, litert, tensorrt, torchscript, ncnn, mnn (each an extra), or auto: the fastest
-            installed, measured by turns once and kept in the cache, with the bundle's model or, without `enrolled`, a
-            variant that it carries. Each must give its golden vectors first, once on a machine.
+        backend: onnxruntime, openvino, litert, tensorrt, torchscript, ncnn, mnn, executorch (each an extra), or auto:
+            the fastest installed, measured by turns once and kept in the cache, with the bundle's model or, without
+            `enrolled`, a variant that it carries. Each must give its golden vectors first, once on a machine.
         artifact: a file of `logo-edge export` to run instead of the bundle's own graph; where it has no epistemic
             output, results have no epistemic uncertainty.
         threads: CPU threads of one forward pass. cores: the CPU cores of those threads (Linux). spinning: threads spin

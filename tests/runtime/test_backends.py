@@ -89,13 +89,15 @@ def test_eight_threads_that_share_a_backend_get_what_one_gets(fake_bundle, backe
         ("litert", "ai_edge_litert", "litert"),
         ("torchscript", "torch", "torchscript"),
         ("tensorrt", "tensorrt", "tensorrt"),
+        ("executorch", "executorch", "executorch"),
     ],
 )
 def test_a_backend_that_is_not_installed_names_its_extra(
     fake_bundle, module, tmp_path, monkeypatch, backend, package, extra
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    artifacts = {"litert": tmp_path / "made.tflite", "tensorrt": tmp_path / "made.engine"}
+    suffixes = {"litert": "tflite", "tensorrt": "engine", "executorch": "pte"}
+    artifacts = {name: tmp_path / f"made.{suffix}" for name, suffix in suffixes.items()}
     for path in artifacts.values():
         path.write_bytes(b"plan")
     artifact = {"openvino": None, "torchscript": module, **artifacts}[backend]

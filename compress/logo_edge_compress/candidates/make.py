@@ -225,6 +225,8 @@ def make_export(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     verified = engine or exported
     if engine:
         forward = open_artifact(plan.backend, task.folder / engine["file"])
+    elif plan.backend == "coreml":  # the program that was read back runs in its place
+        forward, files = open_onnx(files[0]), files[1:]
     else:  # TensorRT's graph runs in ONNX Runtime where there is no engine
         forward = open_artifact("onnxruntime" if plan.backend == "tensorrt" else plan.backend, files[0])
     copied = "verified_by", "audit", "steps", "kept_range", "ranges", "not_done"

@@ -86,11 +86,12 @@ def measure_costs(candidates: list[Candidate], folder: Path, say: Say) -> tuple[
 
 def _open(candidate: Candidate) -> Opened | str:
     """How to open the candidate here, or why it cannot be opened."""
+    if reason := candidate.record.get("not_done"):
+        return reason
     contract = Architecture.parse(candidate.record["network"]).contract
-    if candidate.backend != "tensorrt":
-        return Opened(candidate.backend, tuple(candidate.paths), contract, tuple(candidate.record.get("members", ())))
-    engine = candidate.record["engine"]
-    return Opened("tensorrt", (candidate.folder / engine,), contract) if engine else candidate.record["not_done"]
+    engine = candidate.record.get("engine")
+    paths = (candidate.folder / engine,) if engine else tuple(candidate.paths)
+    return Opened(candidate.backend, paths, contract, tuple(candidate.record.get("members", ())))
 
 
 def measure_row(work: Work, candidate: Candidate, calibration: Calibration, cost: Cost | str) -> Row:

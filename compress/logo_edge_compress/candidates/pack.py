@@ -28,6 +28,8 @@ FORMAT_NAMES = {
     "torchscript": "TorchScript",
     "ncnn": "NCNN",
     "mnn": "MNN",
+    "executorch": "ExecuTorch",
+    "coreml": "Core ML",
 }
 
 
@@ -59,7 +61,7 @@ def pack_candidate(
         outputs, extra = {EPISTEMIC}, {path.name: path for path in candidate.paths}
     else:
         outputs = {output.name for output in onnx.load(graph.path, load_external_data=False).graph.output}
-        extra = {} if graph is candidate else {f"model{path.suffix}": path for path in candidate.paths}
+        extra = {} if graph is candidate else {"".join(["model", *path.suffixes]): path for path in candidate.paths}
     carried = [other for other in siblings if other.candidate.name in carry and other is not chosen]
     for other in carried:
         extra |= {f"variants/{other.candidate.name}{path.suffix}": path for path in other.candidate.paths}

@@ -18,6 +18,7 @@ from logo_edge_compress.candidates.make import (
     make_tuned,
 )
 from logo_edge_compress.candidates.store import Candidate, Plan, Task
+from logo_edge_compress.convert.export import LACKS
 from logo_edge_compress.quantize.qat import NOT_TUNED_BY, TUNED_BY, unknown_operators
 from logo_edge_compress.quantize.static import METHODS
 from logo_edge_train.keys import select_settings
@@ -84,7 +85,7 @@ def plan_mixed(task: Task, candidates: list[Candidate], backends: set[str]) -> l
 
 
 def plan_exports(task: Task, candidates: list[Candidate], backends: set[str]) -> list[Plan]:
-    """FP32, FP16 and the closest INT8 for each further backend; TorchScript is FP32 only."""
+    """FP32, FP16 and the closest INT8 for each further backend, as far as its format has them."""
     parents = {"fp32": task.fp32, "fp16": task.fp32}
     if int8 := _made_int8(candidates):
         parents["int8"] = closest(int8).path
@@ -100,7 +101,7 @@ def plan_exports(task: Task, candidates: list[Candidate], backends: set[str]) ->
         )
         for backend in sorted(backends - {"onnxruntime"})
         for precision, parent in parents.items()
-        if backend != "torchscript" or precision == "fp32"
+        if (precision == "fp32" if backend == "torchscript" else precision != LACKS.get(backend))
     ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file as load_arrays
 
 from logo_edge_compress.candidates.pixels import FITTING, pixel_files
+from logo_edge_compress.convert.environments import LOCKS
 from logo_edge_compress.distill.distill import CHECKPOINT
 from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.keys import artifact_key, file_hash, source_hash, versions
@@ -25,6 +26,8 @@ CONVERTERS = {  # the package of a candidate's method or backend
     "litert": "ai-edge-litert",
     "ncnn": "ncnn",
     "mnn": "MNN",
+    "executorch": "executorch",
+    "coreml": "coremltools",
 }
 STORED = ("status", "reason", "files", "record", "seconds")  # fields of a Candidate
 
@@ -123,6 +126,7 @@ def candidate_key(task: Task, plan: Plan) -> str:
     """The key of the candidate: inputs, settings, the logos that it is made and run on, and the code that makes it."""
     names = [path.stem for path in sorted(task.pixels.glob("*.npy")) if plan.fits or path.stem != FITTING]
     inputs = {path.name: path for path in plan.inputs} | pixel_files(task.pixels, *names)
+    inputs |= {path.name: path for path in LOCKS.glob(f"{plan.backend}.txt")}
     settings = {**plan.settings, "name": plan.name, "make": plan.make.__qualname__}
     converters = [CONVERTERS[name] for name in (plan.backend, plan.settings.get("method")) if name in CONVERTERS]
     return artifact_key(inputs, settings, made_with(*converters))

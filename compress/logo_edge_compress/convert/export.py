@@ -16,7 +16,7 @@ import onnx as onnx_library
 from logo_edge.errors import ExportError
 from logo_edge.files import folder_beside, json_text, write_file
 from logo_edge_compress.audit import CHOSEN_IN_FLOAT, refuse_float
-from logo_edge_compress.convert import litert, mnn, ncnn, onnx, openvino, tensorrt, tflm
+from logo_edge_compress.convert import coreml, executorch, litert, mnn, ncnn, onnx, openvino, tensorrt, tflm
 from logo_edge_compress.convert.request import Images, Request
 from logo_edge_compress.convert.source import Source
 from logo_edge_compress.onnx.graph import PIXELS, to_float16
@@ -31,12 +31,26 @@ GRAPH_FORMATS = {
     "tflm": tflm,
     "ncnn": ncnn,
     "mnn": mnn,
+    "executorch": executorch,
+    "coreml": coreml,
 }  # made from an ONNX graph
 FORMATS = (*GRAPH_FORMATS, "torchscript")
 FITTED = ("tensorrt", "ncnn")  # formats whose INT8 has ranges of its own
 PRECISIONS = ("fp32", "fp16", "int8")
-SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt", ".tflite", ".h", ".param", ".mnn")
-VERSIONED = ("logo-edge", "onnx", "onnxruntime", "openvino", "tensorrt", "ai-edge-litert", "ncnn", "MNN", "torch")
+LACKS = {"executorch": "fp16", "coreml": "fp32"}  # the precision that a format does not have
+SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt", ".tflite", ".h", ".param", ".mnn", ".pte", ".zip")
+VERSIONED = (
+    "logo-edge",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "ai-edge-litert",
+    "ncnn",
+    "MNN",
+    "torch",
+    "executorch",
+)
 
 
 def export_artifact(
@@ -134,6 +148,9 @@ def check_request(source: Source, kind: str, precision: str, batch: int | None) 
         raise ExportError("tflm is INT8 and takes one image at a time; leave out --precision and --batch")
     elif kind in ("ncnn", "mnn") and batch not in (None, 1):
         raise ExportError(f"{kind} takes one image at a time, as the runtime gives it any batch; leave out --batch")
+    elif LACKS.get(kind) == precision:
+        others = " or ".join(other for other in PRECISIONS if other != precision)
+        raise ExportError(f"--precision {precision}: {kind} artifacts are {others}")
     elif _source_precision(precision) not in source.graphs:
         raise ExportError(
             f"{source.name} holds its model in {', '.join(source.graphs)} only, and {precision} is made from "

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from logo_edge.backends.base import Backend, ModelFile, Resources
+from logo_edge.backends.executorch import ExecuTorch
 from logo_edge.backends.litert import LiteRt
 from logo_edge.backends.mnn import Mnn
 from logo_edge.backends.ncnn import Ncnn
@@ -25,7 +26,9 @@ from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError
 from logo_edge.machine import on_cores
 
 AUTO = "auto"
-BACKENDS = {backend.name: backend for backend in (OnnxRuntime, OpenVino, LiteRt, TensorRT, TorchScript, Ncnn, Mnn)}
+BACKENDS = {
+    backend.name: backend for backend in (OnnxRuntime, OpenVino, LiteRt, TensorRT, TorchScript, Ncnn, Mnn, ExecuTorch)
+}
 READS = {  # the backends that read a kind of model file
     suffix: tuple(name for name, backend in BACKENDS.items() if suffix in backend.suffixes)
     for suffix in dict.fromkeys(suffix for backend in BACKENDS.values() for suffix in backend.suffixes)
@@ -98,6 +101,8 @@ def loaded_version(name: str) -> str:
     """The version of the library of a backend that has been opened."""
     module = sys.modules[BACKENDS[name].library]
     return str(module.__version__ if hasattr(module, "__version__") else module.version())  # MNN's is a function
+    library = sys.modules[BACKENDS[name].library]
+    return str(getattr(library, "__version__", None) or installed_versions()[library.__name__])
 
 
 def installed_versions() -> dict[str, str]:

@@ -77,8 +77,8 @@ COVERAGE = Option(
 )
 BACKEND = Option(
     "--backend",
-    "onnxruntime, openvino, litert, tensorrt, torchscript, ncnn, mnn, or auto: the fastest here, measured once and "
-    "remembered.",
+    "onnxruntime, openvino, litert, tensorrt, torchscript, ncnn, mnn, executorch, or auto: the fastest here, measured "
+    "once and remembered.",
     "onnxruntime",
 )
 ARTIFACT = Option(

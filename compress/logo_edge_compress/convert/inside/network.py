@@ -19,11 +19,17 @@ from torch.nn import functional
 class Network(nn.Module):
     """Computes `outputs` of the graph from its tensor `source`: `pixels`, or `planes` (B, C, S, S), normalised.
 
-    Several outputs are returned as a tuple. Paddings are fixed numbers, so that a converter can fold them. Raises
-    ValueError, with the list, where an operator is not known here.
+    Several outputs are returned as a tuple. Paddings are fixed numbers, so that a converter can fold them. `operators`
+    replace those below. Raises ValueError, with the list, where an operator is not known.
     """
 
-    def __init__(self, model: onnx.ModelProto, source: str, outputs: tuple[str, ...]):
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        source: str,
+        outputs: tuple[str, ...],
+        operators: dict[str, Callable[..., torch.Tensor]] | None = None,
+    ):
         super().__init__()
         self.source, self.outputs = source, outputs
         self.nodes, needed = [], set(outputs)
@@ -31,22 +37,22 @@ class Network(nn.Module):
             if needed.intersection(node.output) and source not in node.output:
                 self.nodes.insert(0, node)
                 needed.update(node.input)
-        operators = OPERATORS | NATS
+        operators = OPERATORS | NATS | (operators or {})
         if unknown := sorted({node.op_type for node in self.nodes} - operators.keys()):
             raise ValueError(
                 f"the graph has operators that this conversion does not know: {', '.join(unknown)}; expected "
                 f"{', '.join(sorted(operators))}"
             )
         self.calls = [(operators[node.op_type], attributes_of(node)) for node in self.nodes]
-        self.constants: dict[str, torch.Tensor | list] = {}
+        self.constants: dict[str, torch.Tensor | float] = {}
         for tensor in model.graph.initializer:
             if tensor.name not in needed:
                 continue
             array = torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
             if array.ndim and array.is_floating_point():
                 self.register_buffer(_key(tensor.name), array)
-            else:  # a bound, or sizes, which must be known when the module is traced
-                self.constants[tensor.name] = array
+            else:  # a number, or sizes, which must be known when the module is traced
+                self.constants[tensor.name] = array if array.ndim else array.item()
 
     def forward(self, values: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         known = {self.source: values, "": None, **self.constants}
@@ -119,6 +125,10 @@ def _sum(attributes: dict, inputs, axes) -> torch.Tensor:
     return inputs.sum(axes.tolist(), keepdim=bool(attributes.get("keepdims", 1)))
 
 
+def _max(_, first, second) -> torch.Tensor:
+    return torch.maximum(first, second) if torch.is_tensor(second) else first.clamp(min=second)
+
+
 def _reshape(_, inputs, shape) -> torch.Tensor:
     return inputs.reshape([size or inputs.shape[index] for index, size in enumerate(shape.tolist())])
 
@@ -154,7 +164,7 @@ NATS: dict[str, Callable[..., torch.Tensor]] = {
     "Exp": lambda _, inputs: inputs.exp(),
     "Identity": lambda _, inputs: inputs,
     "Log": lambda _, inputs: inputs.log(),
-    "Max": lambda _, first, second: torch.maximum(first, second),
+    "Max": _max,
     "Neg": lambda _, inputs: -inputs,
     "Reciprocal": lambda _, inputs: inputs.reciprocal(),
     "ReduceSum": _sum,
