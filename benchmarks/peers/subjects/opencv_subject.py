@@ -10,6 +10,8 @@ import numpy as np
 import onnxruntime
 from by_hand import ByHand, softmax
 
+from logo_edge.preprocess import detail_planes, detail_size
+
 
 def load(labels: list[str], bundle: str, threads: int) -> OpenCv:
     cv2.setNumThreads(threads)
@@ -27,6 +29,7 @@ class OpenCv(ByHand):
             record["model"]["precision"],
         )
         self.session = onnxruntime.InferenceSession(str(self.path), options, ["CPUExecutionProvider"])
+        self.details = record["input"].get("details", False)
         self.input, self.output = record["model"]["input_name"], record["model"]["output_name"]
 
     def describe(self) -> dict:
@@ -51,7 +54,14 @@ class OpenCv(ByHand):
         square = np.full((1, self.size, self.size, 3), 255, np.uint8)
         top, left = (self.size - height) // 2, (self.size - width) // 2
         square[0, top : top + height, left : left + width] = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
-        return square
+        if not self.details:
+            return square
+        large = cv2.resize(image, detail_size(image.shape[1::-1]), interpolation=cv2.INTER_AREA)
+        planes = np.zeros((1, self.size, self.size, 4), np.uint8)
+        planes[0, top : top + height, left : left + width] = cv2.resize(
+            detail_planes(cv2.cvtColor(large, cv2.COLOR_BGR2RGB)), (width, height), interpolation=cv2.INTER_AREA
+        )
+        return np.concatenate([square, planes], axis=3)
 
     def classify(self, pixels: np.ndarray) -> np.ndarray:
         return softmax(self.session.run([self.output], {self.input: pixels})[0])
