@@ -307,6 +307,7 @@ def open_page(browser) -> Iterator[Callable]:
         address = f"{server.__enter__().base_url}/{TOKEN}/"
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         closing.append((context, server))
+        context.set_default_timeout(120_000)  # a busy machine
         page, said, asked = context.new_page(), [], []
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
@@ -321,8 +322,8 @@ def open_page(browser) -> Iterator[Callable]:
 
 
 def wait_for_lines(page, path: Path, count: int) -> list[str]:
-    """The file's lines once it has that many; fails after ten seconds."""
-    for _ in range(100):
+    """The file's lines once it has that many, without the heading; fails after a minute."""
+    for _ in range(600):
         if len(lines := lines_of(path)) == count:
             return lines[1:]
         page.wait_for_timeout(100)

@@ -400,8 +400,9 @@ def _settle_incomplete(source: Path, kept: list[_LabelledRow], mode: str) -> tup
         texts = [f"{shown(label)!r} (none in {', '.join(splits)})" for label, splits in lacking.items()]
         raise DatasetError(
             f"{shown(str(source))}: classes that your splits leave out: {', '.join(texts)}; expected an image of each "
-            f"class in train, val and calib. Add images, leave these classes out (--small-classes {LEAVE_OUT}), put "
-            f"them together into a class {MERGED!r} (--small-classes {MERGE}), or give no splits"
+            "class in train, val and calib. Add images, give no splits, or let `logo-edge data organize` leave these "
+            f"classes out (--small-classes {LEAVE_OUT}) or put them together into a class {MERGED!r} (--small-classes "
+            f"{MERGE})"
         )
     if mode == MERGE:
         return _settle_incomplete(source, _merge(kept, lacking), STOP)[0], {label: sizes[label] for label in lacking}
@@ -410,12 +411,12 @@ def _settle_incomplete(source: Path, kept: list[_LabelledRow], mode: str) -> tup
 
 def _refuse_small(folder: Path, small: dict[str, int], mode: str, unit: str, *, is_merged: bool = False) -> None:
     if small and mode == STOP:
-        listed = ", ".join(f"{shown(label)!r} ({count})" for label, count in small.items())
+        sizes = ", ".join(f"{shown(label)!r} ({count})" for label, count in small.items())
         merge = "" if is_merged else f", or put them together into a class {MERGED!r} (--small-classes {MERGE})"
         raise DatasetError(
-            f"{shown(str(folder))}: classes with fewer than {len(SPLITS)} {unit}: {listed}; expected at least one "
-            f"image for each of {', '.join(SPLITS)}. Add images, or leave these classes out (--small-classes "
-            f"{LEAVE_OUT}){merge}"
+            f"{shown(str(folder))}: classes with fewer than {len(SPLITS)} {unit}: {sizes}; expected at least one "
+            f"image for each of {', '.join(SPLITS)}. Add images, or let `logo-edge data organize` leave these classes "
+            f"out (--small-classes {LEAVE_OUT}){merge}"
         )
 
 
