@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 from pathlib import Path
@@ -114,29 +113,6 @@ def test_ncnn_and_mnn_compute_on_arm_within_two_steps_or_are_refused(cpu, emulat
     assert there is not None, text
     assert np.abs(there - here).max() < 0.08, "two steps of the logits"
     assert np.array_equal(there.argmax(1), here.argmax(1))
-
-
-def test_the_python_that_a_phone_gets_starts_by_its_own_loader_and_finds_itself(cpu, emulated, tmp_path, monkeypatch):
-    """As `benchmarks/edge/session.py adb` pushes it, but for the shell and the emulator before the loader."""
-    if cpu != emulate.FIRST:
-        pytest.skip("once is enough")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "edge"))
-    start_script = importlib.import_module("session").start_script
-    interpreter = Path(emulated("-c", "import sys; print(sys.executable)").strip()).name
-    for name, source in {"root": "root", "site": "site", "lib": "runtime"}.items():
-        (tmp_path / name).symlink_to(emulate.CACHE / source)
-    host = f"{emulate.CACHE}/host/usr/bin/qemu-aarch64-static -cpu {cpu} -L {emulate.CACHE}/root"
-    script, text = tmp_path / "python", start_script(str(tmp_path), interpreter)
-    script.write_text(text.replace("#!/system/bin/sh", "#!/bin/sh").replace("exec ", f"exec {host} "))
-    script.chmod(0o755)
-    code = """
-import subprocess, sys
-from logo_edge import Classifier
-print(Classifier.load().run_vectors(), flush=True)
-subprocess.run([sys.executable, "-c", "import platform, sys; print(platform.machine(), sys.executable)"], check=True)
-"""
-    lines = subprocess.run([script, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert lines == ["8", f"aarch64 {script}"]
 
 
 def test_the_command_classifies_on_arm_as_its_golden_vectors_say(emulated):
