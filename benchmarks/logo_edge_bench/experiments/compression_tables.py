@@ -205,8 +205,9 @@ def formats(result: dict) -> str:
     images, machine = result["images"], result.get("machine")
     notes = [
         f"Bundle `{result['bundle']}`. The parent is its graph or, in FP32 and FP16, the same with its dequantized "
-        f"weights. Agreement: {images['val']} logos of val. Accuracy and debiased ECE: {images['test']} of test, with "
-        "the bundle's calibration where it is named, else with one fitted on calib."
+        f"weights; that of TorchScript is a run's student. Agreement: {images['val']} logos of val. Accuracy and "
+        f"debiased ECE: {images['test']} of test, with the bundle's calibration where it is named, else with one "
+        "fitted on calib."
     ]
     if machine:
         notes.append(f"Medians on one thread, by turns; {machine['cpu']} ({', '.join(machine['isa'])}).")

@@ -5,8 +5,8 @@
 INT8 is exported from the bundle, FP32 and FP16 from its dequantized weights, TorchScript from --run. Agreement with the
 parent is that of the export's verification on val, accuracy and ECE are on test. Confidences have the bundle's
 calibration where the artifact may share it, else one fitted on calib. Rows are written one by one and kept as long as
-bundle and versions are the same, but those that failed are tried again. Artifacts are kept in runs/formats. At the end
-the golden vectors run on an emulated ARM core, and all artifacts that run here are timed by turns.
+bundle, logos and versions are the same, but those that failed are tried again. Artifacts are kept in runs/formats. At
+the end the golden vectors run on an emulated ARM core, and all artifacts that run here are timed by turns.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from logo_edge_compress.timing import Cost, Opened, measure_side_by_side
 from logo_edge_compress.verify import Forward, compare_logits, open_artifact, run_artifact
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import targets_of
-from logo_edge_train.data.pool import stratified_sample
+from logo_edge_train.data.pool import data_inputs, stratified_sample
 from logo_edge_train.keys import artifact_key, versions
 from logo_edge_train.metrics import summarize, wilson_interval
 
@@ -145,7 +145,11 @@ def open_subject(folder: Path, run: Path | None, images: int) -> tuple[Subject, 
     fitting = fitting_rows(manifest, FITTING_IMAGES)
     pixels = {split: pixels_of(part, manifest, bundle.input) for split, part in rows.items()}
     key = artifact_key(
-        {"model": bundle.model_path, **({"student": student.student} if student else {})},
+        {
+            "model": bundle.model_path,
+            **({"student": student.student} if student else {}),
+            **data_inputs(manifest, use_unlabelled=False),
+        },
         {"images": images},
         versions(VERSIONED),
     )
@@ -181,7 +185,12 @@ def measure_row(subject: Subject, kind: str, precision: str) -> dict:
     try:
         exported = export_artifact(source, kind, precision, None, folder, subject.images, say=print)
         backend, path, forward = open_exported(kind, exported, folder)
-        logits = {split: run_artifact(forward, pixels, None) for split, pixels in subject.pixels.items()}
+        logits = {
+            split: run_artifact(
+                forward, pixels, None if backend else len(pixels)
+            )  # TFLM starts a process for each call
+            for split, pixels in subject.pixels.items()
+        }
     except LogoEdgeError as error:
         return {"refused": str(error)}
     proof = exported | (exported.get("engine") or {})
