@@ -40,8 +40,7 @@ def default_bundle(evaluation: dict, default_report: dict, default_robustness: d
     first, outliers, teachers = bundle["by_round"]["1"], robust["outliers"], default_report["stages"][0]["test"]
     thumbnails = robust["slices"]["thumbnail"]["96 px, JPEG 60"]
     answered_90 = np.searchsorted(bundle["risk_coverage"]["coverage"], 0.9)
-    near, far = ([name for name in outliers["auroc"] if (name in outliers["near"]) == side] for side in (True, False))
-    worst = {side: min(names, key=outliers["auroc"].get) for side, names in (("far", far), ("near", near))}
+    worst = {"far": outliers["worst_far"], "near": min(outliers["near"], key=outliers["auroc"].get)}
     rows = [
         ["accuracy, all", share(bundle["accuracy"]), ">= 93 %"],
         ["accuracy, sure", share(bundle["accuracy_sure"]), ">= 98.5 %"],
