@@ -154,6 +154,7 @@ def test_the_committed_evaluation_of_the_default_bundle_is_shown_whole():
         "Accuracy by delivered size",
         "Accuracy by background",
         "Accuracy by JPEG quality",
+        "Accuracy by thumbnail",
         "Corruptions",
         "Attacks",
         "Images that are no logos",
@@ -162,7 +163,7 @@ def test_the_committed_evaluation_of_the_default_bundle_is_shown_whole():
     assert [row[0] for row in attacks.table.rows] == [
         f"{name}, {size}/255" for name in ("FGSM", "PGD-10") for size in (1, 2, 4)
     ]
-    assert "376 sure logos" in attacks.caption
+    assert "931 sure logos" in attacks.caption
 
 
 def test_the_same_run_gives_the_same_page(plain_run, tmp_path):
