@@ -12,6 +12,7 @@ and dpkg-deb. No latency is quoted from emulation.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -80,12 +81,22 @@ def why_not() -> str:
 
 def build(cache: Path = CACHE) -> None:
     """Downloads and unpacks missing parts; about 500 MB on disk in total."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:  # two may start at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _build(cache)
+
+
+def _build(cache: Path) -> None:
     if not (cache / "done").exists():
         _unpack_root(cache)
     installed = cache / f"wheels-{hashlib.sha256(' '.join(WHEELS).encode()).hexdigest()[:12]}"
     if not installed.exists():
         _install_wheels(cache)
         installed.touch()
+    for cpu in CPUS:
+        if not (cache / f"root-{cpu}").exists():
+            _link_root(cpu, cache)
 
 
 def _unpack_root(cache: Path) -> None:
@@ -121,6 +132,17 @@ def _unpack_root(cache: Path) -> None:
     (cache / "done").touch()
 
 
+def _link_root(cpu: str, cache: Path) -> None:
+    """The guest's root for this CPU: hard links to the unpacked one, and a /proc/cpuinfo of its own."""
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        root = Path(folder) / "root"
+        shutil.copytree(cache / "root", root, symlinks=True, copy_function=os.link)
+        (root / "proc" / "cpuinfo").unlink(missing_ok=True)
+        cores = (CORE.format(index=index, features=CPUS[cpu]) for index in range(os.cpu_count() or 1))
+        (root / "proc" / "cpuinfo").write_text("\n".join(cores) + "\n")
+        root.rename(cache / f"root-{cpu}")
+
+
 def _install_wheels(cache: Path) -> None:
     python, site = next((cache / "root/usr/bin").glob("python3.*")), cache / "site"
     tags = [word for tag in PLATFORMS for word in ("--platform", tag)]
@@ -150,22 +172,22 @@ def compile_preprocessing(cache: Path = CACHE) -> Path:
 
 def run(*arguments: str, cpu: str = FIRST, cache: Path = CACHE, **options) -> subprocess.CompletedProcess:
     """Runs the guest's Python with these arguments on one of CPUS, from the repository's root, with its runtime."""
-    cores = (CORE.format(index=index, features=CPUS[cpu]) for index in range(os.cpu_count() or 1))
-    (cache / "root" / "proc" / "cpuinfo").write_text("\n".join(cores) + "\n")
-    runtime = cache / "runtime"
-    shutil.rmtree(runtime, ignore_errors=True)
-    ignored = shutil.ignore_patterns("__pycache__", "_preprocess.so")
-    shutil.copytree(HERE / "runtime" / "logo_edge", runtime / "logo_edge", ignore=ignored)
-    shutil.copyfile(compile_preprocessing(cache), runtime / "logo_edge" / "_preprocess.so")
-    python = next((cache / "root/usr/bin").glob("python3.*"))
-    settings = {
-        "PYTHONPATH": f"{cache / 'site'}:{runtime}:{HERE / 'tests'}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    qemu = [str(cache / "host/usr/bin/qemu-aarch64-static"), "-cpu", cpu, "-L", str(cache / "root")]
-    return subprocess.run([*qemu, str(python), *arguments], env=os.environ | settings, cwd=HERE, check=False, **options)
+    root = cache / f"root-{cpu}"
+    python = next((root / "usr/bin").glob("python3.*"))
+    qemu = [str(cache / "host/usr/bin/qemu-aarch64-static"), "-cpu", cpu, "-L", str(root)]
+    with tempfile.TemporaryDirectory() as folder:  # one for each call: two may run at once
+        runtime = Path(folder)
+        ignored = shutil.ignore_patterns("__pycache__", "_preprocess.so")
+        shutil.copytree(HERE / "runtime" / "logo_edge", runtime / "logo_edge", ignore=ignored)
+        shutil.copyfile(compile_preprocessing(cache), runtime / "logo_edge" / "_preprocess.so")
+        settings = {
+            "PYTHONPATH": f"{cache / 'site'}:{runtime}:{HERE / 'tests'}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        command = [*qemu, str(python), *arguments]
+        return subprocess.run(command, env=os.environ | settings, cwd=HERE, check=False, **options)
 
 
 def _quietly(*command: str) -> None:
