@@ -15,11 +15,10 @@ from logo_edge.backends.choose import candidates
 from logo_edge.bundle.calibration import Calibration, Mode
 from logo_edge.bundle.record import Bundle, list_files, read_bundle, write_bundle_record
 from logo_edge.classifier import Classifier
-from logo_edge.decision import calibrated_logits, is_answered, logo_score
+from logo_edge.decision import calibrated_probabilities, given_labels, logo_score
 from logo_edge.errors import BundleError
 from logo_edge.files import folder_beside, json_text
 from logo_edge.monitor import reference_of
-from logo_edge.probabilities import softmax
 from logo_edge_compress.bom import BOM, bill_of_materials
 from logo_edge_compress.calibrate import Fitted
 from logo_edge_compress.card import CARD, model_card
@@ -115,10 +114,9 @@ def describe_calibration(config: CalibrateConfig, fitted: Fitted) -> dict:
 
 def reference(logits: np.ndarray, labels: tuple[str, ...], calibration: Calibration) -> dict:
     """`monitor.reference_of` the (N, K) logits of calib, before temperature, with the thresholds of balanced."""
-    probabilities = softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
-    confidence = probabilities.max(1)
-    answered = is_answered(calibration, Mode.BALANCED, confidence, logo_score(logits))
-    return reference_of(confidence, probabilities.argmax(1), labels, answered)
+    probabilities = calibrated_probabilities(logits, calibration)
+    answered = given_labels(calibration, Mode.BALANCED, probabilities, logo_score(logits)).any(1)
+    return reference_of(probabilities.max(1), probabilities.argmax(1), labels, answered)
 
 
 def refuse_other_folder(folder: Path) -> None:

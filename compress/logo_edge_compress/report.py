@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from logo_edge.bundle.calibration import Calibration, Mode, Scaling
-from logo_edge.decision import calibrated_logits, is_answered, logo_score
+from logo_edge.decision import calibrated_logits, given_labels, logo_score
 from logo_edge.probabilities import softmax
 from logo_edge.timing import Latency
 from logo_edge_compress.candidates.measure import Measured
@@ -93,7 +93,7 @@ def describe_abstention(stage: Stage, splits: dict[str, Split], calibration: Cal
         figures = {}
         for name, split in splits.items():
             probabilities = softmax(stage.calibrated(name))
-            answered = is_answered(calibration, mode, probabilities.max(1), logo_score(stage.logits[name]))
+            answered = given_labels(calibration, mode, probabilities, logo_score(stage.logits[name])).any(1)
             wrong = probabilities.argmax(1) != split.targets
             risk = float(wrong[answered].mean()) if answered.any() else 0.0
             figures[name] = {"coverage": float(answered.mean()), "risk": risk}

@@ -58,7 +58,9 @@ class Classifier(Model):
         self._options = {"mode": mode, "threshold": threshold, "coverage": coverage, **files, **running}
         self.mode = Mode(mode)
         super().__init__(bundle, artifact=artifact, variants=enrolled is None, **running)
-        self.threshold = self.bundle.calibration.abstain_below[self.mode] if threshold is None else threshold
+        self.threshold = threshold
+        if threshold is None and not self.bundle.calibration.multi_label:  # which has one for each label
+            self.threshold = self.bundle.calibration.abstain_below[self.mode]
         self.coverage = _pick_coverage(self.bundle, coverage)
         self.enrolment = None if enrolled is None else self._read_enrolment(enrolled)
         self._log = _open_log(log, bundle.name)
@@ -88,7 +90,7 @@ class Classifier(Model):
         its private half signed is loaded, and only an artifact that this bundle lists (extra `sign`). Options:
 
         mode: how confident it must be to give a label: best-guess, balanced or strict.
-        threshold: the lowest confidence for a label, 0 to 1, instead of the mode's.
+        threshold: the lowest confidence for a label, 0 to 1, instead of the mode's; of a multi-label bundle, for each.
         coverage: of prediction sets, one of the bundle's levels; default 0.95, where the bundle can promise it.
         backend: onnxruntime, openvino, litert, tensorrt, torchscript, ncnn, mnn, executorch (each an extra), or auto:
             the fastest installed, measured by turns once and kept in the cache, with the bundle's model or, without

@@ -8,7 +8,7 @@ import numpy as np
 
 from logo_edge.bundle.calibration import Calibration, Familiarity, Mode, Scaling
 from logo_edge.errors import BundleError
-from logo_edge.probabilities import TINY, entropy, log_odds, log_softmax, softmax
+from logo_edge.probabilities import TINY, binary_entropy, entropy, log_odds, log_softmax, sigmoid, softmax
 from logo_edge.results import Classification, Rejection
 
 
@@ -16,13 +16,13 @@ from logo_edge.results import Classification, Rejection
 class DecisionRule:
     """How a classifier decides:
 
-    `threshold` is the lowest confidence for a label, `coverage` that of prediction sets.
+    `threshold` is the lowest confidence for a label; None: the mode's. `coverage` is that of prediction sets.
     """
 
     labels: tuple[str, ...]
     calibration: Calibration
     mode: Mode
-    threshold: float
+    threshold: float | None
     coverage: float | None
 
 
@@ -31,7 +31,8 @@ def decide(
 ) -> list[Classification]:
     """The decision for each row of an artifact's own (B, K) logits; `epistemic` (B,) nats, `blank` (B,) bool."""
     probabilities, scores = calibrated_probabilities(logits, rule.calibration), logo_score(logits)
-    entropies, known = entropy(probabilities), [None] * len(logits)
+    measure = binary_entropy if rule.calibration.multi_label else entropy
+    entropies, known = measure(probabilities), [None] * len(logits)
     if epistemic is not None:
         epistemic = np.maximum(epistemic, 0.0)
         entropies, known = np.maximum(entropies - epistemic, 0.0), epistemic.tolist()
@@ -53,40 +54,68 @@ def _decide_one(
     *,
     epistemic: float | None,
 ) -> Classification:
-    lowest, confidence = rule.calibration.abstain_below, max(probabilities)
+    calibration, confidence = rule.calibration, max(probabilities)
     best_guess = rule.labels[probabilities.index(confidence)]
     by_label = dict(zip(rule.labels, probabilities, strict=True))
     unfit = Rejection.BLANK if blank else None if is_logo else Rejection.NOT_A_LOGO
     reason = None if rule.mode == Mode.BEST_GUESS else unfit
-    if reason is None and not confidence >= rule.threshold:  # NaN too
-        reason = Rejection.LOW_CONFIDENCE
+    labels = () if reason else confident_labels(calibration, by_label, best_guess, rule.mode, rule.threshold)
+    if reason is None and not labels:
+        reason = Rejection.NO_LABEL if calibration.multi_label else Rejection.LOW_CONFIDENCE
     return Classification(
-        label=best_guess if reason is None else None,
+        label=labels[0] if labels else None,
         best_guess=best_guess,
         confidence=confidence,
         probabilities=by_label,
         aleatoric=aleatoric,
         epistemic=epistemic,
-        prediction_set=None if rule.coverage is None else prediction_set(rule.calibration, by_label, rule.coverage),
+        prediction_set=None if rule.coverage is None else prediction_set(calibration, by_label, rule.coverage),
         logo_score=score,
         is_logo=is_logo,
-        high_confidence=not unfit and confidence >= lowest[Mode.STRICT],
-        low_confidence=bool(unfit) or not confidence >= lowest[Mode.BALANCED],
+        high_confidence=not unfit and bool(confident_labels(calibration, by_label, best_guess, Mode.STRICT)),
+        low_confidence=bool(unfit) or not confident_labels(calibration, by_label, best_guess, Mode.BALANCED),
         reason=reason,
+        labels=labels if calibration.multi_label else None,
     )
 
 
-def calibrated_logits(logits: np.ndarray, temperature: float, scaling: Scaling | None = None) -> np.ndarray:
-    """(B, K) float64 whose softmax are the calibrated probabilities, from an artifact's own (B, K) logits."""
+def confident_labels(
+    calibration: Calibration,
+    probabilities: dict[str, float],
+    best_guess: str,
+    mode: Mode,
+    threshold: float | None = None,
+) -> tuple[str, ...]:
+    """The labels that `mode` gives to an image that is a logo: the best guess or none; multi-label, any number.
+
+    The most probable is first. `threshold` replaces the mode's; NaN reaches none.
+    """
+    if calibration.label_thresholds is None:
+        lowest = calibration.abstain_below[mode] if threshold is None else threshold
+        return (best_guess,) if probabilities[best_guess] >= lowest else ()
+    by_label = calibration.label_thresholds[mode] if threshold is None else dict.fromkeys(probabilities, threshold)
+    ordered = sorted(probabilities, key=probabilities.get, reverse=True)
+    return tuple(label for label in ordered if probabilities[label] >= by_label[label])
+
+
+def calibrated_logits(
+    logits: np.ndarray, temperature: float, scaling: Scaling | None = None, *, multi_label: bool = False
+) -> np.ndarray:
+    """(B, K) float64 whose softmax are the calibrated probabilities, from an artifact's own (B, K) logits.
+
+    With `multi_label`, their sigmoid are the probabilities.
+    """
     scaled = logits.astype(np.float64) / temperature
     if scaling is None:
         return scaled
-    return log_softmax(scaled) @ np.array(scaling.weight).T + np.array(scaling.bias)
+    return (scaled if multi_label else log_softmax(scaled)) @ np.array(scaling.weight).T + np.array(scaling.bias)
 
 
 def calibrated_probabilities(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
     """(B, K) calibrated probabilities, from an artifact's own (B, K) logits."""
-    return softmax(calibrated_logits(logits, calibration.temperature, calibration.scaling))
+    multi_label = calibration.multi_label
+    calibrated = calibrated_logits(logits, calibration.temperature, calibration.scaling, multi_label=multi_label)
+    return sigmoid(calibrated) if multi_label else softmax(calibrated)
 
 
 def logo_score(logits: np.ndarray) -> np.ndarray:
@@ -94,7 +123,8 @@ def logo_score(logits: np.ndarray) -> np.ndarray:
 
     These are the log-odds of a network that learned images that are no logos as one more class, whose logit is 0
     (outlier exposure: Hendrycks et al. 2019, arXiv:1812.04606). For other networks the score is low on images unlike
-    the training images; it is their negative free energy (Liu et al. 2020, arXiv:2010.03759).
+    the training images; it is their negative free energy (Liu et al. 2020, arXiv:2010.03759). For multi-label networks
+    it is low on images without a label too.
     """
     with np.errstate(invalid="ignore"):
         return np.logaddexp.reduce(logits.astype(np.float64), axis=-1)
@@ -119,17 +149,26 @@ def spread(pixels: np.ndarray) -> np.ndarray:
     return np.ptp(pixels[..., :3].reshape(len(pixels), -1, 3), axis=1).max(axis=1)
 
 
-def is_answered(calibration: Calibration, mode: Mode, confidence: np.ndarray, logo_scores: np.ndarray) -> np.ndarray:
-    """(B,) whether `mode` gives a label to images that are not blank, from (B,) confidence and logo scores."""
-    confident = confidence >= calibration.abstain_below[mode]
-    return confident if mode == Mode.BEST_GUESS else confident & is_logo(logo_scores, calibration.familiarity)
+def given_labels(
+    calibration: Calibration, mode: Mode, probabilities: np.ndarray, logo_scores: np.ndarray
+) -> np.ndarray:
+    """(B, K) whether `mode` gives each label to images that are not blank, from calibrated (B, K) probabilities.
+
+    `logo_scores` is (B,).
+    """
+    if calibration.label_thresholds is None:
+        highest = np.eye(probabilities.shape[1], dtype=bool)[probabilities.argmax(axis=1)]
+        given = highest & (probabilities >= calibration.abstain_below[mode])
+    else:
+        given = probabilities >= np.array(list(calibration.label_thresholds[mode].values()))
+    return given if mode == Mode.BEST_GUESS else given & is_logo(logo_scores, calibration.familiarity)[:, None]
 
 
 def may_change(
     calibration: Calibration,
     probabilities: np.ndarray,
     logo_scores: np.ndarray,
-    threshold: float,
+    threshold: float | None,
     coverage: float | None,
     shift: float,
 ) -> np.ndarray:
@@ -137,17 +176,25 @@ def may_change(
 
     The parts are label, best guess, the answers of the modes, the prediction set and `is_logo`. `probabilities` (B, K)
     are the calibrated ones. Distances to thresholds are measured in log-odds: those of a softmax move by at most as
-    much as two of its logits move apart. A logo score moves by at most `shift`.
+    much as two of its logits move apart, that of a sigmoid by as much as its logit. A logo score moves by at most
+    `shift`. A `threshold` of None is the mode's.
     """
     classes = probabilities.shape[1]
     weight = np.eye(classes) if calibration.scaling is None else np.array(calibration.scaling.weight)
-    difference = weight[:, None] - weight  # (K, K, K); its inputs move by a logit's shift and by that of log sum exp
-    reach = np.abs(difference).sum(axis=2) + np.abs(difference.sum(axis=2))  # (K, K)
-    reach = shift / calibration.temperature * reach.max()
     odds, ordered = log_odds(probabilities), np.sort(probabilities, axis=1)
-    thresholds = log_odds(np.array([threshold, *calibration.abstain_below.values()]))
-    close = (np.abs(odds.max(axis=1)[:, None] - thresholds) <= reach).any(axis=1)
-    close |= np.log(ordered[:, -1]) - np.log(np.maximum(ordered[:, -2], TINY)) <= reach
+    if calibration.label_thresholds is not None:
+        reach = shift / calibration.temperature * np.abs(weight).sum(axis=1).max()
+        lowest = [list(by_label.values()) for by_label in calibration.label_thresholds.values()]
+        thresholds = log_odds(np.array(lowest if threshold is None else [*lowest, [threshold] * classes]))
+        close = (np.abs(odds[:, None] - thresholds) <= reach).any(axis=(1, 2))
+        close |= np.diff(log_odds(ordered[:, -2:]))[:, 0] <= 2 * reach
+    else:
+        difference = weight[:, None] - weight  # (K, K, K); its inputs move by a logit's shift and that of log sum exp
+        reach = np.abs(difference).sum(axis=2) + np.abs(difference.sum(axis=2))  # (K, K)
+        reach = shift / calibration.temperature * reach.max()
+        lowest = [*calibration.abstain_below.values(), *([] if threshold is None else [threshold])]
+        close = (np.abs(odds.max(axis=1)[:, None] - log_odds(np.array(lowest))) <= reach).any(axis=1)
+        close |= np.log(ordered[:, -1]) - np.log(np.maximum(ordered[:, -2], TINY)) <= reach
     for conformal in calibration.conformal:
         if conformal.level == coverage and conformal.threshold is not None:
             close |= (np.abs(odds - log_odds(conformal.threshold)) <= reach).any(axis=1)
@@ -160,6 +207,8 @@ def prediction_set(
     calibration: Calibration, probabilities: dict[str, float], level: float, *, by_class: bool = False
 ) -> tuple[str, ...]:
     """The labels that hold the true one with P >= `level`, the most probable first; none, some or all of them.
+
+    Those of a multi-label bundle hold a share of at least `level` of an image's labels, in expectation.
 
     `probabilities` are those of a `Classification`. With `by_class` the promise holds for the logos of each class, and
     sets are larger. Raises BundleError, with the reason, where the bundle has no threshold at the level.

@@ -275,7 +275,8 @@ def _open_checked(name: str, bundle: Bundle, artifact: ModelFile | None, resourc
     for member in bundle.members:
         backends.append(open_backend(name, _own_model(bundle, member.file), resources))
         _check_fit(backends[-1], bundle, bundle.folder / member.file, member.size_px, ())
-    return Ensemble(bundle.members, backends, bundle.model.output_name)
+    multi_label = bundle.calibration.multi_label
+    return Ensemble(bundle.members, backends, bundle.model.output_name, multi_label=multi_label)
 
 
 def _check_fit(backend: Backend, bundle: Bundle, path: Path, size_px: int, promised: Sequence[str]) -> None:

@@ -15,6 +15,11 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of labels that do not exclude each other, in the shape of the logits, float64."""
+    return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """(B, K) logarithms of the class probabilities, without underflow."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
@@ -24,6 +29,11 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def entropy(probabilities: np.ndarray) -> np.ndarray:
     """(B,) entropy in nats of (B, K) probabilities."""
     return -(probabilities * np.log(np.maximum(probabilities, TINY))).sum(axis=-1)
+
+
+def binary_entropy(probabilities: np.ndarray) -> np.ndarray:
+    """(B,) sum of the entropies of K independent labels, in nats, of their (B, K) probabilities."""
+    return entropy(probabilities) + entropy(1 - probabilities)
 
 
 def log_odds(probability: np.ndarray | float) -> np.ndarray:

@@ -14,6 +14,7 @@ class Rejection(str, enum.Enum):
     BLANK = "blank"  # all pixels have one colour: `decision.is_blank`
     NOT_A_LOGO = "not_a_logo"  # the logo score is below that of nearly all logos: `decision.is_logo`
     LOW_CONFIDENCE = "low_confidence"
+    NO_LABEL = "no_label"  # of a multi-label bundle: no label reaches its threshold, so the image may have none
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Classification:
     that of few logos; docs/bundle.md says what it misses. `high_confidence`: mode strict would give the label.
     `low_confidence`: mode balanced would not. Both hold in any mode. `enrolled` is the match with the enrolled
     classes, where the classifier has an enrolment.
+
+    A multi-label bundle gives `labels`: those that reach their thresholds, the most probable first, or none; `label` is
+    the first of them. `probabilities` do not exclude each other, and entropies are sums over the labels. The
+    `prediction_set` holds the labels that cannot be ruled out. `high_confidence`: mode strict would give a label.
     """
 
     label: str | None
@@ -58,6 +63,7 @@ class Classification:
     low_confidence: bool
     reason: Rejection | None
     enrolled: Match | None = None
+    labels: tuple[str, ...] | None = None
 
     def top(self, count: int) -> dict[str, float]:
         """The probabilities of the `count` most probable classes, in order."""

@@ -57,8 +57,9 @@ double log_sum_exp(const std::vector<double>& logits) {
 std::vector<double> calibrated_probabilities(const std::vector<double>& logits, const Calibration& calibration) {
   std::vector<double> scaled(logits);
   for (double& logit : scaled) logit /= calibration.temperature;
+  const bool multi_label = !calibration.label_thresholds.empty();
   if (calibration.scaling) {
-    const double total = log_sum_exp(scaled);
+    const double total = multi_label ? 0 : log_sum_exp(scaled);
     std::vector<double> mapped(calibration.scaling->bias);
     for (std::size_t i = 0; i < mapped.size(); ++i) {
       const std::vector<double>& weights = calibration.scaling->weight[i];
@@ -66,11 +67,49 @@ std::vector<double> calibrated_probabilities(const std::vector<double>& logits, 
     }
     scaled = mapped;
   }
+  if (multi_label) {
+    for (double& logit : scaled) logit = 1 / (1 + std::exp(-logit));
+    return scaled;
+  }
   const double top = *std::max_element(scaled.begin(), scaled.end());
   double total = 0;
   for (double& logit : scaled) total += logit = std::exp(logit - top);
   for (double& share : scaled) share /= total;
   return scaled;
+}
+
+/// The labels' indices, the most probable first.
+std::vector<std::size_t> by_probability(const std::vector<double>& probabilities) {
+  std::vector<std::size_t> order(probabilities.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&probabilities](std::size_t one, std::size_t other) {
+    return probabilities[one] > probabilities[other];
+  });
+  return order;
+}
+
+/// The labels that a mode gives to a logo, the most probable first: the best guess or none; multi-label, any number.
+std::vector<std::size_t> confident_labels(const Calibration& calibration, const std::vector<double>& probabilities,
+                                          const std::string& mode, std::optional<double> threshold = std::nullopt) {
+  const auto best = std::max_element(probabilities.begin(), probabilities.end()) - probabilities.begin();
+  std::vector<std::size_t> labels;
+  if (calibration.label_thresholds.empty()) {
+    if (probabilities[best] >= threshold.value_or(calibration.abstain_below.at(mode))) labels.push_back(best);
+    return labels;  // none for NaN
+  }
+  for (const std::size_t label : by_probability(probabilities)) {
+    if (probabilities[label] >= threshold.value_or(calibration.label_thresholds.at(mode)[label])) labels.push_back(label);
+  }
+  return labels;
+}
+
+double entropy_of(const std::vector<double>& probabilities, bool multi_label) {
+  double entropy = 0;
+  for (const double share : probabilities) {
+    if (share > 0) entropy -= share * std::log(share);
+    if (multi_label && share < 1) entropy -= (1 - share) * std::log(1 - share);
+  }
+  return entropy;
 }
 
 /// The lowest probability of a label in the prediction set; none where no level was given and 0.95 is not promised.
@@ -96,34 +135,33 @@ Classification decide(const std::vector<std::string>& labels, const Calibration&
   Classification result;
   result.best_guess = labels[best];
   result.confidence = probabilities[best];
-  double entropy = 0;
-  for (std::size_t i = 0; i < labels.size(); ++i) {
-    result.probabilities.emplace_back(labels[i], probabilities[i]);
-    if (probabilities[i] > 0) entropy -= probabilities[i] * std::log(probabilities[i]);
-  }
+  const bool multi_label = !calibration.label_thresholds.empty();
+  for (std::size_t i = 0; i < labels.size(); ++i) result.probabilities.emplace_back(labels[i], probabilities[i]);
+  const double entropy = entropy_of(probabilities, multi_label);
   if (epistemic) result.epistemic = std::max(0.0, static_cast<double>(*epistemic));
   result.aleatoric = std::max(0.0, entropy - result.epistemic.value_or(0));
   if (const auto threshold = set_threshold(calibration, options.coverage)) {
-    auto ordered = result.probabilities;
-    const auto is_likelier = [](const auto& one, const auto& other) { return one.second > other.second; };
-    std::stable_sort(ordered.begin(), ordered.end(), is_likelier);
     result.prediction_set.emplace();
-    for (const auto& [label, share] : ordered) {
-      if (share >= *threshold) result.prediction_set->push_back(label);
+    for (const std::size_t label : by_probability(probabilities)) {
+      if (probabilities[label] >= *threshold) result.prediction_set->push_back(labels[label]);
     }
   }
   result.logo_score = log_sum_exp(wide);
   result.is_logo = !calibration.familiar_above || result.logo_score >= *calibration.familiar_above;
   const bool unfit = blank || !result.is_logo;
-  result.high_confidence = !unfit && result.confidence >= calibration.abstain_below.at("strict");
-  result.low_confidence = unfit || !(result.confidence >= calibration.abstain_below.at("balanced"));
-  const double lowest = options.threshold.value_or(calibration.abstain_below.at(options.mode));
+  result.high_confidence = !unfit && !confident_labels(calibration, probabilities, "strict").empty();
+  result.low_confidence = unfit || confident_labels(calibration, probabilities, "balanced").empty();
+  std::vector<std::size_t> given;
   if (unfit && options.mode != "best-guess") {
     result.reason = blank ? "blank" : "not_a_logo";
-  } else if (result.confidence >= lowest) {  // false for NaN too
-    result.label = result.best_guess;
   } else {
-    result.reason = "low_confidence";
+    given = confident_labels(calibration, probabilities, options.mode, options.threshold);
+    if (given.empty()) result.reason = multi_label ? "no_label" : "low_confidence";
+  }
+  if (!given.empty()) result.label = labels[given[0]];
+  if (multi_label) {
+    result.labels.emplace();
+    for (const std::size_t label : given) result.labels->push_back(labels[label]);
   }
   return result;
 }
@@ -145,7 +183,8 @@ void require(bool holds, const std::string& problem) {
 
 bool is_share(double value) { return 0 <= value && value <= 1; }
 
-Calibration parse_calibration(const json& table, std::size_t classes) {
+Calibration parse_calibration(const json& table, const std::vector<std::string>& labels) {
+  const std::size_t classes = labels.size();
   Calibration calibration;
   table.at("temperature").get_to(calibration.temperature);
   const double temperature = calibration.temperature;
@@ -173,6 +212,18 @@ Calibration parse_calibration(const json& table, std::size_t classes) {
   }
   if (const json& familiarity = table.at("familiarity"); !familiarity.is_null()) {
     calibration.familiar_above = familiarity.at("threshold").get<double>();
+  }
+  if (const json thresholds = table.value("label_thresholds", json()); !thresholds.is_null()) {
+    std::vector<double> before(classes, 0);
+    for (const char* mode : kModes) {
+      for (std::size_t i = 0; i < classes; ++i) {
+        const double threshold = thresholds.at(mode).at(labels[i]);
+        require(before[i] <= threshold && threshold <= 1,
+                "calibration.label_thresholds: expected from 0 to 1 for each label, no mode below the one before");
+        before[i] = threshold;
+      }
+      calibration.label_thresholds[mode] = before;
+    }
   }
   return calibration;
 }
@@ -269,7 +320,7 @@ Classifier::Classifier(const std::string& folder, Options options, int threads)
     Loaded& loaded = *loaded_;
     record.at("labels").get_to(loaded.labels);
     require(loaded.labels.size() >= 2, "labels: expected at least two");
-    loaded.calibration = parse_calibration(record.at("calibration"), loaded.labels.size());
+    loaded.calibration = parse_calibration(record.at("calibration"), loaded.labels);
     loaded.input = parse_input(record.at("input"));
     const json& model = record.at("model");
     model.at("input_name").get_to(loaded.input_name);

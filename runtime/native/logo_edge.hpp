@@ -48,7 +48,7 @@ struct Conformal {
   std::string refused;
 };
 
-/// An affine map of log-probabilities: weight (K, K), bias (K).
+/// An affine map of log-probabilities, multi-label of logits: weight (K, K), bias (K).
 struct Scaling {
   std::vector<std::vector<double>> weight;
   std::vector<double> bias;
@@ -61,6 +61,8 @@ struct Calibration {
   std::optional<Scaling> scaling;
   std::vector<Conformal> conformal;
   std::optional<double> familiar_above;  // logo score
+  // of a multi-label bundle: by mode, the lowest probability of each label, in the order of the labels; else empty
+  std::map<std::string, std::vector<double>> label_thresholds;
 };
 
 /// How confident a label must be, and the level of prediction sets.
@@ -83,7 +85,9 @@ struct Classification {
   bool is_logo = true;
   bool high_confidence = false;
   bool low_confidence = false;
-  std::optional<std::string> reason;  // blank, not_a_logo or low_confidence
+  std::optional<std::string> reason;  // blank, not_a_logo, low_confidence or, multi-label, no_label
+  // of a multi-label bundle: those that reach their thresholds, the most probable first; `label` is the first
+  std::optional<std::vector<std::string>> labels;
 };
 
 /// The letterboxed image, (size_px, size_px, channels) uint8: RGB, then the detail planes if any. Equal to

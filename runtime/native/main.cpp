@@ -26,18 +26,20 @@ nlohmann::ordered_json or_null(const std::optional<Value>& value) {
 nlohmann::ordered_json to_json(const logo_edge::Classification& result) {
   nlohmann::ordered_json probabilities = nlohmann::ordered_json::object();
   for (const auto& [label, share] : result.probabilities) probabilities[label] = share;
-  return {{"label", or_null(result.label)},
-          {"best_guess", result.best_guess},
-          {"confidence", result.confidence},
-          {"probabilities", probabilities},
-          {"aleatoric", result.aleatoric},
-          {"epistemic", or_null(result.epistemic)},
-          {"prediction_set", or_null(result.prediction_set)},
-          {"logo_score", result.logo_score},
-          {"is_logo", result.is_logo},
-          {"high_confidence", result.high_confidence},
-          {"low_confidence", result.low_confidence},
-          {"reason", or_null(result.reason)}};
+  nlohmann::ordered_json line = {{"label", or_null(result.label)},
+                                 {"best_guess", result.best_guess},
+                                 {"confidence", result.confidence},
+                                 {"probabilities", probabilities},
+                                 {"aleatoric", result.aleatoric},
+                                 {"epistemic", or_null(result.epistemic)},
+                                 {"prediction_set", or_null(result.prediction_set)},
+                                 {"logo_score", result.logo_score},
+                                 {"is_logo", result.is_logo},
+                                 {"high_confidence", result.high_confidence},
+                                 {"low_confidence", result.low_confidence},
+                                 {"reason", or_null(result.reason)}};
+  if (result.labels) line["labels"] = *result.labels;
+  return line;
 }
 
 double parse_share(const std::string& text) {

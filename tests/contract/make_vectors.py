@@ -187,6 +187,115 @@ def make_scaling(classes: int, *, whole: bool) -> dict:
     return {"method": "dirichlet" if whole else "vector", "weight": weight, "bias": bias}
 
 
+# Of labels that do not exclude each other: (logits, temperature). A logit of 0 is a probability of exactly 0.5.
+MULTI_LABEL = (
+    ((2.5, -1.25), 1.0),
+    ((0.0, 0.0, 0.0), 1.0),
+    ((3.0, 2.75, -4.0), 0.5),
+    ((-3.0, -6.0, -1.5, -2.0), 2.5),
+    ((700.0, 0.5, -800.0, 0.0), 1.0),
+    ((1.0, 0.5, 0.25, 0.125, 2.0, -1.0, 3.5), 1.25),
+)
+
+
+def sigmoid(logit: float) -> float:
+    """In double precision, without overflow."""
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+def multi_label_vector(
+    side: str,
+    logits: tuple[float, ...],
+    temperature: float,
+    steps: tuple[float, ...],
+    *,
+    mode: str = "balanced",
+    scaling: dict | None = None,
+    threshold: float | None = None,
+    not_a_logo_below: float | None = None,
+    blank: bool = False,
+) -> dict:
+    """One row: the input, and the labels that are expected: those whose probability reaches the mode's threshold.
+
+    The threshold of label k in mode balanced is its probability plus `steps[k]`; that of strict lies halfway from it to
+    1, that of best-guess is 0.5 or balanced's, if that is lower. `threshold` replaces all of them.
+    """
+    labels = LABELS[: len(logits)]
+    mapped = [logit / temperature for logit in logits]
+    if scaling:
+        rows = zip(scaling["weight"], scaling["bias"], strict=True)
+        mapped = [math.fsum(map(math.prod, zip(row, mapped, strict=True))) + offset for row, offset in rows]
+    probabilities = dict(zip(labels, map(sigmoid, mapped), strict=True))
+    balanced = {k: min(1.0, max(0.0, p + step)) for (k, p), step in zip(probabilities.items(), steps, strict=True)}
+    thresholds = {
+        "best-guess": {label: min(0.5, value) for label, value in balanced.items()},
+        "balanced": balanced,
+        "strict": {label: (1 + value) / 2 for label, value in balanced.items()},
+    }
+    given = {
+        level: [label for label in sorted(labels, key=lambda label: -probabilities[label]) if reaches(label)]
+        for level, reaches in {
+            **{level: lambda label, t=table: probabilities[label] >= t[label] for level, table in thresholds.items()},
+            **({} if threshold is None else {"own": lambda label: probabilities[label] >= threshold}),
+        }.items()
+    }
+    is_logo = not_a_logo_below is None or logo_score(logits) >= not_a_logo_below
+    unfit = "blank" if blank else None if is_logo else "not_a_logo"
+    withheld = unfit if mode != "best-guess" else None
+    expected = [] if withheld else given.get("own", given[mode])
+    return {
+        "side": side,
+        "mode": mode,
+        "blank": blank,
+        "labels": list(labels),
+        "logits": list(logits),
+        "temperature": temperature,
+        "scaling": scaling,
+        "label_thresholds": thresholds,
+        "threshold": threshold,
+        "abstain_below": min(thresholds["balanced"].values()),
+        "strict_below": min(thresholds["strict"].values()),
+        "not_a_logo_below": not_a_logo_below,
+        "logo_score": logo_score(logits),
+        "is_logo": is_logo,
+        "probabilities": list(probabilities.values()),
+        "entropy": math.fsum(entropy([p, 1 - p]) for p in probabilities.values()),
+        "given": expected,
+        "label": expected[0] if expected else None,
+        "best_guess": max(labels, key=probabilities.__getitem__),
+        "confidence": max(probabilities.values()),
+        "reason": withheld or (None if expected else "no_label"),
+        "high_confidence": unfit is None and bool(given["strict"]),
+        "low_confidence": unfit is not None or not given["balanced"],
+    }
+
+
+def multi_label_vectors() -> list[dict]:
+    """Every case with all labels above their thresholds, all below, every other one, and each mode; blank; no logo."""
+    rows = []
+    for index, (logits, temperature) in enumerate(MULTI_LABEL):
+        count, scaling = len(logits), make_scaling(len(logits), whole=index % 2 == 1)
+        above, below = (-STEP,) * count, (STEP,) * count
+        mixed = tuple(STEP if label % 2 else -STEP for label in range(count))
+        far = tuple(-0.5 if label % 2 else -STEP for label in range(count))  # so far below that strict gives some
+        rows += [
+            multi_label_vector("above", logits, temperature, above),
+            multi_label_vector("below", logits, temperature, below),
+            multi_label_vector("below", logits, temperature, below, mode="best-guess"),
+            multi_label_vector("mixed", logits, temperature, mixed),
+            multi_label_vector("mixed", logits, temperature, mixed, scaling=scaling),
+            multi_label_vector("mixed", logits, temperature, below, threshold=0.5),
+            multi_label_vector("above", logits, temperature, above, blank=True),
+            multi_label_vector("above", logits, temperature, above, blank=True, mode="best-guess"),
+            *(multi_label_vector("mixed", logits, temperature, far, mode=mode) for mode in ("best-guess", "strict")),
+        ]
+        for step in (-STEP, STEP):
+            least = logo_score(logits) + step
+            rows.append(multi_label_vector("above", logits, temperature, above, not_a_logo_below=least))
+    rows.append(multi_label_vector("at", MULTI_LABEL[1][0], 1.0, (0.0, 0.0, 0.0)))
+    return rows
+
+
 # Sixteenths again: the logits of two or three members, and how much each counts.
 MEMBERS = (
     (((2.5, -1.25), (2.5, -1.25)), (0.5, 0.5)),
@@ -337,6 +446,7 @@ def write_vectors(path: Path, rows: list[dict]) -> None:
 
 if __name__ == "__main__":
     write_vectors(HERE / "decision_vectors.json", decision_vectors())
+    write_vectors(HERE / "multi_label_vectors.json", multi_label_vectors())
     write_vectors(HERE / "member_vectors.json", member_vectors())
     write_vectors(HERE / "jpeg_limit_vectors.json", jpeg_limit_vectors())
     write_vectors(HERE / "preprocess_vectors.json", write_preprocess_vectors())

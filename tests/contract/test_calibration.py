@@ -14,7 +14,7 @@ import pytest
 
 from logo_edge import Mode, read_bundle
 from logo_edge.bundle.record import DEFAULT_BUNDLE
-from logo_edge.decision import calibrated_logits, is_answered, logo_score
+from logo_edge.decision import calibrated_logits, given_labels, logo_score
 from logo_edge.probabilities import softmax
 from logo_edge_compress.calibrate import fit_calibration, fit_familiarity
 from logo_edge_report.statistics import coverage_interval
@@ -118,7 +118,7 @@ def test_the_risk_that_calib_promises_is_kept_on_test(fresh):
     calibration = bundle.calibration
     probabilities = softmax(calibrated_logits(logits["test"], calibration.temperature, calibration.scaling))
     for mode, risk in ((Mode.BALANCED, 0.05), (Mode.STRICT, 0.03)):
-        answered = is_answered(calibration, mode, probabilities.max(1), logo_score(logits["test"]))
+        answered = given_labels(calibration, mode, probabilities, logo_score(logits["test"])).any(1)
         assert answered.sum() > 100
         assert (probabilities.argmax(1) != targets["test"])[answered].mean() <= risk
 

@@ -15,9 +15,9 @@ from PIL import Image
 from logo_edge import Classifier, ImageError, Mode, load_image, preprocess
 from logo_edge.bundle.calibration import Familiarity, Scaling
 from logo_edge.bundle.members import mutual_information, pool_logits
-from logo_edge.decision import is_blank, spread
+from logo_edge.decision import given_labels, is_blank, logo_score, spread
 from logo_edge.preprocess import preprocess_by_pillow
-from logo_edge.probabilities import softmax
+from logo_edge.probabilities import sigmoid, softmax
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -33,6 +33,7 @@ def load_vectors(name: str, *, at_least: int) -> list[dict]:
 PREPROCESS = load_vectors("preprocess_vectors.json", at_least=20)
 JPEGS = load_vectors("jpeg_limit_vectors.json", at_least=12)
 DECISIONS = load_vectors("decision_vectors.json", at_least=30)
+MULTI_LABEL = load_vectors("multi_label_vectors.json", at_least=60)
 MEMBERS = load_vectors("member_vectors.json", at_least=6)
 
 
@@ -152,6 +153,57 @@ def test_the_committed_decisions_are_those_of_the_independent_calculation():
     assert close == DECISIONS
 
 
+@pytest.mark.parametrize("vector", MULTI_LABEL, ids=lambda vector: f"{vector['side']}-{vector['logits']}")
+def test_logits_of_labels_that_do_not_exclude_each_other_give_all_labels_above_their_thresholds(fake_bundle, vector):
+    folder = fake_bundle(
+        labels=tuple(vector["labels"]),
+        temperature=vector["temperature"],
+        abstain_below=vector["abstain_below"],
+        strict_below=vector["strict_below"],
+        scaling=vector["scaling"] and Scaling(**vector["scaling"]),
+        familiarity=None if vector["not_a_logo_below"] is None else Familiarity(vector["not_a_logo_below"], 0.05),
+        label_thresholds={Mode(mode): table for mode, table in vector["label_thresholds"].items()},
+    )
+    classifier = Classifier.load(folder, mode=vector["mode"], threshold=vector["threshold"])
+    logits, blank = np.array([vector["logits"]], np.float32), np.array([vector["blank"]])
+    (decision,) = classifier.decide(logits, blank=blank)
+    assert decision.labels == tuple(vector["given"])
+    assert (decision.label, decision.best_guess, decision.reason) == (
+        vector["label"],
+        vector["best_guess"],
+        vector["reason"],
+    )
+    assert (decision.is_logo, decision.high_confidence, decision.low_confidence) == (
+        vector["is_logo"],
+        vector["high_confidence"],
+        vector["low_confidence"],
+    )
+    assert list(decision.probabilities.values()) == pytest.approx(vector["probabilities"], abs=1e-6)
+    assert (decision.aleatoric, decision.logo_score) == pytest.approx(
+        (vector["entropy"], vector["logo_score"]), abs=1e-6
+    )
+    assert decision.confidence == pytest.approx(vector["confidence"], abs=1e-6)
+    if vector["threshold"] is None:
+        given = given_labels(
+            classifier.bundle.calibration, classifier.mode, classifier.calibrated(logits), logo_score(logits)
+        )
+        unless_blank = set(vector["given"]) if not vector["blank"] or vector["mode"] == Mode.BEST_GUESS else None
+        assert unless_blank in (
+            None,
+            {label for label, is_given in zip(vector["labels"], given[0], strict=True) if is_given},
+        )
+
+
+def test_the_multi_label_vectors_hold_none_one_several_and_all_labels_in_every_mode():
+    counts = {(vector["mode"], min(len(vector["given"]), 2)) for vector in MULTI_LABEL}
+    assert counts == {(mode, count) for mode in Mode for count in (0, 1, 2)}
+    assert any(len(vector["given"]) == len(vector["labels"]) == 7 for vector in MULTI_LABEL)
+    assert {vector["reason"] for vector in MULTI_LABEL} == {None, "blank", "not_a_logo", "no_label"}
+    assert any(vector["given"] and vector["label"] != vector["best_guess"] for vector in MULTI_LABEL)
+    calculated = runpy.run_path(str(HERE / "make_vectors.py"))["multi_label_vectors"]()
+    assert json.loads(json.dumps(calculated)) == MULTI_LABEL
+
+
 @pytest.mark.parametrize("vector", MEMBERS, ids=lambda vector: str(vector["weights"]))
 def test_members_are_pooled_to_one_prediction(vector):
     logits, weights = np.array(vector["members"], np.float32)[:, None], np.array(vector["weights"])
@@ -159,6 +211,14 @@ def test_members_are_pooled_to_one_prediction(vector):
     assert pooled[0] == pytest.approx(vector["logits"], abs=1e-5)
     assert softmax(pooled)[0] == pytest.approx(vector["probabilities"], abs=1e-6)
     assert mutual_information(logits, weights)[0] == pytest.approx(vector["epistemic"], abs=1e-6)
+
+
+def test_multi_label_members_are_pooled_label_by_label():
+    logits, weights = np.array([[[2.0, -1.0]], [[-2.0, -1.0]]], np.float32), np.array([0.5, 0.5])  # (M, B, K)
+    assert sigmoid(pool_logits(logits, weights, multi_label=True))[0] == pytest.approx([0.5, sigmoid(logits[0, 0])[1]])
+    likely = float(sigmoid(logits)[0, 0, 0])
+    disagreement = np.log(2) + likely * np.log(likely) + (1 - likely) * np.log(1 - likely)
+    assert mutual_information(logits, weights, multi_label=True)[0] == pytest.approx(disagreement, abs=1e-6)
 
 
 def test_the_committed_member_vectors_are_those_of_the_independent_calculation():

@@ -15,7 +15,7 @@ import numpy as np
 
 from logo_edge.bundle.calibration import Calibration
 from logo_edge.classifier import Classifier
-from logo_edge.decision import calibrated_logits, is_answered, logo_score
+from logo_edge.decision import calibrated_logits, given_labels, logo_score
 from logo_edge.probabilities import softmax
 from logo_edge_bench.experiments.record import BUNDLES, read_logos, result_path, write_plain
 from logo_edge_compress.calibrate import compare_methods
@@ -111,7 +111,7 @@ def measure_modes(calibration: Calibration, logits: dict[str, np.ndarray], targe
         figures[mode.value] = {"threshold": threshold}
         for split, part in logits.items():
             probabilities = softmax(calibrated_logits(part, calibration.temperature, calibration.scaling))
-            answered = is_answered(calibration, mode, probabilities.max(1), logo_score(part))
+            answered = given_labels(calibration, mode, probabilities, logo_score(part)).any(1)
             right = probabilities.argmax(1) == targets[split]
             figures[mode.value][split] = {
                 "answered": vars(wilson_interval(int(answered.sum()), len(answered))),

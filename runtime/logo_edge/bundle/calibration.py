@@ -7,7 +7,7 @@ Fitted on the artifact's own logits on the calib split by `logo_edge_compress.ca
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from logo_edge.bundle.fields import is_finite, is_number, parse_table, typed
@@ -18,7 +18,7 @@ class Mode(str, enum.Enum):
 
     __str__ = str.__str__  # enum.StrEnum, which Python 3.10 lacks
 
-    BEST_GUESS = "best-guess"  # gives a label always
+    BEST_GUESS = "best-guess"  # gives a label always; of several labels, those that are more probable than not
     BALANCED = "balanced"
     STRICT = "strict"
 
@@ -27,7 +27,7 @@ class Mode(str, enum.Enum):
 class Scaling:
     """An affine map of log-probabilities: `weight` (K, K), `bias` (K,). `method` is vector or dirichlet.
 
-    Kull et al. 2019, arXiv:1910.12656.
+    Kull et al. 2019, arXiv:1910.12656. In a multi-label bundle it maps the logits themselves.
     """
 
     method: str
@@ -42,6 +42,10 @@ class Conformal:
     A set holds all labels whose probability reaches the threshold. `threshold` is marginal, over all logos; `by_class`
     has one for each label and holds for the logos of each class. A threshold is None where the calib set is too small,
     and `refused` says which logos were too few. Vovk et al. 2005; Sadinle et al. 2019, arXiv:1609.00451.
+
+    In a multi-label bundle, the expected share of an image's labels that its set misses is at most 1 - `level`; by
+    class, the share of the images with the label that miss it. Conformal risk control: Angelopoulos et al. 2022,
+    arXiv:2208.02814.
     """
 
     level: float
@@ -62,7 +66,9 @@ class Familiarity:
 class Calibration:
     """temperature > 0; `abstain_below` is the lowest confidence, 0 to 1, at which each mode gives a label.
 
-    `scaling` is set where it was better than temperature alone; `conformal` is sorted by level.
+    `scaling` is set where it was better than temperature alone; `conformal` is sorted by level. `label_thresholds` is
+    set if the bundle is multi-label, where an image may have several labels or none: the lowest probability, 0 to 1, at
+    which each mode gives each label. `abstain_below` is then the least of them.
     """
 
     temperature: float
@@ -70,6 +76,11 @@ class Calibration:
     scaling: Scaling | None = None
     conformal: tuple[Conformal, ...] = ()
     familiarity: Familiarity | None = None
+    label_thresholds: dict[Mode, dict[str, float]] | None = None
+
+    @property
+    def multi_label(self) -> bool:
+        return self.label_thresholds is not None
 
 
 def parse_calibration(table: dict) -> Calibration:
@@ -78,7 +89,9 @@ def parse_calibration(table: dict) -> Calibration:
     if set(modes) != set(Mode) or not all(map(is_number, modes.values())):
         raise ValueError(f"calibration.abstain_below is {modes}; expected a number for each of {', '.join(Mode)}")
     scaling, familiarity = table.get("scaling"), table.get("familiarity")
-    conformal = typed(table, "conformal", list)
+    conformal, by_label = typed(table, "conformal", list), table.get("label_thresholds")
+    if by_label is not None and not (isinstance(by_label, dict) and set(by_label) == set(Mode)):
+        raise ValueError(f"calibration.label_thresholds: expected a table for each of {', '.join(Mode)}")
     parts = {
         "abstain_below": {mode: modes[mode] for mode in Mode},
         "scaling": None if scaling is None else _parse_scaling(scaling),
@@ -86,8 +99,15 @@ def parse_calibration(table: dict) -> Calibration:
         "familiarity": None
         if familiarity is None
         else parse_table(Familiarity, "calibration.familiarity", familiarity),
+        "label_thresholds": by_label and {mode: by_label[mode] for mode in Mode},
     }
     return parse_table(Calibration, "calibration", {**table, **parts})
+
+
+def calibration_table(calibration: Calibration) -> dict:
+    """The calibration as bundle.json holds it: `label_thresholds` only if the bundle is multi-label."""
+    table = asdict(calibration)
+    return table if calibration.multi_label else {key: table[key] for key in table if key != "label_thresholds"}
 
 
 def problems_of_calibration(calibration: Calibration, labels: tuple[str, ...]) -> list[str]:
@@ -102,6 +122,9 @@ def problems_of_calibration(calibration: Calibration, labels: tuple[str, ...]) -
         ),
         "calibration.conformal: expected levels between 0 and 1 and thresholds from 0 to 1, by class for each "
         "label": all(_fits_conformal(level, labels) for level in calibration.conformal),
+        "calibration.label_thresholds: expected from 0 to 1 for each mode and label, none below the mode before": (
+            _fits_label_thresholds(calibration.label_thresholds, labels)
+        ),
     }
     return [expected for expected, holds in expectations.items() if not holds]
 
@@ -119,6 +142,16 @@ def _fits_scaling(scaling: Scaling | None, classes: int) -> bool:
         return True
     rows = [*scaling.weight, scaling.bias]
     return len(rows) == classes + 1 and all(len(row) == classes and all(map(is_finite, row)) for row in rows)
+
+
+def _fits_label_thresholds(thresholds: dict | None, labels: tuple[str, ...]) -> bool:
+    if thresholds is None:
+        return True
+    tables = [thresholds[mode] for mode in Mode]
+    if not all(isinstance(table, dict) and set(table) == set(labels) for table in tables):
+        return False
+    by_label = [[0, *(table[label] for table in tables), 1] for label in labels]
+    return all(all(map(is_number, values)) and values == sorted(values) for values in by_label)
 
 
 def _fits_conformal(level: Conformal, labels: tuple[str, ...]) -> bool:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from logo_edge.bundle.calibration import Calibration, parse_calibration, problems_of_calibration
+from logo_edge.bundle.calibration import Calibration, calibration_table, parse_calibration, problems_of_calibration
 from logo_edge.bundle.fields import parse_table, typed
 from logo_edge.bundle.signing import SIGNATURE, verify_record
 from logo_edge.errors import BundleError
@@ -218,7 +218,7 @@ def record_bytes(bundle: Bundle) -> bytes:
         "labels": list(bundle.labels),
         "model": asdict(bundle.model),
         "input": {"layout": "NHWC", "dtype": "uint8", "colour": "RGB", **contract},
-        "calibration": asdict(bundle.calibration),
+        "calibration": calibration_table(bundle.calibration),
         "files": {name: asdict(file) for name, file in sorted(bundle.files.items())},
         "provenance": bundle.provenance,
         "metrics": bundle.metrics,
@@ -227,7 +227,9 @@ def record_bytes(bundle: Bundle) -> bytes:
     if bundle.members:
         record["members"] = [asdict(member) for member in bundle.members]
     if bundle.variants:
-        record["variants"] = [asdict(variant) for variant in bundle.variants]
+        record["variants"] = [
+            {**asdict(variant), "calibration": calibration_table(variant.calibration)} for variant in bundle.variants
+        ]
     return json_text(record).encode()
 
 

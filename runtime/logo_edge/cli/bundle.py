@@ -49,10 +49,15 @@ def info_command(
 def _bundle_rows(bundle: Bundle) -> dict[str, str]:
     calibration, size_px = bundle.calibration, bundle.input.size_px
     thresholds = [f"{value:.3f} ({mode})" for mode, value in calibration.abstain_below.items() if value]
+    if calibration.label_thresholds:
+        thresholds = [
+            f"{' '.join(f'{label} {value:.3f}' for label, value in by_label.items())} ({mode})"
+            for mode, by_label in calibration.label_thresholds.items()
+        ]
     familiarity = calibration.familiarity
     rows = {
         "bundle": f"{bundle.name}  ({bundle.folder})",
-        "classes": ", ".join(bundle.labels),
+        "classes": ", ".join(bundle.labels) + "; an image may have several or none" * calibration.multi_label,
         "model": f"{bundle.provenance.get('student', '?')}, {bundle.model.precision}",
         "input": f"{size_px} x {size_px} px, letterboxed",
         "size": f"{bundle.size_bytes / 1e6:.2f} MB on disk",

@@ -30,7 +30,12 @@ SHARED_OPTIONS = ("mode", "threshold", "coverage", "backend", "threads", "spinni
 LOCAL_OPTIONS = ("artifact", "cores", "public_key", "log", "enrolled")  # of Classifier.load, on this machine only
 STDIN = "-"
 STDIN_NAME = "stdin"
-WITHHELD = {Rejection.BLANK: "(blank)", Rejection.NOT_A_LOGO: "(no logo)", Rejection.LOW_CONFIDENCE: "(unsure)"}
+WITHHELD = {
+    Rejection.BLANK: "(blank)",
+    Rejection.NOT_A_LOGO: "(no logo)",
+    Rejection.LOW_CONFIDENCE: "(unsure)",
+    Rejection.NO_LABEL: "(none)",
+}
 
 
 def run(options: ClassifyOptions) -> int:
@@ -154,7 +159,8 @@ def _print(records: Iterator[dict], options: ClassifyOptions, width: int) -> int
 
 def _describe(record: dict, options: ClassifyOptions) -> str:
     """The printed columns after the name: label, confidence, and those that the options add."""
-    parts = [f"{record['label'] or WITHHELD[record['reason']]:12}  {_percent(record['confidence']):>6}"]
+    label = ", ".join(record["labels"]) if record.get("labels") else record["label"]
+    parts = [f"{label or WITHHELD[record['reason']]:12}  {_percent(record['confidence']):>6}"]
     if record["label"] is None:
         parts.append(f"best guess: {record['best_guess']}")
     if options.top_k:

@@ -28,7 +28,7 @@ from logo_edge.results import Rejection
 from logo_edge.scale.preprocess_graph import parse_graph, preprocess_graph
 
 PARTS = ("preprocess", "network", "decision")
-REASONS = ("", *(reason.value for reason in Rejection))  # why there is no label
+REASONS = ("", *(reason.value for reason in Rejection if reason != Rejection.NO_LABEL))  # why there is no label
 BACKEND, ENSEMBLE = 'backend: "onnxruntime"', 'platform: "ensemble"'
 TOLERANCE = 1e-6  # of a probability: the decision graph computes in float64 and returns float32
 
@@ -96,6 +96,10 @@ def write_repository(classifier: Classifier, out: Path, name: str, serving: Serv
             f"{bundle.folder}: an ensemble of {len(bundle.members)} models; expected one. Export a bundle of one model "
             "such as `logo-edge compress --target cpu` packs, or serve this one with `logo-edge serve`"
         )
+    if bundle.calibration.multi_label:
+        raise ExportError(
+            f"{bundle.folder}: a multi-label bundle; expected one label an image. Serve this one with `logo-edge serve`"
+        )
     if not name or not all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in name):
         raise ExportError(f"--name {name!r}: expected letters, digits, _ and -")
     folders = [out / f"{name}_{part}" for part in PARTS] + [out / name]
@@ -143,7 +147,7 @@ def decision_graph(classifier: Classifier):
         "rejects_unfit": np.array(classifier.mode != Mode.BEST_GUESS),
         "reasons": np.array(REASONS, object),
         "no_reason": np.array(0, np.int64),
-        **{reason.value: np.array(REASONS.index(reason), np.int64) for reason in Rejection},
+        **{reason: np.array(index, np.int64) for index, reason in enumerate(REASONS) if reason},
         "least_logo_score": np.array(-np.inf if familiarity is None else familiarity.threshold, np.float64),
     }
     if scaling:

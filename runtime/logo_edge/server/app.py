@@ -51,8 +51,9 @@ except ImportError as error:
     raise MissingExtraError("serve", error.name or "fastapi") from error
 
 DESCRIPTION = (
-    "Classifies logos, with calibrated confidence; `label` is null if it abstains. Send one image as the body, or "
-    "several as files of a form; a bad image then gives its own error and does not affect the others."
+    "Classifies logos, with calibrated confidence; `label` is null if it abstains. A multi-label bundle gives "
+    "`labels`, which may be empty; other bundles give null. Send one image as the body, or several as files of a form; "
+    "a bad image then gives its own error and does not affect the others."
 )
 
 
@@ -74,7 +75,10 @@ class Results:
 
 @dataclass(frozen=True)
 class Info:
-    """The bundle that answers, how it decides, and the limits of requests."""
+    """The bundle that answers, how it decides, and the limits of requests.
+
+    `threshold` is null for a multi-label bundle, which has one for each label.
+    """
 
     version: str
     bundle: str
@@ -82,9 +86,10 @@ class Info:
     precision: str
     size_px: int
     mode: str
-    threshold: float
+    threshold: float | None
     coverage: float | None
     limits: Limits
+    multi_label: bool
 
 
 @dataclass(frozen=True)
@@ -224,6 +229,7 @@ def create_app(
             threshold=classifier.threshold,
             coverage=classifier.coverage,
             limits=limits,
+            multi_label=bundle.calibration.multi_label,
         )
 
     @app.get("/healthz", summary="Whether the service runs")

@@ -32,7 +32,7 @@ class Metrics:
         self.in_flight = gauge("requests_in_flight", "Classify requests being answered.")
         self.arriving = gauge("bodies_arriving", "Bodies that are not there yet.")
         self.log_failures = gauge("log_failures", "Predictions that --log could not write.")
-        outcomes = "Images by outcome: labelled (as label), abstained (for a reason) or unreadable."
+        outcomes = "Images by outcome: labelled (as label, of several the likeliest), abstained (reason) or unreadable."
         names = ["outcome", "label", "reason"]
         self.images = Counter("logo_edge_images", outcomes, names, registry=registry)
         passes = "Images of a forward pass."

@@ -17,7 +17,7 @@ from itertools import islice
 from logo_edge.classifier import Classifier
 from logo_edge.errors import ImageError
 from logo_edge.results import Classification
-from logo_edge.tables.journal import ENROLLED, Journal
+from logo_edge.tables.journal import ENROLLED, MULTI_LABEL, Journal
 from logo_edge.tables.writers import record_of
 
 
@@ -33,6 +33,7 @@ def describe_settings(classifier: Classifier) -> dict:
         "threshold": classifier.threshold,
         "coverage": classifier.coverage,
         ENROLLED: classifier.enrolment.sha256 if classifier.enrolment else None,
+        **({MULTI_LABEL: True} if bundle.calibration.multi_label else {}),
     }
 
 

@@ -16,6 +16,7 @@ from logo_edge.tables.writers import ROW_GROUP, WRITERS, columns_of, import_pyar
 
 FOLDERS = "folder"  # key of the settings: where the images come from
 ENROLLED = "enrolment_sha256"  # key of the settings: the enrolment, or None
+MULTI_LABEL = "multi_label"  # key of the settings: whether rows have several labels
 BUSY = 5  # SQLite's result codes, https://sqlite.org/rescode.html
 SYSTEM_ERRORS = {8: errno.EROFS, 10: errno.EIO, 13: errno.ENOSPC, 14: errno.EACCES}
 
@@ -38,7 +39,8 @@ class Journal:
             raise LogoEdgeError(f"{out}: found suffix {out.suffix!r}; expected one of {', '.join(WRITERS)}")
         if out.suffix.lower() == ".parquet":
             import_pyarrow()  # so that a missing extra is reported before hours of work
-        self.out, self.columns = out, columns_of(labels, enrolled=settings.get(ENROLLED) is not None)
+        kinds = {"enrolled": settings.get(ENROLLED) is not None, "multi_label": settings.get(MULTI_LABEL, False)}
+        self.out, self.columns = out, columns_of(labels, **kinds)
         self.path = out.with_name(f"{out.name}.part")
         if out.is_dir():
             raise LogoEdgeError(f"{out}: a folder; name a file, such as {out / ('results' + out.suffix)}")

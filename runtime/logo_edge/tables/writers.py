@@ -36,6 +36,7 @@ MATCH_COLUMNS = {  # -> field of a Match
 }
 NUMBERS = ("confidence", "aleatoric", "epistemic", "logo_score", "enrolled_similarity", "enrolled_confidence")
 TRUTHS = ("is_logo", "high_confidence", "low_confidence")
+LISTS = ("labels", "prediction_set")
 
 
 def record_of(name: str, result: Classification | ImageError) -> dict:
@@ -45,6 +46,7 @@ def record_of(name: str, result: Classification | ImageError) -> dict:
     return {
         "path": shown(name),
         "label": result.label,
+        **({} if result.labels is None else {"labels": list(result.labels)}),
         "best_guess": result.best_guess,
         "confidence": rounded(result.confidence),
         "probabilities": {label: rounded(value) for label, value in result.probabilities.items()},
@@ -69,9 +71,10 @@ def rounded(value: float | None) -> float | None:
     return round(value, 6) if value is not None and math.isfinite(value) else None
 
 
-def columns_of(labels: tuple[str, ...], *, enrolled: bool = False) -> list[str]:
-    """The columns of a table; with `enrolled`, those of a `Match` too."""
-    return [*COLUMNS, *(MATCH_COLUMNS if enrolled else ()), *(f"probability_{label}" for label in labels)]
+def columns_of(labels: tuple[str, ...], *, enrolled: bool = False, multi_label: bool = False) -> list[str]:
+    """The columns of a table; with `enrolled`, those of a `Match` too; with `multi_label`, `labels` too."""
+    columns = [*COLUMNS[:2], "labels", *COLUMNS[2:]] if multi_label else COLUMNS
+    return [*columns, *(MATCH_COLUMNS if enrolled else ()), *(f"probability_{label}" for label in labels)]
 
 
 def _flat(record: dict, columns: list[str]) -> dict:
@@ -89,13 +92,12 @@ def _write_jsonl(records: Iterator[dict], columns: list[str], path: Path) -> Non
 
 
 def _write_csv(records: Iterator[dict], columns: list[str], path: Path) -> None:
-    r"""Booleans are 1 or 0, a missing value is empty; `prediction_set` is joined by `|`, escaped as `\|` and `\\`."""
+    r"""Booleans are 1 or 0, a missing value is empty; LISTS are joined by `|`, escaped as `\|` and `\\`."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         file.write(csv_line(columns))
         for record in records:
             row = _flat(record, columns)
-            if row["prediction_set"] is not None:
-                row["prediction_set"] = join_names(row["prediction_set"])
+            row |= {name: join_names(row[name]) for name in LISTS if row.get(name) is not None}
             file.write(csv_line(int(value) if isinstance(value, bool) else value for value in row.values()))
 
 
@@ -121,7 +123,7 @@ def table_schema(columns: list[str]):
     pyarrow = import_pyarrow()
     text, number = pyarrow.string(), pyarrow.float32()
     types = dict.fromkeys(TRUTHS, pyarrow.bool_()) | dict.fromkeys(NUMBERS, number)
-    types |= {"prediction_set": pyarrow.list_(text)}
+    types |= dict.fromkeys(LISTS, pyarrow.list_(text))
     types |= {name: number for name in columns if name.startswith("probability_")}
     return pyarrow.schema([(name, types.get(name, text)) for name in columns])
 

@@ -8,7 +8,7 @@ const [files, samples, save, clear, coverage, results, status, progress] = [
   "files", "samples", "save", "clear", "coverage", "results", "status", "progress",
 ].map(element);
 
-const WITHHELD = { blank: "Blank", not_a_logo: "No logo", low_confidence: "Unsure" };
+const WITHHELD = { blank: "Blank", not_a_logo: "No logo", low_confidence: "Unsure", no_label: "No label" };
 const cards = []; // {name, output or error, node}, in the order of the page
 const loading = Classifier.load("bundle");
 let waiting = Promise.resolve();
@@ -66,7 +66,7 @@ function show(classifier, { name, output, error, node }) {
   }
   const result = decide(classifier, output);
   node.classList.toggle("unsure", result.label === null);
-  fill(".label", result.label ?? WITHHELD[result.reason]);
+  fill(".label", result.labels?.join(", ") || (result.label ?? WITHHELD[result.reason]));
   fill(".sure", ...describe(classifier, result));
   const ordered = Object.entries(result.probabilities).sort(([, one], [, other]) => other - one);
   fill(".bars", ...ordered.map(([label, share]) => bar(label, share, label === result.bestGuess)));
@@ -91,6 +91,7 @@ const level = () => (coverage.value ? Number(coverage.value) : null);
 function describe(classifier, result) {
   if (result.label !== null) return [`${percent(result.confidence)} sure`];
   const guess = `Best guess ${result.bestGuess}, ${percent(result.confidence)} sure`;
+  if (result.reason === "no_label") return [guess];
   if (result.reason !== "low_confidence") return [`${guess}; only “always” labels such a picture`];
   return [`${guess}; a label needs ${percent(classifier.bundle.calibration.abstain_below[mode()])}`];
 }

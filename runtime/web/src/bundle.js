@@ -1,6 +1,6 @@
 /** Reads a bundle, the folder that `logo-edge compress` packs, and refuses a damaged one. See docs/bundle.md. */
 
-import { MODES } from "./decision.js";
+import { MODES, isMultiLabel } from "./decision.js";
 import { BundleError } from "./errors.js";
 
 const FORMAT = "logo-edge-bundle";
@@ -97,6 +97,10 @@ function findProblem({ name, labels, model, input, calibration, files }) {
       () => calibration.conformal.every((conformal) => fitsConformal(conformal, labels)),
     ],
     [
+      "calibration.label_thresholds: expected from 0 to 1 for each mode and label, none below the mode before",
+      () => !isMultiLabel(calibration) || fitsLabelThresholds(calibration.label_thresholds, labels),
+    ],
+    [
       "calibration.familiarity: expected null or a threshold",
       () => calibration.familiarity === null || isNumber(calibration.familiarity.threshold),
     ],
@@ -139,6 +143,15 @@ function fitsScaling({ weight, bias }, classes) {
 function fitsConformal({ level, threshold, by_class: byClass }, labels) {
   const thresholds = [threshold, ...(byClass === null ? [] : labels.map((label) => byClass[label] ?? NaN))];
   return level > 0 && level < 1 && thresholds.every((value) => value === null || isWithin(value, 0, 1));
+}
+
+function fitsLabelThresholds(thresholds, labels) {
+  const tables = MODES.map((mode) => thresholds[mode]);
+  return (
+    Object.keys(thresholds).length === MODES.length &&
+    tables.every((table) => Object.keys(table).length === labels.length) &&
+    labels.every((label) => tables.every((table, at) => isWithin(table[label], at ? tables[at - 1][label] : 0, 1)))
+  );
 }
 
 function fetcher(folder) {

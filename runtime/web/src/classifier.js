@@ -157,8 +157,10 @@ function resolveOptions({ calibration }, { mode = "balanced", threshold, coverag
   const [other] = Object.keys(unknown);
   if (other !== undefined) throw new TypeError(`found option ${other}; expected mode, threshold or coverage`);
   if (!MODES.includes(mode)) throw new RangeError(`mode is ${mode}; expected one of ${MODES.join(", ")}`);
-  const least = threshold ?? calibration.abstain_below[mode];
-  if (!(least >= 0 && least <= 1)) throw new RangeError(`threshold ${threshold}; expected a confidence from 0 to 1`);
+  const least = threshold ?? null; // the mode's
+  if (!((least ?? 0) >= 0 && (least ?? 0) <= 1)) {
+    throw new RangeError(`threshold ${threshold}; expected a confidence from 0 to 1`);
+  }
   if (coverage === undefined) {
     const conformal = calibration.conformal.find(({ level }) => level === COVERAGE);
     const promised = (conformal?.threshold ?? null) !== null;

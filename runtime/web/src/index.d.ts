@@ -7,6 +7,8 @@ export const MODES: readonly Mode[];
 export interface Classification {
   /** null where the classifier abstains; `reason` says why. */
   label: string | null;
+  /** Of a multi-label bundle: all labels that reach their thresholds, the most probable first; else null. */
+  labels: string[] | null;
   bestGuess: string;
   /** The calibrated probability of the best guess, 0 to 1. */
   confidence: number;
@@ -25,8 +27,11 @@ export interface Classification {
   highConfidence: boolean;
   /** Whether balanced would give none. */
   lowConfidence: boolean;
-  /** Why there is no label: the image is blank or no logo (best-guess labels both), or the confidence is too low. */
-  reason: "blank" | "not_a_logo" | "low_confidence" | null;
+  /**
+   * Why there is no label: the image is blank or no logo (best-guess labels both), or the confidence is too low; of a
+   * multi-label bundle, no label reaches its threshold.
+   */
+  reason: "blank" | "not_a_logo" | "low_confidence" | "no_label" | null;
 }
 
 /** The graph's outputs for one image: (K,) logits before temperature, epistemic in nats; and whether it is blank. */
@@ -59,6 +64,8 @@ export interface Calibration {
   scaling: { method: string; weight: number[][]; bias: number[] } | null;
   conformal: Conformal[];
   familiarity: { threshold: number; false_positive_rate: number } | null;
+  /** Of a multi-label bundle: the lowest probability at which each mode gives each label. */
+  label_thresholds?: Record<Mode, Record<string, number>> | null;
 }
 
 /** The content of bundle.json. */

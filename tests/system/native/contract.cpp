@@ -16,11 +16,19 @@ nlohmann::json decide(const nlohmann::json& vector) {
   if (const auto& scaling = vector.at("scaling"); !scaling.is_null()) {
     calibration.scaling = logo_edge::Scaling{scaling.at("weight"), scaling.at("bias")};
   }
+  if (const auto& thresholds = vector.value("label_thresholds", nlohmann::json()); !thresholds.is_null()) {
+    for (const auto& [mode, by_label] : thresholds.items()) {
+      for (const auto& label : vector.at("labels")) calibration.label_thresholds[mode].push_back(by_label.at(label.get<std::string>()));
+    }
+  }
   if (!vector.at("not_a_logo_below").is_null()) calibration.familiar_above = vector.at("not_a_logo_below").get<double>();
   logo_edge::Options options;
   options.mode = vector.at("mode");
+  if (vector.contains("threshold") && !vector.at("threshold").is_null()) options.threshold = vector.at("threshold").get<double>();
   const auto decision = logo_edge::decide(vector.at("labels"), calibration, vector.at("logits"), std::nullopt, vector.at("blank"), options);
-  return {{"label", decision.label ? nlohmann::json(*decision.label) : nlohmann::json()},
+  return {{"labels", decision.labels ? nlohmann::json(*decision.labels) : nlohmann::json()},
+          {"entropy", decision.aleatoric},
+          {"label", decision.label ? nlohmann::json(*decision.label) : nlohmann::json()},
           {"best_guess", decision.best_guess},
           {"reason", decision.reason ? nlohmann::json(*decision.reason) : nlohmann::json()},
           {"confidence", decision.confidence},

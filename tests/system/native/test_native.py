@@ -159,6 +159,18 @@ def test_the_contract_s_logits_give_its_decisions(programs):
         assert not decision["has_set"]
 
 
+def test_the_contract_s_logits_give_its_labels_where_an_image_may_have_several(programs):
+    vectors = json.loads((CONTRACT / "multi_label_vectors.json").read_text())["vectors"]
+    decisions = json.loads(programs.show("decide", CONTRACT / "multi_label_vectors.json"))
+    assert len(vectors) == len(decisions) >= 60
+    for vector, decision in zip(vectors, decisions, strict=True):
+        assert decision["labels"] == vector["given"]
+        for name in ("label", "best_guess", "reason", "is_logo", "high_confidence", "low_confidence"):
+            assert decision[name] == vector[name]
+        for name in ("confidence", "logo_score", "entropy"):
+            assert decision[name] == pytest.approx(vector[name], abs=1e-9)
+
+
 @pytest.mark.parametrize("bundle", BUNDLES)
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_committed_bundle_decides_as_in_python_from_file_to_prediction_set(programs, images, bundle, mode):

@@ -175,6 +175,13 @@ def test_the_contract_s_images_are_preprocessed_to_the_byte(page):
         assert blank == vector["blank"], vector["expected"]
 
 
+DECIDE = """([record, logits, isBlank, mode, threshold]) => {
+  const bundle = logo.parseBundle(new TextEncoder().encode(JSON.stringify(record)));
+  const output = { logits: Float32Array.from(logits), epistemic: null, isBlank };
+  return new logo.Classifier(bundle, null, { mode, threshold }).decide(output);
+}"""
+
+
 def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
     record = json.loads((fake_bundle() / RECORD).read_text())
     vectors = json.loads((CONTRACT / "decision_vectors.json").read_text())["vectors"]
@@ -190,14 +197,7 @@ def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
             "abstain_below": {"best-guess": 0, "balanced": below, "strict": strict},
             "familiarity": None if threshold is None else {"threshold": threshold, "false_positive_rate": 0.05},
         }
-        decision = page.evaluate(
-            """([record, logits, isBlank, mode]) => {
-              const bundle = logo.parseBundle(new TextEncoder().encode(JSON.stringify(record)));
-              const output = { logits: Float32Array.from(logits), epistemic: null, isBlank };
-              return new logo.Classifier(bundle, null, { mode }).decide(output);
-            }""",
-            [record, vector["logits"], vector["blank"], vector["mode"]],
-        )
+        decision = page.evaluate(DECIDE, [record, vector["logits"], vector["blank"], vector["mode"], None])
         assert (decision["label"], decision["bestGuess"], decision["reason"]) == (
             vector["label"],
             vector["best_guess"],
@@ -206,6 +206,36 @@ def test_the_contract_s_logits_give_its_decisions(page, fake_bundle):
         assert decision["confidence"] == pytest.approx(vector["confidence"], abs=1e-9)
         assert decision["logoScore"] == pytest.approx(vector["logo_score"], abs=1e-9)
         assert decision["isLogo"] == vector["is_logo"]
+        assert decision["highConfidence"] == vector["high_confidence"]
+        assert decision["lowConfidence"] == vector["low_confidence"]
+
+
+def test_the_contract_s_logits_give_its_labels_where_an_image_may_have_several(page, fake_bundle):
+    record = json.loads((fake_bundle() / RECORD).read_text())
+    vectors = json.loads((CONTRACT / "multi_label_vectors.json").read_text())["vectors"]
+    assert len(vectors) >= 60
+    for vector in vectors:
+        threshold = vector["not_a_logo_below"]
+        record["labels"] = vector["labels"]
+        record["calibration"] = {
+            "temperature": vector["temperature"],
+            "scaling": vector["scaling"],
+            "conformal": [],
+            "abstain_below": {"best-guess": 0, "balanced": vector["abstain_below"], "strict": vector["strict_below"]},
+            "familiarity": None if threshold is None else {"threshold": threshold, "false_positive_rate": 0.05},
+            "label_thresholds": vector["label_thresholds"],
+        }
+        decision = page.evaluate(
+            DECIDE, [record, vector["logits"], vector["blank"], vector["mode"], vector["threshold"]]
+        )
+        assert decision["labels"] == vector["given"]
+        assert (decision["label"], decision["bestGuess"], decision["reason"]) == (
+            vector["label"],
+            vector["best_guess"],
+            vector["reason"],
+        )
+        assert list(decision["probabilities"].values()) == pytest.approx(vector["probabilities"], abs=1e-9)
+        assert decision["aleatoric"] == pytest.approx(vector["entropy"], abs=1e-9)
         assert decision["highConfidence"] == vector["high_confidence"]
         assert decision["lowConfidence"] == vector["low_confidence"]
 
