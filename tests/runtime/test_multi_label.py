@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from logo_edge import BundleError, Classifier, Mode, read_bundle
 from logo_edge.bundle.calibration import Calibration, Conformal
 from logo_edge.bundle.record import RECORD, write_bundle_record, write_record
-from logo_edge.cli.verbs import info
+from logo_edge.cli import bundle as verbs
 from logo_edge.decision import may_change
 from logo_edge.errors import ExportError
 from logo_edge.monitor import read_log
@@ -94,7 +94,7 @@ def test_tables_lines_and_logs_have_all_labels(folder, tmp_path):
         (row,) = csv.DictReader(file)
     assert set(row["labels"].split("|")) == {"red", "green"}
     assert [line["abstained"] for line in read_log(tmp_path / "log")] == [False]
-    assert "several or none" in CliRunner().invoke(info, ["--bundle", str(folder)]).output
+    assert "several or none" in CliRunner().invoke(verbs.info, ["--bundle", str(folder)]).output
 
 
 def test_the_service_gives_all_labels(folder):
