@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from logo_edge.bundle.record import read_bundle
 from logo_edge.errors import BenchError
 from logo_edge.files import json_text, write_file
 from logo_edge.images.load import load_image
@@ -30,6 +31,7 @@ from logo_edge_bench.processes import Worker, measure_starts, median_ms, settle
 from logo_edge_bench.systems import PERCENTILE, System
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge_train.metrics import summarize
+from logo_edge_train.provenance import provenance
 
 FORMAT, FORMAT_VERSION = "logo-edge-bench", 1
 STAGES = ("preprocess", "inference", "end_to_end")
@@ -144,9 +146,11 @@ def run_bench(
     names = {row["name"] for row in rows}
     if preset.settle_within is None:
         rows = [_without_milliseconds(row) for row in rows]
+    folders = sorted({system.options["bundle"] for system in systems if "bundle" in system.options})
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        "provenance": provenance(map(read_bundle, folders), preset=preset.name),
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "method": asdict(preset),
         "split": images.split,

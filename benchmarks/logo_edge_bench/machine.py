@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
 import shutil
 import subprocess
-from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from logo_edge.bundle.record import RECORD
 from logo_edge.machine import describe_machine
 
 SYS = Path("/sys")
@@ -46,7 +43,6 @@ COMPARED = (
     "versions",
 )
 HOT_CELSIUS = 85
-CODE = ("--", ":/", ":(exclude,top)benchmarks/results")
 
 
 def describe(sys: Path = SYS) -> dict:
@@ -71,17 +67,6 @@ def describe(sys: Path = SYS) -> dict:
         "versions": {name: installed for name in LIBRARIES if (installed := _version(name))},
         "system": f"{platform.system()} {platform.release()}",
         "hypervisor": bool(re.search(r"^flags.*\bhypervisor\b", _read(PROC / "cpuinfo"), re.MULTILINE)),
-    }
-
-
-def provenance(bundle: Path | None = None) -> dict:
-    """The origin of a committed result: date (UTC), commit ("+" with local changes) and the bundle's sha256."""
-    folder = Path(__file__).parent
-    changed = "+" if _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no", *CODE) else ""
-    return {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": _output("git", "-C", str(folder), "rev-parse", "--short=12", "HEAD") + changed,
-        **({} if bundle is None else {"bundle_sha256": hashlib.sha256((bundle / RECORD).read_bytes()).hexdigest()}),
     }
 
 

@@ -26,6 +26,7 @@ from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge_train.metrics import Figure, bootstrap, wilson_interval
 from logo_edge_train.promises import LEVELS
+from logo_edge_train.provenance import provenance
 
 RADII = (1, 2, 4)
 CONFIDENT = 0.9
@@ -76,7 +77,8 @@ def evaluate_subjects(
     for part in (part for part in PARTS if part in parts):
         for own, figures in zip(figures_by_subject, more[part](), strict=True):
             own[part] = figures
-    evaluation: dict = {"split": split, "subjects": figures_by_subject}
+    origin = provenance(subject.bundle for subject in subjects if subject.bundle)
+    evaluation: dict = {"provenance": origin, "split": split, "subjects": figures_by_subject}
     if len(subjects) == 2:
         evaluation["comparison"] = compare_subjects(
             (subjects[0], predicted[0][split]), (subjects[1], predicted[1][split]), targets

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.bundle.calibration import Conformal, Familiarity, Mode, Scaling
-from logo_edge.bundle.record import RECORD, read_bundle
+from logo_edge.bundle.record import RECORD, Bundle, read_bundle
 from logo_edge.decision import calibrated_logits, is_logo, logo_score
 from logo_edge.errors import RunError
 from logo_edge.preprocess import InputContract, preprocess
@@ -50,6 +50,7 @@ class Subject:
     contract: InputContract | None = None
     network: LogoNetwork | None = None
     run: Run | None = None  # of a run or one of its checkpoints
+    bundle: Bundle | None = None
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
         """(N, K) calibrated logits, whose softmax gives the probabilities, from those of `predict`."""
@@ -123,6 +124,7 @@ def _bundle_subject(folder: Path, public_key: Path | None) -> Subject:
         bundle.size_bytes,
         classifier.logits,
         bundle.input,
+        bundle=bundle,
     )
 
 

@@ -35,6 +35,7 @@ from logo_edge_compress.work import Budget, Say, Work, read_split, with_recipe, 
 from logo_edge_train.data.outliers import Family
 from logo_edge_train.evaluate import ensemble_logits, short_metrics
 from logo_edge_train.keys import artifact_key, select_settings, versions
+from logo_edge_train.provenance import provenance
 from logo_edge_train.recipe import Architecture, Recipe
 from logo_edge_train.runs import Run, read_run, write_json
 
@@ -138,7 +139,7 @@ def compress(
             choice_record["sentence"] += f" It could not be packed: {error}"
             say(f"{target} was not packed: {error}")
             continue
-        choice_record |= packed_record
+        choice_record |= packed_record | {"provenance": provenance([bundles[target]])}
         say(f"packed {outs[target]}")
     for target in [target for target in ("cpu", *targets) if target in bundles and target != "server"][:1]:
         write_json(folder / "report.json", record["targets"][target])  # read by `logo-edge export RUN`

@@ -62,9 +62,8 @@ def measured(case):
     """A bundle with its (N, K) logits and (N,) targets by split; those of another artifact prove nothing."""
     bundle = read_bundle(case.folder)
     record = json.loads((ROOT / "benchmarks" / "results" / f"{case.name}_calibration.json").read_text())
-    assert record["model_sha256"] == bundle.files["model.onnx"].sha256, (
-        "run python -m logo_edge_bench.experiments calibration"
-    )
+    (hashes,) = record["provenance"]["bundles"].values()
+    assert hashes["model_sha256"] == bundle.model_sha256, "run python -m logo_edge_bench.experiments calibration"
     manifest = read_manifest(ROOT / "train" / "logo_edge_train" / "data" / "labels.csv")
     targets = {
         split: targets_of([row for row in manifest.split(split) if row.round <= case.last_round], bundle.labels)

@@ -27,7 +27,7 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.probabilities import softmax
-from logo_edge_bench.experiments.record import RUNS, Device, Out, read_logos, read_record, write_plain, write_record
+from logo_edge_bench.experiments.record import RUNS, Device, Out, read_logos, read_record, write_record
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
@@ -89,7 +89,7 @@ def measure(
             for name in missing:
                 figures[name] = cross_entropies(fitted, dataset, variants()[name], views, chosen_device)
                 progress.say(f"  fold {fold + 1}: {name}: {np.mean(figures[name]):.3f}")
-                write_plain(out, record)
+                write_record(out, record)
     policy, costs = learn_policy(record["folds"], manifest.classes)
     write_record(out, {**record, "costs": costs, "policy": policy})
     print("policy = " + json.dumps(policy))

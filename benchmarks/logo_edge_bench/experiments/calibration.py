@@ -14,10 +14,11 @@ from typing import Annotated
 import numpy as np
 
 from logo_edge.bundle.calibration import Calibration
+from logo_edge.bundle.record import read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.decision import calibrated_logits, given_labels, logo_score
 from logo_edge.probabilities import softmax
-from logo_edge_bench.experiments.record import BUNDLES, read_logos, result_path, write_plain
+from logo_edge_bench.experiments.record import BUNDLES, read_logos, result_path, write_record
 from logo_edge_compress.calibrate import compare_methods
 from logo_edge_report.statistics import auroc, coverage_interval
 from logo_edge_report.subjects import load_subject
@@ -32,7 +33,7 @@ def measure(
 ) -> None:
     for name, folder in (dict(text.split("=", 1) for text in bundles) or BUNDLES).items():
         path = result_path(f"{name}_calibration")
-        write_plain(path, measure_bundle(Path(folder)))
+        write_record(path, measure_bundle(Path(folder)), [read_bundle(folder)])
         print(f"wrote {path}")
 
 
@@ -52,7 +53,6 @@ def measure_bundle(folder: Path) -> dict:
     return {
         "bundle": bundle.name,
         "labels": list(labels),
-        "model_sha256": bundle.files[bundle.model.file].sha256,
         "methods": [
             {name: value for name, value in vars(method).items() if name != "held_out"}
             for method in compare_methods(logits["calib"], targets["calib"])

@@ -31,7 +31,8 @@ def distillation(result: dict) -> str:
     header = ["(less the ensemble's)", "accuracy", "NLL", "AURC", "outliers by", "near", "far", "forward pass, ms"]
     return (
         f"{markdown(header, rows)}\n\n{result['student']} from {', '.join(result['members'])}, {result['epochs']} "
-        f"epochs each; {result['pictures']} pictures of each family; medians on one thread, {result['machine']['cpu']}."
+        f"epochs each; {result['pictures']} pictures of each family; medians on one thread, "
+        f"{result['provenance']['machine']['cpu']}."
     )
 
 
@@ -65,7 +66,7 @@ def quantizers(result: dict) -> str:
         title = f"**{subject['network']}** ({checkpoint}), {subject['logos']} logos of val"
         rows = {title: {}, **subject["rows"]}
         lines += [_quantizer(name, row, subject["rows"]["FP32"]) for name, row in rows.items()]
-    machine = result["machine"]
+    machine = result["provenance"]["machine"]
     return (
         f"{markdown(header, lines)}\n\nCalibrated on {result['images']} train logos; medians on one thread, "
         f"{machine['cpu']} ({', '.join(machine['isa'])}), onnxruntime {machine['onnxruntime']}."
@@ -160,7 +161,7 @@ def search_fronts(search: dict) -> str:
 
 def students(result: dict) -> str:
     """Size and latency of each student, FP32 and INT8."""
-    rows, machine = named(result["students"]), result["machine"]
+    rows, machine = named(result["students"]), result["provenance"]["machine"]
     first_ms = rows[0]["INT8"]["p50_ms"]
     text = table_of(
         rows,
@@ -202,7 +203,7 @@ def formats(result: dict) -> str:
         return f"({reasons.index(reason) + 1})"
 
     table = markdown(header, [_format(name, row, number) for name, row in result["rows"].items()])
-    images, machine = result["images"], result.get("machine")
+    images, machine = result["images"], result["provenance"].get("machine")
     notes = [
         f"Bundle `{result['bundle']}`. The parent is its graph or, in FP32 and FP16, the same with its dequantized "
         f"weights; that of TorchScript is a run's student. Agreement: {images['val']} logos of val. Accuracy and "

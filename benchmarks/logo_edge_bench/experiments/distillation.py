@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from logo_edge.bundle.record import EPISTEMIC
-from logo_edge.machine import describe_machine
 from logo_edge.probabilities import entropy, softmax
 from logo_edge_bench.experiments import uncertainty
 from logo_edge_bench.experiments.record import Device, ReportTest, file_name, keep_arrays
@@ -103,7 +102,6 @@ def measure(
         "chosen_on": list(uncertainty.CHOOSE_ON),
         "near": list(uncertainty.NEAR),
         "methods": methods,
-        "machine": describe_machine(),
     }
 
 

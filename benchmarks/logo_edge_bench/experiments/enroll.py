@@ -19,7 +19,7 @@ from logo_edge.classifier import Classifier
 from logo_edge.likeness.cluster import cluster
 from logo_edge.likeness.enroll import background_threshold, confidences
 from logo_edge.likeness.space import DIRECTIONS, EmbeddingSpace, read_space, unit
-from logo_edge_bench.experiments.record import BUNDLES, RUNS, ReportTest, keep_arrays, read_logos
+from logo_edge_bench.experiments.record import BUNDLES, RUNS, Out, ReportTest, keep_arrays, read_logos, write_record
 from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.few_shot.episodes import PARTS, BrandTasks, Drawings
 from logo_edge_train.few_shot.methods import ridge_logits
@@ -61,16 +61,14 @@ class Split:
         self.whole, self.views = arrays["whole"], arrays["views"]
 
 
-def measure(*, episodes: int = 600, report_test: ReportTest = False) -> dict:
+def measure(*, episodes: int = 600, report_test: ReportTest = False, out: Out) -> None:
     manifest = read_logos()
     classifiers = {name: Classifier.load(folder) for name, folder in BUNDLES.items()}
     spaces = {name: read_space(classifier.bundle) for name, classifier in classifiers.items()}
     bundles: dict[str, dict] = {}
     for name, classifier in classifiers.items():
         val = Split(classifier, manifest, "val")
-        model = classifier.bundle.files[classifier.bundle.model.file].sha256
-        figures = split_figures(val, spaces[name], episodes, None, SHARPNESS, SAME)
-        bundles[name] = {"model_sha256": model, "val": figures}
+        bundles[name] = {"val": split_figures(val, spaces[name], episodes, None, SHARPNESS, SAME)}
         print(name, "val", flush=True)
     on_val = [bundle["val"] for bundle in bundles.values()]
     sharpness = min(SHARPNESS, key=lambda value: sum(figures["open_set"]["nll"][str(value)] for figures in on_val))
@@ -80,11 +78,12 @@ def measure(*, episodes: int = 600, report_test: ReportTest = False) -> dict:
         penalties = {key: head["penalty"] for key, head in bundles[name]["val"]["heads"].items()}
         bundles[name]["test"] = split_figures(test, spaces[name], episodes, penalties, (sharpness,), (same,))
         print(name, "test", flush=True)
-    return {
+    record = {
         "settings": {"episodes": episodes, "ways": KEPT, "directions": DIRECTIONS},
         "chosen": {"sharpness": sharpness, "same": same},
         "bundles": bundles,
     }
+    write_record(out, record, [classifier.bundle for classifier in classifiers.values()])
 
 
 def split_figures(

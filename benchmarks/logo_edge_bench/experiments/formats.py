@@ -28,7 +28,6 @@ from logo_edge.classifier import Classifier
 from logo_edge.decision import calibrated_logits
 from logo_edge.errors import LogoEdgeError, RunError
 from logo_edge.files import write_file
-from logo_edge.machine import describe_machine
 from logo_edge.model import CHECKED_ROUNDS
 from logo_edge_bench.experiments.record import ROOT, RUNS, Out, read_logos, read_record, write_record
 from logo_edge_compress.calibrate import fit_calibration
@@ -116,13 +115,13 @@ def measure(
             print(name, flush=True)
             measured = {**record["rows"], name: measure_row(subject, *ROWS[name])}
             record["rows"] = {known: measured[known] for known in ROWS if known in measured}
-            write_record(out, record)
+            write_record(out, record, [subject.bundle])
     measured = record["rows"]
     for name in chosen if arm_images else ():
         if measured[name].get("vectors", {}).get("passes") and "passes" not in measured[name].get("arm", {}):
             print(f"{name} on an emulated {ARM_CPU}", flush=True)
             measured[name]["arm"] = check_on_arm(subject, measured[name], arm_images)
-            write_record(out, record)
+            write_record(out, record, [subject.bundle])
     if not no_latency:
         opened = {
             name: Opened(row["backend"], (subject.folder / row["artifact"],), subject.bundle.input)
@@ -131,8 +130,7 @@ def measure(
         }
         for name, cost in measure_side_by_side(opened, subject.folder).items():
             measured[name]["cost"] = asdict(cost) if isinstance(cost, Cost) else {"refused": cost}
-        record["machine"] = describe_machine()
-        write_record(out, record)
+        write_record(out, record, [subject.bundle])
 
 
 def open_subject(folder: Path, run: Path | None, images: int) -> tuple[Subject, str]:

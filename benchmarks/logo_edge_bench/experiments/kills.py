@@ -35,8 +35,7 @@ from logo_edge.bundle.record import DEFAULT_BUNDLE, RECORD, read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import RecipeError
 from logo_edge.likeness.enroll import open_enrolment
-from logo_edge_bench.experiments.record import Out, read_record, write_plain
-from logo_edge_bench.machine import provenance
+from logo_edge_bench.experiments.record import Out, read_record, write_record
 from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 from logo_edge_train.keys import file_hash
 
@@ -92,7 +91,7 @@ def measure(
         done = read_record(out, {}).get(name, {"kills": 0, "trials": 0, "seed": seed})
         with tempfile.TemporaryDirectory(prefix=f"kills-{name}-") as folder:
             for figures in kill_often(name, Path(folder), kills, done):
-                write_plain(out, read_record(out, {}) | {name: figures})
+                write_record(out, read_record(out, {}) | {name: figures})
                 counts = f"{figures['kills']} kills in {figures['trials']} trials"
                 print(f"{name}: {counts}, every result that of an undisturbed run")
 
@@ -124,7 +123,6 @@ def kill_often(name: str, folder: Path, kills: int, figures: dict) -> Iterator[d
         if verb.result(work) != expected or again not in (status, 2):  # 2: the table was there already
             raise AssertionError(f"{name}, trial {figures['trials']}: status {again}, or another result: {message}")
         shutil.rmtree(work)
-        figures = figures | provenance(DEFAULT_BUNDLE)
         figures |= {"kills": figures["kills"] + killed, "trials": figures["trials"] + 1}
         yield figures
 

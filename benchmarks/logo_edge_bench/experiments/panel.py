@@ -19,8 +19,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from logo_edge_bench.experiments.record import RUNS, Out, read_logos, read_record, write_plain
-from logo_edge_bench.machine import provenance
+from logo_edge_bench.experiments.record import RUNS, Out, read_logos, read_record, write_record
 from logo_edge_train.data.dataset import soft_label
 from logo_edge_train.data.manifest import LogoRow, targets_of
 from logo_edge_train.recipe import ReviewConfig
@@ -59,13 +58,12 @@ def measure(
             variant["left_out"] = measure_packages(features)
         variant["cpu_s"] = round(time.process_time() - start_s, 1)
         record = {
-            **provenance(),
             "split": "train and val",
             "count": len(manifest.split("train", "val")),
             "classes": manifest.classes,
             "variants": {**read_record(out, {}).get("variants", {}), name: variant},
         }
-        write_plain(out, record)
+        write_record(out, record)
         print(name, [seed["all"]["accuracy"] for seed in variant["seeds"]], flush=True)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 from logo_edge_bench.experiments.process_memory import run_and_weigh
-from logo_edge_bench.experiments.record import ROOT, Out, result_path, write_plain
+from logo_edge_bench.experiments.record import ROOT, Out, result_path, write_record
 
 SAMPLE_S = 5.0
 
@@ -46,5 +46,5 @@ def measure(
         "test": report["stages"][-1]["test"],
         "note": note,
     }
-    write_plain(out, record)
+    write_record(out, record)
     print(f"{record['minutes']:.0f} minutes, at most {max(peaks_gb.values()):.1f} GB")

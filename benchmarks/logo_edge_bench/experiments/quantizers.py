@@ -21,17 +21,7 @@ import numpy as np
 import onnx
 
 from logo_edge.errors import LogoEdgeError, RecipeError, RunError
-from logo_edge.machine import describe_machine
-from logo_edge_bench.experiments.record import (
-    ROOT,
-    RUNS,
-    Out,
-    file_name,
-    read_logos,
-    read_record,
-    write_plain,
-    write_record,
-)
+from logo_edge_bench.experiments.record import ROOT, RUNS, Out, file_name, read_logos, read_record, write_record
 from logo_edge_compress.distill.distill import Student
 from logo_edge_compress.onnx.export import export_body, finish
 from logo_edge_compress.onnx.graph import save_model, to_float16
@@ -117,10 +107,10 @@ def measure(
         for name, make in makers.items():
             if name not in stored["rows"]:
                 stored["rows"][name] = measure_row(subject, name, make, minutes)
-                write_plain(out, record)
+                write_record(out, record)
         if not no_latency:
             time_rows(subject, stored["rows"])
-        record |= {"images": images, "max_drop": MAX_DROP, "goal": asdict(GOAL), "machine": describe_machine()}
+        record |= {"images": images, "max_drop": MAX_DROP, "goal": asdict(GOAL)}
         write_record(out, record)
 
 

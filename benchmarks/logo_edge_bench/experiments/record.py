@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from safetensors.numpy import load_file
 
-from logo_edge.bundle.record import DEFAULT_BUNDLE
+from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle
 from logo_edge.files import json_text, write_file
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.manifest import Manifest, read_manifest
-from logo_edge_train.keys import versions
+from logo_edge_train.provenance import provenance
 from logo_edge_train.runs import save_logits
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,15 +49,10 @@ def keep_arrays(path: Path, compute: Callable[..., dict[str, np.ndarray]], *argu
     return load_file(path)
 
 
-def write_record(path: Path, record: dict) -> None:
-    """Writes the result with the versions of the libraries, whole or not at all."""
-    write_plain(path, {**record, "versions": versions()})
-
-
-def write_plain(path: Path, record: dict) -> None:
-    """Writes the result, whole or not at all."""
+def write_record(path: Path, record: dict, bundles: Iterable[Bundle] = ()) -> None:
+    """Writes the result with its provenance, whole or not at all; `bundles` are those that it was measured on."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, json_text(record))
+    write_file(path, json_text({**record, "provenance": provenance(bundles)}))
 
 
 def file_name(text: str) -> str:

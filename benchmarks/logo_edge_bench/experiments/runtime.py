@@ -31,12 +31,12 @@ import simplejpeg
 from PIL import Image
 
 from logo_edge import Classifier
+from logo_edge.bundle.record import read_bundle
 from logo_edge.classifier import REDUCED_SHIFT, REDUCED_SIDES
 from logo_edge.decision import logo_score, may_change
 from logo_edge.images.load import load_reduced
-from logo_edge.machine import describe_machine
 from logo_edge.preprocess import preprocess
-from logo_edge_bench.experiments.record import BUNDLES, Out, write_plain
+from logo_edge_bench.experiments.record import BUNDLES, Out, write_record
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import read_manifest
 
@@ -61,12 +61,11 @@ def measure(
         "start": measure_start(max(9, rounds // 2)),
         "load_average": os.getloadavg()[0],
         "reduced_jpeg": {name: measure_reduced(folder) for name, folder in BUNDLES.items()},
-        "machine": describe_machine(),
     }
     if images:
         record["memory"] = measure_memory(images, workers)
     print(json.dumps(record, indent=1))
-    write_plain(out, record)
+    write_record(out, record, map(read_bundle, BUNDLES.values()))
 
 
 def encode(kind: str) -> list[bytes]:

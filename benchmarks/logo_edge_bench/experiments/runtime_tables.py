@@ -141,8 +141,8 @@ def runtime(result: dict) -> str:
     header = ["medians, extra `fast`", "bare, CPU time", "ours, CPU time", "ratio, CPU", "ratio, wall", "at most"]
     load = result["load_average"]
     notes = [
-        f"By turns in one run; {result['machine']['cpu']} with {'nothing else' if load < 2 else 'other work'} on it "
-        f"(load average {load:.1f} on two cores)."
+        f"By turns in one run; {result['provenance']['machine']['cpu']} with "
+        f"{'nothing else' if load < 2 else 'other work'} on it (load average {load:.1f} on two cores)."
     ]
     notes += [
         f"{name}: {part['images']} logos of val as JPEGs of 1300 to 3000 px, decoded at a lower scale, move no logit "
@@ -176,7 +176,7 @@ def server(result: dict) -> str:
     other_work = f"on which other work ran all the time: a load of {before:.0f} before and {after:.0f} after"
     return (
         f"{text}\n\nIn Python, without the service: {direct['p50_ms']:.0f} ms at the median, "
-        f"{1e3 * direct['cpu_s_per_image']:.1f} ms of CPU. {result['machine']['cpu']}, {result['cores']} cores, "
-        f"{other_work if before > 1 else 'otherwise idle'}. "
+        f"{1e3 * direct['cpu_s_per_image']:.1f} ms of CPU. {result['provenance']['machine']['cpu']}, "
+        f"{result['cores']} cores, {other_work if before > 1 else 'otherwise idle'}. "
         "The latencies grow with that load, the CPU times hardly do."
     )

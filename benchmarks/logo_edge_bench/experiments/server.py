@@ -25,9 +25,8 @@ from typing import Annotated
 import numpy as np
 
 from logo_edge import Classifier
-from logo_edge.machine import describe_machine
 from logo_edge.timing import measure_latency
-from logo_edge_bench.experiments.record import ROOT, Out, write_plain
+from logo_edge_bench.experiments.record import ROOT, Out, write_record
 
 SAMPLES = sorted((ROOT / "runtime/logo_edge/samples").glob("*.png"))
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
@@ -73,14 +72,13 @@ def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out) -> No
         )
         print(json.dumps(rows[-1]))
     record = {
-        "machine": describe_machine(),
         "cores": os.cpu_count(),
         "load_before": load_before,
         "load_after": os.getloadavg()[0],
         "direct": {**vars(direct), "cpu_s_per_image": cpu_s},
         "entries": rows,
     }
-    write_plain(out, record)
+    write_record(out, record, [classifier.bundle])
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from logo_edge.machine import describe_machine
 from logo_edge_compress.distill.prune import count_macs, prune_channels
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.quantize.static import quantize_body, round_body
@@ -68,7 +67,7 @@ def measure(*, students: Annotated[Sequence[str], {"metavar": "STUDENT"}] = STUD
         times_ms = latencies_by_turns(graphs, rounds)
         for (text, precision), path in graphs.items():
             rows[text][precision] = {"size_mb": path.stat().st_size / 1e6, "p50_ms": times_ms[text, precision]}
-    return {"students": rows, "machine": describe_machine()}
+    return {"students": rows}
 
 
 def make_graphs(architecture: Architecture, prune: PruneConfig, folder: Path) -> tuple[dict[str, Path], int]:

@@ -11,10 +11,13 @@ import re
 import sys
 from collections import ChainMap
 from inspect import signature
+from pathlib import Path
 from typing import Annotated
 
+from logo_edge.bundle.record import read_bundle
 from logo_edge_bench.experiments import compression_tables, peers, runtime_tables, shipped, training_tables
-from logo_edge_bench.experiments.record import BUNDLES, ROOT, read_record, result_path
+from logo_edge_bench.experiments.record import BUNDLES, RESULTS, ROOT, read_record, result_path
+from logo_edge_train.provenance import hashes_of
 
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MODULES = (compression_tables, peers, runtime_tables, shipped, training_tables)
@@ -30,10 +33,26 @@ COMMANDS = {  # that write a result; of the others, the experiment of the same n
     **{f"{name}_calibration": f"{EXPERIMENTS} calibration" for name in BUNDLES},
     **{f"{name}_robustness": "logo-edge evaluate" for name in BUNDLES},
 }
+OTHER = "on the bundle before the one that ships; not measured again yet"
+METHODS = "on the logos of round 1: it compares methods, not bundles"
+EARLIER = {  # results of bundles or logos that are not today's: why they are kept, as their tables say
+    **dict.fromkeys(("baseline-avx512_vnni", "bench", "peers", "runtime", "server"), OTHER),
+    **dict.fromkeys(("ablation", "augmentation", "distillation", "few_shot", "logo_vit", "pretraining"), METHODS),
+    **dict.fromkeys(("proposal_accuracy", "quantizers", "rounding", "search", "students"), METHODS),
+    **dict.fromkeys(("teachers", "uncertainty"), METHODS),
+    "cpu_pipeline": "with the logos of round 1; not measured again yet",
+}
+UNSTAMPED = {  # results of today's bundles or code that were measured before results had a provenance
+    *("data_memory", "kills", "memory", "mutants"),
+    *("default_calibration", "default_report", "default_robustness", "enroll", "evaluation"),
+    *("robust_calibration", "robust_robustness"),
+}
 
 
 def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a document is not current"] = False) -> None:
-    outdated = []
+    outdated, shipped = [], shipped_hashes()
+    if wrong := [text for path in sorted(RESULTS.glob("*.json")) if (text := check_origin(path, shipped))]:
+        sys.exit("\n".join(wrong))
     for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = document.read_text(encoding="utf-8")
         current = MARKED.sub(lambda match: match[1] + render_table(match[2]) + "\n" + match[3], text)
@@ -45,13 +64,39 @@ def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a docu
         sys.exit(f"{', '.join(outdated)}: the tables differ from benchmarks/results; run {EXPERIMENTS} tables")
 
 
+def shipped_hashes() -> list[dict]:
+    """The hashes of the committed bundles."""
+    return [hashes_of(read_bundle(folder)) for folder in BUNDLES.values()]
+
+
+def is_current(record: dict, shipped: list[dict]) -> bool:
+    """Whether the result says where it comes from, and was measured on no other bundle than those that ship."""
+    origin = record.get("provenance", {})
+    return "date" in origin and all(hashes in shipped for hashes in origin["bundles"].values())
+
+
+def check_origin(path: Path, shipped: list[dict]) -> str:
+    """What is wrong with the origin of a committed result, or empty."""
+    current, excused = is_current(read_record(path, {}), shipped), path.stem in EARLIER or path.stem in UNSTAMPED
+    if current and excused:
+        return f"{path.name} is of the bundles that ship; remove {path.stem!r} from EARLIER or UNSTAMPED in tables.py"
+    if current or excused:
+        return ""
+    return (
+        f"{path.name} has no provenance, or is of a bundle that does not ship; measure it again with "
+        f"`{COMMANDS.get(path.stem, f'{EXPERIMENTS} {path.stem}')}`, or say in EARLIER in tables.py why it is kept"
+    )
+
+
 def render_table(name: str) -> str:
     """The table, or the command that writes its missing result; a parameter with a default may be missing."""
-    render, records = ChainMap(*map(vars, MODULES))[name], {}
+    render, records, notes = ChainMap(*map(vars, MODULES))[name], {}, []
     for parameter in signature(render).parameters.values():
         result = name if parameter.name == "result" else parameter.name
         records[parameter.name] = read_record(result_path(result), None)
         if records[parameter.name] is None and parameter.default is parameter.empty:
             command = COMMANDS.get(result, f"{EXPERIMENTS} {result}")
             return f"Not measured yet: `{command}` writes benchmarks/results/{result}.json."
-    return render(**records)
+        if result in EARLIER:
+            notes.append(f"\n\nMeasured earlier ({result}.json): {EARLIER[result]}.")
+    return render(**records) + "".join(notes)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from logo_edge_bench.experiments.record import Out, read_record, write_plain
+from logo_edge_bench.experiments.record import Out, read_record, write_record
 
 NOTE = "Single seeds of 361 logos: differences under 3 points are noise. Seconds were taken beside other work."
 
@@ -17,7 +17,7 @@ NOTE = "Single seeds of 361 logos: differences under 3 points are noise. Seconds
 def measure(runs: Sequence[Path], *, out: Out) -> None:
     kept = read_record(out, {"teachers": []})["teachers"]
     new = [teacher for run in runs for teacher in teachers_of(run) if teacher not in kept]
-    write_plain(out, {"split": "val", "note": NOTE, "teachers": kept + new})
+    write_record(out, {"split": "val", "note": NOTE, "teachers": kept + new})
 
 
 def teachers_of(folder: Path) -> list[dict]:

@@ -105,7 +105,8 @@ def memory(result: dict) -> str:
     text = markdown(
         ["network", "switch", "GPU memory, peak" if on_gpu else "memory of the steps, peak", "of plain"], rows
     )
-    return f"{text}\n\nBatches of {result['batch_size']} on {result['device']}, PyTorch {result['versions']['torch']}."
+    torch_version = result["provenance"]["versions"]["torch"]
+    return f"{text}\n\nBatches of {result['batch_size']} on {result['device']}, PyTorch {torch_version}."
 
 
 def panel(result: dict) -> str:

@@ -15,7 +15,7 @@ def test_a_pruned_student_has_fewer_multiplications_and_bytes(tmp_path):
     out, names = tmp_path / "students.json", ["test_resnet@32", "test_resnet@32/0.6/8"]
     main(["students", "--students", *names, "--rounds", "1", "--out", str(out)])
     record = json.loads(out.read_text())
-    assert record["versions"]["torch"]
+    assert record["provenance"]["versions"]["torch"]
     whole, pruned = record["students"].values()
     assert pruned["million_macs"] <= 0.4 * whole["million_macs"]
     for precision in ("FP32", "INT8"):

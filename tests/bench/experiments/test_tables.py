@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,9 +11,11 @@ from typing import Annotated
 
 import pytest
 
+from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
+from logo_edge_bench.experiments import compression_tables, shipped, tables
 from logo_edge_bench.experiments import peers as peer_tables
-from logo_edge_bench.experiments import shipped, tables
 from logo_edge_bench.experiments.__main__ import build_parser, list_modules, main
+from logo_edge_bench.experiments.record import write_record
 
 
 def row(name, ms, accuracy, ece, size_bytes, kind="peer"):
@@ -161,3 +164,28 @@ def test_every_experiment_documents_its_command(name, capsys):
     text = capsys.readouterr().out
     assert f"usage: python -m logo_edge_bench.experiments {name} " in text
     assert name == "tables" or f"python -m logo_edge_bench.experiments {name}" in list_modules()[name]
+
+
+def test_a_result_without_provenance_or_of_another_bundle_is_refused_unless_the_tables_say_why(tmp_path, monkeypatch):
+    hashes = tables.shipped_hashes()
+    path = tmp_path / "one.json"
+
+    write_record(path, {}, [read_bundle(DEFAULT_BUNDLE)])
+    assert tables.check_origin(path, hashes) == ""
+    record = json.loads(path.read_text())
+    record["provenance"]["bundles"]["default"]["record_sha256"] = "0" * 64
+    path.write_text(json.dumps(record))
+    assert "is of a bundle that does not ship" in tables.check_origin(path, hashes)
+    path.write_text("{}")
+    assert "has no provenance" in tables.check_origin(path, hashes)
+    monkeypatch.setitem(tables.EARLIER, "one", "the reason")
+    assert tables.check_origin(path, hashes) == ""
+    write_record(path, {})
+    assert "remove 'one' from EARLIER" in tables.check_origin(path, hashes)
+
+
+def test_a_table_of_an_earlier_bundle_says_so_and_why():
+    earlier = [name for name in tables.EARLIER if name in vars(compression_tables)]
+    assert earlier
+    for name in earlier:
+        assert tables.render_table(name).endswith(f"Measured earlier ({name}.json): {tables.EARLIER[name]}.")
