@@ -40,8 +40,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as tests have it
 from command_line import SHELL
 from fuzz.bombs import animation, bombs, noisy_progressive, png, progressive
 
-from logo_edge.bundle.record import DEFAULT_BUNDLE
-from logo_edge_bench.machine import provenance
+from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
+from logo_edge_train.provenance import provenance
 
 FORMATS = {
     "png": {},
@@ -540,7 +540,8 @@ def _watch(said: queue.Queue, watched, process, findings: Findings) -> Iterator[
 def keep_findings(path: Path, language: str, findings: Findings) -> None:
     """Adds the findings to those of the other languages in a JSON file."""
     stored = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**stored, language: {**provenance(DEFAULT_BUNDLE), **vars(findings)}}, indent=1) + "\n")
+    part = {"provenance": provenance([read_bundle(DEFAULT_BUNDLE)]), **vars(findings)}
+    path.write_text(json.dumps({**stored, language: part}, indent=1) + "\n")
 
 
 def main() -> None:

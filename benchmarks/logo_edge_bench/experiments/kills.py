@@ -38,6 +38,7 @@ from logo_edge.likeness.enroll import open_enrolment
 from logo_edge_bench.experiments.record import Out, read_record, write_record
 from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
 from logo_edge_train.keys import file_hash
+from logo_edge_train.provenance import provenance
 
 IMAGES = 1500  # of a table by classify
 BROKEN = 5  # of these files
@@ -123,7 +124,8 @@ def kill_often(name: str, folder: Path, kills: int, figures: dict) -> Iterator[d
         if verb.result(work) != expected or again not in (status, 2):  # 2: the table was there already
             raise AssertionError(f"{name}, trial {figures['trials']}: status {again}, or another result: {message}")
         shutil.rmtree(work)
-        figures |= {"kills": figures["kills"] + killed, "trials": figures["trials"] + 1}
+        figures = figures | {"kills": figures["kills"] + killed, "trials": figures["trials"] + 1}
+        figures["provenance"] = provenance([read_bundle(DEFAULT_BUNDLE)])
         yield figures
 
 

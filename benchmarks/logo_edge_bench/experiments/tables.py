@@ -24,6 +24,7 @@ MODULES = (compression_tables, peers, runtime_tables, shipped, training_tables)
 EXPERIMENTS = "python -m logo_edge_bench.experiments"
 COMMANDS = {  # that write a result; of the others, the experiment of the same name
     "bench": "make bench",
+    **dict.fromkeys(("kills", "mutants"), "with the bundle before the one that ships: they try the code"),
     "cpu_pipeline": f"{EXPERIMENTS} pipeline",
     "default_report": "logo-edge compress",
     "evaluation": "logo-edge evaluate",
@@ -40,10 +41,11 @@ EARLIER = {  # results of bundles or logos that are not today's: why they are ke
     **dict.fromkeys(("ablation", "augmentation", "distillation", "few_shot", "logo_vit", "pretraining"), METHODS),
     **dict.fromkeys(("proposal_accuracy", "quantizers", "rounding", "search", "students"), METHODS),
     **dict.fromkeys(("teachers", "uncertainty"), METHODS),
+    **dict.fromkeys(("kills", "mutants"), "with the bundle before the one that ships: they try the code"),
     "cpu_pipeline": "with the logos of round 1; not measured again yet",
 }
 UNSTAMPED = {  # results of today's bundles or code that were measured before results had a provenance
-    *("data_memory", "kills", "memory", "mutants"),
+    *("data_memory", "memory"),
     *("default_calibration", "default_report", "default_robustness", "enroll", "evaluation"),
     *("robust_calibration", "robust_robustness"),
 }
@@ -70,9 +72,10 @@ def shipped_hashes() -> list[dict]:
 
 
 def is_current(record: dict, shipped: list[dict]) -> bool:
-    """Whether the result says where it comes from, and was measured on no other bundle than those that ship."""
-    origin = record.get("provenance", {})
-    return "date" in origin and all(hashes in shipped for hashes in origin["bundles"].values())
+    """Whether the result, or each part of it, says where it comes from, and no other bundle than those is measured."""
+    parts = [part for part in record.values() if isinstance(part, dict) and "provenance" in part] or [record]
+    origins = [part.get("provenance", {}) for part in parts]
+    return all("date" in origin and all(own in shipped for own in origin["bundles"].values()) for origin in origins)
 
 
 def check_origin(path: Path, shipped: list[dict]) -> str:
