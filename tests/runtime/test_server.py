@@ -445,7 +445,7 @@ def test_a_picture_of_no_logo_is_answered_and_counted_as_such(fake_bundle):
         counted = {
             reason: metric(client, "logo_edge_images_total", outcome="abstained", reason=reason) for reason in Rejection
         }
-        assert counted == {"blank": 0, "not_a_logo": 1, "low_confidence": 0}
+        assert counted == {"blank": 0, "not_a_logo": 1, "low_confidence": 0, "no_label": 0}
 
 
 def test_labels_named_like_outcomes_are_counted_separately(fake_bundle):
