@@ -112,11 +112,12 @@ def measure_bundle(
     Raises DatasetError where the split has no labelled logos.
     """
     classifier = Classifier.load(folder, public_key=public_key)
-    rows = labelled_rows(manifest, split, classifier.labels, "the bundle's")
+    multi_label = classifier.bundle.calibration.multi_label
+    rows = labelled_rows(manifest, split, classifier.labels, "the bundle's", multi_label=multi_label)
     pixels = [classifier.read_pixels(manifest.image_path(row))[None] for row in rows]
     logits = np.concatenate([classifier.logits(image) for image in pixels])
     bundle, calibration = classifier.bundle, classifier.bundle.calibration
-    calibrated = calibrated_logits(logits, calibration.temperature, calibration.scaling)
+    calibrated = calibrated_logits(logits, calibration.temperature, calibration.scaling, multi_label=multi_label)
     sure = np.array([row.sure for row in rows], bool)
     latency = measure_latency(lambda: classifier.logits(pixels[0]), runs=runs)
     return {

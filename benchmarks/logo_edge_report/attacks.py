@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from logo_edge_train.losses import binary_cross_entropy
+
 
 def fgsm(network: nn.Module, pixels: torch.Tensor, targets: torch.Tensor, radius: float) -> torch.Tensor:
     """One step of `radius` up the loss, (B, S, S, C) float, 0 to 255. Goodfellow et al. 2015, arXiv:1412.6572."""
@@ -67,7 +69,11 @@ def attack(
 
 def _gradient(network: nn.Module, pixels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     leaf = pixels.detach().requires_grad_(True)
-    loss = functional.cross_entropy(network(leaf).float(), targets, reduction="sum")
+    logits = network(leaf).float()
+    if targets.ndim == 2:  # multi-label
+        loss = binary_cross_entropy(logits, targets.float()).sum()
+    else:
+        loss = functional.cross_entropy(logits, targets, reduction="sum")
     return _rgb_only(torch.autograd.grad(loss, leaf)[0])
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from logo_edge.errors import RunError
-from logo_edge.probabilities import softmax
-from logo_edge_compress.calibrate import choose_method, compare_methods, conformal_threshold
+from logo_edge_compress.calibrate import choose_method, compare_methods, conformal_threshold, risk_controlled_threshold
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_report.conditions import SEVERITIES
 from logo_edge_report.robustness import Say, evaluate_attacks, evaluate_corruptions, evaluate_outliers, evaluate_slices
 from logo_edge_report.statistics import (
     area_under_risk_coverage,
     compare_paired,
+    controlled_interval,
     coverage_interval,
     precision,
     prediction_sets,
@@ -24,7 +24,7 @@ from logo_edge_report.statistics import (
 from logo_edge_report.subjects import Subject
 from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
-from logo_edge_train.metrics import Figure, bootstrap, wilson_interval
+from logo_edge_train.metrics import Figure, bootstrap, is_correct, outcomes_of, probabilities_of, wilson_interval
 from logo_edge_train.promises import LEVELS
 from logo_edge_train.provenance import provenance
 
@@ -87,32 +87,40 @@ def evaluate_subjects(
 
 
 def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:
-    """Figures from the (N, K) logits of `split`, and of calib for prediction sets."""
+    """Figures from the (N, K) logits of `split`, and of calib for prediction sets.
+
+    Multi-label, an image is right in the figures of selection if it has the most probable label; `answered` has the
+    share of images that get a label, and the share of these labels that is right.
+    """
     rows = manifest.split(split)
     targets = targets_of(rows, subject.labels)
-    probabilities = softmax(subject.calibrated(logits[split]))
+    true = targets if subject.multi_label else np.eye(len(subject.labels), dtype=int)[targets]  # (N, K)
+    probabilities = probabilities_of(subject.calibrated(logits[split]), targets)
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    correct = predicted == targets
+    correct = true[np.arange(len(true)), predicted] == 1
+    found = probabilities > 0.5 if subject.multi_label else np.eye(len(subject.labels))[predicted]
     shares = {
-        name: {"true": float((targets == k).mean()), "predicted": float((predicted == k).mean())}
+        name: {"true": float(true[:, k].mean()), "predicted": float(found[:, k].mean())}
         for k, name in enumerate(subject.labels)
     }
+    summary = summarize_rows(subject.calibrated(logits[split]), rows, subject.labels)
+    if not subject.multi_label:
+        summary["precision"] = {name: vars(precision(predicted, targets, k)) for k, name in enumerate(subject.labels)}
     coverage, risk = risk_coverage(confidence, correct)
     kept = np.unique(np.linspace(0, len(coverage) - 1, 101).round().astype(int))
-    confident, answered = confidence >= CONFIDENT, subject.answered(logits[split])
+    confident, given = confidence >= CONFIDENT, subject.given(logits[split])
     return {
-        **summarize_rows(subject.calibrated(logits[split]), rows, subject.labels),
-        "precision": {name: vars(precision(predicted, targets, k)) for k, name in enumerate(subject.labels)},
+        **summary,
         "class_shares": shares,
         "confidence_histogram": np.histogram(confidence, HISTOGRAM, (0, 1))[0].tolist(),
-        "reliability": reliability_bins(confidence, correct),
+        "reliability": reliability_bins(*outcomes_of(probabilities, targets)),
         "confident": {
             "share": float(confident.mean()),
             "accuracy": vars(wilson_interval(int(correct[confident].sum()), int(confident.sum()))),
         },
         "answered": {
-            "share": float(answered.mean()),
-            "accuracy": vars(wilson_interval(int(correct[answered].sum()), int(answered.sum()))),
+            "share": float(given.any(1).mean()),
+            "accuracy": vars(wilson_interval(int((given & (true == 1)).sum()), int(given.sum()))),
         },
         "risk_coverage": {"coverage": coverage[kept].tolist(), "risk": risk[kept].tolist()},
         "area_under_risk_coverage": vars(bootstrap(area_under_risk_coverage, confidence, correct)),
@@ -125,7 +133,7 @@ def compare_subjects(
     first: tuple[Subject, np.ndarray], second: tuple[Subject, np.ndarray], targets: np.ndarray
 ) -> dict:
     """McNemar's test and the paired bootstrap of two subjects' (N, K) logits on the same logos."""
-    paired = compare_paired(*(subject.calibrated(logits).argmax(1) == targets for subject, logits in (first, second)))
+    paired = compare_paired(*(is_correct(subject.calibrated(logits), targets) for subject, logits in (first, second)))
     return {
         "first": first[0].name,
         "second": second[0].name,
@@ -143,13 +151,14 @@ def load_split(manifest: Manifest, split: str) -> ImageFiles:
 
 def check_labels(subject: Subject, manifest: Manifest, split: str) -> None:
     """Raises DatasetError where the split is empty or has classes that the subject lacks."""
-    labelled_rows(manifest, split, subject.labels, f"those of {subject.name}")
+    labelled_rows(manifest, split, subject.labels, f"those of {subject.name}", multi_label=subject.multi_label)
 
 
 def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: Manifest, split: str) -> dict:
     """Split-conformal sets: coverage with its interval for both sample sizes, and mean size.
 
-    Thresholds come from the bundle, or from calib for other subjects.
+    Thresholds come from the bundle, or from calib for other subjects. Multi-label, the coverage is the mean share of an
+    image's labels that its set holds, and the risk is controlled in one direction only.
     """
     calib = manifest.split("calib")
     if not calib or "calib" not in logits:
@@ -158,18 +167,22 @@ def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: 
     if not thresholds:
         calib_targets = targets_of(calib, subject.labels)
         held_out = _held_out_probabilities(subject, logits["calib"], calib_targets)
-        thresholds = {level: conformal_threshold(held_out, calib_targets, level) for level in LEVELS}
-    probabilities, targets = (
-        softmax(subject.calibrated(logits[split])),
-        targets_of(manifest.split(split), subject.labels),
-    )
+        fit_threshold = risk_controlled_threshold if subject.multi_label else conformal_threshold
+        thresholds = {level: fit_threshold(held_out, calib_targets, level) for level in LEVELS}
+    targets = targets_of(manifest.split(split), subject.labels)
+    probabilities = probabilities_of(subject.calibrated(logits[split]), targets)
     by_level = {}
     for level, threshold in thresholds.items():
         sets = prediction_sets(probabilities, threshold or 0.0)  # without a threshold all labels join
-        low, high = coverage_interval(len(calib), len(targets), level)
+        if subject.multi_label:
+            held = 1 - (targets * ~sets).sum(1) / np.maximum(targets.sum(1), 1)  # (N,)
+            low, high = controlled_interval(held, len(calib), level)
+        else:
+            held = sets[np.arange(len(targets)), targets]
+            low, high = coverage_interval(len(calib), len(targets), level)
         by_level[f"{level:.2f}"] = {
             "threshold": threshold,
-            "coverage": float(sets[np.arange(len(targets)), targets].mean()),
+            "coverage": float(held.mean()),
             "expected_low": low,
             "expected_high": high,
             "mean_size": float(sets.sum(1).mean()),
@@ -180,7 +193,7 @@ def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: 
 def _held_out_probabilities(subject: Subject, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """(N, K) probabilities of calib's logos, cross-validated if the subject was calibrated on them."""
     if subject.scaling is None and subject.temperature == 1.0:
-        return softmax(logits)
+        return probabilities_of(logits, targets)
     candidates = compare_methods(logits, targets)
     return (choose_method(candidates) if subject.scaling else candidates[0]).held_out
 

@@ -70,16 +70,17 @@ def make_report(
     if not quick and not evaluation and compressed:
         (extra["slices"],) = evaluate_slices([shown.subject], images, targets, lambda text: say(f"accuracy at {text}"))
     pictured = find_pictured(run, compressed)
-    say(f"maps of {pictured.name}")
     sections = [
         summary_section(subjects, compressed.record["stages"] if compressed and split != "calib" else [], split),
         training_section(histories(run, compressed)),
         errors_section(shown, images, rows, targets),
         confidence_section(shown, before, run.member_logits(split), targets, images),
         robustness_section(extra, extra_split, whose),
-        maps_section(pictured, images, targets),
     ]
-    if not quick:
+    if not run.multi_label:  # the pictures are of classes that exclude each other
+        say(f"maps of {pictured.name}")
+        sections.append(maps_section(pictured, images, targets))
+    if not quick and not run.multi_label:
         moving = pictured if pictured.snapshots else with_snapshots(run) or pictured
         sections.append(features_section(moving, images, targets, say))
         sections.append(landscape_section(moving, images, targets, say))
@@ -113,7 +114,8 @@ def evaluate_run(
     teachers = load_subject(run.folder)
     check_labels(teachers, manifest, split)
     names = [name for name in dict.fromkeys((split, "calib")) if manifest.split(name)]
-    subjects = [(teachers, {name: ensemble_logits(run.member_logits(name)) for name in names})]
+    logits_of = {name: ensemble_logits(run.member_logits(name), multi_label=run.multi_label) for name in names}
+    subjects = [(teachers, logits_of)]
     if compressed:
         chosen = load_chosen(compressed)
         say(chosen.name)
@@ -154,6 +156,7 @@ def load_chosen(compressed: Compressed) -> Subject:
         scaling=Scaling(**calibrated["scaling"]) if calibrated.get("scaling") else None,
         abstain_below=abstention["threshold"],
         familiarity=Familiarity(**abstention["familiarity"]) if abstention.get("familiarity") else None,
+        label_thresholds=abstention.get("label_thresholds"),
         size_bytes=compressed.record["bundle_bytes"],
     )
 

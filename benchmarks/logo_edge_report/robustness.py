@@ -24,7 +24,7 @@ from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import BATCH, Subject
 from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.data.outliers import families_of, outlier_paths
-from logo_edge_train.metrics import Figure, wilson_interval
+from logo_edge_train.metrics import Figure, is_correct, wilson_interval
 from logo_edge_train.recipe import CalibrateConfig
 
 Say = Callable[[str], None]
@@ -56,7 +56,7 @@ def evaluate_conditions(
         say(name)
         changed = ChangedImages(images, condition)
         for own, subject in zip(accuracies, subjects, strict=True):
-            own[name] = vars(_share_of(subject.guesses(changed) == targets))
+            own[name] = vars(_share_of(subject.correct(changed, targets)))
     return accuracies
 
 
@@ -184,17 +184,20 @@ def evaluate_attacks(
                 attacked += list(batch)
                 say(f"{name} {radius}/255: {len(attacked)} of {len(targets)}")
             for own, subject in zip(accuracies, subjects, strict=True):
-                correct = _guess_pixels(subject, attacked, white_box.contract) == targets
+                correct = _correct_pixels(subject, attacked, white_box.contract, targets)
                 own.setdefault(name, {})[f"{radius}/255"] = vars(_share_of(correct))
     return accuracies
 
 
-def _guess_pixels(subject: Subject, pixels: list[np.ndarray], contract: InputContract) -> np.ndarray:
-    """(N,) integers: the likeliest labels of (S, S, C) uint8 pixels of the contract."""
+def _correct_pixels(
+    subject: Subject, pixels: list[np.ndarray], contract: InputContract, targets: np.ndarray
+) -> np.ndarray:
+    """(N,) bool: as `Subject.correct`, of (S, S, C) uint8 pixels of the contract."""
     if subject.contract != contract:
-        return subject.guesses([Image.fromarray(image) for image in pixels])
+        return subject.correct([Image.fromarray(image) for image in pixels], targets)
     batches = [np.stack(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
-    return subject.calibrated(np.concatenate([subject.forward(batch) for batch in batches])).argmax(1)
+    logits = np.concatenate([subject.forward(batch) for batch in batches])
+    return is_correct(subject.calibrated(logits), targets)
 
 
 def _logo_threshold(subject: Subject, logits: dict[str, np.ndarray]) -> float:

@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 from PIL import Image
 
-from logo_edge.probabilities import softmax
+from logo_edge.probabilities import sigmoid, softmax
 from logo_edge_compress.figures import named_slices
 from logo_edge_report import charts
 from logo_edge_report.attacks import ATTACKS
@@ -34,7 +34,7 @@ class Evaluated:
 
     @property
     def probabilities(self) -> np.ndarray:
-        return softmax(self.subject.calibrated(self.logits))
+        return (sigmoid if self.subject.multi_label else softmax)(self.subject.calibrated(self.logits))
 
 
 def summary_section(subjects: list[Evaluated], stages: list[dict], split: str) -> Section:
@@ -198,13 +198,15 @@ def errors_section(
     figures, labels = shown.figures, shown.subject.labels
     probabilities = shown.probabilities
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    wrong = np.flatnonzero(predicted != targets)
+    wrong = np.flatnonzero(~is_top_true(probabilities, targets))
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN]
     weakest = min(labels, key=lambda label: figures["recall"][label]["value"])
     predicted_labels = [k for k in labels if np.isfinite(figures["precision"][k]["value"])]
     least_precise = min(predicted_labels, key=lambda label: figures["precision"][label]["value"])
     exhibits = [
-        Exhibit(
+        labels_exhibit(figures)
+        if shown.subject.multi_label
+        else Exhibit(
             "Confusion matrix",
             confusion_finding(figures["confusion"], labels),
             (
@@ -228,7 +230,7 @@ def errors_section(
         sheet = make_sheet(
             [[thumbnail(images[i])] for i in worst],
             [f"{labels[predicted[i]]} {confidence[i]:.0%}" for i in worst],
-            [f"is {labels[targets[i]]}{'' if rows[i].sure else ', unsure'}" for i in worst],
+            [f"is {rows[i].label}{'' if rows[i].sure else ', unsure'}" for i in worst],
         )
         unsure = sum(not rows[i].sure for i in worst)
         exhibits.append(
@@ -242,6 +244,34 @@ def errors_section(
     if slices := slices_exhibit(figures, "Accuracy by round and icon set"):
         exhibits.append(slices)
     return Section("errors", "Errors", tuple(exhibits))
+
+
+def labels_exhibit(figures: dict) -> Exhibit:
+    """The figures of each label of multi-label predictions."""
+    average = figures["average_precision"]
+    hardest = min(average, key=average.get)
+    rows = tuple(
+        (
+            label,
+            f"{figures['class_shares'][label]['true']:.1%}",
+            share(figures["recall"][label]),
+            share(figures["precision"][label]),
+            f"{average[label]:.3f}",
+        )
+        for label in average
+    )
+    caption = (
+        f"A label is predicted if it is more probable than not; an image is right if exactly its labels are. F1 over "
+        f"all labels {figures['f1']:.3f}; lowest average precision: {hardest}, {average[hardest]:.3f}."
+    )
+    head = ("label", "images with it", "recall", "precision", "average precision")
+    return Exhibit("Labels", caption, table=Table(head, rows))
+
+
+def is_top_true(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether the most probable label is the image's or, with (N, K) targets, one of the image's."""
+    top = probabilities.argmax(1)
+    return targets[np.arange(len(top)), top] == 1 if targets.ndim == 2 else top == targets
 
 
 def confusion_finding(confusion: list[list[int]], labels: tuple[str, ...]) -> str:
@@ -263,8 +293,7 @@ def confidence_section(
     """The reliability of confidence. `before`: the figures at temperature 1; members: (M, N, K) logits."""
     figures, subject = shown.figures, shown.subject
     probabilities = shown.probabilities
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    correct = predicted == targets
+    confidence, correct = probabilities.max(1), is_top_true(probabilities, targets)
     exhibits = [
         _reliability(subject, before, figures),
         Exhibit(
@@ -287,10 +316,10 @@ def confidence_section(
             (Panel("Error by share answered", charts.risk_coverage_curve({subject.name: figures["risk_coverage"]})),),
         ),
     ]
-    if len(members) > 1:
+    if len(members) > 1 and not subject.multi_label:
         exhibits.append(_uncertainty_map(members, targets))
     if sets := figures["prediction_sets"]:
-        exhibits.append(_prediction_sets(sets))
+        exhibits.append(_prediction_sets(sets, multi_label=subject.multi_label))
     order = np.argsort(confidence, kind="stable")[:SHOWN]
     sheet = make_sheet(
         [[thumbnail(images[i])] for i in order],
@@ -298,7 +327,7 @@ def confidence_section(
             " / ".join(f"{subject.labels[k]} {probabilities[i, k]:.0%}" for k in np.argsort(-probabilities[i])[:2])
             for i in order
         ],
-        [f"is {subject.labels[targets[i]]}" for i in order],
+        [f"is {_true_labels(subject, targets[i])}" for i in order],
     )
     exhibits.append(
         Exhibit(
@@ -311,10 +340,20 @@ def confidence_section(
     return Section("confidence", "Confidence", tuple(exhibits))
 
 
+def _true_labels(subject: Subject, target: np.ndarray) -> str:
+    """The label of an integer target or, multi-label, the labels of a target of (K,) 0 or 1."""
+    if not subject.multi_label:
+        return subject.labels[target]
+    return " and ".join(label for label, own in zip(subject.labels, target, strict=True) if own) or "none of the labels"
+
+
 def _reliability(subject: Subject, before: dict, after: dict) -> Exhibit:
     curves = {"T = 1": before["reliability"]}
     error = after["calibration_error_debiased"]
     gap = after["mean_confidence"] - after["accuracy"]["value"]
+    if subject.multi_label:  # of all labels of all images
+        bins, count = after["reliability"], sum(part["count"] for part in after["reliability"])
+        gap = sum(part["count"] * (part["confidence"] - part["accuracy"]) for part in bins) / count
     caption = "On the dashed line, confidence equals accuracy. "
     if subject.temperature != 1 or subject.scaling:
         scaling = f" with {subject.scaling.method} scaling" if subject.scaling else ""
@@ -368,7 +407,7 @@ def _entropy(probabilities: np.ndarray) -> np.ndarray:
     return -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(-1)
 
 
-def _prediction_sets(sets: dict) -> Exhibit:
+def _prediction_sets(sets: dict, *, multi_label: bool) -> Exhibit:
     rows = tuple(
         (
             f"{float(level):.0%}",
@@ -378,11 +417,13 @@ def _prediction_sets(sets: dict) -> Exhibit:
         )
         for level, figures in sets.items()
     )
+    promise = "contain the true one with the promised probability"
+    if multi_label:
+        promise = "hold the promised share of an image's labels"
     kept = [level for level, e in sets.items() if e["expected_low"] <= e["coverage"] <= e["expected_high"]]
     return Exhibit(
         "Prediction sets",
-        f"Sets of labels that contain the true one with the promised probability: {len(kept)} of {len(sets)} levels "
-        "are within the range of chance.",
+        f"Sets of labels that {promise}: {len(kept)} of {len(sets)} levels are within the range of chance.",
         table=Table(("promised", "covered", "chance allows", "labels"), rows),
     )
 

@@ -80,6 +80,15 @@ def coverage_interval(calibrated: int, tested: int, level: float, confidence: fl
     return float(low / tested), float(high / tested)
 
 
+def controlled_interval(held: np.ndarray, calibrated: int, level: float) -> tuple[float, float]:
+    """The range of the mean of `held`, (B,) shares, where a risk is controlled: its expectation is at least `level`.
+
+    Its lower end allows two standard errors, of both samples; its upper end is 1, since more is no fault.
+    """
+    error = float(held.std() * (1 / len(held) + 1 / calibrated) ** 0.5)
+    return max(0.0, level - 1.959964 * error), 1.0
+
+
 def mcnemar_p_value(only_first: int, only_second: int) -> float:
     """Two-sided exact p-value of equal error rates. McNemar 1947, in the exact binomial form."""
     total = only_first + only_second

@@ -17,7 +17,8 @@ from logo_edge.bundle.record import RECORD, Bundle, read_bundle
 from logo_edge.decision import calibrated_logits, is_logo, logo_score
 from logo_edge.errors import RunError
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge.probabilities import softmax
+from logo_edge.probabilities import sigmoid, softmax
+from logo_edge_train.metrics import is_correct
 
 if TYPE_CHECKING:
     from logo_edge_train.data.manifest import Manifest
@@ -51,19 +52,32 @@ class Subject:
     network: LogoNetwork | None = None
     run: Run | None = None  # of a run or one of its checkpoints
     bundle: Bundle | None = None
+    multi_label: bool = False
+    label_thresholds: dict[str, float] | None = None  # of mode balanced, in a multi-label bundle
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
-        """(N, K) calibrated logits, whose softmax gives the probabilities, from those of `predict`."""
-        return calibrated_logits(logits, self.temperature, self.scaling)
+        """(N, K) calibrated logits, whose softmax, multi-label sigmoid, gives the probabilities, from `predict`'s."""
+        return calibrated_logits(logits, self.temperature, self.scaling, multi_label=self.multi_label)
+
+    def given(self, logits: np.ndarray) -> np.ndarray:
+        """(N, K) bool: the labels that are given for (N, K) logits; a bundle uses its thresholds of mode balanced."""
+        calibrated = self.calibrated(logits)
+        if self.multi_label:
+            lowest = list(self.label_thresholds.values()) if self.label_thresholds else 0.5
+            given = sigmoid(calibrated) >= np.array(lowest)
+        else:
+            probabilities = softmax(calibrated)
+            highest = np.eye(len(self.labels), dtype=bool)[probabilities.argmax(1)]
+            given = highest & (probabilities >= self.abstain_below)
+        return given & is_logo(logo_score(logits), self.familiarity)[:, None]
 
     def answered(self, logits: np.ndarray) -> np.ndarray:
-        """(N,) bool: whether a label is given for (N, K) logits; a bundle uses its thresholds of mode balanced."""
-        confidence = softmax(self.calibrated(logits)).max(1)
-        return (confidence >= self.abstain_below) & is_logo(logo_score(logits), self.familiarity)
+        """(N,) bool: whether any label is given for (N, K) logits."""
+        return self.given(logits).any(1)
 
-    def guesses(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """(N,) integers: the likeliest label of each image."""
-        return self.calibrated(self.predict(images)).argmax(1)
+    def correct(self, images: Sequence[Image.Image], targets: np.ndarray) -> np.ndarray:
+        """(N,) bool: whether the likeliest label of each image, or all its labels, are right (`metrics.is_correct`)."""
+        return is_correct(self.calibrated(self.predict(images)), targets)
 
 
 def load_subject(path: Path, *, public_key: Path | None = None) -> Subject:
@@ -125,6 +139,8 @@ def _bundle_subject(folder: Path, public_key: Path | None) -> Subject:
         classifier.logits,
         bundle.input,
         bundle=bundle,
+        multi_label=calibration.multi_label,
+        label_thresholds=calibration.label_thresholds and calibration.label_thresholds[Mode.BALANCED],
     )
 
 
@@ -151,6 +167,7 @@ def _onnx_subject(path: Path) -> Subject:
         contract=contract,
         size_bytes=path.stat().st_size,
         run=run,
+        multi_label=run.multi_label,
     )
 
 
@@ -164,11 +181,18 @@ def _run_subject(folder: Path) -> Subject:
 
     def predict(images: Sequence[Image.Image]) -> np.ndarray:
         logits = [_in_batches(contract, partial(_torch_logits, network), images) for network, contract in members]
-        return ensemble_logits(np.stack(logits))
+        return ensemble_logits(np.stack(logits), multi_label=run.multi_label)
 
     size = sum(network.float32_bytes for network, _ in members)
     return Subject(
-        f"{folder.name} ({count} teachers)", "run", run.classes, predict, run.temperature, size_bytes=size, run=run
+        f"{folder.name} ({count} teachers)",
+        "run",
+        run.classes,
+        predict,
+        run.temperature,
+        size_bytes=size,
+        run=run,
+        multi_label=run.multi_label,
     )
 
 
@@ -195,6 +219,7 @@ def _checkpoint_subject(path: Path) -> Subject:
         contract=architecture.contract,
         network=network,
         run=run,
+        multi_label=run.multi_label,
     )
 
 

@@ -2,7 +2,8 @@
 
 Temperature; a vector or Dirichlet scaling if it wins in cross-validation within calib; conformal thresholds; one
 abstention threshold for each mode; the logo score below which a picture is rejected as no logo. Every threshold is
-fitted to out-of-fold probabilities.
+fitted to out-of-fold probabilities. Multi-label: each label has its own factor and offset, if these win, and its own
+threshold for each mode; the thresholds of prediction sets control the share of missed labels.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.stats import beta
 
 from logo_edge.bundle.calibration import Calibration, Conformal, Familiarity, Mode, Scaling
 from logo_edge.decision import calibrated_logits, is_logo, logo_score
-from logo_edge.probabilities import log_softmax, softmax
+from logo_edge.names import printable
+from logo_edge.probabilities import log_sigmoid, log_softmax, sigmoid, softmax
+from logo_edge_train.metrics import probabilities_of
 from logo_edge_train.promises import CERTAINTY, LEAST_PER_CLASS, LEVELS, conformal_rank, least_answers, least_count
 from logo_edge_train.recipe import CalibrateConfig
 from logo_edge_train.temperature import PRIOR, fit_temperature
@@ -27,6 +31,7 @@ PENALTIES = (0.01, 0.1, 1.0)  # for the distance from the identity, per logo; th
 MOST_CLASSES = {"vector": 128, "dirichlet": 8}  # a step of a fit costs O(N P^2 + P^3): P = 2 K, K (K + 1)
 STEPS = 200  # of Newton's method, at most; about ten are usual
 DIGITS = 6
+SHOWN_LABELS = 5  # in the reason why a mode is not promised
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,20 @@ def fit_calibration(
 
     A mode's risk is the error of its answers, so its threshold is fitted on the logos that are not rejected as no logo.
     The familiarity threshold is one of calib's logo scores, chosen without the targets. So the logos above it are a
-    sample of all logos above it, and the bounds of `highest_risk` hold.
+    sample of all logos above it, and the bounds of `highest_risk` hold. With multi-label targets, (N, K) of 0 or 1, see
+    `fit_label_thresholds` and `fit_label_conformal`.
     """
+    multi_label = targets.ndim == 2
     chosen = choose_method(compare_methods(logits, targets))
     temperature = round(fit_temperature(logits, targets), DIGITS)
     scaling = fit_scaling(logits, targets, temperature, chosen.method, chosen.penalty) if chosen.penalty else None
     held_out = chosen.held_out
+    if multi_label:
+        accepted = is_logo(logo_score(logits), familiarity := fit_familiarity(logits, config.false_positive_rate))
+        thresholds, unpromised = fit_label_thresholds(held_out[accepted], targets[accepted], labels, config)
+        lowest = {mode: min(by_label.values()) for mode, by_label in thresholds.items()} | {Mode.BEST_GUESS: 0.0}
+        conformal = tuple(fit_label_conformal(held_out, targets, labels, level) for level in LEVELS)
+        return Fitted(Calibration(temperature, lowest, scaling, conformal, familiarity, thresholds), unpromised)
     if config.class_balance:
         lift = config.class_balance * class_lift(targets, len(labels))
         scaling, held_out = add_to_bias(scaling, lift), softmax(np.log(np.maximum(held_out, 1e-12)) + lift)
@@ -98,27 +111,32 @@ def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -
     """Temperature first, then each scaling and penalty, on the same stratified folds. Shapes as in `fit_calibration`.
 
     Each logo's loss is out-of-fold, mean over the repeats. If a class has fewer than LEAST_PER_CLASS logos, temperature
-    is the only method.
+    is the only method. Multi-label, that many logos must have each label and lack it, and only vector scaling is tried.
     """
-    classes = logits.shape[1]
-    enough = np.bincount(targets, minlength=classes).min() >= LEAST_PER_CLASS
+    classes, multi_label = logits.shape[1], targets.ndim == 2
+    with_label = targets.sum(0) if multi_label else np.bincount(targets, minlength=classes)  # (K,)
+    sizes = np.minimum(with_label, len(targets) - with_label) if multi_label else with_label
+    enough = sizes.min() >= LEAST_PER_CLASS
     methods = [("temperature", None)]
     methods += [
-        (name, penalty) for name, most in MOST_CLASSES.items() for penalty in PENALTIES if enough and classes <= most
+        (name, penalty)
+        for name, most in MOST_CLASSES.items()
+        for penalty in PENALTIES
+        if enough and classes <= most and not (multi_label and name == "dirichlet")
     ]
+    strata = np.unique(targets, axis=0, return_inverse=True)[1].ravel() if multi_label else targets
     losses, held_out = np.zeros((len(methods), len(targets))), np.zeros((len(methods), *logits.shape))
     repeats = min(REPEATS, math.ceil(REPEATED / len(targets)))
     for repeat in range(repeats):
-        folds = stratified_folds(targets, np.random.default_rng([seed, repeat]))
+        folds = stratified_folds(strata, np.random.default_rng([seed, repeat]))
         for fold in range(FOLDS):
             held, rest = folds == fold, folds != fold
             temperature = fit_temperature(logits[rest], targets[rest])
             for row, (name, penalty) in enumerate(methods):
                 scaling = fit_scaling(logits[rest], targets[rest], temperature, name, penalty) if penalty else None
-                probabilities = softmax(calibrated_logits(logits[held], temperature, scaling))
-                losses[row, held] -= (
-                    np.log(np.maximum(probabilities[np.arange(held.sum()), targets[held]], 1e-12)) / repeats
-                )
+                calibrated = calibrated_logits(logits[held], temperature, scaling, multi_label=multi_label)
+                probabilities = probabilities_of(calibrated, targets)
+                losses[row, held] -= _log_likelihoods(calibrated, probabilities, targets[held]) / repeats
                 held_out[row, held] += probabilities / repeats
     gains = losses[0] - losses
     errors = gains.std(axis=1, ddof=1) / math.sqrt(len(targets)) if len(targets) > 1 else np.zeros(len(methods))
@@ -126,6 +144,13 @@ def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -
         MethodResult(*method, float(losses[row].mean()), float(gains[row].mean()), float(errors[row]), held_out[row])
         for row, method in enumerate(methods)
     ]
+
+
+def _log_likelihoods(calibrated: np.ndarray, probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(N,) nats: of each logo's target or, multi-label, the sum over its labels."""
+    if targets.ndim == 2:
+        return log_sigmoid(np.where(targets, calibrated, -calibrated)).sum(1)
+    return np.log(np.maximum(probabilities[np.arange(len(targets)), targets], 1e-12))
 
 
 def choose_method(results: list[MethodResult]) -> MethodResult:
@@ -148,8 +173,10 @@ def fit_scaling(logits: np.ndarray, targets: np.ndarray, temperature: float, met
     arXiv:1910.12656). The penalty is the squared distance from the identity, so a large one returns temperature
     scaling; Kull et al. do not penalise the diagonal, for which a few dozen logos of a class are too few. The prior of
     `fit_temperature` is added; its share vanishes with the number of logos. The loss is convex: Newton's method, with
-    the step halved until the loss falls.
+    the step halved until the loss falls. With multi-label targets, `fit_label_scaling`.
     """
+    if targets.ndim == 2:
+        return fit_label_scaling(logits, targets, temperature, penalty)
     inputs = log_softmax(calibrated_logits(logits, temperature))
     (count, classes), one_hot = inputs.shape, np.eye(inputs.shape[1])[targets]
     if method == "vector":
@@ -187,6 +214,28 @@ def fit_scaling(logits: np.ndarray, targets: np.ndarray, temperature: float, met
     values = values.round(DIGITS)
     weight = np.diag(values[0]) if method == "vector" else values[:-1].T
     return Scaling(method, tuple(map(tuple, weight.tolist())), tuple(values[-1].tolist()))
+
+
+def fit_label_scaling(logits: np.ndarray, targets: np.ndarray, temperature: float, penalty: float) -> Scaling:
+    """The factor and offset of each label's logits at `temperature` with the lowest penalised NLL.
+
+    logits: (N, K); targets: (N, K) of 0 or 1. Platt 1999, with the penalty and the prior of `fit_scaling`. The loss is
+    convex and a sum over the labels; L-BFGS minimises it for all of them at once.
+    """
+    inputs, signs = logits.astype(np.float64) / temperature, np.where(targets, 1.0, -1.0)
+    count, labels = inputs.shape
+    penalty, start = penalty + PRIOR / count, np.repeat([[1.0], [0.0]], labels, axis=1)  # (2, K)
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        values = flat.reshape(2, labels)
+        margins = signs * (inputs * values[0] + values[1])  # (N, K)
+        slopes = -signs * sigmoid(-margins) / count
+        gradient = np.stack([(slopes * inputs).sum(0), slopes.sum(0)]) + penalty * (values - start)
+        distance = penalty / 2 * ((values - start) ** 2).sum()
+        return float(distance - log_sigmoid(margins).sum() / count), gradient.ravel()
+
+    values = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B").x.reshape(2, labels).round(DIGITS)
+    return Scaling("vector", tuple(map(tuple, np.diag(values[0]).tolist())), tuple(values[1].tolist()))
 
 
 def class_lift(targets: np.ndarray, classes: int) -> np.ndarray:
@@ -230,6 +279,69 @@ def fit_conformal(probabilities: np.ndarray, targets: np.ndarray, labels: tuple[
         **({"all classes together": len(targets)} if marginal is None else {}),
         **{label: int((targets == k).sum()) for k, label in enumerate(labels) if by_class[label] is None},
     }
+    return _conformal(level, marginal, by_class, too_few)
+
+
+def fit_label_thresholds(
+    probabilities: np.ndarray, targets: np.ndarray, labels: tuple[str, ...], config: CalibrateConfig
+) -> tuple[dict[Mode, dict[str, float]], dict[Mode, str]]:
+    """For each mode, the lowest probability that gives each label, and why a mode is not promised for some.
+
+    probabilities, targets: (N, K), out-of-fold and 0 or 1. Of the images that get a label, at most a share `risk` lacks
+    it: `abstention_threshold` of each label. best-guess gives labels that are more probable than not.
+    """
+    thresholds, unpromised = {Mode.BEST_GUESS: {}, Mode.BALANCED: {}, Mode.STRICT: {}}, {}
+    for k, label in enumerate(labels):
+        own, truth, least = probabilities[:, k], targets[:, k].astype(bool), 0.0
+        for mode, risk in {Mode.BALANCED: config.target_risk, Mode.STRICT: config.strict_risk}.items():
+            threshold = abstention_threshold(own, truth, risk)
+            if threshold is None:
+                threshold = cautious_threshold(own, truth, risk)
+                unpromised.setdefault(mode, []).append(f"{printable(label)}: {explain_risk(int(truth.sum()), risk)}")
+            thresholds[mode][label] = least = max(threshold, least)
+        thresholds[Mode.BEST_GUESS][label] = min(0.5, thresholds[Mode.BALANCED][label])
+    return thresholds, {mode: _shorten(reasons) for mode, reasons in unpromised.items()}
+
+
+def _shorten(reasons: list[str]) -> str:
+    more = f"; and {len(reasons) - SHOWN_LABELS} more labels" if len(reasons) > SHOWN_LABELS else ""
+    return "; ".join(reasons[:SHOWN_LABELS]) + more
+
+
+def risk_controlled_threshold(probabilities: np.ndarray, targets: np.ndarray, level: float) -> float | None:
+    """The highest probability threshold whose sets miss, in expectation, at most 1 - level of a new image's labels.
+
+    probabilities, targets: (N, K), targets 0 or 1; an image without labels misses none. Conformal risk control of the
+    false negative rate: (n mean loss + 1) / (n + 1) <= 1 - level. Angelopoulos et al. 2022, arXiv:2208.02814, theorem
+    1. None where n is too small.
+    """
+    images, columns = np.nonzero(targets)
+    own = probabilities[images, columns]  # (M,), of the labels that images have
+    order = np.argsort(own)
+    shares = (1 / targets.sum(1)[images])[order]
+    missed = (shares.cumsum() - shares)[np.searchsorted(own[order], own[order])]  # below each threshold; equal ones too
+    kept = missed <= (1 - level) * (len(targets) + 1) - 1 + 1e-9
+    return float(own[order][kept].max()) if kept.any() else None
+
+
+def fit_label_conformal(
+    probabilities: np.ndarray, targets: np.ndarray, labels: tuple[str, ...], level: float
+) -> Conformal:
+    """The threshold of sets over all labels, by `risk_controlled_threshold`, and those of each label at one level.
+
+    That of a label misses at most 1 - level of the images that have it: `conformal_threshold` of these images.
+    """
+    marginal = risk_controlled_threshold(probabilities, targets, level)
+    by_label = {}
+    for k, label in enumerate(labels):
+        own = probabilities[targets[:, k] == 1, k]
+        by_label[label] = conformal_threshold(own[:, None], np.zeros(len(own), int), level)
+    too_few = {} if marginal is not None else {"all labels together": len(targets)}
+    too_few |= {label: int(targets[:, k].sum()) for k, label in enumerate(labels) if by_label[label] is None}
+    return _conformal(level, marginal, by_label, too_few)
+
+
+def _conformal(level: float, marginal: float | None, by_class: dict, too_few: dict[str, int]) -> Conformal:
     refused = ", ".join(
         f"{name}: {count} logos of calib, {least_count(level)} needed" for name, count in too_few.items()
     )
@@ -237,7 +349,7 @@ def fit_conformal(probabilities: np.ndarray, targets: np.ndarray, labels: tuple[
     return Conformal(
         level,
         None if marginal is None else _below(marginal),
-        complete if len(complete) == len(labels) else None,
+        complete if len(complete) == len(by_class) else None,
         refused,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from logo_edge.bundle.calibration import Mode
+from logo_edge.bundle.calibration import Calibration, Mode
 from logo_edge.bundle.record import Bundle
 from logo_edge.names import printable
 from logo_edge_compress.figures import named_slices
@@ -33,6 +33,7 @@ def model_card(bundle: Bundle) -> str:
             "",
             f"- accuracy: {_percent(figures['accuracy'])} on all, {_percent(figures['accuracy_sure'])} on sure ones",
             f"- recall: {recalls}",
+            *_label_lines(figures),
             *(
                 f"- {name}, {part['count']} of {figures['count']}: {_percent(part['accuracy'])} on all, "
                 f"{_percent(part['accuracy_sure'])} on sure ones"
@@ -48,10 +49,9 @@ def model_card(bundle: Bundle) -> str:
         [
             f"# {bundle.name}",
             "",
-            f"Classifies images as {', '.join(bundle.labels)}. {provenance.get('student', '?')}, "
-            f"{bundle.model.precision}, {bundle.input.size_px} px, temperature {calibration.temperature:.3f}{scaling}; "
-            f"gives no label below {calibration.abstain_below[Mode.BALANCED]:.1%} confidence, in mode strict below "
-            f"{calibration.abstain_below[Mode.STRICT]:.1%}.",
+            f"{'Finds in' if calibration.multi_label else 'Classifies'} images {_as_labels(bundle)}. "
+            f"{provenance.get('student', '?')}, {bundle.model.precision}, {bundle.input.size_px} px, temperature "
+            f"{calibration.temperature:.3f}{scaling}; {_describe_thresholds(calibration)}.",
             "",
             "## Intended use",
             "",
@@ -92,10 +92,42 @@ def model_card(bundle: Bundle) -> str:
 
 def intended_use(bundle: Bundle) -> str:
     """The use that `compress --intended-use` names, or what the bundle does."""
+    count = "any number" if bundle.calibration.multi_label else "one"
     return bundle.provenance.get("intended_use") or (
-        f"To give images like those that it was trained on one of {len(bundle.labels)} labels, or none where it is "
+        f"To give images like those that it was trained on {count} of {len(bundle.labels)} labels, or none where it is "
         f"not confident: {', '.join(map(printable, bundle.labels))}."
     )
+
+
+def _as_labels(bundle: Bundle) -> str:
+    names = ", ".join(bundle.labels)
+    return f"any of {names}, or none of them" if bundle.calibration.multi_label else f"as {names}"
+
+
+def _describe_thresholds(calibration: Calibration) -> str:
+    """The lowest confidence that gives a label, of each label if there are several."""
+    if calibration.label_thresholds is None:
+        balanced, strict = (calibration.abstain_below[mode] for mode in (Mode.BALANCED, Mode.STRICT))
+        return f"gives no label below {balanced:.1%} confidence, in mode strict below {strict:.1%}"
+    strict = calibration.label_thresholds[Mode.STRICT]
+    lowest = ", ".join(
+        f"{printable(label)} {value:.1%} (strict {strict[label]:.1%})"
+        for label, value in calibration.label_thresholds[Mode.BALANCED].items()
+    )
+    return f"an image may have several labels or none, and each is given from a probability of its own on: {lowest}"
+
+
+def _label_lines(figures: dict) -> list[str]:
+    """The figures that only multi-label predictions have."""
+    if not figures.get("multi_label"):
+        return []
+    precisions = ", ".join(f"{label} {_percent(part)}" for label, part in figures["precision"].items())
+    average = ", ".join(f"{label} {part:.3f}" for label, part in figures["average_precision"].items())
+    return [
+        "- accuracy is the share of images with exactly their labels, each given if it is more probable than not",
+        f"- precision: {precisions}",
+        f"- average precision: {average}; F1 {figures['f1']:.3f}, mean over the labels {figures['f1_macro']:.3f}",
+    ]
 
 
 def find_failures(bundle: Bundle) -> list[str]:
@@ -106,6 +138,13 @@ def find_failures(bundle: Bundle) -> list[str]:
     if not bundle.metrics:
         return []
     split, figures = list(bundle.metrics.items())[-1]
+    if figures.get("multi_label"):
+        return [
+            f"on {split} the label of the lowest {kind} is {printable(label)}, with {part['value']:.1%}"
+            for kind in ("recall", "precision")
+            for label, part in [min(figures[kind].items(), key=lambda item: item[1]["value"])]
+            if part["value"] < 1
+        ]
     confusion = np.array(figures["confusion"])  # (K, K), rows are true
     wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
     if not wrong.any():
@@ -159,6 +198,15 @@ def find_weaknesses(bundle: Bundle) -> list[str]:
     weaknesses = [f"mode {mode}: {why}" for mode, why in bundle.provenance.get("unpromised", {}).items()]
     if not bundle.metrics:
         return weaknesses
+    if bundle.calibration.multi_label:
+        never = [
+            label
+            for label in bundle.labels
+            if all(figures["recall"][label]["value"] == 0 for figures in bundle.metrics.values())
+        ]
+        return weaknesses + [
+            f"finds {label!r} on no image of {' and '.join(bundle.metrics)} that has it" for label in never
+        ]
     confusion = np.sum([figures["confusion"] for figures in bundle.metrics.values()], axis=0)  # (K, K), rows are true
     logos = f"the {confusion.sum()} logos of {' and '.join(bundle.metrics)}"
     answers = np.flatnonzero(confusion.sum(0))

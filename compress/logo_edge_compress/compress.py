@@ -38,6 +38,7 @@ from logo_edge_train.keys import artifact_key, select_settings, versions
 from logo_edge_train.provenance import provenance
 from logo_edge_train.recipe import Architecture, Recipe
 from logo_edge_train.runs import Run, read_run, write_json
+from logo_edge_train.train import check_multi_label
 
 
 def compress(
@@ -79,6 +80,7 @@ def compress(
         refuse_other_folder(folder)  # before the work, not after it
     run, folder = with_recipe(read_run(run_folder), recipe), work_folder(run_folder, recipe)
     manifest = run.read_manifest()
+    check_multi_label(manifest, run.recipe)
     key = compression_key(run, name, targets, limits, members, sorted(outliers or {}), carry, intended_use)
     if (packed := _read_packed(folder / REPORT, key, outs)) is not None:
         say(f"{', '.join(map(str, outs.values()))} {'is' if len(outs) == 1 else 'are'} up to date")
@@ -109,7 +111,9 @@ def compress(
         "fitting": describe_fitting(manifest, fitted_on),
         "teachers": {
             "networks": [member["architecture"] for member in run.record["members"]],
-            "val": short_metrics(ensemble_logits(run.member_logits("val")), val.targets, val.sure),
+            "val": short_metrics(
+                ensemble_logits(run.member_logits("val"), multi_label=run.multi_label), val.targets, val.sure
+            ),
         },
         "outliers": sorted(work.outliers),
         "candidates": [describe_candidate(candidate, by_title.get(candidate.title)) for candidate in candidates],

@@ -8,7 +8,7 @@ import numpy as np
 
 from logo_edge.names import printable
 from logo_edge_train.data.manifest import LogoRow, targets_of
-from logo_edge_train.metrics import summarize, wilson_interval
+from logo_edge_train.metrics import is_correct, summarize, wilson_interval
 
 PREFIX = "@iconify-json/"  # of every icon set's package; left out of the names shown
 SLICES = {"by_round": "round ", "by_package": ""}  # prefix of each slice's name
@@ -17,7 +17,7 @@ SLICES = {"by_round": "round ", "by_package": ""}  # prefix of each slice's name
 def summarize_rows(logits: np.ndarray, rows: Sequence[LogoRow], labels: tuple[str, ...]) -> dict:
     """`metrics.summarize` of (N, K) calibrated logits, with the accuracy `by_package` and `by_round`."""
     targets, sure = targets_of(rows, labels), np.array([row.sure for row in rows], bool)
-    correct = logits.argmax(1) == targets
+    correct = is_correct(logits, targets)
     return {
         **summarize(logits, targets, sure, 1.0, labels),
         "by_package": _accuracy_by([row.package for row in rows], correct, sure),

@@ -64,19 +64,23 @@ def recalibrate(
     artifact = artifact or held
     classifier = Classifier(bundle, backend=backend, artifact=artifact)
     labels = classifier.labels
-    rows = {"calib": labelled_rows(manifest, "calib", labels, "the bundle's")}
-    if missing := sorted(set(labels) - {row.label for row in rows["calib"]}):
+    multi_label = bundle.calibration.multi_label
+    rows = {"calib": labelled_rows(manifest, "calib", labels, "the bundle's", multi_label=multi_label)}
+    if missing := sorted(set(labels) - {label for row in rows["calib"] for label in row.every_label}):
         raise DatasetError(
             f"split 'calib' has no logo of class {', '.join(missing)}; the calibration needs some of each"
         )
     rows |= {
-        name: labelled_rows(manifest, name, labels, "the bundle's") for name in ("val", "test") if manifest.split(name)
+        name: labelled_rows(manifest, name, labels, "the bundle's", multi_label=multi_label)
+        for name in ("val", "test")
+        if manifest.split(name)
     }
     logits = {name: _logits(classifier, manifest, part) for name, part in rows.items()}
     fitted = fit_calibration(logits["calib"], targets_of(rows["calib"], labels), labels, config)
     calibration = fitted.calibration
     calibrated = {
-        name: calibrated_logits(part, calibration.temperature, calibration.scaling) for name, part in logits.items()
+        name: calibrated_logits(part, calibration.temperature, calibration.scaling, multi_label=multi_label)
+        for name, part in logits.items()
     }
     variants = []
     for variant in bundle.variants:

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from logo_edge.bundle.calibration import Calibration, Mode, Scaling
 from logo_edge.decision import calibrated_logits, given_labels, logo_score
-from logo_edge.probabilities import softmax
 from logo_edge.timing import Latency
 from logo_edge_compress.candidates.measure import Measured
 from logo_edge_compress.candidates.store import Candidate
@@ -19,6 +18,7 @@ from logo_edge_compress.verify import Parity
 from logo_edge_compress.work import Split
 from logo_edge_train.console import LiteralTable, literal
 from logo_edge_train.evaluate import ensemble_logits
+from logo_edge_train.metrics import probabilities_of
 from logo_edge_train.runs import Run
 
 REPORT = "compress_report.json"
@@ -50,15 +50,16 @@ class Stage:
     temperature: float = 1.0
     parity: Parity | None = None
     scaling: Scaling | None = None
+    multi_label: bool = False
 
     def calibrated(self, split: str) -> np.ndarray:
-        """The (N, K) logits whose softmax is the stage's probabilities."""
-        return calibrated_logits(self.logits[split], self.temperature, self.scaling)
+        """The (N, K) logits whose softmax, multi-label sigmoid, is the stage's probabilities."""
+        return calibrated_logits(self.logits[split], self.temperature, self.scaling, multi_label=self.multi_label)
 
 
 def teachers_stage(run: Run, splits: dict[str, Split]) -> Stage:
     """The first stage: the ensemble of the teachers."""
-    logits = {name: ensemble_logits(run.member_logits(name)) for name in splits}
+    logits = {name: ensemble_logits(run.member_logits(name), multi_label=run.multi_label) for name in splits}
     count = len(run.record["members"])
     size_bytes = sum(run.load_member(index).float32_bytes for index in range(count))
     return Stage(f"{count} teachers, PyTorch", logits, size_bytes, None, run.temperature)
@@ -87,20 +88,26 @@ def describe_stage(stage: Stage, splits: dict[str, Split], labels: tuple[str, ..
 
 
 def describe_abstention(stage: Stage, splits: dict[str, Split], calibration: Calibration) -> dict:
-    """Coverage and error of the answers on each split, at the packed thresholds; those of strict under its name."""
+    """Coverage and error of the answers on each split, at the packed thresholds; those of strict under its name.
+
+    Multi-label, coverage is the share of images that get a label, and the error that of the labels that are given.
+    """
 
     def selection(mode: Mode) -> dict:
         figures = {}
         for name, split in splits.items():
-            probabilities = softmax(stage.calibrated(name))
-            answered = given_labels(calibration, mode, probabilities, logo_score(stage.logits[name])).any(1)
-            wrong = probabilities.argmax(1) != split.targets
-            risk = float(wrong[answered].mean()) if answered.any() else 0.0
-            figures[name] = {"coverage": float(answered.mean()), "risk": risk}
+            probabilities, targets = probabilities_of(stage.calibrated(name), split.targets), split.targets
+            given = given_labels(calibration, mode, probabilities, logo_score(stage.logits[name]))  # (N, K)
+            true = targets.astype(bool) if targets.ndim == 2 else np.eye(given.shape[1], dtype=bool)[targets]
+            risk = float((given & ~true).sum() / max(1, given.sum()))
+            figures[name] = {"coverage": float(given.any(1).mean()), "risk": risk}
         return {"threshold": calibration.abstain_below[mode], **figures}
 
     familiarity = calibration.familiarity and asdict(calibration.familiarity)
-    return {**selection(Mode.BALANCED), "familiarity": familiarity, Mode.STRICT.value: selection(Mode.STRICT)}
+    record = {**selection(Mode.BALANCED), "familiarity": familiarity, Mode.STRICT.value: selection(Mode.STRICT)}
+    if calibration.label_thresholds:
+        record["label_thresholds"] = calibration.label_thresholds[Mode.BALANCED]
+    return record
 
 
 def describe_candidate(candidate: Candidate, measured: Measured | None) -> dict:

@@ -12,7 +12,7 @@ from logo_edge.backends.base import ModelFile, Resources
 from logo_edge.backends.choose import open_backend
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import VerificationError
-from logo_edge.probabilities import softmax
+from logo_edge.probabilities import log_sigmoid, sigmoid, softmax
 from logo_edge_compress.onnx.graph import LOGITS
 
 BATCH = 32
@@ -21,7 +21,11 @@ Forward = Callable[[np.ndarray], np.ndarray]  # any artifact: (B, S, S, 3) uint8
 
 @dataclass(frozen=True)
 class Parity:
-    """The difference between the logits of an artifact and its parent. `kl_nats`: mean KL(parent || artifact)."""
+    """The difference between the logits of an artifact and its parent. `kl_nats`: mean KL(parent || artifact).
+
+    Multi-label, `kl_nats` is the sum over the labels, and the agreement is twice the labels that both give, over those
+    of the parent and those of the artifact (Dice 1945), at a probability of 1 / 2.
+    """
 
     max_difference: float
     mean_difference: float
@@ -64,12 +68,19 @@ QUANTIZED = Tolerance(mean_difference=0.5, top1_agreement=0.96, kl_nats=0.05)
 LEAST_RANK_CORRELATION = 0.9  # of an INT8 artifact's epistemic uncertainty
 
 
-def compare_logits(parent: np.ndarray, artifact: np.ndarray) -> Parity:
+def compare_logits(parent: np.ndarray, artifact: np.ndarray, *, multi_label: bool = False) -> Parity:
     """parent, artifact: (N, K) float32."""
     difference = np.abs(parent - artifact)
-    before, after = softmax(parent), softmax(artifact)
-    divergence = (before * (np.log(np.maximum(before, 1e-12)) - np.log(np.maximum(after, 1e-12)))).sum(1)
-    agreement = (parent.argmax(1) == artifact.argmax(1)).mean()
+    if multi_label:
+        own = sigmoid(parent)
+        divergence = (own * (log_sigmoid(parent) - log_sigmoid(artifact))).sum(1)
+        divergence += ((1 - own) * (log_sigmoid(-parent) - log_sigmoid(-artifact))).sum(1)
+        given, own_given = parent > 0, artifact > 0
+        agreement = 2 * (given & own_given).sum() / (given.sum() + own_given.sum()) if (given | own_given).any() else 1
+    else:
+        before, after = softmax(parent), softmax(artifact)
+        divergence = (before * (np.log(np.maximum(before, 1e-12)) - np.log(np.maximum(after, 1e-12)))).sum(1)
+        agreement = (parent.argmax(1) == artifact.argmax(1)).mean()
     return Parity(
         float(difference.max()), float(difference.mean()), float(agreement), float(divergence.mean()), len(parent)
     )
@@ -82,9 +93,11 @@ def compare_steps(parent: np.ndarray, artifact: np.ndarray, step: float) -> Step
     return Steps(float((steps == 0).mean()), int(steps.max()), float(agreement), len(parent))
 
 
-def verify(parent: np.ndarray, artifact: np.ndarray, tolerance: Tolerance, name: str) -> Parity:
+def verify(
+    parent: np.ndarray, artifact: np.ndarray, tolerance: Tolerance, name: str, *, multi_label: bool = False
+) -> Parity:
     """The parity of the two; raises VerificationError where it is out of tolerance or not finite."""
-    parity = compare_logits(parent, artifact)
+    parity = compare_logits(parent, artifact, multi_label=multi_label)
     fits = (
         parity.mean_difference <= tolerance.mean_difference
         and parity.top1_agreement + 1 / parity.images

@@ -17,7 +17,12 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Probabilities of labels that do not exclude each other, in the shape of the logits, float64."""
-    return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
+    return np.exp(log_sigmoid(logits))
+
+
+def log_sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of `sigmoid`, without underflow."""
+    return -np.logaddexp(0.0, -logits.astype(np.float64))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -8,12 +8,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from logo_edge.bundle.members import pool_logits
 from logo_edge.preprocess import InputContract
-from logo_edge.probabilities import softmax
+from logo_edge.probabilities import binary_entropy, entropy, softmax
 from logo_edge_train import distributed
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import Manifest, targets_of
-from logo_edge_train.metrics import debiased_calibration_error, negative_log_likelihood
+from logo_edge_train.metrics import (
+    binary_nll,
+    debiased_calibration_error,
+    is_correct,
+    negative_log_likelihood,
+    outcomes_of,
+    probabilities_of,
+)
 from logo_edge_train.models import attention_entropy, attention_layers
 from logo_edge_train.runs import Run
 from logo_edge_train.temperature import fit_temperature
@@ -66,13 +74,23 @@ def accuracy_on(dataset: LogoDataset, device: torch.device) -> Callable[[torch.n
 
 
 def short_metrics(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray) -> dict[str, float]:
-    """accuracy, accuracy_sure, worst_recall (fractions of 1) and nll (nats) of (N, K) logits."""
-    correct = logits.argmax(1) == targets
+    """accuracy, accuracy_sure, worst_recall (fractions of 1) and nll (nats) of (N, K) logits.
+
+    With multi-label targets, (N, K) of 0 or 1, an image is right if exactly its labels have a logit above 0, and nll is
+    the sum over the labels.
+    """
+    correct = is_correct(logits, targets)
+    if targets.ndim == 2:
+        recalls = [(logits[own, k] > 0).mean() for k, own in enumerate(targets.T.astype(bool)) if own.any()]
+        nll = binary_nll(logits, targets)
+    else:
+        recalls = [correct[targets == k].mean() for k in np.unique(targets)]
+        nll = negative_log_likelihood(softmax(logits), targets)
     return {
         "accuracy": float(correct.mean()),
         "accuracy_sure": float(correct[sure].mean()) if sure.any() else float("nan"),
-        "worst_recall": float(min(correct[targets == k].mean() for k in np.unique(targets))),
-        "nll": negative_log_likelihood(softmax(logits), targets),
+        "worst_recall": float(min(recalls)),
+        "nll": nll,
     }
 
 
@@ -81,21 +99,30 @@ def confidence_metrics(logits: np.ndarray, targets: np.ndarray, classes: tuple[s
 
     entropy: mean predictive entropy, nats, 0 to log K; mean_confidence: mean top probability; calibration_error: root
     mean square of the top label, bias-corrected (Kumar et al. 2019); predicted_share and true_share: {class: share}.
+    With multi-label targets, (N, K) of 0 or 1: entropies are sums over the labels, the calibration error is that of all
+    probabilities, and shares are those of images with the label.
     """
-    probabilities = softmax(logits)
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    logarithms = np.log(np.maximum(probabilities, 1e-12))
+    probabilities = probabilities_of(logits, targets)
+    predicted, true = probabilities > 0.5, targets
+    if targets.ndim == 1:
+        predicted, true = (np.eye(len(classes))[indices] for indices in (probabilities.argmax(1), targets))  # (N, K)
+    measure = entropy if targets.ndim == 1 else binary_entropy
     return {
-        "entropy": float(-(probabilities * logarithms).sum(1).mean()),
-        "mean_confidence": float(confidence.mean()),
-        "calibration_error": debiased_calibration_error(confidence, predicted == targets),
-        "predicted_share": {name: float((predicted == k).mean()) for k, name in enumerate(classes)},
-        "true_share": {name: float((targets == k).mean()) for k, name in enumerate(classes)},
+        "entropy": float(measure(probabilities).mean()),
+        "mean_confidence": float(probabilities.max(1).mean()),
+        "calibration_error": debiased_calibration_error(*outcomes_of(probabilities, targets)),
+        "predicted_share": dict(zip(classes, predicted.mean(0).tolist(), strict=True)),
+        "true_share": dict(zip(classes, true.mean(0).tolist(), strict=True)),
     }
 
 
-def ensemble_logits(member_logits: np.ndarray) -> np.ndarray:
-    """(N, K): log of the members' mean probability. member_logits: (M, N, K). Lakshminarayanan et al. 2017."""
+def ensemble_logits(member_logits: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
+    """(N, K): log of the members' mean probability. member_logits: (M, N, K). Lakshminarayanan et al. 2017.
+
+    With `multi_label`, the log-odds of the mean of their sigmoids.
+    """
+    if multi_label:
+        return pool_logits(member_logits, np.full(len(member_logits), 1 / len(member_logits)), multi_label=True)
     return np.log(np.maximum(softmax(member_logits).mean(0), 1e-12)).astype(np.float32)
 
 
@@ -103,7 +130,8 @@ def ensemble_metrics(run: Run, manifest: Manifest, split: str) -> dict[str, floa
     """The short metrics of the whole ensemble on one split."""
     rows = manifest.split(split)
     targets = targets_of(rows, run.classes)
-    return short_metrics(ensemble_logits(run.member_logits(split)), targets, np.array([row.sure for row in rows]))
+    logits = ensemble_logits(run.member_logits(split), multi_label=run.multi_label)
+    return short_metrics(logits, targets, np.array([row.sure for row in rows]))
 
 
 def ensemble_temperature(run: Run, manifest: Manifest) -> float:
@@ -113,5 +141,6 @@ def ensemble_temperature(run: Run, manifest: Manifest) -> float:
     arXiv:2007.08792.
     """
     return fit_temperature(
-        ensemble_logits(run.member_logits("calib")), targets_of(manifest.split("calib"), run.classes)
+        ensemble_logits(run.member_logits("calib"), multi_label=run.multi_label),
+        targets_of(manifest.split("calib"), run.classes),
     )

@@ -164,6 +164,8 @@ def row_hashes(manifest: Manifest, rows: Iterable[LogoRow]) -> list[tuple[str, s
     for row in rows:
         columns = asdict(row)
         del columns["round"]
+        if row.labels is None:
+            del columns["labels"]
         digest = hashlib.sha256(json.dumps(columns).encode())
         path = manifest.image_path(row)
         if row.package == FILES and path.exists():

@@ -29,6 +29,7 @@ class SupervisedObjective(nn.Module):
     | confident_errors | (log K - entropy) of a prediction, times the label share of the other classes |
     | prior | cross-entropy of the logo-type prior |
     | prior_consistency | KL divergence of the prediction from the prior, without gradient to the prior |
+    | binary_cross_entropy | the only one with `multi_label`: summed over the labels, smoothed towards 1 / 2 |
 
     With `adaptive_focal`, a class with running recall r has the gamma (2 - r) x `focal_gamma` (after Li et al. 2022,
     arXiv:2201.02593) and the weight 1 - r + WEIGHT_FLOOR, scaled so that the mean weight of the logos seen is 1 (Tian
@@ -40,9 +41,16 @@ class SupervisedObjective(nn.Module):
     all ranks, have the same loss. Its buffers are part of the state of a fit.
     """
 
-    def __init__(self, config: TeacherFit, classes: Sequence[str] = (), intensity: Intensity | None = None):
+    def __init__(
+        self,
+        config: TeacherFit,
+        classes: Sequence[str] = (),
+        intensity: Intensity | None = None,
+        *,
+        multi_label: bool = False,
+    ):
         super().__init__()
-        self.config, self.classes, self.intensity = config, tuple(classes), intensity
+        self.config, self.classes, self.intensity, self.multi_label = config, tuple(classes), intensity, multi_label
         if config.adaptive_focal:
             self.register_buffer("seen", torch.zeros(len(classes), dtype=torch.float64))  # running label mass by class
             self.register_buffer(
@@ -59,6 +67,10 @@ class SupervisedObjective(nn.Module):
         positions: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         config = self.config
+        if self.multi_label:
+            smoothed = targets * (1 - config.label_smoothing) + config.label_smoothing / 2
+            losses = binary_cross_entropy(network(pixels).float(), smoothed)
+            return {"binary_cross_entropy": (losses * weights).mean()}
         smoothed = targets * (1 - config.label_smoothing) + config.label_smoothing / targets.shape[1]  # (B, K or K + 1)
         prediction = network(pixels, whole=True) if config.aleatoric or config.prior_consistency else None
         if config.aleatoric:
@@ -122,6 +134,11 @@ class SupervisedObjective(nn.Module):
         if self.config.adaptive_focal:
             figures["running_recall"] = dict(zip(self.classes, self.recalls().tolist(), strict=True))
         return figures
+
+
+def binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(B,) nats: the cross-entropies of (B, K) independent labels, summed; targets are 0 to 1."""
+    return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
 
 
 def match_width(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

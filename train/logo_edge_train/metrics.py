@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from logo_edge.probabilities import softmax
+from logo_edge.probabilities import log_sigmoid, sigmoid, softmax
 
 BINS = 15
+LABEL_ROUNDS = 200  # of the bootstrap over images with K labels each, which takes K times as long
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,26 @@ def wilson_interval(hits: int, total: int) -> Figure:
     half = z / (1 + z * z / total) * np.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     low, high = float(centre - half), float(centre + half)
     return Figure(share, max(0.0, min(share, low)), min(1.0, max(share, high)))  # rounding may leave it by 1e-17
+
+
+def probabilities_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(B, K): the softmax of the logits or, with multi-label targets (B, K), their sigmoid."""
+    return sigmoid(logits) if targets.ndim == 2 else softmax(logits)
+
+
+def is_correct(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(B,) whether the highest logit is the target's; multi-label: whether exactly the targets' logits are above 0."""
+    return ((logits > 0) == targets).all(1) if targets.ndim == 2 else logits.argmax(1) == targets
+
+
+def outcomes_of(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(M,) probabilities and (M,) whether they came true: of the top label; multi-label, of each label of each image.
+
+    The calibration errors below compare them.
+    """
+    if targets.ndim == 2:
+        return probabilities.ravel(), targets.ravel().astype(bool)
+    return probabilities.max(1), probabilities.argmax(1) == targets
 
 
 def negative_log_likelihood(probabilities: np.ndarray, targets: np.ndarray) -> float:
@@ -114,8 +135,11 @@ def summarize(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray, tempera
     """Every figure of a report as plain numbers, for JSON.
 
     logits: (B, K) before temperature; targets: (B,) integers; sure: (B,) bool. Each share comes as
-    {value, low, high} with its 95 % interval: Wilson for shares, bootstrap for calibration errors.
+    {value, low, high} with its 95 % interval: Wilson for shares, bootstrap for calibration errors. With multi-label
+    targets, (B, K) of 0 or 1, those of `summarize_labels`.
     """
+    if targets.ndim == 2:
+        return summarize_labels(logits / temperature, targets, sure, labels)
     probabilities = softmax(logits, temperature)
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predicted == targets
@@ -137,6 +161,53 @@ def summarize(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray, tempera
         "mean_confidence": float(confidence.mean()),
         "confusion": confusion.tolist(),
     }
+
+
+def summarize_labels(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray, labels: tuple[str, ...]) -> dict:
+    """The figures of multi-label predictions, for JSON, from (B, K) calibrated logits and (B, K) targets of 0 or 1.
+
+    A label is predicted if it is more probable than not. accuracy: the share of images with exactly their labels;
+    recall, precision and average_precision by label; f1: of all labels of all images together, `f1_macro` the mean over
+    the labels; calibration errors: of all probabilities of all images; nll and brier: sums over the labels.
+    """
+    probabilities, predicted, truth = sigmoid(logits), logits > 0, targets.astype(bool)
+    correct = is_correct(logits, targets)
+    hits, given, true = ((part).sum(0) for part in (predicted & truth, predicted, truth))  # (K,) each
+    f1 = 2 * hits / np.maximum(given + true, 1)
+    return {
+        "multi_label": True,
+        "count": len(targets),
+        "count_sure": int(sure.sum()),
+        "accuracy": vars(wilson_interval(int(correct.sum()), len(correct))),
+        "accuracy_sure": vars(wilson_interval(int(correct[sure].sum()), int(sure.sum()))),
+        "recall": {name: vars(wilson_interval(int(hits[k]), int(true[k]))) for k, name in enumerate(labels)},
+        "precision": {name: vars(wilson_interval(int(hits[k]), int(given[k]))) for k, name in enumerate(labels)},
+        "average_precision": {
+            name: average_precision(probabilities[:, k], truth[:, k]) for k, name in enumerate(labels)
+        },
+        "f1": float(2 * hits.sum() / max(1, (given + true).sum())),
+        "f1_macro": float(f1.mean()),
+        "ece": expected_calibration_error(probabilities, truth),
+        "ece_debiased": vars(ece_interval(probabilities, truth, rounds=LABEL_ROUNDS)),
+        "calibration_error_debiased": vars(calibration_error_interval(probabilities, truth, rounds=LABEL_ROUNDS)),
+        "nll": binary_nll(logits, targets),
+        "brier": float(((probabilities - targets) ** 2).sum(1).mean()),
+        "mean_confidence": float(probabilities.max(1).mean()),
+    }
+
+
+def binary_nll(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Mean over the images, in nats, of the sum over the labels of -log p. logits, targets: (B, K), targets 0 or 1."""
+    return float(-log_sigmoid(np.where(targets, logits, -logits)).sum(1).mean())
+
+
+def average_precision(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """The mean precision at the (N,) true items, in order of probability; equal ones together. 0 without true items."""
+    order = np.argsort(-probabilities, kind="stable")
+    hits = truth[order].cumsum()
+    last = np.append(np.diff(probabilities[order]) != 0, True)  # of equal probabilities
+    precision, recalled = (hits / np.arange(1, len(hits) + 1))[last], hits[last]
+    return float((np.diff(recalled, prepend=0) * precision).sum() / max(1, truth.sum()))
 
 
 def equal_mass_bins(confidence: np.ndarray, bins: int) -> list[np.ndarray]:
@@ -174,7 +245,8 @@ def _plain_square_error(confidence: np.ndarray, correct: np.ndarray, bins: int =
 
 
 def _bins(confidence: np.ndarray, correct: np.ndarray, bins: int):
-    """(share, confidence - accuracy, variance of the accuracy) of each of the equal-mass bins."""
+    """(share, confidence - accuracy, variance of the accuracy) of each of the equal-mass bins; arrays of any shape."""
+    confidence, correct = confidence.ravel(), correct.ravel()
     for members in equal_mass_bins(confidence, min(bins, max(1, len(confidence) // 2))):
         accuracy = correct[members].mean()
         gap = confidence[members].mean() - accuracy

@@ -36,6 +36,11 @@ class Run:
         return tuple(self.record["classes"])
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels or none."""
+        return self.record.get("multi_label", False)
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe of the run. Raises RunError if it is not a recipe of this version."""
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from logo_edge.probabilities import log_softmax
+from logo_edge.probabilities import log_sigmoid, log_softmax
 
 LOG_TEMPERATURE = (-15.0, 15.0)  # ends of the search; the prior keeps the result away from them
 PRIOR = 4.0  # weight of "the temperature is 1", in logos
@@ -17,13 +17,18 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     Guo et al. 2017, arXiv:1706.04599, with a Gamma prior on the inverse temperature b, whose mode is 1: PRIOR (b - 1 -
     log b) nats, as much as 2 PRIOR observations of a precision of 1 say. A few logos, all of them right, would take the
     temperature to 0, and worse than chance to infinity; the prior's share vanishes as logos become many. Both terms are
-    convex in b, so that their sum is unimodal in log T too.
+    convex in b, so that their sum is unimodal in log T too. With multi-label targets, (N, K) of 0 or 1, the NLL is the
+    sum over the labels.
     """
     low, high = LOG_TEMPERATURE
 
     def loss(log_temperature: float) -> float:
         inverse = float(np.exp(-log_temperature))
-        own = log_softmax(logits.astype(np.float64) * inverse)[np.arange(len(targets)), targets]
+        scaled = logits.astype(np.float64) * inverse
+        if targets.ndim == 2:
+            own = log_sigmoid(np.where(targets, scaled, -scaled))  # (N, K)
+        else:
+            own = log_softmax(scaled)[np.arange(len(targets)), targets]
         return PRIOR * (inverse - 1 + log_temperature) - float(own.sum())
 
     left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from logo_edge.errors import DatasetError
+from logo_edge.errors import DatasetError, RecipeError
 from logo_edge_train import distributed
 from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.augment import Intensity
@@ -35,6 +35,7 @@ from logo_edge_train.keys import (
     ROWS,
     Identity,
     file_hash,
+    flatten,
     identify,
     refuse_other,
     row_hashes,
@@ -50,6 +51,21 @@ from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
 from logo_edge_train.runs import Run, read_run, read_run_record, save_logits, write_json, write_run_record
 from logo_edge_train.uncertainty import BayesianObjective
 
+ONE_LABEL = {  # settings that need one label an image, and the value that a multi-label manifest needs
+    "train.synthetic": 0,
+    "train.fit.aleatoric": False,
+    "train.fit.focal_gamma": 0.0,
+    "train.fit.confident_errors": 0.0,
+    "train.fit.prior_consistency": 0.0,
+    "train.fit.balanced_batches": False,
+    "train.fit.curriculum_epochs": 0.0,
+    "train.augment.p_mixup": 0.0,
+    "train.augment.p_cutmix": 0.0,
+    "train.augment.adapt_intensity": 0.0,
+    "distill.panel_share": 0.0,
+    "distill.epistemic": "off",
+    "calibrate.class_balance": 0.0,
+}
 MEASUREMENTS = "measurements.json"  # features of the logos, by which a curriculum orders them
 
 
@@ -61,10 +77,11 @@ def train_ensemble(
     If the recipe pretrains, each network of these members is pretrained first, once for all of its seeds. On CPUs the
     members are fitted side by side, each in its own process; under torchrun one after another, each on all ranks. A
     finished run is read and not changed. Raises RunError if `folder` holds a run of another recipe, other data or,
-    unfinished, other versions; DatasetError if a split is empty or lacks a class.
+    unfinished, other versions; DatasetError if a split is empty or lacks a class; RecipeError as `check_multi_label`.
     """
     manifest, report = read_manifest(manifest_path), distributed.on_main(report)
     check_splits(manifest)
+    check_multi_label(manifest, recipe)
     identity = run_identity(recipe, manifest)
     if (folder / "run.json").exists():
         before = read_run_record(folder)
@@ -82,6 +99,7 @@ def train_ensemble(
         "recipe": asdict(recipe),
         "versions": versions(),
         "device": describe_device(device),
+        **({"multi_label": True} if manifest.multi_label else {}),
     }
     distributed.on_main(write_run_record)(folder, record)
     with distributed.main_first():
@@ -169,6 +187,18 @@ def check_splits(manifest: Manifest) -> None:
         raise DatasetError(f"the manifest has {labelled}; expected at least two classes")
     for split in ("train", "val", "calib"):
         check_classes(manifest.split(split), manifest.classes, split)
+
+
+def check_multi_label(manifest: Manifest, recipe: Recipe) -> None:
+    """Raises RecipeError if images have several labels or none, and a setting of the recipe needs one label each."""
+    settings = flatten(recipe)
+    wrong = {name: value for name, value in ONE_LABEL.items() if settings[name] != value}
+    if manifest.multi_label and wrong:
+        advice = " ".join(f"--set {name}={json.dumps(value)}" for name, value in wrong.items())
+        raise RecipeError(
+            f"images of the manifest have several labels or none, and recipe {recipe.name!r} has settings for one "
+            f"label an image: {', '.join(f'{name} = {settings[name]}' for name in wrong)}. Give {advice}"
+        )
 
 
 def count_workers(members: int, device: torch.device) -> int:
@@ -265,7 +295,7 @@ def fit_member(
         network.learn_deviations(config.bayes.prior_deviation, config.bayes.first_deviation)
     fit_config = config.fit if imagenet else replace(config.fit, frozen_blocks=-1)  # random weights must learn
     state = folder / f"member-{index}.state"
-    objective = SupervisedObjective(fit_config, dataset.classes, intensity)
+    objective = SupervisedObjective(fit_config, dataset.classes, intensity, multi_label=manifest.multi_label)
     if config.bayes.enabled:
         objective = BayesianObjective(objective, config.bayes, len(dataset))
     network, history = fit(
@@ -291,7 +321,7 @@ def fit_member(
 
 def draw_order(manifest: Manifest, dataset: LogoDataset, config: TeacherFit, folder: Path, seed: int) -> EpochOrder:
     """The order of the logos in each epoch; a curriculum's features are computed once and kept in the run's folder."""
-    targets, difficulty = dataset.hard_targets, None
+    targets, difficulty = dataset.hard_targets, None  # multi-label, neither is used
     if config.curriculum_epochs:
         with distributed.main_first():
             measurements = measure_rows(manifest, dataset.rows, folder / MEASUREMENTS)

@@ -159,7 +159,7 @@ def make_mixed(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     key = artifact_key(inputs, settings, made_with())
     stored = task.folder / f"sensitivity-{key[:12]}.json"
     layers = measure_sensitivity(task.body, rounded, images, val, _val_targets(task), size_px, stored, **settings)
-    limits = {"tolerance": QUANTIZED, "most": plan.settings["most"]}
+    limits = {"tolerance": QUANTIZED, "most": plan.settings["most"], "multi_label": task.run.multi_label}
     restored, _ = mix_precision(layers, task.body, rounded, images, val, size_px, path, **settings, **limits)
     sensitivity = {"layers": [asdict(layer) for layer in layers], "restored": list(restored)}
     return _onnx_artifact(task, plan, path, pixels, left=restored, sensitivity=sensitivity)
@@ -216,6 +216,7 @@ def make_export(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
         student=checkpoint,
         run=task.run.folder,
         manifest=task.run.manifest_path,
+        multi_label=task.run.multi_label,
     )
     few = pixels[FITTING][:: -(-len(pixels[FITTING]) // FITTING_IMAGES)]
     images, messages = Images(few, pixels["val"], whole_val=True), []
@@ -306,9 +307,10 @@ def _make(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
     record, status, reason = {**artifact.record, "network": str(task.student)}, "made", ""
     if artifact.parent is not None:
         file = artifact.files[0]
-        record["parity"] = asdict(compare_logits(artifact.parent, logits["val"]))
+        multi_label = task.run.multi_label
+        record["parity"] = asdict(compare_logits(artifact.parent, logits["val"], multi_label=multi_label))
         try:
-            verify(artifact.parent, logits["val"], artifact.tolerance, file.name)
+            verify(artifact.parent, logits["val"], artifact.tolerance, file.name, multi_label=multi_label)
             if artifact.epistemic is not None:
                 epistemic = run_onnx(file, _val_and_outliers(pixels), output=EPISTEMIC)
                 record["epistemic_rank_correlation"] = verify_epistemic(

@@ -12,7 +12,6 @@ from sklearn.metrics import roc_auc_score
 from logo_edge.bundle.calibration import Calibration
 from logo_edge.decision import calibrated_logits, logo_score
 from logo_edge.machine import describe_machine
-from logo_edge.probabilities import softmax
 from logo_edge_compress.calibrate import Fitted, fit_calibration
 from logo_edge_compress.candidates.pixels import OUTLIERS
 from logo_edge_compress.candidates.store import Candidate
@@ -21,7 +20,7 @@ from logo_edge_compress.timing import Cost, Opened, measure_side_by_side
 from logo_edge_compress.work import Say, Work
 from logo_edge_train.evaluate import ensemble_logits, short_metrics
 from logo_edge_train.keys import artifact_key
-from logo_edge_train.metrics import debiased_calibration_error, debiased_ece
+from logo_edge_train.metrics import debiased_calibration_error, debiased_ece, is_correct, outcomes_of, probabilities_of
 from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import write_json
 
@@ -97,10 +96,14 @@ def _open(candidate: Candidate) -> Opened | str:
 def measure_row(work: Work, candidate: Candidate, calibration: Calibration, cost: Cost | str) -> Row:
     """The figures on val that the choice is made by."""
     val, logits = work.splits["val"], candidate.logits()
-    calibrated = calibrated_logits(logits["val"], calibration.temperature, calibration.scaling)
-    probabilities = softmax(calibrated)
-    confidence, correct = probabilities.max(1), probabilities.argmax(1) == val.targets
-    teachers_correct = ensemble_logits(work.run.member_logits("val")).argmax(1) == val.targets
+    multi_label = work.run.multi_label
+    calibrated = calibrated_logits(logits["val"], calibration.temperature, calibration.scaling, multi_label=multi_label)
+    correct, outcomes = (
+        is_correct(calibrated, val.targets),
+        outcomes_of(probabilities_of(calibrated, val.targets), val.targets),
+    )
+    teachers = ensemble_logits(work.run.member_logits("val"), multi_label=multi_label)
+    teachers_correct = is_correct(teachers, val.targets)
     logo_scores = logo_score(logits["val"])
     ood = {}
     for name in sorted(name for name in logits if name.startswith(OUTLIERS)):
@@ -115,8 +118,8 @@ def measure_row(work: Work, candidate: Candidate, calibration: Calibration, cost
         candidate.size_bytes,
         **short_metrics(calibrated, val.targets, val.sure),
         accuracy_drop=float(teachers_correct.mean() - correct.mean()),
-        ece=debiased_ece(confidence, correct),
-        calibration_error=debiased_calibration_error(confidence, correct),
+        ece=debiased_ece(*outcomes),
+        calibration_error=debiased_calibration_error(*outcomes),
         ood=ood,
         correct=correct,
         cost=cost if isinstance(cost, Cost) else None,

@@ -43,11 +43,14 @@ def join_members(task: Task, members: list[Candidate]) -> Candidate:
     weight = 1 / len(members)
     logits = [member.logits() for member in members]
     pooled = {
-        name: pool_logits(np.stack([part[name] for part in logits]), np.full(len(members), weight))
+        name: pool_logits(
+            np.stack([part[name] for part in logits]), np.full(len(members), weight), multi_label=task.run.multi_label
+        )
         for name in logits[0]
     }
     save_logits(task.folder / "fp32.logits", pooled)
-    teachers = ensemble_logits(task.run.member_logits("val")[: len(members)])
+    multi_label = task.run.multi_label
+    teachers = ensemble_logits(task.run.member_logits("val")[: len(members)], multi_label=multi_label)
     joined = [(member.path.name, task.run.architecture(index).size_px, weight) for index, member in enumerate(members)]
     return Candidate(
         task.title,
@@ -60,7 +63,7 @@ def join_members(task: Task, members: list[Candidate]) -> Candidate:
         record={
             "members": joined,
             "network": str(task.student),
-            "parity": asdict(compare_logits(teachers, pooled["val"])),
+            "parity": asdict(compare_logits(teachers, pooled["val"], multi_label=multi_label)),
         },
         seconds=sum(member.seconds for member in members),
     )

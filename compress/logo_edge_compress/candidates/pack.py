@@ -146,7 +146,8 @@ def _stages(work: Work, chosen: Measured, fp32: Measured | None) -> list[Stage]:
     stage = candidate_stage(f"{precision} {FORMAT_NAMES.get(candidate.backend, 'ONNX')}", chosen)
     stages.append(stage)
     fitted = {"temperature": calibration.temperature, "scaling": calibration.scaling}
-    return [*stages, replace(stage, name=f"{precision}, calibrated", **fitted)]
+    stages.append(replace(stage, name=f"{precision}, calibrated", **fitted))
+    return [replace(stage, multi_label=work.run.multi_label) for stage in stages]
 
 
 def _graph(candidate: Candidate, siblings: list[Measured]) -> Candidate:

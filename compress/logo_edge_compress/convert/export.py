@@ -76,7 +76,8 @@ def export_artifact(
     out.mkdir(parents=True, exist_ok=True)
     stem = "-".join([source.name, precision, *([f"batch{batch}"] if batch else []), kind])
     with folder_beside(out / "export") as temporary:
-        request = Request(precision, batch, temporary / stem, images, say, converter_python=converter_python)
+        further = {"converter_python": converter_python, "multi_label": source.multi_label}
+        request = Request(precision, batch, temporary / stem, images, say, **further)
         if kind == "torchscript":
             from logo_edge_compress.convert import torchscript  # only this format needs PyTorch
 

@@ -74,7 +74,7 @@ def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
     for kind in ranges:
         write_network(path, *quantize(layers, grids_by_layer, ranges[kind]))
         logits = run_artifact(open_artifact("ncnn", path), request.images.verifying, request.batch)
-        divergences[kind] = compare_logits(request.parent, logits).kl_nats
+        divergences[kind] = compare_logits(request.parent, logits, multi_label=request.multi_label).kl_nats
     best = min(divergences, key=divergences.__getitem__)
     write_network(path, *quantize(layers, grids_by_layer, ranges[best]))
     verified = request.verify(open_artifact("ncnn", path), QUANTIZED, path.name, "ncnn")

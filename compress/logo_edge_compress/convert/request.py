@@ -33,7 +33,8 @@ class Request:
 
     `batch` None: any batch size. `parent`: the (N, K) logits on `images.verifying` of the model that it is made from.
     `left_in_float`: the layers of that model that compute in float, though it is INT8.
-    `converter_python`: the Python that runs the converter, for `run_converter`; None: one of ours.
+    `converter_python`: the Python that runs the converter, for `run_converter`; None: one of ours. `multi_label`: see
+    `compare_logits`.
     """
 
     precision: str
@@ -44,6 +45,7 @@ class Request:
     parent: np.ndarray | None = None
     left_in_float: frozenset[str] = frozenset()
     converter_python: Path | None = None
+    multi_label: bool = False
 
     def save(self, model: onnx.ModelProto) -> Path:
         """Writes the model as ONNX, with the batch size that was asked for."""
@@ -71,7 +73,7 @@ class Request:
         val.
         """
         record = {"verified_by": backend, "tolerance": asdict(tolerance)}
-        record["parity"] = asdict(verify(self.parent, logits, tolerance, name))
+        record["parity"] = asdict(verify(self.parent, logits, tolerance, name, multi_label=self.multi_label))
         if step is not None:
             steps = compare_steps(self.parent, logits, step)
             record["steps"] = {**asdict(steps), "shares_calibration": steps.is_transfer and self.images.whole_val}

@@ -36,6 +36,7 @@ class Source:
     student: Path | None = None
     run: Path | None = None
     manifest: Path | None = None
+    multi_label: bool = False
 
 
 def read_source(path: Path, *, public_key: Path | None = None) -> Source:
@@ -49,12 +50,14 @@ def read_source(path: Path, *, public_key: Path | None = None) -> Source:
         bundle = read_bundle(path, public_key=public_key)
         Classifier(bundle).run_vectors(limit=1)
         precision = COMPUTED_IN.get(bundle.model.precision, bundle.model.precision)
-        return Source(bundle.name, bundle.input, {precision: bundle.model_path}, bundle)
+        multi_label = bundle.calibration.multi_label
+        return Source(bundle.name, bundle.input, {precision: bundle.model_path}, bundle, multi_label=multi_label)
     work = path / "compress" if (path / "run.json").exists() else path
     run = path if work != path else path.parent
     try:
         report = json.loads((work / "report.json").read_text(encoding="utf-8"))
-        manifest = Path(json.loads((run / "run.json").read_text(encoding="utf-8"))["manifest"])
+        trained = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        manifest, multi_label = Path(trained["manifest"]), trained.get("multi_label", False)
         contract = Architecture.parse(report["chosen"]).contract
         graphs = {precision: work / path for precision, path in report["graphs"].items()}
     except (OSError, ValueError, KeyError, RecipeError) as error:
@@ -65,7 +68,7 @@ def read_source(path: Path, *, public_key: Path | None = None) -> Source:
     check_rows(read_manifest(manifest), run / ROWS, manifest)
     name = run.resolve().name + work.name.removeprefix("compress")
     student = next(iter(graphs.values())).parent / "student.safetensors"
-    return Source(name, contract, graphs, student=student, run=run, manifest=manifest)
+    return Source(name, contract, graphs, student=student, run=run, manifest=manifest, multi_label=multi_label)
 
 
 def read_images(data: Path, contract: InputContract, *, fits: bool = False) -> Images:

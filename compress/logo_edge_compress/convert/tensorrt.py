@@ -60,7 +60,7 @@ def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
         parent, kl_nats = run_onnx(graph, images), {}
         for share in KEPT_RANGES:
             save_model(to_tensorrt(model, share), path)
-            kl_nats[share] = compare_logits(parent, run_onnx(path, images)).kl_nats
+            kl_nats[share] = compare_logits(parent, run_onnx(path, images), multi_label=request.multi_label).kl_nats
         record["kept_range"] = min(kl_nats, key=kl_nats.__getitem__)
     model = to_tensorrt(model, record.get("kept_range", 1.0))
     path = request.save(model)

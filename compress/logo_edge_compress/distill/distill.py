@@ -186,7 +186,7 @@ def fit_to_teachers(
         networks = [open_teacher(teacher, own.size_px, notes) for teacher, own in teachers]
     report({"kind": "start", "name": name, "stem": stem, "note": "; ".join(notes)})
     panel = ask_panel(run, manifest, rows, outliers, device) if config.panel_share else None
-    soft_targets = SoftTargets(networks, contracts, contract, config, ask=not gpu)
+    soft_targets = SoftTargets(networks, contracts, contract, config, ask=not gpu, multi_label=run.multi_label)
     dataset = PictureDataset(
         manifest,
         rows + outliers,
@@ -214,7 +214,7 @@ def fit_to_teachers(
     learned = fit(
         network,
         stored or dataset,
-        distillation_objective(config, soft_targets.answer if gpu else None),
+        distillation_objective(config, soft_targets.answer if gpu else None, multi_label=run.multi_label),
         config.fit,
         state=state,
         seed=config.seed,

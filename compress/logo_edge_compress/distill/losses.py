@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from logo_edge_train.fit import Objective
-from logo_edge_train.losses import match_width
+from logo_edge_train.losses import binary_cross_entropy, match_width
 from logo_edge_train.models import Answer, LogoNetwork, epistemic_loss
 from logo_edge_train.recipe import DistillConfig
 
@@ -34,7 +34,9 @@ def further_targets(answers: list[Answer], config: DistillConfig) -> tuple[torch
     return (answers[0].evidence,) if config.epistemic != "off" and answers[0].evidence is not None else ()
 
 
-def distillation_objective(config: DistillConfig, ask: Callable[..., tuple[torch.Tensor, ...]] | None) -> Objective:
+def distillation_objective(
+    config: DistillConfig, ask: Callable[..., tuple[torch.Tensor, ...]] | None, *, multi_label: bool = False
+) -> Objective:
     """The named losses of a student, weighted by the recipe.
 
     `ask` returns the teachers' outputs for a batch (`SoftTargets.answer`); None: the batch contains them.
@@ -49,17 +51,31 @@ def distillation_objective(config: DistillConfig, ask: Callable[..., tuple[torch
       2019, arXiv:1904.05068).
     - `epistemic`: that of models/epistemic.py, or the squared difference from a single teacher's own evidence.
 
-    With `adversarial_radius` the student learns on attacked views (Goldblum et al. 2020, arXiv:1905.09747).
+    With `adversarial_radius` the student learns on attacked views (Goldblum et al. 2020, arXiv:1905.09747). With
+    `multi_label`, the soft targets are the mean of the teachers' softened sigmoids, KL and cross-entropy are summed
+    over the labels, and votes are those of `SoftTargets.collate`.
     """
     temperature = config.temperature
 
     def objective(network, views, votes, *batch):
         teacher_logits, *further = ask(*batch) if ask else batch
-        soft = (match_width(teacher_logits, votes) / temperature).softmax(2).mean(1)  # (B, K), with outliers (B, K + 1)
+        if multi_label:
+            soft = (teacher_logits / temperature).sigmoid().mean(1)  # (B, K)
+            own_entropy = binary_cross_entropy(soft.logit(eps=1e-6), soft)  # (B,)
+        else:
+            widened = match_width(teacher_logits, votes)
+            soft = (widened / temperature).softmax(2).mean(1)  # (B, K), with outliers (B, K + 1)
 
         def diverge(logits):
+            if multi_label:
+                return (binary_cross_entropy(logits / temperature, soft) - own_entropy).mean()
             log_probabilities = (match_width(logits, votes) / temperature).log_softmax(1)
             return functional.kl_div(log_probabilities, soft, reduction="batchmean")
+
+        def differ(logits):
+            if multi_label:
+                return (votes[:, -1] * binary_cross_entropy(logits, votes[:, :-1])).mean()
+            return -(votes * match_width(logits, votes).log_softmax(1)).sum(1).mean()
 
         if config.adversarial_radius:
             views = attack_views(network, views, diverge, config.adversarial_radius)
@@ -68,7 +84,7 @@ def distillation_objective(config: DistillConfig, ask: Callable[..., tuple[torch
         logits = answer.logits.float()  # (B, K)
         losses = {
             "distillation": (1 - config.hard_weight) * temperature**2 * diverge(logits),
-            "votes": config.hard_weight * -(votes * match_width(logits, votes).log_softmax(1)).sum(1).mean(),
+            "votes": config.hard_weight * differ(logits),
         }
         if matches(config):
             losses |= _match(network, answer, *further, config)

@@ -15,6 +15,7 @@ from logo_edge.preprocess import InputContract
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.data.pool import stratified_sample
+from logo_edge_train.losses import binary_cross_entropy
 from logo_edge_train.models import Body, LogoNetwork, normalise
 from logo_edge_train.recipe import PruneConfig
 
@@ -61,7 +62,11 @@ def prune_channels(
         rows = stratified_sample(manifest.split("train"), config.images, seed=2)
         pixels, targets = torch.from_numpy(pixels_of(rows, manifest, contract)), targets_of(rows, classes)
         for part, labels in zip(pixels.split(BATCH), torch.from_numpy(targets).split(BATCH), strict=True):
-            functional.cross_entropy(body(normalise(part))[0], labels).backward()
+            logits = body(normalise(part))[0]
+            if manifest.multi_label:
+                binary_cross_entropy(logits, labels.float()).mean().backward()
+            else:
+                functional.cross_entropy(logits, labels).backward()
         for parameter in body.parameters():  # that loss does not depend on the epistemic head
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     target = (1 - config.share) * count_macs(network, contract.size_px)

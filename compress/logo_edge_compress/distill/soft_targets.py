@@ -100,15 +100,18 @@ class SoftTargets:
         config: DistillConfig,
         *,
         ask: bool = True,
+        multi_label: bool = False,
     ):
         self.teachers, self.contracts, self.student, self.config, self.ask = teachers, contracts, student, config, ask
+        self.multi_label = multi_label
 
     def collate(self, items: list[tuple[np.ndarray, torch.Tensor, int]]) -> tuple[torch.Tensor, ...]:
         """A batch of items of a PictureDataset; runs in the processes of the data loader.
 
         (views (B, S, S, C) float, votes, result of `answer`). Without `ask`: (views, votes, position, views of each
         drawn teacher), for `answer` on the GPU. `votes` (B, K), or (B, K + 1) with outliers, are 0 for unlabelled
-        pictures, and scaled so that their mean over all B is the mean over the labelled pictures.
+        pictures, and scaled so that their mean over all B is the mean over the labelled pictures. Multi-label they are
+        (B, K + 1): 1 for each label, else 0, and last the picture's weight, which is 0 if its labels are unknown.
         """
         pictures, targets, positions = zip(*items, strict=True)
         targets, position = torch.stack(targets), torch.full((len(pictures),), positions[0])
@@ -116,13 +119,19 @@ class SoftTargets:
         share, order = 1.0, np.arange(len(pictures))
         if random.random() < self.config.p_mixup:
             share, order = float(random.random()), random.permutation(len(pictures))
-            targets = torch.zeros_like(targets)  # two simple logos, overlaid, look complex: no vote is valid
+            # two simple logos, overlaid, look complex: no vote is valid
+            targets = torch.full_like(targets, float("nan") if self.multi_label else 0.0)
         drawn = [self.contracts[index] for index in self.draw_teachers(positions[0])]
         views = {
             contract: mix_views(preprocess_pictures(pictures, contract), share, order)
             for contract in {self.student, *drawn}
         }
-        votes = targets * len(targets) / targets.sum().clamp(min=1)
+        if self.multi_label:
+            known = 1 - targets.isnan().any(1).float()  # (B,)
+            weights = known * len(targets) / known.sum().clamp(min=1)
+            votes = torch.cat([targets.nan_to_num(), weights[:, None]], 1)
+        else:
+            votes = targets * len(targets) / targets.sum().clamp(min=1)
         teacher_views = [views[contract] for contract in drawn]
         if not self.ask:
             return views[self.student], votes, position, *teacher_views

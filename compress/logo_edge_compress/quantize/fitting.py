@@ -29,7 +29,7 @@ def check_fitting(manifest: Manifest, rows: Sequence[LogoRow], where: object) ->
     held_out = {_content(manifest, row) for row in manifest.split("val", "calib", "test")}
     refuse_fitting(
         len(rows),
-        sorted({*manifest.classes} - {row.label for row in rows}),
+        sorted({*manifest.classes} - {label for row in rows for label in row.every_label}),
         [row.icon for row in rows if row.split != SPLIT or _content(manifest, row) in held_out],
         where,
     )
@@ -64,7 +64,7 @@ def describe_fitting(manifest: Manifest, rows: Sequence[LogoRow]) -> dict:
     return {
         "split": SPLIT,
         "images": len(rows),
-        "by_class": dict(sorted(Counter(row.label for row in rows).items())),
+        "by_class": dict(sorted(Counter(label for row in rows for label in row.every_label).items())),
         "rows_sha256": data_hash(row_hashes(manifest, rows)),
     }
 

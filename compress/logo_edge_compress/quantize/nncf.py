@@ -21,6 +21,7 @@ from logo_edge_compress.onnx.export import finish
 from logo_edge_compress.onnx.graph import LOGITS, PLANES, copy_model
 from logo_edge_compress.quantize.static import evidence_nodes, to_planes
 from logo_edge_compress.verify import run_onnx
+from logo_edge_train.metrics import is_correct
 
 
 class _TimeUp(Exception):
@@ -61,7 +62,8 @@ def restore_with_nncf(
 ) -> tuple[Path, bool]:
     """The same with layers restored to FP32 until val accuracy drops by at most `max_drop`; and whether it does.
 
-    After `minutes` the most accurate model so far is used. val_pixels: (N, S, S, 3) uint8, val_targets: (N,).
+    After `minutes` the most accurate model so far is used. val_pixels: (N, S, S, 3) uint8, val_targets: (N,),
+    multi-label (N, K).
     """
     import onnxruntime
 
@@ -74,7 +76,10 @@ def restore_with_nncf(
             raise _TimeUp
         session = onnxruntime.InferenceSession(candidate.SerializeToString(), providers=["CPUExecutionProvider"])
         right = [
-            session.run([LOGITS], {PLANES: to_planes(val_pixels[index : index + 1])})[0].argmax() == val_targets[index]
+            is_correct(
+                session.run([LOGITS], {PLANES: to_planes(val_pixels[index : index + 1])})[0],
+                val_targets[index : index + 1],
+            )[0]
             for index in items
         ]
         accuracy = float(np.mean(right))
@@ -107,7 +112,8 @@ def restore_with_nncf(
         quantized = max(tried, key=lambda pair: pair[0])[1]
         compress_quantize_weights_transformation(quantized)  # the last step of NNCF: weights become integers
     finish(quantized, size_px, path)
-    return path, bool((run_onnx(path, val_pixels).argmax(1) == val_targets).mean() >= fp32_accuracies[0] - max_drop)
+    accuracy = is_correct(run_onnx(path, val_pixels), val_targets).mean()
+    return path, bool(accuracy >= fp32_accuracies[0] - max_drop)
 
 
 def _correct_biases(quantize: Callable[..., onnx.ModelProto]) -> onnx.ModelProto:

@@ -14,6 +14,7 @@ from logo_edge_compress.onnx.export import finish
 from logo_edge_compress.quantize.rounding import kernel_scales
 from logo_edge_compress.quantize.static import LEARNED, evidence_nodes, insert_qdq, quantize_body
 from logo_edge_compress.verify import Parity, Tolerance, compare_logits, run_onnx
+from logo_edge_train.metrics import is_correct
 from logo_edge_train.runs import write_json
 
 
@@ -44,7 +45,7 @@ def measure_sensitivity(
     """Every layer with weights, in the order of the graph; its weights as in `rounded`, its inputs in U8.
 
     Each result is written to the JSON file `record` at once, and read from there. pixels: (N, S, S, 3) uint8 of train;
-    val_pixels and val_targets (N,): the images to measure on.
+    val_pixels and val_targets, (N,) or multi-label (N, K): the images to measure on.
     """
     model, grid = onnx.load(body), onnx.load(rounded)
     kernels = {tensor.name: tensor for tensor in grid.graph.initializer}
@@ -83,8 +84,8 @@ def measure_sensitivity(
             layer.name,
             layer.op_type,
             int(np.prod(weight.dims)),
-            compare_logits(parent, logits).kl_nats,
-            float((logits.argmax(1) == val_targets).mean()),
+            compare_logits(parent, logits, multi_label=val_targets.ndim == 2).kl_nats,
+            float(is_correct(logits, val_targets).mean()),
         )
         done[layer.name] = result
         say(f"  {result.name}: KL {result.kl_nats:.5f} nats, {result.accuracy:.1%}")
@@ -107,6 +108,7 @@ def mix_precision(
     reduce_range: bool,
     tolerance: Tolerance,
     most: int,
+    multi_label: bool = False,
 ) -> tuple[tuple[str, ...], Parity]:
     """Writes the INT8 body with as few layers in FP32 as `tolerance` allows; returns their names and the parity.
 
@@ -130,7 +132,7 @@ def mix_precision(
             restored=restored,
             ranges=ranges,
         )
-        parity = compare_logits(parent, run_onnx(path, val_pixels))
+        parity = compare_logits(parent, run_onnx(path, val_pixels), multi_label=multi_label)
         if (
             parity.kl_nats <= tolerance.kl_nats
             and parity.top1_agreement >= tolerance.top1_agreement

@@ -23,7 +23,8 @@ class LogoDataset(Dataset):
     pixels: (S, S, channels) uint8, preprocessed by the contract; target: (K,) float32 summing to 1, or all 0 without a
     label; weight: float32 scalar. If some rows are NOT_A_LOGO, targets are (K + 1,), the last class for those. `panel`
     holds (N, K) probabilities: they enter the targets of labelled logos with the weight `panel_share`, and are the
-    targets of unlabelled logos.
+    targets of unlabelled logos. Of a multi-label manifest, targets are 1 for each label of the image, else 0; NaN if
+    unknown.
 
     With `augment`, item `epoch * len(rows) + i` is a random view of logo i that depends on (seed, epoch, i) alone, so
     that an interrupted run sees the same views again; without, item i has the exact preprocessing of the runtime.
@@ -46,7 +47,8 @@ class LogoDataset(Dataset):
         panel: np.ndarray | None = None,
         panel_share: float = 0.0,
     ):
-        if any(row.label == NOT_A_LOGO for row in rows):
+        multi_label = manifest.multi_label
+        if any(row.label == NOT_A_LOGO for row in rows) and not multi_label:
             classes = (*classes, NOT_A_LOGO)
         self.rows, self.classes, self.seed, self.intensity = rows, classes, seed, intensity
         self.contract = contract
@@ -58,7 +60,8 @@ class LogoDataset(Dataset):
         )
         mixes = augment and augment.p_mixup + augment.p_cutmix
         self.mixing = Mixing(augment, [row.label for row in rows]) if mixes else None
-        self.targets = np.stack([soft_label(row, classes, use_votes) for row in rows]).astype(np.float32)  # (N, K)
+        soft = multi_hot if multi_label else partial(soft_label, use_votes=use_votes)
+        self.targets = np.stack([soft(row, classes) for row in rows]).astype(np.float32)  # (N, K)
         if panel is not None:
             width, known = panel.shape[1], self.targets.sum(1, keepdims=True) > 0
             is_logo = self.targets[:, width:].sum(1, keepdims=True) == 0
@@ -66,6 +69,10 @@ class LogoDataset(Dataset):
             self.targets *= (1 - share).astype(np.float32)
             self.targets[:, :width] += (share * panel).astype(np.float32)
         self.weights = self.targets @ class_weights(rows, classes, class_weight_power) + (self.targets.sum(1) == 0)
+        if multi_label:
+            self.weights = np.ones(
+                len(rows)
+            )  # thresholds by label handle rare labels; weights would bias probabilities
         read = (
             partial(shrink, longest_px=max(round(contract.size_px * KEPT_SCALE), contract.least_px))
             if augment
@@ -110,7 +117,7 @@ class LogoDataset(Dataset):
 
     @property
     def hard_targets(self) -> np.ndarray:
-        """(N,) integers: the index of each row's label."""
+        """`targets_of` the rows."""
         return targets_of(self.rows, self.classes)
 
     @property
@@ -126,6 +133,13 @@ def soft_label(row: LogoRow, classes: tuple[str, ...], use_votes: bool) -> np.nd
         if vote in classes:
             target[classes.index(vote)] += 1 / len(votes)
     return target / target.sum() if target.sum() else target
+
+
+def multi_hot(row: LogoRow, classes: tuple[str, ...]) -> np.ndarray:
+    """(K,) float64 of a multi-label manifest: 1 for each label of the image, else 0; NaN if its labels are unknown."""
+    if row.labels is None and row.label != NOT_A_LOGO:
+        return np.full(len(classes), np.nan)
+    return np.array([float(label in (row.labels or ())) for label in classes])
 
 
 def class_weights(rows: list[LogoRow], classes: tuple[str, ...], power: float) -> np.ndarray:
@@ -145,7 +159,7 @@ def check_classes(rows: list[LogoRow], classes: tuple[str, ...], split: str, not
     """Raises DatasetError if a split is empty or lacks a class; `note` follows the split's name in the message."""
     if not rows:
         raise DatasetError(f"split {split!r}{note} is empty; expected logos of each class, {', '.join(classes)}")
-    missing = sorted(set(classes) - {row.label for row in rows})
+    missing = sorted(set(classes) - {label for row in rows for label in row.every_label})
     if missing:
         raise DatasetError(
             f"split {split!r}{note} has no logo of class {', '.join(missing)}; expected all of {', '.join(classes)}"

@@ -6,6 +6,9 @@ for images beside the manifest), `icon` (the key in the set, or the image's path
 within a label, or a backslash, is written after a backslash), `sure` (1 or 0), `split` (train, val, calib or test) and
 `round` (of labelling: a number from 1; reports give figures by round, so that they stay comparable when logos are
 added).
+
+A multi-label manifest has the column `labels` in place of `label`: all labels of the image, separated and escaped like
+votes; empty if it has none of them. All its rows are labelled.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +30,16 @@ from logo_edge.names import csv_line, join_names, split_names
 SPLITS = ("train", "val", "calib", "test")
 FILES = "files"
 RENDER_PX = 256  # longer side of a rendered icon
-NOT_A_LOGO = "not a logo"  # label of outliers: a further class, whose logit is the constant 0
+NOT_A_LOGO = "not a logo"  # label of outliers: a further class, whose logit is the constant 0; multi-label: no label
+NO_LABELS = "(none)"  # `LogoRow.label` of an image without labels in a multi-label manifest
 
 
 @dataclass(frozen=True)
 class LogoRow:
-    """One logo of a manifest; `label` is empty if unknown."""
+    """One logo of a manifest; `label` is empty if unknown.
+
+    `labels` is None except in a multi-label manifest, where `label` names their combination.
+    """
 
     package: str
     version: str
@@ -43,6 +50,17 @@ class LogoRow:
     sure: bool = True
     split: str = "train"
     round: int = 1
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def every_label(self) -> tuple[str, ...]:
+        """Its label or, multi-label, its labels; empty if unknown or none."""
+        return self.labels if self.labels is not None else (self.label,) if self.label else ()
+
+    def with_labels(self, labels: Iterable[str]) -> LogoRow:
+        """The row of a multi-label manifest that has these labels."""
+        labels = tuple(sorted(labels))
+        return replace(self, labels=labels, label=join_names(labels) or NO_LABELS)
 
 
 def renders_folder() -> Path:
@@ -64,7 +82,12 @@ class Manifest:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes in alphabetical order."""
-        return tuple(sorted({row.label for row in self.rows if row.label}))
+        return tuple(sorted({label for row in self.rows for label in row.every_label}))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels or none."""
+        return any(row.labels is not None for row in self.rows)
 
     def split(self, *names: str) -> list[LogoRow]:
         """The labelled rows of these splits, in order."""
@@ -113,6 +136,8 @@ def read_manifest(path: str | os.PathLike, renders: Path | None = None) -> Manif
                     f"{path}: no column {', '.join(sorted(missing))}; expected {_columns()} (or, for --data, a CSV of "
                     "your own images: path, label and perhaps split)"
                 )
+            if {"label", "labels"} <= set(reader.fieldnames or ()):
+                raise DatasetError(f"{path}: found the columns label and labels; expected one of them")
             rows = tuple(_parse_row(path, reader.line_num, raw) for raw in reader)
     except OSError as error:
         raise DatasetError(
@@ -123,31 +148,47 @@ def read_manifest(path: str | os.PathLike, renders: Path | None = None) -> Manif
     return Manifest(rows, path.parent, renders)
 
 
-def labelled_rows(manifest: Manifest, split: str, labels: tuple[str, ...], whose: str) -> list[LogoRow]:
+def labelled_rows(
+    manifest: Manifest, split: str, labels: tuple[str, ...], whose: str, *, multi_label: bool = False
+) -> list[LogoRow]:
     """The labelled rows of the split. Raises DatasetError if there are none, or a class is not among `labels`.
 
-    `whose` names the owner of the labels in the message, such as "the bundle's".
+    `whose` names the owner of the labels in the message, such as "the bundle's". Raises DatasetError too if the
+    manifest is multi-label and the owner is not, or the other way round.
     """
+    if manifest.multi_label != multi_label:
+        kinds = {True: "several labels or none", False: "one label"}
+        raise DatasetError(
+            f"the manifest gives {kinds[manifest.multi_label]} an image, and labels are {whose}: "
+            f"{kinds[multi_label]} an image. Give a manifest of that kind"
+        )
     rows = manifest.split(split)
     if not rows:
         raise DatasetError(f"split {split!r} has no labelled logos; expected a manifest with that split")
-    unknown = sorted({row.label for row in rows} - set(labels))
+    unknown = sorted({label for row in rows for label in row.every_label} - set(labels))
     if unknown:
         raise DatasetError(f"the manifest's classes {', '.join(unknown)} are not {whose}: {', '.join(labels)}")
     return rows
 
 
 def targets_of(rows: Iterable[LogoRow], labels: Sequence[str]) -> np.ndarray:
-    """(N,) integers: the index of each row's label."""
+    """(N,) integers: the index of each row's label; of multi-label rows (N, K), 1 for each of its labels, else 0."""
+    rows = list(rows)
+    if any(row.labels is not None for row in rows):
+        return np.array([[int(label in row.every_label) for label in labels] for row in rows])
     return np.array([labels.index(row.label) for row in rows])
 
 
 def write_manifest(path: str | os.PathLike, rows: Iterable[LogoRow]) -> None:
     """Writes the rows as CSV, in one step. Raises DatasetError if the file cannot be written."""
-    path = Path(path)
-    lines = [csv_line(field.name for field in fields(LogoRow))]
+    path, rows = Path(path), list(rows)
+    multi_label = any(row.labels is not None for row in rows)
+    columns = [field.name for field in fields(LogoRow) if field.name != "labels"]
+    lines = [csv_line("labels" if multi_label and name == "label" else name for name in columns)]
     for row in rows:
-        lines.append(csv_line({**asdict(row), "votes": join_names(row.votes), "sure": int(row.sure)}.values()))
+        cells = {**asdict(row), "votes": join_names(row.votes), "sure": int(row.sure)}
+        cells |= {"label": join_names(row.every_label)} if multi_label else {}
+        lines.append(csv_line(cells[name] for name in columns))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, "".join(lines))
@@ -172,7 +213,7 @@ def _parse_row(path: Path, line: int, raw: dict[str, str | None]) -> LogoRow:
     if not re.fullmatch("[1-9][0-9]{0,8}", labelled):
         raise DatasetError(f"{path}, line {line}: round is {labelled!r}; expected a whole number from 1")
     votes = split_names(get("votes", ""))
-    return LogoRow(
+    row = LogoRow(
         raw["package"],
         get("version", ""),
         raw["icon"],
@@ -183,7 +224,8 @@ def _parse_row(path: Path, line: int, raw: dict[str, str | None]) -> LogoRow:
         split,
         int(labelled),
     )
+    return row.with_labels(split_names(get("labels", ""))) if "labels" in raw else row
 
 
 def _columns() -> str:
-    return ", ".join(field.name for field in fields(LogoRow))
+    return ", ".join(field.name for field in fields(LogoRow) if field.name != "labels")

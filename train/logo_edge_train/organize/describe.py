@@ -13,7 +13,7 @@ from logo_edge.errors import DatasetError
 from logo_edge.files import replacing
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.data.manifest import SPLITS, Manifest
+from logo_edge_train.data.manifest import NO_LABELS, SPLITS, Manifest
 from logo_edge_train.recipe import OPERATIONS, AugmentConfig, TeacherAugment
 
 UNLABELLED = "(no label)"
@@ -22,7 +22,7 @@ THUMBNAIL_PX = 96
 
 @dataclass(frozen=True)
 class Description:
-    """The figures of a manifest.
+    """The figures of a manifest; of a multi-label one, an image counts for each of its labels, or as NO_LABELS.
 
     `counts` maps split -> class -> logos, for splits with rows; rows without a label count as the class UNLABELLED.
     `sure` maps class -> the share of sure rows. `groups` counts groups, `largest_group` the logos of the largest one,
@@ -49,12 +49,13 @@ def describe_manifest(manifest: Manifest) -> Description:
     rows = manifest.rows
     if not rows:
         raise DatasetError(f"the manifest in {manifest.folder} has no rows; expected at least one logo")
-    names = [row.label or UNLABELLED for row in rows]
-    classes = manifest.classes + ((UNLABELLED,) if UNLABELLED in names else ())
-    in_cell = Counter(zip((row.split for row in rows), names, strict=True))
+    without = NO_LABELS if manifest.multi_label else UNLABELLED
+    named = [(name, row) for row in rows for name in row.every_label or (without,)]
+    totals, group_sizes = Counter(name for name, _ in named), Counter(row.group for row in rows)
+    classes = manifest.classes + ((without,) if without in totals else ())
+    in_cell = Counter((row.split, name) for name, row in named)
     used_splits = [split for split in SPLITS if any(row.split == split for row in rows)]
-    sure = Counter(name for name, row in zip(names, rows, strict=True) if row.sure)
-    totals, group_sizes = Counter(names), Counter(row.group for row in rows)
+    sure = Counter(name for name, row in named if row.sure)
     splits_per_group = Counter(group for group, _ in {(row.group, row.split) for row in rows})
     pairs = [row.votes[:2] for row in rows if len(row.votes) >= 2]
     return Description(
@@ -101,8 +102,8 @@ def print_description(description: Description, console=None) -> None:
     table.add_row(
         "all",
         *(f"{sum(cells.values()):,}" for cells in splits),
-        f"{description.rows:,}",
-        f"{sure_rows / description.rows:.0%}",
+        f"{sum(totals.values()):,}",
+        f"{sure_rows / sum(totals.values()):.0%}",
     )
     console.print(table)
     for line in _facts(description):
@@ -158,7 +159,7 @@ def plot_samples(manifest: Manifest, path: str | os.PathLike, *, per_class: int 
         raise DatasetError(f"the manifest in {manifest.folder} has no labels; a contact sheet shows logos by class")
     rng, lines = np.random.default_rng(seed), {}
     for name in manifest.classes:
-        own = [row for row in manifest.rows if row.label == name]
+        own = [row for row in manifest.rows if name in row.every_label]
         lines[name] = manifest.image_paths([own[i] for i in rng.permutation(len(own))[:per_class]])
     plot_files(lines, path)
 
@@ -182,7 +183,7 @@ def plot_augmented(
     check_classes(rows, manifest.classes, "train")
     picked = []
     for name in manifest.classes:
-        own = [row for row in rows if row.label == name]
+        own = [row for row in rows if name in row.every_label]
         picked += [own[i] for i in rng.permutation(len(own))[:per_class]]
     kept = partial(shrink, longest_px=round(THUMBNAIL_PX * KEPT_SCALE))
     images = [image.convert("RGBA").convert("RGBa") for image in map_images(manifest, picked, kept)]

@@ -16,7 +16,10 @@ LIKELY_ACCURACY = 0.9  # at which the interval is computed
 
 def describe_limits(manifest: Manifest, config: CalibrateConfig) -> list[str]:
     """Sentences about imbalance, imprecise figures and promises that too few images rule out; [] if all is enough."""
-    sizes = {split: Counter(row.label for row in manifest.split(split)) for split in ("train", "val", "calib", "test")}
+    sizes = {
+        split: Counter(label for row in manifest.split(split) for label in row.every_label)
+        for split in ("train", "val", "calib", "test")
+    }
     lines, classes = [], manifest.classes
     if not classes:
         return lines
@@ -29,7 +32,7 @@ def describe_limits(manifest: Manifest, config: CalibrateConfig) -> list[str]:
             "classes equally often; more images of rare classes help most"
         )
     for split, use in {"val": "by which networks are chosen", "test": "which reports give"}.items():
-        count = sizes[split].total()
+        count = len(manifest.split(split))
         points = 196 * math.sqrt(LIKELY_ACCURACY * (1 - LIKELY_ACCURACY) / count) if count else 100
         if points > WIDE_POINTS:
             lines.append(
@@ -37,7 +40,7 @@ def describe_limits(manifest: Manifest, config: CalibrateConfig) -> list[str]:
                 f"interval); {math.ceil((196 / WIDE_POINTS) ** 2 * LIKELY_ACCURACY * (1 - LIKELY_ACCURACY))} images "
                 f"give {WIDE_POINTS}"
             )
-    calib = sizes["calib"].total()
+    calib = len(manifest.split("calib"))
     for mode, risk in {"balanced": config.target_risk, "strict": config.strict_risk}.items():
         if calib < (least := least_answers(risk)):
             lines.append(f"calib has {calib} images: mode {mode} promises a risk of {risk:.0%} from {least} on")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -21,7 +22,7 @@ from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
 from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.images import pixels_of
-from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest, targets_of
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.fit import Objective, count_loaders, fit
 from logo_edge_train.keys import file_hash
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
@@ -250,7 +251,8 @@ def _neighbours_on_val(
     """A function network -> the accuracy on val of the nearest labelled rows' vote, and the heads' figures."""
     labelled, val_rows = [row for row in rows if row.label], manifest.split("val")
     pixels = [pixels_of(part, manifest, InputContract(size_px)) for part in (labelled, val_rows)]
-    targets = [targets_of(part, manifest.classes) for part in (labelled, val_rows)]
+    names = sorted({row.label for row in (*labelled, *val_rows)})  # multi-label: combinations of labels
+    targets = [np.array([names.index(row.label) for row in part]) for part in (labelled, val_rows)]
 
     def evaluate(network: AspectNetwork) -> dict:
         features = [features_of(network.encoder, part, device) for part in pixels]
