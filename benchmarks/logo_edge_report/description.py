@@ -275,7 +275,7 @@ def montage_section(manifest: Manifest, survey: Survey) -> Section:
     """Some images of every class, as a network sees them: letterboxed."""
     rng, exhibits = np.random.default_rng(0), []
     for name in manifest.classes:
-        own = [row for row in survey.rows if row.label == name]
+        own = [row for row in survey.rows if name in row.every_label]
         picked = [own[i] for i in rng.permutation(len(own))[:PER_CLASS]]
         panels = (_sheet(manifest, picked, printable(name), [row.split for row in picked]),) if picked else ()
         exhibits.append(Exhibit(printable(name), f"{len(picked)} of {len(own):,} images, by chance.", panels))

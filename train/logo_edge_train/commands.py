@@ -147,8 +147,8 @@ def where(
 @data.command(
     help="Write a manifest of a folder of images or a file of labels: labels, groups of copies, splits.\n\n"
     "DATA is a folder with a subfolder for each class, a folder of unlabelled images (whose labels are proposed), a "
-    "CSV path,label[,split], an export of COCO, CVAT for images 1.1 or Label Studio (JSON), a Parquet file, or a "
-    "folder of one of these or of Hugging Face datasets."
+    "CSV path,label[,split] (or path,labels[,split]: several labels or none, separated by |), an export of COCO, CVAT "
+    "for images 1.1 or Label Studio (JSON), a Parquet file, or a folder of one of these or of Hugging Face datasets."
 )
 def organize(
     source: Path = typer.Argument(..., metavar="DATA", help="A folder of images, or a file of labels."),
@@ -170,6 +170,9 @@ def organize(
     small_classes: str = typer.Option(
         "stop", "--small-classes", help="For classes with fewer than 4 images: stop, leave-out, or merge into `other`."
     ),
+    multi_label: bool = typer.Option(
+        False, "--multi-label", help="An image of an export may have several labels or none (a CSV: column `labels`)."
+    ),
 ) -> None:
     from logo_edge_train.organize.organize import SMALL_CLASSES, organize_images, print_report
 
@@ -186,6 +189,7 @@ def organize(
             split_folders=split_folders,
             exact_copies=exact_copies,
             small_classes=small_classes,
+            multi_label=multi_label,
         )
     )
     say_limits(manifest, Recipe())

@@ -27,7 +27,7 @@ from logo_edge_compress.search.plot import plot_search
 from logo_edge_compress.search.supernet import Supernet
 from logo_edge_train.data.dataset import LogoDataset, check_classes
 from logo_edge_train.data.lookalikes import leave_out
-from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_one_label
 from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.evaluate import confidence_metrics, predict_logits, short_metrics
 from logo_edge_train.keys import (
@@ -79,7 +79,7 @@ def search(
     if (finished := read_search(manifest_path, recipe, folder)) is not None:
         return finished
     config, out = recipe.search, folder / "search"
-    manifest = read_manifest(manifest_path)
+    manifest = read_one_label(manifest_path)
     for split in ("train", "val"):
         check_classes(manifest.split(split), manifest.classes, split)
     identity, state = search_identity(recipe, manifest), out / "search.state"
@@ -122,7 +122,7 @@ def read_search(manifest_path: Path, recipe: Recipe, folder: Path) -> Recipe | N
     if not path.exists():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    identity = search_identity(recipe, read_manifest(manifest_path))
+    identity = search_identity(recipe, read_one_label(manifest_path))
     refuse_other(path.parent, "a search", record["identity"], identity, finished=True)
     derived = _describe_derived(recipe, Architecture.parse(record["chosen"]).model, record["table_ms"])
     text = recipe_to_toml(derived)

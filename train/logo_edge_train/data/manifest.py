@@ -148,6 +148,17 @@ def read_manifest(path: str | os.PathLike, renders: Path | None = None) -> Manif
     return Manifest(rows, path.parent, renders)
 
 
+def read_one_label(path: str | os.PathLike) -> Manifest:
+    """`read_manifest` of one label an image. Raises DatasetError too where images may have several or none."""
+    manifest = read_manifest(path)
+    if manifest.multi_label:
+        raise DatasetError(
+            f"{path}: images have several labels or none, which this command cannot use; `train`, `compress`, "
+            "`calibrate`, `evaluate` and `report` can. Give a manifest with one label an image"
+        )
+    return manifest
+
+
 def labelled_rows(
     manifest: Manifest, split: str, labels: tuple[str, ...], whose: str, *, multi_label: bool = False
 ) -> list[LogoRow]:

@@ -18,7 +18,7 @@ import torch
 from logo_edge.errors import RecipeError, RunError
 from logo_edge_train import distributed
 from logo_edge_train.checkpoints import load_weights, save_member
-from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_one_label
 from logo_edge_train.data.pool import data_inputs
 from logo_edge_train.few_shot.episodes import TASKS, Drawings, EpisodeDataset, check_disjoint, task_rows
 from logo_edge_train.few_shot.methods import METHODS, FewShotNetwork, Ridge, embed_pixels, few_shot_objective
@@ -141,7 +141,7 @@ def train_few_shot(
     The first weights are those of the few-shot run in `start`, or ImageNet's if there are any. A finished run is only
     read. Raises RunError if the folder holds a run of other settings, other data or, unfinished, other versions.
     """
-    manifest, report = read_manifest(manifest_path), distributed.on_main(report)
+    manifest, report = read_one_label(manifest_path), distributed.on_main(report)
     network, config = build_network(config, start)
     identity = few_shot_identity(config, manifest, start)
     if before := _read_record(folder):
@@ -258,7 +258,7 @@ def evaluate_few_shot(
     is the mean over the classes, its wider interval for other classes. Both intervals are bootstrap, 95 %. Raises
     RunError if the run was made with another manifest.
     """
-    manifest, (network, _) = read_manifest(manifest_path), read_few_shot(folder)
+    manifest, (network, _) = read_one_label(manifest_path), read_few_shot(folder)
     check_rows(manifest, folder / ROWS, manifest_path)
     config, network = network.config, network.to(device)
     evaluation = EpisodeEvaluation(manifest, task_rows(manifest, config, split), config)

@@ -1,7 +1,7 @@
 """Reads label files: one reader for each format, which yields the name, label and split of each image.
 
-CSV (`path,label[,split]`), COCO (JSON), Label Studio (JSON) and CVAT for images 1.1 (XML). An image with several labels
-is yielded once with each.
+CSV (`path,label[,split]` or, multi-label, `path,labels[,split]`), COCO (JSON), Label Studio (JSON) and CVAT for images
+1.1 (XML). An image with several labels is yielded once with each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
 from logo_edge.errors import DatasetError
-from logo_edge.names import alike
+from logo_edge.names import alike, split_names
 from logo_edge.tables.find import RASTER_SUFFIXES
 from logo_edge_train.organize.placed_images import SPLIT_NAMES
 
@@ -28,34 +28,45 @@ class NamedLabel(NamedTuple):
     """A label of an image as a file gives it; `label` and `split` are empty if it gives none.
 
     `name` is the image's path, mostly from the file's folder; `second_name` another one, if `name` does not exist.
+    `several`: the file says itself that an image may have several labels or none. `seen`: somebody looked at the image,
+    so that it has none of the labels if the file gives none.
     """
 
     name: str
     label: str = ""
     split: str = ""
     second_name: str = ""
+    several: bool = False
+    seen: bool = True
 
 
 def read_csv(path: Path) -> Iterator[NamedLabel]:
-    """The rows of a CSV with the columns path, label and perhaps split, separated by commas, semicolons or tabs."""
+    """The rows of a CSV with the columns path, label and perhaps split, separated by commas, semicolons or tabs.
+
+    A column labels in place of label holds any number of labels, separated by `|` (`names.join_names`).
+    """
     with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
         header = file.readline()
         file.seek(0)
         reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
         columns = {alike(name): name for name in reader.fieldnames or ()}
-        if not {"path", "label"} <= columns.keys():
+        several = "labels" in columns
+        if "path" not in columns or ("label" in columns) == several:
             raise DatasetError(
-                f"{path}: found the columns {', '.join(columns) or 'none'}; expected path, label and perhaps split"
+                f"{path}: found the columns {', '.join(columns) or 'none'}; expected path, label (or labels, if an "
+                "image may have several or none) and perhaps split"
             )
         for row in reader:
             name, label, split = (
-                (row[columns[key]] if key in columns else "") or "" for key in ("path", "label", "split")
+                (row[columns[key]] if key in columns else "") or ""
+                for key in ("path", "labels" if several else "label", "split")
             )
             if split.strip() and alike(split) not in SPLIT_NAMES:
                 raise DatasetError(
                     f"{path}, line {reader.line_num}: split is {split!r}; expected train, val, calib, test or nothing"
                 )
-            yield NamedLabel(name, label, SPLIT_NAMES.get(alike(split), ""))
+            for own in (split_names(label) or ("",)) if several else (label,):
+                yield NamedLabel(name, own, SPLIT_NAMES.get(alike(split), ""), several=several)
 
 
 def read_json(path: Path) -> Iterator[NamedLabel]:
@@ -84,10 +95,11 @@ def _read_label_studio(tasks: list) -> Iterator[NamedLabel]:
             (name,) = parse_qs(parts.query)["d"]
         elif parts.path.startswith("/data/upload/"):
             name = unquote(PurePosixPath(parts.path).name)
-        results = [part for given in task["annotations"] if not given.get("was_cancelled") for part in given["result"]]
+        given = [annotation for annotation in task["annotations"] if not annotation.get("was_cancelled")]
+        results = [part for annotation in given for part in annotation["result"]]
         choices = {choice for part in results if part["type"] == "choices" for choice in part["value"]["choices"]}
         for label in choices or {""}:
-            yield NamedLabel(name, str(label), second_name=UPLOADED.sub("", name, count=1))
+            yield NamedLabel(name, str(label), second_name=UPLOADED.sub("", name, count=1), seen=bool(given))
 
 
 def read_cvat(path: Path) -> Iterator[NamedLabel]:

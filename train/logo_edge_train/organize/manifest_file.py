@@ -32,12 +32,12 @@ def manifest_of(source: Path) -> Path:
 
 
 def _is_manifest(file: Path) -> bool:
-    """Whether a file is to be read as a manifest: it is no label file, or a CSV without the columns path and label."""
+    """Whether a file is to be read as a manifest: no label file, or a CSV without the columns path and label(s)."""
     if file.suffix.lower() != ".csv":
         return file.suffix.lower() not in (*READERS, *SUFFIXES)
     with file.open(encoding="utf-8-sig", errors="replace") as text:
         columns = set(re.findall(r"\w+", text.readline().lower()))
-    return "package" in columns or not {"path", "label"} <= columns
+    return "package" in columns or not ("path" in columns and columns & {"label", "labels"})
 
 
 def compare_with_source(manifest_path: Path, source: Path) -> str:
@@ -50,7 +50,8 @@ def compare_with_source(manifest_path: Path, source: Path) -> str:
     base = manifest.folder.resolve()
     listed = {os.path.normpath(base / row.icon) for row in manifest.rows if row.package == FILES}
     if find_label_files(source):
-        present = {str(image.path) for image in read_source(Path(os.path.abspath(source)))[0]}
+        images, _ = read_source(Path(os.path.abspath(source)), multi_label=manifest.multi_label)
+        present = {str(image.path) for image in images}
     else:
         present = set(walk_images(source.resolve()))
     gone = sum(not os.path.exists(path) for path in listed - present)

@@ -88,6 +88,7 @@ def organize_images(
     split_folders: bool | None = None,
     exact_copies: bool = False,
     small_classes: str = STOP,
+    multi_label: bool = False,
 ) -> OrganizeReport:
     """Writes the manifest of the images in a folder and its subfolders, or of a label file, and returns the report.
 
@@ -96,7 +97,8 @@ def organize_images(
     Copies share a group (`duplicates.group_copies`; only equal files with `exact_copies`), and no group is in two
     splits, except where the source gives the split: such images never move. `small_classes` decides on classes of fewer
     than four groups, or without an image in a split that needs it: stop, leave out, or merge into the class MERGED.
-    Everything that is skipped is listed in `skipped_file(manifest_path)`.
+    Everything that is skipped is listed in `skipped_file(manifest_path)`. With `multi_label`, or a CSV with the column
+    labels, an image may have several labels or none, `small_classes` decides on labels, and merging is not possible.
 
     Raises DatasetError, if possible before images are measured: the source or its images are missing, its layout is
     ambiguous, the manifest exists (without `overwrite`) or cannot be written, or a class cannot be split.
@@ -109,11 +111,21 @@ def organize_images(
     label_files = find_label_files(source)
     _check_destination(manifest_path, overwrite, label_files)
     source = source.resolve() if source.is_dir() else source
-    placed, skipped = read_source(source, split_folders=split_folders)
+    placed, skipped = read_source(source, split_folders=split_folders, multi_label=multi_label)
+    multi_label = any(image.labels is not None for image in placed)
+    if multi_label and (target_per_class or small_classes == MERGE):
+        raise DatasetError(
+            f"{shown(str(source))}: an image may have several labels or none; classes are then neither balanced "
+            f"(--target-per-class) nor merged (--small-classes {MERGE}). Leave these options out"
+        )
     own_files = {manifest_path.resolve(), skipped_file(manifest_path.resolve())}
     skipped = [file for file in skipped if file.path not in own_files]
-    can_propose = {image.label for image in placed} - {""} <= set(proposal_classes())
-    placed, few_images = _settle_small_classes(source, placed, small_classes, can_propose=can_propose)
+    can_propose = not multi_label and {image.label for image in placed} - {""} <= set(proposal_classes())
+    if multi_label:
+        few_images = {}
+        _check_classes(source, [label for image in placed for label in image.every_label])
+    else:
+        placed, few_images = _settle_small_classes(source, placed, small_classes, can_propose=can_propose)
     jobs = [(image.path, can_propose and not image.label) for image in placed]
     examined = map_in_processes(_examine, jobs, title="Measuring")
     skipped += [
@@ -137,11 +149,12 @@ def organize_images(
     candidates, unlabelled = [], []
     for (image, details), name, first in zip(images, names, groups.firsts, strict=True):
         if image.label or can_propose:
-            row = LogoRow(FILES, "", name, names[first], image.label, split=image.split)
+            row = LogoRow(FILES, "", name, names[first], image.label, split=image.split, labels=image.labels)
             candidates.append(_label(row, details.measurements))
         else:
             unlabelled.append(image.path)
-    candidates, few_groups = _settle_few_groups(source, candidates, small_classes)
+    settle = _settle_few_labelled if multi_label else _settle_few_groups
+    candidates, few_groups = settle(source, candidates, small_classes)
     kept, below_target = _balance(candidates, target_per_class, seed)
     balanced = len(candidates) - len(kept)
     given = tuple(split for split in SPLITS if any(c.row.split == split for c in kept))
@@ -149,7 +162,7 @@ def organize_images(
     if unsplit:
         kept = [replace(c, row=replace(c.row, split=c.row.split or "train")) for c in kept]
         given = tuple(split for split in SPLITS if split in (*given, "train"))
-    _check_classes(source, [c.row.label for c in kept])
+    _check_classes(source, [label for c in kept for label in c.row.every_label])
     rows, filled = assign_splits(source, [c.row for c in kept], given, seed)
     kept = [replace(c, row=row) for c, row in zip(kept, rows, strict=True)]
     kept, incomplete = _settle_incomplete(source, kept, small_classes)
@@ -178,7 +191,7 @@ def organize_images(
         unsplit=len(unsplit),
         split_groups=tuple(group for group, splits in splits_of.items() if len(splits) > 1),
         filled=filled,
-        uneven={} if given else find_uneven_classes(rows),
+        uneven={} if given or multi_label else find_uneven_classes(rows),
     )
 
 
@@ -311,7 +324,7 @@ def _icon_name(path: Path, manifest_folder: Path) -> str:
 
 def _label(row: LogoRow, measurements: LogoMeasurements | None) -> _LabelledRow:
     if measurements is None:
-        return _LabelledRow(replace(row, votes=(row.label,)), proposed=False, confidence=1.0)
+        return _LabelledRow(replace(row, votes=row.every_label), proposed=False, confidence=1.0)
     proposal = propose_label(measurements)
     sure = proposal.confidence >= SURE_CONFIDENCE
     row = replace(row, label=proposal.label, votes=(proposal.label,), sure=sure)
@@ -382,13 +395,34 @@ def _settle_few_groups(
     return [c for c in candidates if c.row.label not in small], small
 
 
+def _settle_few_labelled(
+    folder: Path, candidates: list[_LabelledRow], mode: str
+) -> tuple[list[_LabelledRow], dict[str, int]]:
+    """The candidates of a multi-label source without labels of too few groups, and these labels' numbers of groups."""
+    if any(c.row.split for c in candidates):
+        return candidates, {}
+    groups_of = defaultdict(set)
+    for c in candidates:
+        for label in c.row.every_label:
+            groups_of[label].add(c.row.group)
+    small = {label: len(groups) for label, groups in sorted(groups_of.items()) if len(groups) < len(SPLITS)}
+    _refuse_small(folder, small, mode, "different images, copies counted once", is_merged=True)
+    return [_without_labels(c, small) for c in candidates], small
+
+
+def _without_labels(candidate: _LabelledRow, labels: Collection[str]) -> _LabelledRow:
+    kept = [label for label in candidate.row.every_label if label not in labels]
+    return replace(candidate, row=replace(candidate.row.with_labels(kept), votes=tuple(kept)))
+
+
 def _merge(rows: list[_LabelledRow], labels: Collection[str]) -> list[_LabelledRow]:
     return [replace(c, row=replace(c.row, label=MERGED, votes=(MERGED,))) if c.row.label in labels else c for c in rows]
 
 
 def _settle_incomplete(source: Path, kept: list[_LabelledRow], mode: str) -> tuple[list[_LabelledRow], dict[str, int]]:
     """The rows without classes that train, val or calib lacks, as given splits may leave them, and their sizes."""
-    sizes, pairs = Counter(c.row.label for c in kept), {(c.row.label, c.row.split) for c in kept}
+    sizes = Counter(label for c in kept for label in c.row.every_label)
+    pairs = {(label, c.row.split) for c in kept for label in c.row.every_label}
     lacking = {
         label: splits
         for label in sorted(sizes)
@@ -406,7 +440,10 @@ def _settle_incomplete(source: Path, kept: list[_LabelledRow], mode: str) -> tup
         )
     if mode == MERGE:
         return _settle_incomplete(source, _merge(kept, lacking), STOP)[0], {label: sizes[label] for label in lacking}
-    return [c for c in kept if c.row.label not in lacking], {label: sizes[label] for label in lacking}
+    sizes_of_lacking = {label: sizes[label] for label in lacking}
+    if any(c.row.labels is not None for c in kept):
+        return [_without_labels(c, lacking) for c in kept], sizes_of_lacking
+    return [c for c in kept if c.row.label not in lacking], sizes_of_lacking
 
 
 def _refuse_small(folder: Path, small: dict[str, int], mode: str, unit: str, *, is_merged: bool = False) -> None:
@@ -439,6 +476,6 @@ def _values_of_groups(rows: list[LogoRow], field: str) -> dict[str, set[str]]:
 
 
 def _count(rows: list[LogoRow]) -> dict[str, dict[str, int]]:
-    labels = sorted({row.label for row in rows})
-    counts = Counter((row.split, row.label) for row in rows)
+    named = [(row.split, label) for row in rows for label in row.every_label or (row.label,)]  # or NO_LABELS
+    labels, counts = sorted({label for _, label in named}), Counter(named)
     return {split: {label: counts[split, label] for label in labels} for split in SPLITS}

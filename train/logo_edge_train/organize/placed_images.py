@@ -27,11 +27,20 @@ NOT_UTF8 = "its name, or that of its folder, is not UTF-8, which a manifest hold
 
 @dataclass(frozen=True)
 class PlacedImage:
-    """An image with the label and split that its source gives; empty if it gives none."""
+    """An image with the label and split that its source gives; empty if it gives none.
+
+    `labels` is None unless an image may have several labels or none.
+    """
 
     path: Path
     label: str = ""
     split: str = ""
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def every_label(self) -> tuple[str, ...]:
+        """Its label or labels; empty if unknown or none."""
+        return self.labels if self.labels is not None else (self.label,) if self.label else ()
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,8 @@ def with_clean_labels(source: Path, placed: Sequence[PlacedImage]) -> list[Place
     """The images with stripped labels in NFC. Raises DatasetError if two labels look the same, or one is blank."""
     looks = defaultdict(set)
     for image in placed:
-        if image.label:
-            looks[alike(image.label)].add(image.label)
+        for label in image.every_label:
+            looks[alike(label)].add(label)
     if "" in looks:
         raise DatasetError(
             f"{shown(str(source))}: a class's name is blank ({listed(sorted(looks[''], key=str))}); name it"
@@ -59,7 +68,10 @@ def with_clean_labels(source: Path, placed: Sequence[PlacedImage]) -> list[Place
             f"{'; '.join(' and '.join(map(ascii, names)) for names in same)}. Give each class one name (class folders: "
             "put the images into one folder)"
         )
-    return [replace(image, label=cleaned(image.label)) for image in placed]
+    return [
+        replace(image, label=cleaned(image.label), labels=image.labels and tuple(map(cleaned, image.labels)))
+        for image in placed
+    ]
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

@@ -6,13 +6,15 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from logo_edge.errors import DatasetError
 from logo_edge.images.load import URL
-from logo_edge.names import cleaned, shown
+from logo_edge.names import cleaned, join_names, shown
 from logo_edge.tables.find import walk_images
+from logo_edge_train.data.manifest import NO_LABELS
 from logo_edge_train.organize.label_files import READERS, NamedLabel, read_labels
 from logo_edge_train.organize.layout import is_utf8, read_layout
 from logo_edge_train.organize.placed_images import (
@@ -25,22 +27,33 @@ from logo_edge_train.organize.placed_images import (
 )
 from logo_edge_train.organize.tables import SUFFIXES, extract_tables
 
+MULTI_LABEL = ", or `logo-edge data organize --multi-label`"
 IN_FOLDERS = ("labels.csv", "annotations.xml", "annotations/*.json", "*/_annotations.coco.json")
 TABLES = ("data-*.arrow", "*/data-*.arrow", "*.parquet", "*/*.parquet")  # in folders without images
 
 
-def read_source(source: Path, *, split_folders: bool | None = None) -> tuple[list[PlacedImage], list[SkippedFile]]:
+def read_source(
+    source: Path, *, split_folders: bool | None = None, multi_label: bool = False
+) -> tuple[list[PlacedImage], list[SkippedFile]]:
     """The images of a folder or label file with their labels and splits, and what is left out.
 
-    `split_folders` is for class folders, as in `layout.read_layout`. Raises DatasetError, with the remedy, if the
-    source is missing, ambiguous or damaged.
+    `split_folders` is for class folders, as in `layout.read_layout`. With `multi_label`, or a CSV with the column
+    labels, an image may have several labels or none. Raises DatasetError, with the remedy, if the source is missing,
+    ambiguous or damaged.
     """
     files = find_label_files(source)
     if files and split_folders is not None:
         raise DatasetError(
             f"{shown(str(files[0]))} gives the splits; --split-folders is for class folders. Leave it out"
         )
-    return _read_files(source, files) if files else read_layout(source, split_folders=split_folders)
+    if files:
+        return _read_files(source, files, multi_label)
+    if multi_label:
+        raise DatasetError(
+            f"{shown(str(source))}: class folders give one label an image; for several, expected a CSV path,labels or "
+            "an export of COCO, CVAT or Label Studio"
+        )
+    return read_layout(source, split_folders=split_folders)
 
 
 def find_label_files(source: Path) -> list[Path]:
@@ -65,13 +78,14 @@ def _visible_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(file for file in files if not any(part[0] == "." for part in file.relative_to(folder).parts))
 
 
-def _read_files(source: Path, files: list[Path]) -> tuple[list[PlacedImage], list[SkippedFile]]:
+def _read_files(source: Path, files: list[Path], several: bool) -> tuple[list[PlacedImage], list[SkippedFile]]:
     splits = {file: _split_in_name(file, source) if len(files) > 1 else "" for file in files}
     if files[0].suffix.lower() in SUFFIXES:
         files = [extract_tables(splits)]
     root = source if source.is_dir() else source.parent.parent if source.parent.name == "annotations" else source.parent
     named, labels_of, splits_of = NamedImages(root), defaultdict(set), defaultdict(set)
     skipped: dict[str, str] = {}
+    seen = set()
     for file in files:
         for row in read_labels(file):
             split = row.split or splits.get(file, "")
@@ -79,15 +93,22 @@ def _read_files(source: Path, files: list[Path]) -> tuple[list[PlacedImage], lis
             if reason:
                 skipped[path] = reason
                 continue
+            several |= row.several
+            seen |= {path} if row.seen else set()
             labels_of[path] |= {cleaned(row.label)} - {""}
             splits_of[path] |= {split} - {""}
     placed = []
     for path, labels in labels_of.items():
-        for values, kind in ((labels, "labels"), (splits_of[path], "splits")):
-            if len(values) > 1:
-                skipped[path] = f"{len(values)} {kind} ({listed(sorted(values))}); expected one"
-        if path not in skipped:
-            placed.append(PlacedImage(Path(path), next(iter(labels), ""), next(iter(splits_of[path]), "")))
+        for values, kind, advice in ((labels, "labels", MULTI_LABEL), (splits_of[path], "splits", "")):
+            if len(values) > 1 and not (several and kind == "labels"):
+                skipped[path] = f"{len(values)} {kind} ({listed(sorted(values))}); expected one{advice}"
+        if path in skipped:
+            continue
+        image = PlacedImage(Path(path), next(iter(labels), ""), next(iter(splits_of[path]), ""))
+        if several and (labels or path in seen):
+            names = tuple(sorted(labels))
+            image = replace(image, labels=names, label=join_names(names) or NO_LABELS)
+        placed.append(image)
     return with_clean_labels(source, placed), [SkippedFile(Path(path), reason) for path, reason in skipped.items()]
 
 

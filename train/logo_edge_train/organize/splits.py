@@ -45,6 +45,39 @@ def split_by_group(
     return [split_of[group] for group in groups]
 
 
+def split_labels_by_group(
+    label_sets: Sequence[tuple[str, ...]], groups: Sequence[str], *, seed: int, shares: dict[str, float] = SPLIT_SHARES
+) -> list[str]:
+    """The split of each image, by `shares` of each label where images have several; no group is in two splits.
+
+    Iterative stratification: the groups with the label that is left in the fewest groups are assigned first, each to
+    the split that lacks most of the label. Sechidis et al. 2011, "On the stratification of multi-label data". Images
+    without labels count as a label of their own.
+    """
+    counts_of: dict[str, Counter[str]] = defaultdict(Counter)
+    for labels, group in zip(label_sets, groups, strict=True):
+        counts_of[group].update(labels or ("",))
+    total = sum(counts_of.values(), Counter())
+    wanted = {split: {label: share * count for label, count in total.items()} for split, share in shares.items()}
+    rng, split_of, left = np.random.default_rng(seed), {}, sorted(counts_of)
+    left = [left[index] for index in rng.permutation(len(left))]
+    empty = {label: list(shares) for label in total}  # the splits without an image of the label
+    while left:
+        holders = Counter(label for group in left for label in counts_of[group])
+        rarest = min(holders, key=lambda label: (holders[label], label))
+        own = sorted((group for group in left if rarest in counts_of[group]), key=lambda g: -counts_of[g][rarest])
+        for at, group in enumerate(own):
+            choices = empty[rarest] if len(own) - at <= len(empty[rarest]) else list(shares)
+            split = max(choices, key=lambda name: (wanted[name][rarest], sum(wanted[name].values())))
+            split_of[group] = split
+            for label, count in counts_of[group].items():
+                wanted[split][label] -= count
+                if split in empty[label]:
+                    empty[label].remove(split)
+        left = [group for group in left if group not in split_of]
+    return [split_of[group] for group in groups]
+
+
 def assign_splits(
     source: Path, rows: list[LogoRow], given: tuple[str, ...], seed: int
 ) -> tuple[list[LogoRow], dict[str, int]]:
@@ -53,7 +86,7 @@ def assign_splits(
     Rows with a split keep it. If a split is not given, whole groups of train fill it.
     """
     if not given:
-        splits = split_by_group([row.label for row in rows], [row.group for row in rows], seed=seed)
+        splits = _split_rows(rows, seed, SPLIT_SHARES)
         return [replace(row, split=split) for row, split in zip(rows, splits, strict=True)], {}
     if "train" not in given:
         raise DatasetError(f"{shown(str(source))}: splits {', '.join(given)} without train; add images of train")
@@ -63,10 +96,17 @@ def assign_splits(
     fixed = {row.group for row in rows if row.split != "train"}
     free = [index for index, row in enumerate(rows) if row.split == "train" and row.group not in fixed]
     shares = {"train": 1 - 0.1 * len(missing), **dict.fromkeys(missing, 0.1)}
-    splits = split_by_group([rows[i].label for i in free], [rows[i].group for i in free], seed=seed, shares=shares)
+    splits = _split_rows([rows[i] for i in free], seed, shares)
     moved = dict(zip(free, splits, strict=True))
     rows = [replace(row, split=moved.get(index, row.split)) for index, row in enumerate(rows)]
     return rows, {split: splits.count(split) for split in missing}
+
+
+def _split_rows(rows: Sequence[LogoRow], seed: int, shares: dict[str, float]) -> list[str]:
+    groups = [row.group for row in rows]
+    if any(row.labels is not None for row in rows):
+        return split_labels_by_group([row.every_label for row in rows], groups, seed=seed, shares=shares)
+    return split_by_group([row.label for row in rows], groups, seed=seed, shares=shares)
 
 
 def find_uneven_classes(rows: list[LogoRow]) -> dict[str, tuple[tuple[int, ...], int]]:

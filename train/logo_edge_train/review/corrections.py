@@ -11,7 +11,7 @@ from pathlib import Path
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing, write_file
 from logo_edge.names import csv_line, join_names, shown
-from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_one_label
 from logo_edge_train.data.pool import unlabelled_rows
 
 COLUMNS = ("package", "version", "icon", "label", "corrected", "sure")
@@ -53,7 +53,7 @@ def apply_corrections(path: Path, manifest_path: Path) -> dict:
 
 
 def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path) -> dict:
-    manifest = read_manifest(manifest_path)
+    manifest = read_one_label(manifest_path)
     rows = {name_of(row): row for row in manifest.rows}
     added = {name_of(row): row for row in unlabelled_rows(manifest)}
     check_corrections(corrections, {**added, **rows}, manifest, path, f"{manifest_path}, which stays as it was")

@@ -15,7 +15,7 @@ from logo_edge.files import write_file
 from logo_edge.names import csv_line, shown
 from logo_edge_train.console import LiteralTable, literal
 from logo_edge_train.data.lookalikes import leave_out
-from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest, targets_of
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_one_label, targets_of
 from logo_edge_train.data.pool import unlabelled_rows
 from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.confident import choose_diverse, find_label_errors
@@ -40,7 +40,7 @@ def list_suspects(
     ones (calib, test), the ensemble's accuracy, the number of suspects, the estimated number of rows of each label in
     each other class, and the records. Raises DatasetError like `review_labels`.
     """
-    manifest = read_manifest(manifest_path)
+    manifest = read_one_label(manifest_path)
     features = Features(manifest, config, folder, device, tick)
     reviewed = review_labels(features)
     rows, classes, mean = reviewed.rows, reviewed.classes, reviewed.probabilities.mean(0)
@@ -89,7 +89,7 @@ def list_next(
     left_out, rows}: the numbers of candidates and of excluded images, and the records. Raises DatasetError if nothing
     is unlabelled, and like `review_labels`.
     """
-    manifest = read_manifest(manifest_path)
+    manifest = read_one_label(manifest_path)
     pool, left_out = labelling_pool(manifest)
     if not pool:
         raise DatasetError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from logo_edge.errors import DatasetError
 from logo_edge.names import shown
-from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
+from logo_edge_train.data.manifest import LogoRow, Manifest, read_one_label
 from logo_edge_train.data.pool import unlabelled_rows
 from logo_edge_train.review.corrections import (
     Correction,
@@ -36,7 +36,7 @@ class Session:
 
         An invalid correction in the file is an error too: `data apply` would refuse the whole file.
         """
-        self.manifest, self.manifest_path = read_manifest(manifest_path), manifest_path
+        self.manifest, self.manifest_path = read_one_label(manifest_path), manifest_path
         self.classes = self.manifest.classes
         if not self.classes:
             raise DatasetError(f"{shown(str(manifest_path))} has no label; expected at least one row for each class")
