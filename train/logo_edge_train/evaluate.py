@@ -89,7 +89,7 @@ def short_metrics(logits: np.ndarray, targets: np.ndarray, sure: np.ndarray) -> 
     return {
         "accuracy": float(correct.mean()),
         "accuracy_sure": float(correct[sure].mean()) if sure.any() else float("nan"),
-        "worst_recall": float(min(recalls)),
+        "worst_recall": float(min(recalls, default=float("nan"))),
         "nll": nll,
     }
 

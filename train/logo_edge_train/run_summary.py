@@ -13,6 +13,7 @@ from logo_edge.errors import LogoEdgeError, RunError
 from logo_edge_train.console import figure, figures_table, literal, percent
 from logo_edge_train.data.manifest import read_manifest, targets_of
 from logo_edge_train.keys import data_hash, flatten, row_hashes
+from logo_edge_train.metrics import is_correct
 from logo_edge_train.recipe import Recipe
 from logo_edge_train.runs import Run, read_run_json
 from logo_edge_train.tracker import read_metrics, stem_of
@@ -146,13 +147,14 @@ def pair_runs(first: Run, second: Run) -> dict | None:
         return None
     if {run.data_hash for run in runs} != {data_hash(row_hashes(manifest, manifest.rows))}:
         return None
-    predictions = [ensemble_logits(run.member_logits("val")).argmax(1) for run in runs]
+    logits = [ensemble_logits(run.member_logits("val"), multi_label=run.multi_label) for run in runs]
     targets = targets_of(manifest.split("val"), first.classes)
-    correct = [predicted == targets for predicted in predictions]
+    correct = [is_correct(part, targets) for part in logits]
+    predictions = [part > 0 if run.multi_label else part.argmax(1) for run, part in zip(runs, logits, strict=True)]
     only_first, only_second = int((correct[0] & ~correct[1]).sum()), int((correct[1] & ~correct[0]).sum())
     return {
         "count": len(targets),
-        "agree": int((predictions[0] == predictions[1]).sum()),
+        "agree": int((predictions[0] == predictions[1]).reshape(len(targets), -1).all(1).sum()),
         "only_first_right": only_first,
         "only_second_right": only_second,
         "accuracy_difference": (only_second - only_first) / len(targets),

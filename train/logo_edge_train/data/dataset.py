@@ -68,11 +68,11 @@ class LogoDataset(Dataset):
             share = np.where(is_logo, np.where(known, panel_share, 1.0), 0.0)
             self.targets *= (1 - share).astype(np.float32)
             self.targets[:, :width] += (share * panel).astype(np.float32)
-        self.weights = self.targets @ class_weights(rows, classes, class_weight_power) + (self.targets.sum(1) == 0)
-        if multi_label:
-            self.weights = np.ones(
-                len(rows)
-            )  # thresholds by label handle rare labels; weights would bias probabilities
+        if multi_label:  # thresholds by label handle rare labels, and weights would bias the probabilities
+            self.weights = np.ones(len(rows))
+        else:
+            weights = class_weights(rows, classes, class_weight_power)
+            self.weights = self.targets @ weights + (self.targets.sum(1) == 0)
         read = (
             partial(shrink, longest_px=max(round(contract.size_px * KEPT_SCALE), contract.least_px))
             if augment

@@ -59,7 +59,7 @@ class LogoRow:
 
     def with_labels(self, labels: Iterable[str]) -> LogoRow:
         """The row of a multi-label manifest that has these labels."""
-        labels = tuple(sorted(labels))
+        labels = tuple(sorted(set(labels)))
         return replace(self, labels=labels, label=join_names(labels) or NO_LABELS)
 
 

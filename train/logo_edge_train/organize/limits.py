@@ -26,10 +26,15 @@ def describe_limits(manifest: Manifest, config: CalibrateConfig) -> list[str]:
     by_size = sorted(classes, key=sizes["train"].__getitem__)
     few, many = (sizes["train"][name] for name in (by_size[0], by_size[-1]))
     if many >= IMBALANCED * few:
+        remedy = (
+            "Each label has a threshold of its own"
+            if manifest.multi_label
+            else "Recipes weight the loss of rare classes (train.fit.class_weight_power); --set "
+            "train.fit.balanced_batches=true shows all classes equally often"
+        )
         lines.append(
-            f"imbalanced: train has {many} images of {by_size[-1]!r} and {few} of {by_size[0]!r}. Recipes weight the "
-            "loss of rare classes (train.fit.class_weight_power); --set train.fit.balanced_batches=true shows all "
-            "classes equally often; more images of rare classes help most"
+            f"imbalanced: train has {many} images of {by_size[-1]!r} and {few} of {by_size[0]!r}. {remedy}; more "
+            "images of rare classes help most"
         )
     for split, use in {"val": "by which networks are chosen", "test": "which reports give"}.items():
         count = len(manifest.split(split))

@@ -324,7 +324,8 @@ def _icon_name(path: Path, manifest_folder: Path) -> str:
 
 def _label(row: LogoRow, measurements: LogoMeasurements | None) -> _LabelledRow:
     if measurements is None:
-        return _LabelledRow(replace(row, votes=row.every_label), proposed=False, confidence=1.0)
+        votes = () if row.labels is not None else (row.label,)
+        return _LabelledRow(replace(row, votes=votes), proposed=False, confidence=1.0)
     proposal = propose_label(measurements)
     sure = proposal.confidence >= SURE_CONFIDENCE
     row = replace(row, label=proposal.label, votes=(proposal.label,), sure=sure)
@@ -412,7 +413,7 @@ def _settle_few_labelled(
 
 def _without_labels(candidate: _LabelledRow, labels: Collection[str]) -> _LabelledRow:
     kept = [label for label in candidate.row.every_label if label not in labels]
-    return replace(candidate, row=replace(candidate.row.with_labels(kept), votes=tuple(kept)))
+    return replace(candidate, row=candidate.row.with_labels(kept))
 
 
 def _merge(rows: list[_LabelledRow], labels: Collection[str]) -> list[_LabelledRow]:
