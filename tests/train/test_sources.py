@@ -259,7 +259,9 @@ def test_names_that_give_no_image_several_labels_or_several_splits_are_skipped_w
     placed, skipped = read_source(source)
     assert [(image.path.name, image.label, image.split) for image in placed] == [("3.0.png", "cat", "train")]
     reasons = {str(file.path): file.reason for file in skipped}
-    assert reasons[f"{pictures}/images/unknown.png"] == "2 labels ('cat', 'dog'); expected one"
+    assert reasons[f"{pictures}/images/unknown.png"] == (
+        "2 labels ('cat', 'dog'); expected one, or `logo-edge data organize --multi-label`"
+    )
     assert reasons[f"{pictures}/images/cats & co/1.png"] == "2 splits ('test', 'train'); expected one"
     assert "2 images below" in reasons["same.png"]
     assert "no images below" in reasons["gone/1.png"], "images/cats & co/1.png is not meant"
