@@ -135,6 +135,9 @@ def test_every_format_gives_all_labels_none_and_unknown(pictures):
         assert [file.reason for file in refused] == [
             "2 labels ('cat', 'dog|wolf'); expected one, or `logo-edge data organize --multi-label`"
         ], name
+    (pictures / "coco.json").write_text(json.dumps({**coco, "annotations": []}))
+    placed, _ = read_source(pictures / "coco.json", multi_label=True)
+    assert labels_of(placed) == dict.fromkeys(LABELLED), "a list of images, which says nothing of their labels"
     assert manifest_of(pictures / "mine.csv") != pictures / "mine.csv", "a file of labels is no manifest"
 
 

@@ -76,13 +76,16 @@ def read_json(path: Path) -> Iterator[NamedLabel]:
 
 
 def _read_coco(content: dict) -> Iterator[NamedLabel]:
-    """The categories of each image's annotations; boxes and masks do not matter. https://cocodataset.org/#format-data"""
+    """The categories of each image's annotations; boxes and masks do not matter. https://cocodataset.org/#format-data
+
+    A file without any annotation, such as image_info_test2017.json, lists images that nobody looked at.
+    """
     names, labels = {category["id"]: category["name"] for category in content["categories"]}, defaultdict(set)
     for annotation in content["annotations"]:
         labels[annotation["image_id"]].add(names[annotation["category_id"]])
     for image in content["images"]:
         for label in labels[image["id"]] or {""}:
-            yield NamedLabel(image["file_name"], str(label))
+            yield NamedLabel(image["file_name"], str(label), seen=bool(content["annotations"]))
 
 
 def _read_label_studio(tasks: list) -> Iterator[NamedLabel]:
