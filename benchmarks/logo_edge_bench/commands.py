@@ -205,6 +205,11 @@ def _measure(
     labels = [bundle.labels for bundle in (first, *others)]
     if any(set(other) != set(labels[0]) for other in labels):
         raise BenchError(f"the bundles' classes differ: {labels}; one run compares bundles with the same classes")
+    if several := [bundle.name for bundle in (first, *others) if bundle.calibration.multi_label]:
+        raise BenchError(
+            f"{', '.join(several)}: multi-label; `bench` compares bundles of one label an image. `logo-edge evaluate` "
+            "gives the figures of others"
+        )
     if rows["backends"] == ["all"]:
         rows["backends"] = candidates(first.model_path)
     files, left_out = [], {}
