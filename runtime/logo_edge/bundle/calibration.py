@@ -150,8 +150,11 @@ def _fits_label_thresholds(thresholds: dict | None, labels: tuple[str, ...]) -> 
     tables = [thresholds[mode] for mode in Mode]
     if not all(isinstance(table, dict) and set(table) == set(labels) for table in tables):
         return False
-    by_label = [[0, *(table[label] for table in tables), 1] for label in labels]
-    return all(all(map(is_number, values)) and values == sorted(values) for values in by_label)
+    by_label = [[table[label] for table in tables] for label in labels]
+    return all(
+        all(is_number(value) and 0 <= value <= 1 for value in values) and values == sorted(values)
+        for values in by_label
+    )
 
 
 def _fits_conformal(level: Conformal, labels: tuple[str, ...]) -> bool:
