@@ -48,6 +48,7 @@ def bill_of_materials(bundle: Bundle) -> dict:
 
 def _model(bundle: Bundle) -> dict:
     size_px, provenance = bundle.input.size_px, bundle.provenance
+    count = "any number" if bundle.calibration.multi_label else "one"
     metrics = [metric for split, figures in bundle.metrics.items() for metric in _metrics(split, figures)]
     return {
         "type": "machine-learning-model",
@@ -67,7 +68,7 @@ def _model(bundle: Bundle) -> dict:
                 "modelArchitecture": str(provenance.get("student", "?")),
                 "datasets": [{"ref": DATA}],
                 "inputs": [{"format": f"image: uint8 RGB, letterboxed to {size_px} x {size_px} px"}],
-                "outputs": [{"format": f"one of the labels {', '.join(bundle.labels)}, or none; probabilities"}],
+                "outputs": [{"format": f"{count} of the labels {', '.join(bundle.labels)}, or none; probabilities"}],
             },
             **({"quantitativeAnalysis": {"performanceMetrics": metrics}} if metrics else {}),
             "considerations": {"useCases": [intended_use(bundle)], "technicalLimitations": find_failures(bundle)},

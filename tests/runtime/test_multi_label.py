@@ -52,7 +52,7 @@ def test_the_record_of_a_multi_label_bundle_reads_back_and_other_records_do_not_
         {**THRESHOLDS, Mode.STRICT: {"red": 0.99, "green": 0.9}},
         {**THRESHOLDS, Mode.STRICT: {"red": 0.99, "green": 0.9, "blue": "high"}},
         {**THRESHOLDS, Mode.STRICT: {"red": 1.1, "green": 0.9, "blue": 0.7}},
-        dict.fromkeys(Mode, {"red": float("nan"), "green": 0.9, "blue": 0.7}),
+        {mode: {"red": float("nan"), "green": 0.9, "blue": 0.7} for mode in Mode},
         {**THRESHOLDS, Mode.STRICT: [0.99, 0.9, 0.7]},
         {Mode.BALANCED: THRESHOLDS[Mode.BALANCED]},
         [],
