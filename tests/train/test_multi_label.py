@@ -141,6 +141,27 @@ def test_every_format_gives_all_labels_none_and_unknown(pictures):
     assert manifest_of(pictures / "mine.csv") != pictures / "mine.csv", "a file of labels is no manifest"
 
 
+def test_lists_of_labels_in_a_table_are_read_and_numbers_of_datasets_named(pictures, tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    names = ["cat", "dog|wolf"]
+    feature = {"_type": "List", "feature": {"_type": "ClassLabel", "names": names}}
+    metadata = {b"huggingface": json.dumps({"info": {"features": {"labels": feature}}}).encode()}
+    for at, (kind, values) in enumerate({"string": str, "int64": names.index}.items()):
+        column = [[values(label) for label in labels] for labels in LABELLED.values()]
+        arrays = {
+            "image": [(pictures / name).read_bytes() for name in LABELLED],
+            "labels": pyarrow.array(column, pyarrow.list_(getattr(pyarrow, kind)())),
+        }
+        table = pyarrow.table(arrays).replace_schema_metadata(metadata if kind == "int64" else {})
+        parquet.write_table(table, tmp_path / f"{at}.parquet")
+        placed, skipped = read_source(tmp_path / f"{at}.parquet")
+        assert [image.labels for image in placed] == list(LABELLED.values()), kind
+        assert not skipped
+
+
 def test_class_folders_and_options_for_one_label_are_refused(pictures):
     with pytest.raises(DatasetError, match="class folders give one label"):
         read_source(pictures, multi_label=True)

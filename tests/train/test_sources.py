@@ -199,7 +199,7 @@ def test_tables_are_written_into_the_cache_once_and_again_when_their_content_cha
     [
         ({"image": [b"x"]}, "found the columns image; expected one of images.*and a column label"),
         ({"a": [b"x"], "b": [b"x"], "label": ["c"]}, "found the columns a, b, label"),
-        ({"image": [b"x"], "label": [["c", "d"]]}, "one label an image"),
+        ({"image": [b"x"], "label": [{"c": "d"}]}, "one, or a list of labels, for each image"),
         (
             {"image": [b"x"], "other": [[1, 2]], "label": ["c"], "split": ["holdout"]},
             "split is 'holdout'; expected train, val",

@@ -10,7 +10,7 @@ from pathlib import Path
 from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing, folder_beside, write_file
-from logo_edge.names import alike, csv_line
+from logo_edge.names import alike, csv_line, join_names
 from logo_edge.tables.find import RASTER_SUFFIXES
 from logo_edge.tables.writers import import_pyarrow
 from logo_edge_train.keys import artifact_key
@@ -24,9 +24,9 @@ ROWS = 16  # images in memory at a time
 def extract_tables(splits: Mapping[Path, str]) -> Path:
     """The label file path,label,split of these tables, whose images are written beside it into the cache, once.
 
-    `splits`: table -> the split of its rows without one. The folder's name depends on the place and the content of the
-    tables. Raises DatasetError if a table cannot be read or has no columns of images and labels, MissingExtraError
-    without pyarrow.
+    Its column is `labels` if a table has lists of labels; rows without a list are then left out. `splits`: table -> the
+    split of its rows without one. The folder's name depends on the place and the content of the tables. Raises
+    DatasetError if a table cannot be read or has no columns of images and labels, MissingExtraError without pyarrow.
     """
     pyarrow = import_pyarrow()
     inputs = {f"{split} {path}": path for path, split in splits.items()}
@@ -35,19 +35,30 @@ def extract_tables(splits: Mapping[Path, str]) -> Path:
     with changing(folder):
         if not (folder / LABELS).exists():
             with folder_beside(folder) as part:
-                lines = [csv_line(("path", "label", "split"))]
+                rows = []
                 for at, (path, split) in enumerate(splits.items()):
                     try:
-                        lines += (csv_line(row) for row in _extract(path, split, part, f"{at:03}"))
+                        rows += _extract(path, split, part, f"{at:03}")
                     except (OSError, ValueError, LookupError, AttributeError, pyarrow.ArrowException) as error:
                         raise DatasetError(f"{path}: {error}; expected a readable Parquet or Arrow file") from error
+                several = any(isinstance(label, tuple) for _, label, _ in rows)
+                lines = [csv_line(("path", "labels" if several else "label", "split"))]
+                for name, label, split in rows:
+                    if isinstance(label, tuple):
+                        label = join_names(label)
+                    elif several:
+                        continue
+                    lines.append(csv_line((name, label, split)))
                 write_file(part / LABELS, "".join(lines))
                 part.rename(folder)
     return folder / LABELS
 
 
-def _extract(path: Path, split: str, folder: Path, prefix: str) -> Iterator[tuple[str, str, str]]:
-    """(path, label, split) of each row of a table, whose image is written into the folder; an empty path: no image."""
+def _extract(path: Path, split: str, folder: Path, prefix: str) -> Iterator[tuple[str, str | tuple[str, ...], str]]:
+    """(path, label, split) of each row of a table, whose image is written into the folder; an empty path: no image.
+
+    The label is a tuple if the table has lists of labels.
+    """
     schema, read_batches = _open(path)
     image_column, label_column, names = _columns(path, schema)
     columns, number = [name for name in schema.names if name in (image_column, label_column, "split")], 0
@@ -63,9 +74,14 @@ def _extract(path: Path, split: str, folder: Path, prefix: str) -> Iterator[tupl
                 suffix = Path(name).suffix.lower()
                 name = f"{prefix}-{number:07}{suffix if suffix in RASTER_SUFFIXES else ''}"
                 (folder / name).write_bytes(image["bytes"])
-            if names and value is not None:
+            if names and isinstance(value, int):
                 value = names[value] if value >= 0 else None  # -1 is an unknown label
-            yield name, "" if value is None else str(value), SPLIT_NAMES.get(alike(own), split)
+            if isinstance(value, list):
+                known = [one for one in value if one is not None and not (names and one < 0)]
+                label = tuple(names[one] if names else str(one) for one in known)
+            else:
+                label = "" if value is None else str(value)
+            yield name, label, SPLIT_NAMES.get(alike(own), split)
             number += 1
 
 
@@ -87,6 +103,7 @@ def _open(path: Path):
 def _columns(path: Path, schema) -> tuple[str, str, list[str]]:
     """The column of images, that of labels, and the names of the labels if they are numbers of `datasets.ClassLabel`.
 
+    Labels are one or a list in each row.
     Images are bytes, a path, or a struct of both. https://huggingface.co/docs/datasets/image_dataset
     """
     from pyarrow import types
@@ -99,11 +116,15 @@ def _columns(path: Path, schema) -> tuple[str, str, list[str]]:
         or types.is_large_binary(field.type)
         or (types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
     ] or [name for name in ("path", "image") if name in schema.names]
+    features = {name: feature.get("feature", feature) for name, feature in features.items()}  # of a list, its items
     coded = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
     labels = [name for name in ("label", "labels") if name in schema.names][:1] or coded
-    if len(images) != 1 or len(labels) != 1 or types.is_nested(schema.field(labels[0]).type):
+    kind = schema.field(labels[0]).type if len(labels) == 1 else None
+    if kind is not None and (types.is_list(kind) or types.is_large_list(kind)):
+        kind = kind.value_type
+    if len(images) != 1 or kind is None or types.is_nested(kind):
         raise DatasetError(
             f"{path}: found the columns {', '.join(schema.names)}; expected one of images (bytes, or a path), and a "
-            "column label with one label an image. Rename or drop columns"
+            "column label (one, or a list of labels, for each image). Rename or drop columns"
         )
     return images[0], labels[0], features[labels[0]]["names"] if labels[0] in coded else []
