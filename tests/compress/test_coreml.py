@@ -16,7 +16,7 @@ from logo_edge.errors import ExportError, VerificationError
 from logo_edge_compress.convert import coreml
 from logo_edge_compress.convert.export import export_artifact
 from logo_edge_compress.convert.request import Images
-from logo_edge_compress.convert.source import read_source
+from logo_edge_compress.convert.source import Source, read_source
 from logo_edge_compress.onnx.dequantize import to_float
 from logo_edge_compress.onnx.graph import save_model
 from logo_edge_compress.verify import run_onnx
@@ -80,6 +80,26 @@ def test_what_core_ml_does_not_take_is_refused_before_the_work(pixels, tmp_path,
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(ExportError, match=r"no package for Linux on aarch64; convert on Linux x86-64 or macOS"):
         export(tmp_path, pixels)
+
+
+def test_nothing_is_written_beside_the_graph_of_a_run(pixels, tmp_path, monkeypatch):
+    def read_the_graph(name: str, arguments: dict, folder: Path, **_) -> dict:
+        model = onnx.load(arguments["graph"])
+        assert not any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+        save_model(model, folder / f"{arguments['stem']}-readback.onnx")
+        return {"operators": {}, "ports": {}, "layers": {}, "weights": {"classifier": "int8"}, "bytes": {}}
+
+    monkeypatch.setattr(coreml, "run_converter", read_the_graph)
+    graph = tmp_path / "run" / "student-int8.onnx"
+    graph.parent.mkdir()
+    graph.write_bytes((DEFAULT_BUNDLE / "model.onnx").read_bytes())
+    source = Source("mine", read_source(DEFAULT_BUNDLE).input, {"int8": graph})
+    images = Images(pixels, pixels)
+    record = export_artifact(
+        source, "coreml", "int8", None, tmp_path / "out", images, say=print, converter_python=Path(sys.executable)
+    )
+    assert list(record["files"]) == ["mine-int8-coreml-readback.onnx"]
+    assert list(graph.parent.iterdir()) == [graph]
 
 
 def test_a_program_whose_weights_are_others_is_not_written(pixels, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,17 +36,18 @@ def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
         raise ExportError(f"--batch {request.batch}: a Core ML program takes one picture; leave it out")
     if request.converter_python is None and find_spec("coremltools") is None:
         raise MissingExtraError("coreml", "coremltools")
-    if request.precision == "int8":
-        graph = graph.with_name("float.onnx")
-        save_model(to_float(model)[0], graph)
     stem = request.path.name
-    record = run_converter(
-        "coreml",
-        {"graph": str(graph), "precision": request.precision, "stem": stem},
-        request.path.parent,
-        python=request.converter_python or Path(sys.executable),
-        lock=INSIDE / "coreml.txt",
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        if request.precision == "int8":
+            graph = Path(folder) / "float.onnx"
+            save_model(to_float(model)[0], graph)
+        record = run_converter(
+            "coreml",
+            {"graph": str(graph), "precision": request.precision, "stem": stem},
+            request.path.parent,
+            python=request.converter_python or Path(sys.executable),
+            lock=INSIDE / "coreml.txt",
+        )
     wide = [layer for layer, kind in record["weights"].items() if kind != "int8"]
     if request.precision == "int8" and (wide or not record["weights"]):
         raise VerificationError(
