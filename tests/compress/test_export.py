@@ -295,7 +295,9 @@ def test_without_tensorrt_the_graph_is_written_and_the_command_says_what_it_coul
     assert record["engine"] is None
     assert "tensorrt" in record["not_done"]
     assert record["kept_range"] in engine.KEPT_RANGES
-    assert any(line.startswith("not done: no engine was built or run here") for line in messages)
+    (line,) = (line for line in messages if line.startswith("not done: no engine was built or run here"))
+    assert "JetPack 6.1, 6.2 or 7" in line
+    assert "strongly typed" in line
     assert any("trtexec --onnx=run-int8-tensorrt.onnx" in line for line in messages)
 
 

@@ -24,6 +24,12 @@ from logo_edge_train.keys import file_hash
 
 KEPT_RANGES = (1.0, 0.98, 0.96, 0.94, 0.92)  # tried for S8 activations
 STEM = 1  # layers: the one that reads the pixels stays in float, as they are normalised and not quantized
+ON_THE_DEVICE = (
+    "Build it on the device that will run it, with TensorRT 10.3 or later: on a Jetson JetPack 6.1, 6.2 or 7 (6.0 has "
+    "TensorRT 8.6). Copy the .onnx there and run the line above in its folder; JetPack has trtexec in "
+    "/usr/src/tensorrt/bin. Or run this command there, which verifies the engine too. The graph is strongly typed: its "
+    "types and its Q/DQ pairs set the precision, so add no --int8, --fp16 or --calib"
+)
 BATCHES = 1, 8, 32  # smallest, optimal, largest; for a graph with a free batch size
 OPSETS = range(9, 21)  # read by TensorRT 10.3, the oldest in JetPack 6
 
@@ -77,7 +83,7 @@ def make_engine(request: Request, folder: Path) -> dict:
     path = request.path.with_suffix(".onnx")
     request.say(f"without Python: {trtexec_line(onnx.load(path), path, path.stem + '.engine')}")
     if reason := why_no_engine():
-        request.say(f"not done: no engine was built or run here. {reason}. Build it from the ONNX on the device")
+        request.say(f"not done: no engine was built or run here. {reason}. {ON_THE_DEVICE}")
         return {"engine": None, "not_done": f"no engine was built or run: {reason}"}
     engine = build_engine(path, folder)
     tolerance = QUANTIZED if request.precision == "int8" else ROUNDED  # on GPUs FP32 is TF32
