@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -211,6 +212,15 @@ def test_auto_says_what_is_wrong_with_an_artifact_that_nothing_here_can_run(fake
     ):
         with pytest.raises(error, match=message):
             Classifier.load(fake_bundle(), backend="auto", artifact=tmp_path / name)
+
+
+@pytest.mark.parametrize(("own", "version"), [({}, "1.5.1"), ({"__version__": "1.5.2"}, "1.5.2")])
+def test_the_version_of_a_library_that_does_not_say_it_is_that_of_its_package(monkeypatch, own, version):
+    library = ModuleType("executorch")
+    vars(library).update(own)
+    monkeypatch.setitem(sys.modules, "executorch", library)
+    monkeypatch.setattr(backends, "installed_versions", lambda: {"executorch": "1.5.1"})
+    assert backends.loaded_version("executorch") == version
 
 
 def test_cores_are_kept_to_and_the_caller_is_left_alone(fake_bundle):
