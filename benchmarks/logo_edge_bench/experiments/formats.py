@@ -62,6 +62,9 @@ ROWS = {f"{kind} {precision}": (kind, precision) for kind, offered in PRECISIONS
 ASIDE = {"tflm": ".h", "coreml": ".onnx"}  # suffix of a file of the export that no program needs beside the others
 SPLITS = ("val", "calib", "test")
 EMULATE, ARM_CPU, ARM_S = ROOT / "tests" / "system" / "arm" / "emulate.py", "cortex-a76", 1200.0
+NOT_ON_ARM = dict.fromkeys(
+    ("executorch", "torchscript"), "not run: it needs PyTorch, which is not among the wheels of the emulated core"
+)
 ON_ARM = """
 import json, sys
 import numpy as np
@@ -245,6 +248,8 @@ def measure_accuracy(subject: Subject, logits: dict[str, np.ndarray], *, shares:
 
 def check_on_arm(subject: Subject, row: dict, images: int) -> dict:
     """The golden vectors on the emulated core and the difference of its logits from those here, or why not."""
+    if row["backend"] in NOT_ON_ARM:
+        return {"refused": NOT_ON_ARM[row["backend"]]}
     path, pixels = subject.folder / row["artifact"], subject.images.verifying[:images]
     sent, returned = subject.folder / "arm-pixels.npy", subject.folder / "arm-logits.npy"
     np.save(sent, pixels)

@@ -115,6 +115,8 @@ def test_logits_on_arm_are_compared_with_those_here_and_a_crash_is_a_reason(subj
     assert (checked["passes"], checked["images"], checked["max_difference"]) == (8, 4, 0)
     refused = formats.check_on_arm(subject, {**row, "artifact": "none.onnx"}, 4)
     assert "none.onnx: no such file" in refused["refused"]
+    needs_torch = formats.check_on_arm(subject, {**row, "backend": "executorch"}, 4)
+    assert needs_torch == {"refused": "not run: it needs PyTorch, which is not among the wheels of the emulated core"}
     formats.EMULATE.write_text("import os, sys\nprint('Illegal instruction', file=sys.stderr, flush=True)\nos.abort()")
     assert formats.check_on_arm(subject, row, 4)["refused"] == "status -6: Illegal instruction"
 

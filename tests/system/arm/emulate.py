@@ -29,8 +29,14 @@ HERE = Path(__file__).resolve().parents[3]
 CACHE = cache_folder() / "aarch64"
 GUEST_PACKAGES = ["python3", "libstdc++6", "libgomp1"]
 WHEELS = ["numpy", "onnxruntime", "pillow", "typer", "opencv-python-headless", "onnx", "pytest", "pytest-timeout"]
-WHEELS += ["ai-edge-litert", "ncnn", "MNN"]
-PLATFORMS = ["manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"]
+WHEELS += ["ai-edge-litert", "ncnn", "MNN", "openvino"]
+PLATFORMS = [
+    "manylinux_2_35_aarch64",
+    "manylinux_2_28_aarch64",
+    "manylinux_2_27_aarch64",
+    "manylinux_2_17_aarch64",
+    "manylinux2014_aarch64",
+]
 FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 CPUS = {
     "cortex-a76": FEATURES,  # of a Raspberry Pi 5; with dot products, without SVE
@@ -80,7 +86,7 @@ def why_not() -> str:
 
 
 def build(cache: Path = CACHE) -> None:
-    """Downloads and unpacks missing parts; about 500 MB on disk in total."""
+    """Downloads and unpacks missing parts; about 600 MB on disk in total."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:  # two may start at once
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -98,8 +98,8 @@ def test_litert_computes_on_arm_what_it_computes_here_or_is_refused(cpu, emulate
     assert np.array_equal(there, here)
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("ncnn", "param"), ("mnn", "mnn")])
-def test_ncnn_and_mnn_compute_on_arm_within_two_steps_or_are_refused(cpu, emulated, tmp_path, kind, suffix):
+@pytest.mark.parametrize(("kind", "suffix"), [("ncnn", "param"), ("mnn", "mnn"), ("openvino", "xml")])
+def test_other_runtimes_compute_on_arm_within_two_steps_or_are_refused(cpu, emulated, tmp_path, kind, suffix):
     """MNN 3.6.1 gives other INT8 logits on an emulated core with i8mm, SVE 2 and SME; which one errs is not known."""
     source = read_source(DEFAULT_BUNDLE)
     images = np.stack(
