@@ -14,6 +14,7 @@ from logo_edge_report.sections import slices_exhibit, stages_exhibit
 from logo_edge_train.runs import write_text
 
 PAGE = "compress_report.html"
+MOST_SENSITIVE = 12  # layers in a table
 BACKEND_TITLES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
@@ -161,19 +162,9 @@ def backend_section(record: dict, backend: str) -> Section | None:
         Exhibit("Candidates", _describe_table(candidates, dominated, refused, record), table=Table(head, rows))
     )
     exhibits += [
-        Exhibit(
-            f"Layer by layer, {candidate['student']}",
-            "Each layer in INT8 alone, all others in FP32: the KL of the logits on val. "
-            f"Left in FP32 by {candidate['name']}: {', '.join(sensitivity['restored']) or 'none'}.",
-            (
-                Panel(
-                    "KL in nats by layer, in the order of the graph",
-                    charts.layer_bars(sensitivity["layers"], sensitivity["restored"]),
-                ),
-            ),
-        )
+        _sensitivity_exhibit(candidate, record["candidates"])
         for candidate in candidates
-        if (sensitivity := candidate.get("sensitivity"))
+        if candidate.get("sensitivity")
     ]
     if missed := {title: texts for choice in targets.values() for title, texts in choice["misses"].items()}:
         table = Table(("candidate", "misses"), tuple((title, "; ".join(texts)) for title, texts in missed.items()))
@@ -181,6 +172,35 @@ def backend_section(record: dict, backend: str) -> Section | None:
             Exhibit("Limits that are not met", f"{len(missed)} of {len(candidates)} candidates miss one.", table=table)
         )
     return Section(backend, BACKEND_TITLES[backend], tuple(exhibits))
+
+
+def _sensitivity_exhibit(mixed: dict, candidates: list[dict]) -> Exhibit:
+    """The cost of every layer in INT8, and that of each INT8 candidate of the student."""
+    layers, restored = mixed["sensitivity"]["layers"], mixed["sensitivity"]["restored"]
+    rows = [
+        (
+            other["name"],
+            other["status"],
+            f"{other['parity']['kl_nats']:.4f}",
+            f"{other['parity']['top1_agreement']:.1%}",
+        )
+        for other in candidates
+        if (other["student"], other["backend"]) == (mixed["student"], mixed["backend"])
+        and other["precision"] == "int8"
+        and other.get("parity")
+    ]
+    rows += [
+        (layer["name"], layer["operator"], f"{layer['kl_nats']:.4f}", "")
+        for layer in sorted(layers, key=lambda layer: -layer["kl_nats"])[:MOST_SENSITIVE]
+    ]
+    return Exhibit(
+        f"Layer by layer, {mixed['student']}",
+        "Each layer in INT8 alone, all others in FP32: the KL of the logits on val. "
+        f"Left in FP32 by {mixed['name']}: {', '.join(restored) or 'none'}. The table has every INT8 candidate, then "
+        f"the {MOST_SENSITIVE} most sensitive layers alone.",
+        (Panel("KL in nats by layer, in the order of the graph", charts.layer_bars(layers, restored)),),
+        Table(("in INT8", "", "KL, nats", "agreement"), tuple(rows)),
+    )
 
 
 def _plane(

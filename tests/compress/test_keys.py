@@ -39,15 +39,8 @@ from logo_edge_train.train import pretrain_identity, run_identity, train_ensembl
 
 CPU = torch.device("cpu")
 NETWORK = "test_resnet@32"
-FITTED = {
-    "int8-minmax",
-    "int8-percentile",
-    "int8-nncf",
-    "int8-mixed",
-    "fp32-openvino",
-    "fp16-openvino",
-    "int8-openvino",
-}
+CAREFUL = {"int8-equalised", "int8-depthwise-fp32", "int8-mixed"}
+FITTED = {"int8-minmax", "int8-percentile", "int8-nncf", *CAREFUL, "fp32-openvino", "fp16-openvino", "int8-openvino"}
 GRAPHS = {"fp32", "fp16", "int8-dynamic", "int8-weights", "int8-tuned"} | FITTED
 STAGES_OF = {  # setting or section -> the stages whose keys it is in; the longest name that fits counts
     "name": {"compress"},
@@ -84,6 +77,8 @@ STAGES_OF = {  # setting or section -> the stages whose keys it is in; the longe
     "distill.max_size_mb": {"compress"},
     "quantize.methods": {"compress"},
     "quantize.calibration_images": {"compress"},  # the images themselves are an input of candidates
+    "quantize.equalise": {"compress"},
+    "quantize.depthwise_fp32": {"compress"},
     "quantize.mixed": {"compress"},
     "quantize.nncf_minutes": {"int8-nncf", "compress"},
     "quantize.most_restored": {"int8-mixed", "compress"},
@@ -93,7 +88,7 @@ STAGES_OF = {  # setting or section -> the stages whose keys it is in; the longe
         "int8-percentile",
         "int8-nncf",
         "int8-dynamic",
-        "int8-mixed",
+        *CAREFUL,
         "int8-tuned",
         "compress",
     },
@@ -102,7 +97,12 @@ STAGES_OF = {  # setting or section -> the stages whose keys it is in; the longe
 RECIPE = recipe_from_dict(
     {
         "pretrain": {"fit": {"epochs": 1}},
-        "quantize": {"methods": ["minmax", "percentile", "nncf", "dynamic", "weights-int8"], "mixed": "always"},
+        "quantize": {
+            "methods": ["minmax", "percentile", "nncf", "dynamic", "weights-int8"],
+            "equalise": "always",
+            "depthwise_fp32": "always",
+            "mixed": "always",
+        },
     }
 )
 
@@ -221,7 +221,7 @@ def test_each_field_of_the_recipe_changes_the_keys_of_exactly_the_stages_that_it
         (CHECKPOINT, {"few-shot"}),
         ("teacher", {"member-0"}),
         ("student.safetensors", {"fp32", "int8-tuned", "fp32-openvino", "fp16-openvino", "int8-openvino"}),
-        ("body.onnx", {"int8-minmax", "int8-percentile", "int8-nncf", "int8-dynamic", "int8-weights", "int8-mixed"}),
+        ("body.onnx", {"int8-minmax", "int8-percentile", "int8-nncf", "int8-dynamic", "int8-weights", *CAREFUL}),
         ("student-fp32.onnx", GRAPHS - {"fp32", "int8-openvino"}),
         ("int8-minmax.onnx", set()),  # percentile's is closer, and goes on
         ("int8-percentile.onnx", {"int8-tuned", "int8-openvino"}),

@@ -123,6 +123,31 @@ def test_the_page_says_what_was_chosen_and_what_became_of_every_candidate(folder
     assert "round 2" in text
 
 
+def test_the_cost_of_layers_stands_beside_that_of_every_int8_candidate(folder):
+    path = folder / "compress_report.json"
+    record = json.loads(path.read_text())
+    layers = [
+        {"name": f"layer-{index}", "operator": "depthwise Conv", "weights": 9, "kl_nats": index / 100, "accuracy": 0.9}
+        for index in range(20)
+    ]
+    mixed = candidate("small@96", "int8-mixed") | {"sensitivity": {"layers": layers, "restored": ["layer-19"]}}
+    refused = candidate("small@96", "int8-equalised", status="refused", reason="it differs")
+    refused["parity"] = {"top1_agreement": 0.5, "kl_nats": 0.9}
+    path.write_text(json.dumps(record | {"candidates": [*record["candidates"], refused, mixed]}))
+    text = make_page(folder).read_text(encoding="utf-8")
+    table = text[text.index("Layer by layer, small@96") :]
+    rows = [
+        "int8-minmax</th><td>made</td><td>0.0123</td><td>99.0%</td>",
+        "int8-equalised</th><td>refused</td><td>0.9000</td><td>50.0%</td>",
+        "layer-19</th><td>depthwise Conv</td><td>0.1900</td><td></td>",
+        "layer-8</th><td>depthwise Conv</td><td>0.0800</td><td></td>",
+    ]
+    positions = [table.index(row) for row in rows]
+    assert positions == sorted(positions)
+    assert "layer-7</th>" not in table, "the twelve most sensitive ones"
+    assert "Left in FP32 by int8-mixed: layer-19." in table
+
+
 def test_what_comes_from_the_run_is_escaped_and_nothing_is_loaded(folder):
     text = make_page(folder).read_text(encoding="utf-8")
     assert "mine &lt;&amp;&gt;" in text

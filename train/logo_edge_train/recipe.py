@@ -33,6 +33,7 @@ OPERATIONS = (  # of an augmentation policy; data/augment.py implements them
     "sharpen",
 )
 Quantizer = Literal["minmax", "percentile", "entropy", "nncf", "dynamic", "weights-int8", "weights-int4"]
+When = Literal["off", "needed", "always"]
 Attention = Literal["none", "se", "cbam", "mhsa"]  # of a composed network: see models/composed.py
 Head = Literal["linear", "mlp", "attention_pool", "ensemble"]
 PRIOR_PREFIX = "logo_vit"  # these networks have a logo-type prior and a head of log variances
@@ -573,17 +574,21 @@ class QuantizeConfig:
 
     minmax, percentile and entropy are static INT8: S8 weights per channel, U8 activations. `nncf` is NNCF; it restores
     layers to FP32 for up to `nncf_minutes` until val's accuracy is kept. `dynamic` is INT8 matrices for transformers.
-    `weights-int8` and `weights-int4` only reduce storage. `mixed` measures every layer's sensitivity and keeps the most
-    sensitive ones, at most `most_restored`, in FP32: if every INT8 variant disagrees with its parent ("needed"), or
-    always. `reduce_range` limits weights to 7 bits (except depthwise ones): on CPUs without VNNI, 16-bit sums of U8 x
-    S8 pairs saturate, and their logits would differ. `finetune` is how the quantized graph then learns from its FP32
-    parent; 0 epochs: not at all.
+    `weights-int8` and `weights-int4` only reduce storage. Three further candidates are made in turn, by the method of
+    the closest static INT8: always, or while every INT8 disagrees with its parent ("needed"). `equalise` scales
+    channels such that all use the range of their activations, `depthwise_fp32` keeps depthwise convolutions in FP32,
+    and `mixed` measures every layer's sensitivity and keeps the most sensitive ones, at most `most_restored`, in FP32.
+    `reduce_range` limits weights to 7 bits (except depthwise ones): on CPUs without VNNI, 16-bit sums of U8 x S8 pairs
+    saturate, and their logits would differ. `finetune` is how the quantized graph then learns from its FP32 parent; 0
+    epochs: not at all.
     """
 
     methods: tuple[Quantizer, ...] = ("minmax", "percentile")
     calibration_images: Count = 256
     nncf_minutes: NotNegative = 5.0
-    mixed: Literal["off", "needed", "always"] = "needed"
+    equalise: When = "needed"
+    depthwise_fp32: When = "needed"
+    mixed: When = "needed"
     most_restored: CountOrZero = 8
     reduce_range: bool = True
     finetune: FinetuneFit = FinetuneFit()

@@ -28,7 +28,14 @@ from logo_edge_compress.onnx.graph import save_model, to_float16
 from logo_edge_compress.quantize.nncf import quantize_with_nncf, restore_with_nncf
 from logo_edge_compress.quantize.qat import finetune, unknown_operators
 from logo_edge_compress.quantize.sensitivity import measure_sensitivity, mix_precision
-from logo_edge_compress.quantize.static import METHODS, quantize_body, quantize_dynamically, round_body
+from logo_edge_compress.quantize.static import (
+    METHODS,
+    depthwise_layers,
+    equalise_body,
+    quantize_body,
+    quantize_dynamically,
+    round_body,
+)
 from logo_edge_compress.quantize.weight_only import store_int4, store_int8
 from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
@@ -179,12 +186,25 @@ def dynamic(*operators: str) -> Maker:
     )
 
 
-def static(method: str, *, rounds: bool = True, reduce_range: bool = True) -> Maker:
+def static(
+    method: str,
+    *,
+    rounds: bool = True,
+    reduce_range: bool = True,
+    equalises: bool = False,
+    keeps_depthwise: bool = False,
+) -> Maker:
     def make(subject: Subject, path: Path, _) -> None:
-        body, pixels, rounded = subject.body, subject.calibration, subject.rounded if rounds else subject.body
-        if not reduce_range:
-            rounded = round_body(body, pixels, subject.folder / "rounded-8-bit.onnx", reduce_range=False)
-        quantize_body(body, rounded, pixels, subject.size_px, path, method=method, reduce_range=reduce_range)
+        body, rounded, pixels = subject.body, subject.rounded, subject.calibration
+        left = depthwise_layers(onnx.load(body)) if keeps_depthwise else ()
+        if equalises:
+            body = equalise_body(body, pixels, subject.folder / "equalised.onnx")
+        if not rounds:
+            rounded = body
+        elif equalises or not reduce_range:
+            rounded = round_body(body, pixels, path.with_suffix(".rounded.onnx"), reduce_range=reduce_range)
+        settings = {"method": method, "reduce_range": reduce_range}
+        quantize_body(body, rounded, pixels, subject.size_px, path, restored=left, **settings)
 
     return make
 
@@ -235,6 +255,10 @@ MAKERS: dict[str, Maker] = {
     **{STATIC[method]: static(method) for method in METHODS},
     "static INT8, percentile, nearest weights": static("percentile", rounds=False),
     "static INT8, percentile, 8-bit weights": static("percentile", reduce_range=False),
+    "static INT8, minmax, equalised": static("minmax", equalises=True),
+    "static INT8, minmax, depthwise in FP32": static("minmax", keeps_depthwise=True),
+    "static INT8, minmax, nearest weights": static("minmax", rounds=False),
+    "static INT8, minmax, nearest weights, equalised": static("minmax", rounds=False, equalises=True),
     "static INT8, quantization-aware training": tuned,
     "NNCF, bias correction": lambda subject, path, _: quantize_with_nncf(
         subject.body, subject.calibration, subject.size_px, path, reduce_range=True

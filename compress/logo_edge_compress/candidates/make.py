@@ -41,7 +41,14 @@ from logo_edge_compress.onnx.graph import save_model, store_float16
 from logo_edge_compress.quantize.nncf import restore_with_nncf
 from logo_edge_compress.quantize.qat import finetune
 from logo_edge_compress.quantize.sensitivity import measure_sensitivity, mix_precision
-from logo_edge_compress.quantize.static import evidence_nodes, quantize_body, quantize_dynamically, round_body
+from logo_edge_compress.quantize.static import (
+    depthwise_layers,
+    equalise_body,
+    evidence_nodes,
+    quantize_body,
+    quantize_dynamically,
+    round_body,
+)
 from logo_edge_compress.quantize.weight_only import store_int4, store_int8
 from logo_edge_compress.subprocess_call import OutOfTimeError, SubprocessError, call_in_subprocess
 from logo_edge_compress.verify import (
@@ -150,6 +157,25 @@ def make_int8(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     return _onnx_artifact(task, plan, path, pixels)
 
 
+def make_equalised(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
+    """INT8 of the student with the channels between its convolutions equalised."""
+    path, size_px = _int8_path(task, plan), task.student.size_px
+    body = equalise_body(task.body, pixels[FITTING], task.folder / "body-equalised.onnx")
+    rounded = _round_weights(task, plan, pixels, body)
+    quantize_body(body, rounded, pixels[FITTING], size_px, path, **_quantizer_settings(plan))
+    return _onnx_artifact(task, plan, path, pixels)
+
+
+def make_depthwise_fp32(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
+    """INT8 with all depthwise layers in FP32."""
+    path, left = _int8_path(task, plan), depthwise_layers(onnx.load(task.body))
+    if not left:
+        raise VerificationError(f"{task.title} has no depthwise layer to leave in FP32; take another candidate")
+    rounded, settings = _round_weights(task, plan, pixels), _quantizer_settings(plan)
+    quantize_body(task.body, rounded, pixels[FITTING], task.student.size_px, path, restored=left, **settings)
+    return _onnx_artifact(task, plan, path, pixels, left=left)
+
+
 def make_mixed(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     """INT8 with as few layers in FP32 as needed to agree with the parent; records the sensitivity of every layer."""
     path, size_px = _int8_path(task, plan), task.student.size_px
@@ -249,13 +275,14 @@ def _quantizer_settings(plan: Plan) -> dict:
     return {name: plan.settings[name] for name in ("method", "reduce_range")}
 
 
-def _round_weights(task: Task, plan: Plan, pixels: Pixels) -> Path:
-    """The body with its weights on the INT8 grid, which the methods share."""
-    rounded, record = task.folder / "body-rounded.onnx", task.folder / "body-rounded.json"
+def _round_weights(task: Task, plan: Plan, pixels: Pixels, body: Path | None = None) -> Path:
+    """The task's body, or this one, with its weights on the INT8 grid, which the methods share."""
+    body = body or task.body
+    rounded, record = (task.folder / f"{body.stem}-rounded{suffix}" for suffix in (".onnx", ".json"))
     settings = {"reduce_range": plan.settings["reduce_range"]}
-    key = artifact_key({"body": task.body, **pixel_files(task.pixels, FITTING)}, settings, made_with())
+    key = artifact_key({"body": body, **pixel_files(task.pixels, FITTING)}, settings, made_with())
     if not (rounded.exists() and record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] == key):
-        round_body(task.body, pixels[FITTING], rounded, **settings)
+        round_body(body, pixels[FITTING], rounded, **settings)
         write_json(record, {"key": key})
     return rounded
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import onnx
 
 from logo_edge_compress.candidates.make import (
+    make_depthwise_fp32,
     make_dynamic,
+    make_equalised,
     make_export,
     make_fp16,
     make_fp32,
@@ -22,6 +24,7 @@ from logo_edge_compress.convert.export import LACKS
 from logo_edge_compress.quantize.qat import NOT_TUNED_BY, TUNED_BY, unknown_operators
 from logo_edge_compress.quantize.static import METHODS
 from logo_edge_train.keys import select_settings
+from logo_edge_train.recipe import When
 
 STATIC = {f"int8-{method}" for method in METHODS}  # names of candidates
 
@@ -30,12 +33,12 @@ def make_candidates(task: Task, backends: set[str], make: Callable[[Plan], Candi
     """All candidates of one student for these backends; `make` turns a plan into a candidate.
 
     The graphs for ONNX Runtime come first, as all others are made from them: FP32, its weights stored in FP16, then
-    each of the recipe's methods, the closest static INT8 fine-tuned and, by `quantize.mixed`, one with sensitive layers
-    in FP32.
+    each of the recipe's methods, the closest static INT8 fine-tuned and, where the recipe wants them, one with
+    equalised channels, one with depthwise layers in FP32 and one with sensitive layers in FP32.
     """
     candidates = [make(Plan("fp32", "fp32", "onnxruntime", make_fp32, (task.checkpoint,)))]
     if candidates[0].status == "made":
-        for plan_step in (plan_graphs, plan_tuned, plan_mixed, plan_exports):
+        for plan_step in (plan_graphs, plan_tuned, plan_equalised, plan_depthwise, plan_mixed, plan_exports):
             candidates += [make(plan) for plan in plan_step(task, candidates, backends)]
     return candidates
 
@@ -72,16 +75,36 @@ def plan_tuned(task: Task, candidates: list[Candidate], backends: set[str]) -> l
     return [Plan("int8-tuned", "int8", "onnxruntime", make_tuned, inputs, settings)]
 
 
+def plan_equalised(task: Task, candidates: list[Candidate], backends: set[str]) -> list[Plan]:
+    """INT8 with equalised channels."""
+    return _plan_careful("int8-equalised", make_equalised, task.run.recipe.quantize.equalise, task, candidates)
+
+
+def plan_depthwise(task: Task, candidates: list[Candidate], backends: set[str]) -> list[Plan]:
+    """INT8 with depthwise layers in FP32."""
+    when = task.run.recipe.quantize.depthwise_fp32
+    return _plan_careful("int8-depthwise-fp32", make_depthwise_fp32, when, task, candidates)
+
+
 def plan_mixed(task: Task, candidates: list[Candidate], backends: set[str]) -> list[Plan]:
-    """INT8 with sensitive layers in FP32: always, or where static INT8 was refused and no INT8 was made."""
+    """INT8 with sensitive layers in FP32."""
     config = task.run.recipe.quantize
-    refused = any(candidate.name in STATIC and candidate.status == "refused" for candidate in candidates)
-    needed = config.mixed == "needed" and refused and not _made_int8(candidates)
-    if config.mixed != "always" and not needed:
+    return _plan_careful("int8-mixed", make_mixed, config.mixed, task, candidates, most=config.most_restored)
+
+
+def _plan_careful(
+    name: str, make: Callable, when: When, task: Task, candidates: list[Candidate], **settings
+) -> list[Plan]:
+    """The plan by the closest static INT8's method: always, or where static INT8 was refused and no INT8 was made."""
+    config = task.run.recipe.quantize
+    static = [candidate for candidate in candidates if candidate.name in STATIC]
+    refused = any(candidate.status == "refused" for candidate in static)
+    if when == "off" or (when == "needed" and (not refused or _made_int8(candidates))):
         return []
-    method = next((name for name in config.methods if name in METHODS), "minmax")
-    settings = {"reduce_range": config.reduce_range, "method": method, "most": config.most_restored}
-    return [Plan("int8-mixed", "int8", "onnxruntime", make_mixed, (task.body, task.fp32), settings, fits=True)]
+    compared = [candidate for candidate in static if candidate.files]
+    method = closest(compared).name.removeprefix("int8-") if compared else "minmax"
+    settings |= {"reduce_range": config.reduce_range, "method": method}
+    return [Plan(name, "int8", "onnxruntime", make, (task.body, task.fp32), settings, fits=True)]
 
 
 def plan_exports(task: Task, candidates: list[Candidate], backends: set[str]) -> list[Plan]:

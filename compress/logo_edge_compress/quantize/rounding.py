@@ -56,7 +56,7 @@ def round_weights(body: onnx.ModelProto, planes: np.ndarray, *, reduce_range: bo
     weights = {tensor.name: tensor for tensor in body.graph.initializer}
     convs = [node for node in body.graph.node if node.op_type == "Conv"]
     moments: dict[str, np.ndarray] = {}  # by convolution, (G, n, n): sums of products of its inputs' taps
-    for tensors in _run(body, planes, [conv.input[0] for conv in convs]):
+    for tensors in run_tensors(body, planes, [conv.input[0] for conv in convs]):
         for conv in convs:
             taps = _taps(tensors[conv.input[0]], conv, weights[conv.input[1]].dims)
             moments[conv.name] = moments.get(conv.name, 0) + (taps @ taps.transpose(0, 2, 1)).astype(np.float64)
@@ -110,28 +110,7 @@ def correct_biases(quantized: onnx.ModelProto, body: onnx.ModelProto, planes: np
     return quantized
 
 
-def _add_missing_biases(graph: onnx.GraphProto) -> None:
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type not in LAYERS or len(node.input) > 2 or node.input[1] not in weights:
-            continue
-        transposed = node.op_type == "Gemm" and not _attribute(node, "transB", 0)
-        bias = np.zeros(weights[node.input[1]].dims[1 if transposed else 0], np.float32)
-        graph.initializer.append(numpy_helper.from_array(bias, f"{node.name}.bias"))
-        node.input.append(f"{node.name}.bias")
-
-
-def _channel_means(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> list[np.ndarray]:
-    """The mean of each named tensor, (B, C) or (B, C, H, W), by channel: (C,) float64."""
-    sums = [0.0] * len(names)
-    for tensors in _run(model, planes, names):
-        for index, name in enumerate(names):
-            tensor = tensors[name].astype(np.float64)
-            sums[index] = sums[index] + tensor.reshape(*tensor.shape[:2], -1).mean(axis=2).sum(axis=0)
-    return [total / len(planes) for total in sums]
-
-
-def _run(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
+def run_tensors(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
     """The named tensors of the graph, without graph optimization, batch by batch."""
     import onnxruntime
 
@@ -148,6 +127,27 @@ def _run(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> Iterat
     for start in range(0, len(planes), BATCH):
         batch = planes[start : start + BATCH]
         yield {source: batch, **dict(zip(outputs, session.run(outputs, {source: batch}), strict=True))}
+
+
+def _add_missing_biases(graph: onnx.GraphProto) -> None:
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type not in LAYERS or len(node.input) > 2 or node.input[1] not in weights:
+            continue
+        transposed = node.op_type == "Gemm" and not _attribute(node, "transB", 0)
+        bias = np.zeros(weights[node.input[1]].dims[1 if transposed else 0], np.float32)
+        graph.initializer.append(numpy_helper.from_array(bias, f"{node.name}.bias"))
+        node.input.append(f"{node.name}.bias")
+
+
+def _channel_means(model: onnx.ModelProto, planes: np.ndarray, names: list[str]) -> list[np.ndarray]:
+    """The mean of each named tensor, (B, C) or (B, C, H, W), by channel: (C,) float64."""
+    sums = [0.0] * len(names)
+    for tensors in run_tensors(model, planes, names):
+        for index, name in enumerate(names):
+            tensor = tensors[name].astype(np.float64)
+            sums[index] = sums[index] + tensor.reshape(*tensor.shape[:2], -1).mean(axis=2).sum(axis=0)
+    return [total / len(planes) for total in sums]
 
 
 def _upstream(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:

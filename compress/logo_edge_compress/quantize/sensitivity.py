@@ -12,7 +12,7 @@ import onnx
 
 from logo_edge_compress.onnx.export import finish
 from logo_edge_compress.quantize.rounding import kernel_scales
-from logo_edge_compress.quantize.static import LEARNED, evidence_nodes, insert_qdq, quantize_body
+from logo_edge_compress.quantize.static import LEARNED, depthwise_layers, evidence_nodes, insert_qdq, quantize_body
 from logo_edge_compress.verify import Parity, Tolerance, compare_logits, run_onnx
 from logo_edge_train.metrics import is_correct
 from logo_edge_train.runs import write_json
@@ -55,6 +55,7 @@ def measure_sensitivity(
         for node in model.graph.node
         if node.op_type in LEARNED and node.input[1] in names and node.name not in evidence_nodes(model)
     ]
+    depthwise = depthwise_layers(model)
     done = (
         {layer["name"]: Layer(**layer) for layer in json.loads(record.read_text())["layers"]} if record.exists() else {}
     )
@@ -82,7 +83,7 @@ def measure_sensitivity(
         logits = run_onnx(scratch, val_pixels)
         result = Layer(
             layer.name,
-            layer.op_type,
+            f"depthwise {layer.op_type}" if layer.name in depthwise else layer.op_type,
             int(np.prod(weight.dims)),
             compare_logits(parent, logits, multi_label=val_targets.ndim == 2).kl_nats,
             float(is_correct(logits, val_targets).mean()),

@@ -20,7 +20,8 @@ from onnxruntime.quantization import (
 )
 
 from logo_edge_compress.onnx.export import finish
-from logo_edge_compress.onnx.graph import EVIDENCE, PLANES, save_model
+from logo_edge_compress.onnx.graph import EVIDENCE, PLANES, attributes_of, save_model
+from logo_edge_compress.quantize.equalise import equalise
 from logo_edge_compress.quantize.rounding import correct_biases, kernel_scales, round_weights
 from logo_edge_train.models import MEAN, SCALE
 
@@ -177,6 +178,16 @@ def evidence_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(node.name for node in model.graph.node if set(node.output) & set(EVIDENCE.values()))
 
 
+def depthwise_layers(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The names of the convolutions that read one channel for each that they write."""
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    return tuple(
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv" and attributes_of(node).get("group", 1) > 1 and shapes[node.input[1]][1] == 1
+    )
+
+
 def explain_range(reduce_range: bool, isa: list[str]) -> str:
     """A sentence on the number of bits of INT8 weights, for a CPU with these instruction sets."""
     has_vnni = any("vnni" in name for name in isa)
@@ -190,6 +201,12 @@ def explain_range(reduce_range: bool, isa: list[str]) -> str:
 def round_body(body: Path, pixels: np.ndarray, path: Path, *, reduce_range: bool) -> Path:
     """The body with the weights of its convolutions on their INT8 grid, at `path`; see `rounding.round_weights`."""
     save_model(round_weights(onnx.load(body), _probes(pixels), reduce_range=reduce_range), path)
+    return path
+
+
+def equalise_body(body: Path, pixels: np.ndarray, path: Path) -> Path:
+    """The body with equalised channels, at `path`; see `equalise.equalise`. pixels: (N, S, S, C) uint8."""
+    save_model(equalise(onnx.load(body), to_planes(pixels)), path)
     return path
 
 
