@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.numpy import load_file as load_arrays
+from typer.testing import CliRunner
 
-from logo_edge import Classifier
+from logo_edge import Classifier, timing
 from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, read_bundle
 from logo_edge.errors import BundleError, SelectionError
 from logo_edge.preprocess import InputContract
@@ -26,6 +27,7 @@ from logo_edge_compress.candidates import measure, plan
 from logo_edge_compress.candidates import pack as candidate_packing
 from logo_edge_compress.candidates.plan import make_candidates
 from logo_edge_compress.candidates.store import Task, outcome
+from logo_edge_compress.commands import compress as compress_command
 from logo_edge_compress.compress import compress
 from logo_edge_compress.convert.source import read_source
 from logo_edge_compress.convert.tensorrt import unsupported_operators
@@ -37,6 +39,7 @@ from logo_edge_compress.select import Limits
 from logo_edge_compress.timing import Cost
 from logo_edge_compress.verify import run_onnx
 from logo_edge_report.compression import make_page
+from logo_edge_train.data import outliers
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.data.outliers import families_of
 from logo_edge_train.models import LogoNetwork
@@ -507,6 +510,8 @@ def test_a_pruned_student_with_doubts_of_its_own_is_packed_with_them(folder, equ
 def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
     ways = {
         "methods": ["minmax", "nncf", "dynamic", "weights-int8", "weights-int4"],
+        "equalise": "always",
+        "depthwise_fp32": "always",
         "mixed": "always",
         "nncf_minutes": 0.0,
     }
@@ -522,14 +527,17 @@ def test_every_way_to_quantize_is_a_candidate_of_its_own(folder, equal_costs):
         "int8-weights",
         "int4-weights",
         "int8-tuned",
+        "int8-equalised",
+        "int8-depthwise-fp32",
         "int8-mixed",
     ]
+    assert "has no depthwise layer to leave in FP32" in by_name["int8-depthwise-fp32"]["reason"]
     assert by_name["int4-weights"]["status"] == "refused"
     assert "no matrix product to store in 4 bits" in by_name["int4-weights"]["reason"]
     assert by_name["int8-dynamic"]["status"] == "refused"
     assert "layers compute in float" in by_name["int8-dynamic"]["reason"], "it quantizes no convolution"
     assert by_name["int8-minmax"]["audit"]["float_layers"] == []
-    for name in ("int8-nncf", "int8-weights", "int8-mixed"):
+    for name in ("int8-nncf", "int8-weights", "int8-equalised", "int8-mixed"):
         assert by_name[name]["status"] == "made", by_name[name]["reason"]
         assert by_name[name]["parity"]["images"] == 16
     assert by_name["int8-weights"]["size_bytes"] < 0.4 * by_name["fp32"]["size_bytes"]
@@ -549,7 +557,8 @@ def test_layers_go_back_to_fp32_where_no_int8_holds_its_parent(folder, tmp_path)
         return outcome(task, plan, "refused" if plan.precision == "int8" else "made")
 
     names = [candidate.name for candidate in make_candidates(task, set(), refuse_int8)]
-    assert names == ["fp32", "fp16", "int8-minmax", "int8-percentile", "int8-mixed"]
+    careful = ["int8-equalised", "int8-depthwise-fp32", "int8-mixed"]
+    assert names == ["fp32", "fp16", "int8-minmax", "int8-percentile", *careful]
 
 
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder, equal_costs):
@@ -618,6 +627,34 @@ def test_every_backend_that_is_here_gives_a_bundle_of_its_own(folder):
     web = record["targets"]["web"]
     assert web["method"].startswith("int8"), "the smallest"
     assert unsupported_operators(onnx.load(folder / "bundle-jetson" / "model.onnx")) == []
+
+
+@pytest.mark.slow
+def test_a_bundle_that_carries_another_format_opens_it_where_it_is_the_quickest(
+    folder, tmp_path, equal_costs, monkeypatch
+):
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.setattr(outliers, "families_of", lambda part: CHOICE)
+    shutil.copytree(folder / "run", tmp_path / "run")
+    arguments = [str(tmp_path / "run"), "--device", "cpu", "--name", "shapes", "--carry", "fp32", "--carry"]
+    arguments += ["int8-litert", "--out", str(tmp_path / "carrying")]
+    result = CliRunner().invoke(compress_command, arguments)
+    assert result.exit_code == 0, result.output
+    bundle, carried = read_bundle(tmp_path / "carrying"), "variants/int8-litert.tflite"
+    assert [variant.file for variant in bundle.variants] == ["variants/fp32.onnx", carried]
+    monkeypatch.setattr(
+        timing, "measure_by_turns", lambda calls: {name: 1.0 if carried in name else 2.0 for name in calls}
+    )
+    quickest, own = (Classifier.load(bundle.folder, backend=name) for name in ("auto", "onnxruntime"))
+    assert (quickest.backend, quickest.bundle.model.file) == ("litert", carried)
+    rows = read_manifest(folder / "manifest.csv").split("test")
+    guesses = [[classifier.classify(folder / row.icon).best_guess for row in rows] for classifier in (quickest, own)]
+    assert len(rows) == 16
+    assert sum(one == other for one, other in zip(*guesses, strict=True)) >= 15
+    size_mb = sum(bundle.files[name].size_bytes for name in ("model.onnx", "variants/fp32.onnx", carried)) / 1e6
+    result = CliRunner().invoke(compress_command, [*arguments, "--max-size-mb", f"{0.5 * size_mb}"])
+    assert isinstance(result.exception, SelectionError)
+    assert "no candidate meets the limits" in str(result.exception)
 
 
 def test_a_setting_that_is_as_by_default_changes_no_key_of_a_finished_student(folder):
