@@ -274,7 +274,7 @@ def multi_label_vectors() -> list[dict]:
     """Every case with all labels above their thresholds, all below, every other one, and each mode; blank; no logo."""
     rows = []
     for index, (logits, temperature) in enumerate(MULTI_LABEL):
-        count, scaling = len(logits), make_scaling(len(logits), whole=index % 2 == 1)
+        count, scaling = len(logits), make_scaling(len(logits), whole=index % 2 == 0)
         above, below = (-STEP,) * count, (STEP,) * count
         mixed = tuple(STEP if label % 2 else -STEP for label in range(count))
         far = tuple(-0.5 if label % 2 else -STEP for label in range(count))  # so far below that strict gives some
