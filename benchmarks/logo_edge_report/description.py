@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from logo_edge_train.data.images import map_images
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.keys import file_hash, versions
 from logo_edge_train.organize.describe import Description, describe_manifest
+from logo_edge_train.organize.kinds import count_kinds, describe_kinds
 from logo_edge_train.organize.limits import describe_limits
 from logo_edge_train.organize.splits import SPLIT_SHARES, find_uneven_classes
 from logo_edge_train.recipe import CalibrateConfig
@@ -53,7 +55,7 @@ def make_page(
     sections = [
         classes_section(description),
         splits_section(manifest, description),
-        files_section(survey),
+        files_section(survey, count_kinds(replace(manifest, rows=tuple(survey.rows)))),
         copies_section(manifest, survey),
         outliers_section(manifest, survey),
         *([suspects_section(manifest, doubtful)] if suspects else []),
@@ -168,8 +170,8 @@ def splits_section(manifest: Manifest, description: Description) -> Section:
     return Section("splits", "Splits", tuple(exhibits))
 
 
-def files_section(survey: Survey) -> Section:
-    """Formats, sizes and shapes of the images."""
+def files_section(survey: Survey, kinds: Counter[str]) -> Section:
+    """Formats, sizes, shapes and kinds of the images."""
     by_format = defaultdict(list)
     for image in survey.images:
         by_format[image.format].append(image)
@@ -191,7 +193,8 @@ def files_section(survey: Survey) -> Section:
             "Formats",
             f"{len(survey.unreadable):,} files cannot be read." if survey.unreadable else "Every file can be read.",
             table=Table(("format", "images", "median longer side", "with alpha", "MB"), rows),
-        )
+        ),
+        *([Exhibit("Kinds of picture", f"{describe_kinds(kinds)}.")] if kinds else []),
     ]
     if len(longer):
         exhibits += [

@@ -19,7 +19,14 @@ from logo_edge_train.device import describe_device
 from logo_edge_train.parallel import run_side_by_side
 from logo_edge_train.pretrain.simclr import pretrain
 from logo_edge_train.recipe import LoopConfig, PhasesConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
-from logo_edge_train.train import check_multi_label, check_splits, count_workers, fit_member, networks_to_pretrain
+from logo_edge_train.train import (
+    check_multi_label,
+    check_splits,
+    count_workers,
+    fit_member,
+    networks_to_pretrain,
+    settle_recipe,
+)
 
 TRIAL_STEPS = 6  # per epoch of a trial
 GPU_TRIAL_STEPS = 200  # more batches than the loaders make ahead, so that their pace shows
@@ -51,6 +58,7 @@ def estimate_training(manifest_path: Path, recipe: Recipe, *, device: torch.devi
     manifest = read_manifest(manifest_path)
     check_splits(manifest)
     check_multi_label(manifest, recipe)
+    recipe = settle_recipe(recipe, manifest)
     networks = networks_to_pretrain(recipe)
     workers = [count_workers(len(jobs), device) for jobs in (networks, recipe.train.teachers)]
     with tempfile.TemporaryDirectory(prefix="logo-edge-") as folder:

@@ -302,13 +302,41 @@ class FinetuneFit(LoopConfig):
 
 
 @dataclass(frozen=True)
+class SceneConfig:
+    """Strengths of the views of pictures that fill their frame; every p is a probability.
+
+    A view is a part of the image with `crop_min` to 1 of its area, and with its aspect ratio times or divided by up to
+    `stretch`. It is mirrored left to right with `p_mirror`, upside down with `p_flip`, turned by up to `rotate_degrees`
+    and seen at an angle that moves its corners inwards by up to `tilt` of a side. With `p_light`, brightness, contrast
+    and, from one side to the other, the light change by up to the share `light`; with `p_colour`, saturation by up to
+    the share `saturation` and hue by `hue_degrees`.
+    """
+
+    crop_min: Annotated[float, within(above=0, most=1)]
+    stretch: Annotated[float, within(1, 4)]
+    p_mirror: Share = 0.0
+    p_flip: Share = 0.0
+    rotate_degrees: Annotated[float, within(0, 45)] = 0.0
+    tilt: Annotated[float, within(0, 0.3)] = 0.0
+    p_light: Share = 0.5
+    light: Share = 0.25
+    p_colour: Share = 0.0
+    saturation: Share = 0.0
+    hue_degrees: Angle = 0.0
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """Strengths of the class-preserving augmentation; every p is a probability.
 
-    A low-resolution view has a longer side of `least_px` to 160 px; a share `p_rescale` of these is scaled up again.
-    The operations of `policy` (`Operation.parse`) are applied in addition, each with its own probability.
+    `kind` is the kind of picture: a `photo` or a `document` has the views of that table (SceneConfig), a logo those of
+    the fields from `scale_min` to `hue_degrees`. `auto`: for a training and a search proposed from the images
+    (organize/kinds.py), for a student its teachers' kind and tables, elsewhere logo. The other fields are for every
+    kind. A low-resolution view has a longer side of `least_px` to 160 px; a share `p_rescale` of these is scaled up
+    again. The operations of `policy` (`Operation.parse`) are applied in addition, each with its own probability.
     """
 
+    kind: Literal["auto", "logo", "photo", "document"] = "auto"
     scale_min: Annotated[float, within(above=0, most=1)] = 0.75
     rotate_degrees: Angle = 8.0
     p_rotate: Share = 0.25
@@ -322,6 +350,10 @@ class AugmentConfig:
     p_jpeg: Share = 0.15
     p_webp: Share = 0.0
     policy: tuple[Annotated[str, operation_rule], ...] = ()
+    photo: SceneConfig = SceneConfig(
+        crop_min=0.35, stretch=1.33, p_mirror=0.5, p_colour=0.5, saturation=0.3, hue_degrees=8.0
+    )
+    document: SceneConfig = SceneConfig(crop_min=0.8, stretch=1.1, rotate_degrees=2.0, tilt=0.03)
     p_mixup: ClassVar[float] = 0.0
     p_cutmix: ClassVar[float] = 0.0
     adapt_intensity: ClassVar[float] = 0.0

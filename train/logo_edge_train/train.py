@@ -45,6 +45,7 @@ from logo_edge_train.keys import (
 from logo_edge_train.losses import SupervisedObjective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.organize.features import measure_rows
+from logo_edge_train.organize.kinds import settle_kind
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain.simclr import encoder_path, pretrain, start_from
 from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
@@ -74,10 +75,11 @@ def train_ensemble(
 ) -> Run:
     """Fits the members of the recipe that are not finished yet, and writes the run.
 
-    If the recipe pretrains, each network of these members is pretrained first, once for all of its seeds. On CPUs the
-    members are fitted side by side, each in its own process; under torchrun one after another, each on all ranks. A
-    finished run is read and not changed. Raises RunError if `folder` holds a run of another recipe, other data or,
-    unfinished, other versions; DatasetError if a split is empty or lacks a class; RecipeError as `check_multi_label`.
+    The run's recipe names the kind of picture that was proposed. If the recipe pretrains, each network of these members
+    is pretrained first, once for all of its seeds. On CPUs the members are fitted side by side, each in its own
+    process; under torchrun one after another, each on all ranks. A finished run is read and not changed. Raises
+    RunError if `folder` holds a run of another recipe, other data or, unfinished, other versions; DatasetError if a
+    split is empty or lacks a class; RecipeError as `check_multi_label`.
     """
     manifest, report = read_manifest(manifest_path), distributed.on_main(report)
     check_splits(manifest)
@@ -89,6 +91,7 @@ def train_ensemble(
         refuse_other(folder, "a run", before["identity"], identity, finished=finished)
         if finished:
             return Run(folder, before)
+    recipe = settle_recipe(recipe, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     distributed.on_main(write_json)(folder / ROWS, row_hashes(manifest, manifest.rows))
     record = {
@@ -126,6 +129,11 @@ def train_ensemble(
     distributed.on_main(write_run_record)(folder, {**run.record, "metrics": metrics, "temperature": temperature})
     distributed.wait()
     return read_run(folder)
+
+
+def settle_recipe(recipe: Recipe, manifest: Manifest) -> Recipe:
+    """The recipe with the kind of picture of its augmentation, proposed from the images unless it has one."""
+    return replace(recipe, train=replace(recipe.train, augment=settle_kind(recipe.train.augment, manifest)))
 
 
 def learned_rows(manifest: Manifest, config: TrainConfig) -> list[LogoRow]:
@@ -237,8 +245,11 @@ def pretrain_networks(
 
 
 def networks_to_pretrain(recipe: Recipe) -> list[str]:
-    """The teachers' networks (name@size_px) to pretrain; those with ImageNet weights only with `from_imagenet`."""
-    if not recipe.pretrain.fit.epochs:
+    """The teachers' networks (name@size_px) to pretrain; those with ImageNet weights only with `from_imagenet`.
+
+    None for photographs and documents: the views of pretraining are of logos.
+    """
+    if not recipe.pretrain.fit.epochs or recipe.train.augment.kind in ("photo", "document"):
         return []
     every_network = recipe.pretrain.from_imagenet or not recipe.train.pretrained
     return [text for text in dict.fromkeys(recipe.train.teachers) if every_network or not has_imagenet_weights(text)]
@@ -266,7 +277,14 @@ def fit_member(
     name = f"teacher {index + 1}/{len(config.teachers)} {architecture}"
     imagenet = config.pretrained and has_imagenet_weights(architecture.model)
     begin = "pretrained weights" if start else "ImageNet weights" if imagenet else "random weights"
-    report({"kind": "start", "name": name, "stem": f"member-{index}", "note": f"from {begin}"})
+    report(
+        {
+            "kind": "start",
+            "name": name,
+            "stem": f"member-{index}",
+            "note": f"from {begin}; views of {config.augment.kind}s",
+        }
+    )
     rows = [row for row in learned_rows(manifest, config) if row not in left_out]
     rows = stratified_sample(rows, config.fit.max_images)
     depth = config.augment.adapt_intensity

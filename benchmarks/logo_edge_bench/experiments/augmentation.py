@@ -29,7 +29,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from logo_edge.probabilities import softmax
 from logo_edge_bench.experiments.record import RUNS, Device, Out, read_logos, read_record, write_record
 from logo_edge_train.checkpoints import load_network, save_member
-from logo_edge_train.data.augment import LogoAugmentation, weaken
+from logo_edge_train.data.augment import make_augmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import LogoRow, Manifest
@@ -169,7 +169,7 @@ def cross_entropies(
     network: LogoNetwork, dataset: LogoDataset, augment: AugmentConfig, views: int, device: torch.device
 ) -> list[float]:
     """Each logo's cross-entropy with its votes, nats, under the augmentation, the mean over its views."""
-    dataset.augmentation, totals = LogoAugmentation(augment, dataset.contract), np.zeros(len(dataset))
+    dataset.augmentation, totals = make_augmentation(augment, dataset.contract), np.zeros(len(dataset))
     for dataset.seed in range(views):
         probabilities = softmax(predict_logits(network, dataset, device))
         totals -= (dataset.targets * np.log(np.maximum(probabilities, 1e-12))).sum(1)

@@ -186,12 +186,15 @@ def fit_to_teachers(
         networks = [open_teacher(teacher, own.size_px, notes) for teacher, own in teachers]
     report({"kind": "start", "name": name, "stem": stem, "note": "; ".join(notes)})
     panel = ask_panel(run, manifest, rows, outliers, device) if config.panel_share else None
+    augment, theirs = config.augment, run.recipe.train.augment
+    if augment.kind == "auto":
+        augment = replace(augment, kind=theirs.kind, photo=theirs.photo, document=theirs.document)
     soft_targets = SoftTargets(networks, contracts, contract, config, ask=not gpu, multi_label=run.multi_label)
     dataset = PictureDataset(
         manifest,
         rows + outliers,
         run.classes,
-        augment=config.augment,
+        augment=augment,
         contract=InputContract(max(own.least_px for own in (*contracts, contract))),
         use_votes=config.fit.use_votes,
         seed=config.seed,

@@ -43,6 +43,7 @@ from logo_edge_train.keys import (
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.optim import parameter_groups
+from logo_edge_train.organize.kinds import settle_kind
 from logo_edge_train.organize.splits import split_by_group
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, Recipe, SearchConfig
@@ -211,7 +212,7 @@ def _run_epochs(
         LogoDataset(
             manifest, half, manifest.classes, contract=InputContract(config.size_px), augment=augment, **options
         )
-        for half, augment in zip(halves, (train.augment, None), strict=True)
+        for half, augment in zip(halves, (settle_kind(train.augment, manifest), None), strict=True)
     )
     val = LogoDataset(manifest, manifest.split("val"), manifest.classes, contract=InputContract(config.size_px))
     torch.manual_seed(seed)

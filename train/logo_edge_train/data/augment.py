@@ -1,10 +1,14 @@
-"""Augmentation that keeps a logo's class: no operation adds or removes a gradient, or breaks or mirrors lettering."""
+"""Augmentation that keeps the class, by the kind of picture.
+
+Of a logo, no operation adds or removes a gradient, or breaks or mirrors lettering. Of a photograph or a document, which
+fills its frame, no operation changes the background.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import albumentations as A
 import cv2
@@ -18,12 +22,13 @@ from logo_edge.errors import RecipeError
 from logo_edge.likeness.parts import ink_box
 from logo_edge.preprocess import InputContract, composite, letterboxed_size, pick_background, preprocess
 from logo_edge_train.data.sampling import rank_shares
-from logo_edge_train.recipe import AugmentConfig, Operation, TeacherAugment
+from logo_edge_train.recipe import AugmentConfig, Operation, SceneConfig, TeacherAugment
 
 MAX_HIDDEN_INK = 0.02  # share of the ink that may come close to a random background colour
 CLOSE_COLOUR = 110  # sum of absolute differences over R, G and B
 INTENSITIES = 10  # steps of strength between nothing and the whole
 LOW_RESOLUTION_PX = 160  # most, of the longer side of a picture of low resolution
+LEAST_SLOPE, MOST_SLOPE = 0.01, 0.2  # of the light across a picture; the bounds of albumentations
 LOSS_MOMENTUM = 0.5  # of a logo's running loss, which is updated about once an epoch
 
 
@@ -35,7 +40,7 @@ class LogoAugmentation:
     """
 
     def __init__(self, config: AugmentConfig, contract: InputContract):
-        self.config, self.contract = config, contract
+        self.config, self.contract, self.p_background = config, contract, config.p_background
         self.policy = [Operation.parse(text) for text in config.policy]
         rotate = A.Rotate(
             limit=(-config.rotate_degrees, config.rotate_degrees), border_mode=0, fill=0, p=config.p_rotate
@@ -62,21 +67,24 @@ class LogoAugmentation:
         return preprocess(self.draw_picture(image, seed), self.contract)
 
     def draw_picture(self, image: Image.Image, seed: int) -> np.ndarray:
-        """The picture from which a view is preprocessed, (H, H, 3) uint8; H is at most the contract's `least_px`."""
+        """The picture from which a view is preprocessed, (H, W, 3) uint8; no side is above the contract's `least_px`.
+
+        A logo's is square.
+        """
         random, policy_random = np.random.default_rng(seed), np.random.default_rng((seed, 1))
         for stage in (self.on_ink, self.on_colours, self.on_picture):
             stage.set_random_seed(int(random.integers(2**31)))
         drawn = [operation for operation in self.policy if policy_random.random() < operation.probability]
-        ink = self._place(image, random)  # (S, S, 4) uint8, premultiplied
+        ink = self._place(image, random)  # (H, W, 4) uint8, premultiplied
         ink = self.on_ink(image=ink)["image"]
         ink = operate(ON_INK, drawn, ink, policy_random)
         ink = recolour(
             ink, lambda straight: operate(ON_COLOURS, drawn, self.on_colours(image=straight)["image"], policy_random)
         )
-        picture = lay_on_background(ink, self.contract, random, self.config.p_background)
+        picture = lay_on_background(ink, self.contract, random, self.p_background)
         picture = operate(ON_PICTURE, drawn, picture, policy_random)
         side = self._draw_resolution(random)
-        if side < len(picture):
+        if side < max(picture.shape):
             picture = resize_picture(picture, side)
         picture = self.on_picture(image=picture)["image"]
         if side < self.contract.least_px and random.random() < self.config.p_rescale:
@@ -103,6 +111,51 @@ class LogoAugmentation:
         return square
 
 
+class SceneAugmentation(LogoAugmentation):
+    """Random view of one photograph or document: crop, stretch, mirroring, angle, light, colour; the rest as a logo's.
+
+    The crop keeps its aspect ratio: the contract, as in the runtime, decides what becomes of it. A transparent image
+    is composited on the contract's background only.
+    """
+
+    def __init__(self, config: AugmentConfig, contract: InputContract, scene: SceneConfig):
+        super().__init__(config, contract)
+        self.scene, self.p_background = scene, 0.0
+        turn, border = scene.rotate_degrees, cv2.BORDER_REPLICATE
+        self.on_ink = A.Compose(
+            [
+                A.HorizontalFlip(p=scene.p_mirror),
+                A.VerticalFlip(p=scene.p_flip),
+                A.Rotate((-turn, turn), border_mode=border, p=float(turn > 0)),
+                A.Perspective((0, scene.tilt), fit_output=False, border_mode=border, p=float(scene.tilt > 0)),
+            ]
+        )
+        light, hue, saturation = scene.light, scene.hue_degrees / 2, 255 * scene.saturation
+        slope = min(MOST_SLOPE, max(LEAST_SLOPE, light / 2))
+        self.on_colours = A.Compose(
+            [
+                A.RandomBrightnessContrast(light, light, p=scene.p_light),
+                A.Illumination("linear", intensity_range=(LEAST_SLOPE, slope), p=scene.p_light),
+                A.HueSaturationValue((-hue, hue), (-saturation, saturation), 0, p=scene.p_colour),
+            ]
+        )
+
+    def _place(self, image: Image.Image, random: np.random.Generator) -> np.ndarray:
+        """A random part of the image, (H, W, 4) uint8 premultiplied, the longer side that of the contract's canvas."""
+        share, stretch = random.uniform(self.scene.crop_min, 1.0), np.log(self.scene.stretch)
+        factor = np.exp(random.uniform(-stretch, stretch) / 2)
+        width, height = image.width * min(1.0, share**0.5 * factor), image.height * min(1.0, share**0.5 / factor)
+        left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
+        size = letterboxed_size((width, height), self.contract.least_px)
+        return np.asarray(image.resize(size, Image.Resampling.BILINEAR, (left, top, left + width, top + height)))
+
+
+def make_augmentation(config: AugmentConfig, contract: InputContract) -> LogoAugmentation:
+    """The augmentation of the configuration's kind of picture."""
+    scene = {"photo": config.photo, "document": config.document}.get(config.kind)
+    return SceneAugmentation(config, contract, scene) if scene else LogoAugmentation(config, contract)
+
+
 def weaken(config: AugmentConfig, strength: float) -> AugmentConfig:
     """The augmentation with all strengths and probabilities, except the mixing, times 0 to 1; 0 changes nothing."""
     policy = [Operation.parse(text) for text in config.policy]
@@ -121,17 +174,32 @@ def weaken(config: AugmentConfig, strength: float) -> AugmentConfig:
             "p_webp",
         )
     }
+    scenes = {
+        key: replace(
+            scene,
+            **{
+                field.name: getattr(scene, field.name) * strength
+                for field in fields(scene)
+                if field.name not in ("crop_min", "stretch")
+            },
+            crop_min=1 - strength * (1 - scene.crop_min),
+            stretch=1 + strength * (scene.stretch - 1),
+        )
+        for key, scene in (("photo", config.photo), ("document", config.document))
+    }
     return replace(
         config,
         **numbers,
+        **scenes,
         scale_min=1 - strength * (1 - config.scale_min),
         policy=tuple(f"{o.name} {o.probability * strength} {o.magnitude * strength}" for o in policy),
     )
 
 
 def resize_picture(picture: np.ndarray, side: int) -> np.ndarray:
-    """The (H, H, 3) uint8 picture at (side, side, 3)."""
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR))
+    """The (H, W, 3) uint8 picture with a longer side of `side`."""
+    size = letterboxed_size(picture.shape[1::-1], side)
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
 
 
 Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]  # of an image, at a magnitude of 0 to 1
@@ -164,17 +232,17 @@ def _move_corners(ink: np.ndarray, shift: Callable[[int, int], np.ndarray]) -> n
 
     The corners are the upper left, upper right, lower right and lower left.
     """
-    size = len(ink)
+    canvas = np.array(ink.shape[1::-1])
     rows, columns = ink_box(ink[:, :, 3] > 0)
     before = np.array([(x, y) for y in (rows.start, rows.stop) for x in (columns.start, columns.stop)])[[0, 1, 3, 2]]
     corners = before + shift(columns.stop - columns.start, rows.stop - rows.start)
-    corners = corners.mean(0) + (corners - corners.mean(0)) * min(1.0, size / np.ptp(corners, axis=0).max())
-    corners += np.maximum(0, -corners.min(0)) - np.maximum(0, corners.max(0) - size)
+    corners = corners.mean(0) + (corners - corners.mean(0)) * min(1.0, (canvas / np.ptp(corners, axis=0)).min())
+    corners += np.maximum(0, -corners.min(0)) - np.maximum(0, corners.max(0) - canvas)
     # OpenCV's coordinates are those of the pixels' centres
     matrix = cv2.getPerspectiveTransform(np.float32(before - 0.5), np.float32(corners - 0.5))
     opaque = ink[:, :, 3].min() == 255  # a picture with a background of its own, which continues beyond its edges
     border = cv2.BORDER_REPLICATE if opaque else cv2.BORDER_CONSTANT
-    return cv2.warpPerspective(ink, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
+    return cv2.warpPerspective(ink, matrix, tuple(canvas.tolist()), flags=cv2.INTER_LINEAR, borderMode=border)
 
 
 def tint(colours: np.ndarray, magnitude: float, random: np.random.Generator) -> np.ndarray:

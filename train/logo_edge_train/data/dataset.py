@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.data.augment import INTENSITIES, Intensity, LogoAugmentation, Mixing, mix_pair, weaken
+from logo_edge_train.data.augment import INTENSITIES, Intensity, Mixing, make_augmentation, mix_pair, weaken
 from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
 from logo_edge_train.data.manifest import NOT_A_LOGO, LogoRow, Manifest, targets_of
 from logo_edge_train.recipe import AugmentConfig
@@ -52,9 +52,9 @@ class LogoDataset(Dataset):
             classes = (*classes, NOT_A_LOGO)
         self.rows, self.classes, self.seed, self.intensity = rows, classes, seed, intensity
         self.contract = contract
-        self.augmentation = LogoAugmentation(augment, self.contract) if augment else None
+        self.augmentation = make_augmentation(augment, self.contract) if augment else None
         self.weakened = (
-            [LogoAugmentation(weaken(augment, level / INTENSITIES), self.contract) for level in range(INTENSITIES)]
+            [make_augmentation(weaken(augment, level / INTENSITIES), self.contract) for level in range(INTENSITIES)]
             if intensity
             else []
         )
@@ -102,7 +102,7 @@ class LogoDataset(Dataset):
         )
 
     def picture(self, position: int) -> np.ndarray:
-        """The picture from which the view at this position is preprocessed, (H, H, 3) uint8. Needs `augment`."""
+        """The picture from which the view at this position is preprocessed, (H, W, 3) uint8. Needs `augment`."""
         epoch, index = divmod(position, len(self.rows))
         image = self.images[index]
         strength = self.intensity.strength(epoch, index) if self.intensity else 1.0

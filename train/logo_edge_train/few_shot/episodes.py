@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from logo_edge.errors import DatasetError
 from logo_edge.likeness.parts import split_drawing
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.data.augment import LogoAugmentation
+from logo_edge_train.data.augment import make_augmentation
 from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
 from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import LogoRow, Manifest
@@ -158,7 +158,7 @@ class Drawings:
 
     def __init__(self, images: Iterable[Image.Image], contract: InputContract, config: FewShotConfig | None = None):
         self.contract = contract
-        self.augmentation = LogoAugmentation(config.augment, contract) if config else None
+        self.augmentation = make_augmentation(config.augment, contract) if config else None
         self.images = [_parts_of(image, contract.least_px) for image in images]
 
     @classmethod

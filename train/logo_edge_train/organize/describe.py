@@ -170,15 +170,17 @@ def plot_augmented(
     """Writes a sheet for a person to check: augmented logos of each class of the train split.
 
     Each line shows the same logos, `per_class` of each class: unchanged, augmented by `config`, under each operation of
-    a policy at half and full magnitude, and mixed with a logo of the class that the line names. Raises DatasetError if
-    a class has no logo in train.
+    a policy at half and full magnitude, and mixed with a logo of the class that the line names. The kind of picture is
+    proposed unless `config` has one. Raises DatasetError if a class has no logo in train.
     """
     import numpy as np
 
-    from logo_edge_train.data.augment import LogoAugmentation, find_partners, mix_pair, weaken
+    from logo_edge_train.data.augment import find_partners, make_augmentation, mix_pair, weaken
     from logo_edge_train.data.dataset import check_classes
     from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
+    from logo_edge_train.organize.kinds import settle_kind
 
+    config = settle_kind(config, manifest)
     contract, rng, rows = InputContract(size_px=THUMBNAIL_PX), np.random.default_rng(seed), manifest.split("train")
     check_classes(rows, manifest.classes, "train")
     picked = []
@@ -190,7 +192,7 @@ def plot_augmented(
     labels = [row.label for row in picked]
 
     def draw(config: AugmentConfig) -> list[np.ndarray]:
-        augmentation = LogoAugmentation(config, contract)
+        augmentation = make_augmentation(config, contract)
         return [augmentation(image, seed + index) for index, image in enumerate(images)]
 
     still = weaken(config, 0.0)

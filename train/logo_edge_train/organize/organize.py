@@ -13,10 +13,11 @@ from logo_edge.errors import DatasetError, ImageError
 from logo_edge.files import json_text, write_file
 from logo_edge.images.load import load_image
 from logo_edge.names import csv_line, shown
-from logo_edge_train.data.manifest import FILES, SPLITS, LogoRow, write_manifest
+from logo_edge_train.data.manifest import FILES, SPLITS, LogoRow, Manifest, write_manifest
 from logo_edge_train.data.processes import map_in_processes
 from logo_edge_train.organize.duplicates import MAX_DISTANCE, Look, group_copies, look_at
 from logo_edge_train.organize.features import LogoMeasurements, measure_logo
+from logo_edge_train.organize.kinds import count_kinds, describe_kinds
 from logo_edge_train.organize.label_proposer import SURE_CONFIDENCE, proposal_classes, propose_label
 from logo_edge_train.organize.manifest_file import digest_file, digests_file, skipped_file
 from logo_edge_train.organize.placed_images import PlacedImage, SkippedFile, listed
@@ -47,6 +48,7 @@ class OrganizeReport:
     a share of the usual limit. given: splits that the source names; unsplit: images without one, used as train.
     split_groups: groups that these splits divide. filled: splits that the source lacks -> their images, taken from
     train. uneven: classes whose splits are far from 70/10/10/10 -> their shares in percent, and their largest group.
+    kinds: kind of picture -> images, of a sample of train.
     """
 
     manifest: Path
@@ -69,6 +71,7 @@ class OrganizeReport:
     split_groups: tuple[str, ...]
     filled: dict[str, int]
     uneven: dict[str, tuple[tuple[int, ...], int]]
+    kinds: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,7 @@ def organize_images(
         split_groups=tuple(group for group, splits in splits_of.items() if len(splits) > 1),
         filled=filled,
         uneven={} if given or multi_label else find_uneven_classes(rows),
+        kinds=count_kinds(Manifest(tuple(rows), manifest_path.parent)),
     )
 
 
@@ -239,6 +243,8 @@ def describe_report(report: OrganizeReport) -> list[str]:
         f"{report.labelled} labelled by {names}, {report.proposed} by proposal ({report.proposed_sure} sure)",
         f"{report.groups} groups; {report.near_duplicates} copies kept in the split of the first of their group",
     ]
+    if report.kinds:
+        lines.append(describe_kinds(report.kinds))
     if report.given:
         lines.append(f"splits of your own, which are kept: {', '.join(report.given)}")
     lines += [f"no images of {split}: {count} of train are used for it" for split, count in report.filled.items()]
