@@ -1,8 +1,8 @@
 """The yardstick of a run: a bundle's model in a few hand-written lines of Pillow and ONNX Runtime.
 
 It never changes, unlike the runtime: ratios to it are comparable between versions and, much more than
-milliseconds, between machines. It letterboxes on white, does not calibrate and never abstains. Detail planes come from
-the runtime's code without C.
+milliseconds, between machines. It letterboxes on white, does not calibrate and never abstains. Detail planes and
+crops come from the runtime's code without C.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import onnxruntime
 from PIL import Image
 
 from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
-from logo_edge.preprocess import preprocess_by_pillow
+from logo_edge.preprocess import CROP, preprocess_by_pillow
 
 
 def load(labels: list[str], bundle: str | None = None, threads: int = 1, public_key: str | None = None) -> HandWritten:
@@ -43,7 +43,7 @@ class HandWritten:
         """(S, S, C) uint8."""
         size = self.bundle.input.size_px
         image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
-        if self.bundle.input.details:
+        if self.bundle.input.details or self.bundle.input.fit == CROP:
             flat = Image.new("RGB", image.size, "white")
             flat.paste(image, mask=image)
             return preprocess_by_pillow(flat, self.bundle.input)

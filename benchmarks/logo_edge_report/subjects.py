@@ -152,12 +152,12 @@ def _onnx_subject(path: Path) -> Subject:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     model_input = session.get_inputs()[0]
-    contract = InputContract(model_input.shape[1], details=model_input.shape[3] > 3)
+    run = _run_of(path)
+    contract = InputContract(model_input.shape[1], details=model_input.shape[3] > 3, fit=run.architecture(0).fit)
 
     def forward(pixels: np.ndarray) -> np.ndarray:
         return session.run(None, {model_input.name: pixels})[0]
 
-    run = _run_of(path)
     return Subject(
         path.name,
         "onnx",

@@ -47,7 +47,7 @@ def bill_of_materials(bundle: Bundle) -> dict:
 
 
 def _model(bundle: Bundle) -> dict:
-    size_px, provenance = bundle.input.size_px, bundle.provenance
+    provenance = bundle.provenance
     count = "any number" if bundle.calibration.multi_label else "one"
     metrics = [metric for split, figures in bundle.metrics.items() for metric in _metrics(split, figures)]
     return {
@@ -67,7 +67,7 @@ def _model(bundle: Bundle) -> dict:
                 "task": "image classification",
                 "modelArchitecture": str(provenance.get("student", "?")),
                 "datasets": [{"ref": DATA}],
-                "inputs": [{"format": f"image: uint8 RGB, letterboxed to {size_px} x {size_px} px"}],
+                "inputs": [{"format": f"image: uint8 RGB, {bundle.input.shown}"}],
                 "outputs": [{"format": f"{count} of the labels {', '.join(bundle.labels)}, or none; probabilities"}],
             },
             **({"quantitativeAnalysis": {"performanceMetrics": metrics}} if metrics else {}),

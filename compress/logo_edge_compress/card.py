@@ -7,6 +7,7 @@ import numpy as np
 from logo_edge.bundle.calibration import Calibration, Mode
 from logo_edge.bundle.record import Bundle
 from logo_edge.names import printable
+from logo_edge.preprocess import CROP
 from logo_edge_compress.figures import named_slices
 
 CARD = "card.md"
@@ -57,6 +58,7 @@ def model_card(bundle: Bundle) -> str:
             "",
             intended_use(bundle),
             "",
+            *(["Of an image that is not square, only the central square is read.", ""] * (bundle.input.fit == CROP)),
             "Not for images of other kinds or of other classes.",
             "",
             "## Trained on",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logo_edge.preprocess import InputContract
+from logo_edge.preprocess import CROP, InputContract
 from logo_edge_compress.candidates.pixels import save_pixels
 from logo_edge_compress.subprocess_call import OutOfTimeError
 from logo_edge_train.data.manifest import LogoRow, Manifest, targets_of
@@ -69,7 +69,7 @@ class Work:
 
     def pixels(self, contract: InputContract) -> Path:
         """The folder of `save_pixels` for one input contract."""
-        name = f"{contract.size_px}px" + "-details" * contract.details
+        name = f"{contract.size_px}px" + "-details" * contract.details + "-crop" * (contract.fit == CROP)
         return save_pixels(self.run, self.manifest, contract, self.outliers, self.folder / "pixels" / name)
 
 

@@ -170,17 +170,17 @@ FOR_EACH_CPU static void mix_rows(const int32_t *const *rows, const int32_t *wei
   }
 }
 
-/* Fills `ink`, (to_height, to_width, 4); premultiplies first where `straight`. Returns 1 where all pixels are opaque,
-   else 0; -1 where memory runs out.
+/* Fills `ink`, (to_height, to_width, 4); premultiplies first where `straight`. `pitch`: bytes from a row of pixels to the
+   next. Returns 1 where all pixels are opaque, else 0; -1 where memory runs out.
 
    Rows are scaled before columns, except for images that lose more than twice as much height as width: Pillow's order.
    A ring holds only the rows that the next row of the result needs, so that they stay in the first cache. */
-static int scale(const uint8_t *pixels, int step, int straight, int width, int height, const Taps *across,
-                 const Taps *down, int to_width, int to_height, uint8_t *ink) {
+static int scale(const uint8_t *pixels, size_t pitch, int step, int straight, int width, int height,
+                 const Taps *across, const Taps *down, int to_width, int to_height, uint8_t *ink) {
   const int rows_first = !(height > to_height && height - to_height > 2 * (width - to_width));
   const int ring_rows = down->most + LANES;
-  const size_t pitch = (size_t)width * step; /* of a row, in bytes */
-  const size_t length = ((rows_first ? 4 * (size_t)to_width : (size_t)width * step) + 7) / 8 * 8;
+  const size_t row_bytes = (size_t)width * step;
+  const size_t length = ((rows_first ? 4 * (size_t)to_width : row_bytes) + 7) / 8 * 8;
   const int pixels_of_chunk = greatest(CHUNK, across->most);
   int32_t *ring = calloc(ring_rows * length, 4), *mixed = malloc(4 * (length + 4 * (size_t)to_width));
   int32_t *unused = malloc(16 * (size_t)to_width);
@@ -206,7 +206,7 @@ static int scale(const uint8_t *pixels, int step, int straight, int width, int h
       } else {
         const uint8_t *row = pixels + (size_t)next * pitch;
         if (straight) opaque = premultiply(row, width, line, opaque), row = line;
-        widen(row, pitch, ring + next % ring_rows * length);
+        widen(row, row_bytes, ring + next % ring_rows * length);
         ++next;
       }
     }
@@ -216,7 +216,7 @@ static int scale(const uint8_t *pixels, int step, int straight, int width, int h
       const uint8_t *lanes[LANES];
       int32_t *results[LANES];
       for (int lane = 0; lane < LANES; ++lane) lanes[lane] = line, results[lane] = lane ? unused : mixed;
-      narrow(mixed, pitch, line);
+      narrow(mixed, row_bytes, line);
       scale_rows(lanes, 0, step, across, to_width, &chunk, results, opaque);
     }
     narrow(mixed, 4 * (size_t)to_width, ink + (size_t)i * to_width * 4);
@@ -255,13 +255,13 @@ FOR_EACH_CPU static const uint8_t *pick_background(const uint8_t *ink, int count
 }
 
 /* Scales box_width x box_height pixels to `ink`, (to_height, to_width, 4); returns the result of `scale`. */
-static int scale_box(const uint8_t *pixels, int step, int straight, int width, int height, double box_width,
-                     double box_height, int to_width, int to_height, uint8_t *ink) {
+static int scale_box(const uint8_t *pixels, size_t pitch, int step, int straight, int width, int height,
+                     double box_width, double box_height, int to_width, int to_height, uint8_t *ink) {
   Taps across = {0}, down = {0};
   int opaque = -1;
   if (step == 4 && box_width == to_width && box_height == to_height) { /* scaling would change nothing */
     uint32_t alphas = 255;
-    for (int y = 0; y < to_height; ++y, pixels += (size_t)width * 4, ink += (size_t)to_width * 4) {
+    for (int y = 0; y < to_height; ++y, pixels += pitch, ink += (size_t)to_width * 4) {
       if (straight) alphas = premultiply(pixels, to_width, ink, alphas);
       else memcpy(ink, pixels, (size_t)to_width * 4);
     }
@@ -269,7 +269,7 @@ static int scale_box(const uint8_t *pixels, int step, int straight, int width, i
   }
   if (make_taps(&across, width, box_width, to_width) && pair_taps(&across, to_width, step) &&
       make_taps(&down, height, box_height, to_height)) {
-    opaque = scale(pixels, step, straight, width, height, &across, &down, to_width, to_height, ink);
+    opaque = scale(pixels, pitch, step, straight, width, height, &across, &down, to_width, to_height, ink);
   }
   free_taps(&across), free_taps(&down);
   return opaque;
@@ -455,9 +455,16 @@ static int scaled_side(double side, double other, int longest) {
 }
 
 int logo_edge_preprocess(const uint8_t *pixels, int channels, int width, int height, double box_width,
-                         double box_height, int size, int details, const uint8_t light[3], const uint8_t dark[3],
-                         double dark_above, uint8_t *square) {
+                         double box_height, int size, int details, int crop, const uint8_t light[3],
+                         const uint8_t dark[3], double dark_above, uint8_t *square) {
   if (width > LOGO_EDGE_LONGEST_PX || height > LOGO_EDGE_LONGEST_PX) return 1; /* the weights would take gigabytes */
+  const size_t pitch = (size_t)width * channels;
+  if (crop) { /* preprocess.py: central_square */
+    const double side = fmin(box_width, box_height);
+    pixels += (size_t)((box_height - side) / 2) * pitch + (size_t)((box_width - side) / 2) * channels;
+    width = height = (int)ceil(side);
+    box_width = box_height = side;
+  }
   const int to_width = scaled_side(box_width, box_height, size), to_height = scaled_side(box_height, box_width, size);
   const int is_larger = fmax(box_width, box_height) > LOGO_EDGE_DETAIL_PX;
   int wide = to_width, high = to_height; /* of the image that is composited on the background */
@@ -470,7 +477,8 @@ int logo_edge_preprocess(const uint8_t *pixels, int channels, int width, int hei
   const size_t large_bytes = (size_t)wide * high * 4, small_bytes = details ? (size_t)to_width * to_height * 4 : 0;
   uint8_t *large = malloc(2 * (large_bytes + small_bytes)), colour[3], *ink = large, *planes = NULL;
   if (!large) return -1;
-  int opaque = scale_box(pixels, channels, channels == 4, width, height, box_width, box_height, wide, high, large);
+  int opaque = scale_box(pixels, pitch, channels, channels == 4, width, height, box_width, box_height, wide, high,
+                         large);
   if (opaque == 0) {
     memcpy(colour, pick_background(large, wide * high, light, dark, dark_above), 3);
     composite(large, (size_t)wide * high, colour);
@@ -479,8 +487,8 @@ int logo_edge_preprocess(const uint8_t *pixels, int channels, int width, int hei
     uint8_t *large_planes = large + large_bytes;
     planes = large_planes + large_bytes, ink = planes + small_bytes;
     if (!detail_planes(large, wide, high, large_planes) ||
-        scale_box(large_planes, 4, 0, wide, high, wide, high, to_width, to_height, planes) < 0 ||
-        scale_box(large, 4, 0, wide, high, wide, high, to_width, to_height, ink) < 0) {
+        scale_box(large_planes, (size_t)wide * 4, 4, 0, wide, high, wide, high, to_width, to_height, planes) < 0 ||
+        scale_box(large, (size_t)wide * 4, 4, 0, wide, high, wide, high, to_width, to_height, ink) < 0) {
       opaque = -1;
     }
   }

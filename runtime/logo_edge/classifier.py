@@ -18,7 +18,7 @@ from logo_edge.decision import DecisionRule, decide, is_blank, logo_score, may_c
 from logo_edge.errors import BundleError, ImageError, LogoEdgeError
 from logo_edge.images.load import ImageSource, load_reduced, take_bytes
 from logo_edge.model import Model
-from logo_edge.preprocess import preprocess
+from logo_edge.preprocess import CROP, preprocess
 from logo_edge.results import Classification
 
 if TYPE_CHECKING:
@@ -225,7 +225,10 @@ class Classifier(Model):
         least_px = None if self.enrolment else REDUCED_SIDES * self.bundle.input.least_px
         try:
             source = take_bytes(source)
-            image, size_px = load_reduced(source, least_px, fast=self._fast_decoders, least_pixels=REDUCED_PIXELS)
+            shorter_px = least_px if least_px and self.bundle.input.fit == CROP else 1
+            image, size_px = load_reduced(
+                source, least_px, least_shorter_px=shorter_px, fast=self._fast_decoders, least_pixels=REDUCED_PIXELS
+            )
         except ImageError as error:
             return error, None
         return preprocess(image, self.bundle.input, size_px), None if size_px is None else source

@@ -8,10 +8,12 @@ their graph, so that all languages agree to the bit.
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -23,13 +25,15 @@ MOST_PARTIAL = 4  # where more than one pixel in so many is partly transparent, 
 DETAIL_PX = 256  # longer side at which the detail planes are computed
 REACH_PX = 6  # the farthest neighbour that a detail plane reads
 DETAIL_PLANES = ("near fade", "far fade", "ramp", "edge")
+FITS = LETTERBOX, CROP = ("letterbox", "crop")  # what becomes of an image that is not square
 
 
 @dataclass(frozen=True)
 class InputContract:
-    """The input of a model: uint8, NHWC, (B, size_px, size_px, channels), letterboxed; RGB first.
+    """The input of a model: uint8, NHWC, (B, size_px, size_px, channels); RGB first.
 
-    An image with transparency is composited on `light_background`, or on `dark_background` where the mean luminance of
+    An image is letterboxed: the whole of it is shown. With the `fit` crop, only its central square is read. An image
+    with transparency is composited on `light_background`, or on `dark_background` where the mean luminance of
     its ink, weighted by alpha, is above `dark_above_luminance` of 255. An opaque image is letterboxed in its own
     background: the median colour of its border. With `details`, four planes follow RGB; `detail_planes` computes them
     before the image is scaled to the network's size.
@@ -40,6 +44,7 @@ class InputContract:
     dark_background: tuple[int, int, int] = (60, 60, 60)
     dark_above_luminance: float = 225.0
     details: bool = False
+    fit: str = LETTERBOX
 
     @property
     def channels(self) -> int:
@@ -47,8 +52,14 @@ class InputContract:
         return 3 + self.details * len(DETAIL_PLANES)
 
     @property
+    def shown(self) -> str:
+        """What the model reads of an image, for a card."""
+        square = f"{self.size_px} x {self.size_px} px"
+        return f"letterboxed to {square}" if self.fit == LETTERBOX else f"cropped to its central square, {square}"
+
+    @property
     def least_px(self) -> int:
-        """The longer side below which an image lacks detail that the model reads."""
+        """The longer side, of a central square, below which an image lacks detail that the model reads."""
         return max(self.size_px, self.details * DETAIL_PX)
 
 
@@ -61,7 +72,7 @@ def _load_library() -> ctypes.CDLL | None:
     except OSError:  # a copied folder of another platform
         return None
     number, real, address, text = ctypes.c_int, ctypes.c_double, ctypes.c_void_p, ctypes.c_char_p
-    image, box, contract = [address, number, number, number], [real, real], [number, number, text, text, real]
+    image, box, contract = [address, number, number, number], [real, real], [number, number, number, text, text, real]
     library.logo_edge_preprocess.argtypes = [*image, *box, *contract, address]  # see preprocess.h
     return library
 
@@ -72,13 +83,14 @@ LIBRARY = _load_library()  # None: Pillow preprocesses
 def preprocess(
     image: Image.Image | np.ndarray, contract: InputContract, size_px: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """The letterboxed image, (size_px, size_px, contract.channels) uint8: RGB, then the detail planes of the contract.
+    """The image as the model reads it, (size_px, size_px, contract.channels) uint8: RGB, then the detail planes.
 
     `image` is RGB or RGBA (see `images.load_image`), or (H, W, 3 or 4) uint8, which may be changed. The aspect ratio
-    is kept. The resampling is Pillow's antialiased bilinear (a triangle filter whose support grows with the
-    reduction), on premultiplied colours. With detail planes, a larger image is first scaled to DETAIL_PX and
-    composited; RGB and planes are then scaled from there. `size_px` is the size of the drawing where it covers only
-    part of the last column or row (`images.load_reduced`). Raises ValueError for any other input, and MemoryError.
+    is kept; with the fit crop, the central square is cut out first. The resampling is Pillow's antialiased bilinear (a
+    triangle filter whose support grows with the reduction), on premultiplied colours. With detail planes, a larger
+    image is first scaled to DETAIL_PX and composited; RGB and planes are then scaled from there. `size_px` is the size
+    of the drawing where it covers only part of the last column or row (`images.load_reduced`). Raises ValueError for
+    any other input, and MemoryError.
     """
     if LIBRARY is None:
         return preprocess_by_pillow(image, contract, size_px)
@@ -101,6 +113,7 @@ def preprocess(
         box_height,
         size,
         contract.details,
+        contract.fit == CROP,
         bytes(contract.light_background),
         bytes(contract.dark_background),
         contract.dark_above_luminance,
@@ -118,6 +131,8 @@ def preprocess_by_pillow(
 ) -> np.ndarray:
     """`preprocess` without the C library."""
     size = contract.size_px
+    if contract.fit == CROP:
+        image, size_px = central_square(image, size_px)
     if isinstance(image, np.ndarray):
         image = premultiply(image) if image.shape[2] == 4 else Image.fromarray(image)
     elif image.mode == "RGBA":
@@ -144,6 +159,25 @@ def preprocess_by_pillow(
     if planes is not None:
         inside[:, :, 3:] = planes
     return square
+
+
+Picture = TypeVar("Picture", Image.Image, np.ndarray)
+
+
+def central_square(
+    image: Picture, size_px: tuple[float, float] | None = None
+) -> tuple[Picture, tuple[float, float] | None]:
+    """The square in the middle of the image, cut at whole pixels; and its size if `size_px`, the drawing's, is given.
+
+    `image` is a PIL image or (H, W, C). Of an odd rest, the larger half is cut off to the right or below.
+    """
+    width, height = size_px or (image.size if isinstance(image, Image.Image) else image.shape[1::-1])
+    side = min(width, height)
+    left, top, side_px = int((width - side) / 2), int((height - side) / 2), math.ceil(side)
+    size_px = size_px and (side, side)
+    if isinstance(image, Image.Image):
+        return image.crop((left, top, left + side_px, top + side_px)), size_px
+    return image[top : top + side_px, left : left + side_px], size_px
 
 
 def resize(

@@ -24,7 +24,7 @@ std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& co
   const std::uint8_t *light = contract.light_background.data(), *dark = contract.dark_background.data();
   const int width = image.width, height = image.height;
   const int status = logo_edge_preprocess(image.rgba.data(), 4, width, height, width, height, size, contract.details,
-                                          light, dark, contract.dark_above_luminance, square.data());
+                                          contract.crop, light, dark, contract.dark_above_luminance, square.data());
   if (status < 0) throw std::bad_alloc();
   if (status > 0) {
     throw ImageError("a side of more than " + std::to_string(LOGO_EDGE_LONGEST_PX) + " pixels; scale it down first");
@@ -231,8 +231,10 @@ Calibration parse_calibration(const json& table, const std::vector<std::string>&
 InputContract parse_input(const json& table) {
   require(table.at("layout") == "NHWC" && table.at("dtype") == "uint8" && table.at("colour") == "RGB",
           "input: expected NHWC, uint8, RGB");
+  const auto fit = table.value("fit", std::string("letterbox"));
+  require(fit == "letterbox" || fit == "crop", "input: expected fit letterbox or crop");
   InputContract contract{table.at("size_px"), table.at("light_background"), table.at("dark_background"),
-                         table.at("dark_above_luminance"), table.value("details", false)};
+                         table.at("dark_above_luminance"), table.value("details", false), fit == "crop"};
   require(8 <= contract.size_px && contract.size_px <= 4096, "input: expected size_px from 8 to 4096");
   return contract;
 }

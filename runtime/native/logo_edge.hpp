@@ -37,6 +37,7 @@ struct InputContract {
   std::array<std::uint8_t, 3> dark_background{};
   double dark_above_luminance = 0;
   bool details = false;
+  bool crop = false;  // the record's fit: crop, not letterbox
 
   int channels() const { return details ? 7 : 3; }
 };
@@ -90,7 +91,7 @@ struct Classification {
   std::optional<std::vector<std::string>> labels;
 };
 
-/// The letterboxed image, (size_px, size_px, channels) uint8: RGB, then the detail planes if any. Equal to
+/// The image as the model reads it, (size_px, size_px, channels) uint8: RGB, then the detail planes if any. Equal to
 /// `logo_edge.preprocess` to the byte.
 std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& contract);
 

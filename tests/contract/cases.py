@@ -26,7 +26,7 @@ RED_EPISTEMIC = 255 / 3 - OFFSET  # nats, of a full red image, by `write_epistem
 
 def contract_of(vector: dict) -> InputContract:
     """The input of a preprocessing vector."""
-    return InputContract(vector["size_px"], details=vector["details"])
+    return InputContract(vector["size_px"], details=vector["details"], fit=vector["fit"])
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:

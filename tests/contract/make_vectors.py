@@ -12,7 +12,13 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-INPUTS = ((128, False), (96, False), (96, True))  # size_px, details
+INPUTS = (  # size_px, details, fit
+    (128, False, "letterbox"),
+    (96, False, "letterbox"),
+    (96, True, "letterbox"),
+    (96, False, "crop"),
+    (96, True, "crop"),
+)
 STEP = 1e-4  # of confidence; just below and just above a threshold
 LABELS = ("simple", "text", "gradient", "complex", "badge", "mark", "seal")
 # Sixteenths, so that float32 holds them exactly: (logits, temperature).
@@ -399,9 +405,13 @@ def write_preprocess_vectors() -> list[dict]:
     (HERE / "preprocess").mkdir(exist_ok=True)
     rows = []
     for path in write_inputs():
-        for size_px, details in INPUTS:
-            expected = HERE / "preprocess" / f"{path.stem}-{size_px}{'-details' if details else ''}.png"
-            pixels = preprocess(load_image(path, fast=False), InputContract(size_px, details=details))
+        image = load_image(path, fast=False)
+        for size_px, details, fit in INPUTS:
+            if fit == "crop" and image.width == image.height:
+                continue  # a square is shown as a whole
+            suffix = "-details" * details + "-crop" * (fit == "crop")
+            expected = HERE / "preprocess" / f"{path.stem}-{size_px}{suffix}.png"
+            pixels = preprocess(image, InputContract(size_px, details=details, fit=fit))
             Image.fromarray(pixels.reshape(size_px, -1) if details else pixels).save(expected, optimize=True)
             colours = {tuple(pixel) for row in pixels[:, :, :3].tolist() for pixel in row}
             rows.append(
@@ -409,6 +419,7 @@ def write_preprocess_vectors() -> list[dict]:
                     "image": path.relative_to(ROOT).as_posix(),
                     "size_px": size_px,
                     "details": details,
+                    "fit": fit,
                     "blank": len(colours) == 1,
                     "expected": expected.relative_to(ROOT).as_posix(),
                 }

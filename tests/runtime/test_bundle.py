@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from logo_edge import BundleError, Classifier, InputContract, read_bundle
 from logo_edge.bundle.calibration import Calibration, Conformal, Familiarity, Mode, Scaling
-from logo_edge.bundle.record import DIGEST, RECORD, VECTORS, list_files, write_bundle_record, write_record
+from logo_edge.bundle.record import (
+    DEFAULT_BUNDLE,
+    DIGEST,
+    RECORD,
+    VECTORS,
+    list_files,
+    record_bytes,
+    write_bundle_record,
+    write_record,
+)
+from logo_edge.preprocess import CROP, LETTERBOX
 
 FILES = ["card.md", "model.onnx", "vectors/0.png", "vectors/1.png", "vectors/2.png", "vectors/vectors.json"]
 MISSING = object()
@@ -185,6 +199,7 @@ WRONG = [
         for value in (None, "ab", 5, {"a": 1}, [], ["a"], [1, 2, 3], [["a"], "b", "c"], ["", "b", "c"])
     ),
     *((("input", "details"), value) for value in (None, 1, "true", [], {})),
+    *((("input", "fit"), value) for value in (None, 1, "stretch", "", [], {})),
     *((ENTRY, value) for value in (None, 5, "text", [])),
     *((("calibration", "conformal"), value) for value in (None, 5, "text", {}, [5], [{"level": "0.9"}])),
     *(
@@ -363,6 +378,34 @@ def test_a_record_without_details_has_none_and_a_model_that_lacks_them_stops_at_
     assert not read_bundle(folder).input.details
     with pytest.raises(BundleError, match=r"reads .*16, 16, 3.*bundle.json says .*\(B, 16, 16, 7\)"):
         Classifier.load(fake_bundle(details=True, model=fake_model()))
+
+
+def test_a_record_names_the_fit_only_where_it_is_not_the_letterbox(fake_bundle):
+    folder = fake_bundle()
+    bundle = read_bundle(folder)
+    assert bundle.input.fit == LETTERBOX
+    assert "fit" not in json.loads(record_bytes(bundle))["input"]
+    assert record_bytes(read_bundle(DEFAULT_BUNDLE)) == (DEFAULT_BUNDLE / RECORD).read_bytes()
+    cropping = replace(bundle, input=replace(bundle.input, fit=CROP))
+    write_bundle_record(cropping)
+    assert read_bundle(folder).input == cropping.input
+    assert cropping.input.shown == "cropped to its central square, 16 x 16 px"
+
+
+def test_a_bundle_that_crops_classifies_the_central_square(fake_bundle):
+    folder, image = fake_bundle(), np.zeros((40, 300, 3), np.uint8)
+    image[:, :130], image[:, 170:] = (255, 0, 0), (0, 255, 0)
+    whole = Classifier.load(folder).read_pixels(image)
+    change_record(folder, "input", "fit", value="crop")
+    classifier = Classifier.load(folder)
+    assert whole.any()
+    assert not classifier.read_pixels(image).any()
+    wide = Image.fromarray(image).resize((6000, 800), Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    wide.save(file, "JPEG", quality=100, subsampling=0)
+    pixels, again = classifier._read_reduced(file.getvalue())
+    assert again is not None, "a large JPEG is decoded at reduced scale"
+    assert pixels.max() < 8
 
 
 @pytest.mark.parametrize("data", [b"no model", b"", bytes(1000)])

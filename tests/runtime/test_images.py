@@ -407,6 +407,12 @@ def test_a_large_jpeg_is_decoded_smaller_and_covers_the_same_picture(size, orien
         assert decode_reduced(data)[0].tobytes() == decoded.tobytes()
 
 
+def test_the_shorter_side_of_a_reduced_jpeg_may_be_bounded_too():
+    data = encode(Image.new("RGB", (2600, 700), RED), "JPEG")
+    assert load_reduced(data, 320)[1] == (325.0, 87.5)
+    assert load_reduced(data, 320, least_shorter_px=320)[1] == (1300.0, 350.0)
+
+
 def test_small_jpegs_and_other_formats_are_decoded_whole():
     image = Image.new("RGB", (1000, 1000), RED)
     data = encode(image, "JPEG")

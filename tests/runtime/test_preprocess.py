@@ -15,8 +15,10 @@ from PIL import Image, ImageFilter
 
 from logo_edge import InputContract, preprocess
 from logo_edge.preprocess import (
+    CROP,
     DETAIL_PX,
     LIBRARY,
+    central_square,
     composite,
     detail_planes,
     detail_size,
@@ -395,6 +397,44 @@ def test_letterboxing_keeps_the_aspect_and_centres_the_ink(size):
     assert min(box) == pytest.approx(max(1, 64 * min(size) / max(size)), abs=0.5)
     assert abs((rows.min() + rows.max()) - 63) <= 1
     assert abs((columns.min() + columns.max()) - 63) <= 1
+
+
+CROPPED = InputContract(size_px=64, fit=CROP)
+
+
+@pytest.mark.parametrize("details", [False, True])
+@pytest.mark.parametrize("size", [(200, 100), (101, 200), (90, 90), (30, 91), (641, 480), (20000, 10), (1, 3)])
+def test_the_fit_crop_reads_the_central_square_and_nothing_else(size, details):
+    for alpha in (False, True):
+        image, side = drawing(*size, 3, alpha=alpha), min(size)
+        left, top = (size[0] - side) // 2, (size[1] - side) // 2
+        expected = preprocess(image.crop((left, top, left + side, top + side)), InputContract(64, details=details))
+        contract = InputContract(64, details=details, fit=CROP)
+        assert np.array_equal(preprocess(image, contract), expected)
+        assert np.array_equal(preprocess(np.array(image), contract), expected)
+        assert np.array_equal(preprocess_by_pillow(image, contract), expected)
+        assert np.array_equal(preprocess_by_pillow(np.array(image), contract), expected)
+
+
+def test_the_default_shows_the_whole_image():
+    edges = Image.new("RGB", (300, 100), "white")
+    edges.paste("red", (0, 0, 20, 100))
+    assert InputContract().fit == "letterbox"
+    assert (preprocess(edges, CONTRACT)[:, :, 1] < 50).any()
+    assert (preprocess(edges, CROPPED) == 255).all()
+
+
+@pytest.mark.parametrize("size", [(334, 250), (251, 251), (250, 301), (9, 300), (120, 119)])
+@pytest.mark.parametrize("less", [(0.5, 0), (0, 0.875), (0.125, 0.5), (0.9, 0.1)])
+def test_the_fit_crop_of_a_reduced_jpeg_leaves_out_what_is_not_drawn(size, less):
+    pixels = np.array(drawing(*size, 5, alpha=False))
+    box = (size[0] - less[0], size[1] - less[1])
+    square, covered = central_square(pixels, box)
+    assert covered == (min(box), min(box))
+    assert square.shape[0] == square.shape[1] == np.ceil(min(box))
+    for details in (False, True):
+        contract = InputContract(48, details=details, fit=CROP)
+        assert np.array_equal(preprocess(pixels, contract, box), preprocess_by_pillow(pixels, contract, box))
 
 
 def test_the_longer_side_fills_the_square_and_no_side_vanishes():

@@ -23,6 +23,7 @@ from logo_edge import Classifier, InputContract, load_image, preprocess
 from logo_edge.bundle.calibration import Familiarity, Scaling
 from logo_edge.bundle.record import RECORD, VECTORS, list_files, write_record
 from logo_edge.cli.serve import export_triton
+from logo_edge.preprocess import CROP, LETTERBOX
 from logo_edge.scale import triton
 from logo_edge.scale.preprocess_graph import preprocess_graph
 
@@ -63,21 +64,26 @@ def rgba(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGBA"))
 
 
-@pytest.mark.parametrize(("size_px", "details"), [(96, False), (128, False), (96, True)])
-def test_the_graph_preprocesses_the_golden_images_to_the_byte(size_px, details):
+@pytest.mark.parametrize(
+    ("size_px", "details", "fit"),
+    [(96, False, LETTERBOX), (128, False, LETTERBOX), (96, True, LETTERBOX), (96, False, CROP), (96, True, CROP)],
+)
+def test_the_graph_preprocesses_the_golden_images_to_the_byte(size_px, details, fit):
     vectors = json.loads((CONTRACT / "preprocess_vectors.json").read_text())["vectors"]
-    vectors = [vector for vector in vectors if (vector["size_px"], vector["details"]) == (size_px, details)]
-    assert len(vectors) >= 20
-    graph = onnxruntime.InferenceSession(preprocess_graph(contract_of(vectors[0])).SerializeToString())
+    contract = InputContract(size_px, details=details, fit=fit)
+    vectors = [vector for vector in vectors if contract_of(vector) == contract]
+    assert len(vectors) >= 10
+    graph = onnxruntime.InferenceSession(preprocess_graph(contract).SerializeToString())
     for vector in vectors:
         pixels, is_blank = graph.run(None, {"image": rgba(load_image(ROOT / vector["image"]))})
         assert pixels.tobytes() == Image.open(ROOT / vector["expected"]).tobytes(), vector["image"]
         assert is_blank.tolist() == [[vector["blank"]]], vector["image"]
 
 
+@pytest.mark.parametrize("fit", [LETTERBOX, CROP])
 @pytest.mark.parametrize("details", [False, True])
-def test_the_graph_preprocesses_noise_of_any_shape_to_the_byte(details):
-    contract = InputContract(64, dark_above_luminance=200.5, dark_background=(10, 20, 30), details=details)
+def test_the_graph_preprocesses_noise_of_any_shape_to_the_byte(details, fit):
+    contract = InputContract(64, (255, 255, 255), (10, 20, 30), 200.5, details, fit)
     graph = onnxruntime.InferenceSession(preprocess_graph(contract).SerializeToString())
     rng = np.random.default_rng(0)
     shapes = [(1, 1), (1, 900), (900, 1), (64, 64), (63, 64), (64, 63), (65, 2), (3, 5), (640, 200)]
@@ -95,7 +101,8 @@ def test_the_graph_preprocesses_noise_of_any_shape_to_the_byte(details):
         expected = preprocess(Image.fromarray(image), contract)
         assert np.array_equal(graph.run(None, {"image": image})[0][0], expected), (height, width)
         backgrounds.add(tuple(expected[0, 0, :3]))
-    assert {(10, 20, 30), (255, 255, 255)} <= backgrounds
+    if fit == LETTERBOX:
+        assert {(10, 20, 30), (255, 255, 255)} <= backgrounds
     assert len(backgrounds) > 10  # of opaque images: their own
 
 

@@ -14,16 +14,18 @@ from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_image
 
 import logo_edge
+from logo_edge.errors import RecipeError
 from logo_edge.images.load import load_image
-from logo_edge.preprocess import InputContract
+from logo_edge.preprocess import CROP, InputContract, preprocess
 from logo_edge_compress.distill import distill as distillation
 from logo_edge_train import train
 from logo_edge_train.data.augment import SceneAugmentation, make_augmentation, weaken
+from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, write_manifest
 from logo_edge_train.data.outliers import FAMILIES
 from logo_edge_train.data.outliers.drawing import draw_picture
 from logo_edge_train.organize.kinds import DOCUMENT, LOGO, PHOTO, count_kinds, describe_kinds, kind_of, settle_kind
-from logo_edge_train.recipe import OPERATIONS, AugmentConfig
+from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 
 CONTRACT = InputContract(96)
@@ -153,6 +155,41 @@ def test_a_transparent_picture_lies_on_the_background_of_the_runtime():
     config = weaken(AugmentConfig(kind="photo", p_background=1.0), 0.0)
     augmentation = make_augmentation(replace(config, p_background=1.0), CONTRACT)
     assert all((augmentation(image.convert("RGBa"), seed)[0, 0] == 255).all() for seed in range(5))
+
+
+@pytest.mark.parametrize("kind", ["logo", "photo"])
+def test_views_of_a_cropping_contract_show_what_the_runtime_shows(kind):
+    image, contract = photographs(1)[0], InputContract(96, fit=CROP)
+    still = make_augmentation(weaken(AugmentConfig(kind=kind), 0.0), contract)(image.convert("RGBA").convert("RGBa"), 0)
+    assert np.abs(still.astype(int) - preprocess(image, contract)).mean() < 2
+    assert np.abs(still.astype(int) - preprocess(image, CONTRACT)).mean() > 10
+
+
+def test_images_kept_for_a_cropping_contract_are_large_enough(tmp_path):
+    Image.new("RGB", (2000, 500)).save(tmp_path / "wide.png")
+    row = LogoRow(FILES, "", "wide.png", "wide", "a")
+    shapes = [
+        LogoDataset(
+            Manifest((row,), tmp_path), [row], ("a", "b"), contract=contract, augment=AugmentConfig(kind="photo")
+        )
+        .images[0]
+        .size
+        for contract in (CONTRACT, InputContract(96, fit=CROP))
+    ]
+    assert shapes == [(144, 36), (576, 144)]
+
+
+def test_every_network_of_a_recipe_has_the_same_fit():
+    assert Architecture.parse("test_resnet@32:crop").contract == InputContract(32, fit=CROP)
+    assert str(Architecture.parse("test_resnet@32:crop")) == "test_resnet@32:crop"
+    assert str(Architecture.parse("test_resnet:2@32")) == "test_resnet:2@32"
+    with pytest.raises(RecipeError, match="expected name@size_px"):
+        Architecture.parse("test_resnet@32:stretch")
+    mixed = {"train": {"teachers": ["test_resnet@32:crop"]}, "distill": {"students": ["test_resnet@32"]}}
+    with pytest.raises(RecipeError, match="have the fit :crop, others not"):
+        recipe_from_dict(mixed)
+    mixed["distill"]["students"] = ["test_resnet@32:crop"]
+    assert recipe_from_dict(mixed).train.teachers == ("test_resnet@32:crop",)
 
 
 class Stopped(Exception):

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Annotated, ClassVar, Literal, get_args
 
 from logo_edge.errors import RecipeError
-from logo_edge.preprocess import InputContract
+from logo_edge.preprocess import CROP, LETTERBOX, InputContract
 from logo_edge_train.bounds import (
     Count,
     CountOrZero,
@@ -37,7 +37,7 @@ When = Literal["off", "needed", "always"]
 Attention = Literal["none", "se", "cbam", "mhsa"]  # of a composed network: see models/composed.py
 Head = Literal["linear", "mlp", "attention_pool", "ensemble"]
 PRIOR_PREFIX = "logo_vit"  # these networks have a logo-type prior and a head of log variances
-NETWORK_FORM = "expected name@size_px, such as tf_efficientnet_lite0@128"
+NETWORK_FORM = "expected name@size_px, such as tf_efficientnet_lite0@128, or name@size_px:crop"
 OPERATION_FORM = (
     "expected name, probability and magnitude, 0 to 1 each, such as 'shear 0.3 0.5', with one of "
     + ", ".join(OPERATIONS)
@@ -46,26 +46,31 @@ OPERATION_FORM = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network and its input size: the name of a timm or composed network, and the side of its square input, in px."""
+    """A network and its input: the name of a timm or composed network, the side of its square input in px, the fit.
+
+    The fit is LETTERBOX, or CROP for the central square of an image only.
+    """
 
     model: str
     size_px: int
+    fit: str = LETTERBOX
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """`name@size_px`. Raises RecipeError for any other form."""
-        model, _, size = text.partition("@")
-        if not model or not size.isdecimal() or int(size) < 1:
+        """`name@size_px` or `name@size_px:crop`. Raises RecipeError for any other form."""
+        model, _, side = text.partition("@")
+        size, colon, fit = side.partition(":")
+        if not model or not size.isdecimal() or int(size) < 1 or (colon and fit != CROP):
             raise RecipeError(f"network {text!r}; {NETWORK_FORM}")
-        return cls(model, int(size))
+        return cls(model, int(size), fit or LETTERBOX)
 
     def __str__(self) -> str:
-        return f"{self.model}@{self.size_px}"
+        return f"{self.model}@{self.size_px}" + f":{CROP}" * (self.fit == CROP)
 
     @property
     def contract(self) -> InputContract:
         """The network's input: RGB, and the detail planes if its name has `+details`."""
-        return InputContract(self.size_px, details="details" in self.model.split("+"))
+        return InputContract(self.size_px, details="details" in self.model.split("+"), fit=self.fit)
 
 
 @dataclass(frozen=True)

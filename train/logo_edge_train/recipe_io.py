@@ -183,6 +183,13 @@ def _teacher_conflicts(config: TrainConfig) -> Iterator[Conflict]:
 
 def _student_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     config = recipe.distill
+    fits = {Architecture.parse(text).fit for text in (*recipe.train.teachers, *config.students)}
+    if len(fits) > 1:
+        yield (
+            ("train.teachers", "distill.students"),
+            "some networks of train.teachers and distill.students have the fit :crop, others not; expected it for all "
+            "or none: teachers and students see the same part of an image",
+        )
     if config.teachers_per_batch and (config.feature_weight or config.epistemic == "dispersion"):
         what = "feature_weight" if config.feature_weight else "epistemic = 'dispersion'"
         yield (

@@ -56,6 +56,17 @@ def augmentation(result: dict) -> str:
     )
 
 
+def kinds(result: dict) -> str:
+    """The kinds that are proposed for single pictures."""
+    names = ("logo", "photo", "document")
+    return table_of(
+        result["groups"],
+        ("pictures", "{pictures}"),
+        ("number", lambda row: str(sum(row.get(name, 0) for name in names))),
+        *((name, lambda row, name=name: str(row.get(name, 0))) for name in names),
+    )
+
+
 def few_shot(result: dict) -> str:
     """The accuracy of each method on each task; of brands also the interval of episodes drawn class by class."""
 

@@ -195,7 +195,7 @@ def fit_to_teachers(
         rows + outliers,
         run.classes,
         augment=augment,
-        contract=InputContract(max(own.least_px for own in (*contracts, contract))),
+        contract=InputContract(max(own.least_px for own in (*contracts, contract)), fit=contract.fit),
         use_votes=config.fit.use_votes,
         seed=config.seed,
         panel=panel,

@@ -25,7 +25,7 @@ from logo_edge.bundle.fields import parse_table, typed
 from logo_edge.bundle.signing import SIGNATURE, verify_record
 from logo_edge.errors import BundleError
 from logo_edge.files import json_text, write_file
-from logo_edge.preprocess import InputContract
+from logo_edge.preprocess import FITS, LETTERBOX, InputContract
 
 FORMAT = "logo-edge-bundle"
 FORMAT_VERSION = 2
@@ -211,6 +211,8 @@ def write_bundle_record(bundle: Bundle) -> None:
 def record_bytes(bundle: Bundle) -> bytes:
     """The content of the bundle's bundle.json."""
     contract = asdict(bundle.input)
+    if bundle.input.fit == LETTERBOX:
+        del contract["fit"]  # the default, which older records do not name
     record = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -307,6 +309,7 @@ def _check_content(bundle: Bundle, where: Path) -> None:
         )
         and {name for variant in bundle.variants for name in (variant.file, variant.vectors)} <= set(bundle.files),
         "input: expected size_px from 8 to 4096": 8 <= bundle.input.size_px <= 4096,
+        f"input: expected fit {' or '.join(FITS)}": bundle.input.fit in FITS,
         f"files: expected {model!r} among them": model in bundle.files,
         f"members: expected none, or two or more listed files, the first {model!r}, of 8 px up to the input's and one "
         "of just that, weights above 0 that sum to 1": _fits_members(bundle),

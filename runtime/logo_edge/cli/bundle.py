@@ -47,7 +47,7 @@ def info_command(
 
 
 def _bundle_rows(bundle: Bundle) -> dict[str, str]:
-    calibration, size_px = bundle.calibration, bundle.input.size_px
+    calibration = bundle.calibration
     thresholds = [f"{value:.3f} ({mode})" for mode, value in calibration.abstain_below.items() if value]
     if calibration.label_thresholds:
         thresholds = [
@@ -59,7 +59,7 @@ def _bundle_rows(bundle: Bundle) -> dict[str, str]:
         "bundle": f"{bundle.name}  ({bundle.folder})",
         "classes": ", ".join(bundle.labels) + "; an image may have several or none" * calibration.multi_label,
         "model": f"{bundle.provenance.get('student', '?')}, {bundle.model.precision}",
-        "input": f"{size_px} x {size_px} px, letterboxed",
+        "input": bundle.input.shown,
         "size": f"{bundle.size_bytes / 1e6:.2f} MB on disk",
         "preprocessing": "preprocess.c" if LIBRARY else "Pillow; faster if built with a C compiler",
         "temperature": f"{calibration.temperature:.3f}",

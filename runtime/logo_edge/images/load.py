@@ -98,16 +98,22 @@ def load_image(source: ImageSource, *, fast: bool = True, max_pixels: int = MAX_
 
 
 def load_reduced(
-    source: ImageSource, least_px: int | None, *, fast: bool = True, least_pixels: int = 0, max_pixels: int = MAX_PIXELS
+    source: ImageSource,
+    least_px: int | None,
+    *,
+    least_shorter_px: int = 1,
+    fast: bool = True,
+    least_pixels: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Image.Image | np.ndarray, tuple[float, float] | None]:
     """`load_image`, but a JPEG of `least_pixels` or more is decoded at reduced scale: 1/2, 1/4 or 1/8.
 
     Also returns the (width, height) of such a JPEG in reduced pixels, None for other images. It is not whole where the
     last column or row stands for less than a whole pixel. A JPEG is decoded from its cosine coefficients at the
-    smallest scale whose longer side has at least `least_px` pixels. A fast decoder's result is a (H, W, 3 or 4) uint8
-    array, which belongs to the caller.
+    smallest scale whose longer side has at least `least_px` pixels, and whose shorter side `least_shorter_px`. A fast
+    decoder's result is a (H, W, 3 or 4) uint8 array, which belongs to the caller.
     """
-    source = take_bytes(source)
+    source, least_sides = take_bytes(source), least_px and (least_px, least_shorter_px)
     if isinstance(source, Image.Image):
         name, image = "the PIL image", source
         _check_pixel_count(image.size, name, max_pixels)
@@ -118,10 +124,10 @@ def load_reduced(
     elif isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) > MAX_FILE_BYTES:
             raise ImageError(f"the bytes: more than {MAX_FILE_BYTES:,}, the most that an image file may have")
-        return _decode(bytes(source), "the bytes", fast, least_px, least_pixels, max_pixels)
+        return _decode(bytes(source), "the bytes", fast, least_sides, least_pixels, max_pixels)
     elif isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
-        return _decode(_read_file(path), path, fast, least_px, least_pixels, max_pixels)
+        return _decode(_read_file(path), path, fast, least_sides, least_pixels, max_pixels)
     else:
         raise TypeError(
             f"found {type(source).__name__}; expected a path, bytes, an open binary file, a NumPy array or a PIL image"
@@ -197,7 +203,7 @@ def _shows_nothing(image: Image.Image) -> bool:
 
 
 def _decode(
-    data: bytes, name: str, fast: bool, least_px: int | None, least_pixels: int, max_pixels: int
+    data: bytes, name: str, fast: bool, least_sides: tuple[int, int] | None, least_pixels: int, max_pixels: int
 ) -> tuple[Image.Image | np.ndarray, tuple[float, float] | None]:
     if not data:
         raise ImageError(f"{name}: empty (0 bytes); expected an encoded image")
@@ -213,7 +219,7 @@ def _decode(
             image = _open_lazily(file.data, file.kind)
         width, height = image.size
         if width * height >= least_pixels:
-            denominator = max(denominator, _denominator(image, least_px))
+            denominator = max(denominator, _denominator(image, least_sides))
         covered = None if denominator == 1 else (width / denominator, height / denominator)
         if fast and (pixels := _decode_fast(image, file, denominator)) is not None:
             return pixels, covered
@@ -324,12 +330,13 @@ def _add_end(file: ImageFile, denominator: int, components: int) -> bytes:
     return data + b"\xff\xd9" if previews[0] == previews[1] else data
 
 
-def _denominator(image: Image.Image, least_px: int | None) -> int:
-    """1, or for a JPEG the largest of 2, 4 and 8 that leaves its longer side at least `least_px` pixels."""
-    if least_px is None or image.format != "JPEG":
+def _denominator(image: Image.Image, least_sides: tuple[int, int] | None) -> int:
+    """1, or for a JPEG the largest of 2, 4 and 8 that leaves (longer, shorter) sides of at least so many pixels."""
+    if least_sides is None or image.format != "JPEG":
         return 1
     shorter, longer = sorted(image.size)
-    return next((scale for scale in (8, 4, 2) if longer >= least_px * scale and shorter >= scale), 1)
+    least, least_shorter = least_sides
+    return next((scale for scale in (8, 4, 2) if longer >= least * scale and shorter >= least_shorter * scale), 1)
 
 
 def _decode_fast(image: Image.Image, file: ImageFile, denominator: int) -> np.ndarray | None:

@@ -8,7 +8,7 @@ coefficient is split into three bytes, so that each pass is three products of by
 from __future__ import annotations
 
 from logo_edge.errors import MissingExtraError
-from logo_edge.preprocess import DETAIL_PX, InputContract
+from logo_edge.preprocess import CROP, DETAIL_PX, InputContract
 
 OPSET, IR_VERSION = 18, 10  # ONNX Runtime 1.20 or later
 
@@ -27,8 +27,9 @@ preprocess (uint8[height, width, 4] image) => (uint8[1, SIZE, SIZE, CHANNELS] pi
   double[4] luminance_weights = {76245, 149685, 29070, 0}
 >
 {
+CUT
   # Premultiplied planes: (4, H, W).
-  planes = Transpose <perm = [2, 0, 1]> (image)
+  planes = Transpose <perm = [2, 0, 1]> (SHOWN)
   colours, alpha = Split <axis = 0> (planes, three_and_one)
   colours_float = Cast <to = 1> (colours)
   alpha_float = Cast <to = 1> (alpha)
@@ -39,7 +40,7 @@ preprocess (uint8[height, width, 4] image) => (uint8[1, SIZE, SIZE, CHANNELS] pi
   premultiplied = Concat <axis = 0> (premultiplied_colours, alpha)
 
   # The letterboxed size: the longer side becomes SIZE, and no side is below one pixel.
-  shape = Shape <start = 0, end = 2> (image)
+  shape = Shape <start = 0, end = 2> (SHOWN)
   sides = Cast <to = 11> (shape)
   longer = ReduceMax <keepdims = 0> (sides)
   size_double = Cast <to = 11> (size)
@@ -218,6 +219,19 @@ rounded (high, middle, low) => (rounded)
   rounded = Cast <to = 2> (quotient)
 }
 """
+# What is read of an image that is not square: all of it, or its central square.
+WHOLE = {"CUT": "", "SHOWN": "image"}
+CENTRE = {
+    "CUT": """
+  whole_shape = Shape <start = 0, end = 2> (image)
+  shorter = ReduceMin (whole_shape)
+  surplus = Sub (whole_shape, shorter)
+  cut_before = Div (surplus, two)
+  cut_after = Add (cut_before, shorter)
+  central = Slice (image, cut_before, cut_after, axes_0_1)
+""",
+    "SHOWN": "central",
+}
 # Without detail planes.
 PLAIN = {
     "LAID_SIDES": "new_sides",
@@ -398,7 +412,8 @@ def preprocess_graph(contract: InputContract):
         "dark_background": np.array(contract.dark_background, np.int32).reshape(3, 1, 1),
     }
     text = GRAPH + DETAIL_FUNCTIONS if contract.details else GRAPH
-    for name, part in (DETAILED if contract.details else PLAIN).items():
+    parts = (DETAILED if contract.details else PLAIN) | (CENTRE if contract.fit == CROP else WHOLE)
+    for name, part in parts.items():
         text = text.replace(name, part)
     text = text.replace("CHANNELS", str(contract.channels)).replace("DETAIL_PX", str(DETAIL_PX))
     return parse_graph(text.replace("SIZE", str(contract.size_px)), constants)

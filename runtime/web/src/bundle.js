@@ -74,6 +74,7 @@ function findProblem({ name, labels, model, input, calibration, files }) {
       () => input.layout === "NHWC" && input.dtype === "uint8" && input.colour === "RGB",
     ],
     ["input: expected details true, false or none", () => [true, false, undefined].includes(input.details)],
+    ["input: expected fit letterbox, crop or none", () => ["letterbox", "crop", undefined].includes(input.fit)],
     ["input: expected size_px from 8 to 4096", () => isWhole(input.size_px, 8, 4096)],
     [
       "input: expected two backgrounds of three numbers from 0 to 255, and a luminance",

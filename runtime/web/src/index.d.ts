@@ -49,6 +49,8 @@ export interface InputContract {
   dark_above_luminance: number;
   /** Whether four detail planes follow RGB: seven channels instead of three. */
   details?: boolean;
+  /** What becomes of an image that is not square: letterboxed by default, or cut to its central square. */
+  fit?: "letterbox" | "crop";
 }
 
 export interface Conformal {

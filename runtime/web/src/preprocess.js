@@ -14,12 +14,13 @@ const REACH_PX = 6; // the farthest neighbour that a detail plane reads
 export const channelsOf = ({ details = false }) => 3 + (details ? DETAIL_PLANES : 0);
 
 /**
- * The letterboxed image, (size_px, size_px, channels) uint8: RGB, then the detail planes of the contract.
+ * The image as the model reads it, (size_px, size_px, channels) uint8: RGB, then the detail planes of the contract.
  *
  * `image` is an ImageData or another object with width, height and data: RGBA, straight alpha, 8 bits a channel.
  * `contract` is the table `input` of bundle.json.
  */
 export function preprocess(image, contract) {
+  if (contract.fit === "crop") image = centralSquare(image);
   const size = contract.size_px;
   const channels = channelsOf(contract);
   const [width, height] = letterboxedSize(image.width, image.height, size);
@@ -50,6 +51,18 @@ export function preprocess(image, contract) {
     }
   }
   return square;
+}
+
+/** The square in the middle of the image, as in Python. */
+function centralSquare({ width, height, data }) {
+  const side = Math.min(width, height);
+  const first = (((height - side) >> 1) * width + ((width - side) >> 1)) * 4;
+  const square = new Uint8ClampedArray(side * side * 4);
+  for (let y = 0; y < side; y++) {
+    const from = first + y * width * 4;
+    square.set(data.subarray(from, from + side * 4), y * side * 4);
+  }
+  return { width: side, height: side, data: square };
 }
 
 /** [width, height] in pixels at which detail planes are computed; the longer side is at most DETAIL_PX. */

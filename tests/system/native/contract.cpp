@@ -1,4 +1,4 @@
-// contract size IMAGE...: a line "WIDTH HEIGHT" each, or why it is refused. contract preprocess SIZE_PX DETAILS IMAGE...: their pixels, one after the other, with detail planes where DETAILS is 1; contract is_blank SIZE_PX DETAILS IMAGE...: 1 or 0 for each. contract decide VECTORS: a JSON array of decisions.
+// contract size IMAGE...: a line "WIDTH HEIGHT" each, or why it is refused. contract preprocess SIZE_PX DETAILS CROP IMAGE...: their pixels, one after the other, with detail planes where DETAILS is 1, of the central square where CROP is 1; contract is_blank SIZE_PX DETAILS CROP IMAGE...: 1 or 0 for each. contract decide VECTORS: a JSON array of decisions.
 
 #include <fstream>
 #include <iostream>
@@ -62,8 +62,8 @@ int main(int, char** arguments) {
     return 0;
   }
   const bool asks_blank = std::string(arguments[1]) == "is_blank";
-  const logo_edge::InputContract contract{std::stoi(arguments[2]), {255, 255, 255}, {60, 60, 60}, 225, std::stoi(arguments[3]) == 1};
-  for (char** path = arguments + 4; *path != nullptr; ++path) {
+  const logo_edge::InputContract contract{std::stoi(arguments[2]), {255, 255, 255}, {60, 60, 60}, 225, std::stoi(arguments[3]) == 1, std::stoi(arguments[4]) == 1};
+  for (char** path = arguments + 5; *path != nullptr; ++path) {
     const auto pixels = logo_edge::preprocess(logo_edge::read_image(*path), contract);
     if (asks_blank) std::cout << logo_edge::is_blank(pixels, contract.channels());
     else std::cout.write(reinterpret_cast<const char*>(pixels.data()), static_cast<std::streamsize>(pixels.size()));

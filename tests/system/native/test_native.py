@@ -19,6 +19,7 @@ from PIL import Image
 
 from logo_edge import Classifier, ImageError, InputContract, Mode, load_image, preprocess
 from logo_edge.bundle.record import DEFAULT_BUNDLE, DIGEST, RECORD, list_files, write_record
+from logo_edge.preprocess import CROP, LETTERBOX
 from logo_edge.privacy import VARIABLES
 
 ROOT = Path(__file__).parents[3]
@@ -52,18 +53,20 @@ def images(tmp_path_factory) -> list[Path]:
     return paths
 
 
-def told(contract: InputContract) -> tuple[str, str]:
+def told(contract: InputContract) -> tuple[str, str, str]:
     """The contract as the arguments of the program `contract`."""
-    return str(contract.size_px), str(int(contract.details))
+    return str(contract.size_px), str(int(contract.details)), str(int(contract.fit == CROP))
 
 
 def records(output: str) -> list[dict]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-@pytest.mark.parametrize("size_px", [16, 96, 128, 160])
-def test_an_image_is_decoded_and_preprocessed_to_the_byte(programs, images, size_px):
-    contract = InputContract(size_px, details=size_px == 96)
+@pytest.mark.parametrize(
+    ("size_px", "fit"), [(16, LETTERBOX), (96, LETTERBOX), (96, CROP), (128, CROP), (160, LETTERBOX)]
+)
+def test_an_image_is_decoded_and_preprocessed_to_the_byte(programs, images, size_px, fit):
+    contract = InputContract(size_px, details=size_px == 96, fit=fit)
     batch = np.frombuffer(programs.show("preprocess", *told(contract), *images), np.uint8)
     batch = batch.reshape(len(images), size_px, size_px, contract.channels)
     for path, pixels in zip(images, batch, strict=True):
@@ -136,7 +139,9 @@ def test_grey_values_of_fewer_bits_and_odd_files_are_read_or_named_as_in_python(
             expected = next(word for word in ("CgBI", "12 of them", "damaged") if word in str(error))
         assert expected in line, path.name
     assert len(read) == len(paths) - 4
-    pixels = np.frombuffer(programs.show("preprocess", "96", "0", *read), np.uint8).reshape(len(read), 96, 96, 3)
+    pixels = np.frombuffer(programs.show("preprocess", *told(InputContract(96)), *read), np.uint8).reshape(
+        len(read), 96, 96, 3
+    )
     for path, square in zip(read, pixels, strict=True):
         assert np.array_equal(square, preprocess(load_image(path, fast=False), InputContract(96))), path.name
 
@@ -328,6 +333,7 @@ def change(*path, value):
         (change("input", "size_px", value=17), "the model reads another size"),
         (change("input", "details", value=True), "another size or number of channels"),
         (change("input", "details", value="yes"), "the bundle is damaged"),
+        (change("input", "fit", value="stretch"), "input: expected fit letterbox or crop"),
         (change("calibration", "temperature", value=0), "expected a temperature above 0"),
         (
             change("calibration", "abstain_below", value={"best-guess": 0}),

@@ -26,6 +26,7 @@ from system.web.serving import node
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
 from logo_edge.bundle.calibration import Conformal
 from logo_edge.bundle.record import DEFAULT_BUNDLE, DIGEST, RECORD, VECTORS, list_files, write_record
+from logo_edge.preprocess import CROP, LETTERBOX
 
 ROOT = Path(__file__).parents[3]
 CONTRACT = ROOT / "tests" / "contract"
@@ -37,9 +38,9 @@ PREPROCESS = (
     + BYTES
     + """
   const pixels = await logo.loadImage(new Blob([bytes(image)]));
-  return inputs.map(([size_px, details]) => {
+  return inputs.map(([size_px, details, fit]) => {
     const backgrounds = { light_background: [255, 255, 255], dark_background: [60, 60, 60] };
-    const contract = { size_px, details, ...backgrounds, dark_above_luminance: 225 };
+    const contract = { size_px, details, fit, ...backgrounds, dark_above_luminance: 225 };
     let text = "";
     for (const byte of logo.preprocess(pixels, contract)) text += String.fromCharCode(byte);
     return btoa(text);
@@ -78,10 +79,17 @@ IMAGES = encoded_images()
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_is_decoded_and_preprocessed_to_the_byte(page, image):
-    inputs = [(16, False), (96, False), (96, True), (128, False), (160, True)]
+    inputs = [
+        (16, False, LETTERBOX),
+        (96, False, LETTERBOX),
+        (96, True, LETTERBOX),
+        (128, False, CROP),
+        (160, True, CROP),
+    ]
     outputs = page.evaluate(PREPROCESS, [base64_of(IMAGES[image]), inputs])
-    for (size_px, details), pixels in zip(inputs, outputs, strict=True):
-        expected = preprocess(load_image(IMAGES[image], fast=False), InputContract(size_px, details=details))
+    for (size_px, details, fit), pixels in zip(inputs, outputs, strict=True):
+        contract = InputContract(size_px, details=details, fit=fit)
+        expected = preprocess(load_image(IMAGES[image], fast=False), contract)
         assert np.array_equal(np.frombuffer(base64.b64decode(pixels), np.uint8).reshape(expected.shape), expected)
 
 
@@ -166,7 +174,7 @@ def test_the_contract_s_images_are_preprocessed_to_the_byte(page):
     for vector in vectors:
         contract = contract_of(vector)
         image = base64_of((ROOT / vector["image"]).read_bytes())
-        (encoded,) = page.evaluate(PREPROCESS, [image, [(contract.size_px, contract.details)]])
+        (encoded,) = page.evaluate(PREPROCESS, [image, [(contract.size_px, contract.details, contract.fit)]])
         assert base64.b64decode(encoded) == Image.open(ROOT / vector["expected"]).tobytes(), vector["expected"]
         blank = page.evaluate(
             "([text, channels]) => logo.isBlank(Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0)), channels)",
@@ -489,6 +497,7 @@ def change(*path, value):
             "reads pixels, uint8, 16,16,3; bundle.json says pixels, uint8, 16,16,7",
         ),
         (change("input", "details", value="yes"), "input: expected details true, false or none"),
+        (change("input", "fit", value="stretch"), "input: expected fit letterbox, crop or none"),
         (change("input", "layout", value="NCHW"), "input: expected NHWC, uint8, RGB"),
         (change("input", "dark_background", value=[0, 0]), "input: expected two backgrounds"),
         (change("calibration", "temperature", value=0), "expected a temperature above 0"),

@@ -20,7 +20,16 @@ from torch import nn
 
 from logo_edge.errors import RecipeError
 from logo_edge.likeness.parts import ink_box
-from logo_edge.preprocess import InputContract, composite, letterboxed_size, pick_background, preprocess
+from logo_edge.preprocess import (
+    CROP,
+    InputContract,
+    central_square,
+    composite,
+    letterboxed_size,
+    pick_background,
+    preprocess,
+)
+from logo_edge_train.data.images import longer_side
 from logo_edge_train.data.sampling import rank_shares
 from logo_edge_train.recipe import AugmentConfig, Operation, SceneConfig, TeacherAugment
 
@@ -67,7 +76,7 @@ class LogoAugmentation:
         return preprocess(self.draw_picture(image, seed), self.contract)
 
     def draw_picture(self, image: Image.Image, seed: int) -> np.ndarray:
-        """The picture from which a view is preprocessed, (H, W, 3) uint8; no side is above the contract's `least_px`.
+        """The picture from which a view is preprocessed, (H, W, 3) uint8, not larger than the contract's input needs.
 
         A logo's is square.
         """
@@ -84,7 +93,7 @@ class LogoAugmentation:
         picture = lay_on_background(ink, self.contract, random, self.p_background)
         picture = operate(ON_PICTURE, drawn, picture, policy_random)
         side = self._draw_resolution(random)
-        if side < max(picture.shape):
+        if side < self.contract.least_px:
             picture = resize_picture(picture, side)
         picture = self.on_picture(image=picture)["image"]
         if side < self.contract.least_px and random.random() < self.config.p_rescale:
@@ -99,6 +108,8 @@ class LogoAugmentation:
         return round(least * (most / least) ** random.random())
 
     def _place(self, image: Image.Image, random: np.random.Generator) -> np.ndarray:
+        if self.contract.fit == CROP:
+            image, _ = central_square(image)
         size = self.contract.least_px
         side = round(size * random.uniform(self.config.scale_min, 1.0)) if random.random() < 0.75 else size
         width, height = letterboxed_size(image.size, max(1, side))
@@ -141,12 +152,13 @@ class SceneAugmentation(LogoAugmentation):
         )
 
     def _place(self, image: Image.Image, random: np.random.Generator) -> np.ndarray:
-        """A random part of the image, (H, W, 4) uint8 premultiplied, the longer side that of the contract's canvas."""
+        """A random part of the image, (H, W, 4) uint8 premultiplied, as large as the contract's input needs."""
         share, stretch = random.uniform(self.scene.crop_min, 1.0), np.log(self.scene.stretch)
         factor = np.exp(random.uniform(-stretch, stretch) / 2)
         width, height = image.width * min(1.0, share**0.5 * factor), image.height * min(1.0, share**0.5 / factor)
         left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
-        size = letterboxed_size((width, height), self.contract.least_px)
+        longer_px = longer_side((width, height), self.contract.least_px, self.contract)
+        size = letterboxed_size((width, height), longer_px)
         return np.asarray(image.resize(size, Image.Resampling.BILINEAR, (left, top, left + width, top + height)))
 
 

@@ -7,12 +7,13 @@ from functools import partial
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data.augment import INTENSITIES, Intensity, Mixing, make_augmentation, mix_pair, weaken
-from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
+from logo_edge_train.data.images import KEPT_SCALE, longer_side, map_images, shrink
 from logo_edge_train.data.manifest import NOT_A_LOGO, LogoRow, Manifest, targets_of
 from logo_edge_train.recipe import AugmentConfig
 
@@ -73,12 +74,12 @@ class LogoDataset(Dataset):
         else:
             weights = class_weights(rows, classes, class_weight_power)
             self.weights = self.targets @ weights + (self.targets.sum(1) == 0)
-        read = (
-            partial(shrink, longest_px=max(round(contract.size_px * KEPT_SCALE), contract.least_px))
-            if augment
-            else partial(preprocess, contract=self.contract)
-        )
-        self.images = map_images(manifest, rows, read)
+        kept_px = max(round(contract.size_px * KEPT_SCALE), contract.least_px)
+
+        def keep(image: Image.Image) -> Image.Image:
+            return shrink(image, longer_side(image.size, kept_px, contract))
+
+        self.images = map_images(manifest, rows, keep if augment else partial(preprocess, contract=contract))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from logo_edge.images.load import load_image
-from logo_edge.preprocess import InputContract, letterboxed_size, preprocess
+from logo_edge.preprocess import CROP, InputContract, letterboxed_size, preprocess
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.parallel import count_cores
 
@@ -42,6 +42,11 @@ def shrink(image: Image.Image, longest_px: int) -> Image.Image:
     if max(image.size) <= longest_px:
         return image
     return image.resize(letterboxed_size(image.size, longest_px), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def longer_side(size: tuple[float, float], side_px: int, contract: InputContract) -> int:
+    """The longer side in pixels of an image of that size that gives the contract's square a side of `side_px`."""
+    return round(side_px * max(size) / min(size)) if contract.fit == CROP else side_px
 
 
 class ImageFiles(Sequence):

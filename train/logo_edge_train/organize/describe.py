@@ -180,10 +180,9 @@ def plot_augmented(
     from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
     from logo_edge_train.organize.kinds import settle_kind
 
-    config = settle_kind(config, manifest)
     contract, rng, rows = InputContract(size_px=THUMBNAIL_PX), np.random.default_rng(seed), manifest.split("train")
     check_classes(rows, manifest.classes, "train")
-    picked = []
+    config, picked = settle_kind(config, manifest), []
     for name in manifest.classes:
         own = [row for row in rows if name in row.every_label]
         picked += [own[i] for i in rng.permutation(len(own))[:per_class]]

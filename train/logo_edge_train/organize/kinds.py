@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from logo_edge.likeness.parts import lay_on_paper
-from logo_edge_train.data.images import map_images
+from logo_edge.images.load import load_reduced
+from logo_edge.likeness.parts import LONG_SIDE_PX, lay_on_paper
 from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.recipe import AugmentConfig
 
@@ -59,6 +60,12 @@ def kind_of(image: Image.Image) -> str:
     return PHOTO if (ranges <= CALM_LEVELS).mean() < LEAST_CALM else LOGO
 
 
+def kind_of_file(path: Path) -> str:
+    """The kind of an image file, read at reduced scale if that is quicker. Raises ImageError if it cannot be read."""
+    decoded, _ = load_reduced(path, 2 * LONG_SIDE_PX)
+    return kind_of(decoded if isinstance(decoded, Image.Image) else Image.fromarray(decoded))
+
+
 def count_kinds(manifest: Manifest) -> Counter[str]:
     """Images by kind, among SAMPLED labelled images of train; the same ones each time.
 
@@ -66,7 +73,7 @@ def count_kinds(manifest: Manifest) -> Counter[str]:
     """
     rows = manifest.split("train")
     picked = np.random.default_rng(0).permutation(len(rows))[:SAMPLED]
-    return Counter(map_images(manifest, [rows[index] for index in sorted(picked)], kind_of))
+    return Counter(map(kind_of_file, manifest.image_paths([rows[index] for index in sorted(picked)])))
 
 
 def settle_kind(augment: Augment, manifest: Manifest) -> Augment:
