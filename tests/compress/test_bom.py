@@ -11,6 +11,7 @@ import pytest
 from logo_edge.bundle.record import Bundle, read_bundle
 from logo_edge.errors import BundleError
 from logo_edge.files import json_text
+from logo_edge.preprocess import CROP
 from logo_edge_compress.bom import BOM, bill_of_materials
 from logo_edge_compress.card import find_failures, model_card
 from logo_edge_compress.figures import summarize_rows
@@ -62,6 +63,16 @@ def test_the_card_tells_counts_use_and_failures(bundle):
     assert card.count("- takes ") == 2
     ours = replace(bundle, provenance={**bundle.provenance, "intended_use": "Sort our catalogue."})
     assert "## Intended use\n\nSort our catalogue.\n" in model_card(ours)
+
+
+def test_card_and_bill_say_what_a_bundle_that_crops_reads(bundle):
+    crops = replace(bundle, input=replace(bundle.input, fit=CROP))
+    for whole, part in (
+        (model_card(bundle), model_card(crops)),
+        map(json.dumps, map(bill_of_materials, (bundle, crops))),
+    ):
+        assert "central square" in part
+        assert "central square" not in whole
 
 
 def test_without_an_error_or_a_figure_there_is_no_known_failure(bundle):
