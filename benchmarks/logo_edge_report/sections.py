@@ -374,8 +374,9 @@ def _selection_finding(subject: Subject, figures: dict) -> str:
     half = float(np.interp(0.5, curve["coverage"], curve["risk"]))
     text = f"The error is {half:.1%} for the more confident half and {curve['risk'][-1]:.1%} for all logos."
     if subject.abstain_below > 0:
+        thresholds = "thresholds" if subject.multi_label else f"threshold, {subject.abstain_below:.2f},"
         text += (
-            f" At the packed threshold, {subject.abstain_below:.2f}, {answered['share']:.0%} are answered"
+            f" At the packed {thresholds} {answered['share']:.0%} are answered"
             f"{' (images rejected as no logo are not)' if subject.familiarity else ''} and "
             f"{share(answered['accuracy'])} of the answers are right."
         )
