@@ -25,14 +25,6 @@ enum { PRECISION_BITS = 22, HALF = 1 << (PRECISION_BITS - 1) };
 enum { LANES = 4 };   /* rows that are scaled together */
 enum { CHUNK = 256 }; /* pixels of each row at a time, or as many as one output pixel needs */
 
-/* Red, green, blue and alpha as numbers: of one pixel, and of two. */
-typedef int32_t Pixel __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t Pair __attribute__((vector_size(32), aligned(4), may_alias));
-
-#define HALVES ((Pair){HALF, HALF, HALF, HALF, HALF, HALF, HALF, HALF})
-/* A weighted sum is never below 0, as no weight is, but may be above 255 where very many weights were rounded up. */
-#define CLIPPED(sums) (((sums) & ~((sums) > 255)) | (((sums) > 255) & 255))
-
 /* The inputs of each pixel of a scaled axis: `count` pixels from `first` on, with weights of sum 2^22. */
 typedef struct {
   int most, *first, *count;
@@ -119,6 +111,17 @@ FOR_EACH_CPU static void narrow(const int32_t *restrict numbers, size_t count, u
   for (size_t i = 0; i < count; ++i) bytes[i] = (uint8_t)numbers[i];
 }
 
+/* Sums of products, rounded, shifted and limited to 255: where very many weights were rounded up they may be above, but
+   never below 0, as no weight is. Vectors are an extension of gcc and clang; others, such as MSVC, take the loops. */
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(LOGO_EDGE_NO_VECTORS)
+
+/* Red, green, blue and alpha as numbers: of one pixel, and of two. */
+typedef int32_t Pixel __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t Pair __attribute__((vector_size(32), aligned(4), may_alias));
+
+#define HALVES ((Pair){HALF, HALF, HALF, HALF, HALF, HALF, HALF, HALF})
+#define CLIPPED(sums) (((sums) & ~((sums) > 255)) | (((sums) > 255) & 255))
+
 /* The sums of two pixels at a time as the sum of one; where a pixel has three bytes, the fourth is undefined. */
 static inline void store(Pair pairs, int step, int32_t *result) {
   int32_t sums[8];
@@ -143,6 +146,48 @@ FOR_EACH_CPU static void scale_lanes(const Chunk *chunk, int step, int start, co
   }
 }
 
+/* The weighted sum of `count` rows of `length` numbers; `length` is a multiple of 8. */
+FOR_EACH_CPU static void mix_rows(const int32_t *const *rows, const int32_t *weights, int count, size_t length,
+                                  int32_t *restrict result) {
+  for (size_t x = 0; x < length; x += 8) {
+    Pair sums = HALVES;
+    for (int row = 0; row < count; ++row) sums += *(const Pair *)(rows[row] + x) * weights[row];
+    *(Pair *)(result + x) = CLIPPED(sums >> PRECISION_BITS);
+  }
+}
+
+#else
+
+static int32_t clipped(int32_t sum) { return least(sum >> PRECISION_BITS, 255); }
+
+/* Scales the pixels from `i` to `end` of the rows in the chunk, which begins at pixel `start`. */
+static void scale_lanes(const Chunk *chunk, int step, int start, const Taps *taps, int i, int end,
+                        int32_t *const results[]) {
+  for (; i < end; ++i) {
+    for (int lane = 0; lane < LANES; ++lane) {
+      const int32_t *wide = chunk->wide + lane * chunk->pitch + (size_t)(taps->first[i] - start) * step;
+      const int32_t *weights = taps->paired + (size_t)i * taps->pairs * 8;
+      int32_t sums[8] = {0};
+      for (int pair = 0; pair < taps->pairs; ++pair, wide += 2 * step, weights += 8) { /* 0 beyond the last pixel */
+        for (int j = 0; j < 8; ++j) sums[j] += wide[j] * weights[j];
+      }
+      for (int j = 0; j < 4; ++j) results[lane][4 * (size_t)i + j] = clipped(sums[j] + sums[step + j] + HALF);
+    }
+  }
+}
+
+/* The weighted sum of `count` rows of `length` numbers. */
+static void mix_rows(const int32_t *const *rows, const int32_t *weights, int count, size_t length,
+                     int32_t *restrict result) {
+  for (size_t x = 0; x < length; ++x) {
+    int32_t sum = HALF;
+    for (int row = 0; row < count; ++row) sum += rows[row][x] * weights[row];
+    result[x] = clipped(sum);
+  }
+}
+
+#endif
+
 /* Scales LANES rows to `to` pixels, as numbers; returns the result of premultiply. */
 static uint32_t scale_rows(const uint8_t *const rows[], int straight, int step, const Taps *taps, int to,
                            const Chunk *chunk, int32_t *const results[], uint32_t opaque) {
@@ -158,16 +203,6 @@ static uint32_t scale_rows(const uint8_t *const rows[], int straight, int step, 
     scale_lanes(chunk, step, start, taps, i, end, results);
   }
   return opaque;
-}
-
-/* The weighted sum of `count` rows of `length` numbers; `length` is a multiple of 8. */
-FOR_EACH_CPU static void mix_rows(const int32_t *const *rows, const int32_t *weights, int count, size_t length,
-                                  int32_t *restrict result) {
-  for (size_t x = 0; x < length; x += 8) {
-    Pair sums = HALVES;
-    for (int row = 0; row < count; ++row) sums += *(const Pair *)(rows[row] + x) * weights[row];
-    *(Pair *)(result + x) = CLIPPED(sums >> PRECISION_BITS);
-  }
 }
 
 /* Fills `ink`, (to_height, to_width, 4); premultiplies first where `straight`. `pitch`: bytes from a row of pixels to the

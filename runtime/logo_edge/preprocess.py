@@ -63,13 +63,13 @@ class InputContract:
         return max(self.size_px, self.details * DETAIL_PX)
 
 
-def _load_library() -> ctypes.CDLL | None:
-    path = Path(__file__).with_name("_preprocess.so")
+def load_library(path: Path) -> ctypes.CDLL | None:
+    """The compiled preprocess.c; None where there is none, or it is of another platform."""
     if sys.byteorder != "little" or not path.exists():
         return None
     try:
         library = ctypes.CDLL(str(path))
-    except OSError:  # a copied folder of another platform
+    except OSError:  # in a copied folder
         return None
     number, real, address, text = ctypes.c_int, ctypes.c_double, ctypes.c_void_p, ctypes.c_char_p
     image, box, contract = [address, number, number, number], [real, real], [number, number, number, text, text, real]
@@ -77,7 +77,8 @@ def _load_library() -> ctypes.CDLL | None:
     return library
 
 
-LIBRARY = _load_library()  # None: Pillow preprocesses
+# None: Pillow preprocesses
+LIBRARY = load_library(Path(__file__).with_name("_preprocess.dll" if sys.platform == "win32" else "_preprocess.so"))
 
 
 def preprocess(
