@@ -1,5 +1,27 @@
 // A logo-edge bundle in C++17: the same files, preprocessing and decisions as the Python runtime. See docs/native.md.
+//
+//     #include <image_file.hpp>  // reads PNG and JPEG; not needed for pixels in memory
+//     #include <iostream>
+//     #include <logo_edge.hpp>
+//
+//     int main(int, char** arguments) {
+//       const logo_edge::Classifier classifier(arguments[1], {/* mode */ "strict"});  // a bundle's folder
+//       const auto result = classifier.classify(logo_edge::read_image(arguments[2]));
+//       if (result.label) {
+//         std::cout << *result.label << ", confidence " << result.confidence << "\n";
+//       } else {
+//         std::cout << "no label (" << *result.reason << "), best guess " << result.best_guess << "\n";
+//       }
+//     }
+//
+// CMake: find_package(logo_edge), or add_subdirectory of a copied folder, then
+// target_link_libraries(program PRIVATE logo_edge::logo_edge).
+//
+// Threads may share a Classifier, which is immutable; all functions here are thread-safe. Results are values and stay
+// valid without it. A Classifier is neither copied nor moved. Errors are exceptions, named at each function.
 #pragma once
+
+#define LOGO_EDGE_VERSION "0.1.0"  // written by .ci/version.py
 
 #include <array>
 #include <cstdint>

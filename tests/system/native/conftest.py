@@ -22,16 +22,27 @@ HEADERS = (
 
 @dataclass(frozen=True)
 class Programs:
-    """The built example, and the program that shows its intermediate results."""
+    """The built example, and the program that shows its intermediate results; their build, and CMake's settings."""
 
-    example: Path
-    contract: Path
+    build: Path
+    settings: tuple[str, ...]
+
+    @property
+    def example(self) -> Path:
+        return self.build / "example" / "logo-edge-native"
+
+    @property
+    def contract(self) -> Path:
+        return self.build / "contract"
 
     def classify(self, *arguments: str | Path) -> subprocess.CompletedProcess:
         return subprocess.run([self.example, *arguments], capture_output=True, text=True, timeout=300, check=False)
 
     def show(self, *arguments: str | Path) -> bytes:
         return subprocess.run([self.contract, *arguments], capture_output=True, timeout=300, check=True).stdout
+
+    def cmake(self, *arguments: str | Path) -> subprocess.CompletedProcess:
+        return subprocess.run(["cmake", *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -40,32 +51,23 @@ def programs(tmp_path_factory) -> Programs:
     if missing:
         pytest.skip(f"no {' and no '.join(missing)} here; docs/native.md says what the example needs")
     folder = tmp_path_factory.mktemp("native")
-    build = folder / "build"
-    configured = subprocess.run(
-        [
-            "cmake",
-            "-S",
-            HERE,
-            "-B",
-            build,
-            "-DCMAKE_BUILD_TYPE=Release",
-            "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
-            "-DCMAKE_CXX_FLAGS=-Werror",
-            "-DCMAKE_C_FLAGS=-Werror",
-            f"-DONNXRUNTIME_ROOT={lay_out_onnxruntime(folder / 'onnxruntime')}",
-            f"-DJSON_INCLUDE={json_headers()}",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    settings = (
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
+        "-DCMAKE_CXX_FLAGS=-Werror",
+        "-DCMAKE_C_FLAGS=-Werror",
+        f"-DONNXRUNTIME_ROOT={lay_out_onnxruntime(folder / 'onnxruntime')}",
+        f"-DJSON_INCLUDE={json_headers()}",
     )
+    built = Programs(folder / "build", settings)
+    configured = built.cmake("-S", HERE, "-B", built.build, *settings)
     for package, needed in (("PNG", "libpng-dev"), ("JPEG", "libjpeg-dev")):
         if f"Could NOT find {package}" in configured.stderr:
             pytest.skip(f"no {needed} here; docs/native.md says what the example needs")
     assert configured.returncode == 0, configured.stderr
-    built = subprocess.run(["cmake", "--build", build, "--parallel", "2"], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return Programs(build / "example" / "logo-edge-native", build / "contract")
+    compiled = built.cmake("--build", built.build, "--parallel", "2")
+    assert compiled.returncode == 0, compiled.stdout + compiled.stderr
+    return built
 
 
 def lay_out_onnxruntime(folder: Path) -> Path:
