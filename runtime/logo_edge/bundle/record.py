@@ -5,9 +5,9 @@
     model.onnx       uint8 (B, S, S, C) -> float32 logits (B, K) and, where bundle.json says so, epistemic and embedding
     vectors/         images and vectors.json: the logits that this artifact must give on them
     card.md          the model card
-    signature.json   optional: `logo_edge.bundle.signing`
+    signature.json   optional, like model.sig: `logo_edge.bundle.signing`
 
-bundle.json lists every other file, except its digest and its signature, with size and sha256. Writer and reader share
+bundle.json lists every other file, except its digest and its signatures, with size and sha256. Writer and reader share
 this module.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from logo_edge.bundle.calibration import Calibration, calibration_table, parse_calibration, problems_of_calibration
 from logo_edge.bundle.fields import parse_table, typed
-from logo_edge.bundle.signing import SIGNATURE, verify_record
+from logo_edge.bundle.signing import OPENSSF_SIGNATURE, SIGNATURE, verify_record
 from logo_edge.errors import BundleError
 from logo_edge.files import json_text, write_file
 from logo_edge.preprocess import FITS, LETTERBOX, InputContract
@@ -242,11 +242,11 @@ def write_record(folder: Path, data: bytes) -> None:
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
-    """Every file under `folder` but bundle.json, its digest and its signature, by its POSIX path."""
+    """Every file under `folder` but bundle.json, its digest and its signatures, by its POSIX path."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (RECORD, DIGEST, SIGNATURE):
+        if path.is_file() and name not in (RECORD, DIGEST, SIGNATURE, OPENSSF_SIGNATURE):
             files[name] = FileEntry(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
     return files
 

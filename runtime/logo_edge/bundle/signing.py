@@ -4,6 +4,8 @@
 
 It signs the bytes of bundle.json, which lists every other file with its sha256 (RFC 8032). Keys are PEM files. The
 package `cryptography` (extra `sign`) is imported only here, and only when a key is given.
+
+    model.sig        optional too: the signature of all files by OpenSSF Model Signing, for its own tools to verify
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import binascii
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError
 from logo_edge.files import json_text, write_file
 
 SIGNATURE = "signature.json"
+OPENSSF_SIGNATURE = "model.sig"
 ALGORITHM = "ed25519"
 EXPECTED = "expected the PEM file of an Ed25519 {} key, such as `logo-edge keygen` writes"
 
@@ -73,6 +77,35 @@ def sign_record(record: Path, private_key: str | os.PathLike) -> Path:
     path = record.with_name(SIGNATURE)
     write_file(path, json_text(content))
     return path
+
+
+def sign_for_openssf(folder: Path, private_key: str | os.PathLike) -> Path:
+    """Writes the OpenSSF Model Signing signature of the bundle's files into its folder, and returns its path.
+
+    The key is of an elliptic curve, P-256, P-384 or P-521, without a password; nothing is sent anywhere. The two
+    signatures are left out, so that they can be made in any order. This runtime does not read it: `model_signing
+    verify key` does (github.com/sigstore/model-transparency). The caller has read the bundle. Raises LogoEdgeError
+    for a bad key.
+    """
+    try:
+        from model_signing import hashing, signing
+    except ImportError as error:
+        raise MissingExtraError("openssf", "model-signing") from error
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        signer = signing.Config().use_elliptic_key_signer(private_key=private_key)
+    except (OSError, ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:  # Attribute: another kind
+        raise LogoEdgeError(
+            f"{private_key}: cannot be used ({error}); expected the PEM file of a P-256 private key without a "
+            "password, such as `openssl ecparam -name prime256v1 -genkey -noout` writes"
+        ) from error
+    left_out = hashing.Config().set_ignored_paths(paths=[SIGNATURE, OPENSSF_SIGNATURE], ignore_git_paths=False)
+    with tempfile.TemporaryDirectory() as outside:
+        signed = Path(outside) / OPENSSF_SIGNATURE
+        signer.set_hashing_config(left_out).sign(folder, signed)
+        write_file(folder / OPENSSF_SIGNATURE, signed.read_bytes())
+    return folder / OPENSSF_SIGNATURE
 
 
 def verify_record(folder: Path, record: bytes, public_key: str | os.PathLike | bytes) -> bytes:

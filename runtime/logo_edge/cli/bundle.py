@@ -137,14 +137,29 @@ def keygen_command(
     typer.echo(f"{private}: keep it secret; anyone who has it can sign in your name\n{public}: give it to your users")
 
 
-@sign.command(help="Sign a bundle: anyone with the public key can then check that it is yours and unchanged.")
+@sign.command(
+    help="Sign a bundle: anyone with the public key can then check that it is yours and unchanged. `--openssf` adds or "
+    "makes a signature that the tools of OpenSSF Model Signing verify."
+)
 def sign_command(
     bundle: str = typer.Argument(
         ..., metavar="BUNDLE", help="A bundle's folder; the signature is written beside bundle.json."
     ),
-    key: Path = typer.Option(..., "--key", metavar="PEM", help="The private key that `logo-edge keygen` wrote."),
+    key: Path | None = typer.Option(
+        None, "--key", metavar="PEM", help="The private key that `logo-edge keygen` wrote."
+    ),
+    openssf: Path | None = typer.Option(
+        None, "--openssf", metavar="PEM", help="The private key of an elliptic curve, for OpenSSF Model Signing."
+    ),
 ) -> None:
-    from logo_edge.bundle.signing import sign_record
+    from logo_edge.bundle.signing import sign_for_openssf, sign_record
 
+    if key is None and openssf is None:
+        raise typer.BadParameter("found neither --key nor --openssf; expected one of them, or both")
     folder = read_bundle(bundle).folder  # raises for a damaged bundle, which must not be signed
-    typer.echo(f"{sign_record(folder / RECORD, key)}: check it with logo-edge info --bundle {bundle} --public-key PEM")
+    if key:
+        written = sign_record(folder / RECORD, key)
+        typer.echo(f"{written}: check it with logo-edge info --bundle {bundle} --public-key PEM")
+    if openssf:
+        written = sign_for_openssf(folder, openssf)
+        typer.echo(f"{written}: check it with model_signing verify key {bundle} --signature {written} --public_key PEM")
