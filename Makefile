@@ -22,7 +22,7 @@ EDGE := $(VENV)/bin/logo-edge
 PYTEST := $(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo web setup data train compress bench peers test test-quick lint clean
+.PHONY: help demo web setup data train compress bench peers test test-quick test-oldest lint dist clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -66,13 +66,19 @@ test: .stamps/full  ## Run the whole test suite
 test-quick: .stamps/full  ## Run the quick tests of the runtime (no slow, no network): make test-quick [TESTS=tests/compress]
 	$(PYTEST) -m "not slow and not network" $$TESTS
 
+test-oldest:  ## Run the runtime's quick tests with the oldest libraries that the base install permits
+	.ci/oldest $(PYTHON) .venv-oldest
+
 lint: .stamps/full  ## Check style, and the documents' tables against the committed results
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m logo_edge_bench.experiments tables --check
 
+dist:  ## Build sdist, wheel and bill of materials in dist/, and audit them
+	.ci/dist $(PYTHON) .venv-dist
+
 clean:  ## Remove the environments and stamps; runs and bundles stay
-	rm -rf $(VENV) $(BASE_VENV) .stamps
+	rm -rf $(VENV) $(BASE_VENV) .venv-oldest .venv-dist .stamps dist
 
 .stamps/base: pyproject.toml constraints.txt runtime/build_c.py runtime/c/preprocess.c runtime/c/preprocess.h
 	$(PYTHON) -m venv $(BASE_VENV)

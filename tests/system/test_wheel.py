@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+
+from logo_edge import __version__
 
 ROOT = Path(__file__).parents[2]
 MAX_SITE_PACKAGES_BYTES = 220_000_000
@@ -48,9 +52,10 @@ def size_bytes(site_packages: Path) -> int:
     return sum(path.stat().st_size for top in installed for path in (top, *top.rglob("*")) if path.is_file())
 
 
-def build_wheel(folder: Path, **settings: str) -> Path:
+def build_wheel(folder: Path, *options: str, **settings: str) -> Path:
+    """The wheel, built from an sdist beside it or, with the option --wheel, from the checkout."""
     must_run(
-        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder, **settings
+        sys.executable, "-m", "build", *options, "--no-isolation", "--outdir", folder, ROOT, folder=folder, **settings
     )
     (archive,) = folder.glob("logo_edge-*.whl")
     return archive
@@ -70,7 +75,7 @@ def bare(wheel, tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
 def test_without_a_compiler_the_wheel_is_of_any_platform_and_pillow_preprocesses(compiler, tmp_path):
-    wheel = build_wheel(tmp_path, CC=compiler)
+    wheel = build_wheel(tmp_path, "--wheel", CC=compiler)
     assert wheel.name.endswith("-py3-none-any.whl")
     binaries = install(wheel, "", tmp_path / "own")
     sample = ROOT / "runtime" / "logo_edge" / "samples" / "01-simple.png"
@@ -84,6 +89,16 @@ def test_without_a_compiler_the_wheel_is_of_any_platform_and_pillow_preprocesses
 def test_with_a_compiler_the_wheel_is_of_this_platform_and_has_the_library(wheel, bare, tmp_path):
     assert "-py3-none-linux_" in wheel.name
     assert "preprocess.c" in must_run(bare / "logo-edge", "info", folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_what_a_wheel_the_tests_and_the_documents_need_and_nothing_built(wheel):
+    (archive,) = wheel.parent.glob("logo_edge-*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    needed = {"runtime/c/preprocess.c", "runtime/native/CMakeLists.txt", "tests/conftest.py", "docs/runtime.md"}
+    assert needed | {"Makefile", "constraints.txt", "SECURITY.md", ".ci/run"} <= names
+    assert not [name for name in names if re.search(r"_preprocess\.|node_modules|__pycache__|^\.venv|^runs/", name)]
 
 
 @pytest.mark.slow
@@ -143,6 +158,20 @@ def test_with_any_of_its_extras_the_runtime_classifies_without_torch(wheel, bare
         )
         assert refused.returncode == 2
         assert f"logo-edge[{extra}]" in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_bill_of_materials_names_the_wheel_and_the_libraries_of_the_base_install(bare, tmp_path):
+    pytest.importorskip("cyclonedx_py", reason="needs cyclonedx-bom, of the extra dev")
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    must_run(ROOT / ".ci" / "bom", bare / "python", tmp_path / "bom.json", folder=tmp_path, PATH=path)
+    document = json.loads((tmp_path / "bom.json").read_text())
+    versions = {part["name"]: part["version"] for part in document["components"]}
+    assert versions["logo-edge"] == __version__
+    assert {"numpy", "onnxruntime", "pillow", "typer"} <= versions.keys()
+    assert not {"torch", "onnx", "pytest"} & versions.keys()
+    (uses,) = (set(part["dependsOn"]) for part in document["dependencies"] if part["ref"].startswith("logo-edge"))
+    assert len(uses) == 4
 
 
 @pytest.mark.slow
