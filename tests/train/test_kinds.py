@@ -224,7 +224,7 @@ def test_a_student_learns_from_views_of_its_teachers_kind(manifest, tmp_path, mo
             "distill": {"augment": {"kind": own}, "use_unlabelled": False},
         }
     )
-    run = SimpleNamespace(recipe=recipe, classes=("a", "b"), folder=tmp_path)
+    run = SimpleNamespace(recipe=recipe, classes=("a", "b"), folder=tmp_path, multi_label=False)
     network = SimpleNamespace(to=lambda device: None)
     monkeypatch.setattr(distillation, "open_teacher", lambda *args: None)
     with pytest.raises(Stopped) as stopped:
