@@ -312,9 +312,9 @@ class SceneConfig:
 
     A view is a part of the image with `crop_min` to 1 of its area, and with its aspect ratio times or divided by up to
     `stretch`. It is mirrored left to right with `p_mirror`, upside down with `p_flip`, turned by up to `rotate_degrees`
-    and seen at an angle that moves its corners inwards by up to `tilt` of a side. With `p_light`, brightness, contrast
-    and, from one side to the other, the light change by up to the share `light`; with `p_colour`, saturation by up to
-    the share `saturation` and hue by `hue_degrees`.
+    and seen at an angle that moves its corners inwards by up to `tilt` of a side. With `p_light` each, exposure,
+    contrast and, from one side to the other, the light change by up to the share `light`; with `p_colour`, saturation
+    changes by up to the share `saturation` and hue by `hue_degrees`.
     """
 
     crop_min: Annotated[float, within(above=0, most=1)]

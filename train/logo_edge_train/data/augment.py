@@ -145,7 +145,9 @@ class SceneAugmentation(LogoAugmentation):
         slope = min(MOST_SLOPE, max(LEAST_SLOPE, light / 2))
         self.on_colours = A.Compose(
             [
-                A.RandomBrightnessContrast(light, light, p=scene.p_light),
+                # not brighter than white, where the lines of a small page would vanish
+                A.RandomGamma((100 / (1 + 2 * light), 100 * (1 + 2 * light)), p=scene.p_light),
+                A.RandomBrightnessContrast(light, light, ensure_safe_range=True, p=scene.p_light),
                 A.Illumination("linear", intensity_range=(LEAST_SLOPE, slope), p=scene.p_light),
                 A.HueSaturationValue((-hue, hue), (-saturation, saturation), 0, p=scene.p_colour),
             ]
