@@ -44,6 +44,10 @@ class LogoRow:
     split: str = "train"
     round: int = 1
 
+    def without_labels(self) -> LogoRow:
+        """A row with this image alone, for results that do not depend on its labels or split."""
+        return LogoRow(self.package, self.version, self.icon)
+
 
 def renders_folder() -> Path:
     """Where the cache keeps the rendered icons."""
