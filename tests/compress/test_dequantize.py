@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,13 +9,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-import logo_edge
+from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
 from logo_edge.errors import ExportError
 from logo_edge_compress.convert.inside.network import Network
 from logo_edge_compress.onnx.dequantize import to_float
 from logo_edge_compress.onnx.graph import LOGITS, PIXELS, PLANES
 
-SHIPPED = Path(logo_edge.__file__).parent / "default_bundle" / "model.onnx"
+SHIPPED = DEFAULT_BUNDLE / "model.onnx"
+CONTRACT = read_bundle(DEFAULT_BUNDLE).input
+SHAPE = CONTRACT.size_px, CONTRACT.size_px, CONTRACT.channels
 OUTPUTS = LOGITS, "epistemic", "embedding"
 
 
@@ -33,7 +33,7 @@ def converted(quantized) -> tuple[onnx.ModelProto, dict]:
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
 
 
 def run(model: onnx.ModelProto, pixels: np.ndarray) -> list[np.ndarray]:

@@ -99,8 +99,6 @@ def fastest(names: Sequence[str], prepare: Callable[[str], Callable[[], object]]
 
 def loaded_version(name: str) -> str:
     """The version of the library of a backend that has been opened."""
-    module = sys.modules[BACKENDS[name].library]
-    return str(module.__version__ if hasattr(module, "__version__") else module.version())  # MNN's is a function
     library = sys.modules[BACKENDS[name].library]
     return str(getattr(library, "__version__", None) or installed_versions()[library.__name__])
 
