@@ -46,7 +46,8 @@ def to_float(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Grid]]:
     names that they have before quantization, and the pixels are normalised to PLANES as in an FP32 export. The range of
     a quantizer that begins at 0 is a ReLU that the quantization removed, or a ReLU6 if it ends at 6: it becomes a node
     again, and the tensor before it is named `NAME_unclipped`; so does the range of the logits, which pictures that are
-    no logos leave. Raises ExportError where the graph has no Q/DQ pairs, or a tensor with two grids.
+    no logos leave, and its grid is that of both tensors. Raises ExportError where the graph has no Q/DQ pairs, or a
+    tensor with two grids.
     """
     model = copy_model(model)
     graph = model.graph
@@ -126,6 +127,7 @@ def _with_activation(graph: onnx.GraphProto, node: onnx.NodeProto, grids: dict[s
     node.output[0] = f"{name}_unclipped"
     if name == LOGITS:
         kind, bounds = "range", grids[name].bounds
+        grids[node.output[0]] = grids[name]
     elif abs(grids[name].bounds[1] - RELU6) > RELU6_SLACK * RELU6:
         return [node, helper.make_node("Relu", [node.output[0]], [name], name=f"{node.name}_relu")]
     else:
