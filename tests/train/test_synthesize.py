@@ -423,7 +423,7 @@ def test_a_teacher_learns_from_drawn_logos_but_from_no_look_alike(sources_file, 
     recipe = recipe_from_dict(
         {"train": {"teachers": ["test_resnet@32"], "pretrained": False, "synthetic": 3, "fit": fit}}
     )
-    drawn, learned = drawn_rows(recipe.train), []
+    drawn, learned = drawn_rows(recipe.train.synthetic, recipe.train.seed), []
 
     def load(manifest, rows, *arguments, **options):
         learned.append(rows)
