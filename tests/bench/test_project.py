@@ -46,7 +46,9 @@ def shell(tmp_path):
     """A function that runs a command in a folder, with `logo-edge` on the path."""
     (tmp_path / "bin").mkdir()
     edge = tmp_path / "bin" / "logo-edge"
-    edge.write_text(f"#!{sys.executable}\n{SHELL}\n")
+    edge.write_text(
+        f"#!{sys.executable}\nif __name__ == '__main__':  # processes that it starts import it\n    {SHELL}\n"
+    )
     edge.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
     environment["PATH"] = f"{edge.parent}{os.pathsep}{environment['PATH']}"

@@ -35,7 +35,8 @@ def run(tmp_path):
     [
         (
             ["--target", "toaster"],
-            "--target toaster: expected one of cpu, openvino, litert, jetson, web, torchscript, ncnn, mnn, server, all",
+            "--target toaster: expected one of cpu, openvino, litert, jetson, web, torchscript, ncnn, mnn, executorch, "
+            "coreml, server, all",
         ),
         (["--members", "2"], "--members applies to the server's bundle; add --target server"),
         (["--target", "server", "--members", "1"], "--members 1: expected from 2 to the 2 teachers"),

@@ -11,6 +11,7 @@ from torch.nn import functional
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.errors import RecipeError, VerificationError
 from logo_edge.preprocess import InputContract
+from logo_edge_compress.distill import distill as distill_module
 from logo_edge_compress.distill import soft_targets as soft_target_module
 from logo_edge_compress.distill.distill import start_student
 from logo_edge_compress.distill.losses import attention_map, distillation_objective, relation_loss
@@ -27,6 +28,7 @@ from logo_edge_compress.quantize.qat import QuantizedNetwork, unknown_operators
 from logo_edge_compress.quantize.static import quantize_body
 from logo_edge_compress.verify import has_epistemic, run_onnx
 from logo_edge_train.checkpoints import load_network, save_member
+from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.models import LogoNetwork, epistemic_loss, epistemic_nats, mutual_information
 from logo_edge_train.models.epistemic import KINDS
@@ -272,6 +274,24 @@ def test_a_stored_batch_is_computed_once(pixels, tmp_path):
     views, *further = soft_targets.collate([items[position] for position in (5, 2, 7)])
     assert (first[0] - views).abs().max() <= 0.5
     assert all(torch.equal(one, other) for one, other in zip(first[1:], further, strict=True))
+
+
+def test_pictograms_and_drawn_logos_join_the_transfer_set_without_labels_and_without_look_alikes(tmp_path, monkeypatch):
+    pictogram = LogoRow("@iconify-json/ph", "1", "box")
+    drawn = [LogoRow("drawn", "key", name, name, "text", ("text",)) for name in ("wordmark", "alike")]
+    asked = []
+    monkeypatch.setattr(distill_module, "pictogram_rows", lambda _, count: asked.append(count) or [pictogram])
+    monkeypatch.setattr(
+        distill_module, "drawn_rows", lambda pairs, seed: asked.append((pairs, seed)) or drawn[: 2 * pairs]
+    )
+    monkeypatch.setattr(distill_module, "leave_out", lambda _, rows: ({rows[1]}, set()))
+    manifest = Manifest((), tmp_path)
+    assert distill_module.added_rows(manifest, DistillConfig(pictograms=8, drawn=1, seed=3)) == [
+        pictogram,
+        drawn[0].without_labels(),
+    ]
+    assert asked == [8, (1, 3)]
+    assert distill_module.added_rows(manifest, DistillConfig()) == []
 
 
 def test_epochs_that_repeat_see_all_logos_where_there_are_fewer_than_a_batch():

@@ -10,15 +10,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import logo_edge
 from logo_edge.backends.base import ModelFile, Resources
 from logo_edge.backends.choose import open_backend
+from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
 from logo_edge.errors import ExportError
 from logo_edge_compress.convert.flatbuffer import audit, load_schema, write_flatbuffer
 from logo_edge_compress.onnx.dequantize import to_float
 from logo_edge_compress.onnx.graph import store_float16
 
-SHIPPED = Path(logo_edge.__file__).parent / "default_bundle" / "model.onnx"
+SHIPPED = DEFAULT_BUNDLE / "model.onnx"
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (3, 9, 8, 4), np.uint8)
 
@@ -217,7 +217,9 @@ def shipped() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def noise() -> np.ndarray:
-    return np.random.default_rng(3).integers(0, 256, (8, 96, 96, 3), np.uint8)
+    contract = read_bundle(DEFAULT_BUNDLE).input
+    shape = contract.size_px, contract.size_px, contract.channels
+    return np.random.default_rng(3).integers(0, 256, (8, *shape), np.uint8)
 
 
 def test_the_shipped_int8_keeps_every_integer_scale_and_zero_point(shipped):

@@ -104,8 +104,9 @@ def test_litert_gives_the_golden_vectors_and_every_result_of_onnx_runtime(export
 @pytest.mark.parametrize("threads", [1, 2])
 def test_eight_threads_that_share_it_get_what_one_gets_at_every_batch(exported, threads):
     classifier = Classifier.load(None, backend="litert", artifact=exported[0], threads=threads)
-    random = np.random.default_rng(0)
-    batches = [random.integers(0, 256, (1 + index % 3, 96, 96, 3), np.uint8) for index in range(24)]
+    random, contract = np.random.default_rng(0), classifier.bundle.input
+    shape = contract.size_px, contract.size_px, contract.channels
+    batches = [random.integers(0, 256, (1 + index % 3, *shape), np.uint8) for index in range(24)]
     expected = [classifier.logits(batch) for batch in batches]
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(classifier.logits, batches))
@@ -156,7 +157,7 @@ def test_a_microcontrollers_model_runs_in_tflm_and_its_c_array_is_the_model(sour
     assert record["batch"] == 1
     assert not record["steps"]["shares_calibration"], "TFLM's kernels round otherwise"
     arena = record["arena_bytes"]
-    assert arena["total"] == arena["head"] + arena["tail"] > 96 * 96 * 3
+    assert arena["total"] == arena["head"] + arena["tail"] > source.input.size_px**2 * source.input.channels
     assert "RP2350 (Pico 2)" in record["fits"]
     assert {"RP2040 (Pico)", "nRF52840"} <= CHIPS.keys() - set(record["fits"])
     model = (tmp_path / "default-int8-tflm.tflite").read_bytes()

@@ -96,7 +96,9 @@ def test_eight_threads_that_share_a_backend_get_what_one_gets(fake_bundle, backe
 def test_a_backend_that_is_not_installed_names_its_extra(
     fake_bundle, module, tmp_path, monkeypatch, backend, package, extra
 ):
-    monkeypatch.setitem(sys.modules, package, None)
+    loaded = [name for name in sys.modules if name.startswith(f"{package}.")]  # imported by another test
+    for name in (package, *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
     suffixes = {"litert": "tflite", "tensorrt": "engine", "executorch": "pte"}
     artifacts = {name: tmp_path / f"made.{suffix}" for name, suffix in suffixes.items()}
     for path in artifacts.values():

@@ -19,7 +19,7 @@ from logo_edge_train import estimate, evaluate
 from logo_edge_train import train as train_module
 from logo_edge_train.commands import data
 from logo_edge_train.data import icons as fetch
-from logo_edge_train.data import synthesize
+from logo_edge_train.data import pictograms, synthesize
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.icons import DRAWING, locked_versions, render_svg
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, write_manifest
@@ -328,13 +328,14 @@ def test_sources_hold_no_icon_of_a_held_out_group_and_no_look_alike(tmp_path, mo
     }
     files = {package: icon_file(tmp_path / f"{package.split('/')[1]}.json", icons) for package, icons in sets.items()}
     monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
-    for module in (synthesize, fetch):
+    for module in (synthesize, pictograms, fetch):
         monkeypatch.setattr(
             module, "install_icon_sets", lambda wanted, locks=None: {name: files[name] for name, _ in wanted}
         )
     monkeypatch.setattr(synthesize, "install_packages", lambda *_: tmp_path)
     monkeypatch.setattr(synthesize, "find_fonts", lambda _: ("font",))
-    monkeypatch.setattr(synthesize, "find_lookalikes", lambda _, rows: {row for row in rows if row.icon == "tall-fill"})
+    for module in (synthesize, pictograms):
+        monkeypatch.setattr(module, "find_lookalikes", lambda _, rows: {row for row in rows if row.icon == "tall-fill"})
     brand = LogoRow("@iconify-json/simple-icons", "1.2.102", "other", "other")
     monkeypatch.setattr(synthesize, "unlabelled_rows", lambda _: [brand])
     held_out = LogoRow("@iconify-json/simple-icons", "1.2.102", "held", "moon", "simple", ("simple",), True, "test")
@@ -348,6 +349,9 @@ def test_sources_hold_no_icon_of_a_held_out_group_and_no_look_alike(tmp_path, mo
     assert names["shaded"] == {"gem-32"}
     assert names["brand"] == {"other"}
     assert locked["@iconify-json/ph"] == "1.2.2"
+    rows = pictograms.pictogram_rows(Manifest((held_out,), tmp_path), 40)
+    assert [row.icon for row in rows] == ["box-fill", "box", "dots", "gem-32"]
+    assert {(row.label, row.votes, row.split) for row in rows} == {("", (), "train")}
 
 
 def test_the_lock_file_pins_open_fonts_and_icons_by_hash_and_names_no_host():
@@ -405,7 +409,7 @@ def test_the_key_covers_the_drawers_code(tmp_path, monkeypatch):
 
 
 def test_look_alikes_among_drawn_logos_are_left_out_of_training(sources_file, tmp_path, monkeypatch):
-    rows = drawn_rows(load_recipe("smoke", ("train.synthetic=2",)).train)
+    rows = drawn_rows(2, 0)
     monkeypatch.setattr("logo_edge_train.data.lookalikes.find_lookalikes", lambda *_: {rows[0]})
     assert train_module.leave_out(labelled(tmp_path), rows) == ({rows[0]}, set())
 
@@ -419,7 +423,7 @@ def test_a_teacher_learns_from_drawn_logos_but_from_no_look_alike(sources_file, 
     recipe = recipe_from_dict(
         {"train": {"teachers": ["test_resnet@32"], "pretrained": False, "synthetic": 3, "fit": fit}}
     )
-    drawn, learned = drawn_rows(recipe.train), []
+    drawn, learned = drawn_rows(recipe.train.synthetic, recipe.train.seed), []
 
     def load(manifest, rows, *arguments, **options):
         learned.append(rows)

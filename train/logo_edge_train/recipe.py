@@ -513,12 +513,13 @@ class DistillConfig:
     `students` are candidates (name@size_px); the best one on val, after quantization and within `max_size_mb`, is
     packed. `temperature` softens the teachers' targets. `hard_weight` is the share of the annotators' labels in the
     loss on labelled logos. `panel_share` is the share of the panel of `review` in these labels; the panel labels
-    unlabelled logos too. `p_mixup` is the share of batches whose views are mixed in pairs, for teachers and student
-    alike. With `start_from_teacher`, a student starts from a teacher of the same network, of the closest size, if there
-    is one. `teachers_per_batch` teachers, drawn for each batch, give its targets; 0: all. Teachers give targets in the
-    first `views` epochs; later epochs repeat these batches; 0: in all epochs. With an `adversarial_radius`, in values
-    of 0 to 255, the student sees attacked views: noise of 2 radii, then a step of one radius against it. The teachers
-    see the views without the attack.
+    unlabelled logos too. At most `pictograms` pictograms (data/pictograms.py) and `drawn` pairs of drawn logos
+    (data/synthesize.py) join these, without labels. `p_mixup` is the share of batches whose views are mixed in pairs,
+    for teachers and student alike. With `start_from_teacher`, a student starts from a teacher of the same network, of
+    the closest size, if there is one. `teachers_per_batch` teachers, drawn for each batch, give its targets; 0: all.
+    Teachers give targets in the first `views` epochs; later epochs repeat these batches; 0: in all epochs. With an
+    `adversarial_radius`, in values of 0 to 255, the student sees attacked views: noise of 2 radii, then a step of one
+    radius against it. The teachers see the views without the attack.
 
     Further terms of the loss (distill.py) match the pooled features (`feature_weight`), the energy of the last maps
     (`attention_weight`) and the relations between the logos of a batch (`relation_weight`). With `epistemic`, the
@@ -542,6 +543,8 @@ class DistillConfig:
     epistemic: Literal["off", "dirichlet", "dispersion"] = "off"
     epistemic_weight: NotNegative = 0.1
     use_unlabelled: bool = True
+    pictograms: CountOrZero = 0
+    drawn: Annotated[int, within(0, 100_000)] = 0
     start_from_teacher: bool = True
     seed: Seed = 100
     fit: DistillFit = DistillFit()

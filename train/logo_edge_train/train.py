@@ -141,7 +141,7 @@ def learned_rows(manifest: Manifest, config: TrainConfig) -> list[LogoRow]:
 
     Raises DatasetError if drawn logos have a class that the manifest does not have.
     """
-    drawn = drawn_rows(config)
+    drawn = drawn_rows(config.synthetic, config.seed)
     if other := sorted({row.label for row in drawn} - set(manifest.classes)):
         raise DatasetError(
             f"train.synthetic is {config.synthetic}, and drawn logos are of class {', '.join(other)}; the "

@@ -25,13 +25,25 @@ from logo_edge_compress.distill.soft_targets import (
     open_teacher,
 )
 from logo_edge_train.checkpoints import load_network, save_member
+from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.outliers import outliers_key
+from logo_edge_train.data.pictograms import pictogram_rows
 from logo_edge_train.data.pool import data_inputs, pool_rows
 from logo_edge_train.data.sampling import EpochOrder
+from logo_edge_train.data.synthesize import drawn_rows
 from logo_edge_train.evaluate import accuracy_on, evaluation_sets
 from logo_edge_train.fit import fit
-from logo_edge_train.keys import FITTED_WITH, Identity, file_hash, identify, select_settings, versions
+from logo_edge_train.keys import (
+    FITTED_WITH,
+    Identity,
+    data_hash,
+    file_hash,
+    identify,
+    row_hashes,
+    select_settings,
+    versions,
+)
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights, is_sized
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
@@ -139,6 +151,8 @@ def load_student(folder: Path, classes: int) -> Student:
 def student_identity(run: Run, manifest: Manifest, config: DistillConfig, architecture: Architecture) -> Identity:
     """What a student depends on: the teachers, the data, and the settings of the distillation."""
     inputs = data_inputs(manifest, use_unlabelled=config.use_unlabelled)
+    if config.pictograms or config.drawn:
+        inputs["added"] = data_hash(row_hashes(manifest, added_rows(manifest, config)))
     inputs |= {f"teacher {index + 1}": member["sha256"] for index, member in enumerate(run.record["members"])}
     if run.recipe.train.outlier_share:
         inputs["outliers"] = outliers_key()
@@ -177,6 +191,7 @@ def fit_to_teachers(
     and snapshots carry the `stem`. On CPUs half of the cores run the teachers.
     """
     rows = pool_rows(manifest, use_unlabelled=config.use_unlabelled, max_images=config.fit.max_images)
+    rows += added_rows(manifest, config)
     outliers = outlier_rows(run.recipe.train, len(rows))
     gpu, cores = device.type == "cuda", count_cores()
     networks, contracts = [teacher.to(device) for teacher, _ in teachers], [own for _, own in teachers]
@@ -235,6 +250,14 @@ def fit_to_teachers(
     if config.feature_weight:
         del learned[0].match  # only the loss uses it
     return learned
+
+
+def added_rows(manifest: Manifest, config: DistillConfig) -> list[LogoRow]:
+    """The pictograms and drawn logos of the transfer set, without labels, and without look-alikes of held-out logos."""
+    rows = pictogram_rows(manifest, config.pictograms) if config.pictograms else []
+    drawn = [row.without_labels() for row in drawn_rows(config.drawn, config.seed)]
+    alike = leave_out(manifest, drawn)[0] if drawn else set()
+    return rows + [row for row in drawn if row not in alike]
 
 
 def ask_panel(

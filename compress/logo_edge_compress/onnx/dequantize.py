@@ -45,8 +45,9 @@ def to_float(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Grid]]:
     Weights and biases are the dequantized integers, under the names of the dequantized tensors; activations keep the
     names that they have before quantization, and the pixels are normalised to PLANES as in an FP32 export. The range of
     a quantizer that begins at 0 is a ReLU that the quantization removed, or a ReLU6 if it ends at 6: it becomes a node
-    again, and the tensor before it is named `NAME_unclipped`. Raises ExportError where the graph has no Q/DQ pairs, or
-    a tensor with two grids.
+    again, and the tensor before it is named `NAME_unclipped`; so does the range of the logits, which pictures that are
+    no logos leave, and its grid is that of both tensors. Raises ExportError where the graph has no Q/DQ pairs, or a
+    tensor with two grids.
     """
     model = copy_model(model)
     graph = model.graph
@@ -121,12 +122,17 @@ def dequantize(grid: Grid) -> np.ndarray:
 def _with_activation(graph: onnx.GraphProto, node: onnx.NodeProto, grids: dict[str, Grid]) -> list[onnx.NodeProto]:
     """The node and, where its quantizer was also its activation, that activation."""
     name = node.output[0]
-    if node.op_type not in CLIPPED or name not in grids or grids[name].bounds[0] != 0:
+    if node.op_type not in CLIPPED or name not in grids or (grids[name].bounds[0] != 0 and name != LOGITS):
         return [node]
     node.output[0] = f"{name}_unclipped"
-    if abs(grids[name].bounds[1] - RELU6) > RELU6_SLACK * RELU6:
+    if name == LOGITS:
+        kind, bounds = "range", grids[name].bounds
+        grids[node.output[0]] = grids[name]
+    elif abs(grids[name].bounds[1] - RELU6) > RELU6_SLACK * RELU6:
         return [node, helper.make_node("Relu", [node.output[0]], [name], name=f"{node.name}_relu")]
-    for bound, value in (("relu6_low", 0.0), ("relu6_high", RELU6)):
-        add_constant(graph, bound, np.float32(value))
-    bounds = ["relu6_low", "relu6_high"]
-    return [node, helper.make_node("Clip", [node.output[0], *bounds], [name], name=f"{node.name}_relu6")]
+    else:
+        kind, bounds = "relu6", (0.0, RELU6)
+    limits = [f"{kind}_low", f"{kind}_high"]
+    for limit, value in zip(limits, bounds, strict=True):
+        add_constant(graph, limit, np.float32(value))
+    return [node, helper.make_node("Clip", [node.output[0], *limits], [name], name=f"{node.name}_{kind}")]

@@ -110,6 +110,6 @@ def latencies_by_turns(graphs: dict[Hashable, Path], rounds: int) -> dict[Hashab
     """Key -> median ms of one image on one thread, for ONNX files that read uint8 images, measured by turns."""
     times: dict[Hashable, list[float]] = {key: [] for key in graphs}
     for key, path in list(graphs.items()) * rounds:
-        side = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1].dim_value
-        times[key].append(onnx_latency(path, np.zeros((1, side, side, 3), np.uint8)).p50_ms)
+        shape = [dim.dim_value for dim in onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1:]]
+        times[key].append(onnx_latency(path, np.zeros((1, *shape), np.uint8)).p50_ms)
     return {key: float(np.median(values_ms)) for key, values_ms in times.items()}

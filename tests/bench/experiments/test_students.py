@@ -12,7 +12,7 @@ from logo_edge_bench.experiments.__main__ import main
 
 
 def test_a_pruned_student_has_fewer_multiplications_and_bytes(tmp_path):
-    out, names = tmp_path / "students.json", ["test_resnet@32", "test_resnet@32/0.6/8"]
+    out, names = tmp_path / "students.json", ["test_resnet+details@32", "test_resnet+details@32/0.6/8"]
     main(["students", "--students", *names, "--rounds", "1", "--out", str(out)])
     record = json.loads(out.read_text())
     assert record["provenance"]["versions"]["torch"]

@@ -62,6 +62,10 @@ class LogoRow:
         labels = tuple(sorted(set(labels)))
         return replace(self, labels=labels, label=join_names(labels) or NO_LABELS)
 
+    def without_labels(self) -> LogoRow:
+        """A row with this image alone, for results that do not depend on its labels or split."""
+        return LogoRow(self.package, self.version, self.icon)
+
 
 def renders_folder() -> Path:
     """Where the cache keeps the rendered icons."""

@@ -7,11 +7,9 @@ held-out group or looks like a held-out logo. Drawn logos are for training only.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from dataclasses import asdict, replace
 from functools import lru_cache
-from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -37,26 +35,18 @@ from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest, renders_folder, write_manifest
 from logo_edge_train.data.pairs.kinds import KINDS, draw_pair
 from logo_edge_train.data.pairs.parts import Sources
-from logo_edge_train.data.pool import leave_out_groups, unlabelled_rows
+from logo_edge_train.data.pictograms import pictogram_pools, read_sets
+from logo_edge_train.data.pool import unlabelled_rows
 from logo_edge_train.data.processes import map_in_processes
 from logo_edge_train.keys import Identity, identify, refuse_other, source_hash, versions
 from logo_edge_train.organize.describe import plot_files
-from logo_edge_train.organize.features import measure_file
-from logo_edge_train.recipe import TrainConfig
 from logo_edge_train.runs import write_json
 
 DRAWN = "drawn"  # the package of drawn rows that join training; their version is the key of the set
 MANIFEST, RECORD = "manifest.csv", "drawn.json"
 DRAWER = Path(pairs.__file__).parent
 DRAWN_WITH = ("fonttools", "numpy", "opencv-python-headless", "resvg-py", "scipy")
-PICTOGRAMS, FIGURES, SHADED = (f"@iconify-json/{name}" for name in ("ph", "game-icons", "fluent-color"))
 BRANDS = "@iconify-json/simple-icons"
-LETTERED = re.compile(  # pictograms with letters or digits in them, many parts, or a brand
-    "logo|^text|^number|^letter|^file|markdown|^dots|keyboard|numpad|barcode|qr-code|four-k|^gif|binary|article|translate|"
-    "virtual|definition|captioning|prescription|^calendar$|trademark|^exam$|three-d|bluetooth|droid|btc|-eth$|finn-the"
-)
-MOST_PARTS, LEAST_PARTS = 4, 14  # subpaths of a simple pictogram, and of a figure
-MANY_REGIONS = 13  # the guide: more than about 12 separate regions are complex
 LEAST_WEIGHT = 200  # of a font; thinner strokes vanish at thumbnail size
 
 
@@ -110,12 +100,12 @@ def _read_sources(path: Path) -> Sources:
     return Sources(held["pools"], tuple(held["fonts"]))
 
 
-def drawn_rows(config: TrainConfig) -> list[LogoRow]:
-    """The drawn logos that the recipe adds to the train split, none by default; new ones are drawn into the cache."""
-    if not config.synthetic:
+def drawn_rows(pairs: int, seed: int) -> list[LogoRow]:
+    """The logos of that many drawn pairs, for training; new ones are drawn into the cache."""
+    if not pairs:
         return []
-    key = drawing_identity(config.synthetic, config.seed).key[:16]
-    manifest = synthesize(renders_folder() / DRAWN / key, pairs=config.synthetic, seed=config.seed)
+    key = drawing_identity(pairs, seed).key[:16]
+    manifest = synthesize(renders_folder() / DRAWN / key, pairs=pairs, seed=seed)
     return [replace(row, package=DRAWN, version=key, icon=row.icon.removesuffix(".png")) for row in manifest.rows]
 
 
@@ -144,38 +134,12 @@ def choose_sources(manifest: Manifest) -> Sources:
 
     Raises DatasetError if npm fails or a font's package has no file of the Latin alphabet.
     """
-    locked = locked_versions(DRAWING)
-    wanted = [(package, locked[package]) for package in (PICTOGRAMS, FIGURES, SHADED)]
-    brands = [row for row in unlabelled_rows(manifest) if row.package == BRANDS]
-    files = install_icon_sets(wanted, DRAWING) | install_icon_sets(
-        sorted({(row.package, row.version) for row in brands})
-    )
-    sets = {package: json.loads(file.read_text(encoding="utf-8")) for package, file in files.items()}
-
-    def parts(package: str, icon: str) -> int:
-        return len(re.findall("[mM]", sets[package]["icons"][icon]["body"]))
-
-    def rows_of(package: str, icons: list[str], suffix: str) -> list[LogoRow]:
-        return [LogoRow(package, locked[package], icon, icon.removesuffix(suffix)) for icon in icons]
-
-    pictograms, figures, shaded = (sets[package]["icons"] for package in (PICTOGRAMS, FIGURES, SHADED))
-    filled = [icon for icon in pictograms if icon.endswith("-fill") and parts(PICTOGRAMS, icon) <= MOST_PARTS]
-    plain = [name for name in (icon.removesuffix("-fill") for icon in filled) if not LETTERED.search(name)]
-    pools = {
-        "solid": rows_of(PICTOGRAMS, [f"{icon}-fill" for icon in plain], "-fill"),
-        "line": rows_of(PICTOGRAMS, [icon for icon in plain if icon in pictograms], ""),
-        "figure": rows_of(FIGURES, [icon for icon in figures if parts(FIGURES, icon) >= LEAST_PARTS], ""),
-        "shaded": rows_of(SHADED, [icon for icon in shaded if icon.endswith("-32")], "-32"),
-    }
-    drawable = leave_out_groups(manifest, [row for rows in pools.values() for row in rows])
-    fetch_logos([Manifest(tuple(drawable), Path())], locks=DRAWING)
+    pools, brands = pictogram_pools(manifest), [row for row in unlabelled_rows(manifest) if row.package == BRANDS]
     fetch_logos([manifest, Manifest(tuple(brands), Path())])
-    drawable += brands
-    kept = set(drawable) - find_lookalikes(manifest, drawable)
-    pools = {name: [row for row in rows if row in kept] for name, rows in (pools | {"brand": brands}).items()}
-    seen = map_in_processes(measure_file, manifest.image_paths(pools["figure"]), title="Measuring figures")
-    intricate = [measured.complexity >= MANY_REGIONS for measured in seen]
-    pools["figure"] = list(compress(pools["figure"], intricate))
+    alike = find_lookalikes(manifest, brands)
+    pools["brand"] = [row for row in brands if row not in alike]
+    files = install_icon_sets(sorted({(row.package, row.version) for row in brands}))
+    sets = read_sets() | {package: json.loads(file.read_text(encoding="utf-8")) for package, file in files.items()}
     return Sources(
         {name: {row.icon: icon_svg(sets[row.package], row.icon) for row in rows} for name, rows in pools.items()},
         find_fonts(install_packages(DRAWING, INSTALLED[DRAWING])),

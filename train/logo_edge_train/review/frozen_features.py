@@ -45,7 +45,7 @@ class Features:
 
     def _read(self, name: str, rows: list[LogoRow]) -> np.ndarray:
         folder = self.folder / "features" / artifact_key({}, {"input": name}, versions(MADE_WITH))[:16]
-        images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # labels do not matter here
+        images = [row.without_labels() for row in rows]
         hashes = [digest for _, digest in row_hashes(self.manifest, images)]
         known: dict[str, np.ndarray] = {}
         for path in sorted(folder.glob("*.safetensors")):

@@ -225,7 +225,7 @@ def read_rows(manifest: Manifest, rows: Sequence[LogoRow], folder: Path) -> Iter
 
     The journal has one line per image. If an interruption cut the last line, its image is read again.
     """
-    images = [LogoRow(row.package, row.version, row.icon) for row in rows]  # labels do not matter here
+    images = [row.without_labels() for row in rows]
     hashes = [digest for _, digest in row_hashes(manifest, images)]
     key = artifact_key({}, {"px": (CANVAS_PX, LOGO_PX, LEAST_LINE_PX)}, versions(MADE_WITH))
     journal = folder / f"lettering-{key[:16]}.jsonl"
