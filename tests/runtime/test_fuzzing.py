@@ -57,6 +57,7 @@ def test_every_damaged_image_that_is_posted_is_answered_and_the_service_goes_on(
     assert 0 < findings.slowest_healthy_s < 10  # 1 s on an idle machine, which the script checks
 
 
+@pytest.mark.slow
 def test_the_mutants_are_the_same_for_the_same_seed(tmp_path):
     folders = [tmp_path / "one", tmp_path / "two", tmp_path / "other"]
     for folder, seed in zip(folders, (3, 3, 4), strict=True):

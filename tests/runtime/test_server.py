@@ -701,6 +701,7 @@ def test_the_default_bundle_answers_as_the_runtime_does():
         assert probabilities == pytest.approx(list(expected.probabilities.values()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_jpeg_above_the_pixel_limit_is_decoded_reduced_and_containers_are_checked(classifier):
     picture, icon = Image.new("RGB", (300, 200), "red"), bombs()["ico of a png"]
     picture.paste("maroon", (0, 0, 60, 60))  # so that it is not blank
