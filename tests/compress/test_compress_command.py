@@ -95,6 +95,7 @@ def test_the_exit_status_says_that_one_target_of_several_was_not_packed(tmp_path
         folder=Path("b"),
         labels=("ok", "scratch"),
         provenance={"unpromised": {"balanced": why}},
+        calibration=SimpleNamespace(multi_label=False),
         metrics={"val": {"confusion": [[6, 0], [3, 0]]}},
     )
     record = {

@@ -203,14 +203,14 @@ def formats(result: dict) -> str:
         return f"({reasons.index(reason) + 1})"
 
     table = markdown(header, [_format(name, row, number) for name, row in result["rows"].items()])
-    images, machine = result["images"], result["provenance"].get("machine")
+    images, machine = result["images"], result["provenance"]["machine"]
     notes = [
         f"Bundle `{result['bundle']}`. The parent is its graph or, in FP32 and FP16, the same with its dequantized "
         f"weights; that of TorchScript is a run's student. Agreement: {images['val']} logos of val. Accuracy and "
         f"debiased ECE: {images['test']} of test, with the bundle's calibration where it is named, else with one "
         "fitted on calib."
     ]
-    if machine:
+    if any("p50_ms" in row.get("cost", {}) for row in result["rows"].values()):
         notes.append(f"Medians on one thread, by turns; {machine['cpu']} ({', '.join(machine['isa'])}).")
     notes += [f"({index}) {reason}" for index, reason in enumerate(reasons, start=1)]
     return "\n\n".join([table, *notes])

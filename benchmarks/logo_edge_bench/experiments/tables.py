@@ -24,7 +24,6 @@ MODULES = (compression_tables, peers, runtime_tables, shipped, training_tables)
 EXPERIMENTS = "python -m logo_edge_bench.experiments"
 COMMANDS = {  # that write a result; of the others, the experiment of the same name
     "bench": "make bench",
-    **dict.fromkeys(("kills", "mutants"), "with the bundle before the one that ships: they try the code"),
     "cpu_pipeline": f"{EXPERIMENTS} pipeline",
     "default_report": "logo-edge compress",
     "evaluation": "logo-edge evaluate",

@@ -143,7 +143,8 @@ def test_the_tables_show_figures_reasons_once_and_goals():
         "executorch fp32": {"refused": "no such format"},
     }
     images = {"val": 744, "test": 1246}
-    result = {"bundle": "default", "precision": "int8", "images": images, "rows": rows}
+    origin = {"machine": {"cpu": "a CPU", "isa": ["avx2"]}}
+    result = {"bundle": "default", "precision": "int8", "images": images, "rows": rows, "provenance": origin}
     lines = compression_tables.formats(result).splitlines()
     cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines[2:7]}
     common = ["100.0%", "0.00100", "0.033", "97.0%", "88.9%"]
@@ -158,6 +159,7 @@ def test_the_tables_show_figures_reasons_once_and_goals():
     assert cells["ncnn int8"] == [*common, "3.7%", "0.94", "(1)", "all 8", "no (2)"]
     assert cells["onnx fp32"][-3:] == ["not timed", "all 8", "not run"]
     assert cells["executorch int8"][0] == cells["executorch fp32"][0] == "not made (3)"
+    assert lines[-7] == "Medians on one thread, by turns; a CPU (avx2)."
     assert lines[-5:] == ["(1) it crashed", "", "(2) no wheel", "", "(3) no such format"]
     goals = [
         [cell.strip() for cell in line.split("|")[2:-1]]

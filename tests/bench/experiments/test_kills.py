@@ -38,5 +38,6 @@ def test_figures_of_verbs_are_added_to_one_file(tmp_path, monkeypatch):
     for name in ("a", "b"):
         kills.measure(verb=[name], out=tmp_path / "kills.json")
     record = json.loads((tmp_path / "kills.json").read_text())
+    assert record.pop("provenance")["date"]
     assert record == {name: {"kills": 1, "trials": 1} for name in ("a", "b")}
     assert [path.name for path in tmp_path.iterdir()] == ["kills.json"]
