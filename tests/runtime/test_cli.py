@@ -343,7 +343,7 @@ def test_info_shows_the_bundle(bundle):
     assert result.exit_code == 0
     assert rows["classes"] == "red, green, blue"
     assert rows["model"] == "mean-colour, fp32"
-    assert rows["input"].startswith("16 x 16 px")
+    assert rows["input"].startswith("letterboxed to 16 x 16 px")
     assert rows["no logo"] == "rejects none"
     assert "self-test" not in rows
 
