@@ -251,6 +251,22 @@ def test_no_core_is_burnt_while_a_classifier_with_several_threads_is_idle(fake_b
     assert time.process_time() - start < 0.1
 
 
+@pytest.mark.parametrize("backend", backends.OWN_GRAPH)
+def test_signals_reach_python_after_classifiers_ended_in_the_order_in_which_they_began(backend):
+    """Each Core of OpenVINO 2026.4 sets the stack of signals: a freed one ended the process at the next signal."""
+    code = f"""
+import faulthandler, signal
+from logo_edge import Classifier
+faulthandler.enable()
+first, second = (Classifier.load(backend={backend!r}) for _ in range(2))
+del first, second
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
 def test_the_runtime_imports_no_other_backend_until_it_is_asked_for():
     code = (
         "import sys; from logo_edge import Classifier; Classifier.load(); "

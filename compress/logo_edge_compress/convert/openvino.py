@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from logo_edge.backends.openvino import open_core
 from logo_edge.errors import MissingExtraError
 from logo_edge_compress.audit import Audit
 from logo_edge_compress.convert.request import Request
@@ -39,9 +40,7 @@ def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
 
 def audit(path: Path) -> Audit:
     """The audit of the graph that OpenVINO's CPU plugin executes here, of the XML file at `path`."""
-    import openvino
-
-    core = openvino.Core()
+    core = open_core()
     network = core.read_model(path)
     executed = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
     layers, operators, sizes = {}, Counter(), Counter()

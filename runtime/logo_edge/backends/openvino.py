@@ -5,11 +5,30 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from logo_edge.backends.base import ModelFile, Resources
 from logo_edge.errors import BundleError, MissingExtraError
+
+if TYPE_CHECKING:
+    from openvino import Core
+
+_CORES: dict[str, Core] = {}
+
+
+def open_core() -> Core:
+    """The Core of this process, which is never closed. Raises MissingExtraError without OpenVINO.
+
+    A Core's CPU plugin gives its thread a stack for signals and takes it away at its end (OpenVINO 2026.4). Of two
+    Cores, the one that ends last would set the other's, which is freed: the next signal would end the process.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "openvino") from error
+    return _CORES.setdefault("core", openvino.Core())
 
 
 class OpenVino:
@@ -19,17 +38,13 @@ class OpenVino:
     survives_fork = True
 
     def __init__(self, model: ModelFile, resources: Resources):
-        try:
-            import openvino
-        except ImportError as error:
-            raise MissingExtraError("openvino", "openvino") from error
+        core = open_core()
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": resources.threads,
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,
         }
-        core = openvino.Core()
         try:
             network = core.read_model(io.BytesIO(model.data), io.BytesIO(model.weights))
             self._compiled = core.compile_model(network, "CPU", settings)
