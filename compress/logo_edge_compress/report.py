@@ -128,7 +128,7 @@ def describe_candidate(candidate: Candidate, measured: Measured | None) -> dict:
 
 def print_candidates(record: dict, console: Console | None = None) -> None:
     """Prints a table of the candidates that were made, and why each of the others was not."""
-    console = _console(console)
+    console = console or _terminal()
     targets = record["targets"].values()
     dominated = {title for target in targets for title in target["dominated"]}
     chosen = {(target.get("chosen"), target.get("method")) for target in targets}
@@ -161,7 +161,7 @@ def print_candidates(record: dict, console: Console | None = None) -> None:
 
 def print_stages(record: dict, console: Console | None = None) -> None:
     """Prints the stages of a target's bundle, one table per split: a column per stage, a row per class."""
-    console = _console(console)
+    console = console or _terminal()
     for split in ("val", "test"):
         if split not in record["stages"][0]:
             continue
@@ -188,8 +188,9 @@ def print_stages(record: dict, console: Console | None = None) -> None:
         console.print(table)
 
 
-def _console(console: Console | None) -> Console:
-    console = console or Console()
+def _terminal() -> Console:
+    """The terminal; 140 columns where there is none."""
+    console = Console()
     return console if console.is_terminal else Console(width=140)
 
 

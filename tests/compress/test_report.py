@@ -6,11 +6,10 @@ import io
 
 from rich.console import Console
 
-from logo_edge_compress import report as table
 from logo_edge_compress.report import print_stages
 
 
-def test_the_stages_of_twenty_classes_fit_a_narrow_terminal(monkeypatch):
+def test_the_stages_of_twenty_classes_fit_a_narrow_terminal():
     names = [f"class [{at}]" for at in range(20)]
     share = {"value": 0.5, "low": 0.4, "high": 0.6}
     figures = {
@@ -25,7 +24,6 @@ def test_the_stages_of_twenty_classes_fit_a_narrow_terminal(monkeypatch):
         for name in ("2 teachers, PyTorch", "student, PyTorch", "INT8 ONNX", "INT8, calibrated")
     ]
     console = Console(file=io.StringIO(), width=80)
-    monkeypatch.setattr(table, "_console", lambda given: given)
     print_stages({"bundle": "b", "stages": stages}, console)
     text = console.file.getvalue()
     assert "…" not in text
