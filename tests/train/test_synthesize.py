@@ -404,7 +404,10 @@ def test_drawn_logos_join_the_train_split_alone_and_are_part_of_the_key(sources_
 def test_the_key_covers_the_drawers_code(tmp_path, monkeypatch):
     before = synthesize.drawing_identity(4, 0).key
     (tmp_path / "marks.py").write_text("another drawer")
-    monkeypatch.setattr(synthesize, "DRAWER", tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(synthesize, "DRAWER", tmp_path)
+        assert synthesize.drawing_identity(4, 0).key != before
+    monkeypatch.setattr(pictograms, "__file__", str(tmp_path / "marks.py"))
     assert synthesize.drawing_identity(4, 0).key != before
 
 

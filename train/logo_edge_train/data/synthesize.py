@@ -18,7 +18,7 @@ from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing
 from logo_edge_train.data import icons as fetch
-from logo_edge_train.data import pairs
+from logo_edge_train.data import pairs, pictograms
 from logo_edge_train.data.icons import (
     DRAWING,
     INSTALLED,
@@ -117,7 +117,8 @@ def drawing_identity(pairs: int, seed: int) -> Identity:
 
 def _source_inputs() -> dict[str, Path]:
     locks = DRAWING / "package-lock.json"
-    return {"sources": Path(__file__), "locks": locks, "labels": LABELS, "unlabelled": UNLABELLED}
+    code = {"sources": Path(__file__), "pictograms": Path(pictograms.__file__)}
+    return {**code, "locks": locks, "labels": LABELS, "unlabelled": UNLABELLED}
 
 
 def sources_file() -> Path:
@@ -135,7 +136,7 @@ def choose_sources(manifest: Manifest) -> Sources:
     Raises DatasetError if npm fails or a font's package has no file of the Latin alphabet.
     """
     pools, brands = pictogram_pools(manifest), [row for row in unlabelled_rows(manifest) if row.package == BRANDS]
-    fetch_logos([manifest, Manifest(tuple(brands), Path())])
+    fetch_logos([Manifest(tuple(brands), Path())])
     alike = find_lookalikes(manifest, brands)
     pools["brand"] = [row for row in brands if row not in alike]
     files = install_icon_sets(sorted({(row.package, row.version) for row in brands}))
