@@ -286,12 +286,12 @@ def test_pictograms_and_drawn_logos_join_the_transfer_set_without_labels_and_wit
     )
     monkeypatch.setattr(distill_module, "leave_out", lambda _, rows: ({rows[1]}, set()))
     manifest = Manifest((), tmp_path)
-    assert distill_module.added_rows(manifest, DistillConfig(pictograms=8, drawn=1, seed=3)) == [
+    assert distill_module.added_rows(manifest, DistillConfig(pictograms=8, drawn=1, seed=3)) == (
         pictogram,
         drawn[0].without_labels(),
-    ]
+    )
     assert asked == [8, (1, 3)]
-    assert distill_module.added_rows(manifest, DistillConfig()) == []
+    assert distill_module.added_rows(manifest, DistillConfig()) == ()
 
 
 def test_epochs_that_repeat_see_all_logos_where_there_are_fewer_than_a_batch():

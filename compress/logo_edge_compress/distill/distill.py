@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -252,12 +253,13 @@ def fit_to_teachers(
     return learned
 
 
-def added_rows(manifest: Manifest, config: DistillConfig) -> list[LogoRow]:
+@lru_cache(maxsize=1)  # the key, the fit and the fine-tuning ask for the same
+def added_rows(manifest: Manifest, config: DistillConfig) -> tuple[LogoRow, ...]:
     """The pictograms and drawn logos of the transfer set, without labels, and without look-alikes of held-out logos."""
     rows = pictogram_rows(manifest, config.pictograms) if config.pictograms else []
     drawn = [row.without_labels() for row in drawn_rows(config.drawn, config.seed)]
     alike = leave_out(manifest, drawn)[0] if drawn else set()
-    return rows + [row for row in drawn if row not in alike]
+    return (*rows, *(row for row in drawn if row not in alike))
 
 
 def ask_panel(

@@ -28,7 +28,9 @@ def open_core() -> Core:
         import openvino
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino") from error
-    return _CORES.setdefault("core", openvino.Core())
+    if "core" not in _CORES:
+        _CORES.setdefault("core", openvino.Core())  # of two threads' Cores one stays; the other has no plugin yet
+    return _CORES["core"]
 
 
 class OpenVino:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from system.arm import emulate
 from logo_edge import Classifier
 from logo_edge.bundle.record import DEFAULT_BUNDLE
 from logo_edge.images.load import load_image
+from logo_edge.model import ARTIFACT_TOLERANCE
 from logo_edge.preprocess import preprocess
 from logo_edge_compress.convert.export import export_artifact
 from logo_edge_compress.convert.flatbuffer import write_flatbuffer
@@ -94,13 +96,16 @@ def test_litert_computes_on_arm_what_it_computes_here_or_is_refused(cpu, emulate
     artifact.write_bytes(write_flatbuffer(onnx.load(DEFAULT_BUNDLE / "model.onnx")))
     text, here, there = run_on_both(emulated, "litert", artifact, tmp_path)
     if cpu != emulate.FIRST and there is None:
-        assert "golden vector" in text
+        assert re.search(
+            r"golden vector 01-simple\.png gives \w+ with logits off by [\d.]+; expected simple within", text
+        )
         return
     assert np.array_equal(there, here)
 
 
 @pytest.mark.parametrize(
-    ("kind", "suffix", "tolerance"), [("ncnn", "param", 0.08), ("mnn", "mnn", 0.08), ("openvino", "xml", 0.5)]
+    ("kind", "suffix", "tolerance"),
+    [("ncnn", "param", 0.08), ("mnn", "mnn", 0.08), ("openvino", "xml", ARTIFACT_TOLERANCE)],
 )
 def test_other_runtimes_compute_on_arm_what_they_compute_here_or_are_refused(
     cpu, emulated, tmp_path, kind, suffix, tolerance
