@@ -107,6 +107,7 @@ def encode_heic(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_heic_is_read_and_its_coded_size_is_found_whatever_its_container_says():
     honest = encode_heic(Image.new("RGBA", (640, 400), (0, 0, 128, 90)))
     image = load_image(honest)
